@@ -1,0 +1,159 @@
+"""Supervised fine-tuning data: chat template, loss on the answer only, padding, collation.
+
+A conversation becomes two rows of equal length; the model reads the first and is graded on the second:
+
+    input_ids   <|im_start|>user … story … <|im_start|>assistant   {"section": … }  <|im_end|>
+    labels      -100 -100 -100 -100  …  -100 -100 -100 -100 -100   {"section": … }  <|im_end|>
+                └───────────── prompt: no loss ─────────────────┘ └── answer and end: loss ──┘
+
+Padding is masked by its position, never by its token: SmolLM2 pads with <|im_end|>, the very token that ends an
+answer. A mask by token would hide that end from the loss, and the model would never learn to stop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+IGNORE = -100  # torch.nn.functional.cross_entropy leaves these labels out
+
+Message = Mapping[str, str]
+Features = dict[str, list[int]]
+
+
+def prompt_ids(messages: Sequence[Message], tokenizer) -> list[int]:
+    """Token ids of a conversation up to the point where the assistant begins to answer."""
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+    return list(ids["input_ids"])
+
+
+def answer_ids(answer: str, tokenizer) -> list[int]:
+    """Token ids of the answer, closed by the end token that the model must learn to say."""
+    return tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+
+
+def encode(
+    messages: Sequence[Message],
+    tokenizer,
+    *,
+    max_length: int = 1024,
+    on_too_long: str = "error",
+) -> Features:
+    """Tokenize one conversation for training, with loss on its last (assistant) message only.
+
+    messages: chat messages (`{"role": …, "content": …}`); the last one is the assistant's.
+    max_length: tokens allowed for prompt and answer together.
+    on_too_long: "error" raises; "truncate" cuts the end of the last user message, never the answer.
+
+    Returns {"input_ids": […], "labels": […]} of equal length; labels are -100 on the prompt.
+    Raises ValueError if the last message is not the assistant's or is empty, if the conversation is too long, or
+    if it can't be shortened enough.
+    """
+    if on_too_long not in ("error", "truncate"):
+        raise ValueError(f'on_too_long must be "error" or "truncate", got {on_too_long!r}')
+    if not messages or messages[-1]["role"] != "assistant":
+        raise ValueError("the last message must be the assistant's: it is the answer to learn")
+    answer = messages[-1]["content"]
+    if not answer.strip():
+        raise ValueError("the assistant's answer is empty: there is nothing to learn from it")
+    prompt, target = prompt_ids(messages[:-1], tokenizer), answer_ids(answer, tokenizer)
+    excess = len(prompt) + len(target) - max_length
+    if excess > 0 and on_too_long == "truncate":
+        prompt = prompt_ids(_shorten(messages[:-1], excess, tokenizer), tokenizer)
+        excess = len(prompt) + len(target) - max_length
+    if excess > 0:
+        raise ValueError(
+            f"prompt ({len(prompt)} tokens) and answer ({len(target)} tokens) together exceed "
+            f"max_length={max_length}: raise max_length"
+            + (
+                ""
+                if on_too_long == "truncate"
+                else ', or pass on_too_long="truncate" to shorten the prompt'
+            )
+        )
+    return {"input_ids": prompt + target, "labels": [IGNORE] * len(prompt) + target}
+
+
+def _shorten(messages: Sequence[Message], excess: int, tokenizer) -> list[Message]:
+    """The same messages with at least `excess` tokens cut from the end of the last user message."""
+    last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
+    if last is None:
+        raise ValueError("only a user message can be shortened, and this conversation has none")
+    content = tokenizer(messages[last]["content"], add_special_tokens=False)["input_ids"]
+    if excess >= len(content):
+        raise ValueError(
+            f"the prompt is {excess} tokens too long, but the last user message has only {len(content)}: "
+            "raise max_length"
+        )
+    kept = tokenizer.decode(content[: len(content) - excess])
+    return [*messages[:last], {**messages[last], "content": kept}, *messages[last + 1 :]]
+
+
+def encode_all(
+    conversations: Iterable[Sequence[Message]],
+    tokenizer,
+    *,
+    max_length: int = 1024,
+    on_too_long: str = "error",
+) -> list[Features]:
+    """`encode` for many conversations; an error names the conversation (counted from 0)."""
+    features = []
+    for number, messages in enumerate(conversations):
+        try:
+            features.append(
+                encode(messages, tokenizer, max_length=max_length, on_too_long=on_too_long)
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"conversation {number}: {error}") from error
+    return features
+
+
+def collate(
+    features: Sequence[Features], pad_token_id: int, multiple: int = 1
+) -> dict[str, Tensor]:
+    """Pad a batch on the right to its longest row, rounded up to a multiple.
+
+    Returns input_ids, attention_mask and labels, each a (batch, width) int64 tensor. Padding is 0 in the mask and
+    -100 in the labels because of where it stands, whatever token it is.
+    Raises ValueError for an empty batch.
+    """
+    if not features:
+        raise ValueError("a batch needs at least one example")
+    longest = max(len(f["input_ids"]) for f in features)
+    shape = (len(features), math.ceil(longest / multiple) * multiple)
+    batch = {
+        "input_ids": torch.full(shape, pad_token_id),
+        "attention_mask": torch.zeros(shape, dtype=torch.long),
+        "labels": torch.full(shape, IGNORE),
+    }
+    for row, feature in enumerate(features):
+        length = len(feature["input_ids"])
+        batch["input_ids"][row, :length] = torch.tensor(feature["input_ids"])
+        batch["attention_mask"][row, :length] = 1
+        batch["labels"][row, :length] = torch.tensor(feature["labels"])
+    return batch
+
+
+@dataclass(frozen=True)
+class Collator:
+    """`collate` for one tokenizer, as a DataLoader's `collate_fn`.
+
+    Widths are multiples of 32: on CPU, oneDNN builds and keeps a kernel for every new shape, which costs time and
+    tens of MB each; on GPU, tensor cores like multiples of 8.
+    """
+
+    pad_token_id: int
+    multiple: int = 32
+
+    def __call__(self, features: Sequence[Features]) -> dict[str, Tensor]:
+        return collate(features, self.pad_token_id, self.multiple)
+
+
+def collator(tokenizer) -> Collator:
+    """The collator for this tokenizer; its padding token, or the end token where it has none."""
+    pad = tokenizer.pad_token_id
+    return Collator(tokenizer.eos_token_id if pad is None else pad)

@@ -1,0 +1,454 @@
+"""Generation (batched = one by one), the judgement of answers, intervals and tables."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from course_utils import evaluation, news
+from course_utils.evaluation import Interval
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'][0] }}>{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}<a>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """Bytes as tokens, an end token that also pads, a chat template."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<end>", pad_token="<end>")
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+@pytest.fixture
+def model(tokenizer):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.4,  # wide, so that different prompts get different answers
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    return LlamaForCausalLM(config).float()
+
+
+@pytest.fixture(scope="module")
+def conversations():
+    texts = ["a", "a story", "a much longer story about rain", "bb", "x" * 60, "zebra?", "12, 13"]
+    return [[{"role": "user", "content": text}] for text in texts]
+
+
+def one_by_one(model, tokenizer, conversations, tokens, ends=()):
+    """Greedy decoding written out: no batch, no padding, no cache."""
+    ends = {tokenizer.eos_token_id, *ends}
+    answers = []
+    for messages in conversations:
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+        new = []
+        while len(new) < tokens:
+            with torch.no_grad():
+                best = model(torch.tensor([ids + new])).logits[0, -1].argmax().item()
+            if best in ends:
+                break
+            new.append(best)
+        answers.append(tokenizer.decode(new, skip_special_tokens=True).strip())
+    return answers
+
+
+# -- generation
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_batches_answer_as_each_prompt_alone_would(model, tokenizer, conversations, batch_size):
+    expected = one_by_one(model.eval(), tokenizer, conversations, 12)
+    assert len(set(expected)) > 3  # else the order would not be tested
+    answers = evaluation.generate(
+        model, tokenizer, conversations, max_new_tokens=12, batch_size=batch_size, progress=False
+    )
+    assert answers == expected
+
+
+def test_answers_stop_at_any_end_token(model, tokenizer, conversations):
+    """In a batch one answer ends before another; its padding must not show."""
+    with torch.no_grad():
+        ids = tokenizer.apply_chat_template(conversations[1], add_generation_prompt=True)
+        out = model.eval().generate(torch.tensor([ids["input_ids"]]), max_new_tokens=6)
+    third = out[0, -4].item()
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, third]
+    expected = one_by_one(model, tokenizer, conversations, 12, ends=[third])
+    free = one_by_one(model, tokenizer, conversations, 12)
+    answers = evaluation.generate(
+        model, tokenizer, conversations, max_new_tokens=12, progress=False
+    )
+    assert answers == expected != free
+
+
+def test_a_tokenizer_without_padding_token_will_do(model, tokenizer, conversations):
+    with_pad = evaluation.generate(model, tokenizer, conversations, progress=False)
+    pad, tokenizer.pad_token = tokenizer.pad_token, None
+    try:
+        assert evaluation.generate(model, tokenizer, conversations, progress=False) == with_pad
+    finally:
+        tokenizer.pad_token = pad
+
+
+def adapted(model, dropout=0.0):
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=dropout)
+    model = get_peft_model(model, config)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.5)
+    return model
+
+
+def test_a_peft_model_answers_with_its_adapters(model, tokenizer, conversations):
+    plain = evaluation.generate(model, tokenizer, conversations, progress=False)
+    tuned = adapted(model)
+    answers = evaluation.generate(tuned, tokenizer, conversations, progress=False)
+    merged = tuned.merge_and_unload()
+    assert answers == one_by_one(merged.eval(), tokenizer, conversations, 48) != plain
+
+
+def test_training_state_neither_matters_nor_changes(model, tokenizer, conversations, capfd):
+    """Dropout, gradient checkpointing and use_cache=False are on, as in the middle of training."""
+    tuned = adapted(model, dropout=0.5)
+    expected = one_by_one(tuned.eval(), tokenizer, conversations, 12)
+    tuned.config.use_cache = False
+    base = tuned.get_base_model()
+    base.gradient_checkpointing_enable({"use_reentrant": False})
+    base.enable_input_require_grads()
+    tuned.train()
+    base.model.layers[1].eval()
+    before = {name: module.training for name, module in tuned.named_modules()}
+    capfd.readouterr()
+    answers = evaluation.generate(
+        tuned, tokenizer, conversations, max_new_tokens=12, progress=False
+    )
+    printed = capfd.readouterr()
+    assert answers == expected
+    assert {name: module.training for name, module in tuned.named_modules()} == before
+    assert base.is_gradient_checkpointing and tuned.config.use_cache is False
+    assert printed.out == printed.err == ""
+
+
+def test_modes_are_restored_after_an_error(model, tokenizer, conversations, monkeypatch):
+    def fail(**_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(model, "generate", fail)
+    model.train()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        evaluation.generate(model, tokenizer, conversations, progress=False)
+    assert model.training and model.model.layers[0].training
+
+
+def test_a_sampling_config_is_overruled_in_silence(model, tokenizer, conversations, capfd):
+    expected = evaluation.generate(model, tokenizer, conversations, progress=False)
+    model.generation_config.update(do_sample=True, temperature=0.2, top_p=0.9, max_length=20)
+    capfd.readouterr()
+    assert evaluation.generate(model, tokenizer, conversations, progress=False) == expected
+    printed = capfd.readouterr()
+    assert printed.out == printed.err == ""
+
+
+def test_only_the_progress_bar_is_printed(model, tokenizer, conversations, capfd):
+    capfd.readouterr()
+    evaluation.generate(model, tokenizer, conversations, max_new_tokens=2)
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    lines = [line for line in printed.err.replace("\r", "\n").splitlines() if line.strip()]
+    assert lines and all("/7 [" in line for line in lines) and "7/7" in lines[-1]
+
+
+def test_no_conversations_no_answers(model, tokenizer):
+    assert evaluation.generate(model, tokenizer, [], progress=False) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"batch_size": 0}, "at least 1"),
+        ({"max_new_tokens": 0}, "at least 1"),
+        ({"conversations": [[]]}, "at least one message"),
+        ({"conversations": [[{"role": "assistant", "content": "x"}]]}, "the model writes it"),
+    ],
+)
+def test_bad_input_to_generate(model, tokenizer, wrong, message):
+    talks = wrong.pop("conversations", [[{"role": "user", "content": "x"}]])
+    with pytest.raises(ValueError, match=message):
+        evaluation.generate(model, tokenizer, talks, progress=False, **wrong)
+
+
+def test_prompt_tokens_are_counted_with_the_template(tokenizer):
+    talks = [[{"role": "user", "content": "abc"}], [{"role": "user", "content": "abcde"}]]
+    assert evaluation.mean_prompt_tokens(talks, tokenizer) == len("<u>abc<a>") + 1
+
+
+# -- reading answers
+
+GOOD = '{"section": "sport", "headline": "Owls win in Halvik"}'
+
+
+@pytest.mark.parametrize(
+    ("answer", "strict", "lenient"),
+    [
+        (GOOD, True, True),
+        (f"\n {GOOD}  \n", True, True),
+        ('{"headline": "Owls win", "section": "sport"}', True, True),
+        (f"Here you are: {GOOD}", False, True),
+        (f"```json\n{GOOD}\n```", False, True),
+        (f"{GOOD} {GOOD}", False, True),
+        ("{sic} " + GOOD, False, True),
+        ('{"section": "sport", "headline": "Owls win", "source": "wire"}', False, True),
+        ('{"section": "sport", "section": "sport", "headline": "Owls win"}', False, True),
+        ('{"section": "sport", "headline": 3}', False, False),
+        ('{"section": "sport", "headline": {"text": "Owls win"}}', False, False),
+        ('{"section": "sport"}', False, False),
+        ('{"section": "sport", "headline": "Owls wi', False, False),
+        ('[["section", "sport"], ["headline", "Owls win"]]', False, False),
+        (f"[{GOOD}]", False, True),
+        ('"section"', False, False),
+        ("17", False, False),
+        ("null", False, False),
+        ("sport: Owls win", False, False),
+        ("", False, False),
+        ("{" * 100_000, False, False),
+        ("[" * 100_000, False, False),
+    ],
+)
+def test_strict_and_lenient_reading(answer, strict, lenient):
+    assert (evaluation.parse_answer(answer) is not None) == strict
+    assert (evaluation.parse_answer(answer, lenient=True) is not None) == lenient
+
+
+def test_only_lenient_reading_overlooks_capitals_in_the_section():
+    answer = '{"section": " Sport", "headline": "Owls win"}'
+    assert evaluation.parse_answer(answer)["section"] == " Sport"
+    assert evaluation.parse_answer(answer, lenient=True)["section"] == "sport"
+
+
+# -- scores
+
+EXAMPLE = {
+    "section": "sport",
+    "story": "The Owls beat Tarn in Halvik on Friday.",
+    "headline": "Owls beat Tarn in Halvik",
+}
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (news.answer(EXAMPLE), [1, 1, 1, 1]),
+        (news.answer(EXAMPLE | {"section": "health"}), [1, 0, 1, 1]),
+        (news.answer(EXAMPLE | {"headline": "Owls beat Tarn in Halvik."}), [1, 1, 0, 1]),
+        (news.answer(EXAMPLE | {"headline": "Tarn loses to Owls in Halvik"}), [1, 1, 1, 6 / 11]),
+        ("Answer: " + news.answer(EXAMPLE), [0, 0, 0, 0]),
+    ],
+)
+def test_each_metric_judges_its_own(answer, expected):
+    scores = evaluation.score([answer], [EXAMPLE])
+    assert list(scores.columns) == ["valid_json", "section_right", "house_style", "rouge_l"]
+    assert scores.iloc[0].tolist() == pytest.approx(expected)
+
+
+def test_lenient_scores_read_an_answer_in_prose():
+    answer = "Answer: " + news.answer(EXAMPLE)
+    assert evaluation.score([answer], [EXAMPLE], lenient=True).iloc[0].tolist() == [1, 1, 1, 1]
+
+
+def test_the_references_score_full_marks_on_the_test_split():
+    test = news.load_news()["test"]
+    scores = evaluation.score([news.answer(row) for row in test], test)
+    assert scores.shape == (96, 4) and (scores == 1).all(axis=None)
+
+
+def test_answers_and_examples_must_match_in_number():
+    with pytest.raises(ValueError, match="1 answers for 2 examples"):
+        evaluation.score(["x"], [EXAMPLE, EXAMPLE])
+    with pytest.raises(ValueError, match="0 answers"):
+        evaluation.score([], [])
+
+
+@pytest.mark.parametrize(
+    ("candidate", "reference", "f1"),
+    [
+        ("the cat sat", "the cat sat", 1),
+        ("The CAT, sat!", "the cat sat", 1),
+        ("the cat", "the cat sat down", 2 / 3),  # precision 1, recall 1/2
+        ("sat cat the", "the cat sat", 1 / 3),  # order counts
+        ("dog", "the cat sat", 0),
+        ("", "the cat sat", 0),
+        ("...", "...", 0),
+    ],
+)
+def test_rouge_l_by_hand(candidate, reference, f1):
+    assert evaluation.rouge_l(candidate, reference) == pytest.approx(f1)
+
+
+def test_rouge_l_equals_the_reference_implementation():
+    scorer = pytest.importorskip("rouge_score.rouge_scorer", reason="rouge-score not installed")
+    rouge = scorer.RougeScorer(["rougeL"], use_stemmer=False)
+    rng = random.Random(0)
+    words = ["Owls", "beat", "Tarn's", "in", "Halvik,", "5-2", "o'clock", "café", "a"]
+    for _ in range(300):
+        a, b = (" ".join(rng.choices(words, k=rng.randint(0, 9))) for _ in range(2))
+        assert evaluation.rouge_l(a, b) == pytest.approx(rouge.score(b, a)["rougeL"].fmeasure)
+
+
+# -- intervals
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [(8, 10, 0.4902, 0.9433), (0, 10, 0, 0.2775), (10, 10, 0.7225, 1), (81, 96, 0.7580, 0.9029)],
+)
+def test_wilson_interval(successes, trials, low, high):
+    interval = evaluation.wilson(successes, trials)
+    assert interval == pytest.approx((successes / trials, low, high), abs=5e-4)
+
+
+def test_wilson_solves_the_score_equation():
+    """At either end the observed rate is just 1.96 standard errors (of that end) away."""
+    interval = evaluation.wilson(37, 96)
+    for end in (interval.low, interval.high):
+        assert abs(37 / 96 - end) == pytest.approx(1.959964 * (end * (1 - end) / 96) ** 0.5)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(1, 0), (-1, 5), (6, 5)])
+def test_wilson_refuses_what_is_no_rate(successes, trials):
+    with pytest.raises(ValueError, match="no rate"):
+        evaluation.wilson(successes, trials)
+
+
+def test_bootstrap_agrees_with_the_normal_interval_where_that_is_sound():
+    values = np.random.default_rng(3).uniform(size=400)
+    interval = evaluation.bootstrap(values)
+    half = 1.96 * values.std(ddof=1) / 20
+    assert interval == pytest.approx(
+        (values.mean(), values.mean() - half, values.mean() + half), abs=0.004
+    )
+
+
+def test_bootstrap_repeats_itself_and_knows_certainty():
+    values = [0.1, 0.4, 0.4, 0.9]
+    assert evaluation.bootstrap(values) == evaluation.bootstrap(values)
+    assert evaluation.bootstrap(values) != evaluation.bootstrap(values, seed=1)
+    assert evaluation.bootstrap([0.5] * 8) == Interval(0.5, 0.5, 0.5)
+
+
+def test_summary_takes_the_right_interval_for_each_metric():
+    scores = pd.DataFrame(
+        {
+            "valid_json": [1.0] * 9 + [0.0],
+            "section_right": [1.0] * 5 + [0.0] * 5,
+            "house_style": [0.0] * 10,
+            "rouge_l": np.linspace(0, 1, 10),
+        }
+    )
+    summary = evaluation.summary(scores)
+    assert list(summary) == list(evaluation.METRICS)
+    assert summary["valid_json"] == evaluation.wilson(9, 10)
+    assert summary["section_right"] == evaluation.wilson(5, 10)
+    assert summary["house_style"] == evaluation.wilson(0, 10)
+    assert summary["rouge_l"] == evaluation.bootstrap(np.linspace(0, 1, 10))
+
+
+def test_beyond_asks_for_intervals_that_do_not_touch():
+    low, middle, high = Interval(0.2, 0.1, 0.3), Interval(0.4, 0.3, 0.5), Interval(0.7, 0.6, 0.8)
+    assert evaluation.beyond(high, middle) and evaluation.beyond(high, low)
+    assert not evaluation.beyond(middle, low) and not evaluation.beyond(low, high)
+
+
+# -- tables
+
+
+@pytest.fixture
+def two_scores():
+    right, wrong = news.answer(EXAMPLE), "no JSON"
+    references = [EXAMPLE] * 10
+    return {
+        "few-shot": evaluation.score([right] * 4 + [wrong] * 6, references),
+        "tuned": evaluation.score([right] * 10, references),
+    }
+
+
+def test_before_after_is_a_table_to_read(two_scores):
+    table = evaluation.before_after(
+        two_scores,
+        costs={"prompt tokens": {"few-shot": 612.4, "tuned": 101}, "note": {"tuned": "!"}},
+    )
+    assert list(table.columns) == ["few-shot", "tuned"]
+    assert list(table.index) == [*evaluation.METRICS.values(), "prompt tokens", "note"]
+    assert table.loc["valid JSON"].tolist() == ["40% (17–69)", "100% (72–100)"]
+    assert table.loc["prompt tokens"].tolist() == ["612", "101"]
+    assert table.loc["note"].tolist() == ["", "!"]
+    assert "40% (17–69)" in table.to_html()
+
+
+def test_the_numbers_behind_the_table(two_scores):
+    numbers = evaluation.intervals(two_scores)
+    assert numbers.loc["section right", ("few-shot", "mean")] == 0.4
+    for name, scores in two_scores.items():
+        for metric, interval in evaluation.summary(scores).items():
+            row = numbers.loc[evaluation.METRICS[metric], name]
+            assert tuple(row[["mean", "low", "high"]]) == interval
+
+
+def test_side_by_side_shows_what_was_said():
+    examples = [EXAMPLE | {"story": f"Story {n}"} for n in range(6)]
+    answers = {
+        "few-shot": [f"few {n}" for n in range(6)],
+        "tuned": [f"tuned\n{n}" for n in range(6)],
+    }
+    shown = evaluation.side_by_side(examples, answers, n=2)
+    assert str(shown) == (
+        "story      Story 0\nfew-shot   few 0\ntuned      tuned 0\n"
+        "reference  sport: Owls beat Tarn in Halvik\n\n"
+        "story      Story 1\nfew-shot   few 1\ntuned      tuned 1\n"
+        "reference  sport: Owls beat Tarn in Halvik"
+    )
+    page = shown._repr_html_()
+    assert page.count("<table>") == 2 and "few 1" in page and "few 2" not in page
+
+
+def test_side_by_side_escapes_all_text():
+    nasty = '<script>alert("x")</script> & more'
+    example = EXAMPLE | {"story": nasty, "headline": nasty}
+    page = evaluation.side_by_side([example], {nasty: [nasty]})._repr_html_()
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt; &amp; more") == 4
+
+
+def test_side_by_side_wants_an_answer_for_each_example():
+    with pytest.raises(ValueError, match="'tuned' has 1 answers for 2"):
+        evaluation.side_by_side([EXAMPLE, EXAMPLE], {"tuned": ["x"]})
+
+
+def test_side_by_side_reads_a_data_set_as_it_reads_a_list():
+    test = news.load_news()["test"]
+    answers = {"reference": [news.answer(row) for row in test]}
+    text = str(evaluation.side_by_side(test, answers, n=3))
+    assert all(json.dumps(test[n]["headline"]) in text for n in range(3))

@@ -1,0 +1,437 @@
+"""notebooks: every check fails on a notebook made for it; execution, its faults and its page."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import psutil
+import pytest
+
+from course_utils import __version__, notebooks
+from course_utils.notebooks import SETUP_CELL, check, execute, fix
+from course_utils.runtime import CourseError
+
+OPENING = """# 01 A lecture
+
+- **Slides:** Introduction
+- **Question:** Does it work?
+- **You will be able to:** say so
+- **Takes:** 1 minute on CPU, 1.2 GB of memory
+"""
+
+
+def text_cell(name, source):
+    return {"cell_type": "markdown", "id": name, "metadata": {}, "source": source}
+
+
+def code_cell(name, source, **metadata):
+    cell = {"cell_type": "code", "id": name, "metadata": metadata, "source": source}
+    return cell | {"execution_count": None, "outputs": []}
+
+
+def notebook(*cells):
+    return {
+        "cells": list(cells),
+        "metadata": {"kernelspec": notebooks.KERNEL, "language_info": notebooks.LANGUAGE},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+
+
+def lecture(*cells):
+    return notebook(text_cell("opening", OPENING), code_cell("setup", SETUP_CELL), *cells)
+
+
+def write(path, content):
+    """A notebook file as Jupyter writes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(notebooks._dump(content), encoding="utf-8")
+    return path
+
+
+# --- check ---
+
+
+def test_clean_notebooks_have_no_fault(tmp_path):
+    assert check(write(tmp_path / "plain.ipynb", notebook(code_cell("sum", "1 + 1")))) == []
+    good = lecture(code_cell("sum-1", "1 + 1", tags=["summary"]), text_cell("end", "Done."))
+    assert check(write(tmp_path / "lectures" / "01_good.ipynb", good)) == []
+
+
+def change(path, *keys_and_value):
+    """A function that sets one value deep inside a notebook."""
+
+    def apply(content):
+        *keys, last, value = (*path, *keys_and_value)
+        for key in keys:
+            content = content[key]
+        content[last] = value
+
+    return apply
+
+
+CELL = ("cells", 2)
+STREAM = [{"name": "stdout", "output_type": "stream", "text": "2"}]
+BAD = {
+    "older format": (change(("nbformat_minor",), 4), "nbformat 4.4: it must be 4.5"),
+    "schema": (change(CELL, "cell_type", "sourdough"), "breaks the notebook format"),
+    "outputs": (change(CELL, "outputs", STREAM), "cell sum: holds outputs"),
+    "counts": (change(CELL, "execution_count", 3), "cell sum: holds an execution count"),
+    "widgets": (change(("metadata",), "widgets", {}), "holds the state of widgets"),
+    "random id": (change(CELL, "id", "3f2504e0"), "the id '3f2504e0' is random"),
+    "uuid": (change(CELL, "id", "3f2504e0-4f89-11d3"), "is random"),
+    "digits": (change(CELL, "id", "1234"), "'1234' is not a name"),
+    "capitals": (change(CELL, "id", "Sum"), "'Sum' is not a name"),
+    "underscore": (change(CELL, "id", "the_sum"), "'the_sum' is not a name"),
+    "same id": (change(CELL, "id", "setup"), "'setup' stands twice"),
+    "kernel": (change(("metadata", "kernelspec"), "name", "conda"), "the kernel must be python3"),
+    "noise": (change(("metadata",), "colab", {}), "about the notebook: colab"),
+    "version": (
+        change(("metadata", "language_info"), "version", "3.11.7"),
+        "about the notebook: language_info",
+    ),
+    "cell noise": (change((*CELL, "metadata"), "ExecuteTime", {}), "about the cell: ExecuteTime"),
+    "long cell": (change(CELL, "source", "1\n" * 16), "cell sum: 16 lines; 15 are the most"),
+    "other set-up": (change(("cells", 1), "source", SETUP_CELL + "\n"), "must be the set-up cell"),
+    "set-up name": (change(("cells", 1), "id", "start"), "must be the set-up cell"),
+    "no title": (change(("cells", 0), "source", OPENING[2:]), "must open with a title"),
+    "no slides": (
+        change(("cells", 0), "source", OPENING.replace("Slides", "Parts")),
+        "a line such as: - **Slides:** Introduction",
+    ),
+    "no minutes": (
+        change(("cells", 0), "source", OPENING.replace("1 minute", "long")),
+        "what a lecture takes is told as: - **Takes:** 2 minutes on CPU",
+    ),
+    "no memory": (
+        change(("cells", 0), "source", OPENING.replace("1.2 GB", "little")),
+        "what a lecture takes is told as",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_each_bad_notebook_is_caught(tmp_path, kind):
+    spoil, expected = BAD[kind]
+    content = json.loads(json.dumps(lecture(code_cell("sum", "1 + 1"))))
+    spoil(content)
+    faults = check(write(tmp_path / "lectures" / "01_bad.ipynb", content))
+    assert any(expected in fault for fault in faults), faults
+
+
+def test_only_lectures_are_held_to_the_form_of_a_lecture(tmp_path):
+    long = notebook(code_cell("long", "1\n" * 30))
+    assert check(write(tmp_path / "solutions" / "01.ipynb", long)) == []
+
+
+def test_unreadable_files(tmp_path):
+    (tmp_path / "broken.ipynb").write_text("{")
+    (tmp_path / "list.ipynb").write_text("[]")
+    for name in ("broken.ipynb", "list.ipynb", "missing.ipynb"):
+        assert check(tmp_path / name)[0].startswith("is not a notebook")
+        with pytest.raises(CourseError, match="is not a notebook"):
+            fix(tmp_path / name)
+
+
+def test_other_formatting_is_a_fault(tmp_path):
+    path = tmp_path / "compact.ipynb"
+    path.write_text(json.dumps(notebook(code_cell("sum", "1 + 1"))))
+    assert check(path) == ["is not written the way Jupyter writes notebooks: run fix"]
+    assert fix(path) and check(path) == []
+
+
+# --- fix ---
+
+
+def test_fix_strips_what_can_be_stripped(tmp_path):
+    dirty = lecture(code_cell("sum", "1 + 1", ExecuteTime={}, tags=["summary"]))
+    dirty["cells"][2] |= {"outputs": STREAM, "execution_count": 7}
+    dirty["metadata"] |= {"widgets": {}, "colab": {}, "kernelspec": {"name": "x"}, "title": "T"}
+    dirty["nbformat_minor"] = 4
+    del dirty["cells"][1]
+    path = write(tmp_path / "lectures" / "01_dirty.ipynb", dirty)
+    assert len(check(path)) >= 7
+    assert fix(path)
+    assert check(path) == []
+    clean = json.loads(path.read_text())
+    assert clean["metadata"]["title"] == "T"
+    assert [cell["id"] for cell in clean["cells"]] == ["opening", "setup", "sum"]
+    assert clean["cells"][2]["metadata"] == {"tags": ["summary"]}
+    before = path.stat().st_mtime_ns
+    assert not fix(path), "a second time there is nothing to do"
+    assert path.stat().st_mtime_ns == before
+
+
+def test_fix_writes_as_jupyter_does(tmp_path):
+    path = write(
+        tmp_path / "n.ipynb", notebook(code_cell("sum", 'print("é")\n\n1'), text_cell("t", ""))
+    )
+    fix(path)
+    jupyters = nbformat.writes(nbformat.read(str(path), as_version=4))
+    assert path.read_text(encoding="utf-8").rstrip("\n") == jupyters.rstrip("\n")
+
+
+def test_fix_renews_an_outdated_setup_cell(tmp_path):
+    content = lecture()
+    content["cells"][1]["source"] = "import old"
+    path = write(tmp_path / "lectures" / "01_old.ipynb", content)
+    assert fix(path) and check(path) == []
+
+
+def test_fix_renews_the_map_of_the_lectures(tmp_path):
+    first = lecture(text_cell("course-map", "Before.\n\n| old |\n| table |\n\nAfter."))
+    path = write(tmp_path / "lectures" / "00_first.ipynb", first)
+    assert check(path) == ["cell course-map: the table is not that of the lectures here: run fix"]
+    assert fix(path) and check(path) == []
+    row = "| [01 A lecture](01_more.ipynb) | Introduction | Does it work? | 1 minute |"
+    write(tmp_path / "lectures" / "01_more.ipynb", lecture())
+    assert check(path) != [], "a new lecture makes the table old"
+    fix(path)
+    source = "".join(json.loads(path.read_text())["cells"][2]["source"])
+    assert source.startswith("Before.\n\n| lecture |")
+    assert source.endswith(f"{row}\n\nAfter.")
+
+
+def test_command_line(tmp_path, capsys, monkeypatch):
+    dirty = notebook(code_cell("sum", "1 + 1"))
+    dirty["cells"][0]["execution_count"] = 1
+    path = write(tmp_path / "lectures" / "01_x.ipynb", dirty)
+    other = write(tmp_path / "exercises" / "01" / "x.ipynb", notebook())
+    (tmp_path / "course_utils").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert notebooks.main(["check", str(other)]) == 0
+    assert notebooks.main(["check"]) == 1
+    assert f"{path}: cell sum: holds an execution count" in capsys.readouterr().out
+    assert notebooks.main(["fix", str(path)]) == 1, "the opening is for a person to write"
+    out = capsys.readouterr().out
+    assert f"{path}: cleaned" in out and "execution count" not in out and "a title" in out
+    assert notebooks.main(["fix", str(tmp_path / "none.ipynb")]) == 1
+    assert "is not a notebook" in capsys.readouterr().err
+
+
+# --- the set-up cell ---
+
+
+def run_setup_cell(monkeypatch, colab, installed, address=None):
+    """Execute the set-up cell as if on Colab or not; returns the commands that it ran."""
+    commands = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
+    monkeypatch.setattr(metadata, "version", lambda name: f"{name}-version")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if installed else None)
+    monkeypatch.delitem(sys.modules, "google.colab", raising=False)
+    monkeypatch.delenv("COURSE_REPOSITORY", raising=False)
+    if colab:
+        monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace())
+    if address:
+        monkeypatch.setenv("COURSE_REPOSITORY", address)
+    exec(SETUP_CELL, {})
+    return commands
+
+
+def test_setup_cell_does_nothing_locally(monkeypatch):
+    assert run_setup_cell(monkeypatch, colab=False, installed=False) == []
+    assert run_setup_cell(monkeypatch, colab=False, installed=True) == []
+
+
+def test_setup_cell_installs_the_release_on_colab(monkeypatch):
+    address = "https://example.org/course"
+    remove, install = run_setup_cell(monkeypatch, True, installed=False, address=address)
+    assert remove[1:] == ["-m", "pip", "uninstall", "-q", "-y", "torchao"]
+    held = ["ipython", "ipywidgets", "numpy", "torch"]
+    assert install[4:] == ["-q", f"git+{address}@v{__version__}"] + [
+        f"{n}=={n}-version" for n in held
+    ]
+    assert run_setup_cell(monkeypatch, True, installed=True, address=address) == []
+
+
+def test_setup_cell_asks_for_the_address(monkeypatch):
+    with pytest.raises(RuntimeError, match="^Run `%env COURSE_REPOSITORY=.*first.$"):
+        run_setup_cell(monkeypatch, colab=True, installed=False)
+
+
+def test_setup_cell_is_short():
+    assert len(SETUP_CELL.splitlines()) <= notebooks.MAX_LINES
+    assert max(map(len, SETUP_CELL.splitlines())) <= 100
+
+
+# --- where the notebooks are ---
+
+
+def test_course_folder(tmp_path, monkeypatch):
+    for name in ("lectures", "course_utils"):
+        (tmp_path / "course" / name).mkdir(parents=True)
+    inside = tmp_path / "course" / "lectures"
+    assert notebooks.course_folder(inside) == tmp_path / "course"
+    repository = Path(__file__).resolve().parents[1]
+    assert notebooks.course_folder(tmp_path) == repository, "an editable install knows the way"
+    installed = tmp_path / "site-packages" / "course_utils" / "notebooks.py"
+    monkeypatch.setattr(notebooks, "__file__", str(installed))
+    with pytest.raises(CourseError, match="is not in a course folder"):
+        notebooks.course_folder(tmp_path)
+
+
+def test_choosing_a_lecture(tmp_path):
+    paths = [write(tmp_path / "lectures" / f"{n}.ipynb", lecture()) for n in ("00_a", "07_b")]
+    write(tmp_path / "lectures" / "draft.ipynb", lecture())
+    assert notebooks.lectures(tmp_path) == paths
+    for name in ("07", "7", "07_b", "07_b.ipynb", "lectures/07_b.ipynb"):
+        assert notebooks.lectures(tmp_path, name) == paths[1:]
+    with pytest.raises(CourseError, match="there is no lecture 08; choose one of: 00_a, 07_b"):
+        notebooks.lectures(tmp_path, "08")
+
+
+# --- execution ---
+
+CHILD = """
+import subprocess, sys
+hold = "x = b'x' * 150_000_000; print('ready', flush=True); input()"
+child = subprocess.Popen([sys.executable, "-c", hold], stdin=-1, stdout=-1, text=True)
+child.stdout.readline()
+"""
+CONTROLS = """
+import ipywidgets as widgets
+shown = widgets.HTML('<img alt="a bar &amp; a line" src="data:image/png;base64,AAAA">')
+menu = widgets.Dropdown(options=[("four", 4), ("eight", 8)], value=8, description="bits")
+bar = widgets.IntProgress(3, max=5, description="steps")
+widgets.VBox([widgets.HBox([widgets.IntSlider(7, description="rank"), menu, bar]), shown])
+"""
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """One run of a notebook that shows all there is: figure, widget, child, streams, summary."""
+    folder = tmp_path_factory.mktemp("executed")
+    path = write(
+        folder / "course" / "03_all.ipynb",
+        notebook(
+            text_cell("opening", "# All of it\n\n$W' = W + AB$ and [more](04_next.ipynb#end)"),
+            code_cell("memory", "block = b'x' * 300_000_000\ndel block"),
+            code_cell("child", CHILD),
+            code_cell("child-ends", "child.communicate('');"),
+            code_cell("figure", "import matplotlib.pyplot as plt\nplt.plot([1, 2]);"),
+            code_cell("controls", CONTROLS),
+            code_cell("bar", "import sys\nsys.stderr.write('10%\\r50%\\r100%')"),
+            code_cell("place", "from pathlib import Path\nPath('here.txt').write_text('x');"),
+            code_cell("table", "print('mean  84%')\n{'answer': 42}", tags=["summary"]),
+        ),
+    )
+    before = path.read_bytes()
+    result = execute(path, folder / "pages", progress=False)
+    assert path.read_bytes() == before, "execution must not change the notebook"
+    return result
+
+
+def test_execution_result(executed):
+    assert executed.error is None
+    assert executed.summaries == ("mean  84%\n{'answer': 42}",)
+    assert executed.seconds > 0
+    assert (executed.notebook.parent / "here.txt").exists(), "runs in the notebook's folder"
+
+
+def test_peak_memory_counts_the_kernel_and_its_children(executed):
+    assert 450_000_000 < executed.peak_memory < 900_000_000
+
+
+def test_page_holds_text_pictures_and_links(executed):
+    page = executed.page.read_text(encoding="utf-8")
+    assert executed.page.name == "03_all.html"
+    assert "<title>All of it</title>" in page
+    assert 'href="04_next.html#end"' in page
+    assert "mean  84%" in page
+    assert len(re.findall(r"<img[^>]*data:image/png;base64,iVBOR", page)) == 1, "the figure"
+    assert "at 2/3" in page and "at 1/3" not in page, "only the last state of a progress bar"
+
+
+def test_page_shows_widgets_without_scripts(executed):
+    page = executed.page.read_text(encoding="utf-8")
+    assert re.search(r'<img alt="a bar &amp; a line" src="data:image/png;base64,AAAA"/?>', page)
+    for text in ("rank 7", "bits eight", "steps 3 of 5"):
+        assert f"<div>{text}</div>" in page
+    assert notebooks.WIDGET_VIEW not in page and notebooks.WIDGET_STATE not in page
+
+
+def test_page_reads_without_network(executed):
+    page = executed.page.read_text(encoding="utf-8")
+    scripts = re.findall(r"<script[^>]*\bsrc=[^>]*>", page)
+    assert len(scripts) == 1, "MathJax alone"
+    assert all("async" in script for script in scripts)
+    assert not re.findall(r'<link[^>]*href="http|@import|<img[^>]*src="http', page)
+    assert "$W' = W + AB$" in page, "without MathJax the TeX is there to read"
+
+
+def test_error_ends_the_notebook_and_the_page_is_written(tmp_path):
+    path = write(
+        tmp_path / "01_bad.ipynb",
+        notebook(
+            code_cell("good", "print('before')"),
+            code_cell("bad", "1 / 0"),
+            code_cell("after", "print('never', 'reached')"),
+        ),
+    )
+    result = execute(path, tmp_path, progress=False)
+    assert result.error.startswith("cell bad\n")
+    assert result.error.endswith("ZeroDivisionError: division by zero")
+    assert "\x1b" not in result.error
+    page = result.page.read_text(encoding="utf-8")
+    assert "before" in page and "ZeroDivisionError" in page and "never reached" not in page
+    assert result.peak_memory > 10_000_000
+
+
+def test_timeout(tmp_path):
+    path = write(tmp_path / "n.ipynb", notebook(code_cell("forever", "while True: pass")))
+    result = execute(path, tmp_path, timeout=1, progress=False)
+    assert result.error == "cell forever: still running after 1 seconds"
+    assert result.page.exists()
+
+
+def test_kernel_that_dies(tmp_path):
+    kill = "import os, signal\nos.kill(os.getpid(), signal.SIGTERM if os.name == 'nt' else 9)"
+    path = write(tmp_path / "n.ipynb", notebook(code_cell("dies", kill)))
+    result = execute(path, tmp_path, progress=False)
+    assert result.error == "cell dies: the kernel died, as it does when memory runs out"
+    assert result.page.exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to whole consoles only")
+def test_ctrl_c_leaves_no_kernel_behind(tmp_path):
+    wait = "import os, time\nopen('pid', 'w').write(f'{os.getpid()}.')\ntime.sleep(600)"
+    path = write(tmp_path / "n.ipynb", notebook(code_cell("waits", wait)))
+    code = f"from course_utils.notebooks import execute; execute({str(path)!r}, {str(tmp_path)!r})"
+    run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    pid = tmp_path / "pid"
+    while not (pid.exists() and pid.read_text().endswith(".")) and run.poll() is None:
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    assert run.communicate()[1].rstrip().endswith("KeyboardInterrupt")
+    assert not psutil.pid_exists(int(pid.read_text().rstrip(".")))
+
+
+def test_a_file_that_is_no_notebook(tmp_path):
+    (tmp_path / "broken.ipynb").write_text("{")
+    with pytest.raises(CourseError, match="is not a notebook"):
+        execute(tmp_path / "broken.ipynb", tmp_path)
+    with pytest.raises(CourseError, match="can't be read"):
+        execute(tmp_path / "missing.ipynb", tmp_path)
+
+
+def test_a_page_that_cannot_be_written(tmp_path):
+    path = write(tmp_path / "n.ipynb", notebook())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CourseError, match="can't be written"):
+        execute(path, tmp_path / "file" / "pages", progress=False)
+
+
+def test_missing_jupyter_packages(tmp_path, monkeypatch):
+    path = write(tmp_path / "n.ipynb", notebook())
+    for name in ("nbclient", "nbformat"):
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(CourseError, match=f"{name} is missing: run `pip install nbclient "):
+            execute(path, tmp_path, progress=False)

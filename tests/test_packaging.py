@@ -1,0 +1,325 @@
+"""What the repository promises about itself: dependencies, versions, licences, set-up, CI."""
+
+import ast
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import course_utils
+from course_utils import bootstrap
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+PYTHONS = ["3.11", "3.12", "3.13"]
+
+# conda-forge's names where they differ from PyPI's
+FROM_CONDA = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+
+
+def read_yaml(*parts):
+    return yaml.safe_load(ROOT.joinpath(*parts).read_text(encoding="utf-8"))
+
+
+def floors(lines):
+    """Requirement lines as a dict from name to version specifier, e.g. {"torch": ">=2.11"}.
+
+    The course's own extras (`qlora-course[docs]`) are followed; of two floors the higher one holds.
+    """
+    found = {}
+    for requirement in map(Requirement, lines):
+        name = canonicalize_name(requirement.name)
+        if name == PROJECT["name"]:
+            inner = floors(line for extra in requirement.extras for line in EXTRAS[extra])
+        else:
+            inner = {name: str(requirement.specifier)}
+        for name, specifier in inner.items():
+            found[name] = max(found.get(name, ""), specifier, key=version_of)
+    return found
+
+
+def version_of(specifier):
+    return Version(specifier.removeprefix(">=") or "0")
+
+
+CORE = floors(PROJECT["dependencies"])
+STUDENT = floors([*PROJECT["dependencies"], *EXTRAS["lab"]])
+ALL = floors([*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)])
+
+
+# --- dependencies --------------------------------------------------------------------------------
+
+
+def test_every_dependency_is_a_range_with_a_floor_and_no_pin():
+    for name, specifier in ALL.items():
+        assert re.fullmatch(r">=\d+(\.\d+)*", specifier), f"{name}{specifier}"
+
+
+def test_the_core_is_light_enough_for_colab():
+    """Colab has IPython 7 and ipywidgets 7.7.1; newer ones crash its running kernel."""
+    heavy = {"jupyterlab", "notebook", "nbgrader", "ipykernel", "ipython", "nbconvert"}
+    assert not heavy & CORE.keys()
+    assert version_of(CORE["ipywidgets"]) <= Version("7.7.1")
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [("torch", "2.11"), ("transformers", "5.15"), ("peft", "0.20"), ("datasets", "4.0")],
+)
+def test_floors_are_what_colab_ships(name, version):
+    assert CORE[name] == f">={version}"
+
+
+def test_bitsandbytes_has_a_floor_that_keeps_the_ancient_one_out():
+    assert version_of(CORE["bitsandbytes"]) >= Version("0.50")
+
+
+def test_the_bootstrap_asks_pytorchs_index_for_the_same_torch(monkeypatch):
+    asked = []
+    monkeypatch.setattr(bootstrap, "pip_install", lambda arguments, *_: asked.extend(arguments))
+    bootstrap.install_cpu_torch(None)
+    assert asked[0] == f"torch{CORE['torch']}"
+
+
+def test_the_bootstrap_installs_extras_that_exist():
+    assert {*bootstrap.STUDENT, *bootstrap.DEVELOPER} <= EXTRAS.keys()
+
+
+def conda_floors(path):
+    """Names and floors in an environment file, conda's and pip's alike, under PyPI's names."""
+    entries = read_yaml(*path.split("/"))["dependencies"]
+    pip = next(entry["pip"] for entry in entries if isinstance(entry, dict))
+    plain = [entry for entry in entries if isinstance(entry, str)]
+    lines = [*plain, *(line for line in pip if not line.startswith("-"))]
+    found = dict(re.fullmatch(r"([\w-]+)(.*)", line).groups() for line in lines)
+    return {FROM_CONDA.get(name, name): floor for name, floor in found.items()}
+
+
+@pytest.mark.parametrize("path", ["environment.yml", "binder/environment.yml"])
+def test_environment_files_mirror_pyproject(path):
+    found = conda_floors(path)
+    assert found.pop("python") == "=3.11"  # repo2docker builds 3.10 for ">=3.11"
+    assert found.pop("pip") == ""
+    assert found == STUDENT
+
+
+def test_bitsandbytes_comes_from_pypi_in_conda_environments():
+    """conda-forge has it for Linux only."""
+    plain = [e for e in read_yaml("environment.yml")["dependencies"] if isinstance(e, str)]
+    assert not any(entry.startswith("bitsandbytes") for entry in plain)
+
+
+def test_environment_yml_installs_the_course_and_binder_leaves_that_to_postbuild():
+    pip = read_yaml("environment.yml")["dependencies"][-1]["pip"]
+    assert "--editable ." in pip
+    post_build = (ROOT / "binder" / "postBuild").read_text(encoding="utf-8")
+    assert "install --no-deps" in post_build and "course fetch-model" in post_build
+
+
+def constrained():
+    """Names and versions in constraints.txt; a name may have several, each with a condition."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    for requirement in map(Requirement, filter(None, (line.partition("#")[0] for line in lines))):
+        (pin,) = requirement.specifier
+        assert pin.operator == "==" and "+" not in pin.version, f"{requirement} is no plain pin"
+        yield canonicalize_name(requirement.name), Version(pin.version)
+
+
+def test_constraints_pin_every_direct_dependency_within_its_range():
+    pins = dict(constrained())
+    for name, floor in ALL.items():
+        assert name in pins, f"constraints.txt does not pin {name}"
+        assert pins[name] >= version_of(floor), f"{name}: {pins[name]} is below {floor}"
+
+
+# --- imports -------------------------------------------------------------------------------------
+
+
+def modules_after(statement):
+    """Names of the modules that a fresh Python holds after a statement."""
+    code = f"{statement}; import sys, json; print(json.dumps(sorted(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(run.stdout))
+
+
+@pytest.mark.parametrize("statement", ["import course_utils", "import course_utils.cli"])
+def test_importing_the_package_loads_nothing_heavy(statement):
+    loaded = modules_after(statement)
+    assert "course_utils" in loaded
+    assert not loaded & {"torch", "transformers", "numpy", "pandas", "matplotlib", "IPython"}
+
+
+def bootstrap_source():
+    return (ROOT / "course_utils" / "bootstrap.py").read_text(encoding="utf-8")
+
+
+def test_the_bootstrap_keeps_to_the_syntax_of_python_3_6():
+    tree = ast.parse(bootstrap_source(), feature_version=(3, 6))
+    named = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.returns]
+    future = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module]
+    assert not named, "an annotation such as list[str] is evaluated, and fails before 3.9"
+    assert "__future__" not in {node.module for node in future}, "annotations came with 3.7"
+
+
+def test_the_bootstrap_needs_the_standard_library_alone():
+    nodes = list(ast.walk(ast.parse(bootstrap_source())))
+    names = {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
+
+
+def test_no_module_shadows_the_standard_library_when_the_bootstrap_runs_as_a_script():
+    """Its own folder comes first on Python's path then."""
+    modules = {path.stem for path in (ROOT / "course_utils").glob("*.py")}
+    assert not modules & sys.stdlib_module_names
+
+
+# --- versions and metadata -----------------------------------------------------------------------
+
+
+def test_versions_agree():
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(r"^## (\d+\.\d+\.\d+)", changes, re.M).group(1)
+    citation = read_yaml("CITATION.cff")
+    assert newest == citation["version"] == course_utils.__version__
+
+
+def test_supported_pythons_agree():
+    workflow = read_yaml(".github", "workflows", "ci.yml")
+    classifiers = " ".join(PROJECT["classifiers"])
+    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == PYTHONS
+    assert re.findall(r"Python :: (3\.\d+)", classifiers) == PYTHONS
+    assert PROJECT["requires-python"] == ">=3.11,<3.14"
+    assert bootstrap.OLDEST_PYTHON == (3, 11) and bootstrap.FIRST_UNTESTED_PYTHON == (3, 14)
+
+
+def test_the_console_script_leads_somewhere():
+    module, _, function = PROJECT["scripts"]["course"].partition(":")
+    source = Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8")
+    assert f"def {function}(" in source
+
+
+def test_citation_names_the_licences_that_are_there():
+    licences = read_yaml("CITATION.cff")["license"]
+    assert licences == ["MIT", "CC-BY-4.0", "CC0-1.0"]
+    assert "MIT License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+    for name in licences[1:]:
+        assert len((ROOT / "LICENSES" / f"{name}.txt").read_text(encoding="utf-8")) > 5000
+
+
+# --- set-up and CI -------------------------------------------------------------------------------
+
+
+def makefile():
+    return (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_make_and_the_bootstrap_offer_the_same_commands():
+    targets = re.findall(r"^([a-z-]+):.*##", makefile(), re.M)
+    phony = re.search(r"^\.PHONY: (.*)", makefile(), re.M).group(1).split()
+    assert sorted(phony) == sorted(targets)
+    assert set(targets) - {"help", "clean"} == set(bootstrap.COMMANDS)
+
+
+def plan(*words, first_on_path=None):
+    """What make would run, also when these tests were started by make themselves."""
+    inherited = ("MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "PYTHON", "ARGS", "ONLY")
+    environment = {name: value for name, value in os.environ.items() if name not in inherited}
+    if first_on_path:
+        environment["PATH"] = os.pathsep.join([str(first_on_path), environment["PATH"]])
+    make = ["make", "--dry-run", *words]
+    return subprocess.run(
+        make, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does without make")
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["run", "ONLY=07"], "run --only 07"),
+        (["run"], "run"),
+        (["lab", "ARGS=--no-browser"], "lab --no-browser"),
+        (["test"], "test"),
+    ],
+)
+def test_make_hands_its_words_on(words, command):
+    planned = plan("PYTHON=python", *words)
+    assert planned.split("python course_utils/bootstrap.py ")[1].split() == command.split()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does without make")
+def test_make_passes_over_pythons_that_do_not_work(tmp_path):
+    """As pyenv's stand-ins: there, but failing when run."""
+    for name in ("python3", "python3.11", "python3.12", "python3.13"):
+        works = f'exec "{sys.executable}" "$@"' if name == "python3.12" else "exit 127"
+        (tmp_path / name).write_text(f"#!/bin/sh\n{works}\n")
+        (tmp_path / name).chmod(0o755)
+    planned = plan("setup", first_on_path=tmp_path)
+    assert "python3.12 course_utils/bootstrap.py setup" in planned
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no permission bits")
+@pytest.mark.parametrize("path", [".ci/run", "binder/postBuild"])
+def test_scripts_stop_at_the_first_fault(path):
+    script = ROOT / path
+    assert os.access(script, os.X_OK)
+    assert re.search(r"^set -euo pipefail$", script.read_text(encoding="utf-8"), re.M)
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+def test_ci_runs_the_script_that_developers_run():
+    steps = read_yaml(".github", "workflows", "ci.yml")["jobs"]["test"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == ["bash .ci/run"]
+    assert (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1] == "make test"
+
+
+def test_hooks_are_the_linters_of_make_test_and_work_offline():
+    (local,) = read_yaml(".pre-commit-config.yaml")["repos"]
+    assert local["repo"] == "local"
+    assert all(hook["entry"].startswith(".venv/bin/") for hook in local["hooks"])
+    assert len(local["hooks"]) == len(bootstrap.LINTERS)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("some*.yml")))
+def test_issue_forms_ask_for_course_check(path):
+    form = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert form["name"] and form["description"]
+    labels = [part["attributes"]["label"] for part in form["body"]]
+    assert any("`course check`" in label for label in labels)
+    assert len({part["id"] for part in form["body"]}) == len(labels)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [".venv/bin/python", "build/lectures/a.html", "submitted/ada/x.ipynb", "gradebook.db", "a.pyc"],
+)
+def test_git_ignores_what_runs_leave_behind(path):
+    assert ignored(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["course_utils/data/news_briefs.jsonl", "constraints.txt", "lectures/build-a-model.ipynb"],
+)
+def test_git_keeps_what_belongs_to_the_course(path):
+    assert not ignored(path)
+
+
+def ignored(path):
+    command = ["git", "check-ignore", "--no-index", "--quiet", path]
+    status = subprocess.run(command, cwd=ROOT, capture_output=True).returncode
+    if status > 1:
+        pytest.skip("this copy of the course is no git repository")
+    return status == 0
