@@ -6,6 +6,7 @@ Each command imports what it needs when it runs, so that `course --help` answers
 from __future__ import annotations
 
 import importlib.util
+import signal
 import subprocess
 import sys
 import time
@@ -38,7 +39,10 @@ def main() -> None:
 
 @main.command()
 def check() -> None:
-    """Say whether this machine can run the course, with a remedy for each fault."""
+    """Say whether this machine is ready.
+
+    Each fault comes with a remedy; the exit status is 1 if one stops the course.
+    """
     from course_utils.runtime import check_environment
 
     environment = check_environment()
@@ -55,7 +59,10 @@ def check() -> None:
 )
 @click.option("--model", help="Name of the model; default: those the lectures use on this machine.")
 def fetch_model(source: str, model: str | None) -> None:
-    """Download the base model, where it isn't yet; the lectures then need no network."""
+    """Download the model, once.
+
+    The lectures then need no network.
+    """
     from course_utils.models import default_name
 
     if model is not None:
@@ -97,7 +104,10 @@ def _fetch(name: str, source: str) -> None:
     help="For a cell, in s.",
 )
 def run(only: str | None, output: Path | None, timeout: int) -> None:
-    """Execute the lectures from top to bottom and write them as HTML with outputs."""
+    """Execute the lectures, write them as HTML.
+
+    Each runs from top to bottom in a kernel of its own. The exit status is 1 if a cell fails.
+    """
     from course_utils.notebooks import course_folder, execute, lectures
 
     folder = course_folder()
@@ -130,14 +140,19 @@ def _report(done: list[Any]) -> str:
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def lab(arguments: tuple[str, ...]) -> None:
-    """Open JupyterLab on the first lecture; ARGUMENTS go to JupyterLab (--no-browser, --port)."""
+    """Open JupyterLab on the first lecture.
+
+    ARGUMENTS go to JupyterLab: --no-browser, --port 8899 and so on.
+    """
     from course_utils.notebooks import course_folder
 
     folder = course_folder()
     if importlib.util.find_spec("jupyterlab") is None:
         raise CourseError("JupyterLab is missing: run `pip install jupyterlab`")
-    first = str(Path("lectures") / "00_setup.ipynb")
-    child = subprocess.Popen([sys.executable, "-m", "jupyterlab", *arguments, first], cwd=folder)
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}"]
+    command += ["--LabApp.default_url=/lab/tree/lectures/00_setup.ipynb", *arguments]
+    child = subprocess.Popen(command, cwd=folder)
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     while True:
         try:
             sys.exit(child.wait())

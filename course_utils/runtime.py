@@ -66,8 +66,8 @@ def compute_dtype(device: torch.device | str | None = None) -> torch.dtype:
     """
     import torch
 
-    where = torch.device(device) if device is not None else globals()["device"]()
-    capability = torch.cuda.get_device_capability(where) if where.type == "cuda" else None
+    gpu = _gpu(device)
+    capability = torch.cuda.get_device_capability(gpu) if gpu is not None else None
     return getattr(torch, _dtype_and_reason(capability, cpu_has_bf16())[0])
 
 
@@ -516,7 +516,8 @@ def _core_rows(machine: Machine) -> list[Row]:
         return [Row("cores", "unknown")]
     found = f"{_count(machine.cores, 'core')}, {_count(machine.threads, 'thread')}"
     if machine.threads > machine.cores:
-        remedy = f"Threads wait for each other: `export OMP_NUM_THREADS={machine.cores}`."
+        setting = _setting(f"OMP_NUM_THREADS={machine.cores}")
+        remedy = f"Threads wait for each other: stop the notebook, {setting}, start again."
         return [Row("cores", found, "warn", remedy)]
     return [Row("cores", found)]
 
@@ -558,7 +559,7 @@ def _disk_row(machine: Machine) -> Row:
         return Row("disk free", found)
     remedy = (
         f"The model needs {_gb(FETCH_DISK)}: free some space, or name another folder with "
-        "`export QLORA_COURSE_CACHE=FOLDER`."
+        f"{_setting('QLORA_COURSE_CACHE=FOLDER')}."
     )
     return Row("disk free", found, "fail", remedy)
 
@@ -566,9 +567,13 @@ def _disk_row(machine: Machine) -> Row:
 def _write_row(machine: Machine) -> Row:
     if not machine.cache_fault:
         return Row("cache", f"{machine.cache} can be written")
-    remedy = "Name a folder of your own with `export QLORA_COURSE_CACHE=FOLDER`."
+    remedy = f"Name a folder of your own with {_setting('QLORA_COURSE_CACHE=FOLDER')}."
     state = "warn" if machine.model else "fail"
     return Row("cache", f"{machine.cache} can't be written: {machine.cache_fault}", state, remedy)
+
+
+def _setting(assignment: str) -> str:
+    return f"`{'set' if os.name == 'nt' else 'export'} {assignment}`"
 
 
 def _gb(size: int) -> str:

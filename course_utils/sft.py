@@ -1,13 +1,15 @@
 """Supervised fine-tuning data: chat template, loss on the answer only, padding, collation.
 
-A conversation becomes two rows of equal length; the model reads the first and is graded on the second:
+A conversation becomes two rows of equal length; the model reads the first and is graded on the
+second:
 
     input_ids   <|im_start|>user … story … <|im_start|>assistant   {"section": … }  <|im_end|>
     labels      -100 -100 -100 -100  …  -100 -100 -100 -100 -100   {"section": … }  <|im_end|>
                 └───────────── prompt: no loss ─────────────────┘ └── answer and end: loss ──┘
 
-Padding is masked by its position, never by its token: SmolLM2 pads with <|im_end|>, the very token that ends an
-answer. A mask by token would hide that end from the loss, and the model would never learn to stop.
+Padding is masked by its position, never by its token: SmolLM2 pads with <|im_end|>, the very token
+that ends an answer. A mask by token would hide that end from the loss, and the model would never
+learn to stop.
 """
 
 from __future__ import annotations
@@ -50,8 +52,8 @@ def encode(
     on_too_long: "error" raises; "truncate" cuts the end of the last user message, never the answer.
 
     Returns {"input_ids": […], "labels": […]} of equal length; labels are -100 on the prompt.
-    Raises ValueError if the last message is not the assistant's or is empty, if the conversation is too long, or
-    if it can't be shortened enough.
+    Raises ValueError if the last message is not the assistant's or is empty, if the conversation is
+    too long, or if it can't be shortened enough.
     """
     if on_too_long not in ("error", "truncate"):
         raise ValueError(f'on_too_long must be "error" or "truncate", got {on_too_long!r}')
@@ -86,8 +88,8 @@ def _shorten(messages: Sequence[Message], excess: int, tokenizer) -> list[Messag
     content = tokenizer(messages[last]["content"], add_special_tokens=False)["input_ids"]
     if excess >= len(content):
         raise ValueError(
-            f"the prompt is {excess} tokens too long, but the last user message has only {len(content)}: "
-            "raise max_length"
+            f"the prompt is {excess} tokens too long, but the last user message has only "
+            f"{len(content)}: raise max_length"
         )
     kept = tokenizer.decode(content[: len(content) - excess])
     return [*messages[:last], {**messages[last], "content": kept}, *messages[last + 1 :]]
@@ -117,8 +119,8 @@ def collate(
 ) -> dict[str, Tensor]:
     """Pad a batch on the right to its longest row, rounded up to a multiple.
 
-    Returns input_ids, attention_mask and labels, each a (batch, width) int64 tensor. Padding is 0 in the mask and
-    -100 in the labels because of where it stands, whatever token it is.
+    Returns input_ids, attention_mask and labels, each a (batch, width) int64 tensor. Padding is 0
+    in the mask and -100 in the labels because of where it stands, whatever token it is.
     Raises ValueError for an empty batch.
     """
     if not features:
@@ -142,8 +144,8 @@ def collate(
 class Collator:
     """`collate` for one tokenizer, as a DataLoader's `collate_fn`.
 
-    Widths are multiples of 32: on CPU, oneDNN builds and keeps a kernel for every new shape, which costs time and
-    tens of MB each; on GPU, tensor cores like multiples of 8.
+    Widths are multiples of 32: on CPU, oneDNN builds and keeps a kernel for every new shape, which
+    costs time and tens of MB each; on GPU, tensor cores like multiples of 8.
     """
 
     pad_token_id: int

@@ -13,7 +13,8 @@ def format_bytes(count: float, *, binary: bool = False) -> str:
     """Write a number of bytes in the largest unit that keeps it at 1 or above.
 
     count: bytes (B), may be negative for a difference.
-    binary: False counts in B, kB, MB, GB, TB (powers of 1000); True in B, KiB … TiB (powers of 1024).
+    binary: False counts in B, kB, MB, GB, TB (powers of 1000); True in B, KiB … TiB (powers of
+        1024).
 
     >>> format_bytes(28e9), format_bytes(28e9, binary=True)
     ('28.00 GB', '26.08 GiB')

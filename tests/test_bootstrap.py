@@ -281,6 +281,7 @@ def test_an_unknown_fault_shows_the_end_of_the_log(clone):
 
 
 def test_real_pip_without_a_network(venv, no_proxy, monkeypatch):
+    pytest.importorskip("pip", reason="uv makes environments without pip")
     monkeypatch.setattr(bootstrap, "venv_program", lambda name: sys.executable)
     monkeypatch.setattr(bootstrap, "RETRIES", 1)
     with server() as url:

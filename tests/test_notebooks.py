@@ -318,7 +318,7 @@ def executed(tmp_path_factory):
             code_cell("child-ends", "child.communicate('');"),
             code_cell("figure", "import matplotlib.pyplot as plt\nplt.plot([1, 2]);"),
             code_cell("controls", CONTROLS),
-            code_cell("bar", "import sys\nsys.stderr.write('10%\\r50%\\r100%')"),
+            code_cell("bar", "from tqdm import tqdm\nfor _ in tqdm(range(3), desc='at'): pass"),
             code_cell("place", "from pathlib import Path\nPath('here.txt').write_text('x');"),
             code_cell("table", "print('mean  84%')\n{'answer': 42}", tags=["summary"]),
         ),
@@ -347,7 +347,7 @@ def test_page_holds_text_pictures_and_links(executed):
     assert 'href="04_next.html#end"' in page
     assert "mean  84%" in page
     assert len(re.findall(r"<img[^>]*data:image/png;base64,iVBOR", page)) == 1, "the figure"
-    assert "at 2/3" in page and "at 1/3" not in page, "only the last state of a progress bar"
+    assert "at: 100%" in page and "at:   0%" not in page, "the last state of a progress bar"
 
 
 def test_page_shows_widgets_without_scripts(executed):
@@ -398,6 +398,21 @@ def test_kernel_that_dies(tmp_path):
     result = execute(path, tmp_path, progress=False)
     assert result.error == "cell dies: the kernel died, as it does when memory runs out"
     assert result.page.exists()
+
+
+def test_kernel_that_does_not_start(tmp_path, monkeypatch):
+    (tmp_path / "ipykernel_launcher.py").write_text("raise SystemExit(1)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    path = write(tmp_path / "n.ipynb", notebook(code_cell("one", "1")))
+    result = execute(path, tmp_path, progress=False)
+    assert result.error.startswith("no cell, for the kernel did not start")
+
+
+def test_kernel_that_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(notebooks.KERNEL, "name", "python-from-nowhere")
+    path = write(tmp_path / "n.ipynb", notebook(code_cell("one", "1")))
+    with pytest.raises(CourseError, match="no Python kernel: run `pip install ipykernel`"):
+        execute(path, tmp_path, progress=False)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to whole consoles only")

