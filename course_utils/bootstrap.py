@@ -177,7 +177,9 @@ def constraints():
 def venv_python_version():
     """The version `.venv` was made with, such as "3.11.7"; "" where there is none."""
     with contextlib.suppress(OSError):
-        found = re.search(r"^version\s*=\s*(\S+)", in_venv("pyvenv.cfg").read_text(), re.M)
+        found = re.search(
+            r"^version(?:_info)?\s*=\s*(\S+)", in_venv("pyvenv.cfg").read_text(), re.M
+        )
         return found.group(1) if found else ""
     return ""
 
@@ -392,41 +394,52 @@ def pip_install(arguments, title, lock):
 # --- the steps of a set-up -----------------------------------------------------------------------
 
 
+PROBE = """
+import sys
+print(*sys.version_info[:3], flush=True)
+import pip._internal.cli.main
+"""
+
+
+def quietly(command):
+    """Run a command without the terminal; returns its exit status and all that it printed."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "env": child_environment()}
+    try:
+        done = subprocess.run(list(map(str, command)), **pipes)
+    except OSError as error:
+        return 1, str(error)
+    return done.returncode, done.stdout.decode("utf-8", "replace")
+
+
 def venv_state():
-    """What `.venv` is: "missing", "broken" (half made, or its Python is gone), or "works"."""
+    """What `.venv` is: "missing", "broken" (no working Python), "without pip", or "works".
+
+    Raises SetupError if its Python is one that the course doesn't support.
+    """
     if not in_venv().exists():
         return "missing"
-    try:
-        probe = subprocess.run(
-            [str(venv_program("python")), "-c", "import pip, sys; print(*sys.version_info[:3])"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=child_environment(),
-        )
-    except OSError:
+    status, output = quietly([venv_program("python"), "-c", PROBE])
+    version = re.match(r"(\d+) (\d+) (\d+)", output)
+    if not version:
         return "broken"
-    if probe.returncode:
-        return "broken"
-    check_python(map(int, probe.stdout.split()), "the one in .venv (delete that folder)")
-    return "works"
+    check_python(map(int, version.groups()), "the one in .venv (delete that folder)")
+    return "without pip" if status else "works"
 
 
 def ensure_venv():
-    """Make `.venv`, or make it anew where it is half made."""
+    """Make `.venv`; mend it where it lacks pip, make it anew where it is half made."""
     state = venv_state()
+    if state == "without pip":
+        quietly([venv_program("python"), "-m", "ensurepip"])
+        state = "works" if venv_state() == "works" else "broken"
     if state == "works":
         return
     check_venv_module()
-    say({"missing": "Making .venv", "broken": "Making .venv anew: it was incomplete"}[state])
+    say("Making .venv" if state == "missing" else "Making .venv anew: it was incomplete")
     python = getattr(sys, "_base_executable", None) or sys.executable
-    made = subprocess.run(
-        [python, "-m", "venv", "--clear", str(in_venv())],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=child_environment(),
-    )
-    if made.returncode:
-        raise SetupError(explain(made.stdout.decode("utf-8", "replace")))
+    status, output = quietly([python, "-m", "venv", "--clear", in_venv()])
+    if status:
+        raise SetupError(explain(output))
 
 
 def site_packages():
@@ -553,13 +566,8 @@ def ensure_model():
 def model_folder():
     """Where the model of a machine without a GPU lies; "" if it can't be told."""
     ask = "from course_utils import cli, models; print(models.fetch_base(cli.SMALL_MODEL))"
-    answer = subprocess.run(
-        [str(venv_program("python")), "-c", ask],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=child_environment(),
-    )
-    return answer.stdout.decode("utf-8", "replace").strip() if answer.returncode == 0 else ""
+    status, output = quietly([venv_program("python"), "-c", ask])
+    return "" if status else output.strip().split("\n")[-1]
 
 
 def ready(extras, needs_model):

@@ -9,10 +9,12 @@ anything from 76% to 90%. Two prompts or models differ for certain enough if `be
 
 from __future__ import annotations
 
+import copy
 import html
 import json
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from course_utils import sft
 from course_utils.news import house_style_faults
 
 if TYPE_CHECKING:
@@ -67,6 +70,9 @@ def generate(
         pad pad <user> story <assistant> | {"section": …
         <user> a longer story <assistant> | {"section": …
 
+    What all prompts begin with (instruction, worked examples) is read once and its keys and values
+    are reused: of an 8-shot prompt that is nine tenths.
+
     In float32 a batch answers as each prompt alone would. In 16 bits, sums taken in another order
     round otherwise, and where two tokens are almost equally likely the answer may change.
 
@@ -86,9 +92,12 @@ def generate(
         _evaluating(model),
         tqdm(total=len(prompts), unit="answer", disable=not progress) as bar,
     ):
+        shared = _shared_prefix(prompts)
+        cache = _read(shared, model)
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            new = _continue([prompts[i] for i in batch], model, tokenizer, max_new_tokens)
+            own = [prompts[i][len(shared) :] for i in batch]
+            new = _continue(shared, cache, own, model, tokenizer, max_new_tokens)
             for i, ids in zip(batch, new, strict=True):
                 answers[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
             bar.update(len(batch))
@@ -100,23 +109,47 @@ def _prompt_ids(messages: Sequence[Mapping[str, str]], tokenizer) -> list[int]:
         raise ValueError("a conversation needs at least one message")
     if messages[-1]["role"] == "assistant":
         raise ValueError("the last message is the assistant's: leave it out, the model writes it")
-    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-    return list(ids["input_ids"])
+    return sft.prompt_ids(messages, tokenizer)
 
 
-def _continue(prompts: list[list[int]], model, tokenizer, max_new_tokens: int) -> list[list[int]]:
-    """New token ids after each prompt, up to and without the end token."""
+def _shared_prefix(prompts: list[list[int]]) -> list[int]:
+    """The tokens that all of several prompts begin with; each keeps at least one of its own."""
+    if len(prompts) < 2:
+        return []
+    first, last = min(prompts), max(prompts)  # in sorting order: what these two share, all share
+    limit = min(map(len, prompts)) - 1
+    pairs = zip(first[:limit], last, strict=False)
+    return first[: next((n for n, (a, b) in enumerate(pairs) if a != b), limit)]
+
+
+def _read(prefix: list[int], model):
+    """Keys and values of a prefix, as a cache for `_continue`; None for an empty prefix."""
+    import torch
+
+    if not prefix:
+        return None
+    device = model.get_input_embeddings().weight.device
+    with torch.no_grad():
+        ids = torch.tensor([prefix], device=device)
+        return model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+
+
+def _continue(
+    prefix: list[int], cache, own: list[list[int]], model, tokenizer, max_new_tokens: int
+) -> list[list[int]]:
+    """New token ids after each prompt (prefix + its own part), up to and without the end token."""
     import torch
     from transformers import GenerationConfig
 
     ends = _end_tokens(model, tokenizer)
     pad = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    longest = max(map(len, prompts))
-    ids = torch.full((len(prompts), longest), pad)
+    start, longest = len(prefix), max(map(len, own))
+    ids = torch.full((len(own), start + longest), pad)
     mask = torch.zeros_like(ids)  # by position: the padding token may be the end token
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[row, longest - len(prompt) :] = 1
+    ids[:, :start], mask[:, :start] = torch.tensor(prefix, dtype=ids.dtype), 1
+    for row, tokens in enumerate(own):
+        ids[row, start + longest - len(tokens) :] = torch.tensor(tokens)
+        mask[row, start + longest - len(tokens) :] = 1
     device = model.get_input_embeddings().weight.device
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -125,11 +158,18 @@ def _continue(prompts: list[list[int]], model, tokenizer, max_new_tokens: int) -
         eos_token_id=ends,
         pad_token_id=pad,
     )
-    with torch.no_grad():
+    past = copy.deepcopy(cache)
+    if past is not None:
+        past.batch_repeat_interleave(len(own))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # 5.24 renames past_key_values to cache
         out = model.generate(
-            input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=config,
+            past_key_values=past,
         )
-    return [_until_end(row, ends) for row in out[:, longest:].tolist()]
+    return [_until_end(row, ends) for row in out[:, start + longest :].tolist()]
 
 
 def _end_tokens(model, tokenizer) -> list[int]:
@@ -148,11 +188,22 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode (no dropout, no checkpointing) inside, each module's own mode afterwards."""
     training = {module: module.training for module in model.modules()}
     model.eval()
+    packing = _pack_input(model.get_output_embeddings())
     try:
         yield
     finally:
+        packing.remove()
         for module, mode in training.items():
             module.training = mode
+
+
+def _pack_input(head: nn.Module):
+    """Keep torch from copying the head's weights once for each row of the batch.
+
+    `generate` hands the head a slice (the last position), and a matrix product of a slice with
+    weights that need no gradient is computed as a batch of products: 0.9 GB for 16 rows here.
+    """
+    return head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
 
 
 def mean_prompt_tokens(conversations: Sequence[Sequence[Mapping[str, str]]], tokenizer) -> float:

@@ -24,7 +24,7 @@ SERIES = (SKY, ORANGE, BLUE, GREEN, RED, BLACK)
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure that a screen reader can read: shown as `<img alt=…>`, which every front end keeps."""
+    """A figure that a screen reader can read: shown as `<img alt=…>`, kept by every front end."""
 
     figure: Figure
     alt: str
@@ -55,10 +55,13 @@ def loss_curve(history: Sequence[Mapping[str, float]], steps: int | None = None)
     figure, axes = _axes()
     axes.set(xlabel="optimizer step", ylabel="loss per answer token (nats)")
     axes.set_xlim(0, steps or max(len(history), 2))
-    axes.plot([r["step"] for r in history], [r["loss"] for r in history], color=BLUE, label="training")
+    axes.plot(
+        [r["step"] for r in history], [r["loss"] for r in history], color=BLUE, label="training"
+    )
     held_out = [(r["step"], r["validation_loss"]) for r in history if "validation_loss" in r]
     if held_out:
-        axes.plot(*zip(*held_out, strict=True), "D", color=ORANGE, label="validation")
+        at = zip(*held_out, strict=True)
+        axes.plot(*at, "D", color=ORANGE, label="validation", clip_on=False)
     if not history:
         return Picture(figure, "An empty plot of loss over steps: training has not begun.")
     axes.set_ylim(bottom=0)
@@ -68,7 +71,9 @@ def loss_curve(history: Sequence[Mapping[str, float]], steps: int | None = None)
     return Picture(figure, alt + (f" Validation loss {held_out[-1][1]:.2f}." if held_out else ""))
 
 
-def stacked_bytes(columns: Mapping[str, Mapping[str, float]], line: tuple[str, float] | None = None):
+def stacked_bytes(
+    columns: Mapping[str, Mapping[str, float]], line: tuple[str, float] | None = None
+):
     """Horizontal stacked bars of bytes: {"full": {"weights": B, …}, "QLoRA": {…}}, in GB.
 
     line: a label and a number of bytes to mark, such as ("T4", 16e9). Returns a Picture.
@@ -80,14 +85,21 @@ def stacked_bytes(columns: Mapping[str, Mapping[str, float]], line: tuple[str, f
     for part, colour in zip(parts, SERIES, strict=False):
         sizes = {name: columns[name].get(part, 0) / 1e9 for name in names}
         axes.barh(
-            names, sizes.values(), left=list(left.values()), color=colour, label=part, edgecolor="white"
+            names,
+            sizes.values(),
+            left=list(left.values()),
+            color=colour,
+            label=part,
+            edgecolor="white",
         )
         left = {name: left[name] + sizes[name] for name in names}
     for name, total in left.items():
         axes.annotate(f" {format_bytes(total * 1e9)}", (total, name), va="center")
     if line:
         axes.axvline(line[1] / 1e9, color=BLACK, linestyle="--")
-        axes.annotate(f" {line[0]}", (line[1] / 1e9, 1), xycoords=("data", "axes fraction"), va="top")
+        axes.annotate(
+            f" {line[0]}", (line[1] / 1e9, 1), xycoords=("data", "axes fraction"), va="top"
+        )
     axes.set(xlabel="GB (10⁹ bytes)", xlim=(0, 1.18 * max(left.values())))
     axes.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.45, 1))
     totals = ", ".join(f"{name} {format_bytes(left[name] * 1e9)}" for name in columns)
@@ -97,7 +109,7 @@ def stacked_bytes(columns: Mapping[str, Mapping[str, float]], line: tuple[str, f
 def score_bars(numbers) -> Picture:
     """Bars with 95% intervals: one group a metric, one bar a way of asking.
 
-    numbers: the DataFrame of `evaluation.intervals` (a row a metric; columns (name, mean|low|high)).
+    numbers: from `evaluation.intervals`; a row a metric, columns (name, mean or low or high).
     """
     figure, axes = _axes()
     names = list(dict.fromkeys(name for name, _ in numbers.columns))

@@ -60,7 +60,7 @@ class Recipe:
     alpha: int = 16
     dropout: float = 0.0
     targets: str | tuple[str, ...] = "all-linear"
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     warmup: float = 0.1
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
@@ -252,7 +252,7 @@ def training_step(accelerator, model, optimizer, batches: Sequence[dict], recipe
 
 
 def make_optimizer(model, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters: paged and 8-bit on CUDA (QLoRA, section 3), else torch's.
+    """AdamW over the trainable parameters: paged, 8-bit on CUDA (QLoRA, section 3), else torch's.
 
     Raises ValueError if nothing is trainable.
     """

@@ -145,11 +145,14 @@ def _from_hub(name: str) -> Path:
     hub = BASE_MODELS[name].hub
     wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
     try:
-        with _calm("huggingface_hub"):
+        with _calm("huggingface_hub"), _hub_bars(_has_screen()):
             HfApi().model_info(hub, timeout=HUB_PATIENCE)  # the next line would wait forever
             folder = snapshot_download(hub, allow_patterns=wanted, ignore_patterns="*/*")
     except Exception as error:  # httpx's, OSError, hf_xet's RuntimeError: they share no other base
-        raise CourseError(f"no {hub} from the hub: {_reason(error)}") from error
+        cause = error.__cause__ or error
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        hint = " (is your token for the hub still valid?)" if status == 401 else ""
+        raise CourseError(f"no {hub} from the hub: {_reason(cause)}{hint}") from error
     if not _is_model(Path(folder)):
         raise CourseError(f"no {hub} from the hub: the repository lacks files of a model")
     return Path(folder)
@@ -282,6 +285,30 @@ def _calm(library: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _has_screen() -> bool:
+    """Whether somebody sees a progress bar: in a terminal or a notebook, but not in a log file."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+@contextmanager
+def _hub_bars(shown: bool) -> Iterator[None]:
+    """Keep the hub's progress bars, or hide them for a while."""
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    hide = not shown and not are_progress_bars_disabled()
+    if hide:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            enable_progress_bars()
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence transformers' warnings and progress bars for a while, then put them back."""
@@ -341,8 +368,8 @@ def load_base(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     device = torch.device(device) if device is not None else runtime.device()
-    compute_dtype = compute_dtype or runtime.compute_dtype(device)
     _check_options(quantization, compute_dtype, device)
+    compute_dtype = compute_dtype or runtime.compute_dtype(device)
     folder = Path(path) if path is not None else fetch_base(name or default_name(device), source)
     if not _is_model(folder):
         raise CourseError(
@@ -367,11 +394,11 @@ def load_base(
 
 
 def _check_options(
-    quantization: str | None, compute_dtype: torch.dtype, device: torch.device
+    quantization: str | None, compute_dtype: torch.dtype | None, device: torch.device
 ) -> None:
     if quantization not in (None, "nf4"):
         raise ValueError(f'quantization must be None or "nf4", got {quantization!r}')
-    if compute_dtype not in COMPUTE_DTYPES:
+    if compute_dtype not in (None, *COMPUTE_DTYPES):
         allowed = ", ".join(map(str, COMPUTE_DTYPES))
         raise ValueError(f"compute_dtype must be one of {allowed}, got {compute_dtype!r}")
     if device.type not in ("cpu", "cuda"):

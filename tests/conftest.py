@@ -11,7 +11,7 @@ CHAT_TEMPLATE = (
 
 
 def make_tokenizer():
-    """A byte-level tokenizer with SmolLM2's special tokens and its habit of padding with the end token."""
+    """A byte-level tokenizer with SmolLM2's special tokens; it too pads with the end token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -10,26 +10,27 @@ import hashlib
 import json
 import threading
 import zipfile
+from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "c0" * 20
-WARNING = "a; this is a warning that the hub sends along"
+NOTICE = "Auth; You are not logged in."  # as the hub sends along with its answers
 
 
 class Hub:
     """A model hub on a port of this machine, as a context manager.
 
-    repositories: "owner/name" → folder. missing: names of files that the hub lists, but answers
-    with 404 (a download that is cut off there). status: answer everything with this instead.
-    warning: sent along as the hub's notices are. requests: (method, path, Authorization header).
+    repositories: "owner/name" → its folder, or the status with which all about it is answered.
+    missing: "owner/name/file" of files that the hub lists but doesn't send, so that a download
+    stops there; a request for /heal empties it.
+    requests: (method, path, Authorization header) of what was asked for.
     """
 
-    def __init__(self, repositories: dict[str, Path], status: int = 200):
+    def __init__(self, repositories: dict[str, Path | int], missing: Iterable[str] = ()):
         self.repositories = repositories
-        self.status = status
-        self.missing: set[str] = set()
+        self.missing = set(missing)
         self.requests: list[tuple[str, str, str | None]] = []
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
         self.server.daemon_threads = True
@@ -45,19 +46,27 @@ class Hub:
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body for the path of a request."""
-        if self.status != 200:
-            return self.status, {}, b""
+        if path == "/heal":
+            self.missing.clear()
+            return as_json({})
         for repository, folder in self.repositories.items():
-            if path.startswith(f"/api/models/{repository}/tree/"):
-                return as_json([entry(file) for file in sorted(folder.iterdir())])
-            if path in (f"/api/models/{repository}", f"/api/models/{repository}/revision/main"):
-                names = [{"rfilename": file.name} for file in folder.iterdir()]
-                return as_json({"id": repository, "sha": COMMIT, "siblings": names})
-            for revision in ("main", COMMIT):
-                name = path.removeprefix(f"/{repository}/resolve/{revision}/")
-                if name != path and name not in self.missing and (folder / name).is_file():
-                    return content(folder / name)
-        return 404, {"X-Error-Code": "RepoNotFound" if "/api/" in path else "EntryNotFound"}, b""
+            if f"/{repository}/" in f"{path}/":
+                if isinstance(folder, int):
+                    return folder, {}, b""
+                return self.about(repository, folder, path)
+        return 404, {"X-Error-Code": "RepoNotFound"}, b""
+
+    def about(self, repository: str, folder: Path, path: str) -> tuple[int, dict[str, str], bytes]:
+        """The answer about one repository: what it is, which files it has, or one of them."""
+        if path.startswith(f"/api/models/{repository}/tree/"):
+            return as_json([entry(file) for file in sorted(folder.iterdir())])
+        if path in (f"/api/models/{repository}", f"/api/models/{repository}/revision/main"):
+            names = [{"rfilename": file.name} for file in folder.iterdir()]
+            return as_json({"id": repository, "sha": COMMIT, "siblings": names})
+        name = path.removeprefix(f"/{repository}/resolve/{COMMIT}/")
+        if f"{repository}/{name}" in self.missing or not (folder / name).is_file():
+            return 403, {}, b""
+        return content(folder / name)
 
 
 def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
@@ -71,7 +80,7 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
             hub.requests.append((self.command, path, self.headers.get("Authorization")))
             status, headers, body = hub.answer(path)
             self.send_response(status)
-            all_headers = {"Content-Length": str(len(body)), "X-HF-Warning": WARNING, **headers}
+            all_headers = {"Content-Length": str(len(body)), "X-HF-Warning": NOTICE, **headers}
             for name, value in all_headers.items():
                 self.send_header(name, value)
             self.end_headers()

@@ -364,20 +364,49 @@ def test_states_of_an_environment(clone):
     assert bootstrap.venv_state() == "broken"
 
 
-@pytest.mark.parametrize("wreck", ["empty", "no Python", "no pip"])
+@pytest.mark.parametrize("wreck", ["empty", "no Python"])
 def test_a_half_made_environment_is_made_anew(clone, wreck, capsys):
     (clone / ".venv").mkdir()
-    if wreck != "empty":
+    if wreck == "no Python":
         make_venv()
-    if wreck == "no pip":  # as Ctrl-C leaves it, when it comes between the two
-        bootstrap.subprocess.run(
-            [sys.executable, "-m", "venv", "--clear", "--without-pip", str(clone / ".venv")],
-            check=True,
-        )
     assert bootstrap.venv_state() == "broken"
     bootstrap.ensure_venv()
     assert bootstrap.venv_state() == "works"
     assert "anew" in capsys.readouterr().out
+
+
+@pytest.fixture
+def without_pip(clone):
+    """What uv makes, or what Ctrl-C leaves when it comes between Python and pip."""
+    make = [sys.executable, "-m", "venv", "--without-pip", clone / ".venv"]
+    assert bootstrap.quietly(make)[0] == 0
+    (clone / ".venv" / "mine").touch()
+
+
+def test_an_environment_without_pip_gets_it_and_keeps_the_rest(without_pip):
+    assert bootstrap.venv_state() == "without pip"
+    bootstrap.ensure_venv()
+    assert bootstrap.venv_state() == "works"
+    assert bootstrap.in_venv("mine").exists()
+
+
+def test_an_environment_that_cannot_be_mended_is_made_anew(without_pip, capsys):
+    (site,) = bootstrap.site_packages()
+    (site / "pip").mkdir()
+    (site / "pip" / "__init__.py").write_text("")
+    (site / "pip-99.dist-info").mkdir()
+    (site / "pip-99.dist-info" / "METADATA").write_text("Name: pip\nVersion: 99\n")
+    assert bootstrap.venv_state() == "without pip"
+    bootstrap.ensure_venv()
+    assert bootstrap.venv_state() == "works"
+    assert "anew" in capsys.readouterr().out
+
+
+def test_an_environment_of_another_python_is_not_thrown_away(clone, monkeypatch):
+    (clone / ".venv").mkdir()
+    monkeypatch.setattr(bootstrap, "quietly", lambda _: (0, "3 9 18\n"))
+    with pytest.raises(SetupError, match=r"delete that folder\) is Python 3\.9\.18"):
+        bootstrap.ensure_venv()
 
 
 def test_an_environment_that_works_is_left_alone(clone, monkeypatch):
@@ -505,8 +534,7 @@ def test_two_set_ups_at_once_install_once(clone, pip, monkeypatch, capsys):
 def model(venv, tmp_path_factory, programs, monkeypatch):
     """A model that `course fetch-model` is said to have put into this folder."""
     folder = tmp_path_factory.mktemp("model")
-    reply = namedtuple("reply", "returncode stdout")(0, f"{folder}\n".encode())
-    monkeypatch.setattr(bootstrap.subprocess, "run", lambda *_, **__: reply)
+    monkeypatch.setattr(bootstrap, "quietly", lambda _: (0, f"a warning\n{folder}\n"))
     return folder
 
 

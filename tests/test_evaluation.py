@@ -6,6 +6,7 @@ import json
 import random
 import warnings
 from contextlib import contextmanager
+from functools import wraps
 
 import numpy as np
 import pandas as pd
@@ -77,6 +78,33 @@ def one_by_one(model, tokenizer, conversations, tokens, ends=()):
 
 
 # -- generation
+
+
+@pytest.mark.parametrize("shared", ["", "x", "Story and headline, please. " * 5])
+def test_a_shared_beginning_is_read_once_and_changes_nothing(
+    model, tokenizer, conversations, shared, monkeypatch
+):
+    talks = [[{"role": "system", "content": shared}, *talk] for talk in conversations]
+    read, forward = [], type(model).forward
+
+    @wraps(forward)  # generate looks at its parameters
+    def watch(self, input_ids=None, **options):
+        read.append(input_ids.numel())
+        return forward(self, input_ids=input_ids, **options)
+
+    monkeypatch.setattr(type(model), "forward", watch)
+    answers = evaluation.generate(model, tokenizer, talks, max_new_tokens=4, batch_size=3)
+    prefix = len(f"<s>{shared}<u>")
+    assert read[0] == prefix and sum(n > prefix for n in read) <= 3  # then only the rest
+    monkeypatch.undo()
+    assert answers == one_by_one(model, tokenizer, talks, 4)
+
+
+def test_equal_prompts_share_all_but_one_token(model, tokenizer, conversations):
+    talks = [conversations[2]] * 3
+    assert evaluation.generate(model, tokenizer, talks, max_new_tokens=5) == one_by_one(
+        model, tokenizer, talks, 5
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])

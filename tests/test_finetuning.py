@@ -40,7 +40,7 @@ def features(tokenizer):
 
 @pytest.fixture
 def train(tokenizer, features, tmp_path):
-    """finetune() with this file's defaults; the model is made anew for each call unless one is given."""
+    """finetune() with this file's defaults; makes a new model for each call unless given one."""
 
     def run(model=None, recipe=RECIPE, folder="run", data=features, **options):
         model = model or attach_adapters(make_model(), recipe)

@@ -143,7 +143,11 @@ def test_good_headlines_pass(headline):
         ("Teachers in Halvik vote:", "ends with ':'"),
         ('Teachers in "Halvik" vote on strike', "double quotes"),
         ("Teachers in “Halvik” vote on strike", "double quotes"),
-        ("teachers in Halvik vote on strike", "starts without a capital"),
+        (
+            "teachers in Halvik vote on strike",
+            "starts with neither a capital nor a number: teachers",
+        ),
+        ("<4 to 9 words, present tense>", "starts with neither a capital nor a number: <4"),
         ("Teachers in Halvik vote on Strike", "not a name in the story: Strike"),
         ("Teachers in Oslo vote on strike", "not a name in the story: Oslo"),
         ("Halvik sees Teachers vote on strike", None),  # a capital at the story's start may be one

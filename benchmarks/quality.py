@@ -1,0 +1,128 @@
+"""What fine-tuning is worth on the news task, over several seeds: lecture 07 without the lecture.
+
+    python benchmarks/quality.py --seeds 0 1 2
+
+Writes benchmarks/results/quality.json and quality.md: prompting and tuning on the whole test split,
+with 95% intervals, seconds, tokens/s, peak memory, versions and machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+from course_utils import evaluation, news, runtime, sft
+from course_utils.finetuning import Recipe, attach_adapters, finetune
+from course_utils.models import load_base
+from course_utils.units import format_bytes
+
+RESULTS = Path(__file__).parent / "results"
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
+
+
+def prompting(test: list[dict], shots: list[dict]) -> dict[str, dict]:
+    """Zero-shot and few-shot scores of the untrained NF4 model."""
+    model, tokenizer = load_base("smollm2-135m", quantization="nf4")
+    ways = {"zero-shot": (), f"{len(shots)}-shot": shots}
+    return {
+        name: measure(model, tokenizer, [news.messages(story, given) for story in test], test)
+        for name, given in ways.items()
+    }
+
+
+def tuning(data, test: list[dict], seed: int) -> dict:
+    """Train with one seed on a fresh model and measure; adds the run's own numbers."""
+    model, tokenizer = load_base("smollm2-135m", quantization="nf4")
+    recipe = Recipe(seed=seed)
+    model = attach_adapters(model, recipe)
+    train, validation = (
+        sft.encode_all([news.tuned_messages(story) for story in data[split]], tokenizer)
+        for split in ("train", "validation")
+    )
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        run = finetune(model, tokenizer, train, validation, recipe=recipe, output_dir=folder)
+    seconds = time.perf_counter() - begun
+    asked = [news.tuned_messages(story, answered=False) for story in test]
+    return measure(model, tokenizer, asked, test) | {
+        "training seconds": seconds,
+        "training tokens/s": sum(r["tokens"] for r in run.history) / seconds,
+        "validation loss": run.history[-1]["validation_loss"],
+        "losses": [r["loss"] for r in run.history],
+    }
+
+
+def measure(model, tokenizer, conversations, test) -> dict:
+    """Scores (mean, low, high) of each metric, and the seconds it took to answer."""
+    begun = time.perf_counter()
+    answers = evaluation.generate(model, tokenizer, conversations)
+    seconds = time.perf_counter() - begun
+    scores = evaluation.summary(evaluation.score(answers, test))
+    return {
+        "scores": {name: tuple(map(float, interval)) for name, interval in scores.items()},
+        "prompt tokens": evaluation.mean_prompt_tokens(conversations, tokenizer),
+        "answering seconds": seconds,
+    }
+
+
+def table(results: dict[str, dict]) -> str:
+    """The results as Markdown: a row a way of asking, a column a metric."""
+    labels = list(evaluation.METRICS.values())
+    lines = ["| | " + " | ".join(labels) + " | prompt tokens |", "|---" * (len(labels) + 2) + "|"]
+    for name, result in results.items():
+        cells = [str(evaluation.Interval(*result["scores"][m])) for m in evaluation.METRICS]
+        lines.append(f"| {name} | {' | '.join(cells)} | {result['prompt tokens']:.0f} |")
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    """This machine and the versions that matter, in one sentence."""
+    processor = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if os.name == "posix" else ():
+        if line.startswith("model name"):
+            processor = line.split(":")[1].strip()
+            break
+    installed = runtime.versions()
+    versions = ", ".join(f"{name} {installed[name]}" for name in LIBRARIES)
+    cores = runtime.usable_cores()
+    return f"{processor}, {cores:g} cores, compute dtype {runtime.compute_dtype()}; {versions}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    seeds = parser.parse_args().seeds
+    data = news.load_news()
+    test = list(data["test"])
+    results = prompting(test, news.shots())
+    results |= {f"tuned, seed {seed}": tuning(data, test, seed) for seed in seeds}
+    report = {
+        "date": date.today().isoformat(),
+        "machine": machine(),
+        "peak memory": runtime.peak_memory(),
+        "results": results,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "quality.json").write_text(json.dumps(report, indent=1) + "\n")
+    speeds = [r["training tokens/s"] for r in results.values() if "losses" in r]
+    text = f"""# Prompting against tuning on the news task
+
+{table(results)}
+
+{len(test)} test stories; cells are means with 95% intervals. Made by `python benchmarks/quality.py
+--seeds {" ".join(map(str, seeds))}` on {report["date"]}: {report["machine"]}.
+Training ran at {min(speeds):.0f} to {max(speeds):.0f} tokens/s; the process peaked at
+{format_bytes(report["peak memory"])}.
+"""
+    (RESULTS / "quality.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
