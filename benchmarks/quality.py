@@ -26,10 +26,18 @@ RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 
 
-def prompting(test: list[dict], shots: list[dict]) -> dict[str, dict]:
-    """Zero-shot and few-shot scores of the untrained NF4 model."""
+def prompting(test: list[dict]) -> dict[str, dict]:
+    """Scores of the untrained NF4 model: no worked example, lecture 07's four, three others, eight.
+
+    The shots are the shortest training story of each section named.
+    """
     model, tokenizer = load_base("smollm2-135m", quantization="nf4")
-    ways = {"zero-shot": (), f"{len(shots)}-shot": shots}
+    ways = {
+        "zero-shot": (),
+        "3-shot": news.shots(("health", "technology", "culture")),
+        "4-shot (lecture 07)": news.shots(),
+        "8-shot": news.shots(news.SECTIONS),
+    }
     return {
         name: measure(model, tokenizer, [news.messages(story, given) for story in test], test)
         for name, given in ways.items()
@@ -100,7 +108,7 @@ def main() -> None:
     seeds = parser.parse_args().seeds
     data = news.load_news()
     test = list(data["test"])
-    results = prompting(test, news.shots())
+    results = prompting(test)
     results |= {f"tuned, seed {seed}": tuning(data, test, seed) for seed in seeds}
     report = {
         "date": date.today().isoformat(),

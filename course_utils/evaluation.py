@@ -14,7 +14,6 @@ import html
 import json
 import math
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,8 +56,9 @@ def generate(
     tokenizer,
     conversations: Sequence[Sequence[Mapping[str, str]]],
     *,
-    max_new_tokens: int = 48,
+    max_new_tokens: int = 40,
     batch_size: int = 16,
+    batch_tokens: int = 6000,
     progress: bool = True,
 ) -> list[str]:
     """The model's answer to each conversation (chat messages, the user's last), in their order.
@@ -69,6 +69,9 @@ def generate(
 
         pad pad <user> story <assistant> | {"section": …
         <user> a longer story <assistant> | {"section": …
+
+    batch_size and batch_tokens bound a batch: the keys and values of its tokens, prompts and new
+    ones, are kept while it is answered (23 kB a token for SmolLM2-135M).
 
     What all prompts begin with (instruction, worked examples) is read once and its keys and values
     are reused: of an 8-shot prompt that is nine tenths.
@@ -94,8 +97,10 @@ def generate(
     ):
         shared = _shared_prefix(prompts)
         cache = _read(shared, model)
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        while order:
+            widest = len(prompts[order[0]]) + max_new_tokens
+            size = min(batch_size, max(1, batch_tokens // widest))
+            batch, order = order[:size], order[size:]
             own = [prompts[i][len(shared) :] for i in batch]
             new = _continue(shared, cache, own, model, tokenizer, max_new_tokens)
             for i, ids in zip(batch, new, strict=True):
@@ -122,20 +127,22 @@ def _shared_prefix(prompts: list[list[int]]) -> list[int]:
     return first[: next((n for n, (a, b) in enumerate(pairs) if a != b), limit)]
 
 
-def _read(prefix: list[int], model):
-    """Keys and values of a prefix, as a cache for `_continue`; None for an empty prefix."""
+def _read(prefix: list[int], model) -> dict[str, object]:
+    """Keys and values of a prefix, as the option of `generate` that takes them; none if empty."""
     import torch
 
     if not prefix:
-        return None
+        return {}
     device = model.get_input_embeddings().weight.device
     with torch.no_grad():
         ids = torch.tensor([prefix], device=device)
-        return model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+        out = model(input_ids=ids, use_cache=True, logits_to_keep=1)
+    name = "cache" if hasattr(out, "cache") else "past_key_values"  # its name before 5.24
+    return {name: getattr(out, name)}
 
 
 def _continue(
-    prefix: list[int], cache, own: list[list[int]], model, tokenizer, max_new_tokens: int
+    prefix: list[int], cache: dict, own: list[list[int]], model, tokenizer, max_new_tokens: int
 ) -> list[list[int]]:
     """New token ids after each prompt (prefix + its own part), up to and without the end token."""
     import torch
@@ -158,16 +165,15 @@ def _continue(
         eos_token_id=ends,
         pad_token_id=pad,
     )
-    past = copy.deepcopy(cache)
-    if past is not None:
-        past.batch_repeat_interleave(len(own))
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # 5.24 renames past_key_values to cache
+    past = copy.deepcopy(cache)  # generate appends to it
+    for keys_and_values in past.values():
+        keys_and_values.batch_repeat_interleave(len(own))
+    with torch.no_grad():
         out = model.generate(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             generation_config=config,
-            past_key_values=past,
+            **past,
         )
     return [_until_end(row, ends) for row in out[:, start + longest :].tolist()]
 

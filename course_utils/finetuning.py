@@ -60,12 +60,12 @@ class Recipe:
     alpha: int = 16
     dropout: float = 0.0
     targets: str | tuple[str, ...] = "all-linear"
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     warmup: float = 0.1
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    micro_batch_size: int = 4
-    accumulation: int = 2
+    micro_batch_size: int = 8
+    accumulation: int = 1
     epochs: int = 1
     max_steps: int | None = None
     gradient_checkpointing: bool = True
@@ -192,13 +192,14 @@ def answer_loss(model, batch: dict[str, Tensor]) -> Tensor:
 
     Position t predicts token t + 1, so the labels are shifted by one. Logits are computed only at
     positions whose next token carries loss: with 49,152 words, the logits of whole prompts would be
-    the largest tensor of the step.
+    the largest tensor of the step. Padding on the left does not count as a position.
     """
     targets = batch["labels"][:, 1:]  # (batch, length - 1)
     columns = (targets != IGNORE).any(dim=0).nonzero().squeeze(1)  # (kept,)
     logits = model(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
+        position_ids=(batch["attention_mask"].cumsum(dim=1) - 1).clamp(min=0),
         logits_to_keep=columns,
         use_cache=False,
     ).logits  # (batch, kept, vocabulary)

@@ -35,6 +35,7 @@ SECTIONS = (
     "weather",
 )
 SPLITS = ("train", "validation", "test")
+TUNED_INSTRUCTION = "Section and headline (4 to 9 words, present tense) of the story, as JSON."
 SHOT_SECTIONS = ("weather", "politics", "science", "sport")  # of the worked examples
 
 SHORTEST_HEADLINE, LONGEST_HEADLINE = 4, 9  # words
@@ -189,13 +190,13 @@ def messages(example: Mapping[str, str], shots: Sequence[Mapping[str, str]] = ()
     return [*turns, {"role": "user", "content": example["story"]}]
 
 
-def shots() -> list[dict[str, str]]:
-    """Worked examples for few-shot prompting: the shortest training story of four sections.
+def shots(sections: Sequence[str] = SHOT_SECTIONS) -> list[dict[str, str]]:
+    """Worked examples for few-shot prompting: the shortest training story of each section named.
 
-    Four did as well as eight when the prompts were chosen (DATASHEET.md), and cost half.
+    `benchmarks/quality.py` measures other choices beside these four.
     """
     train = load_news()["train"].to_list()
-    by_section = ([e for e in train if e["section"] == section] for section in SHOT_SECTIONS)
+    by_section = ([e for e in train if e["section"] == section] for section in sections)
     return [min(examples, key=lambda e: len(e["story"].split())) for examples in by_section]
 
 
@@ -203,10 +204,10 @@ def tuned_messages(example: Mapping[str, str], *, answered: bool = True) -> list
     """The short conversation that the model is tuned on, and asked with afterwards.
 
     answered: with the right answer as the assistant's message, for training; without it, to ask.
-    The rules are in the training examples, so the prompt need not repeat them: it costs less.
+    Most rules are in the training examples, so the prompt need not repeat them: it costs less.
     """
     asked = [
-        {"role": "system", "content": "Section and headline of the story, as JSON."},
+        {"role": "system", "content": TUNED_INSTRUCTION},
         {"role": "user", "content": example["story"]},
     ]
     return [*asked, {"role": "assistant", "content": answer(example)}] if answered else asked

@@ -117,7 +117,12 @@ def encode_all(
 def collate(
     features: Sequence[Features], pad_token_id: int, multiple: int = 1
 ) -> dict[str, Tensor]:
-    """Pad a batch on the right to its longest row, rounded up to a multiple.
+    """Pad a batch on the left to its longest row, rounded up to a multiple.
+
+        pad pad prompt prompt answer end
+        prompt prompt prompt answer answer end
+
+    The answers line up at the right edge, so a loss on answers needs the last few columns only.
 
     Returns input_ids, attention_mask and labels, each a (batch, width) int64 tensor. Padding is 0
     in the mask and -100 in the labels because of where it stands, whatever token it is.
@@ -133,10 +138,10 @@ def collate(
         "labels": torch.full(shape, IGNORE),
     }
     for row, feature in enumerate(features):
-        length = len(feature["input_ids"])
-        batch["input_ids"][row, :length] = torch.tensor(feature["input_ids"])
-        batch["attention_mask"][row, :length] = 1
-        batch["labels"][row, :length] = torch.tensor(feature["labels"])
+        start = shape[1] - len(feature["input_ids"])
+        batch["input_ids"][row, start:] = torch.tensor(feature["input_ids"])
+        batch["attention_mask"][row, start:] = 1
+        batch["labels"][row, start:] = torch.tensor(feature["labels"])
     return batch
 
 

@@ -96,8 +96,9 @@ def test_collation_masks_padding_by_position_and_leaves_the_end_learnable(tokeni
         == batch["attention_mask"].shape
         == (2, width)
     )
-    assert batch["labels"][0, length - 1] == tokenizer.eos_token_id
-    assert (batch["labels"][0, length:] == IGNORE).all()
+    assert (batch["labels"][:, -1] == tokenizer.eos_token_id).all()
+    assert (batch["labels"][0, : width - length] == IGNORE).all()
+    assert batch["attention_mask"][0].tolist() == [0] * (width - length) + [1] * length
     assert batch["attention_mask"].sum(dim=1).tolist() == [length, width]
     assert {t.dtype for t in batch.values()} == {torch.int64}
 
