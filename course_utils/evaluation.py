@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from course_utils import sft
+from course_utils import runtime, sft
 from course_utils.news import house_style_faults
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def generate(
             for i, ids in zip(batch, new, strict=True):
                 answers[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
             bar.update(len(batch))
+    runtime.release_memory()
     return answers
 
 

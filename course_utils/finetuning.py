@@ -493,6 +493,7 @@ def finetune(
         bar.close()
         accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
         accelerator.free_memory()
+        runtime.release_memory()
     run.adapters = checkpoints.weights
     return run
 

@@ -16,7 +16,6 @@ on a 4-bit grid already, and a comparison of quantization errors or perplexities
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import importlib.util
 import json
@@ -247,7 +246,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     options = {"gguf_file": gguf.name, "dtype": torch.bfloat16}
     if hasattr(transformers, "GgufConfig"):  # 5.24 keeps a GGUF packed unless told; older never do
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    with _quiet(), _no_bar(modeling_gguf_pytorch_utils):
+    with quiet(), _no_bar(modeling_gguf_pytorch_utils):
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         # The file says that SmolLM2 splits off each digit first; transformers passes over that.
@@ -256,7 +255,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     del model
-    gc.collect()
+    runtime.release_memory()
     # safetensors lets nobody but the owner read what it writes; a cache may be shared
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
 
@@ -310,7 +309,7 @@ def _hub_bars(shown: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence transformers' warnings and progress bars for a while, then put them back."""
     from transformers.utils.logging import (
         disable_progress_bar,
@@ -382,7 +381,7 @@ def load_base(
     if device.type == "cuda":
         options["device_map"] = {"": device}
     try:
-        with _quiet():
+        with quiet():
             model = AutoModelForCausalLM.from_pretrained(folder, **options)
             tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, SafetensorError) as error:

@@ -9,6 +9,8 @@ Sizes are in bytes; tables print GB (1e9 bytes).
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import html
 import importlib.metadata
 import os
@@ -167,6 +169,22 @@ def peak_memory(device: torch.device | str | None = None) -> int:
 
         return torch.cuda.max_memory_allocated(gpu)
     return process_peak(os.getpid())
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system: what Python, torch's CUDA cache or glibc's heap keeps.
+
+    glibc keeps freed tensors of up to 32 MB for reuse, and keys and values of many lengths leave
+    gaps: after answering 96 prompts that is 0.4 GB of a process that needs 0.7.
+    """
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)
 
 
 def _gpu(where: torch.device | str | None) -> torch.device | None:
