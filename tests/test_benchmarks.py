@@ -1,0 +1,44 @@
+"""What README and docs quote is what the benchmarks wrote, and it holds what the course claims."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import quality
+from course_utils.evaluation import Interval, beyond
+
+
+@pytest.fixture(scope="module")
+def report():
+    return json.loads(quality.JSON.read_text(encoding="utf-8"))
+
+
+def scores(result):
+    return {metric: Interval(*values) for metric, values in result["scores"].items()}
+
+
+def test_readme_and_page_quote_the_measured_table(report):
+    readme = quality.README.read_text(encoding="utf-8")
+    assert quality.quoted(readme, report) == readme
+    page = Path(quality.RESULTS / "quality.md").read_text(encoding="utf-8")
+    assert page == quality.page(report)
+
+
+def test_a_changed_number_would_be_noticed(report):
+    name = next(iter(report["results"]))
+    changed = json.loads(json.dumps(report))
+    changed["results"][name]["scores"]["valid_json"] = [0.5, 0.4, 0.6]
+    readme = quality.README.read_text(encoding="utf-8")
+    assert quality.quoted(readme, changed) != readme
+
+
+def test_every_seed_beats_every_prompt_beyond_chance(report):
+    tuned = [scores(r) for r in report["results"].values() if "losses" in r]
+    prompts = [scores(r) for r in report["results"].values() if "losses" not in r]
+    assert len(tuned) >= 3 and len(prompts) >= 3
+    for seed in tuned:
+        assert seed["valid_json"].mean >= 0.95
+        for prompt in prompts:
+            assert beyond(seed["section_right"], prompt["section_right"])
+            assert beyond(seed["house_style"], prompt["house_style"])
