@@ -448,10 +448,9 @@ def finetune(
     bar = tqdm(
         total=steps, initial=len(run.history), unit="step", disable=not accelerator.is_main_process
     )
-    resumed_at = len(run.history)
     try:
         wrapped.train()
-        for batches in _micro_batches(accelerator, loader, recipe, resumed_at, steps):
+        for batches in _micro_batches(accelerator, loader, recipe, len(run.history), steps):
             begun = time.perf_counter()
             learning_rate = schedule.get_last_lr()[0]
             # dropout depends on seed and step only: not on the past, nor on a validation
