@@ -38,6 +38,14 @@ def answer_ids(answer: str, tokenizer) -> list[int]:
     return tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
 
 
+def token_texts(ids: Iterable[int], tokenizer) -> list[str]:
+    """The text of each token, to look at: a space shows as ·, a line break as ↵.
+
+    A token that holds only some bytes of a character shows as �.
+    """
+    return [tokenizer.decode([i]).replace(" ", "·").replace("\n", "↵") for i in ids]
+
+
 def encode(
     messages: Sequence[Message],
     tokenizer,

@@ -326,3 +326,38 @@ def ignored(path):
     if status > 1:
         pytest.skip("this copy of the course is no git repository")
     return status == 0
+
+
+# --- the house -----------------------------------------------------------------------------------
+
+
+def course_imports(path):
+    """Modules of course_utils that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "course_utils":
+            yield from (alias.name for alias in node.names if alias.name != "__version__")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("course_utils."):
+            yield node.module.split(".")[1]
+
+
+def test_imports_run_one_way():
+    """Each module imports only from floors below its own, by the table of docs/contributing.md."""
+    text = (ROOT / "docs/contributing.md").read_text(encoding="utf-8")
+    table = re.findall(r"^  \| (\d) \| (.+) \|$", text, re.MULTILINE)
+    floor = {name: int(n) for n, names in table for name in re.findall(r"`(\w+)`", names)}
+    files = {path.stem: path for path in (ROOT / "course_utils").glob("*.py")}
+    assert files.keys() - {"__init__", "bootstrap"} == floor.keys()
+    wrong = [
+        f"{name} (floor {floor[name]}) imports {other} (floor {floor[other]})"
+        for name in floor
+        for other in course_imports(files[name])
+        if floor[other] >= floor[name]
+    ]
+    assert not wrong
+
+
+def test_memory_arithmetic_needs_no_torch():
+    code = "import sys; from course_utils.memory import estimate; estimate('llama-7b', 'qlora'); "
+    code += "print(sorted({'torch', 'numpy', 'transformers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from course_utils.sft import IGNORE, Collator, collate, collator, encode, encode_all
+from course_utils.sft import IGNORE, Collator, collate, collator, encode, encode_all, token_texts
 
 CHAT = [
     {"role": "system", "content": "Be brief."},
@@ -25,6 +25,12 @@ def test_ids_are_the_beginning_of_the_whole_rendered_template(tokenizer):
     ids = encode(CHAT, tokenizer)["input_ids"]
     assert ids == whole[: len(ids)]
     assert tokenizer.decode(whole[len(ids) :]) == "\n"  # only the template's line break follows
+
+
+def test_token_texts_show_spaces_and_line_breaks(tokenizer):
+    ids = [tokenizer.eos_token_id, *tokenizer("a b\nc")["input_ids"]]
+    assert token_texts(ids, tokenizer) == ["<|im_end|>", "a", "·", "b", "↵", "c"]
+    assert token_texts([], tokenizer) == []
 
 
 def test_only_the_last_answer_of_several_turns_is_learned(tokenizer):

@@ -1,0 +1,255 @@
+"""Activations, tensor by tensor: what a forward pass saves, and what its backward pass adds.
+
+One layer of the Llama family, and under it what autograd saves for the backward pass:
+
+    x ── norm ──┬─ q ─ rotary ─┐                     x ── norm ──┬─ gate ─ SiLU ─┐
+    │           ├─ k ─ rotary ─┼─ attention ─ o ─ +  │           │               × ─ down ─ +
+    │           └─ v ──────────┘                     │           └─ up ──────────┘
+    x, 1/rms    input of A     q, k, v, result       x, 1/rms    gate, SiLU, up    input of A
+    └────────────── attention half ──────────────┘   └─────────────── MLP half ──────────────┘
+
+Formulas follow the code of transformers 5, peft, bitsandbytes and PyTorch 2; the tests compare them
+with the bytes that these save. Method: Korthikanti et al. 2022 (arXiv 2205.05198).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from course_utils.settings import DTYPE_BYTES, RECIPES, Line, Settings
+from course_utils.shapes import ModelShape
+
+
+def saved_lines(shape: ModelShape, run: Settings) -> Iterator[Line]:
+    """Every tensor saved for the backward pass of one micro-batch, with its bytes."""
+    t, h = run.tokens, shape.hidden
+    if run.gradient_checkpointing:
+        size = shape.layers * t * h * run.stream_bytes
+        formula = f"{shape.layers} layers × {t} tokens × {h} × {run.stream_bytes}"
+        yield _line("inputs of layers", size, formula, "Chen et al. 2016, arXiv 1604.06174")
+        if shape.family == "gpt2" and run.attention == "eager":
+            size = causal_mask(run)
+            yield _line("causal mask", size, "an input of GPT-2's layers, one for all")
+    else:
+        yield from _saved_by_layers(shape, run)
+    yield from _norm(shape, run, "last norm")
+    if run.trains_weights:
+        width = 2 if run.autocast else run.stream_bytes
+        yield _line("input of the head", t * h * width, f"{t} × {h} × {width}")
+        yield _line("token numbers", 8 * t, f"{t} × 8", "backward of the embedding")
+    yield _line("softmax of logits", 4 * t * shape.vocab, f"{t} tokens × {shape.vocab} words × 4")
+    yield _line("labels", 8 * t, f"{t} × 8")
+    if run.autocast:
+        cast = shape.vocab * h
+        cast += 0 if run.gradient_checkpointing else shape.linear_parameters
+        yield _line("16-bit copies of weights", 2 * cast, f"{cast:,} × 2", "torch.autocast's cache")
+
+
+def causal_mask(run: Settings) -> int:
+    """Bytes of the mask that eager attention adds: batch × 1 × tokens × tokens."""
+    return run.tokens * run.sequence_length * run.stream_bytes
+
+
+def _line(what: str, size: int, formula: str, source: str = "") -> Line:
+    return Line("activations", what, size, formula, source)
+
+
+def _sum(lines: Iterator[Line]) -> int:
+    return sum(line.size for line in lines)
+
+
+def _saved_by_layers(shape: ModelShape, run: Settings) -> Iterator[Line]:
+    for line in (*_attention_half(shape, run), *_mlp_half(shape, run)):
+        formula = f"{shape.layers} layers × {line.formula}"
+        yield replace(line, size=shape.layers * line.size, formula=formula)
+    if not run.trains_weights:  # what comes before the first adapter needs no gradient
+        unsaved = _sum(_norm(shape, run, ""))
+        if not _adapted(shape, run, "first norm"):
+            unsaved += _sum(_attention(shape, run))
+        yield _line("less: before the first adapter", -unsaved, "one layer's share")
+    if not shape.positions:
+        size = 2 * run.sequence_length * shape.head_dim * run.stream_bytes
+        yield _line("cos and sin", size, f"2 × {run.sequence_length} tokens × {shape.head_dim}")
+
+
+# --- what one layer saves -------------------------------------------------------------------------
+
+
+def _attention_half(shape: ModelShape, run: Settings) -> Iterator[Line]:
+    yield from _norm(shape, run, "first norm")
+    yield from _inputs(shape, run, "first norm")
+    if shape.qk_norm:
+        yield from _qk_norm(shape, run)
+    yield from _attention(shape, run)
+    yield from _inputs(shape, run, "attention")
+
+
+def _mlp_half(shape: ModelShape, run: Settings) -> Iterator[Line]:
+    yield from _norm(shape, run, "second norm")
+    yield from _inputs(shape, run, "second norm")
+    times, what = _activation(shape)
+    t, wide, v = run.tokens, shape.intermediate, run.value_bytes
+    yield _line(what, times * t * wide * v, f"{times} × {t} × {wide} × {v}")
+    yield from _inputs(shape, run, "MLP")
+
+
+def _activation(shape: ModelShape) -> tuple[int, str]:
+    """How many tensors of the MLP's width its activation function saves, and which."""
+    if shape.gated:
+        return 3, "gate, SiLU(gate) and up"
+    return (4, "GELU in four steps") if shape.family == "gpt2" else (1, "input of GELU")
+
+
+def _norm(shape: ModelShape, run: Settings, what: str) -> Iterator[Line]:
+    """LayerNorm saves its input. RMSNorm saves a float32 copy, and the result if it is trained."""
+    t, h, stream = run.tokens, shape.hidden, run.stream_bytes
+    if shape.norm == "layer":
+        two = 4 if stream == 2 and run.device == "cpu" else 8  # kept in 16 bits there
+        yield _line(what, t * (h * stream + two), f"{t} × ({h} × {stream} + mean and deviation)")
+        return
+    each = 4 + (stream if run.trains_weights else 0)
+    yield _line(what, t * (h * each + 4), f"{t} × ({h} × {each} + 1/rms)")
+
+
+def _qk_norm(shape: ModelShape, run: Settings) -> Iterator[Line]:
+    heads, each = shape.heads + shape.kv_heads, 4 + (run.value_bytes if run.trains_weights else 0)
+    size = run.tokens * heads * (shape.head_dim * each + 4)
+    formula = f"{run.tokens} × {heads} heads × ({shape.head_dim} × {each} + 1/rms)"
+    yield _line("norms of queries and keys", size, formula)
+
+
+def _attention(shape: ModelShape, run: Settings) -> Iterator[Line]:
+    t, v = run.tokens, run.value_bytes
+    query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    if run.attention == "sdpa":
+        formula = f"{t} × (2 × {query} + 2 × {key}) × {v}"
+        yield _line("queries, keys, values, result", 2 * t * (query + key) * v, formula)
+        yield _line("log-sum-exp", 4 * t * shape.heads, f"4 × {t} × {shape.heads} heads")
+        return
+    yield _line("queries, keys, values", 3 * t * query * v, f"3 × {t} × {query} × {v}")
+    narrow = shape.family == "gpt2" and not run.autocast  # its softmax stays in 16 bits
+    each = v if v == 4 or narrow else 4 + v  # in float32, and a 16-bit copy
+    formula = f"{t} × {run.sequence_length} × {shape.heads} heads × {each}"
+    yield _line("attention scores", _scores(shape, run) * each, formula)
+
+
+def _scores(shape: ModelShape, run: Settings) -> int:
+    return run.tokens * run.sequence_length * shape.heads
+
+
+def _readers(shape: ModelShape, source: str) -> tuple[str, ...]:
+    """The linear layers that read this tensor: q, k and v all read the first norm."""
+    names = tuple(shape.linear_layers())
+    first = 1 if shape.family == "gpt2" else 3
+    return {
+        "first norm": names[:first],
+        "attention": names[first : first + 1],
+        "second norm": names[first + 1 : -1],
+        "MLP": names[-1:],
+    }[source]
+
+
+def _adapted(shape: ModelShape, run: Settings, source: str) -> list[int]:
+    """Widths of the inputs of those readers that have an adapter."""
+    targets = {} if run.trains_weights else shape.target_layers(run.targets)
+    return [targets[name][0] for name in _readers(shape, source) if name in targets]
+
+
+def _inputs(shape: ModelShape, run: Settings, source: str) -> Iterator[Line]:
+    """Inputs of linear layers, for the gradients of their weights, or of the adapters' A and B."""
+    if run.trains_weights:
+        yield from _weight_inputs(shape, run, source)
+        return
+    adapted = _adapted(shape, run, source)
+    if not adapted:
+        return
+    t, widths = run.tokens, adapted  # A reads a float32 copy of its own …
+    if run.value_bytes == 4:  # … or what is float32 already, which sdpa has saved
+        widths = [] if (source, run.attention) == ("attention", "sdpa") else adapted[:1]
+    yield _line(f"inputs of A from {source}", 4 * t * sum(widths), f"4 × {t} × {sum(widths)}")
+    formula = f"4 × {t} × rank {run.rank} × {len(adapted)}"
+    yield _line("inputs of B", 4 * t * run.rank * len(adapted), formula)
+
+
+def _weight_inputs(shape: ModelShape, run: Settings, source: str) -> Iterator[Line]:
+    t, names = run.tokens, _readers(shape, source)
+    if source == "attention" and run.attention == "sdpa":
+        return  # saved with queries, keys and values
+    width, each, copies = shape.linear_layers()[names[0]][0], run.value_bytes, 1
+    if source.endswith("norm"):  # under autocast each reader casts it anew
+        each, copies = (2, len(names)) if run.autocast else (run.stream_bytes, 1)
+    formula = f"{copies} × {t} × {width} × {each}"
+    yield _line(f"input from {source}", copies * t * width * each, formula)
+
+
+# --- the backward pass of one layer ---------------------------------------------------------------
+
+
+def layer_backward(shape: ModelShape, run: Settings) -> int:
+    """Bytes of one layer at the widest point of its backward pass: what it saved, and gradients.
+
+    With checkpointing the layer is first recomputed; its stored input is not counted here.
+    """
+    widest = max(_mlp_backward(shape, run), _attention_backward(shape, run))
+    if run.gradient_checkpointing:
+        widest = max(widest, _mlp_forward(shape, run))
+    if run.gradient_checkpointing and run.stream_bytes == 4 and shape.norm == "rms":
+        widest -= 4 * run.tokens * shape.hidden  # the first norm saves the stored input itself
+    return widest + run.tokens * shape.hidden * run.stream_bytes  # the residual's gradient
+
+
+def layer_saved(shape: ModelShape, run: Settings) -> int:
+    """Bytes that one layer saves for its backward pass."""
+    return _sum(_attention_half(shape, run)) + _sum(_mlp_half(shape, run))
+
+
+def _mlp_forward(shape: ModelShape, run: Settings) -> int:
+    """In the recomputation, when the last A and B before the MLP's product have been multiplied."""
+    saved = layer_saved(shape, run) - _sum(_inputs(shape, run, "MLP"))
+    wide = shape.intermediate if _adapted(shape, run, "second norm") else 0
+    adapters = 2 * 4 * run.tokens * wide  # B's result, and the same scaled
+    held = 0 if run.stream_bytes == 4 else 2 * 2 * run.tokens * shape.hidden
+    return saved + adapters + held  # residual and norm, of which autograd saves a float32 copy
+
+
+def _mlp_backward(shape: ModelShape, run: Settings) -> int:
+    """The MLP's turn comes first: all that the layer saved is there."""
+    t, h, wide, v = run.tokens, shape.hidden, shape.intermediate, run.value_bytes
+    alive = layer_saved(shape, run) - _sum(_inputs(shape, run, "MLP"))
+    inner = 3 if shape.gated or shape.family == "gpt2" else 2  # of a product and its two factors
+    gradients = inner * t * wide * v
+    if run.trains_weights:
+        gradients += h * wide * RECIPES[run.recipe].gradient  # of the last matrix
+        alive += _recast(run, shape.linear_parameters // shape.layers - h * wide)
+    if run.method != "qlora":
+        return alive + gradients
+    # the weight is dequantized for the gradient of its input, which joins the adapter's
+    narrow = DTYPE_BYTES[run.compute_dtype] * (h * wide + t * wide + (t * h if v == 4 else 0))
+    return alive + max(gradients, narrow + (t * wide * v if _adapted(shape, run, "MLP") else 0))
+
+
+def _attention_backward(shape: ModelShape, run: Settings) -> int:
+    """Attention's turn: the MLP half is gone."""
+    t, v = run.tokens, run.value_bytes
+    query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    alive = _sum(_attention_half(shape, run))
+    if run.trains_weights:
+        sizes = [i * o for i, o in shape.linear_layers().values()]
+        first = len(_readers(shape, "first norm"))  # queries, keys and values are yet to come
+        alive += sum(sizes[first:]) * RECIPES[run.recipe].gradient + _recast(
+            run, sum(sizes[:first])
+        )
+    if run.attention == "sdpa":
+        return alive + 2 * t * (query + key) * v  # gradients of queries, keys, values and result
+    alive -= _sum(_inputs(shape, run, "attention"))  # the output projection is done, and of the
+    alive -= _scores(shape, run) * v if v == 2 else 0  # scores the 16-bit copy; v has made room
+    fused = run.device == "cuda" and run.compute_dtype == "float16"  # for its gradient. CUDA's
+    gradients = 4 + (2 if v == 2 and fused else 4)  # softmax takes float16 in and out, and its
+    product = 4 if run.device == "cuda" else 0  # backward makes gradient × softmax
+    return alive + _scores(shape, run) * (gradients + product)
+
+
+def _recast(run: Settings, weights: int) -> int:
+    """Bytes of 16-bit copies that autocast makes of these weights in a recomputation."""
+    return 2 * weights if run.autocast and run.gradient_checkpointing else 0

@@ -1,0 +1,121 @@
+"""The bytes that PyTorch's caching allocator counts on a GPU, block by block.
+
+`torch.cuda.max_memory_allocated` adds up blocks, not tensors. A block is a tensor's size rounded up
+to 512 B, and more where the rest of a cached block is too small to be worth splitting off:
+
+    a cached block of 8 MiB   |· 5.5 MiB asked for ·|· 2 MiB asked for ·|½|
+                                                     the last ½ MiB is not split: it counts as used
+
+This module plays that game with numbers only, so that arithmetic can tell what a GPU would report.
+The rules and constants are those of c10/cuda/CUDACachingAllocator.cpp in PyTorch 2.x, with its
+default settings.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from dataclasses import dataclass, field
+
+from course_utils.units import MiB
+
+ROUND = 512  # every size is a multiple of this (kMinBlockSize)
+SMALL = MiB  # up to here a tensor lives among the small ones (kSmallSize)
+SMALL_SEGMENT, LARGE_SEGMENT = 2 * MiB, 20 * MiB  # asked of the driver (kSmallBuffer, kLargeBuffer)
+OWN_SEGMENT = 10 * MiB  # from here on a segment of its own (kMinLargeAlloc) …
+OWN_ROUND = 2 * MiB  # … in multiples of this (kRoundLarge)
+
+
+def rounded(size: int) -> int:
+    """Bytes of a block for `size` bytes: the next multiple of 512."""
+    return max(ROUND, -(-size // ROUND) * ROUND)
+
+
+def fresh_block(size: int) -> int:
+    """Bytes that a tensor counts for if no cached block fits it, so that the driver is asked.
+
+    >>> fresh_block(125 * MiB) == 126 * MiB  # a rest of 1 MiB is not split off
+    True
+    """
+    size = rounded(size)
+    segment = _segment(size)
+    return size if segment - size > _least_rest(size) else segment
+
+
+def _segment(size: int) -> int:
+    if size <= SMALL:
+        return SMALL_SEGMENT
+    return LARGE_SEGMENT if size < OWN_SEGMENT else -(-size // OWN_ROUND) * OWN_ROUND
+
+
+def _least_rest(size: int) -> int:
+    """A rest of at most this many bytes stays with the block."""
+    return ROUND - 1 if size <= SMALL else SMALL
+
+
+@dataclass(eq=False)
+class Block:
+    """A stretch of a segment. size: its bytes; asked: what its tensor needs."""
+
+    segment: int
+    start: int
+    size: int
+    asked: int = 0
+    free: bool = True
+    before: Block | None = None
+    after: Block | None = None
+
+
+@dataclass
+class CachingAllocator:
+    """PyTorch's best-fit allocator on paper. allocated: bytes of blocks; requested: of tensors."""
+
+    allocated: int = 0
+    requested: int = 0
+    segments: int = 0
+    _cached: dict[bool, list[Block]] = field(default_factory=lambda: {True: [], False: []})
+
+    def allocate(self, size: int) -> Block:
+        """A block for `size` bytes: the smallest cached one that holds them, else a new segment."""
+        size = rounded(size)
+        cached = self._cached[size <= SMALL]
+        at = bisect_left(cached, size, key=lambda block: block.size)
+        block = cached.pop(at) if at < len(cached) else self._new_segment(size)
+        if block.size - size > _least_rest(size):
+            self._split(block, size, cached)
+        block.free, block.asked = False, size
+        self.allocated += block.size
+        self.requested += size
+        return block
+
+    def release(self, block: Block) -> None:
+        """Put a block back among the cached ones, joined with free neighbours of its segment."""
+        self.allocated -= block.size
+        self.requested -= block.asked
+        cached = self._cached[block.asked <= SMALL]
+        for other in (block.before, block.after):
+            if other is not None and other.free:
+                cached.remove(other)
+                first, second = (other, block) if other is block.before else (block, other)
+                first.size += second.size
+                first.after = second.after
+                if second.after is not None:
+                    second.after.before = first
+                block = first
+        block.free = True
+        insort(cached, block, key=_order)
+
+    def _new_segment(self, size: int) -> Block:
+        self.segments += 1
+        return Block(self.segments, 0, _segment(size))
+
+    def _split(self, block: Block, size: int, cached: list[Block]) -> None:
+        rest = Block(block.segment, block.start + size, block.size - size)
+        rest.before, rest.after = block, block.after
+        if block.after is not None:
+            block.after.before = rest
+        block.size, block.after = size, rest
+        insort(cached, rest, key=_order)
+
+
+def _order(block: Block) -> tuple[int, int, int]:
+    return block.size, block.segment, block.start

@@ -1,0 +1,599 @@
+"""How many bytes fine-tuning takes, part by part, before anything is loaded. Pure arithmetic.
+
+    weights       the model as it lies in memory: 32, 16 or 4 bits a parameter, constants included
+    adapters      LoRA's A and B
+    gradients     one for each trainable parameter
+    optimizer     Adam's two moments, and the float32 master copy where there is one
+    activations   the tensors that autograd saves for the backward pass
+    transient     what else lives at the moment of the peak
+    ───────────
+    total         what torch.cuda.max_memory_allocated reports
+
+A training step has three moments at which the peak can lie. `estimate` adds up what is alive at
+each of them and takes the largest:
+
+    the loss            logits, their softmax and two gradients of them: wide vocabularies
+    a layer's backward  one layer's recomputed activations and their gradients: long sequences
+    the update          all gradients beside the optimizer states: full fine-tuning
+
+Every byte below is derived from the code that allocates it (transformers' model classes, peft's
+LoRA layers, bitsandbytes' 4-bit layers, PyTorch's kernels and its caching allocator), and compared
+in the tests with bytes measured on a CPU and on a Tesla T4.
+
+Sources: ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054); LoRA (Hu et al. 2021, arXiv 2106.09685);
+QLoRA (Dettmers et al. 2023, arXiv 2305.14314); selective recomputation (Korthikanti et al. 2022,
+arXiv 2205.05198); checkpointing (Chen et al. 2016, arXiv 1604.06174).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from course_utils.activations import causal_mask, layer_backward, layer_saved, saved_lines
+from course_utils.allocator import CachingAllocator, fresh_block
+from course_utils.settings import BLOCK_SIZES, DTYPE_BYTES, OPTIMIZERS, RECIPES, Line, Settings
+from course_utils.shapes import PRESETS, ModelShape, count_lora_parameters, positive
+from course_utils.units import GiB, format_bytes
+
+__all__ = [
+    "GPUS",
+    "OPTIMIZERS",
+    "PRESETS",
+    "RECIPES",
+    "Estimate",
+    "ModelShape",
+    "Settings",
+    "count_lora_parameters",
+    "estimate",
+    "kv_cache_bytes",
+    "largest",
+    "nf4_bytes",
+    "usable_bytes",
+]
+
+PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "transient")
+LOGITS, REST = "logits and loss", "CUDA and the rest"
+GROUPS = (*PARTS[:-1], LOGITS, "a layer at work", REST)  # of what is alive at the peak
+SMALLEST_8BIT = 4096  # smaller tensors keep float32 states (bitsandbytes: min_8bit_size)
+SMALLEST_PAGED = 100_000  # smaller tensors never page (bitsandbytes: get_state_buffer)
+CUBLAS_WORKSPACE = 2 * 4096 * 1024 + 8 * 16 * 1024  # B; PyTorch's default below Hopper
+
+# Bytes of a card as PyTorch states them in its out-of-memory errors, which is less than the number
+# on the box; where drivers differ, by up to 0.2 GiB, the least.
+GPUS = {
+    "T4": int(14.56 * GiB),
+    "RTX 4090": int(23.64 * GiB),
+    "A100-40": int(39.39 * GiB),
+    "A100-80": int(79.15 * GiB),
+    "H100": int(79.10 * GiB),
+}
+RESERVE = GiB // 2  # B of a card that the CUDA context and the driver take, about
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A breakdown in bytes (B) whose six parts add up to `total`.
+
+    transient: what lives at the peak beside the other parts, less what of them does not: the
+        gradients are not there yet when the loss is computed, and the activations are gone when
+        weights are updated. It can be negative, in full fine-tuning.
+    peak: the moment of the peak. at_peak: what is alive then, in bytes; adds up to `total` too.
+    paged: optimizer states, in B, that a paged optimizer lets move to CPU memory. They are counted
+        in `optimizer`, though `torch.cuda` doesn't see them.
+    lines: every term, with its formula and source. For several GPUs: bytes on each of them.
+    """
+
+    shape: ModelShape
+    settings: Settings
+    weights: int
+    adapters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    transient: int
+    peak: str
+    at_peak: Mapping[str, int]
+    paged: int = 0
+    lines: tuple[Line, ...] = field(default=(), repr=False)
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Part → bytes, in the order of the class."""
+        return {part: getattr(self, part) for part in PARTS}
+
+    @property
+    def total(self) -> int:
+        """Bytes at the peak: the sum of the parts."""
+        return sum(self.parts.values())
+
+    @property
+    def groups(self) -> dict[str, int]:
+        """`at_peak` in the few groups of `GROUPS`, zeros included: name → bytes, for a picture."""
+        sizes = dict.fromkeys(GROUPS, 0)
+        for what, size in self.at_peak.items():
+            sizes[LOGITS if "logits" in what else what if what in GROUPS else REST] += size
+        return sizes
+
+    def table(self) -> str:
+        """What is alive at the peak as plain text: each group in GB and GiB, and the total."""
+        rows = [(name, size) for name, size in self.groups.items() if size]
+        lines = [
+            f"{name:20}{format_bytes(size):>12}{format_bytes(size, binary=True):>14}"
+            for name, size in (*rows, ("total", self.total))
+        ]
+        return "\n".join([f"{self.shape.name}, {self.settings.method}: at {self.peak}", *lines])
+
+    def fits(self, gpu: str | int) -> bool:
+        """Whether the peak fits a GPU by name (of `GPUS`) or by its bytes, CUDA's own included."""
+        return self.total <= usable_bytes(gpu)
+
+    def __str__(self) -> str:
+        rows = [*self.parts.items(), ("total", self.total)]
+        head = f"{self.shape.name}, {self.settings.method}: peak at {self.peak}"
+        body = [
+            f"{name:12}{size:>19,} B{format_bytes(size):>12}{format_bytes(size, binary=True):>13}"
+            for name, size in rows
+        ]
+        return "\n".join([head, *body])
+
+    def explain(self) -> str:
+        """Every line of the arithmetic as plain text: bytes, formula, source."""
+        text = []
+        for part in PARTS:
+            text.append(f"{part}: {format_bytes(getattr(self, part))}")
+            for line in (line for line in self.lines if line.part == part):
+                source = f"  [{line.source}]" if line.source else ""
+                text.append(f"  {line.size:>18,} B  {line.what} = {line.formula}{source}")
+        text.append(f"total: {self.total:,} B = {format_bytes(self.total)}, at {self.peak}")
+        return "\n".join(text)
+
+
+def usable_bytes(gpu: str | int) -> int:
+    """Bytes of a GPU left for tensors: what PyTorch reports less what CUDA takes for itself.
+
+    gpu: a name of `GPUS`, or the card's bytes. Raises ValueError for an unknown name.
+    """
+    if isinstance(gpu, str) and gpu not in GPUS:
+        raise ValueError(f"unknown GPU {gpu!r}; choose one of {', '.join(GPUS)}, or give its bytes")
+    return (GPUS[gpu] if isinstance(gpu, str) else gpu) - RESERVE
+
+
+# --- the public sum -------------------------------------------------------------------------------
+
+
+def estimate(
+    model: ModelShape | str | Path | Mapping[str, Any], method: str = "full", **options: Any
+) -> Estimate:
+    """Bytes of one training step at its peak, on each GPU.
+
+    model: a `ModelShape`, the name of a preset, or a Hugging Face config (dict, path, hub name).
+    method: "full" (every weight is trained), "lora" (adapters on a 16-bit base) or "qlora" (on a
+        base in NF4).
+    batch_size, sequence_length: of one micro-batch. accumulation: micro-batches an update; from 2
+        on, gradients are there all the time.
+    rank, targets: of the adapters; targets is "all-linear" or names of layers.
+    compute_dtype: "float16", "bfloat16" or "float32": what the base of lora and qlora computes in.
+    recipe: a name of `RECIPES`, for the trainable parameters; the default is "mixed" for full and
+        "fp32" for adapters.
+    optimizer: a name of `OPTIMIZERS`.
+    attention: "sdpa" (memory-efficient kernels) or "eager" (all scores are stored).
+    gradient_checkpointing: store each layer's input only, and recompute the rest.
+    block_size, double_quant: of NF4. unquantized: linear layers that stay in 16 bits.
+    upcast: peft's `prepare_model_for_kbit_training` turns embedding, head and norms into float32,
+        and with them the residual stream; False leaves them in 16 bits.
+    gpus, sharding: None (each GPU holds all), "zero1", "zero2", "zero3" or "fsdp" (ZeRO, section 5;
+        "fsdp" shards what "zero3" does).
+    device: "cuda" adds what PyTorch allocates there besides tensors; "cpu" leaves it out.
+
+    Dropout is taken to be off. For a bare number of parameters activations are not known, and
+    adapters neither: `total` is then weights, gradients and optimizer states.
+    Raises ValueError for options that are unknown, or can't be right.
+    """
+    shape = _as_shape(model)
+    options.setdefault("recipe", "mixed" if method == "full" else "fp32")
+    for name in ("targets", "unquantized"):
+        if name in options and not isinstance(options[name], str):
+            options[name] = tuple(options[name])
+    try:
+        settings = Settings(method=method, **options)
+    except TypeError as error:
+        allowed = ", ".join(Settings.__dataclass_fields__)
+        raise ValueError(f"{str(error).split(') ')[-1]}; options are {allowed}") from None
+    return _estimate(shape, settings)
+
+
+def _as_shape(model: ModelShape | str | Path | Mapping[str, Any]) -> ModelShape:
+    if isinstance(model, ModelShape):
+        return model
+    if isinstance(model, str) and (model.lower() in PRESETS or model.lower() == "7b"):
+        return ModelShape.preset(model)
+    return ModelShape.from_config(model)
+
+
+@lru_cache(maxsize=4096)
+def _estimate(shape: ModelShape, run: Settings) -> Estimate:
+    lines = [*_weights(shape, run), *_trainable(shape, run)]
+    lines += saved_lines(shape, run) if shape.known else []
+    size = {part: sum(x.size for x in lines if x.part == part) for part in PARTS}
+    moments = _moments(shape, run, size)
+    peak = max(moments, key=lambda name: moments[name].total)
+    moment = moments[peak]
+    absent = [
+        Line("transient", f"less {part}", there - size[part], f"not all alive at {peak}")
+        for part, there in moment.parts.items()
+        if there != size[part]
+    ]
+    transient = [*moment.others, *absent]
+    at_peak = moment.parts | {line.what: line.size for line in moment.others}
+    return Estimate(
+        shape=shape,
+        settings=run,
+        **size | {"transient": sum(line.size for line in transient)},
+        peak=peak,
+        at_peak=MappingProxyType({what: size for what, size in at_peak.items() if size}),
+        paged=_paged(shape, run),
+        lines=(*lines, *transient),
+    )
+
+
+# --- weights, gradients, optimizer ----------------------------------------------------------------
+
+
+def nf4_bytes(parameters: int, block_size: int = 64, double_quant: bool = True) -> dict[str, int]:
+    """Bytes that bitsandbytes stores for one NF4 tensor: codes, constants, code books.
+
+    Without double quantization a block has one float32 constant. With it the constants are 8 bits,
+    in blocks of 256 that have a float32 constant each, and there are a second code book of 256
+    float32 values and an offset (QLoRA, section 3).
+    """
+    positive("parameters", parameters)
+    if block_size not in BLOCK_SIZES:
+        raise ValueError(f"block_size must be one of {BLOCK_SIZES}, got {block_size!r}")
+    blocks = math.ceil(parameters / block_size)
+    constants = blocks + 4 * math.ceil(blocks / 256) if double_quant else 4 * blocks
+    books = 16 * 4 + (256 * 4 + 4 if double_quant else 0)
+    return {"codes": math.ceil(parameters / 2), "constants": constants, "code books": books}
+
+
+def _quantized(shape: ModelShape, run: Settings) -> list[int]:
+    """Sizes of the matrices of one layer that are stored in NF4."""
+    layers = shape.linear_layers()
+    kept = shape.target_layers(run.unquantized) if run.unquantized else {}
+    return [i * o for name, (i, o) in layers.items() if name not in kept]
+
+
+def _weights(shape: ModelShape, run: Settings) -> Iterator[Line]:
+    if run.method == "qlora":
+        lines = list(_nf4_weights(shape, run))
+    else:
+        size, formula = (
+            shape.parameters * run.base_bytes,
+            f"{shape.parameters:,} × {run.base_bytes}",
+        )
+        source = RECIPES[run.recipe].source if run.trains_weights else "the base, frozen"
+        lines = [Line("weights", "parameters", size, formula, source)]
+    yield from _shared(lines, run, ("zero3", "fsdp"))
+    if shape.known and not shape.positions:
+        yield Line("weights", "rotary tables", 4 * shape.head_dim, "2 × ½ head width × 4")
+
+
+def _nf4_weights(shape: ModelShape, run: Settings) -> Iterator[Line]:
+    if not shape.known:
+        shape.target_layers("all-linear")  # says why a bare count is not enough
+    matrices = _quantized(shape, run)
+    parts = [nf4_bytes(n, run.block_size, run.double_quant) for n in matrices]
+    how = "8 bits, twice" if run.double_quant else "float32"
+    for name, formula in (
+        ("codes", "½ B a quantized weight"),
+        ("constants", f"one a block of {run.block_size}, {how}"),
+        ("code books", f"{len(parts) * shape.layers} matrices × tables of bitsandbytes"),
+    ):
+        size = shape.layers * sum(part[name] for part in parts)
+        yield Line("weights", f"NF4 {name}", size, formula, "QLoRA, section 3")
+    biases = shape.layers * shape.bias_parameters
+    rest = shape.parameters - shape.layers * sum(matrices) - biases
+    why = "float32 by peft's upcast" if run.upcast else "16 bits"
+    formula = f"{rest:,} × {run.base_bytes}"
+    yield Line("weights", "not quantized", rest * run.base_bytes, formula, why)
+    if biases:  # the first forward pass turns them into the compute dtype
+        narrow = DTYPE_BYTES[run.compute_dtype]
+        yield Line("weights", "biases", biases * narrow, f"{biases:,} × {narrow}", "bitsandbytes")
+
+
+def _shared(lines: list[Line], run: Settings, stages: tuple[str, ...]) -> Iterator[Line]:
+    """The lines on one GPU: a share of each from these stages of ZeRO on, rounded up."""
+    if run.sharding not in stages or run.gpus == 1:
+        yield from lines
+        return
+    for line in lines:
+        formula = f"({line.formula}) / {run.gpus} GPUs"
+        yield replace(line, size=math.ceil(line.size / run.gpus), formula=formula)
+
+
+def _tensors(shape: ModelShape, run: Settings) -> list[tuple[int, int]]:
+    """Trainable tensors as (numbers in one, how many of that size), for optimizer states."""
+    if not run.trains_weights:
+        layers = shape.target_layers(run.targets).values()
+        pairs = [(run.rank * i, run.rank * o) for i, o in layers]
+        return [(n, shape.layers) for pair in pairs for n in pair]
+    if not shape.known:
+        return [(shape.parameters, 1)]
+    linear = [(i * o, shape.layers) for i, o in shape.linear_layers().values()]
+    biases = [(o, shape.layers) for n, (_, o) in shape.linear_layers().items() if n in shape.biases]
+    per_norm = 2 if shape.norm == "layer" else 1
+    norms = [(shape.hidden, per_norm * (2 * shape.layers + 1))]
+    norms += [(shape.head_dim, 2 * shape.layers)] if shape.qk_norm else []
+    tables = [(shape.vocab * shape.hidden, 1 if shape.tied else 2)]
+    tables += [(shape.positions * shape.hidden, 1)] if shape.positions else []
+    return linear + biases + norms + tables
+
+
+def _trainable(shape: ModelShape, run: Settings) -> Iterator[Line]:
+    recipe = RECIPES[run.recipe]
+    tensors = _tensors(shape, run)
+    count = sum(n * times for n, times in tensors)
+
+    def each(part: str, what: str, size: int, source: str) -> Line:
+        return Line(part, what, count * size, f"{count:,} × {size}", source)
+
+    if not run.trains_weights:
+        yield each("adapters", "A and B", recipe.weight, "LoRA, section 4.1")
+    gradients = [each("gradients", "gradients", recipe.gradient, recipe.source)]
+    yield from _shared(gradients, run, ("zero2", "zero3", "fsdp"))
+    states = []
+    if recipe.master:
+        states.append(each("optimizer", "float32 master copy", recipe.master, recipe.source))
+    if OPTIMIZERS[run.optimizer].states:
+        states.append(Line("optimizer", f"states of {run.optimizer}", *_states(tensors, run)))
+    yield from _shared(states, run, ("zero1", "zero2", "zero3", "fsdp"))
+
+
+def _states(tensors: list[tuple[int, int]], run: Settings) -> tuple[int, str]:
+    optimizer, recipe = OPTIMIZERS[run.optimizer], RECIPES[run.recipe]
+    count = sum(n * times for n, times in tensors)
+    if not optimizer.eight_bit:
+        size = optimizer.states * recipe.state
+        return count * size, f"{count:,} × {optimizer.states} × {recipe.state}"
+    size = sum(times * _eight_bit_state(n) for n, times in tensors) * optimizer.states
+    tables = 256 * 4 * optimizer.states  # one map of 256 float32 values a state, shared
+    return size + tables, "1 B and 4 B a block of 256, each state; float32 below 4,096 numbers"
+
+
+def _eight_bit_state(numbers: int) -> int:
+    """Bytes of one state of one tensor in bitsandbytes' 8-bit optimizers."""
+    if numbers < SMALLEST_8BIT:
+        return 4 * numbers
+    return numbers + 4 * math.ceil(numbers / 256)
+
+
+def _paged(shape: ModelShape, run: Settings) -> int:
+    if not OPTIMIZERS[run.optimizer].paged:
+        return 0
+    paging = [(n, times) for n, times in _tensors(shape, run) if n >= SMALLEST_PAGED]
+    eight_bit = OPTIMIZERS[run.optimizer].eight_bit
+    each = 1 if eight_bit else RECIPES[run.recipe].state
+    return sum(n * times for n, times in paging) * each * OPTIMIZERS[run.optimizer].states
+
+
+# --- the peak -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """What is alive at one moment of a step: bytes of each part, and lines for all else."""
+
+    parts: dict[str, int]
+    others: list[Line]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values()) + sum(line.size for line in self.others)
+
+
+def _moments(shape: ModelShape, run: Settings, size: Mapping[str, int]) -> dict[str, _Moment]:
+    """The moments of a training step at which the peak can lie, from the second step on."""
+    held = {part: size[part] for part in ("weights", "adapters", "optimizer")}
+    held |= {"gradients": size["gradients"] if run.accumulation > 1 else 0, "activations": 0}
+    update = held | {"gradients": size["gradients"]}
+    if not shape.known:
+        return {"the update": _Moment(update, [])}
+    always = [*_standing(shape, run), _logits(shape, run)]
+    loss = held | {"activations": size["activations"]}
+    return {
+        "the loss": _Moment(loss, [*always, _loss_copies(shape, run)]),
+        "the last layer's backward": _backward(shape, run, held, size, always, shape.layers - 1),
+        "the first layer's backward": _backward(shape, run, held, size, always, 0),
+        "the update": _Moment(update, [*always, *_update_scratch(shape, run)]),
+    }
+
+
+def _other(what: str, size: int, formula: str, source: str = "") -> Line:
+    return Line("transient", what, size, formula, source)
+
+
+def _standing(shape: ModelShape, run: Settings) -> Iterator[Line]:
+    """What is alive throughout a step besides the parts: masks, tables, and CUDA's own."""
+    s, stream = run.sequence_length, run.stream_bytes
+    if run.gradient_checkpointing and run.attention == "eager" and shape.family != "gpt2":
+        formula = f"{run.batch_size} × {s} × {s} × {stream}"
+        yield _other("causal mask", causal_mask(run), formula, "kept for the recomputation")
+    if run.gradient_checkpointing and not shape.positions:
+        formula = f"2 × {s} tokens × {shape.head_dim} × {stream}"
+        yield _other("cos and sin", 2 * s * shape.head_dim * stream, formula)
+    if run.sharding in ("zero3", "fsdp"):
+        size = 2 * shape.linear_parameters // shape.layers * run.base_bytes
+        yield _other("gathered layers", size, "the layer at work and the next", "ZeRO, section 5.3")
+    if run.device == "cuda":
+        formula = f"2 threads × {CUBLAS_WORKSPACE:,}"
+        yield _other("cuBLAS workspaces", 2 * CUBLAS_WORKSPACE, formula, "PyTorch's default")
+        if run.method == "qlora":
+            rests = _unsplit_rests(shape, run)
+            yield _other("unsplit rests of blocks", rests, "see allocator", "CUDACachingAllocator")
+
+
+def _logits(shape: ModelShape, run: Settings) -> Line:
+    """The logits, which the model's output holds until the next step."""
+    each = 2 if run.autocast else run.stream_bytes
+    formula = f"{run.tokens} tokens × {shape.vocab} words × {each}"
+    return _other("logits", _block(run, run.tokens * shape.vocab * each), formula)
+
+
+def _loss_copies(shape: ModelShape, run: Settings) -> Line:
+    """The gradients of the loss and of the softmax; the softmax itself counts as saved."""
+    full = 4 * run.tokens * shape.vocab
+    size = 3 * _block(run, full) - full  # what the saved one takes beyond its bytes, too
+    formula = f"2 × {run.tokens} tokens × {shape.vocab} words × 4"
+    return _other("gradients of logits", size, formula, "PyTorch's cross entropy")
+
+
+def _block(run: Settings, size: int) -> int:
+    return fresh_block(size) if run.device == "cuda" else size
+
+
+def _backward(
+    shape: ModelShape,
+    run: Settings,
+    held: Mapping[str, int],
+    size: Mapping[str, int],
+    always: list[Line],
+    layer: int,
+) -> _Moment:
+    """The backward pass of one layer; those above it are done."""
+    if run.gradient_checkpointing:
+        below = (layer + 1) * run.tokens * shape.hidden * run.stream_bytes
+    else:
+        below = layer * layer_saved(shape, run)
+    ready = max(held["gradients"], _gradients_above(shape, run, size["gradients"], layer))
+    work = layer_backward(shape, run)
+    line = _other("a layer at work", work, "what it saved, and gradients", "see activations")
+    return _Moment({**held, "activations": below, "gradients": ready}, [*always, line])
+
+
+def _gradients_above(shape: ModelShape, run: Settings, total: int, layer: int) -> int:
+    """Gradients that exist once the layers above `layer` are done."""
+    above = shape.layers - 1 - layer
+    if not run.trains_weights:
+        return total * above // shape.layers
+    head = shape.vocab * shape.hidden
+    one = shape.linear_parameters // shape.layers + shape.bias_parameters + shape.norm_parameters
+    return total * (head + one * above) // shape.parameters
+
+
+def _update_scratch(shape: ModelShape, run: Settings) -> Iterator[Line]:
+    """What lives while, or just before, the weights are updated."""
+    recipe, trained = RECIPES[run.recipe], sum(n * times for n, times in _tensors(shape, run))
+    if scratch := OPTIMIZERS[run.optimizer].scratch * trained * recipe.state:
+        yield _other("scratch of the optimizer", scratch, f"{trained:,} × {recipe.state}")
+    elif run.trains_weights and shape.tied:
+        size = 2 * shape.vocab * shape.hidden * recipe.gradient
+        yield _other("two gradients of the embedding", size, "from head and input, before the sum")
+
+
+@lru_cache(maxsize=256)
+def _unsplit_rests(shape: ModelShape, run: Settings) -> int:
+    """Bytes of blocks that are counted but not used after loading in NF4, matrix by matrix.
+
+    transformers loads one 16-bit matrix after the other, in the order of their names, into a region
+    that it has warmed up; bitsandbytes allocates constants and codes; the 16-bit matrix goes.
+    Loading from several threads changes the order, and with it this number by some MiB.
+    """
+    gpu = CachingAllocator()
+    kept = shape.target_layers(run.unquantized) if run.unquantized else {}
+    matrices = [
+        (i * o, any(name.endswith(layer) for layer in kept))
+        for name, (i, o) in sorted(_by_name(shape).items())
+    ]
+    tables = [shape.vocab * shape.hidden] * (1 if shape.tied else 2)
+    narrow = sum(tables) + shape.layers * sum(n for n, is_kept in matrices if is_kept)
+    coded = shape.layers * sum(n // 2 for n, is_kept in matrices if not is_kept)
+    gpu.release(gpu.allocate(2 * narrow + coded))
+    loaded = [(n, gpu.allocate(2 * n)) for n in tables]
+    for n, is_kept in matrices * shape.layers:
+        matrix = gpu.allocate(2 * n)
+        if is_kept:
+            loaded.append((n, matrix))
+            continue
+        stored = nf4_bytes(n, run.block_size, run.double_quant)
+        for size in (stored["constants"], stored["codes"], stored["code books"]):
+            gpu.allocate(size)
+        gpu.release(matrix)
+    for n, table in loaded if run.upcast else ():
+        gpu.allocate(4 * n)
+        gpu.release(table)
+    return gpu.allocated - gpu.requested
+
+
+def _by_name(shape: ModelShape) -> dict[str, tuple[int, int]]:
+    """Linear layers under names that sort as a checkpoint's do: the MLP before attention."""
+    attention = ("q_proj", "k_proj", "v_proj", "o_proj")
+    return {
+        f"{'self_attn' if name in attention else 'mlp'}.{name}" if "." not in name else name: size
+        for name, size in shape.linear_layers().items()
+    }
+
+
+# --- inference and limits -------------------------------------------------------------------------
+
+
+def kv_cache_bytes(
+    model: ModelShape | str | Mapping[str, Any],
+    sequence_length: int,
+    batch_size: int = 1,
+    dtype: str = "float16",
+) -> int:
+    """Bytes of keys and values that generation keeps: 2 · layers · kv_heads · head_dim · tokens."""
+    shape = _as_shape(model)
+    if not shape.known:
+        raise ValueError(f"{shape.name} is a bare number of parameters: its cache is not known")
+    if dtype not in DTYPE_BYTES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPE_BYTES)}; got {dtype!r}")
+    tokens = positive("sequence_length", sequence_length) * positive("batch_size", batch_size)
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * DTYPE_BYTES[dtype] * tokens
+
+
+def largest(
+    what: str,
+    gpu: str | int,
+    model: ModelShape | str | Mapping[str, Any] | None = None,
+    method: str = "full",
+    **options: Any,
+) -> int | str | None:
+    """The largest batch, sequence or model that fits a GPU with these options.
+
+    what: "batch_size" or "sequence_length" (returns a number, 0 if not even 1 fits), "rank", or
+        "model" (returns the name of the largest preset that fits, or None; targets are then
+        "all-linear" unless told).
+    gpu: a name of `GPUS`, or its bytes. Raises ValueError for anything else.
+    """
+    room = usable_bytes(gpu)
+    if what == "model":
+        options = {"targets": "all-linear"} | options
+        totals = {name: estimate(name, method, **options) for name in PRESETS}
+        fitting = [name for name, e in totals.items() if e.total <= room]
+        return max(fitting, key=lambda name: totals[name].shape.parameters, default=None)
+    if what not in ("batch_size", "sequence_length", "rank"):
+        raise ValueError(f"what must be batch_size, sequence_length, rank or model; got {what!r}")
+    if model is None:
+        raise ValueError(f"the largest {what} needs a model")
+
+    def fits(value: int) -> bool:
+        return estimate(model, method, **options | {what: value}).total <= room
+
+    return _largest_number(fits)
+
+
+def _largest_number(fits: Callable[[int], bool], limit: int = 2**24) -> int:
+    """The largest number up to `limit` for which `fits` holds, if it holds below some number."""
+    low, high = 0, 1
+    while high <= limit and fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

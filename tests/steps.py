@@ -1,0 +1,121 @@
+"""One real training step on the CPU, every part of its memory counted; several tests use it."""
+
+import gc
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from course_utils.measure import TensorMeter, gradient_bytes, optimizer_bytes, saved_for_backward
+from course_utils.memory import ModelShape, Settings, estimate
+from course_utils.models import load_base, model_bytes
+
+SIZES = {
+    "vocab_size": 2048,
+    "hidden_size": 192,
+    "intermediate_size": 512,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+GPT_SIZES = {"vocab_size": 2048, "n_embd": 192, "n_layer": 3, "n_head": 6, "n_positions": 512}
+NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+CONFIGS = {
+    "grouped": ("llama", {}),
+    "ungrouped": ("llama", {"num_key_value_heads": 6}),
+    "wide-heads": ("llama", {"head_dim": 48, "tie_word_embeddings": True}),
+    "biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "mistral": ("mistral", {}),
+    "qwen2": ("qwen2", {"tie_word_embeddings": True}),
+    "qwen3": ("qwen3", {"head_dim": 32}),
+    "starcoder2": ("starcoder2", {}),
+    "gpt2": ("gpt2", GPT_SIZES | NO_DROPOUT),
+}
+
+
+def config_of(name):
+    kind, extra = CONFIGS[name]
+    return AutoConfig.for_model(kind, **(extra if kind == "gpt2" else SIZES | extra))
+
+
+@dataclass
+class Measured:
+    """Bytes of each part, and of the tensors alive at the peak besides weights and states."""
+
+    weights: int
+    adapters: int
+    activations: int
+    gradients: int
+    optimizer: int
+    peak: int
+
+
+def make_model(config, run: Settings, folder, tokenizer):
+    """The model as `run` describes it, trainable."""
+    bits = {"full": {"mixed": "bfloat16", "bf16": "bfloat16", "qlora-paper": "bfloat16"}}
+    dtype = bits.get(run.method, {}).get(run.recipe, run.compute_dtype)
+    if run.trains_weights and run.recipe in ("fp32", "autocast"):
+        dtype = "float32"
+    torch.manual_seed(0)
+    options = {"attn_implementation": run.attention, "dtype": getattr(torch, dtype)}
+    model = AutoModelForCausalLM.from_config(config, **options)
+    if run.method == "qlora":
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        compute = getattr(torch, run.compute_dtype)
+        options = {"double_quant": run.double_quant, "compute_dtype": compute, "device": "cpu"}
+        model, _ = load_base(path=folder, quantization="nf4", **options)
+        model.set_attn_implementation(run.attention)
+        if run.upcast:
+            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    if run.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if not run.trains_weights:
+        targets = run.targets if isinstance(run.targets, str) else list(run.targets)
+        lora = LoraConfig(r=run.rank, target_modules=targets, task_type="CAUSAL_LM")
+        model = get_peft_model(model, lora)
+        if run.gradient_checkpointing:
+            model.enable_input_require_grads()
+    return model.train()
+
+
+def measure_step(model, run: Settings) -> Measured:
+    """Two steps, so that optimizer states are there; the second one is measured."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, fused=True)
+    ids = torch.randint(0, 100, (run.batch_size, run.sequence_length))
+    adapters = 0 if run.trains_weights else sum(p.nbytes for p in trained)
+    width = torch.autocast("cpu", torch.bfloat16, enabled=run.autocast)
+    with saved_for_backward(model) as saved, width:
+        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+    loss.backward()
+    gradients = gradient_bytes(model)
+    optimizer.step()
+    del loss
+    optimizer.zero_grad(set_to_none=True)
+    gc.collect()
+    with TensorMeter() as meter:
+        with width:
+            output = model(input_ids=ids, labels=ids, use_cache=False)
+        output.loss.backward()
+        optimizer.step()
+    return Measured(
+        weights=model_bytes(model) - adapters,
+        adapters=adapters,
+        activations=saved.size,
+        gradients=gradients,
+        optimizer=optimizer_bytes(optimizer),
+        peak=meter.peak,
+    )
+
+
+def step(name, folder, tokenizer, method, **options):
+    """A config by name, trained: what was measured, and what `estimate` says."""
+    config = config_of(name)
+    options = {"batch_size": 2, "sequence_length": 128, "device": "cpu"} | options
+    options = {"compute_dtype": "bfloat16", "targets": "all-linear", "rank": 8} | options
+    predicted = estimate(ModelShape.from_config(config.to_dict()), method, **options)
+    model = make_model(config, predicted.settings, folder, tokenizer)
+    return measure_step(model, predicted.settings), predicted

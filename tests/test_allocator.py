@@ -1,0 +1,78 @@
+"""allocator: PyTorch's rules for blocks, one by one."""
+
+import random
+
+import pytest
+
+from course_utils.allocator import LARGE_SEGMENT, CachingAllocator, fresh_block, rounded
+from course_utils.units import MiB
+
+
+@pytest.mark.parametrize(
+    ("asked", "block"),
+    [
+        (1, 512),
+        (512, 512),
+        (513, 1024),
+        (MiB, MiB),  # a small one: split off a segment of 2 MiB
+        (2 * MiB, 2 * MiB),  # a large one: split off 20 MiB
+        (19 * MiB, 20 * MiB),  # a rest of 1 MiB stays
+        (125 * MiB, 126 * MiB),
+        (126 * MiB, 126 * MiB),
+        (int(124.9 * MiB), int(124.9 * MiB) // 512 * 512 + 512),  # a rest above 1 MiB is split off
+    ],
+)
+def test_a_fresh_block(asked, block):
+    assert fresh_block(asked) == block
+    assert CachingAllocator().allocate(asked).size == block
+
+
+def test_the_smallest_cached_block_is_taken():
+    gpu = CachingAllocator()
+    large, small = gpu.allocate(40 * MiB), gpu.allocate(30 * MiB)
+    gpu.release(large)
+    gpu.release(small)
+    assert gpu.allocate(12 * MiB) is small
+
+
+def test_a_small_rest_stays_with_its_block():
+    gpu = CachingAllocator()
+    gpu.release(gpu.allocate(32 * MiB))
+    first, second = gpu.allocate(int(29.5 * MiB)), gpu.allocate(2 * MiB)
+    assert first.size == 29.5 * MiB and second.size == 2.5 * MiB
+    assert gpu.allocated - gpu.requested == MiB // 2
+
+
+def test_neighbours_are_joined_again():
+    gpu = CachingAllocator()
+    parts = [gpu.allocate(5 * MiB) for _ in range(4)]
+    assert gpu.segments == 1
+    for part in (parts[1], parts[3], parts[0], parts[2]):
+        gpu.release(part)
+    assert gpu.allocated == gpu.requested == 0
+    assert gpu.allocate(8 * MiB).segment == 1
+    assert gpu.segments == 1
+
+
+def test_small_and_large_tensors_never_share_a_segment():
+    gpu = CachingAllocator()
+    large = gpu.allocate(LARGE_SEGMENT)
+    gpu.release(large)
+    gpu.allocate(MiB)
+    assert gpu.segments == 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_order_of_calls_keeps_the_books_right(seed):
+    chance, gpu, live = random.Random(seed), CachingAllocator(), []
+    for _ in range(400):
+        if live and chance.random() < 0.45:
+            gpu.release(live.pop(chance.randrange(len(live))))
+        else:
+            live.append(gpu.allocate(int(10 ** chance.uniform(1, 7.7))))
+        assert gpu.requested == sum(block.asked for block in live) <= gpu.allocated
+        assert gpu.allocated == sum(block.size for block in live)
+        assert all(block.asked == rounded(block.asked) for block in live)
+        spans = sorted((b.segment, b.start, b.start + b.size) for b in live)
+        for (segment, _, end), (other, start, _) in zip(spans, spans[1:], strict=False):
+            assert segment != other or end <= start  # no two blocks overlap

@@ -1,0 +1,64 @@
+"""measure: bytes of live tensors, of what autograd saves, of gradients and optimizer states."""
+
+import torch
+from torch import nn
+
+from course_utils.measure import TensorMeter, gradient_bytes, optimizer_bytes, saved_for_backward
+
+
+def test_the_meter_counts_what_lives_and_forgets_what_was_freed():
+    with TensorMeter() as meter:
+        first = torch.ones(1000)
+        assert meter.now == 4000
+        second = first.double()
+        assert meter.now == 12_000
+        del second
+        assert meter.now == 4000
+    assert meter.peak == 12_000
+
+
+def test_views_and_in_place_results_are_nothing_new():
+    before = torch.ones(100)
+    with TensorMeter() as meter:
+        view = before.view(10, 10).t()
+        view.add_(1)
+        made = torch.zeros(100)
+        made[3:].mul_(2)
+    assert meter.peak == 400  # `made` alone
+
+
+def test_the_meter_sees_the_backward_pass():
+    x = torch.ones(1000, requires_grad=True)
+    with TensorMeter() as meter:
+        (x.exp() * 2).sum().backward()
+        assert meter.now == 4000  # the gradient
+    assert 12_000 <= meter.peak <= 16_100
+
+
+def test_saved_tensors_count_once_and_without_the_model():
+    model = nn.Sequential(nn.Linear(8, 16, bias=False), nn.SiLU(), nn.Linear(16, 4, bias=False))
+    x = torch.ones(5, 8)
+    with saved_for_backward(model) as saved:
+        model(x).sum()
+    assert saved.size == 4 * 5 * (8 + 16 + 16)  # x, input of SiLU, its result
+    assert saved.tensors == 3
+
+
+def test_a_frozen_layer_saves_no_input():
+    model = nn.Linear(8, 16, bias=False).requires_grad_(False)
+    x = torch.ones(5, 8, requires_grad=True)
+    with saved_for_backward(model) as saved:
+        model(x)
+    assert saved.size == 0
+
+
+def test_gradients_and_states_are_counted_to_the_byte():
+    model = nn.Linear(10, 3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    assert gradient_bytes(model) == optimizer_bytes(optimizer) == 0
+    model(torch.ones(2, 10)).sum().backward()
+    optimizer.step()
+    assert gradient_bytes(model) == 33 * 4
+    assert optimizer_bytes(optimizer) == 2 * 33 * 4
+    model.zero_grad(set_to_none=True)
+    assert gradient_bytes(model) == 0

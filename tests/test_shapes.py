@@ -1,0 +1,248 @@
+"""shapes: every family counted like the real transformers class, every other config refused."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+from course_utils.shapes import FAMILIES, PRESETS, ModelShape, count_lora_parameters
+
+SIZES = {
+    "vocab_size": 101,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+GPT_SIZES = {"vocab_size": 101, "n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": 64}
+CONFIGS = {
+    "llama": ("llama", {}),
+    "llama-tied": ("llama", {"tie_word_embeddings": True}),
+    "llama-biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama-wide-heads": ("llama", {"head_dim": 16}),
+    "llama-no-groups": ("llama", {"num_key_value_heads": 6}),
+    "mistral": ("mistral", {}),
+    "qwen2": ("qwen2", {"tie_word_embeddings": True}),
+    "qwen3": ("qwen3", {"head_dim": 16}),
+    "qwen3-default-head": ("qwen3", {"attention_bias": True}),
+    "starcoder2": ("starcoder2", {}),
+    "starcoder2-no-bias": ("starcoder2", {"use_bias": False, "tie_word_embeddings": False}),
+    "gpt2": ("gpt2", GPT_SIZES),
+    "gpt2-inner": ("gpt2", GPT_SIZES | {"n_inner": 100}),
+}
+
+
+def config_of(name):
+    kind, extra = CONFIGS[name]
+    return AutoConfig.for_model(kind, **(extra if kind == "gpt2" else SIZES | extra))
+
+
+def on_meta(config):
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def as_transformers(preset):
+    config = dict(PRESETS[preset])
+    return AutoConfig.for_model(config.pop("model_type"), **config)
+
+
+# --- counts ---
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_parameters_and_linear_layers_are_those_of_the_real_class(name):
+    config = config_of(name)
+    model, shape = on_meta(config), ModelShape.from_config(config.to_dict())
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    first = next(m for n, m in model.named_modules() if n.endswith(("layers.0", "h.0")))
+    real = {}
+    for path, module in first.named_modules():
+        if isinstance(module, torch.nn.Linear | Conv1D):
+            d_in, d_out = module.weight.shape[:: 1 if isinstance(module, Conv1D) else -1]
+            short = path if config.model_type == "gpt2" else path.split(".")[-1]
+            real[short] = (d_in, d_out)
+            has_bias = getattr(module, "bias", None) is not None
+            assert has_bias == (short in shape.biases), path
+    assert shape.linear_layers() == real
+
+
+def test_every_family_is_tested():
+    assert {kind for kind, _ in CONFIGS.values()} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "gpt3-175b"])
+def test_presets_count_like_the_real_class(preset):
+    real = sum(p.numel() for p in on_meta(as_transformers(preset)).parameters())
+    assert ModelShape.preset(preset).parameters == real
+
+
+@pytest.mark.parametrize(
+    ("preset", "published"),
+    [
+        ("llama-7b", 6_738_415_616),
+        ("smollm2-135m", 134_515_008),
+        ("tinyllama-1.1b", 1_100_048_384),
+        ("gpt2", 124_439_808),
+        ("mistral-7b", 7_241_732_096),
+        ("llama-3.1-8b", 8_030_261_248),
+    ],
+)
+def test_presets_have_the_published_number_of_parameters(preset, published):
+    assert ModelShape.preset(preset).parameters == published
+
+
+def test_gpt3_has_175_billion_parameters():
+    assert ModelShape.preset("GPT3-175b").parameters / 1e9 == pytest.approx(175, rel=0.005)
+
+
+def test_the_slides_7b_is_a_bare_number():
+    shape = ModelShape.preset("7b")
+    assert shape.parameters == 7_000_000_000 and not shape.known
+    assert shape.linear_layers() == {}
+
+
+# --- LoRA ---
+
+
+def test_lora_on_the_slides_matrix():
+    assert count_lora_parameters(1000, 1000, rank=8) == 16_000
+    assert count_lora_parameters(1000, 1000, rank=8) / 1000**2 == 0.016
+
+
+def test_adapters_of_smollm2():
+    shape = ModelShape.preset("smollm2-135m")
+    assert shape.adapter_parameters(8) == 2_442_240
+    assert shape.adapter_parameters(8, "q_proj") == 30 * 8 * (576 + 576)
+    assert shape.adapter_parameters(8, ("k_proj", "v_proj")) == 30 * 2 * 8 * (576 + 192)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("targets", ["all-linear", ["c_proj"], ["q_proj", "v_proj"]])
+def test_adapters_are_counted_as_peft_makes_them(name, targets):
+    from peft import LoraConfig, get_peft_model
+
+    config = config_of(name)
+    shape = ModelShape.from_config(config.to_dict())
+    suffixes = {layer.split(".")[-1] for layer in shape.linear_layers()}
+    if targets != "all-linear" and not set(targets) <= suffixes:
+        with pytest.raises(ValueError, match="has no linear layer"):
+            shape.adapter_parameters(3, targets)
+        return
+    lora = LoraConfig(r=3, target_modules=targets, task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_config(config), lora)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert shape.adapter_parameters(3, targets) == trainable
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 10, 1), "d_in must be a whole number of at least 1, got 0"),
+        ((10, 10, 0), "rank must be a whole number of at least 1, got 0"),
+        ((10, 10.5, 1), "d_out must be a whole number"),
+        ((10, 10, True), "rank must be a whole number"),
+    ],
+)
+def test_bad_sizes_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        count_lora_parameters(*arguments)
+
+
+# --- reading configs ---
+
+
+def test_a_config_is_read_from_dict_file_and_folder(tmp_path):
+    config = config_of("qwen2")
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config.to_dict()), encoding="utf-8")
+    from_dict = ModelShape.from_config(config.to_dict(), name="x")
+    assert ModelShape.from_config(file, name="x") == from_dict
+    assert ModelShape.from_config(str(tmp_path), name="x") == from_dict
+
+
+def test_a_config_is_read_from_the_hub(monkeypatch, tmp_path):
+    asked = []
+
+    def download(repository, file):
+        asked.append((repository, file))
+        path = tmp_path / file
+        path.write_text(json.dumps(PRESETS["smollm2-135m"]), encoding="utf-8")
+        return str(path)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    shape = ModelShape.from_config("HuggingFaceTB/SmolLM2-135M")
+    assert asked == [("HuggingFaceTB/SmolLM2-135M", "config.json")]
+    assert shape.parameters == 134_515_008 and shape.name == "HuggingFaceTB/SmolLM2-135M"
+
+
+def test_a_hub_that_fails_gives_one_sentence(monkeypatch):
+    def download(repository, file):
+        raise OSError("no route to host\nand a long story")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(ValueError, match="^no config of a/b from the hub: no route to host$"):
+        ModelShape.from_config("a/b")
+
+
+LLAMA = PRESETS["smollm2-135m"]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (LLAMA | {"num_local_experts": 8}, "mixture of experts"),
+        (LLAMA | {"n_routed_experts": 64}, "mixture of experts"),
+        ({"model_type": "mixtral", **SIZES, "num_local_experts": 8}, "mixture of experts"),
+        ({"model_type": "t5", "is_encoder_decoder": True}, "encoder–decoder"),
+        ({"model_type": "mamba", "hidden_size": 8}, "'mamba', which is not modelled; modelled are"),
+        ({"hidden_size": 8}, "model_type None"),
+        (LLAMA | {"quantization_config": {"bits": 4}}, "stored quantized"),
+        ({k: v for k, v in LLAMA.items() if k != "vocab_size"}, "has no 'vocab_size'"),
+        (LLAMA | {"num_hidden_layers": 0}, "layers in the config .* at least 1, got 0"),
+        (LLAMA | {"num_key_value_heads": 4}, "9 heads can't share 4 key and value heads"),
+        ("no/such/place/config.json", "no config at 'no/such/place/config.json'"),
+        ("nowhere", "no config at 'nowhere'"),
+    ],
+)
+def test_what_is_not_modelled_is_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        ModelShape.from_config(config)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", ""])
+def test_a_file_that_is_no_config_is_refused(tmp_path, text):
+    file = tmp_path / "config.json"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"config\.json"):
+        ModelShape.from_config(file)
+
+
+def test_one_expert_is_a_dense_model():
+    assert ModelShape.from_config(LLAMA | {"num_local_experts": 1}).parameters == 134_515_008
+
+
+@pytest.mark.parametrize("parameters", [0, -1, 1.5, float("inf"), float("nan"), True, "7e9"])
+def test_a_bare_number_must_be_a_whole_one(parameters):
+    with pytest.raises(ValueError, match="whole number of at least 1"):
+        ModelShape.generic(parameters)
+
+
+def test_unknown_presets_are_refused_with_the_list():
+    with pytest.raises(ValueError, match="choose one of 7b, llama-7b"):
+        ModelShape.preset("llama-8b")
+
+
+def test_adapters_need_a_shape():
+    with pytest.raises(ValueError, match="bare number of parameters"):
+        ModelShape.generic(7e9).adapter_parameters(8)
+
+
+@pytest.mark.parametrize("targets", [(), []])
+def test_no_targets_is_a_mistake(targets):
+    with pytest.raises(ValueError, match="must name a layer"):
+        ModelShape.preset("llama-7b").adapter_parameters(8, targets)
