@@ -5,4 +5,14 @@ them imports them itself, so `import course_utils` stays under 0.1 s and the com
 answers at once.
 """
 
+import logging
+
 __version__ = "0.1.0"
+
+
+def _no_kernel_notice(record: logging.LogRecord) -> bool:
+    """False for bitsandbytes' notice, on import, that a package it can do without is missing."""
+    return "kernels-community" not in record.getMessage()
+
+
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_no_kernel_notice)

@@ -27,7 +27,7 @@ def saved_lines(shape: ModelShape, run: Settings) -> Iterator[Line]:
     if run.gradient_checkpointing:
         size = shape.layers * t * h * run.stream_bytes
         formula = f"{shape.layers} layers × {t} tokens × {h} × {run.stream_bytes}"
-        yield _line("inputs of layers", size, formula, "Chen et al. 2016, arXiv 1604.06174")
+        yield _line("inputs of layers", size, formula, "Chen et al. 2016")
         if shape.family == "gpt2" and run.attention == "eager":
             size = causal_mask(run)
             yield _line("causal mask", size, "an input of GPT-2's layers, one for all")
@@ -63,11 +63,9 @@ def _saved_by_layers(shape: ModelShape, run: Settings) -> Iterator[Line]:
     for line in (*_attention_half(shape, run), *_mlp_half(shape, run)):
         formula = f"{shape.layers} layers × {line.formula}"
         yield replace(line, size=shape.layers * line.size, formula=formula)
-    if not run.trains_weights:  # what comes before the first adapter needs no gradient
-        unsaved = _sum(_norm(shape, run, ""))
-        if not _adapted(shape, run, "first norm"):
-            unsaved += _sum(_attention(shape, run))
-        yield _line("less: before the first adapter", -unsaved, "one layer's share")
+    if not run.trains_weights:
+        unsaved = _sum(_norm(shape, run, "")) + _unsaved_attention(shape, run)
+        yield _line("less: before the first adapter", -unsaved, "needs no gradient")
     if not shape.positions:
         size = 2 * run.sequence_length * shape.head_dim * run.stream_bytes
         yield _line("cos and sin", size, f"2 × {run.sequence_length} tokens × {shape.head_dim}")
@@ -132,6 +130,23 @@ def _attention(shape: ModelShape, run: Settings) -> Iterator[Line]:
     each = v if v == 4 or narrow else 4 + v  # in float32, and a 16-bit copy
     formula = f"{t} × {run.sequence_length} × {shape.heads} heads × {each}"
     yield _line("attention scores", _scores(shape, run) * each, formula)
+
+
+def _unsaved_attention(shape: ModelShape, run: Settings) -> int:
+    """What the first layer's attention doesn't save, since some of its inputs need no gradient."""
+    targets = shape.target_layers(run.targets)
+    trained = [name in targets for name in _readers(shape, "first norm")]
+    if not any(trained):
+        return _sum(_attention(shape, run))
+    if run.attention == "sdpa" or all(trained):
+        return 0
+    q, k, v = trained  # each product of two saves one factor for the other's gradient
+    copy = run.tokens * shape.heads * shape.head_dim * run.value_bytes
+    unsaved = copy * ((not q) + (not k) + (not q and not k))
+    if run.value_bytes == 4:
+        return unsaved
+    scores = 2 * (not v) + 4 * (not q and not k)  # 16-bit copy, float32 softmax
+    return unsaved + scores * _scores(shape, run)
 
 
 def _scores(shape: ModelShape, run: Settings) -> int:

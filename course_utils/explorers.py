@@ -161,7 +161,8 @@ def memory_explorer() -> widgets.VBox:
         return widgets.Dropdown(options=options, value=value, description=description)
 
     def tick(description: str, value: bool) -> widgets.Checkbox:
-        return widgets.Checkbox(value, description=description, indent=False)
+        look = {"indent": False, "layout": {"width": "210px"}}
+        return widgets.Checkbox(value, description=description, **look)
 
     controls = {
         "model": menu("model", [SLIDE, *PRESETS], SLIDE),

@@ -84,8 +84,8 @@ class Estimate:
         gradients are not there yet when the loss is computed, and the activations are gone when
         weights are updated. It can be negative, in full fine-tuning.
     peak: the moment of the peak. at_peak: what is alive then, in bytes; adds up to `total` too.
-    paged: optimizer states, in B, that a paged optimizer lets move to CPU memory. They are counted
-        in `optimizer`, though `torch.cuda` doesn't see them.
+    paged: optimizer states, in B, that a paged optimizer lets move to CPU memory. `optimizer` and
+        `total` count them, though torch.cuda.max_memory_allocated doesn't.
     lines: every term, with its formula and source. For several GPUs: bytes on each of them.
     """
 
@@ -438,7 +438,7 @@ def _standing(shape: ModelShape, run: Settings) -> Iterator[Line]:
 
 
 def _logits(shape: ModelShape, run: Settings) -> Line:
-    """The logits, which the model's output holds until the next step."""
+    """The logits: alive until the next step, unless only the loss is kept of the model's output."""
     each = 2 if run.autocast else run.stream_bytes
     formula = f"{run.tokens} tokens × {shape.vocab} words × {each}"
     return _other("logits", _block(run, run.tokens * shape.vocab * each), formula)

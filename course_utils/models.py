@@ -268,14 +268,6 @@ def _convert(gguf: Path, folder: Path) -> None:
 # --- silence --------------------------------------------------------------------------------------
 
 
-def _no_kernel_notice(record: logging.LogRecord) -> bool:
-    """False for bitsandbytes' notice, on import, that a package it can do without is missing."""
-    return "kernels-community" not in record.getMessage()
-
-
-logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_no_kernel_notice)
-
-
 @contextmanager
 def _calm(library: str) -> Iterator[None]:
     """Keep a library's warnings from the screen for a while; errors still get there."""

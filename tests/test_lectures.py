@@ -24,9 +24,47 @@ TEXTS = {
         "7 billion parameters × 32 bits = 28.00 GB",
         'alt="A bar for the weights, beside a line at 16 GB: 7 billion',
     ),
+    "01_supervised_fine_tuning": (
+        "by hand 2.5",
+        "27 of 158 tokens carry loss: underlined",
+        "masked by token     0 of 2 answers have their end graded",
+        "N = 106,203,456",
+        "break-even with few-shot after 403 requests",
+        "Break-even: 135M, few-shot at 403 requests",
+    ),
+    "02_memory_calculator": (
+        "28.00 GB = 26.08 GiB",
+        "in float32 26.95 GB",
+        "2 + 2 + 4 + 8 = 16 B per parameter",
+        "780.00 GB",
+        "112.00 GB    104.31 GiB",
+        "in full on a T4: 494,032,768 parameters",
+        'alt="Stacked bars of memory: full fine-tuning 112.00 GB',
+        "fits an A100-40: True",
+        "111,692,152",
+        *("74.2%", "87.1%", "93.8%"),
+        "33 to 40%: without checkpointing",
+        "GPT-3 with LoRA, as published: 3.4 times less",
+    ),
+    "03_lora": (
+        "16,000",
+        "share: 1.6% = 2r/d",
+        "break-even: rank 500",
+        'alt="Trainable parameters over the rank, on log scales: LoRA of rank 8 trains 48,000',
+        "24,576 trained parameters in either",
+        "GPT-3, as published: 3.4 times less",
+        "every weight of the base is what it was, bit for bit",
+        "2,442,240 trained beside 134,515,008",
+    ),
     "07_qlora_finetuning": ("valid JSON", "section right", "111,692,152"),
 }
-SUMMARIES = {"00_setup": "269,030,016 B = 269.03 MB", "07_qlora_finetuning": "valid JSON"}
+SUMMARIES = {
+    "00_setup": "269,030,016 B = 269.03 MB",
+    "01_supervised_fine_tuning": "reads 4.0 times fewer tokens",
+    "02_memory_calculator": "predicted to the byte: weights, adapters, gradients, optimizer states",
+    "03_lora": "A and B hold 16,000",
+    "07_qlora_finetuning": "valid JSON",
+}
 
 # Put first on the kernel's path: whoever looks beyond this machine is refused, and noted down.
 NO_NETWORK = """

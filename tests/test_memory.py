@@ -32,6 +32,7 @@ WAYS = {
     "lora": ("lora", {}),
     "lora-fp32": ("lora", {"compute_dtype": "float32"}),
     "lora-qv": ("lora", {"targets": ("q_proj", "v_proj")}),
+    "lora-v": ("lora", {"targets": ("v_proj",)}),
     "lora-some": ("lora", {"targets": ("k_proj", "o_proj", "up_proj")}),
     "qlora-upcast": ("qlora", {}),
     "qlora": ("qlora", {"upcast": False, "double_quant": True}),
@@ -43,7 +44,7 @@ def cases():
     for name, way, attention, checkpointing in product(
         CONFIGS, WAYS, ("sdpa", "eager"), (False, True)
     ):
-        if way in ("lora-qv", "lora-some") and name != "grouped":
+        if way in ("lora-qv", "lora-v", "lora-some") and name != "grouped":
             continue
         fast = (attention == "sdpa") != checkpointing  # one of the two diagonals
         mark = () if fast else pytest.mark.slow

@@ -361,3 +361,10 @@ def test_memory_arithmetic_needs_no_torch():
     code += "print(sorted({'torch', 'numpy', 'transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize("module", ["finetuning", "lora", "explorers"])
+def test_importing_a_module_prints_nothing(module):
+    code = f"import course_utils.{module}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
