@@ -20,6 +20,8 @@ from dataclasses import replace
 from course_utils.settings import DTYPE_BYTES, RECIPES, Line, Settings
 from course_utils.shapes import ModelShape
 
+LOSS, WEIGHTS = "cross entropy", "gradients of weights"  # sources
+
 
 def saved_lines(shape: ModelShape, run: Settings) -> Iterator[Line]:
     """Every tensor saved for the backward pass of one micro-batch, with its bytes."""
@@ -30,16 +32,18 @@ def saved_lines(shape: ModelShape, run: Settings) -> Iterator[Line]:
         yield _line("inputs of layers", size, formula, "Chen et al. 2016")
         if shape.family == "gpt2" and run.attention == "eager":
             size = causal_mask(run)
-            yield _line("causal mask", size, "an input of GPT-2's layers, one for all")
+            formula = f"{t} × {run.sequence_length} × {run.stream_bytes}"
+            yield _line("causal mask", size, formula, "an input of GPT-2's layers")
     else:
         yield from _saved_by_layers(shape, run)
     yield from _norm(shape, run, "last norm")
     if run.trains_weights:
         width = 2 if run.autocast else run.stream_bytes
-        yield _line("input of the head", t * h * width, f"{t} × {h} × {width}")
+        yield _line("input of the head", t * h * width, f"{t} × {h} × {width}", WEIGHTS)
         yield _line("token numbers", 8 * t, f"{t} × 8", "backward of the embedding")
-    yield _line("softmax of logits", 4 * t * shape.vocab, f"{t} tokens × {shape.vocab} words × 4")
-    yield _line("labels", 8 * t, f"{t} × 8")
+    formula = f"{t} tokens × {shape.vocab} words × 4"
+    yield _line("softmax of logits", 4 * t * shape.vocab, formula, LOSS)
+    yield _line("labels", 8 * t, f"{t} × 8", LOSS)
     if run.autocast:
         cast = shape.vocab * h
         cast += 0 if run.gradient_checkpointing else shape.linear_parameters
@@ -51,7 +55,7 @@ def causal_mask(run: Settings) -> int:
     return run.tokens * run.sequence_length * run.stream_bytes
 
 
-def _line(what: str, size: int, formula: str, source: str = "") -> Line:
+def _line(what: str, size: int, formula: str, source: str) -> Line:
     return Line("activations", what, size, formula, source)
 
 
@@ -65,10 +69,11 @@ def _saved_by_layers(shape: ModelShape, run: Settings) -> Iterator[Line]:
         yield replace(line, size=shape.layers * line.size, formula=formula)
     if not run.trains_weights:
         unsaved = _sum(_norm(shape, run, "")) + _unsaved_attention(shape, run)
-        yield _line("less: before the first adapter", -unsaved, "needs no gradient")
+        yield _line("less: before the first adapter", -unsaved, "one layer's", "needs no gradient")
     if not shape.positions:
         size = 2 * run.sequence_length * shape.head_dim * run.stream_bytes
-        yield _line("cos and sin", size, f"2 × {run.sequence_length} tokens × {shape.head_dim}")
+        formula = f"2 × {run.sequence_length} tokens × {shape.head_dim} × {run.stream_bytes}"
+        yield _line("cos and sin", size, formula, "rotary positions")
 
 
 # --- what one layer saves -------------------------------------------------------------------------
@@ -88,7 +93,7 @@ def _mlp_half(shape: ModelShape, run: Settings) -> Iterator[Line]:
     yield from _inputs(shape, run, "second norm")
     times, what = _activation(shape)
     t, wide, v = run.tokens, shape.intermediate, run.value_bytes
-    yield _line(what, times * t * wide * v, f"{times} × {t} × {wide} × {v}")
+    yield _line(what, times * t * wide * v, f"{times} × {t} × {wide} × {v}", "their derivatives")
     yield from _inputs(shape, run, "MLP")
 
 
@@ -104,17 +109,18 @@ def _norm(shape: ModelShape, run: Settings, what: str) -> Iterator[Line]:
     t, h, stream = run.tokens, shape.hidden, run.stream_bytes
     if shape.norm == "layer":
         two = 4 if stream == 2 and run.device == "cpu" else 8  # kept in 16 bits there
-        yield _line(what, t * (h * stream + two), f"{t} × ({h} × {stream} + mean and deviation)")
+        formula = f"{t} × ({h} × {stream} + mean and deviation)"
+        yield _line(what, t * (h * stream + two), formula, "LayerNorm")
         return
     each = 4 + (stream if run.trains_weights else 0)
-    yield _line(what, t * (h * each + 4), f"{t} × ({h} × {each} + 1/rms)")
+    yield _line(what, t * (h * each + 4), f"{t} × ({h} × {each} + 1/rms)", "RMSNorm")
 
 
 def _qk_norm(shape: ModelShape, run: Settings) -> Iterator[Line]:
     heads, each = shape.heads + shape.kv_heads, 4 + (run.value_bytes if run.trains_weights else 0)
     size = run.tokens * heads * (shape.head_dim * each + 4)
     formula = f"{run.tokens} × {heads} heads × ({shape.head_dim} × {each} + 1/rms)"
-    yield _line("norms of queries and keys", size, formula)
+    yield _line("norms of queries and keys", size, formula, "RMSNorm")
 
 
 def _attention(shape: ModelShape, run: Settings) -> Iterator[Line]:
@@ -122,14 +128,16 @@ def _attention(shape: ModelShape, run: Settings) -> Iterator[Line]:
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     if run.attention == "sdpa":
         formula = f"{t} × (2 × {query} + 2 × {key}) × {v}"
-        yield _line("queries, keys, values, result", 2 * t * (query + key) * v, formula)
-        yield _line("log-sum-exp", 4 * t * shape.heads, f"4 × {t} × {shape.heads} heads")
+        size, kernel = 2 * t * (query + key) * v, "fused attention"
+        yield _line("queries, keys, values, result", size, formula, kernel)
+        yield _line("log-sum-exp", 4 * t * shape.heads, f"4 × {t} × {shape.heads} heads", kernel)
         return
-    yield _line("queries, keys, values", 3 * t * query * v, f"3 × {t} × {query} × {v}")
+    formula = f"3 × {t} × {query} × {v}"
+    yield _line("queries, keys, values", 3 * t * query * v, formula, "eager attention")
     narrow = shape.family == "gpt2" and not run.autocast  # its softmax stays in 16 bits
     each = v if v == 4 or narrow else 4 + v  # in float32, and a 16-bit copy
     formula = f"{t} × {run.sequence_length} × {shape.heads} heads × {each}"
-    yield _line("attention scores", _scores(shape, run) * each, formula)
+    yield _line("attention scores", _scores(shape, run) * each, formula, "eager attention")
 
 
 def _unsaved_attention(shape: ModelShape, run: Settings) -> int:
@@ -182,9 +190,10 @@ def _inputs(shape: ModelShape, run: Settings, source: str) -> Iterator[Line]:
     t, widths = run.tokens, adapted  # A reads a float32 copy of its own …
     if run.value_bytes == 4:  # … or what is float32 already, which sdpa has saved
         widths = [] if (source, run.attention) == ("attention", "sdpa") else adapted[:1]
-    yield _line(f"inputs of A from {source}", 4 * t * sum(widths), f"4 × {t} × {sum(widths)}")
+    formula = f"4 × {t} × {sum(widths)}"
+    yield _line(f"inputs of A from {source}", 4 * t * sum(widths), formula, "peft's LoRA layer")
     formula = f"4 × {t} × rank {run.rank} × {len(adapted)}"
-    yield _line("inputs of B", 4 * t * run.rank * len(adapted), formula)
+    yield _line("inputs of B", 4 * t * run.rank * len(adapted), formula, "peft's LoRA layer")
 
 
 def _weight_inputs(shape: ModelShape, run: Settings, source: str) -> Iterator[Line]:
@@ -195,7 +204,7 @@ def _weight_inputs(shape: ModelShape, run: Settings, source: str) -> Iterator[Li
     if source.endswith("norm"):  # under autocast each reader casts it anew
         each, copies = (2, len(names)) if run.autocast else (run.stream_bytes, 1)
     formula = f"{copies} × {t} × {width} × {each}"
-    yield _line(f"input from {source}", copies * t * width * each, formula)
+    yield _line(f"input from {source}", copies * t * width * each, formula, WEIGHTS)
 
 
 # --- the backward pass of one layer ---------------------------------------------------------------

@@ -147,9 +147,11 @@ class Estimate:
         text = []
         for part in PARTS:
             text.append(f"{part}: {format_bytes(getattr(self, part))}")
-            for line in (line for line in self.lines if line.part == part):
-                source = f"  [{line.source}]" if line.source else ""
-                text.append(f"  {line.size:>18,} B  {line.what} = {line.formula}{source}")
+            text += [
+                f"  {line.size:>18,} B  {line.what} = {line.formula}  [{line.source}]"
+                for line in self.lines
+                if line.part == part
+            ]
         text.append(f"total: {self.total:,} B = {format_bytes(self.total)}, at {self.peak}")
         return "\n".join(text)
 
@@ -187,6 +189,8 @@ def estimate(
     block_size, double_quant: of NF4. unquantized: linear layers that stay in 16 bits.
     upcast: peft's `prepare_model_for_kbit_training` turns embedding, head and norms into float32,
         and with them the residual stream; False leaves them in 16 bits.
+    keep_output: whether the model's output, logits and all, is kept through the backward pass, as
+        by `output = model(...)`; the Trainer of transformers keeps only the loss.
     gpus, sharding: None (each GPU holds all), "zero1", "zero2", "zero3" or "fsdp" (ZeRO, section 5;
         "fsdp" shards what "zero3" does).
     device: "cuda" adds what PyTorch allocates there besides tensors; "cpu" leaves it out.
@@ -225,7 +229,7 @@ def _estimate(shape: ModelShape, run: Settings) -> Estimate:
     peak = max(moments, key=lambda name: moments[name].total)
     moment = moments[peak]
     absent = [
-        Line("transient", f"less {part}", there - size[part], f"not all alive at {peak}")
+        Line("transient", f"less {part}", there - size[part], "not all alive", f"at {peak}")
         for part, there in moment.parts.items()
         if there != size[part]
     ]
@@ -280,7 +284,9 @@ def _weights(shape: ModelShape, run: Settings) -> Iterator[Line]:
         lines = [Line("weights", "parameters", size, formula, source)]
     yield from _shared(lines, run, ("zero3", "fsdp"))
     if shape.known and not shape.positions:
-        yield Line("weights", "rotary tables", 4 * shape.head_dim, "2 × ½ head width × 4")
+        yield Line(
+            "weights", "rotary tables", 4 * shape.head_dim, "2 × ½ head width × 4", "transformers"
+        )
 
 
 def _nf4_weights(shape: ModelShape, run: Settings) -> Iterator[Line]:
@@ -350,7 +356,9 @@ def _trainable(shape: ModelShape, run: Settings) -> Iterator[Line]:
     if recipe.master:
         states.append(each("optimizer", "float32 master copy", recipe.master, recipe.source))
     if OPTIMIZERS[run.optimizer].states:
-        states.append(Line("optimizer", f"states of {run.optimizer}", *_states(tensors, run)))
+        size, formula = _states(tensors, run)
+        source = "bitsandbytes" if "8bit" in run.optimizer else "torch.optim"
+        states.append(Line("optimizer", f"states of {run.optimizer}", size, formula, source))
     yield from _shared(states, run, ("zero1", "zero2", "zero3", "fsdp"))
 
 
@@ -403,7 +411,7 @@ def _moments(shape: ModelShape, run: Settings, size: Mapping[str, int]) -> dict[
     update = held | {"gradients": size["gradients"]}
     if not shape.known:
         return {"the update": _Moment(update, [])}
-    always = [*_standing(shape, run), _logits(shape, run)]
+    always = [*_standing(shape, run), *([_logits(shape, run)] if run.keep_output else [])]
     loss = held | {"activations": size["activations"]}
     return {
         "the loss": _Moment(loss, [*always, _loss_copies(shape, run)]),
@@ -413,7 +421,7 @@ def _moments(shape: ModelShape, run: Settings, size: Mapping[str, int]) -> dict[
     }
 
 
-def _other(what: str, size: int, formula: str, source: str = "") -> Line:
+def _other(what: str, size: int, formula: str, source: str) -> Line:
     return Line("transient", what, size, formula, source)
 
 
@@ -425,7 +433,8 @@ def _standing(shape: ModelShape, run: Settings) -> Iterator[Line]:
         yield _other("causal mask", causal_mask(run), formula, "kept for the recomputation")
     if run.gradient_checkpointing and not shape.positions:
         formula = f"2 × {s} tokens × {shape.head_dim} × {stream}"
-        yield _other("cos and sin", 2 * s * shape.head_dim * stream, formula)
+        size = 2 * s * shape.head_dim * stream
+        yield _other("cos and sin", size, formula, "rotary positions")
     if run.sharding in ("zero3", "fsdp"):
         size = 2 * shape.linear_parameters // shape.layers * run.base_bytes
         yield _other("gathered layers", size, "the layer at work and the next", "ZeRO, section 5.3")
@@ -438,10 +447,11 @@ def _standing(shape: ModelShape, run: Settings) -> Iterator[Line]:
 
 
 def _logits(shape: ModelShape, run: Settings) -> Line:
-    """The logits: alive until the next step, unless only the loss is kept of the model's output."""
+    """The logits, which the model's output holds until the next step."""
     each = 2 if run.autocast else run.stream_bytes
     formula = f"{run.tokens} tokens × {shape.vocab} words × {each}"
-    return _other("logits", _block(run, run.tokens * shape.vocab * each), formula)
+    size = _block(run, run.tokens * shape.vocab * each)
+    return _other("logits", size, formula, "the model's output")
 
 
 def _loss_copies(shape: ModelShape, run: Settings) -> Line:
@@ -449,7 +459,7 @@ def _loss_copies(shape: ModelShape, run: Settings) -> Line:
     full = 4 * run.tokens * shape.vocab
     size = 3 * _block(run, full) - full  # what the saved one takes beyond its bytes, too
     formula = f"2 × {run.tokens} tokens × {shape.vocab} words × 4"
-    return _other("gradients of logits", size, formula, "PyTorch's cross entropy")
+    return _other("gradients of logits", size, formula, "cross entropy")
 
 
 def _block(run: Settings, size: int) -> int:
@@ -489,10 +499,12 @@ def _update_scratch(shape: ModelShape, run: Settings) -> Iterator[Line]:
     """What lives while, or just before, the weights are updated."""
     recipe, trained = RECIPES[run.recipe], sum(n * times for n, times in _tensors(shape, run))
     if scratch := OPTIMIZERS[run.optimizer].scratch * trained * recipe.state:
-        yield _other("scratch of the optimizer", scratch, f"{trained:,} × {recipe.state}")
+        formula = f"{trained:,} × {recipe.state}"
+        yield _other("scratch of the optimizer", scratch, formula, "torch.optim, foreach")
     elif run.trains_weights and shape.tied:
         size = 2 * shape.vocab * shape.hidden * recipe.gradient
-        yield _other("two gradients of the embedding", size, "from head and input, before the sum")
+        formula = f"2 × {shape.vocab} × {shape.hidden} × {recipe.gradient}"
+        yield _other("two gradients of the embedding", size, formula, "autograd, before their sum")
 
 
 @lru_cache(maxsize=256)

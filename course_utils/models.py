@@ -38,6 +38,7 @@ from torch import nn
 
 from course_utils import runtime
 from course_utils.runtime import CourseError
+from course_utils.shapes import HUB_PATIENCE
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,6 @@ BASE_MODELS = {
 }
 
 FETCH_COMMAND = "course fetch-model"
-HUB_PATIENCE = 10.0  # seconds that the hub has to answer the first request
 COMPUTE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

@@ -83,6 +83,7 @@ class Settings:
     upcast: bool = True
     unquantized: tuple[str, ...] = ()
     accumulation: int = 1
+    keep_output: bool = True
     gpus: int = 1
     sharding: str | None = None
     device: str = "cuda"
@@ -147,4 +148,4 @@ class Line:
     what: str
     size: int
     formula: str
-    source: str = ""
+    source: str

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+HUB_PATIENCE = 10.0  # seconds that the hub has to answer
+
 
 def count_lora_parameters(d_in: int, d_out: int, rank: int) -> int:
     """Trainable parameters of LoRA on one matrix: A holds d_in × rank, B holds rank × d_out.
@@ -234,9 +236,13 @@ def _from_hub(name: str) -> Path:
             f"no config at {name!r}: give a dict, the path of a config.json, or the name of a hub "
             'repository such as "HuggingFaceTB/SmolLM2-135M"'
         )
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
+    cached = try_to_load_from_cache(name, "config.json")
+    if isinstance(cached, str):
+        return Path(cached)
     try:
+        HfApi().model_info(name, timeout=HUB_PATIENCE)  # the next line would try again and again
         return Path(hf_hub_download(name, "config.json"))
     except Exception as error:  # httpx's, OSError, huggingface_hub's: they share no other base
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]

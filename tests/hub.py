@@ -10,7 +10,7 @@ import hashlib
 import json
 import threading
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -25,12 +25,19 @@ class Hub:
     repositories: "owner/name" → its folder, or the status with which all about it is answered.
     missing: "owner/name/file" of files that the hub lists but doesn't send, so that a download
     stops there; a request for /heal empties it.
+    facts: "owner/name" → what else the hub's API says of it: library_name, config, safetensors.
     requests: (method, path, Authorization header) of what was asked for.
     """
 
-    def __init__(self, repositories: dict[str, Path | int], missing: Iterable[str] = ()):
+    def __init__(
+        self,
+        repositories: dict[str, Path | int],
+        missing: Iterable[str] = (),
+        facts: Mapping[str, dict] | None = None,
+    ):
         self.repositories = repositories
         self.missing = set(missing)
+        self.facts = facts or {}
         self.requests: list[tuple[str, str, str | None]] = []
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
         self.server.daemon_threads = True
@@ -62,8 +69,11 @@ class Hub:
             return as_json([entry(file) for file in sorted(folder.iterdir())])
         if path in (f"/api/models/{repository}", f"/api/models/{repository}/revision/main"):
             names = [{"rfilename": file.name} for file in folder.iterdir()]
-            return as_json({"id": repository, "sha": COMMIT, "siblings": names})
-        name = path.removeprefix(f"/{repository}/resolve/{COMMIT}/")
+            about = {"id": repository, "sha": COMMIT, "siblings": names}
+            return as_json(about | self.facts.get(repository, {}))
+        name = path
+        for revision in ("main", COMMIT):
+            name = name.removeprefix(f"/{repository}/resolve/{revision}/")
         if f"{repository}/{name}" in self.missing or not (folder / name).is_file():
             return 403, {}, b""
         return content(folder / name)

@@ -99,7 +99,10 @@ def measure_step(model, run: Settings) -> Measured:
     with TensorMeter() as meter:
         with width:
             output = model(input_ids=ids, labels=ids, use_cache=False)
-        output.loss.backward()
+        loss = output.loss
+        if not run.keep_output:
+            del output
+        loss.backward()
         optimizer.step()
     return Measured(
         weights=model_bytes(model) - adapters,

@@ -31,6 +31,18 @@ def test_bytes_per_token_and_layer_have_their_closed_form(shape):
     assert per_token(shape, method="qlora") == qlora
 
 
+def test_korthikantis_34_bytes():
+    """34 sbh a layer with fused attention (section 4), of which two dropout masks take 2 sbh.
+
+    Their model: 16 bits, LayerNorm, a plain MLP four times as wide, as many heads for keys.
+    """
+    names = {"family": "starcoder2", "norm": "layer", "gated": False, "vocab": 50000}
+    sizes = {"layers": 1, "hidden": 2048, "intermediate": 8192, "heads": 16, "kv_heads": 16}
+    shape = ModelShape("theirs", head_dim=128, **names, **sizes)
+    statistics = 2 * 8 + 4 * 16  # of two norms and of attention, which they leave out
+    assert per_token(shape, method="full", recipe="bf16") - statistics == (34 - 2) * 2048
+
+
 def test_full_fine_tuning_saves_less_than_lora():
     """Adapters read float32 copies of inputs, which full fine-tuning in 16 bits does not make."""
     assert per_token(LLAMA, method="full", recipe="bf16") < per_token(LLAMA, method="lora")

@@ -1,12 +1,18 @@
 """What README and docs quote is what the benchmarks wrote, and it holds what the course claims."""
 
+import doctest
+import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import quality
+from benchmarks import calculators, quality
 from course_utils.evaluation import Interval, beyond
+from course_utils.memory import PRESETS, ModelShape, estimate
+from tests.conftest import make_model
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +49,147 @@ def test_every_seed_beats_prompting_beyond_chance(report):
         assert all(seed["house_style"].mean > p["house_style"].mean for p in prompts.values())
         in_the_lecture = prompts["3-shot (lecture 07)"]
         assert beyond(seed["house_style"], in_the_lecture["house_style"])
+
+
+# --- memory calculators ---------------------------------------------------------------------------
+
+TABLES = ("t4", "weights", "saved", "peaks")
+TINYLLAMA = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
+SERVED = {TINYLLAMA: PRESETS["tinyllama-1.1b"] | {"architectures": ["LlamaForCausalLM"]}}
+
+
+@pytest.fixture(scope="module")
+def compared():
+    return json.loads(calculators.JSON.read_text(encoding="utf-8"))
+
+
+def test_the_docs_quote_what_the_calculators_said(compared):
+    docs = calculators.PAGE.read_text(encoding="utf-8")
+    assert calculators.quoted(docs, compared) == docs
+    page = (calculators.RESULTS / "calculators.md").read_text(encoding="utf-8")
+    assert page == calculators.page(compared)
+
+
+def test_the_readme_quotes_the_worst_error_on_the_t4(compared):
+    worst = max(abs(error) for error in calculators.errors(compared["t4"], "this course"))
+    readme = (calculators.PAGE.parent.parent / "README.md").read_text(encoding="utf-8")
+    assert f"its worst error is {worst:.2%}" in readme
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_changed_figure_would_be_noticed(table, compared):
+    docs = calculators.PAGE.read_text(encoding="utf-8")
+    changed = json.loads(json.dumps(compared))
+    changed[table][0]["measured"] *= 2
+    assert calculators.quoted(docs, changed) != docs
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_the_quoted_figures_are_what_our_calculator_says_today(table, compared):
+    presets = calculators.PRESET_OF | {calculators.SMALL: "smollm2-135m"}
+    part = {"weights": "weights", "saved": "activations"}.get(table, "total")
+    for row in compared[table]:
+        today = estimate(presets[row["model"]], row["method"], **row["options"])
+        assert getattr(today, part) == row["this course"], row["case"]
+
+
+def test_the_table_of_the_t4_holds_every_measured_row(compared):
+    measured = [row["measured"] for row in compared["t4"]]
+    assert measured == [case["measured"] for case in calculators.t4_cases()]
+    assert len(measured) == 10
+
+
+def test_our_calculator_keeps_its_promises_and_is_the_nearest(compared):
+    worst = {"t4": 0.015, "weights": 0.0, "saved": 0.01, "peaks": 0.01}
+    for table, bar in worst.items():
+        ours = [abs(error) for error in calculators.errors(compared[table], "this course")]
+        assert len(ours) == len(compared[table]) and max(ours) <= bar
+        for other in ("fitcheck", "accelerate"):
+            rows = [row for row in compared[table] if row[other] is not None]
+            theirs = calculators.errors(rows, other)
+            same_rows = calculators.errors(rows, "this course")
+            assert sum(map(abs, same_rows)) <= sum(map(abs, theirs)), (table, other)
+
+
+def test_a_table_says_errors_and_what_is_not_modelled():
+    rows = [
+        {"case": case, "measured": size, "this course": size, "fitcheck": said, "accelerate": None}
+        for case, size, said in (("a", 2**20, 2**19), ("b", 2**21, 2**22))
+    ]
+    lines = calculators.table(rows).splitlines()
+    assert lines[2] == "| a | 1.0 | 1.0 (0.00%) | 0.5 (-50.00%) | not modelled |"
+    assert lines[4] == "| **mean error** | | **0.00%** | **75.00%** | – |"
+    assert lines[5] == "| **worst error** | | **0.00%** | **100.00%** | – |"
+
+
+@pytest.mark.parametrize("model", calculators.PRESET_OF)
+def test_the_hub_says_how_many_parameters_the_real_class_has(model):
+    config = PRESETS[calculators.PRESET_OF[model]]
+    kind = calculators.ARCHITECTURES[config["model_type"]]
+    said = calculators.facts(config | {"architectures": [kind]})
+    assert said["safetensors"]["total"] == ModelShape.from_config(config).parameters
+
+
+def test_fitcheck_gets_the_settings_of_the_measured_runs():
+    case = next(case for case in calculators.t4_cases() if "sdpa" in case["case"])
+    assert calculators.fitcheck_options(case) == {
+        "precision": "fp16",
+        "quantization": "nf4",
+        "double_quant": False,
+        "batch_size": 2,
+        "seq_len": 512,
+        "lora_rank": 32,
+        "lora_targets": ["q_proj", "k_proj", "v_proj", "o_proj"],
+        "grad_checkpoint": True,
+        "flash_attn": True,
+    }
+
+
+def test_accelerate_answers_from_the_hub_on_this_machine():
+    answers = calculators.ask_peers({"fitcheck": [], "accelerate": [TINYLLAMA]}, SERVED)
+    shape = ModelShape.preset("tinyllama-1.1b")
+    without_head = shape.parameters - shape.vocab * shape.hidden  # it builds the bare AutoModel
+    (said,) = answers["accelerate"]
+    assert said["float32"]["weights"] == pytest.approx(4 * without_head, rel=1e-6)
+    assert said["float32"]["training"] == 4 * said["float32"]["weights"]
+    assert said["int4"]["training"] is None
+
+
+def test_fitcheck_answers_from_the_hub_on_this_machine(compared):
+    pytest.importorskip("fitcheck", reason="needs the extra `bench`")
+    case = next(calculators.t4_cases())
+    question = [case["model"], calculators.fitcheck_options(case)]
+    answers = calculators.ask_peers({"fitcheck": [question], "accelerate": []}, SERVED)
+    assert answers["fitcheck"][0]["tensors"] == compared["t4"][0]["fitcheck"]
+
+
+def test_a_fault_of_the_other_calculators_is_told():
+    with pytest.raises(RuntimeError, match="nobody/nothing"):
+        calculators.ask_peers({"fitcheck": [], "accelerate": ["nobody/nothing"]}, SERVED)
+
+
+def test_without_the_extra_one_sentence_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["calculators.py"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"pip install -e '.\[bench\]'"):
+        calculators.main()
+
+
+def test_saved_and_peak_bytes_of_a_tiny_model_are_as_estimated():
+    model = make_model().train()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    calculators.step(model, optimizer, 4)
+    options = {"recipe": "fp32", "device": "cpu", "gradient_checkpointing": False}
+    predicted = estimate(model.config.to_dict(), "full", sequence_length=200, **options)
+    assert calculators.saved_bytes(model, 200) == pytest.approx(predicted.activations, rel=0.01)
+    assert calculators.peak_bytes(model, optimizer, 200) == pytest.approx(predicted.total, rel=0.01)
+
+
+def test_the_examples_of_the_docs_are_true():
+    docs = calculators.PAGE.read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", docs, re.S)
+    assert len(blocks) >= 6
+    examples = doctest.DocTestParser().get_doctest("".join(blocks), {}, "docs", None, 0)
+    told = []
+    result = doctest.DocTestRunner().run(examples, out=told.append)
+    assert result.attempted > 15 and not result.failed, "".join(told)

@@ -7,7 +7,6 @@ from itertools import product
 import bitsandbytes
 import pytest
 import torch
-from steps import CONFIGS, step
 
 from course_utils.measure import optimizer_bytes
 from course_utils.memory import (
@@ -24,6 +23,7 @@ from course_utils.memory import (
     usable_bytes,
 )
 from course_utils.units import GB, GiB
+from tests.steps import CONFIGS, step
 
 WAYS = {
     "full-bf16": ("full", {"recipe": "bf16"}),
@@ -68,6 +68,24 @@ def test_every_part_of_a_real_step_is_predicted(
     held = predicted.weights + predicted.adapters + predicted.optimizer
     close = 0.005 if name in LLAMA_LIKE else 0.02
     assert predicted.total - held == pytest.approx(measured.peak, rel=close)
+
+
+@pytest.mark.parametrize("way", ["full-fp32", "lora", "qlora-upcast"])
+def test_a_loop_that_keeps_only_the_loss_takes_less(way, tmp_path, tokenizer):
+    method, options = WAYS[way]
+    options = options | {"keep_output": False, "gradient_checkpointing": False}
+    measured, predicted = step("grouped", tmp_path, tokenizer, method, **options)
+    held = predicted.weights + predicted.adapters + predicted.optimizer
+    assert predicted.total - held == pytest.approx(measured.peak, rel=0.005)
+    kept = estimate(predicted.shape, method, **vars_of(predicted.settings, keep_output=True))
+    logits = predicted.settings.tokens * predicted.shape.vocab * predicted.settings.stream_bytes
+    assert kept.total - predicted.total == logits
+
+
+def vars_of(settings, **changes):
+    """Options of `estimate` that give these settings, with changes."""
+    options = {name: getattr(settings, name) for name in settings.__dataclass_fields__} | changes
+    return {name: value for name, value in options.items() if name != "method"}
 
 
 @pytest.mark.parametrize(
@@ -255,6 +273,7 @@ def test_text_names_gb_and_gib_and_every_formula():
     explained = e.explain()
     for line in e.lines:
         assert f"{line.size:>18,} B  {line.what} = {line.formula}" in explained
+        assert f"= {line.formula}  [{line.source}]" in explained and line.source and line.formula
     assert "[QLoRA, section 3]" in explained and explained.endswith(e.peak)
 
 

@@ -1,6 +1,9 @@
 """shapes: every family counted like the real transformers class, every other config refused."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from course_utils.shapes import FAMILIES, PRESETS, ModelShape, count_lora_parameters
+from tests.hub import Hub
 
 SIZES = {
     "vocab_size": 101,
@@ -165,28 +169,48 @@ def test_a_config_is_read_from_dict_file_and_folder(tmp_path):
     assert ModelShape.from_config(str(tmp_path), name="x") == from_dict
 
 
-def test_a_config_is_read_from_the_hub(monkeypatch, tmp_path):
-    asked = []
-
-    def download(repository, file):
-        asked.append((repository, file))
-        path = tmp_path / file
-        path.write_text(json.dumps(PRESETS["smollm2-135m"]), encoding="utf-8")
-        return str(path)
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    shape = ModelShape.from_config("HuggingFaceTB/SmolLM2-135M")
-    assert asked == [("HuggingFaceTB/SmolLM2-135M", "config.json")]
-    assert shape.parameters == 134_515_008 and shape.name == "HuggingFaceTB/SmolLM2-135M"
+ASK_THE_HUB = """
+import json, sys
+from course_utils.shapes import ModelShape
+try:
+    shape = ModelShape.from_config(sys.argv[1])
+    print(json.dumps([shape.name, shape.parameters]))
+except ValueError as error:
+    print(json.dumps(str(error)))
+"""
 
 
-def test_a_hub_that_fails_gives_one_sentence(monkeypatch):
-    def download(repository, file):
-        raise OSError("no route to host\nand a long story")
+@pytest.fixture
+def ask_the_hub(tmp_path):
+    """What `from_config` makes of a repository's name, with a hub on this machine, or with none."""
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    with pytest.raises(ValueError, match="^no config of a/b from the hub: no route to host$"):
-        ModelShape.from_config("a/b")
+    def ask(name, endpoint):
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        env = kept | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "*"}
+        command = [sys.executable, "-c", ASK_THE_HUB, name]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+        return json.loads(done.stdout)
+
+    return ask
+
+
+def test_a_config_is_read_from_the_hub_and_later_without_it(ask_the_hub, tmp_path):
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    (repository / "config.json").write_text(json.dumps(PRESETS["smollm2-135m"]), encoding="utf-8")
+    name = "HuggingFaceTB/SmolLM2-135M"
+    with Hub({name: repository}) as hub:
+        assert ask_the_hub(name, hub.url) == [name, 134_515_008]
+    assert ask_the_hub(name, "http://127.0.0.1:9") == [name, 134_515_008]  # from its cache
+
+
+def test_a_repository_that_cannot_be_had_gives_one_sentence(ask_the_hub):
+    with Hub({"closed/model": 401}) as hub:
+        for name in ("closed/model", "nobody/nothing"):
+            message = ask_the_hub(name, hub.url)
+            assert message.startswith(f"no config of {name} from the hub: ")
+            assert "\n" not in message
+    assert ask_the_hub("a/b", "http://127.0.0.1:9").startswith("no config of a/b from the hub: ")
 
 
 LLAMA = PRESETS["smollm2-135m"]

@@ -1,0 +1,393 @@
+"""Three memory calculators beside measured bytes: this course's, fitcheck, accelerate's.
+
+    python benchmarks/calculators.py            measure, write calculators.json and the texts
+    python benchmarks/calculators.py --texts    write the texts again from calculators.json
+
+Measured are the peaks of QLoRA on a Tesla T4 (course_utils/data/t4_measured_peaks.csv), and here,
+in this run, SmolLM2-135M on the CPU: its weights, what a step saves for its backward pass, and the
+peak of a whole step. Needs the extra `bench` and no network: the other two get the models' configs
+from a hub on this machine. calculators.json lies in benchmarks/results; the texts are
+calculators.md beside it and the tables of docs/memory-calculator.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from datetime import date
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+from statistics import mean
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the hub of the tests
+
+from hub import Hub
+
+from benchmarks.quality import machine
+from course_utils.finetuning import Recipe, attach_adapters, set_checkpointing
+from course_utils.measure import TensorMeter, optimizer_bytes, saved_for_backward
+from course_utils.memory import PRESETS, estimate
+from course_utils.models import fetch_base, load_base, model_bytes
+from course_utils.units import MiB
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+JSON = RESULTS / "calculators.json"
+PAGE = ROOT / "docs" / "memory-calculator.md"
+T4_PEAKS = ROOT / "course_utils" / "data" / "t4_measured_peaks.csv"
+
+SMALL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+PRESET_OF = {
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0": "tinyllama-1.1b",
+    "HuggingFaceTB/SmolLM2-1.7B": "smollm2-1.7b",
+    "Qwen/Qwen2.5-1.5B-Instruct": "qwen2.5-1.5b",
+}
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+CALCULATORS = ("this course", "fitcheck", "accelerate")
+LENGTHS = (64, 256)  # tokens
+SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+
+HERE = {"compute_dtype": "bfloat16", "device": "cpu"}
+
+
+# --- the cases ------------------------------------------------------------------------------------
+
+
+def t4_cases() -> Iterator[dict]:
+    """The rows of the T4 file, with the settings that its header states."""
+    lines = T4_PEAKS.read_text(encoding="utf-8").splitlines()
+    for row in csv.DictReader(line for line in lines if not line.startswith("#")):
+        batch, length = int(row["batch_size"]), int(row["sequence_length"])
+        options = {"rank": int(row["lora_rank"]), "attention": row["attention"]}
+        yield {
+            "case": f"{row['model'].split('/')[1]}, {row['attention']}, {batch} × {length}",
+            "model": row["model"],
+            "method": "qlora",
+            "options": options | {"batch_size": batch, "sequence_length": length},
+            "measured": int(row["peak_allocated_mib"]) * MiB,
+        }
+
+
+def weight_cases() -> Iterator[dict]:
+    """SmolLM2-135M in memory, in each format, before any training."""
+    for case, method, options in (
+        ("float32", "full", {"recipe": "fp32", "device": "cpu"}),
+        ("bfloat16", "lora", HERE),
+        ("NF4", "qlora", HERE | {"upcast": False}),
+        ("NF4, double quantization", "qlora", HERE | {"upcast": False, "double_quant": True}),
+        ("NF4, peft's upcast", "qlora", HERE),
+        ("NF4, double quantization, peft's upcast", "qlora", HERE | {"double_quant": True}),
+    ):
+        size = model_bytes(load(method, options))
+        setting = {"model": SMALL, "method": method, "options": options}
+        yield {"case": case, **setting, "measured": size}
+
+
+def step_cases() -> Iterator[dict]:
+    """Training steps of SmolLM2-135M, one sequence each."""
+    adapters = HERE | {"rank": 8, "targets": "all-linear"}
+    double = adapters | {"double_quant": True}
+    for name, method, options in (
+        ("full, float32", "full", {"recipe": "fp32", "device": "cpu"}),
+        ("LoRA, bfloat16", "lora", adapters),
+        ("QLoRA, 16-bit rest", "qlora", double | {"upcast": False}),
+        ("QLoRA, peft's upcast", "qlora", double),
+    ):
+        model = load(method, options)
+        if method != "full":
+            model = attach_adapters(model, Recipe(rank=options["rank"]))
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, fused=True)
+        step(model.train(), optimizer, 8)  # makes the optimizer's states
+        for checkpointing, length in product((False, True), LENGTHS):
+            set_checkpointing(model, checkpointing)
+            how = "checkpointing" if checkpointing else "all stored"
+            more = {"sequence_length": length, "gradient_checkpointing": checkpointing}
+            yield {
+                "case": f"{name}, {length} tokens, {how}",
+                "model": SMALL,
+                "method": method,
+                "options": options | more,
+                "saved": saved_bytes(model, length),
+                "measured": peak_bytes(model, optimizer, length),
+            }
+
+
+# --- measuring ------------------------------------------------------------------------------------
+
+
+def load(method: str, options: dict) -> nn.Module:
+    """SmolLM2-135M on the CPU, in the format that these options of `estimate` mean."""
+    from peft import prepare_model_for_kbit_training
+
+    quantized = {"quantization": "nf4", "double_quant": options.get("double_quant", False)}
+    model, _ = load_base(
+        "smollm2-135m",
+        **quantized if method == "qlora" else {},
+        compute_dtype=torch.bfloat16,
+        device="cpu",
+    )
+    if method == "qlora" and options.get("upcast", True):
+        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return model.float() if method == "full" else model
+
+
+def forward(model: nn.Module, length: int):
+    """A forward pass over one sequence of random tokens; memory doesn't depend on which."""
+    tokens = torch.randint(0, model.config.vocab_size, (1, length))
+    return model(input_ids=tokens, labels=tokens, use_cache=False)
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, length: int) -> None:
+    """One optimizer step. The output lives through all of it, as in a training loop."""
+    output = forward(model, length)
+    output.loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def saved_bytes(model: nn.Module, length: int) -> int:
+    """Bytes that autograd saves in the forward pass, the model itself left out."""
+    with saved_for_backward(model) as saved:
+        forward(model, length)
+    return saved.size
+
+
+def peak_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, length: int) -> int:
+    """Bytes of all tensors at the peak of a step: what stands already, and what it makes."""
+    standing = model_bytes(model) + optimizer_bytes(optimizer)
+    with TensorMeter() as meter:
+        step(model, optimizer, length)
+    return standing + meter.peak
+
+
+# --- the other calculators ------------------------------------------------------------------------
+
+
+def configs() -> dict[str, dict]:
+    """The config.json of each model: the presets' fields, and for SmolLM2-135M its own file."""
+    own = json.loads((fetch_base("smollm2-135m") / "config.json").read_text(encoding="utf-8"))
+    fields = {model: PRESETS[preset] for model, preset in PRESET_OF.items()} | {SMALL: own}
+    return {
+        model: config | {"architectures": [ARCHITECTURES[config["model_type"]]]}
+        for model, config in fields.items()
+    }
+
+
+def facts(config: dict) -> dict:
+    """What the hub's API says of a model: its library, and the parameters in its files."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    fields = {key: value for key, value in config.items() if key != "model_type"}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(config["model_type"], **fields)
+        )
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return {
+        "library_name": "transformers",
+        "config": {key: config[key] for key in ("architectures", "model_type")},
+        "safetensors": {"parameters": {"BF16": count}, "total": count},
+    }
+
+
+def ask_peers(questions: dict, models: dict[str, dict]) -> dict:
+    """The answers of peers.py, which reads the configs of `models` from a hub on this machine."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = {model: Path(scratch) / model for model in models}
+        for model, folder in folders.items():
+            folder.mkdir(parents=True)
+            (folder / "config.json").write_text(json.dumps(models[model]), encoding="utf-8")
+        known = {model: facts(config) for model, config in models.items()}
+        with Hub(folders, facts=known) as hub:
+            kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+            here = {"HF_ENDPOINT": hub.url, "HF_HOME": f"{scratch}/cache", "NO_PROXY": "*"}
+            done = subprocess.run(
+                [sys.executable, str(ROOT / "benchmarks" / "peers.py")],
+                input=json.dumps(questions),
+                env=kept | here,
+                capture_output=True,
+                text=True,
+            )
+    if done.returncode:
+        raise RuntimeError(f"the other calculators failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def fitcheck_options(case: dict) -> dict:
+    """The same settings in fitcheck's words (its TrainingConfig)."""
+    given, full = case["options"], case["method"] == "full"
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    if given.get("targets") == "all-linear":
+        targets += ["gate_proj", "up_proj", "down_proj"]
+    return {
+        "precision": "fp32" if full else SHORT[given.get("compute_dtype", "float16")],
+        "quantization": "nf4" if case["method"] == "qlora" else "none",
+        "double_quant": given.get("double_quant", False),
+        "batch_size": given.get("batch_size", 1),
+        "seq_len": given.get("sequence_length", 1024),
+        "lora_rank": None if full else given.get("rank", 16),
+        "lora_targets": targets,
+        "grad_checkpoint": given.get("gradient_checkpointing", True),
+        "flash_attn": given.get("attention", "sdpa") == "sdpa",
+    }
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+
+def measured() -> dict:
+    """The whole report: each table's rows with bytes measured and estimated, machine and date."""
+    tables = {"t4": list(t4_cases()), "weights": list(weight_cases()), "steps": list(step_cases())}
+    cases = [case for table in tables.values() for case in table]
+    models = configs()
+    questions = {"fitcheck": [(case["model"], fitcheck_options(case)) for case in cases]}
+    answers = ask_peers(questions | {"accelerate": list(models)}, models)
+    accelerate = dict(zip(models, answers["accelerate"], strict=True))
+    for case, fitcheck in zip(cases, answers["fitcheck"], strict=True):
+        case["estimate"] = estimate(models[case["model"]], case["method"], **case["options"])
+        case["fitcheck"], case["accelerate"] = fitcheck, accelerate[case["model"]]
+    return {
+        "date": date.today().isoformat(),
+        "machine": f"{machine()}, fitcheck-llm {version('fitcheck-llm')}",
+        "t4": [peak_row(case) for case in tables["t4"]],
+        "weights": [weight_row(case) for case in tables["weights"]],
+        "saved": [saved_row(case) for case in tables["steps"]],
+        "peaks": [peak_row(case) for case in tables["steps"]],
+    }
+
+
+def row(case: dict, measured: int, *figures: float | None) -> dict:
+    """A row of a table, in bytes; None where a calculator doesn't model the case."""
+    setting = {key: case[key] for key in ("case", "model", "method", "options")}
+    return setting | {"measured": measured} | dict(zip(CALCULATORS, figures, strict=True))
+
+
+def of_fitcheck(case: dict, part: str) -> float | None:
+    """None if NF4 leaves embedding and norms in 16 bits: fitcheck takes them to be float32."""
+    return case["fitcheck"][part] if case["options"].get("upcast", True) else None
+
+
+def peak_row(case: dict) -> dict:
+    """accelerate knows full training of float32 weights with Adam, and no adapters."""
+    full = case["accelerate"]["float32"]["training"] if case["method"] == "full" else None
+    return row(case, case["measured"], case["estimate"].total, of_fitcheck(case, "tensors"), full)
+
+
+def weight_row(case: dict) -> dict:
+    """accelerate's int4 is an eighth of float32, whatever is quantized."""
+    dtype = {"full": "float32", "lora": "float16", "qlora": "int4"}[case["method"]]
+    accelerate = case["accelerate"][dtype]["weights"]
+    ours, fitcheck = case["estimate"].weights, of_fitcheck(case, "weights")
+    return row(case, case["measured"], ours, fitcheck, accelerate)
+
+
+def saved_row(case: dict) -> dict:
+    """fitcheck's activations count copies of the logits that are not saved: no like for like."""
+    return row(case, case["saved"], case["estimate"].activations, None, None)
+
+
+# --- the texts ------------------------------------------------------------------------------------
+
+
+def errors(rows: Iterable[dict], calculator: str) -> list[float]:
+    """Relative errors (0.01 is 1% too much) of the rows that a calculator models."""
+    known = [entry for entry in rows if entry[calculator] is not None]
+    return [entry[calculator] / entry["measured"] - 1 for entry in known]
+
+
+def table(rows: list[dict]) -> str:
+    """Rows as Markdown, in MiB with errors in percent, and under them the mean and worst error."""
+    lines = ["| | measured | " + " | ".join(CALCULATORS) + " |", "|---|--:|" + "--:|" * 3]
+    for entry in rows:
+        cells = [figure(entry[name], entry["measured"]) for name in CALCULATORS]
+        lines.append(f"| {entry['case']} | {entry['measured'] / MiB:,.1f} | {' | '.join(cells)} |")
+    for name, summary in (("mean", mean), ("worst", max)):
+        cells = []
+        for calculator in CALCULATORS:
+            sizes = [abs(error) for error in errors(rows, calculator)]
+            cells.append(f"**{summary(sizes):.2%}**" if sizes else "–")
+        lines.append(f"| **{name} error** | | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def figure(estimated: float | None, measured: int) -> str:
+    """A cell: MiB and the error."""
+    if estimated is None:
+        return "not modelled"
+    error = round(estimated / measured - 1, 4)
+    return f"{estimated / MiB:,.1f} ({f'{error:+.2%}' if error else '0.00%'})"
+
+
+def blocks(report: dict) -> dict[str, str]:
+    """Name of a mark → what stands there on the page."""
+    tables = {name: table(report[name]) for name in ("t4", "weights", "saved", "peaks")}
+    made = (
+        f"Made by `python benchmarks/calculators.py` on {report['date']}: {report['machine']}. "
+        "Sizes in MiB (2²⁰ B), in brackets the error."
+    )
+    return tables | {"made": made}
+
+
+def page(report: dict) -> str:
+    """The report as Markdown."""
+    part = blocks(report)
+    return f"""# Memory calculators beside measured bytes
+
+{part["made"]} What is compared, and how fairly: docs/memory-calculator.md.
+
+## Peak of a QLoRA step on a Tesla T4
+
+{part["t4"]}
+
+## SmolLM2-135M on this machine: weights
+
+{part["weights"]}
+
+## SmolLM2-135M on this machine: saved for the backward pass
+
+{part["saved"]}
+
+## SmolLM2-135M on this machine: peak of a step
+
+{part["peaks"]}
+"""
+
+
+def quoted(text: str, report: dict) -> str:
+    """The page of the docs with this report's tables between their marks."""
+    for name, content in blocks(report).items():
+        begin, end = f"<!-- calculators {name}: begin -->", f"<!-- calculators {name}: end -->"
+        before, rest = text.split(begin)
+        text = f"{before}{begin}\n{content}\n{end}{rest.split(end)[1]}"
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--texts", action="store_true")
+    if not parser.parse_args().texts:
+        if importlib.util.find_spec("fitcheck") is None:
+            sys.exit("fitcheck-llm is missing: install the extra with `pip install -e '.[bench]'`.")
+        RESULTS.mkdir(exist_ok=True)
+        JSON.write_text(json.dumps(measured(), indent=1) + "\n", encoding="utf-8")
+    report = json.loads(JSON.read_text(encoding="utf-8"))
+    (RESULTS / "calculators.md").write_text(page(report), encoding="utf-8")
+    PAGE.write_text(quoted(PAGE.read_text(encoding="utf-8"), report), encoding="utf-8")
+    print(page(report))
+
+
+if __name__ == "__main__":
+    main()
