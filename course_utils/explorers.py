@@ -235,7 +235,7 @@ def memory_answer(
     lines = {
         "a parameter of the model": f"{found.total / shape.parameters:.2f} B",
         "fits": ", ".join(filter(found.fits, GPUS)) or "none of these GPUs",
-        "largest batch": "not known for a bare number of parameters",
+        "largest batch": "needs a shape: choose another model",
     }
     if shape.known:
         batch = largest("batch_size", gpu, shape, method, **options)

@@ -212,7 +212,7 @@ def test_the_slides_112_gb():
     assert re.search(r"total +112.00 GB +104.31 GiB\n", text)
     assert re.search(r"a parameter of the model +16.00 B\n", text)
     assert re.search(r"fits +none of these GPUs\n", text)
-    assert text.endswith("not known for a bare number of parameters")
+    assert text.endswith("needs a shape: choose another model")
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])

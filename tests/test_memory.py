@@ -381,7 +381,7 @@ def test_gpus_keep_a_reserve():
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
         ({"sequence_length": 2.5}, "sequence_length must be a whole number"),
         ({"gpus": -1}, "gpus must be a whole number"),
-        ({"lenght": 5}, "'lenght'; options are method, batch_size"),
+        ({"seq_len": 5}, "'seq_len'; options are method, batch_size"),
         ({"method": "lora", "targets": ("qproj",)}, "no linear layer 'qproj'; it has q_proj"),
         ({"method": "qlora", "unquantized": ("x",)}, "no linear layer 'x'"),
     ],

@@ -1,0 +1,181 @@
+"""Each explorer in JupyterLab, in the lecture that has it: moved, typed into, mistyped, looked at.
+
+Every test starts with a fresh explorer and leaves a picture of it in build/browser.
+"""
+
+import functools
+import inspect
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install -e '.[lab,test]'")
+pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,test]'")
+
+from playwright.sync_api import expect, sync_playwright
+
+from course_utils import explorers, notebooks
+from tests.browser import Explorer, Lab, chromium
+
+LECTURES = notebooks.lectures(Path(__file__).resolve().parents[1])
+WIDE, NARROW = 1280, 900  # pixels of the window: a laptop's screen, and part of it
+HEIGHT = 1500  # so that a whole explorer is in view
+
+LORA, QLORA = explorers.METHODS["lora"], explorers.METHODS["qlora"]
+# Explorer → a number that it shows at first. Each stands in the alt text and in the text below.
+FIRST = {"lora_explorer": "48,000", "memory_explorer": "112.00 GB"}
+# Explorer, control → value in the order they are used, and a number that is shown after the last.
+MOVES = [
+    ("lora_explorer", {"rank r": "16"}, "96,000"),
+    ("lora_explorer", {"model": "llama-7b"}, "6,291,456"),
+    ("lora_explorer", {"down_proj": True}, "64,000"),
+    ("memory_explorer", {"recipe": "fp32"}, "28.00 GB"),
+    ("memory_explorer", {"model": "llama-7b", "method": LORA, "rank r": "64"}, "639.63 MB"),
+    ("memory_explorer", {"model": "llama-7b", "method": QLORA, explorers.DOUBLE: False}, "4.17 GB"),
+]
+# Explorer, control, a bad value, and the sentence about it.
+ZEROS = [
+    ("lora_explorer", "layers", "0", "layers must be from 1 to 1,000 here, but is 0."),
+    ("memory_explorer", "batch size", "0", "batch size must be from 1 to 1,024 here, but is 0."),
+]
+MISTAKES = [*ZEROS, ("memory_explorer", "method", QLORA, "7b is a bare number of parameters")]
+
+# An explorer with a fault of its own: it can't answer the number 2.
+BROKEN = """
+from course_utils.explorers import explorer, figures, number
+
+def answer(number):
+    return figures.lora_parameters(1, 1, number), str(1 / (number - 2))
+
+def broken_explorer():
+    return explorer({"number": number("number", 1)}, answer)
+
+broken_explorer()
+"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = chromium(playwright)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def page_of(browser, tmp_path_factory):
+    """Explorer's name → the explorer, in the one notebook that shows it, opened once."""
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    cells = [nbformat.v4.new_code_cell(BROKEN)]
+    broken = tmp_path_factory.mktemp("broken") / "broken.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), broken)
+    files = [*LECTURES, broken]
+
+    with Lab(tmp_path_factory.mktemp("course"), files) as lab:
+
+        @functools.cache
+        def open_page(name):
+            (file,) = [file for file in files if f"{name}()" in file.read_text(encoding="utf-8")]
+            return Explorer(browser.new_page(), lab.address(file.name), name)
+
+        yield open_page
+
+
+@pytest.fixture
+def explorer(page_of, request):
+    """A fresh explorer; afterwards nothing may have gone wrong on its page."""
+    explorer = page_of(request.param)
+    explorer.page.set_viewport_size({"width": WIDE, "height": HEIGHT})
+    explorer.run()
+    yield explorer
+    explorer.photograph(request.node.name)
+    assert not explorer.faults
+    assert "Traceback" not in explorer.page.locator(".jp-Notebook").inner_text()
+
+
+def name_of(value):
+    """Part of a test's name, and so of its picture's."""
+    return "+".join(value) if isinstance(value, dict) else str(value)[:20]
+
+
+def with_explorer(names, cases):
+    return pytest.mark.parametrize(names, cases, indirect=["explorer"], ids=name_of)
+
+
+def test_every_explorer_is_tried_here():
+    names = {name for name, _ in inspect.getmembers(explorers) if name.endswith("_explorer")}
+    assert names == set(FIRST) == {move[0] for move in MOVES} == {zero[0] for zero in ZEROS}
+
+
+@with_explorer("explorer", FIRST)
+def test_it_shows_a_picture_and_its_numbers(explorer):
+    assert FIRST[explorer.name] in explorer.expect(FIRST[explorer.name])[2]
+    assert explorer.picture.evaluate("picture => picture.naturalWidth") > 300, "a real picture"
+
+
+@with_explorer("explorer", FIRST)
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_nothing_is_cut_off(explorer, width):
+    """Neither a label, nor a control, nor the picture, nor the numbers."""
+    explorer.page.set_viewport_size({"width": width, "height": HEIGHT})
+    parts = explorer.output.locator("label, .jupyter-widgets").all()
+    for part in parts:
+        inside, outside = part.evaluate("part => [part.scrollWidth, part.clientWidth]")
+        assert inside <= outside, part.evaluate("part => part.outerHTML")[:300]
+    assert len(parts) > 10
+
+
+@with_explorer("explorer, actions, number", MOVES)
+def test_controls_change_the_picture_and_the_numbers(explorer, actions, number):
+    before = explorer.expect(FIRST[explorer.name])
+    for label, value in actions.items():
+        explorer.use(label, value)
+    after = explorer.expect(number)
+    assert number in after[2]
+    assert all(new != old for new, old in zip(after, before, strict=True))
+
+
+@with_explorer("explorer, actions, number", MOVES)
+def test_the_keyboard_is_enough(explorer, actions, number):
+    for label, value in actions.items():
+        explorer.use_keyboard(label, value)
+    assert number in explorer.expect(number)[2]
+
+
+@with_explorer("explorer, label, value, sentence", MISTAKES)
+def test_a_bad_value_is_answered_in_place(explorer, label, value, sentence, request):
+    before = explorer.expect(FIRST[explorer.name])
+    good = explorer.control(label).input_value()
+    explorer.use(label, value)
+    expect(explorer.alert).to_contain_text(sentence)
+    expect(explorer.picture.or_(explorer.numbers)).to_have_count(0)
+    explorer.photograph(f"{request.node.name} told")
+    explorer.use(label, good)
+    assert explorer.expect(FIRST[explorer.name]) == before
+    expect(explorer.alert).to_have_count(0)
+
+
+@with_explorer("explorer, label, value, sentence", ZEROS)
+def test_arrow_keys_step_a_number(explorer, label, value, sentence):
+    before = explorer.expect(FIRST[explorer.name])
+    control = explorer.control(label)
+    explorer.reach(control)
+    explorer.page.keyboard.press("ArrowDown")
+    expect(control).to_have_value(value)
+    expect(explorer.alert).to_have_text(sentence)
+    explorer.page.keyboard.press("ArrowUp")
+    assert explorer.expect(FIRST[explorer.name]) == before
+
+
+def test_a_fault_of_our_own_would_be_seen_here(page_of):
+    """The tests above find a fault in a callback, which JupyterLab keeps to itself."""
+    broken = page_of("broken_explorer")
+    broken.run()
+    assert not broken.faults
+    broken.use("number", "2")
+    broken.use("number", "3")  # whose answer comes after the fault
+    broken.expect("LoRA of rank 3")
+    (fault,) = broken.faults
+    assert re.search("Traceback.*ZeroDivisionError", fault, re.S)
