@@ -14,13 +14,16 @@ with the bytes that these save. Method: Korthikanti et al. 2022 (arXiv 2205.0519
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from course_utils.settings import DTYPE_BYTES, RECIPES, Line, Settings
 from course_utils.shapes import ModelShape
 
-LOSS, WEIGHTS = "cross entropy", "gradients of weights"  # sources
+# Sources that several lines share.
+LOSS, WEIGHTS, BACKWARD, PEFT = (
+    *("cross entropy", "gradients of weights", "autograd", "peft's LoRA layer"),
+)
 
 
 def saved_lines(shape: ModelShape, run: Settings) -> Iterator[Line]:
@@ -30,8 +33,7 @@ def saved_lines(shape: ModelShape, run: Settings) -> Iterator[Line]:
         size = shape.layers * t * h * run.stream_bytes
         formula = f"{shape.layers} layers × {t} tokens × {h} × {run.stream_bytes}"
         yield _line("inputs of layers", size, formula, "Chen et al. 2016")
-        if shape.family == "gpt2" and run.attention == "eager":
-            size = causal_mask(run)
+        if size := saved_mask(shape, run):
             formula = f"{t} × {run.sequence_length} × {run.stream_bytes}"
             yield _line("causal mask", size, formula, "an input of GPT-2's layers")
     else:
@@ -50,6 +52,11 @@ def saved_lines(shape: ModelShape, run: Settings) -> Iterator[Line]:
         yield _line("16-bit copies of weights", 2 * cast, f"{cast:,} × 2", "torch.autocast's cache")
 
 
+def saved_mask(shape: ModelShape, run: Settings) -> int:
+    """Bytes of the mask where checkpointing saves it: as an input that GPT-2's layers are given."""
+    return causal_mask(run) if shape.family == "gpt2" and run.attention == "eager" else 0
+
+
 def causal_mask(run: Settings) -> int:
     """Bytes of the mask that eager attention adds: batch × 1 × tokens × tokens."""
     return run.tokens * run.sequence_length * run.stream_bytes
@@ -59,7 +66,7 @@ def _line(what: str, size: int, formula: str, source: str) -> Line:
     return Line("activations", what, size, formula, source)
 
 
-def _sum(lines: Iterator[Line]) -> int:
+def _sum(lines: Iterable[Line]) -> int:
     return sum(line.size for line in lines)
 
 
@@ -89,19 +96,24 @@ def _attention_half(shape: ModelShape, run: Settings) -> Iterator[Line]:
 
 
 def _mlp_half(shape: ModelShape, run: Settings) -> Iterator[Line]:
+    yield from _mlp_inner(shape, run)
+    yield from _inputs(shape, run, "MLP")
+
+
+def _mlp_inner(shape: ModelShape, run: Settings) -> Iterator[Line]:
+    """The MLP half without the input of its last layer."""
     yield from _norm(shape, run, "second norm")
     yield from _inputs(shape, run, "second norm")
     times, what = _activation(shape)
     t, wide, v = run.tokens, shape.intermediate, run.value_bytes
     yield _line(what, times * t * wide * v, f"{times} × {t} × {wide} × {v}", "their derivatives")
-    yield from _inputs(shape, run, "MLP")
 
 
 def _activation(shape: ModelShape) -> tuple[int, str]:
     """How many tensors of the MLP's width its activation function saves, and which."""
     if shape.gated:
-        return 3, "gate, SiLU(gate) and up"
-    return (4, "GELU in four steps") if shape.family == "gpt2" else (1, "input of GELU")
+        return 3, f"gate, its {shape.activation} and up"
+    return (4, "GELU in four steps") if shape.activation == "gelu_new" else (1, "input of GELU")
 
 
 def _norm(shape: ModelShape, run: Settings, what: str) -> Iterator[Line]:
@@ -191,9 +203,9 @@ def _inputs(shape: ModelShape, run: Settings, source: str) -> Iterator[Line]:
     if run.value_bytes == 4:  # … or what is float32 already, which sdpa has saved
         widths = [] if (source, run.attention) == ("attention", "sdpa") else adapted[:1]
     formula = f"4 × {t} × {sum(widths)}"
-    yield _line(f"inputs of A from {source}", 4 * t * sum(widths), formula, "peft's LoRA layer")
+    yield _line(f"inputs of A from {source}", 4 * t * sum(widths), formula, PEFT)
     formula = f"4 × {t} × rank {run.rank} × {len(adapted)}"
-    yield _line("inputs of B", 4 * t * run.rank * len(adapted), formula, "peft's LoRA layer")
+    yield _line(f"inputs of B from {source}", 4 * t * run.rank * len(adapted), formula, PEFT)
 
 
 def _weight_inputs(shape: ModelShape, run: Settings, source: str) -> Iterator[Line]:
@@ -210,17 +222,21 @@ def _weight_inputs(shape: ModelShape, run: Settings, source: str) -> Iterator[Li
 # --- the backward pass of one layer ---------------------------------------------------------------
 
 
-def layer_backward(shape: ModelShape, run: Settings) -> int:
-    """Bytes of one layer at the widest point of its backward pass: what it saved, and gradients.
+def layer_backward(shape: ModelShape, run: Settings) -> list[Line]:
+    """One layer at the widest point of its backward pass: what it saved, and gradients, in bytes.
 
     With checkpointing the layer is first recomputed; its stored input is not counted here.
     """
-    widest = max(_mlp_backward(shape, run), _attention_backward(shape, run))
+    moments = [list(_mlp_backward(shape, run)), list(_attention_backward(shape, run))]
     if run.gradient_checkpointing:
-        widest = max(widest, _mlp_forward(shape, run))
-    if run.gradient_checkpointing and run.stream_bytes == 4 and shape.norm == "rms":
-        widest -= 4 * run.tokens * shape.hidden  # the first norm saves the stored input itself
-    return widest + run.tokens * shape.hidden * run.stream_bytes  # the residual's gradient
+        moments.append(list(_mlp_forward(shape, run)))
+    size = run.tokens * shape.hidden * run.stream_bytes
+    formula = f"{run.tokens} × {shape.hidden} × {run.stream_bytes}"
+    lines = [_line("gradient of the residual stream", size, formula, BACKWARD)]
+    saves_itself = shape.norm == "layer" or run.stream_bytes == 4  # else a float32 copy
+    if run.gradient_checkpointing and saves_itself:
+        lines.append(_line("less: the stored input", -size, formula, "what the first norm saves"))
+    return [*max(moments, key=_sum), *lines]
 
 
 def layer_saved(shape: ModelShape, run: Settings) -> int:
@@ -228,52 +244,83 @@ def layer_saved(shape: ModelShape, run: Settings) -> int:
     return _sum(_attention_half(shape, run)) + _sum(_mlp_half(shape, run))
 
 
-def _mlp_forward(shape: ModelShape, run: Settings) -> int:
+def _mlp_forward(shape: ModelShape, run: Settings) -> Iterator[Line]:
     """In the recomputation, when the last A and B before the MLP's product have been multiplied."""
-    saved = layer_saved(shape, run) - _sum(_inputs(shape, run, "MLP"))
-    wide = shape.intermediate if _adapted(shape, run, "second norm") else 0
-    adapters = 2 * 4 * run.tokens * wide  # B's result, and the same scaled
-    held = 0 if run.stream_bytes == 4 else 2 * 2 * run.tokens * shape.hidden
-    return saved + adapters + held  # residual and norm, of which autograd saves a float32 copy
+    t, h, wide = run.tokens, shape.hidden, shape.intermediate
+    yield from _attention_half(shape, run)
+    yield from _mlp_inner(shape, run)
+    if _adapted(shape, run, "second norm"):
+        yield _line("B's result, and the same scaled", 8 * t * wide, f"2 × {t} × {wide} × 4", PEFT)
+    if run.stream_bytes == 2:  # autograd saves a float32 copy of them
+        yield _line("residual and norm", 4 * t * h, f"2 × {t} × {h} × 2", "RMSNorm")
 
 
-def _mlp_backward(shape: ModelShape, run: Settings) -> int:
-    """The MLP's turn comes first: all that the layer saved is there."""
+def _mlp_backward(shape: ModelShape, run: Settings) -> Iterator[Line]:
+    """The MLP's turn comes first: all that the layer saved is there, but the last input."""
+    yield from _attention_half(shape, run)
+    yield from _mlp_inner(shape, run)
     t, h, wide, v = run.tokens, shape.hidden, shape.intermediate, run.value_bytes
-    alive = layer_saved(shape, run) - _sum(_inputs(shape, run, "MLP"))
-    inner = 3 if shape.gated or shape.family == "gpt2" else 2  # of a product and its two factors
-    gradients = inner * t * wide * v
+    product = shape.gated or shape.activation == "gelu_new"
+    inner = 3 if product else 2  # the gradient of a product beside those of its factors
+    formula = f"{inner} × {t} × {wide} × {v}"
+    gradients = [_line("gradients in the MLP", inner * t * wide * v, formula, BACKWARD)]
     if run.trains_weights:
-        gradients += h * wide * RECIPES[run.recipe].gradient  # of the last matrix
-        alive += _recast(run, shape.linear_parameters // shape.layers - h * wide)
-    if run.method != "qlora":
-        return alive + gradients
-    # the weight is dequantized for the gradient of its input, which joins the adapter's
-    narrow = DTYPE_BYTES[run.compute_dtype] * (h * wide + t * wide + (t * h if v == 4 else 0))
-    return alive + max(gradients, narrow + (t * wide * v if _adapted(shape, run, "MLP") else 0))
+        yield from _weight_gradients(run, [h * wide])
+        yield from _recast(run, shape.linear_parameters // shape.layers - h * wide)
+    dequantized = list(_dequantized(shape, run)) if run.method == "qlora" else []
+    yield from max(gradients, dequantized, key=_sum)
 
 
-def _attention_backward(shape: ModelShape, run: Settings) -> int:
+def _dequantized(shape: ModelShape, run: Settings) -> Iterator[Line]:
+    """The last matrix is dequantized for the gradient of its input, which joins the adapter's."""
+    t, h, wide, v = run.tokens, shape.hidden, shape.intermediate, run.value_bytes
+    narrow = DTYPE_BYTES[run.compute_dtype]
+    formula = f"{h} × {wide} × {narrow}"
+    yield _line("a dequantized weight", h * wide * narrow, formula, "bitsandbytes")
+    widths, what = (wide, "gradient of its input") if v == 2 else (wide + h, "gradients around it")
+    yield _line(what, t * widths * narrow, f"{t} × {widths} × {narrow}", "bitsandbytes")
+    if _adapted(shape, run, "MLP"):
+        yield _line("the adapter's gradient", t * wide * v, f"{t} × {wide} × {v}", PEFT)
+
+
+def _attention_backward(shape: ModelShape, run: Settings) -> Iterator[Line]:
     """Attention's turn: the MLP half is gone."""
-    t, v = run.tokens, run.value_bytes
+    t, v, scores = run.tokens, run.value_bytes, _scores(shape, run)
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    alive = _sum(_attention_half(shape, run))
     if run.trains_weights:
         sizes = [i * o for i, o in shape.linear_layers().values()]
         first = len(_readers(shape, "first norm"))  # queries, keys and values are yet to come
-        alive += sum(sizes[first:]) * RECIPES[run.recipe].gradient + _recast(
-            run, sum(sizes[:first])
-        )
+        yield from _weight_gradients(run, sizes[first:])
+        yield from _recast(run, sum(sizes[:first]))
     if run.attention == "sdpa":
-        return alive + 2 * t * (query + key) * v  # gradients of queries, keys, values and result
-    alive -= _sum(_inputs(shape, run, "attention"))  # the output projection is done, and of the
-    alive -= _scores(shape, run) * v if v == 2 else 0  # scores the 16-bit copy; v has made room
-    fused = run.device == "cuda" and run.compute_dtype == "float16"  # for its gradient. CUDA's
-    gradients = 4 + (2 if v == 2 and fused else 4)  # softmax takes float16 in and out, and its
-    product = 4 if run.device == "cuda" else 0  # backward makes gradient × softmax
-    return alive + _scores(shape, run) * (gradients + product)
+        yield from _attention_half(shape, run)
+        formula = f"{t} × (2 × {query} + 2 × {key}) × {v}"
+        what = "gradients of queries, keys, values, result"
+        yield _line(what, 2 * t * (query + key) * v, formula, "fused attention")
+        return
+    yield from _norm(shape, run, "first norm")  # the output projection is done
+    yield from _inputs(shape, run, "first norm")
+    if shape.qk_norm:
+        yield from _qk_norm(shape, run)
+    yield from _attention(shape, run)
+    pairs = f"{t} × {run.sequence_length} × {shape.heads} heads"
+    if v == 2:  # v has made room for its gradient
+        yield _line("less: 16-bit scores", -2 * scores, f"{pairs} × 2", BACKWARD)
+    fused = run.device == "cuda" and run.product_dtype == "float16"
+    each = 4 + (2 if v == 2 and fused else 4)  # CUDA's softmax takes float16 in and out, and its
+    each += 4 if run.device == "cuda" else 0  # backward makes gradient × softmax
+    yield _line("gradients of scores", scores * each, f"{pairs} × {each}", "eager attention")
 
 
-def _recast(run: Settings, weights: int) -> int:
-    """Bytes of 16-bit copies that autocast makes of these weights in a recomputation."""
-    return 2 * weights if run.autocast and run.gradient_checkpointing else 0
+def _weight_gradients(run: Settings, sizes: list[int]) -> Iterator[Line]:
+    """Gradients of these matrices of the layer at work."""
+    each = RECIPES[run.recipe].gradient
+    formula = f"{sum(sizes):,} × {each}"
+    yield _line("gradients of its weights", sum(sizes) * each, formula, WEIGHTS)
+
+
+def _recast(run: Settings, weights: int) -> Iterator[Line]:
+    """16-bit copies that autocast makes of these weights in a recomputation."""
+    if run.autocast and run.gradient_checkpointing:
+        formula = f"{weights:,} × 2"
+        yield _line("16-bit copies of its weights", 2 * weights, formula, "torch.autocast's cache")

@@ -214,10 +214,9 @@ def memory_answer(
     shape = ModelShape.preset(model)
     given = {"batch size": batch_size, "tokens": sequence_length}
     given |= {} if method == "full" else {"rank r": rank}
-    most = MOST | ({"tokens": shape.positions} if shape.positions else {})  # a table ends
     for name, value in given.items():
-        if not 1 <= value <= most[name]:
-            raise ValueError(f"{name} must be from 1 to {most[name]:,} here, but is {value:,}.")
+        if not 1 <= value <= MOST[name]:
+            raise ValueError(f"{name} must be from 1 to {MOST[name]:,} here, but is {value:,}.")
     options = {
         "optimizer": optimizer,
         "attention": attention,

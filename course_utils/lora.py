@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.memory import count_lora_parameters
+from course_utils.shapes import names_of, positive
 
 __all__ = ["LoRALinear", "add_lora", "break_even_rank", "count_lora_parameters", "count_trainable"]
 
@@ -37,9 +38,19 @@ def break_even_rank(d_in: int, d_out: int) -> float:
     parameters than full fine-tuning at every whole rank below it. Half the width for a square
     matrix: 500.0 for 1000 × 1000. Raises ValueError for a dimension below 1.
     """
-    if d_in < 1 or d_out < 1:
-        raise ValueError(f"d_in and d_out must be at least 1, got {d_in} and {d_out}")
+    positive("d_in", d_in), positive("d_out", d_out)
     return d_in * d_out / (d_in + d_out)
+
+
+def _checked(base: nn.Linear, rank: int, alpha: float | None) -> tuple[int, float]:
+    """Rank and alpha for this layer; ValueError for what can't be."""
+    largest = min(base.in_features, base.out_features)
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= largest:
+        raise ValueError(f"rank must be a whole number from 1 to {largest}, got {rank!r}")
+    alpha = rank if alpha is None else alpha
+    if not isinstance(alpha, int | float) or not alpha > 0:
+        raise ValueError(f"alpha must be a number above 0, got {alpha!r}")
+    return rank, alpha
 
 
 class LoRALinear(nn.Module):
@@ -60,12 +71,7 @@ class LoRALinear(nn.Module):
         super().__init__()
         if not isinstance(base, nn.Linear):
             raise ValueError(f"base must be a linear layer, got {type(base).__name__}")
-        largest = min(base.in_features, base.out_features)
-        if not isinstance(rank, int) or not 1 <= rank <= largest:
-            raise ValueError(f"rank must be a whole number from 1 to {largest}, got {rank!r}")
-        alpha = rank if alpha is None else alpha
-        if not alpha > 0:
-            raise ValueError(f"alpha must be above 0, got {alpha!r}")
+        rank, alpha = _checked(base, rank, alpha)
         self.base, self.rank, self.alpha = base.requires_grad_(False), rank, alpha
         self.scale = alpha / rank
         self.merged = False
@@ -122,12 +128,18 @@ class LoRALinear(nn.Module):
     def from_peft(cls, layer, adapter: str = "default") -> LoRALinear:
         """The same layer in the slides' form: peft's base, shared, and a copy of its A and B.
 
-        layer: a peft LoRA layer around a linear layer (peft.tuners.lora.Linear or Linear4bit).
-        Raises ValueError if it has no adapter of this name.
+        layer: a peft LoRA layer around a linear layer (peft.tuners.lora.Linear or Linear4bit),
+            whose dropout, if it has one, is not taken over.
+        Raises ValueError if it has no adapter of this name, is merged, or is more than LoRA (DoRA,
+        or a bias of B).
         """
         if adapter not in getattr(layer, "lora_A", {}):
             known = sorted(getattr(layer, "lora_A", {}))
             raise ValueError(f"the layer has no LoRA adapter {adapter!r}; it has {known}")
+        if layer.merged:
+            raise ValueError("the layer's adapter is merged into its base; unmerge it first")
+        if adapter in layer.lora_variant or layer.lora_bias[adapter]:
+            raise ValueError(f"adapter {adapter!r} is more than A and B: DoRA, or a bias of B")
         rank = layer.r[adapter]
         ours = cls(layer.get_base_layer(), rank, alpha=layer.scaling[adapter] * rank)
         with torch.no_grad():
@@ -149,21 +161,24 @@ def add_lora(
 
     rank, alpha: as in `LoRALinear`. targets: names of modules such as ("q_proj", "v_proj"), or
         "all-linear": every linear layer but the output head, as in the QLoRA paper and peft.
-    Raises ValueError, with the model as it was, if no layer has one of the names.
+    Raises ValueError, with the model as it was, for targets that are not there, a rank or alpha
+    that a layer can't have, and a model that has adapters already.
     """
+    if any(isinstance(module, LoRALinear) for module in model.modules()):
+        raise ValueError("the model has adapters already; take a fresh copy of the base")
     linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    if targets == "all-linear":
-        head = getattr(model, "get_output_embeddings", lambda: None)()
-        chosen = [name for name, module in linear.items() if module is not head]
-    else:
-        wanted = {targets} if isinstance(targets, str) else set(targets)
-        known = {name.rpartition(".")[2] for name in linear}
-        if not wanted or not wanted <= known:
-            raise ValueError(
-                f'targets must be "all-linear" or names of linear layers out of {sorted(known)}, '
-                f"got {targets!r}"
-            )
-        chosen = [name for name in linear if name.rpartition(".")[2] in wanted]
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    known = {name.rpartition(".")[2]: module for name, module in linear.items()}
+    bodies = {name for name, module in known.items() if module is not head}
+    wanted = bodies if targets == "all-linear" else set(names_of("targets", targets))
+    if not wanted or not wanted <= set(known):
+        raise ValueError(
+            f'targets must be "all-linear" or names of linear layers out of {sorted(known)}, '
+            f"got {targets!r}"
+        )
+    chosen = [name for name in linear if name.rpartition(".")[2] in wanted]
+    for name in chosen:
+        _checked(linear[name], rank, alpha)
     model.requires_grad_(False)
     for name in chosen:
         model.set_submodule(name, LoRALinear(linear[name], rank, alpha))

@@ -28,6 +28,7 @@ arXiv 2205.05198); checkpointing (Chen et al. 2016, arXiv 1604.06174).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -35,7 +36,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from course_utils.activations import causal_mask, layer_backward, layer_saved, saved_lines
+from course_utils.activations import (
+    causal_mask,
+    layer_backward,
+    layer_saved,
+    saved_lines,
+    saved_mask,
+)
 from course_utils.allocator import CachingAllocator, fresh_block
 from course_utils.settings import BLOCK_SIZES, DTYPE_BYTES, OPTIMIZERS, RECIPES, Line, Settings
 from course_utils.shapes import PRESETS, ModelShape, count_lora_parameters, positive
@@ -57,11 +64,13 @@ __all__ = [
     "usable_bytes",
 ]
 
+STAGES = ("zero1", "zero2", "zero3", "fsdp")  # states, then gradients, then weights are shared
 PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "transient")
-LOGITS, REST = "logits and loss", "CUDA and the rest"
-GROUPS = (*PARTS[:-1], LOGITS, "a layer at work", REST)  # of what is alive at the peak
+LOGITS, WORK, REST = "logits and loss", "a layer at work", "CUDA and the rest"
+GROUPS = (*PARTS[:-1], LOGITS, WORK, REST)  # of what is alive at the peak
 SMALLEST_8BIT = 4096  # smaller tensors keep float32 states (bitsandbytes: min_8bit_size)
 SMALLEST_PAGED = 100_000  # smaller tensors never page (bitsandbytes: get_state_buffer)
+MOST = 2**24  # no batch, sequence or rank is looked for beyond
 CUBLAS_WORKSPACE = 2 * 4096 * 1024 + 8 * 16 * 1024  # B; PyTorch's default below Hopper
 
 # Bytes of a card as PyTorch states them in its out-of-memory errors, which is less than the number
@@ -82,8 +91,9 @@ class Estimate:
 
     transient: what lives at the peak beside the other parts, less what of them does not: the
         gradients are not there yet when the loss is computed, and the activations are gone when
-        weights are updated. It can be negative, in full fine-tuning.
-    peak: the moment of the peak. at_peak: what is alive then, in bytes; adds up to `total` too.
+        weights are updated. So it can be negative.
+    peak: the moment of the peak. alive: what is alive then, as pairs of what and bytes; these add
+        up to `total` too. at_peak: the same as a mapping.
     paged: optimizer states, in B, that a paged optimizer lets move to CPU memory. `optimizer` and
         `total` count them, though torch.cuda.max_memory_allocated doesn't.
     lines: every term, with its formula and source. For several GPUs: bytes on each of them.
@@ -98,7 +108,7 @@ class Estimate:
     activations: int
     transient: int
     peak: str
-    at_peak: Mapping[str, int]
+    alive: tuple[tuple[str, int], ...]
     paged: int = 0
     lines: tuple[Line, ...] = field(default=(), repr=False)
 
@@ -111,6 +121,11 @@ class Estimate:
     def total(self) -> int:
         """Bytes at the peak: the sum of the parts."""
         return sum(self.parts.values())
+
+    @property
+    def at_peak(self) -> Mapping[str, int]:
+        """What is alive at the peak → bytes."""
+        return MappingProxyType(dict(self.alive))
 
     @property
     def groups(self) -> dict[str, int]:
@@ -152,6 +167,8 @@ class Estimate:
                 for line in self.lines
                 if line.part == part
             ]
+        if self.shape.dropout:
+            text.append(f"dropout of {self.shape.dropout:g} in the config is taken to be off")
         text.append(f"total: {self.total:,} B = {format_bytes(self.total)}, at {self.peak}")
         return "\n".join(text)
 
@@ -159,11 +176,12 @@ class Estimate:
 def usable_bytes(gpu: str | int) -> int:
     """Bytes of a GPU left for tensors: what PyTorch reports less what CUDA takes for itself.
 
-    gpu: a name of `GPUS`, or the card's bytes. Raises ValueError for an unknown name.
+    gpu: a name of `GPUS`, or the card's bytes. Raises ValueError for anything else.
     """
     if isinstance(gpu, str) and gpu not in GPUS:
         raise ValueError(f"unknown GPU {gpu!r}; choose one of {', '.join(GPUS)}, or give its bytes")
-    return (GPUS[gpu] if isinstance(gpu, str) else gpu) - RESERVE
+    size = GPUS[gpu] if isinstance(gpu, str) else positive("the bytes of a GPU", gpu)
+    return max(0, size - RESERVE)
 
 
 # --- the public sum -------------------------------------------------------------------------------
@@ -180,15 +198,17 @@ def estimate(
     batch_size, sequence_length: of one micro-batch. accumulation: micro-batches an update; from 2
         on, gradients are there all the time.
     rank, targets: of the adapters; targets is "all-linear" or names of layers.
-    compute_dtype: "float16", "bfloat16" or "float32": what the base of lora and qlora computes in.
+    compute_dtype: "float16", "bfloat16" or "float32": what the base of lora and qlora computes in,
+        and in full fine-tuning which 16-bit format a recipe means that has one.
     recipe: a name of `RECIPES`, for the trainable parameters; the default is "mixed" for full and
         "fp32" for adapters.
     optimizer: a name of `OPTIMIZERS`.
     attention: "sdpa" (memory-efficient kernels) or "eager" (all scores are stored).
     gradient_checkpointing: store each layer's input only, and recompute the rest.
-    block_size, double_quant: of NF4. unquantized: linear layers that stay in 16 bits.
-    upcast: peft's `prepare_model_for_kbit_training` turns embedding, head and norms into float32,
-        and with them the residual stream; False leaves them in 16 bits.
+    block_size, double_quant: of NF4. unquantized: linear layers that are not stored in NF4, besides
+        the head, which never is.
+    upcast: peft's `prepare_model_for_kbit_training` turns all that is not in NF4 into float32
+        (embedding, head and norms), and with them the residual stream; False leaves it in 16 bits.
     keep_output: whether the model's output, logits and all, is kept through the backward pass, as
         by `output = model(...)`; the Trainer of transformers keeps only the loss.
     gpus, sharding: None (each GPU holds all), "zero1", "zero2", "zero3" or "fsdp" (ZeRO, section 5;
@@ -201,21 +221,27 @@ def estimate(
     """
     shape = _as_shape(model)
     options.setdefault("recipe", "mixed" if method == "full" else "fp32")
-    for name in ("targets", "unquantized"):
-        if name in options and not isinstance(options[name], str):
-            options[name] = tuple(options[name])
     try:
         settings = Settings(method=method, **options)
     except TypeError as error:
         allowed = ", ".join(Settings.__dataclass_fields__)
         raise ValueError(f"{str(error).split(') ')[-1]}; options are {allowed}") from None
+    _within_positions(shape, settings.sequence_length)
     return _estimate(shape, settings)
+
+
+def _within_positions(shape: ModelShape, tokens: int) -> None:
+    if shape.positions and tokens > shape.positions:
+        raise ValueError(
+            f"{shape.name} has a table of {shape.positions:,} positions: "
+            f"sequence_length can't be {tokens:,}"
+        )
 
 
 def _as_shape(model: ModelShape | str | Path | Mapping[str, Any]) -> ModelShape:
     if isinstance(model, ModelShape):
         return model
-    if isinstance(model, str) and (model.lower() in PRESETS or model.lower() == "7b"):
+    if isinstance(model, str) and "/" not in model and not Path(model).exists():
         return ModelShape.preset(model)
     return ModelShape.from_config(model)
 
@@ -234,13 +260,15 @@ def _estimate(shape: ModelShape, run: Settings) -> Estimate:
         if there != size[part]
     ]
     transient = [*moment.others, *absent]
-    at_peak = moment.parts | {line.what: line.size for line in moment.others}
+    alive = Counter(moment.parts)
+    for line in moment.others:
+        alive[line.what.partition(":")[0]] += line.size
     return Estimate(
         shape=shape,
         settings=run,
         **size | {"transient": sum(line.size for line in transient)},
         peak=peak,
-        at_peak=MappingProxyType({what: size for what, size in at_peak.items() if size}),
+        alive=tuple((what, size) for what, size in alive.items() if size),
         paged=_paged(shape, run),
         lines=(*lines, *transient),
     )
@@ -265,61 +293,63 @@ def nf4_bytes(parameters: int, block_size: int = 64, double_quant: bool = True) 
     return {"codes": math.ceil(parameters / 2), "constants": constants, "code books": books}
 
 
-def _quantized(shape: ModelShape, run: Settings) -> list[int]:
-    """Sizes of the matrices of one layer that are stored in NF4."""
+def _quantized(shape: ModelShape, run: Settings) -> dict[str, int]:
+    """The matrices of one layer that are stored in NF4: name → numbers. The head never is."""
     layers = shape.linear_layers()
-    kept = shape.target_layers(run.unquantized) if run.unquantized else {}
-    return [i * o for name, (i, o) in layers.items() if name not in kept]
+    named = [name for name in run.unquantized if name != "lm_head"]
+    kept = shape.target_layers(named) if named else {}
+    return {name: i * o for name, (i, o) in layers.items() if name not in kept}
 
 
 def _weights(shape: ModelShape, run: Settings) -> Iterator[Line]:
     if run.method == "qlora":
-        lines = list(_nf4_weights(shape, run))
+        yield from _nf4_weights(shape, run)
     else:
-        size, formula = (
-            shape.parameters * run.base_bytes,
-            f"{shape.parameters:,} × {run.base_bytes}",
-        )
+        size = shape.parameters * run.base_bytes
+        formula = f"{shape.parameters:,} × {run.base_bytes}"
         source = RECIPES[run.recipe].source if run.trains_weights else "the base, frozen"
-        lines = [Line("weights", "parameters", size, formula, source)]
-    yield from _shared(lines, run, ("zero3", "fsdp"))
+        yield _shared(Line("weights", "parameters", size, formula, source), run, *STAGES[2:])
     if shape.known and not shape.positions:
-        yield Line(
-            "weights", "rotary tables", 4 * shape.head_dim, "2 × ½ head width × 4", "transformers"
-        )
+        formula, size = f"2 × {shape.head_dim // 2} × 4", 8 * (shape.head_dim // 2)
+        yield Line("weights", "rotary tables", size, formula, "transformers: two, of float32")
 
 
 def _nf4_weights(shape: ModelShape, run: Settings) -> Iterator[Line]:
     if not shape.known:
         shape.target_layers("all-linear")  # says why a bare count is not enough
-    matrices = _quantized(shape, run)
+    matrices = list(_quantized(shape, run).values())
     parts = [nf4_bytes(n, run.block_size, run.double_quant) for n in matrices]
-    how = "8 bits, twice" if run.double_quant else "float32"
-    for name, formula in (
-        ("codes", "½ B a quantized weight"),
-        ("constants", f"one a block of {run.block_size}, {how}"),
-        ("code books", f"{len(parts) * shape.layers} matrices × tables of bitsandbytes"),
-    ):
-        size = shape.layers * sum(part[name] for part in parts)
-        yield Line("weights", f"NF4 {name}", size, formula, "QLoRA, section 3")
+    size = {name: shape.layers * sum(part[name] for part in parts) for name in parts[0]}
+    count = shape.layers * sum(matrices)
+    blocks = shape.layers * sum(math.ceil(n / run.block_size) for n in matrices)
+    each = "1, and × 4 / 256" if run.double_quant else "4"
+    tables = "16 × 4" + (" + 256 × 4 + 4" if run.double_quant else "")
+
+    def stored(what: str, size: int, formula: str) -> Line:
+        return Line("weights", f"NF4 {what}", size, formula, "QLoRA, section 3")
+
+    yield _shared(stored("codes", size["codes"], f"{count:,} × ½"), run, *STAGES[2:])
+    yield stored("constants", size["constants"], f"{blocks:,} blocks × {each}")
+    books = f"{shape.layers * len(matrices):,} matrices × ({tables})"
+    yield stored("code books", size["code books"], books)
     biases = shape.layers * shape.bias_parameters
-    rest = shape.parameters - shape.layers * sum(matrices) - biases
+    rest = shape.parameters - count - biases
     why = "float32 by peft's upcast" if run.upcast else "16 bits"
     formula = f"{rest:,} × {run.base_bytes}"
-    yield Line("weights", "not quantized", rest * run.base_bytes, formula, why)
+    line = Line("weights", "not quantized", rest * run.base_bytes, formula, why)
+    yield _shared(line, run, *STAGES[2:])
     if biases:  # the first forward pass turns them into the compute dtype
         narrow = DTYPE_BYTES[run.compute_dtype]
-        yield Line("weights", "biases", biases * narrow, f"{biases:,} × {narrow}", "bitsandbytes")
+        line = Line("weights", "biases", biases * narrow, f"{biases:,} × {narrow}", "bitsandbytes")
+        yield _shared(line, run, *STAGES[2:])
 
 
-def _shared(lines: list[Line], run: Settings, stages: tuple[str, ...]) -> Iterator[Line]:
-    """The lines on one GPU: a share of each from these stages of ZeRO on, rounded up."""
+def _shared(line: Line, run: Settings, *stages: str) -> Line:
+    """A line on one GPU: its share from these stages of ZeRO on, rounded up."""
     if run.sharding not in stages or run.gpus == 1:
-        yield from lines
-        return
-    for line in lines:
-        formula = f"({line.formula}) / {run.gpus} GPUs"
-        yield replace(line, size=math.ceil(line.size / run.gpus), formula=formula)
+        return line
+    formula = f"({line.formula}) / {run.gpus} GPUs"
+    return replace(line, size=math.ceil(line.size / run.gpus), formula=formula)
 
 
 def _tensors(shape: ModelShape, run: Settings) -> list[tuple[int, int]]:
@@ -349,17 +379,19 @@ def _trainable(shape: ModelShape, run: Settings) -> Iterator[Line]:
         return Line(part, what, count * size, f"{count:,} × {size}", source)
 
     if not run.trains_weights:
-        yield each("adapters", "A and B", recipe.weight, "LoRA, section 4.1")
-    gradients = [each("gradients", "gradients", recipe.gradient, recipe.source)]
-    yield from _shared(gradients, run, ("zero2", "zero3", "fsdp"))
-    states = []
+        yield _shared(
+            each("adapters", "A and B", recipe.weight, "LoRA, section 4.1"), run, *STAGES[2:]
+        )
+    gradients = each("gradients", "gradients", recipe.gradient, recipe.source)
+    yield _shared(gradients, run, *STAGES[1:])
     if recipe.master:
-        states.append(each("optimizer", "float32 master copy", recipe.master, recipe.source))
+        copy = each("optimizer", "float32 master copy", recipe.master, recipe.source)
+        yield _shared(copy, run, *STAGES)
     if OPTIMIZERS[run.optimizer].states:
         size, formula = _states(tensors, run)
-        source = "bitsandbytes" if "8bit" in run.optimizer else "torch.optim"
-        states.append(Line("optimizer", f"states of {run.optimizer}", size, formula, source))
-    yield from _shared(states, run, ("zero1", "zero2", "zero3", "fsdp"))
+        source = "bitsandbytes" if OPTIMIZERS[run.optimizer].eight_bit else "torch.optim"
+        states = Line("optimizer", f"states of {run.optimizer}", size, formula, source)
+        yield _shared(states, run, *STAGES)
 
 
 def _states(tensors: list[tuple[int, int]], run: Settings) -> tuple[int, str]:
@@ -386,7 +418,8 @@ def _paged(shape: ModelShape, run: Settings) -> int:
     paging = [(n, times) for n, times in _tensors(shape, run) if n >= SMALLEST_PAGED]
     eight_bit = OPTIMIZERS[run.optimizer].eight_bit
     each = 1 if eight_bit else RECIPES[run.recipe].state
-    return sum(n * times for n, times in paging) * each * OPTIMIZERS[run.optimizer].states
+    numbers = sum(n * times for n, times in paging) * OPTIMIZERS[run.optimizer].states
+    return math.ceil(numbers * each / (run.gpus if run.sharding else 1))
 
 
 # --- the peak -------------------------------------------------------------------------------------
@@ -428,16 +461,24 @@ def _other(what: str, size: int, formula: str, source: str) -> Line:
 def _standing(shape: ModelShape, run: Settings) -> Iterator[Line]:
     """What is alive throughout a step besides the parts: masks, tables, and CUDA's own."""
     s, stream = run.sequence_length, run.stream_bytes
-    if run.gradient_checkpointing and run.attention == "eager" and shape.family != "gpt2":
+    eager = run.attention == "eager" and not saved_mask(shape, run)
+    if run.gradient_checkpointing and eager:
         formula = f"{run.batch_size} × {s} × {s} × {stream}"
         yield _other("causal mask", causal_mask(run), formula, "kept for the recomputation")
     if run.gradient_checkpointing and not shape.positions:
         formula = f"2 × {s} tokens × {shape.head_dim} × {stream}"
         size = 2 * s * shape.head_dim * stream
         yield _other("cos and sin", size, formula, "rotary positions")
-    if run.sharding in ("zero3", "fsdp"):
-        size = 2 * shape.linear_parameters // shape.layers * run.base_bytes
-        yield _other("gathered layers", size, "the layer at work and the next", "ZeRO, section 5.3")
+    if run.gradient_checkpointing and shape.positions and not run.trains_weights:
+        size = run.tokens * shape.hidden * stream
+        formula = f"{run.tokens} tokens × {shape.hidden} × {stream}"
+        yield _other("token embeddings", size, formula, "peft: a leaf that needs a gradient")
+    if run.sharding in STAGES[2:] and run.gpus > 1:
+        coded = sum(_quantized(shape, run).values()) if run.method == "qlora" else 0
+        whole = shape.linear_parameters // shape.layers - coded
+        formula = f"2 × ({whole:,} × {run.base_bytes} + {coded:,} × ½)"
+        size = 2 * whole * run.base_bytes + coded
+        yield _other("gathered layers", size, formula, "the one at work and the next; ZeRO, 5.3")
     if run.device == "cuda":
         formula = f"2 threads × {CUBLAS_WORKSPACE:,}"
         yield _other("cuBLAS workspaces", 2 * CUBLAS_WORKSPACE, formula, "PyTorch's default")
@@ -458,8 +499,12 @@ def _loss_copies(shape: ModelShape, run: Settings) -> Line:
     """The gradients of the loss and of the softmax; the softmax itself counts as saved."""
     full = 4 * run.tokens * shape.vocab
     size = 3 * _block(run, full) - full  # what the saved one takes beyond its bytes, too
-    formula = f"2 × {run.tokens} tokens × {shape.vocab} words × 4"
+    formula = f"2 × {run.tokens} tokens × {shape.vocab} words × 4{_blocks(run)}"
     return _other("gradients of logits", size, formula, "cross entropy")
+
+
+def _blocks(run: Settings) -> str:
+    return ", in whole blocks" if run.device == "cuda" else ""
 
 
 def _block(run: Settings, size: int) -> int:
@@ -477,12 +522,13 @@ def _backward(
     """The backward pass of one layer; those above it are done."""
     if run.gradient_checkpointing:
         below = (layer + 1) * run.tokens * shape.hidden * run.stream_bytes
+        below += saved_mask(shape, run)
     else:
         below = layer * layer_saved(shape, run)
     ready = max(held["gradients"], _gradients_above(shape, run, size["gradients"], layer))
-    work = layer_backward(shape, run)
-    line = _other("a layer at work", work, "what it saved, and gradients", "see activations")
-    return _Moment({**held, "activations": below, "gradients": ready}, [*always, line])
+    lines = layer_backward(shape, run)
+    work = [replace(line, part="transient", what=f"{WORK}: {line.what}") for line in lines]
+    return _Moment({**held, "activations": below, "gradients": ready}, [*always, *work])
 
 
 def _gradients_above(shape: ModelShape, run: Settings, total: int, layer: int) -> int:
@@ -500,7 +546,8 @@ def _update_scratch(shape: ModelShape, run: Settings) -> Iterator[Line]:
     recipe, trained = RECIPES[run.recipe], sum(n * times for n, times in _tensors(shape, run))
     if scratch := OPTIMIZERS[run.optimizer].scratch * trained * recipe.state:
         formula = f"{trained:,} × {recipe.state}"
-        yield _other("scratch of the optimizer", scratch, formula, "torch.optim, foreach")
+        line = _other("scratch of the optimizer", scratch, formula, "torch.optim, foreach")
+        yield _shared(line, run, *STAGES)
     elif run.trains_weights and shape.tied:
         size = 2 * shape.vocab * shape.hidden * recipe.gradient
         formula = f"2 × {shape.vocab} × {shape.hidden} × {recipe.gradient}"
@@ -515,16 +562,13 @@ def _unsplit_rests(shape: ModelShape, run: Settings) -> int:
     that it has warmed up; bitsandbytes allocates constants and codes; the 16-bit matrix goes.
     Loading from several threads changes the order, and with it this number by some MiB.
     """
-    gpu = CachingAllocator()
-    kept = shape.target_layers(run.unquantized) if run.unquantized else {}
-    matrices = [
-        (i * o, any(name.endswith(layer) for layer in kept))
-        for name, (i, o) in sorted(_by_name(shape).items())
-    ]
+    gpu, coded = CachingAllocator(), _quantized(shape, run)
+    layers = shape.linear_layers().items()
+    ordered = sorted(layers, key=lambda layer: _name_in_checkpoint(layer[0]))
+    matrices = [(i * o, name not in coded) for name, (i, o) in ordered]
     tables = [shape.vocab * shape.hidden] * (1 if shape.tied else 2)
     narrow = sum(tables) + shape.layers * sum(n for n, is_kept in matrices if is_kept)
-    coded = shape.layers * sum(n // 2 for n, is_kept in matrices if not is_kept)
-    gpu.release(gpu.allocate(2 * narrow + coded))
+    gpu.release(gpu.allocate(2 * narrow + shape.layers * sum(coded.values()) // 2))
     loaded = [(n, gpu.allocate(2 * n)) for n in tables]
     for n, is_kept in matrices * shape.layers:
         matrix = gpu.allocate(2 * n)
@@ -541,13 +585,10 @@ def _unsplit_rests(shape: ModelShape, run: Settings) -> int:
     return gpu.allocated - gpu.requested
 
 
-def _by_name(shape: ModelShape) -> dict[str, tuple[int, int]]:
-    """Linear layers under names that sort as a checkpoint's do: the MLP before attention."""
+def _name_in_checkpoint(layer: str) -> str:
+    """A name that sorts as a checkpoint's does: attention (self_attn) after the MLP."""
     attention = ("q_proj", "k_proj", "v_proj", "o_proj")
-    return {
-        f"{'self_attn' if name in attention else 'mlp'}.{name}" if "." not in name else name: size
-        for name, size in shape.linear_layers().items()
-    }
+    return layer if "." in layer else f"{'self_attn' if layer in attention else 'mlp'}.{layer}"
 
 
 # --- inference and limits -------------------------------------------------------------------------
@@ -559,13 +600,18 @@ def kv_cache_bytes(
     batch_size: int = 1,
     dtype: str = "float16",
 ) -> int:
-    """Bytes of keys and values that generation keeps: 2 · layers · kv_heads · head_dim · tokens."""
+    """Bytes of keys and values that generation keeps: 2 · layers · kv_heads · head_dim · tokens.
+
+    model: as in `estimate`. dtype: of the cache. Raises ValueError for a bare number of parameters,
+    and for more tokens than the model has positions for.
+    """
     shape = _as_shape(model)
     if not shape.known:
         raise ValueError(f"{shape.name} is a bare number of parameters: its cache is not known")
-    if dtype not in DTYPE_BYTES:
+    if dtype not in tuple(DTYPE_BYTES):
         raise ValueError(f"dtype must be one of {', '.join(DTYPE_BYTES)}; got {dtype!r}")
     tokens = positive("sequence_length", sequence_length) * positive("batch_size", batch_size)
+    _within_positions(shape, sequence_length)
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * DTYPE_BYTES[dtype] * tokens
 
 
@@ -576,35 +622,56 @@ def largest(
     method: str = "full",
     **options: Any,
 ) -> int | str | None:
-    """The largest batch, sequence or model that fits a GPU with these options.
+    """The largest batch, sequence, rank or model that fits a GPU with these options.
 
-    what: "batch_size" or "sequence_length" (returns a number, 0 if not even 1 fits), "rank", or
-        "model" (returns the name of the largest preset that fits, or None; targets are then
-        "all-linear" unless told).
-    gpu: a name of `GPUS`, or its bytes. Raises ValueError for anything else.
+    what: "batch_size", "sequence_length" or "rank" (returns a number, 0 if not even 1 fits), or
+        "model" (takes none; returns the name of the largest preset that fits, or None; targets are
+        then "all-linear" unless told).
+    gpu: a name of `GPUS`, or its bytes. Raises ValueError for anything else, and for a number that
+    changes nothing: a batch of what is a bare number of parameters, a rank in full fine-tuning.
     """
     room = usable_bytes(gpu)
     if what == "model":
-        options = {"targets": "all-linear"} | options
-        totals = {name: estimate(name, method, **options) for name in PRESETS}
-        fitting = [name for name, e in totals.items() if e.total <= room]
-        return max(fitting, key=lambda name: totals[name].shape.parameters, default=None)
+        return _largest_model(room, model, method, {"targets": "all-linear"} | options)
     if what not in ("batch_size", "sequence_length", "rank"):
         raise ValueError(f"what must be batch_size, sequence_length, rank or model; got {what!r}")
     if model is None:
         raise ValueError(f"the largest {what} needs a model")
+    shape = _as_shape(model)
+    if not shape.known or (what == "rank" and method == "full"):
+        raise ValueError(f"{what} doesn't change what {method} fine-tuning of {shape.name} takes")
 
     def fits(value: int) -> bool:
-        return estimate(model, method, **options | {what: value}).total <= room
+        return estimate(shape, method, **options | {what: value}).total <= room
 
-    return _largest_number(fits)
+    positions = shape.positions if what == "sequence_length" else 0
+    return _largest_number(fits, positions or MOST)
 
 
-def _largest_number(fits: Callable[[int], bool], limit: int = 2**24) -> int:
+def _largest_model(room: int, model: Any, method: str, options: dict[str, Any]) -> str | None:
+    if model is not None:
+        raise ValueError(f"the largest model is what is asked for; got {model!r} as a model too")
+    targets = options["targets"]
+    shapes = [ModelShape.preset(name) for name in PRESETS]
+    able = [shape for shape in shapes if method == "full" or _has_targets(shape, targets)]
+    able = able or shapes  # then `estimate` says which layers there are
+    fitting = [shape for shape in able if estimate(shape, method, **options).total <= room]
+    return max(fitting, key=lambda shape: shape.parameters).name if fitting else None
+
+
+def _has_targets(shape: ModelShape, targets: Any) -> bool:
+    try:
+        return bool(shape.target_layers(targets))
+    except ValueError:
+        return False
+
+
+def _largest_number(fits: Callable[[int], bool], limit: int) -> int:
     """The largest number up to `limit` for which `fits` holds, if it holds below some number."""
     low, high = 0, 1
     while high <= limit and fits(high):
         low, high = high, 2 * high
+    high = min(high, limit + 1)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)

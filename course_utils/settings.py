@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from course_utils.shapes import positive
+from course_utils.shapes import names_of, positive
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)  # those of bitsandbytes
@@ -90,7 +90,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "sequence_length", "rank", "accumulation", "gpus"):
-            positive(name, getattr(self, name))
+            object.__setattr__(self, name, positive(name, getattr(self, name)))
+        for name in ("targets", "unquantized"):
+            value = getattr(self, name)
+            if value != "all-linear":
+                object.__setattr__(self, name, names_of(name, value))
+        for name in ("gradient_checkpointing", "double_quant", "upcast", "keep_output"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         for name, allowed in (
             ("method", ("full", "lora", "qlora")),
             ("compute_dtype", DTYPE_BYTES),
@@ -104,6 +111,11 @@ class Settings:
             if getattr(self, name) not in tuple(allowed):
                 choices = ", ".join(map(str, allowed))
                 raise ValueError(f"{name} must be one of {choices}; got {getattr(self, name)!r}")
+        if self.recipe == "autocast" and not self.trains_weights:
+            raise ValueError(
+                "autocast is modelled for full fine-tuning only; for adapters choose fp32, which "
+                "has the same bytes of parameters"
+            )
 
     @property
     def tokens(self) -> int:
@@ -133,6 +145,11 @@ class Settings:
     def value_bytes(self) -> int:
         """Bytes of a number that a linear layer returns (bitsandbytes: the format of its input)."""
         return RECIPES[self.recipe].value if self.trains_weights else self.base_bytes
+
+    @property
+    def product_dtype(self) -> str:
+        """The format that products are computed in."""
+        return "bfloat16" if self.trains_weights and self.recipe == "bf16" else self.compute_dtype
 
     @property
     def autocast(self) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,18 @@ def count_lora_parameters(d_in: int, d_out: int, rank: int) -> int:
 
 
 def positive(name: str, value: Any) -> int:
-    """`value`, if it is a whole number of at least 1; else ValueError naming the argument."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    """`value` as an int, if it is a whole number of at least 1; else ValueError naming it."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    return value
+    return int(value)
+
+
+def names_of(argument: str, value: Any) -> tuple[str, ...]:
+    """One name, or several, as a tuple; else ValueError naming the argument."""
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{argument} must be a name of a layer or a list of names, got {value!r}")
+    return tuple(names)
 
 
 @dataclass(frozen=True)
@@ -43,10 +52,13 @@ class ModelShape:
         head_dim: of keys and values (fewer than heads: grouped-query attention).
     intermediate: width of the MLP; gated: it has gate, up and down (SwiGLU), else up and down.
     tied: the output layer is the embedding. biases: names of the linear layers that have one.
+    activation: the function between the MLP's matrices, one of `ACTIVATIONS`.
     norm: "rms" (scale) or "layer" (scale and shift). qk_norm: queries and keys are normalized per
         head. positions: rows of a learned position table, 0 with rotary positions.
-    dropout: share of activations dropped in training by the model's own config.
+    dropout: the largest share of activations dropped in training by the model's own config.
     scalar: for a shape that is a bare count: parameters, and nothing else known.
+
+    Raises ValueError for sizes that are not whole numbers of at least 1, or don't go together.
     """
 
     name: str
@@ -59,6 +71,7 @@ class ModelShape:
     vocab: int = 0
     tied: bool = False
     gated: bool = True
+    activation: str = "silu"
     norm: str = "rms"
     biases: frozenset[str] = frozenset()
     qk_norm: bool = False
@@ -67,14 +80,28 @@ class ModelShape:
     family: str = "llama"
     scalar: int = 0
 
+    def __post_init__(self) -> None:
+        if self.scalar:
+            return
+        for size in ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab"):
+            value = positive(f"{size} of {self.name}", getattr(self, size))
+            object.__setattr__(self, size, value)
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"{self.name}: {self.heads} heads can't share {self.kv_heads} key and value heads"
+            )
+
     @classmethod
     def preset(cls, name: str) -> ModelShape:
         """A model by name, such as "llama-7b"; `PRESETS` lists them. ValueError for another."""
-        key = name.strip().lower()
+        key = str(name).strip().lower()
         if key == "7b":
             return cls.generic(7_000_000_000, name="7b")
         if key not in PRESETS:
-            raise ValueError(f"unknown preset {name!r}; choose one of 7b, {', '.join(PRESETS)}")
+            raise ValueError(
+                f"unknown preset {name!r}; choose one of 7b, {', '.join(PRESETS)}, or give the "
+                "config of a model: its dict, its path, or its name on the hub"
+            )
         return cls.from_config(PRESETS[key], name=key)
 
     @classmethod
@@ -103,20 +130,15 @@ class ModelShape:
         modelled here (mixture of experts, encoder–decoder, a family outside `FAMILIES`).
         """
         values, where = _read_config(config)
-        where = name or values.get("_name_or_path") or where
+        where = str(name or values.get("_name_or_path") or where)
         _refuse(values, where)
         read = FAMILIES[values["model_type"]]
         try:
-            shape = cls(name=where, family=values["model_type"], **read(values))
+            return cls(name=where, family=values["model_type"], **read(_Config(values)))
         except KeyError as error:
             raise ValueError(f"the config of {where} has no {error.args[0]!r}") from None
-        for field in ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab"):
-            positive(f"{field} in the config of {where}", getattr(shape, field))
-        if shape.heads % shape.kv_heads:
-            raise ValueError(
-                f"{where}: {shape.heads} heads can't share {shape.kv_heads} key and value heads"
-            )
-        return shape
+        except _BadField as error:
+            raise ValueError(f"the config of {where}: {error}") from None
 
     @property
     def known(self) -> bool:
@@ -187,7 +209,7 @@ class ModelShape:
         layers = self.linear_layers()
         if targets == "all-linear":
             return layers
-        wanted = (targets,) if isinstance(targets, str) else tuple(targets)
+        wanted = names_of("targets", targets)
         for target in wanted:
             if not any(_matches(name, target) for name in layers):
                 raise ValueError(
@@ -217,14 +239,18 @@ def _matches(name: str, target: str) -> bool:
 def _read_config(config: Mapping[str, Any] | str | Path) -> tuple[dict[str, Any], str]:
     if isinstance(config, Mapping):
         return dict(config), str(config.get("model_type", "the config"))
-    path = Path(config)
-    path = path / "config.json" if path.is_dir() else path
-    if not path.is_file():
-        path = _from_hub(str(config))
+    if not isinstance(config, str | Path):
+        raise ValueError(
+            "a model is given by a preset's name, a config (its dict, its path, or its name on "
+            f"the hub), or a ModelShape; got {config!r:.80}"
+        )
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} can't be read as JSON: {error}") from None
+        path = Path(config)
+        path = path / "config.json" if path.is_dir() else path
+        path = path if path.is_file() else _from_hub(str(config))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{str(config):.80} can't be read as JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no config: a JSON object is expected")
     return values, str(config)
@@ -250,89 +276,164 @@ def _from_hub(name: str) -> Path:
 
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
+_CAUSAL = ("ForCausalLM", "LMHeadModel")  # how transformers names a model that predicts tokens
 
 
 def _refuse(values: Mapping[str, Any], where: str) -> None:
     """ValueError for a config whose memory this module would get wrong."""
-    kind = values.get("model_type")
-    if values.get("is_encoder_decoder"):
+    kind, classes = values.get("model_type"), values.get("architectures")
+    if values.get("is_encoder_decoder") or values.get("add_cross_attention"):
         raise ValueError(f"{where} is an encoder–decoder: only decoder-only models are modelled")
-    if any((values.get(key) or 0) > 1 for key in _EXPERTS):
+    if any(values.get(key) not in (None, False, 0, 1) for key in _EXPERTS):
         raise ValueError(f"{where} is a mixture of experts: only dense models are modelled")
     if values.get("quantization_config"):
         raise ValueError(
             f"{where} is stored quantized; give the config of the model it was made from"
         )
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(
             f"{where} has model_type {kind!r}, which is not modelled; modelled are "
             f"{', '.join(FAMILIES)}"
         )
+    classes = [str(name) for name in classes] if isinstance(classes, list) else []
+    if classes and not any(name.endswith(_CAUSAL) for name in classes):
+        raise ValueError(
+            f"{where} is a {', '.join(classes)}: only models that predict the next token are "
+            f"modelled, whose classes end with {' or '.join(_CAUSAL)}"
+        )
 
 
-def _llama(config: Mapping[str, Any]) -> dict[str, Any]:
-    heads = config["num_attention_heads"]
-    bias, mlp_bias = config.get("attention_bias", False), config.get("mlp_bias", False)
-    attention = ("q_proj", "k_proj", "v_proj", "o_proj") if bias else ()
-    mlp = ("gate_proj", "up_proj", "down_proj") if mlp_bias else ()
+class _BadField(ValueError):
+    """A field of a config has a value that can't be right."""
+
+
+class _Config:
+    """A config's fields, checked as they are read: KeyError if one is missing, else _BadField."""
+
+    def __init__(self, values: Mapping[str, Any]):
+        self.values = values
+
+    def size(self, key: str, default: int | None = None) -> int:
+        """A whole number of at least 1. null is as good as missing."""
+        value = self.values.get(key)
+        if value is None and default is None:
+            raise KeyError(key)
+        try:
+            return positive(key, default if value is None else value)
+        except ValueError as error:
+            raise _BadField(error) from None
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.values.get(key, default)
+        if not isinstance(value, bool):
+            raise _BadField(f"{key} must be true or false, got {value!r}")
+        return value
+
+    def share(self, key: str, default: float) -> float:
+        """A number from 0 to 1; null is 0."""
+        value = self.values.get(key, default) or 0.0
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise _BadField(f"{key} must be a number from 0 to 1, got {value!r}")
+        return float(value)
+
+    def activation(self, key: str, default: str, allowed: tuple[str, ...]) -> str:
+        value = self.values.get(key, default)
+        if value not in allowed:
+            raise _BadField(
+                f"the activation {value!r} is not modelled here; modelled are {', '.join(allowed)}"
+            )
+        return value
+
+
+FUSED = ("silu", "gelu", "gelu_pytorch_tanh")  # one operation of PyTorch: its input is saved
+ACTIVATIONS = (*FUSED, "gelu_new")  # the last is a formula of several operations
+
+
+def _rotary(config: _Config, kv_heads: int | None = None, head_dim: int | None = None):
+    """The fields that the families with rotary positions share; defaults of their own."""
+    hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
+    shared = kv_heads if "num_key_value_heads" not in config.values else None
     return {
-        "layers": config["num_hidden_layers"],
-        "hidden": config["hidden_size"],
+        "layers": config.size("num_hidden_layers"),
+        "hidden": hidden,
         "heads": heads,
-        "kv_heads": config.get("num_key_value_heads") or heads,
-        "head_dim": config.get("head_dim") or config["hidden_size"] // heads,
-        "intermediate": config["intermediate_size"],
-        "vocab": config["vocab_size"],
-        "tied": config.get("tie_word_embeddings", False),
-        "biases": frozenset(attention + mlp),
-        "dropout": config.get("attention_dropout", 0.0),
+        "kv_heads": config.size("num_key_value_heads", shared or heads),
+        "head_dim": config.size("head_dim", head_dim or hidden // heads),
+        "intermediate": config.size("intermediate_size"),
+        "vocab": config.size("vocab_size"),
+        "dropout": config.share("attention_dropout", 0.0),
     }
 
 
-def _mistral(config: Mapping[str, Any]) -> dict[str, Any]:
-    return _llama({**config, "attention_bias": False, "mlp_bias": False})
+def _gated(config: _Config, **defaults: int) -> dict[str, Any]:
+    tied = config.flag("tie_word_embeddings", False)
+    activation = config.activation("hidden_act", "silu", FUSED)
+    return _rotary(config, **defaults) | {"tied": tied, "activation": activation}
 
 
-def _qwen2(config: Mapping[str, Any]) -> dict[str, Any]:
-    return _mistral(config) | {"biases": frozenset(("q_proj", "k_proj", "v_proj"))}
+def _llama(config: _Config) -> dict[str, Any]:
+    attention = _attention_biases(config)
+    mlp = ("gate_proj", "up_proj", "down_proj") if config.flag("mlp_bias", False) else ()
+    return _gated(config) | {"biases": frozenset(attention + mlp)}
 
 
-def _qwen3(config: Mapping[str, Any]) -> dict[str, Any]:
-    return _llama({"head_dim": 128, **config, "mlp_bias": False}) | {"qk_norm": True}
+def _attention_biases(config: _Config) -> tuple[str, ...]:
+    has = config.flag("attention_bias", False)
+    return ("q_proj", "k_proj", "v_proj", "o_proj") if has else ()
 
 
-def _starcoder2(config: Mapping[str, Any]) -> dict[str, Any]:
-    bias = config.get("use_bias", True)
-    names = ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj") if bias else ()
-    plain = {"gated": False, "norm": "layer", "biases": frozenset(names)}
-    tied = {"tie_word_embeddings": True, **config}
-    dropout = max(
-        config.get(key, 0.0)
-        for key in ("attention_dropout", "residual_dropout", "embedding_dropout")
-    )
-    return _mistral(tied) | plain | {"dropout": dropout}
+def _mistral(config: _Config) -> dict[str, Any]:
+    return _gated(config, kv_heads=8)
 
 
-def _gpt2(config: Mapping[str, Any]) -> dict[str, Any]:
-    hidden, heads = config["n_embd"], config["n_head"]
+def _qwen2(config: _Config) -> dict[str, Any]:
+    return _gated(config, kv_heads=32) | {"biases": frozenset(("q_proj", "k_proj", "v_proj"))}
+
+
+def _qwen3(config: _Config) -> dict[str, Any]:
+    sizes = _gated(config, kv_heads=32, head_dim=128)
+    return sizes | {"biases": frozenset(_attention_biases(config)), "qk_norm": True}
+
+
+def _starcoder2(config: _Config) -> dict[str, Any]:
+    names = ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj")
+    dropouts = ("attention_dropout", "residual_dropout", "embedding_dropout")
+    return _rotary(config, kv_heads=2) | {
+        "tied": config.flag("tie_word_embeddings", True),
+        "gated": False,
+        "activation": config.activation("hidden_act", "gelu_pytorch_tanh", FUSED),
+        "norm": "layer",
+        "biases": frozenset(names if config.flag("use_bias", True) else ()),
+        "dropout": max(config.share(key, 0.0) for key in dropouts),
+    }
+
+
+def _gpt2(config: _Config) -> dict[str, Any]:
+    hidden, heads = config.size("n_embd"), config.size("n_head")
+    if hidden % heads:
+        raise _BadField(f"n_embd, {hidden}, must be a multiple of n_head, {heads}")
+    if config.flag("reorder_and_upcast_attn", False):
+        raise _BadField("reorder_and_upcast_attn is not modelled")
+    dropouts = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
     return {
-        "layers": config["n_layer"],
+        "layers": config.size("n_layer"),
         "hidden": hidden,
         "heads": heads,
         "kv_heads": heads,
         "head_dim": hidden // heads,
-        "intermediate": config.get("n_inner") or 4 * hidden,
-        "vocab": config["vocab_size"],
-        "tied": config.get("tie_word_embeddings", True),
+        "intermediate": config.size("n_inner", 4 * hidden),
+        "vocab": config.size("vocab_size"),
+        "tied": config.flag("tie_word_embeddings", True),
         "gated": False,
+        "activation": config.activation("activation_function", "gelu_new", ACTIVATIONS),
         "norm": "layer",
         "biases": frozenset(("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")),
-        "positions": config["n_positions"],
-        "dropout": max(config.get(key, 0.1) for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")),
+        "positions": config.size("n_positions"),
+        "dropout": max(config.share(key, 0.1) for key in dropouts),
     }
 
 
-FAMILIES: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+FAMILIES: dict[str, Callable[[_Config], dict[str, Any]]] = {
     "llama": _llama,
     "mistral": _mistral,
     "qwen2": _qwen2,

@@ -32,6 +32,8 @@ CONFIGS = {
     "qwen3": ("qwen3", {"head_dim": 32}),
     "starcoder2": ("starcoder2", {}),
     "gpt2": ("gpt2", GPT_SIZES | NO_DROPOUT),
+    "gelu": ("llama", {"hidden_act": "gelu_pytorch_tanh"}),
+    "gpt2-gelu": ("gpt2", GPT_SIZES | NO_DROPOUT | {"activation_function": "gelu"}),
 }
 
 

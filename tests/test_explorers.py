@@ -250,7 +250,7 @@ def test_every_model_can_be_chosen(model):
         ({"batch_size": 0}, "batch size must be from 1 to 1,024 here, but is 0."),
         ({"batch_size": -3}, "batch size must be from 1 to 1,024 here, but is -3."),
         ({"sequence_length": 10**12}, "tokens must be from 1 to 131,072 here, but is 1,000,000,"),
-        ({"model": "gpt2", "sequence_length": 1025}, "tokens must be from 1 to 1,024 here"),
+        ({"model": "gpt2", "sequence_length": 1025}, "has a table of 1,024 positions"),
         ({"model": "llama-7b", "method": "lora", "rank": 0}, "rank r must be from 1 to 1,024"),
         ({"model": "llama-7b", "method": "qlora", "rank": 2000}, "rank r must be from 1 to 1,024"),
     ],

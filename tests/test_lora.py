@@ -72,8 +72,9 @@ def test_break_even_rank():
         if below:
             assert lora.count_lora_parameters(d_in, d_out, below) < d_in * d_out
         assert lora.count_lora_parameters(d_in, d_out, above) > d_in * d_out
-    with pytest.raises(ValueError, match="at least 1, got 0 and 5"):
-        break_even_rank(0, 5)
+    for sizes, message in (((0, 5), "d_in must be .* at least 1, got 0"), ((5, "a"), "d_out")):
+        with pytest.raises(ValueError, match=message):
+            break_even_rank(*sizes)
 
 
 # --- the layer ------------------------------------------------------------------------------------
@@ -142,15 +143,15 @@ def test_a_bfloat16_base_keeps_its_dtype_and_float32_adapters():
     assert (made.base.weight - old).abs().max() <= 2**-7 * scale
 
 
-@pytest.mark.parametrize("rank", [0, -1, 5, 2.0, "8", None])
+@pytest.mark.parametrize("rank", [0, -1, 5, 2.0, "8", None, True])
 def test_bad_rank(rank):
     with pytest.raises(ValueError, match="rank must be a whole number from 1 to 4, got"):
         LoRALinear(nn.Linear(6, 4), rank)
 
 
-@pytest.mark.parametrize("alpha", [0, -1, math.nan])
+@pytest.mark.parametrize("alpha", [0, -1, math.nan, "2"])
 def test_bad_alpha(alpha):
-    with pytest.raises(ValueError, match="alpha must be above 0"):
+    with pytest.raises(ValueError, match="alpha must be a number above 0"):
         LoRALinear(nn.Linear(6, 4), 2, alpha)
 
 
@@ -204,6 +205,40 @@ def test_to_peft_and_back():
         LoRALinear.from_peft(nn.Linear(2, 2))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"), [({"use_dora": True}, "DoRA"), ({"lora_bias": True}, "a bias of B")]
+)
+def test_what_is_more_than_lora_in_peft_is_refused(options, message):
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, target_modules=["0"], **options)
+    model = get_peft_model(nn.Sequential(nn.Linear(6, 4)), config)
+    with pytest.raises(ValueError, match=message):
+        LoRALinear.from_peft(model.base_model.model[0])
+
+
+def test_a_merged_layer_of_peft_is_refused():
+    _, _, layers = with_peft(make_model())
+    of_theirs = next(iter(layers.values()))
+    of_theirs.merge()
+    with pytest.raises(ValueError, match="unmerge it first"):
+        LoRALinear.from_peft(of_theirs)
+
+
+def test_the_scale_of_peft_is_taken_over():
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=4, lora_alpha=12, use_rslora=True, target_modules=["0"])
+    model = get_peft_model(nn.Sequential(nn.Linear(6, 5)), config)
+    of_theirs = model.base_model.model[0]
+    nn.init.normal_(of_theirs.lora_B["default"].weight)
+    x = torch.randn(3, 6)
+    expected = of_theirs(x)
+    ours = LoRALinear.from_peft(of_theirs)
+    assert ours.scale == 6  # rank-stabilized: α/√r
+    torch.testing.assert_close(ours(x), expected, **CLOSE)
+
+
 def test_a_trained_peft_model_merges_to_the_same_weights():
     theirs, ours, layers = with_peft(make_model())
     for name in layers:
@@ -224,14 +259,34 @@ def test_add_lora_by_names():
     assert count_trainable(one)[0] == 2 * 2 * (64 + 64)
 
 
-@pytest.mark.parametrize("targets", [("q_proj", "c_attn"), "all_linear", ()])
-def test_unknown_targets_leave_the_model_alone(targets):
+@pytest.mark.parametrize(
+    ("rank", "options", "message"),
+    [
+        (2, {"targets": ("q_proj", "c_attn")}, r"out of \['down_proj', .*'v_proj'\], got"),
+        (2, {"targets": "all_linear"}, "got 'all_linear'"),
+        (2, {"targets": ()}, r"got \(\)"),
+        (2, {"targets": None}, "targets must be a name of a layer or a list of names, got None"),
+        (40, {}, "rank must be a whole number from 1 to 32, got 40"),  # k_proj is 64 × 32
+        (2, {"alpha": -1}, "alpha must be a number above 0"),
+    ],
+)
+def test_what_cannot_be_done_leaves_the_model_alone(rank, options, message):
     model = make_model()
     before = count_trainable(model)
-    with pytest.raises(ValueError, match=r"out of \['down_proj', .*'v_proj'\], got"):
-        add_lora(model, rank=2, targets=targets)
+    with pytest.raises(ValueError, match=message):
+        add_lora(model, rank, **options)
     assert count_trainable(model) == before
     assert not any(isinstance(module, LoRALinear) for module in model.modules())
+
+
+def test_adapters_are_not_put_on_twice_nor_on_nothing():
+    model = add_lora(make_model(), rank=2)
+    with pytest.raises(ValueError, match="has adapters already"):
+        add_lora(model, rank=2)
+    norms = nn.Sequential(nn.LayerNorm(4))
+    with pytest.raises(ValueError, match="names of linear layers out of"):
+        add_lora(norms, rank=2)  # as in GPT-2, whose matrices are no nn.Linear
+    assert count_trainable(norms) == (8, 8)
 
 
 def test_tied_weights_count_once():

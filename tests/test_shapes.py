@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -38,6 +39,8 @@ CONFIGS = {
     "gpt2": ("gpt2", GPT_SIZES),
     "gpt2-inner": ("gpt2", GPT_SIZES | {"n_inner": 100}),
 }
+# These families have a number of key and value heads of their own where the config has none.
+DEFAULTS = {"mistral": 8, "qwen2": 32, "qwen3": 32, "starcoder2": 2}
 
 
 def config_of(name):
@@ -73,6 +76,20 @@ def test_parameters_and_linear_layers_are_those_of_the_real_class(name):
             has_bias = getattr(module, "bias", None) is not None
             assert has_bias == (short in shape.biases), path
     assert shape.linear_layers() == real
+
+
+@pytest.mark.parametrize("kind", DEFAULTS)
+def test_what_a_config_leaves_out_has_the_default_of_the_real_class(kind):
+    given = SIZES | {"num_attention_heads": 64, "hidden_size": 128}
+    del given["num_key_value_heads"]
+    real = on_meta(AutoConfig.for_model(kind, **given))
+    shape = ModelShape.from_config({"model_type": kind, **given})
+    assert shape.kv_heads == DEFAULTS[kind]
+    assert shape.parameters == sum(p.numel() for p in real.parameters())
+
+
+def test_null_key_and_value_heads_are_as_many_as_heads():
+    assert ModelShape.from_config(LLAMA | {"num_key_value_heads": None}).kv_heads == 9
 
 
 def test_every_family_is_tested():
@@ -213,7 +230,7 @@ def test_a_repository_that_cannot_be_had_gives_one_sentence(ask_the_hub):
     assert ask_the_hub("a/b", "http://127.0.0.1:9").startswith("no config of a/b from the hub: ")
 
 
-LLAMA = PRESETS["smollm2-135m"]
+LLAMA, GPT2 = PRESETS["smollm2-135m"], PRESETS["gpt2"]
 
 
 @pytest.mark.parametrize(
@@ -227,8 +244,29 @@ LLAMA = PRESETS["smollm2-135m"]
         ({"hidden_size": 8}, "model_type None"),
         (LLAMA | {"quantization_config": {"bits": 4}}, "stored quantized"),
         ({k: v for k, v in LLAMA.items() if k != "vocab_size"}, "has no 'vocab_size'"),
-        (LLAMA | {"num_hidden_layers": 0}, "layers in the config .* at least 1, got 0"),
+        (
+            LLAMA | {"num_hidden_layers": 0},
+            "config of llama: num_hidden_layers must be a whole number of at least 1, got 0",
+        ),
         (LLAMA | {"num_key_value_heads": 4}, "9 heads can't share 4 key and value heads"),
+        (GPT2 | {"add_cross_attention": True}, "gpt2 is an encoder–decoder"),
+        (LLAMA | {"architectures": ["LlamaForSequenceClassification"]}, "predict the next token"),
+        (LLAMA | {"num_experts": "8"}, "mixture of experts"),
+        (LLAMA | {"hidden_act": "relu"}, "the activation 'relu' is not modelled here; modelled"),
+        (GPT2 | {"activation_function": "relu"}, "are silu, gelu, gelu_pytorch_tanh, gelu_new"),
+        (GPT2 | {"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn is not modelled"),
+        (GPT2 | {"n_positions": -5}, "n_positions must be a whole number of at least 1, got -5"),
+        (GPT2 | {"n_embd": 100}, "n_embd, 100, must be a multiple of n_head, 12"),
+        (GPT2 | {"attn_pdrop": 2}, "attn_pdrop must be a number from 0 to 1, got 2"),
+        (GPT2 | {"n_head": 0}, "n_head must be a whole number of at least 1, got 0"),
+        (LLAMA | {"hidden_size": "576"}, "hidden_size must be a whole number .* got '576'"),
+        (LLAMA | {"num_attention_heads": None}, "has no 'num_attention_heads'"),
+        (LLAMA | {"tie_word_embeddings": "false"}, "must be true or false, got 'false'"),
+        (LLAMA | {"model_type": ["llama"]}, "model_type .*'llama'.*, which is not modelled"),
+        (LLAMA | {"head_dim": True}, "head_dim must be a whole number"),
+        (7e9, "a model is given by a preset's name, a config .* got 7000000000.0"),
+        (None, "got None"),
+        ("x" * 5000, "^x{80} can't be read"),
         ("no/such/place/config.json", "no config at 'no/such/place/config.json'"),
         ("nowhere", "no config at 'nowhere'"),
     ],
@@ -238,12 +276,29 @@ def test_what_is_not_modelled_is_refused(config, message):
         ModelShape.from_config(config)
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", ""])
+@pytest.mark.parametrize("text", ["{", "[1]", "", "[" * 100_000])
 def test_a_file_that_is_no_config_is_refused(tmp_path, text):
     file = tmp_path / "config.json"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"config\.json"):
         ModelShape.from_config(file)
+
+
+def test_a_byte_order_mark_and_causal_classes_are_no_obstacle(tmp_path):
+    file = tmp_path / "config.json"
+    config = LLAMA | {"architectures": ["LlamaForCausalLM"], "num_experts": None}
+    file.write_text(json.dumps(config), encoding="utf-8-sig")
+    assert ModelShape.from_config(file).parameters == 134_515_008
+
+
+def test_a_shape_of_ones_own_is_checked_too():
+    with pytest.raises(ValueError, match="layers of mine must be a whole number of at least 1"):
+        ModelShape("mine")
+    sizes = {"layers": 1, "hidden": 8, "heads": 4, "kv_heads": 3, "head_dim": 2}
+    with pytest.raises(ValueError, match="4 heads can't share 3"):
+        ModelShape("mine", intermediate=8, vocab=10, **sizes)
+    sizes |= {"kv_heads": 4, "hidden": np.int64(8)}
+    assert type(ModelShape("mine", intermediate=8, vocab=10, **sizes).parameters) is int
 
 
 def test_one_expert_is_a_dense_model():
@@ -266,7 +321,7 @@ def test_adapters_need_a_shape():
         ModelShape.generic(7e9).adapter_parameters(8)
 
 
-@pytest.mark.parametrize("targets", [(), []])
+@pytest.mark.parametrize("targets", [(), [], None, 5, [["q_proj"]]])
 def test_no_targets_is_a_mistake(targets):
-    with pytest.raises(ValueError, match="must name a layer"):
+    with pytest.raises(ValueError, match="targets must (name a layer|be a name)"):
         ModelShape.preset("llama-7b").adapter_parameters(8, targets)
