@@ -21,8 +21,8 @@ from course_utils.settings import DTYPE_BYTES, RECIPES, Line, Settings
 from course_utils.shapes import ModelShape
 
 # Sources that several lines share.
-LOSS, WEIGHTS, BACKWARD, PEFT = (
-    *("cross entropy", "gradients of weights", "autograd", "peft's LoRA layer"),
+LOSS, WEIGHTS, BACKWARD, PEFT, AUTOCAST = (
+    *("cross entropy", "gradients of weights", "autograd", "peft's LoRA layer", "torch.autocast"),
 )
 
 
@@ -46,10 +46,22 @@ def saved_lines(shape: ModelShape, run: Settings) -> Iterator[Line]:
     formula = f"{t} tokens × {shape.vocab} words × 4"
     yield _line("softmax of logits", 4 * t * shape.vocab, formula, LOSS)
     yield _line("labels", 8 * t, f"{t} × 8", LOSS)
-    if run.autocast:
-        cast = shape.vocab * h
-        cast += 0 if run.gradient_checkpointing else shape.linear_parameters
-        yield _line("16-bit copies of weights", 2 * cast, f"{cast:,} × 2", "torch.autocast's cache")
+    if cast := _cast_weights(shape, run):
+        yield _line("16-bit copies of weights", 2 * cast, f"{cast:,} × 2", AUTOCAST)
+
+
+def _cast_weights(shape: ModelShape, run: Settings) -> int:
+    """Float32 weights that autocast has copied to 16 bits, and whose copies are saved."""
+    if not run.autocast:
+        return 0
+    head = shape.vocab * shape.hidden if run.stream_bytes == 4 else 0
+    if run.gradient_checkpointing:
+        return head
+    if run.trains_weights:
+        return head + shape.linear_parameters
+    inputs = (_adapted(shape, run, source) for source in ("first norm", "attention", "second norm"))
+    first = next(filter(None, inputs), [])  # these As need no gradient of what they read
+    return head + shape.adapter_parameters(run.rank, run.targets) - run.rank * sum(first)
 
 
 def saved_mask(shape: ModelShape, run: Settings) -> int:
@@ -136,7 +148,7 @@ def _qk_norm(shape: ModelShape, run: Settings) -> Iterator[Line]:
 
 
 def _attention(shape: ModelShape, run: Settings) -> Iterator[Line]:
-    t, v = run.tokens, run.value_bytes
+    t, v = run.tokens, run.attention_bytes
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     if run.attention == "sdpa":
         formula = f"{t} × (2 × {query} + 2 × {key}) × {v}"
@@ -146,7 +158,8 @@ def _attention(shape: ModelShape, run: Settings) -> Iterator[Line]:
         return
     formula = f"3 × {t} × {query} × {v}"
     yield _line("queries, keys, values", 3 * t * query * v, formula, "eager attention")
-    narrow = shape.family == "gpt2" and not run.autocast  # its softmax stays in 16 bits
+    widened = run.stream_bytes == 4 or (run.autocast and run.device == "cuda")
+    narrow = shape.family == "gpt2" and not widened  # then its softmax stays in 16 bits
     each = v if v == 4 or narrow else 4 + v  # in float32, and a 16-bit copy
     formula = f"{t} × {run.sequence_length} × {shape.heads} heads × {each}"
     yield _line("attention scores", _scores(shape, run) * each, formula, "eager attention")
@@ -161,9 +174,9 @@ def _unsaved_attention(shape: ModelShape, run: Settings) -> int:
     if run.attention == "sdpa" or all(trained):
         return 0
     q, k, v = trained  # each product of two saves one factor for the other's gradient
-    copy = run.tokens * shape.heads * shape.head_dim * run.value_bytes
+    copy = run.tokens * shape.heads * shape.head_dim * run.attention_bytes
     unsaved = copy * ((not q) + (not k) + (not q and not k))
-    if run.value_bytes == 4:
+    if run.attention_bytes == 4:
         return unsaved
     scores = 2 * (not v) + 4 * (not q and not k)  # 16-bit copy, float32 softmax
     return unsaved + scores * _scores(shape, run)
@@ -199,13 +212,15 @@ def _inputs(shape: ModelShape, run: Settings, source: str) -> Iterator[Line]:
     adapted = _adapted(shape, run, source)
     if not adapted:
         return
-    t, widths = run.tokens, adapted  # A reads a float32 copy of its own …
-    if run.value_bytes == 4:  # … or what is float32 already, which sdpa has saved
+    t, each = run.tokens, run.adapter_bytes
+    there = run.attention_bytes if source == "attention" else run.value_bytes
+    widths = adapted  # every A reads a copy of its own, in its format …
+    if there == each and run.reads_as_is:  # … or what is there, which sdpa has saved
         widths = [] if (source, run.attention) == ("attention", "sdpa") else adapted[:1]
-    formula = f"4 × {t} × {sum(widths)}"
-    yield _line(f"inputs of A from {source}", 4 * t * sum(widths), formula, PEFT)
-    formula = f"4 × {t} × rank {run.rank} × {len(adapted)}"
-    yield _line(f"inputs of B from {source}", 4 * t * run.rank * len(adapted), formula, PEFT)
+    formula = f"{t} × {sum(widths)} × {each}"
+    yield _line(f"inputs of A from {source}", t * sum(widths) * each, formula, PEFT)
+    formula = f"{t} × rank {run.rank} × {len(adapted)} × {each}"
+    yield _line(f"inputs of B from {source}", t * run.rank * len(adapted) * each, formula, PEFT)
 
 
 def _weight_inputs(shape: ModelShape, run: Settings, source: str) -> Iterator[Line]:
@@ -234,6 +249,10 @@ def layer_backward(shape: ModelShape, run: Settings) -> list[Line]:
     formula = f"{run.tokens} × {shape.hidden} × {run.stream_bytes}"
     lines = [_line("gradient of the residual stream", size, formula, BACKWARD)]
     saves_itself = shape.norm == "layer" or run.stream_bytes == 4  # else a float32 copy
+    if run.gradient_checkpointing and run.autocast and not run.trains_weights:
+        adapters = shape.adapter_parameters(run.rank, run.targets) // shape.layers
+        formula = f"{adapters:,} × 2"
+        lines.append(_line("16-bit copies of its adapters", 2 * adapters, formula, AUTOCAST))
     if run.gradient_checkpointing and saves_itself:
         lines.append(_line("less: the stored input", -size, formula, "what the first norm saves"))
     return [*max(moments, key=_sum), *lines]
@@ -250,7 +269,8 @@ def _mlp_forward(shape: ModelShape, run: Settings) -> Iterator[Line]:
     yield from _attention_half(shape, run)
     yield from _mlp_inner(shape, run)
     if _adapted(shape, run, "second norm"):
-        yield _line("B's result, and the same scaled", 8 * t * wide, f"2 × {t} × {wide} × 4", PEFT)
+        size, formula = 2 * t * wide * run.adapter_bytes, f"2 × {t} × {wide} × {run.adapter_bytes}"
+        yield _line("B's result, and the same scaled", size, formula, PEFT)
     if run.stream_bytes == 2:  # autograd saves a float32 copy of them
         yield _line("residual and norm", 4 * t * h, f"2 × {t} × {h} × 2", "RMSNorm")
 
@@ -285,7 +305,7 @@ def _dequantized(shape: ModelShape, run: Settings) -> Iterator[Line]:
 
 def _attention_backward(shape: ModelShape, run: Settings) -> Iterator[Line]:
     """Attention's turn: the MLP half is gone."""
-    t, v, scores = run.tokens, run.value_bytes, _scores(shape, run)
+    t, v, scores = run.tokens, run.attention_bytes, _scores(shape, run)
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     if run.trains_weights:
         sizes = [i * o for i, o in shape.linear_layers().values()]
@@ -323,4 +343,4 @@ def _recast(run: Settings, weights: int) -> Iterator[Line]:
     """16-bit copies that autocast makes of these weights in a recomputation."""
     if run.autocast and run.gradient_checkpointing:
         formula = f"{weights:,} × 2"
-        yield _line("16-bit copies of its weights", 2 * weights, formula, "torch.autocast's cache")
+        yield _line("16-bit copies of its weights", 2 * weights, formula, AUTOCAST)

@@ -111,11 +111,8 @@ class Settings:
             if getattr(self, name) not in tuple(allowed):
                 choices = ", ".join(map(str, allowed))
                 raise ValueError(f"{name} must be one of {choices}; got {getattr(self, name)!r}")
-        if self.recipe == "autocast" and not self.trains_weights:
-            raise ValueError(
-                "autocast is modelled for full fine-tuning only; for adapters choose fp32, which "
-                "has the same bytes of parameters"
-            )
+        if self.autocast and self.compute_dtype == "float32":
+            raise ValueError("autocast computes in float16 or bfloat16, not in float32")
 
     @property
     def tokens(self) -> int:
@@ -147,14 +144,33 @@ class Settings:
         return RECIPES[self.recipe].value if self.trains_weights else self.base_bytes
 
     @property
+    def attention_bytes(self) -> int:
+        """Bytes of a number that attention reads and returns."""
+        return 2 if self.autocast else self.value_bytes
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Bytes of a number that A and B compute with."""
+        return 2 if self.autocast else 4
+
+    @property
+    def reads_as_is(self) -> bool:
+        """Whether A reads what is in its format already, rather than a copy made on the way.
+
+        peft turns it into float32 first, and autocast back; peft's 4-bit layers ask whether
+        autocast is on, which PyTorch answers for a GPU.
+        """
+        return not self.autocast or (self.method == "qlora" and self.device == "cuda")
+
+    @property
     def product_dtype(self) -> str:
         """The format that products are computed in."""
         return "bfloat16" if self.trains_weights and self.recipe == "bf16" else self.compute_dtype
 
     @property
     def autocast(self) -> bool:
-        """Whether matrix products run in 16 bits on float32 weights."""
-        return self.trains_weights and self.recipe == "autocast"
+        """Whether products run in 16 bits, whatever the format of weights and adapters."""
+        return self.recipe == "autocast"
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,10 @@ WAYS = {
     "lora-qv": ("lora", {"targets": ("q_proj", "v_proj")}),
     "lora-v": ("lora", {"targets": ("v_proj",)}),
     "lora-some": ("lora", {"targets": ("k_proj", "o_proj", "up_proj")}),
+    "lora-autocast": ("lora", {"recipe": "autocast"}),
     "qlora-upcast": ("qlora", {}),
+    "qlora-autocast": ("qlora", {"recipe": "autocast", "upcast": False}),
+    "qlora-upcast-autocast": ("qlora", {"recipe": "autocast"}),
     "qlora": ("qlora", {"upcast": False, "double_quant": True}),
 }
 
@@ -482,7 +485,7 @@ def test_gpus_keep_a_reserve():
         ({"batch_size": np.float64(2)}, "batch_size must be a whole number"),
         ({"targets": None}, "targets must be a name of a layer or a list of names, got None"),
         ({"unquantized": 5}, "unquantized must be a name of a layer or a list of names, got 5"),
-        ({"method": "lora", "recipe": "autocast"}, "autocast is modelled for full fine-tuning"),
+        ({"recipe": "autocast", "compute_dtype": "float32"}, "autocast computes in float16 or"),
         ({"method": "lora", "targets": ("qproj",)}, "no linear layer 'qproj'; it has q_proj"),
         ({"method": "qlora", "unquantized": ("x",)}, "no linear layer 'x'"),
     ],
