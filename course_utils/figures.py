@@ -16,7 +16,7 @@ from statistics import median
 
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from course_utils.units import format_bytes
 
@@ -109,8 +109,11 @@ def stacked_bytes(
         )
     axes.set(xlabel="GB (10⁹ bytes)", xlim=(0, 1.18 * max(left.values())))
     axes.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.45, 1))
-    totals = ", ".join(f"{name} {format_bytes(left[name] * 1e9)}" for name in columns)
-    return Picture(figure, f"Stacked bars of memory by part: {totals}.")
+    sayings = []
+    for name, column in columns.items():
+        said = ", ".join(f"{part} {format_bytes(size)}" for part, size in column.items() if size)
+        sayings.append(f"{name} {format_bytes(sum(column.values()))} ({said})")
+    return Picture(figure, f"Stacked bars of memory: {'; '.join(sayings)}.")
 
 
 def memory_bars(
@@ -121,8 +124,8 @@ def memory_bars(
     gpus: name → bytes that tensors may take there. Lines beyond the axis are left out, which shows
     the longest bar with its total, and `reach` bytes at least.
     """
-    figure = stacked_bytes(columns).figure
-    axes = figure.axes[0]
+    bars = stacked_bytes(columns)
+    figure, axes = bars.figure, bars.figure.axes[0]
     end = max(axes.get_xlim()[1], 1.1 * reach / 1e9)
     at = {name: size / 1e9 for name, size in gpus.items() if size / 1e9 <= end}
     names: dict[float, list[str]] = {}  # lines that nearly coincide share a label
@@ -148,13 +151,8 @@ def memory_bars(
         axes.annotate(text, (x, -0.65 - 0.4 * row), **spot, **style)
     axes.set(xlim=(0, end), ylim=(-0.5 - 0.4 * len(free), len(columns) - 0.5))
     figure.set_figheight(1.4 + 0.55 * len(columns) + 0.22 * len(free))
-    sayings = []
-    for name, parts in columns.items():
-        said = ", ".join(f"{part} {format_bytes(size)}" for part, size in parts.items() if size)
-        sayings.append(f"{name} {format_bytes(sum(parts.values()))} ({said})")
-    alt = f"Stacked bars of memory: {'; '.join(sayings)}."
     lines = ", ".join(f"{name} at {format_bytes(x * 1e9)}" for name, x in at.items())
-    return Picture(figure, alt + (f" Lines where GPUs end: {lines}." if lines else ""))
+    return Picture(figure, bars.alt + (f" Lines where GPUs end: {lines}." if lines else ""))
 
 
 def predictions(rows: Mapping[str, tuple[float, float]]) -> Picture:
@@ -239,8 +237,8 @@ def curves(
 ) -> Picture:
     """A line for each series {x: y}, told apart by colour, dash and (up to 20 points) marker.
 
-    log: the axes with a log scale: "", "x", "y" or "xy". Raises ValueError for more series than
-    can be told apart.
+    log: the axes with a log scale: "", "x", "y" or "xy"; up to 10 values of x are marked there.
+    Raises ValueError for more series than can be told apart.
     """
     if not 1 <= len(series) <= len(STROKES):
         raise ValueError(f"from 1 to {len(STROKES)} series can be told apart, got {len(series)}")
@@ -256,10 +254,12 @@ def curves(
             f"lowest {points[low]:.3g} at {low:g}"
         )
     axes.set(xlabel=xlabel, ylabel=ylabel)
+    found = sorted({x for points in series.values() for x in points})
     for axis in log:
         axes.set(**{f"{axis}scale": "log"})
         ticks = getattr(axes, f"{axis}axis")
-        ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        own = axis == "x" and len(found) <= 10  # few enough to be named
+        ticks.set_major_locator(FixedLocator(found) if own else LogLocator(subs=(1, 2, 5)))
         ticks.set_major_formatter("{x:g}")  # 0.5, not 5 × 10⁻¹
         ticks.set_minor_locator(NullLocator())
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -120,6 +120,7 @@ class Explorer:
         page.on("websocket", lambda socket: socket.on("framereceived", self.read))
         page.goto(address)
         page.locator(".jp-Cell.jp-mod-active:focus").wait_for()  # loaded: keys are heard now
+        self.kernel = page.locator(".jp-Notebook-ExecutionIndicator")
         self.cell = page.locator(".jp-CodeCell").filter(has_text=f"{name}()")
         self.output = self.cell.locator(".jp-OutputArea-output")
         self.picture = self.output.locator("img")
@@ -141,6 +142,7 @@ class Explorer:
 
     def run(self) -> None:
         """Run the cell, which makes the explorer anew, and wait for its picture."""
+        expect(self.kernel).to_have_attribute("data-status", "idle")  # no kernel: nothing would run
         text = self.cell.locator(".cm-content")
         text.click()
         expect(text).to_be_focused()

@@ -46,7 +46,10 @@ def test_stacked_bytes_add_up_and_stand_in_the_order_given():
         row = round(bar.get_y() + bar.get_height() / 2)
         right[row] = max(right.get(row, 0), bar.get_x() + bar.get_width())
     assert right == {0: 1.5, 1: 14.0}  # GB; the first way on top
-    assert picture.alt == "Stacked bars of memory by part: full 14.00 GB, QLoRA 1.50 GB."
+    assert picture.alt == (
+        "Stacked bars of memory: full 14.00 GB (weights 2.00 GB, optimizer 12.00 GB); "
+        "QLoRA 1.50 GB (weights 500.00 MB, adapters 1.00 GB)."
+    )
     assert [line.get_xdata()[0] for line in axes_of(picture).lines] == [16.0]
 
 
@@ -88,6 +91,7 @@ def test_curves_are_drawn_in_order_of_x_and_told_in_numbers():
     assert first.get_linestyle() != second.get_linestyle()
     assert first.get_marker() != second.get_marker()
     assert axes_of(picture).get_xscale() == axes_of(picture).get_yscale() == "log"
+    assert list(axes_of(picture).get_xticks()) == [1, 4, 8]
     assert picture.alt == (
         "Lines of loss over rank: held out from 1.5 at 1 to 0.5 at 8, lowest 0.25 at 4; "
         "training from 1 at 1 to 0.125 at 8, lowest 0.125 at 8."
