@@ -59,8 +59,9 @@ def _cast_weights(shape: ModelShape, run: Settings) -> int:
         return head
     if run.trains_weights:
         return head + shape.linear_parameters
-    inputs = (_adapted(shape, run, source) for source in ("first norm", "attention", "second norm"))
-    first = next(filter(None, inputs), [])  # these As need no gradient of what they read
+    sources = ("first norm", "attention", "second norm", "MLP")
+    first = next(filter(None, (_adapted(shape, run, source) for source in sources)))
+    # … whose As need no gradient of what they read, in the first layer
     return head + shape.adapter_parameters(run.rank, run.targets) - run.rank * sum(first)
 
 
@@ -87,7 +88,7 @@ def _saved_by_layers(shape: ModelShape, run: Settings) -> Iterator[Line]:
         formula = f"{shape.layers} layers × {line.formula}"
         yield replace(line, size=shape.layers * line.size, formula=formula)
     if not run.trains_weights:
-        unsaved = _sum(_norm(shape, run, "")) + _unsaved_attention(shape, run)
+        unsaved = _unsaved(shape, run)
         yield _line("less: before the first adapter", -unsaved, "one layer's", "needs no gradient")
     if not shape.positions:
         size = 2 * run.sequence_length * shape.head_dim * run.stream_bytes
@@ -163,6 +164,26 @@ def _attention(shape: ModelShape, run: Settings) -> Iterator[Line]:
     each = v if v == 4 or narrow else 4 + v  # in float32, and a 16-bit copy
     formula = f"{t} × {run.sequence_length} × {shape.heads} heads × {each}"
     yield _line("attention scores", _scores(shape, run) * each, formula, "eager attention")
+
+
+def _unsaved(shape: ModelShape, run: Settings) -> int:
+    """What the first layer doesn't save: nothing needs a gradient before its first adapter."""
+    unsaved = _sum(_norm(shape, run, "first norm")) + _unsaved_attention(shape, run)
+    targets = shape.target_layers(run.targets)
+    if shape.qk_norm:
+        q, k = (name not in targets for name in ("q_proj", "k_proj"))
+        heads = shape.heads * q + shape.kv_heads * k
+        unsaved += run.tokens * heads * (4 * shape.head_dim + 4)
+    if _adapted(shape, run, "first norm") or _adapted(shape, run, "attention"):
+        return unsaved
+    one = run.tokens * shape.intermediate * run.value_bytes
+    trained = [name in targets for name in _readers(shape, "second norm")]
+    if shape.gated:  # a product saves each factor for the other's gradient
+        gate, up = trained
+        count = 2 * (not gate) + (not up)
+    else:
+        count = 0 if all(trained) else _activation(shape)[0]
+    return unsaved + _sum(_norm(shape, run, "second norm")) + count * one
 
 
 def _unsaved_attention(shape: ModelShape, run: Settings) -> int:

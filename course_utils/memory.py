@@ -319,7 +319,8 @@ def _nf4_weights(shape: ModelShape, run: Settings) -> Iterator[Line]:
         shape.target_layers("all-linear")  # says why a bare count is not enough
     matrices = list(_quantized(shape, run).values())
     parts = [nf4_bytes(n, run.block_size, run.double_quant) for n in matrices]
-    size = {name: shape.layers * sum(part[name] for part in parts) for name in parts[0]}
+    names = ("codes", "constants", "code books")
+    size = {name: shape.layers * sum(part[name] for part in parts) for name in names}
     count = shape.layers * sum(matrices)
     blocks = shape.layers * sum(math.ceil(n / run.block_size) for n in matrices)
     each = "1, and × 4 / 256" if run.double_quant else "4"

@@ -38,6 +38,11 @@ WAYS = {
     "lora-v": ("lora", {"targets": ("v_proj",)}),
     "lora-some": ("lora", {"targets": ("k_proj", "o_proj", "up_proj")}),
     "lora-autocast": ("lora", {"recipe": "autocast"}),
+    "lora-o": ("lora", {"targets": ("o_proj",)}),
+    "lora-gate": ("lora", {"targets": ("gate_proj",)}),
+    "lora-up": ("lora", {"targets": ("up_proj", "down_proj")}),
+    "lora-down": ("lora", {"targets": ("down_proj",)}),
+    "lora-some-autocast": ("lora", {"recipe": "autocast", "targets": ("k_proj", "up_proj")}),
     "qlora-upcast": ("qlora", {}),
     "qlora-autocast": ("qlora", {"recipe": "autocast", "upcast": False}),
     "qlora-upcast-autocast": ("qlora", {"recipe": "autocast"}),
@@ -49,7 +54,8 @@ def cases():
     for name, way, attention, checkpointing in product(
         CONFIGS, WAYS, ("sdpa", "eager"), (False, True)
     ):
-        if way in ("lora-qv", "lora-v", "lora-some") and name != "grouped":
+        partial = "targets" in WAYS[way][1]
+        if partial and name != "grouped" and (name, way) != ("qwen3", "lora-v"):
             continue
         if name in ("gelu", "gpt2-gelu") and way not in ("full-bf16", "qlora-upcast"):
             continue
@@ -328,6 +334,12 @@ def test_the_upcast_costs_what_it_turns_into_float32():
     with_it, without = (estimate("llama-7b", "qlora", upcast=u, **options) for u in (True, False))
     assert with_it.weights - without.weights == 2 * (2 * 32000 * 4096 + 65 * 4096)
     assert with_it.activations > without.activations
+
+
+def test_every_layer_can_stay_unquantized():
+    names = tuple(ModelShape.preset("llama-7b").linear_layers())
+    e = estimate("llama-7b", "qlora", unquantized=names, upcast=False, device="cpu")
+    assert e.weights == estimate("llama-7b", "lora", device="cpu").weights
 
 
 def test_the_head_is_never_quantized():
