@@ -100,12 +100,17 @@ def _saved_by_layers(shape: ModelShape, run: Settings) -> Iterator[Line]:
 
 
 def _attention_half(shape: ModelShape, run: Settings) -> Iterator[Line]:
+    yield from _attention_inner(shape, run)
+    yield from _inputs(shape, run, "attention")
+
+
+def _attention_inner(shape: ModelShape, run: Settings) -> Iterator[Line]:
+    """The attention half without the input of its last layer."""
     yield from _norm(shape, run, "first norm")
     yield from _inputs(shape, run, "first norm")
     if shape.qk_norm:
         yield from _qk_norm(shape, run)
     yield from _attention(shape, run)
-    yield from _inputs(shape, run, "attention")
 
 
 def _mlp_half(shape: ModelShape, run: Settings) -> Iterator[Line]:
@@ -269,11 +274,11 @@ def layer_backward(shape: ModelShape, run: Settings) -> list[Line]:
     size = run.tokens * shape.hidden * run.stream_bytes
     formula = f"{run.tokens} × {shape.hidden} × {run.stream_bytes}"
     lines = [_line("gradient of the residual stream", size, formula, BACKWARD)]
-    saves_itself = shape.norm == "layer" or run.stream_bytes == 4  # else a float32 copy
     if run.gradient_checkpointing and run.autocast and not run.trains_weights:
         adapters = shape.adapter_parameters(run.rank, run.targets) // shape.layers
         formula = f"{adapters:,} × 2"
         lines.append(_line("16-bit copies of its adapters", 2 * adapters, formula, AUTOCAST))
+    saves_itself = shape.norm == "layer" or run.stream_bytes == 4  # else a float32 copy
     if run.gradient_checkpointing and saves_itself:
         lines.append(_line("less: the stored input", -size, formula, "what the first norm saves"))
     return [*max(moments, key=_sum), *lines]
@@ -339,11 +344,7 @@ def _attention_backward(shape: ModelShape, run: Settings) -> Iterator[Line]:
         what = "gradients of queries, keys, values, result"
         yield _line(what, 2 * t * (query + key) * v, formula, "fused attention")
         return
-    yield from _norm(shape, run, "first norm")  # the output projection is done
-    yield from _inputs(shape, run, "first norm")
-    if shape.qk_norm:
-        yield from _qk_norm(shape, run)
-    yield from _attention(shape, run)
+    yield from _attention_inner(shape, run)  # the output projection is done
     pairs = f"{t} × {run.sequence_length} × {shape.heads} heads"
     if v == 2:  # v has made room for its gradient
         yield _line("less: 16-bit scores", -2 * scores, f"{pairs} × 2", BACKWARD)

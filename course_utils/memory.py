@@ -380,9 +380,8 @@ def _trainable(shape: ModelShape, run: Settings) -> Iterator[Line]:
         return Line(part, what, count * size, f"{count:,} × {size}", source)
 
     if not run.trains_weights:
-        yield _shared(
-            each("adapters", "A and B", recipe.weight, "LoRA, section 4.1"), run, *STAGES[2:]
-        )
+        adapters = each("adapters", "A and B", recipe.weight, "LoRA, section 4.1")
+        yield _shared(adapters, run, *STAGES[2:])
     gradients = each("gradients", "gradients", recipe.gradient, recipe.source)
     yield _shared(gradients, run, *STAGES[1:])
     if recipe.master:
@@ -447,10 +446,15 @@ def _moments(shape: ModelShape, run: Settings, size: Mapping[str, int]) -> dict[
         return {"the update": _Moment(update, [])}
     always = [*_standing(shape, run), *([_logits(shape, run)] if run.keep_output else [])]
     loss = held | {"activations": size["activations"]}
+    work = [
+        replace(line, part="transient", what=f"{WORK}: {line.what}")
+        for line in layer_backward(shape, run)
+    ]
+    busy = [*always, *work]
     return {
         "the loss": _Moment(loss, [*always, _loss_copies(shape, run)]),
-        "the last layer's backward": _backward(shape, run, held, size, always, shape.layers - 1),
-        "the first layer's backward": _backward(shape, run, held, size, always, 0),
+        "the last layer's backward": _backward(shape, run, held, size, busy, shape.layers - 1),
+        "the first layer's backward": _backward(shape, run, held, size, busy, 0),
         "the update": _Moment(update, [*always, *_update_scratch(shape, run)]),
     }
 
@@ -492,6 +496,7 @@ def _logits(shape: ModelShape, run: Settings) -> Line:
     """The logits, which the model's output holds until the next step."""
     each = 2 if run.autocast else run.stream_bytes
     formula = f"{run.tokens} tokens × {shape.vocab} words × {each}"
+    formula += _blocks(run)
     size = _block(run, run.tokens * shape.vocab * each)
     return _other("logits", size, formula, "the model's output")
 
@@ -517,7 +522,7 @@ def _backward(
     run: Settings,
     held: Mapping[str, int],
     size: Mapping[str, int],
-    always: list[Line],
+    others: list[Line],
     layer: int,
 ) -> _Moment:
     """The backward pass of one layer; those above it are done."""
@@ -527,9 +532,7 @@ def _backward(
     else:
         below = layer * layer_saved(shape, run)
     ready = max(held["gradients"], _gradients_above(shape, run, size["gradients"], layer))
-    lines = layer_backward(shape, run)
-    work = [replace(line, part="transient", what=f"{WORK}: {line.what}") for line in lines]
-    return _Moment({**held, "activations": below, "gradients": ready}, [*always, *work])
+    return _Moment({**held, "activations": below, "gradients": ready}, others)
 
 
 def _gradients_above(shape: ModelShape, run: Settings, total: int, layer: int) -> int:
