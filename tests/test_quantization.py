@@ -1,0 +1,491 @@
+"""Quantization: bit-identical to bitsandbytes, and the numbers that the slides and papers state."""
+
+import copy
+import math
+
+import bitsandbytes as bnb
+import pytest
+import torch
+from bitsandbytes import functional as bnb_functional
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from course_utils import quantization
+from course_utils.measure import saved_for_backward
+from course_utils.memory import nf4_bytes
+from course_utils.quantization import (
+    NF4Linear,
+    Quantized,
+    bin_edges,
+    dynamic_codebook,
+    fp4_codebook,
+    linear_codebook,
+    lloyd_max_codebook,
+    midpoints,
+    nf4_codebook,
+    normal_float,
+    overhead_bits,
+    quantize,
+    quantize_linear,
+    quantize_nf4,
+)
+from course_utils.settings import BLOCK_SIZES
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+CODEBOOKS = {
+    "nf4": nf4_codebook(),
+    "fp4": fp4_codebook(),
+    "ocp": fp4_codebook("ocp"),
+    "int4": linear_codebook(4),
+}
+
+
+@pytest.fixture(autouse=True)
+def eager():
+    """bitsandbytes compiles one of its CPU paths, anew for every shape: not here."""
+    torch.compiler.set_stance("force_eager")
+    yield
+    torch.compiler.set_stance("default")
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# --- bit-identical to bitsandbytes ----------------------------------------------------------------
+
+
+@st.composite
+def tensors(draw):
+    """Tensors of many shapes, scales and dtypes, also with heavy tails, zeros and outliers."""
+    shape = draw(st.lists(st.integers(1, 40), min_size=1, max_size=3))
+    shape[-1] = draw(st.integers(1, 20_000 // max(1, math.prod(shape[:-1]))))
+    x = normal(*shape, seed=draw(st.integers(0, 2**32)))
+    x = draw(st.sampled_from([lambda x: x, lambda x: x**3, torch.sign, lambda x: x.relu()]))(x)
+    x = x * 10.0 ** draw(st.integers(-30, 30))
+    for place in draw(st.lists(st.integers(0, x.numel() - 1), max_size=3)):
+        x.view(-1)[place] *= draw(st.sampled_from([0, 10, 1000]))
+    if draw(st.integers(0, 9)) == 0:
+        x = x.flatten()[0].expand(shape)  # constant, and not contiguous
+    dtype = draw(st.sampled_from(DTYPES))
+    largest = torch.finfo(dtype).max
+    return x.clamp(-largest, largest).to(dtype)
+
+
+def assert_same_as_bitsandbytes(x, block_size, double_quant):
+    """All that is stored, and what comes back; bitsandbytes gets the numbers as one row."""
+    row = x.reshape(-1)
+    options = {"quant_type": "nf4", "blocksize": block_size, "compress_statistics": double_quant}
+    packed, state = bnb_functional.quantize_4bit(row, **options)
+    ours = quantize_nf4(x, block_size, double_quant)
+    assert torch.equal(ours.packed, packed.view(-1))
+    assert torch.equal(ours.codebook, state.code)
+    if double_quant:
+        assert torch.equal(ours.constants.packed, state.absmax)
+        assert torch.equal(ours.constants.constants, state.state2.absmax)
+        assert torch.equal(ours.constants.codebook, state.state2.code)
+        assert torch.equal(ours.offset, state.offset)
+    else:
+        assert torch.equal(ours.constants, state.absmax)
+    back = bnb_functional.dequantize_4bit(packed, state)
+    assert ours.dequantize().dtype == x.dtype and ours.dequantize().shape == x.shape
+    assert torch.equal(ours.dequantize().view(-1), back.view(-1))
+
+
+@settings(max_examples=1200, deadline=None, derandomize=True, database=None)
+@given(x=tensors(), block_size=st.sampled_from(BLOCK_SIZES), double_quant=st.booleans())
+def test_stores_and_returns_what_bitsandbytes_does(x, block_size, double_quant):
+    assert_same_as_bitsandbytes(x, block_size, double_quant)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("double_quant", [False, True])
+@pytest.mark.parametrize("count", [quantization.AT_ONCE, 3 * quantization.AT_ONCE + 77])
+def test_also_over_more_than_one_part(count, double_quant, dtype):
+    assert_same_as_bitsandbytes(normal(count).to(dtype), 64, double_quant)
+
+
+@pytest.mark.parametrize("shape", [(48, 576), (3, 5, 64), (1, 64), (64, 33)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_equal_to_bitsandbytes_in_shape_too(shape, dtype):
+    x = normal(*shape).to(dtype)
+    packed, state = bnb_functional.quantize_4bit(x, quant_type="nf4")
+    assert torch.equal(quantize_nf4(x).dequantize(), bnb_functional.dequantize_4bit(packed, state))
+
+
+def test_rows_may_end_within_a_block():
+    """bitsandbytes 0.50 reads wrong constants there on a CPU with AVX512; as one row, it is right.
+
+    Blocks run over the ends of rows: 96 numbers a row, 64 a block.
+    """
+    x = normal(10, 96)
+    assert_same_as_bitsandbytes(x, 64, double_quant=False)
+    assert (quantize_nf4(x).dequantize() - x).abs().max() < 0.16 * x.abs().max()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_fp4_returns_what_bitsandbytes_does(dtype):
+    x = normal(64, 64).to(dtype)
+    packed, state = bnb_functional.quantize_4bit(x, quant_type="fp4")
+    ours = quantize(x, fp4_codebook()).dequantize()
+    assert torch.equal(ours, bnb_functional.dequantize_4bit(packed, state))
+
+
+# --- levels ---------------------------------------------------------------------------------------
+
+
+def test_nf4_is_the_published_table():
+    published = (
+        *(-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0),
+        *(0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1),
+    )
+    assert nf4_codebook() == pytest.approx(torch.tensor(published), abs=1e-7)
+    assert torch.equal(nf4_codebook(), bnb_functional.get_4bit_type("nf4", device="cpu"))
+    signs = nf4_codebook().sign()
+    assert [(signs == sign).sum().item() for sign in (-1, 0, 1)] == [7, 1, 8]
+
+
+def test_nf4_follows_from_quantiles():
+    assert (normal_float(4) - nf4_codebook()).abs().max() < 1e-6
+    assert (normal_float(4) == nf4_codebook()).sum() < 16, "why the codec uses the table"
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_normal_float_of_other_widths(bits):
+    levels = normal_float(bits)
+    assert len(levels) == 2**bits and (levels.diff() > 0).all()
+    assert levels[0] == -1 and levels[-1] == 1 and levels[2 ** (bits - 1) - 1] == 0
+
+
+def test_bins_of_nf4_are_narrow_where_weights_are_dense():
+    widths = bin_edges(nf4_codebook()).diff()
+    inside = widths[1:-1]
+    assert inside.min() == pytest.approx(0.0805, abs=1e-4) and widths.argmin() == 8
+    assert inside.max() == pytest.approx(0.2375, abs=1e-4) and widths.argmax() == 1
+    assert widths.sum() == pytest.approx(2)
+
+
+def test_bins_of_int4_are_equal():
+    codebook = linear_codebook(4)
+    widths = bin_edges(codebook).diff()
+    assert len(codebook) == 15 and codebook[7] == 0
+    assert widths[1:-1] == pytest.approx(torch.full((13,), 1 / 7))
+    assert widths[[0, -1]] == pytest.approx(torch.full((2,), 1 / 14))
+
+
+def test_floats_of_4_bits():
+    ocp = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6]) / 6
+    assert torch.equal(fp4_codebook("ocp")[7:], ocp)
+    theirs = bnb_functional.get_4bit_type("fp4", device="cpu").unique()
+    assert torch.equal(fp4_codebook(), theirs)
+    with pytest.raises(ValueError, match="kind must be one of ocp, bitsandbytes; got 'e3m0'"):
+        fp4_codebook("e3m0")
+
+
+def test_dynamic_map_is_that_of_bitsandbytes():
+    assert torch.equal(dynamic_codebook(), bnb_functional.create_dynamic_map())
+
+
+def test_lloyd_max_levels_are_the_means_of_their_bins():
+    x = normal(2**15)
+    levels = lloyd_max_codebook(x, block_size=64)
+    q = quantize(x, levels)
+    weights = q.absmax.repeat_interleave(64).square()
+    scaled = x / q.absmax.repeat_interleave(64)
+    for code, level in enumerate(levels):
+        own = q.codes == code
+        mean = (weights * scaled)[own].sum() / weights[own].sum()
+        assert mean.item() == pytest.approx(level.item(), abs=1e-5)
+
+
+def test_lloyd_max_of_few_different_numbers():
+    """Levels without a number of their own stay where they are; those with one are exact."""
+    x = torch.tensor([-1.0, 0.5] * 32)
+    assert torch.equal(quantize(x, lloyd_max_codebook(x)).dequantize(), x)
+    with pytest.raises(ValueError, match="16 levels need at least as many numbers, got 3"):
+        lloyd_max_codebook(torch.ones(3))
+
+
+@pytest.fixture(scope="module")
+def errors():
+    """Name of a code book → mean squared error on N(0, 1) in blocks of 64."""
+    x = normal(2**22)
+    books = CODEBOOKS | {"lloyd-max": lloyd_max_codebook(normal(2**20, seed=1))}
+    found = {name: quantize(x, levels) for name, levels in books.items()}
+    found["nf4+dq"] = quantize_nf4(x, double_quant=True)
+    return {name: (q.dequantize() - x).square().mean().item() for name, q in found.items()}
+
+
+def test_errors_on_normal_numbers(errors):
+    measured = {"nf4": 0.00846, "nf4+dq": 0.00847, "lloyd-max": 0.00764}
+    measured |= {"ocp": 0.0112, "int4": 0.0116, "fp4": 0.0149}
+    for name, error in measured.items():
+        assert errors[name] == pytest.approx(error, rel=0.005), name
+    assert errors["nf4"] / errors["int4"] == pytest.approx(0.73, abs=0.01)
+    assert 1 - errors["lloyd-max"] / errors["nf4"] == pytest.approx(0.096, abs=0.005)
+    assert 1 < errors["nf4+dq"] / errors["nf4"] < 1.001
+
+
+def test_use_of_the_codes_is_uneven():
+    share = quantize_nf4(normal(2**20)).codes.int().bincount() / 2**20
+    assert share.min() == pytest.approx(0.017, abs=0.001)
+    assert share.max() == pytest.approx(0.092, abs=0.001)
+    assert -(share * share.log2()).sum() == pytest.approx(3.885, abs=0.005)
+
+
+# --- linear ---------------------------------------------------------------------------------------
+
+
+def test_linear_is_the_slides_formula():
+    x = torch.tensor([0.1, -0.7, 0.35, 0.0, 0.29, -0.31, 0.64, 0.7])
+    q = quantize_linear(x)
+    assert q.codes.tolist() == [1, -7, 4, 0, 3, -3, 6, 7] == (x / 0.7 * 7).round().int().tolist()
+    assert q.absmax.tolist() == pytest.approx([0.7])
+    assert q.dequantize() == pytest.approx(q.codes / 7 * 0.7)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_linear_error_is_at_most_half_a_step(bits):
+    x = normal(1000)
+    q = quantize_linear(x, bits=bits, block_size=50)
+    most = 2 ** (bits - 1) - 1
+    assert q.codes.abs().max() == most
+    error = (q.dequantize() - x).view(20, 50).abs()
+    assert (error <= q.absmax[:, None] / most / 2 * 1.0001).all()
+
+
+def test_one_outlier_ruins_a_global_scale():
+    x = normal(4096)
+    x[0] = 10 * x.abs().max()
+    whole, blocks = quantize_linear(x).codes[1:], quantize_linear(x, block_size=64).codes[64:]
+    assert len(whole.unique()) <= 3 and len(blocks.unique()) == 15
+
+
+# --- what is stored -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("double_quant", [False, True])
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 64 * 256, 64 * 256 + 1, 576 * 1536])
+def test_bytes_are_those_of_the_calculator(count, double_quant):
+    q = quantize_nf4(normal(count), 64, double_quant)
+    assert q.sizes == nf4_bytes(count, 64, double_quant)
+    assert q.nbytes == sum(buffer.nbytes for buffer in q.buffers()) == sum(q.sizes.values())
+
+
+def test_more_than_4_bits_take_a_byte():
+    x = normal(100)
+    assert quantize_linear(x, bits=3).sizes["codes"] == 50
+    assert quantize_linear(x, bits=5).sizes["codes"] == 100
+
+
+def test_the_first_code_stands_in_the_high_bits():
+    assert quantize_nf4(torch.tensor([1.0, -1.0, 0.0])).packed.tolist() == [0xF0, 0x77]
+
+
+def test_overhead_in_bits():
+    assert overhead_bits(64) == 0.5
+    assert overhead_bits(64, double_quant=True) == 0.126953125
+    assert overhead_bits(64) - overhead_bits(64, True) == pytest.approx(0.373047, abs=1e-6)
+    assert overhead_bits(32, constant_bits=16) == 0.5
+    assert overhead_bits(64, True, nested_bits=16, nested_block_size=32) == 0.25 + 32 / 2048
+
+
+@pytest.mark.parametrize("count", [64 * 256 * 10, 64 * 256 * 3])
+@pytest.mark.parametrize("double_quant", [False, True])
+def test_overhead_is_that_of_a_real_tensor(count, double_quant):
+    constants = quantize_nf4(normal(count), 64, double_quant).sizes["constants"]
+    assert 8 * constants / count == overhead_bits(64, double_quant)
+
+
+@pytest.mark.parametrize("name", ["block_size", "constant_bits", "nested_bits"])
+def test_overhead_of_nothing(name):
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        overhead_bits(**{name: 0})
+
+
+# --- edges ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("double_quant", [False, True])
+@pytest.mark.parametrize("shape", [(0,), (3, 0)])
+def test_nothing_at_all(shape, double_quant):
+    q = quantize_nf4(torch.zeros(shape), 64, double_quant)
+    assert q.dequantize().shape == q.codes.shape == shape
+    assert q.sizes["codes"] == q.sizes["constants"] == 0
+
+
+@pytest.mark.parametrize("double_quant", [False, True])
+@pytest.mark.parametrize("count", [64, 200])
+@pytest.mark.parametrize("value", [0.0, 0.3, -2.5])
+def test_constant_tensors_come_back(value, count, double_quant):
+    x = torch.full((count,), value)
+    assert quantize_nf4(x, 64, double_quant).dequantize() == pytest.approx(x, rel=1e-6)
+
+
+def test_a_single_number():
+    assert quantize_nf4(torch.tensor(0.3)).dequantize() == pytest.approx(torch.tensor(0.3))
+
+
+@pytest.mark.parametrize("codebook", CODEBOOKS.values(), ids=CODEBOOKS)
+def test_quantizing_again_changes_nothing(codebook):
+    once = quantize(normal(1000), codebook).dequantize()
+    assert torch.allclose(quantize(once, codebook).dequantize(), once, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("codebook", CODEBOOKS.values(), ids=CODEBOOKS)
+def test_every_number_gets_its_nearest_level(codebook):
+    x = normal(640)
+    scaled = (x.view(10, 64) / x.view(10, 64).abs().amax(1, keepdim=True)).view(-1, 1)
+    distance = (scaled - codebook).abs()
+    own = distance.gather(1, quantize(x, codebook).codes.long().view(-1, 1))
+    assert (own.squeeze() <= distance.amin(1) + 1e-6).all()
+
+
+def test_halfway_the_lower_level_is_taken():
+    x = torch.tensor([1.0, *midpoints(nf4_codebook())])
+    assert quantize_nf4(x).codes.tolist() == [15, *range(15)]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 70])
+def test_refuses_what_is_not_finite(bad, place):
+    x = normal(3, 30)
+    x.view(-1)[place] = bad
+    with pytest.raises(ValueError, match="x must be finite, but 1 of its 90 numbers are not"):
+        quantize_nf4(x)
+    with pytest.raises(ValueError, match="x must be finite"):
+        quantize_linear(x)
+
+
+@pytest.mark.parametrize(
+    "attempt, words",
+    [
+        (lambda x: quantize_nf4(x.double()), "float32, float16 or bfloat16, got torch.float64"),
+        (lambda x: quantize_nf4(x.int()), "got torch.int32"),
+        (lambda x: quantize_nf4(x, block_size=0), "block_size must be"),
+        (lambda x: quantize_nf4(x, block_size=63), "block_size must be even"),
+        (lambda x: quantize_linear(x, bits=1), "bits must be from 2 to 8, got 1"),
+        (lambda x: quantize_linear(x, bits=9), "bits must be from 2 to 8, got 9"),
+        (lambda x: normal_float(0), "bits must be"),
+        (lambda x: quantize(x, torch.linspace(-1, 1, 17)), "from 2 to 16 levels"),
+        (lambda x: quantize(x, torch.tensor([1.0, -1.0])), "in ascending order"),
+        (lambda x: quantize_nf4(x.clamp(-3, 3) * 1e38, double_quant=True), "x is too large"),
+    ],
+)
+def test_says_what_is_allowed(attempt, words):
+    with pytest.raises(ValueError, match=words):
+        attempt(normal(2000))
+
+
+def test_what_was_given_is_untouched():
+    x = normal(100).requires_grad_()
+    before = x.detach().clone()
+    q = quantize_nf4(x, double_quant=True)
+    assert torch.equal(x.detach(), before) and not q.dequantize().requires_grad
+
+
+def test_another_dtype_on_the_way_back():
+    q = quantize_nf4(normal(640).bfloat16())
+    exact = q.dequantize(torch.float32)
+    assert torch.equal(exact.bfloat16(), q.dequantize()) and not torch.equal(
+        exact, q.dequantize().float()
+    )
+
+
+def test_kept_through_copies_casts_and_files(tmp_path):
+    x = normal(4, 640)
+    q = quantize_nf4(x, double_quant=True)
+    torch.save(q.state_dict(), tmp_path / "q.pt")
+    other = quantize_nf4(torch.ones(4, 640), double_quant=True)
+    other.load_state_dict(torch.load(tmp_path / "q.pt"))
+    for same in (copy.deepcopy(q), copy.deepcopy(q).half(), copy.deepcopy(q).double(), other):
+        assert torch.equal(same.dequantize(), q.dequantize())
+        assert same.nbytes == q.nbytes
+    assert "(4, 640), block_size=64, double_quant=True" in repr(q)
+
+
+# --- the layer ------------------------------------------------------------------------------------
+
+
+def both_layers(linear, double_quant, compute_dtype):
+    theirs = bnb.nn.Linear4bit(
+        linear.in_features,
+        linear.out_features,
+        bias=linear.bias is not None,
+        compute_dtype=compute_dtype,
+        compress_statistics=double_quant,
+        quant_type="nf4",
+    )
+    theirs.load_state_dict(linear.state_dict())
+    if linear.weight.dtype != torch.float32:
+        theirs.weight.data = linear.weight.data
+    theirs.requires_grad_(False).to("cpu")
+    if theirs.weight.quant_state is None:
+        theirs.weight = theirs.weight._quantize("cpu")
+    theirs.support_avx512bf16_for_cpu = False
+    return NF4Linear(linear, 64, double_quant, compute_dtype), theirs
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("double_quant", [False, True])
+@pytest.mark.parametrize("compute_dtype", [None, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("stored", DTYPES, ids=str)
+@pytest.mark.parametrize("given", DTYPES, ids=str)
+def test_layer_equals_that_of_bitsandbytes(given, stored, compute_dtype, double_quant, bias):
+    """Outputs and gradients, bit for bit."""
+    torch.manual_seed(0)
+    linear = nn.Linear(128, 192, bias=bias).to(stored)
+    x = normal(5, 7, 128).to(given)
+    results = []
+    for layer in both_layers(linear, double_quant, compute_dtype):
+        own = x.clone().requires_grad_()
+        y = layer(own)
+        y.backward(normal(5, 7, 192, seed=2).to(y.dtype))
+        results.append((y.detach(), own.grad))
+    (ours, gradient), (theirs, their_gradient) = results
+    assert ours.dtype == given and torch.equal(ours, theirs)
+    assert gradient.dtype == given and torch.equal(gradient, their_gradient)
+
+
+def test_only_the_adapters_get_gradients():
+    layer = NF4Linear(nn.Linear(64, 32))
+    assert not list(layer.parameters())
+    A = nn.Parameter(normal(64, 4))
+    B = nn.Parameter(normal(4, 32))
+    x = normal(3, 64)
+    (layer(x) + x @ A @ B).sum().backward()
+    assert A.grad.any() and B.grad.any()
+
+
+def test_keeps_no_weight_for_the_backward_pass():
+    linear = nn.Linear(256, 256, bias=False)
+    layer, x = NF4Linear(linear), normal(2, 256).requires_grad_()
+    with saved_for_backward(layer) as saved:
+        layer(x)
+    assert saved.size == 0
+    with saved_for_backward(layer) as saved:
+        x @ layer.weight.dequantize().T
+    assert saved.size >= 4 * 256 * 256
+
+
+def test_layer_is_saved_and_loaded():
+    one, other = NF4Linear(nn.Linear(64, 64)), NF4Linear(nn.Linear(64, 64))
+    x = normal(2, 64)
+    assert not torch.equal(one(x), other(x))
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(one(x), other(x))
+    assert torch.equal(one.bfloat16().weight.dequantize(), other.weight.dequantize())
+
+
+def test_layer_takes_linear_layers_only():
+    with pytest.raises(ValueError, match="linear must be an unquantized nn.Linear"):
+        NF4Linear(nn.Conv1d(1, 1, 1))
+    quantized = both_layers(nn.Linear(64, 64), True, None)[1]
+    with pytest.raises(ValueError, match="linear must be an unquantized nn.Linear"):
+        NF4Linear(quantized)
+
+
+def test_a_quantized_tensor_has_no_parameters():
+    q = quantize_nf4(normal(64), double_quant=True)
+    assert isinstance(q, Quantized) and not list(q.parameters())
