@@ -144,15 +144,18 @@ def load(method: str, options: dict) -> nn.Module:
     return model.float() if method == "full" else model
 
 
-def forward(model: nn.Module, length: int):
-    """A forward pass over one sequence of random tokens; memory doesn't depend on which."""
-    tokens = torch.randint(0, model.config.vocab_size, (1, length))
+def forward(model: nn.Module, length: int, batch_size: int = 1):
+    """A forward pass over sequences of random tokens; memory doesn't depend on which."""
+    vocabulary, device = model.config.vocab_size, model.device
+    tokens = torch.randint(0, vocabulary, (batch_size, length), device=device)
     return model(input_ids=tokens, labels=tokens, use_cache=False)
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, length: int) -> None:
+def step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, length: int, batch_size: int = 1
+) -> None:
     """One optimizer step. The output lives through all of it, as in a training loop."""
-    output = forward(model, length)
+    output = forward(model, length, batch_size)
     output.loss.backward()
     optimizer.step()
     optimizer.zero_grad()

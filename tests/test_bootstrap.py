@@ -576,6 +576,7 @@ def everything(venv, monkeypatch):
 
 
 LINT = [("python", "-m", *linter) for linter in bootstrap.LINTERS]
+GPU_CHECK = os.path.join("benchmarks", "gpu_check.py")
 
 
 @pytest.mark.parametrize(
@@ -586,6 +587,7 @@ LINT = [("python", "-m", *linter) for linter in bootstrap.LINTERS]
         (["run", "--only", "07"], [("course", "run", "--only", "07")]),
         (["check"], [("course", "check")]),
         (["fetch-model"], [("course", "fetch-model")]),
+        (["gpu-check", "--output", "x"], [("python", GPU_CHECK, "--output", "x")]),
         (["lint"], LINT),
         (["test", "-x"], [*LINT, ("python", "-m", "pytest", "-m", "not slow", "-x")]),
         (["test-all"], [*LINT, ("python", "-m", "pytest")]),
@@ -593,7 +595,17 @@ LINT = [("python", "-m", *linter) for linter in bootstrap.LINTERS]
 )
 def test_each_command_runs_its_programs(everything, programs, line, runs):
     assert bootstrap.main(line) == 0
-    assert programs == runs
+    root = str(bootstrap.ROOT) + os.sep
+    assert [tuple(word.removeprefix(root) for word in ran) for ran in programs] == runs
+
+
+def test_the_gpu_check_gets_no_model_before_it_has_seen_a_card(everything, programs, monkeypatch):
+    asked = []
+    monkeypatch.setattr(bootstrap, "ensure_model", lambda: asked.append(True) or 0)
+    assert bootstrap.main(["gpu-check"]) == 0
+    assert not asked
+    assert bootstrap.main(["run"]) == 0
+    assert asked == [True]
 
 
 def test_every_command_is_tried_above():

@@ -1,0 +1,548 @@
+"""What only a CUDA card can show, measured on the one that is here: `make gpu-check`.
+
+    python benchmarks/gpu_check.py                       measure and write a report
+    python benchmarks/gpu_check.py --model smollm2-135m  with the small model
+    python benchmarks/gpu_check.py --output FOLDER       the report goes there
+
+    choice       bfloat16 or float16, and why
+    weights      bytes of the model in NF4 with double quantization, and what the calculator says
+    steps        peak of a QLoRA step (its second: the optimizer's states are there), and tokens/s
+    optimizers   paged AdamW beside unpaged: where the states lie, seconds, and the same weights
+
+Reports are benchmarks/results/gpu-CARD.json, and gpu-CARD.md made from it. A measurement that fails
+is in the report as failed, and the others go on. The exit status is 1 if one failed, if weights are
+off at all or a peak by more than 1%, or if paging changes an update. Without CUDA there is nothing
+to measure, and the status is 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+from functools import partial
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import collect_env
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
+
+from benchmarks.calculators import RESULTS, figure, step
+from benchmarks.quality import machine
+from course_utils import runtime
+from course_utils.cli import SMALL_MODEL
+from course_utils.finetuning import (
+    Recipe,
+    attach_adapters,
+    set_checkpointing,
+    trainable_parameters,
+)
+from course_utils.measure import optimizer_bytes
+from course_utils.memory import (
+    CUBLAS_WORKSPACE,
+    SMALLEST_8BIT,
+    SMALLEST_PAGED,
+    Estimate,
+    ModelShape,
+    estimate,
+)
+from course_utils.models import BASE_MODELS, default_name, fetch_base, load_base, model_bytes
+from course_utils.runtime import CourseError
+from course_utils.units import MB, MiB, format_bytes
+
+RANK = 16
+BATCHES = ((1, 512), (4, 512), (1, 2048))  # sequences × tokens
+REPEATS = 5  # timed steps and updates; their median counts
+TOLERANCE = 0.01  # of a peak
+
+# Numbers in a tensor: just below and at the sizes from which bitsandbytes has states of 8 bits, and
+# pages them; and a matrix large enough to be timed.
+SIZES = (SMALLEST_8BIT - 1, SMALLEST_8BIT, SMALLEST_PAGED - 1, SMALLEST_PAGED, 1024 * 2048)
+BITS = (8, 32)
+MANAGED_SHARE, MANAGED_MOST = 0.01, 256 * MB  # of what the card has free; B
+
+
+def attempt(what: str, measure: Callable[..., dict], *arguments: Any) -> dict:
+    """What a measurement returns, or {"failed": why}. What earlier ones left behind is freed."""
+    print(f"measuring: {what}", flush=True)
+    try:
+        runtime.release_memory()
+        return measure(*arguments)
+    except Exception as error:
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        return {"failed": f"{type(error).__name__}: {reason}"}
+
+
+# --- the card -------------------------------------------------------------------------------------
+
+
+def card(device: torch.device) -> dict:
+    """The card and what drives it, its choice of a 16-bit format, and cuBLAS's workspace."""
+    free, total = torch.cuda.mem_get_info(device)
+    found = {row.what: row.found for row in runtime.check_environment().rows}
+    return {
+        "capability": list(torch.cuda.get_device_capability(device)),
+        "total": total,
+        "free": free,
+        "driver": collect_env.get_nvidia_driver_version(collect_env.run),
+        "cuda": torch.version.cuda,
+        "compute dtype": found["compute dtype"],
+        "is_bf16_supported": torch.cuda.is_bf16_supported(),
+        "workspace": cublas_workspace(device),
+    }
+
+
+def cublas_workspace(device: torch.device) -> int:
+    """Bytes that PyTorch sets aside for cuBLAS in a thread, with that thread's first product.
+
+    The calculator counts the default below Hopper, 8.5 MB; a Hopper card gets 33.6 MB.
+    """
+    matrix = torch.ones(64, 64, device=device)
+    product = torch.empty_like(matrix)
+    before = torch.cuda.memory_allocated(device)
+    torch.mm(matrix, matrix, out=product)
+    return torch.cuda.memory_allocated(device) - before
+
+
+# --- the model ------------------------------------------------------------------------------------
+
+
+def settings(device: torch.device) -> dict:
+    """The options of `estimate` for what `load_base` and `attach_adapters` make."""
+    return {
+        "rank": RANK,
+        "targets": "all-linear",
+        "compute_dtype": str(runtime.compute_dtype(device)).removeprefix("torch."),
+        "double_quant": True,
+        "upcast": False,
+        "device": device.type,
+    }
+
+
+def shape_of(model: nn.Module) -> ModelShape:
+    """The shape of the model before it was quantized."""
+    config = model.config.to_dict()
+    config.pop("quantization_config", None)
+    return ModelShape.from_config(config)
+
+
+def load(name: str, device: torch.device) -> dict:
+    """The model in NF4 with double quantization, and by how much torch's allocations grew."""
+    before = torch.cuda.memory_allocated(device)
+    model, _ = load_base(name, quantization="nf4", double_quant=True, device=device)
+    runtime.release_memory()
+    return {"model": model, "grown": torch.cuda.memory_allocated(device) - before}
+
+
+def weights(model: nn.Module, grown: int, device: torch.device) -> dict:
+    """Bytes of the model, of the calculator, and of torch's allocations."""
+    predicted = estimate(shape_of(model), "qlora", **settings(device)).weights
+    return {"measured": model_bytes(model), "predicted": predicted, "grown": grown}
+
+
+def prepare(model: nn.Module, device: torch.device) -> dict:
+    """The model with adapters on all linear layers, and the estimates of the steps that fit."""
+    room = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    steps = fitting(shape_of(model), room, settings(device))
+    return {"model": attach_adapters(model, Recipe(rank=RANK)).train(), "steps": steps}
+
+
+def fitting(shape: ModelShape, room: int, options: dict) -> list[Estimate]:
+    """The steps of BATCHES, with and without checkpointing, that fit a card of `room` bytes.
+
+    Raises CourseError if none does.
+    """
+    estimates = [
+        estimate(
+            shape,
+            "qlora",
+            batch_size=batch_size,
+            sequence_length=length,
+            gradient_checkpointing=checkpointing,
+            **options,
+        )
+        for (batch_size, length), checkpointing in product(BATCHES, (True, False))
+    ]
+    steps = [predicted for predicted in estimates if predicted.fits(room)]
+    if not steps:
+        least = min(predicted.total for predicted in estimates)
+        raise CourseError(
+            f"no training step fits: the smallest takes {format_bytes(least)}, and the card has "
+            f"{format_bytes(room)}; try --model {SMALL_MODEL}"
+        )
+    return steps
+
+
+def training(
+    model: nn.Module,
+    predicted: Estimate,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict:
+    """Peak of the second training step, what the calculator says, and tokens/s of later ones."""
+    run = predicted.settings
+    set_checkpointing(model, run.gradient_checkpointing)
+    optimizer = torch.optim.AdamW(trainable_parameters(model).values(), fused=True)
+    one = partial(step, model, optimizer, run.sequence_length, run.batch_size)
+    one()
+    torch.cuda.reset_peak_memory_stats(device)
+    one()
+    peak = torch.cuda.max_memory_allocated(device)
+    speed = run.tokens / seconds(one, device, clock)
+    return {"measured": peak, "predicted": predicted.total, "tokens/s": speed}
+
+
+def seconds(action: Callable[[], Any], device: torch.device, clock: Callable[[], float]) -> float:
+    """Median seconds that an action takes until the device has done its work."""
+    taken = []
+    for _ in range(REPEATS):
+        finish(device)
+        begun = clock()
+        action()
+        finish(device)
+        taken.append(clock() - begun)
+    return median(taken)
+
+
+def finish(device: torch.device) -> None:
+    """Wait until a card has done all that it was told to do; a CPU already has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# --- paged optimizers -----------------------------------------------------------------------------
+
+
+def managed_bytes() -> int:
+    """Bytes of managed memory that all paged optimizers here allocate, two states each.
+
+    bitsandbytes never frees managed memory: it goes when this process ends.
+    """
+    paged = sum(size for size in SIZES if size >= SMALLEST_PAGED)
+    return sum(2 * paged * bits // 8 for bits in BITS)
+
+
+def check_managed(needed: int, free: int) -> None:
+    """Raise CourseError unless `needed` bytes are a small share of what a card has `free`."""
+    allowed = min(int(MANAGED_SHARE * free), MANAGED_MOST)
+    if needed > allowed:
+        raise CourseError(
+            f"paged optimizers are not tried: they need {format_bytes(needed)} of managed memory, "
+            f"and with {format_bytes(free)} free on the card at most {format_bytes(allowed)} are "
+            "allowed"
+        )
+
+
+def paging(bits: int, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> dict:
+    """AdamW with states of 8 or 32 bits, unpaged and paged, over the same updates.
+
+    difference: the largest between the weights that the two leave; 0 means bit for bit the same.
+    """
+    from bitsandbytes import optim
+
+    check_managed(managed_bytes(), torch.cuda.mem_get_info(device)[0])
+    unpaged, plain = updates(getattr(optim, f"AdamW{bits}bit"), device, clock)
+    paged, moved = updates(getattr(optim, f"PagedAdamW{bits}bit"), device, clock)
+    pairs = zip(plain, moved, strict=True)
+    differences = torch.stack([(one - other).abs().max() for one, other in pairs])
+    return {"unpaged": unpaged, "paged": paged, "difference": differences.max().item()}
+
+
+def updates(
+    make: Callable[..., torch.optim.Optimizer], device: torch.device, clock: Callable[[], float]
+) -> tuple[dict, list[Tensor]]:
+    """Update parameters of SIZES: what the states took and where, seconds; and the parameters.
+
+    states, paged: bytes of all state tensors, and of those that may move to CPU memory.
+    allocated: by how much torch's allocations grew; free: how much less the card had free.
+    """
+    parameters = list(seeded(device))
+    optimizer = make(parameters, lr=1e-3)
+    runtime.release_memory()
+    allocated = torch.cuda.memory_allocated(device)
+    free, _ = torch.cuda.mem_get_info(device)
+    optimizer.step()  # makes the states
+    finish(device)
+    grown = torch.cuda.memory_allocated(device) - allocated
+    lost = free - torch.cuda.mem_get_info(device)[0]
+    states = [optimizer.state[parameter] for parameter in parameters]
+    moving = [state for state in states if getattr(state["state1"], "is_paged", False)]
+    figures = {
+        "states": optimizer_bytes(optimizer),
+        "paged": sum(state[key].nbytes for state in moving for key in ("state1", "state2")),
+        "paged sizes": [state["state1"].numel() for state in moving],
+        "allocated": grown,
+        "free": lost,
+        "seconds": seconds(optimizer.step, device, clock),
+    }
+    return figures, [parameter.detach() for parameter in parameters]
+
+
+def seeded(device: torch.device) -> Iterator[nn.Parameter]:
+    """Parameters of SIZES with gradients, the same at each call."""
+    generator = torch.Generator().manual_seed(0)
+    for size in SIZES:
+        parameter = nn.Parameter(torch.randn(size, generator=generator).to(device))
+        parameter.grad = torch.randn(size, generator=generator).to(device)
+        yield parameter
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+
+def measured(name: str, device: torch.device) -> dict:
+    """The report, all but the optimizers: they are marked as not reached."""
+    report = {
+        "date": date.today().isoformat(),
+        "name": torch.cuda.get_device_name(device),
+        "machine": machine(),
+        "model": name,
+        "settings": {
+            "rank": RANK,
+            "repeats": REPEATS,
+            "workspace": CUBLAS_WORKSPACE,
+            "paging": [size for size in SIZES if size >= SMALLEST_PAGED],
+        },
+        "card": attempt("the card", card, device),
+    }
+    not_reached = [{"case": "paged optimizers", "failed": "the process ended before them"}]
+    return report | with_model(name, device) | {"optimizers": not_reached}
+
+
+def optimizers(device: torch.device) -> list[dict]:
+    """Each width of states, paged beside unpaged. Their managed memory stays to the end."""
+    cases = {f"{bits}-bit AdamW": bits for bits in BITS}
+    return [{"case": case} | attempt(case, paging, bits, device) for case, bits in cases.items()]
+
+
+def with_model(name: str, device: torch.device) -> dict:
+    """The rows that need the model: its weights, and its training steps if it could be loaded."""
+    loaded = attempt(f"loading {name}", load, name, device)
+    if "failed" in loaded:
+        return {"weights": loaded, "steps": []}
+    sizes = attempt("weights", weights, loaded["model"], loaded["grown"], device)
+    ready = attempt("adapters", prepare, loaded["model"], device)
+    if "failed" in ready:
+        return {"weights": sizes, "steps": [{"case": "adapters"} | ready]}
+    steps = []
+    for predicted in ready["steps"]:
+        case = words(predicted)
+        result = attempt(case, training, ready["model"], predicted, device)
+        steps.append({"case": case} | result)
+    return {"weights": sizes, "steps": steps}
+
+
+def words(predicted: Estimate) -> str:
+    """The settings of a step in words."""
+    run = predicted.settings
+    how = "checkpointing" if run.gradient_checkpointing else "all stored"
+    return f"{run.batch_size} × {run.sequence_length} tokens, {how}"
+
+
+def beyond(report: dict) -> int:
+    """Bytes that cuBLAS takes on this card in two threads beyond what the calculator counts."""
+    counted = report["settings"]["workspace"]
+    return 2 * (report["card"].get("workspace", counted) - counted)
+
+
+def faults(report: dict) -> list[str]:
+    """What failed or is not as predicted, a sentence each."""
+    parts = [{"case": "the card"} | report["card"], {"case": "weights"} | report["weights"]]
+    parts += [*report["steps"], *report["optimizers"]]
+    found = [f"{part['case']}: failed ({part['failed']})" for part in parts if "failed" in part]
+    sizes = report["weights"]
+    if "failed" not in sizes and sizes["measured"] != sizes["predicted"]:
+        found.append(f"weights: off by {sizes['predicted'] - sizes['measured']:+,} B")
+    for row in succeeded(report["steps"]):
+        error = (row["predicted"] + beyond(report)) / row["measured"] - 1
+        if abs(error) > TOLERANCE:
+            found.append(f"{row['case']}: the peak is off by {error:+.2%}")
+    for row in succeeded(report["optimizers"]):
+        if row["difference"] != 0:  # NaN, too
+            found.append(f"{row['case']}: paging changes weights by up to {row['difference']:g}")
+        sizes = row["paged"]["paged sizes"]
+        if sizes != report["settings"]["paging"]:
+            found.append(f"{row['case']}: it is the states of {sizes} numbers that are paged")
+    return found
+
+
+def succeeded(rows: list[dict]) -> list[dict]:
+    return [row for row in rows if "failed" not in row]
+
+
+# --- the text -------------------------------------------------------------------------------------
+
+
+def page(report: dict) -> str:
+    """The report as Markdown, from what the JSON file holds and nothing else."""
+    wrong = [f"- {fault}" for fault in faults(report)] or ["All measured; all as predicted."]
+    of_run, pairs = report["settings"], succeeded(report["optimizers"])
+    return f"""# {report["name"]}: what a CPU can't show
+
+Made by `make gpu-check` on {report["date"]}: {report["machine"]}.
+
+{table(("the card", ""), card_rows(report))}
+
+## Verdict
+
+{chr(10).join(wrong)}
+
+## Weights: {report["model"]} in NF4 with double quantization
+
+{table(("", "B"), weight_rows(report["weights"]))}
+
+## Training steps
+
+QLoRA, rank {of_run["rank"]}, adapters on all linear layers, fused AdamW with float32 states. The
+peak is that of the second step, by torch.cuda.max_memory_allocated; tokens/s are the median of
+{of_run["repeats"]} steps.
+
+{table(("", "peak, MiB", "calculator, MiB", "tokens/s"), step_rows(report))}
+
+The calculator counts a cuBLAS workspace of {of_run["workspace"]:,} B in each of two threads; on
+this card they are {beyond(report):,} B larger together, which is added.
+
+## Paged optimizers
+
+{table(PAGING_HEAD, [cells for row in pairs for cells in paging_cells(row)])}
+
+{chr(10).join(paging_words(row, of_run) for row in pairs)}
+"""
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table; its first column is text, the others are numbers if there are rows."""
+    lines = [head, ("---", *["--:"] * (len(head) - 1)), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def card_rows(report: dict) -> list[tuple[str, str]]:
+    """The card, line by line."""
+    of_card = report["card"]
+    if "failed" in of_card:
+        return [("failed", of_card["failed"])]
+    return [
+        ("compute capability", "{}.{}".format(*of_card["capability"])),
+        ("memory", format_bytes(of_card["total"])),
+        ("free before all else", format_bytes(of_card["free"])),
+        ("driver", of_card["driver"] or "unknown"),
+        ("CUDA", of_card["cuda"] or "unknown"),
+        ("the course computes in", of_card["compute dtype"]),
+        ("torch.cuda.is_bf16_supported()", str(of_card["is_bf16_supported"])),
+        ("cuBLAS workspace of a thread", f"{of_card['workspace']:,} B"),
+    ]
+
+
+def weight_rows(sizes: dict) -> list[tuple[str, str]]:
+    """Bytes of the model, three ways."""
+    if "failed" in sizes:
+        return [("failed", sizes["failed"])]
+    return [
+        ("all its tensors", f"{sizes['measured']:,}"),
+        ("calculator", f"{sizes['predicted']:,}"),
+        ("torch.cuda.memory_allocated grew by", f"{sizes['grown']:,}"),
+    ]
+
+
+def step_rows(report: dict) -> list[tuple[str, ...]]:
+    """A step a row, the calculator's error in brackets."""
+    rows = []
+    for row in report["steps"]:
+        if "failed" in row:
+            rows.append((row["case"], "failed", "", ""))
+            continue
+        predicted = figure(row["predicted"] + beyond(report), row["measured"])
+        peak = f"{row['measured'] / MiB:,.1f}"
+        rows.append((row["case"], peak, predicted, f"{row['tokens/s']:,.0f}"))
+    return rows
+
+
+PAGING_HEAD = (
+    "",
+    "states, MB",
+    "of them paged, MB",
+    "memory_allocated grew by, MB",
+    "mem_get_info lost, MB",
+    "ms an update",
+)
+
+
+def paging_cells(row: dict) -> Iterator[tuple[str, ...]]:
+    """The unpaged and the paged optimizer, a row each."""
+    for kind in ("unpaged", "paged"):
+        of_kind = row[kind]
+        sizes = [of_kind[part] for part in ("states", "paged", "allocated", "free")]
+        megabytes = [f"{size / MB:,.2f}" for size in sizes]
+        yield f"{row['case']}, {kind}", *megabytes, f"{1000 * of_kind['seconds']:.2f}"
+
+
+def paging_words(row: dict, of_run: dict) -> str:
+    """Which states are paged, and whether paging changes the weights."""
+    sizes = ", ".join(f"{size:,}" for size in row["paged"]["paged sizes"]) or "no"
+    apart = f"differ by up to {row['difference']:g} from"
+    how = "are bit for bit" if row["difference"] == 0 else apart
+    return (
+        f"- {row['case']}: states of {sizes} numbers are paged; after {1 + of_run['repeats']} "
+        f"updates the weights {how} those without paging."
+    )
+
+
+def slug(name: str) -> str:
+    """A card's name as part of a file's: "Tesla T4" → "tesla-t4"."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def write(report: dict, folder: Path) -> Path:
+    """Write the JSON, and the Markdown from what it holds; returns the Markdown's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = folder / f"gpu-{slug(report['name'])}.json"
+    data.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    text = data.with_suffix(".md")
+    text.write_text(page(json.loads(data.read_text(encoding="utf-8"))), encoding="utf-8")
+    return text
+
+
+def find_card() -> torch.device | None:
+    """The CUDA card that torch computes on, if there is one."""
+    return runtime.device() if torch.cuda.is_available() else None
+
+
+def available() -> str:
+    """This machine's model, or the small one where that can't be had."""
+    name = default_name()
+    try:
+        fetch_base(name)
+    except CourseError as fault:
+        print(f"Measured with {SMALL_MODEL}: {fault}")
+        return SMALL_MODEL
+    return name
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the report")
+    parser.add_argument("--model", choices=BASE_MODELS, help="default: this machine's")
+    arguments = parser.parse_args()
+    device = find_card()
+    if device is None:
+        print("torch sees no CUDA card here, so there is nothing to measure (see `course check`).")
+        return 0
+    report = measured(arguments.model or available(), device)
+    write(report, arguments.output)  # bitsandbytes ends the process if managed memory is refused
+    report["optimizers"] = optimizers(device)
+    written = write(report, arguments.output)
+    print(f"\n{written.read_text(encoding='utf-8')}\nWritten to {written} and .json beside it.")
+    return 1 if faults(report) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,486 @@
+"""The check of a CUDA card, with stand-ins: a CPU computes in its place, a meter counts for it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import bitsandbytes as bnb
+import pytest
+import torch
+
+from benchmarks import gpu_check
+from course_utils import runtime
+from course_utils.allocator import fresh_block
+from course_utils.measure import TensorMeter
+from course_utils.memory import CUBLAS_WORKSPACE, SMALLEST_PAGED, ModelShape
+from course_utils.models import load_base, model_bytes
+from course_utils.runtime import CourseError
+from course_utils.units import GB, MB, GiB
+from tests.conftest import make_model
+
+CPU = torch.device("cpu")
+SCRIPT = Path(gpu_check.__file__)
+
+
+class Card(TensorMeter):
+    """Counts tensors as a card would; `standing` bytes were there before it looked."""
+
+    standing, total, driver = 0, 16 * GB, "550.0"
+
+    def install(self, monkeypatch):
+        for name in ("memory_allocated", "max_memory_allocated", "reset_peak_memory_stats"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        answers = {
+            "memory_reserved": self.memory_allocated,
+            "mem_get_info": self.mem_get_info,
+            "get_device_name": lambda device: "Stand-in X1 (16GB)",
+            "get_device_capability": lambda device: (7, 5),
+            "is_bf16_supported": lambda: True,
+        }
+        for name, answer in answers.items():
+            monkeypatch.setattr(torch.cuda, name, answer)
+        driver = lambda run: self.driver  # noqa: E731
+        monkeypatch.setattr(gpu_check.collect_env, "get_nvidia_driver_version", driver)
+
+    def memory_allocated(self, device):
+        return self.standing + self.now
+
+    def max_memory_allocated(self, device):
+        return self.standing + self.peak
+
+    def reset_peak_memory_stats(self, device):
+        self.peak = self.now
+
+    def mem_get_info(self, device):
+        return self.total - self.memory_allocated(device), self.total
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A card that counts what is computed on the CPU while the test runs."""
+    with Card() as meter:
+        meter.install(monkeypatch)
+        yield meter
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, tokenizer):
+    """A tiny model whose logits decide about the peak, as those of the real ones do."""
+    folder = tmp_path_factory.mktemp("base")
+    make_model(vocab_size=4096).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny(base, monkeypatch):
+    """The tiny model in place of a real one, and steps that suit it."""
+
+    def load_tiny(name, **options):
+        return load_base(path=base, **options)
+
+    monkeypatch.setattr(gpu_check, "load_base", load_tiny)
+    monkeypatch.setattr(gpu_check, "BATCHES", ((1, 64), (2, 96)))
+
+
+@pytest.fixture
+def paged(monkeypatch):
+    """Marks the states that a card would page; a list of how many numbers they hold."""
+    made = []
+
+    def buffer(self, p, dtype=torch.float32):
+        state = torch.zeros_like(p, dtype=dtype)
+        if self.is_paged and p.numel() >= 1e5:
+            state.is_paged = True
+            made.append(state.numel())
+        return state
+
+    monkeypatch.setattr(bnb.optim.optimizer.Optimizer8bit, "get_state_buffer", buffer)
+    monkeypatch.setattr(bnb.optim.optimizer.Optimizer8bit, "prefetch_state", lambda self, p: None)
+    monkeypatch.setattr(gpu_check, "SIZES", (5000, SMALLEST_PAGED - 1, SMALLEST_PAGED))
+    return made
+
+
+def ticking(*durations):
+    """A clock; every second look at it comes one of `durations` (s) after the one before."""
+    times = [time for length in durations for time in (0.0, length)]
+    return iter(times).__next__
+
+
+# --- without a card -------------------------------------------------------------------------------
+
+
+def test_without_cuda_one_sentence_says_so_and_nothing_is_written(tmp_path):
+    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(SCRIPT), "--output", str(tmp_path / "out")]
+    done = subprocess.run(command, env=hidden, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("torch sees no CUDA card here")
+    assert done.stdout.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+# --- the pieces -----------------------------------------------------------------------------------
+
+
+def test_a_failed_measurement_is_told_and_the_next_one_can_go_on():
+    def breaks():
+        raise torch.OutOfMemoryError("CUDA out of memory.\nmany more lines")
+
+    assert gpu_check.attempt("it", breaks) == {"failed": "OutOfMemoryError: CUDA out of memory."}
+    assert gpu_check.attempt("it", dict, [("a", 1)]) == {"a": 1}
+
+
+def test_a_card_that_is_broken_for_good_is_told_too(monkeypatch):
+    def broken():
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(runtime, "release_memory", broken)
+    assert "illegal memory access" in gpu_check.attempt("it", dict)["failed"]
+
+
+def test_the_median_of_the_timed_runs_counts():
+    runs = []
+    clock = ticking(1.0, 9.0, 2.0, 3.0, 2.5)
+    assert gpu_check.seconds(lambda: runs.append(1), CPU, clock) == 2.5
+    assert len(runs) == gpu_check.REPEATS
+
+
+def test_a_card_is_waited_for_before_and_after(monkeypatch):
+    order = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: order.append("wait"))
+    clock = lambda: order.append("look") or 0.0  # noqa: E731
+    gpu_check.seconds(lambda: order.append("run"), torch.device("cuda"), clock)
+    assert order == ["wait", "look", "run", "wait", "look"] * gpu_check.REPEATS
+
+
+def test_the_card_is_described_with_what_chose_its_format(card):
+    found = gpu_check.card(CPU)
+    assert found["capability"] == [7, 5] and found["is_bf16_supported"] is True
+    assert found["total"] == 16 * GB >= found["free"]
+    assert found["driver"] == "550.0"
+    assert str(runtime.compute_dtype("cpu")).removeprefix("torch.") in found["compute dtype"]
+    assert found["workspace"] == 0  # a CPU's product sets nothing aside
+
+
+def test_the_workspace_is_what_a_product_takes_beside_its_result(card, monkeypatch):
+    plain, kept = torch.mm, []
+
+    def mm(*arguments, **options):
+        kept.append(torch.empty(CUBLAS_WORKSPACE, dtype=torch.uint8))
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(torch, "mm", mm)
+    assert gpu_check.cublas_workspace(CPU) == CUBLAS_WORKSPACE
+
+
+def test_weights_of_a_loaded_model_are_as_predicted(card, tiny):
+    loaded = gpu_check.load("tiny", CPU)
+    sizes = gpu_check.weights(loaded["model"], loaded["grown"], CPU)
+    assert sizes["measured"] == sizes["predicted"] == model_bytes(loaded["model"])
+    assert sizes["grown"] == pytest.approx(sizes["measured"], rel=0.01)
+
+
+def test_steps_that_do_not_fit_are_left_out():
+    shape = ModelShape.preset("smollm2-1.7b")
+    options = gpu_check.settings(CPU) | {"device": "cuda", "compute_dtype": "float16"}
+    on_a_t4 = gpu_check.fitting(shape, int(14.5 * GiB), options)
+    assert len(on_a_t4) == 2 * len(gpu_check.BATCHES)
+    small = gpu_check.fitting(shape, 3 * GiB, options)
+    assert [gpu_check.words(step) for step in small] == ["1 × 512 tokens, checkpointing"]
+    assert all(step.fits(3 * GiB) for step in small)
+    with pytest.raises(CourseError, match=r"the card has 1\.07 GB; try --model smollm2-135m"):
+        gpu_check.fitting(shape, GiB, options)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_step_peaks_where_the_calculator_says(number, tiny, monkeypatch):
+    model = gpu_check.load_base("tiny", quantization="nf4", device=CPU)[0]
+    with Card() as meter:
+        meter.standing = model_bytes(model)
+        meter.install(monkeypatch)
+        ready = gpu_check.prepare(model, CPU)
+        step = ready["steps"][number]
+        row = gpu_check.training(ready["model"], step, CPU, ticking(1.0, 2.0, 4.0, 5.0, 6.0))
+    assert row["measured"] == pytest.approx(row["predicted"], rel=0.01)
+    assert row["tokens/s"] == step.settings.tokens / 4
+    trained = [n for n, p in ready["model"].named_parameters() if p.requires_grad]
+    assert len(trained) == 2 * 7 * 2 and all("lora_" in name for name in trained)
+
+
+# --- paged optimizers -----------------------------------------------------------------------------
+
+
+def test_managed_memory_is_a_small_share_of_what_is_free():
+    gpu_check.check_managed(150 * MB, 15 * GB)
+    with pytest.raises(
+        CourseError, match=r"150\.00 MB .* with 14\.00 GB free .* at most 140\.00 MB"
+    ):
+        gpu_check.check_managed(150 * MB, 14 * GB)
+    gpu_check.check_managed(256 * MB, 80 * GB)
+    with pytest.raises(CourseError, match=r"at most 256\.00 MB"):
+        gpu_check.check_managed(257 * MB, 80 * GB)
+
+
+def test_the_sizes_of_the_check_suit_a_card_of_4_gb():
+    assert gpu_check.managed_bytes() <= gpu_check.MANAGED_SHARE * 3 * GB
+
+
+def test_managed_bytes_are_those_of_all_paged_states(card, paged):
+    told = gpu_check.managed_bytes()
+    rows = [gpu_check.paging(bits, CPU) for bits in gpu_check.BITS]
+    assert told == sum(row["paged"]["paged"] for row in rows) == 2 * SMALLEST_PAGED * (1 + 4)
+    assert not any(row["unpaged"]["paged"] for row in rows)
+
+
+def test_nothing_is_allocated_where_too_little_is_free(card, paged):
+    card.total = 100 * gpu_check.managed_bytes() - 1
+    with pytest.raises(CourseError, match="paged optimizers are not tried"):
+        gpu_check.paging(8, CPU)
+    assert not paged and card.peak == 0
+
+
+@pytest.mark.parametrize("bits", gpu_check.BITS)
+def test_paged_and_unpaged_updates_are_compared(bits, card, paged):
+    row = gpu_check.paging(bits, CPU, ticking(*2 * [1.0, 2.0, 3.0, 4.0, 5.0]))
+    assert row["difference"] == 0
+    assert row["paged"]["paged sizes"] == [SMALLEST_PAGED]
+    assert row["unpaged"]["paged sizes"] == []
+    assert paged == [SMALLEST_PAGED, SMALLEST_PAGED]  # two states
+    count = sum(gpu_check.SIZES)
+    assert row["paged"]["states"] == row["unpaged"]["states"]
+    assert row["paged"]["states"] == pytest.approx(2 * count * bits // 8, rel=0.03)
+    assert row["unpaged"]["allocated"] == row["unpaged"]["free"] >= row["unpaged"]["states"] - 2048
+    assert row["unpaged"]["seconds"] == 3.0
+
+
+def test_a_difference_between_the_two_is_seen(card, paged, monkeypatch):
+    plain = bnb.optim.PagedAdamW8bit.step
+
+    def step(self):
+        plain(self)
+        with torch.no_grad():
+            self.param_groups[0]["params"][-1][0] += 0.5
+
+    monkeypatch.setattr(bnb.optim.PagedAdamW8bit, "step", step)
+    difference = gpu_check.paging(8, CPU)["difference"]
+    assert difference == pytest.approx(0.5 * (1 + gpu_check.REPEATS), rel=1e-3)
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+
+def made_up():
+    """A record that no card has measured: a stand-in for the texts."""
+    unpaged = {"states": 4_500_000, "paged": 0, "paged sizes": [], "allocated": 4_500_000}
+    unpaged |= {"free": 20_971_520, "seconds": 0.0002}
+    paged = {"states": 4_500_000, "paged": 4_394_304, "paged sizes": [100_000, 2_097_152]}
+    paged |= {"allocated": 105_696, "free": 6_291_456, "seconds": 0.00031}
+    step = {"case": "1 × 512 tokens, checkpointing", "measured": 1000 * 2**20}
+    return {
+        "date": "2001-02-03",
+        "name": "Made-up Card",
+        "machine": "a made-up machine",
+        "model": "smollm2-1.7b",
+        "settings": {"rank": 16, "repeats": 5, "workspace": 1000, "paging": [100_000, 2_097_152]},
+        "card": {
+            "capability": [7, 5],
+            "total": 15_800_000_000,
+            "free": 15_000_000_000,
+            "driver": None,
+            "cuda": "12.8",
+            "compute dtype": "float16: compute capability 7.5 has no native bfloat16",
+            "is_bf16_supported": True,
+            "workspace": 1000,
+        },
+        "weights": {"measured": 1_032_576_416, "predicted": 1_032_576_416, "grown": 1_040_000_000},
+        "steps": [step | {"predicted": 1005 * 2**20, "tokens/s": 1234.5}],
+        "optimizers": [
+            {"case": "8-bit AdamW", "unpaged": unpaged, "paged": paged, "difference": 0.0}
+        ],
+    }
+
+
+def test_the_page_holds_what_was_measured():
+    text = gpu_check.page(made_up())
+    for line in (
+        "# Made-up Card: what a CPU can't show",
+        "Made by `make gpu-check` on 2001-02-03: a made-up machine.",
+        "| compute capability | 7.5 |",
+        "| memory | 15.80 GB |",
+        "| driver | unknown |",
+        "| the course computes in | float16: compute capability 7.5 has no native bfloat16 |",
+        "| torch.cuda.is_bf16_supported() | True |",
+        "All measured; all as predicted.",
+        "| all its tensors | 1,032,576,416 |",
+        "| torch.cuda.memory_allocated grew by | 1,040,000,000 |",
+        "| 1 × 512 tokens, checkpointing | 1,000.0 | 1,005.0 (+0.50%) | 1,234 |",
+        "| 8-bit AdamW, unpaged | 4.50 | 0.00 | 4.50 | 20.97 | 0.20 |",
+        "| 8-bit AdamW, paged | 4.50 | 4.39 | 0.11 | 6.29 | 0.31 |",
+        "- 8-bit AdamW: states of 100,000, 2,097,152 numbers are paged; after 6 updates the "
+        "weights are bit for bit those without paging.",
+    ):
+        assert line in text.splitlines(), line
+
+
+def test_tables_have_as_many_cells_in_each_row():
+    report = made_up()
+    report["steps"].append({"case": "1 × 2048 tokens, all stored", "failed": "OutOfMemoryError: x"})
+    tables = gpu_check.page(report).split("\n\n")
+    tables = [block.splitlines() for block in tables if block.startswith("|")]
+    assert len(tables) == 4
+    for table in tables:
+        assert len(table) > 2 and len({line.count("|") for line in table}) == 1
+
+
+def test_nothing_is_wrong_with_a_sound_report():
+    assert gpu_check.faults(made_up()) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "told"),
+    [
+        ("weights", {"predicted": 1_032_576_417}, "weights: off by +1 B"),
+        ("steps", {"predicted": 1011 * 2**20}, "checkpointing: the peak is off by +1.10%"),
+        ("steps", {"predicted": 989 * 2**20}, "checkpointing: the peak is off by -1.10%"),
+        ("optimizers", {"difference": 0.25}, "AdamW: paging changes weights by up to 0.25"),
+        ("optimizers", {"difference": float("nan")}, "paging changes weights by up to nan"),
+        ("optimizers", {"paged": {"paged sizes": []}}, "it is the states of [] numbers that are"),
+        ("card", {"failed": "RuntimeError: x"}, "the card: failed (RuntimeError: x)"),
+        ("weights", {"failed": "CourseError: y"}, "weights: failed (CourseError: y)"),
+        ("steps", {"failed": "OutOfMemoryError: z"}, "checkpointing: failed (OutOfMemoryError: z)"),
+        ("optimizers", {"failed": "CourseError: v"}, "8-bit AdamW: failed (CourseError: v)"),
+    ],
+)
+def test_what_is_off_or_failed_is_told_and_the_page_still_written(part, change, told):
+    report = made_up()
+    row = report[part][0] if isinstance(report[part], list) else report[part]
+    for key, value in change.items():
+        row[key] = row[key] | value if isinstance(value, dict) else value
+    if "failed" in change:
+        for key in set(row) - {"case", "failed"}:
+            del row[key]
+    (fault,) = gpu_check.faults(report)
+    assert told in fault
+    assert f"- {fault}" in gpu_check.page(report).splitlines()
+
+
+def test_a_larger_workspace_of_cublas_is_added_to_the_prediction():
+    report = made_up()
+    report["card"]["workspace"] += fresh_block(20 * 2**20)
+    assert gpu_check.beyond(report) == 40 * 2**20
+    (fault,) = gpu_check.faults(report)
+    assert "off by +4.50%" in fault
+    assert "1,045.0 (+4.50%)" in gpu_check.page(report)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("Tesla T4", "tesla-t4"),
+        ("NVIDIA H100 80GB HBM3", "nvidia-h100-80gb-hbm3"),
+        ("X (1)", "x-1"),
+    ],
+)
+def test_a_card_names_its_file(name, file):
+    assert gpu_check.slug(name) == file
+
+
+# --- from end to end ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(card, paged, tiny, monkeypatch, tmp_path):
+    """Runs the script as on a card; returns its status and the JSON it wrote."""
+    monkeypatch.setattr(gpu_check, "find_card", lambda: CPU)
+    monkeypatch.setattr(gpu_check, "machine", lambda: "a stand-in")
+    monkeypatch.setattr(gpu_check, "fetch_base", lambda name: None)
+    # a CPU's product sets nothing aside, and its estimate counts nothing
+    monkeypatch.setattr(gpu_check, "CUBLAS_WORKSPACE", 0)
+
+    def run(*arguments):
+        line = ["gpu_check.py", "--output", str(tmp_path / "out"), *arguments]
+        monkeypatch.setattr(sys, "argv", line)
+        status = gpu_check.main()
+        written = tmp_path / "out" / "gpu-stand-in-x1-16gb.json"
+        report = json.loads(written.read_text(encoding="utf-8"))
+        text = written.with_suffix(".md").read_text(encoding="utf-8")
+        assert text == gpu_check.page(report)
+        return status, report
+
+    return run
+
+
+def test_a_whole_check(run, capsys):
+    status, report = run("--model", "smollm2-135m")
+    assert gpu_check.faults(report) == [] and status == 0
+    assert report["model"] == "smollm2-135m"
+    assert len(report["steps"]) == 4 and len(report["optimizers"]) == 2
+    shown = capsys.readouterr().out
+    assert "measuring: 1 × 64 tokens, checkpointing" in shown
+    assert "All measured; all as predicted." in shown
+
+
+def test_a_step_that_fails_does_not_stop_the_others(run, monkeypatch):
+    plain, steps = gpu_check.step, []
+
+    def step(model, optimizer, length, batch_size):
+        steps.append(length)
+        if steps.count(96) == 1 and length == 96:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        plain(model, optimizer, length, batch_size)
+
+    monkeypatch.setattr(gpu_check, "step", step)
+    status, report = run()
+    failed = ["failed" in row for row in report["steps"]]
+    assert (status, failed) == (1, [False, False, True, False])
+    (fault,) = gpu_check.faults(report)
+    assert fault == "2 × 96 tokens, checkpointing: failed (OutOfMemoryError: CUDA out of memory.)"
+
+
+@pytest.mark.parametrize("what", ["load_base", "attach_adapters", "cublas_workspace"])
+def test_the_rest_is_measured_whatever_fails(run, monkeypatch, what):
+    def breaks(*_, **__):
+        raise ImportError("a library is too old")
+
+    monkeypatch.setattr(gpu_check, what, breaks)
+    status, report = run()
+    (fault,) = gpu_check.faults(report)
+    assert status == 1 and "failed (ImportError: a library is too old)" in fault
+    assert [row["difference"] for row in report["optimizers"]] == [0, 0]
+
+
+def test_what_was_measured_is_kept_if_bitsandbytes_ends_the_process(run, monkeypatch, tmp_path):
+    def refused(*_):
+        sys.exit(1)  # as its C code does
+
+    monkeypatch.setattr(gpu_check, "paging", refused)
+    with pytest.raises(SystemExit):
+        run()
+    written = tmp_path / "out" / "gpu-stand-in-x1-16gb.json"
+    report = json.loads(written.read_text(encoding="utf-8"))
+    assert len(report["steps"]) == 4
+    (fault,) = gpu_check.faults(report)
+    assert fault == "paged optimizers: failed (the process ended before them)"
+    assert fault in written.with_suffix(".md").read_text(encoding="utf-8")
+
+
+def test_a_wrong_prediction_ends_with_status_1(run, monkeypatch):
+    monkeypatch.setattr(gpu_check, "model_bytes", lambda model: model_bytes(model) - 4)
+    status, report = run()
+    assert status == 1
+    assert gpu_check.faults(report) == ["weights: off by +4 B"]
+
+
+def test_where_the_big_model_is_out_of_reach_the_small_one_is_measured(monkeypatch, capsys):
+    def out_of_reach(name):
+        raise CourseError("no hub")
+
+    monkeypatch.setattr(gpu_check, "default_name", lambda: "smollm2-1.7b")
+    monkeypatch.setattr(gpu_check, "fetch_base", out_of_reach)
+    assert gpu_check.available() == "smollm2-135m"
+    assert "no hub" in capsys.readouterr().out
+    monkeypatch.setattr(gpu_check, "fetch_base", lambda name: None)
+    assert gpu_check.available() == "smollm2-1.7b"
