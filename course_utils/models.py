@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from course_utils import runtime
@@ -427,6 +427,26 @@ def linear4bit_layers(model: nn.Module) -> dict[str, nn.Module]:
     import bitsandbytes as bnb
 
     return {name: m for name, m in model.named_modules() if isinstance(m, bnb.nn.Linear4bit)}
+
+
+def stored_weights(
+    name: str = "smollm2-135m", part: str = ""
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors of a model's file, one by one, without loading the model: pairs of name and tensor.
+
+    name: as in `load_base`. part: only tensors with this in their name, such as "proj.weight".
+    Raises CourseError as `load_base` does, ValueError if no name has this part.
+    """
+    folder = fetch_base(name)
+    found = False
+    for file in sorted(_weight_files(folder)):
+        with safe_open(folder / file, framework="pt") as stored:
+            for key in stored.keys():  # noqa: SIM118 - not a dict
+                if part in key:
+                    found = True
+                    yield key, stored.get_tensor(key)
+    if not found:
+        raise ValueError(f"no tensor of {name} has {part!r} in its name")
 
 
 def make_safe_to_evaluate(model: nn.Module) -> None:

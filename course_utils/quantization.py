@@ -267,15 +267,15 @@ def quantize(
     """Each number as the nearest level of a code book, times its block's absmax.
 
     x: float32, float16 or bfloat16, of any shape, read row by row; the last block may be shorter.
-    codebook: ascending levels in [-1, 1], 2 to 16 of them.
+    codebook: ascending levels in [-1, 1], from 2 to 256; up to 16, two codes share a byte.
     block_size: numbers that share a constant, an even number; None: one for the whole tensor.
     double_quant: whether the constants are quantized too.
 
     Exactly between two levels the lower one is taken. Nothing is remembered for autograd.
     Raises ValueError for another dtype, for NaN and infinity, and for a block size that can't be.
     """
-    if not 2 <= len(codebook) <= 16 or (codebook.diff() <= 0).any():
-        raise ValueError("codebook must have from 2 to 16 levels in ascending order")
+    if not 2 <= len(codebook) <= 256 or (codebook.diff() <= 0).any():
+        raise ValueError("codebook must have from 2 to 256 levels in ascending order")
     borders = midpoints(codebook).to(x.device)
 
     def encode(scaled: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import calculators, quality
+from benchmarks import calculators, codec, quality
 from course_utils.evaluation import Interval, beyond
 from course_utils.memory import PRESETS, ModelShape, estimate
 from tests.conftest import make_model
@@ -193,3 +193,46 @@ def test_the_examples_of_the_docs_are_true():
     told = []
     result = doctest.DocTestRunner().run(examples, out=told.append)
     assert result.attempted > 15 and not result.failed, "".join(told)
+
+
+# --- the codec ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def codec_report():
+    return json.loads(codec.JSON.read_text(encoding="utf-8"))
+
+
+def test_codec_page_quotes_the_measurement(codec_report):
+    page = (codec.RESULTS / "codec.md").read_text(encoding="utf-8")
+    assert page == codec.page(codec_report)
+    assert codec_report["shape"][0] * codec_report["shape"][1] == 10**7
+    assert len(codec_report["cases"]) == 6
+    for entry in codec_report["cases"]:
+        assert entry["bit-identical"] and entry["bytes"] == entry["bitsandbytes bytes"]
+
+
+def test_codec_is_fast_enough_where_the_page_does_not_say_otherwise(codec_report):
+    page = codec.page(codec_report)
+    for entry in codec_report["cases"]:
+        there_and_back = [sum(t[name] for t in entry["seconds"].values()) for name in codec.NAMES]
+        assert there_and_back[1] / there_and_back[0] > codec.TARGET
+        for way, times in entry["seconds"].items():
+            double = "on" if entry["double_quant"] else "off"
+            named = f"{way} in {entry['dtype']}, double quantization {double}" in page
+            assert named == (codec.speed(times) < codec.TARGET)
+
+
+def test_codec_is_measured_in_turns():
+    order = []
+    work = (lambda: order.append("ours"), lambda: order.append("theirs"))
+    times = codec.in_turns(*work, rounds=2)
+    assert order == ["ours", "theirs"] * 3 and set(times) == {"ours", "bitsandbytes"}
+
+
+@pytest.mark.parametrize("double_quant", [False, True])
+def test_codec_case_on_few_weights(double_quant):
+    entry = codec.case(torch.float16, double_quant, shape=(10, 640), rounds=1)
+    assert entry["bit-identical"] and entry["bytes"] == entry["bitsandbytes bytes"]
+    seconds = [t for times in entry["seconds"].values() for t in times.values()]
+    assert len(seconds) == 4 and min(seconds) > 0

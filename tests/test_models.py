@@ -156,6 +156,29 @@ def left_in(cache):
     return sorted(path.name for path in cache.iterdir() if path.suffix != ".lock")
 
 
+# --- the file itself ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_stored_weights_are_those_of_the_file(machine, tiny_base, sharded):
+    folder = put_in_own_cache(tiny_base, machine)
+    if sharded:
+        shard(folder)
+    model, _ = load_base(SMALL, device="cpu")
+    stored = dict(models.stored_weights(SMALL))
+    assert set(stored) == set(model.state_dict()) - {"lm_head.weight"}  # tied to the embedding
+    for name, tensor in stored.items():
+        assert torch.equal(tensor.to(model.dtype), model.state_dict()[name]), name
+    chosen = [name for name, _ in models.stored_weights(SMALL, "q_proj")]
+    assert chosen == [name for name in stored if "q_proj" in name] != []
+
+
+def test_stored_weights_without_such_a_name(machine, tiny_base):
+    put_in_own_cache(tiny_base, machine)
+    with pytest.raises(ValueError, match="no tensor of smollm2-135m has 'z_proj' in its name"):
+        next(models.stored_weights(SMALL, "z_proj"))
+
+
 # --- options --------------------------------------------------------------------------------------
 
 

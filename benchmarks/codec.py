@@ -1,0 +1,149 @@
+"""Our NF4 codec against that of bitsandbytes on a CPU: bytes, bits and time, on 10^7 weights.
+
+    python benchmarks/codec.py             measure, write results/codec.json and codec.md
+    python benchmarks/codec.py --texts     write codec.md again from codec.json
+
+The two take turns, so that a busy machine slows down both; a time is the median of its rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from statistics import median
+
+import torch
+from bitsandbytes import functional as bnb
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
+
+from benchmarks.quality import machine
+from course_utils.quantization import quantize_nf4
+
+RESULTS = Path(__file__).parent / "results"
+JSON = RESULTS / "codec.json"
+SHAPE = (15_625, 640)  # 10^7 weights; rows are whole blocks, as bitsandbytes' kernels need them
+ROUNDS = 15
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+TARGET = 0.5  # of bitsandbytes' speed
+NAMES = ("ours", "bitsandbytes")
+
+
+def case(dtype: torch.dtype, double_quant: bool, shape=SHAPE, rounds: int = ROUNDS) -> dict:
+    """Seconds of both codecs in both directions, bytes, and whether all bits are equal."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    options = {"quant_type": "nf4", "compress_statistics": double_quant}
+    packed, state = bnb.quantize_4bit(x, **options)
+    ours = quantize_nf4(x, double_quant=double_quant)
+    seconds = {
+        "quantize": in_turns(
+            lambda: quantize_nf4(x, double_quant=double_quant),
+            lambda: bnb.quantize_4bit(x, **options),
+            rounds,
+        ),
+        "dequantize": in_turns(ours.dequantize, lambda: bnb.dequantize_4bit(packed, state), rounds),
+    }
+    theirs = [packed, state.code, state.absmax]
+    theirs += [state.state2.absmax, state.state2.code, state.offset] if double_quant else []
+    same = torch.equal(ours.packed, packed.view(-1))
+    same &= torch.equal(ours.dequantize(), bnb.dequantize_4bit(packed, state))
+    return {
+        "dtype": str(dtype).removeprefix("torch."),
+        "double_quant": double_quant,
+        "seconds": seconds,
+        "bytes": ours.nbytes,
+        "bitsandbytes bytes": sum(tensor.nbytes for tensor in theirs),
+        "bit-identical": same,
+    }
+
+
+def in_turns(ours: Callable, theirs: Callable, rounds: int) -> dict[str, float]:
+    """Median seconds of each; one round before the first warms up."""
+    times = {name: [] for name in NAMES}
+    for _ in range(rounds + 1):
+        for name, work in zip(NAMES, (ours, theirs), strict=True):
+            begun = time.perf_counter()
+            work()
+            times[name].append(time.perf_counter() - begun)
+    return {name: median(each[1:]) for name, each in times.items()}
+
+
+def measured() -> dict:
+    """The whole report: cases, machine and date."""
+    return {
+        "date": date.today().isoformat(),
+        "machine": machine(),
+        "threads": torch.get_num_threads(),
+        "shape": SHAPE,
+        "rounds": ROUNDS,
+        "cases": [case(dtype, double) for dtype in DTYPES for double in (False, True)],
+    }
+
+
+def speed(seconds: dict[str, float]) -> float:
+    """Our speed as a share of theirs: 0.5 is half as fast."""
+    return seconds["bitsandbytes"] / seconds["ours"]
+
+
+def page(report: dict) -> str:
+    """The report as Markdown."""
+    rows = []
+    for entry in report["cases"]:
+        cells = [entry["dtype"], "yes" if entry["double_quant"] else "no"]
+        for way in ("quantize", "dequantize"):
+            times = entry["seconds"][way]
+            cells.append(f"{1e3 * times['ours']:.1f} / {1e3 * times['bitsandbytes']:.1f}")
+            cells.append(f"{speed(times):.2f}")
+        there_and_back = {
+            name: sum(times[name] for times in entry["seconds"].values()) for name in NAMES
+        }
+        cells.append(f"{speed(there_and_back):.2f}")
+        cells.append(f"{entry['bytes']:,} / {entry['bitsandbytes bytes']:,}")
+        cells.append("yes" if entry["bit-identical"] else "**no**")
+        rows.append(f"| {' | '.join(cells)} |")
+    heads = "weights in | double quantization | quantize (ms) | speed | dequantize (ms) | speed"
+    heads += " | there and back: speed | bytes | bit-identical"
+    count = report["shape"][0] * report["shape"][1]
+    missed = [
+        f"{way} in {entry['dtype']}, double quantization {'on' if entry['double_quant'] else 'off'}"
+        for entry in report["cases"]
+        for way, times in entry["seconds"].items()
+        if speed(times) < TARGET
+    ]
+    verdict = (
+        f"Below the target of {TARGET}: {'; '.join(missed)}."
+        if missed
+        else (f"All reach the target of {TARGET}.")
+    )
+    return f"""# Our NF4 codec against bitsandbytes, on a CPU
+
+| {heads} |
+|{"---|" * 9}
+{chr(10).join(rows)}
+
+{count:,} weights, block size 64; each cell is ours / bitsandbytes, the median of
+{report["rounds"]} rounds in turns, with {report["threads"]} threads. *Speed* is ours as a share of
+theirs.
+{verdict}
+
+Made by `python benchmarks/codec.py` on {report["date"]}: {report["machine"]}.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--texts", action="store_true")
+    if not parser.parse_args().texts:
+        JSON.write_text(json.dumps(measured(), indent=1) + "\n", encoding="utf-8")
+    report = json.loads(JSON.read_text(encoding="utf-8"))
+    (RESULTS / "codec.md").write_text(page(report), encoding="utf-8")
+    print(page(report))
+
+
+if __name__ == "__main__":
+    main()
