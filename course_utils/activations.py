@@ -24,20 +24,21 @@ from course_utils.shapes import ModelShape
 LOSS, WEIGHTS, BACKWARD, PEFT, AUTOCAST = (
     *("cross entropy", "gradients of weights", "autograd", "peft's LoRA layer", "torch.autocast"),
 )
+RESIDUAL = "gradient of the residual stream"  # all that lives between two layers' backward passes
 
 
 def saved_lines(shape: ModelShape, run: Settings) -> Iterator[Line]:
     """Every tensor saved for the backward pass of one micro-batch, with its bytes."""
     t, h = run.tokens, shape.hidden
     if run.gradient_checkpointing:
-        size = shape.layers * t * h * run.stream_bytes
+        size = _inputs_of_layers(shape, run, shape.layers)
         formula = f"{shape.layers} layers × {t} tokens × {h} × {run.stream_bytes}"
         yield _line("inputs of layers", size, formula, "Chen et al. 2016")
         if size := saved_mask(shape, run):
             formula = f"{t} × {run.sequence_length} × {run.stream_bytes}"
             yield _line("causal mask", size, formula, "an input of GPT-2's layers")
     else:
-        yield from _saved_by_layers(shape, run)
+        yield from _saved_by_layers(shape, run, shape.layers)
     yield from _norm(shape, run, "last norm")
     if run.trains_weights:
         width = 2 if run.autocast else run.stream_bytes
@@ -48,6 +49,17 @@ def saved_lines(shape: ModelShape, run: Settings) -> Iterator[Line]:
     yield _line("labels", 8 * t, f"{t} × 8", LOSS)
     if cast := _cast_weights(shape, run):
         yield _line("16-bit copies of weights", 2 * cast, f"{cast:,} × 2", AUTOCAST)
+
+
+def layers_saved(shape: ModelShape, run: Settings, layers: int) -> int:
+    """Bytes saved once so many layers have been through the forward pass."""
+    if run.gradient_checkpointing:
+        return _inputs_of_layers(shape, run, layers) + saved_mask(shape, run)
+    return _sum(_saved_by_layers(shape, run, layers))
+
+
+def _inputs_of_layers(shape: ModelShape, run: Settings, layers: int) -> int:
+    return layers * run.tokens * shape.hidden * run.stream_bytes
 
 
 def _cast_weights(shape: ModelShape, run: Settings) -> int:
@@ -83,10 +95,9 @@ def _sum(lines: Iterable[Line]) -> int:
     return sum(line.size for line in lines)
 
 
-def _saved_by_layers(shape: ModelShape, run: Settings) -> Iterator[Line]:
+def _saved_by_layers(shape: ModelShape, run: Settings, layers: int) -> Iterator[Line]:
     for line in (*_attention_half(shape, run), *_mlp_half(shape, run)):
-        formula = f"{shape.layers} layers × {line.formula}"
-        yield replace(line, size=shape.layers * line.size, formula=formula)
+        yield replace(line, size=layers * line.size, formula=f"{layers} layers × {line.formula}")
     if not run.trains_weights:
         unsaved = _unsaved(shape, run)
         yield _line("less: before the first adapter", -unsaved, "one layer's", "needs no gradient")
@@ -273,7 +284,7 @@ def layer_backward(shape: ModelShape, run: Settings) -> list[Line]:
         moments.append(list(_mlp_forward(shape, run)))
     size = run.tokens * shape.hidden * run.stream_bytes
     formula = f"{run.tokens} × {shape.hidden} × {run.stream_bytes}"
-    lines = [_line("gradient of the residual stream", size, formula, BACKWARD)]
+    lines = [_line(RESIDUAL, size, formula, BACKWARD)]
     if run.gradient_checkpointing and run.autocast and not run.trains_weights:
         adapters = shape.adapter_parameters(run.rank, run.targets) // shape.layers
         formula = f"{adapters:,} × 2"

@@ -9,7 +9,9 @@ brings them back. Number fields and menus can be used from the keyboard alone.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import Any
 
 import ipywidgets as widgets
 
@@ -26,6 +28,8 @@ from course_utils.memory import (
     largest,
     usable_bytes,
 )
+from course_utils.paging import PCIE3_X16, Run, paged_tensors, simulate
+from course_utils.settings import BLOCK_SIZES
 from course_utils.units import format_bytes
 
 
@@ -57,6 +61,21 @@ def explorer(
     return widgets.VBox([*rows, shown])
 
 
+def menu(
+    description: str, options: Iterable[Any] | Mapping[str, str], value: Any = None
+) -> widgets.Dropdown:
+    """A menu of values, or of the words for values: {value: words}. The first is chosen if none."""
+    if isinstance(options, Mapping):
+        options = [(words, key) for key, words in options.items()]
+    chosen = {} if value is None else {"value": value}
+    return widgets.Dropdown(options=list(options), description=description, **chosen)
+
+
+def tick(description: str, value: bool, width: str = "210px") -> widgets.Checkbox:
+    """A box to tick."""
+    return widgets.Checkbox(value, description=description, indent=False, layout={"width": width})
+
+
 def number(description: str, value: int) -> widgets.IntText:
     """A field for a whole number: typed, or stepped with the arrow keys."""
     return widgets.IntText(
@@ -79,7 +98,7 @@ BYTES = 16  # of a trainable parameter: adapters 4 + 4 + 8, full in mixed precis
 def lora_explorer() -> widgets.VBox:
     """How many parameters LoRA trains: for one shape of matrix, or for a model's own matrices."""
     controls = {
-        "model": widgets.Dropdown(options=[FREE, *LORA_MODELS], description="model"),
+        "model": menu("model", [FREE, *LORA_MODELS]),
         "d_in": number("d_in", 1000),
         "d_out": number("d_out", 1000),
         "layers": number("layers", 1),
@@ -87,9 +106,7 @@ def lora_explorer() -> widgets.VBox:
     }
     for name in MODULES:
         ticked = name in ("q_proj", "k_proj", "v_proj")
-        controls[name] = widgets.Checkbox(
-            ticked, description=name, indent=False, layout={"width": "110px"}
-        )
+        controls[name] = tick(name, ticked, "110px")
 
     def follow_model(change) -> None:
         free = change.new == FREE
@@ -142,6 +159,100 @@ def lora_answer(
     return figures.lora_parameters(per_rank, full, rank), text
 
 
+# --- bins -----------------------------------------------------------------------------------------
+
+FORMATS = {
+    "int": "int: equal steps",
+    "nf": "NormalFloat",
+    "fp4": "FP4, bitsandbytes",
+    "ocp": "FP4, OCP (E2M1)",
+    "lloyd": "least error (Lloyd)",
+}
+NUMBERS = 2**16  # of a distribution
+SIZES = [2**n for n in range(4, 17)]  # of blocks; the last is one block for all
+REAL = "model.layers.15.mlp.up_proj.weight"
+REAL_LAYER = "a real layer"
+DISTRIBUTIONS = ("normal", "uniform", "heavy tails", REAL_LAYER)
+
+
+def bins_explorer() -> widgets.VBox:
+    """Where the levels of a format lie, and what becomes of numbers of some distribution."""
+    controls = {
+        "form": menu("format", FORMATS),
+        "bits": number("bits", 4),
+        "block_size": menu("block size", SIZES, 64),
+        "distribution": menu("numbers", DISTRIBUTIONS),
+    }
+
+    def follow_format(change) -> None:
+        controls["bits"].disabled = change.new in ("fp4", "ocp")
+
+    controls["form"].observe(follow_format, names="value")
+    return explorer(controls, bins_answer)
+
+
+def bins_answer(form: str, bits: int, block_size: int, distribution: str) -> tuple[Picture, str]:
+    """What `bins_explorer` shows: levels and bins under the numbers, and error and use as text.
+
+    form: a key of FORMATS. bits: 2 to 8; FP4 has 4 whatever they are. block_size: one of SIZES.
+    distribution: one of DISTRIBUTIONS; the real layer is REAL of the course's model.
+    Raises ValueError for a value out of range.
+    """
+    from course_utils import quantization
+
+    if not 2 <= bits <= 8:
+        raise ValueError(f"bits must be from 2 to 8 here, but is {bits:,}.")
+    x = _numbers(distribution)
+    bits = 4 if form in ("fp4", "ocp") else bits
+    levels = {
+        "int": lambda: quantization.linear_codebook(bits),
+        "nf": lambda: quantization.normal_float(bits),
+        "fp4": quantization.fp4_codebook,
+        "ocp": lambda: quantization.fp4_codebook("ocp"),
+        "lloyd": lambda: quantization.lloyd_max_codebook(x, bits, block_size),
+    }[form]()
+    q = quantization.quantize(x, levels, block_size)
+    scaled = x / q.absmax.repeat_interleave(block_size)[:NUMBERS]
+    share = q.codes.int().bincount(minlength=len(levels)) / NUMBERS
+    used = share[share > 0]
+    widths = quantization.bin_edges(levels).diff()
+    error = (q.dequantize() - x).square().mean() / x.square().mean()
+    overhead = quantization.overhead_bits(block_size)
+    lines = {
+        "squared error": f"{error:.3%} of the squared numbers",
+        "bits a number": f"{bits} + {overhead:g} = {bits + overhead:g}",
+        "levels": f"{len(levels)} of {2**bits} codes",
+        "bins": f"from {widths.min():.4f} to {widths.max():.4f} wide",
+        "use of a code": f"from {share.min():.1%} to {share.max():.1%} of the numbers",
+        "even use": f"{1 / len(levels):.1%}",
+        "information": f"{-(used * used.log2()).sum():.3f} of {bits} bits",
+        "mean absmax": f"{q.absmax.mean() / x.std():.2f} standard deviations",
+    }
+    if distribution == REAL_LAYER:
+        lines["beware"] = "these weights were in 4 bits once before: the error is biased"
+    text = "\n".join(f"{name:<14}  {value}" for name, value in lines.items())
+    return figures.bins(scaled.tolist(), {f"{FORMATS[form]}, {bits} bits": levels.tolist()}), text
+
+
+@lru_cache(maxsize=len(DISTRIBUTIONS))
+def _numbers(distribution: str):
+    """NUMBERS numbers, the same each time: a float32 tensor (NUMBERS,)."""
+    import torch
+
+    from course_utils.models import stored_weights
+
+    if distribution == REAL_LAYER:
+        ((_, weights),) = stored_weights(part=REAL)
+        return weights.float().flatten()[:NUMBERS]
+    g = torch.Generator().manual_seed(0)
+    if distribution == "uniform":
+        return 2 * torch.rand(NUMBERS, generator=g) - 1
+    x = torch.randn(NUMBERS, generator=g)
+    if distribution == "heavy tails":  # Student's t of 4 degrees of freedom
+        x /= torch.randn(4, NUMBERS, generator=g).square().mean(0).sqrt()
+    return x
+
+
 # --- memory ---------------------------------------------------------------------------------------
 
 SLIDE = "7b"  # seven billion parameters and no more known, as the slide has it
@@ -156,21 +267,13 @@ CHECKPOINTING, DOUBLE, UPCAST = "gradient checkpointing", "double quantization",
 
 def memory_explorer() -> widgets.VBox:
     """How much memory a training step takes, and which GPU it fits."""
-
-    def menu(description: str, options, value: str) -> widgets.Dropdown:
-        return widgets.Dropdown(options=options, value=value, description=description)
-
-    def tick(description: str, value: bool) -> widgets.Checkbox:
-        look = {"indent": False, "layout": {"width": "210px"}}
-        return widgets.Checkbox(value, description=description, **look)
-
     controls = {
-        "model": menu("model", [SLIDE, *PRESETS], SLIDE),
-        "method": menu("method", [(text, name) for name, text in METHODS.items()], "full"),
-        "recipe": menu("recipe", list(RECIPES), "mixed"),
-        "optimizer": menu("optimizer", list(OPTIMIZERS), "adamw"),
-        "attention": menu("attention", ["sdpa", "eager"], "sdpa"),
-        "gpu": menu("GPU", list(GPUS), "T4"),
+        "model": menu("model", [SLIDE, *PRESETS]),
+        "method": menu("method", METHODS),
+        "recipe": menu("recipe", RECIPES.keys(), "mixed"),
+        "optimizer": menu("optimizer", OPTIMIZERS.keys()),
+        "attention": menu("attention", ["sdpa", "eager"]),
+        "gpu": menu("GPU", GPUS.keys()),
         "batch_size": number("batch size", 1),
         "sequence_length": number("tokens", 1024),
         "rank": number("rank r", 16),
@@ -242,3 +345,171 @@ def memory_answer(
     text = "\n".join(f"{name:<24}  {value}" for name, value in lines.items())
     picture = figures.memory_bars({METHODS[method]: found.groups}, room, reach=room[gpu])
     return picture, f"{found.table()}\n\n{text}"
+
+
+# --- overhead of block constants ------------------------------------------------------------------
+
+BARE = {"7b": 7 * 10**9, "65b": 65 * 10**9}  # all weights counted, as the slides and papers do
+CODE_BITS = 4
+CONSTANTS = {"absmax bits": 64, "nested bits": 16, "nested size": 2**20}  # the most of each
+
+
+def overhead_explorer() -> widgets.VBox:
+    """What the constants of blocks cost in bits and GB, with and without double quantization."""
+    controls = {
+        "model": menu("model", [*BARE, *PRESETS]),
+        "block_size": menu("block size", BLOCK_SIZES, 64),
+        "constant_bits": number("absmax bits", 32),
+        "nested_bits": number("nested bits", 8),
+        "nested_block_size": number("nested size", 256),
+        "double_quant": tick(DOUBLE, True),
+    }
+
+    def follow_tick(change) -> None:
+        controls["nested_bits"].disabled = controls["nested_block_size"].disabled = not change.new
+
+    controls["double_quant"].observe(follow_tick, names="value")
+    return explorer(controls, overhead_answer)
+
+
+def overhead_answer(
+    model: str,
+    block_size: int,
+    constant_bits: int,
+    nested_bits: int,
+    nested_block_size: int,
+    double_quant: bool,
+) -> tuple[Picture, str]:
+    """What `overhead_explorer` shows: bits per weight for each block size, and GB as text.
+
+    model: a key of BARE, or a preset, of which the linear layers count: they alone are quantized.
+    block_size: one of BLOCK_SIZES. The others as those of `quantization.overhead_bits`, up to
+    CONSTANTS; the nested ones count with double quantization only. Code books are left out.
+    Raises ValueError for a value out of range.
+    """
+    from course_utils.quantization import overhead_bits
+
+    given = {"absmax bits": constant_bits}
+    if double_quant:
+        given |= {"nested bits": nested_bits, "nested size": nested_block_size}
+    for name, value in given.items():
+        if not 1 <= value <= CONSTANTS[name]:
+            allowed = f"from 1 to {CONSTANTS[name]:,}"
+            raise ValueError(f"{name} must be {allowed} here, but is {value:,}.")
+
+    def parts(size: int) -> dict[str, float]:
+        plain = {"codes": CODE_BITS, "constants": overhead_bits(size, False, constant_bits)}
+        if not double_quant:
+            return plain
+        nested = overhead_bits(size * nested_block_size, False, constant_bits)
+        return plain | {"constants": nested_bits / size, "constants of constants": nested}
+
+    weights = BARE.get(model) or ModelShape.preset(model).linear_parameters
+    bits = parts(block_size)
+    total = sum(bits.values())
+    plain = CODE_BITS + overhead_bits(block_size, False, constant_bits)
+    in_bytes = {name: format_bytes(weights * own / 8) for name, own in bits.items()}
+    lines = {
+        "weights in 4 bits": f"{weights:,}",
+        "bits per weight": f"{total:.10g}",
+        **{name: f"{own:<12.10g} {in_bytes[name]}" for name, own in bits.items()},
+        "all of it": format_bytes(weights * total / 8),
+        "without double quantization": f"{plain:<12.10g} {format_bytes(weights * plain / 8)}",
+        "saved": f"{plain - total:<12.10g} {format_bytes(weights * (plain - total) / 8)}",
+    }
+    text = "\n".join(f"{name:<28} {value}" for name, value in lines.items())
+    rows = {f"blocks of {size:,}": parts(size) for size in BLOCK_SIZES}
+    return figures.bits_per_weight(rows, f"blocks of {block_size:,}"), text
+
+
+# --- paging ---------------------------------------------------------------------------------------
+
+STATES = {"adamw": "32-bit Adam", "adamw8bit": "8-bit Adam"}
+PAGING = "paged states"
+
+
+def paging_explorer() -> widgets.VBox:
+    """Four training steps, the third with a long mini-batch: does memory run out?"""
+    controls = {
+        "model": menu("model", PRESETS.keys(), "llama-3.1-8b"),
+        "method": menu("method", METHODS, "qlora"),
+        "optimizer": menu("optimizer", STATES),
+        "gpu": menu("GPU", GPUS.keys()),
+        "batch_size": number("batch size", 1),
+        "sequence_length": number("tokens", 1024),
+        "longest": number("long: tokens", 4096),
+        "rank": number("rank r", 64),
+        "gradient_checkpointing": tick(CHECKPOINTING, True),
+        "paged": tick(PAGING, False),
+    }
+
+    def follow_method(change) -> None:
+        controls["rank"].disabled = change.new == "full"
+
+    controls["method"].observe(follow_method, names="value")
+    return explorer(controls, paging_answer)
+
+
+def paging_answer(
+    model: str,
+    method: str,
+    optimizer: str,
+    gpu: str,
+    batch_size: int,
+    sequence_length: int,
+    longest: int,
+    rank: int,
+    gradient_checkpointing: bool,
+    paged: bool,
+) -> tuple[Picture, str]:
+    """What `paging_explorer` shows: a timeline of four steps, and what becomes of the run as text.
+
+    method: as in `memory.estimate`; full fine-tuning is in float32, adapters go to all linear
+    layers. optimizer: a key of STATES. sequence_length: tokens of a text in steps 1, 2 and 4;
+    longest: in step 3. paged: whether optimizer states may page.
+    Raises ValueError for a value out of range.
+    """
+    given = {"batch size": batch_size, "tokens": sequence_length, "long: tokens": longest}
+    given |= {} if method == "full" else {"rank r": rank}
+    for name, value in given.items():
+        most = MOST[name.removeprefix("long: ")]
+        if not 1 <= value <= most:
+            raise ValueError(f"{name} must be from 1 to {most:,} here, but is {value:,}.")
+    options = {"batch_size": batch_size, "gradient_checkpointing": gradient_checkpointing}
+    options |= {"recipe": "fp32"} if method == "full" else {"rank": rank, "targets": "all-linear"}
+    options |= {"double_quant": True, "upcast": False} if method == "qlora" else {}
+    lengths = (sequence_length, sequence_length, longest, sequence_length)
+    names = {True: f"paged_{optimizer}", False: optimizer}
+    runs = {
+        on: simulate(model, method, gpu=gpu, lengths=lengths, optimizer=name, **options)
+        for on, name in names.items()
+    }
+    tensors = paged_tensors(model, method, optimizer=names[True], **options)
+    pages = sum(tensor.paged for tensor in tensors)
+    fits = [
+        largest("sequence_length", room, model, method, optimizer=optimizer, **options)
+        for room in (GPUS[gpu], GPUS[gpu] + pages)
+    ]
+    paging = sum(tensor.count for tensor in tensors if tensor.paged)
+    count = sum(tensor.count for tensor in tensors)
+    states = format_bytes(sum(tensor.size for tensor in tensors))
+    words = {True: "paging on", False: "paging off"}
+    lines = {
+        f"{words[paged]} (shown)": _outcome(runs[paged]),
+        words[not paged]: _outcome(runs[not paged]),
+        f"room on {gpu}": format_bytes(runs[paged].budget),
+        "bus": f"PCIe 3.0 ×16, nominally {format_bytes(PCIE3_X16)}/s",
+        "optimizer states": f"{states}, of which {format_bytes(pages)} can page",
+        "tensors that page": f"{paging:,} of {count:,}: from 100,000 elements on",
+        "longest text": f"{fits[0]:,} tokens, with paging {fits[1]:,}",
+    }
+    text = "\n".join(f"{name:<18}  {value}" for name, value in lines.items())
+    return figures.memory_timeline(runs[paged]), text
+
+
+def _outcome(run: Run) -> str:
+    if failed := run.out_of_memory:
+        return f"out of memory in step {failed.step}: {format_bytes(failed.total)}"
+    if run.moved:
+        return f"runs; {format_bytes(run.moved)} moved in {run.seconds:.2f} s"
+    return f"runs, up to {format_bytes(run.peak)}; nothing moves"

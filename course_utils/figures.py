@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import html
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import groupby
-from statistics import median
+from itertools import accumulate, groupby
+from statistics import NormalDist, median
+from textwrap import fill
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
+from course_utils.memory import LOGITS, LOSS, REST, UPDATE, WORK
+from course_utils.paging import PAGES, Event, Run
 from course_utils.units import format_bytes
 
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE, YELLOW = (
@@ -27,6 +31,7 @@ SERIES = (SKY, ORANGE, BLUE, GREEN, RED, PURPLE, YELLOW, BLACK)
 STROKES = (  # colour, dash and marker of lines
     *((ORANGE, "-", "o"), (SKY, "--", "s"), (BLUE, "-.", "D"), (GREEN, ":", "^"), (RED, "-", "v")),
 )
+HATCHES = ("", "////", "....", "xxxx")  # tell the parts of a bar apart in greyscale
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,129 @@ def memory_bars(
     figure.set_figheight(1.4 + 0.55 * len(columns) + 0.22 * len(free))
     lines = ", ".join(f"{name} at {format_bytes(x * 1e9)}" for name, x in at.items())
     return Picture(figure, bars.alt + (f" Lines where GPUs end: {lines}." if lines else ""))
+
+
+# Areas of a timeline, from below: the groups of `paging.Event.gpu` in it, colour and hatch.
+AREAS = {
+    "weights": (("weights",), SKY, ""),
+    "states that can't move": (("optimizer",), PURPLE, "...."),
+    "pages of states": ((PAGES,), ORANGE, "////"),
+    "adapters, gradients": (("adapters", "gradients"), GREEN, "||||"),
+    "saved activations": (("activations",), BLUE, ""),
+    "logits and the rest": ((LOGITS, REST), "#999999", "xxxx"),
+    "a layer at work": ((WORK,), YELLOW, ""),
+}
+
+
+def memory_timeline(run: Run, steps: Sequence[int] = ()) -> Picture:
+    """What is on the GPU at every moment of a run, as areas under the budget, in GB.
+
+    run: from `paging.simulate`. steps: those to show, the first being 1; default: all. Loss and
+    update are drawn wider than a layer. Where memory runs out a cross says so. Pages in CPU memory
+    stand in a panel below, if the run has pages.
+    Raises ValueError for steps that the run does not have.
+    """
+    planned = range(1, len(run.lengths) + 1)
+    steps = tuple(steps) or tuple(planned)
+    if not set(steps) <= set(planned):
+        raise ValueError(f"steps must be from 1 to {len(run.lengths)}, got {steps}")
+    events = [event for event in run.events if event.step in steps]
+    failed = run.out_of_memory if run.out_of_memory and run.out_of_memory.step in steps else None
+    wide = max(1, run.moments // 12)
+    widths = [wide if event.name in (LOSS, UPDATE) else 1 for event in events]
+    edges = [0, *accumulate(widths)]
+    one = run.moments - 2 + 2 * wide  # a step
+    has_pages = any(event.gpu[PAGES] for event in run.events)
+    figure = Figure(figsize=(9, 4.6 if has_pages else 3.8), layout="constrained")
+    heights = [4, 1] if has_pages else [4]
+    panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
+    top, bottom = panels[0, 0], panels[-1, 0]
+    if events:
+        _areas(top, events, edges)
+    _budget(top, run, failed, edges[-1], right=edges[-1] > 0.6 * one * len(steps))
+    if has_pages:
+        away = [event.cpu / 1e9 for event in events]
+        _stairs(bottom, away, edges, color=ORANGE, hatch="////")
+        bottom.set(ylabel="in CPU\nmemory (GB)", ylim=(0, 1.15 * max(0.5, *away)))
+    for axes in panels[:, 0]:
+        axes.spines[["top", "right"]].set_visible(False)
+        for n in range(1, len(steps)):
+            axes.axvline(n * one, color="0.5", linewidth=0.8)
+    names = [f"step {n}\n{run.lengths[n - 1]:,} tokens" for n in steps]
+    at = [(n + 0.5) * one for n in range(len(steps))]
+    if len(steps) == 1:
+        bottom.set_xlabel(names[0].replace("\n", ", "))
+        names, at = _phases(events, edges)
+    bottom.set_xticks(at, names)
+    bottom.tick_params(axis="x", length=0)
+    bottom.set_xlim(0, one * len(steps))
+    return Picture(figure, _told(run, steps, events, failed))
+
+
+def _areas(axes, events: Sequence[Event], edges: Sequence[float]) -> None:
+    below = [0.0] * len(events)
+    for name, (groups, colour, hatch) in AREAS.items():
+        sizes = [sum(event.gpu[group] for group in groups) / 1e9 for event in events]
+        if any(sizes):
+            top = [a + b for a, b in zip(below, sizes, strict=True)]
+            _stairs(axes, top, edges, baseline=below, color=colour, hatch=hatch, label=name)
+            below = top
+    handles, labels = axes.get_legend_handles_labels()
+    place = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+    axes.legend(handles[::-1], labels[::-1], frameon=False, **place)
+
+
+def _stairs(axes, top, edges, *, color: str, **look) -> None:
+    axes.stairs(top, edges, fill=True, facecolor=color, edgecolor="white", linewidth=0, **look)
+
+
+def _phases(events: Sequence[Event], edges: Sequence[float]) -> tuple[list[str], list[float]]:
+    """Forward, loss, backward, update, as far as a step came; and the middle of each."""
+    names = ("forward", "loss", "backward", "update")
+    of = [next(name for name in names if name in event.name) for event in events]
+    middles = {}
+    for name in dict.fromkeys(of):
+        first, count = of.index(name), of.count(name)
+        middles[name] = (edges[first] + edges[first + count]) / 2
+    return list(middles), list(middles.values())
+
+
+def _budget(axes, run: Run, failed: Event | None, at: float, right: bool) -> None:
+    """The line that may not be crossed, and the place where it would have been."""
+    budget = run.budget / 1e9
+    axes.axhline(budget, color=BLACK, linestyle="--")
+    style = {"textcoords": "offset points", "va": "bottom", "zorder": 6}
+    style |= {"path_effects": [withStroke(linewidth=3, foreground="white")]}
+    left = {"xy": (0, budget), "xytext": (4, 2)}
+    far = {"xy": (1, budget), "xytext": (-4, -3), "ha": "right", "va": "top"}
+    place = far if failed and not right else left  # not where the words will stand
+    place["xycoords"] = ("axes fraction", "data")
+    axes.annotate(f"{run.gpu}: {budget:.2f} GB", **style | place)
+    if failed:
+        height = min(failed.total / 1e9, 1.1 * budget)
+        axes.plot(at, height, "X", color=RED, markersize=13, mec=BLACK, zorder=6, clip_on=False)
+        words = f"out of memory: {failed.name},\n{failed.total / 1e9:.2f} GB asked for"
+        side = {"xytext": (-11, -3), "ha": "right"} if right else {"xytext": (11, -3)}
+        clear = max(height, 1.03 * budget)  # of the line
+        axes.annotate(words, (at, clear), weight="bold", **style, **side)
+    axes.set(ylabel="on the GPU (GB)", ylim=(0, (1.3 if failed else 1.15) * budget))
+
+
+def _told(run: Run, steps: Sequence[int], events: Sequence[Event], failed: Event | None) -> str:
+    tokens = ", ".join(f"{run.lengths[n - 1]:,}" for n in steps)
+    peak = max((event.total for event in events), default=0)
+    alt = (
+        f"Areas of memory over the moments of {run.model}, steps of {tokens} tokens, "
+        f"up to {format_bytes(peak)} under a line at {format_bytes(run.budget)}, the end of "
+        f"{run.gpu}."
+    )
+    if failed:
+        asked = format_bytes(failed.total)
+        alt += f" Out of memory in step {failed.step} at {failed.name}: {asked} asked for."
+    if away := max((event.cpu for event in events), default=0):
+        moved = sum(event.moved_in + event.moved_out for event in events)
+        alt += f" Up to {format_bytes(away)} of pages in CPU memory, {format_bytes(moved)} moved."
+    return alt
 
 
 def predictions(rows: Mapping[str, tuple[float, float]]) -> Picture:
@@ -282,6 +410,217 @@ def spectrum(singular_values: Mapping[str, Sequence[float]], shown: int = 10) ->
     axes.set_xticks(range(1, shown + 1))
     axes.legend(frameon=False)
     return Picture(figure, "Bars of singular values: " + "; ".join(sayings) + ".")
+
+
+def bins(values: Sequence[float], codebooks: Mapping[str, Sequence[float]]) -> Picture:
+    """Numbers in [-1, 1] as a histogram, and below it the bins of each code book with its levels.
+
+    values: scaled numbers, weights over their block's absmax. codebooks: name → ascending levels. A
+    number gets the level of its bin; bins meet halfway between levels. They are told apart by
+    light and dark, the levels by a line each.
+    """
+    rows = len(codebooks)
+    figure = Figure(figsize=(9, 2.2 + 0.75 * rows), layout="constrained")
+    heights = [2.2] + [0.6] * rows
+    top, *strips = figure.subplots(1 + rows, 1, sharex=True, height_ratios=heights)
+    top.hist(values, bins=100, range=(-1, 1), density=True, color="0.6")
+    top.set(ylabel="density", xlim=(-1, 1))
+    top.spines[["top", "right"]].set_visible(False)
+    sayings = []
+    for axes, (name, levels) in zip(strips, codebooks.items(), strict=True):
+        levels = [float(level) for level in levels]
+        halves = [(a + b) / 2 for a, b in zip(levels, levels[1:], strict=False)]
+        edges = [-1.0, *halves, 1.0]
+        for n, (left, right) in enumerate(zip(edges, edges[1:], strict=False)):
+            axes.axvspan(left, right, color=("#bcdff1", "#4f9fc9")[n % 2], linewidth=0)
+        axes.vlines(levels, 0.15, 0.85, color=BLACK, linewidth=2)
+        axes.set(ylim=(0, 1), yticks=[])
+        axes.set_ylabel(fill(name, 17), rotation=0, ha="right", va="center")
+        axes.spines[:].set_visible(False)
+        widths = [right - left for left, right in zip(edges, edges[1:], strict=False)]
+        said = f"{len(levels)} levels, bins from {min(widths):.4f} to {max(widths):.4f} wide"
+        sayings.append(f"{name}, {said}")
+    strips[-1].set_xlabel("weight / absmax of its block; a line is a level, a shade is its bin")
+    return Picture(figure, "Histogram of scaled weights over bins: " + "; ".join(sayings) + ".")
+
+
+def code_use(shares: Mapping[str, Sequence[float]]) -> Picture:
+    """How often each code is used, in percent: a panel for each way, and a line at even use.
+
+    shares: name → the share of numbers with the first, second, … code, from 0 to 1.
+    """
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    panels = figure.subplots(1, len(shares), squeeze=False, sharey=True)[0]
+    sayings = []
+    for axes, (name, own) in zip(panels, shares.items(), strict=True):
+        percent = [100 * float(share) for share in own]
+        axes.bar(range(len(percent)), percent, color=BLUE)
+        axes.axhline(100 / len(percent), color=BLACK, linestyle="--", linewidth=1)
+        axes.set(xlabel="code, by size of its level", title=name)
+        axes.spines[["top", "right"]].set_visible(False)
+        used = sum(share >= 1 for share in percent)
+        said = f"{used} of {len(percent)} codes have 1% or more, the most used {max(percent):.1f}%"
+        sayings.append(f"{name}: {said}")
+    panels[0].set_ylabel("% of the numbers")
+    panels[-1].annotate(
+        "even use ",
+        (1, 100 / len(percent)),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="right",
+    )
+    return Picture(figure, "Bars of how often each code is used. " + "; ".join(sayings) + ".")
+
+
+def normal_quantiles(samples: Mapping[str, Sequence[float]], most: float = 4) -> Picture:
+    """Quantiles of samples, in their own standard deviations, over those of a normal distribution.
+
+    On the diagonal a sample is normal; a line that is steeper at its ends has heavier tails.
+    samples: name → at least 1,000 numbers. most: the quantiles shown, in standard deviations, as
+    far as the sample is large enough for them.
+    Raises ValueError for smaller samples and for more than can be told apart.
+    """
+    if not 1 <= len(samples) <= len(STROKES) or min(map(len, samples.values())) < 1000:
+        raise ValueError(f"from 1 to {len(STROKES)} samples of at least 1,000 numbers can be shown")
+    figure, axes = _axes(6.5, 4)
+    axes.plot([-most, most], [-most, most], color=BLACK, linewidth=1, label="normal")
+    sayings = []
+    for (name, sample), (colour, dash, mark) in zip(samples.items(), STROKES, strict=False):
+        ordered = np.sort(np.asarray(sample, dtype=float))
+        ordered = (ordered - ordered.mean()) / ordered.std()
+        far = min(most, NormalDist().inv_cdf(1 - 10 / len(ordered)))
+        at = np.linspace(-far, far, 33)
+        own = np.quantile(ordered, [NormalDist().cdf(z) for z in at])
+        style = {"color": colour, "linestyle": dash, "marker": mark, "markersize": 4}
+        axes.plot(at, own, **style, label=name)
+        sayings.append(f"{name} reaches {own[0]:.1f} and {own[-1]:.1f} at ±{far:.1f}")
+    axes.set(xlabel="quantile of a normal distribution (σ)", ylabel="quantile of the sample (σ)")
+    axes.legend(frameon=False)
+    return Picture(figure, "Quantiles of samples over normal ones: " + "; ".join(sayings) + ".")
+
+
+def bits_per_weight(rows: Mapping[str, Mapping[str, float]], chosen: str | None = None) -> Picture:
+    """Stacked bars of the bits a weight takes: {"64": {"codes": 4, "constants": 0.5}, …}.
+
+    Beside each bar stand its up to four parts and their sum. chosen: a row to mark, in bold and by
+    a line.
+    """
+    figure, axes = _axes(height=1.2 + 0.36 * len(rows))
+    names = list(rows)[::-1]  # the first one on top
+    left = dict.fromkeys(names, 0.0)
+    parts = dict.fromkeys(part for row in rows.values() for part in row)
+    looks = zip((SKY, ORANGE, RED, YELLOW), HATCHES, strict=True)
+    for part, (colour, hatch) in zip(parts, looks, strict=False):
+        bits = [rows[name].get(part, 0) for name in names]
+        style = {"color": colour, "hatch": hatch, "edgecolor": "white"}
+        axes.barh(names, bits, left=list(left.values()), label=part, linewidth=0, **style)
+        left = {name: left[name] + own for name, own in zip(names, bits, strict=True)}
+    most, sayings = max(left.values()), []
+
+    def written(bits: float) -> str:  # 0.000031, not 3.1 × 10⁻⁵
+        return f"{bits:.6f}".rstrip("0").rstrip(".")
+
+    for name in names:
+        said = f"  {written(left[name])} = {' + '.join(map(written, rows[name].values()))}"
+        weight = "bold" if name == chosen else "normal"
+        axes.annotate(said, (most, name), va="center", weight=weight)
+        sayings.insert(0, f"{name} {left[name]:.10g}")
+    if chosen is not None:
+        axes.axvline(left[chosen], color=BLACK, linestyle="--", linewidth=1)
+        axes.get_yticklabels()[names.index(chosen)].set_weight("bold")
+    axes.set(xlabel="bits per weight", xlim=(0, 1.6 * most))
+    axes.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.45, 1))
+    marked = "" if chosen is None else f" Marked: {chosen}."
+    return Picture(figure, f"Stacked bars of bits per weight: {'; '.join(sayings)}.{marked}")
+
+
+def frontier(
+    points: Mapping[str, Mapping[str, tuple[float, float]]],
+    best: Collection[tuple[str, str]],
+    floor: float = 4,
+) -> Picture:
+    """Error over bits per weight, both on log scales; the points that none other beats are filled.
+
+    points: series → label → (bits, error), up to as many series as can be told apart.
+    best: (series, label) of the points to fill. floor: bits of the codes; the scale is that of what
+    lies above them.
+    """
+    figure, axes = _axes(9, 4)
+    for n, (name, own) in enumerate(points.items()):
+        colour, dash, mark = STROKES[n]
+        bits, errors = zip(*own.values(), strict=True)
+        above = [b - floor for b in bits]
+        axes.plot(above, errors, dash, color=colour, linewidth=1)
+        fills = [colour if (name, label) in best else "white" for label in own]
+        axes.scatter(above, errors, c=fills, marker=mark, edgecolors=colour, s=55, zorder=3)
+        axes.plot([], [], dash, color=colour, marker=mark, label=name)
+        for label, x, y in zip(own, above, errors, strict=True):
+            spot = {"xytext": (0, (8, -8)[n % 2]), "textcoords": "offset points"}
+            style = {"ha": "center", "va": "center", "fontsize": "x-small"}
+            axes.annotate(label, (x, y), **spot, **style)
+    axes.set(xscale="log", yscale="log", ylabel="squared error / squared weights")
+    axes.set_xlabel(f"bits per weight (log scale of what is above {floor:g})")
+    axes.xaxis.set_major_locator(LogLocator(base=4, numticks=20))
+    axes.xaxis.set_major_formatter(lambda x, _: f"{floor + x:.5g}")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
+    axes.legend(frameon=False, loc="upper right", title="filled: not beaten")
+    sayings = []
+    for name, label in sorted(best, key=lambda key: points[key[0]][key[1]]):
+        bits, error = points[name][label]
+        sayings.append(f"{name} at {label} with {bits:.4g} bits and error {error:.3g}")
+    count = sum(map(len, points.values()))
+    alt = f"{count} points of error over bits per weight; not beaten: {'; '.join(sayings)}."
+    return Picture(figure, alt)
+
+
+def histograms(samples: Mapping[str, Sequence[float]], xlabel: str) -> Picture:
+    """A histogram of each sample in a panel of its own, with a dashed line at zero."""
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    panels = figure.subplots(1, len(samples), squeeze=False)[0]
+    sayings = []
+    for axes, (name, sample) in zip(panels, samples.items(), strict=True):
+        values = np.asarray(sample, dtype=float)
+        axes.hist(values, bins=80, color=BLUE)
+        axes.axvline(0, color=BLACK, linestyle="--", linewidth=1)
+        axes.set(title=name, xlabel=xlabel)
+        axes.spines[["top", "right"]].set_visible(False)
+        below = (values < 0).mean()
+        said = f"from {values.min():.3g} to {values.max():.3g}, {below:.0%} of them below zero"
+        sayings.append(f"{name}: {said}")
+    panels[0].set_ylabel("how many")
+    return Picture(figure, f"Histograms of {xlabel}. {'; '.join(sayings)}.")
+
+
+def byte_layout(fields: Mapping[str, int]) -> Picture:
+    """A tensor's fields as one bar of bytes, and below it all but the largest, magnified.
+
+    fields: name → bytes, of at least two.
+    """
+    figure, axes = _axes(9, 3.4)
+    largest = max(fields, key=fields.get)
+    small = {name: size for name, size in fields.items() if name != largest}
+    whole, rest = sum(fields.values()), sum(small.values())
+    looks = dict(zip(fields, zip(SERIES, HATCHES * 2, strict=True), strict=False))
+    for row, (names, total) in {1: ([largest, *small], whole), 0: (list(small), rest)}.items():
+        left = 0.0
+        for name in names:
+            colour, hatch = looks[name]
+            style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+            label = None if row == 0 else f"{name}: {fields[name]:,} B"
+            axes.barh(row, fields[name] / total, 0.5, left=left, label=label, **style)
+            left += fields[name] / total
+    for above, below in ((1 - rest / whole, 0), (1, 1)):  # what the lower bar magnifies
+        axes.plot([above, below], [0.75, 0.25], color=BLACK, linestyle=":", linewidth=1)
+    axes.set_yticks([1, 0], [f"all, {whole:,} B", f"the rest, {rest:,} B\n× {whole / rest:.0f}"])
+    axes.set(xlim=(0, 1), ylim=(-0.3, 1.3), xticks=[])
+    axes.spines[["bottom", "left"]].set_visible(False)
+    axes.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.45, 1))
+    said = ", ".join(f"{name} {size:,} B" for name, size in fields.items())
+    return Picture(figure, f"Bars of {whole:,} B: {said}.")
 
 
 def measurements(samples: Mapping[str, Sequence[float]], xlabel: str, zero: bool = True) -> Picture:

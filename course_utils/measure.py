@@ -22,8 +22,9 @@ from torch.utils._pytree import tree_leaves
 class TensorMeter(TorchDispatchMode):
     """Counts the bytes (B) of tensors that are made while it is active, until they are freed.
 
-    now: alive at this moment; peak: the most that were. Each storage counts once, however many
-    views it has. What a kernel allocates for itself inside one operation is not seen.
+    now: alive at this moment; peak: the most that were; trace: `now` after each operation. Each
+    storage counts once, however many views it has. What a kernel allocates for itself inside one
+    operation is not seen.
 
     >>> with TensorMeter() as meter:
     ...     x = torch.ones(1000)
@@ -35,6 +36,7 @@ class TensorMeter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
+        self.trace: list[int] = []
         self._alive: dict[int, int] = {}
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
@@ -46,6 +48,7 @@ class TensorMeter(TorchDispatchMode):
                 self.now += storage.nbytes()
                 weakref.finalize(storage, self._drop, key)
         self.peak = max(self.peak, self.now)
+        self.trace.append(self.now)
         return result
 
     def _drop(self, key: int) -> None:

@@ -16,6 +16,8 @@ each of them and takes the largest:
     a layer's backward  one layer's recomputed activations and their gradients: long sequences
     the update          all gradients beside the optimizer states: full fine-tuning
 
+`timeline` lists every moment of the step, layer by layer.
+
 Every byte below is derived from the code that allocates it (transformers' model classes, peft's
 LoRA layers, bitsandbytes' 4-bit layers, PyTorch's kernels and its caching allocator), and compared
 in the tests with bytes measured on a CPU and on a Tesla T4.
@@ -31,15 +33,17 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from course_utils.activations import (
+    RESIDUAL,
     causal_mask,
     layer_backward,
     layer_saved,
+    layers_saved,
     saved_lines,
     saved_mask,
 )
@@ -55,12 +59,17 @@ __all__ = [
     "RECIPES",
     "Estimate",
     "ModelShape",
+    "Moment",
     "Settings",
     "count_lora_parameters",
     "estimate",
     "kv_cache_bytes",
     "largest",
     "nf4_bytes",
+    "paged_bytes",
+    "state_bytes",
+    "timeline",
+    "trainable_tensors",
     "usable_bytes",
 ]
 
@@ -68,6 +77,7 @@ STAGES = ("zero1", "zero2", "zero3", "fsdp")  # states, then gradients, then wei
 PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "transient")
 LOGITS, WORK, REST = "logits and loss", "a layer at work", "CUDA and the rest"
 GROUPS = (*PARTS[:-1], LOGITS, WORK, REST)  # of what is alive at the peak
+LOSS, UPDATE = "the loss", "the update"  # moments of a step
 SMALLEST_8BIT = 4096  # smaller tensors keep float32 states (bitsandbytes: min_8bit_size)
 SMALLEST_PAGED = 100_000  # smaller tensors never page (bitsandbytes: get_state_buffer)
 MOST = 2**24  # no batch, sequence or rank is looked for beyond
@@ -83,6 +93,46 @@ GPUS = {
     "H100": int(79.10 * GiB),
 }
 RESERVE = GiB // 2  # B of a card that the CUDA context and the driver take, about
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is alive at one moment of a training step, in bytes (B).
+
+    parts: weights, adapters, optimizer, gradients and activations, as far as they are there yet, or
+        still. others: a line for each thing besides. paged: of `optimizer`, what a paged optimizer
+        lets move to CPU memory.
+    """
+
+    name: str
+    parts: Mapping[str, int]
+    others: tuple[Line, ...] = ()
+    paged: int = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes of all that is alive."""
+        return sum(self.parts.values()) + sum(line.size for line in self.others)
+
+    @property
+    def alive(self) -> dict[str, int]:
+        """What → bytes, zeros left out; a layer at work is one thing."""
+        sizes = Counter(self.parts)
+        for line in self.others:
+            sizes[line.what.partition(":")[0]] += line.size
+        return {what: size for what, size in sizes.items() if size}
+
+    @property
+    def groups(self) -> dict[str, int]:
+        """`alive` in the few groups of `GROUPS`, zeros included: name → bytes, for a picture."""
+        return _grouped(self.alive)
+
+
+def _grouped(alive: Mapping[str, int]) -> dict[str, int]:
+    sizes = dict.fromkeys(GROUPS, 0)
+    for what, size in alive.items():
+        sizes[LOGITS if "logits" in what else what if what in GROUPS else REST] += size
+    return sizes
 
 
 @dataclass(frozen=True)
@@ -130,10 +180,7 @@ class Estimate:
     @property
     def groups(self) -> dict[str, int]:
         """`at_peak` in the few groups of `GROUPS`, zeros included: name → bytes, for a picture."""
-        sizes = dict.fromkeys(GROUPS, 0)
-        for what, size in self.at_peak.items():
-            sizes[LOGITS if "logits" in what else what if what in GROUPS else REST] += size
-        return sizes
+        return _grouped(self.at_peak)
 
     def table(self) -> str:
         """What is alive at the peak as plain text: each group in GB and GiB, and the total."""
@@ -220,14 +267,46 @@ def estimate(
     Raises ValueError for options that are unknown, or can't be right.
     """
     shape = _as_shape(model)
-    options.setdefault("recipe", "mixed" if method == "full" else "fp32")
+    return _estimate(shape, _settings(shape, method, options))
+
+
+def timeline(
+    model: ModelShape | str | Path | Mapping[str, Any],
+    method: str = "full",
+    *,
+    first_step: bool = False,
+    **options: Any,
+) -> tuple[Moment, ...]:
+    """Every moment of one training step in order: the largest `total` is that of `estimate`.
+
+        forward of layer 1 … L      what is saved for the backward pass grows
+        the loss                    logits and their gradients
+        layer L … 1's backward      one layer at work, with checkpointing recomputed first: a spike;
+                                    between two layers what is left of it is one gradient
+        the update
+
+    model, method, options: as in `estimate`. first_step: the optimizer's states are not there
+        before the first update of a run.
+    Of a layer's forward pass only what it saves is counted; what it needs while it is at work is
+    less than its backward pass needs.
+    Raises ValueError as `estimate` does, and for a bare number of parameters.
+    """
+    shape = _as_shape(model)
+    run = _settings(shape, method, options)
+    if not shape.known:
+        raise ValueError(f"{shape.name} is a bare number of parameters: its layers are not known")
+    return tuple(_Step(shape, run, _sizes(_lines(shape, run)), first_step).moments())
+
+
+def _settings(shape: ModelShape, method: str, options: Mapping[str, Any]) -> Settings:
+    options = {"recipe": "mixed" if method == "full" else "fp32"} | dict(options)
     try:
         settings = Settings(method=method, **options)
     except TypeError as error:
         allowed = ", ".join(Settings.__dataclass_fields__)
         raise ValueError(f"{str(error).split(') ')[-1]}; options are {allowed}") from None
     _within_positions(shape, settings.sequence_length)
-    return _estimate(shape, settings)
+    return settings
 
 
 def _within_positions(shape: ModelShape, tokens: int) -> None:
@@ -248,30 +327,34 @@ def _as_shape(model: ModelShape | str | Path | Mapping[str, Any]) -> ModelShape:
 
 @lru_cache(maxsize=4096)
 def _estimate(shape: ModelShape, run: Settings) -> Estimate:
-    lines = [*_weights(shape, run), *_trainable(shape, run)]
-    lines += saved_lines(shape, run) if shape.known else []
-    size = {part: sum(x.size for x in lines if x.part == part) for part in PARTS}
-    moments = _moments(shape, run, size)
-    peak = max(moments, key=lambda name: moments[name].total)
-    moment = moments[peak]
+    lines = _lines(shape, run)
+    size = _sizes(lines)
+    peak = max(_Step(shape, run, size).candidates(), key=lambda moment: moment.total)
     absent = [
-        Line("transient", f"less {part}", there - size[part], "not all alive", f"at {peak}")
-        for part, there in moment.parts.items()
+        Line("transient", f"less {part}", there - size[part], "not all alive", f"at {peak.name}")
+        for part, there in peak.parts.items()
         if there != size[part]
     ]
-    transient = [*moment.others, *absent]
-    alive = Counter(moment.parts)
-    for line in moment.others:
-        alive[line.what.partition(":")[0]] += line.size
+    transient = [*peak.others, *absent]
     return Estimate(
         shape=shape,
         settings=run,
         **size | {"transient": sum(line.size for line in transient)},
-        peak=peak,
-        alive=tuple((what, size) for what, size in alive.items() if size),
-        paged=_paged(shape, run),
+        peak=peak.name,
+        alive=tuple(peak.alive.items()),
+        paged=peak.paged,
         lines=(*lines, *transient),
     )
+
+
+def _lines(shape: ModelShape, run: Settings) -> list[Line]:
+    """Every term of the parts, but what is transient."""
+    lines = [*_weights(shape, run), *_trainable(shape, run)]
+    return lines + (list(saved_lines(shape, run)) if shape.known else [])
+
+
+def _sizes(lines: list[Line]) -> dict[str, int]:
+    return {part: sum(line.size for line in lines if line.part == part) for part in PARTS}
 
 
 # --- weights, gradients, optimizer ----------------------------------------------------------------
@@ -353,28 +436,60 @@ def _shared(line: Line, run: Settings, *stages: str) -> Line:
     return replace(line, size=math.ceil(line.size / run.gpus), formula=formula)
 
 
-def _tensors(shape: ModelShape, run: Settings) -> list[tuple[int, int]]:
-    """Trainable tensors as (numbers in one, how many of that size), for optimizer states."""
+@dataclass(frozen=True)
+class Trainable:
+    """A kind of trainable tensor: numbers in one, and how many there are of it in the model.
+
+    in_layers: whether these are spread evenly over the layers.
+    """
+
+    name: str
+    numbers: int
+    times: int
+    in_layers: bool = True
+
+
+def trainable_tensors(shape: ModelShape, run: Settings) -> list[Trainable]:
+    """The kinds of trainable tensors, in the order of the model."""
     if not run.trains_weights:
-        layers = shape.target_layers(run.targets).values()
-        pairs = [(run.rank * i, run.rank * o) for i, o in layers]
-        return [(n, shape.layers) for pair in pairs for n in pair]
+        layers = shape.target_layers(run.targets).items()
+        return [
+            Trainable(f"{name}.{matrix}", run.rank * width, shape.layers)
+            for name, widths in layers
+            for matrix, width in zip(("lora_A", "lora_B"), widths, strict=True)
+        ]
     if not shape.known:
-        return [(shape.parameters, 1)]
-    linear = [(i * o, shape.layers) for i, o in shape.linear_layers().values()]
-    biases = [(o, shape.layers) for n, (_, o) in shape.linear_layers().items() if n in shape.biases]
+        return [Trainable("all parameters", shape.parameters, 1, in_layers=False)]
+    return [*_tables(shape), *_in_layers(shape), *_above_layers(shape)]
+
+
+def _tables(shape: ModelShape) -> Iterator[Trainable]:
+    yield Trainable("embedding", shape.vocab * shape.hidden, 1, in_layers=False)
+    if shape.positions:
+        yield Trainable("positions", shape.positions * shape.hidden, 1, in_layers=False)
+
+
+def _in_layers(shape: ModelShape) -> Iterator[Trainable]:
+    for name, (d_in, d_out) in shape.linear_layers().items():
+        yield Trainable(name, d_in * d_out, shape.layers)
+        if name in shape.biases:
+            yield Trainable(f"{name}.bias", d_out, shape.layers)
     per_norm = 2 if shape.norm == "layer" else 1
-    norms = [(shape.hidden, per_norm * (2 * shape.layers + 1))]
-    norms += [(shape.head_dim, 2 * shape.layers)] if shape.qk_norm else []
-    tables = [(shape.vocab * shape.hidden, 1 if shape.tied else 2)]
-    tables += [(shape.positions * shape.hidden, 1)] if shape.positions else []
-    return linear + biases + norms + tables
+    yield Trainable("norm", shape.hidden, 2 * per_norm * shape.layers)
+    if shape.qk_norm:
+        yield Trainable("norm of queries or keys", shape.head_dim, 2 * shape.layers)
+
+
+def _above_layers(shape: ModelShape) -> Iterator[Trainable]:
+    per_norm = 2 if shape.norm == "layer" else 1
+    yield Trainable("last norm", shape.hidden, per_norm, in_layers=False)
+    if not shape.tied:
+        yield Trainable("head", shape.vocab * shape.hidden, 1, in_layers=False)
 
 
 def _trainable(shape: ModelShape, run: Settings) -> Iterator[Line]:
     recipe = RECIPES[run.recipe]
-    tensors = _tensors(shape, run)
-    count = sum(n * times for n, times in tensors)
+    count = _trained(shape, run)
 
     def each(part: str, what: str, size: int, source: str) -> Line:
         return Line(part, what, count * size, f"{count:,} × {size}", source)
@@ -387,76 +502,162 @@ def _trainable(shape: ModelShape, run: Settings) -> Iterator[Line]:
     if recipe.master:
         copy = each("optimizer", "float32 master copy", recipe.master, recipe.source)
         yield _shared(copy, run, *STAGES)
+    yield from _state_lines(shape, run)
+
+
+def _trained(shape: ModelShape, run: Settings) -> int:
+    return sum(tensor.numbers * tensor.times for tensor in trainable_tensors(shape, run))
+
+
+def _state_lines(shape: ModelShape, run: Settings) -> Iterator[Line]:
+    """What the optimizer makes at the first update; one line, none for an optimizer without."""
     if OPTIMIZERS[run.optimizer].states:
-        size, formula = _states(tensors, run)
+        size, formula = _states(shape, run)
         source = "bitsandbytes" if OPTIMIZERS[run.optimizer].eight_bit else "torch.optim"
         states = Line("optimizer", f"states of {run.optimizer}", size, formula, source)
         yield _shared(states, run, *STAGES)
 
 
-def _states(tensors: list[tuple[int, int]], run: Settings) -> tuple[int, str]:
-    optimizer, recipe = OPTIMIZERS[run.optimizer], RECIPES[run.recipe]
-    count = sum(n * times for n, times in tensors)
+def _states(shape: ModelShape, run: Settings) -> tuple[int, str]:
+    optimizer, tensors = OPTIMIZERS[run.optimizer], trainable_tensors(shape, run)
+    size = sum(t.times * state_bytes(t.numbers, run) for t in tensors) * optimizer.states
     if not optimizer.eight_bit:
-        size = optimizer.states * recipe.state
-        return count * size, f"{count:,} × {optimizer.states} × {recipe.state}"
-    size = sum(times * _eight_bit_state(n) for n, times in tensors) * optimizer.states
+        return size, f"{_trained(shape, run):,} × {optimizer.states} × {RECIPES[run.recipe].state}"
     tables = 256 * 4 * optimizer.states  # one map of 256 float32 values a state, shared
     return size + tables, "1 B and 4 B a block of 256, each state; float32 below 4,096 numbers"
 
 
-def _eight_bit_state(numbers: int) -> int:
-    """Bytes of one state of one tensor in bitsandbytes' 8-bit optimizers."""
+def state_bytes(numbers: int, run: Settings) -> int:
+    """Bytes of one state of a trainable tensor; of 8-bit ones with their constants."""
+    if not OPTIMIZERS[run.optimizer].eight_bit:
+        return numbers * RECIPES[run.recipe].state
     if numbers < SMALLEST_8BIT:
         return 4 * numbers
     return numbers + 4 * math.ceil(numbers / 256)
 
 
-def _paged(shape: ModelShape, run: Settings) -> int:
-    if not OPTIMIZERS[run.optimizer].paged:
+def paged_bytes(numbers: int, run: Settings) -> int:
+    """Of `state_bytes`, what may move to CPU memory: not the constants, nor small tensors.
+
+    Source: get_state_buffer of bitsandbytes, which pages from 100,000 numbers on.
+    """
+    if not OPTIMIZERS[run.optimizer].paged or numbers < SMALLEST_PAGED:
         return 0
-    paging = [(n, times) for n, times in _tensors(shape, run) if n >= SMALLEST_PAGED]
-    eight_bit = OPTIMIZERS[run.optimizer].eight_bit
-    each = 1 if eight_bit else RECIPES[run.recipe].state
-    numbers = sum(n * times for n, times in paging) * OPTIMIZERS[run.optimizer].states
-    return math.ceil(numbers * each / (run.gpus if run.sharding else 1))
+    return numbers * (1 if OPTIMIZERS[run.optimizer].eight_bit else RECIPES[run.recipe].state)
 
 
-# --- the peak -------------------------------------------------------------------------------------
+def _paged(shape: ModelShape, run: Settings) -> int:
+    one = sum(t.times * paged_bytes(t.numbers, run) for t in trainable_tensors(shape, run))
+    states = OPTIMIZERS[run.optimizer].states * one
+    return math.ceil(states / (run.gpus if run.sharding else 1))
+
+
+# --- the moments of a step ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Moment:
-    """What is alive at one moment of a step: bytes of each part, and lines for all else."""
+class _Step:
+    """The moments of a training step. size: bytes of each part; first: of a run."""
 
-    parts: dict[str, int]
-    others: list[Line]
+    shape: ModelShape
+    run: Settings
+    size: Mapping[str, int]
+    first: bool = False
 
-    @property
-    def total(self) -> int:
-        return sum(self.parts.values()) + sum(line.size for line in self.others)
+    def candidates(self) -> Iterator[Moment]:
+        """The moments at which the peak can lie: layers' backwards lie between first and last."""
+        if self.shape.known:
+            yield self.loss()
+            yield self.backward(self.shape.layers - 1)
+            yield self.backward(0)
+        yield self.update()
 
+    def moments(self) -> Iterator[Moment]:
+        """All of them, in order."""
+        layers = range(self.shape.layers)
+        yield from map(self.forward, layers)
+        yield self.loss()
+        for layer in reversed(layers):
+            yield self.backward(layer)
+            if layer:
+                yield self.between(layer)
+        yield self.update()
 
-def _moments(shape: ModelShape, run: Settings, size: Mapping[str, int]) -> dict[str, _Moment]:
-    """The moments of a training step at which the peak can lie, from the second step on."""
-    held = {part: size[part] for part in ("weights", "adapters", "optimizer")}
-    held |= {"gradients": size["gradients"] if run.accumulation > 1 else 0, "activations": 0}
-    update = held | {"gradients": size["gradients"]}
-    if not shape.known:
-        return {"the update": _Moment(update, [])}
-    always = [*_standing(shape, run), *([_logits(shape, run)] if run.keep_output else [])]
-    loss = held | {"activations": size["activations"]}
-    work = [
-        replace(line, part="transient", what=f"{WORK}: {line.what}")
-        for line in layer_backward(shape, run)
-    ]
-    busy = [*always, *work]
-    return {
-        "the loss": _Moment(loss, [*always, _loss_copies(shape, run)]),
-        "the last layer's backward": _backward(shape, run, held, size, busy, shape.layers - 1),
-        "the first layer's backward": _backward(shape, run, held, size, busy, 0),
-        "the update": _Moment(update, [*always, *_update_scratch(shape, run)]),
-    }
+    @cached_property
+    def held(self) -> dict[str, int]:
+        """Bytes of the parts that are there throughout the step."""
+        held = {part: self.size[part] for part in ("weights", "adapters", "optimizer")}
+        if self.first:
+            held["optimizer"] -= sum(line.size for line in _state_lines(self.shape, self.run))
+        gradients = self.size["gradients"] if self.run.accumulation > 1 else 0
+        return held | {"gradients": gradients, "activations": 0}
+
+    @cached_property
+    def paged(self) -> int:
+        return _paged(self.shape, self.run)
+
+    @cached_property
+    def standing(self) -> list[Line]:
+        return list(_standing(self.shape, self.run)) if self.shape.known else []
+
+    @cached_property
+    def output(self) -> list[Line]:
+        kept = self.shape.known and self.run.keep_output
+        return [_logits(self.shape, self.run)] if kept else []
+
+    @cached_property
+    def work(self) -> list[Line]:
+        return [
+            replace(line, part="transient", what=f"{WORK}: {line.what}")
+            for line in layer_backward(self.shape, self.run)
+        ]
+
+    def moment(self, name: str, others: list[Line], **parts: int) -> Moment:
+        alive = self.held | parts
+        paged = self.paged if alive["optimizer"] == self.size["optimizer"] else 0
+        return Moment(name, alive, (*self.standing, *others), paged)
+
+    def forward(self, layer: int) -> Moment:
+        saved = layers_saved(self.shape, self.run, layer + 1)
+        return self.moment(f"forward of layer {layer + 1}", [], activations=saved)
+
+    def loss(self) -> Moment:
+        others = [*self.output, _loss_copies(self.shape, self.run)]
+        return self.moment(LOSS, others, activations=self.size["activations"])
+
+    def backward(self, layer: int) -> Moment:
+        """A layer at work; those above it are done."""
+        still = layer + 1 if self.run.gradient_checkpointing else layer  # else its own are work
+        parts = {"activations": self.stored(still), "gradients": self.gradients(layer)}
+        name = f"{self.called(layer)}'s backward"
+        return self.moment(name, [*self.output, *self.work], **parts)
+
+    def between(self, layer: int) -> Moment:
+        """This layer is done, the one below it has not begun."""
+        stream = [line for line in self.work if line.what.endswith(RESIDUAL)]
+        parts = {"activations": self.stored(layer), "gradients": self.gradients(layer - 1)}
+        name = f"after {self.called(layer)}'s backward"
+        return self.moment(name, [*self.output, *stream], **parts)
+
+    def update(self) -> Moment:
+        scratch = _update_scratch(self.shape, self.run) if self.shape.known else ()
+        parts = {part: self.size[part] for part in ("optimizer", "gradients")}
+        return self.moment(UPDATE, [*self.output, *scratch], **parts)
+
+    def stored(self, layers: int) -> int:
+        """What so many layers have saved that the backward pass has not come to."""
+        if self.run.gradient_checkpointing:
+            return layers_saved(self.shape, self.run, layers)
+        return layers * layer_saved(self.shape, self.run)
+
+    def gradients(self, layer: int) -> int:
+        above = _gradients_above(self.shape, self.run, self.size["gradients"], layer)
+        return max(self.held["gradients"], above)
+
+    def called(self, layer: int) -> str:
+        if layer == self.shape.layers - 1:
+            return "the last layer"
+        return f"layer {layer + 1}" if layer else "the first layer"
 
 
 def _other(what: str, size: int, formula: str, source: str) -> Line:
@@ -517,24 +718,6 @@ def _block(run: Settings, size: int) -> int:
     return fresh_block(size) if run.device == "cuda" else size
 
 
-def _backward(
-    shape: ModelShape,
-    run: Settings,
-    held: Mapping[str, int],
-    size: Mapping[str, int],
-    others: list[Line],
-    layer: int,
-) -> _Moment:
-    """The backward pass of one layer; those above it are done."""
-    if run.gradient_checkpointing:
-        below = (layer + 1) * run.tokens * shape.hidden * run.stream_bytes
-        below += saved_mask(shape, run)
-    else:
-        below = layer * layer_saved(shape, run)
-    ready = max(held["gradients"], _gradients_above(shape, run, size["gradients"], layer))
-    return _Moment({**held, "activations": below, "gradients": ready}, others)
-
-
 def _gradients_above(shape: ModelShape, run: Settings, total: int, layer: int) -> int:
     """Gradients that exist once the layers above `layer` are done."""
     above = shape.layers - 1 - layer
@@ -547,7 +730,7 @@ def _gradients_above(shape: ModelShape, run: Settings, total: int, layer: int) -
 
 def _update_scratch(shape: ModelShape, run: Settings) -> Iterator[Line]:
     """What lives while, or just before, the weights are updated."""
-    recipe, trained = RECIPES[run.recipe], sum(n * times for n, times in _tensors(shape, run))
+    recipe, trained = RECIPES[run.recipe], _trained(shape, run)
     if scratch := OPTIMIZERS[run.optimizer].scratch * trained * recipe.state:
         formula = f"{trained:,} × {recipe.state}"
         line = _other("scratch of the optimizer", scratch, formula, "torch.optim, foreach")

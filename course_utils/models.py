@@ -444,7 +444,7 @@ def stored_weights(
             for key in stored.keys():  # noqa: SIM118 - not a dict
                 if part in key:
                     found = True
-                    yield key, stored.get_tensor(key)
+                    yield key, stored.get_tensor(key).clone()  # lets go of the file
     if not found:
         raise ValueError(f"no tensor of {name} has {part!r} in its name")
 

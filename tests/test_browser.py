@@ -25,20 +25,38 @@ HEIGHT = 1500  # so that a whole explorer is in view
 
 LORA, QLORA = explorers.METHODS["lora"], explorers.METHODS["qlora"]
 # Explorer → a number that it shows at first. Each stands in the alt text and in the text below.
-FIRST = {"lora_explorer": "48,000", "memory_explorer": "112.00 GB"}
+FIRST = {
+    "bins_explorer": "0.0714 to 0.1429 wide",
+    "lora_explorer": "48,000",
+    "memory_explorer": "112.00 GB",
+    "overhead_explorer": "4.126953125",
+    "paging_explorer": "16.23 GB",
+}
 # Explorer, control → value in the order they are used, and a number that is shown after the last.
 MOVES = [
+    ("bins_explorer", {"format": explorers.FORMATS["nf"]}, "0.0805 to 0.2375 wide"),
+    ("bins_explorer", {"bits": "3"}, "0.1667 to 0.3333 wide"),
+    ("bins_explorer", {"numbers": "uniform", "format": explorers.FORMATS["fp4"]}, "0.0052 to"),
     ("lora_explorer", {"rank r": "16"}, "96,000"),
     ("lora_explorer", {"model": "llama-7b"}, "6,291,456"),
     ("lora_explorer", {"down_proj": True}, "64,000"),
     ("memory_explorer", {"recipe": "fp32"}, "28.00 GB"),
     ("memory_explorer", {"model": "llama-7b", "method": LORA, "rank r": "64"}, "639.63 MB"),
     ("memory_explorer", {"model": "llama-7b", "method": QLORA, explorers.DOUBLE: False}, "4.17 GB"),
+    ("overhead_explorer", {"block size": "128", "nested size": "64"}, "4.06640625"),
+    ("overhead_explorer", {explorers.DOUBLE: False}, "4.5"),
+    ("overhead_explorer", {"model": "65b", "nested bits": "4"}, "4.064453125"),
+    ("paging_explorer", {explorers.PAGING: True}, "2.27 GB"),
+    ("paging_explorer", {"optimizer": explorers.STATES["adamw8bit"]}, "15.23 GB"),
+    ("paging_explorer", {"model": "llama-33b", "GPU": "A100-40"}, "29.11 GB"),
 ]
 # Explorer, control, a bad value, and the sentence about it.
 ZEROS = [
+    ("bins_explorer", "bits", "1", "bits must be from 2 to 8 here, but is 1."),
     ("lora_explorer", "layers", "0", "layers must be from 1 to 1,000 here, but is 0."),
     ("memory_explorer", "batch size", "0", "batch size must be from 1 to 1,024 here, but is 0."),
+    ("overhead_explorer", "nested bits", "0", "nested bits must be from 1 to 16 here, but is 0."),
+    ("paging_explorer", "batch size", "0", "batch size must be from 1 to 1,024 here, but is 0."),
 ]
 MISTAKES = [*ZEROS, ("memory_explorer", "method", QLORA, "7b is a bare number of parameters")]
 
@@ -161,11 +179,14 @@ def test_a_bad_value_is_answered_in_place(explorer, label, value, sentence, requ
 def test_arrow_keys_step_a_number(explorer, label, value, sentence):
     before = explorer.expect(FIRST[explorer.name])
     control = explorer.control(label)
+    steps = int(control.input_value()) - int(value)
     explorer.reach(control)
-    explorer.page.keyboard.press("ArrowDown")
+    for _ in range(steps):
+        explorer.page.keyboard.press("ArrowDown")
     expect(control).to_have_value(value)
     expect(explorer.alert).to_have_text(sentence)
-    explorer.page.keyboard.press("ArrowUp")
+    for _ in range(steps):
+        explorer.page.keyboard.press("ArrowUp")
     assert explorer.expect(FIRST[explorer.name]) == before
 
 

@@ -7,16 +7,25 @@ import pytest
 
 from course_utils import explorers
 from course_utils.explorers import (
+    DISTRIBUTIONS,
+    FORMATS,
     FREE,
     LORA_MODELS,
     MODULES,
+    REAL_LAYER,
+    bins_answer,
+    bins_explorer,
     explorer,
     lora_answer,
     lora_explorer,
     memory_answer,
     memory_explorer,
+    overhead_answer,
+    overhead_explorer,
+    paging_answer,
+    paging_explorer,
 )
-from course_utils.figures import Picture, lora_parameters
+from course_utils.figures import Picture, lora_parameters, memory_timeline
 from course_utils.memory import (
     GPUS,
     PRESETS,
@@ -24,7 +33,12 @@ from course_utils.memory import (
     count_lora_parameters,
     estimate,
     largest,
+    nf4_bytes,
 )
+from course_utils.paging import simulate
+from course_utils.quantization import overhead_bits
+from course_utils.settings import BLOCK_SIZES
+from course_utils.units import format_bytes
 
 SLIDE = {"model": FREE, "d_in": 1000, "d_out": 1000, "layers": 1, "rank": 8, "q_proj": True}
 ALL = dict.fromkeys(MODULES, True)
@@ -313,3 +327,273 @@ def test_memory_explorer_answers_a_bad_value_in_place_and_recovers():
     assert shown(box) == (None, "batch size must be from 1 to 1,024 here, but is 0.")
     controls(box)["batch size"].value = 2
     assert "112.00 GB" in shown(box)[0]
+
+
+# --- bins -----------------------------------------------------------------------------------------
+
+BINS = {"form": "int", "bits": 4, "block_size": 64, "distribution": "normal"}
+
+
+def test_bins_of_int4():
+    picture, text = bins_answer(**BINS)
+    assert re.search(r"squared error +1\.1[56]\d%", text)  # of normal numbers: 0.0116
+    assert re.search(r"bits a number +4 \+ 0\.5 = 4\.5", text)
+    assert "15 of 16 codes" in text
+    assert "0.0714 to 0.1429 wide" in text and "0.0714 to 0.1429 wide" in picture.alt
+
+
+def test_bins_of_nf4():
+    picture, text = bins_answer(**BINS | {"form": "nf"})
+    assert re.search(r"squared error +0\.84\d%", text)
+    assert re.search(r"information +3\.8[89]\d of 4 bits", text)
+    assert "0.0805 to 0.2375 wide" in text and "NormalFloat, 4 bits" in picture.alt
+
+
+def error_of(**change):
+    _, text = bins_answer(**BINS | change)
+    return float(re.search(r"squared error +([\d.]+)%", text)[1])
+
+
+def test_the_best_format_depends_on_the_numbers():
+    for distribution in DISTRIBUTIONS:
+        errors = {form: error_of(form=form, distribution=distribution) for form in FORMATS}
+        assert min(errors, key=errors.get) == "lloyd", distribution
+        best = min(("int", "nf", "fp4", "ocp"), key=errors.get)
+        assert best == ("int" if distribution == "uniform" else "nf"), distribution
+
+
+def test_more_bits_and_smaller_blocks_cost_less_error():
+    for form in ("int", "nf", "lloyd"):
+        errors = [error_of(form=form, bits=bits) for bits in range(2, 9)]
+        assert errors == sorted(errors, reverse=True)
+    errors = [error_of(block_size=size) for size in (16, 64, 4096, 65_536)]
+    assert errors == sorted(errors)
+
+
+def test_floats_have_4_bits_whatever_is_typed():
+    for form in ("fp4", "ocp"):
+        assert (
+            bins_answer(**BINS | {"form": form, "bits": 2})[1]
+            == (bins_answer(**BINS | {"form": form})[1])
+        )
+
+
+def test_a_real_layer_comes_with_its_caveat():
+    assert "the error is biased" in bins_answer(**BINS | {"distribution": REAL_LAYER})[1]
+    assert "biased" not in bins_answer(**BINS)[1]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"bits": 1}, "bits must be from 2 to 8 here, but is 1."),
+        ({"bits": 9}, "bits must be from 2 to 8 here, but is 9."),
+    ],
+)
+def test_bad_values_for_bins_are_named(change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        bins_answer(**BINS | change)
+
+
+def test_bins_explorer_follows_every_control():
+    box = bins_explorer()
+    control = controls(box)
+    for name, value in {"numbers": "uniform", "bits": 3, "block size": 32, "format": "ocp"}.items():
+        before = box.children[-1].value
+        control[name].value = value
+        assert box.children[-1].value != before, name
+    assert control["bits"].disabled
+    control["format"].value = "nf"
+    assert not control["bits"].disabled
+
+
+# --- paging: the pure function --------------------------------------------------------------------
+
+EIGHT_B = {
+    "model": "llama-3.1-8b",
+    "method": "qlora",
+    "optimizer": "adamw",
+    "gpu": "T4",
+    "batch_size": 1,
+    "sequence_length": 1024,
+    "longest": 4096,
+    "rank": 64,
+    "gradient_checkpointing": True,
+    "paged": False,
+}
+
+
+def test_a_long_mini_batch_runs_out_of_memory_and_paging_helps():
+    picture, text = paging_answer(**EIGHT_B)
+    assert "Out of memory in step 3 at the loss: 16.23 GB asked for." in picture.alt
+    fails, runs = "out of memory in step 3: 16.23 GB", "runs; 2.27 GB moved in 0.14 s"
+    assert re.match(rf"paging off \(shown\) +{fails}\npaging on +{runs}\n", text)
+    assert re.search(r"room on T4 +15.10 GB\nbus +PCIe 3.0 ×16, nominally 15.75 GB/s\n", text)
+    assert re.search(r"optimizer states +1.34 GB, of which 1.31 GB can page\n", text)
+    assert re.search(r"tensors that page +384 of 448", text)
+    paged, other = paging_answer(**EIGHT_B | {"paged": True})
+    assert "Out of memory" not in paged.alt and "2.27 GB moved" in paged.alt
+    assert re.match(rf"paging on \(shown\) +{runs}\npaging off +{fails}\n", other)
+
+
+def test_the_longest_text_is_really_the_longest():
+    _, text = paging_answer(**EIGHT_B)
+    said = re.search(r"longest text +([\d,]+) tokens, with paging ([\d,]+)$", text)
+    off, on = (int(number.replace(",", "")) for number in said.groups())
+    for paged, most in ((False, off), (True, on)):
+        for tokens, outcome in ((most, False), (most + 1, True)):
+            picture, _ = paging_answer(**EIGHT_B | {"longest": tokens, "paged": paged})
+            assert ("Out of memory" in picture.alt) == outcome
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+@pytest.mark.parametrize("paged", [False, True])
+def test_the_timeline_is_the_simulators(method, paged):
+    picture, _ = paging_answer(
+        **EIGHT_B | {"model": "tinyllama-1.1b", "method": method, "paged": paged}
+    )
+    options = {
+        "full": {"recipe": "fp32"},
+        "lora": {"rank": 64, "targets": "all-linear"},
+        "qlora": {"rank": 64, "targets": "all-linear", "double_quant": True, "upcast": False},
+    }[method]
+    options["optimizer"] = "paged_adamw" if paged else "adamw"
+    run = simulate("tinyllama-1.1b", method, gpu="T4", lengths=(1024, 1024, 4096, 1024), **options)
+    assert picture.alt == memory_timeline(run).alt
+
+
+def test_nothing_pages_at_rank_8_of_llama():
+    _, text = paging_answer(**EIGHT_B | {"model": "llama-7b", "rank": 8})
+    assert "159.91 MB, of which 0 B can page" in text and "0 of 448" in text
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"batch_size": 0}, "batch size must be from 1 to 1,024 here, but is 0."),
+        ({"longest": 0}, "long: tokens must be from 1 to 131,072 here, but is 0."),
+        ({"sequence_length": -1}, "tokens must be from 1 to 131,072 here, but is -1."),
+        ({"rank": 2000}, "rank r must be from 1 to 1,024 here, but is 2,000."),
+        ({"model": "gpt2", "longest": 1025}, "gpt2 has a table of 1,024 positions"),
+    ],
+)
+def test_bad_values_for_paging_are_named(change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        paging_answer(**EIGHT_B | change)
+
+
+# --- paging: the widgets --------------------------------------------------------------------------
+
+
+def test_every_control_of_paging_changes_what_is_shown():
+    box = paging_explorer()
+    control = controls(box)
+    assert "16.23 GB" in shown(box)[0] and "16.23 GB" in shown(box)[1]
+    changes = {"paged states": True, "optimizer": "adamw8bit", "model": "llama-7b", "GPU": "H100"}
+    changes |= {"rank r": 128, "batch size": 2, "tokens": 700, "long: tokens": 2000}
+    changes |= {"gradient checkpointing": False, "method": "full"}
+    assert set(changes) == set(control)
+    for name, value in changes.items():
+        before = shown(box)
+        control[name].value = value
+        assert shown(box) != before and shown(box)[0], f"{name} changed nothing"
+    assert control["rank r"].disabled
+    control["method"].value = "lora"
+    assert not control["rank r"].disabled
+
+
+def test_paging_explorer_answers_a_bad_value_in_place_and_recovers():
+    box = paging_explorer()
+    controls(box)["rank r"].value = 0
+    assert shown(box) == (None, "rank r must be from 1 to 1,024 here, but is 0.")
+    controls(box)["rank r"].value = 64
+    assert "16.23 GB" in shown(box)[0]
+
+
+# --- overhead of block constants ------------------------------------------------------------------
+
+OVERHEAD = {
+    "model": "7b",
+    "block_size": 64,
+    "constant_bits": 32,
+    "nested_bits": 8,
+    "nested_block_size": 256,
+    "double_quant": True,
+}
+
+
+def test_half_a_bit_becomes_an_eighth():
+    picture, text = overhead_answer(**OVERHEAD)
+    assert "blocks of 64 4.126953125;" in picture.alt and "Marked: blocks of 64." in picture.alt
+    assert re.search(r"bits per weight +4\.126953125\n", text)
+    assert re.search(r"codes +4 +3\.50 GB\n", text)
+    assert re.search(r"\nconstants +0\.125 +109\.38 MB\n", text)
+    assert re.search(r"constants of constants +0\.001953125 +1\.71 MB\n", text)
+    assert re.search(r"saved +0\.373046875 +326\.42 MB$", text)
+
+
+def test_3_gb_of_a_65b_model_are_saved():
+    _, text = overhead_answer(**OVERHEAD | {"model": "65b"})
+    assert re.search(r"all of it +33\.53 GB\n", text)
+    assert re.search(r"saved +0\.373046875 +3\.03 GB$", text)
+
+
+@pytest.mark.parametrize("double_quant", [False, True])
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+def test_overhead_agrees_with_the_memory_calculator(block_size, double_quant):
+    change = {"block_size": block_size, "double_quant": double_quant}
+    picture, text = overhead_answer(**OVERHEAD | change)
+    stored = nf4_bytes(7 * 10**9, **change)
+    total = stored["codes"] + stored["constants"]
+    assert re.search(rf"all of it +{re.escape(format_bytes(total))}\n", text)
+    assert f"blocks of {block_size:,} {4 + overhead_bits(**change):.10g}" in picture.alt
+    assert f"Marked: blocks of {block_size:,}." in picture.alt
+
+
+@pytest.mark.parametrize("model", PRESETS)
+def test_of_a_model_the_linear_layers_are_quantized(model):
+    _, text = overhead_answer(**OVERHEAD | {"model": model})
+    assert f"weights in 4 bits            {ModelShape.preset(model).linear_parameters:,}\n" in text
+
+
+def test_constants_of_16_bits_cost_half():
+    plain = OVERHEAD | {"constant_bits": 16, "double_quant": False}
+    _, text = overhead_answer(**plain)
+    assert re.search(r"bits per weight +4\.25\n", text) and "constants of constants" not in text
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"constant_bits": 0}, "absmax bits must be from 1 to 64 here, but is 0."),
+        ({"constant_bits": 65, "double_quant": False}, "absmax bits must be from 1 to 64"),
+        ({"nested_bits": 17}, "nested bits must be from 1 to 16 here, but is 17."),
+        ({"nested_block_size": -1}, "nested size must be from 1 to 1,048,576 here, but is -1."),
+    ],
+)
+def test_bad_values_for_overhead_are_named(change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        overhead_answer(**OVERHEAD | change)
+
+
+def test_nested_values_do_not_matter_without_double_quantization():
+    plain = OVERHEAD | {"double_quant": False}
+    other = plain | {"nested_bits": 0, "nested_block_size": 0}
+    assert overhead_answer(**other)[1] == overhead_answer(**plain)[1]
+
+
+def test_overhead_explorer_follows_every_control():
+    box = overhead_explorer()
+    control = controls(box)
+    assert "4.126953125" in shown(box)[0] and "4.126953125" in shown(box)[1]
+    changes = {"block size": 128, "absmax bits": 16, "nested bits": 4, "nested size": 64}
+    changes |= {"model": "llama-7b", "double quantization": False}
+    assert set(changes) == set(control)
+    for name, value in changes.items():
+        before = box.children[-1].value
+        control[name].value = value
+        assert box.children[-1].value != before, f"{name} changed nothing"
+        assert shown(box)[0]
+    assert control["nested bits"].disabled and control["nested size"].disabled
+    control["double quantization"].value = True
+    assert not control["nested bits"].disabled and not control["nested size"].disabled

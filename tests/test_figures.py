@@ -1,8 +1,10 @@
 import re
+from statistics import NormalDist
 
 import pytest
 
 from course_utils import evaluation, figures
+from course_utils.paging import simulate
 
 HISTORY = [
     {"step": 1, "loss": 4.4},
@@ -81,6 +83,49 @@ def test_lora_parameters_meet_full_fine_tuning_at_the_break_even_rank():
         "Trainable parameters over the rank, on log scales: LoRA of rank 8 trains 16,000, "
         "full fine-tuning 1,000,000; they are equal at rank 500.0."
     )
+
+
+def test_bins_meet_halfway_between_levels():
+    values = [-1, -0.2, 0, 0.1, 1]
+    picture = figures.bins(values, {"coarse": [-1, 0, 1], "fine": [-1, -0.5, 0, 0.5, 1]})
+    top, coarse, fine = picture.figure.axes
+    assert sum(bar.get_height() * bar.get_width() for bar in top.patches) == pytest.approx(1)
+    spans = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in coarse.patches]
+    assert spans == [(-1, -0.5), (-0.5, 0.5), (0.5, 1)]
+    shades = [bar.get_facecolor() for bar in fine.patches]
+    assert len(shades) == 5 and all(a != b for a, b in zip(shades, shades[1:], strict=False))
+    lines = fine.collections[0].get_segments()
+    assert [segment[0][0] for segment in lines] == [-1, -0.5, 0, 0.5, 1]
+    assert picture.alt == (
+        "Histogram of scaled weights over bins: coarse, 3 levels, bins from 0.5000 to 1.0000 wide; "
+        "fine, 5 levels, bins from 0.2500 to 0.5000 wide."
+    )
+
+
+def test_code_use_shows_every_code_and_even_use():
+    picture = figures.code_use({"int": [0.5, 0.5, 0], "nf": [0.25] * 4})
+    left, right = picture.figure.axes
+    assert [bar.get_height() for bar in left.patches] == [50, 50, 0]
+    assert left.lines[0].get_ydata()[0] == pytest.approx(100 / 3)
+    assert right.lines[0].get_ydata()[0] == 25
+    assert "int: 2 of 3 codes have 1% or more, the most used 50.0%" in picture.alt
+
+
+def test_normal_quantiles_lie_on_the_diagonal_for_normal_numbers_only():
+    normal = [NormalDist(5, 2).inv_cdf((n + 0.5) / 20_000) for n in range(20_000)]
+    uniform = [n / 20_000 for n in range(20_000)]
+    picture = figures.normal_quantiles({"normal sample": normal, "uniform": uniform})
+    diagonal, one, other = axes_of(picture).lines
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata())
+    assert list(one.get_ydata()) == pytest.approx(list(one.get_xdata()), abs=0.02)
+    assert max(other.get_ydata()) == pytest.approx(3**0.5, abs=0.01)
+    assert max(one.get_xdata()) < 3.5, "no further than ten numbers lie beyond"
+    assert "uniform reaches -1.7 and 1.7 at ±3.3" in picture.alt
+
+
+def test_normal_quantiles_of_too_few_numbers_are_refused():
+    with pytest.raises(ValueError, match="samples of at least 1,000 numbers"):
+        figures.normal_quantiles({"few": range(999)})
 
 
 def test_curves_are_drawn_in_order_of_x_and_told_in_numbers():
@@ -282,3 +327,148 @@ def test_large_errors_of_predictions_are_not_cut_off():
     assert errors.get_xlim()[1] >= 10
     small = figures.predictions({"a": (1e9, 1.001e9)}).figure.axes[1]
     assert small.get_xlim() == (-1, 1)  # a small error looks small
+
+
+# --- timeline of memory ---------------------------------------------------------------------------
+
+LONG_STEP = {"gpu": "T4", "lengths": (1024, 4096), "rank": 64, "targets": "all-linear"}
+
+
+def timeline(**options):
+    return simulate("llama-3.1-8b", "qlora", **LONG_STEP | {"double_quant": True} | options)
+
+
+def test_a_timeline_adds_up_to_the_bytes_at_every_moment():
+    run = timeline(upcast=False)
+    top, bottom = figures.memory_timeline(run).figure.axes
+    highest = top.patches[-1].get_data()
+    assert list(highest.values) == pytest.approx([e.total / 1e9 for e in run.events])
+    assert max(highest.values) <= top.lines[0].get_ydata()[0] == run.budget / 1e9
+    below = [area.get_data() for area in top.patches]
+    for lower, upper in zip(below, below[1:], strict=False):
+        assert list(upper.baseline) == list(lower.values), "areas stand on each other"
+    assert list(bottom.patches[0].get_data().values) == [e.cpu / 1e9 for e in run.events]
+    looks = {(area.get_facecolor(), area.get_hatch()) for area in top.patches}
+    assert len(looks) == len(top.patches)
+    assert [text.get_text() for text in bottom.get_xticklabels()] == [
+        "step 1\n1,024 tokens",
+        "step 2\n4,096 tokens",
+    ]
+
+
+def test_a_timeline_tells_of_pages_in_words():
+    run = timeline(upcast=False)
+    assert figures.memory_timeline(run).alt == (
+        "Areas of memory over the moments of llama-3.1-8b, steps of 1,024, 4,096 tokens, up to "
+        "15.10 GB under a line at 15.10 GB, the end of T4. Up to 1.13 GB of pages in CPU memory, "
+        "2.27 GB moved."
+    )
+
+
+def test_where_memory_runs_out_a_cross_and_words_say_so():
+    run = timeline(upcast=False, optimizer="adamw")
+    picture = figures.memory_timeline(run)
+    (axes,) = picture.figure.axes  # no pages, no panel for them
+    cross = axes.lines[1]
+    assert cross.get_marker() == "X"
+    assert cross.get_xdata()[0] == axes.patches[-1].get_data().edges[-1]
+    assert cross.get_ydata()[0] == pytest.approx(run.out_of_memory.total / 1e9)
+    assert "out of memory: the loss,\n16.23 GB asked for" in {t.get_text() for t in axes.texts}
+    assert picture.alt.endswith("Out of memory in step 2 at the loss: 16.23 GB asked for.")
+
+
+def test_one_step_of_a_timeline_names_its_phases():
+    run = timeline(upcast=False)
+    bottom = figures.memory_timeline(run, steps=[2]).figure.axes[-1]
+    ticks = [text.get_text() for text in bottom.get_xticklabels()]
+    assert ticks == ["forward", "loss", "backward", "update"]
+    assert bottom.get_xlabel() == "step 2, 4,096 tokens"
+    cut = timeline(upcast=False, optimizer="adamw")
+    ticks = figures.memory_timeline(cut, steps=[2]).figure.axes[-1].get_xticklabels()
+    assert [text.get_text() for text in ticks] == ["forward"]
+
+
+def test_a_timeline_of_a_run_that_never_began():
+    picture = figures.memory_timeline(timeline(gpu=10**9))
+    (axes,) = picture.figure.axes
+    assert not axes.patches and axes.lines[1].get_xdata()[0] == 0
+    assert "up to 0 B under a line at 463.13 MB, the end of the GPU. Out of memory" in picture.alt
+
+
+def test_steps_that_a_run_does_not_have_are_refused():
+    with pytest.raises(ValueError, match=r"steps must be from 1 to 2, got \(3,\)"):
+        figures.memory_timeline(timeline(), steps=[3])
+
+
+# --- double quantization --------------------------------------------------------------------------
+
+BITS = {
+    "plain": {"codes": 4, "constants": 0.5},
+    "double": {"codes": 4, "constants": 0.125, "their constants": 0.001953125},
+}
+
+
+def test_bits_per_weight_add_up_in_the_order_given():
+    picture = figures.bits_per_weight(BITS)
+    assert bars_of(picture) == {
+        1: [(0, 4), (4, 0.5), (4.5, 0)],
+        0: [(0, 4), (4, 0.125), (4.125, 0.001953125)],
+    }
+    said = [text.get_text().strip() for text in axes_of(picture).texts]
+    assert set(said) == {"4.5 = 4 + 0.5", "4.126953 = 4 + 0.125 + 0.001953"}
+    assert picture.alt == "Stacked bars of bits per weight: plain 4.5; double 4.126953125."
+    assert len({bar.get_hatch() for bar in axes_of(picture).patches}) == 3, "greyscale"
+
+
+def test_bits_per_weight_mark_the_row_chosen():
+    picture = figures.bits_per_weight(BITS, chosen="double")
+    (line,) = axes_of(picture).lines
+    assert line.get_xdata()[0] == 4.126953125
+    bold = [t.get_text() for t in axes_of(picture).get_yticklabels() if t.get_weight() == "bold"]
+    assert bold == ["double"] and picture.alt.endswith("4.126953125. Marked: double.")
+
+
+def test_bits_are_written_without_exponents():
+    picture = figures.bits_per_weight({"a": {"codes": 4, "constants": 2**-14}})
+    (said,) = axes_of(picture).texts
+    assert said.get_text().strip() == "4.000061 = 4 + 0.000061"
+
+
+def test_frontier_fills_the_best_points_only():
+    points = {"int4": {"64": (4.5, 0.012)}, "NF4": {"64": (4.5, 0.008), "256": (4.125, 0.01)}}
+    best = [("NF4", "64"), ("NF4", "256")]
+    picture = figures.frontier(points, best)
+    int4, nf4 = axes_of(picture).collections
+    assert nf4.get_offsets().tolist() == [[0.5, 0.008], [0.125, 0.01]]
+    assert int4.get_facecolors().tolist() == [[1, 1, 1, 1]]
+    assert all(face != [1, 1, 1, 1] for face in nf4.get_facecolors().tolist())
+    assert [text.get_text() for text in axes_of(picture).texts] == ["64", "64", "256"]
+    assert axes_of(picture).xaxis.get_major_formatter()(0.25, 0) == "4.25"
+    assert picture.alt == (
+        "3 points of error over bits per weight; not beaten: NF4 at 256 with 4.125 bits and "
+        "error 0.01; NF4 at 64 with 4.5 bits and error 0.008."
+    )
+
+
+def test_histograms_have_a_panel_a_sample_and_say_how_many_are_below_zero():
+    picture = figures.histograms({"as they are": [1, 2, 3], "less 2": [-1, 0, 1]}, "absmax")
+    left, right = picture.figure.axes
+    assert [sum(bar.get_height() for bar in axes.patches) for axes in (left, right)] == [3, 3]
+    assert [axes.get_title() for axes in (left, right)] == ["as they are", "less 2"]
+    assert [axes.lines[0].get_xdata()[0] for axes in (left, right)] == [0, 0]
+    assert picture.alt == (
+        "Histograms of absmax. as they are: from 1 to 3, 0% of them below zero; "
+        "less 2: from -1 to 1, 33% of them below zero."
+    )
+
+
+def test_byte_layout_magnifies_all_but_the_largest_field():
+    picture = figures.byte_layout({"book": 64, "codes": 900, "offset": 36})
+    upper, lower = ([width for _, width in bars_of(picture)[row]] for row in (1, 0))
+    assert upper == pytest.approx([0.9, 0.064, 0.036])
+    assert lower == pytest.approx([0.64, 0.36])
+    legend = [text.get_text() for text in axes_of(picture).get_legend().get_texts()]
+    assert legend == ["codes: 900 B", "book: 64 B", "offset: 36 B"]
+    labels = [text.get_text() for text in axes_of(picture).get_yticklabels()]
+    assert labels == ["all, 1,000 B", "the rest, 100 B\n× 10"]
+    assert picture.alt == "Bars of 1,000 B: book 64 B, codes 900 B, offset 36 B."

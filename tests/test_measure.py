@@ -17,6 +17,15 @@ def test_the_meter_counts_what_lives_and_forgets_what_was_freed():
     assert meter.peak == 12_000
 
 
+def test_the_trace_has_the_bytes_after_each_operation():
+    with TensorMeter() as meter:
+        first = torch.ones(1000)
+        second = first + 1
+        del first
+        second.mul_(2)
+    assert meter.trace[-2:] == [8000, 4000] and max(meter.trace) == meter.peak
+
+
 def test_views_and_in_place_results_are_nothing_new():
     before = torch.ones(100)
     with TensorMeter() as meter:

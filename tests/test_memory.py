@@ -23,6 +23,8 @@ from course_utils.memory import (
     kv_cache_bytes,
     largest,
     nf4_bytes,
+    timeline,
+    trainable_tensors,
     usable_bytes,
 )
 from course_utils.units import GB, GiB
@@ -430,6 +432,117 @@ def test_cuda_adds_what_a_cpu_does_not_have():
     cpu = estimate("tinyllama-1.1b", "qlora", device="cpu", **options)
     assert gpu.total > cpu.total and gpu.weights == cpu.weights
     assert "cuBLAS workspaces" in gpu.at_peak and "cuBLAS workspaces" not in cpu.at_peak
+
+
+# --- moment by moment ---
+
+
+def every_choice():
+    """Presets and choices, each pair of them somewhere."""
+    methods = [("full", {"recipe": name}) for name in RECIPES]
+    methods += [("lora", {"targets": "all-linear"}), ("lora", {"recipe": "autocast"})]
+    methods += [
+        ("qlora", {"targets": "all-linear", "upcast": u, "rank": 64}) for u in (True, False)
+    ]
+    for preset, (method, more), checkpointing, attention in product(
+        PRESETS, methods, (True, False), ("sdpa", "eager")
+    ):
+        if preset.startswith("gpt") and method != "full":
+            more = more | {"targets": "all-linear"}
+        options = {"gradient_checkpointing": checkpointing, "attention": attention} | more
+        yield preset, method, options
+
+
+def test_the_highest_moment_is_the_estimates_peak():
+    numbers = {"sequence_length": (1, 64, 1000), "accumulation": (1, 1, 1, 1, 3)}
+    numbers |= {"optimizer": tuple(OPTIMIZERS), "keep_output": (True, False)}
+    for n, (preset, method, options) in enumerate(every_choice()):
+        options = options | {name: some[n % len(some)] for name, some in numbers.items()}
+        found = estimate(preset, method, **options)
+        highest = max(timeline(preset, method, **options), key=lambda moment: moment.total)
+        assert (highest.total, highest.name) == (found.total, found.peak), (preset, options)
+        assert highest.alive == found.at_peak and highest.groups == found.groups
+        assert highest.paged == found.paged
+
+
+def test_moments_come_in_the_order_of_a_step():
+    names = [moment.name for moment in timeline("smollm2-135m", "qlora")]
+    assert names[:2] == ["forward of layer 1", "forward of layer 2"] and len(names) == 3 * 30 + 1
+    assert names[29:34] == [
+        "forward of layer 30",
+        "the loss",
+        "the last layer's backward",
+        "after the last layer's backward",
+        "layer 29's backward",
+    ]
+    last = ["layer 2's backward", "after layer 2's backward", "the first layer's backward"]
+    assert names[-4:] == [*last, "the update"]
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("method", ["full", "qlora"])
+def test_activations_grow_layer_by_layer_and_go_again(method, checkpointing):
+    options = {"gradient_checkpointing": checkpointing, "sequence_length": 512}
+    moments = timeline("tinyllama-1.1b", method, **options)
+    at = [moment.parts["activations"] for moment in moments]
+    layers = 22
+    forward, loss, backward = at[:layers], at[layers], at[layers + 1 : -1]
+    steps = {b - a for a, b in zip(forward, forward[1:], strict=False)}
+    assert len(steps) == 1 and min(steps) > 0, "each layer saves as much"
+    e = estimate("tinyllama-1.1b", method, **options)
+    above = ("last norm", "input of the head", "token numbers", "softmax of logits", "labels")
+    in_layers = [x.size for x in e.lines if x.part == "activations" and x.what not in above]
+    assert forward[-1] == sum(in_layers) < loss == e.activations
+    assert backward == sorted(backward, reverse=True) and at[-1] == 0
+    input_bytes = 512 * 2048 * (4 if method == "qlora" else 2)  # of a layer
+    assert (min(steps) == input_bytes) == checkpointing
+
+
+def test_recomputation_makes_a_spike_for_every_layer():
+    """Between two layers what is left of a spike is one gradient, in the residual stream."""
+    moments = timeline("llama-7b", "qlora", sequence_length=512)
+    spikes = [m for m in moments if m.name.endswith("backward") and "after" not in m.name]
+    lows = [m for m in moments if m.name.startswith("after")]
+    assert len(spikes) == 32 and len(lows) == 31
+    stream = 512 * 4096 * 4
+    for low, above, below in zip(lows, spikes, spikes[1:], strict=False):
+        assert low.total < min(above.total, below.total)
+        assert low.parts["activations"] == above.parts["activations"] - stream
+        assert low.groups["a layer at work"] == stream < above.groups["a layer at work"] / 5
+
+
+def test_states_are_made_by_the_first_update():
+    options = {"optimizer": "paged_adamw", "rank": 64, "targets": "all-linear"}
+    first = timeline("llama-7b", "qlora", first_step=True, **options)
+    later = timeline("llama-7b", "qlora", **options)
+    states = estimate("llama-7b", "qlora", **options).paged
+    assert {
+        later_.total - first_.total for first_, later_ in zip(first[:-1], later, strict=False)
+    } == {states}
+    assert first[-1] == later[-1] and first[-1].paged == states
+    assert {m.paged for m in first[:-1]} == {0} and {m.paged for m in later} == {states}
+
+
+def test_the_master_copy_is_there_from_the_start():
+    first = timeline("smollm2-135m", "full", recipe="mixed", first_step=True)
+    assert first[0].parts["optimizer"] == 4 * 134_515_008
+    assert first[-1].parts["optimizer"] == 12 * 134_515_008
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_trainable_tensors_are_all_parameters(preset):
+    shape = ModelShape.preset(preset)
+    tensors = trainable_tensors(shape, estimate(shape).settings)
+    assert sum(t.numbers * t.times for t in tensors) == shape.parameters
+    in_layers = [t.times for t in tensors if t.in_layers]
+    assert all(times % shape.layers == 0 for times in in_layers)
+
+
+def test_a_bare_number_has_no_timeline():
+    with pytest.raises(ValueError, match="7b is a bare number of parameters: its layers are not"):
+        timeline("7b")
+    with pytest.raises(ValueError, match="attention must be one of sdpa, eager"):
+        timeline("llama-7b", attention="flash")
 
 
 # --- what fits ---

@@ -1,0 +1,456 @@
+"""paging: pages are neither lost nor copied nor free of charge, and runs end as they should."""
+
+import subprocess
+import sys
+
+import bitsandbytes
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from course_utils.memory import (
+    GPUS,
+    OPTIMIZERS,
+    RESERVE,
+    ModelShape,
+    estimate,
+    timeline,
+    usable_bytes,
+)
+from course_utils.paging import (
+    PAGE,
+    PAGES,
+    PCIE3_X16,
+    OutOfMemory,
+    UnifiedMemory,
+    paged_tensors,
+    simulate,
+)
+
+UNLIMITED = 10**15  # bytes: more than any of these runs takes
+LLAMA = {"rank": 64, "targets": "all-linear", "double_quant": True, "upcast": False}
+TINY = ModelShape.from_config(
+    {
+        "model_type": "llama",
+        "num_hidden_layers": 3,
+        "hidden_size": 256,
+        "num_attention_heads": 4,
+        "intermediate_size": 512,
+        "vocab_size": 1024,
+    }
+)
+
+
+def repeatable(**options):
+    return settings(derandomize=True, deadline=None, database=None, **options)
+
+
+# --- the pager ------------------------------------------------------------------------------------
+
+
+def small(budget=10, pages=4, kind=UnifiedMemory):
+    """A GPU of 10 bytes with four pages of 2 bytes each."""
+    memory = kind(budget, page_size=2)
+    memory.allocate(2 * pages)
+    return memory
+
+
+def test_a_tensor_takes_whole_pages_and_a_rest():
+    memory = UnifiedMemory(100, page_size=8)
+    assert memory.allocate(20) == [0, 1, 2] and memory.allocate(8) == [3]
+    assert [page.size for page in memory.on_gpu.values()] == [8, 8, 4, 8]
+    assert memory.used == 28 and len(memory) == 4
+
+
+def test_nothing_moves_while_there_is_room():
+    memory = small()
+    memory.hold(2)
+    for number in range(4):
+        memory.touch(number)
+    assert (memory.moved_in, memory.moved_out, memory.used) == (0, 0, 10)
+
+
+def test_the_least_recently_used_page_goes_first():
+    memory = small()
+    memory.touch(0)
+    memory.hold(5)
+    assert list(memory.in_cpu) == [1, 2] and list(memory.on_gpu) == [3, 0]
+    assert (memory.moved_out, memory.used) == (4, 9)
+
+
+def test_a_page_comes_back_when_it_is_touched_and_another_makes_room():
+    memory = small()
+    memory.hold(4)
+    memory.touch(0).value = 7.0
+    assert list(memory.in_cpu) == [1] and memory.values() == (7.0, 0, 0, 0)
+    assert (memory.moved_in, memory.moved_out) == (2, 4)
+
+
+def test_what_can_not_move_alone_is_too_much():
+    memory = small()
+    with pytest.raises(OutOfMemory, match="11 B are asked for, the budget is 10 B") as error:
+        memory.hold(11)
+    assert error.value.asked == 11 and memory.fixed == 0 and len(memory.in_cpu) == 4
+
+
+def test_a_page_needs_room_of_its_own():
+    memory = small()
+    memory.hold(9)
+    with pytest.raises(OutOfMemory):
+        memory.touch(2)
+    assert 2 in memory.in_cpu and memory.moved_in == 0
+    memory.hold(8)
+    assert memory.touch(2).size == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((-1,), "budget must be at least 0 B, got -1"),
+        ((10, 0), "page_size must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_bad_memory_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        UnifiedMemory(*arguments)
+
+
+@st.composite
+def plays(draw):
+    """A GPU, tensors, and what is done: hold so much, or touch and change a page."""
+    page_size = draw(st.integers(1, 9))
+    budget = draw(st.integers(page_size, 60))
+    tensors = draw(st.lists(st.integers(1, 30), min_size=1, max_size=5))
+    pages = sum(-(-size // page_size) for size in tensors)
+    touched = st.tuples(st.just("touch"), st.integers(0, pages - 1))
+    held = st.tuples(st.just("hold"), st.integers(0, 70))
+    return budget, page_size, tensors, draw(st.lists(touched | held, max_size=40))
+
+
+def play(kind, budget, page_size, tensors, actions):
+    """Plays it and checks the memory after each action."""
+    memory, expected = kind(budget, page_size), []
+    for size in tensors:
+        expected += [0.0] * len(memory.allocate(size))
+        check(memory, tensors, budget)
+    for n, (action, number) in enumerate(actions, 1):
+        try:
+            if action == "hold":
+                memory.hold(number)
+                assert memory.fixed == number
+            else:
+                memory.touch(number).value += n
+                expected[number] += n
+                assert next(reversed(memory.on_gpu)) == number
+        except OutOfMemory:
+            assert not memory.on_gpu, "there was a page that could have gone"
+        check(memory, tensors, budget)
+    assert memory.values() == tuple(expected)
+
+
+def check(memory, tensors, budget):
+    on_gpu, in_cpu = memory.on_gpu, memory.in_cpu
+    assert memory.used <= budget
+    assert memory.used == memory.fixed + sum(page.size for page in on_gpu.values())
+    assert sorted([*on_gpu, *in_cpu]) == list(range(len(memory))), "each page once"
+    away = sum(page.size for page in in_cpu.values())
+    assert memory.away == memory.moved_out - memory.moved_in == away
+    if len(memory) == sum(-(-size // memory.page_size) for size in tensors):
+        assert memory.paged + away == sum(tensors)
+
+
+def property_of(kind):
+    @repeatable(max_examples=200)
+    @given(plays())
+    def holds(play_of):
+        play(kind, *play_of)
+
+    return holds
+
+
+def test_no_page_is_lost_no_byte_is_free_and_the_budget_holds():
+    property_of(UnifiedMemory)()
+
+
+class Loses(UnifiedMemory):
+    def evict(self, number):
+        super().evict(number)
+        del self.in_cpu[number]
+
+
+class Copies(UnifiedMemory):
+    def touch(self, number):
+        kept = self.in_cpu.get(number)
+        page = super().touch(number)
+        if kept:
+            self.in_cpu[number] = kept
+        return page
+
+
+class Forgets(UnifiedMemory):
+    def evict(self, number):
+        self.moved_out -= self.on_gpu[number].size
+        super().evict(number)
+
+
+class Blanks(UnifiedMemory):
+    def evict(self, number):
+        super().evict(number)
+        self.in_cpu[number].value = 0.0
+
+
+class Overfills(UnifiedMemory):
+    def make_room(self, size):
+        super().make_room(size - 1)
+
+
+@pytest.mark.parametrize("mutant", [Loses, Copies, Forgets, Blanks, Overfills])
+def test_a_wrong_pager_is_found_out(mutant):
+    with pytest.raises((AssertionError, KeyError, ExceptionGroup)):
+        property_of(mutant)()
+
+
+class MostRecent(UnifiedMemory):
+    def victim(self):
+        return next(reversed(self.on_gpu))
+
+
+def test_the_rule_of_eviction_decides_what_moves():
+    """Rounds over five pages where four fit: least recently used has to fetch each one anew."""
+    moved = {}
+    for kind in (UnifiedMemory, MostRecent):
+        memory = small(budget=8, pages=4, kind=kind)
+        memory.allocate(2)
+        for number in [0, 1, 2, 3, 4] * 3:
+            memory.touch(number)
+        moved[kind] = memory.moved_in
+    assert moved == {UnifiedMemory: 30, MostRecent: 6}
+
+
+# --- which tensors page ---------------------------------------------------------------------------
+
+
+def test_adapters_of_rank_8_never_page_and_of_rank_64_do():
+    options = LLAMA | {"rank": 8}
+    eight = paged_tensors("llama-7b", "qlora", **options)
+    assert max(t.elements for t in eight) == 88_064 and not any(t.paged for t in eight)
+    assert estimate("llama-7b", "qlora", optimizer="paged_adamw", **options).paged == 0
+    all_of_them = paged_tensors("llama-7b", "qlora", **LLAMA)
+    assert all(t.paged == t.size == 8 * t.elements * t.count for t in all_of_them)
+    names = {t.name: t.elements for t in all_of_them}
+    assert names["gate_proj.lora_B"] == 64 * 11008 and names["q_proj.lora_A"] == 64 * 4096
+
+
+def test_rank_16_pages_only_the_wide_ones():
+    paged = {t.name for t in paged_tensors("llama-7b", "qlora", **LLAMA | {"rank": 16}) if t.paged}
+    assert paged == {"gate_proj.lora_B", "up_proj.lora_B", "down_proj.lora_A"}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("model", ["llama-7b", "gpt2", "qwen2.5-0.5b", TINY])
+@pytest.mark.parametrize(("method", "more"), [("full", {}), ("lora", {"rank": 24})])
+def test_tensors_add_up_to_the_estimate(model, method, more, optimizer):
+    options = {"optimizer": optimizer, "targets": "all-linear", "recipe": "fp32"} | more
+    found = estimate(model, method, **options)
+    tensors = paged_tensors(model, method, **options)
+    assert sum(t.paged for t in tensors) == found.paged
+    maps = 2 * 256 * 4 if OPTIMIZERS[optimizer].eight_bit else 0
+    assert sum(t.size for t in tensors) + maps == found.optimizer
+    assert sum(t.elements * t.count for t in tensors) * 4 == found.gradients
+
+
+@pytest.mark.parametrize("kind", ["paged_adamw", "paged_adamw8bit"])
+def test_the_border_is_that_of_bitsandbytes(kind, monkeypatch):
+    """bitsandbytes asks its pager for exactly these tensors; asked on a stand-in for a GPU."""
+    asked = []
+
+    def get_paged(*shape, dtype, device):
+        asked.append((shape, dtype.itemsize))
+        return torch.zeros(shape, dtype=dtype)
+
+    monkeypatch.setattr(bitsandbytes.functional, "get_paged", get_paged)
+    monkeypatch.setattr(bitsandbytes.functional, "fill", lambda *_: None)
+    name = {"paged_adamw": "PagedAdamW", "paged_adamw8bit": "PagedAdamW8bit"}[kind]
+    meta = torch.device("meta")  # not a CPU, as far as bitsandbytes asks
+    kinds = paged_tensors(TINY, "full", optimizer=kind, recipe="fp32")
+    parameters = [
+        torch.nn.Parameter(torch.empty(t.elements, device=meta))
+        for t in kinds
+        for _ in range(t.count)
+    ]
+    optimizer = getattr(bitsandbytes.optim, name)(parameters)
+    for parameter in parameters:
+        for _ in ("state1", "state2"):
+            dtype = torch.uint8 if kind == "paged_adamw8bit" else torch.float32
+            optimizer.get_state_buffer(parameter, dtype=dtype)
+    assert sum(shape[0] * each for shape, each in asked) == sum(t.paged for t in kinds) > 0
+
+
+def test_more_than_one_gpu_is_refused():
+    with pytest.raises(ValueError, match="worked out for one GPU, not for 8"):
+        paged_tensors("llama-7b", "full", gpus=8, sharding="zero1")
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+LONG = {"gpu": "T4", "lengths": (512, 512, 1664, 512), "batch_size": 4, **LLAMA}
+
+
+def test_paging_saves_a_run_that_a_long_mini_batch_would_end():
+    unpaged = simulate("llama-13b", "qlora", optimizer="adamw", **LONG)
+    failed = unpaged.out_of_memory
+    assert (failed.step, failed.name) == (3, "the loss") and failed.total > unpaged.budget
+    assert unpaged.events[-1].name == "forward of layer 40" and unpaged.moved == 0
+    paged = simulate("llama-13b", "qlora", **LONG)
+    assert paged.out_of_memory is None and paged.peak <= paged.budget
+    assert paged.moved > 0 and paged.seconds == paged.moved / PCIE3_X16
+    by_step = [sum(e.moved_out for e in paged.events if e.step == n) for n in (1, 2, 3, 4)]
+    assert [bool(moved) for moved in by_step] == [False, False, True, False]
+
+
+def test_pages_come_back_at_the_update():
+    events = simulate("llama-13b", "qlora", **LONG).events
+    away = [e for e in events if e.cpu]
+    assert {e.step for e in away} == {3} and away[0].name == "the loss"
+    (back,) = [e for e in events if e.moved_in]
+    assert (back.step, back.name, back.cpu) == (3, "the update", 0)
+    assert back.moved_in == sum(e.moved_out for e in events)
+
+
+def test_the_first_step_has_no_states_before_its_update():
+    events = simulate("llama-13b", "qlora", **LONG).events
+    (made,) = [e for e in events if e.step == 1 and e.gpu[PAGES]]
+    paged = estimate("llama-13b", "qlora", optimizer="paged_adamw", **LLAMA).paged
+    assert made.name == "the update" and made.gpu[PAGES] == paged
+    assert next(e for e in events if e.step == 2).gpu[PAGES] == paged
+
+
+def test_an_error_may_come_in_the_second_step_only():
+    run = simulate("llama-13b", "qlora", optimizer="adamw", **LONG | {"lengths": (1400, 1400)})
+    assert (run.out_of_memory.step, run.out_of_memory.name) == (2, "the loss")
+
+
+def test_paging_saves_nothing_where_nothing_pages():
+    options = LONG | {"rank": 8, "lengths": (512, 4096)}
+    runs = [simulate("llama-7b", "qlora", optimizer=o, **options) for o in ("adamw", "paged_adamw")]
+    assert runs[0].out_of_memory == runs[1].out_of_memory is not None
+    assert runs[0].events == runs[1].events
+
+
+def test_a_gpu_too_small_for_all_states_fetches_them_at_every_update():
+    run = simulate("smollm2-1.7b", "full", gpu="T4", lengths=(256,) * 3, recipe="fp32")
+    paged = estimate("smollm2-1.7b", "full", recipe="fp32", optimizer="paged_adamw").paged
+    assert run.out_of_memory is None and paged < run.moved < 5 * paged
+    updates = [e for e in run.events if e.name == "the update"]
+    assert [e.moved_in > 0.8 * paged for e in updates] == [False, True, True]
+
+
+def test_no_room_for_a_page_at_the_update():
+    options = {"recipe": "fp32", "optimizer": "paged_adamw"}
+    update = timeline("smollm2-135m", "full", sequence_length=8, **options)[-1]
+    bare = update.total - update.paged + RESERVE
+    assert update.paged > PAGE
+    short, enough = (
+        simulate("smollm2-135m", "full", gpu=bare + room, lengths=(8,), **options)
+        for room in (PAGE - 1, PAGE)
+    )
+    assert short.out_of_memory.name == "the update" and short.out_of_memory.gpu[PAGES] == PAGE
+    assert short.out_of_memory.total == short.budget + 1
+    assert enough.out_of_memory is None and enough.peak <= enough.budget
+
+
+def rooms(method, options, lengths):
+    """Bytes that a run needs without paging, and with it for what can't move."""
+    moments = [m for s in lengths for m in timeline(TINY, method, sequence_length=s, **options)]
+    return max(m.total for m in moments), max(m.total - m.paged for m in moments)
+
+
+@repeatable(max_examples=150)
+@given(
+    ways=st.sampled_from([("full", {"recipe": "fp32"}), ("full", {}), ("qlora", {"rank": 256})]),
+    eight_bit=st.booleans(),
+    checkpointing=st.booleans(),
+    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=4),
+    page_size=st.sampled_from([4096, 50_000, PAGE]),
+    share=st.floats(0, 1.1),
+)
+def test_any_run_keeps_to_its_budget_and_ends_in_the_same_state(
+    ways, eight_bit, checkpointing, lengths, page_size, share
+):
+    method, options = ways
+    options = options | {"gradient_checkpointing": checkpointing}
+    options |= {} if method == "full" else {"targets": "all-linear"}
+    optimizer = "adamw8bit" if eight_bit else "adamw"
+    paged_options = options | {"optimizer": f"paged_{optimizer}"}
+    whole, fixed = rooms(method, paged_options, [*lengths, *lengths])
+    budget = int(fixed * 0.9 + share * (whole - fixed * 0.9))
+    common = {"gpu": budget + RESERVE, "lengths": [*lengths, *lengths], "page_size": page_size}
+    run = simulate(TINY, method, **common, **paged_options)
+    assert run.budget == budget and run.peak <= budget
+    assert run.events or run.out_of_memory
+    assert sum(e.moved_out - e.moved_in for e in run.events) == (
+        run.events[-1].cpu if run.events else 0
+    )
+    unlimited = simulate(TINY, method, **common | {"gpu": UNLIMITED}, **paged_options)
+    assert unlimited.moved == 0 and unlimited.out_of_memory is None
+    if run.out_of_memory:
+        assert run.out_of_memory.total > budget
+        assert fixed > budget - page_size
+    else:
+        assert fixed <= budget and run.state == unlimited.state and len(set(run.state)) > 1
+        assert [e.step for e in run.events] == [e.step for e in unlimited.events]
+    unpaged = simulate(TINY, method, **common, **options, optimizer=optimizer)
+    assert (unpaged.out_of_memory is None) == (whole <= budget)
+    assert unpaged.moved == 0 and (unpaged.out_of_memory or not run.out_of_memory)
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize("length", [128, 1024, 3000])
+def test_without_paging_a_run_ends_where_the_calculator_says(gpu, length):
+    found = estimate("llama-13b", "qlora", sequence_length=length, batch_size=4, **LLAMA)
+    run = simulate(
+        "llama-13b", "qlora", **LONG | {"gpu": gpu, "lengths": (length,) * 2}, optimizer="adamw"
+    )
+    assert (run.out_of_memory is None) == found.fits(gpu) and run.budget == usable_bytes(gpu)
+    if run.out_of_memory is None:
+        assert run.peak == found.total
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lengths": ()}, "lengths gives the sequence_length of each step, and of at least one"),
+        ({"lengths": (0,)}, "a length must be a whole number of at least 1, got 0"),
+        ({"sequence_length": 5}, "lengths gives the sequence_length"),
+        ({"bandwidth": 0}, "bandwidth must be above 0 B/s, got 0"),
+        ({"gpu": "P100"}, "unknown GPU 'P100'"),
+        ({"page_size": 0}, "page_size must be a whole number"),
+        ({"gpus": 2, "sharding": "zero1"}, "for one GPU, not for 2"),
+        ({"optimizer": "lion"}, "optimizer must be one of"),
+        ({"speed": 1}, "'speed'; options are"),
+    ],
+)
+def test_bad_options_are_refused_in_one_sentence(change, message):
+    with pytest.raises(ValueError, match=message):
+        simulate("llama-7b", "qlora", **LONG | change)
+
+
+def test_a_bare_number_of_parameters_has_no_timeline():
+    with pytest.raises(ValueError, match="bare number of parameters"):
+        simulate("7b", "full", gpu="T4", lengths=(8,))
+
+
+def test_neither_paging_nor_its_picture_needs_torch():
+    code = "import sys; from course_utils import figures, paging; "
+    code += "run = paging.simulate('smollm2-135m', 'full', gpu='T4', lengths=(8,)); "
+    code += "figures.memory_timeline(run); print({'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_a_run_has_as_many_moments_and_pages_as_layers_and_tensors_ask_for():
+    run = simulate("llama-7b", "qlora", **LONG)
+    assert run.moments == 3 * 32 + 1 and len(run.events) == 4 * run.moments
+    narrow, wide = 11 * 32, 3 * 32  # adapters of 1 MiB and of 2.7 MiB a state, each with two states
+    assert len(run.state) == 2 * (narrow + 2 * wide)
