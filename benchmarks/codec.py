@@ -90,6 +90,11 @@ def speed(seconds: dict[str, float]) -> float:
     return seconds["bitsandbytes"] / seconds["ours"]
 
 
+def case_name(entry: dict) -> str:
+    """A case in words: "float16, double quantization on"."""
+    return f"{entry['dtype']}, double quantization {'on' if entry['double_quant'] else 'off'}"
+
+
 def page(report: dict) -> str:
     """The report as Markdown."""
     rows = []
@@ -110,17 +115,16 @@ def page(report: dict) -> str:
     heads += " | there and back: speed | bytes | bit-identical"
     count = report["shape"][0] * report["shape"][1]
     missed = [
-        f"{way} in {entry['dtype']}, double quantization {'on' if entry['double_quant'] else 'off'}"
+        f"{way} {case_name(entry)}"
         for entry in report["cases"]
         for way, times in entry["seconds"].items()
         if speed(times) < TARGET
     ]
     verdict = f"All reach the target of {TARGET}."
     if missed:
-        verdict = (
-            f"Below the target of {TARGET}: {'; '.join(missed)}. bitsandbytes decodes, scales and\n"
-            "rounds in one pass over memory; ours, made to be read, takes one PyTorch operation for each."
-        )
+        verdict = f"""Below the target of {TARGET}: {"; ".join(missed)}.
+bitsandbytes decodes, scales and rounds in one pass over memory; ours, made to be read, takes one
+PyTorch operation for each."""
     return f"""# Our NF4 codec against bitsandbytes, on a CPU
 
 | {heads} |
