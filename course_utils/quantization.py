@@ -14,13 +14,12 @@ and a float32 constant a block of 256.
 What is stored equals, bit for bit, what bitsandbytes stores on a CPU.
 
 References: QLoRA (Dettmers et al. 2023, arXiv 2305.14314), section 3; 8-bit optimizers (Dettmers
-et al. 2022, arXiv 2110.02861), section 2, for the dynamic map; Lloyd 1982 and Max 1960 for the
+et al. 2022, arXiv 2110.02861), section 1.3, for the dynamic map; Lloyd 1982 and Max 1960 for the
 least squared error.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -38,6 +37,7 @@ NF4 = (
 NESTED_BLOCK = 256  # constants to a block in double quantization
 TINY = 1e-38  # what bitsandbytes divides by where all numbers of a block are smaller
 AT_ONCE = 2**17  # numbers worked on at a time: they fit a core's cache
+MOST_ROUNDS = 10_000  # of Lloyd's iteration; a hundred or so are enough
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -108,8 +108,9 @@ def fp4_codebook(kind: str = "bitsandbytes") -> Tensor:
 def dynamic_codebook() -> Tensor:
     """The 256 levels of the 8-bit dynamic map, ascending: float32 (256,), in (-1, 1].
 
-    Seven decades from 10^-6 to 1, each with twice as many levels as the one below it: a float whose
-    exponent takes the fewer bits, the larger the number (8-bit optimizers, section 2.1).
+    Seven decades from 10^-7 to 1, each with twice as many levels as the one below it: a float whose
+    exponent takes the fewer bits, the larger the number (8-bit optimizers, section 1.3, after
+    Dettmers 2015, arXiv 1511.04561).
     """
     levels = [torch.tensor([0.0, 1.0])]
     for decade in range(7):
@@ -120,11 +121,12 @@ def dynamic_codebook() -> Tensor:
 
 
 def lloyd_max_codebook(x: Tensor, bits: int = 4, block_size: int = 64) -> Tensor:
-    """The levels of least squared error for x in blocks: float32 (2^bits,), ascending.
+    """Levels of least squared error for x in blocks: float32 (2^bits,), ascending.
 
-    Lloyd's iteration: each level moves to the mean of the numbers nearest to it, until none moves.
-    A number of a block with absmax c counts c² times, since its error is multiplied by c. Neither
-    zero nor ±1 is exact in general.
+    Lloyd's iteration: each level moves to the mean of the numbers nearest to it, until none moves,
+    which is a local minimum. It starts from levels as dense as the cube root of the numbers'
+    density would be if they were normal (Panter and Dite 1951). A number of a block with absmax c
+    counts c² times, since its error is multiplied by c. Neither zero nor ±1 is exact in general.
 
     x: numbers to fit, a sample of what will be quantized. Raises ValueError as `quantize` does, and
     for fewer numbers than levels.
@@ -134,18 +136,24 @@ def lloyd_max_codebook(x: Tensor, bits: int = 4, block_size: int = 64) -> Tensor
     if flat.numel() < levels:
         raise ValueError(f"{levels} levels need at least as many numbers, got {flat.numel()}")
     blocks, absmax = _in_blocks(flat, block_size)
+    _check_finite(absmax, x)
     values, order = _scaled(blocks, absmax).flatten()[: flat.numel()].double().sort()
     weights = absmax.double().square().repeat_interleave(block_size)[: flat.numel()][order]
     zero = torch.zeros(1, dtype=torch.float64)
     mass = torch.cat([zero, weights.cumsum(0)])  # of the first n numbers
     moment = torch.cat([zero, (weights * values).cumsum(0)])
-    old, new = torch.full((levels,), math.nan), normal_float(bits).double()
-    while not torch.equal(old, new):
+    wide = 3**0.5 * values.std().clamp(min=1e-3)  # the cube root of a normal density is normal, too
+    end = torch.special.ndtr(1 / wide).item()
+    shares = torch.linspace(1 - end, end, levels, dtype=torch.float64)
+    new = (wide * torch.special.ndtri(shares)).clamp(-1, 1)
+    for _ in range(MOST_ROUNDS):
         old = new
         cuts = torch.searchsorted(values, midpoints(old))
         cuts = torch.cat([cuts.new_zeros(1), cuts, cuts.new_full((1,), flat.numel())])
         share = mass[cuts].diff()
         new = torch.where(share > 0, moment[cuts].diff() / share.clamp(min=1e-300), old)
+        if torch.equal(old, new):
+            break
     return new.float()
 
 
@@ -167,13 +175,15 @@ class Quantized(nn.Module):
     """A tensor in codes: what is stored of it, and the way back.
 
     packed: uint8, two codes a byte, the first in the high bits (one code a byte from 5 bits on).
-    constants: the absmax of each block, float32 (blocks,); or, doubly quantized, a `Quantized` of
-        what is left of them after their mean `offset` is taken off.
+    constants: the absmax of each block, float32 (blocks,), and 1e-38 for an unfinished block of
+        zeros; or, doubly quantized, a `Quantized` of what is left of them after their mean `offset`
+        is taken off.
     codebook: the levels, float32 (levels,). zero_point: the index that counts as code 0.
     shape, dtype: of the tensor that was quantized. block_size: numbers to a block.
 
-    A module, so that it moves between devices and is saved with the layer it belongs to. It keeps
-    its dtypes whatever the model is cast to: `.half()` changes nothing.
+    A module, so that it moves between devices and is saved with the layer it belongs to; shape,
+    dtype and block size are not in its state, so load one into an equal layer. It keeps its dtypes
+    whatever the model is cast to: `.half()` changes nothing.
     """
 
     def __init__(
@@ -274,8 +284,10 @@ def quantize(
     Exactly between two levels the lower one is taken. Nothing is remembered for autograd.
     Raises ValueError for another dtype, for NaN and infinity, and for a block size that can't be.
     """
-    if not 2 <= len(codebook) <= 256 or (codebook.diff() <= 0).any():
-        raise ValueError("codebook must have from 2 to 256 levels in ascending order")
+    codebook = codebook.detach().float()
+    ascending = (codebook.diff() > 0).all() and codebook.abs().max() <= 1  # NaN is neither
+    if not 2 <= len(codebook) <= 256 or not ascending:
+        raise ValueError("codebook must have from 2 to 256 levels in [-1, 1], in ascending order")
     borders = midpoints(codebook).to(x.device)
 
     def encode(scaled: Tensor) -> Tensor:
@@ -287,7 +299,9 @@ def quantize(
 def quantize_nf4(x: Tensor, block_size: int | None = 64, double_quant: bool = False) -> Quantized:
     """x in 4-bit NormalFloat; arguments and errors as of `quantize`.
 
-    Codes, constants and values are bit-identical to bitsandbytes' quantize_4bit on a CPU.
+    Codes, constants and values are bit-identical to those of bitsandbytes' quantize_4bit on a CPU.
+    (bitsandbytes 0.50 decodes a matrix wrongly on a CPU with AVX512 if its rows end within a block.
+    As one row, the same numbers come back right, and equal to these.)
     """
     return quantize(x, nf4_codebook(), block_size, double_quant)
 
@@ -295,7 +309,7 @@ def quantize_nf4(x: Tensor, block_size: int | None = 64, double_quant: bool = Fa
 def quantize_linear(
     x: Tensor, bits: int = 4, block_size: int | None = None, double_quant: bool = False
 ) -> Quantized:
-    """x in whole numbers: code = round(x / absmax · 7) for 4 bits, from -7 to 7.
+    """x in whole numbers: code = round(x / absmax · 7) for 4 bits, from -7 to 7; ½ goes to even.
 
     bits: 2 to 8. block_size: as in `quantize`; the default is one constant for the whole tensor.
     Raises ValueError as `quantize` does.
@@ -329,9 +343,7 @@ def _quantize(
         packed.append(codes[::2] << 4 | codes[1::2] if _codes_per_byte(codebook) == 2 else codes)
         constants.append(absmax)
     absmax = torch.cat(constants)
-    if not absmax.isfinite().all():
-        wrong = (~x.isfinite()).sum()
-        raise ValueError(f"x must be finite, but {wrong:,} of its {x.numel():,} numbers are not")
+    _check_finite(absmax, x)
     stored, offset = _in_8_bits(absmax) if double_quant else (absmax, None)
     return Quantized(
         torch.cat(packed),
@@ -355,7 +367,7 @@ def _in_8_bits(absmax: Tensor) -> tuple[Quantized, Tensor]:
         raise ValueError("x is too large: the mean of its constants is beyond float32")
     codebook, last = dynamic_codebook().to(absmax.device), 2**16 - 1
     blocks, largest = _in_blocks(absmax - offset, NESTED_BLOCK)
-    scaled = (blocks * (1 / largest)[:, None]).nan_to_num(0).clamp(-1, 1)  # 0 · ∞ for only zeros
+    scaled = (blocks * (1 / largest)[:, None]).clamp(-1, 1)  # the reciprocal can be infinite
     place = ((scaled + 1) * 0.5 * last + 0.5).int()
     codes = torch.bucketize(-1 + 2 * place / last, midpoints(codebook))
     codes[largest == 0] = 0  # as bitsandbytes has it: any code stands for 0 there
@@ -371,6 +383,13 @@ def _checked(x: Tensor, block_size: int) -> Tensor:
     if positive("block_size", block_size) % 2:
         raise ValueError(f"block_size must be even, so that blocks fill bytes; got {block_size}")
     return x.detach().reshape(-1)
+
+
+def _check_finite(absmax: Tensor, x: Tensor) -> None:
+    """Raise ValueError if x has NaN or infinity, which its constants then have too."""
+    if not absmax.isfinite().all():
+        wrong = (~x.isfinite()).sum()
+        raise ValueError(f"x must be finite, but {wrong:,} of its {x.numel():,} numbers are not")
 
 
 def _checked_bits(bits: int) -> int:
@@ -442,7 +461,8 @@ class FrozenProduct(torch.autograd.Function):
     """x Wᵀ + bias with W in codes: dequantized for each pass and thrown away after it.
 
     Only x gets a gradient. Autograd would have kept a 16-bit W from the forward pass for the
-    backward pass; here the codes are decoded a second time instead.
+    backward pass; here the codes are decoded a second time instead, by way of the dtype that W had,
+    as bitsandbytes does.
     """
 
     @staticmethod

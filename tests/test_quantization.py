@@ -2,6 +2,8 @@
 
 import copy
 import math
+import weakref
+from statistics import NormalDist
 
 import bitsandbytes as bnb
 import pytest
@@ -99,6 +101,23 @@ def test_stores_and_returns_what_bitsandbytes_does(x, block_size, double_quant):
     assert_same_as_bitsandbytes(x, block_size, double_quant)
 
 
+@pytest.mark.parametrize("count", [64, 63])
+def test_rounds_as_bitsandbytes_does_at_the_borders(count):
+    """One block of a constant c and a number at, just below or just above a border times c."""
+    constants = torch.rand(1000, generator=torch.Generator().manual_seed(0)) + 0.5
+    border = midpoints(nf4_codebook())[torch.arange(1000) % 15] * constants
+    for near in (border, border.nextafter(constants), border.nextafter(-constants)):
+        for pair in torch.stack([constants, near], dim=1):
+            x = torch.zeros(count)
+            x[:2] = pair
+            assert_same_as_bitsandbytes(x, 64, double_quant=False)
+
+
+def test_the_smallest_constants():
+    """An unfinished block of zeros has 1e-38, whose distance from the mean has no reciprocal."""
+    assert_same_as_bitsandbytes(torch.zeros(32 * 256 + 1), 32, double_quant=True)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("double_quant", [False, True])
 @pytest.mark.parametrize("count", [quantization.AT_ONCE, 3 * quantization.AT_ONCE + 77])
@@ -149,6 +168,16 @@ def test_nf4_is_the_published_table():
 def test_nf4_follows_from_quantiles():
     assert (normal_float(4) - nf4_codebook()).abs().max() < 1e-6
     assert (normal_float(4) == nf4_codebook()).sum() < 16, "why the codec uses the table"
+
+
+def test_normal_float_of_3_bits():
+    """δ is halfway from 1 - 1/14 to 1 - 1/16; four quantiles above the middle, three below."""
+    quantile = NormalDist().inv_cdf
+    delta = 209 / 224
+    above = [quantile(delta - n / 4 * (delta - 0.5)) for n in range(4)]
+    below = [-quantile(delta - n / 3 * (delta - 0.5)) for n in range(3)]
+    expected = [value / above[0] for value in (*below, 0, *reversed(above))]
+    assert normal_float(3).tolist() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -203,8 +232,17 @@ def test_lloyd_max_of_few_different_numbers():
     """Levels without a number of their own stay where they are; those with one are exact."""
     x = torch.tensor([-1.0, 0.5] * 32)
     assert torch.equal(quantize(x, lloyd_max_codebook(x)).dequantize(), x)
-    with pytest.raises(ValueError, match="16 levels need at least as many numbers, got 3"):
-        lloyd_max_codebook(torch.ones(3))
+    assert not quantize(torch.zeros(64), lloyd_max_codebook(torch.zeros(64))).dequantize().any()
+    with pytest.raises(ValueError, match="16 levels need at least as many numbers, got 15"):
+        lloyd_max_codebook(torch.ones(15))
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_lloyd_max_beats_the_others_at_every_width(bits):
+    x = normal(2**18)
+    books = [linear_codebook(bits), normal_float(bits), lloyd_max_codebook(x, bits)]
+    errors = [(quantize(x, book).dequantize() - x).square().mean().item() for book in books]
+    assert errors[2] < min(errors[:2])
 
 
 @pytest.fixture(scope="module")
@@ -240,9 +278,14 @@ def test_use_of_the_codes_is_uneven():
 def test_linear_is_the_slides_formula():
     x = torch.tensor([0.1, -0.7, 0.35, 0.0, 0.29, -0.31, 0.64, 0.7])
     q = quantize_linear(x)
+    assert q.block_size == x.numel()
     assert q.codes.tolist() == [1, -7, 4, 0, 3, -3, 6, 7] == (x / 0.7 * 7).round().int().tolist()
     assert q.absmax.tolist() == pytest.approx([0.7])
     assert q.dequantize() == pytest.approx(q.codes / 7 * 0.7)
+
+
+def test_linear_rounds_a_half_to_the_even_code():
+    assert quantize_linear(torch.tensor([1, 0.5, -0.5]), bits=2).codes.tolist() == [1, 0, 0]
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -298,10 +341,12 @@ def test_overhead_is_that_of_a_real_tensor(count, double_quant):
     assert 8 * constants / count == overhead_bits(64, double_quant)
 
 
-@pytest.mark.parametrize("name", ["block_size", "constant_bits", "nested_bits"])
+@pytest.mark.parametrize(
+    "name", ["block_size", "constant_bits", "nested_bits", "nested_block_size"]
+)
 def test_overhead_of_nothing(name):
     with pytest.raises(ValueError, match=f"{name} must be"):
-        overhead_bits(**{name: 0})
+        overhead_bits(double_quant=True, **{name: 0})
 
 
 # --- edges ----------------------------------------------------------------------------------------
@@ -356,6 +401,8 @@ def test_refuses_what_is_not_finite(bad, place):
         quantize_nf4(x)
     with pytest.raises(ValueError, match="x must be finite"):
         quantize_linear(x)
+    with pytest.raises(ValueError, match="x must be finite, but 1 of its 90 numbers are not"):
+        lloyd_max_codebook(x)
 
 
 @pytest.mark.parametrize(
@@ -369,13 +416,23 @@ def test_refuses_what_is_not_finite(bad, place):
         (lambda x: quantize_linear(x, bits=9), "bits must be from 2 to 8, got 9"),
         (lambda x: normal_float(0), "bits must be"),
         (lambda x: quantize(x, torch.linspace(-1, 1, 257)), "from 2 to 256 levels"),
+        (lambda x: quantize(x, torch.tensor([1.0])), "from 2 to 256 levels"),
         (lambda x: quantize(x, torch.tensor([1.0, -1.0])), "in ascending order"),
+        (lambda x: quantize(x, torch.tensor([-1.0, 0, 0, 1])), "in ascending order"),
+        (lambda x: quantize(x, torch.tensor([-1.0, math.nan, 1])), "in ascending order"),
+        (lambda x: quantize(x, torch.linspace(-2, 2, 16)), r"levels in \[-1, 1\]"),
         (lambda x: quantize_nf4(x.clamp(-3, 3) * 1e38, double_quant=True), "x is too large"),
     ],
 )
 def test_says_what_is_allowed(attempt, words):
     with pytest.raises(ValueError, match=words):
         attempt(normal(2000))
+
+
+def test_levels_become_float32_constants():
+    levels = nn.Parameter(linear_codebook(4).double())
+    q = quantize(normal(64), levels)
+    assert q.codebook.dtype == torch.float32 and not q.dequantize().requires_grad
 
 
 def test_what_was_given_is_untouched():
@@ -403,6 +460,7 @@ def test_kept_through_copies_casts_and_files(tmp_path):
         assert torch.equal(same.dequantize(), q.dequantize())
         assert same.nbytes == q.nbytes
     assert "(4, 640), block_size=64, double_quant=True" in repr(q)
+    assert {buffer.device.type for buffer in q.to("meta").buffers()} == {"meta"}
 
 
 # --- the layer ------------------------------------------------------------------------------------
@@ -467,6 +525,33 @@ def test_keeps_no_weight_for_the_backward_pass():
     with saved_for_backward(layer) as saved:
         x @ layer.weight.dequantize().T
     assert saved.size >= 4 * 256 * 256
+
+
+def test_the_decoded_weight_dies_with_each_pass(monkeypatch):
+    layer, x = NF4Linear(nn.Linear(64, 64)), normal(2, 64).requires_grad_()
+    decode, decoded = Quantized.dequantize, []
+
+    def spy(self, dtype=None):
+        result = decode(self, dtype)
+        if self is layer.weight:
+            decoded.append(weakref.ref(result))
+        return result
+
+    monkeypatch.setattr(Quantized, "dequantize", spy)
+    y = layer(x)
+    assert len(decoded) == 1 and decoded[0]() is None
+    y.sum().backward()
+    assert len(decoded) == 2 and decoded[1]() is None
+
+
+def test_layer_is_doubly_quantized_unless_told_and_leaves_the_given_one_alone():
+    linear = nn.Linear(64, 64)
+    layer, x = NF4Linear(linear), normal(2, 64)
+    before = layer(x)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    assert torch.equal(layer(x), before)
+    assert layer.weight.sizes == nf4_bytes(64 * 64, 64, double_quant=True)
 
 
 def test_layer_is_saved_and_loaded():
