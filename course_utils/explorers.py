@@ -22,13 +22,14 @@ from course_utils.memory import (
     OPTIMIZERS,
     PRESETS,
     RECIPES,
+    SMALLEST_PAGED,
     ModelShape,
     count_lora_parameters,
     estimate,
     largest,
     usable_bytes,
 )
-from course_utils.paging import PCIE3_X16, Run, paged_tensors, simulate
+from course_utils.paging import PCIE, Run, longest_text, paged_tensors, simulate
 from course_utils.settings import BLOCK_SIZES
 from course_utils.units import format_bytes
 
@@ -202,6 +203,10 @@ def bins_answer(form: str, bits: int, block_size: int, distribution: str) -> tup
 
     if not 2 <= bits <= 8:
         raise ValueError(f"bits must be from 2 to 8 here, but is {bits:,}.")
+    menus = {"format": (form, FORMATS), "numbers": (distribution, DISTRIBUTIONS)}
+    for name, (value, allowed) in menus.items():
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)} here, but is {value}.")
     x = _numbers(distribution)
     bits = 4 if form in ("fp4", "ocp") else bits
     levels = {
@@ -351,6 +356,7 @@ def memory_answer(
 
 BARE = {"7b": 7 * 10**9, "65b": 65 * 10**9}  # all weights counted, as the slides and papers do
 CODE_BITS = 4
+SMALL_BLOCKS = (16, *BLOCK_SIZES)  # one smaller than those of bitsandbytes, to compare with
 CONSTANTS = {"absmax bits": 64, "nested bits": 16, "nested size": 2**20}  # the most of each
 
 
@@ -358,7 +364,7 @@ def overhead_explorer() -> widgets.VBox:
     """What the constants of blocks cost in bits and GB, with and without double quantization."""
     controls = {
         "model": menu("model", [*BARE, *PRESETS]),
-        "block_size": menu("block size", BLOCK_SIZES, 64),
+        "block_size": menu("block size", SMALL_BLOCKS, 64),
         "constant_bits": number("absmax bits", 32),
         "nested_bits": number("nested bits", 8),
         "nested_block_size": number("nested size", 256),
@@ -383,12 +389,15 @@ def overhead_answer(
     """What `overhead_explorer` shows: bits per weight for each block size, and GB as text.
 
     model: a key of BARE, or a preset, of which the linear layers count: they alone are quantized.
-    block_size: one of BLOCK_SIZES. The others as those of `quantization.overhead_bits`, up to
+    block_size: one of SMALL_BLOCKS. The others as those of `quantization.overhead_bits`, up to
     CONSTANTS; the nested ones count with double quantization only. Code books are left out.
     Raises ValueError for a value out of range.
     """
     from course_utils.quantization import overhead_bits
 
+    if block_size not in SMALL_BLOCKS:
+        allowed = ", ".join(map(str, SMALL_BLOCKS))
+        raise ValueError(f"block size must be one of {allowed} here, but is {block_size}.")
     given = {"absmax bits": constant_bits}
     if double_quant:
         given |= {"nested bits": nested_bits, "nested size": nested_block_size}
@@ -408,17 +417,20 @@ def overhead_answer(
     bits = parts(block_size)
     total = sum(bits.values())
     plain = CODE_BITS + overhead_bits(block_size, False, constant_bits)
-    in_bytes = {name: format_bytes(weights * own / 8) for name, own in bits.items()}
+
+    def written(own: float) -> str:
+        return f"{own:<12.10g} {format_bytes(weights * own / 8)}"
+
     lines = {
         "weights in 4 bits": f"{weights:,}",
         "bits per weight": f"{total:.10g}",
-        **{name: f"{own:<12.10g} {in_bytes[name]}" for name, own in bits.items()},
+        **{name: written(own) for name, own in bits.items()},
         "all of it": format_bytes(weights * total / 8),
-        "without double quantization": f"{plain:<12.10g} {format_bytes(weights * plain / 8)}",
-        "saved": f"{plain - total:<12.10g} {format_bytes(weights * (plain - total) / 8)}",
+        "without double quantization": written(plain),
+        "saved" if total <= plain else "costs": written(abs(plain - total)),
     }
     text = "\n".join(f"{name:<28} {value}" for name, value in lines.items())
-    rows = {f"blocks of {size:,}": parts(size) for size in BLOCK_SIZES}
+    rows = {f"blocks of {size:,}": parts(size) for size in SMALL_BLOCKS}
     return figures.bits_per_weight(rows, f"blocks of {block_size:,}"), text
 
 
@@ -486,10 +498,10 @@ def paging_answer(
     }
     tensors = paged_tensors(model, method, optimizer=names[True], **options)
     pages = sum(tensor.paged for tensor in tensors)
-    fits = [
-        largest("sequence_length", room, model, method, optimizer=optimizer, **options)
-        for room in (GPUS[gpu], GPUS[gpu] + pages)
-    ]
+    fits = {
+        on: longest_text(gpu, model, method, optimizer=name, **options)
+        for on, name in names.items()
+    }
     paging = sum(tensor.count for tensor in tensors if tensor.paged)
     count = sum(tensor.count for tensor in tensors)
     states = format_bytes(sum(tensor.size for tensor in tensors))
@@ -498,13 +510,17 @@ def paging_answer(
         f"{words[paged]} (shown)": _outcome(runs[paged]),
         words[not paged]: _outcome(runs[not paged]),
         f"room on {gpu}": format_bytes(runs[paged].budget),
-        "bus": f"PCIe 3.0 ×16, nominally {format_bytes(PCIE3_X16)}/s",
+        "bus": f"PCIe {PCIE[gpu]}.0 ×16, nominally {format_bytes(runs[paged].bandwidth)}/s",
         "optimizer states": f"{states}, of which {format_bytes(pages)} can page",
-        "tensors that page": f"{paging:,} of {count:,}: from 100,000 elements on",
-        "longest text": f"{fits[0]:,} tokens, with paging {fits[1]:,}",
+        "tensors that page": f"{paging:,} of {count:,}: from {SMALLEST_PAGED:,} elements on",
+        "longest text": f"{_tokens(fits[False])}, with paging {_tokens(fits[True])}",
     }
     text = "\n".join(f"{name:<18}  {value}" for name, value in lines.items())
     return figures.memory_timeline(runs[paged]), text
+
+
+def _tokens(count: int) -> str:
+    return f"{count:,} tokens" if count else "none"
 
 
 def _outcome(run: Run) -> str:

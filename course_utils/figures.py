@@ -176,30 +176,33 @@ def memory_timeline(run: Run, steps: Sequence[int] = ()) -> Picture:
     """What is on the GPU at every moment of a run, as areas under the budget, in GB.
 
     run: from `paging.simulate`. steps: those to show, the first being 1; default: all. Loss and
-    update are drawn wider than a layer. Where memory runs out a cross says so. Pages in CPU memory
-    stand in a panel below, if the run has pages.
-    Raises ValueError for steps that the run does not have.
+    update are drawn wider than a layer. Where memory runs out a paler bar shows what was asked for,
+    up to twice the budget, under a cross. Pages in CPU memory stand in a panel below, if the run
+    has pages. The legend leaves out what never reaches 0.5% of the budget.
+    Raises ValueError for steps that never began.
     """
-    planned = range(1, len(run.lengths) + 1)
-    steps = tuple(steps) or tuple(planned)
-    if not set(steps) <= set(planned):
-        raise ValueError(f"steps must be from 1 to {len(run.lengths)}, got {steps}")
-    events = [event for event in run.events if event.step in steps]
-    failed = run.out_of_memory if run.out_of_memory and run.out_of_memory.step in steps else None
-    wide = max(1, run.moments // 12)
-    widths = [wide if event.name in (LOSS, UPDATE) else 1 for event in events]
+    failed = run.out_of_memory
+    moments = [*run.events, failed] if failed else run.events
+    begun = moments[-1].step
+    if not set(steps) <= set(range(1, begun + 1)):
+        raise ValueError(f"steps must be from 1 to {begun}, the last that began; got {steps}")
+    steps = sorted(set(steps)) or range(1, len(run.lengths) + 1)
+    moments = [moment for moment in moments if moment.step in steps]
+    failed = failed if failed in moments else None
+    events = moments[:-1] if failed else moments
+    wide = max(1, run.moments_per_step // 12)
+    widths = [wide if m.name in (LOSS, UPDATE) or m is failed else 1 for m in moments]
     edges = [0, *accumulate(widths)]
-    one = run.moments - 2 + 2 * wide  # a step
+    one = run.moments_per_step - 2 + 2 * wide  # a step
     has_pages = any(event.gpu[PAGES] for event in run.events)
     figure = Figure(figsize=(9, 4.6 if has_pages else 3.8), layout="constrained")
     heights = [4, 1] if has_pages else [4]
     panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
     top, bottom = panels[0, 0], panels[-1, 0]
-    if events:
-        _areas(top, events, edges)
-    _budget(top, run, failed, edges[-1], right=edges[-1] > 0.6 * one * len(steps))
+    _areas(top, moments, edges, 0.005 * run.budget)
+    _budget(top, run, failed, edges[-2:], right=edges[-1] > 0.6 * one * len(steps))
     if has_pages:
-        away = [event.cpu / 1e9 for event in events]
+        away = [moment.cpu / 1e9 for moment in moments]
         _stairs(bottom, away, edges, color=ORANGE, hatch="////")
         bottom.set(ylabel="in CPU\nmemory (GB)", ylim=(0, 1.15 * max(0.5, *away)))
     for axes in panels[:, 0]:
@@ -210,20 +213,22 @@ def memory_timeline(run: Run, steps: Sequence[int] = ()) -> Picture:
     at = [(n + 0.5) * one for n in range(len(steps))]
     if len(steps) == 1:
         bottom.set_xlabel(names[0].replace("\n", ", "))
-        names, at = _phases(events, edges)
+        names, at = _phases(moments, edges)
     bottom.set_xticks(at, names)
     bottom.tick_params(axis="x", length=0)
     bottom.set_xlim(0, one * len(steps))
     return Picture(figure, _told(run, steps, events, failed))
 
 
-def _areas(axes, events: Sequence[Event], edges: Sequence[float]) -> None:
-    below = [0.0] * len(events)
+def _areas(axes, moments: Sequence[Event], edges: Sequence[float], named: float) -> None:
+    """Areas on each other; those that reach `named` bytes stand in the legend."""
+    below = [0.0] * len(moments)
     for name, (groups, colour, hatch) in AREAS.items():
-        sizes = [sum(event.gpu[group] for group in groups) / 1e9 for event in events]
+        sizes = [sum(moment.gpu[group] for group in groups) / 1e9 for moment in moments]
         if any(sizes):
             top = [a + b for a, b in zip(below, sizes, strict=True)]
-            _stairs(axes, top, edges, baseline=below, color=colour, hatch=hatch, label=name)
+            label = name if max(sizes) >= named / 1e9 else None
+            _stairs(axes, top, edges, baseline=below, color=colour, hatch=hatch, label=label)
             below = top
     handles, labels = axes.get_legend_handles_labels()
     place = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
@@ -234,10 +239,10 @@ def _stairs(axes, top, edges, *, color: str, **look) -> None:
     axes.stairs(top, edges, fill=True, facecolor=color, edgecolor="white", linewidth=0, **look)
 
 
-def _phases(events: Sequence[Event], edges: Sequence[float]) -> tuple[list[str], list[float]]:
+def _phases(moments: Sequence[Event], edges: Sequence[float]) -> tuple[list[str], list[float]]:
     """Forward, loss, backward, update, as far as a step came; and the middle of each."""
     names = ("forward", "loss", "backward", "update")
-    of = [next(name for name in names if name in event.name) for event in events]
+    of = [next(name for name in names if name in moment.name) for moment in moments]
     middles = {}
     for name in dict.fromkeys(of):
         first, count = of.index(name), of.count(name)
@@ -245,8 +250,8 @@ def _phases(events: Sequence[Event], edges: Sequence[float]) -> tuple[list[str],
     return list(middles), list(middles.values())
 
 
-def _budget(axes, run: Run, failed: Event | None, at: float, right: bool) -> None:
-    """The line that may not be crossed, and the place where it would have been."""
+def _budget(axes, run: Run, failed: Event | None, last: Sequence[float], right: bool) -> None:
+    """The line that may not be crossed, and the moment, between `last`, at which it was."""
     budget = run.budget / 1e9
     axes.axhline(budget, color=BLACK, linestyle="--")
     style = {"textcoords": "offset points", "va": "bottom", "zorder": 6}
@@ -256,14 +261,20 @@ def _budget(axes, run: Run, failed: Event | None, at: float, right: bool) -> Non
     place = far if failed and not right else left  # not where the words will stand
     place["xycoords"] = ("axes fraction", "data")
     axes.annotate(f"{run.gpu}: {budget:.2f} GB", **style | place)
+    most = 1.15 * budget
     if failed:
-        height = min(failed.total / 1e9, 1.1 * budget)
-        axes.plot(at, height, "X", color=RED, markersize=13, mec=BLACK, zorder=6, clip_on=False)
+        start, end = last
+        height = min(failed.total / 1e9, 2 * budget)
+        pale = {"facecolor": (1, 1, 1, 0.5), "edgecolor": BLACK}  # a veil over the areas
+        axes.bar(start, failed.total / 1e9, end - start, align="edge", **pale)
+        middle = (start + end) / 2
+        axes.plot(middle, height, "X", color=RED, markersize=13, mec=BLACK, zorder=6, clip_on=False)
         words = f"out of memory: {failed.name},\n{failed.total / 1e9:.2f} GB asked for"
         side = {"xytext": (-11, -3), "ha": "right"} if right else {"xytext": (11, -3)}
         clear = max(height, 1.03 * budget)  # of the line
-        axes.annotate(words, (at, clear), weight="bold", **style, **side)
-    axes.set(ylabel="on the GPU (GB)", ylim=(0, (1.3 if failed else 1.15) * budget))
+        axes.annotate(words, (start if right else end, clear), weight="bold", **style, **side)
+        most = 1.22 * clear
+    axes.set(ylabel="on the GPU (GB)", ylim=(0, max(1, most)))
 
 
 def _told(run: Run, steps: Sequence[int], events: Sequence[Event], failed: Event | None) -> str:
@@ -456,7 +467,7 @@ def code_use(shares: Mapping[str, Sequence[float]]) -> Picture:
         percent = [100 * float(share) for share in own]
         axes.bar(range(len(percent)), percent, color=BLUE)
         axes.axhline(100 / len(percent), color=BLACK, linestyle="--", linewidth=1)
-        axes.set(xlabel="code, by size of its level", title=name)
+        axes.set(xlabel="code, lowest level first", title=name)
         axes.spines[["top", "right"]].set_visible(False)
         used = sum(share >= 1 for share in percent)
         said = f"{used} of {len(percent)} codes have 1% or more, the most used {max(percent):.1f}%"
@@ -503,33 +514,36 @@ def normal_quantiles(samples: Mapping[str, Sequence[float]], most: float = 4) ->
 def bits_per_weight(rows: Mapping[str, Mapping[str, float]], chosen: str | None = None) -> Picture:
     """Stacked bars of the bits a weight takes: {"64": {"codes": 4, "constants": 0.5}, …}.
 
-    Beside each bar stand its up to four parts and their sum. chosen: a row to mark, in bold and by
-    a line.
+    Beside each bar stand its parts and their sum. chosen: a row to mark, in bold and by a line.
+    Raises ValueError for more parts than can be told apart.
     """
+    parts = dict.fromkeys(part for row in rows.values() for part in row)
+    if not 1 <= len(parts) <= len(HATCHES):
+        raise ValueError(f"from 1 to {len(HATCHES)} parts can be told apart, got {len(parts)}")
     figure, axes = _axes(height=1.2 + 0.36 * len(rows))
     names = list(rows)[::-1]  # the first one on top
     left = dict.fromkeys(names, 0.0)
-    parts = dict.fromkeys(part for row in rows.values() for part in row)
     looks = zip((SKY, ORANGE, RED, YELLOW), HATCHES, strict=True)
     for part, (colour, hatch) in zip(parts, looks, strict=False):
         bits = [rows[name].get(part, 0) for name in names]
         style = {"color": colour, "hatch": hatch, "edgecolor": "white"}
         axes.barh(names, bits, left=list(left.values()), label=part, linewidth=0, **style)
         left = {name: left[name] + own for name, own in zip(names, bits, strict=True)}
-    most, sayings = max(left.values()), []
+    sayings = []
 
     def written(bits: float) -> str:  # 0.000031, not 3.1 × 10⁻⁵
         return f"{bits:.6f}".rstrip("0").rstrip(".")
 
     for name in names:
-        said = f"  {written(left[name])} = {' + '.join(map(written, rows[name].values()))}"
-        weight = "bold" if name == chosen else "normal"
-        axes.annotate(said, (most, name), va="center", weight=weight)
+        terms = " + ".join(map(written, rows[name].values()))
+        said = written(left[name]) + (f" = {terms}" if len(rows[name]) > 1 else "")
+        style = {"va": "center", "weight": "bold" if name == chosen else "normal"}
+        axes.annotate(f"  {said}", (1, name), xycoords=("axes fraction", "data"), **style)
         sayings.insert(0, f"{name} {left[name]:.10g}")
     if chosen is not None:
         axes.axvline(left[chosen], color=BLACK, linestyle="--", linewidth=1)
         axes.get_yticklabels()[names.index(chosen)].set_weight("bold")
-    axes.set(xlabel="bits per weight", xlim=(0, 1.6 * most))
+    axes.set(xlabel="bits per weight", xlim=(0, max(left.values())))
     axes.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.45, 1))
     marked = "" if chosen is None else f" Marked: {chosen}."
     return Picture(figure, f"Stacked bars of bits per weight: {'; '.join(sayings)}.{marked}")
@@ -542,13 +556,17 @@ def frontier(
 ) -> Picture:
     """Error over bits per weight, both on log scales; the points that none other beats are filled.
 
-    points: series → label → (bits, error), up to as many series as can be told apart.
-    best: (series, label) of the points to fill. floor: bits of the codes; the scale is that of what
-    lies above them.
+    points: series → label → (bits, error). best: (series, label) of the points to fill.
+    floor: bits of the codes; the scale is that of what lies above them. The series of smaller error
+    have their labels below, the others above.
+    Raises ValueError for more series than can be told apart.
     """
+    if not 1 <= len(points) <= len(STROKES):
+        raise ValueError(f"from 1 to {len(STROKES)} series can be told apart, got {len(points)}")
     figure, axes = _axes(9, 4)
-    for n, (name, own) in enumerate(points.items()):
-        colour, dash, mark = STROKES[n]
+    by_error = sorted(points, key=lambda name: min(error for _, error in points[name].values()))
+    lower = by_error[: (len(points) + 1) // 2]
+    for (name, own), (colour, dash, mark) in zip(points.items(), STROKES, strict=False):
         bits, errors = zip(*own.values(), strict=True)
         above = [b - floor for b in bits]
         axes.plot(above, errors, dash, color=colour, linewidth=1)
@@ -556,10 +574,12 @@ def frontier(
         axes.scatter(above, errors, c=fills, marker=mark, edgecolors=colour, s=55, zorder=3)
         axes.plot([], [], dash, color=colour, marker=mark, label=name)
         for label, x, y in zip(own, above, errors, strict=True):
-            spot = {"xytext": (0, (8, -8)[n % 2]), "textcoords": "offset points"}
-            style = {"ha": "center", "va": "center", "fontsize": "x-small"}
-            axes.annotate(label, (x, y), **spot, **style)
+            spot = {"xytext": (-4, -5), "ha": "right", "va": "top"}
+            if name not in lower:
+                spot = {"xytext": (4, 4), "ha": "left", "va": "bottom"}
+            axes.annotate(label, (x, y), textcoords="offset points", fontsize="x-small", **spot)
     axes.set(xscale="log", yscale="log", ylabel="squared error / squared weights")
+    axes.margins(y=0.1)  # room for labels
     axes.set_xlabel(f"bits per weight (log scale of what is above {floor:g})")
     axes.xaxis.set_major_locator(LogLocator(base=4, numticks=20))
     axes.xaxis.set_major_formatter(lambda x, _: f"{floor + x:.5g}")
@@ -577,22 +597,34 @@ def frontier(
     return Picture(figure, alt)
 
 
-def histograms(samples: Mapping[str, Sequence[float]], xlabel: str) -> Picture:
-    """A histogram of each sample in a panel of its own, with a dashed line at zero."""
+def histograms(
+    samples: Mapping[str, Sequence[float]], xlabels: Sequence[str], log: bool = False
+) -> Picture:
+    """A histogram of each sample in a panel of its own, with a dashed line at zero.
+
+    xlabels: what the numbers of each sample are. log: whether counts have a log scale, on which a
+    single number can be seen beside thousands.
+    Raises ValueError if a sample has no label, or a label no sample.
+    """
+    if len(samples) != len(xlabels):
+        raise ValueError(f"{len(samples)} samples need as many xlabels, got {len(xlabels)}")
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     panels = figure.subplots(1, len(samples), squeeze=False)[0]
     sayings = []
-    for axes, (name, sample) in zip(panels, samples.items(), strict=True):
+    for axes, (name, sample), xlabel in zip(panels, samples.items(), xlabels, strict=True):
         values = np.asarray(sample, dtype=float)
-        axes.hist(values, bins=80, color=BLUE)
+        axes.hist(values, bins=80, color=BLUE, log=log)
         axes.axvline(0, color=BLACK, linestyle="--", linewidth=1)
         axes.set(title=name, xlabel=xlabel)
+        if log:
+            axes.set_ylim(bottom=0.5)  # so that a bar of one stands above the axis
+            axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.spines[["top", "right"]].set_visible(False)
         below = (values < 0).mean()
         said = f"from {values.min():.3g} to {values.max():.3g}, {below:.0%} of them below zero"
-        sayings.append(f"{name}: {said}")
-    panels[0].set_ylabel("how many")
-    return Picture(figure, f"Histograms of {xlabel}. {'; '.join(sayings)}.")
+        sayings.append(f"{name}, {xlabel}: {said}")
+    panels[0].set_ylabel("how many (log scale)" if log else "how many")
+    return Picture(figure, f"Histograms. {'; '.join(sayings)}.")
 
 
 def byte_layout(fields: Mapping[str, int]) -> Picture:
@@ -623,10 +655,13 @@ def byte_layout(fields: Mapping[str, int]) -> Picture:
     return Picture(figure, f"Bars of {whole:,} B: {said}.")
 
 
-def measurements(samples: Mapping[str, Sequence[float]], xlabel: str, zero: bool = True) -> Picture:
+def measurements(
+    samples: Mapping[str, Sequence[float]], xlabel: str, zero: bool = True, log: bool = False
+) -> Picture:
     """Every measurement as a dot, a row for each thing measured, with a bar at its median.
 
-    zero: whether the axis begins at zero, so that lengths can be compared as ratios.
+    zero: whether the axis begins at zero, so that lengths can be compared as ratios. log: whether
+    it has a log scale, which has no zero.
     """
     figure, axes = _axes(height=1 + 0.6 * len(samples))
     names = list(samples)[::-1]  # the first one on top
@@ -639,7 +674,10 @@ def measurements(samples: Mapping[str, Sequence[float]], xlabel: str, zero: bool
         sayings.insert(0, said)
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel=xlabel, ylim=(-0.5, len(names) - 0.5))
-    if zero:
+    if log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+    elif zero:
         axes.set_xlim(left=0)
     return Picture(figure, f"Dots of {xlabel}, with medians: " + "; ".join(sayings) + ".")
 

@@ -61,6 +61,7 @@ __all__ = [
     "ModelShape",
     "Moment",
     "Settings",
+    "Trainable",
     "count_lora_parameters",
     "estimate",
     "kv_cache_bytes",
@@ -438,14 +439,14 @@ def _shared(line: Line, run: Settings, *stages: str) -> Line:
 
 @dataclass(frozen=True)
 class Trainable:
-    """A kind of trainable tensor: numbers in one, and how many there are of it in the model.
+    """A kind of trainable tensor: elements of one, and the count of them in the model.
 
     in_layers: whether these are spread evenly over the layers.
     """
 
     name: str
-    numbers: int
-    times: int
+    elements: int
+    count: int
     in_layers: bool = True
 
 
@@ -506,7 +507,7 @@ def _trainable(shape: ModelShape, run: Settings) -> Iterator[Line]:
 
 
 def _trained(shape: ModelShape, run: Settings) -> int:
-    return sum(tensor.numbers * tensor.times for tensor in trainable_tensors(shape, run))
+    return sum(tensor.elements * tensor.count for tensor in trainable_tensors(shape, run))
 
 
 def _state_lines(shape: ModelShape, run: Settings) -> Iterator[Line]:
@@ -520,34 +521,34 @@ def _state_lines(shape: ModelShape, run: Settings) -> Iterator[Line]:
 
 def _states(shape: ModelShape, run: Settings) -> tuple[int, str]:
     optimizer, tensors = OPTIMIZERS[run.optimizer], trainable_tensors(shape, run)
-    size = sum(t.times * state_bytes(t.numbers, run) for t in tensors) * optimizer.states
+    size = sum(t.count * state_bytes(t.elements, run) for t in tensors) * optimizer.states
     if not optimizer.eight_bit:
         return size, f"{_trained(shape, run):,} × {optimizer.states} × {RECIPES[run.recipe].state}"
     tables = 256 * 4 * optimizer.states  # one map of 256 float32 values a state, shared
     return size + tables, "1 B and 4 B a block of 256, each state; float32 below 4,096 numbers"
 
 
-def state_bytes(numbers: int, run: Settings) -> int:
+def state_bytes(elements: int, run: Settings) -> int:
     """Bytes of one state of a trainable tensor; of 8-bit ones with their constants."""
     if not OPTIMIZERS[run.optimizer].eight_bit:
-        return numbers * RECIPES[run.recipe].state
-    if numbers < SMALLEST_8BIT:
-        return 4 * numbers
-    return numbers + 4 * math.ceil(numbers / 256)
+        return elements * RECIPES[run.recipe].state
+    if elements < SMALLEST_8BIT:
+        return 4 * elements
+    return elements + 4 * math.ceil(elements / 256)
 
 
-def paged_bytes(numbers: int, run: Settings) -> int:
+def paged_bytes(elements: int, run: Settings) -> int:
     """Of `state_bytes`, what may move to CPU memory: not the constants, nor small tensors.
 
-    Source: get_state_buffer of bitsandbytes, which pages from 100,000 numbers on.
+    Source: get_state_buffer of bitsandbytes, which pages from 100,000 elements on.
     """
-    if not OPTIMIZERS[run.optimizer].paged or numbers < SMALLEST_PAGED:
+    if not OPTIMIZERS[run.optimizer].paged or elements < SMALLEST_PAGED:
         return 0
-    return numbers * (1 if OPTIMIZERS[run.optimizer].eight_bit else RECIPES[run.recipe].state)
+    return elements * (1 if OPTIMIZERS[run.optimizer].eight_bit else RECIPES[run.recipe].state)
 
 
 def _paged(shape: ModelShape, run: Settings) -> int:
-    one = sum(t.times * paged_bytes(t.numbers, run) for t in trainable_tensors(shape, run))
+    one = sum(t.count * paged_bytes(t.elements, run) for t in trainable_tensors(shape, run))
     states = OPTIMIZERS[run.optimizer].states * one
     return math.ceil(states / (run.gpus if run.sharding else 1))
 
@@ -832,7 +833,7 @@ def largest(
         return estimate(shape, method, **options | {what: value}).total <= room
 
     positions = shape.positions if what == "sequence_length" else 0
-    return _largest_number(fits, positions or MOST)
+    return largest_number(fits, positions or MOST)
 
 
 def _largest_model(room: int, model: Any, method: str, options: dict[str, Any]) -> str | None:
@@ -853,7 +854,7 @@ def _has_targets(shape: ModelShape, targets: Any) -> bool:
         return False
 
 
-def _largest_number(fits: Callable[[int], bool], limit: int) -> int:
+def largest_number(fits: Callable[[int], bool], limit: int) -> int:
     """The largest number up to `limit` for which `fits` holds, if it holds below some number."""
     low, high = 0, 1
     while high <= limit and fits(high):

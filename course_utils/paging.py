@@ -21,18 +21,21 @@ optim/optimizer.py: `Optimizer8bit.get_state_buffer` pages tensors of at least 1
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from numbers import Integral, Real
 from typing import Any
 
 from course_utils.memory import (
+    MOST,
     OPTIMIZERS,
     UPDATE,
     Estimate,
     Moment,
     estimate,
+    largest_number,
     paged_bytes,
     state_bytes,
     timeline,
@@ -45,19 +48,35 @@ from course_utils.units import MiB
 __all__ = [
     "PAGE",
     "PAGES",
-    "PCIE3_X16",
+    "PCIE",
     "Event",
     "OutOfMemory",
+    "Page",
     "Run",
     "StateTensor",
     "UnifiedMemory",
+    "longest_text",
     "paged_tensors",
+    "pcie_x16",
     "simulate",
 ]
 
 PAGE = 2 * MiB  # the largest piece that CUDA's unified memory moves at once
-PCIE3_X16 = 16 * 8e9 * 128 / 130 / 8  # B/s each way, nominal: 16 lanes, 8 GT/s, 128b/130b; a T4's
 PAGES = "pages"  # of optimizer states, beside the groups of `memory.GROUPS`
+
+# The generation of PCIe of each of `memory.GPUS`, 16 lanes wide (NVIDIA's data sheets).
+PCIE = {"T4": 3, "RTX 4090": 4, "A100-40": 4, "A100-80": 4, "H100": 5}
+
+
+def pcie_x16(generation: int) -> float:
+    """B/s that 16 lanes of PCIe 3, 4 or 5 carry each way, nominally.
+
+    8 GT/s a lane, twice as many with each generation, of which 128 bits in 130 are data (PCI-SIG,
+    PCI Express base specification). Raises ValueError for another generation.
+    """
+    if generation not in (3, 4, 5):
+        raise ValueError(f"the generation of PCIe must be 3, 4 or 5, got {generation!r}")
+    return 16 * 8e9 * 2 ** (generation - 3) * 128 / 130 / 8
 
 
 # --- which states page ----------------------------------------------------------------------------
@@ -91,10 +110,10 @@ def paged_tensors(model: Any, method: str, **options: Any) -> list[StateTensor]:
     return [
         StateTensor(
             tensor.name,
-            tensor.numbers,
-            tensor.times,
-            states * tensor.times * state_bytes(tensor.numbers, run),
-            states * tensor.times * paged_bytes(tensor.numbers, run),
+            tensor.elements,
+            tensor.count,
+            states * tensor.count * state_bytes(tensor.elements, run),
+            states * tensor.count * paged_bytes(tensor.elements, run),
         )
         for tensor in trainable_tensors(found.shape, run)
     ]
@@ -113,15 +132,18 @@ def _paged_states(found: Estimate) -> Iterator[int]:
     for in_layers, kinds in groupby(trainable_tensors(shape, run), lambda kind: kind.in_layers):
         group, rounds = list(kinds), shape.layers if in_layers else 1
         for kind in group * rounds:
-            if size := paged_bytes(kind.numbers, run):
-                yield from [size] * (OPTIMIZERS[run.optimizer].states * kind.times // rounds)
+            if size := paged_bytes(kind.elements, run):
+                yield from [size] * (OPTIMIZERS[run.optimizer].states * kind.count // rounds)
 
 
 # --- the pager ------------------------------------------------------------------------------------
 
 
 class OutOfMemory(Exception):
-    """The GPU has too little even with all pages in CPU memory. asked: bytes (B) it should hold."""
+    """The GPU has too little even with all pages in CPU memory. asked: bytes (B) it should hold.
+
+    The pages are in CPU memory then, with what was on them; what can't move is as it was before.
+    """
 
     def __init__(self, asked: int, budget: int):
         super().__init__(f"out of memory: {asked:,} B are asked for, the budget is {budget:,} B")
@@ -142,7 +164,8 @@ class UnifiedMemory:
 
     fixed: bytes on the GPU that can't move. on_gpu: number → page, the least recently used first.
     in_cpu: the others. moved_in, moved_out: bytes moved to the GPU and away from it so far.
-    Raises ValueError for a budget below 0 or a page size below 1.
+    Another rule of eviction is a subclass with its own `victim`.
+    Raises ValueError for bytes that are no whole number or below 0, and a page size below 1.
     """
 
     budget: int
@@ -156,8 +179,7 @@ class UnifiedMemory:
 
     def __post_init__(self) -> None:
         positive("page_size", self.page_size)
-        if self.budget < 0:
-            raise ValueError(f"budget must be at least 0 B, got {self.budget}")
+        _whole("budget", self.budget)
 
     def __len__(self) -> int:
         """How many pages there are, wherever they are."""
@@ -175,21 +197,30 @@ class UnifiedMemory:
 
     def hold(self, fixed: int) -> None:
         """From now on what can't move takes `fixed` bytes; raises OutOfMemory if it can't."""
+        _whole("fixed", fixed)
         self.make_room(fixed - self.fixed)
         self.fixed = fixed
 
     def allocate(self, size: int) -> list[int]:
-        """Pages for a new tensor, filled with zeros on the GPU; returns their numbers."""
+        """Pages for a new tensor, filled with zeros on the GPU; returns their numbers.
+
+        Raises OutOfMemory if not even one of them fits beside what can't move; none is made then.
+        """
         numbers = []
-        for start in range(0, size, self.page_size):
+        for start in range(0, _whole("size", size), self.page_size):
             numbers.append(len(self))
             self.place(len(self), Page(min(self.page_size, size - start)))
         return numbers
 
     def touch(self, number: int) -> Page:
-        """The page, on the GPU and now the most recently used; raises OutOfMemory if it can't."""
+        """The page, on the GPU and now the most recently used; raises OutOfMemory if it can't.
+
+        Raises ValueError for a number that no page has.
+        """
         if number in self.on_gpu:
             self.on_gpu.move_to_end(number)
+        elif number not in self.in_cpu:
+            raise ValueError(f"there is no page {number!r}, only {len(self):,}, from 0 on")
         else:
             self.place(number, self.in_cpu[number])
             self.moved_in += self.in_cpu.pop(number).size
@@ -224,6 +255,13 @@ class UnifiedMemory:
         return tuple(pages[number].value for number in sorted(pages))
 
 
+def _whole(name: str, size: Any) -> int:
+    """`size` if it is a whole number of bytes; else ValueError naming it."""
+    if isinstance(size, bool) or not isinstance(size, Integral) or size < 0:
+        raise ValueError(f"{name} must be a whole number of at least 0 B, got {size!r}")
+    return int(size)
+
+
 # --- a run ----------------------------------------------------------------------------------------
 
 
@@ -252,16 +290,16 @@ class Event:
 class Run:
     """What happened: events in order, and the one at which memory ran out, None if it didn't.
 
-    lengths: tokens of a text in each step. moments: of one step. budget: bytes of the GPU for
-    tensors. out_of_memory: what was asked for, with all pages in CPU memory; it is not among the
-    events. state: what is on each page at the end. bandwidth: B/s.
+    lengths: tokens of a text in each step. moments_per_step: how many there are. budget: bytes of
+    the GPU for tensors. out_of_memory: what was asked for, with all pages in CPU memory; it is not
+    among the events. state: what is on each page at the end. bandwidth: B/s.
     """
 
     model: str
     method: str
     gpu: str
     lengths: tuple[int, ...]
-    moments: int
+    moments_per_step: int
     budget: int
     bandwidth: float
     events: tuple[Event, ...]
@@ -272,6 +310,14 @@ class Run:
     def moved(self) -> int:
         """Bytes moved between GPU and CPU memory, both ways together."""
         return sum(event.moved_in + event.moved_out for event in self.events)
+
+    @property
+    def moved_by_step(self) -> tuple[int, ...]:
+        """The same for each step that began."""
+        moved = Counter()
+        for event in self.events:
+            moved[event.step] += event.moved_in + event.moved_out
+        return tuple(moved.values())
 
     @property
     def seconds(self) -> float:
@@ -290,8 +336,9 @@ def simulate(
     *,
     gpu: str | int,
     lengths: Sequence[int],
-    bandwidth: float = PCIE3_X16,
+    bandwidth: float | None = None,
     page_size: int = PAGE,
+    pager: type[UnifiedMemory] = UnifiedMemory,
     **options: Any,
 ) -> Run:
     """A training run of one step for each length, on a GPU whose optimizer states may be paged.
@@ -299,19 +346,24 @@ def simulate(
     model, method, options: as in `memory.estimate`. optimizer: "paged_adamw" unless told; paging is
         on with those whose name says so, such as "paged_adamw8bit", and off with "adamw8bit".
     gpu: a name of `memory.GPUS` or a card's bytes, CUDA's own included. lengths: tokens of a text,
-        the sequence_length of each step. bandwidth: in B/s. page_size: in B.
+        the sequence_length of each step. With accumulation a step here is one micro-batch and an
+        update, which a real run has only once in so many micro-batches.
+    bandwidth: in B/s; unless told that of the GPU's own bus (`PCIE`), of PCIe 3 for plain bytes.
+    page_size: in B. pager: the rule of eviction, `UnifiedMemory` or a subclass.
     The run stops where memory runs out: where what can't move alone is more than the GPU has, or
     leaves no room for a single page at the update.
     Raises ValueError for options that can't be right, no lengths, and more than one GPU.
     """
-    lengths = tuple(positive("a length", length) for length in lengths)
-    if not lengths or "sequence_length" in options:
+    memory = pager(usable_bytes(gpu), page_size)
+    if not isinstance(lengths, Iterable) or not lengths or "sequence_length" in options:
         raise ValueError("lengths gives the sequence_length of each step, and of at least one")
-    if not bandwidth > 0:
-        raise ValueError(f"bandwidth must be above 0 B/s, got {bandwidth!r}")
+    lengths = tuple(positive("a length", length) for length in lengths)
+    if bandwidth is None:
+        bandwidth = pcie_x16(PCIE.get(gpu, 3))
+    if not isinstance(bandwidth, Real) or not bandwidth > 0:
+        raise ValueError(f"bandwidth must be a number above 0 B/s, got {bandwidth!r}")
     options = {"optimizer": "paged_adamw"} | options
     found = _estimate(model, method, options | {"sequence_length": max(lengths)})
-    memory = UnifiedMemory(usable_bytes(gpu), page_size)
     steps = _steps(found, lengths, options)
     events, failed = [], None
     for step, moment in ((n, moment) for n, all_of in enumerate(steps, 1) for moment in all_of):
@@ -328,6 +380,28 @@ def simulate(
     where = gpu if isinstance(gpu, str) else "the GPU"
     head = (found.shape.name, method, where, lengths, len(steps[0]), memory.budget, bandwidth)
     return Run(*head, tuple(events), failed, memory.values())
+
+
+def longest_text(
+    gpu: str | int, model: Any, method: str, *, page_size: int = PAGE, **options: Any
+) -> int:
+    """The most tokens a text may have for `simulate` to go on; 0 if not even one fits.
+
+    gpu, model, method, page_size, options: as in `simulate`.
+    What can't move has to fit at every moment, and at the update one page beside it.
+    Raises ValueError as `simulate` does.
+    """
+    room = usable_bytes(gpu)
+    options = {"optimizer": "paged_adamw"} | options
+    found = _estimate(model, method, options | {"sequence_length": 1})
+    page = min(positive("page_size", page_size), max(_paged_states(found), default=0))
+
+    def fits(tokens: int) -> bool:
+        moments = timeline(found.shape, method, **options | {"sequence_length": tokens})
+        fixed = [moment.total - moment.paged for moment in moments]
+        return max(*fixed, fixed[-1] + page) <= room  # the update is the last
+
+    return largest_number(fits, found.shape.positions or MOST)
 
 
 def _steps(

@@ -388,6 +388,8 @@ def test_a_real_layer_comes_with_its_caveat():
     [
         ({"bits": 1}, "bits must be from 2 to 8 here, but is 1."),
         ({"bits": 9}, "bits must be from 2 to 8 here, but is 9."),
+        ({"form": "nf5"}, "format must be one of int, nf, fp4, ocp, lloyd here, but is nf5."),
+        ({"distribution": "t"}, "numbers must be one of normal, uniform, heavy tails"),
     ],
 )
 def test_bad_values_for_bins_are_named(change, message):
@@ -430,7 +432,7 @@ def test_a_long_mini_batch_runs_out_of_memory_and_paging_helps():
     assert re.match(rf"paging off \(shown\) +{fails}\npaging on +{runs}\n", text)
     assert re.search(r"room on T4 +15.10 GB\nbus +PCIe 3.0 ×16, nominally 15.75 GB/s\n", text)
     assert re.search(r"optimizer states +1.34 GB, of which 1.31 GB can page\n", text)
-    assert re.search(r"tensors that page +384 of 448", text)
+    assert re.search(r"tensors that page +384 of 448: from 100,000 elements on", text)
     paged, other = paging_answer(**EIGHT_B | {"paged": True})
     assert "Out of memory" not in paged.alt and "2.27 GB moved" in paged.alt
     assert re.match(rf"paging on \(shown\) +{runs}\npaging off +{fails}\n", other)
@@ -438,7 +440,7 @@ def test_a_long_mini_batch_runs_out_of_memory_and_paging_helps():
 
 def test_the_longest_text_is_really_the_longest():
     _, text = paging_answer(**EIGHT_B)
-    said = re.search(r"longest text +([\d,]+) tokens, with paging ([\d,]+)$", text)
+    said = re.search(r"longest text +([\d,]+) tokens, with paging ([\d,]+) tokens$", text)
     off, on = (int(number.replace(",", "")) for number in said.groups())
     for paged, most in ((False, off), (True, on)):
         for tokens, outcome in ((most, False), (most + 1, True)):
@@ -460,6 +462,23 @@ def test_the_timeline_is_the_simulators(method, paged):
     options["optimizer"] = "paged_adamw" if paged else "adamw"
     run = simulate("tinyllama-1.1b", method, gpu="T4", lengths=(1024, 1024, 4096, 1024), **options)
     assert picture.alt == memory_timeline(run).alt
+
+
+def test_no_text_at_all_is_called_none():
+    options = EIGHT_B | {"model": "smollm2-1.7b", "method": "full"}
+    _, text = paging_answer(**options)
+    assert re.search(r"longest text +none, with paging 2,945 tokens$", text)
+    _, text = paging_answer(**options | {"model": "llama-7b"})
+    assert re.search(r"longest text +none, with paging none$", text)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "bus"),
+    [("T4", "3.0 ×16, nominally 15.75"), ("A100-80", "4.0 ×16, nominally 31.51"), ("H100", "5.0")],
+)
+def test_the_bus_is_the_gpus_own(gpu, bus):
+    _, text = paging_answer(**EIGHT_B | {"gpu": gpu})
+    assert f"PCIe {bus}" in text
 
 
 def test_nothing_pages_at_rank_8_of_llama():
@@ -550,6 +569,21 @@ def test_overhead_agrees_with_the_memory_calculator(block_size, double_quant):
     assert f"Marked: blocks of {block_size:,}." in picture.alt
 
 
+def test_blocks_of_16_stand_beside_those_of_bitsandbytes():
+    picture, text = overhead_answer(**OVERHEAD | {"block_size": 16})
+    assert re.search(r"bits per weight +4\.5078125\n", text)
+    for size in (16, *BLOCK_SIZES):
+        assert f"blocks of {size:,} {4 + overhead_bits(size, True):.10g}" in picture.alt
+    assert controls(overhead_explorer())["block size"].options == (16, *BLOCK_SIZES)
+
+
+def test_quantizing_small_constants_costs_bits():
+    _, text = overhead_answer(**OVERHEAD | {"constant_bits": 1, "nested_bits": 16})
+    cost = 16 / 64 + 1 / (64 * 256) - 1 / 64
+    assert text.endswith(f"costs{'':24}{cost:<12.10g} {format_bytes(7e9 * cost / 8)}")
+    assert "saved" not in text
+
+
 @pytest.mark.parametrize("model", PRESETS)
 def test_of_a_model_the_linear_layers_are_quantized(model):
     _, text = overhead_answer(**OVERHEAD | {"model": model})
@@ -567,6 +601,7 @@ def test_constants_of_16_bits_cost_half():
     [
         ({"constant_bits": 0}, "absmax bits must be from 1 to 64 here, but is 0."),
         ({"constant_bits": 65, "double_quant": False}, "absmax bits must be from 1 to 64"),
+        ({"block_size": 8}, "block size must be one of 16, 32, 64, 128, 256, 512, 1024"),
         ({"nested_bits": 17}, "nested bits must be from 1 to 16 here, but is 17."),
         ({"nested_block_size": -1}, "nested size must be from 1 to 1,048,576 here, but is -1."),
     ],

@@ -179,6 +179,11 @@ def test_measurements_show_every_value_and_the_median(zero):
     )
 
 
+def test_measurements_on_a_log_scale():
+    axes = axes_of(figures.measurements({"apart": [0.1, 1, 10]}, "kurtosis", log=True))
+    assert axes.get_xscale() == "log" and axes.get_xlim()[0] > 0
+
+
 def test_next_tokens_has_a_panel_a_prompt_with_the_likeliest_token_on_top():
     prompts = {"The cost is $5 or $": [("·6", 0.75), ("·7", 0.2)], "Once": [("·upon", 0.5)]}
     picture = figures.next_tokens(prompts)
@@ -338,11 +343,16 @@ def timeline(**options):
     return simulate("llama-3.1-8b", "qlora", **LONG_STEP | {"double_quant": True} | options)
 
 
+def areas(axes):
+    return [patch.get_data() for patch in axes.patches if hasattr(patch, "get_data")]
+
+
 def test_a_timeline_adds_up_to_the_bytes_at_every_moment():
     run = timeline(upcast=False)
     top, bottom = figures.memory_timeline(run).figure.axes
     highest = top.patches[-1].get_data()
     assert list(highest.values) == pytest.approx([e.total / 1e9 for e in run.events])
+    assert not top.containers, "no bar beside the areas"
     assert max(highest.values) <= top.lines[0].get_ydata()[0] == run.budget / 1e9
     below = [area.get_data() for area in top.patches]
     for lower, upper in zip(below, below[1:], strict=False):
@@ -365,14 +375,17 @@ def test_a_timeline_tells_of_pages_in_words():
     )
 
 
-def test_where_memory_runs_out_a_cross_and_words_say_so():
+def test_where_memory_runs_out_a_bar_a_cross_and_words_say_so():
     run = timeline(upcast=False, optimizer="adamw")
     picture = figures.memory_timeline(run)
     (axes,) = picture.figure.axes  # no pages, no panel for them
-    cross = axes.lines[1]
-    assert cross.get_marker() == "X"
-    assert cross.get_xdata()[0] == axes.patches[-1].get_data().edges[-1]
-    assert cross.get_ydata()[0] == pytest.approx(run.out_of_memory.total / 1e9)
+    cross, highest, (bar,) = axes.lines[1], areas(axes)[-1], axes.containers[0]
+    start, end = highest.edges[-2:]
+    assert highest.values[-1] == bar.get_height() == pytest.approx(run.out_of_memory.total / 1e9)
+    assert (bar.get_x(), bar.get_width()) == (start, end - start)
+    assert highest.values[-1] > run.budget / 1e9 >= max(highest.values[:-1])
+    assert cross.get_marker() == "X" and start < cross.get_xdata()[0] < end
+    assert cross.get_ydata()[0] == bar.get_height() < axes.get_ylim()[1]
     assert "out of memory: the loss,\n16.23 GB asked for" in {t.get_text() for t in axes.texts}
     assert picture.alt.endswith("Out of memory in step 2 at the loss: 16.23 GB asked for.")
 
@@ -385,19 +398,46 @@ def test_one_step_of_a_timeline_names_its_phases():
     assert bottom.get_xlabel() == "step 2, 4,096 tokens"
     cut = timeline(upcast=False, optimizer="adamw")
     ticks = figures.memory_timeline(cut, steps=[2]).figure.axes[-1].get_xticklabels()
-    assert [text.get_text() for text in ticks] == ["forward"]
+    assert [text.get_text() for text in ticks] == ["forward", "loss"]
 
 
-def test_a_timeline_of_a_run_that_never_began():
-    picture = figures.memory_timeline(timeline(gpu=10**9))
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("gpu", "end"), [(10**9, "463.13 MB"), (10**8, "0 B")])
+def test_a_timeline_of_a_run_that_never_began(gpu, end):
+    picture = figures.memory_timeline(timeline(gpu=gpu))
     (axes,) = picture.figure.axes
-    assert not axes.patches and axes.lines[1].get_xdata()[0] == 0
-    assert "up to 0 B under a line at 463.13 MB, the end of the GPU. Out of memory" in picture.alt
+    assert {len(area.values) for area in areas(axes)} == {1} and axes.get_ylim()[1] >= 1
+    assert f"up to 0 B under a line at {end}, the end of the GPU. Out of memory" in picture.alt
+    picture._repr_html_()
 
 
-def test_steps_that_a_run_does_not_have_are_refused():
-    with pytest.raises(ValueError, match=r"steps must be from 1 to 2, got \(3,\)"):
+def test_steps_are_shown_once_and_in_order():
+    run = timeline(lengths=(1024, 512, 2048))
+    bottom = figures.memory_timeline(run, steps=[3, 1, 3]).figure.axes[-1]
+    ticks = [text.get_text() for text in bottom.get_xticklabels()]
+    assert ticks == ["step 1\n1,024 tokens", "step 3\n2,048 tokens"]
+    (area,) = areas(bottom)
+    shown = [e for e in run.events if e.step != 2]
+    assert list(area.values) == [e.cpu / 1e9 for e in shown]
+
+
+def test_steps_that_never_began_are_refused():
+    with pytest.raises(ValueError, match=r"from 1 to 2, the last that began; got \[3\]"):
         figures.memory_timeline(timeline(), steps=[3])
+    cut = timeline(lengths=(1024, 4096, 1024), optimizer="adamw")
+    assert cut.out_of_memory.step == 2
+    with pytest.raises(ValueError, match=r"from 1 to 2, the last that began; got \[2, 3\]"):
+        figures.memory_timeline(cut, steps=[2, 3])
+
+
+def test_the_legend_leaves_out_what_is_too_thin_to_see():
+    run = timeline(upcast=False)
+    top = figures.memory_timeline(run).figure.axes[0]
+    named = {text.get_text() for text in top.get_legend().get_texts()}
+    for name, (groups, *_) in figures.AREAS.items():
+        most = max(sum(event.gpu[group] for group in groups) for event in run.events)
+        assert (name in named) == (most >= 0.005 * run.budget), name
+    assert 0 < max(event.gpu["optimizer"] for event in run.events) < 0.005 * run.budget
 
 
 # --- double quantization --------------------------------------------------------------------------
@@ -434,6 +474,29 @@ def test_bits_are_written_without_exponents():
     assert said.get_text().strip() == "4.000061 = 4 + 0.000061"
 
 
+def test_a_row_of_one_part_is_its_own_sum():
+    picture = figures.bits_per_weight({"plain": {"constants": 0.5}})
+    assert [text.get_text().strip() for text in axes_of(picture).texts] == ["0.5"]
+
+
+@pytest.mark.parametrize("number", [0, 5])
+def test_parts_that_can_not_be_told_apart_are_refused(number):
+    row = {str(n): 1.0 for n in range(number)}
+    with pytest.raises(ValueError, match=f"from 1 to 4 parts can be told apart, got {number}"):
+        figures.bits_per_weight({"a": row})
+
+
+def test_bits_are_written_beside_the_axis():
+    picture = figures.bits_per_weight(BITS)
+    axes = axes_of(picture)
+    picture.figure.draw_without_rendering()  # which lays it out
+    end = axes.get_window_extent().x1
+    whole = picture.figure.bbox.x1
+    for text in axes.texts:
+        box = text.get_window_extent()
+        assert end <= box.x0 < box.x1 <= whole
+
+
 def test_frontier_fills_the_best_points_only():
     points = {"int4": {"64": (4.5, 0.012)}, "NF4": {"64": (4.5, 0.008), "256": (4.125, 0.01)}}
     best = [("NF4", "64"), ("NF4", "256")]
@@ -450,16 +513,47 @@ def test_frontier_fills_the_best_points_only():
     )
 
 
+def test_labels_of_the_lower_series_stand_below():
+    points = {name: {"64": (4.5, error)} for name, error in (("int4", 0.012), ("NF4", 0.008))}
+    above, below = axes_of(figures.frontier(points, [])).texts
+    assert [above.get_va(), above.get_ha()] == ["bottom", "left"]
+    assert [below.get_va(), below.get_ha()] == ["top", "right"]
+
+
+@pytest.mark.parametrize("number", [0, 6])
+def test_a_frontier_of_series_that_can_not_be_told_apart_is_refused(number):
+    points = {str(n): {"64": (4.5, 0.01)} for n in range(number)}
+    with pytest.raises(ValueError, match=f"from 1 to 5 series can be told apart, got {number}"):
+        figures.frontier(points, [])
+
+
 def test_histograms_have_a_panel_a_sample_and_say_how_many_are_below_zero():
-    picture = figures.histograms({"as they are": [1, 2, 3], "less 2": [-1, 0, 1]}, "absmax")
+    samples = {"as they are": [1, 2, 3], "less 2": [-1, 0, 1]}
+    picture = figures.histograms(samples, ["absmax", "absmax − 2"])
     left, right = picture.figure.axes
     assert [sum(bar.get_height() for bar in axes.patches) for axes in (left, right)] == [3, 3]
     assert [axes.get_title() for axes in (left, right)] == ["as they are", "less 2"]
     assert [axes.lines[0].get_xdata()[0] for axes in (left, right)] == [0, 0]
+    assert [axes.get_xlabel() for axes in (left, right)] == ["absmax", "absmax − 2"]
+    assert left.get_yscale() == "linear"
     assert picture.alt == (
-        "Histograms of absmax. as they are: from 1 to 3, 0% of them below zero; "
-        "less 2: from -1 to 1, 33% of them below zero."
+        "Histograms. as they are, absmax: from 1 to 3, 0% of them below zero; "
+        "less 2, absmax − 2: from -1 to 1, 33% of them below zero."
     )
+
+
+def test_one_number_beside_thousands_shows_on_a_log_scale():
+    picture = figures.histograms({"a": [*[1.0] * 5000, 9.0]}, ["x"], log=True)
+    axes = axes_of(picture)
+    assert axes.get_yscale() == "log" and axes.get_ylim()[0] < 1
+    assert axes.patches[-1].get_height() == 1
+    assert axes.yaxis.get_major_formatter()(1000, 0) == "1,000"
+    assert axes.get_ylabel() == "how many (log scale)"
+
+
+def test_histograms_need_a_label_each():
+    with pytest.raises(ValueError, match="1 samples need as many xlabels, got 2"):
+        figures.histograms({"a": [1, 2]}, ["x", "y"])
 
 
 def test_byte_layout_magnifies_all_but_the_largest_field():

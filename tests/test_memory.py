@@ -533,9 +533,9 @@ def test_the_master_copy_is_there_from_the_start():
 def test_trainable_tensors_are_all_parameters(preset):
     shape = ModelShape.preset(preset)
     tensors = trainable_tensors(shape, estimate(shape).settings)
-    assert sum(t.numbers * t.times for t in tensors) == shape.parameters
-    in_layers = [t.times for t in tensors if t.in_layers]
-    assert all(times % shape.layers == 0 for times in in_layers)
+    assert sum(t.elements * t.count for t in tensors) == shape.parameters
+    in_layers = [t.count for t in tensors if t.in_layers]
+    assert all(count % shape.layers == 0 for count in in_layers)
 
 
 def test_a_bare_number_has_no_timeline():
