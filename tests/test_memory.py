@@ -218,6 +218,13 @@ def test_bits_of_nf4():
     assert bits(double_quant=True) == 4.126953125
     billions = nf4_bytes(7_000_014_848)
     assert (billions["codes"] + billions["constants"]) / GB == pytest.approx(3.611, abs=0.001)
+    once, twice = (
+        sum(nf4_bytes(65 * 10**9, 64, double)[part] for part in ("codes", "constants")) / GB
+        for double in (False, True)
+    )
+    assert twice == pytest.approx(33.53, abs=0.01) and once - twice == pytest.approx(
+        3.031, abs=0.001
+    )
 
 
 def test_smollm2_in_nf4_to_the_byte():
