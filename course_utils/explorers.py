@@ -84,6 +84,30 @@ def number(description: str, value: int) -> widgets.IntText:
     )
 
 
+def switch_off(fields: Iterable[widgets.Widget], by: widgets.Widget, when: Callable) -> None:
+    """Keep fields disabled while `when` holds for the value of the control `by`."""
+
+    def follow(_=None) -> None:
+        for field in fields:
+            field.disabled = when(by.value)
+
+    by.observe(follow, names="value")
+    follow()
+
+
+def check_numbers(given: Mapping[str, int], most: Mapping[str, int], least: int = 1) -> None:
+    """Raise ValueError, for the reader, for a number that isn't from `least` to its `most`."""
+    for name, value in given.items():
+        if not least <= value <= most[name]:
+            allowed = f"from {least} to {most[name]:,}"
+            raise ValueError(f"{name} must be {allowed} here, but is {value:,}.")
+
+
+def listed(lines: Mapping[str, str], width: int) -> str:
+    """A line for each name and what is said of it, in two columns, the first so wide."""
+    return "\n".join(f"{name:<{width}} {said}" for name, said in lines.items())
+
+
 # --- LoRA -----------------------------------------------------------------------------------------
 
 FREE = "one shape: d_in × d_out"
@@ -111,9 +135,10 @@ def lora_explorer() -> widgets.VBox:
 
     def follow_model(change) -> None:
         free = change.new == FREE
-        controls["d_in"].disabled = controls["d_out"].disabled = not free
         controls["layers"].value = 1 if free else ModelShape.preset(change.new).layers
 
+    shape = controls["d_in"], controls["d_out"]
+    switch_off(shape, by=controls["model"], when=lambda model: model != FREE)
     controls["model"].observe(follow_model, names="value")  # first, so that the answer fits it
     return explorer(controls, lora_answer)
 
@@ -137,9 +162,8 @@ def lora_answer(
         widths, largest = shape.linear_layers(), {"layers": shape.layers}
     matrices = [widths[name] for name in chosen]
     given = {"d_in": d_in, "d_out": d_out, "layers": layers, "rank r": rank}
-    for name, most in (largest | {"rank r": min(map(min, matrices))}).items():
-        if not 1 <= given[name] <= most:
-            raise ValueError(f"{name} must be from 1 to {most:,} here, but is {given[name]:,}.")
+    most = largest | {"rank r": min(map(min, matrices))}
+    check_numbers({name: given[name] for name in most}, most)
     per_rank = layers * sum(count_lora_parameters(*matrix, rank=1) for matrix in matrices)
     full = layers * sum(d_in * d_out for d_in, d_out in matrices)
     trained = rank * per_rank
@@ -156,8 +180,7 @@ def lora_answer(
     if shape:
         whole = shape.parameters
         lines["share of the whole model"] = f"{trained / whole:.2%} of {whole:,} parameters"
-    text = "\n".join(f"{name:<38} {value}" for name, value in lines.items())
-    return figures.lora_parameters(per_rank, full, rank), text
+    return figures.lora_parameters(per_rank, full, rank), listed(lines, 38)
 
 
 # --- bins -----------------------------------------------------------------------------------------
@@ -169,6 +192,7 @@ FORMATS = {
     "ocp": "FP4, OCP (E2M1)",
     "lloyd": "least error (Lloyd)",
 }
+FOUR_BITS = ("fp4", "ocp")  # whatever bits are chosen
 NUMBERS = 2**16  # of a distribution
 SIZES = [2**n for n in range(4, 17)]  # of blocks; the last is one block for all
 REAL = "model.layers.15.mlp.up_proj.weight"
@@ -185,10 +209,7 @@ def bins_explorer() -> widgets.VBox:
         "distribution": menu("numbers", DISTRIBUTIONS),
     }
 
-    def follow_format(change) -> None:
-        controls["bits"].disabled = change.new in ("fp4", "ocp")
-
-    controls["form"].observe(follow_format, names="value")
+    switch_off([controls["bits"]], by=controls["form"], when=FOUR_BITS.__contains__)
     return explorer(controls, bins_answer)
 
 
@@ -201,14 +222,13 @@ def bins_answer(form: str, bits: int, block_size: int, distribution: str) -> tup
     """
     from course_utils import quantization
 
-    if not 2 <= bits <= 8:
-        raise ValueError(f"bits must be from 2 to 8 here, but is {bits:,}.")
+    check_numbers({"bits": bits}, {"bits": 8}, least=2)
     menus = {"format": (form, FORMATS), "numbers": (distribution, DISTRIBUTIONS)}
     for name, (value, allowed) in menus.items():
         if value not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(allowed)} here, but is {value}.")
     x = _numbers(distribution)
-    bits = 4 if form in ("fp4", "ocp") else bits
+    bits = 4 if form in FOUR_BITS else bits
     levels = {
         "int": lambda: quantization.linear_codebook(bits),
         "nf": lambda: quantization.normal_float(bits),
@@ -235,8 +255,8 @@ def bins_answer(form: str, bits: int, block_size: int, distribution: str) -> tup
     }
     if distribution == REAL_LAYER:
         lines["beware"] = "these weights were in 4 bits once before: the error is biased"
-    text = "\n".join(f"{name:<14}  {value}" for name, value in lines.items())
-    return figures.bins(scaled.tolist(), {f"{FORMATS[form]}, {bits} bits": levels.tolist()}), text
+    picture = figures.bins(scaled.tolist(), {f"{FORMATS[form]}, {bits} bits": levels.tolist()})
+    return picture, listed(lines, 15)
 
 
 @lru_cache(maxsize=len(DISTRIBUTIONS))
@@ -287,14 +307,10 @@ def memory_explorer() -> widgets.VBox:
         "upcast": tick(UPCAST, False),
     }
 
-    def follow_method(_=None) -> None:
-        method = controls["method"].value
-        controls["recipe"].disabled = method != "full"
-        controls["rank"].disabled = method == "full"
-        controls["double_quant"].disabled = controls["upcast"].disabled = method != "qlora"
-
-    controls["method"].observe(follow_method, names="value")
-    follow_method()
+    method, nf4 = controls["method"], (controls["double_quant"], controls["upcast"])
+    switch_off([controls["recipe"]], by=method, when=lambda chosen: chosen != "full")
+    switch_off([controls["rank"]], by=method, when=lambda chosen: chosen == "full")
+    switch_off(nf4, by=method, when=lambda chosen: chosen != "qlora")
     return explorer(controls, memory_answer)
 
 
@@ -322,9 +338,7 @@ def memory_answer(
     shape = ModelShape.preset(model)
     given = {"batch size": batch_size, "tokens": sequence_length}
     given |= {} if method == "full" else {"rank r": rank}
-    for name, value in given.items():
-        if not 1 <= value <= MOST[name]:
-            raise ValueError(f"{name} must be from 1 to {MOST[name]:,} here, but is {value:,}.")
+    check_numbers(given, MOST)
     options = {
         "optimizer": optimizer,
         "attention": attention,
@@ -347,9 +361,8 @@ def memory_answer(
     if shape.known:
         batch = largest("batch_size", gpu, shape, method, **options)
         lines["largest batch"] = f"{batch:,} × {sequence_length:,} tokens on {gpu}"
-    text = "\n".join(f"{name:<24}  {value}" for name, value in lines.items())
     picture = figures.memory_bars({METHODS[method]: found.groups}, room, reach=room[gpu])
-    return picture, f"{found.table()}\n\n{text}"
+    return picture, f"{found.table()}\n\n{listed(lines, 25)}"
 
 
 # --- overhead of block constants ------------------------------------------------------------------
@@ -371,10 +384,8 @@ def overhead_explorer() -> widgets.VBox:
         "double_quant": tick(DOUBLE, True),
     }
 
-    def follow_tick(change) -> None:
-        controls["nested_bits"].disabled = controls["nested_block_size"].disabled = not change.new
-
-    controls["double_quant"].observe(follow_tick, names="value")
+    nested = controls["nested_bits"], controls["nested_block_size"]
+    switch_off(nested, by=controls["double_quant"], when=lambda ticked: not ticked)
     return explorer(controls, overhead_answer)
 
 
@@ -401,10 +412,7 @@ def overhead_answer(
     given = {"absmax bits": constant_bits}
     if double_quant:
         given |= {"nested bits": nested_bits, "nested size": nested_block_size}
-    for name, value in given.items():
-        if not 1 <= value <= CONSTANTS[name]:
-            allowed = f"from 1 to {CONSTANTS[name]:,}"
-            raise ValueError(f"{name} must be {allowed} here, but is {value:,}.")
+    check_numbers(given, CONSTANTS)
 
     def parts(size: int) -> dict[str, float]:
         plain = {"codes": CODE_BITS, "constants": overhead_bits(size, False, constant_bits)}
@@ -429,9 +437,8 @@ def overhead_answer(
         "without double quantization": written(plain),
         "saved" if total <= plain else "costs": written(abs(plain - total)),
     }
-    text = "\n".join(f"{name:<28} {value}" for name, value in lines.items())
     rows = {f"blocks of {size:,}": parts(size) for size in SMALL_BLOCKS}
-    return figures.bits_per_weight(rows, f"blocks of {block_size:,}"), text
+    return figures.bits_per_weight(rows, f"blocks of {block_size:,}"), listed(lines, 28)
 
 
 # --- paging ---------------------------------------------------------------------------------------
@@ -455,10 +462,7 @@ def paging_explorer() -> widgets.VBox:
         "paged": tick(PAGING, False),
     }
 
-    def follow_method(change) -> None:
-        controls["rank"].disabled = change.new == "full"
-
-    controls["method"].observe(follow_method, names="value")
+    switch_off([controls["rank"]], by=controls["method"], when=lambda chosen: chosen == "full")
     return explorer(controls, paging_answer)
 
 
@@ -483,10 +487,7 @@ def paging_answer(
     """
     given = {"batch size": batch_size, "tokens": sequence_length, "long: tokens": longest}
     given |= {} if method == "full" else {"rank r": rank}
-    for name, value in given.items():
-        most = MOST[name.removeprefix("long: ")]
-        if not 1 <= value <= most:
-            raise ValueError(f"{name} must be from 1 to {most:,} here, but is {value:,}.")
+    check_numbers(given, MOST | {"long: tokens": MOST["tokens"]})
     options = {"batch_size": batch_size, "gradient_checkpointing": gradient_checkpointing}
     options |= {"recipe": "fp32"} if method == "full" else {"rank": rank, "targets": "all-linear"}
     options |= {"double_quant": True, "upcast": False} if method == "qlora" else {}
@@ -515,8 +516,7 @@ def paging_answer(
         "tensors that page": f"{paging:,} of {count:,}: from {SMALLEST_PAGED:,} elements on",
         "longest text": f"{_tokens(fits[False])}, with paging {_tokens(fits[True])}",
     }
-    text = "\n".join(f"{name:<18}  {value}" for name, value in lines.items())
-    return figures.memory_timeline(runs[paged]), text
+    return figures.memory_timeline(runs[paged]), listed(lines, 19)
 
 
 def _tokens(count: int) -> str:

@@ -475,15 +475,13 @@ def _in_layers(shape: ModelShape) -> Iterator[Trainable]:
         yield Trainable(name, d_in * d_out, shape.layers)
         if name in shape.biases:
             yield Trainable(f"{name}.bias", d_out, shape.layers)
-    per_norm = 2 if shape.norm == "layer" else 1
-    yield Trainable("norm", shape.hidden, 2 * per_norm * shape.layers)
+    yield Trainable("norm", shape.hidden, 2 * shape.norm_tensors * shape.layers)
     if shape.qk_norm:
         yield Trainable("norm of queries or keys", shape.head_dim, 2 * shape.layers)
 
 
 def _above_layers(shape: ModelShape) -> Iterator[Trainable]:
-    per_norm = 2 if shape.norm == "layer" else 1
-    yield Trainable("last norm", shape.hidden, per_norm, in_layers=False)
+    yield Trainable("last norm", shape.hidden, shape.norm_tensors, in_layers=False)
     if not shape.tied:
         yield Trainable("head", shape.vocab * shape.hidden, 1, in_layers=False)
 

@@ -309,7 +309,7 @@ class Run:
     @property
     def moved(self) -> int:
         """Bytes moved between GPU and CPU memory, both ways together."""
-        return sum(event.moved_in + event.moved_out for event in self.events)
+        return sum(self.moved_by_step)
 
     @property
     def moved_by_step(self) -> tuple[int, ...]:
@@ -423,7 +423,7 @@ def _update(memory: UnifiedMemory, found: Estimate, step: int) -> None:
     if step == 1:
         pages = (page for size in _paged_states(found) for page in memory.allocate(size))
     else:
-        pages = iter(range(len(memory)))
+        pages = range(len(memory))
     for number in pages:
         page = memory.touch(number)
         page.value = 0.9 * page.value + 0.1 * step * (number + 1)  # a moment, in miniature

@@ -170,10 +170,14 @@ class ModelShape:
         return sum(d for name, (_, d) in self.linear_layers().items() if name in self.biases)
 
     @property
+    def norm_tensors(self) -> int:
+        """Tensors of one norm: a weight, and a bias if it is a LayerNorm."""
+        return 2 if self.norm == "layer" else 1
+
+    @property
     def norm_parameters(self) -> int:
         """Parameters of the norms of one transformer layer."""
-        one = self.hidden * (2 if self.norm == "layer" else 1)
-        return 2 * one + (2 * self.head_dim if self.qk_norm else 0)
+        return 2 * self.hidden * self.norm_tensors + (2 * self.head_dim if self.qk_norm else 0)
 
     @property
     def linear_parameters(self) -> int:
@@ -190,7 +194,7 @@ class ModelShape:
         """All parameters, tied ones counted once."""
         if not self.known:
             return self.scalar
-        last_norm = self.hidden * (2 if self.norm == "layer" else 1)
+        last_norm = self.hidden * self.norm_tensors
         in_layers = self.layers * (self.bias_parameters + self.norm_parameters)
         return self.embedding_parameters + self.linear_parameters + in_layers + last_norm
 

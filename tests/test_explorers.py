@@ -56,6 +56,14 @@ def shown(box):
     return alt and html.unescape(alt[1]), html.unescape(re.sub(r"<[^>]*>", "", value))
 
 
+def change_each(box, changes):
+    """Use the controls one after the other; each time a picture and something new is shown."""
+    for name, value in changes.items():
+        before = shown(box)
+        controls(box)[name].value = value
+        assert shown(box) != before and shown(box)[0], f"{name} changed nothing"
+
+
 def double(number):
     if number < 0:
         raise ValueError(f"{number} is < 0 & bad.")
@@ -301,11 +309,7 @@ def test_every_control_of_memory_changes_what_is_shown():
     changes |= {"double quantization": False, "float32 upcast": True}
     changes |= {"method": "full", "recipe": "bf16", "model": "mistral-7b"}
     assert set(changes) == set(control)
-    for name, value in changes.items():
-        before = shown(box)
-        control[name].value = value
-        alt, text = shown(box)
-        assert alt and (alt, text) != before, f"{name} changed nothing"
+    change_each(box, changes)
 
 
 def test_controls_that_do_not_matter_are_switched_off():
@@ -400,10 +404,9 @@ def test_bad_values_for_bins_are_named(change, message):
 def test_bins_explorer_follows_every_control():
     box = bins_explorer()
     control = controls(box)
-    for name, value in {"numbers": "uniform", "bits": 3, "block size": 32, "format": "ocp"}.items():
-        before = box.children[-1].value
-        control[name].value = value
-        assert box.children[-1].value != before, name
+    changes = {"numbers": "uniform", "bits": 3, "block size": 32, "format": "ocp"}
+    assert set(changes) == set(control)
+    change_each(box, changes)
     assert control["bits"].disabled
     control["format"].value = "nf"
     assert not control["bits"].disabled
@@ -512,10 +515,7 @@ def test_every_control_of_paging_changes_what_is_shown():
     changes |= {"rank r": 128, "batch size": 2, "tokens": 700, "long: tokens": 2000}
     changes |= {"gradient checkpointing": False, "method": "full"}
     assert set(changes) == set(control)
-    for name, value in changes.items():
-        before = shown(box)
-        control[name].value = value
-        assert shown(box) != before and shown(box)[0], f"{name} changed nothing"
+    change_each(box, changes)
     assert control["rank r"].disabled
     control["method"].value = "lora"
     assert not control["rank r"].disabled
@@ -624,11 +624,7 @@ def test_overhead_explorer_follows_every_control():
     changes = {"block size": 128, "absmax bits": 16, "nested bits": 4, "nested size": 64}
     changes |= {"model": "llama-7b", "double quantization": False}
     assert set(changes) == set(control)
-    for name, value in changes.items():
-        before = box.children[-1].value
-        control[name].value = value
-        assert box.children[-1].value != before, f"{name} changed nothing"
-        assert shown(box)[0]
+    change_each(box, changes)
     assert control["nested bits"].disabled and control["nested size"].disabled
     control["double quantization"].value = True
     assert not control["nested bits"].disabled and not control["nested size"].disabled
