@@ -339,8 +339,8 @@ def _quantize(
         if (stop - start) % size:  # in an unfinished block bitsandbytes divides, which rounds once
             absmax[-1].clamp_(min=TINY)
             scaled[-1] = blocks[-1] / absmax[-1]
-        codes = encode(scaled).to(torch.uint8).flatten()[: stop - start + (stop - start) % 2]
-        packed.append(codes[::2] << 4 | codes[1::2] if _codes_per_byte(codebook) == 2 else codes)
+        codes = encode(scaled).to(torch.uint8).flatten()
+        packed.append(_packed(codes, stop - start, _codes_per_byte(codebook)))
         constants.append(absmax)
     absmax = torch.cat(constants)
     _check_finite(absmax, x)
@@ -400,6 +400,14 @@ def _checked_bits(bits: int) -> int:
 
 def _codes_per_byte(codebook: Tensor) -> int:
     return 2 if len(codebook) <= 16 else 1
+
+
+def _packed(codes: Tensor, count: int, per_byte: int) -> Tensor:
+    """The first `count` codes in bytes, two to a byte or one; an odd one shares with the next."""
+    if per_byte == 1:
+        return codes[:count]
+    codes = codes[: count + count % 2]
+    return codes[::2] << 4 | codes[1::2]
 
 
 def _parts(count: int, block_size: int) -> list[tuple[int, int]]:

@@ -320,6 +320,8 @@ def test_more_than_4_bits_take_a_byte():
     x = normal(100)
     assert quantize_linear(x, bits=3).sizes["codes"] == 50
     assert quantize_linear(x, bits=5).sizes["codes"] == 100
+    assert quantize_linear(x[:99], bits=3).sizes["codes"] == 50
+    assert quantize_linear(x[:99], bits=5).sizes["codes"] == 99
 
 
 def test_the_first_code_stands_in_the_high_bits():
