@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the hub of the t
 
 from hub import Hub
 
-from benchmarks.quality import machine
+from benchmarks.reports import RESULTS, load_report, machine, save_report
 from course_utils.finetuning import Recipe, attach_adapters, set_checkpointing
 from course_utils.measure import TensorMeter, optimizer_bytes, saved_for_backward
 from course_utils.memory import PRESETS, estimate
@@ -43,7 +43,6 @@ from course_utils.models import fetch_base, load_base, model_bytes
 from course_utils.units import MiB
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 JSON = RESULTS / "calculators.json"
 PAGE = ROOT / "docs" / "memory-calculator.md"
 T4_PEAKS = ROOT / "course_utils" / "data" / "t4_measured_peaks.csv"
@@ -384,10 +383,9 @@ def main() -> None:
     if not parser.parse_args().texts:
         if importlib.util.find_spec("fitcheck") is None:
             sys.exit("fitcheck-llm is missing: install the extra with `pip install -e '.[bench]'`.")
-        RESULTS.mkdir(exist_ok=True)
-        JSON.write_text(json.dumps(measured(), indent=1) + "\n", encoding="utf-8")
-    report = json.loads(JSON.read_text(encoding="utf-8"))
-    (RESULTS / "calculators.md").write_text(page(report), encoding="utf-8")
+        save_report(measured(), JSON)
+    report = load_report(JSON)
+    JSON.with_suffix(".md").write_text(page(report), encoding="utf-8")
     PAGE.write_text(quoted(PAGE.read_text(encoding="utf-8"), report), encoding="utf-8")
     print(page(report))
 

@@ -9,7 +9,6 @@ The two take turns, so that a busy machine slows down both; a time is the median
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -22,10 +21,9 @@ from bitsandbytes import functional as bnb
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
 
-from benchmarks.quality import machine
+from benchmarks.reports import RESULTS, load_report, machine, save_report
 from course_utils.quantization import quantize_nf4
 
-RESULTS = Path(__file__).parent / "results"
 JSON = RESULTS / "codec.json"
 SHAPE = (15_625, 640)  # 10^7 weights; rows are whole blocks, as bitsandbytes' kernels need them
 ROUNDS = 15
@@ -145,8 +143,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--texts", action="store_true")
     if not parser.parse_args().texts:
-        JSON.write_text(json.dumps(measured(), indent=1) + "\n", encoding="utf-8")
-    report = json.loads(JSON.read_text(encoding="utf-8"))
+        save_report(measured(), JSON)
+    report = load_report(JSON)
     (RESULTS / "codec.md").write_text(page(report), encoding="utf-8")
     print(page(report))
 

@@ -18,7 +18,6 @@ to measure, and the status is 0.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 import time
@@ -36,8 +35,8 @@ from torch.utils import collect_env
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
 
-from benchmarks.calculators import RESULTS, figure, step
-from benchmarks.quality import machine
+from benchmarks.calculators import figure, step
+from benchmarks.reports import RESULTS, load_report, machine, save_report
 from course_utils import runtime
 from course_utils.cli import SMALL_MODEL
 from course_utils.finetuning import (
@@ -503,11 +502,10 @@ def slug(name: str) -> str:
 
 def write(report: dict, folder: Path) -> Path:
     """Write the JSON, and the Markdown from what it holds; returns the Markdown's path."""
-    folder.mkdir(parents=True, exist_ok=True)
     data = folder / f"gpu-{slug(report['name'])}.json"
-    data.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    save_report(report, data)
     text = data.with_suffix(".md")
-    text.write_text(page(json.loads(data.read_text(encoding="utf-8"))), encoding="utf-8")
+    text.write_text(page(load_report(data)), encoding="utf-8")
     return text
 
 

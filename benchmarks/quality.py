@@ -10,23 +10,22 @@ versions and machine. The texts are results/quality.md and the table in README.m
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import re
+import sys
 import tempfile
 import time
 from datetime import date
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
+
+from benchmarks.reports import RESULTS, load_report, machine, save_report
 from course_utils import evaluation, news, runtime, sft
 from course_utils.finetuning import Recipe, attach_adapters, finetune
 from course_utils.models import load_base
 from course_utils.units import format_bytes
 
-RESULTS = Path(__file__).parent / "results"
 JSON = RESULTS / "quality.json"
 README = Path(__file__).parents[1] / "README.md"
-LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 
 
 def prompting(test: list[dict]) -> dict[str, dict]:
@@ -92,27 +91,14 @@ def table(results: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def machine() -> str:
-    """This machine and the versions that matter, in one sentence."""
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")  # Linux names the model there
-    if cpuinfo.exists() and (names := re.findall(r"model name\s*: (.*)", cpuinfo.read_text())):
-        processor = names[0]
-    installed = runtime.versions()
-    versions = ", ".join(f"{name} {installed[name]}" for name in LIBRARIES)
-    cores = runtime.usable_cores()
-    return f"{processor}, {cores:g} cores, compute dtype {runtime.compute_dtype()}; {versions}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--texts", action="store_true")
     arguments = parser.parse_args()
     if not arguments.texts:
-        RESULTS.mkdir(exist_ok=True)
-        JSON.write_text(json.dumps(measured(arguments.seeds), indent=1) + "\n", encoding="utf-8")
-    report = json.loads(JSON.read_text(encoding="utf-8"))
+        save_report(measured(arguments.seeds), JSON)
+    report = load_report(JSON)
     (RESULTS / "quality.md").write_text(page(report), encoding="utf-8")
     README.write_text(quoted(README.read_text(encoding="utf-8"), report), encoding="utf-8")
     print(page(report))
