@@ -103,6 +103,27 @@ def check_numbers(given: Mapping[str, int], most: Mapping[str, int], least: int 
             raise ValueError(f"{name} must be {allowed} here, but is {value:,}.")
 
 
+def check_choices(given: Mapping[str, tuple[Any, Iterable]]) -> None:
+    """Raise ValueError, for the reader, for a value that isn't allowed.
+
+    given: name → the value, and those that are.
+    """
+    for name, (value, allowed) in given.items():
+        if value not in allowed:
+            choices = ", ".join(map(str, allowed))
+            raise ValueError(f"{name} must be one of {choices} here, but is {value}.")
+
+
+def method_options(
+    method: str, rank: int, recipe: str, double_quant: bool, upcast: bool
+) -> dict[str, Any]:
+    """Those options of an estimate that its method has; adapters go to all linear layers."""
+    if method == "full":
+        return {"recipe": recipe}
+    nf4 = {"double_quant": double_quant, "upcast": upcast} if method == "qlora" else {}
+    return {"rank": rank, "targets": "all-linear"} | nf4
+
+
 def listed(lines: Mapping[str, str], width: int) -> str:
     """A line for each name and what is said of it, in two columns, the first so wide."""
     return "\n".join(f"{name:<{width}} {said}" for name, said in lines.items())
@@ -208,7 +229,6 @@ def bins_explorer() -> widgets.VBox:
         "block_size": menu("block size", SIZES, 64),
         "distribution": menu("numbers", DISTRIBUTIONS),
     }
-
     switch_off([controls["bits"]], by=controls["form"], when=FOUR_BITS.__contains__)
     return explorer(controls, bins_answer)
 
@@ -223,10 +243,7 @@ def bins_answer(form: str, bits: int, block_size: int, distribution: str) -> tup
     from course_utils import quantization
 
     check_numbers({"bits": bits}, {"bits": 8}, least=2)
-    menus = {"format": (form, FORMATS), "numbers": (distribution, DISTRIBUTIONS)}
-    for name, (value, allowed) in menus.items():
-        if value not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(allowed)} here, but is {value}.")
+    check_choices({"format": (form, FORMATS), "numbers": (distribution, DISTRIBUTIONS)})
     x = _numbers(distribution)
     bits = 4 if form in FOUR_BITS else bits
     levels = {
@@ -345,12 +362,7 @@ def memory_answer(
         "sequence_length": sequence_length,
         "gradient_checkpointing": gradient_checkpointing,
     }
-    if method == "full":
-        options |= {"recipe": recipe}
-    else:
-        options |= {"rank": rank, "targets": "all-linear"}
-    if method == "qlora":
-        options |= {"double_quant": double_quant, "upcast": upcast}
+    options |= method_options(method, rank, recipe, double_quant, upcast)
     found = estimate(shape, method, batch_size=batch_size, **options)
     room = {name: usable_bytes(name) for name in GPUS}
     lines = {
@@ -406,9 +418,7 @@ def overhead_answer(
     """
     from course_utils.quantization import overhead_bits
 
-    if block_size not in SMALL_BLOCKS:
-        allowed = ", ".join(map(str, SMALL_BLOCKS))
-        raise ValueError(f"block size must be one of {allowed} here, but is {block_size}.")
+    check_choices({"block size": (block_size, SMALL_BLOCKS)})
     given = {"absmax bits": constant_bits}
     if double_quant:
         given |= {"nested bits": nested_bits, "nested size": nested_block_size}
@@ -489,8 +499,7 @@ def paging_answer(
     given |= {} if method == "full" else {"rank r": rank}
     check_numbers(given, MOST | {"long: tokens": MOST["tokens"]})
     options = {"batch_size": batch_size, "gradient_checkpointing": gradient_checkpointing}
-    options |= {"recipe": "fp32"} if method == "full" else {"rank": rank, "targets": "all-linear"}
-    options |= {"double_quant": True, "upcast": False} if method == "qlora" else {}
+    options |= method_options(method, rank, "fp32", double_quant=True, upcast=False)
     lengths = (sequence_length, sequence_length, longest, sequence_length)
     names = {True: f"paged_{optimizer}", False: optimizer}
     runs = {

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import html
 from base64 import b64encode
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, pairwise
 from statistics import NormalDist, median
 from textwrap import fill
 
@@ -59,6 +59,27 @@ def _axes(width: float = 7.5, height: float = 3.2):
     return figure, axes
 
 
+def _panels(count: int, **shared):
+    """Axes beside each other."""
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    panels = figure.subplots(1, count, squeeze=False, **shared)[0]
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
+
+
+def _stacked(axes, rows: Mapping[str, Mapping[str, float]], looks: Iterable[Mapping]) -> dict:
+    """Bars of parts end to end, a row each, the first row on top; returns where each row ends."""
+    parts = dict.fromkeys(part for row in rows.values() for part in row)
+    names = list(rows)[::-1]
+    ends = dict.fromkeys(names, 0.0)
+    for part, look in zip(parts, looks, strict=False):
+        sizes = [rows[name].get(part, 0) for name in names]
+        axes.barh(names, sizes, left=list(ends.values()), label=part, edgecolor="white", **look)
+        ends = {name: ends[name] + size for name, size in zip(names, sizes, strict=True)}
+    return ends
+
+
 def loss_curve(history: Sequence[Mapping[str, float]], steps: int | None = None) -> Picture:
     """Loss of each step of a run so far, with the validation losses where they were measured.
 
@@ -91,28 +112,19 @@ def stacked_bytes(
     line: a label and a number of bytes to mark, such as ("T4", 16e9). Returns a Picture.
     """
     figure, axes = _axes(height=1.2 + 0.55 * len(columns))
-    parts = list(dict.fromkeys(part for column in columns.values() for part in column))
-    names = list(columns)[::-1]  # the first one on top
-    left = dict.fromkeys(names, 0.0)
-    for part, colour in zip(parts, SERIES, strict=False):
-        sizes = {name: columns[name].get(part, 0) / 1e9 for name in names}
-        axes.barh(
-            names,
-            sizes.values(),
-            left=list(left.values()),
-            color=colour,
-            label=part,
-            edgecolor="white",
-        )
-        left = {name: left[name] + sizes[name] for name in names}
-    for name, total in left.items():
+    rows = {
+        name: {part: size / 1e9 for part, size in column.items()}
+        for name, column in columns.items()
+    }
+    ends = _stacked(axes, rows, [{"color": colour} for colour in SERIES])
+    for name, total in ends.items():
         axes.annotate(f" {format_bytes(total * 1e9)}", (total, name), va="center")
     if line:
         axes.axvline(line[1] / 1e9, color=BLACK, linestyle="--")
         axes.annotate(
             f" {line[0]}", (line[1] / 1e9, 1), xycoords=("data", "axes fraction"), va="top"
         )
-    axes.set(xlabel="GB (10⁹ bytes)", xlim=(0, 1.18 * max(left.values())))
+    axes.set(xlabel="GB (10⁹ bytes)", xlim=(0, 1.18 * max(ends.values())))
     axes.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.45, 1))
     sayings = []
     for name, column in columns.items():
@@ -430,6 +442,10 @@ def bins(values: Sequence[float], codebooks: Mapping[str, Sequence[float]]) -> P
     number gets the level of its bin; bins meet halfway between levels. They are told apart by
     light and dark, the levels by a line each.
     """
+    import torch
+
+    from course_utils.quantization import bin_edges
+
     rows = len(codebooks)
     figure = Figure(figsize=(9, 2.2 + 0.75 * rows), layout="constrained")
     heights = [2.2] + [0.6] * rows
@@ -439,16 +455,14 @@ def bins(values: Sequence[float], codebooks: Mapping[str, Sequence[float]]) -> P
     top.spines[["top", "right"]].set_visible(False)
     sayings = []
     for axes, (name, levels) in zip(strips, codebooks.items(), strict=True):
-        levels = [float(level) for level in levels]
-        halves = [(a + b) / 2 for a, b in zip(levels, levels[1:], strict=False)]
-        edges = [-1.0, *halves, 1.0]
-        for n, (left, right) in enumerate(zip(edges, edges[1:], strict=False)):
+        edges = bin_edges(torch.tensor(levels, dtype=torch.float64)).tolist()
+        for n, (left, right) in enumerate(pairwise(edges)):
             axes.axvspan(left, right, color=("#bcdff1", "#4f9fc9")[n % 2], linewidth=0)
         axes.vlines(levels, 0.15, 0.85, color=BLACK, linewidth=2)
         axes.set(ylim=(0, 1), yticks=[])
         axes.set_ylabel(fill(name, 17), rotation=0, ha="right", va="center")
         axes.spines[:].set_visible(False)
-        widths = [right - left for left, right in zip(edges, edges[1:], strict=False)]
+        widths = [right - left for left, right in pairwise(edges)]
         said = f"{len(levels)} levels, bins from {min(widths):.4f} to {max(widths):.4f} wide"
         sayings.append(f"{name}, {said}")
     strips[-1].set_xlabel("weight / absmax of its block; a line is a level, a shade is its bin")
@@ -460,15 +474,13 @@ def code_use(shares: Mapping[str, Sequence[float]]) -> Picture:
 
     shares: name → the share of numbers with the first, second, … code, from 0 to 1.
     """
-    figure = Figure(figsize=(9, 2.8), layout="constrained")
-    panels = figure.subplots(1, len(shares), squeeze=False, sharey=True)[0]
+    figure, panels = _panels(len(shares), sharey=True)
     sayings = []
     for axes, (name, own) in zip(panels, shares.items(), strict=True):
         percent = [100 * float(share) for share in own]
         axes.bar(range(len(percent)), percent, color=BLUE)
         axes.axhline(100 / len(percent), color=BLACK, linestyle="--", linewidth=1)
         axes.set(xlabel="code, lowest level first", title=name)
-        axes.spines[["top", "right"]].set_visible(False)
         used = sum(share >= 1 for share in percent)
         said = f"{used} of {len(percent)} codes have 1% or more, the most used {max(percent):.1f}%"
         sayings.append(f"{name}: {said}")
@@ -521,29 +533,24 @@ def bits_per_weight(rows: Mapping[str, Mapping[str, float]], chosen: str | None 
     if not 1 <= len(parts) <= len(HATCHES):
         raise ValueError(f"from 1 to {len(HATCHES)} parts can be told apart, got {len(parts)}")
     figure, axes = _axes(height=1.2 + 0.36 * len(rows))
-    names = list(rows)[::-1]  # the first one on top
-    left = dict.fromkeys(names, 0.0)
     looks = zip((SKY, ORANGE, RED, YELLOW), HATCHES, strict=True)
-    for part, (colour, hatch) in zip(parts, looks, strict=False):
-        bits = [rows[name].get(part, 0) for name in names]
-        style = {"color": colour, "hatch": hatch, "edgecolor": "white"}
-        axes.barh(names, bits, left=list(left.values()), label=part, linewidth=0, **style)
-        left = {name: left[name] + own for name, own in zip(names, bits, strict=True)}
+    styles = [{"color": colour, "hatch": hatch, "linewidth": 0} for colour, hatch in looks]
+    ends = _stacked(axes, rows, styles)
     sayings = []
 
     def written(bits: float) -> str:  # 0.000031, not 3.1 × 10⁻⁵
         return f"{bits:.6f}".rstrip("0").rstrip(".")
 
-    for name in names:
+    for name, end in ends.items():
         terms = " + ".join(map(written, rows[name].values()))
-        said = written(left[name]) + (f" = {terms}" if len(rows[name]) > 1 else "")
+        said = written(end) + (f" = {terms}" if len(rows[name]) > 1 else "")
         style = {"va": "center", "weight": "bold" if name == chosen else "normal"}
         axes.annotate(f"  {said}", (1, name), xycoords=("axes fraction", "data"), **style)
-        sayings.insert(0, f"{name} {left[name]:.10g}")
+        sayings.insert(0, f"{name} {end:.10g}")
     if chosen is not None:
-        axes.axvline(left[chosen], color=BLACK, linestyle="--", linewidth=1)
-        axes.get_yticklabels()[names.index(chosen)].set_weight("bold")
-    axes.set(xlabel="bits per weight", xlim=(0, max(left.values())))
+        axes.axvline(ends[chosen], color=BLACK, linestyle="--", linewidth=1)
+        axes.get_yticklabels()[list(ends).index(chosen)].set_weight("bold")
+    axes.set(xlabel="bits per weight", xlim=(0, max(ends.values())))
     axes.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.45, 1))
     marked = "" if chosen is None else f" Marked: {chosen}."
     return Picture(figure, f"Stacked bars of bits per weight: {'; '.join(sayings)}.{marked}")
@@ -608,8 +615,7 @@ def histograms(
     """
     if len(samples) != len(xlabels):
         raise ValueError(f"{len(samples)} samples need as many xlabels, got {len(xlabels)}")
-    figure = Figure(figsize=(9, 2.8), layout="constrained")
-    panels = figure.subplots(1, len(samples), squeeze=False)[0]
+    figure, panels = _panels(len(samples))
     sayings = []
     for axes, (name, sample), xlabel in zip(panels, samples.items(), xlabels, strict=True):
         values = np.asarray(sample, dtype=float)
@@ -619,7 +625,6 @@ def histograms(
         if log:
             axes.set_ylim(bottom=0.5)  # so that a bar of one stands above the axis
             axes.yaxis.set_major_formatter("{x:,.0f}")
-        axes.spines[["top", "right"]].set_visible(False)
         below = (values < 0).mean()
         said = f"from {values.min():.3g} to {values.max():.3g}, {below:.0%} of them below zero"
         sayings.append(f"{name}, {xlabel}: {said}")
@@ -688,12 +693,9 @@ def next_tokens(prompts: Mapping[str, Sequence[tuple[str, float]]]) -> Picture:
     prompts: {"The capital of France is": [("·Paris", 0.77), …], …}, likeliest first, probabilities
         from 0 to 1.
     """
-    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    figure, panels = _panels(len(prompts))
     sayings = []
-    for axes, (prompt, likeliest) in zip(
-        figure.subplots(1, len(prompts), squeeze=False)[0], prompts.items(), strict=True
-    ):
-        axes.spines[["top", "right"]].set_visible(False)
+    for axes, (prompt, likeliest) in zip(panels, prompts.items(), strict=True):
         texts, shares = zip(*likeliest, strict=True)
         axes.barh(range(len(texts)), shares, color=BLUE)
         axes.set_yticks(range(len(texts)), texts, family="monospace", parse_math=False)

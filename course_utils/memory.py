@@ -545,12 +545,6 @@ def paged_bytes(elements: int, run: Settings) -> int:
     return elements * (1 if OPTIMIZERS[run.optimizer].eight_bit else RECIPES[run.recipe].state)
 
 
-def _paged(shape: ModelShape, run: Settings) -> int:
-    one = sum(t.count * paged_bytes(t.elements, run) for t in trainable_tensors(shape, run))
-    states = OPTIMIZERS[run.optimizer].states * one
-    return math.ceil(states / (run.gpus if run.sharding else 1))
-
-
 # --- the moments of a step ------------------------------------------------------------------------
 
 
@@ -593,7 +587,10 @@ class _Step:
 
     @cached_property
     def paged(self) -> int:
-        return _paged(self.shape, self.run)
+        run, tensors = self.run, trainable_tensors(self.shape, self.run)
+        one = sum(tensor.count * paged_bytes(tensor.elements, run) for tensor in tensors)
+        states = OPTIMIZERS[run.optimizer].states * one
+        return math.ceil(states / (run.gpus if run.sharding else 1))
 
     @cached_property
     def standing(self) -> list[Line]:

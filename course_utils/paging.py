@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from numbers import Integral, Real
 from typing import Any
@@ -362,9 +362,8 @@ def simulate(
         bandwidth = pcie_x16(PCIE.get(gpu, 3))
     if not isinstance(bandwidth, Real) or not bandwidth > 0:
         raise ValueError(f"bandwidth must be a number above 0 B/s, got {bandwidth!r}")
-    options = {"optimizer": "paged_adamw"} | options
     found = _estimate(model, method, options | {"sequence_length": max(lengths)})
-    steps = _steps(found, lengths, options)
+    steps = [_moments(found, length, first_step=n == 0) for n, length in enumerate(lengths)]
     events, failed = [], None
     for step, moment in ((n, moment) for n, all_of in enumerate(steps, 1) for moment in all_of):
         before = memory.moved_in, memory.moved_out
@@ -392,30 +391,20 @@ def longest_text(
     Raises ValueError as `simulate` does.
     """
     room = usable_bytes(gpu)
-    options = {"optimizer": "paged_adamw"} | options
     found = _estimate(model, method, options | {"sequence_length": 1})
     page = min(positive("page_size", page_size), max(_paged_states(found), default=0))
 
     def fits(tokens: int) -> bool:
-        moments = timeline(found.shape, method, **options | {"sequence_length": tokens})
-        fixed = [moment.total - moment.paged for moment in moments]
+        fixed = [moment.total - moment.paged for moment in _moments(found, tokens)]
         return max(*fixed, fixed[-1] + page) <= room  # the update is the last
 
     return largest_number(fits, found.shape.positions or MOST)
 
 
-def _steps(
-    found: Estimate, lengths: Sequence[int], options: Mapping[str, Any]
-) -> list[tuple[Moment, ...]]:
-    return [
-        timeline(
-            found.shape,
-            found.settings.method,
-            first_step=n == 0,
-            **options | {"sequence_length": length},
-        )
-        for n, length in enumerate(lengths)
-    ]
+def _moments(found: Estimate, length: int, first_step: bool = False) -> tuple[Moment, ...]:
+    """A step of the estimate's settings on texts of `length` tokens."""
+    settings = asdict(replace(found.settings, sequence_length=length))
+    return timeline(found.shape, first_step=first_step, **settings)
 
 
 def _update(memory: UnifiedMemory, found: Estimate, step: int) -> None:
