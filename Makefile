@@ -12,7 +12,7 @@ BOOTSTRAP = @command -v $(PYTHON) >/dev/null || \
 	$(PYTHON) course_utils/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab run check fetch-model gpu-check lint test test-all clean
+.PHONY: help setup lab run check fetch-model release gpu-check lint test test-all clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,9 @@ check:  ## say whether this machine can run the course
 
 fetch-model:  ## download the model, where it isn't yet
 	$(BOOTSTRAP) fetch-model $(ARGS)
+
+release:  ## generate exercises/ from solutions/ (ARGS=--check compares)
+	$(BOOTSTRAP) release $(ARGS)
 
 gpu-check:  ## measure on a CUDA card what a CPU can't show (ARGS="--model smollm2-135m")
 	$(BOOTSTRAP) gpu-check $(ARGS)

@@ -1,4 +1,4 @@
-"""The command `course`: look at the machine, fetch the model, run the lectures, open them.
+"""The command `course`: look at the machine, fetch the model, run the lectures, open them, release.
 
 Each command imports what it needs when it runs, so that `course --help` answers at once.
 """
@@ -135,6 +135,27 @@ def _report(done: list[Any]) -> str:
         page = f"{execution.page}{' (failed)' if execution.error else ''}"
         lines.append(f"{execution.notebook.stem:{wide}}  {numbers}  {page}")
     return "\n".join(lines)
+
+
+@main.command()
+@click.argument("assignment", required=False)
+@click.option("--check", "check_only", is_flag=True, help="Change nothing; say what would change.")
+def release(assignment: str | None, check_only: bool) -> None:
+    """Generate exercises/ from solutions/.
+
+    All assignments, or ASSIGNMENT: its number (03) or its name. With --check, the exit status is 1
+    if exercises/ is not what solutions/ gives.
+    """
+    from course_utils.grading import release
+    from course_utils.notebooks import course_folder
+
+    folder = course_folder()
+    if check_only:
+        found = release.differences(folder)
+        click.echo("\n".join(found) or "exercises/ is what solutions/ gives")
+        sys.exit(1 if found else 0)
+    for path in release.release(folder, assignment):
+        click.echo(path.relative_to(folder))
 
 
 @main.command(context_settings={"ignore_unknown_options": True})

@@ -34,7 +34,7 @@ KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": 
 LANGUAGE = {"name": "python"}
 MAX_LINES = 15  # of a code cell in a lecture
 FOLDERS = ("lectures", "solutions", "exercises")
-NOTEBOOK_METADATA = {"kernelspec", "language_info", "title", "authors"}
+NOTEBOOK_METADATA = {"kernelspec", "language_info", "title", "authors", "qlora_course"}
 CELL_METADATA = {
     "tags",
     "slideshow",
@@ -54,7 +54,7 @@ OPENING = {
 }
 MAP_CELL = "course-map"  # a cell of this name holds the table of the lectures
 
-# The first code cell of every lecture, at the release this package is.
+# The first code cell of every lecture and assignment, at the release this package is.
 SETUP_CELL = f"""\
 # Does nothing on your own computer. On Colab it installs the course, at a release.
 import os
@@ -442,6 +442,8 @@ def check(path: Path | str) -> list[str]:
     for number, cell in enumerate(cells):
         name = f"cell {cell.get('id', number)}"
         faults += [f"{name}: {fault}" for fault in _cell_faults(cell)]
+    if _has_setup_cell(path):
+        faults += _setup_faults(cells)
     if path.resolve().parent.name == "lectures":
         faults += _lecture_faults(path, cells)
     if not faults and text != _dump(notebook):
@@ -491,6 +493,18 @@ def _cell_faults(cell: dict[str, Any]) -> Iterator[str]:
         yield f"metadata that says nothing about the cell: {', '.join(noise)}"
 
 
+def _has_setup_cell(path: Path) -> bool:
+    """True for lectures, and for assignments, each of which lies in a folder of its own."""
+    folder = path.resolve().parent
+    return folder.name == "lectures" or folder.parent.name in ("solutions", "exercises")
+
+
+def _setup_faults(cells: list[dict[str, Any]]) -> Iterator[str]:
+    code = [cell for cell in cells if cell.get("cell_type") == "code"]
+    if not code or code[0].get("id") != "setup" or _source(code[0]) != SETUP_CELL:
+        yield "the first code cell must be the set-up cell, with the id setup: run fix"
+
+
 def _lecture_faults(path: Path, cells: list[dict[str, Any]]) -> Iterator[str]:
     found = _opening(cells)
     if not found["title"]:
@@ -502,10 +516,7 @@ def _lecture_faults(path: Path, cells: list[dict[str, Any]]) -> Iterator[str]:
         r"\d+ minutes? on CPU, \d.* [GM]B of memory", found["Takes"]
     ):
         yield f"what a lecture takes is told as: - **Takes:** {OPENING['Takes']}"
-    code = [cell for cell in cells if cell.get("cell_type") == "code"]
-    if not code or code[0].get("id") != "setup" or _source(code[0]) != SETUP_CELL:
-        yield "the first code cell must be the set-up cell, with the id setup: run fix"
-    for cell in code:
+    for cell in (cell for cell in cells if cell.get("cell_type") == "code"):
         if (lines := len(_source(cell).splitlines())) > MAX_LINES:
             yield f"cell {cell.get('id')}: {lines} lines; {MAX_LINES} are the most that read well"
     for cell in cells:
@@ -559,8 +570,9 @@ def fix(path: Path | str) -> bool:
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise CourseError(f"{path} is not a notebook: {fault}") from fault
     _strip(notebook)
-    if path.resolve().parent.name == "lectures":
+    if _has_setup_cell(path):
         _put_setup_cell(cells)
+    if path.resolve().parent.name == "lectures":
         for cell in (cell for cell in cells if cell.get("id") == MAP_CELL):
             cell["source"] = _with_map(_source(cell), path.parent)
     clean = _dump(notebook)
@@ -583,7 +595,7 @@ def _strip(notebook: dict[str, Any]) -> None:
 
 
 def _put_setup_cell(cells: list[dict[str, Any]]) -> None:
-    """Renew the lecture's set-up cell, or add it below the opening."""
+    """Renew the set-up cell, or add it below the opening."""
     for cell in cells:
         if cell.get("id") == "setup":
             cell["source"] = SETUP_CELL

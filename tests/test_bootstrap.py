@@ -587,6 +587,7 @@ GPU_CHECK = os.path.join("benchmarks", "gpu_check.py")
         (["run", "--only", "07"], [("course", "run", "--only", "07")]),
         (["check"], [("course", "check")]),
         (["fetch-model"], [("course", "fetch-model")]),
+        (["release", "--check"], [("course", "release", "--check")]),
         (["gpu-check", "--output", "x"], [("python", GPU_CHECK, "--output", "x")]),
         (["lint"], LINT),
         (["test", "-x"], [*LINT, ("python", "-m", "pytest", "-m", "not slow", "-x")]),

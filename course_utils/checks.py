@@ -1,0 +1,325 @@
+"""Checks of the exercises: call an answer, compare what came, say what is wrong in four lines.
+
+    check(lora_parameters, 1000, 1000, rank=8).gives(
+        (16_000, 0.016), mistakes=[((8_000, 0.008), "only one of A and B was counted")]
+    )
+
+    lora_parameters(1_000, 1_000, rank=8)
+      came      (8_000, 0.008)
+      expected  (16_000, 0.016)
+      likely    only one of A and B was counted
+
+Arguments and answers cross as plain values (`course_utils.values`), copied on the way: an answer
+can neither change what it is compared with nor compare itself. What it prints to stderr, warnings
+too, goes to stdout: nbgrader gives no point to a test cell that wrote to stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import linecache
+import math
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from course_utils import values
+
+WIDTH = 300  # characters of a value that are shown
+FEW = 12  # items of a list or numbers of a tensor that are shown
+
+Mistakes = Iterable[tuple[Any, str]]
+
+
+class CheckFailed(AssertionError):
+    """An answer that isn't right yet. In a notebook it shows its text and no traceback."""
+
+    def _render_traceback_(self) -> list[str]:  # asked for by IPython, and so by nbgrader
+        return [f"Not right yet: {self}"]
+
+
+class Check:
+    """One call of an answer, made when its result is first asked for, and what is expected of it.
+
+    value: what came, a plain copy. Every method raises CheckFailed where the answer raised, hasn't
+    been written yet, or returned something that isn't a plain value.
+    """
+
+    def __init__(self, answer: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
+        self._answer, self._args, self._kwargs = answer, values.copied(args), values.copied(kwargs)
+        self._text = _call_text(getattr(answer, "__name__", "your answer"), args, kwargs)
+        self._came: tuple[Any] | None = None
+
+    @property
+    def value(self) -> Any:
+        """What the answer returned."""
+        if self._came is None:
+            try:
+                self._came = (self._call(),)
+            except Exception as fault:
+                self._fail(f"raised    {_one_line(fault)}", *_place(fault))
+        return self._came[0]
+
+    def gives(
+        self,
+        expected: Any,
+        *,
+        mistakes: Mistakes = (),
+        likely: str = "",
+        rel: float = 1e-6,
+        abs: float = 1e-9,
+    ) -> None:
+        """The answer must be `expected`; floats and tensors within rel × |expected| + abs.
+
+        mistakes: pairs of a wrong value, or a function that recognizes one, and what is then said.
+        likely: what is said of any other wrong value. A list may stand for a tuple, and a tensor of
+        one number for a float.
+        """
+        __tracebackhide__ = True
+        difference = _difference(self.value, expected, rel, abs)
+        if difference is not None:
+            where, came, wanted = difference
+            at = f"differs   at {where}: {came} instead of {wanted}" if where else ""
+            reason = _reason(self.value, mistakes, rel, abs) or likely
+            self._fail(
+                f"came      {show(self.value)}", f"expected  {show(expected)}", at, _likely(reason)
+            )
+
+    def like(self, example: Any) -> None:
+        """The answer must have the form of `example`: types, lengths, keys, shapes and dtypes.
+
+        An int asks for a whole number, a float for any number.
+        """
+        if (fault := _unlike(self.value, example)) is not None:
+            where, came, wanted = fault
+            self._fail(f"came      {came}{where and f' at {where}'}", f"expected  {wanted}")
+
+    def raises(self, *exceptions: type[Exception], saying: str = "", likely: str = "") -> None:
+        """The answer must raise one of these; its message must contain `saying`, in any case."""
+        names = " or ".join(exception.__name__ for exception in exceptions)
+        expected = f"expected  {names}" + (f" with {saying!r} in its message" if saying else "")
+        try:
+            came = self._call()
+        except NotImplementedError as fault:
+            self._fail(f"raised    {_one_line(fault)}")
+        except exceptions as fault:
+            if saying.lower() not in str(fault).lower():
+                self._fail(f"raised    {_one_line(fault)}", expected, _likely(likely))
+        except Exception as fault:
+            self._fail(f"raised    {_one_line(fault)}", *_place(fault), expected, _likely(likely))
+        else:
+            self._fail(f"came      {show(came)}", expected, _likely(likely))
+
+    def that(self, holds: bool, expected: str, likely: str = "") -> None:
+        """Something must hold of `value`; `expected` says it in words."""
+        came = show(self.value)
+        if not holds:
+            self._fail(f"came      {came}", f"expected  {expected}", _likely(likely))
+
+    def part(self, *keys: Any) -> Check:
+        """One item of the answer, by keys or indices, to be checked by itself."""
+        inner = self.value
+        text = self._text
+        for key in keys:
+            text += f"[{key!r}]"
+            try:
+                inner = inner[key]
+            except (KeyError, IndexError, TypeError):
+                self._fail(f"came      {show(self.value)}", f"expected  something at [{key!r}]")
+        found = Check.__new__(Check)
+        found._text, found._came = text, (inner,)
+        return found
+
+    def _call(self) -> Any:
+        with contextlib.redirect_stderr(sys.stdout):
+            return values.copied(self._answer(*self._args, **self._kwargs))
+
+    def _fail(self, *lines: str) -> None:
+        text = "\n".join(f"  {line}" for line in lines if line)
+        raise CheckFailed(f"{self._text}\n{text}") from None
+
+
+def check(answer: Callable[..., Any], *args: Any, **kwargs: Any) -> Check:
+    """The call `answer(*args, **kwargs)`, ready to be checked. Arguments must be plain values."""
+    return Check(answer, args, kwargs)
+
+
+# --- how values are shown -------------------------------------------------------------------------
+
+
+def show(value: Any) -> str:
+    """A plain value in one line: digits in groups of three (16_000), long values shortened."""
+    text = _shown(value)
+    return text if len(text) <= WIDTH else text[:WIDTH] + " …"
+
+
+def _shown(value: Any) -> str:
+    if type(value) is int:
+        return f"{value:_}" if abs(value) < 10**30 else f"{value:.6e}"
+    if type(value) is float:
+        return f"{value:_.1f}" if value == round(value, 1) < 10**15 else f"{value:.10g}"
+    if type(value) in (list, tuple):
+        left, right = "[]" if type(value) is list else "()"
+        inner = [_shown(item) for item in value[:FEW]] + ["…"] * (len(value) > FEW)
+        return left + ", ".join(inner) + ("," if left == "(" and len(value) == 1 else "") + right
+    if type(value) is dict:
+        inner = [f"{_shown(key)}: {_shown(item)}" for key, item in list(value.items())[:FEW]]
+        return "{" + ", ".join(inner + ["…"] * (len(value) > FEW)) + "}"
+    return _shown_array(value) if hasattr(value, "shape") else repr(value)
+
+
+def _shown_array(value: Any) -> str:
+    if value.ndim == 0:
+        return f"{type(value).__name__.lower()}({_shown(value.item())})"
+    if value.ndim == 1 and len(value) <= FEW:
+        inner = ", ".join(f"{number:.6g}" for number in value.tolist())
+        return f"{type(value).__name__.lower()}([{inner}])"
+    first = ", ".join(f"{number:.6g}" for number in value.reshape(-1)[:6].tolist())
+    return f"{_form(value)}: [{first}{', …' if math.prod(value.shape) > 6 else ''}]"
+
+
+def _form(value: Any) -> str:
+    """The form of a value in words: "a float", "a tensor of 4 × 8 float32"."""
+    if hasattr(value, "shape"):
+        kind = "array" if type(value).__name__ == "ndarray" else "tensor"
+        size = " × ".join(map(str, value.shape)) or "a single"
+        return f"{kind} of {size} {str(value.dtype).removeprefix('torch.')}"
+    if type(value) in (list, tuple, dict):
+        return f"{type(value).__name__} of {len(value)}"
+    return "None" if value is None else f"{type(value).__name__} {_shown(value)}"
+
+
+def _call_text(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    shown = [show(arg) for arg in args] + [f"{key}={show(arg)}" for key, arg in kwargs.items()]
+    return f"{name}({', '.join(shown)})"
+
+
+def _likely(text: str) -> str:
+    return f"likely    {text}" if text else ""
+
+
+def _one_line(fault: Exception) -> str:
+    if isinstance(fault, NotImplementedError) and not str(fault):
+        return "NotImplementedError: nothing is written here yet"
+    return f"{type(fault).__name__}: {str(fault).strip()}"[:WIDTH]
+
+
+def _place(fault: Exception) -> list[str]:
+    """The student's own line that raised, if there is one."""
+    frames = [
+        (frame.f_code.co_filename, line, frame.f_code.co_name)
+        for frame, line in traceback.walk_tb(fault.__traceback__)
+    ]
+    own = [frame for frame in frames if "ipykernel" in frame[0] or "ipython-input" in frame[0]]
+    own = [frame for frame in own if frame[2] != "<module>"]
+    if not own:
+        return []
+    file, line, name = own[-1]
+    return [f"in        {name}, line {line}: {linecache.getline(file, line).strip()}"]
+
+
+# --- how values are compared ----------------------------------------------------------------------
+
+Difference = tuple[str, str, str]  # where, what came there, what was expected there
+
+
+def _difference(came: Any, expected: Any, rel: float, abs: float) -> Difference | None:
+    """The first difference between two plain values; None if they are equal."""
+    kind = type(expected)
+    if kind in (list, tuple):
+        if type(came) not in (list, tuple) or len(came) != len(expected):
+            return "", show(came), show(expected)
+        pairs = ((f"[{i}]", c, e) for i, (c, e) in enumerate(zip(came, expected, strict=True)))
+        return _first_difference(pairs, rel, abs)
+    if kind is dict:
+        if type(came) is not dict or came.keys() != expected.keys():
+            return "", show(came), show(expected)
+        return _first_difference(((f"[{k!r}]", came[k], expected[k]) for k in expected), rel, abs)
+    if hasattr(expected, "shape"):
+        return _array_difference(came, expected, rel, abs)
+    return None if _same_scalar(came, expected, rel, abs) else ("", show(came), show(expected))
+
+
+def _first_difference(pairs: Iterable[tuple[str, Any, Any]], rel: float, abs: float):
+    for where, came, expected in pairs:
+        if (inner := _difference(came, expected, rel, abs)) is not None:
+            return where + inner[0], *inner[1:]
+    return None
+
+
+def _single(value: Any) -> Any:
+    """The number in a tensor or array of one, without dimensions; else the value itself."""
+    return value.item() if hasattr(value, "shape") and value.ndim == 0 else value
+
+
+def _same_scalar(came: Any, expected: Any, rel: float, abs: float) -> bool:
+    came = _single(came)
+    if type(expected) in (int, float):
+        if type(came) not in (int, float):
+            return False
+        if type(expected) is int or math.isinf(expected):
+            return came == expected
+        both_nan = math.isnan(came) and math.isnan(expected)
+        return both_nan or math.fabs(came - expected) <= rel * math.fabs(expected) + abs
+    return type(came) is type(expected) and came == expected
+
+
+def _array_difference(came: Any, expected: Any, rel: float, abs: float) -> Difference | None:
+    if type(came) is not type(expected) or came.shape != expected.shape:
+        return "", _form(came), _form(expected)
+    a, b = _as_float64(came), _as_float64(expected)
+    near = b.isfinite() & ((a - b).abs() <= rel * b.abs() + abs)
+    wrong = ~((a == b) | near | (a.isnan() & b.isnan()))
+    if not wrong.any():
+        return None
+    place = tuple(wrong.nonzero()[0].tolist())
+    return str(list(place)), _shown(a[place].item()), _shown(b[place].item())
+
+
+def _as_float64(array: Any) -> Any:
+    import torch
+
+    return torch.as_tensor(array).to(torch.float64)
+
+
+def _reason(came: Any, mistakes: Mistakes, rel: float, abs: float) -> str:
+    """What is said of this wrong value; "" where it is none of the known ones."""
+    for wrong, text in mistakes:
+        known = wrong(came) if callable(wrong) else _difference(came, wrong, rel, abs) is None
+        if known:
+            return text
+    return ""
+
+
+def _unlike(came: Any, example: Any) -> Difference | None:
+    """Where the form of a value differs from that of an example; None if it doesn't."""
+    kind, fault = type(example), ("", _form(came), _form_asked(example))
+    if hasattr(example, "shape"):
+        same = type(came) is kind and (came.shape, came.dtype) == (example.shape, example.dtype)
+        return None if same else fault
+    if kind in (int, float):
+        came = _single(came)
+        return None if type(came) is int or type(came) is kind else fault
+    sequences = (list, tuple)
+    if type(came) is not kind and not (kind in sequences and type(came) in sequences):
+        return fault
+    if kind in sequences and len(came) != len(example):
+        return fault
+    if kind is dict and came.keys() != example.keys():
+        return "", f"a dict with the keys {show(list(came))}", f"the keys {show(list(example))}"
+    keys = range(len(example)) if kind in sequences else example if kind is dict else ()
+    for key in keys:
+        if (inner := _unlike(came[key], example[key])) is not None:
+            return f"[{key!r}]{inner[0]}", *inner[1:]
+    return None
+
+
+def _form_asked(example: Any) -> str:
+    words = {
+        int: "a whole number (int)",
+        float: "a number (float)",
+        str: "a string",
+        bool: "a bool",
+    }
+    return words.get(type(example)) or _form(example)

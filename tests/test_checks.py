@@ -1,0 +1,373 @@
+"""checks: a right answer passes in silence, a wrong one fails with a message that helps."""
+
+import collections
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from course_utils.checks import CheckFailed, check, show
+
+
+def said(call):
+    """The message of a check that must fail."""
+    with pytest.raises(CheckFailed) as failure:
+        call()
+    return str(failure.value)
+
+
+def echo(value):
+    return value
+
+
+# --- gives ---
+
+
+def parameters(d_in, d_out, rank):
+    return rank * d_in, rank / d_out
+
+
+def test_a_failing_check_says_input_answer_expectation_and_mistake():
+    message = said(
+        lambda: check(parameters, 1000, 1000, rank=8).gives(
+            (16_000, 0.016),
+            mistakes=[((1, 1), "no"), (lambda v: v[0] == 8_000, "only one of A and B was counted")],
+        )
+    )
+    assert message.splitlines() == [
+        "parameters(1_000, 1_000, rank=8)",
+        "  came      (8_000, 0.008)",
+        "  expected  (16_000, 0.016)",
+        "  differs   at [0]: 8_000 instead of 16_000",
+        "  likely    only one of A and B was counted",
+    ]
+
+
+def test_what_is_likely_of_any_other_wrong_value():
+    check_ = check(echo, 5)
+    assert "likely    known" in said(
+        lambda: check_.gives(6, mistakes=[(5, "known")], likely="other")
+    )
+    assert "likely    other" in said(
+        lambda: check_.gives(6, mistakes=[(4, "known")], likely="other")
+    )
+    assert "likely" not in said(lambda: check_.gives(6))
+
+
+EQUAL = [
+    (1, 1),
+    (28e9, 28_000_000_000),
+    (0.1 + 0.2, 0.3),
+    (math.nan, math.nan),
+    (-math.inf, -math.inf),
+    ("fp16", "fp16"),
+    (None, None),
+    ([1, 2], (1, 2)),
+    ((1, [2.0]), [1, (2,)]),
+    ({"a": 1, "b": [0.5]}, {"b": [0.5 + 1e-12], "a": 1}),
+    (collections.OrderedDict(a=1), {"a": 1}),
+    (np.float32(0.5), 0.5),
+    (np.arange(3), np.arange(3)),
+    (torch.tensor(0.5), 0.5),
+    (torch.tensor(3), 3),
+    (torch.tensor([1.0, math.nan, math.inf]), torch.tensor([1.0, math.nan, math.inf])),
+    (torch.ones(2, 3).bfloat16(), torch.ones(2, 3)),
+    (torch.zeros(0), torch.zeros(0)),
+    (np.zeros((0, 2)), np.zeros((0, 2))),
+]
+
+
+@pytest.mark.parametrize(("came", "expected"), EQUAL, ids=str)
+def test_equal_values_pass_in_silence(came, expected, capfd):
+    assert check(echo, came).gives(expected) is None
+    assert capfd.readouterr() == ("", "")
+
+
+DIFFERENT = [
+    (1, 2),
+    (1, 1.001),
+    (True, 1),
+    (1, True),
+    (1.0, True),
+    ("1", 1),
+    (None, 0),
+    ([], None),
+    ([1, 2], [1, 2, 3]),
+    ([1, 2], [2, 1]),
+    ({"a": 1}, {"a": 1, "b": 2}),
+    ({"a": 1, "b": 2}, {"a": 1}),
+    ({"a": 1}, {"a": 2}),
+    ([("a", 1)], {"a": 1}),
+    (math.nan, 1.0),
+    (1.0, math.nan),
+    (math.inf, 1.0),
+    (1.0, math.inf),
+    (math.inf, -math.inf),
+    (torch.ones(2), torch.ones(2, 1)),
+    (torch.ones(2), [1.0, 1.0]),
+    ([1.0, 1.0], torch.ones(2)),
+    (np.ones(2), torch.ones(2)),
+    (torch.ones(2), torch.tensor([1.0, 1.1])),
+    (torch.tensor([1.0, math.nan]), torch.tensor([1.0, 1.0])),
+    (torch.tensor([1.0, 1.0]), torch.tensor([1.0, math.nan])),
+    (torch.tensor([math.inf]), torch.tensor([1.0])),
+    (torch.tensor([1.0]), torch.tensor([math.inf])),
+    (torch.tensor([math.inf]), torch.tensor([-math.inf])),
+    (torch.ones(1), 1.0),
+]
+
+
+@pytest.mark.parametrize(("came", "expected"), DIFFERENT, ids=str)
+def test_different_values_fail(came, expected):
+    message = said(lambda: check(echo, came).gives(expected))
+    assert "came" in message and "expected" in message
+
+
+@given(
+    st.floats(allow_nan=False, allow_infinity=False, width=32),
+    st.floats(0, 0.1),
+    st.floats(0, 1),
+    st.floats(-3, 3),
+)
+def test_the_tolerance_is_relative_to_what_is_expected(expected, rel, absolute, shift):
+    allowed = rel * abs(expected) + absolute
+    came = expected + shift * allowed
+    if abs(abs(came - expected) - allowed) <= 1e-9 * (1 + abs(expected)):
+        return  # on the edge, rounding decides
+    for a, b in (
+        (came, expected),
+        (torch.tensor([came], dtype=torch.float64),) * 1
+        + (torch.tensor([expected], dtype=torch.float64),),
+    ):
+        if abs(came - expected) <= allowed:
+            check(echo, a).gives(b, rel=rel, abs=absolute)
+        else:
+            said(lambda a=a, b=b: check(echo, a).gives(b, rel=rel, abs=absolute))
+
+
+def test_the_place_of_the_first_difference():
+    came = {"grads": [torch.zeros(2, 3), torch.eye(2)]}
+    expected = {"grads": [torch.zeros(2, 3), torch.ones(2, 2)]}
+    message = said(lambda: check(echo, came).gives(expected))
+    assert "differs   at ['grads'][1][0, 1]: 0.0 instead of 1.0" in message
+    message = said(lambda: check(echo, torch.zeros(2)).gives(torch.zeros(2, 2)))
+    assert "tensor of 2 × 2 float32" in message and "differs" not in message
+
+
+# --- like, raises, that, part ---
+
+
+ALIKE = [
+    (3, 0),
+    (3, 0.0),
+    (3.5, 0.0),
+    (torch.tensor(3.5), 0.0),
+    ("x", ""),
+    (True, False),
+    ([1, 2.0], (0, 0.0)),
+    ({"a": [1]}, {"a": [0]}),
+    (torch.ones(2, 3).half(), torch.empty(2, 3, dtype=torch.float16)),
+    (np.ones(2), np.empty(2)),
+]
+UNLIKE = [
+    (3.0, 0, "a whole number (int)"),
+    (True, 0, "a whole number (int)"),
+    (True, 0.0, "a number (float)"),
+    (1, False, "a bool"),
+    (1, "", "a string"),
+    (None, 0, "a whole number (int)"),
+    ((1,), (0, 0), "tuple of 2"),
+    ((1, "x"), (0, 0.0), "a number (float)"),
+    ([[1.5]], [[0]], "float 1.5 at [0][0]"),
+    ({"a": 1}, {"b": 0}, "the keys ['b']"),
+    ({"a": 1.5}, {"a": 0}, "float 1.5 at ['a']"),
+    (torch.ones(3, 2), torch.ones(2, 3), "tensor of 2 × 3 float32"),
+    (torch.ones(2).double(), torch.ones(2), "tensor of 2 float64"),
+    (np.ones(2), torch.ones(2), "array of 2 float64"),
+    ([1.0], torch.ones(1), "list of 1"),
+    (torch.ones(1), [0.0], "tensor of 1 float32"),
+]
+
+
+@pytest.mark.parametrize(("came", "example"), ALIKE, ids=str)
+def test_the_right_form_passes(came, example):
+    assert check(echo, came).like(example) is None
+
+
+@pytest.mark.parametrize(("came", "example", "words"), UNLIKE, ids=str)
+def test_another_form_fails_in_words(came, example, words):
+    assert words in said(lambda: check(echo, came).like(example))
+
+
+def refuse(value):
+    raise ValueError(f"rank must be at least 1, got {value}")
+
+
+def test_an_error_that_must_come():
+    assert check(refuse, 0).raises(ValueError) is None
+    check(refuse, 0).raises(TypeError, ValueError, saying="RANK")
+    message = said(lambda: check(refuse, 0).raises(ValueError, saying="alpha", likely="why"))
+    assert message.splitlines()[1:] == [
+        "  raised    ValueError: rank must be at least 1, got 0",
+        "  expected  ValueError with 'alpha' in its message",
+        "  likely    why",
+    ]
+    message = said(lambda: check(echo, 0).raises(ValueError, KeyError, likely="why"))
+    assert message.splitlines()[1:] == [
+        "  came      0",
+        "  expected  ValueError or KeyError",
+        "  likely    why",
+    ]
+    assert "raised    ValueError" in said(lambda: check(refuse, 0).raises(TypeError))
+
+
+def stub():
+    raise NotImplementedError()
+
+
+@pytest.mark.parametrize(
+    "demand",
+    [
+        lambda c: c.value,
+        lambda c: c.gives(1),
+        lambda c: c.like(1),
+        lambda c: c.part("x"),
+        lambda c: c.that(True, "anything"),
+        lambda c: c.raises(RuntimeError),  # NotImplementedError is one
+        lambda c: c.raises(NotImplementedError),
+    ],
+)
+def test_a_stub_fails_every_check(demand):
+    assert "NotImplementedError: nothing is written here yet" in said(lambda: demand(check(stub)))
+
+
+def test_a_property_of_the_answer():
+    answer = check(echo, [3, 1])
+    assert answer.that(len(answer.value) == 2, "two items") is None
+    message = said(
+        lambda: answer.that(answer.value == [1, 3], "ascending order", likely="unsorted")
+    )
+    assert message.splitlines()[1:] == [
+        "  came      [3, 1]",
+        "  expected  ascending order",
+        "  likely    unsorted",
+    ]
+
+
+def test_a_part_of_the_answer():
+    answer = check(echo, {"loss": 2.0, "steps": [1, 2]})
+    answer.part("loss").gives(2.0)
+    answer.part("steps", 1).gives(2)
+    message = said(lambda: answer.part("steps", 0).gives(5))
+    assert message.startswith("echo({'loss': 2.0, 'steps': [1, 2]})['steps'][0]\n  came      1")
+    assert "expected  something at ['grad']" in said(lambda: answer.part("grad"))
+    assert "expected  something at [7]" in said(lambda: answer.part("steps", 7))
+
+
+# --- what an answer can't do ---
+
+
+class Liar(int):
+    def __eq__(self, other):
+        return True
+
+    __hash__ = int.__hash__
+
+
+def test_an_answer_cannot_compare_itself():
+    message = said(lambda: check(lambda: Liar(3)).gives(4))
+    assert "of type Liar" in message and "are allowed" in message
+
+
+def test_an_answer_cannot_change_what_it_is_compared_with():
+    given_ = torch.zeros(3)
+
+    def spoil(x):
+        x += 1
+        return x
+
+    check(spoil, given_).gives(torch.ones(3))
+    assert not given_.any()
+
+
+def test_an_answer_is_called_once():
+    calls = []
+    answer = check(lambda: calls.append(1) or len(calls))
+    answer.gives(1)
+    answer.like(0)
+    assert answer.value == 1
+
+
+def test_arguments_must_be_plain():
+    with pytest.raises(TypeError, match="type function"):
+        check(echo, echo)
+
+
+def test_nothing_that_an_answer_prints_reaches_stderr(capfd):
+    def chatty():
+        print("oops", file=sys.stderr)
+        return 1
+
+    check(chatty).gives(1)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_exit_of_the_answer_is_not_held_back():
+    with pytest.raises(KeyboardInterrupt):
+        check(lambda: (_ for _ in ()).throw(KeyboardInterrupt())).gives(1)
+
+
+# --- how it looks ---
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (7_000_000_000, "7_000_000_000"),
+        (0.016, "0.016"),
+        (28e9, "28_000_000_000.0"),
+        (1e-7, "1e-07"),
+        (math.nan, "nan"),
+        ((1,), "(1,)"),
+        ([], "[]"),
+        ("a b", "'a b'"),
+        (list(range(99)), "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, …]"),
+        ({"a": (1, 2.0)}, "{'a': (1, 2.0)}"),
+        (torch.tensor([1.0, 2.5]), "tensor([1, 2.5])"),
+        (torch.tensor(2), "tensor(2)"),
+        (torch.zeros(2, 2), "tensor of 2 × 2 float32: [0, 0, 0, 0]"),
+        (torch.zeros(9, 9), "tensor of 9 × 9 float32: [0, 0, 0, 0, 0, 0, …]"),
+        (np.zeros(2), "ndarray([0, 0])"),
+    ],
+)
+def test_values_are_shown_in_a_line(value, text):
+    assert show(value) == text
+
+
+def test_long_values_are_cut():
+    assert len(show("x" * 10_000)) < 310
+    assert len(show({str(n): "x" * 100 for n in range(12)})) < 310
+
+
+NOTEBOOK_ERROR = """
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance(colors="nocolor")
+shell.run_cell("from course_utils.checks import check\\ndef half(x):\\n    return x / 0")
+shell.run_cell("check(half, 3).gives(1.5)")
+shell.run_cell("import warnings; check(lambda: warnings.warn('old')).gives(None)")
+"""
+
+
+def test_a_notebook_shows_the_message_without_a_traceback():
+    done = subprocess.run([sys.executable, "-c", NOTEBOOK_ERROR], capture_output=True, text=True)
+    assert done.stdout.splitlines()[:3] == [
+        "Not right yet: half(3)",
+        "  raised    ZeroDivisionError: division by zero",
+        "  in        half, line 3: return x / 0",
+    ]
+    assert "UserWarning: old" in done.stdout and not done.stderr

@@ -1,0 +1,172 @@
+"""values: plain values go into bytes and come back the same; nothing else gets through."""
+
+import collections
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from course_utils import values
+
+KEYS = st.none() | st.booleans() | st.integers() | st.text()
+PLAIN = st.recursive(
+    KEYS | st.floats(allow_nan=False),
+    lambda inner: (
+        st.lists(inner)
+        | st.lists(inner).map(tuple)
+        | st.dictionaries(KEYS | st.tuples(KEYS, KEYS), inner)
+    ),
+    max_leaves=30,
+)
+
+
+def same(a, b):
+    """Equal in value and in type, all the way down."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict):
+        return same(list(a.items()), list(b.items()))
+    return a == b
+
+
+@given(PLAIN)
+def test_plain_values_come_back_the_same(value):
+    assert same(values.copied(value), value)
+
+
+DTYPES = [torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64]
+DTYPES += [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 3), (2, 3, 4)], ids=str)
+def test_tensors_come_back_with_shape_dtype_and_bits(dtype, shape):
+    tensor = (100 * torch.randn(shape, generator=torch.Generator().manual_seed(0))).to(dtype)
+    back = values.copied([tensor])[0]
+    assert (back.shape, back.dtype) == (tensor.shape, dtype) and torch.equal(back, tensor)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["bool", "uint8", "int16", "int64", "float16", "float32", "float64"]
+)
+def test_arrays_come_back_with_shape_dtype_and_bits(dtype):
+    array = np.arange(12).reshape(3, 4).astype(dtype)
+    for variant in (array, array.T, array[::2], np.array(3, dtype)):
+        back = values.copied({"x": variant})["x"]
+        assert type(back) is np.ndarray and back.dtype == variant.dtype
+        assert back.shape == variant.shape and (back == variant).all()
+
+
+def test_what_training_returns_becomes_plain():
+    layer = torch.nn.Linear(3, 2)
+    back = values.copied(layer.state_dict())
+    assert type(back) is dict and not back["weight"].requires_grad
+    (parameter,) = values.copied([layer.weight])
+    assert type(parameter) is torch.Tensor and torch.equal(parameter, layer.weight)
+    assert values.copied(layer.weight.shape) == (2, 3)
+    counted = values.copied(collections.defaultdict(int, {"a": np.int64(3), "b": np.float32(0.5)}))
+    assert same(counted, {"a": 3, "b": 0.5})
+
+
+def test_a_copy_shares_nothing():
+    tensor, array, inner = torch.zeros(3), np.zeros(3), [1]
+    back = values.copied((tensor, array, inner))
+    tensor += 1
+    array += 1
+    inner.append(2)
+    assert not back[0].any() and not back[1].any() and back[2] == [1]
+
+
+def test_a_slice_brings_its_own_numbers_only():
+    assert len(values.encode(torch.zeros(10**6)[:3])) < 1000
+
+
+def test_numbers_that_are_none():
+    nan, up, down = values.copied([math.nan, math.inf, -math.inf])
+    assert math.isnan(nan) and (up, down) == (math.inf, -math.inf)
+
+
+class Liar(int):
+    def __eq__(self, other):
+        return True
+
+    __hash__ = int.__hash__
+
+
+class Meddler(torch.Tensor):
+    pass
+
+
+REFUSED = {
+    "subclass of int": Liar(3),
+    "subclass of tensor": torch.zeros(2).as_subclass(Meddler),
+    "subclass of dict": type("Odd", (dict,), {})(),
+    "set": {1},
+    "bytes": b"x",
+    "complex": 1j,
+    "dtype": torch.float16,
+    "function": len,
+    "object array": np.array([Liar(3)], dtype=object),
+    "string array": np.array(["x"]),
+    "date": np.datetime64("2020-01-01"),
+    "foreign byte order": np.arange(3).astype(">i4"),
+    "sparse tensor": torch.eye(2).to_sparse(),
+    "tensor without numbers": torch.zeros(2, device="meta"),
+    "generator": (n for n in range(3)),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_other_values_are_refused_and_the_place_is_named(kind):
+    with pytest.raises(TypeError, match=r"the value\[1\]\['loss'\] is "):
+        values.encode([0, {"loss": REFUSED[kind]}])
+
+
+def test_keys_are_values_too():
+    with pytest.raises(TypeError, match="a key of the value is of type Liar"):
+        values.encode({Liar(3): 1})
+
+
+def test_what_is_too_large_is_refused():
+    endless: list = []
+    endless.append(endless)
+    with pytest.raises(ValueError, match="nested more than 20 deep, or holds itself"):
+        values.encode(endless)
+    row = [0] * 1001
+    with pytest.raises(ValueError, match=r"1,000,000 parts and 256 MB are the most"):
+        values.encode([row] * 1001)
+    big = torch.zeros(1, dtype=torch.uint8).expand(values.MAX_BYTES // 2 + 1)
+    with pytest.raises(ValueError, match="too large"):
+        values.encode([big, big])
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\0" * 7, b"\5" + b"\0" * 7 + b"x", values.encode([1])[:-9]]
+)
+def test_bytes_that_hold_no_value(data):
+    with pytest.raises(ValueError, match="hold no plain value"):
+        values.decode(data)
+
+
+def test_every_single_change_of_the_bytes_is_a_value_or_an_error():
+    data = values.encode({"a": (1, torch.zeros(2))})
+    for place in range(len(data)):
+        changed = data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
+        try:
+            values.encode(values.decode(changed))
+        except ValueError as fault:
+            assert "hold no plain value" in str(fault)
+
+
+def test_numbers_and_text_need_neither_numpy_nor_torch():
+    code = "from course_utils import values; values.copied({'a': [1, (2.5, 'x')]}); import sys; "
+    code += "print({'numpy', 'torch', 'safetensors'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
