@@ -144,7 +144,8 @@ def execute(
     started = time.monotonic()
     error, peak = _run(notebook, path.parent, timeout, _bar(path, notebook, progress))
     page = Path(output_dir) / f"{path.stem}.html"
-    _write_aside(page, to_html(notebook, title=_title(notebook, path.stem)))
+    html_text = to_html(notebook, title=_title(notebook, path.stem))
+    _write_aside(page, _with_moved_links(html_text, path.parent, page.parent))
     seconds = time.monotonic() - started
     return Execution(path, page, seconds, peak, tuple(_summaries(notebook)), error)
 
@@ -361,7 +362,7 @@ def to_html(notebook: Any, title: str) -> str:
     """An executed notebook as one self-contained page, which reads without any network.
 
     Pictures are inside the page, widgets are shown as they stood at the end of the run, and links
-    to other notebooks lead to their pages.
+    to notebooks of the same folder lead to their pages.
     """
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
@@ -373,7 +374,17 @@ def to_html(notebook: Any, title: str) -> str:
     )
     resources = {"metadata": {"name": title}}
     page, _ = exporter.from_notebook_node(freeze_widgets(notebook), resources=resources)
-    return re.sub(r'(href="[^":]*)\.ipynb(["#])', r"\1.html\2", page)
+    return re.sub(r'(href="[^":/]*)\.ipynb(["#])', r"\1.html\2", page)
+
+
+def _with_moved_links(page: str, source: Path, target: Path) -> str:
+    """A page for the folder `target`, whose links out of the notebook's folder are still right."""
+
+    def moved(link: re.Match[str]) -> str:
+        way = os.path.relpath(source.resolve() / link[1], target.resolve())
+        return f'href="{Path(way).as_posix()}'
+
+    return re.sub(r'href="(\.\./[^":#]*)', moved, page)
 
 
 def freeze_widgets(notebook: Any) -> Any:

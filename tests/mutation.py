@@ -88,7 +88,7 @@ def autograde(name: str, submissions: dict[str, Answers], workers: int = 1) -> d
 
 
 def _graded(name: str, submissions: dict[str, Answers]) -> dict[str, Points]:
-    with tempfile.TemporaryDirectory() as aside, _one_thread():
+    with tempfile.TemporaryDirectory() as aside, offline():
         course = release.copied_course(ROOT, Path(aside), only=name)
         release.release(course)
         for student, answers in submissions.items():
@@ -98,15 +98,17 @@ def _graded(name: str, submissions: dict[str, Answers]) -> dict[str, Points]:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Kernels that share two cores are faster with one thread each."""
+def offline() -> Iterator[None]:
+    """Kernels without a model or a hub, and with one thread each: they share two cores."""
     before = dict(os.environ)
-    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    with tempfile.TemporaryDirectory() as empty:
+        os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": empty, "QLORA_COURSE_CACHE": empty}
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def _submit(course: Path, name: str, student: str, answers: Answers) -> None:
@@ -266,7 +268,7 @@ def costs(trials: list[Trial]) -> str:
     lines.append("|---|---|---|---|---|")
     for done in trials:
         name = done.assignment.name
-        with tempfile.TemporaryDirectory() as pages, _one_thread():
+        with tempfile.TemporaryDirectory() as pages, offline():
             run = execute(ROOT / "solutions" / name / f"{name}.ipynb", pages, progress=False)
         took = f"{run.seconds:.1f} | {format_bytes(run.peak_memory)} | {done.seconds:.1f}"
         lines.append(f"| {done.assignment.title} | {len(done.submissions)} | {took} |")

@@ -132,6 +132,13 @@ def test_only_lectures_are_held_to_the_form_of_a_lecture(tmp_path):
     assert check(write(tmp_path / "solutions" / "01.ipynb", long)) == []
 
 
+def test_assignments_have_the_setup_cell(tmp_path):
+    for folder in ("solutions", "exercises"):
+        path = write(tmp_path / folder / "01_sums" / "01_sums.ipynb", notebook(text_cell("t", "")))
+        assert "the first code cell must be the set-up cell" in check(path)[0]
+        assert fix(path) and check(path) == []
+
+
 def test_unreadable_files(tmp_path):
     (tmp_path / "broken.ipynb").write_text("{")
     (tmp_path / "list.ipynb").write_text("[]")
@@ -204,7 +211,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     dirty = notebook(code_cell("sum", "1 + 1"))
     dirty["cells"][0]["execution_count"] = 1
     path = write(tmp_path / "lectures" / "01_x.ipynb", dirty)
-    other = write(tmp_path / "exercises" / "01" / "x.ipynb", notebook())
+    other = write(tmp_path / "exercises" / "x.ipynb", notebook())
     (tmp_path / "course_utils").mkdir()
     monkeypatch.chdir(tmp_path)
     assert notebooks.main(["check", str(other)]) == 0
@@ -312,7 +319,10 @@ def executed(tmp_path_factory):
     path = write(
         folder / "course" / "03_all.ipynb",
         notebook(
-            text_cell("opening", "# All of it\n\n$W' = W + AB$ and [more](04_next.ipynb#end)"),
+            text_cell(
+                "opening",
+                "# All of it\n\n$W' = W + AB$ and [more](04_next.ipynb#end) [do](../exercises/03/03.ipynb)",
+            ),
             code_cell("memory", "block = b'x' * 300_000_000\ndel block"),
             code_cell("child", CHILD),
             code_cell("child-ends", "child.communicate('');"),
@@ -324,7 +334,7 @@ def executed(tmp_path_factory):
         ),
     )
     before = path.read_bytes()
-    result = execute(path, folder / "pages", progress=False)
+    result = execute(path, folder / "build" / "pages", progress=False)
     assert path.read_bytes() == before, "execution must not change the notebook"
     return result
 
@@ -345,6 +355,7 @@ def test_page_holds_text_pictures_and_links(executed):
     assert executed.page.name == "03_all.html"
     assert "<title>All of it</title>" in page
     assert 'href="04_next.html#end"' in page
+    assert 'href="../../exercises/03/03.ipynb"' in page, "from where the page is"
     assert "mean  84%" in page
     assert len(re.findall(r"<img[^>]*data:image/png;base64,iVBOR", page)) == 1, "the figure"
     assert "at: 100%" in page and "at:   0%" not in page, "the last state of a progress bar"

@@ -258,7 +258,7 @@ def _task_faults(task: Task, assignment: Assignment) -> Iterator[str]:
 
 def _check_faults(source: str, answer: str) -> Iterator[str]:
     """Breaches in one test cell of a task whose answer cell holds `answer`."""
-    functions, classes = _top_level(answer, ast.FunctionDef), _top_level(answer, ast.ClassDef)
+    functions, classes = top_level(answer, ast.FunctionDef), top_level(answer, ast.ClassDef)
     visible = re.sub(rf"{HIDDEN}.*?{HIDDEN_END}", "", source, flags=re.S)
     if not (functions | classes) & _used(visible):
         yield "has no visible check that calls the answer, so it would pass in a release"
@@ -304,9 +304,9 @@ def _parsed(source: str) -> ast.Module:
         return ast.Module([], [])
 
 
-def _top_level(source: str, kind: type[ast.AST]) -> set[str]:
-    """Names of the functions, or classes, that a cell defines for others."""
-    return {node.name for node in _parsed(source).body if isinstance(node, kind)}
+def top_level(source: str, *kinds: type[ast.AST]) -> set[str]:
+    """Names of the functions (ast.FunctionDef) or classes (ast.ClassDef) that a cell defines."""
+    return {node.name for node in _parsed(source).body if isinstance(node, kinds)}
 
 
 def _defined(source: str) -> set[str]:

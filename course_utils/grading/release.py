@@ -28,13 +28,13 @@ functions, other inputs. {by_hand} points are given by a person.
 """
 
 
-def release(folder: Path, only: str | None = None) -> list[Path]:
+def release(folder: Path, only: str | None = None, *, gradebook: bool = True) -> list[Path]:
     """Generate exercises/ anew, all of it or one assignment; returns the notebooks written.
 
-    nbgrader's gradebook learns of the assignments on the way, as grading requires. Raises
+    gradebook: whether nbgrader's gradebook learns of the assignments, as grading requires. Raises
     CourseError if nbgrader is missing, refuses a notebook, or there is no such assignment.
     """
-    written = [_generate(folder, path) for path in sources(folder, only)]
+    written = [_generate(folder, path, gradebook) for path in sources(folder, only)]
     (folder / "exercises" / "README.md").write_text(readme(folder), encoding="utf-8")
     return written
 
@@ -43,7 +43,7 @@ def differences(folder: Path) -> list[str]:
     """How exercises/ differs from what `release` would write: one line a file; none is good."""
     with tempfile.TemporaryDirectory() as aside:
         course = copied_course(folder, Path(aside))
-        release(course)
+        release(course, gradebook=False)
         committed, generated = (_files(place / "exercises") for place in (folder, course))
     lines = [f"exercises/{name} is missing" for name in sorted(generated.keys() - committed.keys())]
     lines += [
@@ -104,18 +104,24 @@ def _files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def _generate(folder: Path, source: Path) -> Path:
-    """One assignment's release, by nbgrader, which also notes it in the gradebook."""
+def _generate(folder: Path, source: Path, gradebook: bool) -> Path:
+    """One assignment's release, by nbgrader, and its note in the gradebook if that is wanted."""
     try:
         from nbgrader.converters import GenerateAssignment
         from nbgrader.converters.base import NbGraderException
         from nbgrader.coursedir import CourseDirectory
+        from nbgrader.preprocessors import SaveCells
     except ImportError:
         raise CourseError("nbgrader is missing: run `pip install nbgrader`") from None
     name, config = source.stem, settings(folder)
     course = CourseDirectory(config=config, assignment_id=name)
     converter = GenerateAssignment(coursedir=course, config=config, force=True)
     converter.log = errors_alone()
+    if not gradebook:
+        converter.no_database = True
+        converter.preprocessors = [
+            step for step in converter.preprocessors if step is not SaveCells
+        ]
     try:
         converter.start()
     except (NbGraderException, SystemExit) as fault:

@@ -1,0 +1,119 @@
+"""A small assignment that keeps to every rule, for the tests of the tooling to break."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from course_utils import notebooks
+
+NAME = "09_sums"
+
+ANSWER = '''\
+def {function}(numbers: list[int]) -> int:
+    """The {what} of some numbers.
+
+    Raises ValueError for an empty list.
+    """
+    ### BEGIN SOLUTION
+    if not numbers:
+        raise ValueError("no numbers")
+    return {expression}
+    ### END SOLUTION
+'''
+FORM = """\
+from course_utils.checks import check
+
+check({function}, [1, 2]).like(0)
+check({function}, []).raises(ValueError)
+"""
+VALUES = """\
+from course_utils.checks import check
+
+check({function}, [3, 4, 5]).gives({expected}, likely="one number was left out")
+### BEGIN HIDDEN TESTS
+import random
+
+draw = random.Random(0)
+for _ in range(5):
+    numbers = [draw.randint(-9, 9) for _ in range(draw.randint(1, 9))]
+    check({function}, numbers).gives({reference})
+### END HIDDEN TESTS
+"""
+TASKS = [
+    ("sum-all", "add", "sum", "sum(numbers)", 12),
+    ("sum-squares", "squares", "sum of squares", "sum(n * n for n in numbers)", 50),
+    ("sum-largest", "largest", "largest", "max(numbers)", 5),
+]
+PROMPT = "## 9.{number} The {what}\n●●○ · 6 min · {points}\n\nReturn the {what}.\n"
+
+
+def cell(name: str, source: str, points: int | None = None, answer: bool = False, kind="code"):
+    """A cell; with nbgrader's metadata where it has points or is an answer."""
+    made: dict[str, Any] = {"cell_type": kind, "id": name, "metadata": {}, "source": source.strip()}
+    if kind == "code":
+        made |= {"execution_count": None, "outputs": []}
+    if points is None and not answer:
+        return made
+    grade = points is not None
+    data = {"grade": grade, "grade_id": name, "locked": not answer, "solution": answer}
+    made["metadata"]["nbgrader"] = data | {"schema_version": 3, "task": False}
+    comment = f"grade_id: {name}"
+    if grade:
+        data["points"] = made["metadata"]["nbgrader"]["points"] = points
+        comment += f" ({points} point{'s' * (points != 1)})" if kind == "code" else ""
+    comment = f"# {comment}" if kind == "code" else f"<!-- grade_id: {name} -->"
+    made["source"] = f"{comment}\n{made['source']}"
+    return made
+
+
+def task(number: int, name: str, function: str, what: str, expression: str, expected: int):
+    """The five cells of one task, worth 3 points."""
+    words = {"function": function, "what": what, "expression": expression}
+    words |= {"expected": str(expected), "reference": expression}
+    prompt = PROMPT.format(number=number, what=what, points="3 points")
+    return [
+        cell(f"{name}-prompt", prompt, kind="markdown"),
+        cell(name, ANSWER.format(**words), answer=True),
+        cell(f"{name}-try", f"{function}([1, 2, 3])"),
+        cell(f"{name}-form", FORM.format(**words), points=1),
+        cell(f"{name}-values", VALUES.format(**words), points=2),
+    ]
+
+
+def notebook() -> dict[str, Any]:
+    """The whole assignment: three functions and a question, 12 points."""
+    question = PROMPT.format(number=4, what="point of it", points="3 points, graded by hand")
+    written = "### BEGIN SOLUTION\nAdding is useful.\n### END SOLUTION"
+    cells = [
+        cell("opening", "# Exercise 09: Sums", kind="markdown"),
+        cell("setup", notebooks.SETUP_CELL),
+        cell("imports", "import math"),
+        *(made for place, words in enumerate(TASKS, 1) for made in task(place, *words)),
+        cell("sum-why-prompt", f"{question}\n**Rubric:** a point for each use.", kind="markdown"),
+        cell("sum-why", written, points=3, answer=True, kind="markdown"),
+    ]
+    metadata = {"kernelspec": notebooks.KERNEL, "language_info": notebooks.LANGUAGE}
+    metadata["qlora_course"] = {"withheld": ["course_utils.lora"]}
+    return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+
+
+def write(folder: Path, content: dict[str, Any] | None = None, name: str = NAME) -> Path:
+    """Put the assignment, or `content`, into solutions/ of a course in `folder`."""
+    path = folder / "solutions" / name / f"{name}.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(notebooks._dump(content or notebook()), encoding="utf-8")
+    return path
+
+
+def change(content: dict[str, Any], name: str, old: str, new: str) -> None:
+    """Replace text in one cell, its metadata included, given as JSON writes it; it must be there.
+
+    Line ends in `old` and `new` stand for those of the source.
+    """
+    place = next(i for i, found in enumerate(content["cells"]) if found["id"] == name)
+    text = json.dumps(content["cells"][place], ensure_ascii=False)
+    old, new = (part.replace("\n", "\\n") for part in (old, new))
+    assert old in text, f"{old!r} is not in cell {name}"
+    content["cells"][place] = json.loads(text.replace(old, new))

@@ -1,0 +1,156 @@
+"""grading.release: exercises/ holds what nbgrader makes of solutions/, and nothing else."""
+
+import builtins
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from course_utils import notebooks
+from course_utils.grading import release
+from course_utils.grading.assignments import read
+from course_utils.runtime import CourseError
+from tests import assignment
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def course(tmp_path):
+    """A course with one assignment."""
+    shutil.copy(ROOT / release.SETTINGS, tmp_path)
+    assignment.write(tmp_path)
+    (tmp_path / "exercises").mkdir()
+    return tmp_path
+
+
+def released(course, only=None):
+    """The notebooks of a release that leaves the gradebook out, whose making takes seconds."""
+    return release.release(course, only, gradebook=False)
+
+
+def test_a_release_holds_the_tasks_without_answers_and_hidden_tests(course):
+    (path,) = released(course)
+    assert path == course / "exercises/09_sums/09_sums.ipynb"
+    assert notebooks.check(path) == [], "clean, and written the way Jupyter writes"
+    text = path.read_text(encoding="utf-8")
+    for secret in ("SOLUTION", "HIDDEN", "sum(numbers)", "randint", "Adding is useful"):
+        assert secret not in text
+    before, after = read(assignment.write(course)), read(path)
+    assert [cell["id"] for cell in after.cells] == [cell["id"] for cell in before.cells]
+    assert after.tasks[0].answer["source"].endswith("raise NotImplementedError()")
+    assert "YOUR ANSWER HERE" in after.tasks[-1].answer["source"]
+    assert "check(add, [3, 4, 5])" in after.tasks[0].checks[1]["source"]
+
+
+def test_a_release_is_the_same_every_time(course):
+    (path,) = released(course)
+    first = path.read_bytes()
+    released(course)
+    assert path.read_bytes() == first
+    assert release.differences(course) == []
+
+
+def test_one_assignment_alone(course):
+    released(course)
+    assignment.write(course, name="10_more")
+    text = (course / "exercises/09_sums/09_sums.ipynb").stat().st_mtime_ns
+    assert [path.stem for path in released(course, "10")] == ["10_more"]
+    assert (course / "exercises/09_sums/09_sums.ipynb").stat().st_mtime_ns == text
+
+
+def test_the_readme_has_the_table_of_points(course):
+    released(course)
+    text = (course / "exercises/README.md").read_text(encoding="utf-8")
+    assert "| **[Exercise 09: Sums](09_sums/09_sums.ipynb)** | | | **24** | **12** |" in text
+    assert "| | 9.1 The sum | ●●○ | 6 | 3 |" in text
+    assert "| | 9.4 The point of it | ●●○ | 6 | 3 by hand |" in text
+    assert "3 of the 12 points" in text
+
+
+def spoil_source(course):
+    content = assignment.notebook()
+    assignment.change(content, "sum-all", "The sum of", "The total of")
+    assignment.write(course, content)
+
+
+def spoil_release(course):
+    path = course / "exercises/09_sums/09_sums.ipynb"
+    path.write_text(path.read_text(encoding="utf-8").replace("[3, 4, 5]", "[3, 4]"))
+
+
+DIFFERENT = {
+    "changed source": (spoil_source, "09_sums/09_sums.ipynb is not what solutions/ gives"),
+    "edited release": (spoil_release, "09_sums/09_sums.ipynb is not what solutions/ gives"),
+    "edited readme": (
+        lambda course: (course / "exercises/README.md").write_text("x"),
+        "README.md is not what",
+    ),
+    "missing": (lambda course: shutil.rmtree(course / "exercises/09_sums"), "ipynb is missing"),
+    "stray file": (
+        lambda course: (course / "exercises/09_sums/notes.txt").write_text("x"),
+        "09_sums/notes.txt has no source",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DIFFERENT)
+def test_each_difference_is_named(course, kind):
+    spoil, expected = DIFFERENT[kind]
+    released(course)
+    spoil(course)
+    (line,) = release.differences(course)
+    assert line.startswith("exercises/") and expected in line
+
+
+def test_files_beside_the_notebook_are_released_too(course):
+    (course / "solutions/09_sums/config.json").write_text("{}")
+    released(course)
+    assert (course / "exercises/09_sums/config.json").read_text() == "{}"
+    assert release.differences(course) == []
+
+
+def test_a_notebook_that_nbgrader_refuses(course):
+    content = assignment.notebook()
+    assignment.change(content, "sum-all", "### END SOLUTION", "")
+    assignment.write(course, content)
+    with pytest.raises(CourseError, match="nbgrader can't release 09_sums"):
+        released(course)
+
+
+def test_without_nbgrader(course, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *arguments):
+        if name.startswith("nbgrader"):
+            raise ImportError(name)
+        return real(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(CourseError, match="nbgrader is missing: run `pip install nbgrader`"):
+        released(course)
+
+
+def test_the_gradebook_of_the_course_learns_of_the_release(course):
+    from nbgrader.api import Gradebook
+
+    (with_gradebook,) = [path.read_bytes() for path in release.release(course)]
+    (without,) = [path.read_bytes() for path in released(course)]
+    assert with_gradebook == without
+    with Gradebook(f"sqlite:///{course}/gradebook.db", "qlora") as book:
+        assert book.find_assignment("09_sums").max_score == 12
+
+
+def test_comparing_changes_nothing(course):
+    released(course)
+    before = {path: path.read_bytes() for path in course.rglob("*") if path.is_file()}
+    assert release.differences(course) == []
+    after = {path: path.read_bytes() for path in course.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_metadata_of_the_source_stays(course):
+    (path,) = released(course)
+    metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
+    assert metadata["qlora_course"] == {"withheld": ["course_utils.lora"]}
