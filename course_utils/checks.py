@@ -286,9 +286,9 @@ def _as_float64(array: Any) -> Any:
 def _reason(came: Any, mistakes: Mistakes, rel: float, abs: float) -> str:
     """What is said of this wrong value; "" where it is none of the known ones."""
     for wrong, text in mistakes:
-        known = wrong(came) if callable(wrong) else _difference(came, wrong, rel, abs) is None
-        if known:
-            return text
+        with contextlib.suppress(Exception):  # a function may not expect a value of this kind
+            if wrong(came) if callable(wrong) else _difference(came, wrong, rel, abs) is None:
+                return text
     return ""
 
 

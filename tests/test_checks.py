@@ -57,6 +57,7 @@ def test_what_is_likely_of_any_other_wrong_value():
         lambda: check_.gives(6, mistakes=[(4, "known")], likely="other")
     )
     assert "likely" not in said(lambda: check_.gives(6))
+    assert "likely" not in said(lambda: check_.gives(6, mistakes=[(lambda v: v["loss"] > 1, "x")]))
 
 
 EQUAL = [

@@ -321,7 +321,8 @@ def executed(tmp_path_factory):
         notebook(
             text_cell(
                 "opening",
-                "# All of it\n\n$W' = W + AB$ and [more](04_next.ipynb#end) [do](../exercises/03/03.ipynb)",
+                "# All of it\n\n$W' = W + AB$ and [more](04_next.ipynb#end), "
+                "[do](../exercises/03/03.ipynb)",
             ),
             code_cell("memory", "block = b'x' * 300_000_000\ndel block"),
             code_cell("child", CHILD),
