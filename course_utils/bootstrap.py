@@ -42,7 +42,9 @@ RETRIES = 3  # of a download that fails
 # (0.6 GB, 3.4 GB) and the model take together, with room to work.
 CPU_BYTES, CUDA_BYTES = 4_000_000_000, 12_000_000_000
 
-STUDENT, DEVELOPER = ("lab",), ("lab", "test")  # extras of pyproject.toml
+# Extras of pyproject.toml. Students, too, use nbgrader: they fetch, validate and submit with it.
+STUDENT = ("lab", "instructor")
+DEVELOPER = (*STUDENT, "test")
 
 COMMANDS = {
     "setup": "make .venv, install the course, fetch the model",

@@ -140,7 +140,7 @@ class Check:
         raise CheckFailed(f"{self._text}\n{text}") from None
 
 
-def check(answer: Callable[..., Any], *args: Any, **kwargs: Any) -> Check:
+def check(answer: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Check:
     """The call `answer(*args, **kwargs)`, ready to be checked. Arguments must be plain values."""
     return Check(answer, args, kwargs)
 

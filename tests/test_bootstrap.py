@@ -558,7 +558,7 @@ def test_another_cache_needs_the_model_too(model, programs, monkeypatch):
 
 
 def test_a_failed_download_ends_the_command(venv, pip, monkeypatch):
-    bootstrap.write_stamp(extras=["lab"])
+    bootstrap.write_stamp(extras=bootstrap.STUDENT)
     monkeypatch.setattr(bootstrap, "foreground", lambda *_: 1)
     assert bootstrap.main(["lab"]) == 1
     assert "model" not in json.loads((venv / "setup.json").read_text())
@@ -570,7 +570,7 @@ def test_a_failed_download_ends_the_command(venv, pip, monkeypatch):
 @pytest.fixture
 def everything(venv, monkeypatch):
     """A machine on which all has been set up."""
-    bootstrap.write_stamp(extras=["lab", "test"])
+    bootstrap.write_stamp(extras=bootstrap.DEVELOPER)
     monkeypatch.setattr(bootstrap, "ensure_model", lambda: 0)
     monkeypatch.chdir(venv.parent)
 

@@ -304,6 +304,13 @@ def test_an_answer_is_called_once():
     assert answer.value == 1
 
 
+def test_an_argument_may_have_any_name():
+    def named(answer, self=0):
+        return answer + self
+
+    check(named, answer=1, self=2).gives(3)
+
+
 def test_arguments_must_be_plain():
     with pytest.raises(TypeError, match="type function"):
         check(echo, echo)

@@ -55,7 +55,9 @@ def version_of(specifier):
 
 
 CORE = floors(PROJECT["dependencies"])
-STUDENT = floors([*PROJECT["dependencies"], *EXTRAS["lab"]])
+STUDENT = floors(
+    [*PROJECT["dependencies"], *(line for extra in bootstrap.STUDENT for line in EXTRAS[extra])]
+)
 ALL = floors([*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)])
 
 
@@ -97,6 +99,10 @@ def test_the_bootstrap_installs_extras_that_exist():
     assert {*bootstrap.STUDENT, *bootstrap.DEVELOPER} <= EXTRAS.keys()
 
 
+def test_students_have_what_exercises_are_fetched_and_submitted_with():
+    assert "nbgrader" in STUDENT and set(bootstrap.STUDENT) < set(bootstrap.DEVELOPER)
+
+
 def conda_floors(path):
     """Names and floors in an environment file, conda's and pip's alike, under PyPI's names."""
     entries = read_yaml(*path.split("/"))["dependencies"]
@@ -108,7 +114,7 @@ def conda_floors(path):
 
 
 @pytest.mark.parametrize("path", ["environment.yml", "binder/environment.yml"])
-def test_environment_files_mirror_pyproject(path):
+def test_environment_files_hold_what_make_lab_installs(path):
     found = conda_floors(path)
     assert found.pop("python") == "=3.11"  # repo2docker builds 3.10 for ">=3.11"
     assert found.pop("pip") == ""
@@ -304,7 +310,19 @@ def test_issue_forms_ask_for_course_check(path):
 
 @pytest.mark.parametrize(
     "path",
-    [".venv/bin/python", "build/lectures/a.html", "submitted/ada/x.ipynb", "gradebook.db", "a.pyc"],
+    [
+        ".venv/bin/python",
+        "build/lectures/a.html",
+        "a.pyc",
+        "submitted/student01/03_lora/03_lora.ipynb",
+        "downloaded/03_lora/archive/class.zip",
+        "autograded/student01/03_lora/03_lora.ipynb",
+        "feedback/student01/03_lora/03_lora.html",
+        "gradebook.db",
+        "grades.csv",
+        "exchange/qlora/inbound/a",
+        "my_assignments/03_lora/03_lora.ipynb",
+    ],
 )
 def test_git_ignores_what_runs_leave_behind(path):
     assert ignored(path)
@@ -312,7 +330,14 @@ def test_git_ignores_what_runs_leave_behind(path):
 
 @pytest.mark.parametrize(
     "path",
-    ["course_utils/data/news_briefs.jsonl", "constraints.txt", "lectures/build-a-model.ipynb"],
+    [
+        "course_utils/data/news_briefs.jsonl",
+        "constraints.txt",
+        "lectures/build-a-model.ipynb",
+        "solutions/03_lora/03_lora.ipynb",
+        "exercises/03_lora/03_lora.ipynb",
+        "my_assignments/nbgrader_config.py",
+    ],
 )
 def test_git_keeps_what_belongs_to_the_course(path):
     assert not ignored(path)
