@@ -56,10 +56,10 @@ def differences(folder: Path) -> list[str]:
 
 def copied_course(folder: Path, target: Path, only: str | None = None) -> Path:
     """A course of its own in `target`: the settings and the solutions, no work and no marks."""
+    (target / "exercises").mkdir(parents=True, exist_ok=True)
     shutil.copy(folder / SETTINGS, target)
     for path in sources(folder, only):
         shutil.copytree(path.parent, target / "solutions" / path.parent.name)
-    (target / "exercises").mkdir(exist_ok=True)
     return target
 
 

@@ -1,0 +1,133 @@
+# %% right layer-by-layer: adds up matrices as a model has them
+def count_parameters(config: dict) -> dict[str, int]:
+    if config["model_type"] != "llama" and config["model_type"] != "mistral":
+        raise ValueError("only Llama and Mistral")
+    h, inner, heads = (
+        config["hidden_size"],
+        config["intermediate_size"],
+        config["num_attention_heads"],
+    )
+    kv = config.get("num_key_value_heads")
+    if kv is None:
+        kv = heads
+    d = config.get("head_dim")
+    if d is None:
+        d = h // heads
+    linear, norms = 0, h
+    for _ in range(config["num_hidden_layers"]):
+        matrices = [(h, heads * d), (h, kv * d), (h, kv * d), (heads * d, h)]
+        matrices += [(h, inner), (h, inner), (inner, h)]
+        linear += sum(a * b for a, b in matrices)
+        norms += 2 * h
+    embeddings = config["vocab_size"] * h
+    if not config.get("tie_word_embeddings", False):
+        embeddings *= 2
+    return {"embeddings": embeddings, "linear": linear, "norms": norms}
+
+
+# %% right defaults: fills the config up first, then one formula
+def count_parameters(config):
+    known = {key: value for key, value in config.items() if value is not None}
+    c = {"num_key_value_heads": known["num_attention_heads"], "tie_word_embeddings": False}
+    c["head_dim"] = known["hidden_size"] / known["num_attention_heads"]
+    c |= known
+    if c["model_type"] not in {"llama", "mistral"}:
+        raise ValueError(f"not a Llama: {c['model_type']}")
+    h, d, n = c["hidden_size"], int(c["head_dim"]), c["num_hidden_layers"]
+    per_layer = h * (
+        2 * d * (c["num_attention_heads"] + c["num_key_value_heads"]) + 3 * c["intermediate_size"]
+    )
+    return {
+        "linear": n * per_layer,
+        "norms": h + 2 * h * n,
+        "embeddings": h * c["vocab_size"] * (2 - int(c["tie_word_embeddings"])),
+    }
+
+
+# %% wrong all-heads: keys and values as wide as queries
+def count_parameters(config):
+    if config["model_type"] not in ("llama", "mistral"):
+        raise ValueError(config["model_type"])
+    h, n = config["hidden_size"], config["num_hidden_layers"]
+    d = config.get("head_dim") or h // config["num_attention_heads"]
+    wide = config["num_attention_heads"] * d
+    tables = 1 if config.get("tie_word_embeddings") else 2
+    return {
+        "embeddings": tables * h * config["vocab_size"],
+        "linear": n * (4 * h * wide + 3 * h * config["intermediate_size"]),
+        "norms": (2 * n + 1) * h,
+    }
+
+
+# %% wrong never-tied: counts the output layer although it is the embedding
+def count_parameters(config):
+    if config["model_type"] not in ("llama", "mistral"):
+        raise ValueError(config["model_type"])
+    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+    d = config.get("head_dim") or h // heads
+    kv = config.get("num_key_value_heads") or heads
+    return {
+        "embeddings": 2 * h * config["vocab_size"],
+        "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
+        "norms": (2 * n + 1) * h,
+    }
+
+
+# %% wrong two-matrices: an MLP without a gate, as in GPT-2
+def count_parameters(config):
+    if config["model_type"] not in ("llama", "mistral"):
+        raise ValueError(config["model_type"])
+    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+    d = config.get("head_dim") or h // heads
+    kv = config.get("num_key_value_heads") or heads
+    tables = 1 if config.get("tie_word_embeddings") else 2
+    return {
+        "embeddings": tables * h * config["vocab_size"],
+        "linear": n * (2 * h * d * (heads + kv) + 2 * h * config["intermediate_size"]),
+        "norms": (2 * n + 1) * h,
+    }
+
+
+# %% wrong no-last-norm: forgets the norm after the last layer
+def count_parameters(config):
+    if config["model_type"] not in ("llama", "mistral"):
+        raise ValueError(config["model_type"])
+    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+    d = config.get("head_dim") or h // heads
+    kv = config.get("num_key_value_heads") or heads
+    tables = 1 if config.get("tie_word_embeddings") else 2
+    return {
+        "embeddings": tables * h * config["vocab_size"],
+        "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
+        "norms": 2 * n * h,
+    }
+
+
+# %% wrong own-head-dim: takes hidden_size / heads though head_dim is stated
+def count_parameters(config):
+    if config["model_type"] not in ("llama", "mistral"):
+        raise ValueError(config["model_type"])
+    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+    d = h // heads
+    kv = config.get("num_key_value_heads") or heads
+    tables = 1 if config.get("tie_word_embeddings") else 2
+    return {
+        "embeddings": tables * h * config["vocab_size"],
+        "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
+        "norms": (2 * n + 1) * h,
+    }
+
+
+# %% wrong null-fields: a default only for what is missing; only hidden checks catch it
+def count_parameters(config):
+    if config["model_type"] not in ("llama", "mistral"):
+        raise ValueError(config["model_type"])
+    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+    d = config.get("head_dim", h // heads)
+    kv = config.get("num_key_value_heads", heads)
+    tables = 1 if config.get("tie_word_embeddings") else 2
+    return {
+        "embeddings": tables * h * config["vocab_size"],
+        "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
+        "norms": (2 * n + 1) * h,
+    }

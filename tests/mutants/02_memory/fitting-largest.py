@@ -1,0 +1,256 @@
+# %% right halving: halves an interval for the length
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    loss = 16 * model["vocab"] * tokens
+    scores = 20 * model["heads"] * tokens * sequence_length
+    return model["fixed"] + inputs + max(loss, scores)
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    fitting = [
+        (model["parameters"], name)
+        for name, model in models.items()
+        if peak_bytes(model, batch_size, sequence_length) <= usable
+    ]
+    return max(fitting)[1] if fitting else None
+
+
+def largest_batch(model, usable, sequence_length):
+    batch = 0
+    while peak_bytes(model, batch + 1, sequence_length) <= usable:
+        batch += 1
+    return batch
+
+
+def longest_sequence(model, usable, batch_size):
+    fits, too_long = 0, 1
+    while peak_bytes(model, batch_size, too_long) <= usable:
+        too_long *= 2
+    while too_long - fits > 1:
+        middle = (fits + too_long) // 2
+        if peak_bytes(model, batch_size, middle) <= usable:
+            fits = middle
+        else:
+            too_long = middle
+    return fits
+
+
+# %% right solved: solves both inequalities, then takes the smaller answer
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    loss = 16 * model["vocab"] * tokens
+    scores = 20 * model["heads"] * tokens * sequence_length
+    return model["fixed"] + inputs + max(loss, scores)
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    by_size = sorted(models.items(), key=lambda item: -item[1]["parameters"])
+    for name, model in by_size:
+        if usable >= peak_bytes(model, batch_size, sequence_length):
+            return name
+
+
+def largest_batch(model, usable, sequence_length):
+    if usable < model["fixed"]:
+        return 0
+    one = peak_bytes(model, 1, sequence_length) - model["fixed"]
+    return (usable - model["fixed"]) // one
+
+
+def longest_sequence(model, usable, batch_size):
+    room = (usable - model["fixed"]) // batch_size
+    if room < 0:
+        return 0
+    per_token = 4 * model["hidden"] * model["layers"]
+    at_loss = room // (per_token + 16 * model["vocab"])
+    a = 20 * model["heads"]  # a·s² + per_token·s <= room
+    in_layer = (math.isqrt(per_token**2 + 4 * a * room) - per_token) // (2 * a)
+    return min(at_loss, in_layer)
+
+
+# %% wrong one-too-many: the first number that doesn't fit
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    loss = 16 * model["vocab"] * tokens
+    scores = 20 * model["heads"] * tokens * sequence_length
+    return model["fixed"] + inputs + max(loss, scores)
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    best = None
+    for name, model in models.items():
+        if peak_bytes(model, batch_size, sequence_length) > usable:
+            continue
+        if best is None or model["parameters"] > models[best]["parameters"]:
+            best = name
+    return best
+
+
+def largest_batch(model, usable, sequence_length):
+    batch = 1
+    while peak_bytes(model, batch, sequence_length) <= usable:
+        batch += 1
+    return batch
+
+
+def longest_sequence(model, usable, batch_size):
+    length = 1
+    while peak_bytes(model, batch_size, length) <= usable:
+        length += 1
+    return length
+
+
+# %% wrong highest-peak: the model that fills the GPU best
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    loss = 16 * model["vocab"] * tokens
+    scores = 20 * model["heads"] * tokens * sequence_length
+    return model["fixed"] + inputs + max(loss, scores)
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    peaks = {name: peak_bytes(m, batch_size, sequence_length) for name, m in models.items()}
+    fitting = [name for name, peak in peaks.items() if peak <= usable]
+    return max(fitting, key=peaks.get, default=None)
+
+
+def largest_batch(model, usable, sequence_length):
+    batch = 0
+    while peak_bytes(model, batch + 1, sequence_length) <= usable:
+        batch += 1
+    return batch
+
+
+def longest_sequence(model, usable, batch_size):
+    length = 0
+    while peak_bytes(model, batch_size, length + 1) <= usable:
+        length += 1
+    return length
+
+
+# %% wrong fixed-per-sequence: counts the fixed bytes once for each sequence
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    loss = 16 * model["vocab"] * tokens
+    scores = 20 * model["heads"] * tokens * sequence_length
+    return model["fixed"] + inputs + max(loss, scores)
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    best = None
+    for name, model in models.items():
+        if peak_bytes(model, batch_size, sequence_length) > usable:
+            continue
+        if best is None or model["parameters"] > models[best]["parameters"]:
+            best = name
+    return best
+
+
+def largest_batch(model, usable, sequence_length):
+    return usable // peak_bytes(model, 1, sequence_length)
+
+
+def longest_sequence(model, usable, batch_size):
+    length = 0
+    while peak_bytes(model, batch_size, length + 1) <= usable:
+        length += 1
+    return length
+
+
+# %% wrong linear: takes the bytes of a token as constant
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    loss = 16 * model["vocab"] * tokens
+    scores = 20 * model["heads"] * tokens * sequence_length
+    return model["fixed"] + inputs + max(loss, scores)
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    best = None
+    for name, model in models.items():
+        if peak_bytes(model, batch_size, sequence_length) > usable:
+            continue
+        if best is None or model["parameters"] > models[best]["parameters"]:
+            best = name
+    return best
+
+
+def largest_batch(model, usable, sequence_length):
+    batch = 0
+    while peak_bytes(model, batch + 1, sequence_length) <= usable:
+        batch += 1
+    return batch
+
+
+def longest_sequence(model, usable, batch_size):
+    each = peak_bytes(model, batch_size, 1) - model["fixed"]
+    return max(0, (usable - model["fixed"]) // each)
+
+
+# %% wrong first-that-fits: takes dicts to be sorted by size, from the largest
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    loss = 16 * model["vocab"] * tokens
+    scores = 20 * model["heads"] * tokens * sequence_length
+    return model["fixed"] + inputs + max(loss, scores)
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    for name, model in models.items():
+        if peak_bytes(model, batch_size, sequence_length) <= usable:
+            return name
+    return None
+
+
+def largest_batch(model, usable, sequence_length):
+    batch = 0
+    while peak_bytes(model, batch + 1, sequence_length) <= usable:
+        batch += 1
+    return batch
+
+
+def longest_sequence(model, usable, batch_size):
+    length = 0
+    while peak_bytes(model, batch_size, length + 1) <= usable:
+        length += 1
+    return length
+
+
+# %% wrong strictly-less: refuses a run that fills the GPU exactly; only hidden checks catch it
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    loss = 16 * model["vocab"] * tokens
+    scores = 20 * model["heads"] * tokens * sequence_length
+    return model["fixed"] + inputs + max(loss, scores)
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    best = None
+    for name, model in models.items():
+        if peak_bytes(model, batch_size, sequence_length) > usable:
+            continue
+        if best is None or model["parameters"] > models[best]["parameters"]:
+            best = name
+    return best
+
+
+def largest_batch(model, usable, sequence_length):
+    batch = 0
+    while peak_bytes(model, batch + 1, sequence_length) < usable:
+        batch += 1
+    return batch
+
+
+def longest_sequence(model, usable, batch_size):
+    length = 0
+    while peak_bytes(model, batch_size, length + 1) < usable:
+        length += 1
+    return length

@@ -1,0 +1,92 @@
+# %% right branches: builds the parts by if
+def full_finetuning_bytes(parameters: int, recipe: str) -> dict[str, int]:
+    if recipe not in ("mixed", "fp32", "autocast", "bf16", "qlora-paper"):
+        raise ValueError(recipe)
+    narrow = recipe in ("mixed", "bf16", "qlora-paper")
+    weight = 2 if narrow else 4
+    moment = 2 if recipe == "bf16" else 4
+    master = 4 if recipe == "mixed" else 0
+    return {
+        "v": moment * parameters,
+        "m": moment * parameters,
+        "master copy": master * parameters,
+        "gradients": weight * parameters,
+        "weights": weight * parameters,
+    }
+
+
+# %% right match: one pattern a recipe
+def full_finetuning_bytes(parameters, recipe):
+    match recipe:
+        case "mixed":
+            each = [2, 2, 4, 4, 4]
+        case "fp32" | "autocast":
+            each = [4, 4, 0, 4, 4]
+        case "bf16":
+            each = [2, 2, 0, 2, 2]
+        case "qlora-paper":
+            each = [2, 2, 0, 4, 4]
+        case _:
+            raise ValueError(f"no recipe {recipe}")
+    w, g, copy, m, v = (parameters * size for size in each)
+    return dict(weights=w, gradients=g, m=m, v=v) | {"master copy": copy}
+
+
+# %% wrong two-of-six: takes the 12 bytes for Adam's two moments
+def full_finetuning_bytes(parameters, recipe):
+    sizes = {"mixed": (2, 2, 0, 6, 6), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}
+    sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 2, 0, 4, 4)}
+    if recipe not in sizes:
+        raise ValueError(recipe)
+    names = ("weights", "gradients", "master copy", "m", "v")
+    return {name: parameters * size for name, size in zip(names, sizes[recipe])}
+
+
+# %% wrong no-master: forgets the master copy
+def full_finetuning_bytes(parameters, recipe):
+    sizes = {"mixed": (2, 2, 0, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}
+    sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 2, 0, 4, 4)}
+    if recipe not in sizes:
+        raise ValueError(recipe)
+    names = ("weights", "gradients", "master copy", "m", "v")
+    return {name: parameters * size for name, size in zip(names, sizes[recipe])}
+
+
+# %% wrong always-master: a master copy in the paper's recipe too
+def full_finetuning_bytes(parameters, recipe):
+    sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}
+    sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 2, 4, 4, 4)}
+    if recipe not in sizes:
+        raise ValueError(recipe)
+    names = ("weights", "gradients", "master copy", "m", "v")
+    return {name: parameters * size for name, size in zip(names, sizes[recipe])}
+
+
+# %% wrong wide-moments: moments in float32, also beside bfloat16 weights
+def full_finetuning_bytes(parameters, recipe):
+    sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}
+    sizes |= {"bf16": (2, 2, 0, 4, 4), "qlora-paper": (2, 2, 0, 4, 4)}
+    if recipe not in sizes:
+        raise ValueError(recipe)
+    names = ("weights", "gradients", "master copy", "m", "v")
+    return {name: parameters * size for name, size in zip(names, sizes[recipe])}
+
+
+# %% wrong copies-float32: 20 bytes in float32
+def full_finetuning_bytes(parameters, recipe):
+    sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 4, 4, 4), "autocast": (4, 4, 0, 4, 4)}
+    sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 2, 0, 4, 4)}
+    if recipe not in sizes:
+        raise ValueError(recipe)
+    names = ("weights", "gradients", "master copy", "m", "v")
+    return {name: parameters * size for name, size in zip(names, sizes[recipe])}
+
+
+# %% wrong narrow-autocast: 16-bit gradients under autocast, which only hidden checks catch
+def full_finetuning_bytes(parameters, recipe):
+    sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 2, 0, 4, 4)}
+    sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 2, 0, 4, 4)}
+    if recipe not in sizes:
+        raise ValueError(recipe)
+    names = ("weights", "gradients", "master copy", "m", "v")
+    return {name: parameters * size for name, size in zip(names, sizes[recipe])}

@@ -1,0 +1,71 @@
+# %% right table: nine sizes in a dict
+def convert(amount: float, unit: str, to: str) -> float:
+    size = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+    size |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+    if unit not in size or to not in size:
+        raise ValueError("unknown unit")
+    return amount * (size[unit] / size[to])
+
+
+# %% right lists: a power for the place in a list, whose ValueError it passes on
+def convert(amount, unit, to):
+    def size(name):
+        decimal = ["B", "kB", "MB", "GB", "TB"]
+        if name in decimal:
+            return 1000 ** decimal.index(name)
+        return 1024 ** ["B", "KiB", "MiB", "GiB", "TiB"].index(name)  # ValueError if not there
+
+    in_bytes = amount * size(unit)
+    return in_bytes / size(to)
+
+
+# %% wrong alike: GB and GiB are the same
+def convert(amount, unit, to):
+    size = {"B": 1, "kB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
+    size |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+    if unit not in size or to not in size:
+        raise ValueError("unknown unit")
+    return amount * size[unit] / size[to]
+
+
+# %% wrong upside-down: divides by the unit and multiplies by the target
+def convert(amount, unit, to):
+    size = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+    size |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+    if unit not in size or to not in size:
+        raise ValueError("unknown unit")
+    return amount * size[to] / size[unit]
+
+
+# %% wrong any-case: takes gb for GB
+def convert(amount, unit, to):
+    size = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
+    size |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+    if unit.lower() not in size or to.lower() not in size:
+        raise ValueError("unknown unit")
+    return amount * size[unit.lower()] / size[to.lower()]
+
+
+# %% wrong rounded: two decimals, as on a page
+def convert(amount, unit, to):
+    size = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+    size |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+    if unit not in size or to not in size:
+        raise ValueError("unknown unit")
+    return round(amount * size[unit] / size[to], 2)
+
+
+# %% wrong key-error: leaves the error to the dict
+def convert(amount, unit, to):
+    size = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+    size |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+    return amount * size[unit] / size[to]
+
+
+# %% wrong kilo-1024: a kB of 1024 B, which only hidden checks catch
+def convert(amount, unit, to):
+    size = {"B": 1, "kB": 1024, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+    size |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+    if unit not in size or to not in size:
+        raise ValueError("unknown unit")
+    return amount * size[unit] / size[to]
