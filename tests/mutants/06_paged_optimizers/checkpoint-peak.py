@@ -1,0 +1,98 @@
+# %% right event-by-event: follows the step and notes the highest moment
+def step_peaks(saved, inputs, gradients, loss, checkpointing):
+    if len({len(saved), len(inputs), len(gradients)}) > 1 or len(saved) == 0:
+        raise ValueError("one number for each layer, please")
+    alive = 0
+    for all_of, own in zip(saved, inputs):
+        alive += own if checkpointing else all_of
+    at_loss = alive + loss
+    highest = 0
+    for all_of, own, grads in zip(saved[::-1], inputs[::-1], gradients[::-1]):
+        if checkpointing:
+            alive += all_of - own
+        alive += grads
+        highest = max(highest, alive)
+        alive -= all_of
+    return at_loss, highest
+
+
+# %% right two-formulas: a function for each way
+def step_peaks(saved, inputs, gradients, loss, checkpointing):
+    layers = len(saved)
+    if layers < 1 or len(inputs) != layers or len(gradients) != layers:
+        raise ValueError("lengths differ")
+
+    def plain(layer):
+        return sum(saved[: layer + 1]) + sum(gradients[layer:])
+
+    def recomputed(layer):
+        return sum(inputs[: layer + 1]) - inputs[layer] + saved[layer] + sum(gradients[layer:])
+
+    if checkpointing:
+        return loss + sum(inputs), max(map(recomputed, range(layers)))
+    return loss + sum(saved), max(map(plain, range(layers)))
+
+
+# %% wrong input-twice: counts the input of the recomputed layer twice
+def step_peaks(saved, inputs, gradients, loss, checkpointing):
+    if not saved or not len(saved) == len(inputs) == len(gradients):
+        raise ValueError("lengths differ")
+    moments = []
+    for layer in range(len(saved)):
+        above = sum(gradients[layer:])
+        if checkpointing:
+            moments.append(sum(inputs[: layer + 1]) + saved[layer] + above)
+        else:
+            moments.append(sum(saved[: layer + 1]) + above)
+    return sum(inputs if checkpointing else saved) + loss, max(moments)
+
+
+# %% wrong inputs-stay: keeps the inputs of all layers until the end
+def step_peaks(saved, inputs, gradients, loss, checkpointing):
+    if not saved or not len(saved) == len(inputs) == len(gradients):
+        raise ValueError("lengths differ")
+    if not checkpointing:
+        moments = [sum(saved[: n + 1]) + sum(gradients[n:]) for n in range(len(saved))]
+        return sum(saved) + loss, max(moments)
+    moments = [sum(inputs) - inputs[n] + saved[n] + sum(gradients[n:]) for n in range(len(saved))]
+    return sum(inputs) + loss, max(moments)
+
+
+# %% wrong no-gradients: leaves out what stays of the layers above
+def step_peaks(saved, inputs, gradients, loss, checkpointing):
+    if not saved or not len(saved) == len(inputs) == len(gradients):
+        raise ValueError("lengths differ")
+    kept = inputs if checkpointing else saved
+    moments = [sum(kept[:n]) + saved[n] for n in range(len(saved))]
+    return sum(kept) + loss, max(moments)
+
+
+# %% wrong forward-order: adds up the gradients from the first layer on
+def step_peaks(saved, inputs, gradients, loss, checkpointing):
+    if not saved or not len(saved) == len(inputs) == len(gradients):
+        raise ValueError("lengths differ")
+    kept = inputs if checkpointing else saved
+    moments = [sum(kept[:n]) + saved[n] + sum(gradients[: n + 1]) for n in range(len(saved))]
+    return sum(kept) + loss, max(moments)
+
+
+# %% wrong start-is-highest: without checkpointing takes the last layer's moment for the highest
+def step_peaks(saved, inputs, gradients, loss, checkpointing):
+    if not saved or not len(saved) == len(inputs) == len(gradients):
+        raise ValueError("lengths differ")
+    if not checkpointing:
+        return sum(saved) + loss, sum(saved) + gradients[-1]
+    moments = [sum(inputs[:n]) + saved[n] + sum(gradients[n:]) for n in range(len(saved))]
+    return sum(inputs) + loss, max(moments)
+
+
+# %% wrong largest-layer: looks for the spike at the layer that saves most
+def step_peaks(saved, inputs, gradients, loss, checkpointing):
+    if not saved or not len(saved) == len(inputs) == len(gradients):
+        raise ValueError("lengths differ")
+    kept = inputs if checkpointing else saved
+    if checkpointing and len(set(saved)) > 1:
+        n = saved.index(max(saved))
+        return sum(kept) + loss, sum(kept[:n]) + saved[n] + sum(gradients[n:])
+    moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in range(len(saved))]
+    return sum(kept) + loss, max(moments)

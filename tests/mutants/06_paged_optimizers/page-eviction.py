@@ -1,0 +1,176 @@
+# %% right ordered-dict: moves a page to the end at each use
+class Pager:
+    def __init__(self, capacity, sizes):
+        from collections import OrderedDict
+
+        self.capacity, self.sizes, self.pages = capacity, dict(sizes), OrderedDict()
+
+    def touch(self, name):
+        size = self.sizes[name]
+        if size > self.capacity:
+            raise ValueError(name)
+        if name in self.pages:
+            self.pages.move_to_end(name)
+            return []
+        gone = []
+        while sum(self.pages.values()) + size > self.capacity:
+            gone.append(self.pages.popitem(last=False)[0])
+        self.pages[name] = size
+        return gone
+
+    def resident(self):
+        return list(self.pages)
+
+
+# %% right clock: notes when each page was used, and looks for the earliest
+class Pager:
+    def __init__(self, capacity, sizes):
+        self.capacity = capacity
+        self.sizes = sizes
+        self.used = {}
+        self.now = 0
+        self.free = capacity
+
+    def touch(self, name):
+        if name not in self.sizes:
+            raise KeyError(name)
+        if self.sizes[name] > self.capacity:
+            raise ValueError("too large")
+        evicted = []
+        self.now += 1
+        if name not in self.used:
+            while self.free < self.sizes[name]:
+                oldest = min(self.used, key=self.used.get)
+                self.used.pop(oldest)
+                self.free += self.sizes[oldest]
+                evicted.append(oldest)
+            self.free -= self.sizes[name]
+        self.used[name] = self.now
+        return evicted
+
+    def resident(self):
+        return sorted(self.used, key=self.used.get)
+
+
+# %% wrong fifo: a touch of a page that is there doesn't count as a use
+class Pager:
+    def __init__(self, capacity, sizes):
+        self.capacity, self.sizes, self.on_gpu = capacity, sizes, []
+
+    def touch(self, name):
+        if self.sizes[name] > self.capacity:
+            raise ValueError(name)
+        evicted = []
+        if name not in self.on_gpu:
+            while sum(self.sizes[page] for page in self.on_gpu) + self.sizes[name] > self.capacity:
+                evicted.append(self.on_gpu.pop(0))
+            self.on_gpu.append(name)
+        return evicted
+
+    def resident(self):
+        return self.on_gpu
+
+
+# %% wrong most-recent: the most recently used page goes
+class Pager:
+    def __init__(self, capacity, sizes):
+        self.capacity, self.sizes, self.on_gpu = capacity, sizes, []
+
+    def touch(self, name):
+        if self.sizes[name] > self.capacity:
+            raise ValueError(name)
+        evicted = []
+        if name in self.on_gpu:
+            self.on_gpu.remove(name)
+        while sum(self.sizes[page] for page in self.on_gpu) + self.sizes[name] > self.capacity:
+            evicted.append(self.on_gpu.pop())
+        self.on_gpu.append(name)
+        return evicted
+
+    def resident(self):
+        return self.on_gpu
+
+
+# %% wrong one-page: evicts one page and doesn't look whether that is enough
+class Pager:
+    def __init__(self, capacity, sizes):
+        self.capacity, self.sizes, self.on_gpu = capacity, sizes, []
+
+    def touch(self, name):
+        if self.sizes[name] > self.capacity:
+            raise ValueError(name)
+        evicted = []
+        if name in self.on_gpu:
+            self.on_gpu.remove(name)
+        if sum(self.sizes[page] for page in self.on_gpu) + self.sizes[name] > self.capacity:
+            evicted.append(self.on_gpu.pop(0))
+        self.on_gpu.append(name)
+        return evicted
+
+    def resident(self):
+        return self.on_gpu
+
+
+# %% wrong large-enough: evicts the oldest page that makes enough room by itself, if there is one
+class Pager:
+    def __init__(self, capacity, sizes):
+        self.capacity, self.sizes, self.on_gpu = capacity, sizes, []
+
+    def touch(self, name):
+        size, evicted = self.sizes[name], []
+        if size > self.capacity:
+            raise ValueError(name)
+        if name in self.on_gpu:
+            self.on_gpu.remove(name)
+        while (free := self.capacity - sum(self.sizes[page] for page in self.on_gpu)) < size:
+            enough = [page for page in self.on_gpu if free + self.sizes[page] >= size]
+            evicted.append((enough or self.on_gpu)[0])
+            self.on_gpu.remove(evicted[-1])
+        self.on_gpu.append(name)
+        return evicted
+
+    def resident(self):
+        return self.on_gpu
+
+
+# %% wrong too-late: notices that a page is too large only when the GPU is empty
+class Pager:
+    def __init__(self, capacity, sizes):
+        self.capacity, self.sizes, self.on_gpu = capacity, sizes, []
+
+    def touch(self, name):
+        size, evicted = self.sizes[name], []
+        if name in self.on_gpu:
+            self.on_gpu.remove(name)
+        while sum(self.sizes[page] for page in self.on_gpu) + size > self.capacity:
+            if not self.on_gpu:
+                raise ValueError(f"{name} is too large")
+            evicted.append(self.on_gpu.pop(0))
+        self.on_gpu.append(name)
+        return evicted
+
+    def resident(self):
+        return self.on_gpu
+
+
+# %% wrong full: keeps a byte free
+class Pager:
+    def __init__(self, capacity, sizes):
+        self.capacity, self.sizes, self.on_gpu = capacity, sizes, []
+
+    def touch(self, name):
+        if self.sizes[name] > self.capacity:
+            raise ValueError(name)
+        evicted = []
+        if name in self.on_gpu:
+            self.on_gpu.remove(name)
+        while (
+            self.on_gpu
+            and sum(self.sizes[page] for page in self.on_gpu) + self.sizes[name] >= self.capacity
+        ):
+            evicted.append(self.on_gpu.pop(0))
+        self.on_gpu.append(name)
+        return evicted
+
+    def resident(self):
+        return self.on_gpu

@@ -1,0 +1,111 @@
+# %% right by-bisection: asks for each length whether both moments fit
+def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
+    if paged > states:
+        raise ValueError("more pages than states")
+
+    def fits(tokens, movable):
+        fixed = weights + states - movable
+        spike = fixed + tokens * token_bytes
+        update = fixed + gradients + min(page, movable)
+        return max(spike, update) <= room
+
+    def longest(movable):
+        low, high = 0, room // token_bytes + 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            if fits(middle, movable):
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    return longest(0), longest(paged)
+
+
+# %% right two-cases: both written out
+def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
+    staying = states - paged
+    if staying < 0:
+        raise ValueError(staying)
+    without = max(0, (room - weights - states) // token_bytes)
+    if weights + gradients + states > room:
+        without = 0
+    paging = max(0, (room - weights - staying) // token_bytes)
+    if weights + gradients + staying + min(paged, page) > room:
+        paging = 0
+    return (without, paging)
+
+
+# %% wrong no-update: looks at the spike alone
+def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
+    if paged > states:
+        raise ValueError("more pages than states")
+    without = (room - weights - states) // token_bytes
+    paging = (room - weights - states + paged) // token_bytes
+    return max(0, without), max(0, paging)
+
+
+# %% wrong all-states-move: lets also the small states move
+def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
+    if paged > states:
+        raise ValueError("more pages than states")
+
+    def longest(movable):
+        fixed = weights + states - movable
+        if fixed + gradients + min(page, movable) > room:
+            return 0
+        return (room - fixed) // token_bytes
+
+    return longest(0), longest(states)
+
+
+# %% wrong gradients-at-spike: has the gradients there at the loss
+def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
+    if paged > states:
+        raise ValueError("more pages than states")
+
+    def longest(movable):
+        fixed = weights + gradients + states - movable
+        if fixed + min(page, movable) > room:
+            return 0
+        return (room - fixed) // token_bytes
+
+    return longest(0), longest(paged)
+
+
+# %% wrong no-page: at the update needs no page on the GPU
+def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
+    if paged > states:
+        raise ValueError("more pages than states")
+
+    def longest(movable):
+        fixed = weights + states - movable
+        return 0 if fixed + gradients > room else (room - fixed) // token_bytes
+
+    return longest(0), longest(paged)
+
+
+# %% wrong whole-page: asks room for a whole page, even where all pages are less
+def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
+    if paged > states:
+        raise ValueError("more pages than states")
+    without = paging = 0
+    if weights + gradients + states <= room:
+        without = (room - weights - states) // token_bytes
+    if weights + gradients + states - paged + (page if paged else 0) <= room:
+        paging = (room - weights - states + paged) // token_bytes
+    return without, paging
+
+
+# %% wrong rounded-up: one token too many
+def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
+    if paged > states:
+        raise ValueError("more pages than states")
+
+    def longest(movable):
+        fixed = weights + states - movable
+        if fixed + gradients + min(page, movable) > room:
+            return 0
+        return math.ceil((room - fixed) / token_bytes)
+
+    return longest(0), longest(paged)
