@@ -48,6 +48,7 @@ c.Exchange.assignment_dir = str(ROOT / "my_assignments")  # of fetched ones; els
 
 # Seconds for one cell; nbgrader's 30 are little for a busy machine that imports PyTorch.
 c.Execute.timeout = 60
+c.Execute.extra_arguments = ["--IPKernelApp.log_level=CRITICAL"]  # no warning for each kernel
 
 # --- submissions as files from a learning management system: `nbgrader zip_collect` ---------------
 

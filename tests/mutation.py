@@ -21,6 +21,7 @@ import re
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -132,7 +133,9 @@ def _autograde(course: Path, name: str) -> None:
     directory = CourseDirectory(config=config, assignment_id=name, student_id="*")
     converter = Autograde(coursedir=directory, config=config, force=True)
     converter.log = release.errors_alone()
-    converter.start()
+    with warnings.catch_warnings():  # SQLAlchemy's, about objects that nbgrader adds later
+        warnings.filterwarnings("ignore", "Object of type <Submitted")
+        converter.start()
 
 
 def _points(course: Path, name: str, student: str) -> Points:
