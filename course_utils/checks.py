@@ -20,12 +20,14 @@ import contextlib
 import linecache
 import math
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from course_utils import values
 
+LINE = 92  # characters of a line of a message
 WIDTH = 300  # characters of a value that are shown
 FEW = 12  # items of a list or numbers of a tensor that are shown
 
@@ -136,8 +138,11 @@ class Check:
             return values.copied(self._answer(*self._args, **self._kwargs))
 
     def _fail(self, *lines: str) -> None:
-        text = "\n".join(f"  {line}" for line in lines if line)
-        raise CheckFailed(f"{self._text}\n{text}") from None
+        text = [
+            _wrapped(self._text, "    "),
+            *(_wrapped(f"  {line}", " " * 12) for line in lines if line),
+        ]
+        raise CheckFailed("\n".join(text)) from None
 
 
 def check(answer: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Check:
@@ -193,6 +198,13 @@ def _form(value: Any) -> str:
 def _call_text(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     shown = [show(arg) for arg in args] + [f"{key}={show(arg)}" for key, arg in kwargs.items()]
     return f"{name}({', '.join(shown)})"
+
+
+def _wrapped(text: str, indent: str) -> str:
+    """A long line as several, of which all but the first are indented."""
+    return textwrap.fill(
+        text, LINE, subsequent_indent=indent, break_on_hyphens=False, replace_whitespace=False
+    )
 
 
 def _likely(text: str) -> str:

@@ -362,6 +362,16 @@ def test_long_values_are_cut():
     assert len(show({str(n): "x" * 100 for n in range(12)})) < 310
 
 
+def test_long_lines_are_wrapped_so_that_a_page_shows_all_of_them():
+    message = said(
+        lambda: check(echo, list(range(1000, 1012))).part(3).gives(list(range(9, 0, -1)) * 9)
+    )
+    assert max(map(len, message.splitlines())) <= 92
+    lines = message.splitlines()
+    assert lines[1].startswith("    ") and lines[1].endswith("])[3]"), lines
+    assert lines[2] == "  came      1_003" and lines[3].startswith("  expected  [9, 8,")
+
+
 NOTEBOOK_ERROR = """
 from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance(colors="nocolor")
