@@ -1,0 +1,177 @@
+# %% right as-module: keeps A and B as trainable parameters, and the seed in torch's own generator
+class LoRALinear:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
+        d_in, d_out = weight.shape
+        if rank < 1 or rank > d_in or rank > d_out:
+            raise ValueError(f"no matrix of {d_in} × {d_out} has rank {rank}")
+        if not alpha > 0:
+            raise ValueError("alpha must be positive")
+        self.W = torch.nn.Parameter(weight.clone(), requires_grad=False)
+        self.rank, self.alpha = rank, alpha
+        torch.manual_seed(seed)
+        bound = d_in**-0.5
+        self.A = torch.nn.Parameter((2 * torch.rand(d_in, rank) - 1) * bound)
+        self.B = torch.nn.Parameter(torch.zeros((rank, d_out)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ (self.W + self.A @ self.B * self.alpha / self.rank)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def load(self, parameters: dict[str, Tensor]) -> None:
+        self.A, self.B = parameters["A"], parameters["B"]
+
+
+# %% right as-peft: initializes the transposed A as peft does, and multiplies with functional.linear
+class LoRALinear:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
+        d_in, d_out = weight.shape
+        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
+            raise ValueError("can't be")
+        self.base = weight.T
+        self.scale = alpha / rank
+        g = torch.Generator().manual_seed(seed)
+        self.A = torch.empty(rank, d_in)
+        self.B = weight.new_zeros(rank, d_out)
+        torch.nn.init.kaiming_uniform_(self.A, a=math.sqrt(5), generator=g)
+        self.A = self.A.T
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.nn.functional.linear(x, self.base)
+        return y.add(torch.matmul(torch.matmul(self.scale * x, self.A), self.B))
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def load(self, parameters: dict[str, Tensor]) -> None:
+        self.A, self.B = parameters["A"], parameters["B"]
+
+
+# %% wrong no-scale: leaves out α/r, as the slide does
+class LoRALinear:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
+        d_in, d_out = weight.shape
+        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
+            raise ValueError("can't be")
+        self.weight = weight
+        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)
+        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
+        self.B = torch.zeros(rank, d_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + x @ self.A @ self.B
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def load(self, parameters: dict[str, Tensor]) -> None:
+        self.A, self.B = parameters["A"], parameters["B"]
+
+
+# %% wrong kept-delta: computes ΔW at the first forward pass and keeps it
+class LoRALinear:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
+        d_in, d_out = weight.shape
+        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
+            raise ValueError("can't be")
+        self.weight, self.scale, self.delta = weight, alpha / rank, None
+        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)
+        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
+        self.B = torch.zeros(rank, d_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.delta is None:
+            self.delta = self.scale * self.A @ self.B
+        return x @ (self.weight + self.delta)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def load(self, parameters: dict[str, Tensor]) -> None:
+        self.A, self.B = parameters["A"], parameters["B"]
+
+
+# %% wrong both-random: starts B at random too, so that ΔW is noise
+class LoRALinear:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
+        d_in, d_out = weight.shape
+        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
+            raise ValueError("can't be")
+        self.weight, self.scale = weight, alpha / rank
+        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)
+        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
+        self.B = torch.randn(rank, d_out, generator=g) * bound
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.scale * (x @ self.A @ self.B)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def load(self, parameters: dict[str, Tensor]) -> None:
+        self.A, self.B = parameters["A"], parameters["B"]
+
+
+# %% wrong both-zero: starts A at zero too, so that nothing is ever learned
+class LoRALinear:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
+        d_in, d_out = weight.shape
+        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
+            raise ValueError("can't be")
+        self.weight, self.scale = weight, alpha / rank
+        self.A = torch.zeros(d_in, rank)
+        self.B = torch.zeros(rank, d_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.scale * (x @ self.A @ self.B)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def load(self, parameters: dict[str, Tensor]) -> None:
+        self.A, self.B = parameters["A"], parameters["B"]
+
+
+# %% wrong fan-of-rank: lets torch take r for d_in, for it reads the second dimension
+class LoRALinear:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
+        d_in, d_out = weight.shape
+        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
+            raise ValueError("can't be")
+        self.weight, self.scale = weight, alpha / rank
+        g = torch.Generator().manual_seed(seed)
+        self.A = torch.empty(d_in, rank)
+        self.B = torch.zeros(rank, d_out)
+        torch.nn.init.kaiming_uniform_(self.A, a=math.sqrt(5), generator=g)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.scale * (x @ self.A @ self.B)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def load(self, parameters: dict[str, Tensor]) -> None:
+        self.A, self.B = parameters["A"], parameters["B"]
+
+
+# %% wrong merges-in-place: adds ΔW to W at each forward pass
+class LoRALinear:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
+        d_in, d_out = weight.shape
+        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
+            raise ValueError("can't be")
+        self.weight, self.scale = weight.clone(), alpha / rank
+        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)
+        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
+        self.B = torch.zeros(rank, d_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight += self.scale * self.A @ self.B
+        return x @ self.weight
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def load(self, parameters: dict[str, Tensor]) -> None:
+        self.A, self.B = parameters["A"], parameters["B"]

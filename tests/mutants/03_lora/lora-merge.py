@@ -1,0 +1,103 @@
+# %% right in-place: adds to a copy in place, which rounds once as well
+def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if not weight.is_floating_point():
+        raise ValueError("codes")
+    old = weight.to(torch.float32, copy=True)
+    old += (A * (alpha / A.size(1))) @ B
+    return old.type(weight.dtype)
+
+
+def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if not merged.is_floating_point():
+        raise ValueError("codes")
+    new = torch.addmm(merged.float(), A, B, alpha=-alpha / B.shape[0])
+    return new.to(merged)
+
+
+# %% right in-double: computes in float64 and knows codes by their dtype
+def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if weight.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ValueError(f"{weight.dtype} can't be added to")
+    scale = alpha / len(B)
+    return (weight.double() + scale * A.double() @ B.double()).float().to(weight.dtype)
+
+
+def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if merged.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ValueError(f"{merged.dtype} can't be added to")
+    scale = alpha / len(B)
+    return (merged.double() - scale * A.double() @ B.double()).float().to(merged.dtype)
+
+
+# %% wrong no-scale: leaves out α/r
+def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if not weight.is_floating_point():
+        raise ValueError("codes")
+    return (weight.float() + 1 * (A @ B)).to(weight.dtype)
+
+
+def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if not merged.is_floating_point():
+        raise ValueError("codes")
+    return (merged.float() - 1 * (A @ B)).to(merged.dtype)
+
+
+# %% wrong stays-float32: leaves the sum in float32, in which it was made
+def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if not weight.is_floating_point():
+        raise ValueError("codes")
+    return weight.float() + alpha / A.shape[1] * (A @ B)
+
+
+def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if not merged.is_floating_point():
+        raise ValueError("codes")
+    return merged.float() - alpha / A.shape[1] * (A @ B)
+
+
+# %% wrong rank-of-rows: takes the rows of A, d_in, for r
+def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if not weight.is_floating_point():
+        raise ValueError("codes")
+    return (weight.float() + alpha / A.shape[0] * (A @ B)).to(weight.dtype)
+
+
+def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if not merged.is_floating_point():
+        raise ValueError("codes")
+    return (merged.float() - alpha / A.shape[0] * (A @ B)).to(merged.dtype)
+
+
+# %% wrong rounds-twice: rounds ΔW to 16 bits before it is added
+def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if not weight.is_floating_point():
+        raise ValueError("codes")
+    return weight + (alpha / A.shape[1] * (A @ B)).to(weight.dtype)
+
+
+def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if not merged.is_floating_point():
+        raise ValueError("codes")
+    return merged - (alpha / A.shape[1] * (A @ B)).to(merged.dtype)
+
+
+# %% wrong codes-too: adds ΔW to codes as well
+def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    return (weight.float() + alpha / A.shape[1] * (A @ B)).to(weight.dtype)
+
+
+def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    return (merged.float() - alpha / A.shape[1] * (A @ B)).to(merged.dtype)
+
+
+# %% wrong whole-scale: divides α by r without a remainder
+def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if not weight.is_floating_point():
+        raise ValueError("codes")
+    return (weight.float() + (alpha // A.shape[1]) * (A @ B)).to(weight.dtype)
+
+
+def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if not merged.is_floating_point():
+        raise ValueError("codes")
+    return (merged.float() - (alpha // A.shape[1]) * (A @ B)).to(merged.dtype)

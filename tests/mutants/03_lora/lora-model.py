@@ -1,0 +1,125 @@
+# %% right loop: goes through the layers and notes which targets it has seen
+def adapter_parameters(
+    layers: dict[str, tuple[int, int]], rank: int, targets: str | list[str] = "all-linear"
+) -> int:
+    if rank < 1:
+        raise ValueError("rank must be at least 1")
+    total, seen = 0, set()
+    for name, (d_in, d_out) in layers.items():
+        last = name.rpartition(".")[2]
+        if targets == "all-linear":
+            wanted = last != "lm_head"
+        else:
+            wanted = last in targets
+        if wanted:
+            seen.add(last)
+            total += d_in * rank + d_out * rank
+    if targets != "all-linear" and any(target not in seen for target in targets):
+        raise ValueError("a target was not found")
+    return total
+
+
+# %% right by-target: adds up target by target, comparing the end of ".name"
+def adapter_parameters(
+    layers: dict[str, tuple[int, int]], rank: int, targets: str | list[str] = "all-linear"
+) -> int:
+    assert_message = "rank must be a whole number of at least 1"
+    if rank <= 0:
+        raise ValueError(assert_message)
+    if targets == "all-linear":
+        return rank * sum(sum(s) for n, s in layers.items() if not f".{n}".endswith(".lm_head"))
+    total = 0
+    for target in set(targets):
+        found = [shape for name, shape in layers.items() if f".{name}".endswith(f".{target}")]
+        if not found:
+            raise ValueError(f"{target} is not there")
+        total += rank * sum(d_in + d_out for d_in, d_out in found)
+    return total
+
+
+# %% wrong with-head: gives the output head an adapter as well
+def adapter_parameters(
+    layers: dict[str, tuple[int, int]], rank: int, targets: str | list[str] = "all-linear"
+) -> int:
+    if rank < 1:
+        raise ValueError("rank must be at least 1")
+    last_parts = {name.split(".")[-1] for name in layers}
+    if targets == "all-linear":
+        targets = last_parts
+    if set(targets) - last_parts:
+        raise ValueError("a target was not found")
+    chosen = [shape for name, shape in layers.items() if name.split(".")[-1] in targets]
+    return sum(rank * (d_in + d_out) for d_in, d_out in chosen)
+
+
+# %% wrong halved: halves the count because the base is kept in 4 bits
+def adapter_parameters(
+    layers: dict[str, tuple[int, int]], rank: int, targets: str | list[str] = "all-linear"
+) -> int:
+    if rank < 1:
+        raise ValueError("rank must be at least 1")
+    last_parts = {name.split(".")[-1] for name in layers}
+    if targets == "all-linear":
+        targets = last_parts - {"lm_head"}
+    if set(targets) - last_parts:
+        raise ValueError("a target was not found")
+    chosen = [shape for name, shape in layers.items() if name.split(".")[-1] in targets]
+    return sum(rank * (d_in + d_out) for d_in, d_out in chosen) // 2
+
+
+# %% wrong one-block: keeps one layer of each name, so counts one block
+def adapter_parameters(
+    layers: dict[str, tuple[int, int]], rank: int, targets: str | list[str] = "all-linear"
+) -> int:
+    if rank < 1:
+        raise ValueError("rank must be at least 1")
+    shapes = {name.split(".")[-1]: shape for name, shape in layers.items()}
+    if targets == "all-linear":
+        targets = set(shapes) - {"lm_head"}
+    if set(targets) - set(shapes):
+        raise ValueError("a target was not found")
+    return sum(rank * sum(shapes[target]) for target in targets)
+
+
+# %% wrong unknown-ignored: passes over targets that are not there
+def adapter_parameters(
+    layers: dict[str, tuple[int, int]], rank: int, targets: str | list[str] = "all-linear"
+) -> int:
+    if rank < 1:
+        raise ValueError("rank must be at least 1")
+    total = 0
+    for name, shape in layers.items():
+        last = name.split(".")[-1]
+        if last in targets or (targets == "all-linear" and last != "lm_head"):
+            total += rank * sum(shape)
+    return total
+
+
+# %% wrong any-found: raises only if none of the targets is there
+def adapter_parameters(
+    layers: dict[str, tuple[int, int]], rank: int, targets: str | list[str] = "all-linear"
+) -> int:
+    if rank < 1:
+        raise ValueError("rank must be at least 1")
+    if targets == "all-linear":
+        chosen = [shape for name, shape in layers.items() if name.split(".")[-1] != "lm_head"]
+    else:
+        chosen = [shape for name, shape in layers.items() if name.split(".")[-1] in targets]
+    if not chosen:
+        raise ValueError("no target was found")
+    return sum(rank * (d_in + d_out) for d_in, d_out in chosen)
+
+
+# %% wrong suffix: takes kv_proj for v_proj, since it ends alike
+def adapter_parameters(
+    layers: dict[str, tuple[int, int]], rank: int, targets: str | list[str] = "all-linear"
+) -> int:
+    if rank < 1:
+        raise ValueError("rank must be at least 1")
+    if targets == "all-linear":
+        targets = {name.split(".")[-1] for name in layers} - {"lm_head"}
+    for target in targets:
+        if not any(name.endswith(target) for name in layers):
+            raise ValueError(f"{target} is not there")
+    ends = tuple(targets)
+    return sum(rank * sum(shape) for name, shape in layers.items() if name.endswith(ends))

@@ -1,0 +1,111 @@
+# %% right other-order: counts row by row, and inverts a sum of inverses
+def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
+    for size in (d_in, d_out, rank):
+        if not size >= 1:
+            raise ValueError("too small")
+    of_a = d_in * rank
+    of_b = rank * d_out
+    return of_a + of_b, rank / d_out + rank / d_in
+
+
+def break_even_rank(d_in: int, d_out: int) -> float:
+    if d_in <= 0 or d_out <= 0:
+        raise ValueError("too small")
+    return 1 / (1 / d_in + 1 / d_out)
+
+
+# %% right as-tensors: builds A and B and counts what is in them
+def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
+    if d_in < 1 or d_out < 1 or rank < 1:
+        raise ValueError(f"can't be: {d_in}, {d_out}, {rank}")
+    A, B = torch.empty(d_in, rank, device="meta"), torch.empty(rank, d_out, device="meta")
+    count = A.numel() + B.numel()
+    return [count, count / d_in / d_out]
+
+
+def break_even_rank(d_in: int, d_out: int) -> float:
+    count, _ = lora_parameters(d_in, d_out, rank=1)
+    return d_in * d_out / count
+
+
+# %% wrong only-a: counts A and forgets B
+def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
+    if min(d_in, d_out, rank) < 1:
+        raise ValueError("must be at least 1")
+    count = rank * d_in
+    return count, count / (d_in * d_out)
+
+
+def break_even_rank(d_in: int, d_out: int) -> float:
+    if min(d_in, d_out) < 1:
+        raise ValueError("must be at least 1")
+    return d_in * d_out / (d_in + d_out)
+
+
+# %% wrong per-cent: gives the share in per cent
+def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
+    if min(d_in, d_out, rank) < 1:
+        raise ValueError("must be at least 1")
+    count = rank * (d_in + d_out)
+    return count, 100 * count / (d_in * d_out)
+
+
+def break_even_rank(d_in: int, d_out: int) -> float:
+    if min(d_in, d_out) < 1:
+        raise ValueError("must be at least 1")
+    return d_in * d_out / (d_in + d_out)
+
+
+# %% wrong half-the-width: takes the rule for square matrices, d/2, for a rule
+def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
+    if min(d_in, d_out, rank) < 1:
+        raise ValueError("must be at least 1")
+    count = rank * (d_in + d_out)
+    return count, count / (d_in * d_out)
+
+
+def break_even_rank(d_in: int, d_out: int) -> float:
+    if min(d_in, d_out) < 1:
+        raise ValueError("must be at least 1")
+    return min(d_in, d_out) / 2
+
+
+# %% wrong square: takes every matrix for d_in × d_in, as on the slide
+def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
+    if min(d_in, d_out, rank) < 1:
+        raise ValueError("must be at least 1")
+    return 2 * rank * d_in, 2 * rank / d_in
+
+
+def break_even_rank(d_in: int, d_out: int) -> float:
+    if min(d_in, d_out) < 1:
+        raise ValueError("must be at least 1")
+    return d_in * d_out / (d_in + d_out)
+
+
+# %% wrong rounded: rounds the break-even rank to a whole number
+def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
+    if min(d_in, d_out, rank) < 1:
+        raise ValueError("must be at least 1")
+    count = rank * (d_in + d_out)
+    return count, count / (d_in * d_out)
+
+
+def break_even_rank(d_in: int, d_out: int) -> float:
+    if min(d_in, d_out) < 1:
+        raise ValueError("must be at least 1")
+    return d_in * d_out // (d_in + d_out)
+
+
+# %% wrong eager: refuses a rank above the smaller dimension, where the share may be above 1
+def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
+    if not 1 <= rank <= min(d_in, d_out):
+        raise ValueError("no matrix has this rank")
+    count = rank * (d_in + d_out)
+    return count, count / (d_in * d_out)
+
+
+def break_even_rank(d_in: int, d_out: int) -> float:
+    if min(d_in, d_out) < 1:
+        raise ValueError("must be at least 1")
+    return d_in * d_out / (d_in + d_out)
