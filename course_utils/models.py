@@ -27,7 +27,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -420,6 +420,72 @@ def nf4_config(compute_dtype: torch.dtype, double_quant: bool = True):
         bnb_4bit_use_double_quant=double_quant,
         bnb_4bit_compute_dtype=compute_dtype,
     )
+
+
+def tiny_base(seed: int = 0, *, quantization: str | None = "nf4", layers: int = 2):
+    """A random Llama, made in a moment and quantized as the base is: for exercises and tests.
+
+    Width 64, 4 query heads of 16 on 2 key-value heads, MLP 128, 96 words; the head is the
+    embedding. 6,208 parameters and 36,992 a layer, 36,864 of them in the layer's 7 matrices, whose
+    rows are whole blocks of 64. What isn't quantized is float32, and so are NF4's products: two
+    right ways to compute a gradient then differ by float32's rounding alone.
+
+    seed: of the weights; torch's own random numbers go on as if nothing had happened.
+    quantization: "nf4", doubly quantized, or None (float32).
+
+    Returns the model, on the CPU, in eval mode, safe to evaluate. Raises ValueError for another
+    quantization.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    _check_options(quantization, None, torch.device("cpu"))
+    config = LlamaConfig(
+        vocab_size=96,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        initializer_range=0.2,  # large enough that adapters can move the logits
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    if quantization == "nf4":
+        with quiet():
+            model = LlamaForCausalLM.from_pretrained(
+                None,
+                config=config,
+                state_dict=model.state_dict(),
+                dtype=torch.float32,
+                quantization_config=nf4_config(torch.float32),
+                device_map={"": "cpu"},  # else a GPU, where there is one
+            )
+        make_safe_to_evaluate(model)
+        model.name_or_path = ""  # peft would ask the hub for a repository "None"
+    return model.eval()
+
+
+def tiny_adapters(
+    seed: int = 0, *, rank: int = 4, targets: Sequence[str] = ("q_proj", "v_proj"), layers: int = 2
+) -> dict[str, torch.Tensor]:
+    """Random LoRA adapters for `tiny_base`, as if they had been trained: neither A nor B is zero.
+
+    targets: names of linear layers such as "q_proj". layers: as of the base.
+
+    Returns name → float32 tensor, A (rank, in) and B (out, rank), with the names that peft gives
+    their parameters.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    adapters = {}
+    for name, layer in tiny_base(quantization=None, layers=layers).named_modules():
+        if name.rpartition(".")[2] in targets:
+            shapes = {"A": (rank, layer.in_features), "B": (layer.out_features, rank)}
+            for matrix, shape in shapes.items():
+                key = f"base_model.model.{name}.lora_{matrix}.default.weight"
+                adapters[key] = torch.randn(shape, generator=generator) / 8
+    return adapters
 
 
 def linear4bit_layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -21,9 +21,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit
 
 from course_utils import models
 from course_utils.models import BASE_MODELS, byte_table, fetch_base, load_base, model_bytes
+from course_utils.quantization import quantize_nf4
 from course_utils.runtime import CourseError
 from tests.conftest import make_model
 from tests.hub import COMMIT, Hub, shard, write_gguf, write_wheel
@@ -540,6 +542,90 @@ def test_the_file_of_an_nf4_model_leaves_memory(tiny_base, tmp_path):
     model, _ = load_base(path=folder, quantization="nf4", device="cpu")
     assert str(folder) not in Path("/proc/self/maps").read_text()
     assert model.lm_head.weight.equal(embedding)
+
+
+# --- the tiny base of the exercises ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_tiny_base_is_quantized_as_the_real_one(layers):
+    model = models.tiny_base(layers=layers)
+    quantized = models.linear4bit_layers(model)
+    assert len(quantized) == 7 * layers
+    for layer in quantized.values():
+        state = layer.weight.quant_state
+        assert (state.quant_type, state.blocksize, state.nested) == ("nf4", 64, True)
+        assert state.shape[1] % state.blocksize == 0
+        assert layer.compute_dtype == torch.float32 and not layer.support_avx512bf16_for_cpu
+    others = [p for p in model.parameters() if not hasattr(p, "quant_state")]
+    assert {p.dtype for p in others} == {torch.float32}
+    weights = sum(layer.weight.quant_state.shape.numel() for layer in quantized.values())
+    assert weights == 36_864 * layers
+    assert sum(p.numel() for p in others) + weights == 6_208 + 36_992 * layers
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert not model.training
+
+
+def test_the_tiny_base_stays_on_the_cpu_beside_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert {p.device.type for p in models.tiny_base().parameters()} == {"cpu"}
+
+
+def test_the_tiny_base_is_its_seeds():
+    ids = torch.arange(12).reshape(2, 6)
+    torch.manual_seed(5)
+    one, same, other = (models.tiny_base(seed)(ids).logits for seed in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.allclose(one, other)
+    after = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(1))
+
+
+def test_the_tiny_base_holds_the_nf4_of_its_float32_weights():
+    plain, packed = models.tiny_base(3, quantization=None), models.tiny_base(3)
+    assert {p.dtype for p in plain.parameters()} == {torch.float32} and not plain.training
+    assert sum(p.numel() for p in plain.parameters()) == 6_208 + 2 * 36_992
+    for name, layer in models.linear4bit_layers(packed).items():
+        weight = plain.get_submodule(name).weight.data
+        rounded = quantize_nf4(weight, block_size=64, double_quant=True).dequantize()
+        found = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        assert torch.equal(found, rounded), name
+    assert torch.equal(plain.model.embed_tokens.weight, packed.model.embed_tokens.weight)
+    with pytest.raises(ValueError, match="quantization must be None or"):
+        models.tiny_base(quantization="int8")
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft 0.21
+def test_adapters_of_the_tiny_base_are_saved_without_the_hub(tmp_path, monkeypatch):
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft.utils import save_and_load
+
+    def asked(repository, *_):
+        pytest.fail(f"peft asked the hub for {repository}")
+
+    monkeypatch.setattr(save_and_load, "check_file_exists_on_hf_hub", asked)
+    model = get_peft_model(models.tiny_base(), LoraConfig(target_modules=["q_proj"]))
+    model.load_state_dict(models.tiny_adapters(rank=8, targets=["q_proj"]), strict=False)
+    model.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(models.tiny_base(), tmp_path)
+    ids = torch.arange(5)[None]
+    assert torch.equal(again(ids).logits, model.eval()(ids).logits)
+
+
+@pytest.mark.parametrize("targets", [["k_proj", "down_proj"], ["q_proj"]])
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft 0.21
+def test_tiny_adapters_fit_what_peft_attaches(targets):
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(models.tiny_base(layers=3), LoraConfig(r=5, target_modules=targets))
+    trained = {n: p.shape for n, p in model.named_parameters() if p.requires_grad}
+    adapters = models.tiny_adapters(1, rank=5, targets=targets, layers=3)
+    assert {name: tensor.shape for name, tensor in adapters.items()} == trained
+    assert all(tensor.dtype == torch.float32 and tensor.all() for tensor in adapters.values())
+    again, other = (models.tiny_adapters(s, rank=5, targets=targets, layers=3) for s in (1, 2))
+    for name, tensor in adapters.items():
+        assert torch.equal(tensor, again[name]) and not torch.allclose(tensor, other[name])
 
 
 # --- safe to evaluate -----------------------------------------------------------------------------
