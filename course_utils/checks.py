@@ -29,6 +29,7 @@ from course_utils import values
 
 LINE = 92  # characters of a line of a message
 WIDTH = 300  # characters of a value that are shown
+ARGUMENT = 100  # characters of an argument that are shown
 FEW = 12  # items of a list or numbers of a tensor that are shown
 
 Mistakes = Iterable[tuple[Any, str]]
@@ -78,11 +79,10 @@ class Check:
         likely: what is said of any other wrong value. A list may stand for a tuple, and a tensor of
         one number for a float.
         """
-        __tracebackhide__ = True
         difference = _difference(self.value, expected, rel, abs)
         if difference is not None:
             where, came, wanted = difference
-            at = f"differs   at {where}: {came} instead of {wanted}" if where else ""
+            at = f"differs   at {where.lstrip(', ')}: {came} instead of {wanted}" if where else ""
             reason = _reason(self.value, mistakes, rel, abs) or likely
             self._fail(
                 f"came      {show(self.value)}", f"expected  {show(expected)}", at, _likely(reason)
@@ -95,7 +95,8 @@ class Check:
         """
         if (fault := _unlike(self.value, example)) is not None:
             where, came, wanted = fault
-            self._fail(f"came      {came}{where and f' at {where}'}", f"expected  {wanted}")
+            at = f" at {where.lstrip(', ')}" if where else ""
+            self._fail(f"came      {came}{at}", f"expected  {wanted}")
 
     def raises(self, *exceptions: type[Exception], saying: str = "", likely: str = "") -> None:
         """The answer must raise one of these; its message must contain `saying`, in any case."""
@@ -153,10 +154,10 @@ def check(answer: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Check:
 # --- how values are shown -------------------------------------------------------------------------
 
 
-def show(value: Any) -> str:
+def show(value: Any, width: int = WIDTH) -> str:
     """A plain value in one line: digits in groups of three (16_000), long values shortened."""
     text = _shown(value)
-    return text if len(text) <= WIDTH else text[:WIDTH] + " …"
+    return text if len(text) <= width else text[:width] + " …"
 
 
 def _shown(value: Any) -> str:
@@ -196,7 +197,8 @@ def _form(value: Any) -> str:
 
 
 def _call_text(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    shown = [show(arg) for arg in args] + [f"{key}={show(arg)}" for key, arg in kwargs.items()]
+    shown = [show(arg, ARGUMENT) for arg in args]
+    shown += [f"{key}={show(arg, ARGUMENT)}" for key, arg in kwargs.items()]
     return f"{name}({', '.join(shown)})"
 
 
@@ -245,12 +247,19 @@ def _difference(came: Any, expected: Any, rel: float, abs: float) -> Difference 
         pairs = ((f"[{i}]", c, e) for i, (c, e) in enumerate(zip(came, expected, strict=True)))
         return _first_difference(pairs, rel, abs)
     if kind is dict:
-        if type(came) is not dict or came.keys() != expected.keys():
+        if type(came) is not dict:
             return "", show(came), show(expected)
+        if came.keys() != expected.keys():
+            return ", keys", _only_in(came, expected), _only_in(expected, came)
         return _first_difference(((f"[{k!r}]", came[k], expected[k]) for k in expected), rel, abs)
     if hasattr(expected, "shape"):
         return _array_difference(came, expected, rel, abs)
     return None if _same_scalar(came, expected, rel, abs) else ("", show(came), show(expected))
+
+
+def _only_in(these: dict[Any, Any], those: dict[Any, Any]) -> str:
+    """The keys that one dict has and the other doesn't."""
+    return show([key for key in these if key not in those])
 
 
 def _first_difference(pairs: Iterable[tuple[str, Any, Any]], rel: float, abs: float):
@@ -319,7 +328,7 @@ def _unlike(came: Any, example: Any) -> Difference | None:
     if kind in sequences and len(came) != len(example):
         return fault
     if kind is dict and came.keys() != example.keys():
-        return "", f"a dict with the keys {show(list(came))}", f"the keys {show(list(example))}"
+        return ", keys", _only_in(came, example), _only_in(example, came)
     keys = range(len(example)) if kind in sequences else example if kind is dict else ()
     for key in keys:
         if (inner := _unlike(came[key], example[key])) is not None:

@@ -160,6 +160,13 @@ def test_the_place_of_the_first_difference():
     assert "tensor of 2 × 2 float32" in message and "differs" not in message
 
 
+def test_missing_and_extra_keys_are_named():
+    message = said(lambda: check(echo, {"a": 1, "x": 2}).gives({"a": 1, "b": 2}))
+    assert "differs   at keys: ['x'] instead of ['b']" in message
+    message = said(lambda: check(echo, [{"a": 1}]).gives([{"a": 1, "b": 2}]))
+    assert "differs   at [0], keys: [] instead of ['b']" in message
+
+
 # --- like, raises, that, part ---
 
 
@@ -185,7 +192,7 @@ UNLIKE = [
     ((1,), (0, 0), "tuple of 2"),
     ((1, "x"), (0, 0.0), "a number (float)"),
     ([[1.5]], [[0]], "float 1.5 at [0][0]"),
-    ({"a": 1}, {"b": 0}, "the keys ['b']"),
+    ({"a": 1}, {"b": 0}, "came      ['a'] at keys\n  expected  ['b']"),
     ({"a": 1.5}, {"a": 0}, "float 1.5 at ['a']"),
     (torch.ones(3, 2), torch.ones(2, 3), "tensor of 2 × 3 float32"),
     (torch.ones(2).double(), torch.ones(2), "tensor of 2 float64"),
@@ -360,6 +367,10 @@ def test_values_are_shown_in_a_line(value, text):
 def test_long_values_are_cut():
     assert len(show("x" * 10_000)) < 310
     assert len(show({str(n): "x" * 100 for n in range(12)})) < 310
+
+
+def test_long_arguments_are_cut_sooner():
+    assert said(lambda: check(echo, "x" * 200).gives(1)).count("x") < 400 - 80
 
 
 def test_long_lines_are_wrapped_so_that_a_page_shows_all_of_them():
