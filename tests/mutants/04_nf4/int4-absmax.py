@@ -1,0 +1,78 @@
+# %% right by-step: divides by the step absmax / 7
+def quantize_int4(x):
+    absmax = float(torch.linalg.vector_norm(x, float("inf")))
+    if not math.isfinite(absmax):
+        raise ValueError("NaN or infinity")
+    step = absmax / 7 if absmax else 1.0
+    return torch.round(x / step).to(torch.int8), absmax
+
+
+# %% right number-by-number: Python's numbers, and halves away from zero
+def quantize_int4(x):
+    numbers = x.flatten().tolist()
+    if any(math.isnan(number) or math.isinf(number) for number in numbers):
+        raise ValueError("all numbers must be finite")
+    absmax = max(max(numbers), -min(numbers))
+    codes = []
+    for number in numbers:
+        size = 0 if absmax == 0 else int(abs(number) / absmax * 7 + 0.5)
+        codes.append(size if number > 0 else -size)
+    return torch.tensor(codes, dtype=torch.int8).reshape(x.shape), x.abs().max()
+
+
+# %% wrong largest: divides by the largest number, not the largest absolute value
+def quantize_int4(x):
+    if not x.isfinite().all():
+        raise ValueError("x must be finite")
+    largest = x.max()
+    if largest == 0:
+        return torch.zeros_like(x, dtype=torch.int8), 0.0
+    return (x / largest * 7).round().to(torch.int8), largest.item()
+
+
+# %% wrong truncates: casts without rounding
+def quantize_int4(x):
+    if not x.isfinite().all():
+        raise ValueError("x must be finite")
+    absmax = x.abs().max()
+    if absmax == 0:
+        return torch.zeros_like(x, dtype=torch.int8), 0.0
+    return (x / absmax * 7).to(torch.int8), absmax.item()
+
+
+# %% wrong eight: uses the range -8 to 7
+def quantize_int4(x):
+    if not x.isfinite().all():
+        raise ValueError("x must be finite")
+    absmax = x.abs().max()
+    if absmax == 0:
+        return torch.zeros_like(x, dtype=torch.int8), 0.0
+    return (x / absmax * 8).round().clamp(-8, 7).to(torch.int8), absmax.item()
+
+
+# %% wrong nan-passes: lets NaN and infinity through
+def quantize_int4(x):
+    absmax = x.abs().max()
+    if absmax == 0:
+        return torch.zeros_like(x, dtype=torch.int8), 0.0
+    return (x / absmax * 7).round().to(torch.int8), absmax.item()
+
+
+# %% wrong lowest: takes the most negative number for the absmax (only hidden checks see it)
+def quantize_int4(x):
+    if not x.isfinite().all():
+        raise ValueError("x must be finite")
+    absmax = -x.min()
+    if absmax == 0:
+        return torch.zeros_like(x, dtype=torch.int8), 0.0
+    return (x / absmax * 7).round().to(torch.int8), absmax.item()
+
+
+# %% wrong in-half: divides in float16 (only hidden checks see it)
+def quantize_int4(x):
+    if not x.isfinite().all():
+        raise ValueError("x must be finite")
+    absmax = x.abs().max()
+    if absmax == 0:
+        return torch.zeros_like(x, dtype=torch.int8), 0.0
+    return (x.half() / absmax.half() * 7).round().to(torch.int8), absmax.item()

@@ -1,0 +1,169 @@
+# %% right loops: a loop over blocks, and one over sorted sizes
+def block_errors(x, codebook, block_sizes):
+    if min(block_sizes) < 1:
+        raise ValueError("block sizes start at 1")
+    row = x.reshape(-1).double()
+    total = (row**2).sum()
+    result = {}
+    for size in block_sizes:
+        lost = 0.0
+        for block in row.split(size):
+            levels = codebook.double() * block.abs().max()
+            lost += (block[:, None] - levels).abs().amin(dim=1).pow(2).sum().item()
+        result[size] = lost / total.item()
+    return result
+
+
+def largest_block(errors, target):
+    for size in sorted(errors, reverse=True):
+        if errors[size] <= target:
+            return size, 4.0 + 32.0 / size
+    raise ValueError("no block size is good enough")
+
+
+# %% right constants-row: a row of constants, and the nearest of all levels
+def block_errors(x, codebook, block_sizes):
+    row = x.flatten()
+
+    def error(size):
+        if size <= 0:
+            raise ValueError("block_size must be positive")
+        constants = torch.cat([b.abs().max().repeat(len(b)) for b in row.split(size)])
+        scaled = torch.nan_to_num(row / constants)
+        back = codebook[(scaled[:, None] - codebook).abs().argmin(1)] * constants
+        return float(torch.dist(back, row) ** 2 / torch.dot(row, row))
+
+    return {size: error(size) for size in block_sizes}
+
+
+def largest_block(errors, target):
+    best = max((size for size in errors if not errors[size] > target), default=None)
+    if best is None:
+        raise ValueError("unreachable target")
+    return best, (4 * best + 32) / best
+
+
+# %% wrong global-absmax: one absmax for the whole tensor, whatever the block size
+def block_errors(x, codebook, block_sizes):
+    if min(block_sizes) < 1:
+        raise ValueError("block sizes start at 1")
+    flat, absmax = x.flatten(), x.abs().max()
+    codes = torch.bucketize(flat / absmax, (codebook[:-1] + codebook[1:]) / 2)
+    error = (codebook[codes] * absmax - flat).square().sum() / flat.square().sum()
+    return dict.fromkeys(block_sizes, error.item())
+
+
+def largest_block(errors, target):
+    good = [size for size, error in errors.items() if error <= target]
+    if not good:
+        raise ValueError("unreachable target")
+    return max(good), 4 + 32 / max(good)
+
+
+# %% wrong overhead-only: counts the constants' bits and forgets the code's
+def block_errors(x, codebook, block_sizes):
+    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
+    for size in block_sizes:
+        if size < 1:
+            raise ValueError("block sizes start at 1")
+        blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
+        absmax = blocks.abs().amax(dim=1, keepdim=True)
+        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
+        back = (codebook[codes] * absmax).flatten()[: len(flat)]
+        errors[size] = ((back - flat).square().sum() / flat.square().sum()).item()
+    return errors
+
+
+def largest_block(errors, target):
+    good = [size for size, error in errors.items() if error <= target]
+    if not good:
+        raise ValueError("unreachable target")
+    return max(good), 32 / max(good)
+
+
+# %% wrong stops-early: ends at the first size, upwards, that misses the target
+def block_errors(x, codebook, block_sizes):
+    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
+    for size in block_sizes:
+        if size < 1:
+            raise ValueError("block sizes start at 1")
+        blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
+        absmax = blocks.abs().amax(dim=1, keepdim=True)
+        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
+        back = (codebook[codes] * absmax).flatten()[: len(flat)]
+        errors[size] = ((back - flat).square().sum() / flat.square().sum()).item()
+    return errors
+
+
+def largest_block(errors, target):
+    best = None
+    for size in sorted(errors):
+        if errors[size] > target:
+            break
+        best = size
+    if best is None:
+        raise ValueError("unreachable target")
+    return best, 4 + 32 / best
+
+
+# %% wrong mean-of-blocks: averages the blocks' own shares
+def block_errors(x, codebook, block_sizes):
+    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
+    for size in block_sizes:
+        if size < 1:
+            raise ValueError("block sizes start at 1")
+        blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
+        absmax = blocks.abs().amax(dim=1, keepdim=True)
+        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
+        lost = (codebook[codes] * absmax - blocks).square().sum(1) / blocks.square().sum(1)
+        errors[size] = lost.nanmean().item()
+    return errors
+
+
+def largest_block(errors, target):
+    good = [size for size, error in errors.items() if error <= target]
+    if not good:
+        raise ValueError("unreachable target")
+    return max(good), 4 + 32 / max(good)
+
+
+# %% wrong drops-last: leaves an unfinished last block out (only hidden checks see it)
+def block_errors(x, codebook, block_sizes):
+    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
+    for size in block_sizes:
+        if size < 1:
+            raise ValueError("block sizes start at 1")
+        blocks = flat[: len(flat) // size * size].view(-1, size)
+        absmax = blocks.abs().amax(dim=1, keepdim=True)
+        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
+        lost = codebook[codes] * absmax - blocks
+        errors[size] = (lost.square().sum() / blocks.square().sum()).item()
+    return errors
+
+
+def largest_block(errors, target):
+    good = [size for size, error in errors.items() if error <= target]
+    if not good:
+        raise ValueError("unreachable target")
+    return max(good), 4 + 32 / max(good)
+
+
+# %% wrong counts-padding: counts the error of zeros that fill the last block (only hidden checks)
+def block_errors(x, codebook, block_sizes):
+    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
+    for size in block_sizes:
+        if size < 1:
+            raise ValueError("block sizes start at 1")
+        blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
+        absmax = blocks.abs().amax(dim=1, keepdim=True)
+        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
+        lost = codebook[codes] * absmax - blocks
+        errors[size] = (lost.square().sum() / flat.square().sum()).item()
+    return errors
+
+
+def largest_block(errors, target):
+    good = [size for size, error in errors.items() if error <= target]
+    if not good:
+        raise ValueError("unreachable target")
+    return max(good), 4 + 32 / max(good)

@@ -1,0 +1,58 @@
+# %% right distances: the least distance to all levels
+def nearest_codes(x, codebook):
+    if any(a >= b for a, b in zip(codebook.tolist(), codebook.tolist()[1:])):
+        raise ValueError("not ascending")
+    return (x.unsqueeze(-1) - codebook).abs().argmin(dim=-1).to(torch.uint8)
+
+
+# %% right counting: the number of midpoints below, ties upwards
+def nearest_codes(x, codebook):
+    if (codebook[1:] <= codebook[:-1]).any():
+        raise ValueError("codebook must ascend")
+    codes = torch.zeros(x.shape, dtype=torch.uint8)
+    for low, high in zip(codebook[:-1], codebook[1:]):
+        codes += (x - low >= high - x).to(torch.uint8)
+    return codes
+
+
+# %% wrong next-above: takes the levels for boundaries
+def nearest_codes(x, codebook):
+    if not (codebook.diff() > 0).all():
+        raise ValueError("codebook must ascend")
+    return torch.bucketize(x, codebook).clamp(max=len(codebook) - 1).to(torch.uint8)
+
+
+# %% wrong equal-steps: takes the levels for equally spaced ones
+def nearest_codes(x, codebook):
+    if not (codebook.diff() > 0).all():
+        raise ValueError("codebook must ascend")
+    last = len(codebook) - 1
+    return ((x + 1) / 2 * last).round().clamp(0, last).to(torch.uint8)
+
+
+# %% wrong in-range: cuts numbers to [-1, 1], where not all levels lie (only hidden checks see it)
+def nearest_codes(x, codebook):
+    if not (codebook.diff() > 0).all():
+        raise ValueError("codebook must ascend")
+    return (x.clamp(-1, 1)[..., None] - codebook).abs().argmin(-1).to(torch.uint8)
+
+
+# %% wrong any-book: accepts a code book that doesn't ascend
+def nearest_codes(x, codebook):
+    return (x[..., None] - codebook).abs().argmin(-1).to(torch.uint8)
+
+
+# %% wrong shares: changes halfway between shares, not between levels
+def nearest_codes(x, codebook):
+    if not (codebook.diff() > 0).all():
+        raise ValueError("codebook must ascend")
+    shares = torch.special.ndtr(codebook)
+    borders = torch.special.ndtri((shares[:-1] + shares[1:]) / 2)
+    return torch.bucketize(x, borders).to(torch.uint8)
+
+
+# %% wrong four-bits: knows no code above 15 (only hidden checks see it)
+def nearest_codes(x, codebook):
+    if not (codebook.diff() > 0).all():
+        raise ValueError("codebook must ascend")
+    return (x[..., None] - codebook).abs().argmin(-1).clamp(max=15).to(torch.uint8)

@@ -1,0 +1,109 @@
+# %% right block-by-block: a loop over blocks, the least distance, sums for bytes
+def quantize_blocks(x, codebook, block_size):
+    if block_size <= 0 or block_size % 2 == 1:
+        raise ValueError("block_size must be even and positive")
+    row, codes, constants = x.reshape(-1).to(torch.float32), [], []
+    for block in row.split(block_size):
+        c = block.abs().max()
+        scaled = block / c if c > 0 else torch.zeros_like(block)
+        codes += (scaled[:, None] - codebook).abs().argmin(dim=1).tolist()
+        constants.append(c)
+    if len(codes) % 2:
+        codes.append(codebook.abs().argmin().item())
+    packed = [16 * first + second for first, second in zip(codes[::2], codes[1::2])]
+    return torch.tensor(packed, dtype=torch.uint8), torch.stack(constants)
+
+
+# %% right pairs: pairs of codes times (16, 1), and the reciprocal of absmax
+def quantize_blocks(x, codebook, block_size):
+    if block_size % 2 or block_size < 2:
+        raise ValueError("no such block size")
+    flat = x.float().reshape(-1)
+    n = flat.shape[0]
+    blocks = math.ceil(n / block_size)
+    padded = torch.zeros(blocks * block_size)
+    padded[:n] = flat
+    padded = padded.reshape(blocks, block_size)
+    absmax = padded.abs().max(dim=1).values
+    scaled = padded * torch.nan_to_num(1 / absmax, posinf=0.0)[:, None]
+    borders = (codebook[1:] + codebook[:-1]) * 0.5
+    pairs = torch.searchsorted(borders, scaled).reshape(-1, 2)
+    packed = (pairs * torch.tensor([16, 1])).sum(1)
+    return packed[: (n + 1) // 2].to(torch.uint8), absmax
+
+
+# %% wrong low-first: the first code in the low four bits
+def quantize_blocks(x, codebook, block_size):
+    if block_size < 2 or block_size % 2:
+        raise ValueError("no such block size")
+    count = x.numel()
+    blocks = F.pad(x.float().flatten(), (0, -count % block_size)).view(-1, block_size)
+    absmax = blocks.abs().amax(dim=1)
+    scaled = blocks / absmax.where(absmax > 0, 1)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2).to(torch.uint8)
+    codes = codes.flatten()[: count + count % 2]
+    return codes[1::2] << 4 | codes[::2], absmax
+
+
+# %% wrong global-absmax: one absmax for the whole tensor, repeated for each block
+def quantize_blocks(x, codebook, block_size):
+    if block_size < 2 or block_size % 2:
+        raise ValueError("no such block size")
+    count = x.numel()
+    flat = F.pad(x.float().flatten(), (0, count % 2))
+    absmax = flat.abs().max()
+    codes = torch.bucketize(flat / absmax, (codebook[:-1] + codebook[1:]) / 2).to(torch.uint8)
+    return codes[::2] << 4 | codes[1::2], absmax.repeat(-(-count // block_size))
+
+
+# %% wrong zero-block: divides 0 by 0
+def quantize_blocks(x, codebook, block_size):
+    if block_size < 2 or block_size % 2:
+        raise ValueError("no such block size")
+    count = x.numel()
+    blocks = F.pad(x.float().flatten(), (0, -count % block_size)).view(-1, block_size)
+    absmax = blocks.abs().amax(dim=1)
+    codes = torch.bucketize(blocks / absmax[:, None], (codebook[:-1] + codebook[1:]) / 2)
+    codes = codes.to(torch.uint8).flatten()[: count + count % 2]
+    return codes[::2] << 4 | codes[1::2], absmax
+
+
+# %% wrong middle: fills the last byte with the middle code (only hidden checks see it)
+def quantize_blocks(x, codebook, block_size):
+    if block_size < 2 or block_size % 2:
+        raise ValueError("no such block size")
+    count = x.numel()
+    blocks = F.pad(x.float().flatten(), (0, -count % block_size)).view(-1, block_size)
+    absmax = blocks.abs().amax(dim=1)
+    scaled = blocks / absmax.where(absmax > 0, 1)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2).to(torch.uint8)
+    codes = F.pad(codes.flatten()[:count], (0, count % 2), value=(len(codebook) - 1) // 2)
+    return codes[::2] << 4 | codes[1::2], absmax
+
+
+# %% wrong rows: starts a new block with each row of the tensor
+def quantize_blocks(x, codebook, block_size):
+    if block_size < 2 or block_size % 2:
+        raise ValueError("no such block size")
+    rows = x.float().reshape(-1, x.shape[-1])
+    count = x.numel()
+    blocks = F.pad(rows, (0, -rows.shape[1] % block_size)).view(-1, block_size)
+    absmax = blocks.abs().amax(dim=1)
+    scaled = blocks / absmax.where(absmax > 0, 1)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2).to(torch.uint8)
+    codes = codes.view(len(rows), -1)[:, : rows.shape[1]].flatten()
+    codes = torch.cat([codes, codebook.abs().argmin().to(torch.uint8).repeat(count % 2)])
+    return codes[::2] << 4 | codes[1::2], absmax
+
+
+# %% wrong in-half: divides in the dtype of x (only hidden checks see it)
+def quantize_blocks(x, codebook, block_size):
+    if block_size < 2 or block_size % 2:
+        raise ValueError("no such block size")
+    count = x.numel()
+    blocks = F.pad(x.flatten(), (0, -count % block_size)).view(-1, block_size)
+    absmax = blocks.abs().amax(dim=1)
+    scaled = (blocks / absmax.where(absmax > 0, 1)[:, None]).float()
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2).to(torch.uint8)
+    codes = codes.flatten()[: count + count % 2]
+    return codes[::2] << 4 | codes[1::2], absmax.float()

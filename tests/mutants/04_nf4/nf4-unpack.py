@@ -1,0 +1,91 @@
+# %% right quotient: quotient and remainder of 16, blocks filled up and cut
+def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
+    n = 1
+    for size in shape:
+        n *= size
+    if packed.numel() != (n + 1) // 2:
+        raise ValueError("wrong number of bytes")
+    if absmax.numel() != (n + block_size - 1) // block_size:
+        raise ValueError("wrong number of constants")
+    codes = torch.zeros(2 * len(packed), dtype=torch.long)
+    codes[0::2] = packed.long() // 16
+    codes[1::2] = packed.long() % 16
+    row = codebook[codes[:n]]
+    padded = F.pad(row, (0, len(absmax) * block_size - n)).view(len(absmax), block_size)
+    row = (padded * absmax[:, None]).flatten()[:n]
+    kinds = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    return row.reshape(tuple(shape)).to(kinds[dtype])
+
+
+# %% right number-by-number: a loop in float64, rounded once
+def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
+    count = torch.Size(shape).numel()
+    if len(packed) != -(-count // 2) or len(absmax) != -(-count // block_size):
+        raise ValueError("lengths don't match the shape")
+    stored, constants, levels = packed.tolist(), absmax.tolist(), codebook.tolist()
+    numbers = []
+    for place in range(count):
+        byte = stored[place // 2]
+        code = byte & 0x0F if place % 2 else byte >> 4
+        numbers.append(levels[code] * constants[place // block_size])
+    return torch.tensor(numbers, dtype=torch.float64).reshape(shape).to(getattr(torch, dtype))
+
+
+# %% wrong low-first: takes the low four bits first
+def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
+    count = math.prod(shape)
+    if len(packed) != math.ceil(count / 2) or len(absmax) != math.ceil(count / block_size):
+        raise ValueError("lengths don't match the shape")
+    codes = torch.stack([packed & 15, packed >> 4], dim=1).flatten()[:count].long()
+    constants = absmax.repeat_interleave(block_size)[:count]
+    return (codebook[codes] * constants).view(shape).to(getattr(torch, dtype))
+
+
+# %% wrong no-constant: returns levels without the absmax of their blocks
+def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
+    count = math.prod(shape)
+    if len(packed) != math.ceil(count / 2) or len(absmax) != math.ceil(count / block_size):
+        raise ValueError("lengths don't match the shape")
+    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()
+    return codebook[codes].view(shape).to(getattr(torch, dtype))
+
+
+# %% wrong takes-turns: repeats the row of constants instead of each of them
+def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
+    count = math.prod(shape)
+    if len(packed) != math.ceil(count / 2) or len(absmax) != math.ceil(count / block_size):
+        raise ValueError("lengths don't match the shape")
+    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()
+    constants = absmax.repeat(block_size)[:count]
+    return (codebook[codes] * constants).view(shape).to(getattr(torch, dtype))
+
+
+# %% wrong float32-only: forgets the dtype
+def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
+    count = math.prod(shape)
+    if len(packed) != math.ceil(count / 2) or len(absmax) != math.ceil(count / block_size):
+        raise ValueError("lengths don't match the shape")
+    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()
+    constants = absmax.repeat_interleave(block_size)[:count]
+    return (codebook[codes] * constants).view(shape)
+
+
+# %% wrong spare-bytes: cuts bytes that are too many (only hidden checks see it)
+def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
+    count = math.prod(shape)
+    if 2 * len(packed) < count or len(absmax) != math.ceil(count / block_size):
+        raise ValueError("lengths don't match the shape")
+    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()
+    constants = absmax.repeat_interleave(block_size)[:count]
+    return (codebook[codes] * constants).view(shape).to(getattr(torch, dtype))
+
+
+# %% wrong in-half: multiplies in the dtype asked for (only hidden checks see it)
+def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
+    count = math.prod(shape)
+    if len(packed) != math.ceil(count / 2) or len(absmax) != math.ceil(count / block_size):
+        raise ValueError("lengths don't match the shape")
+    kind = getattr(torch, dtype)
+    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()
+    constants = absmax.to(kind).repeat_interleave(block_size)[:count]
+    return (codebook.to(kind)[codes] * constants).view(shape)
