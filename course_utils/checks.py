@@ -176,21 +176,28 @@ def _shown(value: Any) -> str:
 
 
 def _shown_array(value: Any) -> str:
-    if value.ndim == 0:
-        return f"{type(value).__name__.lower()}({_shown(value.item())})"
-    if value.ndim == 1 and len(value) <= FEW:
-        inner = ", ".join(f"{number:.6g}" for number in value.tolist())
-        return f"{type(value).__name__.lower()}([{inner}])"
-    first = ", ".join(f"{number:.6g}" for number in value.reshape(-1)[:6].tolist())
-    return f"{_form(value)}: [{first}{', …' if math.prod(value.shape) > 6 else ''}]"
+    if math.prod(value.shape) <= 2 * FEW:
+        return f"{_kind(value)}({_numbers(value.tolist())})"
+    first = _numbers(value.reshape(-1)[:6].tolist()).strip("[]")
+    return f"{_form(value)}: [{first}, …]"
+
+
+def _numbers(value: Any) -> str:
+    """A number, or lists of them in any depth; floats with six digits."""
+    if type(value) is list:
+        return f"[{', '.join(map(_numbers, value))}]"
+    return f"{value:.6g}" if type(value) is float else f"{value}"
+
+
+def _kind(value: Any) -> str:
+    return "array" if type(value).__name__ == "ndarray" else "tensor"
 
 
 def _form(value: Any) -> str:
     """The form of a value in words: "a float", "a tensor of 4 × 8 float32"."""
     if hasattr(value, "shape"):
-        kind = "array" if type(value).__name__ == "ndarray" else "tensor"
         size = " × ".join(map(str, value.shape)) or "a single"
-        return f"{kind} of {size} {str(value.dtype).removeprefix('torch.')}"
+        return f"{_kind(value)} of {size} {str(value.dtype).removeprefix('torch.')}"
     if type(value) in (list, tuple, dict):
         return f"{type(value).__name__} of {len(value)}"
     return "None" if value is None else f"{type(value).__name__} {_shown(value)}"
@@ -288,14 +295,14 @@ def _same_scalar(came: Any, expected: Any, rel: float, abs: float) -> bool:
 
 def _array_difference(came: Any, expected: Any, rel: float, abs: float) -> Difference | None:
     if type(came) is not type(expected) or came.shape != expected.shape:
-        return "", _form(came), _form(expected)
+        return ", form", _form(came), _form(expected)
     a, b = _as_float64(came), _as_float64(expected)
     near = b.isfinite() & ((a - b).abs() <= rel * b.abs() + abs)
     wrong = ~((a == b) | near | (a.isnan() & b.isnan()))
     if not wrong.any():
         return None
     place = tuple(wrong.nonzero()[0].tolist())
-    return str(list(place)), _shown(a[place].item()), _shown(b[place].item())
+    return str(list(place)), _shown(came[place].item()), _shown(expected[place].item())
 
 
 def _as_float64(array: Any) -> Any:

@@ -156,8 +156,11 @@ def test_the_place_of_the_first_difference():
     expected = {"grads": [torch.zeros(2, 3), torch.ones(2, 2)]}
     message = said(lambda: check(echo, came).gives(expected))
     assert "differs   at ['grads'][1][0, 1]: 0.0 instead of 1.0" in message
+    labels = torch.tensor([2, -100])
+    message = said(lambda: check(echo, labels).gives(torch.tensor([2, 2])))
+    assert "differs   at [1]: -100 instead of 2" in message
     message = said(lambda: check(echo, torch.zeros(2)).gives(torch.zeros(2, 2)))
-    assert "tensor of 2 × 2 float32" in message and "differs" not in message
+    assert "at form: tensor of 2 float32 instead of tensor of 2 × 2 float32" in message
 
 
 def test_missing_and_extra_keys_are_named():
@@ -355,9 +358,11 @@ def test_an_exit_of_the_answer_is_not_held_back():
         ({"a": (1, 2.0)}, "{'a': (1, 2.0)}"),
         (torch.tensor([1.0, 2.5]), "tensor([1, 2.5])"),
         (torch.tensor(2), "tensor(2)"),
-        (torch.zeros(2, 2), "tensor of 2 × 2 float32: [0, 0, 0, 0]"),
+        (torch.tensor(2.5), "tensor(2.5)"),
+        (torch.tensor([[1, -100], [2, 3]]), "tensor([[1, -100], [2, 3]])"),
+        (torch.zeros(0), "tensor([])"),
         (torch.zeros(9, 9), "tensor of 9 × 9 float32: [0, 0, 0, 0, 0, 0, …]"),
-        (np.zeros(2), "ndarray([0, 0])"),
+        (np.zeros(2), "array([0, 0])"),
     ],
 )
 def test_values_are_shown_in_a_line(value, text):

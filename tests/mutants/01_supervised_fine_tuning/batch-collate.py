@@ -1,0 +1,130 @@
+# %% right lists: pads lists first, then makes tensors
+def collate(rows, pad, side="right"):
+    if len(rows) == 0 or side not in {"right", "left"}:
+        raise ValueError("no rows, or no such side")
+    width = max(len(row["input_ids"]) for row in rows)
+
+    def padded(values, fill):
+        extra = [fill] * (width - len(values))
+        return values + extra if side == "right" else extra + values
+
+    return {
+        "input_ids": torch.tensor([padded(row["input_ids"], pad) for row in rows]),
+        "attention_mask": torch.tensor([padded([1] * len(row["labels"]), 0) for row in rows]),
+        "labels": torch.tensor([padded(row["labels"], -100) for row in rows]),
+    }
+
+
+# %% right pad-sequence: torch's own padding; the mask from the lengths
+def collate(rows, pad, side="right"):
+    if not rows:
+        raise ValueError("no rows")
+    if side != "right" and side != "left":
+        raise ValueError("no such side")
+
+    def stack(tensors, fill):
+        return torch.nn.utils.rnn.pad_sequence(
+            tensors, batch_first=True, padding_value=fill, padding_side=side
+        )
+
+    ids = [torch.tensor(row["input_ids"]) for row in rows]
+    return {
+        "input_ids": stack(ids, pad),
+        "attention_mask": stack([torch.ones_like(row) for row in ids], 0),
+        "labels": stack([torch.tensor(row["labels"]) for row in rows], -100),
+    }
+
+
+# %% wrong by-token: masks every label that equals the padding token, and with it the ends
+def collate(rows, pad, side="right"):
+    if not rows or side not in ("left", "right"):
+        raise ValueError("no rows, or no such side")
+    width = max(len(row["input_ids"]) for row in rows)
+    ids, labels, mask = [], [], []
+    for row in rows:
+        n = width - len(row["input_ids"])
+        before, after = (n, 0) if side == "left" else (0, n)
+        ids.append([pad] * before + row["input_ids"] + [pad] * after)
+        labels.append([pad] * before + row["labels"] + [pad] * after)
+        mask.append([0] * before + [1] * (width - n) + [0] * after)
+    labels = torch.tensor(labels)
+    labels[labels == pad] = -100
+    return {
+        "input_ids": torch.tensor(ids),
+        "attention_mask": torch.tensor(mask),
+        "labels": labels,
+    }
+
+
+# %% wrong attention-by-token: attends to whatever isn't the padding token
+def collate(rows, pad, side="right"):
+    if not rows or side not in ("left", "right"):
+        raise ValueError("no rows, or no such side")
+    width = max(len(row["input_ids"]) for row in rows)
+    ids = torch.full((len(rows), width), pad)
+    labels = torch.full((len(rows), width), -100)
+    for i, row in enumerate(rows):
+        n = len(row["input_ids"])
+        real = slice(0, n) if side == "right" else slice(width - n, width)
+        ids[i, real] = torch.tensor(row["input_ids"])
+        labels[i, real] = torch.tensor(row["labels"])
+    return {"input_ids": ids, "attention_mask": (ids != pad).long(), "labels": labels}
+
+
+# %% wrong padding-graded: pads the labels with the padding token
+def collate(rows, pad, side="right"):
+    if not rows or side not in ("left", "right"):
+        raise ValueError("no rows, or no such side")
+    width = max(len(row["input_ids"]) for row in rows)
+
+    def padded(values, fill):
+        extra = [fill] * (width - len(values))
+        return values + extra if side == "right" else extra + values
+
+    return {
+        "input_ids": torch.tensor([padded(row["input_ids"], pad) for row in rows]),
+        "attention_mask": torch.tensor([padded([1] * len(row["labels"]), 0) for row in rows]),
+        "labels": torch.tensor([padded(row["labels"], pad) for row in rows]),
+    }
+
+
+# %% wrong labels-right: pads inputs and mask on the left, the labels always on the right
+def collate(rows, pad, side="right"):
+    if not rows or side not in ("left", "right"):
+        raise ValueError("no rows, or no such side")
+    width = max(len(row["input_ids"]) for row in rows)
+    batch = {
+        "input_ids": torch.full((len(rows), width), pad),
+        "attention_mask": torch.zeros(len(rows), width, dtype=torch.long),
+        "labels": torch.full((len(rows), width), -100),
+    }
+    for i, row in enumerate(rows):
+        n = len(row["input_ids"])
+        start = 0 if side == "right" else width - n
+        batch["input_ids"][i, start : start + n] = torch.tensor(row["input_ids"])
+        batch["attention_mask"][i, start : start + n] = 1
+        batch["labels"][i, :n] = torch.tensor(row["labels"])
+    return batch
+
+
+# %% wrong trailing-run: takes a run of padding tokens at a row's end for one end and padding
+def collate(rows, pad, side="right"):
+    if not rows or side not in ("left", "right"):
+        raise ValueError("no rows, or no such side")
+    width = max(len(row["input_ids"]) for row in rows)
+    ids, labels, mask = [], [], []
+    for row in rows:
+        n = width - len(row["input_ids"])
+        before, after = (n, 0) if side == "left" else (0, n)
+        ids.append([pad] * before + row["input_ids"] + [pad] * after)
+        labels.append([-100] * before + row["labels"] + [-100] * after)
+        real = len(row["input_ids"])
+        while real > 1 and row["input_ids"][real - 2 : real] == [pad, pad]:
+            real -= 1  # an end, and then more of the same
+        left = before if side == "left" else 0
+        mask.append([0] * left + [1] * real + [0] * (width - left - real))
+    return {
+        "input_ids": torch.tensor(ids),
+        "attention_mask": torch.tensor(mask),
+        "labels": torch.tensor(labels),
+    }

@@ -1,0 +1,76 @@
+# %% right integers: rounds up without a float
+def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
+    if any(x < 1 for x in (trained_tokens, prompted_tokens, tuned_tokens)):
+        raise ValueError("too few tokens")
+    if prompted_size < 1 or tuned_size < 1:
+        raise ValueError("too small")
+    saved = prompted_size * prompted_tokens - tuned_size * tuned_tokens
+    if saved <= 0:
+        return None
+    return -(-3 * tuned_size * trained_tokens // saved)
+
+
+# %% right per-token: floats, one step after the other
+def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
+    for number in (trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
+        if number <= 0:
+            raise ValueError("must be positive")
+    once = 6.0 * tuned_size * trained_tokens
+    prompted = 2.0 * prompted_size * prompted_tokens
+    tuned = 2.0 * tuned_size * tuned_tokens
+    if tuned >= prompted:
+        return None
+    requests = int(once / (prompted - tuned))
+    while once + requests * tuned > requests * prompted:
+        requests += 1
+    return requests
+
+
+# %% wrong two-n: lets a token in training cost what a token in a request costs
+def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
+    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
+        raise ValueError("below 1")
+    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
+    return math.ceil(2 * tuned_size * trained_tokens / saved) if saved > 0 else None
+
+
+# %% wrong one-size: cancels N although the models differ
+def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
+    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
+        raise ValueError("below 1")
+    saved = prompted_tokens - tuned_tokens
+    return math.ceil(3 * trained_tokens / saved) if saved > 0 else None
+
+
+# %% wrong floor: rounds down
+def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
+    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
+        raise ValueError("below 1")
+    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
+    return 6 * tuned_size * trained_tokens // saved if saved > 0 else None
+
+
+# %% wrong one-more: adds a request where training is repaid exactly
+def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
+    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
+        raise ValueError("below 1")
+    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
+    return 6 * tuned_size * trained_tokens // saved + 1 if saved > 0 else None
+
+
+# %% wrong fewer-tokens: says never wherever the tuned request is not shorter
+def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
+    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
+        raise ValueError("below 1")
+    if tuned_tokens >= prompted_tokens:
+        return None
+    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
+    return math.ceil(6 * tuned_size * trained_tokens / saved)
+
+
+# %% wrong nearly: takes a training that is repaid to a thousandth for repaid
+def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
+    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
+        raise ValueError("below 1")
+    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
+    return int(6 * tuned_size * trained_tokens / saved + 0.999) if saved > 0 else None

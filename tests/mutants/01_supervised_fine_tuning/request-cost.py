@@ -1,0 +1,80 @@
+# %% right in-parts: adds up what is read fresh, kept and written
+def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+    counts = [instruction, story, answer]
+    for asked, answered in examples:
+        counts += [asked, answered]
+    if any(count < 0 for count in counts):
+        raise ValueError("negative")
+    prefix = sum(counts) - story - answer
+    if cached_price is None:
+        cached_price = read_price
+    return prefix * cached_price / 1e6 + story * read_price / 1e6 + answer * write_price / 1e6
+
+
+# %% right per-token: turns the prices into prices of one token
+def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+    if instruction < 0 or story < 0 or answer < 0:
+        raise ValueError("negative")
+    read, write = read_price * 1e-6, write_price * 1e-6
+    kept = read if cached_price is None else cached_price * 1e-6
+    total = instruction * kept
+    for example in examples:
+        if min(example) < 0:
+            raise ValueError("negative")
+        total += sum(example) * kept
+    return total + story * read + answer * write
+
+
+# %% wrong stories-only: leaves out the answers of the worked examples
+def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
+        raise ValueError("negative")
+    kept_price = read_price if cached_price is None else cached_price
+    prefix = instruction + sum(asked for asked, _ in examples)
+    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+
+
+# %% wrong cheaper: takes the lower price where keeping tokens costs more than reading them
+def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
+        raise ValueError("negative")
+    kept_price = read_price if cached_price is None else min(cached_price, read_price)
+    prefix = instruction + sum(sum(pair) for pair in examples)
+    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+
+
+# %% wrong examples-written: charges the examples' answers as written
+def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
+        raise ValueError("negative")
+    kept_price = read_price if cached_price is None else cached_price
+    prefix = instruction + sum(asked for asked, _ in examples)
+    written = answer + sum(answered for _, answered in examples)
+    return (prefix * kept_price + story * read_price + written * write_price) / 1e6
+
+
+# %% wrong all-kept: takes the story for kept as well
+def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
+        raise ValueError("negative")
+    kept_price = read_price if cached_price is None else cached_price
+    read = instruction + sum(sum(pair) for pair in examples) + story
+    return (read * kept_price + answer * write_price) / 1e6
+
+
+# %% wrong falsy: a cached price of 0 counts as none
+def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
+        raise ValueError("negative")
+    prefix = instruction + sum(sum(pair) for pair in examples)
+    kept = prefix * (cached_price or read_price)
+    return (kept + story * read_price + answer * write_price) / 1e6
+
+
+# %% wrong unchecked-examples: looks for negative numbers outside the examples only
+def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+    if min(instruction, story, answer) < 0:
+        raise ValueError("negative")
+    kept_price = read_price if cached_price is None else cached_price
+    prefix = instruction + sum(sum(pair) for pair in examples)
+    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6

@@ -1,0 +1,80 @@
+# %% right in-parts: joins prompt, answer and end, then cuts from the left
+def training_row(prompt, answer, end, max_length=1024):
+    if len(answer) == 0 or len(answer) + 1 > max_length:
+        raise ValueError("no room, or no answer")
+    ids = prompt + answer + [end]
+    labels = [-100 for _ in prompt] + answer + [end]
+    return {"input_ids": ids[-max_length:], "labels": labels[-max_length:]}
+
+
+# %% right popping: drops one token of the prompt at a time
+def training_row(prompt, answer, end, max_length=1024):
+    assert_room = max_length - len(answer) - 1
+    if assert_room < 0:
+        raise ValueError("answer and end are too long")
+    if answer == []:
+        raise ValueError("empty answer")
+    prompt = list(prompt)
+    while len(prompt) > assert_room:
+        prompt.pop(0)
+    row = {"input_ids": [], "labels": []}
+    for token in prompt:
+        row["input_ids"].append(token)
+        row["labels"].append(-100)
+    for token in [*answer, end]:
+        row["input_ids"].append(token)
+        row["labels"].append(token)
+    return row
+
+
+# %% wrong end-masked: reads the end but takes no loss on it
+def training_row(prompt, answer, end, max_length=1024):
+    if not answer or len(answer) + 1 > max_length:
+        raise ValueError("bad answer")
+    prompt = prompt[max(0, len(prompt) + len(answer) + 1 - max_length) :]
+    return {
+        "input_ids": prompt + answer + [end],
+        "labels": [-100] * len(prompt) + answer + [-100],
+    }
+
+
+# %% wrong nothing-masked: grades the prompt too
+def training_row(prompt, answer, end, max_length=1024):
+    if not answer or len(answer) + 1 > max_length:
+        raise ValueError("bad answer")
+    ids = (prompt + answer + [end])[-max_length:]
+    return {"input_ids": ids, "labels": list(ids)}
+
+
+# %% wrong cut-right: truncates the row at its end, as many tokenizers do
+def training_row(prompt, answer, end, max_length=1024):
+    if not answer or len(answer) + 1 > max_length:
+        raise ValueError("bad answer")
+    ids = prompt + answer + [end]
+    labels = [-100] * len(prompt) + answer + [end]
+    return {"input_ids": ids[:max_length], "labels": labels[:max_length]}
+
+
+# %% wrong minus-zero: keeps prompt[-0:], the whole prompt, where there is no room for any
+def training_row(prompt, answer, end, max_length=1024):
+    target = answer + [end]
+    if not answer or len(target) > max_length:
+        raise ValueError("bad answer")
+    prompt = prompt[-(max_length - len(target)) :]
+    return {"input_ids": prompt + target, "labels": [-100] * len(prompt) + target}
+
+
+# %% wrong no-end: forgets the token that ends the answer
+def training_row(prompt, answer, end, max_length=1024):
+    if not answer or len(answer) + 1 > max_length:
+        raise ValueError("bad answer")
+    prompt = prompt[max(0, len(prompt) + len(answer) - max_length) :]
+    return {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
+
+
+# %% wrong shorter: allows 512 tokens where nothing is said
+def training_row(prompt, answer, end, max_length=512):
+    if not answer or len(answer) + 1 > max_length:
+        raise ValueError("bad answer")
+    prompt = prompt[max(0, len(prompt) + len(answer) + 1 - max_length) :]
+    return {"input_ids": prompt + answer + [end], "labels": [-100] * len(prompt) + answer + [end]}
