@@ -1,0 +1,65 @@
+# %% right block-by-block: splits the codes and joins the blocks
+def dequantize_constants(codes, nested, offset, codebook, block_size=256):
+    if block_size < 1:
+        raise ValueError("block_size")
+    blocks = codes.split(block_size)
+    if len(blocks) != len(nested):
+        raise ValueError("nested")
+    back = [codebook[block.int()] * scale for block, scale in zip(blocks, nested, strict=True)]
+    return torch.cat(back) + offset
+
+
+# %% right index-of-the-block: each code finds its nested constant by division
+def dequantize_constants(codes, nested, offset, codebook, block_size=256):
+    if block_size <= 0 or len(nested) != -(-len(codes) // block_size):
+        raise ValueError("one nested constant a block")
+    block = torch.arange(len(codes)) // block_size
+    return torch.addcmul(
+        torch.full((len(codes),), float(offset)), codebook[codes.long()], nested[block]
+    )
+
+
+# %% wrong no-offset: forgets the offset
+def dequantize_constants(codes, nested, offset, codebook, block_size=256):
+    if block_size < 1 or len(nested) != math.ceil(len(codes) / block_size):
+        raise ValueError("one nested constant a block")
+    return codebook[codes.long()] * nested.repeat_interleave(block_size)[: len(codes)]
+
+
+# %% wrong offset-first: adds the offset before it multiplies
+def dequantize_constants(codes, nested, offset, codebook, block_size=256):
+    if block_size < 1 or len(nested) != math.ceil(len(codes) / block_size):
+        raise ValueError("one nested constant a block")
+    scale = nested.repeat_interleave(block_size)[: len(codes)]
+    return (codebook[codes.long()] + offset) * scale
+
+
+# %% wrong alternating: repeats all nested constants in turn
+def dequantize_constants(codes, nested, offset, codebook, block_size=256):
+    if block_size < 1 or len(nested) != math.ceil(len(codes) / block_size):
+        raise ValueError("one nested constant a block")
+    return codebook[codes.long()] * nested.repeat(block_size)[: len(codes)] + offset
+
+
+# %% wrong mask: indexes with uint8, which PyTorch takes for a mask
+def dequantize_constants(codes, nested, offset, codebook, block_size=256):
+    if block_size < 1 or len(nested) != math.ceil(len(codes) / block_size):
+        raise ValueError("one nested constant a block")
+    return codebook[codes] * nested.repeat_interleave(block_size)[: len(codes)] + offset
+
+
+# %% wrong whole-blocks: takes only whole blocks
+def dequantize_constants(codes, nested, offset, codebook, block_size=256):
+    if block_size < 1 or len(nested) != math.ceil(len(codes) / block_size):
+        raise ValueError("one nested constant a block")
+    whole = len(codes) // block_size
+    blocks = codebook[codes[: whole * block_size].long()].view(whole, block_size)
+    return (blocks * nested[:whole, None]).flatten() + offset
+
+
+# %% wrong enough: lets spare nested constants pass
+def dequantize_constants(codes, nested, offset, codebook, block_size=256):
+    if block_size < 1 or len(nested) * block_size < len(codes):
+        raise ValueError("too few nested constants")
+    scale = nested.repeat_interleave(block_size)[: len(codes)]
+    return codebook[codes.long()] * scale + offset

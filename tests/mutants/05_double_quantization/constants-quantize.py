@@ -1,0 +1,107 @@
+# %% right nearest-by-distance: compares each number with every level, block by block
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 1 or constants.min() < 0:
+        raise ValueError("bad input")
+    offset = float(constants.mean()) if subtract_mean else 0
+    codes, nested = [], []
+    for block in (constants - offset).split(block_size):
+        largest = block.abs().max()
+        scaled = block / largest if largest > 0 else block
+        codes.append((scaled[:, None] - codebook).abs().argmin(dim=1))
+        nested.append(largest)
+    return torch.cat(codes).to(torch.uint8), torch.stack(nested), offset
+
+
+# %% right in-double: computes in float64, pads with the last number, divides zero by zero
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 1:
+        raise ValueError("block_size")
+    if any(c < 0 for c in constants.tolist()):
+        raise ValueError("negative")
+    n, c = len(constants), constants.double()
+    offset = c.mean() if subtract_mean else torch.tensor(0.0)
+    rest = c - offset
+    blocks = math.ceil(n / block_size)
+    full = torch.cat([rest, rest[-1:].expand(blocks * block_size - n)]).view(blocks, block_size)
+    nested = torch.maximum(full.max(1).values, -full.min(1).values)
+    scaled = (full / nested.view(-1, 1)).view(-1)[:n]
+    book = codebook.double()
+    codes = torch.searchsorted((book[1:] + book[:-1]) / 2, scaled)
+    return codes.byte(), nested.float(), offset.float()
+
+
+# %% wrong no-mean: doesn't take the mean off
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 1 or (constants < 0).any():
+        raise ValueError("bad input")
+    blocks = F.pad(constants, (0, -len(constants) % block_size)).view(-1, block_size)
+    nested = blocks.amax(dim=1)
+    scaled = blocks / nested.clamp(min=1e-30)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
+    return codes.flatten()[: len(constants)].to(torch.uint8), nested, 0.0
+
+
+# %% wrong guarded: never divides by less than 0.01, though real constants are that small
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 1 or (constants < 0).any():
+        raise ValueError("bad input")
+    offset = constants.mean().item() if subtract_mean else 0.0
+    rest = constants - offset
+    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
+    nested = blocks.abs().amax(dim=1)
+    scaled = blocks / nested.clamp(min=0.01)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
+    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+
+
+# %% wrong mean-a-block: takes off the mean of each block
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 1 or (constants < 0).any():
+        raise ValueError("bad input")
+    codes, nested = [], []
+    for block in constants.split(block_size):
+        rest = block - block.mean() if subtract_mean else block
+        nested.append(rest.abs().max())
+        scaled = rest / nested[-1].clamp(min=1e-30)
+        codes.append(torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2))
+    offset = constants.mean().item() if subtract_mean else 0.0
+    return torch.cat(codes).to(torch.uint8), torch.stack(nested), offset
+
+
+# %% wrong level-above: takes the levels themselves for borders
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 1 or (constants < 0).any():
+        raise ValueError("bad input")
+    offset = constants.mean().item() if subtract_mean else 0.0
+    rest = constants - offset
+    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
+    nested = blocks.abs().amax(dim=1)
+    codes = torch.bucketize(blocks / nested.clamp(min=1e-30)[:, None], codebook)
+    codes = codes.clamp(max=len(codebook) - 1)
+    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+
+
+# %% wrong padded-first: fills the last block up with zeros before it takes the mean off
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 1 or (constants < 0).any():
+        raise ValueError("bad input")
+    offset = constants.mean().item() if subtract_mean else 0.0
+    padded = F.pad(constants, (0, -len(constants) % block_size))
+    blocks = (padded - offset).view(-1, block_size)
+    nested = blocks.abs().amax(dim=1)
+    scaled = blocks / nested.clamp(min=1e-30)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
+    return codes.flatten()[: len(constants)].to(torch.uint8), nested, offset
+
+
+# %% wrong all-negative: lets a negative constant pass if another isn't
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 1 or (constants < 0).all():
+        raise ValueError("bad input")
+    offset = constants.mean().item() if subtract_mean else 0.0
+    rest = constants - offset
+    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
+    nested = blocks.abs().amax(dim=1)
+    scaled = blocks / nested.clamp(min=1e-30)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
+    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset

@@ -1,0 +1,104 @@
+# %% right block-by-block: adds the squares of each block up
+def double_error(weights, codes, codebook, exact, double, block_size=64):
+    if len(weights) != len(codes):
+        raise ValueError("weights and codes")
+    if len(exact) != len(double):
+        raise ValueError("constants")
+    squares = [0.0, 0.0]
+    for k, (w, code) in enumerate(zip(weights.split(block_size), codes.split(block_size))):
+        level = codebook[code.int()]
+        for way, constant in enumerate((exact[k], double[k])):
+            squares[way] += ((level * constant - w) ** 2).sum().item()
+    nf4, doubled = (total / len(weights) for total in squares)
+    return {"nf4": nf4, "double": doubled, "rise": (doubled - nf4) / nf4}
+
+
+# %% right by-mse-loss: PyTorch's loss, an index for the blocks, tensors of one number
+def double_error(weights, codes, codebook, exact, double, block_size=64):
+    if codes.shape != weights.shape or exact.shape != double.shape:
+        raise ValueError("shapes")
+    levels = codebook.gather(0, codes.long())
+    block = torch.arange(len(weights)) // block_size
+    errors = {
+        "nf4": F.mse_loss(levels * exact[block], weights),
+        "double": F.mse_loss(levels * double[block], weights),
+    }
+    errors["rise"] = errors["double"] / errors["nf4"] - 1
+    return errors
+
+
+# %% wrong against-nf4: measures against NF4's weights, not the original ones
+def double_error(weights, codes, codebook, exact, double, block_size=64):
+    if len(weights) != len(codes) or len(exact) != len(double):
+        raise ValueError("lengths")
+    levels = codebook[codes.long()]
+    once = levels * exact.repeat_interleave(block_size)[: len(weights)]
+    twice = levels * double.repeat_interleave(block_size)[: len(weights)]
+    nf4 = (once - weights).square().mean().item()
+    added = (twice - once).square().mean().item()
+    return {"nf4": nf4, "double": added, "rise": added / nf4}
+
+
+# %% wrong root: takes the root of the mean squared error
+def double_error(weights, codes, codebook, exact, double, block_size=64):
+    if len(weights) != len(codes) or len(exact) != len(double):
+        raise ValueError("lengths")
+
+    def error(constants):
+        scale = constants.repeat_interleave(block_size)[: len(weights)]
+        return (codebook[codes.long()] * scale - weights).square().mean().sqrt().item()
+
+    nf4, doubled = error(exact), error(double)
+    return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}
+
+
+# %% wrong per-cent: gives the rise in per cent
+def double_error(weights, codes, codebook, exact, double, block_size=64):
+    if len(weights) != len(codes) or len(exact) != len(double):
+        raise ValueError("lengths")
+
+    def error(constants):
+        scale = constants.repeat_interleave(block_size)[: len(weights)]
+        return (codebook[codes.long()] * scale - weights).square().mean().item()
+
+    nf4, doubled = error(exact), error(double)
+    return {"nf4": nf4, "double": doubled, "rise": 100 * (doubled / nf4 - 1)}
+
+
+# %% wrong share-of-double: divides the difference by the larger error
+def double_error(weights, codes, codebook, exact, double, block_size=64):
+    if len(weights) != len(codes) or len(exact) != len(double):
+        raise ValueError("lengths")
+
+    def error(constants):
+        scale = constants.repeat_interleave(block_size)[: len(weights)]
+        return (codebook[codes.long()] * scale - weights).square().mean().item()
+
+    nf4, doubled = error(exact), error(double)
+    return {"nf4": nf4, "double": doubled, "rise": (doubled - nf4) / doubled}
+
+
+# %% wrong alternating: gives the blocks' constants to the weights in turn
+def double_error(weights, codes, codebook, exact, double, block_size=64):
+    if len(weights) != len(codes) or len(exact) != len(double):
+        raise ValueError("lengths")
+
+    def error(constants):
+        scale = constants.repeat(block_size)[: len(weights)]
+        return (codebook[codes.long()] * scale - weights).square().mean().item()
+
+    nf4, doubled = error(exact), error(double)
+    return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}
+
+
+# %% wrong never-negative: takes the absolute value of the rise
+def double_error(weights, codes, codebook, exact, double, block_size=64):
+    if len(weights) != len(codes) or len(exact) != len(double):
+        raise ValueError("lengths")
+
+    def error(constants):
+        scale = constants.repeat_interleave(block_size)[: len(weights)]
+        return (codebook[codes.long()] * scale - weights).square().mean().item()
+
+    nf4, doubled = error(exact), error(double)
+    return {"nf4": nf4, "double": doubled, "rise": abs(doubled - nf4) / nf4}

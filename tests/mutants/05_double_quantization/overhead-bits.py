@@ -1,0 +1,88 @@
+# %% right bits-of-a-block: sums the bits of a whole nested block, then divides
+def overhead_bits(
+    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
+):
+    for number in (block_size, constant_bits, quantized_bits, nested_block_size):
+        if number <= 0:
+            raise ValueError(f"{number} is below 1")
+    if double_quant:
+        bits = nested_block_size * quantized_bits + constant_bits
+        return bits / (nested_block_size * block_size)
+    return constant_bits / block_size
+
+
+# %% right bits-of-a-constant: first the bits of one constant
+def overhead_bits(
+    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
+):
+    if any(n < 1 for n in [block_size, constant_bits, quantized_bits, nested_block_size]):
+        raise ValueError("at least 1")
+    each = constant_bits
+    if double_quant:
+        each = quantized_bits + constant_bits / nested_block_size
+    return each / block_size
+
+
+# %% wrong no-nested: forgets the nested constants
+def overhead_bits(
+    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
+):
+    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:
+        raise ValueError("at least 1")
+    return (quantized_bits if double_quant else constant_bits) / block_size
+
+
+# %% wrong weights-a-nested-block: takes 256 weights for a nested block, not 256 constants
+def overhead_bits(
+    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
+):
+    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:
+        raise ValueError("at least 1")
+    if not double_quant:
+        return constant_bits / block_size
+    return quantized_bits / block_size + constant_bits / nested_block_size
+
+
+# %% wrong both-constants: keeps the constants of 32 bits beside those of 8
+def overhead_bits(
+    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
+):
+    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:
+        raise ValueError("at least 1")
+    bits = constant_bits / block_size
+    if double_quant:
+        bits += quantized_bits / block_size + constant_bits / (block_size * nested_block_size)
+    return bits
+
+
+# %% wrong with-the-code: adds the 4 bits of the code
+def overhead_bits(
+    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
+):
+    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:
+        raise ValueError("at least 1")
+    if not double_quant:
+        return 4 + constant_bits / block_size
+    return 4 + quantized_bits / block_size + constant_bits / (block_size * nested_block_size)
+
+
+# %% wrong bits-by-hand: nested constants of 32 bits and constants of 8, whatever the arguments say
+def overhead_bits(
+    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
+):
+    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:
+        raise ValueError("at least 1")
+    if not double_quant:
+        return constant_bits / block_size
+    return 8 / block_size + 32 / (block_size * nested_block_size)
+
+
+# %% wrong only-block-size: looks at the block size alone for errors
+def overhead_bits(
+    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
+):
+    if block_size < 1:
+        raise ValueError("at least 1")
+    if not double_quant:
+        return constant_bits / block_size
+    return (quantized_bits + constant_bits / nested_block_size) / block_size

@@ -1,0 +1,75 @@
+# %% right bytes-first: bytes a weight, then GB
+def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
+    if min(quantized, unquantized) < 0:
+        raise ValueError("negative")
+    rest = 2 * unquantized
+    nf4 = (quantized * (0.5 + overhead / 8) + rest) / 10**9
+    double = (quantized * (0.5 + double_overhead / 8) + rest) / 10**9
+    return {"saved": nf4 - double, "nf4": nf4, "double": double}
+
+
+# %% right saved-from-bits: what is saved from the difference of the overheads, in a loop
+def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
+    if quantized < 0:
+        raise ValueError("quantized is negative")
+    if unquantized < 0:
+        raise ValueError("unquantized is negative")
+    sizes = {}
+    for name, bits in (("nf4", overhead), ("double", double_overhead)):
+        sizes[name] = (quantized * 4 + quantized * bits + unquantized * 16) / 8e9
+    sizes["saved"] = quantized * (overhead - double_overhead) / 8 * 1e-9
+    return sizes
+
+
+# %% wrong gib: divides by 2^30
+def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
+    if quantized < 0 or unquantized < 0:
+        raise ValueError("negative")
+    nf4 = (quantized * (4 + overhead) / 8 + unquantized * 2) / 2**30
+    double = (quantized * (4 + double_overhead) / 8 + unquantized * 2) / 2**30
+    return {"nf4": nf4, "double": double, "saved": nf4 - double}
+
+
+# %% wrong bits: forgets that a byte has 8 bits
+def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
+    if quantized < 0 or unquantized < 0:
+        raise ValueError("negative")
+    nf4 = (quantized * (4 + overhead) + unquantized * 16) / 1e9
+    double = (quantized * (4 + double_overhead) + unquantized * 16) / 1e9
+    return {"nf4": nf4, "double": double, "saved": nf4 - double}
+
+
+# %% wrong no-unquantized: forgets the weights that aren't quantized
+def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
+    if quantized < 0 or unquantized < 0:
+        raise ValueError("negative")
+    nf4 = quantized * (4 + overhead) / 8e9
+    double = quantized * (4 + double_overhead) / 8e9
+    return {"nf4": nf4, "double": double, "saved": nf4 - double}
+
+
+# %% wrong all-quantized: takes all weights for quantized
+def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
+    if quantized < 0 or unquantized < 0:
+        raise ValueError("negative")
+    weights = quantized + unquantized
+    nf4, double = weights * (4 + overhead) / 8e9, weights * (4 + double_overhead) / 8e9
+    return {"nf4": nf4, "double": double, "saved": nf4 - double}
+
+
+# %% wrong constants-by-hand: QLoRA's overheads, whatever the arguments say
+def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
+    if quantized < 0 or unquantized < 0:
+        raise ValueError("negative")
+    nf4 = (quantized * 4.5 / 8 + unquantized * 2) / 1e9
+    double = (quantized * 4.126953125 / 8 + unquantized * 2) / 1e9
+    return {"nf4": nf4, "double": double, "saved": nf4 - double}
+
+
+# %% wrong rounded: rounds to a hundredth of a GB
+def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
+    if quantized < 0 or unquantized < 0:
+        raise ValueError("negative")
+    nf4 = round((quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9, 2)
+    double = round((quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9, 2)
+    return {"nf4": nf4, "double": double, "saved": nf4 - double}
