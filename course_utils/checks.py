@@ -32,6 +32,8 @@ WIDTH = 300  # characters of a value that are shown
 ARGUMENT = 100  # characters of an argument that are shown
 FEW = 12  # items of a list or numbers of a tensor that are shown
 
+FAULTS = (Exception, SystemExit)  # that end an answer, and not the notebook
+
 Mistakes = Iterable[tuple[Any, str]]
 
 
@@ -60,7 +62,7 @@ class Check:
         if self._came is None:
             try:
                 self._came = (self._call(),)
-            except Exception as fault:
+            except FAULTS as fault:
                 self._fail(f"raised    {_one_line(fault)}", *_place(fault))
         return self._came[0]
 
@@ -109,7 +111,7 @@ class Check:
         except exceptions as fault:
             if saying.lower() not in str(fault).lower():
                 self._fail(f"raised    {_one_line(fault)}", expected, _likely(likely))
-        except Exception as fault:
+        except FAULTS as fault:
             self._fail(f"raised    {_one_line(fault)}", *_place(fault), expected, _likely(likely))
         else:
             self._fail(f"came      {show(came)}", expected, _likely(likely))
@@ -220,13 +222,13 @@ def _likely(text: str) -> str:
     return f"likely    {text}" if text else ""
 
 
-def _one_line(fault: Exception) -> str:
+def _one_line(fault: BaseException) -> str:
     if isinstance(fault, NotImplementedError) and not str(fault):
         return "NotImplementedError: nothing is written here yet"
     return f"{type(fault).__name__}: {str(fault).strip()}"[:WIDTH]
 
 
-def _place(fault: Exception) -> list[str]:
+def _place(fault: BaseException) -> list[str]:
     """The student's own line that raised, if there is one."""
     frames = [
         (frame.f_code.co_filename, line, frame.f_code.co_name)

@@ -335,7 +335,9 @@ def test_nothing_that_an_answer_prints_reaches_stderr(capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_an_exit_of_the_answer_is_not_held_back():
+def test_an_answer_that_exits_is_wrong_and_ctrl_c_is_not_held_back():
+    assert "raised    SystemExit" in said(lambda: check(sys.exit).gives(1))
+    assert "raised    SystemExit" in said(lambda: check(sys.exit).raises(ValueError))
     with pytest.raises(KeyboardInterrupt):
         check(lambda: (_ for _ in ()).throw(KeyboardInterrupt())).gives(1)
 
