@@ -19,7 +19,7 @@ NOTEBOOK = f"{ASSIGNMENT}/{ASSIGNMENT}.ipynb"
 
 RIGHT = "def lora_parameters(d_in, d_out, rank):\n    return rank * (d_in + d_out)\n"
 ONLY_A = "def lora_parameters(d_in, d_out, rank):\n    return rank * d_in\n"  # forgets matrix B
-MESSAGE = "expected 16,000 parameters, got 8,000. 8,000 counts only one of A and B"
+MESSAGE = "8_000"  # what came; it stands in the message of the failed check alone
 
 SOLUTION = """\
 def lora_parameters(d_in: int, d_out: int, rank: int) -> int:
@@ -28,12 +28,13 @@ def lora_parameters(d_in: int, d_out: int, rank: int) -> int:
     ### END SOLUTION
 """
 TEST = """\
-count = lora_parameters(1000, 1000, rank=8)
-assert count == 16_000, (
-    f"expected 16,000 parameters, got {count:,}. 8,000 counts only one of A and B"
+from course_utils.checks import check
+
+check(lora_parameters, 1000, 1000, rank=8).gives(
+    16_000, mistakes=[(8 * 1000, "only one of A and B was counted")]
 )
 ### BEGIN HIDDEN TESTS
-assert lora_parameters(3, 5, rank=2) == 16
+check(lora_parameters, 3, 5, rank=2).gives(16)
 ### END HIDDEN TESTS
 """
 QUESTION = "Why does one merge an adapter into its layer? Answer here."

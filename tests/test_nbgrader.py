@@ -163,6 +163,7 @@ def test_an_assignment_goes_through_the_exchange_and_comes_back(instructor, stud
     pages = [feedback_of(student) for student in students]
     assert COMMENT in pages[0] and MESSAGE not in pages[0]
     assert MESSAGE in pages[1] and COMMENT not in pages[1]
+    assert "Not right yet" in pages[1] and "Traceback (most recent" not in pages[1]
 
 
 def test_files_from_a_learning_management_system_are_graded_alike(instructor, tmp_path):
