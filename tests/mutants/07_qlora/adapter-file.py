@@ -1,0 +1,186 @@
+# %% right by-hand: renames, saves and loads the tensors with safetensors
+def save_adapters(folder, seed, lora, adapters, input_ids):
+    from safetensors.torch import save_file
+
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    config = LoraConfig(**lora)
+    config.save_pretrained(folder)
+    file = f"{folder}/adapter_model.safetensors"
+    save_file({name.replace(".default", ""): t for name, t in adapters.items()}, file)
+    stored = {}
+    for name, tensor in load_file(file).items():
+        stored[name] = str(tensor.dtype).split(".")[-1]
+    return {"logits": reload_logits(folder, seed, input_ids), "stored": stored}
+
+
+def reload_logits(folder, seed, input_ids):
+    model = get_peft_model(tiny_base(seed), LoraConfig.from_pretrained(folder))
+    found = load_file(f"{folder}/adapter_model.safetensors")
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = found[name.replace(".default", "")]
+    model.eval()
+    return model(input_ids).logits.detach()
+
+
+# %% right one-by-one: copies the values into the parameters; loads beside a fresh adapter
+def save_adapters(folder, seed, lora, adapters, input_ids):
+    from safetensors import safe_open
+
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in adapters:
+                parameter.copy_(adapters[name])
+    model.save_pretrained(folder, save_embedding_layers=False)
+    stored = {}
+    with safe_open(Path(folder, "adapter_model.safetensors"), framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - not a dict
+            stored[name] = str(file.get_tensor(name).dtype).replace("torch.", "")
+    model.eval()
+    with torch.inference_mode():
+        return {"stored": stored, "logits": model(input_ids=input_ids).logits.clone()}
+
+
+def reload_logits(folder, seed, input_ids):
+    if not Path(folder, "adapter_config.json").exists():
+        raise FileNotFoundError(folder)
+    model = get_peft_model(tiny_base(seed), LoraConfig(target_modules=["q_proj"]))
+    model.load_adapter(folder, adapter_name="saved")
+    model.set_adapter("saved")
+    return model.eval()(input_ids=input_ids).logits
+
+
+# %% wrong not-strict: load_state_dict passes over the file's names, and loads nothing
+def save_adapters(folder, seed, lora, adapters, input_ids):
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
+    model.load_state_dict(adapters, strict=False)
+    model.save_pretrained(folder)
+    stored = load_file(Path(folder) / "adapter_model.safetensors")
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits
+    return {
+        "logits": logits,
+        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
+    }
+
+
+def reload_logits(folder, seed, input_ids):
+    model = get_peft_model(tiny_base(seed), LoraConfig.from_pretrained(folder)).eval()
+    model.load_state_dict(load_file(Path(folder) / "adapter_model.safetensors"), strict=False)
+    with torch.no_grad():
+        return model(input_ids=input_ids).logits
+
+
+# %% wrong whole: saves the base with the adapters
+def save_adapters(folder, seed, lora, adapters, input_ids):
+    from safetensors.torch import save_file
+
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
+    model.load_state_dict(adapters, strict=False)
+    model.save_pretrained(folder)
+    everything = {n.replace(".default", ""): t.clone() for n, t in model.state_dict().items()}
+    save_file(everything, Path(folder) / "adapter_model.safetensors")
+    stored = load_file(Path(folder) / "adapter_model.safetensors")
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits
+    return {
+        "logits": logits,
+        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
+    }
+
+
+def reload_logits(folder, seed, input_ids):
+    model = get_peft_model(tiny_base(seed), LoraConfig.from_pretrained(folder)).eval()
+    found = load_file(Path(folder) / "adapter_model.safetensors")
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = found[name.replace(".default", "")]
+    with torch.no_grad():
+        return model(input_ids=input_ids).logits
+
+
+# %% wrong half-precision: saves the adapters in bfloat16 to halve the file
+def save_adapters(folder, seed, lora, adapters, input_ids):
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
+    model.load_state_dict(adapters, strict=False)
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.bfloat16()
+    model.save_pretrained(folder)
+    stored = load_file(Path(folder) / "adapter_model.safetensors")
+    return {
+        "logits": logits,
+        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
+    }
+
+
+def reload_logits(folder, seed, input_ids):
+    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()
+    with torch.no_grad():
+        return model(input_ids=input_ids).logits
+
+
+# %% wrong fresh: saves the adapters that peft draws, not the given ones
+def save_adapters(folder, seed, lora, adapters, input_ids):
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
+    model.save_pretrained(folder)
+    stored = load_file(Path(folder) / "adapter_model.safetensors")
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits
+    return {
+        "logits": logits,
+        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
+    }
+
+
+def reload_logits(folder, seed, input_ids):
+    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()
+    with torch.no_grad():
+        return model(input_ids=input_ids).logits
+
+
+# %% wrong dropping: measures the saved model with dropout switched on
+def save_adapters(folder, seed, lora, adapters, input_ids):
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).train()
+    model.load_state_dict(adapters, strict=False)
+    model.save_pretrained(folder)
+    stored = load_file(Path(folder) / "adapter_model.safetensors")
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits
+    return {
+        "logits": logits,
+        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
+    }
+
+
+def reload_logits(folder, seed, input_ids):
+    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()
+    with torch.no_grad():
+        return model(input_ids=input_ids).logits
+
+
+# %% wrong remembered: answers with the model that was saved last, not with the folder's
+kept = []
+
+
+def save_adapters(folder, seed, lora, adapters, input_ids):
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
+    model.load_state_dict(adapters, strict=False)
+    model.save_pretrained(folder)
+    kept.append(model)
+    stored = load_file(Path(folder) / "adapter_model.safetensors")
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits
+    return {
+        "logits": logits,
+        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
+    }
+
+
+def reload_logits(folder, seed, input_ids):
+    load_file(Path(folder) / "adapter_model.safetensors")
+    with torch.no_grad():
+        return kept[-1](input_ids=input_ids).logits

@@ -1,0 +1,91 @@
+# %% right by-major: looks at the first number, and asks with a table
+def quantization_arguments(capability):
+    names = {True: "bfloat16", False: "float16"}
+    dtype = "float32" if capability is None else names[capability[0] > 7]
+    return dict(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+# %% right unpacked: takes the pair apart and fills the dict step by step
+def quantization_arguments(capability):
+    arguments = {"load_in_4bit": True}
+    arguments["bnb_4bit_compute_dtype"] = "float32"
+    if capability is not None:
+        major, _ = capability
+        arguments["bnb_4bit_compute_dtype"] = "float16" if major < 8 else "bfloat16"
+    arguments["bnb_4bit_quant_type"] = "nf4"
+    arguments["bnb_4bit_use_double_quant"] = True
+    return arguments
+
+
+# %% wrong fixed: bfloat16 on every device
+def quantization_arguments(capability):
+    if capability is not None:
+        major, minor = capability
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": "bfloat16",
+    }
+
+
+# %% wrong asks-torch: asks the machine it runs on, and not for the capability
+def quantization_arguments(capability):
+    fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": "bfloat16" if fast else "float32",
+    }
+
+
+# %% wrong default-type: the default 4-bit float
+def quantization_arguments(capability):
+    dtype = "float32" if capability is None else "bfloat16" if capability >= (8, 0) else "float16"
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "fp4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": dtype,
+    }
+
+
+# %% wrong single-constants: no double quantization
+def quantization_arguments(capability):
+    dtype = "float32" if capability is None else "bfloat16" if capability >= (8, 0) else "float16"
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": False,
+        "bnb_4bit_compute_dtype": dtype,
+    }
+
+
+# %% wrong only-t4: float16 on a T4 alone; a V100 (7.0) gets bfloat16
+def quantization_arguments(capability):
+    dtype = "float32" if capability is None else "float16" if capability == (7, 5) else "bfloat16"
+    if capability is not None:
+        major, minor = capability
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": dtype,
+    }
+
+
+# %% wrong only-ampere: bfloat16 for capability 8 alone; newer GPUs get float16
+def quantization_arguments(capability):
+    dtype = "float32" if capability is None else "bfloat16" if capability[0] == 8 else "float16"
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": dtype,
+    }

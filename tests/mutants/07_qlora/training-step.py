@@ -1,0 +1,185 @@
+# %% right by-hand: cross entropy, autograd.grad and Adam's formula, no optimizer
+def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
+    targets = labels[:, 1:]
+    keep = targets != -100
+    if keep.sum() == 0:
+        raise ValueError("nothing to learn")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    trained = dict((n, p) for n, p in model.named_parameters() if n in adapters)
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(adapters[name])
+
+    def batch_loss():
+        log_p = model(input_ids=input_ids).logits[:, :-1].log_softmax(-1)
+        return -log_p[keep].gather(1, targets[keep][:, None]).mean()
+
+    loss = batch_loss()
+    gradients = dict(zip(trained, torch.autograd.grad(loss, list(trained.values())), strict=True))
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            g = gradients[name]
+            m, v = 0.1 * g / (1 - 0.9), 0.001 * g**2 / (1 - 0.999)
+            parameter -= learning_rate * m / (v.sqrt() + 1e-8)
+        after = batch_loss()
+    new = {name: p.detach().clone() for name, p in trained.items()}
+    return {
+        "loss": loss.item(),
+        "gradients": gradients,
+        "adapters": new,
+        "loss_after": after.item(),
+    }
+
+
+# %% right library: prepared for k-bit training, in train mode, with checkpointing
+def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
+    from peft import prepare_model_for_kbit_training, set_peft_model_state_dict
+
+    if (labels[:, 1:] == -100).all():
+        raise ValueError("no token carries loss")
+    model = prepare_model_for_kbit_training(tiny_base(seed))
+    model = get_peft_model(model, LoraConfig(**lora)).train()
+    renamed = {name.replace(".default", ""): value for name, value in adapters.items()}
+    set_peft_model_state_dict(model, renamed)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(weights, lr=learning_rate)
+    loss = model(input_ids, labels=labels).loss
+    loss.backward()
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    optimizer.step()
+    optimizer.zero_grad()
+    return {
+        "loss": loss.item(),
+        "gradients": gradients,
+        "adapters": {n: p for n, p in model.named_parameters() if p.requires_grad},
+        "loss_after": model(input_ids, labels=labels).loss.item(),
+    }
+
+
+# %% wrong decay: leaves torch's default weight decay on
+def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token carries loss")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate)
+    loss = model(input_ids=input_ids, labels=labels).loss
+    loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        loss_after = model(input_ids=input_ids, labels=labels).loss
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
+# %% wrong shifted-twice: shifts the labels before the model shifts them again
+def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token carries loss")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    batch = {"input_ids": input_ids[:, :-1], "labels": labels[:, 1:]}
+    loss = model(**batch).loss
+    loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        loss_after = model(**batch).loss
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
+# %% wrong fresh: trains the adapters that peft draws, not the given ones
+def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token carries loss")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    loss = model(input_ids=input_ids, labels=labels).loss
+    loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        loss_after = model(input_ids=input_ids, labels=labels).loss
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
+# %% wrong every-row: raises as soon as one row of the batch carries no loss
+def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
+    if not (labels[:, 1:] != -100).any(dim=1).all():
+        raise ValueError("no token carries loss")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    loss = model(input_ids=input_ids, labels=labels).loss
+    loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        loss_after = model(input_ids=input_ids, labels=labels).loss
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
+# %% wrong norms-too: moves the base's norms in the same step, and doesn't tell
+def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token carries loss")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    norms = [p.requires_grad_(True) for name, p in model.named_parameters() if "norm" in name]
+    parameters = [*trained.values(), *norms]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+    loss = model(input_ids=input_ids, labels=labels).loss
+    loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        loss_after = model(input_ids=input_ids, labels=labels).loss
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
+# %% wrong clipped: clips the gradients before it returns them
+def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token carries loss")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    loss = model(input_ids=input_ids, labels=labels).loss
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(trained.values(), 0.3)
+    optimizer.step()
+    with torch.no_grad():
+        loss_after = model(input_ids=input_ids, labels=labels).loss
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
