@@ -47,13 +47,13 @@ class CheckFailed(AssertionError):
 class Check:
     """One call of an answer, made when its result is first asked for, and what is expected of it.
 
+    text: the call as it is shown. call: makes it and returns a plain value.
     value: what came, a plain copy. Every method raises CheckFailed where the answer raised, hasn't
     been written yet, or returned something that isn't a plain value.
     """
 
-    def __init__(self, answer: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
-        self._answer, self._args, self._kwargs = answer, values.copied(args), values.copied(kwargs)
-        self._text = _call_text(getattr(answer, "__name__", "your answer"), args, kwargs)
+    def __init__(self, text: str, call: Callable[[], Any]):
+        self._text, self._call = text, call
         self._came: tuple[Any] | None = None
 
     @property
@@ -132,13 +132,7 @@ class Check:
                 inner = inner[key]
             except (KeyError, IndexError, TypeError):
                 self._fail(f"came      {show(self.value)}", f"expected  something at [{key!r}]")
-        found = Check.__new__(Check)
-        found._text, found._came = text, (inner,)
-        return found
-
-    def _call(self) -> Any:
-        with contextlib.redirect_stderr(sys.stdout):
-            return values.copied(self._answer(*self._args, **self._kwargs))
+        return Check(text, lambda: inner)
 
     def _fail(self, *lines: str) -> None:
         text = [
@@ -150,7 +144,14 @@ class Check:
 
 def check(answer: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Check:
     """The call `answer(*args, **kwargs)`, ready to be checked. Arguments must be plain values."""
-    return Check(answer, args, kwargs)
+    text = _call_text(getattr(answer, "__name__", "your answer"), args, kwargs)
+    args, kwargs = values.copied(args), values.copied(kwargs)
+
+    def call() -> Any:
+        with contextlib.redirect_stderr(sys.stdout):
+            return values.copied(answer(*args, **kwargs))
+
+    return Check(text, call)
 
 
 # --- how values are shown -------------------------------------------------------------------------

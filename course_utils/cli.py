@@ -143,8 +143,8 @@ def _report(done: list[Any]) -> str:
 def release(assignment: str | None, check_only: bool) -> None:
     """Generate exercises/ from solutions/.
 
-    All assignments, or ASSIGNMENT: its number (03) or its name. With --check, the exit status is 1
-    if exercises/ is not what solutions/ gives.
+    All assignments, or ASSIGNMENT: its number (03) or its name. With --check, all are compared, and
+    the exit status is 1 if exercises/ is not what solutions/ gives.
     """
     from course_utils.grading import release
     from course_utils.notebooks import course_folder

@@ -56,14 +56,13 @@ def cell(name: str, source: str, points: int | None = None, answer: bool = False
         made |= {"execution_count": None, "outputs": []}
     if points is None and not answer:
         return made
-    grade = points is not None
-    data = {"grade": grade, "grade_id": name, "locked": not answer, "solution": answer}
-    made["metadata"]["nbgrader"] = data | {"schema_version": 3, "task": False}
-    comment = f"grade_id: {name}"
-    if grade:
-        data["points"] = made["metadata"]["nbgrader"]["points"] = points
-        comment += f" ({points} point{'s' * (points != 1)})" if kind == "code" else ""
-    comment = f"# {comment}" if kind == "code" else f"<!-- grade_id: {name} -->"
+    data = {"grade": points is not None, "grade_id": name, "locked": not answer}
+    made["metadata"]["nbgrader"] = data | {"schema_version": 3, "solution": answer, "task": False}
+    worth = ""
+    if points is not None:
+        made["metadata"]["nbgrader"]["points"] = points
+        worth = f" ({points} point{'s' * (points != 1)})"
+    comment = f"# grade_id: {name}{worth}" if kind == "code" else f"<!-- grade_id: {name} -->"
     made["source"] = f"{comment}\n{made['source']}"
     return made
 
@@ -94,8 +93,12 @@ def notebook() -> dict[str, Any]:
         cell("sum-why-prompt", f"{question}\n**Rubric:** a point for each use.", kind="markdown"),
         cell("sum-why", written, points=3, answer=True, kind="markdown"),
     ]
-    metadata = {"kernelspec": notebooks.KERNEL, "language_info": notebooks.LANGUAGE}
-    metadata["qlora_course"] = {"withheld": ["course_utils.lora"]}
+    return document(cells, qlora_course={"withheld": ["course_utils.lora"]})
+
+
+def document(cells: list[dict[str, Any]], **metadata: Any) -> dict[str, Any]:
+    """A notebook of these cells."""
+    metadata |= {"kernelspec": notebooks.KERNEL, "language_info": notebooks.LANGUAGE}
     return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nbformat
-from nbformat import NotebookNode, v4
+
+from tests.assignment import cell, document, write
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = ("nbgrader_config.py", "my_assignments/nbgrader_config.py")
@@ -40,29 +42,15 @@ check(lora_parameters, 3, 5, rank=2).gives(16)
 QUESTION = "Why does one merge an adapter into its layer? Answer here."
 
 
-def graded(cell: NotebookNode, grade_id: str, solution: bool, points: int | None) -> NotebookNode:
-    """The cell with nbgrader's metadata: an answer to write, a test (with points), or both."""
-    cell.id, grade = grade_id, points is not None
-    cell.metadata["nbgrader"] = {
-        "grade_id": grade_id,
-        "grade": grade,
-        "solution": solution,
-        "locked": grade and not solution,
-        "task": False,
-        "schema_version": 3,
-    } | ({"points": points} if grade else {})
-    return cell
-
-
-def assignment() -> NotebookNode:
+def assignment() -> dict[str, Any]:
     """The instructor's version: 2 points by tests, 3 by a person."""
-    cells = [
-        graded(v4.new_code_cell(SOLUTION), "lora-parameters", solution=True, points=None),
-        graded(v4.new_code_cell(TEST), "lora-parameters-slide", solution=False, points=2),
-        graded(v4.new_markdown_cell(QUESTION), "why-merge", solution=True, points=3),
-    ]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    return document(
+        [
+            cell("lora-parameters", SOLUTION, answer=True),
+            cell("lora-parameters-slide", TEST, points=2),
+            cell("why-merge", QUESTION, points=3, answer=True, kind="markdown"),
+        ]
+    )
 
 
 def course(folder: Path) -> Path:
@@ -70,9 +58,7 @@ def course(folder: Path) -> Path:
     for name in SETTINGS:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
-    notebook = folder / "solutions" / NOTEBOOK
-    notebook.parent.mkdir(parents=True)
-    nbformat.write(assignment(), notebook)
+    write(folder, assignment(), ASSIGNMENT)
     return folder
 
 
@@ -80,6 +66,6 @@ def answer(notebook: Path, code: str, text: str) -> None:
     """Write a function and a text into a released notebook, as its student would."""
     filled = nbformat.read(notebook, as_version=4)
     answers = {"lora-parameters": code, "why-merge": text}
-    for cell in filled.cells:
-        cell.source = answers.get(cell.id, cell.source)
+    for place in filled.cells:
+        place.source = answers.get(place.id, place.source)
     nbformat.write(filled, notebook)

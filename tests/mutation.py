@@ -41,7 +41,7 @@ MUTANTS = ROOT / "tests" / "mutants"
 REPORT = ROOT / "docs" / "graders.md"
 PIECE = re.compile(r"^# %% (right|wrong) ([a-z0-9-]+): (.+)\n", re.M)
 
-Answers = dict[str, str]  # source of answer cells by task
+Answers = dict[str, str | None]  # source of answer cells by task; None for the stub
 Points = dict[str, float]  # points by graded cell
 
 
@@ -92,8 +92,8 @@ def _graded(name: str, submissions: dict[str, Answers]) -> dict[str, Points]:
     with tempfile.TemporaryDirectory() as aside, offline():
         course = release.copied_course(ROOT, Path(aside), only=name)
         release.release(course)
-        for student, answers in submissions.items():
-            _submit(course, name, student, answers)
+        for student, given in submissions.items():
+            _submit(course, name, student, given)
         _autograde(course, name)
         return {student: _points(course, name, student) for student in submissions}
 
@@ -112,10 +112,10 @@ def offline() -> Iterator[None]:
             os.environ.update(before)
 
 
-def _submit(course: Path, name: str, student: str, answers: Answers) -> None:
+def _submit(course: Path, name: str, student: str, given: Answers) -> None:
     """Hand in the release with the reference's answers and, in their place, these."""
     solution = read(course / "solutions" / name / f"{name}.ipynb")
-    filled = {task.id: task.answer["source"] for task in solution.tasks} | answers
+    filled = {task.id: task.answer["source"] for task in solution.tasks} | given
     notebook = nbformat.read(course / "exercises" / name / f"{name}.ipynb", as_version=4)
     for cell in notebook.cells:
         if filled.get(cell.id) is not None:
@@ -190,12 +190,16 @@ def alone(assignment: Assignment) -> dict[str, list[Mutant]]:
     return {f"{m.task}.{m.name}": [m] for m in found}
 
 
+def answers(submissions: dict[str, list[Mutant]]) -> dict[str, Answers]:
+    """What `autograde` takes for submissions that are given by the answers which they replace."""
+    return {name: {m.task: m.source for m in found} for name, found in submissions.items()}
+
+
 def graded(
     assignment: Assignment, submissions: dict[str, list[Mutant]], workers: int = 1
 ) -> dict[str, Points]:
     """Points of submissions that are given by the answers which they replace."""
-    sources = {name: {m.task: m.source for m in found} for name, found in submissions.items()}
-    return autograde(assignment.name, sources, workers)
+    return autograde(assignment.name, answers(submissions), workers)
 
 
 # --- the report -----------------------------------------------------------------------------------

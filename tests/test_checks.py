@@ -140,11 +140,8 @@ def test_the_tolerance_is_relative_to_what_is_expected(expected, rel, absolute, 
     came = expected + shift * allowed
     if abs(abs(came - expected) - allowed) <= 1e-9 * (1 + abs(expected)):
         return  # on the edge, rounding decides
-    for a, b in (
-        (came, expected),
-        (torch.tensor([came], dtype=torch.float64),) * 1
-        + (torch.tensor([expected], dtype=torch.float64),),
-    ):
+    in_tensors = [torch.tensor([number], dtype=torch.float64) for number in (came, expected)]
+    for a, b in ((came, expected), in_tensors):
         if abs(came - expected) <= allowed:
             check(echo, a).gives(b, rel=rel, abs=absolute)
         else:

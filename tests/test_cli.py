@@ -2,15 +2,20 @@
 
 import importlib.metadata
 import importlib.util
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from course_utils import __version__, cli, models, notebooks, runtime
 from course_utils.runtime import CourseError, Environment, Row
+from tests import assignment
+
+ROOT = Path(__file__).resolve().parents[1]
 
 NOTEBOOK = """{{"cells": [{{"cell_type": "code", "execution_count": null, "id": "answer",
  "metadata": {{"tags": ["summary"]}}, "outputs": [], "source": "{source}"}}],
@@ -48,7 +53,7 @@ def test_help_and_version_load_nothing_heavy():
 
 def test_help_names_every_command():
     text = course("--help").output
-    assert all(name in text for name in ("check", "fetch-model", "run", "lab"))
+    assert all(name in text for name in ("check", "fetch-model", "run", "lab", "release"))
     assert "..." not in text.partition("Commands:")[2], "short enough to be read whole"
 
 
@@ -222,3 +227,32 @@ def test_lab_without_jupyterlab(folder, monkeypatch):
     result = course("lab")
     assert result.exit_code == 1
     assert result.stderr == "Error: JupyterLab is missing: run `pip install jupyterlab`\n"
+
+
+# --- release ---
+
+
+@pytest.fixture
+def assignments(folder):
+    """The course in the current folder, with one assignment."""
+    pytest.importorskip("nbgrader", reason="no nbgrader: pip install -e '.[instructor,test]'")
+    shutil.copy(ROOT / "nbgrader_config.py", folder)
+    assignment.write(folder)
+    (folder / "exercises").mkdir()
+    return folder
+
+
+def test_release_writes_exercises_and_compares_them(assignments):
+    result = course("release", "9")
+    assert (result.exit_code, result.output) == (0, "exercises/09_sums/09_sums.ipynb\n")
+    result = course("release", "--check")
+    assert (result.exit_code, result.output) == (0, "exercises/ is what solutions/ gives\n")
+    (assignments / "exercises" / "README.md").unlink()
+    result = course("release", "--check")
+    assert (result.exit_code, result.output) == (1, "exercises/README.md is missing\n")
+
+
+def test_release_of_an_assignment_that_is_not_there(assignments):
+    result = course("release", "08")
+    assert result.exit_code == 1
+    assert result.output == "Error: there is no assignment 08; choose one of: 09_sums\n"

@@ -95,11 +95,8 @@ def points(path):
     """Points of the solution, of the release as it is, and of mixed right and wrong answers."""
     assignment = read(path)
     untouched = {task.id: None for task in assignment.tasks}
-    submissions = {
-        name: {mutant.task: mutant.source for mutant in replaced}
-        for name, replaced in mutation.crossed(assignment).items()
-    }
-    return mutation.autograde(path.stem, {"solution": {}, "release": untouched} | submissions)
+    mixed = mutation.answers(mutation.crossed(assignment))
+    return mutation.autograde(path.stem, {"solution": {}, "release": untouched} | mixed)
 
 
 @every

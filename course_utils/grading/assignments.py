@@ -10,7 +10,7 @@
     check(…).gives(…)                          lora-parameters-values    1 point, partly hidden
 
 `read` finds the tasks, `faults` names every breach of the rules. That a release scores nothing and
-a solution everything is nbgrader's to say (tests/test_assignments.py).
+a solution everything is nbgrader's to say (tests/test_exercises.py).
 """
 
 from __future__ import annotations
