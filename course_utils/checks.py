@@ -32,6 +32,7 @@ WIDTH = 300  # characters of a value that are shown
 ARGUMENT = 100  # characters of an argument that are shown
 FEW = 12  # items of a list or numbers of a tensor that are shown
 
+HIDDEN = "### BEGIN HIDDEN TESTS"  # the line from which on a cell's checks are grading's own
 FAULTS = (Exception, SystemExit)  # that end an answer, and not the notebook
 
 Mistakes = Iterable[tuple[Any, str]]
@@ -41,7 +42,26 @@ class CheckFailed(AssertionError):
     """An answer that isn't right yet. In a notebook it shows its text and no traceback."""
 
     def _render_traceback_(self) -> list[str]:  # asked for by IPython, and so by nbgrader
-        return [f"Not right yet: {self}"]
+        hidden = _is_hidden(self)
+        return [f"Not right yet{', in a check that grading adds' if hidden else ''}: {self}"]
+
+
+def _is_hidden(failed: BaseException) -> bool:
+    """Whether the line of the cell that failed stands among its hidden tests."""
+    frames = traceback.walk_tb(failed.__traceback__)
+    cell = next(
+        ((f, line) for frame, line in frames if _is_cell(f := frame.f_code.co_filename)), ()
+    )
+    lines = linecache.getlines(cell[0])[: cell[1]] if cell else []
+    return any(line.startswith(HIDDEN) for line in lines)
+
+
+def _is_cell(file: str) -> bool:
+    return "ipykernel" in file or "ipython-input" in file
+
+
+class Unplain(Exception):
+    """What an answer returned is no plain value; the text says where and why."""
 
 
 class Check:
@@ -62,8 +82,10 @@ class Check:
         if self._came is None:
             try:
                 self._came = (self._call(),)
+            except Unplain as fault:
+                self._fail(f"came      {fault}")
             except FAULTS as fault:
-                self._fail(f"raised    {_one_line(fault)}", *_place(fault))
+                self._fail(f"raised    {_one_line(fault)}", *place(fault))
         return self._came[0]
 
     def gives(
@@ -106,13 +128,15 @@ class Check:
         expected = f"expected  {names}" + (f" with {saying!r} in its message" if saying else "")
         try:
             came = self._call()
+        except Unplain as fault:
+            self._fail(f"came      {fault}", expected, _likely(likely))
         except NotImplementedError as fault:
             self._fail(f"raised    {_one_line(fault)}")
         except exceptions as fault:
             if saying.lower() not in str(fault).lower():
                 self._fail(f"raised    {_one_line(fault)}", expected, _likely(likely))
         except FAULTS as fault:
-            self._fail(f"raised    {_one_line(fault)}", *_place(fault), expected, _likely(likely))
+            self._fail(f"raised    {_one_line(fault)}", *place(fault), expected, _likely(likely))
         else:
             self._fail(f"came      {show(came)}", expected, _likely(likely))
 
@@ -149,7 +173,11 @@ def check(answer: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Check:
 
     def call() -> Any:
         with contextlib.redirect_stderr(sys.stdout):
-            return values.copied(answer(*args, **kwargs))
+            came = answer(*args, **kwargs)
+        try:
+            return values.copied(came)
+        except (TypeError, ValueError) as fault:
+            raise Unplain(str(fault)) from None
 
     return Check(text, call)
 
@@ -229,14 +257,18 @@ def _one_line(fault: BaseException) -> str:
     return f"{type(fault).__name__}: {str(fault).strip()}"[:WIDTH]
 
 
-def _place(fault: BaseException) -> list[str]:
-    """The student's own line that raised, if there is one."""
+def place(fault: BaseException) -> list[str]:
+    """The student's own line that raised, if there is one.
+
+    An exception that crossed from another process brings it along as `crossed_place`.
+    """
+    if (crossed := getattr(fault, "crossed_place", None)) is not None:
+        return crossed
     frames = [
         (frame.f_code.co_filename, line, frame.f_code.co_name)
         for frame, line in traceback.walk_tb(fault.__traceback__)
     ]
-    own = [frame for frame in frames if "ipykernel" in frame[0] or "ipython-input" in frame[0]]
-    own = [frame for frame in own if frame[2] != "<module>"]
+    own = [frame for frame in frames if _is_cell(frame[0]) and frame[2] != "<module>"]
     if not own:
         return []
     file, line, name = own[-1]

@@ -16,7 +16,7 @@ from typing import Any
 
 MAX_DEPTH = 20  # of containers in containers
 MAX_PARTS = 1_000_000  # single values, all containers together
-MAX_BYTES = 256_000_000  # of arrays, tensors and text together
+MAX_BYTES = 64_000_000  # of arrays, tensors and text together
 
 SCALARS = (type(None), bool, int, float, str)
 DICTS = (dict, collections.OrderedDict, collections.defaultdict)

@@ -1,0 +1,163 @@
+"""The first process in a sandbox: imports what the course needs once, then forks.
+
+    python -m course_utils.grading.inside 3            the socket to the worker
+
+On request it forks a process that takes a place of its own and serves a role, a student's or the
+judge's, over the socket that came with the request. This server never runs
+code of a student: it only forks, and ends processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+from course_utils.grading import limits, namespaces, processes, seccomp
+from course_utils.grading.messages import Channel
+
+ROLES = {"student": processes.Student, "judge": processes.Judge}
+MESSAGE = 200_000  # B of a request, at most; it is the worker's
+
+
+def main(descriptor: str) -> None:
+    """Warm up, then do what the worker asks for until it is gone."""
+    control = socket.socket(fileno=int(descriptor))
+    namespaces.adopt()
+    settings, _ = _receive(control)
+    _warm_up(settings["imports"])
+    fault = _try_namespaces()
+    _reply(control, namespaces=fault)
+    gc.collect()
+    gc.freeze()  # what is there now is shared with the forked ones, and not touched
+    while True:
+        request, given = _receive(control)
+        if request["do"] == "fork":
+            _reply(control, pid=_fork(given, request, control))
+        elif request["do"] == "become":  # where a process can't have namespaces of its own
+            _reply(control, pid=os.getpid())
+            _serve(given, request)
+        elif request["do"] == "interrupt":
+            _signal(request["pid"], signal.SIGINT)
+            _reply(control)
+        elif request["do"] == "end":
+            _signal(request["pid"], signal.SIGKILL)
+            _reply(control, status=_wait(request["pid"]))
+
+
+def _warm_up(imports: str) -> None:
+    """Make the shell, and run import statements, each by itself; one that fails is left out."""
+    from course_utils.grading.shell import ipython
+
+    ipython()
+    for line in imports.splitlines():
+        with contextlib.suppress(Exception):
+            exec(line, {})
+
+
+def _fork(given: int, request: dict[str, Any], control: socket.socket) -> int:
+    """A process that serves a role over the descriptor `given`; returns its pid."""
+    reading, writing = os.pipe()
+    between = os.fork()
+    if between == 0:
+        with _last_words():
+            control.close()
+            os.close(reading)
+            namespaces.enter()
+            pid = os.fork()
+            if pid:
+                os.write(writing, str(pid).encode())
+                os._exit(0)
+            os.close(writing)
+            namespaces.settle(request["files"])
+            _serve(given, request)
+    os.close(writing)
+    os.close(given)
+    os.waitpid(between, 0)
+    with os.fdopen(reading, "rb") as stream:
+        return int(stream.read() or 0)
+
+
+def _serve(given: int, request: dict[str, Any]) -> None:
+    """Be the process of a role, bounded in what it may use; doesn't return."""
+    with _last_words():
+        connection = socket.socket(fileno=os.dup2(given, 3))
+        connection.set_inheritable(False)
+        os.closerange(4, 4096)
+        os.makedirs("/tmp/work", exist_ok=True)
+        os.chdir("/tmp/work")
+        connection.send(b"!")  # the worker reads from it which process this is, outside
+        limits.bound(request["memory"], request["processes"], request["seconds"])
+        namespaces.renounce()
+        seccomp.restrict()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(nothing, descriptor)
+        os.close(nothing)
+        ROLES[request["role"]](Channel(connection)).serve()
+
+
+@contextlib.contextmanager
+def _last_words() -> Any:
+    """End the process whatever happens, with a trace of what went wrong."""
+    try:
+        yield
+        os._exit(0)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc(file=sys.__stderr__)
+        os._exit(1)
+
+
+def _try_namespaces() -> str:
+    """Whether a process can have namespaces of its own: "", or why not."""
+    reading, writing = os.pipe()
+    if (between := os.fork()) == 0:
+        try:
+            namespaces.enter()
+            if (pid := os.fork()) == 0:
+                namespaces.settle(1_000_000)
+                os._exit(0)
+            os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        except BaseException as fault:
+            os.write(writing, str(fault).encode())
+            os._exit(1)
+    os.close(writing)
+    status = _wait(between)
+    with os.fdopen(reading, "rb") as stream:
+        return stream.read().decode() or ("" if status == 0 else "its files can't be separated")
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _wait(pid: int) -> int:
+    """How a process ended: its exit status, or the signal that ended it as a negative number."""
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except ChildProcessError:
+        return 0
+
+
+def _receive(control: socket.socket) -> tuple[dict[str, Any], int]:
+    """A request, and the descriptor that came with it (-1 if none did); ends without a worker."""
+    data, descriptors, _, _ = socket.recv_fds(control, MESSAGE, 1)
+    if not data:
+        os._exit(0)
+    return json.loads(data), (descriptors or [-1])[0]
+
+
+def _reply(control: socket.socket, **fields: Any) -> None:
+    control.send(json.dumps(fields).encode())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

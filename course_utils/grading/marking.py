@@ -1,0 +1,318 @@
+"""Marks one submission: reads it, repairs it, runs it, and says what became of it.
+
+    Paper        what an assignment is marked with: its release, its tests
+    Submission   what a student handed in
+    mark         both of them ──► a record, and the notebook with its outputs
+
+`mark` neither reads nor writes a file of the course, so it can run on another machine.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import json
+import os
+import re
+import stat
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from course_utils import __version__
+from course_utils.grading import records
+from course_utils.grading.assignments import HIDDEN, is_answer, is_graded, read
+from course_utils.grading.records import Record
+from course_utils.grading.referee import FILE, Names, Output, Referee
+from course_utils.grading.repair import Ungradable
+from course_utils.grading.sandbox import Limits, Server
+
+Notebook = dict[str, Any]
+
+FILES, SIZE = 200, 50_000_000  # how many files besides the notebook, and how large together (B)
+TIME = "timestamp.txt"  # when it was handed in, as nbgrader's exchange notes it
+MESSAGE = 4_000  # characters of a failed check's message that are kept
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What an assignment is marked with.
+
+    release: the released notebook. tests: full source of each test cell, hidden tests included, by
+    grade id. imports: statements for the warm servers, by role. files: those that lie beside the
+    solution, such as data. key: changes if anything of this does.
+    """
+
+    name: str
+    release: Notebook
+    tests: dict[str, str]
+    names: Names
+    withheld: tuple[str, ...]
+    imports: dict[str, str]
+    files: dict[str, bytes]
+    limits: Limits
+    key: str
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a student handed in. notebook: None, with the reason in `fault`, if there is none.
+
+    files: contents of the others, by path relative to the notebook.
+    """
+
+    student: str
+    notebook: bytes | None
+    files: dict[str, bytes] = field(default_factory=dict)
+    timestamp: str = ""
+    notes: tuple[str, ...] = ()
+    fault: str = ""
+
+    @property
+    def key(self) -> str:
+        """Changes if anything does that was handed in."""
+        files = {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()}
+        notebook = hashlib.sha256(self.notebook or b"").hexdigest()
+        return _key(self.student, notebook, files, self.timestamp, self.notes, self.fault)
+
+
+def paper(folder: Path, name: str, limits: Limits) -> Paper:
+    """The paper of an assignment in the course in `folder`.
+
+    Raises CourseError if its solution or its release is no notebook of an assignment.
+    """
+    solution = read(folder / "solutions" / name / f"{name}.ipynb")
+    path = folder / "exercises" / name / f"{name}.ipynb"
+    release = json.loads(path.read_text(encoding="utf-8"))
+    for cell in release["cells"]:
+        cell["source"] = "".join(cell["source"])
+    tests = {c["id"]: c["source"] for c in solution.cells if is_graded(c) and not is_answer(c)}
+    imports = {"student": _imports(release["cells"]), "judge": _imports(list(solution.cells))}
+    beside = {
+        file.relative_to(path.parent).as_posix(): file.read_bytes()
+        for file in sorted(path.parent.rglob("*"))
+        if file.is_file() and file != path and ".ipynb_checkpoints" not in file.parts
+    }
+    names = Names.of([cell for cell in release["cells"] if is_answer(cell)])
+    contents = (release, tests, solution.withheld, sorted(beside), str(limits), __version__)
+    return Paper(
+        name=name,
+        release=release,
+        tests=tests,
+        names=names,
+        withheld=solution.withheld,
+        imports=imports,
+        files=beside,
+        limits=limits,
+        key=_key(*contents, [hashlib.sha256(data).hexdigest() for data in beside.values()]),
+    )
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _imports(cells: list[dict[str, Any]]) -> str:
+    """The import statements of some cells, each once."""
+    found: dict[str, None] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            found |= dict.fromkeys(imports_of(cell["source"]).splitlines())
+    return "\n".join(found)
+
+
+def imports_of(source: str) -> str:
+    """The import statements of a cell, without the cell's other lines."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:
+        return ""
+    return "\n".join(ast.unparse(n) for n in body if isinstance(n, ast.Import | ast.ImportFrom))
+
+
+# --- what was handed in ---------------------------------------------------------------------------
+
+
+def submission(folder: Path, name: str) -> Submission:
+    """What lies in submitted/STUDENT/NAME. Links are not followed, and nothing else than regular
+    files is opened; never raises for what a student put there."""
+    student = folder.parent.name
+    if folder.is_symlink() or folder.parent.is_symlink():
+        return Submission(student, None, fault="the folder is a link, which is not followed")
+    found, notes = _listed(folder)
+    notebook = found.pop(f"{name}.ipynb", None)
+    if notebook is None:
+        others = [path for path in found if path.endswith(".ipynb") and "/" not in path]
+        likely = [path for path in others if name in path] or others
+        if len(likely) != 1:
+            given = ", ".join(map(repr, sorted(found)[:5])) or "nothing"
+            fault = "; ".join([f"there is no {name}.ipynb: {given} was handed in", *notes[:3]])
+            return Submission(student, None, fault=fault)
+        notebook = found.pop(likely[0])
+        notes.append(f"the notebook was called {likely[0]!r}")
+    timestamp = found.pop(TIME, b"")[:100].decode("utf-8", "replace").strip()
+    if len(found) > FILES or sum(map(len, found.values())) > SIZE:
+        found = {}
+        notes.append("the other files are too many or too large: they were left out")
+    return Submission(student, notebook, found, timestamp, tuple(notes))
+
+
+def _listed(folder: Path) -> tuple[dict[str, bytes], list[str]]:
+    """Contents of the regular files in a folder, and what was left out."""
+    found: dict[str, bytes] = {}
+    notes: list[str] = []
+    for place, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files) + [f for f in folders if os.path.islink(os.path.join(place, f))]:
+            path = os.path.join(place, name)
+            shown = os.path.relpath(path, folder)
+            data = _content(path)
+            if data is None:
+                notes.append(f"{_readable(shown)} is a link or no regular file: it was left out")
+            elif len(found) <= FILES:
+                found[shown] = data
+    return found, notes[:20]
+
+
+def _content(path: str) -> bytes | None:
+    """The bytes of a regular file; None for anything else."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    with os.fdopen(descriptor, "rb") as stream:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
+            return None
+        return stream.read(FILE + 1)
+
+
+def _readable(name: str) -> str:
+    return repr(name.encode("utf-8", "replace").decode()[:100])
+
+
+# --- marking --------------------------------------------------------------------------------------
+
+
+def key(paper: Paper, given: Submission) -> str:
+    """Changes if the submission does, or what it is marked with."""
+    return _key(paper.key, given.key)
+
+
+def mark(paper: Paper, given: Submission) -> tuple[Record, Notebook]:
+    """The record of a submission without its points, and the notebook with outputs.
+
+    Raises SandboxError if the sandbox fails; never for what the student did.
+    """
+    if given.notebook is None:
+        return failed(paper, given, given.fault)
+    started = time.monotonic()
+    servers_of = servers(paper)
+    with Referee(*servers_of, paper.names, paper.limits, paper.files, given.files) as referee:
+        try:
+            repaired = referee.repair(given.notebook, paper.release)
+        except Ungradable as fault:
+            return failed(paper, given, str(fault), time.monotonic() - started)
+        notebook = repaired["notebook"]
+        run(notebook, paper, referee)
+    record = Record(
+        assignment=paper.name,
+        student=given.student,
+        key=key(paper, given),
+        state=records.GRADED,
+        reasons=tuple(repaired["doubts"]),
+        repairs=(*given.notes, *repaired["notes"]),
+        incidents=tuple(referee.incidents),
+        seconds=time.monotonic() - started,
+        memory=referee.memory,
+    )
+    return record, notebook
+
+
+def failed(
+    paper: Paper, given: Submission, reason: str, seconds: float = 0.0
+) -> tuple[Record, Notebook]:
+    """What becomes of a submission that can't be graded: the release, with the reason on top."""
+    record = Record(
+        assignment=paper.name,
+        student=given.student,
+        key=key(paper, given),
+        state=records.UNGRADABLE,
+        reasons=(reason,),
+        seconds=seconds,
+    )
+    text = f"**This submission could not be graded:** {re.sub(r'[`*_<>&$]', ' ', reason)}"
+    top = {"cell_type": "markdown", "id": "ungradable", "metadata": {}, "source": text}
+    cells = json.loads(json.dumps(paper.release["cells"]))
+    return record, {**paper.release, "cells": [top, *cells]}
+
+
+def run(notebook: Notebook, paper: Paper, referee: Referee) -> None:
+    """Run all code cells, put the tests into their cells, and the outputs below."""
+    for place, cell in enumerate(notebook["cells"], 1):
+        if cell["cell_type"] != "code":
+            continue
+        test = paper.tests.get(cell["id"])
+        if test is not None:
+            cell["source"] = test
+            # What a test cell imports in the student's own notebook is there for later cells.
+            referee.run(imports_of(test.partition(HIDDEN)[0]), cell["id"])
+            cell["outputs"] = referee.check(test, cell["id"])
+        elif cell["source"].strip():
+            cell["outputs"] = referee.run(cell["source"], _named(cell, place))
+
+
+def _named(cell: dict[str, Any], place: int) -> str:
+    return cell["id"] if is_answer(cell) else f"cell {place}"
+
+
+def messages(notebook: Notebook) -> dict[str, str]:
+    """What the failed checks of a graded notebook said, by grade id."""
+    found = {}
+    for cell in notebook["cells"]:
+        errors = [o for o in cell.get("outputs", ()) if o["output_type"] == "error"]
+        if is_graded(cell) and errors:
+            found[cell["id"]] = _message(errors[0])[:MESSAGE]
+    return found
+
+
+def _message(error: Output) -> str:
+    failed = error["ename"] == "CheckFailed"
+    return "\n".join(error["traceback"]) if failed else f"{error['ename']}: {error['evalue']}"
+
+
+# --- servers of this process ----------------------------------------------------------------------
+
+_servers: dict[str, tuple[Server, Server]] = {}
+_starting = threading.Lock()
+
+
+@functools.cache
+def _keeper() -> ThreadPoolExecutor:
+    """The thread that starts sandboxes: they end with the thread that started them."""
+    return ThreadPoolExecutor(1, "sandboxes")
+
+
+def servers(paper: Paper) -> tuple[Server, Server]:
+    """The warm servers for a paper: of students' processes, and of judges'. There is one pair in a
+    process; that of another paper is closed."""
+    with _starting:
+        pair = _servers.get(paper.key)
+        if pair is None or not all(server.alive for server in pair):
+            close_servers()
+            student = _keeper().submit(Server, paper.imports["student"], paper.withheld)
+            judge = _keeper().submit(Server, paper.imports["judge"])
+            _servers[paper.key] = student.result(), judge.result()
+        return _servers[paper.key]
+
+
+def close_servers() -> None:
+    """End this process's sandboxes."""
+    for pair in _servers.values():
+        for server in pair:
+            server.close()
+    _servers.clear()

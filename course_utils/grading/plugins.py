@@ -1,0 +1,82 @@
+"""nbgrader's own autograding, as safe as `course grade`: the command, and formgrader's button.
+
+nbgrader_config.py puts these two preprocessors into the places of nbgrader's own:
+
+    Repaired    instead of DeduplicateIds: the notebook is mended from its release
+    Judged      instead of Execute: cells run in the sandbox, tests in the judge's process
+
+`course grade` does the same for a class at a time, in parallel.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbgrader.preprocessors import NbGraderPreprocessor
+
+from course_utils.grading import marking, repair
+from course_utils.grading.referee import Referee
+from course_utils.grading.sandbox import Limits
+
+IDLE = 60  # seconds for which the warm servers wait for another notebook
+
+_closing: list[threading.Timer] = []
+
+
+class _Step(NbGraderPreprocessor):
+    """A preprocessor that knows the course's folders."""
+
+    def _folders(self, resources: Any) -> tuple[str, Path, Path, Path]:
+        """The assignment's name; the course's folder, what was handed in, and where it goes."""
+        about, course = resources["nbgrader"], self.parent.parent.coursedir
+        name, student = about["notebook"], about["student"]
+        handed_in = course.format_path(course.submitted_directory, student, about["assignment"])
+        graded = course.format_path(course.autograded_directory, student, about["assignment"])
+        return name, Path(course.root), Path(handed_in), Path(graded)
+
+
+class Repaired(_Step):
+    """Mends a notebook; raises Ungradable for one that can't be graded, and for links."""
+
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        """The notebook as its release has it, with the student's answers."""
+        name, folder, handed_in, graded = self._folders(resources)
+        given = marking.submission(handed_in, name)
+        if given.fault:
+            raise repair.Ungradable(given.fault)
+        for file in graded.rglob("*"):  # nbgrader has copied what links lead to
+            if file.is_file() and file.relative_to(graded).as_posix() not in given.files:
+                file.unlink()
+        release = json.loads((folder / "exercises" / name / f"{name}.ipynb").read_text("utf-8"))
+        mended = repair.repair(json.loads(nbformat.writes(nb)), release)
+        for line in (*given.notes, *mended.notes, *mended.doubts):
+            self.log.warning("%s: %s", os.path.basename(os.path.dirname(handed_in)), line)
+        return nbformat.from_dict(mended.notebook), resources
+
+
+class Judged(_Step):
+    """Runs a notebook in the sandbox, and its tests in the judge's process."""
+
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        """The notebook with the outputs of its cells."""
+        name, folder, handed_in, _ = self._folders(resources)
+        paper = marking.paper(folder, name, Limits())
+        given = marking.submission(handed_in, name)
+        for timer in _closing:
+            timer.cancel()
+        try:
+            servers = marking.servers(paper)
+            with Referee(*servers, paper.names, paper.limits, paper.files, given.files) as referee:
+                marking.run(nb, paper, referee)
+        finally:
+            _closing[:] = [threading.Timer(IDLE, marking.close_servers)]
+            _closing[0].daemon = True
+            _closing[0].start()
+        for line in referee.incidents:
+            self.log.warning("%s: %s", resources["nbgrader"]["student"], line)
+        return nbformat.from_dict(nb), resources

@@ -1,0 +1,332 @@
+"""Runs a notebook with the student's process and the judge's, and writes the outputs into it.
+
+The student's cells run in the one, graded cells in the other; between the two go calls and plain
+values. What the judge puts out decides about points, and nothing else does: whatever a student's
+process claims beyond values is shown, and not believed.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from course_utils.grading.assignments import Cell, top_level
+from course_utils.grading.messages import Gone, Message
+from course_utils.grading.repair import Ungradable
+from course_utils.grading.sandbox import Limits, Sandboxed, Server
+from course_utils.grading.shell import MIMES, SHORT, clean, utf8
+
+TRIES = 4  # processes that a submission gets, if its own end
+READING = 60  # seconds to read a notebook
+PATIENCE = 2  # seconds to react to an interrupt
+OUTPUTS = 200  # of a cell, at most
+ROOM = 12_000_000  # B of a cell's outputs, at most
+FILE = 300_000_000  # B of a notebook, at most
+ANSWERS = ("value", "object", "unplain", "raised")
+
+Output = dict[str, Any]
+Notebook = dict[str, Any]
+Files = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names that a student is to define: what they are for the judge."""
+
+    functions: tuple[str, ...]
+    classes: tuple[str, ...]
+
+    @staticmethod
+    def of(cells: list[Cell]) -> Names:
+        """Those that the answer cells of a released notebook define."""
+        sources = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
+
+        def found(kind: type[ast.AST]) -> tuple[str, ...]:
+            return tuple(sorted({name for source in sources for name in top_level(source, kind)}))
+
+        return Names(found(ast.FunctionDef), found(ast.ClassDef))
+
+
+class Referee:
+    """Grades one notebook.
+
+    ours: the files of the assignment, by relative path; theirs: those of the student, who also has
+    ours. incidents: what a person should know about the run, one line each. memory: the most that
+    the student's processes took together, in B.
+    """
+
+    def __init__(
+        self,
+        students: Server,
+        judges: Server,
+        names: Names,
+        limits: Limits,
+        ours: Files | None = None,
+        theirs: Files | None = None,
+    ):
+        self._servers, self._names, self._limits = (students, judges), names, limits
+        self._files = (theirs or {}) | (ours or {}), ours or {}
+        self._student: Sandboxed | None = None
+        self._judge: Sandboxed | None = None
+        self._ran: list[str] = []  # sources of the student's cells, to be run again if need be
+        self._tries = self._number = self.memory = 0
+        self._ends = time.monotonic() + limits.notebook
+        self.incidents: list[str] = []
+
+    def __enter__(self) -> Referee:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._end_student()
+        self._end_judge()
+
+    # --- cells ------------------------------------------------------------------------------------
+
+    def repair(self, data: bytes, release: Notebook) -> Notebook:
+        """The notebook in what a student handed in, with notes and doubts (`grading.repair`).
+
+        Raises Ungradable, which says why, if there is none.
+        """
+        if len(data) > FILE:
+            raise Ungradable(f"the file has {len(data) / 1e6:.0f} MB: clear its outputs")
+        head = json.dumps(release).encode()
+        try:
+            channel, ends = self._judging().channel, self._deadline(READING)
+            channel.send("repair", head + data, ends, n=0, release=len(head))
+            answer = channel.receive(ends)
+        except (TimeoutError, Gone):
+            self._end_judge()
+            raise Ungradable("the file takes too much time or memory to read") from None
+        if answer.kind == "ungradable":
+            raise Ungradable(answer.text)
+        return json.loads(answer.body)
+
+    def run(self, source: str, what: str = "a cell") -> list[Output]:
+        """Run a cell of the student's; returns its outputs, as a notebook has them.
+
+        what: names the cell in incidents.
+        """
+        outputs = _Outputs()
+        try:
+            self._request(lambda n: ("run", utf8(source), {"n": n}), outputs, self._limits.cell)
+            self._ran.append(source)
+        except _Stopped as fault:
+            self.incidents.append(f"{what}: {fault}")
+            outputs.append(_error("Stopped", str(fault)))
+        return outputs
+
+    def check(self, source: str, what: str = "a check") -> list[Output]:
+        """Run a test cell in the judge's process; returns its outputs.
+
+        There is an error among them unless the check passed. What student's code printed and
+        displayed meanwhile is there as well; of anything else that it puts out, nothing is.
+        """
+        outputs = _Outputs()
+        try:
+            channel, ends = self._judging().channel, self._deadline(self._limits.cell)
+            self._number += 1
+            names = {"functions": self._names.functions, "classes": self._names.classes}
+            channel.send("check", utf8(source), ends, n=self._number, **names)
+            while (message := channel.receive(ends)).kind != "done":
+                if message.kind == "call":
+                    reply, body, fields = self._call(message, outputs, what, ends)
+                    channel.send(reply, body, ends, **fields)
+                else:
+                    outputs.take(message)
+            if not (message["ok"] or any(o["output_type"] == "error" for o in outputs)):
+                outputs.append(_error("CheckStopped", "the check was not finished"))
+        except (TimeoutError, Gone) as fault:
+            self._end_judge()
+            late = isinstance(fault, TimeoutError)
+            text = self._too_long(self._limits.cell) if late else "the check could not be finished"
+            self.incidents.append(f"{what}: {text}")
+            outputs.append(_error("CellTimeoutError" if late else "CheckStopped", text))
+        return outputs
+
+    def _call(
+        self, call: Message, outputs: _Outputs, what: str, ends: float
+    ) -> tuple[str, bytes, dict[str, Any]]:
+        """Have a call made in the student's process: the kind, body and fields of the reply."""
+        shown = _Outputs(outputs.room)
+        seconds = min(self._limits.call, max(0.1, ends - time.monotonic() - PATIENCE - 1))
+        try:
+            message = self._request(
+                lambda n: ("call", call.body, {**call.fields, "n": n}), shown, seconds
+            )
+        except _Stopped as fault:
+            self.incidents.append(f"{what}: {fault}")
+            return "raised", b"", _refusal(str(fault))
+        finally:
+            outputs += [_harmless(output) for output in shown if output["output_type"] != "error"]
+            outputs.room = shown.room
+        return message.kind, message.body, _reply_fields(message)
+
+    # --- the student's process --------------------------------------------------------------------
+
+    def _request(
+        self,
+        made: Callable[[int], tuple[str, bytes, dict[str, Any]]],
+        outputs: _Outputs,
+        seconds: float,
+    ) -> Message:
+        """Ask the student's process for something and wait for its answer.
+
+        It is interrupted once the time is up, and ended if that doesn't help. Raises _Stopped if it
+        gave no answer.
+        """
+        process = self._running()
+        self._number += 1
+        number, interrupted = self._number, False
+        kind, body, fields = made(number)
+        ends = self._deadline(seconds)
+        try:
+            process.channel.send(kind, body, ends, **fields)
+            while True:
+                try:
+                    message = process.channel.receive(ends)
+                except TimeoutError:
+                    if interrupted:
+                        raise
+                    interrupted, ends = True, time.monotonic() + PATIENCE
+                    process.interrupt()
+                    continue
+                if message.kind in (*ANSWERS, "done") and message.fields.get("n") == number:
+                    break
+                outputs.take(message)
+        except TimeoutError:
+            self._end_student()
+            raise _Stopped(f"{self._too_long(seconds)}; it had to be ended") from None
+        except Gone:
+            raise _Stopped(f"the process ended: {self._end_student() or 'it exited'}") from None
+        if interrupted:
+            raise _Stopped(self._too_long(seconds))
+        return message
+
+    def _running(self) -> Sandboxed:
+        """The student's process; a new one, in which all cells ran again, if the last has ended."""
+        if self._student is None:
+            if self._tries == TRIES:
+                raise _Stopped(f"its process has ended {TRIES} times, no further one is started")
+            self._tries += 1
+            self._student = self._started(0, "student")
+            replayed, self._ran = self._ran, []
+            for source in replayed:
+                again = ("run", utf8(source))
+                self._request(lambda n, a=again: (*a, {"n": n}), _Outputs(0), self._limits.cell)
+                self._ran.append(source)
+        return self._student
+
+    def _judging(self) -> Sandboxed:
+        """The judge's process."""
+        if self._judge is None:
+            self._judge = self._started(1, "judge")
+        return self._judge
+
+    def _started(self, which: int, role: str) -> Sandboxed:
+        process = self._servers[which].start(role, self._limits)
+        for path, data in self._files[which].items():
+            process.channel.send("file", data, self._deadline(READING), path=path)
+        return process
+
+    def _end_student(self) -> str:
+        process, self._student = self._student, None
+        if process is None:
+            return ""
+        said = process.end()
+        self.memory = max(self.memory, process.cage.peak)
+        return said
+
+    def _end_judge(self) -> None:
+        process, self._judge = self._judge, None
+        if process is not None:
+            process.end()
+
+    def _deadline(self, seconds: float) -> float:
+        return min(time.monotonic() + seconds, self._ends)
+
+    def _too_long(self, seconds: float) -> str:
+        if time.monotonic() >= self._ends:
+            return f"the notebook took more than {self._limits.notebook:g} s"
+        return f"no answer within {seconds:.3g} s"
+
+
+class _Stopped(Exception):
+    """The student's process gave no answer; the text says why."""
+
+
+def _refusal(text: str) -> dict[str, Any]:
+    return {"ename": "Stopped", "evalue": text, "kinds": ["Exception"], "place": []}
+
+
+def _reply_fields(message: Message) -> dict[str, Any]:
+    """What the judge is told besides the value; each of the form that it expects."""
+    if message.kind != "raised":
+        return {"n": message.fields["n"]}
+    kinds, place = message.fields.get("kinds"), message.fields.get("place")
+    return {
+        "ename": clean(message.fields.get("ename")),
+        "evalue": clean(message.fields.get("evalue")),
+        "kinds": [clean(kind) for kind in kinds][:20] if isinstance(kinds, list) else [],
+        "place": [clean(line) for line in place][:3] if isinstance(place, list) else [],
+    }
+
+
+# --- outputs, as a notebook has them --------------------------------------------------------------
+
+
+class _Outputs(list[Output]):
+    """The outputs of a cell. room: B that are left for further ones."""
+
+    def __init__(self, room: int = ROOM):
+        super().__init__()
+        self.room = room
+
+    def take(self, message: Message) -> None:
+        """Keep the output that a message tells of, if it tells of one and there is room."""
+        self.room -= len(message.body) + SHORT
+        if self.room > 0 and len(self) < OUTPUTS and (output := _output(message)):
+            self.append(output)
+
+
+def _output(message: Message) -> Output | None:
+    if message.kind == "stream":
+        name = "stderr" if message.fields.get("name") == "stderr" else "stdout"
+        return {"output_type": "stream", "name": name, "text": message.text}
+    if message.kind in ("display", "result"):
+        shown = {"output_type": "display_data", "data": _bundle(message), "metadata": {}}
+        result = {"output_type": "execute_result", "execution_count": None}
+        return shown if message.kind == "display" else {**shown, **result}
+    if message.kind == "error":
+        name, text = (clean(message.fields.get(key)) for key in ("ename", "evalue"))
+        return _error(name, text, message.text.split("\n"))
+    return None
+
+
+def _bundle(message: Message) -> dict[str, str]:
+    """The forms of something displayed, by MIME type: text, and pictures in base64."""
+    data, start = {}, 0
+    sizes = message.fields.get("mimes")
+    for mime, size in sizes.items() if isinstance(sizes, dict) else ():
+        if mime not in MIMES or not isinstance(size, int) or size < 0:
+            continue
+        part, start = message.body[start : start + size], start + size
+        picture = mime.startswith("image/")
+        data[mime] = base64.b64encode(part).decode() if picture else part.decode("utf-8", "replace")
+    return data
+
+
+def _error(name: str, text: str, traceback: list[str] | None = None) -> Output:
+    lines = traceback or [f"{name}: {text}"]
+    return {"output_type": "error", "ename": name, "evalue": text, "traceback": lines}
+
+
+def _harmless(output: Output) -> Output:
+    """An output that nbgrader doesn't take for a verdict: no stderr, no value of a last line."""
+    if output["output_type"] == "stream":
+        return {**output, "name": "stdout"}
+    return {"output_type": "display_data", "data": output["data"], "metadata": {}}

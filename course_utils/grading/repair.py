@@ -1,0 +1,842 @@
+"""What a student handed in, made into a notebook that can be graded, and what was mended.
+
+    load      bytes  ──►  a notebook, or `Ungradable` with the reason in one sentence
+    repair    notebook + release  ──►  the release's cells with the student's answers, once each
+
+A cell of the release is found by, in this order: nbgrader's metadata (`grade_id`), the cell's id,
+the comment `# grade_id: NAME` that it begins with, its text. Each of these is certain. An answer
+that shows none of them is placed by guess, by the functions that it defines or by its place, and
+that is a doubt: something a person should look at.
+
+    handed in               result
+    sum-all (copied)        sum-all          the last of several answers counts ...
+    my scratch cell         sum-all, before  ... and the earlier ones run before it
+    sum-all                 scratch cell     own cells stay behind the cell that they followed
+    sum-all-form (edited)   sum-all-form     the release's text and metadata
+
+Nothing here trusts the file. The module needs the standard library alone, and takes time that grows
+with the size of the file.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from course_utils import notebooks
+from course_utils.grading.assignments import Cell, grading, is_answer
+from course_utils.runtime import CourseError
+
+Notebook = dict[str, Any]
+
+MAX_FILE = 250_000_000  # B; outputs that a student forgot to clear are in it
+MAX_CELLS = 2_000
+MAX_SOURCE = 10_000_000  # characters of all cells together
+MAX_PICTURES = 10_000_000  # characters (base64) of pictures in text cells; more are dropped
+COMPARED = 2_000  # characters of a cell that likeness is judged by
+ALIKE = 0.6  # share of words that two like texts have in common
+FIRST_LINES = 10  # of a cell: where its grade_id is looked for, below magics and imports
+
+COMMENT = re.compile(r"^(?:#|<!--) *grade_id: *([\w-]+).*$", re.M)
+# What a code cell defines, by a regular expression: ast can crash on what a student writes.
+DEFINES = re.compile(r"^(?:(?:async +)?def|class) +(\w+)|^(\w+)(?: *:[^=\n]+| *)=(?!=)", re.M)
+CELL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+KINDS = ("code", "markdown", "raw")
+PICTURES = ("image/png", "image/jpeg", "image/gif")
+COUNTED = ("grade", "grade_id", "locked", "points", "schema_version", "solution", "task")
+ONCE = {"cells", "worksheets", "metadata", "nbformat", "cell_type", "source", "input"}
+ONCE |= {"id", "nbgrader", "grade_id"}
+OTHER_KINDS = {
+    b"PK\x03\x04": "a zip archive: unpack it, then hand in the notebook",
+    b"\x1f\x8b": "a gzip archive: unpack it, then hand in the notebook",
+    b"%PDF": "a PDF: hand in the notebook that it was made from",
+    b"\x89PNG": "a picture: hand in the notebook",
+    b"\xff\xd8\xff": "a picture: hand in the notebook",
+    b"<": "a web page: hand in the notebook itself (File > Download, not a saved page)",
+    b"version https://git-lfs": "a pointer of Git LFS: hand in the file it stands for",
+}
+PYTHON = re.compile(r"(?:#|%|from |import |def |class |[\w.]+ *[=(]|\"\"\"|@)")
+CONFLICT = re.compile(r"^(?:<{7}|>{7}) ", re.M)
+
+
+class Ungradable(CourseError):
+    """A submission that can't be graded: one sentence on why, and what to do."""
+
+
+class Loaded(dict[str, Any]):
+    """A notebook as `load` gives it. notes: what was mended to read it, one line each."""
+
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """A notebook that can be graded.
+
+    notes: what was mended and is certain. doubts: what a person should look at. One line each.
+    """
+
+    notebook: Notebook
+    notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def load(data: bytes) -> Loaded:
+    """The notebook in a file's bytes, as nbformat 4.5, without outputs.
+
+    Sources are strings with "\\n" for line ends, and each cell has an id; ids aren't yet unique.
+    Raises Ungradable, and nothing else, for what is no notebook or too large to grade.
+    """
+    if len(data) > MAX_FILE:
+        raise Ungradable(
+            f"the file has {len(data) / 1e6:,.0f} MB, more than {MAX_FILE / 1e6:,.0f}: "
+            "clear all outputs, save, and hand it in again"
+        )
+    if not data.strip(b"\0 \t\r\n\xef\xbb\xbf\xff\xfe"):
+        raise Ungradable("the file is empty: save the notebook, then hand it in again")
+    for beginning, kind in OTHER_KINDS.items():
+        if data.lstrip(b"\xef\xbb\xbf \t\r\n")[: len(beginning)] == beginning:
+            raise Ungradable(f"the file is no notebook, it looks like {kind}")
+    try:
+        text, notes = _decoded(data)
+        content = _parsed(text)
+        cells, more = _cells(content)
+    except RecursionError:
+        raise Ungradable("the file is nested too deep for a notebook") from None
+    except MemoryError:
+        raise Ungradable("the file needs more memory than there is: clear all outputs") from None
+    loaded = Loaded(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)
+    loaded.notes = (*notes, *more)
+    return loaded
+
+
+def _decoded(data: bytes) -> tuple[str, list[str]]:
+    """The text, and a note if it isn't in UTF-8.
+
+    A file with single broken bytes stays UTF-8; one in which nothing beyond ASCII is UTF-8 is taken
+    for cp1252, in which old editors of Windows save.
+    """
+    encoding = json.detect_encoding(data[:4])
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        text = data.decode(encoding, "replace")
+        broken = text.count("�")
+        sound = len(text) - len(text.encode("ascii", "ignore")) - broken
+        if encoding.startswith("utf-8") and broken > sound:
+            return data.decode("cp1252", "replace"), ["the file was in cp1252, not in UTF-8"]
+        return text, [f"{broken} characters of the file were broken: they are now �"]
+    known = encoding in ("utf-8", "utf-8-sig")
+    return text, [] if known else [f"the file was in {encoding.upper()}, not in UTF-8"]
+
+
+def _parsed(text: str) -> Any:
+    text = text.strip()
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_constant=lambda _: None,
+            parse_int=lambda digits: int(digits) if len(digits) < 16 else None,
+        )
+    except json.JSONDecodeError as fault:
+        raise Ungradable(_what_is_wrong(text, fault)) from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; outputs are dropped at once, as they can be most of a file."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        if twice := sorted(name for name in ONCE if counts[name] > 1):
+            raise Ungradable(
+                f"the file says {twice[0]!r} twice in one place, which no program for notebooks "
+                "writes: open it in JupyterLab, save, and hand it in again"
+            )
+    if "cell_type" in made:
+        made.pop("outputs", None)
+    return made
+
+
+def _what_is_wrong(text: str, fault: json.JSONDecodeError) -> str:
+    if not text.startswith("{"):
+        if PYTHON.match(text):
+            return "the file is no notebook, it looks like a Python program: hand in the notebook"
+        return "the file is no notebook: hand in the one that ends in .ipynb"
+    if CONFLICT.search(text):
+        return "the file holds a merge conflict of git: resolve it, then hand it in again"
+    if not text.endswith("}"):
+        return (
+            f"the file ends in the middle, in line {text.count(chr(10)) + 1}: "
+            "the upload was cut off, hand it in again"
+        )
+    return (
+        f"the file is broken from line {fault.lineno} on (not valid JSON): "
+        "open it in JupyterLab, save, and hand it in again"
+    )
+
+
+def _cells(content: Any) -> tuple[list[Cell], list[str]]:
+    """The cells of a notebook of any shape, in nbformat 4.5, and notes."""
+    raw, notes = _raw_cells(content)
+    if len(raw) > MAX_CELLS:
+        raise Ungradable(f"the notebook has {len(raw):,} cells, more than {MAX_CELLS:,}")
+    cells = [_cell(cell, place) for place, cell in enumerate(raw, 1) if isinstance(cell, dict)]
+    if len(cells) < len(raw):
+        notes.append(f"{len(raw) - len(cells)} entries among the cells were none: dropped")
+    if (size := sum(len(cell["source"]) for cell in cells)) > MAX_SOURCE:
+        raise Ungradable(
+            f"the cells hold {size / 1e6:,.0f} million characters, more than "
+            f"{MAX_SOURCE / 1e6:,.0f}: take out data that was pasted into them"
+        )
+    if _without_large_pictures(cells):
+        notes.append("pictures in text cells were too large together: some were dropped")
+    return cells, notes
+
+
+def _raw_cells(content: Any) -> tuple[list[Any], list[str]]:
+    """The list of cells in a notebook of format 2, 3 or 4."""
+    if not isinstance(content, dict):
+        raise Ungradable("the file is valid JSON, but no notebook: hand in the one you worked in")
+    version = content.get("nbformat", 4)
+    if isinstance(version, bool) or not isinstance(version, int) or version < 2:
+        raise Ungradable(
+            "the file says no notebook format that is known: open it in JupyterLab and save it"
+        )
+    if version > 4:
+        raise Ungradable(
+            f"the notebook is in format {version}, which is newer than 4: "
+            "save it in format 4 and hand it in again"
+        )
+    notes = []
+    if version < 4 and "worksheets" in content:
+        sheets = content["worksheets"] if isinstance(content["worksheets"], list) else [None]
+        lists = [sheet.get("cells") if isinstance(sheet, dict) else None for sheet in sheets]
+        notes.append(f"the notebook was in the old format {version}")
+    else:
+        lists = [content.get("cells")]
+    if not all(isinstance(cells, list) for cells in lists):
+        raise Ungradable("the file is valid JSON, but no notebook: it has no list of cells")
+    return [cell for cells in lists for cell in cells], notes
+
+
+def _cell(raw: dict[str, Any], place: int) -> Cell:
+    """A cell in nbformat 4.5, its metadata as they came if they are an object."""
+    kind, source = _kind_and_source(raw, place)
+    name, metadata = raw.get("id"), raw.get("metadata")
+    known = isinstance(name, str) and CELL_ID.fullmatch(name)
+    cell: Cell = {
+        "cell_type": kind,
+        "id": name if known else f"given-{place}",
+        "metadata": metadata if isinstance(metadata, dict) else {},
+        "source": source,
+    }
+    if kind == "code":
+        return cell | {"execution_count": None, "outputs": []}
+    pictures = _pictures(raw.get("attachments"))
+    return cell | {"attachments": pictures} if pictures else cell
+
+
+def _kind_and_source(raw: dict[str, Any], place: int) -> tuple[str, str]:
+    kind, source = raw.get("cell_type"), raw.get("source", raw.get("input", ""))
+    if isinstance(source, list) and all(isinstance(line, str) for line in source):
+        source = "".join(source)
+    if not isinstance(source, str):
+        raise Ungradable(
+            f"cell {place} of the notebook holds no text where its source should be: "
+            "open it in JupyterLab, save, and hand it in again"
+        )
+    source = _clean(source)
+    if kind == "heading":  # format 3
+        level = raw.get("level")
+        return "markdown", f"{'#' * (level if level in range(1, 7) else 1)} {source}"
+    if kind == "html":
+        return "markdown", source
+    return kind if kind in KINDS else "raw", source
+
+
+def _clean(text: str) -> str:
+    """Text with "\\n" for line ends, without halves of characters, which no file can hold."""
+    if not text.isascii():
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _pictures(attachments: Any) -> dict[str, dict[str, str]]:
+    """Pictures that were pasted into a text cell, by name, in formats that can't act."""
+    found: dict[str, dict[str, str]] = {}
+    for name, bundle in attachments.items() if isinstance(attachments, dict) else ():
+        for kind, data in bundle.items() if isinstance(bundle, dict) else ():
+            if kind in PICTURES and isinstance(data, str) and data.isascii():
+                found[_clean(name)] = {kind: data}
+    return found
+
+
+def _without_large_pictures(cells: list[Cell]) -> bool:
+    """Drop pictures once there are too many of them; returns whether any were."""
+    total, dropped = 0, False
+    for cell in cells:
+        pictures = cell.get("attachments", {})
+        total += sum(len(data) for bundle in pictures.values() for data in bundle.values())
+        if pictures and total > MAX_PICTURES:
+            del cell["attachments"]
+            dropped = True
+    return dropped
+
+
+# --- what the release asks for --------------------------------------------------------------------
+
+
+class _Release:
+    """The released notebook.
+
+    cells: by id, in order. marked: those of nbgrader's, which are answers or locked. names: by code
+    answer, what it alone defines. needed: cells that a result must hold: those of nbgrader's, and
+    the code before the first task (set-up, imports), which answers rely on.
+    """
+
+    def __init__(self, release: Notebook):
+        self.cells = {
+            cell["id"]: {**copy.deepcopy(cell), "source": "".join(cell["source"])}
+            for cell in release["cells"]
+        }
+        self.metadata = copy.deepcopy(release["metadata"])
+        self.marked = [name for name, cell in self.cells.items() if grading(cell)]
+        self.answers = [name for name in self.marked if is_answer(self.cells[name])]
+        self.locked = [name for name in self.marked if name not in self.answers]
+        self.texts = {_bare(cell["source"]): name for name, cell in self.cells.items()}
+        counts = Counter(n for name in self.answers for n in _defined(self.source(name)))
+        self.names = {
+            name: {n for n in _defined(self.source(name)) if counts[n] == 1}
+            for name in self.answers
+            if self.cells[name]["cell_type"] == "code"
+        }
+        self.texts.pop("", None)
+        first = next((place for place, name in enumerate(self.cells) if name in self.marked), 0)
+        before = list(self.cells)[:first]
+        self.needed = {*self.marked, *(name for name in before if self.kind(name) == "code")}
+
+    def source(self, name: str) -> str:
+        return self.cells[name]["source"]
+
+    def kind(self, name: str) -> str:
+        return self.cells[name]["cell_type"]
+
+    def is_stub(self, name: str, source: str) -> bool:
+        """Whether an answer is as it was released, or empty: nothing of the student's."""
+        written = _letters(COMMENT.sub("", source))
+        return written in ("", _letters(COMMENT.sub("", self.source(name))))
+
+    def is_copy(self, name: str, source: str) -> bool:
+        """Whether a text holds half of the lines of a released cell, or more."""
+        lines = {line.strip() for line in self.source(name).split("\n")} - {""}
+        return 2 * len(lines & {line.strip() for line in source.split("\n")}) >= len(lines)
+
+    def fits(self, name: str, source: str) -> bool:
+        """Whether a cell's text alone speaks for its being this one."""
+        if name in self.names:
+            return bool(self.names[name] & _defined(source))
+        return self.is_copy(name, source)
+
+
+def _bare(text: str) -> str:
+    """Text without the space at the ends of its lines, and without empty lines around it."""
+    return "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
+
+
+def _letters(text: str) -> str:
+    """What of a text survives a wrong encoding and another layout."""
+    return re.sub(r"[^!->@-~]", "", text)
+
+
+def _defined(source: str) -> set[str]:
+    """Names that a cell binds at its left margin."""
+    return {function or name for function, name in DEFINES.findall(source)}
+
+
+def _words(text: str) -> Counter[str]:
+    return Counter(re.findall(r"\w+|[^\w\s]", text[:COMPARED]))
+
+
+def _likeness(one: Counter[str], other: Counter[str]) -> float:
+    """The share of words that two texts have in common, from 0 to 1 (Dice's coefficient)."""
+    return 2 * (one & other).total() / max(1, one.total() + other.total())
+
+
+# --- what was handed in ---------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class _Piece:
+    """A cell as handed in, or a part of one that holds several.
+
+    data: nbgrader's metadata. hidden: the released cell that it is by metadata or id, which a
+    student doesn't see. comment: the one that it is by its text. Both are empty if there is none.
+    """
+
+    kind: str
+    source: str
+    id: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+    hidden: str = ""
+    comment: str = ""
+    attachments: dict[str, Any] = field(default_factory=dict)
+
+
+def _piece(cell: Cell, wanted: _Release) -> _Piece:
+    data = cell["metadata"].get("nbgrader")
+    data = data if isinstance(data, dict) else {}
+    mark = data.get("grade_id")
+    known = [m for m in (mark, cell["id"]) if isinstance(m, str) and m in wanted.cells]
+    return _Piece(
+        kind=cell["cell_type"],
+        source=cell["source"],
+        id=cell["id"],
+        data=data,
+        hidden=known[0] if known else "",
+        attachments=cell.get("attachments", {}),
+    )
+
+
+def _pieces(cell: Cell, wanted: _Release) -> list[_Piece]:
+    """A cell, taken apart where it holds several of the release's cells."""
+    whole = _piece(cell, wanted)
+    parts = _cut(whole.source, whole.hidden, wanted)
+    if len(parts) == 1:
+        whole.comment = parts[0][0]
+        return [whole]
+    comments = [comment for comment, _ in parts]
+    owner = comments.index(whole.hidden) if whole.hidden in comments else 0
+    pieces = [_Piece(whole.kind, text.strip("\n"), comment=comment) for comment, text in parts]
+    pieces[owner] = replace(whole, source=pieces[owner].source, comment=comments[owner])
+    return pieces
+
+
+def _cut(source: str, hidden: str, wanted: _Release) -> list[tuple[str, str]]:
+    """The parts of a cell's text, each with the grade_id that it shows."""
+    parts, start, current = [], 0, ""
+    for match in COMMENT.finditer(source):
+        name = match[1]
+        if name not in wanted.marked or name == current:
+            continue
+        above = source[start : match.start()]
+        if current or not _belongs(above, name, hidden, wanted):
+            parts.append((current, above))
+            start = match.start()
+        current = name
+    parts.append((current, source[start:]))
+    return [part for shown, text in parts for part in _without_tail(shown, text, wanted)]
+
+
+def _without_tail(shown: str, text: str, wanted: _Release) -> list[tuple[str, str]]:
+    """A part of a cell; where more code stands below a test, both by themselves."""
+    test = wanted.source(shown).strip("\n") if shown in wanted.locked else ""
+    head, found, tail = text.partition(test) if test else (text, "", "")
+    return [(shown, head + found), ("", tail)] if tail.strip() else [(shown, text)]
+
+
+def _belongs(above: str, name: str, hidden: str, wanted: _Release) -> bool:
+    """Whether a text above the comment of a cell belongs to that cell."""
+    if name in wanted.locked:
+        return all(line.startswith("%") for line in above.split("\n") if line.strip())
+    return name == hidden or above.count("\n") < FIRST_LINES
+
+
+# --- mending --------------------------------------------------------------------------------------
+
+
+def repair(notebook: Notebook, release: Notebook) -> Repaired:
+    """A notebook with each of the release's graded cells once, in order, and the student's answers.
+
+    notebook: what `load` gives, or any object. release: the released notebook. Tests have the
+    release's text; answers have the student's, in cells with the release's metadata and type; the
+    student's own cells follow the cell that they followed, without metadata. Outputs are dropped.
+    Raises Ungradable if there are too many cells, too much text, or none of the release's cells.
+    """
+    cells, notes = _cells(notebook)
+    wanted = _Release(release)
+    pieces = [_pieces(cell, wanted) for cell in cells]
+    if sum(map(len, pieces)) > MAX_CELLS:
+        raise Ungradable(f"the notebook holds more than {MAX_CELLS:,} cells, some within others")
+    work = _Repair(wanted, [piece for parts in pieces for piece in parts])
+    work.notes += [*getattr(notebook, "notes", ()), *notes]
+    for parts in pieces:
+        found = _listed({piece.comment for piece in parts} - {""})
+        work.note_if(len(parts) > 1, f"a cell that held {found} and more was taken apart")
+    return work.done()
+
+
+class _Repair:
+    """One notebook on the bench.
+
+    placed: the pieces that become cells of the release, by name. dropped: those that are left out.
+    before: earlier answers, by the name of the cell that they must run before. All others are the
+    student's own.
+    """
+
+    def __init__(self, wanted: _Release, pieces: list[_Piece]):
+        self.wanted, self.pieces = wanted, pieces
+        self.placed: dict[str, _Piece] = {}
+        self.before: dict[str, list[_Piece]] = defaultdict(list)
+        self.dropped: set[_Piece] = set()
+        self.notes: list[str] = []
+        self.doubts: list[str] = []
+
+    def done(self) -> Repaired:
+        self._place_certain()
+        self._guess()
+        if not any(name in self.placed for name in self.wanted.marked):
+            raise Ungradable(
+                "the notebook holds none of this assignment's graded cells: "
+                "is it the notebook of another assignment?"
+            )
+        missing = self._put_back()
+        self._say_what_changed(missing)
+        cells = self._assembled(missing)
+        self._doubt_unanswered(cells)
+        notebook = {"cells": cells, "metadata": self.wanted.metadata}
+        return Repaired(
+            notebook | {"nbformat": 4, "nbformat_minor": 5}, tuple(self.notes), tuple(self.doubts)
+        )
+
+    def note_if(self, condition: Any, note: str) -> None:
+        if condition:
+            self.notes.append(note)
+
+    def own(self) -> list[_Piece]:
+        """The pieces that are the student's own, as far as is known."""
+        taken = {*self.placed.values(), *self.dropped, *_all(self.before.values())}
+        return [piece for piece in self.pieces if piece not in taken]
+
+    # --- what is certain ---
+
+    def _place_certain(self) -> None:
+        claims: dict[str, list[_Piece]] = defaultdict(list)
+        for piece in self.pieces:
+            if name := self._claim(piece):
+                claims[name].append(piece)
+        for name, found in claims.items():
+            if name in self.wanted.locked:
+                self._place_test(name, found)
+            elif name in self.wanted.answers:
+                self._place_answer(name, found)
+            else:
+                self.placed[name] = next((p for p in found if p.hidden == name), found[0])
+
+    def _claim(self, piece: _Piece) -> str:
+        """The released cell that a piece is. Where its marks disagree, its text decides."""
+        hidden, comment = piece.hidden, piece.comment
+        if not comment or hidden not in self.wanted.marked or hidden == comment:
+            return comment or hidden or self.wanted.texts.get(_bare(piece.source), "")
+        fitting = [n for n in (hidden, comment) if self.wanted.fits(n, piece.source)]
+        if len(fitting) != 1:
+            self.doubts.append(
+                f"a cell is {hidden} by its metadata and {comment} by its first lines: "
+                f"it was taken for {hidden}"
+            )
+            return hidden
+        other = comment if fitting[0] == hidden else hidden
+        self.notes.append(f"the cell {fitting[0]} was also marked as {other}")
+        return fitting[0]
+
+    def _place_test(self, name: str, found: list[_Piece]) -> None:
+        """One copy of a test gives its place; cells with other text under its id stay own cells."""
+        source = self.wanted.source(name)
+        copies = [p for p in found if p.comment == name or self.wanted.is_copy(name, p.source)]
+        if not copies:
+            return
+        self.placed[name] = copies[0]
+        self.dropped |= set(copies[1:])
+        changed = [p for p in copies if _letters(p.source) != _letters(source)]
+        self.note_if(changed, f"the test {name} was changed: the released one counts")
+        self.note_if(copies[1:], f"copies of the test {name} were dropped: {len(copies) - 1}")
+        lost = _all(_defined(piece.source) for piece in changed) - _defined(source)
+        for answer, names in self.wanted.names.items():
+            if lost & names:
+                self.doubts.append(
+                    f"the changed test {name} defined {_listed(lost & names)}, "
+                    f"which belongs to {answer}: it isn't run"
+                )
+
+    def _place_answer(self, name: str, found: list[_Piece]) -> None:
+        """The last of several answers counts; a stub never wins over what was written."""
+        filled = [p for p in found if not self.wanted.is_stub(name, p.source)] or found[:1]
+        last = {_bare(piece.source): piece for piece in filled}
+        different = [piece for piece in filled if last[_bare(piece.source)] is piece]
+        self.dropped |= set(found) - set(different)
+        copies = len(found) - len(different)
+        self.note_if(copies, f"copies of the answer {name} were dropped: {copies}")
+        tries = self._tries(name, different)
+        if self.wanted.kind(name) != "code" and len(tries) == 1:
+            self._join(tries[0], different)
+        self.placed[name] = tries[-1]
+        self.before[name] += tries[:-1]
+        if tries[1:]:
+            self.doubts.append(
+                f"{name} was answered {len(tries)} times, each time differently: "
+                "the last answer counts"
+            )
+
+    def _tries(self, name: str, pieces: list[_Piece]) -> list[_Piece]:
+        """Those pieces that each are a whole answer; the others are parts, or parked.
+
+        A cell that was split leaves parts with its metadata, of which one has the comment; pasted
+        text has the comment again, or defines the same function again.
+        """
+        kind, names = self.wanted.kind(name), self.wanted.names.get(name, set())
+        pieces = [piece for piece in pieces if piece.kind == kind] or pieces
+        whole = [piece for piece in pieces if piece.comment == name]
+        counts = Counter(n for piece in pieces for n in _defined(piece.source) & names)
+        again = {n for n in counts if counts[n] > 1}
+        redefining = [p for p in pieces if p in whole or _defined(p.source) & again]
+        if len(redefining) > 1:
+            return redefining
+        return whole or [p for p in pieces if _defined(p.source) & names][:1] or pieces[:1]
+
+    def _join(self, answer: _Piece, parts: list[_Piece]) -> None:
+        """A text that was split is one answer again, for the person who reads it."""
+        if parts[1:]:
+            self.notes.append(f"the parts of {answer.comment or answer.hidden} were joined")
+        answer.source = "\n\n".join(piece.source for piece in parts)
+        for part in parts:
+            answer.attachments = answer.attachments | part.attachments
+        self.dropped |= set(parts) - {answer}
+
+    # --- what is guessed ---
+
+    def _guess(self) -> None:
+        """Find released cells that nothing marks: by what they define, by likeness, by place."""
+        missing = [name for name in self.wanted.cells if name not in self.placed]
+        for name in missing:
+            if names := self.wanted.names.get(name):
+                own = [p for p in self.own() if p.kind != "raw" and names & _defined(p.source)]
+                self._place_guess(name, own, f"it defines {_listed(names)}")
+        for name in missing:
+            if name in self.placed or name in self.wanted.marked:
+                continue
+            if alike := [piece for piece in self._gap(name) if self._alike(name, piece)]:
+                self.placed[name] = alike[0]
+        for name in missing:
+            if name not in self.placed and name in self.wanted.answers:
+                self._place_guess(name, self._in_place(name), "by its place")
+
+    def _place_guess(self, name: str, found: list[_Piece], reason: str) -> None:
+        if not found:
+            return
+        *self.before[name], self.placed[name] = found
+        self.doubts.append(f"a cell without a mark was taken for the answer {name}: {reason}")
+
+    def _gap(self, name: str) -> list[_Piece]:
+        """Own pieces between the released cell before this one and the next that was placed."""
+        order = list(self.wanted.cells)
+        earlier = [n for n in order[: order.index(name)] if n in self.placed]
+        start = self.pieces.index(self.placed[earlier[-1]]) + 1 if earlier else 0
+        own, placed = set(self.own()), set(self.placed.values())
+        found = []
+        for piece in self.pieces[start:]:
+            if piece in placed:
+                break
+            found += [piece] if piece in own else []
+        return found
+
+    def _in_place(self, name: str) -> list[_Piece]:
+        """An answer by its place: code that is like the stub, or the longest text."""
+        gap = self._gap(name)
+        if self.wanted.kind(name) == "code":
+            return [piece for piece in gap if self._alike(name, piece)]
+        texts = [piece for piece in gap if piece.kind != "code" and _bare(piece.source)]
+        return [max(texts, key=lambda piece: len(piece.source))] if texts else []
+
+    def _alike(self, name: str, piece: _Piece) -> bool:
+        if piece.kind != self.wanted.kind(name):
+            return False
+        return _likeness(_words(piece.source), _words(self.wanted.source(name))) >= ALIKE
+
+    # --- what is missing, and what to say ---
+
+    def _put_back(self) -> dict[str, str]:
+        """Sources of needed cells that are missing.
+
+        A stub whose function another cell defines is put back without its code, so that it doesn't
+        undo the student's.
+        """
+        written = set()
+        for name, piece in [*self.placed.items(), *(("", own) for own in self.own())]:
+            if name not in self.wanted.locked and piece.kind == "code":
+                written |= _defined(piece.source)
+        back = {}
+        for name in self.wanted.cells:
+            if name in self.wanted.needed and name not in self.placed:
+                elsewhere = self.wanted.names.get(name, set()) & written
+                source = self.wanted.source(name)
+                back[name] = source.partition("\n")[0] if elsewhere else source
+        return back
+
+    def _say_what_changed(self, missing: dict[str, str]) -> None:
+        marked = [(n, self.placed[n]) for n in self.wanted.marked if n in self.placed]
+        order = list(self.wanted.cells)
+        given = [order.index(name) for name in sorted(self.placed, key=self._place_of)]
+        kinds = [n for n, piece in marked if piece.kind != self.wanted.kind(n)]
+        bare = sum(self._is_forged(piece, name) for name, piece in marked)
+        forged = sum(bool(piece.data) for piece in self.own())
+        tests = [name for name in self.wanted.locked if name in missing]
+        answers = [name for name in self.wanted.answers if name in missing]
+        rest = [name for name in missing if name not in self.wanted.marked]
+        self.note_if(given != sorted(given), "cells were out of order: put back into their order")
+        self.note_if(kinds, f"the type of a cell was changed: {_listed(kinds)}")
+        self.note_if(bare, f"nbgrader's metadata was missing or changed: {bare} cells")
+        self.note_if(forged, f"nbgrader's metadata was taken off the student's own cells: {forged}")
+        self.note_if(tests, f"tests were missing: {_listed(tests)}")
+        self.note_if(answers, f"answer cells were missing: {_listed(answers)}")
+        self.note_if(rest, f"cells that the answers rely on were missing: {_listed(rest)}")
+
+    def _place_of(self, name: str) -> int:
+        return self.pieces.index(self.placed[name])
+
+    def _is_forged(self, piece: _Piece, name: str) -> bool:
+        asked = grading(self.wanted.cells[name])
+        return any(piece.data.get(key) != asked.get(key) for key in COUNTED)
+
+    # --- the result ---
+
+    def _assembled(self, missing: dict[str, str]) -> list[Cell]:
+        names = {piece: name for name, piece in self.placed.items()}
+        following: dict[str, list[_Piece]] = defaultdict(list)
+        anchor, own = "", set(self.own())
+        for piece in self.pieces:
+            anchor = names.get(piece, anchor)
+            if piece in own:
+                following[anchor].append(piece)
+        used = set(self.wanted.cells)
+        cells = [_own_cell(piece, used) for piece in following[""]]
+        for name in self.wanted.cells:
+            cells += [_own_cell(piece, used) for piece in self.before[name]]
+            if name in self.placed:
+                cells.append(self._released_cell(name, self.placed[name]))
+            elif name in missing:
+                cells.append(
+                    self._released_cell(name, _Piece(self.wanted.kind(name), missing[name]))
+                )
+            cells += [_own_cell(piece, used) for piece in following[name]]
+        return cells
+
+    def _released_cell(self, name: str, piece: _Piece) -> Cell:
+        kind = self.wanted.kind(name) if name in self.wanted.marked else piece.kind
+        source = self.wanted.source(name) if name in self.wanted.locked else piece.source
+        return _made(kind, name, self.wanted.cells[name]["metadata"], source, piece.attachments)
+
+    def _doubt_unanswered(self, cells: list[Cell]) -> None:
+        """A function that is written, but not where the tests of its task would find it."""
+        ids = [cell["id"] for cell in cells]
+        code = [(p, c) for p, c in enumerate(cells) if c["cell_type"] == "code"]
+        for name, names in self.wanted.names.items():
+            place = ids.index(name)
+            if not self.wanted.is_stub(name, cells[place]["source"]):
+                continue
+            until = next((p for p, i in enumerate(ids) if p > place and i in self.wanted.locked), 0)
+            wrote = [p for p, c in code if p != place and names & _defined(c["source"])]
+            if wrote and not any(place < p < until for p in wrote):
+                self.doubts.append(
+                    f"the answer {name} is as released, but another cell defines {_listed(names)}"
+                )
+
+
+def _own_cell(piece: _Piece, used: set[str]) -> Cell:
+    """A cell of the student's own: no metadata, an id that no other has."""
+    name = piece.id
+    if not name or name in used:
+        name = next(n for n in map("own-{}".format, range(1, len(used) + 2)) if n not in used)
+    used.add(name)
+    return _made(piece.kind, name, {}, piece.source, piece.attachments)
+
+
+def _made(
+    kind: str, name: str, metadata: dict[str, Any], source: str, attachments: dict[str, Any]
+) -> Cell:
+    cell: Cell = {"cell_type": kind, "id": name, "metadata": metadata, "source": source}
+    if kind == "code":
+        return cell | {"execution_count": None, "outputs": []}
+    return cell | {"attachments": attachments} if attachments else cell
+
+
+def _all(groups: Iterable[Iterable[Any]]) -> set[Any]:
+    return {member for group in groups for member in group}
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+# --- a file ---------------------------------------------------------------------------------------
+
+
+def repair_file(
+    path: Path | str,
+    *,
+    assignment: str | None = None,
+    output: Path | str | None = None,
+    in_place: bool = False,
+    guess: bool = False,
+    folder: Path | None = None,
+) -> tuple[Path, Repaired]:
+    """Repair a notebook against the release of its name; returns where it was written, and how.
+
+    assignment: "03" or "03_lora"; default: read from the file's name, as in "Copy of 03_lora.ipynb"
+    or "student01_03_lora (1).ipynb". output: default NAME-repaired.ipynb beside the file; in_place:
+    the file itself, of which NAME.ipynb.bak is kept. guess: write although there are doubts.
+    Raises CourseError if a file is missing or in the way, or there are doubts; Ungradable if there
+    is nothing to repair.
+    """
+    path, folder = Path(path), folder or notebooks.course_folder()
+    if in_place and output:
+        raise CourseError("choose one of --output and --in-place")
+    target = path if in_place else Path(output or path.with_name(f"{path.stem}-repaired.ipynb"))
+    if not in_place and target.exists():
+        raise CourseError(f"{target} is there already: name another file with --output")
+    try:
+        data = path.read_bytes()
+    except OSError as fault:
+        raise CourseError(f"{path} can't be read: {fault.strerror}") from None
+    released = _release_for(path, folder, assignment)
+    repaired = repair(load(data), json.loads(released.read_text(encoding="utf-8")))
+    if repaired.doubts and not guess:
+        raise CourseError(
+            f"{path.name} isn't repaired, as not all is certain ({'; '.join(repaired.doubts)}): "
+            "look at it, or accept that with --guess"
+        )
+    if in_place:
+        shutil.copy2(path, _free(path.with_name(f"{path.name}.bak")))
+    notebooks._write_aside(target, notebooks._dump(repaired.notebook))
+    return target, repaired
+
+
+def _release_for(path: Path, folder: Path, assignment: str | None) -> Path:
+    """The release that a file belongs to, by what the user says or by the file's name."""
+    releases = sorted((folder / "exercises").glob("[0-9][0-9]_*/[0-9][0-9]_*.ipynb"))
+    if assignment is None:
+        after = r"(?: ?\(\d+\)|-(?:Copy)?\d+|-repaired)*"
+        fits = [r for r in releases if re.fullmatch(rf"(?:.*[_ +])?{r.stem}{after}", path.stem)]
+    else:
+        fits = [r for r in releases if assignment in (r.stem, r.stem[:2], r.stem[:2].lstrip("0"))]
+    if fits:
+        return fits[0]
+    have = ", ".join(release.stem for release in releases) or "none at all"
+    if assignment is None:
+        raise CourseError(f"{path.name} names no assignment: say --assignment, one of: {have}")
+    raise CourseError(f"there is no assignment {assignment}; choose one of: {have}")
+
+
+def _free(path: Path) -> Path:
+    """This path, or the first of its kind with a number that is not taken."""
+    numbered: Iterator[Path] = (path.with_name(f"{path.name}{n}") for n in range(2, 10_000))
+    return path if not path.exists() else next(p for p in numbered if not p.exists())

@@ -1,0 +1,158 @@
+"""A filter of system calls for a student's process: what no exercise needs, the kernel refuses.
+
+Namespaces, no capabilities and no new privileges hold a process already. The filter takes the parts
+of the kernel out of reach in which ways around them have been found.
+
+Source: the manual pages seccomp(2), clone(2) and ioctl_tty(2) of Linux, its `asm/unistd_64.h` for
+the numbers of the calls, and its `linux/seccomp.h`, `linux/audit.h` and `linux/filter.h`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import sys
+
+# The number of each call on x86-64 and on AArch64; "-" where there is none.
+REFUSED = """
+    mount               165  40    add_key            248 217    init_module       175 105
+    umount2             166  39    request_key        249 218    finit_module      313 273
+    pivot_root          155  41    keyctl             250 219    delete_module     176 106
+    chroot              161  51    bpf                321 280    create_module     174   -
+    fsopen              430 430    perf_event_open    298 241    query_module      178   -
+    fsconfig            431 431    userfaultfd        323 282    get_kernel_syms   177   -
+    fsmount             432 432    io_uring_setup     425 425    kexec_load        246 104
+    fspick              433 433    io_uring_enter     426 426    kexec_file_load   320 294
+    open_tree           428 428    io_uring_register  427 427    swapon            167 224
+    open_tree_attr      467 467    ptrace             101 117    swapoff           168 225
+    move_mount          429 429    process_vm_readv   310 270    reboot            169 142
+    mount_setattr       442 442    process_vm_writev  311 271    acct              163  89
+    unshare             272  97    pidfd_getfd        438 438    quotactl          179  60
+    setns               308 268    kcmp               312 272    quotactl_fd       443 443
+    open_by_handle_at   304 265    settimeofday       164 170    sethostname       170 161
+    name_to_handle_at   303 264    clock_settime      227 112    setdomainname     171 162
+    lookup_dcookie      212  18    adjtimex           159 171    iopl              172   -
+    nfsservctl          180  42    clock_adjtime      305 266    ioperm            173   -
+    vhangup             153  58    syslog             103 116
+"""
+# Calls of which the filter looks at an argument, or which it needs itself.
+OTHERS = """
+    clone                56 220    clone3             435 435    ioctl              16  29
+    personality         135  92    seccomp            317 277
+"""
+MACHINES = {"x86_64": (0, 0xC000_003E), "aarch64": (1, 0xC000_00B7)}  # column, AUDIT_ARCH
+X32 = 0x4000_0000  # set in the numbers of x86-64's calls with 32-bit pointers
+NEW_NAMESPACES = 0x7E02_0000  # clone's CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, PID, NET
+QUERY = 0xFFFF_FFFF  # asks personality(2) for what is set
+TIOCSTI, TIOCLINUX = 0x5412, 0x541C  # write into a terminal's input, paste into a console
+
+NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in `struct seccomp_data`, B
+LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # instructions of BPF
+ALLOW, ERROR, KILL = 0x7FFF_0000, 0x0005_0000, 0x8000_0000
+SET_FILTER, ALL_THREADS = 1, 1  # of seccomp(2)
+
+Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, operand
+
+
+def restrict() -> bool:
+    """Install the filter for every thread of this process and all that it starts, for good.
+
+    Returns whether it did: on machines other than x86-64 and AArch64 it does nothing.
+    Raises OSError where the kernel doesn't take it, for example without no_new_privs.
+    """
+    machine = platform.machine() if sys.platform == "linux" and sys.maxsize > 2**32 else ""
+    if machine not in MACHINES:
+        return False
+    install(program(machine), numbers(machine)["seccomp"])
+    return True
+
+
+def install(instructions: list[Instruction], call: int) -> None:
+    """Hand a BPF program to the kernel by seccomp(2), whose number is `call`; raises OSError."""
+    array = (_Filter * len(instructions))(*instructions)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    arguments = (call, SET_FILTER, ALL_THREADS)
+    came = libc.syscall(
+        *map(ctypes.c_long, arguments), ctypes.byref(_Program(len(instructions), array))
+    )
+    if came:  # -1, or the thread that has a filter of its own
+        number = ctypes.get_errno() if came < 0 else errno.EBUSY
+        raise OSError(number, f"seccomp: {os.strerror(number)}")
+
+
+def numbers(machine: str, table: str = REFUSED + OTHERS) -> dict[str, int]:
+    """The calls that a machine has, by name."""
+    column, _ = MACHINES[machine]
+    words = table.split()
+    calls = zip(words[::3], words[1 + column :: 3], strict=True)
+    return {name: int(number) for name, number in calls if number != "-"}
+
+
+def program(machine: str, refusal: int = errno.EPERM) -> list[Instruction]:
+    """The filter as a BPF program, which the kernel runs at each call; it only jumps forward.
+
+        architecture is ours? ──no──► kill the process            (i386's calls)
+              │yes
+        number ≥ 2^30? ───────yes───► ENOSYS                      (x32's calls)
+        number is clone3? ────yes───► ENOSYS                      (libc then takes clone)
+        number is refused? ───yes───► EPERM                       (for each of REFUSED)
+        number is clone? ─────yes───► a new namespace? ───────────yes──► EPERM │ no ──► allow
+        number is ioctl? ─────yes───► TIOCSTI or TIOCLINUX? ──────yes──► EPERM │ no ──► allow
+        number is personality? yes──► a query? ────────────────────no──► EPERM │ yes ─► allow
+              │no
+            allow
+
+    Arguments are compared by their lower 32 bits: the kernel looks at no more of these three.
+    refusal: the error number in place of EPERM.
+    """
+    calls = numbers(machine)
+    refuse = _answer(ERROR | refusal)
+    unknown = _answer(ERROR | errno.ENOSYS)
+    lines = [_load(ARCHITECTURE), *_unless(EQUAL, MACHINES[machine][1], _answer(KILL))]
+    lines += [_load(NUMBER), *_when(AT_LEAST, X32, unknown)]
+    lines += _when(EQUAL, calls["clone3"], unknown)
+    for number in numbers(machine, REFUSED).values():
+        lines += _when(EQUAL, number, refuse)
+    arguments = {
+        "clone": (0, _when(ANY_BIT, NEW_NAMESPACES, refuse)),
+        "ioctl": (1, _when(EQUAL, TIOCSTI, refuse) + _when(EQUAL, TIOCLINUX, refuse)),
+        "personality": (0, _unless(EQUAL, QUERY, refuse)),
+    }
+    for name, (position, tests) in arguments.items():
+        lines += _when(
+            EQUAL, calls[name], [_load(ARGUMENTS + 8 * position), *tests, *_answer(ALLOW)]
+        )
+    return lines + _answer(ALLOW)
+
+
+def _load(offset: int) -> Instruction:
+    return (LOAD, 0, 0, offset)
+
+
+def _answer(action: int) -> list[Instruction]:
+    return [(RETURN, 0, 0, action)]
+
+
+def _when(test: int, operand: int, then: list[Instruction]) -> list[Instruction]:
+    """Run `then`, which ends in an answer, if what was loaded passes a test."""
+    return [(test, 0, len(then), operand), *then]
+
+
+def _unless(test: int, operand: int, then: list[Instruction]) -> list[Instruction]:
+    return [(test, len(then), 0, operand), *then]
+
+
+class _Filter(ctypes.Structure):  # struct sock_filter
+    _fields_ = [
+        ("code", ctypes.c_uint16),
+        ("jt", ctypes.c_uint8),
+        ("jf", ctypes.c_uint8),
+        ("k", ctypes.c_uint32),
+    ]
+
+
+class _Program(ctypes.Structure):  # struct sock_fprog
+    _fields_ = [("length", ctypes.c_uint16), ("filter", ctypes.POINTER(_Filter))]

@@ -1,0 +1,181 @@
+"""Runs the cells of a notebook in this process, with IPython, and tells what they put out.
+
+The student's cells run here inside the sandbox, the instructor's test cells in the judge's process.
+There is no Jupyter kernel between: IPython's shell is what a kernel runs cells with, and its
+outputs leave as messages of one kind each.
+
+    stream   text that was printed                       name: stdout or stderr
+    display  what a cell displays, in several forms      mimes: {"text/plain": size in B, …}
+    result   the value of a cell's last line             mimes
+    error    an exception: its text as the notebook shows it     ename, evalue
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import sys
+from collections.abc import Callable
+from typing import Any
+
+MIMES = ("text/plain", "text/html", "text/markdown", "text/latex", "image/png", "image/jpeg")
+TEXT, PICTURES = 200_000, 8_000_000  # B that a cell may print and display; the rest is dropped
+SHORT = 2_000  # characters of an exception's message, of a name
+
+Emit = Callable[..., None]  # emit(kind, body, **fields)
+
+
+class Outputs:
+    """Passes outputs on, up to a limit for each cell; what is cut is said once."""
+
+    def __init__(self, emit: Emit):
+        self._emit = emit
+        self.start()
+
+    def start(self) -> None:
+        """A new cell begins."""
+        self._left = {"text": TEXT, "pictures": PICTURES}
+
+    def send(self, kind: str, body: bytes, **fields: Any) -> None:
+        """Pass one output on; of a text that is too long, as much as is allowed."""
+        store = "pictures" if "mimes" in fields else "text"
+        left = self._left[store]
+        self._left[store] -= len(body)
+        if len(body) <= left:
+            self._emit(kind, body, **fields)
+        elif left >= 0:
+            if kind == "stream":
+                self._emit(kind, body[:left], **fields)
+            self._emit("stream", b"\n[more was put out, which is not kept]\n", name="stdout")
+            self._left[store] = -1
+
+
+class _Stream(io.TextIOBase):
+    """Stands for sys.stdout and sys.stderr."""
+
+    encoding, errors = "utf-8", "replace"
+
+    def __init__(self, outputs: Outputs, name: str):
+        self._outputs, self.name, self._parts, self._size = outputs, name, [], 0
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return False
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        self._parts.append(text)
+        self._size += len(text)
+        if self._size > 8_000:
+            self.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        text, self._parts, self._size = "".join(self._parts), [], 0
+        if text:
+            self._outputs.send("stream", utf8(text), name=self.name)
+
+
+class Shell:
+    """One notebook's namespace. emit: takes each output as it comes.
+
+    An IPython shell is one for a process, so there is one of these for a process as well.
+    """
+
+    def __init__(self, emit: Emit):
+        self.outputs = Outputs(emit)
+        self.shell = ipython()
+        self.shell.outputs = self.outputs
+        self.namespace: dict[str, Any] = self.shell.user_ns
+        sys.stdout = _Stream(self.outputs, "stdout")
+        sys.stderr = _Stream(self.outputs, "stderr")
+
+    def run(self, source: str) -> bool:
+        """Run one cell; returns whether it ended without an error."""
+        self.outputs.start()
+        try:
+            return self.shell.run_cell(source, store_history=True).success
+        finally:
+            self.flush()
+
+    def flush(self) -> None:
+        """Pass on what was printed and not yet sent."""
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+
+
+@functools.cache
+def ipython() -> Any:
+    """IPython's shell of this process, which sends outputs instead of printing them."""
+    from IPython.core.displayhook import DisplayHook
+    from IPython.core.displaypub import DisplayPublisher
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets import Type
+    from traitlets.config import Config
+
+    class Result(DisplayHook):
+        def write_output_prompt(self) -> None:
+            pass
+
+        def write_format_data(self, format_dict: dict[str, Any], md_dict: Any = None) -> None:
+            sys.stdout.flush()
+            _show(self.shell.outputs, "result", format_dict)
+
+    class Display(DisplayPublisher):
+        def publish(self, data: dict[str, Any], *_: Any, **__: Any) -> None:
+            sys.stdout.flush()
+            _show(self.shell.outputs, "display", data)
+
+        def clear_output(self, wait: bool = False) -> None:
+            pass
+
+    class Notebook(InteractiveShell):
+        displayhook_class = Type(Result)
+        display_pub_class = Type(Display)
+        outputs: Outputs
+
+        def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
+            sys.stdout.flush()
+            body = utf8("\n".join(map(str, stb)))[:TEXT]
+            self.outputs.send("error", body, **described(etype, evalue))
+
+    settings = Config()
+    settings.HistoryManager.enabled = False
+    settings.InteractiveShell.colors = "Neutral"  # as in a notebook
+    return Notebook.instance(config=settings)
+
+
+def _show(outputs: Outputs, kind: str, data: dict[str, Any]) -> None:
+    """Send what is to be shown, in all of its forms that are known here."""
+    forms = {mime: _bytes(mime, data[mime]) for mime in MIMES if mime in data}
+    sizes = {mime: len(form) for mime, form in forms.items()}
+    outputs.send(kind, b"".join(forms.values()), mimes=sizes)
+
+
+def _bytes(mime: str, content: Any) -> bytes:
+    if isinstance(content, str):
+        return base64.b64decode(content) if mime.startswith("image/") else utf8(content)
+    return bytes(content)
+
+
+def described(kind: type[BaseException], fault: BaseException) -> dict[str, str]:
+    """The name and the message of an exception, as fields of a message."""
+    try:
+        text = str(fault)
+    except Exception:
+        text = "(its message can't be shown)"
+    return {"ename": clean(kind.__name__), "evalue": clean(text)}
+
+
+def clean(text: Any, size: int = SHORT) -> str:
+    """At most `size` characters of a text, all of which can be written as UTF-8."""
+    return utf8(str(text)[:size]).decode()
+
+
+def utf8(text: str) -> bytes:
+    """The text as UTF-8; characters that have no UTF-8 (lone surrogates) become question marks."""
+    return text.encode("utf-8", "replace")
