@@ -12,7 +12,7 @@ BOOTSTRAP = @command -v $(PYTHON) >/dev/null || \
 	$(PYTHON) course_utils/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab run check fetch-model release gpu-check lint test test-all clean
+.PHONY: help setup lab run check fetch-model release grade gpu-check lint test test-all clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ fetch-model:  ## download the model, where it isn't yet
 
 release:  ## generate exercises/ from solutions/ (ARGS=--check compares)
 	$(BOOTSTRAP) release $(ARGS)
+
+grade:  ## grade what students handed in (ARGS=03_lora; ARGS="03_lora --again")
+	$(BOOTSTRAP) grade $(ARGS)
 
 gpu-check:  ## measure on a CUDA card what a CPU can't show (ARGS="--model smollm2-135m")
 	$(BOOTSTRAP) gpu-check $(ARGS)

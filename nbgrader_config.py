@@ -11,6 +11,8 @@ import shutil
 import sysconfig
 from pathlib import Path
 
+import course_utils
+
 c = get_config()  # noqa: F821 (traitlets puts it into this file's namespace)
 
 ROOT = Path(__file__).resolve().parent
@@ -50,6 +52,35 @@ c.Exchange.assignment_dir = str(ROOT / "my_assignments")  # of fetched ones; els
 c.Execute.timeout = 60
 c.Execute.extra_arguments = ["--IPKernelApp.log_level=CRITICAL"]  # no warning for each kernel
 
+# --- notebooks as pages: formgrader and feedback --------------------------------------------------
+
+# A student's notebook may hold scripts: they would run as the instructor who looks at it. What is
+# set for HTMLExporter holds in both places (course_utils/grading/feedback.py).
+PAGES = "course_utils.grading.feedback"
+c.HTMLExporter.preprocessors = [f"{PAGES}.Harmless"]
+c.HTMLExporter.sanitize_html = True
+c.HTMLExporter.filters = {
+    "clean_html": f"{PAGES}.clean",
+    "markdown2html": f"{PAGES}.markdown",
+    "policy": f"{PAGES}.policy",
+}
+c.HTMLExporter.template_file = str(Path(course_utils.__file__).parent / "data/harmless.html.j2")
+
+# Feedback shows a failed check without the hidden tests, which nbgrader itself leaves in.
+c.GenerateFeedback.preprocessors = [
+    "nbgrader.preprocessors.GetGrades",
+    f"{PAGES}.SafeFeedback",
+    "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor",
+]
+
+# Only the page goes to feedback/. This leaves out what else lies in autograded/, where nbgrader
+# would copy from, and follow links; nothing else copies from there.
+c.CourseDirectory.ignore.append(str(ROOT / "autograded" / "*" / "*" / "*"))
+
+# Nor are settings collected with a student's files: formgrader runs those of any folder that its
+# address names (/formgrader?path=FOLDER).
+c.CourseDirectory.ignore.extend(["nbgrader_config.*", "jupyter_config.*"])
+
 # --- submissions as files from a learning management system: `nbgrader zip_collect` ---------------
 
 # Student, what the system puts between, what a copy is called ("Copy of 03_lora" in Colab), the
@@ -61,4 +92,7 @@ c.FileNameCollectorPlugin.named_regexp = (
     r"(?P<file_id>\d\d_[a-z][a-z\d_]*?)"
     r"(?: ?\(\d+\)|-(?:Copy)?\d+)?\.ipynb$"
 )
+# Archives come from strangers; several files of one student must not stop the class.
+c.ZipCollectApp.extractor_plugin = "course_utils.grading.archives.SafeExtractor"
+c.ZipCollectApp.collector_plugin = "course_utils.grading.archives.SafeCollector"
 c.ZipCollectApp.strict = True  # refuse a notebook of another assignment, and say so

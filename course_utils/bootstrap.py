@@ -53,6 +53,7 @@ COMMANDS = {
     "check": "say whether this machine can run the course",
     "fetch-model": "download the model, where it isn't yet",
     "release": "generate exercises/ from solutions/ (compare: --check)",
+    "grade": "grade what students handed in (grade 03_lora)",
     "gpu-check": "measure on a CUDA card what a CPU can't show",
     "lint": "check style and notebooks",
     "test": "lint, then run the fast tests",
@@ -585,7 +586,7 @@ def ready(extras, needs_model):
 def carry_out(command, arguments):
     """Run one of COMMANDS with what it needs; returns an exit status."""
     developing = command in ("lint", "test", "test-all")
-    needs_model = command not in ("lint", "fetch-model", "gpu-check", "release")
+    needs_model = command not in ("lint", "fetch-model", "gpu-check", "release", "grade")
     status = ready(DEVELOPER if developing else STUDENT, needs_model)
     if status == 0 and command == "setup":
         say("Ready. Next: make lab (or: python course_utils/bootstrap.py lab).")

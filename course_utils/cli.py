@@ -1,4 +1,4 @@
-"""The command `course`: look at the machine, fetch the model, run the lectures, open them, release.
+"""The command `course`: look at the machine, fetch the model, run the lectures, release, grade.
 
 Each command imports what it needs when it runs, so that `course --help` answers at once.
 """
@@ -38,14 +38,18 @@ def main() -> None:
 
 
 @main.command()
-def check() -> None:
+@click.option("--grading", is_flag=True, help="Whether it can grade a class: sandbox, limits.")
+def check(grading: bool) -> None:
     """Say whether this machine is ready.
 
     Each fault comes with a remedy; the exit status is 1 if one stops the course.
     """
-    from course_utils.runtime import check_environment
+    if grading:
+        from course_utils.grading.readiness import check_grading as look
+    else:
+        from course_utils.runtime import check_environment as look
 
-    environment = check_environment()
+    environment = look()
     click.echo(environment)
     sys.exit(0 if environment.ok else 1)
 
@@ -156,6 +160,66 @@ def release(assignment: str | None, check_only: bool) -> None:
         sys.exit(1 if found else 0)
     for path in release.release(folder, assignment):
         click.echo(path.relative_to(folder))
+
+
+@main.command()
+@click.argument("notebook", type=click.Path(path_type=Path))
+@click.option("--assignment", help="Its number (03) or its name; default: from the file's name.")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where to; default: NOTEBOOK with -repaired in its name.",
+)
+@click.option("--in-place", is_flag=True, help="Change NOTEBOOK itself; a copy is kept as .bak.")
+@click.option("--guess", is_flag=True, help="Write it even where an answer's place is a guess.")
+def repair(
+    notebook: Path, assignment: str | None, output: Path | None, in_place: bool, guess: bool
+) -> None:
+    """Mend an exercise's notebook.
+
+    Cells that were deleted, copied, merged or changed by accident become those of the released
+    assignment again; answers and own cells stay, outputs are cleared. What was mended is listed.
+    The exit status is 1, and nothing is written, if an answer has no sure place.
+    """
+    from course_utils.grading.repair import repair_file
+
+    target, repaired = repair_file(
+        notebook, assignment=assignment, output=output, in_place=in_place, guess=guess
+    )
+    for line in (*repaired.notes, *(f"not certain: {doubt}" for doubt in repaired.doubts)):
+        click.echo(line)
+    click.echo(f"{target} (without outputs: run it once)")
+
+
+@main.command()
+@click.argument("assignment")
+@click.option("--workers", type=click.IntRange(min=1), help="Submissions at a time.")
+@click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster, such as tcp://host:8786.")
+@click.option("--again", is_flag=True, help="Grade those as well that haven't changed.")
+def grade(assignment: str, workers: int | None, scheduler: str | None, again: bool) -> None:
+    """Grade what students handed in, safely and in parallel.
+
+    ASSIGNMENT is a number (03) or a name. Submissions are those in submitted/; points go into the
+    gradebook, a report for the class and a table of points into grading/. What is graded already
+    is left as it is: run it again after an interruption, or to renew the report.
+    """
+    from course_utils.grading import classroom
+    from course_utils.notebooks import course_folder
+
+    folder = course_folder()
+    how = {"workers": workers, "scheduler": scheduler, "again": again}
+    try:
+        with click.progressbar(length=1, label="Grading", show_pos=True, show_eta=True) as bar:
+
+            def progress(_: Any, done: int, total: int) -> None:
+                bar.length = total
+                bar.update(1)
+
+            result = classroom.grade(folder, assignment, progress=progress, **how)
+    except KeyboardInterrupt:
+        click.echo("\nStopped. What was graded is saved: the same command goes on from there.")
+        sys.exit(130)
+    click.echo(classroom.publish(folder, result))
 
 
 @main.command(context_settings={"ignore_unknown_options": True})

@@ -331,9 +331,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Environment:
-    """The table `check_environment` returns; prints in a terminal and renders in a notebook."""
+    """The table `check_environment` returns; prints in a terminal and renders in a notebook.
+
+    what: that runs here, or doesn't.
+    """
 
     rows: tuple[Row, ...] = field(default_factory=tuple)
+    what: str = "The course"
 
     @property
     def ok(self) -> bool:
@@ -346,10 +350,10 @@ class Environment:
         failed = sum(row.state == "fail" for row in self.rows)
         warned = sum(row.state == "warn" for row in self.rows)
         if failed:
-            return f"The course can't run yet: {_count(failed, 'line')} marked fail, with a remedy."
+            return f"{self.what} can't run yet: {_count(failed, 'line')} marked fail, with a remedy."
         if warned:
-            return f"The course runs here; {_count(warned, 'line')} marked warn could be better."
-        return "The course runs here."
+            return f"{self.what} runs here; {_count(warned, 'line')} marked warn could be better."
+        return f"{self.what} runs here."
 
     def __str__(self) -> str:
         """The table as text, each remedy on lines of its own under its row."""

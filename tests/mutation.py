@@ -1,4 +1,4 @@
-"""Wrong and right answers run through nbgrader: do the checks tell them apart?
+"""Wrong and right answers, graded: do the checks tell them apart, and both graders agree?
 
     python -m tests.mutation              every answer of every assignment; writes docs/graders.md
     python -m tests.mutation 03_lora      one assignment; prints its matrix
@@ -31,7 +31,7 @@ from pathlib import Path
 import nbformat
 
 from benchmarks.reports import machine
-from course_utils.grading import release
+from course_utils.grading import classroom, release
 from course_utils.grading.assignments import Assignment, Task, read, sources
 from course_utils.notebooks import execute
 from course_utils.units import format_bytes
@@ -69,32 +69,40 @@ def code_tasks(assignment: Assignment) -> list[Task]:
     return [task for task in assignment.tasks if not task.by_hand]
 
 
-# --- submissions, graded by nbgrader --------------------------------------------------------------
+# --- submissions, graded --------------------------------------------------------------------------
 
 
-def autograde(name: str, submissions: dict[str, Answers], workers: int = 1) -> dict[str, Points]:
-    """Points of each submission, as nbgrader's autograde gives them, in temporary courses.
+def autograde(
+    name: str, submissions: dict[str, Answers], workers: int = 1, stock: bool = False
+) -> dict[str, Points]:
+    """Points of each submission, in temporary courses.
 
     submissions: by name; of each, the answers that differ from the reference, as source of the
-    cells; an answer of None leaves the stub as it is released.
+    cells; an answer of None leaves the stub as it is released. stock: whether nbgrader's own
+    autograding gives the points; else `course grade` does.
     """
+    if workers == 1 or not stock:
+        return _graded(name, submissions, stock, workers)
     names = list(submissions)
     shares = [{n: submissions[n] for n in names[w::workers]} for w in range(workers)]
-    if workers == 1:
-        return _graded(name, shares[0])
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
-        results = pool.map(_graded, [name] * workers, shares)
+        results = pool.map(_graded, [name] * workers, shares, [stock] * workers)
         return {student: points for result in results for student, points in result.items()}
 
 
-def _graded(name: str, submissions: dict[str, Answers]) -> dict[str, Points]:
+def _graded(
+    name: str, submissions: dict[str, Answers], stock: bool, workers: int = 1
+) -> dict[str, Points]:
     with tempfile.TemporaryDirectory() as aside, offline():
         course = release.copied_course(ROOT, Path(aside), only=name)
         release.release(course)
         for student, given in submissions.items():
-            _submit(course, name, student, given)
-        _autograde(course, name)
+            submit(course, name, student, given)
+        if stock:
+            autograde_as_nbgrader_does(course, name)
+        else:
+            classroom.grade(course, name, workers=workers)
         return {student: _points(course, name, student) for student in submissions}
 
 
@@ -112,7 +120,7 @@ def offline() -> Iterator[None]:
             os.environ.update(before)
 
 
-def _submit(course: Path, name: str, student: str, given: Answers) -> None:
+def submit(course: Path, name: str, student: str, given: Answers) -> None:
     """Hand in the release with the reference's answers and, in their place, these."""
     solution = read(course / "solutions" / name / f"{name}.ipynb")
     filled = {task.id: task.answer["source"] for task in solution.tasks} | given
@@ -125,11 +133,13 @@ def _submit(course: Path, name: str, student: str, given: Answers) -> None:
     nbformat.write(notebook, target)
 
 
-def _autograde(course: Path, name: str) -> None:
+def autograde_as_nbgrader_does(course: Path, name: str) -> None:
+    """Grade all submissions of an assignment with nbgrader as it is: kernels, one at a time."""
     from nbgrader.converters import Autograde
     from nbgrader.coursedir import CourseDirectory
 
     config = release.settings(course)
+    config.pop("Autograde", None)  # this course's own steps
     directory = CourseDirectory(config=config, assignment_id=name, student_id="*")
     converter = Autograde(coursedir=directory, config=config, force=True)
     converter.log = release.errors_alone()
@@ -196,10 +206,13 @@ def answers(submissions: dict[str, list[Mutant]]) -> dict[str, Answers]:
 
 
 def graded(
-    assignment: Assignment, submissions: dict[str, list[Mutant]], workers: int = 1
+    assignment: Assignment,
+    submissions: dict[str, list[Mutant]],
+    workers: int = 1,
+    stock: bool = False,
 ) -> dict[str, Points]:
     """Points of submissions that are given by the answers which they replace."""
-    return autograde(assignment.name, answers(submissions), workers)
+    return autograde(assignment.name, answers(submissions), workers, stock)
 
 
 # --- the report -----------------------------------------------------------------------------------
@@ -207,15 +220,17 @@ def graded(
 PAGE = """\
 # The graders, graded
 
-Every answer in `tests/mutants/`, run through nbgrader's autograding: alone, in a submission that is
-otherwise right. Columns are tasks with the points of their checks; points in bold were lost. Wrong
-answers lose points at their own task and at no other, right ones written differently lose none.
-Questions graded by hand have no checks. Made by `python -m tests.mutation` on {date}: {machine}.
+Every answer in `tests/mutants/`, graded alone, in a submission that is otherwise right, by `course
+grade` and by nbgrader's own autograding, which agree on every cell. Columns are tasks with the
+points of their checks; points in bold were lost. Wrong answers lose points at their own task and at
+no other, right ones written differently lose none. Questions graded by hand have no checks. Made by
+`python -m tests.mutation` on {date}: {machine}.
 
 ## What grading one submission takes
 
-The solution, executed in a kernel of its own, its start included; nbgrader's seconds a submission
-are the mean over all of the assignment's, {workers} at a time.
+Seconds and peak memory of the solution, executed in a kernel of its own, its start included; and
+the seconds that passed for each of the assignment's submissions, {workers} at a time, graded by
+nbgrader and by `course grade`.
 
 {costs}
 
@@ -225,21 +240,26 @@ are the mean over all of the assignment's, {workers} at a time.
 
 @dataclass(frozen=True)
 class Trial:
-    """All answers of one assignment, graded. seconds: of each submission, on the average."""
+    """All answers of one assignment, graded.
+
+    points and seconds of a submission on the average: by `course grade`, then by nbgrader.
+    """
 
     assignment: Assignment
     submissions: dict[str, list[Mutant]]
-    points: dict[str, Points]
-    seconds: float
+    points: tuple[dict[str, Points], dict[str, Points]]
+    seconds: tuple[float, float]
 
     @property
     def complaints(self) -> list[str]:
-        """What the checks got wrong."""
-        return [
-            complaint
-            for name, replaced in self.submissions.items()
-            for complaint in complaints(self.assignment, self.points[name], replaced)
+        """What the checks got wrong, and where the two graders differ."""
+        ours, stock = self.points
+        found = [
+            f"{name}: graders differ" for name in self.submissions if ours[name] != stock[name]
         ]
+        for name, replaced in self.submissions.items():
+            found += complaints(self.assignment, ours[name], replaced)
+        return found
 
     @property
     def matrix(self) -> str:
@@ -249,7 +269,7 @@ class Trial:
         lines = [f"| answer | kind | {' | '.join(f'{t.number} ({t.points})' for t in tasks)} |"]
         lines.append("|---|---|" + "---|" * len(tasks))
         for name, (mutant,) in self.submissions.items():
-            scored = by_task(self.assignment, self.points[name])
+            scored = by_task(self.assignment, self.points[0][name])
             cells = " | ".join(_in_bold(scored[task.id], task.points) for task in tasks)
             lines.append(f"| {numbers[mutant.task]} {mutant.says} | {mutant.kind} | {cells} |")
         return "\n".join(lines)
@@ -260,24 +280,29 @@ def _in_bold(points: float, full: int) -> str:
 
 
 def trial(path: Path, workers: int) -> Trial:
-    """Grade each answer of one assignment by itself."""
+    """Grade each answer of one assignment by itself, twice."""
     assignment = read(path)
     submissions = alone(assignment)
-    started = time.monotonic()
-    points = graded(assignment, submissions, workers)
-    seconds = (time.monotonic() - started) / len(submissions)
-    return Trial(assignment, submissions, points, seconds)
+
+    def timed(stock: bool) -> tuple[dict[str, Points], float]:
+        started = time.monotonic()
+        points = graded(assignment, submissions, workers, stock)
+        return points, (time.monotonic() - started) / len(submissions)
+
+    (ours, our_time), (theirs, their_time) = timed(stock=False), timed(stock=True)
+    return Trial(assignment, submissions, (ours, theirs), (our_time, their_time))
 
 
 def costs(trials: list[Trial]) -> str:
     """A markdown table: what a submission of each assignment takes, measured now."""
-    lines = ["| assignment | answers | seconds | peak memory | nbgrader's seconds |"]
-    lines.append("|---|---|---|---|---|")
+    lines = ["| assignment | answers | seconds | peak memory | nbgrader | `course grade` |"]
+    lines.append("|---|---|---|---|---|---|")
     for done in trials:
         name = done.assignment.name
         with tempfile.TemporaryDirectory() as pages, offline():
             run = execute(ROOT / "solutions" / name / f"{name}.ipynb", pages, progress=False)
-        took = f"{run.seconds:.1f} | {format_bytes(run.peak_memory)} | {done.seconds:.1f}"
+        ours, stock = done.seconds
+        took = f"{run.seconds:.1f} | {format_bytes(run.peak_memory)} | {stock:.2f} | {ours:.2f}"
         lines.append(f"| {done.assignment.title} | {len(done.submissions)} | {took} |")
     return "\n".join(lines)
 

@@ -588,6 +588,7 @@ GPU_CHECK = os.path.join("benchmarks", "gpu_check.py")
         (["check"], [("course", "check")]),
         (["fetch-model"], [("course", "fetch-model")]),
         (["release", "--check"], [("course", "release", "--check")]),
+        (["grade", "03"], [("course", "grade", "03")]),
         (["gpu-check", "--output", "x"], [("python", GPU_CHECK, "--output", "x")]),
         (["lint"], LINT),
         (["test", "-x"], [*LINT, ("python", "-m", "pytest", "-m", "not slow", "-x")]),

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import json
 import shutil
 import signal
 import subprocess
@@ -53,7 +54,7 @@ def test_help_and_version_load_nothing_heavy():
 
 def test_help_names_every_command():
     text = course("--help").output
-    assert all(name in text for name in ("check", "fetch-model", "run", "lab", "release"))
+    assert all(name in text for name in ("check", "fetch-model", "run", "lab", "release", "repair"))
     assert "..." not in text.partition("Commands:")[2], "short enough to be read whole"
 
 
@@ -256,3 +257,61 @@ def test_release_of_an_assignment_that_is_not_there(assignments):
     result = course("release", "08")
     assert result.exit_code == 1
     assert result.output == "Error: there is no assignment 08; choose one of: 09_sums\n"
+
+
+# --- repair ---
+
+
+@pytest.fixture
+def handed_in(assignments):
+    """Submissions of the assignment: one that lacks a test, one with two answers to one task."""
+    assert course("release", "9").exit_code == 0
+    text = (assignments / "exercises/09_sums/09_sums.ipynb").read_text(encoding="utf-8")
+    deleted, twice = json.loads(text), json.loads(text)
+    deleted["cells"] = [cell for cell in deleted["cells"] if cell["id"] != "sum-all-form"]
+    (answer,) = (cell for cell in twice["cells"] if cell["id"] == "sum-all")
+    tries = [{**answer, "id": f"try-{n}", "source": f"def add(a):\n    return {n}"} for n in (1, 2)]
+    twice["cells"] += tries
+    for name, content in (("deleted 09_sums", deleted), ("twice_09_sums", twice)):
+        (assignments / f"{name}.ipynb").write_text(json.dumps(content), encoding="utf-8")
+    return assignments
+
+
+def test_repair_says_what_was_mended(handed_in):
+    result = course("repair", "deleted 09_sums.ipynb")
+    assert (result.exit_code, result.stdout.splitlines()) == (
+        0,
+        [
+            "tests were missing: sum-all-form",
+            "deleted 09_sums-repaired.ipynb (without outputs: run it once)",
+        ],
+    )
+    assert "sum-all-form" in (handed_in / "deleted 09_sums-repaired.ipynb").read_text()
+    assert course("repair", "--in-place", "deleted 09_sums.ipynb").exit_code == 0
+    assert (handed_in / "deleted 09_sums.ipynb.bak").exists()
+
+
+def test_repair_guesses_only_when_told_to(handed_in):
+    result = course("repair", "twice_09_sums.ipynb")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: twice_09_sums.ipynb isn't repaired")
+    assert (
+        result.stderr.count("\n") == 1 and not (handed_in / "twice_09_sums-repaired.ipynb").exists()
+    )
+    result = course("repair", "twice_09_sums.ipynb", "--guess", "--output", "new.ipynb")
+    assert result.exit_code == 0 and (handed_in / "new.ipynb").exists()
+    assert "not certain: sum-all was answered 2 times" in result.stdout
+
+
+def test_repair_mistakes(handed_in):
+    for arguments, message in (
+        (["missing_09_sums.ipynb"], "missing_09_sums.ipynb can't be read"),
+        (["course.ipynb"], "names no assignment"),
+        (["--assignment", "8", "twice_09_sums.ipynb"], "there is no assignment 8"),
+        (["pyproject_09_sums.ipynb"], "the file is empty"),
+    ):
+        (handed_in / "pyproject_09_sums.ipynb").write_bytes(b"")
+        (handed_in / "course.ipynb").write_text("{}")
+        result = course("repair", *arguments)
+        assert result.exit_code == 1 and result.stderr.count("\n") == 1
+        assert message in result.stderr

@@ -87,7 +87,7 @@ def test_each_lecture_leads_to_its_assignment(path):
     assert f"(../exercises/{path.stem}/{path.name})" in "".join(closing)
 
 
-# --- graded by nbgrader ---------------------------------------------------------------------------
+# --- graded ---------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -96,7 +96,7 @@ def points(path):
     assignment = read(path)
     untouched = {task.id: None for task in assignment.tasks}
     mixed = mutation.answers(mutation.crossed(assignment))
-    return mutation.autograde(path.stem, {"solution": {}, "release": untouched} | mixed)
+    return mutation.autograde(path.stem, {"solution": {}, "release": untouched} | mixed, workers=2)
 
 
 @every
@@ -143,10 +143,11 @@ def test_each_task_has_wrong_and_right_answers_to_try(path):
 
 @pytest.mark.slow
 @every
-def test_every_wrong_answer_is_caught_and_every_right_one_isnt(path):
+def test_every_wrong_answer_is_caught_and_every_right_one_isnt_by_both_graders(path):
     assignment = read(path)
     submissions = mutation.alone(assignment)
-    scored = mutation.graded(assignment, submissions)
+    scored = mutation.graded(assignment, submissions, workers=2)
+    assert scored == mutation.graded(assignment, submissions, workers=2, stock=True)
     found = [
         mutation.complaints(assignment, scored[name], submissions[name]) for name in submissions
     ]

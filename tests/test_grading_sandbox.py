@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import course_utils
-from course_utils.grading import sandbox
+from course_utils.grading import assignments, sandbox
 from course_utils.grading.sandbox import Limits, SandboxError, Server
 from tests.sandboxes import QUICK, needed, printed, referee, said, servers
 
@@ -169,6 +169,14 @@ def test_no_copy_of_a_withheld_module_is_left():
         print(found, [name for name in sys.modules if "course_utils.lora" in name])
         """
     assert printed(textwrap.dedent(code), Limits(cell=60)) == "[] []\n"
+
+
+def test_what_runs_in_the_sandbox_needs_nothing_that_an_assignment_withholds():
+    code = "import sys, course_utils.grading.inside, course_utils.grading.shell, course_utils.checks\n"
+    code += "print(*(name for name in sys.modules if name.startswith('course_utils')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for path in assignments.sources(ROOT):
+        assert set(assignments.read(path).withheld).isdisjoint(done.stdout.split()), path
 
 
 def test_the_copy_of_the_package_is_the_package_but_for_what_is_withheld(tmp_path):

@@ -63,11 +63,13 @@ def test_answers_are_read_from_their_file(course):
     assert found[2].source.endswith("return sum(numbers[1:])")
 
 
-def test_nbgrader_tells_right_from_wrong(course):
+@pytest.mark.parametrize("stock", [False, True], ids=["course grade", "nbgrader"])
+def test_right_is_told_from_wrong(course, stock):
     found = {m.name: m for m in mutation.mutants(assignment.NAME, TASK)}
     untouched = {task.id: None for task in sound(course).tasks}
-    points = mutation.graded(sound(course), {name: [m] for name, m in found.items()})
-    points |= mutation.autograde(assignment.NAME, {"solution": {}, "release": untouched})
+    submissions = mutation.answers({name: [m] for name, m in found.items()})
+    submissions |= {"solution": {}, "release": untouched}
+    points = mutation.autograde(assignment.NAME, submissions, stock=stock)
     scored = {name: mutation.by_task(sound(course), given) for name, given in points.items()}
     neighbours = {"sum-squares": 3, "sum-largest": 3}
     assert scored["solution"] == scored["loop"] == scored["recursion"] == {TASK: 3} | neighbours
@@ -136,7 +138,7 @@ def test_the_report_shows_lost_points_in_bold(course):
     submissions = {mutant.name: [mutant] for mutant in given}
     full = full_points(sound(course))
     points = {"loop": full, "no-first": full | {"sum-all-values": 0}}
-    done = mutation.Trial(sound(course), submissions, points, 1.0)
+    done = mutation.Trial(sound(course), submissions, (points, points), (1.0, 9.0))
     assert done.matrix.splitlines() == [
         "| answer | kind | 9.1 (3) | 9.2 (3) | 9.3 (3) |",
         "|---|---|---|---|---|",
@@ -144,3 +146,5 @@ def test_the_report_shows_lost_points_in_bold(course):
         "| 9.1 leaves the first number out | wrong | **1** | 3 | 3 |",
     ]
     assert done.complaints == []
+    other = mutation.Trial(sound(course), submissions, (points, points | {"loop": {}}), (1.0, 9.0))
+    assert other.complaints == ["loop: graders differ"]

@@ -10,15 +10,16 @@ is: a run that was cut off goes on, and one that was complete does nothing.
 
 from __future__ import annotations
 
-import os
+import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from course_utils.grading import marking, records
-from course_utils.grading.assignments import sources
+from course_utils.grading import cluster, marking, readiness, records, report
+from course_utils.grading.assignments import Assignment, read, sources
 from course_utils.grading.gradebook import Book
 from course_utils.grading.marking import Notebook, Paper, Submission
 from course_utils.grading.records import Record
@@ -27,20 +28,19 @@ from course_utils.runtime import CourseError
 
 AHEAD = 2  # submissions for each worker that are in memory at a time
 
-Points = float | None
 Progress = Callable[[Record, int, int], None]  # a record; how many are done, and of how many
 
 
 @dataclass(frozen=True)
 class Result:
-    """A run. records: of all submissions, by student. graded: how many were graded in it.
-
-    changed: points that are others than before, by student and graded cell: (before, now).
+    """A run. assignment: what was graded. records: of all submissions, by student, with the points
+    that people gave since. previous: those before the run. graded: how many were graded in it.
     """
 
+    assignment: Assignment
     records: list[Record]
+    previous: list[Record]
     graded: int
-    changed: dict[tuple[str, str], tuple[Points, Points]]
 
 
 def grade(
@@ -48,58 +48,69 @@ def grade(
     name: str,
     *,
     workers: int | None = None,
-    executor: Executor | None = None,
+    scheduler: str | None = None,
     limits: Limits | None = None,
     again: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Grade all submissions of an assignment of the course in `folder`.
 
-    name: of the assignment, or its number. workers: submissions at a time; default: one for each
-    processor. executor: carries them out instead of threads of this process, on a cluster for
-    instance. again: grade those as well whose files and tests are as they were.
+    name: of the assignment, or its number. workers: submissions at a time; default: as many as fit
+    this machine. scheduler: of a Dask cluster, which then does the work. again: grade those as well
+    whose files and tests are as they were. progress: told of each record.
 
-    Raises CourseError if there is no such assignment, no submission of it, or no sandbox.
+    Raises CourseError if there is no such assignment, no submission of it, no sandbox, no cluster.
     """
     (source,) = sources(folder, name)
     name = source.stem
     places = sorted(folder.glob(f"submitted/*/{name}"))
     if not places:
         raise CourseError(f"nothing was handed in: there is no submitted/STUDENT/{name}")
-    book = Book(folder, name)
-    book.learn(source)
-    paper = marking.paper(folder, name, limits or Limits())
-    before = {record.student: record for record in records.read_all(book.records)}
-    known = book.students()
-    done: dict[str, Record] = {}
-    changed: dict[tuple[str, str], tuple[Points, Points]] = {}
-    graded = 0
+    with Book(folder, name) as book:
+        book.learn(source)
+        paper = marking.paper(folder, name, limits or Limits())
+        before = {record.student: record for record in records.read_all(book.records)}
+        known = {} if again else {s: before[s] for s in before.keys() & book.students()}
+        kept = [record for place in places if (record := _kept(place, paper, known))]
+        todo = [place for place in places if place.parent.name not in {r.student for r in kept}]
+        done = list(kept)
+        if todo:
+            with _pool(paper, scheduler, workers) as (pool, at_once):
+                given = (marking.submission(place, name) for place in todo)
+                for submission, marked in _marked(pool, paper, given, at_once * AHEAD):
+                    done.append(book.save(*marked, submission))
+                    if progress:
+                        progress(done[-1], len(done) - len(kept), len(todo))
+        current = report.merged(done, book.scores())
+    ordered = sorted(current, key=lambda record: record.student)
+    return Result(read(source), ordered, list(before.values()), len(todo))
 
-    def to_grade() -> Iterator[Submission]:
-        for place in places:
-            given = marking.submission(place, name)
-            old = before.get(given.student)
-            same = old is not None and old.key == marking.key(paper, given)
-            if same and given.student in known and not again:
-                done[given.student] = old
-            else:
-                yield given
 
-    workers = workers or len(os.sched_getaffinity(0))
-    pool = executor or ThreadPoolExecutor(workers)
+def _kept(place: Path, paper: Paper, known: dict[str, Record]) -> Record | None:
+    """The record of a submission that needn't be graded again; None if it must be."""
+    old = known.get(place.parent.name)
+    if old and old.key == marking.key(paper, marking.submission(place, paper.name)):
+        return old
+    return None
+
+
+@contextlib.contextmanager
+def _pool(
+    paper: Paper, scheduler: str | None, workers: int | None
+) -> Iterator[tuple[Executor, int]]:
+    """What marks submissions, and how many at a time: a cluster, or threads of this process."""
+    if scheduler:
+        with cluster.connected(scheduler) as found:
+            yield found
+        return
+    workers = workers or readiness.workers()
+    threads = ThreadPoolExecutor(workers)
     try:
-        for given, marked in _marked(pool, paper, to_grade(), workers * AHEAD):
-            record = book.save(*marked, given)
-            done[record.student] = record
-            graded += 1
-            changed |= _changes(before.get(record.student), record)
-            if progress:
-                progress(record, len(done), len(places))
+        marking.servers(paper)  # if no sandbox can be made, this says so at once
+        yield threads, workers
     finally:
-        if executor is None:
-            marking.close_servers()  # so that what is running ends at once
-            pool.shutdown(cancel_futures=True)
-    return Result([done[student] for student in sorted(done)], graded, changed)
+        marking.close_servers()  # so that what is running ends at once
+        threads.shutdown(cancel_futures=True)
 
 
 def _marked(
@@ -132,13 +143,30 @@ def _marked(
         yield from done()
 
 
-def _changes(before: Record | None, now: Record) -> dict[tuple[str, str], tuple[Points, Points]]:
-    """Points of a student that are others than before."""
-    if before is None:
-        return {}
-    old = before.points
-    return {
-        (now.student, cell): (old.get(cell), points)
-        for cell, points in now.points.items()
-        if old.get(cell) != points
-    }
+def publish(folder: Path, result: Result) -> str:
+    """Write the report and the table of points of a run; returns a summary of it, as text."""
+    place = folder / "grading" / result.assignment.name
+    page, table = place / "report.html", place / "points.csv"
+    report.write_report(page, result.assignment, result.records, result.previous)
+    report.write_csv(table, result.assignment, result.records)
+    counts = Counter(record.state for record in result.records)
+    states = ", ".join(f"{counts[state]} {state}" for state in records.STATES if counts[state])
+    lines = [f"{result.assignment.name}: {result.graded} graded now; in all, {states}"]
+    lines += [
+        f"  {record.student}: ungradable, {record.reasons[0]}"
+        for record in result.records
+        if record.state == records.UNGRADABLE
+    ]
+    changed = report.changes(result.previous, result.records)
+    if changed:
+        lines.append("changed since the last time:")
+        lines += [
+            f"  {c.student}: {c.what} {_shown(c.before)} → {_shown(c.after)}" for c in changed
+        ]
+    return "\n".join(
+        [*lines, f"report: {page.relative_to(folder)}", f"points: {table.relative_to(folder)}"]
+    )
+
+
+def _shown(value: float | str | None) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float | int) else value

@@ -31,8 +31,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from course_utils.units import GB, format_bytes
-
 INTERVAL = 0.1  # s between two looks at watched processes
 EXACT = 10  # looks; at each 10th, memory is measured to the page
 PATIENCE = 5.0  # s that killed processes have to disappear
@@ -136,6 +134,8 @@ class Cage:
         raise NotImplementedError
 
     def _too_much(self) -> str:
+        from course_utils.units import format_bytes  # here: an assignment may withhold it
+
         return f"its processes took more than {format_bytes(self.memory)} of memory"
 
     def _too_many(self) -> str:
@@ -335,7 +335,7 @@ def _works(place: Place) -> bool:
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         child = subprocess.Popen(["sleep", "60"])
         try:
-            with Grouped(GB, 8, place) as trial:
+            with Grouped(1_000_000_000, 8, place) as trial:
                 trial.add(child.pid)
                 caged = all(_members([folder]) == {child.pid} for folder in trial.folders)
             return child.wait(PATIENCE) == -signal.SIGKILL and caged

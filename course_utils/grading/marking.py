@@ -92,6 +92,7 @@ def paper(folder: Path, name: str, limits: Limits) -> Paper:
         cell["source"] = "".join(cell["source"])
     tests = {c["id"]: c["source"] for c in solution.cells if is_graded(c) and not is_answer(c)}
     imports = {"student": _imports(release["cells"]), "judge": _imports(list(solution.cells))}
+    imports["judge"] += "\nfrom course_utils.grading import repair"
     beside = {
         file.relative_to(path.parent).as_posix(): file.read_bytes()
         for file in sorted(path.parent.rglob("*"))

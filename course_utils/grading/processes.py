@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from course_utils import checks, values
-from course_utils.grading import repair
 from course_utils.grading.messages import Channel, Gone, Message
 from course_utils.grading.shell import Shell, clean, described, utf8
 
@@ -165,6 +164,8 @@ class Judge(Process):
 
         It is read here since it may be made to fill the memory of whoever reads it.
         """
+        from course_utils.grading import repair  # here: the student's process has no use for it
+
         release = json.loads(message.body[: message["release"]])
         try:
             notebook = repair.load(message.body[message["release"] :])

@@ -21,6 +21,7 @@ with the size of the file.
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import re
 import shutil
@@ -104,8 +105,9 @@ def load(data: bytes) -> Loaded:
         )
     if not data.strip(b"\0 \t\r\n\xef\xbb\xbf\xff\xfe"):
         raise Ungradable("the file is empty: save the notebook, then hand it in again")
-    for beginning, kind in OTHER_KINDS.items():
-        if data.lstrip(b"\xef\xbb\xbf \t\r\n")[: len(beginning)] == beginning:
+    beginning = data[:1_000].lstrip(b"\xef\xbb\xbf \t\r\n")
+    for mark, kind in OTHER_KINDS.items():
+        if beginning.startswith(mark):
             raise Ungradable(f"the file is no notebook, it looks like {kind}")
     try:
         text, notes = _decoded(data)
@@ -259,7 +261,8 @@ def _kind_and_source(raw: dict[str, Any], place: int) -> tuple[str, str]:
     source = _clean(source)
     if kind == "heading":  # format 3
         level = raw.get("level")
-        return "markdown", f"{'#' * (level if level in range(1, 7) else 1)} {source}"
+        depth = level if isinstance(level, int) and 1 <= level <= 6 else 1
+        return "markdown", f"{'#' * depth} {source}"
     if kind == "html":
         return "markdown", source
     return kind if kind in KINDS else "raw", source
@@ -359,11 +362,13 @@ def _letters(text: str) -> str:
     return re.sub(r"[^!->@-~]", "", text)
 
 
-def _defined(source: str) -> set[str]:
+@functools.lru_cache(MAX_CELLS)
+def _defined(source: str) -> frozenset[str]:
     """Names that a cell binds at its left margin."""
-    return {function or name for function, name in DEFINES.findall(source)}
+    return frozenset(function or name for function, name in DEFINES.findall(source))
 
 
+@functools.lru_cache(MAX_CELLS)
 def _words(text: str) -> Counter[str]:
     return Counter(re.findall(r"\w+|[^\w\s]", text[:COMPARED]))
 
@@ -471,7 +476,7 @@ def repair(notebook: Notebook, release: Notebook) -> Repaired:
     work = _Repair(wanted, [piece for parts in pieces for piece in parts])
     work.notes += [*getattr(notebook, "notes", ()), *notes]
     for parts in pieces:
-        found = _listed({piece.comment for piece in parts} - {""})
+        found = _listed(dict.fromkeys(piece.comment for piece in parts if piece.comment))
         work.note_if(len(parts) > 1, f"a cell that held {found} and more was taken apart")
     return work.done()
 
@@ -481,7 +486,8 @@ class _Repair:
 
     placed: the pieces that become cells of the release, by name. dropped: those that are left out.
     before: earlier answers, by the name of the cell that they must run before. All others are the
-    student's own.
+    student's own. changed: tests that weren't the released ones. copied: cells with copies that
+    were dropped.
     """
 
     def __init__(self, wanted: _Release, pieces: list[_Piece]):
@@ -489,17 +495,20 @@ class _Repair:
         self.placed: dict[str, _Piece] = {}
         self.before: dict[str, list[_Piece]] = defaultdict(list)
         self.dropped: set[_Piece] = set()
+        self.changed: list[str] = []
+        self.copied: list[str] = []
         self.notes: list[str] = []
         self.doubts: list[str] = []
 
     def done(self) -> Repaired:
         self._place_certain()
-        self._guess()
+        self._guess_by_name()
         if not any(name in self.placed for name in self.wanted.marked):
             raise Ungradable(
                 "the notebook holds none of this assignment's graded cells: "
                 "is it the notebook of another assignment?"
             )
+        self._guess_by_place()
         missing = self._put_back()
         self._say_what_changed(missing)
         cells = self._assembled(missing)
@@ -531,7 +540,7 @@ class _Repair:
             elif name in self.wanted.answers:
                 self._place_answer(name, found)
             else:
-                self.placed[name] = next((p for p in found if p.hidden == name), found[0])
+                self.placed[name] = _original(name, found)
 
     def _claim(self, piece: _Piece) -> str:
         """The released cell that a piece is. Where its marks disagree, its text decides."""
@@ -555,30 +564,32 @@ class _Repair:
         copies = [p for p in found if p.comment == name or self.wanted.is_copy(name, p.source)]
         if not copies:
             return
-        self.placed[name] = copies[0]
-        self.dropped |= set(copies[1:])
+        self.placed[name] = _original(name, copies)
+        self.dropped |= set(copies) - {self.placed[name]}
         changed = [p for p in copies if _letters(p.source) != _letters(source)]
-        self.note_if(changed, f"the test {name} was changed: the released one counts")
-        self.note_if(copies[1:], f"copies of the test {name} were dropped: {len(copies) - 1}")
+        self.changed += [name] if changed else []
+        self.copied += [name] if copies[1:] else []
         lost = _all(_defined(piece.source) for piece in changed) - _defined(source)
         for answer, names in self.wanted.names.items():
             if lost & names:
                 self.doubts.append(
-                    f"the changed test {name} defined {_listed(lost & names)}, "
+                    f"the changed test {name} defined {_listed(sorted(lost & names))}, "
                     f"which belongs to {answer}: it isn't run"
                 )
 
     def _place_answer(self, name: str, found: list[_Piece]) -> None:
         """The last of several answers counts; a stub never wins over what was written."""
-        filled = [p for p in found if not self.wanted.is_stub(name, p.source)] or found[:1]
+        filled = [piece for piece in found if not self.wanted.is_stub(name, piece.source)]
+        filled = filled or [_original(name, found)]
         last = {_bare(piece.source): piece for piece in filled}
         different = [piece for piece in filled if last[_bare(piece.source)] is piece]
+        if len(different) == 1:
+            different = [_original(name, filled)]
         self.dropped |= set(found) - set(different)
-        copies = len(found) - len(different)
-        self.note_if(copies, f"copies of the answer {name} were dropped: {copies}")
+        self.copied += [name] if len(found) > len(different) else []
         tries = self._tries(name, different)
         if self.wanted.kind(name) != "code" and len(tries) == 1:
-            self._join(tries[0], different)
+            self._join(tries[0], [piece for piece in different if piece.kind == tries[0].kind])
         self.placed[name] = tries[-1]
         self.before[name] += tries[:-1]
         if tries[1:]:
@@ -614,20 +625,24 @@ class _Repair:
 
     # --- what is guessed ---
 
-    def _guess(self) -> None:
-        """Find released cells that nothing marks: by what they define, by likeness, by place."""
-        missing = [name for name in self.wanted.cells if name not in self.placed]
-        for name in missing:
-            if names := self.wanted.names.get(name):
-                own = [p for p in self.own() if p.kind != "raw" and names & _defined(p.source)]
-                self._place_guess(name, own, f"it defines {_listed(names)}")
-        for name in missing:
-            if name in self.placed or name in self.wanted.marked:
-                continue
-            if alike := [piece for piece in self._gap(name) if self._alike(name, piece)]:
+    def _missing(self) -> list[str]:
+        return [name for name in self.wanted.cells if name not in self.placed]
+
+    def _guess_by_name(self) -> None:
+        """Answers that nothing marks, by what they define."""
+        for name in filter(self.wanted.names.get, self._missing()):
+            names = self.wanted.names[name]
+            found = [p for p in self.own() if p.kind == "code" and names & _defined(p.source)]
+            self._place_guess(name, found, f"it defines {_listed(sorted(names))}")
+
+    def _guess_by_place(self) -> None:
+        """Other cells of the release by likeness, then answers by their place."""
+        for name in self._missing():
+            alike = [piece for piece in self._gap(name) if self._alike(name, piece)]
+            if alike and name not in self.wanted.marked:
                 self.placed[name] = alike[0]
-        for name in missing:
-            if name not in self.placed and name in self.wanted.answers:
+        for name in self._missing():
+            if name in self.wanted.answers:
                 self._place_guess(name, self._in_place(name), "by its place")
 
     def _place_guess(self, name: str, found: list[_Piece], reason: str) -> None:
@@ -692,6 +707,8 @@ class _Repair:
         tests = [name for name in self.wanted.locked if name in missing]
         answers = [name for name in self.wanted.answers if name in missing]
         rest = [name for name in missing if name not in self.wanted.marked]
+        self.note_if(self.changed, f"tests were changed: {_listed(self.changed)}")
+        self.note_if(self.copied, f"copies of cells were dropped: {_listed(self.copied)}")
         self.note_if(given != sorted(given), "cells were out of order: put back into their order")
         self.note_if(kinds, f"the type of a cell was changed: {_listed(kinds)}")
         self.note_if(bare, f"nbgrader's metadata was missing or changed: {bare} cells")
@@ -747,7 +764,8 @@ class _Repair:
             wrote = [p for p, c in code if p != place and names & _defined(c["source"])]
             if wrote and not any(place < p < until for p in wrote):
                 self.doubts.append(
-                    f"the answer {name} is as released, but another cell defines {_listed(names)}"
+                    f"the answer {name} is as released, "
+                    f"but another cell defines {_listed(sorted(names))}"
                 )
 
 
@@ -769,12 +787,17 @@ def _made(
     return cell | {"attachments": attachments} if attachments else cell
 
 
+def _original(name: str, copies: list[_Piece]) -> _Piece:
+    """The one with the id of the released cell, as pasted ones get another; else the first."""
+    return next((piece for piece in copies if piece.id == name), copies[0])
+
+
 def _all(groups: Iterable[Iterable[Any]]) -> set[Any]:
     return {member for group in groups for member in group}
 
 
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))
+    return ", ".join(names)
 
 
 # --- a file ---------------------------------------------------------------------------------------

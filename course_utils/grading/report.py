@@ -94,7 +94,9 @@ def changes(previous: Iterable[Record], records: Iterable[Record]) -> list[Chang
 
 
 def _name(record: Record) -> tuple[str, str]:
-    return record.student.casefold(), record.student
+    """Sorts students as people do: b after A, student10 after student9."""
+    padded = re.sub(r"\d+", lambda digits: digits[0].zfill(20), record.student.casefold())
+    return padded, record.student
 
 
 def _points(record: Record) -> Points:
@@ -350,6 +352,8 @@ def _points_picture(assignment: Assignment, records: Sequence[Record]) -> Html:
     )
     axis = "points" if step == 1 else f"points, in steps of {_number(step)}"
     alt = f"Histogram of {axis}, from 0 to {assignment.points}. Students: {told}."
+    if waiting := sum(part for _, part in bars):
+        alt += f" {waiting:,} of them so far: a person is needed."
     legend = _legend(full="final", missing="so far: a person is needed")
     left_out = len(records) - len(known)
     note = f"{_count(left_out)} without any points yet: left out." if left_out else ""
@@ -367,13 +371,11 @@ def _spread_picture(values: Sequence[float], axis: str) -> Html:
     edges = [_round_up(min(values))]
     while edges[-1] < max(values):
         edges.append(_round_up(1.01 * edges[-1]))
-    counts = Counter(next(i for i, edge in enumerate(edges) if value <= edge) for value in values)
-    bars = [[counts[place]] for place in range(len(edges))]
-    labels = [f"{edge:,.6g}" for edge in edges]
-    ticks = {place + 1.0: label for place, label in enumerate(labels)}
-    told = ", ".join(
-        f"{counts[place]} up to {label}" for place, label in enumerate(labels) if counts[place]
-    )
+    counts = Counter(next(edge for edge in edges if value <= edge) for value in values)
+    bars = [[counts[edge]] for edge in edges]
+    below = 1 / _round_up(1.01 / edges[0])  # upside down, the series is the same
+    ticks = {float(place): f"{edge:,.6g}" for place, edge in enumerate([below, *edges])}
+    told = ", ".join(f"{counts[edge]} up to {edge:,.6g}" for edge in edges if counts[edge])
     return _bars(bars, ticks, axis, f"Histogram of {axis}. Students: {told}.")
 
 
@@ -429,9 +431,11 @@ rect { stroke: currentColor; } .grid { stroke: var(--line); }
 .full { fill: var(--full); } .some { fill: var(--some); } .none { fill: none; }
 .missing { fill: url(#hatch); }
 @media screen and (max-width: 40rem) { /* a task above its numbers */
+  ul.states { flex-direction: column; gap: .5rem; } ul.states li { flex: none; }
+  ul.states strong { display: inline; margin-right: .75rem; }
+  table { font-size: .9rem; } th, td { padding: .3rem .2rem; }
   .tasks tr { display: grid; grid-template-columns: 4fr 3fr 3fr 3fr 4fr; }
-  .tasks tr > * { padding: .3rem .2rem; } .tasks tr > :first-child { grid-column: 1 / -1; }
-  .tasks tr > :first-child { border: 0; }
+  .tasks tr > :first-child { grid-column: 1 / -1; border: 0; }
 }
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; }

@@ -1,0 +1,93 @@
+"""Grading on several machines: submissions go to the workers of a Dask cluster.
+
+    here, with the course's folder                    worker, with bubblewrap and this course
+      paper, submission  ──►  scheduler  ──►            marking.mark
+      gradebook, records ◄──             ◄──  record and notebook
+
+A worker sees neither the course's folder nor its gradebook. The paper, some 65 kB as a submission
+is, goes along with each, so that a worker may join or die at any time: what it had is marked by
+another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Executor
+from typing import TYPE_CHECKING
+
+from course_utils import __version__
+from course_utils.grading import marking, sandbox
+from course_utils.runtime import CourseError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+PATIENCE = 60  # seconds for the scheduler to answer, and for another run to end
+LOCK = "course grade"  # one run at a time: a worker has the sandboxes of one assignment
+INSTALL = "grading on a cluster needs Dask: run `pip install 'qlora-course[cluster]'`"
+AGAIN = "what was graded is kept: the same command goes on from there"
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[tuple[Executor, int]]:
+    """A cluster's workers as an executor, and how many submissions they take at a time.
+
+    address: of its scheduler, such as tcp://10.0.0.1:8786. Raises CourseError if Dask is missing,
+    nobody answers, another run goes on there, a worker can't grade or none has joined, or the
+    connection is lost on the way.
+    """
+    with _client(address) as client, _alone(client):
+        workers = client.nthreads()
+        if not workers:
+            raise CourseError(f"no worker has joined the scheduler at {address}")
+        _check(client)
+        executor = client.get_executor(pure=False)
+        try:
+            yield executor, sum(workers.values())
+        except CancelledError:
+            raise CourseError(f"the connection to {address} was lost; {AGAIN}") from None
+        finally:
+            executor.shutdown(wait=False)  # so that nothing starts a sandbox again
+            if client.status == "running":
+                client.run(marking.close_servers, on_error="ignore")
+
+
+def _client(address: str) -> Client:
+    try:
+        from distributed import Client
+    except ImportError:
+        raise CourseError(INSTALL) from None
+    try:
+        return Client(address, timeout=PATIENCE)
+    except (OSError, ValueError) as fault:
+        raise CourseError(f"no Dask scheduler answers at {address}: {fault}") from None
+
+
+@contextlib.contextmanager
+def _alone(client: Client) -> Iterator[None]:
+    """Keep other runs away. One that was killed does so for half a minute longer."""
+    from distributed import Lock
+
+    lock = Lock(LOCK)
+    if not lock.acquire(timeout=PATIENCE):
+        raise CourseError("another run grades on this cluster: wait for its end")
+    try:
+        yield
+    finally:
+        if client.status == "running":
+            lock.release()
+
+
+def _check(client: Client) -> None:
+    """Raise CourseError if a worker can't grade: else it would spoil whatever it is given."""
+    for worker, fault in client.run(_fault, __version__, on_error="return").items():
+        if fault:
+            raise CourseError(f"the worker at {worker} can't grade: {fault}")
+
+
+def _fault(version: str) -> str:
+    """Why this process can't grade for a course of that version; "" if it can."""
+    if version != __version__:
+        return f"it has version {__version__} of the course, and the course graded is {version}"
+    return sandbox.fault()

@@ -1,0 +1,431 @@
+"""Notebooks as pages: nothing of a student's acts in them, and feedback keeps hidden tests hidden.
+
+nbgrader makes a page of a notebook in two places, formgrader (for the instructor) and feedback (for
+the student), both by nbconvert's HTMLExporter. nbgrader_config.py plugs in:
+
+    HTMLExporter.preprocessors      Harmless           the notebook anew, of what can't act
+    HTMLExporter.filters            clean, markdown    HTML of harmless tags alone
+    HTMLExporter.template_file      harmless.html.j2   a Content-Security-Policy: the second fence
+    GenerateFeedback.preprocessors  SafeFeedback       neither hidden tests nor what they expect
+
+Without the first two, a student's script in an output or a text runs as the instructor who looks at
+it, and may change grades; a picture's address alone can make formgrader load other settings.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import functools
+import hashlib
+import html
+import re
+import textwrap
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import nbformat.v4 as v4
+from bleach import Cleaner
+from bleach.css_sanitizer import CSSSanitizer
+from bleach.html5lib_shim import Filter
+from bs4 import BeautifulSoup
+from jinja2 import pass_context
+from nbconvert.filters import strip_ansi
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbgrader.preprocessors import NbGraderPreprocessor
+from pygments.token import STANDARD_TYPES
+
+from course_utils import checks
+from course_utils.grading.assignments import HIDDEN, HIDDEN_END
+
+TEXT = 100_000  # characters of a source or an output that are shown
+MARKDOWN = 10_000  # characters of a text that is read as markdown; a longer one stands as it is
+HTML = 100_000  # characters of a text that is read as HTML, pictures apart
+TAGS, DEPTH, WORDS = 10_000, 40, 1_000  # tags, tags within tags, words after a tag's beginning
+PICTURE = 10_000_000  # characters of a picture in base64
+
+PREFIX, HIDDEN_PREFIX = "Not right yet: ", "Not right yet, in a check that grading adds: "
+HIDDEN_CODE = "# … grading ran further checks with other inputs here"
+NOT_SHOWN = "  expected  (not shown: a check that grading adds)"
+LABELS = re.compile(r"  (came|raised|in|expected|differs|likely)\s")
+SECRET = ("expected", "differs")
+
+
+# --- a notebook of what can't act -----------------------------------------------------------------
+
+PICTURES = ("image/png", "image/jpeg")
+SHOWN = ("text/html", "text/markdown", *PICTURES, "text/plain")
+BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
+NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # of a cell, to nbformat and to nbgrader
+NAMES = ("student", "first_name", "last_name", "notebook_path")  # formgrader's, put into its page
+PYTHON = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
+
+
+class Harmless(NbGraderPreprocessor):
+    """Makes a notebook anew of text, pictures, and HTML for `clean` and `markdown`.
+
+    Outputs of other kinds are left out, and a line says so. Of metadata, nbgrader's alone stay.
+    """
+
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        """The notebook and nbconvert's resources, without anything that acts."""
+        for name in set(NAMES) & resources.keys():
+            resources[name] = html.escape(str(resources[name])) if resources[name] else ""
+        cells = [_cell(cell) for cell in nb.cells]
+        return v4.new_notebook(cells=cells, metadata=PYTHON), resources
+
+
+def _cell(cell: Any) -> Any:
+    source, kind = _text(cell.get("source")), cell.get("cell_type")
+    about = {"metadata": _metadata(cell)}
+    if _is_name(cell.get("id")):
+        about["id"] = cell["id"]
+    if kind == "code":
+        outputs = [part for output in _items(cell.get("outputs")) for part in _outputs(output)]
+        return v4.new_code_cell(source, outputs=outputs, execution_count=_count(cell), **about)
+    if kind == "markdown":
+        pictures = _attachments(cell.get("attachments"))
+        return v4.new_markdown_cell(source, **about, **pictures)
+    return v4.new_markdown_cell(textwrap.indent(source, "    ", lambda _: True), **about)  # as code
+
+
+def _metadata(cell: Any) -> dict[str, Any]:
+    """nbgrader's metadata, each of its kind: its templates put them into the page as they are."""
+    given = _dict(_dict(cell.get("metadata")).get("nbgrader"))
+    if not _is_name(given.get("grade_id")):
+        return {}
+    kept = {name: given.get(name) is True for name in ("grade", "solution", "locked", "task")}
+    if isinstance(given.get("points"), int | float):
+        kept["points"] = given["points"]
+    return {"nbgrader": {"grade_id": given["grade_id"], "schema_version": 3, **kept}}
+
+
+def _is_name(given: Any) -> bool:
+    return isinstance(given, str) and bool(NAME.fullmatch(given))
+
+
+def _outputs(output: Any) -> Iterator[Any]:
+    """An output, and a line on what of it isn't shown."""
+    kind = output.get("output_type") if isinstance(output, dict) else None
+    if kind == "stream":
+        name = "stderr" if output.get("name") == "stderr" else "stdout"
+        yield v4.new_output("stream", name=name, text=_text(output.get("text")))
+    elif kind == "error":
+        lines = [_text(line) for line in _items(output.get("traceback"))[:1_000]]
+        name, text = _text(output.get("ename")), _text(output.get("evalue"))
+        yield v4.new_output("error", ename=name, evalue=text, traceback=lines)
+    elif kind in ("display_data", "execute_result"):
+        given = _dict(output.get("data"))
+        data = {kind: _joined(given[kind]) for kind in SHOWN if _is_shown(kind, given.get(kind))}
+        if data:
+            count = {"execution_count": _count(output)} if kind == "execute_result" else {}
+            yield v4.new_output(kind, data={m: _text(t, PICTURE) for m, t in data.items()}, **count)
+        if left_out := [_text(kind, 60) for kind in given.keys() - data.keys()]:
+            yield _line(f"(not shown: {', '.join(sorted(left_out)[:5])})")
+    else:
+        yield _line("(an output that is not shown)")
+
+
+def _is_shown(kind: str, given: Any) -> bool:
+    text = _joined(given)
+    if kind in PICTURES:
+        return len(text) <= PICTURE and bool(BASE64.fullmatch(text))
+    return bool(text) and not (kind == "text/html" and _is_slow(text))
+
+
+def _attachments(given: Any) -> dict[str, Any]:
+    """The pictures that belong to a markdown cell, as its argument."""
+    found = {
+        str(name): {k: _joined(forms[k]) for k in PICTURES if _is_shown(k, _dict(forms).get(k))}
+        for name, forms in _dict(given).items()
+    }
+    kept = {name: forms for name, forms in found.items() if forms}
+    return {"attachments": kept} if kept else {}
+
+
+def _line(text: str) -> Any:
+    return v4.new_output("stream", name="stdout", text=f"{text}\n")
+
+
+def _count(given: Any) -> int | None:
+    count = given.get("execution_count")
+    return count if type(count) is int else None
+
+
+def _joined(given: Any) -> str:
+    """A text of a notebook, which may be kept as lines; "" for anything else."""
+    if isinstance(given, list) and all(isinstance(line, str) for line in given):
+        return "".join(given)
+    return given if isinstance(given, str) else ""
+
+
+def _text(given: Any, most: int = TEXT) -> str:
+    text = _joined(given)
+    return text if len(text) <= most else f"{text[:most]}\n… ({len(text):,} characters)"
+
+
+def _dict(given: Any) -> dict[str, Any]:
+    return given if isinstance(given, dict) else {}
+
+
+def _items(given: Any) -> list[Any]:
+    return given if isinstance(given, list) else []
+
+
+# --- HTML of harmless tags ------------------------------------------------------------------------
+
+HARMLESS = (
+    "a abbr b blockquote br caption center code col colgroup dd del details div dl dt em "
+    "h1 h2 h3 h4 h5 h6 hr i img ins kbd li mark ol p pre s samp small span strike strong sub "
+    "summary sup table tbody td tfoot th thead tr tt u ul var"
+)
+STYLES = (  # CSS properties
+    "background-color",
+    "color",
+    "font-style",
+    "font-weight",
+    "text-align",
+    "text-decoration",
+    "vertical-align",
+)
+CLASSES = {"dataframe", "highlight", "hl-ipython3", *STANDARD_TYPES.values()}
+PLAIN = {"title", "alt", "align"}
+NUMBERS = {"border", "colspan", "height", "rowspan", "span", "start", "width"}
+LINK = re.compile(
+    r"https?://([a-z0-9-]+\.)+[a-z][a-z0-9-]*(:[0-9]+)?([/?#][^\s\\]*)?|mailto:\S+", re.I | re.A
+)
+DATA = re.compile(r"data:image/(png|jpeg|gif);base64,[A-Za-z0-9+/=]*")
+ENTITY = re.compile(r"&(?!(?:amp|lt|gt|quot);)#?\w+;")
+UNSEEN = re.compile(r"<(script|style)\b.*?(</\1\s*>|\Z)", re.S | re.I)  # with all that is in them
+
+
+@pass_context
+def clean(context: Any, text: Any) -> str:
+    """HTML with harmless tags alone: no script, no form, nothing that is loaded from elsewhere.
+
+    One that is too large or too deep for a page stands as text. In formgrader, links lead nowhere:
+    a click could make it load other settings.
+    """
+    return _cleaned(str(text), inert="submission_id" in context.get("resources", {}))
+
+
+def _cleaned(text: str, inert: bool = False) -> str:
+    if _is_slow(text):
+        return f"<pre>{html.escape(_text(text))}</pre>"
+    cleaner = Cleaner(
+        tags=HARMLESS.split(),
+        attributes=_is_allowed,
+        protocols=("http", "https", "mailto", "data"),
+        strip=True,
+        filters=[functools.partial(_Tame, inert=inert)],
+        css_sanitizer=CSSSanitizer(allowed_css_properties=STYLES),
+    )
+    # MathJax makes links, too: of \\href, which an entity may disguise.
+    plain = ENTITY.sub(lambda found: html.escape(html.unescape(found[0])), UNSEEN.sub("", text))
+    return cleaner.clean(plain).replace("\\href", "\\\u200bhref")
+
+
+def _is_slow(text: str) -> bool:
+    """Whether reading it as HTML may take more than seconds."""
+    bare = DATA.sub("", text)
+    parts = bare.split("<")
+    words = max(len(re.findall(r"[\s/\"']+", part)) for part in parts)
+    large = len(bare) > HTML or len(text) > PICTURE or len(parts) > TAGS
+    return large or words > WORDS or _depth(bare) > DEPTH
+
+
+def _depth(text: str) -> int:
+    """At most this many tags of `text` stand within each other."""
+    depth = deepest = 0
+    for tag in re.finditer(r"<(/?)([a-zA-Z]+)", text):
+        if tag[2].lower() not in ("br", "hr", "img", "col", "li", "p", "td", "th", "tr"):
+            depth = max(0, depth + (-1 if tag[1] else 1))
+            deepest = max(deepest, depth)
+    return deepest
+
+
+def _is_allowed(tag: str, name: str, value: str) -> bool:
+    if name == "href":
+        return tag == "a" and bool(LINK.fullmatch(value))
+    if name == "src":
+        return tag == "img" and bool(DATA.fullmatch(value))
+    if name == "style":
+        return not re.search(r"url|\\", value, re.I)
+    if name == "class":
+        return set(value.split()) <= CLASSES
+    return name in PLAIN or (name in NUMBERS and bool(re.fullmatch(r"[0-9]{1,4}", value)))
+
+
+class _Tame(Filter):
+    """Links open elsewhere, or only tell their address; a picture that isn't here says so."""
+
+    def __init__(self, source: Any, inert: bool):
+        super().__init__(source)
+        self.inert = inert
+
+    def __iter__(self) -> Iterator[Any]:
+        for token in super().__iter__():
+            name, data = token.get("name"), token.get("data")
+            if name == "a" and data and (None, "href") in data:
+                if self.inert:
+                    data[None, "title"] = data.pop((None, "href"))
+                else:
+                    data[None, "rel"], data[None, "target"] = "noopener noreferrer", "_blank"
+            if name == "img" and (None, "src") not in data:
+                token = {"type": "Characters", "data": "(a picture that is not shown)"}
+            yield token
+
+
+@pass_context
+def markdown(context: Any, source: Any) -> str:
+    """Markdown as harmless HTML; one that can't be read, or is too long, stands as text."""
+    attachments = context.get("cell", {}).get("attachments", {})
+    renderer = IPythonRenderer(escape=False, attachments=attachments, exclude_anchor_links=True)
+    text = str(source)
+    if len(text) <= MARKDOWN:
+        with suppress(Exception):  # the reader's own faults, such as a picture that is missing
+            return clean(context, MarkdownWithMath(renderer=renderer).render(text))
+    return f"<pre>{html.escape(text)}</pre>"
+
+
+# --- the second fence: a Content-Security-Policy --------------------------------------------------
+
+# MathJax comes from where nbconvert takes it, and reads its settings as code.
+MATHJAX = "https://cdnjs.cloudflare.com/ajax/libs/mathjax/2.7.7/"
+POLICY = {
+    "default-src": "'none'",
+    "script-src": f"{MATHJAX} 'unsafe-eval'",
+    "style-src": "'unsafe-inline'",
+    "font-src": f"'self' data: {MATHJAX}",
+    "img-src": "data:",
+    "base-uri": "'none'",
+    "form-action": "'none'",
+}
+
+
+def policy(own: str) -> str:
+    """What a page may load and run, from below its head on.
+
+    own: HTML that is formgrader's in the body: its scripts may run and reach formgrader.
+    """
+    rules = dict(POLICY)
+    if own:
+        rules["script-src"] += f" 'unsafe-hashes' {_hashes(own)}"
+        rules["connect-src"] = "'self'"
+    return "; ".join(f"{name} {sources}" for name, sources in rules.items())
+
+
+def _hashes(trusted: str) -> str:
+    """Of the scripts in some HTML, and of what its elements do on events, as a policy has them."""
+    found = BeautifulSoup(trusted, "html.parser").find_all(True)
+    codes = [tag.string for tag in found if tag.name == "script" and tag.string]
+    codes += [tag[name] for tag in found for name in tag.attrs if name.startswith("on")]
+    digests = (hashlib.sha256(code.encode()).digest() for code in dict.fromkeys(codes))
+    return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+
+
+# --- feedback: hidden tests stay hidden -----------------------------------------------------------
+
+
+class SafeFeedback(NbGraderPreprocessor):
+    """Leaves out hidden tests and what they expect; a test cell shows its check's message alone."""
+
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        """The notebook as its student may see it, and the time when it was handed in as a file."""
+        for cell in nb.cells:
+            if cell.cell_type == "code":
+                source, cell.source = cell.source, without_hidden(cell.source)
+                about = cell.metadata.get("nbgrader", {})
+                if about.get("grade") and not about.get("solution"):
+                    cell.outputs = [
+                        _told(output, source) for output in cell.outputs if _is_error(output)
+                    ]
+        if time := _time(resources["metadata"].get("path", "")):
+            resources.setdefault("outputs", {})["timestamp.txt"] = time
+        return nb, resources
+
+
+def without_hidden(source: str) -> str:
+    """A test cell's source with one comment for each region of hidden tests."""
+    kept, hidden = [], False
+    for line in source.split("\n"):
+        if HIDDEN in line and not hidden:
+            hidden = True
+            kept.append(line[: len(line) - len(line.lstrip())] + HIDDEN_CODE)
+        elif not hidden:
+            kept.append(line)
+        elif HIDDEN_END in line:
+            hidden = False
+    return "\n".join(kept)
+
+
+def _without_expected(message: str) -> str:
+    """The message of a failed check without the lines that tell what was expected."""
+    kept, secret = [], False
+    for line in message.split("\n"):
+        if label := LABELS.match(line):
+            secret = label[1] in SECRET
+            if label[1] == "expected":
+                kept.append(NOT_SHOWN)
+        if not secret:
+            kept.append(line)
+    return "\n".join(kept)
+
+
+def _is_error(output: Any) -> bool:
+    return output.output_type == "error"
+
+
+def _told(error: Any, source: str) -> Any:
+    """A test cell's error without a traceback, which would quote the cell."""
+    text = strip_ansi("\n".join(error.traceback))
+    if error.ename != "CheckFailed" or not text.startswith((PREFIX, HIDDEN_PREFIX)):
+        text = f"{error.ename}: {error.evalue}"
+    elif text.startswith(HIDDEN_PREFIX):
+        text = _without_expected(text)
+    elif not _can_come_from(source.partition(HIDDEN)[0], text.removeprefix(PREFIX)):
+        text = _without_expected(text.replace(PREFIX, HIDDEN_PREFIX, 1))
+    return v4.new_output("error", ename=error.ename, evalue="", traceback=[text])
+
+
+def _can_come_from(visible: str, message: str) -> bool:
+    """Whether a check in the visible part of a cell can have made the call that a message shows."""
+    lines = message.split("\n")
+    end = next((i for i, line in enumerate(lines) if LABELS.match(line)), len(lines))
+    shown = _squeezed("".join(lines[:end]))
+    try:
+        nodes = list(ast.walk(ast.parse(visible)))
+    except SyntaxError:
+        return False
+    calls = (node for node in nodes if isinstance(node, ast.Call) and node.args)
+    starts = [_start(call) for call in calls if ast.unparse(call.func) == "check"]
+    return any(shown.startswith(start) for start in starts)
+
+
+def _start(call: ast.Call) -> str:
+    """How a check's message begins: the whole call, or its name if values aren't in the source."""
+    name = ast.unparse(call.args[0])
+    try:
+        args = [ast.literal_eval(arg) for arg in call.args[1:]]
+        kwargs = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except ValueError:
+        return f"{name}("
+    return _squeezed(checks._call_text(name, tuple(args), kwargs))
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+def _time(folder: str) -> bytes:
+    """When a submission was handed in, by nbgrader's note in a folder; b"" if there is none."""
+    from nbgrader.utils import parse_utc
+
+    note = Path(folder, "timestamp.txt")
+    if note.is_symlink() or not note.is_file() or note.stat().st_size > 100:
+        return b""
+    with suppress(ValueError, OverflowError):
+        return parse_utc(note.read_text(encoding="ascii").strip()).isoformat(" ").encode()
+    return b""

@@ -1,0 +1,81 @@
+"""A course with one small assignment, `09_sums`, and submissions of it, to test grading with."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbgrader.api import Gradebook
+
+from course_utils.grading import release
+from tests import assignment
+
+ROOT = Path(__file__).resolve().parents[1]
+NAME = assignment.NAME
+
+RIGHT = {
+    "sum-all": "def add(numbers):\n    if not numbers: raise ValueError('no numbers')\n"
+    "    return sum(numbers)\n",
+    "sum-squares": "def squares(numbers):\n    if not numbers: raise ValueError('no numbers')\n"
+    "    return sum(n * n for n in numbers)\n",
+    "sum-largest": "def largest(numbers):\n    if not numbers: raise ValueError('no numbers')\n"
+    "    return max(numbers)\n",
+    "sum-why": "Adding is useful.",
+}
+WRONG = RIGHT | {"sum-squares": "def squares(numbers):\n    return sum(numbers) ** 2\n"}
+CELLS = [
+    f"{task}-{kind}"
+    for task in ("sum-all", "sum-squares", "sum-largest")
+    for kind in ("form", "values")
+]
+
+
+def course(folder: Path) -> Path:
+    """The course: nbgrader's settings, the assignment, its release."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "exercises").mkdir()
+    shutil.copy(ROOT / release.SETTINGS, folder)
+    assignment.write(folder)
+    release.release(folder)
+    return folder
+
+
+def hand_in(course: Path, student: str, answers: dict[str, str] | None = None) -> Path:
+    """Submit the release with these answers; returns the notebook's path."""
+    notebook = nbformat.read(course / "exercises" / NAME / f"{NAME}.ipynb", as_version=4)
+    for cell in notebook.cells:
+        cell.source = (answers or {}).get(cell.id, cell.source)
+    path = course / "submitted" / student / NAME / f"{NAME}.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+    return path
+
+
+def gradebook(course: Path) -> Any:
+    """nbgrader's gradebook of the course."""
+    return Gradebook(f"sqlite:///{course / 'gradebook.db'}", "qlora")
+
+
+def grades(course: Path) -> dict[tuple[str, str], tuple[float | None, float | None, bool]]:
+    """Automatic points, points by hand and whether a person has to look, by student and cell."""
+    with gradebook(course) as book:
+        return {
+            (submission.student_id, grade.name): (
+                grade.auto_score,
+                grade.manual_score,
+                grade.needs_manual_grade,
+            )
+            for submission in book.assignment_submissions(NAME)
+            for notebook in submission.notebooks
+            for grade in notebook.grades
+        }
+
+
+def give(course: Path, student: str, cell: str, points: float) -> None:
+    """Give points by hand, as formgrader does."""
+    with gradebook(course) as book:
+        grade = book.find_grade(cell, NAME, NAME, student)
+        grade.manual_score, grade.needs_manual_grade = points, False
+        book.db.commit()

@@ -1,0 +1,780 @@
+"""grading.report: the class on one page and in one table; texts of students harm neither."""
+
+import csv
+import html.parser
+import io
+import random
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from course_utils.checks import CheckFailed, check
+from course_utils.grading import report
+from course_utils.grading.assignments import grading, read
+from course_utils.grading.records import GRADED, PERSON, UNGRADABLE, Record, by_hand
+from tests import assignment as small
+
+LORA = read(Path(__file__).resolve().parents[1] / "exercises/03_lora/03_lora.ipynb")
+REASONS = ("the file is empty: hand it in again", "broken JSON in line 17: hand it in again")
+HOSTILE = "<script>window.hacked = 1</script><img src=https://example.org/x onerror='hacked = 1'>"
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory):
+    """The small assignment: three functions of 1 + 2 points, one question of 3 by hand."""
+    return read(small.write(tmp_path_factory.mktemp("course")))
+
+
+def sum_all(numbers):
+    return sum(numbers)
+
+
+def said(call):
+    """What a check says in a notebook."""
+    with pytest.raises(CheckFailed) as caught:
+        call()
+    return "\n".join(caught.value._render_traceback_())
+
+
+def wrong(draw):
+    """A message of one of four mistakes, with numbers that differ."""
+    n = draw.randint(10, 99)
+    return draw.choice(
+        [
+            lambda: said(lambda: check(sum_all, [n, 1]).gives(n, likely="a number too many")),
+            lambda: said(lambda: check(sum_all, [n, 2]).like([0])),
+            lambda: said(lambda: check(sum_all, [n, "a"]).like(0)),
+            lambda: "NameError: name 'total' is not defined",
+        ]
+    )()
+
+
+def classroom(assignment, size, seed=0):
+    """A class as grading leaves it: one in ten ungradable, one in ten doubtful, in any order."""
+    draw = random.Random(seed)
+    full = {c["id"]: grading(c)["points"] for task in assignment.tasks for c in task.graded}
+    hand = [task.id for task in assignment.tasks if task.by_hand]
+    made = []
+    for place in range(1, size + 1):
+        about = {"assignment": assignment.name, "student": f"student{place:02}"}
+        about |= {"seconds": draw.lognormvariate(-1, 0.8), "memory": draw.randint(60, 600) * 10**6}
+        if draw.random() < 0.1:
+            made.append(Record(**about, state=UNGRADABLE, reasons=(draw.choice(REASONS),)))
+            continue
+        skill = draw.random() ** 0.4
+        points = {cell: value * (draw.random() < skill) for cell, value in full.items()}
+        messages = {cell: wrong(draw) for cell in points if not points[cell]}
+        marked = {cell: draw.choice([None, 0.5 * full[cell], full[cell]]) for cell in hand}
+        reasons = [by_hand(cell) for cell in hand if marked[cell] is None]
+        if draw.random() < 0.1:
+            reasons.insert(0, "two different answers to lora-layer: the last one was taken")
+        made.append(
+            Record(
+                **about,
+                state=PERSON if reasons else GRADED,
+                reasons=tuple(reasons),
+                repairs=("put back the test cell lora-merge-values",) * (draw.random() < 0.2),
+                points=points | marked,
+                messages=messages,
+            )
+        )
+    draw.shuffle(made)
+    return made
+
+
+class Page(html.parser.HTMLParser):
+    """A page as a reader has it: elements, the text below each h2, tables as rows."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.tags, self.alts, self.rows, self.summaries, self.examples = [], [], [], [], []
+        self.open, self.parts = [], [["", ""]]
+        self.feed(self.source)
+        self.sections = dict(map(tuple, self.parts))
+        self.rows = [[cell.strip() for cell in row] for row in self.rows]
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, *(name for name, _ in attrs)))
+        self.alts += [value for name, value in attrs if name == "aria-label"]
+        self.open += [] if tag == "meta" else [tag]
+        new = {"tr": (self.rows, []), "h2": (self.parts, ["", ""])}
+        new |= {"summary": (self.summaries, ""), "pre": (self.examples, "")}
+        if tag in new:
+            list.append(*new[tag])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        tag = self.open[-1] if self.open else ""
+        if tag != "style":
+            self.parts[-1][tag != "h2"] += data
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+        for name, texts in (("summary", self.summaries), ("pre", self.examples)):
+            if tag == name:
+                texts[-1] += data
+
+
+@pytest.fixture
+def page_of(tmp_path):
+    def page(assignment, records, previous=()):
+        report.write_report(tmp_path / "report.html", assignment, records, previous)
+        return Page(tmp_path / "report.html")
+
+    return page
+
+
+@pytest.fixture
+def table_of(tmp_path):
+    def table(assignment, records):
+        report.write_csv(tmp_path / "class.csv", assignment, records)
+        return (tmp_path / "class.csv").read_bytes()
+
+    return table
+
+
+def record(student="student01", state=GRADED, name="09_sums", **fields):
+    return Record(name, student, state, **fields)
+
+
+FULL = {
+    f"sum-{task}-{check}": points
+    for task in ("all", "squares", "largest")
+    for check, points in (("form", 1.0), ("values", 2.0))
+} | {"sum-why": 3.0}
+OPEN = FULL | {"sum-why": None}
+
+
+# --- points ---------------------------------------------------------------------------------------
+
+
+def test_points_by_hand_settle_a_submission():
+    waiting = record(state=PERSON, reasons=(by_hand("sum-why"),), points=OPEN)
+    (after,) = report.merged([waiting], {"student01": {"sum-why": 2.5}})
+    assert after == record(points=FULL | {"sum-why": 2.5})
+    assert waiting.points["sum-why"] is None  # records don't change
+
+
+@pytest.mark.parametrize("scores", [{}, {"sum-why": None}, {"sum-all-form": 0.0}])
+def test_points_that_are_still_missing_keep_it_waiting(scores):
+    waiting = record(state=PERSON, reasons=(by_hand("sum-why"),), points=OPEN)
+    (after,) = report.merged([waiting], {"student01": scores, "student02": {"sum-why": 1.0}})
+    assert (after.state, after.reasons) == (PERSON, (by_hand("sum-why"),))
+    assert after.points == OPEN | scores
+
+
+def test_each_cell_by_hand_counts():
+    both = (by_hand("sum-why"), by_hand("sum-all-form"))
+    waiting = record(state=PERSON, reasons=both, points=OPEN | {"sum-all-form": None})
+    (after,) = report.merged([waiting], {"student01": {"sum-all-form": 0.0}})
+    assert (after.state, after.reasons) == (PERSON, (by_hand("sum-why"),))
+
+
+def test_other_reasons_stay_also_one_that_looks_alike():
+    reasons = ("two answers to sum-all", by_hand("sum-why"), by_hand("sum-why") + ", and more")
+    waiting = record(state=PERSON, reasons=reasons, points=OPEN)
+    (after,) = report.merged([waiting], {"student01": {"sum-why": 1.0}})
+    assert (after.state, after.reasons) == (PERSON, (reasons[0], reasons[2]))
+
+
+def test_a_person_without_a_reason_stays_needed():
+    assert report.merged([record(state=PERSON, points=FULL)], {})[0].state == PERSON
+
+
+def test_points_that_were_taken_back_are_waited_for():
+    (after,) = report.merged([record(points=FULL)], {"student01": {"sum-why": None}})
+    assert (after.state, after.reasons) == (PERSON, (by_hand("sum-why"),))
+
+
+def test_ungradable_gets_no_points_from_an_earlier_submission():
+    empty = record(state=UNGRADABLE, reasons=("the file is empty",))
+    assert report.merged([empty], {"student01": FULL}) == [empty]
+
+
+def test_changes_are_points_and_states_of_those_graded_twice():
+    before = [record("b", points=FULL), record("a", points=OPEN), record("gone", points=FULL)]
+    after = [
+        record("b", points=FULL | {"sum-all-form": 0.5}),
+        record("a", state=UNGRADABLE, points={"sum-why": 1.0}),
+        record("new", points=FULL),
+    ]
+    found = report.changes(before, after)
+    assert [(c.student, c.what) for c in found] == [
+        ("a", "state"),
+        *(("a", cell) for cell in FULL if cell != "sum-why"),  # that was None, and still is
+        ("b", "sum-all-form"),
+    ]
+    assert found[0] == report.Change("a", "state", GRADED, UNGRADABLE)
+    assert found[1] == report.Change("a", "sum-all-form", 1.0, None)
+    assert found[-1] == report.Change("b", "sum-all-form", 1.0, 0.5)
+    assert report.changes(before, before) == []
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+HEAD = "student,state,reasons,points,max points,sum-all,sum-squares,sum-largest,sum-why"
+
+
+def test_csv_has_points_where_they_are_known_and_nothing_elsewhere(sums, table_of):
+    half = FULL | {"sum-all-values": 0.0, "sum-why": 0.1 + 0.2}
+    unfinished = {cell: value for cell, value in FULL.items() if cell != "sum-largest-values"}
+    table = table_of(
+        sums,
+        [
+            record("student10", points=half),
+            record("student02", state=PERSON, reasons=(by_hand("sum-why"),), points=OPEN),
+            record("student03", state=UNGRADABLE, reasons=("no, empty", 'a "zip"'), points=FULL),
+            record("student04", state=PERSON, reasons=("cut off",), points=unfinished),
+            record("student05", points=dict.fromkeys(FULL, 0.0)),
+        ],
+    )
+    assert table.decode("utf-8-sig").split("\r\n") == [
+        HEAD,
+        "student02,needs a person,a person gives the points of sum-why,,12,3,3,3,",
+        'student03,ungradable,"no, empty; a ""zip""",,12,,,,',
+        "student04,needs a person,cut off,,12,3,3,,3",
+        "student05,graded,,0,12,0,0,0,0",
+        "student10,graded,,7.3,12,1,3,3,0.3",
+        "",
+    ]
+
+
+def test_csv_starts_with_a_byte_order_mark_and_ends_lines_as_rfc_4180_says(sums, table_of):
+    table = table_of(sums, [record("Zoë", points=FULL, reasons=()), record("李", points=FULL)])
+    assert table.startswith(b"\xef\xbb\xbfstudent,")
+    assert table.count(b"\r\n") == 3 and table.endswith(b"\r\n")
+    assert b"\n" not in table.replace(b"\r\n", b"")
+    assert [row["student"] for row in read_back(table)] == ["Zoë", "李"]
+
+
+def test_students_are_sorted_as_people_do(sums, table_of):
+    names = ["student9", "Student10", "student100", "\u00c9mile", "b", "A", "2", "010"]
+    rows = read_back(table_of(sums, [record(name, points=FULL) for name in names]))
+    assert [row["student"] for row in rows] == [
+        *("2", "010", "A", "b", "student9", "Student10", "student100", "\u00c9mile")
+    ]
+
+
+@pytest.mark.parametrize("write", [report.write_csv, report.write_report])
+def test_a_missing_folder_is_made_and_an_old_file_replaced(sums, tmp_path, write):
+    path = tmp_path / "grading" / "file"
+    for records in ([], [record(points=FULL)]):
+        write(path, sums, records)
+    assert "student01" in path.read_text(encoding="utf-8") and len(list(path.parent.iterdir())) == 1
+
+
+def test_csv_of_nobody_is_a_head(sums, table_of):
+    assert table_of(sums, []).decode("utf-8-sig") == HEAD + "\r\n"
+
+
+def read_back(table):
+    return list(csv.DictReader(io.StringIO(table.decode("utf-8-sig"), newline=""), strict=True))
+
+
+def cells_of(text, separator):
+    """The cells of a table as a spreadsheet reads them: a quote counts where a cell begins."""
+    cells, cell, place, quoted = [], "", 0, False
+    while place < len(text):
+        sign, place = text[place], place + 1
+        if quoted and sign == '"' and text[place : place + 1] == '"':
+            cell, place = cell + sign, place + 1
+        elif sign == '"' and (quoted or not cell):
+            quoted = not quoted
+        elif not quoted and sign in (separator, "\n", "\r"):
+            cells, cell = [*cells, cell], ""
+        else:
+            cell += sign
+    return [*cells, cell]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1+1", "\r=1+1", "\n=1+1", " =1"),
+        *("a;=1+1", "a; ;\t-1", "\x00=1", "\x1b[0m=1", "\u202e=1", "\uff1d1+1", "\ud800=1"),
+        *('"=1"', 'a","=1', "a\r\n=1+1,2", 'x";=1+1', "\x85=1", "\u2028=1", "\ufeff=1"),
+    ],
+)
+def test_no_text_becomes_a_formula_or_another_cell(sums, table_of, text, separator):
+    rows = [
+        record(text, points=FULL),
+        record("z", state=UNGRADABLE, reasons=("first", text, text + text)),
+    ]
+    table = table_of(sums, rows).decode("utf-8-sig")
+    assert not [c for c in cells_of(table, separator) if c.lstrip()[:1] in tuple("=+-@\uff1d")]
+    assert len(read_back(table.encode("utf-8-sig"))) == 2
+    assert set(map(len, csv.reader(io.StringIO(table, newline=""), strict=True))) == {9}
+
+
+def test_a_formula_is_found_by_the_reader_of_these_tests():
+    assert "=1" in cells_of('a,"x;y";=1\r\n', ";") and "=1" not in cells_of('a,"x;=1"', ",")
+
+
+def test_points_below_zero_stay_numbers(sums, table_of):
+    late = record(points=FULL | {"sum-all-form": -1.5})
+    assert read_back(table_of(sums, [late]))[0]["sum-all"] == "0.5"
+    worse = record(points=FULL | {"sum-all-form": -4.5})
+    assert read_back(table_of(sums, [worse]))[0]["sum-all"] == "-2.5"
+
+
+@pytest.mark.parametrize("write", [report.write_csv, report.write_report])
+def test_a_record_of_another_assignment_is_refused_and_nothing_is_written(sums, tmp_path, write):
+    path = tmp_path / "out"
+    with pytest.raises(ValueError, match="a record of 03_lora in a report of 09_sums"):
+        write(path, sums, [record(), record(name="03_lora")])
+    assert not list(tmp_path.iterdir())
+
+
+# --- the page: what it says -----------------------------------------------------------------------
+
+
+def test_first_of_all_come_those_that_somebody_must_look_at(sums, page_of):
+    page = page_of(
+        sums,
+        [
+            record("student11", state=UNGRADABLE, reasons=("the file is empty",)),
+            record("Student09", state=UNGRADABLE, reasons=("a zip", "not a notebook")),
+            record("student12", state=PERSON, points=OPEN, reasons=("cut off", by_hand("sum-why"))),
+            record("student04", state=PERSON, points=OPEN, reasons=(by_hand("sum-why"),)),
+            record("student05", state=PERSON, points=FULL),
+            record("student01", points=FULL),
+        ],
+    )
+    assert list(page.sections)[1:4] == ["Ungradable", "Needs a person", "Points"]
+    assert re.findall(r"(\d+)(graded|needs a person|ungradable)", page.sections[""]) == [
+        ("1", "graded"),
+        ("3", "needs a person"),
+        ("2", "ungradable"),
+    ]
+    assert page.rows[:6] == [
+        ["student", "why"],
+        ["Student09", "a zip; not a notebook"],
+        ["student11", "the file is empty"],
+        ["student", "why"],
+        ["student05", "no reason is recorded"],
+        ["student12", "cut off"],
+    ]
+    waiting = page.sections["Needs a person"]
+    assert "2 students wait for a person's points: 9.4 The point of it (sum-why)" in waiting
+    assert "student04, student12" in waiting
+
+
+def test_a_graded_cell_without_points_is_waited_for_even_if_the_record_forgot(sums, page_of):
+    page = page_of(sums, [record(points=OPEN)])
+    assert "1 student waits for a person's points" in page.sections["Needs a person"]
+
+
+def test_a_class_that_is_done_says_so(sums, page_of):
+    page = page_of(sums, [record(points=FULL)])
+    assert "none waits for a person" in page.sections[""]
+    assert {"Ungradable", "Needs a person"}.isdisjoint(page.sections)
+    assert "1 student, 12 points." in page.sections[""]
+
+
+def test_nobody_is_no_fault(sums, page_of):
+    page = page_of(sums, [])
+    assert "0 students" in page.sections[""] and "No submission" in page.sections[""]
+    assert list(page.sections) == [""] and not page.rows
+
+
+def test_only_ungradable_ones_have_no_points(sums, page_of):
+    page = page_of(sums, [record(state=UNGRADABLE, reasons=("empty",), seconds=0.1)])
+    assert list(page.sections) == ["", "Ungradable", "Time and memory"]
+
+
+def test_tasks_say_who_reached_what(sums, page_of):
+    def points(form, values, why):
+        return FULL | {"sum-all-form": form, "sum-all-values": values, "sum-why": why}
+
+    page = page_of(
+        sums,
+        [
+            record("a", points=points(1, 2, 3)),
+            record("b", points=points(1, 0, 0)),
+            record("c", points=points(0, 0, 1.5)),
+            record("d", points=points(1, 2, None)),
+            record("e", state=UNGRADABLE, points=points(0, 0, 0)),
+        ],
+    )
+    rows = {row[0]: row[1:] for row in page.rows}
+    assert rows["task"] == ["median", "full", "some", "none", "missing"]
+    assert rows["9.1 The sum"] == ["2 of 3", "50%", "25%", "25%", "0%"]
+    assert rows["9.2 The sum of squares"] == ["3 of 3", "100%", "0%", "0%", "0%"]
+    assert rows["9.4 The point of it"] == ["1.5 of 3", "25%", "25%", "25%", "25%"]
+    assert "Students by points: full 50%, some 25%, none 25%, missing 0%" in page.alts
+
+
+def test_a_task_that_nobody_has_points_of_has_no_median(sums, page_of):
+    page = page_of(sums, [record(points=OPEN)])
+    assert ["9.4 The point of it", "– of 3", "0%", "0%", "0%", "100%"] in page.rows
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "shown"),
+    [(0, 9, "0%"), (1, 999, "<1%"), (5, 10, "50%"), (998, 999, ">99%"), (9, 9, "100%")],
+)
+def test_shares_do_not_round_to_none_or_all(part, whole, shown):
+    assert report._share(part, whole) == shown
+
+
+def test_histogram_counts_points_so_far_and_leaves_out_who_has_none(sums, page_of):
+    page = page_of(
+        sums,
+        [
+            record("a", points=FULL),
+            record("b", points=FULL | {"sum-why": 2.5}),
+            record("c", points=OPEN),
+            record("d", points=FULL | {"sum-why": 9.0}),  # extra points: in the last bar
+            record("e", points=dict.fromkeys(FULL, 0.0)),
+            record("f", state=PERSON, reasons=("cut off",)),
+            record("g", state=UNGRADABLE, points=FULL),
+        ],
+    )
+    assert (
+        "Histogram of points, from 0 to 12. Students: 1 at 0, 1 at 9, 1 at 11, 2 at 12. "
+        "1 of them so far: a person is needed." in page.alts
+    )
+    assert "1 student without any points yet: left out." in page.sections["Points"]
+    picture = page.source[page.source.index("Histogram of points") :].partition("</svg>")[0]
+    assert (picture.count('class="full"'), picture.count('class="missing"')) == (3, 1)
+
+
+def test_histogram_of_many_points_has_wider_bars(sums, page_of):
+    tasks = [replace(task, points=100 * task.points) for task in sums.tasks]
+    page = page_of(replace(sums, tasks=tuple(tasks)), [record(points=FULL)])
+    alt = "Histogram of points, in steps of 50, from 0 to 1200. Students: 1 at 0."
+    assert alt in page.alts
+
+
+def test_bars_are_as_tall_as_their_numbers():
+    picture = report._bars([[3, 1], [0, 2]], {}, "x", "alt")
+    found = re.findall(r'class="(\w+)" x="(.+?)" y="(.+?)" width=".+?" height="(.+?)"', picture)
+    looks, *numbers = zip(*found, strict=True)
+    (x, y, height) = ([float(text) for text in column] for column in numbers)
+    assert looks == ("full", "missing", "missing")
+    assert height[0] == pytest.approx(3 * height[1], abs=0.2)
+    assert height[2] == pytest.approx(2 * height[1], abs=0.2)
+    assert y[0] == pytest.approx(y[1] + height[1], abs=0.2)  # stacked
+    assert x[0] == x[1] < x[2]
+
+
+@pytest.mark.parametrize(
+    ("value", "above"),
+    [(1, 1), (1.1, 2), (2.5, 5), (5.01, 10), (0.03, 0.05), (0.1, 0.1), (70, 100)],
+)
+def test_round_up(value, above):
+    assert report._round_up(value) == pytest.approx(above)
+
+
+# --- the page: why checks failed ------------------------------------------------------------------
+
+
+def losing(student, message, cell="sum-all-values", points=0.0):
+    said = {} if message is None else {cell: message}
+    return record(student, points=FULL | {cell: points}, messages=said)
+
+
+def test_failed_checks_are_grouped_by_their_likely_mistake(sums, page_of):
+    def likely(n, words):
+        return said(lambda: check(sum_all, [n, 1]).gives(n, likely=words))
+
+    long = "one number was left out, as happens to those who begin to count at one instead of zero"
+    page = page_of(
+        sums,
+        [
+            losing("a", likely(5, long + " 1")),
+            losing("b", likely(6, "signs differ")),
+            losing("c", likely(777, long + " 1")),
+            losing("d", likely(8, "signs differ")),
+            losing("e", likely(9, "signs differ")),
+            losing("f", None),
+            losing("g", "said, but a person gave the points", points=2.0),
+            losing("h", "half", points=0.5),
+            losing("i", likely(1, "by hand"), cell="sum-why"),
+            record("j", state=UNGRADABLE, messages={"sum-all-values": "not counted"}),
+        ],
+    )
+    assert page.summaries == [
+        "3 × signs differ",
+        f"2 × {long} 1",
+        "1 × half",
+        "1 × no message",
+    ]
+    text = page.sections["Checks that failed, and why"]
+    assert "9.1 The sum" in text and "9.2" not in text and "9.4" not in text
+    assert "sum-all-values: 7 students of 9 lost points" in text
+    assert "sum-all-form" not in text
+    assert page.examples[0].splitlines()[0] == "Not right yet: sum_all([6, 1])"  # of b, the first
+    assert "likely    signs differ" in page.examples[0]
+    assert "For example b:" in text and "For example d:" not in text
+
+
+@pytest.mark.parametrize(
+    ("message", "shared"),
+    [
+        (said(lambda: check(sum_all, [12, -3, 4.5e-07]).like([])), "sum_all([…, …, …])"),
+        (said(lambda: check(sum_all, [16_000, "a1"]).like(0)), "TypeError: unsupported operand"),
+        ("Not right yet, in a check that grading adds: f(12)\n  came      3", "f(…)"),
+        ("NameError: name 'nf4' is not defined in 3", "NameError: name 'nf4' is not defined in …"),
+        ("f(1)\n  came      1\n  likely    a\n            b 2\n", "a b 2"),
+        ("f(1)\n  came      'x'\n  likely    forged\n  likely    own", "own"),
+        ("\x1b[31mf(1)\x1b[0m\n  \x1b[1mlikely\x1b[0m    red", "red"),
+        ("", "no message"),
+        ("\n \n", "no message"),
+    ],
+)
+def test_what_messages_share(message, shared):
+    assert report._mistake(message).startswith(shared)
+
+
+def test_rare_mistakes_are_counted_and_left_out(sums, page_of):
+    some = [losing(f"student{n:02}", f"KeyError: '{chr(97 + n)}'") for n in range(11)]
+    page = page_of(sums, some + [losing("z", "KeyError: 'k'")])
+    assert page.summaries[0] == "2 × KeyError: 'k'" and len(page.summaries) == 8
+    assert "and 3 rarer ones, of 3 students" in page.sections["Checks that failed, and why"]
+
+
+def test_repairs_and_incidents_are_grouped(sums, page_of):
+    page = page_of(
+        sums,
+        [
+            record("b", points=FULL, repairs=("put back sum-all-form", "cell 12 dropped")),
+            record("a", points=FULL, repairs=("cell 7 dropped", "cell 9 dropped")),
+            record("c", points=FULL, incidents=("sum_all took more than 10 s",)),
+        ],
+    )
+    assert page.summaries == [
+        "2 × cell … dropped",
+        "1 × put back sum-all-form",
+        "1 × sum_all took more than … s",
+    ]
+    assert "a, b" in page.sections["Mended before grading"]
+    assert "sum_all" in page.sections["What happened in runs"]
+
+
+# --- the page: what changed, and what it took -----------------------------------------------------
+
+
+def test_changes_are_listed_a_row_a_student(sums, page_of):
+    before = [record("a", points=OPEN), record("b", points=FULL), record("c", points=FULL)]
+    after = [
+        record("a", points=FULL | {"sum-all-form": 0.0}),
+        record("b", points=FULL),
+        record("c", state=UNGRADABLE, reasons=("x",)),
+    ]
+    page = page_of(sums, after, before)
+    text = page.sections["Changed by this grading"]
+    assert "2 students with other points" in text
+    rows = {row[0]: row[1] for row in page.rows if "→" in row[1]}
+    assert rows["a"] == "state: needs a person → graded; sum-all-form: 1 → 0; sum-why: none → 3"
+    assert rows["c"].startswith("state: graded → ungradable; sum-all-form: 1 → none")
+    assert list(rows) == ["student", "a", "c"]
+    unchanged = page_of(sums, before, before)
+    assert "0 students with other points" in unchanged.sections["Changed by this grading"]
+    assert "Changed by this grading" not in page_of(sums, after).sections
+
+
+def test_costs_are_added_up_and_the_slowest_named(sums, page_of):
+    seconds = [0.04, 0.3, 0.4, 3.0, 7.0, 3600.0]
+    page = page_of(
+        sums,
+        [
+            record(f"s{n}", points=FULL, seconds=took, memory=int(100e6 * n))
+            for n, took in enumerate(seconds)
+        ],
+    )
+    text = page.sections["Time and memory"]
+    assert "1 h 0 min of work in all, 1.7 s in the median." in text
+    assert "300.00 MB in the median, 500.00 MB at most" in text  # of the five that were measured
+    assert page.rows[-6:] == [
+        ["student", "state", "time", "memory"],
+        ["s5", "graded", "1 h 0 min", "500.00 MB"],
+        ["s4", "graded", "7.0 s", "400.00 MB"],
+        ["s3", "graded", "3.0 s", "300.00 MB"],
+        ["s2", "graded", "0.4 s", "200.00 MB"],
+        ["s1", "graded", "0.3 s", "100.00 MB"],
+    ]
+    labels = re.findall(r'y="[\d.]+" text-anchor="middle">([\d.,]+)<', page.source)
+    assert labels[-4:] == ["50", "100", "200", "500"]  # also where the first bar begins
+    assert (
+        "Histogram of seconds of a submission. Students: 1 up to 0.05, 2 up to 0.5, 1 up to 5, "
+        "1 up to 10, 1 up to 5,000." in page.alts
+    )
+    assert (
+        "Histogram of MB of a submission. Students: 1 up to 100, 1 up to 200, 3 up to 500."
+        in page.alts
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0.0 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 min 0 s"),
+        (200, "3 min 20 s"),
+        (7300, "2 h 1 min"),
+    ],
+)
+def test_times_in_words(seconds, shown):
+    assert report._time(seconds) == shown
+
+
+# --- texts that students wrote --------------------------------------------------------------------
+
+HARMFUL = [
+    HOSTILE,
+    "</td></table></pre></details><h2>0 ungradable</h2>",
+    "]]><svg onload=hacked=1>",
+    "\x1b[2J\x1b]0;title\x07\x9b31m\x00\x08\u202egnp\u2066\ud800\ufeff",
+    "&lt;script&gt;",
+    "\"' onmouseover='hacked=1' x=\"",
+]
+
+
+def everywhere(text, student="student01", **fields):
+    """A record that holds a text wherever one can be."""
+    lists = {name: (text,) for name in ("reasons", "repairs", "incidents")}
+    said = {"messages": dict.fromkeys(FULL, text)}
+    points = {"points": dict.fromkeys(FULL, 0.0)}
+    return record(student + text, seconds=1.0, **lists | said | points | fields)
+
+
+@pytest.mark.parametrize("text", HARMFUL)
+@pytest.mark.parametrize("state", [PERSON, UNGRADABLE])
+def test_texts_add_no_element_and_no_attribute(sums, page_of, text, state):
+    tame = page_of(sums, [everywhere("tame", state=state)])
+    wild = page_of(sums, [everywhere(text, state=state)])
+    assert wild.tags == tame.tags and list(wild.sections) == list(tame.sections)
+    unseen = r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
+    assert not re.search(unseen, wild.source)
+    shown = [word for word in ("<script>", "0 ungradable", "&lt;script") if word in text]
+    assert all(word in wild.sections[list(wild.sections)[1]] for word in shown)  # as a text
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a\tb\r\nc\x0bd\x85e\u2028f", "a b c d e f"),
+        ("\x1b[1;31mred\x1b[0m \x9b1mbold", "red bold"),
+        ("\x1b]8;;http://x\x07link\x1b]8;;\x1b\\", "link"),
+        ("\x1b]unfinished", ""),
+        ("a\x00b\x08c\x7fd", "abcd"),
+        ("x" * 300, "x" * 200 + " …"),
+        ("é 李 ½ — ok", "é 李 ½ — ok"),
+    ],
+)
+def test_lines_are_clean(text, line):
+    assert report._line(text) == line
+
+
+def test_blocks_keep_their_lines_and_are_cut():
+    assert report._block("\n  a\r\n\n\tb  \x1b[0m\n") == "a\n\n    b"
+    assert report._block("x\n" * 50) == "\n".join("x" * 20) + " …"
+    assert report._block("y" * 10**7) == "y" * 1_500 + " …"
+
+
+def test_endless_escapes_take_no_time():
+    for text in ("\x1b]" * 10**6, "\x1b[" + "0" * 10**6, " likely " * 10**6, "1_" * 10**6):
+        report._mistake(text), report._block(text), report._cell(text)
+
+
+def test_many_reasons_are_cut(sums, page_of, table_of):
+    many = record(state=UNGRADABLE, reasons=tuple(f"reason {n}" for n in range(10_000)))
+    assert page_of(sums, [many]).rows[1][1].endswith("reason 4; and 9995 more")
+    assert read_back(table_of(sums, [many]))[0]["reasons"].endswith("reason 4; and 9995 more")
+
+
+def test_a_thousand_students_fit_on_a_page(page_of):
+    page = page_of(LORA, classroom(LORA, 1_000))
+    assert "1,000 students" in page.sections[""] and len(page.source) < 1.5e6
+    numbers = re.findall(r"([\d,]+)(?:graded|needs a person|ungradable)", page.sections[""])
+    assert sum(map(int, numbers)) == 1_000
+
+
+def test_a_thousand_students_who_talk_much_do_too(sums, page_of):
+    draw = random.Random(0)
+    texts = [f"{draw.random()} {HOSTILE} " + "<" * 2_000 for _ in range(1_000)]
+    loud = [replace(everywhere(text, state=PERSON), student=text[:8]) for text in texts]
+    assert len(page_of(sums, loud).source) < 1.5e6
+
+
+def test_the_page_is_the_same_whatever_order_records_come_in(tmp_path):
+    pages = set()
+    for seed in range(3):
+        records = classroom(LORA, 40)
+        random.Random(seed).shuffle(records)
+        for write in (report.write_report, report.write_csv):
+            write(tmp_path / write.__name__, LORA, records)
+            pages.add((tmp_path / write.__name__).read_bytes())
+    assert len(pages) == 2
+
+
+def test_the_csv_of_a_class_agrees_with_its_page(page_of, table_of):
+    records = classroom(LORA, 200)
+    rows, page = read_back(table_of(LORA, records)), page_of(LORA, records)
+    assert Counter(row["state"] for row in rows) == Counter(r.state for r in records)
+    for task in LORA.tasks:
+        points = [row[task.id] for row in rows if row["state"] != UNGRADABLE]
+        full = report._share(points.count(str(task.points)), len(points))
+        shown = next(row for row in page.rows if row[0] == f"{task.number} {task.title}")
+        assert shown[2] == full and shown[5] == report._share(points.count(""), len(points))
+
+
+# --- in a browser ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,test]'")
+    from playwright.sync_api import sync_playwright
+
+    from tests.browser import chromium
+
+    with sync_playwright() as playwright:
+        browser = chromium(playwright)
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_runs_or_is_fetched_and_the_page_fits(browser, tmp_path, scheme, width):
+    path = tmp_path / "report.html"
+    lists = {name: tuple(HARMFUL) for name in ("reasons", "repairs", "incidents")}
+    cells = [cell["id"] for task in LORA.tasks for cell in task.graded]
+    lost = {"points": dict.fromkeys(cells, 0.0)}
+    lost |= {"messages": dict.fromkeys(cells, "w" * 900 + HOSTILE)}
+    records = [
+        *classroom(LORA, 60),
+        record("n" * 200, UNGRADABLE, LORA.name, **lists),
+        record("z" + HOSTILE, PERSON, LORA.name, **lists, **lost),
+    ]
+    report.write_report(path, LORA, records)
+    with browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme) as seen:
+        page, requests, faults = seen.new_page(), [], []
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: faults.append(message.text))
+        page.goto(path.as_uri())
+        page.locator("summary").first.click()
+        assert page.evaluate("window.hacked") is None
+        assert requests == [path.as_uri()] and faults == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        paper, ink = (
+            page.evaluate(f"getComputedStyle(document.body).{what}")
+            for what in ("backgroundColor", "color")
+        )
+        bright = [sum(map(int, re.findall(r"\d+", colour))) for colour in (paper, ink)]
+        assert (bright[0] > bright[1]) == (scheme == "light")
+        page.emulate_media(media="print")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == (
+            "rgb(255, 255, 255)"
+        )
