@@ -60,13 +60,13 @@ class Room:
     size: int = TOTAL
     members: int = MEMBERS
 
-    def take(self, size: int) -> None:
-        """Count a member. Raises Refused if there is no room for it."""
-        self.size -= size
-        self.members -= 1
+    def take(self, *sizes: int) -> None:
+        """Count members. Raises Refused if there is no room for them."""
+        self.size -= sum(sizes)
+        self.members -= len(sizes)
         if self.members < 0:
             raise Refused("it has too many members")
-        if size < 0 or self.size < 0:
+        if self.size < 0 or min(sizes, default=0) < 0:
             raise Refused("too much comes out of it")
 
 
@@ -107,7 +107,7 @@ class SafeExtractor(ExtractorPlugin):
             shutil.copy2(path, folder / path.name)
 
     def _unpack(self, path: Path, folder: Path, room: Room, depth: int) -> None:
-        """Unpack an archive, and those in it, into a new folder; one that is refused leaves none."""
+        """Unpack an archive, and those in it, into a new folder; none is left if it is refused."""
         if depth == 0:
             raise Refused(f"more than {DEPTH} archives are inside each other")
         target = _free(folder / path.name.removesuffix(path.suffix).removesuffix(".tar"))
@@ -202,6 +202,7 @@ def _zipped(path: Path) -> Iterator[Member]:
     if end and end[zipfile._ECD_SIZE] > DIRECTORY:
         raise Refused("it has too many members")
     with zipfile.ZipFile(path) as archive:
+        Room().take(*(info.file_size for info in archive.infolist()))  # before any is written
         for info in archive.infolist():
             if not info.is_dir():
                 opened = functools.partial(archive.open, info)

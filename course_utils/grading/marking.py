@@ -261,7 +261,8 @@ def run(notebook: Notebook, paper: Paper, referee: Referee) -> None:
         if test is not None:
             cell["source"] = test
             # What a test cell imports in the student's own notebook is there for later cells.
-            referee.run(imports_of(test.partition(HIDDEN)[0]), cell["id"])
+            if imports := imports_of(test.partition(HIDDEN)[0]):
+                referee.run(imports, cell["id"])
             cell["outputs"] = referee.check(test, cell["id"])
         elif cell["source"].strip():
             cell["outputs"] = referee.run(cell["source"], _named(cell, place))

@@ -11,7 +11,6 @@ import ast
 import base64
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +24,9 @@ TRIES = 4  # processes that a submission gets, if its own end
 READING = 60  # seconds to read a notebook
 PATIENCE = 2  # seconds to react to an interrupt
 OUTPUTS = 200  # of a cell, at most
-ROOM = 12_000_000  # B of a cell's outputs, at most
+ROOM = 12_000_000  # B of a cell's outputs that are kept
+FLOOD = 200_000_000  # B of outputs at which the process is ended
 FILE = 300_000_000  # B of a notebook, at most
-ANSWERS = ("value", "object", "unplain", "raised")
 
 Output = dict[str, Any]
 Notebook = dict[str, Any]
@@ -113,7 +112,7 @@ class Referee:
         """
         outputs = _Outputs()
         try:
-            self._request(lambda n: ("run", utf8(source), {"n": n}), outputs, self._limits.cell)
+            self._request("run", utf8(source), {}, outputs, self._limits.cell)
             self._ran.append(source)
         except _Stopped as fault:
             self.incidents.append(f"{what}: {fault}")
@@ -155,9 +154,7 @@ class Referee:
         shown = _Outputs(outputs.room)
         seconds = min(self._limits.call, max(0.1, ends - time.monotonic() - PATIENCE - 1))
         try:
-            message = self._request(
-                lambda n: ("call", call.body, {**call.fields, "n": n}), shown, seconds
-            )
+            message = self._request("call", call.body, call.fields, shown, seconds)
         except _Stopped as fault:
             self.incidents.append(f"{what}: {fault}")
             return "raised", b"", _refusal(str(fault))
@@ -169,10 +166,7 @@ class Referee:
     # --- the student's process --------------------------------------------------------------------
 
     def _request(
-        self,
-        made: Callable[[int], tuple[str, bytes, dict[str, Any]]],
-        outputs: _Outputs,
-        seconds: float,
+        self, kind: str, body: bytes, fields: dict[str, Any], outputs: _Outputs, seconds: float
     ) -> Message:
         """Ask the student's process for something and wait for its answer.
 
@@ -181,11 +175,10 @@ class Referee:
         """
         process = self._running()
         self._number += 1
-        number, interrupted = self._number, False
-        kind, body, fields = made(number)
-        ends = self._deadline(seconds)
+        asked, ends = {**fields, "n": self._number}, self._deadline(seconds)
+        interrupted = False
         try:
-            process.channel.send(kind, body, ends, **fields)
+            process.channel.send(kind, body, ends, **asked)
             while True:
                 try:
                     message = process.channel.receive(ends)
@@ -195,9 +188,12 @@ class Referee:
                     interrupted, ends = True, time.monotonic() + PATIENCE
                     process.interrupt()
                     continue
-                if message.kind in (*ANSWERS, "done") and message.fields.get("n") == number:
+                if _answers(message, kind, asked):
                     break
                 outputs.take(message)
+                if outputs.room < -FLOOD:
+                    self._end_student()
+                    raise _Stopped("it put out too much; it had to be ended")
         except TimeoutError:
             self._end_student()
             raise _Stopped(f"{self._too_long(seconds)}; it had to be ended") from None
@@ -216,8 +212,7 @@ class Referee:
             self._student = self._started(0, "student")
             replayed, self._ran = self._ran, []
             for source in replayed:
-                again = ("run", utf8(source))
-                self._request(lambda n, a=again: (*a, {"n": n}), _Outputs(0), self._limits.cell)
+                self._request("run", utf8(source), {}, _Outputs(0), self._limits.cell)
                 self._ran.append(source)
         return self._student
 
@@ -257,6 +252,15 @@ class Referee:
 
 class _Stopped(Exception):
     """The student's process gave no answer; the text says why."""
+
+
+def _answers(message: Message, kind: str, asked: dict[str, Any]) -> bool:
+    """Whether a message is an answer to what was asked, and of a kind that answers it."""
+    if message.fields.get("n") != asked["n"]:
+        return False
+    if kind == "run":
+        return message.kind == "done"
+    return message.kind in ("raised", *(("object",) if asked["keep"] else ("value", "unplain")))
 
 
 def _refusal(text: str) -> dict[str, Any]:
