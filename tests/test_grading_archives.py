@@ -1,4 +1,4 @@
-"""grading.archives: hostile archives are refused by name and reason; the rest of a class goes on."""
+"""grading.archives: hostile archives are refused by name and reason; the class goes on."""
 
 import gzip
 import io
@@ -143,14 +143,13 @@ def test_a_bad_member_is_refused_and_the_others_are_not(box, refusals, kind, mem
     }
 
 
-def test_nbgraders_own_extractor_follows_links_and_gives_up(box, tmp_path):
-    """What the tests here protect from: a link out of the folder, and one bad archive for all."""
-    link = in_tar("student01_03_lora.ipynb", tarfile.SYMTYPE, str(tmp_path / "gradebook.db"))
-    tarred(box / "archive" / "a.tar.gz", (link, b""))
+def test_nbgraders_own_extractor_unpacks_bombs_and_gives_up(box):
+    """What the tests here protect from: too much, and one bad archive for all."""
+    zipped(box / "archive" / "a.zip", ("bomb", bytes(9_000_000)))
+    assert len(extract(box, ExtractorPlugin)["a/bomb"]) == 9_000_000
     (box / "archive" / "b.zip").write_bytes(b"PK, but no archive")
-    with pytest.raises(Exception, match="b.zip|not a zip|ReadError"):
+    with pytest.raises(Exception, match="Not a recognized archive"):
         extract(box, ExtractorPlugin)
-    assert (box / "extracted/a/student01_03_lora.ipynb").is_symlink()
 
 
 # --- archives that are refused as a whole ---------------------------------------------------------
@@ -181,12 +180,12 @@ def encrypted(target):
 
 
 def huge_header(target):
-    """A tar whose header for a long name is 200 MB long."""
+    """A tar whose header for a long name is 50 MB long."""
     header = tarfile.TarInfo("././@LongLink")
-    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 200_000_000
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 50_000_000
     with gzip.open(target, "wb") as stream:
         stream.write(header.tobuf(tarfile.GNU_FORMAT))
-        for _ in range(200):
+        for _ in range(50):
             stream.write(bytes(1_000_000))
 
 

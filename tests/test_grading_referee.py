@@ -90,6 +90,12 @@ def test_files_of_the_assignment_win_over_the_student_s():
         assert said(judge.check("print(open('a.txt').read())")) == "ours\n"
 
 
+def test_a_module_that_was_handed_in_can_be_imported():
+    with referee(DOUBLE, theirs={"helper.py": b"x = 5"}) as judge:
+        assert said(judge.run("from helper import x\nprint(x)")) == "5\n"
+        assert "ModuleNotFoundError" in said(judge.check("import helper"))
+
+
 def test_a_cell_that_ends_with_a_number_gives_part_of_the_points_as_in_nbgrader():
     (output,) = checked(DOUBLE, "0.5")
     assert output["output_type"] == "execute_result" and output["data"] == {"text/plain": "0.5"}

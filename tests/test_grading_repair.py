@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -124,13 +125,23 @@ def order(result):
     return [cell["id"] for cell in result.notebook["cells"]]
 
 
-def validate(notebook, release):
-    """What every result must be: valid for Jupyter and nbgrader, its graded cells the release's."""
+@functools.cache
+def accepted_by_nbgrader(cells):
+    """nbgrader's own check, which looks at types and metadata: once for each set of them."""
     import nbformat
     from nbgrader.nbgraderformat import MetadataValidator
 
+    cells = [{**cell, "source": ""} for cell in json.loads(cells)]
+    MetadataValidator().validate_nb(nbformat.from_dict({"cells": cells}))
+
+
+def validate(notebook, release):
+    """What every result must be: valid for Jupyter and nbgrader, its graded cells the release's."""
+    import nbformat
+
     nbformat.validate(notebook)
-    MetadataValidator().validate_nb(nbformat.from_dict(notebook))
+    bare = [{key: cell[key] for key in ("cell_type", "metadata")} for cell in notebook["cells"]]
+    accepted_by_nbgrader(json.dumps(bare))
     json.dumps(notebook, ensure_ascii=False).encode("utf-8")
     ids = [cell["id"] for cell in notebook["cells"]]
     assert len(ids) == len(set(ids))
@@ -670,6 +681,7 @@ BROKEN = {
     "noise": (bytes(range(128, 256)), "no notebook: hand in the one that ends in .ipynb"),
     "cut off": ((BOOK % CELL)[:40].encode(), "ends in the middle, in line 1: .* cut off"),
     "conflict": (b'{\n<<<<<<< HEAD\n "a": 1\n=======\n>>>>>>> b\n}', "holds a merge conflict"),
+    "conflict at once": (b"<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> b\n", "a merge conflict of git"),
     "broken": (b'{\n "cells": [],\n "metadata" {}\n}', "broken from line 3 on"),
     "list": (b"[]", "no notebook"),
     "number": (b"3", "no notebook"),
@@ -758,15 +770,15 @@ def test_the_format_of_2012(small):
         if cell["cell_type"] == "code":
             cell["input"] = cell.pop("source").splitlines(keepends=True)
     heading = {"cell_type": "heading", "level": 2, "source": "Part", "metadata": {}}
-    small.cells[:1] = [heading, {"cell_type": "html", "source": "<b>"}]
+    small.cells[:1] = [heading, heading | {"level": 2.0}, {"cell_type": "html", "source": "<b>"}]
     old = {"nbformat": 3, "nbformat_minor": 0, "metadata": {"name": "09_sums"}}
     loaded = repair.load(json.dumps(old | {"worksheets": [{"cells": small.cells}]}).encode())
     result = repair.repair(loaded, small.release)
     validate(result.notebook, small.release)
     assert result.notes == ("the notebook was in the old format 3",)
     assert {n: by_id(result)[n]["source"] for n in small.expected} == small.expected
-    assert [cell["source"] for cell in loaded["cells"][:2]] == ["## Part", "<b>"]
-    assert {cell["cell_type"] for cell in loaded["cells"][:2]} == {"markdown"}
+    assert [cell["source"] for cell in loaded["cells"][:3]] == ["## Part", "# Part", "<b>"]
+    assert {cell["cell_type"] for cell in loaded["cells"][:3]} == {"markdown"}
 
 
 def test_what_stands_in_outputs_harms_nothing(small):
@@ -776,6 +788,19 @@ def test_what_stands_in_outputs_harms_nothing(small):
     assert odd in text
     result = repair.repair(repair.load(text.encode()), small.release)
     assert (result.notes, result.doubts) == ((), ())
+
+
+def test_outputs_that_were_read_take_no_memory(small):
+    for cell in small.cells:
+        cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "x" * 500_000}]
+    data = json.dumps(small.notebook).encode()
+    tracemalloc.start()
+    try:
+        repair.load(data)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * len(data), "the text, and the outputs of one cell"
 
 
 # --- hostile --------------------------------------------------------------------------------------
@@ -973,7 +998,7 @@ def hand_in(course, student, notebook):
     target.parent.mkdir(parents=True)
     target.write_text(json.dumps(notebook), encoding="utf-8")
     try:
-        mutation._autograde(course, SMALL)
+        mutation.autograde_as_nbgrader_does(course, SMALL)
     finally:
         target.rename(target.with_suffix(".done"))
 

@@ -98,25 +98,44 @@ def read(path: Path | str) -> Assignment:
     Raises CourseError if the file is no notebook or a task lacks its prompt or its answer.
     """
     path = Path(path)
-    try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-        cells = tuple({**cell, "source": "".join(cell["source"])} for cell in notebook["cells"])
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise CourseError(f"{path} is not a notebook: {fault}") from fault
+    notebook = load(path)
+    cells = tuple(notebook["cells"])
     heading = re.match(r"# (.+)", cells[0]["source"]) if cells else None
-    withheld = notebook["metadata"].get("qlora_course", {}).get("withheld", [])
     return Assignment(
         name=path.stem,
         title=heading[1] if heading else path.stem,
-        withheld=tuple(withheld),
+        withheld=withheld(notebook),
         tasks=tuple(_task(cell, cells, path) for cell in cells if is_answer(cell)),
         cells=cells,
     )
 
 
+def load(path: Path) -> dict[str, Any]:
+    """A notebook as it is in its file, but for sources, which are text.
+
+    Raises CourseError if the file is no notebook.
+    """
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        cells = [{**cell, "source": "".join(cell["source"])} for cell in notebook["cells"]]
+        return {**notebook, "cells": cells, "metadata": dict(notebook["metadata"])}
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise CourseError(f"{path} is not a notebook: {fault}") from fault
+
+
+def withheld(notebook: dict[str, Any]) -> tuple[str, ...]:
+    """The modules of the course that hold the answers to a notebook's tasks."""
+    return tuple(notebook["metadata"].get("qlora_course", {}).get("withheld", []))
+
+
 def grading(cell: Cell) -> dict[str, Any]:
     """nbgrader's metadata of a cell; empty for a cell that it has nothing to do with."""
     return cell.get("metadata", {}).get("nbgrader", {})
+
+
+def grade_id(cell: Cell) -> str | None:
+    """The name by which nbgrader knows a cell; None for a cell that it has nothing to do with."""
+    return grading(cell).get("grade_id")
 
 
 def is_answer(cell: Cell) -> bool:

@@ -11,6 +11,8 @@ is: a run that was cut off goes on, and one that was complete does nothing.
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
@@ -26,6 +28,7 @@ from course_utils.grading.records import Record
 from course_utils.grading.sandbox import Limits
 from course_utils.runtime import CourseError
 
+GLANCE = 0.2  # seconds between two looks whether to stop
 AHEAD = 2  # submissions for each worker that are in memory at a time
 
 Progress = Callable[[Record, int, int], None]  # a record; how many are done, and of how many
@@ -70,20 +73,21 @@ def grade(
         book.learn(source)
         paper = marking.paper(folder, name, limits or Limits())
         before = {record.student: record for record in records.read_all(book.records)}
+        previous = report.merged(before.values(), book.scores())
         known = {} if again else {s: before[s] for s in before.keys() & book.students()}
         kept = [record for place in places if (record := _kept(place, paper, known))]
         todo = [place for place in places if place.parent.name not in {r.student for r in kept}]
         done = list(kept)
         if todo:
-            with _pool(paper, scheduler, workers) as (pool, at_once):
+            with _stoppable() as stop, _pool(paper, scheduler, workers) as (pool, at_once):
                 given = (marking.submission(place, name) for place in todo)
-                for submission, marked in _marked(pool, paper, given, at_once * AHEAD):
+                for submission, marked in _marked(pool, paper, given, at_once * AHEAD, stop):
                     done.append(book.save(*marked, submission))
                     if progress:
                         progress(done[-1], len(done) - len(kept), len(todo))
         current = report.merged(done, book.scores())
     ordered = sorted(current, key=lambda record: record.student)
-    return Result(read(source), ordered, list(before.values()), len(todo))
+    return Result(read(source), ordered, previous, len(todo))
 
 
 def _kept(place: Path, paper: Paper, known: dict[str, Record]) -> Record | None:
@@ -92,6 +96,26 @@ def _kept(place: Path, paper: Paper, known: dict[str, Record]) -> Record | None:
     if old and old.key == marking.key(paper, marking.submission(place, paper.name)):
         return old
     return None
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event, so that nothing is written by halves; a second one interrupts."""
+    stop = threading.Event()
+
+    def on_interrupt(*_: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
@@ -114,17 +138,26 @@ def _pool(
 
 
 def _marked(
-    pool: Executor, paper: Paper, submissions: Iterator[Submission], ahead: int
+    pool: Executor,
+    paper: Paper,
+    submissions: Iterator[Submission],
+    ahead: int,
+    stop: threading.Event,
 ) -> Iterator[tuple[Submission, tuple[Record, Notebook]]]:
     """Submissions with what came of them, as they are done; few are in memory at a time.
 
-    One that brings its sandbox down is tried once more, and then can't be graded.
+    One that brings its sandbox down is tried once more, and then can't be graded. Raises
+    KeyboardInterrupt once `stop` is set.
     """
     running: dict[Future[Any], Submission] = {}
     failed: set[str] = set()
 
     def done() -> Iterator[tuple[Submission, tuple[Record, Notebook]]]:
-        finished, _ = wait(running, return_when=FIRST_COMPLETED)
+        finished: set[Future[Any]] = set()
+        while not (finished or stop.is_set()):
+            finished, _ = wait(running, timeout=GLANCE, return_when=FIRST_COMPLETED)
+        if stop.is_set():
+            raise KeyboardInterrupt
         for future in finished:
             given = running.pop(future)
             if (fault := future.exception()) is None:
@@ -153,7 +186,7 @@ def publish(folder: Path, result: Result) -> str:
     states = ", ".join(f"{counts[state]} {state}" for state in records.STATES if counts[state])
     lines = [f"{result.assignment.name}: {result.graded} graded now; in all, {states}"]
     lines += [
-        f"  {record.student}: ungradable, {record.reasons[0]}"
+        f"  {_shown(record.student)}: ungradable, {record.reasons[0]}"
         for record in result.records
         if record.state == records.UNGRADABLE
     ]
@@ -169,4 +202,6 @@ def publish(folder: Path, result: Result) -> str:
 
 
 def _shown(value: float | str | None) -> str:
-    return "none" if value is None else f"{value:g}" if isinstance(value, float | int) else value
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    return "none" if value is None else f"{value:g}"

@@ -12,11 +12,14 @@ another.
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Executor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course_utils import __version__
+import course_utils
 from course_utils.grading import marking, sandbox
 from course_utils.runtime import CourseError
 
@@ -81,13 +84,21 @@ def _alone(client: Client) -> Iterator[None]:
 
 def _check(client: Client) -> None:
     """Raise CourseError if a worker can't grade: else it would spoil whatever it is given."""
-    for worker, fault in client.run(_fault, __version__, on_error="return").items():
+    for worker, fault in client.run(_fault, code(), on_error="return").items():
         if fault:
             raise CourseError(f"the worker at {worker} can't grade: {fault}")
 
 
-def _fault(version: str) -> str:
-    """Why this process can't grade for a course of that version; "" if it can."""
-    if version != __version__:
-        return f"it has version {__version__} of the course, and the course graded is {version}"
+def _fault(wanted: str) -> str:
+    """Why this process can't grade for one whose code is `wanted`; "" if it can."""
+    if code() != wanted:
+        return "it has another version of the course: install the same, and start the worker again"
     return sandbox.fault()
+
+
+@functools.cache
+def code() -> str:
+    """A hash of the course's package, as it was when this process first asked."""
+    package = Path(course_utils.__file__).parent
+    hashes = [hashlib.sha256(path.read_bytes()) for path in sorted(package.rglob("*.py"))]
+    return hashlib.sha256(b"".join(each.digest() for each in hashes)).hexdigest()

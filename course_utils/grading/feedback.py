@@ -34,8 +34,10 @@ from bs4 import BeautifulSoup
 from jinja2 import pass_context
 from nbconvert.filters import strip_ansi
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-from nbgrader.preprocessors import NbGraderPreprocessor
+from nbconvert.preprocessors import Preprocessor
+from nbgrader.utils import parse_utc
 from pygments.token import STANDARD_TYPES
+from traitlets import Bool
 
 from course_utils import checks
 from course_utils.grading.assignments import HIDDEN, HIDDEN_END
@@ -63,11 +65,13 @@ NAMES = ("student", "first_name", "last_name", "notebook_path")  # formgrader's,
 PYTHON = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
 
 
-class Harmless(NbGraderPreprocessor):
+class Harmless(Preprocessor):
     """Makes a notebook anew of text, pictures, and HTML for `clean` and `markdown`.
 
     Outputs of other kinds are left out, and a line says so. Of metadata, nbgrader's alone stay.
     """
+
+    enabled = Bool(True).tag(config=True)
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
         """The notebook and nbconvert's resources, without anything that acts."""
@@ -113,32 +117,36 @@ def _outputs(output: Any) -> Iterator[Any]:
         name = "stderr" if output.get("name") == "stderr" else "stdout"
         yield v4.new_output("stream", name=name, text=_text(output.get("text")))
     elif kind == "error":
-        lines = [_text(line) for line in _items(output.get("traceback"))[:1_000]]
         name, text = _text(output.get("ename")), _text(output.get("evalue"))
-        yield v4.new_output("error", ename=name, evalue=text, traceback=lines)
+        shown = _text("\n".join(map(_joined, _items(output.get("traceback")))))
+        yield v4.new_output("error", ename=name, evalue=text, traceback=[shown])
     elif kind in ("display_data", "execute_result"):
         given = _dict(output.get("data"))
-        data = {kind: _joined(given[kind]) for kind in SHOWN if _is_shown(kind, given.get(kind))}
+        data = {
+            mime: _text(given[mime], TEXT if mime in ("text/plain", "text/markdown") else PICTURE)
+            for mime in SHOWN
+            if _is_shown(mime, given.get(mime))
+        }
         if data:
             count = {"execution_count": _count(output)} if kind == "execute_result" else {}
-            yield v4.new_output(kind, data={m: _text(t, PICTURE) for m, t in data.items()}, **count)
-        if left_out := [_text(kind, 60) for kind in given.keys() - data.keys()]:
+            yield v4.new_output(kind, data=data, **count)
+        if left_out := [_text(mime, 60) for mime in given.keys() - data.keys()]:
             yield _line(f"(not shown: {', '.join(sorted(left_out)[:5])})")
     else:
         yield _line("(an output that is not shown)")
 
 
-def _is_shown(kind: str, given: Any) -> bool:
+def _is_shown(mime: str, given: Any) -> bool:
     text = _joined(given)
-    if kind in PICTURES:
+    if mime in PICTURES:
         return len(text) <= PICTURE and bool(BASE64.fullmatch(text))
-    return bool(text) and not (kind == "text/html" and _is_slow(text))
+    return bool(text) and not (mime == "text/html" and _is_slow(text))
 
 
 def _attachments(given: Any) -> dict[str, Any]:
     """The pictures that belong to a markdown cell, as its argument."""
     found = {
-        str(name): {k: _joined(forms[k]) for k in PICTURES if _is_shown(k, _dict(forms).get(k))}
+        str(name): {m: _joined(forms[m]) for m in PICTURES if _is_shown(m, _dict(forms).get(m))}
         for name, forms in _dict(given).items()
     }
     kept = {name: forms for name, forms in found.items() if forms}
@@ -224,7 +232,7 @@ def _cleaned(text: str, inert: bool = False) -> str:
     )
     # MathJax makes links, too: of \\href, which an entity may disguise.
     plain = ENTITY.sub(lambda found: html.escape(html.unescape(found[0])), UNSEEN.sub("", text))
-    return cleaner.clean(plain).replace("\\href", "\\\u200bhref")
+    return cleaner.clean(plain).strip().replace("\\href", "\\\u200bhref")
 
 
 def _is_slow(text: str) -> bool:
@@ -329,11 +337,13 @@ def _hashes(trusted: str) -> str:
 # --- feedback: hidden tests stay hidden -----------------------------------------------------------
 
 
-class SafeFeedback(NbGraderPreprocessor):
+class SafeFeedback(Preprocessor):
     """Leaves out hidden tests and what they expect; a test cell shows its check's message alone."""
 
+    enabled = Bool(True).tag(config=True)
+
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
-        """The notebook as its student may see it, and the time when it was handed in as a file."""
+        """The notebook as its student may see it, and nbgrader's notes as files beside it."""
         for cell in nb.cells:
             if cell.cell_type == "code":
                 source, cell.source = cell.source, without_hidden(cell.source)
@@ -342,8 +352,8 @@ class SafeFeedback(NbGraderPreprocessor):
                     cell.outputs = [
                         _told(output, source) for output in cell.outputs if _is_error(output)
                     ]
-        if time := _time(resources["metadata"].get("path", "")):
-            resources.setdefault("outputs", {})["timestamp.txt"] = time
+        notes = _notes(resources["metadata"].get("path", ""))
+        resources["outputs"] = {**resources.get("outputs", {}), **notes}
         return nb, resources
 
 
@@ -419,13 +429,22 @@ def _squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-def _time(folder: str) -> bytes:
-    """When a submission was handed in, by nbgrader's note in a folder; b"" if there is none."""
-    from nbgrader.utils import parse_utc
+def _notes(folder: str) -> dict[str, bytes]:
+    """nbgrader's notes on a submission, by file name, that lie in a folder and are what they seem.
 
-    note = Path(folder, "timestamp.txt")
-    if note.is_symlink() or not note.is_file() or note.stat().st_size > 100:
-        return b""
+    When it was handed in tells nbgrader whether feedback is up to date; by the secret it hands
+    feedback out, through the exchange.
+    """
+    secret = _note(folder, "submission_secret.txt")
+    notes = {"submission_secret.txt": secret} if re.fullmatch(r"[0-9a-f]{128}", secret) else {}
     with suppress(ValueError, OverflowError):
-        return parse_utc(note.read_text(encoding="ascii").strip()).isoformat(" ").encode()
-    return b""
+        notes["timestamp.txt"] = parse_utc(_note(folder, "timestamp.txt")).isoformat(" ")
+    return {name: text.encode() for name, text in notes.items()}
+
+
+def _note(folder: str, name: str) -> str:
+    """The text of a small file; "" for anything else, such as a link."""
+    path = Path(folder, name)
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > 200:
+        return ""
+    return path.read_bytes().decode("ascii", "replace").strip()

@@ -20,8 +20,8 @@ from nbgrader.preprocessors import AssignLatePenalties
 from nbgrader.utils import compute_checksum, determine_grade, parse_utc
 
 from course_utils.grading import records, release
-from course_utils.grading.assignments import is_answer, is_graded, read
-from course_utils.grading.marking import Notebook, Submission, messages
+from course_utils.grading.assignments import grade_id, grading, is_answer, load
+from course_utils.grading.marking import TIME, Notebook, Submission, messages, name_fault, tests_of
 from course_utils.grading.records import Record
 
 
@@ -50,16 +50,15 @@ class Book:
 
         Returns whether it did.
         """
-        wanted = {
-            cell["id"]: (cell["source"], float(cell["metadata"]["nbgrader"]["points"]))
-            for cell in read(solution).cells
-            if is_graded(cell) and not is_answer(cell)
-        }
+        notebook = load(solution)
+        tests = tests_of(notebook)
+        points = {grade_id(c): float(grading(c).get("points", 0)) for c in notebook["cells"]}
+        wanted = {name: (source, points[name]) for name, source in tests.items()}
         known = {}
         with contextlib.suppress(MissingEntry):
-            notebook = self._book.find_notebook(self.name, self.name)
-            points = {cell.name: cell.max_score for cell in notebook.grade_cells}
-            known = {c.name: (c.source, points.get(c.name)) for c in notebook.source_cells}
+            entry = self._book.find_notebook(self.name, self.name)
+            scores = {cell.name: cell.max_score for cell in entry.grade_cells}
+            known = {c.name: (c.source, scores.get(c.name)) for c in entry.source_cells}
         if all(known.get(name) == test for name, test in wanted.items()):
             return False
         self._book.db.rollback()  # ends the reading, for nbgrader to write
@@ -83,19 +82,23 @@ class Book:
         """Write points, notebook and record; returns the record with its points and state.
 
         Points given by hand stay. A cell that has some is marked for another look only if its check
-        gives other points than before, or its answer changed.
+        gives other points than before, or its answer changed. A student whose name the gradebook
+        can't take has a record alone.
         """
+        if name_fault(record.student):
+            record.write(self.records)
+            return record
         graded = nbformat.from_dict(notebook)
         with warnings.catch_warnings():  # SQLAlchemy's, about objects that nbgrader adds later
             warnings.filterwarnings("ignore", "Object of type <")
             self._book.update_or_create_student(record.student)
-            timestamp = _timestamp(given.timestamp)
+            timestamp = _timestamp(given.exchange.get(TIME, ""))
             self._book.update_or_create_submission(self.name, record.student, timestamp=timestamp)
         marks = self._book.find_submission_notebook(self.name, self.name, record.student)
         ungradable = record.state == records.UNGRADABLE
         reasons, points = list(record.reasons), {}
         same = self._unchanged(record.student, notebook)
-        cells = {c["id"]: c for c in graded.cells if not ungradable}
+        cells = {grade_id(cell): cell for cell in graded.cells if not ungradable}
         for grade in marks.grades:
             _mark(grade, cells.get(grade.name), grade.name in same)
             points[grade.name] = score(grade)
@@ -109,7 +112,7 @@ class Book:
         state = records.PERSON if reasons and not ungradable else record.state
         told = {"state": state, "reasons": tuple(reasons), "points": points}
         record = replace(record, messages=messages(notebook), **told)
-        self._write(record.student, graded, given.timestamp)
+        self._write(record.student, graded, given.exchange)
         record.write(self.records)
         return record
 
@@ -117,13 +120,14 @@ class Book:
         """Graded cells whose answer is as it was when they were graded last."""
         try:
             old = json.loads(self._autograded(student).read_text("utf-8"))["cells"]
-            sources = {cell.get("id"): "".join(cell["source"]) for cell in old}
+            sources = {grade_id(cell): "".join(cell["source"]) for cell in old}
         except (OSError, ValueError, KeyError, TypeError):
             return set()
         return {
-            cell["id"]
+            name
             for cell in notebook["cells"]
-            if not is_answer(cell) or sources.get(cell["id"]) == cell["source"]
+            if (name := grade_id(cell))
+            and (not is_answer(cell) or sources.get(name) == cell["source"])
         }
 
     def _late(self, student: str, graded: Any) -> None:
@@ -136,7 +140,7 @@ class Book:
     def _autograded(self, student: str) -> Path:
         return self.folder / "autograded" / student / self.name / f"{self.name}.ipynb"
 
-    def _write(self, student: str, graded: Any, timestamp: str) -> None:
+    def _write(self, student: str, graded: Any, exchange: dict[str, str]) -> None:
         """The notebook with its outputs, where formgrader and feedback look for it."""
         path = self._autograded(student)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,8 +149,8 @@ class Book:
         part.write_text(nbformat.writes(graded), encoding="utf-8")
         part.chmod(0o444)
         part.replace(path)
-        if timestamp:
-            (path.parent / "timestamp.txt").write_text(timestamp, encoding="utf-8")
+        for name, text in exchange.items():
+            (path.parent / name).write_text(text, encoding="utf-8")
 
 
 def _mark(grade: Any, cell: Any, unchanged: bool) -> None:
@@ -179,6 +183,6 @@ def score(grade: Any) -> float | None:
 def _timestamp(text: str) -> Any:
     """When it was handed in, for nbgrader; None where that isn't said or isn't a time."""
     try:
-        return parse_utc(text) if text else None
+        return parse_utc(text.strip()) if text.strip() else None
     except (ValueError, OverflowError):
         return None

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import functools
 import hashlib
 import json
@@ -25,7 +26,7 @@ from typing import Any
 
 from course_utils import __version__
 from course_utils.grading import records
-from course_utils.grading.assignments import HIDDEN, is_answer, is_graded, read
+from course_utils.grading.assignments import HIDDEN, grade_id, is_answer, is_graded, load, withheld
 from course_utils.grading.records import Record
 from course_utils.grading.referee import FILE, Names, Output, Referee
 from course_utils.grading.repair import Ungradable
@@ -33,8 +34,12 @@ from course_utils.grading.sandbox import Limits, Server
 
 Notebook = dict[str, Any]
 
-FILES, SIZE = 200, 50_000_000  # how many files besides the notebook, and how large together (B)
-TIME = "timestamp.txt"  # when it was handed in, as nbgrader's exchange notes it
+SIZE = 50_000_000  # B of the files besides the notebook, together
+ENTRIES, DEPTH, NOTES = 1_000, 20, 20  # files that are looked at, folders in folders, notes
+STUDENT = 128  # characters of a student's name, as in nbgrader's database
+TIME = "timestamp.txt"  # when it was handed in
+EXCHANGE = (TIME, "submission_secret.txt")  # files of nbgrader's exchange, not for the sandbox
+SMALL = 1_000  # B of such a file, at most
 MESSAGE = 4_000  # characters of a failed check's message that are kept
 
 
@@ -62,13 +67,14 @@ class Paper:
 class Submission:
     """What a student handed in. notebook: None, with the reason in `fault`, if there is none.
 
-    files: contents of the others, by path relative to the notebook.
+    files: contents of the others, by path relative to the notebook. exchange: those that nbgrader's
+    exchange put there.
     """
 
     student: str
     notebook: bytes | None
     files: dict[str, bytes] = field(default_factory=dict)
-    timestamp: str = ""
+    exchange: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     fault: str = ""
 
@@ -77,21 +83,19 @@ class Submission:
         """Changes if anything does that was handed in."""
         files = {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()}
         notebook = hashlib.sha256(self.notebook or b"").hexdigest()
-        return _key(self.student, notebook, files, self.timestamp, self.notes, self.fault)
+        return _key(self.student, notebook, files, self.exchange, self.notes, self.fault)
 
 
 def paper(folder: Path, name: str, limits: Limits) -> Paper:
     """The paper of an assignment in the course in `folder`.
 
-    Raises CourseError if its solution or its release is no notebook of an assignment.
+    Raises CourseError if its solution or its release is no notebook.
     """
-    solution = read(folder / "solutions" / name / f"{name}.ipynb")
+    solution = load(folder / "solutions" / name / f"{name}.ipynb")
     path = folder / "exercises" / name / f"{name}.ipynb"
-    release = json.loads(path.read_text(encoding="utf-8"))
-    for cell in release["cells"]:
-        cell["source"] = "".join(cell["source"])
-    tests = {c["id"]: c["source"] for c in solution.cells if is_graded(c) and not is_answer(c)}
-    imports = {"student": _imports(release["cells"]), "judge": _imports(list(solution.cells))}
+    release = load(path)
+    tests = tests_of(solution)
+    imports = {"student": _imports(release["cells"]), "judge": _imports(solution["cells"])}
     imports["judge"] += "\nfrom course_utils.grading import repair"
     beside = {
         file.relative_to(path.parent).as_posix(): file.read_bytes()
@@ -99,18 +103,27 @@ def paper(folder: Path, name: str, limits: Limits) -> Paper:
         if file.is_file() and file != path and ".ipynb_checkpoints" not in file.parts
     }
     names = Names.of([cell for cell in release["cells"] if is_answer(cell)])
-    contents = (release, tests, solution.withheld, sorted(beside), str(limits), __version__)
+    contents = (release, tests, withheld(solution), sorted(beside), str(limits), __version__)
     return Paper(
         name=name,
         release=release,
         tests=tests,
         names=names,
-        withheld=solution.withheld,
+        withheld=withheld(solution),
         imports=imports,
         files=beside,
         limits=limits,
         key=_key(*contents, [hashlib.sha256(data).hexdigest() for data in beside.values()]),
     )
+
+
+def tests_of(notebook: Notebook) -> dict[str, str]:
+    """The sources of the cells that test answers, by grade id."""
+    return {
+        cell_id: cell["source"]
+        for cell in notebook["cells"]
+        if is_graded(cell) and not is_answer(cell) and (cell_id := grade_id(cell))
+    }
 
 
 def _key(*parts: Any) -> str:
@@ -142,6 +155,8 @@ def submission(folder: Path, name: str) -> Submission:
     """What lies in submitted/STUDENT/NAME. Links are not followed, and nothing else than regular
     files is opened; never raises for what a student put there."""
     student = folder.parent.name
+    if fault := name_fault(student):
+        return Submission(student, None, fault=fault)
     if folder.is_symlink() or folder.parent.is_symlink():
         return Submission(student, None, fault="the folder is a link, which is not followed")
     found, notes = _listed(folder)
@@ -155,45 +170,60 @@ def submission(folder: Path, name: str) -> Submission:
             return Submission(student, None, fault=fault)
         notebook = found.pop(likely[0])
         notes.append(f"the notebook was called {likely[0]!r}")
-    timestamp = found.pop(TIME, b"")[:100].decode("utf-8", "replace").strip()
-    if len(found) > FILES or sum(map(len, found.values())) > SIZE:
-        found = {}
-        notes.append("the other files are too many or too large: they were left out")
-    return Submission(student, notebook, found, timestamp, tuple(notes))
+    exchange = {n: found.pop(n)[:SMALL].decode("utf-8", "replace") for n in EXCHANGE if n in found}
+    return Submission(student, notebook, found, exchange, tuple(notes))
 
 
 def _listed(folder: Path) -> tuple[dict[str, bytes], list[str]]:
     """Contents of the regular files in a folder, and what was left out."""
     found: dict[str, bytes] = {}
     notes: list[str] = []
-    for place, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files) + [f for f in folders if os.path.islink(os.path.join(place, f))]:
+    room, entries, folders = SIZE, 0, [(os.fspath(folder), 0)]
+    while folders and entries < ENTRIES:
+        place, depth = folders.pop()
+        for name in sorted(os.listdir(place))[:ENTRIES]:
+            entries += 1
             path = os.path.join(place, name)
             shown = os.path.relpath(path, folder)
-            data = _content(path)
-            if data is None:
-                notes.append(f"{_readable(shown)} is a link or no regular file: it was left out")
-            elif len(found) <= FILES:
+            if os.path.isdir(path) and not os.path.islink(path):
+                folders += [(path, depth + 1)] if depth < DEPTH else []
+                continue
+            notebook = depth == 0 and name.endswith(".ipynb")
+            data = _content(path, FILE if notebook else room)
+            if isinstance(data, str):
+                notes.append(f"{_readable(shown)} was left out: {data}")
+            else:
                 found[shown] = data
-    return found, notes[:20]
+                room -= 0 if notebook else len(data)
+    return found, notes[:NOTES]
 
 
-def _content(path: str) -> bytes | None:
-    """The bytes of a regular file; None for anything else."""
+def _content(path: str, most: int) -> bytes | str:
+    """The bytes of a regular file; or why it isn't read."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return None
-    with os.fdopen(descriptor, "rb") as stream:
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
-            return None
-        return stream.read(FILE + 1)
+        with os.fdopen(descriptor, "rb") as stream:
+            about = os.fstat(descriptor)
+            if not stat.S_ISREG(about.st_mode):
+                return "it is no regular file"
+            if about.st_size > most:
+                return f"it is too large ({about.st_size / 1e6:,.0f} MB)"
+            return stream.read(most)
+    except OSError as fault:
+        return "it is a link" if fault.errno == errno.ELOOP else str(fault.strerror)
 
 
 def _readable(name: str) -> str:
     return repr(name.encode("utf-8", "replace").decode()[:100])
+
+
+def name_fault(student: str) -> str:
+    """Why the gradebook can't take a student under this name; "" if it can."""
+    try:
+        student.encode()
+    except UnicodeEncodeError:
+        return "the name of the folder isn't UTF-8: rename it"
+    return f"the name is longer than {STUDENT} characters" if len(student) > STUDENT else ""
 
 
 # --- marking --------------------------------------------------------------------------------------
@@ -257,19 +287,16 @@ def run(notebook: Notebook, paper: Paper, referee: Referee) -> None:
     for place, cell in enumerate(notebook["cells"], 1):
         if cell["cell_type"] != "code":
             continue
-        test = paper.tests.get(cell["id"])
+        name = grade_id(cell)
+        test = paper.tests.get(name)
         if test is not None:
             cell["source"] = test
             # What a test cell imports in the student's own notebook is there for later cells.
             if imports := imports_of(test.partition(HIDDEN)[0]):
-                referee.run(imports, cell["id"])
-            cell["outputs"] = referee.check(test, cell["id"])
+                referee.run(imports, name)
+            cell["outputs"] = referee.check(test, name)
         elif cell["source"].strip():
-            cell["outputs"] = referee.run(cell["source"], _named(cell, place))
-
-
-def _named(cell: dict[str, Any], place: int) -> str:
-    return cell["id"] if is_answer(cell) else f"cell {place}"
+            cell["outputs"] = referee.run(cell["source"], name or f"cell {place}")
 
 
 def messages(notebook: Notebook) -> dict[str, str]:
@@ -278,7 +305,7 @@ def messages(notebook: Notebook) -> dict[str, str]:
     for cell in notebook["cells"]:
         errors = [o for o in cell.get("outputs", ()) if o["output_type"] == "error"]
         if is_graded(cell) and errors:
-            found[cell["id"]] = _message(errors[0])[:MESSAGE]
+            found[grade_id(cell)] = _message(errors[0])[:MESSAGE]
     return found
 
 

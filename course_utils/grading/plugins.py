@@ -19,7 +19,7 @@ from typing import Any
 import nbformat
 from nbgrader.preprocessors import NbGraderPreprocessor
 
-from course_utils.grading import marking, repair
+from course_utils.grading import assignments, marking, repair
 from course_utils.grading.referee import Referee
 from course_utils.grading.sandbox import Limits
 
@@ -50,9 +50,10 @@ class Repaired(_Step):
         if given.fault:
             raise repair.Ungradable(given.fault)
         for file in graded.rglob("*"):  # nbgrader has copied what links lead to
-            if file.is_file() and file.relative_to(graded).as_posix() not in given.files:
+            path = file.relative_to(graded).as_posix()
+            if file.is_file() and path not in given.files | given.exchange:
                 file.unlink()
-        release = json.loads((folder / "exercises" / name / f"{name}.ipynb").read_text("utf-8"))
+        release = assignments.load(folder / "exercises" / name / f"{name}.ipynb")
         mended = repair.repair(json.loads(nbformat.writes(nb)), release)
         for line in (*given.notes, *mended.notes, *mended.doubts):
             self.log.warning("%s: %s", os.path.basename(os.path.dirname(handed_in)), line)

@@ -103,6 +103,7 @@ class Student(Process):
 
     def __init__(self, channel: Channel):
         super().__init__(channel)
+        sys.path.insert(0, os.getcwd())  # for modules that were handed in beside the notebook
         self.objects: dict[int, Any] = {}  # made for the judge, by the number of the call
 
     def on_call(self, message: Message) -> None:

@@ -60,6 +60,7 @@ OTHER_KINDS = {
     b"%PDF": "a PDF: hand in the notebook that it was made from",
     b"\x89PNG": "a picture: hand in the notebook",
     b"\xff\xd8\xff": "a picture: hand in the notebook",
+    b"<<<<<<< ": "one side of a merge conflict of git: resolve it, then hand in the notebook",
     b"<": "a web page: hand in the notebook itself (File > Download, not a saved page)",
     b"version https://git-lfs": "a pointer of Git LFS: hand in the file it stands for",
 }
@@ -93,7 +94,7 @@ class Repaired:
 
 
 def load(data: bytes) -> Loaded:
-    """The notebook in a file's bytes, as nbformat 4.5, without outputs.
+    """The notebook in a file's bytes, as nbformat 4.5, without outputs and metadata of its own.
 
     Sources are strings with "\\n" for line ends, and each cell has an id; ids aren't yet unique.
     Raises Ungradable, and nothing else, for what is no notebook or too large to grade.
@@ -114,7 +115,9 @@ def load(data: bytes) -> Loaded:
         content = _parsed(text)
         cells, more = _cells(content)
     except RecursionError:
-        raise Ungradable("the file is nested too deep for a notebook") from None
+        raise Ungradable(
+            "the file is nested too deep for a notebook: hand in the one you worked in"
+        ) from None
     except MemoryError:
         raise Ungradable("the file needs more memory than there is: clear all outputs") from None
     loaded = Loaded(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)
@@ -148,7 +151,6 @@ def _parsed(text: str) -> Any:
         return json.loads(
             text,
             object_pairs_hook=_object,
-            parse_constant=lambda _: None,
             parse_int=lambda digits: int(digits) if len(digits) < 16 else None,
         )
     except json.JSONDecodeError as fault:

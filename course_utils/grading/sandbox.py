@@ -224,6 +224,7 @@ class _Bubble:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
+            start_new_session=True,  # Ctrl-C is for the worker
         )
         theirs.close()
         self._control.settimeout(START)
