@@ -404,6 +404,7 @@ def test_folders_in_folders_end_somewhere(tmp_path):
     finally:
         os.chdir(here)
     found = marking.submission(place, NAME)
+    subprocess.run(["rm", "-r", str(place)], check=True)  # Python's own rmtree can't, nor pytest
     assert found.notebook == b"{}" and found.files == {}
 
 
