@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 60  # seconds for the scheduler to answer, and for another run to end
 LOCK = "course grade"  # one run at a time: a worker has the sandboxes of one assignment
-INSTALL = "grading on a cluster needs Dask: run `pip install 'qlora-course[cluster]'`"
+INSTALL = "grading on a cluster needs Dask: run `pip install distributed`"
 AGAIN = "what was graded is kept: the same command goes on from there"
 
 
@@ -63,7 +63,7 @@ def _client(address: str) -> Client:
         raise CourseError(INSTALL) from None
     try:
         return Client(address, timeout=PATIENCE)
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, TypeError) as fault:  # TypeError: a certificate is missing
         raise CourseError(f"no Dask scheduler answers at {address}: {fault}") from None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from nbgrader.api import Gradebook, MissingEntry
+from nbgrader.api import Gradebook, InvalidEntry, MissingEntry
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import AssignLatePenalties
 from nbgrader.utils import compute_checksum, determine_grade, parse_utc
@@ -38,6 +38,8 @@ class Book:
         self.records = folder / "grading" / name
         self._url = course.db_url
         self._book = Gradebook(course.db_url, course.course_id)
+        # Else the assignment's cells would be read again for each student.
+        self._book.db().expire_on_commit = False
 
     def __enter__(self) -> Book:
         return self
@@ -71,6 +73,7 @@ class Book:
 
     def scores(self) -> dict[str, dict[str, float | None]]:
         """Points in the gradebook by student and graded cell, as `score` has them."""
+        self._book.db.expire_all()  # formgrader may have written meanwhile
         return {
             submission.student_id: {
                 grade.name: score(grade) for book in submission.notebooks for grade in book.grades
@@ -91,7 +94,8 @@ class Book:
         graded = nbformat.from_dict(notebook)
         with warnings.catch_warnings():  # SQLAlchemy's, about objects that nbgrader adds later
             warnings.filterwarnings("ignore", "Object of type <")
-            self._book.update_or_create_student(record.student)
+            with contextlib.suppress(InvalidEntry):  # another run has made the student just now
+                self._book.update_or_create_student(record.student)
             timestamp = _timestamp(given.exchange.get(TIME, ""))
             self._book.update_or_create_submission(self.name, record.student, timestamp=timestamp)
         marks = self._book.find_submission_notebook(self.name, self.name, record.student)
@@ -99,13 +103,14 @@ class Book:
         reasons, points = list(record.reasons), {}
         same = self._unchanged(record.student, notebook)
         cells = {grade_id(cell): cell for cell in graded.cells if not ungradable}
-        for grade in marks.grades:
-            _mark(grade, cells.get(grade.name), grade.name in same)
-            points[grade.name] = score(grade)
-            if points[grade.name] is None and not ungradable:
-                reasons.append(records.by_hand(grade.name))
-        for comment in marks.comments:
-            comment.auto_comment = _comment(cells.get(comment.name))
+        with self._book.db.no_autoflush:
+            for grade in marks.grades:
+                _mark(grade, cells.get(grade.name), grade.name in same)
+                points[grade.name] = score(grade)
+                if points[grade.name] is None and not ungradable:
+                    reasons.append(records.by_hand(grade.name))
+            for comment in marks.comments:
+                comment.auto_comment = _comment(cells.get(comment.name))
         self._book.db.commit()
         if timestamp and not ungradable:
             self._late(record.student, graded)

@@ -18,10 +18,13 @@ import socket
 import sys
 from typing import Any
 
+from course_utils import values
 from course_utils.grading import limits, namespaces, processes, seccomp
 from course_utils.grading.messages import Channel
+from course_utils.grading.shell import Shell
 
 ROLES = {"student": processes.Student, "judge": processes.Judge}
+TRIALS = ("import math\ndef f(x: int):\n    return x", "f([1.5, {'a': math.pi}])", "f(", "1 / 0")
 MESSAGE = 200_000  # B of a request, at most; it is the worker's
 
 
@@ -30,11 +33,12 @@ def main(descriptor: str) -> None:
     control = socket.socket(fileno=int(descriptor))
     namespaces.adopt()
     settings, _ = _receive(control)
+    gc.disable()  # it would run all the time on what imports leave
     _warm_up(settings["imports"])
-    fault = _try_namespaces()
-    _reply(control, namespaces=fault)
     gc.collect()
     gc.freeze()  # what is there now is shared with the forked ones, and not touched
+    gc.enable()
+    _reply(control, namespaces=_try_namespaces())
     while True:
         request, given = _receive(control)
         if request["do"] == "fork":
@@ -51,13 +55,24 @@ def main(descriptor: str) -> None:
 
 
 def _warm_up(imports: str) -> None:
-    """Make the shell, and run import statements, each by itself; one that fails is left out."""
-    from course_utils.grading.shell import ipython
+    """Import what is asked for, one statement after the other, and use what processes will use.
 
-    ipython()
+    A statement that fails is left out. Cells of every kind are run once, as IPython imports and
+    makes things when they are first needed.
+    """
     for line in imports.splitlines():
         with contextlib.suppress(Exception):
             exec(line, {})
+    if "torch" in sys.modules:
+        values.decode(values.encode(sys.modules["torch"].ones(1)))
+    streams = sys.stdout, sys.stderr
+    shell = Shell(lambda *_, **__: None)
+    for cell in TRIALS:
+        shell.run(cell)
+    shell.shell.reset(new_session=True)  # names, inputs, outputs, the count of cells
+    for name in ("last_type", "last_value", "last_traceback"):
+        vars(sys).pop(name, None)
+    sys.stdout, sys.stderr = streams
 
 
 def _fork(given: int, request: dict[str, Any], control: socket.socket) -> int:

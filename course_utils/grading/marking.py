@@ -31,6 +31,7 @@ from course_utils.grading.records import Record
 from course_utils.grading.referee import FILE, Names, Output, Referee
 from course_utils.grading.repair import Ungradable
 from course_utils.grading.sandbox import Limits, Server
+from course_utils.runtime import CourseError
 
 Notebook = dict[str, Any]
 
@@ -47,13 +48,13 @@ MESSAGE = 4_000  # characters of a failed check's message that are kept
 class Paper:
     """What an assignment is marked with.
 
-    release: the released notebook. tests: full source of each test cell, hidden tests included, by
-    grade id. imports: statements for the warm servers, by role. files: those that lie beside the
-    solution, such as data. key: changes if anything of this does.
+    release: the released notebook, as JSON. tests: full source of each test cell, hidden tests
+    included, by grade id. imports: statements for the warm servers, by role. files: those that lie
+    beside the solution, such as data. key: changes if anything of this does.
     """
 
     name: str
-    release: Notebook
+    release: bytes
     tests: dict[str, str]
     names: Names
     withheld: tuple[str, ...]
@@ -89,12 +90,14 @@ class Submission:
 def paper(folder: Path, name: str, limits: Limits) -> Paper:
     """The paper of an assignment in the course in `folder`.
 
-    Raises CourseError if its solution or its release is no notebook.
+    Raises CourseError if its solution or its release is no notebook, or they don't fit together.
     """
     solution = load(folder / "solutions" / name / f"{name}.ipynb")
     path = folder / "exercises" / name / f"{name}.ipynb"
     release = load(path)
     tests = tests_of(solution)
+    if tests.keys() != tests_of(release).keys():
+        raise CourseError(f"exercises/{name} has other tests than its solution: run `make release`")
     imports = {"student": _imports(release["cells"]), "judge": _imports(solution["cells"])}
     imports["judge"] += "\nfrom course_utils.grading import repair"
     beside = {
@@ -106,7 +109,7 @@ def paper(folder: Path, name: str, limits: Limits) -> Paper:
     contents = (release, tests, withheld(solution), sorted(beside), str(limits), __version__)
     return Paper(
         name=name,
-        release=release,
+        release=json.dumps(release).encode(),
         tests=tests,
         names=names,
         withheld=withheld(solution),
@@ -139,6 +142,7 @@ def _imports(cells: list[dict[str, Any]]) -> str:
     return "\n".join(found)
 
 
+@functools.cache
 def imports_of(source: str) -> str:
     """The import statements of a cell, without the cell's other lines."""
     try:
@@ -278,8 +282,8 @@ def failed(
     )
     text = f"**This submission could not be graded:** {re.sub(r'[`*_<>&$]', ' ', reason)}"
     top = {"cell_type": "markdown", "id": "ungradable", "metadata": {}, "source": text}
-    cells = json.loads(json.dumps(paper.release["cells"]))
-    return record, {**paper.release, "cells": [top, *cells]}
+    release = json.loads(paper.release)
+    return record, {**release, "cells": [top, *release["cells"]]}
 
 
 def run(notebook: Notebook, paper: Paper, referee: Referee) -> None:

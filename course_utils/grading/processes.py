@@ -19,7 +19,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +173,7 @@ class Judge(Process):
         except repair.Ungradable as fault:
             self.emit("ungradable", utf8(clean(fault)), n=message["n"])
         else:
-            self.emit("repaired", utf8(json.dumps(asdict(repaired))), n=message["n"])
+            self.emit("repaired", utf8(json.dumps(vars(repaired))), n=message["n"])
 
     def ask(self, proxy: Proxy, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Have a call made in the student's process; returns its value or raises its exception."""

@@ -86,17 +86,16 @@ class Referee:
 
     # --- cells ------------------------------------------------------------------------------------
 
-    def repair(self, data: bytes, release: Notebook) -> Notebook:
+    def repair(self, data: bytes, release: bytes) -> Notebook:
         """The notebook in what a student handed in, with notes and doubts (`grading.repair`).
 
-        Raises Ungradable, which says why, if there is none.
+        release: the released notebook, as JSON. Raises Ungradable, which says why there is none.
         """
         if len(data) > FILE:
             raise Ungradable(f"the file has {len(data) / 1e6:.0f} MB: clear its outputs")
-        head = json.dumps(release).encode()
         try:
             channel, ends = self._judging().channel, self._deadline(READING)
-            channel.send("repair", head + data, ends, n=0, release=len(head))
+            channel.send("repair", release + data, ends, n=0, release=len(release))
             answer = channel.receive(ends)
         except (TimeoutError, Gone):
             self._end_judge()

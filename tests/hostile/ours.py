@@ -1,0 +1,149 @@
+"""The whole corpus in one run of `course grade`, honest students among it; and what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from course_utils.grading import classroom, records
+from course_utils.grading.records import Record
+from course_utils.grading.sandbox import Limits
+from tests.hostile import canaries, corpus
+from tests.mutation import ROOT
+
+# Small, so that what exceeds them ends soon.
+LIMITS = Limits(memory=1_500_000_000, files=60_000_000, processes=64, cell=8, call=3, notebook=60)
+BY_HAND = records.by_hand("sum-why")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run over some attacks on one assignment.
+
+    records, loot: by student, what became of them, and all that could be seen of their outputs.
+    honest: records of the honest students. escapes, survivors, reached: as in `stock.Result`.
+    memory: the most that the grader itself took, in B.
+    """
+
+    records: dict[str, Record]
+    honest: list[Record]
+    loot: dict[str, str]
+    escapes: list[str]
+    survivors: list[str]
+    reached: set[str]
+    seconds: float
+    memory: int
+    secrets: dict[str, str] = field(repr=False)
+
+
+def student(attack: corpus.Attack) -> str:
+    """In whose name an attack is handed in: its own, but for those that are about a name."""
+    return attack.name if attack.student == corpus.STUDENT else attack.student
+
+
+def run(attacks: list[corpus.Attack], folder: Path, workers: int = 2) -> Run:
+    """Grade attacks on one assignment, and honest students, in a course made in `folder`."""
+    (name,) = {attack.assignment for attack in attacks}
+    secrets = canaries.canaries()
+    with contextlib.suppress(OSError, IndexError):  # nobody but root can read it
+        secrets["shadow"] = Path("/etc/shadow").read_text().splitlines()[0]
+    course = corpus.course(ROOT, folder / "course", name, secrets)
+    corpus.hide_in_gradebook(course, secrets)
+    for attack in attacks:
+        corpus.write(attack, course, student(attack))
+    canaries.plant(folder / "home", secrets)
+    before, started = canaries.files(course, GRADERS), time.monotonic()
+    with listening() as listeners, _grader(folder / "home", secrets):
+        graded = classroom.grade(course, name, workers=workers, limits=LIMITS)
+    seconds = time.monotonic() - started
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found = {record.student: record for record in graded.records}
+    return Run(
+        records=found,
+        honest=[found.pop(student) for student in corpus.HONEST if student in found],
+        loot={name: _loot(course, record) for name, record in found.items()},
+        escapes=[
+            *canaries.changed(before, canaries.files(course, GRADERS)),
+            *canaries.escaped("/dev/shm", "/var/tmp", "/run", str(folder)),
+            *map(str, Path("/tmp").glob(f"{canaries.FILE}*")),
+        ],
+        survivors=canaries.survivors(),
+        reached=listeners.heard,
+        seconds=seconds,
+        memory=memory,
+        secrets=secrets,
+    )
+
+
+# What grading itself writes in a course.
+GRADERS = ("autograded", "grading", "gradebook.db", "gradebook.db-journal", "exercises")
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[canaries.Listeners]:
+    """Listeners on this machine, which note who connects."""
+    listeners = canaries.Listeners()
+    try:
+        yield listeners
+    finally:
+        listeners.close()
+
+
+@contextlib.contextmanager
+def _grader(home: Path, secrets: dict[str, str]) -> Iterator[None]:
+    """The environment of a person who grades: a home and a token."""
+    before = dict(os.environ)
+    os.environ |= {"HOME": str(home), canaries.TOKEN: secrets["environment"]}
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _loot(course: Path, record: Record) -> str:
+    name = record.assignment
+    graded = course / "autograded" / record.student / name / f"{name}.ipynb"
+    told = [*record.reasons, *record.repairs, *record.incidents, *record.messages.values()]
+    return canaries.put_out(graded) + json.dumps(told)
+
+
+# --- verdicts -------------------------------------------------------------------------------------
+
+
+def points(record: Record) -> float:
+    """All points of a record; a question that waits for a person counts nothing."""
+    return sum(value or 0 for value in record.points.values())
+
+
+def state(record: Record) -> str:
+    """The state, the question that waits for a person aside."""
+    if record.state == records.PERSON and set(record.reasons) <= {BY_HAND}:
+        return records.GRADED
+    return record.state
+
+
+def complaints(attack: corpus.Attack, record: Record | None, run: Run) -> list[str]:
+    """What of `must` doesn't hold."""
+    if record is None:
+        return ["there is no record"]
+    found = []
+    if not attack.least <= points(record) <= attack.most:
+        found.append(f"{points(record):g} points")
+    if state(record) not in attack.states:
+        found.append(f"{state(record)}: {'; '.join(record.reasons) or 'without a reason'}")
+    said = "\n".join(
+        (*record.reasons, *record.repairs, *record.incidents, *record.messages.values())
+    )
+    if attack.says and not re.search(attack.says, said):
+        found.append(f"nothing says {attack.says!r}")
+    if stolen := canaries.seen(run.secrets, run.loot[record.student]):
+        found.append(f"it has read: {', '.join(stolen)}")
+    return found

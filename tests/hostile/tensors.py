@@ -1,0 +1,115 @@
+"""A second small assignment, for attacks that need tensors, bare asserts or a withheld answer.
+
+The first task's answer stands in `course_utils.lora`, which the assignment withholds. The second
+is about a tensor. The third is checked by `assert`, as exercises elsewhere are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from course_utils import notebooks
+from tests.assignment import cell, document
+
+NAME = "08_tensors"
+OPENING = "tensors-opening"
+
+PROMPT = "## 8.{number} {title}\n●●○ · 6 min · {points}\n\nReturn {what}.\n"
+STUB = '''\
+def {signature}:
+    """{what}."""
+    ### BEGIN SOLUTION
+    {solution}
+    ### END SOLUTION
+'''
+TASKS = {
+    "tensors-rank": (
+        "rank_even(d_in: int, d_out: int) -> float",
+        "The rank at which A and B hold as many parameters as W",
+        "return d_in * d_out / (d_in + d_out)",
+        """\
+from course_utils.checks import check
+
+check(rank_even, 8, 8).like(0.0)
+""",
+        """\
+from course_utils.checks import check
+
+check(rank_even, 1000, 1000).gives(500.0)
+### BEGIN HIDDEN TESTS
+import random
+
+from course_utils.lora import break_even_rank
+
+draw = random.Random(1)
+for _ in range(8):
+    d_in, d_out = draw.randint(1, 5000), draw.randint(1, 5000)
+    check(rank_even, d_in, d_out).gives(break_even_rank(d_in, d_out))
+### END HIDDEN TESTS
+""",
+    ),
+    "tensors-scale": (
+        "scale_rows(x: torch.Tensor) -> torch.Tensor",
+        "Each row divided by its largest absolute value",
+        "return x / x.abs().amax(dim=1, keepdim=True)",
+        """\
+import torch
+
+from course_utils.checks import check
+
+check(scale_rows, torch.ones(2, 3)).like(torch.ones(2, 3))
+""",
+        """\
+import torch
+
+from course_utils.checks import check
+
+check(scale_rows, torch.tensor([[1.0, -2.0]])).gives(torch.tensor([[0.5, -1.0]]))
+### BEGIN HIDDEN TESTS
+for seed in range(5):
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(seed))
+    expected = x / x.abs().amax(dim=1, keepdim=True)
+    check(scale_rows, x).gives(expected)
+    assert scale_rows(x).allclose(expected)
+### END HIDDEN TESTS
+""",
+    ),
+    "tensors-even": (
+        "count_even(numbers: list[int]) -> int",
+        "How many of the numbers are even",
+        "return sum(n % 2 == 0 for n in numbers)",
+        """\
+assert isinstance(count_even([1, 2]), int)
+""",
+        """\
+assert count_even([1, 2, 4]) == 2
+### BEGIN HIDDEN TESTS
+import random
+
+draw = random.Random(2)
+for _ in range(5):
+    numbers = [draw.randint(0, 99) for _ in range(20)]
+    assert count_even(numbers) == sum(n % 2 == 0 for n in numbers)
+### END HIDDEN TESTS
+""",
+    ),
+}
+
+
+def notebook() -> dict[str, Any]:
+    """The whole assignment: three functions, 9 points."""
+    cells = [
+        cell(OPENING, "# Exercise 08: Tensors", kind="markdown"),
+        cell("setup", notebooks.SETUP_CELL),
+        cell("imports", "import torch"),
+    ]
+    for number, (name, (signature, what, solution, form, values)) in enumerate(TASKS.items(), 1):
+        words = {"signature": signature, "what": what, "solution": solution}
+        prompt = {"number": number, "title": name, "points": "3 points", "what": what.lower()}
+        cells += [
+            cell(f"{name}-prompt", PROMPT.format(**prompt), kind="markdown"),
+            cell(name, STUB.format(**words), answer=True),
+            cell(f"{name}-form", form, points=1),
+            cell(f"{name}-values", values, points=2),
+        ]
+    return document(cells, qlora_course={"withheld": ["course_utils.lora"]})
