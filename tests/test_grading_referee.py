@@ -6,7 +6,8 @@ import textwrap
 import pytest
 
 from course_utils import checks
-from tests.sandboxes import QUICK, checked, needed, passed, printed, ran, referee, said
+from course_utils.grading.sandbox import Limits
+from tests.sandboxes import checked, needed, passed, printed, ran, referee, said
 
 pytestmark = needed
 
@@ -185,6 +186,20 @@ def test_long_outputs_are_cut():
     assert len(said(outputs)) < 300_000 and "more was put out" in said(outputs)
 
 
+def test_a_notebook_keeps_so_much_and_no_more():
+    show = "from IPython.display import display\n"
+    show += "for _ in range(9): display({'image/png': 'AAAA' * 100_000}, raw=True)"
+    with referee(limits=Limits(cell=30)) as judge:
+        sizes = [len(str(judge.run(show))) for _ in range(20)]
+    assert 0 < sum(sizes) < 50_000_000 and sizes[0] > 3_000_000 and sizes[-1] == 2
+
+
+def test_a_forged_traceback_is_cut():
+    forge = "get_ipython().outputs._emit('error', b'\\n' * 5_000_000, ename='E', evalue='x')"
+    (output,) = ran(forge)
+    assert output["ename"] == "E" and len(output["traceback"]) <= 500
+
+
 def test_text_that_has_no_utf8_is_shown_all_the_same():
     answer = "def odd():\n    raise ValueError('\\ud800')\n"
     said(checked(answer, f"{IMPORT}check(odd).gives(1)")).encode()
@@ -261,20 +276,20 @@ def test_after_some_ends_no_new_process_is_started():
 
 
 def test_the_whole_notebook_has_a_limit():
-    with referee(limits=QUICK.__class__(cell=5, call=5, notebook=2)) as judge:
+    with referee(limits=Limits(cell=5, call=5, notebook=2)) as judge:
         assert "the notebook took more than 2 s" in said(judge.run("while True: pass"))
         assert not passed(judge.check("x = 1"))
 
 
 def test_a_test_that_hangs_is_ended():
-    outputs = checked(DOUBLE, "while True: pass", QUICK.__class__(cell=1, call=1))
+    outputs = checked(DOUBLE, "while True: pass", Limits(cell=1, call=1))
     assert not passed(outputs) and outputs[0]["ename"] == "CellTimeoutError"
 
 
 def test_a_test_that_hangs_in_a_student_s_value_is_ended():
     answer = "def big():\n    return 10 ** 4000\n"
     test = f"{IMPORT}x = check(big).value\nx ** x"
-    assert not passed(checked(answer, test, QUICK.__class__(cell=2, call=1)))
+    assert not passed(checked(answer, test, Limits(cell=2, call=1)))
 
 
 def test_memory_is_bounded_and_the_reason_is_told():

@@ -172,7 +172,9 @@ def test_no_copy_of_a_withheld_module_is_left():
 
 
 def test_what_runs_in_the_sandbox_needs_nothing_that_an_assignment_withholds():
-    code = "import sys, course_utils.grading.inside, course_utils.grading.shell, course_utils.checks\n"
+    code = (
+        "import sys, course_utils.grading.inside, course_utils.grading.shell, course_utils.checks\n"
+    )
     code += "print(*(name for name in sys.modules if name.startswith('course_utils')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     for path in assignments.sources(ROOT):
@@ -230,6 +232,17 @@ def test_processes_are_bounded_and_the_machine_isn_t_touched():
         """
     found = printed(textwrap.dedent(code))
     assert 5 < int(found.split()[0]) < QUICK.processes and "Resource temporarily" in found
+
+
+@needed
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGSTOP"])
+def test_a_signal_to_its_process_group_doesn_t_leave_its_namespace(number):
+    """It has the server's group when it is forked, and groups go across PID namespaces."""
+    with referee() as one, referee() as other:
+        other.run("x = 5")
+        one.run(f"import os, signal\nos.kill(0, signal.{number})\nos.killpg(0, signal.{number})")
+        assert said(other.run("print(x)")) == "5\n"
+    assert printed("print(1)") == "1\n"
 
 
 @needed

@@ -11,10 +11,11 @@ is: a run that was cut off goes on, and one that was complete does nothing.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,40 +141,49 @@ def _pool(
 def _marked(
     pool: Executor,
     paper: Paper,
-    submissions: Iterator[Submission],
+    submissions: Iterable[Submission],
     ahead: int,
     stop: threading.Event,
 ) -> Iterator[tuple[Submission, tuple[Record, Notebook]]]:
     """Submissions with what came of them, as they are done; few are in memory at a time.
 
-    One that brings its sandbox down is tried once more, and then can't be graded. Raises
-    KeyboardInterrupt once `stop` is set.
+    Those for which the sandbox failed are tried again at the end, one by one, so that none suffers
+    from another's doing; what fails then can't be graded. Raises KeyboardInterrupt once `stop` is
+    set.
     """
-    running: dict[Future[Any], Submission] = {}
-    failed: set[str] = set()
+    failed = []
+    for given, future in _finished(pool, paper, submissions, ahead, stop):
+        if future.exception():
+            failed.append(given)
+        else:
+            yield given, future.result()
+    for given, future in _finished(pool, paper, failed, 1, stop):
+        if fault := future.exception():
+            yield given, marking.failed(paper, given, f"grading failed: {fault}")
+        else:
+            yield given, future.result()
 
-    def done() -> Iterator[tuple[Submission, tuple[Record, Notebook]]]:
-        finished: set[Future[Any]] = set()
-        while not (finished or stop.is_set()):
-            finished, _ = wait(running, timeout=GLANCE, return_when=FIRST_COMPLETED)
+
+def _finished(
+    pool: Executor,
+    paper: Paper,
+    submissions: Iterable[Submission],
+    ahead: int,
+    stop: threading.Event,
+) -> Iterator[tuple[Submission, Future[Any]]]:
+    """Mark submissions, `ahead` at a time; each with its future, once that is done."""
+    running: dict[Future[Any], Submission] = {}
+    waiting = iter(submissions)
+    while True:
+        for given in itertools.islice(waiting, ahead - len(running)):
+            running[pool.submit(marking.mark, paper, given)] = given
+        if not running:
+            return
+        finished, _ = wait(running, timeout=GLANCE, return_when=FIRST_COMPLETED)
         if stop.is_set():
             raise KeyboardInterrupt
         for future in finished:
-            given = running.pop(future)
-            if (fault := future.exception()) is None:
-                yield given, future.result()
-            elif given.student in failed:
-                yield given, marking.failed(paper, given, f"grading failed: {fault}")
-            else:
-                failed.add(given.student)
-                running[pool.submit(marking.mark, paper, given)] = given
-
-    for given in submissions:
-        running[pool.submit(marking.mark, paper, given)] = given
-        if len(running) >= ahead:
-            yield from done()
-    while running:
-        yield from done()
+            yield running.pop(future), future
 
 
 def publish(folder: Path, result: Result) -> str:

@@ -101,6 +101,7 @@ def _fork(given: int, request: dict[str, Any], control: socket.socket) -> int:
 def _serve(given: int, request: dict[str, Any]) -> None:
     """Be the process of a role, bounded in what it may use; doesn't return."""
     with _last_words():
+        os.setsid()  # signals to its process group would reach the server's, in any namespace
         connection = socket.socket(fileno=os.dup2(given, 3))
         connection.set_inheritable(False)
         os.closerange(4, 4096)

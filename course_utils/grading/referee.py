@@ -18,13 +18,14 @@ from course_utils.grading.assignments import Cell, top_level
 from course_utils.grading.messages import Gone, Message
 from course_utils.grading.repair import Ungradable
 from course_utils.grading.sandbox import Limits, Sandboxed, Server
-from course_utils.grading.shell import MIMES, SHORT, clean, utf8
+from course_utils.grading.shell import MIMES, SHORT, TEXT, clean, utf8
 
 TRIES = 4  # processes that a submission gets, if its own end
 READING = 60  # seconds to read a notebook
 PATIENCE = 2  # seconds to react to an interrupt
 OUTPUTS = 200  # of a cell, at most
-ROOM = 12_000_000  # B of a cell's outputs that are kept
+ROOM, ALL = 12_000_000, 30_000_000  # B of outputs that are kept, of a cell and of a notebook
+LINES = 500  # of a traceback that are kept
 FLOOD = 200_000_000  # B of outputs at which the process is ended
 FILE = 300_000_000  # B of a notebook, at most
 
@@ -75,6 +76,7 @@ class Referee:
         self._ran: list[str] = []  # sources of the student's cells, to be run again if need be
         self._tries = self._number = self.memory = 0
         self._ends = time.monotonic() + limits.notebook
+        self._room = ALL
         self.incidents: list[str] = []
 
     def __enter__(self) -> Referee:
@@ -109,13 +111,14 @@ class Referee:
 
         what: names the cell in incidents.
         """
-        outputs = _Outputs()
+        outputs = self._outputs()
         try:
             self._request("run", utf8(source), {}, outputs, self._limits.cell)
             self._ran.append(source)
         except _Stopped as fault:
             self.incidents.append(f"{what}: {fault}")
             outputs.append(_error("Stopped", str(fault)))
+        self._room -= outputs.taken
         return outputs
 
     def check(self, source: str, what: str = "a check") -> list[Output]:
@@ -124,7 +127,7 @@ class Referee:
         There is an error among them unless the check passed. What student's code printed and
         displayed meanwhile is there as well; of anything else that it puts out, nothing is.
         """
-        outputs = _Outputs()
+        outputs = self._outputs()
         try:
             channel, ends = self._judging().channel, self._deadline(self._limits.cell)
             self._number += 1
@@ -144,6 +147,7 @@ class Referee:
             text = self._too_long(self._limits.cell) if late else "the check could not be finished"
             self.incidents.append(f"{what}: {text}")
             outputs.append(_error("CellTimeoutError" if late else "CheckStopped", text))
+        self._room -= outputs.taken
         return outputs
 
     def _call(
@@ -158,8 +162,7 @@ class Referee:
             self.incidents.append(f"{what}: {fault}")
             return "raised", b"", _refusal(str(fault))
         finally:
-            outputs += [_harmless(output) for output in shown if output["output_type"] != "error"]
-            outputs.room = shown.room
+            outputs.add(shown)
         return message.kind, message.body, _reply_fields(message)
 
     # --- the student's process --------------------------------------------------------------------
@@ -240,6 +243,9 @@ class Referee:
         if process is not None:
             process.end()
 
+    def _outputs(self) -> _Outputs:
+        return _Outputs(min(ROOM, self._room))
+
     def _deadline(self, seconds: float) -> float:
         return min(time.monotonic() + seconds, self._ends)
 
@@ -283,17 +289,24 @@ def _reply_fields(message: Message) -> dict[str, Any]:
 
 
 class _Outputs(list[Output]):
-    """The outputs of a cell. room: B that are left for further ones."""
+    """The outputs of a cell. room: B that are left for further ones. taken: B that are kept."""
 
-    def __init__(self, room: int = ROOM):
+    def __init__(self, room: int):
         super().__init__()
-        self.room = room
+        self.room, self.taken = room, 0
 
     def take(self, message: Message) -> None:
         """Keep the output that a message tells of, if it tells of one and there is room."""
-        self.room -= len(message.body) + SHORT
+        size = len(message.body) + SHORT
+        self.room -= size
         if self.room > 0 and len(self) < OUTPUTS and (output := _output(message)):
             self.append(output)
+            self.taken += size
+
+    def add(self, others: _Outputs) -> None:
+        """Keep what an answer to a call put out, as nothing that nbgrader takes for a verdict."""
+        self += [_harmless(output) for output in others if output["output_type"] != "error"]
+        self.room, self.taken = others.room, self.taken + others.taken
 
 
 def _output(message: Message) -> Output | None:
@@ -306,7 +319,7 @@ def _output(message: Message) -> Output | None:
         return shown if message.kind == "display" else {**shown, **result}
     if message.kind == "error":
         name, text = (clean(message.fields.get(key)) for key in ("ename", "evalue"))
-        return _error(name, text, message.text.split("\n"))
+        return _error(name, text, message.text[:TEXT].split("\n")[:LINES])
     return None
 
 

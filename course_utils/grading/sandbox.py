@@ -254,6 +254,8 @@ class _Bubble:
         self._log.close()
 
     def _said(self) -> str:
+        if self._log.closed:
+            return "it was ended"
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._program.wait(5)
         self._log.seek(0)
