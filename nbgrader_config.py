@@ -52,8 +52,9 @@ c.Exchange.assignment_dir = str(ROOT / "my_assignments")  # of fetched ones; els
 c.Execute.timeout = 60
 c.Execute.extra_arguments = ["--IPKernelApp.log_level=CRITICAL"]  # no warning for each kernel
 
-# nbgrader runs students' code unprotected, next to its tests. These steps of `course grade` run it in
-# a sandbox, and the tests elsewhere (docs/grading.md): for `nbgrader autograde` and formgrader, too.
+# nbgrader runs students' code unprotected, next to its tests. These steps of `course grade` run it
+# in a sandbox, and the tests elsewhere (docs/grading.md): for `nbgrader autograde` and formgrader,
+# too.
 c.Autograde.sanitize_preprocessors = [
     "course_utils.grading.plugins.Repaired",
     "nbgrader.preprocessors.CheckCellMetadata",

@@ -33,6 +33,8 @@ ARGUMENT = 100  # characters of an argument that are shown
 FEW = 12  # items of a list or numbers of a tensor that are shown
 
 HIDDEN = "### BEGIN HIDDEN TESTS"  # the line from which on a cell's checks are grading's own
+PREFIX = "Not right yet: "  # of the message of a failed check, in a notebook
+HIDDEN_PREFIX = "Not right yet, in a check that grading adds: "
 FAULTS = (Exception, SystemExit)  # that end an answer, and not the notebook
 
 Mistakes = Iterable[tuple[Any, str]]
@@ -42,8 +44,7 @@ class CheckFailed(AssertionError):
     """An answer that isn't right yet. In a notebook it shows its text and no traceback."""
 
     def _render_traceback_(self) -> list[str]:  # asked for by IPython, and so by nbgrader
-        hidden = _is_hidden(self)
-        return [f"Not right yet{', in a check that grading adds' if hidden else ''}: {self}"]
+        return [f"{HIDDEN_PREFIX if _is_hidden(self) else PREFIX}{self}"]
 
 
 def _is_hidden(failed: BaseException) -> bool:
@@ -168,7 +169,7 @@ class Check:
 
 def check(answer: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Check:
     """The call `answer(*args, **kwargs)`, ready to be checked. Arguments must be plain values."""
-    text = _call_text(getattr(answer, "__name__", "your answer"), args, kwargs)
+    text = call_text(getattr(answer, "__name__", "your answer"), args, kwargs)
     args, kwargs = values.copied(args), values.copied(kwargs)
 
     def call() -> Any:
@@ -234,7 +235,8 @@ def _form(value: Any) -> str:
     return "None" if value is None else f"{type(value).__name__} {_shown(value)}"
 
 
-def _call_text(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+def call_text(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """How a call is shown: lora_parameters(1_000, 1_000, rank=8)."""
     shown = [show(arg, ARGUMENT) for arg in args]
     shown += [f"{key}={show(arg, ARGUMENT)}" for key, arg in kwargs.items()]
     return f"{name}({', '.join(shown)})"

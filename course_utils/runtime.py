@@ -350,7 +350,8 @@ class Environment:
         failed = sum(row.state == "fail" for row in self.rows)
         warned = sum(row.state == "warn" for row in self.rows)
         if failed:
-            return f"{self.what} can't run yet: {_count(failed, 'line')} marked fail, with a remedy."
+            lines = _count(failed, "line")
+            return f"{self.what} can't run yet: {lines} marked fail, with a remedy."
         if warned:
             return f"{self.what} runs here; {_count(warned, 'line')} marked warn could be better."
         return f"{self.what} runs here."

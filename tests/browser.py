@@ -35,8 +35,9 @@ class Lab:
     """
 
     def __init__(self, folder: Path, notebooks: list[Path]):
-        for name in ("lectures", "course_utils"):  # what `course` takes for its own folder
-            (folder / name).mkdir()
+        # By these two `course` knows its folder.
+        (folder / "lectures").mkdir()
+        (folder / "course_utils").symlink_to(Path(__file__).resolve().parents[1] / "course_utils")
         for path in notebooks:
             shutil.copy(path, folder / "lectures")
         settings = folder / "config/lab/user-settings/@jupyterlab/apputils-extension"

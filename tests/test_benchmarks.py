@@ -4,12 +4,13 @@ import doctest
 import importlib.util
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import calculators, codec, quality
+from benchmarks import calculators, codec, grading, quality
 from course_utils.evaluation import Interval, beyond
 from course_utils.memory import PRESETS, ModelShape, estimate
 from tests.conftest import make_model
@@ -235,3 +236,54 @@ def test_codec_case_on_few_weights(double_quant):
     assert entry["bit-identical"] and entry["bytes"] == entry["bitsandbytes bytes"]
     seconds = [t for times in entry["seconds"].values() for t in times.values()]
     assert len(seconds) == 4 and min(seconds) > 0
+
+
+# --- grading --------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not grading.JSON.exists(), reason="grading has not been measured yet")
+def test_grading_page_quotes_the_measurement():
+    measured = grading.load_report(grading.JSON)
+    assert (grading.RESULTS / "grading.md").read_text(encoding="utf-8") == grading.page(measured)
+    sides, graded = measured["side by side"], measured["class"]
+    assert sides["nbgrader"]["seconds"] >= grading.TARGET * max(sides["ours"]["seconds"])
+    assert graded["records"] == graded["submissions"] == 1000
+    assert max(graded["drift"].values()) <= grading.DRIFT
+    assert min(map(len, graded["kinds"].values())) > 0
+
+
+def test_drift_tells_a_leak_from_a_level_series():
+    times = [float(second) for second in range(100)]
+    noise = [(7 * second) % 5 for second in range(100)]
+    level = [100.0 + part for part in noise]
+    leak = [100.0 + part + second for part, second in zip(noise, times, strict=True)]
+    late = [300.0 if second < 50 else 100.0 for second in times]  # only the second half counts
+    assert abs(grading.drift(times, level)) < 0.02
+    assert grading.drift(times, leak) == pytest.approx(49 / (102 + 74.5), rel=0.05)
+    assert grading.drift(times, late) == 0
+
+
+def test_points_that_nobody_should_have_are_told():
+    expected = {"a": ("", 7.0), "b": ("fork bomb", 6.0), "c": ("", 9.0), "d": ("fork bomb", 6.0)}
+    wrong = grading.unexpected(expected, {"a": 5.0, "b": 7.0, "c": 9.0, "d": 3.0})
+    assert [line.split(":")[0] for line in wrong] == ["a (honest)", "b (fork bomb)"]
+
+
+def test_of_a_long_run_the_picture_shows_the_peaks():
+    run = grading.Run(done=[1.0, 2.0], samples=[(n / 2, 1, n % 4 * 10**6) for n in range(1000)])
+    shown = grading.series(run)
+    assert len(shown) == grading.POINTS and shown[-1][1] == 2
+    assert {row[3] for row in shown} == {3.0}
+    short = grading.Run(samples=[(0.0, 1, 10**6), (0.5, 1, 10**7)])
+    assert [row[3] for row in grading.series(short)] == [1.0, 10.0]
+
+
+@pytest.mark.slow
+def test_grading_is_measured_on_few_submissions(monkeypatch, capsys):
+    if not shutil.which("bwrap"):
+        pytest.skip("there is no bubblewrap")
+    monkeypatch.setattr("sys.argv", ["grading.py", "--quick"])
+    grading.main()
+    told = capsys.readouterr().out
+    assert "The same points in all 24 graded cells" in told and "20 records: " in told
+    assert "graded the other" in told

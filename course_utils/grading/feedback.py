@@ -40,6 +40,7 @@ from pygments.token import STANDARD_TYPES
 from traitlets import Bool
 
 from course_utils import checks
+from course_utils.checks import HIDDEN_PREFIX, PREFIX
 from course_utils.grading.assignments import HIDDEN, HIDDEN_END
 
 TEXT = 100_000  # characters of a source or an output that are shown
@@ -48,7 +49,6 @@ HTML = 100_000  # characters of a text that is read as HTML, pictures apart
 TAGS, DEPTH, WORDS = 10_000, 40, 1_000  # tags, tags within tags, words after a tag's beginning
 PICTURE = 10_000_000  # characters of a picture in base64
 
-PREFIX, HIDDEN_PREFIX = "Not right yet: ", "Not right yet, in a check that grading adds: "
 HIDDEN_CODE = "# … grading ran further checks with other inputs here"
 NOT_SHOWN = "  expected  (not shown: a check that grading adds)"
 LABELS = re.compile(r"  (came|raised|in|expected|differs|likely)\s")
@@ -422,7 +422,7 @@ def _start(call: ast.Call) -> str:
         kwargs = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except ValueError:
         return f"{name}("
-    return _squeezed(checks._call_text(name, tuple(args), kwargs))
+    return _squeezed(checks.call_text(name, tuple(args), kwargs))
 
 
 def _squeezed(text: str) -> str:
