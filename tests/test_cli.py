@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from course_utils import __version__, cli, models, notebooks, runtime
 from course_utils.runtime import CourseError, Environment, Row
 from tests import assignment
+from tests.sandboxes import needed
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -315,3 +316,40 @@ def test_repair_mistakes(handed_in):
         result = course("repair", *arguments)
         assert result.exit_code == 1 and result.stderr.count("\n") == 1
         assert message in result.stderr
+
+
+# --- grade ---
+
+
+@needed
+def test_grade_says_what_became_of_the_class(handed_in):
+    place = handed_in / "submitted/one/09_sums"
+    place.mkdir(parents=True)
+    shutil.copy(handed_in / "exercises/09_sums/09_sums.ipynb", place)
+    broken = handed_in / "submitted/two/09_sums/09_sums.ipynb"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("nothing", encoding="utf-8")
+    result = course("grade", "9", "--workers", "1")
+    assert result.exit_code == 0
+    said = result.output.splitlines()
+    assert "09_sums: 2 graded now; in all, 1 graded, 1 ungradable" in said
+    assert any(line.startswith("  two: ungradable, ") for line in said)
+    assert said[-2:] == [
+        "report: grading/09_sums/report.html",
+        "points: grading/09_sums/points.csv",
+    ]
+    again = course("grade", "9").output
+    assert "09_sums: 0 graded now; in all, 1 graded, 1 ungradable" in again
+
+
+def test_grade_without_submissions(assignments):
+    result = course("grade", "9")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: nothing was handed in: there is no submitted/STUDENT/09_sums\n"
+
+
+@needed
+def test_check_grading_is_a_table_and_a_verdict():
+    result = course("check", "--grading")
+    assert result.exit_code == 0
+    assert "bubblewrap" in result.output and "Grading runs here" in result.output

@@ -20,7 +20,8 @@ from tests import mutation, sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import CELLS, NAME, RIGHT, ROOT, WRONG
 
-pytestmark = needed
+# SQLAlchemy's, about objects that nbgrader's own autograding adds later
+pytestmark = [needed, pytest.mark.filterwarnings("ignore:Object of type <Submitted")]
 
 
 @pytest.fixture(scope="module")
