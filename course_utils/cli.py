@@ -199,14 +199,14 @@ def repair(
 def grade(assignment: str, workers: int | None, scheduler: str | None, again: bool) -> None:
     """Grade what students handed in, safely and in parallel.
 
-    ASSIGNMENT is a number (03) or a name. Submissions are those in submitted/; points go into the
-    gradebook, a report for the class and a table of points into grading/. What is graded already
-    is left as it is: run it again after an interruption, or to renew the report.
+    ASSIGNMENT is a number (03) or a name, in the class's folder, which holds nbgrader_config.py.
+    Submissions are those in submitted/; points go into the gradebook, a report for the class and a
+    table of points into grading/. What is graded already is left as it is: run it again after an
+    interruption, or to renew the report.
     """
-    from course_utils.grading import classroom
-    from course_utils.notebooks import course_folder
+    from course_utils.grading import classroom, release
 
-    folder = course_folder()
+    folder = release.class_folder()
     how = {"workers": workers, "scheduler": scheduler, "again": again}
     try:
         with click.progressbar(length=1, label="Grading", show_pos=True, show_eta=True) as bar:

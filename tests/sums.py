@@ -8,6 +8,7 @@ from typing import Any
 
 import nbformat
 from nbgrader.api import Gradebook
+from nbgrader.coursedir import CourseDirectory
 
 from course_utils.grading import release
 from tests import assignment
@@ -55,7 +56,7 @@ def hand_in(course: Path, student: str, answers: dict[str, str] | None = None) -
 
 def gradebook(course: Path) -> Any:
     """nbgrader's gradebook of the course."""
-    return Gradebook(f"sqlite:///{course / 'gradebook.db'}", "qlora")
+    return Gradebook(CourseDirectory(config=release.settings(course)).db_url, "qlora")
 
 
 def grades(course: Path) -> dict[tuple[str, str], tuple[float | None, float | None, bool]]:

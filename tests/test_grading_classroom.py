@@ -284,8 +284,6 @@ def test_a_run_that_is_killed_goes_on_and_ends_as_if_it_hadn_t_been(course):
 def test_ctrl_c_saves_what_is_done_says_so_and_leaves_nothing(course):
     for n in range(5):
         sums.hand_in(course, f"s{n}", SLOW)
-    for folder in ("lectures", "course_utils"):  # by which the command knows a course
-        (course / folder).mkdir()
     command = [sys.executable, "-m", "course_utils.cli", "grade", "09", "--workers", "1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.Popen(
@@ -326,6 +324,18 @@ def test_one_that_brings_the_sandbox_down_is_tried_once_more_and_then_reported(c
     assert found["never"].state == found["once"].state == PERSON
     assert found["always"].state == UNGRADABLE
     assert found["always"].reasons == ("grading failed: the sandbox is gone",)
+
+
+def test_where_no_sandbox_can_be_made_the_run_ends_with_the_reason(course, monkeypatch):
+    sums.hand_in(course, "one", RIGHT)
+
+    def refuse(*_, **__):
+        raise sandbox.SandboxError("no namespaces here")
+
+    monkeypatch.setattr(marking, "Server", refuse)
+    with pytest.raises(CourseError, match="no namespaces here"):
+        grade(course)
+    assert not list(course.glob("grading/*/*/record.json"))
 
 
 def test_a_server_that_died_is_replaced(course):

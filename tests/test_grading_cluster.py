@@ -314,6 +314,6 @@ def test_a_lost_scheduler_ends_the_run_and_it_goes_on_elsewhere(commands, course
 
     with pytest.raises(CourseError, match="the connection to .* was lost; what was graded is kept"):
         grade(course, scheduler=found, progress=kill)
-    assert worker.wait(30) is not None  # and with it its sandboxes
+    assert worker.wait(60) is not None  # and with it its sandboxes
     again = grade(course, workers=2)
     assert 0 < again.graded <= 4 and [r.state for r in again.records] == [PERSON] * 6

@@ -9,6 +9,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 import course_utils
@@ -296,6 +297,25 @@ def test_nothing_is_left_if_the_worker_is_killed():
     worker.send_signal(signal.SIGKILL)
     worker.communicate()
     assert _gone(mark)
+
+
+@needed
+def test_nothing_is_left_of_a_server_that_was_stopped_if_the_worker_is_killed():
+    code = """
+        from course_utils.grading.sandbox import Server
+        server = Server()
+        print("ready", flush=True)
+        input()
+        """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    pipe = subprocess.PIPE
+    worker = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
+    assert worker.stdout.readline() == "ready\n"
+    members = psutil.Process(worker.pid).children(recursive=True)
+    members[-1].suspend()
+    worker.kill()
+    worker.communicate()
+    assert len(members) >= 3 and psutil.wait_procs(members, timeout=5)[1] == []
 
 
 # --- other machines -------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from course_utils.grading.assignments import Assignment, read, sources
 from course_utils.grading.gradebook import Book
 from course_utils.grading.marking import Notebook, Paper, Submission
 from course_utils.grading.records import Record
-from course_utils.grading.sandbox import Limits
+from course_utils.grading.sandbox import Limits, NoSandbox
 from course_utils.runtime import CourseError
 
 GLANCE = 0.2  # seconds between two looks whether to stop
@@ -80,7 +80,7 @@ def grade(
         todo = [place for place in places if place.parent.name not in {r.student for r in kept}]
         done = list(kept)
         if todo:
-            with _stoppable() as stop, _pool(paper, scheduler, workers) as (pool, at_once):
+            with _pool(paper, scheduler, workers) as (pool, at_once), _stoppable() as stop:
                 given = (marking.submission(place, name) for place in todo)
                 for submission, marked in _marked(pool, paper, given, at_once * AHEAD, stop):
                     done.append(book.save(*marked, submission))
@@ -149,11 +149,13 @@ def _marked(
 
     Those for which the sandbox failed are tried again at the end, one by one, so that none suffers
     from another's doing; what fails then can't be graded. Raises KeyboardInterrupt once `stop` is
-    set.
+    set, NoSandbox where no sandbox can be made.
     """
     failed = []
     for given, future in _finished(pool, paper, submissions, ahead, stop):
-        if future.exception():
+        if isinstance(fault := future.exception(), NoSandbox):
+            raise fault
+        if fault:
             failed.append(given)
         else:
             yield given, future.result()

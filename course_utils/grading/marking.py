@@ -30,7 +30,7 @@ from course_utils.grading.assignments import HIDDEN, grade_id, is_answer, is_gra
 from course_utils.grading.records import Record
 from course_utils.grading.referee import FILE, Names, Output, Referee
 from course_utils.grading.repair import Ungradable
-from course_utils.grading.sandbox import Limits, Server
+from course_utils.grading.sandbox import Limits, NoSandbox, SandboxError, Server
 from course_utils.runtime import CourseError
 
 Notebook = dict[str, Any]
@@ -241,7 +241,8 @@ def key(paper: Paper, given: Submission) -> str:
 def mark(paper: Paper, given: Submission) -> tuple[Record, Notebook]:
     """The record of a submission without its points, and the notebook with outputs.
 
-    Raises SandboxError if the sandbox fails; never for what the student did.
+    Raises SandboxError if the sandbox fails, NoSandbox if there can be none; never for what the
+    student did.
     """
     if given.notebook is None:
         return failed(paper, given, given.fault)
@@ -339,7 +340,10 @@ def servers(paper: Paper) -> tuple[Server, Server]:
             close_servers()
             student = _keeper().submit(Server, paper.imports["student"], paper.withheld)
             judge = _keeper().submit(Server, paper.imports["judge"])
-            _servers[paper.key] = student.result(), judge.result()
+            try:
+                _servers[paper.key] = student.result(), judge.result()
+            except SandboxError as fault:
+                raise NoSandbox(str(fault)) from None
         return _servers[paper.key]
 
 

@@ -17,11 +17,11 @@ ALLOW = (
     "this system doesn't let programs make namespaces. On your own machine, as root: "
     "`sysctl -w kernel.unprivileged_userns_clone=1` (Debian), or `sysctl -w "
     "kernel.apparmor_restrict_unprivileged_userns=0` (Ubuntu 24.04 and later). In a container: "
-    "docs/grading.md, section Containers"
+    "docs/grading-at-scale.md, section Containers"
 )
 SLOW = (
     "each submission then starts a sandbox of its own and imports its libraries again, which takes "
-    "seconds; in a container that masks /proc, show it whole (docs/grading.md, section Containers)"
+    "seconds; see docs/grading-at-scale.md, section Containers"
 )
 
 

@@ -63,6 +63,18 @@ def copied_course(folder: Path, target: Path, only: str | None = None) -> Path:
     return target
 
 
+def class_folder() -> Path:
+    """The folder of the class: this one or the nearest above it with nbgrader's settings.
+
+    Raises CourseError where there is none.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / SETTINGS).is_file():
+            return folder
+    raise CourseError(f"{here} is in no folder with a {SETTINGS}: change into that of the class")
+
+
 def settings(folder: Path) -> Any:
     """nbgrader's settings of the course in `folder`, as traitlets' Config."""
     from traitlets.config import PyFileConfigLoader

@@ -59,7 +59,11 @@ class Limits:
 
 
 class SandboxError(CourseError):
-    """No sandbox can be made here; the text says why, and what to do."""
+    """A sandbox can't be made or has failed; the text says why, and what to do."""
+
+
+class NoSandbox(SandboxError):
+    """No sandbox can be made on this machine, for whatever submission."""
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -86,7 +90,17 @@ def command(package: Path, hidden: list[Path]) -> list[str]:
     import pwd  # isn't there on Windows, where `course check --grading` says so
 
     nobody = pwd.getpwnam(NOBODY)
-    outer = ["--die-with-parent", *files, "--bind", "/proc", "/proc", "--dev", "/dev"]
+    # With the worker, the first one dies; with it, whatever is in its PID namespace.
+    outer = [
+        "--unshare-pid",
+        "--die-with-parent",
+        *files,
+        "--bind",
+        "/proc",
+        "/proc",
+        "--dev",
+        "/dev",
+    ]
     drop = ["setpriv", "--reuid", str(nobody.pw_uid), "--regid", str(nobody.pw_gid)]
     inner = [*separate, "--ro-bind", "/", "/", *places, *variables, "--chdir", "/tmp"]
     return ["bwrap", *outer, "--dir", "/tmp", "--", *drop, "--clear-groups", "bwrap", *inner, "--"]
