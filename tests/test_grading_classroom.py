@@ -119,6 +119,12 @@ def test_the_report_and_the_table_are_written(course):
     assert "<html" in (course / "grading" / NAME / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_name_doesn_t_act_on_the_terminal(course):
+    sums.hand_in(course, "\x1b]0;title\x07\u202ename").write_text("x", encoding="utf-8")
+    said = classroom.publish(course, grade(course))
+    assert "\\x1b]0;title\\x07\\x202ename: ungradable" in said and "\x1b" not in said
+
+
 def test_what_can_t_be_graded_at_all_is_one_sentence(course):
     with pytest.raises(CourseError, match="there is no assignment 12; choose one of: 09_sums"):
         classroom.grade(course, "12")
@@ -350,6 +356,19 @@ def test_a_server_that_died_is_replaced(course):
 
     result = classroom.grade(course, NAME, workers=1, limits=QUICK, progress=progress)
     assert [record.state for record in result.records] == [PERSON] * 3
+
+
+def test_one_that_takes_all_processors_doesn_t_slow_its_neighbour(course):
+    spin = "import os, time\nfor _ in range(30):\n    if os.fork() == 0:\n        os.setsid()\n"
+    spin += "        while True: pass\ntime.sleep(4)\n"
+    slow = "import time\ndef burn():\n    end = time.process_time() + 0.1\n"
+    slow += "    while time.process_time() < end: pass\n"
+    work = RIGHT["sum-all"].replace("    return", "    burn()\n    return")
+    sums.hand_in(course, "hog", {"sum-all": spin + RIGHT["sum-all"]})
+    sums.hand_in(course, "slow", RIGHT | {"sum-all": slow + work})
+    found = by_student(grade(course))
+    assert not found["slow"].incidents, found["slow"]
+    assert found["slow"].points["sum-all-values"] == 2, found["slow"].messages
 
 
 # --- what was handed in ---------------------------------------------------------------------------

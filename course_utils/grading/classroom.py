@@ -198,7 +198,7 @@ def publish(folder: Path, result: Result) -> str:
     states = ", ".join(f"{counts[state]} {state}" for state in records.STATES if counts[state])
     lines = [f"{result.assignment.name}: {result.graded} graded now; in all, {states}"]
     lines += [
-        f"  {_shown(record.student)}: ungradable, {record.reasons[0]}"
+        f"  {_shown(record.student)}: ungradable, {_shown(record.reasons[0])}"
         for record in result.records
         if record.state == records.UNGRADABLE
     ]
@@ -214,6 +214,7 @@ def publish(folder: Path, result: Result) -> str:
 
 
 def _shown(value: float | str | None) -> str:
+    """For a terminal, on which nothing that a student wrote may act."""
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in value)
     return "none" if value is None else f"{value:g}"

@@ -30,7 +30,7 @@ from course_utils.grading.assignments import HIDDEN, grade_id, is_answer, is_gra
 from course_utils.grading.records import Record
 from course_utils.grading.referee import FILE, Names, Output, Referee
 from course_utils.grading.repair import Ungradable
-from course_utils.grading.sandbox import Limits, NoSandbox, SandboxError, Server
+from course_utils.grading.sandbox import Limits, NoSandbox, SandboxError, Server, a_core
 from course_utils.runtime import CourseError
 
 Notebook = dict[str, Any]
@@ -247,8 +247,8 @@ def mark(paper: Paper, given: Submission) -> tuple[Record, Notebook]:
     if given.notebook is None:
         return failed(paper, given, given.fault)
     started = time.monotonic()
-    servers_of = servers(paper)
-    with Referee(*servers_of, paper.names, paper.limits, paper.files, given.files) as referee:
+    what = (*servers(paper), paper.names, paper.limits, paper.files, given.files)
+    with a_core() as core, Referee(*what, core) as referee:
         try:
             repaired = referee.repair(given.notebook, paper.release)
         except Ungradable as fault:

@@ -56,8 +56,8 @@ class Referee:
     """Grades one notebook.
 
     ours: the files of the assignment, by relative path; theirs: those of the student, who also has
-    ours. incidents: what a person should know about the run, one line each. memory: the most that
-    the student's processes took together, in B.
+    ours. core: the one that all runs on, if only one. incidents: what a person should know about
+    the run, one line each. memory: the most that the student's processes took together, in B.
     """
 
     def __init__(
@@ -68,9 +68,11 @@ class Referee:
         limits: Limits,
         ours: Files | None = None,
         theirs: Files | None = None,
+        core: int | None = None,
     ):
         self._servers, self._names, self._limits = (students, judges), names, limits
         self._files = (theirs or {}) | (ours or {}), ours or {}
+        self._core = core
         self._student: Sandboxed | None = None
         self._judge: Sandboxed | None = None
         self._ran: list[str] = []  # sources of the student's cells, to be run again if need be
@@ -225,7 +227,7 @@ class Referee:
         return self._judge
 
     def _started(self, which: int, role: str) -> Sandboxed:
-        process = self._servers[which].start(role, self._limits)
+        process = self._servers[which].start(role, self._limits, self._core)
         for path, data in self._files[which].items():
             process.channel.send("file", data, self._deadline(READING), path=path)
         return process

@@ -35,7 +35,7 @@ REFUSED = """
     name_to_handle_at   303 264    clock_settime      227 112    setdomainname     171 162
     lookup_dcookie      212  18    adjtimex           159 171    iopl              172   -
     nfsservctl          180  42    clock_adjtime      305 266    ioperm            173   -
-    vhangup             153  58    syslog             103 116
+    vhangup             153  58    syslog             103 116    sched_setaffinity 203 122
 """
 # Calls of which the filter looks at an argument, or which it needs itself.
 OTHERS = """
