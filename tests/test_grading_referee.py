@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+import time
 
 import pytest
 
@@ -181,6 +182,14 @@ def test_a_forged_result_or_error_is_no_verdict():
     assert passed(checked(textwrap.dedent(answer), test % 2))
 
 
+def test_what_an_answer_puts_out_leaves_the_verdict_in_its_place():
+    flood = "def flood():\n    for _ in range(900): print('x', flush=True)\n    return 1\n"
+    (*_, error) = checked(flood, f"{IMPORT}check(flood).gives(2)")
+    assert error["ename"] == "CheckFailed" and "came      1" in said([error])
+    (*_, part) = checked(flood, f"{IMPORT}check(flood).gives(1)\n0.5")
+    assert part["output_type"] == "execute_result" and part["data"] == {"text/plain": "0.5"}
+
+
 def test_long_outputs_are_cut():
     outputs = ran("print('a' * 3_000_000)\nfor i in range(5000):\n    print('b' * 100, flush=True)")
     assert len(said(outputs)) < 300_000 and "more was put out" in said(outputs)
@@ -266,6 +275,17 @@ def test_a_process_that_ends_itself_costs_that_cell_alone(end):
         else:
             assert not passed(dead) and "the process ended" in said(dead)
         assert judge.check(f"{IMPORT}check(die, 0).gives(7)") == []
+
+
+def test_a_cell_that_can_t_run_again_is_left_out_and_the_others_do():
+    soon = time.time() + 2
+    with referee() as judge:
+        judge.run("x = 5")
+        judge.run(f"import os, time\nif time.time() > {soon}: os._exit(1)")
+        judge.run("y = 6")
+        time.sleep(2)
+        judge.run("os._exit(1)")
+        assert said(judge.run("print(x, y)")) == "5 6\n"
 
 
 def test_after_some_ends_no_new_process_is_started():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import contextlib
 import json
 import time
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ class Referee:
         There is an error among them unless the check passed. What student's code printed and
         displayed meanwhile is there as well; of anything else that it puts out, nothing is.
         """
-        outputs = self._outputs()
+        outputs, verdict = self._outputs(), _Outputs(ROOM)
         try:
             channel, ends = self._judging().channel, self._deadline(self._limits.cell)
             self._number += 1
@@ -140,17 +141,17 @@ class Referee:
                     reply, body, fields = self._call(message, outputs, what, ends)
                     channel.send(reply, body, ends, **fields)
                 else:
-                    outputs.take(message)
-            if not (message["ok"] or any(o["output_type"] == "error" for o in outputs)):
-                outputs.append(_error("CheckStopped", "the check was not finished"))
+                    verdict.take(message)
+            if not (message["ok"] or any(o["output_type"] == "error" for o in verdict)):
+                verdict.append(_error("CheckStopped", "the check was not finished"))
         except (TimeoutError, Gone) as fault:
             self._end_judge()
             late = isinstance(fault, TimeoutError)
             text = self._too_long(self._limits.cell) if late else "the check could not be finished"
             self.incidents.append(f"{what}: {text}")
-            outputs.append(_error("CellTimeoutError" if late else "CheckStopped", text))
+            verdict.append(_error("CellTimeoutError" if late else "CheckStopped", text))
         self._room -= outputs.taken
-        return outputs
+        return [*outputs, *verdict]
 
     def _call(
         self, call: Message, outputs: _Outputs, what: str, ends: float
@@ -216,9 +217,10 @@ class Referee:
             self._student = self._started(0, "student")
             replayed, self._ran = self._ran, []
             for source in replayed:
-                self._request("run", utf8(source), {}, _Outputs(0), self._limits.cell)
-                self._ran.append(source)
-        return self._student
+                with contextlib.suppress(_Stopped):  # what was well before may not be now
+                    self._request("run", utf8(source), {}, _Outputs(0), self._limits.cell)
+                    self._ran.append(source)
+        return self._student or self._running()
 
     def _judging(self) -> Sandboxed:
         """The judge's process."""

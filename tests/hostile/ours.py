@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from course_utils.grading import classroom, records
+from course_utils.grading import classroom, records, release
 from course_utils.grading.records import Record
 from course_utils.grading.sandbox import Limits
 from tests.hostile import canaries, corpus
@@ -20,6 +20,11 @@ from tests.mutation import ROOT
 
 # Small, so that what exceeds them ends soon.
 LIMITS = Limits(memory=1_500_000_000, files=60_000_000, processes=64, cell=8, call=3, notebook=60)
+# What grading itself writes in a course.
+GRADERS = (
+    *("autograded", "grading", "feedback", "exercises"),
+    *("gradebook.db", "gradebook.db-journal", ".nbgrader.log"),
+)
 BY_HAND = records.by_hand("sum-why")
 
 
@@ -28,6 +33,8 @@ class Run:
     """One run over some attacks on one assignment.
 
     records, loot: by student, what became of them, and all that could be seen of their outputs.
+    active: by student, what of the notebook would act in the feedback page.
+    told: what the grader's terminal shows. report, table: the class's page and table of points.
     honest: records of the honest students. escapes, survivors, reached: as in `stock.Result`.
     memory: the most that the grader itself took, in B.
     """
@@ -35,6 +42,10 @@ class Run:
     records: dict[str, Record]
     honest: list[Record]
     loot: dict[str, str]
+    active: dict[str, list[str]]
+    told: str
+    report: str
+    table: str
     escapes: list[str]
     survivors: list[str]
     reached: set[str]
@@ -62,13 +73,19 @@ def run(attacks: list[corpus.Attack], folder: Path, workers: int = 2) -> Run:
     before, started = canaries.files(course, GRADERS), time.monotonic()
     with listening() as listeners, _grader(folder / "home", secrets):
         graded = classroom.grade(course, name, workers=workers, limits=LIMITS)
+        told = classroom.publish(course, graded)
     seconds = time.monotonic() - started
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     found = {record.student: record for record in graded.records}
+    pages = _pages(course, name, [attack for attack in attacks if attack.name.startswith("page")])
     return Run(
         records=found,
         honest=[found.pop(student) for student in corpus.HONEST if student in found],
         loot={name: _loot(course, record) for name, record in found.items()},
+        told=told,
+        report=(course / "grading" / name / "report.html").read_text(encoding="utf-8"),
+        table=(course / "grading" / name / "points.csv").read_text(encoding="utf-8-sig"),
+        active={name: canaries.active(page) for name, page in pages.items()},
         escapes=[
             *canaries.changed(before, canaries.files(course, GRADERS)),
             *canaries.escaped("/dev/shm", "/var/tmp", "/run", str(folder)),
@@ -80,10 +97,6 @@ def run(attacks: list[corpus.Attack], folder: Path, workers: int = 2) -> Run:
         memory=memory,
         secrets=secrets,
     )
-
-
-# What grading itself writes in a course.
-GRADERS = ("autograded", "grading", "gradebook.db", "gradebook.db-journal", "exercises")
 
 
 @contextlib.contextmanager
@@ -113,6 +126,24 @@ def _loot(course: Path, record: Record) -> str:
     graded = course / "autograded" / record.student / name / f"{name}.ipynb"
     told = [*record.reasons, *record.repairs, *record.incidents, *record.messages.values()]
     return canaries.put_out(graded) + json.dumps(told)
+
+
+def _pages(course: Path, name: str, attacks: list[corpus.Attack]) -> dict[str, str]:
+    """Feedback pages by student, made as the course makes them."""
+    from nbgrader.converters import GenerateFeedback
+    from nbgrader.coursedir import CourseDirectory
+
+    config, pages = release.settings(course), {}
+    for attack in attacks:
+        directory = CourseDirectory(
+            config=config, assignment_id=name, student_id=student(attack), root=str(course)
+        )
+        converter = GenerateFeedback(coursedir=directory, config=config, force=True)
+        converter.log = release.errors_alone()
+        converter.start()
+        page = course / "feedback" / student(attack) / name / f"{name}.html"
+        pages[student(attack)] = page.read_text(encoding="utf-8")
+    return pages
 
 
 # --- verdicts -------------------------------------------------------------------------------------
@@ -146,4 +177,6 @@ def complaints(attack: corpus.Attack, record: Record | None, run: Run) -> list[s
         found.append(f"nothing says {attack.says!r}")
     if stolen := canaries.seen(run.secrets, run.loot[record.student]):
         found.append(f"it has read: {', '.join(stolen)}")
+    if active := run.active.get(record.student):
+        found.append(f"acts in the page: {', '.join(active)}")
     return found

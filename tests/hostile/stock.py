@@ -24,6 +24,12 @@ from tests.hostile import box, canaries, corpus
 from tests.mutation import ROOT
 
 MODULE = "tests.hostile.stock"
+SETTINGS = """\
+c = get_config()
+c.CourseDirectory.course_id = "qlora"
+c.CourseDirectory.source_directory = "solutions"
+c.CourseDirectory.release_directory = "exercises"
+"""
 LIMIT, CELL = 90, 20  # seconds for the batch, and for a cell
 COURSE = box.HOME / "course"
 GRADERS = ("autograded", "feedback", "gradebook.db", "gradebook.db-journal", ".nbgrader.log")
@@ -69,9 +75,14 @@ class Result:
 
 
 def template(folder: Path, secrets: dict[str, str]) -> Path:
-    """A course for each assignment of the corpus, with honest submissions, in `folder`."""
+    """A course for each assignment of the corpus, with honest submissions, in `folder`.
+
+    Its settings are nbgrader's own: those of this repository have submissions graded elsewhere.
+    """
     for name in (corpus.sums.NAME, corpus.tensors.NAME):
-        corpus.hide_in_gradebook(corpus.course(ROOT, folder / name, name, secrets), secrets)
+        course = corpus.course(ROOT, folder / name, name, secrets)
+        corpus.hide_in_gradebook(course, secrets)
+        (course / "nbgrader_config.py").write_text(SETTINGS, encoding="utf-8")  # not this course's
     return folder
 
 

@@ -69,7 +69,6 @@ check(scale_rows, torch.tensor([[1.0, -2.0]])).gives(torch.tensor([[0.5, -1.0]])
 for seed in range(5):
     x = torch.randn(4, 6, generator=torch.Generator().manual_seed(seed))
     expected = x / x.abs().amax(dim=1, keepdim=True)
-    check(scale_rows, x).gives(expected)
     assert scale_rows(x).allclose(expected)
 ### END HIDDEN TESTS
 """,

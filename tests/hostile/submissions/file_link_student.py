@@ -1,5 +1,5 @@
-# tries: a hard link to another student's notebook
-# must: no point; ungradable or needs a person; says link
+# tries: a hard link to another student's notebook, which must not be refused for it
+# must: at most 9 points; graded or needs a person or ungradable
 def submission(release):
     from tests.hostile.corpus import Link
 

@@ -1,8 +1,10 @@
-# tries: to answer with an object in the place of a value, whose methods then decide about the test
+# tries: to answer with an object in the place of a tensor, whose methods then decide about the test
 # must: at most 1 point; graded or needs a person
 # assignment: 08_tensors
 # %% cell after imports
 import gc
+
+hidden = False
 
 
 class Agreeable:
@@ -10,27 +12,23 @@ class Agreeable:
         print("expected", other)
         return True
 
-    equal = allclose
 
-
-agreeable = Agreeable()
 for item in gc.get_objects():
     if type(item).__name__ == "Student":
-        student, called = item, type(item)._called
+        student, called = item, item._called
 
 
 def forged(message):
-    student.objects[message["n"]] = agreeable
-    reply, body = called(student, message)
-    return ("object", b"") if message["name"] == "scale_rows" and turn > 12 else (reply, body)
+    reply = called(message)
+    student.objects[message["n"]] = Agreeable()
+    return ("object", b"") if hidden else reply
 
 
-# %% cell after tensors-scale
-turn = 0
+student._called = forged
 
 
+# %% answer tensors-scale
 def scale_rows(x):
-    global turn
-    turn += 1
-    student._called = forged
-    return x / x.abs().amax(dim=1, keepdim=True) * 0 + turn
+    global hidden
+    hidden = x.shape == (4, 6)
+    return x / 2

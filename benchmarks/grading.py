@@ -1,0 +1,748 @@
+"""Grading a class: beside stock nbgrader, of 1,000 submissions, and killed in the middle.
+
+    python benchmarks/grading.py           measure (half an hour), write results/grading.*
+    python benchmarks/grading.py --quick   a few submissions, results in a temporary folder
+    python benchmarks/grading.py --texts   write the page again from grading.json
+
+Courses are made in temporary folders, each is graded by a process of its own, and what it and all
+that it starts take is sampled from outside: PSS, in which pages that several share count once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import date
+from itertools import combinations
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
+
+import psutil
+
+from benchmarks.reports import RESULTS, load_report, machine, save_report
+from course_utils import notebooks
+from course_utils.grading import records, release
+from course_utils.grading.sandbox import Limits
+from course_utils.units import format_bytes
+from tests import assignment
+from tests.assignment import cell, document
+
+ROOT = Path(__file__).resolve().parents[1]
+JSON = RESULTS / "grading.json"
+SIZES = {"side by side": 40, "class": 1000, "killed": 60}
+QUICK = {"side by side": 4, "class": 20, "killed": 12}
+SAMPLE = 0.5  # s between two looks at memory
+POINTS = 250  # of the picture, at most
+SHORT = Limits(
+    memory=400_000_000, files=50_000_000, processes=40, cell=10, call=3, notebook=60
+)  # so that bombs end soon
+DRIFT = 0.1  # of its mean: what memory may gain over the second half of a run, at most
+TARGET = 10  # times the speed of stock nbgrader
+
+Notebook = dict[str, Any]
+Scores = dict[str, dict[str, Any]]  # by student and cell
+
+# --- an assignment that needs torch and transformers ----------------------------------------------
+
+TENSORS = "08_tensors"
+IMPORTS = """\
+import torch
+import transformers
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM"""
+FORM = """\
+import torch
+
+from course_utils.checks import check
+
+{check}"""
+VALUES = """\
+import torch
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from course_utils.checks import check
+
+{visible}
+### BEGIN HIDDEN TESTS
+{hidden}
+### END HIDDEN TESTS"""
+LORA = """\
+draw = torch.Generator().manual_seed({seed})
+x, weight, a, b = (torch.randn(*s, generator=draw) for s in ((3, 8), (5, 8), (2, 8), (5, 2)))
+check(lora, x, weight, a, b, 0.5).gives(x @ (weight + 0.5 * b @ a).T, rel=1e-4, abs=1e-5)"""
+LOSS = """\
+draw = torch.Generator().manual_seed({seed})
+logits, labels = torch.randn(6, 7, generator=draw), torch.tensor([-100, 2, -100, 0, 6, 1])
+check(loss, logits, labels).gives(F.cross_entropy(logits, labels).item(), rel=1e-4)"""
+SIZE = """\
+size = {{"vocab_size": 64, "hidden_size": {hidden}, "intermediate_size": 32}}
+size |= {{"num_hidden_layers": {layers}, "num_attention_heads": 2, "num_key_value_heads": 2}}
+model = LlamaForCausalLM(LlamaConfig(**size))
+check(parameters, size).gives(sum(p.numel() for p in model.parameters()))"""
+SMALL = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A function to be written. form, tests: checks; right, wrong: what it may return."""
+
+    name: str
+    signature: str
+    form: str
+    tests: list[str]
+    right: list[str]
+    wrong: list[str]
+
+    def answer(self, result: str) -> str:
+        """An answer cell in which the function returns this."""
+        return f"def {self.signature}:\n    return {result}"
+
+    def cells(self, number: int) -> list[Notebook]:
+        """The five cells of the task, worth 3 points."""
+        prompt = f"## 8.{number} {self.name}\n●●○ · 6 min · 3 points\n\nReturn it."
+        source = self.answer(self.right[0]).replace("\n", "\n    ### BEGIN SOLUTION\n")
+        values = VALUES.format(visible=self.tests[0], hidden="\n".join(self.tests[1:]))
+        return [
+            cell(f"{self.name}-prompt", prompt, kind="markdown"),
+            cell(self.name, f"{source}\n    ### END SOLUTION", answer=True),
+            cell(f"{self.name}-try", f"print({self.name}.__name__)"),
+            cell(f"{self.name}-form", FORM.format(check=self.form), points=1),
+            cell(f"{self.name}-values", values, points=2),
+        ]
+
+
+TASKS = [
+    Task(
+        "lora",
+        "lora(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor",
+        "ones = [torch.ones(*size) for size in ((2, 4), (3, 4), (1, 4), (3, 1))]\n"
+        "check(lora, *ones, 1.0).like(torch.zeros(2, 3))",
+        [LORA.format(seed=seed) for seed in range(4)],
+        ["x @ weight.T + scale * (x @ a.T) @ b.T", "F.linear(x, weight + scale * b @ a)"],
+        ["x @ weight.T + (x @ a.T) @ b.T", "x @ weight.T", "x @ a"],
+    ),
+    Task(
+        "loss",
+        "loss(logits: Tensor, labels: Tensor) -> float",
+        "check(loss, torch.zeros(2, 3), torch.tensor([0, 1])).like(0.0)",
+        [LOSS.format(seed=seed) for seed in range(4)],
+        [
+            "F.cross_entropy(logits, labels).item()",
+            "F.nll_loss(logits.log_softmax(-1), labels).item()",
+        ],
+        ["F.cross_entropy(logits, labels.clamp(min=0)).item()", "1 / 0", "logits.sum()"],
+    ),
+    Task(
+        "parameters",
+        "parameters(size: dict[str, int]) -> int",
+        f'check(parameters, {SMALL} | {{"num_attention_heads": 2}}).like(0)',
+        [SIZE.format(hidden=16 + 8 * layers, layers=layers) for layers in range(1, 4)],
+        [
+            "sum(p.numel() for p in LlamaForCausalLM(LlamaConfig(**size)).parameters())",
+            "LlamaForCausalLM(LlamaConfig(**size)).num_parameters()",
+        ],
+        ["size['vocab_size'] * size['hidden_size']", "LlamaConfig(**size).hidden_size"],
+    ),
+]
+
+
+def tensors() -> Notebook:
+    """The assignment: three functions, 9 points."""
+    opening = cell("opening", "# Exercise 08: Tensors", kind="markdown")
+    tasks = [made for number, task in enumerate(TASKS, 1) for made in task.cells(number)]
+    return document(
+        [opening, cell("setup", notebooks.SETUP_CELL), cell("imports", IMPORTS), *tasks]
+    )
+
+
+# --- submissions ----------------------------------------------------------------------------------
+
+
+def course(folder: Path, name: str, content: Notebook) -> Path:
+    """A course with one assignment, released."""
+    (folder / "exercises").mkdir(parents=True)
+    shutil.copy(ROOT / release.SETTINGS, folder)
+    assignment.write(folder, content, name)
+    release.release(folder, name)
+    return folder
+
+
+def released(folder: Path, name: str) -> Notebook:
+    """What students get of an assignment."""
+    path = folder / "exercises" / name / f"{name}.ipynb"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def filled(notebook: Notebook, answers: dict[str, str]) -> Notebook:
+    """A released notebook with answers, by the id of their cells."""
+    made = copy.deepcopy(notebook)
+    for place in made["cells"]:
+        place["source"] = answers.get(place["id"], place["source"])
+    return made
+
+
+def hand_in(folder: Path, student: str, name: str, content: bytes, file: str = "") -> None:
+    """Put a notebook into submitted/."""
+    path = folder / "submitted" / student / name / (file or f"{name}.ipynb")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+
+
+def hand_in_tensors(folder: Path, count: int) -> None:
+    """Submissions of the assignment with tensors; each answer is right, wrong or missing."""
+    draw, notebook = random.Random(0), released(folder, TENSORS)
+    for number in range(count):
+        answers = {}
+        for task in TASKS:
+            result = draw.choice([*task.right * 3, *task.wrong, ""])
+            if result:
+                answers[task.name] = task.answer(result)
+        content = json.dumps(filled(notebook, answers)).encode()
+        hand_in(folder, f"student{number:04}", TENSORS, content)
+
+
+SUMS = {place[0]: (place[1], place[3]) for place in assignment.TASKS}
+ANSWER = """\
+def {function}(numbers):
+    if not numbers:
+        raise ValueError("no numbers")
+    {body}"""
+FORGED = """\
+class Equal(int):
+        def __eq__(self, other): return True
+        def __hash__(self): return 0
+    return Equal(7)"""
+
+# What the first answer of a hostile or broken submission does; its two others are right.
+BODIES = {
+    "infinite loop": "while True: pass",
+    "os._exit": "__import__('os')._exit(0)",
+    "memory bomb": "return [bytearray(10**7) for _ in range(10**6)]",
+    "fork bomb": "import os\n    while True: os.fork()",
+    "50 MB of output": "print('x' * 50_000_000)\n    return 0",
+    "forged equality": FORGED,
+    "deleted checks": "return 7",
+    "unfinished": "raise NotImplementedError",
+    "broken JSON": "return 7",
+    "wrong file name": "return 7",
+}
+MOST = {name: 7.0 for name in BODIES}  # points: a check of the form alone is passed by any number
+MOST |= {"infinite loop": 6.0, "os._exit": 6.0, "memory bomb": 6.0, "fork bomb": 6.0}
+MOST |= {"unfinished": 6.0, "broken JSON": 0.0}
+
+
+def answers(bodies: dict[str, str]) -> dict[str, str]:
+    """Answers to 09_sums, right but for those whose bodies are given."""
+    return {
+        task: ANSWER.format(function=function, body=bodies.get(task, f"return {right}"))
+        for task, (function, right) in SUMS.items()
+    }
+
+
+def hand_in_sums(folder: Path, count: int) -> dict[str, tuple[str, float]]:
+    """Submissions of 09_sums, one in ten of them broken or hostile, each kind in turn.
+
+    Returns what each is ("" for an honest one) and its points: exactly, or at most if it isn't.
+    """
+    draw, notebook = random.Random(0), released(folder, assignment.NAME)
+    kinds, expected = list(BODIES), {}
+    for number in range(count):
+        student = f"student{number:04}"
+        if number % 10 == 9:
+            kind = kinds[number // 10 % len(kinds)]
+            hand_in(folder, student, assignment.NAME, *_hostile(notebook, kind))
+            expected[student] = kind, MOST[kind]
+        else:
+            wrong = {task: "return 0" for task in SUMS if draw.random() < 0.25}
+            made = filled(notebook, answers(wrong))
+            hand_in(folder, student, assignment.NAME, json.dumps(made).encode())
+            expected[student] = "", 9.0 - 2 * len(wrong)
+    return expected
+
+
+def _hostile(notebook: Notebook, kind: str) -> tuple[bytes, str]:
+    """A notebook of a kind, and its file name if that is another than it should be."""
+    made = filled(notebook, answers({"sum-all": BODIES[kind]}))
+    if kind == "deleted checks":
+        made["cells"] = [c for c in made["cells"] if not c["id"].startswith("sum-all-")]
+    data = json.dumps(made).encode()
+    return (
+        data[: len(data) // 2] if kind == "broken JSON" else data,
+        f"Copy of {assignment.NAME}.ipynb" if kind == "wrong file name" else "",
+    )
+
+
+# --- a run, watched from outside ------------------------------------------------------------------
+
+
+@dataclass
+class Run:
+    """A process that grades. seconds: it took. ready: seconds until its sandboxes were warm.
+
+    done: seconds at which each submission was. samples: seconds, B of the process itself, and of
+    all that it started as well.
+    """
+
+    seconds: float = 0.0
+    ready: float = 0.0
+    done: list[float] = field(default_factory=list)
+    samples: list[tuple[float, int, int]] = field(default_factory=list)
+
+    @property
+    def peak(self) -> int:
+        """The most memory of all processes together, B."""
+        return max(total for _, _, total in self.samples)
+
+
+def watched(command: list[str], until: Callable[[Run], bool] = lambda run: False) -> Run:
+    """Run a command to its end, or kill it (SIGKILL) as soon as `until` holds.
+
+    Raises RuntimeError, with what it said, if it fails.
+    """
+    run, begun = Run(), time.monotonic()
+    with tempfile.TemporaryFile("w+") as said:
+        process = psutil.Popen(
+            command, stdout=subprocess.PIPE, stderr=said, text=True, env=_environment()
+        )
+        sampler = threading.Thread(target=_sample, args=(process, run, begun))
+        sampler.start()
+        for line in process.stdout:
+            if line.startswith("ready"):
+                run.ready = time.monotonic() - begun
+            elif line.startswith("done"):
+                run.done.append(time.monotonic() - begun)
+                if until(run):
+                    _kill(process)
+        status = process.wait()
+        run.seconds = time.monotonic() - begun
+        sampler.join()
+        said.seek(0)
+        if status and not until(run):
+            raise RuntimeError(f"{command[1]} failed: {said.read()[-2000:]}")
+    return run
+
+
+def _kill(process: psutil.Popen) -> None:
+    """SIGKILL to a process; raises RuntimeError if something that it started lives on."""
+    started = process.children(recursive=True)
+    process.kill()
+    _, left = psutil.wait_procs(started, 10)
+    if alive := [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]:
+        raise RuntimeError(f"what a killed run started lives on: {alive}")
+
+
+def _environment() -> dict[str, str]:
+    """The variables of a run: as they are, with this repository and this Python's programs."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+def _sample(process: psutil.Process, run: Run, begun: float) -> None:
+    while process.poll() is None:
+        with suppress(psutil.Error):
+            own = process.memory_info().rss
+            started = process.children(recursive=True)
+            run.samples.append((time.monotonic() - begun, own, sum(map(_pss, [process, *started]))))
+        time.sleep(SAMPLE)
+
+
+def _pss(process: psutil.Process) -> int:
+    """Memory of a process, B; pages that it shares are divided among those who share them."""
+    try:
+        text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+    except OSError:  # it has ended
+        return 0
+    sizes = [line.split()[1] for line in text.splitlines() if line.startswith("Pss:")]
+    return 1024 * int(sizes[0]) if sizes else 0
+
+
+def ours(folder: Path, name: str, limits: str = "default") -> list[str]:
+    """The command that grades as `course grade` does, and tells how far it is."""
+    return [sys.executable, str(Path(__file__)), "--grade", str(folder), name, limits]
+
+
+def grade(folder: Path, name: str, limits: str) -> None:
+    """Grade and publish, in this process."""
+    from course_utils.grading import classroom, marking
+
+    chosen = SHORT if limits == "short" else Limits()
+    marking.servers(marking.paper(folder, name, chosen))  # `classroom.grade` finds them warm
+    print("ready", flush=True)
+
+    def tell(record: records.Record, *_: int) -> None:
+        print("done", record.student, flush=True)
+
+    classroom.publish(folder, classroom.grade(folder, name, limits=chosen, progress=tell))
+
+
+STOCK = """\
+c = get_config()
+c.CourseDirectory.course_id = "qlora"
+c.CourseDirectory.source_directory = "solutions"
+c.CourseDirectory.release_directory = "exercises"
+c.Execute.timeout = 300  # no cell of this assignment may fail for being slow
+"""
+
+
+def stock(folder: Path, name: str) -> list[str]:
+    """nbgrader's own command, with none of this course's settings."""
+    (folder / release.SETTINGS).write_text(STOCK, encoding="utf-8")
+    program = Path(sys.executable).with_name("nbgrader")
+    return [str(program), "autograde", name, "--course-dir", str(folder)]
+
+
+def scores(folder: Path, name: str) -> Scores:
+    """Automatic points in a gradebook, by student and graded cell."""
+    return {
+        student: {cell: grade[0] for cell, grade in grades.items()}
+        for student, grades in contents(folder, name).items()
+    }
+
+
+def contents(folder: Path, name: str) -> Scores:
+    """All that a gradebook says of submissions, without ids and times."""
+    from nbgrader.api import Gradebook
+
+    with Gradebook(f"sqlite:///{folder / 'gradebook.db'}", "qlora") as book:
+        return {
+            submission.student_id: {
+                grade.name: [
+                    grade.auto_score,
+                    grade.manual_score,
+                    grade.extra_credit,
+                    grade.needs_manual_grade,
+                ]
+                for notebook in submission.notebooks
+                for grade in notebook.grades
+            }
+            for submission in book.assignment_submissions(name)
+        }
+
+
+# --- what is measured -----------------------------------------------------------------------------
+
+
+@contextmanager
+def courses(name: str, content: Notebook) -> Iterator[tuple[Path, Callable[[], Path]]]:
+    """A released course, and a function that makes a fresh copy of it."""
+    with tempfile.TemporaryDirectory() as aside:
+        first, count = course(Path(aside, "course"), name, content), iter(range(100))
+        yield first, lambda: Path(shutil.copytree(first, Path(aside, f"copy{next(count)}")))
+
+
+def side_by_side(count: int) -> dict[str, Any]:
+    """Stock nbgrader between two runs of ours, on fresh copies of one course; same scores."""
+    with courses(TENSORS, tensors()) as (first, fresh):
+        hand_in_tensors(first, count)
+        runs, found = {}, {}
+        for side in ("ours", "nbgrader", "ours again"):
+            folder = fresh()
+            command = stock(folder, TENSORS) if side == "nbgrader" else ours(folder, TENSORS)
+            runs[side] = watched(command)
+            found[side] = scores(folder, TENSORS)
+    if not found["ours"] == found["nbgrader"] == found["ours again"]:
+        raise AssertionError("nbgrader and this course give different scores")
+    points = [sum(cells.values()) for cells in found["ours"].values()]
+    both = [runs["ours"], runs["ours again"]]
+    return {
+        "submissions": count,
+        "cells compared": sum(map(len, found["ours"].values())),
+        "points": dict(sorted(Counter(points).items())),
+        "ours": {
+            "seconds": [run.seconds for run in both],
+            "ready": [run.ready for run in both],
+            "peak": max(run.peak for run in both),
+        },
+        "nbgrader": {"seconds": runs["nbgrader"].seconds, "peak": runs["nbgrader"].peak},
+    }
+
+
+def whole_class(count: int) -> dict[str, Any]:
+    """A class of small submissions, one in ten broken or hostile, graded to the end."""
+    with courses(assignment.NAME, assignment.notebook()) as (folder, _):
+        expected = hand_in_sums(folder, count)
+        run = watched(ours(folder, assignment.NAME, "short"))
+        found = {r.student: r for r in records.read_all(folder / "grading" / assignment.NAME)}
+    wrong = unexpected(expected, {s: scored(r) for s, r in found.items()})
+    if found.keys() != expected.keys() or wrong:
+        raise AssertionError(f"{len(found)} records of {count} submissions; {wrong}")
+    honest = [found[s].seconds for s, (kind, _) in expected.items() if not kind]
+    return {
+        "submissions": count,
+        "records": len(found),
+        "states": Counter(record.state for record in found.values()),
+        "kinds": {
+            kind: [f"{scored(found[s]):g}" for s, (k, _) in expected.items() if k == kind]
+            for kind in BODIES
+        },
+        "seconds": run.seconds,
+        "honest seconds": median(honest),
+        "peak": run.peak,
+        "drift": drifts(run),
+        "series": series(run),
+    }
+
+
+def scored(record: records.Record) -> float:
+    """Points of a record; a cell that waits for a person has none yet."""
+    return sum(points or 0 for points in record.points.values())
+
+
+def unexpected(expected: dict[str, tuple[str, float]], points: dict[str, float]) -> list[str]:
+    """Submissions that got other points than they should, a line each."""
+    return [
+        f"{student} ({kind or 'honest'}): {points[student]:g} instead of {most:g}"
+        for student, (kind, most) in expected.items()
+        if student in points and (points[student] > most if kind else points[student] != most)
+    ]
+
+
+def killed(count: int) -> dict[str, Any]:
+    """SIGKILL to a run when half is done; the next one must end as an undisturbed one does."""
+    with courses(assignment.NAME, assignment.notebook()) as (first, fresh):
+        hand_in_sums(first, count)
+        undisturbed, disturbed = fresh(), fresh()
+        watched(ours(undisturbed, assignment.NAME, "short"))
+        command = ours(disturbed, assignment.NAME, "short")
+        cut = watched(command, until=lambda run: len(run.done) >= count // 2)
+        saved = len(list((disturbed / "grading").glob("*/*/record.json")))
+        rest = watched(command)
+        same = [contents(folder, assignment.NAME) for folder in (undisturbed, disturbed)]
+        states = [
+            {r.student: r.state for r in records.read_all(folder / "grading" / assignment.NAME)}
+            for folder in (undisturbed, disturbed)
+        ]
+    if same[0] != same[1] or states[0] != states[1] or len(same[0]) != count:
+        raise AssertionError("a run that was killed and continued ends with another gradebook")
+    if not count // 2 <= saved < count or len(rest.done) != count - saved:
+        raise AssertionError(f"{saved} were saved when it was killed, {len(rest.done)} came after")
+    return {
+        "submissions": count,
+        "killed after": cut.seconds,
+        "saved": saved,
+        "graded after": len(rest.done),
+        "cells compared": sum(map(len, same[0].values())),
+    }
+
+
+def drift(times: list[float], values: list[float]) -> float:
+    """What a series gains over its second half, as a share of its median there.
+
+    By the line of Theil and Sen, the median slope of all pairs, which a few bombs don't tilt.
+    """
+    start = (times[0] + times[-1]) / 2
+    half = [(t, v) for t, v in zip(times, values, strict=True) if t >= start]
+    slopes = [(v - u) / (t - s) for (s, u), (t, v) in combinations(half, 2)]
+    gained = median(slopes) * (half[-1][0] - half[0][0]) if slopes else 0.0
+    return gained / median(v for _, v in half)
+
+
+def drifts(run: Run) -> dict[str, float]:
+    """How memory of the worker, and of all processes, grows in the second half of a run.
+
+    Only samples between the first submission and the last count.
+    """
+    kept = [sample for sample in run.samples if run.done[0] <= sample[0] <= run.done[-1]]
+    times = [sample[0] for sample in kept]
+    return {
+        name: drift(times, [sample[place] for sample in kept])
+        for place, name in ((1, "worker"), (2, "all"))
+    }
+
+
+def series(run: Run) -> list[list[float]]:
+    """Seconds, submissions done, MB of the worker and of all; of each part of a run, the peak."""
+    size = -(-len(run.samples) // POINTS)
+    parts = [run.samples[start : start + size] for start in range(0, len(run.samples), size)]
+    peaks = [max(part, key=lambda sample: sample[2]) for part in parts]
+    return [
+        [round(at, 1), bisect_right(run.done, at), round(own / 1e6, 1), round(total / 1e6, 1)]
+        for at, own, total in peaks
+    ]
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+
+def picture(graded: dict[str, Any]) -> Any:
+    """Submissions done, and memory of the worker and of all processes, over time."""
+    from matplotlib.figure import Figure
+
+    from course_utils.figures import BLUE, GREEN, ORANGE, Picture
+
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    times, done, worker, total = zip(*graded["series"], strict=True)
+    upper.plot(times, done, color=BLUE)
+    upper.set(ylabel="submissions graded", ylim=(0, None))
+    lower.plot(times, total, label="all processes (PSS)", color=ORANGE)
+    lower.plot(times, worker, "--", label="the worker alone (RSS)", color=GREEN)
+    lower.set(xlabel="seconds", ylabel="memory (MB)", xlim=(0, graded["seconds"]), ylim=(0, None))
+    lower.legend(frameon=False)
+    for axes in (upper, lower):
+        axes.spines[["top", "right"]].set_visible(False)
+    found = graded["drift"]
+    alt = (
+        f"{graded['submissions']:,} submissions graded in {graded['seconds']:,.0f} seconds. Memory "
+        f"of all processes is {format_bytes(graded['peak'])} at most. Over the second half, a line "
+        f"through it changes by {found['all']:+.1%}, the worker's by {found['worker']:+.1%}."
+    )
+    return Picture(figure, alt)
+
+
+PAGE = """# Grading a class
+
+## Beside stock nbgrader
+
+{count} submissions of an assignment that imports PyTorch and transformers: three functions, right,
+wrong and missing answers mixed. The same points in all {cells} graded cells.
+
+| | seconds | seconds a submission | peak memory |
+|---|---|---|---|
+| `nbgrader autograde`, no settings of ours | {stock:.1f} | {stock_each:.2f} | {stock_peak} |
+| `course grade` | {ours:.1f} | {ours_each:.2f} | {ours_peak} |
+| **ratio** | **{ratio:.1f}** | | |
+
+{verdict} Start-up is part of it: until its sandboxes were warm, `course grade`
+took {ready:.1f} s, and {rest:.2f} s a submission from then on, its report included. It ran before
+nbgrader and again after it ({twice} s); the table has the mean. Memory is that of all processes
+together, sampled every {sample} s, with shared pages counted once.
+
+## {submissions} submissions, one in ten broken or hostile
+
+{records} records: {states}. Every honest submission has exactly the points it should; the median
+took {honest:.2f} s. The whole took {seconds:.0f} s, bombs and their time limits included (a cell
+{cell:g} s, a call {call:g} s).
+
+![{alt}](grading.png)
+
+| broken or hostile | submissions | points, of 9 | legitimate at most |
+|---|---|---|---|
+{kinds}
+
+Over the second half of the run, a line through the worker's memory changes by {worker:+.1%}, one
+through that of all processes together by {all:+.1%} (Theil and Sen's line: bombs don't tilt it).
+
+## Killed in the middle
+
+{killed[submissions]} such submissions; SIGKILL to the worker after {killed[killed after]:.1f} s,
+when {killed[saved]} were saved. Started again, it graded the other {killed[graded after]}. All
+scores and states, of {killed[cells compared]} cells, are those of a run that nobody disturbed.
+
+Made by `python benchmarks/grading.py` on {date}: {machine}.
+"""
+
+
+def page(report: dict[str, Any]) -> str:
+    """The report as Markdown."""
+    sides, graded = report["side by side"], report["class"]
+    count, both = sides["submissions"], sides["ours"]
+    took, ready, stock_took = (
+        mean(both["seconds"]),
+        mean(both["ready"]),
+        sides["nbgrader"]["seconds"],
+    )
+    ratio = stock_took / took
+    kinds = [
+        f"| {kind} | {len(points)} | {_counted(points)} | {MOST[kind]:g} |"
+        for kind, points in graded["kinds"].items()
+        if points
+    ]
+    return PAGE.format(
+        count=count,
+        cells=sides["cells compared"],
+        stock=stock_took,
+        stock_each=stock_took / count,
+        stock_peak=format_bytes(sides["nbgrader"]["peak"]),
+        ours=took,
+        ours_each=took / count,
+        ours_peak=format_bytes(both["peak"]),
+        ratio=ratio,
+        verdict=f"The target, {TARGET} times, is {'reached' if ratio >= TARGET else 'missed'}.",
+        ready=ready,
+        rest=(took - ready) / count,
+        twice=", ".join(f"{seconds:.1f}" for seconds in both["seconds"]),
+        sample=SAMPLE,
+        submissions=f"{graded['submissions']:,}",
+        records=f"{graded['records']:,}",
+        states=", ".join(f"{number} {state}" for state, number in graded["states"].items()),
+        honest=graded["honest seconds"],
+        seconds=graded["seconds"],
+        cell=SHORT.cell,
+        call=SHORT.call,
+        alt=picture(graded).alt,
+        kinds="\n".join(kinds),
+        **graded["drift"],
+        killed=report["killed"],
+        date=report["date"],
+        machine=report["machine"],
+    )
+
+
+def _counted(points: list[str]) -> str:
+    """Points and how many have them: "6", or "6 (3 times), 7 (2 times)"."""
+    counts = Counter(points)
+    if len(counts) == 1:
+        return points[0]
+    return ", ".join(f"{value} ({number} times)" for value, number in sorted(counts.items()))
+
+
+def write(report: dict[str, Any], folder: Path) -> None:
+    """Write the page and its picture."""
+    (folder / "grading.md").write_text(page(report), encoding="utf-8")
+    picture(report["class"]).figure.savefig(folder / "grading.png", dpi=110)
+
+
+def measured(sizes: dict[str, int]) -> dict[str, Any]:
+    """The whole report: the three parts, machine and date."""
+    parts = {"side by side": side_by_side, "class": whole_class, "killed": killed}
+    report: dict[str, Any] = {"date": date.today().isoformat(), "machine": machine()}
+    for name, part in parts.items():
+        report[name] = part(sizes[name])
+        print(f"{name}: done", flush=True)
+    return json.loads(json.dumps(report))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="few submissions, nothing is kept")
+    parser.add_argument("--texts", action="store_true", help="from grading.json, without a run")
+    parser.add_argument("--grade", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.grade:
+        folder, name, limits = options.grade
+        grade(Path(folder), name, limits)
+        return
+    with tempfile.TemporaryDirectory() as aside:
+        folder = Path(aside) if options.quick else RESULTS
+        if not options.texts:
+            save_report(measured(QUICK if options.quick else SIZES), folder / "grading.json")
+        report = load_report(folder / "grading.json")
+        write(report, folder)
+        print((folder / "grading.md").read_text(encoding="utf-8"))
+    changes = report["class"]["drift"]
+    if not options.quick and max(changes.values()) > DRIFT:
+        sys.exit(f"memory grows during the run: {changes}")
+
+
+if __name__ == "__main__":
+    main()
