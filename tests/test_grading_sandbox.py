@@ -330,6 +330,12 @@ def test_without_namespaces_of_its_own_each_process_gets_its_own_sandbox():
             shown = process.channel.receive(time.monotonic() + 20).text
             assert shown.endswith(" 1000\n") and "mine" not in shown
             process.channel.send("run", b"open('/tmp/mine', 'w')", n=2)
+            process.channel.send("run", b"while True: pass", n=3)
+            time.sleep(0.5)
+            process.interrupt()
+            while (answer := process.channel.receive(time.monotonic() + 20)).fields.get("n") != 3:
+                pass
+            assert answer["ok"] is False
             process.end()
 
 

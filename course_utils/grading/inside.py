@@ -46,11 +46,9 @@ def main(descriptor: str) -> None:
         elif request["do"] == "become":  # where a process can't have namespaces of its own
             _reply(control, pid=os.getpid())
             _serve(given, request)
-        elif request["do"] == "interrupt":
-            _signal(request["pid"], signal.SIGINT)
-            _reply(control)
         elif request["do"] == "end":
-            _signal(request["pid"], signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(request["pid"], signal.SIGKILL)
             _reply(control, status=_wait(request["pid"]))
 
 
@@ -148,11 +146,6 @@ def _try_namespaces() -> str:
     status = _wait(between)
     with os.fdopen(reading, "rb") as stream:
         return stream.read().decode() or ("" if status == 0 else "its files can't be separated")
-
-
-def _signal(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
 
 
 def _wait(pid: int) -> int:

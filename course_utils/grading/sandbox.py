@@ -17,6 +17,7 @@ import functools
 import json
 import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -303,14 +304,15 @@ class Sandboxed:
             self._pid = bubble.ask(theirs, do=how, role=role, **bounds)["pid"]
         self.cage = limits.cage(allowed.memory, allowed.processes)
         self.cage.__enter__()
-        pid = _sender(ours)
-        self.cage.add(pid)
+        self._outside = _sender(ours)
+        self.cage.add(self._outside)
         if core is not None:
-            os.sched_setaffinity(pid, {core})
+            os.sched_setaffinity(self._outside, {core})
 
     def interrupt(self) -> None:
         """Interrupt what it does, as Jupyter's button does."""
-        self._bubble.ask(do="interrupt", pid=self._pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._outside, signal.SIGINT)
 
     def end(self) -> str:
         """End it and all that it started; returns how it had ended, if it had: "" or a sentence."""
