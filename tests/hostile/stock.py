@@ -90,7 +90,7 @@ def attack(name: str, prepared: Path, secrets: dict[str, str]) -> Result:
     """Run one attack against stock nbgrader. prepared: what `template` made, with these secrets."""
     shadow = f"root:{secrets['shadow']}:20000:0:99999:7:::\n"
     given = json.dumps(secrets)
-    printed = box.run(MODULE, ["--inside", name], given, prepared, shadow, LIMIT + 60)
+    printed = box.run(MODULE, ["--inside", name], given, prepared, shadow, LIMIT + 150)
     if printed is None:
         return Result(log="the container had to be ended")
     return Result.of(json.loads(printed))
