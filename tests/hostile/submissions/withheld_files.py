@@ -9,7 +9,7 @@ import site
 import sys
 import zipfile
 
-folders = {*sys.path, *site.getsitepackages(), sys.prefix, sys.base_prefix, "/course", "/work"}
+folders = {*sys.path, *site.getsitepackages(), sys.prefix, sys.base_prefix, "/course"}
 folders |= {"/tmp", "/srv", "/opt", "/home", "/root", "/usr/share", os.getcwd(), *glob.glob("/*")}
 folders -= {"/proc", "/sys", "/dev", "", "/usr", "/lib", "/bin", "/etc"}
 found = []
