@@ -134,8 +134,9 @@ def _pool(
         marking.servers(paper)  # if no sandbox can be made, this says so at once
         yield threads, workers
     finally:
+        threads.shutdown(wait=False, cancel_futures=True)  # what waits doesn't begin any more
         marking.close_servers()  # so that what is running ends at once
-        threads.shutdown(cancel_futures=True)
+        threads.shutdown()
 
 
 def _marked(
@@ -182,10 +183,12 @@ def _finished(
         if not running:
             return
         finished, _ = wait(running, timeout=GLANCE, return_when=FIRST_COMPLETED)
-        if stop.is_set():
-            raise KeyboardInterrupt
         for future in finished:
             yield running.pop(future), future
+            if stop.is_set():
+                break
+        if stop.is_set():
+            raise KeyboardInterrupt
 
 
 def publish(folder: Path, result: Result) -> str:

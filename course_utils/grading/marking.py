@@ -322,7 +322,7 @@ def _message(error: Output) -> str:
 # --- servers of this process ----------------------------------------------------------------------
 
 _servers: dict[str, tuple[Server, Server]] = {}
-_starting = threading.Lock()
+_starting = threading.RLock()
 
 
 @functools.cache
@@ -349,7 +349,8 @@ def servers(paper: Paper) -> tuple[Server, Server]:
 
 def close_servers() -> None:
     """End this process's sandboxes."""
-    for pair in _servers.values():
-        for server in pair:
-            server.close()
-    _servers.clear()
+    with _starting:
+        for pair in _servers.values():
+            for server in pair:
+                server.close()
+        _servers.clear()

@@ -302,12 +302,14 @@ class Sandboxed:
             bounds = {"memory": allowed.memory, "processes": allowed.processes}
             bounds |= {"files": allowed.files, "seconds": int(allowed.notebook)}
             self._pid = bubble.ask(theirs, do=how, role=role, **bounds)["pid"]
-        self.cage = limits.cage(allowed.memory, allowed.processes)
-        self.cage.__enter__()
         self._outside = _sender(ours)
-        self.cage.add(self._outside)
-        if core is not None:
-            os.sched_setaffinity(self._outside, {core})
+        self.cage = limits.cage(allowed.memory, allowed.processes)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.cage)
+            self.cage.add(self._outside)
+            if core is not None:
+                os.sched_setaffinity(self._outside, {core})
+            stack.pop_all()  # all is well: the cage stays until `end`
 
     def interrupt(self) -> None:
         """Interrupt what it does, as Jupyter's button does."""
@@ -317,11 +319,15 @@ class Sandboxed:
     def end(self) -> str:
         """End it and all that it started; returns how it had ended, if it had: "" or a sentence."""
         self.channel.close()
-        status = 0 if self._own else self._bubble.ask(do="end", pid=self._pid)["status"]
-        if self._own:
-            self._bubble.close()
-        exceeded = self.cage.exceeded
-        self.cage.__exit__(None, None, None)
+        status = 0
+        try:
+            if self._own:
+                self._bubble.close()
+            else:
+                status = self._bubble.ask(do="end", pid=self._pid)["status"]
+        finally:
+            exceeded = self.cage.exceeded
+            self.cage.__exit__(None, None, None)
         if exceeded:
             return exceeded
         return f"it was ended by signal {-status}" if status < 0 and status != -9 else ""
