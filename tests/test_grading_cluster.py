@@ -264,6 +264,7 @@ def test_a_worker_that_would_spoil_the_grades_gets_none(client, course, lack, re
     assert grade(course, scheduler=address(client)).graded == 1
 
 
+@pytest.mark.slow
 def test_two_runs_don_t_have_the_same_cluster_at_a_time(client, course, impatient):
     hand_in(course, 1)
     with client.as_current():
@@ -304,6 +305,7 @@ def commands(elsewhere, tmp_path):
         process.wait()
 
 
+@pytest.mark.slow
 def test_a_lost_scheduler_ends_the_run_and_it_goes_on_elsewhere(commands, course, impatient):
     (scheduler, worker), found = commands
     hand_in(course, 6)

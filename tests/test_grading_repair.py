@@ -107,7 +107,13 @@ class Work:
         return repair.repair(repair.load(json.dumps(self.notebook).encode()), self.release)
 
 
-@pytest.fixture(params=[SMALL, *REAL])
+def _often(name):
+    """The small assignment and one of the course's run each time; the others are slow."""
+    marks = () if name in (SMALL, "03_lora") else pytest.mark.slow
+    return pytest.param(name, marks=marks)
+
+
+@pytest.fixture(params=[_often(name) for name in (SMALL, *REAL)])
 def work(request, small_course):
     return Work(small_course if request.param == SMALL else ROOT, request.param)
 
