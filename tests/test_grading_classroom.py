@@ -125,6 +125,14 @@ def test_a_name_doesn_t_act_on_the_terminal(course):
     assert "\\x1b]0;title\\x07\\x202ename: ungradable" in said and "\x1b" not in said
 
 
+def test_a_name_doesn_t_act_where_changes_are_listed(course):
+    sums.hand_in(course, "\x1b[2Jname", RIGHT)
+    grade(course)
+    sums.hand_in(course, "\x1b[2Jname", WRONG)
+    said = classroom.publish(course, grade(course))
+    assert "\\x1b[2Jname: sum-squares-values 2 → 0" in said and "\x1b" not in said
+
+
 def test_what_can_t_be_graded_at_all_is_one_sentence(course):
     with pytest.raises(CourseError, match="there is no assignment 12; choose one of: 09_sums"):
         classroom.grade(course, "12")

@@ -209,7 +209,8 @@ def publish(folder: Path, result: Result) -> str:
     if changed:
         lines.append("changed since the last time:")
         lines += [
-            f"  {c.student}: {c.what} {_shown(c.before)} → {_shown(c.after)}" for c in changed
+            f"  {_shown(c.student)}: {c.what} {_shown(c.before)} → {_shown(c.after)}"
+            for c in changed
         ]
     return "\n".join(
         [*lines, f"report: {page.relative_to(folder)}", f"points: {table.relative_to(folder)}"]
