@@ -148,12 +148,7 @@ class Book:
     def _write(self, student: str, graded: Any, exchange: dict[str, str]) -> None:
         """The notebook with its outputs, where formgrader and feedback look for it."""
         path = self._autograded(student)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.unlink(missing_ok=True)  # left by a run that was killed
-        part.write_text(nbformat.writes(graded), encoding="utf-8")
-        part.chmod(0o444)
-        part.replace(path)
+        records.write_whole(path, nbformat.writes(graded).encode(), 0o444)
         for name, text in exchange.items():
             if name != TIME or _timestamp(text):  # nbgrader stops the class at one that is no time
                 (path.parent / name).write_text(text, encoding="utf-8")

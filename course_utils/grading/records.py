@@ -42,11 +42,21 @@ class Record:
 
     def write(self, folder: Path) -> None:
         """Put the record below the assignment's folder, whole or not at all."""
-        path = folder / self.student / NAME
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=True), encoding="utf-8")
-        part.replace(path)
+        write_whole(folder / self.student / NAME, json.dumps(asdict(self), indent=1).encode())
+
+
+def write_whole(path: Path, data: bytes, mode: int | None = None) -> None:
+    """Write a file, whole or not at all; what a run that was killed has left is written over.
+
+    mode: its permissions, if they are to be others than usual.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
+    part.write_bytes(data)
+    if mode is not None:
+        part.chmod(mode)
+    part.replace(path)
 
 
 def by_hand(cell: str) -> str:

@@ -23,7 +23,15 @@ from pathlib import Path
 from statistics import median
 
 from course_utils.grading.assignments import Assignment, Task, grading
-from course_utils.grading.records import GRADED, PERSON, STATES, UNGRADABLE, Record, by_hand
+from course_utils.grading.records import (
+    GRADED,
+    PERSON,
+    STATES,
+    UNGRADABLE,
+    Record,
+    by_hand,
+    write_whole,
+)
 from course_utils.units import MB, format_bytes
 
 LINE = 200  # characters of a line of text
@@ -192,7 +200,7 @@ def write_csv(path: Path, assignment: Assignment, records: Iterable[Record]) -> 
         texts = [record.student, record.state, _reasons(record.reasons) if record.reasons else ""]
         numbers = [whole, assignment.points, *points]
         rows.writerow([*map(_cell, texts), *map(_number, numbers)])
-    _put(path, table.getvalue().encode("utf-8-sig"))
+    write_whole(path, table.getvalue().encode("utf-8-sig"))
 
 
 def _cell(text: str) -> str:
@@ -201,14 +209,6 @@ def _cell(text: str) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{round(value, 4):.10g}"
-
-
-def _put(path: Path, data: bytes) -> None:
-    """Write a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    part.replace(path)
 
 
 # --- HTML -----------------------------------------------------------------------------------------
@@ -474,7 +474,7 @@ def write_report(
     ]
     head = _tag("title", title) + _tag("style", Html(_colours() + STYLE))
     page = f"{HEAD}{head}\n</head>\n<body>\n{_joined(content)}\n</body>\n</html>\n"
-    _put(path, page.encode())
+    write_whole(path, page.encode())
 
 
 def _colours() -> str:
