@@ -313,15 +313,18 @@ class Run:
         return max(total for _, _, total in self.samples)
 
 
-def watched(command: list[str], until: Callable[[Run], bool] = lambda run: False) -> Run:
-    """Run a command to its end, or kill it (SIGKILL) as soon as `until` holds.
+def watched(
+    command: list[str], folder: Path, until: Callable[[Run], bool] = lambda run: False
+) -> Run:
+    """Run a command in a course's folder to its end, or kill it (SIGKILL) when `until` holds.
 
-    Raises RuntimeError, with what it said, if it fails.
+    nbgrader also reads the settings of the folder in which it is started. Raises RuntimeError,
+    with what it said, if it fails.
     """
     run, begun = Run(), time.monotonic()
     with tempfile.TemporaryFile("w+") as said:
         process = psutil.Popen(
-            command, stdout=subprocess.PIPE, stderr=said, text=True, env=_environment()
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=said, text=True, env=_environment()
         )
         sampler = threading.Thread(target=_sample, args=(process, run, begun))
         sampler.start()
@@ -457,7 +460,7 @@ def side_by_side(count: int) -> dict[str, Any]:
         for side in ("ours", "nbgrader", "ours again"):
             folder = fresh()
             command = stock(folder, TENSORS) if side == "nbgrader" else ours(folder, TENSORS)
-            runs[side] = watched(command)
+            runs[side] = watched(command, folder)
             found[side] = scores(folder, TENSORS)
     if not found["ours"] == found["nbgrader"] == found["ours again"]:
         raise AssertionError("nbgrader and this course give different scores")
@@ -480,7 +483,7 @@ def whole_class(count: int) -> dict[str, Any]:
     """A class of small submissions, one in ten broken or hostile, graded to the end."""
     with courses(assignment.NAME, assignment.notebook()) as (folder, _):
         expected = hand_in_sums(folder, count)
-        run = watched(ours(folder, assignment.NAME, "short"))
+        run = watched(ours(folder, assignment.NAME, "short"), folder)
         found = {r.student: r for r in records.read_all(folder / "grading" / assignment.NAME)}
     wrong = unexpected(expected, {s: scored(r) for s, r in found.items()})
     if found.keys() != expected.keys() or wrong:
@@ -521,11 +524,11 @@ def killed(count: int) -> dict[str, Any]:
     with courses(assignment.NAME, assignment.notebook()) as (first, fresh):
         hand_in_sums(first, count)
         undisturbed, disturbed = fresh(), fresh()
-        watched(ours(undisturbed, assignment.NAME, "short"))
+        watched(ours(undisturbed, assignment.NAME, "short"), undisturbed)
         command = ours(disturbed, assignment.NAME, "short")
-        cut = watched(command, until=lambda run: len(run.done) >= count // 2)
+        cut = watched(command, disturbed, until=lambda run: len(run.done) >= count // 2)
         saved = len(list((disturbed / "grading").glob("*/*/record.json")))
-        rest = watched(command)
+        rest = watched(command, disturbed)
         same = [contents(folder, assignment.NAME) for folder in (undisturbed, disturbed)]
         states = [
             {r.student: r.state for r in records.read_all(folder / "grading" / assignment.NAME)}

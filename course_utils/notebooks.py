@@ -145,7 +145,7 @@ def execute(
     error, peak = _run(notebook, path.parent, timeout, _bar(path, notebook, progress))
     page = Path(output_dir) / f"{path.stem}.html"
     html_text = to_html(notebook, title=_title(notebook, path.stem))
-    _write_aside(page, _with_moved_links(html_text, path.parent, page.parent))
+    write_aside(page, _with_moved_links(html_text, path.parent, page.parent))
     seconds = time.monotonic() - started
     return Execution(path, page, seconds, peak, tuple(_summaries(notebook)), error)
 
@@ -423,7 +423,7 @@ def _shown_value(state: dict[str, Any]) -> str:
     return str(state.get("value", ""))
 
 
-def _write_aside(path: Path, text: str) -> None:
+def write_aside(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old one or the new one, never a half."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -457,7 +457,7 @@ def check(path: Path | str) -> list[str]:
         faults += _setup_faults(cells)
     if path.resolve().parent.name == "lectures":
         faults += _lecture_faults(path, cells)
-    if not faults and text != _dump(notebook):
+    if not faults and text != dump(notebook):
         faults = ["is not written the way Jupyter writes notebooks: run fix"]
     return faults
 
@@ -586,9 +586,9 @@ def fix(path: Path | str) -> bool:
     if path.resolve().parent.name == "lectures":
         for cell in (cell for cell in cells if cell.get("id") == MAP_CELL):
             cell["source"] = _with_map(_source(cell), path.parent)
-    clean = _dump(notebook)
+    clean = dump(notebook)
     if clean != text:
-        _write_aside(path, clean)
+        write_aside(path, clean)
     return clean != text
 
 
@@ -615,7 +615,7 @@ def _put_setup_cell(cells: list[dict[str, Any]]) -> None:
     cells.insert(1, new | {"outputs": [], "source": SETUP_CELL})
 
 
-def _dump(notebook: dict[str, Any]) -> str:
+def dump(notebook: dict[str, Any]) -> str:
     """The JSON text that Jupyter writes for this notebook: sorted keys, one source line a line."""
     notebook = json.loads(json.dumps(notebook))
     for cell in notebook["cells"]:

@@ -106,7 +106,7 @@ def write(folder: Path, content: dict[str, Any] | None = None, name: str = NAME)
     """Put the assignment, or `content`, into solutions/ of a course in `folder`."""
     path = folder / "solutions" / name / f"{name}.ipynb"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(notebooks._dump(content or notebook()), encoding="utf-8")
+    path.write_text(notebooks.dump(content or notebook()), encoding="utf-8")
     return path
 
 

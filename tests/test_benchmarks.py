@@ -241,7 +241,6 @@ def test_codec_case_on_few_weights(double_quant):
 # --- grading --------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not grading.JSON.exists(), reason="grading has not been measured yet")
 def test_grading_page_quotes_the_measurement():
     measured = grading.load_report(grading.JSON)
     assert (grading.RESULTS / "grading.md").read_text(encoding="utf-8") == grading.page(measured)

@@ -53,7 +53,7 @@ def lecture(*cells):
 def write(path, content):
     """A notebook file as Jupyter writes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(notebooks._dump(content), encoding="utf-8")
+    path.write_text(notebooks.dump(content), encoding="utf-8")
     return path
 
 

@@ -841,7 +841,7 @@ def repair_file(
         )
     if in_place:
         shutil.copy2(path, _free(path.with_name(f"{path.name}.bak")))
-    notebooks._write_aside(target, notebooks._dump(repaired.notebook))
+    notebooks.write_aside(target, notebooks.dump(repaired.notebook))
     return target, repaired
 
 
