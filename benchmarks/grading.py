@@ -600,7 +600,7 @@ def picture(graded: dict[str, Any]) -> Any:
     lower.plot(times, total, label="all processes (PSS)", color=ORANGE)
     lower.plot(times, worker, "--", label="the worker alone (RSS)", color=GREEN)
     lower.set(xlabel="seconds", ylabel="memory (MB)", xlim=(0, graded["seconds"]), ylim=(0, None))
-    lower.legend(frameon=False)
+    lower.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
     found = graded["drift"]
