@@ -1,6 +1,6 @@
 """Grading a class: beside stock nbgrader, of 1,000 submissions, and killed in the middle.
 
-    python benchmarks/grading.py           measure (half an hour), write results/grading.*
+    python benchmarks/grading.py           measure (ten minutes), write results/grading.*
     python benchmarks/grading.py --quick   a few submissions, results in a temporary folder
     python benchmarks/grading.py --texts   write the page again from grading.json
 

@@ -149,14 +149,11 @@ def _marked(
     """Submissions with what came of them, as they are done; few are in memory at a time.
 
     Those for which the sandbox failed are tried again at the end, one by one, so that none suffers
-    from another's doing; what fails then can't be graded. Raises KeyboardInterrupt once `stop` is
-    set, NoSandbox where no sandbox can be made.
+    from another's doing; what fails then can't be graded. Raises as `_finished` does.
     """
     failed = []
     for given, future in _finished(pool, paper, submissions, ahead, stop):
-        if isinstance(fault := future.exception(), NoSandbox):
-            raise fault
-        if fault:
+        if future.exception():
             failed.append(given)
         else:
             yield given, future.result()
@@ -174,7 +171,10 @@ def _finished(
     ahead: int,
     stop: threading.Event,
 ) -> Iterator[tuple[Submission, Future[Any]]]:
-    """Mark submissions, `ahead` at a time; each with its future, once that is done."""
+    """Mark submissions, `ahead` at a time; each with its future, once that is done.
+
+    Raises KeyboardInterrupt once `stop` is set, NoSandbox where no sandbox can be made.
+    """
     running: dict[Future[Any], Submission] = {}
     waiting = iter(submissions)
     while True:
@@ -184,6 +184,8 @@ def _finished(
             return
         finished, _ = wait(running, timeout=GLANCE, return_when=FIRST_COMPLETED)
         for future in finished:
+            if isinstance(fault := future.exception(), NoSandbox):
+                raise fault
             yield running.pop(future), future
             if stop.is_set():
                 break
