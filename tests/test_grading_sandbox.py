@@ -5,8 +5,11 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import textwrap
 import time
+import venv
 from pathlib import Path
 
 import psutil
@@ -47,6 +50,32 @@ def test_no_variable_of_this_process_is_there(monkeypatch):
         process.end()
     assert "'HOME': '/tmp'" in shown and "canary" not in shown
     assert set(eval(shown)) <= {*sandbox._environment(), "PWD", "LC_CTYPE", "SHLVL", "_"}
+
+
+@needed
+def test_a_python_in_tmp_works_as_well(tmp_path):
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        venv.create(f"{folder}/.venv", symlinks=True)
+        code = """
+            import pathlib, subprocess, sys
+            from course_utils.grading import sandbox
+            package = sandbox.copied_package(pathlib.Path(sys.argv[1]))
+            program = [sandbox._python(), "-c", "import sys; print(sys.prefix, sys.path[1:])"]
+            subprocess.run([*sandbox.command(package, []), *program], check=True)
+            """
+        command = [f"{folder}/.venv/bin/python", "-c", textwrap.dedent(code), str(tmp_path)]
+        paths = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")])
+        environment = os.environ | {"PYTHONPATH": paths}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.startswith("/python ['/course', ") and "'/python/lib/" in done.stdout
+
+
+@needed
+def test_a_virtual_environment_of_a_python_in_tmp_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "base_prefix", "/tmp/elsewhere")
+    with pytest.raises(SandboxError, match="Python is in /tmp/elsewhere, .* move Python"):
+        sandbox.command(tmp_path, [])
 
 
 @needed

@@ -77,8 +77,10 @@ def runs(request, tmp_path_factory):
     for attack in chosen.values():
         grouped[attack.assignment].append(attack)
     folders = {name: tmp_path_factory.mktemp(name) for name in grouped}
-    yield {name: ours.run(grouped[name], folder) for name, folder in folders.items()}
-    subprocess.run(["rm", "-rf", *folders.values()], check=True)  # folders too deep for Python
+    try:
+        yield {name: ours.run(grouped[name], folder) for name, folder in folders.items()}
+    finally:  # it has folders too deep for Python
+        subprocess.run(["rm", "-rf", *folders.values()], check=True)
 
 
 @needed

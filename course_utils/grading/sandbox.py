@@ -36,6 +36,7 @@ from course_utils.grading.messages import Channel
 from course_utils.runtime import CourseError
 
 COURSE = "/course"  # in the sandbox
+PYTHON = "/python"  # there, a Python that lies in /tmp, which is empty there
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives", "/etc/fonts")
 SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types")
 ID = "1000"  # of user and group, as they are seen in the sandbox
@@ -72,7 +73,7 @@ class NoSandbox(SandboxError):
 # --- the command ----------------------------------------------------------------------------------
 
 
-def command(package: Path, hidden: list[Path]) -> list[str]:
+def command(package: Path, hidden: list[str]) -> list[str]:
     """The bubblewrap command, to be followed by the program to run in the sandbox.
 
     package: the folder that becomes `course_utils`. hidden: folders to show empty.
@@ -82,7 +83,7 @@ def command(package: Path, hidden: list[Path]) -> list[str]:
     """
     if not shutil.which("bwrap"):
         raise SandboxError(f"there is no bubblewrap: {INSTALL}")
-    files = [*_files(package), *(word for path in hidden for word in ("--tmpfs", str(path)))]
+    files = [*_files(package), *(word for path in hidden for word in ("--tmpfs", path))]
     separate = ["--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
     separate += ["--uid", ID, "--gid", ID, "--hostname", "sandbox", "--cap-drop", "ALL"]
     places = ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev", "--tmpfs", "/tmp"]
@@ -116,11 +117,25 @@ def _files(package: Path) -> list[str]:
     options: list[str] = []
     made: set[str] = set()
     for path in [*shown, *sorted(p for p in python if not p.startswith("/usr/"))]:
-        options += _parents(path, made)
+        place = _place(path)
+        options += _parents(place, made)
         link = os.path.islink(path)  # /bin and /lib are links into /usr on most systems
-        options += ["--symlink", os.readlink(path), path] if link else ["--ro-bind", path, path]
+        options += ["--symlink", os.readlink(path), place] if link else ["--ro-bind", path, place]
     options += [*_parents(f"{COURSE}/course_utils", made)]
     return [*options, "--ro-bind", str(package), f"{COURSE}/course_utils"]
+
+
+def _place(path: str) -> str:
+    """Where a path is in the sandbox: where it is on this machine, but for a Python in /tmp.
+
+    Raises SandboxError if a virtual environment's own Python lies in /tmp: it can't be moved.
+    """
+    if not path.startswith("/tmp/"):
+        return path
+    prefix = os.path.realpath(sys.prefix)
+    if not Path(path).is_relative_to(prefix):
+        raise SandboxError(f"Python is in {path}, but a sandbox has a /tmp of its own: move Python")
+    return os.path.normpath(os.path.join(PYTHON, os.path.relpath(path, prefix)))
 
 
 def _parents(path: str, made: set[str]) -> list[str]:
@@ -152,9 +167,10 @@ def _environment() -> dict[str, str]:
 
 
 def _python() -> str:
-    """This Python, as the sandbox has it: links in the path to it are resolved."""
+    """This Python's program in the sandbox: links in the path to it are resolved."""
     folder = os.path.relpath(os.path.dirname(sys.executable), sys.prefix)
-    return os.path.join(os.path.realpath(sys.prefix), folder, os.path.basename(sys.executable))
+    prefix = _place(os.path.realpath(sys.prefix))
+    return os.path.join(prefix, folder, os.path.basename(sys.executable))
 
 
 def copied_package(target: Path, withheld: tuple[str, ...] = ()) -> Path:
@@ -173,11 +189,11 @@ def copied_package(target: Path, withheld: tuple[str, ...] = ()) -> Path:
     return package
 
 
-def _hidden() -> list[Path]:
+def _hidden() -> list[str]:
     """Where else in the sandbox course_utils would be: among the packages of this Python."""
     package = Path(course_utils.__file__).resolve().parent
     inside = any(package.is_relative_to(Path(p).resolve()) for p in (sys.prefix, sys.base_prefix))
-    return [package] if inside else []
+    return [_place(str(package))] if inside else []
 
 
 # --- servers and their processes ------------------------------------------------------------------
