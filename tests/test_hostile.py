@@ -68,14 +68,11 @@ def _parameter(attack):
 @pytest.fixture(scope="module")
 def runs(request, tmp_path_factory):
     """The runs by assignment, over those attacks of which a test was selected."""
-    chosen = {
-        item.callspec.params["attack"].name: item.callspec.params["attack"]
-        for item in request.session.items
-        if getattr(item, "originalname", "") == "test_what_must_happen_happens"
-    }
     grouped = collections.defaultdict(list)
-    for attack in chosen.values():
-        grouped[attack.assignment].append(attack)
+    for item in request.session.items:
+        if getattr(item, "originalname", "") == "test_what_must_happen_happens":
+            attack = item.callspec.params["attack"]
+            grouped[attack.assignment].append(attack)
     folders = {name: tmp_path_factory.mktemp(name) for name in grouped}
     try:
         yield {name: ours.run(grouped[name], folder) for name, folder in folders.items()}

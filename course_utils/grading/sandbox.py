@@ -36,7 +36,7 @@ from course_utils.grading.messages import Channel
 from course_utils.runtime import CourseError
 
 COURSE = "/course"  # in the sandbox
-PYTHON = "/python"  # there, a Python that lies in /tmp, which is empty there
+PYTHON = "/python"  # there, too: where a Python of /tmp is mounted
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives", "/etc/fonts")
 SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types")
 ID = "1000"  # of user and group, as they are seen in the sandbox
@@ -135,7 +135,7 @@ def _place(path: str) -> str:
     prefix = os.path.realpath(sys.prefix)
     if not Path(path).is_relative_to(prefix):
         raise SandboxError(f"Python is in {path}, but a sandbox has a /tmp of its own: move Python")
-    return os.path.normpath(os.path.join(PYTHON, os.path.relpath(path, prefix)))
+    return str(Path(PYTHON, Path(path).relative_to(prefix)))
 
 
 def _parents(path: str, made: set[str]) -> list[str]:
