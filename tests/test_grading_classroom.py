@@ -321,6 +321,20 @@ def test_ctrl_c_saves_what_is_done_says_so_and_leaves_nothing(course):
     assert 1 <= done < 5 and classroom.grade(course, NAME).graded == 5 - done
 
 
+def test_where_no_sandbox_can_be_made_any_more_the_run_ends(course, monkeypatch):
+    sums.hand_in(course, "one", RIGHT)
+    for faults in ([sandbox.NoSandbox], [sandbox.SandboxError, sandbox.NoSandbox]):
+        left = iter(faults)
+
+        def mark(paper, given, left=left):
+            raise next(left)("no namespaces any more")
+
+        monkeypatch.setattr(marking, "mark", mark)
+        with pytest.raises(sandbox.NoSandbox, match="no namespaces any more"):
+            classroom.grade(course, NAME, workers=1, limits=QUICK)
+        assert next(left, None) is None and not list(course.glob("grading/*/*/record.json"))
+
+
 def test_one_that_brings_the_sandbox_down_is_tried_once_more_and_then_reported(course, monkeypatch):
     for student in ("always", "never", "once"):
         sums.hand_in(course, student, RIGHT)
