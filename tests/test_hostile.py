@@ -54,7 +54,7 @@ OFTEN = {
     "withheld_routes",
     "write_gradebook",
 }
-MEMORY = 1_200_000_000  # B that the process which grades may take, whatever is handed in
+MEMORY = 1_000_000_000  # B that grading may add to its process, whatever is handed in
 
 CORPUS = corpus.attacks()
 
@@ -114,7 +114,7 @@ def test_nothing_acts_where_the_class_is_shown(runs):
 
 @needed
 def test_the_grader_itself_stays_small(runs):
-    assert max(run.memory for run in runs.values()) < MEMORY
+    assert max(run.memory - run.held for run in runs.values()) < MEMORY
 
 
 # --- the corpus and its means ---------------------------------------------------------------------
@@ -162,7 +162,7 @@ def test_complaints_say_what_went_wrong():
     attack = next(attack for attack in CORPUS if attack.name == "file_link_shadow")
     refused = Record("09_sums", attack.name, UNGRADABLE, ("a link",), points={"sum-all-form": 0.0})
     secrets = canaries.canaries()
-    run = ours.Run({}, [], {attack.name: ""}, {}, "", "", "", [], [], set(), 0, 0, secrets)
+    run = ours.Run({}, [], {attack.name: ""}, {}, "", "", "", [], [], set(), 0, 0, 0, secrets)
     assert ours.complaints(attack, refused, run) == []
     assert ours.complaints(attack, None, run) == ["there is no record"]
     for wrong, fault in (

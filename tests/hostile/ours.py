@@ -6,15 +6,17 @@ import contextlib
 import json
 import os
 import re
-import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from course_utils.grading import classroom, records, release
 from course_utils.grading.records import Record
 from course_utils.grading.sandbox import Limits
+from course_utils.runtime import process_peak
 from tests.hostile import canaries, corpus
 from tests.mutation import ROOT
 
@@ -36,7 +38,7 @@ class Run:
     active: by student, what of the notebook would act in the feedback page.
     told: what the grader's terminal shows. report, table: the class's page and table of points.
     honest: records of the honest students. escapes, survivors, reached: as in `stock.Result`.
-    memory: the most that the grader itself took, in B.
+    held, memory: what the grader's own process held before, and at most meanwhile, in B.
     """
 
     records: dict[str, Record]
@@ -50,6 +52,7 @@ class Run:
     survivors: list[str]
     reached: set[str]
     seconds: float
+    held: int
     memory: int
     secrets: dict[str, str] = field(repr=False)
 
@@ -70,12 +73,14 @@ def run(attacks: list[corpus.Attack], folder: Path, workers: int = 2) -> Run:
     for attack in attacks:
         corpus.write(attack, course, student(attack))
     canaries.plant(folder / "home", secrets)
+    Path("/proc/self/clear_refs").write_text("5")  # the process's peak is what it holds now
+    held = psutil.Process().memory_info().rss
     before, started = canaries.files(course, GRADERS), time.monotonic()
     with listening() as listeners, _grader(folder / "home", secrets):
         graded = classroom.grade(course, name, workers=workers, limits=LIMITS)
         told = classroom.publish(course, graded)
     seconds = time.monotonic() - started
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    memory = process_peak(os.getpid())
     found = {record.student: record for record in graded.records}
     pages = _pages(course, name, [attack for attack in attacks if attack.name.startswith("page")])
     return Run(
@@ -94,6 +99,7 @@ def run(attacks: list[corpus.Attack], folder: Path, workers: int = 2) -> Run:
         survivors=canaries.survivors(),
         reached=listeners.heard,
         seconds=seconds,
+        held=held,
         memory=memory,
         secrets=secrets,
     )
