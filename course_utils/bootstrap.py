@@ -524,6 +524,8 @@ def foreground(program, *arguments):
             continue
 
 
+# Two modules of tests at a time; slow tests run alone, for some are held to a time.
+FAST_TESTS = ("-m", "not slow", "-n", "2", "--dist", "loadfile")
 LINTERS = (
     ("ruff", "check", "--output-format", "concise"),
     ("ruff", "format", "--check"),
@@ -600,7 +602,7 @@ def carry_out(command, arguments):
     status = lint()
     if status or command == "lint":
         return status
-    some = ["-m", "not slow"] if command == "test" else []
+    some = FAST_TESTS if command == "test" else ()
     return foreground("python", "-m", "pytest", *some, *arguments)
 
 

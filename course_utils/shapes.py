@@ -254,7 +254,7 @@ def _read_config(config: Mapping[str, Any] | str | Path) -> tuple[dict[str, Any]
         path = path if path.is_file() else _from_hub(str(config))
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{str(config):.80} can't be read as JSON: {error}") from None
+        raise ValueError(f"{str(config):.300} can't be read as JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no config: a JSON object is expected")
     return values, str(config)

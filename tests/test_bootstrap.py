@@ -591,7 +591,7 @@ GPU_CHECK = os.path.join("benchmarks", "gpu_check.py")
         (["grade", "03"], [("course", "grade", "03")]),
         (["gpu-check", "--output", "x"], [("python", GPU_CHECK, "--output", "x")]),
         (["lint"], LINT),
-        (["test", "-x"], [*LINT, ("python", "-m", "pytest", "-m", "not slow", "-x")]),
+        (["test", "-x"], [*LINT, ("python", "-m", "pytest", *bootstrap.FAST_TESTS, "-x")]),
         (["test-all"], [*LINT, ("python", "-m", "pytest")]),
     ],
 )

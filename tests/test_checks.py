@@ -179,8 +179,8 @@ ALIKE = [
     (True, False),
     ([1, 2.0], (0, 0.0)),
     ({"a": [1]}, {"a": [0]}),
-    (torch.ones(2, 3).half(), torch.empty(2, 3, dtype=torch.float16)),
-    (np.ones(2), np.empty(2)),
+    (torch.ones(2, 3).half(), torch.zeros(2, 3, dtype=torch.float16)),
+    (np.ones(2), np.zeros(2)),
 ]
 UNLIKE = [
     (3.0, 0, "a whole number (int)"),
