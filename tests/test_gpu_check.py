@@ -440,7 +440,6 @@ def test_a_step_that_fails_does_not_stop_the_others(run, monkeypatch):
     assert fault == "2 × 96 tokens, checkpointing: failed (OutOfMemoryError: CUDA out of memory.)"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("what", ["load_base", "attach_adapters", "cublas_workspace"])
 def test_the_rest_is_measured_whatever_fails(run, monkeypatch, what):
     def breaks(*_, **__):
@@ -453,7 +452,6 @@ def test_the_rest_is_measured_whatever_fails(run, monkeypatch, what):
     assert [row["difference"] for row in report["optimizers"]] == [0, 0]
 
 
-@pytest.mark.slow
 def test_what_was_measured_is_kept_if_bitsandbytes_ends_the_process(run, monkeypatch, tmp_path):
     def refused(*_):
         sys.exit(1)  # as its C code does

@@ -10,7 +10,7 @@ from course_utils import notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 LECTURES = notebooks.lectures(ROOT)
-SLOW = {"01_supervised_fine_tuning", "07_qlora_finetuning"}  # over two minutes on some CPUs
+SLOW = {"07_qlora_finetuning"}
 MEMORY = {"07_qlora_finetuning": 1_800_000_000}  # bytes; the others have OTHERS
 OTHERS = 1_200_000_000
 

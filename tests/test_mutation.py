@@ -63,13 +63,7 @@ def test_answers_are_read_from_their_file(course):
     assert found[2].source.endswith("return sum(numbers[1:])")
 
 
-@pytest.mark.parametrize(
-    "stock",
-    [
-        pytest.param(False, id="course grade"),
-        pytest.param(True, id="nbgrader", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("stock", [False, True], ids=["course grade", "nbgrader"])
 def test_right_is_told_from_wrong(course, stock):
     found = {m.name: m for m in mutation.mutants(assignment.NAME, TASK)}
     untouched = {task.id: None for task in sound(course).tasks}
