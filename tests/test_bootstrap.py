@@ -576,6 +576,7 @@ def everything(venv, monkeypatch):
 
 
 LINT = [("python", "-m", *linter) for linter in bootstrap.LINTERS]
+FAST = ("-m", "not slow", "-n", "2", "--dist", "loadfile")
 GPU_CHECK = os.path.join("benchmarks", "gpu_check.py")
 
 
@@ -591,7 +592,7 @@ GPU_CHECK = os.path.join("benchmarks", "gpu_check.py")
         (["grade", "03"], [("course", "grade", "03")]),
         (["gpu-check", "--output", "x"], [("python", GPU_CHECK, "--output", "x")]),
         (["lint"], LINT),
-        (["test", "-x"], [*LINT, ("python", "-m", "pytest", *bootstrap.FAST_TESTS, "-x")]),
+        (["test", "-x"], [*LINT, ("python", "-m", "pytest", *FAST, "-x")]),
         (["test-all"], [*LINT, ("python", "-m", "pytest")]),
     ],
 )

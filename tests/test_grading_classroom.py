@@ -1,5 +1,6 @@
 """A class graded: points, states, gradebook; again, after a change, after an interruption."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -321,18 +322,18 @@ def test_ctrl_c_saves_what_is_done_says_so_and_leaves_nothing(course):
     assert 1 <= done < 5 and classroom.grade(course, NAME).graded == 5 - done
 
 
-def test_where_no_sandbox_can_be_made_any_more_the_run_ends(course, monkeypatch):
+@pytest.mark.parametrize("before", [[], [sandbox.SandboxError]], ids=["at once", "again"])
+def test_where_no_sandbox_can_be_made_any_more_the_run_ends(course, monkeypatch, before):
     sums.hand_in(course, "one", RIGHT)
-    for faults in ([sandbox.NoSandbox], [sandbox.SandboxError, sandbox.NoSandbox]):
-        left = iter(faults)
+    faults = iter([*before, sandbox.NoSandbox])
 
-        def mark(paper, given, left=left):
-            raise next(left)("no namespaces any more")
+    def mark(paper, given):
+        raise next(faults)("no namespaces any more")
 
-        monkeypatch.setattr(marking, "mark", mark)
-        with pytest.raises(sandbox.NoSandbox, match="no namespaces any more"):
-            classroom.grade(course, NAME, workers=1, limits=QUICK)
-        assert next(left, None) is None and not list(course.glob("grading/*/*/record.json"))
+    monkeypatch.setattr(marking, "mark", mark)
+    with pytest.raises(sandbox.NoSandbox, match="no namespaces any more"):
+        classroom.grade(course, NAME, workers=1, limits=QUICK)
+    assert next(faults, None) is None and not list(course.glob("grading/*/*/record.json"))
 
 
 def test_one_that_brings_the_sandbox_down_is_tried_once_more_and_then_reported(course, monkeypatch):
@@ -446,17 +447,15 @@ def test_a_hard_link_is_a_file_like_others(tmp_path):
 
 def test_folders_in_folders_end_somewhere(tmp_path):
     place = given(tmp_path, **{"09_sums.ipynb": b"{}"})
-    here = os.getcwd()
-    os.chdir(place)
     try:
-        for _ in range(1_500):
-            os.mkdir("d")
-            os.chdir("d")
-        (Path() / "deep.txt").write_text("x", encoding="utf-8")
+        with contextlib.chdir(place):
+            for _ in range(1_500):
+                os.mkdir("d")
+                os.chdir("d")
+            (Path() / "deep.txt").write_text("x", encoding="utf-8")
+        found = marking.submission(place, NAME)
     finally:
-        os.chdir(here)
-    found = marking.submission(place, NAME)
-    subprocess.run(["rm", "-r", str(place)], check=True)  # Python's own rmtree can't, nor pytest
+        subprocess.run(["rm", "-r", str(place)], check=True)  # Python's rmtree can't, nor pytest's
     assert found.notebook == b"{}" and found.files == {}
 
 
