@@ -27,7 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from course_utils import __version__
+from course_utils import addresses
+from course_utils.addresses import TAG, Addresses, badges, is_lecture, with_badges
 from course_utils.runtime import CourseError, process_peak
 
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
@@ -54,24 +55,40 @@ OPENING = {
 }
 MAP_CELL = "course-map"  # a cell of this name holds the table of the lectures
 
-# The first code cell of every lecture and assignment, at the release this package is.
-SETUP_CELL = f"""\
+# The first code cell of every lecture and assignment, at the release this package is. pip must not
+# change the four packages under a running kernel; peft refuses the torchao of Colab.
+SETUP = """\
 # Does nothing on your own computer. On Colab it installs the course, at a release.
 import os
 import subprocess
 import sys
-from importlib import metadata, util
+from importlib import import_module, metadata, util
 
 if "google.colab" in sys.modules and not util.find_spec("course_utils"):
-    address = os.environ.get("COURSE_REPOSITORY")
-    if not address:
-        raise RuntimeError("Run `%env COURSE_REPOSITORY=<git address of the course>` first.")
-    held = ("ipython", "ipywidgets", "numpy", "torch")  # not to change under a running kernel
-    held = [f"{{name}}=={{metadata.version(name)}}" for name in held]
-    pip = [sys.executable, "-m", "pip"]
-    subprocess.run([*pip, "uninstall", "-q", "-y", "torchao"], check=True)  # old: peft refuses it
-    subprocess.run([*pip, "install", "-q", f"git+{{address}}@v{__version__}", *held], check=True)\
+{address}
+    held = [f"{{n}}=={{metadata.version(n)}}" for n in ("ipython", "ipywidgets", "numpy", "torch")]
+    for step in (["uninstall", "-y", "torchao"], ["install", f"git+{{address}}@{tag}", *held]):
+        pip = subprocess.run([sys.executable, "-m", "pip", "-q", *step], capture_output=True)
+        if pip.returncode:
+            raise RuntimeError(f"`pip {{step[0]}}` failed.\\n{{pip.stderr.decode()[-2000:]}}")
+    display(import_module("course_utils.runtime").check_environment())\
 """
+ASK = """\
+    if not (address := os.environ.get("COURSE_REPOSITORY")):
+        raise RuntimeError("Run `%env COURSE_REPOSITORY=<git address of the course>` first.")\
+"""
+KNOW = """\
+    address = "{address}"
+    address = os.environ.get("COURSE_REPOSITORY") or address  # another one, if you name it\
+"""
+
+
+def setup_cell(address: str = "") -> str:
+    """The set-up cell that installs from a repository, or that asks for its address."""
+    return SETUP.format(address=KNOW.format(address=address) if address else ASK, tag=TAG)
+
+
+SETUP_CELL = setup_cell()  # of a course that is published nowhere
 
 
 # --- where the notebooks are ----------------------------------------------------------------------
@@ -113,9 +130,10 @@ def lectures(folder: Path, only: str | None = None) -> list[Path]:
 class Execution:
     """One executed notebook.
 
-    page: the HTML with outputs. seconds: wall time with the kernel's start. peak_memory: bytes,
-    of the kernel (and of its child processes, where it has any). summaries: the text of the cells
-    tagged "summary". error: the cell that failed and the end of its traceback, None if none did.
+    page: the HTML with outputs; beside it lies the executed notebook. seconds: wall time with the
+    kernel's start. peak_memory: bytes, of the kernel (and of its child processes, where it has
+    any). summaries: the text of the cells tagged "summary". error: the cell that failed and the end
+    of its traceback, None if none did.
     """
 
     notebook: Path
@@ -133,17 +151,22 @@ def execute(
     timeout: int | None = None,
     progress: bool = True,
 ) -> Execution:
-    """Run a notebook top to bottom in a fresh kernel, in its own folder, and write it as HTML.
+    """Run a notebook top to bottom in a fresh kernel, in its own folder; write it with its outputs.
 
-    timeout: seconds for one cell, None for no limit. progress: a bar on stderr, one step a cell.
-    The notebook file is not changed. A cell that fails ends the run; the page is still written.
-    Raises CourseError if the notebook can't be read or Jupyter's packages are missing.
+    Into `output_dir` go the executed notebook, under its own name, and the same as HTML. timeout:
+    seconds for one cell, None for no limit. progress: a bar on stderr, one step a cell. The
+    notebook file is not changed. A cell that fails ends the run; both are still written.
+    Raises CourseError if the notebook can't be read, if it lies in `output_dir`, or if Jupyter's
+    packages are missing.
     """
     path = Path(path)
+    page = Path(output_dir) / f"{path.stem}.html"
+    if page.parent.resolve() == path.parent.resolve():
+        raise CourseError(f"{page.parent} holds the notebook itself: choose another folder")
     notebook = _read(path)
     started = time.monotonic()
     error, peak = _run(notebook, path.parent, timeout, _bar(path, notebook, progress))
-    page = Path(output_dir) / f"{path.stem}.html"
+    write_aside(page.with_suffix(".ipynb"), dump(notebook))
     html_text = to_html(notebook, title=_title(notebook, path.stem))
     write_aside(page, _with_moved_links(html_text, path.parent, page.parent))
     seconds = time.monotonic() - started
@@ -440,7 +463,8 @@ def write_aside(path: Path, text: str) -> None:
 def check(path: Path | str) -> list[str]:
     """What must not be committed in a notebook: one line a fault, with the cell's id; none is good.
 
-    A notebook in a folder named lectures is also held to the form of a lecture.
+    A notebook in a folder named lectures is also held to the form of a lecture. Raises CourseError
+    if the course's pyproject.toml holds no addresses, but something else in their place.
     """
     path = Path(path)
     try:
@@ -453,9 +477,9 @@ def check(path: Path | str) -> list[str]:
     for number, cell in enumerate(cells):
         name = f"cell {cell.get('id', number)}"
         faults += [f"{name}: {fault}" for fault in _cell_faults(cell)]
-    if _has_setup_cell(path):
-        faults += _setup_faults(cells)
-    if path.resolve().parent.name == "lectures":
+    if _is_of_the_course(path):
+        faults += _address_faults(cells, path, addresses.read(_course_of(path)))
+    if is_lecture(path):
         faults += _lecture_faults(path, cells)
     if not faults and text != dump(notebook):
         faults = ["is not written the way Jupyter writes notebooks: run fix"]
@@ -504,16 +528,25 @@ def _cell_faults(cell: dict[str, Any]) -> Iterator[str]:
         yield f"metadata that says nothing about the cell: {', '.join(noise)}"
 
 
-def _has_setup_cell(path: Path) -> bool:
+def _is_of_the_course(path: Path) -> bool:
     """True for lectures, and for assignments, each of which lies in a folder of its own."""
-    folder = path.resolve().parent
-    return folder.name == "lectures" or folder.parent.name in ("solutions", "exercises")
+    return is_lecture(path) or path.resolve().parents[1].name in ("solutions", "exercises")
 
 
-def _setup_faults(cells: list[dict[str, Any]]) -> Iterator[str]:
+def _course_of(path: Path) -> Path:
+    """The folder that holds lectures/ or exercises/."""
+    return path.resolve().parents[1 if is_lecture(path) else 2]
+
+
+def _address_faults(cells: list[dict[str, Any]], path: Path, published: Addresses) -> Iterator[str]:
+    """Cells that hold an address: the set-up cell, and the badges below the title."""
     code = [cell for cell in cells if cell.get("cell_type") == "code"]
-    if not code or code[0].get("id") != "setup" or _source(code[0]) != SETUP_CELL:
+    wanted = setup_cell(published.of(path))
+    if not code or code[0].get("id") != "setup" or _source(code[0]) != wanted:
         yield "the first code cell must be the set-up cell, with the id setup: run fix"
+    for cell in cells[:1]:
+        if _source(cell) != with_badges(_source(cell), badges(path, published)):
+            yield f"cell {cell.get('id')}: the badges are not those of pyproject.toml: run fix"
 
 
 def _lecture_faults(path: Path, cells: list[dict[str, Any]]) -> Iterator[str]:
@@ -574,16 +607,12 @@ def fix(path: Path | str) -> bool:
     Names of cells and their length are left to people. Raises CourseError if it is no notebook.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        notebook = json.loads(text)
-        cells = notebook["cells"]
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise CourseError(f"{path} is not a notebook: {fault}") from fault
+    text, notebook = _loaded(path)
+    cells = notebook["cells"]
     _strip(notebook)
-    if _has_setup_cell(path):
-        _put_setup_cell(cells)
-    if path.resolve().parent.name == "lectures":
+    if _is_of_the_course(path):
+        _put_addresses(cells, path, addresses.read(_course_of(path)))
+    if is_lecture(path):
         for cell in (cell for cell in cells if cell.get("id") == MAP_CELL):
             cell["source"] = _with_map(_source(cell), path.parent)
     clean = dump(notebook)
@@ -605,14 +634,38 @@ def _strip(notebook: dict[str, Any]) -> None:
             cell["outputs"], cell["execution_count"] = [], None
 
 
-def _put_setup_cell(cells: list[dict[str, Any]]) -> None:
-    """Renew the set-up cell, or add it below the opening."""
+def published_at(path: Path, published: Addresses) -> str:
+    """The text of a notebook of the course with these addresses; all else is as it was.
+
+    Raises CourseError if it is no notebook.
+    """
+    _, notebook = _loaded(path)
+    _put_addresses(notebook["cells"], path, published)
+    return dump(notebook)
+
+
+def _loaded(path: Path) -> tuple[str, dict[str, Any]]:
+    """The text of a notebook, and what it says."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        notebook = json.loads(text)
+        notebook["cells"] = list(notebook["cells"])
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise CourseError(f"{path} is not a notebook: {fault}") from fault
+    return text, notebook
+
+
+def _put_addresses(cells: list[dict[str, Any]], path: Path, published: Addresses) -> None:
+    """Renew the badges, and the set-up cell, or add it below the opening."""
+    for cell in cells[:1]:
+        cell["source"] = with_badges(_source(cell), badges(path, published))
+    setup = setup_cell(published.of(path))
     for cell in cells:
         if cell.get("id") == "setup":
-            cell["source"] = SETUP_CELL
+            cell["source"] = setup
             return
     new = {"cell_type": "code", "execution_count": None, "id": "setup", "metadata": {}}
-    cells.insert(1, new | {"outputs": [], "source": SETUP_CELL})
+    cells.insert(1, new | {"outputs": [], "source": setup})
 
 
 def dump(notebook: dict[str, Any]) -> str:

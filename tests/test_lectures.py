@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from course_utils import notebooks
+from course_utils import addresses, notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 LECTURES = notebooks.lectures(ROOT)
@@ -172,7 +172,7 @@ def test_fit_for_git(path):
 @pytest.mark.parametrize("path", LECTURES, ids=name_of)
 def test_same_setup_cell(path):
     code = [cell for cell in cells(path) if cell["cell_type"] == "code"]
-    assert source(code[0]) == notebooks.SETUP_CELL
+    assert source(code[0]) == notebooks.setup_cell(addresses.read(ROOT).repository)
 
 
 @pytest.mark.parametrize("path", LECTURES, ids=name_of)

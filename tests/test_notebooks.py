@@ -15,8 +15,9 @@ import nbformat
 import psutil
 import pytest
 
-from course_utils import __version__, notebooks
-from course_utils.notebooks import SETUP_CELL, check, execute, fix
+from course_utils import __version__, notebooks, runtime
+from course_utils.addresses import Addresses
+from course_utils.notebooks import SETUP_CELL, check, execute, fix, setup_cell
 from course_utils.runtime import CourseError
 
 OPENING = """# 01 A lecture
@@ -144,8 +145,9 @@ def test_unreadable_files(tmp_path):
     (tmp_path / "list.ipynb").write_text("[]")
     for name in ("broken.ipynb", "list.ipynb", "missing.ipynb"):
         assert check(tmp_path / name)[0].startswith("is not a notebook")
-        with pytest.raises(CourseError, match="is not a notebook"):
-            fix(tmp_path / name)
+        for change in (fix, lambda path: notebooks.published_at(path, Addresses())):
+            with pytest.raises(CourseError, match="is not a notebook"):
+                change(tmp_path / name)
 
 
 def test_other_formatting_is_a_fault(tmp_path):
@@ -193,6 +195,60 @@ def test_fix_renews_an_outdated_setup_cell(tmp_path):
     assert fix(path) and check(path) == []
 
 
+def published_course(folder):
+    """A course's pyproject.toml with addresses, one lecture, one assignment and its release."""
+    (folder / "pyproject.toml").write_text(
+        f'[project.urls]\nRepository = "{PUBLISHED}"\nStudents = "{PUBLISHED}-exercises/"\n'
+    )
+    paths = [write(folder / "lectures" / "01_new.ipynb", lecture())]
+    for place in ("solutions", "exercises"):
+        paths.append(write(folder / place / "01_sums" / "01_sums.ipynb", lecture()))
+    return paths
+
+
+def test_addresses_are_those_of_pyproject(tmp_path):
+    paths = published_course(tmp_path)
+    for path, end in zip(paths, ("", "-exercises", "-exercises"), strict=True):
+        assert check(path) == [
+            "the first code cell must be the set-up cell, with the id setup: run fix",
+            "cell opening: the badges are not those of pyproject.toml: run fix",
+        ]
+        assert fix(path) and check(path) == []
+        cells = json.loads(path.read_text())["cells"]
+        assert "".join(cells[1]["source"]) == setup_cell(f"{PUBLISHED}{end}")
+        title, blank, badges, *_ = "".join(cells[0]["source"]).splitlines()
+        assert (title, blank) == ("# 01 A lecture", "")
+        assert badges.count(f"/example/course{end}/") == 2
+
+
+def test_badges_go_when_the_addresses_do(tmp_path):
+    paths = published_course(tmp_path)
+    before = [path.read_text(encoding="utf-8") for path in paths]
+    assert all(map(fix, paths))
+    (tmp_path / "pyproject.toml").write_text("")
+    assert "the badges are not those" in check(paths[0])[-1]
+    assert all(map(fix, paths))
+    assert [path.read_text(encoding="utf-8") for path in paths] == before
+
+
+def test_badges_that_somebody_changed_or_moved(tmp_path):
+    path, *_ = published_course(tmp_path)
+    fix(path)
+    good = json.loads(path.read_text())
+    opening = "".join(good["cells"][0]["source"])
+    badges = opening.splitlines()[2]
+    for other in (
+        opening.replace("example/course/", "example/other/", 1),
+        f"{badges}\n\n" + opening.replace(f"\n\n{badges}", ""),
+        opening.replace(badges, f"{badges}\n\n{badges}"),
+    ):
+        good["cells"][0]["source"] = other
+        write(path, good)
+        assert "cell opening: the badges are not those of pyproject.toml: run fix" in check(path)
+        assert fix(path) and check(path) == []
+        assert "".join(json.loads(path.read_text())["cells"][0]["source"]) == opening
+
+
 def test_fix_renews_the_map_of_the_lectures(tmp_path):
     first = lecture(text_cell("course-map", "Before.\n\n| old |\n| table |\n\nAfter."))
     path = write(tmp_path / "lectures" / "00_first.ipynb", first)
@@ -227,46 +283,86 @@ def test_command_line(tmp_path, capsys, monkeypatch):
 # --- the set-up cell ---
 
 
-def run_setup_cell(monkeypatch, colab, installed, address=None):
-    """Execute the set-up cell as if on Colab or not; returns the commands that it ran."""
-    commands = []
-    monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
-    monkeypatch.setattr(metadata, "version", lambda name: f"{name}-version")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if installed else None)
-    monkeypatch.delitem(sys.modules, "google.colab", raising=False)
-    monkeypatch.delenv("COURSE_REPOSITORY", raising=False)
-    if colab:
-        monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace())
-    if address:
-        monkeypatch.setenv("COURSE_REPOSITORY", address)
-    exec(SETUP_CELL, {})
-    return commands
+PUBLISHED = "https://github.com/example/course"
 
 
-def test_setup_cell_does_nothing_locally(monkeypatch):
-    assert run_setup_cell(monkeypatch, colab=False, installed=False) == []
-    assert run_setup_cell(monkeypatch, colab=False, installed=True) == []
+class Colab:
+    """A stand-in for Colab with its pip: what ran there, and what was shown."""
+
+    def __init__(self, monkeypatch, here=True, fails=None):
+        self.ran, self.shown, self.fails = [], [], fails
+        monkeypatch.setattr(subprocess, "run", self.run)
+        monkeypatch.setattr(metadata, "version", lambda name: f"{name}-version")
+        monkeypatch.setattr(runtime, "check_environment", lambda: "all is well")
+        monkeypatch.delitem(sys.modules, "google.colab", raising=False)
+        monkeypatch.delenv("COURSE_REPOSITORY", raising=False)
+        if here:
+            monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace())
+
+    def run(self, command, capture_output):
+        assert capture_output and command[:4] == [sys.executable, "-m", "pip", "-q"]
+        self.ran.append(command[4:])
+        failed = self.fails == command[4]
+        return SimpleNamespace(
+            returncode=int(failed), stderr=b"a" * 3000 + "fatal: \u00df".encode()
+        )
+
+    def execute(self, monkeypatch, cell, installed=False):
+        monkeypatch.setattr(
+            "importlib.util.find_spec", lambda name: object() if installed else None
+        )
+        exec(cell, {"display": self.shown.append})
 
 
-def test_setup_cell_installs_the_release_on_colab(monkeypatch):
-    address = "https://example.org/course"
-    remove, install = run_setup_cell(monkeypatch, True, installed=False, address=address)
-    assert remove[1:] == ["-m", "pip", "uninstall", "-q", "-y", "torchao"]
-    held = ["ipython", "ipywidgets", "numpy", "torch"]
-    assert install[4:] == ["-q", f"git+{address}@v{__version__}"] + [
-        f"{n}=={n}-version" for n in held
-    ]
-    assert run_setup_cell(monkeypatch, True, installed=True, address=address) == []
+def installing(address):
+    held = [f"{name}=={name}-version" for name in ("ipython", "ipywidgets", "numpy", "torch")]
+    return [["uninstall", "-y", "torchao"], ["install", f"git+{address}@v{__version__}", *held]]
 
 
-def test_setup_cell_asks_for_the_address(monkeypatch):
+@pytest.mark.parametrize("address", ["", PUBLISHED], ids=["nowhere", "published"])
+def test_setup_cell_does_nothing_locally(monkeypatch, address):
+    computer = Colab(monkeypatch, here=False)
+    for installed in (False, True):
+        computer.execute(monkeypatch, setup_cell(address), installed)
+    assert computer.ran == computer.shown == []
+
+
+def test_setup_cell_installs_the_release_on_colab_and_reports(monkeypatch):
+    colab = Colab(monkeypatch)
+    colab.execute(monkeypatch, setup_cell(PUBLISHED))
+    assert colab.ran == installing(PUBLISHED)
+    assert colab.shown == ["all is well"]
+    colab.execute(monkeypatch, setup_cell(PUBLISHED), installed=True)
+    assert len(colab.ran) == 2 and len(colab.shown) == 1, "a second time there is nothing to do"
+
+
+@pytest.mark.parametrize("address", ["", PUBLISHED], ids=["nowhere", "published"])
+def test_another_repository_can_be_named(monkeypatch, address):
+    colab = Colab(monkeypatch)
+    monkeypatch.setenv("COURSE_REPOSITORY", "https://example.org/course")
+    colab.execute(monkeypatch, setup_cell(address))
+    assert colab.ran == installing("https://example.org/course")
+
+
+def test_setup_cell_asks_for_the_address_of_a_course_that_is_published_nowhere(monkeypatch):
+    colab = Colab(monkeypatch)
     with pytest.raises(RuntimeError, match="^Run `%env COURSE_REPOSITORY=.*first.$"):
-        run_setup_cell(monkeypatch, colab=True, installed=False)
+        colab.execute(monkeypatch, SETUP_CELL)
+    assert colab.ran == [] and setup_cell("") == SETUP_CELL
 
 
-def test_setup_cell_is_short():
-    assert len(SETUP_CELL.splitlines()) <= notebooks.MAX_LINES
-    assert max(map(len, SETUP_CELL.splitlines())) <= 100
+@pytest.mark.parametrize("step", ["uninstall", "install"])
+def test_setup_cell_tells_what_pip_said_last(monkeypatch, step):
+    colab = Colab(monkeypatch, fails=step)
+    with pytest.raises(RuntimeError, match=rf"^`pip {step}` failed.\na{{900,}}fatal: ß$") as fault:
+        colab.execute(monkeypatch, setup_cell(PUBLISHED))
+    assert len(str(fault.value)) < 2100 and colab.shown == []
+
+
+@pytest.mark.parametrize("address", ["", PUBLISHED], ids=["nowhere", "published"])
+def test_setup_cell_is_short(address):
+    lines = setup_cell(address).splitlines()
+    assert len(lines) <= notebooks.MAX_LINES and max(map(len, lines)) <= 100
 
 
 # --- where the notebooks are ---
@@ -347,6 +443,13 @@ def test_execution_result(executed):
     assert (executed.notebook.parent / "here.txt").exists(), "runs in the notebook's folder"
 
 
+def test_the_executed_notebook_lies_beside_its_page(executed):
+    after = nbformat.read(executed.page.with_suffix(".ipynb"), as_version=4)
+    before = nbformat.read(executed.notebook, as_version=4)
+    assert [cell.source for cell in after.cells] == [cell.source for cell in before.cells]
+    assert any(cell.get("outputs") for cell in after.cells)
+
+
 def test_peak_memory_counts_the_kernel_and_its_children(executed):
     assert 450_000_000 < executed.peak_memory < 900_000_000
 
@@ -388,7 +491,7 @@ def test_error_ends_the_notebook_and_the_page_is_written(tmp_path):
             code_cell("after", "print('never', 'reached')"),
         ),
     )
-    result = execute(path, tmp_path, progress=False)
+    result = execute(path, tmp_path / "out", progress=False)
     assert result.error.startswith("cell bad\n")
     assert result.error.endswith("ZeroDivisionError: division by zero")
     assert "\x1b" not in result.error
@@ -399,7 +502,7 @@ def test_error_ends_the_notebook_and_the_page_is_written(tmp_path):
 
 def test_timeout(tmp_path):
     path = write(tmp_path / "n.ipynb", notebook(code_cell("forever", "while True: pass")))
-    result = execute(path, tmp_path, timeout=1, progress=False)
+    result = execute(path, tmp_path / "out", timeout=1, progress=False)
     assert result.error == "cell forever: still running after 1 seconds"
     assert result.page.exists()
 
@@ -407,7 +510,7 @@ def test_timeout(tmp_path):
 def test_kernel_that_dies(tmp_path):
     kill = "import os, signal\nos.kill(os.getpid(), signal.SIGTERM if os.name == 'nt' else 9)"
     path = write(tmp_path / "n.ipynb", notebook(code_cell("dies", kill)))
-    result = execute(path, tmp_path, progress=False)
+    result = execute(path, tmp_path / "out", progress=False)
     assert result.error == "cell dies: the kernel died, as it does when memory runs out"
     assert result.page.exists()
 
@@ -416,7 +519,7 @@ def test_kernel_that_does_not_start(tmp_path, monkeypatch):
     (tmp_path / "ipykernel_launcher.py").write_text("raise SystemExit(1)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     path = write(tmp_path / "n.ipynb", notebook(code_cell("one", "1")))
-    result = execute(path, tmp_path, progress=False)
+    result = execute(path, tmp_path / "out", progress=False)
     assert result.error.startswith("no cell, for the kernel did not start")
 
 
@@ -424,14 +527,15 @@ def test_kernel_that_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(notebooks.KERNEL, "name", "python-from-nowhere")
     path = write(tmp_path / "n.ipynb", notebook(code_cell("one", "1")))
     with pytest.raises(CourseError, match="no Python kernel: run `pip install ipykernel`"):
-        execute(path, tmp_path, progress=False)
+        execute(path, tmp_path / "out", progress=False)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to whole consoles only")
 def test_ctrl_c_leaves_no_kernel_behind(tmp_path):
     wait = "import os, time\nopen('pid', 'w').write(f'{os.getpid()}.')\ntime.sleep(600)"
     path = write(tmp_path / "n.ipynb", notebook(code_cell("waits", wait)))
-    code = f"from course_utils.notebooks import execute; execute({str(path)!r}, {str(tmp_path)!r})"
+    call = f"execute({str(path)!r}, {str(tmp_path / 'out')!r})"
+    code = f"from course_utils.notebooks import execute; {call}"
     run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     pid = tmp_path / "pid"
     while not (pid.exists() and pid.read_text().endswith(".")) and run.poll() is None:
@@ -444,9 +548,17 @@ def test_ctrl_c_leaves_no_kernel_behind(tmp_path):
 def test_a_file_that_is_no_notebook(tmp_path):
     (tmp_path / "broken.ipynb").write_text("{")
     with pytest.raises(CourseError, match="is not a notebook"):
-        execute(tmp_path / "broken.ipynb", tmp_path)
+        execute(tmp_path / "broken.ipynb", tmp_path / "out")
     with pytest.raises(CourseError, match="can't be read"):
-        execute(tmp_path / "missing.ipynb", tmp_path)
+        execute(tmp_path / "missing.ipynb", tmp_path / "out")
+
+
+def test_a_notebook_is_never_written_over_by_its_executed_self(tmp_path):
+    path = write(tmp_path / "n.ipynb", notebook(code_cell("one", "1")))
+    before = path.read_text(encoding="utf-8")
+    with pytest.raises(CourseError, match="holds the notebook itself: choose another folder"):
+        execute(path, tmp_path, progress=False)
+    assert path.read_text(encoding="utf-8") == before
 
 
 def test_a_page_that_cannot_be_written(tmp_path):
@@ -461,4 +573,4 @@ def test_missing_jupyter_packages(tmp_path, monkeypatch):
     for name in ("nbclient", "nbformat"):
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(CourseError, match=f"{name} is missing: run `pip install nbclient "):
-            execute(path, tmp_path, progress=False)
+            execute(path, tmp_path / "out", progress=False)

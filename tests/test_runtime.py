@@ -86,6 +86,15 @@ def test_colab_with_its_old_torchao():
     assert rows(colab)["Python"].found == "3.13.1 on Google Colab"
 
 
+def test_colab_without_a_gpu_and_without_the_model():
+    colab = replace(LAPTOP, place="Google Colab", model=None)
+    assert faults(colab) == {"base model": "warn"}
+    table = rows(colab)
+    assert table["base model"].remedy.startswith("Go on: a lecture fetches it when it needs it.")
+    assert "menu Runtime, Change runtime type" in table["accelerator"].found
+    assert table["cache"].found == "cache can be written, and is kept until this session ends"
+
+
 @pytest.mark.parametrize("version, bad", [("0.15.9", True), ("0.16.0", False), ("0.17.1", False)])
 def test_torchao_floor(version, bad):
     machine = replace(LAPTOP, libraries=GOOD_LIBRARIES | {"torchao": version})

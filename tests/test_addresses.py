@@ -1,0 +1,190 @@
+"""addresses: read from pyproject.toml, written into it and nothing else; the links they give."""
+
+from pathlib import Path
+
+import pytest
+
+from course_utils import __version__, addresses
+from course_utils.addresses import Addresses, badges, github, with_badges
+from course_utils.runtime import CourseError
+
+COURSE = "https://github.com/example/qlora-course"
+STUDENTS = "https://github.com/example/qlora-exercises"
+BOTH = Addresses(COURSE, STUDENTS)
+
+PROJECT = """\
+# The course.
+[build-system]
+requires = ["setuptools>=77"]
+
+[project]
+name = "qlora-course"  # with a hyphen
+keywords = ["QLoRA"]
+
+# What a student needs.
+[project.optional-dependencies]
+lab = ["jupyterlab>=4.6"]
+"""
+URLS = f'[project.urls]\nRepository = "{COURSE}"\nStudents = "{STUDENTS}"\n'
+
+
+def project(folder, text=PROJECT):
+    (folder / "pyproject.toml").write_text(text, encoding="utf-8")
+    return folder
+
+
+# --- addresses ---
+
+
+@pytest.mark.parametrize("end", ["", "/", ".git", ".git/"])
+def test_what_may_stand_at_the_end_of_an_address_is_left_out(end):
+    assert github(COURSE + end) == COURSE
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://github.com/example/.github",
+        "https://github.com/a-1/b.c_d-e",
+        f"https://github.com/{'a' * 39}/{'b' * 100}",
+    ],
+)
+def test_addresses_that_github_has(address):
+    assert github(address) == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "example/course",
+        "http://github.com/example/course",
+        "git@github.com:example/course.git",
+        "https://gitlab.com/example/course",
+        "https://github.com.example.org/example/course",
+        "https://github.com/example",
+        "https://github.com/example/",
+        "https://github.com/example/..",
+        "https://github.com/example/../",
+        "https://github.com/example/.git",
+        "https://github.com/example/course/tree/main",
+        "https://github.com/example/course?x=1",
+        "https://github.com/example/course#x",
+        "https://github.com/-example/course",
+        "https://github.com/ex--ample/course",
+        f"https://github.com/{'a' * 40}/course",
+        f"https://github.com/example/{'b' * 101}",
+        "https://github.com/example/a b",
+        'https://github.com/example/a"b',
+        "https://github.com/example/course\n",
+    ],
+)
+def test_addresses_that_colab_cannot_open(address):
+    with pytest.raises(CourseError, match="not of the form https://github.com/OWNER/REPO") as fault:
+        github(address)
+    assert "\n" not in str(fault.value) and "Colab opens notebooks from GitHub" in str(fault.value)
+
+
+# --- pyproject.toml ---
+
+
+@pytest.mark.parametrize("text", [None, "", PROJECT, '[project.urls]\nHomepage = "x"\n'])
+def test_no_addresses(tmp_path, text):
+    if text is not None:
+        project(tmp_path, text)
+    assert addresses.read(tmp_path) == Addresses("", "")
+
+
+def test_addresses_are_read(tmp_path):
+    assert addresses.read(project(tmp_path, f"{PROJECT}\n{URLS}")) == BOTH
+    text = f'project.urls = {{Repository = "{COURSE}.git", Students = ""}}\n'
+    assert addresses.read(project(tmp_path, text)) == Addresses(COURSE, "")
+
+
+def test_faults_of_pyproject(tmp_path):
+    with pytest.raises(CourseError, match="pyproject.toml is not TOML: "):
+        addresses.read(project(tmp_path, "[project\n"))
+    with pytest.raises(CourseError, match="'https://example.org/x' is not of the form"):
+        addresses.read(project(tmp_path, '[project.urls]\nStudents = "https://example.org/x"\n'))
+
+
+def test_a_new_table_stands_below_the_project_and_all_else_stays(tmp_path):
+    new = addresses.written(project(tmp_path), BOTH)
+    assert new.replace(f"{URLS}\n", "") == PROJECT
+    assert new.index("keywords") < new.index("[project.urls]") < new.index("[project.opt")
+    assert addresses.read(project(tmp_path, new)) == BOTH
+    assert addresses.written(tmp_path, BOTH) == new
+    assert addresses.written(tmp_path, Addresses()) == PROJECT, "as if it had never been"
+
+
+def test_a_table_that_is_there_keeps_its_other_lines(tmp_path):
+    others = '# Where to find us.\nHomepage = "https://example.org"\n'
+    text = PROJECT.replace("[project.opt", f"{URLS}{others}\n[project.opt", 1)
+    only = addresses.written(project(tmp_path, text), Addresses(COURSE))
+    assert only == text.replace(f'Students = "{STUDENTS}"\n', "")
+    none = addresses.written(tmp_path, Addresses())
+    assert none == PROJECT.replace("[project.opt", f"[project.urls]\n{others}\n[project.opt", 1)
+    assert addresses.written(project(tmp_path, none), BOTH) == text
+
+
+def test_comments_of_a_table_that_goes_are_kept(tmp_path):
+    text = PROJECT.replace("[project.opt", f"{URLS}\n# Or less.\n[project.opt", 1)
+    new = addresses.written(project(tmp_path, text), Addresses())
+    assert new == PROJECT.replace("[project.opt", "# Or less.\n[project.opt", 1)
+
+
+@pytest.mark.parametrize("way", ['urls = {Homepage = "x"}', 'urls.Homepage = "x"'])
+def test_addresses_written_in_another_way_are_for_people_to_change(tmp_path, way):
+    text = PROJECT.replace("keywords", f"{way}\nkeywords")
+    with pytest.raises(CourseError, match=r"they belong into a table of their own, \[project.urls"):
+        addresses.written(project(tmp_path, text), BOTH)
+
+
+def test_a_missing_pyproject_cannot_be_written(tmp_path):
+    with pytest.raises(CourseError, match="pyproject.toml can't be read: No such file"):
+        addresses.written(tmp_path, BOTH)
+
+
+# --- links ---
+
+LECTURE = Path("lectures/02_memory_calculator.ipynb")
+SOURCE, RELEASE = (Path(f"{name}/03_lora/03_lora.ipynb") for name in ("solutions", "exercises"))
+
+
+def test_the_badges_of_a_lecture():
+    colab = "https://colab.research.google.com"
+    tag = f"v{__version__}"
+    assert badges(LECTURE, BOTH) == (
+        f"[![Open in Colab]({colab}/assets/colab-badge.svg)]"
+        f"({colab}/github/example/qlora-course/blob/{tag}/lectures/02_memory_calculator.ipynb) "
+        "[![Open in Binder](https://mybinder.org/badge_logo.svg)]"
+        f"(https://mybinder.org/v2/gh/example/qlora-course/{tag}"
+        "?urlpath=lab%2Ftree%2Flectures%2F02_memory_calculator.ipynb)"
+    )
+
+
+def test_the_badges_of_an_assignment_lead_to_the_students_repository_alone():
+    line = badges(SOURCE, BOTH)
+    assert line == badges(RELEASE, BOTH)
+    assert f"example/qlora-exercises/blob/v{__version__}/exercises/03_lora/03_lora.ipynb)" in line
+    assert "?urlpath=lab%2Ftree%2Fexercises%2F03_lora%2F03_lora.ipynb)" in line
+    assert "solutions" not in line and "qlora-course" not in line
+
+
+def test_no_address_no_badges():
+    assert badges(LECTURE, Addresses("", STUDENTS)) == ""
+    assert badges(SOURCE, Addresses(COURSE, "")) == badges(RELEASE, Addresses(COURSE, "")) == ""
+
+
+@pytest.mark.parametrize("opening", ["# Title", "# Title\n\n- **Slides:** x\n\nText.\n", ""])
+def test_badges_come_and_go(opening):
+    line = badges(LECTURE, BOTH)
+    once = with_badges(opening, line)
+    assert once.split("\n\n")[1] == line
+    assert with_badges(once, line) == once
+    assert with_badges(once, "") == opening
+
+
+def test_other_pictures_stay():
+    opening = "# Title\n\n[![A figure](figure.png)](page.html)\n\nText."
+    assert with_badges(opening, "") == opening

@@ -1,0 +1,137 @@
+"""badges: all come from pyproject.toml, at once or not at all."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from course_utils import __version__, addresses, badges, notebooks
+from course_utils.addresses import Addresses
+from course_utils.runtime import CourseError
+
+ROOT = Path(__file__).resolve().parents[1]
+BOTH = Addresses("https://github.com/example/course", "https://github.com/example/exercises")
+README = "# The course\n\n<!-- badges: begin -->\n<!-- badges: end -->\n\nText.\n"
+FILES = [
+    "README.md",
+    "exercises/03_lora/03_lora.ipynb",
+    "lectures/00_setup.ipynb",
+    "lectures/03_lora.ipynb",
+    "solutions/03_lora/03_lora.ipynb",
+]
+
+
+@pytest.fixture
+def course(tmp_path):
+    """A copy of two lectures and an assignment, published nowhere."""
+    for name in FILES[1:]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "README.md").write_text(README, encoding="utf-8")
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\n', encoding="utf-8")
+    badges.renew(tmp_path)  # this repository may be published some day
+    return tmp_path
+
+
+def texts(folder):
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in paths}
+
+
+def names(folder, paths):
+    return [path.relative_to(folder).as_posix() for path in paths]
+
+
+def test_the_badges_of_this_repository_are_what_pyproject_gives():
+    """What `course badges --check` says: CI runs it here."""
+    assert badges.differences(ROOT) == []
+
+
+def test_this_readme_has_a_place_for_badges():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert readme[2] == badges.BEGIN and badges.END in readme[3:5]
+
+
+def test_no_address_no_badges(course):
+    assert badges.differences(course) == []
+    assert not any("badge.svg" in text or "mybinder" in text for text in texts(course).values())
+
+
+def test_addresses_go_everywhere_and_away_again(course):
+    before = texts(course)
+    changed = badges.renew(course, BOTH)
+    assert names(course, changed) == [*FILES, "pyproject.toml"]
+    assert addresses.read(course) == BOTH
+    after = texts(course)
+    repositories = ("course", "exercises", "course", "course", "exercises")
+    for name, repository in zip(FILES, repositories, strict=True):
+        address = f"github/example/{repository}/blob/v{__version__}/"
+        assert after[name].count("colab-badge.svg") == after[name].count(address) == 1, name
+    assert badges.differences(course) == badges.renew(course) == []
+    whole = [name for name in FILES[1:] if "00" not in name]  # there, the table of lectures is old
+    assert all(notebooks.check(course / name) == [] for name in whole)
+    badges.renew(course, Addresses())
+    assert texts(course) == before
+
+
+def test_the_readme_leads_to_the_first_lecture(course):
+    badges.renew(course, BOTH)
+    title, _, begin, row, end, *rest = texts(course)["README.md"].splitlines()
+    assert (begin, end, rest) == (badges.BEGIN, badges.END, ["", "Text."])
+    assert row == addresses.badges(course / "lectures/00_setup.ipynb", BOTH)
+
+
+def test_a_course_without_a_readme_or_a_place_in_it(course):
+    (course / "README.md").write_text("# Another\n", encoding="utf-8")
+    assert "README.md" not in names(course, badges.renew(course, BOTH))
+    (course / "README.md").unlink()
+    assert names(course, badges.renew(course, Addresses())) == [*FILES[1:], "pyproject.toml"]
+
+
+def test_without_a_repository_for_students_assignments_keep_asking(course):
+    badges.renew(course, Addresses(BOTH.repository))
+    for name in ("solutions/03_lora/03_lora.ipynb", "exercises/03_lora/03_lora.ipynb"):
+        text = texts(course)[name]
+        assert "github.com" not in text and "Run `%env COURSE_REPOSITORY=" in text
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_old_badge_is_found(course, name):
+    badges.renew(course, BOTH)
+    text = (course / name).read_text(encoding="utf-8")
+    (course / name).write_text(text.replace(f"blob/v{__version__}", "blob/v0.0.9"), "utf-8")
+    assert names(course, badges.differences(course)) == [name]
+    assert names(course, badges.renew(course)) == [name]
+    assert texts(course)[name] == text
+
+
+def test_what_a_notebook_shows_stays(course):
+    """It is renewed, not cleaned: that is `fix`."""
+    path = course / "lectures/03_lora.ipynb"
+    text = path.read_text(encoding="utf-8").replace('"outputs": []', '"outputs": [{}]')
+    path.write_text(text, encoding="utf-8")
+    badges.renew(course, BOTH)
+    assert path.read_text(encoding="utf-8").count('"outputs": [\n    {}\n') == text.count("[{}]")
+
+
+def test_nothing_is_written_where_a_notebook_is_broken(course):
+    (course / "solutions/03_lora/03_lora.ipynb").write_text("{", encoding="utf-8")
+    before = texts(course)
+    with pytest.raises(CourseError, match="03_lora.ipynb is not a notebook"):
+        badges.renew(course, BOTH)
+    assert texts(course) == before
+
+
+@pytest.mark.parametrize("last", FILES)
+def test_all_is_put_back_where_a_file_cannot_be_written(course, monkeypatch, last):
+    before, write = texts(course), notebooks.write_aside
+
+    def full(path, text):
+        if path == course / last and text != before[last]:
+            raise CourseError("no space")
+        write(path, text)
+
+    monkeypatch.setattr(notebooks, "write_aside", full)
+    with pytest.raises(CourseError, match="^no space$"):
+        badges.renew(course, BOTH)
+    assert texts(course) == before

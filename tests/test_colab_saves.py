@@ -1,0 +1,111 @@
+"""An exercise solved on Colab: what comes back is repaired, collected and graded like any other."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("nbgrader", reason="no nbgrader: pip install -e '.[instructor,test]'")
+
+from course_utils.grading import classroom, release
+from course_utils.grading.assignments import grading, read, sources
+from course_utils.grading.repair import repair_file
+from course_utils.runtime import CourseError
+from tests import colab, mutation
+from tests.mutation import ROOT
+from tests.sandboxes import needed
+
+NAMES = [path.stem for path in sources(ROOT)]
+SAVES = {
+    "downloaded": {"ids": True},
+    "copied to Drive": {"ids": False, "name": "Copy of 03_lora.ipynb"},
+    "saved to GitHub": {"ids": False, "link": True},
+    "kept its ids, to GitHub": {"ids": True, "link": True},
+}
+
+
+def solved(name):
+    """A release with the reference's answers, and an own cell below the imports."""
+    answers = {t.id: t.answer["source"] for t in read(sources(ROOT, name)[0]).tasks}
+    notebook = json.loads((ROOT / f"exercises/{name}/{name}.ipynb").read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        cell["source"] = answers.get(cell["id"], "".join(cell["source"]))
+    place = next(n for n, cell in enumerate(notebook["cells"]) if cell["id"] == "imports")
+    own = {"cell_type": "code", "id": "mine", "metadata": {}, "source": "1 + 1"}
+    notebook["cells"].insert(place + 1, own | {"execution_count": None, "outputs": []})
+    return notebook
+
+
+@pytest.mark.parametrize("save", SAVES)
+@pytest.mark.parametrize("name", NAMES)
+def test_repair_brings_back_every_cell(name, save, tmp_path):
+    notebook = solved(name)
+    path = tmp_path / f"student01_{name}.ipynb"
+    path.write_text(colab.saved(notebook, **SAVES[save]), encoding="utf-8")
+    target, repaired = repair_file(path, folder=ROOT)
+    assert target == tmp_path / f"student01_{name}-repaired.ipynb"
+    marked = sum(bool(grading(cell)) for cell in notebook["cells"])
+    lost = f"nbgrader's metadata was missing or changed: {marked} cells"
+    assert repaired.notes == (() if SAVES[save]["ids"] else (lost,)) and repaired.doubts == ()
+    found = json.loads(target.read_text(encoding="utf-8"))
+    assert found["metadata"] == notebook["metadata"]
+    cells = [{**cell, "source": "".join(cell["source"])} for cell in found["cells"]]
+    if SAVES[save].get("link"):
+        assert "view-in-github" not in cells[0]["metadata"] and "<a href=" in cells[0]["source"]
+        del cells[0]
+    mine = next(cell for cell in cells if cell["source"] == "1 + 1")
+    assert mine["metadata"] == {}
+    mine["id"] = "mine"
+    assert cells == notebook["cells"]
+
+
+@pytest.mark.parametrize("save", SAVES)
+def test_an_answer_without_a_sure_place_is_refused(save, tmp_path):
+    """Somebody typed the answer into a new cell and deleted the one that was there."""
+    notebook = solved("03_lora")
+    answer = next(cell for cell in notebook["cells"] if "SOLUTION" in cell["source"])
+    answer.update({"id": "new", "metadata": {}, "source": answer["source"].partition("\n")[2]})
+    path = tmp_path / "student01_03_lora.ipynb"
+    path.write_text(colab.saved(notebook, **SAVES[save]), encoding="utf-8")
+    with pytest.raises(CourseError, match="isn't repaired, as not all is certain"):
+        repair_file(path, folder=ROOT)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def collected(course, name):
+    """Files for an assignment, as students send them, then `nbgrader zip_collect`; what it says."""
+    archive = course / "downloaded" / name / "archive"
+    archive.mkdir(parents=True)
+    names = (f"{name}.ipynb", f"Copy of {name}.ipynb", f"{name} (1).ipynb", f"Copy_of_{name}.ipynb")
+    for number, (options, end) in enumerate(zip(SAVES.values(), names, strict=True), 1):
+        text = colab.saved(solved(name), **options)
+        (archive / f"student0{number}_{end}").write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "nbgrader", "zip_collect", name]
+    done = subprocess.run(command, cwd=course, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@needed
+@pytest.mark.filterwarnings("ignore:Object of type <Submitted")  # SQLAlchemy's, of nbgrader
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n == "03_lora" else pytest.mark.slow) for n in NAMES],
+)
+def test_it_is_collected_and_gets_the_points_of_the_untouched_solution(name, tmp_path):
+    with mutation.offline():
+        course = release.copied_course(ROOT, tmp_path / "course", only=name)
+        release.release(course)
+        mutation.submit(course, name, "untouched", {})
+        assert "4 files collected" in collected(course, name)
+        records = classroom.grade(course, name, workers=2).records
+    points = {record.student: record.points for record in records}
+    assert list(points) == ["student01", "student02", "student03", "student04", "untouched"]
+    assignment = read(sources(ROOT, name)[0])
+    full = {task.id: task.points for task in mutation.code_tasks(assignment)}
+    for record in records:
+        assert record.points == points["untouched"], record.student
+        assert mutation.by_task(assignment, record.points) == full
+        lost = [line for line in record.repairs if "metadata was missing" in line]
+        assert len(lost) == (record.student in ("student02", "student03"))
