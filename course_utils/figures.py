@@ -455,7 +455,7 @@ def bins(values: Sequence[float], codebooks: Mapping[str, Sequence[float]]) -> P
     top.spines[["top", "right"]].set_visible(False)
     sayings = []
     for axes, (name, levels) in zip(strips, codebooks.items(), strict=True):
-        edges = bin_edges(torch.tensor(levels, dtype=torch.float64)).tolist()
+        edges = bin_edges(torch.as_tensor(levels, dtype=torch.float64)).tolist()
         for n, (left, right) in enumerate(pairwise(edges)):
             axes.axvspan(left, right, color=("#bcdff1", "#4f9fc9")[n % 2], linewidth=0)
         axes.vlines(levels, 0.15, 0.85, color=BLACK, linewidth=2)

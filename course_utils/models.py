@@ -245,7 +245,6 @@ def _check_sha256(file: Path, base: BaseModel) -> None:
 def _convert(gguf: Path, folder: Path) -> None:
     """Dequantize a GGUF file into bfloat16 safetensors with config and tokenizer."""
     import transformers
-    from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 
     options = {"gguf_file": gguf.name, "dtype": torch.bfloat16}
@@ -254,15 +253,35 @@ def _convert(gguf: Path, folder: Path) -> None:
     with quiet(), _no_bar(modeling_gguf_pytorch_utils):
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        # The file says that SmolLM2 splits off each digit first; transformers passes over that.
-        digits, rest = pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, rest])
         model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        _as_the_file_says(tokenizer, model.config).save_pretrained(folder)
     del model
     runtime.release_memory()
     # safetensors lets nobody but the owner read what it writes; a cache may be shared
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
+
+
+def _as_the_file_says(tokenizer, config):
+    """The tokenizer of a GGUF file, with what transformers passes over in that file.
+
+    SmolLM2 splits off each digit first, which no version heeds. transformers 5.15 (Colab's) takes
+    the token that begins a message for the one that ends it, and none for padding; the model's
+    config has all three right.
+    """
+    from tokenizers import pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = tokenizer.backend_tokenizer
+    digits, rest = pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.pre_tokenizer = pre_tokenizers.Sequence([digits, rest])
+    ids = {name: getattr(config, f"{name}_id") for name in ("bos_token", "eos_token", "pad_token")}
+    special = {name: raw.id_to_token(number) for name, number in ids.items()}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        unk_token=tokenizer.unk_token,
+        chat_template=tokenizer.chat_template,
+        **special,
+    )
 
 
 # --- silence --------------------------------------------------------------------------------------

