@@ -33,6 +33,8 @@ from course_utils.paging import PCIE, Run, longest_text, paged_tensors, simulate
 from course_utils.settings import BLOCK_SIZES
 from course_utils.units import format_bytes
 
+NUMBERS_LOOK = "font-family: monospace; line-height: 1.3"  # Voila spreads the lines otherwise
+
 
 def explorer(
     controls: Mapping[str, widgets.Widget], answer: Callable[..., tuple[Picture, str]]
@@ -48,7 +50,7 @@ def explorer(
     def update(_=None) -> None:
         try:
             picture, text = answer(**{name: control.value for name, control in controls.items()})
-            numbers = f'<pre style="font-family: monospace">{html.escape(text)}</pre>'
+            numbers = f'<pre style="{NUMBERS_LOOK}">{html.escape(text)}</pre>'
             shown.value = picture._repr_html_() + numbers
         except ValueError as error:
             shown.value = f'<p role="alert"><b>{html.escape(str(error))}</b></p>'

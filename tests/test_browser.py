@@ -1,8 +1,12 @@
-"""Each explorer in JupyterLab, in the lecture that has it: moved, typed into, mistyped, looked at.
+"""Each explorer in the lecture that has it: moved, typed into, mistyped, looked at, read aloud.
 
-Every test starts with a fresh explorer and leaves a picture of it in build/browser.
+In JupyterLab and in Notebook 7, where much of it is slow only to save time. Every test starts with
+a fresh explorer and leaves a picture of it in build/browser: lab-NAME.png and notebook-NAME.png are
+those as it is at first.
 """
 
+import collections
+import contextlib
 import functools
 import inspect
 import re
@@ -17,7 +21,7 @@ pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,t
 from playwright.sync_api import expect, sync_playwright
 
 from course_utils import explorers, notebooks
-from tests.browser import Explorer, Lab, chromium
+from tests.browser import JUPYTERLAB, NOTEBOOK, Explorer, Server, chromium
 
 LECTURES = notebooks.lectures(Path(__file__).resolve().parents[1])
 WIDE, NARROW = 1280, 900  # pixels of the window: a laptop's screen, and part of it
@@ -74,6 +78,9 @@ def broken_explorer():
 broken_explorer()
 """
 
+# What some can't read, and others can't see.
+PALE = '<p style="color: #ccc; background: white">pale</p><img src="data:," width="9" height="9">'
+
 
 @pytest.fixture(scope="module")
 def browser():
@@ -85,19 +92,24 @@ def browser():
 
 @pytest.fixture(scope="module")
 def page_of(browser, tmp_path_factory):
-    """Explorer's name → the explorer, in the one notebook that shows it, opened once."""
+    """Front end, explorer's name → the explorer, in the one notebook that shows it, opened once."""
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     cells = [nbformat.v4.new_code_cell(BROKEN)]
     broken = tmp_path_factory.mktemp("broken") / "broken.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), broken)
     files = [*LECTURES, broken]
 
-    with Lab(tmp_path_factory.mktemp("course"), files) as lab:
+    with contextlib.ExitStack() as servers:
 
         @functools.cache
-        def open_page(name):
+        def serve(front_end):
+            folder = tmp_path_factory.mktemp(front_end.name)
+            return servers.enter_context(Server(folder, files, front_end))
+
+        @functools.cache
+        def open_page(front_end, name):
             (file,) = [file for file in files if f"{name}()" in file.read_text(encoding="utf-8")]
-            return Explorer(browser.new_page(), lab.address(file.name), name)
+            return Explorer(browser.new_page(), serve(front_end), file.name, name)
 
         yield open_page
 
@@ -105,22 +117,33 @@ def page_of(browser, tmp_path_factory):
 @pytest.fixture
 def explorer(page_of, request):
     """A fresh explorer; afterwards nothing may have gone wrong on its page."""
-    explorer = page_of(request.param)
+    explorer = page_of(*request.param)
     explorer.page.set_viewport_size({"width": WIDE, "height": HEIGHT})
     explorer.run()
     yield explorer
     explorer.photograph(request.node.name)
     assert not explorer.faults
-    assert "Traceback" not in explorer.page.locator(".jp-Notebook").inner_text()
+    assert "Traceback" not in explorer.page.locator(".jp-Notebook").text_content()
 
 
 def name_of(value):
     """Part of a test's name, and so of its picture's."""
+    if isinstance(value, tuple):
+        front_end, explorer = value
+        return f"{front_end.name}-{explorer}"
     return "+".join(value) if isinstance(value, dict) else str(value)[:20]
 
 
-def with_explorer(names, cases):
-    return pytest.mark.parametrize(names, cases, indirect=["explorer"], ids=name_of)
+def with_explorer(names, cases, quick=0):
+    """Try cases in both front ends; in Notebook 7, all but `quick` of each explorer are slow."""
+    params, seen = [], collections.Counter()
+    for front_end, fast in ((JUPYTERLAB, len(cases)), (NOTEBOOK, quick)):
+        for case in cases:
+            name, *rest = [case] if isinstance(case, str) else case
+            seen[front_end, name] += 1
+            marks = [pytest.mark.slow] if seen[front_end, name] > fast else []
+            params.append(pytest.param((front_end, name), *rest, marks=marks))
+    return pytest.mark.parametrize(names, params, indirect=["explorer"], ids=name_of)
 
 
 def test_every_explorer_is_tried_here():
@@ -128,9 +151,10 @@ def test_every_explorer_is_tried_here():
     assert names == set(FIRST) == {move[0] for move in MOVES} == {zero[0] for zero in ZEROS}
 
 
-@with_explorer("explorer", FIRST)
+@with_explorer("explorer", FIRST, quick=1)
 def test_it_shows_a_picture_and_its_numbers(explorer):
     assert FIRST[explorer.name] in explorer.expect(FIRST[explorer.name])[2]
+    explorer.photograph(f"{explorer.front_end.name} {explorer.name}")
     assert explorer.picture.evaluate("picture => picture.naturalWidth") > 300, "a real picture"
 
 
@@ -146,7 +170,7 @@ def test_nothing_is_cut_off(explorer, width):
     assert len(parts) > 10
 
 
-@with_explorer("explorer, actions, number", MOVES)
+@with_explorer("explorer, actions, number", MOVES, quick=1)
 def test_controls_change_the_picture_and_the_numbers(explorer, actions, number):
     before = explorer.expect(FIRST[explorer.name])
     for label, value in actions.items():
@@ -156,7 +180,7 @@ def test_controls_change_the_picture_and_the_numbers(explorer, actions, number):
     assert all(new != old for new, old in zip(after, before, strict=True))
 
 
-@with_explorer("explorer, actions, number", MOVES)
+@with_explorer("explorer, actions, number", MOVES, quick=1)
 def test_the_keyboard_is_enough(explorer, actions, number):
     for label, value in actions.items():
         explorer.use_keyboard(label, value)
@@ -171,6 +195,7 @@ def test_a_bad_value_is_answered_in_place(explorer, label, value, sentence, requ
     expect(explorer.alert).to_contain_text(sentence)
     expect(explorer.picture.or_(explorer.numbers)).to_have_count(0)
     explorer.photograph(f"{request.node.name} told")
+    assert not explorer.violations_inside()
     explorer.use(label, good)
     assert explorer.expect(FIRST[explorer.name]) == before
     expect(explorer.alert).to_have_count(0)
@@ -191,9 +216,29 @@ def test_arrow_keys_step_a_number(explorer, label, value, sentence):
     assert explorer.expect(FIRST[explorer.name]) == before
 
 
-def test_a_fault_of_our_own_would_be_seen_here(page_of):
-    """The tests above find a fault in a callback, which JupyterLab keeps to itself."""
-    broken = page_of("broken_explorer")
+@with_explorer("explorer", FIRST)
+def test_nobody_is_kept_out(explorer):
+    """Names of controls, text of pictures, contrast, and what else axe knows, light and dark."""
+    for theme in ("JupyterLab Dark", "JupyterLab Light"):
+        explorer.choose("Settings", "Theme", theme)
+        expect(explorer.page.locator("body")).to_have_attribute("data-jp-theme-name", theme)
+        assert not explorer.violations_inside()
+        explorer.photograph(f"{explorer.front_end.name} {explorer.name} {theme}")
+
+
+def test_what_keeps_people_out_would_be_seen_here(page_of):
+    broken = page_of(JUPYTERLAB, "broken_explorer")
+    broken.run()
+    broken.output.evaluate("(output, html) => output.insertAdjacentHTML('beforeend', html)", PALE)
+    assert set(broken.violations_inside()) == {"image-alt", "color-contrast"}
+
+
+@pytest.mark.parametrize(
+    "front_end", [JUPYTERLAB, pytest.param(NOTEBOOK, marks=pytest.mark.slow)], ids=lambda f: f.name
+)
+def test_a_fault_of_our_own_would_be_seen_here(page_of, front_end):
+    """The tests above find a fault in a callback, which front ends keep to themselves."""
+    broken = page_of(front_end, "broken_explorer")
     broken.run()
     assert not broken.faults
     broken.use("number", "2")

@@ -14,7 +14,7 @@ pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,t
 
 from playwright.sync_api import expect, sync_playwright
 
-from tests.browser import PATIENCE, PICTURES, Lab, chromium
+from tests.browser import PATIENCE, PICTURES, Server, chromium
 from tests.classroom import ASSIGNMENT, MESSAGE, NOTEBOOK, ONLY_A, RIGHT, course
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nbgrader's exchange needs POSIX")
@@ -86,7 +86,7 @@ class Desk:
 def lab(tmp_path, monkeypatch):
     """JupyterLab in a course that nobody has used yet."""
     monkeypatch.delenv("QLORA_COURSE_EXCHANGE", raising=False)
-    with Lab(course(tmp_path), []) as lab:
+    with Server(course(tmp_path), []) as lab:
         yield lab
 
 
