@@ -13,16 +13,20 @@ RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 
 
-def machine() -> str:
-    """This machine and the versions that matter, in one sentence."""
-    processor = platform.processor() or platform.machine()
+def processor() -> str:
+    """The name of this machine's processor."""
     cpuinfo = Path("/proc/cpuinfo")  # Linux names the model there
     if cpuinfo.exists() and (names := re.findall(r"model name\s*: (.*)", cpuinfo.read_text())):
-        processor = names[0]
+        return names[0]
+    return platform.processor() or platform.machine()
+
+
+def machine() -> str:
+    """This machine and the versions that matter, in one sentence."""
     installed = runtime.versions()
     versions = ", ".join(f"{name} {installed[name]}" for name in LIBRARIES)
     cores = runtime.usable_cores()
-    return f"{processor}, {cores:g} cores, compute dtype {runtime.compute_dtype()}; {versions}"
+    return f"{processor()}, {cores:g} cores, compute dtype {runtime.compute_dtype()}; {versions}"
 
 
 def save_report(report: dict, path: Path) -> None:

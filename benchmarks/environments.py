@@ -1,0 +1,616 @@
+"""Every lecture where readers open it: Python 3.11 to 3.13, Colab's packages, Binder, front ends.
+
+    python -m benchmarks.environments                        all lectures in all environments
+    python -m benchmarks.environments colab binder           in these
+    python -m benchmarks.environments python3.13 --only 04   one lecture
+    python -m benchmarks.environments --texts                write the page again, without a run
+
+Each result is kept at once in results/environments.json, where it replaces the one before; the page
+docs/environments.md is written from that file. What the environments are made of lies in
+build/environments, as do the executed lectures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.reports import RESULTS, load_report, processor
+from course_utils import __version__, bootstrap, notebooks
+from course_utils.grading import limits
+from course_utils.runtime import CourseError, usable_cores
+from course_utils.units import GB, format_bytes
+
+ROOT = Path(__file__).resolve().parents[1]
+JSON = RESULTS / "environments.json"
+PAGE = ROOT / "docs" / "environments.md"
+FOLDER = ROOT / "build" / "environments"
+PATIENCE = 3600  # s that a cell may take, and in a browser a notebook
+
+# Whose versions a result has, beside Python's; a front end's only where it showed the notebook.
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "numpy")
+LIBRARIES += ("ipython", "ipykernel", "ipywidgets")
+
+Result = dict[str, Any]  # of one lecture: passed, error, seconds, peak_memory (B), versions, …
+Runner = Callable[[Path], Result]  # takes a notebook in lectures/
+
+
+# --- running a notebook ---------------------------------------------------------------------------
+
+RUN = """
+import json, sys
+from course_utils.notebooks import execute
+done = execute(sys.argv[1], sys.argv[2], timeout=int(sys.argv[3]))
+print(json.dumps({"error": done.error, "seconds": done.seconds, "peak_memory": done.peak_memory}))
+"""
+INSTALLED = """
+import json
+from importlib import metadata
+print(json.dumps({found.name.lower(): found.version for found in metadata.distributions()}))
+"""
+
+
+def call(command: list[str | Path], **options: Any) -> None:
+    """Run a command; raises CourseError if it fails. What it says goes to the terminal."""
+    options = {"env": bootstrap.child_environment()} | options
+    if status := subprocess.run(command, **options).returncode:
+        raise CourseError(f"`{' '.join(map(str, command))}` failed with status {status}")
+
+
+def answer(python: Path, code: str, **options: Any) -> Any:
+    """What a Python prints as JSON, in its last line, when it runs this code."""
+    options = {"env": bootstrap.child_environment()} | options
+    command = [python, "-I", "-c", code]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, **options)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def versions(python: Path, *more: str) -> dict[str, str]:
+    """Versions of Python, of LIBRARIES and of `more`, as far as this Python has them."""
+    have = answer(python, INSTALLED)
+    version = answer(python, "import json, platform; print(json.dumps(platform.python_version()))")
+    return {"python": version} | {name: have[name] for name in (*LIBRARIES, *more) if name in have}
+
+
+def executed(
+    python: Path,
+    lecture: Path,
+    output: Path,
+    variables: dict[str, str],
+    confine: Callable[[int], None] = lambda pid: None,
+) -> Result:
+    """Run a lecture by `course_utils.notebooks.execute` of a Python that has the course.
+
+    The executed notebook goes to `output`. variables: of its environment. confine: is called with
+    the process that starts the kernel, at once.
+    """
+    command = [python, "-I", "-c", RUN, lecture, output, str(PATIENCE)]
+    environment = bootstrap.child_environment() | variables
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
+        confine(child.pid)
+        said, _ = child.communicate()
+    if child.returncode:
+        error = f"no cell, for the run ended with status {child.returncode}"
+        return {"passed": False, "error": error, "seconds": None, "peak_memory": None}
+    result = json.loads(said.splitlines()[-1])
+    return {"passed": result["error"] is None} | result
+
+
+def course_copy(target: Path) -> Path:
+    """A copy of all that git holds or would hold here; what the set-up made there stays."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        done = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        raise CourseError(f"git can't list the files of {ROOT}: is it a clone?") from None
+    target.mkdir(parents=True, exist_ok=True)
+    for old in (path for path in target.iterdir() if not path.name.startswith(".venv")):
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    for name in filter(None, done.stdout.split("\0")):
+        if (source := ROOT / name).is_file():  # git also lists what was deleted just now
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target / name)
+    return target
+
+
+# --- Python 3.11, 3.12, 3.13 ----------------------------------------------------------------------
+
+
+def interpreter(version: str) -> str:
+    """A Python of this version, such as "3.12", that can make environments.
+
+    Raises CourseError where there is none.
+    """
+    probe = [f"python{version}", "-c", "import ensurepip, sys; print(sys.executable)"]
+    for chosen in ({}, {"PYENV_VERSION": version}):  # pyenv's stand-ins wait for a choice
+        try:
+            return subprocess.run(
+                probe, env=os.environ | chosen, capture_output=True, text=True, check=True
+            ).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            continue
+    raise CourseError(f"there is no Python {version} here: install it so that python{version} runs")
+
+
+def python_environment(version: str) -> Runner:
+    """The course as `make lab` sets it up: here if this is the version, else in a copy."""
+    name = f"python{version}"
+    course, python = ROOT, Path(sys.executable)
+    if version != "{}.{}".format(*sys.version_info):
+        made_by = interpreter(version)
+        course = course_copy(FOLDER / name)
+        python = course / ".venv" / "bin" / "python"
+        pinned = {"QLORA_CONSTRAINTS": "constraints.txt"}
+        environment = bootstrap.child_environment() | pinned
+        call([made_by, "course_utils/bootstrap.py", "setup"], cwd=course, env=environment)
+
+    def run(lecture: Path) -> Result:
+        notebook = course / "lectures" / lecture.name
+        result = executed(python, notebook, FOLDER / "executed" / name, {})
+        return result | {"versions": versions(python)}
+
+    return run
+
+
+# --- Google Colab ---------------------------------------------------------------------------------
+
+COLAB_PACKAGES = Path(__file__).parent / "colab.txt"
+HELD = ("ipython", "ipywidgets", "numpy", "torch")  # not to change under a running kernel
+STAND_INS = {
+    ("torchao", "0.10.0"): {"torchao/__init__.py": ""},
+    ("google-colab", "1.0.0"): {
+        "google/colab/__init__.py": "",
+        "colab_kernel_launcher.py": """\
+import google.colab
+from ipykernel import kernelapp
+
+kernelapp.launch_new_instance()
+""",
+    },
+}
+LOOK = """
+import json, course_utils
+from course_utils.runtime import check_environment
+rows = [f"{row.what}: {row.found}" for row in check_environment().rows if row.state == "fail"]
+print(json.dumps({"course": course_utils.__file__, "failed": rows}))
+"""
+
+
+def stand_in(folder: Path, name: str, version: str) -> Path:
+    """A wheel with the files of STAND_INS, of the kind that pip installs and uninstalls."""
+    stem = f"{name.replace('-', '_')}-{version}"
+    about = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    wheel = folder / f"{stem}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for path, text in STAND_INS[name, version].items():
+            archive.writestr(path, text)
+        kind = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        files = {"METADATA": about, "WHEEL": kind, "RECORD": ""}
+        for file, text in files.items():
+            archive.writestr(f"{stem}.dist-info/{file}", text)
+    return wheel
+
+
+class Colab:
+    """Colab's packages in a Python of their own, seen by a kernel as Colab starts one.
+
+    The first lecture finds neither the course nor the model there, and its set-up cell installs the
+    course from a git repository with this folder's files, as it would from GitHub.
+    """
+
+    def __init__(self) -> None:
+        self.folder = FOLDER / "colab"
+        self.python = self.folder / "venv" / "bin" / "python"
+        self.wheels = self.folder / "wheels"
+        self.packages = self.made()
+        self.restore()
+        self.repository = self.published()
+        self.write_kernel()
+        self.cold = True
+
+    def made(self) -> dict[str, str]:
+        """Names and versions of Colab's packages, which are installed if they haven't been."""
+        note = self.folder / "packages.json"
+        wanted = COLAB_PACKAGES.read_text(encoding="utf-8")
+        if note.exists() and (noted := load_report(note))["wanted"] == wanted:
+            return noted["installed"]
+        print("colab: installing Colab's packages takes some minutes", flush=True)
+        made_by = interpreter("3.13")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.wheels.mkdir(parents=True)
+        stand_ins = [stand_in(self.wheels, *name) for name in STAND_INS]
+        call([made_by, "-m", "venv", self.folder / "venv"])
+        source = ["--extra-index-url", bootstrap.TORCH_CPU_INDEX]
+        self.pip("install", "-r", COLAB_PACKAGES, *(source if bootstrap.wants_cpu_torch() else []))
+        self.pip("install", "--no-deps", *stand_ins)
+        installed = answer(self.python, INSTALLED)
+        notebooks.write_aside(note, json.dumps({"wanted": wanted, "installed": installed}))
+        return installed
+
+    def pip(self, action: str, *arguments: str | Path) -> None:
+        """Run pip in this environment."""
+        call([self.python, "-m", "pip", action, "--quiet", "--no-input", *arguments])
+
+    def restore(self) -> None:
+        """Undo what a set-up cell has done before: Colab's packages alone, and no model."""
+        now = answer(self.python, INSTALLED)
+        if added := sorted(now.keys() - self.packages.keys()):
+            self.pip("uninstall", "--yes", *added)
+        if changed := [f"{n}=={v}" for n, v in self.packages.items() if now.get(n) != v]:
+            self.pip("install", "--no-deps", "--find-links", self.wheels, *changed)
+        shutil.rmtree(self.folder / "cache", ignore_errors=True)
+
+    def published(self) -> Path:
+        """A git repository with the course's files as they are now, tagged as a release."""
+        shutil.rmtree(self.folder / "repository", ignore_errors=True)
+        repository = course_copy(self.folder / "repository")
+        author = ["-c", "user.name=The course", "-c", "user.email=course@example.org"]
+        for words in (
+            ["init", "--quiet", "--initial-branch=main"],
+            ["add", "--all"],
+            [*author, "commit", "--quiet", "--message", "The course"],
+            ["tag", f"v{__version__}"],
+        ):
+            call(["git", *words], cwd=repository)
+        return repository
+
+    def write_kernel(self) -> None:
+        """A kernel spec by which Jupyter's python3 is this environment's Python."""
+        start = [str(self.python), "-m", "colab_kernel_launcher", "-f", "{connection_file}"]
+        spec = {"argv": start, "display_name": "Python 3", "language": "python"}
+        path = self.folder / "jupyter" / "kernels" / "python3" / "kernel.json"
+        notebooks.write_aside(path, json.dumps(spec))
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What a kernel finds in its environment: no hub, and caches of its own."""
+        return {
+            "JUPYTER_PATH": str(self.folder / "jupyter"),
+            "COURSE_REPOSITORY": self.repository.as_uri(),
+            "COLAB_RELEASE_TAG": "stand-in",
+            "QLORA_COURSE_CACHE": str(self.folder / "cache"),
+            "HF_HOME": str(self.folder / "cache" / "huggingface"),
+            "HF_HUB_OFFLINE": "1",
+        }
+
+    def __call__(self, lecture: Path) -> Result:
+        """Run a lecture alone in a new folder; the first result says how the set-up went."""
+        output = FOLDER / "executed" / "colab"
+        with tempfile.TemporaryDirectory() as content:
+            notebook = Path(shutil.copy(lecture, content))
+            result = executed(Path(sys.executable), notebook, output, self.variables)
+        if self.cold:
+            result["setup_seconds"] = setup_seconds(output / lecture.name)
+            self.cold = False
+        if result["passed"] and (found := self.faults()):
+            result |= {"passed": False, "error": f"after cell setup: {'; '.join(found)}"}
+        return result | {"versions": versions(self.python)}
+
+    def faults(self) -> list[str]:
+        """What the set-up cell has done wrong, in words; none is good."""
+        there = bootstrap.child_environment() | self.variables
+        look = answer(self.python, LOOK, env=there, cwd=self.folder)
+        look["installed in"] = str(self.folder / "venv")
+        return setup_faults(self.packages, answer(self.python, INSTALLED), look)
+
+
+def setup_faults(before: dict[str, str], after: dict[str, str], look: dict[str, Any]) -> list[str]:
+    """What a set-up cell has done wrong: one sentence each, none is good.
+
+    before, after: versions of all packages. look: where the course was imported from, in which
+    folder it should lie, and the rows of `check_environment` that fail.
+    """
+    found = [
+        f"{name} was {before[name]} and is {after.get(name)}"
+        for name in HELD
+        if after.get(name) != before[name]
+    ]
+    found += [f"{name} is still there" for name in ("torchao",) if name in after]
+    found += [f"{name} is missing" for name in ("bitsandbytes",) if name not in after]
+    if not Path(look["course"]).is_relative_to(look["installed in"]):
+        found.append(f"course_utils comes from {look['course']}")
+    return found + look["failed"]
+
+
+def setup_seconds(notebook: Path) -> float | None:
+    """How long the set-up cell of an executed notebook took; None if its kernel died in it."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    times = next(c for c in cells if c["id"] == "setup")["metadata"].get("execution", {})
+    moments = [times.get(name) for name in ("iopub.execute_input", "shell.execute_reply")]
+    if None in moments:
+        return None
+    begun, ended = map(datetime.fromisoformat, moments)
+    return (ended - begun).total_seconds()
+
+
+# --- Binder ---------------------------------------------------------------------------------------
+
+BINDER_MEMORY = 2 * GB  # B, the most that mybinder.org gives
+BINDER_PROCESSES = 1024  # threads included: a bound that a lecture doesn't come near
+
+
+def binder() -> Runner:
+    """The course's own environment, with one core, one thread and 2 GB of memory.
+
+    The bound is for the kernel and for what starts it, together: on Binder, too, both are in one
+    container. Raises CourseError where there is no Linux.
+    """
+    if sys.platform != "linux":
+        raise CourseError("binder's bound of memory needs Linux")
+    python, core = Path(sys.executable), min(os.sched_getaffinity(0))
+
+    def run(lecture: Path) -> Result:
+        with limits.cage(BINDER_MEMORY, BINDER_PROCESSES) as cage:
+
+            def confine(pid: int) -> None:
+                cage.add(pid)
+                os.sched_setaffinity(pid, {core})
+
+            output = FOLDER / "executed" / "binder"
+            result = executed(python, lecture, output, {"OMP_NUM_THREADS": "1"}, confine)
+            if cage.exceeded:
+                reasons = filter(None, (result["error"], cage.exceeded))
+                result |= {"passed": False, "error": "\n".join(reasons)}
+        return result | {"versions": versions(python)}
+
+    return run
+
+
+# --- front ends -----------------------------------------------------------------------------------
+
+
+FRONT_ENDS = {"jupyterlab": "jupyterlab", "notebook7": "notebook", "voila": "voila"}  # packages
+
+
+def front_end(kind: str) -> Runner:
+    """The notebook opened in one of FRONT_ENDS in headless Chromium, all of its cells run there.
+
+    Raises CourseError where there is no browser.
+    """
+    import pytest
+
+    from tests.browser import run_whole
+
+    def run(lecture: Path) -> Result:
+        try:
+            result = run_whole(kind, lecture, PATIENCE)
+        except pytest.skip.Exception as reason:
+            raise CourseError(str(reason)) from None
+        return result | {"versions": versions(Path(sys.executable), FRONT_ENDS[kind])}
+
+    return run
+
+
+# --- all of them ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A place where readers open a lecture. title: its column. made: how, in sentences.
+
+    prepare: makes it and returns what runs a lecture there; raises CourseError where it can't.
+    """
+
+    title: str
+    made: str
+    prepare: Callable[[], Runner]
+
+
+AS_A_CLONE = (
+    "A copy of the course is set up by `course_utils/bootstrap.py setup`, which is what `make lab` "
+    "does first, with the versions of `constraints.txt`; where this Python is that of `.venv`, it "
+    "is `.venv` itself. Each lecture is executed from top to bottom, without a browser."
+)
+AS_PYTHON = "As Python 3.11."
+IN_BROWSER = (
+    "The front end of `.venv` in headless Chromium: the lecture is opened and all of its cells are "
+    "run there."
+)
+AS_LAB = "As JupyterLab 4."
+VOILA = "As JupyterLab 4; Voila runs all cells before it shows the page."
+ENVIRONMENTS = {
+    "python3.11": Environment("Python 3.11", AS_A_CLONE, partial(python_environment, "3.11")),
+    "python3.12": Environment("Python 3.12", AS_PYTHON, partial(python_environment, "3.12")),
+    "python3.13": Environment("Python 3.13", AS_PYTHON, partial(python_environment, "3.13")),
+    "colab": Environment(
+        "Colab's packages",
+        "Not Google's servers, but Python 3.13 with the versions of August 2026 that Google lists "
+        "for Colab (`benchmarks/colab.txt`: those that are used), a package that is named "
+        "torchao 0.10.0 and holds nothing, and a kernel that imports a `google.colab`, also empty, "
+        "before it starts. No GPU, and no Hugging Face hub. Each lecture lies alone in a folder. "
+        "The first of a run finds no course and no model: its set-up cell installs the course from "
+        "a git repository, and the model comes from PyPI, which both count in its seconds; the "
+        "others find them there. After each, the versions of IPython, ipywidgets, numpy and torch "
+        "must be what they were, torchao gone, bitsandbytes there, and no line of "
+        "`check_environment()` may fail.",
+        Colab,
+    ),
+    "binder": Environment(
+        "Binder's limits",
+        "`.venv` with one core, one thread, and 2 GB of memory for the kernel and the process that "
+        "runs it together: who takes more is killed, by the kernel's control groups where they can "
+        "be had. Not Binder's servers.",
+        binder,
+    ),
+    "jupyterlab": Environment("JupyterLab 4", IN_BROWSER, partial(front_end, "jupyterlab")),
+    "notebook7": Environment("Notebook 7", AS_LAB, partial(front_end, "notebook7")),
+    "voila": Environment("Voila", VOILA, partial(front_end, "voila")),
+}
+
+
+def chosen(names: list[str]) -> list[str]:
+    """The environments to run: those named, all if none is. Raises CourseError for an unknown."""
+    if unknown := [name for name in names if name not in ENVIRONMENTS]:
+        allowed = ", ".join(ENVIRONMENTS)
+        raise CourseError(f"there is no environment {unknown[0]}; choose from: {allowed}")
+    return names or list(ENVIRONMENTS)
+
+
+def machine() -> Result:
+    """This machine: its processor's name, the cores that we may use, its memory in B."""
+    memory = psutil.virtual_memory().total
+    return {"cpu": processor(), "cores": usable_cores(), "memory": memory}
+
+
+def without_places(error: str | None) -> str | None:
+    """An error that doesn't tell where on this machine the course and the home folder lie."""
+    return error and error.replace(f"{ROOT}/", "").replace(f"{Path.home()}/", "~/")
+
+
+def run_all(names: list[str], lectures: list[Path]) -> list[str]:
+    """Run the lectures in each environment, and keep each result. Returns what went wrong."""
+    wrong = []
+    for name in names:
+        try:
+            run = ENVIRONMENTS[name].prepare()
+            for lecture in lectures:
+                print(f"{name}: {lecture.stem}", flush=True)
+                result = run(lecture) | {"date": date.today().isoformat(), "machine": machine()}
+                result["error"] = without_places(result["error"])
+                keep(merged(load(), name, lecture.stem, result))
+                print(f"{name}: {lecture.stem}: {cell(result)}", flush=True)
+                if not result["passed"]:
+                    wrong.append(f"{name}: {lecture.stem} failed: {result['error']}")
+        except CourseError as fault:
+            wrong.append(f"{name} was not run: {fault}")
+    return wrong
+
+
+# --- results and page -----------------------------------------------------------------------------
+
+
+def load() -> dict[str, dict[str, Result]]:
+    """Results by environment and lecture; none before the first run."""
+    return load_report(JSON) if JSON.exists() else {}
+
+
+def merged(report: dict, name: str, lecture: str, result: Result) -> dict:
+    """The report with one more result, in the order of ENVIRONMENTS and of the lectures."""
+    report = report | {name: report.get(name, {}) | {lecture: result}}
+    return {key: dict(sorted(report[key].items())) for key in ENVIRONMENTS if key in report}
+
+
+def keep(report: dict) -> None:
+    """Write the results and the page that shows them; each whole or not at all."""
+    notebooks.write_aside(JSON, json.dumps(report, indent=1) + "\n")
+    stems = [path.stem for path in notebooks.lectures(ROOT)]
+    notebooks.write_aside(PAGE, page(report, stems))
+
+
+OPENING = """\
+# The lectures in every environment
+
+Each cell says whether all cells of a lecture ran without an error, how many seconds that took from
+the kernel's start on, and how much memory the kernel had at most. – means that it was not run. How
+each environment is made stands below the table.
+
+`make environments` runs all, `make environments ARGS="colab --only 04"` one lecture in one of them;
+this page is written from `benchmarks/results/environments.json`.
+"""
+
+
+def page(report: dict[str, dict[str, Result]], stems: list[str]) -> str:
+    """The results as Markdown: a table of all, then a section for each environment."""
+    sections = [section(name, report.get(name, {}), stems) for name in ENVIRONMENTS]
+    return "\n".join([OPENING, table(report, stems), *sections])
+
+
+def table(report: dict[str, dict[str, Result]], stems: list[str]) -> str:
+    """A row a lecture, a column an environment."""
+    titles = [environment.title for environment in ENVIRONMENTS.values()]
+    rows = [f"| lecture | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+    for stem in stems:
+        cells = [cell(report.get(name, {}).get(stem)) for name in ENVIRONMENTS]
+        rows.append(f"| {stem} | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def cell(result: Result | None) -> str:
+    """A result in a few words: seconds and memory, the cell that failed, or – for none."""
+    if result is None:
+        return "–"
+    if not result["passed"]:
+        return f"✗ {result['error'].splitlines()[0]}".replace("|", "\\|")
+    return f"✓ {result['seconds']:,.0f} s, {result['peak_memory'] / GB:.2f} GB"
+
+
+def section(name: str, results: dict[str, Result], stems: list[str]) -> str:
+    """How an environment was made, on which machine and when its lectures ran, what failed."""
+    environment = ENVIRONMENTS[name]
+    lines = [f"## {environment.title}", "", environment.made, ""]
+    results = {stem: results[stem] for stem in stems if stem in results}
+    if not results:
+        return "\n".join([*lines, f"Not run yet: `make environments ARGS={name}`.", ""])
+    for words, group in grouped(results).items():
+        ran = "All lectures" if len(group) == len(stems) else ", ".join(group)
+        lines += [f"{ran}: `make environments ARGS={name}` {words}.", ""]
+    for stem, result in results.items():
+        if result.get("setup_seconds") is not None:
+            took = f"{result['setup_seconds']:,.0f} s"
+            lines += [f"The set-up cell of {stem}, which found no course, took {took}.", ""]
+        if not result["passed"]:
+            error = "\n".join(f"    {line}".rstrip() for line in result["error"].splitlines())
+            lines += [f"{stem} failed:", "", error, ""]
+    return "\n".join(lines)
+
+
+def grouped(results: dict[str, Result]) -> dict[str, list[str]]:
+    """Lectures by when and where they ran and with which versions, in words."""
+    groups: dict[str, list[str]] = {}
+    for stem, result in results.items():
+        where = result["machine"]
+        cores = f"{where['cores']} core{'s' if where['cores'] != 1 else ''}"
+        memory = format_bytes(where["memory"])
+        have = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+        words = f"on {result['date']}, {where['cpu']}, {cores}, {memory} of memory; {have}"
+        groups.setdefault(words, []).append(stem)
+    return groups
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status 1 if a lecture failed, or an environment could not be made."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.environments",
+        description=__doc__.split("\n")[0],
+        epilog=f"Environments: {', '.join(ENVIRONMENTS)}.",
+    )
+    parser.add_argument("environments", nargs="*", metavar="ENVIRONMENT", help="default: all")
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="LECTURE",
+        help="a lecture: its number or file name; again for another; default: all",
+    )
+    parser.add_argument("--texts", action="store_true", help="write the page again, run nothing")
+    options = parser.parse_args(arguments)
+    try:
+        names = chosen(options.environments)
+        wanted = options.only or [None]
+        lectures = [path for only in wanted for path in notebooks.lectures(ROOT, only)]
+        wrong = [] if options.texts else run_all(names, lectures)
+        keep(load())
+    except CourseError as fault:
+        wrong = [str(fault)]
+    except KeyboardInterrupt:
+        wrong = ["Interrupted: the lectures that were done are kept."]
+    for sentence in wrong:
+        print(sentence, file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
