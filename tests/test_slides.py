@@ -1,0 +1,471 @@
+"""slides: what stands on which screen; decks that fit the screen, every slide, without network."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from click.testing import CliRunner
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from course_utils import notebooks, slides
+from course_utils.cli import main
+from course_utils.executed import executed
+from course_utils.runtime import CourseError
+
+ROOT = Path(__file__).resolve().parents[1]
+SCREENSHOTS = ROOT / "build" / "slides" / "screenshots"
+FULLEST = 5  # slides of a deck that are photographed
+
+
+def text(source, kind="slide", name=None):
+    metadata = {"slideshow": {"slide_type": kind}} if kind else {}
+    return new_markdown_cell(source, id=name or kind, metadata=metadata)
+
+
+def code(source, *outputs, kind="subslide", name="code"):
+    metadata = {"slideshow": {"slide_type": kind}}
+    return new_code_cell(source, id=name, metadata=metadata, outputs=list(outputs))
+
+
+def printed(lines, name="stdout"):
+    return new_output("stream", name=name, text=lines)
+
+
+def result(page):
+    return new_output("execute_result", {"text/html": page, "text/plain": "<Result>"})
+
+
+def notebook(*cells):
+    return new_notebook(cells=list(cells))
+
+
+PIXEL = (  # a picture of 1 × 1 pixel
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
+PICTURE = f'<img alt="A dot" src="data:image/png;base64,{PIXEL}">'
+TALL = """<img alt="Tall" src="data:image/svg+xml,
+%3Csvg xmlns='http://www.w3.org/2000/svg' width='400' height='400'/%3E">"""
+
+
+ROW_79 = f"<tr><th>xx</th><td><b>{'y' * 77}</b></td></tr>\n"
+
+
+# --- what stands on a slide ---
+
+
+def shown(*cells):
+    """Kind, source and number of outputs of each cell that is shown."""
+    laid_out = slides.laid_out(notebook(text("# Title", name="title"), *cells)).cells[1:]
+    return [
+        (cell.metadata.slideshow["slide_type"], cell.source, len(cell.get("outputs", [])))
+        for cell in laid_out
+    ]
+
+
+def test_skipped_cells_and_stderr_are_left_out():
+    cells = [text("to read", "skip"), code("setup()", printed("x\n"), kind="skip", name="setup")]
+    noisy = code("work()", printed("10%\n", "stderr"), printed("done\n"))
+    assert shown(*cells, noisy) == [("subslide", "work()", 1)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "output", "together"),
+    [
+        (3, result(PICTURE), True),
+        (4, result(PICTURE), False),
+        (15, printed("line\n" * 8), True),
+        (15, printed("line\n" * 9), False),
+        (15, printed("x" * 100 + "\n" + "x" * 601), True),
+        (15, printed("x" * 101 + "\n" + "x" * 601), False),
+        (15, result("<table>" + "<tr>" * 4), True),
+        (15, result("<table>" + "<tr>" * 5), False),
+        (15, result(f"<table>{4 * ROW_79}</table>"), True),
+        (15, result(f"<table>{4 * ROW_79.replace('xx', 'xxx')}</table>"), False),
+        (5, result("<br>" * 9), True),
+        (6, result("<br>" * 9), False),
+        (1, result(f'<div style="display:flex; flex-direction:row">{PICTURE}</div>'), True),
+        (2, result(f'<div style="display:flex; flex-direction:row">{PICTURE}</div>'), False),
+        (30, printed("", "stderr"), True),
+    ],
+)
+def test_outputs_go_on_a_screen_of_their_own_where_they_do_not_fit(lines, output, together):
+    source = "\n".join(["step()"] * lines)
+    outputs = 0 if output.get("name") == "stderr" else 1
+    if together:
+        assert shown(code(source, output)) == [("subslide", source, outputs)]
+    else:
+        assert shown(code(source, output)) == [("subslide", source, 0), ("subslide", "", outputs)]
+
+
+def test_outputs_too_high_for_one_screen_are_spread_over_several():
+    high, low = ("<table>" + rows * "<tr></tr>" + "</table>" for rows in (8, 3))
+    several = result(f"{high}{low}\n{high}")
+    cells = slides.laid_out(notebook(text("# Title"), code("x", several, printed("end")))).cells
+    assert [cell.id for cell in cells[1:]] == ["code", "code-outputs-1", "code-outputs-2"]
+    assert [cell.source for cell in cells[1:]] == ["x", "", ""]
+    first, second = cells[2].outputs, cells[3].outputs
+    assert [output.data["text/html"] for output in first] == [high, low]
+    assert [output.get("text") for output in second] == [None, "end"]
+    assert second[0].data["text/html"] == high
+
+
+def test_tables_inside_something_are_not_torn_apart():
+    inside = "<div>" + 2 * ("<table>" + 8 * "<tr></tr>" + "</table>") + "</div>"
+    assert shown(code("x", result(inside))) == [("subslide", "x", 0), ("subslide", "", 1)]
+
+
+def test_screens_that_open_without_a_heading_have_the_topic_above():
+    cells = slides.laid_out(
+        notebook(
+            text("# 01 Title"),
+            text("## One?\n\nWhy?\n\n### Or two?", name="one"),
+            code("1"),
+            text("Two.", "fragment"),
+            text("More.", "subslide"),
+            text("### Three?", "subslide", name="three"),
+            code("# a comment", name="code-3"),
+        )
+    ).cells
+    topics = [cell.metadata.get("topic") for cell in cells]
+    assert topics == [None, None, "Or two?", None, "Or two?", None, "Three?"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "large"),
+    [
+        ([code("x" * 79)], True),
+        ([code("x" * 80)], False),
+        ([code("x", printed("x" * 80))], False),
+        ([code("x\n" * 16)], True),
+        ([code("x\n" * 17)], False),
+        ([code("x\n" * 8, printed("y\n" * 8))], True),
+        ([code("x\n" * 8, printed("y\n" * 9))], False),
+        ([code("x\n" * 14), text("z" * 99, "fragment")], True),
+        ([code("x\n" * 14), text("z" * 100, "fragment")], False),
+        ([code("x\n" * 14), text("z" * 100, "subslide")], True),
+    ],
+)
+def test_type_is_large_where_code_is_short(cells, large):
+    cell = slides.laid_out(notebook(text("# Title"), *cells)).cells[1]
+    assert cell.metadata["large"] is large
+
+
+def test_the_notebook_itself_is_not_changed():
+    original = notebook(text("# Title"), code("x\n" * 20, result(PICTURE)))
+    before = nbformat.writes(original)
+    slides.laid_out(original)
+    assert nbformat.writes(original) == before
+
+
+# --- a deck ---
+
+BADGES = (
+    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://x.org)"
+)
+
+
+def lecture():
+    """A lecture with everything that a slide can hold."""
+    rows = "".join(f"<tr><th>row {n}</th><td>{n} GB</td></tr>" for n in range(16))
+    return notebook(
+        text(f"# 01 Sums & products\n\n{BADGES}\n\n- **Question:** What is $a_1^2$?", name="title"),
+        code("# Does nothing", kind="skip", name="setup"),
+        text("## Why?\n\nSee [this](../x.ipynb#y), [more](https://example.org).", name="why"),
+        code("print('a < b')", printed("a < b\n"), name="less"),
+        text("Because `$HOME$`.\n\n$$\\frac{a}{b}$$", "fragment", name="because"),
+        text("Say this, slowly.", "notes"),
+        code("x = 1\n" * 15, result(PICTURE), name="picture"),
+        code("x", result(f"<table><tbody>{rows}</tbody></table>"), name="table"),
+        code("y = '" + "x" * 93 + "'\n" * 15, printed("z" * 300), name="wide"),
+    )
+
+
+def sections(page):
+    return re.findall(r'<section id="([^"]+)">', page)
+
+
+def test_a_deck_is_read_without_any_other_place():
+    page = slides.to_deck(lecture())
+    assert "<title>01 Sums &amp; products</title>" in page
+    addresses = re.findall(r'(?:src|href)="(?!data:)([^"]*)"', page)
+    assert addresses == [
+        "reveal/dist/reveal.css",
+        "https://example.org",
+        "reveal/dist/reveal.js",
+        "reveal/plugin/notes/notes.js",
+    ]
+    assert not re.search(r"@import|url\((?!data:)|//cdn|\brequire\(", page)
+    assert "<p>See this, <a " in page, "a link to a file is text"
+
+
+def test_a_deck_has_the_screens_in_order():
+    assert sections(slides.to_deck(lecture())) == [
+        *("title", "why", "less", "picture", "picture-outputs-1"),
+        *("table", "table-outputs-1", "wide"),
+    ]
+
+
+def test_formulas_notes_and_code_are_elements():
+    page = slides.to_deck(lecture())
+    assert '<math display="inline" xmlns="http://www.w3.org/1998/Math/MathML">' in page
+    assert '<math display="block" xmlns="http://www.w3.org/1998/Math/MathML">' in page
+    assert "<code>$HOME$</code>" in page, "no formula"
+    assert '<aside class="notes">' in page
+    assert "a &lt; b" in page
+    assert "In\xa0[" not in page and "Out[" not in page, "no prompts"
+
+
+def write(folder, *cells):
+    """A course of one lecture, with its last run."""
+    content = notebook(text("# 01 Sums & products", name="title"), *cells)
+    for cell in content.cells:
+        if cell.cell_type == "code":
+            cell.execution_count = 1
+    for place in (folder / "lectures", folder / "build" / "lectures"):
+        place.mkdir(parents=True)
+        nbformat.write(content, place / "01_sums.ipynb")
+
+
+def test_a_folder_of_decks_holds_all_they_need(tmp_path):
+    write(tmp_path, code("1 + 1"))
+    output = tmp_path / "slides"
+    output.mkdir()
+    (output / "00_before.html").write_text("<title>00 Before</title>")
+    assert slides.build(tmp_path, output, run=False) == [output / "01_sums.html"]
+    assert {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()} == {
+        *("00_before.html", "01_sums.html", "index.html"),
+        *(f"reveal/{name}" for name in slides.REVEAL),
+    }
+    licence = (output / "reveal" / "LICENSE").read_text(encoding="utf-8")
+    assert "Permission is hereby granted, free of charge" in licence
+    index = (output / "index.html").read_text(encoding="utf-8")
+    assert '<li><a href="00_before.html">00 Before</a></li>' in index
+    assert '<li><a href="01_sums.html">01 Sums &amp; products</a></li>' in index
+
+
+def test_a_lecture_that_did_not_run_makes_no_deck(tmp_path):
+    write(tmp_path, code("1 + 1"))
+    (tmp_path / "build" / "lectures" / "01_sums.ipynb").unlink()
+    with pytest.raises(CourseError, match=r"^01_sums has not been executed: run"):
+        slides.build(tmp_path, tmp_path / "slides", run=False)
+    assert not (tmp_path / "slides").exists()
+
+
+def test_a_formula_that_cannot_be_shown_is_named(tmp_path):
+    write(tmp_path, text(r"Half: $\frac{1}$", "slide"))
+    with pytest.raises(CourseError) as refused:
+        slides.build(tmp_path, tmp_path / "slides", run=False)
+    assert str(refused.value) == (
+        "01_sums can't be made into slides: "
+        r"'\\frac{1}' can't be shown as a formula: an argument is missing"
+    )
+
+
+def test_a_lecture_of_which_nothing_is_shown(tmp_path):
+    write(tmp_path)
+    content = notebook(text("# 01 Sums", "skip"))
+    nbformat.write(content, tmp_path / "lectures" / "01_sums.ipynb")
+    nbformat.write(content, tmp_path / "build" / "lectures" / "01_sums.ipynb")
+    with pytest.raises(CourseError, match="^01_sums can't be made into slides: All cells are hid"):
+        slides.build(tmp_path, tmp_path / "slides", run=False)
+
+
+def test_a_missing_package_is_named_before_anything_runs(tmp_path, monkeypatch):
+    there = slides.find_spec
+    monkeypatch.setattr(
+        slides, "find_spec", lambda name: None if name == "sphinx_revealjs" else there(name)
+    )
+    with pytest.raises(CourseError, match=r"^sphinx_revealjs is missing: run `make slides`"):
+        slides.build(tmp_path, tmp_path / "slides")
+
+
+def test_course_slides(tmp_path, monkeypatch):
+    write(tmp_path, code("1 + 1"))
+    (tmp_path / "course_utils").mkdir()
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["slides", "--no-run", "--only", "1"])
+    pages = [tmp_path / "build" / "slides" / name for name in ("01_sums.html", "index.html")]
+    assert (done.exit_code, done.output.split()) == (0, [str(page) for page in pages])
+    assert all(page.is_file() for page in pages)
+    elsewhere = tmp_path / "elsewhere"
+    done = CliRunner().invoke(main, ["slides", "--no-run", "--output", str(elsewhere)])
+    assert (done.exit_code, (elsewhere / "01_sums.html").is_file()) == (0, True)
+    done = CliRunner().invoke(main, ["slides", "--no-run", "--only", "2"])
+    assert done.output == "Error: there is no lecture 2; choose one of: 01_sums\n"
+    assert done.exit_code == 1
+
+
+# --- in a browser ---
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    from tests.browser import chromium
+
+    with sync_api.sync_playwright() as playwright:
+        opened = chromium(playwright)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def projector(browser):
+    """A page of 1280 × 720 pixels; what it asks of other machines, or complains of, is a fault."""
+    context = browser.new_context(viewport={"width": 1280, "height": 720})
+    page, faults = context.new_page(), []
+    context.on("request", lambda asked: faults.append(asked.url) if is_elsewhere(asked.url) else 0)
+    page.on("console", lambda message: faults.append(message.text))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    yield page
+    context.close()
+    assert faults == []
+
+
+def is_elsewhere(url):
+    return not url.startswith(("file:", "data:", "blob:", "about:"))
+
+
+# For each slide, with all its fragments: its id, where its content ends, and what is wrong with it.
+MEASURE = """() => {
+  const faultsOf = (slide) => {
+    const screen = slide.querySelector('.screen'), faults = [];
+    const name = (e) => e.tagName.toLowerCase();
+    if (screen.scrollHeight > screen.clientHeight)
+      faults.push(`${screen.scrollHeight - screen.clientHeight} px too high`);
+    let end = 0;
+    for (const e of screen.querySelectorAll('*:not(.notes, .notes *)')) {
+      const box = e.getBoundingClientRect(), style = getComputedStyle(e);
+      if (name(e) == 'img') {
+        const drawn = Math.min(e.clientWidth / e.naturalWidth, e.clientHeight / e.naturalHeight);
+        if (drawn < 1) faults.push(`picture shrunk to ${drawn.toFixed(2)}`);
+        end = Math.max(end, box.top + drawn * e.naturalHeight);
+      }
+      if (!box.width || !box.height) continue;
+      if (box.left < 0 || box.right > 1280 || box.top < 0 || box.bottom > 720)
+        faults.push(`${name(e)} leaves the screen`);
+      if (style.display != 'inline' && e.scrollWidth > e.clientWidth + 1 && e.clientWidth)
+        faults.push(`${name(e)} is ${e.scrollWidth - e.clientWidth} px too wide`);
+      const size = parseFloat(style.fontSize) * Reveal.getScale();
+      const holdsText = [...e.childNodes].some(n => n.nodeType == 3 && n.textContent.trim());
+      const least = e.matches(':is(p, li, h1, h2, h3):not(.jp-RenderedHTML *, td *)') ? 24 : 18;
+      if (holdsText && size < least) faults.push(`${name(e)} has type of ${size} px`);
+      if (holdsText) end = Math.max(end, box.bottom);
+    }
+    return [slide.id, end, faults];
+  };
+  return Reveal.getSlides().map(slide => {
+    const at = Reveal.getIndices(slide);
+    Reveal.slide(at.h, at.v, 99);
+    return faultsOf(slide);
+  });
+}"""
+
+
+def measure(page, address):
+    """Where the content of each slide ends, in pixels from the top, and what is wrong with it."""
+    page.goto(address)
+    page.wait_for_function("window.Reveal && Reveal.isReady()")
+    assert page.evaluate("Reveal.getScale()") == 1
+    measured = page.evaluate(MEASURE)
+    return {name: end for name, end, _ in measured}, {
+        name: faults for name, _, faults in measured if faults
+    }
+
+
+def deck(folder, content, name="01_sums"):
+    """The address of a deck in a folder with reveal.js."""
+    (folder / "lectures").mkdir(exist_ok=True)
+    for part in slides.REVEAL:
+        place = folder / "reveal" / part
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes((slides._reveal_folder() / part).read_bytes())
+    (folder / f"{name}.html").write_text(slides.to_deck(content), encoding="utf-8")
+    return (folder / f"{name}.html").as_uri()
+
+
+def test_every_slide_fits_the_screen(projector, tmp_path):
+    ends, faults = measure(projector, deck(tmp_path, lecture()))
+    assert faults == {}
+    assert len(ends) == 8 and all(60 < end <= 700 for end in ends.values()), ends
+
+
+@pytest.mark.parametrize(
+    ("cell", "fault"),
+    [
+        (text("word " * 700, name="it"), r"\d+ px too high"),
+        (code("x = 1\n" * 30, name="it"), r"\d+ px too high"),
+        (code("x" * 150, name="it"), r"pre is \d+ px too wide"),
+        (text('<p style="font-size: 17px">Small</p>', name="it"), "p has type of 17 px"),
+        (text('<p style="font-size: 23px">Small</p>', name="it"), "p has type of 23 px"),
+        (code("", result('<p style="font-size: 17px">x</p>'), name="it"), "p has type of 17 px"),
+        (
+            code("", result(f"{TALL}<p>{'word ' * 600}</p>"), name="it"),
+            r"picture shrunk to 0\.\d\d",
+        ),
+        (text('<p style="margin-left: -60px">Left</p>', name="it"), "p leaves the screen"),
+    ],
+)
+def test_what_does_not_fit_is_found(projector, tmp_path, cell, fault):
+    _, faults = measure(projector, deck(tmp_path, notebook(text("# Title", name="title"), cell)))
+    assert list(faults) == ["it"]
+    assert any(re.fullmatch(fault, found) for found in faults["it"]), faults
+
+
+def test_keys_show_results_after_code(projector, tmp_path):
+    from playwright.sync_api import expect
+
+    projector.goto(deck(tmp_path, lecture()) + "#/less")
+    output = projector.locator("#less pre", has_text=re.compile(r"^a < b"))
+    answer = projector.locator("#less p", has_text="Because")
+    for seen in ((False, False), (True, False), (True, True)):
+        expect(output).to_be_visible(visible=seen[0])
+        expect(answer).to_be_visible(visible=seen[1])
+        projector.keyboard.press("Space")
+    expect(projector.locator("#picture")).to_be_visible()
+    expect(projector.locator(".slide-number")).to_have_text(re.compile(r"^\s*4\s*/\s*8\s*$"))
+
+
+def test_the_speaker_sees_notes(projector, tmp_path):
+    projector.goto(deck(tmp_path, lecture()) + "#/less")
+    projector.wait_for_function("window.Reveal && Reveal.isReady()")
+    assert "slowly" not in projector.locator(".reveal").inner_text()
+    with projector.context.expect_page() as opened:
+        projector.keyboard.press("s")
+    notes = opened.value.locator(".speaker-controls-notes .value")
+    notes.get_by_text("Say this, slowly.").wait_for()
+
+
+def test_each_slide_is_a_page_on_paper(projector, tmp_path):
+    projector.goto(deck(tmp_path, lecture()) + "?print-pdf")
+    projector.wait_for_function("document.querySelectorAll('.pdf-page').length == 8")
+    paper = projector.pdf(prefer_css_page_size=True, print_background=True)
+    assert len(re.findall(rb"/Type\s*/Page\b", paper)) == 8
+
+
+@pytest.mark.parametrize("path", notebooks.lectures(ROOT), ids=lambda path: path.stem)
+def test_text_and_code_of_the_lectures_fit(projector, tmp_path, path):
+    """The lectures as git holds them, without outputs."""
+    content = nbformat.read(path, as_version=4)
+    assert measure(projector, deck(tmp_path, content, path.stem))[1] == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", notebooks.lectures(ROOT), ids=lambda path: path.stem)
+def test_the_lectures_fit_with_their_outputs(projector, tmp_path, path):
+    """As they ran last, else as they run now; the fullest slides go to build/slides."""
+    try:
+        (ran,) = executed(ROOT, path.stem, run=False)
+    except CourseError:
+        (ran,) = executed(ROOT, path.stem)
+    ends, faults = measure(projector, deck(tmp_path, nbformat.read(ran, as_version=4), path.stem))
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    for name in sorted(ends, key=ends.get)[-FULLEST:]:
+        projector.evaluate(
+            "name => { const at = Reveal.getIndices(document.getElementById(name));"
+            " Reveal.slide(at.h, at.v, 99); }",
+            name,
+        )
+        projector.screenshot(path=SCREENSHOTS / f"{path.stem[:2]}-{name}.png")
+    assert faults == {}
