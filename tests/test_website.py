@@ -1,0 +1,585 @@
+"""website: every page has its place, its links lead somewhere, and it needs no network."""
+
+import base64
+import html
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from playwright.sync_api import expect, sync_playwright
+
+from course_utils import cli, notebooks, website
+from course_utils.addresses import TAG
+from course_utils.runtime import CourseError
+from course_utils.website import Evidence, Links, faults, to_rst
+from tests.browser import chromium
+
+ROOT = Path(__file__).resolve().parents[1]
+LECTURES = notebooks.lectures(ROOT)
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n and so on").decode()
+URLS = '[project]\nname = "course"\n\n[project.urls]\n'
+REPOSITORY = 'Repository = "https://github.com/example/course"\n'
+STUDENTS = 'Students = "https://github.com/example/students"\n'
+
+
+# --- a course of one lecture and one exercise -----------------------------------------------------
+
+
+def text_cell(name, source):
+    return {"cell_type": "markdown", "id": name, "metadata": {}, "source": source}
+
+
+def code_cell(name, source, *outputs, **metadata):
+    cell = {"cell_type": "code", "id": name, "metadata": metadata, "source": source}
+    return cell | {"execution_count": None, "outputs": list(outputs)}
+
+
+def said(text, name="stdout"):
+    return {"output_type": "stream", "name": name, "text": text}
+
+
+def shown(**data):
+    data = {kind.replace("_", "/"): value for kind, value in data.items()}
+    return {"output_type": "display_data", "metadata": {}, "data": data}
+
+
+def write_notebook(path, cells, **metadata):
+    metadata |= {"kernelspec": notebooks.KERNEL, "language_info": notebooks.LANGUAGE}
+    content = {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(notebooks.dump(content), encoding="utf-8")
+
+
+SLIDER = {"model_name": "IntSliderModel", "state": {"description": "rank", "value": 8}}
+WIDGETS = {notebooks.WIDGET_STATE: {"state": {"slider": SLIDER}}}
+BADGES = (
+    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://a.test)"
+)
+LECTURE = [
+    text_cell(
+        "opening", f"# 01 Sums\n\n{BADGES}\n\nIts [exercise](../exercises/01_sums/01_sums.ipynb)."
+    ),
+    code_cell("setup", "import the_setup"),
+    text_cell("formula", "So $\\alpha / r$ is a formula.\n\n$$c = \\frac{1}{2}$$"),
+    code_cell("sum", "6 * 7", said("it is\n42\n"), shown(text_plain="42 in all")),
+    code_cell(
+        "picture",
+        "draw()",
+        shown(text_html=f'<img alt="a line" src="data:image/png;base64,{PNG}">'),
+        shown(text_html=f'<img alt="two lines" src="data:image/png;base64,{PNG}">'),
+    ),
+    code_cell("slider", "slide()", shown(**{notebooks.WIDGET_VIEW: {"model_id": "slider"}})),
+    code_cell(
+        "bar",
+        "wait()",
+        said("\r 0%", "stderr"),
+        said("\r 50%", "stderr"),
+        said("\r100%\n", "stderr"),
+    ),
+]
+CHECK = {"grade": True, "grade_id": "sum-check", "points": 1}
+EXERCISE = [
+    text_cell("opening", "# Exercise 01: Sums\n\nTo its [lecture](../../lectures/01_sums.ipynb)."),
+    code_cell("setup", "import the_setup"),
+    code_cell("sum", "def add(a, b):\n    raise NotImplementedError()"),
+    code_cell("sum-check", "assert add(1, 2) == 3", nbgrader=CHECK),
+]
+GUIDE = """\
+# Guide
+
+[The sum](../lectures/01_sums.ipynb#sum), [its code](../course_utils/allocator.py),
+[a result](../benchmarks/results/speed.md#fast), [the exercises](../exercises/README.md),
+[below](#more), [away](https://example.org), [Makefile](../Makefile).
+
+## More
+
+`a_name.that_is(much="too long", for_one_line=None).on_a_phone_however_it_may_be_held_and_turned()`
+
+![a dot](images/dot.png) {term}`W`
+"""
+INDEX = """\
+# The course
+
+```{toctree}
+guide
+glossary
+api
+lectures/01_sums
+exercises/index
+exercises/01_sums/01_sums
+results/speed
+```
+"""
+GLOSSARY = """\
+# Glossary
+
+:::{glossary}
+W
+  A matrix, of [01](../lectures/01_sums.ipynb#sum).
+:::
+"""
+PAGES = {
+    "docs/index.md": INDEX,
+    "docs/guide.md": GUIDE,
+    "docs/glossary.md": GLOSSARY,
+    "docs/api.md": "# API\n\n```{toctree}\napi/allocator\n```\n",
+    "exercises/README.md": "# Exercises\n\n[Sums](01_sums/01_sums.ipynb)\n",
+    "benchmarks/results/speed.md": "# Speed\n\n## Fast\n\n100 a second.\n",
+    "Makefile": "all:\n",
+    "course_utils/allocator.py": "",
+}
+
+
+def make_course(folder, urls=""):
+    """The files of a small course, whose lecture has been executed; returns the lecture's path."""
+    for path, text in PAGES.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
+    (folder / "pyproject.toml").write_text(urls, encoding="utf-8")
+    (folder / "docs" / "images").mkdir()
+    (folder / "docs" / "images" / "dot.png").write_bytes(base64.b64decode(PNG))
+    shutil.copy(ROOT / "docs" / "conf.py", folder / "docs")
+    shutil.copytree(ROOT / "docs" / "_static", folder / "docs" / "_static")
+    write_notebook(folder / "exercises" / "01_sums" / "01_sums.ipynb", EXERCISE)
+    write_notebook(
+        folder / "lectures" / "01_sums.ipynb",
+        [{**c, "outputs": []} if "outputs" in c else c for c in LECTURE],
+    )
+    ran = folder / "build" / "lectures" / "01_sums.ipynb"
+    write_notebook(ran, LECTURE, widgets=WIDGETS)
+    return ran
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The site of the small course."""
+    folder = tmp_path_factory.mktemp("course")
+    ran = make_course(folder)
+    assert website.build(folder, [ran], folder / "site") == 12
+    return folder / "site"
+
+
+def page(site, name):
+    return (site / name).read_text(encoding="utf-8")
+
+
+def text_of(markup):
+    """What a reader sees of some HTML, with single spaces."""
+    plain = re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", "", markup, flags=re.S)
+    return " ".join(html.unescape(plain).split())
+
+
+def article(site, name):
+    return re.search(r"<article.*?</article>", page(site, name), re.S)[0]
+
+
+def test_a_lecture_has_its_outputs_and_no_set_up(small):
+    text = text_of(article(small, "lectures/01_sums.html"))
+    assert "6 * 7" in text and "it is 42" in text and "42 in all" in text
+    assert "the_setup" not in text
+
+
+def test_pictures_are_files_and_keep_their_text(small):
+    markup = article(small, "lectures/01_sums.html")
+    assert '<img alt="a line" src="01_sums/picture.png">' in markup
+    assert '<img alt="two lines" src="01_sums/picture-2.png">' in markup
+    assert (small / "lectures/01_sums/picture-2.png").read_bytes() == base64.b64decode(PNG)
+
+
+def test_a_widget_is_what_it_showed_last(small):
+    markup = page(small, "lectures/01_sums.html")
+    assert "<div>rank 8</div>" in markup
+    assert "require" not in markup and "widget" not in markup
+
+
+def test_a_progress_bar_is_what_it_showed_last(small):
+    text = text_of(article(small, "lectures/01_sums.html"))
+    assert "wait() 100%" in text and "50%" not in text
+
+
+def test_formulas_need_no_script(small):
+    markup = article(small, "lectures/01_sums.html")
+    assert "<math" in markup and "<mfrac>" in markup and "\\frac" not in markup
+    assert 'display="block"' in markup
+    scripts = re.findall("<script.*?>", page(small, "lectures/01_sums.html"))
+    assert scripts and not re.search("math", " ".join(scripts), re.I)
+
+
+def test_badges_are_left_out(small):
+    assert "badge" not in article(small, "lectures/01_sums.html")
+
+
+def test_an_exercise_shows_the_stub_and_folds_the_checks(small):
+    markup = article(small, "exercises/01_sums/01_sums.html")
+    folded = re.search(r"<details.*?</details>", markup, re.S)[0]
+    assert "Show the check" in folded and "assert add(1, 2) == 3" in text_of(folded)
+    assert "raise NotImplementedError()" in text_of(markup.replace(folded, ""))
+    assert "the_setup" not in markup
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "lectures/01_sums.html#sum",
+        "api/allocator.html",
+        "results/speed.html#fast",
+        "exercises/index.html",
+        "#more",
+        "https://example.org",
+        "glossary.html#term-W",
+    ],
+)
+def test_a_guide_links_to_pages_and_cells(small, link):
+    assert f'href="{link}"' in article(small, "guide.html")
+
+
+def test_what_the_site_does_not_hold_is_plain_text_without_an_address(small):
+    markup = article(small, "guide.html")
+    assert "Makefile" in text_of(markup) and "Makefile</a>" not in markup
+
+
+def test_docstrings_are_prose_and_drawings(small):
+    markup = article(small, "api/allocator.html")
+    drawings = " ".join(re.findall("<pre>.*?</pre>", markup, re.S))
+    plain = html.unescape(re.sub("<.*?>", "", drawings))
+    assert "a cached block of 8 MiB   |· 5.5 MiB asked for ·|" in plain
+    assert '<span class="pre">torch.cuda.max_memory_allocated</span>' in markup
+    assert "fresh_block(size: int) → int" in text_of(markup)
+
+
+def test_nothing_leads_to_a_repository_without_an_address(small):
+    for path in small.rglob("*.html"):
+        for word in ("colab.research", "mybinder", "github.com"):
+            assert word not in path.read_text(encoding="utf-8"), path
+
+
+@pytest.mark.parametrize("students", ["", STUDENTS], ids=["alone", "with the students' one"])
+def test_buttons_open_the_notebook_in_the_right_repository(tmp_path, students):
+    ran = make_course(tmp_path, URLS + REPOSITORY + students)
+    (tmp_path / "site").mkdir()
+    for name in ("objects.inv", "old.html"):  # of a site that was built before
+        (tmp_path / "site" / name).touch()
+    assert website.build(tmp_path, [ran], tmp_path / "site") == 12
+    assert not (tmp_path / "site" / "old.html").exists()
+    lecture = page(tmp_path / "site", "lectures/01_sums.html")
+    exercise = page(tmp_path / "site", "exercises/01_sums/01_sums.html")
+    guide = page(tmp_path / "site", "guide.html")
+    colab, binder = "https://colab.research.google.com/github", "https://mybinder.org/v2/gh"
+    way = "lectures/01_sums.ipynb"
+    assert f'href="{colab}/example/course/blob/{TAG}/{way}"' in lecture
+    assert f'href="{binder}/example/course/{TAG}?urlpath=lab/tree/{way}"' in lecture
+    assert f'href="https://github.com/example/course/blob/{TAG}/Makefile"' in guide
+    assert colab not in guide
+    way = "exercises/01_sums/01_sums.ipynb"
+    assert (f'href="{colab}/example/students/blob/{TAG}/{way}"' in exercise) == bool(students)
+    assert (colab in exercise) == (binder in exercise) == bool(students)
+    assert f"{colab}/example/course" not in exercise
+
+
+def test_pages_ask_nothing_of_the_network_and_fit_a_phone(small):
+    with sync_playwright() as playwright, chromium(playwright) as browser:
+        phone = {"width": 390, "height": 844}
+        opened, asked = browser.new_page(viewport=phone), []
+        opened.on("request", lambda request: asked.append(request.url))
+        for path in (
+            "guide.html",
+            "lectures/01_sums.html",
+            "api/allocator.html",
+            "search.html?q=sum",
+        ):
+            opened.goto(f"file://{small}/{path}")
+            wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            assert opened.evaluate(wide) == 0, path
+        expect(opened.locator("#search-results")).to_contain_text("01 Sums")
+        assert asked and all(url.startswith(("file:", "data:")) for url in asked), asked
+
+
+# --- what ends a build ----------------------------------------------------------------------------
+
+
+def refused(folder, ran, output=None):
+    """What the build of a course says; it must leave the site as it was."""
+    site = output or folder / "site"
+    before = sorted(site.rglob("*"))
+    with pytest.raises(CourseError) as fault:
+        website.build(folder, [ran], site)
+    assert sorted(site.rglob("*")) == before
+    return str(fault.value)
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path):
+    ran = make_course(tmp_path)
+    assert "is neither empty nor a site" in refused(tmp_path, ran, tmp_path / "docs")
+
+
+def test_a_link_to_a_file_that_is_not_there(tmp_path):
+    ran = make_course(tmp_path)
+    (tmp_path / "docs" / "guide.md").write_text("# Guide\n\n[a](../lectures/02_no.ipynb)\n")
+    said = refused(tmp_path, ran)
+    assert said == "docs/guide.md links to ../lectures/02_no.ipynb, which is not there"
+
+
+def test_what_sphinx_warns_of(tmp_path):
+    ran = make_course(tmp_path)
+    guide = "# Guide\n\n[a](../lectures/01_sums.ipynb#difference)\n"
+    (tmp_path / "docs" / "guide.md").write_text(guide)
+    (tmp_path / "docs" / "alone.md").write_text("# In no table of contents\n")
+    said = refused(tmp_path, ran)
+    assert "guide.md" in said and "local id not found" in said and "'difference'" in said
+    assert "alone.md" in said and "isn't included in any toctree" in said
+
+
+def test_a_claim_that_its_cell_does_not_show(tmp_path):
+    ran = make_course(tmp_path)
+    claims = (
+        "# Claims\n\n[01](../lectures/01_sums.ipynb#sum): `it is 42`, `42 in all`; "
+        "[01](../lectures/01_sums.ipynb#sum): `it is 43`; [01](../lectures/01_sums.ipynb#no): `1`; "
+        "[01](../lectures/01_sums.ipynb#sum) and no more; [02](../lectures/02_no.ipynb#sum): `1`\n"
+    )
+    (tmp_path / website.CLAIMS).write_text(claims)
+    assert website.evidence(tmp_path)[0] == Evidence("01_sums", "sum", ("it is 42", "42 in all"))
+    assert refused(tmp_path, ran).splitlines()[1:] == [
+        "docs/slides-against-measurement.md: 01_sums, cell sum, does not show 'it is 43'",
+        "docs/slides-against-measurement.md: 01_sums, cell no, is not there",
+        "docs/slides-against-measurement.md: 01_sums, cell sum: nothing is quoted from its output",
+        "docs/slides-against-measurement.md: 02_no, cell sum, is not there",
+    ]
+
+
+def test_what_a_reader_sees_of_a_table_can_be_quoted(tmp_path):
+    table = '<style>td {color: red}</style><table><td id="7">1.5&nbsp;%</td>\n<td>2</td></table>'
+    write_notebook(tmp_path / "01.ipynb", [code_cell("a", "b", shown(text_html=table))])
+    assert dict(website._shown(tmp_path / "01.ipynb")) == {"a": "1.5 % 2"}
+
+
+# --- links ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        ("[a](../lectures/01_sums.ipynb)", "[a](lectures/01_sums.ipynb)"),
+        ("[a](guide.md#more)", "[a](guide.md#more)"),
+        ("[a\nb](../exercises/README.md)", "[a\nb](exercises/index.md)"),
+        ("[`a[0]`](../benchmarks/results/speed.md)", "[`a[0]`](results/speed.md)"),
+        ("![a](images/dot.png)", "![a](images/dot.png)"),
+        ("[a](../Makefile)", "a"),
+        ("[a](..)", "a"),
+        ("[a](#b) [a](mailto:b@example.org)", "[a](#b) [a](mailto:b@example.org)"),
+        ("`[a](no.md)`", "`[a](no.md)`"),
+        ("```\n[a](no.md)\n```", "```\n[a](no.md)\n```"),
+        ("```\n```\n[a](../Makefile)", "```\n```\na"),
+    ],
+)
+def test_links_move_with_their_pages(tmp_path, before, after):
+    make_course(tmp_path)
+    links = Links(tmp_path, website.places(tmp_path))
+    assert links.moved(before, "docs/guide.md") == after
+
+
+def test_links_from_a_page_that_lies_deeper(tmp_path):
+    make_course(tmp_path)
+    links = Links(tmp_path, website.places(tmp_path), "https://github.com/example/course")
+    text = "[a](../../docs/guide.md) [b](../../Makefile)"
+    moved = f"[a](../guide.md) [b](https://github.com/example/course/blob/{TAG}/Makefile)"
+    assert links.moved(text, "benchmarks/results/speed.md") == moved
+
+
+# --- docstrings -----------------------------------------------------------------------------------
+
+
+DRAWING = """\
+So:
+
+    a ─► b
+
+    c
+"""
+FIELDS = """\
+rank: of the
+    adapters. alpha: α.
+steps, size: how many.
+Raises ValueError below 1.
+"""
+AS_A_LIST = [
+    "- rank: of the adapters. alpha: α.",
+    "- steps, size: how many.",
+    "- Raises ValueError below 1.",
+]
+BLOCK = [".. code-block:: text", ""]
+
+
+@pytest.mark.parametrize(
+    "docstring, rst",
+    [
+        ("One `line`, not *more*_.", [r"One \ ``line``\ , not \*more\*\_."]),
+        ("Two\nlines.\n\nThen more.", ["Two lines.", "", "Then more."]),
+        (DRAWING, ["So:", "", *BLOCK, "    a ─► b", "", *BLOCK, "    c"]),
+        (FIELDS, AS_A_LIST),
+        ("- one\n  more\n- two", ["- one more", "- two"]),
+        (">>> 1 + 1\n2", [">>> 1 + 1", "2"]),
+    ],
+)
+def test_docstrings_as_restructuredtext(docstring, rst):
+    assert to_rst(docstring.split("\n"))[:-1] == rst
+
+
+# --- the built site -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body, said",
+    [
+        ('<a href="b.html">', "a.html: b.html is not there"),
+        ('<a href="#c">', "a.html: #c: the page has no c"),
+        ('<a href="d/e.html#f">', "a.html: d/e.html#f: the page has no f"),
+        ('<a id="g"></a><p id="g">', "a.html: the id g stands twice"),
+        ('<img src="h.png" alt="">', "a.html: the picture h.png has no text in its place"),
+        ('<img src="i.png" alt="i">', "a.html: i.png is not there"),
+        ('<script src="https://example.org/j.js">', "a.html: asks https://example.org/j.js"),
+        ('<script src="//example.org/k.js">', "a.html: asks //example.org/k.js"),
+        ('<link href="https://example.org/l.css">', "a.html: asks https://example.org/l.css"),
+        ('<img alt="m" src="https://example.org/m">', "a.html: asks https://example.org/m"),
+        ("<style>@import 'https://example.org/n';", "a.html: asks https://example.org/n"),
+        ('<p style="background: url(https://example.org/o)">', "a.html: asks https://example.org/o"),
+    ],
+)  # fmt: skip
+def test_faults_of_a_page(tmp_path, body, said):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "e.html").write_text('<a href="../a.html">')
+    (tmp_path / "h.png").touch()
+    (tmp_path / "a.html").write_text(f'<p id="p"><a href="#p"><a href="https://example.org">{body}')
+    assert faults(tmp_path) == [said]
+
+
+def test_faults_of_a_stylesheet(tmp_path):
+    (tmp_path / "a.css").write_text("p {src: url(https://example.org/a)} q {src: url(b.woff)}")
+    assert faults(tmp_path) == ["a.css: asks https://example.org/a"]
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_the_command_takes_the_last_run_and_says_where_the_site_is(tmp_path, monkeypatch):
+    folder, asked = tmp_path / "course", []
+    make_course(folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(website, "build", lambda *given: asked.append(given) or 12)
+    content = json.loads((folder / "build/lectures/01_sums.ipynb").read_text())
+    for cell in content["cells"]:
+        cell.update({"execution_count": 1} if cell["cell_type"] == "code" else {})
+    (folder / "build/lectures/01_sums.ipynb").write_text(json.dumps(content))
+    result = CliRunner().invoke(cli.main, ["site", "--no-run"])
+    assert (result.exit_code, result.output) == (0, f"{folder}/build/site/index.html (12 pages)\n")
+    assert asked == [(folder, [folder / "build/lectures/01_sums.ipynb"], folder / "build/site")]
+
+
+def test_the_command_without_a_last_run(tmp_path, monkeypatch):
+    make_course(tmp_path)
+    shutil.rmtree(tmp_path / "build")
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli.main, ["site", "--no-run"])
+    assert result.exit_code == 1
+    assert result.output == "Error: 01_sums has not been executed: run `course run --only 01`\n"
+
+
+# --- the course's own site ------------------------------------------------------------------------
+
+
+def cells(path):
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def opening(path):
+    return "".join(cells(path)[0]["source"])
+
+
+def test_the_landing_page_lists_each_lecture_with_its_question():
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| \[.*\]\(\.\./lectures/(.*)\.ipynb\) \| (.*) \|$", index, re.M))
+    asked = {path.stem: re.search(r"\*\*Question:\*\* (.*)", opening(path))[1] for path in LECTURES}
+    assert rows == asked
+
+
+def test_each_slide_with_a_claim_has_its_part_in_slide_order():
+    text = (ROOT / website.CLAIMS).read_text(encoding="utf-8")
+    slides = [
+        "Introduction",
+        "Full Fine-tuning Feasibility",
+        "When to Fine-tune",
+        "Parameter Efficient Fine-tuning (PEFT)",
+        "Reduction of Trainable Parameters",
+        "Advantages of LoRA",
+        "QLoRA",
+        "4-bit NormalFloat Quantization",
+        "Double Quantization",
+        "Paged optimizers",
+    ]
+    assert re.findall("^## (.*)", text, re.M) == slides
+    for row in re.findall(r"^\| (?!the slide says)(?!-).*", text, re.M):
+        assert row.count("|") == 5 and website.SHOWN_BY.search(row), row
+
+
+def test_every_claim_names_a_cell_and_quotes_it():
+    found = website.evidence(ROOT)
+    ids = {
+        path.stem: {c["id"] for c in cells(path) if c["cell_type"] == "code"} for path in LECTURES
+    }
+    assert len(found) > 50 and {claim.lecture for claim in found} == ids.keys()
+    for claim in found:
+        assert claim.cell in ids[claim.lecture] and claim.quotes, claim
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The course's own site, from lectures whose cells show what is quoted of them and no more."""
+    folder = tmp_path_factory.mktemp("whole")
+    for path in LECTURES:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for cell in content["cells"]:
+            for claim in website.evidence(ROOT):
+                if (claim.lecture, claim.cell) == (path.stem, cell["id"]):
+                    cell["outputs"].append(said(" ".join([*claim.quotes, ""])))
+        write_notebook(folder / path.name, content["cells"])
+    for name in ("docs", "lectures", "exercises", "benchmarks", "course_utils", "solutions"):
+        (folder / name).symlink_to(ROOT / name)
+    for path in (path for path in ROOT.iterdir() if path.is_file()):
+        (folder / path.name).symlink_to(path)
+    website.build(folder, sorted(folder.glob("*_*.ipynb")), folder / "site")
+    return folder / "site"
+
+
+def test_the_whole_site_has_a_page_for_everything(whole):
+    names = {path.relative_to(whole).as_posix() for path in whole.rglob("*.html")}
+    wanted = {f"lectures/{path.stem}.html" for path in LECTURES}
+    wanted |= {f"exercises/{p.stem}/{p.stem}.html" for p in ROOT.glob("exercises/*/*.ipynb")}
+    wanted |= {f"{path.stem}.html" for path in ROOT.glob("docs/*.md")}
+    wanted |= {"exercises/index.html", "datasheet.html", "api/memory.html", "results/grading.html"}
+    assert wanted <= names
+
+
+def as_read(source):
+    return " ".join(source.split())
+
+
+def hidden(path):
+    """What is in a solution, and must not be on the site: its own code, and the hidden tests."""
+    for cell in cells(path):
+        source = "".join(cell["source"])
+        yield from re.findall(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", source, re.S)
+        yield from re.findall(r"### BEGIN HIDDEN TESTS\n(.*?)### END HIDDEN TESTS", source, re.S)
+
+
+def test_the_whole_site_tells_no_solution_and_no_hidden_test(whole):
+    told = " ".join(text_of(path.read_text(encoding="utf-8")) for path in whole.rglob("*.html"))
+    for path in ROOT.glob("exercises/*/*.ipynb"):  # what stands there would be found
+        for cell in (cell for cell in cells(path) if cell["metadata"].get("nbgrader")):
+            if cell["cell_type"] == "code":
+                assert as_read("".join(cell["source"])) in told, cell["id"]
+    secrets = [as_read(text) for p in ROOT.glob("solutions/*/*.ipynb") for text in hidden(p)]
+    assert len(secrets) > 80
+    for secret in secrets:
+        assert len(secret) < 30 or secret not in told, secret
