@@ -15,11 +15,13 @@ from course_utils.grading.assignments import Assignment, read, sources
 from course_utils.runtime import CourseError
 
 SETTINGS = "nbgrader_config.py"
+ABOUT = """\
+The students' side of the assignments, numbered as the lectures. Every file here is generated from
+[`solutions/`](../solutions/README.md) by `make release` and never edited by hand."""
 README = """\
 # Exercises
 
-The students' side of the assignments, numbered as the lectures. Every file here is generated from
-[`solutions/`](../solutions/README.md) by `make release` and never edited by hand.
+{about}
 
 {table}
 
@@ -97,13 +99,14 @@ def points_table(assignments: list[Assignment]) -> str:
     return "\n".join(rows)
 
 
-def readme(folder: Path) -> str:
-    """The text of exercises/README.md."""
+def readme(folder: Path, about: str = ABOUT) -> str:
+    """The text of exercises/README.md; about: its first paragraph."""
     assignments = [read(path) for path in sources(folder)]
     tasks = [task for assignment in assignments for task in assignment.tasks]
     by_hand = sum(task.points for task in tasks if task.by_hand)
     total = sum(task.points for task in tasks)
-    return README.format(table=points_table(assignments), by_hand=f"{by_hand} of the {total}")
+    table = points_table(assignments)
+    return README.format(about=about, table=table, by_hand=f"{by_hand} of the {total}")
 
 
 def _files(folder: Path) -> dict[str, bytes]:

@@ -1,0 +1,387 @@
+"""The students' side of the course, as a folder, a git work tree or a zip of its own.
+
+    solutions/ ─► exercises/ ─┐
+    lectures/, course_utils/ ─┴─► a copy aside ─► no solution, no hidden test in it? ─► PATH
+
+What git doesn't hold stays behind, so that private notes do. The copy is looked through before
+anything is written to PATH: no file may hold a line by which a solution or a hidden test is known.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from course_utils import addresses, badges, notebooks
+from course_utils.addresses import Addresses
+from course_utils.grading import assignments, release
+from course_utils.runtime import CourseError
+
+FOLDERS = ("LICENSES", "binder", "course_utils", "lectures")
+FILES = (
+    ".config/pip/pip.conf",  # for Binder, as binder/ is
+    ".gitattributes",
+    ".gitignore",
+    "CITATION.cff",
+    "LICENSE",
+    "Makefile",
+    "constraints.txt",
+    "environment.yml",
+    "my_assignments/nbgrader_config.py",  # these two: for Validate and the Assignment List
+    "nbgrader_config.py",
+    "pyproject.toml",
+)
+# What a copy of the course without git gives of its folders, where nothing tells private files.
+WITHOUT_GIT = (
+    "LICENSES/*",
+    "binder/*",
+    "course_utils/**/*.py",
+    "course_utils/data/*",
+    "lectures/[0-9][0-9]_*.ipynb",
+)
+TARGETS = ("help", "setup", "lab", "run", "check", "fetch-model", "clean")  # of the Makefile
+MAKEFILE = """\
+# `make lab` opens the course; all else: `make help`.
+# Every target sets up what it needs first; after the first time that takes milliseconds."""
+EXERCISES = "The assignments, numbered as the lectures: open one, and work in it."
+
+REGION = re.compile(r"### BEGIN (SOLUTION|HIDDEN TESTS)\n(.*?)(?:### END \1|\Z)", re.S)
+MARK = re.compile(r"^\s*### (?:BEGIN|END) (?:SOLUTION|HIDDEN TESTS)", re.M)
+TELLING = 25  # characters that a line has more of, if it tells where it comes from
+EVERYDAY = ("import ", "from ", "for ")  # lines that begin so are written by everybody
+PICTURES = {".gif", ".jpeg", ".jpg", ".png", ".webp"}
+
+README = """\
+# The QLoRA course
+
+<!-- badges: begin -->
+<!-- badges: end -->
+
+You load a real pretrained language model in 4 bits, account for every byte of it, and fine-tune it
+with QLoRA on two CPU cores, in minutes, with no GPU and no account.
+
+## Start
+
+With Python 3.11, 3.12 or 3.13, `make`, 2 GB of free memory and 4 GB of disk (12 GB where PyTorch
+comes with CUDA):
+
+```bash
+make lab
+```
+
+installs the course into `.venv`, fetches the model and opens JupyterLab on the first lecture. The
+first time takes some minutes, the next ones a moment, and then no network is needed. On Windows, or
+without make: `python course_utils/bootstrap.py lab`. With conda: `conda env create -f
+environment.yml && conda activate qlora-course && course lab`.
+
+Something is wrong? `make check` prints a table of your machine with one remedy for each fault.
+
+## Lectures
+
+{lectures}
+
+Read a question, **write down what you expect**, run the cell, compare. `make run ONLY=07` executes
+a lecture without a browser and writes it as a page to `build/lectures/`.
+
+## Exercises
+
+[exercises/](exercises/README.md) lists the tasks of each assignment with their minutes and points.
+Write your answers where a cell says `YOUR CODE HERE` or `YOUR ANSWER HERE`. The checks below an
+answer say which input they used, what came, what was expected, and the likely mistake. *Validate*
+in the notebook's toolbar runs all of them in a fresh kernel. Leave the checks and the comments
+`# grade_id:` as they are.
+
+Hand in as your instructor says:
+
+- **in JupyterLab,** where your class shares a machine or a hub: menu *Nbgrader → Assignment List*,
+  Fetch, work in what appears under *Downloaded assignments*, Submit. You can submit again;
+- **as a file,** `STUDENT_03_lora.ipynb` with your name in place of STUDENT. Run it once from top to
+  bottom before (*Kernel → Restart Kernel and Run All Cells*).
+
+Have you deleted or changed a check by accident? `course repair NOTEBOOK` (in `.venv/bin/`) writes a
+mended copy beside it, with your answers.
+
+## In a browser, without installing anything
+
+- **Google Colab:** a notebook of `lectures/` or `exercises/` opens by the badge at its top; where
+  it has none, upload it. Its first cell installs the course; if it doesn't know from where, it says
+  how to name the address of this repository.
+- **Binder:** give [mybinder.org](https://mybinder.org) the address of this repository. Download
+  what you want to keep: a session is thrown away when it ends.
+
+## Licences
+
+Code: [MIT](LICENSE). Text and notebooks: [CC BY 4.0](LICENSES/CC-BY-4.0.txt). Data:
+[CC0](LICENSES/CC0-1.0.txt), [all of it invented](course_utils/data/DATASHEET.md). The model:
+Apache-2.0, by its authors.
+"""
+
+
+# --- writing it -----------------------------------------------------------------------------------
+
+
+def write(folder: Path, target: Path, *, gradebook: bool = True) -> list[str]:
+    """Release all assignments of the course in `folder`, then write the students' side of it.
+
+    target: a new or empty folder; a name that ends in .zip, of no file yet; or the root of a git
+    work tree without changes. There, the folders that a release fills come to hold just that; all
+    else stays, but for files of the same names. gradebook: whether nbgrader's gradebook learns of
+    the assignments.
+
+    Returns the files that git doesn't hold and that were therefore left out. Raises CourseError,
+    with `target` as it was, if it is none of these, if a source isn't in git, or if a solution or a
+    hidden test would be in the tree.
+    """
+    held = _refuse_unfit(target)
+    tracked, others = _known_to_git(folder)
+    _refuse_drafts(folder, tracked)
+    release.release(folder, gradebook=gradebook)
+    with tempfile.TemporaryDirectory() as aside:
+        tree = Path(aside) / (target.stem or "course")
+        chosen = _fill(tree, folder, tracked)
+        files = {name: tree / name for name in _names(tree)}
+        stale = {name for name in held - files.keys() if _is_ours(name)}
+        staying = {name: target / name for name in held - stale}
+        if found := leaks(folder, staying | files):
+            more = f", and {len(found) - 1} more like it" if len(found) > 1 else ""
+            raise CourseError(f"nothing was written, for {found[0]}{more}")
+        _deliver(tree, target, stale)
+    return [name for name in others if name not in chosen]
+
+
+def _refuse_unfit(target: Path) -> set[str]:
+    """Raise CourseError unless `target` can be written to; returns what git holds there."""
+    if target.suffix == ".zip":
+        if target.exists():
+            raise CourseError(f"{target} is there already: remove it, or choose another name")
+        return set()
+    if (target / "solutions").exists():
+        raise CourseError(f"{target} holds solutions/: students must not be given that folder")
+    if (target / ".git").exists():
+        changes = _git(target, "status", "--porcelain")
+        if changes is None:
+            raise CourseError(f"{target} can't be read by git")
+        if changes:
+            raise CourseError(f"{target} has changes that aren't committed: commit or remove them")
+        return set(_listed(target))
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise CourseError(
+            f"{target} is neither new nor empty, and no git work tree: choose another folder"
+        )
+    return set()
+
+
+def _deliver(tree: Path, target: Path, stale: set[str]) -> None:
+    """Put a finished tree where it belongs."""
+    try:
+        if target.suffix == ".zip":
+            target.parent.mkdir(parents=True, exist_ok=True)
+            made = shutil.make_archive(str(tree), "zip", tree.parent, tree.name)
+            shutil.move(made, target)
+            return
+        for name in stale:
+            (target / name).unlink(missing_ok=True)
+        shutil.copytree(tree, target, dirs_exist_ok=True)
+    except OSError as fault:
+        raise CourseError(f"{target} can't be written: {fault.strerror}") from fault
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file lies in a folder that a release fills."""
+    return name.partition("/")[0] in (*FOLDERS, "exercises")
+
+
+# --- what git holds -------------------------------------------------------------------------------
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git says in a folder; None where it can't, or isn't there."""
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, check=True, encoding="utf-8").stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _listed(folder: Path, *options: str) -> list[str]:
+    """Names of files below a folder as `git ls-files` gives them; none where there is no git."""
+    return [name for name in (_git(folder, "ls-files", "-z", *options) or "").split("\0") if name]
+
+
+def _known_to_git(folder: Path) -> tuple[set[str] | None, list[str]]:
+    """What git holds (None: not this course), and what it would hold if it were added."""
+    tracked = set(_listed(folder))
+    if "pyproject.toml" not in tracked:
+        return None, []
+    places = (*FOLDERS, "exercises", "solutions")
+    return tracked, _listed(folder, "--others", "--exclude-standard", "--", *places)
+
+
+def _refuse_drafts(folder: Path, tracked: set[str] | None) -> None:
+    """Raise CourseError for an assignment that isn't in git: it may not be meant for students."""
+    for path in assignments.sources(folder):
+        name = path.relative_to(folder).as_posix()
+        if tracked is not None and name not in tracked:
+            raise CourseError(f"{name} isn't in git: commit it, or move it out of solutions/")
+
+
+# --- making it ------------------------------------------------------------------------------------
+
+
+def _fill(tree: Path, folder: Path, tracked: set[str] | None) -> set[str]:
+    """Copy and make the files of the students' side; returns the names of the files copied."""
+    chosen = _chosen(folder, tracked)
+    for name in chosen:
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(folder / name, tree / name)
+    lectures = notebooks.course_map(tree / "lectures").replace("](", "](lectures/")
+    texts = {
+        "Makefile": _makefile((tree / "Makefile").read_text(encoding="utf-8")),
+        "README.md": README.format(lectures=lectures),
+        "exercises/README.md": release.readme(folder, EXERCISES),
+    }
+    for name, text in texts.items():
+        (tree / name).write_text(text, encoding="utf-8", newline="\n")
+    students = addresses.read(folder).students  # the tree's own, in which lectures are, too
+    badges.renew(tree, Addresses(repository=students, students=students))
+    return chosen
+
+
+def _chosen(folder: Path, tracked: set[str] | None) -> set[str]:
+    """Names of the files to copy: those listed, what git holds of the folders, and releases."""
+    released = {f"exercises/{p.stem}/{p.name}" for p in assignments.sources(folder)}
+    if tracked is None:
+        found = {path for pattern in WITHOUT_GIT for path in folder.glob(pattern)}
+        names = {path.relative_to(folder).as_posix() for path in found if path.is_file()}
+    else:
+        names = {name for name in tracked if _is_ours(name)}
+        released |= {
+            name.replace("solutions/", "exercises/", 1)
+            for name in tracked
+            if name.startswith("solutions/") and name.count("/") > 1
+        }
+    return {name for name in {*FILES, *names, *released} if (folder / name).is_file()}
+
+
+def _names(tree: Path) -> list[str]:
+    return sorted(p.relative_to(tree).as_posix() for p in tree.rglob("*") if p.is_file())
+
+
+def _makefile(text: str) -> str:
+    """The Makefile with the targets that students have a use for."""
+    text = re.sub(r"^\.PHONY:(?:.*\\\n)*.*", f".PHONY: {' '.join(TARGETS)}", text, flags=re.M)
+    text = text.replace("course_utils tests lectures", "course_utils lectures")
+    _, *blocks = text.split("\n\n")
+    rules = [re.match(r"([a-z-]+):", block) for block in blocks]
+    kept = [b for b, rule in zip(blocks, rules, strict=True) if not rule or rule[1] in TARGETS]
+    return "\n\n".join([MAKEFILE, *kept])
+
+
+# --- looking it through ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Secret:
+    """A solution or hidden tests: the lines by which they are known, and the cell they are in."""
+
+    what: str
+    lines: tuple[str, ...]
+
+
+def secrets(folder: Path) -> list[Secret]:
+    """Every solution and all hidden tests of the course in `folder`.
+
+    A line tells where it comes from if it is long enough, no import and no head of a loop, and if
+    it stands neither in what students see of the assignments nor in the modules that an assignment
+    withholds: these are part of the package, and hold reference implementations.
+    """
+    loaded = {path: assignments.load(path) for path in assignments.sources(folder)}
+    seen = _flat(
+        "\n".join(REGION.sub("", c["source"]) for book in loaded.values() for c in book["cells"])
+    )
+    found = []
+    for path, notebook in loaded.items():
+        public = f"{seen} {_modules(folder, assignments.withheld(notebook))}"
+        for cell in notebook["cells"]:
+            for kind, region in REGION.findall(cell["source"]):
+                what = "the solution" if kind == "SOLUTION" else "a hidden test"
+                lines = tuple(line for line in _telling(region) if line not in public)
+                found.append(Secret(f"{what} of {cell.get('id')} in {path.name}", lines))
+    return found
+
+
+def leaks(folder: Path, files: dict[str, Path]) -> list[str]:
+    """What students must not be given in `files` (by name), one sentence each; none is good."""
+    hidden = secrets(folder)
+    return [
+        f"{place} {fault}"
+        for name, path in sorted(files.items())
+        for place, text in _parts(name, path)
+        for fault in _faults(name, text, hidden)
+    ]
+
+
+def _faults(name: str, text: str | None, hidden: list[Secret]) -> Iterator[str]:
+    """What is wrong with one part of a file. The package may share one line with a solution."""
+    if text is None:
+        yield "is neither text nor a picture, so it can't be looked through"
+        return
+    if mark := MARK.search(text):
+        yield f"holds the line {mark[0].strip()!r}"
+    flat, enough = _flat(text), 1 + name.startswith("course_utils/")
+    for secret in hidden:
+        if sum(line in flat for line in secret.lines) >= enough:
+            yield f"holds {secret.what}"
+
+
+def _parts(name: str, path: Path) -> Iterator[tuple[str, str | None]]:
+    """A file's text in parts, each with its place: cells of a notebook, else the whole of it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        if path.suffix.lower() not in PICTURES:
+            yield name, None
+        return
+    try:
+        data = json.loads(text)
+    except ValueError:
+        yield name, f"{text}\n{html.unescape(re.sub('<[^>]*>', '', text))}"  # a page shows code so
+        return
+    cells = data.pop("cells", None) if isinstance(data, dict) else None
+    for cell in cells if isinstance(cells, list) else ():
+        yield f"{name}, cell {cell.get('id')}," if isinstance(cell, dict) else name, _strings(cell)
+    yield name, _strings(data)
+
+
+def _strings(value: Any) -> str:
+    """All text in JSON; a list of strings is one text, as in notebooks."""
+    if isinstance(value, dict):
+        return "\n".join(f"{key}\n{_strings(part)}" for key, part in value.items())
+    if isinstance(value, list):
+        joint = "" if all(isinstance(part, str) for part in value) else "\n"
+        return joint.join(map(_strings, value))
+    return str(value)
+
+
+def _telling(region: str) -> list[str]:
+    """The lines by which a piece of code or text is known, without spaces that don't matter."""
+    lines = map(_flat, region.splitlines())
+    return [line for line in lines if len(line) > TELLING and not line.startswith(EVERYDAY)]
+
+
+def _modules(folder: Path, names: tuple[str, ...]) -> str:
+    """The text of modules of the course."""
+    paths = (folder / f"{name.replace('.', '/')}.py" for name in names)
+    return _flat("\n".join(path.read_text(encoding="utf-8") for path in paths if path.is_file()))
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
