@@ -12,7 +12,8 @@ BOOTSTRAP = @command -v $(PYTHON) >/dev/null || \
 	$(PYTHON) course_utils/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab run check fetch-model release grade gpu-check lint test test-all clean
+.PHONY: help setup lab run check fetch-model release grade site slides gpu-check environments \
+	test-colab lint test test-all clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -38,8 +39,20 @@ release:  ## generate exercises/ from solutions/ (ARGS=--check compares)
 grade:  ## grade what students handed in (ARGS=03_lora; ARGS="03_lora --again")
 	$(BOOTSTRAP) grade $(ARGS)
 
+site:  ## build the course's site in build/site (ARGS=--no-run: lectures as they ran last)
+	$(BOOTSTRAP) site $(ARGS)
+
+slides:  ## turn the lectures into slides in build/slides (one: ONLY=07; ARGS=--no-run)
+	$(BOOTSTRAP) slides $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
 gpu-check:  ## measure on a CUDA card what a CPU can't show (ARGS="--model smollm2-135m")
 	$(BOOTSTRAP) gpu-check $(ARGS)
+
+environments:  ## run the lectures where readers open them; write docs/environments.md
+	$(BOOTSTRAP) environments $(ARGS)
+
+test-colab:  ## run them with Google Colab's packages alone
+	$(BOOTSTRAP) test-colab $(ARGS)
 
 lint:  ## check style and notebooks
 	$(BOOTSTRAP) lint

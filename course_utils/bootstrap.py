@@ -44,6 +44,7 @@ CPU_BYTES, CUDA_BYTES = 4_000_000_000, 12_000_000_000
 
 # Extras of pyproject.toml. Students, too, use nbgrader: they fetch, validate and submit with it.
 STUDENT = ("lab", "instructor")
+PUBLISHER = (*STUDENT, "site")
 DEVELOPER = (*STUDENT, "test")
 
 COMMANDS = {
@@ -54,7 +55,11 @@ COMMANDS = {
     "fetch-model": "download the model, where it isn't yet",
     "release": "generate exercises/ from solutions/ (compare: --check)",
     "grade": "grade what students handed in (grade 03_lora)",
+    "site": "build the course's site in build/site from the executed lectures",
+    "slides": "turn the lectures into slides in build/slides (one: --only 07)",
     "gpu-check": "measure on a CUDA card what a CPU can't show",
+    "environments": "run the lectures where readers open them; write docs/environments.md",
+    "test-colab": "run them with Google Colab's packages alone",
     "lint": "check style and notebooks",
     "test": "lint, then run the fast tests",
     "test-all": "lint, then run every test",
@@ -585,20 +590,29 @@ def ready(extras, needs_model):
     return ensure_model() if needs_model else 0
 
 
+def extras_for(command):
+    """The extras of pyproject.toml that a command uses."""
+    if command in ("lint", "test", "test-all", "environments", "test-colab"):
+        return DEVELOPER
+    return PUBLISHER if command in ("site", "slides") else STUDENT
+
+
 def carry_out(command, arguments):
     """Run one of COMMANDS with what it needs; returns an exit status."""
-    developing = command in ("lint", "test", "test-all")
     needs_model = command not in ("lint", "fetch-model", "gpu-check", "release", "grade")
-    status = ready(DEVELOPER if developing else STUDENT, needs_model)
+    status = ready(extras_for(command), needs_model)
     if status == 0 and command == "setup":
         say("Ready. Next: make lab (or: python course_utils/bootstrap.py lab).")
     if status or command == "setup":
         return status
     if command == "gpu-check":  # fetches the model itself, if there is a card
         return foreground("python", str(ROOT / "benchmarks" / "gpu_check.py"), *arguments)
-    if not developing:
+    if extras_for(command) != DEVELOPER:
         return foreground("course", command, *arguments)
     os.chdir(str(ROOT))
+    if command in ("environments", "test-colab"):
+        names = ("colab",) if command == "test-colab" else ()
+        return foreground("python", "-m", "benchmarks.environments", *names, *arguments)
     status = lint()
     if status or command == "lint":
         return status

@@ -144,22 +144,80 @@ def _report(done: list[Any]) -> str:
 @main.command()
 @click.argument("assignment", required=False)
 @click.option("--check", "check_only", is_flag=True, help="Change nothing; say what would change.")
-def release(assignment: str | None, check_only: bool) -> None:
+@click.option(
+    "--student-repo",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Write the course without solutions and hidden tests there: folder, git work tree or .zip",
+)
+def release(assignment: str | None, check_only: bool, student_repo: Path | None) -> None:
     """Generate exercises/ from solutions/.
 
     All assignments, or ASSIGNMENT: its number (03) or its name. With --check, all are compared, and
-    the exit status is 1 if exercises/ is not what solutions/ gives.
+    the exit status is 1 if exercises/ is not what solutions/ gives. With --student-repo, all are
+    released, and nothing is written to PATH if a solution or a hidden test would be in it.
     """
     from course_utils.grading import release
     from course_utils.notebooks import course_folder
 
+    if student_repo and (assignment or check_only):
+        raise click.UsageError("--student-repo is for all assignments, and changes files")
     folder = course_folder()
+    if student_repo:
+        _write_student_repo(folder, student_repo)
+        return
     if check_only:
         found = release.differences(folder)
         click.echo("\n".join(found) or "exercises/ is what solutions/ gives")
         sys.exit(1 if found else 0)
     for path in release.release(folder, assignment):
         click.echo(path.relative_to(folder))
+
+
+def _write_student_repo(folder: Path, target: Path) -> None:
+    from course_utils.grading import student_repo
+
+    left_out = student_repo.write(folder, target)
+    click.echo(f"{target}: the course without solutions and hidden tests")
+    if left_out:
+        click.echo(f"Left out, as git doesn't hold them: {', '.join(left_out)}", err=True)
+
+
+@main.command()
+@click.option("--set", "repository", metavar="URL", help="The course's repository on GitHub.")
+@click.option("--students", metavar="URL", help="The students', which holds no solutions.")
+@click.option("--unset", is_flag=True, help="Take both addresses and all badges away.")
+@click.option("--check", "check_only", is_flag=True, help="Change nothing; say what would change.")
+def badges(repository: str | None, students: str | None, unset: bool, check_only: bool) -> None:
+    """Renew the badges of Colab and Binder.
+
+    They stand in README.md and on top of the notebooks, and lead to the addresses in pyproject.toml
+    (--set, --students), at the tag of this release; set-up cells install from there. Assignments
+    lead to the students' repository alone. With --check, the exit status is 1 if a file differs.
+    """
+    from course_utils import addresses, badges
+    from course_utils.notebooks import course_folder
+
+    if (repository, students) != (None, None) and (unset or check_only) or unset and check_only:
+        raise click.UsageError("choose one of --set with --students, --unset, and --check")
+    folder = course_folder()
+    if check_only:
+        found = badges.differences(folder)
+        lines = [f"{path.relative_to(folder)}: run `course badges`" for path in found]
+        click.echo("\n".join(lines) or "all badges are what pyproject.toml gives")
+        sys.exit(1 if found else 0)
+    known = addresses.Addresses() if unset else addresses.read(folder)
+    published = addresses.Addresses(
+        known.repository if repository is None else addresses.github(repository),
+        known.students if students is None else addresses.github(students),
+    )
+    for path in badges.renew(folder, published):
+        click.echo(path.relative_to(folder))
+    if not published.repository and not unset:
+        click.echo(
+            "Lectures have no badges, as pyproject.toml names no repository: "
+            "`course badges --set https://github.com/OWNER/REPO` does."
+        )
 
 
 @main.command()
@@ -220,6 +278,52 @@ def grade(assignment: str, workers: int | None, scheduler: str | None, again: bo
         click.echo("\nStopped. What was graded is saved: the same command goes on from there.")
         sys.exit(130)
     click.echo(classroom.publish(folder, result))
+
+
+@main.command()
+@click.option("--no-run", is_flag=True, help="Take the lectures as they ran last.")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the site; default: build/site in the course folder.",
+)
+def site(no_run: bool, output: Path | None) -> None:
+    """Build the course's website.
+
+    It holds the lectures with their outputs, the exercises, the guides and references, and needs no
+    network to be read. The lectures are executed first.
+    """
+    from course_utils import website
+    from course_utils.executed import executed
+    from course_utils.notebooks import course_folder
+
+    folder = course_folder()
+    output = output or folder / "build" / "site"
+    pages = website.build(folder, executed(folder, run=not no_run), output.resolve())
+    click.echo(f"{output / 'index.html'} ({pages} pages)")
+
+
+@main.command()
+@click.option("--only", metavar="LECTURE", help="One lecture: its number (07) or its file name.")
+@click.option("--no-run", is_flag=True, help="Take the lectures as they ran last.")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the slides; default: build/slides in the course folder.",
+)
+def slides(only: str | None, no_run: bool, output: Path | None) -> None:
+    """Turn the lectures into slides.
+
+    Each becomes a deck of reveal.js with code, results and pictures, which needs a browser and no
+    network. The lectures are executed first.
+    """
+    from course_utils.notebooks import course_folder
+    from course_utils.slides import build
+
+    folder = course_folder()
+    output = output or folder / "build" / "slides"
+    pages = build(folder, output, only, run=not no_run)
+    click.echo("\n".join(map(str, [*pages, output / "index.html"])))
 
 
 @main.command(context_settings={"ignore_unknown_options": True})

@@ -577,6 +577,7 @@ def everything(venv, monkeypatch):
 
 LINT = [("python", "-m", *linter) for linter in bootstrap.LINTERS]
 FAST = ("-m", "not slow", "-n", "2", "--dist", "loadfile")
+ENVIRONMENTS = ("python", "-m", "benchmarks.environments")
 GPU_CHECK = os.path.join("benchmarks", "gpu_check.py")
 
 
@@ -590,6 +591,10 @@ GPU_CHECK = os.path.join("benchmarks", "gpu_check.py")
         (["fetch-model"], [("course", "fetch-model")]),
         (["release", "--check"], [("course", "release", "--check")]),
         (["grade", "03"], [("course", "grade", "03")]),
+        (["site", "--no-run"], [("course", "site", "--no-run")]),
+        (["slides", "--only", "07"], [("course", "slides", "--only", "07")]),
+        (["environments", "colab"], [(*ENVIRONMENTS, "colab")]),
+        (["test-colab", "--only", "07"], [(*ENVIRONMENTS, "colab", "--only", "07")]),
         (["gpu-check", "--output", "x"], [("python", GPU_CHECK, "--output", "x")]),
         (["lint"], LINT),
         (["test", "-x"], [*LINT, ("python", "-m", "pytest", *FAST, "-x")]),

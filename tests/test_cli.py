@@ -55,7 +55,8 @@ def test_help_and_version_load_nothing_heavy():
 
 def test_help_names_every_command():
     text = course("--help").output
-    assert all(name in text for name in ("check", "fetch-model", "run", "lab", "release", "repair"))
+    assert len(cli.main.commands) == 10
+    assert all(f"  {name} " in text for name in cli.main.commands)
     assert "..." not in text.partition("Commands:")[2], "short enough to be read whole"
 
 
@@ -143,7 +144,8 @@ def test_run_all(folder):
 def test_run_one(folder):
     result = course("run", "--only", "7", "--output", "pages")
     assert result.exit_code == 0
-    assert [path.name for path in (folder / "pages").iterdir()] == ["07_last.html"]
+    names = sorted(path.name for path in (folder / "pages").iterdir())
+    assert names == ["07_last.html", "07_last.ipynb"]
 
 
 def test_a_failing_lecture_does_not_stop_the_others(folder):
@@ -258,6 +260,103 @@ def test_release_of_an_assignment_that_is_not_there(assignments):
     result = course("release", "08")
     assert result.exit_code == 1
     assert result.output == "Error: there is no assignment 08; choose one of: 09_sums\n"
+
+
+def test_release_for_students(assignments):
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, assignments)
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run(["git", "add", "Makefile", "*.toml", "solutions", "*/07_last.ipynb"], check=True)
+    result = course("release", "--student-repo", "students")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "students: the course without solutions and hidden tests\n"
+    assert result.stderr == "Left out, as git doesn't hold them: lectures/00_first.ipynb\n"
+    written = {p.relative_to("students").as_posix() for p in Path("students").rglob("*.ipynb")}
+    assert written == {"exercises/09_sums/09_sums.ipynb", "lectures/07_last.ipynb"}
+    result = course("release", "--student-repo", "students")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        "Error: students is neither new nor empty, and no git work tree: choose another folder\n"
+    )
+
+
+@pytest.mark.parametrize("other", ["--check", "9"])
+def test_a_release_for_students_is_of_all_assignments(assignments, other):
+    result = course("release", "--student-repo", "students", other)
+    assert result.exit_code == 2
+    assert "--student-repo is for all assignments, and changes files" in result.stderr
+    assert not Path("students").exists()
+
+
+# --- badges ---
+
+
+@pytest.fixture
+def published(folder):
+    """The course in the current folder, with a pyproject.toml and a README.md."""
+    (folder / "pyproject.toml").write_text('[project]\nname = "x"\n', encoding="utf-8")
+    (folder / "README.md").write_text("<!-- badges: begin --><!-- badges: end -->\n", "utf-8")
+    course("badges")
+    return folder
+
+
+def test_badges_are_set_checked_and_taken_away(published):
+    before = (published / "README.md").read_text(encoding="utf-8")
+    result = course("badges", "--set", "https://github.com/example/course.git")
+    files = ["README.md", "lectures/00_first.ipynb", "lectures/07_last.ipynb", "pyproject.toml"]
+    assert (result.exit_code, result.output.splitlines()) == (0, files)
+    assert "github/example/course/blob/" in (published / "README.md").read_text(encoding="utf-8")
+    result = course("badges", "--check")
+    assert (result.exit_code, result.output) == (0, "all badges are what pyproject.toml gives\n")
+    (published / "README.md").write_text(before, encoding="utf-8")
+    result = course("badges", "--check")
+    assert (result.exit_code, result.output) == (1, "README.md: run `course badges`\n")
+    assert (published / "README.md").read_text(encoding="utf-8") == before
+    assert course("badges").output == "README.md\n"
+    assert course("badges", "--unset").output.splitlines() == files
+    assert (published / "README.md").read_text(encoding="utf-8") == before
+
+
+def test_the_students_repository_is_added_and_kept(published):
+    course("badges", "--set", "https://github.com/example/course")
+    course("badges", "--students", "https://github.com/example/exercises")
+    course("badges", "--set", "https://github.com/example/renamed")
+    assert (
+        (published / "pyproject.toml")
+        .read_text(encoding="utf-8")
+        .endswith(
+            'Repository = "https://github.com/example/renamed"\n'
+            'Students = "https://github.com/example/exercises"\n\n'
+        )
+    )
+
+
+def test_badges_without_a_repository(published):
+    result = course("badges")
+    assert (result.exit_code, result.output) == (
+        0,
+        "Lectures have no badges, as pyproject.toml names no repository: "
+        "`course badges --set https://github.com/OWNER/REPO` does.\n",
+    )
+    assert course("badges", "--check").exit_code == 0
+
+
+def test_badges_mistakes(published):
+    before = (published / "pyproject.toml").read_bytes()
+    for option in ("--set", "--students"):
+        for address in ("https://example.org/course", ""):
+            result = course("badges", option, address)
+            assert result.exit_code == 1 and result.stderr.count("\n") == 1
+            assert "is not of the form https://github.com/OWNER/REPO" in result.stderr
+    address = "https://github.com/example/course"
+    for options in (
+        ["--unset", "--check"],
+        ["--set", address, "--check"],
+        ["--students", address, "--unset"],
+    ):
+        result = course("badges", *options)
+        assert result.exit_code == 2 and "choose one of --set" in result.stderr
+    assert (published / "pyproject.toml").read_bytes() == before
 
 
 # --- repair ---

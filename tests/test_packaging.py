@@ -234,7 +234,8 @@ def makefile():
 
 def test_make_and_the_bootstrap_offer_the_same_commands():
     targets = re.findall(r"^([a-z-]+):.*##", makefile(), re.M)
-    phony = re.search(r"^\.PHONY: (.*)", makefile(), re.M).group(1).split()
+    phony = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)", makefile(), re.M).group(1)
+    phony = phony.replace("\\\n", " ").split()
     assert sorted(phony) == sorted(targets)
     assert set(targets) - {"help", "clean"} == set(bootstrap.COMMANDS)
 
@@ -278,7 +279,7 @@ def test_make_passes_over_pythons_that_do_not_work(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no permission bits")
-@pytest.mark.parametrize("path", [".ci/run", "binder/postBuild"])
+@pytest.mark.parametrize("path", [".ci/run", "binder/postBuild", "binder/start"])
 def test_scripts_stop_at_the_first_fault(path):
     script = ROOT / path
     assert os.access(script, os.X_OK)
