@@ -206,7 +206,7 @@ def test_the_network_is_really_off(no_network, tmp_path):
     content["cells"] = [cell | {"execution_count": None}]
     path = tmp_path / "asks.ipynb"
     path.write_text(json.dumps(content))
-    result = notebooks.execute(path, tmp_path, progress=False)
+    result = notebooks.execute(path, tmp_path / "pages", progress=False)
     assert "no network in this test, but example.org" in result.error
     assert no_network.read_text() == "example.org\n"
 
