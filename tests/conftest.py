@@ -76,3 +76,17 @@ def tiny_base(tmp_path_factory, tokenizer):
     make_model().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium; where there is none, or no Playwright, the test is skipped."""
+    pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,test]'")
+    from playwright.sync_api import sync_playwright
+
+    from tests.browser import chromium
+
+    with sync_playwright() as playwright:
+        opened = chromium(playwright)
+        yield opened
+        opened.close()

@@ -18,10 +18,10 @@ import pytest
 pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install -e '.[lab,test]'")
 pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,test]'")
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from course_utils import explorers, notebooks
-from tests.browser import JUPYTERLAB, NOTEBOOK, Explorer, Server, chromium
+from tests.browser import JUPYTERLAB, NOTEBOOK, Explorer, Server
 
 LECTURES = notebooks.lectures(Path(__file__).resolve().parents[1])
 WIDE, NARROW = 1280, 900  # pixels of the window: a laptop's screen, and part of it
@@ -80,14 +80,6 @@ broken_explorer()
 
 # What some can't read, and others can't see.
 PALE = '<p style="color: #ccc; background: white">pale</p><img src="data:," width="9" height="9">'
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = chromium(playwright)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ import pytest
 pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install -e '.[lab,test]'")
 pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,test]'")
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from course_utils import notebooks
-from tests.browser import FRONT_ENDS, Explorer, Opened, Server, chromium
+from tests.browser import FRONT_ENDS, Explorer, Opened, Server
 from tests.test_browser import FIRST, MOVES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,14 +32,6 @@ CONTROLS = [*QUICK, ("voila", "00")]
 CONTROLS += [(kind, number) for kind in FRONT_ENDS for number in ("02", "03", "04", "05", "06")]
 CASES = [*CONTROLS, *((kind, number) for kind in FRONT_ENDS for number in ("01", "07"))]
 OTHERS = {"02": "pandas", "00": "ipywidgets"}  # whose known faults a lecture shows
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = chromium(playwright)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -24,13 +24,12 @@ from nbconvert.exporters import HTMLExporter
 from nbgrader.api import Gradebook
 from nbgrader.converters import GenerateAssignment, GenerateFeedback
 from nbgrader.coursedir import CourseDirectory
-from playwright.sync_api import sync_playwright
 from traitlets.config import Config
 
 from course_utils.checks import CheckFailed
 from course_utils.grading import feedback
 from course_utils.grading.release import settings
-from tests.browser import PICTURES, chromium
+from tests.browser import PICTURES
 from tests.classroom import ASSIGNMENT, course
 
 pytestmark = pytest.mark.filterwarnings("ignore:Object of type <Submitted")  # nbgrader's own
@@ -198,14 +197,6 @@ class Visit:
             route.fulfill(status=204)  # the page stays
         else:
             route.abort()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = chromium(playwright)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -732,19 +732,6 @@ def test_the_csv_of_a_class_agrees_with_its_page(page_of, table_of):
 # --- in a browser ---------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser():
-    pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,test]'")
-    from playwright.sync_api import sync_playwright
-
-    from tests.browser import chromium
-
-    with sync_playwright() as playwright:
-        browser = chromium(playwright)
-        yield browser
-        browser.close()
-
-
 @pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_runs_or_is_fetched_and_the_page_fits(browser, tmp_path, scheme, width):

@@ -299,17 +299,6 @@ def test_course_slides(tmp_path, monkeypatch):
 # --- in a browser ---
 
 
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    from tests.browser import chromium
-
-    with sync_api.sync_playwright() as playwright:
-        opened = chromium(playwright)
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
 def projector(browser):
     """A page of 1280 × 720 pixels; what it asks of other machines, or complains of, is a fault."""
