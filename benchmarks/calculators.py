@@ -12,7 +12,6 @@ calculators.md beside it and the tables of docs/memory-calculator.md.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import importlib.util
 import json
@@ -35,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the hub of the t
 
 from hub import Hub
 
-from benchmarks.reports import RESULTS, load_report, machine, save_report
+from benchmarks.reports import RESULTS, asked_for, between_marks, machine
 from course_utils.finetuning import Recipe, attach_adapters, set_checkpointing
 from course_utils.measure import TensorMeter, optimizer_bytes, saved_for_backward
 from course_utils.memory import PRESETS, estimate
@@ -252,6 +251,8 @@ def fitcheck_options(case: dict) -> dict:
 
 def measured() -> dict:
     """The whole report: each table's rows with bytes measured and estimated, machine and date."""
+    if importlib.util.find_spec("fitcheck") is None:
+        sys.exit("fitcheck-llm is missing: install the extra with `pip install -e '.[bench]'`.")
     tables = {"t4": list(t4_cases()), "weights": list(weight_cases()), "steps": list(step_cases())}
     cases = [case for table in tables.values() for case in table]
     models = configs()
@@ -371,20 +372,12 @@ def page(report: dict) -> str:
 def quoted(text: str, report: dict) -> str:
     """The page of the docs with this report's tables between their marks."""
     for name, content in blocks(report).items():
-        begin, end = f"<!-- calculators {name}: begin -->", f"<!-- calculators {name}: end -->"
-        before, rest = text.split(begin)
-        text = f"{before}{begin}\n{content}\n{end}{rest.split(end)[1]}"
+        text = between_marks(text, f"calculators {name}", content)
     return text
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--texts", action="store_true")
-    if not parser.parse_args().texts:
-        if importlib.util.find_spec("fitcheck") is None:
-            sys.exit("fitcheck-llm is missing: install the extra with `pip install -e '.[bench]'`.")
-        save_report(measured(), JSON)
-    report = load_report(JSON)
+    report = asked_for(__doc__, measured, JSON)
     JSON.with_suffix(".md").write_text(page(report), encoding="utf-8")
     PAGE.write_text(quoted(PAGE.read_text(encoding="utf-8"), report), encoding="utf-8")
     print(page(report))

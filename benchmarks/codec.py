@@ -8,7 +8,6 @@ The two take turns, so that a busy machine slows down both; a time is the median
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from bitsandbytes import functional as bnb
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
 
-from benchmarks.reports import RESULTS, load_report, machine, save_report
+from benchmarks.reports import RESULTS, asked_for, machine
 from course_utils.quantization import quantize_nf4
 
 JSON = RESULTS / "codec.json"
@@ -140,11 +139,7 @@ Made by `python benchmarks/codec.py` on {report["date"]}: {report["machine"]}.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--texts", action="store_true")
-    if not parser.parse_args().texts:
-        save_report(measured(), JSON)
-    report = load_report(JSON)
+    report = asked_for(__doc__, measured, JSON)
     (RESULTS / "codec.md").write_text(page(report), encoding="utf-8")
     print(page(report))
 

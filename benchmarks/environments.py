@@ -30,7 +30,8 @@ from typing import Any
 import psutil
 
 from benchmarks.reports import RESULTS, load_report, processor
-from course_utils import __version__, bootstrap, notebooks
+from course_utils import bootstrap, notebooks
+from course_utils.addresses import TAG
 from course_utils.grading import limits
 from course_utils.runtime import CourseError, usable_cores
 from course_utils.units import GB, format_bytes
@@ -263,7 +264,7 @@ class Colab:
             ["init", "--quiet", "--initial-branch=main"],
             ["add", "--all"],
             [*author, "commit", "--quiet", "--message", "The course"],
-            ["tag", f"v{__version__}"],
+            ["tag", TAG],
         ):
             call(["git", *words], cwd=repository)
         return repository

@@ -9,7 +9,6 @@ files it has installed: they are measured where they lie. No image is built.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator
 from datetime import date
 from importlib.metadata import PackageNotFoundError, distribution
@@ -19,7 +18,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks.reports import RESULTS, load_report, machine, save_report
+from benchmarks.reports import RESULTS, asked_for, between_marks, machine
 from course_utils.runtime import CourseError
 from course_utils.units import format_bytes
 
@@ -126,17 +125,11 @@ Made by `python -m benchmarks.image_size` on {report["date"]}: {report["machine"
 
 def quoted(text: str, report: dict) -> str:
     """The page of the docs with this report's table between its marks."""
-    begin, end = "<!-- image-size: begin -->", "<!-- image-size: end -->"
-    before, rest = text.split(begin)
-    return f"{before}{begin}\n{table(report)}\n{end}{rest.split(end)[1]}"
+    return between_marks(text, "image-size", table(report))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--texts", action="store_true")
-    if not parser.parse_args().texts:
-        save_report(measured(), JSON)
-    report = load_report(JSON)
+    report = asked_for(__doc__, measured, JSON)
     JSON.with_suffix(".md").write_text(page(report), encoding="utf-8")
     PAGE.write_text(quoted(PAGE.read_text(encoding="utf-8"), report), encoding="utf-8")
     print(page(report))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
 
-from benchmarks.reports import RESULTS, load_report, machine, save_report
+from benchmarks.reports import RESULTS, between_marks, load_report, machine, save_report
 from course_utils import evaluation, news, runtime, sft
 from course_utils.finetuning import Recipe, attach_adapters, finetune
 from course_utils.models import load_base
@@ -136,9 +136,7 @@ Training ran at {min(speeds):.0f} to {max(speeds):.0f} tokens/s; the process pea
 
 def quoted(readme: str, report: dict) -> str:
     """The README with the table of this report between its marks."""
-    begin, end = "<!-- quality: begin -->", "<!-- quality: end -->"
-    before, rest = readme.split(begin)
-    return f"{before}{begin}\n{table(report['results'])}\n{end}{rest.split(end)[1]}"
+    return between_marks(readme, "quality", table(report["results"]))
 
 
 if __name__ == "__main__":

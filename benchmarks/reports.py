@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from course_utils import runtime
@@ -38,3 +40,22 @@ def save_report(report: dict, path: Path) -> None:
 def load_report(path: Path) -> dict:
     """A report that `save_report` wrote."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def asked_for(about: str | None, measured: Callable[[], dict], path: Path) -> dict:
+    """The report that a command line asks for: measured now and saved, with --texts the last one.
+
+    about: the benchmark's docstring, whose first line says what it does.
+    """
+    parser = argparse.ArgumentParser(description=(about or "").split("\n")[0])
+    parser.add_argument("--texts", action="store_true")
+    if not parser.parse_args().texts:
+        save_report(measured(), path)
+    return load_report(path)
+
+
+def between_marks(text: str, name: str, content: str) -> str:
+    """A page with this content between the marks <!-- NAME: begin --> and <!-- NAME: end -->."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{content}\n{end}{rest.split(end)[1]}"
