@@ -574,7 +574,7 @@ def _cache_rows(machine: Machine) -> list[Row]:
 
 def _model_row(machine: Machine) -> Row:
     if machine.model:
-        return Row("base model", f"fetched: {machine.model}")
+        return Row("base model", f"fetched: {_from_home(machine.model)}")
     remedy = "Run `course fetch-model`."
     if machine.place == COLAB:
         remedy = "Go on: a lecture fetches it when it needs it. Now: `!course fetch-model`."
@@ -595,12 +595,21 @@ def _disk_row(machine: Machine) -> Row:
 
 
 def _write_row(machine: Machine) -> Row:
+    cache = _from_home(machine.cache)
     if not machine.cache_fault:
         until = ", and is kept until this session ends" if machine.place == COLAB else ""
-        return Row("cache", f"{machine.cache} can be written{until}")
+        return Row("cache", f"{cache} can be written{until}")
     remedy = f"Name a folder of your own with {_setting('QLORA_COURSE_CACHE=FOLDER')}."
     state = "warn" if machine.model else "fail"
-    return Row("cache", f"{machine.cache} can't be written: {machine.cache_fault}", state, remedy)
+    return Row("cache", f"{cache} can't be written: {machine.cache_fault}", state, remedy)
+
+
+def _from_home(path: Path | None) -> str:
+    """A path for a table that others may see: in the user's home it begins with ~."""
+    home = _quietly(Path.home)
+    if path and home and path.is_relative_to(home):
+        return str(Path("~") / path.relative_to(home))
+    return str(path)
 
 
 def _setting(assignment: str) -> str:

@@ -195,7 +195,8 @@ def stage_notebook(path: Path, source: str, links: Links, work: Path) -> str:
     """The JSON of a notebook as Sphinx gets it: widgets as HTML, pictures as files, links moved.
 
     Each code cell has its id as an anchor. The set-up cell does nothing for a reader and is left
-    out, and so are badges, for the site has buttons; checks of exercises are folded.
+    out, and so are badges, for the site has buttons; checks of exercises are folded. Tables that
+    pandas styled look like its others.
     """
     import nbformat
 
@@ -210,6 +211,7 @@ def stage_notebook(path: Path, source: str, links: Links, work: Path) -> str:
             cell.outputs = list(_as_on_a_terminal(cell.outputs))
             cell.metadata = {"anchor": cell.id} | (FOLDED if _is_check(cell) else {})
             _put_pictures(cell, work / "extra" / PurePosixPath(source).with_suffix(""))
+            _style_tables(cell)
     return dump(notebook)
 
 
@@ -246,9 +248,23 @@ def _put_pictures(cell: Any, folder: Path) -> None:
         (folder / name).write_bytes(base64.b64decode(picture[2]))
         return f'src="{folder.name}/{name}"'
 
+    for data in _with_html(cell):
+        data["text/html"] = PICTURE.sub(to_file, data["text/html"])
+
+
+STYLED = re.compile(r'<table (?=id="T_\w+">)')
+
+
+def _style_tables(cell: Any) -> None:
+    """Give tables by pandas' Styler, which have no class, the one that the theme knows."""
+    for data in _with_html(cell):
+        data["text/html"] = STYLED.sub('<table class="dataframe" ', data["text/html"])
+
+
+def _with_html(cell: Any) -> Iterator[Any]:
     for output in cell.get("outputs", []):
         if "text/html" in output.get("data", {}):
-            output.data["text/html"] = PICTURE.sub(to_file, output.data["text/html"])
+            yield output.data
 
 
 # --- what the slides claim, and the cells that show it --------------------------------------------

@@ -95,6 +95,15 @@ def test_colab_without_a_gpu_and_without_the_model():
     assert table["cache"].found == "cache can be written, and is kept until this session ends"
 
 
+def test_folders_at_home_are_named_without_the_users_name(monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/ada"))
+    at_home = replace(LAPTOP, cache=Path("/home/ada/cache"), model=Path("/home/ada/cache/model"))
+    assert rows(at_home)["cache"].found == f"{Path('~/cache')} can be written"
+    assert rows(at_home)["base model"].found == f"fetched: {Path('~/cache/model')}"
+    elsewhere = replace(LAPTOP, cache=Path("/srv/cache"))
+    assert rows(elsewhere)["cache"].found == f"{Path('/srv/cache')} can be written"
+
+
 @pytest.mark.parametrize("version, bad", [("0.15.9", True), ("0.16.0", False), ("0.17.1", False)])
 def test_torchao_floor(version, bad):
     machine = replace(LAPTOP, libraries=GOOD_LIBRARIES | {"torchao": version})

@@ -71,6 +71,7 @@ LECTURE = [
         shown(text_html=f'<img alt="a line" src="data:image/png;base64,{PNG}">'),
         shown(text_html=f'<img alt="two lines" src="data:image/png;base64,{PNG}">'),
     ),
+    code_cell("table", "of.style", shown(text_html='<table id="T_1a2b3"><td>7</td></table>')),
     code_cell("slider", "slide()", shown(**{notebooks.WIDGET_VIEW: {"model_id": "slider"}})),
     code_cell(
         "bar",
@@ -187,6 +188,11 @@ def test_pictures_are_files_and_keep_their_text(small):
     assert '<img alt="a line" src="01_sums/picture.png">' in markup
     assert '<img alt="two lines" src="01_sums/picture-2.png">' in markup
     assert (small / "lectures/01_sums/picture-2.png").read_bytes() == base64.b64decode(PNG)
+
+
+def test_a_table_that_pandas_styled_looks_like_its_others(small):
+    markup = article(small, "lectures/01_sums.html")
+    assert '<table class="dataframe" id="T_1a2b3"><td>7</td></table>' in markup
 
 
 def test_a_widget_is_what_it_showed_last(small):
