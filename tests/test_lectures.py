@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from course_utils import addresses, notebooks
+from course_utils import addresses, notebooks, website
 
 ROOT = Path(__file__).resolve().parents[1]
 LECTURES = notebooks.lectures(ROOT)
@@ -228,3 +228,5 @@ def test_runs_on_a_cpu_without_network(path, no_network, tmp_path, monkeypatch):
     for text in TEXTS[path.stem]:
         assert text in page, f"{path.name} does not show {text!r}"
     assert SUMMARIES[path.stem] in "\n".join(result.summaries)
+    unsupported = website.unsupported(ROOT, [tmp_path / path.name])
+    assert [line for line in unsupported if f": {path.stem}, cell " in line] == []
