@@ -517,7 +517,9 @@ OPENING = """\
 
 Each cell says whether all cells of a lecture ran without an error, how many seconds that took from
 the kernel's start on, and how much memory the kernel had at most. – means that it was not run. How
-each environment is made stands below the table.
+each environment is made stands below the table. PyTorch itself is part of that memory: on Linux its
+build with CUDA, which is a version of torch without `+cpu` below, takes more than its CPU build, on
+a machine without a GPU too.
 
 `make environments` runs all, `make environments ARGS="colab --only 04"` one lecture in one of them;
 this page is written from `benchmarks/results/environments.json`.
