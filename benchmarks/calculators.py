@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the hub of the t
 
 from hub import Hub
 
-from benchmarks.reports import RESULTS, asked_for, between_marks, machine
+from benchmarks.reports import RESULTS, asked_for, between_marks, machine, publish
 from course_utils.finetuning import Recipe, attach_adapters, set_checkpointing
 from course_utils.measure import TensorMeter, optimizer_bytes, saved_for_backward
 from course_utils.memory import PRESETS, estimate
@@ -377,10 +377,7 @@ def quoted(text: str, report: dict) -> str:
 
 
 def main() -> None:
-    report = asked_for(__doc__, measured, JSON)
-    JSON.with_suffix(".md").write_text(page(report), encoding="utf-8")
-    PAGE.write_text(quoted(PAGE.read_text(encoding="utf-8"), report), encoding="utf-8")
-    print(page(report))
+    publish(asked_for(__doc__, measured, JSON), JSON, page, {PAGE: quoted})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from bitsandbytes import functional as bnb
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
 
-from benchmarks.reports import RESULTS, asked_for, machine
+from benchmarks.reports import RESULTS, asked_for, machine, publish
 from course_utils.quantization import quantize_nf4
 
 JSON = RESULTS / "codec.json"
@@ -139,9 +139,7 @@ Made by `python benchmarks/codec.py` on {report["date"]}: {report["machine"]}.
 
 
 def main() -> None:
-    report = asked_for(__doc__, measured, JSON)
-    (RESULTS / "codec.md").write_text(page(report), encoding="utf-8")
-    print(page(report))
+    publish(asked_for(__doc__, measured, JSON), JSON, page)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks.reports import RESULTS, asked_for, between_marks, machine
+from benchmarks.reports import RESULTS, asked_for, between_marks, machine, publish
 from course_utils.runtime import CourseError
 from course_utils.units import format_bytes
 
@@ -129,10 +129,7 @@ def quoted(text: str, report: dict) -> str:
 
 
 def main() -> None:
-    report = asked_for(__doc__, measured, JSON)
-    JSON.with_suffix(".md").write_text(page(report), encoding="utf-8")
-    PAGE.write_text(quoted(PAGE.read_text(encoding="utf-8"), report), encoding="utf-8")
-    print(page(report))
+    publish(asked_for(__doc__, measured, JSON), JSON, page, {PAGE: quoted})
 
 
 if __name__ == "__main__":

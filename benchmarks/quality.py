@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
 
-from benchmarks.reports import RESULTS, between_marks, load_report, machine, save_report
+from benchmarks.reports import RESULTS, between_marks, load_report, machine, publish, save_report
 from course_utils import evaluation, news, runtime, sft
 from course_utils.finetuning import Recipe, attach_adapters, finetune
 from course_utils.models import load_base
@@ -98,10 +98,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.texts:
         save_report(measured(arguments.seeds), JSON)
-    report = load_report(JSON)
-    (RESULTS / "quality.md").write_text(page(report), encoding="utf-8")
-    README.write_text(quoted(README.read_text(encoding="utf-8"), report), encoding="utf-8")
-    print(page(report))
+    publish(load_report(JSON), JSON, page, {README: quoted})
 
 
 def measured(seeds: list[int]) -> dict:

@@ -1,4 +1,4 @@
-"""What all benchmarks share: where results are kept, and the machine that made them."""
+"""What all benchmarks share: the machine, where results are kept, and the pages made from them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from course_utils import runtime
@@ -52,6 +52,23 @@ def asked_for(about: str | None, measured: Callable[[], dict], path: Path) -> di
     if not parser.parse_args().texts:
         save_report(measured(), path)
     return load_report(path)
+
+
+def publish(
+    report: dict,
+    path: Path,
+    page: Callable[[dict], str],
+    quotes: Mapping[Path, Callable[[str, dict], str]] | None = None,
+) -> None:
+    """Write a report as a page beside its JSON at `path`, print it, and renew what quotes it.
+
+    quotes: files whose text holds a part of the report, and what makes their text anew from it.
+    """
+    text = page(report)
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    for file, quoted in (quotes or {}).items():
+        file.write_text(quoted(file.read_text(encoding="utf-8"), report), encoding="utf-8")
+    print(text)
 
 
 def between_marks(text: str, name: str, content: str) -> str:
