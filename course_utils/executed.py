@@ -6,11 +6,10 @@ that of the lecture: texts and the metadata of cells are no part of it, and are 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from course_utils.notebooks import dump, execute, lectures, write_aside
+from course_utils.notebooks import dump, execute, lectures, load, write_aside
 from course_utils.runtime import CourseError
 
 TIMEOUT = 1800  # seconds for one cell, as for `course run`
@@ -43,20 +42,11 @@ def _last_run(path: Path, output: Path) -> Path:
     remedy = f"run `course run --only {path.stem[:2]}`"
     if not target.is_file():
         raise CourseError(f"{path.stem} has not been executed: {remedy}")
-    lecture, last = _read(path), _read(target)
+    lecture, last = load(path), load(target)
     if fault := _fault(lecture, last):
         raise CourseError(f"{path.stem}: {fault}: {remedy}")
     write_aside(target, dump(_renewed(lecture, last)))
     return target
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-        notebook["cells"], notebook["metadata"]  # noqa: B018
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise CourseError(f"{path} is not a notebook: {fault}") from fault
-    return notebook
 
 
 def _code(notebook: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -73,12 +63,12 @@ def _fault(lecture: dict[str, Any], last: dict[str, Any]) -> str | None:
     if list(now) != list(then):
         return "its cells are not those of its last run"
     for name, cell in now.items():
-        if name != "setup" and "".join(cell["source"]) != "".join(then[name]["source"]):
+        if name != "setup" and cell["source"] != then[name]["source"]:
             return f"the code of cell {name} has changed since its last run"
     for name, cell in then.items():
         if any(output["output_type"] == "error" for output in cell["outputs"]):
             return f"its last run failed in cell {name}"
-        if "".join(cell["source"]).strip() and cell["execution_count"] is None:
+        if cell["source"].strip() and cell["execution_count"] is None:
             return f"its last run ended before cell {name}"
     return None
 

@@ -668,6 +668,19 @@ def _put_addresses(cells: list[dict[str, Any]], path: Path, published: Addresses
     cells.insert(1, new | {"outputs": [], "source": setup})
 
 
+def load(path: Path) -> dict[str, Any]:
+    """A notebook as it is in its file, but for sources, which are text.
+
+    Raises CourseError if the file is no notebook.
+    """
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        cells = [{**cell, "source": "".join(cell["source"])} for cell in notebook["cells"]]
+        return {**notebook, "cells": cells, "metadata": dict(notebook["metadata"])}
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise CourseError(f"{path} is not a notebook: {fault}") from fault
+
+
 def dump(notebook: dict[str, Any]) -> str:
     """The JSON text that Jupyter writes for this notebook: sorted keys, one source line a line."""
     notebook = json.loads(json.dumps(notebook))

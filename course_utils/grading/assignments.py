@@ -18,14 +18,13 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib.util
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from course_utils.notebooks import course_folder
+from course_utils.notebooks import course_folder, load
 from course_utils.runtime import CourseError
 
 Cell = dict[str, Any]
@@ -108,19 +107,6 @@ def read(path: Path | str) -> Assignment:
         tasks=tuple(_task(cell, cells, path) for cell in cells if is_answer(cell)),
         cells=cells,
     )
-
-
-def load(path: Path) -> dict[str, Any]:
-    """A notebook as it is in its file, but for sources, which are text.
-
-    Raises CourseError if the file is no notebook.
-    """
-    try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-        cells = [{**cell, "source": "".join(cell["source"])} for cell in notebook["cells"]]
-        return {**notebook, "cells": cells, "metadata": dict(notebook["metadata"])}
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise CourseError(f"{path} is not a notebook: {fault}") from fault
 
 
 def withheld(notebook: dict[str, Any]) -> tuple[str, ...]:

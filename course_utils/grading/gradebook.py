@@ -20,9 +20,10 @@ from nbgrader.preprocessors import AssignLatePenalties
 from nbgrader.utils import compute_checksum, determine_grade, parse_utc
 
 from course_utils.grading import records, release
-from course_utils.grading.assignments import grade_id, grading, is_answer, load
+from course_utils.grading.assignments import grade_id, grading, is_answer
 from course_utils.grading.marking import TIME, Notebook, Submission, messages, name_fault, tests_of
 from course_utils.grading.records import Record
+from course_utils.notebooks import load
 
 
 class Book:

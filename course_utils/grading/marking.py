@@ -26,11 +26,12 @@ from typing import Any
 
 from course_utils import __version__
 from course_utils.grading import records
-from course_utils.grading.assignments import HIDDEN, grade_id, is_answer, is_graded, load, withheld
+from course_utils.grading.assignments import HIDDEN, grade_id, is_answer, is_graded, withheld
 from course_utils.grading.records import Record
 from course_utils.grading.referee import FILE, Names, Output, Referee
 from course_utils.grading.repair import Ungradable
 from course_utils.grading.sandbox import Limits, NoSandbox, SandboxError, Server, a_core
+from course_utils.notebooks import load
 from course_utils.runtime import CourseError
 
 Notebook = dict[str, Any]

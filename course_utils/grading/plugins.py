@@ -19,9 +19,10 @@ from typing import Any
 import nbformat
 from nbgrader.preprocessors import NbGraderPreprocessor
 
-from course_utils.grading import assignments, marking, repair
+from course_utils.grading import marking, repair
 from course_utils.grading.referee import Referee
 from course_utils.grading.sandbox import Limits
+from course_utils.notebooks import load
 
 IDLE = 60  # seconds for which the warm servers wait for another notebook
 
@@ -53,7 +54,7 @@ class Repaired(_Step):
             path = file.relative_to(graded).as_posix()
             if file.is_file() and path not in given.files | given.exchange:
                 file.unlink()
-        release = assignments.load(folder / "exercises" / name / f"{name}.ipynb")
+        release = load(folder / "exercises" / name / f"{name}.ipynb")
         mended = repair.repair(json.loads(nbformat.writes(nb)), release)
         for line in (*given.notes, *mended.notes, *mended.doubts):
             self.log.warning("%s: %s", os.path.basename(os.path.dirname(handed_in)), line)

@@ -303,7 +303,7 @@ def secrets(folder: Path) -> list[Secret]:
     it stands neither in what students see of the assignments nor in the modules that an assignment
     withholds: these are part of the package, and hold reference implementations.
     """
-    loaded = {path: assignments.load(path) for path in assignments.sources(folder)}
+    loaded = {path: notebooks.load(path) for path in assignments.sources(folder)}
     seen = _flat(
         "\n".join(REGION.sub("", c["source"]) for book in loaded.values() for c in book["cells"])
     )
