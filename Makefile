@@ -12,8 +12,8 @@ BOOTSTRAP = @command -v $(PYTHON) >/dev/null || \
 	$(PYTHON) course_utils/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab run check fetch-model release grade site slides gpu-check environments \
-	test-colab lint test test-all clean
+.PHONY: help setup lab run check fetch-model release grade site slides bench gpu-check \
+	environments test-colab lint test test-all clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ site:  ## build the course's site in build/site (ARGS=--no-run: lectures as they
 
 slides:  ## turn the lectures into slides in build/slides (one: ONLY=07; ARGS=--no-run)
 	$(BOOTSTRAP) slides $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+bench:  ## measure the course beside what people use now (ARGS=training)
+	$(BOOTSTRAP) bench $(ARGS)
 
 gpu-check:  ## measure on a CUDA card what a CPU can't show (ARGS="--model smollm2-135m")
 	$(BOOTSTRAP) gpu-check $(ARGS)

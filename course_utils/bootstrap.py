@@ -46,6 +46,7 @@ CPU_BYTES, CUDA_BYTES = 4_000_000_000, 12_000_000_000
 STUDENT = ("lab", "instructor")
 PUBLISHER = (*STUDENT, "site")
 DEVELOPER = (*STUDENT, "test")
+MEASURER = (*DEVELOPER, "bench", "trl")
 
 COMMANDS = {
     "setup": "make .venv, install the course, fetch the model",
@@ -57,6 +58,7 @@ COMMANDS = {
     "grade": "grade what students handed in (grade 03_lora)",
     "site": "build the course's site in build/site from the executed lectures",
     "slides": "turn the lectures into slides in build/slides (one: --only 07)",
+    "bench": "measure the course beside what people use now (bench training)",
     "gpu-check": "measure on a CUDA card what a CPU can't show",
     "environments": "run the lectures where readers open them; write docs/environments.md",
     "test-colab": "run them with Google Colab's packages alone",
@@ -531,6 +533,7 @@ def foreground(program, *arguments):
 
 # Two modules of tests at a time; slow tests run alone, for some are held to a time.
 FAST_TESTS = ("-m", "not slow", "-n", "2", "--dist", "loadfile")
+CHECKS = ("lint", "test", "test-all", "environments", "test-colab")
 LINTERS = (
     ("ruff", "check", "--output-format", "concise"),
     ("ruff", "format", "--check"),
@@ -592,8 +595,10 @@ def ready(extras, needs_model):
 
 def extras_for(command):
     """The extras of pyproject.toml that a command uses."""
-    if command in ("lint", "test", "test-all", "environments", "test-colab"):
+    if command in CHECKS:
         return DEVELOPER
+    if command == "bench":
+        return MEASURER
     return PUBLISHER if command in ("site", "slides") else STUDENT
 
 
@@ -607,7 +612,7 @@ def carry_out(command, arguments):
         return status
     if command == "gpu-check":  # fetches the model itself, if there is a card
         return foreground("python", str(ROOT / "benchmarks" / "gpu_check.py"), *arguments)
-    if extras_for(command) != DEVELOPER:
+    if command not in CHECKS:
         return foreground("course", command, *arguments)
     os.chdir(str(ROOT))
     if command in ("environments", "test-colab"):

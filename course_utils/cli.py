@@ -349,5 +349,24 @@ def lab(arguments: tuple[str, ...]) -> None:
             continue
 
 
+@main.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> None:
+    """Measure the course beside what people use now.
+
+    All benchmarks, or the one that is named; --help lists them.
+    """
+    from course_utils.notebooks import course_folder
+
+    folder = course_folder()
+    if not (folder / "benchmarks").is_dir():
+        raise CourseError(f"{folder} has no benchmarks")
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    sys.exit(subprocess.run(command, cwd=folder).returncode)
+
+
 if __name__ == "__main__":
     main()

@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -30,13 +31,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
-from course_utils import runtime
+from course_utils import parallel, runtime
+from course_utils.fused import cross_entropy, fits, fused
 from course_utils.runtime import CourseError
-from course_utils.sft import IGNORE, Features, collator
+from course_utils.sft import IGNORE, Collator, Features, collator
 
 WEIGHTS, STATE, TRAINABLE, PROGRESS = "adapters", "state", "trainable.safetensors", "progress.json"
 
@@ -190,25 +192,21 @@ def _no_future_warnings():
 def answer_loss(model, batch: dict[str, Tensor]) -> Tensor:
     """Next-token loss, summed over the answer tokens of a batch.
 
-    Position t predicts token t + 1, so the labels are shifted by one. Logits are computed only at
-    positions whose next token carries loss: with 49,152 words, the logits of whole prompts would be
-    the largest tensor of the step. Padding on the left does not count as a position.
+    batch: of `sft.collate` or `sft.pack`. Position t predicts token t + 1, so the labels are
+    shifted by one. Logits are computed only at positions whose next token carries loss: with 49,152
+    words, the logits of whole prompts would be the largest tensor of the step.
     """
     targets = batch["labels"][:, 1:]  # (batch, length - 1)
     columns = (targets != IGNORE).any(dim=0).nonzero().squeeze(1)  # (kept,)
-    logits = model(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        position_ids=(batch["attention_mask"].cumsum(dim=1) - 1).clamp(min=0),
-        logits_to_keep=columns,
-        use_cache=False,
-    ).logits  # (batch, kept, vocabulary)
-    return nn.functional.cross_entropy(
-        logits.float().flatten(0, 1),
-        targets[:, columns].flatten(),
-        ignore_index=IGNORE,
-        reduction="sum",
-    )
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    logits = model(**inputs, logits_to_keep=columns, use_cache=False).logits
+    # logits: (batch, kept, vocabulary)
+    return cross_entropy(logits.flatten(0, 1), targets[:, columns].flatten())
+
+
+def count_tokens(batch: dict[str, Tensor]) -> Tensor:
+    """How many tokens of a batch are read, as an int64 scalar tensor; padding doesn't count."""
+    return batch["attention_mask"].sum() if "attention_mask" in batch else batch["lengths"].sum()
 
 
 def count_answer_tokens(batches: Sequence[dict[str, Tensor]]) -> Tensor:
@@ -246,22 +244,20 @@ def training_step(accelerator, model, optimizer, batches: Sequence[dict], recipe
         raise FloatingPointError(f"the loss is {loss_mean} and the gradient norm is {norm}")
     optimizer.step()
     optimizer.zero_grad()
-    tokens = accelerator.reduce(
-        sum(batch["attention_mask"].sum() for batch in batches), reduction="sum"
-    )
+    tokens = accelerator.reduce(sum(map(count_tokens, batches)), reduction="sum")
     return {"loss": loss_mean, "grad_norm": norm, "tokens": tokens.item()}
 
 
-def make_optimizer(model, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(model, recipe: Recipe, paged: bool = True) -> torch.optim.Optimizer:
     """AdamW over the trainable parameters: paged, 8-bit on CUDA (QLoRA, section 3), else torch's.
 
-    Raises ValueError if nothing is trainable.
+    paged: False takes torch's on CUDA too. Raises ValueError if nothing is trainable.
     """
     parameters = list(trainable_parameters(model).values())
     if not parameters:
         raise ValueError("the model has no trainable parameter: call attach_adapters first")
     settings = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
-    if parameters[0].device.type == "cuda":
+    if paged and parameters[0].device.type == "cuda":
         from bitsandbytes.optim import PagedAdamW8bit
 
         return PagedAdamW8bit(parameters, **settings)
@@ -292,7 +288,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path, accelerator, model, recipe: Recipe, examples: int):
         self.folder, self.accelerator, self.model = folder, accelerator, model
-        self.fingerprint = asdict(recipe) | {"examples": examples}
+        processes = accelerator.num_processes  # others would read other examples
+        self.fingerprint = asdict(recipe) | {"examples": examples, "processes": processes}
         self.newest: Path | None = None
         accelerator.register_save_state_pre_hook(self._save_trainable)
         accelerator.register_load_state_pre_hook(self._load_trainable)
@@ -318,8 +315,10 @@ class Checkpoints:
                 aside.mkdir(parents=True)
             self.accelerator.wait_for_everyone()
             self.accelerator.save_state(str(aside / STATE))
+            weights = parallel.gathered(self.accelerator)
+            self.accelerator.wait_for_everyone()  # each process has written a part of the state
             if self.accelerator.is_main_process:
-                self._save_weights(aside / WEIGHTS)
+                self._save_weights(aside / WEIGHTS, weights)
                 progress = {"fingerprint": self.fingerprint, "history": history}
                 (aside / PROGRESS).write_text(json.dumps(progress))
                 shutil.rmtree(final, ignore_errors=True)
@@ -373,14 +372,18 @@ class Checkpoints:
             return "No adapters were saved before."
         return f"The last good adapters are in {self.weights}."
 
-    def _save_weights(self, folder: Path) -> None:
+    def _save_weights(self, folder: Path, weights: dict[str, Tensor] | None) -> None:
+        if weights is not None:
+            return parallel.save_gathered(self.model, weights, folder)
         extra = {"save_embedding_layers": False} if hasattr(self.model, "peft_config") else {}
         self.model.save_pretrained(str(folder), **extra)
 
     def _save_trainable(self, models, weights, folder) -> None:
         """accelerate's hook: of the model, keep what is trained; the frozen base is on disk."""
         weights.clear()
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and not parallel.sharded(
+            self.accelerator
+        ):  # FSDP has saved it
             tensors = {
                 n: p.detach().contiguous() for n, p in trainable_parameters(self.model).items()
             }
@@ -388,6 +391,8 @@ class Checkpoints:
 
     def _load_trainable(self, models, folder) -> None:
         models.clear()
+        if parallel.sharded(self.accelerator):
+            return
         saved = load_file(str(Path(folder) / TRAINABLE))
         with torch.no_grad():
             for name, parameter in trainable_parameters(self.model).items():
@@ -409,6 +414,7 @@ def finetune(
     validate_every: int | None = None,
     save_every: int | None = None,
     compute_dtype: torch.dtype | None = None,
+    fast: bool | None = None,
     on_step: Callable[[list[dict]], None] | None = None,
 ) -> Run:
     """Train what in `model` requires a gradient: a PeftModel's adapters, or a whole plain model.
@@ -420,29 +426,34 @@ def finetune(
     validate_every, save_every: in steps; the default is at the end only.
     compute_dtype: of autocast; the default is the 4-bit layers' own, else
         `runtime.compute_dtype()`.
+    fast: train with `fused`, without autocast and padding; the default is True where the model
+        fits and no compute_dtype is given. It changes no result but by rounding.
     on_step: called after each step with the history so far (for a live picture).
 
     An interrupt (Ctrl-C, or Jupyter's stop button) ends the run after saving; `finished` is then
-    False.
+    False. Several processes end at once instead, and save_every's last checkpoint is what remains.
     Raises ValueError for bad input, and TrainingError when the loss is no longer finite, or when
     saving fails: the message says where the last good adapters are.
     """
     recipe = recipe or Recipe()
     if not len(train):
         raise ValueError("there are no training examples")
-    accelerator = _accelerator(model, recipe, compute_dtype)
+    if fast and not fits(model):
+        raise ValueError("fast=True is for a Llama with LoRA on NF4 layers, on a CPU: leave it out")
+    if fast is None:
+        fast = compute_dtype is None and fits(model) and not parallel.fsdp_wanted()
+    computing = partial(fused, model) if fast else nullcontext
+    accelerator = _accelerator(model, recipe, torch.float32 if fast else compute_dtype)
     checkpoints = Checkpoints(Path(output_dir), accelerator, model, recipe, len(train))
     runtime.seed_everything(recipe.seed)
     set_checkpointing(model, recipe.gradient_checkpointing)
     steps = recipe.steps(len(train), accelerator.num_processes)
-    optimizer = make_optimizer(model, recipe)
+    wrapped = accelerator.prepare_model(model, device_placement=False)  # load_base has placed it
+    optimizer = make_optimizer(wrapped, recipe, paged=not parallel.sharded(accelerator))
     schedule = get_cosine_schedule_with_warmup(optimizer, round(recipe.warmup * steps), steps)
     accelerator.register_for_checkpointing(schedule)
-    loader = accelerator.prepare(_loader(train, tokenizer, recipe, shuffle=True))
-    held_out = (
-        accelerator.prepare(_loader(validation, tokenizer, recipe)) if len(validation) else None
-    )
-    wrapped = accelerator.prepare_model(model, device_placement=False)  # load_base has placed it
+    batches_of = partial(_loader, accelerator, recipe, collator(tokenizer, packed=fast))
+    loader, held_out = batches_of(train, shuffle=True), batches_of(validation)
     optimizer = accelerator.prepare_optimizer(optimizer)
     run = Run(history=checkpoints.restore() if resume else [])
     bar = tqdm(
@@ -453,9 +464,13 @@ def finetune(
         for batches in _micro_batches(accelerator, loader, recipe, len(run.history), steps):
             begun = time.perf_counter()
             learning_rate = schedule.get_last_lr()[0]
-            # dropout depends on seed and step only: not on the past, nor on a validation
-            torch.manual_seed(recipe.seed * 2**20 + len(run.history))
-            record = training_step(accelerator, wrapped, optimizer, batches, recipe)
+            # dropout depends on seed, step and process only: not on the past, nor on a validation
+            torch.manual_seed(
+                (recipe.seed * 2**20 + len(run.history)) * accelerator.num_processes
+                + accelerator.process_index
+            )
+            with computing():
+                record = training_step(accelerator, wrapped, optimizer, batches, recipe)
             if not optimizer.step_was_skipped:
                 schedule.step()
             step = len(run.history) + 1
@@ -468,7 +483,8 @@ def finetune(
             if held_out is not None and (
                 step == steps or validate_every and step % validate_every == 0
             ):
-                record["validation_loss"] = mean_loss(accelerator, wrapped, held_out)
+                with computing():
+                    record["validation_loss"] = mean_loss(accelerator, wrapped, held_out)
             run.history.append(record)
             bar.set_postfix_str(
                 f"loss {record['loss']:.3f}, {record['tokens_per_s']:.0f} tokens/s", refresh=False
@@ -480,6 +496,8 @@ def finetune(
                 checkpoints.save(run.history)
         run.finished = True
     except KeyboardInterrupt:
+        if accelerator.num_processes > 1:
+            raise  # the others may be in another step, so there is nothing to save together
         optimizer.zero_grad()
         checkpoints.save(run.history)
         done = f"Interrupted after step {len(run.history)} of {steps}"
@@ -521,23 +539,29 @@ def _accelerator(model, recipe: Recipe, compute_dtype: torch.dtype | None):
         )
         compute_dtype = next(layers, None) or runtime.compute_dtype(next(model.parameters()).device)
     precision = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "no"}[compute_dtype]
-    AcceleratorState._reset_state()  # an earlier run may have used another precision
-    return Accelerator(
-        cpu=next(model.parameters()).device.type == "cpu",
+    if not parallel.fsdp_wanted():  # whose state can't be made a second time
+        AcceleratorState._reset_state()  # an earlier run may have used another precision
+    accelerator = Accelerator(
+        cpu=next(model.parameters()).device.type == "cpu" and not parallel.fsdp_wanted(),
         mixed_precision=precision,
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed),
     )
+    if parallel.sharded(accelerator):
+        parallel.make_ready_for_fsdp(accelerator.state.fsdp_plugin, model)
+    return accelerator
 
 
 def _loader(
-    features: Sequence[Features], tokenizer, recipe: Recipe, shuffle: bool = False
-) -> DataLoader:
-    return DataLoader(
-        list(features),
-        batch_size=recipe.micro_batch_size,
-        shuffle=shuffle,
-        collate_fn=collator(tokenizer),
+    accelerator, recipe: Recipe, collate_fn: Collator, features: Sequence, shuffle: bool = False
+) -> DataLoader | None:
+    if not len(features):
+        return None
+    order = RandomSampler(features) if shuffle else SequentialSampler(features)
+    batches = parallel.EvenBatches(order, recipe.micro_batch_size, accelerator.num_processes)
+    data = DataLoader(
+        [*features, None], batch_sampler=batches, collate_fn=partial(parallel.collated, collate_fn)
     )
+    return accelerator.prepare(data)
 
 
 def _micro_batches(

@@ -394,7 +394,7 @@ def load_base(
     options = {"dtype": torch.float16 if compute_dtype == torch.float16 else torch.bfloat16}
     if quantization == "nf4":
         options["quantization_config"] = nf4_config(compute_dtype, double_quant)
-    if device.type == "cuda":
+    if device.type == "cuda" or quantization:  # else 4-bit weights go to a GPU where there is one
         options["device_map"] = {"": device}
     try:
         with quiet():

@@ -132,8 +132,9 @@ def collate(
 
     The answers line up at the right edge, so a loss on answers needs the last few columns only.
 
-    Returns input_ids, attention_mask and labels, each a (batch, width) int64 tensor. Padding is 0
-    in the mask and -100 in the labels because of where it stands, whatever token it is.
+    Returns input_ids, attention_mask, position_ids (from an example's first token on) and labels,
+    each a (batch, width) int64 tensor. Padding is 0 in the mask and -100 in the labels because of
+    where it stands, whatever token it is.
     Raises ValueError for an empty batch.
     """
     if not features:
@@ -143,32 +144,65 @@ def collate(
     batch = {
         "input_ids": torch.full(shape, pad_token_id),
         "attention_mask": torch.zeros(shape, dtype=torch.long),
+        "position_ids": torch.zeros(shape, dtype=torch.long),
         "labels": torch.full(shape, IGNORE),
     }
     for row, feature in enumerate(features):
         start = shape[1] - len(feature["input_ids"])
         batch["input_ids"][row, start:] = torch.tensor(feature["input_ids"])
         batch["attention_mask"][row, start:] = 1
+        batch["position_ids"][row, start:] = torch.arange(shape[1] - start)
         batch["labels"][row, start:] = torch.tensor(feature["labels"])
     return batch
 
 
+def pack(features: Sequence[Features], pad_token_id: int, multiple: int = 1) -> dict[str, Tensor]:
+    """Put a batch into one row without padding between its examples.
+
+        input_ids      prompt prompt answer end prompt prompt prompt answer answer end pad
+        position_ids   0      1      2      3   0      1      2      3      4      5   6
+        lengths        4                        6
+
+    Attention must keep to each example: by `lengths`, or where position_ids start again. What
+    rounds the row up to a multiple goes on behind the last example, whose tokens causal attention
+    lets see nothing of it.
+
+    Returns input_ids, position_ids and labels, each (1, tokens), and lengths, (batch,), all int64.
+    Raises ValueError for an empty batch.
+    """
+    if not features:
+        raise ValueError("a batch needs at least one example")
+    lengths = [len(feature["input_ids"]) for feature in features]
+    filling = -sum(lengths) % multiple
+    ids = [token for feature in features for token in feature["input_ids"]]
+    # no token predicts the first one of the next example
+    labels = [label for feature in features for label in (IGNORE, *feature["labels"][1:])]
+    ranges = [torch.arange(length) for length in (*lengths[:-1], lengths[-1] + filling)]
+    return {
+        "input_ids": torch.tensor([ids + [pad_token_id] * filling]),
+        "position_ids": torch.cat(ranges)[None],
+        "labels": torch.tensor([labels + [IGNORE] * filling]),
+        "lengths": torch.tensor(lengths),
+    }
+
+
 @dataclass(frozen=True)
 class Collator:
-    """`collate` for one tokenizer, as a DataLoader's `collate_fn`.
+    """`collate`, or `pack`, for one tokenizer, as a DataLoader's `collate_fn`.
 
-    Widths are multiples of 32: on CPU, oneDNN builds and keeps a kernel for every new shape, which
-    costs time and tens of MB each; on GPU, tensor cores like multiples of 8.
+    Rows are rounded up to multiples: on CPU, oneDNN builds and keeps a kernel for every new shape,
+    which costs time and tens of MB each; on GPU, tensor cores like multiples of 8.
     """
 
     pad_token_id: int
-    multiple: int = 32
+    packed: bool = False
 
     def __call__(self, features: Sequence[Features]) -> dict[str, Tensor]:
-        return collate(features, self.pad_token_id, self.multiple)
+        make, multiple = (pack, 64) if self.packed else (collate, 32)
+        return make(features, self.pad_token_id, multiple)
 
 
-def collator(tokenizer) -> Collator:
+def collator(tokenizer, packed: bool = False) -> Collator:
     """The collator for this tokenizer; its padding token, or the end token where it has none."""
     pad = tokenizer.pad_token_id
-    return Collator(tokenizer.eos_token_id if pad is None else pad)
+    return Collator(tokenizer.eos_token_id if pad is None else pad, packed)

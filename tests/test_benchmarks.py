@@ -3,16 +3,22 @@
 import doctest
 import importlib.util
 import json
+import os
 import re
 import shutil
+import socket
+import statistics
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import calculators, codec, grading, quality
+from benchmarks import __main__ as bench
+from benchmarks import calculators, codec, decoding, grading, quality, startup, training, turns
 from course_utils.evaluation import Interval, beyond
 from course_utils.memory import PRESETS, ModelShape, estimate
+from course_utils.runtime import CourseError
 from tests.conftest import make_model
 
 
@@ -286,3 +292,187 @@ def test_grading_is_measured_on_few_submissions(monkeypatch, capsys):
     told = capsys.readouterr().out
     assert "The same points in all 24 graded cells" in told and "20 records: " in told
     assert "graded the other" in told
+
+
+# --- start-up -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def startup_report():
+    return json.loads(startup.JSON.read_text(encoding="utf-8"))
+
+
+def test_startup_page_quotes_the_measurement(startup_report):
+    page = (startup.RESULTS / "startup.md").read_text(encoding="utf-8")
+    assert page == startup.page(startup_report)
+    assert set(startup_report["seconds"]) == {startup.BARE, startup.IMPORTED, *startup.TARGETS}
+    for times in startup_report["seconds"].values():
+        assert len(times) == startup_report["rounds"] == startup.ROUNDS
+
+
+def test_every_start_was_within_its_target(startup_report):
+    assert startup.missed(startup_report) == []
+    assert "All reach their targets." in startup.page(startup_report)
+    assert list(startup.TARGETS.values()) == [0.1, 0.3, 2.0, 5.0]
+
+
+def test_a_late_start_is_told(startup_report):
+    late = json.loads(json.dumps(startup_report))
+    helped = late["seconds"]["`course --help`"]
+    helped[:2] = [9.0, 9.0]  # the median is what counts
+    assert startup.missed(late) == []
+    helped[:] = [0.301] * len(helped)
+    assert "Later than its target: `course --help`." in startup.page(late)
+
+
+def test_the_first_round_warms_up_and_the_import_is_a_difference_in_each():
+    bare = iter([9.0, 1.0, 2.0, 3.0])
+
+    def once():
+        seconds = next(bare)
+        return {startup.BARE: (seconds, 0.0), startup.IMPORTED: (1.25 * seconds, 0.5)}
+
+    report = startup.measured(once, rounds=3, set_up=False)
+    assert report["seconds"][startup.BARE] == [1.0, 2.0, 3.0]
+    assert report["seconds"][startup.IMPORT] == [0.25, 0.5, 0.75]
+    assert report["processor"][startup.IMPORT] == [0.5, 0.5, 0.5]
+
+
+def notebook_of(folder, *sources):
+    """A notebook of code cells."""
+    cells = [{"cell_type": "code", "source": [source]} for source in sources]
+    path = folder / "lecture.ipynb"
+    path.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    return path
+
+
+def test_a_lecture_is_executed_up_to_its_first_picture(tmp_path):
+    shown = "from IPython.display import HTML; HTML('<img alt=bars src=bars.png>')"
+    later = "import pathlib; pathlib.Path('too-far').touch()"
+    seconds, processor = startup.first_picture(notebook_of(tmp_path, "'<img'", shown, later))
+    assert seconds > 0 and processor > 0
+    assert not (tmp_path / "too-far").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"), [("1 / 0", "ZeroDivisionError"), ("'<img'", "no cell of lecture.ipynb")]
+)
+def test_a_lecture_without_a_picture_is_a_fault(tmp_path, source, fault):
+    with pytest.raises(CourseError, match=fault):
+        startup.first_picture(notebook_of(tmp_path, source))
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"image/png": "iVBORw0KGgo"}, True),
+        ({"text/plain": "bars", "text/html": '<p><img alt="bars" src="data:,"></p>'}, True),
+        ({"text/plain": "<img>"}, False),
+        ({"text/html": "<table></table>"}, False),
+    ],
+)
+def test_what_counts_as_a_picture(data, expected):
+    assert startup.is_picture(data) is expected
+
+
+SERVER = """
+import http.server, re, sys
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/api" else 404)
+        self.end_headers()
+port = int(re.search(r"--port=([0-9]+)", sys.argv[1])[1])
+print(port, file=open("port", "w"), flush=True)
+http.server.HTTPServer(("127.0.0.1", port), Answer).serve_forever()
+"""
+
+
+def put_first_on_path(folder, monkeypatch, script):
+    """A program `make` that is a script, started in this folder."""
+    (folder / "make").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "make").chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(folder), os.environ["PATH"]]))
+    monkeypatch.setattr(startup, "ROOT", folder)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does without make")
+def test_the_lab_is_stopped_once_it_has_answered(tmp_path, monkeypatch):
+    (tmp_path / "server.py").write_text(SERVER)
+    put_first_on_path(tmp_path, monkeypatch, f'"{sys.executable}" server.py "$2"; touch ended')
+    seconds, processor = startup.lab()
+    assert seconds > 0 and processor > 0
+    assert (tmp_path / "ended").exists(), "make's own end came after that of the server"
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", int((tmp_path / "port").read_text()))) != 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does without make")
+def test_a_lab_that_ends_before_it_answers_is_a_fault(tmp_path, monkeypatch):
+    put_first_on_path(tmp_path, monkeypatch, "exit 1")
+    with pytest.raises(CourseError, match="doesn't lead to a server"):
+        startup.lab()
+
+
+def test_a_command_that_fails_is_a_fault():
+    with pytest.raises(CourseError, match="no such thing"):
+        startup.command(sys.executable, "-c", "raise SystemExit('no such thing')")
+
+
+# --- speed ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[training, decoding], ids=["training", "decoding"])
+def speeds(request):
+    """A benchmark with its last report."""
+    return request.param, json.loads(request.param.JSON.read_text(encoding="utf-8"))
+
+
+def test_the_page_on_speed_quotes_what_was_measured(speeds):
+    module, report = speeds
+    docs = turns.PAGE.read_text(encoding="utf-8")
+    assert module.quoted(docs, report) == docs
+    assert module.JSON.with_suffix(".md").read_text(encoding="utf-8") == module.page(report)
+    for result in report["ways"].values():
+        result["peak"] *= 2
+    assert module.quoted(docs, report) != docs
+
+
+def middle(report, module, ours, theirs):
+    """Median of how many times as fast one way is as another."""
+    pieces = (report["ways"][way]["pieces"] for way in (ours, theirs))
+    return statistics.median(turns.ratios(*pieces, module.rate))
+
+
+@pytest.mark.parametrize("setting", ["", ", no checkpointing"])
+def test_training_reaches_its_target(setting):
+    report = json.loads(training.JSON.read_text(encoding="utf-8"))
+    ways = report["ways"]
+    for peer in ("SFTTrainer", "Trainer"):
+        ratio = middle(report, training, f"course{setting}", f"{peer}{setting}")
+        assert ratio >= training.TARGET, peer
+        assert ways[f"course{setting}"]["peak"] < ways[f"{peer}{setting}"]["peak"]
+
+
+def test_decoding_reaches_its_target():
+    report = json.loads(decoding.JSON.read_text(encoding="utf-8"))
+    for kind in decoding.PROMPTS:
+        ways = [way for way in report["ways"] if way.endswith(kind) and not way.startswith("cou")]
+        assert len(ways) == 2
+        for way in ways:
+            assert middle(report, decoding, f"course, {kind}", way) >= decoding.TARGET, way
+
+
+def test_each_part_of_the_taken_apart_loop_was_measured():
+    report = json.loads(training.JSON.read_text(encoding="utf-8"))
+    assert len(report["parts"]) == len(training.CHANGES) == 6
+    first, last = (list(report["parts"].values())[n]["pieces"] for n in (0, -1))
+    assert statistics.median(turns.ratios(last, first, training.rate)) > 1.5
+    losses = [[piece["loss"] for piece in part["pieces"]] for part in report["parts"].values()]
+    for other in losses[1:]:  # the same batches; bfloat16 rounds otherwise each time
+        assert other == pytest.approx(losses[0], rel=0.1)
+
+
+def test_every_benchmark_can_be_named_and_says_what_it_is():
+    listed = bench.usage().splitlines()[2:]
+    assert [line.split()[0] for line in listed] == list(bench.NAMES)
+    assert all(len(line) > 30 for line in listed)

@@ -570,7 +570,7 @@ def test_a_failed_download_ends_the_command(venv, pip, monkeypatch):
 @pytest.fixture
 def everything(venv, monkeypatch):
     """A machine on which all has been set up."""
-    bootstrap.write_stamp(extras=bootstrap.DEVELOPER)
+    bootstrap.write_stamp(extras=bootstrap.MEASURER)
     monkeypatch.setattr(bootstrap, "ensure_model", lambda: 0)
     monkeypatch.chdir(venv.parent)
 
@@ -593,6 +593,7 @@ GPU_CHECK = os.path.join("benchmarks", "gpu_check.py")
         (["grade", "03"], [("course", "grade", "03")]),
         (["site", "--no-run"], [("course", "site", "--no-run")]),
         (["slides", "--only", "07"], [("course", "slides", "--only", "07")]),
+        (["bench", "codec"], [("course", "bench", "codec")]),
         (["environments", "colab"], [(*ENVIRONMENTS, "colab")]),
         (["test-colab", "--only", "07"], [(*ENVIRONMENTS, "colab", "--only", "07")]),
         (["gpu-check", "--output", "x"], [("python", GPU_CHECK, "--output", "x")]),

@@ -42,20 +42,21 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_help_and_version_load_nothing_heavy():
+    heavy = "torch transformers numpy pandas matplotlib IPython ipywidgets nbformat psutil yaml"
     code = (
         "import sys; from course_utils.cli import main; main(sys.argv[1:], standalone_mode=False); "
-        "print([n for n in ('torch', 'transformers', 'numpy', 'nbformat') if n in sys.modules])"
+        f"print([name for name in {heavy.split()} if name in sys.modules])"
     )
     for argument in ("--help", "--version"):
         command = [sys.executable, "-c", code, argument]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert done.stdout.endswith("[]\n")
+        assert done.stdout.endswith("\n[]\n")
     assert f"version {__version__}" in done.stdout
 
 
 def test_help_names_every_command():
     text = course("--help").output
-    assert len(cli.main.commands) == 10
+    assert len(cli.main.commands) == 11
     assert all(f"  {name} " in text for name in cli.main.commands)
     assert "..." not in text.partition("Commands:")[2], "short enough to be read whole"
 
@@ -452,3 +453,35 @@ def test_check_grading_is_a_table_and_a_verdict():
     result = course("check", "--grading")
     assert result.exit_code == 0
     assert "bubblewrap" in result.output and "Grading runs here" in result.output
+
+
+# --- bench ----------------------------------------------------------------------------------------
+
+
+def test_bench_lists_what_there_is_and_refuses_another(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    command = [sys.executable, "-m", "course_utils.cli", "bench"]
+    listed = subprocess.run([*command, "--help"], capture_output=True, text=True)
+    assert listed.returncode == 0 and "  codec        Our NF4 codec against" in listed.stdout
+    refused = subprocess.run([*command, "coffee"], capture_output=True, text=True)
+    assert refused.returncode == 2 and "There is no benchmark 'coffee'." in refused.stderr
+
+
+def test_bench_without_benchmarks_is_one_sentence(folder):
+    result = course("bench")
+    assert result.exit_code == 1 and "has no benchmarks" in result.output
+
+
+def test_bench_runs_those_named_in_the_courses_folder(monkeypatch):
+    ran = []
+    monkeypatch.chdir(ROOT / "docs")
+    monkeypatch.setattr(
+        cli.subprocess, "run", lambda *args, **options: ran.append((args, options)) or Done
+    )
+    assert course("bench", "codec", "--texts").exit_code == 3
+    command = [sys.executable, "-m", "benchmarks", "codec", "--texts"]
+    assert ran == [((command,), {"cwd": ROOT})]
+
+
+class Done:
+    returncode = 3

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,7 @@ TEXTS = {
     "02_memory_calculator": (
         "28.00 GB = 26.08 GiB",
         "in float32 26.95 GB",
+        'alt="Stacked bars of memory: float32 26.95 GB (weights 26.95 GB); 16 bits 13.48 GB',
         "2 + 2 + 4 + 8 = 16 B per parameter",
         "780.00 GB",
         "112.00 GB    104.31 GiB",
@@ -188,6 +191,32 @@ def test_can_be_shown_as_slides(path):
     for cell in cells(path):
         if cell["id"] != "setup":
             assert cell["metadata"].get("slideshow", {}).get("slide_type") in kinds, cell["id"]
+
+
+# Executes cells as a notebook does, up to the first whose last line is a picture.
+TO_THE_FIRST_PICTURE = """
+import ast, json, sys
+space = {}
+for source in json.load(sys.stdin):
+    *most, last = ast.parse(source).body
+    if not isinstance(last, ast.Expr):
+        most, last = [*most, last], None
+    exec(compile(ast.Module(most, []), "cell", "exec"), space)
+    shown = last and eval(compile(ast.Expression(last.value), "cell", "eval"), space)
+    if hasattr(shown, "_repr_html_") and "<img" in shown._repr_html_():
+        print(json.dumps([name for name in ("torch", "transformers") if name in sys.modules]))
+        break
+"""
+
+
+def test_lecture_02_shows_a_picture_before_it_needs_torch():
+    """Importing torch and taking a first step with it takes seconds: a picture comes sooner."""
+    (path,) = (path for path in LECTURES if path.stem.startswith("02"))
+    sources = [source(cell) for cell in cells(path) if cell["cell_type"] == "code"]
+    command = [sys.executable, "-c", TO_THE_FIRST_PICTURE]
+    asked = json.dumps(sources)
+    done = subprocess.run(command, input=asked, capture_output=True, text=True, cwd=path.parent)
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
 
 
 @pytest.fixture

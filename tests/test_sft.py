@@ -1,7 +1,16 @@
 import pytest
 import torch
 
-from course_utils.sft import IGNORE, Collator, collate, collator, encode, encode_all, token_texts
+from course_utils.sft import (
+    IGNORE,
+    Collator,
+    collate,
+    collator,
+    encode,
+    encode_all,
+    pack,
+    token_texts,
+)
 
 CHAT = [
     {"role": "system", "content": "Be brief."},
@@ -131,3 +140,29 @@ def test_collator_takes_the_tokenizers_padding_or_its_end():
 def test_an_empty_batch_is_refused():
     with pytest.raises(ValueError, match="at least one example"):
         collate([], 0)
+
+
+def test_packing_leaves_no_padding_between_examples_and_fills_up_behind_the_last():
+    features = [
+        {"input_ids": [5, 6, 7], "labels": [5, 6, 7]},  # a loss on the first token
+        {"input_ids": [8, 9], "labels": [IGNORE, 9]},
+    ]
+    batch = {name: tensor.tolist() for name, tensor in pack(features, 2, multiple=4).items()}
+    assert batch == {
+        "input_ids": [[5, 6, 7, 8, 9, 2, 2, 2]],
+        "position_ids": [[0, 1, 2, 0, 1, 2, 3, 4]],
+        "labels": [[IGNORE, 6, 7, IGNORE, 9, IGNORE, IGNORE, IGNORE]],
+        "lengths": [3, 2],
+    }
+    assert pack(features, 2)["input_ids"].tolist() == [[5, 6, 7, 8, 9]]
+
+
+def test_an_empty_batch_cannot_be_packed():
+    with pytest.raises(ValueError, match="at least one example"):
+        pack([], 0)
+
+
+def test_the_collator_packs_where_it_is_told(tokenizer):
+    features = [{"input_ids": [5] * n, "labels": [IGNORE] * n} for n in (40, 50)]
+    assert collator(tokenizer)(features)["input_ids"].shape == (2, 64)
+    assert collator(tokenizer, packed=True)(features)["input_ids"].shape == (1, 128)

@@ -1,0 +1,162 @@
+"""What 7B to 70B models need on several GPUs, by the course's calculator. Nothing is measured.
+
+python -m benchmarks.bigger_machines       writes the tables of docs/bigger-machines.md again
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.reports import between_marks
+from course_utils.memory import GPUS, Estimate, ModelShape, estimate, usable_bytes
+from course_utils.units import GiB, format_bytes
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "bigger-machines.md"
+COUNTS = (1, 2, 4, 8)
+LLAMA_2_70B = {  # its config.json: Llama 2 (Touvron et al. 2023, arXiv 2307.09288)
+    "model_type": "llama",
+    "num_hidden_layers": 80,
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "vocab_size": 32000,
+}
+MODELS = (
+    *(ModelShape.preset(name) for name in ("llama-7b", "llama-13b", "llama-33b")),
+    ModelShape.from_config(LLAMA_2_70B, name="llama-2-70b"),
+)
+ADAPTERS = {"recipe": "autocast", "targets": "all-linear", "rank": 16}
+METHODS = {
+    "QLoRA": ("qlora", ADAPTERS | {"double_quant": True, "upcast": False}),
+    "LoRA, 16 bits": ("lora", ADAPTERS),
+    "full": ("full", {"recipe": "mixed"}),
+}
+STEP = {
+    "batch_size": 1,
+    "sequence_length": 1024,
+    "compute_dtype": "bfloat16",
+    "optimizer": "adamw",
+    "keep_output": False,  # the loop keeps the loss alone
+}
+
+
+def spread(shape: ModelShape, method: str, gpus: int) -> Estimate:
+    """The calculator's bytes on each of several GPUs that share the model by FSDP."""
+    kind, options = METHODS[method]
+    sharding = "fsdp" if gpus > 1 else None
+    return estimate(shape, kind, **STEP, **options, gpus=gpus, sharding=sharding)
+
+
+def outside_layers(shape: ModelShape, run: Estimate) -> int:
+    """Bytes (B) of embedding and head that a GPU holds beyond its share while a step lasts.
+
+    They stand in FSDP's outermost unit, which is gathered for the forward pass and freed only after
+    the backward pass (torch's FSDP: reshard_after_forward doesn't hold for the root). `estimate`
+    counts the share alone.
+    """
+    tables = shape.vocab * shape.hidden * (1 if shape.tied else 2) * run.settings.base_bytes
+    return tables - tables // run.settings.gpus
+
+
+def needed(shape: ModelShape, method: str, gpus: int) -> int:
+    """Bytes (B) at the peak, on each GPU."""
+    run = spread(shape, method, gpus)
+    return run.total + outside_layers(shape, run)
+
+
+def smallest(size: int) -> str:
+    """The smallest card of the calculator's that holds so many bytes, "–" for none."""
+    return next(
+        (name for name in sorted(GPUS, key=GPUS.get) if size <= usable_bytes(name)),
+        "–",
+    )
+
+
+def cell(size: int) -> str:
+    """GiB, and the smallest card that holds them."""
+    card = smallest(size)
+    return f"{size / GiB:.1f}, **{card}**" if card != "–" else f"{size / GiB:.1f}, –"
+
+
+def needs() -> str:
+    """A row for each model and method, a column for each number of GPUs."""
+    head = " | ".join(f"{n} GPU{'s' if n > 1 else ''}" for n in COUNTS)
+    lines = [f"| model | method | {head} |", "|---|---|" + "--:|" * len(COUNTS)]
+    for shape in MODELS:
+        for method in METHODS:
+            cells = " | ".join(cell(needed(shape, method, gpus)) for gpus in COUNTS)
+            billions = f"{shape.name}, {shape.parameters / 1e9:.1f}B"
+            lines.append(f"| {billions} | {method} | {cells} |")
+    return "\n".join(lines)
+
+
+def parts() -> str:
+    """Of QLoRA on the largest number of GPUs: what is shared, and what each GPU holds whole."""
+    gpus = COUNTS[-1]
+    lines = [
+        "| model | weights, shared | constants, whole | gathered layers | embedding and head |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for shape in MODELS:
+        run = spread(shape, "QLoRA", gpus)
+        whole = sum(
+            line.size for line in run.lines if line.what in ("NF4 constants", "NF4 code books")
+        )
+        gathered = sum(line.size for line in run.lines if line.what == "gathered layers")
+        sizes = (run.weights - whole, whole, gathered, outside_layers(shape, run))
+        lines.append(f"| {shape.name} | " + " | ".join(f"{s / GiB:.2f}" for s in sizes) + " |")
+    return "\n".join(lines)
+
+
+def loading() -> str:
+    """CPU memory of all processes together, while each holds the base in 4 bits there."""
+    lines = ["| model | " + " | ".join(map(str, COUNTS[1:])) + " |", "|---|" + "--:|" * 3]
+    for shape in MODELS:
+        one = spread(shape, "QLoRA", 1).weights
+        cells = " | ".join(f"{gpus * one / GiB:.0f}" for gpus in COUNTS[1:])
+        lines.append(f"| {shape.name} | {cells} |")
+    return "\n".join(lines)
+
+
+def cards() -> str:
+    """What the calculator takes each card to have for tensors."""
+    sizes = (f"{name} {usable_bytes(name) / GiB:.1f}" for name in sorted(GPUS, key=GPUS.get))
+    return "Cards, with the GiB that tensors may take: " + ", ".join(sizes) + "."
+
+
+GUIDE = 35.6e9  # B on each of 2 GPUs, all memory in use: peft's guide on FSDP, without offloading
+
+
+def guide() -> str:
+    """The calculator beside the one figure that peft's guide has of a QLoRA run with FSDP."""
+    shape, run = MODELS[-1], STEP | {"batch_size": 2, "sequence_length": 2048, "recipe": "bf16"}
+    own = {"rank": 8, "targets": "all-linear", "double_quant": True, "upcast": False}
+    ours = estimate(shape, "qlora", **run, **own, gpus=2, sharding="fsdp")
+    size = ours.total + outside_layers(shape, ours)
+    return (
+        f"The calculator's tensors for the run in peft's guide (Llama-2-70B, 2 GPUs, 2 × 2,048 "
+        f"tokens, rank 8, all in 16 bits) are {format_bytes(size)} on each GPU; the guide reports "
+        f"{format_bytes(GUIDE)} of memory in use, {GUIDE / size - 1:.0%} more."
+    )
+
+
+def quoted(text: str) -> str:
+    """The page with today's tables between its marks."""
+    for name, made in {
+        "needs": needs,
+        "cards": cards,
+        "guide": guide,
+        "parts": parts,
+        "loading": loading,
+    }.items():
+        text = between_marks(text, f"bigger {name}", made())
+    return text
+
+
+def main() -> None:
+    PAGE.write_text(quoted(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""How soon the course answers: an import, the command line, a lecture's first picture, the lab.
+
+    python -m benchmarks.startup             measure, write results/startup.json and startup.md
+    python -m benchmarks.startup --texts     write startup.md again from startup.json
+
+Run it with `.venv`'s Python. The checkout is set up first. Then each round measures all of them
+once, so that a busy machine slows down all; the first round warms the disk's cache and is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import date
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+from jupyter_client import BlockingKernelClient, KernelManager
+
+from benchmarks.reports import RESULTS, asked_for, machine, publish
+from course_utils.runtime import CourseError
+
+ROOT = Path(__file__).resolve().parents[1]
+JSON = RESULTS / "startup.json"
+LECTURE = ROOT / "lectures" / "02_memory_calculator.ipynb"
+ROUNDS = 9
+PATIENCE = 120  # s that anything here may take
+IMPORT = "`import course_utils`, beyond Python's own start"
+TARGETS = {  # s, for the median
+    IMPORT: 0.1,
+    "`course --help`": 0.3,
+    "first picture of lecture 02, from the start of the kernel": 2.0,
+    "`make lab`, until the server answers": 5.0,
+}
+BARE, IMPORTED = "`python -c pass`", '`python -c "import course_utils"`'
+
+Cost = tuple[float, float]  # s on the clock, s of processor time (user and system)
+
+
+# --- what is measured -----------------------------------------------------------------------------
+
+
+def command(*words: str) -> Cost:
+    """What a command costs, from its start to its end. Raises CourseError if it fails."""
+    before, begun = os.times(), time.perf_counter()
+    done = subprocess.run(words, cwd=LECTURE.parent, capture_output=True, text=True)
+    seconds, after = time.perf_counter() - begun, os.times()
+    if done.returncode:
+        raise CourseError(f"`{' '.join(words)}` failed: {done.stderr[-500:]}")
+    used = after.children_user + after.children_system
+    return seconds, used - before.children_user - before.children_system
+
+
+def first_picture(notebook: Path) -> Cost:
+    """From the start of a kernel until it has sent the first picture of a notebook.
+
+    The cells are executed in order, up to the one that shows it. Raises CourseError if a cell
+    fails, or if none shows a picture.
+    """
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    begun = time.perf_counter()
+    with kernel(notebook.parent) as (client, process):
+        for source in sources:
+            if (shown := shows_picture(client, source)) is not None:
+                return shown - begun, processor_seconds([process])
+    raise CourseError(f"no cell of {notebook.name} shows a picture")
+
+
+@contextmanager
+def kernel(folder: Path) -> Iterator[tuple[BlockingKernelClient, psutil.Process]]:
+    """A kernel of this Python that works in a folder, once it answers; stopped afterwards.
+
+    jupyter_client listens 0.2 s longer than it must: that much the kernel's own start is shorter.
+    """
+    manager = KernelManager(kernel_name="python3")
+    log = subprocess.DEVNULL  # what it says on a terminal
+    manager.start_kernel(cwd=str(folder), stdout=log, stderr=log)
+    client = manager.client()
+    try:
+        client.start_channels()
+        client.wait_for_ready(timeout=PATIENCE)
+        yield client, psutil.Process(manager.provisioner.pid)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def shows_picture(client: BlockingKernelClient, source: str) -> float | None:
+    """Execute a cell; the moment at which its first picture came, or None without one."""
+    shown: list[float] = []
+
+    def look(message: dict[str, Any]) -> None:
+        if not shown and is_picture(message["content"].get("data", {})):
+            shown.append(time.perf_counter())
+
+    reply = client.execute_interactive(source, output_hook=look, timeout=PATIENCE)["content"]
+    if reply["status"] != "ok":
+        raise CourseError(f"a cell failed: {reply.get('ename')}: {reply.get('evalue')}\n{source}")
+    return shown[0] if shown else None
+
+
+def is_picture(data: dict[str, str]) -> bool:
+    """True if an output, as texts by their kind, is an image or HTML that holds one."""
+    return "<img" in data.get("text/html", "") or any(kind.startswith("image/") for kind in data)
+
+
+def lab() -> Cost:
+    """From `make lab` until its server answers over HTTP; the server is stopped afterwards.
+
+    Raises CourseError if it ends before it answers, or doesn't answer.
+    """
+    port = free_port()
+    options = ["--no-browser", f"--port={port}", "--ServerApp.port_retries=0"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        options.append("--allow-root")
+    begun = time.perf_counter()
+    with make("lab", f"ARGS={' '.join(options)}") as process:
+        while not answers(f"http://127.0.0.1:{port}/api"):
+            if process.poll() is not None or time.perf_counter() > begun + PATIENCE:
+                raise CourseError("`make lab` doesn't lead to a server: try it by hand")
+            time.sleep(0.01)
+        return time.perf_counter() - begun, processor_seconds(family(process.pid))
+
+
+@contextmanager
+def make(*words: str) -> Iterator[subprocess.Popen]:
+    """`make` with these words, in a session of its own; all that it started has ended afterwards.
+
+    The youngest, the server, is asked first: the others end when it has.
+    """
+    quiet = {name: subprocess.DEVNULL for name in ("stdin", "stdout", "stderr")}
+    process = subprocess.Popen(["make", *words], cwd=ROOT, start_new_session=True, **quiet)
+    try:
+        yield process
+    finally:
+        started = family(process.pid)
+        for child in sorted(started, key=lambda child: (child.create_time(), child.pid))[-1:]:
+            child.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=20)
+        for left in started:
+            with suppress(psutil.NoSuchProcess):  # as it should be
+                left.kill()
+        process.wait()
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all that it has started, as far as they still run."""
+    try:
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def processor_seconds(processes: list[psutil.Process]) -> float:
+    """User and system time of processes, and of their children that have ended, in s."""
+    total = 0.0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            total += sum(process.cpu_times()[:4])
+    return total
+
+
+def answers(address: str) -> bool:
+    """True if a server answers there, and means well."""
+    try:
+        with urllib.request.urlopen(address, timeout=PATIENCE) as reply:
+            return reply.status == 200
+    except urllib.error.URLError:
+        return False
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+
+def one_round() -> dict[str, Cost]:
+    """Each start once."""
+    course = str(Path(sysconfig.get_path("scripts")) / "course")
+    _, helped, picture, served = TARGETS
+    return {
+        BARE: command(sys.executable, "-c", "pass"),
+        IMPORTED: command(sys.executable, "-c", "import course_utils"),
+        helped: command(course, "--help"),
+        picture: first_picture(LECTURE),
+        served: lab(),
+    }
+
+
+def with_difference(costs: dict[str, Cost]) -> dict[str, Cost]:
+    """A round, and in it what the import costs beyond Python's own start."""
+    beyond = [full - bare for full, bare in zip(costs[IMPORTED], costs[BARE], strict=True)]
+    return {**costs, IMPORT: (beyond[0], beyond[1])}
+
+
+def measured(
+    once: Callable[[], dict[str, Cost]] = one_round, rounds: int = ROUNDS, set_up: bool = True
+) -> dict:
+    """The whole report: times of all rounds in s, machine and date."""
+    if set_up:
+        command("make", "-C", str(ROOT), "setup")
+    all_rounds = [with_difference(once()) for _ in range(rounds + 1)][1:]
+    return {
+        "date": date.today().isoformat(),
+        "machine": machine(),
+        "rounds": rounds,
+        "seconds": {name: [costs[name][0] for costs in all_rounds] for name in all_rounds[0]},
+        "processor": {name: [costs[name][1] for costs in all_rounds] for name in all_rounds[0]},
+    }
+
+
+def missed(report: dict) -> list[str]:
+    """What takes longer than its target, in the median."""
+    seconds = report["seconds"]
+    return [name for name, target in TARGETS.items() if median(seconds[name]) > target]
+
+
+def row(report: dict, name: str) -> str:
+    """A line of the page's table."""
+    times = report["seconds"][name]
+    target = f"{TARGETS[name]:g}" if name in TARGETS else ""
+    spread = f"{min(times):.3f} to {max(times):.3f}"
+    processor = f"{median(report['processor'][name]):.3f}"
+    return f"| {name} | {target} | {median(times):.3f} | {spread} | {processor} |"
+
+
+def page(report: dict) -> str:
+    """The report as Markdown."""
+    late = missed(report)
+    verdict = f"Later than its target: {'; '.join(late)}." if late else "All reach their targets."
+    return f"""# How soon the course answers
+
+| | target (s) | median (s) | fastest to slowest (s) | processor time (s) |
+|---|---:|---:|---:|---:|
+{chr(10).join(row(report, name) for name in (BARE, IMPORTED, *TARGETS))}
+
+{report["rounds"]} rounds, each with all of them in turns, after one that isn't counted: the files
+are in the disk's cache, and the course is set up. *Processor time* is user and system time of all
+processes together, in the median.
+
+{verdict}
+
+The picture is the first of [lecture 02](../../lectures/{LECTURE.name}), with the cells before it
+executed in order: a kernel starts, and draws before PyTorch is imported. `make lab` looks whether
+the set-up is complete, then starts JupyterLab, here without a browser.
+
+Made by `python -m benchmarks.startup` on {report["date"]}: {report["machine"]}.
+"""
+
+
+def main() -> None:
+    publish(asked_for(__doc__, measured, JSON), JSON, page)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,384 @@
+"""QLoRA training on this machine: the course's loop beside TRL's and transformers' trainers.
+
+    python -m benchmarks.training             measure, write results/training.json and the texts
+    python -m benchmarks.training --texts     write the texts again from training.json
+
+SmolLM2-135M in NF4 with double quantization, LoRA of rank 8 on all linear layers, 8 news briefs a
+step, the loss on the answer: the same for all. Each way trains in a process of its own; they take
+turns, a step each. A second table takes the course's loop apart: from peft's and transformers' own
+code, one change a line.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import date
+from functools import partial
+from importlib.metadata import version
+from statistics import median
+from unittest.mock import patch
+
+import torch
+
+from benchmarks.reports import RESULTS, asked_for, between_marks, machine, publish
+from benchmarks.turns import PAGE, WORKER, Turn, in_words, ratios, take_turns, work
+from course_utils import fused, news, runtime, sft
+from course_utils.finetuning import (
+    Recipe,
+    answer_loss,
+    attach_adapters,
+    finetune,
+    make_optimizer,
+    set_checkpointing,
+)
+from course_utils.models import load_base
+from course_utils.units import format_bytes
+
+JSON = RESULTS / "training.json"
+ROUNDS, WARM_UP = 8, 3
+TARGET = 2  # times SFTTrainer's tokens/s, at less peak memory
+MODEL = {"name": "smollm2-135m", "quantization": "nf4"}
+LORA = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+COMPUTE = runtime.compute_dtype("cpu")
+STEPS = 40  # more than any way takes turns
+
+
+# --- the ways -------------------------------------------------------------------------------------
+
+
+def course(turn: Turn, checkpointing: bool, fast: bool = True) -> None:
+    """Lecture 07's loop, each step a turn."""
+    model, tokenizer = load_base(**MODEL)
+    recipe = Recipe(max_steps=STEPS, gradient_checkpointing=checkpointing)
+    model = attach_adapters(model, recipe)
+
+    def on_step(history: list[dict]) -> None:
+        turn.end(tokens=history[-1]["tokens"], loss=history[-1]["loss"])
+        turn.begin()
+
+    turn.begin()
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"output_dir": folder, "fast": fast, "on_step": on_step}
+        finetune(model, tokenizer, features(tokenizer), recipe=recipe, **options)
+
+
+def features(tokenizer) -> list[sft.Features]:
+    """The training stories as lecture 07 encodes them."""
+    stories = news.load_news()["train"]
+    return sft.encode_all([news.tuned_messages(story) for story in stories], tokenizer)
+
+
+def trainer_options(checkpointing: bool) -> dict:
+    """What both trainers are told; the rest is their default."""
+    return {
+        "per_device_train_batch_size": Recipe.micro_batch_size,
+        "learning_rate": Recipe.learning_rate,
+        "max_steps": STEPS,
+        "gradient_checkpointing": checkpointing,
+        "bf16": COMPUTE is torch.bfloat16,
+        "use_cpu": True,
+        "logging_steps": 1,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
+
+
+def step_by_step(turn: Turn, tokens: str):
+    """A callback for a trainer: each step is a turn. tokens: where the log counts them."""
+    from transformers import TrainerCallback
+
+    class StepByStep(TrainerCallback):
+        seen = 0
+
+        def on_step_begin(self, *_, **__):
+            turn.begin()
+
+        def on_log(self, args, state, control, logs, **_):
+            if "loss" in logs:
+                read = int(logs[tokens]) - self.seen
+                self.seen += read
+                turn.end(tokens=read, loss=float(logs["loss"]))
+
+    return StepByStep()
+
+
+def sft_trainer(turn: Turn, checkpointing: bool) -> None:
+    """TRL's SFTTrainer, which masks the prompt and casts the adapters to bfloat16."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import SFTConfig, SFTTrainer
+
+    model, tokenizer = load_base(**MODEL)
+    pairs = [news.tuned_messages(story) for story in news.load_news()["train"]]
+    rows = [{"prompt": pair[:-1], "completion": pair[-1:]} for pair in pairs]
+    with tempfile.TemporaryDirectory() as folder:
+        SFTTrainer(
+            model,
+            SFTConfig(folder, **trainer_options(checkpointing)),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            peft_config=LoraConfig(**LORA),
+            callbacks=[step_by_step(turn, "num_tokens")],
+        ).train()
+
+
+def trainer(turn: Turn, checkpointing: bool) -> None:
+    """transformers' Trainer with peft, prepared as peft's guide to quantization says."""
+    from datasets import Dataset
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+
+    model, tokenizer = load_base(**MODEL)
+    model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
+    options = trainer_options(checkpointing) | {"include_num_input_tokens_seen": "non_padding"}
+    with tempfile.TemporaryDirectory() as folder:
+        Trainer(
+            get_peft_model(model, LoraConfig(**LORA)),
+            TrainingArguments(folder, **options),
+            train_dataset=Dataset.from_list(features(tokenizer)),
+            data_collator=DataCollatorForSeq2Seq(tokenizer),
+            processing_class=tokenizer,
+            callbacks=[step_by_step(turn, "num_input_tokens_seen")],
+        ).train()
+
+
+# --- the course's loop, taken apart ---------------------------------------------------------------
+
+
+def library_loss(model, batch: dict) -> torch.Tensor:
+    """transformers' own loss: logits of all tokens, the prompts' and the padding's too."""
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    logits = model(**inputs, use_cache=False).logits.float()
+    targets = batch["labels"][:, 1:].flatten()
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets, reduction="sum")
+
+
+def torch_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy with a float32 copy of all its logits."""
+    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+
+
+def stepper(changes: int) -> Callable[[int], dict]:
+    """A training step with the first of these changes: the lines of CHANGES, in their order.
+
+    Returns a function that trains on the batch of a number and says tokens read and the loss.
+    """
+    answer_only, autocast, packed, linear, chunked = (changes > n for n in range(5))
+    model, tokenizer = load_base(**MODEL)
+    recipe = Recipe(max_steps=STEPS)
+    model = attach_adapters(model, recipe).train()
+    set_checkpointing(model, False)
+    optimizer = make_optimizer(model, recipe)
+    collate, rows = sft.collator(tokenizer, packed), features(tokenizer)
+    faster = partial(fused.fused, model) if packed else nullcontext
+    autocast &= not linear
+    if not linear:
+        patch.object(fused, "_lora_layers", lambda model: ()).start()
+    if not chunked:
+        patch("course_utils.finetuning.cross_entropy", torch_loss).start()
+
+    def step(number: int) -> dict:
+        some = rows[number * recipe.micro_batch_size :][: recipe.micro_batch_size]
+        batch = collate(some)
+        with faster():
+            with torch.autocast("cpu", COMPUTE, enabled=autocast):
+                loss = (answer_loss if answer_only else library_loss)(model, batch)
+            loss /= (batch["labels"] != sft.IGNORE).sum()
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        return {"tokens": sum(len(row["input_ids"]) for row in some), "loss": loss.item()}
+
+    return step
+
+
+def taken_apart(turn: Turn, changes: int) -> None:
+    """Training with some of CHANGES, a step each turn."""
+    step = stepper(changes)
+    for number in range(STEPS):
+        turn.begin()
+        turn.end(**step(number))
+
+
+def profiled(turn: Turn, changes: int) -> None:
+    """Where the time of one step goes: ms and calls of each kind of operation."""
+    from torch.profiler import ProfilerActivity, profile
+
+    step = stepper(changes)
+    for number in range(WARM_UP):
+        step(number)
+    for number in range(WARM_UP, STEPS):
+        turn.begin()
+        with profile(activities=[ProfilerActivity.CPU]) as measured:
+            step(number)
+        kinds = {kind: [0.0, 0] for kind in (*KINDS, ELSE)}
+        for event in measured.key_averages():
+            kind = next((k for k, names in KINDS.items() if event.key in names), ELSE)
+            kinds[kind][0] += event.self_cpu_time_total / 1e3
+            kinds[kind][1] += event.count if event.key.startswith(OPERATIONS) else 0
+        turn.end(kinds=kinds)
+
+
+ELSE = "all else"
+OPERATIONS = ("aten::", "bitsandbytes::")
+KINDS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm"),
+    "copies and casts": ("aten::copy_", "aten::cat", "aten::index_select", "aten::index_fill_"),
+    "attention in torch's kernel": (
+        "aten::_scaled_dot_product_flash_attention_for_cpu",
+        "aten::_scaled_dot_product_flash_attention_for_cpu_backward",
+    ),
+    "sums, products of elements": (
+        *("aten::mul", "aten::mul_", "aten::add", "aten::add_", "aten::sub", "aten::div"),
+        *("aten::neg", "aten::sum", "aten::pow", "aten::mean"),
+    ),
+    "exponentials": (
+        *("aten::_softmax", "aten::_softmax_backward_data", "aten::silu", "aten::silu_backward"),
+        *("aten::_log_softmax", "aten::_log_softmax_backward_data"),
+        *("aten::exp_", "aten::logsumexp", "aten::exp"),
+    ),
+    "dequantization": (
+        *("bitsandbytes::dequantize_4bit", "bitsandbytes::dequantize_blockwise"),
+        "bitsandbytes::gemm_4bit",
+    ),
+}
+
+CHANGES = (
+    "peft and transformers, adapters in float32, logits of all tokens",
+    "logits of the answers alone",
+    "adapters' products in bfloat16, by autocast",
+    "no padding: packed rows, attention to each example, written out",
+    "`lora_linear`: base and adapter in one, backward by hand, no autocast",
+    "`cross_entropy` in chunks",
+)
+
+WAYS: dict[str, Callable[[Turn], None]] = {
+    "course": partial(course, checkpointing=True),
+    "SFTTrainer": partial(sft_trainer, checkpointing=True),
+    "Trainer": partial(trainer, checkpointing=True),
+    "course, no checkpointing": partial(course, checkpointing=False),
+    "SFTTrainer, no checkpointing": partial(sft_trainer, checkpointing=False),
+    "Trainer, no checkpointing": partial(trainer, checkpointing=False),
+}
+PROFILES = {
+    "before": partial(profiled, changes=2),
+    "after": partial(profiled, changes=len(CHANGES) - 1),
+}
+PARTS = {f"change {n}": partial(taken_apart, changes=n) for n in range(len(CHANGES))}
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+
+def measured() -> dict:
+    """The whole report: each way's pieces and peak, machine and date."""
+    turns = partial(take_turns, "benchmarks.training", rounds=ROUNDS, warm_up=WARM_UP)
+    return {
+        "date": date.today().isoformat(),
+        "machine": f"{machine()}, trl {version('trl')}",
+        "threads": torch.get_num_threads(),
+        "rounds": ROUNDS,
+        "ways": turns(WAYS),
+        "parts": turns(PARTS),
+        "profiles": take_turns("benchmarks.training", PROFILES, rounds=5, warm_up=0),
+    }
+
+
+def rate(piece: dict) -> float:
+    """Tokens/s of a step; padding doesn't count."""
+    return piece["tokens"] / piece["seconds"]
+
+
+def peer_table(report: dict) -> str:
+    """The ways beside each other, those with and without checkpointing each against the course."""
+    lines = [
+        "| | tokens/s | the course's loop is … times as fast | peak memory |",
+        "|---|--:|--:|--:|",
+    ]
+    for way, result in report["ways"].items():
+        ours = report["ways"]["course" + way[way.find(",") :] if "," in way else "course"]
+        faster = ratios(ours["pieces"], result["pieces"], rate)
+        cell = "" if result is ours else in_words(faster, 1)
+        lines.append(
+            f"| {way} | {in_words(map(rate, result['pieces']))} | {cell} "
+            f"| {format_bytes(result['peak'])} |"
+        )
+    return "\n".join(lines)
+
+
+def part_table(report: dict) -> str:
+    """The course's loop taken apart: each line has the changes of those above it."""
+    lines = ["| | tokens/s | against the line above | peak memory |", "|---|--:|--:|--:|"]
+    above = None
+    for what, result in zip(CHANGES, report["parts"].values(), strict=True):
+        pieces = result["pieces"]
+        gain = f"× {median(ratios(pieces, above, rate)):.2f}" if above else ""
+        speed = in_words(map(rate, pieces))
+        lines.append(f"| {what} | {speed} | {gain} | {format_bytes(result['peak'])} |")
+        above = pieces
+    return "\n".join(lines)
+
+
+def profile_table(report: dict) -> str:
+    """Where the time of a step goes, before and after: the median of the profiled steps."""
+    lines = ["| ms, and operations | before | after |", "|---|--:|--:|"]
+    for kind in (*KINDS, ELSE):
+        cells = []
+        for result in report["profiles"].values():
+            ms, calls = zip(*(piece["kinds"][kind] for piece in result["pieces"]), strict=True)
+            cells.append(f"{median(ms):.0f} ({median(calls):,.0f})")
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def made(report: dict) -> str:
+    """How and where it was measured."""
+    return (
+        f"{report['rounds']} steps each, in turns: medians, with the least and the most in "
+        f"brackets; {report['threads']} threads. Made by `python -m benchmarks.training` on "
+        f"{report['date']}: {report['machine']}."
+    )
+
+
+def page(report: dict) -> str:
+    """The report as Markdown."""
+    return f"""# QLoRA training on a CPU, beside other trainers
+
+{peer_table(report)}
+
+## The course's loop taken apart, without checkpointing
+
+{part_table(report)}
+
+## Where the time of a step goes
+
+*Before* is the third line of the table above, *after* its last one.
+
+{profile_table(report)}
+
+{made(report)}
+"""
+
+
+def quoted(text: str, report: dict) -> str:
+    """The page of the docs with this report's tables between their marks."""
+    tables = {"peers": peer_table, "parts": part_table, "profile": profile_table, "made": made}
+    for name, content in ((name, table(report)) for name, table in tables.items()):
+        text = between_marks(text, f"training {name}", content)
+    return text
+
+
+def main() -> None:
+    if WORKER in sys.argv:
+        work((WAYS | PARTS | PROFILES)[sys.argv[-1]])
+        return
+    publish(asked_for(__doc__, measured, JSON), JSON, page, {PAGE: quoted})
+
+
+if __name__ == "__main__":
+    main()

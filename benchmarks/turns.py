@@ -1,0 +1,133 @@
+"""Ways of doing the same work, each in a process of its own, taking turns.
+
+All are loaded at the same time and only one of them works at any moment, so that a busy machine
+slows down all alike and a ratio of two holds. A worker's work is any loop that calls `turn.begin()`
+before a piece of it and `turn.end()` behind, from a callback if need be; the time of a piece is
+taken here, between the two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import IO
+
+from course_utils import runtime
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "performance.md"  # what such benchmarks found
+WORKER = "--worker"
+
+Pieces = list[dict]  # what each turn of a way reported, with its "seconds"
+
+
+class Finished(Exception):
+    """There are no more turns."""
+
+
+class Turn:
+    """A worker's end of the line: `begin` waits for the go, `end` says what was done."""
+
+    def __init__(self) -> None:
+        self._answers = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)  # whatever a library prints is no answer
+
+    def begin(self) -> None:
+        """Wait for the next turn; raises Finished if there is none."""
+        if sys.stdin.readline().strip() != "go":
+            raise Finished
+
+    def end(self, **facts) -> None:
+        """Report a piece of work, or anything else, as JSON."""
+        print(json.dumps(facts), file=self._answers, flush=True)
+
+
+def work(way: Callable[[Turn], None]) -> None:
+    """What a worker process does: its way's work until there are no more turns, then its peak.
+
+    The peak is the most resident bytes (B) that the process has had since its start.
+    """
+    turn = Turn()
+    try:
+        way(turn)
+    except Finished:
+        turn.end(peak=runtime.peak_memory())
+
+
+def take_turns(
+    module: str, ways: Iterable[str], rounds: int, warm_up: int
+) -> dict[str, dict[str, Pieces | int]]:
+    """Start `python -m MODULE --worker WAY` for each way and give each its turn, round by round.
+
+    Returns for each way its pieces (those of the first `warm_up` rounds left out) and its peak in
+    B. Raises RuntimeError with what a worker said last if one fails.
+    """
+    with ExitStack() as stack:
+        workers = {way: stack.enter_context(_worker(module, way)) for way in ways}
+        pieces: dict[str, Pieces] = {way: [] for way in workers}
+        for _ in range(warm_up + rounds):
+            for way, worker in workers.items():
+                pieces[way].append(worker.turn())
+        return {
+            way: {"pieces": pieces[way][warm_up:], "peak": worker.finish()}
+            for way, worker in workers.items()
+        }
+
+
+@contextmanager
+def _worker(module: str, way: str) -> Iterator[_Worker]:
+    """A worker process, which is killed if it is still there in the end."""
+    command = [sys.executable, "-m", module, WORKER, way]
+    with tempfile.TemporaryFile("w+") as log:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
+        with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+            try:
+                yield _Worker(way, process, log)
+            finally:
+                process.kill()
+
+
+@dataclass
+class _Worker:
+    way: str
+    process: subprocess.Popen
+    log: IO[str]
+
+    def turn(self) -> dict:
+        begun = perf_counter()
+        answer = self._ask("go\n")
+        return answer | {"seconds": perf_counter() - begun}
+
+    def finish(self) -> int:
+        return self._ask("\n")["peak"]
+
+    def _ask(self, line: str) -> dict:
+        try:
+            self.process.stdin.write(line)
+            self.process.stdin.flush()
+            return json.loads(self.process.stdout.readline())
+        except (OSError, json.JSONDecodeError):
+            self.log.seek(0)
+            said = self.log.read()[-2000:]
+            raise RuntimeError(f"the way {self.way!r} has failed:\n{said}") from None
+
+
+def ratios(pieces: Pieces, others: Pieces, rate: Callable[[dict], float]) -> list[float]:
+    """Of each round, how many times the other way's rate this one's is."""
+    return [rate(one) / rate(other) for one, other in zip(pieces, others, strict=True)]
+
+
+def in_words(values: Iterable[float], digits: int = 0) -> str:
+    """Median and, in brackets, least and most."""
+    values = list(values)
+    middle, least, most = median(values), min(values), max(values)
+    return f"{middle:.{digits}f} ({least:.{digits}f}–{most:.{digits}f})"

@@ -1,0 +1,154 @@
+"""Runs of the training loop on a tiny NF4 model, alike in one process and in several.
+
+    accelerate launch --config_file configs/cpu.yaml --module tests.distributed FOLDER NAME …
+
+makes the runs of these names (of `RUNS`) one after another in FOLDER; the main process writes what
+came of each to FOLDER/NAME.json. tests/test_distributed.py makes the same runs in one process,
+whose micro-batches are as large as those of all processes together.
+"""
+
+import itertools
+import json
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import accelerate.accelerator
+import torch
+from accelerate import DistributedType, PartialState
+from accelerate.utils import gather_object
+from torch.distributed.fsdp import FullyShardedDataParallel
+
+from course_utils import finetuning
+from course_utils.finetuning import Recipe, attach_adapters, finetune
+from course_utils.models import tiny_base
+from course_utils.sft import IGNORE
+
+TOKENIZER = SimpleNamespace(pad_token_id=0)
+EXAMPLES, VALIDATION = 13, 5  # neither fills the last batches of two processes
+RECIPE = Recipe(rank=4, micro_batch_size=2, learning_rate=1e-2, epochs=2)
+TWICE = replace(RECIPE, accumulation=2)
+STOP = 6  # steps after which a run is interrupted; it was saved two steps before
+RUNS = {
+    "fast": {"fast": True},
+    "fast, accumulated": {"fast": True, "recipe": TWICE},
+    "plain": {"fast": False},
+    "plain, accumulated": {"fast": False, "recipe": TWICE},
+    "stopped": {"fast": True, "save_every": 4, "stop": STOP},
+    "resumed": {"fast": True, "folder": "stopped", "resume": True},
+    "spread": {"fast": None},  # with FSDP
+    "spread, stopped": {"fast": None, "save_every": 4, "stop": STOP},
+    "spread, resumed": {"fast": None, "folder": "spread, stopped", "resume": True},
+}
+
+
+def rows(count: int, seed: int) -> list[dict]:
+    """Examples of random tokens and of many lengths, the last third of each an answer."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for length in torch.randint(6, 40, (count,), generator=generator).tolist():
+        ids = torch.randint(3, 96, (length,), generator=generator).tolist()
+        prompt = length - length // 3
+        found.append({"input_ids": ids, "labels": [IGNORE] * prompt + ids[prompt:]})
+    return found
+
+
+def trained(root: Path, name: str, processes: int = 1):
+    """The run of this name; its micro-batches stand for those of so many processes."""
+    options = {"recipe": RECIPE, "folder": name, "stop": None} | RUNS[name]
+    recipe, folder, stop = (options.pop(key) for key in ("recipe", "folder", "stop"))
+    recipe = replace(recipe, micro_batch_size=processes * recipe.micro_batch_size)
+    model = attach_adapters(tiny_base(), recipe)
+    options |= {"output_dir": root / folder, "validate_every": 3, "compute_dtype": torch.float32}
+    train, validation = rows(EXAMPLES, 1), rows(VALIDATION, 2)
+    with interrupted(after=stop):
+        return finetune(model, TOKENIZER, train, validation, recipe=recipe, **options)
+
+
+@contextmanager
+def interrupted(after: int | None):
+    """Ctrl-C in this process once it has made so many steps; never for None."""
+    step, done = finetuning.training_step, itertools.count()
+
+    def interrupting(*args):
+        if next(done) == after:
+            raise KeyboardInterrupt
+        return step(*args)
+
+    with mock.patch.object(finetuning, "training_step", interrupting):
+        yield
+
+
+# -- in each process -------------------------------------------------------------------------------
+
+
+def be_late() -> None:
+    """Let all processes but the main one take long to write their part of a checkpoint."""
+    save = accelerate.accelerator.save_accelerator_state
+
+    def slowly(*args, **kwargs):
+        time.sleep(0 if PartialState().is_main_process else 0.3)
+        return save(*args, **kwargs)
+
+    accelerate.accelerator.save_accelerator_state = slowly
+
+
+def watch() -> list[tuple[int, int]]:
+    """From now on, of each step: the seed that dropout depends on, and bytes of parameters here."""
+    seen, step = [], finetuning.training_step
+
+    def watched(accelerator, model, *args):
+        storages = [parameter.untyped_storage() for parameter in model.parameters()]
+        held = sum({storage.data_ptr(): storage.size() for storage in storages}.values())
+        seen.append((torch.initial_seed(), held))
+        return step(accelerator, model, *args)
+
+    finetuning.training_step = watched
+    return seen
+
+
+def allow_fsdp_on_cpu() -> None:
+    """Let accelerate use FSDP without a GPU: it hands over to torch's FSDP, which can do it.
+
+    accelerate shards on GPUs only, and gives FSDP a device "cpu:0", which it doesn't know. It also
+    moves what it saves to CPU memory: there already, it would be freed with the shard.
+    """
+    PartialState(cpu=True).distributed_type = DistributedType.MULTI_GPU
+    make, saving = FullyShardedDataParallel.__init__, FullyShardedDataParallel.state_dict_type
+
+    def on_cpu(self, *args, **kwargs):
+        make(self, *args, **(kwargs | {"device_id": torch.device("cpu")}))
+
+    def in_place(module, kind, *configs):
+        for config in configs:
+            config.offload_to_cpu = False
+        return saving(module, kind, *configs)
+
+    FullyShardedDataParallel.__init__ = on_cpu
+    FullyShardedDataParallel.state_dict_type = staticmethod(in_place)
+
+
+def main(root: Path, names: list[str]) -> None:
+    PartialState(cpu=True)
+    be_late()
+    seen = watch()
+    if any(name.startswith("spread") for name in names):
+        allow_fsdp_on_cpu()
+    for name in names:
+        seen.clear()
+        try:
+            run = trained(root, name)
+            result = {"history": run.history, "adapters": str(run.adapters)}
+        except KeyboardInterrupt:
+            result = {"history": None}
+        result["seen"] = gather_object([list(seen)])  # of each process
+        if PartialState().is_main_process:
+            (root / f"{name}.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
