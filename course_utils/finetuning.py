@@ -194,11 +194,14 @@ def answer_loss(model, batch: dict[str, Tensor]) -> Tensor:
 
     batch: of `sft.collate` or `sft.pack`. Position t predicts token t + 1, so the labels are
     shifted by one. Logits are computed only at positions whose next token carries loss: with 49,152
-    words, the logits of whole prompts would be the largest tensor of the step.
+    words, the logits of whole prompts would be the largest tensor of the step. Padding on the left
+    does not count as a position.
     """
     targets = batch["labels"][:, 1:]  # (batch, length - 1)
     columns = (targets != IGNORE).any(dim=0).nonzero().squeeze(1)  # (kept,)
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    if "attention_mask" in batch:
+        inputs["position_ids"] = (batch["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
     logits = model(**inputs, logits_to_keep=columns, use_cache=False).logits
     # logits: (batch, kept, vocabulary)
     return cross_entropy(logits.flatten(0, 1), targets[:, columns].flatten())

@@ -18,6 +18,7 @@ References: LoRA (Hu et al. 2021, section 4.1), QLoRA (Dettmers et al. 2023, sec
 
 from __future__ import annotations
 
+import copy
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +53,7 @@ class _LoRALinear(Function):
     def forward(ctx, x, a, b, packed, state, scale):
         a, b = a.to(x.dtype), b.to(x.dtype)
         down = x @ a.T  # (tokens, r)
-        y = x @ dequantize_4bit(packed, state).to(x.dtype).T  # (tokens, out)
+        y = x @ _dequantized(packed, state, x.dtype).T  # (tokens, out)
         ctx.save_for_backward(x, a, b, down)
         ctx.base = packed, state, scale
         return y.addmm_(down, b.T, alpha=scale)
@@ -65,8 +66,15 @@ class _LoRALinear(Function):
         grad_a, grad_b = h.T @ x, (g.T @ down).mul_(scale)  # (r, in), (out, r)
         grad_x = None
         if ctx.needs_input_grad[0]:  # the first layer's x is an embedding, and frozen
-            grad_x = (g @ dequantize_4bit(packed, state).to(g.dtype)).addmm_(h, a)
+            grad_x = (g @ _dequantized(packed, state, g.dtype)).addmm_(h, a)
         return grad_x, grad_a.float(), grad_b.float(), None, None, None
+
+
+def _dequantized(packed: Tensor, state, dtype: torch.dtype) -> Tensor:
+    """W in this dtype; bitsandbytes' own way there is by the dtype that was quantized."""
+    state = copy.copy(state)
+    state.dtype = dtype
+    return dequantize_4bit(packed, state)
 
 
 def lora_linear(layer, x: Tensor) -> Tensor:

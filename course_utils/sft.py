@@ -132,9 +132,8 @@ def collate(
 
     The answers line up at the right edge, so a loss on answers needs the last few columns only.
 
-    Returns input_ids, attention_mask, position_ids (from an example's first token on) and labels,
-    each a (batch, width) int64 tensor. Padding is 0 in the mask and -100 in the labels because of
-    where it stands, whatever token it is.
+    Returns input_ids, attention_mask and labels, each a (batch, width) int64 tensor. Padding is 0
+    in the mask and -100 in the labels because of where it stands, whatever token it is.
     Raises ValueError for an empty batch.
     """
     if not features:
@@ -144,14 +143,12 @@ def collate(
     batch = {
         "input_ids": torch.full(shape, pad_token_id),
         "attention_mask": torch.zeros(shape, dtype=torch.long),
-        "position_ids": torch.zeros(shape, dtype=torch.long),
         "labels": torch.full(shape, IGNORE),
     }
     for row, feature in enumerate(features):
         start = shape[1] - len(feature["input_ids"])
         batch["input_ids"][row, start:] = torch.tensor(feature["input_ids"])
         batch["attention_mask"][row, start:] = 1
-        batch["position_ids"][row, start:] = torch.arange(shape[1] - start)
         batch["labels"][row, start:] = torch.tensor(feature["labels"])
     return batch
 

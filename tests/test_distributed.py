@@ -22,9 +22,9 @@ from course_utils import train
 from course_utils.finetuning import TrainingError, load_adapters
 from course_utils.memory import estimate, usable_bytes
 from course_utils.units import GiB
-from tests import distributed
+from tests import launched
 from tests.conftest import make_model
-from tests.distributed import EXAMPLES, RECIPE, STOP, trained
+from tests.launched import EXAMPLES, RECIPE, STOP, trained
 
 ROOT = Path(__file__).parent.parent
 CPU, FSDP = "configs/cpu.yaml", "configs/fsdp_qlora.yaml"
@@ -58,7 +58,7 @@ def runs(tmp_path_factory):
         FSDP: ["spread", "spread, stopped", "spread, resumed"],
     }.items():
         root = tmp_path_factory.mktemp("runs")
-        launch(config, "tests.distributed", root, *names)
+        launch(config, "tests.launched", root, *names)
         found |= {name: json.loads((root / f"{name}.json").read_text()) for name in names}
     return found
 
@@ -123,7 +123,7 @@ def test_an_interrupted_run_goes_on_from_the_last_checkpoint(runs, alone):
 
 def test_another_number_of_processes_can_not_resume(runs, monkeypatch):
     root = Path(runs["fast"]["adapters"]).parents[2]
-    monkeypatch.setitem(distributed.RUNS, "fast", {"fast": True, "resume": True})
+    monkeypatch.setitem(launched.RUNS, "fast", {"fast": True, "resume": True})
     with pytest.raises(TrainingError, match="its run differs: processes was 2, is 1"):
         trained(root, "fast")
 

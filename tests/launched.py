@@ -1,6 +1,6 @@
 """Runs of the training loop on a tiny NF4 model, alike in one process and in several.
 
-    accelerate launch --config_file configs/cpu.yaml --module tests.distributed FOLDER NAME …
+    accelerate launch --config_file configs/cpu.yaml --module tests.launched FOLDER NAME …
 
 makes the runs of these names (of `RUNS`) one after another in FOLDER; the main process writes what
 came of each to FOLDER/NAME.json. tests/test_distributed.py makes the same runs in one process,
