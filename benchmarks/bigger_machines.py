@@ -1,6 +1,8 @@
-"""What 7B to 70B models need on several GPUs, by the course's calculator. Nothing is measured.
+"""What 7B to 70B models need on several GPUs, by the course's calculator.
 
-python -m benchmarks.bigger_machines       writes the tables of docs/bigger-machines.md again
+    python -m benchmarks.bigger_machines       writes the tables of docs/bigger-machines.md again
+
+Nothing is measured.
 """
 
 from __future__ import annotations

@@ -15,20 +15,12 @@ from datetime import date
 from functools import partial
 
 import torch
+from bitsandbytes.functional import has_avx512bf16
 
 from benchmarks.reports import RESULTS, asked_for, between_marks, machine, publish
-from benchmarks.turns import (
-    PAGE,
-    WORKER,
-    Turn,
-    in_words,
-    ratios,
-    take_turns,
-    work,
-)
+from benchmarks.turns import PAGE, WORKER, Turn, beside_the_course, made_by, take_turns, work
 from course_utils import evaluation, news
 from course_utils.models import linear4bit_layers, load_base
-from course_utils.units import format_bytes
 
 JSON = RESULTS / "decoding.json"
 ROUNDS, WARM_UP = 4, 1
@@ -54,7 +46,7 @@ def by_turns(turn: Turn, kind: str, answer: Callable) -> None:
     while True:
         for first in range(0, len(chats), STORIES):
             given = answer(chats[first : first + STORIES])
-            turn.end(answers=len(given), words=sum(len(text.split()) for text in given))
+            turn.end(answers=len(given))
             turn.begin()
 
 
@@ -73,7 +65,7 @@ def one_by_one(turn: Turn, kind: str, repacking: bool) -> None:
     """
     model, tokenizer = load_base("smollm2-135m", quantization="nf4")
     for layer in linear4bit_layers(model).values():
-        layer.support_avx512bf16_for_cpu = repacking and layer_can_repack()
+        layer.support_avx512bf16_for_cpu = repacking and has_avx512bf16()
     options = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "use_cache": True}
 
     @torch.no_grad()
@@ -89,13 +81,6 @@ def one_by_one(turn: Turn, kind: str, repacking: bool) -> None:
         return texts
 
     by_turns(turn, kind, answer)
-
-
-def layer_can_repack() -> bool:
-    """Whether bitsandbytes repacks 4-bit weights on this CPU."""
-    from bitsandbytes.functional import has_avx512bf16
-
-    return has_avx512bf16()
 
 
 WAYS = {
@@ -131,23 +116,13 @@ def rate(piece: dict) -> float:
 
 def table(report: dict) -> str:
     """The ways beside each other."""
-    lines = ["| | answers/s | the course is … times as fast | peak memory |", "|---|--:|--:|--:|"]
-    for way, result in report["ways"].items():
-        ours = report["ways"][f"course, {way.rpartition(', ')[2]}"]
-        faster = ratios(ours["pieces"], result["pieces"], rate)
-        cell = "" if result is ours else in_words(faster, 1)
-        speed = in_words(map(rate, result["pieces"]), 2)
-        lines.append(f"| {way} | {speed} | {cell} | {format_bytes(result['peak'])} |")
-    return "\n".join(lines)
+    return beside_the_course(report["ways"], "answers/s", rate, digits=2)
 
 
 def made(report: dict) -> str:
     """How and where it was measured."""
-    return (
-        f"{report['stories']} answers a turn, {report['rounds']} turns each: medians, with the "
-        f"least and the most in brackets; {report['threads']} threads. Made by "
-        f"`python -m benchmarks.decoding` on {report['date']}: {report['machine']}."
-    )
+    what = f"{report['stories']} answers a turn, {report['rounds']} turns each"
+    return made_by(report, "decoding", what)
 
 
 def page(report: dict) -> str:

@@ -24,7 +24,17 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.reports import RESULTS, asked_for, between_marks, machine, publish
-from benchmarks.turns import PAGE, WORKER, Turn, in_words, ratios, take_turns, work
+from benchmarks.turns import (
+    PAGE,
+    WORKER,
+    Turn,
+    beside_the_course,
+    in_words,
+    made_by,
+    ratios,
+    take_turns,
+    work,
+)
 from course_utils import fused, news, runtime, sft
 from course_utils.finetuning import (
     Recipe,
@@ -49,7 +59,7 @@ STEPS = 40  # more than any way takes turns
 # --- the ways -------------------------------------------------------------------------------------
 
 
-def course(turn: Turn, checkpointing: bool, fast: bool = True) -> None:
+def course(turn: Turn, checkpointing: bool) -> None:
     """Lecture 07's loop, each step a turn."""
     model, tokenizer = load_base(**MODEL)
     recipe = Recipe(max_steps=STEPS, gradient_checkpointing=checkpointing)
@@ -61,7 +71,7 @@ def course(turn: Turn, checkpointing: bool, fast: bool = True) -> None:
 
     turn.begin()
     with tempfile.TemporaryDirectory() as folder:
-        options = {"output_dir": folder, "fast": fast, "on_step": on_step}
+        options = {"output_dir": folder, "on_step": on_step}
         finetune(model, tokenizer, features(tokenizer), recipe=recipe, **options)
 
 
@@ -295,20 +305,8 @@ def rate(piece: dict) -> float:
 
 
 def peer_table(report: dict) -> str:
-    """The ways beside each other, those with and without checkpointing each against the course."""
-    lines = [
-        "| | tokens/s | the course's loop is … times as fast | peak memory |",
-        "|---|--:|--:|--:|",
-    ]
-    for way, result in report["ways"].items():
-        ours = report["ways"]["course" + way[way.find(",") :] if "," in way else "course"]
-        faster = ratios(ours["pieces"], result["pieces"], rate)
-        cell = "" if result is ours else in_words(faster, 1)
-        lines.append(
-            f"| {way} | {in_words(map(rate, result['pieces']))} | {cell} "
-            f"| {format_bytes(result['peak'])} |"
-        )
-    return "\n".join(lines)
+    """The ways beside each other, with and without checkpointing."""
+    return beside_the_course(report["ways"], "tokens/s", rate)
 
 
 def part_table(report: dict) -> str:
@@ -338,11 +336,7 @@ def profile_table(report: dict) -> str:
 
 def made(report: dict) -> str:
     """How and where it was measured."""
-    return (
-        f"{report['rounds']} steps each, in turns: medians, with the least and the most in "
-        f"brackets; {report['threads']} threads. Made by `python -m benchmarks.training` on "
-        f"{report['date']}: {report['machine']}."
-    )
+    return made_by(report, "training", f"{report['rounds']} steps each, in turns")
 
 
 def page(report: dict) -> str:

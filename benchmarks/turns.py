@@ -22,6 +22,7 @@ from time import perf_counter
 from typing import IO
 
 from course_utils import runtime
+from course_utils.units import format_bytes
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "performance.md"  # what such benchmarks found
@@ -131,3 +132,30 @@ def in_words(values: Iterable[float], digits: int = 0) -> str:
     values = list(values)
     middle, least, most = median(values), min(values), max(values)
     return f"{middle:.{digits}f} ({least:.{digits}f}–{most:.{digits}f})"
+
+
+def beside_the_course(
+    ways: dict[str, dict], unit: str, rate: Callable[[dict], float], digits: int = 0
+) -> str:
+    """A Markdown table of ways, each against the course in the same setting.
+
+    A way's name is "WHO" or "WHO, SETTING". rate: what a piece reaches, in `unit`.
+    """
+    head = f"| | {unit} | the course is … times as fast | peak memory |"
+    lines = [head, "|---|--:|--:|--:|"]
+    for way, result in ways.items():
+        _, comma, setting = way.rpartition(", ")
+        ours = ways[f"course{comma}{setting}" if comma else "course"]
+        faster = ratios(ours["pieces"], result["pieces"], rate)
+        cell = "" if result is ours else in_words(faster, 1)
+        speed = in_words(map(rate, result["pieces"]), digits)
+        lines.append(f"| {way} | {speed} | {cell} | {format_bytes(result['peak'])} |")
+    return "\n".join(lines)
+
+
+def made_by(report: dict, name: str, what: str) -> str:
+    """How and where a benchmark of this name was measured; what: the pieces of each way."""
+    return (
+        f"{what}: medians, with the least and the most in brackets; {report['threads']} threads. "
+        f"Made by `python -m benchmarks.{name}` on {report['date']}: {report['machine']}."
+    )

@@ -1,7 +1,9 @@
 """What training in several processes needs beyond `accelerate`: see docs/bigger-machines.md.
 
-EvenBatches, collated      an epoch's last batches, where examples run out
-sharded, gathered, …       a model in shares (FSDP): adapters on a base in 4 bits
+    EvenBatches, collated      an epoch's last batches, where examples run out
+    sharded, gathered, …       a model in shares (FSDP): adapters on a base in 4 bits
+
+The loop itself, of one process or many, is in `finetuning`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -35,6 +34,7 @@ from playwright.sync_api import (
 )
 from playwright.sync_api import TimeoutError as NotInTime
 
+from benchmarks.startup import free_port
 from course_utils.runtime import process_peak
 
 BROWSERS = ("google-chrome", "chromium", "chromium-browser")
@@ -176,13 +176,6 @@ class Server:
         """Where the front end shows one of the notebooks."""
         place = self.front_end.place.format(name=Path(notebook).stem)
         return f"{self.url}{place}?token={self.token}"
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
 
 
 def chromium(playwright: Playwright) -> Browser:

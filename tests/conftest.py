@@ -59,6 +59,21 @@ def make_model(seed: int = 0, **changes):
     return LlamaForCausalLM(LlamaConfig(**(settings | changes))).eval()
 
 
+def random_examples(count: int, seed: int) -> list[dict]:
+    """Examples of random tokens and of many lengths, the last third of each an answer."""
+    import torch
+
+    from course_utils import sft
+
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for length in torch.randint(6, 40, (count,), generator=generator).tolist():
+        ids = torch.randint(3, 96, (length,), generator=generator).tolist()
+        prompt = length - length // 3
+        found.append({"input_ids": ids, "labels": [sft.IGNORE] * prompt + ids[prompt:]})
+    return found
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return make_tokenizer()

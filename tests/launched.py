@@ -26,7 +26,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from course_utils import finetuning
 from course_utils.finetuning import Recipe, attach_adapters, finetune
 from course_utils.models import tiny_base
-from course_utils.sft import IGNORE
+from tests.conftest import random_examples
 
 TOKENIZER = SimpleNamespace(pad_token_id=0)
 EXAMPLES, VALIDATION = 13, 5  # neither fills the last batches of two processes
@@ -46,17 +46,6 @@ RUNS = {
 }
 
 
-def rows(count: int, seed: int) -> list[dict]:
-    """Examples of random tokens and of many lengths, the last third of each an answer."""
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for length in torch.randint(6, 40, (count,), generator=generator).tolist():
-        ids = torch.randint(3, 96, (length,), generator=generator).tolist()
-        prompt = length - length // 3
-        found.append({"input_ids": ids, "labels": [IGNORE] * prompt + ids[prompt:]})
-    return found
-
-
 def trained(root: Path, name: str, processes: int = 1):
     """The run of this name; its micro-batches stand for those of so many processes."""
     options = {"recipe": RECIPE, "folder": name, "stop": None} | RUNS[name]
@@ -64,7 +53,7 @@ def trained(root: Path, name: str, processes: int = 1):
     recipe = replace(recipe, micro_batch_size=processes * recipe.micro_batch_size)
     model = attach_adapters(tiny_base(), recipe)
     options |= {"output_dir": root / folder, "validate_every": 3, "compute_dtype": torch.float32}
-    train, validation = rows(EXAMPLES, 1), rows(VALIDATION, 2)
+    train, validation = random_examples(EXAMPLES, 1), random_examples(VALIDATION, 2)
     with interrupted(after=stop):
         return finetune(model, TOKENIZER, train, validation, recipe=recipe, **options)
 

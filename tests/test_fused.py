@@ -15,21 +15,15 @@ from course_utils.finetuning import Recipe, answer_loss, attach_adapters, finetu
 from course_utils.fused import attend, cross_entropy, fits, fused, lora_linear
 from course_utils.models import linear4bit_layers, load_base, tiny_base
 from course_utils.sft import IGNORE, collate, encode_all, pack
-from tests.conftest import make_model
+from tests.conftest import make_model, random_examples
 
 RECIPE = Recipe(rank=4, micro_batch_size=4, learning_rate=1e-2, max_steps=20)
-LENGTHS = [9, 33, 12, 5, 40, 21, 17, 8, 28, 11, 6, 19]
 STEPS = 20  # that the losses of both ways are compared over
 TOLERANCE = 1e-3  # relative; the target that the course sets itself
 
 
-def rows(count=12, words=96):
-    """Examples of random tokens, the last third of each an answer."""
-    generator = torch.Generator().manual_seed(3)
-    for length in LENGTHS[:count]:
-        ids = torch.randint(3, words, (length,), generator=generator).tolist()
-        prompt = length - length // 3
-        yield {"input_ids": ids, "labels": [IGNORE] * prompt + ids[prompt:]}
+def rows(count=12):
+    return random_examples(count, seed=3)
 
 
 def tuned(recipe=RECIPE, seed=0):
@@ -144,7 +138,7 @@ def test_attend_asks_for_lengths():
 @pytest.mark.parametrize("multiple", [1, 64])
 @pytest.mark.parametrize("within", [True, False], ids=["fused", "transformers-own"])
 def test_packed_rows_have_the_loss_and_gradients_of_padded_ones(multiple, within):
-    model, features = tuned(), list(rows(6))
+    model, features = tuned(), rows(6)
     answer_loss(model, collate(features, 0)).backward()
     expected = gradients(model)
     model.zero_grad()
@@ -160,7 +154,7 @@ def test_packed_rows_have_the_loss_and_gradients_of_padded_ones(multiple, within
 
 def history(tokenizer, folder, recipe=RECIPE, **options):
     model = attach_adapters(tiny_base(), recipe)
-    return finetune(model, tokenizer, list(rows()), recipe=recipe, output_dir=folder, **options)
+    return finetune(model, tokenizer, rows(), recipe=recipe, output_dir=folder, **options)
 
 
 @pytest.mark.parametrize(
@@ -170,8 +164,8 @@ def history(tokenizer, folder, recipe=RECIPE, **options):
 )
 def test_losses_of_twenty_steps_are_those_of_the_plain_loop(tokenizer, tmp_path, changes):
     recipe = replace(RECIPE, **changes)
-    plain = history(tokenizer, tmp_path, recipe, fast=False, validation=list(rows(3))).table()
-    fast = history(tokenizer, tmp_path, recipe, fast=True, validation=list(rows(3))).table()
+    plain = history(tokenizer, tmp_path, recipe, fast=False, validation=rows(3)).table()
+    fast = history(tokenizer, tmp_path, recipe, fast=True, validation=rows(3)).table()
     assert len(fast) == STEPS and fast["loss"].iloc[-1] < 0.8 * fast["loss"].iloc[0]
     for column in ("loss", "grad_norm"):
         assert (fast[column] / plain[column] - 1).abs().max() < TOLERANCE / 10
@@ -191,7 +185,7 @@ def test_it_is_the_default_where_it_fits(tokenizer, tmp_path, monkeypatch):
 
 def test_where_it_does_not_fit_it_is_refused(tokenizer, tmp_path):
     with pytest.raises(ValueError, match="fast=True is for a Llama with LoRA on NF4 layers"):
-        finetune(make_model(), tokenizer, list(rows()), output_dir=tmp_path, fast=True)
+        finetune(make_model(), tokenizer, rows(), output_dir=tmp_path, fast=True)
 
 
 def test_what_fits():
@@ -235,7 +229,7 @@ def test_a_second_adapter_trains_fast_too(tokenizer, tmp_path):
     attach_adapters(model, RECIPE, name="second")
     first = {n: p.detach().clone() for n, p in model.named_parameters() if ".default." in n}
     options = {"recipe": RECIPE, "output_dir": tmp_path}
-    run = finetune(model, tokenizer, list(rows()), fast=True, **options)
+    run = finetune(model, tokenizer, rows(), fast=True, **options)
     assert run.history[-1]["loss"] < 0.8 * run.history[0]["loss"]
     assert all(torch.equal(dict(model.named_parameters())[n], p) for n, p in first.items())
 
