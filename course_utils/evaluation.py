@@ -98,6 +98,7 @@ def generate(
         shared = _shared_prefix(prompts)
         cache = _read(shared, model)
         while order:
+            runtime.trim_heap()
             widest = len(prompts[order[0]]) + max_new_tokens
             size = min(batch_size, max(1, batch_tokens // widest))
             batch, order = order[:size], order[size:]

@@ -235,6 +235,7 @@ def training_step(accelerator, model, optimizer, batches: Sequence[dict], recipe
         last = number == len(batches)
         with nullcontext() if last else accelerator.no_sync(model):
             loss = answer_loss(model, batch)
+            runtime.trim_heap()  # the backward pass would not fit in the gaps
             accelerator.backward(loss * scale)
         loss_sum += loss.detach()
     loss_mean = (accelerator.reduce(loss_sum, reduction="sum") / answer_tokens).item()
@@ -488,6 +489,7 @@ def finetune(
             ):
                 with computing():
                     record["validation_loss"] = mean_loss(accelerator, wrapped, held_out)
+            runtime.trim_heap()
             run.history.append(record)
             bar.set_postfix_str(
                 f"loss {record['loss']:.3f}, {record['tokens_per_s']:.0f} tokens/s", refresh=False

@@ -194,22 +194,21 @@ class _CrossEntropy(Function):
     @staticmethod
     def backward(ctx, g):
         tensors = ctx.saved_tensors
-        grad = torch.empty_like(tensors[0])
-        for out, z, target, log_sum in zip(
-            *(tensor.split(ctx.rows) for tensor in (grad, *tensors)), strict=True
-        ):
+        parts = (tensor.split(ctx.rows) for tensor in tensors)
+        for z, target, log_sum in zip(*parts, strict=True):
             p = (z.float() - log_sum[:, None]).exp_()
             counts = target != IGNORE
             p[counts.nonzero().squeeze(1), target[counts]] -= 1
-            out.copy_(p.mul_((counts * g)[:, None]))
-        return grad, None
+            z.copy_(p.mul_((counts * g)[:, None]))
+        return tensors[0], None
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy in nats, summed over rows whose target isn't -100.
 
     As torch's of `logits.float()` with reduction="sum", without that copy: float32 is a few rows'
-    at a time, forward and backward. logits: (rows, words) of any dtype; targets: (rows,) int64.
+    at a time, forward and backward. The gradient takes the logits' place in memory: torch refuses a
+    second backward pass. logits: (rows, words) of any dtype; targets: (rows,) int64.
     """
     return _CrossEntropy.apply(logits, targets)
 

@@ -384,6 +384,7 @@ def load_base(
 
     device = torch.device(device) if device is not None else runtime.device()
     _check_options(quantization, compute_dtype, device)
+    runtime.keep_few_kernels()
     compute_dtype = compute_dtype or runtime.compute_dtype(device)
     folder = Path(path) if path is not None else fetch_base(name or default_name(device), source)
     if not _is_model(folder):
@@ -405,6 +406,7 @@ def load_base(
     if quantization == "nf4":
         _let_go_of_the_file(model)
     make_safe_to_evaluate(model)
+    runtime.trim_heap()
     return model.eval(), tokenizer
 
 

@@ -64,6 +64,14 @@ def test_cross_entropy_equals_torchs(monkeypatch, chunk, dtype):
     assert found.dtype == dtype and found[1].eq(0).all()
 
 
+def test_cross_entropy_refuses_a_second_backward_pass():
+    logits = torch.zeros(2, 5, requires_grad=True)
+    loss = cross_entropy(logits * 1, torch.tensor([3, 0]))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 @pytest.mark.parametrize("shape", [(6, 64), (2, 3, 64)])
 def test_lora_linear_equals_pefts_layer_and_its_gradients(shape):
     model = tuned(replace(RECIPE, alpha=24))
