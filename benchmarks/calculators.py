@@ -20,8 +20,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from datetime import date
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -34,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the hub of the t
 
 from hub import Hub
 
-from benchmarks.reports import RESULTS, asked_for, between_marks, machine, publish
+from benchmarks.reports import RESULTS, asked_for, between_marks, measured_here, publish
 from course_utils.finetuning import Recipe, attach_adapters, set_checkpointing
 from course_utils.measure import TensorMeter, optimizer_bytes, saved_for_backward
 from course_utils.memory import PRESETS, estimate
@@ -263,8 +261,7 @@ def measured() -> dict:
         case["estimate"] = estimate(models[case["model"]], case["method"], **case["options"])
         case["fitcheck"], case["accelerate"] = fitcheck, accelerate[case["model"]]
     return {
-        "date": date.today().isoformat(),
-        "machine": f"{machine()}, fitcheck-llm {version('fitcheck-llm')}",
+        **measured_here("fitcheck-llm"),
         "t4": [peak_row(case) for case in tables["t4"]],
         "weights": [weight_row(case) for case in tables["weights"]],
         "saved": [saved_row(case) for case in tables["steps"]],

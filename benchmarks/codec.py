@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from statistics import median
 
@@ -20,7 +19,7 @@ from bitsandbytes import functional as bnb
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
 
-from benchmarks.reports import RESULTS, asked_for, machine, publish
+from benchmarks.reports import RESULTS, asked_for, measured_here, publish
 from course_utils.quantization import quantize_nf4
 
 JSON = RESULTS / "codec.json"
@@ -73,8 +72,7 @@ def in_turns(ours: Callable, theirs: Callable, rounds: int) -> dict[str, float]:
 def measured() -> dict:
     """The whole report: cases, machine and date."""
     return {
-        "date": date.today().isoformat(),
-        "machine": machine(),
+        **measured_here(),
         "threads": torch.get_num_threads(),
         "shape": SHAPE,
         "rounds": ROUNDS,

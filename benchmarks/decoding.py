@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from datetime import date
 from functools import partial
 
 import torch
 from bitsandbytes.functional import has_avx512bf16
 
-from benchmarks.reports import RESULTS, asked_for, between_marks, machine, publish
+from benchmarks.reports import RESULTS, asked_for, between_marks, measured_here, publish
 from benchmarks.turns import PAGE, WORKER, Turn, beside_the_course, made_by, take_turns, work
 from course_utils import evaluation, news
 from course_utils.models import linear4bit_layers, load_base
@@ -100,8 +99,7 @@ WAYS = {
 def measured() -> dict:
     """The whole report: each way's pieces and peak, machine and date."""
     return {
-        "date": date.today().isoformat(),
-        "machine": machine(),
+        **measured_here(),
         "threads": torch.get_num_threads(),
         "rounds": ROUNDS,
         "stories": STORIES,

@@ -26,7 +26,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import date
 from itertools import combinations
 from pathlib import Path
 from statistics import mean, median
@@ -36,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
 
 import psutil
 
-from benchmarks.reports import RESULTS, load_report, machine, save_report
+from benchmarks.reports import RESULTS, load_report, measured_here, save_report
 from course_utils import notebooks
 from course_utils.grading import records, release
 from course_utils.grading.sandbox import Limits
@@ -718,7 +717,7 @@ def write(report: dict[str, Any], folder: Path) -> None:
 def measured(sizes: dict[str, int]) -> dict[str, Any]:
     """The whole report: the three parts, machine and date."""
     parts = {"side by side": side_by_side, "class": whole_class, "killed": killed}
-    report: dict[str, Any] = {"date": date.today().isoformat(), "machine": machine()}
+    report: dict[str, Any] = measured_here()
     for name, part in parts.items():
         report[name] = part(sizes[name])
         print(f"{name}: done", flush=True)

@@ -10,7 +10,6 @@ files it has installed: they are measured where they lie. No image is built.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import date
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks.reports import RESULTS, asked_for, between_marks, machine, publish
+from benchmarks.reports import RESULTS, asked_for, between_marks, measured_here, publish
 from course_utils.runtime import CourseError
 from course_utils.units import format_bytes
 
@@ -88,8 +87,7 @@ def measured() -> dict:
         )
     sizes = {name: installed_bytes(name) for name in closure(wanted())}
     return {
-        "date": date.today().isoformat(),
-        "machine": machine(),
+        **measured_here(),
         "packages": dict(sorted(sizes.items(), key=lambda item: -item[1])),
         "model": folder_bytes(fetch_base("smollm2-135m", "pypi")),
     }

@@ -13,12 +13,18 @@ import argparse
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
 
-from benchmarks.reports import RESULTS, between_marks, load_report, machine, publish, save_report
+from benchmarks.reports import (
+    RESULTS,
+    between_marks,
+    load_report,
+    measured_here,
+    publish,
+    save_report,
+)
 from course_utils import evaluation, news, runtime, sft
 from course_utils.finetuning import Recipe, attach_adapters, finetune
 from course_utils.models import load_base
@@ -108,8 +114,7 @@ def measured(seeds: list[int]) -> dict:
     results = prompting(test)
     results |= {f"tuned, seed {seed}": tuning(data, test, seed) for seed in seeds}
     return {
-        "date": date.today().isoformat(),
-        "machine": machine(),
+        **measured_here(),
         "stories": len(test),
         "peak memory": runtime.peak_memory(),
         "results": results,

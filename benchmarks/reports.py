@@ -7,6 +7,8 @@ import json
 import platform
 import re
 from collections.abc import Callable, Mapping
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 from course_utils import runtime
@@ -29,6 +31,12 @@ def machine() -> str:
     versions = ", ".join(f"{name} {installed[name]}" for name in LIBRARIES)
     cores = runtime.usable_cores()
     return f"{processor()}, {cores:g} cores, compute dtype {runtime.compute_dtype()}; {versions}"
+
+
+def measured_here(*libraries: str) -> dict[str, str]:
+    """What a report begins with: date and machine, with the versions of further libraries too."""
+    more = "".join(f", {name} {version(name)}" for name in libraries)
+    return {"date": date.today().isoformat(), "machine": machine() + more}
 
 
 def save_report(report: dict, path: Path) -> None:

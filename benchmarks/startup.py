@@ -20,7 +20,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,7 +27,7 @@ from typing import Any
 import psutil
 from jupyter_client import BlockingKernelClient, KernelManager
 
-from benchmarks.reports import RESULTS, asked_for, machine, publish
+from benchmarks.reports import RESULTS, asked_for, measured_here, publish
 from course_utils.runtime import CourseError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -220,8 +219,7 @@ def measured(
         command("make", "-C", str(ROOT), "setup")
     all_rounds = [with_difference(once()) for _ in range(rounds + 1)][1:]
     return {
-        "date": date.today().isoformat(),
-        "machine": machine(),
+        **measured_here(),
         "rounds": rounds,
         "seconds": {name: [costs[name][0] for costs in all_rounds] for name in all_rounds[0]},
         "processor": {name: [costs[name][1] for costs in all_rounds] for name in all_rounds[0]},

@@ -15,15 +15,13 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import date
 from functools import partial
-from importlib.metadata import version
 from statistics import median
 from unittest.mock import patch
 
 import torch
 
-from benchmarks.reports import RESULTS, asked_for, between_marks, machine, publish
+from benchmarks.reports import RESULTS, asked_for, between_marks, measured_here, publish
 from benchmarks.turns import (
     PAGE,
     WORKER,
@@ -289,8 +287,7 @@ def measured() -> dict:
     """The whole report: each way's pieces and peak, machine and date."""
     turns = partial(take_turns, "benchmarks.training", rounds=ROUNDS, warm_up=WARM_UP)
     return {
-        "date": date.today().isoformat(),
-        "machine": f"{machine()}, trl {version('trl')}",
+        **measured_here("trl"),
         "threads": torch.get_num_threads(),
         "rounds": ROUNDS,
         "ways": turns(WAYS),

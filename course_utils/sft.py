@@ -188,7 +188,7 @@ class Collator:
     """`collate`, or `pack`, for one tokenizer, as a DataLoader's `collate_fn`.
 
     Rows are rounded up to multiples: on CPU, oneDNN builds and keeps a kernel for every new shape,
-    which costs time and tens of MB each; on GPU, tensor cores like multiples of 8.
+    about 1 MB each and dozens for a model; on GPU, tensor cores like multiples of 8.
     """
 
     pad_token_id: int

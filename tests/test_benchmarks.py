@@ -16,6 +16,7 @@ import torch
 
 from benchmarks import __main__ as bench
 from benchmarks import calculators, codec, decoding, grading, quality, startup, training, turns
+from benchmarks.reports import load_report
 from course_utils.evaluation import Interval, beyond
 from course_utils.memory import PRESETS, ModelShape, estimate
 from course_utils.runtime import CourseError
@@ -24,7 +25,7 @@ from tests.conftest import make_model
 
 @pytest.fixture(scope="module")
 def report():
-    return json.loads(quality.JSON.read_text(encoding="utf-8"))
+    return load_report(quality.JSON)
 
 
 def scores(result):
@@ -67,7 +68,7 @@ SERVED = {TINYLLAMA: PRESETS["tinyllama-1.1b"] | {"architectures": ["LlamaForCau
 
 @pytest.fixture(scope="module")
 def compared():
-    return json.loads(calculators.JSON.read_text(encoding="utf-8"))
+    return load_report(calculators.JSON)
 
 
 def test_the_docs_quote_what_the_calculators_said(compared):
@@ -207,7 +208,7 @@ def test_the_examples_of_the_docs_are_true():
 
 @pytest.fixture(scope="module")
 def codec_report():
-    return json.loads(codec.JSON.read_text(encoding="utf-8"))
+    return load_report(codec.JSON)
 
 
 def test_codec_page_quotes_the_measurement(codec_report):
@@ -248,7 +249,7 @@ def test_codec_case_on_few_weights(double_quant):
 
 
 def test_grading_page_quotes_the_measurement():
-    measured = grading.load_report(grading.JSON)
+    measured = load_report(grading.JSON)
     assert (grading.RESULTS / "grading.md").read_text(encoding="utf-8") == grading.page(measured)
     sides, graded = measured["side by side"], measured["class"]
     assert sides["nbgrader"]["seconds"] >= grading.TARGET * max(sides["ours"]["seconds"])
@@ -299,7 +300,7 @@ def test_grading_is_measured_on_few_submissions(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def startup_report():
-    return json.loads(startup.JSON.read_text(encoding="utf-8"))
+    return load_report(startup.JSON)
 
 
 def test_startup_page_quotes_the_measurement(startup_report):
@@ -424,7 +425,7 @@ def test_a_command_that_fails_is_a_fault():
 @pytest.fixture(scope="module", params=[training, decoding], ids=["training", "decoding"])
 def speeds(request):
     """A benchmark with its last report."""
-    return request.param, json.loads(request.param.JSON.read_text(encoding="utf-8"))
+    return request.param, load_report(request.param.JSON)
 
 
 def test_the_page_on_speed_quotes_what_was_measured(speeds):
@@ -445,7 +446,7 @@ def middle(report, module, ours, theirs):
 
 @pytest.mark.parametrize("setting", ["", ", no checkpointing"])
 def test_training_reaches_its_target(setting):
-    report = json.loads(training.JSON.read_text(encoding="utf-8"))
+    report = load_report(training.JSON)
     ways = report["ways"]
     for peer in ("SFTTrainer", "Trainer"):
         ratio = middle(report, training, f"course{setting}", f"{peer}{setting}")
@@ -454,7 +455,7 @@ def test_training_reaches_its_target(setting):
 
 
 def test_decoding_reaches_its_target():
-    report = json.loads(decoding.JSON.read_text(encoding="utf-8"))
+    report = load_report(decoding.JSON)
     for kind in decoding.PROMPTS:
         ratio = middle(report, decoding, f"course, {kind}", f"generate, one by one, {kind}")
         assert ratio >= decoding.TARGET
@@ -463,7 +464,7 @@ def test_decoding_reaches_its_target():
 
 
 def test_each_part_of_the_taken_apart_loop_was_measured():
-    report = json.loads(training.JSON.read_text(encoding="utf-8"))
+    report = load_report(training.JSON)
     assert len(report["parts"]) == len(training.CHANGES) == 6
     first, last = (list(report["parts"].values())[n]["pieces"] for n in (0, -1))
     assert statistics.median(turns.ratios(last, first, training.rate)) > 1.5

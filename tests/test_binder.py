@@ -24,6 +24,7 @@ import pytest
 import yaml
 
 from benchmarks import image_size
+from benchmarks.reports import load_report
 from course_utils.addresses import Addresses, badges
 from course_utils.runtime import CourseError
 from tests.browser import free_port
@@ -370,7 +371,7 @@ def test_a_session_has_the_lectures_kernel_and_nbgraders_validate(session):
 
 @pytest.fixture
 def report():
-    return json.loads(image_size.JSON.read_text(encoding="utf-8"))
+    return load_report(image_size.JSON)
 
 
 def test_the_pages_quote_the_measured_sizes(report):
