@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ("codec", "calculators", "training", "decoding", "startup", "grading")
+NAMES = ("codec", "calculators", "training", "decoding", "startup", "grading", "scaling")
 
 
 def about(name: str) -> str:

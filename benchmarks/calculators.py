@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -56,6 +56,14 @@ LENGTHS = (64, 256)  # tokens
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 HERE = {"compute_dtype": "bfloat16", "device": "cpu"}
+ADAPTERS = HERE | {"rank": 8, "targets": "all-linear"}
+DOUBLE = ADAPTERS | {"double_quant": True}
+SETTINGS = {  # of training steps: a method and its options for `estimate`
+    "full, float32": ("full", {"recipe": "fp32", "device": "cpu"}),
+    "LoRA, bfloat16": ("lora", ADAPTERS),
+    "QLoRA, 16-bit rest": ("qlora", DOUBLE | {"upcast": False}),
+    "QLoRA, peft's upcast": ("qlora", DOUBLE),
+}
 
 
 # --- the cases ------------------------------------------------------------------------------------
@@ -91,23 +99,18 @@ def weight_cases() -> Iterator[dict]:
         yield {"case": case, **setting, "measured": size}
 
 
-def step_cases() -> Iterator[dict]:
-    """Training steps of SmolLM2-135M, one sequence each."""
-    adapters = HERE | {"rank": 8, "targets": "all-linear"}
-    double = adapters | {"double_quant": True}
-    for name, method, options in (
-        ("full, float32", "full", {"recipe": "fp32", "device": "cpu"}),
-        ("LoRA, bfloat16", "lora", adapters),
-        ("QLoRA, 16-bit rest", "qlora", double | {"upcast": False}),
-        ("QLoRA, peft's upcast", "qlora", double),
-    ):
+def step_cases(
+    settings: Mapping[str, tuple[str, dict]] = SETTINGS, lengths: Iterable[int] = LENGTHS
+) -> Iterator[dict]:
+    """Training steps of SmolLM2-135M, one sequence each, of so many tokens."""
+    for name, (method, options) in settings.items():
         model = load(method, options)
         if method != "full":
             model = attach_adapters(model, Recipe(rank=options["rank"]))
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, fused=True)
         step(model.train(), optimizer, 8)  # makes the optimizer's states
-        for checkpointing, length in product((False, True), LENGTHS):
+        for checkpointing, length in product((False, True), lengths):
             set_checkpointing(model, checkpointing)
             how = "checkpointing" if checkpointing else "all stored"
             more = {"sequence_length": length, "gradient_checkpointing": checkpointing}

@@ -377,13 +377,17 @@ def _pss(process: psutil.Process) -> int:
     return 1024 * int(sizes[0]) if sizes else 0
 
 
-def ours(folder: Path, name: str, limits: str = "default") -> list[str]:
-    """The command that grades as `course grade` does, and tells how far it is."""
-    return [sys.executable, str(Path(__file__)), "--grade", str(folder), name, limits]
+def ours(folder: Path, name: str, limits: str = "default", workers: int = 0) -> list[str]:
+    """The command that grades as `course grade` does, and tells how far it is.
+
+    workers: submissions at a time; 0: as many as fit this machine.
+    """
+    grade = [sys.executable, str(Path(__file__)), "--grade"]
+    return [*grade, str(folder), name, limits, str(workers)]
 
 
-def grade(folder: Path, name: str, limits: str) -> None:
-    """Grade and publish, in this process."""
+def grade(folder: Path, name: str, limits: str, workers: int) -> None:
+    """Grade and publish, in this process; 0 workers are as many as fit this machine."""
     from course_utils.grading import classroom, marking
 
     chosen = SHORT if limits == "short" else Limits()
@@ -393,7 +397,8 @@ def grade(folder: Path, name: str, limits: str) -> None:
     def tell(record: records.Record, *_: int) -> None:
         print("done", record.student, flush=True)
 
-    classroom.publish(folder, classroom.grade(folder, name, limits=chosen, progress=tell))
+    options = {"limits": chosen, "workers": workers or None, "progress": tell}
+    classroom.publish(folder, classroom.grade(folder, name, **options))
 
 
 STOCK = """\
@@ -728,11 +733,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few submissions, nothing is kept")
     parser.add_argument("--texts", action="store_true", help="from grading.json, without a run")
-    parser.add_argument("--grade", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--grade", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.grade:
-        folder, name, limits = options.grade
-        grade(Path(folder), name, limits)
+        folder, name, limits, workers = options.grade
+        grade(Path(folder), name, limits, int(workers))
         return
     with tempfile.TemporaryDirectory() as aside:
         folder = Path(aside) if options.quick else RESULTS

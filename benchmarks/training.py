@@ -57,10 +57,11 @@ STEPS = 40  # more than any way takes turns
 # --- the ways -------------------------------------------------------------------------------------
 
 
-def course(turn: Turn, checkpointing: bool) -> None:
+def course(turn: Turn, checkpointing: bool, batch: int = Recipe.micro_batch_size) -> None:
     """Lecture 07's loop, each step a turn."""
     model, tokenizer = load_base(**MODEL)
-    recipe = Recipe(max_steps=STEPS, gradient_checkpointing=checkpointing)
+    options = {"gradient_checkpointing": checkpointing, "micro_batch_size": batch}
+    recipe = Recipe(max_steps=STEPS, **options)
     model = attach_adapters(model, recipe)
 
     def on_step(history: list[dict]) -> None:

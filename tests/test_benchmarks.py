@@ -2,6 +2,7 @@
 
 import doctest
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -15,7 +16,17 @@ import pytest
 import torch
 
 from benchmarks import __main__ as bench
-from benchmarks import calculators, codec, decoding, grading, quality, startup, training, turns
+from benchmarks import (
+    calculators,
+    codec,
+    decoding,
+    grading,
+    quality,
+    scaling,
+    startup,
+    training,
+    turns,
+)
 from benchmarks.reports import load_report
 from course_utils.evaluation import Interval, beyond
 from course_utils.memory import PRESETS, ModelShape, estimate
@@ -471,6 +482,64 @@ def test_each_part_of_the_taken_apart_loop_was_measured():
     losses = [[piece["loss"] for piece in part["pieces"]] for part in report["parts"].values()]
     for other in losses[1:]:  # the same batches; bfloat16 rounds otherwise each time
         assert other == pytest.approx(losses[0], rel=0.1)
+
+
+# --- scaling --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def grown():
+    return load_report(scaling.JSON)
+
+
+def test_the_page_on_speed_shows_how_it_scales(grown):
+    docs = turns.PAGE.read_text(encoding="utf-8")
+    assert scaling.quoted(docs, grown) == docs
+    assert scaling.JSON.with_suffix(".md").read_text(encoding="utf-8") == scaling.page(grown)
+    assert all((scaling.IMAGES / f"scaling-{name}.png").is_file() for name in scaling.PICTURES)
+
+
+@pytest.mark.parametrize(
+    "part, column", [("training", "tokens/s"), ("memory", "measured"), ("grading", "seconds")]
+)
+def test_another_measurement_changes_picture_and_table(grown, part, column):
+    changed = json.loads(json.dumps(grown))
+    last = changed[part][-1]
+    last[column] = [9.0] if column == "tokens/s" else 2 * last[column]
+    assert scaling.PICTURES[part](changed).alt != scaling.PICTURES[part](grown).alt
+    assert scaling.TABLES[part](changed) != scaling.TABLES[part](grown)
+
+
+def test_every_case_of_scaling_was_measured(grown):
+    assert [(row["examples"], row["threads"]) for row in grown["training"]] == list(
+        itertools.product(scaling.BATCHES, scaling.THREADS)
+    )
+    assert [(row["checkpointing"], row["tokens"]) for row in grown["memory"]] == list(
+        itertools.product((False, True), scaling.LENGTHS)
+    )
+    assert [(row["submissions"], row["workers"]) for row in grown["grading"]] == list(
+        itertools.product(scaling.CLASSES, scaling.WORKERS)
+    )
+
+
+def test_the_calculator_says_today_what_is_drawn_over_the_measured_peaks(grown):
+    method, options = calculators.SETTINGS[scaling.SETTING]
+    for row in grown["memory"]:
+        step = {"sequence_length": row["tokens"], "gradient_checkpointing": row["checkpointing"]}
+        assert estimate("smollm2-135m", method, **options, **step).total == row["estimated"]
+        assert abs(scaling.error(row)) < 0.01
+
+
+def test_workers_are_what_a_grading_run_is_told(monkeypatch, tmp_path):
+    told = []
+    monkeypatch.setattr(grading, "grade", lambda *given: told.append(given))
+    for more in ({}, {"workers": 4}):
+        monkeypatch.setattr("sys.argv", grading.ours(tmp_path, "08", **more)[1:])
+        grading.main()
+    assert told == [(tmp_path, "08", "default", 0), (tmp_path, "08", "default", 4)]
+
+
+# --- the command ----------------------------------------------------------------------------------
 
 
 def test_every_benchmark_can_be_named_and_says_what_it_is():

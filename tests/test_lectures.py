@@ -13,8 +13,7 @@ from course_utils import addresses, notebooks, website
 ROOT = Path(__file__).resolve().parents[1]
 LECTURES = notebooks.lectures(ROOT)
 SLOW = {"07_qlora_finetuning"}
-MEMORY = {"07_qlora_finetuning": 1_250_000_000}  # bytes; the others have OTHERS
-OTHERS = 1_200_000_000
+MEMORY = 1_200_000_000  # bytes that a lecture's kernel may take
 
 # What a reader must find on the executed page, whatever the machine.
 TEXTS = {
@@ -252,7 +251,7 @@ def test_runs_on_a_cpu_without_network(path, no_network, tmp_path, monkeypatch):
     result = notebooks.execute(path, tmp_path, progress=False)
     assert result.error is None, result.error
     assert not no_network.exists(), f"asked the network for {no_network.read_text()}"
-    assert result.peak_memory <= MEMORY.get(path.stem, OTHERS)
+    assert result.peak_memory <= MEMORY
     page = result.page.read_text(encoding="utf-8")
     for text in TEXTS[path.stem]:
         assert text in page, f"{path.name} does not show {text!r}"

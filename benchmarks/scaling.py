@@ -1,0 +1,249 @@
+"""How training, memory and grading grow on this machine, as pictures.
+
+    python -m benchmarks.scaling             measure, write results/scaling.json, texts and pictures
+    python -m benchmarks.scaling --texts     write texts and pictures again from scaling.json
+
+Training is lecture 07's loop by examples a step; one thread and two take turns. Memory is the peak
+of a QLoRA step by sequence length, counted tensor by tensor, with `memory.estimate` over it.
+Grading is what `course grade` does, by submissions and workers.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from statistics import median
+
+import torch
+
+from benchmarks import calculators, grading, training
+from benchmarks.reports import RESULTS, asked_for, between_marks, measured_here, publish
+from benchmarks.turns import PAGE, WORKER, Turn, in_words, take_turns, work
+from course_utils.figures import Picture, curves
+from course_utils.memory import estimate
+from course_utils.units import GB, format_bytes
+
+JSON = RESULTS / "scaling.json"
+IMAGES = PAGE.parent / "images"
+BATCHES, THREADS = (1, 2, 4, 8, 16, 32), (1, 2)
+WARM_UP, STEPS, EXAMPLES = 2, 4, 24  # of each batch: then as many steps and examples, or more
+LENGTHS = (64, 128, 256, 512, 1024)  # tokens
+SETTING = "QLoRA, 16-bit rest"  # how the course loads its base
+CLASSES, WORKERS = (5, 10, 20, 40, 80, 160), (1, 2, 4)
+
+
+# --- measuring ------------------------------------------------------------------------------------
+
+
+def train(turn: Turn, batch: int, threads: int) -> None:
+    """Lecture 07's loop with so many examples a step."""
+    torch.set_num_threads(threads)
+    training.course(turn, checkpointing=True, batch=batch)
+
+
+WAYS = {f"{b} × {t}": partial(train, batch=b, threads=t) for b in BATCHES for t in THREADS}
+
+
+def trained() -> list[dict]:
+    """The tokens/s of each step, by examples a step and threads."""
+    rows = []
+    for batch in BATCHES:
+        ways = {f"{batch} × {threads}": threads for threads in THREADS}
+        rounds = max(STEPS, EXAMPLES // batch)
+        for way, found in take_turns("benchmarks.scaling", ways, rounds, WARM_UP).items():
+            rates = [training.rate(piece) for piece in found["pieces"]]
+            rows.append({"examples": batch, "threads": ways[way], "tokens/s": rates})
+    return rows
+
+
+def remembered() -> list[dict]:
+    """B at the peak of a step, measured and estimated, by tokens of its one sequence."""
+    setting = {SETTING: calculators.SETTINGS[SETTING]}
+    return [
+        {
+            "tokens": case["options"]["sequence_length"],
+            "checkpointing": case["options"]["gradient_checkpointing"],
+            "measured": case["measured"],
+            "estimated": estimate("smollm2-135m", case["method"], **case["options"]).total,
+        }
+        for case in calculators.step_cases(setting, LENGTHS)
+    ]
+
+
+def graded() -> list[dict]:
+    """Seconds of a run, and of them until its sandboxes were warm, by submissions and workers."""
+    rows = []
+    for size in CLASSES:
+        with grading.courses(grading.TENSORS, grading.tensors()) as (first, fresh):
+            grading.hand_in_tensors(first, size)
+            for workers in WORKERS:
+                folder = fresh()
+                command = grading.ours(folder, grading.TENSORS, workers=workers)
+                run = grading.watched(command, folder)
+                took = {"seconds": run.seconds, "ready": run.ready, "peak": run.peak}
+                rows.append({"submissions": size, "workers": workers, **took})
+    return rows
+
+
+def measured() -> dict:
+    """The whole report: date and machine, and the three parts."""
+    return {
+        **measured_here(),
+        "training": trained(),
+        "memory": remembered(),
+        "grading": graded(),
+    }
+
+
+# --- the texts ------------------------------------------------------------------------------------
+
+
+def each(rows: list[dict], by: str) -> dict[int, list[dict]]:
+    """The rows of each value of a column, in order."""
+    values = dict.fromkeys(row[by] for row in rows)
+    return {value: [row for row in rows if row[by] == value] for value in values}
+
+
+def how(row: dict) -> str:
+    """What a step of a row of memory keeps."""
+    return "checkpointing" if row["checkpointing"] else "all stored"
+
+
+def a_minute(row: dict) -> float:
+    """Submissions a minute, start-up and all."""
+    return 60 * row["submissions"] / row["seconds"]
+
+
+def training_picture(report: dict) -> Picture:
+    """tokens/s over examples a step, a line for each number of threads."""
+    lines = {
+        f"threads: {threads}": {row["examples"]: median(row["tokens/s"]) for row in rows}
+        for threads, rows in each(report["training"], "threads").items()
+    }
+    return from_zero(curves(lines, xlabel="examples a step", ylabel="tokens/s", log="x"))
+
+
+def memory_picture(report: dict) -> Picture:
+    """GB over tokens, measured and estimated, with and without checkpointing."""
+    lines = {
+        f"{how(rows[0])}, {kind}": {row["tokens"]: row[kind] / GB for row in rows}
+        for rows in each(report["memory"], "checkpointing").values()
+        for kind in ("measured", "estimated")
+    }
+    return from_zero(curves(lines, xlabel="tokens of a sequence", ylabel="GB at the peak"))
+
+
+def grading_picture(report: dict) -> Picture:
+    """Submissions a minute over submissions, a line for each number of workers."""
+    lines = {
+        f"workers: {workers}": {row["submissions"]: a_minute(row) for row in rows}
+        for workers, rows in each(report["grading"], "workers").items()
+    }
+    return from_zero(curves(lines, xlabel="submissions", ylabel="submissions a minute", log="x"))
+
+
+def from_zero(picture: Picture) -> Picture:
+    """The picture with an axis that begins at zero."""
+    picture.figure.axes[0].set_ylim(bottom=0)
+    return picture
+
+
+PICTURES = {"training": training_picture, "memory": memory_picture, "grading": grading_picture}
+
+
+def made(report: dict) -> str:
+    """How and where it was measured."""
+    return f"Made by `python -m benchmarks.scaling` on {report['date']}: {report['machine']}."
+
+
+def training_table(report: dict) -> str:
+    """tokens/s by examples a step and threads."""
+    by_threads = each(report["training"], "threads")
+    head = " | ".join(f"threads: {threads}" for threads in by_threads)
+    lines = [f"| examples a step | {head} |", "|--:|" + "--:|" * len(by_threads)]
+    for examples, rows in each(report["training"], "examples").items():
+        cells = " | ".join(in_words(row["tokens/s"]) for row in rows)
+        lines.append(f"| {examples} | {cells} |")
+    return "\n".join(lines)
+
+
+def memory_table(report: dict) -> str:
+    """Peaks by tokens of a sequence."""
+    lines = ["| | tokens | measured | estimated | error |", "|---|--:|--:|--:|--:|"]
+    for row in report["memory"]:
+        sizes = f"{format_bytes(row['measured'])} | {format_bytes(row['estimated'])}"
+        lines.append(f"| {how(row)} | {row['tokens']} | {sizes} | {error(row):+.2%} |")
+    return "\n".join(lines)
+
+
+def error(row: dict) -> float:
+    """Of the estimate, relative (0.01 is 1% too much)."""
+    return row["estimated"] / row["measured"] - 1
+
+
+def grading_table(report: dict) -> str:
+    """Submissions a minute by submissions and workers, and the most memory."""
+    lines = [
+        "| submissions | workers | seconds | until warm | submissions a minute | peak memory |",
+        "|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in report["grading"]:
+        times = f"{row['seconds']:.1f} | {row['ready']:.1f} | {a_minute(row):.0f}"
+        lines.append(
+            f"| {row['submissions']} | {row['workers']} | {times} | {format_bytes(row['peak'])} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES = {"training": training_table, "memory": memory_table, "grading": grading_table}
+
+
+def page(report: dict) -> str:
+    """The report as Markdown."""
+    return f"""# How training, memory and grading grow
+
+What is measured, and the pictures: docs/performance.md.
+
+## Training: tokens/s
+
+Lecture 07's loop with checkpointing; the median step, with the least and the most in brackets.
+
+{training_table(report)}
+
+## Memory: the peak of a step
+
+SmolLM2-135M in NF4 with double quantization, LoRA of rank 8 on all linear layers, one sequence.
+
+{memory_table(report)}
+
+## Grading
+
+An assignment that imports PyTorch and transformers. A run's seconds hold those until its sandboxes
+are warm.
+
+{grading_table(report)}
+
+{made(report)}
+"""
+
+
+def quoted(text: str, report: dict) -> str:
+    """The page of the docs with this report's pictures between their marks."""
+    for name, picture in PICTURES.items():
+        shown = f"![{picture(report).alt}](images/scaling-{name}.png)"
+        text = between_marks(text, f"scaling {name}", shown)
+    return between_marks(text, "scaling made", made(report))
+
+
+def main() -> None:
+    if WORKER in sys.argv:
+        work(WAYS[sys.argv[-1]])
+        return
+    report = asked_for(__doc__, measured, JSON)
+    for name, picture in PICTURES.items():
+        picture(report).figure.savefig(IMAGES / f"scaling-{name}.png", dpi=110)
+    publish(report, JSON, page, {PAGE: quoted})
+
+
+if __name__ == "__main__":
+    main()
