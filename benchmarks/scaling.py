@@ -58,7 +58,7 @@ def trained() -> list[dict]:
     return rows
 
 
-def remembered() -> list[dict]:
+def peaks() -> list[dict]:
     """B at the peak of a step, measured and estimated, by tokens of its one sequence."""
     setting = {SETTING: calculators.SETTINGS[SETTING]}
     return [
@@ -92,7 +92,7 @@ def measured() -> dict:
     return {
         **measured_here(),
         "training": trained(),
-        "memory": remembered(),
+        "memory": peaks(),
         "grading": graded(),
     }
 
@@ -134,10 +134,10 @@ def memory_picture(report: dict) -> Picture:
     ways = each(report["memory"], "checkpointing").values()
     for rows, colour in zip(ways, (ORANGE, BLUE), strict=True):
         tokens = [row["tokens"] for row in rows]
-        measured, estimated = ([row[kind] / GB for row in rows] for kind in KINDS)
-        axes.plot(tokens, measured, "o", color=colour, label=f"{how(rows[0])}, measured")
-        axes.plot(tokens, estimated, color=colour, linewidth=1, label="estimated")
-        sayings.append(f"{how(rows[0])} from {measured[0]:.2f} to {measured[-1]:.2f} GB")
+        dots, line = ([row[kind] / GB for row in rows] for kind in KINDS)
+        axes.plot(tokens, dots, "o", color=colour, label=f"{how(rows[0])}, measured")
+        axes.plot(tokens, line, color=colour, linewidth=1, label="estimated")
+        sayings.append(f"{how(rows[0])} from {dots[0]:.2f} to {dots[-1]:.2f} GB")
     axes.set(xlabel="tokens of a sequence", ylabel="GB at the peak", ylim=(0, None))
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     apart = max(abs(row["measured"] - row["estimated"]) for row in report["memory"])
