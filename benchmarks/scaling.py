@@ -27,7 +27,7 @@ from course_utils.units import GB, format_bytes
 JSON = RESULTS / "scaling.json"
 IMAGES = PAGE.parent / "images"
 BATCHES, THREADS = (1, 2, 4, 8, 16, 32), (1, 2)
-WARM_UP, STEPS, EXAMPLES = 2, 4, 24  # of each batch: then as many steps and examples, or more
+WARM_UP, STEPS, EXAMPLES = 2, 4, 24  # at each size; the last two at least
 LENGTHS = (64, 128, 256, 512, 1024)  # tokens
 SETTING = "QLoRA, 16-bit rest"  # how the course loads its base
 KINDS = ("measured", "estimated")  # bytes
@@ -43,14 +43,19 @@ def train(turn: Turn, batch: int, threads: int) -> None:
     training.course(turn, checkpointing=True, batch=batch)
 
 
-WAYS = {f"{b} × {t}": partial(train, batch=b, threads=t) for b in BATCHES for t in THREADS}
+def way_of(batch: int, threads: int) -> str:
+    """Name of the way that trains so."""
+    return f"{batch} × {threads}"
+
+
+WAYS = {way_of(b, t): partial(train, batch=b, threads=t) for b in BATCHES for t in THREADS}
 
 
 def trained() -> list[dict]:
     """The tokens/s of each step, by examples a step and threads."""
     rows = []
     for batch in BATCHES:
-        ways = {f"{batch} × {threads}": threads for threads in THREADS}
+        ways = {way_of(batch, threads): threads for threads in THREADS}
         rounds = max(STEPS, EXAMPLES // batch)
         for way, found in take_turns("benchmarks.scaling", ways, rounds, WARM_UP).items():
             rates = [training.rate(piece) for piece in found["pieces"]]
