@@ -51,13 +51,16 @@ master, terminal = os.openpty()
 answers["TIOCSTI"] = call("ioctl", terminal, 0x5412, -1)
 answers["TIOCSTI, high bits set"] = call("ioctl", terminal, 0x7_0000_5412, -1)
 answers["TIOCLINUX"] = call("ioctl", terminal, 0x541C, -1)
+answers["F_SETLEASE"] = call("fcntl", terminal, 1024, -1)
+answers["F_NOTIFY"] = call("fcntl", terminal, 1026, -1)
 answers["personality"] = call("personality", 0x0040000)  # no random addresses
 for bit in (0x2_0000, 0x200_0000, 0x400_0000, 0x800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000):
     answers[f"clone {bit:x}"] = call("clone", bit | 0x800 | 0x4000_0000_0000)  # CLONE_SIGHAND alone
 print(json.dumps(answers))
 """
 NAMES = [*seccomp.numbers("x86_64", seccomp.REFUSED), "TIOCSTI", "TIOCSTI, high bits set"]
-NAMES += ["TIOCLINUX", "personality", *(f"clone {2**bit:x}" for bit in (17, *range(25, 31)))]
+NAMES += ["TIOCLINUX", "F_SETLEASE", "F_NOTIFY", "personality"]
+NAMES += [f"clone {2**bit:x}" for bit in (17, *range(25, 31))]
 
 here = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() not in seccomp.MACHINES,
@@ -112,6 +115,8 @@ def test_calls_that_are_looked_at_more_closely():
     run("""
 restricted(errno.EPERM)
 assert call("clone3", -1, -1) == errno.ENOSYS
+assert call("flock", -1, -1) == errno.ENOSYS
+assert call("fcntl", 0, 1, 0) == 0  # F_GETFD
 assert call("personality", 0xFFFF_FFFF) == 0
 assert call("ioctl", 0, 0x5413, -1) in (errno.ENOTTY, errno.EFAULT)  # TIOCGWINSZ
 assert os.memfd_create("allowed") > 2
@@ -227,6 +232,13 @@ if __name__ == "__main__":
         client.sendall(b"over here")
         assert client.recv(9) == b"over here"
     thread.join()
+
+    import sqlite3, warnings
+    from filelock import FileLock
+    warnings.simplefilter("ignore")  # that it makes a file instead
+    for _ in range(2):
+        with FileLock("own.lock", timeout=5):
+            sqlite3.connect("own.db").execute("create table if not exists t (x)")
     print("all of it")
 """
     assert run(source, folder=tmp_path).stdout.strip() == "all of it"
@@ -259,12 +271,12 @@ ALLOW, KILL, EPERM, ENOSYS = 0x7FFF_0000, 0x8000_0000, 0x0005_0001, 0x0005_0026
 def test_the_program_for_either_machine(machine):
     calls = seccomp.numbers(machine)
     refused = set(seccomp.numbers(machine, seccomp.REFUSED).values())
-    special = {calls[name] for name in ("clone", "clone3", "personality")}
+    special = {calls[name] for name in ("clone", "clone3", "flock", "personality")}
     for number in range(600):
         expected = EPERM if number in refused else ALLOW
         if number not in special:
             assert answer(machine, number) == expected, number
-    assert answer(machine, calls["clone3"]) == ENOSYS
+    assert answer(machine, calls["clone3"]) == answer(machine, calls["flock"]) == ENOSYS
     assert answer(machine, 2**30 + 39) == ENOSYS  # x32's getpid
     assert answer(machine, 39, architecture=0x4000_0003) == KILL  # i386's
     assert answer(machine, calls["clone"], (0x3D_0F00, 0, 0, 0, 0, 0)) == ALLOW  # a thread
@@ -272,6 +284,8 @@ def test_the_program_for_either_machine(machine):
     assert answer(machine, calls["clone"], (0x1000_0011, 0, 0, 0, 0, 0)) == EPERM
     assert answer(machine, calls["ioctl"], (0, 0x1_0000_5412, 0, 0, 0, 0)) == EPERM
     assert answer(machine, calls["ioctl"], (0x5412, 0x5401, 0x541C, 0, 0, 0)) == ALLOW
+    assert answer(machine, calls["fcntl"], (3, 1024, 1, 0, 0, 0)) == EPERM  # F_SETLEASE
+    assert answer(machine, calls["fcntl"], (1024, 2, 1026, 0, 0, 0)) == ALLOW  # F_SETFD
     assert answer(machine, calls["personality"], (0xFFFF_FFFF, 0, 0, 0, 0, 0)) == ALLOW
     assert answer(machine, calls["personality"], (0, 0, 0, 0, 0, 0)) == EPERM
 

@@ -33,6 +33,7 @@ OFTEN = {
     "honest_shadowed",
     "metadata_points",
     "metadata_settings",
+    "neighbour_terminals",
     "network_local",
     "network_unix",
     "notebook_schema",

@@ -35,6 +35,7 @@ INTERVAL = 0.1  # s between two looks at watched processes
 EXACT = 10  # looks; at each 10th, memory is measured to the page
 PATIENCE = 5.0  # s that killed processes have to disappear
 FILES = 512  # open files of one process
+SIGNALS = 1_000  # that wait for one submission; the kernel keeps some 100,000 for all of a user's
 PREFIX = "qlora-grading"
 COUNTER = itertools.count()
 CONTROLLERS = ("memory", "pids")
@@ -73,6 +74,7 @@ def bound(memory: int, processes: int, seconds: int) -> None:
     _lower(resource.RLIMIT_DATA, held + memory)
     _lower(resource.RLIMIT_FSIZE, memory)
     _lower(resource.RLIMIT_NOFILE, FILES)
+    _lower(resource.RLIMIT_SIGPENDING, SIGNALS)
     _lower(resource.RLIMIT_CPU, spent + seconds, spent + seconds + 1)  # a signal, then the end
     for nothing in (resource.RLIMIT_CORE, resource.RLIMIT_MSGQUEUE, resource.RLIMIT_MEMLOCK):
         _lower(nothing, 0)

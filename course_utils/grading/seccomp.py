@@ -36,17 +36,22 @@ REFUSED = """
     lookup_dcookie      212  18    adjtimex           159 171    iopl              172   -
     nfsservctl          180  42    clock_adjtime      305 266    ioperm            173   -
     vhangup             153  58    syslog             103 116    sched_setaffinity 203 122
+    inotify_init        253   -    inotify_init1      294  26    inotify_add_watch 254  27
+    fanotify_init       300 262    fanotify_mark      301 263    cachestat         451 451
+    mincore              27 232
 """
 # Calls of which the filter looks at an argument, or which it needs itself.
 OTHERS = """
     clone                56 220    clone3             435 435    ioctl              16  29
-    personality         135  92    seccomp            317 277
+    personality         135  92    seccomp            317 277    fcntl              72  25
+    flock                73  32
 """
 MACHINES = {"x86_64": (0, 0xC000_003E), "aarch64": (1, 0xC000_00B7)}  # column, AUDIT_ARCH
 X32 = 0x4000_0000  # set in the numbers of x86-64's calls with 32-bit pointers
 NEW_NAMESPACES = 0x7E02_0000  # clone's CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, PID, NET
 QUERY = 0xFFFF_FFFF  # asks personality(2) for what is set
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C  # write into a terminal's input, paste into a console
+SETLEASE, NOTIFY = 1024, 1026  # of fcntl: hold up whoever opens a file, be told who reads a folder
 
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in `struct seccomp_data`, B
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # instructions of BPF
@@ -98,14 +103,21 @@ def program(machine: str, refusal: int = errno.EPERM) -> list[Instruction]:
               │yes
         number ≥ 2^30? ───────yes───► ENOSYS                      (x32's calls)
         number is clone3? ────yes───► ENOSYS                      (libc then takes clone)
+        number is flock? ─────yes───► ENOSYS                      (filelock then makes a file)
         number is refused? ───yes───► EPERM                       (for each of REFUSED)
         number is clone? ─────yes───► a new namespace? ───────────yes──► EPERM │ no ──► allow
         number is ioctl? ─────yes───► TIOCSTI or TIOCLINUX? ──────yes──► EPERM │ no ──► allow
+        number is fcntl? ─────yes───► F_SETLEASE or F_NOTIFY? ────yes──► EPERM │ no ──► allow
         number is personality? yes──► a query? ────────────────────no──► EPERM │ yes ─► allow
               │no
             allow
 
-    Arguments are compared by their lower 32 bits: the kernel looks at no more of these three.
+    Arguments are compared by their lower 32 bits: the kernel looks at no more of these four.
+
+    Submissions share the files that all of them may read. Locks, leases and watches belong to a
+    file, not to a process: with them a submission could hold up its neighbours, or see what they
+    read. So none can be had, of whatever file.
+
     refusal: the error number in place of EPERM.
     """
     calls = numbers(machine)
@@ -113,12 +125,14 @@ def program(machine: str, refusal: int = errno.EPERM) -> list[Instruction]:
     unknown = _answer(ERROR | errno.ENOSYS)
     lines = [_load(ARCHITECTURE), *_unless(EQUAL, MACHINES[machine][1], _answer(KILL))]
     lines += [_load(NUMBER), *_when(AT_LEAST, X32, unknown)]
-    lines += _when(EQUAL, calls["clone3"], unknown)
+    for name in ("clone3", "flock"):
+        lines += _when(EQUAL, calls[name], unknown)
     for number in numbers(machine, REFUSED).values():
         lines += _when(EQUAL, number, refuse)
     arguments = {
         "clone": (0, _when(ANY_BIT, NEW_NAMESPACES, refuse)),
         "ioctl": (1, _when(EQUAL, TIOCSTI, refuse) + _when(EQUAL, TIOCLINUX, refuse)),
+        "fcntl": (1, _when(EQUAL, SETLEASE, refuse) + _when(EQUAL, NOTIFY, refuse)),
         "personality": (0, _unless(EQUAL, QUERY, refuse)),
     }
     for name, (position, tests) in arguments.items():

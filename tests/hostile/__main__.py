@@ -58,6 +58,7 @@ KINDS = {
     "withheld": "Answers that are withheld",
     "protocol": "The grader's own messages",
     "process": "Processes and signals",
+    "neighbour": "Neighbours in the same server",
     "bomb": "Bombs",
     "network": "The network",
     "write": "Writing what is not theirs",
