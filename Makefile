@@ -7,9 +7,10 @@ PYTHON ?= $(or $(shell for python in python3 python3.13 python3.12 python3.11; d
 	$$python -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	>/dev/null 2>&1 && echo $$python && break; done),python3)
 
+# Python replaces the shell, so that whoever ends make ends what it has started.
 BOOTSTRAP = @command -v $(PYTHON) >/dev/null || \
 	{ echo "There is no $(PYTHON) here: the course needs Python 3.11, 3.12 or 3.13." >&2; exit 1; }; \
-	$(PYTHON) course_utils/bootstrap.py
+	exec $(PYTHON) course_utils/bootstrap.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lab run check fetch-model release grade site slides bench gpu-check \

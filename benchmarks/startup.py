@@ -122,8 +122,6 @@ def lab() -> Cost:
     """
     port = free_port()
     options = ["--no-browser", f"--port={port}", "--ServerApp.port_retries=0"]
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        options.append("--allow-root")
     begun = time.perf_counter()
     with make("lab", f"ARGS={' '.join(options)}") as process:
         while not answers(f"http://127.0.0.1:{port}/api"):

@@ -23,6 +23,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -189,16 +190,15 @@ def constraints():
 def venv_python_version():
     """The version `.venv` was made with, such as "3.11.7"; "" where there is none."""
     with contextlib.suppress(OSError):
-        found = re.search(
-            r"^version(?:_info)?\s*=\s*(\S+)", in_venv("pyvenv.cfg").read_text(), re.M
-        )
+        text = in_venv("pyvenv.cfg").read_text(encoding="utf-8")
+        found = re.search(r"^version(?:_info)?\s*=\s*(\S+)", text, re.M)
         return found.group(1) if found else ""
     return ""
 
 
 def setup_key():
     """A hash of all that decides what an installation holds, extras aside."""
-    key = hashlib.sha256(f"{ROOT}\n{venv_python_version()}\n".encode())
+    key = hashlib.sha256(os.fsencode(f"{ROOT}\n{venv_python_version()}\n"))
     for path in filter(None, (ROOT / "pyproject.toml", constraints())):
         key.update(path.read_bytes())
     return key.hexdigest()
@@ -521,14 +521,17 @@ def ensure_installed(extras):
 def foreground(program, *arguments):
     """Run a program of `.venv` with this terminal; return its exit status.
 
-    Ctrl-C is the child's to handle: JupyterLab asks before it stops.
+    Ctrl-C is the child's to handle: JupyterLab asks before it stops. SIGTERM, which `kill` and the
+    end of a container send to this process alone, is handed on to the child.
     """
     child = subprocess.Popen([str(venv_program(program)), *arguments])
-    while True:
-        try:
-            return child.wait()
-        except KeyboardInterrupt:
-            continue
+    before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    try:
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):
+                return child.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # Two modules of tests at a time; slow tests run alone, for some are held to a time.
@@ -574,7 +577,8 @@ def ensure_model():
         return 0
     status = foreground("course", "fetch-model")
     if status == 0:
-        write_stamp(model={"cache": model_cache(), "folder": model_folder()})
+        with contextlib.suppress(OSError):  # others own .venv: each of them asks again next time
+            write_stamp(model={"cache": model_cache(), "folder": model_folder()})
     return status
 
 

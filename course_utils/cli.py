@@ -6,6 +6,7 @@ Each command imports what it needs when it runs, so that `course --help` answers
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -22,9 +23,15 @@ SMALL_MODEL = "smollm2-135m"  # every machine works with it; one with a GPU has 
 
 
 class _Course(click.Group):
-    """A group in which a CourseError is one sentence and exit status 1, not a traceback."""
+    """A group in which a CourseError is one sentence and exit status 1, not a traceback.
+
+    Where the terminal or file has no such letter, as outside UTF-8, a question mark replaces it.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")
         try:
             return super().invoke(ctx)
         except CourseError as fault:
@@ -331,14 +338,16 @@ def slides(only: str | None, no_run: bool, output: Path | None) -> None:
 def lab(arguments: tuple[str, ...]) -> None:
     """Open JupyterLab on the first lecture.
 
-    ARGUMENTS go to JupyterLab: --no-browser, --port 8899 and so on.
+    ARGUMENTS go to JupyterLab: --no-browser, --port 8899 and so on. Where there is no browser, the
+    server's address is printed instead.
     """
     from course_utils.notebooks import course_folder
 
     folder = course_folder()
     if importlib.util.find_spec("jupyterlab") is None:
         raise CourseError("JupyterLab is missing: run `pip install jupyterlab`")
-    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}"]
+    _check_jupyters_folders()
+    command = [sys.executable, "-m", "course_utils.lab", f"--ServerApp.root_dir={folder}"]
     command += ["--LabApp.default_url=/lab/tree/lectures/00_setup.ipynb", *arguments]
     child = subprocess.Popen(command, cwd=folder)
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
@@ -347,6 +356,22 @@ def lab(arguments: tuple[str, ...]) -> None:
             sys.exit(child.wait())
         except KeyboardInterrupt:  # JupyterLab has it too, and asks before it stops
             continue
+
+
+def _check_jupyters_folders() -> None:
+    """Raise CourseError where Jupyter can't write the files without which its server ends."""
+    from jupyter_core import paths
+
+    try:
+        for folder in (paths.jupyter_data_dir(), paths.jupyter_runtime_dir()):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(f"{folder} is read-only")
+    except (OSError, RuntimeError) as fault:  # RuntimeError: the user has no home folder
+        raise CourseError(
+            f"Jupyter can't write to your home folder ({fault}): name a folder of your own with "
+            "`export HOME=FOLDER`, then run the same command again."
+        ) from fault
 
 
 @main.command(

@@ -69,7 +69,7 @@ class FrontEnd:
 
 JUPYTERLAB = FrontEnd(
     "lab",
-    ("course", "lab", "--allow-root"),
+    ("course", "lab"),
     "lab/workspaces/{name}/tree/lectures/{name}.ipynb",  # a workspace without other notebooks
     ".jp-Cell.jp-mod-active:focus",  # keys are heard now
 )

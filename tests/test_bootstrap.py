@@ -5,6 +5,9 @@ import http.server
 import io
 import json
 import os
+import shutil
+import signal
+import subprocess
 import sys
 import threading
 from collections import namedtuple
@@ -557,6 +560,15 @@ def test_another_cache_needs_the_model_too(model, programs, monkeypatch):
     assert len(programs) == 2
 
 
+def test_a_model_is_not_noted_in_an_environment_that_others_own(model, programs, monkeypatch):
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(bootstrap, "write_stamp", refuse)
+    assert bootstrap.ensure_model() == 0
+    assert programs == [("course", "fetch-model")]
+
+
 def test_a_failed_download_ends_the_command(venv, pip, monkeypatch):
     bootstrap.write_stamp(extras=bootstrap.STUDENT)
     monkeypatch.setattr(bootstrap, "foreground", lambda *_: 1)
@@ -652,6 +664,41 @@ def test_outside_a_clone_there_is_nothing_to_set_up(clone, capsys):
 def test_a_program_of_the_environment_hands_its_status_on(monkeypatch):
     monkeypatch.setattr(bootstrap, "venv_program", lambda name: sys.executable)
     assert bootstrap.foreground("python", "-c", "raise SystemExit(7)") == 7
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends a process without asking it")
+def test_whoever_ends_the_command_ends_its_program(monkeypatch):
+    """Also where SIGTERM reaches this process alone, as by `kill` or the end of a container."""
+    monkeypatch.setattr(bootstrap, "venv_program", lambda name: sys.executable)
+    ends_its_parent = "import os, time; os.kill(os.getppid(), 15); time.sleep(5)"
+
+    def mine(*_):
+        pass
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        assert bootstrap.foreground("python", "-c", ends_its_parent) == -signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such locales, and no shell scripts")
+def test_a_path_that_is_not_ascii_in_a_locale_that_is(tmp_path, monkeypatch):
+    folder = tmp_path / "für Übungen"
+    (folder / "course_utils").mkdir(parents=True)
+    script = shutil.copy(bootstrap.__file__, folder / "course_utils")
+    (folder / "pyproject.toml").touch()
+    monkeypatch.setattr(bootstrap, "ROOT", folder)
+    make_venv()
+    bootstrap.in_venv("pyvenv.cfg").write_text("home = /Übung\nversion = 3.11.7\n", "utf-8")
+    bootstrap.venv_program("course").write_text("#!/bin/sh\nexit 7\n", "utf-8")
+    bootstrap.venv_program("course").chmod(0o755)
+    bootstrap.write_stamp(extras=bootstrap.STUDENT)
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, script, "release"]
+    done = subprocess.run(command, env=os.environ | ascii_only, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (7, b"", b"")
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root and Windows write anyway")

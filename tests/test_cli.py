@@ -3,12 +3,14 @@
 import importlib.metadata
 import importlib.util
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import jupyter_core.paths
 import pytest
 from click.testing import CliRunner
 
@@ -76,6 +78,15 @@ def test_check(monkeypatch, state, status):
     result = course("check")
     assert result.exit_code == status
     assert result.output == f"{table}\n"
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("utf-8", "½ → 1"), ("latin-1", "½ ? 1")])
+def test_letters_that_the_output_does_not_have(monkeypatch, encoding, shown):
+    """As on a terminal of another locale than UTF-8, or in a file on Windows."""
+    table = Environment((Row("torch", "½ → 1", "ok", ""),))
+    monkeypatch.setattr(runtime, "check_environment", lambda: table)
+    result = CliRunner(charset=encoding).invoke(cli.main, ["check"])
+    assert result.exit_code == 0 and f" {shown}\n" in result.output
 
 
 # --- fetch-model ---
@@ -211,11 +222,19 @@ def sigterm():
     signal.signal(signal.SIGTERM, before)
 
 
-def test_lab(folder, monkeypatch, sigterm):
+@pytest.fixture
+def lab(folder, monkeypatch):
+    """Stands in for JupyterLab, in a home folder of its own."""
+    for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(folder / "home"))
     monkeypatch.setattr(subprocess, "Popen", Lab)
+
+
+def test_lab(lab, folder, sigterm):
     result = course("lab", "--no-browser", "--port=8899")
     assert result.exit_code == 3, "its own exit status, also after Ctrl-C"
-    assert Lab.command[:3] == [sys.executable, "-m", "jupyterlab"]
+    assert Lab.command[:3] == [sys.executable, "-m", "course_utils.lab"]
     assert Lab.command[3:] == [
         f"--ServerApp.root_dir={folder}",
         "--LabApp.default_url=/lab/tree/lectures/00_setup.ipynb",
@@ -225,6 +244,31 @@ def test_lab(folder, monkeypatch, sigterm):
     signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
     assert Lab.terminated, "whoever ends the command ends JupyterLab"
     assert Lab.cwd == folder
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no HOME")
+def test_lab_in_a_home_that_cannot_be_written_to(lab, folder, monkeypatch):
+    (folder / "home").touch()
+    result = course("lab")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert f"Not a directory: '{folder}/home" in result.stderr
+    assert "name a folder of your own with `export HOME=FOLDER`" in result.stderr
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_lab_in_a_home_that_is_read_only(lab, monkeypatch, sigterm, writable):
+    monkeypatch.setattr(os, "access", lambda path, mode: writable)
+    result = course("lab")
+    assert ("is read-only): name a folder" in result.stderr) is not writable
+    assert result.exit_code == (3 if writable else 1)
+
+
+def test_lab_for_a_user_without_a_home(lab, monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(jupyter_core.paths, "jupyter_data_dir", home)
+    assert "Could not determine home directory" in course("lab").stderr
 
 
 def test_lab_without_jupyterlab(folder, monkeypatch):
@@ -264,6 +308,8 @@ def test_release_of_an_assignment_that_is_not_there(assignments):
 
 
 def test_release_for_students(assignments):
+    if not shutil.which("git"):
+        pytest.skip("git is not installed")
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, assignments)
     subprocess.run(["git", "init", "-q"], check=True)

@@ -535,7 +535,9 @@ def test_ctrl_c_leaves_no_kernel_behind(tmp_path):
     wait = "import os, time\nopen('pid', 'w').write(f'{os.getpid()}.')\ntime.sleep(600)"
     path = write(tmp_path / "n.ipynb", notebook(code_cell("waits", wait)))
     call = f"execute({str(path)!r}, {str(tmp_path / 'out')!r})"
-    code = f"from course_utils.notebooks import execute; {call}"
+    # Started in the background, the tests ignore SIGINT, and so would this child.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{listen}\nfrom course_utils.notebooks import execute; {call}"
     run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     pid = tmp_path / "pid"
     while not (pid.exists() and pid.read_text().endswith(".")) and run.poll() is None:

@@ -1,0 +1,88 @@
+"""JupyterLab, started so that it also works on a bare machine, such as a container.
+
+    python -m course_utils.lab --no-browser
+
+`course lab` runs this module in place of `jupyter lab`. It decides two things once Jupyter has read
+its command line and all of its configuration files, because only then are they known:
+
+- Root may run the server if only this machine reaches it and a token or a password protects it.
+  Otherwise Jupyter's own rule holds: it refuses root unless --allow-root is given.
+- A browser that draws in the terminal is never opened, because JupyterLab does not work in it and
+  it would hide the server's log. Jupyter prints the server's address instead.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import shutil
+import webbrowser
+from pathlib import Path
+
+from jupyter_server.serverapp import ServerApp
+from jupyterlab.labapp import LabApp
+
+TEXT_BROWSERS = re.compile(r"(elinks|links|lynx|w3m)")
+
+
+class CourseServer(ServerApp):
+    """Jupyter's server with the two decisions of this module."""
+
+    def start_app(self) -> None:
+        if is_root() and not self.allow_root:
+            self.allow_root = self.is_private()
+            self.log.warning(AS_ROOT if self.allow_root else NOT_AS_ROOT)
+        if not (self.open_browser and opens_windows(self.browser)):
+            self.open_browser = False
+            self.no_browser_open_file = True  # Jupyter would name a file before the address
+        super().start_app()
+
+    def is_private(self) -> bool:
+        """Whether only this machine reaches the server, and only with a token or a password."""
+        return is_loopback(self.ip) and not self.sock and self.identity_provider.auth_enabled
+
+
+AS_ROOT = (
+    "The course runs as root here. That is safe for this server, because it accepts connections "
+    "from this machine alone and asks for a token or a password."
+)
+NOT_AS_ROOT = (
+    "The course runs as root only if its server accepts connections from this machine alone and "
+    "asks for a token or a password. Remove the options or the lines of Jupyter's configuration "
+    "that change that (ip, sock, token), or run it as another user."
+)
+
+
+def is_root() -> bool:
+    """Whether this process may do anything; Windows has no such user."""
+    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is one that only this machine reaches."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def opens_windows(name: str = "") -> bool:
+    """Whether the browser of this name (default: the system's) exists and opens a window."""
+    try:
+        browser = webbrowser.get(name or None)
+    except webbrowser.Error:
+        return False
+    program = shutil.which(getattr(browser, "name", ""))  # None on Windows and macOS
+    # Debian's www-browser is a link to the one that is installed.
+    return not (program and TEXT_BROWSERS.match(Path(program).resolve().name))
+
+
+def main() -> None:
+    """Run JupyterLab with the arguments of this process."""
+    LabApp.serverapp_class = CourseServer
+    LabApp.launch_instance()
+
+
+if __name__ == "__main__":
+    main()

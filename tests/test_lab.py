@@ -1,0 +1,123 @@
+"""lab: root may run a server that only this machine reaches; no browser takes over the terminal."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import webbrowser
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install -e '.[lab,test]'")
+
+from course_utils import lab
+
+HOSTS = {"localhost": True, "127.0.0.1": True, "127.8.8.8": True, "::1": True}
+HOSTS |= {"0.0.0.0": False, "::": False, "": False, "192.168.1.2": False, "example.org": False}
+
+
+@pytest.mark.parametrize(("host", "alone"), HOSTS.items())
+def test_loopback_addresses_are_those_that_only_this_machine_reaches(host, alone):
+    assert lab.is_loopback(host) is alone
+
+
+# --- browsers ---
+
+TEXT_BROWSERS = ("elinks", "links", "links2", "lynx", "w3m")
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """A PATH with browsers for windows and for the terminal, and with a link to one of each."""
+    for name in ("firefox", "wslview", *TEXT_BROWSERS):
+        (tmp_path / name).touch(0o755)
+    (tmp_path / "www-browser").symlink_to("w3m")
+    (tmp_path / "x-www-browser").symlink_to("wslview")
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+BROWSERS = dict.fromkeys((*TEXT_BROWSERS, "www-browser"), False)
+BROWSERS |= dict.fromkeys(("firefox", "x-www-browser", "default", ""), True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no browsers for the terminal")
+@pytest.mark.parametrize(("name", "window"), BROWSERS.items())
+def test_a_browser_for_the_terminal_is_known_by_its_program(programs, monkeypatch, name, window):
+    monkeypatch.setattr(webbrowser, "get", lambda asked: SimpleNamespace(name=name))
+    assert lab.opens_windows() is window
+
+
+def test_a_machine_without_a_browser(monkeypatch):
+    def get(asked):
+        raise webbrowser.Error("could not locate runnable browser")
+
+    monkeypatch.setattr(webbrowser, "get", get)
+    assert not lab.opens_windows()
+
+
+# --- what is started ---
+
+
+class Server(lab.CourseServer):
+    """A server that is never started, with the settings of a test."""
+
+    ip, sock, browser, identity_provider = "localhost", "", "", SimpleNamespace(auth_enabled=True)
+
+
+def started(monkeypatch, root=False, windows=True, **settings):
+    """The server after what `start_app` decides for this user and this browser."""
+    monkeypatch.setattr(lab.ServerApp, "start_app", lambda self: None)
+    monkeypatch.setattr(lab, "is_root", lambda: root)
+    monkeypatch.setattr(lab, "opens_windows", lambda name: windows)
+    server = Server()
+    for name, value in {"open_browser": True, "log": logging.getLogger(), **settings}.items():
+        setattr(server, name, value)
+    server.start_app()
+    return server
+
+
+def test_root_may_run_a_private_server_and_is_told_why(monkeypatch, caplog):
+    assert started(monkeypatch, root=True).allow_root
+    assert "because it accepts connections from this machine alone" in caplog.text
+
+
+OPEN = {"ip": "0.0.0.0", "sock": "/tmp/s", "identity_provider": SimpleNamespace(auth_enabled=False)}
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_root_may_not_run_a_server_that_others_reach(monkeypatch, caplog, name):
+    assert not started(monkeypatch, root=True, **{name: OPEN[name]}).allow_root
+    assert "The course runs as root only if" in caplog.text
+
+
+def test_what_root_and_other_users_decide_themselves_holds(monkeypatch, caplog):
+    assert started(monkeypatch, root=True, ip="0.0.0.0", allow_root=True).allow_root
+    assert not started(monkeypatch).allow_root
+    assert "root" not in caplog.text
+
+
+@pytest.mark.parametrize("settings", [{"windows": False}, {"open_browser": False}])
+def test_without_a_browser_the_address_is_all_that_is_named(monkeypatch, settings):
+    server = started(monkeypatch, **settings)
+    assert (server.open_browser, server.no_browser_open_file) == (False, True)
+    server = started(monkeypatch)
+    assert (server.open_browser, server.no_browser_open_file) == (True, False)
+
+
+@pytest.mark.skipif(not lab.is_root(), reason="other users are refused nothing")
+@pytest.mark.parametrize("way", ["option", "configuration"])
+def test_jupyter_refuses_root_where_others_reach_the_server(tmp_path, way):
+    (tmp_path / "config").mkdir()
+    options = ["--ip=0.0.0.0"] if way == "option" else []
+    if way == "configuration":
+        settings = {"IdentityProvider": {"token": ""}}
+        (tmp_path / "config/jupyter_server_config.json").write_text(json.dumps(settings), "utf-8")
+    own = {f"JUPYTER_{name.upper()}_DIR": str(tmp_path / name) for name in ("config", "runtime")}
+    command = [sys.executable, "-m", "course_utils.lab", "--no-browser", *options]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | own, capture_output=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert b"Use --allow-root to bypass" in done.stderr and b"token=" not in done.stderr
