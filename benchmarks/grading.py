@@ -531,7 +531,7 @@ def killed(count: int) -> dict[str, Any]:
         watched(ours(undisturbed, assignment.NAME, "short"), undisturbed)
         command = ours(disturbed, assignment.NAME, "short")
         cut = watched(command, disturbed, until=lambda run: len(run.done) >= count // 2)
-        saved = len(list((disturbed / "grading").glob("*/*/record.json")))
+        saved = len(list((disturbed / "grading").glob("*/*/*/record.json")))
         rest = watched(command, disturbed)
         same = [contents(folder, assignment.NAME) for folder in (undisturbed, disturbed)]
         states = [

@@ -175,7 +175,9 @@ def test_a_lost_gradebook_or_record_is_made_again(course):
     kept = sums.grades(course)
     (course / "gradebook.db").unlink()
     assert grade(course).graded == 1 and sums.grades(course) == kept
-    (course / "grading" / NAME / "one" / "record.json").write_text("{", encoding="utf-8")
+    (course / "grading" / NAME / "records" / "one" / "record.json").write_text(
+        "{", encoding="utf-8"
+    )
     assert grade(course).graded == 1 and sums.grades(course) == kept
 
 
@@ -260,6 +262,15 @@ def test_a_late_policy_is_nbgrader_s_plugin(course, monkeypatch):
     assert penalties == {"early": 0, "late": 1}
 
 
+def test_a_late_policy_that_can_t_be_loaded_ends_the_run(course):
+    sums.hand_in(course, "one", RIGHT)
+    settings = course / release.SETTINGS
+    extra = '\nc.AssignLatePenalties.plugin_class = "no_policy.OnePoint"\n'
+    settings.write_text(settings.read_text(encoding="utf-8") + extra, encoding="utf-8")
+    with pytest.raises(CourseError, match="the late policy .* can't be used: .*no_policy.OnePoint"):
+        grade(course)
+
+
 # --- interrupted ----------------------------------------------------------------------------------
 
 SLOW = {**RIGHT, "sum-all": "import time\ntime.sleep(0.4)\n" + RIGHT["sum-all"]}
@@ -288,7 +299,7 @@ def test_a_run_that_is_killed_goes_on_and_ends_as_if_it_hadn_t_been(course):
     assert run.stdout.readline() == "1\n" and run.stdout.readline() == "1\n"
     run.send_signal(signal.SIGKILL)
     run.communicate()
-    done = len(list(course.glob("grading/*/*/record.json")))
+    done = len(list(course.glob("grading/*/*/*/record.json")))
     assert 2 <= done < 5
     assert classroom.grade(course, NAME).graded == 5 - done
     classroom.grade(other, NAME)
@@ -310,7 +321,7 @@ def test_ctrl_c_saves_what_is_done_says_so_and_leaves_nothing(course):
         text=True,
     )
     ends = time.monotonic() + 60
-    while not list(course.glob("grading/*/*/record.json")) and time.monotonic() < ends:
+    while not list(course.glob("grading/*/*/*/record.json")) and time.monotonic() < ends:
         time.sleep(0.05)
     children = psutil.Process(run.pid).children(recursive=True)
     run.send_signal(signal.SIGINT)
@@ -318,7 +329,7 @@ def test_ctrl_c_saves_what_is_done_says_so_and_leaves_nothing(course):
     assert (run.returncode, "the same command goes on from there" in said) == (130, True), said
     assert "Traceback" not in said
     assert len(children) >= 4 and psutil.wait_procs(children, timeout=5)[1] == []
-    done = len(list(course.glob("grading/*/*/record.json")))
+    done = len(list(course.glob("grading/*/*/*/record.json")))
     assert 1 <= done < 5 and classroom.grade(course, NAME).graded == 5 - done
 
 
@@ -333,7 +344,7 @@ def test_where_no_sandbox_can_be_made_any_more_the_run_ends(course, monkeypatch,
     monkeypatch.setattr(marking, "mark", mark)
     with pytest.raises(sandbox.NoSandbox, match="no namespaces any more"):
         classroom.grade(course, NAME, workers=1, limits=QUICK)
-    assert next(faults, None) is None and not list(course.glob("grading/*/*/record.json"))
+    assert next(faults, None) is None and not list(course.glob("grading/*/*/*/record.json"))
 
 
 def test_one_that_brings_the_sandbox_down_is_tried_once_more_and_then_reported(course, monkeypatch):
@@ -364,7 +375,7 @@ def test_where_no_sandbox_can_be_made_the_run_ends_with_the_reason(course, monke
     monkeypatch.setattr(marking, "Server", refuse)
     with pytest.raises(CourseError, match="no namespaces here"):
         grade(course)
-    assert not list(course.glob("grading/*/*/record.json"))
+    assert not list(course.glob("grading/*/*/*/record.json"))
 
 
 def test_a_server_that_died_is_replaced(course):
@@ -465,6 +476,33 @@ def test_very_many_files_are_not_all_read(tmp_path, monkeypatch):
     assert len(marking.submission(given(tmp_path, **names, **{"0.ipynb": b"{}"}), NAME).files) < 10
 
 
+def test_the_notebook_is_found_among_very_many_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(marking, "ENTRIES", 10)
+    names = {f"0{n}.ipynb": b"x" for n in range(50)}
+    found = marking.submission(given(tmp_path, **names, **{"09_sums.ipynb": b"{}"}), NAME)
+    assert found.notebook == b"{}" and len(found.files) == 9
+    assert found.notes == ("of 51 files, only the first 10 were looked at",)
+
+
+def test_other_notebooks_are_files_like_others_and_take_no_memory(tmp_path):
+    folder = given(tmp_path, **{"09_sums.ipynb": b"{}"})
+    for n in range(20):
+        with (folder / f"{n}.ipynb").open("wb") as file:
+            file.truncate(30_000_000)  # which take no room on the disk
+    found = marking.submission(folder, NAME)
+    assert found.notebook == b"{}" and sum(map(len, found.files.values())) <= marking.SIZE
+
+
+def test_a_folder_in_place_of_the_notebook_is_named(tmp_path):
+    folder = given(tmp_path)
+    (folder / "09_sums.ipynb").mkdir()
+    (folder / "09_sums.ipynb" / "inner.txt").touch()
+    assert marking.submission(folder, NAME).fault == (
+        "there is no 09_sums.ipynb: nothing was handed in; "
+        "'09_sums.ipynb' was left out: it is a folder"
+    )
+
+
 @pytest.mark.parametrize(
     ("student", "why"), [("M\udcfcller", "isn't UTF-8"), ("s" * 129, "longer than 128")]
 )
@@ -505,6 +543,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     )
     record.write(tmp_path)
     assert records.read_all(tmp_path) == [record]
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "record.json").write_text(json.dumps({"student": 1}), encoding="utf-8")
+    other = tmp_path / "records" / "other" / "record.json"
+    other.parent.mkdir()
+    other.write_text(json.dumps({"student": 1}), encoding="utf-8")
     assert records.read_all(tmp_path) == [record]

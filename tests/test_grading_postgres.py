@@ -223,7 +223,7 @@ def test_a_run_that_is_killed_goes_on_and_ends_as_if_it_hadn_t_been(server, rele
     assert [run.stdout.readline() for _ in range(2)] == ["graded\n"] * 2
     run.send_signal(signal.SIGKILL)
     run.communicate()
-    done = len(list(killed.glob("grading/*/*/record.json")))
+    done = len(list(killed.glob("grading/*/*/*/record.json")))
     assert 2 <= done < 5 and grade(killed).graded == 5 - done
     grade(whole)
     assert sums.grades(killed) == sums.grades(whole)

@@ -660,6 +660,23 @@ def test_texts_add_no_element_and_no_attribute(sums, page_of, text, state):
     assert all(word in wild.sections[list(wild.sections)[1]] for word in shown)  # as a text
 
 
+def test_no_two_names_look_alike(sums, page_of, table_of):
+    """A text loses what isn't seen; a name would then be another student's."""
+    names = ["anna", "anna\u200b", "anna\n", "\x1b[1manna", "an\u202ena", "Zo\u00eb", "\U0001f600"]
+    shown = [
+        "anna",
+        "anna\\x200b",
+        "anna\\x0a",
+        "\\x1b[1manna",
+        "an\\x202ena",
+        "Zo\u00eb",
+        "\U0001f600",
+    ]
+    records = [record(name, UNGRADABLE, reasons=("x",)) for name in names]
+    assert {row["student"] for row in read_back(table_of(sums, records))} == set(shown)
+    assert {row[0] for row in page_of(sums, records).rows} >= set(shown)
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [

@@ -1,17 +1,22 @@
 """Grades a class: every submission of an assignment, in parallel, into nbgrader's gradebook.
 
-    submitted/STUDENT/03_lora/  ─► mark, by several workers ─► gradebook.db, autograded/
-                                                            └► grading/03_lora/STUDENT/record.json
+    submitted/STUDENT/03_lora/  ─► mark, by several workers ─► gradebook.db, autograded/,
+                                                               grading/03_lora/records/
 
 nbgrader's own steps write the gradebook, so that formgrader, manual grading and feedback go on from
 there. A submission whose record has the same key, that of its files and of the tests, is left as it
 is: a run that was cut off goes on, and one that was complete does nothing.
+
+One submission never ends the run, whatever is in its place and whatever goes wrong with it: it is
+ungradable, its record says why, and all others are graded. What concerns every submission ends it:
+no sandbox, no gradebook, nowhere to write to, no memory.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import signal
 import threading
 from collections import Counter
@@ -30,6 +35,7 @@ from course_utils.grading.sandbox import Limits, NoSandbox
 from course_utils.runtime import CourseError
 
 GLANCE = 0.2  # seconds between two looks whether to stop
+CHECKPOINTS = ".ipynb_checkpoints"  # Jupyter's copies, wherever a folder was looked at
 AHEAD = 2  # submissions for each worker that are in memory at a time
 
 Progress = Callable[[Record, int, int], None]  # a record; how many are done, and of how many
@@ -63,23 +69,27 @@ def grade(
     this machine. scheduler: of a Dask cluster, which then does the work. again: grade those as well
     whose files and tests are as they were. progress: told of each record.
 
-    Raises CourseError if there is no such assignment, no submission of it, no sandbox, no cluster.
+    Raises CourseError if there is no such assignment, no submission of it, no sandbox, no cluster,
+    or nothing can be saved.
     """
     (source,) = sources(folder, name)
     name = source.stem
-    places = sorted(folder.glob(f"submitted/*/{name}"))
+    places = handed_in(folder, name)
     if not places:
         raise CourseError(f"nothing was handed in: there is no submitted/STUDENT/{name}")
-    with Book(folder, name) as book:
+    with _enough_memory(), Book(folder, name) as book:
         book.learn(source)
         paper = marking.paper(folder, name, limits or Limits())
-        before = {record.student: record for record in records.read_all(book.records)}
+        records.adopt(book.records)
+        before = {r.student: r for r in records.read_all(book.records) if r.assignment == name}
         previous = report.merged(before.values(), book.scores())
-        known = {} if again else {s: before[s] for s in before.keys() & book.students()}
+        known = {} if again else _saved(before, book)
         kept = [record for place in places if (record := _kept(place, paper, known))]
-        todo = [place for place in places if place.parent.name not in {r.student for r in kept}]
+        unchanged = {record.student for record in kept}
+        todo = [place for place in places if place.parent.name not in unchanged]
         done = list(kept)
         if todo:
+            book.check()
             with _pool(paper, scheduler, workers) as (pool, at_once), _stoppable() as stop:
                 given = (marking.submission(place, name) for place in todo)
                 for submission, marked in _marked(pool, paper, given, at_once * AHEAD, stop):
@@ -89,6 +99,52 @@ def grade(
         current = report.merged(done, book.scores())
     ordered = sorted(current, key=lambda record: record.student)
     return Result(read(source), ordered, previous, len(todo))
+
+
+def handed_in(folder: Path, name: str) -> list[Path]:
+    """The places submitted/STUDENT/NAME in which something is, by student.
+
+    Where that can't be seen, because STUDENT is no folder or can't be read, it is assumed: nobody
+    is to be forgotten. If the name begins with a dot, as .DS_Store does, it isn't: such names are
+    programs' more often than students'. Raises CourseError if submitted/ can't be read.
+    """
+    try:
+        names = sorted(os.listdir(folder / "submitted"))
+    except FileNotFoundError:
+        return []
+    except OSError as fault:
+        raise CourseError(f"submissions can't be read: {marking.words(fault, folder)}") from fault
+    places = [folder / "submitted" / student / name for student in names if student != CHECKPOINTS]
+    return [place for place in places if _is_taken(place)]
+
+
+def _is_taken(place: Path) -> bool:
+    """Whether something is in submitted/STUDENT/NAME, or has to be assumed."""
+    try:
+        os.lstat(place)
+    except FileNotFoundError:  # nothing is there, or STUDENT is a link that leads nowhere
+        return not (os.path.isdir(place.parent) or place.parent.name.startswith("."))
+    except OSError:
+        return not place.parent.name.startswith(".")
+    return True
+
+
+def _saved(before: dict[str, Record], book: Book) -> dict[str, Record]:
+    """Those records whose points are in the gradebook, or can't be, for their student's name."""
+    students = book.students()
+    return {s: record for s, record in before.items() if s in students or marking.name_fault(s)}
+
+
+@contextlib.contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Ends a run that has no memory left with a CourseError."""
+    try:
+        yield
+    except MemoryError as fault:
+        raise CourseError(
+            "there is not enough memory to grade: close other programs, or grade fewer submissions "
+            "at a time, with --workers"
+        ) from fault
 
 
 def _kept(place: Path, paper: Paper, known: dict[str, Record]) -> Record | None:
@@ -149,7 +205,7 @@ def _marked(
     """Submissions with what came of them, as they are done; few are in memory at a time.
 
     Those for which the sandbox failed are tried again at the end, one by one, so that none suffers
-    from another's doing; what fails then can't be graded. Raises as `_finished` does.
+    from another's doing; what fails then can't be graded in this run. Raises as `_finished` does.
     """
     failed = []
     for given, future in _finished(pool, paper, submissions, ahead, stop):
@@ -159,7 +215,8 @@ def _marked(
             yield given, future.result()
     for given, future in _finished(pool, paper, failed, 1, stop):
         if fault := future.exception():
-            yield given, marking.failed(paper, given, f"grading failed: {fault}")
+            reason = f"grading failed: {marking.words(fault, Path())}"
+            yield given, marking.failed(paper, given, reason, final=False)
         else:
             yield given, future.result()
 
@@ -173,7 +230,8 @@ def _finished(
 ) -> Iterator[tuple[Submission, Future[Any]]]:
     """Mark submissions, `ahead` at a time; each with its future, once that is done.
 
-    Raises KeyboardInterrupt once `stop` is set, NoSandbox where no sandbox can be made.
+    Raises KeyboardInterrupt once `stop` is set, NoSandbox where no sandbox can be made, and
+    MemoryError where no memory is left.
     """
     running: dict[Future[Any], Submission] = {}
     waiting = iter(submissions)
@@ -184,7 +242,7 @@ def _finished(
             return
         finished, _ = wait(running, timeout=GLANCE, return_when=FIRST_COMPLETED)
         for future in finished:
-            if isinstance(fault := future.exception(), NoSandbox):
+            if isinstance(fault := future.exception(), NoSandbox | MemoryError):
                 raise fault
             yield running.pop(future), future
             if stop.is_set():
@@ -194,11 +252,18 @@ def _finished(
 
 
 def publish(folder: Path, result: Result) -> str:
-    """Write the report and the table of points of a run; returns a summary of it, as text."""
-    place = folder / "grading" / result.assignment.name
-    page, table = place / "report.html", place / "points.csv"
-    report.write_report(page, result.assignment, result.records, result.previous)
-    report.write_csv(table, result.assignment, result.records)
+    """Write the report and the table of points of a run; returns a summary of it, as text.
+
+    Raises CourseError if they can't be written.
+    """
+    try:
+        place = records.inside(folder / "grading", result.assignment.name)
+        page, table = place / "report.html", place / "points.csv"
+        report.write_csv(table, result.assignment, result.records)
+        report.write_report(page, result.assignment, result.records, result.previous)
+    except OSError as fault:
+        why = marking.words(fault, folder)
+        raise CourseError(f"the report and the points can't be written: {why}") from fault
     counts = Counter(record.state for record in result.records)
     states = ", ".join(f"{counts[state]} {state}" for state in records.STATES if counts[state])
     lines = [f"{result.assignment.name}: {result.graded} graded now; in all, {states}"]
@@ -222,5 +287,5 @@ def publish(folder: Path, result: Result) -> str:
 def _shown(value: float | str | None) -> str:
     """For a terminal, on which nothing that a student wrote may act."""
     if isinstance(value, str):
-        return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in value)
+        return records.visible(value)
     return "none" if value is None else f"{value:g}"

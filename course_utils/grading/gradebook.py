@@ -2,34 +2,55 @@
 
 The gradebook is the one that nbgrader_config.py names: SQLite in the course's folder, or another
 database by `c.CourseDirectory.db_url`.
+
+What goes wrong with one submission is written into its record, and the others are saved. What goes
+wrong with all of them, such as a database that can't be reached or a full disk, is a CourseError.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
+import tempfile
 import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nbformat
-from nbgrader.api import Gradebook, InvalidEntry, MissingEntry
+from nbgrader.api import Assignment, Gradebook, InvalidEntry, MissingEntry
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import AssignLatePenalties
 from nbgrader.utils import compute_checksum, determine_grade, parse_utc
+from sqlalchemy import update
+from sqlalchemy.exc import SQLAlchemyError
 
 from course_utils.grading import records, release
 from course_utils.grading.assignments import grade_id, grading, is_answer
-from course_utils.grading.marking import TIME, Notebook, Submission, messages, name_fault, tests_of
+from course_utils.grading.marking import (
+    TIME,
+    Notebook,
+    Submission,
+    messages,
+    name_fault,
+    tests_of,
+    words,
+)
 from course_utils.grading.records import Record
+from course_utils.grading.referee import FILE
 from course_utils.notebooks import load
+from course_utils.runtime import CourseError
+
+ZONE = re.compile(r"[A-Za-z][\w+-]*(/[\w+-]+)*|[+-]?\d+", re.ASCII)  # UTC, Europe/Rome, +3600
 
 
 class Book:
     """The gradebook of one assignment of the course in `folder`; a context manager.
 
-    records: the folder of the assignment's records.
+    A database that fails in it ends it with a CourseError.
+
+    records: the assignment's folder in grading/, below which its records are.
     """
 
     def __init__(self, folder: Path, name: str):
@@ -38,15 +59,41 @@ class Book:
         course = CourseDirectory(config=self.config, assignment_id=name)
         self.records = folder / "grading" / name
         self._url = course.db_url
-        self._book = Gradebook(course.db_url, course.course_id)
+        try:
+            self._book = Gradebook(course.db_url, course.course_id)
+        except SQLAlchemyError as fault:
+            raise self._fault(fault) from fault
         # Else the assignment's cells would be read again for each student.
         self._book.db().expire_on_commit = False
 
     def __enter__(self) -> Book:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, _: Any, fault: BaseException | None, __: Any) -> None:
         self._book.close()
+        if isinstance(fault, SQLAlchemyError):
+            raise self._fault(fault) from fault
+
+    def _fault(self, fault: Exception) -> CourseError:
+        why = words(fault, self.folder)
+        return CourseError(f"the gradebook that {release.SETTINGS} names can't be used: {why}")
+
+    def check(self) -> None:
+        """Raise CourseError if nothing can be saved, whichever submission it is of."""
+        self._penalties()
+        for top, *names in ("grading", self.name, records.FOLDER), ("autograded",):
+            try:
+                with tempfile.TemporaryFile(dir=records.inside(self.folder / top, *names)) as probe:
+                    probe.write(b"x")
+            except OSError as fault:
+                where, why = "/".join((top, *names)), words(fault, self.folder)
+                raise CourseError(f"results can't be saved in {where}: {why}") from fault
+        own = update(Assignment).where(Assignment.name == self.name).values(name=self.name)
+        try:
+            self._book.db.execute(own)  # writes what is there already
+            self._book.db.commit()
+        except SQLAlchemyError as fault:
+            raise self._fault(fault) from fault
 
     def learn(self, solution: Path) -> bool:
         """Release the assignment anew if the gradebook has other tests than the solution.
@@ -87,8 +134,21 @@ class Book:
 
         Points given by hand stay. A cell that has some is marked for another look only if its check
         gives other points than before, or its answer changed. A student whose name the gradebook
-        can't take has a record alone.
+        can't take has a record alone. A submission that can't be saved is ungradable, and its
+        record says why. Raises CourseError if nothing of anybody can be saved any more.
         """
+        try:
+            return self._saved(record, notebook, given)
+        except MemoryError:
+            raise
+        except Exception as fault:  # nbgrader's, SQLAlchemy's, a late policy's, the file system's
+            with contextlib.suppress(SQLAlchemyError):
+                self._book.db.rollback()  # else the next student couldn't be saved, either
+            self.check()
+            return self._not_saved(record, fault)
+
+    def _saved(self, record: Record, notebook: Notebook, given: Submission) -> Record:
+        """`save`, if nothing goes wrong."""
         if name_fault(record.student):
             record.write(self.records)
             return record
@@ -99,22 +159,14 @@ class Book:
                 self._book.update_or_create_student(record.student)
             timestamp = _timestamp(given.exchange.get(TIME, ""))
             self._book.update_or_create_submission(self.name, record.student, timestamp=timestamp)
-        marks = self._book.find_submission_notebook(self.name, self.name, record.student)
         ungradable = record.state == records.UNGRADABLE
-        reasons, points = list(record.reasons), {}
-        same = self._unchanged(record.student, notebook)
         cells = {grade_id(cell): cell for cell in graded.cells if not ungradable}
-        with self._book.db.no_autoflush:
-            for grade in marks.grades:
-                _mark(grade, cells.get(grade.name), grade.name in same)
-                points[grade.name] = score(grade)
-                if points[grade.name] is None and not ungradable:
-                    reasons.append(records.by_hand(grade.name))
-            for comment in marks.comments:
-                comment.auto_comment = _comment(cells.get(comment.name))
-        self._book.db.commit()
+        points = self._enter(record.student, cells, self._unchanged(record.student, notebook))
         if timestamp and not ungradable:
             self._late(record.student, graded)
+        reasons = list(record.reasons)
+        if not ungradable:
+            reasons += [records.by_hand(cell) for cell, value in points.items() if value is None]
         state = records.PERSON if reasons and not ungradable else record.state
         told = {"state": state, "reasons": tuple(reasons), "points": points}
         record = replace(record, messages=messages(notebook), **told)
@@ -122,12 +174,47 @@ class Book:
         record.write(self.records)
         return record
 
+    def _enter(
+        self, student: str, cells: dict[str | None, Any], unchanged: set[str]
+    ) -> dict[str, float | None]:
+        """Enter what cells' outputs say into the gradebook; returns the points, by graded cell.
+
+        cells: by grade id; none of a submission that can't be graded, which then has no points.
+        """
+        marks = self._book.find_submission_notebook(self.name, self.name, student)
+        points = {}
+        with self._book.db.no_autoflush:
+            for grade in marks.grades:
+                _mark(grade, cells.get(grade.name), grade.name in unchanged)
+                points[grade.name] = score(grade)
+            for comment in marks.comments:
+                comment.auto_comment = _comment(cells.get(comment.name))
+        self._book.db.commit()
+        return points
+
+    def _not_saved(self, record: Record, fault: Exception) -> Record:
+        """The record of a submission that couldn't be saved; as much as possible is written of it.
+
+        It has no key, so the next run grades the submission again.
+        """
+        reason = f"its result can't be saved: {words(fault, self.folder)}"
+        costs = {"seconds": record.seconds, "memory": record.memory}
+        record = Record(self.name, record.student, records.UNGRADABLE, (reason,), **costs)
+        with contextlib.suppress(Exception):  # the same fault once more, or none was ever entered
+            self._enter(record.student, {}, set())
+        with contextlib.suppress(SQLAlchemyError):
+            self._book.db.rollback()
+        with contextlib.suppress(OSError):
+            record.write(self.records)
+        return record
+
     def _unchanged(self, student: str, notebook: Notebook) -> set[str]:
         """Graded cells whose answer is as it was when they were graded last."""
         try:
-            old = json.loads(self._autograded(student).read_text("utf-8"))["cells"]
+            path = self.folder / "autograded" / student / self.name / f"{self.name}.ipynb"
+            old = json.loads(records.content(path, FILE))["cells"]
             sources = {grade_id(cell): "".join(cell["source"]) for cell in old}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return set()
         return {
             name
@@ -136,23 +223,30 @@ class Book:
             and (not is_answer(cell) or sources.get(name) == cell["source"])
         }
 
+    def _penalties(self) -> AssignLatePenalties:
+        """nbgrader's step for late work, with the policy that it is configured with."""
+        try:
+            return AssignLatePenalties(config=self.config)
+        except Exception as fault:  # a policy is a module of the instructor's, which may hold any
+            why = words(fault, self.folder)
+            said = f"the late policy that {release.SETTINGS} names can't be used: {why}"
+            raise CourseError(said) from fault
+
     def _late(self, student: str, graded: Any) -> None:
-        """The penalty for being late, by the plugin that nbgrader is configured with."""
+        """Take points off late work."""
         about = {"student": student, "assignment": self.name, "notebook": self.name}
-        step = AssignLatePenalties(config=self.config)
+        step = self._penalties()
         step.log = release.errors_alone()
         step.preprocess(graded, {"nbgrader": {**about, "db_url": self._url}})
 
-    def _autograded(self, student: str) -> Path:
-        return self.folder / "autograded" / student / self.name / f"{self.name}.ipynb"
-
     def _write(self, student: str, graded: Any, exchange: dict[str, str]) -> None:
         """The notebook with its outputs, where formgrader and feedback look for it."""
-        path = self._autograded(student)
-        records.write_whole(path, nbformat.writes(graded).encode(), 0o444)
+        folder = records.inside(self.folder / "autograded", student, self.name)
+        notebook = nbformat.writes(graded).encode()
+        records.write_whole(folder / f"{self.name}.ipynb", notebook, 0o444)
         for name, text in exchange.items():
             if name != TIME or _timestamp(text):  # nbgrader stops the class at one that is no time
-                (path.parent / name).write_text(text, encoding="utf-8")
+                records.write_whole(folder / name, text.encode())
 
 
 def _mark(grade: Any, cell: Any, unchanged: bool) -> None:
@@ -183,8 +277,15 @@ def score(grade: Any) -> float | None:
 
 
 def _timestamp(text: str) -> Any:
-    """When it was handed in, for nbgrader; None where that isn't said or isn't a time."""
+    """When it was handed in, for nbgrader; None where that isn't said or isn't a time.
+
+    A student may have written the text. nbgrader looks a time zone up by its name, and dateutil
+    takes a path for one: it would open any file, and wait for one that never ends.
+    """
+    date, _, zone = text.strip().rpartition(" ")
+    if date.count(" ") == 1 and not ZONE.fullmatch(zone):
+        return None
     try:
         return parse_utc(text.strip()) if text.strip() else None
-    except (ValueError, OverflowError):
+    except Exception:  # dateutil raises more than it says
         return None

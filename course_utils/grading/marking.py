@@ -10,13 +10,11 @@
 from __future__ import annotations
 
 import ast
-import errno
 import functools
 import hashlib
 import json
 import os
 import re
-import stat
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +41,7 @@ TIME = "timestamp.txt"  # when it was handed in
 EXCHANGE = (TIME, "submission_secret.txt")  # files of nbgrader's exchange, not for the sandbox
 SMALL = 1_000  # B of such a file, at most
 MESSAGE = 4_000  # characters of a failed check's message that are kept
+LINE = 300  # characters of what an exception says
 
 
 @dataclass(frozen=True)
@@ -157,65 +156,101 @@ def imports_of(source: str) -> str:
 
 
 def submission(folder: Path, name: str) -> Submission:
-    """What lies in submitted/STUDENT/NAME. Links are not followed, and nothing else than regular
-    files is opened; never raises for what a student put there."""
+    """What is in submitted/STUDENT/NAME, the folder of one submission.
+
+    Links are not followed, and nothing else than regular files is opened. Never raises for what is
+    there, whatever it is: a submission that can't be read has a `fault` that says why.
+    """
     student = folder.parent.name
-    if fault := name_fault(student):
-        return Submission(student, None, fault=fault)
-    if folder.is_symlink() or folder.parent.is_symlink():
-        return Submission(student, None, fault="the folder is a link, which is not followed")
-    found, notes = _listed(folder)
-    notebook = found.pop(f"{name}.ipynb", None)
-    if notebook is None:
-        others = [path for path in found if path.endswith(".ipynb") and "/" not in path]
-        likely = [path for path in others if name in path] or others
-        if len(likely) != 1:
-            given = ", ".join(map(repr, sorted(found)[:5])) or "nothing"
-            fault = "; ".join([f"there is no {name}.ipynb: {given} was handed in", *notes[:3]])
-            return Submission(student, None, fault=fault)
-        notebook = found.pop(likely[0])
-        notes.append(f"the notebook was called {likely[0]!r}")
-    exchange = {n: found.pop(n)[:SMALL].decode("utf-8", "replace") for n in EXCHANGE if n in found}
-    return Submission(student, notebook, found, exchange, tuple(notes))
+    try:
+        fault = name_fault(student) or _place_fault(folder)
+        return Submission(student, None, fault=fault) if fault else _read(folder, name)
+    except MemoryError:
+        raise
+    except Exception as fault:
+        why = words(fault, folder.parent.parent.parent)
+        return Submission(student, None, fault=f"the submission can't be read: {why}")
 
 
-def _listed(folder: Path) -> tuple[dict[str, bytes], list[str]]:
-    """Contents of the regular files in a folder, and what was left out."""
+def _place_fault(folder: Path) -> str:
+    """Why nothing is read from the place of a submission; "" if it is a folder in a folder."""
+    for place in (folder.parent, folder):
+        what = records.kind(place)
+        if what == "a link":
+            return "the folder is a link, which is not followed"
+        if what != "a folder":
+            where = records.visible("/".join(place.parts[-2:]))
+            return f"{where} is {what}, not a folder that holds a notebook"
+    return ""
+
+
+def _read(folder: Path, name: str) -> Submission:
+    """The notebook in a folder, under whatever name, and the files beside it."""
+    student, wanted = folder.parent.name, f"{name}.ipynb"
+    paths, notes = _listed(folder, wanted)
+    likely = _notebook(folder, paths, name)
     found: dict[str, bytes] = {}
+    room = SIZE
+    for path in paths:
+        try:
+            found[path] = records.content(folder / path, FILE if path == likely else room)
+            room -= 0 if path == likely else len(found[path])
+        except OSError as fault:
+            notes.append(f"{_readable(path)} was left out: {fault.strerror}")
+    notebook = found.pop(likely, None)
+    if notebook is None:
+        given = ", ".join(map(repr, sorted(found)[:5])) or "nothing"
+        fault = "; ".join([f"there is no {wanted}: {given} was handed in", *notes[:3]])
+        return Submission(student, None, fault=fault)
+    if likely != wanted:
+        notes.append(f"the notebook was called {likely!r}")
+    exchange = {n: found.pop(n)[:SMALL].decode("utf-8", "replace") for n in EXCHANGE if n in found}
+    return Submission(student, notebook, found, exchange, tuple(notes[:NOTES]))
+
+
+def _listed(folder: Path, first: str) -> tuple[list[str], list[str]]:
+    """What is in a folder and isn't one itself, as relative paths; and what was left out.
+
+    first: the name that is looked at before the others, of which some may be too many.
+    """
+    paths: list[str] = []
     notes: list[str] = []
-    room, entries, folders = SIZE, 0, [(os.fspath(folder), 0)]
+    entries, folders = 0, [("", 0)]
     while folders and entries < ENTRIES:
         place, depth = folders.pop()
-        for name in sorted(os.listdir(place))[:ENTRIES]:
+        try:
+            names = sorted(os.listdir(folder / place), key=lambda name: (name != first, name))
+        except OSError as fault:
+            if not place:
+                raise
+            notes.append(f"{_readable(place)} was left out: {fault.strerror}")
+            continue
+        if len(names) > ENTRIES:
+            notes.append(f"of {len(names):,} files, only the first {ENTRIES:,} were looked at")
+        for name in names[:ENTRIES]:
             entries += 1
             path = os.path.join(place, name)
-            shown = os.path.relpath(path, folder)
-            if os.path.isdir(path) and not os.path.islink(path):
-                folders += [(path, depth + 1)] if depth < DEPTH else []
-                continue
-            notebook = depth == 0 and name.endswith(".ipynb")
-            data = _content(path, FILE if notebook else room)
-            if isinstance(data, str):
-                notes.append(f"{_readable(shown)} was left out: {data}")
+            if not os.path.isdir(folder / path) or os.path.islink(folder / path):
+                paths.append(path)
+            elif path == first:
+                notes.append(f"{_readable(path)} was left out: it is a folder")
+            elif depth < DEPTH:
+                folders.append((path, depth + 1))
             else:
-                found[shown] = data
-                room -= 0 if notebook else len(data)
-    return found, notes[:NOTES]
+                notes.append(f"{_readable(path)} was left out: it is {depth} folders deep")
+    if folders:
+        notes.append(f"further folders were left out: there are more than {ENTRIES:,} files")
+    return paths, notes
 
 
-def _content(path: str, most: int) -> bytes | str:
-    """The bytes of a regular file; or why it isn't read."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as stream:
-            about = os.fstat(descriptor)
-            if not stat.S_ISREG(about.st_mode):
-                return "it is no regular file"
-            if about.st_size > most:
-                return f"it is too large ({about.st_size / 1e6:,.0f} MB)"
-            return stream.read(most)
-    except OSError as fault:
-        return "it is a link" if fault.errno == errno.ELOOP else str(fault.strerror)
+def _notebook(folder: Path, paths: list[str], name: str) -> str:
+    """The notebook's path: of that with the assignment's name, or of the only one; else ""."""
+    notebooks = [path for path in paths if path.endswith(".ipynb") and "/" not in path]
+    files = [path for path in notebooks if records.kind(folder / path) == "a file"]
+    if f"{name}.ipynb" in files:
+        return f"{name}.ipynb"
+    likely = [path for path in files if name in path] or files
+    return likely[0] if len(likely) == 1 else ""
 
 
 def _readable(name: str) -> str:
@@ -229,6 +264,16 @@ def name_fault(student: str) -> str:
     except UnicodeEncodeError:
         return "the name of the folder isn't UTF-8: rename it"
     return f"the name is longer than {STUDENT} characters" if len(student) > STUDENT else ""
+
+
+def words(fault: BaseException, folder: Path) -> str:
+    """What an exception says, in one line. Paths in the course's `folder` are relative to it."""
+    if isinstance(fault, OSError) and fault.strerror:
+        where = os.fsdecode(fault.filename) if isinstance(fault.filename, str | bytes) else ""
+        where = records.visible(where.removeprefix(f"{folder}{os.sep}"))
+        return f"{where}: {fault.strerror}" if where else fault.strerror
+    line = records.visible(str(fault).strip().partition("\n")[0][:LINE])
+    return line if line and isinstance(fault, CourseError) else f"{type(fault).__name__}: {line}"
 
 
 # --- marking --------------------------------------------------------------------------------------
@@ -271,13 +316,16 @@ def mark(paper: Paper, given: Submission) -> tuple[Record, Notebook]:
 
 
 def failed(
-    paper: Paper, given: Submission, reason: str, seconds: float = 0.0
+    paper: Paper, given: Submission, reason: str, seconds: float = 0.0, *, final: bool = True
 ) -> tuple[Record, Notebook]:
-    """What becomes of a submission that can't be graded: the release, with the reason on top."""
+    """What becomes of a submission that can't be graded: the release, with the reason on top.
+
+    final: whether the reason is in the submission. If it isn't, the next run grades it again.
+    """
     record = Record(
         assignment=paper.name,
         student=given.student,
-        key=key(paper, given),
+        key=key(paper, given) if final else "",
         state=records.UNGRADABLE,
         reasons=(reason,),
         seconds=seconds,

@@ -1,18 +1,36 @@
 """What became of each submission: its state, why, its points, and what it took.
 
-A record is a JSON file, `grading/ASSIGNMENT/STUDENT/record.json`. It is written after the
-gradebook, so that a run that was cut off goes on with the submissions that have none.
+A record is a JSON file, `grading/ASSIGNMENT/records/STUDENT/record.json`. It is written after the
+gradebook, so that a run that was cut off goes on with the submissions that have none. Students have
+a folder of their own there, `records`, because a student may be called as a file of the class's is:
+`report.html` is a folder's name like any other.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import math
+import os
+import stat
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 GRADED, PERSON, UNGRADABLE = "graded", "needs a person", "ungradable"
-NAME = "record.json"
+FOLDER, NAME = "records", "record.json"
+PART = ".part"  # ends the name of a file that is being written
 STATES = (GRADED, PERSON, UNGRADABLE)
+LARGEST = 50_000_000  # B of a record's file, at most
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFREG: "a file",
+    stat.S_IFLNK: "a link",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 @dataclass(frozen=True)
@@ -41,22 +59,12 @@ class Record:
     key: str = ""
 
     def write(self, folder: Path) -> None:
-        """Put the record below the assignment's folder, whole or not at all."""
-        write_whole(folder / self.student / NAME, json.dumps(asdict(self), indent=1).encode())
+        """Put the record below the assignment's folder, whole or not at all.
 
-
-def write_whole(path: Path, data: bytes, mode: int | None = None) -> None:
-    """Write a file, whole or not at all; what a run that was killed has left is written over.
-
-    mode: its permissions, if they are to be others than usual.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.unlink(missing_ok=True)
-    part.write_bytes(data)
-    if mode is not None:
-        part.chmod(mode)
-    part.replace(path)
+        Raises OSError if it can't be written, or if something else is in its place.
+        """
+        place = inside(folder, FOLDER, self.student)
+        write_whole(place / NAME, json.dumps(asdict(self), indent=1).encode())
 
 
 def by_hand(cell: str) -> str:
@@ -64,16 +72,140 @@ def by_hand(cell: str) -> str:
     return f"a person gives the points of {cell}"
 
 
+def visible(text: str) -> str:
+    """A text in which what isn't seen, or acts on a terminal, is its number: `\\x1b`, `\\x202e`."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
 def read(path: Path) -> Record | None:
-    """A record; None where there is none, or one that can't be read: then it is graded again."""
+    """The record in STUDENT/record.json; None where there is none that can be used.
+
+    A submission without a record is graded again, so a file that somebody has changed, copied from
+    another student or damaged costs no more than that.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        lists = {name: tuple(content[name]) for name in ("reasons", "repairs", "incidents")}
-        return Record(**content | lists)
-    except (OSError, ValueError, TypeError, KeyError):
+        fields = json.loads(content(path, LARGEST))
+        lists = {name: tuple(fields[name]) for name in ("reasons", "repairs", "incidents")}
+        record = Record(**fields | lists)
+        return record if record.student == path.parent.name and _sound(record) else None
+    except (OSError, ArithmeticError, AttributeError, LookupError, RecursionError):
         return None
+    except (TypeError, ValueError):
+        return None
+
+
+def _sound(record: Record) -> bool:
+    """Whether each field holds what the report and the table expect of it."""
+    texts = [record.assignment, record.student, record.key, *record.messages.values()]
+    texts += [*record.reasons, *record.repairs, *record.incidents]
+    costs, points = [record.seconds, record.memory], record.points.values()
+    numbers = [*costs, *(value for value in points if value is not None)]
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+        and min(costs) >= 0
+        and record.state in STATES
+        and (record.state == GRADED or any(record.reasons))
+    )
 
 
 def read_all(folder: Path) -> list[Record]:
     """The records below an assignment's folder, by student."""
-    return [record for path in sorted(folder.glob(f"*/{NAME}")) if (record := read(path))]
+    students = [path for path in _entries(folder / FOLDER) if not path.is_symlink()]
+    return [record for path in students if (record := read(path / NAME))]
+
+
+def adopt(folder: Path) -> None:
+    """Move the records of earlier versions, in STUDENT/ itself, to where they are now.
+
+    There, those of a student called `report.html` were in the way of the report. What can't be
+    moved stays, and that student is graded again.
+    """
+    for old in _entries(folder):
+        with contextlib.suppress(OSError):
+            names = os.listdir(old)
+            known = set(names) <= {NAME, NAME + PART} and not old.is_symlink()
+            if known and all(kind(old / name) != "a folder" for name in names):
+                old.rename(inside(folder, FOLDER) / old.name)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder, by name; nothing if it is none, or can't be read."""
+    try:
+        return sorted(folder / name for name in os.listdir(folder))
+    except OSError:
+        return []
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def kind(path: Path | str) -> str:
+    """What is at a path, such as "a folder" or "a link"; raises OSError if nothing is."""
+    return KINDS.get(stat.S_IFMT(os.lstat(path).st_mode), "something else")
+
+
+def content(path: Path | str, most: int) -> bytes:
+    """The bytes of a regular file, of at most `most` B.
+
+    Raises OSError, whose strerror says why it isn't read. No link is followed, and nothing is
+    waited for: opened in the usual way, a FIFO would wait for a writer.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as fault:
+        if fault.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a link", os.fspath(path)) from None
+        raise
+    with os.fdopen(descriptor, "rb") as stream:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+        if about.st_size > most:
+            size = f"it is too large ({about.st_size / 1e6:,.0f} MB)"
+            raise OSError(errno.EFBIG, size, os.fspath(path))
+        return stream.read(most)
+
+
+def inside(root: Path, *names: str) -> Path:
+    """The folder of these names below `root`, made where it is missing.
+
+    Raises OSError if something else is in its place, or in that of a folder above it. Below `root`
+    a link to a folder counts as something else: what is written through it could end up anywhere.
+    """
+    path = root
+    for name in ("", *names):
+        path = path / name
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(parents=path == root)
+        if not path.is_dir() or (path != root and path.is_symlink()):
+            what = f"it is {kind(path)}, and grading needs a folder of this name: move it away"
+            raise NotADirectoryError(errno.ENOTDIR, what, os.fspath(path))
+    return path
+
+
+def write_whole(path: Path, data: bytes, mode: int | None = None) -> None:
+    """Write a file, whole or not at all; what a run that was killed has left is written over.
+
+    A link in the file's place is replaced, never followed.
+
+    mode: its permissions, if they are to be others than usual. Raises OSError if it can't be
+    written, or if a folder is in its place.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + PART)
+    for place in (path, part):
+        if place.is_dir() and not place.is_symlink():
+            what = "it is a folder, and grading needs a file of this name: move it away"
+            raise IsADirectoryError(errno.EISDIR, what, os.fspath(place))
+    part.unlink(missing_ok=True)
+    try:
+        with part.open("xb") as stream:  # x: only a new file, so no link either
+            stream.write(data)
+        if mode is not None:
+            part.chmod(mode)
+        part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise

@@ -30,6 +30,7 @@ from course_utils.grading.records import (
     UNGRADABLE,
     Record,
     by_hand,
+    visible,
     write_whole,
 )
 from course_utils.units import MB, format_bytes
@@ -130,11 +131,15 @@ def _so_far(record: Record, assignment: Assignment) -> float | None:
 
 
 def _current(assignment: Assignment, records: Iterable[Record]) -> list[Record]:
-    """Records of this assignment by student, each with a reason for every cell without points."""
+    """Records of this assignment by student, each with a reason for every cell without points.
+
+    Students' names are as they are shown. Nothing of a name is left out, as is done with other
+    texts: two students would look like one, and one could look like another.
+    """
     records = sorted(merged(records, {}), key=_name)
     if wrong := [record for record in records if record.assignment != assignment.name]:
         raise ValueError(f"a record of {wrong[0].assignment} in a report of {assignment.name}")
-    return records
+    return [replace(record, student=visible(record.student)) for record in records]
 
 
 # --- text that a student may have written ---------------------------------------------------------
