@@ -15,7 +15,10 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ("codec", "calculators", "training", "decoding", "startup", "grading", "scaling")
+NAMES = (
+    *("codec", "calculators", "training", "decoding", "neighbours"),
+    *("startup", "grading", "scaling"),
+)
 
 
 def about(name: str) -> str:

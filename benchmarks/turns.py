@@ -13,12 +13,12 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import IO
 
 from course_utils import runtime
@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "performance.md"  # what such benchmarks found
 WORKER = "--worker"
 
+Variables = Mapping[str, str]  # environment variables
 Pieces = list[dict]  # what each turn of a way reported, with its "seconds"
 
 
@@ -64,20 +65,42 @@ def work(way: Callable[[Turn], None]) -> None:
         turn.end(peak=runtime.peak_memory())
 
 
+def all_cores() -> Variables:
+    """Environment variables that give a worker one thread per core, even if others are busy."""
+    return {"OMP_NUM_THREADS": str(runtime.usable_cores())}
+
+
 def take_turns(
-    module: str, ways: Iterable[str], rounds: int, warm_up: int
+    module: str,
+    ways: Iterable[str],
+    rounds: int,
+    warm_up: int,
+    variables: Callable[[str], Variables] = lambda way: all_cores(),
+    around: Callable[[int], AbstractContextManager] = lambda number: nullcontext(),
+    pause: float = 0.0,
 ) -> dict[str, dict[str, Pieces | int]]:
     """Start `python -m MODULE --worker WAY` for each way and give each its turn, round by round.
 
-    Returns for each way its pieces (those of the first `warm_up` rounds left out) and its peak in
-    B. Raises RuntimeError with what a worker said last if one fails.
+    Args:
+        rounds, warm_up: how many rounds are measured, and how many come before them.
+        variables: the environment variables that a way's process has besides those of this one.
+        around: what surrounds a round; rounds are numbered from 0, those of warm-up are negative.
+        pause: seconds before each turn, in which none of the ways works.
+
+    Returns:
+        For each way its pieces, one a measured round, and its peak in B.
+
+    Raises:
+        RuntimeError: a worker has failed; the text holds what it said last.
     """
     with ExitStack() as stack:
-        workers = {way: stack.enter_context(_worker(module, way)) for way in ways}
+        workers = {way: stack.enter_context(_worker(module, way, variables(way))) for way in ways}
         pieces: dict[str, Pieces] = {way: [] for way in workers}
-        for _ in range(warm_up + rounds):
-            for way, worker in workers.items():
-                pieces[way].append(worker.turn())
+        for number in range(-warm_up, rounds):
+            with around(number):
+                for way, worker in workers.items():
+                    time.sleep(pause)
+                    pieces[way].append(worker.turn())
         return {
             way: {"pieces": pieces[way][warm_up:], "peak": worker.finish()}
             for way, worker in workers.items()
@@ -85,12 +108,13 @@ def take_turns(
 
 
 @contextmanager
-def _worker(module: str, way: str) -> Iterator[_Worker]:
+def _worker(module: str, way: str, variables: Variables) -> Iterator[_Worker]:
     """A worker process, which is killed if it is still there in the end."""
     command = [sys.executable, "-m", module, WORKER, way]
+    environment = os.environ | variables
     with tempfile.TemporaryFile("w+") as log:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
-        with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+        with subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes) as process:
             try:
                 yield _Worker(way, process, log)
             finally:
@@ -104,9 +128,9 @@ class _Worker:
     log: IO[str]
 
     def turn(self) -> dict:
-        begun = perf_counter()
+        begun = time.perf_counter()
         answer = self._ask("go\n")
-        return answer | {"seconds": perf_counter() - begun}
+        return answer | {"seconds": time.perf_counter() - begun}
 
     def finish(self) -> int:
         return self._ask("\n")["peak"]

@@ -577,7 +577,7 @@ def ensure_model():
         return 0
     status = foreground("course", "fetch-model")
     if status == 0:
-        with contextlib.suppress(OSError):  # others own .venv: each of them asks again next time
+        with contextlib.suppress(OSError):  # .venv belongs to another user
             write_stamp(model={"cache": model_cache(), "folder": model_folder()})
     return status
 

@@ -23,9 +23,9 @@ SMALL_MODEL = "smollm2-135m"  # every machine works with it; one with a GPU has 
 
 
 class _Course(click.Group):
-    """A group in which a CourseError is one sentence and exit status 1, not a traceback.
+    """A Click group that reports a CourseError in one sentence and exits with status 1.
 
-    Where the terminal or file has no such letter, as outside UTF-8, a question mark replaces it.
+    A character that the terminal's or file's encoding lacks is printed as a question mark.
     """
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -359,7 +359,7 @@ def lab(arguments: tuple[str, ...]) -> None:
 
 
 def _check_jupyters_folders() -> None:
-    """Raise CourseError where Jupyter can't write the files without which its server ends."""
+    """Raise CourseError if Jupyter can't write to the folders that its server needs."""
     from jupyter_core import paths
 
     try:

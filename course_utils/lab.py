@@ -2,13 +2,13 @@
 
     python -m course_utils.lab --no-browser
 
-`course lab` runs this module in place of `jupyter lab`. It decides two things once Jupyter has read
-its command line and all of its configuration files, because only then are they known:
+`course lab` runs this module in place of `jupyter lab`. It makes two decisions after Jupyter has
+read its command line and all of its configuration files, because they depend on the final settings:
 
-- Root may run the server if only this machine reaches it and a token or a password protects it.
+- Root may run the server if only this machine can reach it and a token or a password protects it.
   Otherwise Jupyter's own rule holds: it refuses root unless --allow-root is given.
-- A browser that draws in the terminal is never opened, because JupyterLab does not work in it and
-  it would hide the server's log. Jupyter prints the server's address instead.
+- A text-mode browser, such as Lynx, is never opened, because JupyterLab does not work in it and it
+  would hide the server's log. Jupyter prints the server's address instead.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class CourseServer(ServerApp):
             self.log.warning(AS_ROOT if self.allow_root else NOT_AS_ROOT)
         if not (self.open_browser and opens_windows(self.browser)):
             self.open_browser = False
-            self.no_browser_open_file = True  # Jupyter would name a file before the address
+            self.no_browser_open_file = True  # otherwise Jupyter prints the path of a file first
         super().start_app()
 
     def is_private(self) -> bool:
-        """Whether only this machine reaches the server, and only with a token or a password."""
+        """Whether only this machine can reach the server, and only with a token or a password."""
         return is_loopback(self.ip) and not self.sock and self.identity_provider.auth_enabled
 
 
@@ -55,12 +55,12 @@ NOT_AS_ROOT = (
 
 
 def is_root() -> bool:
-    """Whether this process may do anything; Windows has no such user."""
+    """Whether this process runs as root; on Windows no process does."""
     return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address is one that only this machine reaches."""
+    """Whether a host name or address is a loopback one, which only this machine can reach."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

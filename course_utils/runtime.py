@@ -445,7 +445,10 @@ def _torch_facts() -> dict[str, Any]:
             seen = torch.cuda.get_device_properties(0)
             gpu = Gpu(seen.name, (seen.major, seen.minor), seen.total_memory)
         torch.ones(1).numpy()  # fails where torch was built for another NumPy
-        return {"gpu": gpu, "threads": torch.get_num_threads()}
+        count = torch.get_num_threads()
+        if not os.environ.get("OMP_NUM_THREADS"):  # `threads` will lower the number
+            count = min(count, _quietly(usable_cores) or count)
+        return {"gpu": gpu, "threads": count}
     except Exception as fault:
         return {"torch_fault": str(fault).strip().partition("\n")[0] or type(fault).__name__}
 

@@ -12,6 +12,7 @@ import statistics
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -21,6 +22,7 @@ from benchmarks import (
     codec,
     decoding,
     grading,
+    neighbours,
     quality,
     scaling,
     startup,
@@ -472,6 +474,37 @@ def test_decoding_reaches_its_target():
         assert ratio >= decoding.TARGET
         repacked = f"generate, one by one, repacked, {kind}"  # after which nothing can be trained
         assert middle(report, decoding, f"course, {kind}", repacked) > 2
+
+
+def test_a_busy_neighbour_doesn_t_stop_the_course():
+    report = load_report(neighbours.JSON)
+    for name in neighbours.WORK:
+        assert neighbours.share(report, neighbours.COURSE, name, 0) >= neighbours.QUIET
+        assert neighbours.share(report, neighbours.COURSE, name, 1) >= neighbours.BESIDE_ONE
+        assert neighbours.share(report, neighbours.BEFORE, name, 1) < neighbours.BESIDE_ONE
+
+
+def test_the_page_on_speed_quotes_what_was_measured_beside_neighbours():
+    report = load_report(neighbours.JSON)
+    docs = turns.PAGE.read_text(encoding="utf-8")
+    assert neighbours.quoted(docs, report) == docs
+    assert neighbours.JSON.with_suffix(".md").read_text(encoding="utf-8") == neighbours.page(report)
+
+
+def test_a_share_compares_turns_of_the_same_round():
+    rates = {0: (100, 200), 1: (50, 20), 2: (10, 10)}  # beside 0, 1, 2 neighbours, in two rounds
+    pieces = [{"tokens": rates[n][k], "seconds": 1} for k in (0, 1) for n in neighbours.NEIGHBOURS]
+    way = {"pieces": pieces, "peak": 1}
+    report = {"ways": {f"{setting}, training": way for setting in neighbours.SETTINGS}}
+    assert neighbours.share(report, neighbours.COURSE, "training", 0) == 1
+    assert neighbours.share(report, neighbours.COURSE, "training", 1) == 0.3  # of 0.5 and 0.1
+
+
+def test_busy_programs_are_there_and_end():
+    with neighbours.busy(2):
+        programs = [c for c in psutil.Process().children() if neighbours.BUSY in c.cmdline()]
+        assert len(programs) == 2
+    assert not any(program.is_running() for program in programs)
 
 
 def test_each_part_of_the_taken_apart_loop_was_measured():

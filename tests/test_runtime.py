@@ -169,6 +169,15 @@ def test_binder_threads():
     assert " OMP_NUM_THREADS=1`" in rows(binder)["cores"].remedy
 
 
+@pytest.mark.parametrize(("variable", "expected"), [("", 1), ("2", 2)])
+def test_threads_that_the_course_will_lower_are_no_fault(monkeypatch, variable, expected):
+    """In a container with a quota PyTorch has a thread for each core of the host."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(runtime, "usable_cores", lambda: 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    assert runtime.probe().threads == expected
+
+
 def test_cache_that_cannot_be_written():
     machine = replace(LAPTOP, cache_fault="Read-only file system")
     assert faults(machine) == {"cache": "warn"}, "with the model there, reading is enough"
@@ -233,7 +242,7 @@ def test_probe_of_this_machine():
     machine = runtime.probe()
     assert machine.python == sys.version_info[:3]
     assert machine.libraries["torch"] == torch.__version__
-    assert machine.threads == torch.get_num_threads()
+    assert machine.threads in (torch.get_num_threads(), machine.cores)
     assert machine.cores >= 1
     assert machine.memory > 0 and machine.disk > 0
 

@@ -1,9 +1,13 @@
 """Workers take turns, report their pieces, and are gone in the end."""
 
+import time
+from contextlib import contextmanager
+
 import psutil
 import pytest
 
 from benchmarks import turns
+from course_utils.runtime import usable_cores
 
 
 def test_each_way_has_its_turn_in_each_round_and_warm_up_does_not_count():
@@ -21,6 +25,32 @@ def test_only_one_works_at_a_time(monkeypatch):
     monkeypatch.setattr(turns._Worker, "turn", lambda self: order.append(self.way) or turn(self))
     turns.take_turns("tests.turning", ["one", "other"], rounds=2, warm_up=0)
     assert order == ["one", "other", "one", "other"]
+
+
+def test_a_worker_has_all_cores_unless_told_otherwise():
+    """The others rest while it works, so it must not make room for what it sees of their turns."""
+    options = {"rounds": 1, "warm_up": 0}
+    done = turns.take_turns("tests.turning", ["tells"], **options)
+    assert done["tells"]["pieces"][0]["threads"] == str(usable_cores())
+    told = turns.take_turns(
+        "tests.turning", ["tells"], variables=lambda way: {"OMP_NUM_THREADS": way}, **options
+    )
+    assert told["tells"]["pieces"][0]["threads"] == "tells"
+
+
+def test_each_round_has_its_surroundings_and_each_turn_its_rest():
+    events = []
+
+    @contextmanager
+    def around(number):
+        events.append(number)
+        yield
+        events.append("end")
+
+    begun = time.perf_counter()
+    turns.take_turns("tests.turning", ["one"], rounds=2, warm_up=1, around=around, pause=0.2)
+    assert events == [-1, "end", 0, "end", 1, "end"]
+    assert time.perf_counter() - begun > 0.6
 
 
 def test_a_worker_that_fails_says_why_and_none_is_left_behind():

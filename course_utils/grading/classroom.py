@@ -7,9 +7,9 @@ nbgrader's own steps write the gradebook, so that formgrader, manual grading and
 there. A submission whose record has the same key, that of its files and of the tests, is left as it
 is: a run that was cut off goes on, and one that was complete does nothing.
 
-One submission never ends the run, whatever is in its place and whatever goes wrong with it: it is
-ungradable, its record says why, and all others are graded. What concerns every submission ends it:
-no sandbox, no gradebook, nowhere to write to, no memory.
+A single submission never ends the run. If it can't be read, marked or saved, it is ungradable, its
+record says why, and all other submissions are graded. Only a fault that concerns every submission
+ends the run: no sandbox, no gradebook, no folder to write to, or no memory.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from course_utils.grading.sandbox import Limits, NoSandbox
 from course_utils.runtime import CourseError
 
 GLANCE = 0.2  # seconds between two looks whether to stop
-CHECKPOINTS = ".ipynb_checkpoints"  # Jupyter's copies, wherever a folder was looked at
+CHECKPOINTS = ".ipynb_checkpoints"  # Jupyter makes this folder in every folder that it opens
 AHEAD = 2  # submissions for each worker that are in memory at a time
 
 Progress = Callable[[Record, int, int], None]  # a record; how many are done, and of how many
@@ -102,11 +102,11 @@ def grade(
 
 
 def handed_in(folder: Path, name: str) -> list[Path]:
-    """The places submitted/STUDENT/NAME in which something is, by student.
+    """The paths submitted/STUDENT/NAME at which something was handed in, sorted by student.
 
-    Where that can't be seen, because STUDENT is no folder or can't be read, it is assumed: nobody
-    is to be forgotten. If the name begins with a dot, as .DS_Store does, it isn't: such names are
-    programs' more often than students'. Raises CourseError if submitted/ can't be read.
+    If STUDENT is not a folder, or can't be read, the path is included, so that no student is
+    forgotten. The exception is a STUDENT that begins with a dot, such as .DS_Store: programs make
+    such entries more often than students do. Raises CourseError if submitted/ can't be read.
     """
     try:
         names = sorted(os.listdir(folder / "submitted"))
@@ -119,10 +119,10 @@ def handed_in(folder: Path, name: str) -> list[Path]:
 
 
 def _is_taken(place: Path) -> bool:
-    """Whether something is in submitted/STUDENT/NAME, or has to be assumed."""
+    """Whether submitted/STUDENT/NAME exists, or might exist but can't be seen."""
     try:
         os.lstat(place)
-    except FileNotFoundError:  # nothing is there, or STUDENT is a link that leads nowhere
+    except FileNotFoundError:  # NAME doesn't exist, or STUDENT is a dangling link
         return not (os.path.isdir(place.parent) or place.parent.name.startswith("."))
     except OSError:
         return not place.parent.name.startswith(".")
@@ -130,14 +130,15 @@ def _is_taken(place: Path) -> bool:
 
 
 def _saved(before: dict[str, Record], book: Book) -> dict[str, Record]:
-    """Those records whose points are in the gradebook, or can't be, for their student's name."""
+    """The complete records: those whose points are in the gradebook, and those of students whose
+    names the gradebook can't store."""
     students = book.students()
     return {s: record for s, record in before.items() if s in students or marking.name_fault(s)}
 
 
 @contextlib.contextmanager
 def _enough_memory() -> Iterator[None]:
-    """Ends a run that has no memory left with a CourseError."""
+    """Turn a MemoryError, which would end the run with a traceback, into a CourseError."""
     try:
         yield
     except MemoryError as fault:

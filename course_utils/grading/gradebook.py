@@ -3,8 +3,8 @@
 The gradebook is the one that nbgrader_config.py names: SQLite in the course's folder, or another
 database by `c.CourseDirectory.db_url`.
 
-What goes wrong with one submission is written into its record, and the others are saved. What goes
-wrong with all of them, such as a database that can't be reached or a full disk, is a CourseError.
+If one submission can't be saved, its record says why, and the others are saved. A fault that
+concerns all submissions, such as a full disk, raises a CourseError.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ ZONE = re.compile(r"[A-Za-z][\w+-]*(/[\w+-]+)*|[+-]?\d+", re.ASCII)  # UTC, Euro
 class Book:
     """The gradebook of one assignment of the course in `folder`; a context manager.
 
-    A database that fails in it ends it with a CourseError.
+    If the database fails within the context, a CourseError is raised.
 
     records: the assignment's folder in grading/, below which its records are.
     """
@@ -79,7 +79,7 @@ class Book:
         return CourseError(f"the gradebook that {release.SETTINGS} names can't be used: {why}")
 
     def check(self) -> None:
-        """Raise CourseError if nothing can be saved, whichever submission it is of."""
+        """Raise CourseError if results can't be saved for any submission at all."""
         self._penalties()
         for top, *names in ("grading", self.name, records.FOLDER), ("autograded",):
             try:
@@ -133,17 +133,17 @@ class Book:
         """Write points, notebook and record; returns the record with its points and state.
 
         Points given by hand stay. A cell that has some is marked for another look only if its check
-        gives other points than before, or its answer changed. A student whose name the gradebook
-        can't take has a record alone. A submission that can't be saved is ungradable, and its
-        record says why. Raises CourseError if nothing of anybody can be saved any more.
+        gives other points than before, or its answer changed. If the gradebook can't store the
+        student's name, only a record is written. A submission that can't be saved is ungradable,
+        and its record says why. Raises CourseError if no submission can be saved any more.
         """
         try:
             return self._saved(record, notebook, given)
         except MemoryError:
             raise
-        except Exception as fault:  # nbgrader's, SQLAlchemy's, a late policy's, the file system's
+        except Exception as fault:  # from nbgrader, SQLAlchemy, a late policy or the file system
             with contextlib.suppress(SQLAlchemyError):
-                self._book.db.rollback()  # else the next student couldn't be saved, either
+                self._book.db.rollback()  # otherwise saving the next student would fail as well
             self.check()
             return self._not_saved(record, fault)
 
@@ -177,9 +177,9 @@ class Book:
     def _enter(
         self, student: str, cells: dict[str | None, Any], unchanged: set[str]
     ) -> dict[str, float | None]:
-        """Enter what cells' outputs say into the gradebook; returns the points, by graded cell.
+        """Take the points from the cells' outputs, write them into the gradebook, and return them.
 
-        cells: by grade id; none of a submission that can't be graded, which then has no points.
+        cells: by grade id. Empty for a submission that can't be graded, which then has no points.
         """
         marks = self._book.find_submission_notebook(self.name, self.name, student)
         points = {}
@@ -193,14 +193,15 @@ class Book:
         return points
 
     def _not_saved(self, record: Record, fault: Exception) -> Record:
-        """The record of a submission that couldn't be saved; as much as possible is written of it.
+        """The record of a submission whose result couldn't be saved.
 
-        It has no key, so the next run grades the submission again.
+        The record and the gradebook say so, if they can be written. The record has no key, so the
+        next run grades the submission again.
         """
         reason = f"its result can't be saved: {words(fault, self.folder)}"
         costs = {"seconds": record.seconds, "memory": record.memory}
         record = Record(self.name, record.student, records.UNGRADABLE, (reason,), **costs)
-        with contextlib.suppress(Exception):  # the same fault once more, or none was ever entered
+        with contextlib.suppress(Exception):  # it may fail again, or the student may be unknown
             self._enter(record.student, {}, set())
         with contextlib.suppress(SQLAlchemyError):
             self._book.db.rollback()
@@ -224,16 +225,16 @@ class Book:
         }
 
     def _penalties(self) -> AssignLatePenalties:
-        """nbgrader's step for late work, with the policy that it is configured with."""
+        """nbgrader's step that penalizes late work, with the configured policy."""
         try:
             return AssignLatePenalties(config=self.config)
-        except Exception as fault:  # a policy is a module of the instructor's, which may hold any
+        except Exception as fault:  # the policy is the instructor's own code
             why = words(fault, self.folder)
             said = f"the late policy that {release.SETTINGS} names can't be used: {why}"
             raise CourseError(said) from fault
 
     def _late(self, student: str, graded: Any) -> None:
-        """Take points off late work."""
+        """Subtract the penalty for late work, by nbgrader's own step."""
         about = {"student": student, "assignment": self.name, "notebook": self.name}
         step = self._penalties()
         step.log = release.errors_alone()
@@ -277,15 +278,15 @@ def score(grade: Any) -> float | None:
 
 
 def _timestamp(text: str) -> Any:
-    """When it was handed in, for nbgrader; None where that isn't said or isn't a time.
+    """The submission's timestamp, as nbgrader expects it; None if the text isn't a valid one.
 
-    A student may have written the text. nbgrader looks a time zone up by its name, and dateutil
-    takes a path for one: it would open any file, and wait for one that never ends.
+    A student may have written the text. dateutil accepts a path as the name of a time zone, so it
+    would open any file that the text names. For that reason only names and offsets are allowed.
     """
     date, _, zone = text.strip().rpartition(" ")
     if date.count(" ") == 1 and not ZONE.fullmatch(zone):
         return None
     try:
         return parse_utc(text.strip()) if text.strip() else None
-    except Exception:  # dateutil raises more than it says
+    except Exception:  # dateutil raises more kinds of exceptions than it documents
         return None

@@ -41,7 +41,7 @@ TIME = "timestamp.txt"  # when it was handed in
 EXCHANGE = (TIME, "submission_secret.txt")  # files of nbgrader's exchange, not for the sandbox
 SMALL = 1_000  # B of such a file, at most
 MESSAGE = 4_000  # characters of a failed check's message that are kept
-LINE = 300  # characters of what an exception says
+LINE = 300  # characters of an exception's message
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,10 @@ def imports_of(source: str) -> str:
 
 
 def submission(folder: Path, name: str) -> Submission:
-    """What is in submitted/STUDENT/NAME, the folder of one submission.
+    """Read submitted/STUDENT/NAME, the folder of one submission.
 
-    Links are not followed, and nothing else than regular files is opened. Never raises for what is
-    there, whatever it is: a submission that can't be read has a `fault` that says why.
+    Links are not followed, and only regular files are opened. Nothing that a student may
+    have put there raises an error: the `fault` of a submission says why it can't be read.
     """
     student = folder.parent.name
     try:
@@ -173,7 +173,7 @@ def submission(folder: Path, name: str) -> Submission:
 
 
 def _place_fault(folder: Path) -> str:
-    """Why nothing is read from the place of a submission; "" if it is a folder in a folder."""
+    """Why the submission at this path isn't read; "" if it and its parent are folders."""
     for place in (folder.parent, folder):
         what = records.kind(place)
         if what == "a link":
@@ -185,7 +185,7 @@ def _place_fault(folder: Path) -> str:
 
 
 def _read(folder: Path, name: str) -> Submission:
-    """The notebook in a folder, under whatever name, and the files beside it."""
+    """Read the notebook in a folder, whatever its name is, and the files beside it."""
     student, wanted = folder.parent.name, f"{name}.ipynb"
     paths, notes = _listed(folder, wanted)
     likely = _notebook(folder, paths, name)
@@ -209,9 +209,9 @@ def _read(folder: Path, name: str) -> Submission:
 
 
 def _listed(folder: Path, first: str) -> tuple[list[str], list[str]]:
-    """What is in a folder and isn't one itself, as relative paths; and what was left out.
+    """The relative paths of all files in a folder, and notes on what was left out.
 
-    first: the name that is looked at before the others, of which some may be too many.
+    first: the name that is listed first, so that it isn't left out if there are too many files.
     """
     paths: list[str] = []
     notes: list[str] = []
@@ -244,7 +244,7 @@ def _listed(folder: Path, first: str) -> tuple[list[str], list[str]]:
 
 
 def _notebook(folder: Path, paths: list[str], name: str) -> str:
-    """The notebook's path: of that with the assignment's name, or of the only one; else ""."""
+    """The path of the notebook that has the assignment's name, or of the only notebook; else ""."""
     notebooks = [path for path in paths if path.endswith(".ipynb") and "/" not in path]
     files = [path for path in notebooks if records.kind(folder / path) == "a file"]
     if f"{name}.ipynb" in files:
@@ -267,7 +267,7 @@ def name_fault(student: str) -> str:
 
 
 def words(fault: BaseException, folder: Path) -> str:
-    """What an exception says, in one line. Paths in the course's `folder` are relative to it."""
+    """An exception's message in one line, with paths relative to the course's `folder`."""
     if isinstance(fault, OSError) and fault.strerror:
         where = os.fsdecode(fault.filename) if isinstance(fault.filename, str | bytes) else ""
         where = records.visible(where.removeprefix(f"{folder}{os.sep}"))
@@ -318,9 +318,10 @@ def mark(paper: Paper, given: Submission) -> tuple[Record, Notebook]:
 def failed(
     paper: Paper, given: Submission, reason: str, seconds: float = 0.0, *, final: bool = True
 ) -> tuple[Record, Notebook]:
-    """What becomes of a submission that can't be graded: the release, with the reason on top.
+    """The record and the notebook of a submission that can't be graded.
 
-    final: whether the reason is in the submission. If it isn't, the next run grades it again.
+    The notebook is the released one, with the reason at the top. final: whether the submission
+    itself caused the failure. If it did not, the next run grades the submission again.
     """
     record = Record(
         assignment=paper.name,

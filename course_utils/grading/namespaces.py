@@ -45,14 +45,15 @@ def enter() -> None:
 
 
 def settle(size: int) -> None:
-    """Take a place of one's own: processes in /proc, terminals, an empty /tmp and /dev/shm.
+    """Give this process its own /proc, its own terminals, and an empty /tmp and /dev/shm.
 
-    size: B that fit into /tmp; half as many fit into /dev/shm.
+    size: how many B fit into /tmp; /dev/shm has room for half as many.
 
     Raises OSError where the system doesn't allow it.
     """
     _mount("proc", "/proc", NOSUID | NODEV | NOEXEC, None)
-    # The server's terminals are all its processes': each could write into another's, and stop it.
+    # Without this, all submissions would share the server's terminals. A submission could then
+    # write into the terminal of another one, and stop its output.
     _mount("devpts", "/dev/pts", NOSUID | NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
     for folder, share in (("/tmp", size), ("/dev/shm", size // 2)):
         options = f"size={share},nr_inodes={FOLDERS},mode=1777"

@@ -1,9 +1,9 @@
 """What became of each submission: its state, why, its points, and what it took.
 
 A record is a JSON file, `grading/ASSIGNMENT/records/STUDENT/record.json`. It is written after the
-gradebook, so that a run that was cut off goes on with the submissions that have none. Students have
-a folder of their own there, `records`, because a student may be called as a file of the class's is:
-`report.html` is a folder's name like any other.
+gradebook, so a run that was interrupted goes on with the submissions that have no record. The
+folder `records` keeps students' names apart from the class's files: a student may be called
+`report.html`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pathlib import Path
 
 GRADED, PERSON, UNGRADABLE = "graded", "needs a person", "ungradable"
 FOLDER, NAME = "records", "record.json"
-PART = ".part"  # ends the name of a file that is being written
+PART = ".part"  # suffix of a file's name while the file is being written
 STATES = (GRADED, PERSON, UNGRADABLE)
-LARGEST = 50_000_000  # B of a record's file, at most
+LARGEST = 50_000_000  # maximum size of a record's file, in B
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFREG: "a file",
@@ -59,7 +59,7 @@ class Record:
     key: str = ""
 
     def write(self, folder: Path) -> None:
-        """Put the record below the assignment's folder, whole or not at all.
+        """Write the record into the assignment's folder, atomically.
 
         Raises OSError if it can't be written, or if something else is in its place.
         """
@@ -73,15 +73,15 @@ def by_hand(cell: str) -> str:
 
 
 def visible(text: str) -> str:
-    """A text in which what isn't seen, or acts on a terminal, is its number: `\\x1b`, `\\x202e`."""
+    """The text with unprintable characters replaced by escape sequences, such as `\\x1b`."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def read(path: Path) -> Record | None:
-    """The record in STUDENT/record.json; None where there is none that can be used.
+    """The record in STUDENT/record.json; None if there is none, or if it can't be used.
 
-    A submission without a record is graded again, so a file that somebody has changed, copied from
-    another student or damaged costs no more than that.
+    A submission without a record is graded again. So nothing is lost if somebody has changed or
+    damaged the file, or copied it from another student.
     """
     try:
         fields = json.loads(content(path, LARGEST))
@@ -95,7 +95,7 @@ def read(path: Path) -> Record | None:
 
 
 def _sound(record: Record) -> bool:
-    """Whether each field holds what the report and the table expect of it."""
+    """Whether every field has the type and the range that the report and the table need."""
     texts = [record.assignment, record.student, record.key, *record.messages.values()]
     texts += [*record.reasons, *record.repairs, *record.incidents]
     costs, points = [record.seconds, record.memory], record.points.values()
@@ -116,10 +116,10 @@ def read_all(folder: Path) -> list[Record]:
 
 
 def adopt(folder: Path) -> None:
-    """Move the records of earlier versions, in STUDENT/ itself, to where they are now.
+    """Move the records of earlier versions, STUDENT/record.json, into the records folder.
 
-    There, those of a student called `report.html` were in the way of the report. What can't be
-    moved stays, and that student is graded again.
+    Without that folder, the folder of a student called `report.html` would have the path of the
+    report. A record that can't be moved stays where it is, and its submission is graded again.
     """
     for old in _entries(folder):
         with contextlib.suppress(OSError):
@@ -130,7 +130,7 @@ def adopt(folder: Path) -> None:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, by name; nothing if it is none, or can't be read."""
+    """The entries of a folder, sorted; an empty list if it isn't a folder or can't be read."""
     try:
         return sorted(folder / name for name in os.listdir(folder))
     except OSError:
@@ -141,15 +141,15 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def kind(path: Path | str) -> str:
-    """What is at a path, such as "a folder" or "a link"; raises OSError if nothing is."""
+    """The kind of entry at a path, such as "a folder" or "a link"; OSError if there is none."""
     return KINDS.get(stat.S_IFMT(os.lstat(path).st_mode), "something else")
 
 
 def content(path: Path | str, most: int) -> bytes:
-    """The bytes of a regular file, of at most `most` B.
+    """The content of a regular file, unless it has more than `most` B.
 
-    Raises OSError, whose strerror says why it isn't read. No link is followed, and nothing is
-    waited for: opened in the usual way, a FIFO would wait for a writer.
+    Links are not followed, and opening a FIFO doesn't wait for a writer. Raises OSError, whose
+    strerror says why the file isn't read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -168,10 +168,10 @@ def content(path: Path | str, most: int) -> bytes:
 
 
 def inside(root: Path, *names: str) -> Path:
-    """The folder of these names below `root`, made where it is missing.
+    """The folder root/NAME/NAME…; folders that are missing are made.
 
-    Raises OSError if something else is in its place, or in that of a folder above it. Below `root`
-    a link to a folder counts as something else: what is written through it could end up anywhere.
+    Raises OSError if anything but a folder has one of these names. A link to a folder is an error
+    too, because what is written through it could end up anywhere; only `root` itself may be a link.
     """
     path = root
     for name in ("", *names):
@@ -185,11 +185,11 @@ def inside(root: Path, *names: str) -> Path:
 
 
 def write_whole(path: Path, data: bytes, mode: int | None = None) -> None:
-    """Write a file, whole or not at all; what a run that was killed has left is written over.
+    """Write a file atomically; what a killed run has left of it is overwritten.
 
     A link in the file's place is replaced, never followed.
 
-    mode: its permissions, if they are to be others than usual. Raises OSError if it can't be
+    mode: the file's permissions, if not the usual ones. Raises OSError if it can't be
     written, or if a folder is in its place.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -200,7 +200,7 @@ def write_whole(path: Path, data: bytes, mode: int | None = None) -> None:
             raise IsADirectoryError(errno.EISDIR, what, os.fspath(place))
     part.unlink(missing_ok=True)
     try:
-        with part.open("xb") as stream:  # x: only a new file, so no link either
+        with part.open("xb") as stream:  # "x" refuses to write through a link
             stream.write(data)
         if mode is not None:
             part.chmod(mode)

@@ -133,8 +133,8 @@ def _so_far(record: Record, assignment: Assignment) -> float | None:
 def _current(assignment: Assignment, records: Iterable[Record]) -> list[Record]:
     """Records of this assignment by student, each with a reason for every cell without points.
 
-    Students' names are as they are shown. Nothing of a name is left out, as is done with other
-    texts: two students would look like one, and one could look like another.
+    Unprintable characters in students' names are replaced by escape sequences, such as `\\x1b`. In
+    other texts they are removed; if they were removed here too, two names could look the same.
     """
     records = sorted(merged(records, {}), key=_name)
     if wrong := [record for record in records if record.assignment != assignment.name]:

@@ -51,7 +51,7 @@ X32 = 0x4000_0000  # set in the numbers of x86-64's calls with 32-bit pointers
 NEW_NAMESPACES = 0x7E02_0000  # clone's CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, PID, NET
 QUERY = 0xFFFF_FFFF  # asks personality(2) for what is set
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C  # write into a terminal's input, paste into a console
-SETLEASE, NOTIFY = 1024, 1026  # of fcntl: hold up whoever opens a file, be told who reads a folder
+SETLEASE, NOTIFY = 1024, 1026  # fcntl's F_SETLEASE delays other readers, F_NOTIFY reports them
 
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in `struct seccomp_data`, B
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # instructions of BPF
@@ -114,9 +114,9 @@ def program(machine: str, refusal: int = errno.EPERM) -> list[Instruction]:
 
     Arguments are compared by their lower 32 bits: the kernel looks at no more of these four.
 
-    Submissions share the files that all of them may read. Locks, leases and watches belong to a
-    file, not to a process: with them a submission could hold up its neighbours, or see what they
-    read. So none can be had, of whatever file.
+    All submissions can read the same files. A lock, a lease or a watch belongs to the file, so a
+    submission could use it to delay its neighbours or to see what they read. The filter refuses all
+    three for every file.
 
     refusal: the error number in place of EPERM.
     """

@@ -1,4 +1,4 @@
-# tries: to use up the signals that may wait for all processes of its user, so that no more can be sent
+# tries: to use up the signals that may wait for all processes of its user
 # must: no point; graded
 # %% cell after setup
 import os
