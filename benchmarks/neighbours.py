@@ -122,7 +122,7 @@ def share(report: dict, setting: str, name: str, neighbours: int) -> float:
 
 def table(report: dict) -> str:
     """Speeds and shares, one line for each kind of work and setting."""
-    heads = ["quiet", "beside one neighbour", "beside two"]
+    heads = ["no neighbour", "one neighbour", "two neighbours"]
     lines = [f"| | | {' | '.join(heads)} |", "|---|---|--:|--:|--:|"]
     for name, (_, rate, unit) in WORK.items():
         for setting in SETTINGS:

@@ -363,10 +363,11 @@ def _check_jupyters_folders() -> None:
     from jupyter_core import paths
 
     try:
-        for folder in (paths.jupyter_data_dir(), paths.jupyter_runtime_dir()):
+        data, runtime = paths.jupyter_data_dir(), paths.jupyter_runtime_dir()
+        for folder in (data, runtime):
             os.makedirs(folder, mode=0o700, exist_ok=True)
-            if not os.access(folder, os.W_OK):
-                raise PermissionError(f"{folder} is read-only")
+        if not os.access(runtime, os.W_OK):  # the data folder only has to exist
+            raise PermissionError(f"{runtime} is read-only")
     except (OSError, RuntimeError) as fault:  # RuntimeError: the user has no home folder
         raise CourseError(
             f"Jupyter can't write to your home folder ({fault}): name a folder of your own with "

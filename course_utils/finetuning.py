@@ -426,7 +426,8 @@ def finetune(
     train, validation: tokenized conversations (`sft.encode_all`).
     output_dir: checkpoints are written here, the newest is kept; earlier ones of another run are
         replaced by the first of this run.
-    resume: go on from the newest checkpoint: same losses as a run that was never interrupted.
+    resume: go on from the newest checkpoint: same losses as a run that was never interrupted, to
+        the last bit if the number of threads is the same (`course_utils.threads`).
     validate_every, save_every: in steps; the default is at the end only.
     compute_dtype: of autocast; the default is the 4-bit layers' own, else
         `runtime.compute_dtype()`.

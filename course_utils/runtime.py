@@ -446,8 +446,8 @@ def _torch_facts() -> dict[str, Any]:
             gpu = Gpu(seen.name, (seen.major, seen.minor), seen.total_memory)
         torch.ones(1).numpy()  # fails where torch was built for another NumPy
         count = torch.get_num_threads()
-        if not os.environ.get("OMP_NUM_THREADS"):  # `threads` will lower the number
-            count = min(count, _quietly(usable_cores) or count)
+        if not (os.environ.get("OMP_NUM_THREADS") or os.environ.get("MKL_NUM_THREADS")):
+            count = min(count, _quietly(usable_cores) or count)  # `threads` lowers the number
         return {"gpu": gpu, "threads": count}
     except Exception as fault:
         return {"torch_fault": str(fault).strip().partition("\n")[0] or type(fault).__name__}

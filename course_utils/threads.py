@@ -12,7 +12,8 @@ become many times slower than a single thread that has a core to itself.
 
 `import course_utils` starts a thread that measures this four times a second. It changes nothing if
 somebody has chosen the number of threads, with the variable OMP_NUM_THREADS or MKL_NUM_THREADS, or
-by calling `torch.set_num_threads` with a number other than the current one.
+by calling `torch.set_num_threads`. A number that was set before `import course_utils`, as well as
+PyTorch's own default, is the most that is used.
 
 Set the number of threads yourself if two runs have to agree to the last bit, because it decides in
 which order a sum is added up, and so how the sum is rounded. To make a single result
@@ -24,6 +25,7 @@ docs/performance.md, section "Beside a busy program", has the measurements.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import sys
 import threading
@@ -31,7 +33,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 CHOICES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables
 INTERVAL, LOOKS = 0.25, 4  # seconds between two samples; how many of them are averaged
@@ -55,9 +57,14 @@ def share_cores() -> threading.Thread | None:
     """
     if any(os.environ.get(name) for name in CHOICES):
         return None
-    sharing = _Sharing()
-    sharing.start()
-    return sharing
+    with suppress(RuntimeError, MemoryError):  # this system starts no more threads
+        _running.append(_Sharing())
+        _running[-1].start()
+        return _running[-1]
+    return None
+
+
+_running: list[_Sharing] = []  # kept, since Python may call a method of it at any time
 
 
 @contextmanager
@@ -67,8 +74,8 @@ def one_thread() -> Iterator[None]:
 
     _fixed.append(True)  # before the number is read, so that nothing changes it afterwards
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
+        torch.set_num_threads(1)
         yield
     finally:
         torch.set_num_threads(before)
@@ -126,17 +133,33 @@ class _Sharing(threading.Thread):
         """Wait until PyTorch is imported, then adapt the number until somebody chooses one."""
         while not _imported("torch"):
             time.sleep(INTERVAL)
+        self._notice_choices(sys.modules["torch"])
         with suppress(ImportError, LookupError, OSError):  # this system doesn't measure CPU time
             self._watch()
+
+    def _notice_choices(self, torch: Any) -> None:
+        """Replace `torch.set_num_threads` by a function that also notes that it was called.
+
+        The number alone doesn't tell: somebody may choose the current number.
+        """
+        self._set = original = torch.set_num_threads
+
+        @functools.wraps(original)
+        def set_num_threads(number: int) -> None:
+            original(number)
+            self._chosen = self._chosen or not _fixed
+
+        torch.set_num_threads = set_num_threads
 
     def _watch(self) -> None:
         from course_utils.runtime import usable_cores
 
-        cores, samples = usable_cores(), deque([sample()], maxlen=LOOKS + 1)
+        allowed, samples = usable_cores(), deque([sample()], maxlen=LOOKS + 1)
         while not self._chosen:
             time.sleep(INTERVAL)
             samples.append(sample())
-            wanted = threads_for(cores, used_by_others(samples[0], samples[-1]))
+            free = threads_for(len(_cores()), used_by_others(samples[0], samples[-1]))
+            wanted = min(allowed, free)  # a container may allow less than its host has free
             if wanted != self._wanted:
                 self._wanted = wanted
                 ctypes.pythonapi.Py_AddPendingCall(self._in_main_thread, None)
@@ -146,12 +169,11 @@ class _Sharing(threading.Thread):
         if _fixed or not self._wanted:
             self._wanted = 0  # so that the next sample schedules this call again
             return 0
-        torch = sys.modules["torch"]
-        found = torch.get_num_threads()
+        found = sys.modules["torch"].get_num_threads()
         self._default = self._default or found
         if found != (self._current or self._default) or found > len(_cores()):
             self._chosen = True
-        else:
+        if not self._chosen:
             self._current = min(self._wanted, self._default)
-            torch.set_num_threads(self._current)
+            self._set(self._current)
         return 0

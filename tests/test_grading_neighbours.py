@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 
 import pytest
@@ -36,6 +35,13 @@ HONEST = {
         warnings.simplefilter("ignore")
         with FileLock("own.lock", timeout=1):
             print("fine")
+        """,
+    "no lock on a file that others read": """
+        import fcntl
+        try:
+            fcntl.flock(open("/course/course_utils/units.py"), fcntl.LOCK_SH)
+        except OSError as fault:
+            print("fine" if fault.strerror == "Function not implemented" else fault)
         """,
     "a database": """
         import sqlite3
@@ -108,7 +114,8 @@ def test_an_honest_neighbour_notices_nothing_and_tells_nothing(attack):
         assert honest.incidents == []
         told = said(hostile.run(look))
         assert hostile.incidents == [], begun
-    assert re.findall(r"learned:(.*\S.*)", told, re.DOTALL) == []
+    _, mark, learned = told.partition("learned:")
+    assert (mark, learned.strip()) == ("learned:", ""), told
 
 
 def test_honest_work_is_fine_alone():

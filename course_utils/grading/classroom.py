@@ -130,10 +130,13 @@ def _is_taken(place: Path) -> bool:
 
 
 def _saved(before: dict[str, Record], book: Book) -> dict[str, Record]:
-    """The complete records: those whose points are in the gradebook, and those of students whose
-    names the gradebook can't store."""
-    students = book.students()
-    return {s: record for s, record in before.items() if s in students or marking.name_fault(s)}
+    """The complete records: those whose points are in the gradebook, or are not meant to be."""
+    students, submitted = book.students(), book.folder / "submitted"
+    return {
+        student: record
+        for student, record in before.items()
+        if student in students or not marking.in_gradebook(submitted, student)
+    }
 
 
 @contextlib.contextmanager
@@ -215,7 +218,9 @@ def _marked(
         else:
             yield given, future.result()
     for given, future in _finished(pool, paper, failed, 1, stop):
-        if fault := future.exception():
+        if isinstance(fault := future.exception(), MemoryError):
+            raise fault  # one submission alone, and not enough memory
+        if fault:
             reason = f"grading failed: {marking.words(fault, Path())}"
             yield given, marking.failed(paper, given, reason, final=False)
         else:
@@ -231,8 +236,7 @@ def _finished(
 ) -> Iterator[tuple[Submission, Future[Any]]]:
     """Mark submissions, `ahead` at a time; each with its future, once that is done.
 
-    Raises KeyboardInterrupt once `stop` is set, NoSandbox where no sandbox can be made, and
-    MemoryError where no memory is left.
+    Raises KeyboardInterrupt once `stop` is set, NoSandbox where no sandbox can be made.
     """
     running: dict[Future[Any], Submission] = {}
     waiting = iter(submissions)
@@ -243,7 +247,7 @@ def _finished(
             return
         finished, _ = wait(running, timeout=GLANCE, return_when=FIRST_COMPLETED)
         for future in finished:
-            if isinstance(fault := future.exception(), NoSandbox | MemoryError):
+            if isinstance(fault := future.exception(), NoSandbox):
                 raise fault
             yield running.pop(future), future
             if stop.is_set():

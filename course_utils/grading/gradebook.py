@@ -32,8 +32,8 @@ from course_utils.grading.marking import (
     TIME,
     Notebook,
     Submission,
+    in_gradebook,
     messages,
-    name_fault,
     tests_of,
     words,
 )
@@ -133,9 +133,10 @@ class Book:
         """Write points, notebook and record; returns the record with its points and state.
 
         Points given by hand stay. A cell that has some is marked for another look only if its check
-        gives other points than before, or its answer changed. If the gradebook can't store the
-        student's name, only a record is written. A submission that can't be saved is ungradable,
-        and its record says why. Raises CourseError if no submission can be saved any more.
+        gives other points than before, or its answer changed. A student who isn't meant to be in
+        the gradebook (`marking.in_gradebook`) only has a record. A submission that can't be saved
+        is ungradable, and its record says why. Raises CourseError if no submission can be saved
+        any more.
         """
         try:
             return self._saved(record, notebook, given)
@@ -149,7 +150,7 @@ class Book:
 
     def _saved(self, record: Record, notebook: Notebook, given: Submission) -> Record:
         """`save`, if nothing goes wrong."""
-        if name_fault(record.student):
+        if not in_gradebook(self.folder / "submitted", record.student):
             record.write(self.records)
             return record
         graded = nbformat.from_dict(notebook)

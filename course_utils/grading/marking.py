@@ -187,7 +187,7 @@ def _place_fault(folder: Path) -> str:
 def _read(folder: Path, name: str) -> Submission:
     """Read the notebook in a folder, whatever its name is, and the files beside it."""
     student, wanted = folder.parent.name, f"{name}.ipynb"
-    paths, notes = _listed(folder, wanted)
+    paths, notes = _listed(folder, {wanted, *EXCHANGE})
     likely = _notebook(folder, paths, name)
     found: dict[str, bytes] = {}
     room = SIZE
@@ -208,10 +208,10 @@ def _read(folder: Path, name: str) -> Submission:
     return Submission(student, notebook, found, exchange, tuple(notes[:NOTES]))
 
 
-def _listed(folder: Path, first: str) -> tuple[list[str], list[str]]:
+def _listed(folder: Path, first: set[str]) -> tuple[list[str], list[str]]:
     """The relative paths of all files in a folder, and notes on what was left out.
 
-    first: the name that is listed first, so that it isn't left out if there are too many files.
+    first: names that are listed first, so that they aren't left out if there is too much.
     """
     paths: list[str] = []
     notes: list[str] = []
@@ -219,7 +219,7 @@ def _listed(folder: Path, first: str) -> tuple[list[str], list[str]]:
     while folders and entries < ENTRIES:
         place, depth = folders.pop()
         try:
-            names = sorted(os.listdir(folder / place), key=lambda name: (name != first, name))
+            names = sorted(os.listdir(folder / place), key=lambda name: (name not in first, name))
         except OSError as fault:
             if not place:
                 raise
@@ -232,7 +232,7 @@ def _listed(folder: Path, first: str) -> tuple[list[str], list[str]]:
             path = os.path.join(place, name)
             if not os.path.isdir(folder / path) or os.path.islink(folder / path):
                 paths.append(path)
-            elif path == first:
+            elif path in first:
                 notes.append(f"{_readable(path)} was left out: it is a folder")
             elif depth < DEPTH:
                 folders.append((path, depth + 1))
@@ -264,6 +264,15 @@ def name_fault(student: str) -> str:
     except UnicodeEncodeError:
         return "the name of the folder isn't UTF-8: rename it"
     return f"the name is longer than {STUDENT} characters" if len(student) > STUDENT else ""
+
+
+def in_gradebook(submitted: Path, student: str) -> bool:
+    """Whether the gradebook should have a student: a folder of a name that it can store.
+
+    submitted: the folder of all students. A stray file in it gets a record, so that nobody is
+    forgotten, but nbgrader would keep it as a student for good.
+    """
+    return not name_fault(student) and os.path.isdir(submitted / student)
 
 
 def words(fault: BaseException, folder: Path) -> str:

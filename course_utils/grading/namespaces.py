@@ -24,6 +24,8 @@ CAPABILITIES = 64  # more than there are
 CAPSET_VERSION = 0x2008_0522
 SET_FLAGS, UP = 0x8914, 1  # of netdevice(7)
 FOLDERS = 20_000  # files and folders that fit into a place
+TERMINALS = "newinstance,ptmxmode=0666,mode=0620"  # options of devpts
+MOST_TERMINALS = 64  # of a submission; the kernel allows 3,072 for all together
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -54,7 +56,7 @@ def settle(size: int) -> None:
     _mount("proc", "/proc", NOSUID | NODEV | NOEXEC, None)
     # Without this, all submissions would share the server's terminals. A submission could then
     # write into the terminal of another one, and stop its output.
-    _mount("devpts", "/dev/pts", NOSUID | NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
+    _mount("devpts", "/dev/pts", NOSUID | NOEXEC, f"{TERMINALS},max={MOST_TERMINALS}")
     for folder, share in (("/tmp", size), ("/dev/shm", size // 2)):
         options = f"size={share},nr_inodes={FOLDERS},mode=1777"
         _mount("tmpfs", folder, NOSUID | NODEV, options)

@@ -38,7 +38,7 @@ REFUSED = """
     vhangup             153  58    syslog             103 116    sched_setaffinity 203 122
     inotify_init        253   -    inotify_init1      294  26    inotify_add_watch 254  27
     fanotify_init       300 262    fanotify_mark      301 263    cachestat         451 451
-    mincore              27 232
+    mincore              27 232    io_setup           206   0
 """
 # Calls of which the filter looks at an argument, or which it needs itself.
 OTHERS = """
@@ -51,7 +51,8 @@ X32 = 0x4000_0000  # set in the numbers of x86-64's calls with 32-bit pointers
 NEW_NAMESPACES = 0x7E02_0000  # clone's CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, PID, NET
 QUERY = 0xFFFF_FFFF  # asks personality(2) for what is set
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C  # write into a terminal's input, paste into a console
-SETLEASE, NOTIFY = 1024, 1026  # fcntl's F_SETLEASE delays other readers, F_NOTIFY reports them
+# Of fcntl: F_SETLEASE and F_SETDELEG delay who opens a file, F_NOTIFY tells who reads a folder.
+LEASES = (1024, 1040, 1026)
 
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in `struct seccomp_data`, B
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # instructions of BPF
@@ -107,7 +108,7 @@ def program(machine: str, refusal: int = errno.EPERM) -> list[Instruction]:
         number is refused? ───yes───► EPERM                       (for each of REFUSED)
         number is clone? ─────yes───► a new namespace? ───────────yes──► EPERM │ no ──► allow
         number is ioctl? ─────yes───► TIOCSTI or TIOCLINUX? ──────yes──► EPERM │ no ──► allow
-        number is fcntl? ─────yes───► F_SETLEASE or F_NOTIFY? ────yes──► EPERM │ no ──► allow
+        number is fcntl? ─────yes───► a lease or a notice? ───────yes──► EPERM │ no ──► allow
         number is personality? yes──► a query? ────────────────────no──► EPERM │ yes ─► allow
               │no
             allow
@@ -132,7 +133,7 @@ def program(machine: str, refusal: int = errno.EPERM) -> list[Instruction]:
     arguments = {
         "clone": (0, _when(ANY_BIT, NEW_NAMESPACES, refuse)),
         "ioctl": (1, _when(EQUAL, TIOCSTI, refuse) + _when(EQUAL, TIOCLINUX, refuse)),
-        "fcntl": (1, _when(EQUAL, SETLEASE, refuse) + _when(EQUAL, NOTIFY, refuse)),
+        "fcntl": (1, sum((_when(EQUAL, command, refuse) for command in LEASES), [])),
         "personality": (0, _unless(EQUAL, QUERY, refuse)),
     }
     for name, (position, tests) in arguments.items():

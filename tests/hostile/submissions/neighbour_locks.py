@@ -33,3 +33,4 @@ for place in places:
 
 # %% cell before sum-all-form
 print(len(held), "locks are held; refused by", refused)
+print("learned:")

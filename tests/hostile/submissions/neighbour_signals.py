@@ -26,3 +26,4 @@ while time.time() < end:
 
 # %% cell before sum-all-form
 print(sent, "signals wait")
+print("learned:")
