@@ -364,8 +364,8 @@ def obstacle(path, what):
 
 OBSTACLES = {
     f"{what} in the place of {path}": obstacle(path, what)
-    for path, (whats, _) in BEFORE.items()
-    for what in whats
+    for path, (kinds_found, _) in BEFORE.items()
+    for what in kinds_found
 }
 
 
