@@ -3,10 +3,10 @@
     python -m benchmarks.neighbours             measure, write results/neighbours.json and the texts
     python -m benchmarks.neighbours --texts     write the texts again from neighbours.json
 
-A neighbour is a program that keeps one core busy. Each setting does each kind of work in a process
-of its own. The processes take turns: first without neighbours, then beside one neighbour, then
-beside two neighbours, then without neighbours again. There is a pause before each turn, so that a
-process doesn't count the process that worked before it among its neighbours.
+A neighbour is a program that keeps one core busy. Each combination of a setting and a kind of work
+has a process of its own. The processes take turns: first without neighbours, then beside one
+neighbour, then beside two neighbours, then without neighbours again. There is a pause before each
+turn, so that a process doesn't count the process that worked before it among its neighbours.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python -m course_utils.lab --no-browser
 
 `course lab` runs this module in place of `jupyter lab`. It makes two decisions after Jupyter has
-read its command line and all of its configuration files, because they depend on the final settings:
+read its command line and all of its configuration files, because only then are the settings final:
 
 - Root may run the server if only this machine can reach it and a token or a password protects it.
   Otherwise Jupyter's own rule holds: it refuses root unless --allow-root is given.

@@ -42,7 +42,7 @@ SHARED = 0.4  # share of a core that others may use before PyTorch gets one thre
 
 
 class Sample(NamedTuple):
-    """CPU time, in seconds, that all programs and this program have used until a moment."""
+    """CPU time in seconds, used up to a moment by all programs together and by this one alone."""
 
     moment: float
     everybody: float
@@ -130,7 +130,7 @@ class _Sharing(threading.Thread):
         self._in_main_thread = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._change)
 
     def run(self) -> None:
-        """Wait until PyTorch is imported, then adapt the number until somebody chooses one."""
+        """Wait until PyTorch is imported, then adapt it until somebody sets the number."""
         while not _imported("torch"):
             time.sleep(INTERVAL)
         self._notice_choices(sys.modules["torch"])

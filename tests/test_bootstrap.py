@@ -685,6 +685,7 @@ def test_whoever_ends_the_command_ends_its_program(monkeypatch):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such locales, and no shell scripts")
 def test_a_path_that_is_not_ascii_in_a_locale_that_is(tmp_path, monkeypatch):
+    monkeypatch.delenv("QLORA_CONSTRAINTS", raising=False)
     folder = tmp_path / "für Übungen"
     (folder / "course_utils").mkdir(parents=True)
     script = shutil.copy(bootstrap.__file__, folder / "course_utils")

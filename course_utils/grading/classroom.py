@@ -89,8 +89,8 @@ def grade(
         todo = [place for place in places if place.parent.name not in unchanged]
         done = list(kept)
         if todo:
-            book.check()
             with _pool(paper, scheduler, workers) as (pool, at_once), _stoppable() as stop:
+                book.check()
                 given = (marking.submission(place, name) for place in todo)
                 for submission, marked in _marked(pool, paper, given, at_once * AHEAD, stop):
                     done.append(book.save(*marked, submission))
@@ -130,7 +130,7 @@ def _is_taken(place: Path) -> bool:
 
 
 def _saved(before: dict[str, Record], book: Book) -> dict[str, Record]:
-    """The complete records: those whose points are in the gradebook, or are not meant to be."""
+    """The complete records: those whose points are in the gradebook, or don't belong there."""
     students, submitted = book.students(), book.folder / "submitted"
     return {
         student: record

@@ -185,7 +185,7 @@ def _place_fault(folder: Path) -> str:
 
 
 def _read(folder: Path, name: str) -> Submission:
-    """Read the notebook in a folder, whatever its name is, and the files beside it."""
+    """Read a folder's notebook, whatever the notebook is called, and the folder's other files."""
     student, wanted = folder.parent.name, f"{name}.ipynb"
     paths, notes = _listed(folder, {wanted, *EXCHANGE})
     likely = _notebook(folder, paths, name)
