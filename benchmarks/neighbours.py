@@ -107,7 +107,8 @@ def measured() -> dict:
 
 def pieces(report: dict, setting: str, name: str, neighbours: int) -> Pieces:
     """The measurements of this kind of work, with this setting and this number of neighbours."""
-    return report["ways"][f"{setting}, {name}"]["pieces"][NEIGHBOURS.index(neighbours) :: 3]
+    every = report["ways"][f"{setting}, {name}"]["pieces"]
+    return every[NEIGHBOURS.index(neighbours) :: len(NEIGHBOURS)]
 
 
 def share(report: dict, setting: str, name: str, neighbours: int) -> float:

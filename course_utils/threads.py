@@ -130,7 +130,7 @@ class _Sharing(threading.Thread):
         self._in_main_thread = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._change)
 
     def run(self) -> None:
-        """Wait until PyTorch is imported, then adapt it until somebody sets the number."""
+        """Wait for the import of PyTorch, then adapt its threads until somebody sets the number."""
         while not _imported("torch"):
             time.sleep(INTERVAL)
         self._notice_choices(sys.modules["torch"])

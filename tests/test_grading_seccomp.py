@@ -53,13 +53,14 @@ answers["TIOCSTI, high bits set"] = call("ioctl", terminal, 0x7_0000_5412, -1)
 answers["TIOCLINUX"] = call("ioctl", terminal, 0x541C, -1)
 answers["F_SETLEASE"] = call("fcntl", terminal, 1024, -1)
 answers["F_NOTIFY"] = call("fcntl", terminal, 1026, -1)
+answers["F_SETDELEG"] = call("fcntl", terminal, 1040, -1)
 answers["personality"] = call("personality", 0x0040000)  # no random addresses
 for bit in (0x2_0000, 0x200_0000, 0x400_0000, 0x800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000):
     answers[f"clone {bit:x}"] = call("clone", bit | 0x800 | 0x4000_0000_0000)  # CLONE_SIGHAND alone
 print(json.dumps(answers))
 """
 NAMES = [*seccomp.numbers("x86_64", seccomp.REFUSED), "TIOCSTI", "TIOCSTI, high bits set"]
-NAMES += ["TIOCLINUX", "F_SETLEASE", "F_NOTIFY", "personality"]
+NAMES += ["TIOCLINUX", "F_SETLEASE", "F_NOTIFY", "F_SETDELEG", "personality"]
 NAMES += [f"clone {2**bit:x}" for bit in (17, *range(25, 31))]
 
 here = pytest.mark.skipif(

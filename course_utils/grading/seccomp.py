@@ -51,8 +51,8 @@ X32 = 0x4000_0000  # set in the numbers of x86-64's calls with 32-bit pointers
 NEW_NAMESPACES = 0x7E02_0000  # clone's CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, PID, NET
 QUERY = 0xFFFF_FFFF  # asks personality(2) for what is set
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C  # write into a terminal's input, paste into a console
-# Of fcntl: F_SETLEASE and F_SETDELEG delay who opens a file, F_NOTIFY tells who reads a folder.
-LEASES = (1024, 1040, 1026)
+# Of fcntl: the first and the last delay whoever opens a file, the second tells who reads a folder.
+SETLEASE, NOTIFY, SETDELEG = 1024, 1026, 1040
 
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in `struct seccomp_data`, B
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # instructions of BPF
@@ -115,9 +115,10 @@ def program(machine: str, refusal: int = errno.EPERM) -> list[Instruction]:
 
     Arguments are compared by their lower 32 bits: the kernel looks at no more of these four.
 
-    All submissions can read the same files. A lock, a lease or a watch belongs to the file, so a
-    submission could use it to delay its neighbours or to see what they read. The filter refuses all
-    three for every file.
+    All submissions can read the same files. A lock by flock, a lease or a watch belongs to the
+    file, so a submission could use it to delay its neighbours or to see what they read. The filter
+    refuses all three for every file. Record locks stay, because sqlite3 needs them. To exclude
+    others by a record lock, a submission has to open the file for writing.
 
     refusal: the error number in place of EPERM.
     """
@@ -133,7 +134,12 @@ def program(machine: str, refusal: int = errno.EPERM) -> list[Instruction]:
     arguments = {
         "clone": (0, _when(ANY_BIT, NEW_NAMESPACES, refuse)),
         "ioctl": (1, _when(EQUAL, TIOCSTI, refuse) + _when(EQUAL, TIOCLINUX, refuse)),
-        "fcntl": (1, sum((_when(EQUAL, command, refuse) for command in LEASES), [])),
+        "fcntl": (
+            1,
+            _when(EQUAL, SETLEASE, refuse)
+            + _when(EQUAL, NOTIFY, refuse)
+            + _when(EQUAL, SETDELEG, refuse),
+        ),
         "personality": (0, _unless(EQUAL, QUERY, refuse)),
     }
     for name, (position, tests) in arguments.items():
