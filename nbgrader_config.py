@@ -69,8 +69,8 @@ c.Autograde.autograde_preprocessors = [
 # --- notebooks as pages: formgrader and feedback --------------------------------------------------
 
 # A student's notebook may hold scripts: they would run as the instructor who looks at it. What is
-# set for HTMLExporter holds in both places (course_utils/grading/feedback.py).
-PAGES = "course_utils.grading.feedback"
+# set for HTMLExporter holds in both places (course_utils/grading/results/feedback.py).
+PAGES = "course_utils.grading.results.feedback"
 c.HTMLExporter.preprocessors = [f"{PAGES}.Harmless"]
 c.HTMLExporter.sanitize_html = True
 c.HTMLExporter.filters = {
@@ -107,6 +107,6 @@ c.FileNameCollectorPlugin.named_regexp = (
     r"(?: ?\(\d+\)|-(?:Copy)?\d+)?\.ipynb$"
 )
 # Archives come from strangers; several files of one student must not stop the class.
-c.ZipCollectApp.extractor_plugin = "course_utils.grading.archives.SafeExtractor"
-c.ZipCollectApp.collector_plugin = "course_utils.grading.archives.SafeCollector"
+c.ZipCollectApp.extractor_plugin = "course_utils.grading.intake.archives.SafeExtractor"
+c.ZipCollectApp.collector_plugin = "course_utils.grading.intake.archives.SafeCollector"
 c.ZipCollectApp.strict = True  # refuse a notebook of another assignment, and say so

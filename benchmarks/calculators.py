@@ -33,10 +33,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the hub of the t
 from hub import Hub
 
 from benchmarks.reports import RESULTS, asked_for, between_marks, measured_here, publish
-from course_utils.finetuning import Recipe, attach_adapters, set_checkpointing
 from course_utils.measure import TensorMeter, optimizer_bytes, saved_for_backward
 from course_utils.memory import PRESETS, estimate
 from course_utils.models import fetch_base, load_base, model_bytes
+from course_utils.training import Recipe, attach_adapters, set_checkpointing
 from course_utils.units import MiB
 
 ROOT = Path(__file__).parents[1]

@@ -30,11 +30,12 @@ from typing import Any
 import psutil
 
 from benchmarks.reports import RESULTS, load_report, processor
-from course_utils import bootstrap, notebooks
-from course_utils.addresses import TAG
-from course_utils.grading import limits
-from course_utils.runtime import CourseError, usable_cores
+from course_utils import bootstrap, files, notebooks
+from course_utils.grading.sandbox import limits
+from course_utils.publishing.addresses import TAG
+from course_utils.runtime import usable_cores
 from course_utils.units import GB, format_bytes
+from course_utils.validation import CourseError
 
 ROOT = Path(__file__).resolve().parents[1]
 JSON = RESULTS / "environments.json"
@@ -54,7 +55,7 @@ Runner = Callable[[Path], Result]  # takes a notebook in lectures/
 
 RUN = """
 import json, sys
-from course_utils.notebooks import execute
+from course_utils.publishing.execute import execute
 done = execute(sys.argv[1], sys.argv[2], timeout=int(sys.argv[3]))
 print(json.dumps({"error": done.error, "seconds": done.seconds, "peak_memory": done.peak_memory}))
 """
@@ -239,7 +240,7 @@ class Colab:
         self.pip("install", "-r", COLAB_PACKAGES, *(source if bootstrap.wants_cpu_torch() else []))
         self.pip("install", "--no-deps", *stand_ins)
         installed = answer(self.python, INSTALLED)
-        notebooks.write_aside(note, json.dumps({"wanted": wanted, "installed": installed}))
+        files.write_text(note, json.dumps({"wanted": wanted, "installed": installed}))
         return installed
 
     def pip(self, action: str, *arguments: str | Path) -> None:
@@ -274,7 +275,7 @@ class Colab:
         start = [str(self.python), "-m", "colab_kernel_launcher", "-f", "{connection_file}"]
         spec = {"argv": start, "display_name": "Python 3", "language": "python"}
         path = self.folder / "jupyter" / "kernels" / "python3" / "kernel.json"
-        notebooks.write_aside(path, json.dumps(spec))
+        files.write_text(path, json.dumps(spec))
 
     @property
     def variables(self) -> dict[str, str]:
@@ -507,9 +508,9 @@ def merged(report: dict, name: str, lecture: str, result: Result) -> dict:
 
 def keep(report: dict) -> None:
     """Write the results and the page that shows them; each whole or not at all."""
-    notebooks.write_aside(JSON, json.dumps(report, indent=1) + "\n")
+    files.write_text(JSON, json.dumps(report, indent=1) + "\n")
     stems = [path.stem for path in notebooks.lectures(ROOT)]
-    notebooks.write_aside(PAGE, page(report, stems))
+    files.write_text(PAGE, page(report, stems))
 
 
 OPENING = """\

@@ -39,12 +39,6 @@ from benchmarks.calculators import figure, step
 from benchmarks.reports import RESULTS, load_report, machine, save_report
 from course_utils import runtime
 from course_utils.cli import SMALL_MODEL
-from course_utils.finetuning import (
-    Recipe,
-    attach_adapters,
-    set_checkpointing,
-    trainable_parameters,
-)
 from course_utils.measure import optimizer_bytes
 from course_utils.memory import (
     CUBLAS_WORKSPACE,
@@ -55,8 +49,14 @@ from course_utils.memory import (
     estimate,
 )
 from course_utils.models import BASE_MODELS, default_name, fetch_base, load_base, model_bytes
-from course_utils.runtime import CourseError
+from course_utils.training import (
+    Recipe,
+    attach_adapters,
+    set_checkpointing,
+    trainable_parameters,
+)
 from course_utils.units import MB, MiB, format_bytes
+from course_utils.validation import CourseError
 
 RANK = 16
 BATCHES = ((1, 512), (4, 512), (1, 2048))  # sequences × tokens

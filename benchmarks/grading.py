@@ -36,9 +36,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
 import psutil
 
 from benchmarks.reports import RESULTS, load_report, measured_here, save_report
-from course_utils import notebooks
-from course_utils.grading import records, release
-from course_utils.grading.sandbox import Limits
+from course_utils.grading import release
+from course_utils.grading.results import records
+from course_utils.grading.sandbox.bubblewrap import Limits
+from course_utils.publishing import notebook_check
 from course_utils.units import format_bytes
 from tests import assignment
 from tests.assignment import cell, document
@@ -169,7 +170,7 @@ def tensors() -> Notebook:
     opening = cell("opening", "# Exercise 08: Tensors", kind="markdown")
     tasks = [made for number, task in enumerate(TASKS, 1) for made in task.cells(number)]
     return document(
-        [opening, cell("setup", notebooks.SETUP_CELL), cell("imports", IMPORTS), *tasks]
+        [opening, cell("setup", notebook_check.SETUP_CELL), cell("imports", IMPORTS), *tasks]
     )
 
 

@@ -18,8 +18,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from benchmarks.reports import RESULTS, asked_for, between_marks, measured_here, publish
-from course_utils.runtime import CourseError
 from course_utils.units import format_bytes
+from course_utils.validation import CourseError
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / "binder" / "environment.yml"

@@ -26,8 +26,8 @@ from benchmarks.reports import (
     save_report,
 )
 from course_utils import evaluation, news, runtime, sft
-from course_utils.finetuning import Recipe, attach_adapters, finetune
 from course_utils.models import load_base
+from course_utils.training import Recipe, attach_adapters, finetune
 from course_utils.units import format_bytes
 
 JSON = RESULTS / "quality.json"

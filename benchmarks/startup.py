@@ -28,7 +28,7 @@ import psutil
 from jupyter_client import BlockingKernelClient, KernelManager
 
 from benchmarks.reports import RESULTS, asked_for, measured_here, publish
-from course_utils.runtime import CourseError
+from course_utils.validation import CourseError
 
 ROOT = Path(__file__).resolve().parents[1]
 JSON = RESULTS / "startup.json"

@@ -33,16 +33,17 @@ from benchmarks.turns import (
     take_turns,
     work,
 )
-from course_utils import fused, news, runtime, sft
-from course_utils.finetuning import (
+from course_utils import news, runtime, sft
+from course_utils.models import load_base
+from course_utils.training import (
     Recipe,
     answer_loss,
     attach_adapters,
+    fast_step,
     finetune,
     make_optimizer,
     set_checkpointing,
 )
-from course_utils.models import load_base
 from course_utils.units import format_bytes
 
 JSON = RESULTS / "training.json"
@@ -183,12 +184,12 @@ def stepper(changes: int) -> Callable[[int], dict]:
     set_checkpointing(model, False)
     optimizer = make_optimizer(model, recipe)
     collate, rows = sft.collator(tokenizer, packed), features(tokenizer)
-    faster = partial(fused.fused, model) if packed else nullcontext
+    faster = partial(fast_step.fused, model) if packed else nullcontext
     autocast &= not linear
     if not linear:
-        patch.object(fused, "_lora_layers", lambda model: ()).start()
+        patch.object(fast_step, "_lora_layers", lambda model: ()).start()
     if not chunked:
-        patch("course_utils.finetuning.cross_entropy", torch_loss).start()
+        patch("course_utils.training.loop.cross_entropy", torch_loss).start()
 
     def step(number: int) -> dict:
         some = rows[number * recipe.micro_batch_size :][: recipe.micro_batch_size]

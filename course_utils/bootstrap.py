@@ -541,7 +541,7 @@ LINTERS = (
     ("ruff", "check", "--output-format", "concise"),
     ("ruff", "format", "--check"),
     ("codespell_lib",),
-    ("course_utils.notebooks", "check"),
+    ("course_utils.cli", "notebooks", "check"),
 )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from course_utils import __version__
-from course_utils.runtime import CourseError
+from course_utils.validation import CourseError
 
 SMALL_MODEL = "smollm2-135m"  # every machine works with it; one with a GPU has a bigger one too
 
@@ -100,6 +100,27 @@ def _fetch(name: str, source: str) -> None:
     click.echo(f"{name}: {folder} ({size / 1e6:.0f} MB, {seconds:.1f} s)")
 
 
+@main.command("notebooks")
+@click.argument("action", type=click.Choice(["check", "fix"]))
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+def check_notebooks(action: str, paths: tuple[Path, ...]) -> None:
+    """Check notebooks, or fix them, before they are committed.
+
+    `check` lists what must not be committed, such as outputs; `fix` strips what can be stripped
+    first. Default: all notebooks of the course. The exit status is 1 if a problem is left.
+    """
+    from course_utils.notebooks import all_notebooks, course_folder
+    from course_utils.publishing import notebook_check
+
+    chosen = paths or all_notebooks(course_folder())
+    for path in chosen if action == "fix" else ():
+        if notebook_check.fix(path):
+            click.echo(f"{path}: cleaned")
+    problems = [f"{path}: {problem}" for path in chosen for problem in notebook_check.check(path)]
+    click.echo("\n".join(problems) or f"{len(chosen)} notebooks are clean")
+    sys.exit(1 if problems else 0)
+
+
 @main.command()
 @click.option("--only", metavar="LECTURE", help="One lecture: its number (07) or its file name.")
 @click.option(
@@ -119,7 +140,8 @@ def run(only: str | None, output: Path | None, timeout: int) -> None:
 
     Each runs from top to bottom in a kernel of its own. The exit status is 1 if a cell fails.
     """
-    from course_utils.notebooks import course_folder, execute, lectures
+    from course_utils.notebooks import course_folder, lectures
+    from course_utils.publishing.execute import execute
 
     folder = course_folder()
     output = output or folder / "build" / "lectures"
@@ -202,8 +224,8 @@ def badges(repository: str | None, students: str | None, unset: bool, check_only
     (--set, --students), at the tag of this release; set-up cells install from there. Assignments
     lead to the students' repository alone. With --check, the exit status is 1 if a file differs.
     """
-    from course_utils import addresses, badges
     from course_utils.notebooks import course_folder
+    from course_utils.publishing import addresses, badges
 
     if (repository, students) != (None, None) and (unset or check_only) or unset and check_only:
         raise click.UsageError("choose one of --set with --students, --unset, and --check")
@@ -246,7 +268,7 @@ def repair(
     assignment again; answers and own cells stay, outputs are cleared. What was mended is listed.
     The exit status is 1, and nothing is written, if an answer has no sure place.
     """
-    from course_utils.grading.repair import repair_file
+    from course_utils.grading.intake.repair import repair_file
 
     target, repaired = repair_file(
         notebook, assignment=assignment, output=output, in_place=in_place, guess=guess
@@ -300,9 +322,9 @@ def site(no_run: bool, output: Path | None) -> None:
     It holds the lectures with their outputs, the exercises, the guides and references, and needs no
     network to be read. The lectures are executed first.
     """
-    from course_utils import website
-    from course_utils.executed import executed
     from course_utils.notebooks import course_folder
+    from course_utils.publishing import website
+    from course_utils.publishing.executed import executed
 
     folder = course_folder()
     output = output or folder / "build" / "site"
@@ -325,7 +347,7 @@ def slides(only: str | None, no_run: bool, output: Path | None) -> None:
     network. The lectures are executed first.
     """
     from course_utils.notebooks import course_folder
-    from course_utils.slides import build
+    from course_utils.publishing.slides import build
 
     folder = course_folder()
     output = output or folder / "build" / "slides"

@@ -17,6 +17,7 @@ import ipywidgets as widgets
 
 from course_utils import figures
 from course_utils.figures import Picture
+from course_utils.lora import count_lora_parameters
 from course_utils.memory import (
     GPUS,
     OPTIMIZERS,
@@ -24,13 +25,12 @@ from course_utils.memory import (
     RECIPES,
     SMALLEST_PAGED,
     ModelShape,
-    count_lora_parameters,
     estimate,
     largest,
     usable_bytes,
 )
+from course_utils.memory.settings import BLOCK_SIZES
 from course_utils.paging import PCIE, Run, longest_text, paged_tensors, simulate
-from course_utils.settings import BLOCK_SIZES
 from course_utils.units import format_bytes
 
 NUMBERS_LOOK = "font-family: monospace; line-height: 1.3"  # Voila spreads the lines otherwise

@@ -25,10 +25,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from course_utils.memory import count_lora_parameters
-from course_utils.shapes import names_of, positive
+from course_utils.validation import names_of, positive
 
 __all__ = ["LoRALinear", "add_lora", "break_even_rank", "count_lora_parameters", "count_trainable"]
+
+
+def count_lora_parameters(d_in: int, d_out: int, rank: int) -> int:
+    """Trainable parameters of LoRA on one matrix: A holds d_in × rank, B holds rank × d_out.
+
+    A 1000 × 1000 matrix at rank 8 takes 16,000, which is 1.6% of it (LoRA, section 4.1).
+    Raises ValueError for a size or a rank below 1.
+    """
+    return positive("rank", rank) * (positive("d_in", d_in) + positive("d_out", d_out))
 
 
 def break_even_rank(d_in: int, d_out: int) -> float:

@@ -19,7 +19,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course_utils.runtime import CourseError
+from course_utils.validation import CourseError
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

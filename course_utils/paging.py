@@ -42,8 +42,8 @@ from course_utils.memory import (
     trainable_tensors,
     usable_bytes,
 )
-from course_utils.shapes import positive
 from course_utils.units import MiB
+from course_utils.validation import positive
 
 __all__ = [
     "PAGE",

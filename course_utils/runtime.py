@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class CourseError(Exception):
-    """A fault that one sentence explains: what was wrong and what to do. No traceback needed."""
-
+HUB_TIMEOUT = 10.0  # seconds within which the model hub must answer
 
 # The oldest versions the course is tested with; a test keeps them equal to pyproject.toml.
 FLOORS = {

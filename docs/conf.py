@@ -1,13 +1,14 @@
-"""How Sphinx builds the site from what `course site` has staged: see course_utils/website.py."""
+"""How Sphinx builds the site from what `course site` stages (course_utils.publishing.website)."""
 
 from pathlib import Path
 
 from docutils import nodes
 from sphinx.transforms import SphinxTransform
 
-from course_utils import __version__, addresses
-from course_utils.mathml import to_mathml
-from course_utils.website import to_rst
+from course_utils import __version__
+from course_utils.publishing import addresses
+from course_utils.publishing.mathml import to_mathml
+from course_utils.publishing.website import to_rst
 
 PUBLISHED = addresses.read(Path(__file__).resolve().parents[1])  # see `course badges --set`
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from course_utils import notebooks
+from course_utils.publishing import notebook_check
 
 NAME = "09_sums"
 
@@ -87,7 +88,7 @@ def notebook() -> dict[str, Any]:
     written = "### BEGIN SOLUTION\nAdding is useful.\n### END SOLUTION"
     cells = [
         cell("opening", "# Exercise 09: Sums", kind="markdown"),
-        cell("setup", notebooks.SETUP_CELL),
+        cell("setup", notebook_check.SETUP_CELL),
         cell("imports", "import math"),
         *(made for place, words in enumerate(TASKS, 1) for made in task(place, *words)),
         cell("sum-why-prompt", f"{question}\n**Rubric:** a point for each use.", kind="markdown"),

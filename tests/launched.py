@@ -23,9 +23,8 @@ from accelerate import DistributedType, PartialState
 from accelerate.utils import gather_object
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from course_utils import finetuning
-from course_utils.finetuning import Recipe, attach_adapters, finetune
 from course_utils.models import tiny_base
+from course_utils.training import Recipe, attach_adapters, finetune, loop
 from tests.conftest import random_examples
 
 TOKENIZER = SimpleNamespace(pad_token_id=0)
@@ -61,14 +60,14 @@ def trained(root: Path, name: str, processes: int = 1):
 @contextmanager
 def interrupted(after: int | None):
     """Ctrl-C in this process once it has made so many steps; never for None."""
-    step, done = finetuning.training_step, itertools.count()
+    step, done = loop.training_step, itertools.count()
 
     def interrupting(*args):
         if next(done) == after:
             raise KeyboardInterrupt
         return step(*args)
 
-    with mock.patch.object(finetuning, "training_step", interrupting):
+    with mock.patch.object(loop, "training_step", interrupting):
         yield
 
 
@@ -88,7 +87,7 @@ def be_late() -> None:
 
 def watch() -> list[tuple[int, int]]:
     """From now on, of each step: the seed that dropout depends on, and bytes of parameters here."""
-    seen, step = [], finetuning.training_step
+    seen, step = [], loop.training_step
 
     def watched(accelerator, model, *args):
         storages = [parameter.untyped_storage() for parameter in model.parameters()]
@@ -96,7 +95,7 @@ def watch() -> list[tuple[int, int]]:
         seen.append((torch.initial_seed(), held))
         return step(accelerator, model, *args)
 
-    finetuning.training_step = watched
+    loop.training_step = watched
     return seen
 
 

@@ -33,7 +33,7 @@ import nbformat
 from benchmarks.reports import machine
 from course_utils.grading import classroom, release
 from course_utils.grading.assignments import Assignment, Task, read, sources
-from course_utils.notebooks import execute
+from course_utils.publishing.execute import execute
 from course_utils.units import format_bytes
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from course_utils.grading.referee import Names, Output, Referee
-from course_utils.grading.sandbox import Limits, Server
+from course_utils.grading.sandbox.bubblewrap import Limits, Server
 
 needed = pytest.mark.skipif(not shutil.which("bwrap"), reason="there is no bubblewrap")
 QUICK = Limits(memory=600_000_000, files=50_000_000, processes=40, cell=6, call=2, notebook=60)

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from course_utils.activations import layer_backward, layer_saved, saved_lines
-from course_utils.finetuning import Recipe, attach_adapters
 from course_utils.measure import saved_for_backward
 from course_utils.memory import ModelShape, Settings, estimate
+from course_utils.memory.activations import layer_backward, layer_saved, saved_lines
 from course_utils.models import load_base
+from course_utils.training import Recipe, attach_adapters
 
 LLAMA = ModelShape.preset("llama-7b")
 GROUPED = ModelShape.preset("llama-3.1-8b")

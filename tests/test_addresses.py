@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from course_utils import __version__, addresses
-from course_utils.addresses import Addresses, badges, github, with_badges
-from course_utils.runtime import CourseError
+from course_utils import __version__
+from course_utils.publishing import addresses
+from course_utils.publishing.addresses import Addresses, badges, github, with_badges
+from course_utils.validation import CourseError
 
 COURSE = "https://github.com/example/qlora-course"
 STUDENTS = "https://github.com/example/qlora-exercises"

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from course_utils.allocator import LARGE_SEGMENT, CachingAllocator, fresh_block, rounded
+from course_utils.memory.allocator import LARGE_SEGMENT, CachingAllocator, fresh_block, rounded
 from course_utils.units import MiB
 
 

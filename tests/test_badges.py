@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from course_utils import __version__, addresses, badges, notebooks
-from course_utils.addresses import Addresses
-from course_utils.runtime import CourseError
+from course_utils import __version__, files
+from course_utils.publishing import addresses, badges, notebook_check
+from course_utils.publishing.addresses import Addresses
+from course_utils.validation import CourseError
 
 ROOT = Path(__file__).resolve().parents[1]
 BOTH = Addresses("https://github.com/example/course", "https://github.com/example/exercises")
@@ -69,7 +70,7 @@ def test_addresses_go_everywhere_and_away_again(course):
         assert after[name].count("colab-badge.svg") == after[name].count(address) == 1, name
     assert badges.differences(course) == badges.renew(course) == []
     whole = [name for name in FILES[1:] if "00" not in name]  # there, the table of lectures is old
-    assert all(notebooks.check(course / name) == [] for name in whole)
+    assert all(notebook_check.check(course / name) == [] for name in whole)
     badges.renew(course, Addresses())
     assert texts(course) == before
 
@@ -124,14 +125,14 @@ def test_nothing_is_written_where_a_notebook_is_broken(course):
 
 @pytest.mark.parametrize("last", FILES)
 def test_all_is_put_back_where_a_file_cannot_be_written(course, monkeypatch, last):
-    before, write = texts(course), notebooks.write_aside
+    before, write = texts(course), files.write_text
 
     def full(path, text):
         if path == course / last and text != before[last]:
             raise CourseError("no space")
         write(path, text)
 
-    monkeypatch.setattr(notebooks, "write_aside", full)
+    monkeypatch.setattr(files, "write_text", full)
     with pytest.raises(CourseError, match="^no space$"):
         badges.renew(course, BOTH)
     assert texts(course) == before

@@ -32,7 +32,7 @@ from benchmarks import (
 from benchmarks.reports import load_report
 from course_utils.evaluation import Interval, beyond
 from course_utils.memory import PRESETS, ModelShape, estimate
-from course_utils.runtime import CourseError
+from course_utils.validation import CourseError
 from tests.conftest import make_model
 
 

@@ -25,8 +25,8 @@ import yaml
 
 from benchmarks import image_size
 from benchmarks.reports import load_report
-from course_utils.addresses import Addresses, badges
-from course_utils.runtime import CourseError
+from course_utils.publishing.addresses import Addresses, badges
+from course_utils.validation import CourseError
 from tests.browser import free_port
 
 ROOT = Path(__file__).resolve().parents[1]

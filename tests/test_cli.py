@@ -15,7 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from course_utils import __version__, cli, models, notebooks, runtime
-from course_utils.runtime import CourseError, Environment, Row
+from course_utils.runtime import Environment, Row
+from course_utils.validation import CourseError
 from tests import assignment
 from tests.sandboxes import needed
 

@@ -10,8 +10,8 @@ pytest.importorskip("nbgrader", reason="no nbgrader: pip install -e '.[instructo
 
 from course_utils.grading import classroom, release
 from course_utils.grading.assignments import grading, read, sources
-from course_utils.grading.repair import repair_file
-from course_utils.runtime import CourseError
+from course_utils.grading.intake.repair import repair_file
+from course_utils.validation import CourseError
 from tests import colab, mutation
 from tests.mutation import ROOT
 from tests.sandboxes import needed

@@ -18,9 +18,8 @@ from safetensors.torch import load_file
 from torch.distributed.fsdp import BackwardPrefetch, ShardingStrategy, StateDictType
 
 from benchmarks import bigger_machines
-from course_utils import train
-from course_utils.finetuning import TrainingError, load_adapters
 from course_utils.memory import estimate, usable_bytes
+from course_utils.training import TrainingError, command, load_adapters
 from course_utils.units import GiB
 from tests import launched
 from tests.conftest import make_model
@@ -184,9 +183,11 @@ def last_row(printed):
 
 def test_the_command_trains_alike_in_one_process_and_in_two(tiny_base, tmp_path):
     options = ["--path", str(tiny_base), "--max-steps", "2", "--micro-batch-size"]
-    one = CliRunner().invoke(train.main, [*options, "4", "--output-dir", str(tmp_path / "one")])
+    one = CliRunner().invoke(command.main, [*options, "4", "--output-dir", str(tmp_path / "one")])
     assert one.exit_code == 0, one.output
-    two = launch(CPU, "course_utils.train", *options, 2, "--output-dir", tmp_path / "two")
+    two = launch(
+        CPU, "course_utils.training.command", *options, 2, "--output-dir", tmp_path / "two"
+    )
     assert two.count("adapters: ") == 1  # the main process alone says what came of it
     ours, theirs = last_row(two), last_row(one.stdout)
     assert ours["step"] == theirs["step"] == "2"
@@ -204,7 +205,7 @@ def test_the_command_trains_alike_in_one_process_and_in_two(tiny_base, tmp_path)
     ],
 )
 def test_bad_input_is_one_sentence(arguments, message):
-    done = CliRunner().invoke(train.main, arguments)
+    done = CliRunner().invoke(command.main, arguments)
     assert done.exit_code == 1 and done.output.startswith(f"Error: {message}")
 
 

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 from benchmarks import environments
 from course_utils import notebooks
-from course_utils.runtime import CourseError
+from course_utils.validation import CourseError
 
 MACHINE = {"cpu": "Slow CPU", "cores": 2, "memory": 8_000_000_000}
 PASSED = {

@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from course_utils import evaluation, news
 from course_utils.evaluation import Interval
-from course_utils.finetuning import set_checkpointing
+from course_utils.training import set_checkpointing
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m['role'][0] }}>{{ m['content'] }}{% endfor %}"

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from course_utils import notebooks
-from course_utils.executed import executed
-from course_utils.runtime import CourseError
+from course_utils.publishing.executed import executed
+from course_utils.validation import CourseError
 
 
 def text_cell(name, source):

@@ -13,7 +13,8 @@ import torch
 
 from course_utils import notebooks, values
 from course_utils.grading import assignments, release
-from course_utils.notebooks import execute
+from course_utils.publishing import notebook_check
+from course_utils.publishing.execute import execute
 from tests import mutation
 
 ROOT = mutation.ROOT
@@ -42,7 +43,7 @@ def test_there_is_an_assignment_for_each_lecture_from_01():
 
 @every
 def test_it_keeps_to_the_rules(path):
-    assert notebooks.check(path) == []
+    assert notebook_check.check(path) == []
     assert assignments.faults(path) == []
 
 

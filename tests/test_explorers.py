@@ -26,18 +26,18 @@ from course_utils.explorers import (
     paging_explorer,
 )
 from course_utils.figures import Picture, lora_parameters, memory_timeline
+from course_utils.lora import count_lora_parameters
 from course_utils.memory import (
     GPUS,
     PRESETS,
     ModelShape,
-    count_lora_parameters,
     estimate,
     largest,
     nf4_bytes,
 )
+from course_utils.memory.settings import BLOCK_SIZES
 from course_utils.paging import simulate
 from course_utils.quantization import overhead_bits
-from course_utils.settings import BLOCK_SIZES
 from course_utils.units import format_bytes
 
 SLIDE = {"model": FREE, "d_in": 1000, "d_out": 1000, "layers": 1, "rank": 8, "q_proj": True}

@@ -7,19 +7,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from course_utils import finetuning
-from course_utils.finetuning import (
+from course_utils.sft import collate, encode_all
+from course_utils.training import (
     Recipe,
     TrainingError,
     answer_loss,
     attach_adapters,
     finetune,
     load_adapters,
+    loop,
     make_optimizer,
     trainable_parameters,
 )
-from course_utils.runtime import CourseError
-from course_utils.sft import collate, encode_all
+from course_utils.validation import CourseError
 from tests.conftest import make_model
 
 RECIPE = Recipe(micro_batch_size=2, accumulation=2, learning_rate=1e-2, max_steps=7, dropout=0.1)
@@ -266,7 +266,7 @@ def poison(monkeypatch, step, how):
         loss = answer_loss(model, batch)
         return how(loss) if len(calls) > RECIPE.accumulation * (step - 1) else loss
 
-    monkeypatch.setattr(finetuning, "answer_loss", spoiled)
+    monkeypatch.setattr(loop, "answer_loss", spoiled)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -297,7 +297,7 @@ def test_at_the_first_step_there_is_nothing_to_keep(train, monkeypatch):
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(train, monkeypatch, tmp_path):
-    save, calls = finetuning.save_file, []
+    save, calls = loop.save_file, []
 
     def full(tensors, path):
         calls.append(path)
@@ -305,7 +305,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(train, monkeypatch, tmp_path
             raise OSError(28, "No space left on device")
         save(tensors, path)
 
-    monkeypatch.setattr(finetuning, "save_file", full)
+    monkeypatch.setattr(loop, "save_file", full)
     with pytest.raises(
         TrainingError, match=r"No space left.*last good adapters are in .*step-000002"
     ):
@@ -372,7 +372,7 @@ def test_optimizer_is_paged_and_8_bit_on_cuda_only(monkeypatch):
     monkeypatch.setattr(
         bnb.optim, "PagedAdamW8bit", lambda parameters, **k: made.update(k) or "paged"
     )
-    monkeypatch.setattr(finetuning, "trainable_parameters", lambda model: {"p": OnCuda()})
+    monkeypatch.setattr(loop, "trainable_parameters", lambda model: {"p": OnCuda()})
     assert make_optimizer(None, Recipe(learning_rate=3e-4)) == "paged"
     assert made == {"lr": 3e-4, "weight_decay": 0.0}
     monkeypatch.undo()

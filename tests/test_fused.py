@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from course_utils import fused as module
 from course_utils import news
-from course_utils.finetuning import Recipe, answer_loss, attach_adapters, finetune
-from course_utils.fused import attend, cross_entropy, fits, fused, lora_linear
 from course_utils.models import linear4bit_layers, load_base, tiny_base
 from course_utils.sft import IGNORE, collate, encode_all, pack
+from course_utils.training import Recipe, answer_loss, attach_adapters, finetune
+from course_utils.training import fast_step as module
+from course_utils.training.fast_step import attend, cross_entropy, fits, fused, lora_linear
 from tests.conftest import make_model, random_examples
 
 RECIPE = Recipe(rank=4, micro_batch_size=4, learning_rate=1e-2, max_steps=20)
@@ -183,7 +183,7 @@ def test_losses_of_twenty_steps_are_those_of_the_plain_loop(tokenizer, tmp_path,
 
 def test_it_is_the_default_where_it_fits(tokenizer, tmp_path, monkeypatch):
     used = []
-    monkeypatch.setattr("course_utils.finetuning.fused", lambda m: used.append(1) or fused(m))
+    monkeypatch.setattr("course_utils.training.loop.fused", lambda m: used.append(1) or fused(m))
     history(tokenizer, tmp_path, replace(RECIPE, max_steps=2))
     assert used == [1, 1]
     history(tokenizer, tmp_path, replace(RECIPE, max_steps=2), fast=False)

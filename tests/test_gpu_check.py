@@ -12,12 +12,12 @@ import torch
 
 from benchmarks import gpu_check
 from course_utils import runtime
-from course_utils.allocator import fresh_block
 from course_utils.measure import TensorMeter
 from course_utils.memory import CUBLAS_WORKSPACE, SMALLEST_PAGED, ModelShape
+from course_utils.memory.allocator import fresh_block
 from course_utils.models import load_base, model_bytes
-from course_utils.runtime import CourseError
 from course_utils.units import GB, MB, GiB
+from course_utils.validation import CourseError
 from tests.conftest import make_model
 
 CPU = torch.device("cpu")

@@ -20,8 +20,8 @@ pytest.importorskip("nbgrader", reason="no nbgrader: pip install -e '.[instructo
 
 from nbgrader.plugins import ExtractorPlugin
 
-from course_utils.grading import archives
-from course_utils.grading.archives import SafeExtractor
+from course_utils.grading.intake import archives
+from course_utils.grading.intake.archives import SafeExtractor
 from tests.classroom import ASSIGNMENT, course
 
 FINE = "student01_03_lora.ipynb"

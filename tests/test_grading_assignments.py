@@ -2,15 +2,15 @@
 
 import pytest
 
-from course_utils import notebooks
 from course_utils.grading import assignments
-from course_utils.runtime import CourseError
+from course_utils.publishing import notebook_check
+from course_utils.validation import CourseError
 from tests import assignment
 
 
 def test_a_sound_assignment_has_no_fault(tmp_path):
     path = assignment.write(tmp_path)
-    assert notebooks.check(path) == []
+    assert notebook_check.check(path) == []
     assert assignments.faults(path) == []
 
 

@@ -14,9 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from course_utils.grading import classroom, marking, records, release, sandbox
-from course_utils.grading.records import GRADED, PERSON, UNGRADABLE
-from course_utils.runtime import CourseError
+from course_utils.grading import classroom, marking, release
+from course_utils.grading.results import records
+from course_utils.grading.results.records import GRADED, PERSON, UNGRADABLE
+from course_utils.grading.sandbox import bubblewrap
+from course_utils.validation import CourseError
 from tests import mutation, sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import CELLS, NAME, RIGHT, ROOT, WRONG
@@ -333,16 +335,16 @@ def test_ctrl_c_saves_what_is_done_says_so_and_leaves_nothing(course):
     assert 1 <= done < 5 and classroom.grade(course, NAME).graded == 5 - done
 
 
-@pytest.mark.parametrize("before", [[], [sandbox.SandboxError]], ids=["at once", "again"])
+@pytest.mark.parametrize("before", [[], [bubblewrap.SandboxError]], ids=["at once", "again"])
 def test_where_no_sandbox_can_be_made_any_more_the_run_ends(course, monkeypatch, before):
     sums.hand_in(course, "one", RIGHT)
-    faults = iter([*before, sandbox.NoSandbox])
+    faults = iter([*before, bubblewrap.NoSandbox])
 
     def mark(paper, given):
         raise next(faults)("no namespaces any more")
 
     monkeypatch.setattr(marking, "mark", mark)
-    with pytest.raises(sandbox.NoSandbox, match="no namespaces any more"):
+    with pytest.raises(bubblewrap.NoSandbox, match="no namespaces any more"):
         classroom.grade(course, NAME, workers=1, limits=QUICK)
     assert next(faults, None) is None and not list(course.glob("grading/*/*/*/record.json"))
 
@@ -355,7 +357,7 @@ def test_one_that_brings_the_sandbox_down_is_tried_once_more_and_then_reported(c
     def mark(paper, given):
         tried.append(given.student)
         if given.student == "always" or tried.count("once") == 1 and given.student == "once":
-            raise sandbox.SandboxError("the sandbox is gone")
+            raise bubblewrap.SandboxError("the sandbox is gone")
         return real(paper, given)
 
     monkeypatch.setattr(marking, "mark", mark)
@@ -370,7 +372,7 @@ def test_where_no_sandbox_can_be_made_the_run_ends_with_the_reason(course, monke
     sums.hand_in(course, "one", RIGHT)
 
     def refuse(*_, **__):
-        raise sandbox.SandboxError("no namespaces here")
+        raise bubblewrap.SandboxError("no namespaces here")
 
     monkeypatch.setattr(marking, "Server", refuse)
     with pytest.raises(CourseError, match="no namespaces here"):

@@ -13,9 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from course_utils.grading import classroom, cluster, marking, sandbox
-from course_utils.grading.records import GRADED, PERSON, UNGRADABLE
-from course_utils.runtime import CourseError
+from course_utils.grading import classroom, cluster, marking
+from course_utils.grading.results.records import GRADED, PERSON, UNGRADABLE
+from course_utils.grading.sandbox import bubblewrap
+from course_utils.validation import CourseError
 from tests import sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import NAME, RIGHT, ROOT, WRONG
@@ -241,7 +242,7 @@ def change(code=None, path=None):
     """Give this process another version of the course, or another PATH."""
     cluster.code = (lambda: code) if code else cluster.code
     os.environ["PATH"] = os.environ["PATH"] if path is None else path
-    sandbox.fault.cache_clear()
+    bubblewrap.fault.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ from nbgrader.coursedir import CourseDirectory
 from traitlets.config import Config
 
 from course_utils.checks import CheckFailed
-from course_utils.grading import feedback
 from course_utils.grading.release import settings
+from course_utils.grading.results import feedback
 from tests.browser import PICTURES
 from tests.classroom import ASSIGNMENT, course
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from course_utils.grading import limits
+from course_utils.grading.sandbox import limits
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bounds are for Linux")
 MB = 10**6
@@ -37,7 +37,7 @@ def hear():
 # A process that takes a user, a user namespace and a PID namespace of its own, where it is first.
 ALONE = """
 import resource
-from course_utils.grading import limits, namespaces
+from course_utils.grading.sandbox import limits, namespaces
 if os.getuid() == 0:
     os.setgroups([]), os.setgid(54321), os.setuid(54321)
 namespaces.libc.prctl(4, 1, 0, 0, 0)  # its files in /proc are its own again
@@ -373,7 +373,7 @@ def test_files_in_memory_are_charged(tmp_path):
 # A worker that is killed with a member in its cage.
 WORKER = """
 import os, signal, subprocess
-from course_utils.grading import limits
+from course_utils.grading.sandbox import limits
 child = subprocess.Popen(["sleep", "60"])
 with limits.cage(10**8, 5) as cage:
     cage.add(child.pid)
@@ -391,7 +391,7 @@ def test_the_next_worker_removes_what_a_killed_one_left():
         assert folders_of(killed.pid) and limits._started(child)
         with member("time.sleep(60)") as process, limits.cage(100 * MB, 5) as cage:
             cage.add(process.pid)
-            probe = "from course_utils.grading import limits; limits.available()"
+            probe = "from course_utils.grading.sandbox import limits; limits.available()"
             subprocess.run([sys.executable, "-c", probe], check=True, timeout=30)
             assert folders_of(killed.pid) == [] and limits._started(child) is None
             assert len(folders_of(os.getpid())) == len(cage.folders)  # a living worker's stay
@@ -501,7 +501,7 @@ def run(source, before=""):
 def test_bounds_of_one_process():
     source = """
         import resource
-        from course_utils.grading import limits
+        from course_utils.grading.sandbox import limits
         kept = bytearray(100 * MB)
         resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))
         limits.bound(50 * MB, 20, 30)
@@ -527,7 +527,7 @@ def test_bounds_of_one_process():
 
 def test_files_and_time_are_bounded(tmp_path):
     source = f"""
-        from course_utils.grading import limits
+        from course_utils.grading.sandbox import limits
         limits.bound(50 * MB, 20, 1)
         with open({str(tmp_path / "large")!r}, "wb") as stream:
             try:
@@ -545,7 +545,7 @@ def test_files_and_time_are_bounded(tmp_path):
 )
 def test_processes_are_bounded_in_a_user_namespace():
     source = """
-        from course_utils.grading import limits
+        from course_utils.grading.sandbox import limits
         limits.bound(500 * MB, 10, 30)
         started = 0
         try:

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from course_utils.grading.sandbox import NOBODY
+from course_utils.grading.sandbox.bubblewrap import NOBODY
 from tests import assignment as sums
 from tests.hostile import corpus
 from tests.sandboxes import needed, printed, referee, said, servers

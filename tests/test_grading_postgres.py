@@ -15,7 +15,7 @@ from nbgrader.apps.api import NbGraderAPI
 from nbgrader.coursedir import CourseDirectory
 
 from course_utils.grading import classroom, release
-from course_utils.grading.records import GRADED, PERSON, UNGRADABLE
+from course_utils.grading.results.records import GRADED, PERSON, UNGRADABLE
 from tests import assignment, postgres, sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import NAME, RIGHT, ROOT, WRONG

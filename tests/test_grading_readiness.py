@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from course_utils.grading import limits, readiness, sandbox, seccomp
+from course_utils.grading import readiness
+from course_utils.grading.sandbox import bubblewrap, limits, seccomp
 from tests.sandboxes import needed
 
 
@@ -37,7 +38,7 @@ def test_other_systems_are_told_where_to_grade(monkeypatch):
 
 def test_a_system_that_allows_no_namespaces_gets_the_remedies(monkeypatch):
     def refuse(*_, **__):
-        raise sandbox.SandboxError("the sandbox doesn't work here: No permissions")
+        raise bubblewrap.SandboxError("the sandbox doesn't work here: No permissions")
 
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/true")
     monkeypatch.setattr(readiness, "Server", refuse)

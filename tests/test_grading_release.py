@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from course_utils import notebooks
 from course_utils.grading import release
 from course_utils.grading.assignments import read
-from course_utils.runtime import CourseError
+from course_utils.publishing import notebook_check
+from course_utils.validation import CourseError
 from tests import assignment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +33,7 @@ def released(course, only=None):
 def test_a_release_holds_the_tasks_without_answers_and_hidden_tests(course):
     (path,) = released(course)
     assert path == course / "exercises/09_sums/09_sums.ipynb"
-    assert notebooks.check(path) == [], "clean, and written the way Jupyter writes"
+    assert notebook_check.check(path) == [], "clean, and written the way Jupyter writes"
     text = path.read_text(encoding="utf-8")
     for secret in ("SOLUTION", "HIDDEN", "sum(numbers)", "randint", "Adding is useful"):
         assert secret not in text

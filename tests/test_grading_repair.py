@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from course_utils.grading import release as releasing
-from course_utils.grading import repair
 from course_utils.grading.assignments import grading, is_answer, read, sources
-from course_utils.grading.repair import Ungradable
-from course_utils.runtime import CourseError
+from course_utils.grading.intake import repair
+from course_utils.grading.intake.repair import Ungradable
+from course_utils.validation import CourseError
 from tests import assignment, mutation
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -888,7 +888,7 @@ def test_many_cells_take_seconds_at_most(small):
 
 def test_nothing_but_the_standard_library_is_needed():
     code = (
-        "import sys; import course_utils.grading.repair; "
+        "import sys; import course_utils.grading.intake.repair; "
         "third = {m.partition('.')[0] for m in sys.modules} - set(sys.stdlib_module_names); "
         "print(sorted(name for name in third if not name.startswith('_')))"
     )

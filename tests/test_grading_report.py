@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from course_utils.checks import CheckFailed, check
-from course_utils.grading import report
 from course_utils.grading.assignments import grading, read
-from course_utils.grading.records import GRADED, PERSON, UNGRADABLE, Record, by_hand
+from course_utils.grading.results import report
+from course_utils.grading.results.records import GRADED, PERSON, UNGRADABLE, Record, by_hand
 from tests import assignment as small
 
 LORA = read(Path(__file__).resolve().parents[1] / "exercises/03_lora/03_lora.ipynb")

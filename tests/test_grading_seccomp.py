@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from course_utils.grading import seccomp
+from course_utils.grading.sandbox import seccomp
 
 MARK = 3999  # an error number that no kernel gives by itself
 HEADERS = {
@@ -20,7 +20,7 @@ HEADERS = {
 }
 START = """
 import ctypes, errno, json, os, platform, signal, sys
-from course_utils.grading import seccomp
+from course_utils.grading.sandbox import seccomp
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
 machine = platform.machine()

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from course_utils import addresses, bootstrap, notebooks
+from course_utils import bootstrap, notebooks
 from course_utils.grading import student_repo
-from course_utils.runtime import CourseError
+from course_utils.publishing import addresses, notebook_check
+from course_utils.validation import CourseError
 from tests import assignment
 
 pytest.importorskip("nbgrader", reason="no nbgrader: pip install -e '.[instructor,test]'")
@@ -224,7 +225,7 @@ def test_notebooks_of_the_tree_are_clean(whole):
     _, tree, _ = whole
     found = notebooks.all_notebooks(tree)
     assert len(found) == 15
-    assert {path.name: notebooks.check(path) for path in found} == {p.name: [] for p in found}
+    assert {path.name: notebook_check.check(path) for path in found} == {p.name: [] for p in found}
 
 
 def test_exercises_are_those_of_the_course(whole):
@@ -287,7 +288,9 @@ def test_the_package_of_the_tree_works_there(whole):
     _, tree, _ = whole
     where = "import course_utils; print(course_utils.__file__)"
     assert in_tree(tree, "-c", where) == f"{tree / 'course_utils/__init__.py'}\n"
-    assert in_tree(tree, "-m", "course_utils.notebooks", "check") == "15 notebooks are clean\n"
+    assert (
+        in_tree(tree, "-m", "course_utils.cli", "notebooks", "check") == "15 notebooks are clean\n"
+    )
     assert "Run the QLoRA course" in in_tree(tree, "-m", "course_utils.cli", "--help")
 
 
@@ -592,7 +595,7 @@ def published(course, **where):
     text = addresses.written(course, addresses.Addresses(**where))
     put(course, "pyproject.toml", text)
     for path in notebooks.all_notebooks(course):
-        notebooks.fix(path)
+        notebook_check.fix(path)
     commit(course)
 
 
@@ -605,7 +608,7 @@ def test_the_tree_leads_to_itself(course, released, tmp_path):
         text = (tree / name).read_text(encoding="utf-8")
         assert "colab.research.google.com/github/example/class/blob/" in text
     assert [n for n, path in files(tree).items() if "example/course" in readable(path)] == []
-    assert [notebooks.check(path) for path in notebooks.all_notebooks(tree)] == [[]] * 9
+    assert [notebook_check.check(path) for path in notebooks.all_notebooks(tree)] == [[]] * 9
 
 
 def test_without_a_students_address_nothing_leads_to_the_solutions(course, released, tmp_path):

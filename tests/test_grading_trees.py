@@ -30,12 +30,15 @@ from pathlib import Path
 import pytest
 from nbgrader.api import Gradebook, InvalidEntry
 
-from course_utils.grading import classroom, gradebook, marking, records, repair
-from course_utils.grading.gradebook import Book
+from course_utils import files
+from course_utils.grading import classroom, marking
+from course_utils.grading.intake import repair
 from course_utils.grading.marking import Submission
-from course_utils.grading.records import GRADED, PERSON, STATES, UNGRADABLE, Record
-from course_utils.grading.sandbox import SandboxError
-from course_utils.runtime import CourseError
+from course_utils.grading.results import gradebook, records
+from course_utils.grading.results.gradebook import Book
+from course_utils.grading.results.records import GRADED, PERSON, STATES, UNGRADABLE, Record
+from course_utils.grading.sandbox.bubblewrap import SandboxError
+from course_utils.validation import CourseError
 from tests import sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import CELLS, NAME, RIGHT, WRONG
@@ -743,7 +746,7 @@ FAULTS = {
     "the sandbox": (refuse, marking, "mark", SandboxError("the sandbox is gone")),
     "nbgrader": (refuse, Gradebook, "update_or_create_submission", InvalidEntry("not unique")),
     "the database": (spoil,),
-    "a full disk": (refuse, records, "write_whole", OSError(28, "No space left on device")),
+    "a full disk": (refuse, files, "write_atomically", OSError(28, "No space left on device")),
     "a folder": (refuse, records, "inside", PermissionError(13, "Permission denied", "autograded")),
     "a late policy": (refuse, Book, "_late", ZeroDivisionError("division by zero")),
 }
@@ -773,7 +776,7 @@ def test_points_by_hand_outlast_a_fault(tree):
     sums.give(tree.course, ODD, "sum-why", 3)
     (tree.place(ODD) / "new.txt").touch()
     with pytest.MonkeyPatch.context() as patch:
-        refuse(patch, records, "write_whole", OSError(28, "No space left on device"))
+        refuse(patch, files, "write_atomically", OSError(28, "No space left on device"))
         run(tree)
     assert sums.grades(tree.course)[ODD, "sum-why"] == (None, 3, True)
     run(tree)

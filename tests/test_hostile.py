@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("nbgrader", reason="no nbgrader: pip install -e '.[instructor,test]'")
 
-from course_utils.grading.records import GRADED, PERSON, UNGRADABLE, Record
+from course_utils.grading.results.records import GRADED, PERSON, UNGRADABLE, Record
 from tests.hostile import canaries, corpus, ours
 from tests.sandboxes import needed
 

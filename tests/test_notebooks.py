@@ -16,9 +16,12 @@ import psutil
 import pytest
 
 from course_utils import __version__, notebooks, runtime
-from course_utils.addresses import Addresses
-from course_utils.notebooks import SETUP_CELL, check, execute, fix, setup_cell
-from course_utils.runtime import CourseError
+from course_utils.publishing import html as html_pages
+from course_utils.publishing import notebook_check
+from course_utils.publishing.addresses import Addresses
+from course_utils.publishing.execute import execute
+from course_utils.publishing.notebook_check import SETUP_CELL, check, fix, setup_cell
+from course_utils.validation import CourseError
 
 OPENING = """# 01 A lecture
 
@@ -145,7 +148,7 @@ def test_unreadable_files(tmp_path):
     (tmp_path / "list.ipynb").write_text("[]")
     for name in ("broken.ipynb", "list.ipynb", "missing.ipynb"):
         assert check(tmp_path / name)[0].startswith("is not a notebook")
-        for change in (fix, lambda path: notebooks.published_at(path, Addresses())):
+        for change in (fix, lambda path: notebook_check.published_at(path, Addresses())):
             with pytest.raises(CourseError, match="is not a notebook"):
                 change(tmp_path / name)
 
@@ -362,7 +365,7 @@ def test_setup_cell_tells_what_pip_said_last(monkeypatch, step):
 @pytest.mark.parametrize("address", ["", PUBLISHED], ids=["nowhere", "published"])
 def test_setup_cell_is_short(address):
     lines = setup_cell(address).splitlines()
-    assert len(lines) <= notebooks.MAX_LINES and max(map(len, lines)) <= 100
+    assert len(lines) <= notebook_check.MAX_LINES and max(map(len, lines)) <= 100
 
 
 # --- where the notebooks are ---
@@ -470,7 +473,7 @@ def test_page_shows_widgets_without_scripts(executed):
     assert re.search(r'<img alt="a bar &amp; a line" src="data:image/png;base64,AAAA"/?>', page)
     for text in ("rank 7", "bits eight", "steps 3 of 5"):
         assert f"<div>{text}</div>" in page
-    assert notebooks.WIDGET_VIEW not in page and notebooks.WIDGET_STATE not in page
+    assert html_pages.WIDGET_VIEW not in page and html_pages.WIDGET_STATE not in page
 
 
 def test_page_reads_without_network(executed):

@@ -16,6 +16,7 @@ from torch import nn
 from course_utils import quantization
 from course_utils.measure import saved_for_backward
 from course_utils.memory import nf4_bytes
+from course_utils.memory.settings import BLOCK_SIZES
 from course_utils.quantization import (
     NF4Linear,
     Quantized,
@@ -32,7 +33,6 @@ from course_utils.quantization import (
     quantize_linear,
     quantize_nf4,
 )
-from course_utils.settings import BLOCK_SIZES
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 CODEBOOKS = {

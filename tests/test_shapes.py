@@ -11,7 +11,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from course_utils.shapes import FAMILIES, PRESETS, ModelShape, count_lora_parameters
+from course_utils.lora import count_lora_parameters
+from course_utils.memory.shapes import FAMILIES, PRESETS, ModelShape
 from tests.hub import Hub
 
 SIZES = {
@@ -188,7 +189,7 @@ def test_a_config_is_read_from_dict_file_and_folder(tmp_path):
 
 ASK_THE_HUB = """
 import json, sys
-from course_utils.shapes import ModelShape
+from course_utils.memory.shapes import ModelShape
 try:
     shape = ModelShape.from_config(sys.argv[1])
     print(json.dumps([shape.name, shape.parameters]))

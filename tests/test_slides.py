@@ -8,10 +8,11 @@ import pytest
 from click.testing import CliRunner
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course_utils import notebooks, slides
+from course_utils import notebooks
 from course_utils.cli import main
-from course_utils.executed import executed
-from course_utils.runtime import CourseError
+from course_utils.publishing import slides
+from course_utils.publishing.executed import executed
+from course_utils.validation import CourseError
 
 ROOT = Path(__file__).resolve().parents[1]
 SCREENSHOTS = ROOT / "build" / "slides" / "screenshots"

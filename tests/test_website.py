@@ -11,10 +11,12 @@ import pytest
 from click.testing import CliRunner
 from playwright.sync_api import expect, sync_playwright
 
-from course_utils import cli, notebooks, website
-from course_utils.addresses import TAG
-from course_utils.runtime import CourseError
-from course_utils.website import Evidence, Links, faults, to_rst
+from course_utils import cli, notebooks
+from course_utils.publishing import html as html_pages
+from course_utils.publishing import website
+from course_utils.publishing.addresses import TAG
+from course_utils.publishing.website import Evidence, Links, faults, to_rst
+from course_utils.validation import CourseError
 from tests.browser import chromium
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,7 +56,7 @@ def write_notebook(path, cells, **metadata):
 
 
 SLIDER = {"model_name": "IntSliderModel", "state": {"description": "rank", "value": 8}}
-WIDGETS = {notebooks.WIDGET_STATE: {"state": {"slider": SLIDER}}}
+WIDGETS = {html_pages.WIDGET_STATE: {"state": {"slider": SLIDER}}}
 BADGES = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://a.test)"
 )
@@ -72,7 +74,7 @@ LECTURE = [
         shown(text_html=f'<img alt="two lines" src="data:image/png;base64,{PNG}">'),
     ),
     code_cell("table", "of.style", shown(text_html='<table id="T_1a2b3"><td>7</td></table>')),
-    code_cell("slider", "slide()", shown(**{notebooks.WIDGET_VIEW: {"model_id": "slider"}})),
+    code_cell("slider", "slide()", shown(**{html_pages.WIDGET_VIEW: {"model_id": "slider"}})),
     code_cell(
         "bar",
         "wait()",
@@ -91,7 +93,7 @@ EXERCISE = [
 GUIDE = """\
 # Guide
 
-[The sum](../lectures/01_sums.ipynb#sum), [its code](../course_utils/allocator.py),
+[The sum](../lectures/01_sums.ipynb#sum), [its code](../course_utils/memory/allocator.py),
 [a result](../benchmarks/results/speed.md#fast), [the exercises](../exercises/README.md),
 [below](#more), [away](https://example.org), [Makefile](../Makefile).
 
@@ -130,7 +132,7 @@ PAGES = {
     "exercises/README.md": "# Exercises\n\n[Sums](01_sums/01_sums.ipynb)\n",
     "benchmarks/results/speed.md": "# Speed\n\n## Fast\n\n100 a second.\n",
     "Makefile": "all:\n",
-    "course_utils/allocator.py": "",
+    "course_utils/memory/allocator.py": "",
 }
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.notebooks import course_folder, load
-from course_utils.runtime import CourseError
+from course_utils.validation import CourseError
 
 Cell = dict[str, Any]
 

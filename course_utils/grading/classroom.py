@@ -26,13 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from course_utils.grading import cluster, marking, readiness, records, report
+from course_utils.grading import cluster, marking, readiness
 from course_utils.grading.assignments import Assignment, read, sources
-from course_utils.grading.gradebook import Book
 from course_utils.grading.marking import Notebook, Paper, Submission
-from course_utils.grading.records import Record
-from course_utils.grading.sandbox import Limits, NoSandbox
-from course_utils.runtime import CourseError
+from course_utils.grading.results import records, report
+from course_utils.grading.results.gradebook import Book
+from course_utils.grading.results.records import Record
+from course_utils.grading.sandbox.bubblewrap import Limits, NoSandbox
+from course_utils.validation import CourseError
 
 GLANCE = 0.2  # seconds between two looks whether to stop
 CHECKPOINTS = ".ipynb_checkpoints"  # Jupyter makes this folder in every folder that it opens

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import course_utils
-from course_utils.grading import marking, sandbox
-from course_utils.runtime import CourseError
+from course_utils.grading import marking
+from course_utils.grading.sandbox import bubblewrap
+from course_utils.validation import CourseError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -93,7 +94,7 @@ def _fault(wanted: str) -> str:
     """Why this process can't grade for one whose code is `wanted`; "" if it can."""
     if code() != wanted:
         return "it has another version of the course: install the same, and start the worker again"
-    return sandbox.fault()
+    return bubblewrap.fault()
 
 
 @functools.cache

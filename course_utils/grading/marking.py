@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from course_utils import __version__
-from course_utils.grading import records
 from course_utils.grading.assignments import HIDDEN, grade_id, is_answer, is_graded, withheld
-from course_utils.grading.records import Record
+from course_utils.grading.intake.repair import Ungradable
 from course_utils.grading.referee import FILE, Names, Output, Referee
-from course_utils.grading.repair import Ungradable
-from course_utils.grading.sandbox import Limits, NoSandbox, SandboxError, Server, a_core
+from course_utils.grading.results import records
+from course_utils.grading.results.records import Record
+from course_utils.grading.sandbox.bubblewrap import Limits, NoSandbox, SandboxError, Server, a_core
 from course_utils.notebooks import load
-from course_utils.runtime import CourseError
+from course_utils.validation import CourseError
 
 Notebook = dict[str, Any]
 
@@ -99,7 +99,7 @@ def paper(folder: Path, name: str, limits: Limits) -> Paper:
     if tests.keys() != tests_of(release).keys():
         raise CourseError(f"exercises/{name} has other tests than its solution: run `make release`")
     imports = {"student": _imports(release["cells"]), "judge": _imports(solution["cells"])}
-    imports["judge"] += "\nfrom course_utils.grading import repair"
+    imports["judge"] += "\nfrom course_utils.grading.intake import repair"
     beside = {
         file.relative_to(path.parent).as_posix(): file.read_bytes()
         for file in sorted(path.parent.rglob("*"))

@@ -19,9 +19,10 @@ from typing import Any
 import nbformat
 from nbgrader.preprocessors import NbGraderPreprocessor
 
-from course_utils.grading import marking, repair
+from course_utils.grading import marking
+from course_utils.grading.intake import repair
 from course_utils.grading.referee import Referee
-from course_utils.grading.sandbox import Limits
+from course_utils.grading.sandbox.bubblewrap import Limits
 from course_utils.notebooks import load
 
 IDLE = 60  # seconds for which the warm servers wait for another notebook

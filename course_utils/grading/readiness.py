@@ -8,8 +8,8 @@ import shutil
 import subprocess
 from importlib import util
 
-from course_utils.grading import limits, seccomp
-from course_utils.grading.sandbox import INSTALL, SandboxError, Server
+from course_utils.grading.sandbox import limits, seccomp
+from course_utils.grading.sandbox.bubblewrap import INSTALL, SandboxError, Server
 from course_utils.runtime import Environment, Row, available_memory, usable_cores
 
 EACH = 1_500_000_000  # B that a submission may need while it is graded, its judge included

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from course_utils.grading.assignments import Cell, top_level
-from course_utils.grading.messages import Gone, Message
-from course_utils.grading.repair import Ungradable
-from course_utils.grading.sandbox import Limits, Sandboxed, Server
-from course_utils.grading.shell import MIMES, SHORT, TEXT, clean, utf8
+from course_utils.grading.intake.repair import Ungradable
+from course_utils.grading.sandbox.bubblewrap import Limits, Sandboxed, Server
+from course_utils.grading.sandbox.messages import Gone, Message
+from course_utils.grading.sandbox.shell import MIMES, SHORT, TEXT, clean, utf8
 
 TRIES = 4  # processes that a submission gets, if its own end
 READING = 60  # seconds to read a notebook

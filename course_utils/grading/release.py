@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.grading.assignments import Assignment, read, sources
-from course_utils.runtime import CourseError
+from course_utils.validation import CourseError
 
 SETTINGS = "nbgrader_config.py"
 ABOUT = """\

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from course_utils import addresses, badges, notebooks
-from course_utils.addresses import Addresses
+from course_utils import notebooks
 from course_utils.grading import assignments, release
-from course_utils.runtime import CourseError
+from course_utils.publishing import addresses, badges, notebook_check
+from course_utils.publishing.addresses import Addresses
+from course_utils.validation import CourseError
 
 FOLDERS = ("LICENSES", "binder", "course_utils", "lectures")
 FILES = (
@@ -242,7 +243,7 @@ def _fill(tree: Path, folder: Path, tracked: set[str] | None) -> set[str]:
     for name in chosen:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(folder / name, tree / name)
-    lectures = notebooks.course_map(tree / "lectures").replace("](", "](lectures/")
+    lectures = notebook_check.course_map(tree / "lectures").replace("](", "](lectures/")
     texts = {
         "Makefile": _makefile((tree / "Makefile").read_text(encoding="utf-8")),
         "README.md": README.format(lectures=lectures),
@@ -379,8 +380,9 @@ def _telling(region: str) -> list[str]:
 
 def _modules(folder: Path, names: tuple[str, ...]) -> str:
     """The text of modules of the course."""
-    paths = (folder / f"{name.replace('.', '/')}.py" for name in names)
-    return _flat("\n".join(path.read_text(encoding="utf-8") for path in paths if path.is_file()))
+    places = [folder / name.replace(".", "/") for name in names]
+    files = [path for place in places for path in (place.with_suffix(".py"), *place.rglob("*.py"))]
+    return _flat("\n".join(path.read_text(encoding="utf-8") for path in files if path.is_file()))
 
 
 def _flat(text: str) -> str:

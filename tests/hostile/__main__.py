@@ -23,7 +23,7 @@ from datetime import date
 from pathlib import Path
 
 from benchmarks.reports import machine
-from course_utils.grading.records import Record
+from course_utils.grading.results.records import Record
 from tests.hostile import box, canaries, corpus, ours, stock
 from tests.mutation import ROOT
 

@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from course_utils.grading.records import STATES
+from course_utils.grading.results.records import STATES
 from tests import assignment as sums
 from tests.hostile import tensors
 

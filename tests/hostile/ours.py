@@ -13,9 +13,10 @@ from pathlib import Path
 
 import psutil
 
-from course_utils.grading import classroom, records, release
-from course_utils.grading.records import Record
-from course_utils.grading.sandbox import Limits
+from course_utils.grading import classroom, release
+from course_utils.grading.results import records
+from course_utils.grading.results.records import Record
+from course_utils.grading.sandbox.bubblewrap import Limits
 from course_utils.runtime import process_peak
 from tests.hostile import canaries, corpus
 from tests.mutation import ROOT

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from course_utils import notebooks
+from course_utils.publishing import notebook_check
 from tests.assignment import cell, document
 
 NAME = "08_tensors"
@@ -99,7 +99,7 @@ def notebook() -> dict[str, Any]:
     """The whole assignment: three functions, 9 points."""
     cells = [
         cell(OPENING, "# Exercise 08: Tensors", kind="markdown"),
-        cell("setup", notebooks.SETUP_CELL),
+        cell("setup", notebook_check.SETUP_CELL),
         cell("imports", "import torch"),
     ]
     for number, (name, (signature, what, solution, form, values)) in enumerate(TASKS.items(), 1):

@@ -27,10 +27,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from course_utils import addresses
-from course_utils.addresses import TAG
-from course_utils.notebooks import dump, freeze_widgets
-from course_utils.runtime import CourseError
+from course_utils.notebooks import dump
+from course_utils.publishing import addresses
+from course_utils.publishing.addresses import TAG
+from course_utils.publishing.html import freeze_widgets
+from course_utils.validation import CourseError
 
 CLAIMS = "docs/slides-against-measurement.md"
 API = "docs/api.md"

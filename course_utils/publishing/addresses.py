@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from course_utils import __version__
-from course_utils.runtime import CourseError
+from course_utils.validation import CourseError
 
 PROJECT = "pyproject.toml"
 TAG = f"v{__version__}"

@@ -26,7 +26,8 @@ from nbgrader.utils import compute_checksum, determine_grade, parse_utc
 from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
-from course_utils.grading import records, release
+from course_utils import files
+from course_utils.grading import release
 from course_utils.grading.assignments import grade_id, grading, is_answer
 from course_utils.grading.marking import (
     TIME,
@@ -37,10 +38,11 @@ from course_utils.grading.marking import (
     tests_of,
     words,
 )
-from course_utils.grading.records import Record
 from course_utils.grading.referee import FILE
+from course_utils.grading.results import records
+from course_utils.grading.results.records import Record
 from course_utils.notebooks import load
-from course_utils.runtime import CourseError
+from course_utils.validation import CourseError
 
 ZONE = re.compile(r"[A-Za-z][\w+-]*(/[\w+-]+)*|[+-]?\d+", re.ASCII)  # UTC, Europe/Rome, +3600
 
@@ -245,10 +247,10 @@ class Book:
         """The notebook with its outputs, where formgrader and feedback look for it."""
         folder = records.inside(self.folder / "autograded", student, self.name)
         notebook = nbformat.writes(graded).encode()
-        records.write_whole(folder / f"{self.name}.ipynb", notebook, 0o444)
+        files.write_atomically(folder / f"{self.name}.ipynb", notebook, 0o444)
         for name, text in exchange.items():
             if name != TIME or _timestamp(text):  # nbgrader stops the class at one that is no time
-                records.write_whole(folder / name, text.encode())
+                files.write_atomically(folder / name, text.encode())
 
 
 def _mark(grade: Any, cell: Any, unchanged: bool) -> None:

@@ -31,9 +31,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from course_utils import notebooks
+from course_utils import files, notebooks
 from course_utils.grading.assignments import Cell, grading, is_answer
-from course_utils.runtime import CourseError
+from course_utils.validation import CourseError
 
 Notebook = dict[str, Any]
 
@@ -841,7 +841,7 @@ def repair_file(
         )
     if in_place:
         shutil.copy2(path, _free(path.with_name(f"{path.name}.bak")))
-    notebooks.write_aside(target, notebooks.dump(repaired.notebook))
+    files.write_text(target, notebooks.dump(repaired.notebook))
     return target, repaired
 
 

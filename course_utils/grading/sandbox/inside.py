@@ -1,6 +1,6 @@
 """The first process in a sandbox: imports what the course needs once, then forks.
 
-    python -m course_utils.grading.inside 3            the socket to the worker
+    python -m course_utils.grading.sandbox.inside 3            the socket to the worker
 
 On request it forks a process that takes a place of its own and serves a role, a student's or the
 judge's, over the socket that came with the request. This server never runs
@@ -19,9 +19,9 @@ import sys
 from typing import Any
 
 from course_utils import values
-from course_utils.grading import limits, namespaces, processes, seccomp
-from course_utils.grading.messages import Channel
-from course_utils.grading.shell import Shell
+from course_utils.grading.sandbox import limits, namespaces, processes, seccomp
+from course_utils.grading.sandbox.messages import Channel
+from course_utils.grading.sandbox.shell import Shell
 
 ROLES = {"student": processes.Student, "judge": processes.Judge}
 TRIALS = ("import math\ndef f(x: int):\n    return x", "f([1.5, {'a': math.pi}])", "f(", "1 / 0")

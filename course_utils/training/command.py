@@ -1,9 +1,9 @@
 """Lecture 07's training as a command, in one process or in several (docs/bigger-machines.md).
 
-    python -m course_utils.train --output-dir checkpoints/news
-    accelerate launch --config_file configs/cpu.yaml -m course_utils.train --max-steps 10
+    python -m course_utils.training.command --output-dir checkpoints/news
+    accelerate launch --config_file configs/cpu.yaml -m course_utils.training.command --max-steps 10
     accelerate launch --config_file configs/fsdp_qlora.yaml --num_processes 8 \\
-        -m course_utils.train --path models/llama-65b --rank 16 --micro-batch-size 1
+        -m course_utils.training.command --path models/llama-65b --rank 16 --micro-batch-size 1
 
 The base is loaded in NF4, gets adapters, and learns the news briefs by `finetuning.finetune`. What
 starts several processes is `accelerate launch`; each reads the base for itself.
@@ -16,11 +16,11 @@ from pathlib import Path
 
 import click
 
-from course_utils import news, parallel, runtime
-from course_utils.finetuning import Recipe, attach_adapters, finetune
+from course_utils import news, runtime
 from course_utils.models import BASE_MODELS, BaseModel, default_name, load_base
-from course_utils.runtime import CourseError
 from course_utils.sft import encode_all
+from course_utils.training import Recipe, attach_adapters, distributed, finetune
+from course_utils.validation import CourseError
 
 ABOUT = {
     "rank": "Of the adapters.",
@@ -110,7 +110,7 @@ def train(name: str | None, path: Path | None, choices: dict, **options):
         quantization="nf4",
         compute_dtype=runtime.compute_dtype(state.device),
         device="cpu"
-        if parallel.fsdp_wanted()
+        if distributed.fsdp_wanted()
         else state.device,  # FSDP itself takes its shards to GPUs
     )
     stories = [news.tuned_messages(story) for story in news.load_news()["train"]]

@@ -37,8 +37,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from course_utils import runtime
-from course_utils.runtime import CourseError
-from course_utils.shapes import HUB_PATIENCE
+from course_utils.runtime import HUB_TIMEOUT
+from course_utils.validation import CourseError
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _from_hub(name: str) -> Path:
     wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
     try:
         with _calm("huggingface_hub"), _hub_bars(_has_screen()):
-            HfApi().model_info(hub, timeout=HUB_PATIENCE)  # the next line would wait forever
+            HfApi().model_info(hub, timeout=HUB_TIMEOUT)  # the next line would wait forever
             folder = snapshot_download(hub, allow_patterns=wanted, ignore_patterns="*/*")
     except Exception as error:  # httpx's, OSError, hf_xet's RuntimeError: they share no other base
         cause = error.__cause__ or error

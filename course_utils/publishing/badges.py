@@ -13,9 +13,10 @@ import contextlib
 import re
 from pathlib import Path
 
-from course_utils import addresses, notebooks
-from course_utils.addresses import PROJECT, Addresses
-from course_utils.runtime import CourseError
+from course_utils import files, notebooks
+from course_utils.publishing import addresses, notebook_check
+from course_utils.publishing.addresses import PROJECT, Addresses
+from course_utils.validation import CourseError
 
 README = "README.md"
 BEGIN, END = "<!-- badges: begin -->", "<!-- badges: end -->"
@@ -37,11 +38,11 @@ def renew(folder: Path, published: Addresses | None = None) -> list[Path]:
     before = {path: path.read_text(encoding="utf-8") for path in changed}
     try:
         for path, text in changed.items():
-            notebooks.write_aside(path, text)
+            files.write_text(path, text)
     except CourseError:
         for path, text in before.items():
             with contextlib.suppress(CourseError):
-                notebooks.write_aside(path, text)
+                files.write_text(path, text)
         raise
     return list(changed)
 
@@ -55,7 +56,7 @@ def _texts(folder: Path, published: Addresses) -> dict[Path, str]:
     """What README.md and the notebooks of a course should say."""
     texts = {folder / README: _readme(folder, published)} if (folder / README).exists() else {}
     for path in notebooks.all_notebooks(folder):
-        texts[path] = notebooks.published_at(path, published)
+        texts[path] = notebook_check.published_at(path, published)
     return texts
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from course_utils.notebooks import dump, execute, lectures, load, write_aside
-from course_utils.runtime import CourseError
+from course_utils.files import write_text
+from course_utils.notebooks import dump, lectures, load
+from course_utils.publishing.execute import execute
+from course_utils.validation import CourseError
 
 TIMEOUT = 1800  # seconds for one cell, as for `course run`
 
@@ -45,7 +47,7 @@ def _last_run(path: Path, output: Path) -> Path:
     lecture, last = load(path), load(target)
     if fault := _fault(lecture, last):
         raise CourseError(f"{path.stem}: {fault}: {remedy}")
-    write_aside(target, dump(_renewed(lecture, last)))
+    write_text(target, dump(_renewed(lecture, last)))
     return target
 
 

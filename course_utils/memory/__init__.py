@@ -38,7 +38,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from course_utils.activations import (
+from course_utils.memory.activations import (
     RESIDUAL,
     causal_mask,
     layer_backward,
@@ -47,10 +47,18 @@ from course_utils.activations import (
     saved_lines,
     saved_mask,
 )
-from course_utils.allocator import CachingAllocator, fresh_block
-from course_utils.settings import BLOCK_SIZES, DTYPE_BYTES, OPTIMIZERS, RECIPES, Line, Settings
-from course_utils.shapes import PRESETS, ModelShape, count_lora_parameters, positive
+from course_utils.memory.allocator import CachingAllocator, fresh_block
+from course_utils.memory.settings import (
+    BLOCK_SIZES,
+    DTYPE_BYTES,
+    OPTIMIZERS,
+    RECIPES,
+    Line,
+    Settings,
+)
+from course_utils.memory.shapes import PRESETS, ModelShape
 from course_utils.units import GiB, format_bytes
+from course_utils.validation import positive
 
 __all__ = [
     "GPUS",
@@ -62,7 +70,6 @@ __all__ = [
     "Moment",
     "Settings",
     "Trainable",
-    "count_lora_parameters",
     "estimate",
     "kv_cache_bytes",
     "largest",

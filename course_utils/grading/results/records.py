@@ -17,9 +17,10 @@ import stat
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from course_utils.files import PART, write_atomically
+
 GRADED, PERSON, UNGRADABLE = "graded", "needs a person", "ungradable"
 FOLDER, NAME = "records", "record.json"
-PART = ".part"  # suffix of a file's name while the file is being written
 STATES = (GRADED, PERSON, UNGRADABLE)
 LARGEST = 50_000_000  # maximum size of a record's file, in B
 KINDS = {
@@ -64,7 +65,7 @@ class Record:
         Raises OSError if it can't be written, or if something else is in its place.
         """
         place = inside(folder, FOLDER, self.student)
-        write_whole(place / NAME, json.dumps(asdict(self), indent=1).encode())
+        write_atomically(place / NAME, json.dumps(asdict(self), indent=1).encode())
 
 
 def by_hand(cell: str) -> str:
@@ -182,30 +183,3 @@ def inside(root: Path, *names: str) -> Path:
             what = f"it is {kind(path)}, and grading needs a folder of this name: move it away"
             raise NotADirectoryError(errno.ENOTDIR, what, os.fspath(path))
     return path
-
-
-def write_whole(path: Path, data: bytes, mode: int | None = None) -> None:
-    """Write a file atomically; what a killed run has left of it is overwritten.
-
-    A link in the file's place is replaced, never followed.
-
-    mode: the file's permissions, if not the usual ones. Raises OSError if it can't be
-    written, or if a folder is in its place.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + PART)
-    for place in (path, part):
-        if place.is_dir() and not place.is_symlink():
-            what = "it is a folder, and grading needs a file of this name: move it away"
-            raise IsADirectoryError(errno.EISDIR, what, os.fspath(place))
-    part.unlink(missing_ok=True)
-    try:
-        with part.open("xb") as stream:  # "x" refuses to write through a link
-            stream.write(data)
-        if mode is not None:
-            part.chmod(mode)
-        part.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from course_utils import checks, values
-from course_utils.grading.messages import Channel, Gone, Message
-from course_utils.grading.shell import Shell, clean, described, utf8
+from course_utils.grading.sandbox.messages import Channel, Gone, Message
+from course_utils.grading.sandbox.shell import Shell, clean, described, utf8
 
 FROM_WORKER = 400_000_000  # B of a message from the worker, which is trusted
 
@@ -164,7 +164,9 @@ class Judge(Process):
 
         It is read here since it may be made to fill the memory of whoever reads it.
         """
-        from course_utils.grading import repair  # here: the student's process has no use for it
+        from course_utils.grading.intake import (
+            repair,  # here: the student's process has no use for it
+        )
 
         release = json.loads(message.body[: message["release"]])
         try:

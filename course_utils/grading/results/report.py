@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 
 from course_utils.grading.assignments import Assignment, Task, grading
-from course_utils.grading.records import (
+from course_utils.grading.results.records import (
     GRADED,
     PERSON,
     STATES,
@@ -31,7 +31,7 @@ from course_utils.grading.records import (
     Record,
     by_hand,
     visible,
-    write_whole,
+    write_atomically,
 )
 from course_utils.units import MB, format_bytes
 
@@ -205,7 +205,7 @@ def write_csv(path: Path, assignment: Assignment, records: Iterable[Record]) -> 
         texts = [record.student, record.state, _reasons(record.reasons) if record.reasons else ""]
         numbers = [whole, assignment.points, *points]
         rows.writerow([*map(_cell, texts), *map(_number, numbers)])
-    write_whole(path, table.getvalue().encode("utf-8-sig"))
+    write_atomically(path, table.getvalue().encode("utf-8-sig"))
 
 
 def _cell(text: str) -> str:
@@ -479,7 +479,7 @@ def write_report(
     ]
     head = _tag("title", title) + _tag("style", Html(_colours() + STYLE))
     page = f"{HEAD}{head}\n</head>\n<body>\n{_joined(content)}\n</body>\n</html>\n"
-    write_whole(path, page.encode())
+    write_atomically(path, page.encode())
 
 
 def _colours() -> str:

@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from course_utils.settings import DTYPE_BYTES, RECIPES, Line, Settings
-from course_utils.shapes import ModelShape
+from course_utils.memory.settings import DTYPE_BYTES, RECIPES, Line, Settings
+from course_utils.memory.shapes import ModelShape
 
 # Sources that several lines share.
 LOSS, WEIGHTS, BACKWARD, PEFT, AUTOCAST = (

@@ -31,9 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import course_utils
-from course_utils.grading import limits
-from course_utils.grading.messages import Channel
-from course_utils.runtime import CourseError
+from course_utils.grading.sandbox import limits
+from course_utils.grading.sandbox.messages import Channel
+from course_utils.validation import CourseError
 
 COURSE = "/course"  # in the sandbox
 PYTHON = "/python"  # there, too: where a Python of /tmp is mounted
@@ -42,7 +42,11 @@ SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types")
 ID = "1000"  # of user and group, as they are seen in the sandbox
 NOBODY = "nobody"  # who it is outside, if root grades
 START = 300  # seconds until a server must be ready
-WITHHELD = 'raise ImportError("{name} holds answers to this assignment: it is not to be had")\n'
+WITHHELD = """\
+raise ImportError(
+    "{name} is not available while this assignment is graded, because it contains solutions."
+)
+"""
 INSTALL = "install bubblewrap (Debian, Ubuntu: `apt install bubblewrap`)"
 
 
@@ -250,7 +254,7 @@ class _Bubble:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         self._lock = threading.Lock()  # one request at a time
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        program = [_python(), "-m", "course_utils.grading.inside", str(theirs.fileno())]
+        program = [_python(), "-m", "course_utils.grading.sandbox.inside", str(theirs.fileno())]
         self._program = subprocess.Popen(
             [*command(package, _hidden()), *program],
             pass_fds=[theirs.fileno()],

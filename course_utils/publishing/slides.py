@@ -17,11 +17,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from course_utils.addresses import with_badges
-from course_utils.executed import executed
-from course_utils.mathml import to_mathml
-from course_utils.notebooks import freeze_widgets, write_aside
-from course_utils.runtime import CourseError
+from course_utils.files import write_text
+from course_utils.publishing.addresses import with_badges
+from course_utils.publishing.executed import executed
+from course_utils.publishing.html import freeze_widgets
+from course_utils.publishing.mathml import to_mathml
+from course_utils.validation import CourseError
 
 SIZE = (1280, 720)  # of a slide, in pixels before reveal.js scales it to the screen
 LINES = 23  # of code and plain output that fit on a slide below its title
@@ -44,9 +45,9 @@ def build(folder: Path, output: Path, only: str | None = None, *, run: bool = Tr
     reveal = _reveal_folder()
     notebooks = executed(folder, only, run=run)
     for name in REVEAL:
-        write_aside(output / "reveal" / name, (reveal / name).read_text(encoding="utf-8"))
+        write_text(output / "reveal" / name, (reveal / name).read_text(encoding="utf-8"))
     pages = [_write_deck(path, output) for path in notebooks]
-    write_aside(output / "index.html", _index(output))
+    write_text(output / "index.html", _index(output))
     return pages
 
 
@@ -63,7 +64,7 @@ def _write_deck(path: Path, output: Path) -> Path:
 
     page = output / f"{path.stem}.html"
     try:
-        write_aside(page, to_deck(nbformat.read(path, as_version=4)))
+        write_text(page, to_deck(nbformat.read(path, as_version=4)))
     except ValueError as fault:  # a formula that can't be shown, or no cell that is
         raise CourseError(f"{path.stem} can't be made into slides: {fault}") from fault
     return page

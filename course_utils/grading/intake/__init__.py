@@ -1,0 +1,1 @@
+"""Take in what students hand in: unpack archives, repair notebooks."""

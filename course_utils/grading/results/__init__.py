@@ -1,0 +1,1 @@
+"""Keep and show what came of grading: records, gradebook, report and feedback."""

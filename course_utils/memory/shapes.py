@@ -1,0 +1,462 @@
+"""Shapes of decoder-only transformers: from a preset, a Hugging Face config, or a bare count.
+
+A shape is all that memory arithmetic needs to know about a model: how wide, how deep, which
+matrices, which of them carry a bias. Every family listed in `FAMILIES` is compared with the real
+transformers class in the tests, parameter by parameter; any other is refused, since a wrong number
+is worse than none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from course_utils.validation import names_of, positive
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A decoder-only transformer, as memory arithmetic sees it.
+
+    hidden: width of the residual stream. heads × head_dim: width of the queries; kv_heads ×
+        head_dim: of keys and values (fewer than heads: grouped-query attention).
+    intermediate: width of the MLP; gated: it has gate, up and down (SwiGLU), else up and down.
+    tied: the output layer is the embedding. biases: names of the linear layers that have one.
+    activation: the function between the MLP's matrices, one of `ACTIVATIONS`.
+    norm: "rms" (scale) or "layer" (scale and shift). qk_norm: queries and keys are normalized per
+        head. positions: rows of a learned position table, 0 with rotary positions.
+    dropout: the largest share of activations dropped in training by the model's own config.
+    scalar: for a shape that is a bare count: parameters, and nothing else known.
+
+    Raises ValueError for sizes that are not whole numbers of at least 1, or don't go together.
+    """
+
+    name: str
+    layers: int = 0
+    hidden: int = 0
+    heads: int = 0
+    kv_heads: int = 0
+    head_dim: int = 0
+    intermediate: int = 0
+    vocab: int = 0
+    tied: bool = False
+    gated: bool = True
+    activation: str = "silu"
+    norm: str = "rms"
+    biases: frozenset[str] = frozenset()
+    qk_norm: bool = False
+    positions: int = 0
+    dropout: float = 0.0
+    family: str = "llama"
+    scalar: int = 0
+
+    def __post_init__(self) -> None:
+        if self.scalar:
+            return
+        for size in ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab"):
+            value = positive(f"{size} of {self.name}", getattr(self, size))
+            object.__setattr__(self, size, value)
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"{self.name}: {self.heads} heads can't share {self.kv_heads} key and value heads"
+            )
+
+    @classmethod
+    def preset(cls, name: str) -> ModelShape:
+        """A model by name, such as "llama-7b"; `PRESETS` lists them. ValueError for another."""
+        key = str(name).strip().lower()
+        if key == "7b":
+            return cls.generic(7_000_000_000, name="7b")
+        if key not in PRESETS:
+            raise ValueError(
+                f"unknown preset {name!r}; choose one of 7b, {', '.join(PRESETS)}, or give the "
+                "config of a model: its dict, its path, or its name on the hub"
+            )
+        return cls.from_config(PRESETS[key], name=key)
+
+    @classmethod
+    def generic(cls, parameters: float, name: str | None = None) -> ModelShape:
+        """A model of which only the number of parameters is known, as on the slide: 7e9.
+
+        Weights, gradients and optimizer states can be told from it; activations and adapters
+        can't. Raises ValueError for a number that is not whole or below 1.
+        """
+        whole = isinstance(parameters, int | float) and not isinstance(parameters, bool)
+        if not whole or not 1 <= parameters < float("inf") or int(parameters) != parameters:
+            raise ValueError(
+                f"parameters must be a whole number of at least 1, such as 7e9, got {parameters!r}"
+            )
+        return cls(name=name or f"{parameters:,.0f} parameters", scalar=int(parameters))
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any] | str | Path, name: str | None = None
+    ) -> ModelShape:
+        """The shape that a Hugging Face config describes.
+
+        config: its dict, the path of config.json or of the folder it lies in, or the name of a
+            repository on the hub ("owner/model": its config is downloaded, or read from the cache).
+        Raises ValueError for a config that can't be read, lacks a field, or describes what is not
+        modelled here (mixture of experts, encoder–decoder, a family outside `FAMILIES`).
+        """
+        values, where = _read_config(config)
+        where = str(name or values.get("_name_or_path") or where)
+        _refuse(values, where)
+        read = FAMILIES[values["model_type"]]
+        try:
+            return cls(name=where, family=values["model_type"], **read(_Config(values)))
+        except KeyError as error:
+            raise ValueError(f"the config of {where} has no {error.args[0]!r}") from None
+        except _BadField as error:
+            raise ValueError(f"the config of {where}: {error}") from None
+
+    @property
+    def known(self) -> bool:
+        """Whether more than the number of parameters is known."""
+        return not self.scalar
+
+    def linear_layers(self) -> dict[str, tuple[int, int]]:
+        """The linear layers of one transformer layer: name → (d_in, d_out). {} for a bare count."""
+        if not self.known:
+            return {}
+        h, query, key = self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim
+        wide = self.intermediate
+        if self.family == "gpt2":
+            return {
+                "attn.c_attn": (h, 3 * h),
+                "attn.c_proj": (h, h),
+                "mlp.c_fc": (h, wide),
+                "mlp.c_proj": (wide, h),
+            }
+        attention = {"q_proj": (h, query), "k_proj": (h, key), "v_proj": (h, key)}
+        attention["o_proj"] = (query, h)
+        if not self.gated:
+            return attention | {"c_fc": (h, wide), "c_proj": (wide, h)}
+        return attention | {"gate_proj": (h, wide), "up_proj": (h, wide), "down_proj": (wide, h)}
+
+    @property
+    def bias_parameters(self) -> int:
+        """Biases of the linear layers of one transformer layer."""
+        return sum(d for name, (_, d) in self.linear_layers().items() if name in self.biases)
+
+    @property
+    def norm_tensors(self) -> int:
+        """Tensors of one norm: a weight, and a bias if it is a LayerNorm."""
+        return 2 if self.norm == "layer" else 1
+
+    @property
+    def norm_parameters(self) -> int:
+        """Parameters of the norms of one transformer layer."""
+        return 2 * self.hidden * self.norm_tensors + (2 * self.head_dim if self.qk_norm else 0)
+
+    @property
+    def linear_parameters(self) -> int:
+        """Weights of all linear layers of all transformer layers: what QLoRA quantizes."""
+        return self.layers * sum(i * o for i, o in self.linear_layers().values())
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Token embedding, learned positions if any, and the output layer if it is not tied."""
+        return self.hidden * (self.vocab * (1 if self.tied else 2) + self.positions)
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, tied ones counted once."""
+        if not self.known:
+            return self.scalar
+        last_norm = self.hidden * self.norm_tensors
+        in_layers = self.layers * (self.bias_parameters + self.norm_parameters)
+        return self.embedding_parameters + self.linear_parameters + in_layers + last_norm
+
+    def target_layers(self, targets: str | Iterable[str]) -> dict[str, tuple[int, int]]:
+        """The linear layers that adapters are attached to, as peft's `target_modules` names them.
+
+        targets: "all-linear", or names such as ("q_proj", "v_proj"); a name also matches at the
+            end of a longer one ("c_proj" matches "attn.c_proj" and "mlp.c_proj").
+        Raises ValueError for a name that matches no layer, and for a bare count of parameters.
+        """
+        if not self.known:
+            raise ValueError(
+                f"{self.name} is a bare number of parameters: where adapters go depends on the "
+                "shape; choose a preset or a config"
+            )
+        layers = self.linear_layers()
+        if targets == "all-linear":
+            return layers
+        wanted = names_of("targets", targets)
+        for target in wanted:
+            if not any(_matches(name, target) for name in layers):
+                raise ValueError(
+                    f"{self.name} has no linear layer {target!r}; it has {', '.join(layers)}; "
+                    'or say "all-linear"'
+                )
+        if not wanted:
+            raise ValueError('targets must name a layer, or be "all-linear"')
+        return {n: d for n, d in layers.items() if any(_matches(n, target) for target in wanted)}
+
+    def adapter_parameters(self, rank: int, targets: str | Iterable[str] = "all-linear") -> int:
+        """Trainable parameters of LoRA at this rank on the target layers of the whole model.
+
+        SmolLM2-135M, rank 8, all linear layers: 2,442,240.
+        """
+        each = self.target_layers(targets).values()
+        return self.layers * positive("rank", rank) * sum(d_in + d_out for d_in, d_out in each)
+
+
+def _matches(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+# --- reading a config -----------------------------------------------------------------------------
+
+
+def _read_config(config: Mapping[str, Any] | str | Path) -> tuple[dict[str, Any], str]:
+    if isinstance(config, Mapping):
+        return dict(config), str(config.get("model_type", "the config"))
+    if not isinstance(config, str | Path):
+        raise ValueError(
+            "a model is given by a preset's name, a config (its dict, its path, or its name on "
+            f"the hub), or a ModelShape; got {config!r:.80}"
+        )
+    try:
+        path = Path(config)
+        path = path / "config.json" if path.is_dir() else path
+        path = path if path.is_file() else _from_hub(str(config))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{str(config):.300} can't be read as JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no config: a JSON object is expected")
+    return values, str(config)
+
+
+def _from_hub(name: str) -> Path:
+    if name.count("/") != 1 or name.endswith(".json") or name.startswith((".", "/")):
+        raise ValueError(
+            f"no config at {name!r}: give a dict, the path of a config.json, or the name of a hub "
+            'repository such as "HuggingFaceTB/SmolLM2-135M"'
+        )
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+
+    from course_utils.runtime import HUB_TIMEOUT
+
+    cached = try_to_load_from_cache(name, "config.json")
+    if isinstance(cached, str):
+        return Path(cached)
+    try:
+        HfApi().model_info(name, timeout=HUB_TIMEOUT)  # the next line would try again and again
+        return Path(hf_hub_download(name, "config.json"))
+    except Exception as error:  # httpx's, OSError, huggingface_hub's: they share no other base
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        raise ValueError(f"no config of {name} from the hub: {reason}") from None
+
+
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
+_CAUSAL = ("ForCausalLM", "LMHeadModel")  # how transformers names a model that predicts tokens
+
+
+def _refuse(values: Mapping[str, Any], where: str) -> None:
+    """ValueError for a config whose memory this module would get wrong."""
+    kind, classes = values.get("model_type"), values.get("architectures")
+    if values.get("is_encoder_decoder") or values.get("add_cross_attention"):
+        raise ValueError(f"{where} is an encoder–decoder: only decoder-only models are modelled")
+    if any(values.get(key) not in (None, False, 0, 1) for key in _EXPERTS):
+        raise ValueError(f"{where} is a mixture of experts: only dense models are modelled")
+    if values.get("quantization_config"):
+        raise ValueError(
+            f"{where} is stored quantized; give the config of the model it was made from"
+        )
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise ValueError(
+            f"{where} has model_type {kind!r}, which is not modelled; modelled are "
+            f"{', '.join(FAMILIES)}"
+        )
+    classes = [str(name) for name in classes] if isinstance(classes, list) else []
+    if classes and not any(name.endswith(_CAUSAL) for name in classes):
+        raise ValueError(
+            f"{where} is a {', '.join(classes)}: only models that predict the next token are "
+            f"modelled, whose classes end with {' or '.join(_CAUSAL)}"
+        )
+
+
+class _BadField(ValueError):
+    """A field of a config has a value that can't be right."""
+
+
+class _Config:
+    """A config's fields, checked as they are read: KeyError if one is missing, else _BadField."""
+
+    def __init__(self, values: Mapping[str, Any]):
+        self.values = values
+
+    def size(self, key: str, default: int | None = None) -> int:
+        """A whole number of at least 1. null is as good as missing."""
+        value = self.values.get(key)
+        if value is None and default is None:
+            raise KeyError(key)
+        try:
+            return positive(key, default if value is None else value)
+        except ValueError as error:
+            raise _BadField(error) from None
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.values.get(key, default)
+        if not isinstance(value, bool):
+            raise _BadField(f"{key} must be true or false, got {value!r}")
+        return value
+
+    def share(self, key: str, default: float) -> float:
+        """A number from 0 to 1; null is 0."""
+        value = self.values.get(key, default) or 0.0
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise _BadField(f"{key} must be a number from 0 to 1, got {value!r}")
+        return float(value)
+
+    def activation(self, key: str, default: str, allowed: tuple[str, ...]) -> str:
+        value = self.values.get(key, default)
+        if value not in allowed:
+            raise _BadField(
+                f"the activation {value!r} is not modelled here; modelled are {', '.join(allowed)}"
+            )
+        return value
+
+
+FUSED = ("silu", "gelu", "gelu_pytorch_tanh")  # one operation of PyTorch: its input is saved
+ACTIVATIONS = (*FUSED, "gelu_new")  # the last is a formula of several operations
+
+
+def _rotary(config: _Config, kv_heads: int | None = None, head_dim: int | None = None):
+    """The fields that the families with rotary positions share; defaults of their own."""
+    hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
+    shared = kv_heads if "num_key_value_heads" not in config.values else None
+    return {
+        "layers": config.size("num_hidden_layers"),
+        "hidden": hidden,
+        "heads": heads,
+        "kv_heads": config.size("num_key_value_heads", shared or heads),
+        "head_dim": config.size("head_dim", head_dim or hidden // heads),
+        "intermediate": config.size("intermediate_size"),
+        "vocab": config.size("vocab_size"),
+        "dropout": config.share("attention_dropout", 0.0),
+    }
+
+
+def _gated(config: _Config, **defaults: int) -> dict[str, Any]:
+    tied = config.flag("tie_word_embeddings", False)
+    activation = config.activation("hidden_act", "silu", FUSED)
+    return _rotary(config, **defaults) | {"tied": tied, "activation": activation}
+
+
+def _llama(config: _Config) -> dict[str, Any]:
+    attention = _attention_biases(config)
+    mlp = ("gate_proj", "up_proj", "down_proj") if config.flag("mlp_bias", False) else ()
+    return _gated(config) | {"biases": frozenset(attention + mlp)}
+
+
+def _attention_biases(config: _Config) -> tuple[str, ...]:
+    has = config.flag("attention_bias", False)
+    return ("q_proj", "k_proj", "v_proj", "o_proj") if has else ()
+
+
+def _mistral(config: _Config) -> dict[str, Any]:
+    return _gated(config, kv_heads=8)
+
+
+def _qwen2(config: _Config) -> dict[str, Any]:
+    return _gated(config, kv_heads=32) | {"biases": frozenset(("q_proj", "k_proj", "v_proj"))}
+
+
+def _qwen3(config: _Config) -> dict[str, Any]:
+    sizes = _gated(config, kv_heads=32, head_dim=128)
+    return sizes | {"biases": frozenset(_attention_biases(config)), "qk_norm": True}
+
+
+def _starcoder2(config: _Config) -> dict[str, Any]:
+    names = ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj")
+    dropouts = ("attention_dropout", "residual_dropout", "embedding_dropout")
+    return _rotary(config, kv_heads=2) | {
+        "tied": config.flag("tie_word_embeddings", True),
+        "gated": False,
+        "activation": config.activation("hidden_act", "gelu_pytorch_tanh", FUSED),
+        "norm": "layer",
+        "biases": frozenset(names if config.flag("use_bias", True) else ()),
+        "dropout": max(config.share(key, 0.0) for key in dropouts),
+    }
+
+
+def _gpt2(config: _Config) -> dict[str, Any]:
+    hidden, heads = config.size("n_embd"), config.size("n_head")
+    if hidden % heads:
+        raise _BadField(f"n_embd, {hidden}, must be a multiple of n_head, {heads}")
+    if config.flag("reorder_and_upcast_attn", False):
+        raise _BadField("reorder_and_upcast_attn is not modelled")
+    dropouts = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+    return {
+        "layers": config.size("n_layer"),
+        "hidden": hidden,
+        "heads": heads,
+        "kv_heads": heads,
+        "head_dim": hidden // heads,
+        "intermediate": config.size("n_inner", 4 * hidden),
+        "vocab": config.size("vocab_size"),
+        "tied": config.flag("tie_word_embeddings", True),
+        "gated": False,
+        "activation": config.activation("activation_function", "gelu_new", ACTIVATIONS),
+        "norm": "layer",
+        "biases": frozenset(("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")),
+        "positions": config.size("n_positions"),
+        "dropout": max(config.share(key, 0.1) for key in dropouts),
+    }
+
+
+FAMILIES: dict[str, Callable[[_Config], dict[str, Any]]] = {
+    "llama": _llama,
+    "mistral": _mistral,
+    "qwen2": _qwen2,
+    "qwen3": _qwen3,
+    "starcoder2": _starcoder2,
+    "gpt2": _gpt2,
+}
+
+
+# --- presets: the fields of each model's published config.json that its shape depends on ----------
+
+
+def _config(kind: str, layers, hidden, heads, kv_heads, intermediate, vocab, tied=False):
+    return {
+        "model_type": kind,
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": intermediate,
+        "vocab_size": vocab,
+        "tie_word_embeddings": tied,
+    }
+
+
+def _gpt_config(layers, hidden, heads, positions):
+    sizes = {"n_layer": layers, "n_embd": hidden, "n_head": heads, "n_positions": positions}
+    return {"model_type": "gpt2", "vocab_size": 50257, **sizes}
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "llama-7b": _config("llama", 32, 4096, 32, 32, 11008, 32000),
+    "llama-13b": _config("llama", 40, 5120, 40, 40, 13824, 32000),
+    "llama-33b": _config("llama", 60, 6656, 52, 52, 17920, 32000),
+    "llama-65b": _config("llama", 80, 8192, 64, 64, 22016, 32000),
+    "llama-3.1-8b": _config("llama", 32, 4096, 32, 8, 14336, 128256),
+    "mistral-7b": _config("mistral", 32, 4096, 32, 8, 14336, 32000),
+    "qwen2.5-0.5b": _config("qwen2", 24, 896, 14, 2, 4864, 151936, tied=True),
+    "qwen2.5-1.5b": _config("qwen2", 28, 1536, 12, 2, 8960, 151936, tied=True),
+    "qwen2.5-7b": _config("qwen2", 28, 3584, 28, 4, 18944, 152064),
+    "tinyllama-1.1b": _config("llama", 22, 2048, 32, 4, 5632, 32000),
+    "smollm2-135m": _config("llama", 30, 576, 9, 3, 1536, 49152, tied=True),
+    "smollm2-360m": _config("llama", 32, 960, 15, 5, 2560, 49152, tied=True),
+    "smollm2-1.7b": _config("llama", 24, 2048, 32, 32, 8192, 49152, tied=True),
+    "gpt2": _gpt_config(12, 768, 12, 1024),
+    "gpt3-175b": _gpt_config(96, 12288, 96, 2048),
+}

@@ -1,0 +1,271 @@
+"""What a notebook in git must not hold, and the form that a lecture has.
+
+    course notebooks check        say what must not be committed
+    course notebooks fix          strip what can be stripped
+
+A notebook in git holds no outputs, no execution counts and no state of widgets; its cells have
+names for ids.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from course_utils.files import write_text
+from course_utils.notebooks import KERNEL, LANGUAGE, dump, load
+from course_utils.publishing import addresses
+from course_utils.publishing.addresses import TAG, Addresses, badges, is_lecture, with_badges
+from course_utils.validation import CourseError
+
+MAX_LINES = 15  # of a code cell in a lecture
+NOTEBOOK_METADATA = {"kernelspec", "language_info", "title", "authors", "qlora_course"}
+CELL_METADATA = {
+    "tags",
+    "slideshow",
+    "nbgrader",
+    "editable",
+    "deletable",
+    "jupyter",
+    "raw_mimetype",
+}
+
+# What the first cell of every lecture says, in lines of the form "- **Slides:** Introduction".
+OPENING = {
+    "Slides": "Introduction",
+    "Question": "What does it take to fine-tune a model?",
+    "You will be able to": "count the bytes of a model",
+    "Takes": "2 minutes on CPU, 1.2 GB of memory",
+}
+MAP_CELL = "course-map"  # a cell of this name holds the table of the lectures
+
+# The first code cell of every lecture and assignment, at the release this package is. pip must not
+# change the four packages under a running kernel; peft refuses the torchao of Colab.
+SETUP = """\
+# Does nothing on your own computer. On Colab it installs the course, at a release.
+import os
+import subprocess
+import sys
+from importlib import import_module, metadata, util
+
+if "google.colab" in sys.modules and not util.find_spec("course_utils"):
+{address}
+    held = [f"{{n}}=={{metadata.version(n)}}" for n in ("ipython", "ipywidgets", "numpy", "torch")]
+    for step in (["uninstall", "-y", "torchao"], ["install", f"git+{{address}}@{tag}", *held]):
+        pip = subprocess.run([sys.executable, "-m", "pip", "-q", *step], capture_output=True)
+        if pip.returncode:
+            raise RuntimeError(f"`pip {{step[0]}}` failed.\\n{{pip.stderr.decode()[-2000:]}}")
+    display(import_module("course_utils.runtime").check_environment())\
+"""
+ASK = """\
+    if not (address := os.environ.get("COURSE_REPOSITORY")):
+        raise RuntimeError("Run `%env COURSE_REPOSITORY=<git address of the course>` first.")\
+"""
+KNOW = """\
+    address = "{address}"
+    address = os.environ.get("COURSE_REPOSITORY") or address  # another one, if you name it\
+"""
+
+
+def setup_cell(address: str = "") -> str:
+    """The set-up cell that installs from a repository, or that asks for its address."""
+    return SETUP.format(address=KNOW.format(address=address) if address else ASK, tag=TAG)
+
+
+SETUP_CELL = setup_cell()  # of a course that is published nowhere
+
+
+def check(path: Path | str) -> list[str]:
+    """What must not be committed in a notebook: one line a fault, with the cell's id; none is good.
+
+    A notebook in a folder named lectures is also held to the form of a lecture. Raises CourseError
+    if the course's pyproject.toml holds no addresses, but something else in their place.
+    """
+    path = Path(path)
+    try:
+        notebook = load(path)
+    except CourseError as error:
+        return [str(error).removeprefix(f"{path} ")]
+    cells = notebook["cells"]
+    faults = [*_format_faults(notebook), *_id_faults(cells)]
+    for number, cell in enumerate(cells):
+        name = f"cell {cell.get('id', number)}"
+        faults += [f"{name}: {fault}" for fault in _cell_faults(cell)]
+    if _is_of_the_course(path):
+        faults += _address_faults(cells, path, addresses.read(_course_of(path)))
+    if is_lecture(path):
+        faults += _lecture_faults(path, cells)
+    if not faults and dump(notebook) != path.read_text(encoding="utf-8"):
+        faults = ["is not written the way Jupyter writes notebooks: run fix"]
+    return faults
+
+
+def _format_faults(notebook: dict[str, Any]) -> Iterator[str]:
+    from nbformat.validator import iter_validate
+
+    version = (notebook.get("nbformat"), notebook.get("nbformat_minor"))
+    if version != (4, 5):
+        yield "nbformat {}.{}: it must be 4.5, which has cell ids".format(*version)
+    else:
+        for fault in iter_validate(notebook):
+            yield f"breaks the notebook format: {fault.message.splitlines()[0]}"
+    metadata = notebook.get("metadata", {})
+    if metadata.get("kernelspec", {}).get("name") != KERNEL["name"]:
+        yield f"the kernel must be {KERNEL['name']}"
+    if "widgets" in metadata:
+        yield "holds the state of widgets"
+    noise = sorted(set(metadata) - NOTEBOOK_METADATA - {"widgets"})
+    noise += ["language_info"] if metadata.get("language_info", LANGUAGE) != LANGUAGE else []
+    if noise:
+        yield f"metadata that says nothing about the notebook: {', '.join(noise)}"
+
+
+def _id_faults(cells: list[dict[str, Any]]) -> Iterator[str]:
+    seen = set()
+    for number, cell in enumerate(cells):
+        name = cell.get("id", "")
+        if not re.fullmatch(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*", name):
+            yield f"cell number {number}: the id {name!r} is not a name such as memory-7b-full"
+        elif re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f-]+)?", name):
+            yield f"cell number {number}: the id {name!r} is random; give it a name"
+        elif name in seen:
+            yield f"cell number {number}: the id {name!r} stands twice"
+        seen.add(name)
+
+
+def _cell_faults(cell: dict[str, Any]) -> Iterator[str]:
+    if cell.get("outputs"):
+        yield "holds outputs"
+    if cell.get("execution_count") is not None:
+        yield "holds an execution count"
+    if noise := sorted(set(cell.get("metadata", {})) - CELL_METADATA):
+        yield f"metadata that says nothing about the cell: {', '.join(noise)}"
+
+
+def _is_of_the_course(path: Path) -> bool:
+    """True for lectures, and for assignments, each of which lies in a folder of its own."""
+    return is_lecture(path) or path.resolve().parents[1].name in ("solutions", "exercises")
+
+
+def _course_of(path: Path) -> Path:
+    """The folder that holds lectures/ or exercises/."""
+    return path.resolve().parents[1 if is_lecture(path) else 2]
+
+
+def _address_faults(cells: list[dict[str, Any]], path: Path, published: Addresses) -> Iterator[str]:
+    """Cells that hold an address: the set-up cell, and the badges below the title."""
+    code = [cell for cell in cells if cell.get("cell_type") == "code"]
+    wanted = setup_cell(published.of(path))
+    if not code or code[0].get("id") != "setup" or code[0]["source"] != wanted:
+        yield "the first code cell must be the set-up cell, with the id setup: run fix"
+    for cell in cells[:1]:
+        if cell["source"] != with_badges(cell["source"], badges(path, published)):
+            yield f"cell {cell.get('id')}: the badges are not those of pyproject.toml: run fix"
+
+
+def _lecture_faults(path: Path, cells: list[dict[str, Any]]) -> Iterator[str]:
+    found = _opening(cells)
+    if not found["title"]:
+        yield "the first cell must open with a title: # 07 Fine-tuning with QLoRA"
+    for label, example in OPENING.items():
+        if not found[label]:
+            yield f"the first cell must have a line such as: - **{label}:** {example}"
+    if found["Takes"] and not re.search(
+        r"\d+ minutes? on CPU, \d.* [GM]B of memory", found["Takes"]
+    ):
+        yield f"what a lecture takes is told as: - **Takes:** {OPENING['Takes']}"
+    for cell in (cell for cell in cells if cell.get("cell_type") == "code"):
+        if (lines := len(cell["source"].splitlines())) > MAX_LINES:
+            yield f"cell {cell.get('id')}: {lines} lines; {MAX_LINES} are the most that read well"
+    for cell in cells:
+        if cell.get("id") == MAP_CELL and cell["source"] != _with_map(cell["source"], path.parent):
+            yield f"cell {MAP_CELL}: the table is not that of the lectures here: run fix"
+
+
+def _opening(cells: list[dict[str, Any]]) -> dict[str, str]:
+    """The title of a lecture and what its first cell says after each label; "" where it doesn't."""
+    text = cells[0]["source"] if cells and cells[0].get("cell_type") == "markdown" else ""
+    patterns = {"title": r"\A# (\S.*)$"}
+    patterns |= {label: rf"^- \*\*{label}:\*\* (\S.*)$" for label in OPENING}
+    matches = {name: re.search(pattern, text, re.M) for name, pattern in patterns.items()}
+    return {name: match[1] if match else "" for name, match in matches.items()}
+
+
+def course_map(folder: Path) -> str:
+    """A markdown table of the lectures in `folder`, from what each says in its first cell."""
+    rows = ["| lecture | slides | question | time on CPU |", "|---|---|---|---|"]
+    for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+        with contextlib.suppress(CourseError, KeyError):
+            said = _opening(load(path)["cells"])
+            time_needed = said["Takes"].partition(" on CPU")[0]
+            title = f"[{said['title']}]({path.name})"
+            rows.append(f"| {title} | {said['Slides']} | {said['Question']} | {time_needed} |")
+    return "\n".join(rows)
+
+
+def _with_map(source: str, folder: Path) -> str:
+    """The text of a cell with its table replaced by the map of the lectures, or with one added."""
+    table = course_map(folder)
+    if re.search(r"^\|", source, re.M):
+        return re.sub(r"(?:^\|.*\n)*^\|.*$", lambda _: table, source, count=1, flags=re.M)
+    return f"{source}\n\n{table}"
+
+
+def fix(path: Path | str) -> bool:
+    """Strip from a notebook what git must not hold; returns whether the file changed.
+
+    Names of cells and their length are left to people. Raises CourseError if it is no notebook.
+    """
+    path = Path(path)
+    notebook = load(path)
+    cells = notebook["cells"]
+    _strip(notebook)
+    if _is_of_the_course(path):
+        _put_addresses(cells, path, addresses.read(_course_of(path)))
+    if is_lecture(path):
+        for cell in (cell for cell in cells if cell.get("id") == MAP_CELL):
+            cell["source"] = _with_map(cell["source"], path.parent)
+    clean = dump(notebook)
+    changed = clean != path.read_text(encoding="utf-8")
+    if changed:
+        write_text(path, clean)
+    return changed
+
+
+def _strip(notebook: dict[str, Any]) -> None:
+    metadata = notebook.get("metadata", {})
+    kept = {name: value for name, value in metadata.items() if name in NOTEBOOK_METADATA}
+    notebook["metadata"] = kept | {"kernelspec": dict(KERNEL), "language_info": dict(LANGUAGE)}
+    if notebook.get("nbformat") == 4:
+        notebook["nbformat_minor"] = 5
+    for cell in notebook["cells"]:
+        metadata = cell.get("metadata", {})
+        cell["metadata"] = {key: metadata[key] for key in metadata if key in CELL_METADATA}
+        if cell.get("cell_type") == "code":
+            cell["outputs"], cell["execution_count"] = [], None
+
+
+def published_at(path: Path, published: Addresses) -> str:
+    """The text of a notebook of the course with these addresses; all else is as it was.
+
+    Raises CourseError if it is no notebook.
+    """
+    notebook = load(path)
+    _put_addresses(notebook["cells"], path, published)
+    return dump(notebook)
+
+
+def _put_addresses(cells: list[dict[str, Any]], path: Path, published: Addresses) -> None:
+    """Renew the badges, and the set-up cell, or add it below the opening."""
+    for cell in cells[:1]:
+        cell["source"] = with_badges(cell["source"], badges(path, published))
+    setup = setup_cell(published.of(path))
+    for cell in cells:
+        if cell.get("id") == "setup":
+            cell["source"] = setup
+            return
+    new = {"cell_type": "code", "execution_count": None, "id": "setup", "metadata": {}}
+    cells.insert(1, new | {"outputs": [], "source": setup})
