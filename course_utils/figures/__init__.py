@@ -22,12 +22,9 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from course_utils.memory import LOGITS, LOSS, REST, UPDATE, WORK
 from course_utils.paging import PAGES, Event, Run
+from course_utils.palette import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SERIES, SKY, YELLOW
 from course_utils.units import format_bytes
 
-BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE, YELLOW = (
-    *("#000000", "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7", "#f0e442"),
-)
-SERIES = (SKY, ORANGE, BLUE, GREEN, RED, PURPLE, YELLOW, BLACK)
 STROKES = (  # colour, dash and marker of lines
     *((ORANGE, "-", "o"), (SKY, "--", "s"), (BLUE, "-.", "D"), (GREEN, ":", "^"), (RED, "-", "v")),
 )

@@ -484,7 +484,7 @@ def write_report(
 
 def _colours() -> str:
     """Variables of the style sheet; the same colours as in the lectures' pictures."""
-    from course_utils.figures import BLUE, ORANGE, SKY
+    from course_utils.palette import BLUE, ORANGE, SKY
 
     light = f"--paper: #fff; --ink: #1b1b1b; --pale: #5a5a5a; --full: {BLUE}; --some: {ORANGE};"
     dark = f"--paper: #161616; --ink: #e8e8e8; --pale: #adadad; --full: {SKY};"
