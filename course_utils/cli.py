@@ -109,14 +109,22 @@ def check_notebooks(action: str, paths: tuple[Path, ...]) -> None:
     `check` lists what must not be committed, such as outputs; `fix` strips what can be stripped
     first. Default: all notebooks of the course. The exit status is 1 if a problem is left.
     """
+    from course_utils.files import write_text
     from course_utils.notebooks import all_notebooks, course_folder
-    from course_utils.publishing import notebook_check
+    from course_utils.publishing import course_map, notebook_check
 
     chosen = paths or all_notebooks(course_folder())
     for path in chosen if action == "fix" else ():
         if notebook_check.fix(path):
             click.echo(f"{path}: cleaned")
+    pages = {} if paths else course_map.renewed_pages(course_folder())
+    for path, text in pages.items() if action == "fix" else ():
+        write_text(path, text)
+        click.echo(f"{path}: the table of the lectures is renewed")
     problems = [f"{path}: {problem}" for path in chosen for problem in notebook_check.check(path)]
+    if action == "check":
+        old = "the table of the lectures is out of date: run `course notebooks fix`"
+        problems += [f"{path}: {old}" for path in pages]
     click.echo("\n".join(problems) or f"{len(chosen)} notebooks are clean")
     sys.exit(1 if problems else 0)
 

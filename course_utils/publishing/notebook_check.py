@@ -9,7 +9,6 @@ names for ids.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from course_utils.files import write_text
 from course_utils.notebooks import KERNEL, LANGUAGE, dump, load
 from course_utils.publishing import addresses
 from course_utils.publishing.addresses import TAG, Addresses, badges, is_lecture, with_badges
+from course_utils.publishing.course_map import OPENING, opening, renewed
 from course_utils.validation import CourseError
 
 MAX_LINES = 15  # of a code cell in a lecture
@@ -33,13 +33,6 @@ CELL_METADATA = {
     "raw_mimetype",
 }
 
-# What the first cell of every lecture says, in lines of the form "- **Slides:** Introduction".
-OPENING = {
-    "Slides": "Introduction",
-    "Question": "What does it take to fine-tune a model?",
-    "You will be able to": "count the bytes of a model",
-    "Takes": "2 minutes on CPU, 1.2 GB of memory",
-}
 MAP_CELL = "course-map"  # a cell of this name holds the table of the lectures
 
 # The first code cell of every lecture and assignment, at the release this package is. pip must not
@@ -167,7 +160,7 @@ def _address_faults(cells: list[dict[str, Any]], path: Path, published: Addresse
 
 
 def _lecture_faults(path: Path, cells: list[dict[str, Any]]) -> Iterator[str]:
-    found = _opening(cells)
+    found = opening(cells)
     if not found["title"]:
         yield "the first cell must open with a title: # 07 Fine-tuning with QLoRA"
     for label, example in OPENING.items():
@@ -181,37 +174,10 @@ def _lecture_faults(path: Path, cells: list[dict[str, Any]]) -> Iterator[str]:
         if (lines := len(cell["source"].splitlines())) > MAX_LINES:
             yield f"cell {cell.get('id')}: {lines} lines; {MAX_LINES} are the most that read well"
     for cell in cells:
-        if cell.get("id") == MAP_CELL and cell["source"] != _with_map(cell["source"], path.parent):
+        if cell.get("id") == MAP_CELL and cell["source"] != renewed(
+            cell["source"], _course_of(path), path.parent
+        ):
             yield f"cell {MAP_CELL}: the table is not that of the lectures here: run fix"
-
-
-def _opening(cells: list[dict[str, Any]]) -> dict[str, str]:
-    """The title of a lecture and what its first cell says after each label; "" where it doesn't."""
-    text = cells[0]["source"] if cells and cells[0].get("cell_type") == "markdown" else ""
-    patterns = {"title": r"\A# (\S.*)$"}
-    patterns |= {label: rf"^- \*\*{label}:\*\* (\S.*)$" for label in OPENING}
-    matches = {name: re.search(pattern, text, re.M) for name, pattern in patterns.items()}
-    return {name: match[1] if match else "" for name, match in matches.items()}
-
-
-def course_map(folder: Path) -> str:
-    """A markdown table of the lectures in `folder`, from what each says in its first cell."""
-    rows = ["| lecture | slides | question | time on CPU |", "|---|---|---|---|"]
-    for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
-        with contextlib.suppress(CourseError, KeyError):
-            said = _opening(load(path)["cells"])
-            time_needed = said["Takes"].partition(" on CPU")[0]
-            title = f"[{said['title']}]({path.name})"
-            rows.append(f"| {title} | {said['Slides']} | {said['Question']} | {time_needed} |")
-    return "\n".join(rows)
-
-
-def _with_map(source: str, folder: Path) -> str:
-    """The text of a cell with its table replaced by the map of the lectures, or with one added."""
-    table = course_map(folder)
-    if re.search(r"^\|", source, re.M):
-        return re.sub(r"(?:^\|.*\n)*^\|.*$", lambda _: table, source, count=1, flags=re.M)
-    return f"{source}\n\n{table}"
 
 
 def fix(path: Path | str) -> bool:
@@ -227,7 +193,7 @@ def fix(path: Path | str) -> bool:
         _put_addresses(cells, path, addresses.read(_course_of(path)))
     if is_lecture(path):
         for cell in (cell for cell in cells if cell.get("id") == MAP_CELL):
-            cell["source"] = _with_map(cell["source"], path.parent)
+            cell["source"] = renewed(cell["source"], _course_of(path), path.parent)
     clean = dump(notebook)
     changed = clean != path.read_text(encoding="utf-8")
     if changed:
