@@ -359,37 +359,6 @@ def ignored(path):
 # --- the house -----------------------------------------------------------------------------------
 
 
-PACKAGES = ("course_utils.grading",)
-
-
-def course_imports(path):
-    """Modules of course_utils that a file imports, wherever in it: "memory", "grading.release"."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module in ("course_utils", *PACKAGES):
-            inside = node.module.partition(".")[2]
-            names = [alias.name for alias in node.names if alias.name != "__version__"]
-            yield from (f"{inside}.{name}".lstrip(".") for name in names)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("course_utils."):
-            yield node.module.removeprefix("course_utils.")
-
-
-def test_imports_run_one_way():
-    """Each module imports only from floors below its own, by the table of docs/contributing.md."""
-    text = (ROOT / "docs/contributing.md").read_text(encoding="utf-8")
-    table = re.findall(r"^  \| (\d+) \| (.+) \|$", text, re.MULTILINE)
-    floor = {name: int(n) for n, names in table for name in re.findall(r"`([\w.]+)`", names)}
-    house = ROOT / "course_utils"
-    files = {".".join(p.relative_to(house).with_suffix("").parts): p for p in house.rglob("*.py")}
-    assert {n for n in files if not n.endswith("__init__")} - {"bootstrap"} == floor.keys()
-    wrong = [
-        f"{name} (floor {floor[name]}) imports {other} (floor {floor[other]})"
-        for name in floor
-        for other in course_imports(files[name])
-        if floor[other] >= floor[name]
-    ]
-    assert not wrong
-
-
 def test_memory_arithmetic_needs_no_torch():
     code = "import sys; from course_utils.memory import estimate; estimate('llama-7b', 'qlora'); "
     code += "print(sorted({'torch', 'numpy', 'transformers'} & set(sys.modules)))"
@@ -397,7 +366,7 @@ def test_memory_arithmetic_needs_no_torch():
     assert done.stdout.strip() == "[]", done.stderr
 
 
-@pytest.mark.parametrize("module", ["finetuning", "lora", "explorers"])
+@pytest.mark.parametrize("module", ["training", "lora", "explorers"])
 def test_importing_a_module_prints_nothing(module):
     code = f"import course_utils.{module}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
