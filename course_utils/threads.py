@@ -35,14 +35,24 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
-CHOICES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables
-INTERVAL, LOOKS = 0.25, 4  # seconds between two samples; how many of them are averaged
-BUSY = ("user", "nice", "system", "irq", "softirq")  # psutil's names for time that isn't idle
-SHARED = 0.4  # share of a core that others may use before PyTorch gets one thread fewer
+# The environment variables that set the number of threads.
+CHOICES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+# The seconds between two samples, and how many samples are averaged.
+INTERVAL, LOOKS = 0.25, 4
+# psutil's names for the kinds of time in which a core is not idle.
+BUSY = ("user", "nice", "system", "irq", "softirq")
+# The share of a core that other programs may use before PyTorch gets one thread fewer.
+SHARED = 0.4
 
 
 class Sample(NamedTuple):
-    """CPU time in seconds, used up to a moment by all programs together and by this one alone."""
+    """CPU time that programs have used up to a moment, in seconds.
+
+    Attributes:
+        moment: the moment, in seconds of `time.monotonic`.
+        everybody: CPU time of all programs together.
+        ours: CPU time of this program.
+    """
 
     moment: float
     everybody: float
@@ -55,16 +65,23 @@ def share_cores() -> threading.Thread | None:
     Returns:
         The background thread that adapts it, or None if an environment variable in CHOICES is set.
     """
-    if any(os.environ.get(name) for name in CHOICES):
+    if set_by_variable():
         return None
-    with suppress(RuntimeError, MemoryError):  # this system starts no more threads
+    # An error means that this system starts no more threads.
+    with suppress(RuntimeError, MemoryError):
         _running.append(_Sharing())
         _running[-1].start()
         return _running[-1]
     return None
 
 
-_running: list[_Sharing] = []  # kept, since Python may call a method of it at any time
+# Kept, because Python may call a method of it at any time.
+_running: list[_Sharing] = []
+
+
+def set_by_variable() -> bool:
+    """Whether an environment variable in CHOICES sets the number of threads."""
+    return any(os.environ.get(name) for name in CHOICES)
 
 
 @contextmanager
@@ -72,7 +89,8 @@ def one_thread() -> Iterator[None]:
     """Compute with one thread, so that equal inputs give equal bits on a busy machine too."""
     import torch
 
-    _fixed.append(True)  # before the number is read, so that nothing changes it afterwards
+    # This comes before the number is read, so that nothing changes the number afterwards.
+    _fixed.append(True)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -82,11 +100,20 @@ def one_thread() -> Iterator[None]:
         _fixed.pop()
 
 
-_fixed: list[bool] = []  # has an item for each `one_thread` that is active
+# Has an item for each `one_thread` that is active.
+_fixed: list[bool] = []
 
 
 def threads_for(cores: int, others: float) -> int:
-    """The number of threads to use if other programs keep `others` of the `cores` cores busy."""
+    """Work out the number of threads to use.
+
+    Args:
+        cores: the number of cores.
+        others: how many of them other programs keep busy, on average.
+
+    Returns:
+        The number of threads, at least 1.
+    """
     return max(1, cores - int(others + 1 - SHARED))
 
 
@@ -122,7 +149,8 @@ class _Sharing(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(name="share-cores", daemon=True)
-        self._default = self._current = 0  # unknown until the main thread has been asked
+        # Unknown until the main thread has been asked.
+        self._default = self._current = 0
         self._wanted = 0
         self._chosen = False
         # OpenMP keeps this number for each thread separately, so the main thread has to set its
@@ -134,7 +162,8 @@ class _Sharing(threading.Thread):
         while not _imported("torch"):
             time.sleep(INTERVAL)
         self._notice_choices(sys.modules["torch"])
-        with suppress(ImportError, LookupError, OSError):  # this system doesn't measure CPU time
+        # An error means that this system doesn't measure CPU time.
+        with suppress(ImportError, LookupError, OSError):
             self._watch()
 
     def _notice_choices(self, torch: Any) -> None:
@@ -159,7 +188,8 @@ class _Sharing(threading.Thread):
             time.sleep(INTERVAL)
             samples.append(sample())
             free = threads_for(len(_cores()), used_by_others(samples[0], samples[-1]))
-            wanted = min(allowed, free)  # a container may allow less than its host has free
+            # A container may allow less than its host has free.
+            wanted = min(allowed, free)
             if wanted != self._wanted:
                 self._wanted = wanted
                 ctypes.pythonapi.Py_AddPendingCall(self._in_main_thread, None)
@@ -167,7 +197,8 @@ class _Sharing(threading.Thread):
     def _change(self, _: object) -> int:
         """Set the number of threads, unless somebody else has set one."""
         if _fixed or not self._wanted:
-            self._wanted = 0  # so that the next sample schedules this call again
+            # The next sample then schedules this call again.
+            self._wanted = 0
             return 0
         found = sys.modules["torch"].get_num_threads()
         self._default = self._default or found

@@ -9,19 +9,25 @@ MB, GB = 10**6, 10**9
 MiB, GiB = 2**20, 2**30
 
 
-def format_bytes(count: float, *, binary: bool = False) -> str:
-    """Write a number of bytes in the largest unit that keeps it at 1 or above.
+def format_bytes(count: float, *, binary: bool = False, digits: int = 2) -> str:
+    """Write a number of bytes in the largest unit in which the number is at least 1.
 
-    count: bytes (B), may be negative for a difference.
-    binary: False counts in B, kB, MB, GB, TB (powers of 1000); True in B, KiB … TiB (powers of
-        1024).
+    Args:
+        count: bytes (B); a difference may be negative.
+        binary: False counts in B, kB, MB, GB and TB (powers of 1000); True counts in B, KiB, MiB,
+            GiB and TiB (powers of 1024).
+        digits: digits after the decimal point. Single bytes have none.
 
-    >>> format_bytes(28e9), format_bytes(28e9, binary=True)
-    ('28.00 GB', '26.08 GiB')
+    Returns:
+        The number with its unit.
+
+    Example:
+        >>> format_bytes(28e9), format_bytes(28e9, binary=True), format_bytes(28e9, digits=0)
+        ('28.00 GB', '26.08 GiB', '28 GB')
     """
     base = 1024 if binary else 1000
     units = ("B", "KiB", "MiB", "GiB", "TiB") if binary else ("B", "kB", "MB", "GB", "TB")
     value, unit = float(count), 0
     while abs(value) >= base and unit < len(units) - 1:
         value, unit = value / base, unit + 1
-    return f"{value:,.0f} B" if unit == 0 else f"{value:,.2f} {units[unit]}"
+    return f"{value:,.{digits if unit else 0}f} {units[unit]}"

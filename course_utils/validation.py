@@ -1,25 +1,96 @@
-"""Checks of arguments: each raises one ValueError that says what was wrong and what is allowed."""
+"""Checks of arguments: each raises one error that says what was wrong and what is allowed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
 
 
 class CourseError(Exception):
-    """Something that a user can mend. The message says what is wrong and what to do."""
+    """An error that the user can fix. The message says what is wrong and what to do."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the error's class if the message is empty."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0]
 
 
 def positive(name: str, value: Any) -> int:
-    """`value` as an int, if it is a whole number of at least 1; else ValueError naming it."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    """Check that an argument is a whole number of at least 1.
+
+    Args:
+        name: the argument's name, for the error message.
+        value: the argument, an int of Python or NumPy.
+
+    Returns:
+        The value as an int.
+
+    Raises:
+        ValueError: the value is not a whole number, or it is below 1.
+    """
+    return whole_number(name, value, least=1)
+
+
+def whole_number(name: str, value: Any, *, least: int, most: int | None = None) -> int:
+    """Check that an argument is a whole number from `least` to `most`.
+
+    Args:
+        name: the argument's name, for the error message.
+        value: the argument, an int of Python or NumPy.
+        least: the smallest number that is allowed.
+        most: the largest number that is allowed, or None if there is no upper limit.
+
+    Returns:
+        The value as an int.
+
+    Raises:
+        ValueError: the value is not a whole number, or it is outside the range.
+    """
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or value < least or (most is not None and value > most):
+        allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} must be a whole number {allowed}, got {value!r}")
     return int(value)
 
 
+def one_of(name: str, value: Value, allowed: Iterable[Value]) -> Value:
+    """Check that an argument is one of the allowed values.
+
+    Args:
+        name: the argument's name, for the error message.
+        value: the argument.
+        allowed: the values that are allowed, at least one.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: the value is not allowed; the message lists the allowed values.
+    """
+    choices = list(allowed)
+    if value not in choices:
+        *others, last = map(repr, choices)
+        listed = f"{', '.join(others)} or {last}" if others else last
+        raise ValueError(f"{name} must be {listed}, got {value!r}")
+    return value
+
+
 def names_of(argument: str, value: Any) -> tuple[str, ...]:
-    """One name, or several, as a tuple; else ValueError naming the argument."""
+    """Check that an argument is the name of a layer or several names.
+
+    Args:
+        argument: the argument's name, for the error message.
+        value: one string, or an iterable of strings.
+
+    Returns:
+        The names as a tuple.
+
+    Raises:
+        ValueError: the value is something else.
+    """
     names = (value,) if isinstance(value, str) else value
     if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{argument} must be a name of a layer or a list of names, got {value!r}")

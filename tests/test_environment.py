@@ -1,0 +1,315 @@
+"""environment: the table for each kind of machine, and the facts behind it."""
+
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from course_utils import environment, runtime
+from course_utils.environment import Gpu, Machine, check_environment
+
+GOOD_LIBRARIES = {name: floor for name, floor in environment.FLOORS.items()} | {"torchao": None}
+LAPTOP = Machine(
+    python=(3, 12, 4),
+    libraries=GOOD_LIBRARIES,
+    cpu_bf16=True,
+    cores=8,
+    threads=8,
+    memory=12_000_000_000,
+    disk=50_000_000_000,
+    cache=Path("cache"),
+    model=Path("cache/models/smollm2-135m"),
+)
+T4 = Gpu("Tesla T4", (7, 5), 15_828_320_256)
+A100 = Gpu("NVIDIA A100-SXM4-40GB", (8, 0), 42_298_834_944)
+
+
+def rows(machine):
+    return {row.what: row for row in check_environment(machine).rows}
+
+
+def faults(machine):
+    return {what: row.state for what, row in rows(machine).items() if row.state != "ok"}
+
+
+# --- the table, for each machine ---
+
+
+def test_a_good_laptop_has_no_fault():
+    table = check_environment(LAPTOP)
+    assert table.ok
+    assert [row for row in table.rows if row.state != "ok" or row.remedy] == []
+    assert table.verdict == "The course runs here."
+
+
+@pytest.mark.parametrize(
+    "gpu, dtype, reason",
+    [
+        (T4, "float16", "compute capability 7.5 has no native bfloat16"),
+        (A100, "bfloat16", "compute capability 8.0 has native bfloat16"),
+    ],
+)
+def test_gpu(gpu, dtype, reason):
+    table = rows(replace(LAPTOP, gpu=gpu, nvidia_driver=True))
+    assert gpu.name in table["accelerator"].found
+    assert f"{gpu.memory / 1e9:.1f} GB" in table["accelerator"].found
+    assert table["compute dtype"].found == f"{dtype}: {reason}"
+
+
+@pytest.mark.parametrize("has, dtype", [(True, "bfloat16"), (False, "float32")])
+def test_cpu(has, dtype):
+    table = rows(replace(LAPTOP, cpu_bf16=has))
+    assert table["compute dtype"].found.startswith(f"{dtype}: this CPU has ")
+    assert table["accelerator"].found == "none: the course computes on the CPU"
+
+
+def test_colab_with_its_old_torchao():
+    colab = replace(
+        LAPTOP,
+        python=(3, 13, 1),
+        libraries=GOOD_LIBRARIES | {"torchao": "0.10.0", "ipywidgets": "7.7.1"},
+        gpu=T4,
+        place="Google Colab",
+    )
+    assert faults(colab) == {"torchao": "fail"}
+    assert "`pip uninstall -y torchao`" in rows(colab)["torchao"].remedy
+    assert rows(colab)["Python"].found == "3.13.1 on Google Colab"
+
+
+def test_colab_without_a_gpu_and_without_the_model():
+    colab = replace(LAPTOP, place="Google Colab", model=None)
+    assert faults(colab) == {"base model": "warn"}
+    table = rows(colab)
+    assert table["base model"].remedy.startswith("A lecture will fetch it when needed")
+    assert "menu Runtime, Change runtime type" in table["accelerator"].found
+    assert table["cache"].found == "cache can be written, and is kept until this session ends"
+
+
+def test_folders_at_home_are_named_without_the_users_name(monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/ada"))
+    at_home = replace(LAPTOP, cache=Path("/home/ada/cache"), model=Path("/home/ada/cache/model"))
+    assert rows(at_home)["cache"].found == f"{Path('~/cache')} can be written"
+    assert rows(at_home)["base model"].found == f"fetched: {Path('~/cache/model')}"
+    elsewhere = replace(LAPTOP, cache=Path("/srv/cache"))
+    assert rows(elsewhere)["cache"].found == f"{Path('/srv/cache')} can be written"
+
+
+@pytest.mark.parametrize("version, bad", [("0.15.9", True), ("0.16.0", False), ("0.17.1", False)])
+def test_torchao_floor(version, bad):
+    machine = replace(LAPTOP, libraries=GOOD_LIBRARIES | {"torchao": version})
+    assert ("torchao" in faults(machine)) == bad
+
+
+def test_torchao_matters_only_beside_peft():
+    libraries = GOOD_LIBRARIES | {"torchao": "0.10.0", "peft": None}
+    assert "torchao" not in rows(replace(LAPTOP, libraries=libraries))
+
+
+def test_missing_bitsandbytes():
+    machine = replace(LAPTOP, libraries=GOOD_LIBRARIES | {"bitsandbytes": None})
+    assert faults(machine) == {"bitsandbytes": "fail"}
+    assert not check_environment(machine).ok
+    assert rows(machine)["bitsandbytes"].remedy == 'Run `pip install "bitsandbytes>=0.50"`.'
+
+
+def test_ancient_bitsandbytes():
+    machine = replace(LAPTOP, libraries=GOOD_LIBRARIES | {"bitsandbytes": "0.42.0"})
+    assert rows(machine)["bitsandbytes"].found == "0.42.0 is too old"
+    assert "no wheel fits" in rows(machine)["bitsandbytes"].remedy
+
+
+def test_missing_ipywidgets_does_not_stop_the_course():
+    machine = replace(LAPTOP, libraries=GOOD_LIBRARIES | {"ipywidgets": None})
+    assert faults(machine) == {"ipywidgets": "warn"}
+    assert check_environment(machine).ok
+
+
+def test_torch_that_cannot_be_imported():
+    machine = replace(LAPTOP, torch_fault="libgomp.so.1: cannot open shared object file")
+    assert faults(machine) == {"torch": "fail"}
+    assert "libgomp" in rows(machine)["torch"].found
+
+
+def test_driver_without_a_torch_that_sees_the_gpu():
+    machine = replace(LAPTOP, nvidia_driver=True)
+    assert faults(machine) == {"accelerator": "warn"}
+
+
+@pytest.mark.parametrize(
+    "python, state", [((3, 10, 9), "fail"), ((3, 11, 0), None), ((3, 14, 0), "warn")]
+)
+def test_python(python, state):
+    assert faults(replace(LAPTOP, python=python)) == ({"Python": state} if state else {})
+
+
+@pytest.mark.parametrize(
+    "memory, state",
+    [(1_100_000_000, "fail"), (1_500_000_000, "warn"), (1_600_000_000, None), (None, None)],
+)
+def test_memory(memory, state):
+    found = faults(replace(LAPTOP, memory=memory))
+    assert found == ({"memory available": state} if state else {})
+
+
+def test_binder_threads():
+    binder = replace(LAPTOP, place="Binder", cores=1, threads=16)
+    assert faults(binder) == {"cores": "warn"}
+    assert rows(binder)["cores"].found == "1 core, 16 threads"
+    assert " OMP_NUM_THREADS=1`" in rows(binder)["cores"].remedy
+
+
+@pytest.mark.parametrize(("variable", "expected"), [("", 1), ("2", 2)])
+def test_threads_that_the_course_will_lower_are_no_fault(monkeypatch, variable, expected):
+    """In a container with a quota PyTorch has a thread for each core of the host."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(runtime, "usable_cores", lambda: 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    assert environment.probe().threads == expected
+
+
+def test_cache_that_cannot_be_written():
+    machine = replace(LAPTOP, cache_fault="Read-only file system")
+    assert faults(machine) == {"cache": "warn"}, "with the model there, reading is enough"
+    assert faults(replace(machine, model=None)) == {"cache": "fail", "base model": "warn"}
+
+
+def test_full_disk_stops_only_the_fetch():
+    machine = replace(LAPTOP, disk=500_000_000)
+    assert faults(machine) == {}
+    assert faults(replace(machine, model=None)) == {"disk free": "fail", "base model": "warn"}
+
+
+def test_each_fault_has_one_remedy_with_a_command():
+    worst = Machine(
+        python=(3, 10, 0),
+        libraries=dict.fromkeys(environment.FLOORS) | {"torchao": "0.10.0", "peft": "0.1"},
+        nvidia_driver=True,
+        cores=1,
+        threads=8,
+        memory=1,
+        disk=1,
+        cache=Path("cache"),
+        cache_fault="Permission denied",
+    )
+    bad = [row for row in check_environment(worst).rows if row.state != "ok"]
+    assert len(bad) == 15
+    for row in bad:
+        assert re.search(r"`[^`]+`", row.remedy), f"{row.what}: no command in {row.remedy!r}"
+        assert row.remedy.endswith("."), row.remedy
+
+
+def test_the_table_as_text_and_as_html():
+    machine = replace(LAPTOP, libraries=GOOD_LIBRARIES | {"peft": None}, model=None)
+    table = check_environment(machine)
+    text = str(table)
+    assert re.search(r"^fail  peft +missing$", text, re.MULTILINE)
+    assert '      remedy: Run `pip install "peft>=0.20"`.' in text
+    assert text.isascii(), "a Windows terminal may not print more than ASCII"
+    assert text.endswith("1 line marked fail, with a remedy.")
+    page = table._repr_html_()
+    assert "<b>fail</b>" in page and "<b>warn</b>" in page
+    assert "peft&gt;=0.20" in page and "peft>=" not in page
+
+
+def test_long_remedies_stay_within_a_terminal():
+    machine = replace(LAPTOP, memory=1, disk=1, model=None, cache_fault="Permission denied")
+    assert max(map(len, str(check_environment(machine)).splitlines())) <= 100
+
+
+def test_floors_are_those_of_the_package():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    required = dict(line.split(">=") for line in project["dependencies"])
+    assert {name: required[name] for name in environment.FLOORS} == environment.FLOORS
+    low, high = re.findall(r"3\.(\d+)", project["requires-python"])
+    assert ((3, int(low)), (3, int(high) - 1)) == (environment.PYTHON_FLOOR, environment.PYTHON_CEILING)
+
+
+# --- the probes ---
+
+
+def test_probe_of_this_machine():
+    machine = environment.probe()
+    assert machine.python == sys.version_info[:3]
+    assert machine.libraries["torch"] == torch.__version__
+    assert machine.threads in (torch.get_num_threads(), machine.cores)
+    assert machine.cores >= 1
+    assert machine.memory > 0 and machine.disk > 0
+
+
+def test_the_check_survives_a_machine_where_nothing_works(monkeypatch):
+    def broken(*_):
+        raise OSError("no")
+
+    for name in ("cache_dir", "cpu_has_bf16", "usable_cores", "available_memory"):
+        monkeypatch.setattr(runtime, name, broken)
+    monkeypatch.setattr(environment, "fetched_model", broken)
+    monkeypatch.setitem(sys.modules, "torch", None)  # importing torch now fails
+    table = {row.what: row for row in check_environment().rows}
+    assert table["cores"].found == table["memory available"].found == "unknown"
+    assert table["torch"].state == "fail"
+    assert table["cache"].state == "fail"
+
+
+def test_write_fault(monkeypatch, tmp_path):
+    assert environment._write_fault(tmp_path / "new" / "cache") is None
+    (tmp_path / "file").write_text("")
+    assert environment._write_fault(tmp_path / "file" / "cache") is not None
+
+    def read_only(**_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    assert environment._write_fault(tmp_path) == "Read-only file system"
+
+
+def test_fetched_model(monkeypatch, tmp_path):
+    cache, hub = tmp_path / "cache", tmp_path / "hub"
+    monkeypatch.setenv("HF_HUB_CACHE", str(hub))
+    assert environment.fetched_model(cache) is None
+    half = cache / "models" / ".smollm2-135m-x1" / "model"
+    half.mkdir(parents=True)
+    (half / "config.json").write_text("{}")
+    assert environment.fetched_model(cache) is None, "a half-made model has no final name yet"
+    snapshot = hub / "models--HuggingFaceTB--SmolLM2-135M-Instruct" / "snapshots" / "1"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    assert environment.fetched_model(cache) == snapshot
+    ready = cache / "models" / "smollm2-135m"
+    ready.mkdir()
+    (ready / "config.json").write_text("{}")
+    assert environment.fetched_model(cache) == ready
+
+
+def test_places(monkeypatch):
+    for name in ("COLAB_RELEASE_TAG", "BINDER_REPO_URL", "BINDER_LAUNCH_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("BINDER_SERVICE_HOST", raising=False)
+    monkeypatch.delitem(sys.modules, "google.colab", raising=False)
+    assert not environment.in_colab() and not environment.on_binder()
+    monkeypatch.setenv("BINDER_REPO_URL", "repository")
+    assert environment.on_binder() and environment.probe().place == "Binder"
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace())
+    assert environment.in_colab() and environment.probe().place == "Google Colab"
+
+
+def test_the_first_cell_of_a_notebook_finds_the_check_in_runtime():
+    assert runtime.check_environment is check_environment
+    with pytest.raises(AttributeError, match="'course_utils.runtime' has no attribute 'chek'"):
+        _ = runtime.chek
+
+
+def test_versions_imports_nothing():
+    code = (
+        "import sys; from course_utils import environment; found = environment.versions(); "
+        "assert found['transformers'] and found['torch'], found; "
+        "print([n for n in ('torch', 'transformers', 'numpy', 'psutil') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
