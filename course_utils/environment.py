@@ -313,7 +313,7 @@ def _python_rows(machine: Machine) -> list[Row]:
         remedy = "Install Python 3.11, 3.12 or 3.13, then run `make setup`."
         return [Row("Python", found, "fail", remedy)]
     if machine.python[:2] > PYTHON_CEILING:
-        remedy = "This version is not tested. If something fails, run `make setup PYTHON=python3.13`."
+        remedy = "This version is not tested. If it fails, run `make setup PYTHON=python3.13`."
         return [Row("Python", found, "warn", remedy)]
     return [Row("Python", found)]
 
@@ -368,7 +368,7 @@ def _accelerator_rows(machine: Machine) -> list[Row]:
         return [Row("accelerator", found), row]
     if machine.nvidia_driver and not machine.torch_fault:
         found = "an NVIDIA driver is installed, but PyTorch does not see a GPU"
-        remedy = "Run `pip install --force-reinstall torch`. If that doesn't help, run `nvidia-smi`."
+        remedy = "Run `pip install --force-reinstall torch`; if that fails, run `nvidia-smi`."
         return [Row("accelerator", found, "warn", remedy), row]
     found = "none: the course computes on the CPU"
     if machine.place == COLAB:
@@ -382,7 +382,7 @@ def _core_rows(machine: Machine) -> list[Row]:
     found = f"{_count(machine.cores, 'core')}, {_count(machine.threads, 'thread')}"
     if machine.threads > machine.cores:
         setting = _setting(f"OMP_NUM_THREADS={machine.cores}")
-        remedy = f"Too many threads slow each other down: stop the notebook, run {setting}, start again."
+        remedy = f"Too many threads wait for each other: stop the notebook, {setting}, start again."
         return [Row("cores", found, "warn", remedy)]
     return [Row("cores", found)]
 

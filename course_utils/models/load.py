@@ -1,0 +1,176 @@
+"""Load the base model in 16 bits or in NF4, and keep it safe to evaluate on every CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from course_utils import runtime
+from course_utils.models.fetch import default_name, fetch_base, is_model, weight_files
+from course_utils.models.silence import silence_transformers
+from course_utils.validation import CourseError, first_line, one_of
+
+if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig
+
+QUANTIZATIONS = (None, "nf4")
+COMPUTE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def load_base(
+    name: str | None = None,
+    *,
+    quantization: str | None = None,
+    double_quant: bool = True,
+    compute_dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    path: str | Path | None = None,
+    source: str = "auto",
+) -> tuple[Any, Any]:
+    """Load the base model and its tokenizer, in 16 bits or with its linear layers in NF4.
+
+    Weights that are not quantized (with NF4: the embedding and the norms) have 16 bits on every
+    machine: float16 if that is the compute dtype, else bfloat16.
+
+    Args:
+        name: a key of BASE_MODELS, by default the model for this machine.
+        quantization: None for 16-bit weights, or "nf4" for 4-bit weights in blocks of 64.
+        double_quant: whether the constants of the blocks are quantized, too.
+        compute_dtype: dtype of the matrix products with NF4 weights: float32, bfloat16 or float16,
+            by default `runtime.compute_dtype(device)`.
+        device: "cpu" or a CUDA device, by default `runtime.device()`.
+        path: folder of a Hugging Face model, to be loaded instead of the model `name`.
+        source: where the model may come from, as in `fetch_base`.
+
+    Returns:
+        The model and its tokenizer. The model is on the device, in eval mode and safe to evaluate.
+
+    Raises:
+        ValueError: an option is not allowed.
+        CourseError: the model can't be found or loaded.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    device = torch.device(device) if device is not None else runtime.device()
+    _check_options(quantization, compute_dtype, device)
+    runtime.limit_onednn_cache()
+    compute_dtype = compute_dtype or runtime.compute_dtype(device)
+    folder = Path(path) if path is not None else fetch_base(name or default_name(device), source)
+    if not is_model(folder):
+        raise CourseError(
+            f"no model in {folder}: a folder with config.json, tokenizer.json and "
+            "model.safetensors (or all its shards) is expected"
+        )
+    options: dict[str, Any] = {}
+    options["dtype"] = torch.float16 if compute_dtype == torch.float16 else torch.bfloat16
+    if quantization == "nf4":
+        options["quantization_config"] = nf4_config(compute_dtype, double_quant)
+    # Without a device map, 4-bit weights would be put on a GPU if there is one.
+    if device.type == "cuda" or quantization:
+        options["device_map"] = {"": device}
+    try:
+        with silence_transformers():
+            model = AutoModelForCausalLM.from_pretrained(folder, **options)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, SafetensorError) as error:
+        raise CourseError(f"the model in {folder} can't be loaded: {first_line(error)}") from error
+    if quantization == "nf4":
+        _copy_mapped_weights(model)
+    make_safe_to_evaluate(model)
+    runtime.trim_heap()
+    return model.eval(), tokenizer
+
+
+def _check_options(
+    quantization: str | None, compute_dtype: torch.dtype | None, device: torch.device
+) -> None:
+    one_of("quantization", quantization, QUANTIZATIONS)
+    if compute_dtype is not None:
+        one_of("compute_dtype", compute_dtype, COMPUTE_DTYPES)
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f'device must be "cpu" or a CUDA device, got "{device}"')
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError('PyTorch sees no CUDA device here: use device="cpu"')
+
+
+def _copy_mapped_weights(model: nn.Module) -> None:
+    """Copy the weights that are still in the mapped file, which would stay in memory as a whole."""
+    for parameter in model.parameters():
+        if parameter.device.type == "cpu" and getattr(parameter, "quant_state", None) is None:
+            parameter.data = parameter.data.clone()
+
+
+def nf4_config(compute_dtype: torch.dtype, double_quant: bool = True) -> BitsAndBytesConfig:
+    """QLoRA's options for transformers: 4 bits, NormalFloat, double quantization (section 3).
+
+    Args:
+        compute_dtype: dtype of the matrix products.
+        double_quant: whether the constants of the blocks are quantized, too.
+
+    Returns:
+        The value for `quantization_config` in `from_pretrained`.
+    """
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=double_quant,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
+
+
+def linear4bit_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Find the 4-bit linear layers of a model.
+
+    Returns:
+        The layers of class `bitsandbytes.nn.Linear4bit` by their names.
+    """
+    import bitsandbytes as bnb
+
+    return {name: m for name, m in model.named_modules() if isinstance(m, bnb.nn.Linear4bit)}
+
+
+def make_safe_to_evaluate(model: nn.Module) -> None:
+    """Keep bitsandbytes from repacking the 4-bit weights of a model on CPUs with AVX512-BF16.
+
+    On such a CPU a forward pass in eval mode repacks each layer in place. Repacking drops double
+    quantization, and the weights can't be dequantized any more. Training after an evaluation then
+    goes on without the gradient through these weights, with only a warning.
+    """
+    for layer in linear4bit_layers(model).values():
+        layer.support_avx512bf16_for_cpu = False
+
+
+def stored_weights(
+    name: str = "smollm2-135m", part: str = ""
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Read the tensors of a model's file one by one, without loading the model.
+
+    Args:
+        name: a key of BASE_MODELS.
+        part: only tensors with this text in their name are read, such as "proj.weight".
+
+    Yields:
+        The name of a tensor, and the tensor.
+
+    Raises:
+        CourseError: the model can't be found.
+        ValueError: no tensor has this text in its name.
+    """
+    folder = fetch_base(name)
+    found = False
+    for file in sorted(weight_files(folder)):
+        with safe_open(folder / file, framework="pt") as stored:
+            for key in stored.keys():  # noqa: SIM118 - not a dict
+                if part in key:
+                    found = True
+                    # A copy lets the mapped file be closed.
+                    yield key, stored.get_tensor(key).clone()
+    if not found:
+        raise ValueError(f"no tensor of {name} has {part!r} in its name")
