@@ -4,9 +4,10 @@
     x (d_in)┤                                                          ├─► y (d_out)
             └─► A (d_in × r) ─► B (r × d_out), zero at first ─► × α/r ─┘
 
-Three notations for the same thing. The slides, and this module, multiply rows: y = x (W + A B). The
-paper multiplies columns, y = (W + B A) x, so each of its matrices is the transpose of ours, and its
-first factor stands on the right. peft keeps the paper's two matrices as weights of linear layers.
+There are three notations for the same thing. The slides and this module multiply rows:
+y = x (W + A B). The paper multiplies columns: y = (W + B A) x. So each of its matrices is the
+transpose of ours, and the order of A and B is reversed. peft stores the paper's two matrices as
+the weights of linear layers.
 
     slides, here        paper (W: d × k)    peft                                at first
     A (d_in × r)        A (r × k)           lora_A.weight (r, in)               random
@@ -21,40 +22,60 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from course_utils.validation import names_of, positive
+from course_utils.validation import names_of, positive, whole_number
 
 __all__ = ["LoRALinear", "add_lora", "break_even_rank", "count_lora_parameters", "count_trainable"]
 
 
 def count_lora_parameters(d_in: int, d_out: int, rank: int) -> int:
-    """Trainable parameters of LoRA on one matrix: A holds d_in × rank, B holds rank × d_out.
+    """Count the trainable parameters of LoRA on one matrix: d_in × rank in A, rank × d_out in B.
 
-    A 1000 × 1000 matrix at rank 8 takes 16,000, which is 1.6% of it (LoRA, section 4.1).
-    Raises ValueError for a size or a rank below 1.
+    On a 1000 × 1000 matrix, rank 8 needs 16,000 parameters, which is 1.6% of the matrix (LoRA,
+    section 4.1).
+
+    Args:
+        d_in: input features of the layer.
+        d_out: output features of the layer.
+        rank: rank r of the update.
+
+    Returns:
+        The number of parameters.
+
+    Raises:
+        ValueError: a size or the rank is not a whole number of at least 1.
     """
     return positive("rank", rank) * (positive("d_in", d_in) + positive("d_out", d_out))
 
 
 def break_even_rank(d_in: int, d_out: int) -> float:
-    """The rank at which A and B hold exactly as many parameters as W (d_in × d_out).
+    """Find the rank at which A and B have exactly as many parameters as W (d_in × d_out).
 
-    r (d_in + d_out) = d_in d_out, solved for r: a real number, not rounded. LoRA trains fewer
-    parameters than full fine-tuning at every whole rank below it. Half the width for a square
-    matrix: 500.0 for 1000 × 1000. Raises ValueError for a dimension below 1.
+    This solves r (d_in + d_out) = d_in d_out for r. At every whole rank below it, LoRA trains fewer
+    parameters than full fine-tuning. For a square matrix it is half the width.
+
+    Args:
+        d_in: input features of the layer.
+        d_out: output features of the layer.
+
+    Returns:
+        The rank, not rounded: 500.0 for 1000 × 1000.
+
+    Raises:
+        ValueError: a size is not a whole number of at least 1.
     """
-    positive("d_in", d_in), positive("d_out", d_out)
+    d_in, d_out = positive("d_in", d_in), positive("d_out", d_out)
     return d_in * d_out / (d_in + d_out)
 
 
 def _checked(base: nn.Linear, rank: int, alpha: float | None) -> tuple[int, float]:
-    """Rank and alpha for this layer; ValueError for what can't be."""
-    largest = min(base.in_features, base.out_features)
-    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= largest:
-        raise ValueError(f"rank must be a whole number from 1 to {largest}, got {rank!r}")
+    """The rank and α for a layer; ValueError if the layer can't have them."""
+    most = min(base.in_features, base.out_features)
+    rank = whole_number("rank", rank, least=1, most=most)
     alpha = rank if alpha is None else alpha
     if not isinstance(alpha, int | float) or not alpha > 0:
         raise ValueError(f"alpha must be a number above 0, got {alpha!r}")
@@ -62,17 +83,20 @@ def _checked(base: nn.Linear, rank: int, alpha: float | None) -> tuple[int, floa
 
 
 class LoRALinear(nn.Module):
-    """A linear layer, frozen, with a low-rank update beside it: y = base(x) + α/r · (x A) B.
+    """A frozen linear layer with a low-rank update beside it: y = base(x) + α/r · (x A) B.
 
-    base: an nn.Linear or a 4-bit layer of bitsandbytes. It is frozen here, and kept, not copied.
-    rank: r, from 1 to the smaller dimension of the layer. alpha: α; the default, α = r, gives the
-        slide's W + A B without a scale.
+    A (d_in × r) starts random, uniform in ±1/√d_in as in peft (in the paper it is Gaussian).
+    B (r × d_out) starts at zero, so ΔW = 0 and training starts from the base model. Both are
+    float32 whatever the dtype of the base, and the output has the dtype of the base.
 
-    A (d_in × r) starts random, uniform in ±1/√d_in as in peft (the paper: Gaussian); B (r × d_out)
-    starts at zero, so ΔW = 0 and training starts from the base model. Both are float32 whatever the
-    base, and the output has the base's dtype.
+    Args:
+        base: an nn.Linear or a 4-bit layer of bitsandbytes. The layer is frozen and used as it is,
+            not copied.
+        rank: r, from 1 to the smaller dimension of the layer.
+        alpha: α, a number above 0. The default α = r gives the slide's W + A B without a scale.
 
-    Raises ValueError for another kind of layer, a rank out of range, or an alpha not above 0.
+    Raises:
+        ValueError: the base is another kind of layer, or the rank or α is out of range.
     """
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float | None = None):
@@ -89,57 +113,66 @@ class LoRALinear(nn.Module):
         self.B = nn.Parameter(torch.zeros(rank, base.out_features, **place))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, d_in) → (…, d_out)."""
+        """Add the update to the base's output: (…, d_in) → (…, d_out)."""
         y = self.base(x)
         if self.merged:
             return y
         return (y + self.scale * (x.to(self.A.dtype) @ self.A @ self.B)).to(y.dtype)
 
     def delta(self) -> Tensor:
-        """ΔW = α/r · A B, float32 (d_in × d_out): what training has added to W."""
+        """What training has added to W: ΔW = α/r · A B, float32 (d_in × d_out)."""
         return self.scale * self.A @ self.B
 
     @torch.no_grad()
     def merge(self) -> None:
         """Add ΔW to the base's weights, so that the adapter costs no time: W' = W + α/r · A B.
 
-        Rounds to the base's dtype. While merged, A and B take no part and get no gradient. Merging
-        twice is merging once. Raises ValueError for a base in 4 or 8 bits: its codes have no room
-        for so small a change (lecture 07 measures what is lost).
+        The sum is rounded to the base's dtype. While the layer is merged, A and B are not used and
+        get no gradient. Merging a second time changes nothing.
+
+        Raises:
+            ValueError: the base has 4 or 8 bits, whose steps are too coarse for so small a change
+                (lecture 07 measures how much of it is lost).
         """
         self._add_to_base(1, merged=True)
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Subtract ΔW again: gives the old weights back to within rounding, not to the bit."""
+        """Subtract ΔW again. The old weights come back up to rounding, not bit for bit.
+
+        Raises:
+            ValueError: the base has 4 or 8 bits.
+        """
         self._add_to_base(-1, merged=False)
 
     def _add_to_base(self, sign: int, merged: bool) -> None:
-        weight = self.base.weight  # torch keeps W transposed: (d_out, d_in)
+        # PyTorch stores W transposed: (d_out, d_in).
+        weight = self.base.weight
         if getattr(weight, "quant_state", None) is not None or not weight.is_floating_point():
             raise ValueError(
                 "these weights are quantized: adding ΔW would round most of it away. Keep the "
                 "adapter apart, or dequantize the base to 16 bits and merge there"
             )
         if self.merged != merged:
-            weight.copy_(weight + sign * self.delta().T)  # added in float32, then rounded once
+            # The sum is float32, so it is rounded only once.
+            weight.copy_(weight + sign * self.delta().T)
             self.merged = merged
 
-    def to_peft(self) -> dict[str, Tensor]:
-        """A and B as peft keeps them, and as the paper writes them: transposed.
-
-        Returns {"lora_A.weight": (r, d_in), "lora_B.weight": (d_out, r)}, views of A and B.
-        """
-        return {"lora_A.weight": self.A.detach().T, "lora_B.weight": self.B.detach().T}
-
     @classmethod
-    def from_peft(cls, layer, adapter: str = "default") -> LoRALinear:
-        """The same layer in the slides' form: peft's base, shared, and a copy of its A and B.
+    def from_peft(cls, layer: Any, adapter: str = "default") -> LoRALinear:
+        """Make a LoRALinear that computes the same as a LoRA layer of peft.
 
-        layer: a peft LoRA layer around a linear layer (peft.tuners.lora.Linear or Linear4bit),
-            whose dropout, if it has one, is not taken over.
-        Raises ValueError if it has no adapter of this name, is merged, or is more than LoRA (DoRA,
-        or a bias of B).
+        Args:
+            layer: a LoRA layer of peft around a linear layer (peft.tuners.lora.Linear or
+                Linear4bit). Its dropout, if it has one, is ignored.
+            adapter: the name of the adapter.
+
+        Returns:
+            A layer that shares peft's base layer and has copies of its A and B.
+
+        Raises:
+            ValueError: the layer has no adapter of this name, is merged, or is more than LoRA
+                (DoRA, or a bias of B).
         """
         if adapter not in getattr(layer, "lora_A", {}):
             known = sorted(getattr(layer, "lora_A", {}))
@@ -165,12 +198,21 @@ def add_lora(
     alpha: float | None = None,
     targets: str | Sequence[str] = "all-linear",
 ) -> nn.Module:
-    """Freeze a model and put a LoRALinear in the place of each target layer; returns the model.
+    """Freeze a model and replace each target layer by a LoRALinear.
 
-    rank, alpha: as in `LoRALinear`. targets: names of modules such as ("q_proj", "v_proj"), or
-        "all-linear": every linear layer but the output head, as in the QLoRA paper and peft.
-    Raises ValueError, with the model as it was, for targets that are not there, a rank or alpha
-    that a layer can't have, and a model that has adapters already.
+    Args:
+        model: the model, which is changed.
+        rank: rank r of the updates.
+        alpha: α of the updates, by default r.
+        targets: names of layers such as ("q_proj", "v_proj"), or "all-linear" for every linear
+            layer except the output head, as in the QLoRA paper and peft.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: a target is not in the model, a layer can't have this rank or α, or the model
+            has adapters already. The model is then as it was.
     """
     if any(isinstance(module, LoRALinear) for module in model.modules()):
         raise ValueError("the model has adapters already; take a fresh copy of the base")
@@ -194,10 +236,16 @@ def add_lora(
 
 
 def count_trainable(model: nn.Module) -> tuple[int, int]:
-    """How many parameters of a model are trained, and how many it has in all, adapters included.
+    """Count the trainable parameters of a model, and all its parameters.
 
-    A 4-bit weight stores two parameters in a byte and counts by its real shape: a count over stored
-    elements would halve the base. Tied weights count once.
+    A 4-bit weight stores two parameters in a byte and is counted by its real shape. A count of the
+    stored elements would halve the base. Tied weights count once.
+
+    Args:
+        model: the model, with its adapters.
+
+    Returns:
+        The number of trainable parameters, and the number of all parameters including adapters.
     """
     trainable = total = 0
     for parameter in model.parameters():

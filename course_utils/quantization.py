@@ -1,21 +1,23 @@
-"""Numbers in 4 bits: linear absmax quantization, NF4, blocks, and double quantization.
+"""Numbers in 4 bits: linear quantization, NF4, blocks, and double quantization.
 
-    weights   0.03 -0.20 0.11 … | 0.05 0.01 -0.09 …       64 to a block
-    absmax    0.20              | 0.09                     one constant c a block
+    weights   0.03 -0.20 0.11 … | 0.05 0.01 -0.09 …       blocks of 64
+    absmax    0.20              | 0.09                     one constant c for each block
     w / c     0.15 -1.00 0.55 … | 0.56 0.11 -1.00 …       in [-1, 1]
-    code      9 0 13 …          | 13 8 0 …                 the nearest of 16 levels: 4 bits
-    stored    1001 0000 | 1101 …                           two codes a byte, and c
+    code      9 0 13 …          | 13 8 0 …                 index of the nearest of 16 levels: 4 bits
+    stored    1001 0000 | 1101 …                           two codes in a byte, and c
 
-Dequantizing looks the level up and multiplies: level[code] · c. The levels make the difference:
-equally far from each other (int4), or dense where a normal distribution is (NF4). Double
-quantization does it once more, to the constants: their mean is taken off, then 8 bits a constant
-and a float32 constant a block of 256.
+To dequantize a code, look up its level and multiply: level[code] · c. The choice of the levels
+decides how large the error is. The levels of int4 are equally far from each other. Those of NF4
+are dense near zero, where a normal distribution has most of its numbers.
 
-What is stored equals, bit for bit, what bitsandbytes stores on a CPU.
+Double quantization also quantizes the constants: it subtracts their mean and stores each of them
+in 8 bits, with one float32 constant for each block of 256.
+
+What this module stores is bit-identical to what bitsandbytes stores on a CPU.
 
 References: QLoRA (Dettmers et al. 2023, arXiv 2305.14314), section 3; 8-bit optimizers (Dettmers
 et al. 2022, arXiv 2110.02861), section 1.3, for the dynamic map; Lloyd 1982 and Max 1960 for the
-least squared error.
+levels with the least squared error.
 """
 
 from __future__ import annotations
@@ -26,44 +28,61 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from course_utils.validation import positive
+from course_utils.validation import one_of, positive, whole_number
 
+# The levels of NF4, from QLoRA, appendix E, with the digits that bitsandbytes has.
 NF4 = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
     *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
     *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
     *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
-)  # QLoRA, appendix E; as bitsandbytes has them
-NESTED_BLOCK = 256  # constants to a block in double quantization
-TINY = 1e-38  # what bitsandbytes divides by where all numbers of a block are smaller
-AT_ONCE = 2**17  # numbers worked on at a time: they fit a core's cache
-MOST_ROUNDS = 10_000  # of Lloyd's iteration; a hundred or so are enough
-FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+)
+# How many constants share a constant in double quantization.
+NESTED_BLOCK = 256
+# bitsandbytes divides by at least this, also if a block has only zeros.
+TINY = 1e-38
+# How many numbers are processed at a time. They fit the cache of a core.
+CHUNK = 2**17
+# The limit for Lloyd's iteration, which needs about a hundred rounds.
+MAX_ROUNDS = 10_000
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 # --- levels: what a code can stand for ------------------------------------------------------------
 
 
 def nf4_codebook() -> Tensor:
-    """The 16 levels of 4-bit NormalFloat, ascending: float32 (16,), in [-1, 1].
+    """The 16 levels of 4-bit NormalFloat, ascending, in [-1, 1].
 
-    Quantiles of a normal distribution, taken so that zero is exact: 7 negative levels, 0, 8
-    positive ones (QLoRA, section 3). The published table; `normal_float(4)` derives it.
+    The levels are quantiles of a normal distribution, chosen so that zero is exact: 7 negative
+    levels, 0 and 8 positive levels (QLoRA, section 3). This is the published table, which
+    `normal_float(4)` derives.
 
         -1          -0.5           0           0.5           1
-        |      |    |   |  | | | | | | | | |  |   |     |      |   dense where weights are
+        |      |    |   |  | | | | | | | | |  |   |     |      |   dense where weights are dense
+
+    Returns:
+        float32 tensor of shape (16,).
     """
     return torch.tensor(NF4)
 
 
 def normal_float(bits: int) -> Tensor:
-    """NormalFloat of `bits` bits from quantiles of N(0, 1): float32 (2^bits,), ascending.
+    """Derive the levels of a NormalFloat from the quantiles of N(0, 1).
 
-    The outermost quantile δ lies halfway between those of an even and of an odd number of levels;
-    2^(bits-1) quantiles from δ to ½ give the positive side, one fewer the negative side, and zero
-    stands between them. Divided by the largest (bitsandbytes' create_normal_map, whose δ for 4
-    bits is 929/960).
-    Raises ValueError for bits outside 2 to 8.
+    The positive levels are the quantiles of 2^(bits-1) equally spaced shares from δ down to, but
+    without, ½. There is one negative level fewer, and zero is between them. All levels are divided
+    by the largest. δ is the mean of 1 - 1/(2n) for n = 2^bits and for n = 2^bits - 1 levels: 31/32
+    and 29/30 for 4 bits, which gives 929/960, as in bitsandbytes' create_normal_map.
+
+    Args:
+        bits: the width of a code, from 2 to 8.
+
+    Returns:
+        float32 tensor of shape (2^bits,), ascending, in [-1, 1].
+
+    Raises:
+        ValueError: bits is outside this range.
     """
     levels = 2 ** _checked_bits(bits)
     delta = 1 - (1 / (2 * (levels - 1)) + 1 / (2 * levels)) / 2
@@ -78,39 +97,55 @@ def normal_float(bits: int) -> Tensor:
 
 
 def linear_codebook(bits: int = 4) -> Tensor:
-    """Equally spaced levels, symmetric about 0: float32 (2^bits - 1,), for 4 bits -7/7 … 7/7.
+    """Equally spaced levels, symmetric about zero: -7/7 … 7/7 for 4 bits.
 
-    One of the 2^bits codes stays unused, so that zero is exact and both sides are alike.
-    Raises ValueError for bits outside 2 to 8.
+    One of the 2^bits codes is not used, so that zero is exact and both sides are alike.
+
+    Args:
+        bits: the width of a code, from 2 to 8.
+
+    Returns:
+        float32 tensor of shape (2^bits - 1,), ascending, in [-1, 1].
+
+    Raises:
+        ValueError: bits is outside this range.
     """
     most = 2 ** (_checked_bits(bits) - 1) - 1
     return torch.arange(-most, most + 1) / most
 
 
 def fp4_codebook(kind: str = "bitsandbytes") -> Tensor:
-    """The 15 different values of a 4-bit float, ascending, largest 1: float32 (15,).
+    """The 15 different values of a 4-bit floating-point number, divided by the largest.
 
-    kind: "ocp", the E2M1 of the Open Compute Project (MX specification 1.0, section 5.3.3): sign,
-        two bits of exponent, one of mantissa; or "bitsandbytes", its FP4, whose smallest value is
-        much smaller. Raises ValueError for any other.
+    Args:
+        kind: "ocp" is the E2M1 format of the Open Compute Project (MX specification 1.0, section
+            5.3.3) with a sign, two bits of exponent and one of mantissa. "bitsandbytes" is the
+            FP4 of that library, whose smallest positive value is much smaller.
+
+    Returns:
+        float32 tensor of shape (15,), ascending, in [-1, 1].
+
+    Raises:
+        ValueError: kind is something else.
     """
     magnitudes = {
         "ocp": (0.5, 1, 1.5, 2, 3, 4, 6),
         "bitsandbytes": (0.0625, 2, 3, 4, 6, 8, 12),
     }
-    if kind not in magnitudes:
-        raise ValueError(f"kind must be one of {', '.join(magnitudes)}; got {kind!r}")
-    values = torch.tensor(magnitudes[kind])
+    values = torch.tensor(magnitudes[one_of("kind", kind, magnitudes)])
     values = values / values.max()
     return torch.cat([-values.flip(0), torch.zeros(1), values])
 
 
 def dynamic_codebook() -> Tensor:
-    """The 256 levels of the 8-bit dynamic map, ascending: float32 (256,), in (-1, 1].
+    """The 256 levels of the 8-bit dynamic map, ascending, in (-1, 1].
 
-    Seven decades from 10^-7 to 1, each with twice as many levels as the one below it: a float whose
-    exponent takes the fewer bits, the larger the number (8-bit optimizers, section 1.3, after
-    Dettmers 2015, arXiv 1511.04561).
+    The levels cover seven decades from 10^-7 to 1, and each decade has twice as many levels as the
+    decade below it. So this is a floating-point number that spends fewer bits on its exponent, the
+    larger it is (8-bit optimizers, section 1.3, after Dettmers 2015, arXiv 1511.04561).
+
+    Returns:
+        float32 tensor of shape (256,).
     """
     levels = [torch.tensor([0.0, 1.0])]
     for decade in range(7):
@@ -121,17 +156,26 @@ def dynamic_codebook() -> Tensor:
 
 
 def lloyd_max_codebook(x: Tensor, bits: int = 4, block_size: int = 64) -> Tensor:
-    """Levels of least squared error for x in blocks: float32 (2^bits,), ascending.
+    """Find the levels with the least squared error for the numbers of a tensor, in blocks.
 
-    Lloyd's iteration: each level moves to the mean of the numbers nearest to it, until none moves,
-    which is a local minimum. It starts from levels as dense as the cube root of the numbers'
-    density would be if they were normal (Panter and Dite 1951). A number of a block with absmax c
-    counts c² times, since its error is multiplied by c. Neither zero nor ±1 is exact in general.
+    Lloyd's iteration moves each level to the mean of the numbers that are nearest to it, until no
+    level moves. The result is a local minimum. The iteration starts with levels that are as dense
+    as the cube root of a normal density (Panter and Dite 1951). A number in a block with absmax c
+    has the weight c², because its error is multiplied by c. In general neither zero nor ±1 is
+    exact.
 
-    x: numbers to fit, a sample of what will be quantized. Raises ValueError as `quantize` does, and
-    for fewer numbers than levels.
+    Args:
+        x: the numbers, for example a sample of what will be quantized.
+        bits: the width of a code, from 2 to 8.
+        block_size: how many numbers share a constant, as in `quantize`.
+
+    Returns:
+        float32 tensor of shape (2^bits,), ascending, in [-1, 1].
+
+    Raises:
+        ValueError: `quantize` would not accept x, or x has fewer numbers than there are levels.
     """
-    flat = _checked(x, block_size).float()
+    flat = _as_row(x, block_size).float()
     levels = 2 ** _checked_bits(bits)
     if flat.numel() < levels:
         raise ValueError(f"{levels} levels need at least as many numbers, got {flat.numel()}")
@@ -139,14 +183,16 @@ def lloyd_max_codebook(x: Tensor, bits: int = 4, block_size: int = 64) -> Tensor
     _check_finite(absmax, x)
     values, order = _scaled(blocks, absmax).flatten()[: flat.numel()].double().sort()
     weights = absmax.double().square().repeat_interleave(block_size)[: flat.numel()][order]
+    # The total weight, and the weighted sum, of the n smallest values.
     zero = torch.zeros(1, dtype=torch.float64)
-    mass = torch.cat([zero, weights.cumsum(0)])  # of the first n numbers
+    mass = torch.cat([zero, weights.cumsum(0)])
     moment = torch.cat([zero, (weights * values).cumsum(0)])
-    wide = 3**0.5 * values.std().clamp(min=1e-3)  # the cube root of a normal density is normal, too
+    # The cube root of a normal density is a normal density that is √3 times as wide.
+    wide = 3**0.5 * values.std().clamp(min=1e-3)
     end = torch.special.ndtr(1 / wide).item()
     shares = torch.linspace(1 - end, end, levels, dtype=torch.float64)
     new = (wide * torch.special.ndtri(shares)).clamp(-1, 1)
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         old = new
         cuts = torch.searchsorted(values, midpoints(old))
         cuts = torch.cat([cuts.new_zeros(1), cuts, cuts.new_full((1,), flat.numel())])
@@ -158,12 +204,26 @@ def lloyd_max_codebook(x: Tensor, bits: int = 4, block_size: int = 64) -> Tensor
 
 
 def midpoints(codebook: Tensor) -> Tensor:
-    """Where the nearest level changes: halfway between neighbours, (levels - 1,)."""
+    """The borders between the levels: a number between two of them belongs to one level.
+
+    Args:
+        codebook: ascending levels, of shape (levels,).
+
+    Returns:
+        The mean of each pair of neighbouring levels, of shape (levels - 1,).
+    """
     return (codebook[:-1] + codebook[1:]) / 2
 
 
 def bin_edges(codebook: Tensor) -> Tensor:
-    """The edges of all bins within [-1, 1]: -1, the midpoints, 1; (levels + 1,)."""
+    """The edges of the bins of all levels within [-1, 1].
+
+    Args:
+        codebook: ascending levels, of shape (levels,).
+
+    Returns:
+        -1, the midpoints of the levels, and 1, of shape (levels + 1,).
+    """
     ends = codebook.new_ones(1)
     return torch.cat([-ends, midpoints(codebook), ends])
 
@@ -172,18 +232,23 @@ def bin_edges(codebook: Tensor) -> Tensor:
 
 
 class Quantized(nn.Module):
-    """A tensor in codes: what is stored of it, and the way back.
+    """A quantized tensor: its codes, its constants, and the way back.
 
-    packed: uint8, two codes a byte, the first in the high bits (one code a byte from 5 bits on).
-    constants: the absmax of each block, float32 (blocks,), and 1e-38 for an unfinished block of
-        zeros; or, doubly quantized, a `Quantized` of what is left of them after their mean `offset`
-        is taken off.
-    codebook: the levels, float32 (levels,). zero_point: the index that counts as code 0.
-    shape, dtype: of the tensor that was quantized. block_size: numbers to a block.
+    It is a module, so it moves between devices and is saved together with the layer that it
+    belongs to. Its dtypes stay the same if the model is cast: `.half()` changes nothing. Shape,
+    dtype and block size are not in its state, so load a saved state into an equal layer.
 
-    A module, so that it moves between devices and is saved with the layer it belongs to; shape,
-    dtype and block size are not in its state, so load one into an equal layer. It keeps its dtypes
-    whatever the model is cast to: `.half()` changes nothing.
+    Attributes:
+        packed: the codes, uint8. Up to 4 bits, a byte has two codes, the first in its high bits;
+            from 5 bits on it has one.
+        constants: the absmax of each block, float32 (blocks,). With double quantization this is a
+            `Quantized` of the constants after their mean was subtracted.
+        codebook: the levels, float32 (levels,).
+        offset: the mean of the constants with double quantization, a float32 scalar; else None.
+        zero_point: the index of the level whose code is 0.
+        shape: shape of the tensor that was quantized.
+        dtype: dtype of the tensor that was quantized.
+        block_size: how many numbers share a constant.
     """
 
     def __init__(
@@ -211,14 +276,14 @@ class Quantized(nn.Module):
 
     @property
     def absmax(self) -> Tensor:
-        """The constant of each block as it is used, float32 (blocks,)."""
+        """The constants with which levels are multiplied, one for each block, float32 (blocks,)."""
         if self.offset is None:
             return self.constants
         return self.constants.dequantize() + self.offset
 
     @property
     def codes(self) -> Tensor:
-        """The code of each number, int16, in the tensor's shape: NF4 0 … 15, int4 -7 … 7."""
+        """The code of each number, int16 in the tensor's shape: 0 … 15 in NF4, -7 … 7 in int4."""
         packed = self.packed
         if _codes_per_byte(self.codebook) == 2:
             packed = torch.stack([packed >> 4, packed & 15], dim=-1)
@@ -226,14 +291,18 @@ class Quantized(nn.Module):
         return codes.view(self.shape) - self.zero_point
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
-        """level[code] · absmax, computed in float32 and rounded once, in the tensor's shape.
+        """Compute level[code] · absmax in float32, and round it once.
 
-        dtype: of the result; default: that of the tensor that was quantized.
+        Args:
+            dtype: dtype of the result, by default that of the tensor that was quantized.
+
+        Returns:
+            A tensor in the shape of the tensor that was quantized.
         """
         count, size, per_byte = self.shape.numel(), self.block_size, _codes_per_byte(self.codebook)
         table, absmax = self._levels_of_bytes(), self.absmax
         out = torch.empty(count, dtype=dtype or self.dtype, device=self.packed.device)
-        for start, stop in _parts(count, size):
+        for start, stop in _chunks(count, size):
             stored = self.packed[start // per_byte : -(-stop // per_byte)]
             blocks = _padded(F.embedding(stored.int(), table).flatten()[: stop - start], size)
             blocks = blocks * absmax[start // size : -(-stop // size), None]
@@ -241,7 +310,7 @@ class Quantized(nn.Module):
         return out.view(self.shape)
 
     def _levels_of_bytes(self) -> Tensor:
-        """The level or levels that each byte stands for: (levels, 1), or (256, 2) for pairs."""
+        """The levels that each byte stands for: (levels, 1), or (256, 2) for two codes a byte."""
         if _codes_per_byte(self.codebook) == 1:
             return self.codebook[:, None]
         levels = F.pad(self.codebook, (0, 16 - len(self.codebook)))
@@ -249,7 +318,7 @@ class Quantized(nn.Module):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """What is stored, in bytes: codes, constants, and code books with the offset."""
+        """The bytes (B) of "codes", "constants" and "code books"; the last includes the offset."""
         sizes = {
             "codes": self.packed.nbytes,
             "constants": self.constants.nbytes,
@@ -263,7 +332,7 @@ class Quantized(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all that is stored."""
+        """The bytes (B) of everything that is stored."""
         return sum(self.sizes.values())
 
     def extra_repr(self) -> str:
@@ -274,18 +343,28 @@ class Quantized(nn.Module):
 def quantize(
     x: Tensor, codebook: Tensor, block_size: int | None = 64, double_quant: bool = False
 ) -> Quantized:
-    """Each number as the nearest level of a code book, times its block's absmax.
+    """Store each number as the nearest level of a code book, times the absmax of its block.
 
-    x: float32, float16 or bfloat16, of any shape, read row by row; the last block may be shorter.
-    codebook: ascending levels in [-1, 1], from 2 to 256; up to 16, two codes share a byte.
-    block_size: numbers that share a constant, an even number; None: one for the whole tensor.
-    double_quant: whether the constants are quantized too.
+    A number exactly between two levels gets the lower level. Autograd does not see the result.
 
-    Exactly between two levels the lower one is taken. Nothing is remembered for autograd.
-    Raises ValueError for another dtype, for NaN and infinity, and for a block size that can't be.
+    Args:
+        x: float32, float16 or bfloat16 tensor of any shape. It is read row by row, and the last
+            block may be shorter.
+        codebook: 2 to 256 ascending levels in [-1, 1]. Up to 16 levels, two codes share a byte.
+        block_size: how many numbers share a constant, an even number; None for one constant for
+            the whole tensor.
+        double_quant: whether the constants are quantized, too.
+
+    Returns:
+        The quantized tensor.
+
+    Raises:
+        ValueError: x has another dtype, NaN or infinity; or the code book or the block size is
+            not allowed.
     """
     codebook = codebook.detach().float()
-    ascending = (codebook.diff() > 0).all() and codebook.abs().max() <= 1  # NaN is neither
+    # Both comparisons are False for NaN.
+    ascending = (codebook.diff() > 0).all() and codebook.abs().max() <= 1
     if not 2 <= len(codebook) <= 256 or not ascending:
         raise ValueError("codebook must have from 2 to 256 levels in [-1, 1], in ascending order")
     borders = midpoints(codebook).to(x.device)
@@ -297,11 +376,22 @@ def quantize(
 
 
 def quantize_nf4(x: Tensor, block_size: int | None = 64, double_quant: bool = False) -> Quantized:
-    """x in 4-bit NormalFloat; arguments and errors as of `quantize`.
+    """Quantize a tensor to 4-bit NormalFloat.
 
     Codes, constants and values are bit-identical to those of bitsandbytes' quantize_4bit on a CPU.
-    (bitsandbytes 0.50 decodes a matrix wrongly on a CPU with AVX512 if its rows end within a block.
-    As one row, the same numbers come back right, and equal to these.)
+    (On a CPU with AVX512, bitsandbytes 0.50 decodes a matrix wrongly if its rows end within a
+    block. If the matrix is passed as a single row, the result is right and equal to this one.)
+
+    Args:
+        x: the tensor, as in `quantize`.
+        block_size: how many numbers share a constant, as in `quantize`.
+        double_quant: whether the constants are quantized, too.
+
+    Returns:
+        The quantized tensor.
+
+    Raises:
+        ValueError: as in `quantize`.
     """
     return quantize(x, nf4_codebook(), block_size, double_quant)
 
@@ -309,10 +399,21 @@ def quantize_nf4(x: Tensor, block_size: int | None = 64, double_quant: bool = Fa
 def quantize_linear(
     x: Tensor, bits: int = 4, block_size: int | None = None, double_quant: bool = False
 ) -> Quantized:
-    """x in whole numbers: code = round(x / absmax · 7) for 4 bits, from -7 to 7; ½ goes to even.
+    """Quantize a tensor to whole numbers: code = round(x / absmax · 7) for 4 bits.
 
-    bits: 2 to 8. block_size: as in `quantize`; the default is one constant for the whole tensor.
-    Raises ValueError as `quantize` does.
+    The codes of 4 bits are -7 … 7. A number halfway between two codes gets the even code.
+
+    Args:
+        x: the tensor, as in `quantize`.
+        bits: the width of a code, from 2 to 8.
+        block_size: how many numbers share a constant, by default all numbers of the tensor.
+        double_quant: whether the constants are quantized, too.
+
+    Returns:
+        The quantized tensor.
+
+    Raises:
+        ValueError: bits is outside its range, or as in `quantize`.
     """
     codebook = linear_codebook(bits)
     most = len(codebook) // 2
@@ -332,11 +433,12 @@ def _quantize(
     zero_point: int = 0,
 ) -> Quantized:
     size = max(2, x.numel() + x.numel() % 2) if block_size is None else block_size
-    flat, packed, constants = _checked(x, size), [], []
-    for start, stop in _parts(flat.numel(), size):
+    flat, packed, constants = _as_row(x, size), [], []
+    for start, stop in _chunks(flat.numel(), size):
         blocks, absmax = _in_blocks(flat[start:stop].float(), size)
         scaled = _scaled(blocks, absmax)
-        if (stop - start) % size:  # in an unfinished block bitsandbytes divides, which rounds once
+        # In an unfinished block bitsandbytes divides instead, which rounds once.
+        if (stop - start) % size:
             absmax[-1].clamp_(min=TINY)
             scaled[-1] = blocks[-1] / absmax[-1]
         codes = encode(scaled).to(torch.uint8).flatten()
@@ -344,7 +446,7 @@ def _quantize(
         constants.append(absmax)
     absmax = torch.cat(constants)
     _check_finite(absmax, x)
-    stored, offset = _in_8_bits(absmax) if double_quant else (absmax, None)
+    stored, offset = _quantize_constants(absmax) if double_quant else (absmax, None)
     return Quantized(
         torch.cat(packed),
         stored,
@@ -357,28 +459,31 @@ def _quantize(
     )
 
 
-def _in_8_bits(absmax: Tensor) -> tuple[Quantized, Tensor]:
-    """Double quantization: constants without their mean in 8 bits, and that mean.
+def _quantize_constants(absmax: Tensor) -> tuple[Quantized, Tensor]:
+    """Double quantization: the constants in 8 bits after their mean was subtracted, and the mean.
 
-    On a CPU bitsandbytes reads codes from a table of 65,536 places in [-1, 1]: so do we.
+    On a CPU bitsandbytes looks up each code in a table with 65,536 entries for [-1, 1], so this
+    function rounds to the same entries.
     """
     offset = absmax.mean() if absmax.numel() else absmax.new_zeros(())
     if not offset.isfinite():
         raise ValueError("x is too large: the mean of its constants is beyond float32")
     codebook, last = dynamic_codebook().to(absmax.device), 2**16 - 1
     blocks, largest = _in_blocks(absmax - offset, NESTED_BLOCK)
-    scaled = (blocks * (1 / largest)[:, None]).clamp(-1, 1)  # the reciprocal can be infinite
-    place = ((scaled + 1) * 0.5 * last + 0.5).int()
-    codes = torch.bucketize(-1 + 2 * place / last, midpoints(codebook))
-    codes[largest == 0] = 0  # as bitsandbytes has it: any code stands for 0 there
+    # The reciprocal can be infinite.
+    scaled = (blocks * (1 / largest)[:, None]).clamp(-1, 1)
+    entry = ((scaled + 1) * 0.5 * last + 0.5).int()
+    codes = torch.bucketize(-1 + 2 * entry / last, midpoints(codebook))
+    # Any code stands for 0 in a block of zeros. bitsandbytes stores code 0.
+    codes[largest == 0] = 0
     codes = codes.flatten()[: absmax.numel()].to(torch.uint8)
     about = {"shape": absmax.shape, "dtype": torch.float32, "block_size": NESTED_BLOCK}
     return Quantized(codes, largest, codebook, **about), offset
 
 
-def _checked(x: Tensor, block_size: int) -> Tensor:
-    """x as one row, detached; ValueError for what can't be quantized."""
-    if x.dtype not in FLOATS:
+def _as_row(x: Tensor, block_size: int) -> Tensor:
+    """The numbers of x as one row without autograd; ValueError if they can't be quantized."""
+    if x.dtype not in DTYPES:
         raise ValueError(f"x must be float32, float16 or bfloat16, got {x.dtype}")
     if positive("block_size", block_size) % 2:
         raise ValueError(f"block_size must be even, so that blocks fill bytes; got {block_size}")
@@ -386,16 +491,14 @@ def _checked(x: Tensor, block_size: int) -> Tensor:
 
 
 def _check_finite(absmax: Tensor, x: Tensor) -> None:
-    """Raise ValueError if x has NaN or infinity, which its constants then have too."""
+    """Raise ValueError if x has NaN or infinity, because then its constants have it, too."""
     if not absmax.isfinite().all():
         wrong = (~x.isfinite()).sum()
         raise ValueError(f"x must be finite, but {wrong:,} of its {x.numel():,} numbers are not")
 
 
 def _checked_bits(bits: int) -> int:
-    if not 2 <= positive("bits", bits) <= 8:
-        raise ValueError(f"bits must be from 2 to 8, got {bits}")
-    return bits
+    return whole_number("bits", bits, least=2, most=8)
 
 
 def _codes_per_byte(codebook: Tensor) -> int:
@@ -403,33 +506,36 @@ def _codes_per_byte(codebook: Tensor) -> int:
 
 
 def _packed(codes: Tensor, count: int, per_byte: int) -> Tensor:
-    """The first `count` codes in bytes, two to a byte or one; an odd one shares with the next."""
+    """Put `count` codes into bytes. If two share a byte and one is left, the next code joins it."""
     if per_byte == 1:
         return codes[:count]
     codes = codes[: count + count % 2]
     return codes[::2] << 4 | codes[1::2]
 
 
-def _parts(count: int, block_size: int) -> list[tuple[int, int]]:
-    """Whole blocks, about AT_ONCE numbers at a time: start and stop; one empty part for none."""
-    step = block_size * max(1, AT_ONCE // block_size)
+def _chunks(count: int, block_size: int) -> list[tuple[int, int]]:
+    """Start and stop of chunks of whole blocks, of about CHUNK numbers each.
+
+    Without numbers there is one empty chunk.
+    """
+    step = block_size * max(1, CHUNK // block_size)
     return [(start, min(start + step, count)) for start in range(0, max(count, 1), step)]
 
 
 def _padded(flat: Tensor, block_size: int) -> Tensor:
-    """(n,) → (blocks, block_size), zeros after the last number."""
+    """(n,) → (blocks, block_size), with zeros after the last number."""
     missing = -flat.numel() % block_size
     return (F.pad(flat, (0, missing)) if missing else flat).view(-1, block_size)
 
 
 def _in_blocks(flat: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
-    """Blocks (blocks, block_size) of a row, and their absmax (blocks,)."""
+    """The blocks of a row, (blocks, block_size), and the absmax of each block, (blocks,)."""
     blocks = _padded(flat, block_size)
     return blocks, blocks.abs().amax(dim=1)
 
 
 def _scaled(blocks: Tensor, absmax: Tensor) -> Tensor:
-    """Blocks divided by their absmax: in [-1, 1]."""
+    """The blocks divided by their absmax, so that all numbers are in [-1, 1]."""
     return blocks * (1 / absmax.clamp(min=TINY))[:, None]
 
 
@@ -443,20 +549,27 @@ def overhead_bits(
     nested_bits: int = 8,
     nested_block_size: int = NESTED_BLOCK,
 ) -> float:
-    """Bits that the constants of blocks add to each number.
+    """Compute how many bits the constants of the blocks add to each number.
 
-    One constant of `constant_bits` a block; with double quantization `nested_bits` a block, and one
-    constant a block of blocks: 32/64 = 0.5, and 8/64 + 32/(64 · 256) = 0.126953125 (QLoRA, section
-    3). Code books and the offset, a few for each tensor, are left out.
-    Raises ValueError for a number below 1.
+    With 64 numbers in a block, a float32 constant adds 32/64 = 0.5 bits. With double quantization
+    it is 8/64 + 32/(64 · 256) = 0.126953125 bits (QLoRA, section 3). The code books and the
+    offset, of which a tensor has only one each, are not counted.
+
+    Args:
+        block_size: how many numbers share a constant.
+        double_quant: whether the constants are quantized, too.
+        constant_bits: bits of a constant that is not quantized.
+        nested_bits: bits of a quantized constant.
+        nested_block_size: how many quantized constants share a constant.
+
+    Returns:
+        Bits for each number.
+
+    Raises:
+        ValueError: a block size is not a whole number of at least 1.
     """
-    for name, value in {
-        "block_size": block_size,
-        "constant_bits": constant_bits,
-        "nested_bits": nested_bits,
-        "nested_block_size": nested_block_size,
-    }.items():
-        positive(name, value)
+    positive("block_size", block_size)
+    positive("nested_block_size", nested_block_size)
     if not double_quant:
         return constant_bits / block_size
     return nested_bits / block_size + constant_bits / (block_size * nested_block_size)
@@ -466,34 +579,38 @@ def overhead_bits(
 
 
 class FrozenProduct(torch.autograd.Function):
-    """x Wᵀ + bias with W in codes: dequantized for each pass and thrown away after it.
+    """Compute x Wᵀ + bias with a quantized W that gets no gradient.
 
-    Only x gets a gradient. Autograd would have kept a 16-bit W from the forward pass for the
-    backward pass; here the codes are decoded a second time instead, by way of the dtype that W had,
-    as bitsandbytes does.
+    Autograd would keep a 16-bit W from the forward pass for the backward pass. Here each pass
+    dequantizes W and frees it, so W is dequantized twice. The backward pass first rounds to the
+    dtype that W had before it was quantized, as bitsandbytes does.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Quantized, bias: Tensor | None) -> Tensor:
-        """(…, d_in) → (…, d_out)."""
+        """Multiply with the dequantized weight: (…, d_in) → (…, d_out)."""
         ctx.weight = weight
         return F.linear(x, weight.dequantize(x.dtype), bias)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        """(…, d_out) → (…, d_in)."""
+        """Compute the gradient of x: (…, d_out) → (…, d_in)."""
         return gradient @ ctx.weight.dequantize().to(gradient.dtype), None, None
 
 
 class NF4Linear(nn.Module):
-    """A frozen linear layer whose weights are kept in NF4 and dequantized on demand.
+    """A frozen linear layer that stores its weights in NF4 and dequantizes them on demand.
 
-    linear: the layer to quantize; its weights are read, not changed.
-    block_size, double_quant: as in `quantize_nf4`.
-    compute_dtype: what products are computed in; default: the dtype of x. The output has x's dtype.
+    Its outputs and gradients equal those of bitsandbytes' Linear4bit (QLoRA, equation 5).
 
-    Outputs and gradients equal those of bitsandbytes' Linear4bit (QLoRA, equation 5).
-    Raises ValueError for another kind of layer, and as `quantize` does.
+    Args:
+        linear: the layer to quantize. Its weights are read, not changed.
+        block_size: how many weights share a constant.
+        double_quant: whether the constants are quantized, too.
+        compute_dtype: dtype of the matrix products, by default the dtype of x.
+
+    Raises:
+        ValueError: the layer is not an unquantized nn.Linear, or `quantize` refuses its weights.
     """
 
     def __init__(
@@ -512,7 +629,7 @@ class NF4Linear(nn.Module):
         self.compute_dtype = compute_dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, d_in) → (…, d_out)."""
+        """Multiply with the dequantized weight: (…, d_in) → (…, d_out), in the dtype of x."""
         dtype = self.compute_dtype or x.dtype
         bias = None if self.bias is None else self.bias.to(dtype)
         return FrozenProduct.apply(x.to(dtype), self.weight, bias).to(x.dtype)

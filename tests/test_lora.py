@@ -191,14 +191,18 @@ def test_add_lora_takes_the_same_layers_as_peft_and_starts_alike():
     assert all(".A" in name or ".B" in name for name in trainable_parameters(ours))
 
 
-def test_to_peft_and_back():
-    theirs, ours, layers = with_peft(make_model())
+def test_each_matrix_is_the_transpose_of_pefts():
+    _, ours, layers = with_peft(make_model())
     name, of_theirs = next(iter(layers.items()))
-    written = ours.get_submodule(name).to_peft()
-    assert torch.equal(written["lora_A.weight"], of_theirs.lora_A["default"].weight)
-    assert torch.equal(written["lora_B.weight"], of_theirs.lora_B["default"].weight)
-    a, b = written.values()
-    assert a.shape == (4, 64) and b.shape == (64, 4)  # (r, in) and (out, r)
+    of_ours = ours.get_submodule(name)
+    assert torch.equal(of_ours.A.T, of_theirs.lora_A["default"].weight)
+    assert torch.equal(of_ours.B.T, of_theirs.lora_B["default"].weight)
+    assert of_ours.A.shape == (64, 4) and of_ours.B.shape == (4, 64)
+
+
+def test_an_adapter_that_peft_does_not_have():
+    _, _, layers = with_peft(make_model())
+    of_theirs = next(iter(layers.values()))
     with pytest.raises(ValueError, match=r"no LoRA adapter 'other'; it has \['default'\]"):
         LoRALinear.from_peft(of_theirs, "other")
     with pytest.raises(ValueError, match="no LoRA adapter 'default'"):

@@ -120,7 +120,7 @@ def test_the_smallest_constants():
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("double_quant", [False, True])
-@pytest.mark.parametrize("count", [quantization.AT_ONCE, 3 * quantization.AT_ONCE + 77])
+@pytest.mark.parametrize("count", [quantization.CHUNK, 3 * quantization.CHUNK + 77])
 def test_also_over_more_than_one_part(count, double_quant, dtype):
     assert_same_as_bitsandbytes(normal(count).to(dtype), 64, double_quant)
 
@@ -208,7 +208,7 @@ def test_floats_of_4_bits():
     assert torch.equal(fp4_codebook("ocp")[7:], ocp)
     theirs = bnb_functional.get_4bit_type("fp4", device="cpu").unique()
     assert torch.equal(fp4_codebook(), theirs)
-    with pytest.raises(ValueError, match="kind must be one of ocp, bitsandbytes; got 'e3m0'"):
+    with pytest.raises(ValueError, match="kind must be 'ocp' or 'bitsandbytes', got 'e3m0'"):
         fp4_codebook("e3m0")
 
 
@@ -343,9 +343,7 @@ def test_overhead_is_that_of_a_real_tensor(count, double_quant):
     assert 8 * constants / count == overhead_bits(64, double_quant)
 
 
-@pytest.mark.parametrize(
-    "name", ["block_size", "constant_bits", "nested_bits", "nested_block_size"]
-)
+@pytest.mark.parametrize("name", ["block_size", "nested_block_size"])
 def test_overhead_of_nothing(name):
     with pytest.raises(ValueError, match=f"{name} must be"):
         overhead_bits(double_quant=True, **{name: 0})
@@ -414,8 +412,8 @@ def test_refuses_what_is_not_finite(bad, place):
         (lambda x: quantize_nf4(x.int()), "got torch.int32"),
         (lambda x: quantize_nf4(x, block_size=0), "block_size must be"),
         (lambda x: quantize_nf4(x, block_size=63), "block_size must be even"),
-        (lambda x: quantize_linear(x, bits=1), "bits must be from 2 to 8, got 1"),
-        (lambda x: quantize_linear(x, bits=9), "bits must be from 2 to 8, got 9"),
+        (lambda x: quantize_linear(x, bits=1), "bits must be a whole number from 2 to 8, got 1"),
+        (lambda x: quantize_linear(x, bits=9), "bits must be a whole number from 2 to 8, got 9"),
         (lambda x: normal_float(0), "bits must be"),
         (lambda x: quantize(x, torch.linspace(-1, 1, 257)), "from 2 to 256 levels"),
         (lambda x: quantize(x, torch.tensor([1.0])), "from 2 to 256 levels"),
