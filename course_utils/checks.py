@@ -1,4 +1,4 @@
-"""Checks of the exercises: call an answer, compare what came, say what is wrong in four lines.
+"""Checks of the exercises: call an answer, compare what it returns, and say what is wrong.
 
     check(lora_parameters, 1000, 1000, rank=8).gives(
         (16_000, 0.016), mistakes=[((8_000, 0.008), "only one of A and B was counted")]
@@ -9,9 +9,10 @@
       expected  (16_000, 0.016)
       likely    only one of A and B was counted
 
-Arguments and answers cross as plain values (`course_utils.values`), copied on the way: an answer
-can neither change what it is compared with nor compare itself. What it prints to stderr, warnings
-too, goes to stdout: nbgrader gives no point to a test cell that wrote to stderr.
+Arguments and returned values are plain values (`course_utils.values`) and are copied. So an answer
+can neither change what it is compared with nor decide the comparison itself. What it prints to
+stderr, including warnings, goes to stdout, because nbgrader gives no points to a test cell that
+wrote to stderr.
 """
 
 from __future__ import annotations
@@ -27,28 +28,32 @@ from typing import Any
 
 from course_utils import values
 
-LINE = 92  # characters of a line of a message
-WIDTH = 300  # characters of a value that are shown
-ARGUMENT = 100  # characters of an argument that are shown
-FEW = 12  # items of a list or numbers of a tensor that are shown
+# How many characters a line of a message, a value and an argument may have.
+LINE, WIDTH, ARGUMENT = 92, 300, 100
+# How many items of a list are shown. A tensor is shown as a whole up to twice as many numbers.
+FEW = 12
 
-HIDDEN = "### BEGIN HIDDEN TESTS"  # the line from which on a cell's checks are grading's own
-PREFIX = "Not right yet: "  # of the message of a failed check, in a notebook
+# The checks after this line of a cell are in the grader's copy of the notebook only.
+HIDDEN = "### BEGIN HIDDEN TESTS"
+# What the message of a failed check begins with in a notebook.
+PREFIX = "Not right yet: "
 HIDDEN_PREFIX = "Not right yet, in a check that grading adds: "
-FAULTS = (Exception, SystemExit)  # that end an answer, and not the notebook
+# What may end an answer without ending the notebook.
+FAULTS = (Exception, SystemExit)
 
 Mistakes = Iterable[tuple[Any, str]]
 
 
 class CheckFailed(AssertionError):
-    """An answer that isn't right yet. In a notebook it shows its text and no traceback."""
+    """An answer that isn't right yet. A notebook shows the message without a traceback."""
 
-    def _render_traceback_(self) -> list[str]:  # asked for by IPython, and so by nbgrader
+    def _render_traceback_(self) -> list[str]:
+        """What IPython, and so nbgrader, shows instead of a traceback."""
         return [f"{HIDDEN_PREFIX if _is_hidden(self) else PREFIX}{self}"]
 
 
 def _is_hidden(failed: BaseException) -> bool:
-    """Whether the line of the cell that failed stands among its hidden tests."""
+    """Whether the line that failed is one of the hidden tests of its cell."""
     frames = traceback.walk_tb(failed.__traceback__)
     cell = next(
         ((f, line) for frame, line in frames if _is_cell(f := frame.f_code.co_filename)), ()
@@ -62,15 +67,19 @@ def _is_cell(file: str) -> bool:
 
 
 class Unplain(Exception):
-    """What an answer returned is no plain value; the text says where and why."""
+    """An answer returned something that isn't a plain value. The message says where and why."""
 
 
 class Check:
-    """One call of an answer, made when its result is first asked for, and what is expected of it.
+    """One call of an answer, and what is expected of the value that it returns.
 
-    text: the call as it is shown. call: makes it and returns a plain value.
-    value: what came, a plain copy. Every method raises CheckFailed where the answer raised, hasn't
-    been written yet, or returned something that isn't a plain value.
+    The call is made once, when the value is first needed. Every method raises CheckFailed if the
+    answer is not as expected, raises, is not written yet, or returns something that isn't a plain
+    value.
+
+    Args:
+        text: the call as messages show it.
+        call: makes the call, and returns a plain value.
     """
 
     def __init__(self, text: str, call: Callable[[], Any]):
@@ -79,7 +88,7 @@ class Check:
 
     @property
     def value(self) -> Any:
-        """What the answer returned."""
+        """The value that the answer returned, as a copy."""
         if self._came is None:
             try:
                 self._came = (self._call(),)
@@ -98,11 +107,21 @@ class Check:
         rel: float = 1e-6,
         abs: float = 1e-9,
     ) -> None:
-        """The answer must be `expected`; floats and tensors within rel × |expected| + abs.
+        """Check that the answer is `expected`.
 
-        mistakes: pairs of a wrong value, or a function that recognizes one, and what is then said.
-        likely: what is said of any other wrong value. A list may stand for a tuple, and a tensor of
-        one number for a float.
+        Floats and tensors may differ by rel × |expected| + abs. A list counts as a tuple, and a
+        tensor of one number as a float.
+
+        Args:
+            expected: the correct value.
+            mistakes: pairs of a wrong value, or a function that recognizes one, and the hint for
+                it.
+            likely: the hint for any other wrong value.
+            rel: the relative tolerance.
+            abs: the absolute tolerance.
+
+        Raises:
+            CheckFailed: the answer is something else.
         """
         difference = _difference(self.value, expected, rel, abs)
         if difference is not None:
@@ -114,9 +133,14 @@ class Check:
             )
 
     def like(self, example: Any) -> None:
-        """The answer must have the form of `example`: types, lengths, keys, shapes and dtypes.
+        """Check that the answer has the form of an example: types, lengths, keys, shapes, dtypes.
 
-        An int asks for a whole number, a float for any number.
+        Args:
+            example: a value of the correct form. An int in it allows whole numbers only, a float
+                allows any number.
+
+        Raises:
+            CheckFailed: the answer has another form.
         """
         if (fault := _unlike(self.value, example)) is not None:
             where, came, wanted = fault
@@ -124,7 +148,16 @@ class Check:
             self._fail(f"came      {came}{at}", f"expected  {wanted}")
 
     def raises(self, *exceptions: type[Exception], saying: str = "", likely: str = "") -> None:
-        """The answer must raise one of these; its message must contain `saying`, in any case."""
+        """Check that the answer raises an exception.
+
+        Args:
+            exceptions: the classes of which it may be.
+            saying: a text that its message must contain, in upper or lower case.
+            likely: the hint if the answer does something else.
+
+        Raises:
+            CheckFailed: the answer raises no such exception.
+        """
         names = " or ".join(exception.__name__ for exception in exceptions)
         expected = f"expected  {names}" + (f" with {saying!r} in its message" if saying else "")
         try:
@@ -142,13 +175,32 @@ class Check:
             self._fail(f"came      {show(came)}", expected, _likely(likely))
 
     def that(self, holds: bool, expected: str, likely: str = "") -> None:
-        """Something must hold of `value`; `expected` says it in words."""
+        """Check a property of `value`.
+
+        Args:
+            holds: whether the value has the property.
+            expected: the property in words.
+            likely: the hint if it does not.
+
+        Raises:
+            CheckFailed: the value does not have the property.
+        """
         came = show(self.value)
         if not holds:
             self._fail(f"came      {came}", f"expected  {expected}", _likely(likely))
 
     def part(self, *keys: Any) -> Check:
-        """One item of the answer, by keys or indices, to be checked by itself."""
+        """Pick one item of the answer, to check it by itself.
+
+        Args:
+            keys: the keys or indices that lead to the item.
+
+        Returns:
+            A check of this item.
+
+        Raises:
+            CheckFailed: there is no such item.
+        """
         inner = self.value
         text = self._text
         for key in keys:
@@ -168,7 +220,19 @@ class Check:
 
 
 def check(answer: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Check:
-    """The call `answer(*args, **kwargs)`, ready to be checked. Arguments must be plain values."""
+    """Prepare the check of a call `answer(*args, **kwargs)`.
+
+    Args:
+        answer: the student's function.
+        args: its positional arguments, plain values.
+        kwargs: its keyword arguments, plain values.
+
+    Returns:
+        A check of the value that the call returns.
+
+    Raises:
+        TypeError: an argument isn't a plain value.
+    """
     text = call_text(getattr(answer, "__name__", "your answer"), args, kwargs)
     args, kwargs = values.copied(args), values.copied(kwargs)
 
@@ -187,7 +251,15 @@ def check(answer: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Check:
 
 
 def show(value: Any, width: int = WIDTH) -> str:
-    """A plain value in one line: digits in groups of three (16_000), long values shortened."""
+    """Write a plain value in one line.
+
+    Args:
+        value: the value. The digits of its numbers are in groups of three: 16_000.
+        width: how many characters are shown; a longer text is cut.
+
+    Returns:
+        The text.
+    """
     text = _shown(value)
     return text if len(text) <= width else text[:width] + " …"
 
@@ -215,7 +287,7 @@ def _shown_array(value: Any) -> str:
 
 
 def _numbers(value: Any) -> str:
-    """A number, or lists of them in any depth; floats with six digits."""
+    """A number, or lists of numbers at any depth. Floats have six digits."""
     if type(value) is list:
         return f"[{', '.join(map(_numbers, value))}]"
     return f"{value:.6g}" if type(value) is float else f"{value}"
@@ -226,7 +298,7 @@ def _kind(value: Any) -> str:
 
 
 def _form(value: Any) -> str:
-    """The form of a value in words: "a float", "a tensor of 4 × 8 float32"."""
+    """The form of a value in words: "list of 3", "tensor of 4 × 8 float32", "float 1.5"."""
     if hasattr(value, "shape"):
         size = " × ".join(map(str, value.shape)) or "a single"
         return f"{_kind(value)} of {size} {str(value.dtype).removeprefix('torch.')}"
@@ -236,14 +308,14 @@ def _form(value: Any) -> str:
 
 
 def call_text(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """How a call is shown: lora_parameters(1_000, 1_000, rank=8)."""
+    """Write a call as messages show it: lora_parameters(1_000, 1_000, rank=8)."""
     shown = [show(arg, ARGUMENT) for arg in args]
     shown += [f"{key}={show(arg, ARGUMENT)}" for key, arg in kwargs.items()]
     return f"{name}({', '.join(shown)})"
 
 
 def _wrapped(text: str, indent: str) -> str:
-    """A long line as several, of which all but the first are indented."""
+    """Break a long line into several, and indent all but the first."""
     return textwrap.fill(
         text, LINE, subsequent_indent=indent, break_on_hyphens=False, replace_whitespace=False
     )
@@ -260,9 +332,15 @@ def _one_line(fault: BaseException) -> str:
 
 
 def place(fault: BaseException) -> list[str]:
-    """The student's own line that raised, if there is one.
+    """Find the line of the student's own code that raised an exception.
 
-    An exception that crossed from another process brings it along as `crossed_place`.
+    An exception that comes from another process has this line as its `crossed_place`.
+
+    Args:
+        fault: the exception.
+
+    Returns:
+        One line for the message, or none if no cell of a notebook raised it.
     """
     if (crossed := getattr(fault, "crossed_place", None)) is not None:
         return crossed
@@ -279,11 +357,12 @@ def place(fault: BaseException) -> list[str]:
 
 # --- how values are compared ----------------------------------------------------------------------
 
-Difference = tuple[str, str, str]  # where, what came there, what was expected there
+# Where two values differ, what came there, and what was expected there.
+Difference = tuple[str, str, str]
 
 
 def _difference(came: Any, expected: Any, rel: float, abs: float) -> Difference | None:
-    """The first difference between two plain values; None if they are equal."""
+    """The first difference between two plain values, or None if they are equal."""
     kind = type(expected)
     if kind in (list, tuple):
         if type(came) not in (list, tuple) or len(came) != len(expected):
@@ -302,7 +381,7 @@ def _difference(came: Any, expected: Any, rel: float, abs: float) -> Difference 
 
 
 def _only_in(these: dict[Any, Any], those: dict[Any, Any]) -> str:
-    """The keys that one dict has and the other doesn't."""
+    """The keys that the first dict has and the second doesn't."""
     return show([key for key in these if key not in those])
 
 
@@ -314,7 +393,7 @@ def _first_difference(pairs: Iterable[tuple[str, Any, Any]], rel: float, abs: fl
 
 
 def _single(value: Any) -> Any:
-    """The number in a tensor or array of one, without dimensions; else the value itself."""
+    """The number in a tensor or array without dimensions. Other values are returned as they are."""
     return value.item() if hasattr(value, "shape") and value.ndim == 0 else value
 
 
@@ -349,16 +428,17 @@ def _as_float64(array: Any) -> Any:
 
 
 def _reason(came: Any, mistakes: Mistakes, rel: float, abs: float) -> str:
-    """What is said of this wrong value; "" where it is none of the known ones."""
+    """The hint for a wrong value; an empty text if it is not a known mistake."""
     for wrong, text in mistakes:
-        with contextlib.suppress(Exception):  # a function may not expect a value of this kind
+        # A function that recognizes a mistake may raise for a value of another kind.
+        with contextlib.suppress(Exception):
             if wrong(came) if callable(wrong) else _difference(came, wrong, rel, abs) is None:
                 return text
     return ""
 
 
 def _unlike(came: Any, example: Any) -> Difference | None:
-    """Where the form of a value differs from that of an example; None if it doesn't."""
+    """Where the form of a value differs from the form of an example, or None if it doesn't."""
     kind, fault = type(example), ("", _form(came), _form_asked(example))
     if hasattr(example, "shape"):
         same = type(came) is kind and (came.shape, came.dtype) == (example.shape, example.dtype)

@@ -364,7 +364,7 @@ def _accelerator_rows(machine: Machine) -> list[Row]:
     row = Row("compute dtype", f"{dtype}: {reason}")
     if gpu:
         capability = "{}.{}".format(*gpu.capability)
-        found = f"{gpu.name}, compute capability {capability}, {_gb(gpu.memory)}"
+        found = f"{gpu.name}, compute capability {capability}, {format_bytes(gpu.memory, digits=1)}"
         return [Row("accelerator", found), row]
     if machine.nvidia_driver and not machine.torch_fault:
         found = "an NVIDIA driver is installed, but PyTorch does not see a GPU"
@@ -390,16 +390,16 @@ def _core_rows(machine: Machine) -> list[Row]:
 def _memory_rows(machine: Machine) -> list[Row]:
     if machine.memory is None:
         return [Row("memory available", "unknown")]
-    found = _gb(machine.memory)
+    found = format_bytes(machine.memory, digits=1)
     if machine.memory < LECTURE_MEMORY:
         remedy = (
-            f"A lecture needs up to {_gb(LECTURE_MEMORY)}: shut down other notebooks' kernels and "
+            f"A lecture needs up to {format_bytes(LECTURE_MEMORY, digits=1)}: shut down other notebooks' kernels and "
             "other programs, then run `course check`."
         )
         return [Row("memory available", found, "fail", remedy)]
     if machine.memory < COURSE_MEMORY:
         remedy = (
-            f"Lecture 07 needs {_gb(COURSE_MEMORY)}: shut down other programs before it, or run it "
+            f"Lecture 07 needs {format_bytes(COURSE_MEMORY, digits=1)}: shut down other programs before it, or run it "
             "elsewhere by `course run --only 07`."
         )
         return [Row("memory available", found, "warn", remedy)]
@@ -422,11 +422,11 @@ def _model_row(machine: Machine) -> Row:
 def _disk_row(machine: Machine) -> Row:
     if machine.disk is None:
         return Row("disk free", "unknown")
-    found = f"{_gb(machine.disk)} in the cache"
+    found = f"{format_bytes(machine.disk, digits=1)} in the cache"
     if machine.disk >= FETCH_DISK or machine.model:
         return Row("disk free", found)
     remedy = (
-        f"The model needs {_gb(FETCH_DISK)}: free some space, or name another folder with "
+        f"The model needs {format_bytes(FETCH_DISK, digits=1)}: free some space, or name another folder with "
         f"{_setting('QLORA_COURSE_CACHE=FOLDER')}."
     )
     return Row("disk free", found, "fail", remedy)
@@ -452,10 +452,6 @@ def _from_home(path: Path | None) -> str:
 
 def _setting(assignment: str) -> str:
     return f"`{'set' if os.name == 'nt' else 'export'} {assignment}`"
-
-
-def _gb(size: int) -> str:
-    return format_bytes(size, digits=1)
 
 
 def _count(number: int, noun: str) -> str:

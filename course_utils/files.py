@@ -1,4 +1,4 @@
-"""Write a file so that a reader sees the old content or the new, never a half."""
+"""Write a file so that a reader sees its old content or its new content, never a part of it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 
 from course_utils.validation import CourseError
 
-PART = ".part"  # ends the name of a file that is still being written
+# The end of the name of a file that is still being written.
+PART = ".part"
 
 
 def write_atomically(path: Path, data: bytes, mode: int | None = None) -> None:
     """Write a file beside its place, then move it there, so that readers never see a part of it.
 
-    What a killed run has left beside the place is overwritten. A symbolic link in the file's place
-    is replaced, never followed.
+    A file that an interrupted run has left beside the place is overwritten. A symbolic link in the
+    file's place is replaced, never followed.
 
     Args:
         path: the file; its folder is made if it is missing.
@@ -34,7 +35,8 @@ def write_atomically(path: Path, data: bytes, mode: int | None = None) -> None:
             raise IsADirectoryError(errno.EISDIR, what, os.fspath(place))
     part.unlink(missing_ok=True)
     try:
-        with part.open("xb") as stream:  # "x" refuses to write through a link
+        # "x" refuses to write through a link.
+        with part.open("xb") as stream:
             stream.write(data)
         if mode is not None:
             part.chmod(mode)

@@ -1,8 +1,8 @@
-"""Bytes of tensors, measured while a model runs: what `memory` predicts, counted for real.
+"""Bytes of tensors, measured while a model runs, to compare them with what `memory` predicts.
 
-On a GPU torch.cuda.max_memory_allocated says the peak. On a CPU nothing does: a process also holds
-libraries, and memory that it has freed. So `TensorMeter` watches every operation of PyTorch and
-keeps count of the storages that are alive.
+On a GPU torch.cuda.max_memory_allocated returns the peak. A CPU has no such counter: the memory of
+a process also contains libraries, and memory that it has freed. So `TensorMeter` watches every
+operation of PyTorch and counts the storages that are alive.
 """
 
 from __future__ import annotations
@@ -20,17 +20,22 @@ from torch.utils._pytree import tree_leaves
 
 
 class TensorMeter(TorchDispatchMode):
-    """Counts the bytes (B) of tensors that are made while it is active, until they are freed.
+    """Counts the bytes (B) of the tensors that are created while it is active and not yet freed.
 
-    now: alive at this moment; peak: the most that were; trace: `now` after each operation. Each
-    storage counts once, however many views it has. What a kernel allocates for itself inside one
-    operation is not seen.
+    A storage counts once, however many views it has. Memory that a kernel allocates for itself
+    during one operation is not counted.
 
-    >>> with TensorMeter() as meter:
-    ...     x = torch.ones(1000)
-    ...     y = (x + 1).sum()
-    >>> meter.peak
-    8000
+    Attributes:
+        now: bytes of the tensors that are alive.
+        peak: the largest value of `now` so far.
+        trace: the value of `now` after each operation.
+
+    Example:
+        >>> with TensorMeter() as meter:
+        ...     x = torch.ones(1000)
+        ...     y = (x + 1).sum()
+        >>> meter.peak
+        8004
     """
 
     def __init__(self) -> None:
@@ -41,7 +46,8 @@ class TensorMeter(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result = operation(*args, **(kwargs or {}))
-        given = set(_storages((args, kwargs)))  # views and in-place results are nothing new
+        # Views and in-place results share a storage that was there before.
+        given = set(_storages((args, kwargs)))
         for key, storage in _storages(result).items():
             if key not in given and key not in self._alive:
                 self._alive[key] = storage.nbytes()
@@ -63,7 +69,12 @@ def _storages(values: Any) -> dict[int, torch.UntypedStorage]:
 
 @dataclass
 class Saved:
-    """What autograd saved for the backward pass: bytes (B), and how many tensors."""
+    """What autograd has saved for the backward pass.
+
+    Attributes:
+        size: bytes (B) of the saved tensors.
+        tensors: number of saved tensors.
+    """
 
     size: int = 0
     tensors: int = 0
@@ -71,13 +82,21 @@ class Saved:
 
 @contextmanager
 def saved_for_backward(model: nn.Module) -> Iterator[Saved]:
-    """Count what a forward pass of `model` saves, its own weights and buffers left out.
+    """Count what forward passes of a model save for the backward pass.
 
-    Yields a `Saved` that fills as the pass goes. Source: torch.autograd.graph.saved_tensors_hooks.
+    The model's own weights and buffers are not counted, and neither is a second view of a tensor.
+    This uses torch.autograd.graph.saved_tensors_hooks.
+
+    Args:
+        model: the model whose forward pass is called in the with block.
+
+    Yields:
+        A `Saved` whose numbers grow during the forward pass.
     """
     own = [*model.parameters(), *model.buffers()]
     seen = {tensor.untyped_storage().data_ptr() for tensor in own}
-    saved, keep = Saved(), []  # kept alive, so that no address is used twice
+    # The storages are kept alive, so that no address is used twice.
+    saved, keep = Saved(), []
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -93,12 +112,16 @@ def saved_for_backward(model: nn.Module) -> Iterator[Saved]:
 
 
 def gradient_bytes(model: nn.Module) -> int:
-    """Bytes of the gradients that parameters hold now."""
+    """The bytes (B) of the gradients that the parameters of a model have now."""
     return sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
 
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of an optimizer's states: tensors of more than one number, shared ones once."""
+    """The bytes (B) of an optimizer's states.
+
+    Tensors of a single number, such as Adam's step counter, are not counted. A tensor that several
+    parameters share counts once.
+    """
     tensors = tree_leaves([list(state.values()) for state in optimizer.state.values()])
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()

@@ -1,8 +1,9 @@
-"""Plain values: what a graded answer may take and return, and their safe way into bytes and back.
+"""Plain values: what a graded answer may accept and return, converted to bytes and back safely.
 
-None, bool, int, float, str, list, tuple, dict, NumPy arrays and PyTorch tensors. Nothing else
-crosses: an object brings its own `__eq__` and could claim to equal whatever is expected. The bytes
-are JSON for the form of a value and safetensors for its arrays; nothing is ever unpickled.
+A plain value is None, a bool, int, float, str, list, tuple, dict, NumPy array or PyTorch tensor.
+Other objects are refused: an object has its own `__eq__` and could claim to equal whatever is
+expected. The bytes are JSON for the structure of a value and safetensors for its arrays, so nothing
+is ever unpickled.
 
     (3, {"A": tensor})   ─►   {"tuple": [3, {"dict": [["A", {"tensor": 0}]]}]}   and   safetensors
 """
@@ -14,9 +15,12 @@ import json
 import sys
 from typing import Any
 
-MAX_DEPTH = 20  # of containers in containers
-MAX_PARTS = 1_000_000  # single values, all containers together
-MAX_BYTES = 64_000_000  # of arrays, tensors and text together
+# How many containers may be inside one another.
+MAX_DEPTH = 20
+# How many single values and containers there may be in all.
+MAX_PARTS = 1_000_000
+# How many bytes the arrays, tensors and texts may have together.
+MAX_BYTES = 64_000_000
 
 SCALARS = (type(None), bool, int, float, str)
 DICTS = (dict, collections.OrderedDict, collections.defaultdict)
@@ -24,14 +28,22 @@ ALLOWED = "None, bool, int, float, str, list, tuple, dict, NumPy arrays and tens
 
 
 def encode(value: Any) -> bytes:
-    """A plain value as bytes.
+    """Convert a plain value to bytes.
 
-    Types are compared exactly: a subclass, which could bring behaviour with it, is refused. Scalars
-    of NumPy become Python's, `torch.Size` a tuple, parameters and tensors with gradients plain
-    tensors on the CPU, an OrderedDict (what `state_dict` returns) a dict.
+    Types are compared exactly, because a subclass could have behaviour of its own. A few types are
+    converted: scalars of NumPy to those of Python, `torch.Size` to a tuple, an OrderedDict (which
+    `state_dict` returns) to a dict, and parameters and tensors with gradients to plain tensors on
+    the CPU.
 
-    Raises TypeError for a value that isn't plain, and says where it stands; ValueError for one that
-    is too deep, refers to itself, or is too large.
+    Args:
+        value: the value.
+
+    Returns:
+        Bytes for `decode`.
+
+    Raises:
+        TypeError: the value, or a part of it, is not plain; the message says which part.
+        ValueError: the value is nested too deeply, contains itself, or is too large.
     """
     writer = _Writer()
     tree = json.dumps(writer.tree(value, "the value", 0)).encode()
@@ -42,17 +54,39 @@ def encode(value: Any) -> bytes:
 
 
 def decode(data: bytes) -> Any:
-    """The value that `encode` turned into these bytes; ValueError if they are something else."""
+    """Convert bytes back to the value that `encode` converted.
+
+    Args:
+        data: the bytes, which need not be trusted.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: the bytes are something else.
+    """
     try:
         tree, arrays, tensors = _parts(data)
         stores = {"array": _load("numpy", arrays), "tensor": _load("torch", tensors)}
         return _read(json.loads(tree), stores)
-    except Exception as fault:  # whatever JSON and safetensors say of bytes that aren't theirs
-        raise ValueError(f"these bytes hold no plain value: {fault}") from None
+    # JSON and safetensors raise errors of many kinds for bytes that they have not written.
+    except Exception as error:
+        raise ValueError(f"these bytes are not a plain value: {error}") from None
 
 
 def copied(value: Any) -> Any:
-    """An independent copy of a plain value, by way of its bytes; raises what `encode` does."""
+    """Make an independent copy of a plain value, by way of its bytes.
+
+    Args:
+        value: the value.
+
+    Returns:
+        A copy that shares nothing with the value.
+
+    Raises:
+        TypeError: the value, or a part of it, is not plain.
+        ValueError: the value is nested too deeply, contains itself, or is too large.
+    """
     return decode(encode(value))
 
 
@@ -60,7 +94,7 @@ def copied(value: Any) -> Any:
 
 
 class _Writer:
-    """Turns one value into a tree for JSON, and sets its arrays and tensors aside."""
+    """Converts one value to a tree for JSON, and collects its arrays and tensors."""
 
     def __init__(self) -> None:
         self.array: dict[str, Any] = {}
@@ -68,10 +102,10 @@ class _Writer:
         self.parts = self.bytes = 0
 
     def tree(self, value: Any, where: str, depth: int) -> Any:
-        """What JSON keeps of the value that stands at `where`."""
+        """The tree of a value. `where` names the value in messages, such as "the value[1]"."""
         self._count(parts=1)
         if depth > MAX_DEPTH:
-            raise ValueError(f"the value is nested more than {MAX_DEPTH} deep, or holds itself")
+            raise ValueError(f"the value is nested more than {MAX_DEPTH} deep, or contains itself")
         kind = type(value)
         if kind in SCALARS:
             self._count(size=len(value) if kind is str else 0)
@@ -88,7 +122,7 @@ class _Writer:
         return [key_tree, self.tree(value, f"{where}[{key!r}]", depth)]
 
     def _numerical(self, value: Any, where: str, depth: int) -> Any:
-        """What only NumPy and PyTorch can have made; neither is imported to find that out."""
+        """The tree of a value of NumPy or PyTorch. Neither library is imported to look at it."""
         kind, numpy, torch = type(value), sys.modules.get("numpy"), sys.modules.get("torch")
         if numpy and kind is numpy.ndarray and value.dtype.kind in "biuf" and value.dtype.isnative:
             self._count(size=value.nbytes)
@@ -114,13 +148,13 @@ class _Writer:
 
 
 def _aside(kind: str, store: dict[str, Any], array: Any) -> dict[str, int]:
-    """Put an array into its store; returns the tree's reference to it."""
+    """Put an array into a store, and return the reference to it for the tree."""
     store[str(len(store))] = array
     return {kind: len(store) - 1}
 
 
 def _save(library: str, arrays: dict[str, Any]) -> bytes:
-    """Arrays as safetensors; nothing at all where there are none, so that nothing is imported."""
+    """Arrays as safetensors. Without arrays the bytes are empty, and nothing is imported."""
     return _safetensors(library).save(arrays) if arrays else b""
 
 
@@ -128,7 +162,7 @@ def _save(library: str, arrays: dict[str, Any]) -> bytes:
 
 
 def _parts(data: bytes) -> list[bytes]:
-    """The three parts, each of which is preceded by its length."""
+    """Split the bytes into their three parts. The length of each comes before it."""
     found = []
     while data:
         end = 8 + int.from_bytes(data[:8], "little")
@@ -150,7 +184,7 @@ def _safetensors(library: str) -> Any:
 
 
 def _read(tree: Any, stores: dict[str, dict[str, Any]]) -> Any:
-    """The value of a tree; arrays and tensors come from their stores."""
+    """The value of a tree, with its arrays and tensors from their stores."""
     if not isinstance(tree, dict):
         return tree
     ((kind, inner),) = tree.items()

