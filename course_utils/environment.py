@@ -393,14 +393,14 @@ def _memory_rows(machine: Machine) -> list[Row]:
     found = format_bytes(machine.memory, digits=1)
     if machine.memory < LECTURE_MEMORY:
         remedy = (
-            f"A lecture needs up to {format_bytes(LECTURE_MEMORY, digits=1)}: shut down other notebooks' kernels and "
-            "other programs, then run `course check`."
+            f"A lecture needs up to {format_bytes(LECTURE_MEMORY, digits=1)}: shut down other "
+            "notebooks' kernels and other programs, then run `course check`."
         )
         return [Row("memory available", found, "fail", remedy)]
     if machine.memory < COURSE_MEMORY:
         remedy = (
-            f"Lecture 07 needs {format_bytes(COURSE_MEMORY, digits=1)}: shut down other programs before it, or run it "
-            "elsewhere by `course run --only 07`."
+            f"Lecture 07 needs {format_bytes(COURSE_MEMORY, digits=1)}: shut down other programs "
+            "before it, or run it elsewhere with `course run --only 07`."
         )
         return [Row("memory available", found, "warn", remedy)]
     return [Row("memory available", found)]
@@ -426,8 +426,8 @@ def _disk_row(machine: Machine) -> Row:
     if machine.disk >= FETCH_DISK or machine.model:
         return Row("disk free", found)
     remedy = (
-        f"The model needs {format_bytes(FETCH_DISK, digits=1)}: free some space, or name another folder with "
-        f"{_setting('QLORA_COURSE_CACHE=FOLDER')}."
+        f"The model needs {format_bytes(FETCH_DISK, digits=1)}: free some space, or name another "
+        f"folder with {_setting('QLORA_COURSE_CACHE=FOLDER')}."
     )
     return Row("disk free", found, "fail", remedy)
 
