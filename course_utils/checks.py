@@ -24,7 +24,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 from course_utils import values
 
@@ -211,7 +211,7 @@ class Check:
                 self._fail(f"came      {show(self.value)}", f"expected  something at [{key!r}]")
         return Check(text, lambda: inner)
 
-    def _fail(self, *lines: str) -> None:
+    def _fail(self, *lines: str) -> NoReturn:
         text = [
             _wrapped(self._text, "    "),
             *(_wrapped(f"  {line}", " " * 12) for line in lines if line),

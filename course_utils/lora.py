@@ -107,7 +107,7 @@ class LoRALinear(nn.Module):
         self.base, self.rank, self.alpha = base.requires_grad_(False), rank, alpha
         self.scale = alpha / rank
         self.merged = False
-        place = {"device": base.weight.device, "dtype": torch.float32}
+        place: dict[str, Any] = {"device": base.weight.device, "dtype": torch.float32}
         bound = 1 / math.sqrt(base.in_features)
         self.A = nn.Parameter(torch.empty(base.in_features, rank, **place).uniform_(-bound, bound))
         self.B = nn.Parameter(torch.zeros(rank, base.out_features, **place))

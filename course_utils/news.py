@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from course_utils.validation import CourseError
 
@@ -152,7 +152,9 @@ def _tense_faults(words: Sequence[str], story: str) -> list[str]:
 
 def _names(story: str) -> set[str]:
     """The words of a story, and parts of compounds, that have a capital because they are names."""
-    inside, opening, plain = set(), set(), set()
+    inside: set[str] = set()
+    opening: set[str] = set()
+    plain: set[str] = set()
     starts = True
     for word in story.split():
         for part in {_bare(word), *_bare(word).split("-")}:
@@ -314,7 +316,7 @@ def load_jsonl(path: str | Path, *, validation_share: float = 0.1) -> DatasetDic
     return _by_split((splits[n], {"id": ids[n], "messages": talks[n]}) for n in lines)
 
 
-def _parse(raw: bytes, name: str) -> list[tuple[int, object]]:
+def _parse(raw: bytes, name: str) -> list[tuple[int, Any]]:
     """The number and the parsed JSON of each line that isn't blank.
 
     Lines end with LF or CRLF, and the file may begin with a byte order mark.

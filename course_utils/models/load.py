@@ -16,6 +16,7 @@ from course_utils.models.silence import silence_transformers
 from course_utils.validation import CourseError, first_line, one_of
 
 if TYPE_CHECKING:
+    from bitsandbytes.nn import Linear4bit
     from transformers import BitsAndBytesConfig
 
 QUANTIZATIONS = (None, "nf4")
@@ -125,15 +126,15 @@ def nf4_config(compute_dtype: torch.dtype, double_quant: bool = True) -> BitsAnd
     )
 
 
-def linear4bit_layers(model: nn.Module) -> dict[str, nn.Module]:
+def linear4bit_layers(model: nn.Module) -> dict[str, Linear4bit]:
     """Find the 4-bit linear layers of a model.
 
     Returns:
         The layers of class `bitsandbytes.nn.Linear4bit` by their names.
     """
-    import bitsandbytes as bnb
+    from bitsandbytes.nn import Linear4bit
 
-    return {name: m for name, m in model.named_modules() if isinstance(m, bnb.nn.Linear4bit)}
+    return {name: m for name, m in model.named_modules() if isinstance(m, Linear4bit)}
 
 
 def make_safe_to_evaluate(model: nn.Module) -> None:

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from typing import Any
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def hub_progress_bars(shown: bool) -> Iterator[None]:
 
 
 @contextmanager
-def without_tqdm(module: ModuleType) -> Iterator[None]:
+def without_tqdm(module: Any) -> Iterator[None]:
     """Replace a module's `tqdm` for a while, if the module has no option to hide its bar."""
     bar, module.tqdm = module.tqdm, lambda items, **_: items
     try:
