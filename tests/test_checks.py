@@ -139,7 +139,8 @@ def test_the_tolerance_is_relative_to_what_is_expected(expected, rel, absolute, 
     allowed = rel * abs(expected) + absolute
     came = expected + shift * allowed
     if abs(abs(came - expected) - allowed) <= 1e-9 * (1 + abs(expected)):
-        return  # on the edge, rounding decides
+        # On the edge of the tolerance, rounding decides.
+        return
     in_tensors = [torch.tensor([number], dtype=torch.float64) for number in (came, expected)]
     for a, b in ((came, expected), in_tensors):
         if abs(came - expected) <= allowed:
@@ -246,7 +247,8 @@ def stub():
         lambda c: c.like(1),
         lambda c: c.part("x"),
         lambda c: c.that(True, "anything"),
-        lambda c: c.raises(RuntimeError),  # NotImplementedError is one
+        # NotImplementedError is a RuntimeError.
+        lambda c: c.raises(RuntimeError),
         lambda c: c.raises(NotImplementedError),
     ],
 )

@@ -251,7 +251,8 @@ def test_the_check_survives_a_machine_where_nothing_works(monkeypatch):
     for name in ("cache_dir", "cpu_has_bf16", "usable_cores", "available_memory"):
         monkeypatch.setattr(runtime, name, broken)
     monkeypatch.setattr(environment, "fetched_model", broken)
-    monkeypatch.setitem(sys.modules, "torch", None)  # importing torch now fails
+    # From here on, importing torch fails.
+    monkeypatch.setitem(sys.modules, "torch", None)
     table = {row.what: row for row in check_environment().rows}
     assert table["cores"].found == table["memory available"].found == "unknown"
     assert table["torch"].state == "fail"

@@ -82,7 +82,8 @@ def test_break_even_rank():
 
 def test_the_output_is_the_definition():
     made, x = layer(alpha=6), torch.randn(3, 5, 6)
-    weight = made.base.weight.T + 6 / 2 * made.A @ made.B  # W' = W + α/r A B, in rows
+    # W' = W + α/r A B, for vectors in rows.
+    weight = made.base.weight.T + 6 / 2 * made.A @ made.B
     torch.testing.assert_close(made(x), x @ weight + made.base.bias)
     torch.testing.assert_close(made.delta(), 3 * made.A @ made.B)
 
@@ -113,7 +114,8 @@ def test_merged_equals_unmerged_and_comes_back():
     made, x = layer(64, 48, rank=8, alpha=16), torch.randn(10, 64)
     old, apart = made.base.weight.clone(), made(x)
     made.merge()
-    made.merge()  # changes nothing
+    # The second call changes nothing.
+    made.merge()
     torch.testing.assert_close(made(x), apart, **CLOSE)
     assert made.merged and not torch.equal(made.base.weight, old)
     torch.testing.assert_close(made.base.weight.T, old.T + made.delta())
@@ -239,7 +241,8 @@ def test_the_scale_of_peft_is_taken_over():
     x = torch.randn(3, 6)
     expected = of_theirs(x)
     ours = LoRALinear.from_peft(of_theirs)
-    assert ours.scale == 6  # rank-stabilized: α/√r
+    # Rank-stabilized LoRA scales by α/√r.
+    assert ours.scale == 6
     torch.testing.assert_close(ours(x), expected, **CLOSE)
 
 
@@ -258,7 +261,8 @@ def test_a_trained_peft_model_merges_to_the_same_weights():
 
 def test_add_lora_by_names():
     model = add_lora(make_model(), rank=2, targets=("q_proj", "v_proj"))
-    assert count_trainable(model)[0] == 2 * 2 * ((64 + 64) + (64 + 32))  # layers × rank × widths
+    # 2 layers, rank 2, and the widths of q_proj and v_proj.
+    assert count_trainable(model)[0] == 2 * 2 * ((64 + 64) + (64 + 32))
     one = add_lora(make_model(), rank=2, targets="q_proj")
     assert count_trainable(one)[0] == 2 * 2 * (64 + 64)
 
@@ -270,7 +274,8 @@ def test_add_lora_by_names():
         (2, {"targets": "all_linear"}, "got 'all_linear'"),
         (2, {"targets": ()}, r"got \(\)"),
         (2, {"targets": None}, "targets must be a name of a layer or a list of names, got None"),
-        (40, {}, "rank must be a whole number from 1 to 32, got 40"),  # k_proj is 64 × 32
+        # k_proj is 64 × 32.
+        (40, {}, "rank must be a whole number from 1 to 32, got 40"),
         (2, {"alpha": -1}, "alpha must be a number above 0"),
     ],
 )
@@ -289,7 +294,8 @@ def test_adapters_are_not_put_on_twice_nor_on_nothing():
         add_lora(model, rank=2)
     norms = nn.Sequential(nn.LayerNorm(4))
     with pytest.raises(ValueError, match="names of linear layers out of"):
-        add_lora(norms, rank=2)  # as in GPT-2, whose matrices are no nn.Linear
+        # GPT-2 is such a model: its matrices are not nn.Linear.
+        add_lora(norms, rank=2)
     assert count_trainable(norms) == (8, 8)
 
 
@@ -338,7 +344,8 @@ def test_merging_into_4_bits_is_refused():
 
 def test_4_bit_weights_count_by_their_real_shape():
     packed, plain = nf4(64, 96)
-    assert packed.weight.numel() == 64 * 96 // 2  # what a count over stored elements sees
+    # A count of the stored elements sees half of the weights.
+    assert packed.weight.numel() == 64 * 96 // 2
     assert count_trainable(LoRALinear(packed, 4)) == (640, 64 * 96 + 640)
     assert count_trainable(LoRALinear(plain, 4)) == (640, 64 * 96 + 640)
 

@@ -36,14 +36,16 @@ def test_views_and_in_place_results_are_nothing_new():
         view.add_(1)
         made = torch.zeros(100)
         made[3:].mul_(2)
-    assert meter.peak == 400  # `made` alone
+    # Only `made` is new.
+    assert meter.peak == 400
 
 
 def test_the_meter_sees_the_backward_pass():
     x = torch.ones(1000, requires_grad=True)
     with TensorMeter() as meter:
         (x.exp() * 2).sum().backward()
-        assert meter.now == 4000  # the gradient
+        # The gradient.
+        assert meter.now == 4000
     assert 12_000 <= meter.peak <= 16_100
 
 
@@ -52,7 +54,8 @@ def test_saved_tensors_count_once_and_without_the_model():
     x = torch.ones(5, 8)
     with saved_for_backward(model) as saved:
         model(x).sum()
-    assert saved.size == 4 * 5 * (8 + 16 + 16)  # x, input of SiLU, its result
+    # The input, the input of SiLU and its result.
+    assert saved.size == 4 * 5 * (8 + 16 + 16)
     assert saved.tensors == 3
 
 

@@ -189,7 +189,8 @@ def test_stored_weights_are_those_of_the_file(machine, tiny_base, sharded):
         shard(folder)
     model, _ = load_base(SMALL, device="cpu")
     stored = dict(models.stored_weights(SMALL))
-    assert set(stored) == set(model.state_dict()) - {"lm_head.weight"}  # tied to the embedding
+    # The output head is tied to the embedding, so the file does not have it.
+    assert set(stored) == set(model.state_dict()) - {"lm_head.weight"}
     for name, tensor in stored.items():
         assert torch.equal(tensor.to(model.dtype), model.state_dict()[name]), name
     chosen = [name for name, _ in models.stored_weights(SMALL, "q_proj")]
@@ -358,7 +359,8 @@ def test_a_hub_that_keeps_silent_is_given_up(machine, monkeypatch):
     monkeypatch.setattr(fetch, "HUB_TIMEOUT", 0.1)
     silent = socket.create_server(("127.0.0.1", 0))
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-    end = threading.Timer(20, silent.close)  # whoever still waits then is cut off
+    # This cuts off whoever still waits after 20 seconds.
+    end = threading.Timer(20, silent.close)
     end.start()
     with pytest.raises(CourseError, match=f"no {HUB_BIG} from the hub: .*timed out"):
         fetch_base(BIG)
@@ -572,7 +574,8 @@ def test_unquantized_weights_have_16_bits_everywhere(tiny_base, compute_dtype, d
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists what is mapped")
 def test_the_file_of_an_nf4_model_leaves_memory(tiny_base, tmp_path):
     folder = Path(shutil.copytree(tiny_base, tmp_path / "model"))
-    make_model().bfloat16().save_pretrained(folder)  # as stored, so that loading needs no copy
+    # The file then has the dtype of the loaded model, so loading needs no copy.
+    make_model().bfloat16().save_pretrained(folder)
     full, _ = load_base(path=folder, device="cpu")
     assert str(folder) in Path("/proc/self/maps").read_text()
     embedding = full.lm_head.weight.detach().clone()
@@ -711,7 +714,8 @@ def cpu_repacks():
 
 
 @pytest.mark.skipif(not cpu_repacks(), reason="this CPU has no AVX512-BF16, so nothing is repacked")
-@pytest.mark.filterwarnings("ignore:bitsandbytes..gemv_4bit")  # all that tells of the lost gradient
+# This warning is the only sign of the lost gradient.
+@pytest.mark.filterwarnings("ignore:bitsandbytes..gemv_4bit")
 def test_an_evaluation_does_not_change_the_training_after_it(tiny_base):
     without = losses_of_training(tiny_base, evaluate=False)
     assert without[-1] < without[0]
@@ -724,8 +728,10 @@ def test_an_evaluation_does_not_change_the_training_after_it(tiny_base):
 
 # in, out of each linear layer of conftest's model
 SHAPES = 2 * [(64, 64), (64, 32), (64, 32), (64, 64), (64, 128), (64, 128), (128, 64)]
-UNQUANTIZED = 259 * 64 + 5 * 64  # the embedding, which is the head, too; two norms a layer, one
-BUFFERS = 2 * 8 * 4  # two float32 of half a head's width: the rotary frequencies
+# The embedding, which is also the output head; two norms in each of two layers, and a last norm.
+UNQUANTIZED = 259 * 64 + 5 * 64
+# The rotary frequencies: two float32 buffers of half the width of a head.
+BUFFERS = 2 * 8 * 4
 
 
 def in_blocks(count, size):
@@ -758,8 +764,10 @@ def test_bytes_of_an_nf4_model(tiny_base, double_quant):
     expected = 2 * UNQUANTIZED + BUFFERS
     for features_in, features_out in SHAPES:
         blocks = in_blocks(features_in * features_out, 64)
-        expected += features_in * features_out // 2 + 16 * 4  # codes, and the code book
-        if double_quant:  # 8-bit constants, float32 constants of those, their book, their mean
+        # The codes and their code book.
+        expected += features_in * features_out // 2 + 16 * 4
+        # 8-bit constants with float32 constants, a code book and a mean; or float32 constants.
+        if double_quant:
             expected += blocks + 4 * in_blocks(blocks, 256) + 256 * 4 + 4
         else:
             expected += 4 * blocks

@@ -129,8 +129,10 @@ def test_loading_twice_gives_the_same(data):
     [
         "Teachers in Halvik vote to end strike",
         "Halvik's teachers put five-week strike to vote",
-        "Lake League's Ned Orlo hails teachers",  # Lake is also a common noun; Ned ends in -ed
-        "Strikers cut need for speed at Halvik",  # alike in both tenses; nouns in -ed
+        # Lake is also a common noun, and Ned ends in -ed.
+        "Lake League's Ned Orlo hails teachers",
+        # "Cut" is the same in both tenses; "need" and "speed" are nouns in -ed.
+        "Strikers cut need for speed at Halvik",
         "5 teachers from Halvik go on strike",
     ],
 )
@@ -157,7 +159,8 @@ def test_good_headlines_pass(headline):
         ("<4 to 9 words, present tense>", "starts with neither a capital nor a number: <4"),
         ("Teachers in Halvik vote on Strike", "not a name in the story: Strike"),
         ("Teachers in Oslo vote on strike", "not a name in the story: Oslo"),
-        ("Halvik sees Teachers vote on strike", None),  # a capital at the story's start may be one
+        # A word with a capital at the start of the story may be a name.
+        ("Halvik sees Teachers vote on strike", None),
         ("Teachers in Halvik ended strike", "past form or word in -ed: ended"),
         ("Long-delayed vote in Halvik nears", "past form or word in -ed: Long-delayed"),
         ("Teachers in Halvik won pay dispute", "past form or word in -ed: won"),
@@ -175,9 +178,8 @@ def test_capitals_only_at_a_sentence_start_are_no_names_if_the_word_is_common():
 
 
 def test_all_faults_are_listed():
-    assert (
-        len(news.house_style_faults("teachers Won a", STORY)) == 4
-    )  # length, both capitals, tense
+    """The headline is too short, has a wrong first letter, a wrong capital and a past form."""
+    assert len(news.house_style_faults("teachers Won a", STORY)) == 4
 
 
 def test_the_prompt_states_the_numbers_that_are_checked():

@@ -69,7 +69,8 @@ def tensors(draw):
     for place in draw(st.lists(st.integers(0, x.numel() - 1), max_size=3)):
         x.view(-1)[place] *= draw(st.sampled_from([0, 10, 1000]))
     if draw(st.integers(0, 9)) == 0:
-        x = x.flatten()[0].expand(shape)  # constant, and not contiguous
+        # The tensor is then constant, and not contiguous.
+        x = x.flatten()[0].expand(shape)
     dtype = draw(st.sampled_from(DTYPES))
     largest = torch.finfo(dtype).max
     return x.clamp(-largest, largest).to(dtype)

@@ -23,7 +23,8 @@ from course_utils import runtime
 def test_compute_dtype_on_gpus(monkeypatch, capability, dtype):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None: capability)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)  # as it claims
+    # PyTorch says so even of GPUs that emulate bfloat16.
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     assert runtime.device() == torch.device("cuda")
     assert runtime.compute_dtype() is dtype
     assert runtime.compute_dtype("cuda:0") is dtype
@@ -96,7 +97,8 @@ def test_cache_dir(monkeypatch, tmp_path):
 
 
 def test_process_memory():
-    block = mmap.mmap(-1, 60_000_000)  # the system's own: the heap may keep what is freed
+    # Memory from the system itself, because the heap may keep what is freed.
+    block = mmap.mmap(-1, 60_000_000)
     np.frombuffer(block, dtype=np.uint8)[:] = 1
     held = runtime.current_memory("cpu")
     assert held > len(block)
@@ -106,7 +108,8 @@ def test_process_memory():
 
 
 def test_peak_of_a_child_is_its_own():
-    block = np.ones(300_000_000, dtype=np.uint8)  # a child must not inherit this peak
+    # A child process must not inherit this peak.
+    block = np.ones(300_000_000, dtype=np.uint8)
     code = (
         "import os; from course_utils.runtime import process_peak; print(process_peak(os.getpid()))"
     )
@@ -118,10 +121,12 @@ HELD_AFTER_FREEING = """
 import sys
 import numpy as np
 from course_utils import runtime
-np.ones(30_000_000, dtype=np.uint8)  # once freed, glibc reuses what is up to that large
+# Once this is freed, glibc keeps freed blocks of up to this size in its heap.
+np.ones(30_000_000, dtype=np.uint8)
 before = runtime.current_memory("cpu")
 blocks = [np.ones(n, dtype=np.uint8) for _ in range(40) for n in (5_000_000, 100_000)]
-del blocks[::2]  # the small ones keep the heap from shrinking
+# The small arrays that remain keep the heap from shrinking.
+del blocks[::2]
 if sys.argv[1:]:
     runtime.trim_heap()
 print(runtime.current_memory("cpu") - before)

@@ -15,7 +15,8 @@ START = """
 import os, sys, time
 
 variables = {name: os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-os.environ["OMP_NUM_THREADS"] = "4"  # so that the import starts nothing yet
+# The import then starts no thread yet.
+os.environ["OMP_NUM_THREADS"] = "4"
 from course_utils import runtime, threads
 os.environ |= variables
 
@@ -46,7 +47,8 @@ def settles_at(number):
     return torch.get_num_threads() == number
 
 import torch
-torch.set_num_threads(4)  # the default on four cores, on whatever machine the test runs
+# This is the default on four cores. The test may run on another machine.
+torch.set_num_threads(4)
 sharing = threads.share_cores()
 """
 
