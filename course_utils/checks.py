@@ -109,7 +109,7 @@ class Check:
     ) -> None:
         """Check that the answer is `expected`.
 
-        Floats and tensors may differ by rel × |expected| + abs. A list counts as a tuple, and a
+        Floats and tensors may differ by `rel * |expected| + abs`. A list counts as a tuple, and a
         tensor of one number as a float.
 
         Args:
@@ -151,7 +151,7 @@ class Check:
         """Check that the answer raises an exception.
 
         Args:
-            exceptions: the classes of which it may be.
+            exceptions: the classes that are allowed.
             saying: a text that its message must contain, in upper or lower case.
             likely: the hint if the answer does something else.
 

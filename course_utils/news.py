@@ -89,11 +89,11 @@ ED_NOUNS = frozenset(
 def house_style_faults(headline: str, story: str) -> list[str]:
     """List the rules of house style that a headline breaks.
 
-    The rules are heuristics. Past forms are a list of irregular ones, and any other word that ends
-    in -ed, whether it is a verb or not, so "stolen portrait" breaks the rule. "Cut", "hit" and
-    "set" do not break it, because their past form is the same as the present. A word with a capital
-    is a name if the story has it with a capital inside a sentence, or has it at the start of a
-    sentence and never without a capital.
+    The rules are heuristics. A past form is a word in a list of irregular past forms, or any other
+    word that ends in -ed. It need not be a verb, so "stolen portrait" breaks the rule. "Cut", "hit"
+    and "set" do not break it, because their past form is the same as the present. A word with a
+    capital is a name if the story has it with a capital inside a sentence, or has it at the start
+    of a sentence and never without a capital.
 
     Args:
         headline: the headline.

@@ -141,8 +141,9 @@ def dynamic_codebook() -> Tensor:
     """The 256 levels of the 8-bit dynamic map, ascending, in (-1, 1].
 
     The levels cover seven decades from 10^-7 to 1, and each decade has twice as many levels as the
-    decade below it. So this is a floating-point number that spends fewer bits on its exponent, the
-    larger it is (8-bit optimizers, section 1.3, after Dettmers 2015, arXiv 1511.04561).
+    decade below it. In effect each code is a floating-point number, and the larger it is, the fewer
+    of its bits are the exponent (8-bit optimizers, section 1.3, after Dettmers 2015, arXiv
+    1511.04561).
 
     Returns:
         float32 tensor of shape (256,).

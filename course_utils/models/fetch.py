@@ -308,11 +308,11 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def _corrected(tokenizer: Any, config: Any) -> PreTrainedTokenizerFast:
-    """The tokenizer of a GGUF file, with what transformers gets wrong in that file.
+    """The tokenizer of a GGUF file, corrected where transformers misreads the file.
 
-    SmolLM2 splits off each digit first, which no version of transformers does here. Version 5.15,
-    which Colab has, takes the token that begins a message for the token that ends it, and sets no
-    token for padding. The model's config has all three tokens right.
+    SmolLM2 first splits a number into its digits. No version of transformers does so for a GGUF
+    file. Version 5.15, which Colab has, also takes the token that begins a message for the token
+    that ends it, and sets no token for padding. The model's config has the right tokens.
     """
     from tokenizers import pre_tokenizers
     from transformers import PreTrainedTokenizerFast
