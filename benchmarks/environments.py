@@ -356,16 +356,16 @@ def binder() -> Runner:
     python, core = Path(sys.executable), min(os.sched_getaffinity(0))
 
     def run(lecture: Path) -> Result:
-        with limits.cage(BINDER_MEMORY, BINDER_PROCESSES) as cage:
+        with limits.enforce(BINDER_MEMORY, BINDER_PROCESSES) as enforced:
 
             def confine(pid: int) -> None:
-                cage.add(pid)
+                enforced.add(pid)
                 os.sched_setaffinity(pid, {core})
 
             output = FOLDER / "executed" / "binder"
             result = executed(python, lecture, output, {"OMP_NUM_THREADS": "1"}, confine)
-            if cage.exceeded:
-                reasons = filter(None, (result["error"], cage.exceeded))
+            if enforced.exceeded:
+                reasons = filter(None, (result["error"], enforced.exceeded))
                 result |= {"passed": False, "error": "\n".join(reasons)}
         return result | {"versions": versions(python)}
 

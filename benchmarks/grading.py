@@ -38,7 +38,7 @@ import psutil
 from benchmarks.reports import RESULTS, load_report, measured_here, save_report
 from course_utils.grading import release
 from course_utils.grading.results import records
-from course_utils.grading.sandbox.bubblewrap import Limits
+from course_utils.grading.sandbox.limits import Limits
 from course_utils.publishing import notebook_check
 from course_utils.units import format_bytes
 from tests import assignment
@@ -392,7 +392,7 @@ def grade(folder: Path, name: str, limits: str, workers: int) -> None:
     from course_utils.grading import classroom, marking
 
     chosen = SHORT if limits == "short" else Limits()
-    marking.servers(marking.paper(folder, name, chosen))  # `classroom.grade` finds them warm
+    marking.servers(marking.grading_spec(folder, name, chosen))  # `classroom.grade` finds them warm
     print("ready", flush=True)
 
     def tell(record: records.Record, *_: int) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from course_utils.cgroups import memberships
 from course_utils.validation import whole_number
 
 if TYPE_CHECKING:
@@ -306,12 +307,10 @@ def _cgroup_quotas(root: Path) -> Iterator[float]:
 
 def _cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
     """This process's own cgroup and every one around it, in both versions of the hierarchy."""
-    own = Path("/proc/self/cgroup")
-    for line in own.read_text().splitlines() if own.exists() else []:
-        _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
+    for controllers, path in memberships():
+        if controllers.isdisjoint({controller, ""}):
             continue
-        base = root / controller if controllers else root
+        base = root if "" in controllers else root / controller
         inner = base / path.lstrip("/")
         chain = [inner, *inner.parents]
         yield from (folder for folder in chain if folder.is_relative_to(base) and folder.is_dir())

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import functools
 import shutil
-from typing import Any
 
 import pytest
 
-from course_utils.grading.referee import Names, Output, Referee
-from course_utils.grading.sandbox.bubblewrap import Limits, Server
+from course_utils.grading.referee import Output, Referee, Servers
+from course_utils.grading.sandbox.limits import Limits
+from course_utils.grading.sandbox.server import Server
+from course_utils.grading.spec import ExpectedNames, Files, GradingSpec, Submission
 
 needed = pytest.mark.skipif(not shutil.which("bwrap"), reason="there is no bubblewrap")
 QUICK = Limits(memory=600_000_000, files=50_000_000, processes=40, cell=6, call=2, notebook=60)
 
 
 @functools.cache
-def servers() -> tuple[Server, Server]:
+def servers() -> Servers:
     """A server for students, who lack course_utils.lora, and one for judges."""
-    return Server(withheld=("course_utils.lora",)), Server()
+    return Servers(Server(withheld=("course_utils.lora",)), Server())
 
 
 def close() -> None:
@@ -29,10 +30,23 @@ def close() -> None:
         servers.cache_clear()
 
 
-def referee(answer: str = "", limits: Limits = QUICK, **files: Any) -> Referee:
-    """A referee for the functions and classes that the answer defines."""
-    cells = [{"cell_type": "code", "source": answer}]
-    return Referee(*servers(), Names.of(cells), limits, **files)
+def referee(
+    answer: str = "",
+    limits: Limits = QUICK,
+    ours: Files | None = None,
+    theirs: Files | None = None,
+) -> Referee:
+    """A referee for the functions and classes that the answer defines.
+
+    Args:
+        answer: The source of an answer.
+        limits: What the submission may use.
+        ours: The assignment's files.
+        theirs: The student's files.
+    """
+    names = ExpectedNames.of([{"cell_type": "code", "source": answer}])
+    spec = GradingSpec("test", names, limits, ours or {})
+    return Referee(servers(), spec, Submission("student", None, theirs or {}))
 
 
 def ran(source: str, limits: Limits = QUICK) -> list[Output]:

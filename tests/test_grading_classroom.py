@@ -340,7 +340,7 @@ def test_where_no_sandbox_can_be_made_any_more_the_run_ends(course, monkeypatch,
     sums.hand_in(course, "one", RIGHT)
     faults = iter([*before, bubblewrap.NoSandbox])
 
-    def mark(paper, given):
+    def mark(spec, given):
         raise next(faults)("no namespaces any more")
 
     monkeypatch.setattr(marking, "mark", mark)
@@ -354,11 +354,11 @@ def test_one_that_brings_the_sandbox_down_is_tried_once_more_and_then_reported(c
         sums.hand_in(course, student, RIGHT)
     tried, real = [], marking.mark
 
-    def mark(paper, given):
+    def mark(spec, given):
         tried.append(given.student)
         if given.student == "always" or tried.count("once") == 1 and given.student == "once":
             raise bubblewrap.SandboxError("the sandbox is gone")
-        return real(paper, given)
+        return real(spec, given)
 
     monkeypatch.setattr(marking, "mark", mark)
     found = by_student(classroom.grade(course, NAME, workers=1, limits=QUICK))

@@ -15,7 +15,7 @@ import pytest
 
 from course_utils.grading import classroom, cluster, marking
 from course_utils.grading.results.records import GRADED, PERSON, UNGRADABLE
-from course_utils.grading.sandbox import bubblewrap
+from course_utils.grading.sandbox import server
 from course_utils.validation import CourseError
 from tests import sums
 from tests.sandboxes import QUICK, needed
@@ -180,22 +180,22 @@ def test_what_a_killed_worker_had_is_graded_by_another(client, course):
     assert orphans and not [process for process in orphans if process.is_running()]
 
 
-def start_servers(paper):
+def start_servers(spec):
     """Start this process's sandboxes, from a thread that then ends."""
     distributed.secede()
-    marking.servers(paper)
+    marking.servers(spec)
     return threading.get_native_id()
 
 
 def server_lives():
-    return [server.alive for pair in marking._servers.values() for server in pair]
+    return [each.alive for running in marking._servers.values() for each in running]
 
 
 def test_sandboxes_outlive_the_thread_that_asked_for_them(client, course):
     """Linux ends them with the thread that started them, and Dask's threads come and go."""
-    paper = marking.paper(course, NAME, QUICK)
+    spec = marking.grading_spec(course, NAME, QUICK)
     worker, pid = next(iter(client.run(os.getpid).items()))
-    thread = client.submit(start_servers, paper, workers=[worker], pure=False).result()
+    thread = client.submit(start_servers, spec, workers=[worker], pure=False).result()
     deadline = time.monotonic() + 20
     while os.path.exists(f"/proc/{pid}/task/{thread}") and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -242,7 +242,7 @@ def change(code=None, path=None):
     """Give this process another version of the course, or another PATH."""
     cluster.code = (lambda: code) if code else cluster.code
     os.environ["PATH"] = os.environ["PATH"] if path is None else path
-    bubblewrap.fault.cache_clear()
+    server.unavailable_reason.cache_clear()
 
 
 @pytest.mark.parametrize(

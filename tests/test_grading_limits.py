@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from course_utils.grading.sandbox import limits
+from course_utils.grading.sandbox.limits import cgroups, proc, rlimits, watcher
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bounds are for Linux")
 MB = 10**6
 CGROUPS = Path("/sys/fs/cgroup")
-# What a member runs before its own code: it waits until it is in the cage, then has 10 s.
+# What a member runs before its own code: it waits until it has limits, then has 10 s.
 START = """
 import ctypes, mmap, os, signal, sys, threading, time
 signal.signal(signal.SIGTTOU, signal.SIG_IGN)
@@ -41,7 +42,7 @@ from course_utils.grading.sandbox import limits, namespaces
 if os.getuid() == 0:
     os.setgroups([]), os.setgid(54321), os.setuid(54321)
 namespaces.libc.prctl(4, 1, 0, 0, 0)  # its files in /proc are its own again
-namespaces.enter()
+namespaces.unshare_namespaces()
 resource.setrlimit(resource.RLIMIT_NPROC, (200, 200))
 if pid := os.fork():
     os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 255)
@@ -50,24 +51,24 @@ libc.prctl(1, 9, 0, 0, 0)  # dies with its parent
 
 
 def kinds():
-    """The kinds of cage on this machine."""
-    best = limits._best() if sys.platform == "linux" else None
+    """The kinds of limits on this machine."""
+    best = cgroups.best_place() if sys.platform == "linux" else None
     return ["watched", "grouped"] if best else ["watched"]
 
 
 @pytest.fixture(params=kinds())
 def make(request):
-    """Makes a cage of either kind, and sees that none leaves anything behind."""
-    made = {"watched": limits.Watched, "grouped": limits.cage}[request.param]
+    """Makes limits of either kind, and sees that they leave nothing behind."""
+    made = {"watched": limits.PollingLimits, "grouped": limits.enforce}[request.param]
     yield made
     assert folders_of(os.getpid()) == []
 
 
 def folders_of(pid):
-    """The folders that a process's cages have in the cgroup file systems."""
+    """The folders that a process's limits have in the cgroup file systems."""
     names = (Path(top, name) for top, inner, _ in os.walk(CGROUPS) for name in inner)
     return [
-        p for p in names if p.name.startswith(limits.PREFIX) and p.name.split("-")[3] == f"{pid}"
+        p for p in names if p.name.startswith(cgroups.PREFIX) and p.name.split("-")[3] == f"{pid}"
     ]
 
 
@@ -153,14 +154,14 @@ BOMBS = {
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_memory_bomb_is_ended(make, bomb):
     with member(textwrap.dedent(BOMBS[bomb]) + "\ntime.sleep(60)") as process:
-        with make(100 * MB, 50) as cage:
-            cage.add(process.pid)
+        with make(100 * MB, 50) as enforced:
+            enforced.add(process.pid)
             go(process)
-            assert until(lambda: cage.exceeded)
-            assert cage.exceeded == "its processes took more than 100.00 MB of memory"
-            assert cage.peak > 90 * MB
+            assert until(lambda: enforced.exceeded)
+            assert enforced.exceeded == "its processes took more than 100.00 MB of memory"
+            assert enforced.peak > 90 * MB
         assert process.wait(5) == -signal.SIGKILL
-        assert cage.exceeded and cage.peak > 90 * MB
+        assert enforced.exceeded and enforced.peak > 90 * MB
 
 
 NEAR = {
@@ -176,15 +177,15 @@ NEAR = {
 @pytest.mark.parametrize("near", NEAR)
 def test_a_process_near_its_bound_goes_on(make, near):
     source = textwrap.dedent(NEAR[near]) + "\nsay('done'); hear(); say('still here')"
-    with member(source) as process, make(100 * MB, 50) as cage:
-        cage.add(process.pid)
+    with member(source) as process, make(100 * MB, 50) as enforced:
+        enforced.add(process.pid)
         go(process)
         assert heard(process) == "done"
-        time.sleep(3 * limits.INTERVAL)
-        assert 79 * MB < cage.peak < 100 * MB
+        time.sleep(3 * watcher.INTERVAL)
+        assert 79 * MB < enforced.peak < 100 * MB
         go(process)
         assert heard(process) == "still here"
-        assert process.wait(5) == 0 and cage.exceeded == ""
+        assert process.wait(5) == 0 and enforced.exceeded == ""
 
 
 # A warm server of 200 MB, which forks once it has heard a line, and says the pid.
@@ -217,14 +218,14 @@ def test_what_a_warm_server_has_counts_when_it_is_written_to(make):
         say("written")
         time.sleep(60)
         """
-    with forked(source) as (process, pid), make(100 * MB, 50) as cage:
-        cage.add(pid)
+    with forked(source) as (process, pid), make(100 * MB, 50) as enforced:
+        enforced.add(pid)
         go(process)
         assert heard(process) == "read"
-        time.sleep(3 * limits.INTERVAL)
-        assert 45 * MB < cage.peak < 75 * MB and cage.exceeded == ""
+        time.sleep(3 * watcher.INTERVAL)
+        assert 45 * MB < enforced.peak < 75 * MB and enforced.exceeded == ""
         go(process)
-        assert until(lambda: cage.exceeded)
+        assert until(lambda: enforced.exceeded)
         assert process.poll() is None  # the server
 
 
@@ -237,12 +238,12 @@ def test_pages_that_processes_share_count_once(make):
         say("forked")
         time.sleep(60)
         """
-    with forked(source) as (process, pid), make(100 * MB, 50) as cage:
-        cage.add(pid)
+    with forked(source) as (process, pid), make(100 * MB, 50) as enforced:
+        enforced.add(pid)
         go(process)
         assert heard(process) == "forked"
-        time.sleep(4 * limits.INTERVAL)
-        assert cage.exceeded == "" and cage.peak < 90 * MB
+        time.sleep(4 * watcher.INTERVAL)
+        assert enforced.exceeded == "" and enforced.peak < 90 * MB
 
 
 FORK_BOMB = """
@@ -261,17 +262,17 @@ for _ in range(100):
 @pytest.mark.parametrize("bomb", [FORK_BOMB, THREADS], ids=["fork", "threads"])
 def test_too_many_processes(make, bomb):
     with member(bomb, before=ALONE) as process:
-        with make(500 * MB, 20) as cage:
-            cage.add(process.pid)
-            inside = limits._children(process.pid) or until(lambda: limits._children(process.pid))
+        with make(500 * MB, 20) as enforced:
+            enforced.add(process.pid)
+            inside = proc.children(process.pid) or until(lambda: proc.children(process.pid))
             assert inside
-            (first,) = limits._children(process.pid)
-            cage.add(first)
+            (first,) = proc.children(process.pid)
+            enforced.add(first)
             go(process)
-            assert until(lambda: cage.exceeded)
-            assert cage.exceeded == "it tried to run more than 20 processes and threads at once"
-            cage.kill()
-            assert until(lambda: limits._started(first) is None)
+            assert until(lambda: enforced.exceeded)
+            assert enforced.exceeded == "it tried to run more than 20 processes and threads at once"
+            enforced.kill()
+            assert until(lambda: proc.started(first) is None)
         assert process.wait(5) != 0
 
 
@@ -294,59 +295,59 @@ def test_kill_ends_all_and_only_members(make):
         """
     with member(source) as process, member("time.sleep(60)") as other:
         go(other)
-        with make(200 * MB, 50) as cage:
-            cage.add(process.pid)
+        with make(200 * MB, 50) as enforced:
+            enforced.add(process.pid)
             go(process)
             daemons = [int(word) for word in heard(process).split()]
-            time.sleep(2 * limits.INTERVAL)
-            cage.kill()
+            time.sleep(2 * watcher.INTERVAL)
+            enforced.kill()
             assert process.wait(5) == -signal.SIGKILL
-            assert len(daemons) == 3 and not any(map(limits._started, daemons))
-            assert cage.exceeded == ""
+            assert len(daemons) == 3 and not any(map(proc.started, daemons))
+            assert enforced.exceeded == ""
         assert other.poll() is None
 
 
 def test_a_process_that_has_ended_cannot_be_added(make):
     ended = subprocess.Popen(["true"])
     ended.wait()
-    with make(MB, 5) as cage, pytest.raises(ProcessLookupError):
-        cage.add(ended.pid)
+    with make(MB, 5) as enforced, pytest.raises(ProcessLookupError):
+        enforced.add(ended.pid)
 
 
 def test_an_error_inside_ends_the_members(make):
     with member("time.sleep(60)") as process:
-        with pytest.raises(KeyError), make(100 * MB, 5) as cage:
-            cage.add(process.pid)
+        with pytest.raises(KeyError), make(100 * MB, 5) as enforced:
+            enforced.add(process.pid)
             raise KeyError
         assert process.wait(5) == -signal.SIGKILL
 
 
 def test_one_thread_watches_and_ends():
     def threads():
-        return [thread for thread in threading.enumerate() if thread.name == "cages"]
+        return [thread for thread in threading.enumerate() if thread.name == "watcher"]
 
-    with limits.Watched(MB, 5), limits.Watched(MB, 5):
+    with limits.PollingLimits(MB, 5), limits.PollingLimits(MB, 5):
         assert len(threads()) == 1
     assert until(lambda: not threads())
 
 
 def test_what_cannot_be_read_counts_whole(monkeypatch):
-    fields = limits._fields
-    monkeypatch.setattr(limits, "_fields", lambda p: {} if p.endswith("rollup") else fields(p))
+    numbers = proc.numbers
+    monkeypatch.setattr(proc, "numbers", lambda p: {} if p.endswith("rollup") else numbers(p))
     source = "fill(kept := bytearray(150 * MB)); time.sleep(60)"
-    with member(source) as process, limits.Watched(100 * MB, 5) as cage:
-        cage.add(process.pid)
+    with member(source) as process, limits.PollingLimits(100 * MB, 5) as enforced:
+        enforced.add(process.pid)
         go(process)
-        assert until(lambda: cage.exceeded)
+        assert until(lambda: enforced.exceeded)
 
 
 def test_memory_that_was_counted_twice_for_a_moment_ends_nothing(monkeypatch):
     """Until it runs another program, a forked process may have its parent's very memory."""
     measured = iter([(150 * MB, 2), (80 * MB, 1)])
-    cage = limits.Watched(100 * MB, 5)
-    monkeypatch.setattr(cage, "_measure", lambda: next(measured))
-    cage.look()
-    assert (cage.exceeded, cage._peak) == ("", 80 * MB)
+    enforced = limits.PollingLimits(100 * MB, 5)
+    monkeypatch.setattr(enforced, "_measure", lambda: next(measured))
+    enforced.look()
+    assert (enforced.exceeded, enforced._peak) == ("", 80 * MB)
 
 
 grouped = pytest.mark.skipif("grouped" not in kinds(), reason="no control groups to be had here")
@@ -354,29 +355,29 @@ grouped = pytest.mark.skipif("grouped" not in kinds(), reason="no control groups
 
 @grouped
 def test_files_in_memory_are_charged(tmp_path):
-    path = Path("/dev/shm") / f"{limits.PREFIX}-{os.getpid()}"
+    path = Path("/dev/shm") / f"{cgroups.PREFIX}-{os.getpid()}"
     source = f"""
         with open({str(path)!r}, "wb") as stream:
             for _ in range(200):
                 stream.write(bytes(MB))
         """
     try:
-        with member(source) as process, limits.cage(100 * MB, 5) as cage:
-            cage.add(process.pid)
+        with member(source) as process, limits.enforce(100 * MB, 5) as enforced:
+            enforced.add(process.pid)
             go(process)
             assert process.wait(10) == -signal.SIGKILL
-            assert cage.exceeded == "its processes took more than 100.00 MB of memory"
+            assert enforced.exceeded == "its processes took more than 100.00 MB of memory"
     finally:
         path.unlink(missing_ok=True)
 
 
-# A worker that is killed with a member in its cage.
+# A worker that is killed while it enforces limits on a member.
 WORKER = """
 import os, signal, subprocess
 from course_utils.grading.sandbox import limits
 child = subprocess.Popen(["sleep", "60"])
-with limits.cage(10**8, 5) as cage:
-    cage.add(child.pid)
+with limits.enforce(10**8, 5) as enforced:
+    enforced.add(child.pid)
     print(child.pid, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -388,26 +389,26 @@ def test_the_next_worker_removes_what_a_killed_one_left():
     child = int(killed.stdout.readline())
     assert killed.wait(10) == -signal.SIGKILL
     try:
-        assert folders_of(killed.pid) and limits._started(child)
-        with member("time.sleep(60)") as process, limits.cage(100 * MB, 5) as cage:
-            cage.add(process.pid)
+        assert folders_of(killed.pid) and proc.started(child)
+        with member("time.sleep(60)") as process, limits.enforce(100 * MB, 5) as enforced:
+            enforced.add(process.pid)
             probe = "from course_utils.grading.sandbox import limits; limits.available()"
             subprocess.run([sys.executable, "-c", probe], check=True, timeout=30)
-            assert folders_of(killed.pid) == [] and limits._started(child) is None
-            assert len(folders_of(os.getpid())) == len(cage.folders)  # a living worker's stay
+            assert folders_of(killed.pid) == [] and proc.started(child) is None
+            assert len(folders_of(os.getpid())) == len(enforced.folders)  # a living worker's stay
             assert process.poll() is None
     finally:
         killed.stdout.close()
-        limits.end_members(folders_of(killed.pid))
-        limits.remove(folders_of(killed.pid))
+        cgroups.end_members(folders_of(killed.pid))
+        cgroups.remove(folders_of(killed.pid))
 
 
 def test_a_folder_of_another_pid_namespace_is_not_stale():
-    namespace, pid, start = limits._identity(os.getpid())
-    assert not limits._is_stale(f"{limits.PREFIX}-{namespace}-{pid}-{start}-0")
-    assert limits._is_stale(f"{limits.PREFIX}-{namespace}-{pid}-{start + 1}-0")
-    assert not limits._is_stale(f"{limits.PREFIX}-{namespace + 1}-{pid}-{start + 1}-0")
-    assert not limits._is_stale("user.slice")
+    namespace, pid, start = proc.identity(os.getpid())
+    assert not cgroups.is_stale(f"{cgroups.PREFIX}-{namespace}-{pid}-{start}-0")
+    assert cgroups.is_stale(f"{cgroups.PREFIX}-{namespace}-{pid}-{start + 1}-0")
+    assert not cgroups.is_stale(f"{cgroups.PREFIX}-{namespace + 1}-{pid}-{start + 1}-0")
+    assert not cgroups.is_stale("user.slice")
 
 
 MOUNTS = """\
@@ -418,22 +419,22 @@ MOUNTS = """\
 """
 
 
-def test_places_for_cages(tmp_path):
+def test_places_for_control_groups(tmp_path):
     own = tmp_path / "user.slice" / "user.service" / "run.scope"
     own.mkdir(parents=True)
     (tmp_path / "memory" / "group").mkdir(parents=True)
     (tmp_path / "pids" / "inner").mkdir(parents=True)
     groups = "9:pids:/box/inner\n4:memory:/group\n0::/user.slice/user.service/run.scope\n"
-    found = limits.places(groups, MOUNTS.format(root="/", top=tmp_path))
+    found = cgroups.places(groups, MOUNTS.format(root="/", top=tmp_path))
     nearest = [own.parent, own.parent.parent, tmp_path]
-    assert found[:3] == [limits.Place("cgroup v2", path, path) for path in nearest]
-    legacy = limits.Place("cgroup v1", tmp_path / "memory" / "group", tmp_path / "pids" / "inner")
+    assert found[:3] == [cgroups.Place("cgroup v2", path, path) for path in nearest]
+    legacy = cgroups.Place("cgroup v1", tmp_path / "memory" / "group", tmp_path / "pids" / "inner")
     assert found[3:] == [legacy]
-    at_top = limits.places("0::/\n", MOUNTS.format(root="/", top=tmp_path))
-    assert at_top == [limits.Place("cgroup v2", tmp_path, tmp_path)]
-    outside = limits.places("0::/../..\n", MOUNTS.format(root="/", top=tmp_path))
+    at_top = cgroups.places("0::/\n", MOUNTS.format(root="/", top=tmp_path))
+    assert at_top == [cgroups.Place("cgroup v2", tmp_path, tmp_path)]
+    outside = cgroups.places("0::/../..\n", MOUNTS.format(root="/", top=tmp_path))
     assert outside == at_top
-    assert limits.places("0::/\n", "") == limits.places("", "") == []
+    assert cgroups.places("0::/\n", "") == cgroups.places("", "") == []
 
 
 def test_files_of_cgroup_v2(tmp_path, monkeypatch):
@@ -448,41 +449,43 @@ def test_files_of_cgroup_v2(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "mkdir", filled)
     (tmp_path / "cgroup.subtree_control").write_text("cpu")
-    with limits.Grouped(100 * MB, 7, limits.Place("cgroup v2", tmp_path, tmp_path)) as cage:
-        (folder,) = cage.folders
+    with limits.CgroupLimits(
+        100 * MB, 7, cgroups.Place("cgroup v2", tmp_path, tmp_path)
+    ) as enforced:
+        (folder,) = enforced.folders
         assert (tmp_path / "cgroup.subtree_control").read_text() == "+memory +pids"
         names = ("memory.max", "memory.swap.max", "memory.oom.group", "pids.max")
         texts = [(folder / name).read_text() for name in names]
         assert texts == ["100000000", "0", "1", "7"]
-        cage.add(os.getpid())
+        enforced.add(os.getpid())
         assert (folder / "cgroup.procs").read_text() == str(os.getpid())
         (folder / "cgroup.procs").write_text("")
         (folder / "memory.peak").write_text("5000\n")
-        assert (cage.peak, cage.exceeded) == (5000, "")
+        assert (enforced.peak, enforced.exceeded) == (5000, "")
         (folder / "pids.events").write_text("max 2\n")
-        assert cage.exceeded == "it tried to run more than 7 processes and threads at once"
+        assert enforced.exceeded == "it tried to run more than 7 processes and threads at once"
         (folder / "memory.events").write_text("low 0\nmax 3\noom 0\noom_kill 1\n")
-        assert cage.exceeded == "the machine ran out of memory while it ran"
+        assert enforced.exceeded == "the machine ran out of memory while it ran"
         (folder / "memory.events").write_text("low 0\nmax 3\noom 1\noom_kill 1\n")
         (folder / "cgroup.kill").write_text("")
-        cage.kill()
+        enforced.kill()
         assert (folder / "cgroup.kill").read_text() == "1"
     assert not folder.exists()
-    assert cage.exceeded == "its processes took more than 100.00 MB of memory"
-    assert cage.peak == 5000
+    assert enforced.exceeded == "its processes took more than 100.00 MB of memory"
+    assert enforced.peak == 5000
 
 
 def test_without_control_groups_processes_are_watched(monkeypatch):
     def none(*_):
         raise PermissionError
 
-    monkeypatch.setattr(limits.Grouped, "__enter__", none)
-    limits._best.cache_clear()
+    monkeypatch.setattr(limits.CgroupLimits, "__enter__", none)
+    cgroups.best_place.cache_clear()
     try:
-        assert isinstance(limits.cage(MB, 5), limits.Watched)
+        assert isinstance(limits.enforce(MB, 5), limits.PollingLimits)
         assert limits.available() == (limits.WATCHER, limits.BETTER)
     finally:
-        limits._best.cache_clear()
+        cgroups.best_place.cache_clear()
 
 
 @grouped
@@ -504,8 +507,8 @@ def test_bounds_of_one_process():
         from course_utils.grading.sandbox import limits
         kept = bytearray(100 * MB)
         resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))
-        limits.bound(50 * MB, 20, 30)
-        limits.bound(10**12, 10**6, 10**6)  # never raised again
+        limits.limit_process(50 * MB, 20, 30)
+        limits.limit_process(10**12, 10**6, 10**6)  # never raised again
         fill(more := bytearray(30 * MB))
         for take in (bytearray, lambda size: open("/dev/null").read() + "x" * size):
             try:
@@ -528,7 +531,7 @@ def test_bounds_of_one_process():
 def test_files_and_time_are_bounded(tmp_path):
     source = f"""
         from course_utils.grading.sandbox import limits
-        limits.bound(50 * MB, 20, 1)
+        limits.limit_process(50 * MB, 20, 1)
         with open({str(tmp_path / "large")!r}, "wb") as stream:
             try:
                 os.truncate(stream.fileno(), 51 * MB)
@@ -541,12 +544,13 @@ def test_files_and_time_are_bounded(tmp_path):
 
 
 @pytest.mark.skipif(
-    sys.platform != "linux" or limits._kernel() < (5, 14), reason="counted per user, not namespace"
+    sys.platform != "linux" or rlimits.kernel_version() < (5, 14),
+    reason="counted per user, not namespace",
 )
 def test_processes_are_bounded_in_a_user_namespace():
     source = """
         from course_utils.grading.sandbox import limits
-        limits.bound(500 * MB, 10, 30)
+        limits.limit_process(500 * MB, 10, 30)
         started = 0
         try:
             for _ in range(30):

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from course_utils import checks
-from course_utils.grading.sandbox.bubblewrap import Limits
+from course_utils.grading.sandbox.limits import Limits
 from tests.sandboxes import checked, needed, passed, printed, ran, referee, said
 
 pytestmark = needed

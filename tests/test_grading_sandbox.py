@@ -1,5 +1,6 @@
 """The sandbox: what a student's process sees and may do, and that nothing of it is left."""
 
+import ast
 import os
 import signal
 import socket
@@ -16,9 +17,12 @@ import psutil
 import pytest
 
 import course_utils
-from course_utils.grading import assignments
+from course_utils.grading import assignments, sandbox
 from course_utils.grading.sandbox import bubblewrap
-from course_utils.grading.sandbox.bubblewrap import Limits, SandboxError, Server
+from course_utils.grading.sandbox.bubblewrap import SandboxError
+from course_utils.grading.sandbox.limits import Limits
+from course_utils.grading.sandbox.package import copied_package
+from course_utils.grading.sandbox.server import Server
 from tests.sandboxes import QUICK, needed, printed, referee, said, servers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @needed
 def test_the_server_is_warm_on_this_machine():
-    assert servers()[0].warm and servers()[0].fault == ""
+    assert servers()[0].warm and servers()[0].fork_error == ""
 
 
 @needed
@@ -50,7 +54,7 @@ def test_no_variable_of_this_process_is_there(monkeypatch):
         shown = process.channel.receive(time.monotonic() + 20).text
         process.end()
     assert "'HOME': '/tmp'" in shown and "canary" not in shown
-    assert set(eval(shown)) <= {*bubblewrap._environment(), "PWD", "LC_CTYPE", "SHLVL", "_"}
+    assert set(eval(shown)) <= {*bubblewrap.environment(), "PWD", "LC_CTYPE", "SHLVL", "_"}
 
 
 @needed
@@ -60,9 +64,10 @@ def test_a_python_in_tmp_works_as_well(tmp_path):
         code = """
             import pathlib, subprocess, sys
             from course_utils.grading.sandbox import bubblewrap
-            package = bubblewrap.copied_package(pathlib.Path(sys.argv[1]))
-            program = [bubblewrap._python(), "-c", "import sys; print(sys.prefix, sys.path[1:])"]
-            subprocess.run([*bubblewrap.command(package, []), *program], check=True)
+            from course_utils.grading.sandbox.package import copied_package
+            package = copied_package(pathlib.Path(sys.argv[1]))
+            program = [bubblewrap.python(), "-c", "import sys; print(sys.prefix, sys.path[1:])"]
+            subprocess.run([*bubblewrap.command(package), *program], check=True)
             """
         command = [f"{folder}/.venv/bin/python", "-c", textwrap.dedent(code), str(tmp_path)]
         paths = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")])
@@ -76,7 +81,7 @@ def test_a_python_in_tmp_works_as_well(tmp_path):
 def test_a_virtual_environment_of_a_python_in_tmp_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "base_prefix", "/tmp/elsewhere")
     with pytest.raises(SandboxError, match="Python is in /tmp/elsewhere, .* move Python"):
-        bubblewrap.command(tmp_path, [])
+        bubblewrap.command(tmp_path)
 
 
 @needed
@@ -112,7 +117,9 @@ def _outside(process):
     """The number that this machine knows a process in the sandbox by."""
     process.channel.send("run", b"import time; time.sleep(987.6)", n=1)
     time.sleep(0.3)
-    found = subprocess.run(["pgrep", "-f", "grading.inside"], capture_output=True, text=True)
+    found = subprocess.run(
+        ["pgrep", "-f", "grading.sandbox.inside"], capture_output=True, text=True
+    )
     return int(found.stdout.split()[-1])
 
 
@@ -214,16 +221,31 @@ def test_what_runs_in_the_sandbox_needs_nothing_that_an_assignment_withholds():
         assert set(assignments.read(path).withheld).isdisjoint(done.stdout.split()), path
 
 
+def test_the_sandbox_imports_little_of_the_course():
+    """An assignment may withhold any other module."""
+    allowed = {"cgroups", "checks", "units", "validation", "values", "grading.sandbox"}
+    folder = Path(sandbox.__file__).parent
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            start = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            for name in (f"{start}{alias.name}" for alias in node.names):
+                inner = name.removeprefix("course_utils.")
+                fine = inner == name or any(f"{inner}.".startswith(f"{each}.") for each in allowed)
+                assert fine, f"{path.relative_to(folder)} imports {name}"
+
+
 def test_the_copy_of_the_package_is_the_package_but_for_what_is_withheld(tmp_path):
-    package = bubblewrap.copied_package(tmp_path, ("course_utils.lora", "course_utils.grading"))
+    package = copied_package(tmp_path, ("course_utils.lora", "course_utils.memory"))
     source = Path(course_utils.__file__).parent
-    kept = {path.relative_to(package) for path in package.rglob("*.py")}
-    ours = {path.relative_to(source) for path in source.rglob("*.py")}
-    gone = {path for path in ours if path.parts[0] == "grading"}
-    assert kept == ours - gone | {Path("grading.py")}
-    for path in kept - {Path("lora.py"), Path("grading.py")}:
-        assert (package / path).read_bytes() == (source / path).read_bytes()
-    assert not list(package.rglob("*.pyc"))
+    kept = {path.relative_to(package) for path in package.rglob("*") if path.is_file()}
+    ours = {path.relative_to(source) for path in source.rglob("*") if path.is_file()}
+    assert kept == {path for path in ours if "__pycache__" not in path.parts}
+    for path in kept:
+        copy, text = (package / path).read_bytes(), (source / path).read_bytes()
+        stub = path == Path("lora.py") or path.parts[0] == "memory"
+        assert (len(copy) < 200 and b"raise ImportError" in copy) if stub else copy == text, path
 
 
 @needed
@@ -311,7 +333,8 @@ def test_nothing_is_left_if_the_worker_is_killed():
     sleeper = f"[sys.executable, '-c', 'import time; time.sleep(300)', '{mark}']"
     child = f"import subprocess, sys\\nsubprocess.Popen({sleeper})"
     code = f"""
-        from course_utils.grading.sandbox.bubblewrap import Limits, Server
+        from course_utils.grading.sandbox.limits import Limits
+        from course_utils.grading.sandbox.server import Server
         process = Server().start("student", Limits())
         process.channel.send("run", b"{child}", n=1)
         process.channel.receive()
@@ -334,7 +357,7 @@ def test_nothing_is_left_if_the_worker_is_killed():
 @needed
 def test_nothing_is_left_of_a_server_that_was_stopped_if_the_worker_is_killed():
     code = """
-        from course_utils.grading.sandbox.bubblewrap import Server
+        from course_utils.grading.sandbox.server import Server
         server = Server()
         print("ready", flush=True)
         input()
@@ -377,7 +400,8 @@ def test_somebody_who_isn_t_root_can_grade():
     """Here in a namespace in which root has another number; it may not mount /proc again there."""
     code = """
         import os, time
-        from course_utils.grading.sandbox.bubblewrap import Limits, Server
+        from course_utils.grading.sandbox.limits import Limits
+        from course_utils.grading.sandbox.server import Server
         assert os.geteuid() == 1000
         process = Server().start("student", Limits())
         process.channel.send("run", b"import os; print(os.getuid(), os.listdir('/'))", n=1)

@@ -469,7 +469,7 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(marking, "Referee", Quick)
         patch.setattr(marking, "servers", lambda paper: (None, None))
-        patch.setattr(marking, "a_core", contextlib.nullcontext)
+        patch.setattr(marking, "reserved_core", contextlib.nullcontext)
         yield
 
 

@@ -4,11 +4,11 @@
                                                                grading/03_lora/records/
 
 nbgrader's own steps write the gradebook, so that formgrader, manual grading and feedback go on from
-there. A submission whose record has the same key, that of its files and of the tests, is left as it
-is: a run that was cut off goes on, and one that was complete does nothing.
+there. A submission keeps its record as long as neither its files nor the tests change. So a run
+that was cut off goes on where it stopped, and a further run after a complete one does nothing.
 
 A single submission never ends the run. If it can't be read, marked or saved, it is ungradable, its
-record says why, and all other submissions are graded. Only a fault that concerns every submission
+record says why, and all other submissions are graded. Only an error that concerns every submission
 ends the run: no sandbox, no gradebook, no folder to write to, or no memory.
 """
 
@@ -28,11 +28,13 @@ from typing import Any
 
 from course_utils.grading import cluster, marking, readiness
 from course_utils.grading.assignments import Assignment, read, sources
-from course_utils.grading.marking import Notebook, Paper, Submission
+from course_utils.grading.marking import Notebook
 from course_utils.grading.results import records, report
 from course_utils.grading.results.gradebook import Book
 from course_utils.grading.results.records import Record
-from course_utils.grading.sandbox.bubblewrap import Limits, NoSandbox
+from course_utils.grading.sandbox.bubblewrap import NoSandbox
+from course_utils.grading.sandbox.limits import Limits
+from course_utils.grading.spec import GradingSpec, Submission
 from course_utils.validation import CourseError
 
 GLANCE = 0.2  # seconds between two looks whether to stop
@@ -44,8 +46,13 @@ Progress = Callable[[Record, int, int], None]  # a record; how many are done, an
 
 @dataclass(frozen=True)
 class Result:
-    """A run. assignment: what was graded. records: of all submissions, by student, with the points
-    that people gave since. previous: those before the run. graded: how many were graded in it.
+    """What a run has led to.
+
+    Attributes:
+        assignment: What was graded.
+        records: The records of all submissions, sorted by student, with points given by hand.
+        previous: The records before the run.
+        graded: How many submissions the run graded.
     """
 
     assignment: Assignment
@@ -64,14 +71,20 @@ def grade(
     again: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Grade all submissions of an assignment of the course in `folder`.
+    """Grade all submissions of an assignment.
 
-    name: of the assignment, or its number. workers: submissions at a time; default: as many as fit
-    this machine. scheduler: of a Dask cluster, which then does the work. again: grade those as well
-    whose files and tests are as they were. progress: told of each record.
+    Args:
+        folder: The course's folder.
+        name: The assignment's name, or its number.
+        workers: Submissions at a time; default: as many as fit this machine.
+        scheduler: The address of a Dask cluster, which then does the work.
+        limits: What a submission may use; default: `Limits()`.
+        again: Grade a submission even if its files and the tests haven't changed.
+        progress: Called with each new record, how many are done, and of how many.
 
-    Raises CourseError if there is no such assignment, no submission of it, no sandbox, no cluster,
-    or nothing can be saved.
+    Raises:
+        CourseError: There is no such assignment, no submission of it, no sandbox or no cluster, or
+            nothing can be saved.
     """
     (source,) = sources(folder, name)
     name = source.stem
@@ -80,26 +93,36 @@ def grade(
         raise CourseError(f"nothing was handed in: there is no submitted/STUDENT/{name}")
     with _enough_memory(), Book(folder, name) as book:
         book.learn(source)
-        paper = marking.paper(folder, name, limits or Limits())
+        spec = marking.grading_spec(folder, name, limits or Limits())
         records.adopt(book.records)
         before = {r.student: r for r in records.read_all(book.records) if r.assignment == name}
         previous = report.merged(before.values(), book.scores())
-        known = {} if again else _saved(before, book)
-        kept = [record for place in places if (record := _kept(place, paper, known))]
-        unchanged = {record.student for record in kept}
-        todo = [place for place in places if place.parent.name not in unchanged]
-        done = list(kept)
-        if todo:
-            with _pool(paper, scheduler, workers) as (pool, at_once), _stoppable() as stop:
-                book.check()
-                given = (marking.submission(place, name) for place in todo)
-                for submission, marked in _marked(pool, paper, given, at_once * AHEAD, stop):
-                    done.append(book.save(*marked, submission))
-                    if progress:
-                        progress(done[-1], len(done) - len(kept), len(todo))
-        current = report.merged(done, book.scores())
+        kept = {} if again else _unchanged(places, spec, _saved(before, book))
+        todo = [place for place in places if place.parent.name not in kept]
+        graded = _grade(book, spec, todo, scheduler, workers, progress) if todo else []
+        current = report.merged([*kept.values(), *graded], book.scores())
     ordered = sorted(current, key=lambda record: record.student)
-    return Result(read(source), ordered, previous, len(todo))
+    return Result(read(source), ordered, previous, len(graded))
+
+
+def _grade(
+    book: Book,
+    spec: GradingSpec,
+    places: list[Path],
+    scheduler: str | None,
+    workers: int | None,
+    progress: Progress | None,
+) -> list[Record]:
+    """Grade the submissions at these places, and save each as soon as it is graded."""
+    done: list[Record] = []
+    with _pool(spec, scheduler, workers) as (pool, at_once), _stoppable() as stop:
+        book.check()
+        submissions = (marking.submission(place, spec.name) for place in places)
+        for submission, marked in _marked(pool, spec, submissions, at_once * AHEAD, stop):
+            done.append(book.save(*marked, submission))
+            if progress:
+                progress(done[-1], len(done), len(places))
+    return done
 
 
 def handed_in(folder: Path, name: str) -> list[Path]:
@@ -152,17 +175,21 @@ def _enough_memory() -> Iterator[None]:
         ) from fault
 
 
-def _kept(place: Path, paper: Paper, known: dict[str, Record]) -> Record | None:
-    """The record of a submission that needn't be graded again; None if it must be."""
-    old = known.get(place.parent.name)
-    if old and old.key == marking.key(paper, marking.submission(place, paper.name)):
-        return old
-    return None
+def _unchanged(
+    places: list[Path], spec: GradingSpec, known: dict[str, Record]
+) -> dict[str, Record]:
+    """The records, by student, of submissions that needn't be graded again."""
+    kept = {}
+    for place in places:
+        record = known.get(place.parent.name)
+        if record and record.key == marking.key(spec, marking.submission(place, spec.name)):
+            kept[record.student] = record
+    return kept
 
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event, so that nothing is written by halves; a second one interrupts."""
+    """The first Ctrl-C sets the event, so that nothing is half written; the second interrupts."""
     stop = threading.Event()
 
     def on_interrupt(*_: Any) -> None:
@@ -182,9 +209,9 @@ def _stoppable() -> Iterator[threading.Event]:
 
 @contextlib.contextmanager
 def _pool(
-    paper: Paper, scheduler: str | None, workers: int | None
+    spec: GradingSpec, scheduler: str | None, workers: int | None
 ) -> Iterator[tuple[Executor, int]]:
-    """What marks submissions, and how many at a time: a cluster, or threads of this process."""
+    """What marks submissions, a cluster or threads of this process, and how many at a time."""
     if scheduler:
         with cluster.connected(scheduler) as found:
             yield found
@@ -192,58 +219,62 @@ def _pool(
     workers = workers or readiness.workers()
     threads = ThreadPoolExecutor(workers)
     try:
-        marking.servers(paper)  # if no sandbox can be made, this says so at once
+        # If no sandbox can be made, this raises the error before any submission is read.
+        marking.servers(spec)
         yield threads, workers
     finally:
-        threads.shutdown(wait=False, cancel_futures=True)  # what waits doesn't begin any more
-        marking.close_servers()  # so that what is running ends at once
+        # What waits doesn't begin any more; without servers, what is running ends at once.
+        threads.shutdown(wait=False, cancel_futures=True)
+        marking.close_servers()
         threads.shutdown()
 
 
 def _marked(
     pool: Executor,
-    paper: Paper,
+    spec: GradingSpec,
     submissions: Iterable[Submission],
     ahead: int,
     stop: threading.Event,
 ) -> Iterator[tuple[Submission, tuple[Record, Notebook]]]:
-    """Submissions with what came of them, as they are done; few are in memory at a time.
+    """Submissions with their records and notebooks, as they are done; few are in memory at a time.
 
-    Those for which the sandbox failed are tried again at the end, one by one, so that none suffers
-    from another's doing; what fails then can't be graded in this run. Raises as `_finished` does.
+    Submissions for which the sandbox failed are tried again at the end, one by one, because another
+    submission may have caused the failure. A submission that fails again can't be graded in this
+    run. Raises as `_finished` does.
     """
     failed = []
-    for given, future in _finished(pool, paper, submissions, ahead, stop):
+    for given, future in _finished(pool, spec, submissions, ahead, stop):
         if future.exception():
             failed.append(given)
         else:
             yield given, future.result()
-    for given, future in _finished(pool, paper, failed, 1, stop):
+    for given, future in _finished(pool, spec, failed, 1, stop):
+        # Even for one submission alone there is not enough memory.
         if isinstance(fault := future.exception(), MemoryError):
-            raise fault  # one submission alone, and not enough memory
+            raise fault
         if fault:
             reason = f"grading failed: {marking.words(fault, Path())}"
-            yield given, marking.failed(paper, given, reason, final=False)
+            yield given, marking.failed(spec, given, reason, final=False)
         else:
             yield given, future.result()
 
 
 def _finished(
     pool: Executor,
-    paper: Paper,
+    spec: GradingSpec,
     submissions: Iterable[Submission],
     ahead: int,
     stop: threading.Event,
 ) -> Iterator[tuple[Submission, Future[Any]]]:
-    """Mark submissions, `ahead` at a time; each with its future, once that is done.
+    """Mark submissions, `ahead` at a time; yields each with its future, once the future is done.
 
-    Raises KeyboardInterrupt once `stop` is set, NoSandbox where no sandbox can be made.
+    Raises KeyboardInterrupt once `stop` is set, and NoSandbox if no sandbox can be made.
     """
     running: dict[Future[Any], Submission] = {}
     waiting = iter(submissions)
     while True:
         for given in itertools.islice(waiting, ahead - len(running)):
-            running[pool.submit(marking.mark, paper, given)] = given
+            running[pool.submit(marking.mark, spec, given)] = given
         if not running:
             return
         finished, _ = wait(running, timeout=GLANCE, return_when=FIRST_COMPLETED)
@@ -258,9 +289,13 @@ def _finished(
 
 
 def publish(folder: Path, result: Result) -> str:
-    """Write the report and the table of points of a run; returns a summary of it, as text.
+    """Write the report and the table of points of a run.
 
-    Raises CourseError if they can't be written.
+    Returns:
+        A summary of the run, as text.
+
+    Raises:
+        CourseError: The files can't be written.
     """
     try:
         place = records.inside(folder / "grading", result.assignment.name)
@@ -291,7 +326,7 @@ def publish(folder: Path, result: Result) -> str:
 
 
 def _shown(value: float | str | None) -> str:
-    """For a terminal, on which nothing that a student wrote may act."""
+    """A value as text for a terminal, in which nothing that a student wrote may have an effect."""
     if isinstance(value, str):
         return records.visible(value)
     return "none" if value is None else f"{value:g}"

@@ -1,12 +1,12 @@
 """Grading on several machines: submissions go to the workers of a Dask cluster.
 
     here, with the course's folder                    worker, with bubblewrap and this course
-      paper, submission  ──►  scheduler  ──►            marking.mark
+      spec, submission   ──►  scheduler  ──►            marking.mark
       gradebook, records ◄──             ◄──  record and notebook
 
-A worker sees neither the course's folder nor its gradebook. The paper, some 65 kB as a submission
-is, goes along with each, so that a worker may join or die at any time: what it had is marked by
-another.
+A worker sees neither the course's folder nor its gradebook. Each task contains a submission and the
+assignment's GradingSpec, each some 65 kB. So a worker may join or die at any time: another worker
+marks what it had.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import course_utils
 from course_utils.grading import marking
-from course_utils.grading.sandbox import bubblewrap
+from course_utils.grading.sandbox import server
 from course_utils.validation import CourseError
 
 if TYPE_CHECKING:
@@ -35,11 +35,14 @@ AGAIN = "what was graded is kept: the same command goes on from there"
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[tuple[Executor, int]]:
-    """A cluster's workers as an executor, and how many submissions they take at a time.
+    """A cluster's workers as an executor, and how many submissions they grade at a time.
 
-    address: of its scheduler, such as tcp://10.0.0.1:8786. Raises CourseError if Dask is missing,
-    nobody answers, another run goes on there, a worker can't grade or none has joined, or the
-    connection is lost on the way.
+    Args:
+        address: The scheduler's address, such as tcp://10.0.0.1:8786.
+
+    Raises:
+        CourseError: Dask is missing, nobody answers, another run uses the cluster, no worker has
+            joined, a worker can't grade, or the connection is lost.
     """
     with _client(address) as client, _alone(client):
         workers = client.nthreads()
@@ -64,13 +67,13 @@ def _client(address: str) -> Client:
         raise CourseError(INSTALL) from None
     try:
         return Client(address, timeout=PATIENCE)
-    except (OSError, ValueError, TypeError) as fault:  # TypeError: a certificate is missing
-        raise CourseError(f"no Dask scheduler answers at {address}: {fault}") from None
+    except (OSError, ValueError, TypeError) as error:  # TypeError: a certificate is missing
+        raise CourseError(f"no Dask scheduler answers at {address}: {error}") from None
 
 
 @contextlib.contextmanager
 def _alone(client: Client) -> Iterator[None]:
-    """Keep other runs away. One that was killed does so for half a minute longer."""
+    """Keep other runs away. A run that was killed does so for half a minute longer."""
     from distributed import Lock
 
     lock = Lock(LOCK)
@@ -84,17 +87,17 @@ def _alone(client: Client) -> Iterator[None]:
 
 
 def _check(client: Client) -> None:
-    """Raise CourseError if a worker can't grade: else it would spoil whatever it is given."""
-    for worker, fault in client.run(_fault, code(), on_error="return").items():
-        if fault:
-            raise CourseError(f"the worker at {worker} can't grade: {fault}")
+    """Raise CourseError if a worker can't grade: it would spoil each submission that it gets."""
+    for worker, reason in client.run(_why_not, code(), on_error="return").items():
+        if reason:
+            raise CourseError(f"the worker at {worker} can't grade: {reason}")
 
 
-def _fault(wanted: str) -> str:
-    """Why this process can't grade for one whose code is `wanted`; "" if it can."""
+def _why_not(wanted: str) -> str:
+    """Why this process can't grade for a run whose code has the hash `wanted`; "" if it can."""
     if code() != wanted:
         return "it has another version of the course: install the same, and start the worker again"
-    return bubblewrap.fault()
+    return server.unavailable_reason()
 
 
 @functools.cache

@@ -1,8 +1,8 @@
-"""Marks one submission: reads it, repairs it, runs it, and says what became of it.
+"""Marks one submission: reads it, repairs it, runs it, and records what became of it.
 
-    Paper        what an assignment is marked with: its release, its tests
-    Submission   what a student handed in
-    mark         both of them ──► a record, and the notebook with its outputs
+    grading_spec   reads the course ──► GradingSpec, what an assignment is graded with
+    submission     reads a folder   ──► Submission, what a student handed in
+    mark           both of them     ──► a record, and the notebook with its outputs
 
 `mark` neither reads nor writes a file of the course, so it can run on another machine.
 """
@@ -18,17 +18,19 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from course_utils import __version__
 from course_utils.grading.assignments import HIDDEN, grade_id, is_answer, is_graded, withheld
 from course_utils.grading.intake.repair import Ungradable
-from course_utils.grading.referee import FILE, Names, Output, Referee
+from course_utils.grading.referee import FILE, Output, Referee, Servers
 from course_utils.grading.results import records
 from course_utils.grading.results.records import Record
-from course_utils.grading.sandbox.bubblewrap import Limits, NoSandbox, SandboxError, Server, a_core
+from course_utils.grading.sandbox.bubblewrap import NoSandbox, SandboxError
+from course_utils.grading.sandbox.limits import Limits
+from course_utils.grading.sandbox.server import Server, reserved_core
+from course_utils.grading.spec import ExpectedNames, GradingSpec, Submission, digest
 from course_utils.notebooks import load
 from course_utils.validation import CourseError
 
@@ -44,53 +46,16 @@ MESSAGE = 4_000  # characters of a failed check's message that are kept
 LINE = 300  # characters of an exception's message
 
 
-@dataclass(frozen=True)
-class Paper:
-    """What an assignment is marked with.
+def grading_spec(folder: Path, name: str, limits: Limits) -> GradingSpec:
+    """What an assignment is graded with.
 
-    release: the released notebook, as JSON. tests: full source of each test cell, hidden tests
-    included, by grade id. imports: statements for the warm servers, by role. files: those that lie
-    beside the solution, such as data. key: changes if anything of this does.
-    """
+    Args:
+        folder: The course's folder.
+        name: The assignment's name, such as "03_lora".
+        limits: What a submission may use.
 
-    name: str
-    release: bytes
-    tests: dict[str, str]
-    names: Names
-    withheld: tuple[str, ...]
-    imports: dict[str, str]
-    files: dict[str, bytes]
-    limits: Limits
-    key: str
-
-
-@dataclass(frozen=True)
-class Submission:
-    """What a student handed in. notebook: None, with the reason in `fault`, if there is none.
-
-    files: contents of the others, by path relative to the notebook. exchange: those that nbgrader's
-    exchange put there.
-    """
-
-    student: str
-    notebook: bytes | None
-    files: dict[str, bytes] = field(default_factory=dict)
-    exchange: dict[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    fault: str = ""
-
-    @property
-    def key(self) -> str:
-        """Changes if anything does that was handed in."""
-        files = {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()}
-        notebook = hashlib.sha256(self.notebook or b"").hexdigest()
-        return _key(self.student, notebook, files, self.exchange, self.notes, self.fault)
-
-
-def paper(folder: Path, name: str, limits: Limits) -> Paper:
-    """The paper of an assignment in the course in `folder`.
-
-    Raises CourseError if its solution or its release is no notebook, or they don't fit together.
+    Raises:
+        CourseError: The solution or the release is no notebook, or they have different tests.
     """
     solution = load(folder / "solutions" / name / f"{name}.ipynb")
     path = folder / "exercises" / name / f"{name}.ipynb"
@@ -99,15 +64,15 @@ def paper(folder: Path, name: str, limits: Limits) -> Paper:
     if tests.keys() != tests_of(release).keys():
         raise CourseError(f"exercises/{name} has other tests than its solution: run `make release`")
     imports = {"student": _imports(release["cells"]), "judge": _imports(solution["cells"])}
-    imports["judge"] += "\nfrom course_utils.grading.intake import repair"
+    imports["judge"] += "\nfrom course_utils.grading.intake import isolated"
     beside = {
         file.relative_to(path.parent).as_posix(): file.read_bytes()
         for file in sorted(path.parent.rglob("*"))
         if file.is_file() and file != path and ".ipynb_checkpoints" not in file.parts
     }
-    names = Names.of([cell for cell in release["cells"] if is_answer(cell)])
+    names = ExpectedNames.of([cell for cell in release["cells"] if is_answer(cell)])
     contents = (release, tests, withheld(solution), sorted(beside), str(limits), __version__)
-    return Paper(
+    return GradingSpec(
         name=name,
         release=json.dumps(release).encode(),
         tests=tests,
@@ -116,7 +81,7 @@ def paper(folder: Path, name: str, limits: Limits) -> Paper:
         imports=imports,
         files=beside,
         limits=limits,
-        key=_key(*contents, [hashlib.sha256(data).hexdigest() for data in beside.values()]),
+        key=digest(*contents, [hashlib.sha256(data).hexdigest() for data in beside.values()]),
     )
 
 
@@ -127,10 +92,6 @@ def tests_of(notebook: Notebook) -> dict[str, str]:
         for cell in notebook["cells"]
         if is_graded(cell) and not is_answer(cell) and (cell_id := grade_id(cell))
     }
-
-
-def _key(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _imports(cells: list[dict[str, Any]]) -> str:
@@ -160,6 +121,10 @@ def submission(folder: Path, name: str) -> Submission:
 
     Links are not followed, and only regular files are opened. Nothing that a student may
     have put there raises an error: the `fault` of a submission says why it can't be read.
+
+    Args:
+        folder: The submission's folder.
+        name: The assignment's name.
     """
     student = folder.parent.name
     try:
@@ -211,7 +176,9 @@ def _read(folder: Path, name: str) -> Submission:
 def _listed(folder: Path, first: set[str]) -> tuple[list[str], list[str]]:
     """The relative paths of all files in a folder, and notes on what was left out.
 
-    first: names that are listed first, so that they aren't left out if there is too much.
+    Args:
+        folder: The folder.
+        first: Names that are listed first, so that they aren't left out if there is too much.
     """
     paths: list[str] = []
     notes: list[str] = []
@@ -269,8 +236,12 @@ def name_fault(student: str) -> str:
 def in_gradebook(submitted: Path, student: str) -> bool:
     """Whether the gradebook should have a student: a folder of a name that it can store.
 
-    submitted: the folder of all students. A stray file in it gets a record, so that nobody is
-    forgotten, but nbgrader would keep it as a student for good.
+    A stray file gets a record, so that nobody is forgotten, but nbgrader would keep it as a student
+    for good.
+
+    Args:
+        submitted: The folder of all students.
+        student: A name in this folder.
     """
     return not name_fault(student) and os.path.isdir(submitted / student)
 
@@ -288,32 +259,35 @@ def words(fault: BaseException, folder: Path) -> str:
 # --- marking --------------------------------------------------------------------------------------
 
 
-def key(paper: Paper, given: Submission) -> str:
-    """Changes if the submission does, or what it is marked with."""
-    return _key(paper.key, given.key)
+def key(spec: GradingSpec, given: Submission) -> str:
+    """A hash that changes if the submission does, or what it is graded with."""
+    return digest(spec.key, given.key)
 
 
-def mark(paper: Paper, given: Submission) -> tuple[Record, Notebook]:
-    """The record of a submission without its points, and the notebook with outputs.
+def mark(spec: GradingSpec, given: Submission) -> tuple[Record, Notebook]:
+    """Mark a submission.
 
-    Raises SandboxError if the sandbox fails, NoSandbox if there can be none; never for what the
-    student did.
+    Returns:
+        The record, without points, and the notebook with outputs.
+
+    Raises:
+        SandboxError: The sandbox fails. Nothing that the student did raises an error.
+        NoSandbox: No sandbox can be made.
     """
     if given.notebook is None:
-        return failed(paper, given, given.fault)
+        return failed(spec, given, given.fault)
     started = time.monotonic()
-    what = (*servers(paper), paper.names, paper.limits, paper.files, given.files)
-    with a_core() as core, Referee(*what, core) as referee:
+    with reserved_core() as core, Referee(servers(spec), spec, given, core) as referee:
         try:
-            repaired = referee.repair(given.notebook, paper.release)
-        except Ungradable as fault:
-            return failed(paper, given, str(fault), time.monotonic() - started)
+            repaired = referee.repair(given.notebook, spec.release)
+        except Ungradable as error:
+            return failed(spec, given, str(error), time.monotonic() - started)
         notebook = repaired["notebook"]
-        run(notebook, paper, referee)
+        run(notebook, spec, referee)
     record = Record(
-        assignment=paper.name,
+        assignment=spec.name,
         student=given.student,
-        key=key(paper, given),
+        key=key(spec, given),
         state=records.GRADED,
         reasons=tuple(repaired["doubts"]),
         repairs=(*given.notes, *repaired["notes"]),
@@ -325,37 +299,45 @@ def mark(paper: Paper, given: Submission) -> tuple[Record, Notebook]:
 
 
 def failed(
-    paper: Paper, given: Submission, reason: str, seconds: float = 0.0, *, final: bool = True
+    spec: GradingSpec, given: Submission, reason: str, seconds: float = 0.0, *, final: bool = True
 ) -> tuple[Record, Notebook]:
     """The record and the notebook of a submission that can't be graded.
 
-    The notebook is the released one, with the reason at the top. final: whether the submission
-    itself caused the failure. If it did not, the next run grades the submission again.
+    Args:
+        spec: What the submission should have been graded with.
+        given: The submission.
+        reason: Why it can't be graded, in one sentence.
+        seconds: How long it took to find out.
+        final: Whether the submission itself caused the failure. If it did not, the next run grades
+            the submission again.
+
+    Returns:
+        The record, and the released notebook with the reason at the top.
     """
     record = Record(
-        assignment=paper.name,
+        assignment=spec.name,
         student=given.student,
-        key=key(paper, given) if final else "",
+        key=key(spec, given) if final else "",
         state=records.UNGRADABLE,
         reasons=(reason,),
         seconds=seconds,
     )
     text = f"**This submission could not be graded:** {re.sub(r'[`*_<>&$]', ' ', reason)}"
     top = {"cell_type": "markdown", "id": "ungradable", "metadata": {}, "source": text}
-    release = json.loads(paper.release)
+    release = json.loads(spec.release)
     return record, {**release, "cells": [top, *release["cells"]]}
 
 
-def run(notebook: Notebook, paper: Paper, referee: Referee) -> None:
-    """Run all code cells, put the tests into their cells, and the outputs below."""
+def run(notebook: Notebook, spec: GradingSpec, referee: Referee) -> None:
+    """Put the tests into their cells, run all code cells, and add their outputs."""
     for place, cell in enumerate(notebook["cells"], 1):
         if cell["cell_type"] != "code":
             continue
         name = grade_id(cell)
-        test = paper.tests.get(name)
+        test = spec.tests.get(name)
         if test is not None:
             cell["source"] = test
-            # What a test cell imports in the student's own notebook is there for later cells.
+            # In the student's own notebook, later cells can use what a test cell imports.
             if imports := imports_of(test.partition(HIDDEN)[0]):
                 referee.run(imports, name)
             cell["outputs"] = referee.check(test, name)
@@ -380,36 +362,41 @@ def _message(error: Output) -> str:
 
 # --- servers of this process ----------------------------------------------------------------------
 
-_servers: dict[str, tuple[Server, Server]] = {}
+_servers: dict[str, Servers] = {}  # by the key of a GradingSpec; at most one
 _starting = threading.RLock()
 
 
 @functools.cache
 def _keeper() -> ThreadPoolExecutor:
-    """The thread that starts sandboxes: they end with the thread that started them."""
+    """The thread that starts sandboxes. A sandbox ends with the thread that started it."""
     return ThreadPoolExecutor(1, "sandboxes")
 
 
-def servers(paper: Paper) -> tuple[Server, Server]:
-    """The warm servers for a paper: of students' processes, and of judges'. There is one pair in a
-    process; that of another paper is closed."""
+def servers(spec: GradingSpec) -> Servers:
+    """The warm servers for an assignment.
+
+    A process has the servers of one assignment at a time: those of another one are closed.
+
+    Raises:
+        NoSandbox: No sandbox can be made.
+    """
     with _starting:
-        pair = _servers.get(paper.key)
-        if pair is None or not all(server.alive for server in pair):
+        running = _servers.get(spec.key)
+        if running is None or not all(server.alive for server in running):
             close_servers()
-            student = _keeper().submit(Server, paper.imports["student"], paper.withheld)
-            judge = _keeper().submit(Server, paper.imports["judge"])
+            student = _keeper().submit(Server, spec.imports["student"], spec.withheld)
+            judge = _keeper().submit(Server, spec.imports["judge"])
             try:
-                _servers[paper.key] = student.result(), judge.result()
-            except SandboxError as fault:
-                raise NoSandbox(str(fault)) from None
-        return _servers[paper.key]
+                _servers[spec.key] = Servers(student.result(), judge.result())
+            except SandboxError as error:
+                raise NoSandbox(str(error)) from None
+        return _servers[spec.key]
 
 
 def close_servers() -> None:
     """End this process's sandboxes."""
     with _starting:
-        for pair in _servers.values():
-            for server in pair:
+        for running in _servers.values():
+            for server in running:
                 server.close()
         _servers.clear()

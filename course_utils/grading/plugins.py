@@ -2,7 +2,7 @@
 
 nbgrader_config.py puts these two preprocessors into the places of nbgrader's own:
 
-    Repaired    instead of DeduplicateIds: the notebook is mended from its release
+    Repaired    instead of DeduplicateIds: the notebook is repaired by means of its release
     Judged      instead of Execute: cells run in the sandbox, tests in the judge's process
 
 `course grade` does the same for a class at a time, in parallel.
@@ -22,7 +22,7 @@ from nbgrader.preprocessors import NbGraderPreprocessor
 from course_utils.grading import marking
 from course_utils.grading.intake import repair
 from course_utils.grading.referee import Referee
-from course_utils.grading.sandbox.bubblewrap import Limits
+from course_utils.grading.sandbox.limits import Limits
 from course_utils.notebooks import load
 
 IDLE = 60  # seconds for which the warm servers wait for another notebook
@@ -43,7 +43,7 @@ class _Step(NbGraderPreprocessor):
 
 
 class Repaired(_Step):
-    """Mends a notebook; raises Ungradable for one that can't be graded, and for links."""
+    """Repairs a notebook; raises Ungradable for one that can't be graded, and for links."""
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
         """The notebook as its release has it, with the student's answers."""
@@ -51,15 +51,16 @@ class Repaired(_Step):
         given = marking.submission(handed_in, name)
         if given.fault:
             raise repair.Ungradable(given.fault)
-        for file in graded.rglob("*"):  # nbgrader has copied what links lead to
+        # Nbgrader has followed links, and copied the files that they lead to.
+        for file in graded.rglob("*"):
             path = file.relative_to(graded).as_posix()
             if file.is_file() and path not in given.files | given.exchange:
                 file.unlink()
         release = load(folder / "exercises" / name / f"{name}.ipynb")
-        mended = repair.repair(json.loads(nbformat.writes(nb)), release)
-        for line in (*given.notes, *mended.notes, *mended.doubts):
+        repaired = repair.repair(json.loads(nbformat.writes(nb)), release)
+        for line in (*given.notes, *repaired.notes, *repaired.doubts):
             self.log.warning("%s: %s", os.path.basename(os.path.dirname(handed_in)), line)
-        return nbformat.from_dict(mended.notebook), resources
+        return nbformat.from_dict(repaired.notebook), resources
 
 
 class Judged(_Step):
@@ -68,14 +69,13 @@ class Judged(_Step):
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
         """The notebook with the outputs of its cells."""
         name, folder, handed_in, _ = self._folders(resources)
-        paper = marking.paper(folder, name, Limits())
+        spec = marking.grading_spec(folder, name, Limits())
         given = marking.submission(handed_in, name)
         for timer in _closing:
             timer.cancel()
         try:
-            servers = marking.servers(paper)
-            with Referee(*servers, paper.names, paper.limits, paper.files, given.files) as referee:
-                marking.run(nb, paper, referee)
+            with Referee(marking.servers(spec), spec, given) as referee:
+                marking.run(nb, spec, referee)
         finally:
             _closing[:] = [threading.Timer(IDLE, marking.close_servers)]
             _closing[0].daemon = True

@@ -1,4 +1,4 @@
-"""Whether this machine can grade a class: what of the sandbox works here, and what to install."""
+"""Whether this machine can grade a class: which parts of the sandbox work, and what to install."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import subprocess
 from importlib import util
 
 from course_utils.grading.sandbox import limits, seccomp
-from course_utils.grading.sandbox.bubblewrap import INSTALL, SandboxError, Server
+from course_utils.grading.sandbox.bubblewrap import INSTALL, SandboxError
+from course_utils.grading.sandbox.server import Server
 from course_utils.runtime import Environment, Row, available_memory, usable_cores
 
 EACH = 1_500_000_000  # B that a submission may need while it is graded, its judge included
@@ -26,12 +27,12 @@ SLOW = (
 
 
 def workers() -> int:
-    """How many submissions this machine grades at a time: one a core, if memory allows."""
+    """How many submissions this machine grades at a time: one per core, if memory allows."""
     return max(1, min(usable_cores(), available_memory() // EACH))
 
 
 def check_grading() -> Environment:
-    """A table of what grading needs. It makes a sandbox and tries it, which takes a second."""
+    """A table of what grading needs. It starts a sandbox, which takes a second."""
     rows = [_bubblewrap(), _nbgrader()]
     if rows[0].state == "ok":
         rows += _sandbox()
@@ -66,16 +67,16 @@ def _nbgrader() -> Row:
 
 
 def _sandbox() -> list[Row]:
-    """What a sandbox that is made now can do."""
+    """What a sandbox on this machine can do, by starting one."""
     try:
         with Server() as server:
-            fault = server.fault
-    except SandboxError as reason:
-        return [Row("sandbox", str(reason), "fail", ALLOW)]
+            fork_error = server.fork_error
+    except SandboxError as error:
+        return [Row("sandbox", str(error), "fail", ALLOW)]
     rows = [Row("sandbox", "no network, no files, no processes of this machine")]
     warm = Row("namespaces", "each submission has its own, in a sandbox that is warm")
-    cold = Row("namespaces", f"a warm sandbox can't make them ({fault})", "warn", SLOW)
-    rows.append(cold if fault else warm)
+    cold = Row("namespaces", f"a warm sandbox can't make them ({fork_error})", "warn", SLOW)
+    rows.append(cold if fork_error else warm)
     user = "nobody, since you are root" if os.geteuid() == 0 else f"you ({os.geteuid()})"
     rows.append(Row("user", f"outside of the sandbox, its processes belong to {user}"))
     return rows

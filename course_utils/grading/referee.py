@@ -1,25 +1,23 @@
-"""Runs a notebook with the student's process and the judge's, and writes the outputs into it.
+"""Runs a notebook with the student's process and the judge's, and collects the cells' outputs.
 
-The student's cells run in the one, graded cells in the other; between the two go calls and plain
-values. What the judge puts out decides about points, and nothing else does: whatever a student's
-process claims beyond values is shown, and not believed.
+The student's cells run in the student's process, test cells in the judge's. Only calls and plain
+values go between the two. Only the judge's outputs decide about points. Whatever else a student's
+process sends is shown, but has no effect on points.
 """
 
 from __future__ import annotations
 
-import ast
 import base64
 import contextlib
-import json
 import time
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from course_utils.grading.assignments import Cell, top_level
+from course_utils.grading.intake import isolated
 from course_utils.grading.intake.repair import Ungradable
-from course_utils.grading.sandbox.bubblewrap import Limits, Sandboxed, Server
 from course_utils.grading.sandbox.messages import Gone, Message
+from course_utils.grading.sandbox.server import Sandboxed, Server
 from course_utils.grading.sandbox.shell import MIMES, SHORT, TEXT, clean, utf8
+from course_utils.grading.spec import Files, GradingSpec, Submission
 
 TRIES = 4  # processes that a submission gets, if its own end
 READING = 60  # seconds to read a notebook
@@ -32,53 +30,39 @@ FILE = 300_000_000  # B of a notebook, at most
 
 Output = dict[str, Any]
 Notebook = dict[str, Any]
-Files = dict[str, bytes]
 
 
-@dataclass(frozen=True)
-class Names:
-    """The names that a student is to define: what they are for the judge."""
+class Servers(NamedTuple):
+    """The warm servers for an assignment, which fork students' processes and judges'."""
 
-    functions: tuple[str, ...]
-    classes: tuple[str, ...]
-
-    @staticmethod
-    def of(cells: list[Cell]) -> Names:
-        """Those that the answer cells of a released notebook define."""
-        sources = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
-
-        def found(kind: type[ast.AST]) -> tuple[str, ...]:
-            return tuple(sorted({name for source in sources for name in top_level(source, kind)}))
-
-        return Names(found(ast.FunctionDef), found(ast.ClassDef))
+    student: Server
+    judge: Server
 
 
 class Referee:
-    """Grades one notebook.
+    """Runs one notebook, with a student's process and a judge's.
 
-    ours: the files of the assignment, by relative path; theirs: those of the student, who also has
-    ours. core: the one that all runs on, if only one. incidents: what a person should know about
-    the run, one line each. memory: the most that the student's processes took together, in B.
+    Args:
+        servers: Where the two processes are started.
+        spec: What the notebook is graded with.
+        submission: Whose files the student's process has, besides those of the assignment.
+        core: The core that both processes run on; default: any.
+
+    Attributes:
+        incidents: What a person should know about the run, one line each.
+        memory: The most that the student's processes took together, B.
     """
 
     def __init__(
-        self,
-        students: Server,
-        judges: Server,
-        names: Names,
-        limits: Limits,
-        ours: Files | None = None,
-        theirs: Files | None = None,
-        core: int | None = None,
+        self, servers: Servers, spec: GradingSpec, submission: Submission, core: int | None = None
     ):
-        self._servers, self._names, self._limits = (students, judges), names, limits
-        self._files = (theirs or {}) | (ours or {}), ours or {}
-        self._core = core
+        self._servers, self._spec, self._submission = servers, spec, submission
+        self._limits, self._core = spec.limits, core
         self._student: Sandboxed | None = None
         self._judge: Sandboxed | None = None
         self._ran: list[str] = []  # sources of the student's cells, to be run again if need be
         self._tries = self._number = self.memory = 0
-        self._ends = time.monotonic() + limits.notebook
+        self._ends = time.monotonic() + spec.limits.notebook
         self._room = ALL
         self.incidents: list[str] = []
 
@@ -92,50 +76,63 @@ class Referee:
     # --- cells ------------------------------------------------------------------------------------
 
     def repair(self, data: bytes, release: bytes) -> Notebook:
-        """The notebook in what a student handed in, with notes and doubts (`grading.repair`).
+        """The notebook in what a student handed in, with "notes" and "doubts" (`intake.repair`).
 
-        release: the released notebook, as JSON. Raises Ungradable, which says why there is none.
+        Args:
+            data: What was handed in.
+            release: The released notebook, as JSON.
+
+        Raises:
+            Ungradable: There is no notebook; the text says why.
         """
         if len(data) > FILE:
             raise Ungradable(f"the file has {len(data) / 1e6:.0f} MB: clear its outputs")
         try:
             channel, ends = self._judging().channel, self._deadline(READING)
-            channel.send("repair", release + data, ends, n=0, release=len(release))
+            request = isolated.request(data, release)
+            channel.send("compute", request, ends, n=0, function=isolated.FUNCTION)
             answer = channel.receive(ends)
         except (TimeoutError, Gone):
             self._end_judge()
             raise Ungradable("the file takes too much time or memory to read") from None
-        if answer.kind == "ungradable":
-            raise Ungradable(answer.text)
-        return json.loads(answer.body)
+        return isolated.result(answer.body)
 
     def run(self, source: str, what: str = "a cell") -> list[Output]:
-        """Run a cell of the student's; returns its outputs, as a notebook has them.
+        """Run a cell of the student's.
 
-        what: names the cell in incidents.
+        Args:
+            source: The cell's source.
+            what: The cell's name in `incidents`.
+
+        Returns:
+            Its outputs, as a notebook has them.
         """
         outputs = self._outputs()
         try:
             self._request("run", utf8(source), {}, outputs, self._limits.cell)
             self._ran.append(source)
-        except _Stopped as fault:
-            self.incidents.append(f"{what}: {fault}")
-            outputs.append(_error("Stopped", str(fault)))
+        except _Stopped as error:
+            self.incidents.append(f"{what}: {error}")
+            outputs.append(_error("Stopped", str(error)))
         self._room -= outputs.taken
         return outputs
 
     def check(self, source: str, what: str = "a check") -> list[Output]:
-        """Run a test cell in the judge's process; returns its outputs.
+        """Run a test cell in the judge's process.
 
-        There is an error among them unless the check passed. What student's code printed and
-        displayed meanwhile is there as well; of anything else that it puts out, nothing is.
+        Args:
+            source: The cell's source.
+            what: The cell's name in `incidents`.
+
+        Returns:
+            Its outputs, with an error among them unless the check passed. They include what the
+            student's code printed and displayed meanwhile, and nothing else that it sent.
         """
         outputs, verdict = self._outputs(), _Outputs(ROOM)
         try:
             channel, ends = self._judging().channel, self._deadline(self._limits.cell)
             self._number += 1
-            names = {"functions": self._names.functions, "classes": self._names.classes}
-            channel.send("check", utf8(source), ends, n=self._number, **names)
+            channel.send("check", utf8(source), ends, n=self._number, **vars(self._spec.names))
             while (message := channel.receive(ends)).kind != "done":
                 if message.kind == "call":
                     reply, body, fields = self._call(message, outputs, what, ends)
@@ -144,9 +141,9 @@ class Referee:
                     verdict.take(message)
             if not (message["ok"] or any(o["output_type"] == "error" for o in verdict)):
                 verdict.append(_error("CheckStopped", "the check was not finished"))
-        except (TimeoutError, Gone) as fault:
+        except (TimeoutError, Gone) as error:
             self._end_judge()
-            late = isinstance(fault, TimeoutError)
+            late = isinstance(error, TimeoutError)
             text = self._too_long(self._limits.cell) if late else "the check could not be finished"
             self.incidents.append(f"{what}: {text}")
             verdict.append(_error("CellTimeoutError" if late else "CheckStopped", text))
@@ -156,14 +153,14 @@ class Referee:
     def _call(
         self, call: Message, outputs: _Outputs, what: str, ends: float
     ) -> tuple[str, bytes, dict[str, Any]]:
-        """Have a call made in the student's process: the kind, body and fields of the reply."""
+        """Make a call in the student's process; returns the kind, body and fields of the reply."""
         shown = _Outputs(outputs.room)
         seconds = min(self._limits.call, max(0.1, ends - time.monotonic() - PATIENCE - 1))
         try:
             message = self._request("call", call.body, call.fields, shown, seconds)
-        except _Stopped as fault:
-            self.incidents.append(f"{what}: {fault}")
-            return "raised", b"", _refusal(str(fault))
+        except _Stopped as error:
+            self.incidents.append(f"{what}: {error}")
+            return "raised", b"", _refusal(str(error))
         finally:
             outputs.add(shown)
         return message.kind, message.body, _reply_fields(message)
@@ -175,26 +172,16 @@ class Referee:
     ) -> Message:
         """Ask the student's process for something and wait for its answer.
 
-        It is interrupted once the time is up, and ended if that doesn't help. Raises _Stopped if it
-        gave no answer.
+        The process is interrupted once the time is up, and ended if that doesn't help. Raises
+        _Stopped if it gave no answer.
         """
         process = self._running()
         self._number += 1
         asked, ends = {**fields, "n": self._number}, self._deadline(seconds)
-        interrupted = False
+        answers = _Interrupting(process, ends)
         try:
             process.channel.send(kind, body, ends, **asked)
-            while True:
-                try:
-                    message = process.channel.receive(ends)
-                except TimeoutError:
-                    if interrupted:
-                        raise
-                    interrupted, ends = True, time.monotonic() + PATIENCE
-                    process.interrupt()
-                    continue
-                if _answers(message, kind, asked):
-                    break
+            while not _answers(message := answers.receive(), kind, asked):
                 outputs.take(message)
                 if outputs.room < -FLOOD:
                     self._end_student()
@@ -204,7 +191,7 @@ class Referee:
             raise _Stopped(f"{self._too_long(seconds)}; it had to be ended") from None
         except Gone:
             raise _Stopped(f"the process ended: {self._end_student() or 'it exited'}") from None
-        if interrupted:
+        if answers.interrupted:
             raise _Stopped(self._too_long(seconds))
         return message
 
@@ -214,10 +201,12 @@ class Referee:
             if self._tries == TRIES:
                 raise _Stopped(f"its process has ended {TRIES} times, no further one is started")
             self._tries += 1
-            self._student = self._started(0, "student")
+            files = self._submission.files | self._spec.files
+            self._student = self._started(self._servers.student, "student", files)
             replayed, self._ran = self._ran, []
             for source in replayed:
-                with contextlib.suppress(_Stopped):  # what was well before may not be now
+                # A cell that ran before may fail now; the others are run all the same.
+                with contextlib.suppress(_Stopped):
                     self._request("run", utf8(source), {}, _Outputs(0), self._limits.cell)
                     self._ran.append(source)
         return self._student or self._running()
@@ -225,22 +214,23 @@ class Referee:
     def _judging(self) -> Sandboxed:
         """The judge's process."""
         if self._judge is None:
-            self._judge = self._started(1, "judge")
+            self._judge = self._started(self._servers.judge, "judge", self._spec.files)
         return self._judge
 
-    def _started(self, which: int, role: str) -> Sandboxed:
-        process = self._servers[which].start(role, self._limits, self._core)
-        for path, data in self._files[which].items():
+    def _started(self, server: Server, role: str, files: Files) -> Sandboxed:
+        process = server.start(role, self._limits, self._core)
+        for path, data in files.items():
             process.channel.send("file", data, self._deadline(READING), path=path)
         return process
 
     def _end_student(self) -> str:
+        """End the student's process; returns how it had ended, if it had: "" or a sentence."""
         process, self._student = self._student, None
         if process is None:
             return ""
-        said = process.end()
-        self.memory = max(self.memory, process.cage.peak)
-        return said
+        reason = process.end()
+        self.memory = max(self.memory, process.limits.peak)
+        return reason
 
     def _end_judge(self) -> None:
         process, self._judge = self._judge, None
@@ -263,6 +253,25 @@ class _Stopped(Exception):
     """The student's process gave no answer; the text says why."""
 
 
+class _Interrupting:
+    """Receives from a process; at a deadline, interrupts it and waits `PATIENCE` seconds more."""
+
+    def __init__(self, process: Sandboxed, deadline: float):
+        self._process, self._deadline = process, deadline
+        self.interrupted = False
+
+    def receive(self) -> Message:
+        """The next message; raises TimeoutError if there is none even after the interrupt."""
+        try:
+            return self._process.channel.receive(self._deadline)
+        except TimeoutError:
+            if self.interrupted:
+                raise
+        self.interrupted, self._deadline = True, time.monotonic() + PATIENCE
+        self._process.interrupt()
+        return self.receive()
+
+
 def _answers(message: Message, kind: str, asked: dict[str, Any]) -> bool:
     """Whether a message is an answer to what was asked, and of a kind that answers it."""
     if message.fields.get("n") != asked["n"]:
@@ -277,7 +286,7 @@ def _refusal(text: str) -> dict[str, Any]:
 
 
 def _reply_fields(message: Message) -> dict[str, Any]:
-    """What the judge is told besides the value; each of the form that it expects."""
+    """What the judge gets besides the value, each field of the type that it expects."""
     if message.kind != "raised":
         return {"n": message.fields["n"]}
     kinds, place = message.fields.get("kinds"), message.fields.get("place")
@@ -293,14 +302,19 @@ def _reply_fields(message: Message) -> dict[str, Any]:
 
 
 class _Outputs(list[Output]):
-    """The outputs of a cell. room: B that are left for further ones. taken: B that are kept."""
+    """The outputs of a cell.
+
+    Attributes:
+        room: B that are left for further outputs.
+        taken: B that are kept.
+    """
 
     def __init__(self, room: int):
         super().__init__()
         self.room, self.taken = room, 0
 
     def take(self, message: Message) -> None:
-        """Keep the output that a message tells of, if it tells of one and there is room."""
+        """Append the message's output unless the cell's output budget is used up."""
         size = len(message.body) + SHORT
         self.room -= size
         if self.room > 0 and len(self) < OUTPUTS and (output := _output(message)):
@@ -308,7 +322,7 @@ class _Outputs(list[Output]):
             self.taken += size
 
     def add(self, others: _Outputs) -> None:
-        """Keep what an answer to a call put out, as nothing that nbgrader takes for a verdict."""
+        """Append what was put out during a call, as outputs that nbgrader takes for no verdict."""
         self += [_harmless(output) for output in others if output["output_type"] != "error"]
         self.room, self.taken = others.room, self.taken + others.taken
 

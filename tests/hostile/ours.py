@@ -16,7 +16,7 @@ import psutil
 from course_utils.grading import classroom, release
 from course_utils.grading.results import records
 from course_utils.grading.results.records import Record
-from course_utils.grading.sandbox.bubblewrap import Limits
+from course_utils.grading.sandbox.limits import Limits
 from course_utils.runtime import process_peak
 from tests.hostile import canaries, corpus
 from tests.mutation import ROOT

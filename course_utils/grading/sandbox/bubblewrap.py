@@ -1,69 +1,32 @@
-"""Sandboxes: warm servers in bubblewrap, and the processes that they fork.
+"""The sandbox's policy, and the bubblewrap command that enforces it.
 
-    worker ──► bwrap: system and libraries read-only, no network, none of the course's files
-                 └─ server: has imported torch, transformers … once   (`grading.inside`)
-                      ├─ process of one submission: namespaces, /tmp and limits of its own
-                      └─ process of another
+A sandbox contains the system's programs, this Python with its packages, and a copy of course_utils
+(`sandbox.package`). It contains no other file, environment variable, process or network of this
+machine.
 
-What a sandbox holds: the system's programs, this Python with its packages, and a copy of
-course_utils in which the modules that an assignment withholds are a sentence. What it doesn't: any
-other file, environment variable, process or network of this machine.
+Source: bubblewrap's manual page bwrap(1).
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import json
 import os
 import shutil
-import signal
-import socket
-import struct
-import subprocess
 import sys
-import tempfile
-import threading
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import course_utils
-from course_utils.grading.sandbox import limits
-from course_utils.grading.sandbox.messages import Channel
 from course_utils.validation import CourseError
 
-COURSE = "/course"  # in the sandbox
-PYTHON = "/python"  # there, too: where a Python of /tmp is mounted
+COURSE = "/course"  # the folder in the sandbox that holds course_utils
+PYTHON = "/python"  # the folder in the sandbox where a Python of /tmp is mounted
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives", "/etc/fonts")
 SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types")
 ID = "1000"  # of user and group, as they are seen in the sandbox
-NOBODY = "nobody"  # who it is outside, if root grades
-START = 300  # seconds until a server must be ready
-WITHHELD = """\
-raise ImportError(
-    "{name} is not available while this assignment is graded, because it contains solutions."
-)
-"""
+NOBODY = "nobody"  # the user outside of the sandbox, if root grades
 INSTALL = "install bubblewrap (Debian, Ubuntu: `apt install bubblewrap`)"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one submission may use.
-
-    memory: of all its processes together, in B, above what its server has; files: in its /tmp, in
-    B. cell, call, notebook: seconds for a cell, for one call by a check, and for the whole.
-    """
-
-    memory: int = 2_000_000_000
-    files: int = 500_000_000
-    processes: int = 128
-    cell: float = 60
-    call: float = 30
-    notebook: float = 900
 
 
 class SandboxError(CourseError):
@@ -74,86 +37,146 @@ class NoSandbox(SandboxError):
     """No sandbox can be made on this machine, for whatever submission."""
 
 
-# --- the command ----------------------------------------------------------------------------------
+class Mount(NamedTuple):
+    """A file or folder of this machine, and where it is in the sandbox."""
+
+    source: str
+    target: str
 
 
-def command(package: Path, hidden: list[str]) -> list[str]:
-    """The bubblewrap command, to be followed by the program to run in the sandbox.
+@dataclass(frozen=True)
+class Bubble:
+    """How bubblewrap starts a program. Each field is one guarantee about that program.
 
-    package: the folder that becomes `course_utils`. hidden: folders to show empty.
+    By default a field guarantees nothing, so a policy spells out all that it relies on. A program
+    always sees only the files that are mounted for it, a /proc, and a /dev with harmless devices.
 
-    If root grades, a first bubblewrap mounts the files, which may lie where only root can read, and
-    a second one, started as nobody, is the sandbox: whatever gets out of it isn't root.
+    Attributes:
+        unshare: It has namespaces of its own: "all", or names such as "pid" and "net".
+        die_with_parent: It ends when the process that started it ends.
+        new_session: It has no access to the terminal of the process that started it.
+        user: It sees this number as its user and its group.
+        hostname: It sees this name of the machine.
+        drop_capabilities: It has no capability, whoever starts it.
+        read_only: It can read these files and folders, and change none of them.
+        hidden: It sees these folders empty, although a folder around them can be read.
+        own_proc: /proc describes its own PID namespace, and not the one around it.
+        read_only_devices: It can't add files to /dev.
+        tmpfs: It can write to these folders, which are empty at first and gone afterwards.
+        folders: It sees these empty folders, on which a further sandbox can mount something.
+        read_only_root: It can't add files to the root folder.
+        environment: It has exactly these variables; None: those of the process that started it.
+        working_folder: It starts in this folder.
+    """
+
+    unshare: tuple[str, ...] = ()
+    die_with_parent: bool = False
+    new_session: bool = False
+    user: str = ""
+    hostname: str = ""
+    drop_capabilities: bool = False
+    read_only: tuple[Mount, ...] = ()
+    hidden: tuple[str, ...] = ()
+    own_proc: bool = False
+    read_only_devices: bool = False
+    tmpfs: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    read_only_root: bool = False
+    environment: Mapping[str, str] | None = None
+    working_folder: str = ""
+
+    def argv(self) -> list[str]:
+        """The command line, to be followed by the program and its arguments."""
+        variables = (self.environment or {}).items()
+        return [
+            "bwrap",
+            *(f"--unshare-{namespace}" for namespace in self.unshare),
+            *_if(self.die_with_parent, "--die-with-parent"),
+            *_if(self.new_session, "--new-session"),
+            *_if(self.environment is not None, "--clearenv"),
+            *_if(self.user, "--uid", self.user, "--gid", self.user),
+            *_if(self.hostname, "--hostname", self.hostname),
+            *_if(self.drop_capabilities, "--cap-drop", "ALL"),
+            *_mounts(self.read_only),
+            *(word for path in self.hidden for word in ("--tmpfs", path)),
+            *(("--proc", "/proc") if self.own_proc else ("--bind", "/proc", "/proc")),
+            *("--dev", "/dev"),
+            *_if(self.read_only_devices, "--remount-ro", "/dev"),
+            *(word for path in self.tmpfs for word in ("--tmpfs", path)),
+            *(word for path in self.folders for word in ("--dir", path)),
+            *_if(self.read_only_root, "--remount-ro", "/"),
+            *(word for name, value in variables for word in ("--setenv", name, value)),
+            *_if(self.working_folder, "--chdir", self.working_folder),
+            "--",
+        ]
+
+
+def policy(package: Path) -> Bubble:
+    """What a sandbox guarantees, whoever grades.
+
+    Args:
+        package: The folder that becomes `course_utils`.
+    """
+    return Bubble(
+        unshare=("all",),
+        die_with_parent=True,
+        new_session=True,
+        user=ID,
+        hostname="sandbox",
+        drop_capabilities=True,
+        read_only=tuple(_readable(package)),
+        hidden=_other_copies(),
+        own_proc=True,
+        read_only_devices=True,
+        tmpfs=("/tmp",),
+        read_only_root=True,
+        environment=environment(),
+        working_folder="/tmp",
+    )
+
+
+def command(package: Path) -> list[str]:
+    """The command that starts a sandbox, to be followed by the program to run in it.
+
+    If root grades, a first bubblewrap mounts the files, which may be where only root can read. The
+    second one, started as the user nobody, is the sandbox, so a program that gets out of it isn't
+    root.
+
+    Args:
+        package: The folder that becomes `course_utils`.
+
+    Raises:
+        SandboxError: There is no bubblewrap, or Python is in a place where it can't be mounted.
     """
     if not shutil.which("bwrap"):
         raise SandboxError(f"there is no bubblewrap: {INSTALL}")
-    files = [*_files(package), *(word for path in hidden for word in ("--tmpfs", path))]
-    separate = ["--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
-    separate += ["--uid", ID, "--gid", ID, "--hostname", "sandbox", "--cap-drop", "ALL"]
-    places = ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev", "--tmpfs", "/tmp"]
-    variables = [word for item in _environment().items() for word in ("--setenv", *item)]
+    sandbox = policy(package)
     if os.geteuid() != 0:
-        closed = ["--remount-ro", "/"]
-        return ["bwrap", *separate, *files, *places, *closed, *variables, "--chdir", "/tmp", "--"]
-    import pwd  # isn't there on Windows, where `course check --grading` says so
-
-    nobody = pwd.getpwnam(NOBODY)
-    # With the worker, the first one dies; with it, whatever is in its PID namespace.
-    outer = [
-        "--unshare-pid",
-        "--die-with-parent",
-        *files,
-        "--bind",
-        "/proc",
-        "/proc",
-        "--dev",
-        "/dev",
-    ]
-    drop = ["setpriv", "--reuid", str(nobody.pw_uid), "--regid", str(nobody.pw_gid)]
-    inner = [*separate, "--ro-bind", "/", "/", *places, *variables, "--chdir", "/tmp"]
-    return ["bwrap", *outer, "--dir", "/tmp", "--", *drop, "--clear-groups", "bwrap", *inner, "--"]
+        return sandbox.argv()
+    files = Bubble(
+        # When the worker ends, this bubblewrap ends, and with it all that is in its PID namespace.
+        unshare=("pid",),
+        die_with_parent=True,
+        read_only=sandbox.read_only,
+        hidden=sandbox.hidden,
+        folders=sandbox.tmpfs,
+    )
+    root = (Mount("/", "/"),)
+    sandbox = replace(sandbox, read_only=root, hidden=(), read_only_root=False)
+    return [*files.argv(), *_as_nobody(), *sandbox.argv()]
 
 
-def _files(package: Path) -> list[str]:
-    """Options that mount what can be read, at the places where it is on this machine."""
-    shown = [path for path in (*SYSTEM, *SYSTEM_FILES) if os.path.exists(path)]
-    python = {os.path.realpath(path) for path in (sys.base_prefix, sys.prefix)}
-    options: list[str] = []
-    made: set[str] = set()
-    for path in [*shown, *sorted(p for p in python if not p.startswith("/usr/"))]:
-        place = _place(path)
-        options += _parents(place, made)
-        link = os.path.islink(path)  # /bin and /lib are links into /usr on most systems
-        options += ["--symlink", os.readlink(path), place] if link else ["--ro-bind", path, place]
-    options += [*_parents(f"{COURSE}/course_utils", made)]
-    return [*options, "--ro-bind", str(package), f"{COURSE}/course_utils"]
+def python() -> str:
+    """This Python's program in the sandbox: links in the path to it are resolved."""
+    folder = os.path.relpath(os.path.dirname(sys.executable), sys.prefix)
+    prefix = _target(os.path.realpath(sys.prefix))
+    return os.path.join(prefix, folder, os.path.basename(sys.executable))
 
 
-def _place(path: str) -> str:
-    """Where a path is in the sandbox: where it is on this machine, but for a Python in /tmp.
-
-    Raises SandboxError if a virtual environment's own Python lies in /tmp: it can't be moved.
-    """
-    if not path.startswith("/tmp/"):
-        return path
-    prefix = os.path.realpath(sys.prefix)
-    if not Path(path).is_relative_to(prefix):
-        raise SandboxError(f"Python is in {path}, but a sandbox has a /tmp of its own: move Python")
-    return str(Path(PYTHON, Path(path).relative_to(prefix)))
-
-
-def _parents(path: str, made: set[str]) -> list[str]:
-    """Options that make the folders above a path, readable for everybody."""
-    folders = [str(folder) for folder in reversed(Path(path).parents) if str(folder) != "/"]
-    new = [folder for folder in folders if folder not in made]
-    made.update(new)
-    return [word for folder in new for word in ("--perms", "0755", "--dir", folder)]
-
-
-def _environment() -> dict[str, str]:
-    """The variables in a sandbox: nothing of the grader's own."""
+def environment() -> dict[str, str]:
+    """The variables in a sandbox: none of the grader's own."""
     return {
-        "PATH": f"{os.path.dirname(_python())}:/usr/local/bin:/usr/bin:/bin",
+        "PATH": f"{os.path.dirname(python())}:/usr/local/bin:/usr/bin:/bin",
         "HOME": "/tmp",
         "USER": "student",
         "LANG": "C.UTF-8",
@@ -170,224 +193,63 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _python() -> str:
-    """This Python's program in the sandbox: links in the path to it are resolved."""
-    folder = os.path.relpath(os.path.dirname(sys.executable), sys.prefix)
-    prefix = _place(os.path.realpath(sys.prefix))
-    return os.path.join(prefix, folder, os.path.basename(sys.executable))
+def _as_nobody() -> list[str]:
+    """The command, to be followed by another one, that gives up root."""
+    import pwd  # isn't there on Windows, where `course check --grading` says so
+
+    nobody = pwd.getpwnam(NOBODY)
+    user, group = str(nobody.pw_uid), str(nobody.pw_gid)
+    return ["setpriv", "--reuid", user, "--regid", group, "--clear-groups"]
 
 
-def copied_package(target: Path, withheld: tuple[str, ...] = ()) -> Path:
-    """A copy of course_utils, in which modules that are withheld say so when they are imported."""
-    source = Path(course_utils.__file__).parent
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-    package = Path(shutil.copytree(source, target / "course_utils", ignore=ignored))
-    for name in withheld:
-        path = package.joinpath(*name.split(".")[1:])
-        if path.is_dir():
-            shutil.rmtree(path)
-        path.with_suffix(".py").write_text(WITHHELD.format(name=name), encoding="utf-8")
-    for path in (package, *package.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
-    package.parent.chmod(0o755)
-    return package
+def _readable(package: Path) -> Iterator[Mount]:
+    """What a program in the sandbox can read: the system, this Python and the course's package."""
+    python = {os.path.realpath(path) for path in (sys.base_prefix, sys.prefix)}
+    system = (path for path in (*SYSTEM, *SYSTEM_FILES) if os.path.exists(path))
+    for path in (*system, *sorted(p for p in python if not p.startswith("/usr/"))):
+        yield Mount(path, _target(path))
+    yield Mount(str(package), f"{COURSE}/course_utils")
 
 
-def _hidden() -> list[str]:
+def _target(path: str) -> str:
+    """Where a path is in the sandbox: where it is on this machine, except for a Python in /tmp.
+
+    Raises SandboxError if a virtual environment's own Python is in /tmp: it can't be moved.
+    """
+    if not path.startswith("/tmp/"):
+        return path
+    prefix = os.path.realpath(sys.prefix)
+    if not Path(path).is_relative_to(prefix):
+        raise SandboxError(f"Python is in {path}, but a sandbox has a /tmp of its own: move Python")
+    return str(Path(PYTHON, Path(path).relative_to(prefix)))
+
+
+def _other_copies() -> tuple[str, ...]:
     """Where else in the sandbox course_utils would be: among the packages of this Python."""
     package = Path(course_utils.__file__).resolve().parent
-    inside = any(package.is_relative_to(Path(p).resolve()) for p in (sys.prefix, sys.base_prefix))
-    return [_place(str(package))] if inside else []
+    prefixes = (Path(path).resolve() for path in (sys.prefix, sys.base_prefix))
+    inside = any(package.is_relative_to(prefix) for prefix in prefixes)
+    return (_target(str(package)),) if inside else ()
 
 
-# --- servers and their processes ------------------------------------------------------------------
+def _mounts(mounts: Iterable[Mount]) -> Iterator[str]:
+    """Options that mount files read-only; /bin and /lib are links into /usr on most systems."""
+    made: set[str] = set()
+    for source, target in mounts:
+        yield from _parents(target, made)
+        if os.path.islink(source):
+            yield from ("--symlink", os.readlink(source), target)
+        else:
+            yield from ("--ro-bind", source, target)
 
 
-class Server:
-    """A sandbox with a warm server in it, which forks processes that have its imports.
-
-    imports: import statements, one a line, that are carried out once for all of its processes.
-    withheld: modules of the course that can't be imported. warm: whether processes are forked;
-    otherwise each gets a sandbox of its own, which takes seconds.
-
-    Raises SandboxError if it can't be started. Servers end with the thread that started them.
-    """
-
-    def __init__(self, imports: str = "", withheld: tuple[str, ...] = (), warm: bool = True):
-        self._imports = imports
-        self._folder = tempfile.TemporaryDirectory(prefix="grading-")
-        os.chmod(self._folder.name, 0o711)
-        self._package = copied_package(Path(self._folder.name), withheld)
-        self._bubble = _Bubble(imports, self._package)
-        self.warm = warm and not self._bubble.fault
-        self.fault = self._bubble.fault  # why processes can't be forked, or ""
-
-    def start(self, role: str, allowed: Limits, core: int | None = None) -> Sandboxed:
-        """A new process: "student" or "judge". core: the only one that it may run on."""
-        if self.warm:
-            return Sandboxed(self._bubble, role, allowed, core, "fork")
-        bubble, self._bubble = self._bubble, None
-        return Sandboxed(bubble or _Bubble(self._imports, self._package), role, allowed, core)
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can start processes."""
-        return self._bubble is None or self._bubble.alive
-
-    def close(self) -> None:
-        """End the server and all of its processes."""
-        if self._bubble:
-            self._bubble.close()
-        self._folder.cleanup()
-
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.close()
+def _parents(path: str, made: set[str]) -> Iterator[str]:
+    """Options that make the folders above a path, readable for everybody, unless they are made."""
+    for folder in map(str, reversed(Path(path).parents)):
+        if folder != "/" and folder not in made:
+            made.add(folder)
+            yield from ("--perms", "0755", "--dir", folder)
 
 
-class _Bubble:
-    """One bubblewrap with a server in it, and the socket over which it takes requests."""
-
-    def __init__(self, imports: str, package: Path):
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
-        self._lock = threading.Lock()  # one request at a time
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        program = [_python(), "-m", "course_utils.grading.sandbox.inside", str(theirs.fileno())]
-        self._program = subprocess.Popen(
-            [*command(package, _hidden()), *program],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            start_new_session=True,  # Ctrl-C is for the worker
-        )
-        theirs.close()
-        self._control.settimeout(START)
-        self.fault = self.ask(imports=imports)["namespaces"]
-
-    def ask(self, given: socket.socket | None = None, **request: Any) -> dict[str, Any]:
-        """Send a request, with a socket if the server is to have one; returns its answer."""
-        data = json.dumps(request).encode()
-        try:
-            with self._lock:
-                socket.send_fds(self._control, [data], [given.fileno()] if given else [])
-                answer = self._control.recv(1 << 16)
-        except OSError:
-            answer = b""
-        if not answer:
-            raise SandboxError(f"the sandbox doesn't work here: {self._said()}")
-        return json.loads(answer)
-
-    @property
-    def alive(self) -> bool:
-        return self._program.poll() is None
-
-    def close(self) -> None:
-        self._control.close()
-        self._program.kill()
-        self._program.wait()
-        self._log.close()
-
-    def _said(self) -> str:
-        if self._log.closed:
-            return "it was ended"
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._program.wait(5)
-        self._log.seek(0)
-        lines = self._log.read().decode("utf-8", "replace").strip().splitlines()
-        return lines[-1] if lines else "it ended without a word"
-
-
-class Sandboxed:
-    """A process in a sandbox: the channel to it, and the means to stop it.
-
-    cage: what it and its children use together. The process waits for its first message.
-    """
-
-    def __init__(
-        self,
-        bubble: _Bubble,
-        role: str,
-        allowed: Limits,
-        core: int | None = None,
-        how: str = "become",
-    ):
-        self._bubble, self._own = bubble, how == "become"
-        ours, theirs = socket.socketpair()
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self.channel = Channel(ours)
-        with theirs:
-            bounds = {"memory": allowed.memory, "processes": allowed.processes}
-            bounds |= {"files": allowed.files, "seconds": int(allowed.notebook)}
-            self._pid = bubble.ask(theirs, do=how, role=role, **bounds)["pid"]
-        self._outside = _sender(ours)
-        self.cage = limits.cage(allowed.memory, allowed.processes)
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self.cage)
-            self.cage.add(self._outside)
-            if core is not None:
-                os.sched_setaffinity(self._outside, {core})
-            stack.pop_all()  # all is well: the cage stays until `end`
-
-    def interrupt(self) -> None:
-        """Interrupt what it does, as Jupyter's button does."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._outside, signal.SIGINT)
-
-    def end(self) -> str:
-        """End it and all that it started; returns how it had ended, if it had: "" or a sentence."""
-        self.channel.close()
-        status = 0
-        try:
-            if self._own:
-                self._bubble.close()
-            else:
-                status = self._bubble.ask(do="end", pid=self._pid)["status"]
-        finally:
-            exceeded = self.cage.exceeded
-            self.cage.__exit__(None, None, None)
-        if exceeded:
-            return exceeded
-        return f"it was ended by signal {-status}" if status < 0 and status != -9 else ""
-
-
-def _sender(connection: socket.socket) -> int:
-    """The process, as this machine numbers it, that sent the first byte over a connection."""
-    space = socket.CMSG_SPACE(struct.calcsize("3i"))
-    connection.settimeout(START)
-    data, extra, _, _ = connection.recvmsg(1, space)
-    connection.settimeout(None)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
-    for level, kind, found in extra if data else ():
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-            return struct.unpack("3i", found)[0]
-    raise SandboxError("a process in the sandbox ended before it began")
-
-
-_busy: Counter[int] = Counter()
-_choosing = threading.Lock()
-
-
-@contextlib.contextmanager
-def a_core() -> Iterator[int]:
-    """The core that fewest submissions are graded on, for one more: a hog slows itself alone."""
-    with _choosing:
-        core = min(sorted(os.sched_getaffinity(0)), key=_busy.__getitem__)
-        _busy[core] += 1
-    try:
-        yield core
-    finally:
-        with _choosing:
-            _busy[core] -= 1
-
-
-@functools.cache
-def fault() -> str:
-    """Why no sandbox can be made on this machine; "" if one can."""
-    try:
-        Server().close()
-    except SandboxError as reason:
-        return str(reason)
-    return ""
+def _if(wanted: Any, *options: str) -> tuple[str, ...]:
+    return options if wanted else ()

@@ -2,9 +2,9 @@
 
     python -m course_utils.grading.sandbox.inside 3            the socket to the worker
 
-On request it forks a process that takes a place of its own and serves a role, a student's or the
-judge's, over the socket that came with the request. This server never runs
-code of a student: it only forks, and ends processes.
+On request it forks a process, which takes namespaces of its own and serves a role, the student's or
+the judge's, over the socket that came with the request. This server never runs a student's code. It
+only forks processes and ends them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from course_utils import values
-from course_utils.grading.sandbox import limits, namespaces, processes, seccomp
+from course_utils.grading.sandbox import namespaces, processes, seccomp
+from course_utils.grading.sandbox.limits import rlimits
 from course_utils.grading.sandbox.messages import Channel
 from course_utils.grading.sandbox.shell import Shell
 
@@ -31,19 +33,22 @@ MESSAGE = 200_000  # B of a request, at most; it is the worker's
 def main(descriptor: str) -> None:
     """Warm up, then do what the worker asks for until it is gone."""
     control = socket.socket(fileno=int(descriptor))
-    namespaces.adopt()
+    namespaces.set_subreaper()
     settings, _ = _receive(control)
-    gc.disable()  # it would run all the time on what imports leave
+    # During imports, the collector would run all the time and find little.
+    gc.disable()
     _warm_up(settings["imports"])
     gc.collect()
-    gc.freeze()  # what is there now is shared with the forked ones, and not touched
+    # What exists now is shared with the forked processes: the collector must not write to it.
+    gc.freeze()
     gc.enable()
     _reply(control, namespaces=_try_namespaces())
     while True:
         request, given = _receive(control)
         if request["do"] == "fork":
             _reply(control, pid=_fork(given, request, control))
-        elif request["do"] == "become":  # where a process can't have namespaces of its own
+        # For where a process can't have namespaces of its own: this server becomes the process.
+        elif request["do"] == "serve":
             _reply(control, pid=os.getpid())
             _serve(given, request)
         elif request["do"] == "end":
@@ -53,10 +58,10 @@ def main(descriptor: str) -> None:
 
 
 def _warm_up(imports: str) -> None:
-    """Import what is asked for, one statement after the other, and use what processes will use.
+    """Carry out import statements, one after the other, and use what processes will use.
 
-    A statement that fails is left out. Cells of every kind are run once, as IPython imports and
-    makes things when they are first needed.
+    A statement that fails is left out. Cells of every kind are run once, because IPython imports
+    modules and makes objects when they are first needed.
     """
     for line in imports.splitlines():
         with contextlib.suppress(Exception):
@@ -74,20 +79,20 @@ def _warm_up(imports: str) -> None:
 
 
 def _fork(given: int, request: dict[str, Any], control: socket.socket) -> int:
-    """A process that serves a role over the descriptor `given`; returns its pid."""
+    """Fork a process that serves a role over the descriptor `given`; returns its pid."""
     reading, writing = os.pipe()
     between = os.fork()
     if between == 0:
-        with _last_words():
+        with _ending():
             control.close()
             os.close(reading)
-            namespaces.enter()
+            namespaces.unshare_namespaces()
             pid = os.fork()
             if pid:
                 os.write(writing, str(pid).encode())
                 os._exit(0)
             os.close(writing)
-            namespaces.settle(request["files"])
+            namespaces.mount_private(request["files"])
             _serve(given, request)
     os.close(writing)
     os.close(given)
@@ -97,17 +102,19 @@ def _fork(given: int, request: dict[str, Any], control: socket.socket) -> int:
 
 
 def _serve(given: int, request: dict[str, Any]) -> None:
-    """Be the process of a role, bounded in what it may use; doesn't return."""
-    with _last_words():
-        os.setsid()  # signals to its process group would reach the server's, in any namespace
+    """Be the process of a role, limited in what it may use; doesn't return."""
+    with _ending():
+        # A signal to the server's process group would reach the server and all submissions.
+        os.setsid()
         connection = socket.socket(fileno=os.dup2(given, 3))
         connection.set_inheritable(False)
         os.closerange(4, 4096)
         os.makedirs("/tmp/work", exist_ok=True)
         os.chdir("/tmp/work")
-        connection.send(b"!")  # the worker reads from it which process this is, outside
-        limits.bound(request["memory"], request["processes"], request["seconds"])
-        namespaces.renounce()
+        # The worker learns from the first byte which process this is, as the machine numbers it.
+        connection.send(b"!")
+        rlimits.limit_process(request["memory"], request["processes"], request["seconds"])
+        namespaces.drop_privileges()
         seccomp.restrict()
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
@@ -117,7 +124,7 @@ def _serve(given: int, request: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _last_words() -> Any:
+def _ending() -> Iterator[None]:
     """End the process whatever happens, with a trace of what went wrong."""
     try:
         yield
@@ -134,13 +141,13 @@ def _try_namespaces() -> str:
     reading, writing = os.pipe()
     if (between := os.fork()) == 0:
         try:
-            namespaces.enter()
+            namespaces.unshare_namespaces()
             if (pid := os.fork()) == 0:
-                namespaces.settle(1_000_000)
+                namespaces.mount_private(1_000_000)
                 os._exit(0)
             os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-        except BaseException as fault:
-            os.write(writing, str(fault).encode())
+        except BaseException as error:
+            os.write(writing, str(error).encode())
             os._exit(1)
     os.close(writing)
     status = _wait(between)

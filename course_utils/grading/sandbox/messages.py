@@ -4,8 +4,8 @@ A message has a kind, a few short fields and a body of bytes, over a socket:
 
     4 bytes: length of the head │ 8 bytes: length of the body │ head: JSON │ body
 
-Nothing in a message is ever evaluated or unpickled. Whoever receives says how large it may be, so
-that the process at the other end, which may be a student's, can't fill the memory of this one.
+Nothing in a message is ever evaluated or unpickled. The receiver limits the size of a message, so
+that the process at the other end, which may be a student's, can't fill the receiver's memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BODY = 70_000_000  # B of a body, at most; `course_utils.values` allows 64 MB of
 
 
 class Gone(Exception):
-    """The process at the other end has ended, or doesn't keep to the form of messages."""
+    """The process at the other end has ended, or sends what is no message."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,17 @@ class Channel:
     def send(
         self, kind: str, body: bytes = b"", deadline: float | None = None, **fields: Any
     ) -> None:
-        """Send one message; Gone if nobody is there to take it.
+        """Send one message.
 
-        deadline: on `time.monotonic`'s clock; TimeoutError once it has passed.
+        Args:
+            kind: What the message is about.
+            body: Its bytes.
+            deadline: On `time.monotonic`'s clock; default: none.
+            fields: What else it says, as JSON can.
+
+        Raises:
+            Gone: The other end is closed.
+            TimeoutError: The deadline has passed.
         """
         head = json.dumps({"kind": kind, **fields}).encode()
         data = memoryview(len(head).to_bytes(4, "big") + len(body).to_bytes(8, "big") + head + body)
@@ -65,13 +73,19 @@ class Channel:
                 data = data[self.connection.send(data, socket.MSG_DONTWAIT) :]
             except BlockingIOError:
                 continue
-            except OSError as fault:
-                raise Gone(str(fault)) from None
+            except OSError as error:
+                raise Gone(str(error)) from None
 
     def receive(self, deadline: float | None = None, limit: int = BODY) -> Message:
-        """The next message; Gone if there will be none, or it is larger than `limit` (B).
+        """The next message.
 
-        deadline: on `time.monotonic`'s clock; TimeoutError once it has passed.
+        Args:
+            deadline: On `time.monotonic`'s clock; default: none.
+            limit: B of a body, at most.
+
+        Raises:
+            Gone: There will be no further message, or the message is too large or malformed.
+            TimeoutError: The deadline has passed.
         """
         sizes = self._read(12, deadline)
         head, body = int.from_bytes(sizes[:4], "big"), int.from_bytes(sizes[4:], "big")
@@ -80,8 +94,8 @@ class Channel:
         try:
             fields = json.loads(self._read(head, deadline))
             return Message(str(fields.pop("kind")), fields, self._read(body, deadline))
-        except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as fault:
-            raise Gone(f"a message is malformed: {fault}") from None
+        except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+            raise Gone(f"a message is malformed: {error}") from None
 
     def _read(self, size: int, deadline: float | None) -> bytes:
         data = bytearray()
@@ -91,8 +105,8 @@ class Channel:
                 part = self.connection.recv(min(size - len(data), 1 << 20), socket.MSG_DONTWAIT)
             except BlockingIOError:
                 continue
-            except OSError as fault:
-                raise Gone(str(fault)) from None
+            except OSError as error:
+                raise Gone(str(error)) from None
             if not part:
                 raise Gone("the connection was closed")
             data += part

@@ -1,4 +1,4 @@
-"""What runs inside the sandbox: the student's process, and the judge's.
+"""What a process in the sandbox does: run a student's cells, or the tests.
 
     judge                                            student
     check(lora_parameters, 1000, 1000, rank=8)
@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import json
 import os
+import pkgutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -32,8 +32,8 @@ FROM_WORKER = 400_000_000  # B of a message from the worker, which is trusted
 class Process:
     """Answers messages, one after another, until the other end is closed.
 
-    Every message carries a number `n`, and so does the answer to it: what a forked copy or a thread
-    sends late is told apart from what was asked.
+    Every message carries a number `n`, and so does the answer to it. This lets the receiver discard
+    late replies from forks or threads.
     """
 
     def __init__(self, channel: Channel):
@@ -115,8 +115,8 @@ class Student(Process):
                     os.makedirs(folder, exist_ok=True)
                 with contextlib.redirect_stderr(sys.stdout):
                     reply, body = self._called(message)
-        except BaseException as fault:
-            fields = _told(fault)
+        except BaseException as error:
+            fields = _fields(error)
         self.shell.flush()
         self.emit(reply, body, n=message["n"], **fields)
 
@@ -130,24 +130,24 @@ class Student(Process):
         for name in message["path"]:
             target = getattr(target, name)
         args, kwargs = values.decode(message.body)
-        came = target(*args, **kwargs)
+        result = target(*args, **kwargs)
         if message["keep"]:
-            self.objects[message["n"]] = came
+            self.objects[message["n"]] = result
             return "object", b""
         try:
-            return "value", values.encode(came)
-        except (TypeError, ValueError) as fault:
-            return "unplain", utf8(clean(fault))
+            return "value", values.encode(result)
+        except (TypeError, ValueError) as error:
+            return "unplain", utf8(clean(error))
 
 
-def _told(fault: BaseException) -> dict[str, Any]:
-    """What is said of a student's exception: its name, message, kinds and place."""
+def _fields(error: BaseException) -> dict[str, Any]:
+    """What the judge learns of a student's exception: its name, message, kinds and place."""
     try:
-        place = [clean(line) for line in checks.place(fault)]
+        place = [clean(line) for line in checks.place(error)]
     except Exception:
         place = []
-    kinds = [kind.__name__ for kind in type(fault).__mro__ if kind.__module__ == "builtins"]
-    return {**described(type(fault), fault), "kinds": kinds[:20], "place": place}
+    kinds = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
+    return {**described(type(error), error), "kinds": kinds[:20], "place": place}
 
 
 class Judge(Process):
@@ -159,23 +159,14 @@ class Judge(Process):
             self.shell.namespace[name] = Proxy(self, name, makes=name in message["classes"])
         self.on_run(message)
 
-    def on_repair(self, message: Message) -> None:
-        """Read what a student handed in; the answer is the repaired notebook, or why there is none.
+    def on_compute(self, message: Message) -> None:
+        """Call a function of the grader's from bytes to bytes; the answer is what it returns.
 
-        It is read here since it may be made to fill the memory of whoever reads it.
+        It is for work on what a student handed in, which may be made to fill the memory of whoever
+        reads it.
         """
-        from course_utils.grading.intake import (
-            repair,  # here: the student's process has no use for it
-        )
-
-        release = json.loads(message.body[: message["release"]])
-        try:
-            notebook = repair.load(message.body[message["release"] :])
-            repaired = repair.repair(notebook, release)
-        except repair.Ungradable as fault:
-            self.emit("ungradable", utf8(clean(fault)), n=message["n"])
-        else:
-            self.emit("repaired", utf8(json.dumps(vars(repaired))), n=message["n"])
+        function = pkgutil.resolve_name(message["function"])
+        self.emit("computed", function(message.body), n=message["n"])
 
     def ask(self, proxy: Proxy, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Have a call made in the student's process; returns its value or raises its exception."""
@@ -185,8 +176,8 @@ class Judge(Process):
         if reply.kind == "value":
             try:
                 return values.decode(reply.body)
-            except ValueError as fault:
-                raise checks.Unplain(str(fault)) from None
+            except ValueError as error:
+                raise checks.Unplain(str(error)) from None
         if reply.kind == "object":
             return Proxy(self, proxy.name, number=reply["n"])
         if reply.kind == "unplain":
@@ -197,7 +188,12 @@ class Judge(Process):
 class Proxy:
     """A student's function, class or object: calling it, or a method, asks the student's process.
 
-    makes: whether its calls give objects, of which methods are called, and not values.
+    Args:
+        judge: The process that asks.
+        name: A name that the student has defined.
+        path: The attributes that lead from the name to a method.
+        number: The call that made the object; 0 for a function or class.
+        makes: Whether its calls make objects, whose methods are then called, instead of values.
     """
 
     def __init__(
@@ -238,7 +234,8 @@ def rebuilt(reply: Message) -> Exception:
         "crossed_place": [str(line) for line in reply["place"]],
     }
     for bases in (tuple(direct), tuple(direct[:1]), (Exception,)):
-        with contextlib.suppress(TypeError):  # two exceptions with different layouts, or none
+        # Two exceptions with different layouts have no common subclass.
+        with contextlib.suppress(TypeError):
             return type(name, bases or (Exception,), members)()
     raise AssertionError("Exception can always be derived from")
 

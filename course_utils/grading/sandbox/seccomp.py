@@ -1,7 +1,7 @@
-"""A filter of system calls for a student's process: what no exercise needs, the kernel refuses.
+"""A filter of system calls for a student's process: the kernel refuses what no exercise needs.
 
-Namespaces, no capabilities and no new privileges hold a process already. The filter takes the parts
-of the kernel out of reach in which ways around them have been found.
+Namespaces, dropped capabilities and no_new_privs confine a process already. The filter also blocks
+those parts of the kernel in which ways around these have been found.
 
 Source: the manual pages seccomp(2), clone(2) and ioctl_tty(2) of Linux, its `asm/unistd_64.h` for
 the numbers of the calls, and its `linux/seccomp.h`, `linux/audit.h` and `linux/filter.h`.
@@ -65,8 +65,11 @@ Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, op
 def restrict() -> bool:
     """Install the filter for every thread of this process and all that it starts, for good.
 
-    Returns whether it did: on machines other than x86-64 and AArch64 it does nothing.
-    Raises OSError where the kernel doesn't take it, for example without no_new_privs.
+    Returns:
+        Whether it did: on machines other than x86-64 and AArch64 it does nothing.
+
+    Raises:
+        OSError: The kernel doesn't accept the filter, for example without no_new_privs.
     """
     machine = platform.machine() if sys.platform == "linux" and sys.maxsize > 2**32 else ""
     if machine not in MACHINES:
@@ -76,16 +79,21 @@ def restrict() -> bool:
 
 
 def install(instructions: list[Instruction], call: int) -> None:
-    """Hand a BPF program to the kernel by seccomp(2), whose number is `call`; raises OSError."""
+    """Hand a BPF program to the kernel by seccomp(2), whose number is `call`.
+
+    Raises:
+        OSError: The kernel doesn't accept the program.
+    """
     array = (_Filter * len(instructions))(*instructions)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
     arguments = (call, SET_FILTER, ALL_THREADS)
-    came = libc.syscall(
+    result = libc.syscall(
         *map(ctypes.c_long, arguments), ctypes.byref(_Program(len(instructions), array))
     )
-    if came:  # -1, or the thread that has a filter of its own
-        number = ctypes.get_errno() if came < 0 else errno.EBUSY
+    # An error is -1, or the id of a thread that has a filter of its own.
+    if result:
+        number = ctypes.get_errno() if result < 0 else errno.EBUSY
         raise OSError(number, f"seccomp: {os.strerror(number)}")
 
 
@@ -120,7 +128,9 @@ def program(machine: str, refusal: int = errno.EPERM) -> list[Instruction]:
     refuses all three for every file. Record locks stay, because sqlite3 needs them. To exclude
     others by a record lock, a submission has to open the file for writing.
 
-    refusal: the error number in place of EPERM.
+    Args:
+        machine: A key of `MACHINES`.
+        refusal: The error number of a call that is refused.
     """
     calls = numbers(machine)
     refuse = _answer(ERROR | refusal)

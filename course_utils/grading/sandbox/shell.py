@@ -1,8 +1,7 @@
-"""Runs the cells of a notebook in this process, with IPython, and tells what they put out.
+"""Runs the cells of a notebook in this process, with IPython, and sends their outputs.
 
-The student's cells run here inside the sandbox, the instructor's test cells in the judge's process.
-There is no Jupyter kernel between: IPython's shell is what a kernel runs cells with, and its
-outputs leave as messages of one kind each.
+There is no Jupyter kernel: IPython's shell is what a kernel runs cells with. Each output becomes a
+message of one of four kinds.
 
     stream   text that was printed                       name: stdout or stderr
     display  what a cell displays, in several forms      mimes: {"text/plain": size in B, …}
@@ -27,18 +26,18 @@ Emit = Callable[..., None]  # emit(kind, body, **fields)
 
 
 class Outputs:
-    """Passes outputs on, up to a limit for each cell; what is cut is said once."""
+    """Sends outputs, up to a limit for each cell; the first output beyond it becomes a note."""
 
     def __init__(self, emit: Emit):
         self._emit = emit
         self.start()
 
     def start(self) -> None:
-        """A new cell begins."""
+        """Allow the full limit again, for a new cell."""
         self._left = {"text": TEXT, "pictures": PICTURES}
 
     def send(self, kind: str, body: bytes, **fields: Any) -> None:
-        """Pass one output on; of a text that is too long, as much as is allowed."""
+        """Send one output; of a text that is too long, the part that is allowed."""
         store = "pictures" if "mimes" in fields else "text"
         left = self._left[store]
         self._left[store] -= len(body)
@@ -81,9 +80,12 @@ class _Stream(io.TextIOBase):
 
 
 class Shell:
-    """One notebook's namespace. emit: takes each output as it comes.
+    """One notebook's namespace, and IPython to run cells in it.
 
-    An IPython shell is one for a process, so there is one of these for a process as well.
+    A process has only one IPython shell, so it has only one of these.
+
+    Args:
+        emit: Called with the kind, body and fields of each output.
     """
 
     def __init__(self, emit: Emit):
@@ -103,7 +105,7 @@ class Shell:
             self.flush()
 
     def flush(self) -> None:
-        """Pass on what was printed and not yet sent."""
+        """Send what was printed and not yet sent."""
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
 
@@ -150,7 +152,7 @@ def ipython() -> Any:
 
 
 def _show(outputs: Outputs, kind: str, data: dict[str, Any]) -> None:
-    """Send what is to be shown, in all of its forms that are known here."""
+    """Send something to be displayed, in all of its forms that are in `MIMES`."""
     forms = {mime: _bytes(mime, data[mime]) for mime in MIMES if mime in data}
     sizes = {mime: len(form) for mime, form in forms.items()}
     outputs.send(kind, b"".join(forms.values()), mimes=sizes)
@@ -162,10 +164,10 @@ def _bytes(mime: str, content: Any) -> bytes:
     return bytes(content)
 
 
-def described(kind: type[BaseException], fault: BaseException) -> dict[str, str]:
+def described(kind: type[BaseException], error: BaseException) -> dict[str, str]:
     """The name and the message of an exception, as fields of a message."""
     try:
-        text = str(fault)
+        text = str(error)
     except Exception:
         text = "(its message can't be shown)"
     return {"ename": clean(kind.__name__), "evalue": clean(text)}

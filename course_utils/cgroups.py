@@ -1,0 +1,38 @@
+"""The control groups that this process belongs to, by /proc/self/cgroup; standard library only.
+
+    9:pids:/box/inner                               cgroup v1: a group for each controller
+    0::/user.slice/user.service/run.scope           cgroup v2: one group for all controllers
+
+Source: Linux's manual page cgroups(7).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+OWN = Path("/proc/self/cgroup")
+
+
+class Membership(NamedTuple):
+    """One control group of this process.
+
+    Attributes:
+        controllers: The controllers of a group of version 1; {""} for the group of version 2.
+        path: The group's path below the root of its hierarchy.
+    """
+
+    controllers: frozenset[str]
+    path: str
+
+
+def memberships(text: str | None = None) -> list[Membership]:
+    """The control groups of this process; none where the system has no control groups.
+
+    Args:
+        text: The text of /proc/self/cgroup; default: read the file.
+    """
+    if text is None:
+        text = OWN.read_text() if OWN.exists() else ""
+    lines = (line.split(":", 2) for line in text.splitlines())
+    return [Membership(frozenset(names.split(",")), path) for _, names, path in lines]

@@ -1,0 +1,147 @@
+"""While an assignment is graded, what it withholds can't be imported, and everything else can."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from course_utils.grading import assignments
+from course_utils.grading.sandbox.package import copied_package
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = assignments.sources(ROOT)
+WITHHELD = {path.stem: assignments.read(path).withheld for path in SOURCES}
+# Former names of packages, which forward to them.
+ALIASES = {"course_utils.shapes": "course_utils.memory"}
+ALIASES |= {"course_utils.finetuning": "course_utils.training"}
+
+LIBRARIES = ["torch", "transformers", "accelerate", "bitsandbytes", "matplotlib.pyplot"]
+LIBRARIES += ["ipywidgets", "jupyterlab.commands", "nbgrader.api", "nbconvert"]
+
+# Runs import statements, in a fork for each copy of the course, and prints the errors of those that
+# fail. Libraries that take long to import are imported once, before the forks.
+SCRIPT = """
+import contextlib, importlib, json, os, sys
+for library in sys.argv[1:]:
+    with contextlib.suppress(ImportError):
+        importlib.import_module(library)
+assert not any(name.startswith("course_utils") for name in sys.modules)
+
+def failures(folder, statements):
+    sys.path.insert(0, folder)
+    found = {}
+    for statement in statements:
+        try:
+            exec(statement, {})
+        except BaseException as error:
+            found[statement] = f"{type(error).__name__}: {error}"
+    package = os.path.dirname(sys.modules["course_utils"].__file__)
+    assert package == os.path.join(folder, "course_utils"), package
+    return found
+
+results = {}
+for name, (folder, statements) in json.load(sys.stdin).items():
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        os.close(reading)
+        with os.fdopen(writing, "w") as stream:
+            json.dump(failures(folder, statements), stream)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as stream:
+        results[name] = json.load(stream)
+    os.wait()
+print(json.dumps(results))
+"""
+
+
+def sentence(module):
+    return (
+        f"ImportError: {module} is not available while this assignment is graded, "
+        "because it contains solutions."
+    )
+
+
+def modules(package):
+    """The names of all modules of a package: those of files, and those of folders."""
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        yield ".".join(parts).removesuffix(".__init__")
+
+
+def is_in(module, package):
+    return f"{module}.".startswith(f"{package}.")
+
+
+@pytest.fixture(scope="module")
+def failures(tmp_path_factory):
+    """What failed to import and why, by statement, for each assignment's copy of the course."""
+    copies = {}
+    for name, withheld in {**WITHHELD, "nothing": ()}.items():
+        package = copied_package(tmp_path_factory.mktemp(name), withheld)
+        statements = [f"import {module}" for module in modules(package)]
+        statements += [f"from {alias} import anything" for alias in ALIASES]
+        copies[name] = str(package.parent), statements
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *LIBRARIES],
+        input=json.dumps(copies),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def imports(failures):
+    """The failures of modules, without those of names that are imported from aliases."""
+    # A module that needs a library can't be tested on a machine that lacks the library.
+    missing = "ModuleNotFoundError: No module named "
+    return {
+        statement.removeprefix("import "): message
+        for statement, message in failures.items()
+        if statement.startswith("import ")
+        and not (message.startswith(missing) and "course_utils" not in message)
+    }
+
+
+@pytest.mark.parametrize("assignment", WITHHELD)
+def test_every_other_module_can_be_imported(failures, assignment):
+    broken = imports(failures[assignment])
+    for package in WITHHELD[assignment]:
+        broken = {name: message for name, message in broken.items() if not is_in(name, package)}
+    assert broken == {}
+
+
+@pytest.mark.parametrize("assignment", WITHHELD)
+def test_what_is_withheld_says_so(failures, assignment):
+    found = imports(failures[assignment])
+    for package in WITHHELD[assignment]:
+        inside = {name: message for name, message in found.items() if is_in(name, package)}
+        assert package in inside
+        assert set(inside.values()) == {sentence(package)}
+
+
+@pytest.mark.parametrize(("alias", "package"), ALIASES.items())
+def test_a_former_name_says_the_same_as_what_it_stands_for(failures, alias, package):
+    statement = f"from {alias} import anything"
+    assert failures["nothing"][statement].startswith("ImportError: cannot import name 'anything'")
+    withholding = [name for name, withheld in WITHHELD.items() if package in withheld]
+    assert withholding
+    for name in withholding:
+        assert failures[name][statement] == sentence(package)
+
+
+def test_each_file_of_a_withheld_package_says_so(tmp_path):
+    """By its path, a file can be run without its package."""
+    package = copied_package(tmp_path, ("course_utils.memory",))
+    files = [path for path in (package / "memory").rglob("*") if path.is_file()]
+    assert len(files) > 3
+    for path in files:
+        module = ".".join(path.relative_to(tmp_path).with_suffix("").parts)
+        module = module.removesuffix(".__init__")
+        with pytest.raises(ImportError) as refused:
+            exec(path.read_text(encoding="utf-8"), {})
+        assert f"ImportError: {refused.value}" == sentence(module)
