@@ -26,7 +26,8 @@ HONEST = {
         """,
     "files of the course": """
         import glob
-        sources = [open(p).read() for p in glob.glob("/course/course_utils/*.py")]
+        paths = glob.glob("/course/course_utils/**/*.py", recursive=True)
+        sources = [open(path).read() for path in paths]
         print("fine" if len(sources) > 20 else sources)
         """,
     "a lock": """

@@ -202,7 +202,7 @@ class Referee:
                 raise _Stopped(f"its process has ended {TRIES} times, no further one is started")
             self._tries += 1
             files = self._submission.files | self._spec.files
-            self._student = self._started(self._servers.student, "student", files)
+            self._student = self._start(self._servers.student, "student", files)
             replayed, self._ran = self._ran, []
             for source in replayed:
                 # A cell that ran before may fail now; the others are run all the same.
@@ -212,12 +212,12 @@ class Referee:
         return self._student or self._running()
 
     def _judging(self) -> Sandboxed:
-        """The judge's process."""
+        """The judge's process; a new one if the last has ended."""
         if self._judge is None:
-            self._judge = self._started(self._servers.judge, "judge", self._spec.files)
+            self._judge = self._start(self._servers.judge, "judge", self._spec.files)
         return self._judge
 
-    def _started(self, server: Server, role: str, files: Files) -> Sandboxed:
+    def _start(self, server: Server, role: str, files: Files) -> Sandboxed:
         process = server.start(role, self._limits, self._core)
         for path, data in files.items():
             process.channel.send("file", data, self._deadline(READING), path=path)

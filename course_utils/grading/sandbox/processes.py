@@ -6,8 +6,8 @@
       compares with 16,000       ◄── value or error  ◄──  result as plain values
 
 Messages pass through the referee outside (`course_utils.grading.referee`), which alone decides how
-long each may take. The judge never has an object of the student's, only values of exact, plain
-types, and the student's process never has a test.
+long each may take. The judge never gets an object of the student's, only values of exact, plain
+types. The student's process never gets a test.
 """
 
 from __future__ import annotations
@@ -102,25 +102,27 @@ class Student(Process):
 
     def __init__(self, channel: Channel):
         super().__init__(channel)
-        sys.path.insert(0, os.getcwd())  # for modules that were handed in beside the notebook
+        # A module that was handed in with the notebook can be imported.
+        sys.path.insert(0, os.getcwd())
         self.objects: dict[int, Any] = {}  # made for the judge, by the number of the call
 
     def on_call(self, message: Message) -> None:
-        """Call what a name or an earlier object stands for."""
+        """Call a function, a class or a method; the answer is its value or its exception."""
         reply, body, fields = "raised", b"", {}
         self.shell.outputs.start()
         try:
             with self._interruptible():
-                for folder in message["folders"]:  # that the judge made for the answer to use
+                # The test has made these folders for the answer to use.
+                for folder in message["folders"]:
                     os.makedirs(folder, exist_ok=True)
                 with contextlib.redirect_stderr(sys.stdout):
-                    reply, body = self._called(message)
+                    reply, body = self._call(message)
         except BaseException as error:
             fields = _fields(error)
         self.shell.flush()
         self.emit(reply, body, n=message["n"], **fields)
 
-    def _called(self, message: Message) -> tuple[str, bytes]:
+    def _call(self, message: Message) -> tuple[str, bytes]:
         if message["object"]:
             target = self.objects[message["object"]]
         elif message["name"] in self.shell.namespace:
@@ -169,7 +171,7 @@ class Judge(Process):
         self.emit("computed", function(message.body), n=message["n"])
 
     def ask(self, proxy: Proxy, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Have a call made in the student's process; returns its value or raises its exception."""
+        """Make a call in the student's process; returns its value or raises its exception."""
         body = values.encode((args, kwargs))
         self.emit("call", body, **proxy.address, keep=proxy.makes, folders=_folders())
         reply = self.channel.receive()
@@ -219,9 +221,10 @@ class Proxy:
 
 
 def rebuilt(reply: Message) -> Exception:
-    """An exception like the student's: same name and message, caught by the same `except`.
+    """An exception with the name and message of the student's, caught by the same `except`.
 
-    Its type is made here and derived from Python's own exceptions, so that it can do nothing else.
+    Its type is made here and derived from Python's own exceptions, so it has no code of the
+    student's.
     """
     name = str(reply["ename"])
     name = name if name.isidentifier() else "Exception"

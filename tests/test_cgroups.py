@@ -1,0 +1,28 @@
+"""The control groups of this process, in both versions of the hierarchy."""
+
+import sys
+
+import pytest
+
+from course_utils import cgroups
+from course_utils.cgroups import Membership, memberships
+
+
+def test_groups_of_both_versions():
+    text = "9:pids:/box/inner\n4:cpu,cpuacct:/a:b\n1:name=systemd:/x\n0::/user.slice/run.scope\n"
+    assert memberships(text) == [
+        Membership(frozenset({"pids"}), "/box/inner"),
+        Membership(frozenset({"cpu", "cpuacct"}), "/a:b"),
+        Membership(frozenset({"name=systemd"}), "/x"),
+        Membership(frozenset({""}), "/user.slice/run.scope"),
+    ]
+
+
+def test_without_control_groups_there_are_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(cgroups, "OWN", tmp_path / "missing")
+    assert memberships() == memberships("") == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")
+def test_this_process_is_in_a_group():
+    assert memberships() and all(path.startswith("/") for _, path in memberships())
