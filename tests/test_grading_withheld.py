@@ -1,6 +1,7 @@
 """While an assignment is graded, what it withholds can't be imported, and everything else can."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 
 from course_utils.grading import assignments
 from course_utils.grading.sandbox.package import copied_package
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows can't fork")
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = assignments.sources(ROOT)
