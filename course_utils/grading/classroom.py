@@ -130,7 +130,10 @@ def handed_in(folder: Path, name: str) -> list[Path]:
 
     If STUDENT is not a folder, or can't be read, the path is included, so that no student is
     forgotten. The exception is a STUDENT that begins with a dot, such as .DS_Store: programs make
-    such entries more often than students do. Raises CourseError if submitted/ can't be read.
+    such entries more often than students do.
+
+    Raises:
+        CourseError: The folder submitted/ can't be read.
     """
     try:
         names = sorted(os.listdir(folder / "submitted"))

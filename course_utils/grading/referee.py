@@ -19,9 +19,9 @@ from course_utils.grading.sandbox.server import Sandboxed, Server
 from course_utils.grading.sandbox.shell import MIMES, SHORT, TEXT, clean, utf8
 from course_utils.grading.spec import Files, GradingSpec, Submission
 
-TRIES = 4  # processes that a submission gets, if its own end
+TRIES = 4  # processes that are started for one submission, at most
 READING = 60  # seconds to read a notebook
-PATIENCE = 2  # seconds to react to an interrupt
+PATIENCE = 2  # seconds that a process has to react to an interrupt
 OUTPUTS = 200  # of a cell, at most
 ROOM, ALL = 12_000_000, 30_000_000  # B of outputs that are kept, of a cell and of a notebook
 LINES = 500  # of a traceback that are kept
@@ -60,7 +60,7 @@ class Referee:
         self._limits, self._core = spec.limits, core
         self._student: Sandboxed | None = None
         self._judge: Sandboxed | None = None
-        self._ran: list[str] = []  # sources of the student's cells, to be run again if need be
+        self._ran: list[str] = []  # sources of the cells, to be run again in a new process
         self._tries = self._number = self.memory = 0
         self._ends = time.monotonic() + spec.limits.notebook
         self._room = ALL
