@@ -4,8 +4,15 @@ import pytest
 import torch
 
 from course_utils.measure import saved_for_backward
-from course_utils.memory import ModelShape, Settings, estimate
-from course_utils.memory.activations import layer_backward, layer_saved, saved_lines
+from course_utils.memory import (
+    ModelShape,
+    Plan,
+    Settings,
+    estimate,
+    layer_backward,
+    layer_saved,
+    saved_lines,
+)
 from course_utils.models import load_base
 from course_utils.training import Recipe, attach_adapters
 
@@ -16,7 +23,7 @@ GROUPED = ModelShape.preset("llama-3.1-8b")
 def per_token(shape, **options):
     options = {"sequence_length": 512, "compute_dtype": "bfloat16", "recipe": "fp32"} | options
     run = Settings(targets="all-linear", rank=8, gradient_checkpointing=False, **options)
-    return layer_saved(shape, run) / run.tokens
+    return layer_saved(Plan(shape, run)) / run.tokens
 
 
 @pytest.mark.parametrize("shape", [LLAMA, GROUPED, ModelShape.preset("smollm2-1.7b")])
@@ -60,15 +67,15 @@ def test_eager_attention_stores_every_score():
 def test_fewer_targets_save_less():
     run = {"method": "lora", "gradient_checkpointing": False, "recipe": "fp32"}
     sizes = [
-        layer_saved(LLAMA, Settings(targets=targets, **run))
+        layer_saved(Plan(LLAMA, Settings(targets=targets, **run)))
         for targets in (("v_proj",), ("q_proj", "v_proj"), "all-linear")
     ]
     assert sizes == sorted(set(sizes))
 
 
 def test_checkpointing_stores_one_input_a_layer():
-    run = Settings(method="lora", batch_size=2, recipe="fp32")
-    lines = {line.what: line.size for line in saved_lines(LLAMA, run)}
+    plan = Plan(LLAMA, Settings(method="lora", batch_size=2, recipe="fp32"))
+    lines = {line.what: line.size for line in saved_lines(plan)}
     assert lines["inputs of layers"] == 32 * 2048 * 4096 * 2
     assert not any("queries" in what for what in lines)
 
@@ -76,7 +83,7 @@ def test_checkpointing_stores_one_input_a_layer():
 def test_a_layers_backward_is_widest_in_the_mlp_or_in_eager_attention():
     options = {"method": "qlora", "recipe": "fp32"}
     runs = [Settings(sequence_length=4096, attention=a, **options) for a in ("sdpa", "eager")]
-    sdpa, eager = (sum(line.size for line in layer_backward(LLAMA, run)) for run in runs)
+    sdpa, eager = (sum(line.size for line in layer_backward(Plan(LLAMA, run))) for run in runs)
     scores = 4096 * 4096 * LLAMA.heads * 4
     assert sdpa < scores and eager > 4 * scores
 

@@ -3,6 +3,8 @@
 import csv
 import pickle
 import re
+import subprocess
+import sys
 from importlib import resources
 from itertools import product
 
@@ -19,6 +21,7 @@ from course_utils.memory import (
     PRESETS,
     RECIPES,
     ModelShape,
+    Plan,
     estimate,
     kv_cache_bytes,
     largest,
@@ -183,16 +186,10 @@ def test_the_slides_7b():
     assert fp32.weights == 28 * GB and round(fp32.weights / GiB, 2) == 26.08
 
 
-@pytest.mark.parametrize(
-    ("recipe", "bytes_each"),
-    [("fp32", 16), ("mixed", 16), ("autocast", 16), ("bf16", 8), ("qlora-paper", 12)],
-)
-def test_bytes_a_parameter(recipe, bytes_each):
-    assert estimate(ModelShape.generic(1e9), recipe=recipe).total == bytes_each * GB
-
-
-def test_every_recipe_is_tested():
-    assert len(RECIPES) == 5
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_bytes_a_parameter(recipe):
+    each = {"fp32": 16, "mixed": 16, "autocast": 16, "bf16": 8, "qlora-paper": 12}[recipe]
+    assert estimate(ModelShape.generic(1e9), recipe=recipe).total == each * GB
 
 
 def test_mixed_precision_adam_splits_as_the_zero_paper_says():
@@ -289,11 +286,19 @@ def test_an_estimate_is_frozen():
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize(("method", "upcast"), [("full", False), ("lora", True), ("qlora", True)])
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("full", {"upcast": False}),
+        ("lora", {}),
+        ("qlora", {}),
+        ("qlora", {"recipe": "autocast"}),
+    ],
+)
 def test_every_line_of_a_layers_backward_has_a_formula_that_gives_its_bytes(
-    method, upcast, attention
+    method, more, attention
 ):
-    options = {"attention": attention, "sequence_length": 2048, "device": "cpu", "upcast": upcast}
+    options = {"attention": attention, "sequence_length": 2048, "device": "cpu"} | more
     e = estimate("llama-65b", method, batch_size=2, keep_output=False, **options)
     lines = [line for line in e.lines if line.what.startswith("a layer at work: ")]
     if attention == "eager":
@@ -539,7 +544,7 @@ def test_the_master_copy_is_there_from_the_start():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_trainable_tensors_are_all_parameters(preset):
     shape = ModelShape.preset(preset)
-    tensors = trainable_tensors(shape, estimate(shape).settings)
+    tensors = trainable_tensors(Plan(shape, estimate(shape).settings))
     assert sum(t.elements * t.count for t in tensors) == shape.parameters
     in_layers = [t.count for t in tensors if t.in_layers]
     assert all(count % shape.layers == 0 for count in in_layers)
@@ -550,6 +555,35 @@ def test_a_bare_number_has_no_timeline():
         timeline("7b")
     with pytest.raises(ValueError, match="attention must be one of sdpa, eager"):
         timeline("llama-7b", attention="flash")
+
+
+# --- the package ---
+
+WITHOUT_LIBRARIES = """
+import sys
+
+class OnlyTheStandardLibrary:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in sys.stdlib_module_names | {"course_utils"}:
+            raise ImportError(f"{name} is not part of the standard library")
+
+sys.meta_path.insert(0, OnlyTheStandardLibrary())
+import course_utils
+before = set(sys.modules)
+from course_utils.memory import estimate, largest
+print(estimate("7b").total, largest("model", "T4", method="qlora"))
+print(*sorted(name for name in set(sys.modules) - before if name.startswith("course_utils.")))
+"""
+
+
+def test_the_calculator_runs_in_a_python_without_any_library():
+    command = [sys.executable, "-c", WITHOUT_LIBRARIES]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answers, modules = done.stdout.splitlines()
+    assert answers == "112000000000 llama-13b"
+    others = [name for name in modules.split() if not name.startswith("course_utils.memory")]
+    assert others == ["course_utils.units", "course_utils.validation"]
 
 
 # --- what fits ---

@@ -8,8 +8,11 @@ One layer of the Llama family, and under it what autograd saves for the backward
     x, 1/rms    input of A     q, k, v, result       x, 1/rms    gate, SiLU, up    input of A
     └────────────── attention half ──────────────┘   └─────────────── MLP half ──────────────┘
 
-Formulas follow the code of transformers 5, peft, bitsandbytes and PyTorch 2; the tests compare them
-with the bytes that these save. Method: Korthikanti et al. 2022 (arXiv 2205.05198).
+In the formulas t is the number of tokens, h the width of the residual stream, `wide` the width of
+the MLP, and v the bytes of a number.
+
+The formulas follow the code of transformers 5, peft, bitsandbytes and PyTorch 2. The tests compare
+them with the bytes that these libraries save. Method: Korthikanti et al. 2022 (arXiv 2205.05198).
 """
 
 from __future__ import annotations
@@ -17,157 +20,168 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from course_utils.memory.settings import DTYPE_BYTES, RECIPES, Line, Settings
-from course_utils.memory.shapes import ModelShape
+from course_utils.memory.lines import Line, total_bytes
+from course_utils.memory.plan import Plan
+from course_utils.memory.settings import DTYPE_BYTES
 
 # Sources that several lines share.
-LOSS, WEIGHTS, BACKWARD, PEFT, AUTOCAST = (
-    *("cross entropy", "gradients of weights", "autograd", "peft's LoRA layer", "torch.autocast"),
-)
-RESIDUAL = "gradient of the residual stream"  # all that lives between two layers' backward passes
+CROSS_ENTROPY, WEIGHTS, AUTOGRAD = "cross entropy", "gradients of weights", "autograd"
+PEFT, AUTOCAST = "peft's LoRA layer", "torch.autocast"
+
+RESIDUAL = "gradient of the residual stream"  # all that is left between two layers' backward passes
+SOURCES = ("first norm", "attention", "second norm", "MLP")  # of the inputs of linear layers
 
 
-def saved_lines(shape: ModelShape, run: Settings) -> Iterator[Line]:
-    """Every tensor saved for the backward pass of one micro-batch, with its bytes."""
-    t, h = run.tokens, shape.hidden
-    if run.gradient_checkpointing:
-        size = _inputs_of_layers(shape, run, shape.layers)
-        formula = f"{shape.layers} layers × {t} tokens × {h} × {run.stream_bytes}"
-        yield _line("inputs of layers", size, formula, "Chen et al. 2016")
-        if size := saved_mask(shape, run):
-            formula = f"{t} × {run.sequence_length} × {run.stream_bytes}"
-            yield _line("causal mask", size, formula, "an input of GPT-2's layers")
+def saved_lines(plan: Plan) -> Iterator[Line]:
+    """Yield every tensor saved for the backward pass of one micro-batch."""
+    settings, t, h, vocab = plan.settings, plan.tokens, plan.shape.hidden, plan.shape.vocab
+    if settings.gradient_checkpointing:
+        yield from _checkpoints(plan)
     else:
-        yield from _saved_by_layers(shape, run, shape.layers)
-    yield from _norm(shape, run, "last norm")
-    if run.trains_weights:
-        width = 2 if run.autocast else run.stream_bytes
+        yield from _saved_by_layers(plan, plan.shape.layers)
+    yield _norm(plan, "last norm")
+    if settings.trains_weights:
+        width = 2 if settings.autocast else settings.stream_bytes
         yield _line("input of the head", t * h * width, f"{t} × {h} × {width}", WEIGHTS)
         yield _line("token numbers", 8 * t, f"{t} × 8", "backward of the embedding")
-    formula = f"{t} tokens × {shape.vocab} words × 4"
-    yield _line("softmax of logits", 4 * t * shape.vocab, formula, LOSS)
-    yield _line("labels", 8 * t, f"{t} × 8", LOSS)
-    if cast := _cast_weights(shape, run):
+    formula = f"{t} tokens × {vocab} words × 4"
+    yield _line("softmax of logits", 4 * t * vocab, formula, CROSS_ENTROPY)
+    yield _line("labels", 8 * t, f"{t} × 8", CROSS_ENTROPY)
+    if cast := _cast_weights(plan):
         yield _line("16-bit copies of weights", 2 * cast, f"{cast:,} × 2", AUTOCAST)
 
 
-def layers_saved(shape: ModelShape, run: Settings, layers: int) -> int:
-    """Bytes saved once so many layers have been through the forward pass."""
-    if run.gradient_checkpointing:
-        return _inputs_of_layers(shape, run, layers) + saved_mask(shape, run)
-    return _sum(_saved_by_layers(shape, run, layers))
+def layers_saved(plan: Plan, layers: int) -> int:
+    """Bytes saved once the first `layers` layers have finished the forward pass."""
+    if plan.settings.gradient_checkpointing:
+        return _layer_inputs(plan, layers) + saved_mask(plan)
+    return total_bytes(_saved_by_layers(plan, layers))
 
 
-def _inputs_of_layers(shape: ModelShape, run: Settings, layers: int) -> int:
-    return layers * run.tokens * shape.hidden * run.stream_bytes
+def layer_saved(plan: Plan) -> int:
+    """Bytes that one layer saves for its backward pass."""
+    return total_bytes(_attention_half(plan)) + total_bytes(_mlp_half(plan))
 
 
-def _cast_weights(shape: ModelShape, run: Settings) -> int:
-    """Float32 weights that autocast has copied to 16 bits, and whose copies are saved."""
-    if not run.autocast:
-        return 0
-    head = shape.vocab * shape.hidden if run.stream_bytes == 4 else 0
-    if run.gradient_checkpointing:
-        return head
-    if run.trains_weights:
-        return head + shape.linear_parameters
-    sources = ("first norm", "attention", "second norm", "MLP")
-    first = next(filter(None, (_adapted(shape, run, source) for source in sources)))
-    # … whose As need no gradient of what they read, in the first layer
-    return head + shape.adapter_parameters(run.rank, run.targets) - run.rank * sum(first)
+def saved_mask(plan: Plan) -> int:
+    """Bytes of the causal mask if checkpointing saves it, because GPT-2's layers take it as input."""
+    eager = plan.settings.attention == "eager"
+    return causal_mask(plan) if plan.shape.family == "gpt2" and eager else 0
 
 
-def saved_mask(shape: ModelShape, run: Settings) -> int:
-    """Bytes of the mask where checkpointing saves it: as an input that GPT-2's layers are given."""
-    return causal_mask(run) if shape.family == "gpt2" and run.attention == "eager" else 0
-
-
-def causal_mask(run: Settings) -> int:
+def causal_mask(plan: Plan) -> int:
     """Bytes of the mask that eager attention adds: batch × 1 × tokens × tokens."""
-    return run.tokens * run.sequence_length * run.stream_bytes
+    return plan.tokens * plan.settings.sequence_length * plan.settings.stream_bytes
 
 
 def _line(what: str, size: int, formula: str, source: str) -> Line:
     return Line("activations", what, size, formula, source)
 
 
-def _sum(lines: Iterable[Line]) -> int:
-    return sum(line.size for line in lines)
+def _checkpoints(plan: Plan) -> Iterator[Line]:
+    """What gradient checkpointing stores."""
+    shape, settings, t = plan.shape, plan.settings, plan.tokens
+    formula = f"{shape.layers} layers × {t} tokens × {shape.hidden} × {settings.stream_bytes}"
+    yield _line("inputs of layers", _layer_inputs(plan, shape.layers), formula, "Chen et al. 2016")
+    if size := saved_mask(plan):
+        formula = f"{t} × {settings.sequence_length} × {settings.stream_bytes}"
+        yield _line("causal mask", size, formula, "an input of GPT-2's layers")
 
 
-def _saved_by_layers(shape: ModelShape, run: Settings, layers: int) -> Iterator[Line]:
-    for line in (*_attention_half(shape, run), *_mlp_half(shape, run)):
+def _layer_inputs(plan: Plan, layers: int) -> int:
+    return layers * plan.tokens * plan.shape.hidden * plan.settings.stream_bytes
+
+
+def _saved_by_layers(plan: Plan, layers: int) -> Iterator[Line]:
+    shape, settings = plan.shape, plan.settings
+    for line in (*_attention_half(plan), *_mlp_half(plan)):
         yield replace(line, size=layers * line.size, formula=f"{layers} layers × {line.formula}")
-    if not run.trains_weights:
-        unsaved = _unsaved(shape, run)
+    if not settings.trains_weights:
+        unsaved = _unsaved(plan)
         yield _line("less: before the first adapter", -unsaved, "one layer's", "needs no gradient")
     if not shape.positions:
-        size = 2 * run.sequence_length * shape.head_dim * run.stream_bytes
-        formula = f"2 × {run.sequence_length} tokens × {shape.head_dim} × {run.stream_bytes}"
-        yield _line("cos and sin", size, formula, "rotary positions")
+        s, each = settings.sequence_length, settings.stream_bytes
+        formula = f"2 × {s} tokens × {shape.head_dim} × {each}"
+        yield _line("cos and sin", 2 * s * shape.head_dim * each, formula, "rotary positions")
+
+
+def _cast_weights(plan: Plan) -> int:
+    """Float32 weights of which autograd saves the 16-bit copy that autocast made."""
+    settings, shape = plan.settings, plan.shape
+    if not settings.autocast:
+        return 0
+    head = shape.vocab * shape.hidden if settings.stream_bytes == 4 else 0
+    if settings.gradient_checkpointing:
+        return head
+    if settings.trains_weights:
+        return head + shape.layers * plan.layer_weights
+    # The first As of the first layer are not saved: what they read needs no gradient.
+    first = next(filter(None, map(plan.adapter_inputs, SOURCES)))
+    return head + shape.layers * plan.adapter_weights - settings.rank * sum(first)
 
 
 # --- what one layer saves -------------------------------------------------------------------------
 
 
-def _attention_half(shape: ModelShape, run: Settings) -> Iterator[Line]:
-    yield from _attention_inner(shape, run)
-    yield from _inputs(shape, run, "attention")
+def _attention_half(plan: Plan) -> list[Line]:
+    return [*_attention_inner(plan), *_inputs(plan, "attention")]
 
 
-def _attention_inner(shape: ModelShape, run: Settings) -> Iterator[Line]:
+def _attention_inner(plan: Plan) -> Iterator[Line]:
     """The attention half without the input of its last layer."""
-    yield from _norm(shape, run, "first norm")
-    yield from _inputs(shape, run, "first norm")
-    if shape.qk_norm:
-        yield from _qk_norm(shape, run)
-    yield from _attention(shape, run)
+    yield _norm(plan, "first norm")
+    yield from _inputs(plan, "first norm")
+    if plan.shape.qk_norm:
+        yield _qk_norm(plan)
+    yield from _attention(plan)
 
 
-def _mlp_half(shape: ModelShape, run: Settings) -> Iterator[Line]:
-    yield from _mlp_inner(shape, run)
-    yield from _inputs(shape, run, "MLP")
+def _mlp_half(plan: Plan) -> list[Line]:
+    return [*_mlp_inner(plan), *_inputs(plan, "MLP")]
 
 
-def _mlp_inner(shape: ModelShape, run: Settings) -> Iterator[Line]:
+def _mlp_inner(plan: Plan) -> Iterator[Line]:
     """The MLP half without the input of its last layer."""
-    yield from _norm(shape, run, "second norm")
-    yield from _inputs(shape, run, "second norm")
-    times, what = _activation(shape)
-    t, wide, v = run.tokens, shape.intermediate, run.value_bytes
+    yield _norm(plan, "second norm")
+    yield from _inputs(plan, "second norm")
+    times, what = _activation(plan)
+    t, wide, v = plan.tokens, plan.shape.intermediate, plan.settings.value_bytes
     yield _line(what, times * t * wide * v, f"{times} × {t} × {wide} × {v}", "their derivatives")
 
 
-def _activation(shape: ModelShape) -> tuple[int, str]:
+def _activation(plan: Plan) -> tuple[int, str]:
     """How many tensors of the MLP's width its activation function saves, and which."""
-    if shape.gated:
-        return 3, f"gate, its {shape.activation} and up"
-    return (4, "GELU in four steps") if shape.activation == "gelu_new" else (1, "input of GELU")
+    function = plan.shape.activation
+    if plan.shape.gated:
+        return 3, f"gate, its {function} and up"
+    return (4, "GELU in four steps") if function == "gelu_new" else (1, "input of GELU")
 
 
-def _norm(shape: ModelShape, run: Settings, what: str) -> Iterator[Line]:
-    """LayerNorm saves its input. RMSNorm saves a float32 copy, and the result if it is trained."""
-    t, h, stream = run.tokens, shape.hidden, run.stream_bytes
-    if shape.norm == "layer":
-        two = 4 if stream == 2 and run.device == "cpu" else 8  # kept in 16 bits there
+def _norm(plan: Plan, what: str) -> Line:
+    """LayerNorm saves its input; RMSNorm saves a float32 copy, and its result if it is trained."""
+    settings, t, h = plan.settings, plan.tokens, plan.shape.hidden
+    stream = settings.stream_bytes
+    if plan.shape.norm == "layer":
+        two = 4 if stream == 2 and settings.device == "cpu" else 8  # in 16 bits on a CPU
         formula = f"{t} × ({h} × {stream} + mean and deviation)"
-        yield _line(what, t * (h * stream + two), formula, "LayerNorm")
-        return
-    each = 4 + (stream if run.trains_weights else 0)
-    yield _line(what, t * (h * each + 4), f"{t} × ({h} × {each} + 1/rms)", "RMSNorm")
+        return _line(what, t * (h * stream + two), formula, "LayerNorm")
+    each = 4 + (stream if settings.trains_weights else 0)
+    return _line(what, t * (h * each + 4), f"{t} × ({h} × {each} + 1/rms)", "RMSNorm")
 
 
-def _qk_norm(shape: ModelShape, run: Settings) -> Iterator[Line]:
-    heads, each = shape.heads + shape.kv_heads, 4 + (run.value_bytes if run.trains_weights else 0)
-    size = run.tokens * heads * (shape.head_dim * each + 4)
-    formula = f"{run.tokens} × {heads} heads × ({shape.head_dim} × {each} + 1/rms)"
-    yield _line("norms of queries and keys", size, formula, "RMSNorm")
+def _qk_norm(plan: Plan) -> Line:
+    shape, settings, t = plan.shape, plan.settings, plan.tokens
+    heads = shape.heads + shape.kv_heads
+    each = 4 + (settings.value_bytes if settings.trains_weights else 0)
+    formula = f"{t} × {heads} heads × ({shape.head_dim} × {each} + 1/rms)"
+    size = t * heads * (shape.head_dim * each + 4)
+    return _line("norms of queries and keys", size, formula, "RMSNorm")
 
 
-def _attention(shape: ModelShape, run: Settings) -> Iterator[Line]:
-    t, v = run.tokens, run.attention_bytes
-    query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    if run.attention == "sdpa":
+def _attention(plan: Plan) -> Iterator[Line]:
+    shape, settings, t = plan.shape, plan.settings, plan.tokens
+    query, key, v = shape.query_width, shape.key_width, settings.attention_bytes
+    if settings.attention == "sdpa":
         formula = f"{t} × (2 × {query} + 2 × {key}) × {v}"
         size, kernel = 2 * t * (query + key) * v, "fused attention"
         yield _line("queries, keys, values, result", size, formula, kernel)
@@ -175,205 +189,201 @@ def _attention(shape: ModelShape, run: Settings) -> Iterator[Line]:
         return
     formula = f"3 × {t} × {query} × {v}"
     yield _line("queries, keys, values", 3 * t * query * v, formula, "eager attention")
-    widened = run.stream_bytes == 4 or (run.autocast and run.device == "cuda")
+    widened = settings.stream_bytes == 4 or (settings.autocast and settings.device == "cuda")
     narrow = shape.family == "gpt2" and not widened  # then its softmax stays in 16 bits
     each = v if v == 4 or narrow else 4 + v  # in float32, and a 16-bit copy
-    formula = f"{t} × {run.sequence_length} × {shape.heads} heads × {each}"
-    yield _line("attention scores", _scores(shape, run) * each, formula, "eager attention")
+    formula = f"{t} × {settings.sequence_length} × {shape.heads} heads × {each}"
+    yield _line("attention scores", plan.scores * each, formula, "eager attention")
 
 
-def _unsaved(shape: ModelShape, run: Settings) -> int:
-    """What the first layer doesn't save: nothing needs a gradient before its first adapter."""
-    unsaved = _sum(_norm(shape, run, "first norm")) + _unsaved_attention(shape, run)
-    targets = shape.target_layers(run.targets)
-    if shape.qk_norm:
-        q, k = (name not in targets for name in ("q_proj", "k_proj"))
-        heads = shape.heads * q + shape.kv_heads * k
-        unsaved += run.tokens * heads * (4 * shape.head_dim + 4)
-    if _adapted(shape, run, "first norm") or _adapted(shape, run, "attention"):
-        return unsaved
-    one = run.tokens * shape.intermediate * run.value_bytes
-    trained = [name in targets for name in _readers(shape, "second norm")]
-    if shape.gated:  # a product saves each factor for the other's gradient
-        gate, up = trained
-        count = 2 * (not gate) + (not up)
-    else:
-        count = 0 if all(trained) else _activation(shape)[0]
-    return unsaved + _sum(_norm(shape, run, "second norm")) + count * one
+def _inputs(plan: Plan, source: str) -> Iterator[Line]:
+    """Inputs of linear layers, saved for the gradients of their weights, or of A and B."""
+    if plan.settings.trains_weights:
+        yield from _weight_inputs(plan, source)
+    elif widths := plan.adapter_inputs(source):
+        yield from _adapter_inputs(plan, source, widths)
 
 
-def _unsaved_attention(shape: ModelShape, run: Settings) -> int:
-    """What the first layer's attention doesn't save, since some of its inputs need no gradient."""
-    targets = shape.target_layers(run.targets)
-    trained = [name in targets for name in _readers(shape, "first norm")]
-    if not any(trained):
-        return _sum(_attention(shape, run))
-    if run.attention == "sdpa" or all(trained):
-        return 0
-    q, k, v = trained  # each product of two saves one factor for the other's gradient
-    copy = run.tokens * shape.heads * shape.head_dim * run.attention_bytes
-    unsaved = copy * ((not q) + (not k) + (not q and not k))
-    if run.attention_bytes == 4:
-        return unsaved
-    scores = 2 * (not v) + 4 * (not q and not k)  # 16-bit copy, float32 softmax
-    return unsaved + scores * _scores(shape, run)
-
-
-def _scores(shape: ModelShape, run: Settings) -> int:
-    return run.tokens * run.sequence_length * shape.heads
-
-
-def _readers(shape: ModelShape, source: str) -> tuple[str, ...]:
-    """The linear layers that read this tensor: q, k and v all read the first norm."""
-    names = tuple(shape.linear_layers())
-    first = 1 if shape.family == "gpt2" else 3
-    return {
-        "first norm": names[:first],
-        "attention": names[first : first + 1],
-        "second norm": names[first + 1 : -1],
-        "MLP": names[-1:],
-    }[source]
-
-
-def _adapted(shape: ModelShape, run: Settings, source: str) -> list[int]:
-    """Widths of the inputs of those readers that have an adapter."""
-    targets = {} if run.trains_weights else shape.target_layers(run.targets)
-    return [targets[name][0] for name in _readers(shape, source) if name in targets]
-
-
-def _inputs(shape: ModelShape, run: Settings, source: str) -> Iterator[Line]:
-    """Inputs of linear layers, for the gradients of their weights, or of the adapters' A and B."""
-    if run.trains_weights:
-        yield from _weight_inputs(shape, run, source)
-        return
-    adapted = _adapted(shape, run, source)
-    if not adapted:
-        return
-    t, each = run.tokens, run.adapter_bytes
-    there = run.attention_bytes if source == "attention" else run.value_bytes
-    widths = adapted  # every A reads a copy of its own, in its format …
-    if there == each and run.reads_as_is:  # … or what is there, which sdpa has saved
-        widths = [] if (source, run.attention) == ("attention", "sdpa") else adapted[:1]
-    formula = f"{t} × {sum(widths)} × {each}"
-    yield _line(f"inputs of A from {source}", t * sum(widths) * each, formula, PEFT)
-    formula = f"{t} × rank {run.rank} × {len(adapted)} × {each}"
-    yield _line(f"inputs of B from {source}", t * run.rank * len(adapted) * each, formula, PEFT)
-
-
-def _weight_inputs(shape: ModelShape, run: Settings, source: str) -> Iterator[Line]:
-    t, names = run.tokens, _readers(shape, source)
-    if source == "attention" and run.attention == "sdpa":
+def _weight_inputs(plan: Plan, source: str) -> Iterator[Line]:
+    settings, t, names = plan.settings, plan.tokens, plan.readers[source]
+    if source == "attention" and settings.attention == "sdpa":
         return  # saved with queries, keys and values
-    width, each, copies = shape.linear_layers()[names[0]][0], run.value_bytes, 1
+    width, each, copies = plan.layers[names[0]][0], settings.value_bytes, 1
     if source.endswith("norm"):  # under autocast each reader casts it anew
-        each, copies = (2, len(names)) if run.autocast else (run.stream_bytes, 1)
+        each, copies = (2, len(names)) if settings.autocast else (settings.stream_bytes, 1)
     formula = f"{copies} × {t} × {width} × {each}"
     yield _line(f"input from {source}", copies * t * width * each, formula, WEIGHTS)
+
+
+def _adapter_inputs(plan: Plan, source: str, widths: list[int]) -> Iterator[Line]:
+    """Each A reads a copy of its own in its format, or the tensor that is there already."""
+    settings, t, pairs = plan.settings, plan.tokens, len(widths)
+    rank, each = settings.rank, settings.adapter_bytes
+    there = settings.attention_bytes if source == "attention" else settings.value_bytes
+    if there == each and not settings.adapters_copy_input:
+        saved_already = source == "attention" and settings.attention == "sdpa"
+        widths = [] if saved_already else widths[:1]
+    formula = f"{t} × {sum(widths)} × {each}"
+    yield _line(f"inputs of A from {source}", t * sum(widths) * each, formula, PEFT)
+    formula = f"{t} × rank {rank} × {pairs} × {each}"
+    yield _line(f"inputs of B from {source}", t * rank * pairs * each, formula, PEFT)
+
+
+# --- what the first layer does not save -----------------------------------------------------------
+
+
+def _unsaved(plan: Plan) -> int:
+    """Bytes that the first layer doesn't save: nothing before its first adapter has a gradient."""
+    shape, t = plan.shape, plan.tokens
+    unsaved = _norm(plan, "first norm").size + _unsaved_attention(plan)
+    if shape.qk_norm:
+        q, k = (name not in plan.adapted for name in ("q_proj", "k_proj"))
+        unsaved += t * (shape.heads * q + shape.kv_heads * k) * (4 * shape.head_dim + 4)
+    if plan.adapter_inputs("first norm") or plan.adapter_inputs("attention"):
+        return unsaved
+    mlp = _unsaved_mlp_tensors(plan) * t * shape.intermediate * plan.settings.value_bytes
+    return unsaved + _norm(plan, "second norm").size + mlp
+
+
+def _unsaved_mlp_tensors(plan: Plan) -> int:
+    """How many tensors of the MLP's width the first layer doesn't save."""
+    trained = [name in plan.adapted for name in plan.readers["second norm"]]
+    if plan.shape.gated:  # a product saves each factor for the other's gradient
+        gate, up = trained
+        return 2 * (not gate) + (not up)
+    return 0 if all(trained) else _activation(plan)[0]
+
+
+def _unsaved_attention(plan: Plan) -> int:
+    """Bytes that attention doesn't save if some of its inputs need no gradient."""
+    shape, settings = plan.shape, plan.settings
+    trained = [name in plan.adapted for name in plan.readers["first norm"]]
+    if not any(trained):
+        return total_bytes(_attention(plan))
+    if settings.attention == "sdpa" or all(trained):
+        return 0
+    q, k, v = trained  # each product of two saves one factor for the other's gradient
+    copy = plan.tokens * shape.query_width * settings.attention_bytes
+    unsaved = copy * ((not q) + (not k) + (not q and not k))
+    if settings.attention_bytes == 4:
+        return unsaved
+    scores = 2 * (not v) + 4 * (not q and not k)  # 16-bit copy, float32 softmax
+    return unsaved + scores * plan.scores
 
 
 # --- the backward pass of one layer ---------------------------------------------------------------
 
 
-def layer_backward(shape: ModelShape, run: Settings) -> list[Line]:
-    """One layer at the widest point of its backward pass: what it saved, and gradients, in bytes.
+def layer_backward(plan: Plan) -> list[Line]:
+    """List what one layer needs at the widest point of its backward pass.
 
-    With checkpointing the layer is first recomputed; its stored input is not counted here.
+    That is what the layer saved, and gradients. With checkpointing the layer is recomputed first;
+    its stored input is not counted here.
     """
-    moments = [list(_mlp_backward(shape, run)), list(_attention_backward(shape, run))]
-    if run.gradient_checkpointing:
-        moments.append(list(_mlp_forward(shape, run)))
-    size = run.tokens * shape.hidden * run.stream_bytes
-    formula = f"{run.tokens} × {shape.hidden} × {run.stream_bytes}"
-    lines = [_line(RESIDUAL, size, formula, BACKWARD)]
-    if run.gradient_checkpointing and run.autocast and not run.trains_weights:
-        adapters = shape.adapter_parameters(run.rank, run.targets) // shape.layers
-        formula = f"{adapters:,} × 2"
-        lines.append(_line("16-bit copies of its adapters", 2 * adapters, formula, AUTOCAST))
-    saves_itself = shape.norm == "layer" or run.stream_bytes == 4  # else a float32 copy
-    if run.gradient_checkpointing and saves_itself:
-        lines.append(_line("less: the stored input", -size, formula, "what the first norm saves"))
-    return [*max(moments, key=_sum), *lines]
+    saved = [*_attention_half(plan), *_mlp_inner(plan)]
+    moments = [
+        [*saved, *_mlp_backward(plan)],
+        list(_attention_backward(plan)),
+    ]
+    if plan.settings.gradient_checkpointing:
+        moments.append([*saved, *_mlp_forward(plan)])
+    return [*max(moments, key=total_bytes), *_around_backward(plan)]
 
 
-def layer_saved(shape: ModelShape, run: Settings) -> int:
-    """Bytes that one layer saves for its backward pass."""
-    return _sum(_attention_half(shape, run)) + _sum(_mlp_half(shape, run))
+def _around_backward(plan: Plan) -> Iterator[Line]:
+    """What exists during a layer's whole backward pass."""
+    settings, t, h = plan.settings, plan.tokens, plan.shape.hidden
+    stream = settings.stream_bytes
+    size, formula = t * h * stream, f"{t} × {h} × {stream}"
+    yield _line(RESIDUAL, size, formula, AUTOGRAD)
+    if not settings.gradient_checkpointing:
+        return
+    if settings.autocast and not settings.trains_weights:
+        adapters = plan.adapter_weights
+        copies = f"{adapters:,} × 2"
+        yield _line("16-bit copies of its adapters", 2 * adapters, copies, AUTOCAST)
+    if plan.shape.norm == "layer" or stream == 4:  # else the first norm saves a float32 copy
+        yield _line("less: the stored input", -size, formula, "what the first norm saves")
 
 
-def _mlp_forward(shape: ModelShape, run: Settings) -> Iterator[Line]:
+def _mlp_forward(plan: Plan) -> Iterator[Line]:
     """In the recomputation, when the last A and B before the MLP's product have been multiplied."""
-    t, h, wide = run.tokens, shape.hidden, shape.intermediate
-    yield from _attention_half(shape, run)
-    yield from _mlp_inner(shape, run)
-    if _adapted(shape, run, "second norm"):
-        size, formula = 2 * t * wide * run.adapter_bytes, f"2 × {t} × {wide} × {run.adapter_bytes}"
-        yield _line("B's result, and the same scaled", size, formula, PEFT)
-    if run.stream_bytes == 2:  # autograd saves a float32 copy of them
+    settings, t, h, wide = plan.settings, plan.tokens, plan.shape.hidden, plan.shape.intermediate
+    if plan.adapter_inputs("second norm"):
+        each = settings.adapter_bytes
+        formula = f"2 × {t} × {wide} × {each}"
+        yield _line("B's result, and the same scaled", 2 * t * wide * each, formula, PEFT)
+    if settings.stream_bytes == 2:  # autograd saves a float32 copy of them
         yield _line("residual and norm", 4 * t * h, f"2 × {t} × {h} × 2", "RMSNorm")
 
 
-def _mlp_backward(shape: ModelShape, run: Settings) -> Iterator[Line]:
-    """The MLP's turn comes first: all that the layer saved is there, but the last input."""
-    yield from _attention_half(shape, run)
-    yield from _mlp_inner(shape, run)
-    t, h, wide, v = run.tokens, shape.hidden, shape.intermediate, run.value_bytes
+def _mlp_backward(plan: Plan) -> Iterator[Line]:
+    """The MLP's turn comes first: all that the layer saved is there, except the last input."""
+    shape, settings, t = plan.shape, plan.settings, plan.tokens
+    wide, v = shape.intermediate, settings.value_bytes
+    if settings.trains_weights:
+        last = shape.hidden * wide
+        yield from _weight_gradients(plan, [last])
+        yield from _recast(plan, plan.layer_weights - last)
     product = shape.gated or shape.activation == "gelu_new"
-    inner = 3 if product else 2  # the gradient of a product beside those of its factors
+    inner = 3 if product else 2  # the gradient of a product beside the gradients of its factors
     formula = f"{inner} × {t} × {wide} × {v}"
-    gradients = [_line("gradients in the MLP", inner * t * wide * v, formula, BACKWARD)]
-    if run.trains_weights:
-        yield from _weight_gradients(run, [h * wide])
-        yield from _recast(run, shape.linear_parameters // shape.layers - h * wide)
-    dequantized = list(_dequantized(shape, run)) if run.method == "qlora" else []
-    yield from max(gradients, dequantized, key=_sum)
+    gradients = [_line("gradients in the MLP", inner * t * wide * v, formula, AUTOGRAD)]
+    dequantized = list(_dequantized(plan)) if settings.method == "qlora" else []
+    yield from max(gradients, dequantized, key=total_bytes)
 
 
-def _dequantized(shape: ModelShape, run: Settings) -> Iterator[Line]:
+def _dequantized(plan: Plan) -> Iterator[Line]:
     """The last matrix is dequantized for the gradient of its input, which joins the adapter's."""
-    t, h, wide, v = run.tokens, shape.hidden, shape.intermediate, run.value_bytes
-    narrow = DTYPE_BYTES[run.compute_dtype]
+    settings, t, h, wide = plan.settings, plan.tokens, plan.shape.hidden, plan.shape.intermediate
+    narrow, v = DTYPE_BYTES[settings.compute_dtype], settings.value_bytes
     formula = f"{h} × {wide} × {narrow}"
     yield _line("a dequantized weight", h * wide * narrow, formula, "bitsandbytes")
     widths, what = (wide, "gradient of its input") if v == 2 else (wide + h, "gradients around it")
     yield _line(what, t * widths * narrow, f"{t} × {widths} × {narrow}", "bitsandbytes")
-    if _adapted(shape, run, "MLP"):
+    if plan.adapter_inputs("MLP"):
         yield _line("the adapter's gradient", t * wide * v, f"{t} × {wide} × {v}", PEFT)
 
 
-def _attention_backward(shape: ModelShape, run: Settings) -> Iterator[Line]:
+def _attention_backward(plan: Plan) -> Iterator[Line]:
     """Attention's turn: the MLP half is gone."""
-    t, v, scores = run.tokens, run.attention_bytes, _scores(shape, run)
-    query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    if run.trains_weights:
-        sizes = [i * o for i, o in shape.linear_layers().values()]
-        first = len(_readers(shape, "first norm"))  # queries, keys and values are yet to come
-        yield from _weight_gradients(run, sizes[first:])
-        yield from _recast(run, sum(sizes[:first]))
-    if run.attention == "sdpa":
-        yield from _attention_half(shape, run)
-        formula = f"{t} × (2 × {query} + 2 × {key}) × {v}"
-        what = "gradients of queries, keys, values, result"
-        yield _line(what, 2 * t * (query + key) * v, formula, "fused attention")
+    settings = plan.settings
+    if settings.trains_weights:
+        sizes = list(plan.sizes.values())
+        first = len(plan.readers["first norm"])  # queries, keys and values are yet to come
+        yield from _weight_gradients(plan, sizes[first:])
+        yield from _recast(plan, sum(sizes[:first]))
+    if settings.attention == "eager":
+        yield from _eager_backward(plan)
         return
-    yield from _attention_inner(shape, run)  # the output projection is done
-    pairs = f"{t} × {run.sequence_length} × {shape.heads} heads"
+    yield from _attention_half(plan)
+    t, query, key = plan.tokens, plan.shape.query_width, plan.shape.key_width
+    v, what = settings.attention_bytes, "gradients of queries, keys, values, result"
+    formula = f"{t} × (2 × {query} + 2 × {key}) × {v}"
+    yield _line(what, 2 * t * (query + key) * v, formula, "fused attention")
+
+
+def _eager_backward(plan: Plan) -> Iterator[Line]:
+    """The softmax's turn: the output projection is done."""
+    settings, scores, v = plan.settings, plan.scores, plan.settings.attention_bytes
+    yield from _attention_inner(plan)
+    pairs = f"{plan.tokens} × {settings.sequence_length} × {plan.shape.heads} heads"
     if v == 2:  # v has made room for its gradient
-        yield _line("less: 16-bit scores", -2 * scores, f"{pairs} × 2", BACKWARD)
-    fused = run.device == "cuda" and run.product_dtype == "float16"
-    each = 4 + (2 if v == 2 and fused else 4)  # CUDA's softmax takes float16 in and out, and its
-    each += 4 if run.device == "cuda" else 0  # backward makes gradient × softmax
+        yield _line("less: 16-bit scores", -2 * scores, f"{pairs} × 2", AUTOGRAD)
+    fused = settings.device == "cuda" and settings.product_dtype == "float16"
+    # CUDA's softmax reads and returns float16 directly, and its backward makes gradient × softmax.
+    each = 4 + (2 if v == 2 and fused else 4) + (4 if settings.device == "cuda" else 0)
     yield _line("gradients of scores", scores * each, f"{pairs} × {each}", "eager attention")
 
 
-def _weight_gradients(run: Settings, sizes: list[int]) -> Iterator[Line]:
+def _weight_gradients(plan: Plan, sizes: Iterable[int]) -> Iterator[Line]:
     """Gradients of these matrices of the layer at work."""
-    each = RECIPES[run.recipe].gradient
-    formula = f"{sum(sizes):,} × {each}"
-    yield _line("gradients of its weights", sum(sizes) * each, formula, WEIGHTS)
+    count, each = sum(sizes), plan.settings.precision.gradient
+    yield _line("gradients of its weights", count * each, f"{count:,} × {each}", WEIGHTS)
 
 
-def _recast(run: Settings, weights: int) -> Iterator[Line]:
+def _recast(plan: Plan, weights: int) -> Iterator[Line]:
     """16-bit copies that autocast makes of these weights in a recomputation."""
-    if run.autocast and run.gradient_checkpointing:
+    if plan.settings.autocast and plan.settings.gradient_checkpointing:
         formula = f"{weights:,} × 2"
         yield _line("16-bit copies of its weights", 2 * weights, formula, AUTOCAST)

@@ -6,9 +6,9 @@ to 512 B, and more where the rest of a cached block is too small to be worth spl
     a cached block of 8 MiB   |· 5.5 MiB asked for ·|· 2 MiB asked for ·|½|
                                                      the last ½ MiB is not split: it counts as used
 
-This module plays that game with numbers only, so that arithmetic can tell what a GPU would report.
-The rules and constants are those of c10/cuda/CUDACachingAllocator.cpp in PyTorch 2.x, with its
-default settings.
+This module follows the same rules with numbers only, so it knows without a GPU what a GPU would
+report. The rules and constants are those of c10/cuda/CUDACachingAllocator.cpp in PyTorch 2.x, with
+its default settings.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from course_utils.units import MiB
 
 ROUND = 512  # every size is a multiple of this (kMinBlockSize)
-SMALL = MiB  # up to here a tensor lives among the small ones (kSmallSize)
+SMALL = MiB  # a tensor up to this size shares a segment with other small ones (kSmallSize)
 SMALL_SEGMENT, LARGE_SEGMENT = 2 * MiB, 20 * MiB  # asked of the driver (kSmallBuffer, kLargeBuffer)
-OWN_SEGMENT = 10 * MiB  # from here on a segment of its own (kMinLargeAlloc) …
-OWN_ROUND = 2 * MiB  # … in multiples of this (kRoundLarge)
+OWN_SEGMENT = 10 * MiB  # a tensor from this size on gets a segment of its own (kMinLargeAlloc) …
+OWN_ROUND = 2 * MiB  # … whose size is a multiple of this (kRoundLarge)
 
 
 def rounded(size: int) -> int:
@@ -31,7 +31,7 @@ def rounded(size: int) -> int:
 
 
 def fresh_block(size: int) -> int:
-    """Bytes that a tensor counts for if no cached block fits it, so that the driver is asked.
+    """Bytes that a tensor counts for if no cached block fits it and the driver is asked.
 
     >>> fresh_block(125 * MiB) == 126 * MiB  # a rest of 1 MiB is not split off
     True
@@ -48,13 +48,23 @@ def _segment(size: int) -> int:
 
 
 def _least_rest(size: int) -> int:
-    """A rest of at most this many bytes stays with the block."""
+    """The most bytes of a rest that stays with the block instead of being split off."""
     return ROUND - 1 if size <= SMALL else SMALL
 
 
 @dataclass(eq=False)
 class Block:
-    """A stretch of a segment. size: its bytes; asked: what its tensor needs."""
+    """A contiguous piece of a segment.
+
+    Attributes:
+        segment: Number of the segment.
+        start: Where the block begins in the segment, in bytes.
+        size: Its bytes.
+        asked: Bytes that its tensor needs.
+        free: Whether it is cached rather than used by a tensor.
+        before: The block before it in the segment.
+        after: The block after it.
+    """
 
     segment: int
     start: int
@@ -67,7 +77,13 @@ class Block:
 
 @dataclass
 class CachingAllocator:
-    """PyTorch's best-fit allocator on paper. allocated: bytes of blocks; requested: of tensors."""
+    """PyTorch's best-fit allocator, simulated with numbers.
+
+    Attributes:
+        allocated: Bytes of the blocks in use, which is what PyTorch counts.
+        requested: Bytes of the tensors in these blocks.
+        segments: How many segments were asked of the driver.
+    """
 
     allocated: int = 0
     requested: int = 0
@@ -75,7 +91,10 @@ class CachingAllocator:
     _cached: dict[bool, list[Block]] = field(default_factory=lambda: {True: [], False: []})
 
     def allocate(self, size: int) -> Block:
-        """A block for `size` bytes: the smallest cached one that holds them, else a new segment."""
+        """Return a block for `size` bytes: the smallest cached one that is large enough.
+
+        If no cached block is large enough, the block comes from a new segment.
+        """
         size = rounded(size)
         cached = self._cached[size <= SMALL]
         at = bisect_left(cached, size, key=lambda block: block.size)
@@ -88,7 +107,7 @@ class CachingAllocator:
         return block
 
     def release(self, block: Block) -> None:
-        """Put a block back among the cached ones, joined with free neighbours of its segment."""
+        """Put a block back into the cache, joined with the free blocks beside it."""
         self.allocated -= block.size
         self.requested -= block.asked
         cached = self._cached[block.asked <= SMALL]

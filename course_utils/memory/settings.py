@@ -1,23 +1,39 @@
-"""The choices that decide how much memory fine-tuning takes, by name, with their bytes."""
+"""The choices that decide how much memory fine-tuning needs, by name, with their bytes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from course_utils.validation import names_of, positive
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)  # those of bitsandbytes
-SHARDINGS = (None, "zero1", "zero2", "zero3", "fsdp")
+
+# Stage → the parts that it divides among the GPUs (ZeRO, section 5; "fsdp" divides like "zero3").
+SHARDED = {
+    "zero1": ("optimizer",),
+    "zero2": ("optimizer", "gradients"),
+    "zero3": ("optimizer", "gradients", "weights"),
+    "fsdp": ("optimizer", "gradients", "weights"),
+}
+STAGES = tuple(SHARDED)
+SHARDINGS = (None, *STAGES)
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Bytes of each part of one trainable parameter, optimizer states aside.
+class Precision:
+    """Bytes of each number that belongs to a trainable parameter.
 
-    weight, gradient: as the model holds them. master: a float32 copy that the optimizer updates.
-    state: bytes of each number that the optimizer keeps. stream, value: bytes of a number in the
-    residual stream, and of one that a linear layer returns.
+    Attributes:
+        weight: Bytes of the parameter as the model stores it.
+        gradient: Bytes of its gradient.
+        master: Bytes of the float32 copy that the optimizer updates, 0 if there is none.
+        state: Bytes of each number that the optimizer keeps.
+        stream: Bytes of a number in the residual stream.
+        value: Bytes of a number that a linear layer returns.
+        source: The code or the paper that trains in this precision.
     """
 
     weight: int
@@ -30,18 +46,23 @@ class Recipe:
 
 
 RECIPES = {
-    "fp32": Recipe(4, 4, 0, 4, 4, 4, "all in float32, as peft keeps adapters"),
-    "mixed": Recipe(2, 2, 4, 4, 2, 2, "ZeRO, section 3.1; the slide's 2 + 2 + 12"),
-    "autocast": Recipe(4, 4, 0, 4, 4, 2, "torch.autocast: float32 weights, 16-bit products"),
-    "bf16": Recipe(2, 2, 0, 2, 2, 2, "a model and its optimizer wholly in 16 bits"),
-    "qlora-paper": Recipe(2, 2, 0, 4, 2, 2, "QLoRA: 12 B a parameter, 780 GB for 65B"),
+    "fp32": Precision(4, 4, 0, 4, 4, 4, "all in float32, as peft keeps adapters"),
+    "mixed": Precision(2, 2, 4, 4, 2, 2, "ZeRO, section 3.1; the slide's 2 + 2 + 12"),
+    "autocast": Precision(4, 4, 0, 4, 4, 2, "torch.autocast: float32 weights, 16-bit products"),
+    "bf16": Precision(2, 2, 0, 2, 2, 2, "a model and its optimizer wholly in 16 bits"),
+    "qlora-paper": Precision(2, 2, 0, 4, 2, 2, "QLoRA: 12 B a parameter, 780 GB for 65B"),
 }
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """states: numbers kept for each parameter; eight_bit: those in 8 bits; paged: they may move to
-    CPU memory; scratch: numbers for each parameter that live during the update only.
+    """What an optimizer stores for each trainable parameter.
+
+    Attributes:
+        states: How many numbers it keeps.
+        eight_bit: Whether it keeps them in 8 bits.
+        paged: Whether they may move to CPU memory.
+        scratch: How many more numbers exist only while it updates the weights.
     """
 
     states: int
@@ -51,8 +72,8 @@ class Optimizer:
 
 
 OPTIMIZERS = {
-    "adamw": Optimizer(2),  # fused, as the Trainer of transformers has it
-    "adamw_foreach": Optimizer(2, scratch=1),  # torch.optim.AdamW's default: a root of all v
+    "adamw": Optimizer(2),  # fused, the default of transformers' Trainer
+    "adamw_foreach": Optimizer(2, scratch=1),  # torch.optim.AdamW's default: the roots of all v
     "adamw8bit": Optimizer(2, eight_bit=True),
     "paged_adamw": Optimizer(2, paged=True),
     "paged_adamw8bit": Optimizer(2, eight_bit=True, paged=True),
@@ -60,12 +81,24 @@ OPTIMIZERS = {
     "sgd_momentum": Optimizer(1),
 }
 
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "method": ("full", "lora", "qlora"),
+    "compute_dtype": tuple(DTYPE_BYTES),
+    "recipe": tuple(RECIPES),
+    "optimizer": tuple(OPTIMIZERS),
+    "attention": ("sdpa", "eager"),
+    "block_size": BLOCK_SIZES,
+    "sharding": SHARDINGS,
+    "device": ("cuda", "cpu"),
+}
+
 
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides about memory besides the model; `memory.estimate` describes each.
 
-    Raises ValueError for a value that is not allowed, saying which are.
+    Raises:
+        ValueError: A value is not allowed; the message lists the allowed ones.
     """
 
     method: str = "full"
@@ -98,21 +131,28 @@ class Settings:
         for name in ("gradient_checkpointing", "double_quant", "upcast", "keep_output"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        for name, allowed in (
-            ("method", ("full", "lora", "qlora")),
-            ("compute_dtype", DTYPE_BYTES),
-            ("recipe", RECIPES),
-            ("optimizer", OPTIMIZERS),
-            ("attention", ("sdpa", "eager")),
-            ("block_size", BLOCK_SIZES),
-            ("sharding", SHARDINGS),
-            ("device", ("cuda", "cpu")),
-        ):
-            if getattr(self, name) not in tuple(allowed):
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
                 choices = ", ".join(map(str, allowed))
                 raise ValueError(f"{name} must be one of {choices}; got {getattr(self, name)!r}")
         if self.autocast and self.compute_dtype == "float32":
             raise ValueError("autocast computes in float16 or bfloat16, not in float32")
+
+    @classmethod
+    def of(cls, method: str, options: Mapping[str, Any]) -> Settings:
+        """Build the settings from the options of `memory.estimate`.
+
+        The recipe defaults to "mixed" for full fine-tuning and to "fp32" for adapters.
+
+        Raises:
+            ValueError: An option is unknown, or its value is not allowed.
+        """
+        recipe = "mixed" if method == "full" else "fp32"
+        try:
+            return cls(method=method, **{"recipe": recipe, **options})
+        except TypeError as error:
+            allowed = ", ".join(cls.__dataclass_fields__)
+            raise ValueError(f"{str(error).split(') ')[-1]}; options are {allowed}") from None
 
     @property
     def tokens(self) -> int:
@@ -125,10 +165,15 @@ class Settings:
         return self.method == "full"
 
     @property
+    def precision(self) -> Precision:
+        """The precision of the trainable parameters."""
+        return RECIPES[self.recipe]
+
+    @property
     def base_bytes(self) -> int:
         """Bytes of a base weight that is not quantized."""
         if self.trains_weights:
-            return RECIPES[self.recipe].weight
+            return self.precision.weight
         if self.method == "qlora":
             return 4 if self.upcast else 2
         return DTYPE_BYTES[self.compute_dtype]
@@ -136,12 +181,12 @@ class Settings:
     @property
     def stream_bytes(self) -> int:
         """Bytes of a number in the residual stream: the format of the embedding."""
-        return RECIPES[self.recipe].stream if self.trains_weights else self.base_bytes
+        return self.precision.stream if self.trains_weights else self.base_bytes
 
     @property
     def value_bytes(self) -> int:
         """Bytes of a number that a linear layer returns (bitsandbytes: the format of its input)."""
-        return RECIPES[self.recipe].value if self.trains_weights else self.base_bytes
+        return self.precision.value if self.trains_weights else self.base_bytes
 
     @property
     def attention_bytes(self) -> int:
@@ -154,13 +199,13 @@ class Settings:
         return 2 if self.autocast else 4
 
     @property
-    def reads_as_is(self) -> bool:
-        """Whether A reads what is in its format already, rather than a copy made on the way.
+    def adapters_copy_input(self) -> bool:
+        """Whether A reads a copy of its input even if the input has A's format already.
 
-        peft turns it into float32 first, and autocast back; peft's 4-bit layers ask whether
-        autocast is on, which PyTorch answers for a GPU.
+        peft turns the input into float32, and autocast turns it back into 16 bits. peft's 4-bit
+        layers skip both copies if autocast is on, which PyTorch answers for a GPU.
         """
-        return not self.autocast or (self.method == "qlora" and self.device == "cuda")
+        return self.autocast and not (self.method == "qlora" and self.device == "cuda")
 
     @property
     def product_dtype(self) -> str:
@@ -171,14 +216,3 @@ class Settings:
     def autocast(self) -> bool:
         """Whether products run in 16 bits, whatever the format of weights and adapters."""
         return self.recipe == "autocast"
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of the arithmetic: a part, what of it, bytes (B), the formula, and its source."""
-
-    part: str
-    what: str
-    size: int
-    formula: str
-    source: str

@@ -1,9 +1,9 @@
 """Shapes of decoder-only transformers: from a preset, a Hugging Face config, or a bare count.
 
 A shape is all that memory arithmetic needs to know about a model: how wide, how deep, which
-matrices, which of them carry a bias. Every family listed in `FAMILIES` is compared with the real
-transformers class in the tests, parameter by parameter; any other is refused, since a wrong number
-is worse than none.
+matrices, which of them carry a bias. The tests compare every family of `FAMILIES` with the real
+transformers class, parameter by parameter. Any other family raises a ValueError, because a wrong
+number is worse than none.
 """
 
 from __future__ import annotations
@@ -21,17 +21,28 @@ from course_utils.validation import names_of, positive
 class ModelShape:
     """A decoder-only transformer, as memory arithmetic sees it.
 
-    hidden: width of the residual stream. heads × head_dim: width of the queries; kv_heads ×
-        head_dim: of keys and values (fewer than heads: grouped-query attention).
-    intermediate: width of the MLP; gated: it has gate, up and down (SwiGLU), else up and down.
-    tied: the output layer is the embedding. biases: names of the linear layers that have one.
-    activation: the function between the MLP's matrices, one of `ACTIVATIONS`.
-    norm: "rms" (scale) or "layer" (scale and shift). qk_norm: queries and keys are normalized per
-        head. positions: rows of a learned position table, 0 with rotary positions.
-    dropout: the largest share of activations dropped in training by the model's own config.
-    scalar: for a shape that is a bare count: parameters, and nothing else known.
+    Attributes:
+        name: What the model is called.
+        layers: Number of transformer layers.
+        hidden: Width of the residual stream.
+        heads: Number of attention heads; heads × head_dim is the width of the queries.
+        kv_heads: Number of key and value heads; fewer than `heads` with grouped-query attention.
+        head_dim: Width of one head.
+        intermediate: Width of the MLP.
+        vocab: Number of tokens in the vocabulary.
+        tied: Whether the output layer shares the embedding's weights.
+        gated: Whether the MLP has gate, up and down matrices (SwiGLU), rather than up and down.
+        activation: The function between the MLP's matrices, one of `ACTIVATIONS`.
+        norm: "rms" (a scale) or "layer" (a scale and a shift).
+        biases: Names of the linear layers that have a bias.
+        qk_norm: Whether each head's queries and keys are normalized.
+        positions: Rows of a learned position table, 0 with rotary positions.
+        dropout: The largest dropout probability in the model's own config.
+        family: The `model_type` of the config.
+        scalar: The number of parameters, if nothing else about the model is known; else 0.
 
-    Raises ValueError for sizes that are not whole numbers of at least 1, or don't go together.
+    Raises:
+        ValueError: A size is not a whole number of at least 1, or the sizes contradict each other.
     """
 
     name: str
@@ -65,8 +76,29 @@ class ModelShape:
             )
 
     @classmethod
+    def of(cls, model: ModelShape | str | Path | Mapping[str, Any]) -> ModelShape:
+        """Return the shape of a model, however the model is given.
+
+        Args:
+            model: A `ModelShape`, the name of a preset, or a Hugging Face config (its dict, its
+                path, or its name on the hub).
+
+        Raises:
+            ValueError: There is no such preset, or the config can't be used.
+        """
+        if isinstance(model, ModelShape):
+            return model
+        if isinstance(model, str) and "/" not in model and not Path(model).exists():
+            return cls.preset(model)
+        return cls.from_config(model)
+
+    @classmethod
     def preset(cls, name: str) -> ModelShape:
-        """A model by name, such as "llama-7b"; `PRESETS` lists them. ValueError for another."""
+        """Return the shape of a well-known model by name, such as "llama-7b".
+
+        Raises:
+            ValueError: The name is neither "7b" nor in `PRESETS`.
+        """
         key = str(name).strip().lower()
         if key == "7b":
             return cls.generic(7_000_000_000, name="7b")
@@ -79,10 +111,13 @@ class ModelShape:
 
     @classmethod
     def generic(cls, parameters: float, name: str | None = None) -> ModelShape:
-        """A model of which only the number of parameters is known, as on the slide: 7e9.
+        """Return a model of which only the number of parameters is known, such as 7e9.
 
-        Weights, gradients and optimizer states can be told from it; activations and adapters
-        can't. Raises ValueError for a number that is not whole or below 1.
+        The number is enough for weights, gradients and optimizer states, but not for activations
+        and adapters.
+
+        Raises:
+            ValueError: The number is not whole, or below 1.
         """
         whole = isinstance(parameters, int | float) and not isinstance(parameters, bool)
         if not whole or not 1 <= parameters < float("inf") or int(parameters) != parameters:
@@ -95,16 +130,22 @@ class ModelShape:
     def from_config(
         cls, config: Mapping[str, Any] | str | Path, name: str | None = None
     ) -> ModelShape:
-        """The shape that a Hugging Face config describes.
+        """Read the shape of a model from its Hugging Face config.
 
-        config: its dict, the path of config.json or of the folder it lies in, or the name of a
-            repository on the hub ("owner/model": its config is downloaded, or read from the cache).
-        Raises ValueError for a config that can't be read, lacks a field, or describes what is not
-        modelled here (mixture of experts, encoder–decoder, a family outside `FAMILIES`).
+        Args:
+            config: Its dict, the path of config.json or of the folder that contains it, or the name
+                of a repository on the hub ("owner/model": its config is downloaded, or read from
+                the cache).
+            name: What to call the model; by default the name in the config, or where it was found.
+
+        Raises:
+            ValueError: The config can't be read, lacks a field, or describes a model outside this
+                module (a mixture of experts, an encoder–decoder, a family outside `FAMILIES`).
         """
         values, where = _read_config(config)
         where = str(name or values.get("_name_or_path") or where)
-        _refuse(values, where)
+        if reason := _unsupported(values):
+            raise ValueError(f"{where} {reason}")
         read = FAMILIES[values["model_type"]]
         try:
             return cls(name=where, family=values["model_type"], **read(_Config(values)))
@@ -118,11 +159,29 @@ class ModelShape:
         """Whether more than the number of parameters is known."""
         return not self.scalar
 
+    def check_length(self, tokens: int) -> None:
+        """Raise ValueError for a sequence of more tokens than the model has positions."""
+        if self.positions and tokens > self.positions:
+            raise ValueError(
+                f"{self.name} has a table of {self.positions:,} positions: "
+                f"sequence_length can't be {tokens:,}"
+            )
+
+    @property
+    def query_width(self) -> int:
+        """Width of the queries of all heads, and of what attention returns."""
+        return self.heads * self.head_dim
+
+    @property
+    def key_width(self) -> int:
+        """Width of the keys, and of the values, of all key and value heads."""
+        return self.kv_heads * self.head_dim
+
     def linear_layers(self) -> dict[str, tuple[int, int]]:
-        """The linear layers of one transformer layer: name → (d_in, d_out). {} for a bare count."""
+        """The linear layers of one transformer layer: name → (d_in, d_out); {} for a bare count."""
         if not self.known:
             return {}
-        h, query, key = self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim
+        h, query, key = self.hidden, self.query_width, self.key_width
         wide = self.intermediate
         if self.family == "gpt2":
             return {
@@ -154,7 +213,7 @@ class ModelShape:
 
     @property
     def linear_parameters(self) -> int:
-        """Weights of all linear layers of all transformer layers: what QLoRA quantizes."""
+        """Weights of all linear layers of all transformer layers, which QLoRA quantizes."""
         return self.layers * sum(i * o for i, o in self.linear_layers().values())
 
     @property
@@ -172,11 +231,17 @@ class ModelShape:
         return self.embedding_parameters + self.linear_parameters + in_layers + last_norm
 
     def target_layers(self, targets: str | Iterable[str]) -> dict[str, tuple[int, int]]:
-        """The linear layers that adapters are attached to, as peft's `target_modules` names them.
+        """The linear layers that get adapters, chosen as by peft's `target_modules`.
 
-        targets: "all-linear", or names such as ("q_proj", "v_proj"); a name also matches at the
-            end of a longer one ("c_proj" matches "attn.c_proj" and "mlp.c_proj").
-        Raises ValueError for a name that matches no layer, and for a bare count of parameters.
+        Args:
+            targets: "all-linear", or names such as ("q_proj", "v_proj"). A name also matches the
+                end of a longer one: "c_proj" matches "attn.c_proj" and "mlp.c_proj".
+
+        Returns:
+            Name → (d_in, d_out), of one transformer layer.
+
+        Raises:
+            ValueError: A name matches no layer, or only the number of parameters is known.
         """
         if not self.known:
             raise ValueError(
@@ -198,9 +263,9 @@ class ModelShape:
         return {n: d for n, d in layers.items() if any(_matches(n, target) for target in wanted)}
 
     def adapter_parameters(self, rank: int, targets: str | Iterable[str] = "all-linear") -> int:
-        """Trainable parameters of LoRA at this rank on the target layers of the whole model.
+        """Count LoRA's trainable parameters at this rank on the target layers of the whole model.
 
-        SmolLM2-135M, rank 8, all linear layers: 2,442,240.
+        On all linear layers of SmolLM2-135M rank 8 trains 2,442,240 parameters.
         """
         each = self.target_layers(targets).values()
         return self.layers * positive("rank", rank) * sum(d_in + d_out for d_in, d_out in each)
@@ -258,28 +323,26 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_interme
 _CAUSAL = ("ForCausalLM", "LMHeadModel")  # how transformers names a model that predicts tokens
 
 
-def _refuse(values: Mapping[str, Any], where: str) -> None:
-    """ValueError for a config whose memory this module would get wrong."""
-    kind, classes = values.get("model_type"), values.get("architectures")
+def _unsupported(values: Mapping[str, Any]) -> str | None:
+    """Say why this module would get the memory of a config wrong; None if it would not."""
     if values.get("is_encoder_decoder") or values.get("add_cross_attention"):
-        raise ValueError(f"{where} is an encoder–decoder: only decoder-only models are modelled")
+        return "is an encoder–decoder: only decoder-only models are modelled"
     if any(values.get(key) not in (None, False, 0, 1) for key in _EXPERTS):
-        raise ValueError(f"{where} is a mixture of experts: only dense models are modelled")
+        return "is a mixture of experts: only dense models are modelled"
     if values.get("quantization_config"):
-        raise ValueError(
-            f"{where} is stored quantized; give the config of the model it was made from"
-        )
+        return "is stored quantized; give the config of the model it was made from"
+    kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise ValueError(
-            f"{where} has model_type {kind!r}, which is not modelled; modelled are "
-            f"{', '.join(FAMILIES)}"
+        families = ", ".join(FAMILIES)
+        return f"has model_type {kind!r}, which is not modelled; modelled are {families}"
+    classes = values.get("architectures")
+    names = [str(name) for name in classes] if isinstance(classes, list) else []
+    if names and not any(name.endswith(_CAUSAL) for name in names):
+        return (
+            f"is a {', '.join(names)}: only models that predict the next token are modelled, "
+            f"whose classes end with {' or '.join(_CAUSAL)}"
         )
-    classes = [str(name) for name in classes] if isinstance(classes, list) else []
-    if classes and not any(name.endswith(_CAUSAL) for name in classes):
-        raise ValueError(
-            f"{where} is a {', '.join(classes)}: only models that predict the next token are "
-            f"modelled, whose classes end with {' or '.join(_CAUSAL)}"
-        )
+    return None
 
 
 class _BadField(ValueError):
@@ -287,13 +350,16 @@ class _BadField(ValueError):
 
 
 class _Config:
-    """A config's fields, checked as they are read: KeyError if one is missing, else _BadField."""
+    """A config whose fields are checked when they are read.
+
+    A missing field raises KeyError, a bad value raises _BadField.
+    """
 
     def __init__(self, values: Mapping[str, Any]):
         self.values = values
 
     def size(self, key: str, default: int | None = None) -> int:
-        """A whole number of at least 1. null is as good as missing."""
+        """Return a whole number of at least 1; null counts as missing."""
         value = self.values.get(key)
         if value is None and default is None:
             raise KeyError(key)
@@ -309,7 +375,7 @@ class _Config:
         return value
 
     def share(self, key: str, default: float) -> float:
-        """A number from 0 to 1; null is 0."""
+        """Return a number from 0 to 1; null counts as 0."""
         value = self.values.get(key, default) or 0.0
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise _BadField(f"{key} must be a number from 0 to 1, got {value!r}")
@@ -329,7 +395,7 @@ ACTIVATIONS = (*FUSED, "gelu_new")  # the last is a formula of several operation
 
 
 def _rotary(config: _Config, kv_heads: int | None = None, head_dim: int | None = None):
-    """The fields that the families with rotary positions share; defaults of their own."""
+    """Read the fields that all families with rotary positions share; their defaults differ."""
     hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
     shared = kv_heads if "num_key_value_heads" not in config.values else None
     return {

@@ -1,0 +1,181 @@
+"""What is fine-tuned and how: a model's shape, the settings, and what follows from both.
+
+    ModelShape ─┐          ┌─► weights      weights, gradients, optimizer states
+                ├─► Plan ──┼─► activations  what the forward pass saves, a layer's backward pass
+    Settings  ──┘          └─► step         the moments of a training step, and the largest
+
+A plan works out each fact once; weights, activations and step only read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from course_utils.memory.settings import Settings
+from course_utils.memory.shapes import ModelShape
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """A kind of trainable tensor.
+
+    Attributes:
+        name: What these tensors are, such as "q_proj.lora_A".
+        elements: Numbers in one of them.
+        count: How many of them the whole model has.
+        in_layers: Whether they are spread evenly over the layers.
+    """
+
+    name: str
+    elements: int
+    count: int
+    in_layers: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A model, the settings it is fine-tuned with, and what follows from both of them.
+
+    Raises:
+        ValueError: The sequences are longer than the model's table of positions.
+    """
+
+    shape: ModelShape
+    settings: Settings
+
+    def __post_init__(self) -> None:
+        self.shape.check_length(self.settings.sequence_length)
+
+    @classmethod
+    def of(
+        cls,
+        model: ModelShape | str | Path | Mapping[str, Any],
+        method: str = "full",
+        options: Mapping[str, Any] | None = None,
+    ) -> Plan:
+        """Build the plan from the arguments of `memory.estimate`.
+
+        Raises:
+            ValueError: The model or an option can't be used.
+        """
+        return cls(ModelShape.of(model), Settings.of(method, options or {}))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one micro-batch."""
+        return self.settings.tokens
+
+    @property
+    def scores(self) -> int:
+        """Attention scores of one layer: every token with every token, for each head."""
+        return self.tokens * self.settings.sequence_length * self.shape.heads
+
+    @cached_property
+    def layers(self) -> dict[str, tuple[int, int]]:
+        """The linear layers of one transformer layer: name → (d_in, d_out)."""
+        return self.shape.linear_layers()
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """The weights of these linear layers: name → d_in × d_out."""
+        return {name: d_in * d_out for name, (d_in, d_out) in self.layers.items()}
+
+    @cached_property
+    def layer_weights(self) -> int:
+        """Weights of all linear layers of one transformer layer."""
+        return sum(self.sizes.values())
+
+    @cached_property
+    def adapted(self) -> dict[str, tuple[int, int]]:
+        """Those linear layers of one transformer layer that have an adapter."""
+        if self.settings.trains_weights:
+            return {}
+        return self.shape.target_layers(self.settings.targets)
+
+    @cached_property
+    def quantized(self) -> dict[str, int]:
+        """The weights of one transformer layer stored in NF4: name → d_in × d_out.
+
+        The head is never stored in NF4.
+        """
+        if self.settings.method != "qlora":
+            return {}
+        named = [name for name in self.settings.unquantized if name != "lm_head"]
+        kept = self.shape.target_layers(named) if named else {}
+        return {name: size for name, size in self.sizes.items() if name not in kept}
+
+    @cached_property
+    def readers(self) -> dict[str, tuple[str, ...]]:
+        """Which linear layers read a tensor: q_proj, k_proj and v_proj read the first norm."""
+        names = tuple(self.layers)
+        first = 1 if self.shape.family == "gpt2" else 3
+        return {
+            "first norm": names[:first],
+            "attention": names[first : first + 1],
+            "second norm": names[first + 1 : -1],
+            "MLP": names[-1:],
+        }
+
+    def adapter_inputs(self, source: str) -> list[int]:
+        """Widths of the inputs of those readers of a tensor that have an adapter."""
+        return [self.adapted[name][0] for name in self.readers[source] if name in self.adapted]
+
+    @cached_property
+    def adapter_weights(self) -> int:
+        """Trainable parameters of the adapters of one transformer layer."""
+        return self.settings.rank * sum(d_in + d_out for d_in, d_out in self.adapted.values())
+
+    @cached_property
+    def trainable(self) -> tuple[Trainable, ...]:
+        """The kinds of trainable tensors, in the order of the model."""
+        return tuple(trainable_tensors(self))
+
+    @cached_property
+    def trained(self) -> int:
+        """How many parameters are trained."""
+        return sum(tensor.elements * tensor.count for tensor in self.trainable)
+
+
+def trainable_tensors(plan: Plan) -> list[Trainable]:
+    """List the kinds of trainable tensors, in the order of the model.
+
+    Raises:
+        ValueError: A target names no layer, or adapters are planned for a bare count.
+    """
+    shape, rank = plan.shape, plan.settings.rank
+    if not plan.settings.trains_weights:
+        return [
+            Trainable(f"{name}.{matrix}", rank * width, shape.layers)
+            for name, widths in plan.adapted.items()
+            for matrix, width in zip(("lora_A", "lora_B"), widths, strict=True)
+        ]
+    if not shape.known:
+        return [Trainable("all parameters", shape.parameters, 1, in_layers=False)]
+    return [*_below_layers(shape), *_in_layers(plan), *_above_layers(shape)]
+
+
+def _below_layers(shape: ModelShape) -> Iterator[Trainable]:
+    yield Trainable("embedding", shape.vocab * shape.hidden, 1, in_layers=False)
+    if shape.positions:
+        yield Trainable("positions", shape.positions * shape.hidden, 1, in_layers=False)
+
+
+def _in_layers(plan: Plan) -> Iterator[Trainable]:
+    shape = plan.shape
+    for name, (_, d_out) in plan.layers.items():
+        yield Trainable(name, plan.sizes[name], shape.layers)
+        if name in shape.biases:
+            yield Trainable(f"{name}.bias", d_out, shape.layers)
+    yield Trainable("norm", shape.hidden, 2 * shape.norm_tensors * shape.layers)
+    if shape.qk_norm:
+        yield Trainable("norm of queries or keys", shape.head_dim, 2 * shape.layers)
+
+
+def _above_layers(shape: ModelShape) -> Iterator[Trainable]:
+    yield Trainable("last norm", shape.hidden, shape.norm_tensors, in_layers=False)
+    if not shape.tied:
+        yield Trainable("head", shape.vocab * shape.hidden, 1, in_layers=False)

@@ -1,0 +1,122 @@
+"""The calculator the other way round: what is the largest that fits, and how large is a KV cache?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from course_utils.memory.estimates import estimate
+from course_utils.memory.gpus import usable_bytes
+from course_utils.memory.settings import DTYPE_BYTES
+from course_utils.memory.shapes import PRESETS, ModelShape
+from course_utils.validation import positive
+
+MOST = 2**24  # the search for a batch, sequence or rank ends here
+
+
+def kv_cache_bytes(
+    model: ModelShape | str | Mapping[str, Any],
+    sequence_length: int,
+    batch_size: int = 1,
+    dtype: str = "float16",
+) -> int:
+    """Bytes of the KV cache: 2 · layers · kv_heads · head_dim · tokens numbers.
+
+    Args:
+        model: As in `estimate`.
+        sequence_length: Tokens of each sequence.
+        batch_size: Number of sequences.
+        dtype: The format of the cache: "float16", "bfloat16" or "float32".
+
+    Raises:
+        ValueError: The model is a bare number of parameters, or has too few positions.
+    """
+    shape = ModelShape.of(model)
+    if not shape.known:
+        raise ValueError(f"{shape.name} is a bare number of parameters: its cache is not known")
+    if dtype not in tuple(DTYPE_BYTES):
+        raise ValueError(f"dtype must be one of {', '.join(DTYPE_BYTES)}; got {dtype!r}")
+    tokens = positive("sequence_length", sequence_length) * positive("batch_size", batch_size)
+    shape.check_length(sequence_length)
+    return 2 * shape.layers * shape.key_width * DTYPE_BYTES[dtype] * tokens
+
+
+def largest(
+    what: str,
+    gpu: str | int,
+    model: ModelShape | str | Mapping[str, Any] | None = None,
+    method: str = "full",
+    **options: Any,
+) -> int | str | None:
+    """Find the largest batch, sequence, rank or model that fits a GPU with these options.
+
+    Args:
+        what: "batch_size", "sequence_length", "rank" or "model".
+        gpu: A name of `GPUS`, or the card's bytes.
+        model: As in `estimate`; left out to search for the largest model.
+        method: As in `estimate`.
+        options: As in `estimate`; to search for the largest model, `targets` defaults to
+            "all-linear".
+
+    Returns:
+        The largest number, 0 if not even 1 fits; or the name of the largest preset that fits, None
+        if no preset does.
+
+    Raises:
+        ValueError: An argument can't be right, or the number changes nothing, such as the rank in
+            full fine-tuning.
+    """
+    budget = usable_bytes(gpu)
+    if what == "model":
+        return _largest_model(budget, model, method, {"targets": "all-linear"} | options)
+    if what not in ("batch_size", "sequence_length", "rank"):
+        raise ValueError(f"what must be batch_size, sequence_length, rank or model; got {what!r}")
+    if model is None:
+        raise ValueError(f"the largest {what} needs a model")
+    shape = ModelShape.of(model)
+    if not shape.known or (what == "rank" and method == "full"):
+        raise ValueError(f"{what} doesn't change what {method} fine-tuning of {shape.name} takes")
+
+    def fits(value: int) -> bool:
+        return estimate(shape, method, **options | {what: value}).total <= budget
+
+    positions = shape.positions if what == "sequence_length" else 0
+    return largest_number(fits, positions or MOST)
+
+
+def _largest_model(budget: int, model: Any, method: str, options: dict[str, Any]) -> str | None:
+    if model is not None:
+        raise ValueError(f"the largest model is what is asked for; got {model!r} as a model too")
+    targets = options["targets"]
+    shapes = [ModelShape.preset(name) for name in PRESETS]
+    able = [shape for shape in shapes if method == "full" or _has_targets(shape, targets)]
+    able = able or shapes  # then `estimate` raises the error that lists the layers
+    fitting = [shape for shape in able if estimate(shape, method, **options).total <= budget]
+    return max(fitting, key=lambda shape: shape.parameters).name if fitting else None
+
+
+def _has_targets(shape: ModelShape, targets: Any) -> bool:
+    try:
+        return bool(shape.target_layers(targets))
+    except ValueError:
+        return False
+
+
+def largest_number(fits: Callable[[int], bool], limit: int) -> int:
+    """Find the largest number up to `limit` for which `fits` holds.
+
+    Args:
+        fits: Holds for every number up to the answer, and for none above it.
+        limit: The largest number that may be the answer.
+
+    Returns:
+        The number, 0 if `fits` doesn't even hold for 1.
+    """
+    low, high = 0, 1
+    while high <= limit and fits(high):
+        low, high = high, 2 * high
+    high = min(high, limit + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -1,0 +1,216 @@
+"""Weights, adapters, gradients and optimizer states, and how several GPUs share them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+
+from course_utils.memory.allocator import CachingAllocator
+from course_utils.memory.lines import Line
+from course_utils.memory.plan import Plan
+from course_utils.memory.settings import (
+    BLOCK_SIZES,
+    DTYPE_BYTES,
+    OPTIMIZERS,
+    SHARDED,
+    Settings,
+)
+from course_utils.memory.shapes import ModelShape
+from course_utils.validation import positive
+
+SMALLEST_8BIT = 4096  # smaller tensors keep float32 states (bitsandbytes: min_8bit_size)
+SMALLEST_PAGED = 100_000  # smaller tensors never page (bitsandbytes: get_state_buffer)
+
+
+def shared(line: Line, settings: Settings, part: str) -> Line:
+    """Return a line as it is on one GPU: its share if ZeRO divides this part, rounded up."""
+    if part not in SHARDED.get(settings.sharding, ()) or settings.gpus == 1:
+        return line
+    formula = f"({line.formula}) / {settings.gpus} GPUs"
+    return replace(line, size=math.ceil(line.size / settings.gpus), formula=formula)
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+
+def nf4_bytes(parameters: int, block_size: int = 64, double_quant: bool = True) -> dict[str, int]:
+    """Bytes that bitsandbytes stores for one NF4 tensor.
+
+    Without double quantization each block has one float32 constant. With double quantization the
+    constants are 8-bit numbers in blocks of 256, each with a float32 constant of its own, and there
+    are a second code book of 256 float32 values and an offset (QLoRA, section 3).
+
+    Returns:
+        Bytes of the "codes", the "constants" and the "code books".
+
+    Raises:
+        ValueError: `parameters` is below 1, or bitsandbytes has no such block size.
+    """
+    positive("parameters", parameters)
+    if block_size not in BLOCK_SIZES:
+        raise ValueError(f"block_size must be one of {BLOCK_SIZES}, got {block_size!r}")
+    blocks = math.ceil(parameters / block_size)
+    constants = blocks + 4 * math.ceil(blocks / 256) if double_quant else 4 * blocks
+    books = 16 * 4 + (256 * 4 + 4 if double_quant else 0)
+    return {"codes": math.ceil(parameters / 2), "constants": constants, "code books": books}
+
+
+def weight_lines(plan: Plan) -> Iterator[Line]:
+    """Yield the bytes of the model's own weights."""
+    shape, settings = plan.shape, plan.settings
+    if settings.method == "qlora":
+        yield from _nf4_weights(plan)
+    else:
+        source = settings.precision.source if settings.trains_weights else "the base, frozen"
+        yield _weights(plan, "parameters", shape.parameters, settings.base_bytes, source)
+    if shape.known and not shape.positions:
+        formula, size = f"2 × {shape.head_dim // 2} × 4", 8 * (shape.head_dim // 2)
+        yield Line("weights", "rotary tables", size, formula, "transformers: two, of float32")
+
+
+def _weights(plan: Plan, what: str, count: int, each: int, source: str) -> Line:
+    line = Line("weights", what, count * each, f"{count:,} × {each}", source)
+    return shared(line, plan.settings, "weights")
+
+
+def _nf4_weights(plan: Plan) -> Iterator[Line]:
+    shape, settings = plan.shape, plan.settings
+    if not shape.known:
+        shape.target_layers("all-linear")  # raises the error that names what is missing
+    yield from _nf4_lines(plan)
+    biases = shape.layers * shape.bias_parameters
+    rest = shape.parameters - shape.layers * sum(plan.quantized.values()) - biases
+    why = "float32 by peft's upcast" if settings.upcast else "16 bits"
+    yield _weights(plan, "not quantized", rest, settings.base_bytes, why)
+    if biases:  # the first forward pass turns them into the compute dtype
+        narrow = DTYPE_BYTES[settings.compute_dtype]
+        yield _weights(plan, "biases", biases, narrow, "bitsandbytes")
+
+
+def _nf4_lines(plan: Plan) -> Iterator[Line]:
+    """The codes, constants and code books; only the codes are shared by GPUs."""
+    settings, layers, matrices = plan.settings, plan.shape.layers, plan.quantized.values()
+    double = settings.double_quant
+    stored = [nf4_bytes(n, settings.block_size, double) for n in matrices]
+    blocks = layers * sum(math.ceil(n / settings.block_size) for n in matrices)
+    tables = "16 × 4 + 256 × 4 + 4" if double else "16 × 4"
+    formulas = {
+        "codes": f"{layers * sum(matrices):,} × ½",
+        "constants": f"{blocks:,} blocks × {'1, and × 4 / 256' if double else '4'}",
+        "code books": f"{layers * len(matrices):,} matrices × ({tables})",
+    }
+    for what, formula in formulas.items():
+        size = layers * sum(matrix[what] for matrix in stored)
+        line = Line("weights", f"NF4 {what}", size, formula, "QLoRA, section 3")
+        yield shared(line, settings, "weights") if what == "codes" else line
+
+
+def unsplit_rests(plan: Plan) -> int:
+    """Bytes of blocks that a GPU counts after loading in NF4, though no tensor uses them."""
+    settings = plan.settings
+    kept = frozenset(plan.layers).difference(plan.quantized)
+    return _unsplit_rests(
+        plan.shape, kept, settings.block_size, settings.double_quant, settings.upcast
+    )
+
+
+@lru_cache(maxsize=256)
+def _unsplit_rests(
+    shape: ModelShape, kept: frozenset[str], block_size: int, double_quant: bool, upcast: bool
+) -> int:
+    """Load a model on paper, matrix by matrix; `kept` names the layers that stay in 16 bits.
+
+    transformers loads one 16-bit matrix after another, in the order of their names, into a region
+    that it has warmed up. bitsandbytes then allocates constants and codes, and the 16-bit matrix is
+    freed. Loading from several threads changes the order, and with it this number by some MiB.
+    """
+    gpu, layers = CachingAllocator(), shape.linear_layers()
+    ordered = sorted(layers, key=_name_in_checkpoint)
+    matrices = [(layers[name][0] * layers[name][1], name in kept) for name in ordered]
+    tables = [shape.vocab * shape.hidden] * (1 if shape.tied else 2)
+    narrow = sum(tables) + shape.layers * sum(n for n, is_kept in matrices if is_kept)
+    coded = shape.layers * sum(n for n, is_kept in matrices if not is_kept)
+    gpu.release(gpu.allocate(2 * narrow + coded // 2))
+    loaded = [(n, gpu.allocate(2 * n)) for n in tables]
+    stored = {n: nf4_bytes(n, block_size, double_quant) for n, _ in matrices}
+    for n, is_kept in matrices * shape.layers:
+        matrix = gpu.allocate(2 * n)
+        if is_kept:
+            loaded.append((n, matrix))
+            continue
+        for part in ("constants", "codes", "code books"):
+            gpu.allocate(stored[n][part])
+        gpu.release(matrix)
+    for n, table in loaded if upcast else ():
+        gpu.allocate(4 * n)
+        gpu.release(table)
+    return gpu.allocated - gpu.requested
+
+
+def _name_in_checkpoint(layer: str) -> str:
+    """A name that sorts like a checkpoint's: attention ("self_attn") follows the MLP."""
+    attention = ("q_proj", "k_proj", "v_proj", "o_proj")
+    return layer if "." in layer else f"{'self_attn' if layer in attention else 'mlp'}.{layer}"
+
+
+# --- adapters, gradients and optimizer states -----------------------------------------------------
+
+
+def trainable_lines(plan: Plan) -> Iterator[Line]:
+    """Yield the bytes that belong to the trainable parameters."""
+    settings, count, precision = plan.settings, plan.trained, plan.settings.precision
+
+    def each(part: str, what: str, size: int, source: str) -> Line:
+        line = Line(part, what, count * size, f"{count:,} × {size}", source)
+        return shared(line, settings, "weights" if part == "adapters" else part)
+
+    if not settings.trains_weights:
+        yield each("adapters", "A and B", precision.weight, "LoRA, section 4.1")
+    yield each("gradients", "gradients", precision.gradient, precision.source)
+    if precision.master:
+        yield each("optimizer", "float32 master copy", precision.master, precision.source)
+    yield from state_lines(plan)
+
+
+def state_lines(plan: Plan) -> Iterator[Line]:
+    """Yield the states that the optimizer makes at the first update: one line, or none."""
+    settings, optimizer = plan.settings, OPTIMIZERS[plan.settings.optimizer]
+    if not optimizer.states:
+        return
+    one = sum(t.count * state_bytes(t.elements, settings) for t in plan.trainable)
+    size, source = optimizer.states * one, "torch.optim"
+    formula = f"{plan.trained:,} × {optimizer.states} × {settings.precision.state}"
+    if optimizer.eight_bit:
+        size += 256 * 4 * optimizer.states  # each state has one map of 256 float32 values
+        formula = "1 B and 4 B a block of 256, each state; float32 below 4,096 numbers"
+        source = "bitsandbytes"
+    line = Line("optimizer", f"states of {settings.optimizer}", size, formula, source)
+    yield shared(line, settings, "optimizer")
+
+
+def state_bytes(elements: int, settings: Settings) -> int:
+    """Bytes of one optimizer state of a trainable tensor; 8-bit states include their constants."""
+    if not OPTIMIZERS[settings.optimizer].eight_bit:
+        return elements * settings.precision.state
+    if elements < SMALLEST_8BIT:
+        return 4 * elements
+    return elements + 4 * math.ceil(elements / 256)
+
+
+def paged_bytes(elements: int, settings: Settings) -> int:
+    """Bytes of `state_bytes` that may move to CPU memory: neither constants nor small tensors.
+
+    Source: get_state_buffer of bitsandbytes, which pages tensors of at least 100,000 elements.
+    """
+    if not OPTIMIZERS[settings.optimizer].paged or elements < SMALLEST_PAGED:
+        return 0
+    return elements * (1 if OPTIMIZERS[settings.optimizer].eight_bit else settings.precision.state)
+
+
+def paged_states(plan: Plan) -> int:
+    """Bytes of all optimizer states on one GPU that may move to CPU memory."""
+    settings, states = plan.settings, OPTIMIZERS[plan.settings.optimizer].states
+    one = sum(t.count * paged_bytes(t.elements, settings) for t in plan.trainable)
+    return math.ceil(states * one / (settings.gpus if settings.sharding else 1))
