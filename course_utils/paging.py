@@ -6,14 +6,14 @@
     │ weights … spikes │ optimizer states │ ◄─────── │ pages       │
     └──────────────────┴──────────────────┘  touch   └─────────────┘
 
-Optimizer states are needed at the update only. In unified memory they lie in pages; when the rest
-of a step needs their room, the least recently used pages go to CPU memory, and they come back when
-the update touches them. `simulate` plays a run with the bytes of `memory.timeline`; numbers only,
-no GPU.
+Only the update needs the optimizer states. Unified memory stores them in pages. When the rest of a
+step needs their place on the GPU, the least recently used pages move to CPU memory, and they move
+back when the update touches them. `simulate` computes a run from the bytes of `memory.timeline`,
+with numbers only and without a GPU.
 
-What is simplified: freed memory counts as free at once, where PyTorch's caching allocator keeps it
-for itself (pages then can't have it back until `torch.cuda.empty_cache`); a move costs its bytes
-over the nominal bandwidth, and nothing else happens meanwhile.
+The simulation is simpler than a GPU in two ways. Freed memory is free at once, whereas PyTorch's
+caching allocator keeps it (pages then can't use it until `torch.cuda.empty_cache`). The time of a
+move is its bytes divided by the nominal bandwidth, and nothing else happens in the meantime.
 
 References: QLoRA (Dettmers et al. 2023, arXiv 2305.14314), sections 1 and 3; bitsandbytes,
 optim/optimizer.py: `Optimizer8bit.get_state_buffer` pages tensors of at least 100,000 elements.
@@ -26,24 +26,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from course_utils.memory import (
-    MOST,
-    OPTIMIZERS,
-    UPDATE,
-    Estimate,
-    Moment,
-    estimate,
-    largest_number,
-    paged_bytes,
-    state_bytes,
-    timeline,
-    trainable_tensors,
-    usable_bytes,
-)
 from course_utils.units import MiB
 from course_utils.validation import positive
+
+if TYPE_CHECKING:
+    from course_utils.memory import Moment, Plan
+
+# Functions import `course_utils.memory` when they run, so that this module can be imported while an
+# assignment withholds the calculator.
 
 __all__ = [
     "PAGE",
@@ -62,17 +54,23 @@ __all__ = [
 ]
 
 PAGE = 2 * MiB  # the largest piece that CUDA's unified memory moves at once
-PAGES = "pages"  # of optimizer states, beside the groups of `memory.GROUPS`
+PAGES = "pages"  # the group of paged optimizer states, beside those of `memory.GROUPS`
 
-# The generation of PCIe of each of `memory.GPUS`, 16 lanes wide (NVIDIA's data sheets).
+# The PCIe generation of each of `memory.GPUS`, with 16 lanes (NVIDIA's data sheets).
 PCIE = {"T4": 3, "RTX 4090": 4, "A100-40": 4, "A100-80": 4, "H100": 5}
 
 
 def pcie_x16(generation: int) -> float:
-    """B/s that 16 lanes of PCIe 3, 4 or 5 carry each way, nominally.
+    """Nominal bandwidth of 16 lanes of PCIe in each direction, in B/s.
 
-    8 GT/s a lane, twice as many with each generation, of which 128 bits in 130 are data (PCI-SIG,
-    PCI Express base specification). Raises ValueError for another generation.
+    A lane of PCIe 3 transfers 8 GT/s, and each later generation twice as many; 128 of 130 bits are
+    data (PCI-SIG, PCI Express base specification).
+
+    Args:
+        generation: 3, 4 or 5.
+
+    Raises:
+        ValueError: It is another generation.
     """
     if generation not in (3, 4, 5):
         raise ValueError(f"the generation of PCIe must be 3, 4 or 5, got {generation!r}")
@@ -84,10 +82,14 @@ def pcie_x16(generation: int) -> float:
 
 @dataclass(frozen=True)
 class StateTensor:
-    """A kind of trainable tensor and the states that an optimizer keeps of it.
+    """A kind of trainable tensor, and the states that an optimizer keeps of it.
 
-    elements: of one tensor; count: how many tensors the model has of this kind. size: bytes (B) of
-    all their states; paged: those of them that may move to CPU memory.
+    Attributes:
+        name: What these tensors are, such as "q_proj.lora_A".
+        elements: Numbers in one of them.
+        count: How many tensors of this kind the model has.
+        size: Bytes (B) of the states of all of them.
+        paged: Bytes of these states that may move to CPU memory.
     """
 
     name: str
@@ -98,51 +100,66 @@ class StateTensor:
 
 
 def paged_tensors(model: Any, method: str, **options: Any) -> list[StateTensor]:
-    """The optimizer states of each kind of trainable tensor, and which of them bitsandbytes pages.
+    """List the optimizer states of each kind of trainable tensor, and which of them page.
 
-    model, method, options: as in `memory.estimate`; optimizer is "paged_adamw" unless told. What is
-    paged adds up to the estimate's `paged`. Adapters of rank 8 on LLaMA-7B never page: the largest
-    has 88,064 elements.
-    Raises ValueError as `estimate` does, and for more than one GPU.
+    The sum of their `paged` is the estimate's `paged`. Adapters of rank 8 on LLaMA-7B never page:
+    the largest has 88,064 elements, and bitsandbytes pages from 100,000 on.
+
+    Args:
+        model: As in `memory.estimate`.
+        method: As in `memory.estimate`.
+        options: As in `memory.estimate`; `optimizer` defaults to "paged_adamw".
+
+    Raises:
+        ValueError: As in `memory.estimate`, and for more than one GPU.
     """
-    found = _estimate(model, method, options)
-    run, states = found.settings, OPTIMIZERS[found.settings.optimizer].states
+    from course_utils import memory
+
+    plan = _plan(model, method, options)
+    settings, states = plan.settings, memory.OPTIMIZERS[plan.settings.optimizer].states
     return [
         StateTensor(
             tensor.name,
             tensor.elements,
             tensor.count,
-            states * tensor.count * state_bytes(tensor.elements, run),
-            states * tensor.count * paged_bytes(tensor.elements, run),
+            size=states * tensor.count * memory.state_bytes(tensor.elements, settings),
+            paged=states * tensor.count * memory.paged_bytes(tensor.elements, settings),
         )
-        for tensor in trainable_tensors(found.shape, run)
+        for tensor in plan.trainable
     ]
 
 
-def _estimate(model: Any, method: str, options: Mapping[str, Any]) -> Estimate:
-    found = estimate(model, method, **{"optimizer": "paged_adamw"} | dict(options))
-    if found.settings.gpus > 1:
-        raise ValueError(f"paging is worked out for one GPU, not for {found.settings.gpus}")
-    return found
+def _plan(model: Any, method: str, options: Mapping[str, Any]) -> Plan:
+    from course_utils.memory import Plan
+
+    plan = Plan.of(model, method, {"optimizer": "paged_adamw", **options})
+    if plan.settings.gpus > 1:
+        raise ValueError(f"paging is worked out for one GPU, not for {plan.settings.gpus}")
+    return plan
 
 
-def _paged_states(found: Estimate) -> Iterator[int]:
-    """Bytes of each paged state, in the order in which the update comes to them."""
-    shape, run = found.shape, found.settings
-    for in_layers, kinds in groupby(trainable_tensors(shape, run), lambda kind: kind.in_layers):
-        group, rounds = list(kinds), shape.layers if in_layers else 1
+def _paged_states(plan: Plan) -> Iterator[int]:
+    """Yield the bytes of each paged state, in the order in which the update touches them."""
+    from course_utils import memory
+
+    states = memory.OPTIMIZERS[plan.settings.optimizer].states
+    for in_layers, kinds in groupby(plan.trainable, lambda kind: kind.in_layers):
+        group, rounds = list(kinds), plan.shape.layers if in_layers else 1
         for kind in group * rounds:
-            if size := paged_bytes(kind.elements, run):
-                yield from [size] * (OPTIMIZERS[run.optimizer].states * kind.count // rounds)
+            if size := memory.paged_bytes(kind.elements, plan.settings):
+                yield from [size] * (states * kind.count // rounds)
 
 
 # --- the pager ------------------------------------------------------------------------------------
 
 
 class OutOfMemory(Exception):
-    """The GPU has too little even with all pages in CPU memory. asked: bytes (B) it should hold.
+    """The GPU has too little memory even with all pages in CPU memory.
 
-    The pages are in CPU memory then, with what was on them; what can't move is as it was before.
+    All pages are in CPU memory then, with their contents; what can't move is unchanged.
+
+    Attributes:
+        asked: Bytes (B) that the GPU would have to hold.
     """
 
     def __init__(self, asked: int, budget: int):
@@ -152,7 +169,12 @@ class OutOfMemory(Exception):
 
 @dataclass
 class Page:
-    """size: bytes. value: stands for all that is on the page; a lost or stale page would show."""
+    """A page of optimizer states.
+
+    Attributes:
+        size: Its bytes.
+        value: One number in place of the page's contents, so that a lost or stale page shows.
+    """
 
     size: int
     value: float = 0.0
@@ -160,12 +182,22 @@ class Page:
 
 @dataclass
 class UnifiedMemory:
-    """A GPU of `budget` bytes whose pages may move to CPU memory, of which there is enough.
+    """A GPU of `budget` bytes whose pages may move to CPU memory, which has room for all of them.
 
-    fixed: bytes on the GPU that can't move. on_gpu: number → page, the least recently used first.
-    in_cpu: the others. moved_in, moved_out: bytes moved to the GPU and away from it so far.
-    Another rule of eviction is a subclass with its own `victim`.
-    Raises ValueError for bytes that are no whole number or below 0, and a page size below 1.
+    To change the rule of eviction, write a subclass with its own `victim`.
+
+    Attributes:
+        budget: Bytes (B) of the GPU.
+        page_size: Bytes of a page.
+        fixed: Bytes on the GPU that can't move.
+        moved_in: Bytes moved to the GPU so far.
+        moved_out: Bytes moved away from the GPU so far.
+        on_gpu: Number → page, the least recently used first.
+        in_cpu: Number → page, for the pages in CPU memory.
+        paged: Bytes of the pages on the GPU.
+
+    Raises:
+        ValueError: The bytes are not a whole number of at least 0, or the page size is below 1.
     """
 
     budget: int
@@ -175,7 +207,7 @@ class UnifiedMemory:
     moved_out: int = 0
     on_gpu: OrderedDict[int, Page] = field(default_factory=OrderedDict)
     in_cpu: dict[int, Page] = field(default_factory=dict)
-    paged: int = 0  # bytes of the pages on the GPU
+    paged: int = 0
 
     def __post_init__(self) -> None:
         positive("page_size", self.page_size)
@@ -187,24 +219,32 @@ class UnifiedMemory:
 
     @property
     def used(self) -> int:
-        """Bytes taken on the GPU."""
+        """Bytes in use on the GPU."""
         return self.fixed + self.paged
 
     @property
     def away(self) -> int:
-        """Bytes of the pages in CPU memory: what went there and did not come back."""
+        """Bytes of the pages in CPU memory: they moved out and have not moved back in."""
         return self.moved_out - self.moved_in
 
     def hold(self, fixed: int) -> None:
-        """From now on what can't move takes `fixed` bytes; raises OutOfMemory if it can't."""
+        """Set the bytes that can't move, and evict pages until there is room for them.
+
+        Raises:
+            OutOfMemory: There are too many even with all pages in CPU memory.
+        """
         _whole("fixed", fixed)
         self.make_room(fixed - self.fixed)
         self.fixed = fixed
 
     def allocate(self, size: int) -> list[int]:
-        """Pages for a new tensor, filled with zeros on the GPU; returns their numbers.
+        """Make pages for a new tensor, filled with zeros, on the GPU.
 
-        Raises OutOfMemory if not even one of them fits beside what can't move; none is made then.
+        Returns:
+            The numbers of the pages.
+
+        Raises:
+            OutOfMemory: Not even one of them fits beside what can't move; no page is made then.
         """
         numbers = []
         for start in range(0, _whole("size", size), self.page_size):
@@ -213,9 +253,11 @@ class UnifiedMemory:
         return numbers
 
     def touch(self, number: int) -> Page:
-        """The page, on the GPU and now the most recently used; raises OutOfMemory if it can't.
+        """Return a page, on the GPU and now the most recently used one.
 
-        Raises ValueError for a number that no page has.
+        Raises:
+            OutOfMemory: The page doesn't fit the GPU beside what can't move.
+            ValueError: No page has this number.
         """
         if number in self.on_gpu:
             self.on_gpu.move_to_end(number)
@@ -227,7 +269,7 @@ class UnifiedMemory:
         return self.on_gpu[number]
 
     def place(self, number: int, page: Page) -> None:
-        """Put a page on the GPU that is not there."""
+        """Put a page that is not on the GPU there."""
         self.make_room(page.size)
         self.on_gpu[number] = page
         self.paged += page.size
@@ -240,7 +282,7 @@ class UnifiedMemory:
             self.evict(self.victim())
 
     def victim(self) -> int:
-        """Which page has to go: the one that was not used for the longest time."""
+        """Choose the page to evict: the least recently used one."""
         return next(iter(self.on_gpu))
 
     def evict(self, number: int) -> None:
@@ -250,13 +292,13 @@ class UnifiedMemory:
         self.moved_out += page.size
 
     def values(self) -> tuple[float, ...]:
-        """What is on each page, by number, wherever it is."""
+        """The contents of each page by number, wherever the page is."""
         pages = self.in_cpu | self.on_gpu
         return tuple(pages[number].value for number in sorted(pages))
 
 
 def _whole(name: str, size: Any) -> int:
-    """`size` if it is a whole number of bytes; else ValueError naming it."""
+    """Return `size` if it is a whole number of bytes; else raise ValueError with its name."""
     if isinstance(size, bool) or not isinstance(size, Integral) or size < 0:
         raise ValueError(f"{name} must be a whole number of at least 0 B, got {size!r}")
     return int(size)
@@ -267,10 +309,16 @@ def _whole(name: str, size: Any) -> int:
 
 @dataclass(frozen=True)
 class Event:
-    """One moment of a run. Bytes (B) throughout.
+    """One moment of a run, in bytes (B).
 
-    gpu: group → bytes on the GPU, `memory.GROUPS` and PAGES; "optimizer" are states that can't
-    move. cpu: pages in CPU memory. moved_in, moved_out: pages moved since the moment before.
+    Attributes:
+        step: Number of the step, from 1 on.
+        name: The moment, such as "the loss".
+        gpu: Group → bytes on the GPU, with the groups of `memory.GROUPS` and PAGES. The group
+            "optimizer" has only the states that can't move.
+        cpu: Bytes of the pages in CPU memory.
+        moved_in: Bytes of pages moved to the GPU since the moment before.
+        moved_out: Bytes of pages moved away from the GPU since then.
     """
 
     step: int
@@ -288,11 +336,20 @@ class Event:
 
 @dataclass(frozen=True)
 class Run:
-    """What happened: events in order, and the one at which memory ran out, None if it didn't.
+    """What happened in a simulated run.
 
-    lengths: tokens of a text in each step. moments_per_step: how many there are. budget: bytes of
-    the GPU for tensors. out_of_memory: what was asked for, with all pages in CPU memory; it is not
-    among the events. state: what is on each page at the end. bandwidth: B/s.
+    Attributes:
+        model: Name of the model.
+        method: How it was fine-tuned.
+        gpu: Name of the GPU.
+        lengths: Tokens of a text in each step.
+        moments_per_step: Number of moments in each step.
+        budget: Bytes of the GPU for tensors.
+        bandwidth: Of the bus between GPU and CPU memory, in B/s.
+        events: The moments in order, until the run ended.
+        out_of_memory: The moment at which memory ran out, with what was asked for and all pages in
+            CPU memory; None if it didn't run out. It is not among the events.
+        state: The contents of each page at the end.
     """
 
     model: str
@@ -313,15 +370,15 @@ class Run:
 
     @property
     def moved_by_step(self) -> tuple[int, ...]:
-        """The same for each step that began."""
-        moved = Counter()
+        """Bytes moved both ways in each step that began."""
+        moved: Counter[int] = Counter()
         for event in self.events:
             moved[event.step] += event.moved_in + event.moved_out
         return tuple(moved.values())
 
     @property
     def seconds(self) -> float:
-        """Time of the moves at the nominal bandwidth, one after the other."""
+        """Time of the moves at the nominal bandwidth, one after another, in seconds."""
         return self.moved / self.bandwidth
 
     @property
@@ -341,20 +398,30 @@ def simulate(
     pager: type[UnifiedMemory] = UnifiedMemory,
     **options: Any,
 ) -> Run:
-    """A training run of one step for each length, on a GPU whose optimizer states may be paged.
+    """Simulate a run of one step for each length, on a GPU whose optimizer states may page.
 
-    model, method, options: as in `memory.estimate`. optimizer: "paged_adamw" unless told; paging is
-        on with those whose name says so, such as "paged_adamw8bit", and off with "adamw8bit".
-    gpu: a name of `memory.GPUS` or a card's bytes, CUDA's own included. lengths: tokens of a text,
-        the sequence_length of each step. With accumulation a step here is one micro-batch and an
-        update, which a real run has only once in so many micro-batches.
-    bandwidth: in B/s; unless told that of the GPU's own bus (`PCIE`), of PCIe 3 for plain bytes.
-    page_size: in B. pager: the rule of eviction, `UnifiedMemory` or a subclass.
-    The run stops where memory runs out: where what can't move alone is more than the GPU has, or
-    leaves no room for a single page at the update.
-    Raises ValueError for options that can't be right, no lengths, and more than one GPU.
+    The run stops where memory runs out: where what can't move alone exceeds the GPU, or leaves no
+    room for a single page at the update. With accumulation each step here is one micro-batch and an
+    update, whereas a real run updates only once in so many micro-batches.
+
+    Args:
+        model: As in `memory.estimate`.
+        method: As in `memory.estimate`.
+        gpu: A name of `memory.GPUS`, or the card's bytes, with those that CUDA needs.
+        lengths: Tokens of a text, the sequence_length of each step.
+        bandwidth: In B/s; by default that of the named GPU's bus (see `PCIE`), or of PCIe 3 if
+            `gpu` is a number of bytes.
+        page_size: In B.
+        pager: The rule of eviction, `UnifiedMemory` or a subclass.
+        options: As in `memory.estimate`; `optimizer` defaults to "paged_adamw". States page if its
+            name starts with "paged".
+
+    Raises:
+        ValueError: An option can't be right, there are no lengths, or there is more than one GPU.
     """
-    memory = pager(usable_bytes(gpu), page_size)
+    from course_utils import memory
+
+    unified = pager(memory.usable_bytes(gpu), page_size)
     if not isinstance(lengths, Iterable) or not lengths or "sequence_length" in options:
         raise ValueError("lengths gives the sequence_length of each step, and of at least one")
     lengths = tuple(positive("a length", length) for length in lengths)
@@ -362,66 +429,98 @@ def simulate(
         bandwidth = pcie_x16(PCIE.get(gpu, 3))
     if not isinstance(bandwidth, Real) or not bandwidth > 0:
         raise ValueError(f"bandwidth must be a number above 0 B/s, got {bandwidth!r}")
-    found = _estimate(model, method, options | {"sequence_length": max(lengths)})
-    steps = [_moments(found, length, first_step=n == 0) for n, length in enumerate(lengths)]
-    events, failed = [], None
-    for step, moment in ((n, moment) for n, all_of in enumerate(steps, 1) for moment in all_of):
-        before = memory.moved_in, memory.moved_out
-        try:
-            memory.hold(moment.total - moment.paged)
-            if moment.name == UPDATE:
-                _update(memory, found, step)
-        except OutOfMemory as error:
-            lacking = error.asked - (moment.total - moment.paged)
-            failed = _event(step, moment, memory, lacking, before)
-            break
-        events.append(_event(step, moment, memory, memory.paged, before))
-    where = gpu if isinstance(gpu, str) else "the GPU"
-    head = (found.shape.name, method, where, lengths, len(steps[0]), memory.budget, bandwidth)
-    return Run(*head, tuple(events), failed, memory.values())
+    plan = _plan(model, method, options | {"sequence_length": max(lengths)})
+    steps = [_moments(plan, length, first_step=n == 0) for n, length in enumerate(lengths)]
+    events, out_of_memory = _play(steps, plan, unified)
+    return Run(
+        model=plan.shape.name,
+        method=method,
+        gpu=gpu if isinstance(gpu, str) else "the GPU",
+        lengths=lengths,
+        moments_per_step=len(steps[0]),
+        budget=unified.budget,
+        bandwidth=bandwidth,
+        events=tuple(events),
+        out_of_memory=out_of_memory,
+        state=unified.values(),
+    )
+
+
+def _play(
+    steps: Sequence[Sequence[Moment]], plan: Plan, unified: UnifiedMemory
+) -> tuple[list[Event], Event | None]:
+    """Go through the moments until the end, or until memory runs out."""
+    from course_utils.memory import UPDATE
+
+    events: list[Event] = []
+    for step, moments in enumerate(steps, 1):
+        for moment in moments:
+            before = unified.moved_in, unified.moved_out
+            try:
+                unified.hold(moment.fixed)
+                if moment.name == UPDATE:
+                    _update(unified, plan, step)
+            except OutOfMemory as error:
+                return events, _event(step, moment, unified, error.asked - moment.fixed, before)
+            events.append(_event(step, moment, unified, unified.paged, before))
+    return events, None
 
 
 def longest_text(
     gpu: str | int, model: Any, method: str, *, page_size: int = PAGE, **options: Any
 ) -> int:
-    """The most tokens a text may have for `simulate` to go on; 0 if not even one fits.
+    """Find the most tokens that a text may have without memory running out in `simulate`.
 
-    gpu, model, method, page_size, options: as in `simulate`.
     What can't move has to fit at every moment, and at the update one page beside it.
-    Raises ValueError as `simulate` does.
+
+    Args:
+        gpu: As in `simulate`.
+        model: As in `simulate`.
+        method: As in `simulate`.
+        page_size: As in `simulate`.
+        options: As in `simulate`.
+
+    Returns:
+        The number of tokens, 0 if not even one fits.
+
+    Raises:
+        ValueError: As in `simulate`.
     """
-    room = usable_bytes(gpu)
-    found = _estimate(model, method, options | {"sequence_length": 1})
-    page = min(positive("page_size", page_size), max(_paged_states(found), default=0))
+    from course_utils import memory
+
+    budget = memory.usable_bytes(gpu)
+    plan = _plan(model, method, options | {"sequence_length": 1})
+    page = min(positive("page_size", page_size), max(_paged_states(plan), default=0))
 
     def fits(tokens: int) -> bool:
-        fixed = [moment.total - moment.paged for moment in _moments(found, tokens)]
-        return max(*fixed, fixed[-1] + page) <= room  # the update is the last
+        fixed = [moment.fixed for moment in _moments(plan, tokens)]
+        return max(*fixed, fixed[-1] + page) <= budget  # the update is the last
 
-    return largest_number(fits, found.shape.positions or MOST)
-
-
-def _moments(found: Estimate, length: int, first_step: bool = False) -> tuple[Moment, ...]:
-    """A step of the estimate's settings on texts of `length` tokens."""
-    settings = asdict(replace(found.settings, sequence_length=length))
-    return timeline(found.shape, first_step=first_step, **settings)
+    return memory.largest_number(fits, plan.shape.positions or memory.MOST)
 
 
-def _update(memory: UnifiedMemory, found: Estimate, step: int) -> None:
-    """Tensor by tensor, as bitsandbytes does it; the first update makes the states."""
+def _moments(plan: Plan, length: int, first_step: bool = False) -> tuple[Moment, ...]:
+    """List the moments of a step on texts of `length` tokens."""
+    from course_utils.memory import timeline
+
+    settings = asdict(replace(plan.settings, sequence_length=length))
+    return timeline(plan.shape, first_step=first_step, **settings)
+
+
+def _update(unified: UnifiedMemory, plan: Plan, step: int) -> None:
+    """Update tensor by tensor, as bitsandbytes does; the first update makes the states."""
+    numbers: Iterable[int] = range(len(unified))
     if step == 1:
-        pages = (page for size in _paged_states(found) for page in memory.allocate(size))
-    else:
-        pages = range(len(memory))
-    for number in pages:
-        page = memory.touch(number)
-        page.value = 0.9 * page.value + 0.1 * step * (number + 1)  # a moment, in miniature
+        numbers = (page for size in _paged_states(plan) for page in unified.allocate(size))
+    for number in numbers:
+        page = unified.touch(number)
+        page.value = 0.9 * page.value + 0.1 * step * (number + 1)  # stands for Adam's moments
 
 
 def _event(
-    step: int, moment: Moment, memory: UnifiedMemory, pages: int, before: tuple[int, int]
+    step: int, moment: Moment, unified: UnifiedMemory, pages: int, before: tuple[int, int]
 ) -> Event:
     gpu = moment.groups | {PAGES: pages}
     gpu["optimizer"] -= moment.paged
-    moved = memory.moved_in - before[0], memory.moved_out - before[1]
-    return Event(step, moment.name, gpu, memory.away, *moved)
+    moved = unified.moved_in - before[0], unified.moved_out - before[1]
+    return Event(step, moment.name, gpu, unified.away, *moved)

@@ -64,7 +64,7 @@ def layer_saved(plan: Plan) -> int:
 
 
 def saved_mask(plan: Plan) -> int:
-    """Bytes of the causal mask if checkpointing saves it, because GPT-2's layers take it as input."""
+    """Bytes of the causal mask that checkpointing saves: an input of each of GPT-2's layers."""
     eager = plan.settings.attention == "eager"
     return causal_mask(plan) if plan.shape.family == "gpt2" and eager else 0
 

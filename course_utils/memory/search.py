@@ -1,4 +1,4 @@
-"""The calculator the other way round: what is the largest that fits, and how large is a KV cache?"""
+"""What fits: the largest batch, sequence, rank or model for a GPU, and the bytes of a KV cache."""
 
 from __future__ import annotations
 

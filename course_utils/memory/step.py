@@ -66,6 +66,11 @@ class Moment:
         return sum(self.parts.values()) + total_bytes(self.others)
 
     @property
+    def fixed(self) -> int:
+        """Bytes of all that can't move to CPU memory."""
+        return self.total - self.paged
+
+    @property
     def alive(self) -> dict[str, int]:
         """What is alive → bytes, without zeros; a layer at work is one thing."""
         sizes = Counter(self.parts)
