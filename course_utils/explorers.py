@@ -1,37 +1,38 @@
 """Controls to play with: each explorer is a box of widgets in front of a pure function.
 
 `explorer` asks `answer` for a picture and a text whenever a control changes, and shows both as
-HTML, the picture with its alt text: the same in JupyterLab, Notebook, Colab (ipywidgets 7.7), VS
-Code and Voila. A ValueError of `answer` is shown in their place, as a sentence; the next good value
-brings them back. Number fields and menus can be used from the keyboard alone.
+HTML, the picture with its alt text. The result looks the same in JupyterLab, Notebook, Colab
+(ipywidgets 7.7), VS Code and Voila. If `answer` raises a ValueError, its sentence is shown instead;
+the next good value brings picture and text back. Number fields and menus can be used from the
+keyboard alone.
+
+Each explorer has a class of choices, one field for each control. The class checks the values, so
+that its answer can rely on them:
+
+    controls ──► LoraChoices(model=…, rank=…) ──► lora_answer(choices) ──► picture, text
+
+Functions import the modules of lessons when they run, so that this module can be imported while an
+assignment withholds one of them.
 """
 
 from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from course_utils import figures
-from course_utils.figures import Picture
-from course_utils.lora import count_lora_parameters
-from course_utils.memory import (
-    GPUS,
-    OPTIMIZERS,
-    PRESETS,
-    RECIPES,
-    SMALLEST_PAGED,
-    ModelShape,
-    estimate,
-    largest,
-    usable_bytes,
-)
-from course_utils.memory.settings import BLOCK_SIZES
-from course_utils.paging import PCIE, Run, longest_text, paged_tensors, simulate
 from course_utils.units import format_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from course_utils.figures import Picture
+    from course_utils.memory import ModelShape
+    from course_utils.paging import Run
 
 NUMBERS_LOOK = "font-family: monospace; line-height: 1.3"  # Voila spreads the lines otherwise
 
@@ -39,11 +40,12 @@ NUMBERS_LOOK = "font-family: monospace; line-height: 1.3"  # Voila spreads the l
 def explorer(
     controls: Mapping[str, widgets.Widget], answer: Callable[..., tuple[Picture, str]]
 ) -> widgets.VBox:
-    """A box with the controls and, below them, what `answer(**values)` returns.
+    """Build a box with the controls and, below them, what `answer(**values)` returns.
 
-    controls: name → widget with a value, checkboxes in a row of their own. answer: a pure function
-        of these values that returns a picture and its numbers as text, or raises ValueError with a
-        sentence for the reader.
+    Args:
+        controls: Name → widget with a value; checkboxes get a row of their own.
+        answer: A pure function of these values that returns a picture and its numbers as text, or
+            raises ValueError with a sentence for the reader.
     """
     shown = widgets.HTML()
 
@@ -67,7 +69,13 @@ def explorer(
 def menu(
     description: str, options: Iterable[Any] | Mapping[str, str], value: Any = None
 ) -> widgets.Dropdown:
-    """A menu of values, or of the words for values: {value: words}. The first is chosen if none."""
+    """Build a menu of values; a mapping gives each value the words that the menu shows.
+
+    Args:
+        description: The label.
+        options: Values, or value → words.
+        value: The value chosen at first; by default the first one.
+    """
     if isinstance(options, Mapping):
         options = [(words, key) for key, words in options.items()]
     chosen = {} if value is None else {"value": value}
@@ -75,19 +83,19 @@ def menu(
 
 
 def tick(description: str, value: bool, width: str = "210px") -> widgets.Checkbox:
-    """A box to tick."""
+    """Build a checkbox."""
     return widgets.Checkbox(value, description=description, indent=False, layout={"width": width})
 
 
 def number(description: str, value: int) -> widgets.IntText:
-    """A field for a whole number: typed, or stepped with the arrow keys."""
+    """Build a field for a whole number, which is typed or stepped with the arrow keys."""
     return widgets.IntText(
         value, description=description, continuous_update=False, layout={"width": "180px"}
     )
 
 
 def switch_off(fields: Iterable[widgets.Widget], by: widgets.Widget, when: Callable) -> None:
-    """Keep fields disabled while `when` holds for the value of the control `by`."""
+    """Disable fields as long as `when` holds for the value of the control `by`."""
 
     def follow(_=None) -> None:
         for field in fields:
@@ -97,38 +105,22 @@ def switch_off(fields: Iterable[widgets.Widget], by: widgets.Widget, when: Calla
     follow()
 
 
-def check_numbers(given: Mapping[str, int], most: Mapping[str, int], least: int = 1) -> None:
-    """Raise ValueError, for the reader, for a number that isn't from `least` to its `most`."""
-    for name, value in given.items():
-        if not least <= value <= most[name]:
-            allowed = f"from {least} to {most[name]:,}"
-            raise ValueError(f"{name} must be {allowed} here, but is {value:,}.")
+def check_number(name: str, value: int, most: int, least: int = 1) -> None:
+    """Raise ValueError, for the reader, for a number outside the range from `least` to `most`."""
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be from {least} to {most:,} here, but is {value:,}.")
 
 
-def check_choices(given: Mapping[str, tuple[Any, Iterable]]) -> None:
-    """Raise ValueError, for the reader, for a value that isn't allowed.
-
-    given: name → the value, and those that are.
-    """
-    for name, (value, allowed) in given.items():
-        if value not in allowed:
-            choices = ", ".join(map(str, allowed))
-            raise ValueError(f"{name} must be one of {choices} here, but is {value}.")
-
-
-def method_options(
-    method: str, rank: int, recipe: str, double_quant: bool, upcast: bool
-) -> dict[str, Any]:
-    """Those options of an estimate that its method has; adapters go to all linear layers."""
-    if method == "full":
-        return {"recipe": recipe}
-    nf4 = {"double_quant": double_quant, "upcast": upcast} if method == "qlora" else {}
-    return {"rank": rank, "targets": "all-linear"} | nf4
+def check_choice(name: str, value: Any, allowed: Iterable) -> None:
+    """Raise ValueError, for the reader, for a value that is not among the allowed ones."""
+    if value not in allowed:
+        choices = ", ".join(map(str, allowed))
+        raise ValueError(f"{name} must be one of {choices} here, but is {value}.")
 
 
 def listed(lines: Mapping[str, str], width: int) -> str:
-    """A line for each name and what is said of it, in two columns, the first so wide."""
-    return "\n".join(f"{name:<{width}} {said}" for name, said in lines.items())
+    """Write each name and its text on a line of their own; the names' column has this width."""
+    return "\n".join(f"{name:<{width}} {text}" for name, text in lines.items())
 
 
 # --- LoRA -----------------------------------------------------------------------------------------
@@ -139,12 +131,67 @@ LORA_MODELS = (
     *("smollm2-135m", "smollm2-1.7b", "qwen2.5-7b", "llama-7b", "mistral-7b", "llama-3.1-8b"),
     *("llama-13b", "llama-33b", "llama-65b"),
 )
-LARGEST = {"d_in": 1_000_000, "d_out": 1_000_000, "layers": 1000}
+WIDEST, MOST_LAYERS = 1_000_000, 1000  # of a free shape
 BYTES = 16  # of a trainable parameter: adapters 4 + 4 + 8, full in mixed precision 2 + 2 + 12
 
 
+@dataclass(frozen=True)
+class LoraChoices:
+    """What a reader chooses in `lora_explorer`.
+
+    Attributes:
+        model: FREE, or one of LORA_MODELS, which has its own shapes.
+        d_in: With FREE, the input width of each ticked module.
+        d_out: With FREE, the output width of each ticked module.
+        layers: How many layers get adapters.
+        rank: Rank of the adapters.
+        q_proj: Whether this module gets an adapter; the other modules likewise.
+
+    Raises:
+        ValueError: A value is out of range, or no module is ticked.
+    """
+
+    model: str
+    d_in: int
+    d_out: int
+    layers: int
+    rank: int
+    q_proj: bool = False
+    k_proj: bool = False
+    v_proj: bool = False
+    o_proj: bool = False
+    gate_proj: bool = False
+    up_proj: bool = False
+    down_proj: bool = False
+
+    def __post_init__(self) -> None:
+        if not any(getattr(self, name) for name in MODULES):
+            raise ValueError("Tick at least one module: without an adapter nothing is trained.")
+        if self.model == FREE:
+            check_number("d_in", self.d_in, WIDEST)
+            check_number("d_out", self.d_out, WIDEST)
+        check_number("layers", self.layers, self.shape.layers if self.shape else MOST_LAYERS)
+        check_number("rank r", self.rank, min(map(min, self.matrices)))
+
+    @property
+    def shape(self) -> ModelShape | None:
+        """The shape of the model, None with FREE."""
+        from course_utils.memory import ModelShape
+
+        return None if self.model == FREE else ModelShape.preset(self.model)
+
+    @property
+    def matrices(self) -> list[tuple[int, int]]:
+        """The matrices of one layer that get adapters: (d_in, d_out) of each ticked module."""
+        free = dict.fromkeys(MODULES, (self.d_in, self.d_out))
+        widths = self.shape.linear_layers() if self.shape else free
+        return [widths[name] for name in MODULES if getattr(self, name)]
+
+
 def lora_explorer() -> widgets.VBox:
-    """How many parameters LoRA trains: for one shape of matrix, or for a model's own matrices."""
+    """Explore how many parameters LoRA trains, for one shape of matrix or for a model's own."""
+    from course_utils.memory import ModelShape
+
     controls = {
         "model": menu("model", [FREE, *LORA_MODELS]),
         "d_in": number("d_in", 1000),
@@ -163,35 +210,20 @@ def lora_explorer() -> widgets.VBox:
     shape = controls["d_in"], controls["d_out"]
     switch_off(shape, by=controls["model"], when=lambda model: model != FREE)
     controls["model"].observe(follow_model, names="value")  # first, so that the answer fits it
-    return explorer(controls, lora_answer)
+    return explorer(controls, lambda **values: lora_answer(LoraChoices(**values)))
 
 
-def lora_answer(
-    model: str, d_in: int, d_out: int, layers: int, rank: int, **ticked: bool
-) -> tuple[Picture, str]:
-    """What `lora_explorer` shows: parameters over rank, and the numbers at this rank as text.
+def lora_answer(choices: LoraChoices) -> tuple[Picture, str]:
+    """Draw the trained parameters over the rank, and write the numbers at the chosen rank."""
+    from course_utils import figures
+    from course_utils.lora import count_lora_parameters
 
-    model: FREE, where each module ticked is a matrix of d_in × d_out, or one of LORA_MODELS, which
-    brings its own shapes. layers: how many layers get adapters. ticked: module name → bool.
-    Raises ValueError for a value out of range or if no module is ticked.
-    """
-    chosen = [name for name in MODULES if ticked.get(name)]
-    if not chosen:
-        raise ValueError("Tick at least one module: without an adapter nothing is trained.")
-    if model == FREE:
-        shape, widths, largest = None, dict.fromkeys(MODULES, (d_in, d_out)), LARGEST
-    else:
-        shape = ModelShape.preset(model)
-        widths, largest = shape.linear_layers(), {"layers": shape.layers}
-    matrices = [widths[name] for name in chosen]
-    given = {"d_in": d_in, "d_out": d_out, "layers": layers, "rank r": rank}
-    most = largest | {"rank r": min(map(min, matrices))}
-    check_numbers({name: given[name] for name in most}, most)
+    layers, rank, matrices = choices.layers, choices.rank, choices.matrices
     per_rank = layers * sum(count_lora_parameters(*matrix, rank=1) for matrix in matrices)
     full = layers * sum(d_in * d_out for d_in, d_out in matrices)
     trained = rank * per_rank
     lines = {
-        "adapters": f"{layers * len(chosen):,}, in {layers:,} layer{'s' * (layers > 1)}",
+        "adapters": f"{layers * len(matrices):,}, in {layers:,} layer{'s' * (layers > 1)}",
         "LoRA trains": f"{trained:,} parameters",
         "full fine-tuning of the same matrices": f"{full:,} parameters",
         "share": f"{trained / full:.2%}",
@@ -200,8 +232,8 @@ def lora_answer(
         f"full with Adam, {BYTES} B each": format_bytes(BYTES * full),
         "file of the adapters, float32": format_bytes(4 * trained),
     }
-    if shape:
-        whole = shape.parameters
+    if choices.shape:
+        whole = choices.shape.parameters
         lines["share of the whole model"] = f"{trained / whole:.2%} of {whole:,} parameters"
     return figures.lora_parameters(per_rank, full, rank), listed(lines, 38)
 
@@ -215,16 +247,41 @@ FORMATS = {
     "ocp": "FP4, OCP (E2M1)",
     "lloyd": "least error (Lloyd)",
 }
-FOUR_BITS = ("fp4", "ocp")  # whatever bits are chosen
+FOUR_BITS = ("fp4", "ocp")  # these formats have 4 bits, whatever is chosen
 NUMBERS = 2**16  # of a distribution
-SIZES = [2**n for n in range(4, 17)]  # of blocks; the last is one block for all
+SIZES = [2**n for n in range(4, 17)]  # of blocks; with the last size all numbers are one block
 REAL = "model.layers.15.mlp.up_proj.weight"
 REAL_LAYER = "a real layer"
 DISTRIBUTIONS = ("normal", "uniform", "heavy tails", REAL_LAYER)
 
 
+@dataclass(frozen=True)
+class BinsChoices:
+    """What a reader chooses in `bins_explorer`.
+
+    Attributes:
+        form: A key of FORMATS.
+        bits: 2 to 8; the formats of FOUR_BITS have 4, whatever is chosen.
+        block_size: One of SIZES.
+        distribution: One of DISTRIBUTIONS; the real layer is REAL of the course's model.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    form: str
+    bits: int
+    block_size: int
+    distribution: str
+
+    def __post_init__(self) -> None:
+        check_number("bits", self.bits, most=8, least=2)
+        check_choice("format", self.form, FORMATS)
+        check_choice("numbers", self.distribution, DISTRIBUTIONS)
+
+
 def bins_explorer() -> widgets.VBox:
-    """Where the levels of a format lie, and what becomes of numbers of some distribution."""
+    """Explore the levels of a format, and what it makes of numbers of some distribution."""
     controls = {
         "form": menu("format", FORMATS),
         "bits": number("bits", 4),
@@ -232,29 +289,17 @@ def bins_explorer() -> widgets.VBox:
         "distribution": menu("numbers", DISTRIBUTIONS),
     }
     switch_off([controls["bits"]], by=controls["form"], when=FOUR_BITS.__contains__)
-    return explorer(controls, bins_answer)
+    return explorer(controls, lambda **values: bins_answer(BinsChoices(**values)))
 
 
-def bins_answer(form: str, bits: int, block_size: int, distribution: str) -> tuple[Picture, str]:
-    """What `bins_explorer` shows: levels and bins under the numbers, and error and use as text.
+def bins_answer(choices: BinsChoices) -> tuple[Picture, str]:
+    """Draw the levels and bins under the numbers, and write the error and the use of the codes."""
+    from course_utils import figures, quantization
 
-    form: a key of FORMATS. bits: 2 to 8; FP4 has 4 whatever they are. block_size: one of SIZES.
-    distribution: one of DISTRIBUTIONS; the real layer is REAL of the course's model.
-    Raises ValueError for a value out of range.
-    """
-    from course_utils import quantization
-
-    check_numbers({"bits": bits}, {"bits": 8}, least=2)
-    check_choices({"format": (form, FORMATS), "numbers": (distribution, DISTRIBUTIONS)})
-    x = _numbers(distribution)
-    bits = 4 if form in FOUR_BITS else bits
-    levels = {
-        "int": lambda: quantization.linear_codebook(bits),
-        "nf": lambda: quantization.normal_float(bits),
-        "fp4": quantization.fp4_codebook,
-        "ocp": lambda: quantization.fp4_codebook("ocp"),
-        "lloyd": lambda: quantization.lloyd_max_codebook(x, bits, block_size),
-    }[form]()
+    form, block_size = choices.form, choices.block_size
+    x = _numbers(choices.distribution)
+    bits = 4 if form in FOUR_BITS else choices.bits
+    levels = _levels(form, bits, x, block_size)
     q = quantization.quantize(x, levels, block_size)
     scaled = x / q.absmax.repeat_interleave(block_size)[:NUMBERS]
     share = q.codes.int().bincount(minlength=len(levels)) / NUMBERS
@@ -272,15 +317,32 @@ def bins_answer(form: str, bits: int, block_size: int, distribution: str) -> tup
         "information": f"{-(used * used.log2()).sum():.3f} of {bits} bits",
         "mean absmax": f"{q.absmax.mean() / x.std():.2f} standard deviations",
     }
-    if distribution == REAL_LAYER:
+    if choices.distribution == REAL_LAYER:
         lines["beware"] = "these weights were in 4 bits once before: the error is biased"
     picture = figures.bins(scaled.tolist(), {f"{FORMATS[form]}, {bits} bits": levels.tolist()})
     return picture, listed(lines, 15)
 
 
+def _levels(form: str, bits: int, x: Tensor, block_size: int) -> Tensor:
+    """The levels of a format, ascending, in [-1, 1]: a float32 tensor."""
+    from course_utils import quantization
+
+    match form:
+        case "int":
+            return quantization.linear_codebook(bits)
+        case "nf":
+            return quantization.normal_float(bits)
+        case "fp4":
+            return quantization.fp4_codebook()
+        case "ocp":
+            return quantization.fp4_codebook("ocp")
+        case _:
+            return quantization.lloyd_max_codebook(x, bits, block_size)
+
+
 @lru_cache(maxsize=len(DISTRIBUTIONS))
-def _numbers(distribution: str):
-    """NUMBERS numbers, the same each time: a float32 tensor (NUMBERS,)."""
+def _numbers(distribution: str) -> Tensor:
+    """The same NUMBERS numbers each time: a float32 tensor of shape (NUMBERS,)."""
     import torch
 
     from course_utils.models import stored_weights
@@ -292,25 +354,98 @@ def _numbers(distribution: str):
     if distribution == "uniform":
         return 2 * torch.rand(NUMBERS, generator=g) - 1
     x = torch.randn(NUMBERS, generator=g)
-    if distribution == "heavy tails":  # Student's t of 4 degrees of freedom
+    if distribution == "heavy tails":  # Student's t with 4 degrees of freedom
         x /= torch.randn(4, NUMBERS, generator=g).square().mean(0).sqrt()
     return x
 
 
-# --- memory ---------------------------------------------------------------------------------------
+# --- a training step: memory and paging -----------------------------------------------------------
 
-SLIDE = "7b"  # seven billion parameters and no more known, as the slide has it
+SLIDE = "7b"  # the slide's seven billion parameters, of which nothing else is known
 METHODS = {
     "full": "full fine-tuning",
     "lora": "LoRA on a 16-bit base",
     "qlora": "QLoRA on an NF4 base",
 }
-MOST = {"batch size": 1024, "tokens": 131_072, "rank r": 1024}
+MOST_SEQUENCES, MOST_TOKENS, MOST_RANK = 1024, 131_072, 1024
 CHECKPOINTING, DOUBLE, UPCAST = "gradient checkpointing", "double quantization", "float32 upcast"
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepChoices:
+    """What a reader chooses for a training step, in `memory_explorer` and `paging_explorer`.
+
+    Attributes:
+        model: SLIDE, or a name of `memory.PRESETS`.
+        method: A key of METHODS; adapters go to all linear layers and are float32.
+        optimizer: As in `memory.estimate`.
+        gpu: A name of `memory.GPUS`.
+        batch_size: Sequences in one batch.
+        sequence_length: Tokens of each sequence.
+        rank: Rank of the adapters; ignored in full fine-tuning.
+        gradient_checkpointing: As in `memory.estimate`.
+        recipe: As in `memory.estimate`; only for full fine-tuning.
+        double_quant: As in `memory.estimate`; only for QLoRA.
+        upcast: As in `memory.estimate`; only for QLoRA.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    model: str
+    method: str
+    optimizer: str
+    gpu: str
+    batch_size: int
+    sequence_length: int
+    rank: int
+    gradient_checkpointing: bool
+    recipe: str = "fp32"
+    double_quant: bool = True
+    upcast: bool = False
+
+    def __post_init__(self) -> None:
+        check_number("batch size", self.batch_size, MOST_SEQUENCES)
+        check_number("tokens", self.sequence_length, MOST_TOKENS)
+        if self.method != "full":
+            check_number("rank r", self.rank, MOST_RANK)
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """Those options of `memory.estimate` that the chosen method has."""
+        if self.method == "full":
+            return {"recipe": self.recipe}
+        adapters = {"rank": self.rank, "targets": "all-linear"}
+        if self.method == "lora":
+            return adapters
+        return adapters | {"double_quant": self.double_quant, "upcast": self.upcast}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryChoices(StepChoices):
+    """What a reader chooses in `memory_explorer`.
+
+    Attributes:
+        attention: As in `memory.estimate`.
+    """
+
+    attention: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of `memory.estimate` that these choices give, without the batch size."""
+        return self.method_options | {
+            "optimizer": self.optimizer,
+            "attention": self.attention,
+            "sequence_length": self.sequence_length,
+            "gradient_checkpointing": self.gradient_checkpointing,
+        }
+
+
 def memory_explorer() -> widgets.VBox:
-    """How much memory a training step takes, and which GPU it fits."""
+    """Explore how much memory a training step needs, and which GPU it fits."""
+    from course_utils.memory import GPUS, OPTIMIZERS, PRESETS, RECIPES
+
     controls = {
         "model": menu("model", [SLIDE, *PRESETS]),
         "method": menu("method", METHODS),
@@ -330,137 +465,74 @@ def memory_explorer() -> widgets.VBox:
     switch_off([controls["recipe"]], by=method, when=lambda chosen: chosen != "full")
     switch_off([controls["rank"]], by=method, when=lambda chosen: chosen == "full")
     switch_off(nf4, by=method, when=lambda chosen: chosen != "qlora")
-    return explorer(controls, memory_answer)
+    return explorer(controls, lambda **values: memory_answer(MemoryChoices(**values)))
 
 
-def memory_answer(
-    model: str,
-    method: str,
-    recipe: str,
-    optimizer: str,
-    attention: str,
-    gpu: str,
-    batch_size: int,
-    sequence_length: int,
-    rank: int,
-    gradient_checkpointing: bool,
-    double_quant: bool,
-    upcast: bool,
-) -> tuple[Picture, str]:
-    """What `memory_explorer` shows: what is alive at the peak of a step, as a bar and as text.
+def memory_answer(choices: MemoryChoices) -> tuple[Picture, str]:
+    """Draw what is alive at the peak of a step as a bar, and write it as text.
 
-    Options as those of `memory.estimate`; adapters go to all linear layers and are float32.
-    `recipe` counts for full fine-tuning only, `rank` for the others, `double_quant` and `upcast`
-    for QLoRA.
-    Raises ValueError for a value out of range, and for adapters on a bare number of parameters.
+    Raises:
+        ValueError: The method has adapters, and the model is a bare number of parameters; or the
+            sequence is longer than the model's table of positions.
     """
-    shape = ModelShape.preset(model)
-    given = {"batch size": batch_size, "tokens": sequence_length}
-    given |= {} if method == "full" else {"rank r": rank}
-    check_numbers(given, MOST)
-    options = {
-        "optimizer": optimizer,
-        "attention": attention,
-        "sequence_length": sequence_length,
-        "gradient_checkpointing": gradient_checkpointing,
-    }
-    options |= method_options(method, rank, recipe, double_quant, upcast)
-    found = estimate(shape, method, batch_size=batch_size, **options)
-    room = {name: usable_bytes(name) for name in GPUS}
+    from course_utils import figures, memory
+
+    shape, gpu, options = memory.ModelShape.preset(choices.model), choices.gpu, choices.options
+    found = memory.estimate(shape, choices.method, batch_size=choices.batch_size, **options)
+    room = {name: memory.usable_bytes(name) for name in memory.GPUS}
     lines = {
         "a parameter of the model": f"{found.total / shape.parameters:.2f} B",
-        "fits": ", ".join(filter(found.fits, GPUS)) or "none of these GPUs",
+        "fits": ", ".join(filter(found.fits, memory.GPUS)) or "none of these GPUs",
         "largest batch": "needs a shape: choose another model",
     }
     if shape.known:
-        batch = largest("batch_size", gpu, shape, method, **options)
-        lines["largest batch"] = f"{batch:,} × {sequence_length:,} tokens on {gpu}"
-    picture = figures.memory_bars({METHODS[method]: found.groups}, room, reach=room[gpu])
+        batch = memory.largest("batch_size", gpu, shape, choices.method, **options)
+        lines["largest batch"] = f"{batch:,} × {choices.sequence_length:,} tokens on {gpu}"
+    bars = {METHODS[choices.method]: found.groups}
+    picture = figures.memory_bars(bars, room, reach=room[gpu])
     return picture, f"{found.table()}\n\n{listed(lines, 25)}"
 
-
-# --- overhead of block constants ------------------------------------------------------------------
-
-BARE = {"7b": 7 * 10**9, "65b": 65 * 10**9}  # all weights counted, as the slides and papers do
-CODE_BITS = 4
-SMALL_BLOCKS = (16, *BLOCK_SIZES)  # one smaller than those of bitsandbytes, to compare with
-CONSTANTS = {"absmax bits": 64, "nested bits": 16, "nested size": 2**20}  # the most of each
-
-
-def overhead_explorer() -> widgets.VBox:
-    """What the constants of blocks cost in bits and GB, with and without double quantization."""
-    controls = {
-        "model": menu("model", [*BARE, *PRESETS]),
-        "block_size": menu("block size", SMALL_BLOCKS, 64),
-        "constant_bits": number("absmax bits", 32),
-        "nested_bits": number("nested bits", 8),
-        "nested_block_size": number("nested size", 256),
-        "double_quant": tick(DOUBLE, True),
-    }
-
-    nested = controls["nested_bits"], controls["nested_block_size"]
-    switch_off(nested, by=controls["double_quant"], when=lambda ticked: not ticked)
-    return explorer(controls, overhead_answer)
-
-
-def overhead_answer(
-    model: str,
-    block_size: int,
-    constant_bits: int,
-    nested_bits: int,
-    nested_block_size: int,
-    double_quant: bool,
-) -> tuple[Picture, str]:
-    """What `overhead_explorer` shows: bits per weight for each block size, and GB as text.
-
-    model: a key of BARE, or a preset, of which the linear layers count: they alone are quantized.
-    block_size: one of SMALL_BLOCKS. The others as those of `quantization.overhead_bits`, up to
-    CONSTANTS; the nested ones count with double quantization only. Code books are left out.
-    Raises ValueError for a value out of range.
-    """
-    from course_utils.quantization import overhead_bits
-
-    check_choices({"block size": (block_size, SMALL_BLOCKS)})
-    given = {"absmax bits": constant_bits}
-    if double_quant:
-        given |= {"nested bits": nested_bits, "nested size": nested_block_size}
-    check_numbers(given, CONSTANTS)
-
-    def parts(size: int) -> dict[str, float]:
-        plain = {"codes": CODE_BITS, "constants": overhead_bits(size, False, constant_bits)}
-        if not double_quant:
-            return plain
-        nested = overhead_bits(size * nested_block_size, False, constant_bits)
-        return plain | {"constants": nested_bits / size, "constants of constants": nested}
-
-    weights = BARE.get(model) or ModelShape.preset(model).linear_parameters
-    bits = parts(block_size)
-    total = sum(bits.values())
-    plain = CODE_BITS + overhead_bits(block_size, False, constant_bits)
-
-    def written(own: float) -> str:
-        return f"{own:<12.10g} {format_bytes(weights * own / 8)}"
-
-    lines = {
-        "weights in 4 bits": f"{weights:,}",
-        "bits per weight": f"{total:.10g}",
-        **{name: written(own) for name, own in bits.items()},
-        "all of it": format_bytes(weights * total / 8),
-        "without double quantization": written(plain),
-        "saved" if total <= plain else "costs": written(abs(plain - total)),
-    }
-    rows = {f"blocks of {size:,}": parts(size) for size in SMALL_BLOCKS}
-    return figures.bits_per_weight(rows, f"blocks of {block_size:,}"), listed(lines, 28)
-
-
-# --- paging ---------------------------------------------------------------------------------------
 
 STATES = {"adamw": "32-bit Adam", "adamw8bit": "8-bit Adam"}
 PAGING = "paged states"
 
 
+@dataclass(frozen=True, kw_only=True)
+class PagingChoices(StepChoices):
+    """What a reader chooses in `paging_explorer`.
+
+    Full fine-tuning is in float32 here; `optimizer` is a key of STATES.
+
+    Attributes:
+        longest: Tokens of a text in step 3; steps 1, 2 and 4 have `sequence_length`.
+        paged: Whether optimizer states may page.
+    """
+
+    longest: int
+    paged: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("long: tokens", self.longest, MOST_TOKENS)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of a text in each step."""
+        return (self.sequence_length, self.sequence_length, self.longest, self.sequence_length)
+
+    def options(self, paged: bool) -> dict[str, Any]:
+        """The options of `paging.simulate` that these choices give, with paging or without."""
+        return self.method_options | {
+            "optimizer": f"paged_{self.optimizer}" if paged else self.optimizer,
+            "batch_size": self.batch_size,
+            "gradient_checkpointing": self.gradient_checkpointing,
+        }
+
+
 def paging_explorer() -> widgets.VBox:
-    """Four training steps, the third with a long mini-batch: does memory run out?"""
+    """Explore four training steps, the third with a long mini-batch: does memory run out?"""
+    from course_utils.memory import GPUS, PRESETS
+
     controls = {
         "model": menu("model", PRESETS.keys(), "llama-3.1-8b"),
         "method": menu("method", METHODS, "qlora"),
@@ -475,59 +547,42 @@ def paging_explorer() -> widgets.VBox:
     }
 
     switch_off([controls["rank"]], by=controls["method"], when=lambda chosen: chosen == "full")
-    return explorer(controls, paging_answer)
+    return explorer(controls, lambda **values: paging_answer(PagingChoices(**values)))
 
 
-def paging_answer(
-    model: str,
-    method: str,
-    optimizer: str,
-    gpu: str,
-    batch_size: int,
-    sequence_length: int,
-    longest: int,
-    rank: int,
-    gradient_checkpointing: bool,
-    paged: bool,
-) -> tuple[Picture, str]:
-    """What `paging_explorer` shows: a timeline of four steps, and what becomes of the run as text.
+def paging_answer(choices: PagingChoices) -> tuple[Picture, str]:
+    """Draw a timeline of the four steps, and write how the run ends with paging and without.
 
-    method: as in `memory.estimate`; full fine-tuning is in float32, adapters go to all linear
-    layers. optimizer: a key of STATES. sequence_length: tokens of a text in steps 1, 2 and 4;
-    longest: in step 3. paged: whether optimizer states may page.
-    Raises ValueError for a value out of range.
+    Raises:
+        ValueError: A sequence is longer than the model's table of positions.
     """
-    given = {"batch size": batch_size, "tokens": sequence_length, "long: tokens": longest}
-    given |= {} if method == "full" else {"rank r": rank}
-    check_numbers(given, MOST | {"long: tokens": MOST["tokens"]})
-    options = {"batch_size": batch_size, "gradient_checkpointing": gradient_checkpointing}
-    options |= method_options(method, rank, "fp32", double_quant=True, upcast=False)
-    lengths = (sequence_length, sequence_length, longest, sequence_length)
-    names = {True: f"paged_{optimizer}", False: optimizer}
-    runs = {
-        on: simulate(model, method, gpu=gpu, lengths=lengths, optimizer=name, **options)
-        for on, name in names.items()
-    }
-    tensors = paged_tensors(model, method, optimizer=names[True], **options)
-    pages = sum(tensor.paged for tensor in tensors)
-    fits = {
-        on: longest_text(gpu, model, method, optimizer=name, **options)
-        for on, name in names.items()
-    }
-    paging = sum(tensor.count for tensor in tensors if tensor.paged)
-    count = sum(tensor.count for tensor in tensors)
+    from course_utils import figures, memory, paging
+
+    model, method, gpu, paged = choices.model, choices.method, choices.gpu, choices.paged
+    runs, fits = {}, {}
+    for on in (True, False):
+        options = choices.options(paged=on)
+        runs[on] = paging.simulate(model, method, gpu=gpu, lengths=choices.lengths, **options)
+        fits[on] = paging.longest_text(gpu, model, method, **options)
+    tensors = paging.paged_tensors(model, method, **choices.options(paged=True))
+    pages = format_bytes(sum(tensor.paged for tensor in tensors))
     states = format_bytes(sum(tensor.size for tensor in tensors))
+    count = sum(tensor.count for tensor in tensors)
+    paging_count = sum(tensor.count for tensor in tensors if tensor.paged)
     words = {True: "paging on", False: "paging off"}
+    shown = runs[paged]
+    bus = f"PCIe {paging.PCIE[gpu]}.0 ×16, nominally {format_bytes(shown.bandwidth)}/s"
+    least = f"from {memory.SMALLEST_PAGED:,} elements on"
     lines = {
-        f"{words[paged]} (shown)": _outcome(runs[paged]),
+        f"{words[paged]} (shown)": _outcome(shown),
         words[not paged]: _outcome(runs[not paged]),
-        f"room on {gpu}": format_bytes(runs[paged].budget),
-        "bus": f"PCIe {PCIE[gpu]}.0 ×16, nominally {format_bytes(runs[paged].bandwidth)}/s",
-        "optimizer states": f"{states}, of which {format_bytes(pages)} can page",
-        "tensors that page": f"{paging:,} of {count:,}: from {SMALLEST_PAGED:,} elements on",
+        f"room on {gpu}": format_bytes(shown.budget),
+        "bus": bus,
+        "optimizer states": f"{states}, of which {pages} can page",
+        "tensors that page": f"{paging_count:,} of {count:,}: {least}",
         "longest text": f"{_tokens(fits[False])}, with paging {_tokens(fits[True])}",
     }
-    return figures.memory_timeline(runs[paged]), listed(lines, 19)
+    return figures.memory_timeline(shown), listed(lines, 19)
 
 
 def _tokens(count: int) -> str:
@@ -540,3 +595,110 @@ def _outcome(run: Run) -> str:
     if run.moved:
         return f"runs; {format_bytes(run.moved)} moved in {run.seconds:.2f} s"
     return f"runs, up to {format_bytes(run.peak)}; nothing moves"
+
+
+# --- overhead of block constants ------------------------------------------------------------------
+
+BARE = {"7b": 7 * 10**9, "65b": 65 * 10**9}  # all weights count here, as in the slides and papers
+CODE_BITS = 4
+SMALL_BLOCKS = tuple(2**n for n in range(4, 13))  # bitsandbytes' sizes, and 16 to compare with
+MOST_CONSTANT_BITS, MOST_NESTED_BITS, MOST_NESTED_SIZE = 64, 16, 2**20
+
+
+@dataclass(frozen=True)
+class OverheadChoices:
+    """What a reader chooses in `overhead_explorer`.
+
+    Attributes:
+        model: A key of BARE, or a name of `memory.PRESETS`. Of a preset only the linear layers
+            count, because only they are quantized.
+        block_size: One of SMALL_BLOCKS.
+        constant_bits: Bits of a block's constant, before double quantization.
+        nested_bits: Bits of a quantized constant; ignored without double quantization.
+        nested_block_size: Constants in a block of their own; ignored without double quantization.
+        double_quant: Whether the constants are quantized too.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    model: str
+    block_size: int
+    constant_bits: int
+    nested_bits: int
+    nested_block_size: int
+    double_quant: bool
+
+    def __post_init__(self) -> None:
+        check_choice("block size", self.block_size, SMALL_BLOCKS)
+        check_number("absmax bits", self.constant_bits, MOST_CONSTANT_BITS)
+        if self.double_quant:
+            check_number("nested bits", self.nested_bits, MOST_NESTED_BITS)
+            check_number("nested size", self.nested_block_size, MOST_NESTED_SIZE)
+
+    @property
+    def weights(self) -> int:
+        """How many weights are quantized."""
+        from course_utils.memory import ModelShape
+
+        return BARE.get(self.model) or ModelShape.preset(self.model).linear_parameters
+
+    def bits(self, block_size: int) -> dict[str, float]:
+        """Bits per weight of each part of the stored format, for blocks of this size."""
+        from course_utils.quantization import overhead_bits
+
+        if not self.double_quant:
+            constants = overhead_bits(block_size, False, self.constant_bits)
+            return {"codes": CODE_BITS, "constants": constants}
+        whole = block_size * self.nested_block_size
+        return {
+            "codes": CODE_BITS,
+            "constants": self.nested_bits / block_size,
+            "constants of constants": overhead_bits(whole, False, self.constant_bits),
+        }
+
+
+def overhead_explorer() -> widgets.VBox:
+    """Explore what the constants of blocks cost, with and without double quantization."""
+    from course_utils.memory import PRESETS
+
+    controls = {
+        "model": menu("model", [*BARE, *PRESETS]),
+        "block_size": menu("block size", SMALL_BLOCKS, 64),
+        "constant_bits": number("absmax bits", 32),
+        "nested_bits": number("nested bits", 8),
+        "nested_block_size": number("nested size", 256),
+        "double_quant": tick(DOUBLE, True),
+    }
+
+    nested = controls["nested_bits"], controls["nested_block_size"]
+    switch_off(nested, by=controls["double_quant"], when=lambda ticked: not ticked)
+    return explorer(controls, lambda **values: overhead_answer(OverheadChoices(**values)))
+
+
+def overhead_answer(choices: OverheadChoices) -> tuple[Picture, str]:
+    """Draw the bits per weight for each block size, and write them with the bytes of the model.
+
+    The code books are left out.
+    """
+    from course_utils import figures
+    from course_utils.quantization import overhead_bits
+
+    weights, block_size = choices.weights, choices.block_size
+    bits = choices.bits(block_size)
+    total = sum(bits.values())
+    plain = CODE_BITS + overhead_bits(block_size, False, choices.constant_bits)
+
+    def both(each: float) -> str:
+        return f"{each:<12.10g} {format_bytes(weights * each / 8)}"
+
+    lines = {
+        "weights in 4 bits": f"{weights:,}",
+        "bits per weight": f"{total:.10g}",
+        **{name: both(each) for name, each in bits.items()},
+        "all of it": format_bytes(weights * total / 8),
+        "without double quantization": both(plain),
+        "saved" if total <= plain else "costs": both(abs(plain - total)),
+    }
+    rows = {f"blocks of {size:,}": choices.bits(size) for size in SMALL_BLOCKS}
+    return figures.bits_per_weight(rows, f"blocks of {block_size:,}"), listed(lines, 28)

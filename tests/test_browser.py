@@ -67,7 +67,8 @@ MISTAKES = [*ZEROS, ("memory_explorer", "method", QLORA, "7b is a bare number of
 
 # An explorer with a fault of its own: it can't answer the number 2.
 BROKEN = """
-from course_utils.explorers import explorer, figures, number
+from course_utils import figures
+from course_utils.explorers import explorer, number
 
 def answer(number):
     return figures.lora_parameters(1, 1, number), str(1 / (number - 2))

@@ -2,10 +2,13 @@
 
 import html
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from course_utils import explorers
+from course_utils import explorers, notebooks
 from course_utils.explorers import (
     DISTRIBUTIONS,
     FORMATS,
@@ -13,6 +16,11 @@ from course_utils.explorers import (
     LORA_MODELS,
     MODULES,
     REAL_LAYER,
+    BinsChoices,
+    LoraChoices,
+    MemoryChoices,
+    OverheadChoices,
+    PagingChoices,
     bins_answer,
     bins_explorer,
     explorer,
@@ -28,6 +36,7 @@ from course_utils.explorers import (
 from course_utils.figures import Picture, lora_parameters, memory_timeline
 from course_utils.lora import count_lora_parameters
 from course_utils.memory import (
+    BLOCK_SIZES,
     GPUS,
     PRESETS,
     ModelShape,
@@ -35,11 +44,11 @@ from course_utils.memory import (
     largest,
     nf4_bytes,
 )
-from course_utils.memory.settings import BLOCK_SIZES
 from course_utils.paging import simulate
 from course_utils.quantization import overhead_bits
 from course_utils.units import format_bytes
 
+SOLUTIONS = Path(__file__).parents[1] / "solutions"
 SLIDE = {"model": FREE, "d_in": 1000, "d_out": 1000, "layers": 1, "rank": 8, "q_proj": True}
 ALL = dict.fromkeys(MODULES, True)
 
@@ -105,11 +114,21 @@ def test_fields_wait_until_a_value_is_complete():
     assert explorers.number("number", 4).continuous_update is False
 
 
+@pytest.mark.parametrize("solution", sorted(SOLUTIONS.glob("*/*.ipynb")), ids=lambda p: p.stem)
+def test_explorers_and_paging_import_while_an_assignment_withholds_its_modules(solution):
+    withheld = notebooks.load(solution)["metadata"]["qlora_course"]["withheld"]
+    others = {"course_utils.explorers", "course_utils.paging"} - set(withheld)
+    code = f"import sys; sys.modules.update(dict.fromkeys({withheld}))\n"
+    code += "".join(f"import {module}\n" for module in others)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 # --- LoRA: the pure function ----------------------------------------------------------------------
 
 
 def test_the_slides_matrix():
-    picture, text = lora_answer(**SLIDE)
+    picture, text = lora_answer(LoraChoices(**SLIDE))
     assert "rank 8 trains 16,000, full fine-tuning 1,000,000; they are equal at rank 500" in str(
         picture
     )
@@ -120,7 +139,9 @@ def test_the_slides_matrix():
 
 
 def test_every_ticked_module_and_every_layer_counts():
-    _, text = lora_answer(**SLIDE | {"k_proj": True, "v_proj": True, "o_proj": False, "layers": 10})
+    _, text = lora_answer(
+        LoraChoices(**SLIDE | {"k_proj": True, "v_proj": True, "o_proj": False, "layers": 10})
+    )
     assert re.search(r"LoRA trains +480,000 parameters\n", text)
     assert re.search(r"adapters +30, in 10 layers\n", text)
 
@@ -128,14 +149,14 @@ def test_every_ticked_module_and_every_layer_counts():
 @pytest.mark.parametrize("model", LORA_MODELS)
 def test_a_model_agrees_with_the_memory_calculator(model):
     shape = ModelShape.preset(model)
-    _, text = lora_answer(**SLIDE | ALL | {"model": model, "layers": shape.layers})
+    _, text = lora_answer(LoraChoices(**SLIDE | ALL | {"model": model, "layers": shape.layers}))
     count = shape.adapter_parameters(8, "all-linear")
     assert f"{count:,} parameters" in text and f"{shape.linear_parameters:,} parameters" in text
     assert f"{count / shape.parameters:.2%} of {shape.parameters:,} parameters" in text
 
 
 def test_smollm2_trains_what_the_course_says():
-    _, text = lora_answer(**SLIDE | ALL | {"model": "smollm2-135m", "layers": 30})
+    _, text = lora_answer(LoraChoices(**SLIDE | ALL | {"model": "smollm2-135m", "layers": 30}))
     assert "2,442,240 parameters" in text and "1.82% of 134,515,008" in text
 
 
@@ -154,7 +175,7 @@ def test_smollm2_trains_what_the_course_says():
 )
 def test_bad_values_are_named(change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        lora_answer(**SLIDE | change)
+        lora_answer(LoraChoices(**SLIDE | change))
 
 
 # --- LoRA: the widgets ----------------------------------------------------------------------------
@@ -230,7 +251,7 @@ SEVEN_B = {
 
 
 def test_the_slides_112_gb():
-    picture, text = memory_answer(**SEVEN_B)
+    picture, text = memory_answer(MemoryChoices(**SEVEN_B))
     assert "112.00 GB (weights 14.00 GB, gradients 14.00 GB, optimizer 84.00 GB)" in picture.alt
     assert re.search(r"total +112.00 GB +104.31 GiB\n", text)
     assert re.search(r"a parameter of the model +16.00 B\n", text)
@@ -241,13 +262,13 @@ def test_the_slides_112_gb():
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_adapters_on_a_bare_number_are_answered_with_a_sentence(method):
     with pytest.raises(ValueError, match="7b is a bare number of parameters: .* choose a preset"):
-        memory_answer(**SEVEN_B | {"method": method})
+        memory_answer(MemoryChoices(**SEVEN_B | {"method": method}))
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
 @pytest.mark.parametrize("model", ["smollm2-135m", "llama-7b", "gpt2", "qwen2.5-7b"])
 def test_the_answer_is_the_calculators(model, method):
-    _, text = memory_answer(**SEVEN_B | {"model": model, "method": method})
+    _, text = memory_answer(MemoryChoices(**SEVEN_B | {"model": model, "method": method}))
     options = {
         "full": {},
         "lora": {"targets": "all-linear"},
@@ -263,7 +284,7 @@ def test_the_answer_is_the_calculators(model, method):
 
 @pytest.mark.parametrize("model", PRESETS)
 def test_every_model_can_be_chosen(model):
-    picture, _ = memory_answer(**SEVEN_B | {"model": model, "method": "qlora"})
+    picture, _ = memory_answer(MemoryChoices(**SEVEN_B | {"model": model, "method": "qlora"}))
     assert "QLoRA on an NF4 base" in picture.alt
 
 
@@ -280,17 +301,20 @@ def test_every_model_can_be_chosen(model):
 )
 def test_bad_values_for_memory_are_named(change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        memory_answer(**SEVEN_B | change)
+        memory_answer(MemoryChoices(**SEVEN_B | change))
 
 
 @pytest.mark.parametrize("gpu", GPUS)
 def test_the_picture_reaches_the_chosen_gpu(gpu):
     small = {"model": "smollm2-135m", "method": "qlora", "gpu": gpu}
-    assert f"{gpu} at " in memory_answer(**SEVEN_B | small)[0].alt
+    assert f"{gpu} at " in memory_answer(MemoryChoices(**SEVEN_B | small))[0].alt
 
 
 def test_a_rank_that_is_not_used_is_not_judged():
-    assert memory_answer(**SEVEN_B | {"rank": 0})[1] == memory_answer(**SEVEN_B)[1]
+    assert (
+        memory_answer(MemoryChoices(**SEVEN_B | {"rank": 0}))[1]
+        == memory_answer(MemoryChoices(**SEVEN_B))[1]
+    )
 
 
 # --- memory: the widgets --------------------------------------------------------------------------
@@ -339,7 +363,7 @@ BINS = {"form": "int", "bits": 4, "block_size": 64, "distribution": "normal"}
 
 
 def test_bins_of_int4():
-    picture, text = bins_answer(**BINS)
+    picture, text = bins_answer(BinsChoices(**BINS))
     assert re.search(r"squared error +1\.1[56]\d%", text)  # of normal numbers: 0.0116
     assert re.search(r"bits a number +4 \+ 0\.5 = 4\.5", text)
     assert "15 of 16 codes" in text
@@ -347,14 +371,14 @@ def test_bins_of_int4():
 
 
 def test_bins_of_nf4():
-    picture, text = bins_answer(**BINS | {"form": "nf"})
+    picture, text = bins_answer(BinsChoices(**BINS | {"form": "nf"}))
     assert re.search(r"squared error +0\.84\d%", text)
     assert re.search(r"information +3\.8[89]\d of 4 bits", text)
     assert "0.0805 to 0.2375 wide" in text and "NormalFloat, 4 bits" in picture.alt
 
 
 def error_of(**change):
-    _, text = bins_answer(**BINS | change)
+    _, text = bins_answer(BinsChoices(**BINS | change))
     return float(re.search(r"squared error +([\d.]+)%", text)[1])
 
 
@@ -377,14 +401,16 @@ def test_more_bits_and_smaller_blocks_cost_less_error():
 def test_floats_have_4_bits_whatever_is_typed():
     for form in ("fp4", "ocp"):
         assert (
-            bins_answer(**BINS | {"form": form, "bits": 2})[1]
-            == (bins_answer(**BINS | {"form": form})[1])
+            bins_answer(BinsChoices(**BINS | {"form": form, "bits": 2}))[1]
+            == (bins_answer(BinsChoices(**BINS | {"form": form}))[1])
         )
 
 
 def test_a_real_layer_comes_with_its_caveat():
-    assert "the error is biased" in bins_answer(**BINS | {"distribution": REAL_LAYER})[1]
-    assert "biased" not in bins_answer(**BINS)[1]
+    assert (
+        "the error is biased" in bins_answer(BinsChoices(**BINS | {"distribution": REAL_LAYER}))[1]
+    )
+    assert "biased" not in bins_answer(BinsChoices(**BINS))[1]
 
 
 @pytest.mark.parametrize(
@@ -398,7 +424,7 @@ def test_a_real_layer_comes_with_its_caveat():
 )
 def test_bad_values_for_bins_are_named(change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        bins_answer(**BINS | change)
+        bins_answer(BinsChoices(**BINS | change))
 
 
 def test_bins_explorer_follows_every_control():
@@ -428,25 +454,27 @@ EIGHT_B = {
 
 
 def test_a_long_mini_batch_runs_out_of_memory_and_paging_helps():
-    picture, text = paging_answer(**EIGHT_B)
+    picture, text = paging_answer(PagingChoices(**EIGHT_B))
     assert "Out of memory in step 3 at the loss: 16.23 GB asked for." in picture.alt
     fails, runs = "out of memory in step 3: 16.23 GB", "runs; 2.27 GB moved in 0.14 s"
     assert re.match(rf"paging off \(shown\) +{fails}\npaging on +{runs}\n", text)
     assert re.search(r"room on T4 +15.10 GB\nbus +PCIe 3.0 ×16, nominally 15.75 GB/s\n", text)
     assert re.search(r"optimizer states +1.34 GB, of which 1.31 GB can page\n", text)
     assert re.search(r"tensors that page +384 of 448: from 100,000 elements on", text)
-    paged, other = paging_answer(**EIGHT_B | {"paged": True})
+    paged, other = paging_answer(PagingChoices(**EIGHT_B | {"paged": True}))
     assert "Out of memory" not in paged.alt and "2.27 GB moved" in paged.alt
     assert re.match(rf"paging on \(shown\) +{runs}\npaging off +{fails}\n", other)
 
 
 def test_the_longest_text_is_really_the_longest():
-    _, text = paging_answer(**EIGHT_B)
+    _, text = paging_answer(PagingChoices(**EIGHT_B))
     said = re.search(r"longest text +([\d,]+) tokens, with paging ([\d,]+) tokens$", text)
     off, on = (int(number.replace(",", "")) for number in said.groups())
     for paged, most in ((False, off), (True, on)):
         for tokens, outcome in ((most, False), (most + 1, True)):
-            picture, _ = paging_answer(**EIGHT_B | {"longest": tokens, "paged": paged})
+            picture, _ = paging_answer(
+                PagingChoices(**EIGHT_B | {"longest": tokens, "paged": paged})
+            )
             assert ("Out of memory" in picture.alt) == outcome
 
 
@@ -454,7 +482,7 @@ def test_the_longest_text_is_really_the_longest():
 @pytest.mark.parametrize("paged", [False, True])
 def test_the_timeline_is_the_simulators(method, paged):
     picture, _ = paging_answer(
-        **EIGHT_B | {"model": "tinyllama-1.1b", "method": method, "paged": paged}
+        PagingChoices(**EIGHT_B | {"model": "tinyllama-1.1b", "method": method, "paged": paged})
     )
     options = {
         "full": {"recipe": "fp32"},
@@ -468,9 +496,9 @@ def test_the_timeline_is_the_simulators(method, paged):
 
 def test_no_text_at_all_is_called_none():
     options = EIGHT_B | {"model": "smollm2-1.7b", "method": "full"}
-    _, text = paging_answer(**options)
+    _, text = paging_answer(PagingChoices(**options))
     assert re.search(r"longest text +none, with paging 2,945 tokens$", text)
-    _, text = paging_answer(**options | {"model": "llama-7b"})
+    _, text = paging_answer(PagingChoices(**options | {"model": "llama-7b"}))
     assert re.search(r"longest text +none, with paging none$", text)
 
 
@@ -479,12 +507,12 @@ def test_no_text_at_all_is_called_none():
     [("T4", "3.0 ×16, nominally 15.75"), ("A100-80", "4.0 ×16, nominally 31.51"), ("H100", "5.0")],
 )
 def test_the_bus_is_the_gpus_own(gpu, bus):
-    _, text = paging_answer(**EIGHT_B | {"gpu": gpu})
+    _, text = paging_answer(PagingChoices(**EIGHT_B | {"gpu": gpu}))
     assert f"PCIe {bus}" in text
 
 
 def test_nothing_pages_at_rank_8_of_llama():
-    _, text = paging_answer(**EIGHT_B | {"model": "llama-7b", "rank": 8})
+    _, text = paging_answer(PagingChoices(**EIGHT_B | {"model": "llama-7b", "rank": 8}))
     assert "159.91 MB, of which 0 B can page" in text and "0 of 448" in text
 
 
@@ -500,7 +528,7 @@ def test_nothing_pages_at_rank_8_of_llama():
 )
 def test_bad_values_for_paging_are_named(change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        paging_answer(**EIGHT_B | change)
+        paging_answer(PagingChoices(**EIGHT_B | change))
 
 
 # --- paging: the widgets --------------------------------------------------------------------------
@@ -540,7 +568,7 @@ OVERHEAD = {
 
 
 def test_half_a_bit_becomes_an_eighth():
-    picture, text = overhead_answer(**OVERHEAD)
+    picture, text = overhead_answer(OverheadChoices(**OVERHEAD))
     assert "blocks of 64 4.126953125;" in picture.alt and "Marked: blocks of 64." in picture.alt
     assert re.search(r"bits per weight +4\.126953125\n", text)
     assert re.search(r"codes +4 +3\.50 GB\n", text)
@@ -550,7 +578,7 @@ def test_half_a_bit_becomes_an_eighth():
 
 
 def test_3_gb_of_a_65b_model_are_saved():
-    _, text = overhead_answer(**OVERHEAD | {"model": "65b"})
+    _, text = overhead_answer(OverheadChoices(**OVERHEAD | {"model": "65b"}))
     assert re.search(r"all of it +33\.53 GB\n", text)
     assert re.search(r"saved +0\.373046875 +3\.03 GB$", text)
 
@@ -559,7 +587,7 @@ def test_3_gb_of_a_65b_model_are_saved():
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
 def test_overhead_agrees_with_the_memory_calculator(block_size, double_quant):
     change = {"block_size": block_size, "double_quant": double_quant}
-    picture, text = overhead_answer(**OVERHEAD | change)
+    picture, text = overhead_answer(OverheadChoices(**OVERHEAD | change))
     stored = nf4_bytes(7 * 10**9, **change)
     total = stored["codes"] + stored["constants"]
     assert re.search(rf"all of it +{re.escape(format_bytes(total))}\n", text)
@@ -568,7 +596,7 @@ def test_overhead_agrees_with_the_memory_calculator(block_size, double_quant):
 
 
 def test_blocks_of_16_stand_beside_those_of_bitsandbytes():
-    picture, text = overhead_answer(**OVERHEAD | {"block_size": 16})
+    picture, text = overhead_answer(OverheadChoices(**OVERHEAD | {"block_size": 16}))
     assert re.search(r"bits per weight +4\.5078125\n", text)
     for size in (16, *BLOCK_SIZES):
         assert f"blocks of {size:,} {4 + overhead_bits(size, True):.10g}" in picture.alt
@@ -576,7 +604,7 @@ def test_blocks_of_16_stand_beside_those_of_bitsandbytes():
 
 
 def test_quantizing_small_constants_costs_bits():
-    _, text = overhead_answer(**OVERHEAD | {"constant_bits": 1, "nested_bits": 16})
+    _, text = overhead_answer(OverheadChoices(**OVERHEAD | {"constant_bits": 1, "nested_bits": 16}))
     cost = 16 / 64 + 1 / (64 * 256) - 1 / 64
     assert text.endswith(f"costs{'':24}{cost:<12.10g} {format_bytes(7e9 * cost / 8)}")
     assert "saved" not in text
@@ -584,13 +612,13 @@ def test_quantizing_small_constants_costs_bits():
 
 @pytest.mark.parametrize("model", PRESETS)
 def test_of_a_model_the_linear_layers_are_quantized(model):
-    _, text = overhead_answer(**OVERHEAD | {"model": model})
+    _, text = overhead_answer(OverheadChoices(**OVERHEAD | {"model": model}))
     assert f"weights in 4 bits            {ModelShape.preset(model).linear_parameters:,}\n" in text
 
 
 def test_constants_of_16_bits_cost_half():
     plain = OVERHEAD | {"constant_bits": 16, "double_quant": False}
-    _, text = overhead_answer(**plain)
+    _, text = overhead_answer(OverheadChoices(**plain))
     assert re.search(r"bits per weight +4\.25\n", text) and "constants of constants" not in text
 
 
@@ -606,13 +634,15 @@ def test_constants_of_16_bits_cost_half():
 )
 def test_bad_values_for_overhead_are_named(change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        overhead_answer(**OVERHEAD | change)
+        overhead_answer(OverheadChoices(**OVERHEAD | change))
 
 
 def test_nested_values_do_not_matter_without_double_quantization():
     plain = OVERHEAD | {"double_quant": False}
     other = plain | {"nested_bits": 0, "nested_block_size": 0}
-    assert overhead_answer(**other)[1] == overhead_answer(**plain)[1]
+    assert (
+        overhead_answer(OverheadChoices(**other))[1] == overhead_answer(OverheadChoices(**plain))[1]
+    )
 
 
 def test_overhead_explorer_follows_every_control():
