@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from course_utils.memory import ModelShape
     from course_utils.paging import Run
 
-NUMBERS_LOOK = "font-family: monospace; line-height: 1.3"  # Voila spreads the lines otherwise
+# Without it Voila spreads the lines.
+NUMBERS_LOOK = "font-family: monospace; line-height: 1.3"
 
 
 def explorer(
@@ -131,8 +132,10 @@ LORA_MODELS = (
     *("smollm2-135m", "smollm2-1.7b", "qwen2.5-7b", "llama-7b", "mistral-7b", "llama-3.1-8b"),
     *("llama-13b", "llama-33b", "llama-65b"),
 )
-WIDEST, MOST_LAYERS = 1_000_000, 1000  # of a free shape
-BYTES = 16  # of a trainable parameter: adapters 4 + 4 + 8, full in mixed precision 2 + 2 + 12
+# The limits of a free shape.
+WIDEST, MOST_LAYERS = 1_000_000, 1000
+# Of a trainable parameter: adapters 4 + 4 + 8, full fine-tuning in mixed precision 2 + 2 + 12.
+BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -209,7 +212,8 @@ def lora_explorer() -> widgets.VBox:
 
     shape = controls["d_in"], controls["d_out"]
     switch_off(shape, by=controls["model"], when=lambda model: model != FREE)
-    controls["model"].observe(follow_model, names="value")  # first, so that the answer fits it
+    # This observer comes before those of the answer, so that the answer sees the new layers.
+    controls["model"].observe(follow_model, names="value")
     return explorer(controls, lambda **values: lora_answer(LoraChoices(**values)))
 
 
@@ -247,9 +251,12 @@ FORMATS = {
     "ocp": "FP4, OCP (E2M1)",
     "lloyd": "least error (Lloyd)",
 }
-FOUR_BITS = ("fp4", "ocp")  # these formats have 4 bits, whatever is chosen
-NUMBERS = 2**16  # of a distribution
-SIZES = [2**n for n in range(4, 17)]  # of blocks; with the last size all numbers are one block
+# These formats have 4 bits, whatever is chosen.
+FOUR_BITS = ("fp4", "ocp")
+# How many numbers of a distribution are quantized.
+NUMBERS = 2**16
+# Sizes of blocks; with the last one all numbers are one block.
+SIZES = [2**n for n in range(4, 17)]
 REAL = "model.layers.15.mlp.up_proj.weight"
 REAL_LAYER = "a real layer"
 DISTRIBUTIONS = ("normal", "uniform", "heavy tails", REAL_LAYER)
@@ -354,14 +361,16 @@ def _numbers(distribution: str) -> Tensor:
     if distribution == "uniform":
         return 2 * torch.rand(NUMBERS, generator=g) - 1
     x = torch.randn(NUMBERS, generator=g)
-    if distribution == "heavy tails":  # Student's t with 4 degrees of freedom
+    # Student's t with 4 degrees of freedom.
+    if distribution == "heavy tails":
         x /= torch.randn(4, NUMBERS, generator=g).square().mean(0).sqrt()
     return x
 
 
 # --- a training step: memory and paging -----------------------------------------------------------
 
-SLIDE = "7b"  # the slide's seven billion parameters, of which nothing else is known
+# The slide's seven billion parameters, of which nothing else is known.
+SLIDE = "7b"
 METHODS = {
     "full": "full fine-tuning",
     "lora": "LoRA on a 16-bit base",
@@ -599,9 +608,11 @@ def _outcome(run: Run) -> str:
 
 # --- overhead of block constants ------------------------------------------------------------------
 
-BARE = {"7b": 7 * 10**9, "65b": 65 * 10**9}  # all weights count here, as in the slides and papers
+# Here all weights are quantized, as the slides and the papers count.
+BARE = {"7b": 7 * 10**9, "65b": 65 * 10**9}
 CODE_BITS = 4
-SMALL_BLOCKS = tuple(2**n for n in range(4, 13))  # bitsandbytes' sizes, and 16 to compare with
+# The sizes of bitsandbytes, and 16 to compare with.
+SMALL_BLOCKS = tuple(2**n for n in range(4, 13))
 MOST_CONSTANT_BITS, MOST_NESTED_BITS, MOST_NESTED_SIZE = 64, 16, 2**20
 
 

@@ -53,8 +53,10 @@ __all__ = [
     "simulate",
 ]
 
-PAGE = 2 * MiB  # the largest piece that CUDA's unified memory moves at once
-PAGES = "pages"  # the group of paged optimizer states, beside those of `memory.GROUPS`
+# The largest piece that CUDA's unified memory moves at once.
+PAGE = 2 * MiB
+# The group of paged optimizer states, beside the groups of `memory.GROUPS`.
+PAGES = "pages"
 
 # The PCIe generation of each of `memory.GPUS`, with 16 lanes (NVIDIA's data sheets).
 PCIE = {"T4": 3, "RTX 4090": 4, "A100-40": 4, "A100-80": 4, "H100": 5}
@@ -425,8 +427,9 @@ def simulate(
     if not isinstance(lengths, Iterable) or not lengths or "sequence_length" in options:
         raise ValueError("lengths gives the sequence_length of each step, and of at least one")
     lengths = tuple(positive("a length", length) for length in lengths)
+    where = gpu if isinstance(gpu, str) else "the GPU"
     if bandwidth is None:
-        bandwidth = pcie_x16(PCIE.get(gpu, 3))
+        bandwidth = pcie_x16(PCIE.get(where, 3))
     if not isinstance(bandwidth, Real) or not bandwidth > 0:
         raise ValueError(f"bandwidth must be a number above 0 B/s, got {bandwidth!r}")
     plan = _plan(model, method, options | {"sequence_length": max(lengths)})
@@ -435,7 +438,7 @@ def simulate(
     return Run(
         model=plan.shape.name,
         method=method,
-        gpu=gpu if isinstance(gpu, str) else "the GPU",
+        gpu=where,
         lengths=lengths,
         moments_per_step=len(steps[0]),
         budget=unified.budget,
@@ -494,7 +497,8 @@ def longest_text(
 
     def fits(tokens: int) -> bool:
         fixed = [moment.fixed for moment in _moments(plan, tokens)]
-        return max(*fixed, fixed[-1] + page) <= budget  # the update is the last
+        # The last moment is the update.
+        return max(*fixed, fixed[-1] + page) <= budget
 
     return memory.largest_number(fits, plan.shape.positions or memory.MOST)
 
@@ -514,7 +518,8 @@ def _update(unified: UnifiedMemory, plan: Plan, step: int) -> None:
         numbers = (page for size in _paged_states(plan) for page in unified.allocate(size))
     for number in numbers:
         page = unified.touch(number)
-        page.value = 0.9 * page.value + 0.1 * step * (number + 1)  # stands for Adam's moments
+        # A moving average, like Adam's moments.
+        page.value = 0.9 * page.value + 0.1 * step * (number + 1)
 
 
 def _event(

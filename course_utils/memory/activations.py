@@ -28,8 +28,10 @@ from course_utils.memory.settings import DTYPE_BYTES
 CROSS_ENTROPY, WEIGHTS, AUTOGRAD = "cross entropy", "gradients of weights", "autograd"
 PEFT, AUTOCAST = "peft's LoRA layer", "torch.autocast"
 
-RESIDUAL = "gradient of the residual stream"  # all that is left between two layers' backward passes
-SOURCES = ("first norm", "attention", "second norm", "MLP")  # of the inputs of linear layers
+# Only this gradient is alive between the backward passes of two layers.
+RESIDUAL = "gradient of the residual stream"
+# The tensors that linear layers read, in the order of a layer.
+SOURCES = ("first norm", "attention", "second norm", "MLP")
 
 
 def saved_lines(plan: Plan) -> Iterator[Line]:
@@ -162,7 +164,8 @@ def _norm(plan: Plan, what: str) -> Line:
     settings, t, h = plan.settings, plan.tokens, plan.shape.hidden
     stream = settings.stream_bytes
     if plan.shape.norm == "layer":
-        two = 4 if stream == 2 and settings.device == "cpu" else 8  # in 16 bits on a CPU
+        # Mean and deviation have 16 bits on a CPU if the stream has, otherwise 32.
+        two = 4 if stream == 2 and settings.device == "cpu" else 8
         formula = f"{t} × ({h} × {stream} + mean and deviation)"
         return _line(what, t * (h * stream + two), formula, "LayerNorm")
     each = 4 + (stream if settings.trains_weights else 0)
@@ -190,8 +193,9 @@ def _attention(plan: Plan) -> Iterator[Line]:
     formula = f"3 × {t} × {query} × {v}"
     yield _line("queries, keys, values", 3 * t * query * v, formula, "eager attention")
     widened = settings.stream_bytes == 4 or (settings.autocast and settings.device == "cuda")
-    narrow = shape.family == "gpt2" and not widened  # then its softmax stays in 16 bits
-    each = v if v == 4 or narrow else 4 + v  # in float32, and a 16-bit copy
+    # The softmax of GPT-2 stays in 16 bits; other models save float32 and a 16-bit copy.
+    narrow = shape.family == "gpt2" and not widened
+    each = v if v == 4 or narrow else 4 + v
     formula = f"{t} × {settings.sequence_length} × {shape.heads} heads × {each}"
     yield _line("attention scores", plan.scores * each, formula, "eager attention")
 
@@ -207,9 +211,11 @@ def _inputs(plan: Plan, source: str) -> Iterator[Line]:
 def _weight_inputs(plan: Plan, source: str) -> Iterator[Line]:
     settings, t, names = plan.settings, plan.tokens, plan.readers[source]
     if source == "attention" and settings.attention == "sdpa":
-        return  # saved with queries, keys and values
+        # Fused attention has saved its result with the queries, keys and values.
+        return
     width, each, copies = plan.layers[names[0]][0], settings.value_bytes, 1
-    if source.endswith("norm"):  # under autocast each reader casts it anew
+    # Under autocast each reader makes its own 16-bit copy.
+    if source.endswith("norm"):
         each, copies = (2, len(names)) if settings.autocast else (settings.stream_bytes, 1)
     formula = f"{copies} × {t} × {width} × {each}"
     yield _line(f"input from {source}", copies * t * width * each, formula, WEIGHTS)
@@ -248,7 +254,8 @@ def _unsaved(plan: Plan) -> int:
 def _unsaved_mlp_tensors(plan: Plan) -> int:
     """How many tensors of the MLP's width the first layer doesn't save."""
     trained = [name in plan.adapted for name in plan.readers["second norm"]]
-    if plan.shape.gated:  # a product saves each factor for the other's gradient
+    # A product saves each factor for the gradient of the other factor.
+    if plan.shape.gated:
         gate, up = trained
         return 2 * (not gate) + (not up)
     return 0 if all(trained) else _activation(plan)[0]
@@ -262,12 +269,14 @@ def _unsaved_attention(plan: Plan) -> int:
         return total_bytes(_attention(plan))
     if settings.attention == "sdpa" or all(trained):
         return 0
-    q, k, v = trained  # each product of two saves one factor for the other's gradient
+    # Each product of two tensors saves one of them for the gradient of the other.
+    q, k, v = trained
     copy = plan.tokens * shape.query_width * settings.attention_bytes
     unsaved = copy * ((not q) + (not k) + (not q and not k))
     if settings.attention_bytes == 4:
         return unsaved
-    scores = 2 * (not v) + 4 * (not q and not k)  # 16-bit copy, float32 softmax
+    # The 16-bit copy of the scores has 2 B, the softmax in float32 has 4 B.
+    scores = 2 * (not v) + 4 * (not q and not k)
     return unsaved + scores * plan.scores
 
 
@@ -302,7 +311,8 @@ def _around_backward(plan: Plan) -> Iterator[Line]:
         adapters = plan.adapter_weights
         copies = f"{adapters:,} × 2"
         yield _line("16-bit copies of its adapters", 2 * adapters, copies, AUTOCAST)
-    if plan.shape.norm == "layer" or stream == 4:  # else the first norm saves a float32 copy
+    # In these cases the first norm saves the stored input itself, not a float32 copy.
+    if plan.shape.norm == "layer" or stream == 4:
         yield _line("less: the stored input", -size, formula, "what the first norm saves")
 
 
@@ -313,7 +323,8 @@ def _mlp_forward(plan: Plan) -> Iterator[Line]:
         each = settings.adapter_bytes
         formula = f"2 × {t} × {wide} × {each}"
         yield _line("B's result, and the same scaled", 2 * t * wide * each, formula, PEFT)
-    if settings.stream_bytes == 2:  # autograd saves a float32 copy of them
+    # Autograd saves float32 copies of both.
+    if settings.stream_bytes == 2:
         yield _line("residual and norm", 4 * t * h, f"2 × {t} × {h} × 2", "RMSNorm")
 
 
@@ -326,7 +337,8 @@ def _mlp_backward(plan: Plan) -> Iterator[Line]:
         yield from _weight_gradients(plan, [last])
         yield from _recast(plan, plan.layer_weights - last)
     product = shape.gated or shape.activation == "gelu_new"
-    inner = 3 if product else 2  # the gradient of a product beside the gradients of its factors
+    # The gradient of a product is alive beside the gradients of its two factors.
+    inner = 3 if product else 2
     formula = f"{inner} × {t} × {wide} × {v}"
     gradients = [_line("gradients in the MLP", inner * t * wide * v, formula, AUTOGRAD)]
     dequantized = list(_dequantized(plan)) if settings.method == "qlora" else []
@@ -350,7 +362,8 @@ def _attention_backward(plan: Plan) -> Iterator[Line]:
     settings = plan.settings
     if settings.trains_weights:
         sizes = list(plan.sizes.values())
-        first = len(plan.readers["first norm"])  # queries, keys and values are yet to come
+        # The gradients of q_proj, k_proj and v_proj come later.
+        first = len(plan.readers["first norm"])
         yield from _weight_gradients(plan, sizes[first:])
         yield from _recast(plan, sum(sizes[:first]))
     if settings.attention == "eager":
@@ -368,7 +381,8 @@ def _eager_backward(plan: Plan) -> Iterator[Line]:
     settings, scores, v = plan.settings, plan.scores, plan.settings.attention_bytes
     yield from _attention_inner(plan)
     pairs = f"{plan.tokens} × {settings.sequence_length} × {plan.shape.heads} heads"
-    if v == 2:  # v has made room for its gradient
+    # The 16-bit scores are freed once the gradient of the values is computed.
+    if v == 2:
         yield _line("less: 16-bit scores", -2 * scores, f"{pairs} × 2", AUTOGRAD)
     fused = settings.device == "cuda" and settings.product_dtype == "float16"
     # CUDA's softmax reads and returns float16 directly, and its backward makes gradient × softmax.

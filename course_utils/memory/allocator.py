@@ -18,11 +18,16 @@ from dataclasses import dataclass, field
 
 from course_utils.units import MiB
 
-ROUND = 512  # every size is a multiple of this (kMinBlockSize)
-SMALL = MiB  # a tensor up to this size shares a segment with other small ones (kSmallSize)
-SMALL_SEGMENT, LARGE_SEGMENT = 2 * MiB, 20 * MiB  # asked of the driver (kSmallBuffer, kLargeBuffer)
-OWN_SEGMENT = 10 * MiB  # a tensor from this size on gets a segment of its own (kMinLargeAlloc) …
-OWN_ROUND = 2 * MiB  # … whose size is a multiple of this (kRoundLarge)
+# Every size is a multiple of this (kMinBlockSize).
+ROUND = 512
+# A tensor up to this size shares a segment with other small ones (kSmallSize).
+SMALL = MiB
+# The sizes that are asked of the driver (kSmallBuffer, kLargeBuffer).
+SMALL_SEGMENT, LARGE_SEGMENT = 2 * MiB, 20 * MiB
+# A tensor from this size on gets a segment of its own (kMinLargeAlloc), in multiples of the
+# second size (kRoundLarge).
+OWN_SEGMENT = 10 * MiB
+OWN_ROUND = 2 * MiB
 
 
 def rounded(size: int) -> int:

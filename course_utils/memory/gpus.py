@@ -14,7 +14,8 @@ GPUS = {
     "A100-80": int(79.15 * GiB),
     "H100": int(79.10 * GiB),
 }
-RESERVE = GiB // 2  # B of a card that the CUDA context and the driver take, about
+# About so many bytes of a card go to the CUDA context and the driver.
+RESERVE = GiB // 2
 
 
 def usable_bytes(gpu: str | int) -> int:

@@ -11,7 +11,8 @@ from course_utils.memory.settings import DTYPE_BYTES
 from course_utils.memory.shapes import PRESETS, ModelShape
 from course_utils.validation import positive
 
-MOST = 2**24  # the search for a batch, sequence or rank ends here
+# The search for a batch, sequence or rank ends here.
+MOST = 2**24
 
 
 def kv_cache_bytes(
@@ -90,7 +91,8 @@ def _largest_model(budget: int, model: Any, method: str, options: dict[str, Any]
     targets = options["targets"]
     shapes = [ModelShape.preset(name) for name in PRESETS]
     able = [shape for shape in shapes if method == "full" or _has_targets(shape, targets)]
-    able = able or shapes  # then `estimate` raises the error that lists the layers
+    # If no preset has these layers, `estimate` raises the error that lists what there is.
+    able = able or shapes
     fitting = [shape for shape in able if estimate(shape, method, **options).total <= budget]
     return max(fitting, key=lambda shape: shape.parameters).name if fitting else None
 

@@ -9,17 +9,18 @@ from typing import Any
 from course_utils.validation import names_of, positive
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)  # those of bitsandbytes
+# The block sizes of bitsandbytes.
+BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 # Stage → the parts that it divides among the GPUs (ZeRO, section 5; "fsdp" divides like "zero3").
-SHARDED = {
+SHARDED: dict[str | None, tuple[str, ...]] = {
+    None: (),
     "zero1": ("optimizer",),
     "zero2": ("optimizer", "gradients"),
     "zero3": ("optimizer", "gradients", "weights"),
     "fsdp": ("optimizer", "gradients", "weights"),
 }
-STAGES = tuple(SHARDED)
-SHARDINGS = (None, *STAGES)
+SHARDINGS = tuple(SHARDED)
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,10 @@ class Optimizer:
 
 
 OPTIMIZERS = {
-    "adamw": Optimizer(2),  # fused, the default of transformers' Trainer
-    "adamw_foreach": Optimizer(2, scratch=1),  # torch.optim.AdamW's default: the roots of all v
+    # The fused AdamW, the default of transformers' Trainer.
+    "adamw": Optimizer(2),
+    # The default of torch.optim.AdamW, which makes a tensor of the roots of all v.
+    "adamw_foreach": Optimizer(2, scratch=1),
     "adamw8bit": Optimizer(2, eight_bit=True),
     "paged_adamw": Optimizer(2, paged=True),
     "paged_adamw8bit": Optimizer(2, eight_bit=True, paged=True),
@@ -163,6 +166,10 @@ class Settings:
     def trains_weights(self) -> bool:
         """Whether the model's own weights are trained, rather than adapters."""
         return self.method == "full"
+
+    def shards(self, part: str) -> bool:
+        """Whether each GPU stores only its share of "optimizer", "gradients" or "weights"."""
+        return self.gpus > 1 and part in SHARDED[self.sharding]
 
     @property
     def precision(self) -> Precision:

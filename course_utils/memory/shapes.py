@@ -312,15 +312,18 @@ def _from_hub(name: str) -> Path:
     if isinstance(cached, str):
         return Path(cached)
     try:
-        HfApi().model_info(name, timeout=HUB_TIMEOUT)  # the next line would try again and again
+        # Ask once with a time-out, because the download would try again and again.
+        HfApi().model_info(name, timeout=HUB_TIMEOUT)
         return Path(hf_hub_download(name, "config.json"))
-    except Exception as error:  # httpx's, OSError, huggingface_hub's: they share no other base
+    # The errors of httpx, of huggingface_hub and OSError share no other base.
+    except Exception as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise ValueError(f"no config of {name} from the hub: {reason}") from None
 
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
-_CAUSAL = ("ForCausalLM", "LMHeadModel")  # how transformers names a model that predicts tokens
+# The class names that transformers gives to models that predict the next token.
+_CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 
 def _unsupported(values: Mapping[str, Any]) -> str | None:
@@ -390,8 +393,10 @@ class _Config:
         return value
 
 
-FUSED = ("silu", "gelu", "gelu_pytorch_tanh")  # one operation of PyTorch: its input is saved
-ACTIVATIONS = (*FUSED, "gelu_new")  # the last is a formula of several operations
+# Each of these is one operation of PyTorch, which saves its input.
+FUSED = ("silu", "gelu", "gelu_pytorch_tanh")
+# The last one is a formula of several operations.
+ACTIVATIONS = (*FUSED, "gelu_new")
 
 
 def _rotary(config: _Config, kv_heads: int | None = None, head_dim: int | None = None):

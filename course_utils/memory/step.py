@@ -26,7 +26,7 @@ from course_utils.memory.activations import (
 from course_utils.memory.allocator import fresh_block
 from course_utils.memory.lines import Line, total_bytes
 from course_utils.memory.plan import Plan
-from course_utils.memory.settings import OPTIMIZERS, SHARDED
+from course_utils.memory.settings import OPTIMIZERS
 from course_utils.memory.weights import (
     paged_states,
     shared,
@@ -38,9 +38,12 @@ from course_utils.memory.weights import (
 
 PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "transient")
 LOGITS, WORK, REST = "logits and loss", "a layer at work", "CUDA and the rest"
-GROUPS = (*PARTS[:-1], LOGITS, WORK, REST)  # of what is alive at the peak
-LOSS, UPDATE = "the loss", "the update"  # moments of a step
-CUBLAS_WORKSPACE = 2 * 4096 * 1024 + 8 * 16 * 1024  # B; PyTorch's default below Hopper
+# The groups of what is alive at the peak.
+GROUPS = (*PARTS[:-1], LOGITS, WORK, REST)
+# Two moments of a step.
+LOSS, UPDATE = "the loss", "the update"
+# Bytes; the default of PyTorch on GPUs before Hopper.
+CUBLAS_WORKSPACE = 2 * 4096 * 1024 + 8 * 16 * 1024
 
 
 @dataclass(frozen=True)
@@ -152,16 +155,17 @@ class Step:
     def backward(self, layer: int) -> Moment:
         """A layer at work; the layers above it are done."""
         checkpointing = self.plan.settings.gradient_checkpointing
-        stored = layer + 1 if checkpointing else layer  # without it, the layer's own are its work
+        # Without checkpointing what the layer itself saved is part of its work.
+        stored = layer + 1 if checkpointing else layer
         parts = {"activations": self._stored(stored), "gradients": self._gradients(layer)}
-        name = f"{self._called(layer)}'s backward"
+        name = f"{self._layer_name(layer)}'s backward"
         return self._moment(name, [*self._output, *self._work], **parts)
 
     def between(self, layer: int) -> Moment:
         """This layer is done, and the one below it has not begun."""
         stream = [line for line in self._work if line.what.endswith(RESIDUAL)]
         parts = {"activations": self._stored(layer), "gradients": self._gradients(layer - 1)}
-        name = f"after {self._called(layer)}'s backward"
+        name = f"after {self._layer_name(layer)}'s backward"
         return self._moment(name, [*self._output, *stream], **parts)
 
     def update(self) -> Moment:
@@ -221,7 +225,7 @@ class Step:
         total = self.size["gradients"]
         return max(self._held["gradients"], _gradients_above(self.plan, total, layer))
 
-    def _called(self, layer: int) -> str:
+    def _layer_name(self, layer: int) -> str:
         if layer == self.plan.shape.layers - 1:
             return "the last layer"
         return f"layer {layer + 1}" if layer else "the first layer"
@@ -238,7 +242,7 @@ def _constant_lines(plan: Plan) -> Iterator[Line]:
     """What is alive throughout a step besides the parts."""
     if plan.settings.gradient_checkpointing:
         yield from _inputs_of_recomputation(plan)
-    if "weights" in SHARDED.get(plan.settings.sharding, ()) and plan.settings.gpus > 1:
+    if plan.settings.shards("weights"):
         yield _gathered_layers(plan)
     if plan.settings.device == "cuda":
         yield from _cuda_lines(plan)
@@ -290,7 +294,8 @@ def _logits(plan: Plan) -> Line:
 def _loss_copies(plan: Plan) -> Line:
     """The gradients of the loss and of the softmax; the softmax itself counts as saved."""
     full = 4 * plan.tokens * plan.shape.vocab
-    size = 3 * _block(plan, full) - full  # with what the saved softmax takes beyond its bytes
+    # The rounding of the saved softmax to a whole block counts here too.
+    size = 3 * _block(plan, full) - full
     formula = f"2 × {plan.tokens} tokens × {plan.shape.vocab} words × 4{_in_blocks(plan)}"
     return _line("gradients of logits", size, formula, "cross entropy")
 

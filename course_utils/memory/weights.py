@@ -10,23 +10,19 @@ from functools import lru_cache
 from course_utils.memory.allocator import CachingAllocator
 from course_utils.memory.lines import Line
 from course_utils.memory.plan import Plan
-from course_utils.memory.settings import (
-    BLOCK_SIZES,
-    DTYPE_BYTES,
-    OPTIMIZERS,
-    SHARDED,
-    Settings,
-)
+from course_utils.memory.settings import BLOCK_SIZES, DTYPE_BYTES, OPTIMIZERS, Settings
 from course_utils.memory.shapes import ModelShape
 from course_utils.validation import positive
 
-SMALLEST_8BIT = 4096  # smaller tensors keep float32 states (bitsandbytes: min_8bit_size)
-SMALLEST_PAGED = 100_000  # smaller tensors never page (bitsandbytes: get_state_buffer)
+# Smaller tensors have float32 states (bitsandbytes: min_8bit_size).
+SMALLEST_8BIT = 4096
+# Smaller tensors never page (bitsandbytes: get_state_buffer).
+SMALLEST_PAGED = 100_000
 
 
 def shared(line: Line, settings: Settings, part: str) -> Line:
     """Return a line as it is on one GPU: its share if ZeRO divides this part, rounded up."""
-    if part not in SHARDED.get(settings.sharding, ()) or settings.gpus == 1:
+    if not settings.shards(part):
         return line
     formula = f"({line.formula}) / {settings.gpus} GPUs"
     return replace(line, size=math.ceil(line.size / settings.gpus), formula=formula)
@@ -78,13 +74,15 @@ def _weights(plan: Plan, what: str, count: int, each: int, source: str) -> Line:
 def _nf4_weights(plan: Plan) -> Iterator[Line]:
     shape, settings = plan.shape, plan.settings
     if not shape.known:
-        shape.target_layers("all-linear")  # raises the error that names what is missing
+        # This raises the error that says what is missing.
+        shape.target_layers("all-linear")
     yield from _nf4_lines(plan)
     biases = shape.layers * shape.bias_parameters
     rest = shape.parameters - shape.layers * sum(plan.quantized.values()) - biases
     why = "float32 by peft's upcast" if settings.upcast else "16 bits"
     yield _weights(plan, "not quantized", rest, settings.base_bytes, why)
-    if biases:  # the first forward pass turns them into the compute dtype
+    # The first forward pass turns biases into the compute dtype.
+    if biases:
         narrow = DTYPE_BYTES[settings.compute_dtype]
         yield _weights(plan, "biases", biases, narrow, "bitsandbytes")
 
@@ -120,7 +118,7 @@ def unsplit_rests(plan: Plan) -> int:
 def _unsplit_rests(
     shape: ModelShape, kept: frozenset[str], block_size: int, double_quant: bool, upcast: bool
 ) -> int:
-    """Load a model on paper, matrix by matrix; `kept` names the layers that stay in 16 bits.
+    """Simulate loading a model matrix by matrix; `kept` names the layers that stay in 16 bits.
 
     transformers loads one 16-bit matrix after another, in the order of their names, into a region
     that it has warmed up. bitsandbytes then allocates constants and codes, and the 16-bit matrix is
@@ -183,7 +181,8 @@ def state_lines(plan: Plan) -> Iterator[Line]:
     size, source = optimizer.states * one, "torch.optim"
     formula = f"{plan.trained:,} × {optimizer.states} × {settings.precision.state}"
     if optimizer.eight_bit:
-        size += 256 * 4 * optimizer.states  # each state has one map of 256 float32 values
+        # Each state has one map of 256 float32 values.
+        size += 256 * 4 * optimizer.states
         formula = "1 B and 4 B a block of 256, each state; float32 below 4,096 numbers"
         source = "bitsandbytes"
     line = Line("optimizer", f"states of {settings.optimizer}", size, formula, source)
@@ -213,4 +212,4 @@ def paged_states(plan: Plan) -> int:
     """Bytes of all optimizer states on one GPU that may move to CPU memory."""
     settings, states = plan.settings, OPTIMIZERS[plan.settings.optimizer].states
     one = sum(t.count * paged_bytes(t.elements, settings) for t in plan.trainable)
-    return math.ceil(states * one / (settings.gpus if settings.sharding else 1))
+    return math.ceil(states * one / (settings.gpus if settings.shards("optimizer") else 1))
