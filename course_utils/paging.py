@@ -63,7 +63,7 @@ PCIE = {"T4": 3, "RTX 4090": 4, "A100-40": 4, "A100-80": 4, "H100": 5}
 
 
 def pcie_x16(generation: int) -> float:
-    """Nominal bandwidth of 16 lanes of PCIe in each direction, in B/s.
+    """Return the nominal bandwidth of 16 lanes of PCIe in each direction, in B/s.
 
     A lane of PCIe 3 transfers 8 GT/s, and each later generation twice as many; 128 of 130 bits are
     data (PCI-SIG, PCI Express base specification).
@@ -294,7 +294,7 @@ class UnifiedMemory:
         self.moved_out += page.size
 
     def values(self) -> tuple[float, ...]:
-        """The contents of each page by number, wherever the page is."""
+        """Return the contents of each page by number, wherever the page is."""
         pages = self.in_cpu | self.on_gpu
         return tuple(pages[number].value for number in sorted(pages))
 

@@ -54,25 +54,25 @@ def saved_lines(plan: Plan) -> Iterator[Line]:
 
 
 def layers_saved(plan: Plan, layers: int) -> int:
-    """Bytes saved once the first `layers` layers have finished the forward pass."""
+    """Return the bytes saved once the first `layers` layers have finished the forward pass."""
     if plan.settings.gradient_checkpointing:
         return _layer_inputs(plan, layers) + saved_mask(plan)
     return total_bytes(_saved_by_layers(plan, layers))
 
 
 def layer_saved(plan: Plan) -> int:
-    """Bytes that one layer saves for its backward pass."""
+    """Return the bytes that one layer saves for its backward pass."""
     return total_bytes(_attention_half(plan)) + total_bytes(_mlp_half(plan))
 
 
 def saved_mask(plan: Plan) -> int:
-    """Bytes of the causal mask that checkpointing saves: an input of each of GPT-2's layers."""
+    """Return the bytes of the causal mask that checkpointing saves for the layers of GPT-2."""
     eager = plan.settings.attention == "eager"
     return causal_mask(plan) if plan.shape.family == "gpt2" and eager else 0
 
 
 def causal_mask(plan: Plan) -> int:
-    """Bytes of the mask that eager attention adds: batch × 1 × tokens × tokens."""
+    """Return the bytes of the mask that eager attention adds: batch × 1 × tokens × tokens."""
     return plan.tokens * plan.settings.sequence_length * plan.settings.stream_bytes
 
 
@@ -286,7 +286,7 @@ def _unsaved_attention(plan: Plan) -> int:
 def layer_backward(plan: Plan) -> list[Line]:
     """List what one layer needs at the widest point of its backward pass.
 
-    That is what the layer saved, and gradients. With checkpointing the layer is recomputed first;
+    The layer needs what it saved, and gradients. With checkpointing the layer is recomputed first;
     its stored input is not counted here.
     """
     saved = [*_attention_half(plan), *_mlp_inner(plan)]

@@ -31,12 +31,12 @@ OWN_ROUND = 2 * MiB
 
 
 def rounded(size: int) -> int:
-    """Bytes of a block for `size` bytes: the next multiple of 512."""
+    """Return the bytes of a block for `size` bytes: the next multiple of 512."""
     return max(ROUND, -(-size // ROUND) * ROUND)
 
 
 def fresh_block(size: int) -> int:
-    """Bytes that a tensor counts for if no cached block fits it and the driver is asked.
+    """Return the bytes that a tensor counts for if no cached block fits it and the driver is asked.
 
     >>> fresh_block(125 * MiB) == 126 * MiB  # a rest of 1 MiB is not split off
     True

@@ -76,7 +76,7 @@ class Estimate:
         return grouped(self.at_peak)
 
     def table(self) -> str:
-        """What is alive at the peak as plain text: each group in GB and GiB, and the total."""
+        """Write what is alive at the peak as plain text: each group, and the total, in GB and GiB."""
         rows = [(name, size) for name, size in self.groups.items() if size]
         lines = [
             f"{name:20}{format_bytes(size):>12}{format_bytes(size, binary=True):>14}"
@@ -85,7 +85,7 @@ class Estimate:
         return "\n".join([f"{self.shape.name}, {self.settings.method}: at {self.peak}", *lines])
 
     def fits(self, gpu: str | int) -> bool:
-        """Whether the peak fits a GPU beside what CUDA needs.
+        """Return whether the peak fits a GPU beside what CUDA needs.
 
         Args:
             gpu: A name of `GPUS`, or the card's bytes.
@@ -102,7 +102,7 @@ class Estimate:
         return "\n".join([head, *body])
 
     def explain(self) -> str:
-        """Every line of the arithmetic as plain text: bytes, formula, source."""
+        """Write every line of the arithmetic as plain text: bytes, formula, source."""
         text = []
         for part in PARTS:
             text.append(f"{part}: {format_bytes(getattr(self, part))}")

@@ -19,7 +19,7 @@ RESERVE = GiB // 2
 
 
 def usable_bytes(gpu: str | int) -> int:
-    """Bytes of a GPU left for tensors: what PyTorch reports, less what CUDA takes for itself.
+    """Return the bytes of a GPU left for tensors: what PyTorch reports, less what CUDA needs.
 
     Args:
         gpu: A name of `GPUS`, or the card's bytes.

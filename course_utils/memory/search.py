@@ -21,7 +21,7 @@ def kv_cache_bytes(
     batch_size: int = 1,
     dtype: str = "float16",
 ) -> int:
-    """Bytes of the KV cache: 2 · layers · kv_heads · head_dim · tokens numbers.
+    """Return the bytes of the KV cache: 2 · layers · kv_heads · head_dim · tokens numbers.
 
     Args:
         model: As in `estimate`.

@@ -178,7 +178,10 @@ class ModelShape:
         return self.kv_heads * self.head_dim
 
     def linear_layers(self) -> dict[str, tuple[int, int]]:
-        """The linear layers of one transformer layer: name → (d_in, d_out); {} for a bare count."""
+        """Return the linear layers of one transformer layer: name → (d_in, d_out).
+
+        A bare count of parameters has none.
+        """
         if not self.known:
             return {}
         h, query, key = self.hidden, self.query_width, self.key_width
@@ -231,7 +234,7 @@ class ModelShape:
         return self.embedding_parameters + self.linear_parameters + in_layers + last_norm
 
     def target_layers(self, targets: str | Iterable[str]) -> dict[str, tuple[int, int]]:
-        """The linear layers that get adapters, chosen as by peft's `target_modules`.
+        """Choose the linear layers that get adapters, like peft's `target_modules`.
 
         Args:
             targets: "all-linear", or names such as ("q_proj", "v_proj"). A name also matches the

@@ -143,17 +143,17 @@ class Step:
         yield self.update()
 
     def forward(self, layer: int) -> Moment:
-        """The end of a layer's forward pass."""
+        """Describe the end of a layer's forward pass."""
         saved = layers_saved(self.plan, layer + 1)
         return self._moment(f"forward of layer {layer + 1}", [], activations=saved)
 
     def loss(self) -> Moment:
-        """The loss, when all activations are saved."""
+        """Describe the loss, when all activations are saved."""
         others = [*self._output, _loss_copies(self.plan)]
         return self._moment(LOSS, others, activations=self.size["activations"])
 
     def backward(self, layer: int) -> Moment:
-        """A layer at work; the layers above it are done."""
+        """Describe a layer at work; the layers above it are done."""
         checkpointing = self.plan.settings.gradient_checkpointing
         # Without checkpointing what the layer itself saved is part of its work.
         stored = layer + 1 if checkpointing else layer
@@ -162,14 +162,14 @@ class Step:
         return self._moment(name, [*self._output, *self._work], **parts)
 
     def between(self, layer: int) -> Moment:
-        """This layer is done, and the one below it has not begun."""
+        """Describe the time when this layer is done and the layer below it has not begun."""
         stream = [line for line in self._work if line.what.endswith(RESIDUAL)]
         parts = {"activations": self._stored(layer), "gradients": self._gradients(layer - 1)}
         name = f"after {self._layer_name(layer)}'s backward"
         return self._moment(name, [*self._output, *stream], **parts)
 
     def update(self) -> Moment:
-        """The update of the weights."""
+        """Describe the update of the weights."""
         scratch = _update_scratch(self.plan) if self.plan.shape.known else ()
         parts = {part: self.size[part] for part in ("optimizer", "gradients")}
         return self._moment(UPDATE, [*self._output, *scratch], **parts)

@@ -32,7 +32,7 @@ def shared(line: Line, settings: Settings, part: str) -> Line:
 
 
 def nf4_bytes(parameters: int, block_size: int = 64, double_quant: bool = True) -> dict[str, int]:
-    """Bytes that bitsandbytes stores for one NF4 tensor.
+    """Return the bytes that bitsandbytes stores for one NF4 tensor.
 
     Without double quantization each block has one float32 constant. With double quantization the
     constants are 8-bit numbers in blocks of 256, each with a float32 constant of its own, and there
@@ -106,7 +106,7 @@ def _nf4_lines(plan: Plan) -> Iterator[Line]:
 
 
 def unsplit_rests(plan: Plan) -> int:
-    """Bytes of blocks that a GPU counts after loading in NF4, though no tensor uses them."""
+    """Return the bytes that a GPU counts after loading in NF4 though no tensor uses them."""
     settings = plan.settings
     kept = frozenset(plan.layers).difference(plan.quantized)
     return _unsplit_rests(
@@ -190,7 +190,7 @@ def state_lines(plan: Plan) -> Iterator[Line]:
 
 
 def state_bytes(elements: int, settings: Settings) -> int:
-    """Bytes of one optimizer state of a trainable tensor; 8-bit states include their constants."""
+    """Return the bytes of one state of a trainable tensor; 8-bit ones include their constants."""
     if not OPTIMIZERS[settings.optimizer].eight_bit:
         return elements * settings.precision.state
     if elements < SMALLEST_8BIT:
@@ -199,7 +199,7 @@ def state_bytes(elements: int, settings: Settings) -> int:
 
 
 def paged_bytes(elements: int, settings: Settings) -> int:
-    """Bytes of `state_bytes` that may move to CPU memory: neither constants nor small tensors.
+    """Return how much of `state_bytes` may move to CPU memory: no constants, no small tensors.
 
     Source: get_state_buffer of bitsandbytes, which pages tensors of at least 100,000 elements.
     """
@@ -209,7 +209,7 @@ def paged_bytes(elements: int, settings: Settings) -> int:
 
 
 def paged_states(plan: Plan) -> int:
-    """Bytes of all optimizer states on one GPU that may move to CPU memory."""
+    """Return the bytes of all optimizer states on one GPU that may move to CPU memory."""
     settings, states = plan.settings, OPTIMIZERS[plan.settings.optimizer].states
     one = sum(t.count * paged_bytes(t.elements, settings) for t in plan.trainable)
     return math.ceil(states * one / (settings.gpus if settings.shards("optimizer") else 1))
