@@ -76,7 +76,7 @@ class Estimate:
         return grouped(self.at_peak)
 
     def table(self) -> str:
-        """Write what is alive at the peak as plain text: each group, and the total, in GB and GiB."""
+        """Write what is alive at the peak as plain text: each group and the total in GB and GiB."""
         rows = [(name, size) for name, size in self.groups.items() if size]
         lines = [
             f"{name:20}{format_bytes(size):>12}{format_bytes(size, binary=True):>14}"
