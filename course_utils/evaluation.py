@@ -3,8 +3,8 @@
     examples -> conversations -> generate -> answers -> score -> summary -> before_after
                                                  └──> side_by_side
 
-Every rate comes with a 95% interval, for 96 test stories leave much to chance: 84% of 96 means
-anything from 76% to 90%. Two prompts or models differ for certain enough if `beyond` says so.
+Every rate has a 95% interval, because 96 test stories leave much to chance: 84% of 96 means
+anything from 76% to 90%. `beyond` says whether two prompts or models differ by more than chance.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from course_utils import runtime, sft
+from course_utils import runtime
 from course_utils.news import house_style_faults
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-    from torch import nn
+    from torch import Tensor, nn
 
 METRICS = {
     "valid_json": "valid JSON",
@@ -61,26 +61,35 @@ def generate(
     batch_tokens: int = 6000,
     progress: bool = True,
 ) -> list[str]:
-    """The model's answer to each conversation (chat messages, the user's last), in their order.
+    """The model's answer to each conversation, in the order of the conversations.
 
-    Greedy: the likeliest token each time, up to the end token or `max_new_tokens`. Prompts of like
-    length share a batch and are padded on the left, so that each answer starts where its prompt
-    ends:
+    Decoding is greedy: the likeliest token each time, up to the end token or `max_new_tokens`.
+    Prompts of similar length share a batch and are padded on the left, so that each answer starts
+    where its prompt ends:
 
         pad pad <user> story <assistant> | {"section": …
         <user> a longer story <assistant> | {"section": …
 
-    batch_size and batch_tokens bound a batch: the keys and values of its tokens, prompts and new
-    ones, are kept while it is answered (23 kB a token for SmolLM2-135M).
+    The tokens that all prompts begin with (instruction, worked examples) are read once, and their
+    keys and values are reused. They are nine tenths of an 8-shot prompt.
 
-    What all prompts begin with (instruction, worked examples) is read once and its keys and values
-    are reused: of an 8-shot prompt that is nine tenths.
+    In float32 a batch answers as each prompt alone would. In 16 bits, sums in another order round
+    differently, and where two tokens are almost equally likely the answer may change.
 
-    In float32 a batch answers as each prompt alone would. In 16 bits, sums taken in another order
-    round otherwise, and where two tokens are almost equally likely the answer may change.
+    The model is in eval mode meanwhile; each module's own mode is restored afterwards.
 
-    The model (plain or PeftModel) is in eval mode meanwhile and back in its own modes afterwards.
-    Raises ValueError for a batch size or number of tokens below 1, or an empty conversation.
+    Args:
+        model: A plain transformers model or a PeftModel.
+        tokenizer: Its tokenizer, with a chat template.
+        conversations: Chat messages; the last one of each is the user's.
+        max_new_tokens: Limit of an answer, in tokens.
+        batch_size: Limit of prompts in a batch.
+        batch_tokens: Limit of tokens in a batch, prompts and new ones. The keys and values of all
+            tokens are stored while a batch is answered: 23 kB per token for SmolLM2-135M.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: A batch size or number of tokens is below 1, or a conversation is empty.
     """
     if batch_size < 1 or max_new_tokens < 1:
         raise ValueError(
@@ -89,29 +98,25 @@ def generate(
     from tqdm import tqdm
 
     prompts = [_prompt_ids(messages, tokenizer) for messages in conversations]
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))  # longest first: peak early
+    widths = [len(prompt) + max_new_tokens for prompt in prompts]
     answers = [""] * len(prompts)
     with (
         _evaluating(model),
         tqdm(total=len(prompts), unit="answer", disable=not progress) as bar,
     ):
-        shared = _shared_prefix(prompts)
-        cache = _read(shared, model)
-        while order:
+        decoder = _Decoder(model, tokenizer, _shared_prefix(prompts), max_new_tokens)
+        for batch in _by_width(widths, batch_size, batch_tokens):
             runtime.trim_heap()
-            widest = len(prompts[order[0]]) + max_new_tokens
-            size = min(batch_size, max(1, batch_tokens // widest))
-            batch, order = order[:size], order[size:]
-            own = [prompts[i][len(shared) :] for i in batch]
-            new = _continue(shared, cache, own, model, tokenizer, max_new_tokens)
-            for i, ids in zip(batch, new, strict=True):
-                answers[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
+            for i, answer in zip(batch, decoder.answers([prompts[i] for i in batch]), strict=True):
+                answers[i] = answer
             bar.update(len(batch))
     runtime.release_memory()
     return answers
 
 
 def _prompt_ids(messages: Sequence[Mapping[str, str]], tokenizer) -> list[int]:
+    from course_utils import sft
+
     if not messages:
         raise ValueError("a conversation needs at least one message")
     if messages[-1]["role"] == "assistant":
@@ -120,75 +125,102 @@ def _prompt_ids(messages: Sequence[Mapping[str, str]], tokenizer) -> list[int]:
 
 
 def _shared_prefix(prompts: list[list[int]]) -> list[int]:
-    """The tokens that all of several prompts begin with; each keeps at least one of its own."""
+    """The tokens that several prompts all begin with; each prompt keeps at least one of its own."""
     if len(prompts) < 2:
         return []
-    first, last = min(prompts), max(prompts)  # in sorting order: what these two share, all share
+    # All prompts share what the first and the last one in sorting order share.
+    first, last = min(prompts), max(prompts)
     limit = min(map(len, prompts)) - 1
     pairs = zip(first[:limit], last, strict=False)
     return first[: next((n for n, (a, b) in enumerate(pairs) if a != b), limit)]
 
 
-def _read(prefix: list[int], model) -> dict[str, object]:
-    """Keys and values of a prefix, as the option of `generate` that takes them; none if empty."""
-    import torch
-
-    if not prefix:
-        return {}
-    device = model.get_input_embeddings().weight.device
-    with torch.no_grad():
-        ids = torch.tensor([prefix], device=device)
-        out = model(input_ids=ids, use_cache=True, logits_to_keep=1)
-    name = "cache" if hasattr(out, "cache") else "past_key_values"  # its name before 5.24
-    return {name: getattr(out, name)}
+def _by_width(widths: list[int], batch_size: int, batch_tokens: int) -> Iterator[list[int]]:
+    """Yield the numbers of the rows of each batch, widest first so that the peak comes early."""
+    order = sorted(range(len(widths)), key=lambda i: -widths[i])
+    while order:
+        size = min(batch_size, max(1, batch_tokens // widths[order[0]]))
+        yield order[:size]
+        order = order[size:]
 
 
-def _continue(
-    prefix: list[int], cache: dict, own: list[list[int]], model, tokenizer, max_new_tokens: int
-) -> list[list[int]]:
-    """New token ids after each prompt (prefix + its own part), up to and without the end token."""
-    import torch
-    from transformers import GenerationConfig
+class _Decoder:
+    """Greedy decoding of prompts with a common prefix, whose keys and values are computed once."""
 
-    ends = _end_tokens(model, tokenizer)
-    pad = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    start, longest = len(prefix), max(map(len, own))
-    ids = torch.full((len(own), start + longest), pad)
-    mask = torch.zeros_like(ids)  # by position: the padding token may be the end token
-    ids[:, :start], mask[:, :start] = torch.tensor(prefix, dtype=ids.dtype), 1
-    for row, tokens in enumerate(own):
-        ids[row, start + longest - len(tokens) :] = torch.tensor(tokens)
-        mask[row, start + longest - len(tokens) :] = 1
-    device = model.get_input_embeddings().weight.device
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        use_cache=True,
-        eos_token_id=ends,
-        pad_token_id=pad,
-    )
-    past = copy.deepcopy(cache)  # generate appends to it
-    for keys_and_values in past.values():
-        keys_and_values.batch_repeat_interleave(len(own))
-    with torch.no_grad():
-        out = model.generate(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            generation_config=config,
-            **past,
+    def __init__(self, model: nn.Module, tokenizer, prefix: list[int], max_new_tokens: int):
+        from transformers import GenerationConfig
+
+        self.model, self.tokenizer, self.prefix = model, tokenizer, prefix
+        self.device = model.get_input_embeddings().weight.device
+        self.ends = _end_tokens(model, tokenizer)
+        self.pad = self.ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self.config = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            use_cache=True,
+            eos_token_id=self.ends,
+            pad_token_id=self.pad,
         )
-    return [_until_end(row, ends) for row in out[:, start + longest :].tolist()]
+        self.cache = self._read_prefix()
+
+    def answers(self, prompts: list[list[int]]) -> list[str]:
+        """The answer to each prompt of a batch."""
+        import torch
+
+        ids, mask = self._padded(prompts)
+        # `generate` appends to the cache, so each batch gets a copy.
+        cache = copy.deepcopy(self.cache)
+        for keys_and_values in cache.values():
+            keys_and_values.batch_repeat_interleave(len(prompts))
+        with torch.no_grad():
+            out = self.model.generate(
+                input_ids=ids.to(self.device),
+                attention_mask=mask.to(self.device),
+                generation_config=self.config,
+                **cache,
+            )
+        return [self._text(new) for new in out[:, ids.shape[1] :].tolist()]
+
+    def _read_prefix(self) -> dict[str, object]:
+        """The prefix's keys and values, as the argument of `generate` for them; else empty."""
+        import torch
+
+        if not self.prefix:
+            return {}
+        with torch.no_grad():
+            ids = torch.tensor([self.prefix], device=self.device)
+            out = self.model(input_ids=ids, use_cache=True, logits_to_keep=1)
+        # transformers called the cache past_key_values before 5.24.
+        name = "cache" if hasattr(out, "cache") else "past_key_values"
+        return {name: getattr(out, name)}
+
+    def _padded(self, prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask, (batch, width): the prefix, padding, the rest of each prompt.
+
+        The mask goes by position, because the padding token may be the end token.
+        """
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
+
+        own = [torch.tensor(prompt[len(self.prefix) :]) for prompt in prompts]
+        there = [torch.ones_like(ids) for ids in own]
+        left = {"batch_first": True, "padding_side": "left"}
+        prefix = torch.tensor(self.prefix, dtype=torch.long).expand(len(prompts), -1)
+        ids = torch.cat([prefix, pad_sequence(own, padding_value=self.pad, **left)], dim=1)
+        mask = torch.cat([torch.ones_like(prefix), pad_sequence(there, **left)], dim=1)
+        return ids, mask
+
+    def _text(self, new: list[int]) -> str:
+        """The text of new tokens up to the first end token."""
+        end = next((n for n, token in enumerate(new) if token in self.ends), len(new))
+        return self.tokenizer.decode(new[:end], skip_special_tokens=True).strip()
 
 
-def _end_tokens(model, tokenizer) -> list[int]:
+def _end_tokens(model: nn.Module, tokenizer) -> list[int]:
     """Every token that ends an answer: the tokenizer's and those of the model's own config."""
     own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     own = own if isinstance(own, list) else [own]
     return list(dict.fromkeys(e for e in [tokenizer.eos_token_id, *own] if e is not None))
-
-
-def _until_end(ids: list[int], ends: list[int]) -> list[int]:
-    return ids[: next((n for n, token in enumerate(ids) if token in ends), len(ids))]
 
 
 @contextmanager
@@ -208,14 +240,14 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 def _pack_input(head: nn.Module):
     """Keep torch from copying the head's weights once for each row of the batch.
 
-    `generate` hands the head a slice (the last position), and a matrix product of a slice with
-    weights that need no gradient is computed as a batch of products: 0.9 GB for 16 rows here.
+    `generate` passes a slice (the last position) to the head. torch computes the product of a slice
+    with weights that need no gradient as a batch of products, which takes 0.9 GB for 16 rows here.
     """
     return head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
 
 
 def mean_prompt_tokens(conversations: Sequence[Sequence[Mapping[str, str]]], tokenizer) -> float:
-    """Tokens of an average prompt: what a request costs before the answer begins."""
+    """Mean number of tokens in a prompt, which a request costs before the answer begins."""
     counts = [len(_prompt_ids(messages, tokenizer)) for messages in conversations]
     return sum(counts) / len(counts)
 
@@ -224,12 +256,14 @@ def mean_prompt_tokens(conversations: Sequence[Sequence[Mapping[str, str]]], tok
 
 
 def parse_answer(answer: str, *, lenient: bool = False) -> dict[str, str] | None:
-    """Section and headline of an answer, or None where they can't be read.
+    """Section and headline of an answer, or None if they cannot be read.
 
-    Strict: but for white space around it, the whole answer is one JSON object with exactly the
-    keys "section" and "headline", once each, and text in both.
-    Lenient: the first {...} in the answer that is a JSON object; it may stand in prose or a code
-    fence and have further keys, and the section may have capitals.
+    Args:
+        answer: Text of a model.
+        lenient: False accepts only one JSON object with exactly the keys "section" and "headline",
+            once each, with text in both, and white space around it. True reads the first {...} that
+            is a JSON object, also within prose or a code fence; it may have further keys, and the
+            section may have capitals.
     """
     found = _first_object(answer) if lenient else _whole_object(answer)
     if found is None or not all(isinstance(found.get(k), str) for k in ("section", "headline")):
@@ -260,11 +294,21 @@ def _first_object(answer: str) -> dict | None:
 def score(
     answers: Sequence[str], references: Sequence[Mapping[str, str]], *, lenient: bool = False
 ) -> DataFrame:
-    """Judge each answer against its news example (with story, section, headline).
+    """Score each answer against its news example.
 
-    Columns: valid_json, section_right, house_style (0 or 1) and rouge_l (0 to 1) of the headline.
-    An answer that can't be read scores 0 in all four; `lenient` reads more of them (parse_answer).
-    Raises ValueError if there are not as many answers as examples, or none.
+    An answer that cannot be read scores 0 in all four columns.
+
+    Args:
+        answers: Texts of a model.
+        references: News examples with story, section and headline, in the order of the answers.
+        lenient: Read more of the answers, see `parse_answer`.
+
+    Returns:
+        A row per answer with the columns valid_json, section_right and house_style (0 or 1), and
+        rouge_l (0 to 1) of the headline.
+
+    Raises:
+        ValueError: The numbers of answers and examples differ, or there are none.
     """
     import pandas as pd
 
@@ -289,16 +333,16 @@ def _judge(parsed: dict[str, str] | None, reference: Mapping[str, str]) -> list[
 def rouge_l(candidate: str, reference: str) -> float:
     """ROUGE-L F1 of two texts: how much of their word order they share, 0 to 1.
 
-    With L the length of the longest common subsequence of words (lower case, letters and digits
-    only), precision is L / words of the candidate, recall L / words of the reference, and F1 their
-    harmonic mean. As in Lin (2004), "ROUGE: A Package for Automatic Evaluation of Summaries".
+    L is the length of the longest common subsequence of words (lower case, letters and digits
+    only). Precision is L / words of the candidate, recall is L / words of the reference, and F1 is
+    their harmonic mean (Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries").
     """
     a, b = (re.findall("[a-z0-9]+", text.lower()) for text in (candidate, reference))
     return 2 * _common_subsequence(a, b) / (len(a) + len(b)) if a and b else 0.0
 
 
 def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
-    """Length of the longest common subsequence, row by row of the usual table."""
+    """Length of the longest common subsequence, by dynamic programming one row at a time."""
     row = [0] * (len(b) + 1)
     for x in a:
         above = row
@@ -312,12 +356,15 @@ def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def wilson(successes: float, trials: int) -> Interval:
-    """Wilson's 95% score interval of a rate; unlike the plain normal one it is sound near 0 and 1.
+    """Wilson's 95% score interval of a rate; unlike the normal interval it is sound near 0 and 1.
 
-    Wilson (1927), Journal of the American Statistical Association 22. ValueError for no trials.
+    Source: Wilson (1927), Journal of the American Statistical Association 22.
+
+    Raises:
+        ValueError: There are no trials, or more successes than trials.
     """
     if trials < 1 or not 0 <= successes <= trials:
-        raise ValueError(f"{successes} successes of {trials} trials is no rate")
+        raise ValueError(f"{successes} successes of {trials} trials is not a rate")
     rate, z2 = successes / trials, Z95**2
     middle = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
     half = math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2)) * Z95 / (1 + z2 / trials)
@@ -326,9 +373,9 @@ def wilson(successes: float, trials: int) -> Interval:
 
 
 def bootstrap(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Interval:
-    """95% percentile bootstrap interval of a mean: resample the values, look at the means' spread.
+    """95% percentile bootstrap interval of a mean: the spread of the means of resampled values.
 
-    Efron (1979), The Annals of Statistics 7. The seed makes it the same each time.
+    Source: Efron (1979), The Annals of Statistics 7. The same seed gives the same interval.
     """
     values = np.asarray(values, dtype=float)
     draws = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
@@ -346,9 +393,9 @@ def summary(scores: DataFrame) -> dict[str, Interval]:
 
 
 def beyond(a: Interval, b: Interval) -> bool:
-    """Whether a lies above b by more than chance: its whole 95% interval does.
+    """Whether a exceeds b by more than chance: the whole 95% interval of a is above that of b.
 
-    This asks for more than a test of the difference would, so that a True can be relied on.
+    This is stricter than a test of the difference, so True can be relied on.
     """
     return a.low > b.high
 
@@ -357,7 +404,7 @@ def beyond(a: Interval, b: Interval) -> bool:
 
 
 def intervals(scores: Mapping[str, DataFrame]) -> DataFrame:
-    """The numbers behind `before_after`: a row a metric; columns (name, mean or low or high)."""
+    """The numbers behind `before_after`: a row per metric; columns (name, mean or low or high)."""
     import pandas as pd
 
     columns = {
@@ -371,10 +418,11 @@ def intervals(scores: Mapping[str, DataFrame]) -> DataFrame:
 def before_after(
     scores: Mapping[str, DataFrame], costs: Mapping[str, Mapping[str, object]] | None = None
 ) -> DataFrame:
-    """A table to read: a row a metric, a column a way of asking, cells like "84% (76–90)".
+    """A table with a row per metric, a column per way of asking, and cells like "84% (76–90)".
 
-    scores: what `score` returned, by name: {"zero-shot": …, "few-shot": …, "tuned": …}.
-    costs: further rows, by name: {"prompt tokens": {"zero-shot": 214, …}}; numbers are rounded.
+    Args:
+        scores: Results of `score`, by name: {"zero-shot": …, "few-shot": …, "tuned": …}.
+        costs: Further rows, by name: {"prompt tokens": {"zero-shot": 214, …}}. Numbers are rounded.
     """
     import pandas as pd
 
@@ -392,15 +440,15 @@ def _cell(value: object) -> str:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Stories with the answers they got: as HTML in a notebook, as plain text elsewhere."""
+    """Stories with their answers: shown as HTML in a notebook, as plain text elsewhere."""
 
     stories: tuple[str, ...]
     references: tuple[str, ...]
     answers: Mapping[str, tuple[str, ...]]
 
     def _rows(self, n: int) -> list[tuple[str, str]]:
-        given = [(name, answers[n]) for name, answers in self.answers.items()]
-        return [("story", self.stories[n]), *given, ("reference", self.references[n])]
+        answers = [(name, texts[n]) for name, texts in self.answers.items()]
+        return [("story", self.stories[n]), *answers, ("reference", self.references[n])]
 
     def __str__(self) -> str:
         width = max(map(len, ["reference", *self.answers]))
@@ -425,16 +473,23 @@ class SideBySide:
 def side_by_side(
     examples: Sequence[Mapping[str, str]], answers: Mapping[str, Sequence[str]], n: int = 4
 ) -> SideBySide:
-    """The first `n` stories with each way's answer and the reference; `print` it or display it.
+    """The first `n` stories with the answer of each way and the reference, to print or display.
 
-    answers: by name, in the order of the examples: {"few-shot": […], "tuned": […]}.
-    To see others, pass other examples and their answers. ValueError for unequal numbers.
+    Args:
+        examples: News examples with story, section and headline.
+        answers: By name, in the order of the examples: {"few-shot": […], "tuned": […]}.
+        n: Number of stories.
+
+    Raises:
+        ValueError: A way has more or fewer answers than there are examples.
     """
-    if wrong := [name for name, given in answers.items() if len(given) != len(examples)]:
-        raise ValueError(f"{wrong[0]!r} has {len(answers[wrong[0]])} answers for {len(examples)}")
+    if wrong := [name for name, texts in answers.items() if len(texts) != len(examples)]:
+        raise ValueError(
+            f"{wrong[0]!r} has {len(answers[wrong[0]])} answers for {len(examples)} examples"
+        )
     shown = [examples[i] for i in range(min(n, len(examples)))]
     return SideBySide(
         tuple(example["story"] for example in shown),
         tuple(f"{e['section']}: {e['headline']}" for e in shown),
-        {name: tuple(given[: len(shown)]) for name, given in answers.items()},
+        {name: tuple(texts[: len(shown)]) for name, texts in answers.items()},
     )

@@ -29,32 +29,41 @@ from tests.conftest import random_examples
 
 TOKENIZER = SimpleNamespace(pad_token_id=0)
 EXAMPLES, VALIDATION = 13, 5  # neither fills the last batches of two processes
-RECIPE = Recipe(rank=4, micro_batch_size=2, learning_rate=1e-2, epochs=2)
-TWICE = replace(RECIPE, accumulation=2)
-STOP = 6  # steps after which a run is interrupted; it was saved two steps before
+RECIPE = Recipe(
+    rank=4,
+    micro_batch_size=2,
+    learning_rate=1e-2,
+    epochs=2,
+    compute_dtype=torch.float32,
+    validate_every=3,
+)
+FAST, PLAIN = replace(RECIPE, fast=True), replace(RECIPE, fast=False)
+# Steps after which a run is interrupted. It was saved two steps before.
+STOP = 6
+# The runs named "spread" use FSDP.
 RUNS = {
-    "fast": {"fast": True},
-    "fast, accumulated": {"fast": True, "recipe": TWICE},
-    "plain": {"fast": False},
-    "plain, accumulated": {"fast": False, "recipe": TWICE},
-    "stopped": {"fast": True, "save_every": 4, "stop": STOP},
-    "resumed": {"fast": True, "folder": "stopped", "resume": True},
-    "spread": {"fast": None},  # with FSDP
-    "spread, stopped": {"fast": None, "save_every": 4, "stop": STOP},
-    "spread, resumed": {"fast": None, "folder": "spread, stopped", "resume": True},
+    "fast": {"recipe": FAST},
+    "fast, accumulated": {"recipe": replace(FAST, accumulation=2)},
+    "plain": {"recipe": PLAIN},
+    "plain, accumulated": {"recipe": replace(PLAIN, accumulation=2)},
+    "stopped": {"recipe": replace(FAST, save_every=4), "stop": STOP},
+    "resumed": {"recipe": FAST, "folder": "stopped", "resume": True},
+    "spread": {"recipe": RECIPE},
+    "spread, stopped": {"recipe": replace(RECIPE, save_every=4), "stop": STOP},
+    "spread, resumed": {"recipe": RECIPE, "folder": "spread, stopped", "resume": True},
 }
 
 
 def trained(root: Path, name: str, processes: int = 1):
     """The run of this name; its micro-batches stand for those of so many processes."""
-    options = {"recipe": RECIPE, "folder": name, "stop": None} | RUNS[name]
+    options = {"folder": name, "stop": None} | RUNS[name]
     recipe, folder, stop = (options.pop(key) for key in ("recipe", "folder", "stop"))
     recipe = replace(recipe, micro_batch_size=processes * recipe.micro_batch_size)
+    options |= {"recipe": recipe, "output_dir": root / folder}
     model = attach_adapters(tiny_base(), recipe)
-    options |= {"output_dir": root / folder, "validate_every": 3, "compute_dtype": torch.float32}
     train, validation = random_examples(EXAMPLES, 1), random_examples(VALIDATION, 2)
     with interrupted(after=stop):
-        return finetune(model, TOKENIZER, train, validation, recipe=recipe, **options)
+        return finetune(model, TOKENIZER, train, validation, **options)
 
 
 @contextmanager

@@ -122,7 +122,7 @@ def test_an_interrupted_run_goes_on_from_the_last_checkpoint(runs, alone):
 
 def test_another_number_of_processes_can_not_resume(runs, monkeypatch):
     root = Path(runs["fast"]["adapters"]).parents[2]
-    monkeypatch.setitem(launched.RUNS, "fast", {"fast": True, "resume": True})
+    monkeypatch.setitem(launched.RUNS, "fast", {"recipe": launched.FAST, "resume": True})
     with pytest.raises(TrainingError, match="its run differs: processes was 2, is 1"):
         trained(root, "fast")
 

@@ -380,7 +380,7 @@ def test_wilson_solves_the_score_equation():
 
 @pytest.mark.parametrize(("successes", "trials"), [(1, 0), (-1, 5), (6, 5)])
 def test_wilson_refuses_what_is_no_rate(successes, trials):
-    with pytest.raises(ValueError, match="no rate"):
+    with pytest.raises(ValueError, match="not a rate"):
         evaluation.wilson(successes, trials)
 
 

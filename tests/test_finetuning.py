@@ -2,8 +2,9 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,16 +14,25 @@ from course_utils.training import (
     TrainingError,
     answer_loss,
     attach_adapters,
+    checkpoints,
     finetune,
     load_adapters,
     loop,
     make_optimizer,
+    step,
     trainable_parameters,
 )
 from course_utils.validation import CourseError
 from tests.conftest import make_model
 
-RECIPE = Recipe(micro_batch_size=2, accumulation=2, learning_rate=1e-2, max_steps=7, dropout=0.1)
+RECIPE = Recipe(
+    micro_batch_size=2,
+    accumulation=2,
+    learning_rate=1e-2,
+    max_steps=7,
+    dropout=0.1,
+    compute_dtype=torch.float32,
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +54,7 @@ def train(tokenizer, features, tmp_path):
 
     def run(model=None, recipe=RECIPE, folder="run", data=features, **options):
         model = model or attach_adapters(make_model(), recipe)
-        options = {"output_dir": tmp_path / folder, "compute_dtype": torch.float32} | options
+        options["output_dir"] = tmp_path / folder
         return model, finetune(model, tokenizer, data, recipe=recipe, **options)
 
     return run
@@ -143,6 +153,29 @@ def test_resuming_another_recipe_is_refused_and_says_what_differs(train):
         train(recipe=replace(RECIPE, learning_rate=0.5), resume=True)
 
 
+def test_another_cadence_may_be_resumed(train, features):
+    _, whole = train(folder="whole")
+    train(on_step=interrupt_at(4))
+    often = replace(RECIPE, save_every=1, validate_every=1)
+    _, resumed = train(recipe=often, resume=True, validation=features[:2])
+    assert losses(resumed) == losses(whole)
+
+
+def test_an_interrupted_validation_loses_no_step(train, features, monkeypatch):
+    _, whole = train(folder="whole")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "mean_loss", interrupted)
+    recipe = replace(RECIPE, validate_every=3)
+    _, part = train(recipe=recipe, validation=features)
+    assert len(part.history) == 3 and not part.finished
+    monkeypatch.undo()
+    _, resumed = train(recipe=recipe, validation=features, resume=True)
+    assert losses(resumed) == losses(whole)
+
+
 def test_resume_without_a_checkpoint_starts_at_the_beginning(train):
     assert losses(train(resume=True)[1]) == losses(train(folder="other")[1])
 
@@ -197,7 +230,7 @@ def test_full_fine_tuning_uses_the_same_loop(train):
 
 
 def test_validation_loss_is_the_mean_over_answer_tokens(train, features):
-    model, run = train(validation=features[:5], validate_every=3)
+    model, run = train(recipe=replace(RECIPE, validate_every=3), validation=features[:5])
     measured = {r["step"]: r["validation_loss"] for r in run.history if "validation_loss" in r}
     assert set(measured) == {3, 6, 7}
     batch = collate(features[:5], 0)
@@ -208,7 +241,8 @@ def test_validation_loss_is_the_mean_over_answer_tokens(train, features):
 
 def test_validating_changes_no_training_loss(train, features):
     plain = train(folder="plain")[1]
-    validated = train(folder="validated", validation=features, validate_every=1)[1]
+    recipe = replace(RECIPE, validate_every=1)
+    validated = train(recipe=recipe, folder="validated", validation=features)[1]
     assert losses(plain) == losses(validated)
 
 
@@ -257,16 +291,16 @@ def test_checkpointing_changes_no_loss(train):
     torch.testing.assert_close(losses(train(recipe=recipe)[1]), losses(train(folder="b")[1]))
 
 
-def poison(monkeypatch, step, how):
+def poison(monkeypatch, first, how):
     """Spoil the loss of the micro-batches from this optimizer step on."""
     calls = []
 
     def spoiled(model, batch):
         calls.append(1)
         loss = answer_loss(model, batch)
-        return how(loss) if len(calls) > RECIPE.accumulation * (step - 1) else loss
+        return how(loss) if len(calls) > RECIPE.accumulation * (first - 1) else loss
 
-    monkeypatch.setattr(loop, "answer_loss", spoiled)
+    monkeypatch.setattr(step, "answer_loss", spoiled)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -283,9 +317,8 @@ def test_a_loss_that_is_not_finite_stops_with_good_adapters(train, monkeypatch, 
 
 
 def test_a_bad_gradient_with_a_good_loss_stops_too(train, monkeypatch):
-    poison(
-        monkeypatch, 2, lambda loss: loss + 0 * (loss - loss.detach()).sqrt()
-    )  # gradient of sqrt at 0
+    # The gradient of sqrt at 0 is infinite.
+    poison(monkeypatch, 2, lambda loss: loss + 0 * (loss - loss.detach()).sqrt())
     with pytest.raises(TrainingError, match="gradient norm is nan"):
         train()
 
@@ -297,7 +330,7 @@ def test_at_the_first_step_there_is_nothing_to_keep(train, monkeypatch):
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(train, monkeypatch, tmp_path):
-    save, calls = loop.save_file, []
+    save, calls = checkpoints.save_file, []
 
     def full(tensors, path):
         calls.append(path)
@@ -305,18 +338,18 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(train, monkeypatch, tmp_path
             raise OSError(28, "No space left on device")
         save(tensors, path)
 
-    monkeypatch.setattr(loop, "save_file", full)
+    monkeypatch.setattr(checkpoints, "save_file", full)
     with pytest.raises(
         TrainingError, match=r"No space left.*last good adapters are in .*step-000002"
     ):
-        train(save_every=2)
+        train(recipe=replace(RECIPE, save_every=2))
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["step-000002"]
     monkeypatch.undo()
     assert losses(train(resume=True)[1]) == losses(train(folder="whole")[1])
 
 
 def test_a_half_written_checkpoint_is_not_resumed(train, tmp_path):
-    train(save_every=3, on_step=interrupt_at(4))
+    train(recipe=replace(RECIPE, save_every=3), on_step=interrupt_at(4))
     (tmp_path / "run" / "step-000006.partial").mkdir()
     (tmp_path / "run" / "step-000007").mkdir()  # no progress.json: not complete
     assert losses(train(resume=True)[1]) == losses(train(folder="whole")[1])
@@ -344,14 +377,26 @@ def test_bad_input_is_refused(train, tokenizer):
         ({"rank": 0}, "rank must be a whole number of at least 1, got 0"),
         ({"micro_batch_size": 1.5}, "micro_batch_size must be a whole number"),
         ({"max_steps": 0}, "max_steps"),
-        ({"learning_rate": 0}, "learning_rate"),
-        ({"warmup": 1}, "warmup"),
-        ({"dropout": -0.1}, "dropout"),
+        ({"learning_rate": 0}, "learning_rate must be above 0, got 0"),
+        ({"max_grad_norm": -1}, "max_grad_norm must be above 0, got -1"),
+        ({"warmup": 1}, "warmup is a share: it must be at least 0 and below 1, got 1"),
+        ({"dropout": -0.1}, "dropout is a share"),
+        ({"save_every": 0}, "save_every must be a whole number"),
+        ({"validate_every": 2.5}, "validate_every must be a whole number"),
     ],
 )
 def test_bad_recipes_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         Recipe(**change)
+
+
+def test_numpy_numbers_make_an_equal_recipe():
+    assert Recipe(rank=np.int64(4)).fingerprint() == Recipe(rank=4).fingerprint()
+
+
+def test_each_choice_of_a_recipe_is_explained():
+    for field in fields(Recipe):
+        assert f"{field.name}: {field.metadata['help']}" in Recipe.__doc__
 
 
 def test_steps_count_partial_batches():
@@ -372,7 +417,7 @@ def test_optimizer_is_paged_and_8_bit_on_cuda_only(monkeypatch):
     monkeypatch.setattr(
         bnb.optim, "PagedAdamW8bit", lambda parameters, **k: made.update(k) or "paged"
     )
-    monkeypatch.setattr(loop, "trainable_parameters", lambda model: {"p": OnCuda()})
+    monkeypatch.setattr(step, "trainable_parameters", lambda model: {"p": OnCuda()})
     assert make_optimizer(None, Recipe(learning_rate=3e-4)) == "paged"
     assert made == {"lr": 3e-4, "weight_decay": 0.0}
     monkeypatch.undo()

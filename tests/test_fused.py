@@ -12,9 +12,14 @@ from torch.nn import functional as F
 from course_utils import news
 from course_utils.models import linear4bit_layers, load_base, tiny_base
 from course_utils.sft import IGNORE, collate, encode_all, pack
-from course_utils.training import Recipe, answer_loss, attach_adapters, finetune
-from course_utils.training import fast_step as module
-from course_utils.training.fast_step import attend, cross_entropy, fits, fused, lora_linear
+from course_utils.training import Recipe, answer_loss, attach_adapters, fast_step, finetune, loop
+from course_utils.training.fast_step import (
+    cross_entropy,
+    fast_path,
+    lora_linear,
+    packed_attention,
+    supports_fast_path,
+)
 from tests.conftest import make_model, random_examples
 
 RECIPE = Recipe(rank=4, micro_batch_size=4, learning_rate=1e-2, max_steps=20)
@@ -51,7 +56,7 @@ def assert_close(ours, theirs, tolerance=1e-5):
 @pytest.mark.parametrize("chunk", [1, 100, 2**20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_cross_entropy_equals_torchs(monkeypatch, chunk, dtype):
-    monkeypatch.setattr(module, "CHUNK", chunk)
+    monkeypatch.setattr(fast_step, "CHUNK", chunk)
     generator = torch.Generator().manual_seed(0)
     logits = (5 * torch.randn(7, 50, generator=generator)).to(dtype).requires_grad_()
     targets = torch.tensor([3, IGNORE, 0, 49, 7, IGNORE, 12])
@@ -100,7 +105,7 @@ def test_lora_linear_computes_in_the_bases_dtype_and_answers_in_its_inputs():
 
 
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2), (3, 1)])
-def test_attend_equals_torchs_attention_of_each_sequence_alone(heads):
+def test_packed_attention_equals_torchs_attention_of_each_sequence_alone(heads):
     generator = torch.Generator().manual_seed(0)
     lengths, filling = [5, 33, 1, 12], 3
     total = sum(lengths) + filling
@@ -110,7 +115,7 @@ def test_attend_equals_torchs_attention_of_each_sequence_alone(heads):
     )
     weights = torch.randn(1, total, heads[0], 16, generator=generator)
     weights[:, -filling:] = 0  # nothing is learned from what fills the row up
-    ours, _ = attend(None, query, key, value, None, 0.25, lengths=torch.tensor(lengths))
+    ours, _ = packed_attention(None, query, key, value, None, 0.25, lengths=torch.tensor(lengths))
     ends = torch.tensor(lengths).cumsum(0).tolist()
     theirs = torch.cat(
         [
@@ -134,24 +139,24 @@ def test_attend_equals_torchs_attention_of_each_sequence_alone(heads):
         assert_close(found, expected)
 
 
-def test_attend_asks_for_lengths():
+def test_packed_attention_asks_for_lengths():
     x = torch.zeros(1, 2, 4, 8)
     with pytest.raises(ValueError, match=r"needs `lengths`: make the batch by sft\.pack"):
-        attend(None, x, x, x, None, 1.0)
+        packed_attention(None, x, x, x, None, 1.0)
 
 
 # -- a whole model ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("multiple", [1, 64])
-@pytest.mark.parametrize("within", [True, False], ids=["fused", "transformers-own"])
+@pytest.mark.parametrize("within", [True, False], ids=["fast", "transformers-own"])
 def test_packed_rows_have_the_loss_and_gradients_of_padded_ones(multiple, within):
     model, features = tuned(), rows(6)
     answer_loss(model, collate(features, 0)).backward()
     expected = gradients(model)
     model.zero_grad()
     batch = pack(features, 0, multiple)
-    with fused(model) if within else torch.enable_grad():
+    with fast_path(model) if within else torch.enable_grad():
         loss = answer_loss(model, batch)
         loss.backward()
     torch.testing.assert_close(loss, answer_loss(model, collate(features, 0)), rtol=1e-5, atol=0)
@@ -172,8 +177,10 @@ def history(tokenizer, folder, recipe=RECIPE, **options):
 )
 def test_losses_of_twenty_steps_are_those_of_the_plain_loop(tokenizer, tmp_path, changes):
     recipe = replace(RECIPE, **changes)
-    plain = history(tokenizer, tmp_path, recipe, fast=False, validation=rows(3)).table()
-    fast = history(tokenizer, tmp_path, recipe, fast=True, validation=rows(3)).table()
+    plain, fast = (
+        history(tokenizer, tmp_path, replace(recipe, fast=fast), validation=rows(3)).table()
+        for fast in (False, True)
+    )
     assert len(fast) == STEPS and fast["loss"].iloc[-1] < 0.8 * fast["loss"].iloc[0]
     for column in ("loss", "grad_norm"):
         assert (fast[column] / plain[column] - 1).abs().max() < TOLERANCE / 10
@@ -181,50 +188,50 @@ def test_losses_of_twenty_steps_are_those_of_the_plain_loop(tokenizer, tmp_path,
     assert fast["validation_loss"].iloc[-1] == pytest.approx(plain["validation_loss"].iloc[-1])
 
 
-def test_it_is_the_default_where_it_fits(tokenizer, tmp_path, monkeypatch):
-    used = []
-    monkeypatch.setattr("course_utils.training.loop.fused", lambda m: used.append(1) or fused(m))
-    history(tokenizer, tmp_path, replace(RECIPE, max_steps=2))
+def test_it_is_the_default_where_it_is_supported(tokenizer, tmp_path, monkeypatch):
+    used, recipe = [], replace(RECIPE, max_steps=2)
+    monkeypatch.setattr(loop, "fast_path", lambda m: used.append(1) or fast_path(m))
+    history(tokenizer, tmp_path, recipe)
     assert used == [1, 1]
-    history(tokenizer, tmp_path, replace(RECIPE, max_steps=2), fast=False)
-    history(tokenizer, tmp_path, replace(RECIPE, max_steps=2), compute_dtype=torch.float32)
+    history(tokenizer, tmp_path, replace(recipe, fast=False))
+    history(tokenizer, tmp_path, replace(recipe, compute_dtype=torch.float32))
     assert used == [1, 1]
 
 
-def test_where_it_does_not_fit_it_is_refused(tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="fast=True is for a Llama with LoRA on NF4 layers"):
-        finetune(make_model(), tokenizer, rows(), output_dir=tmp_path, fast=True)
+def test_where_it_is_not_supported_it_is_refused(tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="fast=True needs a Llama with LoRA on NF4 layers"):
+        finetune(make_model(), tokenizer, rows(), output_dir=tmp_path, recipe=Recipe(fast=True))
 
 
-def test_what_fits():
-    assert fits(tuned())
-    assert not fits(tiny_base())  # no adapters
-    assert not fits(attach_adapters(make_model(), RECIPE))  # not quantized
-    assert not fits(attach_adapters(tiny_base(), replace(RECIPE, dropout=0.1)))
+def test_what_the_fast_path_supports():
+    assert supports_fast_path(tuned())
+    assert not supports_fast_path(tiny_base())  # no adapters
+    assert not supports_fast_path(attach_adapters(make_model(), RECIPE))  # not quantized
+    assert not supports_fast_path(attach_adapters(tiny_base(), replace(RECIPE, dropout=0.1)))
     half, other = tuned(), tuned()
     for layer in half.modules():
         if hasattr(layer, "compute_dtype"):
             layer.compute_dtype = torch.float16
     other.config.model_type = "mistral"
-    assert not fits(half) and not fits(other)
+    assert not supports_fast_path(half) and not supports_fast_path(other)
 
 
-def test_adapters_that_are_off_or_of_another_kind_do_not_fit():
+def test_adapters_that_are_off_or_of_another_kind_are_not_supported():
     from peft import LoraConfig, get_peft_model
 
     model = tuned()
     with model.disable_adapter():
-        assert not fits(model)
-    assert fits(model)
+        assert not supports_fast_path(model)
+    assert supports_fast_path(model)
     for options in ({"use_dora": True}, {"lora_bias": True}):
         config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", **options)
-        assert not fits(get_peft_model(tiny_base(), config))
+        assert not supports_fast_path(get_peft_model(tiny_base(), config))
 
 
 def test_the_model_is_as_before_afterwards_also_after_an_error():
     model, ids = tuned().eval(), torch.tensor([list(range(3, 20))])
     before, implementation = model(ids).logits, model.config._attn_implementation
-    with pytest.raises(RuntimeError, match="stop"), fused(model):
+    with pytest.raises(RuntimeError, match="stop"), fast_path(model):
         assert model.config._attn_implementation != implementation
         raise RuntimeError("stop")
     assert model.config._attn_implementation == implementation
@@ -236,8 +243,8 @@ def test_a_second_adapter_trains_fast_too(tokenizer, tmp_path):
     model = tuned()
     attach_adapters(model, RECIPE, name="second")
     first = {n: p.detach().clone() for n, p in model.named_parameters() if ".default." in n}
-    options = {"recipe": RECIPE, "output_dir": tmp_path}
-    run = finetune(model, tokenizer, rows(), fast=True, **options)
+    options = {"recipe": replace(RECIPE, fast=True), "output_dir": tmp_path}
+    run = finetune(model, tokenizer, rows(), **options)
     assert run.history[-1]["loss"] < 0.8 * run.history[0]["loss"]
     assert all(torch.equal(dict(model.named_parameters())[n], p) for n, p in first.items())
 
@@ -256,9 +263,9 @@ def real_losses(folder, fast, exact):
         layer.weight.quant_state.dtype = torch.float32  # else peft's backward has W in bfloat16
     stories = news.load_news()["train"]
     train = encode_all([news.tuned_messages(story) for story in stories], tokenizer)
-    recipe = Recipe(max_steps=STEPS)
+    recipe = Recipe(max_steps=STEPS, fast=fast)
     model = attach_adapters(model, recipe)
-    run = finetune(model, tokenizer, train, recipe=recipe, output_dir=folder, fast=fast)
+    run = finetune(model, tokenizer, train, recipe=recipe, output_dir=folder)
     return torch.tensor([record["loss"] for record in run.history])
 
 

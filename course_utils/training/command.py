@@ -5,13 +5,14 @@
     accelerate launch --config_file configs/fsdp_qlora.yaml --num_processes 8 \\
         -m course_utils.training.command --path models/llama-65b --rank 16 --micro-batch-size 1
 
-The base is loaded in NF4, gets adapters, and learns the news briefs by `finetuning.finetune`. What
-starts several processes is `accelerate launch`; each reads the base for itself.
+The base is loaded in NF4, gets adapters, and is trained on the news briefs by `finetune`. Several
+processes are started by `accelerate launch`; each of them reads the base for itself.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -19,39 +20,27 @@ import click
 from course_utils import news, runtime
 from course_utils.models import BASE_MODELS, BaseModel, default_name, load_base
 from course_utils.sft import encode_all
-from course_utils.training import Recipe, attach_adapters, distributed, finetune
+from course_utils.training import Recipe, Run, attach_adapters, distributed, finetune
 from course_utils.validation import CourseError
 
-ABOUT = {
-    "rank": "Of the adapters.",
-    "alpha": "The update is alpha / rank times B A.",
-    "dropout": "In front of the adapters, a share.",
-    "learning_rate": "Its peak; default: what suits the model.",
-    "warmup": "Share of all steps.",
-    "weight_decay": "AdamW's.",
-    "max_grad_norm": "Gradients are clipped to it.",
-    "micro_batch_size": "Examples at a time, in each process.",
-    "accumulation": "Micro-batches a step.",
-    "epochs": "Passes over the stories.",
-    "max_steps": "Instead of epochs.",
-    "seed": "Of adapters, order and dropout.",
-}
+# Only fields that are numbers are options. The command has no validation examples.
+KINDS = {"int": int, "int | None": int, "float": float}
+WITHOUT_OPTION = {"validate_every"}
 
 
-def _recipe_options(command):
-    """An option for each field of `Recipe` that `ABOUT` describes, with the recipe's default."""
-    defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
-    for name in reversed(ABOUT):
-        default = None if name == "learning_rate" else defaults[name]
-        kind = int if defaults[name] is None else type(defaults[name])
-        option = click.option(
-            f"--{name.replace('_', '-')}",
-            type=kind,
-            default=default,
-            show_default=default is not None,
-            help=ABOUT[name],
-        )
-        command = option(command)
+def recipe_options(command: Callable) -> Callable:
+    """Add an option for each numeric field of `Recipe`, with the field's default and help."""
+    for field in reversed(dataclasses.fields(Recipe)):
+        if field.type in KINDS and field.name not in WITHOUT_OPTION:
+            own = field.name == "learning_rate"
+            option = click.option(
+                f"--{field.name.replace('_', '-')}",
+                type=KINDS[field.type],
+                default=None if own else field.default,
+                show_default="what suits the model" if own else field.default is not None,
+                help=field.metadata["help"],
+            )
+            command = option(command)
     return command
 
 
@@ -63,55 +52,56 @@ def _recipe_options(command):
     type=click.Path(file_okay=False, path_type=Path),
     default="checkpoints/train",
     show_default=True,
-    help="Checkpoints are written there.",
+    help="Folder of the checkpoints.",
 )
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint.")
-@click.option("--save-every", type=click.IntRange(min=1), help="In steps; default: at the end.")
-@_recipe_options
-def main(
-    name: str | None,
-    path: Path | None,
-    output_dir: Path,
-    resume: bool,
-    save_every: int | None,
-    **choices,
-) -> None:
+@click.option("--resume", is_flag=True, help="Continue from the newest checkpoint.")
+@recipe_options
+def main(name: str | None, path: Path | None, output_dir: Path, resume: bool, **choices) -> None:
     """Fine-tune a model in 4 bits on the course's news briefs."""
     try:
-        run = train(
-            name, path, choices, output_dir=output_dir, resume=resume, save_every=save_every
-        )
-    except (CourseError, ValueError) as fault:
-        raise click.ClickException(str(fault)) from None
+        run = train(name, path, choices, output_dir=output_dir, resume=resume)
+    except (CourseError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
     if run is not None:
-        click.echo(", ".join(f"{what}: {value}" for what, value in run.history[-1].items()))
+        click.echo(", ".join(f"{key}: {value}" for key, value in run.history[-1].items()))
         click.echo(f"adapters: {run.adapters}")
 
 
-def train(name: str | None, path: Path | None, choices: dict, **options):
-    """Load, attach, train: the run of the main process, None in the others.
+def train(name: str | None, path: Path | None, choices: dict, **options) -> Run | None:
+    """Load a base in 4 bits, attach adapters and train them on the news briefs.
 
-    name, path: of the base, as in `load_base`. choices: fields of `Recipe`; a learning rate of None
-    means the model's. options: of `finetune`.
-    Raises ValueError and CourseError as these do, and ValueError for a name beside a path.
+    Args:
+        name: Name of the base, as in `load_base`.
+        path: Folder of the base; either `name` or `path` may be given.
+        choices: Fields of `Recipe`. A learning_rate of None means the model's own.
+        options: Further arguments of `finetune`.
+
+    Returns:
+        The run in the main process, None in the other processes.
+
+    Raises:
+        ValueError: Both a name and a path are given, or a choice is out of range.
+        CourseError: The model cannot be loaded, or training cannot continue.
     """
     from accelerate import PartialState
 
     if name and path:
         raise ValueError("--model and --path both name a base: give one of them")
-    state = PartialState(cpu=runtime.device().type == "cpu")  # takes this process to its own GPU
-    name = name if name or path else default_name(state.device)
-    known = BASE_MODELS.get(name, BaseModel(hub=""))
-    rate = choices["learning_rate"]
-    recipe = Recipe(**choices | {"learning_rate": known.learning_rate if rate is None else rate})
+    # Each process moves to its own GPU here.
+    state = PartialState(cpu=runtime.device().type == "cpu")
+    if not path:
+        name = name or default_name(state.device)
+    if choices["learning_rate"] is None:
+        rate = BASE_MODELS.get(name, BaseModel(hub="")).learning_rate
+        choices = choices | {"learning_rate": rate}
+    recipe = Recipe(**choices)
     base, tokenizer = load_base(
         name,
         path=path,
         quantization="nf4",
         compute_dtype=runtime.compute_dtype(state.device),
-        device="cpu"
-        if distributed.fsdp_wanted()
-        else state.device,  # FSDP itself takes its shards to GPUs
+        # FSDP itself moves its shards to the GPUs.
+        device="cpu" if distributed.fsdp_wanted() else state.device,
     )
     stories = [news.tuned_messages(story) for story in news.load_news()["train"]]
     model = attach_adapters(base, recipe)

@@ -1,17 +1,18 @@
-"""The training step with fewer passes over memory: what makes lecture 07 fast on a CPU.
+"""The fast training step: fewer passes over memory, which makes lecture 07 fast on a CPU.
 
-In a small model's step on a CPU, what surrounds the large matrix products takes longer than they do
-(docs/performance.md has the profile). Three parts leave that out and change no result but by
-rounding:
+In a small model's step on a CPU, the large matrix products take less time than the operations
+around them (docs/performance.md has the profile). Three functions leave out such operations, and
+change results only by rounding:
 
-    lora_linear     A product in 4 bits with its adapter, and its backward pass by hand: three thin
-                    products and one large one each way, all in the compute dtype. peft's own layer
-                    copies x to the adapter's float32 and back, and keeps those copies.
-    attend          Attention over rows without padding (`sft.pack`): all else in the model then
-                    computes with real tokens alone.
-    cross_entropy   A loss that never copies all logits to float32.
+    lora_linear         A product in 4 bits with its adapter, and a backward pass written by hand:
+                        three thin products and one large one each way, all in the compute dtype.
+                        peft's own layer copies x to the adapter's float32 and back, and stores
+                        those copies.
+    packed_attention    Attention over rows without padding (`sft.pack`), so that the rest of the
+                        model computes with real tokens only.
+    cross_entropy       A loss that never copies all logits to float32.
 
-`fused(model)` puts the first two in the place of a model's own code for a while.
+`fast_path(model)` replaces a model's own code by the first two for a while.
 
 References: LoRA (Hu et al. 2021, section 4.1), QLoRA (Dettmers et al. 2023, section 3, equation 5).
 """
@@ -34,19 +35,22 @@ from transformers import AttentionInterface, PreTrainedModel
 from course_utils.models import linear4bit_layers
 from course_utils.sft import IGNORE
 
-GRID_WIDTH = 32  # widths of attention's rectangles are multiples: few shapes, few kernels to build
-CHUNK = 2**20  # logits that are float32 at a time, 4 MB: they stay in the processor's cache
-PACKED = "course_packed"  # the name of `attend` among transformers' attention implementations
+# The widths of attention's rectangles are multiples of this, so that few kernels are built.
+GRID_WIDTH = 32
+# Number of logits that are float32 at a time. They take 4 MB and stay in the processor's cache.
+CHUNK = 2**20
+# The name of `packed_attention` among the attention implementations of transformers.
+PACKED = "course_packed"
 
 
 # -- a linear layer with its adapter ---------------------------------------------------------------
 
 
 class _LoRALinear(Function):
-    """`lora_linear` on rows, with its backward pass by hand.
+    """`lora_linear` on rows, with a backward pass written by hand.
 
-    x: (tokens, in); A: (r, in) and B: (out, r), float32, computed with in x's dtype; W: (out, in),
-    which gets no gradient. Kept for the backward pass: x, d, and copies of A and B in that dtype.
+    x is (tokens, in), W is (out, in) and gets no gradient. A (r, in) and B (out, r) are float32;
+    they are cast to x's dtype to compute. The backward pass needs x, d, and these casts.
     """
 
     @staticmethod
@@ -65,26 +69,32 @@ class _LoRALinear(Function):
         h = (g @ b).mul_(scale)  # (tokens, r)
         grad_a, grad_b = h.T @ x, (g.T @ down).mul_(scale)  # (r, in), (out, r)
         grad_x = None
-        if ctx.needs_input_grad[0]:  # the first layer's x is an embedding, and frozen
+        # The x of the first layer is a frozen embedding and needs no gradient.
+        if ctx.needs_input_grad[0]:
             grad_x = (g @ _dequantized(packed, state, g.dtype)).addmm_(h, a)
         return grad_x, grad_a.float(), grad_b.float(), None, None, None
 
 
 def _dequantized(packed: Tensor, state, dtype: torch.dtype) -> Tensor:
-    """W in this dtype; bitsandbytes' own way there is by the dtype that was quantized."""
+    """W in this dtype; bitsandbytes would first dequantize to the dtype before quantization."""
     state = copy.copy(state)
     state.dtype = dtype
     return dequantize_4bit(packed, state)
 
 
 def lora_linear(layer, x: Tensor) -> Tensor:
-    """y = x Wᵀ + s (x Aᵀ) Bᵀ: peft's LoRA layer on a 4-bit base, dequantized on demand.
+    """Compute y = x Wᵀ + s (x Aᵀ) Bᵀ: peft's LoRA layer on a 4-bit base, dequantized on demand.
 
         forward                          backward, from g = ∂L/∂y
         d = x Aᵀ        (tokens, r)      h = s g B       (tokens, r)
         y = x Wᵀ + s d Bᵀ                ∂B = s gᵀ d     ∂A = hᵀ x     ∂x = g W + h A
 
-    x: (…, in), of any dtype; computed in the base's compute dtype. Returns (…, out) in x's dtype.
+    Args:
+        layer: A LoRA layer of peft with one active adapter.
+        x: Input of shape (…, in), of any dtype. The products use the base's compute dtype.
+
+    Returns:
+        y of shape (…, out), in x's dtype.
     """
     (name,) = layer.active_adapters
     weight = layer.base_layer.weight
@@ -98,15 +108,19 @@ def lora_linear(layer, x: Tensor) -> Tensor:
 
 
 class Grid(NamedTuple):
-    """Where the tokens of packed sequences stand in a rectangle of (sequences, width) places.
+    """The places of packed sequences' tokens in a rectangle of (sequences, width) places.
 
         row of tokens    a a a b b b b b c c
         rectangle        a a a . .   b b b b b   c c . . .
 
-    places: for each place its token's number, or 0 where it is empty. empty: the numbers of those
-    places. tokens: for each token its place's number. mask: (width, width), 0 where a token may
-    look and -inf where it may not. An empty place stands behind its sequence, so causal attention
-    never lets a token look at it.
+    Empty places follow their sequence, so causal attention never lets a token see one.
+
+    Attributes:
+        shape: (sequences, width).
+        places: For each place the number of its token, or 0 if it is empty.
+        empty: The numbers of the empty places.
+        tokens: For each token the number of its place.
+        mask: (width, width), 0 where a token may look and -inf where it may not.
     """
 
     shape: tuple[int, int]
@@ -116,7 +130,8 @@ class Grid(NamedTuple):
     mask: Tensor
 
 
-@lru_cache(maxsize=2)  # all layers of a step ask for the same one
+# All layers of a step need the same grid.
+@lru_cache(maxsize=2)
 def _grid(lengths: tuple[int, ...], dtype: torch.dtype) -> Grid:
     width = -(-max(lengths) // GRID_WIDTH) * GRID_WIDTH
     sizes, column = torch.tensor(lengths)[:, None], torch.arange(width)
@@ -127,11 +142,11 @@ def _grid(lengths: tuple[int, ...], dtype: torch.dtype) -> Grid:
     return Grid(shape, places, empty.nonzero().squeeze(1), (~empty).nonzero().squeeze(1), mask)
 
 
-class _Move(Function):
-    """Rows of x in another order: rows `index`, with zeros in the rows `zero`.
+class _Permute(Function):
+    """The rows `index` of x, with zeros in the rows `zero`.
 
-    Its gradient moves back by `inverse`, with zeros in `inverse_zero`: cheaper than autograd's own,
-    which has to expect that a row is taken more than once.
+    The gradient is moved back by `inverse`, with zeros in `inverse_zero`. That is cheaper than
+    autograd's own backward pass, which must allow for a row that is used more than once.
     """
 
     @staticmethod
@@ -145,14 +160,27 @@ class _Move(Function):
         return g.index_select(0, inverse).index_fill_(0, zero, 0), None, None, None, None
 
 
-def attend(module, query, key, value, attention_mask, scaling, lengths=None, **_):
-    """Causal attention of packed sequences, each to itself: transformers' attention interface.
+def packed_attention(module, query, key, value, attention_mask, scaling, lengths=None, **_):
+    """Causal attention within each packed sequence, for transformers' attention interface.
 
-    query: (1, heads, tokens, d); key, value: (1, kv heads, tokens, d). lengths: of the sequences;
-    tokens behind them belong to the last one. Written out, not by torch's fused kernel, whose
-    backward pass is slow on CPUs. A layer's scores take sequences × heads × width² elements.
+    The products are written out because the backward pass of torch's fused kernel is slow on CPUs.
+    The scores of a layer have sequences × heads × width² elements.
 
-    Returns (1, tokens, heads, d) and None. Raises ValueError without lengths.
+    Args:
+        module: Unused, like attention_mask; both belong to the interface.
+        query: (1, heads, tokens, d).
+        key: (1, kv heads, tokens, d).
+        value: (1, kv heads, tokens, d).
+        attention_mask: Unused.
+        scaling: Factor of the scores.
+        lengths: Lengths of the sequences. Trailing tokens (padding to a multiple) are attributed to
+            the last sequence.
+
+    Returns:
+        The output, (1, tokens, heads, d), and None in place of the attention weights.
+
+    Raises:
+        ValueError: lengths is missing.
     """
     if lengths is None:
         raise ValueError("attention over packed rows needs `lengths`: make the batch by sft.pack")
@@ -161,27 +189,29 @@ def attend(module, query, key, value, attention_mask, scaling, lengths=None, **_
     (rows, width), nothing = grid.shape, grid.tokens[:0]
     kv_heads, d = key.shape[1], key.shape[-1]
 
-    def to_grid(x):  # (1, heads, tokens, d) -> (rows · kv heads, heads / kv heads · width, d)
+    # (1, heads, tokens, d) -> (rows · kv heads, heads / kv heads · width, d)
+    def to_grid(x):
         x = x[0].transpose(0, 1)  # (tokens, heads, d)
-        x = _Move.apply(x, grid.places, grid.empty, grid.tokens, nothing)
+        x = _Permute.apply(x, grid.places, grid.empty, grid.tokens, nothing)
         return x.view(rows, width, -1, d).transpose(1, 2).reshape(rows * kv_heads, -1, d)
 
     q, k, v = to_grid(query * scaling), to_grid(key), to_grid(value)
-    mask = grid.mask.repeat(q.shape[1] // width, 1)  # heads that share a key stand below each other
+    # Heads that share a key are stacked, so the mask is repeated for each of them.
+    mask = grid.mask.repeat(q.shape[1] // width, 1)
     weights = torch.baddbmm(mask, q, k.transpose(1, 2)).softmax(dim=-1)
     out = (weights @ v).view(rows, -1, width, d).transpose(1, 2)  # (rows, width, heads, d)
-    out = _Move.apply(out.flatten(0, 1), grid.tokens, nothing, grid.places, grid.empty)
+    out = _Permute.apply(out.flatten(0, 1), grid.tokens, nothing, grid.places, grid.empty)
     return out[None], None
 
 
-AttentionInterface.register(PACKED, attend)
+AttentionInterface.register(PACKED, packed_attention)
 
 
 # -- the loss --------------------------------------------------------------------------------------
 
 
 class _CrossEntropy(Function):
-    """Σ (log Σ exp z − z[target]) over the rows that have a target; gradient: softmax − one-hot."""
+    """Σ (log Σ exp z − z[target]) over rows with a target; its gradient is softmax − one-hot."""
 
     @staticmethod
     def forward(ctx, logits, targets):
@@ -204,11 +234,15 @@ class _CrossEntropy(Function):
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy in nats, summed over rows whose target isn't -100.
+    """Cross-entropy in nats, summed over the rows whose target is not -100.
 
-    As torch's of `logits.float()` with reduction="sum", without that copy: float32 is a few rows'
-    at a time, forward and backward. The gradient takes the logits' place in memory: torch refuses a
-    second backward pass. logits: (rows, words) of any dtype; targets: (rows,) int64.
+    The result is torch's for `logits.float()` with reduction="sum", but only a few rows are float32
+    at a time, forward and backward. The gradient overwrites the logits in memory, so torch refuses
+    a second backward pass.
+
+    Args:
+        logits: (rows, vocabulary), of any dtype.
+        targets: (rows,), int64.
     """
     return _CrossEntropy.apply(logits, targets)
 
@@ -216,10 +250,10 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 # -- a model that uses them ------------------------------------------------------------------------
 
 
-def fits(model: nn.Module) -> bool:
-    """Whether `fused` can make this model's training faster: a Llama in 4 bits with LoRA, on a CPU.
+def supports_fast_path(model: nn.Module) -> bool:
+    """Whether `fast_path` makes this model train faster: a Llama in 4 bits with LoRA on a CPU.
 
-    SmolLM2 is a Llama; other kinds may have windows or caps in their attention.
+    SmolLM2 is a Llama. Other kinds may have windows or soft caps in their attention.
     """
     return _base(model).config.model_type == "llama" and any(True for _ in _lora_layers(model))
 
@@ -229,7 +263,7 @@ def _base(model: nn.Module) -> PreTrainedModel:
 
 
 def _lora_layers(model: nn.Module) -> Iterator[nn.Module]:
-    """peft's LoRA layers that `lora_linear` can stand in for."""
+    """The LoRA layers of peft that `lora_linear` can replace."""
     from peft.tuners.lora import LoraLayer
 
     bases = set(linear4bit_layers(model).values())
@@ -239,23 +273,24 @@ def _lora_layers(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _is_plain(layer) -> bool:
-    """One adapter, switched on, and nothing but the LoRA paper's product in 16 or 32 bits."""
+    """Whether one adapter is on and computes the LoRA paper's product in bfloat16 or float32."""
     base, names = layer.base_layer, layer.active_adapters
     if len(names) != 1 or layer.disable_adapters or layer.merged or names[0] not in layer.lora_A:
         return False
     fine = base.compute_dtype in (torch.float32, torch.bfloat16) and base.bias is None
     fine &= base.weight.device.type == "cpu" and layer.lora_B[names[0]].bias is None
-    fine &= names[0] not in layer.lora_variant  # DoRA and other kinds
+    # DoRA and other kinds compute something else.
+    fine &= names[0] not in layer.lora_variant
     return fine and isinstance(layer.lora_dropout[names[0]], nn.Identity)
 
 
 @contextmanager
-def fused(model: nn.Module) -> Iterator[None]:
-    """Let a model compute with `lora_linear` and `attend` inside, then as before.
+def fast_path(model: nn.Module) -> Iterator[None]:
+    """Let the model compute with `lora_linear` and `packed_attention` inside the with block.
 
-    Inside, its batches are `sft.pack`'s, and the backward pass belongs inside too: gradient
-    checkpointing computes forward again. Layers that `lora_linear` can't stand in for (with
-    dropout, for one) keep their own code.
+    Inside, batches must come from `sft.pack`. The backward pass belongs inside too, because
+    gradient checkpointing repeats the forward pass. Layers that `lora_linear` cannot replace, for
+    example those with dropout, keep their own code.
     """
     base, layers = _base(model), list(_lora_layers(model))
     before = base.config._attn_implementation

@@ -1,0 +1,154 @@
+"""Checkpoints: the state of a run on disk, from which it continues as if it had never stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from course_utils.training import distributed
+from course_utils.training.adapters import trainable_parameters
+from course_utils.validation import CourseError
+
+if TYPE_CHECKING:
+    from course_utils.training.loop import Trainer
+
+WEIGHTS, STATE, TRAINABLE, PROGRESS = "adapters", "state", "trainable.safetensors", "progress.json"
+
+
+class TrainingError(CourseError):
+    """Training cannot continue. The message says why and where the last good adapters are."""
+
+
+class Checkpoints:
+    """Saved states of one run: `FOLDER/step-000040/` with `adapters/` (peft's format) and `state/`.
+
+    A checkpoint is written under a temporary name and renamed when it is complete. Older ones are
+    removed only then, so a full disk or a crash while saving never costs the last good one.
+    """
+
+    def __init__(self, folder: str | Path, trainer: Trainer):
+        self.folder, self.trainer = Path(folder), trainer
+        self.accelerator, self.model = trainer.accelerator, trainer.model
+        self.newest: Path | None = None
+        self.accelerator.register_save_state_pre_hook(self._save_trainable)
+        self.accelerator.register_load_state_pre_hook(self._load_trainable)
+
+    @property
+    def weights(self) -> Path | None:
+        """Folder of the newest checkpoint that `load_adapters` reads; None before the first."""
+        if self.newest is None:
+            return None
+        folder = self.newest / WEIGHTS
+        # peft gives each adapter a folder of its own, except the one named "default".
+        own = folder / getattr(self.model, "active_adapter", "default")
+        return own if own.is_dir() else folder
+
+    def save(self, history: list[dict]) -> None:
+        """Write a complete checkpoint and remove the older ones.
+
+        Raises:
+            TrainingError: Writing failed. The message names the last good checkpoint.
+        """
+        final = self.folder / f"step-{len(history):06d}"
+        partial = final.with_suffix(".partial")
+        try:
+            if self.accelerator.is_main_process:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+            self.accelerator.wait_for_everyone()
+            self.accelerator.save_state(str(partial / STATE))
+            weights = distributed.gathered(self.accelerator)
+            # Every process writes a part of the state, so wait until all have written theirs.
+            self.accelerator.wait_for_everyone()
+            if self.accelerator.is_main_process:
+                self._save_weights(partial / WEIGHTS, weights)
+                progress = {"fingerprint": self.trainer.fingerprint, "history": history}
+                (partial / PROGRESS).write_text(json.dumps(progress))
+                shutil.rmtree(final, ignore_errors=True)
+                os.replace(partial, final)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise TrainingError(
+                f"could not save to {final}: {error}. {self._last_good()}"
+            ) from error
+        self.newest = final
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            for old in set(self.folder.glob("step-*")) - {final}:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def restore(self) -> list[dict]:
+        """Load the newest checkpoint into the model, the optimizer and the schedule.
+
+        Returns:
+            The history of the saved run; empty if there is no checkpoint.
+
+        Raises:
+            TrainingError: The saved run differs in its recipe, number of examples or number of
+                processes, so it cannot be continued exactly.
+        """
+        complete = sorted(path.parent for path in self.folder.glob(f"step-*[0-9]/{PROGRESS}"))
+        if not complete:
+            return []
+        newest = complete[-1]
+        progress = json.loads((newest / PROGRESS).read_text())
+        saved = progress["fingerprint"]
+        changed = [
+            f"{name} was {saved.get(name)}, is {value}"
+            for name, value in self.trainer.fingerprint.items()
+            if saved.get(name) != value
+        ]
+        if changed:
+            raise TrainingError(
+                f"{newest} cannot be resumed, because its run differs: {'; '.join(changed)}"
+            )
+        self.accelerator.load_state(str(newest / STATE))
+        self.newest = newest
+        return progress["history"]
+
+    def rescue(self, history: list[dict], why: str) -> str:
+        """Save the weights from before a failed step if they are finite; return the message."""
+        if history and all(p.isfinite().all() for p in trainable_parameters(self.model).values()):
+            self.save(history)
+        return (
+            f"training stopped at step {len(history) + 1}: {why}. {self._last_good()} "
+            "Try a lower learning_rate, or look for faulty examples."
+        )
+
+    def _last_good(self) -> str:
+        if self.newest is None:
+            return "No adapters were saved before."
+        return f"The last good adapters are in {self.weights}."
+
+    def _save_weights(self, folder: Path, weights: dict[str, Tensor] | None) -> None:
+        if weights is not None:
+            return distributed.save_gathered(self.model, weights, folder)
+        extra = {"save_embedding_layers": False} if hasattr(self.model, "peft_config") else {}
+        self.model.save_pretrained(str(folder), **extra)
+
+    def _save_trainable(self, models, weights, folder) -> None:
+        """Save only what is trained (a hook of accelerate): the frozen base is on disk already."""
+        weights.clear()
+        # With FSDP, accelerate itself has saved the model by now.
+        if self.accelerator.is_main_process and not distributed.sharded(self.accelerator):
+            trained = trainable_parameters(self.model).items()
+            tensors = {name: p.detach().contiguous() for name, p in trained}
+            save_file(tensors, str(Path(folder) / TRAINABLE))
+
+    def _load_trainable(self, models, folder) -> None:
+        """Load what `_save_trainable` saved (a hook of accelerate)."""
+        models.clear()
+        if distributed.sharded(self.accelerator):
+            return
+        saved = load_file(str(Path(folder) / TRAINABLE))
+        with torch.no_grad():
+            for name, parameter in trainable_parameters(self.model).items():
+                parameter.copy_(saved[name])

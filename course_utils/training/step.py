@@ -1,0 +1,124 @@
+"""One optimizer step: the loss on answers, forward and backward passes, clipping and the update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from course_utils import runtime
+from course_utils.sft import IGNORE
+from course_utils.training.adapters import trainable_parameters
+from course_utils.training.fast_step import cross_entropy
+from course_utils.training.recipe import Recipe
+
+
+def answer_loss(model, batch: dict[str, Tensor]) -> Tensor:
+    """Next-token loss in nats, summed over the answer tokens of a batch.
+
+    Position t predicts token t + 1, so the labels are shifted by one. Logits are computed only at
+    positions whose next token carries loss. With a vocabulary of 49,152 tokens, the logits of whole
+    prompts would be the largest tensor of the step. Padding on the left has no position of its own.
+
+    Args:
+        model: A causal language model.
+        batch: The result of `sft.collate` or `sft.pack`.
+
+    Returns:
+        A scalar tensor.
+    """
+    targets = batch["labels"][:, 1:]  # (batch, length - 1)
+    columns = (targets != IGNORE).any(dim=0).nonzero().squeeze(1)  # (kept,)
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    if "attention_mask" in batch:
+        inputs["position_ids"] = (batch["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
+    logits = model(**inputs, logits_to_keep=columns, use_cache=False).logits
+    # logits: (batch, kept, vocabulary)
+    return cross_entropy(logits.flatten(0, 1), targets[:, columns].flatten())
+
+
+def count_tokens(batch: dict[str, Tensor]) -> Tensor:
+    """Number of tokens in a batch without its padding, as an int64 scalar tensor."""
+    return batch["attention_mask"].sum() if "attention_mask" in batch else batch["lengths"].sum()
+
+
+def count_answer_tokens(batches: Sequence[dict[str, Tensor]]) -> Tensor:
+    """Number of tokens in these batches that carry loss, as an int64 scalar tensor."""
+    return sum((batch["labels"][:, 1:] != IGNORE).sum() for batch in batches)
+
+
+def training_step(accelerator, model, optimizer, batches: Sequence[dict], recipe: Recipe) -> dict:
+    """Take one optimizer step over a few micro-batches: forward, backward, clip, update.
+
+    The loss is the mean over all answer tokens of all micro-batches and processes. So accumulation
+    saves memory and changes no result.
+
+    Returns:
+        loss (nats per answer token), grad_norm (before clipping) and the number of tokens read.
+
+    Raises:
+        FloatingPointError: The loss or, outside float16, a gradient is not finite. The weights are
+            unchanged.
+    """
+    answer_tokens = accelerator.reduce(count_answer_tokens(batches), reduction="sum")
+    # Gradients are averaged over processes; this factor turns the average back into a sum.
+    scale = accelerator.num_processes / answer_tokens
+    loss_sum = torch.zeros((), device=accelerator.device)
+    for number, batch in enumerate(batches, start=1):
+        last = number == len(batches)
+        with nullcontext() if last else accelerator.no_sync(model):
+            loss = answer_loss(model, batch)
+            # The backward pass would not fit in the gaps that freed tensors leave.
+            runtime.trim_heap()
+            accelerator.backward(loss * scale)
+        loss_sum += loss.detach()
+    loss_mean = (accelerator.reduce(loss_sum, reduction="sum") / answer_tokens).item()
+    norm = float(accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm))
+    # In float16 the gradient scaler itself skips a step whose gradients overflow.
+    norm_must_be_finite = accelerator.scaler is None
+    if not math.isfinite(loss_mean) or (norm_must_be_finite and not math.isfinite(norm)):
+        optimizer.zero_grad()
+        raise FloatingPointError(f"the loss is {loss_mean} and the gradient norm is {norm}")
+    optimizer.step()
+    optimizer.zero_grad()
+    tokens = accelerator.reduce(sum(map(count_tokens, batches)), reduction="sum")
+    return {"loss": loss_mean, "grad_norm": norm, "tokens": tokens.item()}
+
+
+@torch.no_grad()
+def mean_loss(accelerator, model, batches: Iterable[dict]) -> float:
+    """Mean loss in nats per answer token, in eval mode; restores the model's mode."""
+    was_training = model.training
+    model.eval()
+    batches = list(batches)
+    total = accelerator.reduce(sum(answer_loss(model, batch) for batch in batches), reduction="sum")
+    count = accelerator.reduce(count_answer_tokens(batches), reduction="sum")
+    model.train(was_training)
+    return (total / count).item()
+
+
+def make_optimizer(model, recipe: Recipe, paged: bool = True) -> torch.optim.Optimizer:
+    """AdamW over the trainable parameters: paged and 8-bit on CUDA, PyTorch's own elsewhere.
+
+    The paged 8-bit optimizer is QLoRA's (Dettmers et al. 2023, section 3).
+
+    Args:
+        model: The model to train.
+        recipe: Its learning_rate and weight_decay.
+        paged: False chooses PyTorch's AdamW on CUDA too.
+
+    Raises:
+        ValueError: The model has no trainable parameter.
+    """
+    parameters = list(trainable_parameters(model).values())
+    if not parameters:
+        raise ValueError("the model has no trainable parameter: call attach_adapters first")
+    settings = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    if paged and parameters[0].device.type == "cuda":
+        from bitsandbytes.optim import PagedAdamW8bit
+
+        return PagedAdamW8bit(parameters, **settings)
+    return torch.optim.AdamW(parameters, **settings)
