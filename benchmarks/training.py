@@ -184,12 +184,12 @@ def stepper(changes: int) -> Callable[[int], dict]:
     set_checkpointing(model, False)
     optimizer = make_optimizer(model, recipe)
     collate, rows = sft.collator(tokenizer, packed), features(tokenizer)
-    faster = partial(fast_step.fused, model) if packed else nullcontext
+    faster = partial(fast_step.fast_path, model) if packed else nullcontext
     autocast &= not linear
     if not linear:
         patch.object(fast_step, "_lora_layers", lambda model: ()).start()
     if not chunked:
-        patch("course_utils.training.loop.cross_entropy", torch_loss).start()
+        patch("course_utils.training.step.cross_entropy", torch_loss).start()
 
     def step(number: int) -> dict:
         some = rows[number * recipe.micro_batch_size :][: recipe.micro_batch_size]

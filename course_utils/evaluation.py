@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -181,7 +181,7 @@ class _Decoder:
             )
         return [self._text(new) for new in out[:, ids.shape[1] :].tolist()]
 
-    def _read_prefix(self) -> dict[str, object]:
+    def _read_prefix(self) -> dict[str, Any]:
         """The prefix's keys and values, as the argument of `generate` for them; else empty."""
         import torch
 

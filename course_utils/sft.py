@@ -1,15 +1,15 @@
 """Supervised fine-tuning data: chat template, loss on the answer only, padding, collation.
 
-A conversation becomes two rows of equal length; the model reads the first and is graded on the
-second:
+A conversation becomes two rows of equal length. The model reads the first row, and the loss is
+computed on the second:
 
     input_ids   <|im_start|>user … story … <|im_start|>assistant   {"section": … }  <|im_end|>
     labels      -100 -100 -100 -100  …  -100 -100 -100 -100 -100   {"section": … }  <|im_end|>
                 └───────────── prompt: no loss ─────────────────┘ └── answer and end: loss ──┘
 
-Padding is masked by its position, never by its token: SmolLM2 pads with <|im_end|>, the very token
-that ends an answer. A mask by token would hide that end from the loss, and the model would never
-learn to stop.
+Padding is masked by its position, never by its token, because SmolLM2 pads with <|im_end|>, the
+token that also ends an answer. A mask by token would hide that end from the loss, and the model
+would never learn to stop.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-IGNORE = -100  # torch.nn.functional.cross_entropy leaves these labels out
+# torch.nn.functional.cross_entropy ignores labels of this value.
+IGNORE = -100
 
 Message = Mapping[str, str]
 Features = dict[str, list[int]]
@@ -34,14 +35,14 @@ def prompt_ids(messages: Sequence[Message], tokenizer) -> list[int]:
 
 
 def answer_ids(answer: str, tokenizer) -> list[int]:
-    """Token ids of the answer, closed by the end token that the model must learn to say."""
+    """Token ids of the answer and of the end token, which the model must learn to generate."""
     return tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
 
 
 def token_texts(ids: Iterable[int], tokenizer) -> list[str]:
-    """The text of each token, to look at: a space shows as ·, a line break as ↵.
+    """The text of each token for display, with · for a space and ↵ for a line break.
 
-    A token that holds only some bytes of a character shows as �.
+    A token that contains only some bytes of a character is shown as �.
     """
     return [tokenizer.decode([i]).replace(" ", "·").replace("\n", "↵") for i in ids]
 
@@ -55,13 +56,19 @@ def encode(
 ) -> Features:
     """Tokenize one conversation for training, with loss on its last (assistant) message only.
 
-    messages: chat messages (`{"role": …, "content": …}`); the last one is the assistant's.
-    max_length: tokens allowed for prompt and answer together.
-    on_too_long: "error" raises; "truncate" cuts the end of the last user message, never the answer.
+    Args:
+        messages: Chat messages (`{"role": …, "content": …}`); the last one is the assistant's.
+        tokenizer: A tokenizer with a chat template.
+        max_length: Limit of prompt and answer together, in tokens.
+        on_too_long: "error" raises. "truncate" cuts the end of the last user message, never the
+            answer.
 
-    Returns {"input_ids": […], "labels": […]} of equal length; labels are -100 on the prompt.
-    Raises ValueError if the last message is not the assistant's or is empty, if the conversation is
-    too long, or if it can't be shortened enough.
+    Returns:
+        {"input_ids": […], "labels": […]} of equal length; labels are -100 on the prompt.
+
+    Raises:
+        ValueError: The last message is not the assistant's or is empty, or the conversation is too
+            long, or it cannot be shortened enough.
     """
     if on_too_long not in ("error", "truncate"):
         raise ValueError(f'on_too_long must be "error" or "truncate", got {on_too_long!r}')
@@ -76,14 +83,10 @@ def encode(
         prompt = prompt_ids(_shorten(messages[:-1], excess, tokenizer), tokenizer)
         excess = len(prompt) + len(target) - max_length
     if excess > 0:
+        shorten = ', or pass on_too_long="truncate" to shorten the prompt'
         raise ValueError(
             f"prompt ({len(prompt)} tokens) and answer ({len(target)} tokens) together exceed "
-            f"max_length={max_length}: raise max_length"
-            + (
-                ""
-                if on_too_long == "truncate"
-                else ', or pass on_too_long="truncate" to shorten the prompt'
-            )
+            f"max_length={max_length}: raise max_length{shorten if on_too_long == 'error' else ''}"
         )
     return {"input_ids": prompt + target, "labels": [IGNORE] * len(prompt) + target}
 
@@ -110,7 +113,7 @@ def encode_all(
     max_length: int = 1024,
     on_too_long: str = "error",
 ) -> list[Features]:
-    """`encode` for many conversations; an error names the conversation (counted from 0)."""
+    """Apply `encode` to many conversations; an error names the conversation, counted from 0."""
     features = []
     for number, messages in enumerate(conversations):
         try:
@@ -125,16 +128,19 @@ def encode_all(
 def collate(
     features: Sequence[Features], pad_token_id: int, multiple: int = 1
 ) -> dict[str, Tensor]:
-    """Pad a batch on the left to its longest row, rounded up to a multiple.
+    """Pad a batch on the left to the length of its longest row, rounded up to a multiple.
 
         pad pad prompt prompt answer end
         prompt prompt prompt answer answer end
 
-    The answers line up at the right edge, so a loss on answers needs the last few columns only.
+    All answers end at the right edge, so a loss on answers needs only the last few columns.
 
-    Returns input_ids, attention_mask and labels, each a (batch, width) int64 tensor. Padding is 0
-    in the mask and -100 in the labels because of where it stands, whatever token it is.
-    Raises ValueError for an empty batch.
+    Returns:
+        input_ids, attention_mask and labels, each a (batch, width) int64 tensor. Padding is 0 in
+        the mask and -100 in the labels because of its position, whatever token it is.
+
+    Raises:
+        ValueError: The batch is empty.
     """
     if not features:
         raise ValueError("a batch needs at least one example")
@@ -160,19 +166,22 @@ def pack(features: Sequence[Features], pad_token_id: int, multiple: int = 1) -> 
         position_ids   0      1      2      3   0      1      2      3      4      5   6
         lengths        4                        6
 
-    Attention must keep to each example: by `lengths`, or where position_ids start again. What
-    rounds the row up to a multiple goes on behind the last example, whose tokens causal attention
-    lets see nothing of it.
+    Attention must stay within each example, which `lengths` or a restart of position_ids delimits.
+    Padding to a multiple follows the last example. With causal attention the tokens of that example
+    do not see it.
 
-    Returns input_ids, position_ids and labels, each (1, tokens), and lengths, (batch,), all int64.
-    Raises ValueError for an empty batch.
+    Returns:
+        input_ids, position_ids and labels, each (1, tokens), and lengths, (batch,), all int64.
+
+    Raises:
+        ValueError: The batch is empty.
     """
     if not features:
         raise ValueError("a batch needs at least one example")
     lengths = [len(feature["input_ids"]) for feature in features]
     filling = -sum(lengths) % multiple
     ids = [token for feature in features for token in feature["input_ids"]]
-    # no token predicts the first one of the next example
+    # No token may predict the first token of the next example, so its label is ignored.
     labels = [label for feature in features for label in (IGNORE, *feature["labels"][1:])]
     ranges = [torch.arange(length) for length in (*lengths[:-1], lengths[-1] + filling)]
     return {
@@ -185,10 +194,11 @@ def pack(features: Sequence[Features], pad_token_id: int, multiple: int = 1) -> 
 
 @dataclass(frozen=True)
 class Collator:
-    """`collate`, or `pack`, for one tokenizer, as a DataLoader's `collate_fn`.
+    """`collate` or `pack` for one tokenizer.
 
-    Rows are rounded up to multiples: on CPU, oneDNN builds and keeps a kernel for every new shape,
-    about 1 MB each and dozens for a model; on GPU, tensor cores like multiples of 8.
+    Lengths are rounded up to a multiple. On a CPU, oneDNN builds and stores a kernel for every new
+    shape: about 1 MB each, and dozens for a model. On a GPU, tensor cores are fastest at multiples
+    of 8.
     """
 
     pad_token_id: int
@@ -200,6 +210,6 @@ class Collator:
 
 
 def collator(tokenizer, packed: bool = False) -> Collator:
-    """The collator for this tokenizer; its padding token, or the end token where it has none."""
+    """The collator for this tokenizer, with its padding token, or its end token if it has none."""
     pad = tokenizer.pad_token_id
     return Collator(tokenizer.eos_token_id if pad is None else pad, packed)

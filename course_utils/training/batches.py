@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from course_utils.sft import IGNORE, Collator, Features
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Batches:
     examples: Sequence[Features]
     collate: Collator
     size: int
-    accelerator: object
+    accelerator: Accelerator
     seed: int | None = None
 
     def epoch(self, number: int = 0, start: int = 0) -> Iterator[dict[str, Tensor]]:

@@ -130,9 +130,11 @@ class Checkpoints:
 
     def _save_weights(self, folder: Path, weights: dict[str, Tensor] | None) -> None:
         if weights is not None:
-            return distributed.save_gathered(self.model, weights, folder)
-        extra = {"save_embedding_layers": False} if hasattr(self.model, "peft_config") else {}
-        self.model.save_pretrained(str(folder), **extra)
+            distributed.save_gathered(self.model, weights, folder)
+        elif hasattr(self.model, "peft_config"):
+            self.model.save_pretrained(str(folder), save_embedding_layers=False)
+        else:
+            self.model.save_pretrained(str(folder))
 
     def _save_trainable(self, models, weights, folder) -> None:
         """Save only what is trained (a hook of accelerate): the frozen base is on disk already."""

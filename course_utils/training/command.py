@@ -31,16 +31,18 @@ WITHOUT_OPTION = {"validate_every"}
 def recipe_options(command: Callable) -> Callable:
     """Add an option for each numeric field of `Recipe`, with the field's default and help."""
     for field in reversed(dataclasses.fields(Recipe)):
-        if field.type in KINDS and field.name not in WITHOUT_OPTION:
-            own = field.name == "learning_rate"
-            option = click.option(
-                f"--{field.name.replace('_', '-')}",
-                type=KINDS[field.type],
-                default=None if own else field.default,
-                show_default="what suits the model" if own else field.default is not None,
-                help=field.metadata["help"],
-            )
-            command = option(command)
+        kind = KINDS.get(str(field.type))
+        if kind is None or field.name in WITHOUT_OPTION:
+            continue
+        own = field.name == "learning_rate"
+        option = click.option(
+            f"--{field.name.replace('_', '-')}",
+            type=kind,
+            default=None if own else field.default,
+            show_default="what suits the model" if own else field.default is not None,
+            help=field.metadata["help"],
+        )
+        command = option(command)
     return command
 
 

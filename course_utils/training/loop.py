@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -120,7 +120,9 @@ class Trainer:
             raise ValueError("there are no training examples")
         self.model, self.recipe = model, recipe
         fast = _is_fast(model, recipe)
-        self.computing = partial(fast_path, model) if fast else nullcontext
+        self.computing: Callable[[], AbstractContextManager] = (
+            partial(fast_path, model) if fast else nullcontext
+        )
         # The fast path casts by itself, so autocast is off.
         dtype = torch.float32 if fast else recipe.compute_dtype
         self.accelerator = distributed.make_accelerator(model, dtype)
