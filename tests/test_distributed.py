@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from torch.distributed.fsdp import BackwardPrefetch, ShardingStrategy, StateDict
 
 from benchmarks import bigger_machines
 from course_utils.memory import estimate, usable_bytes
-from course_utils.training import TrainingError, command, load_adapters
+from course_utils.training import Recipe, TrainingError, command, load_adapters
 from course_utils.units import GiB
 from tests import launched
 from tests.conftest import make_model
@@ -193,6 +194,12 @@ def test_the_command_trains_alike_in_one_process_and_in_two(tiny_base, tmp_path)
     assert ours["step"] == theirs["step"] == "2"
     assert float(ours["loss"]) == pytest.approx(float(theirs["loss"]), rel=1e-2)  # may be 16 bits
     load_adapters(make_model(), ours["adapters"])
+
+
+def test_each_number_of_a_recipe_is_an_option():
+    numbers = {f.name for f in fields(Recipe) if type(f.default) in (int, float)}
+    others = {"name", "path", "output_dir", "resume", "max_steps", "save_every"}
+    assert {parameter.name for parameter in command.main.params} == numbers | others
 
 
 @pytest.mark.parametrize(

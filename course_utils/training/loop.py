@@ -179,7 +179,7 @@ class Trainer:
 
     @contextmanager
     def running(self, run: Run, checkpoints: Checkpoints) -> Iterator[_Progress]:
-        """Train inside; an interrupt or a failed step saves what is good, and cleans up."""
+        """Run the loop inside: save after an interrupt or a failed step, and always clean up."""
         main = self.accelerator.is_main_process
         bar = _Progress(total=self.steps, initial=len(run.history), unit="step", disable=not main)
         try:

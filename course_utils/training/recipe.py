@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields
@@ -90,6 +91,6 @@ class Recipe:
         return json.loads(json.dumps(choices, default=str))
 
 
-# The fields explain themselves once: here for `Recipe?` and the website, in `command` for --help.
-_HELP = "".join(f"        {field.name}: {field.metadata['help']}\n" for field in fields(Recipe))
-Recipe.__doc__ = f"{Recipe.__doc__}\n    Attributes:\n{_HELP}    "
+# `Recipe?`, the website and --help all show the help of the fields, which is written once.
+_HELP = "".join(f"    {field.name}: {field.metadata['help']}\n" for field in fields(Recipe))
+Recipe.__doc__ = f"{inspect.getdoc(Recipe)}\n\nAttributes:\n{_HELP}"
