@@ -48,7 +48,7 @@ class Batches:
         together = self.size * self.accelerator.num_processes
         for group in range(start, math.ceil(len(order) / together)):
             first = group * together + self.accelerator.process_index * self.size
-            rows = [self.examples[i] for i in order[first : first + self.size]]
+            rows = [self.examples[i] for i in order[first : first + self.size].tolist()]
             batch = self.collate(rows or [{"input_ids": [0], "labels": [IGNORE]}])
             yield {name: t.to(self.accelerator.device) for name, t in batch.items()}
 
