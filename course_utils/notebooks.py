@@ -1,8 +1,8 @@
-"""Notebooks as files: where the course's are, how one is read, written and compared.
+"""Notebook files: find the course's notebooks, read one, write one.
 
-A notebook in git holds no outputs; its JSON is written the way Jupyter writes it, so that a diff
-shows only edits. `publishing.execute` runs notebooks, `publishing.notebook_check` says what must
-not be committed.
+Notebooks in git hold no outputs, and their JSON has the layout that Jupyter gives it, so a diff
+shows only what somebody edited. `publishing.execute` runs notebooks, and
+`publishing.notebook_check` finds what must not be committed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,14 @@ FOLDERS = ("lectures", "solutions", "exercises")
 
 
 def course_folder(start: Path | None = None) -> Path:
-    """The folder that holds `lectures/`: around `start` (default: here), else around the package.
+    """Find the folder that holds `lectures/` and `course_utils/`.
 
-    Raises CourseError where the course was installed without its notebooks.
+    Args:
+        start: where the search begins, going upwards; default: the working folder. If nothing is
+            found, the search goes on from the folder of this package.
+
+    Raises:
+        CourseError: there is none, because the course was installed without its notebooks.
     """
     start = (start or Path.cwd()).resolve()
     for folder in (start, *start.parents, Path(__file__).resolve().parents[1]):
@@ -31,9 +36,14 @@ def course_folder(start: Path | None = None) -> Path:
 
 
 def lectures(folder: Path, only: str | None = None) -> list[Path]:
-    """The lectures in order, or the one that `only` names: "07", "7", its file name or its stem.
+    """List the lectures of the course in `folder`, in order.
 
-    Raises CourseError for a lecture that is not there, and names those that are.
+    Args:
+        folder: the course folder.
+        only: return just this lecture, named by its number ("07" or "7"), file name or stem.
+
+    Raises:
+        CourseError: there is no such lecture; the message lists the lectures that exist.
     """
     found = sorted((folder / "lectures").glob("[0-9][0-9]_*.ipynb"))
     if only is None:
@@ -48,26 +58,29 @@ def lectures(folder: Path, only: str | None = None) -> list[Path]:
 
 
 def all_notebooks(folder: Path) -> list[Path]:
-    """Every notebook of the course that git holds."""
+    """List the notebooks in `lectures/`, `solutions/` and `exercises/`, without checkpoints."""
     found = (path for name in FOLDERS for path in (folder / name).rglob("*.ipynb"))
     return sorted(path for path in found if ".ipynb_checkpoints" not in path.parts)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A notebook as it is in its file, but for sources, which are text.
+    """Read a notebook's JSON, with the source of each cell joined to one string.
 
-    Raises CourseError if the file is no notebook.
+    Raises:
+        CourseError: the file can't be read, or it is not a notebook.
     """
     try:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         cells = [{**cell, "source": "".join(cell["source"])} for cell in notebook["cells"]]
         return {**notebook, "cells": cells, "metadata": dict(notebook["metadata"])}
-    except (OSError, ValueError, KeyError, TypeError) as fault:
+    except OSError as fault:
+        raise CourseError(f"{path} can't be read: {fault.strerror}") from fault
+    except (ValueError, KeyError, TypeError) as fault:
         raise CourseError(f"{path} is not a notebook: {fault}") from fault
 
 
 def dump(notebook: dict[str, Any]) -> str:
-    """The JSON text that Jupyter writes for this notebook: sorted keys, one source line a line."""
+    """Format a notebook as Jupyter does: sorted keys, and sources as lists of lines."""
     notebook = json.loads(json.dumps(notebook))
     for cell in notebook["cells"]:
         cell["source"] = "".join(cell.get("source", "")).splitlines(keepends=True)
@@ -75,7 +88,7 @@ def dump(notebook: dict[str, Any]) -> str:
 
 
 def __getattr__(name: str) -> Any:
-    """Exercise 07 imports `execute` from here; it lives in `publishing.execute`."""
+    """Return `publishing.execute.execute`, which exercise 07 imports from this module."""
     if name == "execute":
         from course_utils.publishing.execute import execute
 

@@ -7,7 +7,7 @@ computed on the second:
     labels      -100 -100 -100 -100  …  -100 -100 -100 -100 -100   {"section": … }  <|im_end|>
                 └───────────── prompt: no loss ─────────────────┘ └── answer and end: loss ──┘
 
-Padding is masked by its position, never by its token, because SmolLM2 pads with <|im_end|>, the
+Padding is masked by its position, never by its token, because SmolLM2 pads with `<|im_end|>`, the
 token that also ends an answer. A mask by token would hide that end from the loss, and the model
 would never learn to stop.
 """

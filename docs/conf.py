@@ -1,5 +1,6 @@
 """How Sphinx builds the site from what `course site` stages (course_utils.publishing.website)."""
 
+import re
 from pathlib import Path
 
 from docutils import nodes
@@ -8,7 +9,6 @@ from sphinx.transforms import SphinxTransform
 from course_utils import __version__
 from course_utils.publishing import addresses
 from course_utils.publishing.mathml import to_mathml
-from course_utils.publishing.website import to_rst
 
 PUBLISHED = addresses.read(Path(__file__).resolve().parents[1])  # see `course badges --set`
 
@@ -16,12 +16,17 @@ project = "The QLoRA course"
 author = "The QLoRA course authors"
 version = release = __version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 nb_execution_mode = "off"
 nb_merge_streams = True
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 4
 
+# Docstrings: Google style, with code in single backticks.
+default_role = "literal"
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
@@ -81,9 +86,21 @@ def visit_math_block(translator, node):
     raise nodes.SkipNode
 
 
-def process_docstring(app, what, name, obj, options, lines):
-    """The course's docstrings are prose, which autodoc would take for reStructuredText."""
-    lines[:] = to_rst(lines)
+def prepare_docstring(app, what, name, obj, options, lines):
+    """Mark what napoleon would misread in a docstring of Google style.
+
+    A block that is indented below a blank line, such as a drawing, becomes a block of plain text;
+    the sections of Google style have no blank line below their heading. In the docstring of a
+    property, an empty comment keeps napoleon from reading "Bytes: the sum" as a type.
+    """
+    text = "\n".join(lines)
+    # A docstring that is not yet in Google style: join a hanging indent to its first line.
+    while text != (joined := re.sub(r"^(\w[\w, ×]*: .*)\n {4}(?=\S)", r"\1 ", text, flags=re.M)):
+        text = joined
+    text = re.sub(
+        r"^(\S.*)(?<!::)\n\n(?= {4})", r"\1\n\n.. code-block:: text\n\n", text, flags=re.M
+    )
+    lines[:] = [*(["..", ""] if what == "property" else []), *text.split("\n")]
 
 
 def launch_from_the_students_repository(app, pagename, template, context, doctree):
@@ -101,6 +118,6 @@ def setup(app):
     """Register the above with Sphinx."""
     app.add_transform(CellAnchors)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
-    app.connect("autodoc-process-docstring", process_docstring)
+    app.connect("autodoc-process-docstring", prepare_docstring, priority=400)  # before napoleon
     app.connect("html-page-context", launch_from_the_students_repository)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -14,8 +14,9 @@ from types import SimpleNamespace
 import nbformat
 import psutil
 import pytest
+from click.testing import CliRunner
 
-from course_utils import __version__, notebooks, runtime
+from course_utils import __version__, cli, notebooks, runtime
 from course_utils.publishing import html as html_pages
 from course_utils.publishing import notebook_check
 from course_utils.publishing.addresses import Addresses
@@ -146,10 +147,14 @@ def test_assignments_have_the_setup_cell(tmp_path):
 def test_unreadable_files(tmp_path):
     (tmp_path / "broken.ipynb").write_text("{")
     (tmp_path / "list.ipynb").write_text("[]")
-    for name in ("broken.ipynb", "list.ipynb", "missing.ipynb"):
-        assert check(tmp_path / name)[0].startswith("is not a notebook")
+    for name, why in (
+        ("broken.ipynb", "is not a notebook: "),
+        ("list.ipynb", "is not a notebook: "),
+        ("missing.ipynb", "can't be read: No such file"),
+    ):
+        assert check(tmp_path / name)[0].startswith(why)
         for change in (fix, lambda path: notebook_check.published_at(path, Addresses())):
-            with pytest.raises(CourseError, match="is not a notebook"):
+            with pytest.raises(CourseError, match=f"{name} {why}"):
                 change(tmp_path / name)
 
 
@@ -266,21 +271,26 @@ def test_fix_renews_the_map_of_the_lectures(tmp_path):
     assert source.endswith(f"{row}\n\nAfter.")
 
 
-def test_command_line(tmp_path, capsys, monkeypatch):
+def test_command_line(tmp_path, monkeypatch):
     dirty = notebook(code_cell("sum", "1 + 1"))
     dirty["cells"][0]["execution_count"] = 1
     path = write(tmp_path / "lectures" / "01_x.ipynb", dirty)
     other = write(tmp_path / "exercises" / "x.ipynb", notebook())
     (tmp_path / "course_utils").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert notebooks.main(["check", str(other)]) == 0
-    assert notebooks.main(["check"]) == 1
-    assert f"{path}: cell sum: holds an execution count" in capsys.readouterr().out
-    assert notebooks.main(["fix", str(path)]) == 1, "the opening is for a person to write"
-    out = capsys.readouterr().out
-    assert f"{path}: cleaned" in out and "execution count" not in out and "a title" in out
-    assert notebooks.main(["fix", str(tmp_path / "none.ipynb")]) == 1
-    assert "is not a notebook" in capsys.readouterr().err
+
+    def run(*arguments):
+        result = CliRunner().invoke(cli.main, ["notebooks", *map(str, arguments)])
+        return result.exit_code, result.output
+
+    assert run("check", other)[0] == 0
+    status, output = run("check")
+    assert status == 1 and f"{path}: cell sum: holds an execution count" in output
+    status, output = run("fix", path)
+    assert status == 1, "the opening is for a person to write"
+    assert f"{path}: cleaned" in output and "execution count" not in output and "a title" in output
+    status, output = run("fix", tmp_path / "none.ipynb")
+    assert status == 1 and "none.ipynb can't be read" in output
 
 
 # --- the set-up cell ---
@@ -540,7 +550,7 @@ def test_ctrl_c_leaves_no_kernel_behind(tmp_path):
     call = f"execute({str(path)!r}, {str(tmp_path / 'out')!r})"
     # Started in the background, the tests ignore SIGINT, and so would this child.
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    code = f"{listen}\nfrom course_utils.notebooks import execute; {call}"
+    code = f"{listen}\nfrom course_utils.publishing.execute import execute; {call}"
     run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     pid = tmp_path / "pid"
     while not (pid.exists() and pid.read_text().endswith(".")) and run.poll() is None:
@@ -552,9 +562,9 @@ def test_ctrl_c_leaves_no_kernel_behind(tmp_path):
 
 def test_a_file_that_is_no_notebook(tmp_path):
     (tmp_path / "broken.ipynb").write_text("{")
-    with pytest.raises(CourseError, match="is not a notebook"):
+    with pytest.raises(CourseError, match="broken.ipynb is not a notebook: "):
         execute(tmp_path / "broken.ipynb", tmp_path / "out")
-    with pytest.raises(CourseError, match="can't be read"):
+    with pytest.raises(CourseError, match="missing.ipynb can't be read: No such file"):
         execute(tmp_path / "missing.ipynb", tmp_path / "out")
 
 

@@ -3,8 +3,11 @@
 import base64
 import html
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from course_utils import cli, notebooks
 from course_utils.publishing import html as html_pages
 from course_utils.publishing import website
 from course_utils.publishing.addresses import TAG
-from course_utils.publishing.website import Evidence, Links, faults, to_rst
+from course_utils.publishing.website import Evidence, Links, faults
 from course_utils.validation import CourseError
 from tests.browser import chromium
 
@@ -93,7 +96,7 @@ EXERCISE = [
 GUIDE = """\
 # Guide
 
-[The sum](../lectures/01_sums.ipynb#sum), [its code](../course_utils/memory/allocator.py),
+[The sum](../lectures/01_sums.ipynb#sum), [its code](../course_utils/memory/__init__.py),
 [a result](../benchmarks/results/speed.md#fast), [the exercises](../exercises/README.md),
 [below](#more), [away](https://example.org), [Makefile](../Makefile).
 
@@ -128,11 +131,12 @@ PAGES = {
     "docs/index.md": INDEX,
     "docs/guide.md": GUIDE,
     "docs/glossary.md": GLOSSARY,
-    "docs/api.md": "# API\n\n```{toctree}\napi/allocator\n```\n",
+    "docs/api.md": "# API\n\n```{toctree}\napi/memory\napi/files\n```\n",
     "exercises/README.md": "# Exercises\n\n[Sums](01_sums/01_sums.ipynb)\n",
     "benchmarks/results/speed.md": "# Speed\n\n## Fast\n\n100 a second.\n",
     "Makefile": "all:\n",
-    "course_utils/memory/allocator.py": "",
+    "course_utils/memory/__init__.py": "",
+    "course_utils/files.py": "",
 }
 
 
@@ -161,7 +165,7 @@ def small(tmp_path_factory):
     """The site of the small course."""
     folder = tmp_path_factory.mktemp("course")
     ran = make_course(folder)
-    assert website.build(folder, [ran], folder / "site") == 12
+    assert website.build(folder, [ran], folder / "site") == 13
     return folder / "site"
 
 
@@ -232,7 +236,7 @@ def test_an_exercise_shows_the_stub_and_folds_the_checks(small):
     "link",
     [
         "lectures/01_sums.html#sum",
-        "api/allocator.html",
+        "api/memory.html",
         "results/speed.html#fast",
         "exercises/index.html",
         "#more",
@@ -249,13 +253,17 @@ def test_what_the_site_does_not_hold_is_plain_text_without_an_address(small):
     assert "Makefile" in text_of(markup) and "Makefile</a>" not in markup
 
 
-def test_docstrings_are_prose_and_drawings(small):
-    markup = article(small, "api/allocator.html")
-    drawings = " ".join(re.findall("<pre>.*?</pre>", markup, re.S))
-    plain = html.unescape(re.sub("<.*?>", "", drawings))
-    assert "a cached block of 8 MiB   |· 5.5 MiB asked for ·|" in plain
-    assert '<span class="pre">torch.cuda.max_memory_allocated</span>' in markup
-    assert "fresh_block(size: int) → int" in text_of(markup)
+def test_docstrings_have_signatures_and_sections(small):
+    text = text_of(article(small, "api/files.html"))
+    assert "write_text(path: Path, text: str) → None" in text
+    assert "Parameters: path – the file" in text and "Raises: CourseError – the file" in text
+
+
+def test_a_package_shows_what_it_exports(small):
+    """The drawing in its docstring, and functions that it takes from its modules."""
+    markup = article(small, "api/memory.html")
+    assert any("weights" in drawing for drawing in re.findall("<pre>.*?</pre>", markup, re.S))
+    assert "estimate(" in text_of(markup) and "class ModelShape(" in text_of(markup)
 
 
 def test_nothing_leads_to_a_repository_without_an_address(small):
@@ -270,7 +278,7 @@ def test_buttons_open_the_notebook_in_the_right_repository(tmp_path, students):
     (tmp_path / "site").mkdir()
     for name in ("objects.inv", "old.html"):  # of a site that was built before
         (tmp_path / "site" / name).touch()
-    assert website.build(tmp_path, [ran], tmp_path / "site") == 12
+    assert website.build(tmp_path, [ran], tmp_path / "site") == 13
     assert not (tmp_path / "site" / "old.html").exists()
     lecture = page(tmp_path / "site", "lectures/01_sums.html")
     exercise = page(tmp_path / "site", "exercises/01_sums/01_sums.html")
@@ -295,7 +303,7 @@ def test_pages_ask_nothing_of_the_network_and_fit_a_phone(small):
         for path in (
             "guide.html",
             "lectures/01_sums.html",
-            "api/allocator.html",
+            "api/memory.html",
             "search.html?q=sum",
         ):
             opened.goto(f"file://{small}/{path}")
@@ -399,40 +407,76 @@ def test_links_from_a_page_that_lies_deeper(tmp_path):
 # --- docstrings -----------------------------------------------------------------------------------
 
 
-DRAWING = """\
-So:
+@pytest.fixture(scope="module")
+def api_page(tmp_path_factory):
+    """A function that gives the text of the API page of a module with this source."""
+    folder = tmp_path_factory.mktemp("api")
 
-    a ─► b
+    def build(source):
+        (folder / "index.md").write_text(
+            website.API_PAGE.format(name="x").replace("course_utils.", "")
+        )
+        (folder / "x.py").write_text(source, encoding="utf-8")
+        options = ["-q", "-W", "-E", "-c", ROOT / "docs", "-D", "root_doc=index"]
+        command = [sys.executable, "-m", "sphinx", *options, folder, folder / "html"]
+        environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        return article(folder / "html", "index.html")
 
-    c
+    return build
+
+
+DOCSTRINGS = '''\
+"""Count `words`, not *more*.
+
+    a | b   stays
+
+    as drawn_
+
+After `that`.
 """
-FIELDS = """\
-rank: of the
-    adapters. alpha: α.
-steps, size: how many.
-Raises ValueError below 1.
-"""
-AS_A_LIST = [
-    "- rank: of the adapters. alpha: α.",
-    "- steps, size: how many.",
-    "- Raises ValueError below 1.",
-]
-BLOCK = [".. code-block:: text", ""]
 
 
-@pytest.mark.parametrize(
-    "docstring, rst",
-    [
-        ("One `line`, not *more*_.", [r"One \ ``line``\ , not \*more\*\_."]),
-        ("Two\nlines.\n\nThen more.", ["Two lines.", "", "Then more."]),
-        (DRAWING, ["So:", "", *BLOCK, "    a ─► b", "", *BLOCK, "    c"]),
-        (FIELDS, AS_A_LIST),
-        ("- one\n  more\n- two", ["- one more", "- two"]),
-        (">>> 1 + 1\n2", [">>> 1 + 1", "2"]),
-    ],
-)
-def test_docstrings_as_restructuredtext(docstring, rst):
-    assert to_rst(docstring.split("\n"))[:-1] == rst
+def count(text, least=1):
+    """Count the words of a text.
+
+    rank: a field of prose that
+        goes on.
+
+    Args:
+        text: which words
+            are counted.
+        least: 0 or 1.
+
+    Returns:
+        The number.
+
+    >>> count("a b")
+    2
+    """
+
+
+class Sum:
+    """A sum."""
+
+    @property
+    def total(self):
+        """Bytes of all: the sum."""
+'''
+
+
+def test_docstrings_are_google_style_with_drawings(api_page):
+    markup = api_page(DOCSTRINGS)
+    drawing, example = re.findall("<pre>(.*?)</pre>", markup, re.S)
+    assert html.unescape(re.sub("<.*?>", "", drawing)) == "a | b   stays\n\nas drawn_\n"
+    assert text_of(example) == '>>> count("a b") 2'
+    assert '<span class="pre">words</span>' in markup and "<em>more</em>" in markup
+    text = text_of(markup)
+    assert "rank: a field of prose that goes on. Parameters" in text
+    assert "text – which words are counted. least – 0 or 1." in text
+    assert "Returns: The number." in text
+    assert "Bytes of all: the sum." in text and "Type" not in text
 
 
 # --- the built site -------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ def _sphinx(folder: Path, work: Path) -> None:
     if "No module named sphinx" in done.stderr:
         raise CourseError("Sphinx is missing: run `make site`, which installs it")
     if done.returncode:
-        raise CourseError(f"Sphinx is not content:\n{done.stderr.strip()}")
+        raise CourseError(f"Sphinx reported warnings:\n{done.stderr.strip()}")
 
 
 # --- where things stand on the site ---------------------------------------------------------------
@@ -99,14 +99,18 @@ def places(folder: Path) -> dict[str, str]:
     found["exercises/README.md"] = "exercises/index.md"
     found["course_utils/data/DATASHEET.md"] = "datasheet.md"
     found = {path: place for path, place in found.items() if (folder / path).is_file()}
-    return found | {f"course_utils/{name}.py": f"api/{name}.md" for name in modules(folder)}
+    return found | {path: f"api/{name}.md" for name, path in modules(folder).items()}
 
 
-def modules(folder: Path) -> list[str]:
-    """The modules of course_utils that docs/api.md lists, which have a page each."""
-    path = folder / API
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return re.findall(r"^api/(\w+)$", text, re.M)
+def modules(folder: Path) -> dict[str, str]:
+    """Return the path of each module or package that docs/api.md lists, by its name."""
+    listed = folder / API
+    text = listed.read_text(encoding="utf-8") if listed.is_file() else ""
+    found = {}
+    for name in re.findall(r"^api/(\w+)$", text, re.M):
+        package = f"course_utils/{name}/__init__.py"
+        found[name] = package if (folder / package).is_file() else f"course_utils/{name}.py"
+    return found
 
 
 # --- staging --------------------------------------------------------------------------------------
@@ -327,53 +331,6 @@ def _texts(output: dict[str, Any]) -> Iterator[str]:
     yield html.unescape(
         re.sub(r"<style.*?</style>|<[^>]*>", " ", "".join(data.get("text/html", "")), flags=re.S)
     )
-
-
-# --- docstrings -----------------------------------------------------------------------------------
-
-FIELD = re.compile(r"[a-z_]\w*(?:(?:, | × )\w+)*: |(?:Raises|Returns|Yields) |Sources?: ")
-
-
-def to_rst(docstring: list[str]) -> list[str]:
-    """The lines of a docstring of this course, which is plain prose, as reStructuredText.
-
-    Code in `single backticks` becomes literal; a paragraph that is indented, a drawing or an
-    example, is kept as it is; lines such as "rank: of the adapters." become a list. Nothing else
-    is markup.
-    """
-    lines: list[str] = []
-    for block in re.split(r"\n(?:[ ]*\n)+", "\n".join(docstring).strip("\n")):
-        rows = block.split("\n")
-        if all(row.startswith("    ") for row in rows):
-            lines += [".. code-block:: text", "", *rows]
-        elif rows[0].startswith(">>> "):
-            lines += rows
-        elif FIELD.match(rows[0]):
-            lines += [f"- {_inline(item)}" for item in _items(rows, FIELD)]
-        elif rows[0].startswith("- "):
-            lines += [f"- {_inline(item[2:])}" for item in _items(rows, re.compile("- "))]
-        else:
-            lines.append(_inline(" ".join(row.strip() for row in rows)))
-        lines.append("")
-    return lines
-
-
-def _items(rows: list[str], start: re.Pattern[str]) -> list[str]:
-    """Rows joined into items, each of which begins with a row that `start` matches."""
-    items: list[str] = []
-    for row in rows:
-        if start.match(row):
-            items.append(row)
-        else:
-            items[-1] += f" {row.strip()}"
-    return items
-
-
-def _inline(text: str) -> str:
-    parts = re.split(r"`([^`]+)`", text)
-    parts[::2] = [re.sub(r"([\\*`|_])", r"\\\1", part) for part in parts[::2]]
-    parts[1::2] = [f"\\ ``{code}``\\ " for code in parts[1::2]]
-    return "".join(parts).strip()
 
 
 # --- the built site -------------------------------------------------------------------------------
