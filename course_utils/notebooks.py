@@ -79,6 +79,19 @@ def load(path: Path) -> dict[str, Any]:
         raise CourseError(f"{path} is not a notebook: {fault}") from fault
 
 
+def load_node(path: Path) -> Any:
+    """Read a notebook as a `NotebookNode` of nbformat, with the texts of its outputs joined, too.
+
+    Raises:
+        CourseError: as `load` does.
+        ImportError: nbformat is missing.
+    """
+    import nbformat
+    from nbformat.v4.rwbase import rejoin_lines
+
+    return rejoin_lines(nbformat.from_dict(load(path)))
+
+
 def dump(notebook: dict[str, Any]) -> str:
     """Format a notebook as Jupyter does: sorted keys, and sources as lists of lines."""
     notebook = json.loads(json.dumps(notebook))

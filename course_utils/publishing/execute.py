@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.files import write_text
-from course_utils.notebooks import KERNEL, dump, load
+from course_utils.notebooks import KERNEL, dump, load_node
 from course_utils.publishing.html import WIDGET_VIEW, to_html, with_moved_links
 from course_utils.runtime import process_peak
 from course_utils.validation import CourseError
@@ -72,10 +72,9 @@ def execute(
 
 def _read(path: Path) -> Any:
     try:
-        import nbformat
+        return load_node(path)
     except ImportError as missing:
         raise _needs_jupyter(missing) from None
-    return nbformat.from_dict(load(path))
 
 
 def _needs_jupyter(missing: ImportError) -> CourseError:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.files import write_text
+from course_utils.notebooks import load_node
 from course_utils.publishing.addresses import with_badges
 from course_utils.publishing.executed import executed
 from course_utils.publishing.html import freeze_widgets
@@ -60,11 +61,9 @@ def _reveal_folder() -> Path:
 
 
 def _write_deck(path: Path, output: Path) -> Path:
-    import nbformat
-
     page = output / f"{path.stem}.html"
     try:
-        write_text(page, to_deck(nbformat.read(path, as_version=4)))
+        write_text(page, to_deck(load_node(path)))
     except ValueError as fault:  # a formula that can't be shown, or no cell that is
         raise CourseError(f"{path.stem} can't be made into slides: {fault}") from fault
     return page

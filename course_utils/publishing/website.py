@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 import os
 import re
 import shutil
@@ -27,7 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from course_utils.notebooks import dump
+from course_utils.notebooks import dump, load, load_node
 from course_utils.publishing import addresses
 from course_utils.publishing.addresses import TAG
 from course_utils.publishing.html import freeze_widgets
@@ -203,9 +202,7 @@ def stage_notebook(path: Path, source: str, links: Links, work: Path) -> str:
     out, and so are badges, for the site has buttons; checks of exercises are folded. Tables that
     pandas styled look like its others.
     """
-    import nbformat
-
-    notebook = freeze_widgets(nbformat.read(path, as_version=4))
+    notebook = freeze_widgets(load_node(path))
     notebook.cells = [cell for cell in notebook.cells if cell.id != "setup"]
     for cell in notebook.cells:
         if cell.id == "opening":
@@ -318,7 +315,7 @@ def unsupported(folder: Path, notebooks: list[Path]) -> list[str]:
 
 def _shown(path: Path) -> Iterator[tuple[str, str]]:
     """The id of each code cell, and what a reader sees of its output: one text, single spaces."""
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+    for cell in load(path)["cells"]:
         if cell["cell_type"] == "code":
             texts = [text for output in cell["outputs"] for text in _texts(output)]
             yield cell["id"], " ".join(" ".join(texts).split())
