@@ -1,5 +1,6 @@
 """addresses: read from pyproject.toml, written into it and nothing else; the links they give."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -109,41 +110,49 @@ def test_faults_of_pyproject(tmp_path):
         addresses.read(project(tmp_path, '[project.urls]\nStudents = "https://example.org/x"\n'))
 
 
-def test_a_new_table_stands_below_the_project_and_all_else_stays(tmp_path):
+def test_addresses_get_a_table_of_their_own_and_all_else_stays(tmp_path):
     new = addresses.written(project(tmp_path), BOTH)
-    assert new.replace(f"{URLS}\n", "") == PROJECT
-    assert new.index("keywords") < new.index("[project.urls]") < new.index("[project.opt")
+    assert new.replace(f"\n{URLS}", "") == PROJECT
     assert addresses.read(project(tmp_path, new)) == BOTH
     assert addresses.written(tmp_path, BOTH) == new
     assert addresses.written(tmp_path, Addresses()) == PROJECT, "as if it had never been"
 
 
+def test_a_new_table_has_blank_lines_around_it(tmp_path):
+    tool = "\n[tool.x]\n"
+    new = addresses.written(project(tmp_path, PROJECT + tool), BOTH)
+    assert new == f"{PROJECT}\n{URLS}{tool}"
+    assert addresses.written(project(tmp_path, new), Addresses()) == PROJECT + tool
+
+
 def test_a_table_that_is_there_keeps_its_other_lines(tmp_path):
     others = '# Where to find us.\nHomepage = "https://example.org"\n'
-    text = PROJECT.replace("[project.opt", f"{URLS}{others}\n[project.opt", 1)
-    only = addresses.written(project(tmp_path, text), Addresses(COURSE))
-    assert only == text.replace(f'Students = "{STUDENTS}"\n', "")
-    none = addresses.written(tmp_path, Addresses())
-    assert none == PROJECT.replace("[project.opt", f"[project.urls]\n{others}\n[project.opt", 1)
-    assert addresses.written(project(tmp_path, none), BOTH) == text
+    text = PROJECT.replace("[project.opt", f"[project.urls]\n{others}\n[project.opt", 1)
+    new = addresses.written(project(tmp_path, text), BOTH)
+    assert addresses.read(project(tmp_path, new)) == BOTH and others in new
+    only = addresses.written(tmp_path, Addresses(COURSE))
+    assert only == new.replace(f'Students = "{STUDENTS}"\n', "")
+    assert addresses.written(tmp_path, Addresses()) == text
 
 
-def test_comments_of_a_table_that_goes_are_kept(tmp_path):
+def test_a_comment_below_the_addresses_is_kept(tmp_path):
     text = PROJECT.replace("[project.opt", f"{URLS}\n# Or less.\n[project.opt", 1)
-    new = addresses.written(project(tmp_path, text), Addresses())
-    assert new == PROJECT.replace("[project.opt", "# Or less.\n[project.opt", 1)
+    assert "# Or less.\n[project.opt" in addresses.written(project(tmp_path, text), Addresses())
 
 
 @pytest.mark.parametrize("way", ['urls = {Homepage = "x"}', 'urls.Homepage = "x"'])
-def test_addresses_written_in_another_way_are_for_people_to_change(tmp_path, way):
-    text = PROJECT.replace("keywords", f"{way}\nkeywords")
-    with pytest.raises(CourseError, match=r"they belong into a table of their own, \[project.urls"):
-        addresses.written(project(tmp_path, text), BOTH)
+def test_addresses_join_those_that_are_written_in_another_way(tmp_path, way):
+    project(tmp_path, PROJECT.replace("keywords", f"{way}\nkeywords"))
+    new = addresses.written(tmp_path, BOTH)
+    assert addresses.read(project(tmp_path, new)) == BOTH
+    assert tomllib.loads(new)["project"]["urls"]["Homepage"] == "x"
 
 
 def test_a_missing_pyproject_cannot_be_written(tmp_path):
     with pytest.raises(CourseError, match="pyproject.toml can't be read: No such file"):
         addresses.written(tmp_path, BOTH)
+    with pytest.raises(CourseError, match="pyproject.toml is not TOML: "):
+        addresses.written(project(tmp_path, "[project\n"), BOTH)
 
 
 # --- links ---

@@ -144,7 +144,7 @@ def test_the_network_is_really_off(no_network, tmp_path):
     ],
 )
 def test_runs_on_a_cpu_without_network(path, no_network, tmp_path, monkeypatch):
-    """Its numbers are asserted by its own cells; what the claims about the slides quote is shown."""
+    """Its own cells assert its numbers; what the claims about the slides quote is shown."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     result = execute(path, tmp_path, progress=False)
     assert result.error is None, result.error

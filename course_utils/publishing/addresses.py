@@ -1,11 +1,13 @@
-"""Where the course is published: pyproject.toml's [project.urls], and the links that follow.
+"""The addresses where the course is published, and the badges and links made from them.
+
+pyproject.toml holds up to two addresses, both of repositories on GitHub, because Colab opens
+notebooks from there:
 
     [project.urls]
-    Repository = "https://github.com/OWNER/REPO"     the course: its lectures are opened from there
-    Students = "https://github.com/OWNER/OTHER"      exercises without solutions: assignments
+    Repository = "https://github.com/OWNER/REPO"     the course: lectures are opened from there
+    Students = "https://github.com/OWNER/OTHER"      the course without solutions: assignments
 
-Neither has to be there. Google Colab opens notebooks from GitHub, so an address is that of a
-repository on GitHub; the tag of this release, v0.1.0 for version 0.1.0, says which state of it.
+Links name the tag of this release, such as v0.1.0 for version 0.1.0.
 """
 
 from __future__ import annotations
@@ -30,24 +32,25 @@ REPOSITORY = re.compile(rf"{GITHUB}/({OWNER})/({NAME})(?:\.git)?/?", re.IGNORECA
 
 @dataclass(frozen=True)
 class Addresses:
-    """The two repositories, each https://github.com/OWNER/REPO or "" if there is none."""
+    """The addresses of the two repositories; "" stands for a repository that does not exist."""
 
     repository: str = ""
     students: str = ""
 
     def of(self, path: Path) -> str:
-        """The address from which the notebook at `path` is opened: "" if there is none.
+        """Return the address that the notebook at `path` is opened from; "" if there is none.
 
-        Lectures come from the course, assignments from the students' repository alone: the other
-        one holds their solutions.
+        Assignments are opened from the students' repository only, because the course's own
+        repository holds their solutions.
         """
         return self.repository if is_lecture(path) else self.students
 
 
 def github(address: str) -> str:
-    """An address of GitHub's without what may stand at its end: .git or a slash.
+    """Return an address of a GitHub repository without a final ".git" or slash.
 
-    Raises CourseError for another one.
+    Raises:
+        CourseError: it is not the address of a GitHub repository.
     """
     found = REPOSITORY.fullmatch(address)
     if not found:
@@ -59,7 +62,7 @@ def github(address: str) -> str:
 
 
 def is_lecture(path: Path) -> bool:
-    """Whether a notebook lies in a folder named lectures."""
+    """Tell whether a notebook is in a folder named lectures."""
     return path.resolve().parent.name == "lectures"
 
 
@@ -67,88 +70,61 @@ def is_lecture(path: Path) -> bool:
 
 
 def read(folder: Path) -> Addresses:
-    """The addresses in a folder's pyproject.toml; none without the table, or without the file.
+    """Return the addresses in a folder's pyproject.toml, which need not exist.
 
-    Raises CourseError for a file that is not TOML, or an address that is not GitHub's.
+    Raises:
+        CourseError: the file is not TOML, or an address is not one of GitHub.
     """
     file = folder / PROJECT
-    return _parsed(file.read_text(encoding="utf-8"), file) if file.exists() else Addresses()
-
-
-def _parsed(text: str, file: Path) -> Addresses:
-    urls = _toml(text, file).get("project", {}).get("urls", {})
+    if not file.exists():
+        return Addresses()
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as fault:
+        raise CourseError(f"{file} is not TOML: {fault}") from None
+    urls = content.get("project", {}).get("urls", {})
     found = (urls.get(name) for name in ("Repository", "Students"))
     return Addresses(*(github(address) if address else "" for address in found))
 
 
-def _toml(text: str, file: Path) -> dict:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as fault:
-        raise CourseError(f"{file} is not TOML: {fault}") from None
-
-
 def written(folder: Path, addresses: Addresses) -> str:
-    """The text of a folder's pyproject.toml with these addresses; all else is as it was.
+    """Return the text that a folder's pyproject.toml has with these addresses; all else is kept.
 
-    Raises CourseError if there is no such file, or it is written in a way that this can't change.
+    Raises:
+        CourseError: the file can't be read, or it is not TOML.
     """
+    import tomlkit
+
     file = folder / PROJECT
     try:
-        text = file.read_text(encoding="utf-8")
+        document = tomlkit.parse(file.read_text(encoding="utf-8"))
     except OSError as fault:
         raise CourseError(f"{file} can't be read: {fault.strerror}") from None
-    before = _toml(text, file)
-    new = _with_urls(text, addresses)
-    try:
-        after = tomllib.loads(new)
-    except tomllib.TOMLDecodeError:
-        after = {}
-    if after != _expected(before, addresses):
-        raise CourseError(
-            f"the addresses can't be written into {file}: they belong into a table of their own, "
-            "[project.urls]"
-        )
-    return new
-
-
-def _lines(addresses: Addresses) -> dict[str, str]:
-    """What the table says: name and address."""
-    said = {"Repository": addresses.repository, "Students": addresses.students}
-    return {name: address for name, address in said.items() if address}
-
-
-def _with_urls(text: str, addresses: Addresses) -> str:
-    lines = "".join(f'{name} = "{address}"\n' for name, address in _lines(addresses).items())
-    tables = re.split(r"^(?=\[)", text, flags=re.M)
-    place = next((n for n, t in enumerate(tables) if t.startswith("[project.urls]")), None)
-    if place is None:
-        project = next((n for n, t in enumerate(tables) if t.startswith("[project]")), 0)
-        tables.insert(project + 1, f"[project.urls]\n{lines}\n" if lines else "")
-        return "".join(tables)
-    header, _, rest = tables[place].partition("\n")
-    rest = re.sub(r"^(?:Repository|Students) *=.*\n", "", rest, flags=re.M)
-    empty = not lines and not re.search(r"^[^#\n]", rest, re.M)
-    tables[place] = rest.lstrip("\n") if empty else f"{header}\n{lines}{rest}"
-    return "".join(tables)
-
-
-def _expected(before: dict, addresses: Addresses) -> dict:
-    """What the file should say afterwards."""
-    project = dict(before.get("project", {}))
-    urls = project.pop("urls", {})
-    kept = {name: urls[name] for name in urls if name not in ("Repository", "Students")}
-    urls = kept | _lines(addresses)
-    return before | {"project": project | ({"urls": urls} if urls else {})}
+    except tomlkit.exceptions.ParseError as fault:
+        raise CourseError(f"{file} is not TOML: {fault}") from None
+    project = document.setdefault("project", tomlkit.table())
+    is_new = "urls" not in project
+    urls = project.setdefault("urls", tomlkit.table())
+    for name, address in (("Repository", addresses.repository), ("Students", addresses.students)):
+        if address:
+            urls[name] = address
+        else:
+            urls.pop(name, None)
+    if not urls.as_string().strip():
+        del project["urls"]
+    elif is_new:
+        urls.add(tomlkit.nl())
+    return tomlkit.dumps(document).rstrip("\n") + "\n"
 
 
 # --- links ----------------------------------------------------------------------------------------
 
 
 def badges(path: Path, addresses: Addresses) -> str:
-    """The line of badges of a notebook, in markdown: Colab's and Binder's; "" without an address.
+    """Return the Markdown line of a notebook's badges for Colab and Binder; "" without an address.
 
-    An assignment is opened from exercises/, also where this is its source in solutions/.
+    The badges of an assignment open its release in exercises/, also those of its source in
+    solutions/.
     """
     address = addresses.of(path)
     if not address:
@@ -163,7 +139,10 @@ def badges(path: Path, addresses: Addresses) -> str:
 
 
 def with_badges(opening: str, line: str) -> str:
-    """The text of a notebook's first cell with this line of badges alone, below the title."""
+    """Return the text of a notebook's first cell with this line of badges below its title.
+
+    Other lines of badges are removed; with an empty `line`, all are.
+    """
     paragraphs = [part for part in opening.split("\n\n") if not _is_badges(part)]
     return "\n\n".join([*paragraphs[:1], *filter(None, [line]), *paragraphs[1:]])
 
