@@ -96,15 +96,24 @@ BAD = {
     "digits": (change(CELL, "id", "1234"), "'1234' is not a name"),
     "capitals": (change(CELL, "id", "Sum"), "'Sum' is not a name"),
     "underscore": (change(CELL, "id", "the_sum"), "'the_sum' is not a name"),
-    "same id": (change(CELL, "id", "setup"), "'setup' stands twice"),
+    "same id": (change(CELL, "id", "setup"), "another cell has the id 'setup', too"),
     "kernel": (change(("metadata", "kernelspec"), "name", "conda"), "the kernel must be python3"),
-    "noise": (change(("metadata",), "colab", {}), "about the notebook: colab"),
+    "noise": (
+        change(("metadata",), "colab", {}),
+        "has metadata that does not belong in git: colab",
+    ),
     "version": (
         change(("metadata", "language_info"), "version", "3.11.7"),
-        "about the notebook: language_info",
+        "has metadata that does not belong in git: language_info",
     ),
-    "cell noise": (change((*CELL, "metadata"), "ExecuteTime", {}), "about the cell: ExecuteTime"),
-    "long cell": (change(CELL, "source", "1\n" * 16), "cell sum: 16 lines; 15 are the most"),
+    "cell noise": (
+        change((*CELL, "metadata"), "ExecuteTime", {}),
+        "cell sum: has metadata that does not belong in git: ExecuteTime",
+    ),
+    "long cell": (
+        change(CELL, "source", "1\n" * 16),
+        "cell sum: has 16 lines; at most 15 are allowed",
+    ),
     "other set-up": (change(("cells", 1), "source", SETUP_CELL + "\n"), "must be the set-up cell"),
     "set-up name": (change(("cells", 1), "id", "start"), "must be the set-up cell"),
     "no title": (change(("cells", 0), "source", OPENING[2:]), "must open with a title"),
@@ -114,11 +123,11 @@ BAD = {
     ),
     "no minutes": (
         change(("cells", 0), "source", OPENING.replace("1 minute", "long")),
-        "what a lecture takes is told as: - **Takes:** 2 minutes on CPU",
+        "the 'Takes' line must look like: - **Takes:** 2 minutes on CPU",
     ),
     "no memory": (
         change(("cells", 0), "source", OPENING.replace("1.2 GB", "little")),
-        "what a lecture takes is told as",
+        "the 'Takes' line must look like: - **Takes:** ",
     ),
 }
 

@@ -1,1 +1,1 @@
-"""For who publishes the course: run notebooks, and make pages, slides and the website of them."""
+"""Publish the course: run notebooks, check them, and make pages, slides and the website."""

@@ -1,7 +1,8 @@
-"""Badges in README.md and in the notebooks, and addresses in set-up cells: all from one place.
+"""Renew the badges in README.md and the notebooks, and the addresses in set-up cells.
 
-That place is pyproject.toml (see `addresses`). Lectures and assignments have a line of badges below
-their title; README.md has one between two markers, for the first lecture:
+All of them come from the addresses in pyproject.toml (see `addresses`). Lectures and assignments
+have a line of badges below their title. README.md has the badges of the first lecture between two
+markers:
 
     <!-- badges: begin -->
     <!-- badges: end -->
@@ -23,11 +24,20 @@ BEGIN, END = "<!-- badges: begin -->", "<!-- badges: end -->"
 
 
 def renew(folder: Path, published: Addresses | None = None) -> list[Path]:
-    """Bring all badges and set-up cells of a course up to date; returns the files that changed.
+    """Bring all badges and set-up cells of a course up to date.
 
-    published: new addresses, which pyproject.toml gets as well; default: those that it holds. All
-    is read before anything is written, and if one file can't be written, the others are put back.
-    Raises CourseError then, and for a notebook or a pyproject.toml that can't be read.
+    All files are read before the first is written. If one can't be written, the files written
+    before it are restored.
+
+    Args:
+        folder: the course folder.
+        published: new addresses, which are stored in pyproject.toml; default: those stored there.
+
+    Returns:
+        The files that changed.
+
+    Raises:
+        CourseError: a file can't be read or written, or pyproject.toml is not valid.
     """
     known = addresses.read(folder)
     wanted = known if published is None else published
@@ -48,12 +58,12 @@ def renew(folder: Path, published: Addresses | None = None) -> list[Path]:
 
 
 def differences(folder: Path) -> list[Path]:
-    """The files whose badges or set-up cells are not what pyproject.toml gives; none is good."""
+    """List the files whose badges or set-up cells differ from what pyproject.toml gives."""
     return list(_changed(_texts(folder, addresses.read(folder))))
 
 
 def _texts(folder: Path, published: Addresses) -> dict[Path, str]:
-    """What README.md and the notebooks of a course should say."""
+    """Return the texts that README.md and the notebooks of a course should have."""
     texts = {folder / README: _readme(folder, published)} if (folder / README).exists() else {}
     for path in notebooks.all_notebooks(folder):
         texts[path] = notebook_check.published_at(path, published)
@@ -61,12 +71,12 @@ def _texts(folder: Path, published: Addresses) -> dict[Path, str]:
 
 
 def _changed(texts: dict[Path, str]) -> dict[Path, str]:
-    """Those texts that differ from what is in their files."""
+    """Return the texts that differ from those in their files."""
     return {path: text for path, text in texts.items() if text != path.read_text(encoding="utf-8")}
 
 
 def _readme(folder: Path, published: Addresses) -> str:
-    """The text of README.md with badges between its markers; without markers it is as it was."""
+    """Return the text of README.md with the badges between its markers, if it has markers."""
     text = (folder / README).read_text(encoding="utf-8")
     lines = [addresses.badges(path, published) for path in notebooks.lectures(folder)[:1]]
     row = "\n".join([BEGIN, *filter(None, lines), END])

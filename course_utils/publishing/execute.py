@@ -1,4 +1,4 @@
-"""Run a notebook top to bottom in a fresh kernel, and keep what it put out."""
+"""Run a notebook in a fresh kernel, and store it with its outputs."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ from course_utils.validation import CourseError
 
 @dataclass(frozen=True)
 class Execution:
-    """One executed notebook.
+    """What running one notebook gave.
 
-    page: the HTML with outputs; beside it lies the executed notebook. seconds: wall time with the
-    kernel's start. peak_memory: bytes, of the kernel (and of its child processes, where it has
-    any). summaries: the text of the cells tagged "summary". error: the cell that failed and the end
-    of its traceback, None if none did.
+    Attributes:
+        notebook: the notebook file that was run.
+        page: the HTML page with outputs; the executed notebook is in the same folder.
+        seconds: wall time, including the start of the kernel.
+        peak_memory: most bytes (B) that the kernel and its child processes held.
+        summaries: the text outputs of the cells tagged "summary".
+        error: the cell that failed and the end of its traceback; None if no cell failed.
     """
 
     notebook: Path
@@ -48,13 +51,20 @@ def execute(
     timeout: int | None = None,
     progress: bool = True,
 ) -> Execution:
-    """Run a notebook top to bottom in a fresh kernel, in its own folder; write it with its outputs.
+    """Run a notebook from top to bottom in a fresh kernel, and write it with its outputs.
 
-    Into `output_dir` go the executed notebook, under its own name, and the same as HTML. timeout:
-    seconds for one cell, None for no limit. progress: a bar on stderr, one step a cell. The
-    notebook file is not changed. A cell that fails ends the run; both are still written.
-    Raises CourseError if the notebook can't be read, if it lies in `output_dir`, or if Jupyter's
-    packages are missing.
+    The kernel's working folder is the notebook's. The notebook file is not changed. A cell that
+    fails ends the run, and the outputs up to that cell are written.
+
+    Args:
+        path: the notebook.
+        output_dir: the folder for the executed notebook and its HTML page.
+        timeout: seconds for one cell; None sets no limit.
+        progress: show a bar on stderr, which advances with each cell.
+
+    Raises:
+        CourseError: the notebook can't be read, `output_dir` is its own folder, or Jupyter's
+            packages are missing.
     """
     path = Path(path)
     page = Path(output_dir) / f"{path.stem}.html"
@@ -82,7 +92,7 @@ def _needs_jupyter(missing: ImportError) -> CourseError:
 
 
 def _run(notebook: Any, folder: Path, timeout: int | None, bar: Any) -> tuple[str | None, int]:
-    """Execute in place; returns the error, if any, and the peak memory in bytes."""
+    """Execute a notebook in place; returns the error, if any, and the peak memory in bytes."""
     try:
         from jupyter_client.kernelspec import NoSuchKernel
         from nbclient import NotebookClient
@@ -118,10 +128,10 @@ def _run(notebook: Any, folder: Path, timeout: int | None, bar: Any) -> tuple[st
 
 
 def _execute_until_interrupted(watch: _Watch) -> None:
-    """Execute in a thread of its own, so that Ctrl-C reaches us and not nbclient's event loop.
+    """Execute in a separate thread, so that Ctrl-C interrupts this one and not nbclient's loop.
 
-    On Ctrl-C the kernel is killed, the thread sees that and cleans up, and KeyboardInterrupt goes
-    on its way.
+    On Ctrl-C the kernel is killed, so the thread ends and cleans up; KeyboardInterrupt is raised
+    again.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
         run = pool.submit(asyncio.run, watch.client.async_execute(env=_kernel_environment()))
@@ -130,18 +140,19 @@ def _execute_until_interrupted(watch: _Watch) -> None:
         except KeyboardInterrupt:
             watch.kill_kernel()
             raise
-        finally:  # nbclient leaves this behind where the kernel did not start, and it fails then
+        finally:
+            # nbclient keeps this handler if the kernel did not start, and it would fail at exit.
             atexit.unregister(watch.client._cleanup_kernel)
 
 
 def _kernel_environment() -> dict[str, str]:
-    """As a notebook's kernel has it: inline figures, and no debugger warnings on stderr."""
+    """Return an environment with inline figures and without debugger warnings on stderr."""
     kept = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     return kept | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
 def _last_lines(cell: Any, count: int = 8) -> str:
-    """The end of a failed cell's traceback, without colours and rulers."""
+    """Return the end of a failed cell's traceback, without colours and rulers."""
     errors = [output for output in cell.outputs if output.output_type == "error"]
     lines = [line for error in errors for line in error.traceback]
     plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(lines))
@@ -157,10 +168,11 @@ def _bar(path: Path, notebook: Any, progress: bool) -> Any:
 
 
 class _Watch(threading.Thread):
-    """Looks on while a notebook runs: moves the bar, and follows the memory of the kernel.
+    """Advance the bar and measure memory while a notebook runs.
 
-    The kernel's peak is the system's own record. Child processes have none that outlives them, so
-    what they hold for themselves is sampled twice a second and its maximum added.
+    The operating system records the kernel's peak. A child process's record ends with the process,
+    so the memory that child processes don't share is sampled twice a second, and its maximum is
+    added.
     """
 
     def __init__(self, bar: Any, interval: float = 0.5):
@@ -173,7 +185,7 @@ class _Watch(threading.Thread):
 
     @property
     def peak(self) -> int:
-        """Bytes the kernel and its children held at most."""
+        """Most bytes that the kernel and its children held."""
         return self.kernel_peak + self.children_peak
 
     def __enter__(self) -> _Watch:
@@ -189,10 +201,11 @@ class _Watch(threading.Thread):
         while not self.over.wait(self.interval):
             self.look()
             if sys.stderr.isatty():
-                self.bar.refresh()  # the clock goes on in a long cell
+                # The bar shows the time, which changes during a long cell.
+                self.bar.refresh()
 
     def look(self) -> None:
-        """Read the memory now; a kernel that is not there yet, or gone, has none."""
+        """Read the memory now, if the kernel is running."""
         import psutil
 
         try:
@@ -204,7 +217,7 @@ class _Watch(threading.Thread):
             return
 
     def kill_kernel(self) -> None:
-        """End the kernel and its child processes now."""
+        """Kill the kernel and its child processes."""
         import psutil
 
         with contextlib.suppress(psutil.Error):
@@ -213,7 +226,7 @@ class _Watch(threading.Thread):
 
     @property
     def kernel(self) -> Any:
-        """The kernel's process; raises psutil.NoSuchProcess before it starts and after it ends."""
+        """The kernel's process; raises psutil.NoSuchProcess if it is not running."""
         import psutil
 
         pid = getattr(getattr(self.client.km, "provisioner", None), "pid", None)
@@ -222,12 +235,12 @@ class _Watch(threading.Thread):
         return psutil.Process(pid)
 
     def cell_starts(self, cell: Any, **_: object) -> None:
-        """Note which cell is at work."""
+        """Note which cell is running."""
         self.cell = cell
         self.bar.set_postfix_str(cell.id)
 
     def cell_ends(self, cell: Any, **_: object) -> None:
-        """Take one step on the bar, and read the memory before the kernel can be shut down."""
+        """Advance the bar, and read the memory before the kernel can be shut down."""
         self.look()
         self.bar.update()
 
@@ -239,7 +252,7 @@ def _title(notebook: Any, otherwise: str) -> str:
 
 
 def _summaries(notebook: Any) -> Iterator[str]:
-    """The plain text that each cell tagged "summary" put out."""
+    """Yield the text output of each cell tagged "summary"."""
     for cell in notebook.cells:
         if "summary" in cell.metadata.get("tags", []) and cell.cell_type == "code":
             texts = [_plain_text(output) for output in cell.outputs]

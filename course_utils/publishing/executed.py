@@ -1,7 +1,7 @@
-"""Lectures with their outputs, as the site and the slides need them: run now, or as they ran last.
+"""Get the executed lectures for the site and the slides: run them now, or take their last run.
 
-`course run` leaves each executed lecture in build/lectures. A run is still good while its code is
-that of the lecture: texts and the metadata of cells are no part of it, and are renewed.
+`course run` stores each executed lecture in build/lectures. The last run of a lecture can be used
+while its code cells are those of the lecture; texts and the metadata of cells are renewed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,17 @@ TIMEOUT = 1800  # seconds for one cell, as for `course run`
 
 
 def executed(folder: Path, only: str | None = None, *, run: bool = True) -> list[Path]:
-    """The executed notebooks in `folder`/build/lectures, in order: of all lectures, or of `only`.
+    """List the executed notebooks of the lectures, in order.
 
-    run: execute each now, with a bar on stderr; else take what the last run left, with the texts
-    and the cells' metadata that the lectures have now. Raises CourseError if there are no lectures,
-    if a cell fails, or if the last run is missing, failed, or was of other code.
+    Args:
+        folder: the course folder; the executed notebooks are in its build/lectures.
+        only: just this lecture, by its number or name.
+        run: execute each lecture now, with a bar on stderr. Otherwise take its last run, with the
+            texts and the metadata of cells that the lecture has now.
+
+    Raises:
+        CourseError: there are no lectures, a cell fails, or the last run is missing, failed or
+            had other code.
     """
     paths = lectures(folder, only)
     if not paths:
@@ -39,7 +45,7 @@ def _run(path: Path, output: Path) -> Path:
 
 
 def _last_run(path: Path, output: Path) -> Path:
-    """The executed notebook that lies in `output`, with what isn't code as in the lecture now."""
+    """Renew the texts of the executed notebook in `output`, and return its path."""
     target = output / path.name
     remedy = f"run `course run --only {path.stem[:2]}`"
     if not target.is_file():
@@ -52,14 +58,14 @@ def _last_run(path: Path, output: Path) -> Path:
 
 
 def _code(notebook: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The code cells by their ids."""
+    """Return the code cells by their ids."""
     return {cell["id"]: cell for cell in notebook["cells"] if cell["cell_type"] == "code"}
 
 
 def _fault(lecture: dict[str, Any], last: dict[str, Any]) -> str | None:
-    """Why a run's outputs can't be those of the lecture; None if they can.
+    """Return why the last run can't be used; None if it can.
 
-    The set-up cell is not compared: it does nothing where lectures are executed for others.
+    The set-up cells may differ, because a set-up cell does nothing outside Colab.
     """
     now, then = _code(lecture), _code(last)
     if list(now) != list(then):
@@ -76,7 +82,7 @@ def _fault(lecture: dict[str, Any], last: dict[str, Any]) -> str | None:
 
 
 def _renewed(lecture: dict[str, Any], last: dict[str, Any]) -> dict[str, Any]:
-    """The lecture with the outputs, the counts and the widgets of its last run."""
+    """Return the lecture with the outputs, the counts and the widgets of its last run."""
     for name, cell in _code(lecture).items():
         cell |= {key: _code(last)[name][key] for key in ("outputs", "execution_count")}
     return lecture | {"metadata": last["metadata"] | lecture["metadata"]}

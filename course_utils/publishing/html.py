@@ -1,4 +1,4 @@
-"""An executed notebook as one page that reads without a network or a kernel."""
+"""Turn an executed notebook into one HTML page that needs no network and no kernel."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
-# nbconvert's page, without the scripts that hold up its text until a far server answers: no
-# RequireJS and no Mermaid, and MathJax (a reader without network sees the TeX) only afterwards.
+# nbconvert's page without RequireJS and Mermaid, which delay its text until another server answers.
+# MathJax loads after the text; without a network, readers see the TeX.
 PAGE_TEMPLATE = """
 {%- extends 'lab/index.html.j2' -%}
 {% from 'mathjax.html.j2' import mathjax with context %}
@@ -26,10 +26,10 @@ PAGE_TEMPLATE = """
 
 
 def to_html(notebook: Any, title: str) -> str:
-    """An executed notebook as one self-contained page, which reads without any network.
+    """Return an executed notebook as one self-contained page.
 
-    Pictures are inside the page, widgets are shown as they stood at the end of the run, and links
-    to notebooks of the same folder lead to their pages.
+    The page contains its pictures, shows the last state of each widget, and links to the pages of
+    the notebooks in the same folder.
     """
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
@@ -45,7 +45,7 @@ def to_html(notebook: Any, title: str) -> str:
 
 
 def with_moved_links(page: str, source: Path, target: Path) -> str:
-    """A page for the folder `target`, whose links out of the notebook's folder are still right."""
+    """Return a page for the folder `target`, with the links that lead out of `source` adjusted."""
 
     def moved(link: re.Match[str]) -> str:
         way = os.path.relpath(source.resolve() / link[1], target.resolve())
@@ -55,7 +55,7 @@ def with_moved_links(page: str, source: Path, target: Path) -> str:
 
 
 def freeze_widgets(notebook: Any) -> Any:
-    """A copy of the notebook in which each widget is HTML that shows its last state."""
+    """Return a copy of a notebook in which HTML shows the last state of each widget."""
     notebook = copy.deepcopy(notebook)
     widgets = notebook.metadata.pop("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
@@ -81,10 +81,11 @@ def _frozen(widgets: dict[str, Any], model_id: str) -> str:
 
 
 def _shown_value(state: dict[str, Any]) -> str:
-    """What a control shows: the chosen option's label, or the value."""
+    """Return what a control shows: the label of the chosen option, or the value."""
     if "_options_labels" in state:
         index = state.get("index")
         return "" if index is None else str(state["_options_labels"][index])
-    if state.get("bar_style") is not None and "max" in state:  # a progress bar
+    is_progress_bar = state.get("bar_style") is not None and "max" in state
+    if is_progress_bar:
         return f"{state['value']:g} of {state['max']:g}"
     return str(state.get("value", ""))

@@ -1,10 +1,10 @@
-"""What a notebook in git must not hold, and the form that a lecture has.
+"""Check that notebooks can be committed and that lectures have their form; fix what can be fixed.
 
-    course notebooks check        say what must not be committed
-    course notebooks fix          strip what can be stripped
+    course notebooks check        list the problems
+    course notebooks fix          remove outputs and metadata, renew set-up cells and badges
 
-A notebook in git holds no outputs, no execution counts and no state of widgets; its cells have
-names for ids.
+A notebook in git holds no outputs, no execution counts and no state of widgets. The ids of its
+cells are names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from course_utils.publishing.addresses import TAG, Addresses, badges, is_lecture
 from course_utils.publishing.course_map import OPENING, opening, renewed
 from course_utils.validation import CourseError
 
-MAX_LINES = 15  # of a code cell in a lecture
+MAX_LINES = 15  # lines of a code cell in a lecture
 NOTEBOOK_METADATA = {"kernelspec", "language_info", "title", "authors", "qlora_course"}
 CELL_METADATA = {
     "tags",
@@ -35,8 +35,8 @@ CELL_METADATA = {
 
 MAP_CELL = "course-map"  # a cell of this name holds the table of the lectures
 
-# The first code cell of every lecture and assignment, at the release this package is. pip must not
-# change the four packages under a running kernel; peft refuses the torchao of Colab.
+# The first code cell of every lecture and assignment installs the release that this package is.
+# pip must not change the four packages under a running kernel, and peft refuses Colab's torchao.
 SETUP = """\
 # Does nothing on your own computer. On Colab it installs the course, at a release.
 import os
@@ -64,18 +64,23 @@ KNOW = """\
 
 
 def setup_cell(address: str = "") -> str:
-    """The set-up cell that installs from a repository, or that asks for its address."""
+    """Return the set-up cell that installs from a repository, or that asks for its address."""
     return SETUP.format(address=KNOW.format(address=address) if address else ASK, tag=TAG)
 
 
-SETUP_CELL = setup_cell()  # of a course that is published nowhere
+SETUP_CELL = setup_cell()  # for a course that is not published
 
 
 def check(path: Path | str) -> list[str]:
-    """What must not be committed in a notebook: one line a fault, with the cell's id; none is good.
+    """List what must not be committed in a notebook.
 
-    A notebook in a folder named lectures is also held to the form of a lecture. Raises CourseError
-    if the course's pyproject.toml holds no addresses, but something else in their place.
+    A notebook in a folder named lectures must also have the form of a lecture.
+
+    Returns:
+        The problems, each with the id of its cell; empty if the notebook is clean.
+
+    Raises:
+        CourseError: an address in the course's pyproject.toml is not valid.
     """
     path = Path(path)
     try:
@@ -113,7 +118,7 @@ def _format_faults(notebook: dict[str, Any]) -> Iterator[str]:
     noise = sorted(set(metadata) - NOTEBOOK_METADATA - {"widgets"})
     noise += ["language_info"] if metadata.get("language_info", LANGUAGE) != LANGUAGE else []
     if noise:
-        yield f"metadata that says nothing about the notebook: {', '.join(noise)}"
+        yield f"has metadata that does not belong in git: {', '.join(noise)}"
 
 
 def _id_faults(cells: list[dict[str, Any]]) -> Iterator[str]:
@@ -125,7 +130,7 @@ def _id_faults(cells: list[dict[str, Any]]) -> Iterator[str]:
         elif re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f-]+)?", name):
             yield f"cell number {number}: the id {name!r} is random; give it a name"
         elif name in seen:
-            yield f"cell number {number}: the id {name!r} stands twice"
+            yield f"cell number {number}: another cell has the id {name!r}, too"
         seen.add(name)
 
 
@@ -135,21 +140,21 @@ def _cell_faults(cell: dict[str, Any]) -> Iterator[str]:
     if cell.get("execution_count") is not None:
         yield "holds an execution count"
     if noise := sorted(set(cell.get("metadata", {})) - CELL_METADATA):
-        yield f"metadata that says nothing about the cell: {', '.join(noise)}"
+        yield f"has metadata that does not belong in git: {', '.join(noise)}"
 
 
 def _is_of_the_course(path: Path) -> bool:
-    """True for lectures, and for assignments, each of which lies in a folder of its own."""
+    """Tell whether a notebook is a lecture or an assignment in a folder of its own."""
     return is_lecture(path) or path.resolve().parents[1].name in ("solutions", "exercises")
 
 
 def _course_of(path: Path) -> Path:
-    """The folder that holds lectures/ or exercises/."""
+    """Return the folder that holds lectures/ or exercises/."""
     return path.resolve().parents[1 if is_lecture(path) else 2]
 
 
 def _address_faults(cells: list[dict[str, Any]], path: Path, published: Addresses) -> Iterator[str]:
-    """Cells that hold an address: the set-up cell, and the badges below the title."""
+    """Check the cells with addresses: the set-up cell, and the badges below the title."""
     code = [cell for cell in cells if cell.get("cell_type") == "code"]
     wanted = setup_cell(published.of(path))
     if not code or code[0].get("id") != "setup" or code[0]["source"] != wanted:
@@ -169,10 +174,10 @@ def _lecture_faults(path: Path, cells: list[dict[str, Any]]) -> Iterator[str]:
     if found["Takes"] and not re.search(
         r"\d+ minutes? on CPU, \d.* [GM]B of memory", found["Takes"]
     ):
-        yield f"what a lecture takes is told as: - **Takes:** {OPENING['Takes']}"
+        yield f"the 'Takes' line must look like: - **Takes:** {OPENING['Takes']}"
     for cell in (cell for cell in cells if cell.get("cell_type") == "code"):
         if (lines := len(cell["source"].splitlines())) > MAX_LINES:
-            yield f"cell {cell.get('id')}: {lines} lines; {MAX_LINES} are the most that read well"
+            yield f"cell {cell.get('id')}: has {lines} lines; at most {MAX_LINES} are allowed"
     for cell in cells:
         if cell.get("id") == MAP_CELL and cell["source"] != renewed(
             cell["source"], _course_of(path), path.parent
@@ -181,9 +186,15 @@ def _lecture_faults(path: Path, cells: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def fix(path: Path | str) -> bool:
-    """Strip from a notebook what git must not hold; returns whether the file changed.
+    """Remove from a notebook what must not be committed, and renew what is generated.
 
-    Names of cells and their length are left to people. Raises CourseError if it is no notebook.
+    The ids of cells and the length of their code are not changed.
+
+    Returns:
+        Whether the file changed.
+
+    Raises:
+        CourseError: the file can't be read, or it is not a notebook.
     """
     path = Path(path)
     notebook = load(path)
@@ -215,9 +226,10 @@ def _strip(notebook: dict[str, Any]) -> None:
 
 
 def published_at(path: Path, published: Addresses) -> str:
-    """The text of a notebook of the course with these addresses; all else is as it was.
+    """Return the text of a notebook with these addresses in its badges and set-up cell.
 
-    Raises CourseError if it is no notebook.
+    Raises:
+        CourseError: the file can't be read, or it is not a notebook.
     """
     notebook = load(path)
     _put_addresses(notebook["cells"], path, published)
@@ -225,7 +237,7 @@ def published_at(path: Path, published: Addresses) -> str:
 
 
 def _put_addresses(cells: list[dict[str, Any]], path: Path, published: Addresses) -> None:
-    """Renew the badges, and the set-up cell, or add it below the opening."""
+    """Renew the badges and the set-up cell; a missing set-up cell is added below the opening."""
     for cell in cells[:1]:
         cell["source"] = with_badges(cell["source"], badges(path, published))
     setup = setup_cell(published.of(path))

@@ -1,9 +1,9 @@
-"""Lectures as slides: reveal.js decks in one folder, which need nothing but a browser.
+"""Turn lectures into slides: reveal.js decks that need only a browser.
 
-Cells carry `slideshow` metadata, as Jupyter defines it: a `slide` begins a topic, a `subslide` goes
-on with it on a new screen, a `fragment` on the same one; `skip` leaves a cell out, `notes` shows it
-to the speaker alone. What a cell put out appears after its code, at the next press of a key: on the
-same screen where both fit, else on the next.
+The `slideshow` metadata of a cell says where it goes, as Jupyter defines it: a `slide` begins a
+topic, a `subslide` continues it on a new screen, a `fragment` on the same screen; a cell marked
+`skip` is left out, and `notes` are shown to the speaker only. A key press shows a cell's outputs
+after its code: on the same screen if both fit, otherwise on the next.
 """
 
 from __future__ import annotations
@@ -25,23 +25,33 @@ from course_utils.publishing.html import freeze_widgets
 from course_utils.publishing.mathml import to_mathml
 from course_utils.validation import CourseError
 
-SIZE = (1280, 720)  # of a slide, in pixels before reveal.js scales it to the screen
-LINES = 23  # of code and plain output that fit on a slide below its title
-COLUMNS = 100  # characters in such a line; longer ones are wrapped
-LARGE = (16, 79)  # lines and columns that fit where the type is larger
-TEXT = 50  # characters of running text that are as high as a line of code
-ROW = 80  # characters of a row of a table that are one line more
-# Of what HTML holds: a picture, a row of a table, of controls, of text.
-HEIGHTS = {"<img": 20, "<tr": 2, "flex-direction:row": 2, "<br": 2}  # in such lines
+SIZE = (1280, 720)  # pixels of a slide, before reveal.js scales it to the screen
+LINES = 23  # lines of code and plain output that fit on a slide below its title
+COLUMNS = 100  # characters in a line of code; longer lines are wrapped
+LARGE = (16, 79)  # lines and columns of code that fit in the larger type
+TEXT = 50  # characters of running text that take the height of one line of code
+ROW = 80  # characters that make a table row one line higher
+# Height of a picture, a table row, a row of controls and a line of text, in lines of code.
+HEIGHTS = {"<img": 20, "<tr": 2, "flex-direction:row": 2, "<br": 2}
 REVEAL = ("LICENSE", "dist/reveal.css", "dist/reveal.js", "plugin/notes/notes.js")
 
 
 def build(folder: Path, output: Path, only: str | None = None, *, run: bool = True) -> list[Path]:
-    """Write the lectures in `folder`, or the one `only` names, as decks; returns their pages.
+    """Write lectures as decks.
 
-    run: execute them first, else take their last run, as `executed` does. `output` gets NAME.html
-    for each deck, an index.html of all decks there, and the folder reveal with reveal.js.
-    Raises CourseError as `executed` does, where a package is missing, and for a broken formula.
+    Args:
+        folder: the course folder.
+        output: the folder for NAME.html of each deck, an index.html of all decks in the folder,
+            and reveal/ with reveal.js.
+        only: just this lecture, by its number or name.
+        run: execute the lectures first; otherwise take their last run.
+
+    Returns:
+        The pages of the decks.
+
+    Raises:
+        CourseError: a lecture can't be executed or has no usable last run, a package is missing,
+            or a formula can't be shown.
     """
     reveal = _reveal_folder()
     notebooks = executed(folder, only, run=run)
@@ -53,7 +63,7 @@ def build(folder: Path, output: Path, only: str | None = None, *, run: bool = Tr
 
 
 def _reveal_folder() -> Path:
-    """Where reveal.js lies in the package that carries it; no code of that package is run."""
+    """Return the folder of reveal.js in sphinx_revealjs, without importing that package."""
     found = {name: find_spec(name) for name in ("nbconvert", "latex2mathml", "sphinx_revealjs")}
     if missing := [name for name, spec in found.items() if spec is None]:
         raise CourseError(f"{missing[0]} is missing: run `make slides`, which installs it")
@@ -64,13 +74,14 @@ def _write_deck(path: Path, output: Path) -> Path:
     page = output / f"{path.stem}.html"
     try:
         write_text(page, to_deck(load_node(path)))
-    except ValueError as fault:  # a formula that can't be shown, or no cell that is
+    # A formula can't be shown, or all cells are hidden.
+    except ValueError as fault:
         raise CourseError(f"{path.stem} can't be made into slides: {fault}") from fault
     return page
 
 
 def _index(output: Path) -> str:
-    """A page that lists the decks in `output` by their titles."""
+    """Return a page that lists the decks in `output` by their titles."""
     items = []
     for page in sorted(output.glob("[0-9][0-9]_*.html")):
         title = re.search(r"<title>(.*)</title>", page.read_text(encoding="utf-8"))[1]
@@ -86,7 +97,7 @@ def _data(name: str) -> str:
 
 
 def to_deck(notebook: Any) -> str:
-    """An executed notebook as the page of a deck, with its pictures; reveal.js lies beside it."""
+    """Return an executed notebook as the page of a deck, with its pictures inside."""
     from jinja2 import DictLoader
     from nbconvert import SlidesExporter
     from traitlets.config import Config
@@ -107,7 +118,7 @@ def to_deck(notebook: Any) -> str:
 
 
 def _markdown(source: str) -> str:
-    """Markdown as HTML: formulas are elements; links to files of the course are plain text."""
+    """Turn Markdown into HTML with formulas as MathML and without links to local files."""
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
     class Renderer(IPythonRenderer):
@@ -124,16 +135,16 @@ def _markdown(source: str) -> str:
     return MarkdownWithMath(renderer=renderer).render(source)
 
 
-# --- what stands on a slide -----------------------------------------------------------------------
+# --- the screens of a deck ------------------------------------------------------------------------
 
 
 def laid_out(notebook: Any) -> Any:
-    """A copy with the cells as they are shown: without what is skipped or went to stderr.
+    """Return a copy of a notebook with its cells as a deck shows them.
 
-    Outputs that don't fit below their code become cells of their own, each a subslide. Notes come
-    before the fragments of their screen, so they are not part of one. The first cell of a screen
-    says in its metadata what is written above it (`topic`: the heading of the slide, where it has
-    none itself), and whether its type can be `large`.
+    Skipped cells and outputs on stderr are left out. Outputs that don't fit below their code become
+    cells of their own, each a subslide. Notes come before the fragments of their screen, so that
+    they are not part of a fragment. The metadata of the first cell of a screen has `topic`, the
+    heading of the slide for a screen without a heading, and `large`, whether its type can be large.
     """
     notebook = copy.deepcopy(notebook)
     notebook.cells[0].source = with_badges(notebook.cells[0].source, "")
@@ -152,7 +163,7 @@ def laid_out(notebook: Any) -> Any:
 
 
 def _screens(cells: list[Any]) -> list[list[Any]]:
-    """The cells that stand on one screen each."""
+    """Group the cells by screen."""
     screens: list[list[Any]] = []
     for cell in cells:
         if not screens or _kind(cell) in ("slide", "subslide"):
@@ -172,7 +183,7 @@ def _headings(cells: list[Any]) -> Iterator[str]:
 
 
 def _parts(cell: Any) -> Iterator[Any]:
-    """The cell, or its code and its outputs apart where they don't fit together."""
+    """Yield the cell, or its code and its outputs separately if they don't fit together."""
     if cell.cell_type == "code":
         shown = [output for output in cell.outputs if output.get("name") != "stderr"]
         cell.outputs = [part for output in shown for part in _tables(output)]
@@ -189,7 +200,7 @@ def _parts(cell: Any) -> Iterator[Any]:
 
 
 def _tables(output: Any) -> Iterator[Any]:
-    """An output, or each of the tables that it consists of."""
+    """Yield an output, or each of the tables that it consists of."""
     page = output.get("data", {}).get("text/html", "")
     tables = re.split(r"(?<=</table>)\s*(?=<table)", page) if page.startswith("<table") else [page]
     for table in tables:
@@ -212,7 +223,7 @@ def _screenfuls(outputs: list[Any]) -> list[list[Any]]:
 
 
 def _height(cell: Any) -> int:
-    """How many lines of code a cell is as high as, about, with its outputs."""
+    """Estimate the height of a cell with its outputs, in lines of code."""
     if cell.cell_type != "code":
         return sum(1 + len(line) // TEXT for line in cell.source.splitlines())
     return len(cell.source.splitlines()) + sum(map(_output_height, cell.outputs))
@@ -227,13 +238,13 @@ def _output_height(output: Any) -> int:
 
 
 def _text(output: Any) -> str:
-    """What an output shows as plain text; "" where it shows something better."""
+    """Return what an output shows as plain text; "" if it shows something richer."""
     data = output.get("data", {})
     return output.get("text", "") or (data.get("text/plain", "") if len(data) == 1 else "")
 
 
 def _can_be_large(screen: list[Any]) -> bool:
-    """Whether code and plain outputs of a screen have room in larger type."""
+    """Tell whether the code and plain outputs of a screen fit in the larger type."""
     code = [cell for cell in screen if cell.cell_type == "code"]
     texts = [text for cell in code for text in (cell.source, *map(_text, cell.outputs))]
     columns = max((len(line) for text in texts for line in text.splitlines()), default=0)
