@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from course_utils import notebooks
-from course_utils.publishing import addresses, notebook_check, website
+from course_utils.publishing import addresses, claims, notebook_check
 from course_utils.publishing.execute import execute
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,5 +153,5 @@ def test_runs_on_a_cpu_without_network(path, no_network, tmp_path, monkeypatch):
     assert "".join(result.summaries).strip()
     pictures = re.findall("<img [^>]*>", result.page.read_text(encoding="utf-8"))
     assert pictures and all(re.search(r"""alt=(["'])(?!\1)""", picture) for picture in pictures)
-    unsupported = website.unsupported(ROOT, [tmp_path / path.name])
+    unsupported = claims.unsupported(ROOT, [tmp_path / path.name])
     assert [line for line in unsupported if f": {path.stem}, cell " in line] == []

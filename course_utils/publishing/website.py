@@ -1,19 +1,18 @@
-"""The course as a static site: lectures with their outputs, exercises, guides and references.
+"""Build the course's website: lectures with their outputs, exercises, guides and references.
 
     docs/, benchmarks/results/ ─┐
     lectures/, executed ────────┼─ stage ─► build/site-source ─ Sphinx ─ check ─► build/site
     exercises/, as released ────┘
 
-Staging gives each file its place on the site and moves the links between them, so that the sources
-keep links that work where they lie. `docs/conf.py` does the rest: theme, formulas, docstrings. A
-page that needs the network, a link that leads nowhere, or a claim about the slides whose cell
-doesn't show it ends the build.
+`stage` copies each file to its place on the site and changes the links between the files, so that
+the links also work in the repository. `docs/conf.py` sets the theme, the formulas and the
+docstrings. The build fails if a page needs the network, if a link has no target, or if a claim
+about the slides is not shown by the cell that it names.
 """
 
 from __future__ import annotations
 
 import base64
-import html
 import os
 import re
 import shutil
@@ -21,18 +20,16 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from course_utils.notebooks import dump, load, load_node
-from course_utils.publishing import addresses
+from course_utils.notebooks import dump, load_node
+from course_utils.publishing import addresses, claims, site_check
 from course_utils.publishing.addresses import TAG
 from course_utils.publishing.html import freeze_widgets
 from course_utils.validation import CourseError
 
-CLAIMS = "docs/slides-against-measurement.md"
 API = "docs/api.md"
 
 
@@ -40,33 +37,43 @@ API = "docs/api.md"
 
 
 def build(folder: Path, notebooks: list[Path], output: Path) -> int:
-    """Build the site of the course in `folder` into `output`; returns the number of its pages.
+    """Build the site of a course.
 
-    notebooks: the executed lectures. What Sphinx was given is left in build/site-source.
-    Raises CourseError, and leaves `output` as it was, if a link leads nowhere, if a claim about the
-    slides isn't shown by the cell it names, if Sphinx has anything to say, if a page would ask
-    another server for something, or if `output` holds something else than a site.
+    What Sphinx reads stays in build/site-source of the course.
+
+    Args:
+        folder: the course folder.
+        notebooks: the executed lectures.
+        output: the folder for the site; an old site in it is replaced.
+
+    Returns:
+        The number of pages.
+
+    Raises:
+        CourseError: a claim about the slides is not supported, a link has no target, Sphinx reports
+            a warning, a page has a problem, or `output` holds something other than a site.
+            `output` is then left as it was.
     """
     if output.exists() and any(output.iterdir()) and not (output / "objects.inv").is_file():
         raise CourseError(f"{output} is neither empty nor a site: choose another folder")
     work = folder / "build" / "site-source"
     shutil.rmtree(work, ignore_errors=True)
-    _stop_for(unsupported(folder, notebooks))
+    _stop_for(claims.unsupported(folder, notebooks))
     stage(folder, notebooks, work)
     _sphinx(folder, work)
-    _stop_for(faults(work / "html"))
+    _stop_for(site_check.problems(work / "html"))
     shutil.rmtree(output, ignore_errors=True)
     shutil.move(work / "html", output)
-    return len(_pages(output))
+    return len(site_check.pages(output))
 
 
-def _stop_for(found: list[str]) -> None:
-    if found:
-        raise CourseError("the site has faults:\n" + "\n".join(found))
+def _stop_for(problems: list[str]) -> None:
+    if problems:
+        raise CourseError("the site has problems:\n" + "\n".join(problems))
 
 
 def _sphinx(folder: Path, work: Path) -> None:
-    """Turn `work`/pages into `work`/html; whatever Sphinx warns of is an error."""
+    """Turn `work`/pages into `work`/html; each warning of Sphinx is an error."""
     options = ["-W", "--keep-going", "-q", "-j", "auto", "-c", folder / "docs"]
     options += ["-d", work / "doctrees", "-D", f"html_extra_path={work / 'extra'}"]
     command = [sys.executable, "-m", "sphinx", *options, work / "pages", work / "html"]
@@ -77,13 +84,13 @@ def _sphinx(folder: Path, work: Path) -> None:
         raise CourseError(f"Sphinx reported warnings:\n{done.stderr.strip()}")
 
 
-# --- where things stand on the site ---------------------------------------------------------------
+# --- the places of files on the site --------------------------------------------------------------
 
 
 def places(folder: Path) -> dict[str, str]:
-    """Each file of the course that the site holds: its path in the course → on the site.
+    """Map the path of each file of the course that the site shows to its path on the site.
 
-    Notebooks keep their path, which is what launch buttons open.
+    Notebooks keep their paths, because launch buttons open the path that a page has.
     """
     found = {f"docs/{path.name}": path.name for path in folder.glob("docs/*.md")}
     found |= {
@@ -116,9 +123,10 @@ def modules(folder: Path) -> dict[str, str]:
 
 
 def stage(folder: Path, notebooks: list[Path], work: Path) -> None:
-    """Put what Sphinx reads into `work`/pages, pictures of outputs into `work`/extra.
+    """Write what Sphinx reads into `work`/pages, and the pictures of outputs into `work`/extra.
 
-    Raises CourseError for a link to a file that isn't there.
+    Raises:
+        CourseError: a link leads to a file that does not exist.
     """
     links = Links(folder, places(folder), addresses.read(folder).repository)
     outputs = {f"lectures/{path.name}": path for path in notebooks}
@@ -157,9 +165,12 @@ LINK = re.compile(
 
 @dataclass(frozen=True)
 class Links:
-    """Links between files of the course, and where they lead on the site.
+    """Change links between files of the course to links between pages of the site.
 
-    folder: the course's. files: from `places`. repository: its address, or "".
+    Attributes:
+        folder: the course folder.
+        places: the paths of files on the site, as `places` returns them.
+        repository: the address of the course's repository; "" if it has none.
     """
 
     folder: Path
@@ -167,11 +178,13 @@ class Links:
     repository: str = ""
 
     def moved(self, text: str, source: str) -> str:
-        """The Markdown of the file `source` with each link as it must be on the site.
+        """Return the Markdown `text` of the file `source` with the links that it needs on the site.
 
-        A file that the site doesn't hold becomes a link into the repository, or plain text where
-        its address isn't known. Code is left alone.
-        Raises CourseError for a link to a file that isn't there.
+        A link to a file that the site does not show leads into the repository; if the repository
+        has no address, the link becomes plain text. Code is not changed.
+
+        Raises:
+            CourseError: a link leads to a file that does not exist.
         """
         parts = FENCE.split(text)
         parts[::2] = [LINK.sub(lambda link: self._moved(link, source), part) for part in parts[::2]]
@@ -183,7 +196,7 @@ class Links:
             return link[0]
         path = os.path.normpath(PurePosixPath(source).parent / target).replace(os.sep, "/")
         if not (self.folder / path).exists():
-            raise CourseError(f"{source} links to {target}, which is not there")
+            raise CourseError(f"{source} links to {target}, which does not exist")
         if path not in self.places:
             address = f"{self.repository}/blob/{TAG}/{path}"
             return f"[{link['text']}]({address})" if self.repository else link["text"]
@@ -196,11 +209,11 @@ PICTURE = re.compile(r'src="data:image/(png|jpeg|gif);base64,([^"]+)"')
 
 
 def stage_notebook(path: Path, source: str, links: Links, work: Path) -> str:
-    """The JSON of a notebook as Sphinx gets it: widgets as HTML, pictures as files, links moved.
+    """Return the JSON of a notebook for Sphinx: widgets as HTML, pictures as files, links changed.
 
-    Each code cell has its id as an anchor. The set-up cell does nothing for a reader and is left
-    out, and so are badges, for the site has buttons; checks of exercises are folded. Tables that
-    pandas styled look like its others.
+    The id of a code cell becomes an anchor. The checks of exercises are folded. The set-up cell,
+    which does nothing for a reader, is left out, and so are the badges, because the site has
+    buttons. Tables that pandas styled get the look of its other tables.
     """
     notebook = freeze_widgets(load_node(path))
     notebook.cells = [cell for cell in notebook.cells if cell.id != "setup"]
@@ -210,26 +223,12 @@ def stage_notebook(path: Path, source: str, links: Links, work: Path) -> str:
         if cell.cell_type == "markdown":
             cell.source = links.moved(cell.source, source)
         else:
-            cell.outputs = list(_as_on_a_terminal(cell.outputs))
             cell.metadata = {"anchor": cell.id} | (FOLDED if _is_check(cell) else {})
             _put_pictures(cell, work / "extra" / PurePosixPath(source).with_suffix(""))
             _style_tables(cell)
     return dump(notebook)
 
 
-def _as_on_a_terminal(outputs: list[Any]) -> Iterator[Any]:
-    """Outputs with one text for all that a stream says in a row: a progress bar's last state."""
-    said = None
-    for output in outputs:
-        name = output.get("name")
-        if said is not None and name == said.name:
-            said.text = BEFORE_RETURN.sub("", said.text + output.text)
-            continue
-        said = output if name else None
-        yield output
-
-
-BEFORE_RETURN = re.compile(r"[^\n\r]*\r(?=[^\n\r])")
 FOLDED = {
     "tags": ["hide-input"],
     "mystnb": {"code_prompt_show": "Show the check", "code_prompt_hide": "Hide the check"},
@@ -241,7 +240,7 @@ def _is_check(cell: Any) -> bool:
 
 
 def _put_pictures(cell: Any, folder: Path) -> None:
-    """Write pictures inside a cell's HTML to files in `folder`, which lies beside its page."""
+    """Write the pictures in a cell's HTML to files in `folder`, which is beside its page."""
     names = (f"{cell.id}{f'-{n}' if n > 1 else ''}" for n in range(1, 1000))
 
     def to_file(picture: re.Match[str]) -> str:
@@ -258,7 +257,7 @@ STYLED = re.compile(r'<table (?=id="T_\w+">)')
 
 
 def _style_tables(cell: Any) -> None:
-    """Give tables by pandas' Styler, which have no class, the one that the theme knows."""
+    """Give tables of pandas' Styler, which have no class, the class that the theme knows."""
     for data in _with_html(cell):
         data["text/html"] = STYLED.sub('<table class="dataframe" ', data["text/html"])
 
@@ -267,136 +266,3 @@ def _with_html(cell: Any) -> Iterator[Any]:
     for output in cell.get("outputs", []):
         if "text/html" in output.get("data", {}):
             yield output.data
-
-
-# --- what the slides claim, and the cells that show it --------------------------------------------
-
-# [02, load-slide](../lectures/02_memory_calculator.ipynb#load-slide): `28.00 GB`, `26.08 GiB`
-SHOWN_BY = re.compile(
-    r"\]\(\.\./lectures/(?P<lecture>\w+)\.ipynb#(?P<cell>[\w-]+)\)"
-    r"(?P<quotes>(?:[:,]\s+`[^`]+`)*)"
-)
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """A cell that a claim's row names, and the texts that its output shows as the row says."""
-
-    lecture: str
-    cell: str
-    quotes: tuple[str, ...]
-
-
-def evidence(folder: Path) -> list[Evidence]:
-    """What docs/slides-against-measurement.md refers to, in order; nothing without that page."""
-    path = folder / CLAIMS
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return [
-        Evidence(row["lecture"], row["cell"], tuple(re.findall("`([^`]+)`", row["quotes"])))
-        for row in SHOWN_BY.finditer(text)
-    ]
-
-
-def unsupported(folder: Path, notebooks: list[Path]) -> list[str]:
-    """One line for each claim whose cell isn't in `notebooks` or doesn't show what is quoted."""
-    shown = {path.stem: dict(_shown(path)) for path in notebooks}
-    found = []
-    for claim in evidence(folder):
-        cell = shown.get(claim.lecture, {}).get(claim.cell)
-        where = f"{CLAIMS}: {claim.lecture}, cell {claim.cell}"
-        if cell is None:
-            found.append(f"{where}, is not there")
-        elif not claim.quotes:
-            found.append(f"{where}: nothing is quoted from its output")
-        missing = [quote for quote in claim.quotes if cell is not None and quote not in cell]
-        found += [f"{where}, does not show {quote!r}" for quote in missing]
-    return found
-
-
-def _shown(path: Path) -> Iterator[tuple[str, str]]:
-    """The id of each code cell, and what a reader sees of its output: one text, single spaces."""
-    for cell in load(path)["cells"]:
-        if cell["cell_type"] == "code":
-            texts = [text for output in cell["outputs"] for text in _texts(output)]
-            yield cell["id"], " ".join(" ".join(texts).split())
-
-
-def _texts(output: dict[str, Any]) -> Iterator[str]:
-    data = output.get("data", {})
-    yield "".join(output.get("text", ""))
-    yield "".join(data.get("text/plain", ""))
-    yield html.unescape(
-        re.sub(r"<style.*?</style>|<[^>]*>", " ", "".join(data.get("text/html", "")), flags=re.S)
-    )
-
-
-# --- the built site -------------------------------------------------------------------------------
-
-
-def faults(site: Path) -> list[str]:
-    """What is wrong with the pages in `site`, one line a fault; nothing is asked of the network.
-
-    A link or an anchor that leads nowhere, an id that stands twice, a picture without a text in
-    its place, and whatever a page would fetch from another server to be shown.
-    """
-    read = {path: _Page(path) for path in _pages(site)}
-    found = []
-    for path, page in read.items():
-        name = path.relative_to(site).as_posix()
-        found += [f"{name}: {fault}" for fault in page.faults]
-        for url in page.links:
-            if fault := _leads_nowhere(url, path, read):
-                found.append(f"{name}: {fault}")
-    for path in sorted(site.rglob("*.css")):
-        for url in FETCHED.findall(path.read_text(encoding="utf-8")):
-            found.append(f"{path.relative_to(site).as_posix()}: asks {url}")
-    return found
-
-
-def _pages(site: Path) -> list[Path]:
-    """The pages; the theme leaves templates of its own in _static."""
-    return [path for path in sorted(site.rglob("*.html")) if path.parent.name != "_static"]
-
-
-FETCHED = re.compile(r"""(?:url\(|@import)\s*["']?((?:https?:)?//[^"')\s]+)""")
-SHOWN = {"img": "src", "script": "src", "iframe": "src", "source": "src", "link": "href"}
-
-
-class _Page(HTMLParser):
-    """What a page links to and fetches, its ids, and what can be said of it alone."""
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.ids: set[str] = set()
-        self.links: list[str] = []
-        self.faults: list[str] = []
-        text = path.read_text(encoding="utf-8")
-        self.feed(text)
-        self.faults += [f"asks {url}" for url in FETCHED.findall(text)]
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        own = {name: value or "" for name, value in attributes}
-        if "id" in own:
-            if own["id"] in self.ids:
-                self.faults.append(f"the id {own['id']} stands twice")
-            self.ids.add(own["id"])
-        if tag == "img" and not own.get("alt"):
-            self.faults.append(f"the picture {own.get('src', '')[:80]} has no text in its place")
-        url = own.get(SHOWN.get(tag, "href"), "")
-        if urlsplit(url).netloc and tag in SHOWN:
-            self.faults.append(f"asks {url}")
-        elif url:
-            self.links.append(url)
-
-
-def _leads_nowhere(url: str, path: Path, read: Mapping[Path, _Page]) -> str | None:
-    parts = urlsplit(url)
-    if parts.scheme or parts.netloc:
-        return None
-    target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-    if not target.is_file():
-        return f"{url} is not there"
-    fragment = unquote(parts.fragment)
-    if fragment and target in read and fragment not in read[target].ids:
-        return f"{url}: the page has no {fragment}"
-    return None

@@ -1,0 +1,80 @@
+"""Check the claims of docs/slides-against-measurement.md against the outputs of lectures.
+
+A row of that page links to the cell that proves its claim, and quotes the output of the cell:
+
+    [02, load-slide](../lectures/02_memory_calculator.ipynb#load-slide): `28.00 GB`, `26.08 GiB`
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from course_utils.notebooks import load_node
+
+PAGE = "docs/slides-against-measurement.md"
+SHOWN_BY = re.compile(
+    r"\]\(\.\./lectures/(?P<lecture>\w+)\.ipynb#(?P<cell>[\w-]+)\)"
+    r"(?P<quotes>(?:[:,]\s+`[^`]+`)*)"
+)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A cell that a claim links to, and the texts that the claim quotes from its output."""
+
+    lecture: str
+    cell: str
+    quotes: tuple[str, ...]
+
+
+def evidence(folder: Path) -> list[Evidence]:
+    """List the cells that the page of claims links to, in order; empty without that page."""
+    path = folder / PAGE
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [
+        Evidence(row["lecture"], row["cell"], tuple(re.findall("`([^`]+)`", row["quotes"])))
+        for row in SHOWN_BY.finditer(text)
+    ]
+
+
+def unsupported(folder: Path, notebooks: list[Path]) -> list[str]:
+    """List the claims that the executed lectures in `notebooks` do not support.
+
+    Returns:
+        A message for each missing cell, each link without a quote, and each quote that the output
+        of its cell does not contain.
+    """
+    shown = {path.stem: dict(shown_outputs(path)) for path in notebooks}
+    found = []
+    for claim in evidence(folder):
+        output = shown.get(claim.lecture, {}).get(claim.cell)
+        where = f"{PAGE}: {claim.lecture}, cell {claim.cell}"
+        if output is None:
+            found.append(f"{where}, does not exist")
+        elif not claim.quotes:
+            found.append(f"{where}: nothing is quoted from its output")
+        else:
+            missing = [quote for quote in claim.quotes if quote not in output]
+            found += [f"{where}, does not show {quote!r}" for quote in missing]
+    return found
+
+
+def shown_outputs(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the id of each code cell, and the text that a reader sees in its outputs."""
+    for cell in load_node(path).cells:
+        if cell.cell_type == "code":
+            texts = [text for output in cell.outputs for text in _texts(output)]
+            yield cell.id, " ".join(" ".join(texts).split())
+
+
+def _texts(output: Any) -> Iterator[str]:
+    data = output.get("data", {})
+    yield output.get("text", "")
+    yield data.get("text/plain", "")
+    tags = r"<style.*?</style>|<[^>]*>"
+    yield html.unescape(re.sub(tags, " ", data.get("text/html", ""), flags=re.DOTALL))
