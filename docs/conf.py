@@ -1,4 +1,4 @@
-"""How Sphinx builds the site from what `course site` stages (course_utils.publishing.website)."""
+"""Sphinx's settings for the site, which `course site` builds (course_utils.publishing.website)."""
 
 import re
 from pathlib import Path
@@ -61,12 +61,12 @@ if PUBLISHED.repository:
 
 
 class CellAnchors(SphinxTransform):
-    """Each code cell of a notebook can be linked to by its id."""
+    """Make each code cell of a notebook a link target with the cell's id."""
 
-    default_priority = 400  # before Sphinx collects what can be linked to
+    default_priority = 400  # before Sphinx collects the link targets
 
     def apply(self):
-        """Name the cells' nodes."""
+        """Name the nodes of the cells."""
         for node in self.document.findall(nodes.container):
             if name := node.get("cell_metadata", {}).get("anchor"):
                 node["ids"].append(name)
@@ -75,26 +75,26 @@ class CellAnchors(SphinxTransform):
 
 
 def visit_math(translator, node):
-    """A formula in a line."""
+    """Write a formula within a line as MathML."""
     translator.body.append(to_mathml(node.astext()))
     raise nodes.SkipNode
 
 
 def visit_math_block(translator, node):
-    """A formula on a line of its own."""
+    """Write a formula on a line of its own as MathML."""
     translator.body.append(f'<div class="math">{to_mathml(node.astext(), display=True)}</div>\n')
     raise nodes.SkipNode
 
 
 def prepare_docstring(app, what, name, obj, options, lines):
-    """Mark what napoleon would misread in a docstring of Google style.
+    """Mark the parts of a docstring that napoleon would misread.
 
     A block that is indented below a blank line, such as a drawing, becomes a block of plain text;
     the sections of Google style have no blank line below their heading. In the docstring of a
     property, an empty comment keeps napoleon from reading "Bytes: the sum" as a type.
     """
     text = "\n".join(lines)
-    # A docstring that is not yet in Google style: join a hanging indent to its first line.
+    # In a docstring that is not yet in Google style, join the lines of an indented field.
     while text != (joined := re.sub(r"^(\w[\w, ×]*: .*)\n {4}(?=\S)", r"\1 ", text, flags=re.M)):
         text = joined
     text = re.sub(
@@ -104,12 +104,16 @@ def prepare_docstring(app, what, name, obj, options, lines):
 
 
 def launch_from_the_students_repository(app, pagename, template, context, doctree):
-    """Exercises: the other repository holds their solutions. Without one they have no buttons."""
+    """Let the buttons of exercises open the students' repository, which has no solutions.
+
+    Without such a repository, the pages of exercises have no buttons.
+    """
     if not pagename.startswith("exercises/"):
         return
     if PUBLISHED.students:
         context["github_user"], context["github_repo"] = PUBLISHED.students.split("/")[-2:]
-    else:  # what the theme knows a notebook by
+    else:
+        # The theme recognizes a notebook by these two.
         app.env.metadata[pagename].pop("kernelspec", None)
         context["page_source_suffix"] = ""
 

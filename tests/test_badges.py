@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from course_utils import __version__, files
+from course_utils import __version__, files, notebooks
+from course_utils.grading.assignments import sources
 from course_utils.publishing import addresses, badges, notebook_check
 from course_utils.publishing.addresses import Addresses
 from course_utils.validation import CourseError
@@ -13,13 +14,10 @@ from course_utils.validation import CourseError
 ROOT = Path(__file__).resolve().parents[1]
 BOTH = Addresses("https://github.com/example/course", "https://github.com/example/exercises")
 README = "# The course\n\n<!-- badges: begin -->\n<!-- badges: end -->\n\nText.\n"
-FILES = [
-    "README.md",
-    "exercises/03_lora/03_lora.ipynb",
-    "lectures/00_setup.ipynb",
-    "lectures/03_lora.ipynb",
-    "solutions/03_lora/03_lora.ipynb",
-]
+FIRST, LECTURE = (f"lectures/{path.name}" for path in notebooks.lectures(ROOT)[:2])
+NAME = sources(ROOT)[0].stem
+RELEASE, SOURCE = (f"{place}/{NAME}/{NAME}.ipynb" for place in ("exercises", "solutions"))
+FILES = ["README.md", RELEASE, FIRST, LECTURE, SOURCE]
 
 
 @pytest.fixture
@@ -69,7 +67,7 @@ def test_addresses_go_everywhere_and_away_again(course):
         address = f"github/example/{repository}/blob/v{__version__}/"
         assert after[name].count("colab-badge.svg") == after[name].count(address) == 1, name
     assert badges.differences(course) == badges.renew(course) == []
-    whole = [name for name in FILES[1:] if "00" not in name]  # there, the table of lectures is old
+    whole = [name for name in FILES[1:] if name != FIRST]  # its table of lectures is old
     assert all(notebook_check.check(course / name) == [] for name in whole)
     badges.renew(course, Addresses())
     assert texts(course) == before
@@ -79,7 +77,7 @@ def test_the_readme_leads_to_the_first_lecture(course):
     badges.renew(course, BOTH)
     title, _, begin, row, end, *rest = texts(course)["README.md"].splitlines()
     assert (begin, end, rest) == (badges.BEGIN, badges.END, ["", "Text."])
-    assert row == addresses.badges(course / "lectures/00_setup.ipynb", BOTH)
+    assert row == addresses.badges(course / FIRST, BOTH)
 
 
 def test_a_course_without_a_readme_or_a_place_in_it(course):
@@ -91,7 +89,7 @@ def test_a_course_without_a_readme_or_a_place_in_it(course):
 
 def test_without_a_repository_for_students_assignments_keep_asking(course):
     badges.renew(course, Addresses(BOTH.repository))
-    for name in ("solutions/03_lora/03_lora.ipynb", "exercises/03_lora/03_lora.ipynb"):
+    for name in (SOURCE, RELEASE):
         text = texts(course)[name]
         assert "github.com" not in text and "Run `%env COURSE_REPOSITORY=" in text
 
@@ -108,7 +106,7 @@ def test_each_old_badge_is_found(course, name):
 
 def test_what_a_notebook_shows_stays(course):
     """It is renewed, not cleaned: that is `fix`."""
-    path = course / "lectures/03_lora.ipynb"
+    path = course / LECTURE
     text = path.read_text(encoding="utf-8").replace('"outputs": []', '"outputs": [{}]')
     path.write_text(text, encoding="utf-8")
     badges.renew(course, BOTH)
@@ -116,9 +114,9 @@ def test_what_a_notebook_shows_stays(course):
 
 
 def test_nothing_is_written_where_a_notebook_is_broken(course):
-    (course / "solutions/03_lora/03_lora.ipynb").write_text("{", encoding="utf-8")
+    (course / SOURCE).write_text("{", encoding="utf-8")
     before = texts(course)
-    with pytest.raises(CourseError, match="03_lora.ipynb is not a notebook"):
+    with pytest.raises(CourseError, match=f"{NAME}.ipynb is not a notebook"):
         badges.renew(course, BOTH)
     assert texts(course) == before
 
