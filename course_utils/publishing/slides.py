@@ -84,7 +84,8 @@ def _index(output: Path) -> str:
     """Return a page that lists the decks in `output` by their titles."""
     items = []
     for page in sorted(output.glob("[0-9][0-9]_*.html")):
-        title = re.search(r"<title>(.*)</title>", page.read_text(encoding="utf-8"))[1]
+        found = re.search(r"<title>(.*)</title>", page.read_text(encoding="utf-8"))
+        title = found[1] if found else page.stem
         items.append(f'<li><a href="{page.name}">{title}</a></li>')
     return _data("slides-index.html").replace("DECKS", "\n".join(items))
 
