@@ -25,7 +25,7 @@ myst_heading_anchors = 4
 # Docstrings: Google style, with code in single backticks.
 default_role = "literal"
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True
+napoleon_custom_sections = [("Attributes", "params_style")]  # a list, instead of entries
 napoleon_use_rtype = False
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True

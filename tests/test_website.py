@@ -448,7 +448,11 @@ def count(text, least=1):
 
 
 class Sum:
-    """A sum."""
+    """A sum.
+
+    Attributes:
+        terms: what is added.
+    """
 
     @property
     def total(self):
@@ -466,6 +470,7 @@ def test_docstrings_are_google_style_with_drawings(api_page):
     assert "rank: a field of prose that goes on. Parameters" in text
     assert "text – which words are counted. least – 0 or 1." in text
     assert "Returns: The number." in text
+    assert "Attributes: terms – what is added." in text
     assert "Bytes of all: the sum." in text and "Type" not in text
 
 
