@@ -37,11 +37,13 @@ OPENING = """\
 - **Takes:** 1 minute on CPU, 1.2 GB of memory
 """
 CODE = """\
+from course_utils.figures import measurements
 from course_utils.sums import add
 
 total = add([1, 2, 3])
 assert total == 6
 print(f"1 + 2 + 3 = {total}")
+measurements({"sum": [total]}, xlabel="1 + 2 + 3")
 """
 CLOSING = f"""\
 ## What you have seen

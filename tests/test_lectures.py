@@ -1,6 +1,7 @@
 """Every lecture: fit for git, complete, runs on a CPU without network, within its memory."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -120,7 +121,7 @@ def no_network(tmp_path, monkeypatch):
     """Kernels can't reach beyond this machine; returns the file that notes who tried."""
     log = tmp_path / "asked-for"
     (tmp_path / "sitecustomize.py").write_text(NO_NETWORK.format(log=str(log)))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     return log
 
 
