@@ -595,7 +595,8 @@ def picture(graded: dict[str, Any]) -> Any:
     """Submissions done, and memory of the worker and of all processes, over time."""
     from matplotlib.figure import Figure
 
-    from course_utils.figures import BLUE, GREEN, ORANGE, Picture
+    from course_utils.figures import Picture
+    from course_utils.palette import BLUE, GREEN, ORANGE
 
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)

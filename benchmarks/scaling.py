@@ -20,8 +20,9 @@ from matplotlib.figure import Figure
 from benchmarks import calculators, grading, training
 from benchmarks.reports import RESULTS, asked_for, between_marks, measured_here, publish
 from benchmarks.turns import PAGE, WORKER, Turn, in_words, take_turns, work
-from course_utils.figures import BLUE, ORANGE, Picture, curves
+from course_utils.figures import Picture, curves
 from course_utils.memory import estimate
+from course_utils.palette import BLUE, ORANGE
 from course_utils.units import GB, format_bytes
 
 JSON = RESULTS / "scaling.json"

@@ -1,0 +1,244 @@
+"""Pictures of quantization: levels, bins, codes and the bits they need (lectures 04 and 05)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
+from statistics import NormalDist
+from textwrap import fill
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+from course_utils.figures.base import (
+    HATCHES,
+    Picture,
+    hide_frame,
+    legend_above,
+    one_panel,
+    panels_in_a_row,
+    stacked_bars,
+    with_strokes,
+)
+from course_utils.palette import BLACK, BLUE, ORANGE, RED, SERIES, SKY, YELLOW
+
+
+def bins(values: Sequence[float], codebooks: Mapping[str, Sequence[float]]) -> Picture:
+    """A histogram of scaled weights, and below it the bins of each code book with its levels.
+
+    A number is rounded to the level of its bin; two bins meet halfway between their levels. Bins
+    are alternately light and dark, and each level is a line.
+
+    Args:
+        values: weights divided by the absmax of their block, in [-1, 1].
+        codebooks: name → levels in ascending order.
+    """
+    import torch
+
+    from course_utils.quantization import bin_edges
+
+    rows = len(codebooks)
+    figure = Figure(figsize=(9, 2.2 + 0.75 * rows), layout="constrained")
+    heights = [2.2] + [0.6] * rows
+    top, *strips = figure.subplots(1 + rows, 1, sharex=True, height_ratios=heights)
+    top.hist(values, bins=100, range=(-1, 1), density=True, color="0.6")
+    top.set(ylabel="density", xlim=(-1, 1))
+    hide_frame(top)
+    descriptions = []
+    for axes, (name, levels) in zip(strips, codebooks.items(), strict=True):
+        edges = bin_edges(torch.as_tensor(levels, dtype=torch.float64)).tolist()
+        _strip(axes, name, levels, edges)
+        widths = [right - left for left, right in pairwise(edges)]
+        extent = f"bins from {min(widths):.4f} to {max(widths):.4f} wide"
+        descriptions.append(f"{name}, {len(levels)} levels, {extent}")
+    strips[-1].set_xlabel("weight / absmax of its block; a line is a level, a shade is its bin")
+    alt = "Histogram of scaled weights over bins: " + "; ".join(descriptions) + "."
+    return Picture(figure, alt)
+
+
+def _strip(axes: Axes, name: str, levels: Sequence[float], edges: Sequence[float]) -> None:
+    for n, (left, right) in enumerate(pairwise(edges)):
+        axes.axvspan(left, right, color=("#bcdff1", "#4f9fc9")[n % 2], linewidth=0)
+    axes.vlines(levels, 0.15, 0.85, color=BLACK, linewidth=2)
+    axes.set(ylim=(0, 1), yticks=[])
+    axes.set_ylabel(fill(name, 17), rotation=0, ha="right", va="center")
+    axes.spines[:].set_visible(False)
+
+
+def code_use(shares: Mapping[str, Sequence[float]]) -> Picture:
+    """How often each code is used, in percent: a panel for each format, with a line at even use.
+
+    Args:
+        shares: name of the format → the share of numbers that have the first, second, … code,
+            from 0 to 1.
+    """
+    figure, panels = panels_in_a_row(len(shares), sharey=True)
+    descriptions = []
+    for axes, (name, own) in zip(panels, shares.items(), strict=True):
+        percent = [100 * float(share) for share in own]
+        axes.bar(range(len(percent)), percent, color=BLUE)
+        axes.axhline(100 / len(percent), color=BLACK, linestyle="--", linewidth=1)
+        axes.set(xlabel="code, lowest level first", title=name)
+        used = sum(share >= 1 for share in percent)
+        descriptions.append(
+            f"{name}: {used} of {len(percent)} codes have 1% or more, "
+            f"the most used {max(percent):.1f}%"
+        )
+    panels[0].set_ylabel("% of the numbers")
+    point = {"xy": (1, 100 / len(percent)), "xycoords": ("axes fraction", "data")}
+    place = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right"}
+    panels[-1].annotate("even use ", **point, **place)
+    alt = "Bars of how often each code is used. " + "; ".join(descriptions) + "."
+    return Picture(figure, alt)
+
+
+def normal_quantiles(samples: Mapping[str, Sequence[float]], most: float = 4) -> Picture:
+    """Quantiles of samples over the quantiles of a normal distribution, in standard deviations.
+
+    A normal sample lies on the diagonal; the line of a sample with heavier tails is steeper at its
+    ends. Quantiles beyond which a sample has fewer than 10 numbers are left out.
+
+    Args:
+        samples: name → at least 1,000 numbers.
+        most: the largest quantile shown, in standard deviations.
+
+    Raises:
+        ValueError: if a sample is smaller.
+    """
+    if (smallest := min(map(len, samples.values()))) < 1000:
+        raise ValueError(f"samples must have at least 1,000 numbers, got {smallest:,}")
+    figure, axes = one_panel(6.5, 4)
+    axes.plot([-most, most], [-most, most], color=BLACK, linewidth=1, label="normal")
+    descriptions = []
+    for name, sample, (colour, dash, marker) in with_strokes(samples):
+        values = np.asarray(sample, dtype=float)
+        reach = min(most, NormalDist().inv_cdf(1 - 10 / len(values)))
+        expected = np.linspace(-reach, reach, 33)
+        shares = [NormalDist().cdf(z) for z in expected]
+        found = np.quantile((values - values.mean()) / values.std(), shares)
+        look = {"color": colour, "linestyle": dash, "marker": marker, "markersize": 4}
+        axes.plot(expected, found, **look, label=name)
+        descriptions.append(f"{name} reaches {found[0]:.1f} and {found[-1]:.1f} at ±{reach:.1f}")
+    axes.set(xlabel="quantile of a normal distribution (σ)", ylabel="quantile of the sample (σ)")
+    axes.legend(frameon=False)
+    alt = "Quantiles of samples over normal ones: " + "; ".join(descriptions) + "."
+    return Picture(figure, alt)
+
+
+def bits_per_weight(rows: Mapping[str, Mapping[str, float]], chosen: str | None = None) -> Picture:
+    """Stacked bars of the bits that a weight needs, with the sum of the parts beside each bar.
+
+    Args:
+        rows: {"64": {"codes": 4, "constants": 0.5}, …}, of up to four parts.
+        chosen: the row to mark, in bold and by a dashed line.
+    """
+    figure, axes = one_panel(height=1.2 + 0.36 * len(rows))
+    looks = zip((SKY, ORANGE, RED, YELLOW), HATCHES, strict=True)
+    ends = stacked_bars(
+        axes, rows, [{"color": colour, "hatch": hatch, "linewidth": 0} for colour, hatch in looks]
+    )
+    for name, end in ends.items():
+        terms = " + ".join(map(_decimal, rows[name].values()))
+        text = _decimal(end) + (f" = {terms}" if len(rows[name]) > 1 else "")
+        look = {"va": "center", "weight": "bold" if name == chosen else "normal"}
+        axes.annotate(f"  {text}", (1, name), xycoords=("axes fraction", "data"), **look)
+    if chosen is not None:
+        axes.axvline(ends[chosen], color=BLACK, linestyle="--", linewidth=1)
+        axes.get_yticklabels()[list(ends).index(chosen)].set_weight("bold")
+    axes.set(xlabel="bits per weight", xlim=(0, max(ends.values())))
+    legend_above(axes, columns=4, middle=0.45)
+    sums = "; ".join(f"{name} {ends[name]:.10g}" for name in rows)
+    alt = f"Stacked bars of bits per weight: {sums}."
+    return Picture(figure, alt if chosen is None else f"{alt} Marked: {chosen}.")
+
+
+def _decimal(bits: float) -> str:
+    """0.000031 rather than 3.1e-05, without trailing zeros."""
+    return f"{bits:.6f}".rstrip("0").rstrip(".")
+
+
+def frontier(
+    points: Mapping[str, Mapping[str, tuple[float, float]]],
+    best: Collection[tuple[str, str]],
+    floor: float = 4,
+) -> Picture:
+    """Error over bits per weight, both on log scales; the best points are filled.
+
+    The half of the series with the smaller errors has its labels below its points, the other half
+    above.
+
+    Args:
+        points: name of the series → label of the point → (bits per weight, error).
+        best: (series, label) of the points to fill: no other point has fewer bits and less error.
+        floor: bits of the codes; the log scale shows the bits above it.
+    """
+    figure, axes = one_panel(9, 4)
+    by_error = sorted(points, key=lambda name: min(error for _, error in points[name].values()))
+    lower = by_error[: (len(points) + 1) // 2]
+    for name, own, (colour, dash, marker) in with_strokes(points):
+        bits, errors = zip(*own.values(), strict=True)
+        above = [b - floor for b in bits]
+        axes.plot(above, errors, dash, color=colour, linewidth=1)
+        fills = [colour if (name, label) in best else "white" for label in own]
+        axes.scatter(above, errors, c=fills, marker=marker, edgecolors=colour, s=55, zorder=3)
+        # An empty line whose entry in the legend has both the dash and the marker.
+        axes.plot([], [], dash, color=colour, marker=marker, label=name)
+        place = {"xytext": (4, 4), "ha": "left", "va": "bottom"}
+        if name in lower:
+            place = {"xytext": (-4, -5), "ha": "right", "va": "top"}
+        for label, x, y in zip(own, above, errors, strict=True):
+            axes.annotate(label, (x, y), textcoords="offset points", fontsize="x-small", **place)
+    _frontier_axes(axes, floor)
+    descriptions = []
+    for name, label in sorted(best, key=lambda key: points[key[0]][key[1]]):
+        bits, error = points[name][label]
+        descriptions.append(f"{name} at {label} with {bits:.4g} bits and error {error:.3g}")
+    count = sum(map(len, points.values()))
+    alt = f"{count} points of error over bits per weight; not beaten: {'; '.join(descriptions)}."
+    return Picture(figure, alt)
+
+
+def _frontier_axes(axes: Axes, floor: float) -> None:
+    axes.set(xscale="log", yscale="log", ylabel="squared error / squared weights")
+    # Labels of the outermost points need space.
+    axes.margins(y=0.1)
+    axes.set_xlabel(f"bits per weight (log scale of what is above {floor:g})")
+    axes.xaxis.set_major_locator(LogLocator(base=4, numticks=20))
+    axes.xaxis.set_major_formatter(lambda x, _: f"{floor + x:.5g}")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
+    axes.legend(frameon=False, loc="upper right", title="filled: not beaten")
+
+
+def byte_layout(fields: Mapping[str, int]) -> Picture:
+    """The fields of a stored tensor as one bar of bytes, and below it the small fields, magnified.
+
+    Args:
+        fields: name → size (B), of at least two fields. All but the largest are magnified.
+    """
+    figure, axes = one_panel(9, 3.4)
+    largest = max(fields, key=fields.get)
+    small = {name: size for name, size in fields.items() if name != largest}
+    whole, rest = sum(fields.values()), sum(small.values())
+    looks = dict(zip(fields, zip(SERIES, HATCHES * 2, strict=True), strict=False))
+    for row, (names, total) in {1: ([largest, *small], whole), 0: (list(small), rest)}.items():
+        left = 0.0
+        for name in names:
+            colour, hatch = looks[name]
+            look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+            label = None if row == 0 else f"{name}: {fields[name]:,} B"
+            axes.barh(row, fields[name] / total, 0.5, left=left, label=label, **look)
+            left += fields[name] / total
+    # Two dotted lines from the part of the upper bar that the lower bar magnifies.
+    for above, below in ((1 - rest / whole, 0), (1, 1)):
+        axes.plot([above, below], [0.75, 0.25], color=BLACK, linestyle=":", linewidth=1)
+    axes.set_yticks([1, 0], [f"all, {whole:,} B", f"the rest, {rest:,} B\n× {whole / rest:.0f}"])
+    axes.set(xlim=(0, 1), ylim=(-0.3, 1.3), xticks=[])
+    axes.spines[["bottom", "left"]].set_visible(False)
+    legend_above(axes, columns=2, middle=0.45)
+    sizes = ", ".join(f"{name} {size:,} B" for name, size in fields.items())
+    return Picture(figure, f"Bars of {whole:,} B: {sizes}.")

@@ -1,0 +1,260 @@
+"""The memory of a run, moment by moment, against the end of the GPU (lecture 06).
+
+`TimelineView.of` decides what is shown and where; `memory_timeline` draws it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from course_utils.figures.base import HALO, Picture, hide_frame, legend_beside
+from course_utils.palette import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, YELLOW
+from course_utils.units import GB, format_bytes
+
+if TYPE_CHECKING:
+    from course_utils.paging import Event, Run
+
+# A step's moments over this number are the width of the loss and of the update; others are 1 wide.
+WIDE_MOMENTS = 12
+# The legend names an area that reaches this share of the budget; thinner ones are invisible.
+NAMED_AREA = 0.005
+# If memory runs out right of this share of the axis, the words about it stand left of the moment.
+RIGHT_PART = 0.6
+# How high the bar of a failed request may be, in budgets.
+HIGHEST_REQUEST = 2
+
+
+class Area(NamedTuple):
+    """One of the areas that lie on top of each other, with its bytes (B) at each moment."""
+
+    label: str
+    color: str
+    hatch: str
+    sizes: list[int]
+
+
+@dataclass(frozen=True)
+class TimelineView:
+    """What a picture of a run shows, and where; nothing is drawn yet.
+
+    The unit of `edges` and `step_width` is the width of one layer's forward or backward pass.
+
+    Attributes:
+        run: from `paging.simulate`.
+        steps: numbers of the steps that are shown, ascending; the run's first step is 1.
+        moments: what happened in these steps. If memory ran out in them, that moment is the last.
+        edges: moment n reaches from edges[n] to edges[n + 1] on the x axis.
+        step_width: the width of a whole step.
+    """
+
+    run: Run
+    steps: tuple[int, ...]
+    moments: tuple[Event, ...]
+    edges: tuple[int, ...]
+    step_width: int
+
+    @classmethod
+    def of(cls, run: Run, steps: Sequence[int] = ()) -> TimelineView:
+        """The view of some steps of a run; of all its steps, also of those never begun, if empty.
+
+        Raises:
+            ValueError: if the run never began one of the steps.
+        """
+        from course_utils.memory import LOSS, UPDATE
+
+        failed = run.out_of_memory
+        moments = (*run.events, failed) if failed else run.events
+        begun = moments[-1].step
+        if not set(steps) <= set(range(1, begun + 1)):
+            raise ValueError(f"steps must be from 1 to {begun}, the last that began; got {steps}")
+        shown = tuple(sorted(set(steps))) or tuple(range(1, len(run.lengths) + 1))
+        moments = tuple(moment for moment in moments if moment.step in shown)
+        wide = max(1, run.moments_per_step // WIDE_MOMENTS)
+        widths = [wide if m.name in (LOSS, UPDATE) or m is failed else 1 for m in moments]
+        edges = tuple(accumulate(widths, initial=0))
+        return cls(run, shown, moments, edges, step_width=run.moments_per_step - 2 + 2 * wide)
+
+    @property
+    def width(self) -> int:
+        """The width of all steps that are shown."""
+        return self.step_width * len(self.steps)
+
+    @property
+    def failed(self) -> Event | None:
+        """The moment at which memory ran out, if it is shown."""
+        failed = self.run.out_of_memory
+        return failed if failed in self.moments else None
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The moments at which memory sufficed."""
+        return self.moments[:-1] if self.failed else self.moments
+
+    @property
+    def has_pages(self) -> bool:
+        """Whether the run has pages on the GPU at any moment, also at one that isn't shown."""
+        from course_utils.paging import PAGES
+
+        return any(event.gpu[PAGES] for event in self.run.events)
+
+    def areas(self) -> list[Area]:
+        """The areas from bottom to top; areas that are empty throughout are left out."""
+        from course_utils.memory import LOGITS, REST, WORK
+        from course_utils.paging import PAGES
+
+        looks = (
+            ("weights", SKY, "", ["weights"]),
+            ("states that can't move", PURPLE, "....", ["optimizer"]),
+            ("pages of states", ORANGE, "////", [PAGES]),
+            ("adapters, gradients", GREEN, "||||", ["adapters", "gradients"]),
+            ("saved activations", BLUE, "", ["activations"]),
+            ("logits and the rest", GREY, "xxxx", [LOGITS, REST]),
+            ("a layer at work", YELLOW, "", [WORK]),
+        )
+        areas = [
+            Area(label, colour, hatch, [sum(m.gpu[g] for g in groups) for m in self.moments])
+            for label, colour, hatch, groups in looks
+        ]
+        return [area for area in areas if any(area.sizes)]
+
+    def step_labels(self) -> dict[str, float]:
+        """The name of each step and its length → the x of its middle."""
+        names = (f"step {n}\n{self.run.lengths[n - 1]:,} tokens" for n in self.steps)
+        return {name: (n + 0.5) * self.step_width for n, name in enumerate(names)}
+
+    def phase_labels(self) -> dict[str, float]:
+        """Forward, loss, backward and update, as far as one step got → the x of its middle."""
+        phases = ("forward", "loss", "backward", "update")
+        found = [next(name for name in phases if name in m.name) for m in self.moments]
+        middles = {}
+        for name in dict.fromkeys(found):
+            first, count = found.index(name), found.count(name)
+            middles[name] = (self.edges[first] + self.edges[first + count]) / 2
+        return middles
+
+    @property
+    def alt(self) -> str:
+        """What the picture shows, in words."""
+        run, failed = self.run, self.failed
+        tokens = ", ".join(f"{run.lengths[n - 1]:,}" for n in self.steps)
+        peak = max((event.total for event in self.events), default=0)
+        alt = (
+            f"Areas of memory over the moments of {run.model}, steps of {tokens} tokens, "
+            f"up to {format_bytes(peak)} under a line at {format_bytes(run.budget)}, the end of "
+            f"{run.gpu}."
+        )
+        if failed:
+            asked = format_bytes(failed.total)
+            alt += f" Out of memory in step {failed.step} at {failed.name}: {asked} asked for."
+        if away := max((event.cpu for event in self.events), default=0):
+            moved = format_bytes(sum(event.moved_in + event.moved_out for event in self.events))
+            alt += f" Up to {format_bytes(away)} of pages in CPU memory, {moved} moved."
+        return alt
+
+
+def memory_timeline(run: Run, steps: Sequence[int] = ()) -> Picture:
+    """What is on the GPU at every moment of a run, as areas under the GPU's end, in GB.
+
+    The loss and the update are drawn wider than a layer. Where memory runs out, a paler bar up to
+    twice the budget shows what was asked for, under a cross. If the run has pages, a second panel
+    shows those in CPU memory. The legend leaves out what never reaches 0.5% of the budget.
+
+    Args:
+        run: from `paging.simulate`.
+        steps: the steps to show, the first being 1. Default: all.
+
+    Raises:
+        ValueError: if the run never began one of the steps.
+    """
+    view = TimelineView.of(run, steps)
+    heights = [4, 1] if view.has_pages else [4]
+    figure = Figure(figsize=(9, 4.6 if view.has_pages else 3.8), layout="constrained")
+    panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
+    panels = panels[:, 0]
+    _draw_areas(panels[0], view)
+    _draw_budget(panels[0], view)
+    if view.has_pages:
+        _draw_cpu_pages(panels[1], view)
+    _draw_steps(panels, view)
+    hide_frame(*panels)
+    return Picture(figure, view.alt)
+
+
+def _draw_areas(axes: Axes, view: TimelineView) -> None:
+    below = [0.0] * len(view.moments)
+    for area in view.areas():
+        top = [a + b / GB for a, b in zip(below, area.sizes, strict=True)]
+        named = max(area.sizes) >= NAMED_AREA * view.run.budget
+        look = {"color": area.color, "hatch": area.hatch, "label": area.label if named else None}
+        _stairs(axes, top, view.edges, baseline=below, **look)
+        below = top
+    handles, labels = axes.get_legend_handles_labels()
+    legend_beside(axes, handles[::-1], labels[::-1])
+
+
+def _stairs(
+    axes: Axes, top: Sequence[float], edges: Sequence[float], *, color: str, **look: Any
+) -> None:
+    axes.stairs(top, edges, fill=True, facecolor=color, edgecolor="white", linewidth=0, **look)
+
+
+def _draw_budget(axes: Axes, view: TimelineView) -> None:
+    """Draw the end of the GPU, and the request that exceeded it if there was one."""
+    budget = view.run.budget / GB
+    words_left = view.edges[-1] > RIGHT_PART * view.width
+    axes.axhline(budget, color=BLACK, linestyle="--")
+    text = {"textcoords": "offset points", "zorder": 6, **HALO}
+    place = {"xy": (0, budget), "xytext": (4, 2), "va": "bottom"}
+    if view.failed and not words_left:
+        # The words about the failure will stand at the left end.
+        place = {"xy": (1, budget), "xytext": (-4, -3), "ha": "right", "va": "top"}
+    label = f"{view.run.gpu}: {budget:.2f} GB"
+    axes.annotate(label, xycoords=("axes fraction", "data"), **place, **text)
+    highest = 1.15 * budget
+    if view.failed:
+        highest = 1.22 * _draw_failure(axes, view, words_left, text)
+    axes.set(ylabel="on the GPU (GB)", ylim=(0, max(1, highest)))
+
+
+def _draw_failure(axes: Axes, view: TimelineView, words_left: bool, text: dict[str, Any]) -> float:
+    """Draw what was asked for when memory ran out; returns the height (GB) of the words."""
+    budget, asked = view.run.budget / GB, view.failed.total / GB
+    start, end = view.edges[-2:]
+    height = min(asked, HIGHEST_REQUEST * budget)
+    # A white veil lets the areas behind the bar shine through.
+    axes.bar(start, asked, end - start, align="edge", facecolor=(1, 1, 1, 0.5), edgecolor=BLACK)
+    cross = {"color": RED, "markersize": 13, "mec": BLACK, "zorder": 6, "clip_on": False}
+    axes.plot((start + end) / 2, height, "X", **cross)
+    words_at = max(height, 1.03 * budget)
+    place = {"xy": (end, words_at), "xytext": (11, -3), "va": "bottom"}
+    if words_left:
+        place |= {"xy": (start, words_at), "xytext": (-11, -3), "ha": "right"}
+    words = f"out of memory: {view.failed.name},\n{asked:.2f} GB asked for"
+    axes.annotate(words, weight="bold", **place, **text)
+    return words_at
+
+
+def _draw_cpu_pages(axes: Axes, view: TimelineView) -> None:
+    away = [moment.cpu / GB for moment in view.moments]
+    _stairs(axes, away, view.edges, color=ORANGE, hatch="////")
+    axes.set(ylabel="in CPU\nmemory (GB)", ylim=(0, 1.15 * max(0.5, *away)))
+
+
+def _draw_steps(panels: Sequence[Axes], view: TimelineView) -> None:
+    """Separate the steps by lines and name them; a single step has its phases named."""
+    for axes in panels:
+        for n in range(1, len(view.steps)):
+            axes.axvline(n * view.step_width, color="0.5", linewidth=0.8)
+    bottom, labels = panels[-1], view.step_labels()
+    if len(view.steps) == 1:
+        bottom.set_xlabel(next(iter(labels)).replace("\n", ", "))
+        labels = view.phase_labels()
+    bottom.set_xticks(list(labels.values()), list(labels))
+    bottom.tick_params(axis="x", length=0)
+    bottom.set_xlim(0, view.width)
