@@ -1,52 +1,49 @@
-"""Measure the course beside what people use now, one benchmark after another.
+"""Measure the course beside what people use now.
 
-    python -m benchmarks                     all of them: an hour or more, on a machine left alone
-    python -m benchmarks training            one
-    python -m benchmarks training --texts    what follows goes to the benchmark
-
-Each writes results/NAME.json and, from it, results/NAME.md and what README and docs quote.
+python -m benchmarks                     the suite: an hour or more, on a machine left alone
+python -m benchmarks training            one benchmark
+python -m benchmarks training --texts    only write the texts of its last report again
+python -m benchmarks training --help     its options
 """
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
-from pathlib import Path
 
-HERE = Path(__file__).parent
-NAMES = (
+from benchmarks import runner
+
+# What runs without a name; other benchmarks need a GPU, a Binder environment, or hours.
+SUITE = (
     *("codec", "calculators", "training", "decoding", "neighbours"),
     *("startup", "grading", "scaling"),
 )
 
 
-def about(name: str) -> str:
-    """The first line of a benchmark's docstring."""
-    module = ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8"))
-    return (ast.get_docstring(module) or "").split("\n")[0]
-
-
 def usage() -> str:
-    """How it is called, and what there is."""
-    lines = [f"  {name:12} {about(name)}" for name in NAMES]
-    return "\n".join(["usage: bench [NAME] [ARGUMENTS]", "", *lines])
+    """How the command is called, and what benchmarks there are."""
+    lines = [f"  {name:15} {runner.about(name)}" for name in runner.names()]
+    head = ["usage: bench [NAME] [OPTIONS]", f"Without a name: {', '.join(SUITE)}.", ""]
+    return "\n".join([*head, *lines])
 
 
 def main(arguments: list[str]) -> int:
-    """Run the benchmark that is named, or all; returns the first failing one's exit status or 0."""
+    """Run the named benchmark, or the suite, each in a process of its own.
+
+    Returns:
+        The exit status of the benchmark, or of the first one of the suite that failed, or 0.
+    """
     if arguments[:1] in (["-h"], ["--help"]):
         print(usage())
         return 0
-    if arguments and arguments[0] not in NAMES:
+    if arguments and arguments[0] not in runner.names():
         print(f"There is no benchmark {arguments[0]!r}.\n{usage()}", file=sys.stderr)
         return 2
-    names, rest = (arguments[:1], arguments[1:]) if arguments else (NAMES, [])
-    for name in names:
-        command = [sys.executable, "-m", f"benchmarks.{name}", *rest]
-        if status := subprocess.run(command, cwd=HERE.parent).returncode:
-            return status
-    return 0
+    if arguments:
+        return runner.run(arguments[0], arguments[1:])
+    commands = ([sys.executable, "-m", "benchmarks", name] for name in SUITE)
+    statuses = [subprocess.run(command, cwd=runner.ROOT).returncode for command in commands]
+    return next(filter(None, statuses), 0)
 
 
 if __name__ == "__main__":

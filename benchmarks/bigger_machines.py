@@ -1,19 +1,14 @@
 """What 7B to 70B models need on several GPUs, by the course's calculator.
 
-    python -m benchmarks.bigger_machines       writes the tables of docs/bigger-machines.md again
-
-Nothing is measured.
+Nothing is measured: the tables of docs/bigger-machines.md are computed.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from benchmarks.reports import between_marks
+from benchmarks.runner import Benchmark, measured_here
 from course_utils.memory import GPUS, Estimate, ModelShape, estimate, usable_bytes
 from course_utils.units import GiB, format_bytes
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "bigger-machines.md"
 COUNTS = (1, 2, 4, 8)
 LLAMA_2_70B = {  # its config.json: Llama 2 (Touvron et al. 2023, arXiv 2307.09288)
     "model_type": "llama",
@@ -143,22 +138,16 @@ def guide() -> str:
     )
 
 
-def quoted(text: str) -> str:
-    """The page with today's tables between its marks."""
-    for name, made in {
-        "needs": needs,
-        "cards": cards,
-        "guide": guide,
-        "parts": parts,
-        "loading": loading,
-    }.items():
-        text = between_marks(text, f"bigger {name}", made())
-    return text
-
-
-def main() -> None:
-    PAGE.write_text(quoted(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+BENCHMARK = Benchmark(
+    measure=lambda save: measured_here(),
+    tables={
+        name: lambda report, make=make: make()
+        for name, make in {
+            "needs": needs,
+            "cards": cards,
+            "guide": guide,
+            "parts": parts,
+            "loading": loading,
+        }.items()
+    },
+)

@@ -1,13 +1,9 @@
 """Three memory calculators beside measured bytes: this course's, fitcheck, accelerate's.
 
-    python benchmarks/calculators.py            measure, write calculators.json and the texts
-    python benchmarks/calculators.py --texts    write the texts again from calculators.json
-
 Measured are the peaks of QLoRA on a Tesla T4 (course_utils/data/t4_measured_peaks.csv), and here,
 in this run, SmolLM2-135M on the CPU: its weights, what a step saves for its backward pass, and the
 peak of a whole step. Needs the extra `bench` and no network: the other two get the models' configs
-from a hub on this machine. calculators.json lies in benchmarks/results; the texts are
-calculators.md beside it and the tables of docs/memory-calculator.md.
+from a hub on this machine.
 """
 
 from __future__ import annotations
@@ -27,21 +23,16 @@ from statistics import mean
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the hub of the tests
-
-from hub import Hub
-
-from benchmarks.reports import RESULTS, asked_for, between_marks, measured_here, publish
+from benchmarks.runner import Benchmark, Report, Save, measured_here
 from course_utils.measure import TensorMeter, optimizer_bytes, saved_for_backward
 from course_utils.memory import PRESETS, estimate
 from course_utils.models import fetch_base, load_base, model_bytes
 from course_utils.training import Recipe, attach_adapters, set_checkpointing
 from course_utils.units import MiB
+from course_utils.validation import CourseError
+from tests.hub import Hub
 
 ROOT = Path(__file__).parents[1]
-JSON = RESULTS / "calculators.json"
-PAGE = ROOT / "docs" / "memory-calculator.md"
 T4_PEAKS = ROOT / "course_utils" / "data" / "t4_measured_peaks.csv"
 
 SMALL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -52,6 +43,8 @@ PRESET_OF = {
 }
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 CALCULATORS = ("this course", "fitcheck", "accelerate")
+# The largest relative error that this course's calculator may have in each table.
+WORST = {"t4": 0.015, "weights": 0.0, "saved": 0.01, "peaks": 0.01}
 LENGTHS = (64, 256)  # tokens
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
@@ -250,10 +243,12 @@ def fitcheck_options(case: dict) -> dict:
 # --- the report -----------------------------------------------------------------------------------
 
 
-def measured() -> dict:
-    """The whole report: each table's rows with bytes measured and estimated, machine and date."""
+def measure(save: Save) -> Report:
+    """Each table's rows, with bytes measured and estimated."""
     if importlib.util.find_spec("fitcheck") is None:
-        sys.exit("fitcheck-llm is missing: install the extra with `pip install -e '.[bench]'`.")
+        raise CourseError(
+            "fitcheck-llm is missing: install the extra with `pip install -e '.[bench]'`."
+        )
     tables = {"t4": list(t4_cases()), "weights": list(weight_cases()), "steps": list(step_cases())}
     cases = [case for table in tables.values() for case in table]
     models = configs()
@@ -334,51 +329,24 @@ def figure(estimated: float | None, measured: int) -> str:
     return f"{estimated / MiB:,.1f} ({f'{error:+.2%}' if error else '0.00%'})"
 
 
-def blocks(report: dict) -> dict[str, str]:
-    """Name of a mark → what stands there on the page."""
-    tables = {name: table(report[name]) for name in ("t4", "weights", "saved", "peaks")}
-    made = (
-        f"Made by `python benchmarks/calculators.py` on {report['date']}: {report['machine']}. "
-        "Sizes in MiB (2²⁰ B), in brackets the error."
-    )
-    return tables | {"made": made}
+def problems(report: Report) -> list[str]:
+    """Tables in which this course's calculator breaks its promise, or isn't the nearest."""
+    found = []
+    for name, most in WORST.items():
+        ours = max(map(abs, errors(report[name], "this course")))
+        if ours > most:
+            found.append(f"{name}: off by {ours:.2%}, more than {most:.2%}")
+        for other in CALCULATORS[1:]:
+            rows = [row for row in report[name] if row[other] is not None]
+            ours, theirs = (sum(map(abs, errors(rows, who))) for who in ("this course", other))
+            if ours > theirs:
+                found.append(f"{name}: {other} is nearer to the measured bytes")
+    return found
 
 
-def page(report: dict) -> str:
-    """The report as Markdown."""
-    part = blocks(report)
-    return f"""# Memory calculators beside measured bytes
-
-{part["made"]} What is compared, and how fairly: docs/memory-calculator.md.
-
-## Peak of a QLoRA step on a Tesla T4
-
-{part["t4"]}
-
-## SmolLM2-135M on this machine: weights
-
-{part["weights"]}
-
-## SmolLM2-135M on this machine: saved for the backward pass
-
-{part["saved"]}
-
-## SmolLM2-135M on this machine: peak of a step
-
-{part["peaks"]}
-"""
-
-
-def quoted(text: str, report: dict) -> str:
-    """The page of the docs with this report's tables between their marks."""
-    for name, content in blocks(report).items():
-        text = between_marks(text, f"calculators {name}", content)
-    return text
-
-
-def main() -> None:
-    publish(asked_for(__doc__, measured, JSON), JSON, page, {PAGE: quoted})
-
-
-if __name__ == "__main__":
-    main()
+BENCHMARK = Benchmark(
+    measure,
+    {name: lambda report, name=name: table(report[name]) for name in WORST},
+    conditions=lambda report: "Sizes are in MiB (2²⁰ B), with the error in brackets.",
+    problems=problems,
+)

@@ -1,28 +1,20 @@
 """Our NF4 codec against that of bitsandbytes on a CPU: bytes, bits and time, on 10^7 weights.
 
-    python benchmarks/codec.py             measure, write results/codec.json and codec.md
-    python benchmarks/codec.py --texts     write codec.md again from codec.json
-
 The two take turns, so that a busy machine slows down both; a time is the median of its rounds.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 import torch
 from bitsandbytes import functional as bnb
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
-
-from benchmarks.reports import RESULTS, asked_for, measured_here, publish
+from benchmarks.runner import Benchmark, Report, Save, measured_here
 from course_utils.quantization import quantize_nf4
 
-JSON = RESULTS / "codec.json"
 SHAPE = (15_625, 640)  # 10^7 weights; rows are whole blocks, as bitsandbytes' kernels need them
 ROUNDS = 15
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -69,8 +61,8 @@ def in_turns(ours: Callable, theirs: Callable, rounds: int) -> dict[str, float]:
     return {name: median(each[1:]) for name, each in times.items()}
 
 
-def measured() -> dict:
-    """The whole report: cases, machine and date."""
+def measure(save: Save) -> Report:
+    """Time both codecs on every dtype, with and without double quantization."""
     return {
         **measured_here(),
         "threads": torch.get_num_threads(),
@@ -90,55 +82,46 @@ def case_name(entry: dict) -> str:
     return f"{entry['dtype']}, double quantization {'on' if entry['double_quant'] else 'off'}"
 
 
-def page(report: dict) -> str:
-    """The report as Markdown."""
-    rows = []
+def there_and_back(entry: dict) -> float:
+    """Our speed as a share of theirs, for quantizing and then dequantizing."""
+    return speed({name: sum(times[name] for times in entry["seconds"].values()) for name in NAMES})
+
+
+def table(report: Report) -> str:
+    """A row for each case; cells are ours / bitsandbytes."""
+    heads = "weights in | double quantization | quantize (ms) | speed | dequantize (ms) | speed"
+    heads += " | there and back: speed | bytes | bit-identical"
+    lines = [f"| {heads} |", "|---|---" + "|--:" * 6 + "|---|"]
     for entry in report["cases"]:
         cells = [entry["dtype"], "yes" if entry["double_quant"] else "no"]
         for way in ("quantize", "dequantize"):
             times = entry["seconds"][way]
             cells.append(f"{1e3 * times['ours']:.1f} / {1e3 * times['bitsandbytes']:.1f}")
             cells.append(f"{speed(times):.2f}")
-        there_and_back = {
-            name: sum(times[name] for times in entry["seconds"].values()) for name in NAMES
-        }
-        cells.append(f"{speed(there_and_back):.2f}")
+        cells.append(f"{there_and_back(entry):.2f}")
         cells.append(f"{entry['bytes']:,} / {entry['bitsandbytes bytes']:,}")
         cells.append("yes" if entry["bit-identical"] else "**no**")
-        rows.append(f"| {' | '.join(cells)} |")
-    heads = "weights in | double quantization | quantize (ms) | speed | dequantize (ms) | speed"
-    heads += " | there and back: speed | bytes | bit-identical"
-    count = report["shape"][0] * report["shape"][1]
-    missed = [
-        f"{way} {case_name(entry)}"
-        for entry in report["cases"]
-        for way, times in entry["seconds"].items()
-        if speed(times) < TARGET
-    ]
-    verdict = f"All reach the target of {TARGET}."
-    if missed:
-        verdict = f"""Below the target of {TARGET}: {"; ".join(missed)}.
-bitsandbytes decodes, scales and rounds in one pass over memory; ours, made to be read, takes one
-PyTorch operation for each."""
-    return f"""# Our NF4 codec against bitsandbytes, on a CPU
-
-| {heads} |
-|{"---|" * 9}
-{chr(10).join(rows)}
-
-{count:,} weights, block size 64; each cell is ours / bitsandbytes, the median of
-{report["rounds"]} rounds in turns, with {report["threads"]} threads. *Speed* is ours as a share of
-theirs: above 1, ours is faster.
-
-{verdict}
-
-Made by `python benchmarks/codec.py` on {report["date"]}: {report["machine"]}.
-"""
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
-def main() -> None:
-    publish(asked_for(__doc__, measured, JSON), JSON, page)
+def conditions(report: Report) -> str:
+    """How many weights, rounds and threads."""
+    return (
+        f"{report['shape'][0] * report['shape'][1]:,} weights, block size 64; medians of "
+        f"{report['rounds']} rounds in turns, with {report['threads']} threads."
+    )
 
 
-if __name__ == "__main__":
-    main()
+def problems(report: Report) -> list[str]:
+    """Cases with other bits or bytes than bitsandbytes, or slower than the target."""
+    found = []
+    for entry in report["cases"]:
+        if not entry["bit-identical"] or entry["bytes"] != entry["bitsandbytes bytes"]:
+            found.append(f"{case_name(entry)}: not the bits and bytes of bitsandbytes")
+        if there_and_back(entry) < TARGET:
+            found.append(f"{case_name(entry)}: less than {TARGET} times bitsandbytes' speed")
+    return found
+
+
+BENCHMARK = Benchmark(measure, {"table": table}, conditions=conditions, problems=problems)

@@ -1,30 +1,26 @@
 """Answering 96 prompts with a 4-bit model on this machine: in batches, and one by one.
 
-    python -m benchmarks.decoding             measure, write results/decoding.json and the texts
-    python -m benchmarks.decoding --texts     write the texts again from decoding.json
-
 SmolLM2-135M in NF4, greedy, up to 40 new tokens, the prompts of lecture 07. Each way answers the
 same stories in a process of its own; they take turns, some stories each.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from bitsandbytes.functional import has_avx512bf16
 
-from benchmarks.reports import RESULTS, asked_for, between_marks, measured_here, publish
-from benchmarks.turns import PAGE, WORKER, Turn, beside_the_course, made_by, take_turns, work
+from benchmarks.runner import Benchmark, Report, Save, measured_here
+from benchmarks.turns import Turn, beside_the_course, conditions, slower_than, take_turns
 from course_utils import evaluation, news
 from course_utils.models import linear4bit_layers, load_base
 
-JSON = RESULTS / "decoding.json"
 ROUNDS, WARM_UP = 4, 1
 STORIES = 8  # a turn
 TARGET = 3  # times the answers/s of `generate`, one prompt at a time
+TARGET_REPACKED = 2  # times those of `generate` with weights that can't be trained any more
 NEW_TOKENS = 40
 PROMPTS = {"few-shot": news.shots, "zero-shot": tuple}
 
@@ -96,8 +92,13 @@ WAYS = {
 # --- the report -----------------------------------------------------------------------------------
 
 
-def measured() -> dict:
-    """The whole report: each way's pieces and peak, machine and date."""
+def way(name: str) -> Callable[[Turn], None]:
+    """The work of a worker process."""
+    return WAYS[name]
+
+
+def measure(save: Save) -> Report:
+    """Each way's pieces and peak."""
     return {
         **measured_here(),
         "threads": torch.get_num_threads(),
@@ -117,29 +118,20 @@ def table(report: dict) -> str:
     return beside_the_course(report["ways"], "answers/s", rate, digits=2)
 
 
-def made(report: dict) -> str:
-    """How and where it was measured."""
-    what = f"{report['stories']} answers a turn, {report['rounds']} turns each"
-    return made_by(report, "decoding", what)
+def problems(report: Report) -> list[str]:
+    """Prompts for which the course misses its target."""
+    repacked = "generate, one by one, repacked"
+    return [
+        *slower_than(report, TARGET, rate, ("generate, one by one",)),
+        *slower_than(report, TARGET_REPACKED, rate, (repacked,)),
+    ]
 
 
-def page(report: dict) -> str:
-    """The report as Markdown."""
-    return f"# Answering with a 4-bit model on a CPU\n\n{table(report)}\n\n{made(report)}\n"
-
-
-def quoted(text: str, report: dict) -> str:
-    """The page of the docs with this report's table between its marks."""
-    text = between_marks(text, "decoding", table(report))
-    return between_marks(text, "decoding made", made(report))
-
-
-def main() -> None:
-    if WORKER in sys.argv:
-        work(WAYS[sys.argv[-1]])
-        return
-    publish(asked_for(__doc__, measured, JSON), JSON, page, {PAGE: quoted})
-
-
-if __name__ == "__main__":
-    main()
+BENCHMARK = Benchmark(
+    measure,
+    {"table": table},
+    conditions=lambda report: conditions(
+        report, f"{report['stories']} answers a turn, {report['rounds']} turns each"
+    ),
+    problems=problems,
+)

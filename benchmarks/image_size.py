@@ -1,8 +1,5 @@
 """What the course adds to a Binder image: packages, installed, and the model. From metadata alone.
 
-    python -m benchmarks.image_size            measure, write the results and the docs' table
-    python -m benchmarks.image_size --texts    write the texts again, from the results
-
 Run it in an environment that holds the course with CPU torch. pip notes for each package which
 files it has installed: they are measured where they lie. No image is built.
 """
@@ -17,14 +14,12 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks.reports import RESULTS, asked_for, between_marks, measured_here, publish
+from benchmarks.runner import Benchmark, Report, Save, measured_here
 from course_utils.units import format_bytes
 from course_utils.validation import CourseError
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / "binder" / "environment.yml"
-PAGE = ROOT / "docs" / "binder.md"
-JSON = RESULTS / "image-size.json"
 BIGGEST = 10
 
 
@@ -75,8 +70,8 @@ def folder_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def measured() -> dict:
-    """The whole report; sizes in B. Raises CourseError where torch was built for CUDA."""
+def measure(save: Save) -> Report:
+    """Sizes in B. Raises CourseError where torch was built for CUDA."""
     import torch
 
     from course_utils.models import fetch_base
@@ -108,27 +103,4 @@ def total(report: dict) -> int:
     return sum(report["packages"].values()) + report["model"]
 
 
-def page(report: dict) -> str:
-    """The report as a page beside the others."""
-    return f"""# What the course adds to a Binder image
-
-{table(report)}
-
-Packages that `binder/environment.yml` leads to, with the files that pip has noted for each; without
-what every image of repo2docker holds ([more](../../docs/binder.md)).
-
-Made by `python -m benchmarks.image_size` on {report["date"]}: {report["machine"]}.
-"""
-
-
-def quoted(text: str, report: dict) -> str:
-    """The page of the docs with this report's table between its marks."""
-    return between_marks(text, "image-size", table(report))
-
-
-def main() -> None:
-    publish(asked_for(__doc__, measured, JSON), JSON, page, {PAGE: quoted})
-
-
-if __name__ == "__main__":
-    main()
+BENCHMARK = Benchmark(measure, {"table": table})

@@ -1,8 +1,5 @@
 """Speed of training, generation and the NF4 codec, with and without busy neighbours.
 
-    python -m benchmarks.neighbours             measure, write results/neighbours.json and the texts
-    python -m benchmarks.neighbours --texts     write the texts again from neighbours.json
-
 A neighbour is a program that keeps one core busy. Each combination of a setting and a kind of work
 has a process of its own. The processes take turns: first without neighbours, then beside one
 neighbour, then beside two neighbours, then without neighbours again. There is a pause before each
@@ -13,7 +10,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from statistics import median
@@ -21,23 +18,19 @@ from statistics import median
 import torch
 
 from benchmarks import decoding, training
-from benchmarks.reports import RESULTS, asked_for, between_marks, measured_here, publish
+from benchmarks.runner import Benchmark, Report, Save, measured_here
 from benchmarks.turns import (
-    PAGE,
-    WORKER,
     Pieces,
     Turn,
     Variables,
     all_cores,
+    conditions,
     in_words,
-    made_by,
     ratios,
     take_turns,
-    work,
 )
 from course_utils.quantization import quantize_nf4
 
-JSON = RESULTS / "neighbours.json"
 NEIGHBOURS = (0, 1, 2)
 ROUNDS = 4  # for each number of neighbours
 REST = 1.5  # seconds before each measurement; `course_utils.threads` averages over one second
@@ -84,8 +77,13 @@ def busy(count: int) -> Iterator[None]:
         yield
 
 
-def measured() -> dict:
-    """The whole report: every measurement, the machine and the date."""
+def way(name: str) -> Callable[[Turn], None]:
+    """The work of a worker process; its setting is in its environment variables."""
+    return WORK[name.rpartition(", ")[2]][0]
+
+
+def measure(save: Save) -> Report:
+    """Every setting and kind of work, with each number of neighbours."""
     return {
         **measured_here(),
         "threads": torch.get_num_threads(),
@@ -136,28 +134,20 @@ def table(report: dict) -> str:
     return "\n".join(lines)
 
 
-def made(report: dict) -> str:
-    """How and where the speeds were measured."""
-    return made_by(report, "neighbours", f"{report['rounds']} turns each")
+def problems(report: Report) -> list[str]:
+    """Kinds of work for which the course misses its targets."""
+    found = []
+    for count, target in ((0, QUIET), (1, BESIDE_ONE)):
+        for name in WORK:
+            reached = share(report, COURSE, name, count)
+            if reached < target:
+                found.append(f"{name}, {count} neighbours: {reached:.0%}, not {target:.0%}")
+    return found
 
 
-def page(report: dict) -> str:
-    """The report as Markdown."""
-    return f"# The course beside busy programs\n\n{table(report)}\n\n{made(report)}\n"
-
-
-def quoted(text: str, report: dict) -> str:
-    """The docs page, with this report's table inserted between the page's markers."""
-    text = between_marks(text, "neighbours", table(report))
-    return between_marks(text, "neighbours made", made(report))
-
-
-def main() -> None:
-    if WORKER in sys.argv:
-        work(WORK[sys.argv[-1].rpartition(", ")[2]][0])
-        return
-    publish(asked_for(__doc__, measured, JSON), JSON, page, {PAGE: quoted})
-
-
-if __name__ == "__main__":
-    main()
+BENCHMARK = Benchmark(
+    measure,
+    {"table": table},
+    conditions=lambda report: conditions(report, f"{report['rounds']} turns each"),
+    problems=problems,
+)

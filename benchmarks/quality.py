@@ -1,37 +1,25 @@
 """What fine-tuning is worth on the news task, over several seeds: lecture 07 without the lecture.
 
-    python benchmarks/quality.py --seeds 0 1 2     measure, write results/quality.json and the texts
-    python benchmarks/quality.py --texts           write the texts again from quality.json
+    python -m benchmarks quality --seeds 0 1 2
 
 Prompting and tuning on the whole test split, with 95% intervals, seconds, tokens/s, peak memory,
-versions and machine. The texts are results/quality.md and the table in README.md.
+versions and machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # also when run as a script
-
-from benchmarks.reports import (
-    RESULTS,
-    between_marks,
-    load_report,
-    measured_here,
-    publish,
-    save_report,
-)
+from benchmarks.runner import Benchmark, Report, Save, measured_here
 from course_utils import evaluation, news, runtime, sft
 from course_utils.models import load_base
 from course_utils.training import Recipe, attach_adapters, finetune
 from course_utils.units import format_bytes
 
-JSON = RESULTS / "quality.json"
-README = Path(__file__).parents[1] / "README.md"
+LECTURE = "3-shot (lecture 07)"
+VALID = 0.95  # share of answers that must be valid JSON after training
 
 
 def prompting(test: list[dict]) -> dict[str, dict]:
@@ -42,12 +30,12 @@ def prompting(test: list[dict]) -> dict[str, dict]:
     model, tokenizer = load_base("smollm2-135m", quantization="nf4")
     ways = {
         "zero-shot": (),
-        "3-shot (lecture 07)": news.shots(),
+        LECTURE: news.shots(),
         "4-shot": news.shots(("weather", "politics", "science", "sport")),
         "8-shot": news.shots(news.SECTIONS),
     }
     return {
-        name: measure(model, tokenizer, [news.messages(story, given) for story in test], test)
+        name: answering(model, tokenizer, [news.messages(story, given) for story in test], test)
         for name, given in ways.items()
     }
 
@@ -66,7 +54,7 @@ def tuning(data, test: list[dict], seed: int) -> dict:
         run = finetune(model, tokenizer, train, validation, recipe=recipe, output_dir=folder)
     seconds = time.perf_counter() - begun
     asked = [news.tuned_messages(story, answered=False) for story in test]
-    return measure(model, tokenizer, asked, test) | {
+    return answering(model, tokenizer, asked, test) | {
         "training seconds": seconds,
         "training tokens/s": sum(r["tokens"] for r in run.history) / seconds,
         "validation loss": run.history[-1]["validation_loss"],
@@ -74,7 +62,7 @@ def tuning(data, test: list[dict], seed: int) -> dict:
     }
 
 
-def measure(model, tokenizer, conversations, test) -> dict:
+def answering(model, tokenizer, conversations, test) -> dict:
     """Scores (mean, low, high) of each metric, and the seconds it took to answer."""
     begun = time.perf_counter()
     answers = evaluation.generate(model, tokenizer, conversations)
@@ -97,18 +85,8 @@ def table(results: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--texts", action="store_true")
-    arguments = parser.parse_args()
-    if not arguments.texts:
-        save_report(measured(arguments.seeds), JSON)
-    publish(load_report(JSON), JSON, page, {README: quoted})
-
-
-def measured(seeds: list[int]) -> dict:
-    """The whole report: results of each way, machine and date."""
+def measure(save: Save, seeds: list[int]) -> Report:
+    """Results of each prompt, and of tuning with each seed."""
     data = news.load_news()
     test = list(data["test"])
     results = prompting(test)
@@ -121,25 +99,49 @@ def measured(seeds: list[int]) -> dict:
     }
 
 
-def page(report: dict) -> str:
-    """The report as Markdown."""
-    tuned = {name: r for name, r in report["results"].items() if "losses" in r}
-    speeds = [r["training tokens/s"] for r in tuned.values()]
-    return f"""# Prompting against tuning on the news task
-
-{table(report["results"])}
-
-{report["stories"]} test stories; cells are means with 95% intervals. Made by
-`python benchmarks/quality.py` on {report["date"]}: {report["machine"]}.
-Training ran at {min(speeds):.0f} to {max(speeds):.0f} tokens/s; the process peaked at
-{format_bytes(report["peak memory"])}.
-"""
+def conditions(report: Report) -> str:
+    """Stories, training speed and memory."""
+    tuned = [result for result in report["results"].values() if "losses" in result]
+    speeds = [result["training tokens/s"] for result in tuned]
+    return (
+        f"{report['stories']} test stories; cells are means with 95% intervals. Training ran at "
+        f"{min(speeds):.0f} to {max(speeds):.0f} tokens/s; the process peaked at "
+        f"{format_bytes(report['peak memory'])}."
+    )
 
 
-def quoted(readme: str, report: dict) -> str:
-    """The README with the table of this report between its marks."""
-    return between_marks(readme, "quality", table(report["results"]))
+def problems(report: Report) -> list[str]:
+    """Seeds whose training does not beat each prompt as it should."""
+    scores = {
+        name: {metric: evaluation.Interval(*values) for metric, values in r["scores"].items()}
+        for name, r in report["results"].items()
+    }
+    tuned = {name for name, result in report["results"].items() if "losses" in result}
+    found = []
+    for name in sorted(tuned):
+        if scores[name]["valid_json"].mean < VALID:
+            found.append(f"{name}: less than {VALID:.0%} valid JSON")
+        for prompt in scores.keys() - tuned:
+            if not evaluation.beyond(
+                scores[name]["section_right"], scores[prompt]["section_right"]
+            ):
+                found.append(f"{name}: sections are not better than {prompt} beyond chance")
+            if scores[name]["house_style"].mean <= scores[prompt]["house_style"].mean:
+                found.append(f"{name}: house style is no better than {prompt}")
+        if not evaluation.beyond(scores[name]["house_style"], scores[LECTURE]["house_style"]):
+            found.append(f"{name}: house style is not better than {LECTURE} beyond chance")
+    return found
 
 
-if __name__ == "__main__":
-    main()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Which seeds to train with."""
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+
+
+BENCHMARK = Benchmark(
+    measure,
+    {"table": lambda report: table(report["results"])},
+    conditions=conditions,
+    problems=problems,
+    add_options=add_options,
+)

@@ -1,8 +1,5 @@
 """How training, memory and grading grow on this machine, as pictures.
 
-    python -m benchmarks.scaling             measure, write results/scaling.json, texts and pictures
-    python -m benchmarks.scaling --texts     write texts and pictures again from scaling.json
-
 Training is lecture 07's loop by examples a step; one thread and two take turns. Memory is the peak
 of a QLoRA step by sequence length, counted tensor by tensor, with `memory.estimate` over it.
 Grading is what `course grade` does, by submissions and workers.
@@ -10,7 +7,7 @@ Grading is what `course grade` does, by submissions and workers.
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from functools import partial
 from statistics import median
 
@@ -18,15 +15,13 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks import calculators, grading, training
-from benchmarks.reports import RESULTS, asked_for, between_marks, measured_here, publish
-from benchmarks.turns import PAGE, WORKER, Turn, in_words, take_turns, work
+from benchmarks.runner import Benchmark, Report, Save, measured_here
+from benchmarks.turns import Turn, in_words, take_turns
 from course_utils.figures import Picture, curves
 from course_utils.memory import estimate
 from course_utils.palette import BLUE, ORANGE
 from course_utils.units import GB, format_bytes
 
-JSON = RESULTS / "scaling.json"
-IMAGES = PAGE.parent / "images"
 BATCHES, THREADS = (1, 2, 4, 8, 16, 32), (1, 2)
 WARM_UP, STEPS, EXAMPLES = 2, 4, 24  # at each size; the last two at least
 LENGTHS = (64, 128, 256, 512, 1024)  # tokens
@@ -93,8 +88,13 @@ def graded() -> list[dict]:
     return rows
 
 
-def measured() -> dict:
-    """The whole report: date and machine, and the three parts."""
+def way(name: str) -> Callable[[Turn], None]:
+    """The work of a worker process."""
+    return WAYS[name]
+
+
+def measure(save: Save) -> Report:
+    """The three parts, one after another."""
     return {
         **measured_here(),
         "training": trained(),
@@ -169,14 +169,6 @@ def from_zero(picture: Picture) -> Picture:
     return picture
 
 
-PICTURES = {"training": training_picture, "memory": memory_picture, "grading": grading_picture}
-
-
-def made(report: dict) -> str:
-    """How and where it was measured."""
-    return f"Made by `python -m benchmarks.scaling` on {report['date']}: {report['machine']}."
-
-
 def training_table(report: dict) -> str:
     """tokens/s by examples a step and threads."""
     by_threads = each(report["training"], "threads")
@@ -211,55 +203,8 @@ def grading_table(report: dict) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"training": training_table, "memory": memory_table, "grading": grading_table}
-
-
-def page(report: dict) -> str:
-    """The report as Markdown."""
-    return f"""# How training, memory and grading grow
-
-What is measured, and the pictures: docs/performance.md.
-
-## Training: tokens/s
-
-Lecture 07's loop with checkpointing; the median step, with the least and the most in brackets.
-
-{training_table(report)}
-
-## Memory: the peak of a step
-
-SmolLM2-135M in NF4 with double quantization, LoRA of rank 8 on all linear layers, one sequence.
-
-{memory_table(report)}
-
-## Grading
-
-An assignment that imports PyTorch and transformers. A run's seconds hold those until its sandboxes
-are warm.
-
-{grading_table(report)}
-
-{made(report)}
-"""
-
-
-def quoted(text: str, report: dict) -> str:
-    """The page of the docs with this report's pictures between their marks."""
-    for name, picture in PICTURES.items():
-        shown = f"![{picture(report).alt}](images/scaling-{name}.png)"
-        text = between_marks(text, f"scaling {name}", shown)
-    return between_marks(text, "scaling made", made(report))
-
-
-def main() -> None:
-    if WORKER in sys.argv:
-        work(WAYS[sys.argv[-1]])
-        return
-    report = asked_for(__doc__, measured, JSON)
-    for name, picture in PICTURES.items():
-        picture(report).figure.savefig(IMAGES / f"scaling-{name}.png", dpi=110)
-    publish(report, JSON, page, {PAGE: quoted})
-
-
-if __name__ == "__main__":
-    main()
+BENCHMARK = Benchmark(
+    measure,
+    {"training": training_table, "memory": memory_table, "grading": grading_table},
+    {"training": training_picture, "memory": memory_picture, "grading": grading_picture},
+)

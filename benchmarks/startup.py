@@ -1,8 +1,5 @@
 """How soon the course answers: an import, the command line, a lecture's first picture, the lab.
 
-    python -m benchmarks.startup             measure, write results/startup.json and startup.md
-    python -m benchmarks.startup --texts     write startup.md again from startup.json
-
 Run it with `.venv`'s Python. The checkout is set up first. Then each round measures all of them
 once, so that a busy machine slows down all; the first round warms the disk's cache and is dropped.
 """
@@ -11,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -27,11 +23,11 @@ from typing import Any
 import psutil
 from jupyter_client import BlockingKernelClient, KernelManager
 
-from benchmarks.reports import RESULTS, asked_for, measured_here, publish
+from benchmarks.runner import Benchmark, Report, Save, measured_here
 from course_utils.validation import CourseError
+from tests.machine import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
-JSON = RESULTS / "startup.json"
 LECTURE = ROOT / "lectures" / "02_memory_calculator.ipynb"
 ROUNDS = 9
 PATIENCE = 120  # s that anything here may take
@@ -180,13 +176,6 @@ def answers(address: str) -> bool:
         return False
 
 
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 # --- the report -----------------------------------------------------------------------------------
 
 
@@ -209,63 +198,47 @@ def with_difference(costs: dict[str, Cost]) -> dict[str, Cost]:
     return {**costs, IMPORT: (beyond[0], beyond[1])}
 
 
-def measured(
-    once: Callable[[], dict[str, Cost]] = one_round, rounds: int = ROUNDS, set_up: bool = True
-) -> dict:
-    """The whole report: times of all rounds in s, machine and date."""
-    if set_up:
-        command("make", "-C", str(ROOT), "setup")
+def measure(save: Save) -> Report:
+    """Times of all rounds in s, once the course is set up."""
+    command("make", "-C", str(ROOT), "setup")
+    return measured_here() | in_rounds(one_round, ROUNDS)
+
+
+def in_rounds(once: Callable[[], dict[str, Cost]], rounds: int) -> Report:
+    """Times of `rounds` rounds in s, after one that warms up."""
     all_rounds = [with_difference(once()) for _ in range(rounds + 1)][1:]
     return {
-        **measured_here(),
         "rounds": rounds,
         "seconds": {name: [costs[name][0] for costs in all_rounds] for name in all_rounds[0]},
         "processor": {name: [costs[name][1] for costs in all_rounds] for name in all_rounds[0]},
     }
 
 
-def missed(report: dict) -> list[str]:
+def problems(report: Report) -> list[str]:
     """What takes longer than its target, in the median."""
-    seconds = report["seconds"]
-    return [name for name, target in TARGETS.items() if median(seconds[name]) > target]
+    return [
+        f"{name}: {median(report['seconds'][name]):.3f} s, later than {target:g} s"
+        for name, target in TARGETS.items()
+        if median(report["seconds"][name]) > target
+    ]
 
 
-def row(report: dict, name: str) -> str:
-    """A line of the page's table."""
-    times = report["seconds"][name]
-    target = f"{TARGETS[name]:g}" if name in TARGETS else ""
-    spread = f"{min(times):.3f} to {max(times):.3f}"
-    processor = f"{median(report['processor'][name]):.3f}"
-    return f"| {name} | {target} | {median(times):.3f} | {spread} | {processor} |"
+def table(report: Report) -> str:
+    """A row for each start."""
+    heads = "target (s) | median (s) | fastest to slowest (s) | processor time (s)"
+    lines = [f"| | {heads} |", "|---|---:|---:|---:|---:|"]
+    for name in (BARE, IMPORTED, *TARGETS):
+        times = report["seconds"][name]
+        target = f"{TARGETS[name]:g}" if name in TARGETS else ""
+        spread = f"{min(times):.3f} to {max(times):.3f}"
+        processor = f"{median(report['processor'][name]):.3f}"
+        lines.append(f"| {name} | {target} | {median(times):.3f} | {spread} | {processor} |")
+    return "\n".join(lines)
 
 
-def page(report: dict) -> str:
-    """The report as Markdown."""
-    late = missed(report)
-    verdict = f"Later than its target: {'; '.join(late)}." if late else "All reach their targets."
-    return f"""# How soon the course answers
-
-| | target (s) | median (s) | fastest to slowest (s) | processor time (s) |
-|---|---:|---:|---:|---:|
-{chr(10).join(row(report, name) for name in (BARE, IMPORTED, *TARGETS))}
-
-{report["rounds"]} rounds, each with all of them in turns, after one that isn't counted: the files
-are in the disk's cache, and the course is set up. *Processor time* is user and system time of all
-processes together, in the median.
-
-{verdict}
-
-The picture is the first of [lecture 02](../../lectures/{LECTURE.name}), with the cells before it
-executed in order: a kernel starts, and draws before PyTorch is imported. `make lab` looks whether
-the set-up is complete, then starts JupyterLab, here without a browser.
-
-Made by `python -m benchmarks.startup` on {report["date"]}: {report["machine"]}.
-"""
-
-
-def main() -> None:
-    publish(asked_for(__doc__, measured, JSON), JSON, page)
-
-
-if __name__ == "__main__":
-    main()
+BENCHMARK = Benchmark(
+    measure,
+    {"table": table},
+    conditions=lambda report: f"{report['rounds']} rounds, after one that isn't counted.",
+    problems=problems,
+)

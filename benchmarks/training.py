@@ -1,8 +1,5 @@
 """QLoRA training on this machine: the course's loop beside TRL's and transformers' trainers.
 
-    python -m benchmarks.training             measure, write results/training.json and the texts
-    python -m benchmarks.training --texts     write the texts again from training.json
-
 SmolLM2-135M in NF4 with double quantization, LoRA of rank 8 on all linear layers, 8 news briefs a
 step, the loss on the answer: the same for all. Each way trains in a process of its own; they take
 turns, a step each. A second table takes the course's loop apart: from peft's and transformers' own
@@ -11,7 +8,6 @@ code, one change a line.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,17 +17,15 @@ from unittest.mock import patch
 
 import torch
 
-from benchmarks.reports import RESULTS, asked_for, between_marks, measured_here, publish
+from benchmarks.runner import Benchmark, Report, Save, measured_here
 from benchmarks.turns import (
-    PAGE,
-    WORKER,
     Turn,
     beside_the_course,
+    conditions,
     in_words,
-    made_by,
     ratios,
+    slower_than,
     take_turns,
-    work,
 )
 from course_utils import news, runtime, sft
 from course_utils.models import load_base
@@ -46,7 +40,6 @@ from course_utils.training import (
 )
 from course_utils.units import format_bytes
 
-JSON = RESULTS / "training.json"
 ROUNDS, WARM_UP = 8, 3
 TARGET = 2  # times SFTTrainer's tokens/s, at less peak memory
 MODEL = {"name": "smollm2-135m", "quantization": "nf4"}
@@ -285,8 +278,13 @@ PARTS = {f"change {n}": partial(taken_apart, changes=n) for n in range(len(CHANG
 # --- the report -----------------------------------------------------------------------------------
 
 
-def measured() -> dict:
-    """The whole report: each way's pieces and peak, machine and date."""
+def way(name: str) -> Callable[[Turn], None]:
+    """The work of a worker process."""
+    return (WAYS | PARTS | PROFILES)[name]
+
+
+def measure(save: Save) -> Report:
+    """Each way's pieces and peak; the loop taken apart; where the time of a step goes."""
     turns = partial(take_turns, "benchmarks.training", rounds=ROUNDS, warm_up=WARM_UP)
     return {
         **measured_here("trl"),
@@ -333,45 +331,21 @@ def profile_table(report: dict) -> str:
     return "\n".join(lines)
 
 
-def made(report: dict) -> str:
-    """How and where it was measured."""
-    return made_by(report, "training", f"{report['rounds']} steps each, in turns")
+def problems(report: Report) -> list[str]:
+    """The trainers that the course does not beat as it should, in speed or in memory."""
+    found = slower_than(report, TARGET, rate, ("SFTTrainer", "Trainer"))
+    ways = report["ways"]
+    for setting in ("", ", no checkpointing"):
+        ours = ways[f"course{setting}"]["peak"]
+        for peer in ("SFTTrainer", "Trainer"):
+            if ways[f"{peer}{setting}"]["peak"] <= ours:
+                found.append(f"{peer}{setting}: has no higher peak than the course")
+    return found
 
 
-def page(report: dict) -> str:
-    """The report as Markdown."""
-    return f"""# QLoRA training on a CPU, beside other trainers
-
-{peer_table(report)}
-
-## The course's loop taken apart, without checkpointing
-
-{part_table(report)}
-
-## Where the time of a step goes
-
-*Before* is the third line of the table above, *after* its last one.
-
-{profile_table(report)}
-
-{made(report)}
-"""
-
-
-def quoted(text: str, report: dict) -> str:
-    """The page of the docs with this report's tables between their marks."""
-    tables = {"peers": peer_table, "parts": part_table, "profile": profile_table, "made": made}
-    for name, content in ((name, table(report)) for name, table in tables.items()):
-        text = between_marks(text, f"training {name}", content)
-    return text
-
-
-def main() -> None:
-    if WORKER in sys.argv:
-        work((WAYS | PARTS | PROFILES)[sys.argv[-1]])
-        return
-    publish(asked_for(__doc__, measured, JSON), JSON, page, {PAGE: quoted})
-
-
-if __name__ == "__main__":
-    main()
+BENCHMARK = Benchmark(
+    measure,
+    {"peers": peer_table, "parts": part_table, "profile": profile_table},
+    conditions=lambda report: conditions(report, f"{report['rounds']} steps each, in turns"),
+    problems=problems,
+)

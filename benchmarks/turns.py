@@ -1,7 +1,8 @@
 """Ways of doing the same work, each in a process of its own, taking turns.
 
 All are loaded at the same time and only one of them works at any moment, so that a busy machine
-slows down all alike and a ratio of two holds. A worker's work is any loop that calls `turn.begin()`
+slows down all alike and a ratio of two holds. A worker is `python -m benchmarks.worker MODULE WAY`;
+its work is `MODULE.way(WAY)`, any loop that calls `turn.begin()`
 before a piece of it and `turn.end()` behind, from a callback if need be; the time of a piece is
 taken here, between the two.
 """
@@ -25,8 +26,6 @@ from course_utils import runtime
 from course_utils.units import format_bytes
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "performance.md"  # what such benchmarks found
-WORKER = "--worker"
 
 Variables = Mapping[str, str]  # environment variables
 Pieces = list[dict]  # what each turn of a way reported, with its "seconds"
@@ -79,9 +78,11 @@ def take_turns(
     around: Callable[[int], AbstractContextManager] = lambda number: nullcontext(),
     pause: float = 0.0,
 ) -> dict[str, dict[str, Pieces | int]]:
-    """Start `python -m MODULE --worker WAY` for each way and give each its turn, round by round.
+    """Start a worker process for each way of a module and give each its turn, round by round.
 
     Args:
+        module: the module whose function `way` returns the work of a way.
+        ways: names of the ways.
         rounds, warm_up: how many rounds are measured, and how many come before them.
         variables: the environment variables that a way's process has besides those of this one.
         around: what surrounds a round; rounds are numbered from 0, those of warm-up are negative.
@@ -110,7 +111,7 @@ def take_turns(
 @contextmanager
 def _worker(module: str, way: str, variables: Variables) -> Iterator[_Worker]:
     """A worker process, which is killed if it is still there in the end."""
-    command = [sys.executable, "-m", module, WORKER, way]
+    command = [sys.executable, "-m", "benchmarks.worker", module, way]
     environment = os.environ | variables
     with tempfile.TemporaryFile("w+") as log:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
@@ -177,9 +178,28 @@ def beside_the_course(
     return "\n".join(lines)
 
 
-def made_by(report: dict, name: str, what: str) -> str:
-    """How and where a benchmark of this name was measured; what: the pieces of each way."""
-    return (
-        f"{what}: medians, with the least and the most in brackets; {report['threads']} threads. "
-        f"Made by `python -m benchmarks.{name}` on {report['date']}: {report['machine']}."
-    )
+def conditions(report: dict, what: str) -> str:
+    """How the ways of a report were measured; what: the pieces of each way."""
+    return f"{what}: medians, with the least and the most in brackets; {report['threads']} threads."
+
+
+def slower_than(
+    report: dict, target: float, rate: Callable[[dict], float], peers: Iterable[str]
+) -> list[str]:
+    """A sentence for each peer's way against which the course misses the target.
+
+    Args:
+        report: its "ways" are named as in `beside_the_course`.
+        target: how many times as fast the course must be, in the median of the rounds.
+        rate: what a piece reaches.
+        peers: begin the names of the ways to compare with.
+    """
+    found = []
+    for way, result in report["ways"].items():
+        who, comma, setting = way.rpartition(", ")
+        if (who if comma else way) in peers:
+            ours = report["ways"][f"course{comma}{setting}" if comma else "course"]
+            faster = median(ratios(ours["pieces"], result["pieces"], rate))
+            if faster < target:
+                found.append(f"{way}: the course is {faster:.1f} times as fast, not {target:g}")
+    return found

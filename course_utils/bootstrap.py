@@ -615,13 +615,14 @@ def carry_out(command, arguments):
     if status or command == "setup":
         return status
     if command == "gpu-check":  # fetches the model itself, if there is a card
-        return foreground("python", str(ROOT / "benchmarks" / "gpu_check.py"), *arguments)
+        os.chdir(str(ROOT))
+        return foreground("python", "-m", "benchmarks", "gpu_check", *arguments)
     if command not in CHECKS:
         return foreground("course", command, *arguments)
     os.chdir(str(ROOT))
     if command in ("environments", "test-colab"):
         names = ("colab",) if command == "test-colab" else ()
-        return foreground("python", "-m", "benchmarks.environments", *names, *arguments)
+        return foreground("python", "-m", "benchmarks", "environments", *names, *arguments)
     status = lint()
     if status or command == "lint":
         return status

@@ -34,8 +34,8 @@ from playwright.sync_api import (
 )
 from playwright.sync_api import TimeoutError as NotInTime
 
-from benchmarks.startup import free_port
 from course_utils.runtime import process_peak
+from tests.machine import free_port
 
 BROWSERS = ("google-chrome", "chromium", "chromium-browser")
 PICTURES = Path(__file__).resolve().parents[1] / "build" / "browser"

@@ -1,7 +1,9 @@
 """Wrong and right answers, graded: do the checks tell them apart, and both graders agree?
 
     python -m tests.mutation              every answer of every assignment; writes docs/graders.md
-    python -m tests.mutation 03_lora      one assignment; prints its matrix
+    python -m tests.mutation 03_lora      one assignment
+
+Both print the points of each answer at each task, as a matrix.
 
 tests/mutants/ASSIGNMENT/TASK.py holds the answers of one task, each a whole answer cell:
 
@@ -22,6 +24,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -30,11 +33,11 @@ from pathlib import Path
 
 import nbformat
 
-from benchmarks.reports import machine
 from course_utils.grading import classroom, release
 from course_utils.grading.assignments import Assignment, Task, read, sources
 from course_utils.publishing.execute import execute
 from course_utils.units import format_bytes
+from tests.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 MUTANTS = ROOT / "tests" / "mutants"
@@ -220,21 +223,19 @@ def graded(
 PAGE = """\
 # The graders, graded
 
-Every answer in `tests/mutants/`, graded alone, in a submission that is otherwise right, by `course
-grade` and by nbgrader's own autograding, which agree on every cell. Columns are tasks with the
-points of their checks; points in bold were lost. Wrong answers lose points at their own task and at
-no other, right ones written differently lose none. Questions graded by hand have no checks. Made by
-`python -m tests.mutation` on {date}: {machine}.
+Every answer in `tests/mutants/` is graded alone, in a submission that is otherwise right, by
+`course grade` and by nbgrader's own autograding. Both graders agree on every cell. A wrong answer
+loses points at its own task and at no other task. A right answer that is written differently loses
+no points. Questions graded by hand have no checks. `python -m tests.mutation 03_lora` prints the
+points of each answer at each task of one assignment.
 
-## What grading one submission takes
-
-Seconds and peak memory of the solution, executed in a kernel of its own, its start included; and
-the seconds that passed for each of the assignment's submissions, {workers} at a time, graded by
-nbgrader and by `course grade`.
+The table also says what grading a submission takes. *Seconds* and *peak memory* are those of the
+solution, executed in a kernel of its own, its start included. The last two columns are the seconds
+for each of the assignment's submissions, {workers} at a time.
 
 {costs}
 
-{matrices}
+Made by `python -m tests.mutation` on {date}: {machine}.
 """
 
 
@@ -294,16 +295,17 @@ def trial(path: Path, workers: int) -> Trial:
 
 
 def costs(trials: list[Trial]) -> str:
-    """A markdown table: what a submission of each assignment takes, measured now."""
-    lines = ["| assignment | answers | seconds | peak memory | nbgrader | `course grade` |"]
-    lines.append("|---|---|---|---|---|---|")
+    """A markdown table: answers of each assignment, and what a submission takes, measured now."""
+    lines = ["| assignment | wrong | right | seconds | peak memory | nbgrader | `course grade` |"]
+    lines.append("|---|--:|--:|--:|--:|--:|--:|")
     for done in trials:
         name = done.assignment.name
         with tempfile.TemporaryDirectory() as pages, offline():
             run = execute(ROOT / "solutions" / name / f"{name}.ipynb", pages, progress=False)
+        kinds = Counter(mutant.kind for (mutant,) in done.submissions.values())
         ours, stock = done.seconds
         took = f"{run.seconds:.1f} | {format_bytes(run.peak_memory)} | {stock:.2f} | {ours:.2f}"
-        lines.append(f"| {done.assignment.title} | {len(done.submissions)} | {took} |")
+        lines.append(f"| {done.assignment.title} | {kinds['wrong']} | {kinds['right']} | {took} |")
     return "\n".join(lines)
 
 
@@ -317,13 +319,11 @@ def main() -> None:
         trials.append(trial(path, options.workers))
         print(f"{trials[-1].assignment.title}\n\n{trials[-1].matrix}\n", flush=True)
     if options.assignment is None:
-        parts = [f"## {done.assignment.title}\n\n{done.matrix}" for done in trials]
         text = PAGE.format(
             date=date.today().isoformat(),
             machine=machine(),
             workers=options.workers,
             costs=costs(trials),
-            matrices="\n\n".join(parts),
         )
         REPORT.write_text(text, encoding="utf-8")
     found = [complaint for done in trials for complaint in done.complaints]

@@ -1,15 +1,15 @@
-"""What README and docs quote is what the benchmarks wrote, and it holds what the course claims."""
+"""The benchmarks: how they are run, how they measure, what they call a missed target."""
 
+import ast
 import doctest
 import importlib.util
-import itertools
 import json
 import os
 import re
 import shutil
 import socket
-import statistics
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import psutil
@@ -18,118 +18,198 @@ import torch
 
 from benchmarks import __main__ as bench
 from benchmarks import (
+    bigger_machines,
     calculators,
     codec,
     decoding,
     grading,
+    image_size,
     neighbours,
     quality,
-    scaling,
+    runner,
     startup,
     training,
-    turns,
 )
-from benchmarks.reports import load_report
-from course_utils.evaluation import Interval, beyond
-from course_utils.memory import PRESETS, ModelShape, estimate
+from course_utils.figures import loss_curve
+from course_utils.memory import PRESETS, ModelShape, estimate, usable_bytes
+from course_utils.units import GiB
 from course_utils.validation import CourseError
 from tests.conftest import make_model
 
-
-@pytest.fixture(scope="module")
-def report():
-    return load_report(quality.JSON)
+# --- the runner -----------------------------------------------------------------------------------
 
 
-def scores(result):
-    return {metric: Interval(*values) for metric, values in result["scores"].items()}
+@pytest.fixture
+def course(monkeypatch, tmp_path):
+    """A folder in the place of the course, with a page that quotes the benchmark `speed`."""
+    docs = tmp_path / "docs"
+    (docs / "images").mkdir(parents=True)
+    (tmp_path / "README.md").write_text("Nothing is quoted here.\n")
+    marks = ("speed table", "speed curve picture", "speed made", "other table")
+    lines = [f"<!-- {mark}: begin -->\nold\n<!-- {mark}: end -->" for mark in marks]
+    (docs / "page.md").write_text("\n\n".join(["# A page", *lines]) + "\n")
+    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    monkeypatch.setattr(runner, "DOCS", docs)
+    monkeypatch.setattr(runner, "RESULTS", tmp_path / "build")
+    monkeypatch.setattr(runner, "about", lambda name: "How fast it is.")
+    return tmp_path
 
 
-def test_readme_and_page_quote_the_measured_table(report):
-    readme = quality.README.read_text(encoding="utf-8")
-    assert quality.quoted(readme, report) == readme
-    page = Path(quality.RESULTS / "quality.md").read_text(encoding="utf-8")
-    assert page == quality.page(report)
+def speed(monkeypatch, **options):
+    """A made-up benchmark in the place of every other; by default it measures 3 m/s."""
+
+    def measure(save):
+        return {"date": "2026-11-27", "machine": "a machine", "speed": 3}
+
+    made = {
+        "measure": measure,
+        "tables": {"table": lambda report: f"| {report['speed']} m/s |"},
+        "pictures": {"curve": lambda report: loss_curve([])},
+        "conditions": lambda report: "Downhill.",
+        "problems": lambda report: ["too slow"] if report["speed"] < 3 else [],
+    }
+    benchmark = runner.Benchmark(**made | options)
+    monkeypatch.setattr(runner, "find", lambda name: benchmark)
 
 
-def test_a_changed_number_would_be_noticed(report):
-    name = next(iter(report["results"]))
-    changed = json.loads(json.dumps(report))
-    changed["results"][name]["scores"]["valid_json"] = [0.5, 0.4, 0.6]
-    readme = quality.README.read_text(encoding="utf-8")
-    assert quality.quoted(readme, changed) != readme
+def test_a_report_is_saved_and_quoted_where_its_marks_are(course, monkeypatch, capsys):
+    speed(monkeypatch)
+    assert runner.run("speed", []) == 0
+    made = "Downhill. Made by `python -m benchmarks speed` on 2026-11-27: a machine."
+    alt = "An empty plot of loss over steps: training has not begun."
+    assert (
+        (course / "docs" / "page.md").read_text()
+        == f"""# A page
+
+<!-- speed table: begin -->
+| 3 m/s |
+<!-- speed table: end -->
+
+<!-- speed curve picture: begin -->
+![{alt}](images/speed-curve.png)
+<!-- speed curve picture: end -->
+
+<!-- speed made: begin -->
+{made}
+<!-- speed made: end -->
+
+<!-- other table: begin -->
+old
+<!-- other table: end -->
+"""
+    )
+    assert json.loads((course / "build" / "speed.json").read_text())["speed"] == 3
+    whole = (course / "build" / "speed.md").read_text()
+    assert whole == (
+        f"# How fast it is.\n\n## table\n\n| 3 m/s |\n\n![{alt}](speed-curve.png)\n\n{made}\n"
+    )
+    assert whole in capsys.readouterr().out
+    for place in ("build/speed-curve.png", "docs/images/speed-curve.png"):
+        assert (course / place).read_bytes().startswith(b"\x89PNG")
 
 
-def test_every_seed_beats_prompting_beyond_chance(report):
-    tuned = [scores(r) for r in report["results"].values() if "losses" in r]
-    prompts = {n: scores(r) for n, r in report["results"].items() if "losses" not in r}
-    assert len(tuned) >= 3 and len(prompts) >= 3
-    for seed in tuned:
-        assert seed["valid_json"].mean >= 0.95
-        assert all(beyond(seed["section_right"], p["section_right"]) for p in prompts.values())
-        assert all(seed["house_style"].mean > p["house_style"].mean for p in prompts.values())
-        in_the_lecture = prompts["3-shot (lecture 07)"]
-        assert beyond(seed["house_style"], in_the_lecture["house_style"])
+def test_another_folder_leaves_the_docs_as_they_are(course, monkeypatch):
+    speed(monkeypatch)
+    before = (course / "docs" / "page.md").read_text()
+    assert runner.run("speed", ["--output", str(course / "aside")]) == 0
+    written = {path.name for path in (course / "aside").iterdir()}
+    assert written == {"speed.json", "speed.md", "speed-curve.png"}
+    assert (course / "docs" / "page.md").read_text() == before
+    assert not (course / "build").exists()
+
+
+def test_texts_are_made_from_the_last_report(course, monkeypatch, capsys):
+    def never(save):
+        raise AssertionError("something was measured")
+
+    speed(monkeypatch, measure=never)
+    assert runner.run("speed", ["--texts"]) == 1
+    assert "there is no report in" in capsys.readouterr().err
+    (course / "build").mkdir()
+    (course / "build" / "speed.json").write_text('{"speed": 5}')
+    assert runner.run("speed", ["--texts"]) == 0
+    assert "| 5 m/s |" in (course / "docs" / "page.md").read_text()
+
+
+def test_a_missed_target_is_the_exit_status(course, monkeypatch, capsys):
+    speed(monkeypatch, measure=lambda save: {"speed": 2})
+    assert runner.run("speed", []) == 1
+    assert capsys.readouterr().err == "too slow\n"
+    assert "- too slow\n" in (course / "build" / "speed.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (CourseError("the road is closed"), "the road is closed\n"),
+        (KeyboardInterrupt(), "Interrupted: what was saved before is kept.\n"),
+    ],
+)
+def test_what_was_saved_before_a_fault_is_kept(course, monkeypatch, capsys, fault, words):
+    def stops(save):
+        save({"speed": 4})
+        raise fault
+
+    speed(monkeypatch, measure=stops)
+    assert runner.run("speed", []) == 1
+    assert capsys.readouterr().err == words
+    assert "| 4 m/s |" in (course / "docs" / "page.md").read_text()
+
+
+def test_nothing_to_measure_is_one_sentence_and_no_failure(course, monkeypatch, capsys):
+    def nothing(save):
+        raise runner.NothingToMeasure("there is no road here")
+
+    speed(monkeypatch, measure=nothing)
+    assert runner.run("speed", []) == 0
+    assert capsys.readouterr().out == "there is no road here\n"
+    assert not (course / "build").exists()
+
+
+def test_a_benchmark_has_options_of_its_own(course, monkeypatch):
+    def add_options(parser):
+        parser.add_argument("--gear", type=int, default=1)
+
+    speed(monkeypatch, measure=lambda save, gear: {"speed": 3 * gear}, add_options=add_options)
+    assert runner.run("speed", ["--gear", "2"]) == 0
+    assert json.loads((course / "build" / "speed.json").read_text()) == {"speed": 6}
+
+
+def test_each_mark_in_readme_and_docs_is_made_by_a_benchmark():
+    made = {"badges"}
+    for name in runner.names():
+        benchmark = runner.find(name)
+        made |= {f"{name} {key}" for key in (*benchmark.tables, "made")}
+        made |= {f"{name} {key} picture" for key in benchmark.pictures}
+    for path in (runner.ROOT / "README.md", *runner.DOCS.glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        begun = re.findall("<!-- (.*): begin -->", text)
+        assert begun == re.findall("<!-- (.*): end -->", text)
+        assert set(begun) <= made, path.name
+
+
+def test_every_benchmark_can_be_named_and_says_what_it_is():
+    listed = [line for line in bench.usage().splitlines() if line.startswith("  ")]
+    assert [line.split()[0] for line in listed] == runner.names()
+    assert set(bench.SUITE) <= set(runner.names())
+    assert all(len(line) > 30 for line in listed)
+
+
+def test_no_helper_of_the_tests_imports_a_benchmark():
+    """Benchmarks import the tests' helpers; the other way round would be a circle."""
+    helpers = [path for path in (runner.ROOT / "tests").rglob("*.py") if path.name[:5] != "test_"]
+    assert len(helpers) > 10
+    for path in helpers:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if name.split(".")[0] == "benchmarks"], path
 
 
 # --- memory calculators ---------------------------------------------------------------------------
 
-TABLES = ("t4", "weights", "saved", "peaks")
 TINYLLAMA = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
 SERVED = {TINYLLAMA: PRESETS["tinyllama-1.1b"] | {"architectures": ["LlamaForCausalLM"]}}
-
-
-@pytest.fixture(scope="module")
-def compared():
-    return load_report(calculators.JSON)
-
-
-def test_the_docs_quote_what_the_calculators_said(compared):
-    docs = calculators.PAGE.read_text(encoding="utf-8")
-    assert calculators.quoted(docs, compared) == docs
-    page = (calculators.RESULTS / "calculators.md").read_text(encoding="utf-8")
-    assert page == calculators.page(compared)
-
-
-def test_the_readme_quotes_the_worst_error_on_the_t4(compared):
-    worst = max(abs(error) for error in calculators.errors(compared["t4"], "this course"))
-    readme = (calculators.PAGE.parent.parent / "README.md").read_text(encoding="utf-8")
-    assert f"its worst error is {worst:.2%}" in readme
-
-
-@pytest.mark.parametrize("table", TABLES)
-def test_a_changed_figure_would_be_noticed(table, compared):
-    docs = calculators.PAGE.read_text(encoding="utf-8")
-    changed = json.loads(json.dumps(compared))
-    changed[table][0]["measured"] *= 2
-    assert calculators.quoted(docs, changed) != docs
-
-
-@pytest.mark.parametrize("table", TABLES)
-def test_the_quoted_figures_are_what_our_calculator_says_today(table, compared):
-    presets = calculators.PRESET_OF | {calculators.SMALL: "smollm2-135m"}
-    part = {"weights": "weights", "saved": "activations"}.get(table, "total")
-    for row in compared[table]:
-        today = estimate(presets[row["model"]], row["method"], **row["options"])
-        assert getattr(today, part) == row["this course"], row["case"]
-
-
-def test_the_table_of_the_t4_holds_every_measured_row(compared):
-    measured = [row["measured"] for row in compared["t4"]]
-    assert measured == [case["measured"] for case in calculators.t4_cases()]
-    assert len(measured) == 10
-
-
-def test_our_calculator_keeps_its_promises_and_is_the_nearest(compared):
-    worst = {"t4": 0.015, "weights": 0.0, "saved": 0.01, "peaks": 0.01}
-    for table, bar in worst.items():
-        ours = [abs(error) for error in calculators.errors(compared[table], "this course")]
-        assert len(ours) == len(compared[table]) and max(ours) <= bar
-        for other in ("fitcheck", "accelerate"):
-            rows = [row for row in compared[table] if row[other] is not None]
-            theirs = calculators.errors(rows, other)
-            same_rows = calculators.errors(rows, "this course")
-            assert sum(map(abs, same_rows)) <= sum(map(abs, theirs)), (table, other)
 
 
 def test_a_table_says_errors_and_what_is_not_modelled():
@@ -141,6 +221,18 @@ def test_a_table_says_errors_and_what_is_not_modelled():
     assert lines[2] == "| a | 1.0 | 1.0 (0.00%) | 0.5 (-50.00%) | not modelled |"
     assert lines[4] == "| **mean error** | | **0.00%** | **75.00%** | – |"
     assert lines[5] == "| **worst error** | | **0.00%** | **100.00%** | – |"
+
+
+def test_a_calculator_that_is_worse_than_promised_or_than_a_peer_is_a_problem():
+    row = {"measured": 1000, "this course": 1000, "fitcheck": 1100, "accelerate": None}
+    report = {name: [dict(row)] for name in calculators.WORST}
+    assert calculators.problems(report) == []
+    report["weights"][0]["this course"] = 1001
+    report["peaks"][0] |= {"this course": 1009, "fitcheck": 1008}
+    assert calculators.problems(report) == [
+        "weights: off by 0.10%, more than 0.00%",
+        "peaks: fitcheck is nearer to the measured bytes",
+    ]
 
 
 @pytest.mark.parametrize("model", calculators.PRESET_OF)
@@ -176,12 +268,12 @@ def test_accelerate_answers_from_the_hub_on_this_machine():
     assert said["int4"]["training"] is None
 
 
-def test_fitcheck_answers_from_the_hub_on_this_machine(compared):
+def test_fitcheck_answers_from_the_hub_on_this_machine():
     pytest.importorskip("fitcheck", reason="needs the extra `bench`")
     case = next(calculators.t4_cases())
     question = [case["model"], calculators.fitcheck_options(case)]
     answers = calculators.ask_peers({"fitcheck": [question], "accelerate": []}, SERVED)
-    assert answers["fitcheck"][0]["tensors"] == compared["t4"][0]["fitcheck"]
+    assert answers["fitcheck"][0]["tensors"] == pytest.approx(case["measured"], rel=0.05)
 
 
 def test_a_fault_of_the_other_calculators_is_told():
@@ -190,10 +282,9 @@ def test_a_fault_of_the_other_calculators_is_told():
 
 
 def test_without_the_extra_one_sentence_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["calculators.py"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match=r"pip install -e '.\[bench\]'"):
-        calculators.main()
+    with pytest.raises(CourseError, match=r"pip install -e '.\[bench\]'"):
+        calculators.measure(print)
 
 
 def test_saved_and_peak_bytes_of_a_tiny_model_are_as_estimated():
@@ -207,7 +298,7 @@ def test_saved_and_peak_bytes_of_a_tiny_model_are_as_estimated():
 
 
 def test_the_examples_of_the_docs_are_true():
-    docs = calculators.PAGE.read_text(encoding="utf-8")
+    docs = (runner.DOCS / "memory-calculator.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", docs, re.S)
     assert len(blocks) >= 6
     examples = doctest.DocTestParser().get_doctest("".join(blocks), {}, "docs", None, 0)
@@ -217,30 +308,6 @@ def test_the_examples_of_the_docs_are_true():
 
 
 # --- the codec ------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def codec_report():
-    return load_report(codec.JSON)
-
-
-def test_codec_page_quotes_the_measurement(codec_report):
-    page = (codec.RESULTS / "codec.md").read_text(encoding="utf-8")
-    assert page == codec.page(codec_report)
-    assert codec_report["shape"][0] * codec_report["shape"][1] == 10**7
-    assert len(codec_report["cases"]) == 6
-    for entry in codec_report["cases"]:
-        assert entry["bit-identical"] and entry["bytes"] == entry["bitsandbytes bytes"]
-
-
-def test_codec_is_fast_enough_where_the_page_does_not_say_otherwise(codec_report):
-    (missed,) = re.findall(r"Below the target of 0.5: (.*)\.\n", codec.page(codec_report))
-    for entry in codec_report["cases"]:
-        there_and_back = [sum(t[name] for t in entry["seconds"].values()) for name in codec.NAMES]
-        assert there_and_back[1] / there_and_back[0] > codec.TARGET
-        for way, times in entry["seconds"].items():
-            named = f"{way} {codec.case_name(entry)}" in missed.split("; ")
-            assert named == (codec.speed(times) < codec.TARGET)
 
 
 def test_codec_is_measured_in_turns():
@@ -258,17 +325,20 @@ def test_codec_case_on_few_weights(double_quant):
     assert len(seconds) == 4 and min(seconds) > 0
 
 
+def test_a_codec_with_other_bits_or_too_slow_is_a_problem():
+    entry = codec.case(torch.float16, False, shape=(10, 640), rounds=1)
+    times = {"ours": 1.0, "bitsandbytes": 0.6}
+    entry["seconds"] = {way: dict(times) for way in entry["seconds"]}
+    assert codec.problems({"cases": [entry]}) == []
+    entry["seconds"]["quantize"]["ours"] = 2.0
+    entry["bit-identical"] = False
+    assert codec.problems({"cases": [entry]}) == [
+        "float16, double quantization off: not the bits and bytes of bitsandbytes",
+        "float16, double quantization off: less than 0.5 times bitsandbytes' speed",
+    ]
+
+
 # --- grading --------------------------------------------------------------------------------------
-
-
-def test_grading_page_quotes_the_measurement():
-    measured = load_report(grading.JSON)
-    assert (grading.RESULTS / "grading.md").read_text(encoding="utf-8") == grading.page(measured)
-    sides, graded = measured["side by side"], measured["class"]
-    assert sides["nbgrader"]["seconds"] >= grading.TARGET * max(sides["ours"]["seconds"])
-    assert graded["records"] == graded["submissions"] == 1000
-    assert max(graded["drift"].values()) <= grading.DRIFT
-    assert min(map(len, graded["kinds"].values())) > 0
 
 
 def test_drift_tells_a_leak_from_a_level_series():
@@ -298,45 +368,47 @@ def test_of_a_long_run_the_picture_shows_the_peaks():
 
 
 @pytest.mark.slow
-def test_grading_is_measured_on_few_submissions(monkeypatch, capsys):
+def test_grading_is_measured_on_few_submissions():
     if not shutil.which("bwrap"):
         pytest.skip("there is no bubblewrap")
-    monkeypatch.setattr("sys.argv", ["grading.py", "--quick"])
-    grading.main()
-    told = capsys.readouterr().out
-    assert "The same points in all 24 graded cells" in told and "20 records: " in told
-    assert "graded the other" in told
+    report = grading.measure(print, {"side by side": 4, "class": 20, "killed": 12})
+    text = runner.page("grading", grading.BENCHMARK, report)
+    assert "the same points in all 24 graded cells" in text
+    assert "20 records of 20 submissions" in text and "The next run graded the other" in text
+
+
+def test_grading_that_is_slow_or_grows_is_a_problem():
+    sides = {"nbgrader": {"seconds": 100.0}, "ours": {"seconds": [9.0, 10.0]}}
+    report = {"side by side": sides, "class": {"drift": {"worker": 0.1, "all": -0.5}}}
+    assert grading.problems(report) == []
+    sides["ours"]["seconds"][0] = 12.5
+    report["class"]["drift"]["worker"] = 0.2
+    assert grading.problems(report) == [
+        "8.0 times as fast as nbgrader, not 10",
+        "memory (worker) grows by +20.0% in the second half of the run",
+    ]
+
+
+def test_workers_are_what_a_grading_run_is_told(tmp_path):
+    command = grading.ours(tmp_path, "08", workers=4)
+    assert command == [
+        *(sys.executable, "-m", "benchmarks.grading"),
+        *(str(tmp_path), "08", "default", "4"),
+    ]
 
 
 # --- start-up -------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def startup_report():
-    return load_report(startup.JSON)
-
-
-def test_startup_page_quotes_the_measurement(startup_report):
-    page = (startup.RESULTS / "startup.md").read_text(encoding="utf-8")
-    assert page == startup.page(startup_report)
-    assert set(startup_report["seconds"]) == {startup.BARE, startup.IMPORTED, *startup.TARGETS}
-    for times in startup_report["seconds"].values():
-        assert len(times) == startup_report["rounds"] == startup.ROUNDS
-
-
-def test_every_start_was_within_its_target(startup_report):
-    assert startup.missed(startup_report) == []
-    assert "All reach their targets." in startup.page(startup_report)
+def test_a_late_start_is_a_problem():
+    seconds = {name: [target] * 9 for name, target in startup.TARGETS.items()}
+    helped = seconds["`course --help`"]
+    # The median is what counts.
+    helped[:2] = [9.0, 9.0]
+    assert startup.problems({"seconds": seconds}) == []
+    helped[:] = [0.301] * 9
+    assert startup.problems({"seconds": seconds}) == ["`course --help`: 0.301 s, later than 0.3 s"]
     assert list(startup.TARGETS.values()) == [0.1, 0.3, 2.0, 5.0]
-
-
-def test_a_late_start_is_told(startup_report):
-    late = json.loads(json.dumps(startup_report))
-    helped = late["seconds"]["`course --help`"]
-    helped[:2] = [9.0, 9.0]  # the median is what counts
-    assert startup.missed(late) == []
-    helped[:] = [0.301] * len(helped)
-    assert "Later than its target: `course --help`." in startup.page(late)
 
 
 def test_the_first_round_warms_up_and_the_import_is_a_difference_in_each():
@@ -346,7 +418,7 @@ def test_the_first_round_warms_up_and_the_import_is_a_difference_in_each():
         seconds = next(bare)
         return {startup.BARE: (seconds, 0.0), startup.IMPORTED: (1.25 * seconds, 0.5)}
 
-    report = startup.measured(once, rounds=3, set_up=False)
+    report = startup.in_rounds(once, rounds=3)
     assert report["seconds"][startup.BARE] == [1.0, 2.0, 3.0]
     assert report["seconds"][startup.IMPORT] == [0.25, 0.5, 0.75]
     assert report["processor"][startup.IMPORT] == [0.5, 0.5, 0.5]
@@ -432,63 +504,81 @@ def test_a_command_that_fails_is_a_fault():
         startup.command(sys.executable, "-c", "raise SystemExit('no such thing')")
 
 
-# --- speed ----------------------------------------------------------------------------------------
+# --- speed and quality ----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=[training, decoding], ids=["training", "decoding"])
-def speeds(request):
-    """A benchmark with its last report."""
-    return request.param, load_report(request.param.JSON)
+def ways(seconds, unit, peaks=None):
+    """Ways of a made-up report: one piece each, of 1000 of the unit, in these seconds."""
+    return {
+        way: {"pieces": [{unit: 1000, "seconds": s}], "peak": (peaks or {}).get(way, 1)}
+        for way, s in seconds.items()
+    }
 
 
-def test_the_page_on_speed_quotes_what_was_measured(speeds):
-    module, report = speeds
-    docs = turns.PAGE.read_text(encoding="utf-8")
-    assert module.quoted(docs, report) == docs
-    assert module.JSON.with_suffix(".md").read_text(encoding="utf-8") == module.page(report)
-    for result in report["ways"].values():
-        result["peak"] *= 2
-    assert module.quoted(docs, report) != docs
+def test_training_that_is_no_faster_or_needs_no_less_memory_is_a_problem():
+    seconds = {"course": 1, "SFTTrainer": 2, "Trainer": 1.5}
+    seconds |= {f"{way}, no checkpointing": s for way, s in seconds.items()}
+    peaks = dict.fromkeys(seconds, 2) | {"course": 1, "course, no checkpointing": 1, "Trainer": 1}
+    seconds["Trainer, no checkpointing"] = 2
+    report = {"ways": ways(seconds, "tokens", peaks)}
+    assert training.problems(report) == [
+        "Trainer: the course is 1.5 times as fast, not 2",
+        "Trainer: has no higher peak than the course",
+    ]
 
 
-def middle(report, module, ours, theirs):
-    """Median of how many times as fast one way is as another."""
-    pieces = (report["ways"][way]["pieces"] for way in (ours, theirs))
-    return statistics.median(turns.ratios(*pieces, module.rate))
+def test_answering_that_misses_a_target_is_a_problem():
+    seconds = {}
+    for kind, (one, repacked) in {"few-shot": (3, 2), "zero-shot": (2.5, 1.8)}.items():
+        seconds[f"course, {kind}"] = 1
+        seconds[f"generate, one by one, {kind}"] = one
+        seconds[f"generate, one by one, repacked, {kind}"] = repacked
+    assert decoding.problems({"ways": ways(seconds, "answers")}) == [
+        "generate, one by one, zero-shot: the course is 2.5 times as fast, not 3",
+        "generate, one by one, repacked, zero-shot: the course is 1.8 times as fast, not 2",
+    ]
 
 
-@pytest.mark.parametrize("setting", ["", ", no checkpointing"])
-def test_training_reaches_its_target(setting):
-    report = load_report(training.JSON)
-    ways = report["ways"]
-    for peer in ("SFTTrainer", "Trainer"):
-        ratio = middle(report, training, f"course{setting}", f"{peer}{setting}")
-        assert ratio >= training.TARGET, peer
-        assert ways[f"course{setting}"]["peak"] < ways[f"{peer}{setting}"]["peak"]
+def beside(alone, with_one):
+    """A made-up report of the course's tokens/s alone and beside one program, of 1000."""
+    rates = {neighbours.BEFORE: (1000, 100, 100), neighbours.COURSE: (alone, with_one, 100)}
+    units = {"training": "tokens", "answering": "answers", "codec": "weights"}
+    return {
+        "ways": {
+            f"{setting}, {name}": {"pieces": [{unit: r, "seconds": 1} for r in rates[setting]]}
+            for setting in rates
+            for name, unit in units.items()
+        }
+    }
 
 
-def test_decoding_reaches_its_target():
-    report = load_report(decoding.JSON)
-    for kind in decoding.PROMPTS:
-        ratio = middle(report, decoding, f"course, {kind}", f"generate, one by one, {kind}")
-        assert ratio >= decoding.TARGET
-        repacked = f"generate, one by one, repacked, {kind}"  # after which nothing can be trained
-        assert middle(report, decoding, f"course, {kind}", repacked) > 2
+def test_a_course_that_a_neighbour_stops_is_a_problem():
+    assert neighbours.problems(beside(970, 500)) == []
+    assert neighbours.problems(beside(960, 490))[::3] == [
+        "training, 0 neighbours: 96%, not 97%",
+        "training, 1 neighbours: 49%, not 50%",
+    ]
 
 
-def test_a_busy_neighbour_doesn_t_stop_the_course():
-    report = load_report(neighbours.JSON)
-    for name in neighbours.WORK:
-        assert neighbours.share(report, neighbours.COURSE, name, 0) >= neighbours.QUIET
-        assert neighbours.share(report, neighbours.COURSE, name, 1) >= neighbours.BESIDE_ONE
-        assert neighbours.share(report, neighbours.BEFORE, name, 1) < neighbours.BESIDE_ONE
+def test_tuning_that_is_no_better_than_a_prompt_is_a_problem():
+    def scores(section, style):
+        means = {"valid_json": 1.0, "section_right": section, "house_style": style}
+        return {name: (mean, mean - 0.05, mean + 0.05) for name, mean in means.items()}
 
-
-def test_the_page_on_speed_quotes_what_was_measured_beside_neighbours():
-    report = load_report(neighbours.JSON)
-    docs = turns.PAGE.read_text(encoding="utf-8")
-    assert neighbours.quoted(docs, report) == docs
-    assert neighbours.JSON.with_suffix(".md").read_text(encoding="utf-8") == neighbours.page(report)
+    results = {
+        quality.LECTURE: {"scores": scores(0.2, 0.2)},
+        "8-shot": {"scores": scores(0.3, 0.6)},
+        "tuned, seed 0": {"scores": scores(0.8, 0.7), "losses": []},
+    }
+    assert quality.problems({"results": results}) == []
+    results["tuned, seed 0"]["scores"] = scores(0.8, 0.55)
+    assert quality.problems({"results": results}) == [
+        "tuned, seed 0: house style is no better than 8-shot"
+    ]
+    results["tuned, seed 0"]["scores"] = scores(0.38, 0.7)
+    assert quality.problems({"results": results}) == [
+        "tuned, seed 0: sections are not better than 8-shot beyond chance"
+    ]
 
 
 def test_a_share_compares_turns_of_the_same_round():
@@ -507,92 +597,93 @@ def test_busy_programs_are_there_and_end():
     assert not any(program.is_running() for program in programs)
 
 
-def test_each_part_of_the_taken_apart_loop_was_measured():
-    report = load_report(training.JSON)
-    assert len(report["parts"]) == len(training.CHANGES) == 6
-    first, last = (list(report["parts"].values())[n]["pieces"] for n in (0, -1))
-    assert statistics.median(turns.ratios(last, first, training.rate)) > 1.5
-    losses = [[piece["loss"] for piece in part["pieces"]] for part in report["parts"].values()]
-    for other in losses[1:]:  # the same batches; bfloat16 rounds otherwise each time
-        assert other == pytest.approx(losses[0], rel=0.1)
+# --- an image for Binder --------------------------------------------------------------------------
 
 
-# --- scaling --------------------------------------------------------------------------------------
+def test_the_table_of_sizes_names_the_biggest_and_adds_up_the_others():
+    sizes = {f"package-{n}": n * 1_000_000 for n in range(13, 0, -1)}
+    lines = image_size.table({"packages": sizes, "model": 9_000_000}).splitlines()
+    assert lines[2] == "| package-13 | 13.00 MB |"
+    assert lines[11:] == [
+        "| package-4 | 4.00 MB |",
+        "| 3 more packages | 6.00 MB |",
+        "| the model | 9.00 MB |",
+        "| **together** | 100.00 MB |",
+    ]
 
 
-@pytest.fixture(scope="module")
-def grown():
-    return load_report(scaling.JSON)
-
-
-def test_the_page_on_speed_shows_how_it_scales(grown):
-    docs = turns.PAGE.read_text(encoding="utf-8")
-    assert scaling.quoted(docs, grown) == docs
-    assert scaling.JSON.with_suffix(".md").read_text(encoding="utf-8") == scaling.page(grown)
-    assert all((scaling.IMAGES / f"scaling-{name}.png").is_file() for name in scaling.PICTURES)
-
-
-@pytest.mark.parametrize(
-    "part, column", [("training", "tokens/s"), ("memory", "measured"), ("grading", "seconds")]
-)
-def test_another_measurement_changes_picture_and_table(grown, part, column):
-    changed = json.loads(json.dumps(grown))
-    last = changed[part][-1]
-    last[column] = [9.0] if column == "tokens/s" else 2 * last[column]
-    assert scaling.PICTURES[part](changed).alt != scaling.PICTURES[part](grown).alt
-    assert scaling.TABLES[part](changed) != scaling.TABLES[part](grown)
-
-
-def test_every_case_of_scaling_was_measured(grown):
-    assert [(row["examples"], row["threads"]) for row in grown["training"]] == list(
-        itertools.product(scaling.BATCHES, scaling.THREADS)
-    )
-    assert [(row["checkpointing"], row["tokens"]) for row in grown["memory"]] == list(
-        itertools.product((False, True), scaling.LENGTHS)
-    )
-    assert [(row["submissions"], row["workers"]) for row in grown["grading"]] == list(
-        itertools.product(scaling.CLASSES, scaling.WORKERS)
-    )
-
-
-def test_more_examples_make_training_faster_and_a_second_thread_worth_more(grown):
-    lines = {
-        threads: [statistics.median(row["tokens/s"]) for row in rows]
-        for threads, rows in scaling.each(grown["training"], "threads").items()
+def test_requirements_are_followed_with_their_extras_and_conditions(tmp_path, monkeypatch):
+    needed = {
+        "first-one": ["second_one[quick]>=1", 'windows-only; sys_platform == "win32"'],
+        "second-one": ['third-one; extra == "quick"', 'fourth-one; extra == "slow"', "first-one"],
+        "third-one": [],
+        "fourth-one": [],
     }
-    assert all(line == sorted(line) for line in lines.values())
-    gains = [two / one for one, two in zip(lines[1], lines[2], strict=True)]
-    assert min(gains) > 1.1 and gains[-1] > gains[0] + 0.2
+    for name, lines in needed.items():
+        notes = tmp_path / f"{name.replace('-', '_')}-1.0.dist-info"
+        notes.mkdir()
+        metadata = [f"Name: {name}", "Version: 1.0", *(f"Requires-Dist: {line}" for line in lines)]
+        (notes / "METADATA").write_text("\n".join(metadata))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert image_size.closure(["First.One>=1"]) == {"first-one", "second-one", "third-one"}
+    assert image_size.closure(["second-one[slow]"]) == {
+        "first-one",
+        "second-one",
+        "third-one",
+        "fourth-one",
+    }
+    with pytest.raises(CourseError, match="windows-only is not installed here: run"):
+        image_size.closure(["fourth-one", "windows-only>=1"])
 
 
-def test_workers_pay_in_large_classes_and_up_to_the_cores(grown):
-    runs = {(row["submissions"], row["workers"]): row for row in grown["grading"]}
-    assert all(runs[5, n]["ready"] > runs[5, n]["seconds"] / 2 for n in scaling.WORKERS)
-    one, two, four = (scaling.a_minute(runs[160, n]) for n in (1, 2, 4))
-    assert two > 1.3 * one and four < 1.15 * two
+def test_the_environments_requirements_are_read_without_pips_options():
+    wanted = image_size.wanted()
+    assert "torch>=2.11" in wanted
+    assert not [line for line in wanted if line.startswith("-") or "python" in line]
 
 
-def test_the_calculator_says_today_what_is_drawn_over_the_measured_peaks(grown):
-    method, options = calculators.SETTINGS[scaling.SETTING]
-    for row in grown["memory"]:
-        step = {"sequence_length": row["tokens"], "gradient_checkpointing": row["checkpointing"]}
-        assert estimate("smollm2-135m", method, **options, **step).total == row["estimated"]
-        assert row["estimated"] == pytest.approx(row["measured"], rel=0.001)
+def test_a_packages_files_are_counted_where_they_lie():
+    folder = Path(distribution("markupsafe").locate_file("."))
+    places = [*folder.glob("markupsafe/**/*"), *folder.glob("[mM]arkup[sS]afe-*/**/*")]
+    noted = {Path(file.locate()).resolve() for file in distribution("markupsafe").files}
+    files = [path for path in places if path.is_file() and path.resolve() in noted]
+    size = sum(path.stat().st_size for path in files)
+    assert len(files) > 5 and image_size.installed_bytes("markupsafe") == size
 
 
-def test_workers_are_what_a_grading_run_is_told(monkeypatch, tmp_path):
-    told = []
-    monkeypatch.setattr(grading, "grade", lambda *given: told.append(given))
-    for more in ({}, {"workers": 4}):
-        monkeypatch.setattr("sys.argv", grading.ours(tmp_path, "08", **more)[1:])
-        grading.main()
-    assert told == [(tmp_path, "08", "default", 0), (tmp_path, "08", "default", 4)]
+def test_a_torch_with_cuda_is_not_measured(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(CourseError, match="torch was built for CUDA here"):
+        image_size.measure(print)
 
 
-# --- the command ----------------------------------------------------------------------------------
+# --- bigger machines ------------------------------------------------------------------------------
 
 
-def test_every_benchmark_can_be_named_and_says_what_it_is():
-    listed = bench.usage().splitlines()[2:]
-    assert [line.split()[0] for line in listed] == list(bench.NAMES)
-    assert all(len(line) > 30 for line in listed)
+def test_the_docs_have_the_calculators_tables_of_today():
+    text = (runner.DOCS / "bigger-machines.md").read_text(encoding="utf-8")
+    quotes = runner.quoted("bigger_machines", bigger_machines.BENCHMARK, {})
+    quotes.pop("bigger_machines made")
+    assert len(quotes) == 5 and runner.renew(text, quotes) == text
+
+
+def test_the_tables_say_what_the_calculator_does():
+    seventy = bigger_machines.MODELS[-1]
+    assert seventy.parameters == 68_976_648_192  # Llama 2, its 16-bit files have twice the bytes
+    run = estimate(
+        seventy, "qlora", sequence_length=1024, rank=16, targets="all-linear", recipe="autocast",
+        compute_dtype="bfloat16", double_quant=True, upcast=False, keep_output=False,
+        gpus=8, sharding="fsdp",
+    )  # fmt: skip
+    tables = 2 * 32_000 * 8_192 * 2  # B of embedding and head: a share is in the estimate
+    expected = run.total + tables - tables // 8
+    assert bigger_machines.needed(seventy, "QLoRA", 8) == expected
+    assert f"| {expected / GiB:.1f}, **T4** |" in bigger_machines.needs()
+
+
+def test_the_smallest_card_that_holds_it():
+    assert bigger_machines.smallest(usable_bytes("T4")) == "T4"
+    assert bigger_machines.smallest(usable_bytes("T4") + 1) == "RTX 4090"
+    assert bigger_machines.smallest(10**12) == "–"

@@ -23,11 +23,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks import image_size
-from benchmarks.reports import load_report
 from course_utils.publishing.addresses import Addresses, badges
-from course_utils.validation import CourseError
-from tests.browser import free_port
+from tests.machine import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 LECTURES = sorted((ROOT / "lectures").glob("*.ipynb"))
@@ -364,85 +361,3 @@ def test_a_session_has_the_lectures_kernel_and_nbgraders_validate(session):
     assert json.loads(got(session, "api/kernelspecs"))["default"] == "python3"
     version = distribution("nbgrader").version
     assert json.loads(got(session, f"nbgrader_version?version={version}"))["success"]
-
-
-# --- the size of the image ------------------------------------------------------------------------
-
-
-@pytest.fixture
-def report():
-    return load_report(image_size.JSON)
-
-
-def test_the_pages_quote_the_measured_sizes(report):
-    docs = image_size.PAGE.read_text(encoding="utf-8")
-    assert image_size.quoted(docs, report) == docs
-    beside = image_size.JSON.with_suffix(".md").read_text(encoding="utf-8")
-    assert image_size.page(report) == beside
-    assert f"{len(report['packages'])} of them" in docs
-
-
-def test_the_image_is_small_and_holds_no_cuda(report):
-    assert not [name for name in report["packages"] if "nvidia" in name or "cuda" in name]
-    assert {"torch", "transformers", "bitsandbytes", "jupyterlab"} <= report["packages"].keys()
-    assert image_size.total(report) < 2_200_000_000
-    assert 260_000_000 < report["model"] < 280_000_000  # 135 million weights of 2 B, a tokenizer
-
-
-def test_a_table_names_the_biggest_and_adds_up_the_others():
-    sizes = {f"package-{n}": n * 1_000_000 for n in range(13, 0, -1)}
-    lines = image_size.table({"packages": sizes, "model": 9_000_000}).splitlines()
-    assert lines[2] == "| package-13 | 13.00 MB |"
-    assert lines[11:] == [
-        "| package-4 | 4.00 MB |",
-        "| 3 more packages | 6.00 MB |",
-        "| the model | 9.00 MB |",
-        "| **together** | 100.00 MB |",
-    ]
-
-
-def test_requirements_are_followed_with_their_extras_and_conditions(tmp_path, monkeypatch):
-    needed = {
-        "first-one": ["second_one[quick]>=1", 'windows-only; sys_platform == "win32"'],
-        "second-one": ['third-one; extra == "quick"', 'fourth-one; extra == "slow"', "first-one"],
-        "third-one": [],
-        "fourth-one": [],
-    }
-    for name, lines in needed.items():
-        notes = tmp_path / f"{name.replace('-', '_')}-1.0.dist-info"
-        notes.mkdir()
-        metadata = [f"Name: {name}", "Version: 1.0", *(f"Requires-Dist: {line}" for line in lines)]
-        (notes / "METADATA").write_text("\n".join(metadata))
-    monkeypatch.syspath_prepend(tmp_path)
-    assert image_size.closure(["First.One>=1"]) == {"first-one", "second-one", "third-one"}
-    assert image_size.closure(["second-one[slow]"]) == {
-        "first-one",
-        "second-one",
-        "third-one",
-        "fourth-one",
-    }
-    with pytest.raises(CourseError, match="windows-only is not installed here: run"):
-        image_size.closure(["fourth-one", "windows-only>=1"])
-
-
-def test_the_environments_requirements_are_read_without_pips_options():
-    wanted = image_size.wanted()
-    assert "torch>=2.11" in wanted
-    assert not [line for line in wanted if line.startswith("-") or "python" in line]
-
-
-def test_a_packages_files_are_counted_where_they_lie():
-    folder = Path(distribution("markupsafe").locate_file("."))
-    places = [*folder.glob("markupsafe/**/*"), *folder.glob("[mM]arkup[sS]afe-*/**/*")]
-    noted = {Path(file.locate()).resolve() for file in distribution("markupsafe").files}
-    files = [path for path in places if path.is_file() and path.resolve() in noted]
-    size = sum(path.stat().st_size for path in files)
-    assert len(files) > 5 and image_size.installed_bytes("markupsafe") == size
-
-
-def test_a_torch_with_cuda_is_not_measured(monkeypatch):
-    import torch
-
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    with pytest.raises(CourseError, match="torch was built for CUDA here"):
-        image_size.measured()

@@ -589,8 +589,8 @@ def everything(venv, monkeypatch):
 
 LINT = [("python", "-m", *linter) for linter in bootstrap.LINTERS]
 FAST = ("-m", "not slow", "-n", "2", "--dist", "loadfile")
-ENVIRONMENTS = ("python", "-m", "benchmarks.environments")
-GPU_CHECK = os.path.join("benchmarks", "gpu_check.py")
+ENVIRONMENTS = ("python", "-m", "benchmarks", "environments")
+GPU_CHECK = ("python", "-m", "benchmarks", "gpu_check")
 
 
 @pytest.mark.parametrize(
@@ -608,7 +608,7 @@ GPU_CHECK = os.path.join("benchmarks", "gpu_check.py")
         (["bench", "codec"], [("course", "bench", "codec")]),
         (["environments", "colab"], [(*ENVIRONMENTS, "colab")]),
         (["test-colab", "--only", "07"], [(*ENVIRONMENTS, "colab", "--only", "07")]),
-        (["gpu-check", "--output", "x"], [("python", GPU_CHECK, "--output", "x")]),
+        (["gpu-check", "--output", "x"], [(*GPU_CHECK, "--output", "x")]),
         (["lint"], LINT),
         (["test", "-x"], [*LINT, ("python", "-m", "pytest", *FAST, "-x")]),
         (["test-all"], [*LINT, ("python", "-m", "pytest")]),

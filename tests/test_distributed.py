@@ -18,10 +18,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from torch.distributed.fsdp import BackwardPrefetch, ShardingStrategy, StateDictType
 
-from benchmarks import bigger_machines
-from course_utils.memory import estimate, usable_bytes
 from course_utils.training import Recipe, TrainingError, command, load_adapters
-from course_utils.units import GiB
 from tests import launched
 from tests.conftest import make_model
 from tests.launched import EXAMPLES, RECIPE, STOP, trained
@@ -214,31 +211,3 @@ def test_each_number_of_a_recipe_is_an_option():
 def test_bad_input_is_one_sentence(arguments, message):
     done = CliRunner().invoke(command.main, arguments)
     assert done.exit_code == 1 and done.output.startswith(f"Error: {message}")
-
-
-# -- the page --------------------------------------------------------------------------------------
-
-
-def test_the_page_has_the_calculators_tables_of_today():
-    page = bigger_machines.PAGE.read_text(encoding="utf-8")
-    assert bigger_machines.quoted(page) == page
-
-
-def test_the_tables_say_what_the_calculator_does():
-    seventy = bigger_machines.MODELS[-1]
-    assert seventy.parameters == 68_976_648_192  # Llama 2, its 16-bit files have twice the bytes
-    run = estimate(
-        seventy, "qlora", sequence_length=1024, rank=16, targets="all-linear", recipe="autocast",
-        compute_dtype="bfloat16", double_quant=True, upcast=False, keep_output=False,
-        gpus=8, sharding="fsdp",
-    )  # fmt: skip
-    tables = 2 * 32_000 * 8_192 * 2  # B of embedding and head: a share is in the estimate
-    expected = run.total + tables - tables // 8
-    assert bigger_machines.needed(seventy, "QLoRA", 8) == expected
-    assert f"| {expected / GiB:.1f}, **T4** |" in bigger_machines.needs()
-
-
-def test_the_smallest_card_that_holds_it():
-    assert bigger_machines.smallest(usable_bytes("T4")) == "T4"
-    assert bigger_machines.smallest(usable_bytes("T4") + 1) == "RTX 4090"
-    assert bigger_machines.smallest(10**12) == "–"

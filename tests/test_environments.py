@@ -7,13 +7,14 @@ import subprocess
 import sys
 import tomllib
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks import environments
+from benchmarks import environments, runner
 from course_utils import notebooks
 from course_utils.validation import CourseError
 
@@ -33,10 +34,17 @@ STEMS = ["00_setup", "01_tuning"]
 
 @pytest.fixture
 def kept(monkeypatch, tmp_path):
-    """Results and page go to a temporary folder; returns the path of the results."""
-    monkeypatch.setattr(environments, "JSON", tmp_path / "results" / "environments.json")
-    monkeypatch.setattr(environments, "PAGE", tmp_path / "docs" / "environments.md")
-    return environments.JSON
+    """Results go to a temporary folder; returns their path there."""
+    path = tmp_path / "kept.json"
+    monkeypatch.setattr(environments, "JSON", path)
+    monkeypatch.setattr(environments, "BENCHMARK", replace(environments.BENCHMARK, data=path))
+    monkeypatch.setattr(runner, "publish", lambda *arguments: None)
+    return path
+
+
+def run(*arguments):
+    """The exit status of the benchmark with these arguments."""
+    return runner.run("environments", list(arguments))
 
 
 def lecture(folder, *sources):
@@ -64,7 +72,7 @@ def lecture(folder, *sources):
 
 
 def test_an_unknown_environment_is_refused_with_those_there_are(capsys):
-    assert environments.main(["colab", "moon"]) == 1
+    assert run("colab", "moon") == 1
     assert capsys.readouterr().err == (
         "there is no environment moon; choose from: python3.11, python3.12, python3.13, colab, "
         "binder, jupyterlab, notebook7, voila\n"
@@ -72,7 +80,7 @@ def test_an_unknown_environment_is_refused_with_those_there_are(capsys):
 
 
 def test_an_unknown_lecture_is_refused_with_those_there_are(capsys):
-    assert environments.main(["colab", "--only", "77"]) == 1
+    assert run("colab", "--only", "77") == 1
     assert capsys.readouterr().err.startswith("there is no lecture 77; choose one of: 00_setup, ")
 
 
@@ -97,45 +105,39 @@ def test_a_new_result_replaces_its_own_place_and_leaves_the_others():
     assert list(report["colab"]) == ["00_setup", "01_tuning", "02_memory"]
 
 
-def runs(monkeypatch, **prepare):
+def made_by(monkeypatch, **prepare):
     """Let environments be made by these functions."""
-    made = {
-        name: environments.Environment(name.title(), "Made up.", function)
-        for name, function in prepare.items()
-    }
+    made = {name: (name.title(), function) for name, function in prepare.items()}
     monkeypatch.setattr(environments, "ENVIRONMENTS", made)
 
 
 def result_of(path):
-    """What a runner returns of a lecture: all but what `run_all` adds."""
+    """What a runner returns of a lecture: all but what `measure` adds."""
     return {key: PASSED[key] for key in ("passed", "error", "seconds", "peak_memory", "versions")}
 
 
 def test_an_interrupted_run_keeps_the_lectures_that_were_done(monkeypatch, kept, capsys):
-    def run(path):
+    def execute(path):
         if path.stem.startswith("01"):
             raise KeyboardInterrupt
         return result_of(path)
 
-    runs(monkeypatch, moon=lambda: run)
-    assert environments.main([]) == 1
-    assert "Interrupted: the lectures that were done are kept.\n" in capsys.readouterr().err
+    made_by(monkeypatch, moon=lambda: execute)
+    assert run() == 1
+    assert "Interrupted: what was saved before is kept.\n" in capsys.readouterr().err
     report = json.loads(kept.read_text(encoding="utf-8"))
     assert list(report) == ["moon"] and list(report["moon"]) == ["00_setup"]
     assert report["moon"]["00_setup"].keys() == PASSED.keys()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", report["moon"]["00_setup"]["date"])
     assert report["moon"]["00_setup"]["machine"].keys() == MACHINE.keys()
-    page = environments.PAGE.read_text(encoding="utf-8")
-    assert "| 00_setup | ✓ 14 s, 0.91 GB |" in page
-    assert "| 01_supervised_fine_tuning | – |" in page
 
 
 def test_an_environment_that_cant_be_made_is_told_and_the_next_one_runs(monkeypatch, kept, capsys):
     def missing():
         raise CourseError("there is no Python 3.99 here")
 
-    runs(monkeypatch, moon=missing, mars=lambda: result_of)
-    assert environments.main(["--only", "03", "--only", "00"]) == 1
+    made_by(monkeypatch, moon=missing, mars=lambda: result_of)
+    assert run("--only", "03", "--only", "00") == 1
     out, err = capsys.readouterr()
     assert err == "moon was not run: there is no Python 3.99 here\n"
     assert "mars: 03_lora: ✓ 14 s, 0.91 GB\n" in out
@@ -146,24 +148,13 @@ def test_an_environment_that_cant_be_made_is_told_and_the_next_one_runs(monkeypa
 def test_a_failed_lecture_is_the_exit_status(monkeypatch, kept, capsys):
     where = f"{environments.ROOT}/course_utils/sft.py, {Path.home()}/.cache"
     fails = {"passed": False, "error": f"cell train\n{where}"}
-    runs(monkeypatch, moon=lambda: lambda path: result_of(path) | fails)
-    assert environments.main(["--only", "00"]) == 1
+    made_by(monkeypatch, moon=lambda: lambda path: result_of(path) | fails)
+    assert run("--only", "00") == 1
     error = "cell train\ncourse_utils/sft.py, ~/.cache"
     assert capsys.readouterr().err == f"moon: 00_setup failed: {error}\n"
     assert environments.load()["moon"]["00_setup"]["error"] == error
-    runs(monkeypatch, moon=lambda: result_of)
-    assert environments.main(["--only", "00"]) == 0
-
-
-def test_texts_are_written_again_without_a_run(monkeypatch, kept):
-    def never():
-        raise AssertionError("an environment was made")
-
-    runs(monkeypatch, moon=never)
-    kept.parent.mkdir()
-    kept.write_text(json.dumps({"moon": {"00_setup": PASSED}}), encoding="utf-8")
-    assert environments.main(["--texts"]) == 0
-    assert "✓ 14 s, 0.91 GB" in environments.PAGE.read_text(encoding="utf-8")
+    made_by(monkeypatch, moon=lambda: result_of)
+    assert run("--only", "00") == 0
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -177,22 +168,27 @@ def test_a_result_in_a_few_words():
     assert environments.cell(FAILED | {"error": "no cell, a|b"}) == "✗ no cell, a\\|b"
 
 
-def test_the_page_has_a_table_and_a_section_for_each_environment(monkeypatch):
-    runs(monkeypatch, moon=None, mars=None)
+@pytest.fixture
+def stems(monkeypatch):
+    """Two lectures in the place of all."""
+    monkeypatch.setattr(environments, "stems", lambda: STEMS)
+
+
+def test_the_table_has_a_row_a_lecture_and_a_column_an_environment(monkeypatch, stems):
+    made_by(monkeypatch, moon=None, mars=None)
+    report = {"moon": {"00_setup": PASSED, "01_tuning": FAILED, "02_gone": PASSED}}
+    assert environments.table(report).splitlines() == [
+        "| lecture | Moon | Mars |",
+        "|---|---|---|",
+        "| 00_setup | ✓ 14 s, 0.91 GB | – |",
+        "| 01_tuning | ✗ cell train | – |",
+    ]
+
+
+def test_runs_say_when_and_where_and_what_failed(stems):
     report = {"moon": {"00_setup": PASSED | {"setup_seconds": 41.2}, "01_tuning": FAILED}}
-    page = environments.page(report, STEMS)
-    assert page.startswith("# The lectures in every environment\n")
-    assert page.endswith(
-        """
-| lecture | Moon | Mars |
-|---|---|---|
-| 00_setup | ✓ 14 s, 0.91 GB | – |
-| 01_tuning | ✗ cell train | – |
-
-## Moon
-
-Made up.
-
+    assert environments.runs(report, "moon") == (
+        """\
 All lectures: `make environments ARGS=moon` on 2026-11-26, Slow CPU, 2 cores, 8.00 GB of memory; \
 python 3.13.1, torch 2.11.0.
 
@@ -201,31 +197,26 @@ The set-up cell of 00_setup, which found no course, took 41 s.
 01_tuning failed:
 
     cell train
-    NameError: a|b
-
-## Mars
-
-Made up.
-
-Not run yet: `make environments ARGS=mars`.
-"""
+    NameError: a|b"""
     )
+    assert environments.runs(report, "mars") == "Not run yet: `make environments ARGS=mars`."
 
 
-def test_lectures_that_ran_elsewhere_or_later_are_told_apart(monkeypatch):
-    runs(monkeypatch, moon=None)
+def test_lectures_that_ran_elsewhere_or_later_are_told_apart(stems):
     other = PASSED | {"date": "2027-01-02", "machine": MACHINE | {"cores": 1}}
     report = {"moon": {"00_setup": PASSED, "01_tuning": other, "02_gone": PASSED}}
-    page = environments.page(report, STEMS)
-    assert "\n00_setup: `make environments ARGS=moon` on 2026-11-26, Slow CPU, 2 cores" in page
-    assert "\n01_tuning: `make environments ARGS=moon` on 2027-01-02, Slow CPU, 1 core, " in page
-    assert "02_gone" not in page
+    first, second = environments.runs(report, "moon").split("\n\n")
+    assert first.startswith("00_setup: `make environments ARGS=moon` on 2026-11-26, Slow CPU, 2 c")
+    assert second.startswith("01_tuning: `make environments ARGS=moon` on 2027-01-02, Slow CPU, 1")
 
 
 def test_the_page_in_docs_is_what_the_results_give():
-    stems = [path.stem for path in notebooks.lectures(environments.ROOT)]
-    written = environments.PAGE.read_text(encoding="utf-8")
-    assert written == environments.page(environments.load(), stems)
+    text = (runner.DOCS / "environments.md").read_text(encoding="utf-8")
+    quotes = runner.quoted("environments", environments.BENCHMARK, environments.load())
+    assert set(quotes) - {"environments made"} == {
+        f"environments {key}" for key in ("table", *environments.ENVIRONMENTS)
+    }
+    assert runner.renew(text, quotes) == text
 
 
 # --- running a notebook ---------------------------------------------------------------------------
@@ -455,15 +446,6 @@ def test_the_set_up_cells_time_is_the_kernels(tmp_path):
     del times["shell.execute_reply"]
     path.write_text(json.dumps({"cells": cells}), encoding="utf-8")
     assert environments.setup_seconds(path) is None
-
-
-def test_lectures_with_colabs_packages_ran_with_colabs_packages():
-    expected = {name: pins()[name] for name in environments.HELD}
-    results = environments.load().get("colab", {})
-    assert "00_setup" in results
-    for result in results.values():
-        found = {name: result["versions"][name].partition("+")[0] for name in environments.HELD}
-        assert found == expected
 
 
 # --- front ends -----------------------------------------------------------------------------------

@@ -4,13 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import bitsandbytes as bnb
 import pytest
 import torch
 
-from benchmarks import gpu_check
+from benchmarks import gpu_check, runner
 from course_utils import runtime
 from course_utils.measure import TensorMeter
 from course_utils.memory import CUBLAS_WORKSPACE, SMALLEST_PAGED, ModelShape
@@ -21,7 +20,6 @@ from course_utils.validation import CourseError
 from tests.conftest import make_model
 
 CPU = torch.device("cpu")
-SCRIPT = Path(gpu_check.__file__)
 
 
 class Card(TensorMeter):
@@ -114,8 +112,8 @@ def ticking(*durations):
 
 def test_without_cuda_one_sentence_says_so_and_nothing_is_written(tmp_path):
     hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(SCRIPT), "--output", str(tmp_path / "out")]
-    done = subprocess.run(command, env=hidden, cwd=tmp_path, capture_output=True, text=True)
+    command = [sys.executable, "-m", "benchmarks", "gpu_check", "--output", str(tmp_path / "out")]
+    done = subprocess.run(command, env=hidden, cwd=runner.ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("torch sees no CUDA card here")
     assert done.stdout.count("\n") == 1
@@ -303,17 +301,21 @@ def made_up():
     }
 
 
+def page(report):
+    """The report as Markdown."""
+    return runner.page("gpu_check", gpu_check.BENCHMARK, report)
+
+
 def test_the_page_holds_what_was_measured():
-    text = gpu_check.page(made_up())
+    text = page(made_up())
     for line in (
-        "# Made-up Card: what a CPU can't show",
-        "Made by `make gpu-check` on 2001-02-03: a made-up machine.",
+        "Made-up Card: all was measured, and all is as predicted.",
+        "Made by `python -m benchmarks gpu_check` on 2001-02-03: a made-up machine.",
         "| compute capability | 7.5 |",
         "| memory | 15.80 GB |",
         "| driver | unknown |",
         "| the course computes in | float16: compute capability 7.5 has no native bfloat16 |",
         "| torch.cuda.is_bf16_supported() | True |",
-        "All measured; all as predicted.",
         "| all its tensors | 1,032,576,416 |",
         "| torch.cuda.memory_allocated grew by | 1,040,000,000 |",
         "| 1 × 512 tokens, checkpointing | 1,000.0 | 1,005.0 (+0.50%) | 1,234 |",
@@ -323,16 +325,6 @@ def test_the_page_holds_what_was_measured():
         "weights are bit for bit those without paging.",
     ):
         assert line in text.splitlines(), line
-
-
-def test_tables_have_as_many_cells_in_each_row():
-    report = made_up()
-    report["steps"].append({"case": "1 × 2048 tokens, all stored", "failed": "OutOfMemoryError: x"})
-    tables = gpu_check.page(report).split("\n\n")
-    tables = [block.splitlines() for block in tables if block.startswith("|")]
-    assert len(tables) == 4
-    for table in tables:
-        assert len(table) > 2 and len({line.count("|") for line in table}) == 1
 
 
 def test_nothing_is_wrong_with_a_sound_report():
@@ -364,7 +356,7 @@ def test_what_is_off_or_failed_is_told_and_the_page_still_written(part, change, 
             del row[key]
     (fault,) = gpu_check.faults(report)
     assert told in fault
-    assert f"- {fault}" in gpu_check.page(report).splitlines()
+    assert f"- {fault}" in page(report).splitlines()
 
 
 def test_a_larger_workspace_of_cublas_is_added_to_the_prediction():
@@ -373,41 +365,33 @@ def test_a_larger_workspace_of_cublas_is_added_to_the_prediction():
     assert gpu_check.beyond(report) == 40 * 2**20
     (fault,) = gpu_check.faults(report)
     assert "off by +4.50%" in fault
-    assert "1,045.0 (+4.50%)" in gpu_check.page(report)
-
-
-@pytest.mark.parametrize(
-    ("name", "file"),
-    [
-        ("Tesla T4", "tesla-t4"),
-        ("NVIDIA H100 80GB HBM3", "nvidia-h100-80gb-hbm3"),
-        ("X (1)", "x-1"),
-    ],
-)
-def test_a_card_names_its_file(name, file):
-    assert gpu_check.slug(name) == file
+    assert "1,045.0 (+4.50%)" in page(report)
 
 
 # --- from end to end ------------------------------------------------------------------------------
+
+
+def saved(folder):
+    """The report and the page that a run has left."""
+    data = folder / "out" / "gpu_check.json"
+    text = data.with_suffix(".md").read_text(encoding="utf-8")
+    return json.loads(data.read_text(encoding="utf-8")), text
 
 
 @pytest.fixture
 def run(card, paged, tiny, monkeypatch, tmp_path):
     """Runs the script as on a card; returns its status and the JSON it wrote."""
     monkeypatch.setattr(gpu_check, "find_card", lambda: CPU)
-    monkeypatch.setattr(gpu_check, "machine", lambda: "a stand-in")
+    here = {"date": "2001-02-03", "machine": "a stand-in"}
+    monkeypatch.setattr(gpu_check, "measured_here", lambda: here)
     monkeypatch.setattr(gpu_check, "fetch_base", lambda name: None)
     # a CPU's product sets nothing aside, and its estimate counts nothing
     monkeypatch.setattr(gpu_check, "CUBLAS_WORKSPACE", 0)
 
     def run(*arguments):
-        line = ["gpu_check.py", "--output", str(tmp_path / "out"), *arguments]
-        monkeypatch.setattr(sys, "argv", line)
-        status = gpu_check.main()
-        written = tmp_path / "out" / "gpu-stand-in-x1-16gb.json"
-        report = json.loads(written.read_text(encoding="utf-8"))
-        text = written.with_suffix(".md").read_text(encoding="utf-8")
-        assert text == gpu_check.page(report)
+        status = runner.run("gpu_check", ["--output", str(tmp_path / "out"), *arguments])
+        report, text = saved(tmp_path)
+        assert text == page(report)
         return status, report
 
     return run
@@ -420,7 +404,7 @@ def test_a_whole_check(run, capsys):
     assert len(report["steps"]) == 4 and len(report["optimizers"]) == 2
     shown = capsys.readouterr().out
     assert "measuring: 1 × 64 tokens, checkpointing" in shown
-    assert "All measured; all as predicted." in shown
+    assert "all was measured, and all is as predicted." in shown
 
 
 def test_a_step_that_fails_does_not_stop_the_others(run, monkeypatch):
@@ -459,12 +443,11 @@ def test_what_was_measured_is_kept_if_bitsandbytes_ends_the_process(run, monkeyp
     monkeypatch.setattr(gpu_check, "paging", refused)
     with pytest.raises(SystemExit):
         run()
-    written = tmp_path / "out" / "gpu-stand-in-x1-16gb.json"
-    report = json.loads(written.read_text(encoding="utf-8"))
+    report, text = saved(tmp_path)
     assert len(report["steps"]) == 4
     (fault,) = gpu_check.faults(report)
     assert fault == "paged optimizers: failed (the process ended before them)"
-    assert fault in written.with_suffix(".md").read_text(encoding="utf-8")
+    assert fault in text
 
 
 def test_a_wrong_prediction_ends_with_status_1(run, monkeypatch):

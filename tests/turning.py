@@ -1,9 +1,6 @@
-"""Ways for tests/test_turns.py: `python -m tests.turning --worker WAY`."""
+"""Ways for tests/test_turns.py, which `benchmarks.worker` runs."""
 
 import os
-import sys
-
-from benchmarks.turns import work
 
 
 def counts(turn):
@@ -24,5 +21,5 @@ def fails(turn):
     raise ValueError("no more coffee")
 
 
-if __name__ == "__main__":
-    work({"one": counts, "other": counts, "tells": tells, "fails": fails}[sys.argv[-1]])
+def way(name):
+    return {"one": counts, "other": counts, "tells": tells, "fails": fails}[name]

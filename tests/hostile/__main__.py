@@ -1,11 +1,12 @@
-"""The whole corpus on stock nbgrader and on `course grade`; writes docs/hostile.md.
+"""The whole corpus on stock nbgrader and on `course grade`; writes docs/hostile.md and a table.
 
     python -m tests.hostile                  what stock nbgrader hasn't been shown yet, then ours
     python -m tests.hostile --only bomb_     attacks whose name holds a text; prints the table
     python -m tests.hostile --again          stock nbgrader is shown everything anew
 
-What stock nbgrader did lies in build/hostile/, so that a run that was cut off goes on. It takes
-about 40 minutes on two cores, `course grade` a few.
+What stock nbgrader did is saved in build/hostile/, so that a run that was cut off goes on. It takes
+about 40 minutes on two cores, `course grade` a few. The table of all submissions is written to
+build/hostile/all.md.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 
-from benchmarks.reports import machine
 from course_utils.grading.results.records import Record
 from tests.hostile import box, canaries, corpus, ours, stock
+from tests.machine import machine
 from tests.mutation import ROOT
 
 RESULTS = ROOT / "build" / "hostile" / "stock.json"
 REPORT = ROOT / "docs" / "hostile.md"
+TABLE = RESULTS.with_name("all.md")
 PAGE = """\
 # Hostile submissions, graded
 
@@ -46,7 +48,14 @@ In {seconds:.0f} s `course grade` went through the corpus. The process that grad
 {memory:.0f} MB itself; all that submissions used was in sandboxes. No file was left outside, no
 process survived, and nothing that listened was reached.
 
-{tables}
+## By kind
+
+Each kind of submission, and how many of them got past each grader: they gained or lost points,
+harmed other students, read what is not theirs, left something behind or did not end. What each
+submission tries is in its notebook; `python -m tests.hostile --only bomb_` prints a table of all
+submissions whose name holds a text, with what came of them.
+
+{kinds}
 """
 KINDS = {
     "value": "Forged values",
@@ -246,18 +255,37 @@ def _harmed(rows: list[Row]) -> int:
     return len(corpus.HONEST) * len(_runs(rows)) - len(right)
 
 
+def by_kind(rows: list[Row]) -> dict[str, list[Row]]:
+    """Title of each kind of attack → its rows, without kinds that have none."""
+    found = {
+        title: [row for row in rows if row.attack.name.split("_")[0] == kind]
+        for kind, title in KINDS.items()
+    }
+    return {title: some for title, some in found.items() if some}
+
+
+def kinds(rows: list[Row]) -> str:
+    """A markdown table: how many submissions of each kind got past each grader."""
+    lines = ["| kind | submissions | stock nbgrader | `course grade` |", "|---|--:|--:|--:|"]
+    for title, some in by_kind(rows).items():
+        # A cell has in bold what should not have happened.
+        past = [
+            sum("**" in cell for cell in cells)
+            for cells in zip(*(r.cells for r in some), strict=True)
+        ]
+        lines.append(f"| {title} | {len(some)} | {' | '.join(map(str, past))} |")
+    return "\n".join(lines)
+
+
 def table(rows: list[Row]) -> str:
     """A markdown table for each kind of attack."""
     parts = []
-    for kind, title in KINDS.items():
-        some = [row for row in rows if row.attack.name.split("_")[0] == kind]
-        if some:
-            lines = ["| attack | tries | stock nbgrader | `course grade` |", "|---|---|---|---|"]
-            lines += [
-                f"| {r.attack.name} | {_plain(r.attack.tries)} | {' | '.join(r.cells)} |"
-                for r in some
-            ]
-            parts.append(f"## {title}\n\n" + "\n".join(lines))
+    for title, some in by_kind(rows).items():
+        lines = ["| attack | tries | stock nbgrader | `course grade` |", "|---|---|---|---|"]
+        lines += [
+            f"| {r.attack.name} | {_plain(r.attack.tries)} | {' | '.join(r.cells)} |" for r in some
+        ]
+        parts.append(f"## {title}\n\n" + "\n".join(lines))
     return "\n\n".join(parts)
 
 
@@ -273,7 +301,7 @@ def page(rows: list[Row]) -> str:
         summary=summary(rows),
         seconds=sum(run.seconds for run in _runs(rows)),
         memory=max(run.memory for run in _runs(rows)) / 1e6,
-        tables=table(rows),
+        kinds=kinds(rows),
     )
 
 
@@ -296,6 +324,7 @@ def main() -> None:
         print(f"{summary(rows)}\n\n{table(rows)}")
     else:
         REPORT.write_text(page(rows), encoding="utf-8")
+        TABLE.write_text(table(rows), encoding="utf-8")
     faults = [fault for row in rows for fault in ours.complaints(row.attack, row.record, row.run)]
     faults += [fault for run in runs.values() for fault in (*run.escapes, *run.survivors)]
     sys.exit(1 if faults else 0)
