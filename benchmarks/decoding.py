@@ -55,8 +55,11 @@ def course(turn: Turn, kind: str) -> None:
 def one_by_one(turn: Turn, kind: str, repacking: bool) -> None:
     """transformers' `generate`, a prompt at a time.
 
-    repacking: as bitsandbytes does it by itself on CPUs with AVX512-BF16, for speed; training after
-    it has no gradient through the base any more.
+    Args:
+        turn: this worker's turns.
+        kind: a key of PROMPTS.
+        repacking: whether bitsandbytes repacks the weights, as it does by itself on CPUs with
+            AVX512-BF16. Evaluation is faster then, but training gets no gradient through the base.
     """
     model, tokenizer = load_base("smollm2-135m", quantization="nf4")
     for layer in linear4bit_layers(model).values():

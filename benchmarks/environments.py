@@ -93,10 +93,14 @@ def executed(
     variables: dict[str, str],
     confine: Callable[[int], None] = lambda pid: None,
 ) -> Result:
-    """Run a lecture by `course_utils.notebooks.execute` of a Python that has the course.
+    """Run a lecture by `execute` of a Python that has the course.
 
-    The executed notebook goes to `output`. variables: of its environment. confine: is called with
-    the process that starts the kernel, at once.
+    Args:
+        python: the interpreter.
+        lecture: the notebook.
+        output: folder of the executed notebook.
+        variables: environment variables of the run.
+        confine: called at once with the id of the process that starts the kernel.
     """
     command = [python, "-I", "-c", RUN, lecture, output, str(PATIENCE)]
     environment = bootstrap.child_environment() | variables
@@ -309,10 +313,13 @@ class Colab:
 
 
 def setup_faults(before: dict[str, str], after: dict[str, str], look: dict[str, Any]) -> list[str]:
-    """What a set-up cell has done wrong: one sentence each, none is good.
+    """What a set-up cell has done wrong, one sentence each; empty if all is well.
 
-    before, after: versions of all packages. look: where the course was imported from, in which
-    folder it should lie, and the rows of `check_environment` that fail.
+    Args:
+        before: versions of all packages before the cell.
+        after: versions of all packages after it.
+        look: where the course was imported from, the folder in which it should be installed, and
+            the rows of `check_environment` that fail.
     """
     found = [
         f"{name} was {before[name]} and is {after.get(name)}"

@@ -236,7 +236,9 @@ def check_managed(needed: int, free: int) -> None:
 def paging(bits: int, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> dict:
     """AdamW with states of 8 or 32 bits, unpaged and paged, over the same updates.
 
-    difference: the largest between the weights that the two leave; 0 means bit for bit the same.
+    Returns:
+        What `updates` returns of each, and the largest difference between their weights; 0 means
+        that the weights are equal bit for bit.
     """
     from bitsandbytes import optim
 
@@ -251,10 +253,12 @@ def paging(bits: int, device: torch.device, clock: Callable[[], float] = time.pe
 def updates(
     make: Callable[..., torch.optim.Optimizer], device: torch.device, clock: Callable[[], float]
 ) -> tuple[dict, list[Tensor]]:
-    """Update parameters of SIZES: what the states took and where, seconds; and the parameters.
+    """Update parameters of SIZES, and measure the memory of the states and the time.
 
-    states, paged: bytes of all state tensors, and of those that may move to CPU memory.
-    allocated: by how much torch's allocations grew; free: how much less the card had free.
+    Returns:
+        The updated parameters, and before them the measurements: "states" and "paged" are the
+        bytes of all state tensors and of those that may move to CPU memory, "allocated" is the
+        growth of torch's allocations, "free" is the loss of free memory on the card.
     """
     parameters = list(seeded(device))
     optimizer = make(parameters, lr=1e-3)

@@ -95,7 +95,10 @@ SMALL = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_
 
 @dataclass(frozen=True)
 class Task:
-    """A function to be written. form, tests: checks; right, wrong: what it may return."""
+    """A function to be written, and expressions that right and wrong answers return.
+
+    `form` and `tests` are the checks: of the form of the result, and of its values.
+    """
 
     name: str
     signature: str
@@ -288,10 +291,13 @@ def _hostile(notebook: Notebook, kind: str) -> tuple[bytes, str]:
 
 @dataclass
 class Run:
-    """A process that grades. seconds: it took. ready: seconds until its sandboxes were warm.
+    """A process that grades, watched from outside. Times are seconds since its start.
 
-    done: seconds at which each submission was. samples: seconds, B of the process itself, and of
-    all that it started as well.
+    Attributes:
+        seconds: when it ended.
+        ready: when its sandboxes were warm.
+        done: when each submission was graded.
+        samples: (time, B of the process itself, B of the process and all that it started).
     """
 
     seconds: float = 0.0
@@ -310,8 +316,10 @@ def watched(
 ) -> Run:
     """Run a command in a course's folder to its end, or kill it (SIGKILL) when `until` holds.
 
-    nbgrader also reads the settings of the folder in which it is started. Raises RuntimeError,
-    with what it said, if it fails.
+    The command runs in this folder because nbgrader reads the settings of its working directory.
+
+    Raises:
+        RuntimeError: the command failed; the text holds the end of its output.
     """
     run, begun = Run(), time.monotonic()
     with tempfile.TemporaryFile("w+") as said:
@@ -371,9 +379,13 @@ def _pss(process: psutil.Process) -> int:
 
 
 def ours(folder: Path, name: str, limits: str = "default", workers: int = 0) -> list[str]:
-    """The command that grades as `course grade` does, and tells how far it is.
+    """The command that grades as `course grade` does, and prints how far it is.
 
-    workers: submissions at a time; 0: as many as fit this machine.
+    Args:
+        folder: the course.
+        name: the assignment.
+        limits: "default", or "short" for limits at which bombs end soon.
+        workers: submissions at a time; 0 means as many as fit this machine.
     """
     grade = [sys.executable, "-m", "benchmarks.grading"]
     return [*grade, str(folder), name, limits, str(workers)]
