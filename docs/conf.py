@@ -93,12 +93,11 @@ def prepare_docstring(app, what, name, obj, options, lines):
     the sections of Google style have no blank line below their heading. In the docstring of a
     property, an empty comment keeps napoleon from reading "Bytes: the sum" as a type.
     """
-    text = "\n".join(lines)
-    # In a docstring that is not yet in Google style, join the lines of an indented field.
-    while text != (joined := re.sub(r"^(\w[\w, ×]*: .*)\n {4}(?=\S)", r"\1 ", text, flags=re.M)):
-        text = joined
     text = re.sub(
-        r"^(\S.*)(?<!::)\n\n(?= {4})", r"\1\n\n.. code-block:: text\n\n", text, flags=re.M
+        r"^(\S.*)(?<!::)\n\n(?= {4})",
+        r"\1\n\n.. code-block:: text\n\n",
+        "\n".join(lines),
+        flags=re.M,
     )
     lines[:] = [*(["..", ""] if what == "property" else []), *text.split("\n")]
 

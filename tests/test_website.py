@@ -92,7 +92,7 @@ GUIDE = """\
 # Guide
 
 [The sum](../lectures/01_sums.ipynb#sum), [its code](../course_utils/memory/__init__.py),
-[a result](../benchmarks/results/speed.md#fast), [the exercises](../exercises/README.md),
+[a result](speed.md#fast), [the exercises](../exercises/README.md),
 [below](#more), [away](https://example.org), [Makefile](../Makefile).
 
 ## More
@@ -111,7 +111,7 @@ api
 lectures/01_sums
 exercises/index
 exercises/01_sums/01_sums
-results/speed
+speed
 ```
 """
 GLOSSARY = """\
@@ -128,7 +128,7 @@ PAGES = {
     "docs/glossary.md": GLOSSARY,
     "docs/api.md": "# API\n\n```{toctree}\napi/memory\napi/files\n```\n",
     "exercises/README.md": "# Exercises\n\n[Sums](01_sums/01_sums.ipynb)\n",
-    "benchmarks/results/speed.md": "# Speed\n\n## Fast\n\n100 a second.\n",
+    "docs/speed.md": "# Speed\n\n## Fast\n\n100 a second.\n",
     "Makefile": "all:\n",
     "course_utils/memory/__init__.py": "",
     "course_utils/files.py": "",
@@ -227,7 +227,7 @@ def test_an_exercise_shows_the_stub_and_folds_the_checks(small):
     [
         "lectures/01_sums.html#sum",
         "api/memory.html",
-        "results/speed.html#fast",
+        "speed.html#fast",
         "exercises/index.html",
         "#more",
         "https://example.org",
@@ -370,7 +370,7 @@ def test_what_a_reader_sees_of_a_table_can_be_quoted(tmp_path):
         ("[a](../lectures/01_sums.ipynb)", "[a](lectures/01_sums.ipynb)"),
         ("[a](guide.md#more)", "[a](guide.md#more)"),
         ("[a\nb](../exercises/README.md)", "[a\nb](exercises/index.md)"),
-        ("[`a[0]`](../benchmarks/results/speed.md)", "[`a[0]`](results/speed.md)"),
+        ("[`a[0]`](../exercises/README.md)", "[`a[0]`](exercises/index.md)"),
         ("![a](images/dot.png)", "![a](images/dot.png)"),
         ("[a](../Makefile)", "a"),
         ("[a](..)", "a"),
@@ -390,8 +390,8 @@ def test_links_from_a_page_that_lies_deeper(tmp_path):
     make_course(tmp_path)
     links = Links(tmp_path, website.places(tmp_path), "https://github.com/example/course")
     text = "[a](../../docs/guide.md) [b](../../Makefile)"
-    moved = f"[a](../guide.md) [b](https://github.com/example/course/blob/{TAG}/Makefile)"
-    assert links.moved(text, "benchmarks/results/speed.md") == moved
+    moved = f"[a](../../guide.md) [b](https://github.com/example/course/blob/{TAG}/Makefile)"
+    assert links.moved(text, "exercises/01_sums/01_sums.ipynb") == moved
 
 
 # --- docstrings -----------------------------------------------------------------------------------
@@ -431,9 +431,6 @@ After `that`.
 def count(text, least=1):
     """Count the words of a text.
 
-    rank: a field of prose that
-        goes on.
-
     Args:
         text: which words
             are counted.
@@ -467,7 +464,6 @@ def test_docstrings_are_google_style_with_drawings(api_page):
     assert text_of(example) == '>>> count("a b") 2'
     assert '<span class="pre">words</span>' in markup and "<em>more</em>" in markup
     text = text_of(markup)
-    assert "rank: a field of prose that goes on. Parameters" in text
     assert "text – which words are counted. least – 0 or 1." in text
     assert "Returns: The number." in text
     assert "Attributes: terms – what is added." in text

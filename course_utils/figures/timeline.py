@@ -18,7 +18,8 @@ from course_utils.palette import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, 
 from course_utils.units import GB, format_bytes
 
 if TYPE_CHECKING:
-    from course_utils.paging import Event, Run
+    from course_utils import paging
+    from course_utils.paging import Event
 
 # A step's moments over this number are the width of the loss and of the update; others are 1 wide.
 WIDE_MOMENTS = 12
@@ -53,14 +54,14 @@ class TimelineView:
         step_width: the width of a whole step.
     """
 
-    run: Run
+    run: paging.Run
     steps: tuple[int, ...]
     moments: tuple[Event, ...]
     edges: tuple[int, ...]
     step_width: int
 
     @classmethod
-    def of(cls, run: Run, steps: Sequence[int] = ()) -> TimelineView:
+    def of(cls, run: paging.Run, steps: Sequence[int] = ()) -> TimelineView:
         """The view of some steps of a run; of all its steps, also of those never begun, if empty.
 
         Raises:
@@ -158,7 +159,7 @@ class TimelineView:
         return alt
 
 
-def memory_timeline(run: Run, steps: Sequence[int] = ()) -> Picture:
+def memory_timeline(run: paging.Run, steps: Sequence[int] = ()) -> Picture:
     """What is on the GPU at every moment of a run, as areas under the GPU's end, in GB.
 
     The loss and the update are drawn wider than a layer. Where memory runs out, a paler bar up to

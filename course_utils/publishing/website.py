@@ -1,6 +1,6 @@
 """Build the course's website: lectures with their outputs, exercises, guides and references.
 
-    docs/, benchmarks/results/ ─┐
+    docs/, data sheet ─────────┐
     lectures/, executed ────────┼─ stage ─► build/site-source ─ Sphinx ─ check ─► build/site
     exercises/, as released ────┘
 
@@ -96,9 +96,6 @@ def places(folder: Path) -> dict[str, str]:
     found |= {
         f"docs/images/{path.name}": f"images/{path.name}" for path in folder.glob("docs/images/*")
     }
-    for pattern in ("*.md", "*.png"):
-        for path in folder.glob(f"benchmarks/results/{pattern}"):
-            found[f"benchmarks/results/{path.name}"] = f"results/{path.name}"
     for pattern in ("lectures/*.ipynb", "exercises/*/*.ipynb"):
         for path in folder.glob(pattern):
             found[path.relative_to(folder).as_posix()] = path.relative_to(folder).as_posix()

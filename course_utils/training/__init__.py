@@ -1,14 +1,16 @@
 """Lesson 07: QLoRA fine-tuning, from the recipe and one step to the loop and its checkpoints.
 
-recipe          every choice of a run
-adapters        LoRA adapters on a frozen base
-batches         which examples are read together
-step            the loss and one optimizer step
-loop            `finetune`: the training loop, read this first
-checkpoints     saved states, from which a run continues
-fast_step       the step on a CPU with fewer passes over memory
-distributed     devices, several processes, FSDP
-command         the command line
+The modules, in the order in which to read them:
+
+    recipe          every choice of a run
+    adapters        LoRA adapters on a frozen base
+    batches         which examples are read together
+    step            the loss and one optimizer step
+    loop            `finetune`: the training loop, read this first
+    checkpoints     saved states, from which a run continues
+    fast_step       the step on a CPU with fewer passes over memory
+    distributed     devices, several processes, FSDP
+    command         the command line
 """
 
 from course_utils.training.adapters import (
