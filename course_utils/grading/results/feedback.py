@@ -1,4 +1,4 @@
-"""Notebooks as pages: nothing of a student's acts in them, and feedback keeps hidden tests hidden.
+"""Notebooks as pages: no student code runs in them, and feedback keeps hidden tests hidden.
 
 nbgrader makes a page of a notebook in two places, formgrader (for the instructor) and feedback (for
 the student), both by nbconvert's HTMLExporter. nbgrader_config.py plugs in:
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import ast
 import base64
-import functools
 import hashlib
 import html
 import re
@@ -27,9 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat.v4 as v4
-from bleach import Cleaner
-from bleach.css_sanitizer import CSSSanitizer
-from bleach.html5lib_shim import Filter
+import nh3
 from bs4 import BeautifulSoup
 from jinja2 import pass_context
 from nbconvert.filters import strip_ansi
@@ -46,7 +43,8 @@ from course_utils.grading.assignments import HIDDEN, HIDDEN_END
 TEXT = 100_000  # characters of a source or an output that are shown
 MARKDOWN = 10_000  # characters of a text that is read as markdown; a longer one stands as it is
 HTML = 100_000  # characters of a text that is read as HTML, pictures apart
-TAGS, DEPTH, WORDS = 10_000, 40, 1_000  # tags, tags within tags, words after a tag's beginning
+MAX_TAGS = 10_000  # tags of a text that is read as HTML
+MAX_REPEATED = 50  # tags such as <b style="…">, which a paragraph may repeat
 PICTURE = 10_000_000  # characters of a picture in base64
 
 HIDDEN_CODE = "# … grading ran further checks with other inputs here"
@@ -163,10 +161,15 @@ def _count(given: Any) -> int | None:
 
 
 def _joined(given: Any) -> str:
-    """A text of a notebook, which may be kept as lines; "" for anything else."""
+    """A text of a notebook, which may be stored as lines; "" for anything else."""
     if isinstance(given, list) and all(isinstance(line, str) for line in given):
-        return "".join(given)
-    return given if isinstance(given, str) else ""
+        given = "".join(given)
+    return _encodable(given) if isinstance(given, str) else ""
+
+
+def _encodable(text: str) -> str:
+    """The text with "?" for halves of characters (surrogates), which no page can hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _text(given: Any, most: int = TEXT) -> str:
@@ -189,7 +192,8 @@ HARMLESS = (
     "h1 h2 h3 h4 h5 h6 hr i img ins kbd li mark ol p pre s samp small span strike strong sub "
     "summary sup table tbody td tfoot th thead tr tt u ul var"
 )
-STYLES = (  # CSS properties
+TAGS = set(HARMLESS.split())
+STYLES = {  # CSS properties
     "background-color",
     "color",
     "font-style",
@@ -197,7 +201,7 @@ STYLES = (  # CSS properties
     "text-align",
     "text-decoration",
     "vertical-align",
-)
+}
 CLASSES = {"dataframe", "highlight", "hl-ipython3", *STANDARD_TYPES.values()}
 PLAIN = {"title", "alt", "align"}
 NUMBERS = {"border", "colspan", "height", "rowspan", "span", "start", "width"}
@@ -205,56 +209,58 @@ LINK = re.compile(
     r"https?://([a-z0-9-]+\.)+[a-z][a-z0-9-]*(:[0-9]+)?([/?#][^\s\\]*)?|mailto:\S+", re.I | re.A
 )
 DATA = re.compile(r"data:image/(png|jpeg|gif);base64,[A-Za-z0-9+/=]*")
-ENTITY = re.compile(r"&(?!(?:amp|lt|gt|quot);)#?\w+;")
-UNSEEN = re.compile(r"<(script|style)\b.*?(</\1\s*>|\Z)", re.S | re.I)  # with all that is in them
+EMBEDDED = re.compile(rf"(?<=src=[\"']){DATA.pattern}")
+# Each paragraph repeats all of these tags that are open above it, if their attributes differ.
+REPEATED = re.compile(r"<(b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)[\s/]", re.I)
+NO_SOURCE = re.compile(r"<img(?![^>]* src=)[^>]*>")
+HREF = re.compile(r"(<a\b[^>]*) href=")
+CLEANER = nh3.Cleaner(
+    tags=TAGS,
+    clean_content_tags={"script", "style"},
+    attributes={"*": {"class", "href", "src", "style", *PLAIN, *NUMBERS}},
+    attribute_filter=lambda tag, name, value: value if _is_allowed(tag, name, value) else None,
+    filter_style_properties=STYLES,
+    url_schemes={"http", "https", "mailto", "data"},
+    link_rel=None,
+)
 
 
 @pass_context
 def clean(context: Any, text: Any) -> str:
-    """HTML with harmless tags alone: no script, no form, nothing that is loaded from elsewhere.
+    """Return HTML with harmless tags only: no script, no form, nothing loaded from elsewhere.
 
-    One that is too large or too deep for a page stands as text. In formgrader, links lead nowhere:
-    a click could make it load other settings.
+    Other tags are dropped and their text is kept, except for scripts and style sheets. A text that
+    would take long to read as HTML is shown as plain text. In formgrader a link only shows its
+    address, because a click could make formgrader load other settings.
     """
-    return _cleaned(str(text), inert="submission_id" in context.get("resources", {}))
+    return _cleaned(_encodable(str(text)), inert="submission_id" in context.get("resources", {}))
 
 
-def _cleaned(text: str, inert: bool = False) -> str:
+def _cleaned(text: str, inert: bool) -> str:
     if _is_slow(text):
         return f"<pre>{html.escape(_text(text))}</pre>"
-    cleaner = Cleaner(
-        tags=HARMLESS.split(),
-        attributes=_is_allowed,
-        protocols=("http", "https", "mailto", "data"),
-        strip=True,
-        filters=[functools.partial(_Tame, inert=inert)],
-        css_sanitizer=CSSSanitizer(allowed_css_properties=STYLES),
-    )
-    # MathJax makes links, too: of \\href, which an entity may disguise.
-    plain = ENTITY.sub(lambda found: html.escape(html.unescape(found[0])), UNSEEN.sub("", text))
-    return cleaner.clean(plain).strip().replace("\\href", "\\\u200bhref")
+    # No attribute of the cleaned text holds a "<" or a ">", so these patterns match whole tags.
+    cleaned = NO_SOURCE.sub("(a picture that is not shown)", CLEANER.clean(text))
+    address = "title=" if inert else 'rel="noopener noreferrer" target="_blank" href='
+    cleaned = HREF.sub(rf"\1 {address}", cleaned)
+    # MathJax makes links, too, of \\href.
+    return cleaned.strip().replace("\\href", "\\\u200bhref")
 
 
 def _is_slow(text: str) -> bool:
-    """Whether reading it as HTML may take more than seconds."""
-    bare = DATA.sub("", text)
-    parts = bare.split("<")
-    words = max(len(re.findall(r"[\s/\"']+", part)) for part in parts)
-    large = len(bare) > HTML or len(text) > PICTURE or len(parts) > TAGS
-    return large or words > WORDS or _depth(bare) > DEPTH
-
-
-def _depth(text: str) -> int:
-    """At most this many tags of `text` stand within each other."""
-    depth = deepest = 0
-    for tag in re.finditer(r"<(/?)([a-zA-Z]+)", text):
-        if tag[2].lower() not in ("br", "hr", "img", "col", "li", "p", "td", "th", "tr"):
-            depth = max(0, depth + (-1 if tag[1] else 1))
-            deepest = max(deepest, depth)
-    return deepest
+    """Whether reading it as HTML may take more than about a second."""
+    bare = EMBEDDED.sub("", text)
+    return (
+        len(text) > PICTURE
+        or len(bare) > HTML
+        or bare.count("<") > MAX_TAGS
+        or len(REPEATED.findall(bare)) > MAX_REPEATED
+    )
 
 
 def _is_allowed(tag: str, name: str, value: str) -> bool:
+    if re.search("[<>]", value) or (tag, name) == ("a", "title"):
+        return False
     if name == "href":
         return tag == "a" and bool(LINK.fullmatch(value))
     if name == "src":
@@ -264,26 +270,6 @@ def _is_allowed(tag: str, name: str, value: str) -> bool:
     if name == "class":
         return set(value.split()) <= CLASSES
     return name in PLAIN or (name in NUMBERS and bool(re.fullmatch(r"[0-9]{1,4}", value)))
-
-
-class _Tame(Filter):
-    """Links open elsewhere, or only tell their address; a picture that isn't here says so."""
-
-    def __init__(self, source: Any, inert: bool):
-        super().__init__(source)
-        self.inert = inert
-
-    def __iter__(self) -> Iterator[Any]:
-        for token in super().__iter__():
-            name, data = token.get("name"), token.get("data")
-            if name == "a" and data and (None, "href") in data:
-                if self.inert:
-                    data[None, "title"] = data.pop((None, "href"))
-                else:
-                    data[None, "rel"], data[None, "target"] = "noopener noreferrer", "_blank"
-            if name == "img" and (None, "src") not in data:
-                token = {"type": "Characters", "data": "(a picture that is not shown)"}
-            yield token
 
 
 @pass_context
