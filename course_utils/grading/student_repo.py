@@ -46,6 +46,7 @@ WITHOUT_GIT = (
     "binder/*",
     "course_utils/**/*.py",
     "course_utils/data/*",
+    "course_utils/grading/results/*.j2",
     "lectures/[0-9][0-9]_*.ipynb",
 )
 TARGETS = ("help", "setup", "lab", "run", "check", "fetch-model", "clean")  # of the Makefile
