@@ -830,7 +830,7 @@ def forgetful(patch, tree):
 
 
 def forgetful_at_the_end(patch, tree):
-    patch.setattr(Book, "_enter", raising(MemoryError()))
+    patch.setattr(Book, "_enter_marks", raising(MemoryError()))
 
 
 def raising(fault):
@@ -867,7 +867,7 @@ CLASS_FAULTS = {
         in_place_of(f"grading/{NAME}/records", "unwritable"),
         "saved in .*/records: .*Permission denied",
     ),
-    "report": (in_place_of(f"grading/{NAME}/report.html", "folder"), "report.html: it is a folder"),
+    "report": (in_place_of(f"grading/{NAME}/report.html", "folder"), "report.html: a folder is in the place"),
     "no gradebook": (in_place_of("gradebook.db", "folder"), "the gradebook .* can't be used: "),
     "no database": (in_place_of("gradebook.db", "file"), "the gradebook .* can't be used: .*"),
     "locked": (locked, "the gradebook .* can't be used: .*locked"),
@@ -904,7 +904,7 @@ def test_a_disk_that_is_full_meanwhile_ends_the_run_and_what_is_saved_stays(tree
 
 
 def test_a_run_is_interrupted_also_while_it_saves(tree, monkeypatch):
-    monkeypatch.setattr(Book, "_enter", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(Book, "_enter_marks", raising(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         run(tree)
 

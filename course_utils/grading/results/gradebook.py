@@ -14,6 +14,7 @@ import json
 import re
 import tempfile
 import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,11 @@ from course_utils.grading.marking import (
 )
 from course_utils.grading.referee import FILE
 from course_utils.grading.results import records
-from course_utils.grading.results.records import Record
+from course_utils.grading.results.records import PERSON, UNGRADABLE, Record, by_hand
 from course_utils.notebooks import load
 from course_utils.validation import CourseError
+
+Marks = dict[str, float | None]  # points by grade id; None while a person has to give them
 
 ZONE = re.compile(r"[A-Za-z][\w+-]*(/[\w+-]+)*|[+-]?\d+", re.ASCII)  # UTC, Europe/Rome, +3600
 
@@ -50,9 +53,11 @@ ZONE = re.compile(r"[A-Za-z][\w+-]*(/[\w+-]+)*|[+-]?\d+", re.ASCII)  # UTC, Euro
 class Book:
     """The gradebook of one assignment of the course in `folder`; a context manager.
 
-    If the database fails within the context, a CourseError is raised.
+    Attributes:
+        records: the assignment's folder in grading/, below which its records are.
 
-    records: the assignment's folder in grading/, below which its records are.
+    Raises:
+        CourseError: the database failed within the context.
     """
 
     def __init__(self, folder: Path, name: str):
@@ -137,8 +142,10 @@ class Book:
         Points given by hand stay. A cell that has some is marked for another look only if its check
         gives other points than before, or its answer changed. A student who isn't meant to be in
         the gradebook (`marking.in_gradebook`) only has a record. A submission that can't be saved
-        is ungradable, and its record says why. Raises CourseError if no submission can be saved
-        any more.
+        is ungradable, and its record says why.
+
+        Raises:
+            CourseError: no submission can be saved any more.
         """
         try:
             return self._saved(record, notebook, given)
@@ -151,49 +158,52 @@ class Book:
             return self._not_saved(record, fault)
 
     def _saved(self, record: Record, notebook: Notebook, given: Submission) -> Record:
-        """`save`, if nothing goes wrong."""
-        if not in_gradebook(self.folder / "submitted", record.student):
-            record.write(self.records)
-            return record
-        graded = nbformat.from_dict(notebook)
-        with warnings.catch_warnings():  # SQLAlchemy's, about objects that nbgrader adds later
-            warnings.filterwarnings("ignore", "Object of type <")
-            with contextlib.suppress(InvalidEntry):  # another run has made the student just now
-                self._book.update_or_create_student(record.student)
-            timestamp = _timestamp(given.exchange.get(TIME, ""))
-            self._book.update_or_create_submission(self.name, record.student, timestamp=timestamp)
-        ungradable = record.state == records.UNGRADABLE
-        cells = {grade_id(cell): cell for cell in graded.cells if not ungradable}
-        points = self._enter(record.student, cells, self._unchanged(record.student, notebook))
-        if timestamp and not ungradable:
-            self._late(record.student, graded)
-        reasons = list(record.reasons)
-        if not ungradable:
-            reasons += [records.by_hand(cell) for cell, value in points.items() if value is None]
-        state = records.PERSON if reasons and not ungradable else record.state
-        told = {"state": state, "reasons": tuple(reasons), "points": points}
-        record = replace(record, messages=messages(notebook), **told)
-        self._write(record.student, graded, given.exchange)
+        """Do what `save` promises, if nothing goes wrong."""
+        if in_gradebook(self.folder / "submitted", record.student):
+            graded = nbformat.from_dict(notebook)
+            is_gradable = record.state != UNGRADABLE
+            timestamp = self._register(record.student, given)
+            marks = self._enter_marks(record.student, graded.cells if is_gradable else [])
+            if timestamp and is_gradable:
+                self._late(record.student, graded)
+            record = replace(settle(record, marks), messages=messages(notebook))
+            self._write_files(record.student, graded, given.exchange)
         record.write(self.records)
         return record
 
-    def _enter(
-        self, student: str, cells: dict[str | None, Any], unchanged: set[str]
-    ) -> dict[str, float | None]:
-        """Take the points from the cells' outputs, write them into the gradebook, and return them.
+    def _register(self, student: str, given: Submission) -> Any:
+        """Put the student and the submission into the gradebook; returns its timestamp, if any."""
+        timestamp = _timestamp(given.exchange.get(TIME, ""))
+        with warnings.catch_warnings():  # SQLAlchemy's, about objects that nbgrader adds later
+            warnings.filterwarnings("ignore", "Object of type <")
+            with contextlib.suppress(InvalidEntry):  # another run has made the student just now
+                self._book.update_or_create_student(student)
+            self._book.update_or_create_submission(self.name, student, timestamp=timestamp)
+        return timestamp
 
-        cells: by grade id. Empty for a submission that can't be graded, which then has no points.
+    def _enter_marks(self, student: str, graded: Iterable[Any]) -> Marks:
+        """Take the points from the cells' outputs and write them into the gradebook.
+
+        Args:
+            student: the student's name.
+            graded: the cells with their outputs; none for a submission that can't be graded, which
+                then has no points.
+
+        Returns:
+            The points that the gradebook holds now, those given by hand included.
         """
-        marks = self._book.find_submission_notebook(self.name, self.name, student)
-        points = {}
+        cells = {grade_id(cell): cell for cell in graded}
+        unchanged = self._unchanged(student, cells)
+        entry = self._book.find_submission_notebook(self.name, self.name, student)
+        marks = {}
         with self._book.db.no_autoflush:
-            for grade in marks.grades:
+            for grade in entry.grades:
                 _mark(grade, cells.get(grade.name), grade.name in unchanged)
-                points[grade.name] = score(grade)
-            for comment in marks.comments:
+                marks[grade.name] = score(grade)
+            for comment in entry.comments:
                 comment.auto_comment = _comment(cells.get(comment.name))
         self._book.db.commit()
-        return points
+        return marks
 
     def _not_saved(self, record: Record, fault: Exception) -> Record:
         """The record of a submission whose result couldn't be saved.
@@ -203,17 +213,17 @@ class Book:
         """
         reason = f"its result can't be saved: {words(fault, self.folder)}"
         costs = {"seconds": record.seconds, "memory": record.memory}
-        record = Record(self.name, record.student, records.UNGRADABLE, (reason,), **costs)
+        record = Record(self.name, record.student, UNGRADABLE, (reason,), **costs)
         with contextlib.suppress(Exception):  # it may fail again, or the student may be unknown
-            self._enter(record.student, {}, set())
+            self._enter_marks(record.student, [])
         with contextlib.suppress(SQLAlchemyError):
             self._book.db.rollback()
         with contextlib.suppress(OSError):
             record.write(self.records)
         return record
 
-    def _unchanged(self, student: str, notebook: Notebook) -> set[str]:
-        """Graded cells whose answer is as it was when they were graded last."""
+    def _unchanged(self, student: str, cells: Mapping[str | None, Any]) -> set[str | None]:
+        """Graded cells whose answer is as it was when they were graded last, by grade id."""
         try:
             path = self.folder / "autograded" / student / self.name / f"{self.name}.ipynb"
             old = json.loads(records.content(path, FILE))["cells"]
@@ -222,9 +232,8 @@ class Book:
             return set()
         return {
             name
-            for cell in notebook["cells"]
-            if (name := grade_id(cell))
-            and (not is_answer(cell) or sources.get(name) == cell["source"])
+            for name, cell in cells.items()
+            if not is_answer(cell) or sources.get(name) == cell["source"]
         }
 
     def _penalties(self) -> AssignLatePenalties:
@@ -243,14 +252,27 @@ class Book:
         step.log = release.errors_alone()
         step.preprocess(graded, {"nbgrader": {**about, "db_url": self._url}})
 
-    def _write(self, student: str, graded: Any, exchange: dict[str, str]) -> None:
-        """The notebook with its outputs, where formgrader and feedback look for it."""
+    def _write_files(self, student: str, graded: Any, exchange: dict[str, str]) -> None:
+        """Write the notebook with its outputs where formgrader and feedback look for it."""
         folder = records.inside(self.folder / "autograded", student, self.name)
         notebook = nbformat.writes(graded).encode()
         files.write_atomically(folder / f"{self.name}.ipynb", notebook, 0o444)
         for name, text in exchange.items():
             if name != TIME or _timestamp(text):  # nbgrader stops the class at one that is no time
                 files.write_atomically(folder / name, text.encode())
+
+
+def settle(record: Record, marks: Marks) -> Record:
+    """The record with its points, and with the state that follows from them.
+
+    A submission in which a person still has to give points needs a person. One that is ungradable
+    stays ungradable.
+    """
+    if record.state == UNGRADABLE:
+        return replace(record, points=marks)
+    reasons = [*record.reasons, *(by_hand(cell) for cell, value in marks.items() if value is None)]
+    state = PERSON if reasons else record.state
+    return replace(record, state=state, reasons=tuple(reasons), points=marks)
 
 
 def _mark(grade: Any, cell: Any, unchanged: bool) -> None:
