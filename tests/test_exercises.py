@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from course_utils import notebooks, values
-from course_utils.grading import assignments, release
+from course_utils.grading import assignments, release, rules
 from course_utils.publishing import notebook_check
 from course_utils.publishing.execute import execute
 from tests import mutation
@@ -44,7 +44,7 @@ def test_there_is_an_assignment_for_each_lecture_from_01():
 @every
 def test_it_keeps_to_the_rules(path):
     assert notebook_check.check(path) == []
-    assert assignments.faults(path) == []
+    assert rules.faults(path) == []
 
 
 def test_names_of_tasks_are_unique():

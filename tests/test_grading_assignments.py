@@ -1,8 +1,8 @@
-"""grading.assignments: tasks are found, and each rule is broken once on purpose."""
+"""grading.assignments and grading.rules: tasks are found, each rule is broken once on purpose."""
 
 import pytest
 
-from course_utils.grading import assignments
+from course_utils.grading import assignments, rules
 from course_utils.publishing import notebook_check
 from course_utils.validation import CourseError
 from tests import assignment
@@ -11,7 +11,7 @@ from tests import assignment
 def test_a_sound_assignment_has_no_fault(tmp_path):
     path = assignment.write(tmp_path)
     assert notebook_check.check(path) == []
-    assert assignments.faults(path) == []
+    assert rules.faults(path) == []
 
 
 def test_reading_an_assignment(tmp_path):
@@ -48,76 +48,113 @@ def test_what_is_no_assignment(tmp_path):
         path.write_text(text)
         with pytest.raises(CourseError, match="is not a notebook"):
             assignments.read(path)
-        assert len(assignments.faults(path)) == 1
+        assert len(rules.faults(path)) == 1
 
 
 VALUES = "sum-all-values"
-BROKEN = {
-    "no points": (VALUES, '"points": 2', '"points": 0', "a whole number of points above 0"),
-    "half points": (VALUES, '"points": 2', '"points": 1.5', "a whole number of points above 0"),
-    "points of the prompt": ("sum-all-prompt", "3 points", "4 points", "says 4 points, its cells"),
-    "points of the comment": (VALUES, "(2 points)", "(1 point)", "must begin with '# grade_id"),
-    "schema": (VALUES, '"schema_version": 3', '"schema_version": 2', "schema_version must be 3"),
-    "other grade id": (VALUES, '"grade_id": "sum', '"grade_id": "my', "must be the cell's id"),
-    "unlocked test": (VALUES, '"locked": true', '"locked": false', "test cells are locked"),
-    "locked answer": ("sum-all", '"locked": false', '"locked": true', "answers are not"),
-    "no comment": ("sum-all", "# grade_id: sum-all\n", "", "must begin with '# grade_id: sum-all'"),
-    "no comment in text": ("sum-why", "<!-- grade_id: sum-why -->", "", "must begin with '<!--"),
-    "no solution": ("sum-all", "### BEGIN SOLUTION", "", "an answer holds a solution"),
-    "endless solution": ("sum-all", "### END SOLUTION", "", "an answer holds a solution"),
-    "endless hidden": (VALUES, "### END HIDDEN TESTS", "", "a test cell may hold hidden tests"),
-    "no hidden tests": (VALUES, "HIDDEN TESTS", "TESTS", "has no hidden tests"),
-    "solution elsewhere": ("imports", "import math", "### BEGIN SOLUTION", "is no cell of nb"),
-    "no rubric": ("sum-why-prompt", "Rubric", "Hint", "needs a rubric in its prompt"),
-    "number": ("sum-all-prompt", "9.1", "9.7", "must be numbered 9.1, 9.2, 9.3, 9.4"),
-    "number of the lecture": ("sum-all-prompt", "9.1", "8.1", "must be numbered 9.1"),
-    "minutes": ("sum-all-prompt", "6 min", "60 min", "78 minutes; 20 to 45"),
-    "no header": ("sum-all-prompt", "●●○", "**", "needs a cell sum-all-prompt that begins with"),
-    "no prompt": ("sum-all-prompt", '"id": "sum-all-prompt"', '"id": "x"', "needs a cell sum-all-"),
-    "no try-it cell": ("sum-all-try", '"id": "sum-all-try"', '"id": "x"', "has no cell to try it"),
-    "stray test": (VALUES, "sum-all-values", "other-values", "is graded, but belongs to no task"),
-    "one test": (VALUES, '"grade": true', '"grade": false', "needs two graded cells"),
-    "import of the answer": (
-        "imports", "import math", "from course_utils import lora", "a module that is withheld"
-    ),
-    "import in the answer": (
-        "sum-all", "    return sum", "    import course_utils.lora\n    return sum", "is withheld"
-    ),
-    "answer of another task": ("sum-squares", "sum(n * n", "add(n * n", "other cells define: add"),
-    "helper elsewhere": (VALUES, "randint(-9", "randint(low", "uses what other cells define: low"),
-    "test of another task": (
-        VALUES, "check(add, numbers)", "check(largest, numbers)", "other cells define: largest"
-    ),
-    "nothing visible": (
-        VALUES, "check(add, [3, 4, 5])", "check(len, [3, 4, 5])", "no visible check that calls"
-    ),
-    "isinstance": (VALUES, "sum(numbers)", "isinstance(numbers, list)", "must not use isinstance"),
-    "print": (VALUES, "draw = random", "print(1)\ndraw = random", "must not use print"),
-    "partial credit": (VALUES, "### END HIDDEN", "numbers\n### END HIDDEN", "ends with a value"),
-    "direct call": (
-        VALUES, "check(add, [3, 4, 5])", "check(add, [add([3]), 4, 5])", "calls add itself"
-    ),
-}  # fmt: skip
+BROKEN = {  # by a name that begins with the rule's id
+    "points: none": (VALUES, '"points": 2', '"points": 0'),
+    "points: half": (VALUES, '"points": 2', '"points": 1.5'),
+    "sum": ("sum-all-prompt", "3 points", "4 points"),
+    "comment: points": (VALUES, "(2 points)", "(1 point)"),
+    "comment: none": ("sum-all", "# grade_id: sum-all\n", ""),
+    "comment: none in a text": ("sum-why", "<!-- grade_id: sum-why -->", ""),
+    "schema": (VALUES, '"schema_version": 3', '"schema_version": 2'),
+    "grade-id": (VALUES, '"grade_id": "sum', '"grade_id": "my'),
+    "lock: test": (VALUES, '"locked": true', '"locked": false'),
+    "lock: answer": ("sum-all", '"locked": false', '"locked": true'),
+    "lock: unknown": (VALUES, '"locked": true', '"locked": null'),
+    "regions: no solution": ("sum-all", "### BEGIN SOLUTION", ""),
+    "regions: endless solution": ("sum-all", "### END SOLUTION", ""),
+    "regions: endless hidden tests": (VALUES, "### END HIDDEN TESTS", ""),
+    "hidden": (VALUES, "HIDDEN TESTS", "TESTS"),
+    "mark": ("imports", "import math", "### BEGIN SOLUTION"),
+    "rubric": ("sum-why-prompt", "Rubric", "Hint"),
+    "numbers: place": ("sum-all-prompt", "9.1", "9.7"),
+    "numbers: lecture": ("sum-all-prompt", "9.1", "8.1"),
+    "minutes": ("sum-all-prompt", "6 min", "60 min"),
+    "try": ("sum-all-try", '"id": "sum-all-try"', '"id": "x"'),
+    "stray": (VALUES, "sum-all-values", "other-values"),
+    "two-tests": (VALUES, '"grade": true', '"grade": false'),
+    "import: imports": ("imports", "import math", "from course_utils import lora"),
+    "import: answer": ("sum-all", "    return sum", "    import course_utils.lora\n    return sum"),
+    "import: part": ("imports", "import math", "from course_utils.lora.parts import x"),
+    "answer-names": ("sum-squares", "sum(n * n", "add(n * n"),
+    "test-names: helper": (VALUES, "randint(-9", "randint(low"),
+    "test-names: other answer": (VALUES, "check(add, numbers)", "check(largest, numbers)"),
+    "visible": (VALUES, "check(add, [3, 4, 5])", "check(len, [3, 4, 5])"),
+    "forbidden: isinstance": (VALUES, "sum(numbers)", "isinstance(numbers, list)"),
+    "forbidden: print": (VALUES, "draw = random", "print(1)\ndraw = random"),
+    "value": (VALUES, "### END HIDDEN", "numbers\n### END HIDDEN"),
+    "direct": (VALUES, "check(add, [3, 4, 5])", "check(add, [add([3]), 4, 5])"),
+}
+
+
+def broken(faults):
+    """The ids of the rules that some faults name."""
+    return {fault.rpartition("[")[2].rstrip("]") for fault in faults}
 
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_each_broken_rule_is_named(tmp_path, kind):
-    name, old, new, expected = BROKEN[kind]
+    cell, old, new = BROKEN[kind]
     content = assignment.notebook()
-    assignment.change(content, name, old, new)
-    faults = assignments.faults(assignment.write(tmp_path, content))
-    assert any(expected in fault for fault in faults), faults
+    assignment.change(content, cell, old, new)
+    assert kind.partition(":")[0] in broken(rules.faults(assignment.write(tmp_path, content)))
 
 
-def test_rules_for_the_whole_notebook(tmp_path):
-    content = assignment.notebook()
-    content["metadata"]["qlora_course"] = {"withheld": ["course_utils.nothing"]}
-    assert "no such module" in assignments.faults(assignment.write(tmp_path, content))[0]
-    del content["metadata"]["qlora_course"]
-    assert "must say which modules" in assignments.faults(assignment.write(tmp_path, content))[0]
-    content = assignment.notebook()
+def unfolded(content, tmp_path):
+    path = assignment.write(tmp_path, content)
+    return path.rename(path.with_name("09_other.ipynb"))
+
+
+def without_a_task(content, tmp_path):
     content["cells"] = [c for c in content["cells"] if "squares" not in c["id"]]
-    assert "3 tasks; 4 to 7" in assignments.faults(assignment.write(tmp_path, content))[0]
-    path = assignment.write(tmp_path)
-    moved = path.rename(path.with_name("09_other.ipynb"))
-    assert "a folder of its own name" in assignments.faults(moved)[0]
+    return assignment.write(tmp_path, content)
+
+
+def withholding(*modules):
+    def change(content, tmp_path):
+        content["metadata"]["qlora_course"] = {"withheld": modules}
+        return assignment.write(tmp_path, content)
+
+    return change
+
+
+WHOLE = {
+    "folder": (unfolded, "it is in 09_sums"),
+    "tasks": (without_a_task, "it has 3"),
+    "withheld": (withholding(), "qlora_course.withheld is missing or empty"),
+    "modules": (withholding("course_utils.nothing"), "there is no course_utils.nothing"),
+}
+
+
+@pytest.mark.parametrize("rule", WHOLE)
+def test_each_broken_rule_for_the_whole_notebook_is_named(tmp_path, rule):
+    change, found = WHOLE[rule]
+    faults = rules.faults(change(assignment.notebook(), tmp_path))
+    assert any(fault.endswith(f"({found}) [{rule}]") for fault in faults), faults
+
+
+def test_each_rule_has_a_name_of_its_own_and_is_tested():
+    names = [rule.id for rule in rules.RULES]
+    assert len(names) == len(set(names))
+    assert {*names} == {*WHOLE, *(kind.partition(":")[0] for kind in BROKEN)}
+
+
+def test_a_fault_says_where_it_is_what_the_rule_is_and_what_was_found(tmp_path):
+    content = assignment.notebook()
+    assignment.change(content, "sum-all-prompt", "6 min", "60 min")
+    assignment.change(content, VALUES, "draw = random", "print(1)\ndraw = random")
+    minutes, forbidden = rules.faults(assignment.write(tmp_path, content))
+    assert minutes == "The tasks take 20 to 45 minutes together. (they take 78) [minutes]"
+    assert forbidden.startswith("cell sum-all-values: A test uses none of eval, exec, ")
+    assert forbidden.endswith("(print) [forbidden]")
+
+
+@pytest.mark.parametrize(("old", "new"), [("●●○", "**"), ('"id": "sum-all-prompt"', '"id": "x"')])
+def test_a_task_without_a_prompt_is_the_only_fault(tmp_path, old, new):
+    content = assignment.notebook()
+    assignment.change(content, "sum-all-prompt", old, new)
+    (fault,) = rules.faults(assignment.write(tmp_path, content))
+    assert "needs a cell sum-all-prompt that begins with" in fault

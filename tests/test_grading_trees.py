@@ -867,7 +867,10 @@ CLASS_FAULTS = {
         in_place_of(f"grading/{NAME}/records", "unwritable"),
         "saved in .*/records: .*Permission denied",
     ),
-    "report": (in_place_of(f"grading/{NAME}/report.html", "folder"), "report.html: a folder is in the place"),
+    "report": (
+        in_place_of(f"grading/{NAME}/report.html", "folder"),
+        "report.html: a folder is in the place",
+    ),
     "no gradebook": (in_place_of("gradebook.db", "folder"), "the gradebook .* can't be used: "),
     "no database": (in_place_of("gradebook.db", "file"), "the gradebook .* can't be used: .*"),
     "locked": (locked, "the gradebook .* can't be used: .*locked"),

@@ -1,0 +1,355 @@
+"""The rules that every assignment keeps to, each with a name and one sentence.
+
+    faults(path)    every breach in a solution notebook, with the rule's name
+    RULES           the rules: of an assignment, its cells, its tasks and their tests
+
+That a release scores nothing and a solution everything is tested elsewhere, with nbgrader
+(tests/test_exercises.py).
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib.util
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from course_utils.grading.assignments import (
+    BEGIN,
+    END,
+    HIDDEN,
+    HIDDEN_END,
+    Assignment,
+    Cell,
+    Task,
+    grade_id,
+    grading,
+    is_answer,
+    is_graded,
+    read,
+    syntax_tree,
+    top_level,
+)
+from course_utils.validation import CourseError
+
+GRADED_TASKS, MINUTES = range(4, 8), range(20, 46)
+FORBIDDEN = {"isinstance", "type", "print", "eval", "exec", "open", "globals", "locals", "warn"}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule that every assignment keeps to.
+
+    Attributes:
+        id: the name by which a fault refers to the rule.
+        sentence: what the rule demands.
+        breach: a function of the thing that the rule is about; returns what breaks the rule, or "".
+    """
+
+    id: str
+    sentence: str
+    breach: Callable[..., str]
+
+
+def faults(path: Path | str) -> list[str]:
+    """Return every breach of the rules in a solution notebook, one line each.
+
+    Returns:
+        Lines such as "cell imports: An nbgrader cell … (what was found) [the rule's id]"; an empty
+        list if the notebook is clean.
+    """
+    try:
+        assignment = read(path)
+    except CourseError as fault:
+        return [str(fault)]
+    return [
+        f"{where}{rule.sentence} ({breach}) [{rule.id}]"
+        for where, rules, subject in _subjects(assignment)
+        for rule in rules
+        if (breach := rule.breach(*subject))
+    ]
+
+
+def _subjects(assignment: Assignment) -> Iterator[tuple[str, tuple[Rule, ...], tuple[Any, ...]]]:
+    """What has rules to keep to: where it is, its rules, and the arguments of `Rule.breach`."""
+    yield "", ASSIGNMENT_RULES, (assignment,)
+    for cell in assignment.cells:
+        yield f"cell {cell.get('id')}: ", CELL_RULES, (cell, assignment)
+        if grading(cell):
+            yield f"cell {cell.get('id')}: ", MARKED_CELL_RULES, (cell,)
+    for task in assignment.tasks:
+        rules = TASK_RULES + (HAND_RULES if task.by_hand else CODE_RULES)
+        yield f"task {task.id}: ", rules, (task, assignment)
+        for test in () if task.by_hand else task.checks:
+            yield f"cell {test['id']}: ", TEST_RULES, (test["source"], task.answer["source"])
+
+
+# --- of an assignment -----------------------------------------------------------------------------
+
+
+def _wrong_folder(assignment: Assignment) -> str:
+    folder = assignment.path.parent.name
+    return "" if folder == assignment.name else f"it is in {folder}"
+
+
+def _wrong_number_of_tasks(assignment: Assignment) -> str:
+    count = len(assignment.tasks)
+    return "" if count in GRADED_TASKS else f"it has {count}"
+
+
+def _wrong_minutes(assignment: Assignment) -> str:
+    minutes = sum(task.minutes for task in assignment.tasks)
+    return "" if minutes in MINUTES else f"they take {minutes}"
+
+
+def _wrong_numbers(assignment: Assignment) -> str:
+    places = range(1, len(assignment.tasks) + 1)
+    wanted = [f"{int(assignment.name[:2])}.{place}" for place in places]
+    given = [task.number for task in assignment.tasks]
+    return "" if given == wanted else f"{', '.join(given)} instead of {', '.join(wanted)}"
+
+
+def _nothing_withheld(assignment: Assignment) -> str:
+    return "" if assignment.withheld else "qlora_course.withheld is missing or empty"
+
+
+def _unknown_modules(assignment: Assignment) -> str:
+    unknown = [name for name in assignment.withheld if importlib.util.find_spec(name) is None]
+    return f"there is no {', '.join(unknown)}" if unknown else ""
+
+
+ASSIGNMENT_RULES = (
+    Rule("folder", "The notebook is in a folder of its own name.", _wrong_folder),
+    Rule("tasks", "An assignment has 4 to 7 tasks.", _wrong_number_of_tasks),
+    Rule("minutes", "The tasks take 20 to 45 minutes together.", _wrong_minutes),
+    Rule("numbers", "Tasks are numbered by lecture and place, as in 3.1, 3.2.", _wrong_numbers),
+    Rule("withheld", "The metadata name the modules that hold the answers.", _nothing_withheld),
+    Rule("modules", "Each module that is withheld exists.", _unknown_modules),
+)
+
+
+# --- of a cell ------------------------------------------------------------------------------------
+
+
+def _stray(cell: Cell, assignment: Assignment) -> str:
+    graded = [c["id"] for task in assignment.tasks for c in task.graded]
+    return "it belongs to none" if is_graded(cell) and cell["id"] not in graded else ""
+
+
+def _forbidden_import(cell: Cell, assignment: Assignment) -> str:
+    imported = set() if is_graded(cell) else _imports(cell)
+    inside = tuple(f"{module}." for module in assignment.withheld)
+    return ", ".join(sorted(name for name in imported if f"{name}.".startswith(inside)))
+
+
+def _marks(cell: Cell) -> set[str]:
+    return {mark for mark in (BEGIN, END, HIDDEN, HIDDEN_END) if mark in cell["source"]}
+
+
+def _stray_mark(cell: Cell, _: Assignment) -> str:
+    return "" if grading(cell) else ", ".join(sorted(_marks(cell)))
+
+
+CELL_RULES = (
+    Rule("stray", "A graded cell belongs to a task: its id begins with the task's.", _stray),
+    Rule("import", "Only tests import a module that is withheld.", _forbidden_import),
+    Rule("mark", "Only nbgrader's cells hold marks of solutions and of hidden tests.", _stray_mark),
+)
+
+
+def _wrong_schema(cell: Cell) -> str:
+    version = grading(cell).get("schema_version")
+    return "" if version == 3 else f"it is {version!r}"
+
+
+def _wrong_grade_id(cell: Cell) -> str:
+    return "" if grade_id(cell) == cell.get("id") else f"it is {grade_id(cell)!r}"
+
+
+def _wrong_points(cell: Cell) -> str:
+    points = grading(cell).get("points", 0)
+    sound = not is_graded(cell) or (type(points) is int and points > 0)
+    return "" if sound else f"it has {points!r}"
+
+
+def _wrong_lock(cell: Cell) -> str:
+    locked = grading(cell).get("locked")
+    return "" if locked is (not is_answer(cell)) else f"its locked is {locked!r}"
+
+
+def _no_comment(cell: Cell) -> str:
+    comment = _grade_comment(cell)
+    return "" if cell["source"].startswith(comment) else f"expected {comment.strip()!r}"
+
+
+def _grade_comment(cell: Cell) -> str:
+    """The first line of an nbgrader cell, which survives the loss of its metadata."""
+    name, points = cell.get("id"), grading(cell).get("points")
+    if cell.get("cell_type") == "markdown":
+        return f"<!-- grade_id: {name} -->\n"
+    if not is_graded(cell):
+        return f"# grade_id: {name}\n"
+    return f"# grade_id: {name} ({points} point{'s' * (points != 1)})\n"
+
+
+def _wrong_regions(cell: Cell) -> str:
+    marks = _marks(cell)
+    wanted = [{BEGIN, END}] if is_answer(cell) else [set(), {HIDDEN, HIDDEN_END}]
+    return "" if marks in wanted else f"its marks: {', '.join(sorted(marks)) or 'none'}"
+
+
+MARKED_CELL_RULES = (
+    Rule("schema", "nbgrader's schema_version is 3.", _wrong_schema),
+    Rule("grade-id", "The grade_id is the cell's id.", _wrong_grade_id),
+    Rule("points", "A graded cell has a whole number of points above 0.", _wrong_points),
+    Rule("lock", "Tests are locked, answers are not.", _wrong_lock),
+    Rule("comment", "The first line is a comment with the grade_id and the points.", _no_comment),
+    Rule(
+        "regions",
+        "An answer holds a solution, a test may hold hidden tests, both begun and ended.",
+        _wrong_regions,
+    ),
+)
+
+
+# --- of a task ------------------------------------------------------------------------------------
+
+
+def _wrong_sum(task: Task, _: Assignment) -> str:
+    points = sum(grading(cell).get("points", 0) for cell in task.graded)
+    return "" if points == task.points else f"{task.points} and {points}"
+
+
+def _no_rubric(task: Task, _: Assignment) -> str:
+    return "" if "rubric" in task.prompt["source"].lower() else "there is no word 'rubric'"
+
+
+def _few_tests(task: Task, _: Assignment) -> str:
+    return "" if len(task.checks) >= 2 else f"it has {len(task.checks)}"
+
+
+def _nothing_hidden(task: Task, _: Assignment) -> str:
+    return "" if any(HIDDEN in cell["source"] for cell in task.checks) else "it has none"
+
+
+def _no_try(task: Task, assignment: Assignment) -> str:
+    name = f"{task.id}-try"
+    return "" if any(cell.get("id") == name for cell in assignment.cells) else f"no cell {name}"
+
+
+def _foreign_names(task: Task, assignment: Assignment) -> str:
+    imports = next((c["source"] for c in assignment.cells if c.get("id") == "imports"), "")
+    answer = task.answer["source"]
+    return ", ".join(sorted(_used(answer) - _defined(answer) - _defined(imports)))
+
+
+TASK_RULES = (Rule("sum", "The prompt's points are the sum of its cells' points.", _wrong_sum),)
+HAND_RULES = (Rule("rubric", "A task graded by hand has a rubric in its prompt.", _no_rubric),)
+CODE_RULES = (
+    Rule("two-tests", "A task has two graded cells or more: the form, the values.", _few_tests),
+    Rule("hidden", "A task has hidden tests.", _nothing_hidden),
+    Rule("try", "A task has a cell in which students try their answer.", _no_try),
+    Rule("answer-names", "An answer uses only names of its own or the imports.", _foreign_names),
+)
+
+
+# --- of a test cell: its source, and the source of the answer that it tests -----------------------
+
+
+def _nothing_visible(source: str, answer: str) -> str:
+    visible = re.sub(rf"{HIDDEN}.*?{HIDDEN_END}", "", source, flags=re.S)
+    wanted = top_level(answer, ast.FunctionDef, ast.ClassDef)
+    return "" if wanted & _used(visible) else "it would pass in a release"
+
+
+def _foreign_names_in_test(source: str, answer: str) -> str:
+    known = _defined(source) | top_level(answer, ast.FunctionDef, ast.ClassDef)
+    return ", ".join(sorted(_used(source) - known))
+
+
+def _forbidden_names(source: str, _: str) -> str:
+    return ", ".join(sorted(_used(source, builtins_too=True) & FORBIDDEN))
+
+
+def _value_at_end(source: str, _: str) -> str:
+    last = ast.parse(source).body[-1]
+    ends = isinstance(last, ast.Expr) and not _is_verdict(last.value)
+    return ast.unparse(last) if ends else ""
+
+
+def _direct_calls(source: str, answer: str) -> str:
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    called = {getattr(node.func, "id", "") for node in calls}
+    return ", ".join(sorted(called & top_level(answer, ast.FunctionDef)))
+
+
+TEST_RULES = (
+    Rule("visible", "A visible check of each test calls the answer.", _nothing_visible),
+    Rule("test-names", "A test uses only names of its own or the answer.", _foreign_names_in_test),
+    Rule("forbidden", f"A test uses none of {', '.join(sorted(FORBIDDEN))}.", _forbidden_names),
+    Rule(
+        "value",
+        "A test does not end with a value, which nbgrader could take for partial credit.",
+        _value_at_end,
+    ),
+    Rule("direct", "A test calls the answer through check(…) only.", _direct_calls),
+)
+RULES = (
+    *ASSIGNMENT_RULES,
+    *CELL_RULES,
+    *MARKED_CELL_RULES,
+    *TASK_RULES,
+    *HAND_RULES,
+    *CODE_RULES,
+    *TEST_RULES,
+)
+
+
+def _is_verdict(node: ast.expr) -> bool:
+    """A call such as check(…).gives(…), which returns nothing."""
+    called = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    return called and node.func.attr in ("gives", "like", "raises", "that")
+
+
+# --- names in code --------------------------------------------------------------------------------
+
+
+def _imports(cell: Cell) -> set[str]:
+    """The modules that a code cell imports, with the packages they are in."""
+    if cell.get("cell_type") != "code":
+        return set()
+    found: set[str] = set()
+    for node in ast.walk(syntax_tree(cell["source"])):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def _defined(source: str) -> set[str]:
+    """Names that a cell binds anywhere: imports, assignments, arguments, functions, classes."""
+    found: set[str] = set()
+    for node in ast.walk(syntax_tree(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.arg):
+            found.add(node.arg)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            found.add(node.name)
+    return found
+
+
+def _used(source: str, builtins_too: bool = False) -> set[str]:
+    """Names that a cell reads; without those that Python itself has."""
+    loads = (n for n in ast.walk(syntax_tree(source)) if isinstance(n, ast.Name))
+    names = {node.id for node in loads if isinstance(node.ctx, ast.Load)}
+    return names if builtins_too else names - set(vars(builtins))
