@@ -3,10 +3,10 @@
     load      bytes  ──►  a notebook, or `Ungradable` with the reason in one sentence
     repair    notebook + release  ──►  the release's cells with the student's answers, once each
 
-A cell of the release is found by, in this order: nbgrader's metadata (`grade_id`), the cell's id,
-the comment `# grade_id: NAME` that it begins with, its text. Each of these is certain. An answer
-that shows none of them is placed by guess, by the functions that it defines or by its place, and
-that is a doubt: something a person should look at.
+A cell of the release is found by what identifies it: nbgrader's metadata (`grade_id`), the cell's
+id, the comment `# grade_id: NAME` that it begins with, or its unchanged text. Nothing is guessed.
+An answer that shows none of these marks stays among the student's own cells, and that is a doubt:
+something a person should look at.
 
     handed in               result
     sum-all (copied)        sum-all          the last of several answers counts ...
@@ -14,8 +14,8 @@ that is a doubt: something a person should look at.
     sum-all                 scratch cell     own cells stay behind the cell that they followed
     sum-all-form (edited)   sum-all-form     the release's text and metadata
 
-Nothing here trusts the file. The module needs the standard library alone, and takes time that grows
-with the size of the file.
+Nothing here trusts the file. The module needs the standard library only, and takes time that grows
+linearly with the size of the file.
 """
 
 from __future__ import annotations
@@ -40,9 +40,6 @@ Notebook = dict[str, Any]
 MAX_FILE = 250_000_000  # B; outputs that a student forgot to clear are in it
 MAX_CELLS = 2_000
 MAX_SOURCE = 10_000_000  # characters of all cells together
-MAX_PICTURES = 10_000_000  # characters (base64) of pictures in text cells; more are dropped
-COMPARED = 2_000  # characters of a cell that likeness is judged by
-ALIKE = 0.6  # share of words that two like texts have in common
 FIRST_LINES = 10  # of a cell: where its grade_id is looked for, below magics and imports
 
 COMMENT = re.compile(r"^(?:#|<!--) *grade_id: *([\w-]+).*$", re.M)
@@ -52,20 +49,11 @@ CELL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 KINDS = ("code", "markdown", "raw")
 PICTURES = ("image/png", "image/jpeg", "image/gif")
 COUNTED = ("grade", "grade_id", "locked", "points", "schema_version", "solution", "task")
-ONCE = {"cells", "worksheets", "metadata", "nbformat", "cell_type", "source", "input"}
-ONCE |= {"id", "nbgrader", "grade_id"}
-OTHER_KINDS = {
-    b"PK\x03\x04": "a zip archive: unpack it, then hand in the notebook",
-    b"\x1f\x8b": "a gzip archive: unpack it, then hand in the notebook",
-    b"%PDF": "a PDF: hand in the notebook that it was made from",
-    b"\x89PNG": "a picture: hand in the notebook",
-    b"\xff\xd8\xff": "a picture: hand in the notebook",
-    b"<<<<<<< ": "one side of a merge conflict of git: resolve it, then hand in the notebook",
-    b"<": "a web page: hand in the notebook itself (File > Download, not a saved page)",
-    b"version https://git-lfs": "a pointer of Git LFS: hand in the file it stands for",
-}
-PYTHON = re.compile(r"(?:#|%|from |import |def |class |[\w.]+ *[=(]|\"\"\"|@)")
-CONFLICT = re.compile(r"^(?:<{7}|>{7}) ", re.M)
+ONCE = {"cells", "metadata", "nbformat", "cell_type", "source", "id", "nbgrader", "grade_id"}
+NO_NOTEBOOK = (
+    "the file is no notebook (a zip archive, a PDF, a web page and a .py file are none): "
+    "hand in the file that ends in .ipynb"
+)
 
 
 class Ungradable(CourseError):
@@ -73,7 +61,11 @@ class Ungradable(CourseError):
 
 
 class Loaded(dict[str, Any]):
-    """A notebook as `load` gives it. notes: what was mended to read it, one line each."""
+    """A notebook as `load` returns it.
+
+    Attributes:
+        notes: what was mended to read the file, one line each.
+    """
 
     notes: tuple[str, ...] = ()
 
@@ -82,7 +74,10 @@ class Loaded(dict[str, Any]):
 class Repaired:
     """A notebook that can be graded.
 
-    notes: what was mended and is certain. doubts: what a person should look at. One line each.
+    Attributes:
+        notebook: the notebook, in nbformat 4.5.
+        notes: what was mended and is certain, one line each.
+        doubts: what a person should look at, one line each.
     """
 
     notebook: Notebook
@@ -94,10 +89,14 @@ class Repaired:
 
 
 def load(data: bytes) -> Loaded:
-    """The notebook in a file's bytes, as nbformat 4.5, without outputs and metadata of its own.
+    """Read the notebook in a file's bytes, without its outputs and the notebook's own metadata.
 
-    Sources are strings with "\\n" for line ends, and each cell has an id; ids aren't yet unique.
-    Raises Ungradable, and nothing else, for what is no notebook or too large to grade.
+    Returns:
+        The notebook in nbformat 4.5. Sources are strings with "\\n" for line ends. Each cell has an
+        id; ids aren't unique yet.
+
+    Raises:
+        Ungradable: the file is no notebook, or too large to grade. Nothing else is raised.
     """
     if len(data) > MAX_FILE:
         raise Ungradable(
@@ -106,10 +105,6 @@ def load(data: bytes) -> Loaded:
         )
     if not data.strip(b"\0 \t\r\n\xef\xbb\xbf\xff\xfe"):
         raise Ungradable("the file is empty: save the notebook, then hand it in again")
-    beginning = data[:1_000].lstrip(b"\xef\xbb\xbf \t\r\n")
-    for mark, kind in OTHER_KINDS.items():
-        if beginning.startswith(mark):
-            raise Ungradable(f"the file is no notebook, it looks like {kind}")
     try:
         text, notes = _decoded(data)
         content = _parsed(text)
@@ -126,21 +121,13 @@ def load(data: bytes) -> Loaded:
 
 
 def _decoded(data: bytes) -> tuple[str, list[str]]:
-    """The text, and a note if it isn't in UTF-8.
-
-    A file with single broken bytes stays UTF-8; one in which nothing beyond ASCII is UTF-8 is taken
-    for cp1252, in which old editors of Windows save.
-    """
+    """The text, and a note if it isn't in UTF-8 or single bytes are broken."""
     encoding = json.detect_encoding(data[:4])
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError:
         text = data.decode(encoding, "replace")
-        broken = text.count("�")
-        sound = len(text) - len(text.encode("ascii", "ignore")) - broken
-        if encoding.startswith("utf-8") and broken > sound:
-            return data.decode("cp1252", "replace"), ["the file was in cp1252, not in UTF-8"]
-        return text, [f"{broken} characters of the file were broken: they are now �"]
+        return text, [f"{text.count('�')} characters of the file were broken: they are now �"]
     known = encoding in ("utf-8", "utf-8-sig")
     return text, [] if known else [f"the file was in {encoding.upper()}, not in UTF-8"]
 
@@ -174,11 +161,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _what_is_wrong(text: str, fault: json.JSONDecodeError) -> str:
     if not text.startswith("{"):
-        if PYTHON.match(text):
-            return "the file is no notebook, it looks like a Python program: hand in the notebook"
-        return "the file is no notebook: hand in the one that ends in .ipynb"
-    if CONFLICT.search(text):
-        return "the file holds a merge conflict of git: resolve it, then hand it in again"
+        return NO_NOTEBOOK
     if not text.endswith("}"):
         return (
             f"the file ends in the middle, in line {text.count(chr(10)) + 1}: "
@@ -191,8 +174,8 @@ def _what_is_wrong(text: str, fault: json.JSONDecodeError) -> str:
 
 
 def _cells(content: Any) -> tuple[list[Cell], list[str]]:
-    """The cells of a notebook of any shape, in nbformat 4.5, and notes."""
-    raw, notes = _raw_cells(content)
+    """The cells of a notebook, in nbformat 4.5, and notes."""
+    raw, notes = _raw_cells(content), []
     if len(raw) > MAX_CELLS:
         raise Ungradable(f"the notebook has {len(raw):,} cells, more than {MAX_CELLS:,}")
     cells = [_cell(cell, place) for place, cell in enumerate(raw, 1) if isinstance(cell, dict)]
@@ -203,35 +186,20 @@ def _cells(content: Any) -> tuple[list[Cell], list[str]]:
             f"the cells hold {size / 1e6:,.0f} million characters, more than "
             f"{MAX_SOURCE / 1e6:,.0f}: take out data that was pasted into them"
         )
-    if _without_large_pictures(cells):
-        notes.append("pictures in text cells were too large together: some were dropped")
     return cells, notes
 
 
-def _raw_cells(content: Any) -> tuple[list[Any], list[str]]:
-    """The list of cells in a notebook of format 2, 3 or 4."""
+def _raw_cells(content: Any) -> list[Any]:
+    """The list of cells in a notebook of format 4."""
     if not isinstance(content, dict):
         raise Ungradable("the file is valid JSON, but no notebook: hand in the one you worked in")
-    version = content.get("nbformat", 4)
-    if isinstance(version, bool) or not isinstance(version, int) or version < 2:
+    if content.get("nbformat", 4) != 4:
         raise Ungradable(
-            "the file says no notebook format that is known: open it in JupyterLab and save it"
+            "the notebook isn't in format 4: open it in JupyterLab, save, and hand it in again"
         )
-    if version > 4:
-        raise Ungradable(
-            f"the notebook is in format {version}, which is newer than 4: "
-            "save it in format 4 and hand it in again"
-        )
-    notes = []
-    if version < 4 and "worksheets" in content:
-        sheets = content["worksheets"] if isinstance(content["worksheets"], list) else [None]
-        lists = [sheet.get("cells") if isinstance(sheet, dict) else None for sheet in sheets]
-        notes.append(f"the notebook was in the old format {version}")
-    else:
-        lists = [content.get("cells")]
-    if not all(isinstance(cells, list) for cells in lists):
+    if not isinstance(content.get("cells"), list):
         raise Ungradable("the file is valid JSON, but no notebook: it has no list of cells")
-    return [cell for cells in lists for cell in cells], notes
+    return content["cells"]
 
 
 def _cell(raw: dict[str, Any], place: int) -> Cell:
@@ -252,7 +220,7 @@ def _cell(raw: dict[str, Any], place: int) -> Cell:
 
 
 def _kind_and_source(raw: dict[str, Any], place: int) -> tuple[str, str]:
-    kind, source = raw.get("cell_type"), raw.get("source", raw.get("input", ""))
+    kind, source = raw.get("cell_type"), raw.get("source", "")
     if isinstance(source, list) and all(isinstance(line, str) for line in source):
         source = "".join(source)
     if not isinstance(source, str):
@@ -260,14 +228,7 @@ def _kind_and_source(raw: dict[str, Any], place: int) -> tuple[str, str]:
             f"cell {place} of the notebook holds no text where its source should be: "
             "open it in JupyterLab, save, and hand it in again"
         )
-    source = _clean(source)
-    if kind == "heading":  # format 3
-        level = raw.get("level")
-        depth = level if isinstance(level, int) and 1 <= level <= 6 else 1
-        return "markdown", f"{'#' * depth} {source}"
-    if kind == "html":
-        return "markdown", source
-    return kind if kind in KINDS else "raw", source
+    return kind if kind in KINDS else "raw", _clean(source)
 
 
 def _clean(text: str) -> str:
@@ -285,18 +246,6 @@ def _pictures(attachments: Any) -> dict[str, dict[str, str]]:
             if kind in PICTURES and isinstance(data, str) and data.isascii():
                 found[_clean(name)] = {kind: data}
     return found
-
-
-def _without_large_pictures(cells: list[Cell]) -> bool:
-    """Drop pictures once there are too many of them; returns whether any were."""
-    total, dropped = 0, False
-    for cell in cells:
-        pictures = cell.get("attachments", {})
-        total += sum(len(data) for bundle in pictures.values() for data in bundle.values())
-        if pictures and total > MAX_PICTURES:
-            del cell["attachments"]
-            dropped = True
-    return dropped
 
 
 # --- what the release asks for --------------------------------------------------------------------
@@ -368,16 +317,6 @@ def _letters(text: str) -> str:
 def _defined(source: str) -> frozenset[str]:
     """Names that a cell binds at its left margin."""
     return frozenset(function or name for function, name in DEFINES.findall(source))
-
-
-@functools.lru_cache(MAX_CELLS)
-def _words(text: str) -> Counter[str]:
-    return Counter(re.findall(r"\w+|[^\w\s]", text[:COMPARED]))
-
-
-def _likeness(one: Counter[str], other: Counter[str]) -> float:
-    """The share of words that two texts have in common, from 0 to 1 (Dice's coefficient)."""
-    return 2 * (one & other).total() / max(1, one.total() + other.total())
 
 
 # --- what was handed in ---------------------------------------------------------------------------
@@ -463,12 +402,18 @@ def _belongs(above: str, name: str, hidden: str, wanted: _Release) -> bool:
 
 
 def repair(notebook: Notebook, release: Notebook) -> Repaired:
-    """A notebook with each of the release's graded cells once, in order, and the student's answers.
+    """Put the student's answers into the release's graded cells, each of them once and in order.
 
-    notebook: what `load` gives, or any object. release: the released notebook. Tests have the
-    release's text; answers have the student's, in cells with the release's metadata and type; the
-    student's own cells follow the cell that they followed, without metadata. Outputs are dropped.
-    Raises Ungradable if there are too many cells, too much text, or none of the release's cells.
+    Tests get the release's text. Answers keep the student's text, in cells with the release's
+    metadata and type. The student's own cells stay behind the cell that they followed, without
+    metadata. Outputs are dropped.
+
+    Args:
+        notebook: what `load` returns, or any object.
+        release: the released notebook.
+
+    Raises:
+        Ungradable: there are too many cells, too much text, or none of the release's cells.
     """
     cells, notes = _cells(notebook)
     wanted = _Release(release)
@@ -484,7 +429,7 @@ def repair(notebook: Notebook, release: Notebook) -> Repaired:
 
 
 class _Repair:
-    """One notebook on the bench.
+    """One notebook that is being repaired.
 
     placed: the pieces that become cells of the release, by name. dropped: those that are left out.
     before: earlier answers, by the name of the cell that they must run before. All others are the
@@ -504,17 +449,15 @@ class _Repair:
 
     def done(self) -> Repaired:
         self._place_certain()
-        self._guess_by_name()
         if not any(name in self.placed for name in self.wanted.marked):
             raise Ungradable(
                 "the notebook holds none of this assignment's graded cells: "
                 "is it the notebook of another assignment?"
             )
-        self._guess_by_place()
         missing = self._put_back()
         self._say_what_changed(missing)
         cells = self._assembled(missing)
-        self._doubt_unanswered(cells)
+        self._doubt_unanswered(cells, missing)
         notebook = {"cells": cells, "metadata": self.wanted.metadata}
         return Repaired(
             notebook | {"nbformat": 4, "nbformat_minor": 5}, tuple(self.notes), tuple(self.doubts)
@@ -528,8 +471,6 @@ class _Repair:
         """The pieces that are the student's own, as far as is known."""
         taken = {*self.placed.values(), *self.dropped, *_all(self.before.values())}
         return [piece for piece in self.pieces if piece not in taken]
-
-    # --- what is certain ---
 
     def _place_certain(self) -> None:
         claims: dict[str, list[_Piece]] = defaultdict(list)
@@ -590,8 +531,6 @@ class _Repair:
         self.dropped |= set(found) - set(different)
         self.copied += [name] if len(found) > len(different) else []
         tries = self._tries(name, different)
-        if self.wanted.kind(name) != "code" and len(tries) == 1:
-            self._join(tries[0], [piece for piece in different if piece.kind == tries[0].kind])
         self.placed[name] = tries[-1]
         self.before[name] += tries[:-1]
         if tries[1:]:
@@ -601,10 +540,10 @@ class _Repair:
             )
 
     def _tries(self, name: str, pieces: list[_Piece]) -> list[_Piece]:
-        """Those pieces that each are a whole answer; the others are parts, or parked.
+        """Those pieces that each are a whole answer; the others are parts of one, or parked.
 
-        A cell that was split leaves parts with its metadata, of which one has the comment; pasted
-        text has the comment again, or defines the same function again.
+        A cell that was split leaves parts with its metadata, of which one has the comment. A copy
+        has the comment again, or defines the same function again.
         """
         kind, names = self.wanted.kind(name), self.wanted.names.get(name, set())
         pieces = [piece for piece in pieces if piece.kind == kind] or pieces
@@ -615,69 +554,6 @@ class _Repair:
         if len(redefining) > 1:
             return redefining
         return whole or [p for p in pieces if _defined(p.source) & names][:1] or pieces[:1]
-
-    def _join(self, answer: _Piece, parts: list[_Piece]) -> None:
-        """A text that was split is one answer again, for the person who reads it."""
-        if parts[1:]:
-            self.notes.append(f"the parts of {answer.comment or answer.hidden} were joined")
-        answer.source = "\n\n".join(piece.source for piece in parts)
-        for part in parts:
-            answer.attachments = answer.attachments | part.attachments
-        self.dropped |= set(parts) - {answer}
-
-    # --- what is guessed ---
-
-    def _missing(self) -> list[str]:
-        return [name for name in self.wanted.cells if name not in self.placed]
-
-    def _guess_by_name(self) -> None:
-        """Answers that nothing marks, by what they define."""
-        for name in filter(self.wanted.names.get, self._missing()):
-            names = self.wanted.names[name]
-            found = [p for p in self.own() if p.kind == "code" and names & _defined(p.source)]
-            self._place_guess(name, found, f"it defines {_listed(sorted(names))}")
-
-    def _guess_by_place(self) -> None:
-        """Other cells of the release by likeness, then answers by their place."""
-        for name in self._missing():
-            alike = [piece for piece in self._gap(name) if self._alike(name, piece)]
-            if alike and name not in self.wanted.marked:
-                self.placed[name] = alike[0]
-        for name in self._missing():
-            if name in self.wanted.answers:
-                self._place_guess(name, self._in_place(name), "by its place")
-
-    def _place_guess(self, name: str, found: list[_Piece], reason: str) -> None:
-        if not found:
-            return
-        *self.before[name], self.placed[name] = found
-        self.doubts.append(f"a cell without a mark was taken for the answer {name}: {reason}")
-
-    def _gap(self, name: str) -> list[_Piece]:
-        """Own pieces between the released cell before this one and the next that was placed."""
-        order = list(self.wanted.cells)
-        earlier = [n for n in order[: order.index(name)] if n in self.placed]
-        start = self.pieces.index(self.placed[earlier[-1]]) + 1 if earlier else 0
-        own, placed = set(self.own()), set(self.placed.values())
-        found = []
-        for piece in self.pieces[start:]:
-            if piece in placed:
-                break
-            found += [piece] if piece in own else []
-        return found
-
-    def _in_place(self, name: str) -> list[_Piece]:
-        """An answer by its place: code that is like the stub, or the longest text."""
-        gap = self._gap(name)
-        if self.wanted.kind(name) == "code":
-            return [piece for piece in gap if self._alike(name, piece)]
-        texts = [piece for piece in gap if piece.kind != "code" and _bare(piece.source)]
-        return [max(texts, key=lambda piece: len(piece.source))] if texts else []
-
-    def _alike(self, name: str, piece: _Piece) -> bool:
-        if piece.kind != self.wanted.kind(name):
-            return False
-        return _likeness(_words(piece.source), _words(self.wanted.source(name))) >= ALIKE
 
     # --- what is missing, and what to say ---
 
@@ -754,21 +630,34 @@ class _Repair:
         source = self.wanted.source(name) if name in self.wanted.locked else piece.source
         return _made(kind, name, self.wanted.cells[name]["metadata"], source, piece.attachments)
 
-    def _doubt_unanswered(self, cells: list[Cell]) -> None:
-        """A function that is written, but not where the tests of its task would find it."""
-        ids = [cell["id"] for cell in cells]
-        code = [(p, c) for p, c in enumerate(cells) if c["cell_type"] == "code"]
-        for name, names in self.wanted.names.items():
-            place = ids.index(name)
-            if not self.wanted.is_stub(name, cells[place]["source"]):
-                continue
-            until = next((p for p, i in enumerate(ids) if p > place and i in self.wanted.locked), 0)
-            wrote = [p for p, c in code if p != place and names & _defined(c["source"])]
-            if wrote and not any(place < p < until for p in wrote):
-                self.doubts.append(
-                    f"the answer {name} is as released, "
-                    f"but another cell defines {_listed(sorted(names))}"
-                )
+    def _doubt_unanswered(self, cells: list[Cell], missing: Iterable[str]) -> None:
+        """Doubt an answer that is missing or empty if another cell may hold it."""
+        own = [piece for piece in self.own() if piece.source.strip()]
+        for name in self.wanted.answers:
+            names, is_code = self.wanted.names.get(name, set()), self.wanted.kind(name) == "code"
+            wrote = [
+                place
+                for place, cell in enumerate(cells)
+                if cell["cell_type"] == "code" and cell["id"] != name
+                if names & _defined(cell["source"])
+            ]
+            if name in missing:
+                if wrote or any((piece.kind == "code") == is_code for piece in own):
+                    self.doubts.append(
+                        f"the answer {name} is missing: another cell of the notebook may hold it"
+                    )
+            elif wrote and self.wanted.is_stub(name, self.placed[name].source):
+                self._doubt_place(name, wrote, [cell["id"] for cell in cells])
+
+    def _doubt_place(self, name: str, wrote: list[int], ids: list[str]) -> None:
+        """Doubt an empty answer if its function is written where its tests would not find it."""
+        place = ids.index(name)
+        until = next((p for p, i in enumerate(ids) if p > place and i in self.wanted.locked), 0)
+        if not any(place < p < until for p in wrote):
+            names = _listed(sorted(self.wanted.names[name]))
+            self.doubts.append(
+                f"the answer {name} is as released, but another cell defines {names}"
+            )
 
 
 def _own_cell(piece: _Piece, used: set[str]) -> Cell:
@@ -814,13 +703,23 @@ def repair_file(
     guess: bool = False,
     folder: Path | None = None,
 ) -> tuple[Path, Repaired]:
-    """Repair a notebook against the release of its name; returns where it was written, and how.
+    """Repair a notebook against the release of its name.
 
-    assignment: "03" or "03_lora"; default: read from the file's name, as in "Copy of 03_lora.ipynb"
-    or "student01_03_lora (1).ipynb". output: default NAME-repaired.ipynb beside the file; in_place:
-    the file itself, of which NAME.ipynb.bak is kept. guess: write although there are doubts.
-    Raises CourseError if a file is missing or in the way, or there are doubts; Ungradable if there
-    is nothing to repair.
+    Args:
+        path: the notebook.
+        assignment: "03" or "03_lora"; by default the file's name tells, as in "Copy of
+            03_lora.ipynb" or "student01_03_lora (1).ipynb".
+        output: the file to write; by default NAME-repaired.ipynb beside the notebook.
+        in_place: write the notebook itself, and keep the old one as NAME.ipynb.bak.
+        guess: write although there are doubts.
+        folder: the course's folder.
+
+    Returns:
+        The file that was written, and what was mended.
+
+    Raises:
+        CourseError: a file is missing or in the way, or there are doubts.
+        Ungradable: there is nothing to repair.
     """
     path, folder = Path(path), folder or notebooks.course_folder()
     if in_place and output:
