@@ -427,10 +427,11 @@ def test_hidden_tests_left_in_a_release(course, released, tmp_path):
         write(course, tmp_path / "students")
 
 
-def test_what_the_course_itself_says_twice_is_no_leak(course, released, tmp_path):
-    """A line of a module that the assignment withholds, and one that the release shows."""
-    module = course / "course_utils/lora.py"
-    module.write_text(f"{module.read_text(encoding='utf-8')}\n# {ANSWER}\n", encoding="utf-8")
+@pytest.mark.parametrize("module", ["course_utils/lora.py", "course_utils/lora/deep/part.py"])
+def test_what_the_course_itself_says_twice_is_no_leak(course, released, tmp_path, module):
+    """A line of a module or a package that the assignment withholds, and one of the release."""
+    known = course / "course_utils/lora.py"
+    put(course, module, f"{known.read_text(encoding='utf-8')}\n# {ANSWER}\n")
     put(course, "lectures/notes.md", f"{ANSWER}, and check(add, [3, 4, 5]).gives(12, likely=")
     commit(course)
     write(course, tmp_path / "students")

@@ -31,10 +31,18 @@ functions, other inputs. {by_hand} points are given by a person.
 
 
 def release(folder: Path, only: str | None = None, *, gradebook: bool = True) -> list[Path]:
-    """Generate exercises/ anew, all of it or one assignment; returns the notebooks written.
+    """Generate exercises/ anew, all of it or one assignment.
 
-    gradebook: whether nbgrader's gradebook learns of the assignments, as grading requires. Raises
-    CourseError if nbgrader is missing, refuses a notebook, or there is no such assignment.
+    Args:
+        folder: the course.
+        only: the assignment's name or number; by default all assignments.
+        gradebook: whether nbgrader's gradebook learns of the assignments, as grading requires.
+
+    Returns:
+        The notebooks that were written.
+
+    Raises:
+        CourseError: nbgrader is missing or refuses a notebook, or there is no such assignment.
     """
     written = [_generate(folder, path, gradebook) for path in sources(folder, only)]
     (folder / "exercises" / "README.md").write_text(readme(folder), encoding="utf-8")
@@ -42,7 +50,7 @@ def release(folder: Path, only: str | None = None, *, gradebook: bool = True) ->
 
 
 def differences(folder: Path) -> list[str]:
-    """How exercises/ differs from what `release` would write: one line a file; none is good."""
+    """How exercises/ differs from what `release` would write: one line for each file."""
     with tempfile.TemporaryDirectory() as aside:
         course = copied_course(folder, Path(aside))
         release(course, gradebook=False)
@@ -68,7 +76,8 @@ def copied_course(folder: Path, target: Path, only: str | None = None) -> Path:
 def class_folder() -> Path:
     """The folder of the class: this one or the nearest above it with nbgrader's settings.
 
-    Raises CourseError where there is none.
+    Raises:
+        CourseError: there is no such folder.
     """
     here = Path.cwd()
     for folder in (here, *here.parents):

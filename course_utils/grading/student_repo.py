@@ -133,14 +133,19 @@ Apache-2.0, by its authors.
 def write(folder: Path, target: Path, *, gradebook: bool = True) -> list[str]:
     """Release all assignments of the course in `folder`, then write the students' side of it.
 
-    target: a new or empty folder; a name that ends in .zip, of no file yet; or the root of a git
-    work tree without changes. There, the folders that a release fills come to hold just that; all
-    else stays, but for files of the same names. gradebook: whether nbgrader's gradebook learns of
-    the assignments.
+    Args:
+        folder: the course.
+        target: a new or empty folder; a name that ends in .zip, of no file yet; or the root of a
+            git work tree without changes. In a work tree, the folders that a release fills are
+            replaced; everything else stays, except for files of the same names.
+        gradebook: whether nbgrader's gradebook learns of the assignments.
 
-    Returns the files that git doesn't hold and that were therefore left out. Raises CourseError,
-    with `target` as it was, if it is none of these, if a source isn't in git, or if a solution or a
-    hidden test would be in the tree.
+    Returns:
+        The files that git doesn't hold and that were therefore left out.
+
+    Raises:
+        CourseError: `target` is none of these, a source isn't in git, or the tree would hold a
+            solution or a hidden test. `target` is then as it was.
     """
     held = _refuse_unfit(target)
     tracked, others = _known_to_git(folder)
@@ -321,7 +326,7 @@ def secrets(folder: Path) -> list[Secret]:
 
 
 def leaks(folder: Path, files: dict[str, Path]) -> list[str]:
-    """What students must not be given in `files` (by name), one sentence each; none is good."""
+    """What students must not be given in `files` (by name), one sentence each."""
     hidden = secrets(folder)
     return [
         f"{place} {fault}"

@@ -154,8 +154,8 @@ class SafeExtractor(ExtractorPlugin):
 class SafeCollector(FileNameCollectorPlugin):
     """Takes the newest of several files that a student handed in for one notebook.
 
-    nbgrader itself would stop, and collect nothing from anybody. Of two of the same time it is the
-    last in alphabetical order.
+    nbgrader itself would stop, and collect nothing from anybody. Of two files of the same time, the
+    last in alphabetical order is taken.
     """
 
     _newest: dict[tuple[str, str], str] | None = None
@@ -191,7 +191,9 @@ class SafeCollector(FileNameCollectorPlugin):
 def members(path: Path) -> Iterator[Member]:
     """The files in a zip or a tar archive.
 
-    Raises Refused, or one of FAULTS, if it can't be read further.
+    Raises:
+        Refused: the archive isn't unpacked any further.
+        FAULTS: the archive is damaged.
     """
     yield from (_zipped if path.suffix.lower() == ".zip" else _tarred)(path)
 

@@ -64,9 +64,9 @@ PYTHON = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
 
 
 class Harmless(Preprocessor):
-    """Makes a notebook anew of text, pictures, and HTML for `clean` and `markdown`.
+    """Builds a new notebook of texts, pictures, and HTML for `clean` and `markdown`.
 
-    Outputs of other kinds are left out, and a line says so. Of metadata, nbgrader's alone stay.
+    Outputs of other kinds are left out, and a line says so. Of the metadata only nbgrader's stay.
     """
 
     enabled = Bool(True).tag(config=True)
@@ -300,9 +300,10 @@ POLICY = {
 
 
 def policy(own: str) -> str:
-    """What a page may load and run, from below its head on.
+    """Return the Content-Security-Policy of a page: what may be loaded and run below its head.
 
-    own: HTML that is formgrader's in the body: its scripts may run and reach formgrader.
+    Args:
+        own: formgrader's own HTML in the body; its scripts may run and reach formgrader.
     """
     rules = dict(POLICY)
     if own:

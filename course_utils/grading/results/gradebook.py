@@ -105,7 +105,8 @@ class Book:
     def learn(self, solution: Path) -> bool:
         """Release the assignment anew if the gradebook has other tests than the solution.
 
-        Returns whether it did.
+        Returns:
+            Whether the assignment was released.
         """
         notebook = load(solution)
         tests = tests_of(notebook)

@@ -1,4 +1,4 @@
-"""What became of each submission: its state, why, its points, and what it took.
+"""What became of each submission: its state, the reasons for it, its points, and its costs.
 
 A record is a JSON file, `grading/ASSIGNMENT/records/STUDENT/record.json`. It is written after the
 gradebook, so a run that was interrupted goes on with the submissions that have no record. The
@@ -38,13 +38,18 @@ KINDS = {
 class Record:
     """One graded submission.
 
-    state: one of STATES. reasons: why a person is needed, or why it can't be graded, one line each.
-    repairs: what was mended before grading, one line each.
-    incidents: what happened in the run, such as an answer that took too long, one line each.
-    points: by the id of a graded cell; None where a person gives them and hasn't yet.
-    messages: by the id of a graded cell that lost points, what its check said.
-    seconds: that grading took. memory: largest of the student's processes together, in B.
-    key: names the submission and the tests that it was graded with.
+    Attributes:
+        assignment: the assignment's name.
+        student: the student's name.
+        state: one of STATES.
+        reasons: why a person is needed, or why it can't be graded, one line each.
+        repairs: what was mended before grading, one line each.
+        incidents: what happened in the run, such as an answer that took too long, one line each.
+        points: points by grade id; None where a person still has to give them.
+        messages: what the failed checks said, by grade id.
+        seconds: the time that grading took, in s.
+        memory: the largest memory of the student's processes together, in B.
+        key: a digest of the submission and of the tests that it was graded with.
     """
 
     assignment: str
@@ -62,7 +67,8 @@ class Record:
     def write(self, folder: Path) -> None:
         """Write the record into the assignment's folder, atomically.
 
-        Raises OSError if it can't be written, or if something else is in its place.
+        Raises:
+            OSError: the record can't be written, or something else is in its place.
         """
         place = inside(folder, FOLDER, self.student)
         write_atomically(place / NAME, json.dumps(asdict(self), indent=1).encode())
@@ -149,8 +155,10 @@ def kind(path: Path | str) -> str:
 def content(path: Path | str, most: int) -> bytes:
     """The content of a regular file, unless it has more than `most` B.
 
-    Links are not followed, and opening a FIFO doesn't wait for a writer. Raises OSError, whose
-    strerror says why the file isn't read.
+    Links are not followed, and opening a FIFO doesn't wait for a writer.
+
+    Raises:
+        OSError: the file isn't read; `strerror` says why.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -169,10 +177,11 @@ def content(path: Path | str, most: int) -> bytes:
 
 
 def inside(root: Path, *names: str) -> Path:
-    """The folder root/NAME/NAME…; folders that are missing are made.
+    """Return the folder root/NAME/NAME…; folders that are missing are made.
 
-    Raises OSError if anything but a folder has one of these names. A link to a folder is an error
-    too, because what is written through it could end up anywhere; only `root` itself may be a link.
+    Raises:
+        OSError: something else has one of these names. A link to a folder is an error, too, because
+            what is written through it could end up anywhere; only `root` itself may be a link.
     """
     path = root
     for name in ("", *names):

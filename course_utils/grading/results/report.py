@@ -56,11 +56,15 @@ Groups = list[tuple[str, list[Record]]]  # what records have in common, the larg
 
 
 def merged(records: Iterable[Record], scores: Mapping[str, Points]) -> list[Record]:
-    """Records with the gradebook's current points, as people enter them after autograding.
+    """Return the records with the gradebook's current points, which people enter after autograding.
 
-    scores: by student and graded cell; None for a cell that still waits for a person's points. A
-    submission that needed a person for such points alone is graded once all are there. One that is
-    ungradable stays as it is: the gradebook may hold points of what was handed in before.
+    A submission that needed a person only for such points is graded once all of them are there. One
+    that is ungradable stays as it is, because the gradebook may hold the points of an earlier
+    submission.
+
+    Args:
+        records: the class.
+        scores: points by student and grade id; None for a cell that still waits for a person.
     """
     return [_with(record, scores.get(record.student, {})) for record in records]
 
@@ -79,9 +83,13 @@ def _with(record: Record, scores: Points) -> Record:
 
 @dataclass(frozen=True)
 class Change:
-    """What a submission had before it was graded again, and has now; None where nothing is known.
+    """What a submission had before it was graded again, and what it has now.
 
-    what: the id of a graded cell, or "state".
+    Attributes:
+        student: the student's name.
+        what: the id of a graded cell, or "state".
+        before: the earlier points or state; None if they are unknown.
+        after: the points or state now; None if they are unknown.
     """
 
     student: str
@@ -193,12 +201,15 @@ FORMULA = re.compile(r"(^|;\s*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
 
 
 def write_csv(path: Path, assignment: Assignment, records: Iterable[Record]) -> None:
-    """Write a row a student: state, reasons, points, and a column a task by the task's id.
+    """Write a row for each student: state, reasons, points, and a column for each task by its id.
 
-    A task's points are empty where any of them is missing, and so is the sum then: an LMS would
-    take a part for the whole. UTF-8 with a byte order mark, without which Excel misreads it;
-    lines end as RFC 4180 says. A text that a spreadsheet would take for a formula gets an
-    apostrophe in front. Raises ValueError for a record of another assignment.
+    A task's points are empty if any of them is missing, and then the sum is empty, too: an LMS
+    would take a part for the whole. The file is UTF-8 with a byte order mark, without which Excel
+    misreads it; lines end as RFC 4180 demands. A text that a spreadsheet would take for a formula
+    gets an apostrophe in front.
+
+    Raises:
+        ValueError: a record belongs to another assignment.
     """
     table = io.StringIO(newline="")
     rows = csv.writer(table)
@@ -344,10 +355,13 @@ def _share(part: int, whole: int) -> str:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Students by a quantity.
+    """The number of students by a quantity.
 
-    axis: the quantity. bars: label, students whose value is final, students who may get more.
-    alt: the same in words. left_out: students without a value.
+    Attributes:
+        axis: the quantity.
+        bars: for each bar its label, the students whose value is final, and those who may get more.
+        alt: the same in words.
+        left_out: the number of students without a value.
     """
 
     axis: str
