@@ -11,7 +11,6 @@ else is real: reading, repairing, nbgrader's gradebook, records, report and tabl
 
 import contextlib
 import csv
-import html
 import json
 import os
 import random
@@ -28,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 from nbgrader.api import Gradebook, InvalidEntry
 
 from course_utils import files
@@ -611,7 +611,7 @@ def published(tree, told):
     formula = ("=", "+", "-", "@")
     if sorted(rows) != sorted(f"'{name}" if name.startswith(formula) else name for name in names):
         yield f"points.csv has the rows {rows}"
-    yield from (f"report.html lacks {n!r}" for n in names if html.escape(n[:190]) not in page)
+    yield from (f"report.html lacks {n!r}" for n in names if escape(n[:190]) not in page)
     for student in tree.lost | tree.blocked:
         if f"  {shown(student)}: ungradable, " not in told:
             yield f"the summary lacks {student!r}"

@@ -212,8 +212,7 @@ DATA = re.compile(r"data:image/(png|jpeg|gif);base64,[A-Za-z0-9+/=]*")
 EMBEDDED = re.compile(rf"(?<=src=[\"']){DATA.pattern}")
 # Each paragraph repeats all of these tags that are open above it, if their attributes differ.
 REPEATED = re.compile(r"<(b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)[\s/]", re.I)
-NO_SOURCE = re.compile(r"<img(?![^>]* src=)[^>]*>")
-HREF = re.compile(r"(<a\b[^>]*) href=")
+NO_SOURCE = re.compile(r'<img(?: (?!src=)[a-z]+="[^"]*")*>')
 CLEANER = nh3.Cleaner(
     tags=TAGS,
     clean_content_tags={"script", "style"},
@@ -239,10 +238,10 @@ def clean(context: Any, text: Any) -> str:
 def _cleaned(text: str, inert: bool) -> str:
     if _is_slow(text):
         return f"<pre>{html.escape(_text(text))}</pre>"
-    # No attribute of the cleaned text holds a "<" or a ">", so these patterns match whole tags.
+    # In the cleaned text a "<" begins a tag, as no attribute holds one; a link has its href only.
     cleaned = NO_SOURCE.sub("(a picture that is not shown)", CLEANER.clean(text))
     address = "title=" if inert else 'rel="noopener noreferrer" target="_blank" href='
-    cleaned = HREF.sub(rf"\1 {address}", cleaned)
+    cleaned = cleaned.replace("<a href=", f"<a {address}")
     # MathJax makes links, too, of \\href.
     return cleaned.strip().replace("\\href", "\\\u200bhref")
 
@@ -259,10 +258,11 @@ def _is_slow(text: str) -> bool:
 
 
 def _is_allowed(tag: str, name: str, value: str) -> bool:
-    if re.search("[<>]", value) or (tag, name) == ("a", "title"):
+    """Whether an attribute stays. Attributes with "<" or ">" don't: see `_cleaned`."""
+    if re.search("[<>]", value):
         return False
-    if name == "href":
-        return tag == "a" and bool(LINK.fullmatch(value))
+    if name == "href" or tag == "a":
+        return (tag, name) == ("a", "href") and bool(LINK.fullmatch(value))
     if name == "src":
         return tag == "img" and bool(DATA.fullmatch(value))
     if name == "style":
