@@ -27,6 +27,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from course_utils import palette
+from course_utils.files import write_atomically
 from course_utils.grading.assignments import Assignment, Task, grading
 from course_utils.grading.results.records import (
     GRADED,
@@ -36,7 +37,6 @@ from course_utils.grading.results.records import (
     Record,
     by_hand,
     visible,
-    write_atomically,
 )
 from course_utils.units import MB, format_bytes
 
