@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from course_utils.grading import classroom, marking, release
+from course_utils.grading.intake import submissions
 from course_utils.grading.results import records
 from course_utils.grading.results.records import GRADED, PERSON, UNGRADABLE
 from course_utils.grading.sandbox import bubblewrap
@@ -420,19 +421,19 @@ def given(tmp_path, **files):
 
 def test_a_notebook_under_another_name_is_found(tmp_path):
     folder = given(tmp_path, **{"Copy of 09_sums (1).ipynb": b"{}", "notes.ipynb": b"x"})
-    found = marking.submission(folder, NAME)
+    found = submissions.read(folder, NAME)
     assert found.notebook == b"{}" and found.files == {"notes.ipynb": b"x"}
     assert found.notes == ("the notebook was called 'Copy of 09_sums (1).ipynb'",)
 
 
 def test_without_a_notebook_it_says_what_was_there(tmp_path):
-    found = marking.submission(given(tmp_path, **{"answers.pdf": b"%PDF"}), NAME)
+    found = submissions.read(given(tmp_path, **{"answers.pdf": b"%PDF"}), NAME)
     assert found.notebook is None
     assert found.fault == "there is no 09_sums.ipynb: 'answers.pdf' was handed in"
 
 
 def test_two_notebooks_of_which_neither_has_the_name_aren_t_chosen_from(tmp_path):
-    found = marking.submission(given(tmp_path, **{"a.ipynb": b"{}", "b.ipynb": b"{}"}), NAME)
+    found = submissions.read(given(tmp_path, **{"a.ipynb": b"{}", "b.ipynb": b"{}"}), NAME)
     assert found.notebook is None and "'a.ipynb', 'b.ipynb'" in found.fault
 
 
@@ -443,7 +444,7 @@ def test_links_and_odd_files_are_left_out(tmp_path):
     (folder / "soft.txt").symlink_to(secret)
     (folder / "folder").symlink_to(tmp_path)
     os.mkfifo(folder / "pipe")
-    found = marking.submission(folder, NAME)
+    found = submissions.read(folder, NAME)
     assert found.notebook == b"{}" and found.files == {}
     assert found.notes == (
         "'folder' was left out: it is a link",
@@ -455,7 +456,7 @@ def test_links_and_odd_files_are_left_out(tmp_path):
 def test_a_hard_link_is_a_file_like_others(tmp_path):
     folder = given(tmp_path, **{"09_sums.ipynb": b"{}"})
     os.link(folder / "09_sums.ipynb", tmp_path / "backup.ipynb")
-    assert marking.submission(folder, NAME).notebook == b"{}"
+    assert submissions.read(folder, NAME).notebook == b"{}"
 
 
 def test_folders_in_folders_end_somewhere(tmp_path):
@@ -466,22 +467,22 @@ def test_folders_in_folders_end_somewhere(tmp_path):
                 os.mkdir("d")
                 os.chdir("d")
             (Path() / "deep.txt").write_text("x", encoding="utf-8")
-        found = marking.submission(place, NAME)
+        found = submissions.read(place, NAME)
     finally:
         subprocess.run(["rm", "-r", str(place)], check=True)  # Python's rmtree can't, nor pytest's
     assert found.notebook == b"{}" and found.files == {}
 
 
 def test_very_many_files_are_not_all_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(marking, "ENTRIES", 10)
+    monkeypatch.setattr(submissions, "ENTRIES", 10)
     names = {f"{n:03}.txt": b"x" for n in range(50)}
-    assert len(marking.submission(given(tmp_path, **names, **{"0.ipynb": b"{}"}), NAME).files) < 10
+    assert len(submissions.read(given(tmp_path, **names, **{"0.ipynb": b"{}"}), NAME).files) < 10
 
 
 def test_the_notebook_is_found_among_very_many_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(marking, "ENTRIES", 10)
+    monkeypatch.setattr(submissions, "ENTRIES", 10)
     names = {f"0{n}.ipynb": b"x" for n in range(50)}
-    found = marking.submission(given(tmp_path, **names, **{"09_sums.ipynb": b"{}"}), NAME)
+    found = submissions.read(given(tmp_path, **names, **{"09_sums.ipynb": b"{}"}), NAME)
     assert found.notebook == b"{}" and len(found.files) == 9
     assert found.notes == ("of 51 files, only the first 10 were looked at",)
 
@@ -491,15 +492,15 @@ def test_other_notebooks_are_files_like_others_and_take_no_memory(tmp_path):
     for n in range(20):
         with (folder / f"{n}.ipynb").open("wb") as file:
             file.truncate(30_000_000)  # which take no room on the disk
-    found = marking.submission(folder, NAME)
-    assert found.notebook == b"{}" and sum(map(len, found.files.values())) <= marking.SIZE
+    found = submissions.read(folder, NAME)
+    assert found.notebook == b"{}" and sum(map(len, found.files.values())) <= submissions.SIZE
 
 
 def test_a_folder_in_place_of_the_notebook_is_named(tmp_path):
     folder = given(tmp_path)
     (folder / "09_sums.ipynb").mkdir()
     (folder / "09_sums.ipynb" / "inner.txt").touch()
-    assert marking.submission(folder, NAME).fault == (
+    assert submissions.read(folder, NAME).fault == (
         "there is no 09_sums.ipynb: nothing was handed in; "
         "'09_sums.ipynb' was left out: it is a folder"
     )
@@ -527,14 +528,14 @@ def test_a_link_in_place_of_the_work_is_refused(tmp_path, what):
     targets = {"notebook": real / "09_sums.ipynb", "folder": real, "student": real.parent}
     places[what].parent.mkdir(parents=True)
     places[what].symlink_to(targets[what])
-    found = marking.submission(folder, NAME)
+    found = submissions.read(folder, NAME)
     assert found.notebook is None and "link" in found.fault
 
 
 def test_files_that_are_too_large_together_are_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(marking, "SIZE", 20)
+    monkeypatch.setattr(submissions, "SIZE", 20)
     files = {"a.bin": b"x" * 11, "b.bin": b"x" * 11, "09_sums.ipynb": b"{}" * 100}
-    found = marking.submission(given(tmp_path, **files), NAME)
+    found = submissions.read(given(tmp_path, **files), NAME)
     assert found.notebook == b"{}" * 100 and set(found.files) == {"a.bin"}
     assert found.notes == ("'b.bin' was left out: it is too large (0 MB)",)
 

@@ -31,8 +31,8 @@ from markupsafe import escape
 from nbgrader.api import Gradebook, InvalidEntry
 
 from course_utils import files
-from course_utils.grading import classroom, marking
-from course_utils.grading.intake import repair
+from course_utils.grading import classroom, marking, safe_files
+from course_utils.grading.intake import repair, submissions
 from course_utils.grading.marking import Submission
 from course_utils.grading.results import gradebook, records
 from course_utils.grading.results.gradebook import Book
@@ -740,14 +740,19 @@ def spoil(patch):
 
 
 FAULTS = {
-    "the listing": (refuse, marking, "_listed", OSError(5, "Input/output error")),
-    "the reading": (refuse, marking, "_read", RuntimeError("a fault of ours")),
+    "the listing": (refuse, submissions, "_listed", OSError(5, "Input/output error")),
+    "the reading": (refuse, submissions, "_read_folder", RuntimeError("a fault of ours")),
     "the marking": (refuse, marking, "mark", RecursionError("too deep")),
     "the sandbox": (refuse, marking, "mark", SandboxError("the sandbox is gone")),
     "nbgrader": (refuse, Gradebook, "update_or_create_submission", InvalidEntry("not unique")),
     "the database": (spoil,),
     "a full disk": (refuse, files, "write_atomically", OSError(28, "No space left on device")),
-    "a folder": (refuse, records, "inside", PermissionError(13, "Permission denied", "autograded")),
+    "a folder": (
+        refuse,
+        safe_files,
+        "inside",
+        PermissionError(13, "Permission denied", "autograded"),
+    ),
     "a late policy": (refuse, Book, "_late", ZeroDivisionError("division by zero")),
 }
 
@@ -791,7 +796,7 @@ def test_a_submission_that_vanishes_before_it_is_read_has_a_reason(tree, monkeyp
             shutil.rmtree(place.parent)
         return real(place, name)
 
-    monkeypatch.setattr(marking, "submission", submission)
+    monkeypatch.setattr(submissions, "read", submission)
     found = {record.student: record for record in run(tree)[0].records}
     assert found[ODD].reasons == (
         f"the submission can't be read: submitted/{ODD}: No such file or directory",

@@ -110,6 +110,15 @@ def read(path: Path | str) -> Assignment:
     )
 
 
+def tests_of(notebook: dict[str, Any]) -> dict[str, str]:
+    """The sources of the cells that test answers, by grade id."""
+    return {
+        cell_id: cell["source"]
+        for cell in notebook["cells"]
+        if is_graded(cell) and not is_answer(cell) and (cell_id := grade_id(cell))
+    }
+
+
 def withheld(notebook: dict[str, Any]) -> tuple[str, ...]:
     """The modules of the course that hold the answers to a notebook's tasks."""
     return tuple(notebook["metadata"].get("qlora_course", {}).get("withheld", []))

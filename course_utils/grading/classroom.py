@@ -26,8 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from course_utils.grading import cluster, marking, readiness
+from course_utils.grading import cluster, marking, readiness, safe_files
 from course_utils.grading.assignments import Assignment, read, sources
+from course_utils.grading.intake import submissions
 from course_utils.grading.marking import Notebook
 from course_utils.grading.results import records, report
 from course_utils.grading.results.gradebook import Book
@@ -117,7 +118,7 @@ def _grade(
     done: list[Record] = []
     with _pool(spec, scheduler, workers) as (pool, at_once), _stoppable() as stop:
         book.check()
-        submissions = (marking.submission(place, spec.name) for place in places)
+        submissions = (submissions.read(place, spec.name) for place in places)
         for submission, marked in _marked(pool, spec, submissions, at_once * AHEAD, stop):
             done.append(book.save(*marked, submission))
             if progress:
@@ -140,7 +141,9 @@ def handed_in(folder: Path, name: str) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as fault:
-        raise CourseError(f"submissions can't be read: {marking.words(fault, folder)}") from fault
+        raise CourseError(
+            f"submissions can't be read: {submissions.words(fault, folder)}"
+        ) from fault
     places = [folder / "submitted" / student / name for student in names if student != CHECKPOINTS]
     return [place for place in places if _is_taken(place)]
 
@@ -162,7 +165,7 @@ def _saved(before: dict[str, Record], book: Book) -> dict[str, Record]:
     return {
         student: record
         for student, record in before.items()
-        if student in students or not marking.in_gradebook(submitted, student)
+        if student in students or not submissions.in_gradebook(submitted, student)
     }
 
 
@@ -185,7 +188,7 @@ def _unchanged(
     kept = {}
     for place in places:
         record = known.get(place.parent.name)
-        if record and record.key == marking.key(spec, marking.submission(place, spec.name)):
+        if record and record.key == marking.key(spec, submissions.read(place, spec.name)):
             kept[record.student] = record
     return kept
 
@@ -256,7 +259,7 @@ def _marked(
         if isinstance(fault := future.exception(), MemoryError):
             raise fault
         if fault:
-            reason = f"grading failed: {marking.words(fault, Path())}"
+            reason = f"grading failed: {submissions.words(fault, Path())}"
             yield given, marking.failed(spec, given, reason, final=False)
         else:
             yield given, future.result()
@@ -301,12 +304,12 @@ def publish(folder: Path, result: Result) -> str:
         CourseError: The files can't be written.
     """
     try:
-        place = records.inside(folder / "grading", result.assignment.name)
+        place = safe_files.inside(folder / "grading", result.assignment.name)
         page, table = place / "report.html", place / "points.csv"
         report.write_csv(table, result.assignment, result.records)
         report.write_report(page, result.assignment, result.records, result.previous)
     except OSError as fault:
-        why = marking.words(fault, folder)
+        why = submissions.words(fault, folder)
         raise CourseError(f"the report and the points can't be written: {why}") from fault
     counts = Counter(record.state for record in result.records)
     states = ", ".join(f"{counts[state]} {state}" for state in records.STATES if counts[state])
@@ -331,5 +334,5 @@ def publish(folder: Path, result: Result) -> str:
 def _shown(value: float | str | None) -> str:
     """A value as text for a terminal, in which nothing that a student wrote may have an effect."""
     if isinstance(value, str):
-        return records.visible(value)
+        return safe_files.visible(value)
     return "none" if value is None else f"{value:g}"

@@ -20,7 +20,7 @@ import nbformat
 from nbgrader.preprocessors import NbGraderPreprocessor
 
 from course_utils.grading import marking
-from course_utils.grading.intake import repair
+from course_utils.grading.intake import repair, submissions
 from course_utils.grading.referee import Referee
 from course_utils.grading.sandbox.limits import Limits
 from course_utils.notebooks import load
@@ -48,7 +48,7 @@ class Repaired(_Step):
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
         """The notebook as its release has it, with the student's answers."""
         name, folder, handed_in, graded = self._folders(resources)
-        given = marking.submission(handed_in, name)
+        given = submissions.read(handed_in, name)
         if given.fault:
             raise repair.Ungradable(given.fault)
         # Nbgrader has followed links, and copied the files that they lead to.
@@ -70,7 +70,7 @@ class Judged(_Step):
         """The notebook with the outputs of its cells."""
         name, folder, handed_in, _ = self._folders(resources)
         spec = marking.grading_spec(folder, name, Limits())
-        given = marking.submission(handed_in, name)
+        given = submissions.read(handed_in, name)
         for timer in _closing:
             timer.cancel()
         try:

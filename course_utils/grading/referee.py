@@ -17,7 +17,7 @@ from course_utils.grading.intake.repair import Ungradable
 from course_utils.grading.sandbox.messages import Gone, Message
 from course_utils.grading.sandbox.server import Sandboxed, Server
 from course_utils.grading.sandbox.shell import MIMES, SHORT, TEXT, clean, utf8
-from course_utils.grading.spec import Files, GradingSpec, Submission
+from course_utils.grading.spec import MAX_NOTEBOOK, Files, GradingSpec, Submission
 
 TRIES = 4  # processes that are started for one submission, at most
 READING = 60  # seconds to read a notebook
@@ -26,7 +26,6 @@ OUTPUTS = 200  # of a cell, at most
 ROOM, ALL = 12_000_000, 30_000_000  # B of outputs that are kept, of a cell and of a notebook
 LINES = 500  # of a traceback that are kept
 FLOOD = 200_000_000  # B of outputs at which the process is ended
-FILE = 300_000_000  # B of a notebook, at most
 
 Output = dict[str, Any]
 Notebook = dict[str, Any]
@@ -85,7 +84,7 @@ class Referee:
         Raises:
             Ungradable: There is no notebook; the text says why.
         """
-        if len(data) > FILE:
+        if len(data) > MAX_NOTEBOOK:
             raise Ungradable(f"the file has {len(data) / 1e6:.0f} MB: clear its outputs")
         try:
             channel, ends = self._judging().channel, self._deadline(READING)

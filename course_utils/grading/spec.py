@@ -17,6 +17,10 @@ from course_utils.grading.sandbox.limits import Limits
 
 Files = dict[str, bytes]  # contents by path, relative to the notebook
 
+Notebook = dict[str, Any]
+
+MAX_NOTEBOOK = 300_000_000  # B; outputs that a student forgot to clear are in it
+
 
 @dataclass(frozen=True)
 class ExpectedNames:

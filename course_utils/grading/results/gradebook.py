@@ -28,26 +28,20 @@ from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
 from course_utils import files
-from course_utils.grading import release
-from course_utils.grading.assignments import grade_id, grading, is_answer
-from course_utils.grading.marking import (
-    TIME,
-    Notebook,
-    Submission,
-    in_gradebook,
-    messages,
-    tests_of,
-    words,
-)
-from course_utils.grading.referee import FILE
+from course_utils.grading import release, safe_files
+from course_utils.grading.assignments import grade_id, grading, is_answer, is_graded, tests_of
+from course_utils.grading.intake.submissions import TIME, in_gradebook, words
 from course_utils.grading.results import records
 from course_utils.grading.results.records import PERSON, UNGRADABLE, Record, by_hand
+from course_utils.grading.spec import MAX_NOTEBOOK, Notebook, Submission
 from course_utils.notebooks import load
 from course_utils.validation import CourseError
 
 Marks = dict[str, float | None]  # points by grade id; None while a person has to give them
 
 ZONE = re.compile(r"[A-Za-z][\w+-]*(/[\w+-]+)*|[+-]?\d+", re.ASCII)  # UTC, Europe/Rome, +3600
+
+MESSAGE = 4_000  # characters of a failed check's message that are kept
 
 
 class Book:
@@ -90,7 +84,9 @@ class Book:
         self._penalties()
         for top, *names in ("grading", self.name, records.FOLDER), ("autograded",):
             try:
-                with tempfile.TemporaryFile(dir=records.inside(self.folder / top, *names)) as probe:
+                with tempfile.TemporaryFile(
+                    dir=safe_files.inside(self.folder / top, *names)
+                ) as probe:
                     probe.write(b"x")
             except OSError as fault:
                 where, why = "/".join((top, *names)), words(fault, self.folder)
@@ -142,8 +138,8 @@ class Book:
 
         Points given by hand stay. A cell that has some is marked for another look only if its check
         gives other points than before, or its answer changed. A student who isn't meant to be in
-        the gradebook (`marking.in_gradebook`) only has a record. A submission that can't be saved
-        is ungradable, and its record says why.
+        the gradebook (`submissions.in_gradebook`) only has a record. A submission that can't be
+        saved is ungradable, and its record says why.
 
         Raises:
             CourseError: no submission can be saved any more.
@@ -167,7 +163,7 @@ class Book:
             marks = self._enter_marks(record.student, graded.cells if is_gradable else [])
             if timestamp and is_gradable:
                 self._late(record.student, graded)
-            record = replace(settle(record, marks), messages=messages(notebook))
+            record = replace(settle(record, marks), messages=_messages(notebook))
             self._write_files(record.student, graded, given.exchange)
         record.write(self.records)
         return record
@@ -227,7 +223,7 @@ class Book:
         """Graded cells whose answer is as it was when they were graded last, by grade id."""
         try:
             path = self.folder / "autograded" / student / self.name / f"{self.name}.ipynb"
-            old = json.loads(records.content(path, FILE))["cells"]
+            old = json.loads(safe_files.content(path, MAX_NOTEBOOK))["cells"]
             sources = {grade_id(cell): "".join(cell["source"]) for cell in old}
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return set()
@@ -255,7 +251,7 @@ class Book:
 
     def _write_files(self, student: str, graded: Any, exchange: dict[str, str]) -> None:
         """Write the notebook with its outputs where formgrader and feedback look for it."""
-        folder = records.inside(self.folder / "autograded", student, self.name)
+        folder = safe_files.inside(self.folder / "autograded", student, self.name)
         notebook = nbformat.writes(graded).encode()
         files.write_atomically(folder / f"{self.name}.ipynb", notebook, 0o444)
         for name, text in exchange.items():
@@ -316,3 +312,18 @@ def _timestamp(text: str) -> Any:
         return parse_utc(text.strip()) if text.strip() else None
     except Exception:  # dateutil raises more kinds of exceptions than it documents
         return None
+
+
+def _messages(notebook: Notebook) -> dict[str, str]:
+    """What the failed checks of a graded notebook said, by grade id."""
+    found = {}
+    for cell in notebook["cells"]:
+        errors = [o for o in cell.get("outputs", ()) if o["output_type"] == "error"]
+        if is_graded(cell) and errors:
+            found[grade_id(cell)] = _message(errors[0])[:MESSAGE]
+    return found
+
+
+def _message(error: dict[str, Any]) -> str:
+    failed = error["ename"] == "CheckFailed"
+    return "\n".join(error["traceback"]) if failed else f"{error['ename']}: {error['evalue']}"

@@ -36,8 +36,8 @@ from course_utils.grading.results.records import (
     UNGRADABLE,
     Record,
     by_hand,
-    visible,
 )
+from course_utils.grading.safe_files import visible
 from course_utils.units import MB, format_bytes
 
 LINE = 200  # characters of a line of text
