@@ -118,8 +118,8 @@ def _grade(
     done: list[Record] = []
     with _pool(spec, scheduler, workers) as (pool, at_once), _stoppable() as stop:
         book.check()
-        submissions = (submissions.read(place, spec.name) for place in places)
-        for submission, marked in _marked(pool, spec, submissions, at_once * AHEAD, stop):
+        handed_in = (submissions.read(place, spec.name) for place in places)
+        for submission, marked in _marked(pool, spec, handed_in, at_once * AHEAD, stop):
             done.append(book.save(*marked, submission))
             if progress:
                 progress(done[-1], len(done), len(places))
@@ -238,7 +238,7 @@ def _pool(
 def _marked(
     pool: Executor,
     spec: GradingSpec,
-    submissions: Iterable[Submission],
+    handed_in: Iterable[Submission],
     ahead: int,
     stop: threading.Event,
 ) -> Iterator[tuple[Submission, tuple[Record, Notebook]]]:
@@ -249,7 +249,7 @@ def _marked(
     run. Raises as `_finished` does.
     """
     failed = []
-    for given, future in _finished(pool, spec, submissions, ahead, stop):
+    for given, future in _finished(pool, spec, handed_in, ahead, stop):
         if future.exception():
             failed.append(given)
         else:
@@ -268,7 +268,7 @@ def _marked(
 def _finished(
     pool: Executor,
     spec: GradingSpec,
-    submissions: Iterable[Submission],
+    handed_in: Iterable[Submission],
     ahead: int,
     stop: threading.Event,
 ) -> Iterator[tuple[Submission, Future[Any]]]:
@@ -277,7 +277,7 @@ def _finished(
     Raises KeyboardInterrupt once `stop` is set, and NoSandbox if no sandbox can be made.
     """
     running: dict[Future[Any], Submission] = {}
-    waiting = iter(submissions)
+    waiting = iter(handed_in)
     while True:
         for given in itertools.islice(waiting, ahead - len(running)):
             running[pool.submit(marking.mark, spec, given)] = given
