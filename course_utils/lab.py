@@ -2,7 +2,7 @@
 
     python -m course_utils.lab --no-browser
 
-`course lab` runs this module in place of `jupyter lab`. It makes two decisions after Jupyter has
+`course lab` runs this in place of `jupyter lab`. The server makes two decisions after Jupyter has
 read its command line and all of its configuration files, because only then are the settings final:
 
 - Root may run the server if only this machine can reach it and a token or a password protects it.
@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 
 from jupyter_server.serverapp import ServerApp
@@ -78,10 +79,10 @@ def opens_windows(name: str = "") -> bool:
     return not (program and TEXT_BROWSERS.match(Path(program).resolve().name))
 
 
-def main() -> None:
-    """Run JupyterLab with the arguments of this process."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run JupyterLab with these arguments (default: those of this process) until it is stopped."""
     LabApp.serverapp_class = CourseServer
-    LabApp.launch_instance()
+    LabApp.launch_instance(argv=arguments)
 
 
 if __name__ == "__main__":

@@ -641,7 +641,7 @@ def test_requirements_are_followed_with_their_extras_and_conditions(tmp_path, mo
 def test_the_environments_requirements_are_read_without_pips_options():
     wanted = image_size.wanted()
     assert "torch>=2.11" in wanted
-    assert not [line for line in wanted if line.startswith("-") or "python" in line]
+    assert not [line for line in wanted if line.startswith(("-", "python"))]
 
 
 def test_a_packages_files_are_counted_where_they_lie():

@@ -1,21 +1,20 @@
 """cli: what each command prints and returns; a user's mistake is one sentence, no traceback."""
 
 import importlib.metadata
-import importlib.util
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jupyter_core.paths
 import pytest
 from click.testing import CliRunner
 
-from course_utils import __version__, cli, models, notebooks, runtime
-from course_utils.runtime import Environment, Row
+from course_utils import __version__, bootstrap, cli, environment, models, notebooks
+from course_utils.environment import Environment, Row
 from course_utils.validation import CourseError
 from tests import assignment
 from tests.sandboxes import needed
@@ -57,11 +56,26 @@ def test_help_and_version_load_nothing_heavy():
     assert f"version {__version__}" in done.stdout
 
 
-def test_help_names_every_command():
-    text = course("--help").output
-    assert len(cli.main.commands) == 11
-    assert all(f"  {name} " in text for name in cli.main.commands)
-    assert "..." not in text.partition("Commands:")[2], "short enough to be read whole"
+def test_help_names_every_command_in_order():
+    listed = course("--help").output.partition("Commands:\n")[2]
+    names = [line.split()[0] for line in listed.splitlines()]
+    assert names == list(cli.main.commands) and names[:2] == ["setup", "lab"]
+    assert "..." not in listed, "short enough to be read whole"
+
+
+def test_a_package_that_is_not_installed_is_named_with_what_installs_it():
+    def fails(missing):
+        def callback():
+            raise ModuleNotFoundError(f"No module named '{missing}'", name=missing)
+
+        command = cli._Command("site", callback=callback, extras="site")
+        return CliRunner().invoke(cli._Course("course", commands={"site": command}), ["site"])
+
+    assert fails("sphinx.application").stderr == (
+        "Error: `course site` needs sphinx, which is not installed: `make site` installs it, "
+        "or run `pip install -e '.[instructor,lab,site]'`\n"
+    )
+    assert isinstance(fails("course_utils.publishing.sites").exception, ModuleNotFoundError)
 
 
 def test_installed_as_course():
@@ -75,7 +89,7 @@ def test_installed_as_course():
 @pytest.mark.parametrize("state, status", [("ok", 0), ("warn", 0), ("fail", 1)])
 def test_check(monkeypatch, state, status):
     table = Environment((Row("torch", "1.0", state, "Run `this`."),))
-    monkeypatch.setattr(runtime, "check_environment", lambda: table)
+    monkeypatch.setattr(environment, "check_environment", lambda: table)
     result = course("check")
     assert result.exit_code == status
     assert result.output == f"{table}\n"
@@ -85,7 +99,7 @@ def test_check(monkeypatch, state, status):
 def test_letters_that_the_output_does_not_have(monkeypatch, encoding, shown):
     """As on a terminal of another locale than UTF-8, or in a file on Windows."""
     table = Environment((Row("torch", "½ → 1", "ok", ""),))
-    monkeypatch.setattr(runtime, "check_environment", lambda: table)
+    monkeypatch.setattr(environment, "check_environment", lambda: table)
     result = CliRunner(charset=encoding).invoke(cli.main, ["check"])
     assert result.exit_code == 0 and f" {shown}\n" in result.output
 
@@ -97,6 +111,7 @@ def test_letters_that_the_output_does_not_have(monkeypatch, encoding, shown):
 def fetched(tmp_path, monkeypatch):
     """Stands in for the download; returns the list of what was asked for."""
     asked = []
+    monkeypatch.setattr(bootstrap, "ROOT", tmp_path)  # where a note of it goes
 
     def fetch_base(name=None, source="auto"):
         asked.append((name, source))
@@ -197,58 +212,31 @@ def test_unknown_command():
 # --- lab ---
 
 
-class Lab:
-    """Stands in for JupyterLab: notes how it was started, is interrupted once, ends with 3."""
-
-    terminated = False
-
-    def __init__(self, command, cwd):
-        Lab.command, Lab.cwd, self.interrupted = command, cwd, False
-
-    def terminate(self):
-        Lab.terminated = True
-
-    def wait(self):
-        if not self.interrupted:
-            self.interrupted = True
-            raise KeyboardInterrupt
-        return 3
-
-
 @pytest.fixture
-def sigterm():
-    """Puts the handler of SIGTERM back."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.fixture
-def lab(folder, monkeypatch):
-    """Stands in for JupyterLab, in a home folder of its own."""
+def served(folder, monkeypatch):
+    """Stands in for JupyterLab, in a home folder of its own; the arguments that it was given."""
     for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "XDG_DATA_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(folder / "home"))
-    monkeypatch.setattr(subprocess, "Popen", Lab)
+    given = []
+    monkeypatch.setattr("course_utils.lab.main", given.extend)
+    return given
 
 
-def test_lab(lab, folder, sigterm):
-    result = course("lab", "--no-browser", "--port=8899")
-    assert result.exit_code == 3, "its own exit status, also after Ctrl-C"
-    assert Lab.command[:3] == [sys.executable, "-m", "course_utils.lab"]
-    assert Lab.command[3:] == [
+def test_lab(served, folder, monkeypatch):
+    monkeypatch.chdir(folder / "lectures")
+    assert course("lab", "--no-browser", "--port=8899").exit_code == 0
+    assert served == [
         f"--ServerApp.root_dir={folder}",
         "--LabApp.default_url=/lab/tree/lectures/00_setup.ipynb",
         "--no-browser",
         "--port=8899",
     ]
-    signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
-    assert Lab.terminated, "whoever ends the command ends JupyterLab"
-    assert Lab.cwd == folder
+    assert Path.cwd() == folder
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no HOME")
-def test_lab_in_a_home_that_cannot_be_written_to(lab, folder, monkeypatch):
+def test_lab_in_a_home_that_cannot_be_written_to(served, folder, monkeypatch):
     (folder / "home").touch()
     result = course("lab")
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
@@ -257,14 +245,14 @@ def test_lab_in_a_home_that_cannot_be_written_to(lab, folder, monkeypatch):
 
 
 @pytest.mark.parametrize("writable", [True, False])
-def test_lab_in_a_home_that_is_read_only(lab, monkeypatch, sigterm, writable):
+def test_lab_in_a_home_that_is_read_only(served, monkeypatch, writable):
     monkeypatch.setattr(os, "access", lambda path, mode: writable)
     result = course("lab")
     assert ("is read-only): name a folder" in result.stderr) is not writable
-    assert result.exit_code == (3 if writable else 1)
+    assert result.exit_code == (0 if writable else 1) and bool(served) is writable
 
 
-def test_lab_for_a_user_without_a_home(lab, monkeypatch):
+def test_lab_for_a_user_without_a_home(served, monkeypatch):
     def home():
         raise RuntimeError("Could not determine home directory.")
 
@@ -273,10 +261,11 @@ def test_lab_for_a_user_without_a_home(lab, monkeypatch):
 
 
 def test_lab_without_jupyterlab(folder, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delitem(sys.modules, "course_utils.lab", raising=False)
+    monkeypatch.setitem(sys.modules, "jupyterlab.labapp", None)
     result = course("lab")
     assert result.exit_code == 1
-    assert result.stderr == "Error: JupyterLab is missing: run `pip install jupyterlab`\n"
+    assert "Error: `course lab` needs jupyterlab, which is not installed" in result.stderr
 
 
 # --- release ---
@@ -369,14 +358,11 @@ def test_the_students_repository_is_added_and_kept(published):
     course("badges", "--set", "https://github.com/example/course")
     course("badges", "--students", "https://github.com/example/exercises")
     course("badges", "--set", "https://github.com/example/renamed")
-    assert (
-        (published / "pyproject.toml")
-        .read_text(encoding="utf-8")
-        .endswith(
-            'Repository = "https://github.com/example/renamed"\n'
-            'Students = "https://github.com/example/exercises"\n\n'
-        )
-    )
+    urls = tomllib.loads((published / "pyproject.toml").read_text("utf-8"))["project"]["urls"]
+    assert urls == {
+        "Repository": "https://github.com/example/renamed",
+        "Students": "https://github.com/example/exercises",
+    }
 
 
 def test_badges_without_a_repository(published):
@@ -502,7 +488,44 @@ def test_check_grading_is_a_table_and_a_verdict():
     assert "bubblewrap" in result.output and "Grading runs here" in result.output
 
 
-# --- bench ----------------------------------------------------------------------------------------
+# --- programs that take over ---
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    """Stands in for Python as it takes over; a list of its arguments."""
+    ran = []
+
+    def hand_over(command):
+        assert command[:2] == [sys.executable, "-m"] and Path.cwd() == ROOT
+        ran.append(command[2:])
+        return 3
+
+    monkeypatch.setattr(bootstrap, "hand_over", hand_over)
+    monkeypatch.chdir(ROOT / "docs")
+    return ran
+
+
+FAST = ["pytest", "-m", "not slow", "-n", "2", "--dist", "loadfile"]
+
+
+@pytest.mark.parametrize(
+    ("line", "runs"),
+    [
+        (["bench", "codec", "--texts"], ["benchmarks", "codec", "--texts"]),
+        (["gpu-check", "--output", "x"], ["benchmarks", "gpu_check", "--output", "x"]),
+        (["environments", "--only", "04"], ["benchmarks", "environments", "--only", "04"]),
+        (["test-colab", "--only", "07"], ["benchmarks", "environments", "colab", "--only", "07"]),
+        (["test", "-k", "lora or nf4", "-x"], [*FAST, "-k", "lora or nf4", "-x"]),
+        (["test-all", "-n", "0"], ["pytest", "-n", "0"]),
+    ],
+)
+def test_a_program_takes_over_in_the_courses_folder(programs, monkeypatch, line, runs):
+    linted = []
+    monkeypatch.setattr(cli, "_lint", lambda: linted.append(True))
+    assert course(*line).exit_code == 3
+    assert programs == [runs]
+    assert bool(linted) == (runs[0] == "pytest")
 
 
 def test_bench_lists_what_there_is_and_refuses_another(monkeypatch):
@@ -519,16 +542,109 @@ def test_bench_without_benchmarks_is_one_sentence(folder):
     assert result.exit_code == 1 and "has no benchmarks" in result.output
 
 
-def test_bench_runs_those_named_in_the_courses_folder(monkeypatch):
+def test_train_is_the_training_command():
+    result = course("train", "--help")
+    assert result.exit_code == 0 and "course train [OPTIONS]" in result.output
+    assert "--micro-batch-size" in result.output
+
+
+# --- lint ---
+
+
+def test_the_first_linter_that_fails_ends_the_tests(monkeypatch, programs):
     ran = []
-    monkeypatch.chdir(ROOT / "docs")
+    good, bad = (sys.executable, "-c", "pass"), (sys.executable, "-c", "raise SystemExit(5)")
+    monkeypatch.setattr(cli, "LINTERS", [good[1:], bad[1:], good[1:]])
+    real = subprocess.run
     monkeypatch.setattr(
-        cli.subprocess, "run", lambda *args, **options: ran.append((args, options)) or Done
+        subprocess, "run", lambda line, **how: ran.append(line) or real(line, **how)
     )
-    assert course("bench", "codec", "--texts").exit_code == 3
-    command = [sys.executable, "-m", "benchmarks", "codec", "--texts"]
-    assert ran == [((command,), {"cwd": ROOT})]
+    assert course("test").exit_code == 5
+    assert ran == [list(good), list(bad)] and not programs
 
 
-class Done:
-    returncode = 3
+def test_every_linter_runs():
+    """Each is there, and knows its options; what they find is a matter of `make lint`."""
+    for linter in cli.LINTERS:
+        done = subprocess.run([sys.executable, *linter], cwd=ROOT, capture_output=True, text=True)
+        for sign in ("No module named", "Traceback", "sage:"):
+            assert sign not in done.stderr, linter
+
+
+def test_an_import_that_nobody_declared_is_found(tmp_path):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "one.py").write_text("import nobody_declares_this\n")
+    command = [sys.executable, "-m", "deptry", ".", "--ignore", "DEP002"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "nobody_declares_this" in done.stderr
+
+
+# --- set-up ---
+
+
+@pytest.fixture
+def set_up(tmp_path, monkeypatch):
+    """An environment that the bootstrap made in this folder."""
+    monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
+    program = bootstrap.venv_program("python")
+    program.parent.mkdir(parents=True)
+    program.touch()
+    bootstrap.write_stamp(extras=[])
+
+
+@pytest.fixture
+def fetches(monkeypatch):
+    """Stands in for the process that fetches the model; a list of its command lines."""
+    ran = []
+    done = subprocess.CompletedProcess((), 0)
+    monkeypatch.setattr(cli.subprocess, "run", lambda command: ran.append(command[1:]) or done)
+    return ran
+
+
+FETCH = ["-m", "course_utils.cli", "fetch-model"]
+
+
+def test_the_model_is_fetched_first_where_make_asks_for_it(folder, served, fetches):
+    assert course("lab").exit_code == 0 and fetches == []
+    assert course("--fetch", "lab").exit_code == 0 and fetches == [FETCH]
+    assert course("--fetch", "badges", "--help").exit_code == 0 and fetches == [FETCH]
+
+
+def test_a_model_that_was_fetched_is_not_fetched_again(
+    set_up, fetched, fetches, tmp_path, monkeypatch
+):
+    assert course("fetch-model").exit_code == 0
+    assert course("setup").output.startswith("Ready.") and fetches == []
+    monkeypatch.setenv("HF_HOME", "/elsewhere")
+    assert course("setup").exit_code == 0 and fetches == [FETCH]
+    monkeypatch.undo()
+    monkeypatch.setattr(bootstrap, "ROOT", tmp_path / "another")
+    assert not bootstrap.read_stamp(), "nothing is noted where the bootstrap set nothing up"
+
+
+def test_a_model_that_is_gone_is_fetched_again(set_up, fetches, tmp_path):
+    (tmp_path / "model").mkdir()
+    cli._note_model(tmp_path / "model")
+    assert course("setup").exit_code == 0 and fetches == []
+    (tmp_path / "model").rmdir()
+    assert course("setup").exit_code == 0 and fetches == [FETCH]
+
+
+def test_a_model_is_not_noted_in_an_environment_that_others_own(set_up, monkeypatch, tmp_path):
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(bootstrap, "write_stamp", refuse)
+    cli._note_model(tmp_path)
+
+
+def test_a_failed_download_ends_the_command(folder, served, monkeypatch):
+    done = subprocess.CompletedProcess((), 4)
+    monkeypatch.setattr(cli.subprocess, "run", lambda command: done)
+    assert course("--fetch", "lab").exit_code == 4 and not served
+
+
+def test_clean_keeps_the_rest(set_up, tmp_path):
+    (tmp_path / "build").mkdir()
+    assert course("clean").exit_code == 0
+    assert [path.name for path in tmp_path.iterdir()] == [".venv"]

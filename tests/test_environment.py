@@ -303,8 +303,8 @@ def test_places(monkeypatch):
 
 def test_the_first_cell_of_a_notebook_finds_the_check_in_runtime():
     assert runtime.check_environment is check_environment
-    with pytest.raises(AttributeError, match="'course_utils.runtime' has no attribute 'chek'"):
-        _ = runtime.chek
+    with pytest.raises(AttributeError, match="'course_utils.runtime' has no attribute 'checks'"):
+        _ = runtime.checks
 
 
 def test_versions_imports_nothing():

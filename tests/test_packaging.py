@@ -18,14 +18,14 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import course_utils
-from course_utils import bootstrap
+from course_utils import bootstrap, cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 PYTHONS = ["3.11", "3.12", "3.13"]
 
-# conda-forge's names where they differ from PyPI's
+# conda-forge's names where they differ from PyPI's by more than a dash
 FROM_CONDA = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
 
 
@@ -88,19 +88,12 @@ def test_bitsandbytes_has_a_floor_that_keeps_the_ancient_one_out():
     assert version_of(CORE["bitsandbytes"]) >= Version("0.50")
 
 
-def test_the_bootstrap_asks_pytorchs_index_for_the_same_torch(monkeypatch):
-    asked = []
-    monkeypatch.setattr(bootstrap, "pip_install", lambda arguments, *_: asked.extend(arguments))
-    bootstrap.install_cpu_torch(None)
-    assert asked[0] == f"torch{CORE['torch']}"
-
-
-def test_the_bootstrap_installs_extras_that_exist():
-    assert {*bootstrap.STUDENT, *bootstrap.DEVELOPER} <= EXTRAS.keys()
+def test_commands_need_extras_that_exist():
+    assert set().union(*(extras for extras, _ in bootstrap.registry().values())) <= EXTRAS.keys()
 
 
 def test_students_have_what_exercises_are_fetched_and_submitted_with():
-    assert "nbgrader" in STUDENT and set(bootstrap.STUDENT) < set(bootstrap.DEVELOPER)
+    assert "nbgrader" in STUDENT
 
 
 def conda_floors(path):
@@ -110,7 +103,7 @@ def conda_floors(path):
     plain = [entry for entry in entries if isinstance(entry, str)]
     lines = [*plain, *(line for line in pip if not line.startswith("-"))]
     found = dict(re.fullmatch(r"([\w-]+)(.*)", line).groups() for line in lines)
-    return {FROM_CONDA.get(name, name): floor for name, floor in found.items()}
+    return {canonicalize_name(FROM_CONDA.get(name, name)): floor for name, floor in found.items()}
 
 
 @pytest.mark.parametrize("path", ["environment.yml", "binder/environment.yml"])
@@ -230,27 +223,29 @@ def test_citation_names_the_licences_that_are_there():
 # --- set-up and CI -------------------------------------------------------------------------------
 
 
-def makefile():
-    return (ROOT / "Makefile").read_text(encoding="utf-8")
-
-
-def test_make_and_the_bootstrap_offer_the_same_commands():
-    targets = re.findall(r"^([a-z-]+):.*##", makefile(), re.M)
-    phony = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)", makefile(), re.M).group(1)
-    phony = phony.replace("\\\n", " ").split()
-    assert sorted(phony) == sorted(targets)
-    assert set(targets) - {"help", "clean"} == set(bootstrap.COMMANDS)
+def test_make_offers_every_command_and_says_what_it_does():
+    if not shutil.which("make"):
+        pytest.skip("make is not installed")
+    lines = dict(line.split(maxsplit=1) for line in make("help").splitlines())
+    commands = bootstrap.registry()
+    assert lines == {name: about for name, (_, about) in commands.items()}
+    for name in commands:
+        assert f" course_utils/bootstrap.py {name}" in plan("PYTHON=python", name)
 
 
 def plan(*words, first_on_path=None):
-    """What make would run, also when these tests were started by make themselves."""
+    """What make would run."""
+    return make("--dry-run", *words, first_on_path=first_on_path)
+
+
+def make(*words, first_on_path=None):
+    """What make prints, also when these tests were started by make themselves."""
     inherited = ("MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "PYTHON", "ARGS", "ONLY")
     environment = {name: value for name, value in os.environ.items() if name not in inherited}
     if first_on_path:
         environment["PATH"] = os.pathsep.join([str(first_on_path), environment["PATH"]])
-    make = ["make", "--dry-run", *words]
     return subprocess.run(
-        make, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        ["make", *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     ).stdout
 
 
@@ -299,7 +294,7 @@ def test_hooks_are_the_linters_of_make_test_and_work_offline():
     (local,) = read_yaml(".pre-commit-config.yaml")["repos"]
     assert local["repo"] == "local"
     assert all(hook["entry"].startswith(".venv/bin/") for hook in local["hooks"])
-    assert len(local["hooks"]) == len(bootstrap.LINTERS)
+    assert len(local["hooks"]) == len(cli.LINTERS)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("some*.yml")))

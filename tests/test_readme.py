@@ -33,7 +33,7 @@ def test_links_lead_somewhere():
 
 def test_the_commands_are_there():
     targets = set(re.findall(r"(?:^|`)make ([a-z][a-z-]*)", README, re.M))
-    assert {"lab", "test", "site", "slides", "grade"} <= targets <= set(bootstrap.COMMANDS)
+    assert {"lab", "test", "site", "slides", "grade"} <= targets <= set(cli.main.commands)
     commands = set(re.findall(r"\bcourse ([a-z][a-z-]*)", README)) & set(cli.main.commands)
     assert {"grade", "release"} <= commands
 
@@ -117,8 +117,8 @@ def course(user, monkeypatch):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f'#!/bin/sh\nexec {python} {does} "$@"\n', encoding="utf-8")
             path.chmod(0o755)
-        noted = {"cache": bootstrap.model_cache(), "folder": name}
-        bootstrap.write_stamp(extras=bootstrap.STUDENT, model=noted)
+        bootstrap.write_stamp(extras=bootstrap.STUDENT)
+        cli._note_model(folder)
         for path in (folder, *folder.rglob("*")) if user else ():
             shutil.chown(path, user)
         yield folder

@@ -22,7 +22,7 @@ from typing import Any
 
 from course_utils import notebooks
 from course_utils.grading import assignments, release
-from course_utils.publishing import addresses, badges, notebook_check
+from course_utils.publishing import addresses, badges, course_map
 from course_utils.publishing.addresses import Addresses
 from course_utils.validation import CourseError
 
@@ -49,7 +49,7 @@ WITHOUT_GIT = (
     "course_utils/grading/results/*.j2",
     "lectures/[0-9][0-9]_*.ipynb",
 )
-TARGETS = ("help", "setup", "lab", "run", "check", "fetch-model", "clean")  # of the Makefile
+COMMANDS = ("setup", "lab", "run", "check", "fetch-model", "clean")  # of the Makefile
 MAKEFILE = """\
 # `make lab` opens the course; all else: `make help`.
 # Every target sets up what it needs first; after the first time that takes milliseconds."""
@@ -249,7 +249,7 @@ def _fill(tree: Path, folder: Path, tracked: set[str] | None) -> set[str]:
     for name in chosen:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(folder / name, tree / name)
-    lectures = notebook_check.course_map(tree / "lectures").replace("](", "](lectures/")
+    lectures = course_map.course_map(tree, start=tree)
     texts = {
         "Makefile": _makefile((tree / "Makefile").read_text(encoding="utf-8")),
         "README.md": README.format(lectures=lectures),
@@ -283,13 +283,11 @@ def _names(tree: Path) -> list[str]:
 
 
 def _makefile(text: str) -> str:
-    """The Makefile with the targets that students have a use for."""
-    text = re.sub(r"^\.PHONY:(?:.*\\\n)*.*", f".PHONY: {' '.join(TARGETS)}", text, flags=re.M)
-    text = text.replace("course_utils tests lectures", "course_utils lectures")
-    _, *blocks = text.split("\n\n")
-    rules = [re.match(r"([a-z-]+):", block) for block in blocks]
-    kept = [b for b, rule in zip(blocks, rules, strict=True) if not rule or rule[1] in TARGETS]
-    return "\n\n".join([MAKEFILE, *kept])
+    """The Makefile with the commands that students have a use for."""
+    commands = f"COMMANDS = {' '.join(COMMANDS)}"
+    text = re.sub(r"^COMMANDS =(?:.*\\\n)*.*", commands, text, flags=re.M)
+    _, *rest = text.split("\n\n")
+    return "\n\n".join([MAKEFILE, *rest])
 
 
 # --- looking it through ---------------------------------------------------------------------------
