@@ -311,7 +311,7 @@ def train(arguments: tuple[str, ...]) -> None:
     help="The file to write; default: NOTEBOOK with -repaired in its name.",
 )
 @click.option("--in-place", is_flag=True, help="Change NOTEBOOK itself; a copy is kept as .bak.")
-@click.option("--guess", is_flag=True, help="Write it even where an answer's place is a guess.")
+@click.option("--guess", is_flag=True, help="Write it although a person should look at it.")
 def repair(
     notebook: Path, assignment: str | None, output: Path | None, in_place: bool, guess: bool
 ) -> None:

@@ -75,8 +75,7 @@ def test_the_tables_name_the_lesson(course):
     [
         ["course_utils.cli", "notebooks", "check"],
         ["course_utils.cli", "release", "--check"],
-        ["ruff", "check", "."],
-        ["ruff", "format", "--check", "."],
+        ["course_utils.cli", "lint"],
     ],
     ids=" ".join,
 )
