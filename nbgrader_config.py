@@ -1,8 +1,8 @@
 """nbgrader's settings: the root of this repository is an nbgrader course.
 
-JupyterLab's nbgrader extensions and the commands `nbgrader …` read this file when they start in
-this folder; from elsewhere, `nbgrader … --course-dir FOLDER` does. Fetched assignments have a
-configuration of their own, which leads here: `my_assignments/nbgrader_config.py`.
+JupyterLab's nbgrader extensions and the commands `nbgrader …` read this file if they are started in
+this folder. In another folder, use `nbgrader … --course-dir FOLDER`. The folder of the fetched
+assignments has its own configuration, `my_assignments/nbgrader_config.py`, which loads this file.
 """
 
 import contextlib
@@ -13,48 +13,57 @@ from pathlib import Path
 
 import course_utils
 
-c = get_config()  # noqa: F821 (traitlets puts it into this file's namespace)
+c = get_config()  # noqa: F821 (traitlets adds get_config to this file's namespace)
 
 ROOT = Path(__file__).resolve().parent
 
 # --- the course ----------------------------------------------------------------------------------
 
-c.CourseDirectory.course_id = "qlora"  # the exchange's folder of this course
-c.CourseDirectory.root = str(ROOT)  # else: the folder in which nbgrader was started
-c.CourseDirectory.source_directory = "solutions"  # written by hand
-c.CourseDirectory.release_directory = "exercises"  # generated from it; what students get
+# The name of this course's folder in the exchange.
+c.CourseDirectory.course_id = "qlora"
+# Without this setting, the root would be the folder in which nbgrader was started.
+c.CourseDirectory.root = str(ROOT)
+# The solutions are written by hand.
+c.CourseDirectory.source_directory = "solutions"
+# The exercises, which students get, are generated from the solutions.
+c.CourseDirectory.release_directory = "exercises"
 
-# nbgrader makes its database with the program alembic, which it looks for on the PATH. The programs
-# of .venv aren't there when `make lab` or `.venv/bin/nbgrader` was the command.
+# nbgrader creates its database with the program alembic, which it finds by the PATH. The PATH
+# doesn't contain .venv's programs if the command was `make lab` or `.venv/bin/nbgrader`.
 if not shutil.which("alembic"):
     os.environ["PATH"] += os.pathsep + sysconfig.get_path("scripts")
 
 # --- the exchange: where assignments are released, submitted and handed back ----------------------
 
-# nbgrader's own default isn't writable without an administrator. A class on one machine names a
-# folder that everybody can reach; the default serves one person who tries things out.
+# nbgrader's own default is writable only for an administrator. A class on one machine should set
+# QLORA_COURSE_EXCHANGE to a folder that everybody can access. The default below is only suitable
+# for one person who tries the course.
 exchange = ROOT / (os.environ.get("QLORA_COURSE_EXCHANGE") or "exchange")
 
-# nbgrader lets only the command `release_assignment` make the folder, but formgrader and the
-# Assignment List offer nothing while it is missing. Everybody may write to it, as nbgrader demands;
-# nobody may remove what is another's (the sticky bit, as for /tmp). If it is there, or can't be
-# made, nothing is done here, and nbgrader says what is wrong where the exchange is used.
+# formgrader and the Assignment List don't work without the exchange's folder, and in nbgrader only
+# the command `release_assignment` creates the folder. Therefore it is created here. Everybody may
+# write to the folder, as nbgrader demands. The sticky bit, as for /tmp, prevents people from
+# removing each other's files. If the folder exists already or can't be created, nothing is done
+# here, and nbgrader reports any problem when the exchange is used.
 with contextlib.suppress(OSError):
     exchange.mkdir(parents=True)
     exchange.chmod(0o1777)
 
 c.Exchange.root = str(exchange)
-c.Exchange.assignment_dir = str(ROOT / "my_assignments")  # of fetched ones; else: the root
+# The folder for fetched assignments; without this setting, they would be put into the root.
+c.Exchange.assignment_dir = str(ROOT / "my_assignments")
 
 # --- running a notebook: autograding and the button "Validate" ------------------------------------
 
-# Seconds for one cell; nbgrader's 30 are little for a busy machine that imports PyTorch.
+# Maximum time of one cell in seconds. nbgrader's default of 30 s is too short to import PyTorch on
+# a busy machine.
 c.Execute.timeout = 60
-c.Execute.extra_arguments = ["--IPKernelApp.log_level=CRITICAL"]  # no warning for each kernel
+# Kernels log only critical errors, because they would log a warning at each start.
+c.Execute.extra_arguments = ["--IPKernelApp.log_level=CRITICAL"]
 
-# nbgrader runs students' code unprotected, next to its tests. These steps of `course grade` run it
-# in a sandbox, and the tests elsewhere (docs/grading.md): for `nbgrader autograde` and formgrader,
-# too.
+# nbgrader runs students' code without a sandbox, in the same process as its tests. The course's
+# preprocessors run students' code in a sandbox and the tests in another process (docs/grading.md).
+# With these settings, `nbgrader autograde` and formgrader grade in the same way as `course grade`.
 c.Autograde.sanitize_preprocessors = [
     "course_utils.grading.plugins.Repaired",
     "nbgrader.preprocessors.CheckCellMetadata",
@@ -68,8 +77,9 @@ c.Autograde.autograde_preprocessors = [
 
 # --- notebooks as pages: formgrader and feedback --------------------------------------------------
 
-# A student's notebook may hold scripts: they would run as the instructor who looks at it. What is
-# set for HTMLExporter holds in both places (course_utils/grading/results/feedback.py).
+# A student's notebook may contain scripts, which would run with the rights of an instructor who
+# opens the notebook's page. The settings of HTMLExporter apply to formgrader and to feedback
+# (course_utils/grading/results/feedback.py).
 PAGES = "course_utils.grading.results.feedback"
 c.HTMLExporter.preprocessors = [f"{PAGES}.Harmless"]
 c.HTMLExporter.sanitize_html = True
@@ -80,25 +90,26 @@ c.HTMLExporter.filters = {
 }
 c.HTMLExporter.template_file = str(Path(course_utils.__file__).parent / "data/harmless.html.j2")
 
-# Feedback shows a failed check without the hidden tests, which nbgrader itself leaves in.
+# Feedback shows a failed check without the hidden tests, which nbgrader's own feedback would show.
 c.GenerateFeedback.preprocessors = [
     "nbgrader.preprocessors.GetGrades",
     f"{PAGES}.SafeFeedback",
     "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor",
 ]
 
-# Only the page goes to feedback/. This leaves out what else lies in autograded/, where nbgrader
-# would copy from, and follow links; nothing else copies from there.
+# Only the HTML page is written to feedback/. Without this setting, nbgrader would also copy all
+# other files from autograded/ and follow links. No other command copies files from autograded/.
 c.CourseDirectory.ignore.append(str(ROOT / "autograded" / "*" / "*" / "*"))
 
-# Nor are settings collected with a student's files: formgrader runs those of any folder that its
-# address names (/formgrader?path=FOLDER).
+# Settings among a student's files are not collected either, because formgrader executes the
+# settings of any folder that its address names (/formgrader?path=FOLDER).
 c.CourseDirectory.ignore.extend(["nbgrader_config.*", "jupyter_config.*"])
 
 # --- submissions as files from a learning management system: `nbgrader zip_collect` ---------------
 
-# Student, what the system puts between, what a copy is called ("Copy of 03_lora" in Colab), the
-# notebook, and what a browser or a second upload adds: " (1)", "(1)", "-1", "-Copy1".
+# The parts of a file's name are: the student, the words that the system inserts, the words that
+# mark a copy ("Copy of 03_lora" in Colab), the notebook, and the number that a browser or a second
+# upload adds, such as " (1)", "(1)", "-1" or "-Copy1".
 c.FileNameCollectorPlugin.named_regexp = (
     r".*[/\\](?P<student_id>\w[\w .@'-]*?)_"
     r"(?:(?:\d{3,}|LATE|assignsubmission|file|Copy|of)_)*"
@@ -106,7 +117,9 @@ c.FileNameCollectorPlugin.named_regexp = (
     r"(?P<file_id>\d\d_[a-z][a-z\d_]*?)"
     r"(?: ?\(\d+\)|-(?:Copy)?\d+)?\.ipynb$"
 )
-# Archives come from strangers; several files of one student must not stop the class.
+# Archives are untrusted, and several files of one student must not stop the collection for the
+# class.
 c.ZipCollectApp.extractor_plugin = "course_utils.grading.intake.archives.SafeExtractor"
 c.ZipCollectApp.collector_plugin = "course_utils.grading.intake.archives.SafeCollector"
-c.ZipCollectApp.strict = True  # refuse a notebook of another assignment, and say so
+# Refuse a notebook of another assignment with an error message.
+c.ZipCollectApp.strict = True

@@ -1,9 +1,9 @@
-"""Measure the course beside what people use now.
+"""Run benchmarks that compare the course with other libraries and tools.
 
-python -m benchmarks                     the suite: an hour or more, on a machine left alone
-python -m benchmarks training            one benchmark
+python -m benchmarks                     run the suite: an hour or more, on an idle machine
+python -m benchmarks training            run one benchmark
 python -m benchmarks training --texts    only write the texts of its last report again
-python -m benchmarks training --help     its options
+python -m benchmarks training --help     show its options
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 
 from benchmarks import runner
 
-# What runs without a name; other benchmarks need a GPU, a Binder environment, or hours.
+# The benchmarks that run without a name. The others need a GPU, a Binder environment, or hours.
 SUITE = (
     *("codec", "calculators", "training", "decoding", "neighbours"),
     *("startup", "grading", "scaling"),
@@ -21,17 +21,18 @@ SUITE = (
 
 
 def usage() -> str:
-    """How the command is called, and what benchmarks there are."""
+    """Return a help text on how to call the command, with a list of all benchmarks."""
     lines = [f"  {name:15} {runner.about(name)}" for name in runner.names()]
     head = ["usage: bench [NAME] [OPTIONS]", f"Without a name: {', '.join(SUITE)}.", ""]
     return "\n".join([*head, *lines])
 
 
 def main(arguments: list[str]) -> int:
-    """Run the named benchmark, or the suite, each in a process of its own.
+    """Run the named benchmark, or each benchmark of the suite in its own process.
 
     Returns:
-        The exit status of the benchmark, or of the first one of the suite that failed, or 0.
+        The exit status of the benchmark or, for the suite, of the first benchmark that failed; 0 if
+        none failed.
     """
     if arguments[:1] in (["-h"], ["--help"]):
         print(usage())

@@ -1,6 +1,6 @@
-"""What 7B to 70B models need on several GPUs, by the course's calculator.
+"""Estimate the memory that 7B to 70B models need on several GPUs, with the course's calculator.
 
-Nothing is measured: the tables of docs/bigger-machines.md are computed.
+The tables of docs/bigger-machines.md are computed by this module; nothing is measured.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from course_utils.memory import GPUS, Estimate, ModelShape, estimate, usable_byt
 from course_utils.units import GiB, format_bytes
 
 COUNTS = (1, 2, 4, 8)
-LLAMA_2_70B = {  # its config.json: Llama 2 (Touvron et al. 2023, arXiv 2307.09288)
+# From the model's config.json: Llama 2 (Touvron et al. 2023, arXiv 2307.09288).
+LLAMA_2_70B = {
     "model_type": "llama",
     "num_hidden_layers": 80,
     "hidden_size": 8192,
@@ -34,36 +35,37 @@ STEP = {
     "sequence_length": 1024,
     "compute_dtype": "bfloat16",
     "optimizer": "adamw",
-    "keep_output": False,  # the loop keeps the loss alone
+    # The training loop keeps only the loss.
+    "keep_output": False,
 }
 
 
 def spread(shape: ModelShape, method: str, gpus: int) -> Estimate:
-    """The calculator's bytes on each of several GPUs that share the model by FSDP."""
+    """Return the calculator's estimate for each of `gpus` GPUs that share the model by FSDP."""
     kind, options = METHODS[method]
     sharding = "fsdp" if gpus > 1 else None
     return estimate(shape, kind, **STEP, **options, gpus=gpus, sharding=sharding)
 
 
 def outside_layers(shape: ModelShape, run: Estimate) -> int:
-    """Bytes (B) of embedding and head that a GPU holds beyond its share while a step lasts.
+    """Return the bytes (B) of embedding and head on each GPU beyond its share, during a step.
 
-    They stand in FSDP's outermost unit, which is gathered for the forward pass and freed only after
-    the backward pass (torch's FSDP: reshard_after_forward doesn't hold for the root). `estimate`
-    counts the share alone.
+    Embedding and head belong to FSDP's root unit, which is gathered for the forward pass and freed
+    only after the backward pass (torch's FSDP ignores reshard_after_forward for the root).
+    `estimate` counts only the share.
     """
     tables = shape.vocab * shape.hidden * (1 if shape.tied else 2) * run.settings.base_bytes
     return tables - tables // run.settings.gpus
 
 
 def needed(shape: ModelShape, method: str, gpus: int) -> int:
-    """Bytes (B) at the peak, on each GPU."""
+    """Return the peak memory of each GPU in bytes (B)."""
     run = spread(shape, method, gpus)
     return run.total + outside_layers(shape, run)
 
 
 def smallest(size: int) -> str:
-    """The smallest card of the calculator's that holds so many bytes, "–" for none."""
+    """Return the smallest of the calculator's cards with room for `size` bytes; "–" if none has."""
     return next(
         (name for name in sorted(GPUS, key=GPUS.get) if size <= usable_bytes(name)),
         "–",
@@ -71,13 +73,13 @@ def smallest(size: int) -> str:
 
 
 def cell(size: int) -> str:
-    """GiB, and the smallest card that holds them."""
+    """Return a table cell: the size in GiB, and the smallest card that has room for it."""
     card = smallest(size)
     return f"{size / GiB:.1f}, **{card}**" if card != "–" else f"{size / GiB:.1f}, –"
 
 
 def needs() -> str:
-    """A row for each model and method, a column for each number of GPUs."""
+    """Return a table of memory by model and method (rows) and by number of GPUs (columns)."""
     head = " | ".join(f"{n} GPU{'s' if n > 1 else ''}" for n in COUNTS)
     lines = [f"| model | method | {head} |", "|---|---|" + "--:|" * len(COUNTS)]
     for shape in MODELS:
@@ -89,7 +91,7 @@ def needs() -> str:
 
 
 def parts() -> str:
-    """Of QLoRA on the largest number of GPUs: what is shared, and what each GPU holds whole."""
+    """Return a table of the parts of QLoRA's memory per GPU, on the largest number of GPUs."""
     gpus = COUNTS[-1]
     lines = [
         "| model | weights, shared | constants, whole | gathered layers | embedding and head |",
@@ -107,7 +109,10 @@ def parts() -> str:
 
 
 def loading() -> str:
-    """CPU memory of all processes together, while each holds the base in 4 bits there."""
+    """Return a table of the CPU memory of all processes together while they load the base model.
+
+    Each process loads the whole base model in 4 bits into CPU memory.
+    """
     lines = ["| model | " + " | ".join(map(str, COUNTS[1:])) + " |", "|---|" + "--:|" * 3]
     for shape in MODELS:
         one = spread(shape, "QLoRA", 1).weights
@@ -117,16 +122,17 @@ def loading() -> str:
 
 
 def cards() -> str:
-    """What the calculator takes each card to have for tensors."""
+    """Return a sentence on the memory of each card that the calculator assumes for tensors."""
     sizes = (f"{name} {usable_bytes(name) / GiB:.1f}" for name in sorted(GPUS, key=GPUS.get))
-    return "Cards, with the GiB that tensors may take: " + ", ".join(sizes) + "."
+    return "Memory for tensors on each card, in GiB: " + ", ".join(sizes) + "."
 
 
-GUIDE = 35.6e9  # B on each of 2 GPUs, all memory in use: peft's guide on FSDP, without offloading
+# Memory in use on each of 2 GPUs without offloading, in bytes (B), from peft's guide on FSDP.
+GUIDE = 35.6e9
 
 
 def guide() -> str:
-    """The calculator beside the one figure that peft's guide has of a QLoRA run with FSDP."""
+    """Return a comparison of the calculator with the QLoRA run in peft's guide on FSDP."""
     shape, run = MODELS[-1], STEP | {"batch_size": 2, "sequence_length": 2048, "recipe": "bf16"}
     own = {"rank": 8, "targets": "all-linear", "double_quant": True, "upcast": False}
     ours = estimate(shape, "qlora", **run, **own, gpus=2, sharding="fsdp")

@@ -1,9 +1,9 @@
-"""Three memory calculators beside measured bytes: this course's, fitcheck, accelerate's.
+"""Compare three memory calculators with measured bytes: this course's, fitcheck and accelerate's.
 
-Measured are the peaks of QLoRA on a Tesla T4 (course_utils/data/t4_measured_peaks.csv), and here,
-in this run, SmolLM2-135M on the CPU: its weights, what a step saves for its backward pass, and the
-peak of a whole step. Needs the extra `bench` and no network: the other two get the models' configs
-from a hub on this machine.
+The peaks of QLoRA on a Tesla T4 were measured earlier (course_utils/data/t4_measured_peaks.csv).
+The benchmark itself measures SmolLM2-135M on the CPU: the weights, the tensors that a step saves
+for the backward pass, and the peak of the whole step. The benchmark needs the extra `bench` but no
+network, because fitcheck and accelerate get the models' configs from a hub on this machine.
 """
 
 from __future__ import annotations
@@ -43,15 +43,17 @@ PRESET_OF = {
 }
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 CALCULATORS = ("this course", "fitcheck", "accelerate")
-# The largest relative error that this course's calculator may have in each table.
+# The maximum relative error that is allowed for this course's calculator, by table.
 WORST = {"t4": 0.015, "weights": 0.0, "saved": 0.01, "peaks": 0.01}
-LENGTHS = (64, 256)  # tokens
+# Lengths of the sequences, in tokens.
+LENGTHS = (64, 256)
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 HERE = {"compute_dtype": "bfloat16", "device": "cpu"}
 ADAPTERS = HERE | {"rank": 8, "targets": "all-linear"}
 DOUBLE = ADAPTERS | {"double_quant": True}
-SETTINGS = {  # of training steps: a method and its options for `estimate`
+# Settings of training steps: a method and the options of `estimate`, by name.
+SETTINGS = {
     "full, float32": ("full", {"recipe": "fp32", "device": "cpu"}),
     "LoRA, bfloat16": ("lora", ADAPTERS),
     "QLoRA, 16-bit rest": ("qlora", DOUBLE | {"upcast": False}),
@@ -63,7 +65,7 @@ SETTINGS = {  # of training steps: a method and its options for `estimate`
 
 
 def t4_cases() -> Iterator[dict]:
-    """The rows of the T4 file, with the settings that its header states."""
+    """Yield the rows of the T4 file as cases, with the settings in the file's header."""
     lines = T4_PEAKS.read_text(encoding="utf-8").splitlines()
     for row in csv.DictReader(line for line in lines if not line.startswith("#")):
         batch, length = int(row["batch_size"]), int(row["sequence_length"])
@@ -78,7 +80,7 @@ def t4_cases() -> Iterator[dict]:
 
 
 def weight_cases() -> Iterator[dict]:
-    """SmolLM2-135M in memory, in each format, before any training."""
+    """Load SmolLM2-135M in each format, and yield the bytes of its weights before training."""
     for case, method, options in (
         ("float32", "full", {"recipe": "fp32", "device": "cpu"}),
         ("bfloat16", "lora", HERE),
@@ -95,14 +97,19 @@ def weight_cases() -> Iterator[dict]:
 def step_cases(
     settings: Mapping[str, tuple[str, dict]] = SETTINGS, lengths: Iterable[int] = LENGTHS
 ) -> Iterator[dict]:
-    """Training steps of SmolLM2-135M, one sequence each, of so many tokens."""
+    """Yield training steps of SmolLM2-135M, one for each setting, length and checkpointing.
+
+    Args:
+        settings: Methods and options of `estimate`, by name.
+        lengths: Lengths of the only sequence of a step, in tokens.
+    """
     for name, (method, options) in settings.items():
         model = load(method, options)
         if method != "full":
             model = attach_adapters(model, Recipe(rank=options["rank"]))
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, fused=True)
-        step(model.train(), optimizer, 8)  # makes the optimizer's states
+        step(model.train(), optimizer, 8)  # creates the optimizer's states
         for checkpointing, length in product((False, True), lengths):
             set_checkpointing(model, checkpointing)
             how = "checkpointing" if checkpointing else "all stored"
@@ -121,7 +128,7 @@ def step_cases(
 
 
 def load(method: str, options: dict) -> nn.Module:
-    """SmolLM2-135M on the CPU, in the format that these options of `estimate` mean."""
+    """Load SmolLM2-135M on the CPU, in the format that the options of `estimate` describe."""
     from peft import prepare_model_for_kbit_training
 
     quantized = {"quantization": "nf4", "double_quant": options.get("double_quant", False)}
@@ -137,7 +144,10 @@ def load(method: str, options: dict) -> nn.Module:
 
 
 def forward(model: nn.Module, length: int, batch_size: int = 1):
-    """A forward pass over sequences of random tokens; memory doesn't depend on which."""
+    """Run a forward pass over sequences of random tokens and return the model's output.
+
+    The tokens may be random because memory doesn't depend on their values.
+    """
     vocabulary, device = model.config.vocab_size, model.device
     tokens = torch.randint(0, vocabulary, (batch_size, length), device=device)
     return model(input_ids=tokens, labels=tokens, use_cache=False)
@@ -146,7 +156,7 @@ def forward(model: nn.Module, length: int, batch_size: int = 1):
 def step(
     model: nn.Module, optimizer: torch.optim.Optimizer, length: int, batch_size: int = 1
 ) -> None:
-    """One optimizer step. The output lives through all of it, as in a training loop."""
+    """Run one optimizer step. As in a training loop, the output is kept until the step ends."""
     output = forward(model, length, batch_size)
     output.loss.backward()
     optimizer.step()
@@ -154,14 +164,17 @@ def step(
 
 
 def saved_bytes(model: nn.Module, length: int) -> int:
-    """Bytes that autograd saves in the forward pass, the model itself left out."""
+    """Return the bytes that autograd saves in the forward pass, without the model's weights."""
     with saved_for_backward(model) as saved:
         forward(model, length)
     return saved.size
 
 
 def peak_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, length: int) -> int:
-    """Bytes of all tensors at the peak of a step: what stands already, and what it makes."""
+    """Return the bytes of all tensors at the peak of a step.
+
+    They include the model and the optimizer's states, which exist before the step.
+    """
     standing = model_bytes(model) + optimizer_bytes(optimizer)
     with TensorMeter() as meter:
         step(model, optimizer, length)
@@ -172,7 +185,7 @@ def peak_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, length: int) 
 
 
 def configs() -> dict[str, dict]:
-    """The config.json of each model: the presets' fields, and for SmolLM2-135M its own file."""
+    """Return each model's config.json: SmolLM2-135M's own file, or the fields of a preset."""
     own = json.loads((fetch_base("smollm2-135m") / "config.json").read_text(encoding="utf-8"))
     fields = {model: PRESETS[preset] for model, preset in PRESET_OF.items()} | {SMALL: own}
     return {
@@ -182,7 +195,7 @@ def configs() -> dict[str, dict]:
 
 
 def facts(config: dict) -> dict:
-    """What the hub's API says of a model: its library, and the parameters in its files."""
+    """Return the hub API's facts about a model: its library and its number of parameters."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     fields = {key: value for key, value in config.items() if key != "model_type"}
@@ -199,7 +212,15 @@ def facts(config: dict) -> dict:
 
 
 def ask_peers(questions: dict, models: dict[str, dict]) -> dict:
-    """The answers of peers.py, which reads the configs of `models` from a hub on this machine."""
+    """Return the answers of peers.py, which reads the configs from a hub on this machine.
+
+    Args:
+        questions: The input of peers.py.
+        models: The config of each model, by the model's name.
+
+    Raises:
+        RuntimeError: peers.py failed; the message contains its errors.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         folders = {model: Path(scratch) / model for model in models}
         for model, folder in folders.items():
@@ -222,7 +243,7 @@ def ask_peers(questions: dict, models: dict[str, dict]) -> dict:
 
 
 def fitcheck_options(case: dict) -> dict:
-    """The same settings in fitcheck's words (its TrainingConfig)."""
+    """Return the settings of a case as options of fitcheck's TrainingConfig."""
     given, full = case["options"], case["method"] == "full"
     targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
     if given.get("targets") == "all-linear":
@@ -244,7 +265,7 @@ def fitcheck_options(case: dict) -> dict:
 
 
 def measure(save: Save) -> Report:
-    """Each table's rows, with bytes measured and estimated."""
+    """Return the rows of each table, with measured and estimated bytes."""
     if importlib.util.find_spec("fitcheck") is None:
         raise CourseError(
             "fitcheck-llm is missing: install the extra with `pip install -e '.[bench]'`."
@@ -268,24 +289,34 @@ def measure(save: Save) -> Report:
 
 
 def row(case: dict, measured: int, *figures: float | None) -> dict:
-    """A row of a table, in bytes; None where a calculator doesn't model the case."""
+    """Return a row of a table in bytes; None if a calculator doesn't model the case."""
     setting = {key: case[key] for key in ("case", "model", "method", "options")}
     return setting | {"measured": measured} | dict(zip(CALCULATORS, figures, strict=True))
 
 
 def of_fitcheck(case: dict, part: str) -> float | None:
-    """None if NF4 leaves embedding and norms in 16 bits: fitcheck takes them to be float32."""
+    """Return a part of fitcheck's estimate in bytes; None if fitcheck doesn't model the case.
+
+    fitcheck assumes that embedding and norms are float32, so it doesn't model NF4 with 16-bit
+    embedding and norms.
+    """
     return case["fitcheck"][part] if case["options"].get("upcast", True) else None
 
 
 def peak_row(case: dict) -> dict:
-    """accelerate knows full training of float32 weights with Adam, and no adapters."""
+    """Return a row of peaks.
+
+    accelerate only models full training of float32 weights with Adam, without adapters.
+    """
     full = case["accelerate"]["float32"]["training"] if case["method"] == "full" else None
     return row(case, case["measured"], case["estimate"].total, of_fitcheck(case, "tensors"), full)
 
 
 def weight_row(case: dict) -> dict:
-    """accelerate's int4 is an eighth of float32, whatever is quantized."""
+    """Return a row of weights.
+
+    accelerate estimates int4 as an eighth of float32, whichever weights are quantized.
+    """
     dtype = {"full": "float32", "lora": "float16", "qlora": "int4"}[case["method"]]
     accelerate = case["accelerate"][dtype]["weights"]
     ours, fitcheck = case["estimate"].weights, of_fitcheck(case, "weights")
@@ -293,7 +324,11 @@ def weight_row(case: dict) -> dict:
 
 
 def saved_row(case: dict) -> dict:
-    """fitcheck's activations count copies of the logits that are not saved: no like for like."""
+    """Return a row of the bytes that are saved for the backward pass.
+
+    fitcheck's activations aren't comparable, because they include copies of the logits that aren't
+    saved.
+    """
     return row(case, case["saved"], case["estimate"].activations, None, None)
 
 
@@ -301,13 +336,13 @@ def saved_row(case: dict) -> dict:
 
 
 def errors(rows: Iterable[dict], calculator: str) -> list[float]:
-    """Relative errors (0.01 is 1% too much) of the rows that a calculator models."""
+    """Return the relative errors of the rows that a calculator models; 0.01 is 1% too high."""
     known = [entry for entry in rows if entry[calculator] is not None]
     return [entry[calculator] / entry["measured"] - 1 for entry in known]
 
 
 def table(rows: list[dict]) -> str:
-    """Rows as Markdown, in MiB with errors in percent, and under them the mean and worst error."""
+    """Return rows in MiB with errors in percent, and the mean and worst error, as Markdown."""
     lines = ["| | measured | " + " | ".join(CALCULATORS) + " |", "|---|--:|" + "--:|" * 3]
     for entry in rows:
         cells = [figure(entry[name], entry["measured"]) for name in CALCULATORS]
@@ -322,7 +357,7 @@ def table(rows: list[dict]) -> str:
 
 
 def figure(estimated: float | None, measured: int) -> str:
-    """A cell: MiB and the error."""
+    """Return a table cell with the estimate in MiB and its error."""
     if estimated is None:
         return "not modelled"
     error = round(estimated / measured - 1, 4)
@@ -330,7 +365,10 @@ def figure(estimated: float | None, measured: int) -> str:
 
 
 def problems(report: Report) -> list[str]:
-    """Tables in which this course's calculator breaks its promise, or isn't the nearest."""
+    """Return the tables in which this course's calculator misses its target.
+
+    Its maximum error must not exceed WORST, and no other calculator may have a smaller total error.
+    """
     found = []
     for name, most in WORST.items():
         ours = max(map(abs, errors(report[name], "this course")))
@@ -347,6 +385,6 @@ def problems(report: Report) -> list[str]:
 BENCHMARK = Benchmark(
     measure,
     {name: lambda report, name=name: table(report[name]) for name in WORST},
-    conditions=lambda report: "Sizes are in MiB (2²⁰ B), with the error in brackets.",
+    conditions=lambda report: "Sizes are in MiB (2²⁰ B); the relative error is in brackets.",
     problems=problems,
 )

@@ -1,6 +1,7 @@
-"""Our NF4 codec against that of bitsandbytes on a CPU: bytes, bits and time, on 10^7 weights.
+"""Compare the course's NF4 codec with bitsandbytes on a CPU: bytes, bits and time, 10^7 weights.
 
-The two take turns, so that a busy machine slows down both; a time is the median of its rounds.
+The codecs run alternately, so that a busy machine slows down both. Each time is a median over all
+rounds.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ from bitsandbytes import functional as bnb
 from benchmarks.runner import Benchmark, Report, Save, measured_here
 from course_utils.quantization import quantize_nf4
 
-SHAPE = (15_625, 640)  # 10^7 weights; rows are whole blocks, as bitsandbytes' kernels need them
+# 10^7 weights. Each row consists of complete blocks, as bitsandbytes' kernels require.
+SHAPE = (15_625, 640)
 ROUNDS = 15
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-TARGET = 0.5  # of bitsandbytes' speed
+# Minimum speed of the course's codec, as a share of bitsandbytes' speed.
+TARGET = 0.5
 NAMES = ("ours", "bitsandbytes")
 
 
 def case(dtype: torch.dtype, double_quant: bool, shape=SHAPE, rounds: int = ROUNDS) -> dict:
-    """Seconds of both codecs in both directions, bytes, and whether all bits are equal."""
+    """Return the seconds of both codecs, their bytes, and whether all bits are equal."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     options = {"quant_type": "nf4", "compress_statistics": double_quant}
     packed, state = bnb.quantize_4bit(x, **options)
@@ -51,7 +54,7 @@ def case(dtype: torch.dtype, double_quant: bool, shape=SHAPE, rounds: int = ROUN
 
 
 def in_turns(ours: Callable, theirs: Callable, rounds: int) -> dict[str, float]:
-    """Median seconds of each; one round before the first warms up."""
+    """Run both functions alternately; return their median seconds, without a warm-up round."""
     times = {name: [] for name in NAMES}
     for _ in range(rounds + 1):
         for name, work in zip(NAMES, (ours, theirs), strict=True):
@@ -73,22 +76,22 @@ def measure(save: Save) -> Report:
 
 
 def speed(seconds: dict[str, float]) -> float:
-    """Our speed as a share of theirs: 0.5 is half as fast."""
+    """Return our speed as a share of bitsandbytes' speed: 0.5 means half as fast."""
     return seconds["bitsandbytes"] / seconds["ours"]
 
 
 def case_name(entry: dict) -> str:
-    """A case in words: "float16, double quantization on"."""
+    """Return a case in words, such as "float16, double quantization on"."""
     return f"{entry['dtype']}, double quantization {'on' if entry['double_quant'] else 'off'}"
 
 
 def there_and_back(entry: dict) -> float:
-    """Our speed as a share of theirs, for quantizing and then dequantizing."""
+    """Return our share of bitsandbytes' speed for quantizing and then dequantizing."""
     return speed({name: sum(times[name] for times in entry["seconds"].values()) for name in NAMES})
 
 
 def table(report: Report) -> str:
-    """A row for each case; cells are ours / bitsandbytes."""
+    """Return a table with a row for each case; cells show ours / bitsandbytes'."""
     heads = "weights in | double quantization | quantize (ms) | speed | dequantize (ms) | speed"
     heads += " | there and back: speed | bytes | bit-identical"
     lines = [f"| {heads} |", "|---|---" + "|--:" * 6 + "|---|"]
@@ -106,15 +109,15 @@ def table(report: Report) -> str:
 
 
 def conditions(report: Report) -> str:
-    """How many weights, rounds and threads."""
+    """Return a sentence on the number of weights, rounds and threads."""
     return (
-        f"{report['shape'][0] * report['shape'][1]:,} weights, block size 64; medians of "
-        f"{report['rounds']} rounds in turns, with {report['threads']} threads."
+        f"{report['shape'][0] * report['shape'][1]:,} weights, block size 64. Times are medians of "
+        f"{report['rounds']} rounds with {report['threads']} threads; the codecs alternate."
     )
 
 
 def problems(report: Report) -> list[str]:
-    """Cases with other bits or bytes than bitsandbytes, or slower than the target."""
+    """Return the cases that are slower than TARGET or whose bits or bytes differ."""
     found = []
     for entry in report["cases"]:
         if not entry["bit-identical"] or entry["bytes"] != entry["bitsandbytes bytes"]:

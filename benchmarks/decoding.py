@@ -1,7 +1,8 @@
-"""Answering 96 prompts with a 4-bit model on this machine: in batches, and one by one.
+"""Measure how fast a 4-bit model answers 96 prompts: in batches, and one prompt at a time.
 
-SmolLM2-135M in NF4, greedy, up to 40 new tokens, the prompts of lecture 07. Each way answers the
-same stories in a process of its own; they take turns, some stories each.
+SmolLM2-135M in NF4 answers the prompts of lecture 07 with greedy decoding and up to 40 new tokens.
+Each way of generating runs in its own process and answers the same stories. The processes take
+turns; in each turn, one process answers STORIES stories.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from course_utils import evaluation, news
 from course_utils.models import linear4bit_layers, load_base
 
 ROUNDS, WARM_UP = 4, 1
-STORIES = 8  # a turn
-TARGET = 3  # times the answers/s of `generate`, one prompt at a time
-TARGET_REPACKED = 2  # times those of `generate` with weights that can't be trained any more
+# Number of stories that are answered in one turn.
+STORIES = 8
+# The course must be at least this many times as fast as `generate` with one prompt at a time.
+TARGET = 3
+# The same target for `generate` with repacked weights, which can't be used for training.
+TARGET_REPACKED = 2
 NEW_TOKENS = 40
 PROMPTS = {"few-shot": news.shots, "zero-shot": tuple}
 
@@ -29,13 +33,13 @@ PROMPTS = {"few-shot": news.shots, "zero-shot": tuple}
 
 
 def conversations(kind: str) -> list[list[dict[str, str]]]:
-    """Prompts of lecture 07 for all test stories."""
+    """Return the prompts of lecture 07 for all test stories; kind: a key of PROMPTS."""
     shots = PROMPTS[kind]()
     return [news.messages(story, shots) for story in news.load_news()["test"]]
 
 
 def by_turns(turn: Turn, kind: str, answer: Callable) -> None:
-    """Answer some prompts each turn, from the first story again after the last."""
+    """Answer STORIES prompts in each turn. After the last story, continue with the first."""
     chats = conversations(kind)
     turn.begin()
     while True:
@@ -46,20 +50,21 @@ def by_turns(turn: Turn, kind: str, answer: Callable) -> None:
 
 
 def course(turn: Turn, kind: str) -> None:
-    """`evaluation.generate`: batches, and what prompts share is read once."""
+    """Answer in batches with `evaluation.generate`, which reads a shared beginning only once."""
     model, tokenizer = load_base("smollm2-135m", quantization="nf4")
     options = {"max_new_tokens": NEW_TOKENS, "progress": False}
     by_turns(turn, kind, lambda chats: evaluation.generate(model, tokenizer, chats, **options))
 
 
 def one_by_one(turn: Turn, kind: str, repacking: bool) -> None:
-    """transformers' `generate`, a prompt at a time.
+    """Answer one prompt at a time with transformers' `generate`.
 
     Args:
-        turn: this worker's turns.
+        turn: the turns of this worker.
         kind: a key of PROMPTS.
-        repacking: whether bitsandbytes repacks the weights, as it does by itself on CPUs with
-            AVX512-BF16. Evaluation is faster then, but training gets no gradient through the base.
+        repacking: whether bitsandbytes repacks the weights, which is its default on CPUs with
+            AVX512-BF16. Repacked weights make evaluation faster, but no gradient can flow through
+            the base model in training.
     """
     model, tokenizer = load_base("smollm2-135m", quantization="nf4")
     for layer in linear4bit_layers(model).values():
@@ -96,12 +101,12 @@ WAYS = {
 
 
 def way(name: str) -> Callable[[Turn], None]:
-    """The work of a worker process."""
+    """Return the function that a worker process runs for a way."""
     return WAYS[name]
 
 
 def measure(save: Save) -> Report:
-    """Each way's pieces and peak."""
+    """Return the measured pieces of work and the peak memory of each way."""
     return {
         **measured_here(),
         "threads": torch.get_num_threads(),
@@ -112,17 +117,17 @@ def measure(save: Save) -> Report:
 
 
 def rate(piece: dict) -> float:
-    """Answers/s."""
+    """Return the answers/s of a piece of work."""
     return piece["answers"] / piece["seconds"]
 
 
 def table(report: dict) -> str:
-    """The ways beside each other."""
+    """Return a table that compares the ways with the course."""
     return beside_the_course(report["ways"], "answers/s", rate, digits=2)
 
 
 def problems(report: Report) -> list[str]:
-    """Prompts for which the course misses its target."""
+    """Return the ways against which the course misses its target, one sentence each."""
     repacked = "generate, one by one, repacked"
     return [
         *slower_than(report, TARGET, rate, ("generate, one by one",)),
@@ -134,7 +139,7 @@ BENCHMARK = Benchmark(
     measure,
     {"table": table},
     conditions=lambda report: conditions(
-        report, f"{report['stories']} answers a turn, {report['rounds']} turns each"
+        report, f"{report['rounds']} turns of each way, {report['stories']} answers per turn"
     ),
     problems=problems,
 )

@@ -1,12 +1,12 @@
-"""Every lecture where readers open it: Python 3.11 to 3.13, Colab's packages, Binder, front ends.
+"""Run every lecture in readers' environments: Python 3.11 to 3.13, Colab, Binder, front ends.
 
     python -m benchmarks environments                        all lectures in all environments
-    python -m benchmarks environments colab binder           in these
-    python -m benchmarks environments python3.13 --only 04   one lecture
+    python -m benchmarks environments colab binder           all lectures in two environments
+    python -m benchmarks environments python3.13 --only 04   one lecture in one environment
 
-Each result is saved at once in benchmarks/environments.json, where it replaces the one before. That
-file is in git, because a run of one environment must keep the results of the others. The
-environments and the executed lectures are in build/environments.
+Each result is saved at once in benchmarks/environments.json and replaces the earlier result. The
+file is in git, because a run of one environment must keep the results of the other environments.
+The environments and the executed lectures are in build/environments.
 """
 
 from __future__ import annotations
@@ -39,14 +39,18 @@ from tests.machine import processor
 ROOT = Path(__file__).resolve().parents[1]
 JSON = Path(__file__).with_name("environments.json")
 FOLDER = ROOT / "build" / "environments"
-PATIENCE = 3600  # s that a cell may take, and in a browser a notebook
+# Maximum time of a cell, and of a whole notebook in a browser, in seconds.
+PATIENCE = 3600
 
-# Whose versions a result has, beside Python's; a front end's only where it showed the notebook.
+# The packages whose versions are stored in a result, besides Python's. Results of a front end also
+# store the front end's version.
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "numpy")
 LIBRARIES += ("ipython", "ipykernel", "ipywidgets")
 
-Result = dict[str, Any]  # of one lecture: passed, error, seconds, peak_memory (B), versions, …
-Runner = Callable[[Path], Result]  # takes a notebook in lectures/
+# The result of one lecture: passed, error, seconds, peak_memory in bytes (B), versions, …
+Result = dict[str, Any]
+# Runs a notebook of lectures/ and returns its result.
+Runner = Callable[[Path], Result]
 
 
 # --- running a notebook ---------------------------------------------------------------------------
@@ -65,14 +69,14 @@ print(json.dumps({found.name.lower(): found.version for found in metadata.distri
 
 
 def call(command: list[str | Path], **options: Any) -> None:
-    """Run a command; raises CourseError if it fails. What it says goes to the terminal."""
+    """Run a command and show its output in the terminal. Raises CourseError if it fails."""
     options = {"env": bootstrap.child_environment()} | options
     if status := subprocess.run(command, **options).returncode:
         raise CourseError(f"`{' '.join(map(str, command))}` failed with status {status}")
 
 
 def answer(python: Path, code: str, **options: Any) -> Any:
-    """What a Python prints as JSON, in its last line, when it runs this code."""
+    """Run code with a Python, and return the JSON value in the last line of its output."""
     options = {"env": bootstrap.child_environment()} | options
     command = [python, "-I", "-c", code]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, **options)
@@ -80,7 +84,7 @@ def answer(python: Path, code: str, **options: Any) -> Any:
 
 
 def versions(python: Path, *more: str) -> dict[str, str]:
-    """Versions of Python, of LIBRARIES and of `more`, as far as this Python has them."""
+    """Return the versions of a Python and of its packages, if they are in LIBRARIES or `more`."""
     have = answer(python, INSTALLED)
     version = answer(python, "import json, platform; print(json.dumps(platform.python_version()))")
     return {"python": version} | {name: have[name] for name in (*LIBRARIES, *more) if name in have}
@@ -93,14 +97,15 @@ def executed(
     variables: dict[str, str],
     confine: Callable[[int], None] = lambda pid: None,
 ) -> Result:
-    """Run a lecture by `execute` of a Python that has the course.
+    """Run a lecture with `execute` of a Python in which the course is installed.
 
     Args:
         python: the interpreter.
         lecture: the notebook.
-        output: folder of the executed notebook.
-        variables: environment variables of the run.
-        confine: called at once with the id of the process that starts the kernel.
+        output: the folder for the executed notebook.
+        variables: additional environment variables of the run.
+        confine: a function that is called with the id of the process that starts the kernel, as
+            soon as this process has started.
     """
     command = [python, "-I", "-c", RUN, lecture, output, str(PATIENCE)]
     environment = bootstrap.child_environment() | variables
@@ -115,7 +120,11 @@ def executed(
 
 
 def course_copy(target: Path) -> Path:
-    """A copy of all that git holds or would hold here; what the set-up made there stays."""
+    """Copy all files that git tracks or would track to a folder, and return the folder.
+
+    Older files in the folder are removed, except its .venv. Raises CourseError if the course isn't
+    a git clone.
+    """
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         done = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True, text=True)
@@ -125,7 +134,8 @@ def course_copy(target: Path) -> Path:
     for old in (path for path in target.iterdir() if not path.name.startswith(".venv")):
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     for name in filter(None, done.stdout.split("\0")):
-        if (source := ROOT / name).is_file():  # git also lists what was deleted just now
+        # git also lists files that have been deleted but not yet committed.
+        if (source := ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target / name)
     return target
@@ -135,12 +145,13 @@ def course_copy(target: Path) -> Path:
 
 
 def interpreter(version: str) -> str:
-    """A Python of this version, such as "3.12", that can make environments.
+    """Return the path of a Python of this version, such as "3.12", that can create environments.
 
-    Raises CourseError where there is none.
+    Raises CourseError if no such Python is found.
     """
     probe = [f"python{version}", "-c", "import ensurepip, sys; print(sys.executable)"]
-    for chosen in ({}, {"PYENV_VERSION": version}):  # pyenv's stand-ins wait for a choice
+    # pyenv's commands only work after a version has been chosen.
+    for chosen in ({}, {"PYENV_VERSION": version}):
         try:
             return subprocess.run(
                 probe, env=os.environ | chosen, capture_output=True, text=True, check=True
@@ -151,7 +162,11 @@ def interpreter(version: str) -> str:
 
 
 def python_environment(version: str) -> Runner:
-    """The course as `make lab` sets it up: here if this is the version, else in a copy."""
+    """Set the course up as `make lab` does, and return its runner.
+
+    The lectures run in this environment if its Python has this version, and otherwise in a copy of
+    the course.
+    """
     name = f"python{version}"
     course, python = ROOT, Path(sys.executable)
     if version != "{}.{}".format(*sys.version_info):
@@ -173,7 +188,9 @@ def python_environment(version: str) -> Runner:
 # --- Google Colab ---------------------------------------------------------------------------------
 
 COLAB_PACKAGES = Path(__file__).parent / "colab.txt"
-HELD = ("ipython", "ipywidgets", "numpy", "torch")  # not to change under a running kernel
+# Packages that must not be changed while a kernel uses them.
+HELD = ("ipython", "ipywidgets", "numpy", "torch")
+# Files of packages that imitate packages on Colab, by name and version.
 STAND_INS = {
     ("torchao", "0.10.0"): {"torchao/__init__.py": ""},
     ("google-colab", "1.0.0"): {
@@ -195,7 +212,7 @@ print(json.dumps({"course": course_utils.__file__, "failed": rows}))
 
 
 def stand_in(folder: Path, name: str, version: str) -> Path:
-    """A wheel with the files of STAND_INS, of the kind that pip installs and uninstalls."""
+    """Create a wheel with files of STAND_INS, which pip can install, and return its path."""
     stem = f"{name.replace('-', '_')}-{version}"
     about = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     wheel = folder / f"{stem}-py3-none-any.whl"
@@ -210,10 +227,10 @@ def stand_in(folder: Path, name: str, version: str) -> Path:
 
 
 class Colab:
-    """Colab's packages in a Python of their own, seen by a kernel as Colab starts one.
+    """Runs lectures in a separate Python with Colab's packages, and with a kernel like Colab's.
 
-    The first lecture finds neither the course nor the model there, and its set-up cell installs the
-    course from a git repository with this folder's files, as it would from GitHub.
+    At first, neither the course nor the model is installed. The set-up cell of the first lecture
+    installs the course from a git repository with this folder's files, as it would from GitHub.
     """
 
     def __init__(self) -> None:
@@ -227,7 +244,7 @@ class Colab:
         self.cold = True
 
     def made(self) -> dict[str, str]:
-        """Names and versions of Colab's packages, which are installed if they haven't been."""
+        """Install Colab's packages if they are missing; return their names and versions."""
         note = self.folder / "packages.json"
         wanted = COLAB_PACKAGES.read_text(encoding="utf-8")
         if note.exists() and (noted := load_report(note))["wanted"] == wanted:
@@ -246,11 +263,11 @@ class Colab:
         return installed
 
     def pip(self, action: str, *arguments: str | Path) -> None:
-        """Run pip in this environment."""
+        """Run pip in the Python with Colab's packages."""
         call([self.python, "-m", "pip", action, "--quiet", "--no-input", *arguments])
 
     def restore(self) -> None:
-        """Undo what a set-up cell has done before: Colab's packages alone, and no model."""
+        """Restore Colab's packages and remove the model after an earlier set-up cell."""
         now = answer(self.python, INSTALLED)
         if added := sorted(now.keys() - self.packages.keys()):
             self.pip("uninstall", "--yes", *added)
@@ -259,7 +276,7 @@ class Colab:
         shutil.rmtree(self.folder / "cache", ignore_errors=True)
 
     def published(self) -> Path:
-        """A git repository with the course's files as they are now, tagged as a release."""
+        """Create a git repository with the course's current files and the release's tag."""
         shutil.rmtree(self.folder / "repository", ignore_errors=True)
         repository = course_copy(self.folder / "repository")
         author = ["-c", "user.name=The course", "-c", "user.email=course@example.org"]
@@ -273,7 +290,7 @@ class Colab:
         return repository
 
     def write_kernel(self) -> None:
-        """A kernel spec by which Jupyter's python3 is this environment's Python."""
+        """Write a kernel spec, so that Jupyter's kernel python3 uses this environment's Python."""
         start = [str(self.python), "-m", "colab_kernel_launcher", "-f", "{connection_file}"]
         spec = {"argv": start, "display_name": "Python 3", "language": "python"}
         path = self.folder / "jupyter" / "kernels" / "python3" / "kernel.json"
@@ -281,7 +298,7 @@ class Colab:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What a kernel finds in its environment: no hub, and caches of its own."""
+        """The kernel's environment variables: they disable the hub and set separate caches."""
         return {
             "JUPYTER_PATH": str(self.folder / "jupyter"),
             "COURSE_REPOSITORY": self.repository.as_uri(),
@@ -292,7 +309,7 @@ class Colab:
         }
 
     def __call__(self, lecture: Path) -> Result:
-        """Run a lecture alone in a new folder; the first result says how the set-up went."""
+        """Run a lecture in a new folder. The first result also has the seconds of the set-up."""
         output = FOLDER / "executed" / "colab"
         with tempfile.TemporaryDirectory() as content:
             notebook = Path(shutil.copy(lecture, content))
@@ -305,7 +322,7 @@ class Colab:
         return result | {"versions": versions(self.python)}
 
     def faults(self) -> list[str]:
-        """What the set-up cell has done wrong, in words; none is good."""
+        """Return the faults of the set-up cell, one sentence each; empty if there are none."""
         there = bootstrap.child_environment() | self.variables
         look = answer(self.python, LOOK, env=there, cwd=self.folder)
         look["installed in"] = str(self.folder / "venv")
@@ -313,13 +330,14 @@ class Colab:
 
 
 def setup_faults(before: dict[str, str], after: dict[str, str], look: dict[str, Any]) -> list[str]:
-    """What a set-up cell has done wrong, one sentence each; empty if all is well.
+    """Return the faults of a set-up cell, one sentence each; empty if there are none.
 
     Args:
-        before: versions of all packages before the cell.
-        after: versions of all packages after it.
-        look: where the course was imported from, the folder in which it should be installed, and
-            the rows of `check_environment` that fail.
+        before: the versions of all packages before the cell was executed.
+        after: the versions of all packages after the cell was executed.
+        look: "course" is the file from which the course was imported, "installed in" the folder in
+            which the course should be installed, and "failed" lists the rows of
+            `check_environment` that fail.
     """
     found = [
         f"{name} was {before[name]} and is {after.get(name)}"
@@ -334,8 +352,8 @@ def setup_faults(before: dict[str, str], after: dict[str, str], look: dict[str, 
 
 
 def setup_seconds(notebook: Path) -> float | None:
-    """How long the set-up cell of an executed notebook took; None if its kernel died in it."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    """Return the seconds of an executed notebook's set-up cell; None if its kernel died."""
+    cells = notebooks.load(notebook)["cells"]
     times = next(c for c in cells if c["id"] == "setup")["metadata"].get("execution", {})
     moments = [times.get(name) for name in ("iopub.execute_input", "shell.execute_reply")]
     if None in moments:
@@ -346,15 +364,17 @@ def setup_seconds(notebook: Path) -> float | None:
 
 # --- Binder ---------------------------------------------------------------------------------------
 
-BINDER_MEMORY = 2 * GB  # B, the most that mybinder.org gives
-BINDER_PROCESSES = 1024  # threads included: a bound that a lecture doesn't come near
+# Maximum memory on mybinder.org, in bytes (B).
+BINDER_MEMORY = 2 * GB
+# Maximum number of processes and threads. It is so high that no lecture reaches it.
+BINDER_PROCESSES = 1024
 
 
 def binder() -> Runner:
-    """The course's own environment, with one core, one thread and 2 GB of memory.
+    """Return a runner in the course's own environment with one core, one thread and 2 GB.
 
-    The bound is for the kernel and for what starts it, together: on Binder, too, both are in one
-    container. Raises CourseError where there is no Linux.
+    The memory limit applies to the kernel and the process that starts it together, because on
+    Binder both processes run in one container. Raises CourseError if the system isn't Linux.
     """
     if sys.platform != "linux":
         raise CourseError("binder's bound of memory needs Linux")
@@ -380,13 +400,14 @@ def binder() -> Runner:
 # --- front ends -----------------------------------------------------------------------------------
 
 
-FRONT_ENDS = {"jupyterlab": "jupyterlab", "notebook7": "notebook", "voila": "voila"}  # packages
+# The package of each front end.
+FRONT_ENDS = {"jupyterlab": "jupyterlab", "notebook7": "notebook", "voila": "voila"}
 
 
 def front_end(kind: str) -> Runner:
-    """The notebook opened in one of FRONT_ENDS in headless Chromium, all of its cells run there.
+    """Return a runner that opens a notebook in headless Chromium and runs all of its cells.
 
-    Raises CourseError where there is no browser.
+    The runner raises CourseError if there is no browser. kind: a key of FRONT_ENDS.
     """
     import pytest
 
@@ -405,7 +426,8 @@ def front_end(kind: str) -> Runner:
 # --- all of them ----------------------------------------------------------------------------------
 
 
-# Title of the column, and what makes the environment; raises CourseError where it can't.
+# The title of an environment's column, and a function that creates the environment and returns its
+# runner. The function raises CourseError if the environment can't be created.
 Environment = tuple[str, Callable[[], Runner]]
 ENVIRONMENTS: dict[str, Environment] = {
     "python3.11": ("Python 3.11", partial(python_environment, "3.11")),
@@ -420,7 +442,7 @@ ENVIRONMENTS: dict[str, Environment] = {
 
 
 def chosen(names: list[str]) -> list[str]:
-    """The environments to run: those named, all if none is. Raises CourseError for an unknown."""
+    """Return the named environments, or all if no name is given. Raises CourseError for others."""
     if unknown := [name for name in names if name not in ENVIRONMENTS]:
         allowed = ", ".join(ENVIRONMENTS)
         raise CourseError(f"there is no environment {unknown[0]}; choose from: {allowed}")
@@ -428,13 +450,13 @@ def chosen(names: list[str]) -> list[str]:
 
 
 def machine() -> Result:
-    """This machine: its processor's name, the cores that we may use, its memory in B."""
+    """Return this machine's processor, number of usable cores, and memory in bytes (B)."""
     memory = psutil.virtual_memory().total
     return {"cpu": processor(), "cores": usable_cores(), "memory": memory}
 
 
 def without_places(error: str | None) -> str | None:
-    """An error that doesn't tell where on this machine the course and the home folder lie."""
+    """Return an error without the paths of the course and of the home folder."""
     return error and error.replace(f"{ROOT}/", "").replace(f"{Path.home()}/", "~/")
 
 
@@ -442,8 +464,8 @@ def measure(save: Save, environments: list[str], only: list[str] | None) -> Repo
     """Run the lectures in each environment, and save each result at once.
 
     Raises:
-        CourseError: an environment or a lecture is unknown; or after the whole run, if a lecture
-            failed or an environment can't be made.
+        CourseError: an environment or a lecture is unknown, which is raised at once; or a lecture
+            failed or an environment can't be created, which is raised after the whole run.
     """
     names = chosen(environments)
     lectures = [path for one in only or [None] for path in notebooks.lectures(ROOT, one)]
@@ -472,23 +494,23 @@ def measure(save: Save, environments: list[str], only: list[str] | None) -> Repo
 
 
 def load() -> Report:
-    """Results by environment and lecture; none before the first run."""
+    """Return the saved results by environment and lecture; empty before the first run."""
     return load_report(JSON) if JSON.exists() else {}
 
 
 def merged(report: Report, name: str, lecture: str, result: Result) -> Report:
-    """The report with one more result, in the order of ENVIRONMENTS and of the lectures."""
+    """Return the report with one more result, in the order of ENVIRONMENTS and of lectures."""
     report = report | {name: report.get(name, {}) | {lecture: result}}
     return {key: dict(sorted(report[key].items())) for key in ENVIRONMENTS if key in report}
 
 
 def stems() -> list[str]:
-    """Names of the lectures there are."""
+    """Return the names of all lectures, such as "00_setup"."""
     return [path.stem for path in notebooks.lectures(ROOT)]
 
 
 def table(report: Report) -> str:
-    """A row for each lecture, a column for each environment."""
+    """Return a table with a row for each lecture and a column for each environment."""
     titles = [title for title, _ in ENVIRONMENTS.values()]
     rows = [f"| lecture | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
     for stem in stems():
@@ -498,7 +520,7 @@ def table(report: Report) -> str:
 
 
 def cell(result: Result | None) -> str:
-    """A result in a few words: seconds and memory, the cell that failed, or – for none."""
+    """Return a table cell: seconds and memory, the error, or "–" if there is no result."""
     if result is None:
         return "–"
     if not result["passed"]:
@@ -507,7 +529,7 @@ def cell(result: Result | None) -> str:
 
 
 def runs(report: Report, name: str) -> str:
-    """On which machine and when the lectures ran in an environment, and what failed."""
+    """Return when and on which machines an environment's lectures ran, with their errors."""
     results = {stem: report[name][stem] for stem in stems() if stem in report.get(name, {})}
     if not results:
         return f"Not run yet: `make environments ARGS={name}`."
@@ -526,7 +548,7 @@ def runs(report: Report, name: str) -> str:
 
 
 def grouped(results: dict[str, Result]) -> dict[str, list[str]]:
-    """Lectures by when and where they ran and with which versions, in words."""
+    """Return the lectures grouped by date, machine and versions, which the keys describe."""
     groups: dict[str, list[str]] = {}
     for stem, result in results.items():
         where = result["machine"]
@@ -539,14 +561,16 @@ def grouped(results: dict[str, Result]) -> dict[str, list[str]]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Which environments, and which lectures."""
+    """Add the options that choose environments and lectures."""
     parser.epilog = f"Environments: {', '.join(ENVIRONMENTS)}."
-    parser.add_argument("environments", nargs="*", metavar="ENVIRONMENT", help="default: all")
+    parser.add_argument(
+        "environments", nargs="*", metavar="ENVIRONMENT", help="default: all environments"
+    )
     parser.add_argument(
         "--only",
         action="append",
         metavar="LECTURE",
-        help="a lecture: its number or file name; again for another; default: all",
+        help="a lecture's number or file name; may be repeated; default: all lectures",
     )
 
 

@@ -1,16 +1,17 @@
-"""What only a CUDA card can show, measured on the one that is here: `make gpu-check`.
+"""Measure this machine's CUDA card and compare it with the calculator: `make gpu-check`.
 
-    python -m benchmarks gpu_check                         measure
-    python -m benchmarks gpu_check --model smollm2-135m    with the small model
+    python -m benchmarks gpu_check                         measure with this machine's model
+    python -m benchmarks gpu_check --model smollm2-135m    measure with the small model
 
-    choice       bfloat16 or float16, and why
-    weights      bytes of the model in NF4 with double quantization, and what the calculator says
-    steps        peak of a QLoRA step (its second: the optimizer's states are there), and tokens/s
-    optimizers   paged AdamW beside unpaged: where the states lie, seconds, and the same weights
+    card         the card, its 16-bit format (bfloat16 or float16), and cuBLAS's workspace
+    weights      bytes of the model in NF4 with double quantization, measured and estimated
+    steps        peak of the second QLoRA step, when the optimizer's states exist, and tokens/s
+    optimizers   memory, seconds and updated weights of paged AdamW and of unpaged AdamW
 
-A measurement that fails is in the report as failed, and the others go on. The exit status is 1 if
-one failed, if weights are off at all or a peak by more than 1%, or if paging changes an update.
-Without CUDA there is nothing to measure, and the status is 0.
+If a measurement fails, the report says so and the other measurements continue. The exit status is
+1 if a measurement failed, if the estimate of the weights isn't exact, if the estimate of a peak is
+off by more than 1%, or if paging changes an update. Without CUDA nothing is measured, and the exit
+status is 0.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from torch.utils import collect_env
 from benchmarks.calculators import figure, step
 from benchmarks.runner import Benchmark, NothingToMeasure, Report, Save, measured_here
 from course_utils import runtime
-from course_utils.cli import SMALL_MODEL
 from course_utils.measure import optimizer_bytes
 from course_utils.memory import (
     CUBLAS_WORKSPACE,
@@ -40,7 +40,14 @@ from course_utils.memory import (
     ModelShape,
     estimate,
 )
-from course_utils.models import BASE_MODELS, default_name, fetch_base, load_base, model_bytes
+from course_utils.models import (
+    BASE_MODELS,
+    SMALL_MODEL,
+    default_name,
+    fetch_base,
+    load_base,
+    model_bytes,
+)
 from course_utils.training import (
     Recipe,
     attach_adapters,
@@ -51,19 +58,27 @@ from course_utils.units import MB, MiB, format_bytes
 from course_utils.validation import CourseError
 
 RANK = 16
-BATCHES = ((1, 512), (4, 512), (1, 2048))  # sequences × tokens
-REPEATS = 5  # timed steps and updates; their median counts
-TOLERANCE = 0.01  # of a peak
+# Sequences and tokens per sequence of the training steps.
+BATCHES = ((1, 512), (4, 512), (1, 2048))
+# Number of timed steps and updates, whose median is reported.
+REPEATS = 5
+# Maximum relative error of an estimated peak.
+TOLERANCE = 0.01
 
-# Numbers in a tensor: just below and at the sizes from which bitsandbytes has states of 8 bits, and
-# pages them; and a matrix large enough to be timed.
+# Sizes of parameters: just below and exactly the smallest size for which bitsandbytes uses 8-bit
+# states, the same for paged states, and a matrix that is large enough for timing.
 SIZES = (SMALLEST_8BIT - 1, SMALLEST_8BIT, SMALLEST_PAGED - 1, SMALLEST_PAGED, 1024 * 2048)
 BITS = (8, 32)
-MANAGED_SHARE, MANAGED_MOST = 0.01, 256 * MB  # of what the card has free; B
+# Maximum managed memory, as a share of the card's free memory and in bytes (B).
+MANAGED_SHARE, MANAGED_MOST = 0.01, 256 * MB
 
 
 def attempt(what: str, measure: Callable[..., dict], *arguments: Any) -> dict:
-    """What a measurement returns, or {"failed": why}. What earlier ones left behind is freed."""
+    """Free unused memory, run a measurement, and return its result.
+
+    Returns:
+        The result of `measure`, or {"failed": the reason} if it raised an exception.
+    """
     print(f"measuring: {what}", flush=True)
     try:
         runtime.release_memory()
@@ -77,7 +92,7 @@ def attempt(what: str, measure: Callable[..., dict], *arguments: Any) -> dict:
 
 
 def card(device: torch.device) -> dict:
-    """The card and what drives it, its choice of a 16-bit format, and cuBLAS's workspace."""
+    """Return the card's properties, driver, 16-bit format, and cuBLAS workspace."""
     free, total = torch.cuda.mem_get_info(device)
     found = {row.what: row.found for row in runtime.check_environment().rows}
     return {
@@ -93,9 +108,10 @@ def card(device: torch.device) -> dict:
 
 
 def cublas_workspace(device: torch.device) -> int:
-    """Bytes that PyTorch sets aside for cuBLAS in a thread, with that thread's first product.
+    """Return the bytes (B) of cuBLAS's workspace, which PyTorch allocates once in each thread.
 
-    The calculator counts the default below Hopper, 8.5 MB; a Hopper card gets 33.6 MB.
+    A thread allocates its workspace when it first multiplies matrices. The calculator counts the
+    default of cards before Hopper, 8.5 MB; a Hopper card gets 33.6 MB.
     """
     matrix = torch.ones(64, 64, device=device)
     product = torch.empty_like(matrix)
@@ -108,7 +124,7 @@ def cublas_workspace(device: torch.device) -> int:
 
 
 def settings(device: torch.device) -> dict:
-    """The options of `estimate` for what `load_base` and `attach_adapters` make."""
+    """Return the options of `estimate` for a model from `load_base` and `attach_adapters`."""
     return {
         "rank": RANK,
         "targets": "all-linear",
@@ -120,14 +136,14 @@ def settings(device: torch.device) -> dict:
 
 
 def shape_of(model: nn.Module) -> ModelShape:
-    """The shape of the model before it was quantized."""
+    """Return the model's shape without quantization."""
     config = model.config.to_dict()
     config.pop("quantization_config", None)
     return ModelShape.from_config(config)
 
 
 def load(name: str, device: torch.device) -> dict:
-    """The model in NF4 with double quantization, and by how much torch's allocations grew."""
+    """Load the model in NF4 with double quantization; return it with the growth of allocations."""
     before = torch.cuda.memory_allocated(device)
     model, _ = load_base(name, quantization="nf4", double_quant=True, device=device)
     runtime.release_memory()
@@ -135,22 +151,22 @@ def load(name: str, device: torch.device) -> dict:
 
 
 def weights(model: nn.Module, grown: int, device: torch.device) -> dict:
-    """Bytes of the model, of the calculator, and of torch's allocations."""
+    """Return the model's bytes: measured, estimated, and allocated by torch."""
     predicted = estimate(shape_of(model), "qlora", **settings(device)).weights
     return {"measured": model_bytes(model), "predicted": predicted, "grown": grown}
 
 
 def prepare(model: nn.Module, device: torch.device) -> dict:
-    """The model with adapters on all linear layers, and the estimates of the steps that fit."""
+    """Attach adapters to all linear layers; return the model and the steps that fit the card."""
     room = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     steps = fitting(shape_of(model), room, settings(device))
     return {"model": attach_adapters(model, Recipe(rank=RANK)).train(), "steps": steps}
 
 
 def fitting(shape: ModelShape, room: int, options: dict) -> list[Estimate]:
-    """The steps of BATCHES, with and without checkpointing, that fit a card of `room` bytes.
+    """Return the steps of BATCHES, with and without checkpointing, that fit into `room` bytes.
 
-    Raises CourseError if none does.
+    Raises CourseError if no step fits.
     """
     estimates = [
         estimate(
@@ -179,7 +195,7 @@ def training(
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict:
-    """Peak of the second training step, what the calculator says, and tokens/s of later ones."""
+    """Return the peak of the second step, the estimated peak, and the tokens/s of later steps."""
     run = predicted.settings
     set_checkpointing(model, run.gradient_checkpointing)
     optimizer = torch.optim.AdamW(trainable_parameters(model).values(), fused=True)
@@ -193,7 +209,7 @@ def training(
 
 
 def seconds(action: Callable[[], Any], device: torch.device, clock: Callable[[], float]) -> float:
-    """Median seconds that an action takes until the device has done its work."""
+    """Return the median seconds of an action, including its work on the device."""
     taken = []
     for _ in range(REPEATS):
         finish(device)
@@ -205,7 +221,7 @@ def seconds(action: Callable[[], Any], device: torch.device, clock: Callable[[],
 
 
 def finish(device: torch.device) -> None:
-    """Wait until a card has done all that it was told to do; a CPU already has."""
+    """Wait until a card has finished its work; a CPU has finished when this is called."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -214,16 +230,17 @@ def finish(device: torch.device) -> None:
 
 
 def managed_bytes() -> int:
-    """Bytes of managed memory that all paged optimizers here allocate, two states each.
+    """Return the bytes (B) of managed memory for all paged optimizers of this benchmark.
 
-    bitsandbytes never frees managed memory: it goes when this process ends.
+    Each optimizer has two states. bitsandbytes never frees managed memory, so it is only freed when
+    this process ends.
     """
     paged = sum(size for size in SIZES if size >= SMALLEST_PAGED)
     return sum(2 * paged * bits // 8 for bits in BITS)
 
 
 def check_managed(needed: int, free: int) -> None:
-    """Raise CourseError unless `needed` bytes are a small share of what a card has `free`."""
+    """Raise CourseError unless `needed` bytes are a small share of a card's `free` bytes."""
     allowed = min(int(MANAGED_SHARE * free), MANAGED_MOST)
     if needed > allowed:
         raise CourseError(
@@ -234,11 +251,11 @@ def check_managed(needed: int, free: int) -> None:
 
 
 def paging(bits: int, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> dict:
-    """AdamW with states of 8 or 32 bits, unpaged and paged, over the same updates.
+    """Compare unpaged and paged AdamW with states of 8 or 32 bits over the same updates.
 
     Returns:
-        What `updates` returns of each, and the largest difference between their weights; 0 means
-        that the weights are equal bit for bit.
+        The measurements of `updates` for the unpaged and the paged optimizer, and the maximum
+        difference between the updated weights. A difference of 0 means that all weights are equal.
     """
     from bitsandbytes import optim
 
@@ -256,16 +273,18 @@ def updates(
     """Update parameters of SIZES, and measure the memory of the states and the time.
 
     Returns:
-        The updated parameters, and before them the measurements: "states" and "paged" are the
-        bytes of all state tensors and of those that may move to CPU memory, "allocated" is the
-        growth of torch's allocations, "free" is the loss of free memory on the card.
+        The measurements and the updated parameters. Of the measurements, "states" is the size of
+        all states, "paged" the size of the states that may move to CPU memory, "allocated" the
+        growth of torch's allocations, and "free" the loss of free memory on the card, all in bytes
+        (B). "paged sizes" lists the number of elements of each paged state, and "seconds" is the
+        median time of an update.
     """
     parameters = list(seeded(device))
     optimizer = make(parameters, lr=1e-3)
     runtime.release_memory()
     allocated = torch.cuda.memory_allocated(device)
     free, _ = torch.cuda.mem_get_info(device)
-    optimizer.step()  # makes the states
+    optimizer.step()  # creates the states
     finish(device)
     grown = torch.cuda.memory_allocated(device) - allocated
     lost = free - torch.cuda.mem_get_info(device)[0]
@@ -283,7 +302,7 @@ def updates(
 
 
 def seeded(device: torch.device) -> Iterator[nn.Parameter]:
-    """Parameters of SIZES with gradients, the same at each call."""
+    """Yield parameters of SIZES with gradients; each call yields the same values."""
     generator = torch.Generator().manual_seed(0)
     for size in SIZES:
         parameter = nn.Parameter(torch.randn(size, generator=generator).to(device))
@@ -295,7 +314,7 @@ def seeded(device: torch.device) -> Iterator[nn.Parameter]:
 
 
 def before_optimizers(name: str, device: torch.device) -> Report:
-    """The report, all but the optimizers: they are marked as not reached."""
+    """Measure all parts except the optimizers, which the returned report marks as not reached."""
     report = measured_here() | {
         "name": torch.cuda.get_device_name(device),
         "model": name,
@@ -312,13 +331,13 @@ def before_optimizers(name: str, device: torch.device) -> Report:
 
 
 def optimizers(device: torch.device) -> list[dict]:
-    """Each width of states, paged beside unpaged. Their managed memory stays to the end."""
+    """Compare paged and unpaged optimizers for each number of bits; return a row for each."""
     cases = {f"{bits}-bit AdamW": bits for bits in BITS}
     return [{"case": case} | attempt(case, paging, bits, device) for case, bits in cases.items()]
 
 
 def with_model(name: str, device: torch.device) -> dict:
-    """The rows that need the model: its weights, and its training steps if it could be loaded."""
+    """Measure the model's weights, and its training steps if the model can be loaded."""
     loaded = attempt(f"loading {name}", load, name, device)
     if "failed" in loaded:
         return {"weights": loaded, "steps": []}
@@ -335,20 +354,20 @@ def with_model(name: str, device: torch.device) -> dict:
 
 
 def words(predicted: Estimate) -> str:
-    """The settings of a step in words."""
+    """Return the settings of a step in words."""
     run = predicted.settings
     how = "checkpointing" if run.gradient_checkpointing else "all stored"
     return f"{run.batch_size} × {run.sequence_length} tokens, {how}"
 
 
 def beyond(report: dict) -> int:
-    """Bytes that cuBLAS takes on this card in two threads beyond what the calculator counts."""
+    """Return the bytes (B) of two cuBLAS workspaces beyond those that the calculator counts."""
     counted = report["settings"]["workspace"]
     return 2 * (report["card"].get("workspace", counted) - counted)
 
 
 def faults(report: dict) -> list[str]:
-    """What failed or is not as predicted, a sentence each."""
+    """Return the failures and the differences from the estimates, one sentence each."""
     parts = [{"case": "the card"} | report["card"], {"case": "weights"} | report["weights"]]
     parts += [*report["steps"], *report["optimizers"]]
     found = [f"{part['case']}: failed ({part['failed']})" for part in parts if "failed" in part]
@@ -360,7 +379,7 @@ def faults(report: dict) -> list[str]:
         if abs(error) > TOLERANCE:
             found.append(f"{row['case']}: the peak is off by {error:+.2%}")
     for row in succeeded(report["optimizers"]):
-        if row["difference"] != 0:  # NaN, too
+        if row["difference"] != 0:  # also true for NaN
             found.append(f"{row['case']}: paging changes weights by up to {row['difference']:g}")
         sizes = row["paged"]["paged sizes"]
         if sizes != report["settings"]["paging"]:
@@ -376,25 +395,25 @@ def succeeded(rows: list[dict]) -> list[dict]:
 
 
 def verdict(report: Report) -> str:
-    """Which card it is, and whether all is as predicted."""
+    """Return the card's name, and whether all measurements are as predicted."""
     sound = "all was measured, and all is as predicted."
     words = "the problems are listed at the end." if faults(report) else sound
     return f"{report['name']}: {words}"
 
 
 def card_table(report: Report) -> str:
-    """The card, line by line."""
+    """Return a table of the card's properties."""
     return table(("the card", ""), card_rows(report))
 
 
 def weight_table(report: Report) -> str:
-    """Bytes of the model in NF4 with double quantization."""
+    """Return a table of the model's bytes in NF4 with double quantization."""
     rows = weight_rows(report["weights"])
     return f"{report['model']} in NF4 with double quantization.\n\n{table(('', 'B'), rows)}"
 
 
 def step_table(report: Report) -> str:
-    """Peak and speed of each training step."""
+    """Return a table of the peak and the speed of each training step."""
     of_run = report["settings"]
     return f"""QLoRA, rank {of_run["rank"]}, adapters on all linear layers, fused AdamW with float32
 states. The peak is that of the second step, by torch.cuda.max_memory_allocated; tokens/s are the
@@ -407,20 +426,20 @@ this card the two workspaces are {beyond(report):,} B larger together; these byt
 
 
 def paging_table(report: Report) -> str:
-    """Paged AdamW beside unpaged."""
+    """Return a table that compares paged and unpaged AdamW."""
     pairs = succeeded(report["optimizers"])
     lines = [table(PAGING_HEAD, [cells for row in pairs for cells in paging_cells(row)]), ""]
     return "\n".join([*lines, *(paging_words(row, report["settings"]) for row in pairs)])
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A Markdown table; its first column is text, the others are numbers if there are rows."""
+    """Return a Markdown table whose first column contains text and the other columns numbers."""
     lines = [head, ("---", *["--:"] * (len(head) - 1)), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def card_rows(report: dict) -> list[tuple[str, str]]:
-    """The card, line by line."""
+    """Return the rows of the card's properties."""
     of_card = report["card"]
     if "failed" in of_card:
         return [("failed", of_card["failed"])]
@@ -437,7 +456,7 @@ def card_rows(report: dict) -> list[tuple[str, str]]:
 
 
 def weight_rows(sizes: dict) -> list[tuple[str, str]]:
-    """Bytes of the model, three ways."""
+    """Return the rows of the model's bytes: measured, estimated, and allocated."""
     if "failed" in sizes:
         return [("failed", sizes["failed"])]
     return [
@@ -448,7 +467,7 @@ def weight_rows(sizes: dict) -> list[tuple[str, str]]:
 
 
 def step_rows(report: dict) -> list[tuple[str, ...]]:
-    """A step a row, the calculator's error in brackets."""
+    """Return a row for each step, with the calculator's error in brackets."""
     rows = []
     for row in report["steps"]:
         if "failed" in row:
@@ -471,7 +490,7 @@ PAGING_HEAD = (
 
 
 def paging_cells(row: dict) -> Iterator[tuple[str, ...]]:
-    """The unpaged and the paged optimizer, a row each."""
+    """Yield a row for the unpaged and a row for the paged optimizer."""
     for kind in ("unpaged", "paged"):
         of_kind = row[kind]
         sizes = [of_kind[part] for part in ("states", "paged", "allocated", "free")]
@@ -480,7 +499,7 @@ def paging_cells(row: dict) -> Iterator[tuple[str, ...]]:
 
 
 def paging_words(row: dict, of_run: dict) -> str:
-    """Which states are paged, and whether paging changes the weights."""
+    """Return a sentence on which states are paged and whether paging changes the weights."""
     sizes = ", ".join(f"{size:,}" for size in row["paged"]["paged sizes"]) or "no"
     apart = f"differ by up to {row['difference']:g} from"
     how = "are bit for bit" if row["difference"] == 0 else apart
@@ -491,12 +510,12 @@ def paging_words(row: dict, of_run: dict) -> str:
 
 
 def find_card() -> torch.device | None:
-    """The CUDA card that torch computes on, if there is one."""
+    """Return the CUDA card that torch uses, or None."""
     return runtime.device() if torch.cuda.is_available() else None
 
 
 def available() -> str:
-    """This machine's model, or the small one where that can't be had."""
+    """Return the name of this machine's model, or of the small model if it can't be fetched."""
     name = default_name()
     try:
         fetch_base(name)
@@ -507,9 +526,10 @@ def available() -> str:
 
 
 def measure(save: Save, model: str | None) -> Report:
-    """Everything that the card allows; what comes before the optimizers is saved before them.
+    """Measure everything that the card allows, and return the report.
 
-    bitsandbytes ends the process if it is refused managed memory.
+    The report is saved before the paged optimizers are measured, because bitsandbytes ends the
+    process if it can't allocate managed memory.
 
     Raises:
         NothingToMeasure: there is no CUDA card.
@@ -525,8 +545,8 @@ def measure(save: Save, model: str | None) -> Report:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Which model."""
-    parser.add_argument("--model", choices=BASE_MODELS, help="default: this machine's")
+    """Add the option that chooses the model."""
+    parser.add_argument("--model", choices=BASE_MODELS, help="default: this machine's model")
 
 
 BENCHMARK = Benchmark(

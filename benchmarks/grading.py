@@ -1,8 +1,8 @@
-"""Grading a class: beside stock nbgrader, of 1,000 submissions, and killed in the middle.
+"""Measure how `course grade` grades a class: compared with nbgrader, 1,000 submissions, killed.
 
-It takes ten minutes. Courses are made in temporary folders, and a process of its own grades each.
-The memory of this process and of all that it starts is sampled from outside, as PSS: a page that
-several processes share counts once.
+The benchmark needs about ten minutes. It creates courses in temporary folders and grades each
+course in a separate process. The memory of this process and of its child processes is sampled from
+outside as PSS (proportional set size): a page that several processes share counts once.
 """
 
 from __future__ import annotations
@@ -40,16 +40,20 @@ from tests.assignment import cell, document
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"side by side": 40, "class": 1000, "killed": 60}
-SAMPLE = 0.5  # s between two looks at memory
-POINTS = 250  # of the picture, at most
-SHORT = Limits(
-    memory=400_000_000, files=50_000_000, processes=40, cell=10, call=3, notebook=60
-)  # so that bombs end soon
-DRIFT = 0.1  # of its mean: what memory may gain over the second half of a run, at most
-TARGET = 10  # times the speed of stock nbgrader
+# Time between two samples of the memory, in seconds.
+SAMPLE = 0.5
+# Maximum number of points of a line in the picture.
+POINTS = 250
+# Low limits, so that infinite loops and bombs end soon.
+SHORT = Limits(memory=400_000_000, files=50_000_000, processes=40, cell=10, call=3, notebook=60)
+# Maximum growth of the memory over the second half of a run, as a share of the median there.
+DRIFT = 0.1
+# The course must be at least this many times as fast as nbgrader with its own settings.
+TARGET = 10
 
 Notebook = dict[str, Any]
-Scores = dict[str, dict[str, Any]]  # by student and cell
+# Points or other results by student and cell.
+Scores = dict[str, dict[str, Any]]
 
 # --- an assignment that needs torch and transformers ----------------------------------------------
 
@@ -95,9 +99,15 @@ SMALL = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_
 
 @dataclass(frozen=True)
 class Task:
-    """A function to be written, and expressions that right and wrong answers return.
+    """A task: a function that students write.
 
-    `form` and `tests` are the checks: of the form of the result, and of its values.
+    Attributes:
+        name: the function's name.
+        signature: the function's signature.
+        form: a check of the form of the result.
+        tests: checks of the values of the result; all except the first are hidden.
+        right: expressions that right answers return.
+        wrong: expressions that wrong answers return.
     """
 
     name: str
@@ -108,11 +118,11 @@ class Task:
     wrong: list[str]
 
     def answer(self, result: str) -> str:
-        """An answer cell in which the function returns this."""
+        """Return an answer cell's text in which the function returns the expression `result`."""
         return f"def {self.signature}:\n    return {result}"
 
     def cells(self, number: int) -> list[Notebook]:
-        """The five cells of the task, worth 3 points."""
+        """Return the five cells of the task, which give 3 points."""
         prompt = f"## 8.{number} {self.name}\n●●○ · 6 min · 3 points\n\nReturn it."
         source = self.answer(self.right[0]).replace("\n", "\n    ### BEGIN SOLUTION\n")
         values = VALUES.format(visible=self.tests[0], hidden="\n".join(self.tests[1:]))
@@ -161,7 +171,7 @@ TASKS = [
 
 
 def tensors() -> Notebook:
-    """The assignment: three functions, 9 points."""
+    """Return the assignment with TASKS: three functions and 9 points."""
     opening = cell("opening", "# Exercise 08: Tensors", kind="markdown")
     tasks = [made for number, task in enumerate(TASKS, 1) for made in task.cells(number)]
     return document(
@@ -173,7 +183,7 @@ def tensors() -> Notebook:
 
 
 def course(folder: Path, name: str, content: Notebook) -> Path:
-    """A course with one assignment, released."""
+    """Create a course with one released assignment, and return its folder."""
     (folder / "exercises").mkdir(parents=True)
     shutil.copy(ROOT / release.SETTINGS, folder)
     assignment.write(folder, content, name)
@@ -182,13 +192,13 @@ def course(folder: Path, name: str, content: Notebook) -> Path:
 
 
 def released(folder: Path, name: str) -> Notebook:
-    """What students get of an assignment."""
+    """Return the released notebook of an assignment, which students get."""
     path = folder / "exercises" / name / f"{name}.ipynb"
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def filled(notebook: Notebook, answers: dict[str, str]) -> Notebook:
-    """A released notebook with answers, by the id of their cells."""
+    """Return a copy of a released notebook with answers, which are given by cell id."""
     made = copy.deepcopy(notebook)
     for place in made["cells"]:
         place["source"] = answers.get(place["id"], place["source"])
@@ -196,14 +206,14 @@ def filled(notebook: Notebook, answers: dict[str, str]) -> Notebook:
 
 
 def hand_in(folder: Path, student: str, name: str, content: bytes, file: str = "") -> None:
-    """Put a notebook into submitted/."""
+    """Write a student's notebook into submitted/."""
     path = folder / "submitted" / student / name / (file or f"{name}.ipynb")
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
 
 
 def hand_in_tensors(folder: Path, count: int) -> None:
-    """Submissions of the assignment with tensors; each answer is right, wrong or missing."""
+    """Write submissions of the assignment with tensors, with right, wrong and missing answers."""
     draw, notebook = random.Random(0), released(folder, TENSORS)
     for number in range(count):
         answers = {}
@@ -227,7 +237,8 @@ class Equal(int):
         def __hash__(self): return 0
     return Equal(7)"""
 
-# What the first answer of a hostile or broken submission does; its two others are right.
+# The body of the first answer in each kind of hostile or broken submission. The other two answers
+# are right.
 BODIES = {
     "infinite loop": "while True: pass",
     "os._exit": "__import__('os')._exit(0)",
@@ -240,13 +251,14 @@ BODIES = {
     "broken JSON": "return 7",
     "wrong file name": "return 7",
 }
-MOST = {name: 7.0 for name in BODIES}  # points: a check of the form alone is passed by any number
+# Maximum points of each kind. Any number passes a check that only tests the form of the result.
+MOST = {name: 7.0 for name in BODIES}
 MOST |= {"infinite loop": 6.0, "os._exit": 6.0, "memory bomb": 6.0, "fork bomb": 6.0}
 MOST |= {"unfinished": 6.0, "broken JSON": 0.0}
 
 
 def answers(bodies: dict[str, str]) -> dict[str, str]:
-    """Answers to 09_sums, right but for those whose bodies are given."""
+    """Return answers to 09_sums, which are right unless `bodies` has another body."""
     return {
         task: ANSWER.format(function=function, body=bodies.get(task, f"return {right}"))
         for task, (function, right) in SUMS.items()
@@ -254,9 +266,11 @@ def answers(bodies: dict[str, str]) -> dict[str, str]:
 
 
 def hand_in_sums(folder: Path, count: int) -> dict[str, tuple[str, float]]:
-    """Submissions of 09_sums, one in ten of them broken or hostile, each kind in turn.
+    """Write submissions of 09_sums; every tenth submission is broken or hostile.
 
-    Returns what each is ("" for an honest one) and its points: exactly, or at most if it isn't.
+    Returns:
+        For each student the kind of the submission, "" if it is honest, and its points. For a
+        broken or hostile submission they are the maximum that it may get.
     """
     draw, notebook = random.Random(0), released(folder, assignment.NAME)
     kinds, expected = list(BODIES), {}
@@ -275,7 +289,7 @@ def hand_in_sums(folder: Path, count: int) -> dict[str, tuple[str, float]]:
 
 
 def _hostile(notebook: Notebook, kind: str) -> tuple[bytes, str]:
-    """A notebook of a kind, and its file name if that is another than it should be."""
+    """Return a notebook of a broken or hostile kind, and its file name if the name is wrong."""
     made = filled(notebook, answers({"sum-all": BODIES[kind]}))
     if kind == "deleted checks":
         made["cells"] = [c for c in made["cells"] if not c["id"].startswith("sum-all-")]
@@ -291,13 +305,14 @@ def _hostile(notebook: Notebook, kind: str) -> tuple[bytes, str]:
 
 @dataclass
 class Run:
-    """A process that grades, watched from outside. Times are seconds since its start.
+    """Measurements of a grading process from outside. Times are in seconds since its start.
 
     Attributes:
-        seconds: when it ended.
-        ready: when its sandboxes were warm.
-        done: when each submission was graded.
-        samples: (time, B of the process itself, B of the process and all that it started).
+        seconds: the time at which the process ended.
+        ready: the time at which the sandboxes were warm.
+        done: the time at which each submission was graded.
+        samples: tuples of a time, the memory of the process itself, and the memory of the process
+            and all its descendants, in bytes (B).
     """
 
     seconds: float = 0.0
@@ -307,19 +322,24 @@ class Run:
 
     @property
     def peak(self) -> int:
-        """The most memory of all processes together, B."""
+        """The maximum memory of all processes together, in bytes (B)."""
         return max(total for _, _, total in self.samples)
 
 
 def watched(
     command: list[str], folder: Path, until: Callable[[Run], bool] = lambda run: False
 ) -> Run:
-    """Run a command in a course's folder to its end, or kill it (SIGKILL) when `until` holds.
+    """Run a command in a course's folder and return its measurements.
 
     The command runs in this folder because nbgrader reads the settings of its working directory.
 
+    Args:
+        command: the command, whose output says when it is ready and which submissions are done.
+        folder: the course's folder.
+        until: after each submission, the command is killed (SIGKILL) if this returns True.
+
     Raises:
-        RuntimeError: the command failed; the text holds the end of its output.
+        RuntimeError: the command failed; the message contains the end of its output.
     """
     run, begun = Run(), time.monotonic()
     with tempfile.TemporaryFile("w+") as said:
@@ -345,7 +365,7 @@ def watched(
 
 
 def _kill(process: psutil.Popen) -> None:
-    """SIGKILL to a process; raises RuntimeError if something that it started lives on."""
+    """Kill a process (SIGKILL). Raises RuntimeError if one of its descendants keeps running."""
     started = process.children(recursive=True)
     process.kill()
     _, left = psutil.wait_procs(started, 10)
@@ -354,7 +374,7 @@ def _kill(process: psutil.Popen) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """The variables of a run: as they are, with this repository and this Python's programs."""
+    """Return this process's environment variables, with this repository and Python's programs."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
@@ -369,34 +389,36 @@ def _sample(process: psutil.Process, run: Run, begun: float) -> None:
 
 
 def _pss(process: psutil.Process) -> int:
-    """Memory of a process, B; pages that it shares are divided among those who share them."""
+    """Return the PSS of a process in bytes (B), in which processes share the size of a page."""
     try:
         text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return 0
     sizes = [line.split()[1] for line in text.splitlines() if line.startswith("Pss:")]
     return 1024 * int(sizes[0]) if sizes else 0
 
 
 def ours(folder: Path, name: str, limits: str = "default", workers: int = 0) -> list[str]:
-    """The command that grades as `course grade` does, and prints how far it is.
+    """Return the command that grades like `course grade` and prints its progress.
 
     Args:
-        folder: the course.
-        name: the assignment.
-        limits: "default", or "short" for limits at which bombs end soon.
-        workers: submissions at a time; 0 means as many as fit this machine.
+        folder: the course's folder.
+        name: the assignment's name.
+        limits: "default", or "short" for the limits SHORT.
+        workers: the number of submissions that are graded at the same time; 0 means as many as fit
+            this machine.
     """
     grade = [sys.executable, "-m", "benchmarks.grading"]
     return [*grade, str(folder), name, limits, str(workers)]
 
 
 def grade(folder: Path, name: str, limits: str, workers: int) -> None:
-    """Grade and publish, in this process; 0 workers are as many as fit this machine."""
+    """Grade and publish in this process. The arguments are those of `ours`."""
     from course_utils.grading import classroom, marking
 
     chosen = SHORT if limits == "short" else Limits()
-    marking.servers(marking.grading_spec(folder, name, chosen))  # `classroom.grade` finds them warm
+    # `classroom.grade` uses the servers that are warmed up here.
+    marking.servers(marking.grading_spec(folder, name, chosen))
     print("ready", flush=True)
 
     def tell(record: records.Record, *_: int) -> None:
@@ -416,14 +438,14 @@ c.Execute.timeout = 300  # no cell of this assignment may fail for being slow
 
 
 def stock(folder: Path, name: str) -> list[str]:
-    """nbgrader's own command, with none of this course's settings."""
+    """Return nbgrader's own command and replace the course's settings by nbgrader's defaults."""
     (folder / release.SETTINGS).write_text(STOCK, encoding="utf-8")
     program = Path(sys.executable).with_name("nbgrader")
     return [str(program), "autograde", name, "--course-dir", str(folder)]
 
 
 def scores(folder: Path, name: str) -> Scores:
-    """Automatic points in a gradebook, by student and graded cell."""
+    """Return the automatic points in a gradebook, by student and graded cell."""
     return {
         student: {cell: grade[0] for cell, grade in grades.items()}
         for student, grades in contents(folder, name).items()
@@ -431,7 +453,7 @@ def scores(folder: Path, name: str) -> Scores:
 
 
 def contents(folder: Path, name: str) -> Scores:
-    """All that a gradebook says of submissions, without ids and times."""
+    """Return all grades in a gradebook without ids and times, by student and graded cell."""
     from nbgrader.api import Gradebook
 
     with Gradebook(f"sqlite:///{folder / 'gradebook.db'}", "qlora") as book:
@@ -455,14 +477,18 @@ def contents(folder: Path, name: str) -> Scores:
 
 @contextmanager
 def courses(name: str, content: Notebook) -> Iterator[tuple[Path, Callable[[], Path]]]:
-    """A released course, and a function that makes a fresh copy of it."""
+    """Create a released course; yield its folder and a function that makes a fresh copy of it."""
     with tempfile.TemporaryDirectory() as aside:
         first, count = course(Path(aside, "course"), name, content), iter(range(100))
         yield first, lambda: Path(shutil.copytree(first, Path(aside, f"copy{next(count)}")))
 
 
 def side_by_side(count: int) -> dict[str, Any]:
-    """Stock nbgrader between two runs of ours, on fresh copies of one course; same scores."""
+    """Compare nbgrader with `course grade` on copies of one course, and check for equal scores.
+
+    nbgrader runs between two runs of `course grade`, so that a machine that becomes slower or
+    faster affects both graders.
+    """
     with courses(TENSORS, tensors()) as (first, fresh):
         hand_in_tensors(first, count)
         runs, found = {}, {}
@@ -489,7 +515,7 @@ def side_by_side(count: int) -> dict[str, Any]:
 
 
 def whole_class(count: int) -> dict[str, Any]:
-    """A class of small submissions, one in ten broken or hostile, graded to the end."""
+    """Grade a class of small submissions, of which every tenth is broken or hostile."""
     with courses(assignment.NAME, assignment.notebook()) as (folder, _):
         expected = hand_in_sums(folder, count)
         run = watched(ours(folder, assignment.NAME, "short"), folder)
@@ -515,12 +541,12 @@ def whole_class(count: int) -> dict[str, Any]:
 
 
 def scored(record: records.Record) -> float:
-    """Points of a record; a cell that waits for a person has none yet."""
+    """Return the points of a record; cells that wait for a person's points count 0."""
     return sum(points or 0 for points in record.points.values())
 
 
 def unexpected(expected: dict[str, tuple[str, float]], points: dict[str, float]) -> list[str]:
-    """Submissions that got other points than they should, a line each."""
+    """Return the submissions with unexpected points, one line each."""
     return [
         f"{student} ({kind or 'honest'}): {points[student]:g} instead of {most:g}"
         for student, (kind, most) in expected.items()
@@ -529,7 +555,7 @@ def unexpected(expected: dict[str, tuple[str, float]], points: dict[str, float])
 
 
 def killed(count: int) -> dict[str, Any]:
-    """SIGKILL to a run when half is done; the next one must end as an undisturbed one does."""
+    """Kill a run after half of the submissions, and check that a second run completes it."""
     with courses(assignment.NAME, assignment.notebook()) as (first, fresh):
         hand_in_sums(first, count)
         undisturbed, disturbed = fresh(), fresh()
@@ -557,9 +583,10 @@ def killed(count: int) -> dict[str, Any]:
 
 
 def drift(times: list[float], values: list[float]) -> float:
-    """What a series gains over its second half, as a share of its median there.
+    """Return the growth of a series over its second half, as a share of its median there.
 
-    By the line of Theil and Sen, the median slope of all pairs, which a few bombs don't tilt.
+    The growth is computed with the Theil–Sen estimator, the median slope of all pairs of points,
+    because a few memory bombs don't change this median.
     """
     start = (times[0] + times[-1]) / 2
     half = [(t, v) for t, v in zip(times, values, strict=True) if t >= start]
@@ -569,9 +596,9 @@ def drift(times: list[float], values: list[float]) -> float:
 
 
 def drifts(run: Run) -> dict[str, float]:
-    """How memory of the worker, and of all processes, grows in the second half of a run.
+    """Return the memory growth of the worker and of all processes in the second half of a run.
 
-    Only samples between the first submission and the last count.
+    Only the samples between the first and the last graded submission are used.
     """
     kept = [sample for sample in run.samples if run.done[0] <= sample[0] <= run.done[-1]]
     times = [sample[0] for sample in kept]
@@ -582,7 +609,11 @@ def drifts(run: Run) -> dict[str, float]:
 
 
 def series(run: Run) -> list[list[float]]:
-    """Seconds, submissions done, MB of the worker and of all; of each part of a run, the peak."""
+    """Return at most POINTS samples, each with the maximum memory in a part of the run.
+
+    Each sample consists of the time in seconds, the number of graded submissions, and the memory of
+    the worker and of all processes, in MB.
+    """
     size = -(-len(run.samples) // POINTS)
     parts = [run.samples[start : start + size] for start in range(0, len(run.samples), size)]
     peaks = [max(part, key=lambda sample: sample[2]) for part in parts]
@@ -596,7 +627,7 @@ def series(run: Run) -> list[list[float]]:
 
 
 def picture(graded: dict[str, Any]) -> Any:
-    """Submissions done, and memory of the worker and of all processes, over time."""
+    """Return a picture of graded submissions and of memory over time."""
     from matplotlib.figure import Figure
 
     from course_utils.figures import Picture
@@ -615,15 +646,16 @@ def picture(graded: dict[str, Any]) -> Any:
         axes.spines[["top", "right"]].set_visible(False)
     found = graded["drift"]
     alt = (
-        f"{graded['submissions']:,} submissions graded in {graded['seconds']:,.0f} seconds. Memory "
-        f"of all processes is {format_bytes(graded['peak'])} at most. Over the second half, a line "
-        f"through it changes by {found['all']:+.1%}, the worker's by {found['worker']:+.1%}."
+        f"{graded['submissions']:,} submissions graded in {graded['seconds']:,.0f} seconds. All "
+        f"processes together need at most {format_bytes(graded['peak'])}. In the second half of "
+        f"the run, their memory changes by {found['all']:+.1%} and the memory of the worker by "
+        f"{found['worker']:+.1%}."
     )
     return Picture(figure, alt)
 
 
 def peer_table(report: Report) -> str:
-    """Stock nbgrader beside this course, and how much of the time is start-up."""
+    """Return a table that compares nbgrader with this course, and a paragraph on start-up."""
     sides = report["side by side"]
     count, both, stock_run = sides["submissions"], sides["ours"], sides["nbgrader"]
     took, ready, stock_took = mean(both["seconds"]), mean(both["ready"]), stock_run["seconds"]
@@ -637,14 +669,14 @@ def peer_table(report: Report) -> str:
     twice = " and ".join(f"{seconds:.1f}" for seconds in both["seconds"])
     words = f"""{count} submissions; both graders gave the same points in all
         {sides["cells compared"]} graded cells. `course grade` is {stock_took / took:.1f} times
-        as fast. It needs {ready:.1f} s until its sandboxes are warm, and
-        {(took - ready) / count:.2f} s for each submission from then on. It ran before nbgrader
-        and again after it, in {twice} s; the table has the mean."""
+        as fast. Its sandboxes need {ready:.1f} s to start, and each submission needs
+        {(took - ready) / count:.2f} s after that. `course grade` ran once before and once after
+        nbgrader, for {twice} s; the table shows the mean."""
     return "\n".join([*lines, "", paragraph(words)])
 
 
 def class_table(report: Report) -> str:
-    """A large class, one in ten of its submissions broken or hostile."""
+    """Return a table of the broken and hostile submissions in a large class."""
     graded = report["class"]
     lines = ["| broken or hostile | submissions | points, of 9 | at most |", "|---|--:|---|--:|"]
     for kind, points in graded["kinds"].items():
@@ -652,26 +684,26 @@ def class_table(report: Report) -> str:
             lines.append(f"| {kind} | {len(points)} | {_counted(points)} | {MOST[kind]:g} |")
     states = ", ".join(f"{number} {state}" for state, number in graded["states"].items())
     words = f"""{graded["records"]:,} records of {graded["submissions"]:,} submissions: {states}.
-        Every honest submission has exactly the points that it deserves; the median honest one
-        took {graded["honest seconds"]:.2f} s. The whole class took {graded["seconds"]:.0f} s,
-        with the time limits of the hostile ones ({SHORT.cell:g} s for a cell, {SHORT.call:g} s
-        for a call)."""
+        Every honest submission got exactly the points that it deserves, in a median time of
+        {graded["honest seconds"]:.2f} s. The whole class took {graded["seconds"]:.0f} s, which
+        includes the time limits that hostile submissions reach ({SHORT.cell:g} s for a cell,
+        {SHORT.call:g} s for a call)."""
     return "\n".join([*lines, "", paragraph(words)])
 
 
 def killed_run(report: Report) -> str:
-    """What a run that was killed in the middle left, and how the next one ended."""
+    """Return a paragraph on a killed run and on the run that completed it."""
     killed = report["killed"]
     return paragraph(
         f"""A run of {killed["submissions"]} submissions was killed (SIGKILL) after
-        {killed["killed after"]:.1f} s, when {killed["saved"]} were saved. The next run graded the
-        other {killed["graded after"]}. The scores of all {killed["cells compared"]} cells are those
-        of a run that was not killed."""
+        {killed["killed after"]:.1f} s, when {killed["saved"]} results were saved. The next run
+        graded the other {killed["graded after"]} submissions. The scores of all
+        {killed["cells compared"]} cells are equal to those of a run that was not killed."""
     )
 
 
 def _counted(points: list[str]) -> str:
-    """Points and how many have them: "6", or "6 (3 times), 7 (2 times)"."""
+    """Return points and their frequency, such as "6", or "6 (3 times), 7 (2 times)"."""
     counts = Counter(points)
     if len(counts) == 1:
         return points[0]
@@ -679,15 +711,15 @@ def _counted(points: list[str]) -> str:
 
 
 def conditions(report: Report) -> str:
-    """How memory is counted."""
+    """Return a sentence on how memory is counted."""
     return (
-        f"Memory is that of all processes together, sampled every {SAMPLE} s; shared pages count "
+        f"Memory is the sum over all processes, sampled every {SAMPLE} s; a shared page counts "
         "once."
     )
 
 
 def problems(report: Report) -> list[str]:
-    """A missed target, and memory that grows during the run."""
+    """Return a missed target and a growth of memory, one sentence each."""
     sides, grown = report["side by side"], report["class"]["drift"]
     ratio = sides["nbgrader"]["seconds"] / max(sides["ours"]["seconds"])
     found = [f"{ratio:.1f} times as fast as nbgrader, not {TARGET}"] if ratio < TARGET else []
@@ -699,7 +731,7 @@ def problems(report: Report) -> list[str]:
 
 
 def measure(save: Save, sizes: dict[str, int] = SIZES) -> Report:
-    """The three parts, one after another."""
+    """Measure the three parts and return their report."""
     parts = {"side by side": side_by_side, "class": whole_class, "killed": killed}
     report: Report = measured_here()
     for name, part in parts.items():
@@ -718,6 +750,6 @@ BENCHMARK = Benchmark(
 
 
 if __name__ == "__main__":
-    # A run that `ours` starts and `watched` observes.
+    # The command that `ours` returns and `watched` runs.
     folder, name, limits, workers = sys.argv[1:]
     grade(Path(folder), name, limits, int(workers))

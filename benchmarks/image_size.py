@@ -1,7 +1,7 @@
-"""What the course adds to a Binder image: packages, installed, and the model. From metadata alone.
+"""Measure how much the course adds to a Binder image: installed packages and the model.
 
-Run it in an environment that holds the course with CPU torch. pip notes for each package which
-files it has installed: they are measured where they lie. No image is built.
+Run the benchmark in an environment with the course and the CPU build of torch. No image is built:
+pip records the files of each installed package, and the benchmark adds the sizes of these files.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from course_utils.validation import CourseError
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / "binder" / "environment.yml"
+# Number of packages that have their own row in the table.
 BIGGEST = 10
 
 
 def wanted(environment: Path = ENVIRONMENT) -> list[str]:
-    """What an environment file has pip install: requirements, without pip's options."""
+    """Return the requirements that an environment file installs with pip, without options."""
     entries = yaml.safe_load(environment.read_text(encoding="utf-8"))["dependencies"]
     (lines,) = (entry["pip"] for entry in entries if isinstance(entry, dict))
     return [line for line in lines if not line.startswith("-")]
 
 
 def closure(requirements: Iterable[str]) -> set[str]:
-    """Names of the packages that requirements lead to here, themselves among them.
+    """Return the names of all packages that requirements need, directly or indirectly.
 
-    Markers are judged for the Python and system that this runs on. Raises CourseError for a package
-    that isn't installed.
+    Markers are evaluated for this Python and this system. Raises CourseError if a package isn't
+    installed.
     """
     found: set[tuple[str, str]] = set()
     queue = [Requirement(line) for line in requirements]
@@ -49,7 +50,7 @@ def closure(requirements: Iterable[str]) -> set[str]:
 
 
 def needs(name: str, extra: str) -> Iterator[Requirement]:
-    """What an installed package requires, with one of its extras ("" for none)."""
+    """Yield the requirements of an installed package with one of its extras ("" for none)."""
     try:
         lines = distribution(name).requires or []
     except PackageNotFoundError:
@@ -60,18 +61,18 @@ def needs(name: str, extra: str) -> Iterator[Requirement]:
 
 
 def installed_bytes(name: str) -> int:
-    """Bytes of all files that pip has installed for a package, bytecode among them."""
+    """Return the bytes (B) of all files that pip installed for a package, including bytecode."""
     files = (Path(file.locate()) for file in distribution(name).files or [])
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files in a folder."""
+    """Return the bytes (B) of all files in a folder and its subfolders."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def measure(save: Save) -> Report:
-    """Sizes in B. Raises CourseError where torch was built for CUDA."""
+    """Return the sizes in bytes (B). Raises CourseError if torch was built for CUDA."""
     import torch
 
     from course_utils.models import fetch_base
@@ -89,7 +90,7 @@ def measure(save: Save) -> Report:
 
 
 def table(report: dict) -> str:
-    """The biggest packages, all others, the model and the sum, in markdown."""
+    """Return a table of the largest packages, all other packages, the model and the sum."""
     packages = list(report["packages"].items())
     others = packages[BIGGEST:]
     rows = [*packages[:BIGGEST], (f"{len(others)} more packages", sum(size for _, size in others))]
@@ -99,7 +100,7 @@ def table(report: dict) -> str:
 
 
 def total(report: dict) -> int:
-    """Bytes of packages and model together."""
+    """Return the bytes (B) of all packages and the model together."""
     return sum(report["packages"].values()) + report["model"]
 
 

@@ -1,9 +1,9 @@
-"""Speed of training, generation and the NF4 codec, with and without busy neighbours.
+"""Measure the speed of training, generation and the NF4 codec beside busy neighbours.
 
 A neighbour is a program that keeps one core busy. Each combination of a setting and a kind of work
-has a process of its own. The processes take turns: first without neighbours, then beside one
-neighbour, then beside two neighbours, then without neighbours again. There is a pause before each
-turn, so that a process doesn't count the process that worked before it among its neighbours.
+runs in its own process. The processes take turns: first without neighbours, then beside one
+neighbour, then beside two neighbours, then without neighbours again. A pause before each turn
+ensures that a process doesn't count the previous process among its neighbours.
 """
 
 from __future__ import annotations
@@ -32,10 +32,14 @@ from benchmarks.turns import (
 from course_utils.quantization import quantize_nf4
 
 NEIGHBOURS = (0, 1, 2)
-ROUNDS = 4  # for each number of neighbours
-REST = 1.5  # seconds before each measurement; `course_utils.threads` averages over one second
-QUIET, BESIDE_ONE = 0.97, 0.5  # targets, as shares of the speed with all cores and no neighbours
-# It ends by itself if the benchmark is killed.
+# Number of rounds for each number of neighbours.
+ROUNDS = 4
+# Pause before each measurement, in seconds. `course_utils.threads` averages over one second.
+REST = 1.5
+# Minimum speed without neighbours and beside one neighbour, as shares of the speed with a thread
+# for each core and no neighbours.
+QUIET, BESIDE_ONE = 0.97, 0.5
+# The program of a neighbour, which also ends if the benchmark is killed.
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(100_000))"
 
 BEFORE, COURSE = "a thread for each core", "the course"
@@ -48,7 +52,7 @@ SETTINGS: dict[str, Variables] = {
 
 
 def codec(turn: Turn) -> None:
-    """Lecture 04's codec: convert 2 million weights to NF4 and back, 40 times a turn."""
+    """Convert 2 million weights to NF4 and back with lecture 04's codec, 40 times in each turn."""
     weights = torch.randn(2_000_000)
     while True:
         turn.begin()
@@ -78,12 +82,12 @@ def busy(count: int) -> Iterator[None]:
 
 
 def way(name: str) -> Callable[[Turn], None]:
-    """The work of a worker process; its setting is in its environment variables."""
+    """Return the work of a worker process, whose environment variables contain the setting."""
     return WORK[name.rpartition(", ")[2]][0]
 
 
 def measure(save: Save) -> Report:
-    """Every setting and kind of work, with each number of neighbours."""
+    """Measure each setting and kind of work with each number of neighbours."""
     return {
         **measured_here(),
         "threads": torch.get_num_threads(),
@@ -104,23 +108,23 @@ def measure(save: Save) -> Report:
 
 
 def pieces(report: dict, setting: str, name: str, neighbours: int) -> Pieces:
-    """The measurements of this kind of work, with this setting and this number of neighbours."""
+    """Return the measurements of a kind of work with a setting and a number of neighbours."""
     every = report["ways"][f"{setting}, {name}"]["pieces"]
     return every[NEIGHBOURS.index(neighbours) :: len(NEIGHBOURS)]
 
 
 def share(report: dict, setting: str, name: str, neighbours: int) -> float:
-    """The speed with a setting, divided by the speed with a thread for each core and no neighbours.
+    """Return a speed as a share of the speed with a thread for each core and no neighbours.
 
-    It is the median over the rounds. Measurements of the same round are compared, because only
-    minutes lie between them.
+    The share is the median over all rounds. In each round, two measurements of the same round are
+    compared, because the machine's own speed hardly changes within minutes.
     """
     quiet = pieces(report, BEFORE, name, 0)
     return median(ratios(pieces(report, setting, name, neighbours), quiet, WORK[name][1]))
 
 
 def table(report: dict) -> str:
-    """Speeds and shares, one line for each kind of work and setting."""
+    """Return a table of speeds and shares with a row for each kind of work and setting."""
     heads = ["no neighbour", "one neighbour", "two neighbours"]
     lines = [f"| | | {' | '.join(heads)} |", "|---|---|--:|--:|--:|"]
     for name, (_, rate, unit) in WORK.items():
@@ -135,7 +139,7 @@ def table(report: dict) -> str:
 
 
 def problems(report: Report) -> list[str]:
-    """Kinds of work for which the course misses its targets."""
+    """Return the kinds of work for which the course misses its targets, one sentence each."""
     found = []
     for count, target in ((0, QUIET), (1, BESIDE_ONE)):
         for name in WORK:
@@ -148,6 +152,6 @@ def problems(report: Report) -> list[str]:
 BENCHMARK = Benchmark(
     measure,
     {"table": table},
-    conditions=lambda report: conditions(report, f"{report['rounds']} turns each"),
+    conditions=lambda report: conditions(report, f"{report['rounds']} turns of each way"),
     problems=problems,
 )

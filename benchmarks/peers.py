@@ -1,11 +1,11 @@
-"""What two other calculators say about fine-tuning memory, in bytes: JSON in, JSON out.
+"""Estimate fine-tuning memory with fitcheck and accelerate, in bytes: JSON in, JSON out.
 
     HF_ENDPOINT=http://… python benchmarks/peers.py < questions.json
 
-Both read a model's config from the hub, and huggingface_hub reads HF_ENDPOINT when it is imported,
-so `calculators.py` runs this in a process of its own, with a local hub. Of the questions
-{"fitcheck": [[model, options of its TrainingConfig], …], "accelerate": [model, …]} the last line of
-the output is the answers, in the same order.
+The input is {"fitcheck": [[model, options of TrainingConfig], …], "accelerate": [model, …]}. The
+last line of the output contains the answers in the same order. `calculators.py` runs this program
+in a separate process with a local hub, because fitcheck and accelerate read a model's config from
+the hub, and huggingface_hub reads HF_ENDPOINT only when it is imported.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from course_utils.units import MiB
 
 
 def ask_fitcheck(model: str, options: dict) -> dict[str, float]:
-    """Bytes of fitcheck's report: weights, and tensors (its total without its overhead).
+    """Return the bytes (B) that fitcheck reports for the weights and for all tensors.
 
-    The overhead stands for the CUDA context and for memory that PyTorch reserves but doesn't use;
-    torch.cuda.max_memory_allocated counts neither.
+    The tensors are fitcheck's total without its overhead. The overhead estimates the CUDA context
+    and the memory that PyTorch reserves but doesn't use, which torch.cuda.max_memory_allocated
+    doesn't count.
     """
     from fitcheck import TrainingConfig, estimate, fetch_model_config, get_gpu
 
@@ -34,9 +35,10 @@ def ask_fitcheck(model: str, options: dict) -> dict[str, float]:
 
 
 def ask_accelerate(model: str) -> dict[str, dict[str, float | None]]:
-    """Bytes that `accelerate estimate-memory` shows, by dtype: weights, and training using Adam.
+    """Return the bytes (B) that `accelerate estimate-memory` shows for each dtype.
 
-    None where it shows N/A, as for training in 8 or 4 bits.
+    "weights" are the bytes of the weights, and "training" the bytes of training with Adam. A value
+    is None if accelerate shows N/A, for example for training in 8 or 4 bits.
     """
     rows = gather_data(estimate_command_parser().parse_args([model]))
     return {
@@ -46,7 +48,7 @@ def ask_accelerate(model: str) -> dict[str, dict[str, float | None]]:
 
 
 def shown(size: float) -> float | None:
-    """accelerate writes -1 for what it doesn't know."""
+    """Return a size of accelerate; None for -1, which means that accelerate doesn't know it."""
     return None if size == -1 else size
 
 

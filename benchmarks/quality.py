@@ -1,9 +1,9 @@
-"""What fine-tuning is worth on the news task, over several seeds: lecture 07 without the lecture.
+"""Compare prompting and fine-tuning on the news task of lecture 07, over several seeds.
 
     python -m benchmarks quality --seeds 0 1 2
 
-Prompting and tuning on the whole test split, with 95% intervals, seconds, tokens/s, peak memory,
-versions and machine.
+The model answers the whole test split, prompted and fine-tuned. The report contains the scores with
+95% intervals, seconds, tokens/s, peak memory, versions and the machine.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from course_utils.training import Recipe, attach_adapters, finetune
 from course_utils.units import format_bytes
 
 LECTURE = "3-shot (lecture 07)"
-VALID = 0.95  # share of answers that must be valid JSON after training
+# Minimum share of answers that are valid JSON after training.
+VALID = 0.95
 
 
 def prompting(test: list[dict]) -> dict[str, dict]:
-    """Scores of the untrained NF4 model: no worked example, lecture 07's three, four others, eight.
+    """Return the scores of the untrained NF4 model with 0, 3, 4 and 8 worked examples.
 
-    The shots are the shortest training story of each section named.
+    The examples are the shortest training stories of the named sections. The three examples are
+    those of lecture 07.
     """
     model, tokenizer = load_base("smollm2-135m", quantization="nf4")
     ways = {
@@ -41,7 +43,7 @@ def prompting(test: list[dict]) -> dict[str, dict]:
 
 
 def tuning(data, test: list[dict], seed: int) -> dict:
-    """Train with one seed on a fresh model and measure; adds the run's own numbers."""
+    """Train a fresh model with one seed; return its scores and the measurements of the training."""
     model, tokenizer = load_base("smollm2-135m", quantization="nf4")
     recipe = Recipe(seed=seed)
     model = attach_adapters(model, recipe)
@@ -63,7 +65,7 @@ def tuning(data, test: list[dict], seed: int) -> dict:
 
 
 def answering(model, tokenizer, conversations, test) -> dict:
-    """Scores (mean, low, high) of each metric, and the seconds it took to answer."""
+    """Return the scores (mean, low, high) by metric, the prompt tokens, and the seconds."""
     begun = time.perf_counter()
     answers = evaluation.generate(model, tokenizer, conversations)
     seconds = time.perf_counter() - begun
@@ -76,7 +78,7 @@ def answering(model, tokenizer, conversations, test) -> dict:
 
 
 def table(results: dict[str, dict]) -> str:
-    """The results as Markdown: a row a way of asking, a column a metric."""
+    """Return a Markdown table with a row for each way of asking and a column for each metric."""
     labels = list(evaluation.METRICS.values())
     lines = ["| | " + " | ".join(labels) + " | prompt tokens |", "|---" * (len(labels) + 2) + "|"]
     for name, result in results.items():
@@ -86,7 +88,7 @@ def table(results: dict[str, dict]) -> str:
 
 
 def measure(save: Save, seeds: list[int]) -> Report:
-    """Results of each prompt, and of tuning with each seed."""
+    """Return the results of each prompt and of fine-tuning with each seed."""
     data = news.load_news()
     test = list(data["test"])
     results = prompting(test)
@@ -100,7 +102,7 @@ def measure(save: Save, seeds: list[int]) -> Report:
 
 
 def conditions(report: Report) -> str:
-    """Stories, training speed and memory."""
+    """Return a sentence on the stories, the speed of training, and the memory."""
     tuned = [result for result in report["results"].values() if "losses" in result]
     speeds = [result["training tokens/s"] for result in tuned]
     return (
@@ -111,7 +113,7 @@ def conditions(report: Report) -> str:
 
 
 def problems(report: Report) -> list[str]:
-    """Seeds whose training does not beat each prompt as it should."""
+    """Return the seeds whose training misses a target, one sentence for each target."""
     scores = {
         name: {metric: evaluation.Interval(*values) for metric, values in r["scores"].items()}
         for name, r in report["results"].items()
@@ -134,7 +136,7 @@ def problems(report: Report) -> list[str]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Which seeds to train with."""
+    """Add the option that chooses the seeds."""
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
 
 

@@ -1,10 +1,10 @@
-"""Run a benchmark: measure, save the report as JSON, and write its tables where they are quoted.
+"""Run a benchmark, save its report as JSON, and write its tables into the pages that quote them.
 
 python -m benchmarks NAME
     │ measure(save, **options) → report
     ├─ build/benchmarks/NAME.json    the report
     ├─ build/benchmarks/NAME.md      all tables and pictures of the report
-    └─ README.md, docs/*.md          the tables that are quoted there, between two marks:
+    └─ README.md, docs/*.md          the tables that a page quotes between two marks:
                                      <!-- NAME TABLE: begin --> and <!-- NAME TABLE: end -->
 """
 
@@ -40,23 +40,25 @@ Save = Callable[[Report], None]
 
 
 class NothingToMeasure(Exception):
-    """This machine lacks what a benchmark measures. The message says what is missing."""
+    """Raised if this machine lacks hardware that a benchmark measures; the message says which."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What `run` has to know about a benchmark.
+    """The functions that `run` calls for a benchmark.
 
     Attributes:
-        measure: called with `save`, which keeps a report that is not complete yet, and with the
-            benchmark's options by keyword; returns the report, which JSON can store. Raises
-            CourseError if it can't measure, NothingToMeasure if there is nothing to measure.
-        tables: name → function from the report to Markdown.
-        pictures: name → function from the report to a Picture.
-        conditions: how it was measured, in sentences that go before "Made by …".
-        problems: what failed or missed its target, one sentence each.
-        add_options: adds the benchmark's own options to a parser.
-        data: where the report is saved, if it is to be in git.
+        measure: function that measures and returns the report, which must be serializable as JSON.
+            Its arguments are `save`, which saves an incomplete report, and the benchmark's options
+            as keywords. It raises CourseError if it can't measure, and NothingToMeasure if there is
+            nothing to measure.
+        tables: functions from the report to Markdown, by the table's name.
+        pictures: functions from the report to a Picture, by the picture's name.
+        conditions: function from the report to sentences on how it was measured, which are written
+            before "Made by …".
+        problems: function from the report to its failures and missed targets, one sentence each.
+        add_options: function that adds the benchmark's own options to a parser.
+        data: path of the report, if the report is stored in git; None for build/benchmarks.
     """
 
     measure: Callable[..., Report]
@@ -72,7 +74,7 @@ class Benchmark:
 
 
 def names() -> list[str]:
-    """The benchmarks of this package, found without importing them."""
+    """Return the names of all benchmarks in this package without importing them."""
     paths = sorted(HERE.glob("*.py"))
     return [
         path.stem for path in paths if re.search(r"^BENCHMARK = ", path.read_text("utf-8"), re.M)
@@ -80,13 +82,13 @@ def names() -> list[str]:
 
 
 def about(name: str) -> str:
-    """The first line of a benchmark's docstring."""
+    """Return the first line of a benchmark's docstring."""
     module = ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8"))
     return (ast.get_docstring(module) or "").split("\n")[0]
 
 
 def find(name: str) -> Benchmark:
-    """The benchmark of this name; imports its module."""
+    """Import the module of a benchmark and return the benchmark."""
     return importlib.import_module(f"benchmarks.{name}").BENCHMARK
 
 
@@ -97,7 +99,7 @@ def run(name: str, arguments: list[str]) -> int:
     """Run a benchmark with the options of a command line.
 
     Returns:
-        An exit status: 1 if it could not measure, or has found problems; else 0.
+        The exit status: 1 if the benchmark could not measure or found problems, otherwise 0.
     """
     benchmark = find(name)
     options = vars(_parser(name, benchmark).parse_args(arguments))
@@ -128,7 +130,7 @@ def run(name: str, arguments: list[str]) -> int:
 def _parser(name: str, benchmark: Benchmark) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks {name}", description=about(name))
     parser.add_argument(
-        "--texts", action="store_true", help="measure nothing: write the texts of the last report"
+        "--texts", action="store_true", help="write the texts of the last report without measuring"
     )
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="write only to this folder, not to the docs"
@@ -144,14 +146,14 @@ def _complain(problems: list[str]) -> int:
 
 
 def load_report(path: Path) -> Report:
-    """A saved report. Raises CourseError if there is none."""
+    """Return a saved report. Raises CourseError if the file doesn't exist."""
     if not path.is_file():
         raise CourseError(f"there is no report in {path} yet: run the benchmark without --texts")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def measured_here(*libraries: str) -> dict[str, str]:
-    """What a report begins with: date and machine, with the versions of further libraries too."""
+    """Return the first items of a report: date and machine, with the versions of libraries."""
     more = "".join(f", {name} {version(name)}" for name in libraries)
     return {"date": date.today().isoformat(), "machine": machine() + more}
 
@@ -160,7 +162,10 @@ def measured_here(*libraries: str) -> dict[str, str]:
 
 
 def publish(name: str, benchmark: Benchmark, report: Report, output: Path | None = None) -> None:
-    """Write the page and the pictures of a report, and without `output` what the docs quote."""
+    """Write the page and the pictures of a report.
+
+    Without `output`, also write the pictures and the quotes of README.md and the docs.
+    """
     folder = output or RESULTS
     files.write_text(folder / f"{name}.md", page(name, benchmark, report))
     for key, picture in benchmark.pictures.items():
@@ -176,7 +181,7 @@ def publish(name: str, benchmark: Benchmark, report: Report, output: Path | None
 
 
 def page(name: str, benchmark: Benchmark, report: Report) -> str:
-    """The whole report as Markdown: a section for each table, the pictures, the problems."""
+    """Return the report as Markdown: a section for each table, the pictures, and the problems."""
     parts = [f"# {about(name)}"]
     parts += [f"## {key}\n\n{table(report)}" for key, table in benchmark.tables.items()]
     parts += [
@@ -187,7 +192,7 @@ def page(name: str, benchmark: Benchmark, report: Report) -> str:
 
 
 def made(name: str, benchmark: Benchmark, report: Report) -> str:
-    """How, when and where a report was measured."""
+    """Return sentences on how, when and where a report was measured."""
     source = f"Made by `python -m benchmarks {name}`"
     if "date" in report:
         source += f" on {report['date']}: {report['machine']}"
@@ -195,12 +200,15 @@ def made(name: str, benchmark: Benchmark, report: Report) -> str:
 
 
 def paragraph(text: str) -> str:
-    """Text on one line, however its source is wrapped."""
+    """Return a text as one line, without line breaks and repeated spaces."""
     return " ".join(text.split())
 
 
 def quoted(name: str, benchmark: Benchmark, report: Report) -> dict[str, str]:
-    """Mark → what README and docs quote there: tables, pictures, and how they were made."""
+    """Return the texts that README and docs quote, by their marks.
+
+    The texts are tables, pictures, and sentences on how the report was measured.
+    """
     texts = {f"{name} {key}": table(report) for key, table in benchmark.tables.items()}
     for key, picture in benchmark.pictures.items():
         texts[f"{name} {key} picture"] = f"![{picture(report).alt}](images/{name}-{key}.png)"
@@ -208,7 +216,7 @@ def quoted(name: str, benchmark: Benchmark, report: Report) -> dict[str, str]:
 
 
 def renew(text: str, quotes: Mapping[str, str]) -> str:
-    """The text of a page with each quote between its marks, if the page has these marks."""
+    """Return a page's text with each quote between its marks, if the page contains these marks."""
     for mark, content in quotes.items():
         begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
         if begin in text:

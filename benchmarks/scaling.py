@@ -1,8 +1,9 @@
-"""How training, memory and grading grow on this machine, as pictures.
+"""Measure and plot how training, memory and grading scale with the size of the work.
 
-Training is lecture 07's loop by examples a step; one thread and two take turns. Memory is the peak
-of a QLoRA step by sequence length, counted tensor by tensor, with `memory.estimate` over it.
-Grading is what `course grade` does, by submissions and workers.
+Training is the speed of lecture 07's loop by examples per step, with one thread and with two
+threads, which take turns. Memory is the peak of a QLoRA step by sequence length, counted tensor by
+tensor and estimated by `memory.estimate`. Grading is the speed of `course grade` by submissions and
+workers.
 """
 
 from __future__ import annotations
@@ -23,10 +24,15 @@ from course_utils.palette import BLUE, ORANGE
 from course_utils.units import GB, format_bytes
 
 BATCHES, THREADS = (1, 2, 4, 8, 16, 32), (1, 2)
-WARM_UP, STEPS, EXAMPLES = 2, 4, 24  # at each size; the last two at least
-LENGTHS = (64, 128, 256, 512, 1024)  # tokens
-SETTING = "QLoRA, 16-bit rest"  # how the course loads its base
-KINDS = ("measured", "estimated")  # bytes
+# Steps before the measurement, and the minimum number of measured steps and of examples, for each
+# number of examples per step.
+WARM_UP, STEPS, EXAMPLES = 2, 4, 24
+# Lengths of the sequences, in tokens.
+LENGTHS = (64, 128, 256, 512, 1024)
+# The setting with which the course loads its base model.
+SETTING = "QLoRA, 16-bit rest"
+# The columns of bytes in the memory table.
+KINDS = ("measured", "estimated")
 CLASSES, WORKERS = (5, 10, 20, 40, 80, 160), (1, 2, 4)
 
 
@@ -34,13 +40,13 @@ CLASSES, WORKERS = (5, 10, 20, 40, 80, 160), (1, 2, 4)
 
 
 def train(turn: Turn, batch: int, threads: int) -> None:
-    """Lecture 07's loop with so many examples a step."""
+    """Train with lecture 07's loop, with `batch` examples per step and `threads` threads."""
     torch.set_num_threads(threads)
     training.course(turn, checkpointing=True, batch=batch)
 
 
 def way_of(batch: int, threads: int) -> str:
-    """Name of the way that trains so."""
+    """Return the name of the way with this number of examples per step and threads."""
     return f"{batch} × {threads}"
 
 
@@ -48,7 +54,7 @@ WAYS = {way_of(b, t): partial(train, batch=b, threads=t) for b in BATCHES for t 
 
 
 def trained() -> list[dict]:
-    """The tokens/s of each step, by examples a step and threads."""
+    """Return the tokens/s of all steps for each number of examples per step and of threads."""
     rows = []
     for batch in BATCHES:
         ways = {way_of(batch, threads): threads for threads in THREADS}
@@ -60,7 +66,7 @@ def trained() -> list[dict]:
 
 
 def peaks() -> list[dict]:
-    """B at the peak of a step, measured and estimated, by tokens of its one sequence."""
+    """Return the measured and estimated peaks of a step in bytes (B), by sequence length."""
     setting = {SETTING: calculators.SETTINGS[SETTING]}
     return [
         {
@@ -74,7 +80,7 @@ def peaks() -> list[dict]:
 
 
 def graded() -> list[dict]:
-    """Seconds of a run, and of them until its sandboxes were warm, by submissions and workers."""
+    """Return the seconds, the start-up seconds and the peak memory of each grading run."""
     rows = []
     for size in CLASSES:
         with grading.courses(grading.TENSORS, grading.tensors()) as (first, fresh):
@@ -89,12 +95,12 @@ def graded() -> list[dict]:
 
 
 def way(name: str) -> Callable[[Turn], None]:
-    """The work of a worker process."""
+    """Return the function that a worker process runs for a way."""
     return WAYS[name]
 
 
 def measure(save: Save) -> Report:
-    """The three parts, one after another."""
+    """Measure the three parts and return their report."""
     return {
         **measured_here(),
         "training": trained(),
@@ -107,23 +113,23 @@ def measure(save: Save) -> Report:
 
 
 def each(rows: list[dict], by: str) -> dict[int, list[dict]]:
-    """The rows of each value of a column, in order."""
+    """Return the rows grouped by the values of a column, in their order."""
     values = dict.fromkeys(row[by] for row in rows)
     return {value: [row for row in rows if row[by] == value] for value in values}
 
 
 def how(row: dict) -> str:
-    """What a step of a row of memory keeps."""
+    """Return "checkpointing" or "all stored": the way in which a step keeps its activations."""
     return "checkpointing" if row["checkpointing"] else "all stored"
 
 
 def a_minute(row: dict) -> float:
-    """Submissions a minute, start-up and all."""
+    """Return the submissions per minute of a run, including its start-up."""
     return 60 * row["submissions"] / row["seconds"]
 
 
 def training_picture(report: dict) -> Picture:
-    """tokens/s over examples a step, a line for each number of threads."""
+    """Return a picture of tokens/s by examples per step, a line for each number of threads."""
     lines = {
         f"threads: {threads}": {row["examples"]: median(row["tokens/s"]) for row in rows}
         for threads, rows in each(report["training"], "threads").items()
@@ -132,7 +138,7 @@ def training_picture(report: dict) -> Picture:
 
 
 def memory_picture(report: dict) -> Picture:
-    """GB over tokens: measured as dots, estimated as lines, with and without checkpointing."""
+    """Return a picture of measured and estimated peaks by tokens and by checkpointing."""
     figure = Figure(figsize=(7.5, 3.2), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
@@ -149,13 +155,13 @@ def memory_picture(report: dict) -> Picture:
     apart = max(abs(row["measured"] - row["estimated"]) for row in report["memory"])
     alt = (
         f"Peaks of a step over {tokens[0]} to {tokens[-1]:,} tokens: {', '.join(sayings)}. "
-        f"Dots are measured, lines estimated; they are {apart:,} B apart at most."
+        f"Dots are measured and lines are estimated; the largest difference is {apart:,} B."
     )
     return Picture(figure, alt)
 
 
 def grading_picture(report: dict) -> Picture:
-    """Submissions a minute over submissions, a line for each number of workers."""
+    """Return a picture of submissions per minute by submissions, a line for each worker number."""
     lines = {
         f"workers: {workers}": {row["submissions"]: a_minute(row) for row in rows}
         for workers, rows in each(report["grading"], "workers").items()
@@ -164,13 +170,13 @@ def grading_picture(report: dict) -> Picture:
 
 
 def from_zero(picture: Picture) -> Picture:
-    """The picture with an axis that begins at zero."""
+    """Return the picture with a vertical axis that begins at zero."""
     picture.figure.axes[0].set_ylim(bottom=0)
     return picture
 
 
 def training_table(report: dict) -> str:
-    """tokens/s by examples a step and threads."""
+    """Return a table of tokens/s by examples per step and threads."""
     by_threads = each(report["training"], "threads")
     head = " | ".join(f"threads: {threads}" for threads in by_threads)
     lines = [f"| examples a step | {head} |", "|--:|" + "--:|" * len(by_threads)]
@@ -181,7 +187,7 @@ def training_table(report: dict) -> str:
 
 
 def memory_table(report: dict) -> str:
-    """Peaks by tokens of a sequence."""
+    """Return a table of measured and estimated peaks by tokens of a sequence."""
     lines = ["| | tokens | measured, B | estimated, B |", "|---|--:|--:|--:|"]
     for row in report["memory"]:
         sizes = " | ".join(f"{row[kind]:,}" for kind in KINDS)
@@ -190,7 +196,7 @@ def memory_table(report: dict) -> str:
 
 
 def grading_table(report: dict) -> str:
-    """Submissions a minute by submissions and workers, and the most memory."""
+    """Return a table of seconds, submissions per minute and peak memory of each grading run."""
     lines = [
         "| submissions | workers | seconds | until warm | submissions a minute | peak memory |",
         "|--:|--:|--:|--:|--:|--:|",

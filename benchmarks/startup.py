@@ -1,12 +1,12 @@
-"""How soon the course answers: an import, the command line, a lecture's first picture, the lab.
+"""Measure start-up times: the import, the command line, a lecture's first picture, `make lab`.
 
-Run it with `.venv`'s Python. The checkout is set up first. Then each round measures all of them
-once, so that a busy machine slows down all; the first round warms the disk's cache and is dropped.
+Run the benchmark with `.venv`'s Python. The course is set up first. Then each round measures every
+start once, so that a busy machine slows down all of them alike. The first round fills the disk
+cache and isn't counted.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -24,15 +24,18 @@ import psutil
 from jupyter_client import BlockingKernelClient, KernelManager
 
 from benchmarks.runner import Benchmark, Report, Save, measured_here
+from course_utils import notebooks
 from course_utils.validation import CourseError
 from tests.machine import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 LECTURE = ROOT / "lectures" / "02_memory_calculator.ipynb"
 ROUNDS = 9
-PATIENCE = 120  # s that anything here may take
+# Maximum time of each start, in seconds.
+PATIENCE = 120
 IMPORT = "`import course_utils`, beyond Python's own start"
-TARGETS = {  # s, for the median
+# Maximum median time of each start, in seconds.
+TARGETS = {
     IMPORT: 0.1,
     "`course --help`": 0.3,
     "first picture of lecture 02, from the start of the kernel": 2.0,
@@ -40,14 +43,15 @@ TARGETS = {  # s, for the median
 }
 BARE, IMPORTED = "`python -c pass`", '`python -c "import course_utils"`'
 
-Cost = tuple[float, float]  # s on the clock, s of processor time (user and system)
+# Elapsed time and processor time (user and system), in seconds.
+Cost = tuple[float, float]
 
 
 # --- what is measured -----------------------------------------------------------------------------
 
 
 def command(*words: str) -> Cost:
-    """What a command costs, from its start to its end. Raises CourseError if it fails."""
+    """Run a command and return its cost. Raises CourseError if the command fails."""
     before, begun = os.times(), time.perf_counter()
     done = subprocess.run(words, cwd=LECTURE.parent, capture_output=True, text=True)
     seconds, after = time.perf_counter() - begun, os.times()
@@ -58,13 +62,13 @@ def command(*words: str) -> Cost:
 
 
 def first_picture(notebook: Path) -> Cost:
-    """From the start of a kernel until it has sent the first picture of a notebook.
+    """Return the cost from the start of a kernel to the first picture of a notebook.
 
-    The cells are executed in order, up to the one that shows it. Raises CourseError if a cell
-    fails, or if none shows a picture.
+    The cells are executed in order, up to the first cell that shows a picture. Raises CourseError
+    if a cell fails, or if no cell shows a picture.
     """
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    cells = notebooks.load(notebook)["cells"]
+    sources = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
     begun = time.perf_counter()
     with kernel(notebook.parent) as (client, process):
         for source in sources:
@@ -75,12 +79,13 @@ def first_picture(notebook: Path) -> Cost:
 
 @contextmanager
 def kernel(folder: Path) -> Iterator[tuple[BlockingKernelClient, psutil.Process]]:
-    """A kernel of this Python that works in a folder, once it answers; stopped afterwards.
+    """Start a kernel of this Python in a folder, and yield its client and its process.
 
-    jupyter_client listens 0.2 s longer than it must: that much the kernel's own start is shorter.
+    The kernel is yielded when it answers, and stopped at the end. jupyter_client waits about 0.2 s
+    longer than necessary, so the kernel itself starts 0.2 s faster than this function.
     """
     manager = KernelManager(kernel_name="python3")
-    log = subprocess.DEVNULL  # what it says on a terminal
+    log = subprocess.DEVNULL  # the kernel's terminal output is dropped
     manager.start_kernel(cwd=str(folder), stdout=log, stderr=log)
     client = manager.client()
     try:
@@ -93,7 +98,7 @@ def kernel(folder: Path) -> Iterator[tuple[BlockingKernelClient, psutil.Process]
 
 
 def shows_picture(client: BlockingKernelClient, source: str) -> float | None:
-    """Execute a cell; the moment at which its first picture came, or None without one."""
+    """Execute a cell; return the time at which its first picture arrived, or None."""
     shown: list[float] = []
 
     def look(message: dict[str, Any]) -> None:
@@ -107,14 +112,15 @@ def shows_picture(client: BlockingKernelClient, source: str) -> float | None:
 
 
 def is_picture(data: dict[str, str]) -> bool:
-    """True if an output, as texts by their kind, is an image or HTML that holds one."""
+    """Return whether an output's data, by MIME type, contain an image or HTML with an image."""
     return "<img" in data.get("text/html", "") or any(kind.startswith("image/") for kind in data)
 
 
 def lab() -> Cost:
-    """From `make lab` until its server answers over HTTP; the server is stopped afterwards.
+    """Return the cost from the start of `make lab` until its server answers over HTTP.
 
-    Raises CourseError if it ends before it answers, or doesn't answer.
+    The server is stopped afterwards. Raises CourseError if `make lab` ends before the server
+    answers, or if the server doesn't answer within PATIENCE.
     """
     port = free_port()
     options = ["--no-browser", f"--port={port}", "--ServerApp.port_retries=0"]
@@ -129,9 +135,10 @@ def lab() -> Cost:
 
 @contextmanager
 def make(*words: str) -> Iterator[subprocess.Popen]:
-    """`make` with these words, in a session of its own; all that it started has ended afterwards.
+    """Run `make` with these arguments in its own session, and end all of its processes afterwards.
 
-    The youngest, the server, is asked first: the others end when it has.
+    The youngest process is the server. It is terminated first, because the other processes end when
+    the server has ended.
     """
     quiet = {name: subprocess.DEVNULL for name in ("stdin", "stdout", "stderr")}
     process = subprocess.Popen(["make", *words], cwd=ROOT, start_new_session=True, **quiet)
@@ -144,13 +151,13 @@ def make(*words: str) -> Iterator[subprocess.Popen]:
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=20)
         for left in started:
-            with suppress(psutil.NoSuchProcess):  # as it should be
+            with suppress(psutil.NoSuchProcess):  # the process has ended already
                 left.kill()
         process.wait()
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """A process and all that it has started, as far as they still run."""
+    """Return a process and all of its descendants that are still running."""
     try:
         parent = psutil.Process(pid)
         return [parent, *parent.children(recursive=True)]
@@ -159,7 +166,7 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 def processor_seconds(processes: list[psutil.Process]) -> float:
-    """User and system time of processes, and of their children that have ended, in s."""
+    """Return the user and system time of processes and their ended children, in seconds."""
     total = 0.0
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -168,7 +175,7 @@ def processor_seconds(processes: list[psutil.Process]) -> float:
 
 
 def answers(address: str) -> bool:
-    """True if a server answers there, and means well."""
+    """Return whether a server answers at an address with the HTTP status 200."""
     try:
         with urllib.request.urlopen(address, timeout=PATIENCE) as reply:
             return reply.status == 200
@@ -180,7 +187,7 @@ def answers(address: str) -> bool:
 
 
 def one_round() -> dict[str, Cost]:
-    """Each start once."""
+    """Measure each start once, and return the costs by name."""
     course = str(Path(sysconfig.get_path("scripts")) / "course")
     _, helped, picture, served = TARGETS
     return {
@@ -193,19 +200,19 @@ def one_round() -> dict[str, Cost]:
 
 
 def with_difference(costs: dict[str, Cost]) -> dict[str, Cost]:
-    """A round, and in it what the import costs beyond Python's own start."""
+    """Return the costs of a round with the cost of the import beyond Python's own start."""
     beyond = [full - bare for full, bare in zip(costs[IMPORTED], costs[BARE], strict=True)]
     return {**costs, IMPORT: (beyond[0], beyond[1])}
 
 
 def measure(save: Save) -> Report:
-    """Times of all rounds in s, once the course is set up."""
+    """Set the course up and return the times of all rounds in seconds."""
     command("make", "-C", str(ROOT), "setup")
     return measured_here() | in_rounds(one_round, ROUNDS)
 
 
 def in_rounds(once: Callable[[], dict[str, Cost]], rounds: int) -> Report:
-    """Times of `rounds` rounds in s, after one that warms up."""
+    """Return the times of `rounds` rounds in seconds, after a warm-up round."""
     all_rounds = [with_difference(once()) for _ in range(rounds + 1)][1:]
     return {
         "rounds": rounds,
@@ -215,7 +222,7 @@ def in_rounds(once: Callable[[], dict[str, Cost]], rounds: int) -> Report:
 
 
 def problems(report: Report) -> list[str]:
-    """What takes longer than its target, in the median."""
+    """Return the starts whose median time exceeds the target, one sentence each."""
     return [
         f"{name}: {median(report['seconds'][name]):.3f} s, later than {target:g} s"
         for name, target in TARGETS.items()
@@ -224,7 +231,7 @@ def problems(report: Report) -> list[str]:
 
 
 def table(report: Report) -> str:
-    """A row for each start."""
+    """Return a table with a row for each start."""
     heads = "target (s) | median (s) | fastest to slowest (s) | processor time (s)"
     lines = [f"| | {heads} |", "|---|---:|---:|---:|---:|"]
     for name in (BARE, IMPORTED, *TARGETS):
@@ -239,6 +246,8 @@ def table(report: Report) -> str:
 BENCHMARK = Benchmark(
     measure,
     {"table": table},
-    conditions=lambda report: f"{report['rounds']} rounds, after one that isn't counted.",
+    conditions=lambda report: (
+        f"{report['rounds']} rounds, after a warm-up round that isn't counted."
+    ),
     problems=problems,
 )

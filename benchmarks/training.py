@@ -1,9 +1,9 @@
-"""QLoRA training on this machine: the course's loop beside TRL's and transformers' trainers.
+"""Compare QLoRA training with the course's loop and with TRL's and transformers' trainers.
 
-SmolLM2-135M in NF4 with double quantization, LoRA of rank 8 on all linear layers, 8 news briefs a
-step, the loss on the answer: the same for all. Each way trains in a process of its own; they take
-turns, a step each. A second table takes the course's loop apart: from peft's and transformers' own
-code, one change a line.
+All ways train SmolLM2-135M in NF4 with double quantization and LoRA of rank 8 on all linear layers,
+with 8 news briefs per step and the loss on the answer. Each way trains in its own process. The
+processes take turns of one step. A second table shows how the course's loop becomes faster: the
+first row uses peft's and transformers' code, and each further row adds one change.
 """
 
 from __future__ import annotations
@@ -41,18 +41,20 @@ from course_utils.training import (
 from course_utils.units import format_bytes
 
 ROUNDS, WARM_UP = 8, 3
-TARGET = 2  # times SFTTrainer's tokens/s, at less peak memory
+# The course must be at least this many times as fast as the trainers, with less peak memory.
+TARGET = 2
 MODEL = {"name": "smollm2-135m", "quantization": "nf4"}
 LORA = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 COMPUTE = runtime.compute_dtype("cpu")
-STEPS = 40  # more than any way takes turns
+# Number of training steps, which exceeds the number of turns of any way.
+STEPS = 40
 
 
 # --- the ways -------------------------------------------------------------------------------------
 
 
 def course(turn: Turn, checkpointing: bool, batch: int = Recipe.micro_batch_size) -> None:
-    """Lecture 07's loop, each step a turn."""
+    """Train with lecture 07's loop; each step is a turn."""
     model, tokenizer = load_base(**MODEL)
     options = {"gradient_checkpointing": checkpointing, "micro_batch_size": batch}
     recipe = Recipe(max_steps=STEPS, **options)
@@ -69,13 +71,13 @@ def course(turn: Turn, checkpointing: bool, batch: int = Recipe.micro_batch_size
 
 
 def features(tokenizer) -> list[sft.Features]:
-    """The training stories as lecture 07 encodes them."""
+    """Return the training stories, encoded as in lecture 07."""
     stories = news.load_news()["train"]
     return sft.encode_all([news.tuned_messages(story) for story in stories], tokenizer)
 
 
 def trainer_options(checkpointing: bool) -> dict:
-    """What both trainers are told; the rest is their default."""
+    """Return the options of SFTTrainer and Trainer that differ from their defaults."""
     return {
         "per_device_train_batch_size": Recipe.micro_batch_size,
         "learning_rate": Recipe.learning_rate,
@@ -91,7 +93,7 @@ def trainer_options(checkpointing: bool) -> dict:
 
 
 def step_by_step(turn: Turn, tokens: str):
-    """A callback for a trainer: each step is a turn. tokens: where the log counts them."""
+    """Return a trainer's callback that makes each step a turn; tokens: their key in the log."""
     from transformers import TrainerCallback
 
     class StepByStep(TrainerCallback):
@@ -110,7 +112,7 @@ def step_by_step(turn: Turn, tokens: str):
 
 
 def sft_trainer(turn: Turn, checkpointing: bool) -> None:
-    """TRL's SFTTrainer, which masks the prompt and casts the adapters to bfloat16."""
+    """Train with TRL's SFTTrainer, which masks the prompt and casts the adapters to bfloat16."""
     from datasets import Dataset
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
@@ -130,7 +132,7 @@ def sft_trainer(turn: Turn, checkpointing: bool) -> None:
 
 
 def trainer(turn: Turn, checkpointing: bool) -> None:
-    """transformers' Trainer with peft, prepared as peft's guide to quantization says."""
+    """Train with transformers' Trainer and peft, prepared as in peft's guide to quantization."""
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
@@ -149,11 +151,11 @@ def trainer(turn: Turn, checkpointing: bool) -> None:
         ).train()
 
 
-# --- the course's loop, taken apart ---------------------------------------------------------------
+# --- the course's loop, change by change ----------------------------------------------------------
 
 
 def library_loss(model, batch: dict) -> torch.Tensor:
-    """transformers' own loss: logits of all tokens, the prompts' and the padding's too."""
+    """Return transformers' own loss, with the logits of all tokens, even of prompts and padding."""
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     logits = model(**inputs, use_cache=False).logits.float()
     targets = batch["labels"][:, 1:].flatten()
@@ -161,14 +163,19 @@ def library_loss(model, batch: dict) -> torch.Tensor:
 
 
 def torch_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy with a float32 copy of all its logits."""
+    """Return the cross-entropy loss, computed with a float32 copy of all logits."""
     return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
 
 
 def stepper(changes: int) -> Callable[[int], dict]:
-    """A training step with the first of these changes: the lines of CHANGES, in their order.
+    """Return a training step with the first changes of CHANGES.
 
-    Returns a function that trains on the batch of a number and says tokens read and the loss.
+    Args:
+        changes: the number of changes, in addition to the first line of CHANGES.
+
+    Returns:
+        A function that trains on the batch with a number, and returns the number of tokens and the
+        loss.
     """
     answer_only, autocast, packed, linear, chunked = (changes > n for n in range(5))
     model, tokenizer = load_base(**MODEL)
@@ -201,7 +208,7 @@ def stepper(changes: int) -> Callable[[int], dict]:
 
 
 def taken_apart(turn: Turn, changes: int) -> None:
-    """Training with some of CHANGES, a step each turn."""
+    """Train with the first changes of CHANGES; each step is a turn."""
     step = stepper(changes)
     for number in range(STEPS):
         turn.begin()
@@ -209,7 +216,7 @@ def taken_apart(turn: Turn, changes: int) -> None:
 
 
 def profiled(turn: Turn, changes: int) -> None:
-    """Where the time of one step goes: ms and calls of each kind of operation."""
+    """Profile one step in each turn: milliseconds and calls of each kind of operation."""
     from torch.profiler import ProfilerActivity, profile
 
     step = stepper(changes)
@@ -279,12 +286,12 @@ PARTS = {f"change {n}": partial(taken_apart, changes=n) for n in range(len(CHANG
 
 
 def way(name: str) -> Callable[[Turn], None]:
-    """The work of a worker process."""
+    """Return the function that a worker process runs for a way."""
     return (WAYS | PARTS | PROFILES)[name]
 
 
 def measure(save: Save) -> Report:
-    """Each way's pieces and peak; the loop taken apart; where the time of a step goes."""
+    """Measure the ways, the changes of the course's loop, and the profiles of a step."""
     turns = partial(take_turns, "benchmarks.training", rounds=ROUNDS, warm_up=WARM_UP)
     return {
         **measured_here("trl"),
@@ -297,17 +304,17 @@ def measure(save: Save) -> Report:
 
 
 def rate(piece: dict) -> float:
-    """Tokens/s of a step; padding doesn't count."""
+    """Return the tokens/s of a step, without padding."""
     return piece["tokens"] / piece["seconds"]
 
 
 def peer_table(report: dict) -> str:
-    """The ways beside each other, with and without checkpointing."""
+    """Return a table that compares the ways, with and without checkpointing."""
     return beside_the_course(report["ways"], "tokens/s", rate)
 
 
 def part_table(report: dict) -> str:
-    """The course's loop taken apart: each line has the changes of those above it."""
+    """Return a table of CHANGES; each row includes the changes of the rows above it."""
     lines = ["| | tokens/s | against the line above | peak memory |", "|---|--:|--:|--:|"]
     above = None
     for what, result in zip(CHANGES, report["parts"].values(), strict=True):
@@ -320,7 +327,7 @@ def part_table(report: dict) -> str:
 
 
 def profile_table(report: dict) -> str:
-    """Where the time of a step goes, before and after: the median of the profiled steps."""
+    """Return a table of the median time and calls in a step, before and after the changes."""
     lines = ["| ms, and operations | before | after |", "|---|--:|--:|"]
     for kind in (*KINDS, ELSE):
         cells = []
@@ -332,7 +339,7 @@ def profile_table(report: dict) -> str:
 
 
 def problems(report: Report) -> list[str]:
-    """The trainers that the course does not beat as it should, in speed or in memory."""
+    """Return the trainers against which the course misses its target in speed or memory."""
     found = slower_than(report, TARGET, rate, ("SFTTrainer", "Trainer"))
     ways = report["ways"]
     for setting in ("", ", no checkpointing"):
@@ -346,6 +353,8 @@ def problems(report: Report) -> list[str]:
 BENCHMARK = Benchmark(
     measure,
     {"peers": peer_table, "parts": part_table, "profile": profile_table},
-    conditions=lambda report: conditions(report, f"{report['rounds']} steps each, in turns"),
+    conditions=lambda report: conditions(
+        report, f"{report['rounds']} steps of each way, which take turns"
+    ),
     problems=problems,
 )

@@ -1,10 +1,10 @@
-"""Ways of doing the same work, each in a process of its own, taking turns.
+"""Compare several ways of doing the same work, which run in separate processes and take turns.
 
-All are loaded at the same time and only one of them works at any moment, so that a busy machine
-slows down all alike and a ratio of two holds. A worker is `python -m benchmarks.worker MODULE WAY`;
-its work is `MODULE.way(WAY)`, any loop that calls `turn.begin()`
-before a piece of it and `turn.end()` behind, from a callback if need be; the time of a piece is
-taken here, between the two.
+All processes are loaded at the same time, but only one of them works at any moment. So a busy
+machine slows down all ways alike, and the ratio of two speeds stays valid. A worker process is
+`python -m benchmarks.worker MODULE WAY`. It runs the function `MODULE.way(WAY)`, which calls
+`turn.begin()` before each piece of its work and `turn.end()` after the piece. The time between
+these two calls is measured in this module.
 """
 
 from __future__ import annotations
@@ -27,35 +27,37 @@ from course_utils.units import format_bytes
 
 ROOT = Path(__file__).parents[1]
 
-Variables = Mapping[str, str]  # environment variables
-Pieces = list[dict]  # what each turn of a way reported, with its "seconds"
+# Environment variables of a worker process.
+Variables = Mapping[str, str]
+# The reports of all turns of a way, each with its "seconds".
+Pieces = list[dict]
 
 
 class Finished(Exception):
-    """There are no more turns."""
+    """Raised in a worker process if there are no more turns."""
 
 
 class Turn:
-    """A worker's end of the line: `begin` waits for the go, `end` says what was done."""
+    """The turns of a worker process: `begin` waits for the next turn, `end` reports its result."""
 
     def __init__(self) -> None:
         self._answers = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)  # whatever a library prints is no answer
+        os.dup2(2, 1)  # libraries' output to stdout goes to stderr, apart from the answers
 
     def begin(self) -> None:
-        """Wait for the next turn; raises Finished if there is none."""
+        """Wait for the next turn. Raises Finished if there are no more turns."""
         if sys.stdin.readline().strip() != "go":
             raise Finished
 
     def end(self, **facts) -> None:
-        """Report a piece of work, or anything else, as JSON."""
+        """End the turn and send facts about its work, as JSON."""
         print(json.dumps(facts), file=self._answers, flush=True)
 
 
 def work(way: Callable[[Turn], None]) -> None:
-    """What a worker process does: its way's work until there are no more turns, then its peak.
+    """Run a way's work in a worker process until there are no more turns, then report the peak.
 
-    The peak is the most resident bytes (B) that the process has had since its start.
+    The peak is the maximum resident memory of the process since its start, in bytes (B).
     """
     turn = Turn()
     try:
@@ -65,7 +67,7 @@ def work(way: Callable[[Turn], None]) -> None:
 
 
 def all_cores() -> Variables:
-    """Environment variables that give a worker one thread per core, even if others are busy."""
+    """Return environment variables that give a worker one thread per core, even on busy cores."""
     return {"OMP_NUM_THREADS": str(runtime.usable_cores())}
 
 
@@ -78,21 +80,23 @@ def take_turns(
     around: Callable[[int], AbstractContextManager] = lambda number: nullcontext(),
     pause: float = 0.0,
 ) -> dict[str, dict[str, Pieces | int]]:
-    """Start a worker process for each way of a module and give each its turn, round by round.
+    """Start a worker process for each way of a module, and give each process one turn per round.
 
     Args:
         module: the module whose function `way` returns the work of a way.
-        ways: names of the ways.
-        rounds, warm_up: how many rounds are measured, and how many come before them.
-        variables: the environment variables that a way's process has besides those of this one.
-        around: what surrounds a round; rounds are numbered from 0, those of warm-up are negative.
-        pause: seconds before each turn, in which none of the ways works.
+        ways: the names of the ways.
+        rounds: the number of measured rounds.
+        warm_up: the number of rounds before the measured rounds.
+        variables: function from a way to the additional environment variables of its process.
+        around: function from a round's number to a context manager in which the round runs.
+            Measured rounds are numbered from 0; the numbers of warm-up rounds are negative.
+        pause: pause before each turn in which no way works, in seconds.
 
     Returns:
-        For each way its pieces, one a measured round, and its peak in B.
+        For each way "pieces", the reports of its measured rounds, and "peak" in bytes (B).
 
     Raises:
-        RuntimeError: a worker has failed; the text holds what it said last.
+        RuntimeError: a worker has failed; the message contains the end of its output.
     """
     with ExitStack() as stack:
         workers = {way: stack.enter_context(_worker(module, way, variables(way))) for way in ways}
@@ -110,7 +114,7 @@ def take_turns(
 
 @contextmanager
 def _worker(module: str, way: str, variables: Variables) -> Iterator[_Worker]:
-    """A worker process, which is killed if it is still there in the end."""
+    """Start a worker process, and kill it at the end if it is still running."""
     command = [sys.executable, "-m", "benchmarks.worker", module, way]
     environment = os.environ | variables
     with tempfile.TemporaryFile("w+") as log:
@@ -148,12 +152,12 @@ class _Worker:
 
 
 def ratios(pieces: Pieces, others: Pieces, rate: Callable[[dict], float]) -> list[float]:
-    """Of each round, how many times the other way's rate this one's is."""
+    """Return for each round the rate of one way divided by the rate of another way."""
     return [rate(one) / rate(other) for one, other in zip(pieces, others, strict=True)]
 
 
 def in_words(values: Iterable[float], digits: int = 0) -> str:
-    """Median and, in brackets, least and most."""
+    """Return the median and, in brackets, minimum and maximum of the values as text."""
     values = list(values)
     middle, least, most = median(values), min(values), max(values)
     return f"{middle:.{digits}f} ({least:.{digits}f}–{most:.{digits}f})"
@@ -162,9 +166,13 @@ def in_words(values: Iterable[float], digits: int = 0) -> str:
 def beside_the_course(
     ways: dict[str, dict], unit: str, rate: Callable[[dict], float], digits: int = 0
 ) -> str:
-    """A Markdown table of ways, each against the course in the same setting.
+    """Return a Markdown table that compares each way with the course in the same setting.
 
-    A way's name is "WHO" or "WHO, SETTING". rate: what a piece reaches, in `unit`.
+    Args:
+        ways: the results of `take_turns`. A way's name is "WHO" or "WHO, SETTING".
+        unit: the unit of the rates, such as "tokens/s".
+        rate: function from a piece to its rate.
+        digits: the number of decimal places of the rates.
     """
     head = f"| | {unit} | the course is … times as fast | peak memory |"
     lines = [head, "|---|--:|--:|--:|"]
@@ -179,20 +187,22 @@ def beside_the_course(
 
 
 def conditions(report: dict, what: str) -> str:
-    """How the ways of a report were measured; what: the pieces of each way."""
-    return f"{what}: medians, with the least and the most in brackets; {report['threads']} threads."
+    """Return sentences on how a report was measured; what: the number of pieces of each way."""
+    cells = "Cells are medians, with minimum and maximum in brackets"
+    return f"{what}. {cells}; {report['threads']} threads."
 
 
 def slower_than(
     report: dict, target: float, rate: Callable[[dict], float], peers: Iterable[str]
 ) -> list[str]:
-    """A sentence for each peer's way against which the course misses the target.
+    """Return the ways of peers against which the course misses the target, one sentence each.
 
     Args:
-        report: its "ways" are named as in `beside_the_course`.
-        target: how many times as fast the course must be, in the median of the rounds.
-        rate: what a piece reaches.
-        peers: begin the names of the ways to compare with.
+        report: the report, whose "ways" are named as in `beside_the_course`.
+        target: the minimum ratio of the course's rate to a peer's rate, as a median over all
+            rounds.
+        rate: function from a piece to its rate.
+        peers: the first parts of the names (WHO) of the ways to compare with.
     """
     found = []
     for way, result in report["ways"].items():

@@ -1,4 +1,4 @@
-"""A worker process of `turns.take_turns`: `python -m benchmarks.worker MODULE WAY`."""
+"""Run a worker process of `turns.take_turns`: `python -m benchmarks.worker MODULE WAY`."""
 
 from __future__ import annotations
 

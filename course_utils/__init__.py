@@ -1,9 +1,9 @@
-"""Shared helpers of the QLoRA course, one module a lesson.
+"""Provide the helpers that the notebooks and commands of the QLoRA course share.
 
-Importing the package loads nothing heavy: neither torch nor transformers. A module that needs
-them imports them itself, so `import course_utils` stays under 0.1 s and the command line
-answers at once. It does start `threads.share_cores`, so that a busy program beside the course
-slows it down no more than it must.
+Importing the package loads neither torch nor transformers. A module that needs these libraries
+imports them itself, so `import course_utils` stays under 0.1 s and the command line responds at
+once. The import does start `threads.share_cores`, which limits how much other busy programs slow
+down the course.
 """
 
 import logging
@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 
 def _no_kernel_notice(record: logging.LogRecord) -> bool:
-    """False for bitsandbytes' notice, on import, that a package it can do without is missing."""
+    """Return False for the notice of bitsandbytes that an optional package is missing."""
     return "kernels-community" not in record.getMessage()
 
 

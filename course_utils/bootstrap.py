@@ -1,17 +1,13 @@
-"""Set up the course in `.venv` and hand over to its command line, from nothing but Python.
+"""Set up the course in `.venv` and run its command line; only Python has to be installed.
 
     python3 course_utils/bootstrap.py lab       install the course, fetch the model, open JupyterLab
     python3 course_utils/bootstrap.py help      list the commands, which `cli.py` registers
 
-`.venv/setup.json` notes what was installed, and for which pyproject.toml, constraints and Python.
-While the note is true, a set-up costs milliseconds. QLORA_CONSTRAINTS names a file of constraints,
-to install exactly those versions.
+While `.venv/setup.json` is up to date, a set-up needs only milliseconds. The environment variable
+QLORA_CONSTRAINTS can name a file of constraints, which fixes the versions of the packages.
 
-pip installs the packages. uv would be faster, but it ignores pip's configuration: where only that
-configuration leads to a CPU build of PyTorch, uv downloads 3 GB of CUDA libraries.
-
-This file runs before anything is installed, so it needs the standard library alone. It keeps to the
-syntax of Python 3.6, so that a Python that is too old for the course can say so.
+This file runs before anything is installed, so it imports only the standard library. It uses only
+the syntax of Python 3.6, so that a Python that is too old for the course can report this problem.
 """
 
 import ast
@@ -32,10 +28,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON, FIRST_UNTESTED_PYTHON = (3, 11), (3, 14)
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-# Room for .venv (1.9 GB, with CUDA 6.0 GB), pip's cache (0.6 GB, 3.4 GB), the model, and work.
+# Disk space for .venv (1.9 GB, or 6.0 GB with CUDA), pip's cache, the model and later files.
 CPU_BYTES, CUDA_BYTES = 4_000_000_000, 12_000_000_000
-STUDENT = ("instructor", "lab")  # extras for everybody: students hand in with nbgrader, too
-REASONS = {  # what pip prints on standard error, and what it means
+# Extras that are always installed: students submit exercises with nbgrader.
+STUDENT = ("instructor", "lab")
+# Patterns in pip's error output, and the explanation that the user sees.
+REASONS = {
     r"No space left on device|not enough space on the disk|Disk quota exceeded": "The disk is full:"
     " free some space (or point TMPDIR at a bigger disk), then run the same command again.",
     r"Retry\(total=0|[Tt]imed out|ConnectionError|ProtocolError|ProxyError|SSLError": "No network: "
@@ -45,23 +43,22 @@ REASONS = {  # what pip prints on standard error, and what it means
 
 
 class SetupError(Exception):
-    """A problem that one sentence explains: what was wrong, and what to do."""
+    """An error whose message says what is wrong and what to do."""
 
 
 def in_venv(*parts):
-    """Path of something inside `.venv`."""
+    """Return the path of a file or folder inside `.venv`."""
     return ROOT.joinpath(".venv", *parts)
 
 
 def venv_program(name):
-    """Path of a program in `.venv`, such as "python" or "course"."""
+    """Return the path of a program in `.venv`, such as "python" or "course"."""
     return in_venv("Scripts", name + ".exe") if os.name == "nt" else in_venv("bin", name)
 
 
 def registry():
-    """Return the commands of cli.py, each with its extras and the first line of its help."""
+    """Parse cli.py, which can't be imported yet: name of a command → extras, help in one line."""
     commands = {}
-    # The file is parsed and not imported, because Click is not installed yet.
     source = (ROOT / "course_utils" / "cli.py").read_text(encoding="utf-8")
     for function in ast.parse(source).body:
         for call in getattr(function, "decorator_list", ()):
@@ -72,28 +69,16 @@ def registry():
     return commands
 
 
-def check_python():
-    """Raise SetupError unless this Python is one that the course supports."""
-    if not OLDEST_PYTHON <= sys.version_info[:2] < FIRST_UNTESTED_PYTHON:
-        raise SetupError(
-            f"The course needs Python 3.11, 3.12 or 3.13, but {sys.executable} is Python "
-            f"{platform.python_version()}. Install one, or name it: make PYTHON=python3.12 lab."
-        )
-
-
 def wants_cpu_torch():
-    """Whether to take PyTorch from its own index, whose CPU builds have no CUDA libraries.
-
-    That is on Linux without an NVIDIA GPU, if the index answers; else pip chooses the build.
-    """
-    from urllib.request import urlopen
-
+    """Return whether Linux has no NVIDIA GPU and PyTorch's index of CPU builds responds."""
     has_gpu = shutil.which("nvidia-smi") or os.path.exists("/proc/driver/nvidia")
     if has_gpu or platform.system() != "Linux":
         return False
-    # urllib raises errors of many kinds for a server that is none.
-    with contextlib.suppress(Exception), urlopen(TORCH_CPU_INDEX + "/torch/", timeout=3) as page:
-        return page.status == 200
+    # The request is a process, because urllib's timeout does not limit the time of a name look-up.
+    ask = "from urllib.request import urlopen; urlopen('{}/torch/', timeout=3)"
+    command = [sys.executable, "-c", ask.format(TORCH_CPU_INDEX)]
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return subprocess.call(command, stderr=subprocess.DEVNULL, timeout=5) == 0
     return False
 
 
@@ -107,13 +92,15 @@ def check_disk(cpu_torch):
 
 
 def constraints():
-    """Return a list of the constraints file that QLORA_CONSTRAINTS names, if it names one."""
+    """Return a list with the path that QLORA_CONSTRAINTS names; empty without this variable."""
     name = os.environ.get("QLORA_CONSTRAINTS")
+    if name and not (ROOT / name).is_file():
+        raise SetupError(f"QLORA_CONSTRAINTS names {name}, but there is no such file.")
     return [ROOT / name] if name else []
 
 
 def setup_key():
-    """A hash of everything but the extras that decides what an installation contains."""
+    """Return a hash of everything that determines an installation, except for the extras."""
     key = hashlib.sha256(os.fsencode(str(ROOT)))
     for path in (ROOT / "pyproject.toml", in_venv("pyvenv.cfg"), *constraints()):
         key.update(path.read_bytes() if path.exists() else b"")
@@ -121,7 +108,7 @@ def setup_key():
 
 
 def read_stamp():
-    """Return the note of earlier set-ups as a dict; empty unless it is still true."""
+    """Return the record of earlier set-ups as a dict; empty if the record is out of date."""
     stamp = {}
     with contextlib.suppress(OSError, ValueError):
         stamp = json.loads(in_venv("setup.json").read_text(encoding="utf-8"))
@@ -129,7 +116,7 @@ def read_stamp():
 
 
 def write_stamp(**changes):
-    """Note what has been set up; the file is replaced as a whole."""
+    """Add `changes` to the record of set-ups, and replace the file with the record atomically."""
     stamp = dict(read_stamp(), key=setup_key(), **changes)
     aside = in_venv(f"setup.json.{os.getpid()}")
     aside.write_text(json.dumps(stamp, indent=1, sort_keys=True), encoding="utf-8")
@@ -137,27 +124,34 @@ def write_stamp(**changes):
 
 
 def lock(file):
-    """Wait for the lock of an open file, which the system releases when its holder ends."""
-    with contextlib.suppress(ImportError):  # Windows goes without
+    """Wait until no other process has locked an open file, and lock it until this process ends."""
+    if os.name == "nt":
+        import msvcrt
+
+        # Windows waits for ten seconds, then raises OSError.
+        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+    else:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def child_environment():
-    """This process's environment without what would lead pip or Python out of `.venv`."""
+    """Return the environment variables, except those that lead pip or Python outside `.venv`."""
     gone = ("PYTHONHOME", "PYTHONPATH", "PIP_USER", "PIP_TARGET", "PIP_PREFIX")
     kept = {name: value for name, value in os.environ.items() if name not in gone}
     return dict(kept, PYTHONUTF8="1", PIP_DISABLE_PIP_VERSION_CHECK="1")
 
 
 def ensure_venv():
-    """Make `.venv`; make it anew if its Python or pip doesn't work, or if pip was interrupted."""
-    probe = "import pip._internal.cli.main, sys; exit(not (3, 11) <= sys.version_info < (3, 14))"
+    """Create `.venv`; replace it if its Python or pip doesn't work, or if pip was interrupted."""
+    probe = "import pip._internal.cli.main, sys; exit(3 * (not 11 <= sys.version_info[1] <= 13))"
     command = [str(venv_program("python")), "-I", "-c", probe]
     with contextlib.suppress(OSError):
-        works = subprocess.call(command, stderr=subprocess.DEVNULL) == 0
-        if works and not in_venv("unfinished").exists():
+        status = subprocess.call(command, stderr=subprocess.DEVNULL)
+        if status == 3:
+            raise SetupError("The Python in .venv is too old or too new: delete the folder .venv.")
+        if status == 0 and not in_venv("unfinished").exists():
             return
     if not importlib.util.find_spec("ensurepip"):
         package = "python{}.{}-venv".format(*sys.version_info)
@@ -166,11 +160,11 @@ def ensure_venv():
 
 
 def pip_install(arguments, lock_file):
-    """Run `pip install` in `.venv`; raises SetupError with the reason if it fails."""
+    """Run `pip install` in `.venv`, and raise SetupError with the reason if pip fails."""
     command = [str(venv_program("python")), "-m", "pip", "install", *arguments]
     command += map("--constraint={}".format, constraints())
     options = {"stderr": subprocess.PIPE, "cwd": str(ROOT), "env": child_environment()}
-    # pip holds the lock, too: if this process is killed, the next set-up waits for that pip.
+    # pip inherits the lock. If this process is killed, the next set-up waits until that pip ends.
     files = [lock_file.fileno()] if os.name != "nt" else ()
     errors, unfinished = [], in_venv("unfinished")
     unfinished.touch()
@@ -178,7 +172,8 @@ def pip_install(arguments, lock_file):
         for line in pip.stderr:
             errors.append(line.decode("utf-8", "replace"))
             sys.stderr.write(errors[-1])
-    if pip.returncode >= 0:  # else a signal ended pip, perhaps in the middle of a package
+    # A negative status means that a signal ended pip, perhaps while pip was installing a package.
+    if pip.returncode >= 0:
         unfinished.unlink()
     if pip.returncode:
         found = [sentence for sign, sentence in REASONS.items() if re.search(sign, "".join(errors))]
@@ -186,7 +181,7 @@ def pip_install(arguments, lock_file):
 
 
 def ensure_installed(extras):
-    """Install the course with at least these extras into `.venv`, unless that has been done."""
+    """Install the course with at least these extras into `.venv`, unless they are installed."""
     if extras <= set(read_stamp().get("extras", ())):
         return
     with open(str(ROOT / ".venv.lock"), "a") as file:
@@ -206,10 +201,10 @@ def ensure_installed(extras):
         write_stamp(extras=sorted(extras | installed))
 
 
-def clean():
-    """Remove what runs leave behind: builds and caches, but neither `.venv` nor the model."""
-    for pattern in ("build", ".pytest_cache", ".ruff_cache", "[a-z]*/**/__pycache__"):
-        for folder in list(ROOT.glob(pattern)):
+def clean(course=ROOT):
+    """Remove builds and caches from the course's folder, but keep `.venv` and the model."""
+    for pattern in ("build", ".*_cache", "course_utils/**/__pycache__", "tests/**/__pycache__"):
+        for folder in list(course.glob(pattern)):
             shutil.rmtree(str(folder), ignore_errors=True)
 
 
@@ -218,18 +213,24 @@ def hand_over(command):
     sys.stdout.flush()
     if os.name != "nt":
         os.execv(command[0], command)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the program, too
+    # Ctrl-C reaches the program, too, so this process ignores it and waits for the program.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     return subprocess.call(command)
 
 
 def main(arguments=None):
-    """Set up what a command needs and hand over to it; returns an exit status, None for success."""
+    """Set up what a command needs and run it; return an exit status, or None for success."""
     command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["help"]
     try:
-        check_python()
+        if not OLDEST_PYTHON <= sys.version_info[:2] < FIRST_UNTESTED_PYTHON:
+            raise SetupError(
+                f"The course needs Python 3.11, 3.12 or 3.13, but {sys.executable} is Python "
+                f"{platform.python_version()}. Install one, or name it: make PYTHON=python3.12 lab."
+            )
         commands = registry()
         if command in ("help", "-h", "--help"):
-            print("\n".join(f"{name:13} {commands[name][1]}" for name in rest or commands))
+            for name in [name for name in commands if not rest or name in rest]:
+                print(f"{name:13} {commands[name][1]}")
         elif command == "clean":
             clean()
         elif command in commands:
@@ -241,7 +242,7 @@ def main(arguments=None):
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
+        print("\nInterrupted. The same command starts the set-up again.", file=sys.stderr)
         return 130
 
 

@@ -1,4 +1,6 @@
-"""The control groups that this process belongs to, by /proc/self/cgroup; standard library only.
+"""Read the control groups of this process from /proc/self/cgroup.
+
+The module needs only the standard library. A line of the file describes one control group:
 
     9:pids:/box/inner                               cgroup v1: a group for each controller
     0::/user.slice/user.service/run.scope           cgroup v2: one group for all controllers
@@ -18,7 +20,8 @@ class Membership(NamedTuple):
     """One control group of this process.
 
     Attributes:
-        controllers: The controllers of a group of version 1; {""} for the group of version 2.
+        controllers: The names of the controllers of a group of version 1, or {""} for the group of
+            version 2.
         path: The group's path below the root of its hierarchy.
     """
 
@@ -27,10 +30,10 @@ class Membership(NamedTuple):
 
 
 def memberships(text: str | None = None) -> list[Membership]:
-    """The control groups of this process; none where the system has no control groups.
+    """Return the control groups of this process, or an empty list if the system has none.
 
     Args:
-        text: The text of /proc/self/cgroup; default: read the file.
+        text: The text of /proc/self/cgroup. By default the file is read.
     """
     if text is None:
         text = OWN.read_text() if OWN.exists() else ""

@@ -1,4 +1,4 @@
-"""Checks of the exercises: call an answer, compare what it returns, and say what is wrong.
+"""Check exercises: call an answer, compare the returned value, and explain what is wrong.
 
     check(lora_parameters, 1000, 1000, rank=8).gives(
         (16_000, 0.016), mistakes=[((8_000, 0.008), "only one of A and B was counted")]
@@ -10,9 +10,9 @@
       likely    only one of A and B was counted
 
 Arguments and returned values are plain values (`course_utils.values`) and are copied. So an answer
-can neither change what it is compared with nor decide the comparison itself. What it prints to
-stderr, including warnings, goes to stdout, because nbgrader gives no points to a test cell that
-wrote to stderr.
+can neither change the expected value nor decide the comparison itself. Everything that the answer
+writes to stderr, including warnings, is redirected to stdout, because nbgrader gives no points to a
+test cell that wrote to stderr.
 """
 
 from __future__ import annotations
@@ -28,32 +28,33 @@ from typing import Any, NoReturn
 
 from course_utils import values
 
-# How many characters a line of a message, a value and an argument may have.
+# The maximum number of characters in a line of a message, in a value and in an argument.
 LINE, WIDTH, ARGUMENT = 92, 300, 100
-# How many items of a list are shown. A tensor is shown as a whole up to twice as many numbers.
+# The maximum number of items of a list that are shown. A tensor is shown completely if it has at
+# most twice as many numbers.
 FEW = 12
 
-# The checks after this line of a cell are in the grader's copy of the notebook only.
+# The checks after this line of a cell are only in the grader's copy of the notebook.
 HIDDEN = "### BEGIN HIDDEN TESTS"
-# What the message of a failed check begins with in a notebook.
+# The beginning of the message of a failed check in a notebook.
 PREFIX = "Not right yet: "
 HIDDEN_PREFIX = "Not right yet, in a check that grading adds: "
-# What may end an answer without ending the notebook.
+# The exceptions of an answer that a check catches and reports.
 FAULTS = (Exception, SystemExit)
 
 Mistakes = Iterable[tuple[Any, str]]
 
 
 class CheckFailed(AssertionError):
-    """An answer that isn't right yet. A notebook shows the message without a traceback."""
+    """Raised if an answer isn't right yet. A notebook shows the message without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython, and so nbgrader, shows instead of a traceback."""
+        """Return the lines that IPython, and so nbgrader, shows instead of a traceback."""
         return [f"{HIDDEN_PREFIX if _is_hidden(self) else PREFIX}{self}"]
 
 
 def _is_hidden(failed: BaseException) -> bool:
-    """Whether the line that failed is one of the hidden tests of its cell."""
+    """Return whether the line that failed is one of the hidden tests of its cell."""
     frames = traceback.walk_tb(failed.__traceback__)
     cell = next(
         ((f, line) for frame, line in frames if _is_cell(f := frame.f_code.co_filename)), ()
@@ -67,19 +68,19 @@ def _is_cell(file: str) -> bool:
 
 
 class Unplain(Exception):
-    """An answer returned something that isn't a plain value. The message says where and why."""
+    """Raised if an answer returns a value that isn't plain. The message says where and why."""
 
 
 class Check:
-    """One call of an answer, and what is expected of the value that it returns.
+    """The check of one call of an answer.
 
-    The call is made once, when the value is first needed. Every method raises CheckFailed if the
-    answer is not as expected, raises, is not written yet, or returns something that isn't a plain
-    value.
+    The call is made when its value is first needed. A method raises CheckFailed if the answer is
+    not as expected, raises an exception, is not written yet, or returns a value that isn't plain.
+    Only the method `raises` accepts an exception.
 
     Args:
         text: the call as messages show it.
-        call: makes the call, and returns a plain value.
+        call: a function that makes the call and returns a plain value.
     """
 
     def __init__(self, text: str, call: Callable[[], Any]):
@@ -88,7 +89,7 @@ class Check:
 
     @property
     def value(self) -> Any:
-        """The value that the answer returned, as a copy."""
+        """Return a copy of the value that the answer returned."""
         if self._came is None:
             try:
                 self._came = (self._call(),)
@@ -109,19 +110,19 @@ class Check:
     ) -> None:
         """Check that the answer is `expected`.
 
-        Floats and tensors may differ by `rel * |expected| + abs`. A list counts as a tuple, and a
-        tensor of one number as a float.
+        Floats and tensors may differ by `rel * |expected| + abs`. Lists and tuples are compared as
+        equals, and a tensor without dimensions counts as a number.
 
         Args:
             expected: the correct value.
-            mistakes: pairs of a wrong value, or a function that recognizes one, and the hint for
-                it.
+            mistakes: pairs of a mistake and the hint for it. A mistake is a wrong value, or a
+                function that returns whether a value is this mistake.
             likely: the hint for any other wrong value.
             rel: the relative tolerance.
             abs: the absolute tolerance.
 
         Raises:
-            CheckFailed: the answer is something else.
+            CheckFailed: the answer is not `expected`.
         """
         difference = _difference(self.value, expected, rel, abs)
         if difference is not None:
@@ -136,8 +137,8 @@ class Check:
         """Check that the answer has the form of an example: types, lengths, keys, shapes, dtypes.
 
         Args:
-            example: a value of the correct form. An int in it allows whole numbers only, a float
-                allows any number.
+            example: a value of the correct form. An int in the example allows only whole numbers. A
+                float allows whole numbers and floats.
 
         Raises:
             CheckFailed: the answer has another form.
@@ -151,8 +152,8 @@ class Check:
         """Check that the answer raises an exception.
 
         Args:
-            exceptions: the classes that are allowed.
-            saying: a text that its message must contain, in upper or lower case.
+            exceptions: the classes of exceptions that are allowed.
+            saying: a text that the exception's message must contain, in upper or lower case.
             likely: the hint if the answer does something else.
 
         Raises:
@@ -180,7 +181,7 @@ class Check:
         Args:
             holds: whether the value has the property.
             expected: the property in words.
-            likely: the hint if it does not.
+            likely: the hint if the value does not have the property.
 
         Raises:
             CheckFailed: the value does not have the property.
@@ -190,7 +191,7 @@ class Check:
             self._fail(f"came      {came}", f"expected  {expected}", _likely(likely))
 
     def part(self, *keys: Any) -> Check:
-        """Pick one item of the answer, to check it by itself.
+        """Return a check of one item of the answer.
 
         Args:
             keys: the keys or indices that lead to the item.
@@ -255,7 +256,7 @@ def show(value: Any, width: int = WIDTH) -> str:
 
     Args:
         value: the value. The digits of its numbers are in groups of three: 16_000.
-        width: how many characters are shown; a longer text is cut.
+        width: the maximum number of characters. A longer text is cut.
 
     Returns:
         The text.
@@ -287,7 +288,7 @@ def _shown_array(value: Any) -> str:
 
 
 def _numbers(value: Any) -> str:
-    """A number, or lists of numbers at any depth. Floats have six digits."""
+    """Write a number or nested lists of numbers. Floats have up to six significant digits."""
     if type(value) is list:
         return f"[{', '.join(map(_numbers, value))}]"
     return f"{value:.6g}" if type(value) is float else f"{value}"
@@ -298,7 +299,7 @@ def _kind(value: Any) -> str:
 
 
 def _form(value: Any) -> str:
-    """The form of a value in words: "list of 3", "tensor of 4 × 8 float32", "float 1.5"."""
+    """Describe the form of a value: "list of 3", "tensor of 4 × 8 float32", "float 1.5"."""
     if hasattr(value, "shape"):
         size = " × ".join(map(str, value.shape)) or "a single"
         return f"{_kind(value)} of {size} {str(value.dtype).removeprefix('torch.')}"
@@ -315,7 +316,7 @@ def call_text(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
 
 
 def _wrapped(text: str, indent: str) -> str:
-    """Break a long line into several, and indent all but the first."""
+    """Break a long line into several lines, and indent every line except the first."""
     return textwrap.fill(
         text, LINE, subsequent_indent=indent, break_on_hyphens=False, replace_whitespace=False
     )
@@ -334,13 +335,14 @@ def _one_line(fault: BaseException) -> str:
 def place(fault: BaseException) -> list[str]:
     """Find the line of the student's own code that raised an exception.
 
-    An exception that comes from another process has this line as its `crossed_place`.
+    An exception from another process stores this line in its attribute `crossed_place`.
 
     Args:
         fault: the exception.
 
     Returns:
-        One line for the message, or none if no cell of a notebook raised it.
+        A list with one line for the message, or an empty list if no code in a cell raised the
+        exception.
     """
     if (crossed := getattr(fault, "crossed_place", None)) is not None:
         return crossed
@@ -357,12 +359,12 @@ def place(fault: BaseException) -> list[str]:
 
 # --- how values are compared ----------------------------------------------------------------------
 
-# Where two values differ, what came there, and what was expected there.
+# The place where two values differ, the answer's value there, and the expected value there.
 Difference = tuple[str, str, str]
 
 
 def _difference(came: Any, expected: Any, rel: float, abs: float) -> Difference | None:
-    """The first difference between two plain values, or None if they are equal."""
+    """Return the first difference between two plain values, or None if they are equal."""
     kind = type(expected)
     if kind in (list, tuple):
         if type(came) not in (list, tuple) or len(came) != len(expected):
@@ -381,7 +383,7 @@ def _difference(came: Any, expected: Any, rel: float, abs: float) -> Difference 
 
 
 def _only_in(these: dict[Any, Any], those: dict[Any, Any]) -> str:
-    """The keys that the first dict has and the second doesn't."""
+    """Return the keys that are only in the first dict, as text."""
     return show([key for key in these if key not in those])
 
 
@@ -393,7 +395,7 @@ def _first_difference(pairs: Iterable[tuple[str, Any, Any]], rel: float, abs: fl
 
 
 def _single(value: Any) -> Any:
-    """The number in a tensor or array without dimensions. Other values are returned as they are."""
+    """Return the number in a tensor or array without dimensions, or any other value unchanged."""
     return value.item() if hasattr(value, "shape") and value.ndim == 0 else value
 
 
@@ -428,7 +430,7 @@ def _as_float64(array: Any) -> Any:
 
 
 def _reason(came: Any, mistakes: Mistakes, rel: float, abs: float) -> str:
-    """The hint for a wrong value; an empty text if it is not a known mistake."""
+    """Return the hint for a wrong value, or an empty text if it is not a known mistake."""
     for wrong, text in mistakes:
         # A function that recognizes a mistake may raise for a value of another kind.
         with contextlib.suppress(Exception):
@@ -438,7 +440,7 @@ def _reason(came: Any, mistakes: Mistakes, rel: float, abs: float) -> str:
 
 
 def _unlike(came: Any, example: Any) -> Difference | None:
-    """Where the form of a value differs from the form of an example, or None if it doesn't."""
+    """Return the first place where the forms of a value and an example differ, or None."""
     kind, fault = type(example), ("", _form(came), _form_asked(example))
     if hasattr(example, "shape"):
         same = type(came) is kind and (came.shape, came.dtype) == (example.shape, example.dtype)

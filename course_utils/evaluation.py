@@ -1,10 +1,11 @@
-"""Ask a model and measure its answers: valid JSON, the right section, house style, ROUGE-L.
+"""Prompt a model and score its answers: valid JSON, the right section, house style, ROUGE-L.
 
     examples -> conversations -> generate -> answers -> score -> summary -> before_after
                                                  └──> side_by_side
 
-Every rate has a 95% interval, because 96 test stories leave much to chance: 84% of 96 means
-anything from 76% to 90%. `beyond` says whether two prompts or models differ by more than chance.
+Every rate has a 95% interval, because a rate on only 96 test stories depends much on chance. For
+example, the interval of 84% on 96 stories is from 76% to 90%. `beyond` returns whether two prompts
+or models differ by more than chance.
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ METRICS = {
     "house_style": "house style",
     "rouge_l": "headline ROUGE-L",
 }
-Z95 = 1.959964  # 97.5% quantile of N(0, 1)
+# The 97.5% quantile of N(0, 1).
+Z95 = 1.959964
 
 
 class Interval(NamedTuple):
-    """A mean with its 95% confidence interval; all three are shares, 0 to 1."""
+    """A mean with the ends of its 95% confidence interval. All three numbers are from 0 to 1."""
 
     mean: float
     low: float
@@ -61,32 +63,34 @@ def generate(
     batch_tokens: int = 6000,
     progress: bool = True,
 ) -> list[str]:
-    """The model's answer to each conversation, in the order of the conversations.
+    """Generate the model's answer to each conversation, in the order of the conversations.
 
-    Decoding is greedy: the likeliest token each time, up to the end token or `max_new_tokens`.
-    Prompts of similar length share a batch and are padded on the left, so that each answer starts
-    where its prompt ends:
+    Decoding is greedy: each new token is the most likely token, up to the end token or
+    `max_new_tokens`. Prompts of similar length share a batch and are padded on the left, so that
+    each answer starts where its prompt ends:
 
         pad pad <user> story <assistant> | {"section": …
         <user> a longer story <assistant> | {"section": …
 
-    The tokens that all prompts begin with (instruction, worked examples) are read once, and their
-    keys and values are reused. They are nine tenths of an 8-shot prompt.
+    All prompts begin with the same tokens: the instruction and the worked examples. The model
+    processes these tokens once, and their keys and values are reused. They are nine tenths of the
+    tokens of an 8-shot prompt.
 
-    In float32 a batch answers as each prompt alone would. In 16 bits, sums in another order round
-    differently, and where two tokens are almost equally likely the answer may change.
+    In float32 the model answers a prompt in a batch as it answers the prompt alone. In 16 bits, a
+    batch adds the terms of sums in another order, so rounding differs. Where two tokens are almost
+    equally likely, the answer may then change.
 
-    The model is in eval mode meanwhile; each module's own mode is restored afterwards.
+    During the call the model is in eval mode. Afterwards each module's previous mode is restored.
 
     Args:
         model: A plain transformers model or a PeftModel.
         tokenizer: Its tokenizer, with a chat template.
-        conversations: Chat messages; the last one of each is the user's.
-        max_new_tokens: Limit of an answer, in tokens.
-        batch_size: Limit of prompts in a batch.
-        batch_tokens: Limit of tokens in a batch, prompts and new ones. The keys and values of all
-            tokens are stored while a batch is answered: 23 kB per token for SmolLM2-135M.
-        progress: Show a progress bar.
+        conversations: Lists of chat messages. The last message of each list is the user's.
+        max_new_tokens: Maximum length of an answer, in tokens.
+        batch_size: Maximum number of prompts in a batch.
+        batch_tokens: Maximum number of tokens in a batch, including new tokens. The keys and values
+            of all tokens are stored while a batch is answered: 23 kB per token for SmolLM2-135M.
+        progress: Whether a progress bar is shown.
 
     Raises:
         ValueError: A batch size or number of tokens is below 1, or a conversation is empty.
@@ -125,10 +129,10 @@ def _prompt_ids(messages: Sequence[Mapping[str, str]], tokenizer) -> list[int]:
 
 
 def _shared_prefix(prompts: list[list[int]]) -> list[int]:
-    """The tokens that several prompts all begin with; each prompt keeps at least one of its own."""
+    """Return the common prefix of the prompts, at least one token shorter than each prompt."""
     if len(prompts) < 2:
         return []
-    # All prompts share what the first and the last one in sorting order share.
+    # A common prefix of the first and the last prompt in sorting order is common to all prompts.
     first, last = min(prompts), max(prompts)
     limit = min(map(len, prompts)) - 1
     pairs = zip(first[:limit], last, strict=False)
@@ -136,7 +140,7 @@ def _shared_prefix(prompts: list[list[int]]) -> list[int]:
 
 
 def _by_width(widths: list[int], batch_size: int, batch_tokens: int) -> Iterator[list[int]]:
-    """Yield the numbers of the rows of each batch, widest first so that the peak comes early."""
+    """Yield the row numbers of each batch, with the widest rows and so the memory peak first."""
     order = sorted(range(len(widths)), key=lambda i: -widths[i])
     while order:
         size = min(batch_size, max(1, batch_tokens // widths[order[0]]))
@@ -145,7 +149,7 @@ def _by_width(widths: list[int], batch_size: int, batch_tokens: int) -> Iterator
 
 
 class _Decoder:
-    """Greedy decoding of prompts with a common prefix, whose keys and values are computed once."""
+    """Decodes prompts greedily, and computes the keys and values of their common prefix once."""
 
     def __init__(self, model: nn.Module, tokenizer, prefix: list[int], max_new_tokens: int):
         from transformers import GenerationConfig
@@ -164,7 +168,7 @@ class _Decoder:
         self.cache = self._read_prefix()
 
     def answers(self, prompts: list[list[int]]) -> list[str]:
-        """The answer to each prompt of a batch."""
+        """Return the answer to each prompt of a batch."""
         import torch
 
         ids, mask = self._padded(prompts)
@@ -182,7 +186,7 @@ class _Decoder:
         return [self._text(new) for new in out[:, ids.shape[1] :].tolist()]
 
     def _read_prefix(self) -> dict[str, Any]:
-        """The prefix's keys and values, as the argument of `generate` for them; else empty."""
+        """Return the prefix's keys and values as a keyword argument of `generate`, if any."""
         import torch
 
         if not self.prefix:
@@ -190,14 +194,15 @@ class _Decoder:
         with torch.no_grad():
             ids = torch.tensor([self.prefix], device=self.device)
             out = self.model(input_ids=ids, use_cache=True, logits_to_keep=1)
-        # transformers called the cache past_key_values before 5.24.
+        # Before version 5.24, transformers called the cache past_key_values.
         name = "cache" if hasattr(out, "cache") else "past_key_values"
         return {name: getattr(out, name)}
 
     def _padded(self, prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Token ids and mask, (batch, width): the prefix, padding, the rest of each prompt.
+        """Return token ids and mask, (batch, width): the prefix, padding, the rest of each prompt.
 
-        The mask goes by position, because the padding token may be the end token.
+        The mask depends on positions, not on tokens, because the padding token may be the end
+        token.
         """
         import torch
         from torch.nn.utils.rnn import pad_sequence
@@ -211,13 +216,13 @@ class _Decoder:
         return ids, mask
 
     def _text(self, new: list[int]) -> str:
-        """The text of new tokens up to the first end token."""
+        """Return the text of new tokens up to the first end token."""
         end = next((n for n, token in enumerate(new) if token in self.ends), len(new))
         return self.tokenizer.decode(new[:end], skip_special_tokens=True).strip()
 
 
 def _end_tokens(model: nn.Module, tokenizer) -> list[int]:
-    """Every token that ends an answer: the tokenizer's and those of the model's own config."""
+    """Return the end tokens of the tokenizer and of the model's generation config."""
     own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     own = own if isinstance(own, list) else [own]
     return list(dict.fromkeys(e for e in [tokenizer.eos_token_id, *own] if e is not None))
@@ -225,7 +230,10 @@ def _end_tokens(model: nn.Module, tokenizer) -> list[int]:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode (no dropout, no checkpointing) inside, each module's own mode afterwards."""
+    """Put a model into eval mode (no dropout, no checkpointing) inside the with block.
+
+    Afterwards each module's previous mode is restored.
+    """
     training = {module: module.training for module in model.modules()}
     model.eval()
     packing = _pack_input(model.get_output_embeddings())
@@ -240,14 +248,15 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 def _pack_input(head: nn.Module):
     """Keep torch from copying the head's weights once for each row of the batch.
 
-    `generate` passes a slice (the last position) to the head. torch computes the product of a slice
-    with weights that need no gradient as a batch of products, which takes 0.9 GB for 16 rows here.
+    `generate` passes a slice with only the last position to the head. torch computes the product of
+    such a slice with weights that need no gradient as a batch of products, which needs 0.9 GB for
+    16 rows of SmolLM2-135M.
     """
     return head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
 
 
 def mean_prompt_tokens(conversations: Sequence[Sequence[Mapping[str, str]]], tokenizer) -> float:
-    """Mean number of tokens in a prompt, which a request costs before the answer begins."""
+    """Return the mean number of tokens in a prompt, which the model reads before it answers."""
     counts = [len(_prompt_ids(messages, tokenizer)) for messages in conversations]
     return sum(counts) / len(counts)
 
@@ -256,14 +265,14 @@ def mean_prompt_tokens(conversations: Sequence[Sequence[Mapping[str, str]]], tok
 
 
 def parse_answer(answer: str, *, lenient: bool = False) -> dict[str, str] | None:
-    """Section and headline of an answer, or None if they cannot be read.
+    """Return the section and the headline of an answer, or None if they cannot be read.
 
     Args:
         answer: Text of a model.
-        lenient: False accepts only one JSON object with exactly the keys "section" and "headline",
-            once each, with text in both, and white space around it. True reads the first {...} that
-            is a JSON object, also within prose or a code fence; it may have further keys, and the
-            section may have capitals.
+        lenient: False accepts only a single JSON object, possibly with white space around it. The
+            object must have exactly the keys "section" and "headline", each once and with text as
+            its value. True reads the first {...} that is a JSON object, also inside prose or a code
+            fence. That object may have further keys, and its section may have capitals.
     """
     found = _first_object(answer) if lenient else _whole_object(answer)
     if found is None or not all(isinstance(found.get(k), str) for k in ("section", "headline")):
@@ -301,11 +310,11 @@ def score(
     Args:
         answers: Texts of a model.
         references: News examples with story, section and headline, in the order of the answers.
-        lenient: Read more of the answers, see `parse_answer`.
+        lenient: Whether answers in other forms are read, too, as in `parse_answer`.
 
     Returns:
-        A row per answer with the columns valid_json, section_right and house_style (0 or 1), and
-        rouge_l (0 to 1) of the headline.
+        A table with a row for each answer. The columns valid_json, section_right and house_style
+        are 0 or 1. The column rouge_l is from 0 to 1 and compares the headlines.
 
     Raises:
         ValueError: The numbers of answers and examples differ, or there are none.
@@ -331,18 +340,19 @@ def _judge(parsed: dict[str, str] | None, reference: Mapping[str, str]) -> list[
 
 
 def rouge_l(candidate: str, reference: str) -> float:
-    """ROUGE-L F1 of two texts: how much of their word order they share, 0 to 1.
+    """Return the ROUGE-L F1 of two texts, from 0 to 1, which compares their words in order.
 
     L is the length of the longest common subsequence of words (lower case, letters and digits
-    only). Precision is L / words of the candidate, recall is L / words of the reference, and F1 is
-    their harmonic mean (Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries").
+    only). Precision is L divided by the number of words of the candidate, recall is L divided by
+    the number of words of the reference, and F1 is the harmonic mean of precision and recall (Lin
+    2004, "ROUGE: A Package for Automatic Evaluation of Summaries").
     """
     a, b = (re.findall("[a-z0-9]+", text.lower()) for text in (candidate, reference))
     return 2 * _common_subsequence(a, b) / (len(a) + len(b)) if a and b else 0.0
 
 
 def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
-    """Length of the longest common subsequence, by dynamic programming one row at a time."""
+    """Return the length of the longest common subsequence, by dynamic programming row by row."""
     row = [0] * (len(b) + 1)
     for x in a:
         above = row
@@ -356,7 +366,9 @@ def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def wilson(successes: float, trials: int) -> Interval:
-    """Wilson's 95% score interval of a rate; unlike the normal interval it is sound near 0 and 1.
+    """Return Wilson's 95% score interval of a rate.
+
+    Unlike the normal interval, this interval is also valid for rates near 0 and 1.
 
     Source: Wilson (1927), Journal of the American Statistical Association 22.
 
@@ -373,7 +385,9 @@ def wilson(successes: float, trials: int) -> Interval:
 
 
 def bootstrap(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Interval:
-    """95% percentile bootstrap interval of a mean: the spread of the means of resampled values.
+    """Return the 95% percentile bootstrap interval of a mean.
+
+    The ends of the interval are quantiles of the means of resampled values.
 
     Source: Efron (1979), The Annals of Statistics 7. The same seed gives the same interval.
     """
@@ -384,7 +398,10 @@ def bootstrap(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) 
 
 
 def summary(scores: DataFrame) -> dict[str, Interval]:
-    """Mean and 95% interval of each metric: Wilson's for the rates, a bootstrap for ROUGE-L."""
+    """Return the mean and 95% interval of each metric.
+
+    The intervals of rates are Wilson's; the interval of ROUGE-L is a bootstrap interval.
+    """
     result = {}
     for metric, values in scores[list(METRICS)].items():
         rate = metric != "rouge_l"
@@ -393,9 +410,10 @@ def summary(scores: DataFrame) -> dict[str, Interval]:
 
 
 def beyond(a: Interval, b: Interval) -> bool:
-    """Whether a exceeds b by more than chance: the whole 95% interval of a is above that of b.
+    """Return whether a exceeds b by more than chance.
 
-    This is stricter than a test of the difference, so True can be relied on.
+    The result is True if the 95% interval of a is completely above the 95% interval of b. This
+    condition is stricter than a test of the difference, so True is reliable.
     """
     return a.low > b.high
 
@@ -404,7 +422,10 @@ def beyond(a: Interval, b: Interval) -> bool:
 
 
 def intervals(scores: Mapping[str, DataFrame]) -> DataFrame:
-    """The numbers behind `before_after`: a row per metric; columns (name, mean or low or high)."""
+    """Return the numbers of `before_after`, with a row for each metric.
+
+    The columns are (name, "mean"), (name, "low") and (name, "high").
+    """
     import pandas as pd
 
     columns = {
@@ -418,11 +439,14 @@ def intervals(scores: Mapping[str, DataFrame]) -> DataFrame:
 def before_after(
     scores: Mapping[str, DataFrame], costs: Mapping[str, Mapping[str, object]] | None = None
 ) -> DataFrame:
-    """A table with a row per metric, a column per way of asking, and cells like "84% (76–90)".
+    """Return a table with a row for each metric and a column for each prompt or model.
+
+    A cell contains the mean and its interval, such as "84% (76–90)".
 
     Args:
         scores: Results of `score`, by name: {"zero-shot": …, "few-shot": …, "tuned": …}.
-        costs: Further rows, by name: {"prompt tokens": {"zero-shot": 214, …}}. Numbers are rounded.
+        costs: Further rows by their names: {"prompt tokens": {"zero-shot": 214, …}}. Numbers are
+            rounded.
     """
     import pandas as pd
 
@@ -440,7 +464,7 @@ def _cell(value: object) -> str:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Stories with their answers: shown as HTML in a notebook, as plain text elsewhere."""
+    """Stories with their answers, shown as HTML in a notebook and as plain text elsewhere."""
 
     stories: tuple[str, ...]
     references: tuple[str, ...]
@@ -473,15 +497,16 @@ class SideBySide:
 def side_by_side(
     examples: Sequence[Mapping[str, str]], answers: Mapping[str, Sequence[str]], n: int = 4
 ) -> SideBySide:
-    """The first `n` stories with the answer of each way and the reference, to print or display.
+    """Return the first `n` stories with their references and the answers of each prompt or model.
 
     Args:
         examples: News examples with story, section and headline.
-        answers: By name, in the order of the examples: {"few-shot": […], "tuned": […]}.
+        answers: Name of the prompt or model → its answers in the order of the examples, such as
+            {"few-shot": […], "tuned": […]}.
         n: Number of stories.
 
     Raises:
-        ValueError: A way has more or fewer answers than there are examples.
+        ValueError: A prompt or model has more or fewer answers than there are examples.
     """
     if wrong := [name for name, texts in answers.items() if len(texts) != len(examples)]:
         raise ValueError(

@@ -1,18 +1,18 @@
-"""Controls to play with: each explorer is a box of widgets in front of a pure function.
+"""Build explorers: boxes of widgets that show the result of a pure function.
 
-`explorer` asks `answer` for a picture and a text whenever a control changes, and shows both as
-HTML, the picture with its alt text. The result looks the same in JupyterLab, Notebook, Colab
-(ipywidgets 7.7), VS Code and Voila. If `answer` raises a ValueError, its sentence is shown instead;
-the next good value brings picture and text back. Number fields and menus can be used from the
-keyboard alone.
+Whenever a control changes, `explorer` calls the function `answer` and shows the returned picture
+and text as HTML. The picture has an alt text. The result looks the same in JupyterLab, Notebook,
+Colab (ipywidgets 7.7), VS Code and Voila. If `answer` raises a ValueError, the explorer shows the
+error's message until the controls have allowed values again. Readers can use the number fields and
+menus with the keyboard alone.
 
-Each explorer has a class of choices, one field for each control. The class checks the values, so
-that its answer can rely on them:
+Each explorer has a class of choices with one field for each control. The class checks the values
+of the controls, so that the answer function can rely on these values:
 
     controls ──► LoraChoices(model=…, rank=…) ──► lora_answer(choices) ──► picture, text
 
 Functions import the modules of lessons when they run, so that this module can be imported while an
-assignment withholds one of them.
+assignment makes one of those modules unavailable.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
     from course_utils.memory import ModelShape
     from course_utils.paging import Run
 
-# Without it Voila spreads the lines.
+# Without an explicit line height, Voila adds space between the lines.
 NUMBERS_LOOK = "font-family: monospace; line-height: 1.3"
 
 
 def explorer(
     controls: Mapping[str, widgets.Widget], answer: Callable[..., tuple[Picture, str]]
 ) -> widgets.VBox:
-    """Build a box with the controls and, below them, what `answer(**values)` returns.
+    """Return a box with the controls and, below the controls, the result of `answer(**values)`.
 
     Args:
-        controls: Name → widget with a value; checkboxes get a row of their own.
-        answer: A pure function of these values that returns a picture and its numbers as text, or
-            raises ValueError with a sentence for the reader.
+        controls: Widgets with a value, by name. Checkboxes are placed in a separate row.
+        answer: A pure function of the controls' values. It returns a picture and the picture's
+            numbers as text, or raises ValueError with a sentence for the reader.
     """
     shown = widgets.HTML()
 
@@ -70,12 +70,12 @@ def explorer(
 def menu(
     description: str, options: Iterable[Any] | Mapping[str, str], value: Any = None
 ) -> widgets.Dropdown:
-    """Build a menu of values; a mapping gives each value the words that the menu shows.
+    """Return a menu from which the reader chooses one of several values.
 
     Args:
-        description: The label.
-        options: Values, or value → words.
-        value: The value chosen at first; by default the first one.
+        description: The label of the menu.
+        options: The values, or a mapping from each value to the words that the menu shows.
+        value: The value selected at first. The default is the first value.
     """
     if isinstance(options, Mapping):
         options = [(words, key) for key, words in options.items()]
@@ -84,19 +84,19 @@ def menu(
 
 
 def tick(description: str, value: bool, width: str = "210px") -> widgets.Checkbox:
-    """Build a checkbox."""
+    """Return a checkbox."""
     return widgets.Checkbox(value, description=description, indent=False, layout={"width": width})
 
 
 def number(description: str, value: int) -> widgets.IntText:
-    """Build a field for a whole number, which is typed or stepped with the arrow keys."""
+    """Return a field for a whole number, which can be typed or changed with the arrow keys."""
     return widgets.IntText(
         value, description=description, continuous_update=False, layout={"width": "180px"}
     )
 
 
 def switch_off(fields: Iterable[widgets.Widget], by: widgets.Widget, when: Callable) -> None:
-    """Disable fields as long as `when` holds for the value of the control `by`."""
+    """Disable fields while `when` returns True for the value of the control `by`."""
 
     def follow(_=None) -> None:
         for field in fields:
@@ -107,20 +107,20 @@ def switch_off(fields: Iterable[widgets.Widget], by: widgets.Widget, when: Calla
 
 
 def check_number(name: str, value: int, most: int, least: int = 1) -> None:
-    """Raise ValueError, for the reader, for a number outside the range from `least` to `most`."""
+    """Raise ValueError with a message for the reader if a number is not in the allowed range."""
     if not least <= value <= most:
         raise ValueError(f"{name} must be from {least} to {most:,} here, but is {value:,}.")
 
 
 def check_choice(name: str, value: Any, allowed: Iterable) -> None:
-    """Raise ValueError, for the reader, for a value that is not among the allowed ones."""
+    """Raise ValueError with a message for the reader if a value is not allowed."""
     if value not in allowed:
         choices = ", ".join(map(str, allowed))
         raise ValueError(f"{name} must be one of {choices} here, but is {value}.")
 
 
 def listed(lines: Mapping[str, str], width: int) -> str:
-    """Write each name and its text on a line of their own; the names' column has this width."""
+    """Return one line per name, with its text after a column of `width` characters."""
     return "\n".join(f"{name:<{width}} {text}" for name, text in lines.items())
 
 
@@ -132,23 +132,24 @@ LORA_MODELS = (
     *("smollm2-135m", "smollm2-1.7b", "qwen2.5-7b", "llama-7b", "mistral-7b", "llama-3.1-8b"),
     *("llama-13b", "llama-33b", "llama-65b"),
 )
-# The limits of a free shape.
+# The largest width and number of layers that a reader may choose for a free shape.
 WIDEST, MOST_LAYERS = 1_000_000, 1000
-# Of a trainable parameter: adapters 4 + 4 + 8, full fine-tuning in mixed precision 2 + 2 + 12.
+# Bytes per trainable parameter. Weight, gradient and optimizer need 4 + 4 + 8 bytes for adapters,
+# and 2 + 2 + 12 bytes for full fine-tuning in mixed precision.
 BYTES = 16
 
 
 @dataclass(frozen=True)
 class LoraChoices:
-    """What a reader chooses in `lora_explorer`.
+    """The values that a reader chooses in `lora_explorer`.
 
     Attributes:
-        model: FREE, or one of LORA_MODELS, which has its own shapes.
-        d_in: With FREE, the input width of each ticked module.
-        d_out: With FREE, the output width of each ticked module.
-        layers: How many layers get adapters.
+        model: FREE for a shape that the reader chooses, or one of LORA_MODELS.
+        d_in: Input width of each ticked module, used only if `model` is FREE.
+        d_out: Output width of each ticked module, used only if `model` is FREE.
+        layers: Number of layers that get adapters.
         rank: Rank of the adapters.
-        q_proj: Whether this module gets an adapter; the other modules likewise.
+        q_proj: Whether this module gets an adapter. Each other module has a field of the same kind.
 
     Raises:
         ValueError: A value is out of range, or no module is ticked.
@@ -178,7 +179,7 @@ class LoraChoices:
 
     @property
     def shape(self) -> ModelShape | None:
-        """The shape of the model, None with FREE."""
+        """The shape of the model, None if `model` is FREE."""
         from course_utils.memory import ModelShape
 
         return None if self.model == FREE else ModelShape.preset(self.model)
@@ -192,7 +193,10 @@ class LoraChoices:
 
 
 def lora_explorer() -> widgets.VBox:
-    """Explore how many parameters LoRA trains, for one shape of matrix or for a model's own."""
+    """Return an explorer of the number of parameters that LoRA trains.
+
+    The reader chooses one shape for all matrices, or a model whose matrices have their own shapes.
+    """
     from course_utils.memory import ModelShape
 
     controls = {
@@ -212,13 +216,14 @@ def lora_explorer() -> widgets.VBox:
 
     shape = controls["d_in"], controls["d_out"]
     switch_off(shape, by=controls["model"], when=lambda model: model != FREE)
-    # This observer comes before those of the answer, so that the answer sees the new layers.
+    # This observer is registered before the observer of `explorer`, so that the answer uses the new
+    # number of layers.
     controls["model"].observe(follow_model, names="value")
     return explorer(controls, lambda **values: lora_answer(LoraChoices(**values)))
 
 
 def lora_answer(choices: LoraChoices) -> tuple[Picture, str]:
-    """Draw the trained parameters over the rank, and write the numbers at the chosen rank."""
+    """Return a plot of the trained parameters over the rank, and numbers at the chosen rank."""
     from course_utils import figures
     from course_utils.lora import count_lora_parameters
 
@@ -251,11 +256,11 @@ FORMATS = {
     "ocp": "FP4, OCP (E2M1)",
     "lloyd": "least error (Lloyd)",
 }
-# These formats have 4 bits, whatever is chosen.
+# These formats always have 4 bits, whatever number of bits the reader chooses.
 FOUR_BITS = ("fp4", "ocp")
 # How many numbers of a distribution are quantized.
 NUMBERS = 2**16
-# Sizes of blocks; with the last one all numbers are one block.
+# The block sizes that a reader may choose. With the largest size, all numbers are in one block.
 SIZES = [2**n for n in range(4, 17)]
 REAL = "model.layers.15.mlp.up_proj.weight"
 REAL_LAYER = "a real layer"
@@ -264,13 +269,13 @@ DISTRIBUTIONS = ("normal", "uniform", "heavy tails", REAL_LAYER)
 
 @dataclass(frozen=True)
 class BinsChoices:
-    """What a reader chooses in `bins_explorer`.
+    """The values that a reader chooses in `bins_explorer`.
 
     Attributes:
         form: A key of FORMATS.
-        bits: 2 to 8; the formats of FOUR_BITS have 4, whatever is chosen.
+        bits: Number of bits, from 2 to 8. The formats of FOUR_BITS always have 4 bits.
         block_size: One of SIZES.
-        distribution: One of DISTRIBUTIONS; the real layer is REAL of the course's model.
+        distribution: One of DISTRIBUTIONS. REAL_LAYER is the layer REAL of the course's model.
 
     Raises:
         ValueError: A value is out of range.
@@ -288,7 +293,7 @@ class BinsChoices:
 
 
 def bins_explorer() -> widgets.VBox:
-    """Explore the levels of a format, and what it makes of numbers of some distribution."""
+    """Return an explorer of a format's levels, and of its error on numbers of a distribution."""
     controls = {
         "form": menu("format", FORMATS),
         "bits": number("bits", 4),
@@ -300,7 +305,7 @@ def bins_explorer() -> widgets.VBox:
 
 
 def bins_answer(choices: BinsChoices) -> tuple[Picture, str]:
-    """Draw the levels and bins under the numbers, and write the error and the use of the codes."""
+    """Return a plot of the numbers with levels and bins, and the error and use of codes as text."""
     from course_utils import figures, quantization
 
     form, block_size = choices.form, choices.block_size
@@ -331,7 +336,7 @@ def bins_answer(choices: BinsChoices) -> tuple[Picture, str]:
 
 
 def _levels(form: str, bits: int, x: Tensor, block_size: int) -> Tensor:
-    """The levels of a format, ascending, in [-1, 1]: a float32 tensor."""
+    """Return the levels of a format, ascending in [-1, 1], as a float32 tensor."""
     from course_utils import quantization
 
     match form:
@@ -349,7 +354,7 @@ def _levels(form: str, bits: int, x: Tensor, block_size: int) -> Tensor:
 
 @lru_cache(maxsize=len(DISTRIBUTIONS))
 def _numbers(distribution: str) -> Tensor:
-    """The same NUMBERS numbers each time: a float32 tensor of shape (NUMBERS,)."""
+    """Return the same numbers at every call, as a float32 tensor of shape (NUMBERS,)."""
     import torch
 
     from course_utils.models import stored_weights
@@ -361,7 +366,7 @@ def _numbers(distribution: str) -> Tensor:
     if distribution == "uniform":
         return 2 * torch.rand(NUMBERS, generator=g) - 1
     x = torch.randn(NUMBERS, generator=g)
-    # Student's t with 4 degrees of freedom.
+    # The heavy tails are those of Student's t distribution with 4 degrees of freedom.
     if distribution == "heavy tails":
         x /= torch.randn(4, NUMBERS, generator=g).square().mean(0).sqrt()
     return x
@@ -369,7 +374,7 @@ def _numbers(distribution: str) -> Tensor:
 
 # --- a training step: memory and paging -----------------------------------------------------------
 
-# The slide's seven billion parameters, of which nothing else is known.
+# The model of the slides, of which only the number of parameters, seven billion, is known.
 SLIDE = "7b"
 METHODS = {
     "full": "full fine-tuning",
@@ -382,20 +387,20 @@ CHECKPOINTING, DOUBLE, UPCAST = "gradient checkpointing", "double quantization",
 
 @dataclass(frozen=True, kw_only=True)
 class StepChoices:
-    """What a reader chooses for a training step, in `memory_explorer` and `paging_explorer`.
+    """The values chosen for a training step in `memory_explorer` and `paging_explorer`.
 
     Attributes:
-        model: SLIDE, or a name of `memory.PRESETS`.
-        method: A key of METHODS; adapters go to all linear layers and are float32.
+        model: SLIDE, or a name from `memory.PRESETS`.
+        method: A key of METHODS. With adapters, all linear layers get float32 adapters.
         optimizer: As in `memory.estimate`.
-        gpu: A name of `memory.GPUS`.
-        batch_size: Sequences in one batch.
-        sequence_length: Tokens of each sequence.
+        gpu: A name from `memory.GPUS`.
+        batch_size: Number of sequences in one batch.
+        sequence_length: Number of tokens in each sequence.
         rank: Rank of the adapters; ignored in full fine-tuning.
         gradient_checkpointing: As in `memory.estimate`.
-        recipe: As in `memory.estimate`; only for full fine-tuning.
-        double_quant: As in `memory.estimate`; only for QLoRA.
-        upcast: As in `memory.estimate`; only for QLoRA.
+        recipe: As in `memory.estimate`; used only for full fine-tuning.
+        double_quant: As in `memory.estimate`; used only for QLoRA.
+        upcast: As in `memory.estimate`; used only for QLoRA.
 
     Raises:
         ValueError: A value is out of range.
@@ -421,7 +426,7 @@ class StepChoices:
 
     @property
     def method_options(self) -> dict[str, Any]:
-        """Those options of `memory.estimate` that the chosen method has."""
+        """The options of `memory.estimate` that depend on the chosen method."""
         if self.method == "full":
             return {"recipe": self.recipe}
         adapters = {"rank": self.rank, "targets": "all-linear"}
@@ -432,7 +437,7 @@ class StepChoices:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryChoices(StepChoices):
-    """What a reader chooses in `memory_explorer`.
+    """The values that a reader chooses in `memory_explorer`.
 
     Attributes:
         attention: As in `memory.estimate`.
@@ -442,7 +447,7 @@ class MemoryChoices(StepChoices):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of `memory.estimate` that these choices give, without the batch size."""
+        """The options of `memory.estimate` for these choices, without the batch size."""
         return self.method_options | {
             "optimizer": self.optimizer,
             "attention": self.attention,
@@ -452,7 +457,7 @@ class MemoryChoices(StepChoices):
 
 
 def memory_explorer() -> widgets.VBox:
-    """Explore how much memory a training step needs, and which GPU it fits."""
+    """Return an explorer of the memory for a training step, and of the GPUs with enough memory."""
     from course_utils.memory import GPUS, OPTIMIZERS, PRESETS, RECIPES
 
     controls = {
@@ -478,11 +483,11 @@ def memory_explorer() -> widgets.VBox:
 
 
 def memory_answer(choices: MemoryChoices) -> tuple[Picture, str]:
-    """Draw what is alive at the peak of a step as a bar, and write it as text.
+    """Return a bar of the memory at the peak of a training step, and the numbers as text.
 
     Raises:
-        ValueError: The method has adapters, and the model is a bare number of parameters; or the
-            sequence is longer than the model's table of positions.
+        ValueError: The method has adapters but only the model's number of parameters is known, or
+            the sequence is longer than the model's table of positions.
     """
     from course_utils import figures, memory
 
@@ -508,13 +513,13 @@ PAGING = "paged states"
 
 @dataclass(frozen=True, kw_only=True)
 class PagingChoices(StepChoices):
-    """What a reader chooses in `paging_explorer`.
+    """The values that a reader chooses in `paging_explorer`.
 
-    Full fine-tuning is in float32 here; `optimizer` is a key of STATES.
+    Full fine-tuning uses the recipe "fp32". The field `optimizer` is a key of STATES.
 
     Attributes:
-        longest: Tokens of a text in step 3; steps 1, 2 and 4 have `sequence_length`.
-        paged: Whether optimizer states may page.
+        longest: Number of tokens per text in step 3. Steps 1, 2 and 4 use `sequence_length`.
+        paged: Whether optimizer states may page in the run that is shown.
     """
 
     longest: int
@@ -526,11 +531,11 @@ class PagingChoices(StepChoices):
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Tokens of a text in each step."""
+        """The number of tokens per text in each of the four steps."""
         return (self.sequence_length, self.sequence_length, self.longest, self.sequence_length)
 
     def options(self, paged: bool) -> dict[str, Any]:
-        """The options of `paging.simulate` that these choices give, with paging or without."""
+        """Return the options of `paging.simulate` for these choices, with or without paging."""
         return self.method_options | {
             "optimizer": f"paged_{self.optimizer}" if paged else self.optimizer,
             "batch_size": self.batch_size,
@@ -539,7 +544,10 @@ class PagingChoices(StepChoices):
 
 
 def paging_explorer() -> widgets.VBox:
-    """Explore four training steps, the third with a long mini-batch: does memory run out?"""
+    """Return an explorer that shows whether memory runs out in four training steps.
+
+    The third step has a mini-batch of long texts.
+    """
     from course_utils.memory import GPUS, PRESETS
 
     controls = {
@@ -560,7 +568,7 @@ def paging_explorer() -> widgets.VBox:
 
 
 def paging_answer(choices: PagingChoices) -> tuple[Picture, str]:
-    """Draw a timeline of the four steps, and write how the run ends with paging and without.
+    """Return a timeline of the four steps, and text on how the run ends with and without paging.
 
     Raises:
         ValueError: A sequence is longer than the model's table of positions.
@@ -608,25 +616,26 @@ def _outcome(run: Run) -> str:
 
 # --- overhead of block constants ------------------------------------------------------------------
 
-# Here all weights are quantized, as the slides and the papers count.
+# In these models, all weights count as quantized, as in the slides and the papers.
 BARE = {"7b": 7 * 10**9, "65b": 65 * 10**9}
 CODE_BITS = 4
-# The sizes of bitsandbytes, and 16 to compare with.
+# The block sizes of bitsandbytes, and 16 for comparison.
 SMALL_BLOCKS = tuple(2**n for n in range(4, 13))
 MOST_CONSTANT_BITS, MOST_NESTED_BITS, MOST_NESTED_SIZE = 64, 16, 2**20
 
 
 @dataclass(frozen=True)
 class OverheadChoices:
-    """What a reader chooses in `overhead_explorer`.
+    """The values that a reader chooses in `overhead_explorer`.
 
     Attributes:
-        model: A key of BARE, or a name of `memory.PRESETS`. Of a preset only the linear layers
-            count, because only they are quantized.
+        model: A key of BARE, or a name from `memory.PRESETS`. For a preset, only the weights of the
+            linear layers count, because only these weights are quantized.
         block_size: One of SMALL_BLOCKS.
-        constant_bits: Bits of a block's constant, before double quantization.
-        nested_bits: Bits of a quantized constant; ignored without double quantization.
-        nested_block_size: Constants in a block of their own; ignored without double quantization.
+        constant_bits: Number of bits of a constant that is not quantized.
+        nested_bits: Number of bits of a quantized constant; ignored without double quantization.
+        nested_block_size: Number of constants in a block that double quantization quantizes
+            together; ignored without double quantization.
         double_quant: Whether the constants are quantized too.
 
     Raises:
@@ -649,13 +658,13 @@ class OverheadChoices:
 
     @property
     def weights(self) -> int:
-        """How many weights are quantized."""
+        """The number of quantized weights."""
         from course_utils.memory import ModelShape
 
         return BARE.get(self.model) or ModelShape.preset(self.model).linear_parameters
 
     def bits(self, block_size: int) -> dict[str, float]:
-        """Bits per weight of each part of the stored format, for blocks of this size."""
+        """Return the bits per weight of each part of the format, for blocks of `block_size`."""
         from course_utils.quantization import overhead_bits
 
         if not self.double_quant:
@@ -670,7 +679,7 @@ class OverheadChoices:
 
 
 def overhead_explorer() -> widgets.VBox:
-    """Explore what the constants of blocks cost, with and without double quantization."""
+    """Return an explorer of the memory that the constants of quantization need."""
     from course_utils.memory import PRESETS
 
     controls = {
@@ -688,9 +697,9 @@ def overhead_explorer() -> widgets.VBox:
 
 
 def overhead_answer(choices: OverheadChoices) -> tuple[Picture, str]:
-    """Draw the bits per weight for each block size, and write them with the bytes of the model.
+    """Return a chart of the bits per weight for each block size, and the model's bytes as text.
 
-    The code books are left out.
+    The code books are not counted.
     """
     from course_utils import figures
     from course_utils.quantization import overhead_bits

@@ -4,38 +4,47 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 from pathlib import Path
 
 from course_utils.validation import CourseError
 
-# The end of the name of a file that is still being written.
+# The suffix of a file that is still being written.
 PART = ".part"
 
 
-def write_atomically(path: Path, data: bytes, mode: int | None = None) -> None:
-    """Write a file beside its place, then move it there, so that readers never see a part of it.
+def write_atomically(
+    path: Path, data: bytes, mode: int | None = None, *, alone: bool = False
+) -> None:
+    """Write a temporary file, then rename it, so that readers never see a part of the data.
 
-    A file that an interrupted run has left beside the place is overwritten. A symbolic link in the
-    file's place is replaced, never followed.
+    The temporary file is in the folder of the final file, and its name contains the process's id.
+    So several processes may write the same file at the same time. If `path` is a symbolic link, the
+    link is replaced and its target stays unchanged.
 
     Args:
-        path: the file; its folder is made if it is missing.
-        data: the whole content.
-        mode: the file's permissions, if not the usual ones.
+        path: the file to write. Its folder is created if it is missing.
+        data: the complete content.
+        mode: the file's permissions. By default the file has the usual permissions of a new file.
+        alone: whether no other process writes this file. Then the temporary files of other
+            processes were left behind by interrupted runs, and are removed.
 
     Raises:
         OSError: the file can't be written, or a folder is in its place.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + PART)
+    part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     for place in (path, part):
         if place.is_dir() and not place.is_symlink():
             what = "a folder is in the place of this file: move the folder away"
             raise IsADirectoryError(errno.EISDIR, what, os.fspath(place))
     part.unlink(missing_ok=True)
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*{PART}") if alone else ():
+        with contextlib.suppress(OSError):
+            left.unlink()
     try:
-        # "x" refuses to write through a link.
+        # Mode "x" refuses to write through a symbolic link.
         with part.open("xb") as stream:
             stream.write(data)
         if mode is not None:

@@ -1,14 +1,15 @@
-"""JupyterLab, started so that it also works on a bare machine, such as a container.
+"""Start JupyterLab so that it also works as root and without a graphical browser.
 
     python -m course_utils.lab --no-browser
 
-`course lab` runs this in place of `jupyter lab`. The server makes two decisions after Jupyter has
-read its command line and all of its configuration files, because only then are the settings final:
+`course lab` runs this module instead of `jupyter lab`, for example in a container. The server makes
+two decisions. It makes them after Jupyter has read its command line and all of its configuration
+files, because before that the settings could still change:
 
 - Root may run the server if only this machine can reach it and a token or a password protects it.
-  Otherwise Jupyter's own rule holds: it refuses root unless --allow-root is given.
-- A text-mode browser, such as Lynx, is never opened, because JupyterLab does not work in it and it
-  would hide the server's log. Jupyter prints the server's address instead.
+  Otherwise Jupyter's own rule applies: it refuses root unless --allow-root is given.
+- A text-mode browser, such as Lynx, is never opened, because JupyterLab does not work in such a
+  browser, and the browser would hide the server's log. Jupyter prints the server's address instead.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ TEXT_BROWSERS = re.compile(r"(elinks|links|lynx|w3m)")
 
 
 class CourseServer(ServerApp):
-    """Jupyter's server with the two decisions of this module."""
+    """Jupyter's server, which makes the two decisions that this module describes."""
 
     def start_app(self) -> None:
         if is_root() and not self.allow_root:
@@ -36,11 +37,12 @@ class CourseServer(ServerApp):
             self.log.warning(AS_ROOT if self.allow_root else NOT_AS_ROOT)
         if not (self.open_browser and opens_windows(self.browser)):
             self.open_browser = False
-            self.no_browser_open_file = True  # otherwise Jupyter prints the path of a file first
+            # Without this setting, Jupyter prints the path of a file before the address.
+            self.no_browser_open_file = True
         super().start_app()
 
     def is_private(self) -> bool:
-        """Whether only this machine can reach the server, and only with a token or a password."""
+        """Return whether only this machine can reach the server, with a token or a password."""
         return is_loopback(self.ip) and not self.sock and self.identity_provider.auth_enabled
 
 
@@ -56,12 +58,12 @@ NOT_AS_ROOT = (
 
 
 def is_root() -> bool:
-    """Whether this process runs as root; on Windows no process does."""
+    """Return whether this process runs as root; always False on Windows."""
     return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address is a loopback one, which only this machine can reach."""
+    """Return whether only this machine can reach a host name or address (a loopback address)."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -69,18 +71,27 @@ def is_loopback(host: str) -> bool:
 
 
 def opens_windows(name: str = "") -> bool:
-    """Whether the browser of this name (default: the system's) exists and opens a window."""
+    """Return whether a browser exists and opens a window.
+
+    Args:
+        name: The name of the browser; default: the browser that the system chooses.
+    """
     try:
         browser = webbrowser.get(name or None)
     except webbrowser.Error:
         return False
-    program = shutil.which(getattr(browser, "name", ""))  # None on Windows and macOS
-    # Debian's www-browser is a link to the one that is installed.
+    # The program is None on Windows and macOS.
+    program = shutil.which(getattr(browser, "name", ""))
+    # Debian's www-browser is a symbolic link to the installed browser, so the link is resolved.
     return not (program and TEXT_BROWSERS.match(Path(program).resolve().name))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run JupyterLab with these arguments (default: those of this process) until it is stopped."""
+    """Run JupyterLab until it is stopped.
+
+    Args:
+        arguments: The arguments for JupyterLab; default: the arguments of this process.
+    """
     LabApp.serverapp_class = CourseServer
     LabApp.launch_instance(argv=arguments)
 

@@ -4,10 +4,10 @@
     x (d_in)┤                                                          ├─► y (d_out)
             └─► A (d_in × r) ─► B (r × d_out), zero at first ─► × α/r ─┘
 
-There are three notations for the same thing. The slides and this module multiply rows:
-y = x (W + A B). The paper multiplies columns: y = (W + B A) x. So each of its matrices is the
-transpose of ours, and the order of A and B is reversed. peft stores the paper's two matrices as
-the weights of linear layers.
+There are three notations for this update. The slides and this module multiply row vectors:
+y = x (W + A B). The paper multiplies column vectors: y = (W + B A) x. So each matrix of the paper
+is the transpose of a matrix of the slides, and the order of A and B is reversed. peft stores the
+paper's two matrices as the weights of linear layers.
 
     slides, here        paper (W: d × k)    peft                                at first
     A (d_in × r)        A (r × k)           lora_A.weight (r, in)               random
@@ -35,8 +35,8 @@ __all__ = ["LoRALinear", "add_lora", "break_even_rank", "count_lora_parameters",
 def count_lora_parameters(d_in: int, d_out: int, rank: int) -> int:
     """Count the trainable parameters of LoRA on one matrix: d_in × rank in A, rank × d_out in B.
 
-    On a 1000 × 1000 matrix, rank 8 needs 16,000 parameters, which is 1.6% of the matrix (LoRA,
-    section 4.1).
+    On a 1000 × 1000 matrix, rank 8 needs 16,000 parameters, which is 1.6% of the matrix's own
+    parameters (LoRA, section 4.1).
 
     Args:
         d_in: input features of the layer.
@@ -55,8 +55,9 @@ def count_lora_parameters(d_in: int, d_out: int, rank: int) -> int:
 def break_even_rank(d_in: int, d_out: int) -> float:
     """Find the rank at which A and B have exactly as many parameters as W (d_in × d_out).
 
-    This solves r (d_in + d_out) = d_in d_out for r. At every whole rank below it, LoRA trains fewer
-    parameters than full fine-tuning. For a square matrix it is half the width.
+    This solves r (d_in + d_out) = d_in d_out for r. At every whole rank below the solution, LoRA
+    trains fewer parameters than full fine-tuning. For a square matrix the solution is half the
+    width.
 
     Args:
         d_in: input features of the layer.
@@ -73,7 +74,7 @@ def break_even_rank(d_in: int, d_out: int) -> float:
 
 
 def _checked(base: nn.Linear, rank: int, alpha: float | None) -> tuple[int, float]:
-    """The rank and α for a layer; ValueError if the layer can't have them."""
+    """Return the rank and α for a layer; raise ValueError if the layer can't have them."""
     most = min(base.in_features, base.out_features)
     rank = whole_number("rank", rank, least=1, most=most)
     alpha = rank if alpha is None else alpha
@@ -83,17 +84,17 @@ def _checked(base: nn.Linear, rank: int, alpha: float | None) -> tuple[int, floa
 
 
 class LoRALinear(nn.Module):
-    """A frozen linear layer with a low-rank update beside it: y = base(x) + α/r · (x A) B.
+    """A frozen linear layer plus a low-rank update: y = base(x) + α/r · (x A) B.
 
-    A (d_in × r) starts random, uniform in ±1/√d_in as in peft (in the paper it is Gaussian).
-    B (r × d_out) starts at zero, so ΔW = 0 and training starts from the base model. Both are
-    float32 whatever the dtype of the base, and the output has the dtype of the base.
+    The initial A (d_in × r) is random and uniform in ±1/√d_in, as in peft. The paper uses a
+    Gaussian. The initial B (r × d_out) is zero, so ΔW = 0 and training starts from the base model.
+    A and B are float32 for every dtype of the base. The result has the dtype of the base's output.
 
     Args:
-        base: an nn.Linear or a 4-bit layer of bitsandbytes. The layer is frozen and used as it is,
-            not copied.
-        rank: r, from 1 to the smaller dimension of the layer.
-        alpha: α, a number above 0. The default α = r gives the slide's W + A B without a scale.
+        base: an nn.Linear or a 4-bit layer of bitsandbytes. The layer is frozen, but not copied.
+        rank: the rank r of the update, from 1 to the smaller dimension of the layer.
+        alpha: the numerator α of the scale, a number above 0. The default α = r gives
+            the slide's W + A B without a scale.
 
     Raises:
         ValueError: the base is another kind of layer, or the rank or α is out of range.
@@ -120,28 +121,30 @@ class LoRALinear(nn.Module):
         return (y + self.scale * (x.to(self.A.dtype) @ self.A @ self.B)).to(y.dtype)
 
     def delta(self) -> Tensor:
-        """What training has added to W: ΔW = α/r · A B, float32 (d_in × d_out)."""
+        """Return the change that training has made to W: ΔW = α/r · A B, float32 (d_in × d_out)."""
         return self.scale * self.A @ self.B
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Add ΔW to the base's weights, so that the adapter costs no time: W' = W + α/r · A B.
+        """Add ΔW to the base's weights: W' = W + α/r · A B. A merged adapter needs no extra time.
 
         The sum is rounded to the base's dtype. While the layer is merged, A and B are not used and
         get no gradient. Merging a second time changes nothing.
 
         Raises:
-            ValueError: the base has 4 or 8 bits, whose steps are too coarse for so small a change
-                (lecture 07 measures how much of it is lost).
+            ValueError: the base has 4-bit or 8-bit weights. Their steps are so coarse that rounding
+                would remove most of ΔW; lecture 07 measures how much.
         """
         self._add_to_base(1, merged=True)
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Subtract ΔW again. The old weights come back up to rounding, not bit for bit.
+        """Subtract ΔW again.
+
+        The weights then equal the old weights up to rounding, but not bit for bit.
 
         Raises:
-            ValueError: the base has 4 or 8 bits.
+            ValueError: the base has 4-bit or 8-bit weights.
         """
         self._add_to_base(-1, merged=False)
 
@@ -160,7 +163,7 @@ class LoRALinear(nn.Module):
 
     @classmethod
     def from_peft(cls, layer: Any, adapter: str = "default") -> LoRALinear:
-        """Make a LoRALinear that computes the same as a LoRA layer of peft.
+        """Make a LoRALinear that computes the same function as a LoRA layer of peft.
 
         Args:
             layer: a LoRA layer of peft around a linear layer (peft.tuners.lora.Linear or
@@ -171,8 +174,8 @@ class LoRALinear(nn.Module):
             A layer that shares peft's base layer and has copies of its A and B.
 
         Raises:
-            ValueError: the layer has no adapter of this name, is merged, or is more than LoRA
-                (DoRA, or a bias of B).
+            ValueError: the layer has no adapter of this name, is merged, or uses DoRA or a bias of
+                B.
         """
         if adapter not in getattr(layer, "lora_A", {}):
             known = sorted(getattr(layer, "lora_A", {}))
@@ -201,7 +204,7 @@ def add_lora(
     """Freeze a model and replace each target layer by a LoRALinear.
 
     Args:
-        model: the model, which is changed.
+        model: the model, which is changed in place.
         rank: rank r of the updates.
         alpha: α of the updates, by default r.
         targets: names of layers such as ("q_proj", "v_proj"), or "all-linear" for every linear
@@ -212,7 +215,7 @@ def add_lora(
 
     Raises:
         ValueError: a target is not in the model, a layer can't have this rank or α, or the model
-            has adapters already. The model is then as it was.
+            has adapters already. The model stays unchanged.
     """
     if any(isinstance(module, LoRALinear) for module in model.modules()):
         raise ValueError("the model has adapters already; take a fresh copy of the base")
@@ -238,8 +241,8 @@ def add_lora(
 def count_trainable(model: nn.Module) -> tuple[int, int]:
     """Count the trainable parameters of a model, and all its parameters.
 
-    A 4-bit weight stores two parameters in a byte and is counted by its real shape. A count of the
-    stored elements would halve the base. Tied weights count once.
+    A 4-bit weight stores two parameters in each byte, so its parameters are counted from its
+    original shape. The number of stored bytes would be only half as large. Tied weights count once.
 
     Args:
         model: the model, with its adapters.

@@ -1,8 +1,8 @@
-"""Bytes of tensors, measured while a model runs, to compare them with what `memory` predicts.
+"""Measure the bytes of tensors while a model runs, to compare them with predictions of `memory`.
 
-On a GPU torch.cuda.max_memory_allocated returns the peak. A CPU has no such counter: the memory of
-a process also contains libraries, and memory that it has freed. So `TensorMeter` watches every
-operation of PyTorch and counts the storages that are alive.
+On a GPU torch.cuda.max_memory_allocated returns the peak. A CPU has no such counter, and the memory
+of a process also includes libraries and memory that the process has freed. So `TensorMeter` watches
+every operation of PyTorch and counts the storages that are not freed yet.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torch.utils._pytree import tree_leaves
 
 
 class TensorMeter(TorchDispatchMode):
-    """Counts the bytes (B) of the tensors that are created while it is active and not yet freed.
+    """Counts the bytes (B) of tensors that are created while the meter is active, until freed.
 
     A storage counts once, however many views it has. Memory that a kernel allocates for itself
     during one operation is not counted.
 
     Attributes:
-        now: bytes of the tensors that are alive.
+        now: bytes of the tensors that are not freed yet.
         peak: the largest value of `now` so far.
         trace: the value of `now` after each operation.
 
@@ -46,7 +46,7 @@ class TensorMeter(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result = operation(*args, **(kwargs or {}))
-        # Views and in-place results share a storage that was there before.
+        # Views and in-place results share a storage that existed before the operation.
         given = set(_storages((args, kwargs)))
         for key, storage in _storages(result).items():
             if key not in given and key not in self._alive:
@@ -69,7 +69,7 @@ def _storages(values: Any) -> dict[int, torch.UntypedStorage]:
 
 @dataclass
 class Saved:
-    """What autograd has saved for the backward pass.
+    """The size and number of the tensors that autograd has saved for the backward pass.
 
     Attributes:
         size: bytes (B) of the saved tensors.
@@ -82,10 +82,10 @@ class Saved:
 
 @contextmanager
 def saved_for_backward(model: nn.Module) -> Iterator[Saved]:
-    """Count what forward passes of a model save for the backward pass.
+    """Count the tensors that forward passes of a model save for the backward pass.
 
     The model's own weights and buffers are not counted, and neither is a second view of a tensor.
-    This uses torch.autograd.graph.saved_tensors_hooks.
+    The function uses torch.autograd.graph.saved_tensors_hooks.
 
     Args:
         model: the model whose forward pass is called in the with block.
@@ -95,7 +95,7 @@ def saved_for_backward(model: nn.Module) -> Iterator[Saved]:
     """
     own = [*model.parameters(), *model.buffers()]
     seen = {tensor.untyped_storage().data_ptr() for tensor in own}
-    # The storages are kept alive, so that no address is used twice.
+    # The list keeps the storages from being freed, so that no address is used twice.
     saved, keep = Saved(), []
 
     def pack(tensor: Tensor) -> Tensor:
@@ -112,12 +112,12 @@ def saved_for_backward(model: nn.Module) -> Iterator[Saved]:
 
 
 def gradient_bytes(model: nn.Module) -> int:
-    """The bytes (B) of the gradients that the parameters of a model have now."""
+    """Return the size of the current gradients of a model's parameters, in bytes (B)."""
     return sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
 
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """The bytes (B) of an optimizer's states.
+    """Return the size of an optimizer's states, in bytes (B).
 
     Tensors of a single number, such as Adam's step counter, are not counted. A tensor that several
     parameters share counts once.

@@ -1,12 +1,12 @@
-"""News briefs: the course's own instruction data, with its house style and its prompts.
+"""Load the course's news briefs, make prompts of them, and check the house style of headlines.
 
 An example is a short story with its section and a headline. The task is to write both as JSON:
 
     "The letters arrived before breakfast. Tile maker …"
         -> {"section": "business", "headline": "Tile maker axes 620 jobs as kilns go cold"}
 
-All text is synthetic and invented; data/DATASHEET.md says how it was made. `load_jsonl` reads your
-own data instead.
+All text is synthetic and invented; data/DATASHEET.md describes how the text was made. `load_jsonl`
+loads your own data instead.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TUNED_INSTRUCTION = "Section and headline (4 to 9 words, present tense) of the s
 # The sections of the worked examples.
 SHOT_SECTIONS = ("health", "technology", "culture")
 
-# In words.
+# The minimum and the maximum length of a headline, in words.
 SHORTEST_HEADLINE, LONGEST_HEADLINE = 4, 9
 HOUSE_STYLE = (
     f"{SHORTEST_HEADLINE} to {LONGEST_HEADLINE} words; "
@@ -52,7 +52,7 @@ Message = dict[str, str]
 
 
 class DataError(CourseError, ValueError):
-    """Data that can't be used. The message lists every error with its line."""
+    """Raised if data can't be used. The message lists up to 20 errors with their line numbers."""
 
 
 # -- the house style ---------------------------------------------------------------------------
@@ -90,10 +90,10 @@ def house_style_faults(headline: str, story: str) -> list[str]:
     """List the rules of house style that a headline breaks.
 
     The rules are heuristics. A past form is a word in a list of irregular past forms, or any other
-    word that ends in -ed. It need not be a verb, so "stolen portrait" breaks the rule. "Cut", "hit"
-    and "set" do not break it, because their past form is the same as the present. A word with a
-    capital is a name if the story has it with a capital inside a sentence, or has it at the start
-    of a sentence and never without a capital.
+    word that ends in -ed. The word need not be a verb, so "stolen portrait" breaks the rule. "Cut",
+    "hit" and "set" do not break the rule, because their past form is the same as the present. A
+    word with a capital is a name if the story contains the word with a capital inside a sentence,
+    or with a capital at the start of a sentence and never without a capital.
 
     Args:
         headline: the headline.
@@ -141,7 +141,7 @@ def _tense_faults(words: Sequence[str], story: str) -> list[str]:
     names = _names(story)
     faults = []
     for word in words:
-        # A person may be called Ned.
+        # A name such as Ned is not a past form.
         if _bare(word) in names:
             continue
         for part in _bare(word).lower().split("-"):
@@ -151,7 +151,7 @@ def _tense_faults(words: Sequence[str], story: str) -> list[str]:
 
 
 def _names(story: str) -> set[str]:
-    """The words of a story, and parts of compounds, that have a capital because they are names."""
+    """Return the names in a story: words, and parts of compounds, that have a capital."""
     inside: set[str] = set()
     opening: set[str] = set()
     plain: set[str] = set()
@@ -165,7 +165,7 @@ def _names(story: str) -> set[str]:
 
 
 def _bare(word: str) -> str:
-    """A word without the punctuation around it and without a possessive 's."""
+    """Return a word without the punctuation around it and without a possessive 's."""
     return re.sub(r"['’]s?$", "", re.sub(r"^\W+|[^\w'’]+$", "", word)).rstrip("'’")
 
 
@@ -190,12 +190,13 @@ def messages(example: Mapping[str, str], shots: Sequence[Mapping[str, str]] = ()
     """Make a conversation that asks a model without fine-tuning for a section and a headline.
 
     The first message states the task, the form of the answer, all sections and the house style.
-    Each shot then becomes a question with its answer. No shots are zero-shot prompting, a few are
-    few-shot prompting. The last message is the user's, with the story.
+    Each shot then becomes a question with its answer. Without shots this is zero-shot prompting,
+    and with a few shots it is few-shot prompting. The last message is the user's and contains the
+    story.
 
     Args:
         example: a mapping with "story".
-        shots: other examples with their "section" and "headline".
+        shots: other examples with "story", "section" and "headline".
 
     Returns:
         The messages, each with "role" and "content".
@@ -222,8 +223,9 @@ def messages(example: Mapping[str, str], shots: Sequence[Mapping[str, str]] = ()
 def shots(sections: Sequence[str] = SHOT_SECTIONS) -> list[dict[str, str]]:
     """Choose worked examples for few-shot prompting: the shortest training story of each section.
 
-    The default sections did best on average among those tried with the NF4 model, on other stories
-    than the test's (data/DATASHEET.md). `benchmarks/quality.py` compares them with others.
+    With the NF4 model, the default sections had the best average result of all sections that were
+    tried, on stories outside the test split (data/DATASHEET.md). `benchmarks/quality.py` compares
+    the default sections with others.
 
     Args:
         sections: the sections of the examples.
@@ -237,7 +239,7 @@ def shots(sections: Sequence[str] = SHOT_SECTIONS) -> list[dict[str, str]]:
 
 
 def tuned_messages(example: Mapping[str, str], *, answered: bool = True) -> list[Message]:
-    """Make the short conversation that the model is fine-tuned on, and is asked with afterwards.
+    """Make the short conversation that a model is fine-tuned on and later prompted with.
 
     The training examples show most of the rules, so the prompt need not repeat them. A short
     prompt makes each answer cheaper.
@@ -260,11 +262,11 @@ def tuned_messages(example: Mapping[str, str], *, answered: bool = True) -> list
 
 
 def load_news() -> DatasetDict:
-    """Load the course's news briefs: 480 stories, of which each of the 8 sections has 60.
+    """Load the course's news briefs: 480 stories, 60 in each of the 8 sections.
 
     Returns:
-        The splits "train" (42 stories of each section), "validation" (6) and "test" (12), with the
-        columns id, section, story and headline.
+        The splits "train", "validation" and "test" with 42, 6 and 12 stories of each section. The
+        columns are id, section, story and headline.
     """
     with (files("course_utils") / "data" / "news_briefs.jsonl").open(encoding="utf-8") as lines:
         records = [json.loads(line) for line in lines]
@@ -282,11 +284,11 @@ def load_jsonl(path: str | Path, *, validation_share: float = 0.1) -> DatasetDic
         {"section": "…", "story": "…", "headline": "…"}        as the course's own news briefs
 
     A line may also have a "split" (train, validation or test) and an "id". If no line has a split,
-    a share of the prompts is held out for validation: those with the smallest sha256. So the choice
-    is the same each time, and a prompt that occurs twice is never on both sides.
+    a share of the prompts is held out for validation: the prompts with the smallest sha256 hashes.
+    So the choice is the same each time, and a prompt that occurs twice is never in both splits.
 
     Args:
-        path: the file.
+        path: the path of the file.
         validation_share: the share of the prompts that is held out, at least 0 and below 1.
 
     Returns:
@@ -294,7 +296,8 @@ def load_jsonl(path: str | Path, *, validation_share: float = 0.1) -> DatasetDic
         tokenizer)` prepares a split for training.
 
     Raises:
-        DataError: the data can't be used; the message lists every error with its line.
+        DataError: the data can't be used. The message lists up to 20 errors with their line
+            numbers.
         FileNotFoundError: there is no such file.
     """
     if not 0 <= validation_share < 1:
@@ -317,7 +320,7 @@ def load_jsonl(path: str | Path, *, validation_share: float = 0.1) -> DatasetDic
 
 
 def _parse(raw: bytes, name: str) -> list[tuple[int, Any]]:
-    """The number and the parsed JSON of each line that isn't blank.
+    """Return the number and the parsed JSON of each line that isn't blank.
 
     Lines end with LF or CRLF, and the file may begin with a byte order mark.
     """
@@ -344,7 +347,7 @@ _FORMS = {
 
 
 def _record_errors(record: object) -> list[str]:
-    """The errors in one line of a reader's own file."""
+    """Return the errors in one line of a user's own file."""
     if not isinstance(record, dict):
         return [f"not a JSON object: {record!r:.60}"]
     form = next((keys for key, keys in _FORMS.items() if key in record), None)
@@ -378,7 +381,7 @@ def _message_errors(turns: object) -> list[str]:
 
 
 def _text_errors(record: object, keys: Iterable[str]) -> list[str]:
-    """The errors of a record that must have text for each of these keys."""
+    """Return the errors of a record that must have text for each of these keys."""
     if not isinstance(record, dict):
         return [f"not a JSON object: {record!r:.60}"]
     errors = []
@@ -393,7 +396,7 @@ def _text_errors(record: object, keys: Iterable[str]) -> list[str]:
 
 
 def _repeats(values: Mapping[int, object], what: str) -> list[tuple[int, str]]:
-    """An error for each line whose value an earlier line has already."""
+    """Return an error for each line whose value equals the value of an earlier line."""
     first: dict[object, int] = {}
     errors = []
     for line, value in values.items():
@@ -424,7 +427,10 @@ def _conversation(record: Mapping) -> list[Message]:
 
 
 def _split_errors(lines: Mapping[int, Mapping]) -> list[tuple[int, str]]:
-    """The errors of the splits: either every line has one and some train, or no line has one."""
+    """Return the errors of the splits.
+
+    Either no line may have a split, or every line must have one and at least one split is "train".
+    """
     unnamed = [line for line, record in lines.items() if "split" not in record]
     if len(unnamed) == len(lines):
         return []
@@ -434,7 +440,7 @@ def _split_errors(lines: Mapping[int, Mapping]) -> list[tuple[int, str]]:
 
 
 def _hold_out(talks: Mapping[int, list[Message]], share: float) -> dict[int, str]:
-    """The split of each line. The prompts with the smallest hashes are for validation."""
+    """Return the split of each line. The prompts with the smallest hashes are for validation."""
     prompts = {n: sha256(json.dumps(talk[:-1]).encode()).hexdigest() for n, talk in talks.items()}
     ranked = sorted(set(prompts.values()))
     least = min(1, len(ranked) - 1) if share else 0

@@ -1,8 +1,8 @@
-"""Notebook files: find the course's notebooks, read one, write one.
+"""Find the notebooks of the course, read a notebook, and format a notebook as JSON.
 
-Notebooks in git hold no outputs, and their JSON has the layout that Jupyter gives it, so a diff
+Notebooks in git contain no outputs, and their JSON is formatted as Jupyter formats it. So a diff
 shows only what somebody edited. `publishing.execute` runs notebooks, and
-`publishing.notebook_check` finds what must not be committed.
+`publishing.notebook_check` finds content that must not be committed.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ from course_utils.validation import CourseError
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 LANGUAGE = {"name": "python"}
 FOLDERS = ("lectures", "solutions", "exercises")
+# Maximum run time of a lecture's cell, in seconds.
+CELL_TIMEOUT = 1800
 
 
 def course_folder(start: Path | None = None) -> Path:
-    """Find the folder that holds `lectures/` and `course_utils/`.
+    """Return the course folder, which contains `lectures/` and `course_utils/`.
 
     Args:
-        start: where the search begins, going upwards; default: the working folder. If nothing is
-            found, the search goes on from the folder of this package.
+        start: the folder where the search begins; default: the working folder. The search continues
+            with the parents of this folder, and ends with the folder that contains this package.
 
     Raises:
-        CourseError: there is none, because the course was installed without its notebooks.
+        CourseError: no folder contains both, because the course was installed without its
+            notebooks.
     """
     start = (start or Path.cwd()).resolve()
     for folder in (start, *start.parents, Path(__file__).resolve().parents[1]):
@@ -36,11 +39,11 @@ def course_folder(start: Path | None = None) -> Path:
 
 
 def lectures(folder: Path, only: str | None = None) -> list[Path]:
-    """List the lectures of the course in `folder`, in order.
+    """Return the notebook files of the lectures, in order.
 
     Args:
         folder: the course folder.
-        only: return just this lecture, named by its number ("07" or "7"), file name or stem.
+        only: return only the lecture with this number ("07" or "7"), file name or stem.
 
     Raises:
         CourseError: there is no such lecture; the message lists the lectures that exist.
@@ -58,13 +61,13 @@ def lectures(folder: Path, only: str | None = None) -> list[Path]:
 
 
 def all_notebooks(folder: Path) -> list[Path]:
-    """List the notebooks in `lectures/`, `solutions/` and `exercises/`, without checkpoints."""
+    """Return all notebooks in `lectures/`, `solutions/` and `exercises/`, without checkpoints."""
     found = (path for name in FOLDERS for path in (folder / name).rglob("*.ipynb"))
     return sorted(path for path in found if ".ipynb_checkpoints" not in path.parts)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a notebook's JSON, with the source of each cell joined to one string.
+    """Return the JSON of a notebook, in which the source of each cell is one string.
 
     Raises:
         CourseError: the file can't be read, or it is not a notebook.
@@ -80,10 +83,12 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_node(path: Path) -> Any:
-    """Read a notebook as a `NotebookNode` of nbformat, with the texts of its outputs joined, too.
+    """Return a notebook as nbformat's `NotebookNode`, in which each text is one string.
+
+    The lines of the outputs' texts are joined, like the lines of the cells' sources.
 
     Raises:
-        CourseError: as `load` does.
+        CourseError: the file can't be read, or it is not a notebook.
         ImportError: nbformat is missing.
     """
     import nbformat
@@ -93,7 +98,7 @@ def load_node(path: Path) -> Any:
 
 
 def dump(notebook: dict[str, Any]) -> str:
-    """Format a notebook as Jupyter does: sorted keys, and sources as lists of lines."""
+    """Return a notebook's JSON in Jupyter's format: sorted keys, and sources as lists of lines."""
     notebook = json.loads(json.dumps(notebook))
     for cell in notebook["cells"]:
         cell["source"] = "".join(cell.get("source", "")).splitlines(keepends=True)

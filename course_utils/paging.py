@@ -1,4 +1,4 @@
-"""Paged optimizer states: a GPU with a budget, and pages that move to CPU memory and back.
+"""Simulate paged optimizer states, which move between a GPU and CPU memory.
 
             GPU, a budget in bytes                      CPU memory
     ┌──────────────────┬──────────────────┐  evict   ┌─────────────┐
@@ -6,14 +6,15 @@
     │ weights … spikes │ optimizer states │ ◄─────── │ pages       │
     └──────────────────┴──────────────────┘  touch   └─────────────┘
 
-Only the update needs the optimizer states. Unified memory stores them in pages. When the rest of a
-step needs their place on the GPU, the least recently used pages move to CPU memory, and they move
-back when the update touches them. `simulate` computes a run from the bytes of `memory.timeline`,
-with numbers only and without a GPU.
+Only the update needs the optimizer states, so CUDA's unified memory stores these states in pages.
+When other tensors need the memory of the GPU, the least recently used pages move to CPU memory. A
+page moves back when the update reads or writes the page. `simulate` computes a run from the bytes
+of `memory.timeline`, so it needs no GPU.
 
-The simulation is simpler than a GPU in two ways. Freed memory is free at once, whereas PyTorch's
-caching allocator keeps it (pages then can't use it until `torch.cuda.empty_cache`). The time of a
-move is its bytes divided by the nominal bandwidth, and nothing else happens in the meantime.
+The simulation is simpler than a GPU in two ways. First, pages can use freed memory at once. On a
+GPU, PyTorch's caching allocator keeps freed memory until `torch.cuda.empty_cache` is called.
+Second, the time of a move is its bytes divided by the nominal bandwidth, and nothing is computed
+during a move.
 
 References: QLoRA (Dettmers et al. 2023, arXiv 2305.14314), sections 1 and 3; bitsandbytes,
 optim/optimizer.py: `Optimizer8bit.get_state_buffer` pages tensors of at least 100,000 elements.
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from course_utils.memory import Moment, Plan
 
 # Functions import `course_utils.memory` when they run, so that this module can be imported while an
-# assignment withholds the calculator.
+# assignment makes `course_utils.memory` unavailable.
 
 __all__ = [
     "PAGE",
@@ -53,44 +54,44 @@ __all__ = [
     "simulate",
 ]
 
-# The largest piece that CUDA's unified memory moves at once.
+# The largest number of bytes that CUDA's unified memory moves at once.
 PAGE = 2 * MiB
-# The group of paged optimizer states, beside the groups of `memory.GROUPS`.
+# The name of the group of paged optimizer states, in addition to the groups of `memory.GROUPS`.
 PAGES = "pages"
 
-# The PCIe generation of each of `memory.GPUS`, with 16 lanes (NVIDIA's data sheets).
+# The PCIe generation of each GPU in `memory.GPUS`. Each GPU has 16 lanes (NVIDIA's data sheets).
 PCIE = {"T4": 3, "RTX 4090": 4, "A100-40": 4, "A100-80": 4, "H100": 5}
 
 
 def pcie_x16(generation: int) -> float:
     """Return the nominal bandwidth of 16 lanes of PCIe in each direction, in B/s.
 
-    A lane of PCIe 3 transfers 8 GT/s, and each later generation twice as many; 128 of 130 bits are
-    data (PCI-SIG, PCI Express base specification).
+    A lane of PCIe 3 transfers 8 GT/s. Each later generation transfers twice as much as the previous
+    generation. Only 128 of every 130 bits are data (PCI-SIG, PCI Express base specification).
 
     Args:
-        generation: 3, 4 or 5.
+        generation: The generation of PCIe: 3, 4 or 5.
 
     Raises:
-        ValueError: It is another generation.
+        ValueError: `generation` is not 3, 4 or 5.
     """
     if generation not in (3, 4, 5):
         raise ValueError(f"the generation of PCIe must be 3, 4 or 5, got {generation!r}")
     return 16 * 8e9 * 2 ** (generation - 3) * 128 / 130 / 8
 
 
-# --- which states page ----------------------------------------------------------------------------
+# --- the optimizer states that can page -----------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class StateTensor:
-    """A kind of trainable tensor, and the states that an optimizer keeps of it.
+    """A kind of trainable tensor and the size of its optimizer states.
 
     Attributes:
-        name: What these tensors are, such as "q_proj.lora_A".
-        elements: Numbers in one of them.
-        count: How many tensors of this kind the model has.
-        size: Bytes (B) of the states of all of them.
+        name: Name of the kind, such as "q_proj.lora_A".
+        elements: Number of elements in one tensor of this kind.
+        count: Number of tensors of this kind in the model.
+        size: Bytes (B) of the optimizer states of all tensors of this kind.
         paged: Bytes of these states that may move to CPU memory.
     """
 
@@ -102,10 +103,11 @@ class StateTensor:
 
 
 def paged_tensors(model: Any, method: str, **options: Any) -> list[StateTensor]:
-    """List the optimizer states of each kind of trainable tensor, and which of them page.
+    """Return the optimizer states of each kind of trainable tensor, with the bytes that can page.
 
-    The sum of their `paged` is the estimate's `paged`. Adapters of rank 8 on LLaMA-7B never page:
-    the largest has 88,064 elements, and bitsandbytes pages from 100,000 on.
+    The sum of `paged` over all kinds equals the `paged` of `memory.estimate`. For example, the
+    states of adapters of rank 8 on LLaMA-7B never page: the largest tensor has 88,064 elements, and
+    bitsandbytes pages only tensors of at least 100,000 elements.
 
     Args:
         model: As in `memory.estimate`.
@@ -113,7 +115,7 @@ def paged_tensors(model: Any, method: str, **options: Any) -> list[StateTensor]:
         options: As in `memory.estimate`; `optimizer` defaults to "paged_adamw".
 
     Raises:
-        ValueError: As in `memory.estimate`, and for more than one GPU.
+        ValueError: As in `memory.estimate`, or more than one GPU is requested.
     """
     from course_utils import memory
 
@@ -158,10 +160,11 @@ def _paged_states(plan: Plan) -> Iterator[int]:
 class OutOfMemory(Exception):
     """The GPU has too little memory even with all pages in CPU memory.
 
-    All pages are in CPU memory then, with their contents; what can't move is unchanged.
+    When this error is raised, all pages are in CPU memory with their contents. The bytes that can't
+    move are unchanged.
 
     Attributes:
-        asked: Bytes (B) that the GPU would have to hold.
+        asked: Number of bytes (B) that the GPU would need.
     """
 
     def __init__(self, asked: int, budget: int):
@@ -174,8 +177,9 @@ class Page:
     """A page of optimizer states.
 
     Attributes:
-        size: Its bytes.
-        value: One number in place of the page's contents, so that a lost or stale page shows.
+        size: Size of the page in bytes.
+        value: A number that represents the page's contents, so that tests can detect a lost or
+            outdated page.
     """
 
     size: int
@@ -184,22 +188,24 @@ class Page:
 
 @dataclass
 class UnifiedMemory:
-    """A GPU of `budget` bytes whose pages may move to CPU memory, which has room for all of them.
+    """A GPU of `budget` bytes whose pages may move to CPU memory.
 
-    To change the rule of eviction, write a subclass with its own `victim`.
+    CPU memory has room for all pages. To change which page is evicted, write a subclass with
+    another `victim` method.
 
     Attributes:
-        budget: Bytes (B) of the GPU.
-        page_size: Bytes of a page.
+        budget: Memory of the GPU in bytes (B).
+        page_size: Size of a page in bytes. The last page of a tensor may be smaller.
         fixed: Bytes on the GPU that can't move.
-        moved_in: Bytes moved to the GPU so far.
-        moved_out: Bytes moved away from the GPU so far.
-        on_gpu: Number → page, the least recently used first.
-        in_cpu: Number → page, for the pages in CPU memory.
-        paged: Bytes of the pages on the GPU.
+        moved_in: Total bytes moved to the GPU so far.
+        moved_out: Total bytes moved from the GPU to CPU memory so far.
+        on_gpu: The pages on the GPU by number, the least recently used page first.
+        in_cpu: The pages in CPU memory by number.
+        paged: Total bytes of the pages on the GPU.
 
     Raises:
-        ValueError: The bytes are not a whole number of at least 0, or the page size is below 1.
+        ValueError: `budget` is not a whole number of at least 0, or `page_size` is not a whole
+            number of at least 1.
     """
 
     budget: int
@@ -216,37 +222,38 @@ class UnifiedMemory:
         _whole("budget", self.budget)
 
     def __len__(self) -> int:
-        """How many pages there are, wherever they are."""
+        """Return the number of all pages, on the GPU and in CPU memory."""
         return len(self.on_gpu) + len(self.in_cpu)
 
     @property
     def used(self) -> int:
-        """Bytes in use on the GPU."""
+        """The bytes in use on the GPU."""
         return self.fixed + self.paged
 
     @property
     def away(self) -> int:
-        """Bytes of the pages in CPU memory: they moved out and have not moved back in."""
+        """The bytes of the pages in CPU memory, which moved out and have not moved back."""
         return self.moved_out - self.moved_in
 
     def hold(self, fixed: int) -> None:
-        """Set the bytes that can't move, and evict pages until there is room for them.
+        """Set how many bytes can't move, and evict pages until these bytes fit the GPU.
 
         Raises:
-            OutOfMemory: There are too many even with all pages in CPU memory.
+            OutOfMemory: The bytes don't fit the GPU even with all pages in CPU memory.
         """
         _whole("fixed", fixed)
         self.make_room(fixed - self.fixed)
         self.fixed = fixed
 
     def allocate(self, size: int) -> list[int]:
-        """Make pages for a new tensor, filled with zeros, on the GPU.
+        """Create the pages of a new tensor on the GPU, filled with zeros.
 
         Returns:
-            The numbers of the pages.
+            The numbers of the new pages.
 
         Raises:
-            OutOfMemory: Not even one of them fits beside what can't move; no page is made then.
+            OutOfMemory: Not even one page fits the GPU together with the bytes that can't move. No
+                page is created then.
         """
         numbers = []
         for start in range(0, _whole("size", size), self.page_size):
@@ -255,10 +262,10 @@ class UnifiedMemory:
         return numbers
 
     def touch(self, number: int) -> Page:
-        """Return a page, on the GPU and now the most recently used one.
+        """Return a page, moved to the GPU if necessary, and mark the page as most recently used.
 
         Raises:
-            OutOfMemory: The page doesn't fit the GPU beside what can't move.
+            OutOfMemory: The page doesn't fit the GPU together with the bytes that can't move.
             ValueError: No page has this number.
         """
         if number in self.on_gpu:
@@ -271,20 +278,20 @@ class UnifiedMemory:
         return self.on_gpu[number]
 
     def place(self, number: int, page: Page) -> None:
-        """Put a page that is not on the GPU there."""
+        """Place a new or returning page on the GPU, and evict other pages if necessary."""
         self.make_room(page.size)
         self.on_gpu[number] = page
         self.paged += page.size
 
     def make_room(self, size: int) -> None:
-        """Evict pages until `size` more bytes fit."""
+        """Evict pages until `size` more bytes fit the GPU."""
         while self.used + size > self.budget:
             if not self.on_gpu:
                 raise OutOfMemory(self.used + size, self.budget)
             self.evict(self.victim())
 
     def victim(self) -> int:
-        """Choose the page to evict: the least recently used one."""
+        """Return the number of the page to evict, which is the least recently used page."""
         return next(iter(self.on_gpu))
 
     def evict(self, number: int) -> None:
@@ -294,13 +301,13 @@ class UnifiedMemory:
         self.moved_out += page.size
 
     def values(self) -> tuple[float, ...]:
-        """Return the contents of each page by number, wherever the page is."""
+        """Return the contents of all pages in the order of their numbers."""
         pages = self.in_cpu | self.on_gpu
         return tuple(pages[number].value for number in sorted(pages))
 
 
 def _whole(name: str, size: Any) -> int:
-    """Return `size` if it is a whole number of bytes; else raise ValueError with its name."""
+    """Return `size` as an int; raise ValueError if `size` is not a whole number of at least 0."""
     if isinstance(size, bool) or not isinstance(size, Integral) or size < 0:
         raise ValueError(f"{name} must be a whole number of at least 0 B, got {size!r}")
     return int(size)
@@ -311,16 +318,16 @@ def _whole(name: str, size: Any) -> int:
 
 @dataclass(frozen=True)
 class Event:
-    """One moment of a run, in bytes (B).
+    """The memory in use at one moment of a run, in bytes (B).
 
     Attributes:
-        step: Number of the step, from 1 on.
-        name: The moment, such as "the loss".
-        gpu: Group → bytes on the GPU, with the groups of `memory.GROUPS` and PAGES. The group
-            "optimizer" has only the states that can't move.
+        step: Number of the step; the first step is 1.
+        name: Name of the moment, such as "the loss".
+        gpu: Bytes on the GPU for each group of `memory.GROUPS`, and for the group PAGES. The group
+            "optimizer" contains only the states that can't move.
         cpu: Bytes of the pages in CPU memory.
-        moved_in: Bytes of pages moved to the GPU since the moment before.
-        moved_out: Bytes of pages moved away from the GPU since then.
+        moved_in: Bytes of pages moved to the GPU since the previous moment.
+        moved_out: Bytes of pages moved to CPU memory since the previous moment.
     """
 
     step: int
@@ -332,26 +339,27 @@ class Event:
 
     @property
     def total(self) -> int:
-        """Bytes on the GPU."""
+        """The total bytes on the GPU."""
         return sum(self.gpu.values())
 
 
 @dataclass(frozen=True)
 class Run:
-    """What happened in a simulated run.
+    """The result of a simulated run.
 
     Attributes:
         model: Name of the model.
-        method: How it was fine-tuned.
+        method: Method of fine-tuning, such as "qlora".
         gpu: Name of the GPU.
-        lengths: Tokens of a text in each step.
+        lengths: Number of tokens per text in each step.
         moments_per_step: Number of moments in each step.
-        budget: Bytes of the GPU for tensors.
-        bandwidth: Of the bus between GPU and CPU memory, in B/s.
-        events: The moments in order, until the run ended.
-        out_of_memory: The moment at which memory ran out, with what was asked for and all pages in
-            CPU memory; None if it didn't run out. It is not among the events.
-        state: The contents of each page at the end.
+        budget: Bytes of the GPU that tensors can use.
+        bandwidth: Bandwidth of the bus between GPU and CPU memory, in B/s.
+        events: The moments of the run in order. A run that runs out of memory ends early.
+        out_of_memory: The moment at which memory ran out, None if the memory was sufficient. Its
+            bytes on the GPU are the bytes that the run requested, and all pages are in CPU memory.
+            This moment is not in `events`.
+        state: The contents of each page at the end of the run.
     """
 
     model: str
@@ -367,12 +375,12 @@ class Run:
 
     @property
     def moved(self) -> int:
-        """Bytes moved between GPU and CPU memory, both ways together."""
+        """The total bytes moved between GPU and CPU memory, in both directions together."""
         return sum(self.moved_by_step)
 
     @property
     def moved_by_step(self) -> tuple[int, ...]:
-        """Bytes moved both ways in each step that began."""
+        """The bytes moved in both directions together, for each step that has an event."""
         moved: Counter[int] = Counter()
         for event in self.events:
             moved[event.step] += event.moved_in + event.moved_out
@@ -380,12 +388,12 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Time of the moves at the nominal bandwidth, one after another, in seconds."""
+        """The total time of all moves at the nominal bandwidth, in seconds, without overlap."""
         return self.moved / self.bandwidth
 
     @property
     def peak(self) -> int:
-        """The most bytes on the GPU."""
+        """The maximum number of bytes on the GPU over all moments."""
         return max((event.total for event in self.events), default=0)
 
 
@@ -400,26 +408,29 @@ def simulate(
     pager: type[UnifiedMemory] = UnifiedMemory,
     **options: Any,
 ) -> Run:
-    """Simulate a run of one step for each length, on a GPU whose optimizer states may page.
+    """Simulate a run with one step per length, on a GPU whose optimizer states may page.
 
-    The run stops where memory runs out: where what can't move alone exceeds the GPU, or leaves no
-    room for a single page at the update. With accumulation each step here is one micro-batch and an
-    update, whereas a real run updates only once in so many micro-batches.
+    The run stops when memory runs out. This happens when the bytes that can't move exceed the
+    memory of the GPU, or leave no room for a single page at the update. With accumulation, each
+    simulated step has one micro-batch and one update, whereas a real run updates only once per
+    `accumulation` micro-batches.
 
     Args:
         model: As in `memory.estimate`.
         method: As in `memory.estimate`.
-        gpu: A name of `memory.GPUS`, or the card's bytes, with those that CUDA needs.
-        lengths: Tokens of a text, the sequence_length of each step.
-        bandwidth: In B/s; by default that of the named GPU's bus (see `PCIE`), or of PCIe 3 if
-            `gpu` is a number of bytes.
-        page_size: In B.
-        pager: The rule of eviction, `UnifiedMemory` or a subclass.
-        options: As in `memory.estimate`; `optimizer` defaults to "paged_adamw". States page if its
-            name starts with "paged".
+        gpu: A name from `memory.GPUS`, or the memory of a GPU in bytes, including the bytes that
+            CUDA needs.
+        lengths: The sequence_length of each step, in tokens.
+        bandwidth: Bandwidth of the bus in B/s. The default is the bandwidth of the named GPU's bus
+            (see `PCIE`), or of PCIe 3 if `gpu` is a number of bytes.
+        page_size: Size of a page in bytes.
+        pager: The class that decides which pages are evicted, `UnifiedMemory` or a subclass.
+        options: As in `memory.estimate`; `optimizer` defaults to "paged_adamw". Optimizer states
+            page only if the name of the optimizer starts with "paged".
 
     Raises:
-        ValueError: An option can't be right, there are no lengths, or there is more than one GPU.
+        ValueError: An argument is not allowed, `lengths` is empty, or more than one GPU is
+            requested.
     """
     from course_utils import memory
 
@@ -452,7 +463,7 @@ def simulate(
 def _play(
     steps: Sequence[Sequence[Moment]], plan: Plan, unified: UnifiedMemory
 ) -> tuple[list[Event], Event | None]:
-    """Go through the moments until the end, or until memory runs out."""
+    """Return the events of a run, and the moment at which memory ran out, None if it didn't."""
     from course_utils.memory import UPDATE
 
     events: list[Event] = []
@@ -472,9 +483,10 @@ def _play(
 def longest_text(
     gpu: str | int, model: Any, method: str, *, page_size: int = PAGE, **options: Any
 ) -> int:
-    """Find the most tokens that a text may have without memory running out in `simulate`.
+    """Return the maximum number of tokens per text for which `simulate` has enough memory.
 
-    What can't move has to fit at every moment, and at the update one page beside it.
+    At every moment, the bytes that can't move must fit the GPU. At the update, one page must fit in
+    addition to these bytes.
 
     Args:
         gpu: As in `simulate`.
@@ -484,7 +496,7 @@ def longest_text(
         options: As in `simulate`.
 
     Returns:
-        The number of tokens, 0 if not even one fits.
+        The number of tokens, 0 if not even a text of one token fits.
 
     Raises:
         ValueError: As in `simulate`.
@@ -504,7 +516,7 @@ def longest_text(
 
 
 def _moments(plan: Plan, length: int, first_step: bool = False) -> tuple[Moment, ...]:
-    """List the moments of a step on texts of `length` tokens."""
+    """Return the moments of a step on texts of `length` tokens."""
     from course_utils.memory import timeline
 
     settings = asdict(replace(plan.settings, sequence_length=length))
@@ -512,13 +524,13 @@ def _moments(plan: Plan, length: int, first_step: bool = False) -> tuple[Moment,
 
 
 def _update(unified: UnifiedMemory, plan: Plan, step: int) -> None:
-    """Update tensor by tensor, as bitsandbytes does; the first update makes the states."""
+    """Update all pages, tensor by tensor as in bitsandbytes; the first update creates the pages."""
     numbers: Iterable[int] = range(len(unified))
     if step == 1:
         numbers = (page for size in _paged_states(plan) for page in unified.allocate(size))
     for number in numbers:
         page = unified.touch(number)
-        # A moving average, like Adam's moments.
+        # The contents are a moving average, like Adam's moments.
         page.value = 0.9 * page.value + 0.1 * step * (number + 1)
 
 

@@ -1,4 +1,4 @@
-"""Numbers in 4 bits: linear quantization, NF4, blocks, and double quantization.
+"""Quantize numbers to 4 bits: linear quantization, NF4, blocks, and double quantization.
 
     weights   0.03 -0.20 0.11 … | 0.05 0.01 -0.09 …       blocks of 64
     absmax    0.20              | 0.09                     one constant c for each block
@@ -7,13 +7,13 @@
     stored    1001 0000 | 1101 …                           two codes in a byte, and c
 
 To dequantize a code, look up its level and multiply: level[code] · c. The choice of the levels
-decides how large the error is. The levels of int4 are equally far from each other. Those of NF4
-are dense near zero, where a normal distribution has most of its numbers.
+decides how large the error is. The levels of int4 are equally spaced. The levels of NF4 are dense
+near zero, where a normal distribution has most of its numbers.
 
-Double quantization also quantizes the constants: it subtracts their mean and stores each of them
+Double quantization also quantizes the constants: it subtracts their mean and stores each difference
 in 8 bits, with one float32 constant for each block of 256.
 
-What this module stores is bit-identical to what bitsandbytes stores on a CPU.
+The codes and constants of this module are bit-identical to those of bitsandbytes on a CPU.
 
 References: QLoRA (Dettmers et al. 2023, arXiv 2305.14314), section 3; 8-bit optimizers (Dettmers
 et al. 2022, arXiv 2110.02861), section 1.3, for the dynamic map; Lloyd 1982 and Max 1960 for the
@@ -30,33 +30,33 @@ from torch.nn import functional as F
 
 from course_utils.validation import one_of, positive, whole_number
 
-# The levels of NF4, from QLoRA, appendix E, with the digits that bitsandbytes has.
+# The levels of NF4 (QLoRA, appendix E), with as many digits as in bitsandbytes.
 NF4 = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
     *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
     *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
     *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
 )
-# How many constants share a constant in double quantization.
+# The number of block constants that share one float32 constant in double quantization.
 NESTED_BLOCK = 256
-# bitsandbytes divides by at least this, also if a block has only zeros.
+# The smallest number by which bitsandbytes divides a block, even if the block has only zeros.
 TINY = 1e-38
-# How many numbers are processed at a time. They fit the cache of a core.
+# The number of elements that are processed at a time. They fit into the cache of a core.
 CHUNK = 2**17
-# The limit for Lloyd's iteration, which needs about a hundred rounds.
+# The maximum number of rounds of Lloyd's iteration, which usually needs about a hundred.
 MAX_ROUNDS = 10_000
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-# --- levels: what a code can stand for ------------------------------------------------------------
+# --- levels: the values of the codes --------------------------------------------------------------
 
 
 def nf4_codebook() -> Tensor:
-    """The 16 levels of 4-bit NormalFloat, ascending, in [-1, 1].
+    """Return the 16 levels of 4-bit NormalFloat, in ascending order from -1 to 1.
 
     The levels are quantiles of a normal distribution, chosen so that zero is exact: 7 negative
-    levels, 0 and 8 positive levels (QLoRA, section 3). This is the published table, which
-    `normal_float(4)` derives.
+    levels, 0 and 8 positive levels (QLoRA, section 3). The function returns the published table.
+    `normal_float(4)` derives these levels.
 
         -1          -0.5           0           0.5           1
         |      |    |   |  | | | | | | | | |  |   |     |      |   dense where weights are dense
@@ -70,19 +70,22 @@ def nf4_codebook() -> Tensor:
 def normal_float(bits: int) -> Tensor:
     """Derive the levels of a NormalFloat from the quantiles of N(0, 1).
 
-    The positive levels are the quantiles of 2^(bits-1) equally spaced shares from δ down to, but
-    without, ½. There is one negative level fewer, and zero is between them. All levels are divided
-    by the largest. δ is the mean of 1 - 1/(2n) for n = 2^bits and for n = 2^bits - 1 levels: 31/32
-    and 29/30 for 4 bits, which gives 929/960, as in bitsandbytes' create_normal_map.
+    The positive levels are the quantiles of 2^(bits-1) equally spaced probabilities from δ down to
+    ½, where ½ itself is excluded. The negative levels are made in the same way, but there is one
+    fewer. Zero is the level between the negative and the positive levels. All levels are divided by
+    the largest level.
+
+    δ is the mean of 1 - 1/(2n) for n = 2^bits and for n = 2^bits - 1. For 4 bits the two values are
+    31/32 and 29/30, so δ is 929/960, as in bitsandbytes' create_normal_map.
 
     Args:
-        bits: the width of a code, from 2 to 8.
+        bits: the number of bits of a code, from 2 to 8.
 
     Returns:
         float32 tensor of shape (2^bits,), ascending, in [-1, 1].
 
     Raises:
-        ValueError: bits is outside this range.
+        ValueError: bits is not a whole number from 2 to 8.
     """
     levels = 2 ** _checked_bits(bits)
     delta = 1 - (1 / (2 * (levels - 1)) + 1 / (2 * levels)) / 2
@@ -97,36 +100,38 @@ def normal_float(bits: int) -> Tensor:
 
 
 def linear_codebook(bits: int = 4) -> Tensor:
-    """Equally spaced levels, symmetric about zero: -7/7 … 7/7 for 4 bits.
+    """Return equally spaced levels, symmetric about zero: -7/7 … 7/7 for 4 bits.
 
-    One of the 2^bits codes is not used, so that zero is exact and both sides are alike.
+    One of the 2^bits codes is not used, so that zero is exact and there are as many negative as
+    positive levels.
 
     Args:
-        bits: the width of a code, from 2 to 8.
+        bits: the number of bits of a code, from 2 to 8.
 
     Returns:
         float32 tensor of shape (2^bits - 1,), ascending, in [-1, 1].
 
     Raises:
-        ValueError: bits is outside this range.
+        ValueError: bits is not a whole number from 2 to 8.
     """
     most = 2 ** (_checked_bits(bits) - 1) - 1
     return torch.arange(-most, most + 1) / most
 
 
 def fp4_codebook(kind: str = "bitsandbytes") -> Tensor:
-    """The 15 different values of a 4-bit floating-point number, divided by the largest.
+    """Return the 15 distinct values of a 4-bit floating-point number, divided by the largest.
 
     Args:
         kind: "ocp" is the E2M1 format of the Open Compute Project (MX specification 1.0, section
-            5.3.3) with a sign, two bits of exponent and one of mantissa. "bitsandbytes" is the
-            FP4 of that library, whose smallest positive value is much smaller.
+            5.3.3) with one sign bit, two exponent bits and one mantissa bit. "bitsandbytes" is the
+            FP4 format of that library. Its smallest positive level is 1/192, and the smallest of
+            "ocp" is 1/12.
 
     Returns:
         float32 tensor of shape (15,), ascending, in [-1, 1].
 
     Raises:
-        ValueError: kind is something else.
+        ValueError: kind is neither "ocp" nor "bitsandbytes".
     """
     magnitudes = {
         "ocp": (0.5, 1, 1.5, 2, 3, 4, 6),
@@ -138,11 +143,11 @@ def fp4_codebook(kind: str = "bitsandbytes") -> Tensor:
 
 
 def dynamic_codebook() -> Tensor:
-    """The 256 levels of the 8-bit dynamic map, ascending, in (-1, 1].
+    """Return the 256 levels of the 8-bit dynamic map, in ascending order, in (-1, 1].
 
     The levels cover seven decades from 10^-7 to 1, and each decade has twice as many levels as the
-    decade below it. In effect each code is a floating-point number, and the larger it is, the fewer
-    of its bits are the exponent (8-bit optimizers, section 1.3, after Dettmers 2015, arXiv
+    decade below it. In effect each code is a floating-point number. Larger numbers have fewer
+    exponent bits and more mantissa bits (8-bit optimizers, section 1.3, after Dettmers 2015, arXiv
     1511.04561).
 
     Returns:
@@ -157,18 +162,18 @@ def dynamic_codebook() -> Tensor:
 
 
 def lloyd_max_codebook(x: Tensor, bits: int = 4, block_size: int = 64) -> Tensor:
-    """Find the levels with the least squared error for the numbers of a tensor, in blocks.
+    """Find the levels with the smallest squared error for a tensor that is quantized in blocks.
 
     Lloyd's iteration moves each level to the mean of the numbers that are nearest to it, until no
-    level moves. The result is a local minimum. The iteration starts with levels that are as dense
-    as the cube root of a normal density (Panter and Dite 1951). A number in a block with absmax c
-    has the weight c², because its error is multiplied by c. In general neither zero nor ±1 is
-    exact.
+    level moves. The result is a local minimum of the error. The density of the initial levels is
+    proportional to the cube root of a normal density (Panter and Dite 1951). A number in a block
+    with absmax c has the weight c², because its error is multiplied by c. In general neither zero
+    nor ±1 is a level.
 
     Args:
-        x: the numbers, for example a sample of what will be quantized.
-        bits: the width of a code, from 2 to 8.
-        block_size: how many numbers share a constant, as in `quantize`.
+        x: the numbers, for example a sample of the numbers that will be quantized.
+        bits: the number of bits of a code, from 2 to 8.
+        block_size: the number of elements that share a constant, as in `quantize`.
 
     Returns:
         float32 tensor of shape (2^bits,), ascending, in [-1, 1].
@@ -184,7 +189,7 @@ def lloyd_max_codebook(x: Tensor, bits: int = 4, block_size: int = 64) -> Tensor
     _check_finite(absmax, x)
     values, order = _scaled(blocks, absmax).flatten()[: flat.numel()].double().sort()
     weights = absmax.double().square().repeat_interleave(block_size)[: flat.numel()][order]
-    # The total weight, and the weighted sum, of the n smallest values.
+    # Entry n is the total weight or the weighted sum of the n smallest values.
     zero = torch.zeros(1, dtype=torch.float64)
     mass = torch.cat([zero, weights.cumsum(0)])
     moment = torch.cat([zero, (weights * values).cumsum(0)])
@@ -205,7 +210,7 @@ def lloyd_max_codebook(x: Tensor, bits: int = 4, block_size: int = 64) -> Tensor
 
 
 def midpoints(codebook: Tensor) -> Tensor:
-    """The borders between the levels: a number between two of them belongs to one level.
+    """Return the midpoints of neighbouring levels, which are the borders between their bins.
 
     Args:
         codebook: ascending levels, of shape (levels,).
@@ -217,13 +222,13 @@ def midpoints(codebook: Tensor) -> Tensor:
 
 
 def bin_edges(codebook: Tensor) -> Tensor:
-    """The edges of the bins of all levels within [-1, 1].
+    """Return the edges of the bins of all levels in [-1, 1].
 
     Args:
         codebook: ascending levels, of shape (levels,).
 
     Returns:
-        -1, the midpoints of the levels, and 1, of shape (levels + 1,).
+        A tensor of shape (levels + 1,) with -1, the midpoints of the levels, and 1.
     """
     ends = codebook.new_ones(1)
     return torch.cat([-ends, midpoints(codebook), ends])
@@ -233,23 +238,25 @@ def bin_edges(codebook: Tensor) -> Tensor:
 
 
 class Quantized(nn.Module):
-    """A quantized tensor: its codes, its constants, and the way back.
+    """A quantized tensor: its codes and constants, and a method to dequantize it.
 
-    It is a module, so it moves between devices and is saved together with the layer that it
-    belongs to. Its dtypes stay the same if the model is cast: `.half()` changes nothing. Shape,
-    dtype and block size are not in its state, so load a saved state into an equal layer.
+    The class is an nn.Module, so a quantized tensor moves between devices and is saved together
+    with the layer that it belongs to. Casting the layer does not change the dtypes of the quantized
+    tensor: `.half()` has no effect. Shape, dtype and block size are not in the state dict, so load
+    a saved state into a layer that has the same shape, dtype and block size.
 
     Attributes:
-        packed: the codes, uint8. Up to 4 bits, a byte has two codes, the first in its high bits;
-            from 5 bits on it has one.
-        constants: the absmax of each block, float32 (blocks,). With double quantization this is a
+        packed: the codes, uint8. A byte contains two codes of up to 4 bits, the first in its high
+            bits, or one code of 5 to 8 bits.
+        constants: the absmax of each block, float32 (blocks,). With double quantization, a
             `Quantized` of the constants after their mean was subtracted.
         codebook: the levels, float32 (levels,).
-        offset: the mean of the constants with double quantization, a float32 scalar; else None.
+        offset: with double quantization the mean of the constants, a float32 scalar; otherwise
+            None.
         zero_point: the index of the level whose code is 0.
         shape: shape of the tensor that was quantized.
         dtype: dtype of the tensor that was quantized.
-        block_size: how many numbers share a constant.
+        block_size: the number of elements that share a constant.
     """
 
     def __init__(
@@ -276,7 +283,7 @@ class Quantized(nn.Module):
 
     @property
     def absmax(self) -> Tensor:
-        """The constants with which levels are multiplied, one for each block, float32 (blocks,)."""
+        """Return the constants of the blocks, by which levels are multiplied: float32 (blocks,)."""
         if not isinstance(self.constants, Quantized):
             return self.constants
         assert self.offset is not None
@@ -284,7 +291,7 @@ class Quantized(nn.Module):
 
     @property
     def codes(self) -> Tensor:
-        """The code of each number, int16 in the tensor's shape: 0 … 15 in NF4, -7 … 7 in int4."""
+        """Return the code of each number as int16: 0 … 15 in NF4, -7 … 7 in int4."""
         packed: Tensor = self.packed
         if _codes_per_byte(self.codebook) == 2:
             packed = torch.stack([packed >> 4, packed & 15], dim=-1)
@@ -292,10 +299,10 @@ class Quantized(nn.Module):
         return codes.view(self.shape) - self.zero_point
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
-        """Compute level[code] · absmax in float32, and round it once.
+        """Compute level[code] · absmax in float32, and round the product once.
 
         Args:
-            dtype: dtype of the result, by default that of the tensor that was quantized.
+            dtype: dtype of the result, by default the dtype of the tensor that was quantized.
 
         Returns:
             A tensor in the shape of the tensor that was quantized.
@@ -311,7 +318,7 @@ class Quantized(nn.Module):
         return out.view(self.shape)
 
     def _levels_of_bytes(self) -> Tensor:
-        """The levels that each byte stands for: (levels, 1), or (256, 2) for two codes a byte."""
+        """Return the levels of each byte: (levels, 1), or (256, 2) if a byte contains two codes."""
         if _codes_per_byte(self.codebook) == 1:
             return self.codebook[:, None]
         levels = F.pad(self.codebook, (0, 16 - len(self.codebook)))
@@ -319,7 +326,7 @@ class Quantized(nn.Module):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The bytes (B) of "codes", "constants" and "code books"; the last includes the offset."""
+        """Return the sizes (B) of "codes", "constants" and "code books" including the offset."""
         sizes = {
             "codes": self.packed.nbytes,
             "constants": self.constants.nbytes,
@@ -334,7 +341,7 @@ class Quantized(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """The bytes (B) of everything that is stored."""
+        """Return the size of all stored tensors together, in bytes (B)."""
         return sum(self.sizes.values())
 
     def extra_repr(self) -> str:
@@ -345,15 +352,17 @@ class Quantized(nn.Module):
 def quantize(
     x: Tensor, codebook: Tensor, block_size: int | None = 64, double_quant: bool = False
 ) -> Quantized:
-    """Store each number as the nearest level of a code book, times the absmax of its block.
+    """Represent each number by the nearest level of a code book times the absmax of its block.
 
-    A number exactly between two levels gets the lower level. Autograd does not see the result.
+    A number exactly between two levels gets the lower level. Autograd does not track the
+    quantization.
 
     Args:
-        x: float32, float16 or bfloat16 tensor of any shape. It is read row by row, and the last
-            block may be shorter.
-        codebook: 2 to 256 ascending levels in [-1, 1]. Up to 16 levels, two codes share a byte.
-        block_size: how many numbers share a constant, an even number; None for one constant for
+        x: float32, float16 or bfloat16 tensor of any shape. It is divided into blocks row by row,
+            and the last block may be shorter.
+        codebook: 2 to 256 ascending levels in [-1, 1]. With up to 16 levels, two codes share a
+            byte.
+        block_size: the even number of elements that share a constant, or None for one constant for
             the whole tensor.
         double_quant: whether the constants are quantized, too.
 
@@ -361,8 +370,8 @@ def quantize(
         The quantized tensor.
 
     Raises:
-        ValueError: x has another dtype, NaN or infinity; or the code book or the block size is
-            not allowed.
+        ValueError: x has another dtype, or contains NaN or infinity, or the code book or the block
+            size is not allowed.
     """
     codebook = codebook.detach().float()
     # Both comparisons are False for NaN.
@@ -381,19 +390,20 @@ def quantize_nf4(x: Tensor, block_size: int | None = 64, double_quant: bool = Fa
     """Quantize a tensor to 4-bit NormalFloat.
 
     Codes, constants and values are bit-identical to those of bitsandbytes' quantize_4bit on a CPU.
-    (On a CPU with AVX512, bitsandbytes 0.50 decodes a matrix wrongly if its rows end within a
-    block. If the matrix is passed as a single row, the result is right and equal to this one.)
+    But on a CPU with AVX512, bitsandbytes 0.50 dequantizes a matrix wrongly if its rows end within
+    a block. If the matrix is passed as a single row, the result is right and equal to the result of
+    this function.
 
     Args:
         x: the tensor, as in `quantize`.
-        block_size: how many numbers share a constant, as in `quantize`.
+        block_size: the number of elements that share a constant, as in `quantize`.
         double_quant: whether the constants are quantized, too.
 
     Returns:
         The quantized tensor.
 
     Raises:
-        ValueError: as in `quantize`.
+        ValueError: x or the block size is not allowed, as in `quantize`.
     """
     return quantize(x, nf4_codebook(), block_size, double_quant)
 
@@ -407,15 +417,15 @@ def quantize_linear(
 
     Args:
         x: the tensor, as in `quantize`.
-        bits: the width of a code, from 2 to 8.
-        block_size: how many numbers share a constant, by default all numbers of the tensor.
+        bits: the number of bits of a code, from 2 to 8.
+        block_size: the number of elements that share a constant, by default all of the tensor.
         double_quant: whether the constants are quantized, too.
 
     Returns:
         The quantized tensor.
 
     Raises:
-        ValueError: bits is outside its range, or as in `quantize`.
+        ValueError: bits is not from 2 to 8, or x or the block size is not allowed in `quantize`.
     """
     codebook = linear_codebook(bits)
     most = len(codebook) // 2
@@ -439,7 +449,7 @@ def _quantize(
     for start, stop in _chunks(flat.numel(), size):
         blocks, absmax = _in_blocks(flat[start:stop].float(), size)
         scaled = _scaled(blocks, absmax)
-        # In an unfinished block bitsandbytes divides instead, which rounds once.
+        # In an incomplete last block bitsandbytes divides by the absmax, which rounds only once.
         if (stop - start) % size:
             absmax[-1].clamp_(min=TINY)
             scaled[-1] = blocks[-1] / absmax[-1]
@@ -462,7 +472,7 @@ def _quantize(
 
 
 def _quantize_constants(absmax: Tensor) -> tuple[Quantized, Tensor]:
-    """Double quantization: the constants in 8 bits after their mean was subtracted, and the mean.
+    """Return the constants in 8 bits, after their mean was subtracted, and their mean.
 
     On a CPU bitsandbytes looks up each code in a table with 65,536 entries for [-1, 1], so this
     function rounds to the same entries.
@@ -472,11 +482,11 @@ def _quantize_constants(absmax: Tensor) -> tuple[Quantized, Tensor]:
         raise ValueError("x is too large: the mean of its constants is beyond float32")
     codebook, last = dynamic_codebook().to(absmax.device), 2**16 - 1
     blocks, largest = _in_blocks(absmax - offset, NESTED_BLOCK)
-    # The reciprocal can be infinite.
+    # The reciprocal is infinite if the largest value of a block is zero or tiny.
     scaled = (blocks * (1 / largest)[:, None]).clamp(-1, 1)
     entry = ((scaled + 1) * 0.5 * last + 0.5).int()
     codes = torch.bucketize(-1 + 2 * entry / last, midpoints(codebook))
-    # Any code stands for 0 in a block of zeros. bitsandbytes stores code 0.
+    # In a block of zeros every code is dequantized to 0. bitsandbytes stores code 0.
     codes[largest == 0] = 0
     codes = codes.flatten()[: absmax.numel()].to(torch.uint8)
     quantized = Quantized(
@@ -491,7 +501,7 @@ def _quantize_constants(absmax: Tensor) -> tuple[Quantized, Tensor]:
 
 
 def _as_row(x: Tensor, block_size: int) -> Tensor:
-    """The numbers of x as one row without autograd; ValueError if they can't be quantized."""
+    """Return x as a row without gradients; raise ValueError if it can't be quantized."""
     if x.dtype not in DTYPES:
         raise ValueError(f"x must be float32, float16 or bfloat16, got {x.dtype}")
     if positive("block_size", block_size) % 2:
@@ -500,7 +510,11 @@ def _as_row(x: Tensor, block_size: int) -> Tensor:
 
 
 def _check_finite(absmax: Tensor, x: Tensor) -> None:
-    """Raise ValueError if x has NaN or infinity, because then its constants have it, too."""
+    """Raise ValueError if x contains NaN or infinity.
+
+    It is enough to check the constants, because NaN or infinity in a block makes its absmax NaN or
+    infinite.
+    """
     if not absmax.isfinite().all():
         wrong = (~x.isfinite()).sum()
         raise ValueError(f"x must be finite, but {wrong:,} of its {x.numel():,} numbers are not")
@@ -515,7 +529,10 @@ def _codes_per_byte(codebook: Tensor) -> int:
 
 
 def _packed(codes: Tensor, count: int, per_byte: int) -> Tensor:
-    """Put `count` codes into bytes. If two share a byte and one is left, the next code joins it."""
+    """Pack the first `count` codes into bytes.
+
+    If two codes share a byte and `count` is odd, the last byte also contains the next code.
+    """
     if per_byte == 1:
         return codes[:count]
     codes = codes[: count + count % 2]
@@ -523,32 +540,32 @@ def _packed(codes: Tensor, count: int, per_byte: int) -> Tensor:
 
 
 def _chunks(count: int, block_size: int) -> list[tuple[int, int]]:
-    """Start and stop of chunks of whole blocks, of about CHUNK numbers each.
+    """Return the start and stop of chunks of complete blocks, of about CHUNK numbers each.
 
-    Without numbers there is one empty chunk.
+    If `count` is 0, there is one empty chunk.
     """
     step = block_size * max(1, CHUNK // block_size)
     return [(start, min(start + step, count)) for start in range(0, max(count, 1), step)]
 
 
 def _padded(flat: Tensor, block_size: int) -> Tensor:
-    """(n,) → (blocks, block_size), with zeros after the last number."""
+    """Reshape (n,) to (blocks, block_size), with zeros after the last number."""
     missing = -flat.numel() % block_size
     return (F.pad(flat, (0, missing)) if missing else flat).view(-1, block_size)
 
 
 def _in_blocks(flat: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
-    """The blocks of a row, (blocks, block_size), and the absmax of each block, (blocks,)."""
+    """Return the blocks of a row, (blocks, block_size), and the absmax of each block, (blocks,)."""
     blocks = _padded(flat, block_size)
     return blocks, blocks.abs().amax(dim=1)
 
 
 def _scaled(blocks: Tensor, absmax: Tensor) -> Tensor:
-    """The blocks divided by their absmax, so that all numbers are in [-1, 1]."""
+    """Return the blocks divided by their absmax, so that all numbers are in [-1, 1]."""
     return blocks * (1 / absmax.clamp(min=TINY))[:, None]
 
 
-# --- what the constants cost ----------------------------------------------------------------------
+# --- the bits of the constants --------------------------------------------------------------------
 
 
 def overhead_bits(
@@ -558,21 +575,21 @@ def overhead_bits(
     nested_bits: int = 8,
     nested_block_size: int = NESTED_BLOCK,
 ) -> float:
-    """Compute how many bits the constants of the blocks add to each number.
+    """Compute the number of bits that the constants of the blocks add to each number.
 
     With 64 numbers in a block, a float32 constant adds 32/64 = 0.5 bits. With double quantization
-    it is 8/64 + 32/(64 · 256) = 0.126953125 bits (QLoRA, section 3). The code books and the
-    offset, of which a tensor has only one each, are not counted.
+    the constants add 8/64 + 32/(64 · 256) = 0.126953125 bits (QLoRA, section 3). The code books and
+    the offset are not counted, because their size does not grow with the tensor.
 
     Args:
-        block_size: how many numbers share a constant.
+        block_size: the number of elements that share a constant.
         double_quant: whether the constants are quantized, too.
         constant_bits: bits of a constant that is not quantized.
         nested_bits: bits of a quantized constant.
-        nested_block_size: how many quantized constants share a constant.
+        nested_block_size: the number of quantized constants that share a constant.
 
     Returns:
-        Bits for each number.
+        The number of additional bits for each number.
 
     Raises:
         ValueError: a block size is not a whole number of at least 1.
@@ -591,7 +608,7 @@ class FrozenProduct(torch.autograd.Function):
     """Compute x Wᵀ + bias with a quantized W that gets no gradient.
 
     Autograd would keep a 16-bit W from the forward pass for the backward pass. Here each pass
-    dequantizes W and frees it, so W is dequantized twice. The backward pass first rounds to the
+    dequantizes W and frees it, so W is dequantized twice. The backward pass first rounds W to the
     dtype that W had before it was quantized, as bitsandbytes does.
     """
 
@@ -614,12 +631,13 @@ class NF4Linear(nn.Module):
 
     Args:
         linear: the layer to quantize. Its weights are read, not changed.
-        block_size: how many weights share a constant.
+        block_size: the number of weights that share a constant.
         double_quant: whether the constants are quantized, too.
         compute_dtype: dtype of the matrix products, by default the dtype of x.
 
     Raises:
-        ValueError: the layer is not an unquantized nn.Linear, or `quantize` refuses its weights.
+        ValueError: the layer is not an unquantized nn.Linear, or its weights or the block size are
+            not allowed in `quantize`.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""What this machine computes on: device, number format, memory, cores, random numbers.
+"""Choose the device, number format and seed, and measure the machine's memory and cores.
 
-Only the standard library is imported at the top, so that the module also loads where the heavy
-libraries are missing. `course_utils.environment` checks whether the course can run here.
+PyTorch and other heavy libraries are not imported at the top, so the module also loads where they
+are missing. `course_utils.environment` checks whether the course can run on this machine.
 
 Sizes are in bytes (B).
 """
@@ -25,16 +25,17 @@ if TYPE_CHECKING:
     import torch
 
 
-# Seconds within which the model hub must answer.
+# The time within which the model hub must answer, in seconds.
 HUB_TIMEOUT = 10.0
 
-# Names of `course_utils.environment` that may be imported from here, too: the first cell of every
-# notebook does so. They are looked up on demand, because that module imports this one.
+# Names of `course_utils.environment` that can also be imported from this module, as in the first
+# cell of every notebook. They are looked up on demand, because `course_utils.environment` imports
+# this module.
 _OF_ENVIRONMENT = ("Environment", "Row", "check_environment", "versions")
 
 
 def __getattr__(name: str) -> Any:
-    """Look up a name of `course_utils.environment`, on demand."""
+    """Return an object of `course_utils.environment`, which is imported on demand."""
     if name in _OF_ENVIRONMENT:
         from course_utils import environment
 
@@ -55,14 +56,15 @@ def device() -> torch.device:
 def compute_dtype(device: torch.device | str | None = None) -> torch.dtype:
     """Choose the number format for matrix products on a device.
 
-    On a GPU this is bfloat16 from compute capability 8.0 (Ampere) on and float16 below it: a T4
-    has 7.5. On a CPU it is bfloat16 if the CPU has instructions for it, else float32.
+    On a GPU the format is bfloat16 from compute capability 8.0 (Ampere) on, and float16 below. A T4
+    has compute capability 7.5 and uses float16. On a CPU the format is bfloat16 if the CPU has
+    instructions for bfloat16, else float32.
 
-    `torch.cuda.is_bf16_supported()` can't decide this, because it is also True on a GPU that
-    emulates bfloat16.
+    `torch.cuda.is_bf16_supported()` can't make this choice, because it also returns True on a GPU
+    that emulates bfloat16.
 
     Args:
-        device: the device, by default that of `device()`.
+        device: the device, by default the result of `device()`.
 
     Returns:
         torch.bfloat16, torch.float16 or torch.float32.
@@ -76,7 +78,7 @@ def compute_dtype(device: torch.device | str | None = None) -> torch.dtype:
 
 
 def dtype_and_reason(capability: tuple[int, int] | None, cpu_bf16: bool) -> tuple[str, str]:
-    """Choose the number format for matrix products, and say why.
+    """Choose the number format for matrix products, and give the reason.
 
     Args:
         capability: the GPU's compute capability, such as (7, 5), or None for a CPU.
@@ -96,12 +98,12 @@ def dtype_and_reason(capability: tuple[int, int] | None, cpu_bf16: bool) -> tupl
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 natively (AVX512-BF16, AMX, or Arm's BF16)."""
+    """Return whether the CPU multiplies bfloat16 natively (AVX512-BF16, AMX, or Arm's BF16)."""
     return bool(cpu_features() & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """The names of the CPU's instruction sets, from Linux's cpuinfo or else from PyTorch."""
+    """Return the names of the CPU's instruction sets, from Linux's cpuinfo or from PyTorch."""
     if cpuinfo.exists():
         lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
         return frozenset(lines[0].split()) if lines else frozenset()
@@ -113,7 +115,7 @@ def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 
 def _gpu(where: torch.device | str | None) -> torch.device | None:
-    """The CUDA device that is meant, by default the course's own; None if it is a CPU."""
+    """Return the CUDA device `where`, by default `device()`, or None if this is a CPU."""
     import torch
 
     chosen = torch.device(where) if where is not None else device()
@@ -124,7 +126,7 @@ def _gpu(where: torch.device | str | None) -> torch.device | None:
 
 
 def cache_dir() -> Path:
-    """The folder for downloaded models: $QLORA_COURSE_CACHE, or else the user's cache folder.
+    """Return the folder for downloaded models: $QLORA_COURSE_CACHE or the user's cache folder.
 
     The folder may not exist yet.
     """
@@ -142,7 +144,7 @@ def seed_everything(seed: int) -> None:
         seed: a whole number from 0 to 2**32 - 1.
 
     Raises:
-        ValueError: the seed is something else.
+        ValueError: the seed is not a whole number in this range.
     """
     seed = whole_number("seed", seed, least=0, most=2**32 - 1)
     import numpy as np
@@ -157,13 +159,14 @@ def seed_everything(seed: int) -> None:
 
 
 def current_memory(device: torch.device | str | None = None) -> int:
-    """The memory in use now.
+    """Return the memory in use now.
 
     Args:
-        device: the device, by default that of `device()`.
+        device: the device, by default the result of `device()`.
 
     Returns:
-        Bytes (B): the resident memory of this process, or what PyTorch has allocated on a GPU.
+        On a CPU the resident memory of this process, on a GPU the memory that PyTorch has
+        allocated, in bytes (B).
     """
     if (gpu := _gpu(device)) is not None:
         import torch
@@ -175,13 +178,13 @@ def current_memory(device: torch.device | str | None = None) -> int:
 
 
 def peak_memory(device: torch.device | str | None = None) -> int:
-    """The most memory that was in use at once so far.
+    """Return the maximum memory that was in use at any time so far.
 
     Args:
-        device: the device, by default that of `device()`.
+        device: the device, by default the result of `device()`.
 
     Returns:
-        Bytes (B): the peak of this process since it started, or PyTorch's peak on a GPU.
+        On a CPU the peak of this process since it started, on a GPU PyTorch's peak, in bytes (B).
     """
     if (gpu := _gpu(device)) is not None:
         import torch
@@ -191,17 +194,18 @@ def peak_memory(device: torch.device | str | None = None) -> int:
 
 
 def process_peak(pid: int) -> int:
-    """The most resident memory that a process has had since it started its program.
+    """Return the maximum resident memory that a process has used since it started its program.
 
-    On Linux this is VmHWM, because getrusage also counts what the parent process held before the
-    program started. On Windows it is the peak of the working set. macOS reports only the peak of
-    the calling process, so for any other process this is the memory in use now.
+    On Linux this is the kernel's VmHWM, because getrusage also counts the memory that the parent
+    process used before the program started. On Windows the result is the peak of the working set.
+    macOS reports only the peak of the calling process, so for any other process the result is the
+    memory in use now.
 
     Args:
         pid: the ID of the process.
 
     Returns:
-        Bytes (B).
+        The peak in bytes (B).
     """
     status = Path(f"/proc/{pid}/status")
     if status.exists() and (line := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
@@ -217,7 +221,7 @@ def process_peak(pid: int) -> int:
 
 
 def release_memory() -> None:
-    """Return freed memory to the system: unreachable objects, PyTorch's CUDA cache, the heap."""
+    """Return unused memory to the system: unreachable objects, PyTorch's CUDA cache, freed heap."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
@@ -226,11 +230,11 @@ def release_memory() -> None:
 
 
 def trim_heap() -> None:
-    """Return the memory of freed tensors that glibc keeps; does nothing with another C library.
+    """Return the memory of freed tensors, which glibc keeps, to the system.
 
-    Tensors of many lengths leave gaps that the next tensors don't fit into. Answering the prompts
-    of lecture 07 needs 1.7 GB without this call between the batches and 1.1 GB with it. A call
-    takes about 10 ms.
+    With another C library the function does nothing. Tensors of many lengths leave gaps into which
+    the next tensors don't fit. Answering the prompts of lecture 07 needs 1.7 GB without this call
+    between the batches and 1.1 GB with it. A call takes about 10 ms.
     """
     if sys.platform == "linux":
         # musl, the C library of Alpine Linux, has no such function.
@@ -240,28 +244,30 @@ def trim_heap() -> None:
 
 
 def limit_onednn_cache() -> None:
-    """Let oneDNN, PyTorch's library for products on CPUs, keep 64 kernels instead of 1,024.
+    """Let oneDNN, PyTorch's library for matrix products on CPUs, keep 64 kernels, not 1,024.
 
-    oneDNN builds a kernel of about 1 MB for each new shape. For batches of many lengths they add
-    up to 0.1 GB in lecture 07, and a training step needs fewer than 64 of them. Call this before
-    the process multiplies for the first time: it sets ONEDNN_PRIMITIVE_CACHE_CAPACITY, which
-    oneDNN reads once, unless that variable is set already.
+    oneDNN builds a kernel of about 1 MB for each new shape. In lecture 07 the kernels for batches
+    of many lengths need 0.1 GB together, but a training step needs fewer than 64 kernels.
+
+    The function sets the environment variable ONEDNN_PRIMITIVE_CACHE_CAPACITY, unless it is set
+    already. oneDNN reads this variable once, so call the function before the first matrix product
+    of the process.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 def available_memory(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """The memory that a new program can use without swapping and without being killed.
+    """Return the memory that a new program can use without swapping and without being killed.
 
-    This is the least of what the machine has free and what each enclosing cgroup (version 1 or 2,
-    as Docker and Binder set them) still allows. File caches that the kernel can drop count as
-    free.
+    This is the minimum of the machine's free memory and the memory that each enclosing cgroup still
+    allows. Docker and Binder set such cgroups, of version 1 or 2. File caches that the kernel can
+    drop count as free.
 
     Args:
         cgroups: the folder at which the cgroups are mounted.
 
     Returns:
-        Bytes (B).
+        The memory in bytes (B).
     """
     import psutil
 
@@ -286,7 +292,10 @@ def _droppable(stat: Path) -> int:
 
 
 def usable_cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """The number of CPU cores this process may use: its affinity, or a lower CPU quota."""
+    """Return the number of CPU cores that this process may use.
+
+    This is the minimum of the cores in the process's affinity and the CPU quotas of its cgroups.
+    """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     quotas = [max(1, round(quota)) for quota in _cgroup_quotas(cgroups)]
@@ -306,7 +315,7 @@ def _cgroup_quotas(root: Path) -> Iterator[float]:
 
 
 def _cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
-    """This process's own cgroup and every one around it, in both versions of the hierarchy."""
+    """Yield the folders of this process's cgroup and of all enclosing cgroups, in both versions."""
     for controllers, path in memberships():
         if controllers.isdisjoint({controller, ""}):
             continue

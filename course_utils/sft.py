@@ -1,4 +1,4 @@
-"""Supervised fine-tuning data: chat template, loss on the answer only, padding, collation.
+"""Prepare data for supervised fine-tuning: chat template, loss on answers only, padding.
 
 A conversation becomes two rows of equal length. The model reads the first row, and the loss is
 computed on the second:
@@ -8,8 +8,8 @@ computed on the second:
                 └───────────── prompt: no loss ─────────────────┘ └── answer and end: loss ──┘
 
 Padding is masked by its position, never by its token, because SmolLM2 pads with `<|im_end|>`, the
-token that also ends an answer. A mask by token would hide that end from the loss, and the model
-would never learn to stop.
+token that also ends an answer. A mask by token would exclude this end token from the loss, and the
+model would never learn to stop.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ Features = dict[str, list[int]]
 
 
 def prompt_ids(messages: Sequence[Message], tokenizer) -> list[int]:
-    """Token ids of a conversation up to the point where the assistant begins to answer."""
+    """Return the token ids of a conversation up to the beginning of the assistant's answer."""
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
     return list(ids["input_ids"])
 
 
 def answer_ids(answer: str, tokenizer) -> list[int]:
-    """Token ids of the answer and of the end token, which the model must learn to generate."""
+    """Return the token ids of the answer and of the end token, which the model must learn."""
     return tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
 
 
 def token_texts(ids: Iterable[int], tokenizer) -> list[str]:
-    """The text of each token for display, with · for a space and ↵ for a line break.
+    """Return the text of each token for display, with · for a space and ↵ for a line break.
 
     A token that contains only some bytes of a character is shown as �.
     """
@@ -59,16 +59,16 @@ def encode(
     Args:
         messages: Chat messages (`{"role": …, "content": …}`); the last one is the assistant's.
         tokenizer: A tokenizer with a chat template.
-        max_length: Limit of prompt and answer together, in tokens.
-        on_too_long: "error" raises. "truncate" cuts the end of the last user message, never the
-            answer.
+        max_length: Maximum length of prompt and answer together, in tokens.
+        on_too_long: "error" raises ValueError for a longer conversation. "truncate" cuts the end of
+            the last user message, never the answer.
 
     Returns:
         {"input_ids": […], "labels": […]} of equal length; labels are -100 on the prompt.
 
     Raises:
-        ValueError: The last message is not the assistant's or is empty, or the conversation is too
-            long, or it cannot be shortened enough.
+        ValueError: The last message is not the assistant's or is empty, or the conversation exceeds
+            `max_length` and is not or cannot be shortened enough.
     """
     if on_too_long not in ("error", "truncate"):
         raise ValueError(f'on_too_long must be "error" or "truncate", got {on_too_long!r}')
@@ -92,7 +92,7 @@ def encode(
 
 
 def _shorten(messages: Sequence[Message], excess: int, tokenizer) -> list[Message]:
-    """The same messages with at least `excess` tokens cut from the end of the last user message."""
+    """Return the messages with at least `excess` tokens cut from the last user message's end."""
     last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
     if last is None:
         raise ValueError("only a user message can be shortened, and this conversation has none")
@@ -136,8 +136,8 @@ def collate(
     All answers end at the right edge, so a loss on answers needs only the last few columns.
 
     Returns:
-        input_ids, attention_mask and labels, each a (batch, width) int64 tensor. Padding is 0 in
-        the mask and -100 in the labels because of its position, whatever token it is.
+        input_ids, attention_mask and labels, each a (batch, width) int64 tensor. At the positions
+        of padding, the mask is 0 and the labels are -100.
 
     Raises:
         ValueError: The batch is empty.
@@ -166,12 +166,13 @@ def pack(features: Sequence[Features], pad_token_id: int, multiple: int = 1) -> 
         position_ids   0      1      2      3   0      1      2      3      4      5   6
         lengths        4                        6
 
-    Attention must stay within each example, which `lengths` or a restart of position_ids delimits.
-    Padding to a multiple follows the last example. With causal attention the tokens of that example
-    do not see it.
+    A token may attend only to tokens of its own example. `lengths` and the restarts of position_ids
+    show where each example ends. Padding to a multiple follows the last example. With causal
+    attention the tokens of the last example do not attend to this padding.
 
     Returns:
-        input_ids, position_ids and labels, each (1, tokens), and lengths, (batch,), all int64.
+        input_ids, position_ids and labels, each of shape (1, tokens), and lengths of shape
+        (batch,). All four tensors are int64.
 
     Raises:
         ValueError: The batch is empty.
@@ -194,11 +195,11 @@ def pack(features: Sequence[Features], pad_token_id: int, multiple: int = 1) -> 
 
 @dataclass(frozen=True)
 class Collator:
-    """`collate` or `pack` for one tokenizer.
+    """A callable that applies `collate` or `pack` with the padding token of one tokenizer.
 
-    Lengths are rounded up to a multiple. On a CPU, oneDNN builds and stores a kernel for every new
-    shape: about 1 MB each, and dozens for a model. On a GPU, tensor cores are fastest at multiples
-    of 8.
+    Lengths are rounded up to a multiple. On a CPU, oneDNN builds and stores a kernel of about 1 MB
+    for every new shape, and a model needs dozens of kernels. On a GPU, tensor cores are fastest at
+    multiples of 8.
     """
 
     pad_token_id: int
@@ -210,6 +211,9 @@ class Collator:
 
 
 def collator(tokenizer, packed: bool = False) -> Collator:
-    """The collator for this tokenizer, with its padding token, or its end token if it has none."""
+    """Return the collator for a tokenizer.
+
+    It pads with the tokenizer's padding token, or with the end token if there is no padding token.
+    """
     pad = tokenizer.pad_token_id
     return Collator(tokenizer.eos_token_id if pad is None else pad, packed)

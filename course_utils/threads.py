@@ -1,25 +1,25 @@
-"""Gives PyTorch as many threads as there are cores that other programs leave free.
+"""Give PyTorch as many threads as the number of cores that other programs leave free.
 
-PyTorch splits each operation among threads, one for each core, and waits until the last thread is
-done. When another program keeps a core busy, one of these threads has to share that core with it.
-The other threads wait for that thread, thousands of times a second. So two threads on two cores
-become many times slower than a single thread that has a core to itself.
+PyTorch splits each operation among threads, one for each core, and waits until the last thread has
+finished. When another program keeps a core busy, one of these threads shares that core with the
+program. The other threads wait for this thread, thousands of times a second. So two threads on two
+cores become many times slower than a single thread on a core that no other program uses.
 
     other programs keep busy      threads, on 2 cores      threads, on 8 cores
     no core                       2                        8
     1 core                        1                        7
     3 cores                       1                        5
 
-`import course_utils` starts a thread that measures this four times a second. It changes nothing if
-somebody has chosen the number of threads, with the variable OMP_NUM_THREADS or MKL_NUM_THREADS, or
-by calling `torch.set_num_threads`. A number that was set before `import course_utils`, as well as
-PyTorch's own default, is the most that is used.
+`import course_utils` starts a background thread that measures the busy cores four times a second.
+The background thread changes nothing if the user has chosen the number of threads, with the
+variable OMP_NUM_THREADS or MKL_NUM_THREADS, or by calling `torch.set_num_threads`. The maximum that
+is used is PyTorch's own default, or a number that was set before `import course_utils`.
 
-Set the number of threads yourself if two runs have to agree to the last bit, because it decides in
-which order a sum is added up, and so how the sum is rounded. To make a single result
-reproducible, use `one_thread`.
+Set the number of threads yourself if two runs have to agree to the last bit. The number of threads
+decides in which order the terms of a sum are added, and so how the sum is rounded. To make a single
+result reproducible, use `one_thread`.
 
-docs/performance.md, section "Beside a busy program", has the measurements.
+The measurements are in docs/performance.md, section "Beside a busy program".
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 
 # The environment variables that set the number of threads.
 CHOICES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-# The seconds between two samples, and how many samples are averaged.
+# The seconds between two samples, and the number of samples that are averaged.
 INTERVAL, LOOKS = 0.25, 4
 # psutil's names for the kinds of time in which a core is not idle.
 BUSY = ("user", "nice", "system", "irq", "softirq")
@@ -46,7 +46,7 @@ SHARED = 0.4
 
 
 class Sample(NamedTuple):
-    """CPU time that programs have used up to a moment, in seconds.
+    """The CPU time that programs have used up to a moment, in seconds.
 
     Attributes:
         moment: the moment, in seconds of `time.monotonic`.
@@ -63,11 +63,12 @@ def share_cores() -> threading.Thread | None:
     """Start to adapt the number of PyTorch's threads to the number of free cores.
 
     Returns:
-        The background thread that adapts it, or None if an environment variable in CHOICES is set.
+        The background thread that adapts this number. None if an environment variable in CHOICES is
+        set, or if the thread can't be started.
     """
     if set_by_variable():
         return None
-    # An error means that this system starts no more threads.
+    # An error means that this system can't start another thread.
     with suppress(RuntimeError, MemoryError):
         _running.append(_Sharing())
         _running[-1].start()
@@ -75,21 +76,22 @@ def share_cores() -> threading.Thread | None:
     return None
 
 
-# Kept, because Python may call a method of it at any time.
+# The background threads are kept, because Python may call their method `_change` at any time.
 _running: list[_Sharing] = []
 
 
 def set_by_variable() -> bool:
-    """Whether an environment variable in CHOICES sets the number of threads."""
+    """Return whether an environment variable in CHOICES sets the number of threads."""
     return any(os.environ.get(name) for name in CHOICES)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute with one thread, so that equal inputs give equal bits on a busy machine too."""
+    """Use one thread in the with block, so that equal inputs give equal bits on a busy machine."""
     import torch
 
-    # This comes before the number is read, so that nothing changes the number afterwards.
+    # This line precedes the reading of the number, so that `share_cores` can't change the number
+    # afterwards.
     _fixed.append(True)
     before = torch.get_num_threads()
     try:
@@ -100,16 +102,16 @@ def one_thread() -> Iterator[None]:
         _fixed.pop()
 
 
-# Has an item for each `one_thread` that is active.
+# The list has one item for each active `one_thread` block.
 _fixed: list[bool] = []
 
 
 def threads_for(cores: int, others: float) -> int:
-    """Work out the number of threads to use.
+    """Compute the number of threads to use.
 
     Args:
         cores: the number of cores.
-        others: how many of them other programs keep busy, on average.
+        others: the average number of cores that other programs keep busy.
 
     Returns:
         The number of threads, at least 1.
@@ -118,7 +120,7 @@ def threads_for(cores: int, others: float) -> int:
 
 
 def used_by_others(before: Sample, now: Sample) -> float:
-    """How many cores other programs kept busy between two samples, on average."""
+    """Return the average number of cores that other programs kept busy between two samples."""
     everybody, ours = now.everybody - before.everybody, now.ours - before.ours
     return max(0.0, everybody - ours) / (now.moment - before.moment)
 
@@ -133,32 +135,32 @@ def sample() -> Sample:
 
 
 def _imported(name: str) -> bool:
-    """Whether the import of a module is complete."""
+    """Return whether the import of a module is complete."""
     spec = getattr(sys.modules.get(name), "__spec__", None)
     return spec is not None and not getattr(spec, "_initializing", False)
 
 
 def _cores() -> Collection[int]:
-    """The IDs of the cores that this process may use."""
+    """Return the IDs of the cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return affinity(0) if affinity else range(os.cpu_count() or 1)
 
 
 class _Sharing(threading.Thread):
-    """Measures how many cores other programs use, and adapts the number of PyTorch's threads."""
+    """A background thread that adapts the number of PyTorch's threads to the free cores."""
 
     def __init__(self) -> None:
         super().__init__(name="share-cores", daemon=True)
-        # Unknown until the main thread has been asked.
+        # 0 means unknown. Only `_change`, in the main thread, can read this number.
         self._default = self._current = 0
         self._wanted = 0
         self._chosen = False
-        # OpenMP keeps this number for each thread separately, so the main thread has to set its
-        # own. Python calls `_change` in the main thread, between two instructions.
+        # OpenMP stores the number separately for each Python thread, so the main thread has to set
+        # its own number. Python calls `_change` in the main thread, between two instructions.
         self._in_main_thread = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._change)
 
     def run(self) -> None:
-        """Wait for the import of PyTorch, then adapt its threads until somebody sets the number."""
+        """Wait for the import of PyTorch, then adapt its threads until the user sets the number."""
         while not _imported("torch"):
             time.sleep(INTERVAL)
         self._notice_choices(sys.modules["torch"])
@@ -169,7 +171,7 @@ class _Sharing(threading.Thread):
     def _notice_choices(self, torch: Any) -> None:
         """Replace `torch.set_num_threads` by a function that also notes that it was called.
 
-        The number alone doesn't tell: somebody may choose the current number.
+        A comparison of numbers would miss a user who chooses the current number.
         """
         self._set = original = torch.set_num_threads
 
@@ -188,16 +190,16 @@ class _Sharing(threading.Thread):
             time.sleep(INTERVAL)
             samples.append(sample())
             free = threads_for(len(_cores()), used_by_others(samples[0], samples[-1]))
-            # A container may allow less than its host has free.
+            # A container may allow fewer cores than are free on its host.
             wanted = min(allowed, free)
             if wanted != self._wanted:
                 self._wanted = wanted
                 ctypes.pythonapi.Py_AddPendingCall(self._in_main_thread, None)
 
     def _change(self, _: object) -> int:
-        """Set the number of threads, unless somebody else has set one."""
+        """Set the number of threads, unless the user has set one."""
         if _fixed or not self._wanted:
-            # The next sample then schedules this call again.
+            # With 0, the next sample schedules this call again.
             self._wanted = 0
             return 0
         found = sys.modules["torch"].get_num_threads()

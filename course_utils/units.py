@@ -1,10 +1,11 @@
-"""Bytes in words: GB (10^9) and GiB (2^30), always labelled, never mixed.
+"""Write numbers of bytes in GB (10^9 bytes) or GiB (2^30 bytes), always with the unit.
 
-7e9 parameters in float32 are 28 GB and 26.08 GiB. Both are right; "28 GiB" is not.
+7e9 parameters in float32 need 28 GB, which is 26.08 GiB. "28 GiB" would be wrong.
 """
 
 from __future__ import annotations
 
+# Exercise 02 asks for a conversion between units, so this module has none: it is never withheld.
 MB, GB = 10**6, 10**9
 MiB, GiB = 2**20, 2**30
 
@@ -13,10 +14,10 @@ def format_bytes(count: float, *, binary: bool = False, digits: int = 2) -> str:
     """Write a number of bytes in the largest unit in which the number is at least 1.
 
     Args:
-        count: bytes (B); a difference may be negative.
+        count: the number of bytes (B). A difference may be negative.
         binary: False counts in B, kB, MB, GB and TB (powers of 1000); True counts in B, KiB, MiB,
             GiB and TiB (powers of 1024).
-        digits: digits after the decimal point. Single bytes have none.
+        digits: the number of digits after the decimal point. A number in B has none.
 
     Returns:
         The number with its unit.

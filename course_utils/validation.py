@@ -1,4 +1,4 @@
-"""Checks of arguments: each raises one error that says what was wrong and what is allowed."""
+"""Check arguments. The error of a check states what is wrong and what is allowed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class CourseError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the error's class if the message is empty."""
+    """Return the first line of an error's message, or its class if the message is empty."""
     return (str(error).strip() or type(error).__name__).split("\n")[0]
 
 
@@ -79,7 +79,7 @@ def one_of(name: str, value: Value, allowed: Iterable[Value]) -> Value:
 
 
 def names_of(argument: str, value: Any) -> tuple[str, ...]:
-    """Check that an argument is the name of a layer or several names.
+    """Check that an argument is the name of a layer or several such names.
 
     Args:
         argument: the argument's name, for the error message.
@@ -89,7 +89,7 @@ def names_of(argument: str, value: Any) -> tuple[str, ...]:
         The names as a tuple.
 
     Raises:
-        ValueError: the value is something else.
+        ValueError: the value is neither a string nor an iterable of strings.
     """
     names = (value,) if isinstance(value, str) else value
     if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):

@@ -1,9 +1,9 @@
-"""Plain values: what a graded answer may accept and return, converted to bytes and back safely.
+"""Convert plain values, which graded answers accept and return, to bytes and back safely.
 
 A plain value is None, a bool, int, float, str, list, tuple, dict, NumPy array or PyTorch tensor.
-Other objects are refused: an object has its own `__eq__` and could claim to equal whatever is
-expected. The bytes are JSON for the structure of a value and safetensors for its arrays, so nothing
-is ever unpickled.
+Other objects are refused, because an object can define its own `__eq__` and claim to equal any
+expected value. The bytes contain the structure of a value as JSON and its arrays as safetensors, so
+nothing is ever unpickled.
 
     (3, {"A": tensor})   ─►   {"tuple": [3, {"dict": [["A", {"tensor": 0}]]}]}   and   safetensors
 """
@@ -15,11 +15,11 @@ import json
 import sys
 from typing import Any
 
-# How many containers may be inside one another.
+# The maximum depth of nested containers.
 MAX_DEPTH = 20
-# How many single values and containers there may be in all.
+# The maximum number of single values and containers together.
 MAX_PARTS = 1_000_000
-# How many bytes the arrays, tensors and texts may have together.
+# The maximum size of all arrays, tensors and texts together, in bytes (B).
 MAX_BYTES = 64_000_000
 
 SCALARS = (type(None), bool, int, float, str)
@@ -30,16 +30,16 @@ ALLOWED = "None, bool, int, float, str, list, tuple, dict, NumPy arrays and tens
 def encode(value: Any) -> bytes:
     """Convert a plain value to bytes.
 
-    Types are compared exactly, because a subclass could have behaviour of its own. A few types are
-    converted: scalars of NumPy to those of Python, `torch.Size` to a tuple, an OrderedDict (which
-    `state_dict` returns) to a dict, and parameters and tensors with gradients to plain tensors on
-    the CPU.
+    Types are compared exactly, because a subclass could change the behaviour of its base class. A
+    few types are converted: NumPy scalars to Python scalars, `torch.Size` to a tuple, an
+    OrderedDict (which `state_dict` returns) to a dict, and parameters and tensors with gradients to
+    plain tensors on the CPU.
 
     Args:
         value: the value.
 
     Returns:
-        Bytes for `decode`.
+        The bytes, from which `decode` restores the value.
 
     Raises:
         TypeError: the value, or a part of it, is not plain; the message says which part.
@@ -57,25 +57,25 @@ def decode(data: bytes) -> Any:
     """Convert bytes back to the value that `encode` converted.
 
     Args:
-        data: the bytes, which need not be trusted.
+        data: the bytes, which may come from an untrusted source.
 
     Returns:
         The value.
 
     Raises:
-        ValueError: the bytes are something else.
+        ValueError: the bytes do not represent a plain value.
     """
     try:
         tree, arrays, tensors = _parts(data)
         stores = {"array": _load("numpy", arrays), "tensor": _load("torch", tensors)}
         return _read(json.loads(tree), stores)
-    # JSON and safetensors raise errors of many kinds for bytes that they have not written.
+    # JSON and safetensors raise errors of many kinds for bytes that they did not write.
     except Exception as error:
         raise ValueError(f"these bytes are not a plain value: {error}") from None
 
 
 def copied(value: Any) -> Any:
-    """Make an independent copy of a plain value, by way of its bytes.
+    """Return an independent copy of a plain value, made with `encode` and `decode`.
 
     Args:
         value: the value.
@@ -102,7 +102,7 @@ class _Writer:
         self.parts = self.bytes = 0
 
     def tree(self, value: Any, where: str, depth: int) -> Any:
-        """The tree of a value. `where` names the value in messages, such as "the value[1]"."""
+        """Return the tree of a value. `where` is its name in messages, such as "the value[1]"."""
         self._count(parts=1)
         if depth > MAX_DEPTH:
             raise ValueError(f"the value is nested more than {MAX_DEPTH} deep, or contains itself")
@@ -122,7 +122,7 @@ class _Writer:
         return [key_tree, self.tree(value, f"{where}[{key!r}]", depth)]
 
     def _numerical(self, value: Any, where: str, depth: int) -> Any:
-        """The tree of a value of NumPy or PyTorch. Neither library is imported to look at it."""
+        """Return the tree of a value of NumPy or PyTorch, without importing either library."""
         kind, numpy, torch = type(value), sys.modules.get("numpy"), sys.modules.get("torch")
         if numpy and kind is numpy.ndarray and value.dtype.kind in "biuf" and value.dtype.isnative:
             self._count(size=value.nbytes)
@@ -154,15 +154,15 @@ def _aside(kind: str, store: dict[str, Any], array: Any) -> dict[str, int]:
 
 
 def _save(library: str, arrays: dict[str, Any]) -> bytes:
-    """Arrays as safetensors. Without arrays the bytes are empty, and nothing is imported."""
+    """Return arrays as safetensors. Without arrays, return no bytes and import no library."""
     return _safetensors(library).save(arrays) if arrays else b""
 
 
-# --- and back -------------------------------------------------------------------------------------
+# --- from bytes to a value ------------------------------------------------------------------------
 
 
 def _parts(data: bytes) -> list[bytes]:
-    """Split the bytes into their three parts. The length of each comes before it."""
+    """Split the bytes into their parts. The 8 bytes before each part are its length."""
     found = []
     while data:
         end = 8 + int.from_bytes(data[:8], "little")
@@ -184,7 +184,7 @@ def _safetensors(library: str) -> Any:
 
 
 def _read(tree: Any, stores: dict[str, dict[str, Any]]) -> Any:
-    """The value of a tree, with its arrays and tensors from their stores."""
+    """Return the value of a tree, with its arrays and tensors from their stores."""
     if not isinstance(tree, dict):
         return tree
     ((kind, inner),) = tree.items()

@@ -1,4 +1,4 @@
-"""Sphinx's settings for the site, which `course site` builds (course_utils.publishing.website)."""
+"""Configure Sphinx for the website that course_utils.publishing.website builds (`course site`)."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,8 @@ from course_utils import __version__
 from course_utils.publishing import addresses
 from course_utils.publishing.mathml import to_mathml
 
-PUBLISHED = addresses.read(Path(__file__).resolve().parents[1])  # see `course badges --set`
+# `course badges --set` writes these addresses to pyproject.toml.
+PUBLISHED = addresses.read(Path(__file__).resolve().parents[1])
 
 project = "The QLoRA course"
 author = "The QLoRA course authors"
@@ -22,10 +23,11 @@ nb_merge_streams = True
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 4
 
-# Docstrings: Google style, with code in single backticks.
+# Docstrings have Google style, with code in single backticks.
 default_role = "literal"
 napoleon_numpy_docstring = False
-napoleon_custom_sections = [("Attributes", "params_style")]  # a list, instead of entries
+# Attributes are shown as a list instead of separate entries.
+napoleon_custom_sections = [("Attributes", "params_style")]
 napoleon_use_rtype = False
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
@@ -63,10 +65,11 @@ if PUBLISHED.repository:
 class CellAnchors(SphinxTransform):
     """Make each code cell of a notebook a link target with the cell's id."""
 
-    default_priority = 400  # before Sphinx collects the link targets
+    # With this priority, the transform runs before Sphinx collects the link targets.
+    default_priority = 400
 
     def apply(self):
-        """Name the nodes of the cells."""
+        """Register the id of each code cell as a link target."""
         for node in self.document.findall(nodes.container):
             if name := node.get("cell_metadata", {}).get("anchor"):
                 node["ids"].append(name)
@@ -75,13 +78,13 @@ class CellAnchors(SphinxTransform):
 
 
 def visit_math(translator, node):
-    """Write a formula within a line as MathML."""
+    """Write an inline formula as MathML."""
     translator.body.append(to_mathml(node.astext()))
     raise nodes.SkipNode
 
 
 def visit_math_block(translator, node):
-    """Write a formula on a line of its own as MathML."""
+    """Write a formula on a separate line as MathML."""
     translator.body.append(f'<div class="math">{to_mathml(node.astext(), display=True)}</div>\n')
     raise nodes.SkipNode
 
@@ -89,9 +92,10 @@ def visit_math_block(translator, node):
 def prepare_docstring(app, what, name, obj, options, lines):
     """Mark the parts of a docstring that napoleon would misread.
 
-    A block that is indented below a blank line, such as a drawing, becomes a block of plain text;
-    the sections of Google style have no blank line below their heading. In the docstring of a
-    property, an empty comment keeps napoleon from reading "Bytes: the sum" as a type.
+    An indented block below a blank line, such as a drawing, becomes a block of plain text. Sections
+    of Google style are not changed, because no blank line follows their heading. The docstring of
+    a property gets an empty comment as its first line. Otherwise napoleon would read the beginning
+    of "Bytes: the sum" as a type.
     """
     text = re.sub(
         r"^(\S.*)(?<!::)\n\n(?= {4})",
@@ -103,24 +107,25 @@ def prepare_docstring(app, what, name, obj, options, lines):
 
 
 def launch_from_the_students_repository(app, pagename, template, context, doctree):
-    """Let the buttons of exercises open the students' repository, which has no solutions.
+    """Let the launch buttons of exercises open the students' repository, which has no solutions.
 
-    Without such a repository, the pages of exercises have no buttons.
+    If pyproject.toml does not name such a repository, the pages of exercises have no buttons.
     """
     if not pagename.startswith("exercises/"):
         return
     if PUBLISHED.students:
         context["github_user"], context["github_repo"] = PUBLISHED.students.split("/")[-2:]
     else:
-        # The theme recognizes a notebook by these two.
+        # The theme shows buttons only on pages with a kernelspec and a source suffix.
         app.env.metadata[pagename].pop("kernelspec", None)
         context["page_source_suffix"] = ""
 
 
 def setup(app):
-    """Register the above with Sphinx."""
+    """Register the transform, the renderer and the event handlers of this file with Sphinx."""
     app.add_transform(CellAnchors)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
-    app.connect("autodoc-process-docstring", prepare_docstring, priority=400)  # before napoleon
+    # With this priority, the handler runs before napoleon's handler.
+    app.connect("autodoc-process-docstring", prepare_docstring, priority=400)
     app.connect("html-page-context", launch_from_the_students_repository)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -223,15 +223,16 @@ def graded(
 PAGE = """\
 # The graders, graded
 
-Every answer in `tests/mutants/` is graded alone, in a submission that is otherwise right, by
-`course grade` and by nbgrader's own autograding. Both graders agree on every cell. A wrong answer
-loses points at its own task and at no other task. A right answer that is written differently loses
-no points. Questions graded by hand have no checks. `python -m tests.mutation 03_lora` prints the
-points of each answer at each task of one assignment.
+Every answer in `tests/mutants/` is graded twice: by `course grade` and by nbgrader's own
+autograding. All other answers of the same submission are right. The two graders give the same
+points in every cell. A wrong answer loses points at its own task and at no other task. A right
+answer that is written differently loses no points. Questions that a person grades have no checks.
+`python -m tests.mutation 03_lora` prints the points of each answer at each task of one assignment.
 
-The table also says what grading a submission takes. *Seconds* and *peak memory* are those of the
-solution, executed in a kernel of its own, its start included. The last two columns are the seconds
-for each of the assignment's submissions, {workers} at a time.
+The table also shows how much time and memory grading needs. *Seconds* and *peak memory* were
+measured while the solution was executed once in a separate kernel, and include the start of the
+kernel. The last two columns are the seconds that each grader needs for one submission on average,
+with {workers} submissions graded at a time.
 
 {costs}
 

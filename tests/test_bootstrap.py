@@ -81,9 +81,9 @@ def test_another_python_ends_with_one_line_that_says_what_is_needed(
 
 
 @pytest.mark.parametrize("version", [(3, 11, 0), (3, 12, 5), (3, 13, 9)])
-def test_a_supported_python_passes(monkeypatch, version):
+def test_a_supported_python_passes(monkeypatch, capsys, version):
     monkeypatch.setattr(sys, "version_info", version)
-    bootstrap.check_python()
+    assert not bootstrap.main(["help", "lab"]) and capsys.readouterr().out.startswith("lab ")
 
 
 def test_a_full_disk_stops_before_anything_is_made(clone, pip, monkeypatch, capsys):

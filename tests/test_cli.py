@@ -604,7 +604,10 @@ def fetches(monkeypatch):
 FETCH = ["-m", "course_utils.cli", "fetch-model"]
 
 
-def test_the_model_is_fetched_first_where_make_asks_for_it(folder, served, fetches):
+def test_the_model_is_fetched_first_where_make_asks_for_it(
+    folder, served, fetches, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(bootstrap, "ROOT", tmp_path / "not set up")
     assert course("lab").exit_code == 0 and fetches == []
     assert course("--fetch", "lab").exit_code == 0 and fetches == [FETCH]
     assert course("--fetch", "badges", "--help").exit_code == 0 and fetches == [FETCH]
@@ -638,13 +641,26 @@ def test_a_model_is_not_noted_in_an_environment_that_others_own(set_up, monkeypa
     cli._note_model(tmp_path)
 
 
-def test_a_failed_download_ends_the_command(folder, served, monkeypatch):
+def test_a_failed_download_ends_the_command(folder, served, monkeypatch, tmp_path):
+    monkeypatch.setattr(bootstrap, "ROOT", tmp_path / "not set up")
     done = subprocess.CompletedProcess((), 4)
     monkeypatch.setattr(cli.subprocess, "run", lambda command: done)
     assert course("--fetch", "lab").exit_code == 4 and not served
 
 
-def test_clean_keeps_the_rest(set_up, tmp_path):
-    (tmp_path / "build").mkdir()
+def test_clean_keeps_the_rest(folder):
+    for name in ("build", "course_utils/__pycache__", "submitted/one/__pycache__", ".venv"):
+        (folder / name).mkdir(parents=True)
     assert course("clean").exit_code == 0
-    assert [path.name for path in tmp_path.iterdir()] == [".venv"]
+    assert not (folder / "build").exists() and not (folder / "course_utils/__pycache__").exists()
+    assert (folder / ".venv").exists() and (folder / "submitted/one/__pycache__").exists()
+
+
+def test_clean_touches_nothing_where_there_is_no_course(tmp_path, monkeypatch):
+    """A wheel's package lies in site-packages, whose folder `build` is somebody else's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(notebooks, "__file__", str(tmp_path / "course_utils/notebooks.py"))
+    (tmp_path / "build").mkdir()
+    result = course("clean")
+    assert result.exit_code == 1 and "is not in a course folder" in result.output
+    assert (tmp_path / "build").exists()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from course_utils.cgroups import memberships
 from course_utils.grading.sandbox import limits
 from course_utils.grading.sandbox.limits import cgroups, proc, rlimits, watcher
 
@@ -425,16 +426,16 @@ def test_places_for_control_groups(tmp_path):
     (tmp_path / "memory" / "group").mkdir(parents=True)
     (tmp_path / "pids" / "inner").mkdir(parents=True)
     groups = "9:pids:/box/inner\n4:memory:/group\n0::/user.slice/user.service/run.scope\n"
-    found = cgroups.places(groups, MOUNTS.format(root="/", top=tmp_path))
+    found = cgroups.places(memberships(groups), MOUNTS.format(root="/", top=tmp_path))
     nearest = [own.parent, own.parent.parent, tmp_path]
     assert found[:3] == [cgroups.Place("cgroup v2", path, path) for path in nearest]
     legacy = cgroups.Place("cgroup v1", tmp_path / "memory" / "group", tmp_path / "pids" / "inner")
     assert found[3:] == [legacy]
-    at_top = cgroups.places("0::/\n", MOUNTS.format(root="/", top=tmp_path))
+    at_top = cgroups.places(memberships("0::/\n"), MOUNTS.format(root="/", top=tmp_path))
     assert at_top == [cgroups.Place("cgroup v2", tmp_path, tmp_path)]
-    outside = cgroups.places("0::/../..\n", MOUNTS.format(root="/", top=tmp_path))
+    outside = cgroups.places(memberships("0::/../..\n"), MOUNTS.format(root="/", top=tmp_path))
     assert outside == at_top
-    assert cgroups.places("0::/\n", "") == cgroups.places("", "") == []
+    assert cgroups.places(memberships("0::/\n"), "") == cgroups.places([], "") == []
 
 
 def test_files_of_cgroup_v2(tmp_path, monkeypatch):

@@ -333,11 +333,11 @@ BEFORE = {
     "autograded/{student}": (ANY, ANY),
     f"autograded/{{student}}/{NAME}": (ANY, ANY),
     f"autograded/{{student}}/{NAME}/{NAME}.ipynb": (FILES, ("folder",)),
-    f"autograded/{{student}}/{NAME}/{NAME}.ipynb.part": (FILES, ("folder",)),
+    f"autograded/{{student}}/{NAME}/{NAME}.ipynb.part": (FILES, ()),
     f"autograded/{{student}}/{NAME}/timestamp.txt": (FILES, ("folder",)),
     f"grading/{NAME}/records/{{student}}": (ANY, ANY),
     f"grading/{NAME}/records/{{student}}/record.json": (FILES, ("folder",)),
-    f"grading/{NAME}/records/{{student}}/record.json.part": (FILES, ("folder",)),
+    f"grading/{NAME}/records/{{student}}/record.json.part": (FILES, ()),
     FORMER: (FILES, ()),
 }
 RECORDS = (
@@ -789,7 +789,7 @@ def test_points_by_hand_outlast_a_fault(tree):
 
 
 def test_a_submission_that_vanishes_before_it_is_read_has_a_reason(tree, monkeypatch):
-    real = marking.submission
+    real = submissions.read
 
     def submission(place, name):
         if place.parent.name == ODD:

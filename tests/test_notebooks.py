@@ -17,8 +17,8 @@ import pytest
 from click.testing import CliRunner
 
 from course_utils import __version__, cli, notebooks, runtime
+from course_utils.publishing import course_map, notebook_check
 from course_utils.publishing import html as html_pages
-from course_utils.publishing import notebook_check
 from course_utils.publishing.addresses import Addresses
 from course_utils.publishing.execute import execute
 from course_utils.publishing.notebook_check import SETUP_CELL, check, fix, setup_cell
@@ -266,8 +266,11 @@ def test_badges_that_somebody_changed_or_moved(tmp_path):
         assert "".join(json.loads(path.read_text())["cells"][0]["source"]) == opening
 
 
+HEADER = "| lecture | slides | question | time on CPU |\n|---|---|---|---|"
+
+
 def test_fix_renews_the_map_of_the_lectures(tmp_path):
-    first = lecture(text_cell("course-map", "Before.\n\n| old |\n| table |\n\nAfter."))
+    first = lecture(text_cell("course-map", f"Before.\n\n{HEADER}\n| old |\n\nAfter."))
     path = write(tmp_path / "lectures" / "00_first.ipynb", first)
     assert check(path) == ["cell course-map: the table is not that of the lectures here: run fix"]
     assert fix(path) and check(path) == []
@@ -278,6 +281,22 @@ def test_fix_renews_the_map_of_the_lectures(tmp_path):
     source = "".join(json.loads(path.read_text())["cells"][2]["source"])
     assert source.startswith("Before.\n\n| lecture |")
     assert source.endswith(f"{row}\n\nAfter.")
+
+
+def test_pages_show_the_columns_that_their_table_has(tmp_path):
+    write(tmp_path / "lectures" / "01_more.ipynb", lecture())
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text("# Mine\n\n| question | lecture |\n|---|---|\n")
+    (tmp_path / "docs/index.md").write_text(
+        "Before.\n\n| lecture | question |\n|---|---|\n\nAfter."
+    )
+    pages = course_map.renewed_pages(tmp_path)
+    row = "| [01 A lecture](../lectures/01_more.ipynb) | Does it work? |"
+    table = f"| lecture | question |\n|---|---|\n{row}"
+    assert pages == {tmp_path / "docs/index.md": f"Before.\n\n{table}\n\nAfter."}
+    (tmp_path / "README.md").write_text("| lecture | author |\n|---|---|\n")
+    with pytest.raises(CourseError, match="has the column 'author'; allowed are lecture, slides"):
+        course_map.renewed_pages(tmp_path)
 
 
 def test_command_line(tmp_path, monkeypatch):

@@ -1,8 +1,9 @@
-"""Pictures of the lectures: pure functions from numbers to a `Picture`, a figure with alt text.
+"""Draw the pictures of the lectures as `Picture` objects: figures with alt text.
 
-One module for each topic; every public name can be imported from here. Colours are those of
-`course_utils.palette`, which colour-blind readers can tell apart. Bars and lines also differ by
-label, order, hatch or dash, so that a greyscale print shows the same.
+The functions are pure: they turn numbers into a picture and change nothing else. There is one
+module for each topic, and every public name can be imported from this package. The colours are from
+`course_utils.palette`, so colour-blind readers can tell them apart. Bars and lines also differ in
+label, order, hatch or dash, so a greyscale print can be read, too.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What all pictures share: `Picture`, axes, looks of lines and bars, stacked and grouped bars.
+"""Define the parts that all pictures share: the class `Picture`, axes, line styles and bars.
 
-Figures are made without pyplot, so there is no global state, nothing to close and no backend.
+The figures are made without pyplot. So Matplotlib keeps no global list of figures, no figure has to
+be closed, and no display backend is needed.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from matplotlib.patheffects import withStroke
 
 from course_utils.palette import BLUE, GREEN, ORANGE, RED, SERIES, SKY
 
-# Colour, dash and marker of each line.
+# The colour, dash and marker of the first line, the second line, and so on.
 STROKES = (
     *((ORANGE, "-", "o"), (SKY, "--", "s"), (BLUE, "-.", "D"), (GREEN, ":", "^"), (RED, "-", "v")),
 )
-# Patterns that tell the parts of a bar apart in greyscale.
+# Hatch patterns by which readers can tell the parts of a bar apart in greyscale.
 HATCHES = ("", "////", "....", "xxxx")
-# A white outline, with which text stays legible on top of lines and areas.
+# A white outline that keeps text legible on top of lines and areas.
 HALO = {"path_effects": [withStroke(linewidth=3, foreground="white")]}
 
 
@@ -33,11 +34,11 @@ HALO = {"path_effects": [withStroke(linewidth=3, foreground="white")]}
 class Picture:
     """A figure with a text alternative for screen readers.
 
-    Notebooks show it as `<img alt=…>`, which every front end keeps.
+    A notebook shows the figure as `<img alt=…>`, and every notebook front end keeps this text.
 
     Attributes:
         figure: the Matplotlib figure.
-        alt: what the figure shows, in words and numbers.
+        alt: a description of the figure in words and numbers.
     """
 
     figure: Figure
@@ -55,7 +56,7 @@ class Picture:
 
 
 def one_panel(width: float = 7.5, height: float = 3.2) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes. `width` and `height` are in inches."""
+    """Return a figure of `width` × `height` inches, and the axes of its only panel."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     hide_frame(axes)
@@ -63,7 +64,10 @@ def one_panel(width: float = 7.5, height: float = 3.2) -> tuple[Figure, Axes]:
 
 
 def panels_in_a_row(count: int, **shared: Any) -> tuple[Figure, Sequence[Axes]]:
-    """A figure with `count` panels beside each other; `shared` is passed to `Figure.subplots`."""
+    """Return a figure with `count` panels side by side, and the axes of these panels.
+
+    `shared` contains keyword arguments for `Figure.subplots`.
+    """
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     panels = figure.subplots(1, count, squeeze=False, **shared)[0]
     hide_frame(*panels)
@@ -82,12 +86,19 @@ def legend_above(axes: Axes, columns: int, middle: float = 0.5) -> None:
 
 
 def legend_beside(axes: Axes, *entries: Sequence[Any]) -> None:
-    """Put the legend to the right of the axes. `entries`: handles and labels, if not the axes'."""
+    """Put the legend to the right of the axes.
+
+    `entries` are the legend's handles and labels. Without them, the legend lists the handles and
+    labels of the axes.
+    """
     axes.legend(*entries, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def with_strokes(series: Mapping[str, Any]) -> Iterator[tuple[str, Any, tuple[str, str, str]]]:
-    """Each series with its name and its (colour, dash, marker); a sixth looks like the first."""
+    """Yield the name, the points and the (colour, dash, marker) of each series.
+
+    There are five combinations, so the sixth series looks like the first.
+    """
     for (name, points), stroke in zip(series.items(), cycle(STROKES), strict=False):
         yield name, points, stroke
 
@@ -95,15 +106,16 @@ def with_strokes(series: Mapping[str, Any]) -> Iterator[tuple[str, Any, tuple[st
 def stacked_bars(
     axes: Axes, rows: Mapping[str, Mapping[str, float]], looks: Iterable[Mapping[str, Any]]
 ) -> dict[str, float]:
-    """Draw a horizontal bar for each row, made of its parts end to end, the first row on top.
+    """Draw a stacked horizontal bar for each row, with the first row on top.
 
     Args:
-        axes: where to draw.
-        rows: name of the row → name of the part → length.
-        looks: keyword arguments of `Axes.barh` for each part; repeated if there are more parts.
+        axes: the axes in which the bars are drawn.
+        rows: name of the row → name of the part → length of the part.
+        looks: keyword arguments of `Axes.barh` for each part. After the last look, the first look
+            is used again.
 
     Returns:
-        Where each row ends, from the bottom row to the top row.
+        Name of the row → length of its bar, from the bottom row to the top row.
     """
     parts = dict.fromkeys(part for row in rows.values() for part in row)
     names = list(rows)[::-1]
@@ -118,15 +130,16 @@ def stacked_bars(
 def grouped_bars(
     axes: Axes, series: Mapping[str, Sequence[float]], first: int = 0
 ) -> dict[str, list[float]]:
-    """Draw vertical bars in groups: bar k of every series stands in group k.
+    """Draw vertical bars in groups: group k contains bar k of every series.
 
     Args:
-        axes: where to draw.
+        axes: the axes in which the bars are drawn.
         series: name of the series → heights of its bars.
-        first: x of the first group's middle; the next groups are at first + 1, first + 2, ….
+        first: x of the first group's middle. The middles of the next groups are first + 1, first +
+            2, ….
 
     Returns:
-        x of the middle of each bar, for each series.
+        Name of the series → x of the middle of each of its bars.
     """
     width = 0.8 / len(series)
     middles = {}

@@ -1,4 +1,4 @@
-"""Charts for any numbers: lines, histograms and dots."""
+"""Draw charts of any numbers as lines, histograms or dots."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ from course_utils.figures.base import (
 )
 from course_utils.palette import BLACK, BLUE, RED
 
-# Lines with more points have no markers; an axis with more values of x has round ticks.
+# A line with more points than MOST_MARKERS has no markers. A log axis with more values of x than
+# MOST_TICKS has its ticks at round numbers.
 MOST_MARKERS, MOST_TICKS = 20, 10
 
 
 def curves(
     series: Mapping[str, Mapping[float, float]], *, xlabel: str, ylabel: str, log: str = ""
 ) -> Picture:
-    """A line for each series; lines differ in colour, dash and, up to 20 points, marker.
+    """Draw a line for each series.
+
+    The lines differ in colour and dash. A line of up to 20 points also has its own marker.
 
     Args:
         series: name → {x: y}, in any order of x.
-        xlabel: what x is.
-        ylabel: what y is.
-        log: the axes that have a log scale: "", "x", "y" or "xy". A log scale of x has its ticks
-            at the values of x if there are at most 10.
+        xlabel: the label of the x axis.
+        ylabel: the label of the y axis.
+        log: the axes that have a log scale: "", "x", "y" or "xy". If there are at most 10 values of
+            x, the ticks of a log scale of x are at these values.
     """
     figure, axes = one_panel()
     descriptions = []
@@ -66,12 +69,13 @@ def _log_scale(axes: Axes, name: str, values_of_x: Sequence[float]) -> None:
 def histograms(
     samples: Mapping[str, Sequence[float]], xlabels: Sequence[str], log: bool = False
 ) -> Picture:
-    """A histogram of each sample in a panel of its own, with a dashed line at zero.
+    """Draw a histogram of each sample in a separate panel, with a dashed line at zero.
 
     Args:
-        samples: title of the panel → numbers.
-        xlabels: what the numbers of each sample are, one label a sample.
-        log: whether counts have a log scale, on which one number is visible beside thousands.
+        samples: title of the panel → numbers of the sample.
+        xlabels: the labels of the x axes, one for each sample.
+        log: whether the counts have a log scale, on which a count of 1 is visible next to counts of
+            thousands.
     """
     figure, panels = panels_in_a_row(len(samples))
     descriptions = []
@@ -81,7 +85,7 @@ def histograms(
         axes.axvline(0, color=BLACK, linestyle="--", linewidth=1)
         axes.set(title=name, xlabel=xlabel)
         if log:
-            # A bar of height 1 would have no length if the axis began at 1.
+            # A bar of height 1 would be invisible if the axis began at 1.
             axes.set_ylim(bottom=0.5)
             axes.yaxis.set_major_formatter("{x:,.0f}")
         below = (values < 0).mean()
@@ -94,13 +98,14 @@ def histograms(
 def measurements(
     samples: Mapping[str, Sequence[float]], xlabel: str, zero: bool = True, log: bool = False
 ) -> Picture:
-    """Every measurement as a dot, in one row for each sample, with a bar at the median.
+    """Draw each measurement as a dot, with one row for each sample and a bar at its median.
 
     Args:
-        samples: name of the row → measurements; the first row is on top.
-        xlabel: what was measured, with its unit.
-        zero: whether the axis begins at zero, so that lengths can be compared as ratios.
-        log: whether the axis has a log scale, which has no zero.
+        samples: name of the row → measurements. The first row is on top.
+        xlabel: the measured quantity and its unit.
+        zero: whether the axis begins at zero, so that readers can compare lengths as ratios.
+        log: whether the axis has a log scale. Then `zero` is ignored, because a log scale has no
+            zero.
     """
     figure, axes = one_panel(height=1 + 0.6 * len(samples))
     names = list(samples)[::-1]

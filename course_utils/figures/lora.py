@@ -1,4 +1,4 @@
-"""Pictures of LoRA: how many parameters adapters have, and what rank an update has (lecture 03)."""
+"""Draw the parameters of LoRA adapters and the singular values of updates (lecture 03)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from course_utils.palette import BLACK, BLUE, ORANGE
 
 
 def lora_parameters(per_rank: int, full: int, rank: int) -> Picture:
-    """Trainable parameters over the rank, both on log scales: LoRA against full fine-tuning.
+    """Plot the trainable parameters of LoRA and of full fine-tuning over the rank, on log scales.
 
-    Marks the chosen rank, and the break-even rank full / per_rank, at which the adapters have as
-    many parameters as the matrices.
+    The picture marks the chosen rank and the break-even rank. The break-even rank is full /
+    per_rank, at which the adapters have as many parameters as the adapted matrices.
 
     Args:
-        per_rank: parameters of adapters of rank 1: the sum of d_in + d_out over all adapted
-            matrices.
-        full: parameters of the matrices: the sum of d_in · d_out.
+        per_rank: the number of parameters of all adapters at rank 1, which is the sum of d_in +
+            d_out over all adapted matrices.
+        full: the number of parameters of the adapted matrices, which is the sum of d_in · d_out.
         rank: the chosen rank.
     """
     even = full / per_rank
@@ -38,11 +38,11 @@ def lora_parameters(per_rank: int, full: int, rank: int) -> Picture:
 
 
 def spectrum(singular_values: Mapping[str, Sequence[float]], shown: int = 10) -> Picture:
-    """The largest singular values of several matrices side by side, in descending order.
+    """Draw the largest singular values of several matrices as bars, in descending order.
 
     Args:
         singular_values: name of the matrix → its singular values, in any order.
-        shown: how many are drawn for each matrix.
+        shown: the number of singular values that are drawn for each matrix.
     """
     figure, axes = one_panel()
     largest = {

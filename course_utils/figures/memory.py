@@ -1,4 +1,4 @@
-"""Pictures of memory: bars of its parts, where GPUs end, predictions against measurements."""
+"""Draw memory: its parts, the limits of GPUs, and predictions against measurements."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from course_utils.figures.base import (
 from course_utils.palette import BLACK, BLUE, ORANGE, SERIES
 from course_utils.units import GB, format_bytes
 
-# Dashed lines closer than this share of the axis have one label together.
+# GPUs that are closer than this share of the axis share one dashed line and one label.
 NEAR = 0.01
-# Height of a row of labels below the bars; a bar's own row has height 1.
+# The height of a row of labels below the bars, as a share of the height of a bar's row.
 LABEL_ROW = 0.4
 
 
 def stacked_bytes(
     columns: Mapping[str, Mapping[str, float]], line: tuple[str, float] | None = None
 ) -> Picture:
-    """Horizontal stacked bars of memory, in GB, with each bar's total.
+    """Draw memory in GB as horizontal stacked bars, with the total beside each bar.
 
     Args:
-        columns: {"full": {"weights": B, …}, "QLoRA": {…}}, in bytes; the first bar is on top.
-        line: a label and a number of bytes to mark, such as ("T4", 16e9).
+        columns: name of the bar → name of the part → size in bytes, such as {"full": {"weights":
+            14e9}, "QLoRA": {"weights": 4e9}}. The first bar is on top.
+        line: the label and the size in bytes at which a dashed line is drawn, such as ("T4", 16e9).
     """
     figure, axes = one_panel(height=1.2 + 0.55 * len(columns))
     rows = {
@@ -57,14 +58,15 @@ def stacked_bytes(
 def memory_bars(
     columns: Mapping[str, Mapping[str, float]], gpus: Mapping[str, float], reach: float = 0
 ) -> Picture:
-    """`stacked_bytes` with a dashed line where each GPU's memory ends, its name below the bars.
+    """Draw `stacked_bytes`, and a labelled dashed line at the memory limit of each GPU.
 
-    The axis shows the longest bar with its total. GPUs that end beyond the axis are left out.
+    The labels are below the bars. The axis is long enough for the longest bar and its total. A GPU
+    whose limit is beyond the axis is left out.
 
     Args:
         columns: as in `stacked_bytes`.
-        gpus: name → bytes that tensors may use on it.
-        reach: bytes that the axis shows at least.
+        gpus: name of the GPU → number of bytes that tensors may use on this GPU.
+        reach: the number of bytes up to which the axis must extend.
     """
     bars = stacked_bytes(columns)
     figure, axes = bars.figure, bars.figure.axes[0]
@@ -84,8 +86,8 @@ def memory_bars(
 
 
 def _mark_gpus(axes: Axes, gpus: Mapping[str, float], end: float) -> int:
-    """Draw a labelled line at each x of `gpus` (GB); returns how many rows the labels need."""
-    # Where each row of labels is still free, as a share of the axis.
+    """Draw a labelled line at each x of `gpus` (GB), and return the number of rows of labels."""
+    # For each row of labels, the share of the axis after which the row is free.
     free: list[float] = []
     for x, label in _joined(gpus, NEAR * end).items():
         width = 0.03 + 0.012 * len(label)
@@ -101,7 +103,10 @@ def _mark_gpus(axes: Axes, gpus: Mapping[str, float], end: float) -> int:
 
 
 def _joined(gpus: Mapping[str, float], near: float) -> dict[float, str]:
-    """x → label, from left to right; GPUs less than `near` apart share the first one's x."""
+    """Return a dict from x to label, from left to right.
+
+    A GPU less than `near` to the right of another GPU's line shares this line and its label.
+    """
     names: dict[float, list[str]] = {}
     for name, x in sorted(gpus.items(), key=lambda item: item[1]):
         line = next((line for line in names if x - line < near), x)
@@ -110,10 +115,10 @@ def _joined(gpus: Mapping[str, float], near: float) -> dict[float, str]:
 
 
 def predictions(rows: Mapping[str, tuple[float, float]]) -> Picture:
-    """Predicted over measured memory beside the diagonal, and the error of each row in percent.
+    """Plot predicted over measured memory, and draw the error of each prediction in percent.
 
     Args:
-        rows: name → (measured, predicted), in bytes.
+        rows: name of the run → (measured memory, predicted memory), in bytes.
     """
     figure = Figure(figsize=(9, 1.5 + 0.24 * len(rows)), layout="constrained")
     plane, errors = figure.subplots(1, 2)
@@ -128,7 +133,7 @@ def predictions(rows: Mapping[str, tuple[float, float]]) -> Picture:
     errors.barh(list(percent)[::-1], list(percent.values())[::-1], color=ORANGE)
     errors.axvline(0, color=BLACK, linewidth=1)
     errors.set_xlabel("error of the prediction (%)")
-    # Small errors should look small.
+    # Errors below 1% should look small, so the axis then extends from -1% to 1%.
     if max(map(abs, percent.values())) <= 1:
         errors.set_xlim(-1, 1)
     hide_frame(plane, errors)

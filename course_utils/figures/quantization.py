@@ -1,4 +1,4 @@
-"""Pictures of quantization: levels, bins, codes and the bits they need (lectures 04 and 05)."""
+"""Draw the levels, bins and codes of quantization, and their bits (lectures 04 and 05)."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from course_utils.palette import BLACK, BLUE, ORANGE, RED, SERIES, SKY, YELLOW
 
 
 def bins(values: Sequence[float], codebooks: Mapping[str, Sequence[float]]) -> Picture:
-    """A histogram of scaled weights, and below it the bins of each code book with its levels.
+    """Draw a histogram of scaled weights above the bins and levels of each code book.
 
-    A number is rounded to the level of its bin; two bins meet halfway between their levels. Bins
-    are alternately light and dark, and each level is a line.
+    A number is rounded to the level of its bin. Two neighbouring bins meet halfway between their
+    levels. The bins are alternately light and dark, and each level is a vertical line.
 
     Args:
         values: weights divided by the absmax of their block, in [-1, 1].
-        codebooks: name → levels in ascending order.
+        codebooks: name of the code book → its levels in ascending order.
     """
     import torch
 
@@ -68,11 +68,13 @@ def _strip(axes: Axes, name: str, levels: Sequence[float], edges: Sequence[float
 
 
 def code_use(shares: Mapping[str, Sequence[float]]) -> Picture:
-    """How often each code is used, in percent: a panel for each format, with a line at even use.
+    """Draw the percentage of numbers that have each code, in a panel for each format.
+
+    A dashed line marks the percentage at which all codes would be equally frequent.
 
     Args:
-        shares: name of the format → the share of numbers that have the first, second, … code,
-            from 0 to 1.
+        shares: name of the format → share of the numbers that have each code, from 0 to 1, in the
+            order of the codes.
     """
     figure, panels = panels_in_a_row(len(shares), sharey=True)
     descriptions = []
@@ -95,17 +97,17 @@ def code_use(shares: Mapping[str, Sequence[float]]) -> Picture:
 
 
 def normal_quantiles(samples: Mapping[str, Sequence[float]], most: float = 4) -> Picture:
-    """Quantiles of samples over the quantiles of a normal distribution, in standard deviations.
+    """Plot quantiles of samples over quantiles of a normal distribution, in standard deviations.
 
-    A normal sample lies on the diagonal; the line of a sample with heavier tails is steeper at its
-    ends. Quantiles beyond which a sample has fewer than 10 numbers are left out.
+    The points of a normal sample follow the diagonal. The line of a sample with heavier tails is
+    steeper at its ends. Quantiles beyond which a sample has fewer than 10 numbers are left out.
 
     Args:
-        samples: name → at least 1,000 numbers.
+        samples: name of the sample → its numbers, at least 1,000.
         most: the largest quantile shown, in standard deviations.
 
     Raises:
-        ValueError: if a sample is smaller.
+        ValueError: if a sample has fewer than 1,000 numbers.
     """
     if (smallest := min(map(len, samples.values()))) < 1000:
         raise ValueError(f"samples must have at least 1,000 numbers, got {smallest:,}")
@@ -128,11 +130,12 @@ def normal_quantiles(samples: Mapping[str, Sequence[float]], most: float = 4) ->
 
 
 def bits_per_weight(rows: Mapping[str, Mapping[str, float]], chosen: str | None = None) -> Picture:
-    """Stacked bars of the bits that a weight needs, with the sum of the parts beside each bar.
+    """Draw the bits that a weight needs as stacked bars, with the sum of the parts beside each bar.
 
     Args:
-        rows: {"64": {"codes": 4, "constants": 0.5}, …}, of up to four parts.
-        chosen: the row to mark, in bold and by a dashed line.
+        rows: name of the bar → name of the part → bits, such as {"64": {"codes": 4, "constants":
+            0.5}}. A bar has up to four parts.
+        chosen: the name of the bar that is marked with bold text and a dashed line.
     """
     figure, axes = one_panel(height=1.2 + 0.36 * len(rows))
     looks = zip((SKY, ORANGE, RED, YELLOW), HATCHES, strict=True)
@@ -155,7 +158,7 @@ def bits_per_weight(rows: Mapping[str, Mapping[str, float]], chosen: str | None 
 
 
 def _decimal(bits: float) -> str:
-    """0.000031 rather than 3.1e-05, without trailing zeros."""
+    """Write a number without exponent and trailing zeros: 0.000031 rather than 3.1e-05."""
     return f"{bits:.6f}".rstrip("0").rstrip(".")
 
 
@@ -164,15 +167,17 @@ def frontier(
     best: Collection[tuple[str, str]],
     floor: float = 4,
 ) -> Picture:
-    """Error over bits per weight, both on log scales; the best points are filled.
+    """Plot error over bits per weight, both on log scales, with the best points filled.
 
-    The half of the series with the smaller errors has its labels below its points, the other half
-    above.
+    Labels are below the points in the half of the series with the smaller errors, and above the
+    points in the other half.
 
     Args:
         points: name of the series → label of the point → (bits per weight, error).
-        best: (series, label) of the points to fill: no other point has fewer bits and less error.
-        floor: bits of the codes; the log scale shows the bits above it.
+        best: the (series, label) of each point to fill. No other point has both fewer bits and a
+            smaller error than a best point.
+        floor: the bits of the codes. The log scale shows by how much the bits of a point exceed
+            this number.
     """
     figure, axes = one_panel(9, 4)
     by_error = sorted(points, key=lambda name: min(error for _, error in points[name].values()))
@@ -183,7 +188,7 @@ def frontier(
         axes.plot(above, errors, dash, color=colour, linewidth=1)
         fills = [colour if (name, label) in best else "white" for label in own]
         axes.scatter(above, errors, c=fills, marker=marker, edgecolors=colour, s=55, zorder=3)
-        # An empty line whose entry in the legend has both the dash and the marker.
+        # This line has no points. Its entry in the legend shows both the dash and the marker.
         axes.plot([], [], dash, color=colour, marker=marker, label=name)
         place = {"xytext": (4, 4), "ha": "left", "va": "bottom"}
         if name in lower:
@@ -215,10 +220,11 @@ def _frontier_axes(axes: Axes, floor: float) -> None:
 
 
 def byte_layout(fields: Mapping[str, int]) -> Picture:
-    """The fields of a stored tensor as one bar of bytes, and below it the small fields, magnified.
+    """Draw the bytes of a stored tensor's fields as one bar, with the small fields magnified below.
 
     Args:
-        fields: name → size (B), of at least two fields. All but the largest are magnified.
+        fields: name of the field → size in bytes (B), for at least two fields. Every field except
+            the largest is magnified.
     """
     figure, axes = one_panel(9, 3.4)
     largest = max(fields, key=fields.get)
@@ -233,7 +239,7 @@ def byte_layout(fields: Mapping[str, int]) -> Picture:
             label = None if row == 0 else f"{name}: {fields[name]:,} B"
             axes.barh(row, fields[name] / total, 0.5, left=left, label=label, **look)
             left += fields[name] / total
-    # Two dotted lines from the part of the upper bar that the lower bar magnifies.
+    # Two dotted lines connect the lower bar with the part of the upper bar that is magnified.
     for above, below in ((1 - rest / whole, 0), (1, 1)):
         axes.plot([above, below], [0.75, 0.25], color=BLACK, linestyle=":", linewidth=1)
     axes.set_yticks([1, 0], [f"all, {whole:,} B", f"the rest, {rest:,} B\n× {whole / rest:.0f}"])

@@ -1,6 +1,6 @@
-"""The memory of a run, moment by moment, against the end of the GPU (lecture 06).
+"""Draw the memory of a simulated training run over time, with the limit of the GPU (lecture 06).
 
-`TimelineView.of` decides what is shown and where; `memory_timeline` draws it.
+`TimelineView.of` chooses the moments to show and their positions. `memory_timeline` draws them.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ if TYPE_CHECKING:
     from course_utils import paging
     from course_utils.paging import Event
 
-# A step's moments over this number are the width of the loss and of the update; others are 1 wide.
+# The width of the loss, the update and a failed moment is the number of moments in a step divided
+# by this number, but at least 1. Other moments have width 1.
 WIDE_MOMENTS = 12
-# The legend names an area that reaches this share of the budget; thinner ones are invisible.
+# The legend names an area if it reaches this share of the budget. A thinner area can't be seen.
 NAMED_AREA = 0.005
-# If memory runs out right of this share of the axis, the words about it stand left of the moment.
+# If memory runs out to the right of this share of the axis, the text about the failure is to the
+# left of the failed moment.
 RIGHT_PART = 0.6
-# How high the bar of a failed request may be, in budgets.
+# The maximum height of the bar of a failed request, as a multiple of the budget.
 HIGHEST_REQUEST = 2
 
 
 class Area(NamedTuple):
-    """One of the areas that lie on top of each other, with its bytes (B) at each moment."""
+    """One of the stacked areas, with its size in bytes (B) at each moment."""
 
     label: str
     color: str
@@ -42,16 +44,19 @@ class Area(NamedTuple):
 
 @dataclass(frozen=True)
 class TimelineView:
-    """What a picture of a run shows, and where; nothing is drawn yet.
+    """The content of a picture of a run, and the positions on its x axis.
 
-    The unit of `edges` and `step_width` is the width of one layer's forward or backward pass.
+    The class itself draws nothing. The unit of `edges` and `step_width` is the width of one layer's
+    forward or backward pass.
 
     Attributes:
-        run: from `paging.simulate`.
-        steps: numbers of the steps that are shown, ascending; the run's first step is 1.
-        moments: what happened in these steps. If memory ran out in them, that moment is the last.
-        edges: moment n reaches from edges[n] to edges[n + 1] on the x axis.
-        step_width: the width of a whole step.
+        run: the run, as `paging.simulate` returns it.
+        steps: the numbers of the steps that are shown, in ascending order. The run's first step is
+            1.
+        moments: the events of these steps. If memory ran out in one of these steps, this failure is
+            the last moment.
+        edges: moment n extends from edges[n] to edges[n + 1] on the x axis.
+        step_width: the width of a complete step.
     """
 
     run: paging.Run
@@ -62,7 +67,9 @@ class TimelineView:
 
     @classmethod
     def of(cls, run: paging.Run, steps: Sequence[int] = ()) -> TimelineView:
-        """The view of some steps of a run; of all its steps, also of those never begun, if empty.
+        """Return the view of some steps of a run.
+
+        If `steps` is empty, the view shows all steps of the run, including steps that never began.
 
         Raises:
             ValueError: if the run never began one of the steps.
@@ -83,29 +90,29 @@ class TimelineView:
 
     @property
     def width(self) -> int:
-        """The width of all steps that are shown."""
+        """Return the width of all shown steps together."""
         return self.step_width * len(self.steps)
 
     @property
     def failed(self) -> Event | None:
-        """The moment at which memory ran out, if it is shown."""
+        """Return the moment at which memory ran out, or None if no such moment is shown."""
         failed = self.run.out_of_memory
         return failed if failed in self.moments else None
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """The moments at which memory sufficed."""
+        """Return the shown moments at which memory was sufficient."""
         return self.moments[:-1] if self.failed else self.moments
 
     @property
     def has_pages(self) -> bool:
-        """Whether the run has pages on the GPU at any moment, also at one that isn't shown."""
+        """Return whether the run has pages on the GPU at any moment, shown or not."""
         from course_utils.paging import PAGES
 
         return any(event.gpu[PAGES] for event in self.run.events)
 
     def areas(self) -> list[Area]:
-        """The areas from bottom to top; areas that are empty throughout are left out."""
+        """Return the areas from bottom to top, without areas that are empty at every moment."""
         from course_utils.memory import LOGITS, REST, WORK
         from course_utils.paging import PAGES
 
@@ -125,12 +132,15 @@ class TimelineView:
         return [area for area in areas if any(area.sizes)]
 
     def step_labels(self) -> dict[str, float]:
-        """The name of each step and its length → the x of its middle."""
+        """Return a dict from each step's label (name and length) to the x of its middle."""
         names = (f"step {n}\n{self.run.lengths[n - 1]:,} tokens" for n in self.steps)
         return {name: (n + 0.5) * self.step_width for n, name in enumerate(names)}
 
     def phase_labels(self) -> dict[str, float]:
-        """Forward, loss, backward and update, as far as one step got → the x of its middle."""
+        """Return a dict from each phase that a single step reached to the x of its middle.
+
+        The phases are forward, loss, backward and update.
+        """
         phases = ("forward", "loss", "backward", "update")
         found = [next(name for name in phases if name in m.name) for m in self.moments]
         middles = {}
@@ -141,7 +151,7 @@ class TimelineView:
 
     @property
     def alt(self) -> str:
-        """What the picture shows, in words."""
+        """Return a description of the picture in words."""
         run, failed = self.run, self.failed
         tokens = ", ".join(f"{run.lengths[n - 1]:,}" for n in self.steps)
         peak = max((event.total for event in self.events), default=0)
@@ -160,15 +170,17 @@ class TimelineView:
 
 
 def memory_timeline(run: paging.Run, steps: Sequence[int] = ()) -> Picture:
-    """What is on the GPU at every moment of a run, as areas under the GPU's end, in GB.
+    """Draw the memory on the GPU at each moment of a run as stacked areas, in GB.
 
-    The loss and the update are drawn wider than a layer. Where memory runs out, a paler bar up to
-    twice the budget shows what was asked for, under a cross. If the run has pages, a second panel
-    shows those in CPU memory. The legend leaves out what never reaches 0.5% of the budget.
+    A dashed line marks the limit of the GPU. The loss and the update are drawn wider than a layer.
+    If memory runs out, a pale bar with a cross shows how much memory that moment needs on the GPU,
+    up to twice the budget. If the run has pages, a second panel shows the pages in CPU memory. The
+    legend leaves out areas that never reach 0.5% of the budget.
 
     Args:
-        run: from `paging.simulate`.
-        steps: the steps to show, the first being 1. Default: all.
+        run: the run, as `paging.simulate` returns it.
+        steps: the numbers of the steps to show, where 1 is the first step. By default all steps are
+            shown.
 
     Raises:
         ValueError: if the run never began one of the steps.
@@ -206,14 +218,14 @@ def _stairs(
 
 
 def _draw_budget(axes: Axes, view: TimelineView) -> None:
-    """Draw the end of the GPU, and the request that exceeded it if there was one."""
+    """Draw the limit of the GPU, and the failed request if memory ran out."""
     budget = view.run.budget / GB
     words_left = view.edges[-1] > RIGHT_PART * view.width
     axes.axhline(budget, color=BLACK, linestyle="--")
     text = {"textcoords": "offset points", "zorder": 6, **HALO}
     place = {"xy": (0, budget), "xytext": (4, 2), "va": "bottom"}
     if view.failed and not words_left:
-        # The words about the failure will stand at the left end.
+        # The text about the failure needs the left end of the axis.
         place = {"xy": (1, budget), "xytext": (-4, -3), "ha": "right", "va": "top"}
     label = f"{view.run.gpu}: {budget:.2f} GB"
     axes.annotate(label, xycoords=("axes fraction", "data"), **place, **text)
@@ -224,11 +236,11 @@ def _draw_budget(axes: Axes, view: TimelineView) -> None:
 
 
 def _draw_failure(axes: Axes, view: TimelineView, words_left: bool, text: dict[str, Any]) -> float:
-    """Draw what was asked for when memory ran out; returns the height (GB) of the words."""
+    """Draw the failed request, and return the height of its text on the y axis, in GB."""
     budget, asked = view.run.budget / GB, view.failed.total / GB
     start, end = view.edges[-2:]
     height = min(asked, HIGHEST_REQUEST * budget)
-    # A white veil lets the areas behind the bar shine through.
+    # The bar is half-transparent white, so the areas behind it stay visible.
     axes.bar(start, asked, end - start, align="edge", facecolor=(1, 1, 1, 0.5), edgecolor=BLACK)
     cross = {"color": RED, "markersize": 13, "mec": BLACK, "zorder": 6, "clip_on": False}
     axes.plot((start + end) / 2, height, "X", **cross)
@@ -248,7 +260,7 @@ def _draw_cpu_pages(axes: Axes, view: TimelineView) -> None:
 
 
 def _draw_steps(panels: Sequence[Axes], view: TimelineView) -> None:
-    """Separate the steps by lines and name them; a single step has its phases named."""
+    """Separate the steps by lines and label them, or label the phases of a single step."""
     for axes in panels:
         for n in range(1, len(view.steps)):
             axes.axvline(n * view.step_width, color="0.5", linewidth=0.8)

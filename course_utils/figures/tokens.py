@@ -1,6 +1,6 @@
-"""Pictures of tokens: their probabilities, their losses, and which of them carry loss (lecture 01).
+"""Draw the probabilities and losses of tokens, and mark the tokens that carry loss (lecture 01).
 
-Tokens are text that may contain a $, which Matplotlib would otherwise read as mathematics.
+A token may contain a $, which Matplotlib would otherwise read as the start of a formula.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ TOKEN_TEXT = {"family": "monospace", "parse_math": False}
 
 
 def next_tokens(prompts: Mapping[str, Sequence[tuple[str, float]]]) -> Picture:
-    """Bars of the likeliest next tokens, one panel for each prompt.
+    """Draw the most likely next tokens as bars, in one panel for each prompt.
 
     Args:
-        prompts: {"The capital of France is": [("·Paris", 0.77), …], …}, the likeliest token first,
-            probabilities from 0 to 1.
+        prompts: prompt → (text, probability from 0 to 1) of its next tokens, most likely token
+            first, such as {"The capital of France is": [("·Paris", 0.77), …], …}.
     """
     figure, panels = panels_in_a_row(len(prompts))
     descriptions = []
@@ -49,12 +49,12 @@ def next_tokens(prompts: Mapping[str, Sequence[tuple[str, float]]]) -> Picture:
 def token_losses(
     losses: Sequence[float], graded: Sequence[bool], texts: Sequence[str] | None = None
 ) -> Picture:
-    """A bar for the loss of each token; bars of graded tokens are filled, the others hatched.
+    """Draw the loss of each token as a bar: filled for graded tokens, hatched for prompt tokens.
 
     Args:
-        losses: −log p of each token, in nats.
-        graded: whether each token's loss counts.
-        texts: the tokens, to write below a few bars.
+        losses: the loss −log p of each token, in nats.
+        graded: for each token, whether its loss counts.
+        texts: the texts of the tokens, which are written below the bars if there are few.
     """
     figure, axes = one_panel()
     descriptions = []
@@ -77,11 +77,12 @@ def token_losses(
 
 
 def token_probabilities(texts: Sequence[str], series: Mapping[str, Sequence[float]]) -> Picture:
-    """Bars of the probabilities of some tokens, side by side.
+    """Draw the probabilities of some tokens as bars, with one bar for each series.
 
     Args:
-        texts: the tokens.
-        series: {"before": […], "after": […]}, probabilities of the tokens from 0 to 1.
+        texts: the texts of the tokens.
+        series: name of the series → probability of each token, from 0 to 1, such as {"before": […],
+            "after": […]}.
     """
     figure, axes = one_panel()
     grouped_bars(axes, series)
@@ -97,14 +98,14 @@ def token_probabilities(texts: Sequence[str], series: Mapping[str, Sequence[floa
 
 @dataclass(frozen=True)
 class MarkedTokens:
-    """Tokens in boxes; tokens that carry loss are marked by colour, by underline and in words.
+    """Tokens in boxes, where colour, an underline and words mark the tokens that carry loss.
 
     Attributes:
-        texts: from `sft.token_texts`; a line ends after each ↵.
-        graded: whether each token carries loss.
+        texts: the texts of the tokens, as `sft.token_texts` returns them. A line ends after each ↵.
+        graded: for each token, whether it carries loss.
 
     Raises:
-        ValueError: if there are not as many marks as tokens.
+        ValueError: if the numbers of texts and of marks in `graded` differ.
     """
 
     texts: Sequence[str]
@@ -117,7 +118,7 @@ class MarkedTokens:
             )
 
     def _write(self, box: Callable[[str, bool], str], sign: Callable[[str], str]) -> str:
-        """Write each token by `box`, and a `sign` where a run of graded tokens begins or ends."""
+        """Write each token with `box`, and mark both ends of a run of graded tokens with `sign`."""
         parts = []
         for graded, run in groupby(zip(self.graded, self.texts, strict=True), lambda pair: pair[0]):
             inside = "".join(box(text, graded) for _, text in run)

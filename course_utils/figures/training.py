@@ -1,4 +1,4 @@
-"""Pictures of training runs, scores and costs (lectures 01 and 07)."""
+"""Draw training runs, scores and costs (lectures 01 and 07)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 
 def loss_curve(history: Sequence[Mapping[str, float]], steps: int | None = None) -> Picture:
-    """The training loss of each step of a run so far, and the validation losses measured so far.
+    """Plot the training loss of each step so far, and the validation losses measured so far.
 
     Args:
-        history: `Run.history`, one record a step; empty before the first step.
-        steps: the step at which the run will end. Default: the last step of the history.
+        history: the list `Run.history` with one record for each step. It is empty before the first
+            step.
+        steps: the last step of the planned run, where the x axis ends. By default the axis ends at
+            the last step of the history.
     """
     figure, axes = one_panel()
     axes.set(xlabel="optimizer step", ylabel="loss per answer token (nats)")
@@ -45,11 +47,13 @@ def loss_curve(history: Sequence[Mapping[str, float]], steps: int | None = None)
 
 
 def score_bars(numbers: DataFrame) -> Picture:
-    """Bars with 95% intervals: one group for each metric, one bar for each way of asking.
+    """Draw scores as bars with 95% intervals, in one group for each metric.
+
+    Each group has one bar for each prompt or model, such as "few-shot" or "tuned".
 
     Args:
-        numbers: from `evaluation.intervals`: shares from 0 to 1, a row for each metric, columns
-            (name, "mean"), (name, "low") and (name, "high").
+        numbers: the table that `evaluation.intervals` returns. It contains shares from 0 to 1, with
+            a row for each metric and the columns (name, "mean"), (name, "low") and (name, "high").
     """
     figure, axes = one_panel()
     percent = 100 * numbers
@@ -72,16 +76,19 @@ def score_bars(numbers: DataFrame) -> Picture:
 def cost_lines(
     ways: Mapping[str, tuple[float, float]], unit: str, break_even: Mapping[str, float]
 ) -> Picture:
-    """Total cost over the number of requests, both on log scales, for several ways of serving.
+    """Plot the total cost of several ways to serve a model over the number of requests.
+
+    Both axes have log scales.
 
     Args:
-        ways: name → (cost paid once, cost of each request), in `unit`.
-        unit: what costs are counted in.
-        break_even: name of a way → the number of requests at which its line meets another line;
-            marked by a dot.
+        ways: name of the way → (cost paid once, cost of each request), in `unit`.
+        unit: the unit of the costs, as the label of the y axis.
+        break_even: name of the way → number of requests at which its line meets another line. A dot
+            marks this point.
     """
     figure, axes = one_panel(height=3.6)
-    requests = [10 ** (n / 20) for n in range(101)]  # 1 to 100,000
+    # From 1 to 100,000 requests.
+    requests = [10 ** (n / 20) for n in range(101)]
     for name, (once, each), (colour, dash, _) in with_strokes(ways):
         axes.plot(requests, [once + each * n for n in requests], dash, color=colour, label=name)
     for name, count in break_even.items():

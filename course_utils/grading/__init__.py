@@ -1,1 +1,1 @@
-"""Assignments as nbgrader's course: what they consist of, what they must keep to, their release."""
+"""Grade assignments with nbgrader: their tasks, their rules, their release and their marking."""

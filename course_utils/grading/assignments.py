@@ -1,4 +1,4 @@
-"""What an assignment consists of.
+"""Read an assignment's notebook and return its tasks.
 
     solutions/03_lora/03_lora.ipynb
 
@@ -9,7 +9,8 @@
     check(…).like(…)                           lora-parameters-form      graded, 1 point
     check(…).gives(…)                          lora-parameters-values    1 point, partly hidden
 
-`read` finds the tasks; `course_utils.grading.rules` has the rules that an assignment keeps to.
+`read` finds the tasks. `course_utils.grading.rules` defines the rules that an assignment must
+follow.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from course_utils.validation import CourseError
 Cell = dict[str, Any]
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
-HIDDEN, HIDDEN_END = "### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS"
+HIDDEN_END = "### END HIDDEN TESTS"
 HEADER = re.compile(
     r"\A## (?P<number>\d+\.\d+) (?P<title>.+)\n"
     r"(?P<stars>●●●|●●○|●○○) · (?P<minutes>\d+) min · "
@@ -36,7 +37,20 @@ HEADER = re.compile(
 
 @dataclass(frozen=True)
 class Task:
-    """One task: the cell to fill in, the cells that grade it, and what its prompt says."""
+    """One task of an assignment.
+
+    Attributes:
+        id: The id of the answer cell, such as "lora-parameters".
+        number: The lecture and the place, such as "3.2".
+        title: The title in the prompt.
+        stars: The difficulty, such as "●●○".
+        minutes: How many minutes the task should need.
+        points: The points that the prompt promises.
+        by_hand: Whether a person grades the answer.
+        prompt: The cell that explains the task.
+        answer: The cell that the student fills in.
+        checks: The cells that grade the answer.
+    """
 
     id: str
     number: str
@@ -51,13 +65,21 @@ class Task:
 
     @property
     def graded(self) -> tuple[Cell, ...]:
-        """The cells that carry points."""
+        """Return the cells that carry points."""
         return (self.answer,) if self.by_hand else self.checks
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """One assignment. withheld: modules of the course that hold its answers."""
+    """One assignment.
+
+    Attributes:
+        path: The path of the notebook.
+        title: The notebook's heading.
+        withheld: The modules of the course that contain solutions of the assignment.
+        tasks: The tasks, in the order of the notebook.
+        cells: All cells of the notebook.
+    """
 
     path: Path
     title: str
@@ -67,20 +89,25 @@ class Assignment:
 
     @property
     def name(self) -> str:
-        """The assignment's name, which is its file's: "03_lora"."""
+        """Return the assignment's name, which is the file's name without .ipynb: "03_lora"."""
         return self.path.stem
 
     @property
     def points(self) -> int:
-        """All points, those given by hand among them."""
+        """Return the sum of all points, including points given by hand."""
         return sum(task.points for task in self.tasks)
 
 
 def sources(folder: Path | None = None, only: str | None = None) -> list[Path]:
-    """The notebooks in solutions/, in order, or the one `only` names: "03", "3" or "03_lora".
+    """Return the paths of the notebooks in solutions/, sorted by number.
+
+    Args:
+        folder: The course's folder; default: the folder of this course.
+        only: The assignment's number or name, such as "3", "03" or "03_lora"; default: all
+            assignments.
 
     Raises:
-        CourseError: there is no such notebook; the message names those that are there.
+        CourseError: There is no such notebook. The message names the existing assignments.
     """
     folder = folder or course_folder()
     found = sorted((folder / "solutions").glob("[0-9][0-9]_*/[0-9][0-9]_*.ipynb"))
@@ -92,10 +119,10 @@ def sources(folder: Path | None = None, only: str | None = None) -> list[Path]:
 
 
 def read(path: Path | str) -> Assignment:
-    """An assignment, from its solution or its release.
+    """Return the assignment in a notebook, which may be a solution or a release.
 
     Raises:
-        CourseError: the file is no notebook, or a task lacks its prompt or its answer.
+        CourseError: The file is no notebook, or a task has no prompt with a valid header.
     """
     path = Path(path)
     notebook = load(path)
@@ -111,7 +138,7 @@ def read(path: Path | str) -> Assignment:
 
 
 def tests_of(notebook: dict[str, Any]) -> dict[str, str]:
-    """The sources of the cells that test answers, by grade id."""
+    """Return the sources of the cells that test answers, by grade id."""
     return {
         cell_id: cell["source"]
         for cell in notebook["cells"]
@@ -120,27 +147,27 @@ def tests_of(notebook: dict[str, Any]) -> dict[str, str]:
 
 
 def withheld(notebook: dict[str, Any]) -> tuple[str, ...]:
-    """The modules of the course that hold the answers to a notebook's tasks."""
+    """Return the names of the course's modules that contain solutions of a notebook's tasks."""
     return tuple(notebook["metadata"].get("qlora_course", {}).get("withheld", []))
 
 
 def grading(cell: Cell) -> dict[str, Any]:
-    """nbgrader's metadata of a cell; empty for a cell that it has nothing to do with."""
+    """Return nbgrader's metadata of a cell; the dictionary is empty if the cell has none."""
     return cell.get("metadata", {}).get("nbgrader", {})
 
 
 def grade_id(cell: Cell) -> str | None:
-    """The name by which nbgrader knows a cell; None for a cell that it has nothing to do with."""
+    """Return the id by which nbgrader identifies a cell, or None if the cell has no such id."""
     return grading(cell).get("grade_id")
 
 
 def is_answer(cell: Cell) -> bool:
-    """Whether the student writes here."""
+    """Return whether a cell is one that the student fills in."""
     return grading(cell).get("solution", False)
 
 
 def is_graded(cell: Cell) -> bool:
-    """Whether this cell carries points."""
+    """Return whether a cell carries points."""
     return grading(cell).get("grade", False)
 
 
@@ -168,14 +195,21 @@ def _task(answer: Cell, cells: tuple[Cell, ...], path: Path) -> Task:
 
 
 def _task_id(check: Cell, cells: tuple[Cell, ...]) -> str | None:
-    """The task that a graded cell belongs to: the longest id that its own begins with."""
+    """Return the id of the task that a graded cell belongs to, or None if it belongs to no task.
+
+    The cell's id begins with the task's id. If that is true for several tasks, the longest id
+    counts.
+    """
     ids = [cell["id"] for cell in cells if is_answer(cell)]
     fitting = [name for name in ids if check.get("id", "").startswith(f"{name}-")]
     return max(fitting, key=len) if fitting and is_graded(check) else None
 
 
 def syntax_tree(source: str) -> ast.Module:
-    """The syntax tree of a cell; an empty one if the cell isn't Python only, as with a magic."""
+    """Return the syntax tree of a cell.
+
+    The tree is empty if the cell isn't valid Python, for example because of an IPython magic.
+    """
     try:
         return ast.parse(source)
     except SyntaxError:
@@ -183,5 +217,10 @@ def syntax_tree(source: str) -> ast.Module:
 
 
 def top_level(source: str, *kinds: type[ast.AST]) -> set[str]:
-    """Names of the functions (ast.FunctionDef) or classes (ast.ClassDef) that a cell defines."""
+    """Return the names of the functions or classes that a cell defines at its top level.
+
+    Args:
+        source: The cell's source.
+        kinds: The types of the definitions: ast.FunctionDef, ast.ClassDef.
+    """
     return {node.name for node in syntax_tree(source).body if isinstance(node, kinds)}

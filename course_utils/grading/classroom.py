@@ -1,15 +1,17 @@
-"""Grades a class: every submission of an assignment, in parallel, into nbgrader's gradebook.
+"""Grade every submission of an assignment in parallel, and save the points in the gradebook.
 
     submitted/STUDENT/03_lora/  ─► mark, by several workers ─► gradebook.db, autograded/,
                                                                grading/03_lora/records/
 
-nbgrader's own steps write the gradebook, so that formgrader, manual grading and feedback go on from
-there. A submission keeps its record as long as neither its files nor the tests change. So a run
-that was cut off goes on where it stopped, and a further run after a complete one does nothing.
+nbgrader's own steps write the gradebook, so formgrader, manual grading and feedback work as usual
+afterwards. A submission keeps its record as long as neither its files nor the tests change.
+Therefore, if a run was interrupted, the next run grades only the remaining submissions. If a run
+was completed, the next run grades nothing.
 
-A single submission never ends the run. If it can't be read, marked or saved, it is ungradable, its
-record says why, and all other submissions are graded. Only an error that concerns every submission
-ends the run: no sandbox, no gradebook, no folder to write to, or no memory.
+A single submission never ends the run. If a submission can't be read, marked or saved, it is
+ungradable, its record says why, and all other submissions are graded. Only an error that concerns
+every submission ends the run: there is no sandbox, no gradebook, no folder to write to, or not
+enough memory.
 """
 
 from __future__ import annotations
@@ -38,21 +40,25 @@ from course_utils.grading.sandbox.limits import Limits
 from course_utils.grading.spec import GradingSpec, Submission
 from course_utils.validation import CourseError
 
-GLANCE = 0.2  # seconds between two looks whether to stop
-CHECKPOINTS = ".ipynb_checkpoints"  # Jupyter makes this folder in every folder that it opens
-AHEAD = 2  # submissions for each worker that are in memory at a time
+# Seconds between two checks whether the user wants to stop the run.
+GLANCE = 0.2
+# Jupyter makes a folder of this name in every folder that it opens.
+CHECKPOINTS = ".ipynb_checkpoints"
+# Maximum number of submissions in memory at a time, for each worker.
+AHEAD = 2
 
-Progress = Callable[[Record, int, int], None]  # a record; how many are done, and of how many
+# Arguments: the new record, the number of submissions graded so far, the number to grade in all.
+Progress = Callable[[Record, int, int], None]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run has led to.
+    """The result of a grading run.
 
     Attributes:
-        assignment: What was graded.
-        records: The records of all submissions, sorted by student, with points given by hand.
-        previous: The records before the run.
+        assignment: The assignment that was graded.
+        records: The records of all submissions, sorted by student, including points given by hand.
+        previous: The records as they were before the run.
         graded: How many submissions the run graded.
     """
 
@@ -72,20 +78,23 @@ def grade(
     again: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Grade all submissions of an assignment.
+    """Grade all submissions of an assignment and return the result of the run.
 
     Args:
         folder: The course's folder.
         name: The assignment's name, or its number.
-        workers: Submissions at a time; default: as many as fit this machine.
-        scheduler: The address of a Dask cluster, which then does the work.
+        workers: How many submissions are graded at the same time; default: one for each core of
+            this machine, or fewer if memory is short (`readiness.workers`).
+        scheduler: The address of a Dask scheduler. If it is given, the workers of that cluster
+            grade the submissions; default: this machine grades them.
         limits: What a submission may use; default: `Limits()`.
-        again: Grade a submission even if its files and the tests haven't changed.
-        progress: Called with each new record, how many are done, and of how many.
+        again: Whether to grade a submission even if its files and the tests haven't changed.
+        progress: Called after each submission with its record, the number of submissions graded
+            so far, and the number of submissions to grade in this run.
 
     Raises:
-        CourseError: There is no such assignment, no submission of it, no sandbox or no cluster, or
-            nothing can be saved.
+        CourseError: There is no such assignment, no submission of the assignment, no sandbox or no
+            cluster, or the results can't be saved.
     """
     (source,) = sources(folder, name)
     name = source.stem
@@ -114,7 +123,7 @@ def _grade(
     workers: int | None,
     progress: Progress | None,
 ) -> list[Record]:
-    """Grade the submissions at these places, and save each as soon as it is graded."""
+    """Grade the submissions in the folders `places`, save each at once, and return the records."""
     done: list[Record] = []
     with _pool(spec, scheduler, workers) as (pool, at_once), _stoppable() as stop:
         book.check()
@@ -127,11 +136,15 @@ def _grade(
 
 
 def handed_in(folder: Path, name: str) -> list[Path]:
-    """The paths submitted/STUDENT/NAME at which something was handed in, sorted by student.
+    """Return the paths submitted/STUDENT/NAME at which something was handed in, sorted by student.
 
     If STUDENT is not a folder, or can't be read, the path is included, so that no student is
-    forgotten. The exception is a STUDENT that begins with a dot, such as .DS_Store: programs make
-    such entries more often than students do.
+    forgotten. The exception is a STUDENT that begins with a dot, such as .DS_Store, because
+    programs make such entries more often than students do.
+
+    Args:
+        folder: The course's folder.
+        name: The assignment's name, such as "03_lora".
 
     Raises:
         CourseError: The folder submitted/ can't be read.
@@ -149,10 +162,11 @@ def handed_in(folder: Path, name: str) -> list[Path]:
 
 
 def _is_taken(place: Path) -> bool:
-    """Whether submitted/STUDENT/NAME exists, or might exist but can't be seen."""
+    """Return whether submitted/STUDENT/NAME exists, or might exist although it can't be read."""
     try:
         os.lstat(place)
-    except FileNotFoundError:  # NAME doesn't exist, or STUDENT is a dangling link
+    # Either NAME doesn't exist, or STUDENT is a link whose target doesn't exist.
+    except FileNotFoundError:
         return not (os.path.isdir(place.parent) or place.parent.name.startswith("."))
     except OSError:
         return not place.parent.name.startswith(".")
@@ -160,7 +174,11 @@ def _is_taken(place: Path) -> bool:
 
 
 def _saved(before: dict[str, Record], book: Book) -> dict[str, Record]:
-    """The complete records: those whose points are in the gradebook, or don't belong there."""
+    """Return the complete records, by student.
+
+    A record is complete if the gradebook contains the student's submission of the assignment, or if
+    the gradebook should not contain the student (`submissions.in_gradebook`).
+    """
     students, submitted = book.students(), book.folder / "submitted"
     return {
         student: record
@@ -171,7 +189,7 @@ def _saved(before: dict[str, Record], book: Book) -> dict[str, Record]:
 
 @contextlib.contextmanager
 def _enough_memory() -> Iterator[None]:
-    """Turn a MemoryError, which would end the run with a traceback, into a CourseError."""
+    """Replace a MemoryError, which would end the run with a traceback, with a CourseError."""
     try:
         yield
     except MemoryError as fault:
@@ -184,7 +202,7 @@ def _enough_memory() -> Iterator[None]:
 def _unchanged(
     places: list[Path], spec: GradingSpec, known: dict[str, Record]
 ) -> dict[str, Record]:
-    """The records, by student, of submissions that needn't be graded again."""
+    """Return the records of the submissions that needn't be graded again, by student."""
     kept = {}
     for place in places:
         record = known.get(place.parent.name)
@@ -195,7 +213,10 @@ def _unchanged(
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[threading.Event]:
-    """The first Ctrl-C sets the event, so that nothing is half written; the second interrupts."""
+    """Yield an event that the first Ctrl-C sets, so that no file is left half written.
+
+    A second Ctrl-C raises KeyboardInterrupt at once.
+    """
     stop = threading.Event()
 
     def on_interrupt(*_: Any) -> None:
@@ -217,7 +238,11 @@ def _stoppable() -> Iterator[threading.Event]:
 def _pool(
     spec: GradingSpec, scheduler: str | None, workers: int | None
 ) -> Iterator[tuple[Executor, int]]:
-    """What marks submissions, a cluster or threads of this process, and how many at a time."""
+    """Yield the executor that marks submissions, and how many submissions it marks at a time.
+
+    The executor uses the workers of a cluster if a scheduler is given, and threads of this process
+    otherwise.
+    """
     if scheduler:
         with cluster.connected(scheduler) as found:
             yield found
@@ -229,7 +254,7 @@ def _pool(
         marking.servers(spec)
         yield threads, workers
     finally:
-        # What waits doesn't begin any more; without servers, what is running ends at once.
+        # Cancel the submissions that are waiting. Closing the servers ends the running ones.
         threads.shutdown(wait=False, cancel_futures=True)
         marking.close_servers()
         threads.shutdown()
@@ -242,11 +267,23 @@ def _marked(
     ahead: int,
     stop: threading.Event,
 ) -> Iterator[tuple[Submission, tuple[Record, Notebook]]]:
-    """Submissions with their records and notebooks, as they are done; few are in memory at a time.
+    """Mark submissions; yield each with its record and its notebook as soon as it is marked.
 
-    Submissions for which the sandbox failed are tried again at the end, one by one, because another
-    submission may have caused the failure. A submission that fails again can't be graded in this
-    run. Raises as `_finished` does.
+    If marking raised an error, the submission is marked again at the end, while no other submission
+    is being marked, because another submission may have caused the failure. A submission that fails
+    again can't be graded in this run.
+
+    Args:
+        pool: The executor that marks submissions.
+        spec: What the submissions are graded with.
+        handed_in: The submissions.
+        ahead: The maximum number of submissions in memory at a time.
+        stop: An event that ends the run when it is set.
+
+    Raises:
+        KeyboardInterrupt: `stop` was set.
+        MemoryError: There is not enough memory to mark a single submission.
+        NoSandbox: No sandbox can be made.
     """
     failed = []
     for given, future in _finished(pool, spec, handed_in, ahead, stop):
@@ -255,7 +292,7 @@ def _marked(
         else:
             yield given, future.result()
     for given, future in _finished(pool, spec, failed, 1, stop):
-        # Even for one submission alone there is not enough memory.
+        # There is not enough memory even if only one submission is marked at a time.
         if isinstance(fault := future.exception(), MemoryError):
             raise fault
         if fault:
@@ -272,9 +309,11 @@ def _finished(
     ahead: int,
     stop: threading.Event,
 ) -> Iterator[tuple[Submission, Future[Any]]]:
-    """Mark submissions, `ahead` at a time; yields each with its future, once the future is done.
+    """Mark submissions, at most `ahead` at a time; yield each with its finished future.
 
-    Raises KeyboardInterrupt once `stop` is set, and NoSandbox if no sandbox can be made.
+    Raises:
+        KeyboardInterrupt: `stop` was set.
+        NoSandbox: No sandbox can be made.
     """
     running: dict[Future[Any], Submission] = {}
     waiting = iter(handed_in)
@@ -295,7 +334,7 @@ def _finished(
 
 
 def publish(folder: Path, result: Result) -> str:
-    """Write the report and the table of points of a run.
+    """Write the report and the table of points of a run, and return a summary of the run.
 
     Returns:
         A summary of the run, as text.
@@ -332,7 +371,11 @@ def publish(folder: Path, result: Result) -> str:
 
 
 def _shown(value: float | str | None) -> str:
-    """A value as text for a terminal, in which nothing that a student wrote may have an effect."""
+    """Return a value as text for a terminal.
+
+    Unprintable characters are escaped, so that a student's text can't send control sequences to the
+    terminal.
+    """
     if isinstance(value, str):
         return safe_files.visible(value)
     return "none" if value is None else f"{value:g}"

@@ -1,12 +1,12 @@
-"""Grading on several machines: submissions go to the workers of a Dask cluster.
+"""Grade on several machines: the workers of a Dask cluster mark the submissions.
 
     here, with the course's folder                    worker, with bubblewrap and this course
       spec, submission   ──►  scheduler  ──►            marking.mark
       gradebook, records ◄──             ◄──  record and notebook
 
-A worker sees neither the course's folder nor its gradebook. Each task contains a submission and the
-assignment's GradingSpec, each some 65 kB. So a worker may join or die at any time: another worker
-marks what it had.
+A worker can read neither the course's folder nor its gradebook. Each Dask task contains a
+submission and the assignment's GradingSpec, each about 65 kB. A worker needs no other data, so
+workers may join or fail at any time. If a worker fails, another worker marks its submissions.
 """
 
 from __future__ import annotations
@@ -27,22 +27,25 @@ from course_utils.validation import CourseError
 if TYPE_CHECKING:
     from distributed import Client
 
-PATIENCE = 60  # seconds for the scheduler to answer, and for another run to end
-LOCK = "course grade"  # one run at a time: a worker has the sandboxes of one assignment
+# Seconds to wait for the scheduler's answer, and for the end of another run.
+PATIENCE = 60
+# The name of a lock that allows one run at a time, because a worker has the sandboxes of only one
+# assignment.
+LOCK = "course grade"
 INSTALL = "grading on a cluster needs Dask: run `pip install distributed`"
 AGAIN = "what was graded is kept: the same command goes on from there"
 
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[tuple[Executor, int]]:
-    """A cluster's workers as an executor, and how many submissions they grade at a time.
+    """Yield an executor for a cluster's workers, and how many submissions they grade at a time.
 
     Args:
         address: The scheduler's address, such as tcp://10.0.0.1:8786.
 
     Raises:
-        CourseError: Dask is missing, nobody answers, another run uses the cluster, no worker has
-            joined, a worker can't grade, or the connection is lost.
+        CourseError: Dask is missing, no scheduler answers, another run uses the cluster, no worker
+            has joined, a worker can't grade, or the connection is lost.
     """
     with _client(address) as client, _alone(client):
         workers = client.nthreads()
@@ -55,7 +58,8 @@ def connected(address: str) -> Iterator[tuple[Executor, int]]:
         except CancelledError:
             raise CourseError(f"the connection to {address} was lost; {AGAIN}") from None
         finally:
-            executor.shutdown(wait=False)  # so that nothing starts a sandbox again
+            # Otherwise a task could start a sandbox after `close_servers`.
+            executor.shutdown(wait=False)
             if client.status == "running":
                 client.run(marking.close_servers, on_error="ignore")
 
@@ -67,13 +71,17 @@ def _client(address: str) -> Client:
         raise CourseError(INSTALL) from None
     try:
         return Client(address, timeout=PATIENCE)
-    except (OSError, ValueError, TypeError) as error:  # TypeError: a certificate is missing
+    # Dask raises a TypeError if a TLS certificate is missing.
+    except (OSError, ValueError, TypeError) as error:
         raise CourseError(f"no Dask scheduler answers at {address}: {error}") from None
 
 
 @contextlib.contextmanager
 def _alone(client: Client) -> Iterator[None]:
-    """Keep other runs away. A run that was killed does so for half a minute longer."""
+    """Hold a lock on the cluster, so that no other run can use the cluster at the same time.
+
+    If a run is killed, the cluster stays locked for another 30 seconds.
+    """
     from distributed import Lock
 
     lock = Lock(LOCK)
@@ -87,14 +95,14 @@ def _alone(client: Client) -> Iterator[None]:
 
 
 def _check(client: Client) -> None:
-    """Raise CourseError if a worker can't grade: it would spoil each submission that it gets."""
+    """Raise CourseError if a worker can't grade, because all of its submissions would fail."""
     for worker, reason in client.run(_why_not, code(), on_error="return").items():
         if reason:
             raise CourseError(f"the worker at {worker} can't grade: {reason}")
 
 
 def _why_not(wanted: str) -> str:
-    """Why this process can't grade for a run whose code has the hash `wanted`; "" if it can."""
+    """Return why this worker can't grade for a run whose code has the hash `wanted`, or ""."""
     if code() != wanted:
         return "it has another version of the course: install the same, and start the worker again"
     return server.unavailable_reason()
@@ -102,7 +110,7 @@ def _why_not(wanted: str) -> str:
 
 @functools.cache
 def code() -> str:
-    """A hash of the course's package, as it was when this process first asked."""
+    """Return a hash of the course's package, as it was at this process's first call."""
     package = Path(course_utils.__file__).parent
     hashes = [hashlib.sha256(path.read_bytes()) for path in sorted(package.rglob("*.py"))]
     return hashlib.sha256(b"".join(each.digest() for each in hashes)).hexdigest()

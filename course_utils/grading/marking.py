@@ -1,8 +1,8 @@
-"""Marks one submission: reads it, repairs it, runs it, and records what became of it.
+"""Mark one submission: repair its notebook, run the cells and tests, and return a record.
 
-    grading_spec   reads the course ──► GradingSpec, what an assignment is graded with
-    submission     reads a folder   ──► Submission, what a student handed in
-    mark           both of them     ──► a record, and the notebook with its outputs
+    grading_spec         reads the course ──► GradingSpec, what an assignment is graded with
+    intake.submissions   reads a folder   ──► Submission, what a student handed in
+    mark                 both of them     ──► a record, and the notebook with its outputs
 
 `mark` neither reads nor writes a file of the course, so it can run on another machine.
 """
@@ -41,7 +41,7 @@ from course_utils.validation import CourseError
 
 
 def grading_spec(folder: Path, name: str, limits: Limits) -> GradingSpec:
-    """What an assignment is graded with.
+    """Read the course and return what an assignment is graded with.
 
     Args:
         folder: The course's folder.
@@ -49,7 +49,8 @@ def grading_spec(folder: Path, name: str, limits: Limits) -> GradingSpec:
         limits: What a submission may use.
 
     Raises:
-        CourseError: The solution or the release is no notebook, or they have different tests.
+        CourseError: The solution or the release is no notebook, or the solution and the release
+            have different tests.
     """
     solution = load(folder / "solutions" / name / f"{name}.ipynb")
     path = folder / "exercises" / name / f"{name}.ipynb"
@@ -80,7 +81,7 @@ def grading_spec(folder: Path, name: str, limits: Limits) -> GradingSpec:
 
 
 def _imports(cells: list[dict[str, Any]]) -> str:
-    """The import statements of some cells, each once."""
+    """Return the import statements of some cells, one per line, without duplicates."""
     found: dict[str, None] = {}
     for cell in cells:
         if cell["cell_type"] == "code":
@@ -90,7 +91,7 @@ def _imports(cells: list[dict[str, Any]]) -> str:
 
 @functools.cache
 def imports_of(source: str) -> str:
-    """The import statements of a cell, without the cell's other lines."""
+    """Return the import statements of a cell, one per line, without the cell's other lines."""
     try:
         body = ast.parse(source).body
     except SyntaxError:
@@ -102,18 +103,20 @@ def imports_of(source: str) -> str:
 
 
 def key(spec: GradingSpec, given: Submission) -> str:
-    """A hash that changes if the submission does, or what it is graded with."""
+    """Return a hash that changes if the submission or the GradingSpec changes."""
     return digest(spec.key, given.key)
 
 
 def mark(spec: GradingSpec, given: Submission) -> tuple[Record, Notebook]:
-    """Mark a submission.
+    """Mark a submission and return its record and notebook.
+
+    Nothing that a student hands in raises an error.
 
     Returns:
-        The record, without points, and the notebook with outputs.
+        The record, still without points, and the notebook with outputs.
 
     Raises:
-        SandboxError: The sandbox fails. Nothing that the student did raises an error.
+        SandboxError: The sandbox fails.
         NoSandbox: No sandbox can be made.
     """
     if given.notebook is None:
@@ -143,15 +146,15 @@ def mark(spec: GradingSpec, given: Submission) -> tuple[Record, Notebook]:
 def failed(
     spec: GradingSpec, given: Submission, reason: str, seconds: float = 0.0, *, final: bool = True
 ) -> tuple[Record, Notebook]:
-    """The record and the notebook of a submission that can't be graded.
+    """Return the record and the notebook of a submission that can't be graded.
 
     Args:
         spec: What the submission should have been graded with.
         given: The submission.
         reason: Why it can't be graded, in one sentence.
-        seconds: How long it took to find out.
-        final: Whether the submission itself caused the failure. If it did not, the next run grades
-            the submission again.
+        seconds: Seconds that were spent on the submission until it failed.
+        final: Whether the submission itself caused the failure. If the submission did not cause
+            the failure, the next run grades the submission again.
 
     Returns:
         The record, and the released notebook with the reason at the top.
@@ -171,7 +174,7 @@ def failed(
 
 
 def run(notebook: Notebook, spec: GradingSpec, referee: Referee) -> None:
-    """Put the tests into their cells, run all code cells, and add their outputs."""
+    """Put the original tests into the test cells, run all code cells, and add their outputs."""
     for place, cell in enumerate(notebook["cells"], 1):
         if cell["cell_type"] != "code":
             continue
@@ -189,20 +192,25 @@ def run(notebook: Notebook, spec: GradingSpec, referee: Referee) -> None:
 
 # --- servers of this process ----------------------------------------------------------------------
 
-_servers: dict[str, Servers] = {}  # by the key of a GradingSpec; at most one
+# The running servers, by the key of their GradingSpec. The dictionary has at most one entry.
+_servers: dict[str, Servers] = {}
 _starting = threading.RLock()
 
 
 @functools.cache
 def _keeper() -> ThreadPoolExecutor:
-    """The thread that starts sandboxes. A sandbox ends with the thread that started it."""
+    """Return an executor with the one thread that starts all sandboxes of this process.
+
+    A sandbox ends when the thread that started it ends, so this thread runs as long as the process.
+    """
     return ThreadPoolExecutor(1, "sandboxes")
 
 
 def servers(spec: GradingSpec) -> Servers:
-    """The warm servers for an assignment.
+    """Return the warm servers for an assignment.
 
-    A process has the servers of one assignment at a time: those of another one are closed.
+    A process has the servers of only one assignment at a time. The servers of any other assignment
+    are closed first.
 
     Raises:
         NoSandbox: No sandbox can be made.
@@ -221,7 +229,7 @@ def servers(spec: GradingSpec) -> Servers:
 
 
 def close_servers() -> None:
-    """End this process's sandboxes."""
+    """End all sandboxes of this process."""
     with _starting:
         for running in _servers.values():
             for server in running:

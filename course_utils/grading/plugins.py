@@ -1,11 +1,12 @@
-"""nbgrader's own autograding, as safe as `course grade`: the command, and formgrader's button.
+"""Make nbgrader's own autograding as safe as `course grade`.
 
-nbgrader_config.py puts these two preprocessors into the places of nbgrader's own:
+Instructors start this autograding with the command `nbgrader autograde` or with formgrader's
+button. nbgrader_config.py replaces two of nbgrader's preprocessors with the following ones:
 
     Repaired    instead of DeduplicateIds: the notebook is repaired by means of its release
     Judged      instead of Execute: cells run in the sandbox, tests in the judge's process
 
-`course grade` does the same for a class at a time, in parallel.
+`course grade` does the same, but grades all submissions of a class in parallel.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from course_utils.grading.referee import Referee
 from course_utils.grading.sandbox.limits import Limits
 from course_utils.notebooks import load
 
-IDLE = 60  # seconds for which the warm servers wait for another notebook
+# Seconds after which the warm servers are closed if no other notebook was graded.
+IDLE = 60
 
 _closing: list[threading.Timer] = []
 
@@ -34,7 +36,12 @@ class _Step(NbGraderPreprocessor):
     """A preprocessor that knows the course's folders."""
 
     def _folders(self, resources: Any) -> tuple[str, Path, Path, Path]:
-        """The assignment's name; the course's folder, what was handed in, and where it goes."""
+        """Return the assignment's name and three folders.
+
+        Returns:
+            The assignment's name, the course's folder, the folder of the submission, and the folder
+            for the graded notebook.
+        """
         about, course = resources["nbgrader"], self.parent.parent.coursedir
         name, student = about["notebook"], about["student"]
         handed_in = course.format_path(course.submitted_directory, student, about["assignment"])
@@ -43,15 +50,18 @@ class _Step(NbGraderPreprocessor):
 
 
 class Repaired(_Step):
-    """Repairs a notebook; raises Ungradable for one that can't be graded, and for links."""
+    """Repairs a submitted notebook by means of its release.
+
+    Raises Ungradable if the notebook can't be graded, or if its folder is a link.
+    """
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
-        """The notebook as its release has it, with the student's answers."""
+        """Return the released notebook with the student's answers, and the unchanged resources."""
         name, folder, handed_in, graded = self._folders(resources)
         given = submissions.read(handed_in, name)
         if given.fault:
             raise repair.Ungradable(given.fault)
-        # Nbgrader has followed links, and copied the files that they lead to.
+        # nbgrader follows links and copies the files to which the links lead. Remove the copies.
         for file in graded.rglob("*"):
             path = file.relative_to(graded).as_posix()
             if file.is_file() and path not in given.files | given.exchange:
@@ -64,10 +74,10 @@ class Repaired(_Step):
 
 
 class Judged(_Step):
-    """Runs a notebook in the sandbox, and its tests in the judge's process."""
+    """Runs a notebook's cells in the sandbox, and its tests in the judge's process."""
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
-        """The notebook with the outputs of its cells."""
+        """Return the notebook with the outputs of its cells, and the unchanged resources."""
         name, folder, handed_in, _ = self._folders(resources)
         spec = marking.grading_spec(folder, name, Limits())
         given = submissions.read(handed_in, name)

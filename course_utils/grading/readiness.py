@@ -1,4 +1,4 @@
-"""Whether this machine can grade a class: which parts of the sandbox work, and what to install."""
+"""Check whether this machine can grade: which parts of the sandbox work, and what to install."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from course_utils.grading.sandbox.bubblewrap import INSTALL, SandboxError
 from course_utils.grading.sandbox.server import Server
 from course_utils.runtime import Environment, Row, available_memory, usable_cores
 
-EACH = 1_500_000_000  # B that a submission may need while it is graded, its judge included
+# Memory that one submission may need while it is graded, including its judge's process, in bytes.
+EACH = 1_500_000_000
 ALLOW = (
     "this system doesn't let programs make namespaces. On your own machine, as root: "
     "`sysctl -w kernel.unprivileged_userns_clone=1` (Debian), or `sysctl -w "
@@ -27,12 +28,15 @@ SLOW = (
 
 
 def workers() -> int:
-    """How many submissions this machine grades at a time: one per core, if memory allows."""
+    """Return how many submissions this machine grades at a time: one per core, if memory allows."""
     return max(1, min(usable_cores(), available_memory() // EACH))
 
 
 def check_grading() -> Environment:
-    """A table of what grading needs. It starts a sandbox, which takes a second."""
+    """Return a table of what grading needs.
+
+    The check starts a sandbox, which needs about one second.
+    """
     rows = [_bubblewrap(), _nbgrader()]
     if rows[0].state == "ok":
         rows += _sandbox()
@@ -67,7 +71,7 @@ def _nbgrader() -> Row:
 
 
 def _sandbox() -> list[Row]:
-    """What a sandbox on this machine can do, by starting one."""
+    """Start a sandbox on this machine, and return table rows that describe what it can do."""
     try:
         with Server() as server:
             fork_error = server.fork_error

@@ -1,8 +1,8 @@
-"""Runs a notebook with the student's process and the judge's, and collects the cells' outputs.
+"""Run a notebook in a student's process and a judge's process, and collect the cells' outputs.
 
-The student's cells run in the student's process, test cells in the judge's. Only calls and plain
-values go between the two. Only the judge's outputs decide about points. Whatever else a student's
-process sends is shown, but has no effect on points.
+The student's cells run in the student's process, and test cells run in the judge's process. The two
+processes exchange only calls and plain values. Only the judge's outputs decide about points.
+Outputs of the student's process are shown, but have no effect on points.
 """
 
 from __future__ import annotations
@@ -18,38 +18,53 @@ from course_utils.grading.sandbox.messages import Gone, Message
 from course_utils.grading.sandbox.server import Sandboxed, Server
 from course_utils.grading.sandbox.shell import MIMES, SHORT, TEXT, clean, utf8
 from course_utils.grading.spec import MAX_NOTEBOOK, Files, GradingSpec, Submission
+from course_utils.units import format_bytes
 
-TRIES = 4  # processes that are started for one submission, at most
-READING = 60  # seconds to read a notebook
-PATIENCE = 2  # seconds that a process has to react to an interrupt
-OUTPUTS = 200  # of a cell, at most
-ROOM, ALL = 12_000_000, 30_000_000  # B of outputs that are kept, of a cell and of a notebook
-LINES = 500  # of a traceback that are kept
-FLOOD = 200_000_000  # B of outputs at which the process is ended
+# Maximum number of student's processes that are started for one submission.
+TRIES = 4
+# Maximum time for reading a notebook or for sending a file to a process, in seconds.
+READING = 60
+# Seconds that a process has to react to an interrupt.
+PATIENCE = 2
+# Maximum number of outputs that are kept for one cell.
+OUTPUTS = 200
+# Maximum size of the outputs that are kept, for one cell and for a notebook, in bytes (B).
+ROOM, ALL = 12_000_000, 30_000_000
+# Maximum number of lines that are kept of a traceback.
+LINES = 500
+# If the outputs exceed a cell's limit by more than this number of bytes (B), the process is ended.
+FLOOD = 200_000_000
 
 Output = dict[str, Any]
 Notebook = dict[str, Any]
 
 
 class Servers(NamedTuple):
-    """The warm servers for an assignment, which fork students' processes and judges'."""
+    """The warm servers for an assignment, which fork students' processes and judges' processes.
+
+    Attributes:
+        student: The server that forks students' processes.
+        judge: The server that forks judges' processes.
+    """
 
     student: Server
     judge: Server
 
 
 class Referee:
-    """Runs one notebook, with a student's process and a judge's.
+    """Runs one notebook in a student's process and a judge's process.
 
     Args:
-        servers: Where the two processes are started.
+        servers: The servers that fork the two processes.
         spec: What the notebook is graded with.
-        submission: Whose files the student's process has, besides those of the assignment.
-        core: The core that both processes run on; default: any.
+        submission: The submission. The student's process gets the submission's files and the
+            assignment's files.
+        core: The number of the core on which both processes run; default: any core.
 
     Attributes:
-        incidents: What a person should know about the run, one line each.
-        memory: The most that the student's processes took together, B.
+        incidents: Events of the run that a person should know about, one line each.
+        memory: Peak memory of the student's process and its child processes together, in bytes (B).
+            If the process was restarted, the maximum over all student's processes of the run.
     """
 
     def __init__(
@@ -59,7 +74,8 @@ class Referee:
         self._limits, self._core = spec.limits, core
         self._student: Sandboxed | None = None
         self._judge: Sandboxed | None = None
-        self._ran: list[str] = []  # sources of the cells, to be run again in a new process
+        # The sources of the cells that have run. A new process runs these cells again.
+        self._ran: list[str] = []
         self._tries = self._number = self.memory = 0
         self._ends = time.monotonic() + spec.limits.notebook
         self._room = ALL
@@ -75,17 +91,20 @@ class Referee:
     # --- cells ------------------------------------------------------------------------------------
 
     def repair(self, data: bytes, release: bytes) -> Notebook:
-        """The notebook in what a student handed in, with "notes" and "doubts" (`intake.repair`).
+        """Repair a submitted notebook, and return the notebook with notes about the repair.
 
         Args:
-            data: What was handed in.
+            data: The bytes of the submitted notebook.
             release: The released notebook, as JSON.
 
+        Returns:
+            A dictionary with the keys "notebook", "notes" and "doubts"; see `intake.repair`.
+
         Raises:
-            Ungradable: There is no notebook; the text says why.
+            Ungradable: The notebook can't be read or repaired; the text says why.
         """
         if len(data) > MAX_NOTEBOOK:
-            raise Ungradable(f"the file has {len(data) / 1e6:.0f} MB: clear its outputs")
+            raise Ungradable(f"the file has {format_bytes(len(data), digits=0)}: clear its outputs")
         try:
             channel, ends = self._judging().channel, self._deadline(READING)
             request = isolated.request(data, release)
@@ -97,14 +116,14 @@ class Referee:
         return isolated.result(answer.body)
 
     def run(self, source: str, what: str = "a cell") -> list[Output]:
-        """Run a cell of the student's.
+        """Run a cell in the student's process, and return the cell's outputs.
 
         Args:
             source: The cell's source.
             what: The cell's name in `incidents`.
 
         Returns:
-            Its outputs, as a notebook has them.
+            The cell's outputs in the notebook format.
         """
         outputs = self._outputs()
         try:
@@ -117,15 +136,16 @@ class Referee:
         return outputs
 
     def check(self, source: str, what: str = "a check") -> list[Output]:
-        """Run a test cell in the judge's process.
+        """Run a test cell in the judge's process, and return the cell's outputs.
 
         Args:
             source: The cell's source.
             what: The cell's name in `incidents`.
 
         Returns:
-            Its outputs, with an error among them unless the check passed. They include what the
-            student's code printed and displayed meanwhile, and nothing else that it sent.
+            The cell's outputs in the notebook format. One of the outputs is an error unless the
+            check passed. The outputs include what the student's code printed and displayed during
+            the check, but no errors that the student's process sent.
         """
         outputs, verdict = self._outputs(), _Outputs(ROOM)
         try:
@@ -152,7 +172,7 @@ class Referee:
     def _call(
         self, call: Message, outputs: _Outputs, what: str, ends: float
     ) -> tuple[str, bytes, dict[str, Any]]:
-        """Make a call in the student's process; returns the kind, body and fields of the reply."""
+        """Make a call in the student's process; return the kind, body and fields of the reply."""
         shown = _Outputs(outputs.room)
         seconds = min(self._limits.call, max(0.1, ends - time.monotonic() - PATIENCE - 1))
         try:
@@ -169,10 +189,20 @@ class Referee:
     def _request(
         self, kind: str, body: bytes, fields: dict[str, Any], outputs: _Outputs, seconds: float
     ) -> Message:
-        """Ask the student's process for something and wait for its answer.
+        """Send a request to the student's process, wait for the answer, and return the answer.
 
-        The process is interrupted once the time is up, and ended if that doesn't help. Raises
-        _Stopped if it gave no answer.
+        When the time is up, the process is interrupted. If the process still doesn't answer, it is
+        ended.
+
+        Args:
+            kind: The kind of request: "run" or "call".
+            body: The body of the request.
+            fields: The other fields of the request.
+            outputs: The list to which outputs of the process are added.
+            seconds: How many seconds the process has until it is interrupted.
+
+        Raises:
+            _Stopped: The process gave no answer within the time.
         """
         process = self._running()
         self._number += 1
@@ -195,7 +225,14 @@ class Referee:
         return message
 
     def _running(self) -> Sandboxed:
-        """The student's process; a new one, in which all cells ran again, if the last has ended."""
+        """Return the student's process.
+
+        If the last process has ended, start a new one and run all previous cells again in the new
+        process.
+
+        Raises:
+            _Stopped: `TRIES` processes have ended already.
+        """
         if self._student is None:
             if self._tries == TRIES:
                 raise _Stopped(f"its process has ended {TRIES} times, no further one is started")
@@ -204,14 +241,14 @@ class Referee:
             self._student = self._start(self._servers.student, "student", files)
             replayed, self._ran = self._ran, []
             for source in replayed:
-                # A cell that ran before may fail now; the others are run all the same.
+                # A cell that succeeded in the last process may fail now. Run the next cells anyway.
                 with contextlib.suppress(_Stopped):
                     self._request("run", utf8(source), {}, _Outputs(0), self._limits.cell)
                     self._ran.append(source)
         return self._student or self._running()
 
     def _judging(self) -> Sandboxed:
-        """The judge's process; a new one if the last has ended."""
+        """Return the judge's process; start a new process if the last one has ended."""
         if self._judge is None:
             self._judge = self._start(self._servers.judge, "judge", self._spec.files)
         return self._judge
@@ -223,7 +260,11 @@ class Referee:
         return process
 
     def _end_student(self) -> str:
-        """End the student's process; returns how it had ended, if it had: "" or a sentence."""
+        """End the student's process, and return why it had ended before, or "".
+
+        The reason is a sentence without a full stop. The text is empty if the process was still
+        running, if it had exited by itself, or if the reason is unknown.
+        """
         process, self._student = self._student, None
         if process is None:
             return ""
@@ -253,14 +294,21 @@ class _Stopped(Exception):
 
 
 class _Interrupting:
-    """Receives from a process; at a deadline, interrupts it and waits `PATIENCE` seconds more."""
+    """Receives messages from a process, and interrupts the process at a deadline.
+
+    After the interrupt, the process has `PATIENCE` more seconds to answer.
+    """
 
     def __init__(self, process: Sandboxed, deadline: float):
         self._process, self._deadline = process, deadline
         self.interrupted = False
 
     def receive(self) -> Message:
-        """The next message; raises TimeoutError if there is none even after the interrupt."""
+        """Return the next message.
+
+        Raises:
+            TimeoutError: No message came, even after the interrupt.
+        """
         try:
             return self._process.channel.receive(self._deadline)
         except TimeoutError:
@@ -272,7 +320,13 @@ class _Interrupting:
 
 
 def _answers(message: Message, kind: str, asked: dict[str, Any]) -> bool:
-    """Whether a message is an answer to what was asked, and of a kind that answers it."""
+    """Return whether a message has the number of a request and a kind that answers the request.
+
+    Args:
+        message: The message that was received.
+        kind: The kind of the request: "run" or "call".
+        asked: The fields of the request.
+    """
     if message.fields.get("n") != asked["n"]:
         return False
     if kind == "run":
@@ -285,7 +339,7 @@ def _refusal(text: str) -> dict[str, Any]:
 
 
 def _reply_fields(message: Message) -> dict[str, Any]:
-    """What the judge gets besides the value, each field of the type that it expects."""
+    """Return the fields of the reply to the judge, with the types that the judge expects."""
     if message.kind != "raised":
         return {"n": message.fields["n"]}
     kinds, place = message.fields.get("kinds"), message.fields.get("place")
@@ -297,15 +351,15 @@ def _reply_fields(message: Message) -> dict[str, Any]:
     }
 
 
-# --- outputs, as a notebook has them --------------------------------------------------------------
+# --- outputs in the notebook format ---------------------------------------------------------------
 
 
 class _Outputs(list[Output]):
     """The outputs of a cell.
 
     Attributes:
-        room: B that are left for further outputs.
-        taken: B that are kept.
+        room: How many more bytes (B) of outputs are allowed; negative if the limit was exceeded.
+        taken: Size of the outputs that were kept, in bytes (B).
     """
 
     def __init__(self, room: int):
@@ -313,7 +367,7 @@ class _Outputs(list[Output]):
         self.room, self.taken = room, 0
 
     def take(self, message: Message) -> None:
-        """Append the message's output unless the cell's output budget is used up."""
+        """Append the message's output, unless the cell's limit for outputs is exceeded."""
         size = len(message.body) + SHORT
         self.room -= size
         if self.room > 0 and len(self) < OUTPUTS and (output := _output(message)):
@@ -321,7 +375,7 @@ class _Outputs(list[Output]):
             self.taken += size
 
     def add(self, others: _Outputs) -> None:
-        """Append what was put out during a call, as outputs that nbgrader takes for no verdict."""
+        """Append the outputs of a call, without errors and in forms that can't affect points."""
         self += [_harmless(output) for output in others if output["output_type"] != "error"]
         self.room, self.taken = others.room, self.taken + others.taken
 
@@ -341,7 +395,7 @@ def _output(message: Message) -> Output | None:
 
 
 def _bundle(message: Message) -> dict[str, str]:
-    """The forms of something displayed, by MIME type: text, and pictures in base64."""
+    """Return the forms of a displayed object by MIME type: text as it is, pictures in base64."""
     data, start = {}, 0
     sizes = message.fields.get("mimes")
     for mime, size in sizes.items() if isinstance(sizes, dict) else ():
@@ -359,7 +413,10 @@ def _error(name: str, text: str, traceback: list[str] | None = None) -> Output:
 
 
 def _harmless(output: Output) -> Output:
-    """An output that nbgrader doesn't take for a verdict: no stderr, no value of a last line."""
+    """Return an output that nbgrader can't mistake for a check's result.
+
+    Text on stderr becomes text on stdout, and the value of a last line becomes displayed data.
+    """
     if output["output_type"] == "stream":
         return {**output, "name": "stdout"}
     return {"output_type": "display_data", "data": output["data"], "metadata": {}}

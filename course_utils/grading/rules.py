@@ -1,10 +1,10 @@
-"""The rules that every assignment keeps to, each with a name and one sentence.
+"""Define the rules that every assignment must follow, each with a name and one sentence.
 
     faults(path)    every breach in a solution notebook, with the rule's name
-    RULES           the rules: of an assignment, its cells, its tasks and their tests
+    RULES           the rules for an assignment, its cells, its tasks and their tests
 
-That a release scores nothing and a solution everything is tested elsewhere, with nbgrader
-(tests/test_exercises.py).
+tests/test_exercises.py grades each assignment with nbgrader, to test that a release gets no points
+and that a solution gets all points.
 """
 
 from __future__ import annotations
@@ -42,12 +42,13 @@ FORBIDDEN = {"isinstance", "type", "print", "eval", "exec", "open", "globals", "
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule that every assignment keeps to.
+    """A rule that every assignment must follow.
 
     Attributes:
-        id: the name by which a fault refers to the rule.
-        sentence: what the rule demands.
-        breach: a function of the thing that the rule is about; returns what breaks the rule, or "".
+        id: The name by which a fault refers to the rule.
+        sentence: What the rule demands.
+        breach: A function that checks the rule, for example for one cell. The function returns what
+            breaks the rule, or "" if nothing does.
     """
 
     id: str
@@ -59,8 +60,8 @@ def faults(path: Path | str) -> list[str]:
     """Return every breach of the rules in a solution notebook, one line each.
 
     Returns:
-        Lines such as "cell imports: An nbgrader cell … (what was found) [the rule's id]"; an empty
-        list if the notebook is clean.
+        Lines such as "cell imports: An nbgrader cell … (what was found) [the rule's id]". The list
+        is empty if the notebook follows all rules.
     """
     try:
         assignment = read(path)
@@ -75,7 +76,12 @@ def faults(path: Path | str) -> list[str]:
 
 
 def _subjects(assignment: Assignment) -> Iterator[tuple[str, tuple[Rule, ...], tuple[Any, ...]]]:
-    """What has rules to keep to: where it is, its rules, and the arguments of `Rule.breach`."""
+    """Yield each part of an assignment that must follow rules.
+
+    Yields:
+        The name of the part as the beginning of an error message, the rules for the part, and the
+        arguments for `Rule.breach`.
+    """
     yield "", ASSIGNMENT_RULES, (assignment,)
     for cell in assignment.cells:
         yield f"cell {cell.get('id')}: ", CELL_RULES, (cell, assignment)
@@ -88,7 +94,7 @@ def _subjects(assignment: Assignment) -> Iterator[tuple[str, tuple[Rule, ...], t
             yield f"cell {test['id']}: ", TEST_RULES, (test["source"], task.answer["source"])
 
 
-# --- of an assignment -----------------------------------------------------------------------------
+# --- rules for an assignment ----------------------------------------------------------------------
 
 
 def _wrong_folder(assignment: Assignment) -> str:
@@ -132,7 +138,7 @@ ASSIGNMENT_RULES = (
 )
 
 
-# --- of a cell ------------------------------------------------------------------------------------
+# --- rules for a cell -----------------------------------------------------------------------------
 
 
 def _stray(cell: Cell, assignment: Assignment) -> str:
@@ -187,7 +193,10 @@ def _no_comment(cell: Cell) -> str:
 
 
 def _grade_comment(cell: Cell) -> str:
-    """The first line of an nbgrader cell, which survives the loss of its metadata."""
+    """Return the first line that an nbgrader cell must have.
+
+    The line identifies the cell even if the cell's metadata are lost.
+    """
     name, points = cell.get("id"), grading(cell).get("points")
     if cell.get("cell_type") == "markdown":
         return f"<!-- grade_id: {name} -->\n"
@@ -216,7 +225,7 @@ MARKED_CELL_RULES = (
 )
 
 
-# --- of a task ------------------------------------------------------------------------------------
+# --- rules for a task -----------------------------------------------------------------------------
 
 
 def _wrong_sum(task: Task, _: Assignment) -> str:
@@ -257,7 +266,7 @@ CODE_RULES = (
 )
 
 
-# --- of a test cell: its source, and the source of the answer that it tests -----------------------
+# --- rules for a test cell, given its source and the source of the answer that it tests -----------
 
 
 def _nothing_visible(source: str, answer: str) -> str:
@@ -310,7 +319,7 @@ RULES = (
 
 
 def _is_verdict(node: ast.expr) -> bool:
-    """A call such as check(…).gives(…), which returns nothing."""
+    """Return whether an expression is a call such as check(…).gives(…), which returns nothing."""
     called = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
     return called and node.func.attr in ("gives", "like", "raises", "that")
 
@@ -319,7 +328,11 @@ def _is_verdict(node: ast.expr) -> bool:
 
 
 def _imports(cell: Cell) -> set[str]:
-    """The modules that a code cell imports, with the packages they are in."""
+    """Return the names of the modules that a code cell imports.
+
+    For `from package import name`, both "package" and "package.name" are returned, because the name
+    may be a module.
+    """
     if cell.get("cell_type") != "code":
         return set()
     found: set[str] = set()
@@ -332,7 +345,7 @@ def _imports(cell: Cell) -> set[str]:
 
 
 def _defined(source: str) -> set[str]:
-    """Names that a cell binds anywhere: imports, assignments, arguments, functions, classes."""
+    """Return all names that a cell binds, such as imports, variables, arguments and functions."""
     found: set[str] = set()
     for node in ast.walk(syntax_tree(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -349,7 +362,12 @@ def _defined(source: str) -> set[str]:
 
 
 def _used(source: str, builtins_too: bool = False) -> set[str]:
-    """Names that a cell reads; without those that Python itself has."""
+    """Return the names that a cell reads, without Python's built-in names by default.
+
+    Args:
+        source: The cell's source.
+        builtins_too: Whether to include Python's built-in names, such as print.
+    """
     loads = (n for n in ast.walk(syntax_tree(source)) if isinstance(n, ast.Name))
     names = {node.id for node in loads if isinstance(node.ctx, ast.Load)}
     return names if builtins_too else names - set(vars(builtins))

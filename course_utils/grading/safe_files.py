@@ -1,4 +1,4 @@
-"""Read, name and make files and folders where a student may have put anything."""
+"""Read files and create folders safely in places where a student may have put anything."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import errno
 import os
 import stat
 from pathlib import Path
+
+from course_utils.units import format_bytes
 
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -20,17 +22,26 @@ KINDS = {
 
 
 def kind(path: Path | str) -> str:
-    """The kind of entry at a path, such as "a folder" or "a link"; OSError if there is none."""
+    """Return the kind of entry at a path, such as "a folder" or "a link".
+
+    Raises:
+        OSError: Nothing exists at the path, or the path can't be read.
+    """
     return KINDS.get(stat.S_IFMT(os.lstat(path).st_mode), "something else")
 
 
 def content(path: Path | str, most: int) -> bytes:
-    """The content of a regular file, unless it has more than `most` B.
+    """Return the content of a regular file that is not too large.
 
     Links are not followed, and opening a FIFO doesn't wait for a writer.
 
+    Args:
+        path: The path of the file.
+        most: The maximum size of the file, in bytes (B).
+
     Raises:
-        OSError: the file isn't read; `strerror` says why.
+        OSError: The file is larger than `most`, is no regular file, or can't be read; `strerror`
+            says why.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -43,17 +54,20 @@ def content(path: Path | str, most: int) -> bytes:
         if not stat.S_ISREG(about.st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
         if about.st_size > most:
-            size = f"it is too large ({about.st_size / 1e6:,.0f} MB)"
+            size = f"it is too large ({format_bytes(about.st_size, digits=0)})"
             raise OSError(errno.EFBIG, size, os.fspath(path))
         return stream.read(most)
 
 
 def inside(root: Path, *names: str) -> Path:
-    """Return the folder root/NAME/NAME…; folders that are missing are made.
+    """Create the folder root/NAME/NAME… and its missing parents, and return its path.
+
+    Only `root` itself may be a link. A link at any other place is an error, even if it leads to a
+    folder, because files written through the link could end up anywhere.
 
     Raises:
-        OSError: something else has one of these names. A link to a folder is an error, too, because
-            what is written through it could end up anywhere; only `root` itself may be a link.
+        OSError: One of the names belongs to an entry that is no folder, or a folder can't be
+            created.
     """
     path = root
     for name in ("", *names):
@@ -67,5 +81,5 @@ def inside(root: Path, *names: str) -> Path:
 
 
 def visible(text: str) -> str:
-    """The text with unprintable characters replaced by escape sequences, such as `\\x1b`."""
+    """Return the text with unprintable characters replaced by escapes, such as `\\x1b`."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

@@ -1,7 +1,9 @@
-"""What is graded, and with what: plain data, which can go to another machine.
+"""The data that grading needs, as plain values that can be sent to another machine.
 
-GradingSpec    an assignment: its release, its tests, the limits
-Submission     what a student handed in
+Two classes contain these data:
+
+    GradingSpec    what an assignment is graded with: its release, its tests, the limits
+    Submission     what a student handed in
 """
 
 from __future__ import annotations
@@ -15,23 +17,25 @@ from typing import Any
 from course_utils.grading.assignments import Cell, top_level
 from course_utils.grading.sandbox.limits import Limits
 
-Files = dict[str, bytes]  # contents by path, relative to the notebook
+# The contents of files, by their paths relative to the notebook's folder.
+Files = dict[str, bytes]
 
 Notebook = dict[str, Any]
 
-MAX_NOTEBOOK = 300_000_000  # B; outputs that a student forgot to clear are in it
+# Maximum size of a notebook file in bytes (B), including outputs that a student forgot to clear.
+MAX_NOTEBOOK = 300_000_000
 
 
 @dataclass(frozen=True)
 class ExpectedNames:
-    """The names that a student is to define, by what they are for the judge."""
+    """The names of the functions and the classes that a student has to define."""
 
     functions: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
 
     @staticmethod
     def of(cells: list[Cell]) -> ExpectedNames:
-        """The names that the answer cells of a released notebook define."""
+        """Return the names that the answer cells of a released notebook define."""
         sources = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
 
         def found(kind: type[ast.AST]) -> tuple[str, ...]:
@@ -46,14 +50,15 @@ class GradingSpec:
 
     Attributes:
         name: The assignment's name, such as "03_lora".
-        names: What a student is to define.
+        names: The names that a student has to define.
         limits: What a submission may use.
-        files: The files beside the assignment's notebook, such as data.
+        files: The other files in the folder of the released notebook, such as data.
         release: The released notebook, as JSON.
-        tests: The full source of each test cell, hidden tests included, by grade id.
+        tests: The full source of each test cell, including hidden tests, by grade id.
         withheld: The modules of the course that a student's process can't import.
-        imports: Statements for the warm servers, by role: "student", "judge".
-        key: A hash that changes if anything of this does.
+        imports: The import statements that the warm servers run, by role: "student" or "judge".
+        key: A hash that changes if the release, a test, a file, a withheld module, a limit or the
+            course's version changes.
     """
 
     name: str
@@ -73,11 +78,11 @@ class Submission:
 
     Attributes:
         student: The student's name.
-        notebook: The notebook's bytes; None if there is no notebook that can be read.
-        files: The other files.
-        exchange: The texts of the files that nbgrader's exchange has added, by name.
-        notes: What was noticed while the files were read, one line each.
-        fault: Why there is no notebook, or "".
+        notebook: The notebook's bytes; None if no notebook could be read.
+        files: The other files that the student handed in.
+        exchange: The texts of the files that nbgrader's exchange has added, by file name.
+        notes: Messages about the files, such as a file that was left out; one line each.
+        fault: Why no notebook could be read; "" if one was read.
     """
 
     student: str
@@ -89,12 +94,12 @@ class Submission:
 
     @property
     def key(self) -> str:
-        """A hash that changes if anything does that was handed in."""
+        """Return a hash that changes if any attribute of the submission changes."""
         files = {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()}
         notebook = hashlib.sha256(self.notebook or b"").hexdigest()
         return digest(self.student, notebook, files, self.exchange, self.notes, self.fault)
 
 
 def digest(*parts: Any) -> str:
-    """A hash of values that JSON can write."""
+    """Return the SHA-256 hash of values that can be written as JSON, as hexadecimal digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,10 +1,11 @@
-"""The students' side of the course, as a folder, a git work tree or a zip of its own.
+"""Write the students' version of the course to a folder, a git work tree or a zip file.
 
     solutions/ ─► exercises/ ─┐
     lectures/, course_utils/ ─┴─► a copy aside ─► no solution, no hidden test in it? ─► PATH
 
-What git doesn't hold stays behind, so that private notes do. The copy is looked through before
-anything is written to PATH: no file may hold a line by which a solution or a hidden test is known.
+Files that are not in git are left out, because they may be private notes. The copy is searched for
+solutions and hidden tests before anything is written to PATH. If a file contains a solution or a
+hidden test, nothing is written.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from course_utils.validation import CourseError
 
 FOLDERS = ("LICENSES", "binder", "course_utils", "lectures")
 FILES = (
-    ".config/pip/pip.conf",  # for Binder, as binder/ is
+    # Binder needs this file and the folder binder/.
+    ".config/pip/pip.conf",
     ".gitattributes",
     ".gitignore",
     "CITATION.cff",
@@ -36,11 +38,13 @@ FILES = (
     "Makefile",
     "constraints.txt",
     "environment.yml",
-    "my_assignments/nbgrader_config.py",  # these two: for Validate and the Assignment List
+    # JupyterLab's Validate button and Assignment List need the two files nbgrader_config.py.
+    "my_assignments/nbgrader_config.py",
     "nbgrader_config.py",
     "pyproject.toml",
 )
-# What a copy of the course without git gives of its folders, where nothing tells private files.
+# The files that are copied from a course without git. Without git, private files can't be
+# recognized, so only these patterns are copied.
 WITHOUT_GIT = (
     "LICENSES/*",
     "binder/*",
@@ -49,7 +53,8 @@ WITHOUT_GIT = (
     "course_utils/grading/results/*.j2",
     "lectures/[0-9][0-9]_*.ipynb",
 )
-COMMANDS = ("setup", "lab", "run", "check", "fetch-model", "clean")  # of the Makefile
+# The Makefile's commands that students need.
+COMMANDS = ("setup", "lab", "run", "check", "fetch-model", "clean")
 MAKEFILE = """\
 # `make lab` opens the course; all else: `make help`.
 # Every target sets up what it needs first; after the first time that takes milliseconds."""
@@ -57,8 +62,10 @@ EXERCISES = "The assignments, numbered as the lectures: open one, and work in it
 
 REGION = re.compile(r"### BEGIN (SOLUTION|HIDDEN TESTS)\n(.*?)(?:### END \1|\Z)", re.S)
 MARK = re.compile(r"^\s*### (?:BEGIN|END) (?:SOLUTION|HIDDEN TESTS)", re.M)
-TELLING = 25  # characters that a line has more of, if it tells where it comes from
-EVERYDAY = ("import ", "from ", "for ")  # lines that begin so are written by everybody
+# A line identifies a solution or a hidden test only if it has more than this number of characters.
+TELLING = 25
+# Lines that begin with one of these words are too common to identify a solution.
+EVERYDAY = ("import ", "from ", "for ")
 PICTURES = {".gif", ".jpeg", ".jpg", ".png", ".webp"}
 
 README = """\
@@ -127,25 +134,26 @@ Apache-2.0, by its authors.
 """
 
 
-# --- writing it -----------------------------------------------------------------------------------
+# --- writing the students' version ----------------------------------------------------------------
 
 
 def write(folder: Path, target: Path, *, gradebook: bool = True) -> list[str]:
-    """Release all assignments of the course in `folder`, then write the students' side of it.
+    """Release all assignments of a course, write the students' version, and list omitted files.
 
     Args:
-        folder: the course.
-        target: a new or empty folder; a name that ends in .zip, of no file yet; or the root of a
-            git work tree without changes. In a work tree, the folders that a release fills are
-            replaced; everything else stays, except for files of the same names.
-        gradebook: whether nbgrader's gradebook learns of the assignments.
+        folder: The course's folder.
+        target: A new or empty folder, a new path that ends in .zip, or the root of a git work tree
+            without uncommitted changes. In a work tree, the folders that a release fills are
+            replaced. All other files are kept, unless a new file has the same path.
+        gradebook: Whether to add the assignments to nbgrader's gradebook.
 
     Returns:
-        The files that git doesn't hold and that were therefore left out.
+        The relative paths of the files that were left out because they are not in git.
 
     Raises:
-        CourseError: `target` is none of these, a source isn't in git, or the tree would hold a
-            solution or a hidden test. `target` is then as it was.
+        CourseError: `target` is unsuitable or can't be written, a solution isn't in git, or the
+            students' version would contain a solution or a hidden test. `target` is then unchanged,
+            unless the error occurred while `target` was being written.
     """
     held = _refuse_unfit(target)
     tracked, others = _known_to_git(folder)
@@ -165,7 +173,11 @@ def write(folder: Path, target: Path, *, gradebook: bool = True) -> list[str]:
 
 
 def _refuse_unfit(target: Path) -> set[str]:
-    """Raise CourseError unless `target` can be written to; returns what git holds there."""
+    """Return the relative paths of the files that git tracks in `target`.
+
+    Raises:
+        CourseError: `target` is unsuitable, for example because it contains other files.
+    """
     if target.suffix == ".zip":
         if target.exists():
             raise CourseError(f"{target} is there already: remove it, or choose another name")
@@ -187,7 +199,13 @@ def _refuse_unfit(target: Path) -> set[str]:
 
 
 def _deliver(tree: Path, target: Path, stale: set[str]) -> None:
-    """Put a finished tree where it belongs."""
+    """Copy a finished tree to `target`, as a folder or as a zip file.
+
+    Args:
+        tree: The temporary folder with the students' version.
+        target: The path to write.
+        stale: The relative paths of files in `target` that are removed first.
+    """
     try:
         if target.suffix == ".zip":
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -202,15 +220,15 @@ def _deliver(tree: Path, target: Path, stale: set[str]) -> None:
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a file lies in a folder that a release fills."""
+    """Return whether a relative path is in a folder that a release fills."""
     return name.partition("/")[0] in (*FOLDERS, "exercises")
 
 
-# --- what git holds -------------------------------------------------------------------------------
+# --- files that git tracks ------------------------------------------------------------------------
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git says in a folder; None where it can't, or isn't there."""
+    """Return the output of a git command in a folder; None if git fails or is not installed."""
     command = ["git", "-C", str(folder), *arguments]
     try:
         return subprocess.run(command, capture_output=True, check=True, encoding="utf-8").stdout
@@ -219,12 +237,16 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _listed(folder: Path, *options: str) -> list[str]:
-    """Names of files below a folder as `git ls-files` gives them; none where there is no git."""
+    """Return the relative paths that `git ls-files` lists in a folder; empty if git fails."""
     return [name for name in (_git(folder, "ls-files", "-z", *options) or "").split("\0") if name]
 
 
 def _known_to_git(folder: Path) -> tuple[set[str] | None, list[str]]:
-    """What git holds (None: not this course), and what it would hold if it were added."""
+    """Return the relative paths of the files that git tracks, and those of untracked files.
+
+    The tracked files are None if git doesn't track the course. Untracked files are listed only for
+    the folders that the students' version is made from, and without the files that git ignores.
+    """
     tracked = set(_listed(folder))
     if "pyproject.toml" not in tracked:
         return None, []
@@ -233,18 +255,18 @@ def _known_to_git(folder: Path) -> tuple[set[str] | None, list[str]]:
 
 
 def _refuse_drafts(folder: Path, tracked: set[str] | None) -> None:
-    """Raise CourseError for an assignment that isn't in git: it may not be meant for students."""
+    """Raise CourseError for an assignment that isn't in git, because it may be a draft."""
     for path in assignments.sources(folder):
         name = path.relative_to(folder).as_posix()
         if tracked is not None and name not in tracked:
             raise CourseError(f"{name} isn't in git: commit it, or move it out of solutions/")
 
 
-# --- making it ------------------------------------------------------------------------------------
+# --- making the students' version -----------------------------------------------------------------
 
 
 def _fill(tree: Path, folder: Path, tracked: set[str] | None) -> set[str]:
-    """Copy and make the files of the students' side; returns the names of the files copied."""
+    """Fill `tree` with the students' version; return the relative paths of the copied files."""
     chosen = _chosen(folder, tracked)
     for name in chosen:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
@@ -257,13 +279,20 @@ def _fill(tree: Path, folder: Path, tracked: set[str] | None) -> set[str]:
     }
     for name, text in texts.items():
         (tree / name).write_text(text, encoding="utf-8", newline="\n")
-    students = addresses.read(folder).students  # the tree's own, in which lectures are, too
+    # The students' repository contains both the exercises and the lectures, so all badges link to
+    # that repository.
+    students = addresses.read(folder).students
     badges.renew(tree, Addresses(repository=students, students=students))
     return chosen
 
 
 def _chosen(folder: Path, tracked: set[str] | None) -> set[str]:
-    """Names of the files to copy: those listed, what git holds of the folders, and releases."""
+    """Return the relative paths of the files to copy.
+
+    With git, the files are those in `FILES`, the tracked files in `FOLDERS` and in exercises/, and
+    the releases with their additional files. Without git, the files are those in `FILES`, those
+    that match `WITHOUT_GIT`, and the released notebooks.
+    """
     released = {f"exercises/{p.stem}/{p.name}" for p in assignments.sources(folder)}
     if tracked is None:
         found = {path for pattern in WITHOUT_GIT for path in folder.glob(pattern)}
@@ -283,30 +312,37 @@ def _names(tree: Path) -> list[str]:
 
 
 def _makefile(text: str) -> str:
-    """The Makefile with the commands that students have a use for."""
+    """Return the Makefile's text with only the commands that students need."""
     commands = f"COMMANDS = {' '.join(COMMANDS)}"
     text = re.sub(r"^COMMANDS =(?:.*\\\n)*.*", commands, text, flags=re.M)
     _, *rest = text.split("\n\n")
     return "\n\n".join([MAKEFILE, *rest])
 
 
-# --- looking it through ---------------------------------------------------------------------------
+# --- searching for solutions and hidden tests -----------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Secret:
-    """A solution or hidden tests: the lines by which they are known, and the cell they are in."""
+    """The lines that identify a solution or a hidden test.
+
+    Attributes:
+        what: A description for error messages, such as "the solution of lora-parameters in
+            03_lora.ipynb".
+        lines: The identifying lines, which occur in nothing that students may see.
+    """
 
     what: str
     lines: tuple[str, ...]
 
 
 def secrets(folder: Path) -> list[Secret]:
-    """Every solution and all hidden tests of the course in `folder`.
+    """Return the identifying lines of every solution and hidden test of the course in `folder`.
 
-    A line tells where it comes from if it is long enough, no import and no head of a loop, and if
-    it stands neither in what students see of the assignments nor in the modules that an assignment
-    withholds: these are part of the package, and hold reference implementations.
+    A line identifies a solution or a hidden test if it has more than `TELLING` characters and is
+    neither an import nor the head of a loop. The line must also occur neither in the visible parts
+    of the assignments nor in the modules that the assignment withholds. Those modules contain
+    reference implementations, and students get them as part of course_utils.
     """
     loaded = {path: notebooks.load(path) for path in assignments.sources(folder)}
     seen = _flat(
@@ -324,7 +360,14 @@ def secrets(folder: Path) -> list[Secret]:
 
 
 def leaks(folder: Path, files: dict[str, Path]) -> list[str]:
-    """What students must not be given in `files` (by name), one sentence each."""
+    """Return one sentence for each reason not to give `files` to students.
+
+    Such a reason is a solution, a hidden test, or a file that can't be searched.
+
+    Args:
+        folder: The course's folder.
+        files: The paths of the files to search, by relative path in the students' version.
+    """
     hidden = secrets(folder)
     return [
         f"{place} {fault}"
@@ -335,7 +378,10 @@ def leaks(folder: Path, files: dict[str, Path]) -> list[str]:
 
 
 def _faults(name: str, text: str | None, hidden: list[Secret]) -> Iterator[str]:
-    """What is wrong with one part of a file. The package may share one line with a solution."""
+    """Yield what is wrong with one part of a file.
+
+    A file of course_utils may share one line with a solution; every other file may share none.
+    """
     if text is None:
         yield "is neither text nor a picture, so it can't be looked through"
         return
@@ -348,7 +394,11 @@ def _faults(name: str, text: str | None, hidden: list[Secret]) -> Iterator[str]:
 
 
 def _parts(name: str, path: Path) -> Iterator[tuple[str, str | None]]:
-    """A file's text in parts, each with its place: cells of a notebook, else the whole of it."""
+    """Yield the parts of a file, each with its place in the file and its text.
+
+    A notebook has one part for each cell and one part for the rest of its JSON. Any other text file
+    is a single part. A picture has no parts. For other files that aren't text, the text is None.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -358,7 +408,8 @@ def _parts(name: str, path: Path) -> Iterator[tuple[str, str | None]]:
     try:
         data = json.loads(text)
     except ValueError:
-        yield name, f"{text}\n{html.unescape(re.sub('<[^>]*>', '', text))}"  # a page shows code so
+        # In an HTML page, tags and character references may interrupt a line of code.
+        yield name, f"{text}\n{html.unescape(re.sub('<[^>]*>', '', text))}"
         return
     cells = data.pop("cells", None) if isinstance(data, dict) else None
     for cell in cells if isinstance(cells, list) else ():
@@ -367,7 +418,7 @@ def _parts(name: str, path: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def _strings(value: Any) -> str:
-    """All text in JSON; a list of strings is one text, as in notebooks."""
+    """Return all text in a JSON value; the strings of a list are joined, as in notebooks."""
     if isinstance(value, dict):
         return "\n".join(f"{key}\n{_strings(part)}" for key, part in value.items())
     if isinstance(value, list):
@@ -377,13 +428,13 @@ def _strings(value: Any) -> str:
 
 
 def _telling(region: str) -> list[str]:
-    """The lines by which a piece of code or text is known, without spaces that don't matter."""
+    """Return the lines that may identify a piece of code or text, with normalized spaces."""
     lines = map(_flat, region.splitlines())
     return [line for line in lines if len(line) > TELLING and not line.startswith(EVERYDAY)]
 
 
 def _modules(folder: Path, names: tuple[str, ...]) -> str:
-    """The text of modules of the course."""
+    """Return the joined source text of modules and packages of the course."""
     places = [folder / name.replace(".", "/") for name in names]
     files = [path for place in places for path in (place.with_suffix(".py"), *place.rglob("*.py"))]
     return _flat("\n".join(path.read_text(encoding="utf-8") for path in files if path.is_file()))

@@ -1,28 +1,29 @@
-"""How many bytes fine-tuning needs, part by part, before anything is loaded. Pure arithmetic.
+"""Estimate how many bytes fine-tuning needs, part by part, before a model is loaded.
 
-    weights       the model as it is stored: 32, 16 or 4 bits a parameter, constants included
-    adapters      LoRA's A and B
+    weights       the model as it is stored: 32, 16 or 4 bits per parameter, constants included
+    adapters      LoRA's matrices A and B
     gradients     one for each trainable parameter
-    optimizer     Adam's two moments, and the float32 master copy where there is one
+    optimizer     Adam's two moments, and the float32 master copy if the recipe has one
     activations   the tensors that autograd saves for the backward pass
-    transient     what else is alive at the moment of the peak
+    transient     all other tensors at the peak, minus parts that don't exist at the peak
     ───────────
     total         what torch.cuda.max_memory_allocated reports
 
-A training step has three moments at which memory can peak. `estimate` adds up what is alive at
-each of them and returns the largest sum:
+Memory can peak at three moments of a training step. `estimate` adds up the bytes in memory at each
+of these moments and returns the largest sum. The last column names a cause of each peak:
 
-    the loss            logits, their softmax and two gradients of them: wide vocabularies
-    a layer's backward  one layer's recomputed activations and their gradients: long sequences
-    the update          all gradients beside the optimizer states: full fine-tuning
+    the loss            logits, their softmax and two gradients              large vocabularies
+    a layer's backward  one layer's recomputed activations, and gradients    long sequences
+    the update          all gradients and the optimizer states               full fine-tuning
 
-`timeline` lists every moment of the step, layer by layer. To read the code, start with `plan` (a
-model and its settings), go on to its readers `weights`, `activations` and `step`, and end with
-`estimates` and `search`. The package needs only Python's standard library.
+`timeline` lists every moment of the step, layer by layer. To read the code, start with the module
+`plan` (a model and its settings), continue with `weights`, `activations` and `step`, which compute
+bytes from a plan, and end with `estimates` and `search`. The package needs only Python's standard
+library, except to read a config from the hub.
 
-Every byte is derived from the code that allocates it (transformers' model classes, peft's LoRA
-layers, bitsandbytes' 4-bit layers, PyTorch's kernels and its caching allocator). The tests compare
-the results with bytes measured on a CPU and on a Tesla T4.
+Each formula follows the code that allocates the bytes: transformers' model classes, peft's LoRA
+layers, bitsandbytes' 4-bit layers, PyTorch's kernels and its caching allocator. The tests compare
+the estimates with memory measured on a CPU and on a Tesla T4.
 
 Sources: ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054); LoRA (Hu et al. 2021, arXiv 2106.09685);
 QLoRA (Dettmers et al. 2023, arXiv 2305.14314); selective recomputation (Korthikanti et al. 2022,

@@ -1,6 +1,7 @@
-"""Activations, tensor by tensor: what a forward pass saves, and what its backward pass adds.
+"""Compute the bytes of activations, tensor by tensor, in the forward and the backward pass.
 
-One layer of the Llama family, and under it what autograd saves for the backward pass:
+The drawing shows one layer of the Llama family with LoRA adapters. The row of labels below the
+graph names the tensors that autograd saves for the backward pass:
 
     x ── norm ──┬─ q ─ rotary ─┐                     x ── norm ──┬─ gate ─ SiLU ─┐
     │           ├─ k ─ rotary ─┼─ attention ─ o ─ +  │           │               × ─ down ─ +
@@ -8,11 +9,12 @@ One layer of the Llama family, and under it what autograd saves for the backward
     x, 1/rms    input of A     q, k, v, result       x, 1/rms    gate, SiLU, up    input of A
     └────────────── attention half ──────────────┘   └─────────────── MLP half ──────────────┘
 
-In the formulas t is the number of tokens, h the width of the residual stream, `wide` the width of
-the MLP, and v the bytes of a number.
+In the formulas, t is the number of tokens, h is the width of the residual stream, `wide` is the
+width of the MLP, and v is the size of one number in bytes.
 
 The formulas follow the code of transformers 5, peft, bitsandbytes and PyTorch 2. The tests compare
-them with the bytes that these libraries save. Method: Korthikanti et al. 2022 (arXiv 2205.05198).
+the formulas with the bytes that these libraries save. Korthikanti et al. 2022 (arXiv 2205.05198)
+describe the method.
 """
 
 from __future__ import annotations
@@ -24,18 +26,18 @@ from course_utils.memory.lines import Line, total_bytes
 from course_utils.memory.plan import Plan
 from course_utils.memory.settings import DTYPE_BYTES
 
-# Sources that several lines share.
+# Sources that more than one line of the arithmetic names.
 CROSS_ENTROPY, WEIGHTS, AUTOGRAD = "cross entropy", "gradients of weights", "autograd"
 PEFT, AUTOCAST = "peft's LoRA layer", "torch.autocast"
 
-# Only this gradient is alive between the backward passes of two layers.
+# The only gradient of an activation that exists between the backward passes of two layers.
 RESIDUAL = "gradient of the residual stream"
-# The tensors that linear layers read, in the order of a layer.
+# The tensors that linear layers read, in the order of the forward pass.
 SOURCES = ("first norm", "attention", "second norm", "MLP")
 
 
 def saved_lines(plan: Plan) -> Iterator[Line]:
-    """Yield every tensor saved for the backward pass of one micro-batch."""
+    """Yield a line for each kind of tensor saved for the backward pass of one micro-batch."""
     settings, t, h, vocab = plan.settings, plan.tokens, plan.shape.hidden, plan.shape.vocab
     if settings.gradient_checkpointing:
         yield from _checkpoints(plan)
@@ -54,7 +56,7 @@ def saved_lines(plan: Plan) -> Iterator[Line]:
 
 
 def layers_saved(plan: Plan, layers: int) -> int:
-    """Return the bytes saved once the first `layers` layers have finished the forward pass."""
+    """Return the bytes saved for the backward pass after the first `layers` layers have run."""
     if plan.settings.gradient_checkpointing:
         return _layer_inputs(plan, layers) + saved_mask(plan)
     return total_bytes(_saved_by_layers(plan, layers))
@@ -66,13 +68,16 @@ def layer_saved(plan: Plan) -> int:
 
 
 def saved_mask(plan: Plan) -> int:
-    """Return the bytes of the causal mask that checkpointing saves for the layers of GPT-2."""
+    """Return the bytes of the causal mask that checkpointing saves.
+
+    The number is 0 unless the model is GPT-2 with eager attention.
+    """
     eager = plan.settings.attention == "eager"
     return causal_mask(plan) if plan.shape.family == "gpt2" and eager else 0
 
 
 def causal_mask(plan: Plan) -> int:
-    """Return the bytes of the mask that eager attention adds: batch × 1 × tokens × tokens."""
+    """Return the bytes of eager attention's causal mask, of batch × 1 × tokens × tokens numbers."""
     return plan.tokens * plan.settings.sequence_length * plan.settings.stream_bytes
 
 
@@ -81,7 +86,7 @@ def _line(what: str, size: int, formula: str, source: str) -> Line:
 
 
 def _checkpoints(plan: Plan) -> Iterator[Line]:
-    """What gradient checkpointing stores."""
+    """Yield a line for each kind of tensor that gradient checkpointing stores."""
     shape, settings, t = plan.shape, plan.settings, plan.tokens
     formula = f"{shape.layers} layers × {t} tokens × {shape.hidden} × {settings.stream_bytes}"
     yield _line("inputs of layers", _layer_inputs(plan, shape.layers), formula, "Chen et al. 2016")
@@ -108,7 +113,7 @@ def _saved_by_layers(plan: Plan, layers: int) -> Iterator[Line]:
 
 
 def _cast_weights(plan: Plan) -> int:
-    """Float32 weights of which autograd saves the 16-bit copy that autocast made."""
+    """Return the number of weights whose 16-bit copies autocast makes and autograd saves."""
     settings, shape = plan.settings, plan.shape
     if not settings.autocast:
         return 0
@@ -117,7 +122,8 @@ def _cast_weights(plan: Plan) -> int:
         return head
     if settings.trains_weights:
         return head + shape.layers * plan.layer_weights
-    # The first As of the first layer are not saved: what they read needs no gradient.
+    # The first adapters of the first layer read a tensor that needs no gradient. Therefore autograd
+    # doesn't save the 16-bit copies of the matrix A of these adapters.
     first = next(filter(None, map(plan.adapter_inputs, SOURCES)))
     return head + shape.layers * plan.adapter_weights - settings.rank * sum(first)
 
@@ -130,7 +136,7 @@ def _attention_half(plan: Plan) -> list[Line]:
 
 
 def _attention_inner(plan: Plan) -> Iterator[Line]:
-    """The attention half without the input of its last layer."""
+    """Yield what the attention half saves, except the input of its last linear layer."""
     yield _norm(plan, "first norm")
     yield from _inputs(plan, "first norm")
     if plan.shape.qk_norm:
@@ -143,7 +149,7 @@ def _mlp_half(plan: Plan) -> list[Line]:
 
 
 def _mlp_inner(plan: Plan) -> Iterator[Line]:
-    """The MLP half without the input of its last layer."""
+    """Yield what the MLP half saves, except the input of its last linear layer."""
     yield _norm(plan, "second norm")
     yield from _inputs(plan, "second norm")
     times, what = _activation(plan)
@@ -152,7 +158,7 @@ def _mlp_inner(plan: Plan) -> Iterator[Line]:
 
 
 def _activation(plan: Plan) -> tuple[int, str]:
-    """How many tensors of the MLP's width its activation function saves, and which."""
+    """Return how many tensors as wide as the MLP are saved for its activation, and their names."""
     function = plan.shape.activation
     if plan.shape.gated:
         return 3, f"gate, its {function} and up"
@@ -160,11 +166,16 @@ def _activation(plan: Plan) -> tuple[int, str]:
 
 
 def _norm(plan: Plan, what: str) -> Line:
-    """LayerNorm saves its input; RMSNorm saves a float32 copy, and its result if it is trained."""
+    """Return the line of the tensors that a norm saves.
+
+    LayerNorm saves its input. RMSNorm saves a float32 copy of its input, and also the normalized
+    input if the norm's weight is trained.
+    """
     settings, t, h = plan.settings, plan.tokens, plan.shape.hidden
     stream = settings.stream_bytes
     if plan.shape.norm == "layer":
-        # Mean and deviation have 16 bits on a CPU if the stream has, otherwise 32.
+        # The mean and the deviation have 16 bits each if the residual stream has 16 bits and the
+        # device is a CPU. Otherwise they have 32 bits each.
         two = 4 if stream == 2 and settings.device == "cpu" else 8
         formula = f"{t} × ({h} × {stream} + mean and deviation)"
         return _line(what, t * (h * stream + two), formula, "LayerNorm")
@@ -193,7 +204,7 @@ def _attention(plan: Plan) -> Iterator[Line]:
     formula = f"3 × {t} × {query} × {v}"
     yield _line("queries, keys, values", 3 * t * query * v, formula, "eager attention")
     widened = settings.stream_bytes == 4 or (settings.autocast and settings.device == "cuda")
-    # The softmax of GPT-2 stays in 16 bits; other models save float32 and a 16-bit copy.
+    # GPT-2 saves a 16-bit softmax. Other models save the softmax in float32 and a 16-bit copy.
     narrow = shape.family == "gpt2" and not widened
     each = v if v == 4 or narrow else 4 + v
     formula = f"{t} × {settings.sequence_length} × {shape.heads} heads × {each}"
@@ -201,7 +212,11 @@ def _attention(plan: Plan) -> Iterator[Line]:
 
 
 def _inputs(plan: Plan, source: str) -> Iterator[Line]:
-    """Inputs of linear layers, saved for the gradients of their weights, or of A and B."""
+    """Yield the inputs that autograd saves for the linear layers that read `source`.
+
+    Full fine-tuning needs the inputs for the gradients of the weights. LoRA needs the inputs for
+    the gradients of A and B.
+    """
     if plan.settings.trains_weights:
         yield from _weight_inputs(plan, source)
     elif widths := plan.adapter_inputs(source):
@@ -211,10 +226,10 @@ def _inputs(plan: Plan, source: str) -> Iterator[Line]:
 def _weight_inputs(plan: Plan, source: str) -> Iterator[Line]:
     settings, t, names = plan.settings, plan.tokens, plan.readers[source]
     if source == "attention" and settings.attention == "sdpa":
-        # Fused attention has saved its result with the queries, keys and values.
+        # The input is the result of attention, which fused attention has already saved.
         return
     width, each, copies = plan.layers[names[0]][0], settings.value_bytes, 1
-    # Under autocast each reader makes its own 16-bit copy.
+    # Under autocast, each linear layer makes its own 16-bit copy of a norm's result.
     if source.endswith("norm"):
         each, copies = (2, len(names)) if settings.autocast else (settings.stream_bytes, 1)
     formula = f"{copies} × {t} × {width} × {each}"
@@ -222,7 +237,11 @@ def _weight_inputs(plan: Plan, source: str) -> Iterator[Line]:
 
 
 def _adapter_inputs(plan: Plan, source: str, widths: list[int]) -> Iterator[Line]:
-    """Each A reads a copy of its own in its format, or the tensor that is there already."""
+    """Yield the inputs of A and B that autograd saves for the adapters that read `source`.
+
+    Each A reads its own copy of the input in A's number format. If the input already has this
+    format, all A read the same tensor, unless `adapters_copy_input` is true.
+    """
     settings, t, pairs = plan.settings, plan.tokens, len(widths)
     rank, each = settings.rank, settings.adapter_bytes
     there = settings.attention_bytes if source == "attention" else settings.value_bytes
@@ -239,7 +258,10 @@ def _adapter_inputs(plan: Plan, source: str, widths: list[int]) -> Iterator[Line
 
 
 def _unsaved(plan: Plan) -> int:
-    """Bytes that the first layer doesn't save: nothing before its first adapter has a gradient."""
+    """Return the bytes that the first layer doesn't save, although the later layers save them.
+
+    No tensor before the first adapter of the model needs a gradient.
+    """
     shape, t = plan.shape, plan.tokens
     unsaved = _norm(plan, "first norm").size + _unsaved_attention(plan)
     if shape.qk_norm:
@@ -252,9 +274,9 @@ def _unsaved(plan: Plan) -> int:
 
 
 def _unsaved_mlp_tensors(plan: Plan) -> int:
-    """How many tensors of the MLP's width the first layer doesn't save."""
+    """Return how many tensors as wide as the MLP the first layer doesn't save."""
     trained = [name in plan.adapted for name in plan.readers["second norm"]]
-    # A product saves each factor for the gradient of the other factor.
+    # Autograd saves a factor of a product only if the other factor needs a gradient.
     if plan.shape.gated:
         gate, up = trained
         return 2 * (not gate) + (not up)
@@ -262,20 +284,20 @@ def _unsaved_mlp_tensors(plan: Plan) -> int:
 
 
 def _unsaved_attention(plan: Plan) -> int:
-    """Bytes that attention doesn't save if some of its inputs need no gradient."""
+    """Return the bytes that attention doesn't save because some of its inputs need no gradient."""
     shape, settings = plan.shape, plan.settings
     trained = [name in plan.adapted for name in plan.readers["first norm"]]
     if not any(trained):
         return total_bytes(_attention(plan))
     if settings.attention == "sdpa" or all(trained):
         return 0
-    # Each product of two tensors saves one of them for the gradient of the other.
+    # Autograd saves a factor of a matrix product only if the other factor needs a gradient.
     q, k, v = trained
     copy = plan.tokens * shape.query_width * settings.attention_bytes
     unsaved = copy * ((not q) + (not k) + (not q and not k))
     if settings.attention_bytes == 4:
         return unsaved
-    # The 16-bit copy of the scores has 2 B, the softmax in float32 has 4 B.
+    # Each attention score has 2 B in the 16-bit copy and 4 B in the float32 softmax.
     scores = 2 * (not v) + 4 * (not q and not k)
     return unsaved + scores * plan.scores
 
@@ -284,10 +306,11 @@ def _unsaved_attention(plan: Plan) -> int:
 
 
 def layer_backward(plan: Plan) -> list[Line]:
-    """List what one layer needs at the widest point of its backward pass.
+    """Return the tensors in memory when the backward pass of one layer needs most memory.
 
-    The layer needs what it saved, and gradients. With checkpointing the layer is recomputed first;
-    its stored input is not counted here.
+    The layer needs its saved tensors and their gradients. With checkpointing, the saved tensors are
+    recomputed first. The stored input of the layer is not counted here, because `layers_saved`
+    counts this input.
     """
     saved = [*_attention_half(plan), *_mlp_inner(plan)]
     moments = [
@@ -300,7 +323,7 @@ def layer_backward(plan: Plan) -> list[Line]:
 
 
 def _around_backward(plan: Plan) -> Iterator[Line]:
-    """What exists during a layer's whole backward pass."""
+    """Yield the tensors that exist during the entire backward pass of a layer."""
     settings, t, h = plan.settings, plan.tokens, plan.shape.hidden
     stream = settings.stream_bytes
     size, formula = t * h * stream, f"{t} × {h} × {stream}"
@@ -311,25 +334,35 @@ def _around_backward(plan: Plan) -> Iterator[Line]:
         adapters = plan.adapter_weights
         copies = f"{adapters:,} × 2"
         yield _line("16-bit copies of its adapters", 2 * adapters, copies, AUTOCAST)
-    # In these cases the first norm saves the stored input itself, not a float32 copy.
+    # A LayerNorm saves the stored input itself, not a float32 copy. So does an RMSNorm if the
+    # residual stream is float32. The stored input is subtracted, so that it counts only once.
     if plan.shape.norm == "layer" or stream == 4:
         yield _line("less: the stored input", -size, formula, "what the first norm saves")
 
 
 def _mlp_forward(plan: Plan) -> Iterator[Line]:
-    """In the recomputation, when the last A and B before the MLP's product have been multiplied."""
+    """Yield the tensors that the recomputation needs in the MLP besides the saved tensors.
+
+    The recomputation needs most memory just after the last adapter before the MLP's product has
+    computed its result.
+    """
     settings, t, h, wide = plan.settings, plan.tokens, plan.shape.hidden, plan.shape.intermediate
     if plan.adapter_inputs("second norm"):
         each = settings.adapter_bytes
         formula = f"2 × {t} × {wide} × {each}"
         yield _line("B's result, and the same scaled", 2 * t * wide * each, formula, PEFT)
-    # Autograd saves float32 copies of both.
+    # Autograd saves float32 copies of the residual and of the norm's result, so the 16-bit tensors
+    # need additional memory.
     if settings.stream_bytes == 2:
         yield _line("residual and norm", 4 * t * h, f"2 × {t} × {h} × 2", "RMSNorm")
 
 
 def _mlp_backward(plan: Plan) -> Iterator[Line]:
-    """The MLP's turn comes first: all that the layer saved is there, except the last input."""
+    """Yield the tensors that the backward pass of the MLP half adds to the saved tensors.
+
+    The MLP half is the first in the backward pass of a layer. So all tensors that the layer saved
+    still exist, except the input of its last linear layer.
+    """
     shape, settings, t = plan.shape, plan.settings, plan.tokens
     wide, v = shape.intermediate, settings.value_bytes
     if settings.trains_weights:
@@ -337,7 +370,7 @@ def _mlp_backward(plan: Plan) -> Iterator[Line]:
         yield from _weight_gradients(plan, [last])
         yield from _recast(plan, plan.layer_weights - last)
     product = shape.gated or shape.activation == "gelu_new"
-    # The gradient of a product is alive beside the gradients of its two factors.
+    # The gradient of a product exists at the same time as the gradients of its two factors.
     inner = 3 if product else 2
     formula = f"{inner} × {t} × {wide} × {v}"
     gradients = [_line("gradients in the MLP", inner * t * wide * v, formula, AUTOGRAD)]
@@ -346,7 +379,11 @@ def _mlp_backward(plan: Plan) -> Iterator[Line]:
 
 
 def _dequantized(plan: Plan) -> Iterator[Line]:
-    """The last matrix is dequantized for the gradient of its input, which joins the adapter's."""
+    """Yield the tensors needed for the gradient of the input of the last linear layer in QLoRA.
+
+    bitsandbytes dequantizes the matrix to compute this gradient. Then the gradient from the
+    matrix's adapter is added.
+    """
     settings, t, h, wide = plan.settings, plan.tokens, plan.shape.hidden, plan.shape.intermediate
     narrow, v = DTYPE_BYTES[settings.compute_dtype], settings.value_bytes
     formula = f"{h} × {wide} × {narrow}"
@@ -358,11 +395,11 @@ def _dequantized(plan: Plan) -> Iterator[Line]:
 
 
 def _attention_backward(plan: Plan) -> Iterator[Line]:
-    """Attention's turn: the MLP half is gone."""
+    """Yield the tensors of attention's backward pass, after those of the MLP half are freed."""
     settings = plan.settings
     if settings.trains_weights:
         sizes = list(plan.sizes.values())
-        # The gradients of q_proj, k_proj and v_proj come later.
+        # The gradients of the weights of q_proj, k_proj and v_proj are computed later.
         first = len(plan.readers["first norm"])
         yield from _weight_gradients(plan, sizes[first:])
         yield from _recast(plan, sum(sizes[:first]))
@@ -377,27 +414,28 @@ def _attention_backward(plan: Plan) -> Iterator[Line]:
 
 
 def _eager_backward(plan: Plan) -> Iterator[Line]:
-    """The softmax's turn: the output projection is done."""
+    """Yield the tensors of the softmax's backward pass, which follows the output projection."""
     settings, scores, v = plan.settings, plan.scores, plan.settings.attention_bytes
     yield from _attention_inner(plan)
     pairs = f"{plan.tokens} × {settings.sequence_length} × {plan.shape.heads} heads"
-    # The 16-bit scores are freed once the gradient of the values is computed.
+    # The 16-bit scores are freed when the gradient of the values has been computed.
     if v == 2:
         yield _line("less: 16-bit scores", -2 * scores, f"{pairs} × 2", AUTOGRAD)
     fused = settings.device == "cuda" and settings.product_dtype == "float16"
-    # CUDA's softmax reads and returns float16 directly, and its backward makes gradient × softmax.
+    # CUDA's softmax reads and returns float16 directly. Its backward pass also allocates the
+    # product of the gradient and the softmax.
     each = 4 + (2 if v == 2 and fused else 4) + (4 if settings.device == "cuda" else 0)
     yield _line("gradients of scores", scores * each, f"{pairs} × {each}", "eager attention")
 
 
 def _weight_gradients(plan: Plan, sizes: Iterable[int]) -> Iterator[Line]:
-    """Gradients of these matrices of the layer at work."""
+    """Yield the gradients of weight matrices of the current layer, given the matrices' sizes."""
     count, each = sum(sizes), plan.settings.precision.gradient
     yield _line("gradients of its weights", count * each, f"{count:,} × {each}", WEIGHTS)
 
 
 def _recast(plan: Plan, weights: int) -> Iterator[Line]:
-    """16-bit copies that autocast makes of these weights in a recomputation."""
+    """Yield the 16-bit copies of `weights` weights that autocast makes in a recomputation."""
     if plan.settings.autocast and plan.settings.gradient_checkpointing:
         formula = f"{weights:,} × 2"
         yield _line("16-bit copies of its weights", 2 * weights, formula, AUTOCAST)

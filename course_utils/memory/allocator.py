@@ -1,14 +1,15 @@
-"""The bytes that PyTorch's caching allocator counts on a GPU, block by block.
+"""Simulate the bytes that PyTorch's caching allocator counts on a GPU, block by block.
 
-`torch.cuda.max_memory_allocated` adds up blocks, not tensors. A block is a tensor's size rounded up
-to 512 B, and more where the rest of a cached block is too small to be worth splitting off:
+`torch.cuda.max_memory_allocated` adds up blocks, not tensors. A block has the size of its tensor,
+rounded up to a multiple of 512 B. A block is larger than that if it was cut from a cached block
+whose remainder is too small to be split off:
 
     a cached block of 8 MiB   |· 5.5 MiB asked for ·|· 2 MiB asked for ·|½|
                                                      the last ½ MiB is not split: it counts as used
 
-This module follows the same rules with numbers only, so it knows without a GPU what a GPU would
-report. The rules and constants are those of c10/cuda/CUDACachingAllocator.cpp in PyTorch 2.x, with
-its default settings.
+This module applies the same rules without allocating memory, so it can compute on any machine what
+a GPU would report. The source of the rules and constants is c10/cuda/CUDACachingAllocator.cpp in
+PyTorch 2.x, with default settings.
 """
 
 from __future__ import annotations
@@ -18,25 +19,28 @@ from dataclasses import dataclass, field
 
 from course_utils.units import MiB
 
-# Every size is a multiple of this (kMinBlockSize).
+# Every block size is a multiple of this number of bytes (kMinBlockSize).
 ROUND = 512
-# A tensor up to this size shares a segment with other small ones (kSmallSize).
+# A tensor of at most this many bytes shares a segment with other small tensors (kSmallSize).
 SMALL = MiB
-# The sizes that are asked of the driver (kSmallBuffer, kLargeBuffer).
+# Bytes of a segment for small tensors (kSmallBuffer) and of a segment for larger ones
+# (kLargeBuffer), as requested from the driver.
 SMALL_SEGMENT, LARGE_SEGMENT = 2 * MiB, 20 * MiB
-# A tensor from this size on gets a segment of its own (kMinLargeAlloc), in multiples of the
-# second size (kRoundLarge).
+# A tensor of at least OWN_SEGMENT bytes gets a separate segment (kMinLargeAlloc). The size of this
+# segment is a multiple of OWN_ROUND bytes (kRoundLarge).
 OWN_SEGMENT = 10 * MiB
 OWN_ROUND = 2 * MiB
 
 
 def rounded(size: int) -> int:
-    """Return the bytes of a block for `size` bytes: the next multiple of 512."""
+    """Return `size` rounded up to a multiple of 512 bytes, the smallest block for a tensor."""
     return max(ROUND, -(-size // ROUND) * ROUND)
 
 
 def fresh_block(size: int) -> int:
-    """Return the bytes that a tensor counts for if no cached block fits it and the driver is asked.
+    """Return the bytes of a tensor's block if no cached block is large enough for the tensor.
+
+    The allocator then requests a new segment from the driver.
 
     >>> fresh_block(125 * MiB) == 126 * MiB  # a rest of 1 MiB is not split off
     True
@@ -53,7 +57,7 @@ def _segment(size: int) -> int:
 
 
 def _least_rest(size: int) -> int:
-    """The most bytes of a rest that stays with the block instead of being split off."""
+    """Return the largest remainder of a block, in bytes, that is not split off."""
     return ROUND - 1 if size <= SMALL else SMALL
 
 
@@ -63,12 +67,12 @@ class Block:
 
     Attributes:
         segment: Number of the segment.
-        start: Where the block begins in the segment, in bytes.
-        size: Its bytes.
-        asked: Bytes that its tensor needs.
-        free: Whether it is cached rather than used by a tensor.
-        before: The block before it in the segment.
-        after: The block after it.
+        start: Offset of the block in the segment, in bytes.
+        size: Size of the block in bytes.
+        asked: Bytes of the tensor in the block, rounded up to a multiple of 512.
+        free: Whether the block is cached rather than used by a tensor.
+        before: The previous block in the segment, None for the first block.
+        after: The next block in the segment, None for the last block.
     """
 
     segment: int
@@ -82,12 +86,12 @@ class Block:
 
 @dataclass
 class CachingAllocator:
-    """PyTorch's best-fit allocator, simulated with numbers.
+    """A simulation of PyTorch's best-fit allocator that allocates no memory.
 
     Attributes:
-        allocated: Bytes of the blocks in use, which is what PyTorch counts.
-        requested: Bytes of the tensors in these blocks.
-        segments: How many segments were asked of the driver.
+        allocated: Bytes of the blocks in use, which PyTorch reports as allocated.
+        requested: Bytes of the tensors in the blocks in use, each rounded up to a multiple of 512.
+        segments: Number of segments requested from the driver.
     """
 
     allocated: int = 0
@@ -96,9 +100,10 @@ class CachingAllocator:
     _cached: dict[bool, list[Block]] = field(default_factory=lambda: {True: [], False: []})
 
     def allocate(self, size: int) -> Block:
-        """Return a block for `size` bytes: the smallest cached one that is large enough.
+        """Return the smallest cached block that is large enough for `size` bytes.
 
-        If no cached block is large enough, the block comes from a new segment.
+        If no cached block is large enough, a new segment is created for the block. In either case
+        a large remainder is split off and cached.
         """
         size = rounded(size)
         cached = self._cached[size <= SMALL]
@@ -112,7 +117,7 @@ class CachingAllocator:
         return block
 
     def release(self, block: Block) -> None:
-        """Put a block back into the cache, joined with the free blocks beside it."""
+        """Return a block to the cache, merged with its free neighbours in the segment."""
         self.allocated -= block.size
         self.requested -= block.asked
         cached = self._cached[block.asked <= SMALL]

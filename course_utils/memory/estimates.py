@@ -1,4 +1,4 @@
-"""The estimate itself: the bytes of a training step at its peak, or moment by moment."""
+"""Estimate the bytes of a training step, at its peak or at every moment."""
 
 from __future__ import annotations
 
@@ -20,26 +20,30 @@ from course_utils.units import format_bytes
 
 @dataclass(frozen=True)
 class Estimate:
-    """A breakdown in bytes (B) whose six parts add up to `total`.
+    """An estimate in bytes (B), with six parts that add up to `total`.
 
-    With several GPUs these are the bytes on each of them.
+    With several GPUs, all numbers are the bytes on one GPU.
 
     Attributes:
-        shape: The model.
-        settings: How it is fine-tuned.
-        weights: The model as it is stored: 32, 16 or 4 bits a parameter, constants included.
-        adapters: LoRA's A and B.
-        gradients: One number for each trainable parameter.
-        optimizer: The states of the optimizer, and the float32 master copy where there is one.
-        activations: The tensors that autograd saves for the backward pass.
-        transient: What is alive at the peak besides the other parts, less what of them is not
-            alive then: the gradients don't exist yet when the loss is computed, and the activations
-            are gone when the weights are updated. So it can be negative.
-        peak: The moment of the peak.
-        alive: What is alive at the peak, as pairs of what and bytes; these add up to `total` too.
+        shape: The shape of the model.
+        settings: The settings of fine-tuning.
+        weights: Bytes of the model as it is stored, with 32, 16 or 4 bits per parameter and the
+            constants of quantization.
+        adapters: Bytes of LoRA's matrices A and B.
+        gradients: Bytes of the gradients, one number for each trainable parameter.
+        optimizer: Bytes of the optimizer's states, and of the float32 master copy if the recipe has
+            one.
+        activations: Bytes of the tensors that autograd saves for the backward pass.
+        transient: Bytes of all other tensors at the peak, minus those bytes of the other parts that
+            don't exist at the peak. The gradients don't exist yet when the loss is computed, and
+            the activations no longer exist when the weights are updated. So this number can be
+            negative.
+        peak: Name of the moment at which memory peaks.
+        alive: A pair of name and bytes for each item in memory at the peak. The bytes add up to
+            `total`.
         paged: Bytes of optimizer states that a paged optimizer may move to CPU memory. `optimizer`
-            and `total` include them, though torch.cuda.max_memory_allocated does not.
-        lines: Every term, with its formula and source.
+            and `total` include these bytes, but torch.cuda.max_memory_allocated does not.
+        lines: Every term of the arithmetic, with its formula and source.
     """
 
     shape: ModelShape
@@ -57,26 +61,26 @@ class Estimate:
 
     @property
     def parts(self) -> dict[str, int]:
-        """Part → bytes, in the order of the class."""
+        """The bytes of each of the six parts by name, in the order of `PARTS`."""
         return {part: getattr(self, part) for part in PARTS}
 
     @property
     def total(self) -> int:
-        """Bytes at the peak: the sum of the parts."""
+        """The bytes at the peak, which are the sum of the six parts."""
         return sum(self.parts.values())
 
     @property
     def at_peak(self) -> Mapping[str, int]:
-        """What is alive at the peak → bytes."""
+        """The bytes of each item in memory at the peak, by name."""
         return MappingProxyType(dict(self.alive))
 
     @property
     def groups(self) -> dict[str, int]:
-        """`at_peak` in the few groups of `GROUPS`, zeros included: name → bytes, for a picture."""
+        """The bytes of `at_peak` in each group of `GROUPS`, including empty groups, for figures."""
         return grouped(self.at_peak)
 
     def table(self) -> str:
-        """Write what is alive at the peak as plain text: each group and the total in GB and GiB."""
+        """Return the memory at the peak as text: each group and the total in GB and GiB."""
         rows = [(name, size) for name, size in self.groups.items() if size]
         lines = [
             f"{name:20}{format_bytes(size):>12}{format_bytes(size, binary=True):>14}"
@@ -85,10 +89,10 @@ class Estimate:
         return "\n".join([f"{self.shape.name}, {self.settings.method}: at {self.peak}", *lines])
 
     def fits(self, gpu: str | int) -> bool:
-        """Return whether the peak fits a GPU beside what CUDA needs.
+        """Return whether the peak fits the memory of a GPU, after subtracting what CUDA needs.
 
         Args:
-            gpu: A name of `GPUS`, or the card's bytes.
+            gpu: A name from `GPUS`, or the memory of a GPU in bytes.
         """
         return self.total <= usable_bytes(gpu)
 
@@ -102,7 +106,7 @@ class Estimate:
         return "\n".join([head, *body])
 
     def explain(self) -> str:
-        """Write every line of the arithmetic as plain text: bytes, formula, source."""
+        """Return every line of the arithmetic as text, with its bytes, formula and source."""
         text = []
         for part in PARTS:
             text.append(f"{part}: {format_bytes(getattr(self, part))}")
@@ -120,43 +124,48 @@ class Estimate:
 def estimate(
     model: ModelShape | str | Path | Mapping[str, Any], method: str = "full", **options: Any
 ) -> Estimate:
-    """Estimate the bytes of one training step at its peak, on each GPU.
+    """Estimate the bytes on each GPU at the peak of one training step.
 
-    Dropout counts as off. For a bare number of parameters neither activations nor adapters are
-    known; `total` is then the sum of weights, gradients and optimizer states.
+    The estimate assumes that dropout is off. If only the model's number of parameters is known,
+    activations and adapters can't be computed, so `total` is the sum of weights, gradients and
+    optimizer states.
 
     Args:
-        model: A `ModelShape`, the name of a preset, or a Hugging Face config (dict, path, hub
-            name).
+        model: A `ModelShape`, the name of a preset, or a Hugging Face config (its dict, its path,
+            or its name on the hub).
         method: "full" (every weight is trained), "lora" (adapters on a 16-bit base) or "qlora"
             (adapters on a base in NF4).
-        batch_size: Sequences in one micro-batch.
-        sequence_length: Tokens of each sequence.
-        accumulation: Micro-batches an update. From 2 on, gradients exist during the whole step.
+        batch_size: Number of sequences in one micro-batch.
+        sequence_length: Number of tokens in each sequence.
+        accumulation: Number of micro-batches per update. With 2 or more, gradients exist during the
+            entire step.
         rank: Rank of the adapters.
-        targets: The layers that get adapters: "all-linear", or names of layers.
-        compute_dtype: "float16", "bfloat16" or "float32". The base of lora and qlora computes in
-            this format; in full fine-tuning it is the 16-bit format of a 16-bit recipe.
-        recipe: A name of `RECIPES`, for the trainable parameters. The default is "mixed" for full
-            and "fp32" for adapters.
-        optimizer: A name of `OPTIMIZERS`.
-        attention: "sdpa" (memory-efficient kernels) or "eager" (all scores are stored).
-        gradient_checkpointing: Store only the input of each layer, and recompute the rest.
-        block_size: Weights in one block of NF4.
+        targets: The linear layers that get adapters: "all-linear", or names of layers.
+        compute_dtype: "float16", "bfloat16" or "float32". With "lora" and "qlora", the base
+            computes in this format. With "full", this is the 16-bit format of a 16-bit recipe.
+        recipe: A name from `RECIPES`, which sets the formats of the trainable parameters. The
+            default is "mixed" for "full", and "fp32" for "lora" and "qlora".
+        optimizer: A name from `OPTIMIZERS`.
+        attention: "sdpa" (memory-efficient kernels) or "eager" (stores all attention scores).
+        gradient_checkpointing: Whether the forward pass stores only the input of each layer. The
+            backward pass then recomputes the other activations of the layer.
+        block_size: Number of weights in one block of NF4.
         double_quant: Whether the constants of the blocks are quantized too.
-        unquantized: Linear layers that are not stored in NF4; the head never is.
-        upcast: Whether peft's `prepare_model_for_kbit_training` turns all weights that are not in
-            NF4 into float32 (embedding, head and norms), and with them the residual stream. False
-            leaves them in 16 bits.
-        keep_output: Whether the model's output, with its logits, is kept through the backward pass,
-            as by `output = model(...)`. The Trainer of transformers keeps only the loss.
+        unquantized: Names of linear layers that are not stored in NF4. The head is never stored in
+            NF4.
+        upcast: Whether peft's `prepare_model_for_kbit_training` converts all weights that are not
+            in NF4 (embedding, head and norms) to float32. The residual stream is then float32 too.
+            False leaves these weights in 16 bits.
+        keep_output: Whether the model's output, which contains the logits, is kept during the
+            backward pass, as after `output = model(...)`. The Trainer of transformers keeps only
+            the loss.
         gpus: Number of GPUs.
         sharding: None (each GPU stores everything), "zero1", "zero2", "zero3" or "fsdp" (ZeRO,
-            section 5; "fsdp" shards what "zero3" does).
-        device: "cuda" adds what PyTorch allocates there besides tensors; "cpu" leaves it out.
+            section 5). "fsdp" shards the same parts as "zero3".
+        device: "cuda" also counts what PyTorch allocates on a GPU besides tensors; "cpu" doesn't.
 
     Raises:
-        ValueError: An option is unknown, or its value can't be right.
+        ValueError: An option is unknown, or a value is not allowed.
     """
     return _estimate(Plan.of(model, method, options))
 
@@ -178,7 +187,7 @@ def _estimate(plan: Plan) -> Estimate:
 
 
 def _absent(peak: Moment, size: Mapping[str, int]) -> Iterator[Line]:
-    """Subtract the bytes of the parts that are not alive at the peak."""
+    """Yield negative lines for the bytes of the parts that don't exist at the peak."""
     for part, alive in peak.parts.items():
         if alive != size[part]:
             formula, source = "not all alive", f"at {peak.name}"
@@ -192,10 +201,11 @@ def timeline(
     first_step: bool = False,
     **options: Any,
 ) -> tuple[Moment, ...]:
-    """List every moment of one training step in order, layer by layer.
+    """Return every moment of one training step in order, layer by layer.
 
-    The largest `total` is the total of `estimate`. For the forward pass of a layer only what it
-    saves is counted; the rest of what it needs is less than what its backward pass needs.
+    The largest `total` of all moments equals the `total` of `estimate`. For the forward pass of a
+    layer, only its saved tensors are counted. Its other tensors are not counted, because they need
+    less memory than its backward pass.
 
     Args:
         model: As in `estimate`.
@@ -205,7 +215,7 @@ def timeline(
         options: As in `estimate`.
 
     Raises:
-        ValueError: As in `estimate`, and for a bare number of parameters.
+        ValueError: As in `estimate`, or only the model's number of parameters is known.
     """
     plan = Plan.of(model, method, options)
     if not plan.shape.known:

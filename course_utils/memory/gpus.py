@@ -1,12 +1,12 @@
-"""GPUs by name, and how much of their memory tensors can use."""
+"""List GPUs by name, and compute how much of their memory tensors can use."""
 
 from __future__ import annotations
 
 from course_utils.units import GiB
 from course_utils.validation import positive
 
-# Bytes of a card as PyTorch states them in its out-of-memory errors, which is less than the number
-# on the box. Where drivers differ, by up to 0.2 GiB, this is the smallest.
+# The memory of each GPU in bytes, as PyTorch reports it in out-of-memory errors. PyTorch reports
+# less than the advertised memory. Drivers differ by up to 0.2 GiB; the smallest number is used.
 GPUS = {
     "T4": int(14.56 * GiB),
     "RTX 4090": int(23.64 * GiB),
@@ -14,18 +14,18 @@ GPUS = {
     "A100-80": int(79.15 * GiB),
     "H100": int(79.10 * GiB),
 }
-# About so many bytes of a card go to the CUDA context and the driver.
+# The CUDA context and the driver need about this many bytes of a GPU's memory.
 RESERVE = GiB // 2
 
 
 def usable_bytes(gpu: str | int) -> int:
-    """Return the bytes of a GPU left for tensors: what PyTorch reports, less what CUDA needs.
+    """Return the bytes of a GPU that tensors can use: its memory minus `RESERVE` for CUDA.
 
     Args:
-        gpu: A name of `GPUS`, or the card's bytes.
+        gpu: A name from `GPUS`, or the memory of a GPU in bytes.
 
     Raises:
-        ValueError: The name is unknown, or the bytes are not a whole number of at least 1.
+        ValueError: The name is unknown, or the number of bytes is not a whole number of at least 1.
     """
     if isinstance(gpu, str) and gpu not in GPUS:
         raise ValueError(f"unknown GPU {gpu!r}; choose one of {', '.join(GPUS)}, or give its bytes")

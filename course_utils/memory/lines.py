@@ -1,4 +1,4 @@
-"""One line of the arithmetic: so many bytes, with the formula and its source."""
+"""Define one line of the arithmetic: a number of bytes, with its formula and source."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the arithmetic.
+    """One line of the arithmetic: the bytes of a kind of tensor or buffer.
 
     Attributes:
         part: The part of the total that the line belongs to, such as "weights".
-        what: What takes the bytes, such as "causal mask".
-        size: Bytes (B); negative where the line subtracts something.
-        formula: How the bytes were computed, as text.
+        what: The tensor or buffer that needs the bytes, such as "causal mask".
+        size: Number of bytes (B), negative if the line is a subtraction.
+        formula: The formula for the number of bytes, as text.
         source: The code or the paper that the formula follows.
     """
 
@@ -26,5 +26,5 @@ class Line:
 
 
 def total_bytes(lines: Iterable[Line]) -> int:
-    """Sum the bytes of some lines."""
+    """Return the total bytes of the given lines."""
     return sum(line.size for line in lines)

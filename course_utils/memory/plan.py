@@ -1,10 +1,10 @@
-"""What is fine-tuned and how: a model's shape, the settings, and what follows from both.
+"""Combine a model's shape with its settings, and derive the quantities that memory depends on.
 
     ModelShape ─┐          ┌─► weights      weights, gradients, optimizer states
                 ├─► Plan ──┼─► activations  what the forward pass saves, a layer's backward pass
     Settings  ──┘          └─► step         the moments of a training step, and the largest
 
-A plan works out each fact once; weights, activations and step only read it.
+Only a plan derives these quantities. The modules weights, activations and step read the plan.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from course_utils.memory.shapes import ModelShape
 
 @dataclass(frozen=True)
 class Trainable:
-    """A kind of trainable tensor.
+    """A kind of trainable tensor, of which a model has one or more.
 
     Attributes:
-        name: What these tensors are, such as "q_proj.lora_A".
-        elements: Numbers in one of them.
-        count: How many of them the whole model has.
-        in_layers: Whether they are spread evenly over the layers.
+        name: Name of the kind, such as "q_proj.lora_A".
+        elements: Number of elements in one tensor of this kind.
+        count: Number of tensors of this kind in the entire model.
+        in_layers: Whether the tensors are spread evenly over the transformer layers.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Trainable:
 
 @dataclass(frozen=True)
 class Plan:
-    """A model, the settings it is fine-tuned with, and what follows from both of them.
+    """A model, its settings for fine-tuning, and the quantities derived from the two.
 
     Raises:
         ValueError: The sequences are longer than the model's table of positions.
@@ -60,18 +60,18 @@ class Plan:
         """Build the plan from the arguments of `memory.estimate`.
 
         Raises:
-            ValueError: The model or an option can't be used.
+            ValueError: The model is not supported, or an option is not allowed.
         """
         return cls(ModelShape.of(model), Settings.of(method, options or {}))
 
     @property
     def tokens(self) -> int:
-        """Tokens of one micro-batch."""
+        """The number of tokens in one micro-batch."""
         return self.settings.tokens
 
     @property
     def scores(self) -> int:
-        """Attention scores of one layer: every token with every token, for each head."""
+        """The number of attention scores in one layer: one per head and pair of a text's tokens."""
         return self.tokens * self.settings.sequence_length * self.shape.heads
 
     @cached_property
@@ -81,24 +81,24 @@ class Plan:
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """The weights of these linear layers: name → d_in × d_out."""
+        """The number of weights in each layer of `layers`: name → d_in × d_out."""
         return {name: d_in * d_out for name, (d_in, d_out) in self.layers.items()}
 
     @cached_property
     def layer_weights(self) -> int:
-        """Weights of all linear layers of one transformer layer."""
+        """The number of weights in all linear layers of one transformer layer."""
         return sum(self.sizes.values())
 
     @cached_property
     def adapted(self) -> dict[str, tuple[int, int]]:
-        """Those linear layers of one transformer layer that have an adapter."""
+        """The linear layers of one transformer layer that get an adapter: name → (d_in, d_out)."""
         if self.settings.trains_weights:
             return {}
         return self.shape.target_layers(self.settings.targets)
 
     @cached_property
     def quantized(self) -> dict[str, int]:
-        """The weights of one transformer layer stored in NF4: name → d_in × d_out.
+        """The linear layers of one transformer layer stored in NF4: name → d_in × d_out.
 
         The head is never stored in NF4.
         """
@@ -110,7 +110,7 @@ class Plan:
 
     @cached_property
     def readers(self) -> dict[str, tuple[str, ...]]:
-        """Which linear layers read a tensor: q_proj, k_proj and v_proj read the first norm."""
+        """The linear layers that read each tensor: "first norm" → q_proj, k_proj and v_proj."""
         names = tuple(self.layers)
         first = 1 if self.shape.family == "gpt2" else 3
         return {
@@ -121,30 +121,31 @@ class Plan:
         }
 
     def adapter_inputs(self, source: str) -> list[int]:
-        """Widths of the inputs of those readers of a tensor that have an adapter."""
+        """Return the input width of each linear layer that reads `source` and has an adapter."""
         return [self.adapted[name][0] for name in self.readers[source] if name in self.adapted]
 
     @cached_property
     def adapter_weights(self) -> int:
-        """Trainable parameters of the adapters of one transformer layer."""
+        """The number of trainable parameters in the adapters of one transformer layer."""
         return self.settings.rank * sum(d_in + d_out for d_in, d_out in self.adapted.values())
 
     @cached_property
     def trainable(self) -> tuple[Trainable, ...]:
-        """The kinds of trainable tensors, in the order of the model."""
+        """The kinds of trainable tensors, in the order of the model's modules."""
         return tuple(trainable_tensors(self))
 
     @cached_property
     def trained(self) -> int:
-        """How many parameters are trained."""
+        """The number of trainable parameters."""
         return sum(tensor.elements * tensor.count for tensor in self.trainable)
 
 
 def trainable_tensors(plan: Plan) -> list[Trainable]:
-    """List the kinds of trainable tensors, in the order of the model.
+    """Return the kinds of trainable tensors, in the order of the model's modules.
 
     Raises:
-        ValueError: A target names no layer, or adapters are planned for a bare count.
+        ValueError: A target names no layer, or adapters are requested for a model of which only the
+            number of parameters is known.
     """
     shape, rank = plan.shape, plan.settings.rank
     if not plan.settings.trains_weights:

@@ -1,4 +1,4 @@
-"""What fits: the largest batch, sequence, rank or model for a GPU, and the bytes of a KV cache."""
+"""Find the largest batch, sequence, rank or model that fits a GPU, and the bytes of a KV cache."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from course_utils.memory.settings import DTYPE_BYTES
 from course_utils.memory.shapes import PRESETS, ModelShape
 from course_utils.validation import positive
 
-# The search for a batch, sequence or rank ends here.
+# The largest batch size, sequence length or rank that the search can return.
 MOST = 2**24
 
 
@@ -21,16 +21,17 @@ def kv_cache_bytes(
     batch_size: int = 1,
     dtype: str = "float16",
 ) -> int:
-    """Return the bytes of the KV cache: 2 · layers · kv_heads · head_dim · tokens numbers.
+    """Return the bytes of a KV cache of 2 · layers · kv_heads · head_dim · tokens numbers.
 
     Args:
         model: As in `estimate`.
-        sequence_length: Tokens of each sequence.
+        sequence_length: Number of tokens in each sequence.
         batch_size: Number of sequences.
-        dtype: The format of the cache: "float16", "bfloat16" or "float32".
+        dtype: The number format of the cache: "float16", "bfloat16" or "float32".
 
     Raises:
-        ValueError: The model is a bare number of parameters, or has too few positions.
+        ValueError: Only the model's number of parameters is known, its table of positions is
+            shorter than the sequence, or an argument is not allowed.
     """
     shape = ModelShape.of(model)
     if not shape.known:
@@ -53,19 +54,19 @@ def largest(
 
     Args:
         what: "batch_size", "sequence_length", "rank" or "model".
-        gpu: A name of `GPUS`, or the card's bytes.
-        model: As in `estimate`; left out to search for the largest model.
+        gpu: A name from `GPUS`, or the memory of a GPU in bytes.
+        model: As in `estimate`; None to search for the largest model.
         method: As in `estimate`.
-        options: As in `estimate`; to search for the largest model, `targets` defaults to
+        options: As in `estimate`. In a search for the largest model, `targets` defaults to
             "all-linear".
 
     Returns:
-        The largest number, 0 if not even 1 fits; or the name of the largest preset that fits, None
-        if no preset does.
+        The largest batch size, sequence length or rank, 0 if not even 1 fits. For "model", the name
+        of the largest preset that fits, None if no preset fits.
 
     Raises:
-        ValueError: An argument can't be right, or the number changes nothing, such as the rank in
-            full fine-tuning.
+        ValueError: An argument is not allowed, or the number doesn't affect memory, such as the
+            rank in full fine-tuning.
     """
     budget = usable_bytes(gpu)
     if what == "model":
@@ -91,7 +92,7 @@ def _largest_model(budget: int, model: Any, method: str, options: dict[str, Any]
     targets = options["targets"]
     shapes = [ModelShape.preset(name) for name in PRESETS]
     able = [shape for shape in shapes if method == "full" or _has_targets(shape, targets)]
-    # If no preset has these layers, `estimate` raises the error that lists what there is.
+    # If no preset has these layers, `estimate` raises an error that lists the layers of a preset.
     able = able or shapes
     fitting = [shape for shape in able if estimate(shape, method, **options).total <= budget]
     return max(fitting, key=lambda shape: shape.parameters).name if fitting else None
@@ -105,14 +106,15 @@ def _has_targets(shape: ModelShape, targets: Any) -> bool:
 
 
 def largest_number(fits: Callable[[int], bool], limit: int) -> int:
-    """Find the largest number up to `limit` for which `fits` holds.
+    """Return the largest number up to `limit` for which `fits` returns True.
 
     Args:
-        fits: Holds for every number up to the answer, and for none above it.
-        limit: The largest number that may be the answer.
+        fits: A function that returns True for every number up to the answer, and False for larger
+            numbers.
+        limit: The largest possible answer.
 
     Returns:
-        The number, 0 if `fits` doesn't even hold for 1.
+        The largest number that fits, 0 if not even 1 fits.
     """
     low, high = 0, 1
     while high <= limit and fits(high):

@@ -1,4 +1,4 @@
-"""The choices that decide how much memory fine-tuning needs, by name, with their bytes."""
+"""Define the named choices that determine how much memory fine-tuning needs, with their bytes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 from course_utils.validation import names_of, positive
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# The block sizes of bitsandbytes.
+# The block sizes that bitsandbytes supports.
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 
-# Stage → the parts that it divides among the GPUs (ZeRO, section 5; "fsdp" divides like "zero3").
+# The parts that each stage of sharding divides among the GPUs (ZeRO, section 5). "fsdp" divides the
+# same parts as "zero3".
 SHARDED: dict[str | None, tuple[str, ...]] = {
     None: (),
     "zero1": ("optimizer",),
@@ -25,16 +26,16 @@ SHARDINGS = tuple(SHARDED)
 
 @dataclass(frozen=True)
 class Precision:
-    """Bytes of each number that belongs to a trainable parameter.
+    """The bytes per number that a recipe uses for parameters, gradients, states and activations.
 
     Attributes:
-        weight: Bytes of the parameter as the model stores it.
-        gradient: Bytes of its gradient.
-        master: Bytes of the float32 copy that the optimizer updates, 0 if there is none.
-        state: Bytes of each number that the optimizer keeps.
+        weight: Bytes of a trainable parameter as the model stores it.
+        gradient: Bytes of the gradient of a trainable parameter.
+        master: Bytes of the float32 copy that the optimizer updates, 0 if the recipe has no copy.
+        state: Bytes of each number that the optimizer keeps for a parameter.
         stream: Bytes of a number in the residual stream.
         value: Bytes of a number that a linear layer returns.
-        source: The code or the paper that trains in this precision.
+        source: The code or the paper that uses this precision.
     """
 
     weight: int
@@ -57,13 +58,13 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Optimizer:
-    """What an optimizer stores for each trainable parameter.
+    """The numbers that an optimizer stores for each trainable parameter.
 
     Attributes:
-        states: How many numbers it keeps.
-        eight_bit: Whether it keeps them in 8 bits.
-        paged: Whether they may move to CPU memory.
-        scratch: How many more numbers exist only while it updates the weights.
+        states: How many numbers, called states, the optimizer keeps for each parameter.
+        eight_bit: Whether the optimizer keeps its states in 8 bits.
+        paged: Whether the states may move to CPU memory.
+        scratch: How many additional numbers per parameter exist only during the update.
     """
 
     states: int
@@ -73,9 +74,9 @@ class Optimizer:
 
 
 OPTIMIZERS = {
-    # The fused AdamW, the default of transformers' Trainer.
+    # This is the fused AdamW, the default of transformers' Trainer.
     "adamw": Optimizer(2),
-    # The default of torch.optim.AdamW, which makes a tensor of the roots of all v.
+    # The default of torch.optim.AdamW stores the square roots of all second moments in each update.
     "adamw_foreach": Optimizer(2, scratch=1),
     "adamw8bit": Optimizer(2, eight_bit=True),
     "paged_adamw": Optimizer(2, paged=True),
@@ -98,10 +99,10 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides about memory besides the model; `memory.estimate` describes each.
+    """The settings that determine memory for a given model; `memory.estimate` describes each one.
 
     Raises:
-        ValueError: A value is not allowed; the message lists the allowed ones.
+        ValueError: A value is not allowed. The message describes the allowed values.
     """
 
     method: str = "full"
@@ -159,7 +160,7 @@ class Settings:
 
     @property
     def tokens(self) -> int:
-        """Tokens of one micro-batch."""
+        """The number of tokens in one micro-batch."""
         return self.batch_size * self.sequence_length
 
     @property
@@ -168,7 +169,10 @@ class Settings:
         return self.method == "full"
 
     def shards(self, part: str) -> bool:
-        """Whether each GPU stores only its share of "optimizer", "gradients" or "weights"."""
+        """Return whether each GPU stores only its share of a part.
+
+        The parts that can be shared are "optimizer", "gradients" and "weights".
+        """
         return self.gpus > 1 and part in SHARDED[self.sharding]
 
     @property
@@ -178,7 +182,7 @@ class Settings:
 
     @property
     def base_bytes(self) -> int:
-        """Bytes of a base weight that is not quantized."""
+        """The bytes of each weight of the base model that is not quantized."""
         if self.trains_weights:
             return self.precision.weight
         if self.method == "qlora":
@@ -187,39 +191,43 @@ class Settings:
 
     @property
     def stream_bytes(self) -> int:
-        """Bytes of a number in the residual stream: the format of the embedding."""
+        """The bytes of a number in the residual stream, which has the format of the embedding."""
         return self.precision.stream if self.trains_weights else self.base_bytes
 
     @property
     def value_bytes(self) -> int:
-        """Bytes of a number that a linear layer returns (bitsandbytes: the format of its input)."""
+        """The bytes of a number that a linear layer returns.
+
+        A 4-bit layer of bitsandbytes returns numbers in the format of its input.
+        """
         return self.precision.value if self.trains_weights else self.base_bytes
 
     @property
     def attention_bytes(self) -> int:
-        """Bytes of a number that attention reads and returns."""
+        """The bytes of a number that attention reads or returns."""
         return 2 if self.autocast else self.value_bytes
 
     @property
     def adapter_bytes(self) -> int:
-        """Bytes of a number that A and B compute with."""
+        """The bytes of a number in the matrix products of an adapter's A and B."""
         return 2 if self.autocast else 4
 
     @property
     def adapters_copy_input(self) -> bool:
-        """Whether A reads a copy of its input even if the input has A's format already.
+        """Whether A reads a copy of its input even if the input already has A's format.
 
-        peft turns the input into float32, and autocast turns it back into 16 bits. peft's 4-bit
-        layers skip both copies if autocast is on, which PyTorch answers for a GPU.
+        Under autocast, peft converts the input to float32, and autocast converts the copy back to
+        16 bits. peft's 4-bit layers skip both conversions if autocast is on, but they only detect
+        autocast on a GPU.
         """
         return self.autocast and not (self.method == "qlora" and self.device == "cuda")
 
     @property
     def product_dtype(self) -> str:
-        """The format that products are computed in."""
+        """The number format in which matrix products are computed."""
         return "bfloat16" if self.trains_weights and self.recipe == "bf16" else self.compute_dtype
 
     @property
     def autocast(self) -> bool:
-        """Whether products run in 16 bits, whatever the format of weights and adapters."""
+        """Whether autocast computes matrix products in 16 bits from weights of any format."""
         return self.recipe == "autocast"

@@ -1,9 +1,9 @@
-"""Shapes of decoder-only transformers: from a preset, a Hugging Face config, or a bare count.
+"""Describe the shapes of decoder-only transformers, from presets, configs or parameter counts.
 
-A shape is all that memory arithmetic needs to know about a model: how wide, how deep, which
-matrices, which of them carry a bias. The tests compare every family of `FAMILIES` with the real
-transformers class, parameter by parameter. Any other family raises a ValueError, because a wrong
-number is worse than none.
+A shape contains everything that memory arithmetic needs to know about a model: its width, its
+number of layers, its matrices, and which of the matrices have a bias. The tests compare every
+family of `FAMILIES` with the class in transformers, parameter by parameter. A config of any other
+family raises a ValueError, because a wrong estimate is worse than no estimate.
 """
 
 from __future__ import annotations
@@ -19,27 +19,28 @@ from course_utils.validation import names_of, positive
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A decoder-only transformer, as memory arithmetic sees it.
+    """The properties of a decoder-only transformer that determine its memory.
 
     Attributes:
-        name: What the model is called.
+        name: Name of the model.
         layers: Number of transformer layers.
         hidden: Width of the residual stream.
         heads: Number of attention heads; heads × head_dim is the width of the queries.
-        kv_heads: Number of key and value heads; fewer than `heads` with grouped-query attention.
+        kv_heads: Number of key heads, which is also the number of value heads. It is smaller than
+            `heads` with grouped-query attention.
         head_dim: Width of one head.
         intermediate: Width of the MLP.
         vocab: Number of tokens in the vocabulary.
         tied: Whether the output layer shares the embedding's weights.
-        gated: Whether the MLP has gate, up and down matrices (SwiGLU), rather than up and down.
+        gated: Whether the MLP has gate, up and down matrices (SwiGLU), not just up and down.
         activation: The function between the MLP's matrices, one of `ACTIVATIONS`.
         norm: "rms" (a scale) or "layer" (a scale and a shift).
         biases: Names of the linear layers that have a bias.
         qk_norm: Whether each head's queries and keys are normalized.
-        positions: Rows of a learned position table, 0 with rotary positions.
+        positions: Number of rows in the learned position table, 0 for rotary positions.
         dropout: The largest dropout probability in the model's own config.
         family: The `model_type` of the config.
-        scalar: The number of parameters, if nothing else about the model is known; else 0.
+        scalar: The number of parameters if nothing else about the model is known, else 0.
 
     Raises:
         ValueError: A size is not a whole number of at least 1, or the sizes contradict each other.
@@ -77,14 +78,14 @@ class ModelShape:
 
     @classmethod
     def of(cls, model: ModelShape | str | Path | Mapping[str, Any]) -> ModelShape:
-        """Return the shape of a model, however the model is given.
+        """Return the shape of a model given as a shape, a preset's name or a config.
 
         Args:
             model: A `ModelShape`, the name of a preset, or a Hugging Face config (its dict, its
                 path, or its name on the hub).
 
         Raises:
-            ValueError: There is no such preset, or the config can't be used.
+            ValueError: No preset has this name, or the config is not supported.
         """
         if isinstance(model, ModelShape):
             return model
@@ -111,13 +112,13 @@ class ModelShape:
 
     @classmethod
     def generic(cls, parameters: float, name: str | None = None) -> ModelShape:
-        """Return a model of which only the number of parameters is known, such as 7e9.
+        """Return the shape of a model of which only the number of parameters is known.
 
-        The number is enough for weights, gradients and optimizer states, but not for activations
-        and adapters.
+        The number, such as 7e9, is enough to compute weights, gradients and optimizer states, but
+        not activations and adapters.
 
         Raises:
-            ValueError: The number is not whole, or below 1.
+            ValueError: `parameters` is not a whole number of at least 1.
         """
         whole = isinstance(parameters, int | float) and not isinstance(parameters, bool)
         if not whole or not 1 <= parameters < float("inf") or int(parameters) != parameters:
@@ -130,17 +131,19 @@ class ModelShape:
     def from_config(
         cls, config: Mapping[str, Any] | str | Path, name: str | None = None
     ) -> ModelShape:
-        """Read the shape of a model from its Hugging Face config.
+        """Return the shape of a model, read from its Hugging Face config.
 
         Args:
-            config: Its dict, the path of config.json or of the folder that contains it, or the name
-                of a repository on the hub ("owner/model": its config is downloaded, or read from
-                the cache).
-            name: What to call the model; by default the name in the config, or where it was found.
+            config: The config as a dict, the path of config.json or of its folder, or the name of a
+                repository on the hub, such as "owner/model". A config from the hub is downloaded,
+                or read from the cache.
+            name: Name for the model. The default is the name in the config. A config without a name
+                gets its path, its repository or its model_type as name.
 
         Raises:
-            ValueError: The config can't be read, lacks a field, or describes a model outside this
-                module (a mixture of experts, an encoder–decoder, a family outside `FAMILIES`).
+            ValueError: The config can't be read, lacks a field, has a value that is not allowed, or
+                describes a model that this module doesn't support (a mixture of experts, an
+                encoder–decoder, a family that is not in `FAMILIES`).
         """
         values, where = _read_config(config)
         where = str(name or values.get("_name_or_path") or where)
@@ -160,7 +163,7 @@ class ModelShape:
         return not self.scalar
 
     def check_length(self, tokens: int) -> None:
-        """Raise ValueError for a sequence of more tokens than the model has positions."""
+        """Raise ValueError if a sequence has more tokens than the model's table of positions."""
         if self.positions and tokens > self.positions:
             raise ValueError(
                 f"{self.name} has a table of {self.positions:,} positions: "
@@ -169,18 +172,18 @@ class ModelShape:
 
     @property
     def query_width(self) -> int:
-        """Width of the queries of all heads, and of what attention returns."""
+        """The total width of the queries of all heads, and the width of attention's result."""
         return self.heads * self.head_dim
 
     @property
     def key_width(self) -> int:
-        """Width of the keys, and of the values, of all key and value heads."""
+        """The total width of the keys of all heads, and the total width of the values."""
         return self.kv_heads * self.head_dim
 
     def linear_layers(self) -> dict[str, tuple[int, int]]:
         """Return the linear layers of one transformer layer: name → (d_in, d_out).
 
-        A bare count of parameters has none.
+        The result is empty if only the model's number of parameters is known.
         """
         if not self.known:
             return {}
@@ -201,32 +204,32 @@ class ModelShape:
 
     @property
     def bias_parameters(self) -> int:
-        """Biases of the linear layers of one transformer layer."""
+        """The number of bias parameters in the linear layers of one transformer layer."""
         return sum(d for name, (_, d) in self.linear_layers().items() if name in self.biases)
 
     @property
     def norm_tensors(self) -> int:
-        """Tensors of one norm: a weight, and a bias if it is a LayerNorm."""
+        """The number of tensors in one norm: 2 (weight, bias) for LayerNorm, 1 for RMSNorm."""
         return 2 if self.norm == "layer" else 1
 
     @property
     def norm_parameters(self) -> int:
-        """Parameters of the norms of one transformer layer."""
+        """The number of parameters in the norms of one transformer layer."""
         return 2 * self.hidden * self.norm_tensors + (2 * self.head_dim if self.qk_norm else 0)
 
     @property
     def linear_parameters(self) -> int:
-        """Weights of all linear layers of all transformer layers, which QLoRA quantizes."""
+        """The number of weights in all linear layers. QLoRA quantizes these weights."""
         return self.layers * sum(i * o for i, o in self.linear_layers().values())
 
     @property
     def embedding_parameters(self) -> int:
-        """Token embedding, learned positions if any, and the output layer if it is not tied."""
+        """The number of parameters in the embedding, position table and untied output layer."""
         return self.hidden * (self.vocab * (1 if self.tied else 2) + self.positions)
 
     @property
     def parameters(self) -> int:
-        """All parameters, tied ones counted once."""
+        """The number of all parameters; tied parameters are counted once."""
         if not self.known:
             return self.scalar
         last_norm = self.hidden * self.norm_tensors
@@ -234,14 +237,14 @@ class ModelShape:
         return self.embedding_parameters + self.linear_parameters + in_layers + last_norm
 
     def target_layers(self, targets: str | Iterable[str]) -> dict[str, tuple[int, int]]:
-        """Choose the linear layers that get adapters, like peft's `target_modules`.
+        """Return the linear layers that get adapters, chosen as by peft's `target_modules`.
 
         Args:
             targets: "all-linear", or names such as ("q_proj", "v_proj"). A name also matches the
-                end of a longer one: "c_proj" matches "attn.c_proj" and "mlp.c_proj".
+                end of a longer name: "c_proj" matches "attn.c_proj" and "mlp.c_proj".
 
         Returns:
-            Name → (d_in, d_out), of one transformer layer.
+            The chosen layers of one transformer layer: name → (d_in, d_out).
 
         Raises:
             ValueError: A name matches no layer, or only the number of parameters is known.
@@ -266,9 +269,9 @@ class ModelShape:
         return {n: d for n, d in layers.items() if any(_matches(n, target) for target in wanted)}
 
     def adapter_parameters(self, rank: int, targets: str | Iterable[str] = "all-linear") -> int:
-        """Count LoRA's trainable parameters at this rank on the target layers of the whole model.
+        """Return how many parameters LoRA trains on the target layers of the entire model.
 
-        On all linear layers of SmolLM2-135M rank 8 trains 2,442,240 parameters.
+        For example, rank 8 on all linear layers of SmolLM2-135M trains 2,442,240 parameters.
         """
         each = self.target_layers(targets).values()
         return self.layers * positive("rank", rank) * sum(d_in + d_out for d_in, d_out in each)
@@ -315,22 +318,22 @@ def _from_hub(name: str) -> Path:
     if isinstance(cached, str):
         return Path(cached)
     try:
-        # Ask once with a time-out, because the download would try again and again.
+        # Ask the hub once with a time-out, because the download itself would retry many times.
         HfApi().model_info(name, timeout=HUB_TIMEOUT)
         return Path(hf_hub_download(name, "config.json"))
-    # The errors of httpx, of huggingface_hub and OSError share no other base.
+    # The errors of httpx, the errors of huggingface_hub and OSError share no other base class.
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise ValueError(f"no config of {name} from the hub: {reason}") from None
 
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
-# The class names that transformers gives to models that predict the next token.
+# The endings of transformers' class names for models that predict the next token.
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 
 def _unsupported(values: Mapping[str, Any]) -> str | None:
-    """Say why this module would get the memory of a config wrong; None if it would not."""
+    """Return the reason why this module doesn't support a config, None if it does."""
     if values.get("is_encoder_decoder") or values.get("add_cross_attention"):
         return "is an encoder–decoder: only decoder-only models are modelled"
     if any(values.get(key) not in (None, False, 0, 1) for key in _EXPERTS):
@@ -352,20 +355,20 @@ def _unsupported(values: Mapping[str, Any]) -> str | None:
 
 
 class _BadField(ValueError):
-    """A field of a config has a value that can't be right."""
+    """A field of a config has a value that is not allowed."""
 
 
 class _Config:
     """A config whose fields are checked when they are read.
 
-    A missing field raises KeyError, a bad value raises _BadField.
+    A missing field without a default raises KeyError. A value that is not allowed raises _BadField.
     """
 
     def __init__(self, values: Mapping[str, Any]):
         self.values = values
 
     def size(self, key: str, default: int | None = None) -> int:
-        """Return a whole number of at least 1; null counts as missing."""
+        """Return a field that must be a whole number of at least 1; null counts as missing."""
         value = self.values.get(key)
         if value is None and default is None:
             raise KeyError(key)
@@ -381,7 +384,7 @@ class _Config:
         return value
 
     def share(self, key: str, default: float) -> float:
-        """Return a number from 0 to 1; null counts as 0."""
+        """Return a field that must be a number from 0 to 1; null counts as 0."""
         value = self.values.get(key, default) or 0.0
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise _BadField(f"{key} must be a number from 0 to 1, got {value!r}")
@@ -396,14 +399,14 @@ class _Config:
         return value
 
 
-# Each of these is one operation of PyTorch, which saves its input.
+# Each of these activation functions is one operation of PyTorch, which saves its input.
 FUSED = ("silu", "gelu", "gelu_pytorch_tanh")
-# The last one is a formula of several operations.
+# transformers computes "gelu_new" with a formula of several operations.
 ACTIVATIONS = (*FUSED, "gelu_new")
 
 
 def _rotary(config: _Config, kv_heads: int | None = None, head_dim: int | None = None):
-    """Read the fields that all families with rotary positions share; their defaults differ."""
+    """Return the sizes of a family with rotary positions; some defaults differ by family."""
     hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
     shared = kv_heads if "num_key_value_heads" not in config.values else None
     return {

@@ -1,10 +1,10 @@
-"""The moments of one training step, and what is alive at each of them.
+"""List the moments of one training step, and the memory in use at each moment.
 
-forward of layer 1 … L      what is saved for the backward pass grows
+forward of layer 1 … L      the tensors saved for the backward pass accumulate
 the loss                    logits and their gradients
-layer L … 1's backward      one layer at work, which checkpointing recomputes first: a spike;
-                            between two layers only one gradient of the layer is left
-the update                  the optimizer's states beside all gradients
+layer L … 1's backward      the tensors of one layer, which checkpointing recomputes first, and
+                            their gradients; between two layers, only one of these gradients remains
+the update                  the optimizer's states and all gradients
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ from course_utils.memory.weights import (
 
 PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "transient")
 LOGITS, WORK, REST = "logits and loss", "a layer at work", "CUDA and the rest"
-# The groups of what is alive at the peak.
+# The groups into which figures and tables sum the memory at the peak.
 GROUPS = (*PARTS[:-1], LOGITS, WORK, REST)
-# Two moments of a step.
+# The names of two moments of a step.
 LOSS, UPDATE = "the loss", "the update"
-# Bytes; the default of PyTorch on GPUs before Hopper.
+# The default size of PyTorch's cuBLAS workspace on GPUs before Hopper, in bytes.
 CUBLAS_WORKSPACE = 2 * 4096 * 1024 + 8 * 16 * 1024
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What is alive at one moment of a training step, in bytes (B).
+    """The memory in use at one moment of a training step, in bytes (B).
 
     Attributes:
-        name: The moment, such as "the loss".
-        parts: Bytes of weights, adapters, optimizer, gradients and activations, as far as they
+        name: Name of the moment, such as "the loss".
+        parts: Bytes of the weights, adapters, optimizer states, gradients and activations that
             exist at this moment.
-        others: A line for each other thing that is alive.
-        paged: Bytes of `optimizer` that a paged optimizer may move to CPU memory.
+        others: A line for each other item in memory.
+        paged: Bytes of optimizer states that a paged optimizer may move to CPU memory.
     """
 
     name: str
@@ -65,17 +65,20 @@ class Moment:
 
     @property
     def total(self) -> int:
-        """Bytes of all that is alive."""
+        """The bytes of everything in memory at this moment."""
         return sum(self.parts.values()) + total_bytes(self.others)
 
     @property
     def fixed(self) -> int:
-        """Bytes of all that can't move to CPU memory."""
+        """The bytes that can't move to CPU memory."""
         return self.total - self.paged
 
     @property
     def alive(self) -> dict[str, int]:
-        """What is alive → bytes, without zeros; a layer at work is one thing."""
+        """The bytes of each item in memory, by name.
+
+        Items of 0 bytes are left out. All tensors of a layer's backward pass are one item.
+        """
         sizes = Counter(self.parts)
         for line in self.others:
             sizes[line.what.partition(":")[0]] += line.size
@@ -83,12 +86,12 @@ class Moment:
 
     @property
     def groups(self) -> dict[str, int]:
-        """`alive` in the few groups of `GROUPS`, zeros included: name → bytes, for a picture."""
+        """The bytes of `alive` in each group of `GROUPS`, including empty groups, for figures."""
         return grouped(self.alive)
 
 
 def grouped(alive: Mapping[str, int]) -> dict[str, int]:
-    """Sum what is alive into the groups of `GROUPS`, zeros included: name → bytes."""
+    """Return the bytes of `alive` in each group of `GROUPS`, including empty groups."""
     sizes = dict.fromkeys(GROUPS, 0)
     for what, size in alive.items():
         sizes[LOGITS if "logits" in what else what if what in GROUPS else REST] += size
@@ -101,7 +104,7 @@ class Step:
 
     Attributes:
         plan: The model and its settings.
-        first: Whether this is the first step of a run, before which there are no optimizer states.
+        first: Whether this is the first step of a run, whose update creates the optimizer states.
     """
 
     plan: Plan
@@ -109,13 +112,13 @@ class Step:
 
     @cached_property
     def lines(self) -> tuple[Line, ...]:
-        """Every line of the parts, without what is alive at one moment only."""
+        """The lines of all parts except "transient"."""
         saved = saved_lines(self.plan) if self.plan.shape.known else ()
         return (*weight_lines(self.plan), *trainable_lines(self.plan), *saved)
 
     @cached_property
     def size(self) -> dict[str, int]:
-        """Bytes of each of `PARTS`, with 0 for what is transient."""
+        """The bytes of each part in `PARTS`; the part "transient" has 0 bytes here."""
         size = dict.fromkeys(PARTS, 0)
         for line in self.lines:
             size[line.part] += line.size
@@ -124,7 +127,10 @@ class Step:
     # --- the moments ---
 
     def candidates(self) -> Iterator[Moment]:
-        """Yield the moments that can be the peak; the backward peaks in the last or first layer."""
+        """Yield the moments at which memory can peak.
+
+        The backward pass can peak only in the last or in the first layer.
+        """
         if self.plan.shape.known:
             yield self.loss()
             yield self.backward(self.plan.shape.layers - 1)
@@ -132,7 +138,7 @@ class Step:
         yield self.update()
 
     def moments(self) -> Iterator[Moment]:
-        """Yield all moments in order."""
+        """Yield all moments of the step in order."""
         layers = range(self.plan.shape.layers)
         yield from map(self.forward, layers)
         yield self.loss()
@@ -143,33 +149,36 @@ class Step:
         yield self.update()
 
     def forward(self, layer: int) -> Moment:
-        """Describe the end of a layer's forward pass."""
+        """Return the moment at the end of a layer's forward pass."""
         saved = layers_saved(self.plan, layer + 1)
         return self._moment(f"forward of layer {layer + 1}", [], activations=saved)
 
     def loss(self) -> Moment:
-        """Describe the loss, when all activations are saved."""
+        """Return the moment of the loss, when all activations are saved."""
         others = [*self._output, _loss_copies(self.plan)]
         return self._moment(LOSS, others, activations=self.size["activations"])
 
     def backward(self, layer: int) -> Moment:
-        """Describe a layer at work; the layers above it are done."""
+        """Return the moment at which the backward pass of a layer needs most memory.
+
+        The layers above have already finished their backward passes.
+        """
         checkpointing = self.plan.settings.gradient_checkpointing
-        # Without checkpointing what the layer itself saved is part of its work.
+        # Without checkpointing, `_work` already counts the tensors that the layer itself saved.
         stored = layer + 1 if checkpointing else layer
         parts = {"activations": self._stored(stored), "gradients": self._gradients(layer)}
         name = f"{self._layer_name(layer)}'s backward"
         return self._moment(name, [*self._output, *self._work], **parts)
 
     def between(self, layer: int) -> Moment:
-        """Describe the time when this layer is done and the layer below it has not begun."""
+        """Return the moment between the backward passes of a layer and of the layer below."""
         stream = [line for line in self._work if line.what.endswith(RESIDUAL)]
         parts = {"activations": self._stored(layer), "gradients": self._gradients(layer - 1)}
         name = f"after {self._layer_name(layer)}'s backward"
         return self._moment(name, [*self._output, *stream], **parts)
 
     def update(self) -> Moment:
-        """Describe the update of the weights."""
+        """Return the moment of the update, which changes the trainable parameters."""
         scratch = _update_scratch(self.plan) if self.plan.shape.known else ()
         parts = {part: self.size[part] for part in ("optimizer", "gradients")}
         return self._moment(UPDATE, [*self._output, *scratch], **parts)
@@ -179,11 +188,11 @@ class Step:
         paged = self._paged if alive["optimizer"] == self.size["optimizer"] else 0
         return Moment(name, alive, (*self._constant, *others), paged)
 
-    # --- what several moments share ---
+    # --- memory that several moments share ---
 
     @cached_property
     def _held(self) -> dict[str, int]:
-        """Bytes of the parts that exist throughout the step."""
+        """The bytes of each part that exists during the entire step."""
         held = {part: self.size[part] for part in ("weights", "adapters", "optimizer")}
         if self.first:
             held["optimizer"] -= total_bytes(state_lines(self.plan))
@@ -215,13 +224,13 @@ class Step:
         return layer_saved(self.plan)
 
     def _stored(self, layers: int) -> int:
-        """Bytes that the lowest layers have saved and that the backward pass still needs."""
+        """Return the bytes saved by the lowest `layers` layers, which are still needed."""
         if self.plan.settings.gradient_checkpointing:
             return layers_saved(self.plan, layers)
         return layers * self._layer_saved
 
     def _gradients(self, layer: int) -> int:
-        """Bytes of the gradients that exist once the layers above `layer` are done."""
+        """Return the bytes of the gradients that exist when the backward pass reaches `layer`."""
         total = self.size["gradients"]
         return max(self._held["gradients"], _gradients_above(self.plan, total, layer))
 
@@ -231,7 +240,7 @@ class Step:
         return f"layer {layer + 1}" if layer else "the first layer"
 
 
-# --- what is alive throughout a step --------------------------------------------------------------
+# --- memory in use during the entire step ---------------------------------------------------------
 
 
 def _line(what: str, size: int, formula: str, source: str) -> Line:
@@ -239,7 +248,7 @@ def _line(what: str, size: int, formula: str, source: str) -> Line:
 
 
 def _constant_lines(plan: Plan) -> Iterator[Line]:
-    """What is alive throughout a step besides the parts."""
+    """Yield the memory besides the parts that is in use during the entire step."""
     if plan.settings.gradient_checkpointing:
         yield from _inputs_of_recomputation(plan)
     if plan.settings.shards("weights"):
@@ -249,7 +258,7 @@ def _constant_lines(plan: Plan) -> Iterator[Line]:
 
 
 def _inputs_of_recomputation(plan: Plan) -> Iterator[Line]:
-    """What checkpointing keeps besides the inputs of layers, because each layer reads it again."""
+    """Yield the tensors besides the layers' inputs that every recomputation of a layer reads."""
     shape, settings, t = plan.shape, plan.settings, plan.tokens
     s, each = settings.sequence_length, settings.stream_bytes
     if settings.attention == "eager" and not saved_mask(plan):
@@ -264,7 +273,7 @@ def _inputs_of_recomputation(plan: Plan) -> Iterator[Line]:
 
 
 def _gathered_layers(plan: Plan) -> Line:
-    """The weights of two layers, which a GPU collects from the others to compute with them."""
+    """Return the weights of two layers, which each GPU gathers from the other GPUs."""
     coded, each = sum(plan.quantized.values()), plan.settings.base_bytes
     whole = plan.layer_weights - coded
     formula, size = f"2 × ({whole:,} × {each} + {coded:,} × ½)", 2 * whole * each + coded
@@ -272,7 +281,7 @@ def _gathered_layers(plan: Plan) -> Line:
 
 
 def _cuda_lines(plan: Plan) -> Iterator[Line]:
-    """What PyTorch allocates on a GPU besides tensors."""
+    """Yield the memory that PyTorch allocates on a GPU besides tensors."""
     formula = f"2 threads × {CUBLAS_WORKSPACE:,}"
     yield _line("cuBLAS workspaces", 2 * CUBLAS_WORKSPACE, formula, "PyTorch's default")
     if plan.settings.method == "qlora":
@@ -280,11 +289,11 @@ def _cuda_lines(plan: Plan) -> Iterator[Line]:
         yield _line("unsplit rests of blocks", rests, "see allocator", "CUDACachingAllocator")
 
 
-# --- what is alive at one moment ------------------------------------------------------------------
+# --- memory in use at one moment ------------------------------------------------------------------
 
 
 def _logits(plan: Plan) -> Line:
-    """The logits, which the model's output holds until the next step."""
+    """Return the bytes of the logits, which the model's output keeps until the next step."""
     each = 2 if plan.settings.autocast else plan.settings.stream_bytes
     formula = f"{plan.tokens} tokens × {plan.shape.vocab} words × {each}{_in_blocks(plan)}"
     size = _block(plan, plan.tokens * plan.shape.vocab * each)
@@ -292,9 +301,12 @@ def _logits(plan: Plan) -> Line:
 
 
 def _loss_copies(plan: Plan) -> Line:
-    """The gradients of the loss and of the softmax; the softmax itself counts as saved."""
+    """Return the bytes of the gradients of the loss and of the softmax.
+
+    The softmax itself is counted among the saved activations.
+    """
     full = 4 * plan.tokens * plan.shape.vocab
-    # The rounding of the saved softmax to a whole block counts here too.
+    # The saved softmax also occupies a block, and the rounding of its size is counted here.
     size = 3 * _block(plan, full) - full
     formula = f"2 × {plan.tokens} tokens × {plan.shape.vocab} words × 4{_in_blocks(plan)}"
     return _line("gradients of logits", size, formula, "cross entropy")
@@ -309,7 +321,7 @@ def _block(plan: Plan, size: int) -> int:
 
 
 def _gradients_above(plan: Plan, total: int, layer: int) -> int:
-    """The share of all gradients that belongs to the layers above `layer`, and to the head."""
+    """Return the bytes of the gradients of the head and of the layers above `layer`."""
     shape = plan.shape
     above = shape.layers - 1 - layer
     if not plan.settings.trains_weights:
@@ -320,7 +332,7 @@ def _gradients_above(plan: Plan, total: int, layer: int) -> int:
 
 
 def _update_scratch(plan: Plan) -> Iterator[Line]:
-    """What is alive while, or just before, the weights are updated."""
+    """Yield the tensors that exist only during the update, or just before the update."""
     shape, settings, precision = plan.shape, plan.settings, plan.settings.precision
     if scratch := OPTIMIZERS[settings.optimizer].scratch * plan.trained * precision.state:
         formula = f"{plan.trained:,} × {precision.state}"

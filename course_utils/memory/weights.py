@@ -1,4 +1,4 @@
-"""Weights, adapters, gradients and optimizer states, and how several GPUs share them."""
+"""Compute the bytes of weights, adapters, gradients and optimizer states on each GPU."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from course_utils.memory.settings import BLOCK_SIZES, DTYPE_BYTES, OPTIMIZERS, S
 from course_utils.memory.shapes import ModelShape
 from course_utils.validation import positive
 
-# Smaller tensors have float32 states (bitsandbytes: min_8bit_size).
+# Tensors with fewer elements than this have float32 states (bitsandbytes: min_8bit_size).
 SMALLEST_8BIT = 4096
-# Smaller tensors never page (bitsandbytes: get_state_buffer).
+# Tensors with fewer elements than this never have paged states (bitsandbytes: get_state_buffer).
 SMALLEST_PAGED = 100_000
 
 
 def shared(line: Line, settings: Settings, part: str) -> Line:
-    """Return a line as it is on one GPU: its share if ZeRO divides this part, rounded up."""
+    """Return a line with its bytes on one GPU, divided and rounded up if ZeRO shards `part`."""
     if not settings.shards(part):
         return line
     formula = f"({line.formula}) / {settings.gpus} GPUs"
@@ -34,12 +34,13 @@ def shared(line: Line, settings: Settings, part: str) -> Line:
 def nf4_bytes(parameters: int, block_size: int = 64, double_quant: bool = True) -> dict[str, int]:
     """Return the bytes that bitsandbytes stores for one NF4 tensor.
 
-    Without double quantization each block has one float32 constant. With double quantization the
-    constants are 8-bit numbers in blocks of 256, each with a float32 constant of its own, and there
-    are a second code book of 256 float32 values and an offset (QLoRA, section 3).
+    Without double quantization, each block has one float32 constant. With double quantization, the
+    constants are 8-bit numbers in blocks of 256, and each block of constants has one float32
+    constant. A second code book of 256 float32 values and an offset are also stored (QLoRA,
+    section 3).
 
     Returns:
-        Bytes of the "codes", the "constants" and the "code books".
+        The number of bytes for each of "codes", "constants" and "code books".
 
     Raises:
         ValueError: `parameters` is below 1, or bitsandbytes has no such block size.
@@ -54,7 +55,7 @@ def nf4_bytes(parameters: int, block_size: int = 64, double_quant: bool = True) 
 
 
 def weight_lines(plan: Plan) -> Iterator[Line]:
-    """Yield the bytes of the model's own weights."""
+    """Yield a line for each kind of the model's own weights, with its bytes."""
     shape, settings = plan.shape, plan.settings
     if settings.method == "qlora":
         yield from _nf4_weights(plan)
@@ -74,21 +75,21 @@ def _weights(plan: Plan, what: str, count: int, each: int, source: str) -> Line:
 def _nf4_weights(plan: Plan) -> Iterator[Line]:
     shape, settings = plan.shape, plan.settings
     if not shape.known:
-        # This raises the error that says what is missing.
+        # This call raises a ValueError, because only the model's number of parameters is known.
         shape.target_layers("all-linear")
     yield from _nf4_lines(plan)
     biases = shape.layers * shape.bias_parameters
     rest = shape.parameters - shape.layers * sum(plan.quantized.values()) - biases
     why = "float32 by peft's upcast" if settings.upcast else "16 bits"
     yield _weights(plan, "not quantized", rest, settings.base_bytes, why)
-    # The first forward pass turns biases into the compute dtype.
+    # In the first forward pass, bitsandbytes converts the biases to the compute dtype.
     if biases:
         narrow = DTYPE_BYTES[settings.compute_dtype]
         yield _weights(plan, "biases", biases, narrow, "bitsandbytes")
 
 
 def _nf4_lines(plan: Plan) -> Iterator[Line]:
-    """The codes, constants and code books; only the codes are shared by GPUs."""
+    """Yield the bytes of the codes, constants and code books; sharding divides only the codes."""
     settings, layers, matrices = plan.settings, plan.shape.layers, plan.quantized.values()
     double = settings.double_quant
     stored = [nf4_bytes(n, settings.block_size, double) for n in matrices]
@@ -106,7 +107,7 @@ def _nf4_lines(plan: Plan) -> Iterator[Line]:
 
 
 def unsplit_rests(plan: Plan) -> int:
-    """Return the bytes that a GPU counts after loading in NF4 though no tensor uses them."""
+    """Return the allocated bytes that no tensor uses after a model was loaded in NF4 on a GPU."""
     settings = plan.settings
     kept = frozenset(plan.layers).difference(plan.quantized)
     return _unsplit_rests(
@@ -118,11 +119,12 @@ def unsplit_rests(plan: Plan) -> int:
 def _unsplit_rests(
     shape: ModelShape, kept: frozenset[str], block_size: int, double_quant: bool, upcast: bool
 ) -> int:
-    """Simulate loading a model matrix by matrix; `kept` names the layers that stay in 16 bits.
+    """Return the allocated bytes that no tensor uses, by simulating how a model is loaded.
 
-    transformers loads one 16-bit matrix after another, in the order of their names, into a region
-    that it has warmed up. bitsandbytes then allocates constants and codes, and the 16-bit matrix is
-    freed. Loading from several threads changes the order, and with it this number by some MiB.
+    `kept` names the layers that stay in 16 bits. transformers first allocates and frees one large
+    region of memory. It then loads the 16-bit matrices into this region, in the order of their
+    names. For each matrix, bitsandbytes allocates constants and codes, and the 16-bit matrix is
+    freed. A real loader with several threads uses another order, so its number differs by some MiB.
     """
     gpu, layers = CachingAllocator(), shape.linear_layers()
     ordered = sorted(layers, key=_name_in_checkpoint)
@@ -148,7 +150,7 @@ def _unsplit_rests(
 
 
 def _name_in_checkpoint(layer: str) -> str:
-    """A name that sorts like a checkpoint's: attention ("self_attn") follows the MLP."""
+    """Return a layer's name as in a checkpoint, where "self_attn" is sorted after "mlp"."""
     attention = ("q_proj", "k_proj", "v_proj", "o_proj")
     return layer if "." in layer else f"{'self_attn' if layer in attention else 'mlp'}.{layer}"
 
@@ -157,7 +159,7 @@ def _name_in_checkpoint(layer: str) -> str:
 
 
 def trainable_lines(plan: Plan) -> Iterator[Line]:
-    """Yield the bytes that belong to the trainable parameters."""
+    """Yield the bytes of adapters, gradients and optimizer for the trainable parameters."""
     settings, count, precision = plan.settings, plan.trained, plan.settings.precision
 
     def each(part: str, what: str, size: int, source: str) -> Line:
@@ -173,7 +175,7 @@ def trainable_lines(plan: Plan) -> Iterator[Line]:
 
 
 def state_lines(plan: Plan) -> Iterator[Line]:
-    """Yield the states that the optimizer makes at the first update: one line, or none."""
+    """Yield one line for the states that the optimizer creates at the first update, if any."""
     settings, optimizer = plan.settings, OPTIMIZERS[plan.settings.optimizer]
     if not optimizer.states:
         return
@@ -181,7 +183,7 @@ def state_lines(plan: Plan) -> Iterator[Line]:
     size, source = optimizer.states * one, "torch.optim"
     formula = f"{plan.trained:,} × {optimizer.states} × {settings.precision.state}"
     if optimizer.eight_bit:
-        # Each state has one map of 256 float32 values.
+        # bitsandbytes stores one map of 256 float32 values for each state.
         size += 256 * 4 * optimizer.states
         formula = "1 B and 4 B a block of 256, each state; float32 below 4,096 numbers"
         source = "bitsandbytes"
@@ -190,7 +192,7 @@ def state_lines(plan: Plan) -> Iterator[Line]:
 
 
 def state_bytes(elements: int, settings: Settings) -> int:
-    """Return the bytes of one state of a trainable tensor; 8-bit ones include their constants."""
+    """Return the bytes of one state of a trainable tensor, including constants of 8-bit states."""
     if not OPTIMIZERS[settings.optimizer].eight_bit:
         return elements * settings.precision.state
     if elements < SMALLEST_8BIT:
@@ -199,9 +201,10 @@ def state_bytes(elements: int, settings: Settings) -> int:
 
 
 def paged_bytes(elements: int, settings: Settings) -> int:
-    """Return how much of `state_bytes` may move to CPU memory: no constants, no small tensors.
+    """Return how many bytes of one state of a trainable tensor may move to CPU memory.
 
-    Source: get_state_buffer of bitsandbytes, which pages tensors of at least 100,000 elements.
+    Constants and the states of small tensors can't move: get_state_buffer of bitsandbytes pages
+    only tensors of at least 100,000 elements.
     """
     if not OPTIMIZERS[settings.optimizer].paged or elements < SMALLEST_PAGED:
         return 0

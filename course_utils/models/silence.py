@@ -1,4 +1,4 @@
-"""Keep libraries from writing warnings and progress bars to the screen for a while."""
+"""Hide the warnings and progress bars of libraries inside a with block."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @contextmanager
 def silence(library: str) -> Iterator[None]:
-    """Hide a library's warnings for a while. Its errors are still shown.
+    """Hide all warnings of Python and of a library inside the with block, but not its errors.
 
     Args:
         library: the name of the library's logger, such as "transformers".
@@ -29,7 +29,7 @@ def silence(library: str) -> Iterator[None]:
 
 @contextmanager
 def silence_transformers() -> Iterator[None]:
-    """Hide the warnings and progress bars of transformers for a while."""
+    """Hide the warnings and progress bars of transformers inside the with block."""
     from transformers.utils.logging import (
         disable_progress_bar,
         enable_progress_bar,
@@ -48,7 +48,7 @@ def silence_transformers() -> Iterator[None]:
 
 @contextmanager
 def hub_progress_bars(shown: bool) -> Iterator[None]:
-    """Show the progress bars of the Hugging Face hub, or hide them for a while."""
+    """Hide the progress bars of the Hugging Face hub in the with block, unless `shown` is true."""
     from huggingface_hub.utils import (
         are_progress_bars_disabled,
         disable_progress_bars,
@@ -67,7 +67,10 @@ def hub_progress_bars(shown: bool) -> Iterator[None]:
 
 @contextmanager
 def without_tqdm(module: Any) -> Iterator[None]:
-    """Replace a module's `tqdm` for a while, if the module has no option to hide its bar."""
+    """Hide the progress bar of a module that has no option for it, inside the with block.
+
+    The module's `tqdm` is replaced by a function that draws nothing.
+    """
     bar, module.tqdm = module.tqdm, lambda items, **_: items
     try:
         yield
@@ -76,5 +79,5 @@ def without_tqdm(module: Any) -> Iterator[None]:
 
 
 def someone_watches() -> bool:
-    """Whether a progress bar is seen: in a terminal or a notebook, but not in a log file."""
+    """Return whether a user can see progress bars: in a terminal or notebook, not in a log file."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules

@@ -1,4 +1,4 @@
-"""Tiny random models and adapters for exercises and tests, made in a moment."""
+"""Make tiny random models and adapters for exercises and tests."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ def tiny_base(
 ) -> LlamaForCausalLM:
     """Make a random Llama that is quantized in the same way as the base model.
 
-    Its width is 64, with 4 query heads of width 16 that share 2 key-value heads, an MLP of width
-    128 and 96 tokens; the output head is the embedding. It has 6,208 parameters and 36,992 more
-    for each layer, 36,864 of them in the layer's 7 matrices, whose rows are whole blocks of 64.
-    What is not quantized is float32, and so are NF4's products. So two correct ways to compute a
-    gradient differ by the rounding of float32 alone.
+    The hidden states have width 64. Each layer has 4 query heads of width 16, which share 2
+    key-value heads, and an MLP of width 128. The vocabulary has 96 tokens, and the output head
+    shares its weights with the embedding. The model has 6,208 parameters outside its layers and
+    36,992 in each layer. Of the parameters of a layer, 36,864 are in its 7 matrices, whose rows
+    consist of complete blocks of 64.
+
+    Weights that are not quantized are float32, and so are matrix products with NF4 weights. So two
+    correct ways to compute a gradient differ only by the rounding of float32.
 
     Args:
         seed: seed of the weights. PyTorch's own random numbers are not affected.
@@ -32,10 +35,10 @@ def tiny_base(
         layers: number of layers.
 
     Returns:
-        The model on the CPU, in eval mode and safe to evaluate.
+        The model on the CPU, in eval mode, and safe to evaluate (see `make_safe_to_evaluate`).
 
     Raises:
-        ValueError: another quantization was asked for.
+        ValueError: `quantization` is neither "nf4" nor None.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -48,7 +51,7 @@ def tiny_base(
         num_attention_heads=4,
         num_key_value_heads=2,
         tie_word_embeddings=True,
-        # Large enough that adapters can change the logits.
+        # The weights are so large that adapters can change the logits.
         initializer_range=0.2,
     )
     with torch.random.fork_rng(devices=[]):
@@ -62,11 +65,11 @@ def tiny_base(
                 state_dict=model.state_dict(),
                 dtype=torch.float32,
                 quantization_config=nf4_config(torch.float32),
-                # Without this, the 4-bit weights would be on a GPU if there is one.
+                # Without this device map, the 4-bit weights would be on a GPU if there is one.
                 device_map={"": "cpu"},
             )
         make_safe_to_evaluate(model)
-        # Otherwise peft would ask the hub for a repository of the name "None".
+        # If the name stayed "None", peft would ask the hub for a repository of this name.
         model.name_or_path = ""
     return model.eval()
 
@@ -74,16 +77,16 @@ def tiny_base(
 def tiny_adapters(
     seed: int = 0, *, rank: int = 4, targets: Sequence[str] = ("q_proj", "v_proj"), layers: int = 2
 ) -> dict[str, torch.Tensor]:
-    """Make random LoRA adapters for `tiny_base`, as if they were trained: neither A nor B is zero.
+    """Make random LoRA adapters for `tiny_base`. As after training, neither A nor B is zero.
 
     Args:
         seed: seed of the adapters.
         rank: rank r of the adapters.
         targets: names of the linear layers with adapters, such as "q_proj".
-        layers: number of layers of the base.
+        layers: number of layers of the base model.
 
     Returns:
-        The adapters by the names that peft gives its parameters: A (r, in) and B (out, r), float32.
+        A dict from peft's parameter names to the float32 matrices A (r, in) and B (out, r).
     """
     generator = torch.Generator().manual_seed(seed)
     adapters = {}

@@ -1,13 +1,13 @@
-"""The addresses where the course is published, and the badges and links made from them.
+"""Read and write the addresses of the published course, and make badges from these addresses.
 
-pyproject.toml holds up to two addresses, both of repositories on GitHub, because Colab opens
-notebooks from there:
+pyproject.toml contains up to two addresses. Both are addresses of GitHub repositories, because
+Colab opens notebooks from GitHub:
 
     [project.urls]
     Repository = "https://github.com/OWNER/REPO"     the course: lectures are opened from there
     Students = "https://github.com/OWNER/OTHER"      the course without solutions: assignments
 
-Links name the tag of this release, such as v0.1.0 for version 0.1.0.
+Links use the tag of this release, such as v0.1.0 for version 0.1.0.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ REPOSITORY = re.compile(rf"{GITHUB}/({OWNER})/({NAME})(?:\.git)?/?", re.IGNORECA
 
 @dataclass(frozen=True)
 class Addresses:
-    """The addresses of the two repositories; "" stands for a repository that does not exist."""
+    """The addresses of the two repositories; "" means that a repository does not exist."""
 
     repository: str = ""
     students: str = ""
 
     def of(self, path: Path) -> str:
-        """Return the address that the notebook at `path` is opened from; "" if there is none.
+        """Return the repository from which the notebook at `path` is opened; "" without one.
 
-        Assignments are opened from the students' repository only, because the course's own
-        repository holds their solutions.
+        Assignments are opened only from the students' repository, because the course's own
+        repository contains their solutions.
         """
         return self.repository if is_lecture(path) else self.students
 
 
 def github(address: str) -> str:
-    """Return an address of a GitHub repository without a final ".git" or slash.
+    """Return the address of a GitHub repository without a final ".git" or slash.
 
     Raises:
-        CourseError: it is not the address of a GitHub repository.
+        CourseError: `address` is not the address of a GitHub repository.
     """
     found = REPOSITORY.fullmatch(address)
     if not found:
@@ -62,7 +62,7 @@ def github(address: str) -> str:
 
 
 def is_lecture(path: Path) -> bool:
-    """Tell whether a notebook is in a folder named lectures."""
+    """Return whether a notebook is in a folder named lectures."""
     return path.resolve().parent.name == "lectures"
 
 
@@ -70,10 +70,10 @@ def is_lecture(path: Path) -> bool:
 
 
 def read(folder: Path) -> Addresses:
-    """Return the addresses in a folder's pyproject.toml, which need not exist.
+    """Return the addresses in the pyproject.toml of a folder; empty ones if the file is missing.
 
     Raises:
-        CourseError: the file is not TOML, or an address is not one of GitHub.
+        CourseError: the file is not TOML, or an address is not that of a GitHub repository.
     """
     file = folder / PROJECT
     if not file.exists():
@@ -88,7 +88,7 @@ def read(folder: Path) -> Addresses:
 
 
 def written(folder: Path, addresses: Addresses) -> str:
-    """Return the text that a folder's pyproject.toml has with these addresses; all else is kept.
+    """Return the text of a folder's pyproject.toml with these addresses and no other change.
 
     Raises:
         CourseError: the file can't be read, or it is not TOML.
@@ -123,8 +123,8 @@ def written(folder: Path, addresses: Addresses) -> str:
 def badges(path: Path, addresses: Addresses) -> str:
     """Return the Markdown line of a notebook's badges for Colab and Binder; "" without an address.
 
-    The badges of an assignment open its release in exercises/, also those of its source in
-    solutions/.
+    The badges of an assignment open its release in exercises/, even if `path` is the source of the
+    assignment in solutions/.
     """
     address = addresses.of(path)
     if not address:
@@ -139,9 +139,9 @@ def badges(path: Path, addresses: Addresses) -> str:
 
 
 def with_badges(opening: str, line: str) -> str:
-    """Return the text of a notebook's first cell with this line of badges below its title.
+    """Return the text of a notebook's first cell with the badges `line` below its title.
 
-    Other lines of badges are removed; with an empty `line`, all are.
+    All other lines of badges are removed. If `line` is empty, no badges are added.
     """
     paragraphs = [part for part in opening.split("\n\n") if not _is_badges(part)]
     return "\n\n".join([*paragraphs[:1], *filter(None, [line]), *paragraphs[1:]])

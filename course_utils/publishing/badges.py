@@ -1,8 +1,8 @@
 """Renew the badges in README.md and the notebooks, and the addresses in set-up cells.
 
-All of them come from the addresses in pyproject.toml (see `addresses`). Lectures and assignments
-have a line of badges below their title. README.md has the badges of the first lecture between two
-markers:
+Badges and set-up cells use the addresses in pyproject.toml (see `addresses`). Lectures and
+assignments have a line of badges below their title. README.md has the badges of the first lecture
+between two markers:
 
     <!-- badges: begin -->
     <!-- badges: end -->
@@ -26,12 +26,12 @@ BEGIN, END = "<!-- badges: begin -->", "<!-- badges: end -->"
 def renew(folder: Path, published: Addresses | None = None) -> list[Path]:
     """Bring all badges and set-up cells of a course up to date.
 
-    All files are read before the first is written. If one can't be written, the files written
-    before it are restored.
+    If a file can't be written, all files get their previous text again.
 
     Args:
         folder: the course folder.
-        published: new addresses, which are stored in pyproject.toml; default: those stored there.
+        published: new addresses, which are written to pyproject.toml; default: the addresses that
+            pyproject.toml contains.
 
     Returns:
         The files that changed.
@@ -58,12 +58,12 @@ def renew(folder: Path, published: Addresses | None = None) -> list[Path]:
 
 
 def differences(folder: Path) -> list[Path]:
-    """List the files whose badges or set-up cells differ from what pyproject.toml gives."""
+    """Return the files whose badges or set-up cells don't have the addresses in pyproject.toml."""
     return list(_changed(_texts(folder, addresses.read(folder))))
 
 
 def _texts(folder: Path, published: Addresses) -> dict[Path, str]:
-    """Return the texts that README.md and the notebooks of a course should have."""
+    """Return the texts that README.md and the notebooks of a course should have, by path."""
     texts = {folder / README: _readme(folder, published)} if (folder / README).exists() else {}
     for path in notebooks.all_notebooks(folder):
         texts[path] = notebook_check.published_at(path, published)
@@ -71,12 +71,12 @@ def _texts(folder: Path, published: Addresses) -> dict[Path, str]:
 
 
 def _changed(texts: dict[Path, str]) -> dict[Path, str]:
-    """Return the texts that differ from those in their files."""
+    """Return those of the texts that differ from the current texts of their files."""
     return {path: text for path, text in texts.items() if text != path.read_text(encoding="utf-8")}
 
 
 def _readme(folder: Path, published: Addresses) -> str:
-    """Return the text of README.md with the badges between its markers, if it has markers."""
+    """Return the text of README.md with new badges between its markers, if it has markers."""
     text = (folder / README).read_text(encoding="utf-8")
     lines = [addresses.badges(path, published) for path in notebooks.lectures(folder)[:1]]
     row = "\n".join([BEGIN, *filter(None, lines), END])

@@ -1,6 +1,7 @@
-"""Check the claims of docs/slides-against-measurement.md against the outputs of lectures.
+"""Check the claims in docs/slides-against-measurement.md against the outputs of the lectures.
 
-A row of that page links to the cell that proves its claim, and quotes the output of the cell:
+Each row of this page makes a claim, links to the cell that proves the claim, and quotes the output
+of the cell:
 
     [02, load-slide](../lectures/02_memory_calculator.ipynb#load-slide): `28.00 GB`, `26.08 GiB`
 """
@@ -33,7 +34,7 @@ class Evidence:
 
 
 def evidence(folder: Path) -> list[Evidence]:
-    """List the cells that the page of claims links to, in order; empty without that page."""
+    """Return the cells that the page of claims links to, in order; empty without this page."""
     path = folder / PAGE
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     return [
@@ -43,11 +44,11 @@ def evidence(folder: Path) -> list[Evidence]:
 
 
 def unsupported(folder: Path, notebooks: list[Path]) -> list[str]:
-    """List the claims that the executed lectures in `notebooks` do not support.
+    """Return messages about the claims that the executed lectures in `notebooks` don't support.
 
     Returns:
-        A message for each missing cell, each link without a quote, and each quote that the output
-        of its cell does not contain.
+        A message for each missing cell, for each link without a quote, and for each quote that the
+        output of its cell does not contain.
     """
     shown = {path.stem: dict(shown_outputs(path)) for path in notebooks}
     found = []

@@ -1,7 +1,8 @@
-"""The table of the lectures that README, the website's first page and lecture 00 show.
+"""Make the table of lectures for README.md, the website's first page and lecture 00.
 
-Each row is taken from the first cell of a lecture, so nobody edits a page when a lecture is added:
-`course notebooks fix` renews the tables, and `course notebooks check` finds old ones.
+Each row is made from the first cell of a lecture. So nobody has to edit the tables when a lecture
+is added: `course notebooks fix` renews the tables, and `course notebooks check` finds tables that
+are out of date.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 from course_utils.notebooks import lectures, load
 from course_utils.validation import CourseError
 
-# What the first cell of every lecture says, in lines of the form "- **Slides:** Introduction".
+# The labels that the first cell of every lecture contains, each with an example of its text. The
+# lines of the cell have the form "- **Slides:** Introduction".
 OPENING = {
     "Slides": "Introduction",
     "Question": "What does it take to fine-tune a model?",
@@ -28,10 +30,11 @@ TABLE = re.compile(r"^\| lecture \|.*(?:\n\|.*)*", re.MULTILINE)
 
 
 def opening(cells: list[dict[str, Any]]) -> dict[str, str]:
-    """The title of a lecture, and what its first cell says after each label of `OPENING`.
+    """Return the title of a lecture, and the texts after the labels in its first cell.
 
     Returns:
-        "title" and the labels → text; "" for what the cell does not say.
+        A dict with the keys "title" and the labels of `OPENING`. A text is "" if the cell does not
+        contain it.
     """
     text = cells[0]["source"] if cells and cells[0].get("cell_type") == "markdown" else ""
     patterns = {"title": r"\A# (\S.*)$"}
@@ -41,12 +44,12 @@ def opening(cells: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def course_map(folder: Path, start: Path, columns: tuple[str, ...] = COLUMNS) -> str:
-    """A Markdown table of all lectures.
+    """Return a Markdown table of all lectures.
 
     Args:
-        folder: the course's folder, which holds `lectures/`.
-        start: the folder of the page that shows the table; links lead from there.
-        columns: some of `COLUMNS`.
+        folder: the course folder, which contains `lectures/`.
+        start: the folder of the page that shows the table; the links are relative to this folder.
+        columns: the columns of the table, chosen from `COLUMNS`.
     """
     rows = [columns, ("---",) * len(columns)]
     for path in lectures(folder):
@@ -70,7 +73,7 @@ def _row(lecture: Path, start: Path) -> dict[str, str]:
 
 
 def renewed(text: str, folder: Path, start: Path) -> str:
-    """A page's text with its table of the lectures renewed, or with a table added at its end.
+    """Return a page's text with a renewed table of lectures, which is added if it is missing.
 
     Raises:
         CourseError: the table has a column that `COLUMNS` does not have.
@@ -87,8 +90,10 @@ def renewed(text: str, folder: Path, start: Path) -> str:
 
 
 def renewed_pages(folder: Path) -> dict[Path, str]:
-    """Those of `PAGES` whose table is out of date, with the text that each should have."""
+    """Return the new texts of those `PAGES` whose table is out of date, by path."""
     paths = [folder / page for page in PAGES if (folder / page).is_file()]
     texts = {path: path.read_text(encoding="utf-8") for path in paths}
+    # The page of another course may have no table.
+    texts = {path: text for path, text in texts.items() if TABLE.search(text)}
     new = {path: renewed(text, folder, path.parent) for path, text in texts.items()}
     return {path: text for path, text in new.items() if text != texts[path]}

@@ -25,15 +25,16 @@ from course_utils.validation import CourseError
 
 @dataclass(frozen=True)
 class Execution:
-    """What running one notebook gave.
+    """The result of running one notebook.
 
     Attributes:
         notebook: the notebook file that was run.
         page: the HTML page with outputs; the executed notebook is in the same folder.
-        seconds: wall time, including the start of the kernel.
-        peak_memory: most bytes (B) that the kernel and its child processes held.
+        seconds: wall time in seconds, including the start of the kernel.
+        peak_memory: maximum memory of the kernel and its child processes, in bytes.
         summaries: the text outputs of the cells tagged "summary".
-        error: the cell that failed and the end of its traceback; None if no cell failed.
+        error: the cell that failed and the reason, such as the end of its traceback; None if no
+            cell failed.
     """
 
     notebook: Path
@@ -53,18 +54,18 @@ def execute(
 ) -> Execution:
     """Run a notebook from top to bottom in a fresh kernel, and write it with its outputs.
 
-    The kernel's working folder is the notebook's. The notebook file is not changed. A cell that
-    fails ends the run, and the outputs up to that cell are written.
+    The kernel's working folder is the folder of the notebook. The notebook file is not changed. If
+    a cell fails, the run ends, and the outputs up to this cell are written.
 
     Args:
-        path: the notebook.
+        path: the notebook file.
         output_dir: the folder for the executed notebook and its HTML page.
-        timeout: seconds for one cell; None sets no limit.
-        progress: show a bar on stderr, which advances with each cell.
+        timeout: maximum run time of a cell, in seconds; None sets no limit.
+        progress: whether to show a progress bar on stderr, which advances with each cell.
 
     Raises:
-        CourseError: the notebook can't be read, `output_dir` is its own folder, or Jupyter's
-            packages are missing.
+        CourseError: the notebook can't be read, `output_dir` is the folder of the notebook, or
+            Jupyter's packages are missing.
     """
     path = Path(path)
     page = Path(output_dir) / f"{path.stem}.html"
@@ -92,7 +93,7 @@ def _needs_jupyter(missing: ImportError) -> CourseError:
 
 
 def _run(notebook: Any, folder: Path, timeout: int | None, bar: Any) -> tuple[str | None, int]:
-    """Execute a notebook in place; returns the error, if any, and the peak memory in bytes."""
+    """Execute a notebook in place; return its error, or None, and the peak memory in bytes."""
     try:
         from jupyter_client.kernelspec import NoSuchKernel
         from nbclient import NotebookClient
@@ -128,10 +129,10 @@ def _run(notebook: Any, folder: Path, timeout: int | None, bar: Any) -> tuple[st
 
 
 def _execute_until_interrupted(watch: _Watch) -> None:
-    """Execute in a separate thread, so that Ctrl-C interrupts this one and not nbclient's loop.
+    """Execute the notebook in a separate thread, so that Ctrl-C does not interrupt nbclient's loop.
 
-    On Ctrl-C the kernel is killed, so the thread ends and cleans up; KeyboardInterrupt is raised
-    again.
+    On Ctrl-C, the kernel is killed, so that the thread ends and cleans up. Then KeyboardInterrupt
+    is raised again.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
         run = pool.submit(asyncio.run, watch.client.async_execute(env=_kernel_environment()))
@@ -141,12 +142,13 @@ def _execute_until_interrupted(watch: _Watch) -> None:
             watch.kill_kernel()
             raise
         finally:
-            # nbclient keeps this handler if the kernel did not start, and it would fail at exit.
+            # If the kernel did not start, nbclient does not remove this handler, which would then
+            # fail when Python exits.
             atexit.unregister(watch.client._cleanup_kernel)
 
 
 def _kernel_environment() -> dict[str, str]:
-    """Return an environment with inline figures and without debugger warnings on stderr."""
+    """Return environment variables for inline figures and no warnings of the debugger on stderr."""
     kept = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     return kept | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
@@ -170,9 +172,9 @@ def _bar(path: Path, notebook: Any, progress: bool) -> Any:
 class _Watch(threading.Thread):
     """Advance the bar and measure memory while a notebook runs.
 
-    The operating system records the kernel's peak. A child process's record ends with the process,
-    so the memory that child processes don't share is sampled twice a second, and its maximum is
-    added.
+    The operating system records the kernel's peak memory. But the record of a child process is lost
+    when the process ends. So the unshared memory of all child processes is measured twice a second,
+    and the maximum of these measurements is added to the kernel's peak.
     """
 
     def __init__(self, bar: Any, interval: float = 0.5):
@@ -185,7 +187,7 @@ class _Watch(threading.Thread):
 
     @property
     def peak(self) -> int:
-        """Most bytes that the kernel and its children held."""
+        """Return the maximum memory of the kernel and its child processes, in bytes."""
         return self.kernel_peak + self.children_peak
 
     def __enter__(self) -> _Watch:
@@ -201,11 +203,11 @@ class _Watch(threading.Thread):
         while not self.over.wait(self.interval):
             self.look()
             if sys.stderr.isatty():
-                # The bar shows the time, which changes during a long cell.
+                # The bar shows the elapsed time, so it is redrawn during a long cell.
                 self.bar.refresh()
 
     def look(self) -> None:
-        """Read the memory now, if the kernel is running."""
+        """Measure the memory and update the peaks, if the kernel is running."""
         import psutil
 
         try:
@@ -226,7 +228,7 @@ class _Watch(threading.Thread):
 
     @property
     def kernel(self) -> Any:
-        """The kernel's process; raises psutil.NoSuchProcess if it is not running."""
+        """Return the kernel's process, or raise psutil.NoSuchProcess if it is not running."""
         import psutil
 
         pid = getattr(getattr(self.client.km, "provisioner", None), "pid", None)
@@ -235,12 +237,12 @@ class _Watch(threading.Thread):
         return psutil.Process(pid)
 
     def cell_starts(self, cell: Any, **_: object) -> None:
-        """Note which cell is running."""
+        """Store the cell that is running, and show its id in the bar."""
         self.cell = cell
         self.bar.set_postfix_str(cell.id)
 
     def cell_ends(self, cell: Any, **_: object) -> None:
-        """Advance the bar, and read the memory before the kernel can be shut down."""
+        """Advance the bar, and measure the memory before the kernel can be shut down."""
         self.look()
         self.bar.update()
 

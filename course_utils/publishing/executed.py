@@ -1,7 +1,8 @@
-"""Get the executed lectures for the site and the slides: run them now, or take their last run.
+"""Get the executed lectures for the site and the slides: run them now, or use their last run.
 
 `course run` stores each executed lecture in build/lectures. The last run of a lecture can be used
-while its code cells are those of the lecture; texts and the metadata of cells are renewed.
+if the code cells of the lecture have not changed since then. Texts and the metadata of cells may
+have changed, because they are copied from the lecture.
 """
 
 from __future__ import annotations
@@ -10,25 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.files import write_text
-from course_utils.notebooks import dump, lectures, load
+from course_utils.notebooks import CELL_TIMEOUT, dump, lectures, load
 from course_utils.publishing.execute import execute
 from course_utils.validation import CourseError
 
-TIMEOUT = 1800  # seconds for one cell, as for `course run`
-
 
 def executed(folder: Path, only: str | None = None, *, run: bool = True) -> list[Path]:
-    """List the executed notebooks of the lectures, in order.
+    """Return the executed notebooks of the lectures, in order.
 
     Args:
         folder: the course folder; the executed notebooks are in its build/lectures.
-        only: just this lecture, by its number or name.
-        run: execute each lecture now, with a bar on stderr. Otherwise take its last run, with the
-            texts and the metadata of cells that the lecture has now.
+        only: return only the lecture with this number or name.
+        run: whether to execute each lecture now, with a progress bar on stderr. If False, the last
+            run of each lecture is used, with the lecture's current texts and metadata of cells.
 
     Raises:
-        CourseError: there are no lectures, a cell fails, or the last run is missing, failed or
-            had other code.
+        CourseError: there are no lectures, a cell fails, or the last run of a lecture is missing,
+            failed or had different code.
     """
     paths = lectures(folder, only)
     if not paths:
@@ -38,14 +37,14 @@ def executed(folder: Path, only: str | None = None, *, run: bool = True) -> list
 
 
 def _run(path: Path, output: Path) -> Path:
-    execution = execute(path, output, timeout=TIMEOUT)
+    execution = execute(path, output, timeout=CELL_TIMEOUT)
     if execution.error:
         raise CourseError(f"{path.stem} failed in {execution.error}")
     return execution.page.with_suffix(".ipynb")
 
 
 def _last_run(path: Path, output: Path) -> Path:
-    """Renew the texts of the executed notebook in `output`, and return its path."""
+    """Update the texts of a lecture's executed notebook in `output`, and return its path."""
     target = output / path.name
     remedy = f"run `course run --only {path.stem[:2]}`"
     if not target.is_file():
@@ -58,14 +57,14 @@ def _last_run(path: Path, output: Path) -> Path:
 
 
 def _code(notebook: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the code cells by their ids."""
+    """Return the code cells of a notebook by their ids."""
     return {cell["id"]: cell for cell in notebook["cells"] if cell["cell_type"] == "code"}
 
 
 def _fault(lecture: dict[str, Any], last: dict[str, Any]) -> str | None:
-    """Return why the last run can't be used; None if it can.
+    """Return the reason why the last run can't be used; None if the last run can be used.
 
-    The set-up cells may differ, because a set-up cell does nothing outside Colab.
+    The code of the set-up cells may differ, because a set-up cell does nothing outside Colab.
     """
     now, then = _code(lecture), _code(last)
     if list(now) != list(then):
@@ -82,7 +81,7 @@ def _fault(lecture: dict[str, Any], last: dict[str, Any]) -> str | None:
 
 
 def _renewed(lecture: dict[str, Any], last: dict[str, Any]) -> dict[str, Any]:
-    """Return the lecture with the outputs, the counts and the widgets of its last run."""
+    """Return the lecture with the outputs, execution counts and widgets of its last run."""
     for name, cell in _code(lecture).items():
         cell |= {key: _code(last)[name][key] for key in ("outputs", "execution_count")}
     return lecture | {"metadata": last["metadata"] | lecture["metadata"]}

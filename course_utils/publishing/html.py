@@ -12,8 +12,9 @@ from typing import Any
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
-# nbconvert's page without RequireJS and Mermaid, which delay its text until another server answers.
-# MathJax loads after the text; without a network, readers see the TeX.
+# This template is nbconvert's page without RequireJS and Mermaid, which would delay the text of the
+# page until another server responds. MathJax loads after the text. Without a network, readers see
+# formulas as TeX.
 PAGE_TEMPLATE = """
 {%- extends 'lab/index.html.j2' -%}
 {% from 'mathjax.html.j2' import mathjax with context %}
@@ -26,10 +27,10 @@ PAGE_TEMPLATE = """
 
 
 def to_html(notebook: Any, title: str) -> str:
-    """Return an executed notebook as one self-contained page.
+    """Return an executed notebook as one self-contained HTML page.
 
-    The page contains its pictures, shows the last state of each widget, and links to the pages of
-    the notebooks in the same folder.
+    The page contains its pictures and shows the last state of each widget. Links to notebooks in
+    the same folder become links to the HTML pages of these notebooks.
     """
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
@@ -45,7 +46,10 @@ def to_html(notebook: Any, title: str) -> str:
 
 
 def with_moved_links(page: str, source: Path, target: Path) -> str:
-    """Return a page for the folder `target`, with the links that lead out of `source` adjusted."""
+    """Return a page whose links work in the folder `target` as they did in the folder `source`.
+
+    Only links that begin with ../ are changed.
+    """
 
     def moved(link: re.Match[str]) -> str:
         way = os.path.relpath(source.resolve() / link[1], target.resolve())
@@ -81,7 +85,7 @@ def _frozen(widgets: dict[str, Any], model_id: str) -> str:
 
 
 def _shown_value(state: dict[str, Any]) -> str:
-    """Return what a control shows: the label of the chosen option, or the value."""
+    """Return the text that a control shows: the label of the chosen option, or the value."""
     if "_options_labels" in state:
         index = state.get("index")
         return "" if index is None else str(state["_options_labels"][index])

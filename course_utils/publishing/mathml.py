@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-CHILDREN = {"mfrac": 2, "msub": 2, "msup": 2, "msubsup": 3}  # how many an element must have
+# The number of child elements that a MathML element must have.
+CHILDREN = {"mfrac": 2, "msub": 2, "msup": 2, "msubsup": 3}
 
 
 def to_mathml(tex: str, display: bool = False) -> str:
-    r"""Turn TeX, such as "\alpha / r", into a MathML element.
+    r"""Return a TeX formula, such as "\alpha / r", as a MathML element.
 
     Args:
         tex: the formula, without dollar signs.
-        display: the formula has a line of its own.
+        display: whether the formula is on a separate line.
 
     Raises:
-        ValueError: the formula would not be shown as it is meant, because its braces don't match,
+        ValueError: the formula would not be shown correctly, because its braces don't match,
             latex2mathml doesn't know a command, or an argument is missing.
     """
     from latex2mathml.converter import convert

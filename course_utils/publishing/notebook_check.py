@@ -1,10 +1,10 @@
-"""Check that notebooks can be committed and that lectures have their form; fix what can be fixed.
+"""Check that notebooks can be committed and lectures have the required form, and fix notebooks.
 
     course notebooks check        list the problems
     course notebooks fix          remove outputs and metadata, renew set-up cells and badges
 
-A notebook in git holds no outputs, no execution counts and no state of widgets. The ids of its
-cells are names.
+A notebook in git must not contain outputs, execution counts or the state of widgets. The ids of its
+cells must be names, such as memory-7b-full.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from course_utils.publishing.addresses import TAG, Addresses, badges, is_lecture
 from course_utils.publishing.course_map import OPENING, opening, renewed
 from course_utils.validation import CourseError
 
-MAX_LINES = 15  # lines of a code cell in a lecture
+# Maximum number of lines in a code cell of a lecture.
+MAX_LINES = 15
 NOTEBOOK_METADATA = {"kernelspec", "language_info", "title", "authors", "qlora_course"}
 CELL_METADATA = {
     "tags",
@@ -33,10 +34,12 @@ CELL_METADATA = {
     "raw_mimetype",
 }
 
-MAP_CELL = "course-map"  # a cell of this name holds the table of the lectures
+# The id of the cell that contains the table of lectures.
+MAP_CELL = "course-map"
 
-# The first code cell of every lecture and assignment installs the release that this package is.
-# pip must not change the four packages under a running kernel, and peft refuses Colab's torchao.
+# On Colab, the first code cell of every lecture and assignment installs the course at the release
+# of this package. The versions of four packages are fixed, because pip must not change them under a
+# running kernel. torchao is uninstalled, because peft does not accept Colab's version of torchao.
 SETUP = """\
 # Does nothing on your own computer. On Colab it installs the course, at a release.
 import os
@@ -64,20 +67,22 @@ KNOW = """\
 
 
 def setup_cell(address: str = "") -> str:
-    """Return the set-up cell that installs from a repository, or that asks for its address."""
+    """Return the set-up cell that installs the course from an address, or asks for the address."""
     return SETUP.format(address=KNOW.format(address=address) if address else ASK, tag=TAG)
 
 
-SETUP_CELL = setup_cell()  # for a course that is not published
+# The set-up cell of a course that is not published.
+SETUP_CELL = setup_cell()
 
 
 def check(path: Path | str) -> list[str]:
-    """List what must not be committed in a notebook.
+    """Return the problems because of which a notebook must not be committed.
 
     A notebook in a folder named lectures must also have the form of a lecture.
 
     Returns:
-        The problems, each with the id of its cell; empty if the notebook is clean.
+        A message for each problem, with the id of the cell if a cell has the problem; empty if the
+        notebook is clean.
 
     Raises:
         CourseError: an address in the course's pyproject.toml is not valid.
@@ -144,17 +149,17 @@ def _cell_faults(cell: dict[str, Any]) -> Iterator[str]:
 
 
 def _is_of_the_course(path: Path) -> bool:
-    """Tell whether a notebook is a lecture or an assignment in a folder of its own."""
+    """Return whether a notebook is a lecture or is in the folder of an assignment."""
     return is_lecture(path) or path.resolve().parents[1].name in ("solutions", "exercises")
 
 
 def _course_of(path: Path) -> Path:
-    """Return the folder that holds lectures/ or exercises/."""
+    """Return the course folder of a lecture or an assignment."""
     return path.resolve().parents[1 if is_lecture(path) else 2]
 
 
 def _address_faults(cells: list[dict[str, Any]], path: Path, published: Addresses) -> Iterator[str]:
-    """Check the cells with addresses: the set-up cell, and the badges below the title."""
+    """Yield the problems of the set-up cell and of the badges, which contain addresses."""
     code = [cell for cell in cells if cell.get("cell_type") == "code"]
     wanted = setup_cell(published.of(path))
     if not code or code[0].get("id") != "setup" or code[0]["source"] != wanted:
@@ -186,9 +191,10 @@ def _lecture_faults(path: Path, cells: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def fix(path: Path | str) -> bool:
-    """Remove from a notebook what must not be committed, and renew what is generated.
+    """Remove content that must not be committed from a notebook, and renew generated content.
 
-    The ids of cells and the length of their code are not changed.
+    Set-up cells, badges and the table of lectures are generated. Cells with unsuitable ids or with
+    too many lines of code are not fixed.
 
     Returns:
         Whether the file changed.
@@ -226,7 +232,7 @@ def _strip(notebook: dict[str, Any]) -> None:
 
 
 def published_at(path: Path, published: Addresses) -> str:
-    """Return the text of a notebook with these addresses in its badges and set-up cell.
+    """Return the JSON of a notebook with these addresses in its badges and its set-up cell.
 
     Raises:
         CourseError: the file can't be read, or it is not a notebook.
@@ -237,7 +243,7 @@ def published_at(path: Path, published: Addresses) -> str:
 
 
 def _put_addresses(cells: list[dict[str, Any]], path: Path, published: Addresses) -> None:
-    """Renew the badges and the set-up cell; a missing set-up cell is added below the opening."""
+    """Renew the badges and the set-up cell; a missing set-up cell is added below the first cell."""
     for cell in cells[:1]:
         cell["source"] = with_badges(cell["source"], badges(path, published))
     setup = setup_cell(published.of(path))

@@ -1,4 +1,4 @@
-"""Check a built site: links lead somewhere, pictures have texts, and no page needs the network."""
+"""Check that a site's links have targets, its pictures have texts, and it needs no network."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ SHOWN = {"img": "src", "script": "src", "iframe": "src", "source": "src", "link"
 
 
 def pages(site: Path) -> list[Path]:
-    """List the pages of a site, without the templates that the theme leaves in _static."""
+    """Return the pages of a site, without the templates that the theme writes to _static."""
     return [path for path in sorted(site.rglob("*.html")) if path.parent.name != "_static"]
 
 
 def problems(site: Path) -> list[str]:
-    """List what is wrong with the pages in `site`; nothing is requested from the network.
+    """Return the problems of the pages in `site`; the network is not used.
 
     Returns:
         A message for each link or anchor without a target, each id that a page uses twice, each
@@ -41,7 +41,7 @@ def problems(site: Path) -> list[str]:
 
 
 class _Page(HTMLParser):
-    """The links and ids of one page, and the problems that this page alone shows."""
+    """The links and ids of one page, and the problems that are found without other pages."""
 
     def __init__(self, path: Path):
         super().__init__()

@@ -1,9 +1,10 @@
 """Turn lectures into slides: reveal.js decks that need only a browser.
 
-The `slideshow` metadata of a cell says where it goes, as Jupyter defines it: a `slide` begins a
-topic, a `subslide` continues it on a new screen, a `fragment` on the same screen; a cell marked
-`skip` is left out, and `notes` are shown to the speaker only. A key press shows a cell's outputs
-after its code: on the same screen if both fit, otherwise on the next.
+The `slideshow` metadata of a cell determines the cell's place in the deck, as Jupyter defines it. A
+`slide` begins a topic, a `subslide` continues the topic on a new screen, and a `fragment` continues
+it on the same screen. A cell marked `skip` is left out, and `notes` are shown only to the speaker.
+A key press shows the outputs of a cell after its code. The outputs appear on the same screen if
+they fit there, and otherwise on the next screen.
 """
 
 from __future__ import annotations
@@ -25,26 +26,32 @@ from course_utils.publishing.html import freeze_widgets
 from course_utils.publishing.mathml import to_mathml
 from course_utils.validation import CourseError
 
-SIZE = (1280, 720)  # pixels of a slide, before reveal.js scales it to the screen
-LINES = 23  # lines of code and plain output that fit on a slide below its title
-COLUMNS = 100  # characters in a line of code; longer lines are wrapped
-LARGE = (16, 79)  # lines and columns of code that fit in the larger type
-TEXT = 50  # characters of running text that take the height of one line of code
-ROW = 80  # characters that make a table row one line higher
-# Height of a picture, a table row, a row of controls and a line of text, in lines of code.
+# Width and height of a slide in pixels, before reveal.js scales the slide to the screen.
+SIZE = (1280, 720)
+# Number of lines of code and plain output that fit on a slide below its title.
+LINES = 23
+# Maximum number of characters in a line of code; longer lines are wrapped.
+COLUMNS = 100
+# Number of lines and columns of code that fit on a slide in the larger type.
+LARGE = (16, 79)
+# Number of characters of running text that need the height of one line of code.
+TEXT = 50
+# Number of characters after which a table row is one line higher.
+ROW = 80
+# Heights of a picture, a table row, a row of controls and a line of text, in lines of code.
 HEIGHTS = {"<img": 20, "<tr": 2, "flex-direction:row": 2, "<br": 2}
 REVEAL = ("LICENSE", "dist/reveal.css", "dist/reveal.js", "plugin/notes/notes.js")
 
 
 def build(folder: Path, output: Path, only: str | None = None, *, run: bool = True) -> list[Path]:
-    """Write lectures as decks.
+    """Write lectures as decks, and return the pages of the decks.
 
     Args:
         folder: the course folder.
-        output: the folder for NAME.html of each deck, an index.html of all decks in the folder,
-            and reveal/ with reveal.js.
-        only: just this lecture, by its number or name.
-        run: execute the lectures first; otherwise take their last run.
+        output: the folder for the decks. The function writes a page for each deck, an index.html
+            with links to all decks in the folder, and reveal.js in the subfolder reveal/.
+        only: convert only the lecture with this number or name.
+        run: whether to execute the lectures first. If False, the last run of each lecture is used.
 
     Returns:
         The pages of the decks.
@@ -63,7 +70,7 @@ def build(folder: Path, output: Path, only: str | None = None, *, run: bool = Tr
 
 
 def _reveal_folder() -> Path:
-    """Return the folder of reveal.js in sphinx_revealjs, without importing that package."""
+    """Return the folder of reveal.js in the package sphinx_revealjs, which is not imported."""
     found = {name: find_spec(name) for name in ("nbconvert", "latex2mathml", "sphinx_revealjs")}
     if missing := [name for name, spec in found.items() if spec is None]:
         raise CourseError(f"{missing[0]} is missing: run `make slides`, which installs it")
@@ -74,7 +81,7 @@ def _write_deck(path: Path, output: Path) -> Path:
     page = output / f"{path.stem}.html"
     try:
         write_text(page, to_deck(load_node(path)))
-    # A formula can't be shown, or all cells are hidden.
+    # ValueError is raised if a formula can't be shown, or if all cells are hidden.
     except ValueError as fault:
         raise CourseError(f"{path.stem} can't be made into slides: {fault}") from fault
     return page
@@ -98,7 +105,7 @@ def _data(name: str) -> str:
 
 
 def to_deck(notebook: Any) -> str:
-    """Return an executed notebook as the page of a deck, with its pictures inside."""
+    """Return an executed notebook as the HTML page of a deck, which contains its pictures."""
     from jinja2 import DictLoader
     from nbconvert import SlidesExporter
     from traitlets.config import Config
@@ -119,7 +126,7 @@ def to_deck(notebook: Any) -> str:
 
 
 def _markdown(source: str) -> str:
-    """Turn Markdown into HTML with formulas as MathML and without links to local files."""
+    """Return Markdown as HTML, with formulas as MathML and without links to local files."""
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
     class Renderer(IPythonRenderer):
@@ -140,12 +147,14 @@ def _markdown(source: str) -> str:
 
 
 def laid_out(notebook: Any) -> Any:
-    """Return a copy of a notebook with its cells as a deck shows them.
+    """Return a copy of a notebook in which the cells are arranged as a deck shows them.
 
     Skipped cells and outputs on stderr are left out. Outputs that don't fit below their code become
-    cells of their own, each a subslide. Notes come before the fragments of their screen, so that
-    they are not part of a fragment. The metadata of the first cell of a screen has `topic`, the
-    heading of the slide for a screen without a heading, and `large`, whether its type can be large.
+    separate cells, and each of these cells is a subslide. Notes are moved before the fragments of
+    their screen, so that the notes are not part of a fragment.
+
+    The metadata of the first cell of a screen gets two entries. `topic` is the heading for a screen
+    that does not begin with a heading. `large` is True if the screen can have the larger type.
     """
     notebook = copy.deepcopy(notebook)
     notebook.cells[0].source = with_badges(notebook.cells[0].source, "")
@@ -164,7 +173,7 @@ def laid_out(notebook: Any) -> Any:
 
 
 def _screens(cells: list[Any]) -> list[list[Any]]:
-    """Group the cells by screen."""
+    """Return the cells of each screen as a list."""
     screens: list[list[Any]] = []
     for cell in cells:
         if not screens or _kind(cell) in ("slide", "subslide"):
@@ -184,7 +193,7 @@ def _headings(cells: list[Any]) -> Iterator[str]:
 
 
 def _parts(cell: Any) -> Iterator[Any]:
-    """Yield the cell, or its code and its outputs separately if they don't fit together."""
+    """Yield the cell, or its code and its outputs separately if one screen is too small."""
     if cell.cell_type == "code":
         shown = [output for output in cell.outputs if output.get("name") != "stderr"]
         cell.outputs = [part for output in shown for part in _tables(output)]
@@ -201,7 +210,7 @@ def _parts(cell: Any) -> Iterator[Any]:
 
 
 def _tables(output: Any) -> Iterator[Any]:
-    """Yield an output, or each of the tables that it consists of."""
+    """Yield an output, or each table separately if the output consists of several tables."""
     page = output.get("data", {}).get("text/html", "")
     tables = re.split(r"(?<=</table>)\s*(?=<table)", page) if page.startswith("<table") else [page]
     for table in tables:
@@ -224,7 +233,7 @@ def _screenfuls(outputs: list[Any]) -> list[list[Any]]:
 
 
 def _height(cell: Any) -> int:
-    """Estimate the height of a cell with its outputs, in lines of code."""
+    """Return an estimate of the height of a cell with its outputs, in lines of code."""
     if cell.cell_type != "code":
         return sum(1 + len(line) // TEXT for line in cell.source.splitlines())
     return len(cell.source.splitlines()) + sum(map(_output_height, cell.outputs))
@@ -239,13 +248,13 @@ def _output_height(output: Any) -> int:
 
 
 def _text(output: Any) -> str:
-    """Return what an output shows as plain text; "" if it shows something richer."""
+    """Return the plain text of an output; "" if the output also has another form, such as HTML."""
     data = output.get("data", {})
     return output.get("text", "") or (data.get("text/plain", "") if len(data) == 1 else "")
 
 
 def _can_be_large(screen: list[Any]) -> bool:
-    """Tell whether the code and plain outputs of a screen fit in the larger type."""
+    """Return whether the code and plain outputs of a screen fit in the larger type."""
     code = [cell for cell in screen if cell.cell_type == "code"]
     texts = [text for cell in code for text in (cell.source, *map(_text, cell.outputs))]
     columns = max((len(line) for text in texts for line in text.splitlines()), default=0)

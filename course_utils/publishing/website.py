@@ -4,10 +4,10 @@
     lectures/, executed ────────┼─ stage ─► build/site-source ─ Sphinx ─ check ─► build/site
     exercises/, as released ────┘
 
-`stage` copies each file to its place on the site and changes the links between the files, so that
-the links also work in the repository. `docs/conf.py` sets the theme, the formulas and the
-docstrings. The build fails if a page needs the network, if a link has no target, or if a claim
-about the slides is not shown by the cell that it names.
+`stage` copies each file to its place on the site and changes the links between the files. So the
+links of the original files can be written for the repository. `docs/conf.py` configures the theme,
+the formulas and the docstrings. The build fails if a page needs the network, if a link has no
+target, or if the output of a lecture does not support a claim about the slides.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ from course_utils.validation import CourseError
 API = "docs/api.md"
 
 
-# --- the whole ------------------------------------------------------------------------------------
+# --- the build ------------------------------------------------------------------------------------
 
 
 def build(folder: Path, notebooks: list[Path], output: Path) -> int:
-    """Build the site of a course.
+    """Build the website of a course, and return its number of pages.
 
-    What Sphinx reads stays in build/site-source of the course.
+    The files that Sphinx reads remain in build/site-source of the course folder.
 
     Args:
         folder: the course folder.
         notebooks: the executed lectures.
-        output: the folder for the site; an old site in it is replaced.
+        output: the folder for the site; an old site in this folder is replaced.
 
     Returns:
         The number of pages.
 
     Raises:
         CourseError: a claim about the slides is not supported, a link has no target, Sphinx reports
-            a warning, a page has a problem, or `output` holds something other than a site.
-            `output` is then left as it was.
+            a warning, a page has a problem, or `output` contains files that are not a site. In all
+            of these cases, `output` is not changed.
     """
     if output.exists() and any(output.iterdir()) and not (output / "objects.inv").is_file():
         raise CourseError(f"{output} is neither empty nor a site: choose another folder")
@@ -73,7 +73,7 @@ def _stop_for(problems: list[str]) -> None:
 
 
 def _sphinx(folder: Path, work: Path) -> None:
-    """Turn `work`/pages into `work`/html; each warning of Sphinx is an error."""
+    """Run Sphinx, which turns `work`/pages into `work`/html, and treat its warnings as errors."""
     options = ["-W", "--keep-going", "-q", "-j", "auto", "-c", folder / "docs"]
     options += ["-d", work / "doctrees", "-D", f"html_extra_path={work / 'extra'}"]
     command = [sys.executable, "-m", "sphinx", *options, work / "pages", work / "html"]
@@ -88,9 +88,10 @@ def _sphinx(folder: Path, work: Path) -> None:
 
 
 def places(folder: Path) -> dict[str, str]:
-    """Map the path of each file of the course that the site shows to its path on the site.
+    """Return the path on the site for each course file that the site shows, by the file's path.
 
-    Notebooks keep their paths, because launch buttons open the path that a page has.
+    Notebooks have the same path on the site as in the repository, because the launch button of a
+    page opens the notebook that has the path of the page.
     """
     found = {f"docs/{path.name}": path.name for path in folder.glob("docs/*.md")}
     found |= {
@@ -106,7 +107,7 @@ def places(folder: Path) -> dict[str, str]:
 
 
 def modules(folder: Path) -> dict[str, str]:
-    """Return the path of each module or package that docs/api.md lists, by its name."""
+    """Return the paths of the modules and packages that docs/api.md lists, by their names."""
     listed = folder / API
     text = listed.read_text(encoding="utf-8") if listed.is_file() else ""
     found = {}
@@ -120,7 +121,7 @@ def modules(folder: Path) -> dict[str, str]:
 
 
 def stage(folder: Path, notebooks: list[Path], work: Path) -> None:
-    """Write what Sphinx reads into `work`/pages, and the pictures of outputs into `work`/extra.
+    """Write the files that Sphinx reads to `work`/pages, and pictures of outputs to `work`/extra.
 
     Raises:
         CourseError: a link leads to a file that does not exist.
@@ -175,10 +176,10 @@ class Links:
     repository: str = ""
 
     def moved(self, text: str, source: str) -> str:
-        """Return the Markdown `text` of the file `source` with the links that it needs on the site.
+        """Return the Markdown `text` of the file `source` with its links changed for the site.
 
-        A link to a file that the site does not show leads into the repository; if the repository
-        has no address, the link becomes plain text. Code is not changed.
+        A link to a file that the site does not show becomes a link into the repository. If the
+        repository has no address, such a link becomes plain text. Code is not changed.
 
         Raises:
             CourseError: a link leads to a file that does not exist.
@@ -206,11 +207,12 @@ PICTURE = re.compile(r'src="data:image/(png|jpeg|gif);base64,([^"]+)"')
 
 
 def stage_notebook(path: Path, source: str, links: Links, work: Path) -> str:
-    """Return the JSON of a notebook for Sphinx: widgets as HTML, pictures as files, links changed.
+    """Return a notebook's JSON for Sphinx, with widgets as HTML, pictures as files, links changed.
 
-    The id of a code cell becomes an anchor. The checks of exercises are folded. The set-up cell,
-    which does nothing for a reader, is left out, and so are the badges, because the site has
-    buttons. Tables that pandas styled get the look of its other tables.
+    The id of each code cell becomes an anchor. The code of the checks in exercises is hidden until
+    a reader shows it. The set-up cell is left out, because it does nothing for a reader of the
+    site. The badges are left out, because the site has launch buttons. Tables that pandas styled
+    get the same look as other tables of pandas.
     """
     notebook = freeze_widgets(load_node(path))
     notebook.cells = [cell for cell in notebook.cells if cell.id != "setup"]
@@ -237,7 +239,7 @@ def _is_check(cell: Any) -> bool:
 
 
 def _put_pictures(cell: Any, folder: Path) -> None:
-    """Write the pictures in a cell's HTML to files in `folder`, which is beside its page."""
+    """Write the pictures in a cell's HTML to files in `folder`, which is next to the HTML page."""
     names = (f"{cell.id}{f'-{n}' if n > 1 else ''}" for n in range(1, 1000))
 
     def to_file(picture: re.Match[str]) -> str:
@@ -254,7 +256,7 @@ STYLED = re.compile(r'<table (?=id="T_\w+">)')
 
 
 def _style_tables(cell: Any) -> None:
-    """Give tables of pandas' Styler, which have no class, the class that the theme knows."""
+    """Give tables of pandas' Styler, which have no class, the class that the theme styles."""
     for data in _with_html(cell):
         data["text/html"] = STYLED.sub('<table class="dataframe" ', data["text/html"])
 

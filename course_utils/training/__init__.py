@@ -1,16 +1,16 @@
-"""Lesson 07: QLoRA fine-tuning, from the recipe and one step to the loop and its checkpoints.
+"""Lesson 07: QLoRA fine-tuning, from the settings of a run to its checkpoints.
 
-The modules, in the order in which to read them:
+Read `loop` first, and then the other modules in this order:
 
-    recipe          every choice of a run
-    adapters        LoRA adapters on a frozen base
-    batches         which examples are read together
+    recipe          all settings of a training run
+    adapters        LoRA adapters on a frozen base model
+    batches         how the examples are divided into micro-batches
     step            the loss and one optimizer step
-    loop            `finetune`: the training loop, read this first
-    checkpoints     saved states, from which a run continues
-    fast_step       the step on a CPU with fewer passes over memory
-    distributed     devices, several processes, FSDP
-    command         the command line
+    loop            `finetune`, the training loop
+    checkpoints     saved states from which a run can continue
+    fast_step       a faster training step for CPUs
+    distributed     devices, several processes and FSDP
+    command         the command `course train`
 """
 
 from course_utils.training.adapters import (

@@ -1,4 +1,4 @@
-"""LoRA adapters on a frozen base: attach new ones, load saved ones, and find what is trained."""
+"""Attach LoRA adapters to a frozen base model, load saved adapters, and list what is trainable."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from course_utils.validation import CourseError
 
 
 def attach_adapters(model, recipe: Recipe, name: str = "default"):
-    """Freeze the base model and put a LoRA adapter beside every target module.
+    """Freeze the base model and add a LoRA adapter to every target module.
 
-    Adapters are float32 whatever the dtype of the base, so each trainable parameter needs 16 B with
-    Adam. peft's `prepare_model_for_kbit_training` is not called: it copies the embedding, the head
-    and the norms to float32, which costs memory and which this loop does not need.
+    Adapters are float32, regardless of the base model's dtype. So each trainable parameter needs
+    16 bytes with Adam: 4 bytes each for the weight, its gradient and Adam's two moments. peft's
+    `prepare_model_for_kbit_training` is not called, because it converts the embedding, the output
+    head and the normalization layers to float32. That would cost memory, and this training loop
+    does not need it.
 
     Args:
-        model: A transformers model, or a PeftModel, which gets one more adapter.
-        recipe: Its rank, alpha, dropout, targets and seed.
-        name: Name of the new adapter, which becomes the active one.
+        model: A transformers model, or a PeftModel, to which another adapter is added.
+        recipe: The recipe whose rank, alpha, dropout, targets and seed are used.
+        name: Name of the new adapter, which becomes the active adapter.
 
     Returns:
-        The PeftModel.
+        The PeftModel, in which only the new adapter is trainable.
 
     Raises:
         ValueError: The model already has an adapter of this name.
@@ -58,10 +60,15 @@ def attach_adapters(model, recipe: Recipe, name: str = "default"):
 
 
 def load_adapters(model, path: str | Path, name: str = "default"):
-    """Put saved adapters on a fresh base model, or beside the adapters of a PeftModel.
+    """Load saved adapters into a base model, or add them to the adapters of a PeftModel.
+
+    Args:
+        model: A base model or a PeftModel.
+        path: Folder of the saved adapters.
+        name: Name that the loaded adapters get in the model.
 
     Returns:
-        The PeftModel, with the loaded adapters active.
+        The PeftModel, in which the loaded adapters are active.
 
     Raises:
         CourseError: The folder `path` contains no adapters.
@@ -80,24 +87,24 @@ def load_adapters(model, path: str | Path, name: str = "default"):
 
 @contextmanager
 def _no_future_warnings() -> Iterator[None]:
-    """Hide a warning that students can ignore: peft 0.21 reads a renamed attribute of a model."""
+    """Hide a warning that students can ignore: peft 0.21 uses the old name of a model attribute."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Every parameter that the optimizer will update, by name."""
+    """Return the parameters that the optimizer will update, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def set_checkpointing(model, on: bool) -> None:
     """Switch gradient checkpointing of a transformers model or a PeftModel on or off."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    # transformers called it gradient checkpointing before 5.24.
+    # Before version 5.24, the names of these methods in transformers began with "gradient".
     kind = "activation" if hasattr(base, "activation_checkpointing_enable") else "gradient"
     if on:
-        # Without reentrance, frozen embeddings need no gradient of their own.
+        # With use_reentrant=False, gradients reach the adapters although the embeddings are frozen.
         getattr(base, f"{kind}_checkpointing_enable")({"use_reentrant": False})
     else:
         getattr(base, f"{kind}_checkpointing_disable")()

@@ -1,4 +1,4 @@
-"""Which examples are read together, in which order, by which process."""
+"""Divide the examples into micro-batches, which one or more processes read."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batches:
-    """The micro-batches that one of several processes reads.
+    """The micro-batches that one process reads.
 
     Every process gets the same number of micro-batches, because all processes must take part in
-    each exchange of gradients. An epoch reads every example exactly once. Here are the examples of
-    two processes that read two at a time, without shuffling:
+    each exchange of gradients. In an epoch, every example is read exactly once. The picture shows
+    which examples two processes read without shuffling, if a micro-batch has two examples:
 
                         process 0         process 1
         7 examples      0 1 | 4 5         2 3 | 6
@@ -30,10 +30,12 @@ class Batches:
 
     Attributes:
         examples: Tokenized conversations (`sft.encode_all`).
-        collate: Makes one batch of a few examples.
-        size: Examples in a micro-batch.
-        accelerator: Knows the number of processes, this process's place and its device.
-        seed: Each epoch shuffles the examples by seed + epoch. None keeps their order.
+        collate: Function that combines a few examples into one batch.
+        size: Number of examples in a micro-batch.
+        accelerator: The Accelerator of the run. It provides the number of processes, the index of
+            this process and its device.
+        seed: Each epoch shuffles the examples with the random seed `seed` + number of the epoch.
+            None keeps the order of the examples.
     """
 
     examples: Sequence[Features]
@@ -43,7 +45,7 @@ class Batches:
     seed: int | None = None
 
     def epoch(self, number: int = 0, start: int = 0) -> Iterator[dict[str, Tensor]]:
-        """Yield the micro-batches of an epoch from micro-batch `start` on, on this device."""
+        """Yield an epoch's micro-batches on the process's device, beginning with number `start`."""
         order = self._order(number)
         together = self.size * self.accelerator.num_processes
         for group in range(start, math.ceil(len(order) / together)):

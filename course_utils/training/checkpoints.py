@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a run on disk, from which it continues as if it had never stopped."""
+"""Save the state of a training run to disk, and continue the run from its newest checkpoint."""
 
 from __future__ import annotations
 
@@ -24,14 +24,18 @@ WEIGHTS, STATE, TRAINABLE, PROGRESS = "adapters", "state", "trainable.safetensor
 
 
 class TrainingError(CourseError):
-    """Training cannot continue. The message says why and where the last good adapters are."""
+    """Training cannot continue; the message gives the reason and the newest checkpoint, if any."""
 
 
 class Checkpoints:
-    """Saved states of one run: `FOLDER/step-000040/` with `adapters/` (peft's format) and `state/`.
+    """The checkpoints of one run, such as the folder `step-000040` after 40 optimizer steps.
 
-    A checkpoint is written under a temporary name and renamed when it is complete. Older ones are
-    removed only then, so a full disk or a crash while saving never costs the last good one.
+    The subfolder `adapters` of a checkpoint contains the adapters in peft's format. The subfolder
+    `state` contains what is needed to continue the run, such as the state of the optimizer.
+
+    A checkpoint is written under a temporary name and renamed when it is complete. Older
+    checkpoints are removed only after that. So a full disk or a crash during saving never destroys
+    the last complete checkpoint.
     """
 
     def __init__(self, folder: str | Path, trainer: Trainer):
@@ -43,19 +47,20 @@ class Checkpoints:
 
     @property
     def weights(self) -> Path | None:
-        """Folder of the newest checkpoint that `load_adapters` reads; None before the first."""
+        """Return the folder of the newest adapters, for `load_adapters`; None if none are saved."""
         if self.newest is None:
             return None
         folder = self.newest / WEIGHTS
-        # peft gives each adapter a folder of its own, except the one named "default".
+        # peft saves each adapter in a subfolder with its name, except the adapter named "default".
         own = folder / getattr(self.model, "active_adapter", "default")
         return own if own.is_dir() else folder
 
     def save(self, history: list[dict]) -> None:
-        """Write a complete checkpoint and remove the older ones.
+        """Write a checkpoint, and then remove the older checkpoints.
 
         Raises:
-            TrainingError: Writing failed. The message names the last good checkpoint.
+            TrainingError: The checkpoint could not be written. The message names the last good
+                adapters.
         """
         final = self.folder / f"step-{len(history):06d}"
         partial = final.with_suffix(".partial")
@@ -66,7 +71,7 @@ class Checkpoints:
             self.accelerator.wait_for_everyone()
             self.accelerator.save_state(str(partial / STATE))
             weights = distributed.gathered(self.accelerator)
-            # Every process writes a part of the state, so wait until all have written theirs.
+            # Every process writes a part of the state, so wait until all parts are written.
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
                 self._save_weights(partial / WEIGHTS, weights)
@@ -92,8 +97,8 @@ class Checkpoints:
             The history of the saved run; empty if there is no checkpoint.
 
         Raises:
-            TrainingError: The saved run differs in its recipe, number of examples or number of
-                processes, so it cannot be continued exactly.
+            TrainingError: The saved run cannot be continued exactly, because it differs from this
+                run in its recipe, its number of examples or its number of processes.
         """
         complete = sorted(path.parent for path in self.folder.glob(f"step-*[0-9]/{PROGRESS}"))
         if not complete:
@@ -115,7 +120,7 @@ class Checkpoints:
         return progress["history"]
 
     def rescue(self, history: list[dict], why: str) -> str:
-        """Save the weights from before a failed step if they are finite; return the message."""
+        """Save the weights from before a failed step if finite, and return an error message."""
         if history and all(p.isfinite().all() for p in trainable_parameters(self.model).values()):
             self.save(history)
         return (
@@ -137,16 +142,22 @@ class Checkpoints:
             self.model.save_pretrained(str(folder))
 
     def _save_trainable(self, models, weights, folder) -> None:
-        """Save only what is trained (a hook of accelerate): the frozen base is on disk already."""
+        """Save only the trainable parameters, because the frozen base model is on disk already.
+
+        accelerate calls this hook when it saves the state of a run.
+        """
         weights.clear()
-        # With FSDP, accelerate itself has saved the model by now.
+        # With FSDP, accelerate has already saved the model when it calls this hook.
         if self.accelerator.is_main_process and not distributed.sharded(self.accelerator):
             trained = trainable_parameters(self.model).items()
             tensors = {name: p.detach().contiguous() for name, p in trained}
             save_file(tensors, str(Path(folder) / TRAINABLE))
 
     def _load_trainable(self, models, folder) -> None:
-        """Load what `_save_trainable` saved (a hook of accelerate)."""
+        """Load the parameters that `_save_trainable` saved.
+
+        accelerate calls this hook when it loads the state of a run.
+        """
         models.clear()
         if distributed.sharded(self.accelerator):
             return

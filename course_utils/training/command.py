@@ -1,12 +1,13 @@
-"""Lecture 07's training as a command, in one process or in several (docs/bigger-machines.md).
+"""Run lecture 07's training as a command, in one process or in several processes.
 
     course train --output-dir checkpoints/news
     accelerate launch --config_file configs/cpu.yaml -m course_utils.training.command --max-steps 10
     accelerate launch --config_file configs/fsdp_qlora.yaml --num_processes 8 \\
         -m course_utils.training.command --path models/llama-65b --rank 16 --micro-batch-size 1
 
-The base is loaded in NF4, gets adapters, and is trained on the news briefs by `finetune`. Several
-processes are started by `accelerate launch`; each of them reads the base for itself.
+The command loads a base model in NF4, attaches adapters, and trains them on the news briefs with
+`finetune`. `accelerate launch` starts several processes, and each process loads the base model
+itself. docs/bigger-machines.md explains the training with several processes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from course_utils.sft import encode_all
 from course_utils.training import Recipe, Run, attach_adapters, distributed, finetune
 from course_utils.validation import CourseError
 
-# Only fields that are numbers are options. The command has no validation examples.
+# Only the numeric fields of `Recipe` become options. `validate_every` is excluded, because the
+# command has no validation examples.
 KINDS = {"int": int, "int | None": int, "float": float}
 WITHOUT_OPTION = {"validate_every"}
 
@@ -47,7 +49,7 @@ def recipe_options(command: Callable) -> Callable:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--model", "name", help="A model that the course knows by name.")
+@click.option("--model", "name", help="Name of a model, such as smollm2-135m.")
 @click.option("--path", type=click.Path(path_type=Path), help="Folder of a Hugging Face model.")
 @click.option(
     "--output-dir",
@@ -70,26 +72,28 @@ def main(name: str | None, path: Path | None, output_dir: Path, resume: bool, **
 
 
 def train(name: str | None, path: Path | None, choices: dict, **options) -> Run | None:
-    """Load a base in 4 bits, attach adapters and train them on the news briefs.
+    """Load a base model in 4 bits, attach adapters and train them on the news briefs.
 
     Args:
-        name: Name of the base, as in `load_base`.
-        path: Folder of the base; either `name` or `path` may be given.
-        choices: Fields of `Recipe`. A learning_rate of None means the model's own.
+        name: Name of the base model, as in `load_base`. If neither `name` nor `path` is given, the
+            model is `default_name` of the process's device.
+        path: Folder of the base model. It cannot be given together with `name`.
+        choices: Values of the fields of `Recipe`, by name. If learning_rate is None, the default
+            learning rate of the model is used.
         options: Further arguments of `finetune`.
 
     Returns:
         The run in the main process, None in the other processes.
 
     Raises:
-        ValueError: Both a name and a path are given, or a choice is out of range.
+        ValueError: Both a name and a path are given, or a value in `choices` is out of range.
         CourseError: The model cannot be loaded, or training cannot continue.
     """
     from accelerate import PartialState
 
     if name and path:
         raise ValueError("--model and --path both name a base: give one of them")
-    # Each process moves to its own GPU here.
+    # PartialState assigns a GPU to each process.
     state = PartialState(cpu=runtime.device().type == "cpu")
     if not path:
         name = name or default_name(state.device)
@@ -102,7 +106,7 @@ def train(name: str | None, path: Path | None, choices: dict, **options) -> Run 
         path=path,
         quantization="nf4",
         compute_dtype=runtime.compute_dtype(state.device),
-        # FSDP itself moves its shards to the GPUs.
+        # With FSDP, the model is loaded on the CPU, and FSDP moves its shards to the GPUs.
         device="cpu" if distributed.fsdp_wanted() else state.device,
     )
     stories = [news.tuned_messages(story) for story in news.load_news()["train"]]

@@ -1,6 +1,7 @@
-"""Devices and processes: the `Accelerator` of a run, and a model that FSDP shards over GPUs.
+"""Create the `Accelerator` of a run, and prepare a 4-bit model that FSDP shards over GPUs.
 
-See docs/bigger-machines.md. The loop in `loop` is the same for one process and for many.
+The training loop in `loop` is the same for one process and for many processes.
+docs/bigger-machines.md explains the training with several processes.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from course_utils.models import linear4bit_layers
 
 
 def make_accelerator(model, compute_dtype: torch.dtype | None = None):
-    """An Accelerator whose autocast computes in this dtype.
+    """Return an Accelerator whose autocast computes in `compute_dtype`.
 
     Args:
-        model: The model to train. FSDP needs it changed, which happens here.
-        compute_dtype: float32 means no autocast. Default: the compute dtype of the 4-bit layers, or
+        model: The model to train. If FSDP is used, `make_ready_for_fsdp` changes the model.
+        compute_dtype: Dtype of autocast; float32 means that autocast is off. Default: the compute
+            dtype of the 4-bit layers. If there are no 4-bit layers, the default is
             `runtime.compute_dtype()` of the model's device.
     """
     from accelerate import Accelerator
@@ -32,7 +34,8 @@ def make_accelerator(model, compute_dtype: torch.dtype | None = None):
         layers = (m.compute_dtype for m in model.modules() if hasattr(m, "compute_dtype"))
         compute_dtype = next(layers, None) or runtime.compute_dtype(device)
     precision = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "no"}[compute_dtype]
-    # An earlier run may have used another precision, but the state of FSDP can't be made twice.
+    # An earlier run may have used another precision, so the shared state is reset. With FSDP the
+    # state is kept, because it can't be created twice.
     if not fsdp_wanted():
         AcceleratorState._reset_state()
     accelerator = Accelerator(
@@ -44,22 +47,23 @@ def make_accelerator(model, compute_dtype: torch.dtype | None = None):
 
 
 def fsdp_wanted() -> bool:
-    """Whether `accelerate launch` was configured to use FSDP."""
+    """Return whether `accelerate launch` was configured to use FSDP."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def sharded(accelerator) -> bool:
-    """Whether each process holds only a part of the model (FSDP)."""
+    """Return whether FSDP is used, so that each process holds only a part of the model."""
     return accelerator.distributed_type == "FSDP"
 
 
 def make_ready_for_fsdp(plugin, model) -> None:
-    """Change a 4-bit model with adapters into one that FSDP can shard (peft's guide to FSDP).
+    """Change a 4-bit model with adapters so that FSDP can shard it (see peft's guide to FSDP).
 
-    FSDP shards floating-point numbers only, and each unit must have one dtype. So the 4-bit codes
-    are viewed as numbers of the base's other dtype, as bnb_4bit_quant_storage does. Casting would
-    change the codes; for that reason autocast does the mixed precision, and FSDP's own is off. The
-    adapters, which are trained, become units of their own.
+    FSDP shards only floating-point tensors, and all tensors of a unit must have the same dtype. So
+    the bytes of the 4-bit codes are reinterpreted as numbers of the embedding's dtype, as
+    bnb_4bit_quant_storage does. Casting these numbers would change the codes. Therefore FSDP's own
+    mixed precision is off, and autocast is used instead. The trainable adapters become units that
+    are separate from the frozen weights.
 
     Raises:
         ValueError: The model has no adapters.
@@ -73,21 +77,25 @@ def make_ready_for_fsdp(plugin, model) -> None:
     for layer in linear4bit_layers(model).values():
         layer.weight.data = layer.weight.data.flatten().view(storage)[:, None]
         layer.quant_storage = layer.weight.quant_storage = storage
-    # The base is still on the CPU: FSDP moves each unit to its GPU.
+    # The base model is still on the CPU, and FSDP moves each unit to its GPU. So the device map of
+    # the model no longer applies.
     vars(base).pop("hf_device_map", None)
     plugin.auto_wrap_policy = fsdp_auto_wrap_policy(model)
     plugin.mixed_precision_policy = None
 
 
 def gathered(accelerator) -> dict[str, Tensor] | None:
-    """All weights that FSDP spread over the processes, in the main process; None without FSDP."""
+    """Return all weights that FSDP sharded, in the main process; return None without FSDP."""
     if not sharded(accelerator):
         return None
     return accelerator.get_state_dict(accelerator._models[0])
 
 
 def save_gathered(model, weights: dict[str, Tensor], folder: Path) -> None:
-    """Write adapters as peft does. peft 0.21 itself finds none in a model that FSDP wraps."""
+    """Write the active adapter to `folder` in peft's format.
+
+    peft 0.21 can't do this itself, because it finds no adapters in a model that FSDP wraps.
+    """
     adapter = model.active_adapter
     folder = folder if adapter == "default" else folder / adapter
     model.peft_config[adapter].save_pretrained(str(folder))

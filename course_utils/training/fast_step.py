@@ -1,18 +1,18 @@
-"""The fast training step: fewer passes over memory, which makes lecture 07 fast on a CPU.
+"""A faster training step for CPUs, used in lecture 07: it reads and writes memory less often.
 
-In a small model's step on a CPU, the large matrix products take less time than the operations
-around them (docs/performance.md has the profile). Three functions leave out such operations, and
-change results only by rounding:
+When a small model is trained on a CPU, the large matrix products need less time than the other
+operations of a step (docs/performance.md shows the profile). Three functions avoid some of these
+other operations. They change results only by rounding:
 
-    lora_linear         A product in 4 bits with its adapter, and a backward pass written by hand:
-                        three thin products and one large one each way, all in the compute dtype.
-                        peft's own layer copies x to the adapter's float32 and back, and stores
-                        those copies.
-    packed_attention    Attention over rows without padding (`sft.pack`), so that the rest of the
-                        model computes with real tokens only.
-    cross_entropy       A loss that never copies all logits to float32.
+    lora_linear         A 4-bit linear layer with its adapter. All of its products are computed in
+                        the compute dtype, and its backward pass is written by hand. peft's own
+                        layer converts x to the adapter's float32, converts the result back, and
+                        stores the copies.
+    packed_attention    Attention over sequences that `sft.pack` joins without padding. So the
+                        other layers of the model compute only with real tokens.
+    cross_entropy       A loss that converts only a part of the logits to float32 at a time.
 
-`fast_path(model)` replaces a model's own code by the first two for a while.
+Inside a `with fast_path(model)` block, the model uses `lora_linear` and `packed_attention`.
 
 References: LoRA (Hu et al. 2021, section 4.1), QLoRA (Dettmers et al. 2023, section 3, equation 5).
 """
@@ -35,11 +35,13 @@ from transformers import AttentionInterface, PreTrainedModel
 from course_utils.models import linear4bit_layers
 from course_utils.sft import IGNORE
 
-# The widths of attention's rectangles are multiples of this, so that few kernels are built.
+# The width of each `Grid` is a multiple of this number. So there are few different widths, and
+# kernels are built for few different shapes.
 GRID_WIDTH = 32
-# Number of logits that are float32 at a time. They take 4 MB and stay in the processor's cache.
+# Number of logits that are converted to float32 at a time. They need 4 MB, so they stay in the
+# processor's cache.
 CHUNK = 2**20
-# The name of `packed_attention` among the attention implementations of transformers.
+# Name under which transformers registers `packed_attention` as an attention implementation.
 PACKED = "course_packed"
 
 
@@ -47,10 +49,11 @@ PACKED = "course_packed"
 
 
 class _LoRALinear(Function):
-    """`lora_linear` on rows, with a backward pass written by hand.
+    """`lora_linear` for inputs of shape (tokens, in), with a backward pass written by hand.
 
-    x is (tokens, in), W is (out, in) and gets no gradient. A (r, in) and B (out, r) are float32;
-    they are cast to x's dtype to compute. The backward pass needs x, d, and these casts.
+    The weight W has the shape (out, in); it is frozen and gets no gradient. The adapter's matrices
+    A of shape (r, in) and B of shape (out, r) are float32, and are cast to x's dtype before they
+    are multiplied. The forward pass stores x, d = x Aᵀ and the cast matrices for the backward pass.
     """
 
     @staticmethod
@@ -69,21 +72,25 @@ class _LoRALinear(Function):
         h = (g @ b).mul_(scale)  # (tokens, r)
         grad_a, grad_b = h.T @ x, (g.T @ down).mul_(scale)  # (r, in), (out, r)
         grad_x = None
-        # The x of the first layer is a frozen embedding and needs no gradient.
+        # In the first layer, x is computed from frozen embeddings and needs no gradient.
         if ctx.needs_input_grad[0]:
             grad_x = (g @ _dequantized(packed, state, g.dtype)).addmm_(h, a)
         return grad_x, grad_a.float(), grad_b.float(), None, None, None
 
 
 def _dequantized(packed: Tensor, state, dtype: torch.dtype) -> Tensor:
-    """W in this dtype; bitsandbytes would first dequantize to the dtype before quantization."""
+    """Return W dequantized directly to `dtype`.
+
+    Without the change of `state`, bitsandbytes would dequantize to the dtype that W had before
+    quantization.
+    """
     state = copy.copy(state)
     state.dtype = dtype
     return dequantize_4bit(packed, state)
 
 
 def lora_linear(layer, x: Tensor) -> Tensor:
-    """Compute y = x Wᵀ + s (x Aᵀ) Bᵀ: peft's LoRA layer on a 4-bit base, dequantized on demand.
+    """Return y = x Wᵀ + s (x Aᵀ) Bᵀ for a LoRA layer of peft whose 4-bit weight W is dequantized.
 
         forward                          backward, from g = ∂L/∂y
         d = x Aᵀ        (tokens, r)      h = s g B       (tokens, r)
@@ -91,7 +98,8 @@ def lora_linear(layer, x: Tensor) -> Tensor:
 
     Args:
         layer: A LoRA layer of peft with one active adapter.
-        x: Input of shape (…, in), of any dtype. The products use the base's compute dtype.
+        x: Input of shape (…, in), in any dtype. The products are computed in the compute dtype of
+            the 4-bit layer.
 
     Returns:
         y of shape (…, out), in x's dtype.
@@ -108,19 +116,20 @@ def lora_linear(layer, x: Tensor) -> Tensor:
 
 
 class Grid(NamedTuple):
-    """The places of packed sequences' tokens in a rectangle of (sequences, width) places.
+    """A mapping between packed tokens and a rectangle in which each sequence has a padded row.
 
         row of tokens    a a a b b b b b c c
         rectangle        a a a . .   b b b b b   c c . . .
 
-    Empty places follow their sequence, so causal attention never lets a token see one.
+    The empty places of a row follow its tokens. So with causal attention, no token attends to an
+    empty place.
 
     Attributes:
-        shape: (sequences, width).
-        places: For each place the number of its token, or 0 if it is empty.
-        empty: The numbers of the empty places.
-        tokens: For each token the number of its place.
-        mask: (width, width), 0 where a token may look and -inf where it may not.
+        shape: Shape of the rectangle: number of sequences, and width in tokens.
+        places: For each place of the rectangle, the index of its token; 0 if the place is empty.
+        empty: The indices of the empty places.
+        tokens: For each token, the index of its place in the rectangle.
+        mask: Tensor of shape (width, width): 0 where a token may attend, -inf where it may not.
     """
 
     shape: tuple[int, int]
@@ -130,7 +139,7 @@ class Grid(NamedTuple):
     mask: Tensor
 
 
-# All layers of a step need the same grid.
+# The grid is cached, because all layers of a step need the same grid.
 @lru_cache(maxsize=2)
 def _grid(lengths: tuple[int, ...], dtype: torch.dtype) -> Grid:
     width = -(-max(lengths) // GRID_WIDTH) * GRID_WIDTH
@@ -143,10 +152,11 @@ def _grid(lengths: tuple[int, ...], dtype: torch.dtype) -> Grid:
 
 
 class _Permute(Function):
-    """The rows `index` of x, with zeros in the rows `zero`.
+    """Select the rows `index` of x, and set the rows `zero` of the result to zero.
 
-    The gradient is moved back by `inverse`, with zeros in `inverse_zero`. That is cheaper than
-    autograd's own backward pass, which must allow for a row that is used more than once.
+    The backward pass selects the rows `inverse` of the gradient, and sets the rows `inverse_zero`
+    of the result to zero. This is cheaper than autograd's backward pass of `index_select`, which
+    must add gradients because a row can be selected more than once.
     """
 
     @staticmethod
@@ -161,26 +171,26 @@ class _Permute(Function):
 
 
 def packed_attention(module, query, key, value, attention_mask, scaling, lengths=None, **_):
-    """Causal attention within each packed sequence, for transformers' attention interface.
+    """Compute causal attention within each packed sequence, as an attention of transformers.
 
-    The products are written out because the backward pass of torch's fused kernel is slow on CPUs.
-    The scores of a layer have sequences × heads × width² elements.
+    The matrix products are written out, because the backward pass of torch's fused kernel is slow
+    on CPUs. The attention scores of a layer have sequences × heads × width² elements.
 
     Args:
-        module: Unused, like attention_mask; both belong to the interface.
-        query: (1, heads, tokens, d).
-        key: (1, kv heads, tokens, d).
-        value: (1, kv heads, tokens, d).
-        attention_mask: Unused.
-        scaling: Factor of the scores.
-        lengths: Lengths of the sequences. Trailing tokens (padding to a multiple) are attributed to
-            the last sequence.
+        module: Unused, but part of transformers' attention interface.
+        query: Queries of shape (1, heads, tokens, d).
+        key: Keys of shape (1, kv heads, tokens, d).
+        value: Values of shape (1, kv heads, tokens, d).
+        attention_mask: Unused, but part of transformers' attention interface.
+        scaling: Factor by which the scores are multiplied.
+        lengths: Number of tokens of each sequence. Padding tokens after the last sequence are
+            counted as part of that sequence.
 
     Returns:
-        The output, (1, tokens, heads, d), and None in place of the attention weights.
+        The output of shape (1, tokens, heads, d), and None instead of the attention weights.
 
     Raises:
-        ValueError: lengths is missing.
+        ValueError: `lengths` is missing.
     """
     if lengths is None:
         raise ValueError("attention over packed rows needs `lengths`: make the batch by sft.pack")
@@ -196,7 +206,7 @@ def packed_attention(module, query, key, value, attention_mask, scaling, lengths
         return x.view(rows, width, -1, d).transpose(1, 2).reshape(rows * kv_heads, -1, d)
 
     q, k, v = to_grid(query * scaling), to_grid(key), to_grid(value)
-    # Heads that share a key are stacked, so the mask is repeated for each of them.
+    # Query heads that share a key are stacked, so the mask is repeated for each query head.
     mask = grid.mask.repeat(q.shape[1] // width, 1)
     weights = torch.baddbmm(mask, q, k.transpose(1, 2)).softmax(dim=-1)
     out = (weights @ v).view(rows, -1, width, d).transpose(1, 2)  # (rows, width, heads, d)
@@ -211,7 +221,10 @@ AttentionInterface.register(PACKED, packed_attention)
 
 
 class _CrossEntropy(Function):
-    """Σ (log Σ exp z − z[target]) over rows with a target; its gradient is softmax − one-hot."""
+    """The sum of log Σ exp z − z[target] over all rows z of logits that have a target.
+
+    The gradient of a row is softmax(z) − one-hot(target).
+    """
 
     @staticmethod
     def forward(ctx, logits, targets):
@@ -234,15 +247,15 @@ class _CrossEntropy(Function):
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy in nats, summed over the rows whose target is not -100.
+    """Return the cross-entropy in nats, summed over the rows whose target is not -100.
 
-    The result is torch's for `logits.float()` with reduction="sum", but only a few rows are float32
-    at a time, forward and backward. The gradient overwrites the logits in memory, so torch refuses
-    a second backward pass.
+    Up to rounding, the result is that of torch's `cross_entropy` for `logits.float()` with
+    reduction="sum". But the forward and backward passes convert only a few rows to float32 at a
+    time. The gradient overwrites the logits in memory, so torch refuses a second backward pass.
 
     Args:
-        logits: (rows, vocabulary), of any dtype.
-        targets: (rows,), int64.
+        logits: Logits of shape (rows, vocabulary), in any dtype.
+        targets: Token ids of shape (rows,), int64.
     """
     return _CrossEntropy.apply(logits, targets)
 
@@ -251,9 +264,10 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def supports_fast_path(model: nn.Module) -> bool:
-    """Whether `fast_path` makes this model train faster: a Llama in 4 bits with LoRA on a CPU.
+    """Return whether `fast_path` can speed up this model: a 4-bit Llama with LoRA on a CPU.
 
-    SmolLM2 is a Llama. Other kinds may have windows or soft caps in their attention.
+    SmolLM2 is a Llama. Other model types are not supported, because their attention may have
+    sliding windows or soft caps.
     """
     return _base(model).config.model_type == "llama" and any(True for _ in _lora_layers(model))
 
@@ -263,7 +277,7 @@ def _base(model: nn.Module) -> PreTrainedModel:
 
 
 def _lora_layers(model: nn.Module) -> Iterator[nn.Module]:
-    """The LoRA layers of peft that `lora_linear` can replace."""
+    """Yield the LoRA layers of peft that `lora_linear` can replace."""
     from peft.tuners.lora import LoraLayer
 
     bases = set(linear4bit_layers(model).values())
@@ -273,13 +287,13 @@ def _lora_layers(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _is_plain(layer) -> bool:
-    """Whether one adapter is on and computes the LoRA paper's product in bfloat16 or float32."""
+    """Return whether a layer's only active adapter computes plain LoRA in bfloat16 or float32."""
     base, names = layer.base_layer, layer.active_adapters
     if len(names) != 1 or layer.disable_adapters or layer.merged or names[0] not in layer.lora_A:
         return False
     fine = base.compute_dtype in (torch.float32, torch.bfloat16) and base.bias is None
     fine &= base.weight.device.type == "cpu" and layer.lora_B[names[0]].bias is None
-    # DoRA and other kinds compute something else.
+    # DoRA and other variants of LoRA compute a different product.
     fine &= names[0] not in layer.lora_variant
     return fine and isinstance(layer.lora_dropout[names[0]], nn.Identity)
 
@@ -288,9 +302,9 @@ def _is_plain(layer) -> bool:
 def fast_path(model: nn.Module) -> Iterator[None]:
     """Let the model compute with `lora_linear` and `packed_attention` inside the with block.
 
-    Inside, batches must come from `sft.pack`. The backward pass belongs inside too, because
-    gradient checkpointing repeats the forward pass. Layers that `lora_linear` cannot replace, for
-    example those with dropout, keep their own code.
+    Inside the block, batches must be made by `sft.pack`. The backward pass must also run inside the
+    block, because gradient checkpointing repeats the forward pass. Layers that `lora_linear` cannot
+    replace, for example layers with dropout, keep their own code.
     """
     base, layers = _base(model), list(_lora_layers(model))
     before = base.config._attn_implementation

@@ -47,25 +47,32 @@ def finetune(
     resume: bool = False,
     on_step: Callable[[list[dict]], None] | None = None,
 ) -> Run:
-    """Train the adapters of a PeftModel, or every weight of a plain model that needs a gradient.
+    """Train all parameters of a model that need a gradient, and return the run.
 
-    Ctrl-C or Jupyter's stop button saves a checkpoint and ends the run with `finished` False. Where
-    several processes train, an interrupt ends them at once, and the last checkpoint remains.
+    In a PeftModel, these parameters are the adapters. Ctrl-C or Jupyter's stop button saves a
+    checkpoint and ends the run, whose `finished` is then False. If several processes train, an
+    interrupt ends them immediately without a new checkpoint, and the last checkpoint remains.
 
     Args:
         model: The model to train, for example the result of `attach_adapters`.
-        tokenizer: Its padding token fills up batches.
-        train: Tokenized conversations (`sft.encode_all`).
-        validation: Tokenized conversations to measure the loss on; empty measures none.
-        recipe: Every other choice. Default: `Recipe()`.
+        tokenizer: The tokenizer of the model, which provides the padding token.
+        train: Tokenized conversations to train on (`sft.encode_all`).
+        validation: Tokenized conversations to validate on. If empty, nothing is validated.
+        recipe: All other settings of the run. Default: `Recipe()`.
         output_dir: Folder of the checkpoints. Only the newest checkpoint is kept.
-        resume: Continue from the newest checkpoint. The losses are those of a run without a break,
-            to the last bit if the number of threads is the same (`course_utils.threads`).
-        on_step: Called after each step with the history so far, for example to draw it.
+        resume: Whether to continue from the newest checkpoint. The losses are then those of an
+            uninterrupted run. They are equal to the last bit if the number of threads is the same
+            (`course_utils.threads`).
+        on_step: Function that is called after each step with the history up to this step, for
+            example to plot the history.
+
+    Returns:
+        The run, with its history and the folder of its adapters.
 
     Raises:
-        ValueError: There are no training examples, or the model does not suit the recipe.
-        TrainingError: The loss is no longer finite, or a checkpoint cannot be saved or resumed.
+        ValueError: There are no training examples, or the model cannot be trained with the recipe.
+        TrainingError: The loss or a gradient is not finite, or a checkpoint cannot be saved or
+            resumed.
     """
     recipe = recipe or Recipe()
     trainer = Trainer(model, tokenizer, train, validation, recipe)
@@ -87,13 +94,15 @@ def finetune(
 
 @dataclass
 class Run:
-    """What a fine-tuning run leaves behind.
+    """The result of a fine-tuning run.
 
     Attributes:
-        history: One dict per step with step, loss (nats per answer token), learning_rate,
-            grad_norm, tokens, tokens_per_s, memory (B), and validation_loss where it was measured.
+        history: One dict per step with the keys step, loss (in nats per answer token),
+            learning_rate, grad_norm, tokens, tokens_per_s and memory (in bytes). Steps after which
+            the model was validated also have the key validation_loss.
         adapters: Folder of the last saved adapters, in peft's format.
-        finished: False after an interrupt; `finetune` with resume=True then continues the run.
+        finished: Whether the run completed all steps. An interrupted run can be continued by
+            `finetune` with resume=True.
     """
 
     history: list[dict] = field(default_factory=list)
@@ -101,18 +110,19 @@ class Run:
     finished: bool = False
 
     def table(self):
-        """The history as a pandas DataFrame, indexed by step."""
+        """Return the history as a pandas DataFrame, indexed by step."""
         import pandas
 
         return pandas.DataFrame(self.history).set_index("step")
 
 
 class Trainer:
-    """Model, data, optimizer and schedule of one run, ready for its device and its processes.
+    """The model, data, optimizer and learning-rate schedule of one run.
 
     Attributes:
-        steps: Optimizer steps of the whole run.
-        fingerprint: What the run's weights depend on; a checkpoint is resumed only if it is equal.
+        steps: Number of optimizer steps of the whole run.
+        fingerprint: All settings that the run's weights depend on. A checkpoint is resumed only if
+            it was saved with the same fingerprint.
     """
 
     def __init__(self, model, tokenizer, train, validation, recipe: Recipe):
@@ -123,7 +133,7 @@ class Trainer:
         self.computing: Callable[[], AbstractContextManager] = (
             partial(fast_path, model) if fast else nullcontext
         )
-        # The fast path casts by itself, so autocast is off.
+        # The fast path casts tensors itself, so float32 turns autocast off.
         dtype = torch.float32 if fast else recipe.compute_dtype
         self.accelerator = distributed.make_accelerator(model, dtype)
         processes = self.accelerator.num_processes
@@ -149,7 +159,7 @@ class Trainer:
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
 
     def step(self, number: int) -> dict:
-        """Take the optimizer step of this number, counted from 1; return its row of the history."""
+        """Run optimizer step `number`, counted from 1, and return its record for the history."""
         batches = self._batches_of(number)
         self._seed_dropout(number)
         learning_rate = self.schedule.get_last_lr()[0]
@@ -167,19 +177,19 @@ class Trainer:
         return record
 
     def evaluate(self) -> float:
-        """Mean loss over the validation examples, in nats per answer token."""
+        """Return the mean loss over the validation examples, in nats per answer token."""
         with self.computing():
             loss = mean_loss(self.accelerator, self.wrapped, self.validation.epoch())
         runtime.trim_heap()
         return loss
 
     def is_due(self, every: int | None, step: int) -> bool:
-        """Whether this step is the last one, or one of those that are `every` steps apart."""
+        """Return whether `step` is the last step of the run or a multiple of `every`."""
         return step == self.steps or (every is not None and step % every == 0)
 
     @contextmanager
     def running(self, run: Run, checkpoints: Checkpoints) -> Iterator[_Progress]:
-        """Run the loop inside: save after an interrupt or a failed step, and always clean up."""
+        """Save a checkpoint if the loop inside is interrupted or a step fails; always clean up."""
         main = self.accelerator.is_main_process
         bar = _Progress(total=self.steps, initial=len(run.history), unit="step", disable=not main)
         try:
@@ -187,7 +197,7 @@ class Trainer:
             yield bar
             run.finished = True
         except KeyboardInterrupt:
-            # Several processes may be in different steps, so there is nothing to save together.
+            # Several processes may be in different steps, so they have no common state to save.
             if self.accelerator.num_processes > 1:
                 raise
             self.optimizer.zero_grad()
@@ -206,19 +216,19 @@ class Trainer:
         run.adapters = checkpoints.weights
 
     def _batches_of(self, step: int) -> list[dict]:
-        """The micro-batches of a step; they depend on its number and not on earlier steps."""
+        """Return the micro-batches of a step, which do not depend on earlier steps."""
         epoch, place = divmod(step - 1, self.steps_per_epoch)
         accumulation = self.recipe.accumulation
         return list(islice(self.train.epoch(epoch, start=place * accumulation), accumulation))
 
     def _seed_dropout(self, step: int) -> None:
-        """Make dropout depend on seed, step and process only, so that a resumed run is equal."""
+        """Set a random seed for this step and process, so that a resumed run has equal dropout."""
         place = self.recipe.seed * 2**20 + step - 1
         torch.manual_seed(place * self.accelerator.num_processes + self.accelerator.process_index)
 
 
 class _Progress(tqdm):
-    """A progress bar that counts steps and shows the last loss and speed."""
+    """A progress bar that counts steps and shows the loss and the speed of the last step."""
 
     def show(self, record: dict) -> None:
         text = f"loss {record['loss']:.3f}, {record['tokens_per_s']:.0f} tokens/s"
@@ -227,7 +237,11 @@ class _Progress(tqdm):
 
 
 def _is_fast(model, recipe: Recipe) -> bool:
-    """Whether to train with `fast_step`: as the recipe says, else wherever it can."""
+    """Return whether to train with `fast_step`.
+
+    If the recipe's `fast` is None, `fast_step` is used if it supports the model, the recipe has no
+    compute_dtype and FSDP is off.
+    """
     if recipe.fast and not supports_fast_path(model):
         raise ValueError(
             "fast=True needs a Llama with LoRA on NF4 layers, on a CPU; leave fast out to train "

@@ -1,4 +1,4 @@
-"""`Recipe`: every choice of a fine-tuning run in one frozen object."""
+"""`Recipe`: all settings of a fine-tuning run in one frozen object."""
 
 from __future__ import annotations
 
@@ -15,52 +15,59 @@ if TYPE_CHECKING:
 
 COUNTS = ("rank", "alpha", "micro_batch_size", "accumulation", "epochs")
 OPTIONAL_COUNTS = ("max_steps", "validate_every", "save_every")
-# These choices change no weight, so an interrupted run may be resumed with other ones.
+# These settings do not change the weights, so a run may be resumed with other values of them.
 CADENCE = ("validate_every", "save_every")
 
 
 def _choice(default: Any, help: str) -> Any:
-    """A field of `Recipe`. Its help is a line of `Recipe`'s docstring and of `command`'s --help."""
+    """Return a field of `Recipe` whose help appears in its docstring and in `course train -h`."""
     return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every choice of a fine-tuning run, with defaults for SmolLM2-135M and the news briefs.
+    """All settings of a fine-tuning run, with defaults for SmolLM2-135M and the news briefs.
 
     Raises:
-        ValueError: A value is outside its range.
+        ValueError: A value is outside its allowed range.
     """
 
     rank: int = _choice(8, "Rank r of the adapters.")
-    alpha: int = _choice(16, "An adapter adds (alpha / rank) · B A to its frozen weight.")
+    alpha: int = _choice(16, "Each adapter adds (alpha / rank) · B A to its frozen weight.")
     dropout: float = _choice(0.0, "Share of an adapter's inputs that dropout sets to zero.")
     targets: str | tuple[str, ...] = _choice("all-linear", "Names of the layers to adapt.")
-    learning_rate: float = _choice(4e-3, "Peak of the learning rate, which then falls as a cosine.")
-    warmup: float = _choice(0.1, "Share of all steps in which the learning rate rises from 0.")
+    learning_rate: float = _choice(4e-3, "Peak learning rate, which then decays as a cosine.")
+    warmup: float = _choice(0.1, "Share of all steps during which the learning rate rises.")
     weight_decay: float = _choice(0.0, "Weight decay of AdamW.")
-    max_grad_norm: float = _choice(1.0, "Larger gradients are scaled down to this norm.")
-    micro_batch_size: int = _choice(8, "Examples in one forward pass of each process.")
-    accumulation: int = _choice(1, "Micro-batches in one optimizer step of each process.")
-    epochs: int = _choice(1, "Passes over the training examples.")
-    max_steps: int | None = _choice(None, "Number of optimizer steps, which replaces epochs.")
+    max_grad_norm: float = _choice(1.0, "Gradients with a larger norm are scaled to this norm.")
+    micro_batch_size: int = _choice(8, "Number of examples per forward pass of a process.")
+    accumulation: int = _choice(1, "Number of micro-batches per step of a process.")
+    epochs: int = _choice(1, "Number of passes over the training examples.")
+    max_steps: int | None = _choice(None, "Number of optimizer steps. If given, epochs is ignored.")
     gradient_checkpointing: bool = _choice(
         True, "Recompute each layer's activations in the backward pass instead of storing them."
     )
-    seed: int = _choice(0, "Seed of the adapters, of the examples' order and of dropout.")
+    seed: int = _choice(0, "Random seed of the adapters, the order of examples and dropout.")
     compute_dtype: torch.dtype | None = _choice(
-        None, "Dtype of autocast. By default that of the 4-bit layers, or the best of the device."
+        None,
+        "Dtype of autocast. By default it is the compute dtype of the 4-bit layers, or the best "
+        "dtype of the device if there are no 4-bit layers.",
     )
     fast: bool | None = _choice(
         None,
-        "Train with `fast_step`, without autocast and padding; only rounding differs. By default "
-        "where `fast_step` supports the model and compute_dtype is not given.",
+        "Whether to train with `fast_step`, which uses neither autocast nor padding and changes "
+        "results only by rounding. By default it is used if `fast_step` supports the model, "
+        "compute_dtype is not given and FSDP is off.",
     )
     validate_every: int | None = _choice(
-        None, "Steps from one validation to the next. By default only the last step is validated."
+        None,
+        "Number of steps from one validation to the next. By default the model is validated only "
+        "after the last step.",
     )
     save_every: int | None = _choice(
-        None, "Steps from one checkpoint to the next. By default only the last step is saved."
+        None,
+        "Number of steps from one checkpoint to the next. By default a checkpoint is saved only "
+        "after the last step.",
     )
 
     def __post_init__(self) -> None:
@@ -78,19 +85,19 @@ class Recipe:
                 )
 
     def steps_per_epoch(self, examples: int, processes: int = 1) -> int:
-        """Optimizer steps in one pass over this many training examples."""
+        """Return the number of optimizer steps in one pass over the training examples."""
         return math.ceil(examples / (self.micro_batch_size * self.accumulation * processes))
 
     def steps(self, examples: int, processes: int = 1) -> int:
-        """Optimizer steps of the whole run over this many training examples."""
+        """Return the number of optimizer steps of the whole run."""
         return self.max_steps or self.epochs * self.steps_per_epoch(examples, processes)
 
     def fingerprint(self) -> dict[str, Any]:
-        """The choices that a run's weights depend on, as JSON has them."""
+        """Return the settings that a run's weights depend on, as values that JSON can store."""
         choices = {name: value for name, value in asdict(self).items() if name not in CADENCE}
         return json.loads(json.dumps(choices, default=str))
 
 
-# `Recipe?`, the website and --help all show the help of the fields, which is written once.
+# The help of each field is written once; `Recipe?`, the website and --help all show it.
 _HELP = "".join(f"    {field.name}: {field.metadata['help']}\n" for field in fields(Recipe))
 Recipe.__doc__ = f"{inspect.getdoc(Recipe)}\n\nAttributes:\n{_HELP}"

@@ -17,11 +17,12 @@ from course_utils.training.recipe import Recipe
 
 
 def answer_loss(model, batch: dict[str, Tensor]) -> Tensor:
-    """Next-token loss in nats, summed over the answer tokens of a batch.
+    """Return the next-token loss in nats, summed over the answer tokens of a batch.
 
     Position t predicts token t + 1, so the labels are shifted by one. Logits are computed only at
-    positions whose next token carries loss. With a vocabulary of 49,152 tokens, the logits of whole
-    prompts would be the largest tensor of the step. Padding on the left has no position of its own.
+    positions whose next token carries loss in some row of the batch. This saves memory: with a
+    vocabulary of 49,152 tokens, the logits of whole prompts would be the largest tensor of the
+    step. Padding on the left is not counted: the first real token of a row has position 0.
 
     Args:
         model: A causal language model.
@@ -41,27 +42,28 @@ def answer_loss(model, batch: dict[str, Tensor]) -> Tensor:
 
 
 def count_tokens(batch: dict[str, Tensor]) -> Tensor:
-    """Number of tokens in a batch without its padding, as an int64 scalar tensor."""
+    """Return the number of tokens in a batch without padding, as an int64 scalar tensor."""
     return batch["attention_mask"].sum() if "attention_mask" in batch else batch["lengths"].sum()
 
 
 def count_answer_tokens(batches: Sequence[dict[str, Tensor]]) -> Tensor:
-    """Number of tokens in these batches that carry loss, as an int64 scalar tensor."""
+    """Return the number of tokens in `batches` that carry loss, as an int64 scalar tensor."""
     return sum((batch["labels"][:, 1:] != IGNORE).sum() for batch in batches)
 
 
 def training_step(accelerator, model, optimizer, batches: Sequence[dict], recipe: Recipe) -> dict:
-    """Take one optimizer step over a few micro-batches: forward, backward, clip, update.
+    """Run one optimizer step over a few micro-batches: forward, backward, clip, update.
 
-    The loss is the mean over all answer tokens of all micro-batches and processes. So accumulation
-    saves memory and changes no result.
+    The loss is the mean over all answer tokens of all micro-batches and processes. So several small
+    micro-batches give the same result as a large one, and need less memory.
 
     Returns:
-        loss (nats per answer token), grad_norm (before clipping) and the number of tokens read.
+        A dict with loss (in nats per answer token), grad_norm (before clipping) and tokens (the
+        number of tokens read).
 
     Raises:
-        FloatingPointError: The loss or, outside float16, a gradient is not finite. The weights are
-            unchanged.
+        FloatingPointError: The loss is not finite, or the gradient norm is not finite in a dtype
+            other than float16. The weights are unchanged.
     """
     answer_tokens = accelerator.reduce(count_answer_tokens(batches), reduction="sum")
     # Gradients are averaged over processes; this factor turns the average back into a sum.
@@ -71,13 +73,14 @@ def training_step(accelerator, model, optimizer, batches: Sequence[dict], recipe
         last = number == len(batches)
         with nullcontext() if last else accelerator.no_sync(model):
             loss = answer_loss(model, batch)
-            # The backward pass would not fit in the gaps that freed tensors leave.
+            # Freed tensors leave gaps in the heap that are too small for the backward pass, so
+            # return this memory to the operating system.
             runtime.trim_heap()
             accelerator.backward(loss * scale)
         loss_sum += loss.detach()
     loss_mean = (accelerator.reduce(loss_sum, reduction="sum") / answer_tokens).item()
     norm = float(accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm))
-    # In float16 the gradient scaler itself skips a step whose gradients overflow.
+    # In float16, gradients may overflow, because the gradient scaler then skips the step.
     norm_must_be_finite = accelerator.scaler is None
     if not math.isfinite(loss_mean) or (norm_must_be_finite and not math.isfinite(norm)):
         optimizer.zero_grad()
@@ -90,7 +93,10 @@ def training_step(accelerator, model, optimizer, batches: Sequence[dict], recipe
 
 @torch.no_grad()
 def mean_loss(accelerator, model, batches: Iterable[dict]) -> float:
-    """Mean loss in nats per answer token, in eval mode; restores the model's mode."""
+    """Return the mean loss in nats per answer token.
+
+    The loss is computed in eval mode. Afterwards the model returns to its previous mode.
+    """
     was_training = model.training
     model.eval()
     batches = list(batches)
@@ -101,14 +107,15 @@ def mean_loss(accelerator, model, batches: Iterable[dict]) -> float:
 
 
 def make_optimizer(model, recipe: Recipe, paged: bool = True) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters: paged and 8-bit on CUDA, PyTorch's own elsewhere.
+    """Return an AdamW optimizer of the trainable parameters.
 
-    The paged 8-bit optimizer is QLoRA's (Dettmers et al. 2023, section 3).
+    On CUDA, the optimizer is paged and has 8-bit states, as in QLoRA (Dettmers et al. 2023,
+    section 3). On other devices, it is PyTorch's AdamW.
 
     Args:
         model: The model to train.
-        recipe: Its learning_rate and weight_decay.
-        paged: False chooses PyTorch's AdamW on CUDA too.
+        recipe: The recipe whose learning_rate and weight_decay are used.
+        paged: Whether to use the paged optimizer on CUDA. False selects PyTorch's AdamW there too.
 
     Raises:
         ValueError: The model has no trainable parameter.

@@ -34,26 +34,29 @@ TABLE = RESULTS.with_name("all.md")
 PAGE = """\
 # Hostile submissions, graded
 
-{count} submissions, each of which tries something, or is an honest accident; the notebooks are in
-`tests/hostile/submissions/`. Stock nbgrader {version} graded each between two honest students, in a
-container of its own; `course grade` graded all of them in one run, honest students among them.
-"Gained" is every point above what the honest part of a submission deserves. Made by
-`python -m tests.hostile` on {date}: {machine}.
+A grader should give each of these {count} submissions exactly the points that it deserves: some
+attack the grader, and the others are honest accidents. Their notebooks are in
+`tests/hostile/submissions/`. Stock nbgrader {version} graded each submission between two honest
+students, in a separate container. `course grade` graded all submissions in one run, together with
+honest students. "Gained" are all points above those that the honest part of a submission deserves.
+Measured by `python -m tests.hostile` on {date}: {machine}.
 
 | what happened to submissions | stock nbgrader | `course grade` |
 |---|---|---|
 {summary}
 
-In {seconds:.0f} s `course grade` went through the corpus. The process that grades took at most
-{memory:.0f} MB itself; all that submissions used was in sandboxes. No file was left outside, no
-process survived, and nothing that listened was reached.
+`course grade` needed {seconds:.0f} s for all submissions. The grading process itself used at most
+{memory:.0f} MB of memory; submissions used memory only in sandboxes. No submission left a file
+outside its sandbox, no process of a submission survived, and no submission reached a service that
+was listening.
 
 ## By kind
 
-Each kind of submission, and how many of them got past each grader: they gained or lost points,
-harmed other students, read what is not theirs, left something behind or did not end. What each
-submission tries is in its notebook; `python -m tests.hostile --only bomb_` prints a table of all
-submissions whose name holds a text, with what came of them.
+The table shows how many submissions of each kind got past each grader. A submission got past a
+grader if it gained or lost points, harmed other students, read files that are not its own, left
+something behind or did not end. The notebook of a submission shows what it tries. `python -m
+tests.hostile --only bomb_` prints a table of all submissions whose name contains `bomb_`, with the
+result of each.
 
 {kinds}
 """

@@ -1,1 +1,1 @@
-"""Take in what students hand in: unpack archives, repair notebooks."""
+"""Receive submissions: unpack archives, read the students' folders and repair notebooks."""

@@ -1,12 +1,13 @@
-"""`nbgrader zip_collect` for archives of strangers: a bad file is refused, the rest is collected.
+"""Collect untrusted archives with `nbgrader zip_collect`: refuse bad files and keep the others.
 
-nbgrader_config.py puts these two into the places of nbgrader's own plugins:
+nbgrader_config.py replaces two of nbgrader's plugins by these classes:
 
-    SafeExtractor    unpacks .zip, .gz and .tar.gz; nothing is written outside its folder
-    SafeCollector    of several files of a student for one notebook, takes the newest
+    SafeExtractor    unpacks .zip, .gz and .tar.gz files and writes only into the target folder
+    SafeCollector    collects the newest file if a student handed in one notebook several times
 
-A member is refused if its name leads elsewhere or can't be a file's, if it is a link, a device,
-encrypted, or the second of its name; an archive, if it is damaged or too much comes out of it.
+A member of an archive is refused if its name leads out of the folder or can't be a file name, if
+the member is a link, a device or encrypted, or if an earlier member has the same name. An archive
+is refused if it is damaged, or if its members exceed the maximum number or size below.
 """
 
 from __future__ import annotations
@@ -31,37 +32,46 @@ from typing import IO, Any
 
 from nbgrader.plugins import ExtractorPlugin, FileNameCollectorPlugin
 
-TOTAL, NESTED = 500_000_000, 100_000_000  # B out of an archive, and out of one inside another
-MEMBERS = 10_000  # out of one archive, with those inside it
-DEPTH = 2  # archives inside each other: a class's, a student's
-RATIO, SMALL = 200, 1_000_000  # how many times smaller a file may have become; B of one that may
-NAME, PATH = 255, 1_000  # B of a name, and of a path
-DIRECTORY = 10_000_000  # B of a zip's list of members
-CHUNK = 1_000_000  # B that are read at once
+# Maximum size in bytes (B) of all files from an archive, and from an archive inside another one.
+TOTAL, NESTED = 500_000_000, 100_000_000
+# Maximum number of members of an archive, including the members of the archives inside it.
+MEMBERS = 10_000
+# Maximum number of archives inside each other: the archive of a class contains those of students.
+DEPTH = 2
+# Maximum compression ratio of a file, and the size in bytes (B) up to which any ratio is allowed.
+RATIO, SMALL = 200, 1_000_000
+# Maximum length of a file name and of a path, in bytes (B).
+NAME, PATH = 255, 1_000
+# Maximum size of a zip archive's list of members, in bytes (B).
+DIRECTORY = 10_000_000
+# Bytes (B) that are read at once.
+CHUNK = 1_000_000
 
-UNREADABLE = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"  # controls, directions
-ORDINARY = (0, stat.S_IFREG, stat.S_IFDIR)  # kinds of files; 0 where the archive doesn't tell
+# Control characters, characters that change the direction of writing, and lone surrogates.
+UNREADABLE = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+# File types that are unpacked; 0 means that the archive doesn't state the type.
+ORDINARY = (0, stat.S_IFREG, stat.S_IFDIR)
 COMPRESSED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class Refused(Exception):
-    """An archive, or a member of one, that isn't unpacked; the text says why."""
+    """Raised for an archive or a member that must not be unpacked; the message says why."""
 
 
-# What else a damaged or forged archive makes Python's modules raise.
+# Other exceptions that Python's modules raise for a damaged or forged archive.
 FAULTS = (OSError, EOFError, ValueError, ArithmeticError, RuntimeError, LookupError)
 FAULTS += (struct.error, zlib.error, zipfile.BadZipFile, tarfile.TarError)
 
 
 @dataclass
 class Room:
-    """What may still come out of an archive: B and members."""
+    """The size in bytes (B) and the number of members that may still be unpacked."""
 
     size: int = TOTAL
     members: int = MEMBERS
 
     def take(self, *sizes: int) -> None:
-        """Count members. Raises Refused if there is no room for them."""
+        """Subtract members of these sizes (B). Raises Refused if the members exceed the limits."""
         self.size -= sum(sizes)
         self.members -= len(sizes)
         if self.members < 0:
@@ -72,7 +82,15 @@ class Room:
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive. fault: why it isn't unpacked, or "". time: in s since 1970."""
+    """A file in an archive.
+
+    Attributes:
+        name: The file's path in the archive.
+        size: The unpacked size that the archive states, in bytes (B).
+        time: The time of the file's last change, in seconds since 1970.
+        fault: The reason why the file must not be unpacked, or "".
+        open: Opens the file for reading.
+    """
 
     name: str
     size: int
@@ -85,10 +103,10 @@ class Member:
 
 
 class SafeExtractor(ExtractorPlugin):
-    """Unpacks the archives in a folder, and copies its other files, into another folder."""
+    """Unpacks the archives of a folder into another folder and copies all other files there."""
 
     def extract(self, archive_path: str, extracted_path: str) -> None:
-        """nbgrader's call: all files below `archive_path`, with their folders."""
+        """Unpack or copy all files of `archive_path` and its folders into `extracted_path`."""
         for place, folders, names in os.walk(archive_path):
             folders.sort()
             folder = Path(extracted_path, os.path.relpath(place, archive_path))
@@ -107,7 +125,10 @@ class SafeExtractor(ExtractorPlugin):
             shutil.copy2(path, folder / path.name)
 
     def _unpack(self, path: Path, folder: Path, room: Room, depth: int) -> None:
-        """Unpack an archive, and those in it, into a new folder; none is left if it is refused."""
+        """Unpack an archive, and the archives in it, into a new folder.
+
+        The new folder is removed if the archive is refused.
+        """
         if depth == 0:
             raise Refused(f"more than {DEPTH} archives are inside each other")
         target = _free(folder / path.name.removesuffix(path.suffix).removesuffix(".tar"))
@@ -127,7 +148,7 @@ class SafeExtractor(ExtractorPlugin):
             inner.unlink()
 
     def _write(self, path: Path, target: Path, room: Room) -> None:
-        """The members of an archive that are files, into a folder."""
+        """Write the files of an archive into a folder."""
         taken: set[str] = set()
         for member in members(path):
             room.take(member.size)
@@ -139,7 +160,7 @@ class SafeExtractor(ExtractorPlugin):
 
     @contextmanager
     def _refusing(self, what: Any) -> Iterator[None]:
-        """Tell the instructor of what is refused, and go on."""
+        """Log what is refused, for the instructor, and continue after the `with` block."""
         try:
             yield
         except Refused as fault:
@@ -152,16 +173,16 @@ class SafeExtractor(ExtractorPlugin):
 
 
 class SafeCollector(FileNameCollectorPlugin):
-    """Takes the newest of several files that a student handed in for one notebook.
+    """Collects the newest of several files that a student handed in for one notebook.
 
-    nbgrader itself would stop, and collect nothing from anybody. Of two files of the same time, the
-    last in alphabetical order is taken.
+    nbgrader's own collector would stop at such files and collect no student's work. If two files
+    have the same time, the last file in alphabetical order is collected.
     """
 
     _newest: dict[tuple[str, str], str] | None = None
 
     def collect(self, submitted_file: str) -> dict[str, str] | None:
-        """nbgrader's call: student and notebook, by a file's name; None for one to be skipped."""
+        """Return the student and the notebook that a file's name states; None skips the file."""
         found = super().collect(submitted_file)
         if not found or self.parent is None:
             return found
@@ -174,7 +195,7 @@ class SafeCollector(FileNameCollectorPlugin):
         return None
 
     def _all(self) -> dict[tuple[str, str], str]:
-        """The newest file of each student and notebook, among all that are there."""
+        """Return the newest unpacked file for each pair of a student and a notebook."""
         folder = self.parent._format_collect_path(self.parent.extracted_directory)
         files = (os.path.join(place, name) for place, _, names in os.walk(folder) for name in names)
         named = re.compile(self.named_regexp)
@@ -189,22 +210,24 @@ class SafeCollector(FileNameCollectorPlugin):
 
 
 def members(path: Path) -> Iterator[Member]:
-    """The files in a zip or a tar archive.
+    """Yield the files in a zip or a tar archive.
 
     Raises:
-        Refused: the archive isn't unpacked any further.
-        FAULTS: the archive is damaged.
+        Refused: The archive exceeds a limit, so no further file may be unpacked.
+        FAULTS: The archive is damaged.
     """
     yield from (_zipped if path.suffix.lower() == ".zip" else _tarred)(path)
 
 
 def _zipped(path: Path) -> Iterator[Member]:
     with path.open("rb") as stream:
-        end = zipfile._EndRecData(stream)  # as ZipFile finds it, which then reads the whole list
+        # ZipFile finds the list of members in the same way, and then reads the whole list.
+        end = zipfile._EndRecData(stream)
     if end and end[zipfile._ECD_SIZE] > DIRECTORY:
         raise Refused("it has too many members")
     with zipfile.ZipFile(path) as archive:
-        Room().take(*(info.file_size for info in archive.infolist()))  # before any is written
+        # The limits are checked before the first file is written.
+        Room().take(*(info.file_size for info in archive.infolist()))
         for info in archive.infolist():
             if not info.is_dir():
                 opened = functools.partial(archive.open, info)
@@ -225,7 +248,7 @@ def _zip_fault(info: zipfile.ZipInfo) -> str:
 
 
 def _time(moment: tuple[int, ...]) -> float:
-    """A zip's time of a file; 0 if there is no such moment."""
+    """Return a zip archive's time of a file in seconds since 1970; 0 if the time is invalid."""
     with suppress(ValueError, OverflowError):
         return time.mktime((*moment, 0, 0, -1))
     return 0.0
@@ -242,7 +265,10 @@ def _tarred(path: Path) -> Iterator[Member]:
 
 
 class _Bounded:
-    """A stream of which no more than `most` B are read: tarfile trusts the sizes in an archive."""
+    """A stream that refuses to read more than about `most` bytes (B).
+
+    tarfile trusts the sizes that an archive states, so tarfile alone would read any amount.
+    """
 
     def __init__(self, stream: IO[bytes], most: int):
         self._stream, self._most = stream, most
@@ -263,13 +289,13 @@ class _Bounded:
 
 
 def _parts(name: str, taken: set[str]) -> tuple[str, ...]:
-    """The folders and the file that a member's name stands for; adds it to those that are taken.
+    """Return the folders and the file name in a member's name, and add the name to `taken`.
 
-    Raises Refused for a name that leads elsewhere, can't be a file's, or is taken.
+    Raises Refused if the name leads out of the folder, can't be a file name, or is in `taken`.
     """
     if re.search(f"[{UNREADABLE}]", name):
         raise Refused("its name holds control characters")
-    name = name.replace("\\", "/")  # as some programs on Windows write it
+    name = name.replace("\\", "/")  # some programs on Windows write backslashes
     if name.startswith("/") or re.match("[A-Za-z]:", name):
         raise Refused("its name is an absolute path")
     parts = PurePosixPath(name).parts
@@ -285,7 +311,7 @@ def _parts(name: str, taken: set[str]) -> tuple[str, ...]:
 
 
 def _store(member: Member, path: Path) -> None:
-    """Write a member to a new file, with its time."""
+    """Write a member to a new file and set the file's time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as target:
         try:
@@ -297,12 +323,13 @@ def _store(member: Member, path: Path) -> None:
         except BaseException:
             path.unlink()
             raise
-    with suppress(ValueError, OverflowError, OSError):  # no time of a file
+    # The time that the archive states may be invalid for a file.
+    with suppress(ValueError, OverflowError, OSError):
         os.utime(path, (member.time, member.time))
 
 
 def _free(path: Path) -> Path:
-    """This path, or one with a number, if it is taken."""
+    """Return this path, or if it exists the first path with a number that doesn't exist."""
     number, free = 1, path
     while free.exists():
         number, free = number + 1, path.with_name(f"{path.name} {number + 1}")
@@ -310,6 +337,6 @@ def _free(path: Path) -> Path:
 
 
 def _shown(text: Any) -> str:
-    """A text of a stranger's in one line of the log, where it can do nothing."""
+    """Return an untrusted text as one harmless line of the log, without unprintable characters."""
     line = "".join(c if c.isprintable() else "?" for c in str(text))
     return line if len(line) <= 400 else f"{line[:400]} …"

@@ -1,11 +1,12 @@
-"""Repair a submission inside the sandbox: the request goes there as bytes, and so does the answer.
+"""Repair a submission inside the sandbox; request and answer are sent as bytes.
 
     worker                                      judge's process, in the sandbox
       request(data, release)    ── bytes ──►      run: load, repair
       result: the notebook,     ◄── bytes ──      or why there is none
       or Ungradable
 
-A submission is read in the sandbox because it may be made to fill the memory of whoever reads it.
+A submission is read in the sandbox because a malicious file may fill the memory of the process that
+reads it.
 """
 
 from __future__ import annotations
@@ -16,21 +17,22 @@ from typing import Any
 from course_utils.grading.intake import repair
 from course_utils.grading.sandbox.shell import clean, utf8
 
-FUNCTION = f"{__name__}:run"  # what the judge's process is asked to call
+# The function that the judge's process is asked to call.
+FUNCTION = f"{__name__}:run"
 
 
 def request(data: bytes, release: bytes) -> bytes:
-    """What `run` is called with.
+    """Return the argument of `run`: the release and the submission as bytes.
 
     Args:
-        data: What a student handed in.
+        data: The file that the student handed in.
         release: The released notebook, as JSON.
     """
     return len(release).to_bytes(8, "big") + release + data
 
 
 def run(request: bytes) -> bytes:
-    """Read and repair a submission; returns what `result` reads."""
+    """Read and repair the submission in a request; returns the answer that `result` reads."""
     end = 8 + int.from_bytes(request[:8], "big")
     try:
         repaired = repair.repair(repair.load(request[end:]), json.loads(request[8:end]))
@@ -40,10 +42,10 @@ def run(request: bytes) -> bytes:
 
 
 def result(answer: bytes) -> dict[str, Any]:
-    """The repaired notebook, with "notes" and "doubts" (`repair.Repaired`).
+    """Return the repaired notebook with its "notes" and "doubts" (see `repair.Repaired`).
 
     Raises:
-        Ungradable: The submission can't be graded; the text says why.
+        Ungradable: The submission can't be graded; the message says why.
     """
     found = json.loads(answer)
     if "ungradable" in found:

@@ -1,12 +1,12 @@
-"""What a student handed in, made into a notebook that can be graded, and what was mended.
+"""Turn a student's file into a notebook that can be graded, and list what was repaired.
 
     load      bytes  ──►  a notebook, or `Ungradable` with the reason in one sentence
     repair    notebook + release  ──►  the release's cells with the student's answers, once each
 
-A cell of the release is found by what identifies it: nbgrader's metadata (`grade_id`), the cell's
-id, the comment `# grade_id: NAME` that it begins with, or its unchanged text. Nothing is guessed.
-An answer that shows none of these marks stays among the student's own cells, and that is a doubt:
-something a person should look at.
+A cell of the release is identified by nbgrader's metadata (`grade_id`), by the cell's id, by the
+comment `# grade_id: NAME` at its beginning, or by its unchanged text. Nothing is guessed: an answer
+without any of these marks stays among the student's own cells and is reported as a doubt, which a
+person should check.
 
     handed in               result
     sum-all (copied)        sum-all          the last of several answers counts ...
@@ -14,8 +14,8 @@ something a person should look at.
     sum-all                 scratch cell     own cells stay behind the cell that they followed
     sum-all-form (edited)   sum-all-form     the release's text and metadata
 
-Nothing here trusts the file. The module needs the standard library only, and takes time that grows
-linearly with the size of the file.
+The file is untrusted. The module needs only the standard library and the course's own modules, and
+its running time grows linearly with the size of the file.
 """
 
 from __future__ import annotations
@@ -33,17 +33,22 @@ from typing import Any
 
 from course_utils import files, notebooks
 from course_utils.grading.assignments import Cell, grading, is_answer
+from course_utils.units import format_bytes
 from course_utils.validation import CourseError
 
 Notebook = dict[str, Any]
 
-MAX_FILE = 250_000_000  # B; outputs that a student forgot to clear are in it
+# Maximum size of a file in bytes (B), including outputs that a student forgot to clear.
+MAX_FILE = 250_000_000
 MAX_CELLS = 2_000
-MAX_SOURCE = 10_000_000  # characters of all cells together
-FIRST_LINES = 10  # of a cell: where its grade_id is looked for, below magics and imports
+# Maximum length of the text of all cells together, in characters.
+MAX_SOURCE = 10_000_000
+# Number of first lines of a cell in which the grade_id may follow magics and imports.
+FIRST_LINES = 10
 
 COMMENT = re.compile(r"^(?:#|<!--) *grade_id: *([\w-]+).*$", re.M)
-# What a code cell defines, by a regular expression: ast can crash on what a student writes.
+# The names that a code cell defines. This is a regular expression because some students' code
+# crashes the parser of the module ast.
 DEFINES = re.compile(r"^(?:(?:async +)?def|class) +(\w+)|^(\w+)(?: *:[^=\n]+| *)=(?!=)", re.M)
 CELL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 KINDS = ("code", "markdown", "raw")
@@ -57,14 +62,14 @@ NO_NOTEBOOK = (
 
 
 class Ungradable(CourseError):
-    """A submission that can't be graded: one sentence on why, and what to do."""
+    """Raised if a submission can't be graded; the message says why and what to do."""
 
 
 class Loaded(dict[str, Any]):
     """A notebook as `load` returns it.
 
     Attributes:
-        notes: what was mended to read the file, one line each.
+        notes: what was repaired so that the file could be read, one line for each repair.
     """
 
     notes: tuple[str, ...] = ()
@@ -76,8 +81,8 @@ class Repaired:
 
     Attributes:
         notebook: the notebook, in nbformat 4.5.
-        notes: what was mended and is certain, one line each.
-        doubts: what a person should look at, one line each.
+        notes: repairs that are certainly right, one line each.
+        doubts: uncertain repairs and answers that a person should check, one line each.
     """
 
     notebook: Notebook
@@ -92,15 +97,17 @@ def load(data: bytes) -> Loaded:
     """Read the notebook in a file's bytes, without its outputs and the notebook's own metadata.
 
     Returns:
-        The notebook in nbformat 4.5. Sources are strings with "\\n" for line ends. Each cell has an
-        id; ids aren't unique yet.
+        The notebook in nbformat 4.5. Sources are strings whose lines end with "\\n". Each cell has
+        an id, but several cells may still have the same id.
 
     Raises:
-        Ungradable: the file is no notebook, or too large to grade. Nothing else is raised.
+        Ungradable: the file is not a notebook, or it is too large to grade. No other exception is
+            raised.
     """
     if len(data) > MAX_FILE:
         raise Ungradable(
-            f"the file has {len(data) / 1e6:,.0f} MB, more than {MAX_FILE / 1e6:,.0f}: "
+            f"the file has {format_bytes(len(data), digits=0)}, more than "
+            f"{format_bytes(MAX_FILE, digits=0)}: "
             "clear all outputs, save, and hand it in again"
         )
     if not data.strip(b"\0 \t\r\n\xef\xbb\xbf\xff\xfe"):
@@ -121,7 +128,7 @@ def load(data: bytes) -> Loaded:
 
 
 def _decoded(data: bytes) -> tuple[str, list[str]]:
-    """The text, and a note if it isn't in UTF-8 or single bytes are broken."""
+    """Return the file's text, and a note if it isn't UTF-8 or some bytes can't be decoded."""
     encoding = json.detect_encoding(data[:4])
     try:
         text = data.decode(encoding)
@@ -145,7 +152,7 @@ def _parsed(text: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; outputs are dropped at once, as they can be most of a file."""
+    """Return a JSON object. A cell's outputs are dropped at once because they can be very large."""
     made = dict(pairs)
     if len(made) < len(pairs):
         counts = Counter(name for name, _ in pairs)
@@ -174,7 +181,7 @@ def _what_is_wrong(text: str, fault: json.JSONDecodeError) -> str:
 
 
 def _cells(content: Any) -> tuple[list[Cell], list[str]]:
-    """The cells of a notebook, in nbformat 4.5, and notes."""
+    """Return the cells of a notebook in nbformat 4.5, and notes on what was repaired."""
     raw, notes = _raw_cells(content), []
     if len(raw) > MAX_CELLS:
         raise Ungradable(f"the notebook has {len(raw):,} cells, more than {MAX_CELLS:,}")
@@ -190,7 +197,7 @@ def _cells(content: Any) -> tuple[list[Cell], list[str]]:
 
 
 def _raw_cells(content: Any) -> list[Any]:
-    """The list of cells in a notebook of format 4."""
+    """Return the list of cells in a notebook of format 4."""
     if not isinstance(content, dict):
         raise Ungradable("the file is valid JSON, but no notebook: hand in the one you worked in")
     if content.get("nbformat", 4) != 4:
@@ -203,7 +210,7 @@ def _raw_cells(content: Any) -> list[Any]:
 
 
 def _cell(raw: dict[str, Any], place: int) -> Cell:
-    """A cell in nbformat 4.5, its metadata as they came if they are an object."""
+    """Return a cell in nbformat 4.5. Its metadata are kept if they are a JSON object."""
     kind, source = _kind_and_source(raw, place)
     name, metadata = raw.get("id"), raw.get("metadata")
     known = isinstance(name, str) and CELL_ID.fullmatch(name)
@@ -232,14 +239,14 @@ def _kind_and_source(raw: dict[str, Any], place: int) -> tuple[str, str]:
 
 
 def _clean(text: str) -> str:
-    """Text with "\\n" for line ends, without halves of characters, which no file can hold."""
+    """Return the text with "\\n" as line ends and without surrogates, which can't be encoded."""
     if not text.isascii():
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _pictures(attachments: Any) -> dict[str, dict[str, str]]:
-    """Pictures that were pasted into a text cell, by name, in formats that can't act."""
+    """Return the pictures of a text cell by name, in formats that can't contain scripts."""
     found: dict[str, dict[str, str]] = {}
     for name, bundle in attachments.items() if isinstance(attachments, dict) else ():
         for kind, data in bundle.items() if isinstance(bundle, dict) else ():
@@ -254,9 +261,16 @@ def _pictures(attachments: Any) -> dict[str, dict[str, str]]:
 class _Release:
     """The released notebook.
 
-    cells: by id, in order. marked: those of nbgrader's, which are answers or locked. names: by code
-    answer, what it alone defines. needed: cells that a result must hold: those of nbgrader's, and
-    the code before the first task (set-up, imports), which answers rely on.
+    Attributes:
+        cells: the cells by id, in their order.
+        metadata: the notebook's metadata.
+        marked: ids of the cells with nbgrader's metadata, which are answers or locked cells.
+        answers: ids of the answer cells.
+        locked: ids of the other marked cells, such as tests.
+        texts: the ids of cells by their text without surrounding space.
+        names: for each answer cell with code, the names that no other answer defines.
+        needed: ids of the cells that a repaired notebook must contain: the marked cells, and the
+            code cells before the first task (set-up and imports), which the answers need.
     """
 
     def __init__(self, release: Notebook):
@@ -287,35 +301,35 @@ class _Release:
         return self.cells[name]["cell_type"]
 
     def is_stub(self, name: str, source: str) -> bool:
-        """Whether an answer is as it was released, or empty: nothing of the student's."""
+        """Return whether an answer contains no student's work: it is empty or as released."""
         written = _letters(COMMENT.sub("", source))
         return written in ("", _letters(COMMENT.sub("", self.source(name))))
 
     def is_copy(self, name: str, source: str) -> bool:
-        """Whether a text holds half of the lines of a released cell, or more."""
+        """Return whether a text contains at least half of the lines of a released cell."""
         lines = {line.strip() for line in self.source(name).split("\n")} - {""}
         return 2 * len(lines & {line.strip() for line in source.split("\n")}) >= len(lines)
 
     def fits(self, name: str, source: str) -> bool:
-        """Whether a cell's text alone speaks for its being this one."""
+        """Return whether a text looks like the text of this released cell."""
         if name in self.names:
             return bool(self.names[name] & _defined(source))
         return self.is_copy(name, source)
 
 
 def _bare(text: str) -> str:
-    """Text without the space at the ends of its lines, and without empty lines around it."""
+    """Return the text without trailing spaces, and without empty lines at its start and end."""
     return "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
 
 
 def _letters(text: str) -> str:
-    """What of a text survives a wrong encoding and another layout."""
+    """Return the characters of a text that a wrong encoding or another layout doesn't change."""
     return re.sub(r"[^!->@-~]", "", text)
 
 
 @functools.lru_cache(MAX_CELLS)
 def _defined(source: str) -> frozenset[str]:
-    """Names that a cell binds at its left margin."""
+    """Return the names that the unindented lines of a cell define."""
     return frozenset(function or name for function, name in DEFINES.findall(source))
 
 
@@ -324,10 +338,18 @@ def _defined(source: str) -> frozenset[str]:
 
 @dataclass(eq=False)
 class _Piece:
-    """A cell as handed in, or a part of one that holds several.
+    """A submitted cell, or a part of a submitted cell that contains several released cells.
 
-    data: nbgrader's metadata. hidden: the released cell that it is by metadata or id, which a
-    student doesn't see. comment: the one that it is by its text. Both are empty if there is none.
+    Attributes:
+        kind: "code", "markdown" or "raw".
+        source: the text.
+        id: the id of the submitted cell.
+        data: nbgrader's metadata of the submitted cell.
+        hidden: the id of the released cell according to the metadata or the submitted cell's id,
+            which a student doesn't see; "" if they name no released cell.
+        comment: the id of the released cell according to the grade_id in the text; "" if the text
+            has none.
+        attachments: the pictures of a text cell, by name.
     """
 
     kind: str
@@ -355,7 +377,7 @@ def _piece(cell: Cell, wanted: _Release) -> _Piece:
 
 
 def _pieces(cell: Cell, wanted: _Release) -> list[_Piece]:
-    """A cell, taken apart where it holds several of the release's cells."""
+    """Return the pieces of a cell: one piece for each released cell that it contains."""
     whole = _piece(cell, wanted)
     parts = _cut(whole.source, whole.hidden, wanted)
     if len(parts) == 1:
@@ -369,7 +391,7 @@ def _pieces(cell: Cell, wanted: _Release) -> list[_Piece]:
 
 
 def _cut(source: str, hidden: str, wanted: _Release) -> list[tuple[str, str]]:
-    """The parts of a cell's text, each with the grade_id that it shows."""
+    """Return the parts of a cell's text, each with its grade_id, or "" if it has none."""
     parts, start, current = [], 0, ""
     for match in COMMENT.finditer(source):
         name = match[1]
@@ -385,14 +407,14 @@ def _cut(source: str, hidden: str, wanted: _Release) -> list[tuple[str, str]]:
 
 
 def _without_tail(shown: str, text: str, wanted: _Release) -> list[tuple[str, str]]:
-    """A part of a cell; where more code stands below a test, both by themselves."""
+    """Return a part of a cell, split in two if more text follows a test in the part."""
     test = wanted.source(shown).strip("\n") if shown in wanted.locked else ""
     head, found, tail = text.partition(test) if test else (text, "", "")
     return [(shown, head + found), ("", tail)] if tail.strip() else [(shown, text)]
 
 
 def _belongs(above: str, name: str, hidden: str, wanted: _Release) -> bool:
-    """Whether a text above the comment of a cell belongs to that cell."""
+    """Return whether the text above the `grade_id` comment of a cell belongs to that cell."""
     if name in wanted.locked:
         return all(line.startswith("%") for line in above.split("\n") if line.strip())
     return name == hidden or above.count("\n") < FIRST_LINES
@@ -402,15 +424,18 @@ def _belongs(above: str, name: str, hidden: str, wanted: _Release) -> bool:
 
 
 def repair(notebook: Notebook, release: Notebook) -> Repaired:
-    """Put the student's answers into the release's graded cells, each of them once and in order.
+    """Put the student's answers into the cells of the release, in the order of the release.
 
-    Tests get the release's text. Answers keep the student's text, in cells with the release's
-    metadata and type. The student's own cells stay behind the cell that they followed, without
-    metadata. Outputs are dropped.
+    Each released cell occurs once in the result. Tests get the release's text. Answers keep the
+    student's text but get the metadata and the type of the released cell. The student's own cells
+    stay behind the cell that they followed and lose their metadata. Outputs are dropped.
 
     Args:
-        notebook: what `load` returns, or any object.
+        notebook: the notebook that `load` returns; other objects are checked and refused.
         release: the released notebook.
+
+    Returns:
+        The repaired notebook with notes and doubts.
 
     Raises:
         Ungradable: there are too many cells, too much text, or none of the release's cells.
@@ -429,12 +454,17 @@ def repair(notebook: Notebook, release: Notebook) -> Repaired:
 
 
 class _Repair:
-    """One notebook that is being repaired.
+    """The repair of one notebook.
 
-    placed: the pieces that become cells of the release, by name. dropped: those that are left out.
-    before: earlier answers, by the name of the cell that they must run before. All others are the
-    student's own. changed: tests that weren't the released ones. copied: cells with copies that
-    were dropped.
+    Attributes:
+        placed: the pieces that become cells of the release, by the released cell's id.
+        before: earlier answers, by the id of the released cell that must run after them.
+        dropped: the pieces that are left out. All pieces that are neither placed, earlier answers
+            nor dropped are the student's own cells.
+        changed: the ids of tests whose text the student changed.
+        copied: the ids of cells of which copies were dropped.
+        notes: repairs that are certainly right, one line each.
+        doubts: uncertain repairs and answers, one line each.
     """
 
     def __init__(self, wanted: _Release, pieces: list[_Piece]):
@@ -468,7 +498,7 @@ class _Repair:
             self.notes.append(note)
 
     def own(self) -> list[_Piece]:
-        """The pieces that are the student's own, as far as is known."""
+        """Return the pieces that haven't been matched with a released cell: the student's own."""
         taken = {*self.placed.values(), *self.dropped, *_all(self.before.values())}
         return [piece for piece in self.pieces if piece not in taken]
 
@@ -486,7 +516,10 @@ class _Repair:
                 self.placed[name] = _original(name, found)
 
     def _claim(self, piece: _Piece) -> str:
-        """The released cell that a piece is. Where its marks disagree, its text decides."""
+        """Return the id of the released cell that a piece belongs to; "" if there is none.
+
+        If metadata and comment name different cells, the piece's text decides.
+        """
         hidden, comment = piece.hidden, piece.comment
         if not comment or hidden not in self.wanted.marked or hidden == comment:
             return comment or hidden or self.wanted.texts.get(_bare(piece.source), "")
@@ -502,7 +535,10 @@ class _Repair:
         return fitting[0]
 
     def _place_test(self, name: str, found: list[_Piece]) -> None:
-        """One copy of a test gives its place; cells with other text under its id stay own cells."""
+        """Place one copy of a test, and drop the other copies.
+
+        Cells that have the test's id but another text stay the student's own cells.
+        """
         source = self.wanted.source(name)
         copies = [p for p in found if p.comment == name or self.wanted.is_copy(name, p.source)]
         if not copies:
@@ -521,7 +557,7 @@ class _Repair:
                 )
 
     def _place_answer(self, name: str, found: list[_Piece]) -> None:
-        """The last of several answers counts; a stub never wins over what was written."""
+        """Place the last of several answers, or the released stub if no answer was written."""
         filled = [piece for piece in found if not self.wanted.is_stub(name, piece.source)]
         filled = filled or [_original(name, found)]
         last = {_bare(piece.source): piece for piece in filled}
@@ -540,10 +576,10 @@ class _Repair:
             )
 
     def _tries(self, name: str, pieces: list[_Piece]) -> list[_Piece]:
-        """Those pieces that each are a whole answer; the others are parts of one, or parked.
+        """Return the pieces that each are a complete answer, without parts of an answer.
 
-        A cell that was split leaves parts with its metadata, of which one has the comment. A copy
-        has the comment again, or defines the same function again.
+        If a student splits a cell, all parts get its metadata, but only one part has the comment. A
+        copy of a cell has the comment again, or defines the same function again.
         """
         kind, names = self.wanted.kind(name), self.wanted.names.get(name, set())
         pieces = [piece for piece in pieces if piece.kind == kind] or pieces
@@ -558,10 +594,10 @@ class _Repair:
     # --- what is missing, and what to say ---
 
     def _put_back(self) -> dict[str, str]:
-        """Sources of needed cells that are missing.
+        """Return the sources of the needed cells that are missing, by id.
 
-        A stub whose function another cell defines is put back without its code, so that it doesn't
-        undo the student's.
+        If another cell defines the function of a missing answer, the answer cell is put back with
+        its first line only, so that the stub doesn't overwrite the student's function.
         """
         written = set()
         for name, piece in [*self.placed.items(), *(("", own) for own in self.own())]:
@@ -631,7 +667,7 @@ class _Repair:
         return _made(kind, name, self.wanted.cells[name]["metadata"], source, piece.attachments)
 
     def _doubt_unanswered(self, cells: list[Cell], missing: Iterable[str]) -> None:
-        """Doubt an answer that is missing or empty if another cell may hold it."""
+        """Add a doubt for each missing or empty answer that another cell may contain."""
         own = [piece for piece in self.own() if piece.source.strip()]
         for name in self.wanted.answers:
             names, is_code = self.wanted.names.get(name, set()), self.wanted.kind(name) == "code"
@@ -650,7 +686,7 @@ class _Repair:
                 self._doubt_place(name, wrote, [cell["id"] for cell in cells])
 
     def _doubt_place(self, name: str, wrote: list[int], ids: list[str]) -> None:
-        """Doubt an empty answer if its function is written where its tests would not find it."""
+        """Add a doubt if an empty answer's function is defined where its tests can't use it."""
         place = ids.index(name)
         until = next((p for p, i in enumerate(ids) if p > place and i in self.wanted.locked), 0)
         if not any(place < p < until for p in wrote):
@@ -661,7 +697,7 @@ class _Repair:
 
 
 def _own_cell(piece: _Piece, used: set[str]) -> Cell:
-    """A cell of the student's own: no metadata, an id that no other has."""
+    """Return a student's own cell, without metadata and with a unique id."""
     name = piece.id
     if not name or name in used:
         name = next(n for n in map("own-{}".format, range(1, len(used) + 2)) if n not in used)
@@ -679,7 +715,7 @@ def _made(
 
 
 def _original(name: str, copies: list[_Piece]) -> _Piece:
-    """The one with the id of the released cell, as pasted ones get another; else the first."""
+    """Return the copy with the id of the released cell, or the first: pasted cells get a new id."""
     return next((piece for piece in copies if piece.id == name), copies[0])
 
 
@@ -703,23 +739,25 @@ def repair_file(
     guess: bool = False,
     folder: Path | None = None,
 ) -> tuple[Path, Repaired]:
-    """Repair a notebook against the release of its name.
+    """Repair a notebook, so that it has the cells of the released assignment.
 
     Args:
         path: the notebook.
-        assignment: "03" or "03_lora"; by default the file's name tells, as in "Copy of
-            03_lora.ipynb" or "student01_03_lora (1).ipynb".
-        output: the file to write; by default NAME-repaired.ipynb beside the notebook.
-        in_place: write the notebook itself, and keep the old one as NAME.ipynb.bak.
-        guess: write although there are doubts.
+        assignment: the assignment's number or name, such as "03" or "03_lora". By default the
+            name is found in the file's name, such as "Copy of 03_lora.ipynb" or
+            "student01_03_lora (1).ipynb".
+        output: the file to write; by default NAME-repaired.ipynb in the notebook's folder.
+        in_place: whether to overwrite the notebook and keep the old one as NAME.ipynb.bak.
+        guess: whether to write the repaired notebook even if there are doubts.
         folder: the course's folder.
 
     Returns:
-        The file that was written, and what was mended.
+        The path of the file that was written, and the repaired notebook with notes and doubts.
 
     Raises:
-        CourseError: a file is missing or in the way, or there are doubts.
-        Ungradable: there is nothing to repair.
+        CourseError: the notebook or the release is missing, the output file exists already, or
+            there are doubts.
+        Ungradable: the file can't be made into a notebook that can be graded.
     """
     path, folder = Path(path), folder or notebooks.course_folder()
     if in_place and output:
@@ -732,7 +770,7 @@ def repair_file(
     except OSError as fault:
         raise CourseError(f"{path} can't be read: {fault.strerror}") from None
     released = _release_for(path, folder, assignment)
-    repaired = repair(load(data), json.loads(released.read_text(encoding="utf-8")))
+    repaired = repair(load(data), notebooks.load(released))
     if repaired.doubts and not guess:
         raise CourseError(
             f"{path.name} isn't repaired, as not all is certain ({'; '.join(repaired.doubts)}): "
@@ -745,7 +783,7 @@ def repair_file(
 
 
 def _release_for(path: Path, folder: Path, assignment: str | None) -> Path:
-    """The release that a file belongs to, by what the user says or by the file's name."""
+    """Return the release for a file, according to `assignment` or to the file's name."""
     releases = sorted((folder / "exercises").glob("[0-9][0-9]_*/[0-9][0-9]_*.ipynb"))
     if assignment is None:
         after = r"(?: ?\(\d+\)|-(?:Copy)?\d+|-repaired)*"
@@ -761,6 +799,6 @@ def _release_for(path: Path, folder: Path, assignment: str | None) -> Path:
 
 
 def _free(path: Path) -> Path:
-    """This path, or the first of its kind with a number that is not taken."""
+    """Return this path, or if it exists the first path with a number that doesn't exist."""
     numbered: Iterator[Path] = (path.with_name(f"{path.name}{n}") for n in range(2, 10_000))
     return path if not path.exists() else next(p for p in numbered if not p.exists())

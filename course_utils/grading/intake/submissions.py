@@ -1,4 +1,4 @@
-"""Read what a student handed in: the notebook, whatever its name, and the files beside it."""
+"""Read a submission: the notebook, whatever its file name, and the other files in its folder."""
 
 from __future__ import annotations
 
@@ -9,20 +9,27 @@ from course_utils.grading import safe_files
 from course_utils.grading.spec import MAX_NOTEBOOK, Submission
 from course_utils.validation import CourseError
 
-SIZE = 50_000_000  # B of the files besides the notebook, together
-ENTRIES, DEPTH, NOTES = 1_000, 20, 20  # files that are looked at, folders in folders, notes
-STUDENT = 128  # characters of a student's name, as in nbgrader's database
-TIME = "timestamp.txt"  # when it was handed in
-EXCHANGE = (TIME, "submission_secret.txt")  # files of nbgrader's exchange, not for the sandbox
-SMALL = 1_000  # B of such a file, at most
-LINE = 300  # characters of an exception's message
+# Maximum size of all files except the notebook together, in bytes (B).
+SIZE = 50_000_000
+# Maximum number of files that are read, of nested folders, and of notes.
+ENTRIES, DEPTH, NOTES = 1_000, 20, 20
+# Maximum length of a student's name in nbgrader's database, in characters.
+STUDENT = 128
+# The file with the time at which the submission was handed in.
+TIME = "timestamp.txt"
+# Files of nbgrader's exchange, which are not copied into the sandbox.
+EXCHANGE = (TIME, "submission_secret.txt")
+# Maximum size of a file of the exchange, in bytes (B).
+SMALL = 1_000
+# Maximum length of an exception's message, in characters.
+LINE = 300
 
 
 def read(folder: Path, name: str) -> Submission:
     """Read submitted/STUDENT/NAME, the folder of one submission.
 
-    Links are not followed, and only regular files are opened. Nothing that a student may
-    have put there raises an error: the `fault` of a submission says why it can't be read.
+    Links are not followed, and only regular files are opened. No content of the folder raises an
+    error. Instead, the `fault` of the returned submission says why the folder can't be read.
 
     Args:
         folder: The submission's folder.
@@ -40,7 +47,7 @@ def read(folder: Path, name: str) -> Submission:
 
 
 def _place_fault(folder: Path) -> str:
-    """Why the submission at this path isn't read; "" if it and its parent are folders."""
+    """Return why a submission can't be read; "" if its path and the parent are folders."""
     for place in (folder.parent, folder):
         what = safe_files.kind(place)
         if what == "a link":
@@ -52,7 +59,7 @@ def _place_fault(folder: Path) -> str:
 
 
 def _read_folder(folder: Path, name: str) -> Submission:
-    """Read a folder's notebook, whatever the notebook is called, and the folder's other files."""
+    """Read the notebook of a folder, whatever its file name, and the folder's other files."""
     student, wanted = folder.parent.name, f"{name}.ipynb"
     paths, notes = _listed(folder, {wanted, *EXCHANGE})
     likely = _notebook(folder, paths, name)
@@ -78,11 +85,12 @@ def _read_folder(folder: Path, name: str) -> Submission:
 
 
 def _listed(folder: Path, first: set[str]) -> tuple[list[str], list[str]]:
-    """The relative paths of all files in a folder, and notes on what was left out.
+    """Return the relative paths of all files in a folder, and notes on files that were left out.
 
     Args:
         folder: The folder.
-        first: Names that are listed first, so that they aren't left out if there is too much.
+        first: Names that are listed first, so that they aren't left out of a folder with too many
+            files.
     """
     paths: list[str] = []
     notes: list[str] = []
@@ -115,7 +123,7 @@ def _listed(folder: Path, first: set[str]) -> tuple[list[str], list[str]]:
 
 
 def _notebook(folder: Path, paths: list[str], name: str) -> str:
-    """The path of the notebook that has the assignment's name, or of the only notebook; else ""."""
+    """Return the path of the notebook with the assignment's name, or of the only one; else ""."""
     notebooks = [path for path in paths if path.endswith(".ipynb") and "/" not in path]
     files = [path for path in notebooks if safe_files.kind(folder / path) == "a file"]
     if f"{name}.ipynb" in files:
@@ -129,7 +137,7 @@ def _readable(name: str) -> str:
 
 
 def name_fault(student: str) -> str:
-    """Why the gradebook can't take a student under this name; "" if it can."""
+    """Return why the gradebook can't store a student's name; "" if it can."""
     try:
         student.encode()
     except UnicodeEncodeError:
@@ -138,10 +146,11 @@ def name_fault(student: str) -> str:
 
 
 def in_gradebook(submitted: Path, student: str) -> bool:
-    """Whether the gradebook should have a student: a folder of a name that it can store.
+    """Return whether the gradebook should contain a student.
 
-    A stray file gets a record, so that nobody is forgotten, but nbgrader would keep it as a student
-    for good.
+    The gradebook contains students who have a folder, and whose name it can store. A stray file in
+    place of a student's folder gets a record, so that no submission is overlooked. The file isn't
+    added to the gradebook, because nbgrader would keep it as a student forever.
 
     Args:
         submitted: The folder of all students.
@@ -151,7 +160,7 @@ def in_gradebook(submitted: Path, student: str) -> bool:
 
 
 def words(fault: BaseException, folder: Path) -> str:
-    """An exception's message in one line, with paths relative to the course's `folder`."""
+    """Return an exception's message as one line, with paths relative to the course's `folder`."""
     if isinstance(fault, OSError) and fault.strerror:
         where = os.fsdecode(fault.filename) if isinstance(fault.filename, str | bytes) else ""
         where = safe_files.visible(where.removeprefix(f"{folder}{os.sep}"))

@@ -1,1 +1,1 @@
-"""Keep and show what came of grading: records, gradebook, report and feedback."""
+"""Store and show the results of grading: records, gradebook, class report and feedback."""

@@ -1,15 +1,17 @@
-"""Notebooks as pages: no student code runs in them, and feedback keeps hidden tests hidden.
+"""Convert notebooks to safe HTML pages: no student's script runs, and hidden tests stay hidden.
 
-nbgrader makes a page of a notebook in two places, formgrader (for the instructor) and feedback (for
-the student), both by nbconvert's HTMLExporter. nbgrader_config.py plugs in:
+nbgrader converts notebooks to HTML in two places: formgrader shows the page to the instructor, and
+feedback shows the page to the student. formgrader and feedback use nbconvert's HTMLExporter, which
+nbgrader_config.py extends:
 
-    HTMLExporter.preprocessors      Harmless           the notebook anew, of what can't act
-    HTMLExporter.filters            clean, markdown    HTML of harmless tags alone
-    HTMLExporter.template_file      harmless.html.j2   a Content-Security-Policy: the second fence
-    GenerateFeedback.preprocessors  SafeFeedback       neither hidden tests nor what they expect
+    HTMLExporter.preprocessors      Harmless           rebuilds the notebook without active content
+    HTMLExporter.filters            clean, markdown    allow only harmless HTML tags
+    HTMLExporter.template_file      harmless.html.j2   adds a Content-Security-Policy
+    GenerateFeedback.preprocessors  SafeFeedback       removes hidden tests and expected values
 
-Without the first two, a student's script in an output or a text runs as the instructor who looks at
-it, and may change grades; a picture's address alone can make formgrader load other settings.
+Without the preprocessor and the filters, a student's script in an output or a text would run with
+the instructor's rights in formgrader and could change grades. Even the address of a picture could
+make formgrader load other settings. The Content-Security-Policy is a second protection.
 """
 
 from __future__ import annotations
@@ -40,12 +42,18 @@ from course_utils import checks
 from course_utils.checks import HIDDEN_PREFIX, PREFIX
 from course_utils.grading.assignments import HIDDEN, HIDDEN_END
 
-TEXT = 100_000  # characters of a source or an output that are shown
-MARKDOWN = 10_000  # characters of a text that is read as markdown; a longer one stands as it is
-HTML = 100_000  # characters of a text that is read as HTML, pictures apart
-MAX_TAGS = 10_000  # tags of a text that is read as HTML
-MAX_REPEATED = 50  # tags such as <b style="…">, which a paragraph may repeat
-PICTURE = 10_000_000  # characters of a picture in base64
+# Maximum number of characters of a source or an output that are shown.
+TEXT = 100_000
+# Maximum length of a text that is converted from Markdown; longer texts are shown unchanged.
+MARKDOWN = 10_000
+# Maximum length of a text that is parsed as HTML, without embedded pictures, in characters.
+HTML = 100_000
+# Maximum number of tags in a text that is parsed as HTML.
+MAX_TAGS = 10_000
+# Maximum number of tags such as <b style="…">, which an HTML parser may repeat in each paragraph.
+MAX_REPEATED = 50
+# Maximum length of a picture in base64, in characters.
+PICTURE = 10_000_000
 
 HIDDEN_CODE = "# … grading ran further checks with other inputs here"
 NOT_SHOWN = "  expected  (not shown: a check that grading adds)"
@@ -53,26 +61,29 @@ LABELS = re.compile(r"  (came|raised|in|expected|differs|likely)\s")
 SECRET = ("expected", "differs")
 
 
-# --- a notebook of what can't act -----------------------------------------------------------------
+# --- a notebook without active content ------------------------------------------------------------
 
 PICTURES = ("image/png", "image/jpeg")
 SHOWN = ("text/html", "text/markdown", *PICTURES, "text/plain")
 BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
-NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # of a cell, to nbformat and to nbgrader
-NAMES = ("student", "first_name", "last_name", "notebook_path")  # formgrader's, put into its page
+# An id of a cell that nbformat and nbgrader allow.
+NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+# Values that formgrader's template inserts into the page without escaping them.
+NAMES = ("student", "first_name", "last_name", "notebook_path")
 PYTHON = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
 
 
 class Harmless(Preprocessor):
-    """Builds a new notebook of texts, pictures, and HTML for `clean` and `markdown`.
+    """Builds a new notebook with only texts, pictures and HTML that `clean` and `markdown` filter.
 
-    Outputs of other kinds are left out, and a line says so. Of the metadata only nbgrader's stay.
+    An output of any other kind is replaced by a line that names its kind. Only nbgrader's metadata
+    are kept.
     """
 
     enabled = Bool(True).tag(config=True)
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
-        """The notebook and nbconvert's resources, without anything that acts."""
+        """Return the notebook and nbconvert's resources without active content."""
         for name in set(NAMES) & resources.keys():
             resources[name] = html.escape(str(resources[name])) if resources[name] else ""
         cells = [_cell(cell) for cell in nb.cells]
@@ -90,11 +101,15 @@ def _cell(cell: Any) -> Any:
     if kind == "markdown":
         pictures = _attachments(cell.get("attachments"))
         return v4.new_markdown_cell(source, **about, **pictures)
-    return v4.new_markdown_cell(textwrap.indent(source, "    ", lambda _: True), **about)  # as code
+    # A cell of another kind is shown as a code block.
+    return v4.new_markdown_cell(textwrap.indent(source, "    ", lambda _: True), **about)
 
 
 def _metadata(cell: Any) -> dict[str, Any]:
-    """nbgrader's metadata, each of its kind: its templates put them into the page as they are."""
+    """Return nbgrader's metadata of a cell, with checked types.
+
+    The types are checked because nbgrader's templates insert these values without escaping them.
+    """
     given = _dict(_dict(cell.get("metadata")).get("nbgrader"))
     if not _is_name(given.get("grade_id")):
         return {}
@@ -109,7 +124,7 @@ def _is_name(given: Any) -> bool:
 
 
 def _outputs(output: Any) -> Iterator[Any]:
-    """An output, and a line on what of it isn't shown."""
+    """Yield a safe copy of an output, and a line that names the parts that aren't shown."""
     kind = output.get("output_type") if isinstance(output, dict) else None
     if kind == "stream":
         name = "stderr" if output.get("name") == "stderr" else "stdout"
@@ -142,7 +157,7 @@ def _is_shown(mime: str, given: Any) -> bool:
 
 
 def _attachments(given: Any) -> dict[str, Any]:
-    """The pictures that belong to a markdown cell, as its argument."""
+    """Return the pictures of a Markdown cell as the argument `attachments`, if there are any."""
     found = {
         str(name): {m: _joined(forms[m]) for m in PICTURES if _is_shown(m, _dict(forms).get(m))}
         for name, forms in _dict(given).items()
@@ -161,14 +176,14 @@ def _count(given: Any) -> int | None:
 
 
 def _joined(given: Any) -> str:
-    """A text of a notebook, which may be stored as lines; "" for anything else."""
+    """Return a notebook's text, which may be stored as a list of lines; "" if it is no text."""
     if isinstance(given, list) and all(isinstance(line, str) for line in given):
         given = "".join(given)
     return _encodable(given) if isinstance(given, str) else ""
 
 
 def _encodable(text: str) -> str:
-    """The text with "?" for halves of characters (surrogates), which no page can hold."""
+    """Return the text with "?" in place of surrogates, which can't be encoded as UTF-8."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -193,7 +208,8 @@ HARMLESS = (
     "summary sup table tbody td tfoot th thead tr tt u ul var"
 )
 TAGS = set(HARMLESS.split())
-STYLES = {  # CSS properties
+# CSS properties that are allowed in the attribute `style`.
+STYLES = {
     "background-color",
     "color",
     "font-style",
@@ -210,14 +226,14 @@ LINK = re.compile(
 )
 DATA = re.compile(r"data:image/(png|jpeg|gif);base64,[A-Za-z0-9+/=]*")
 EMBEDDED = re.compile(rf"(?<=src=[\"']){DATA.pattern}")
-# Each paragraph repeats all of these tags that are open above it, if their attributes differ.
+# An HTML parser repeats these open tags in each paragraph if their attributes differ.
 REPEATED = re.compile(r"<(b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)[\s/]", re.I)
 NO_SOURCE = re.compile(r'<img(?: (?!src=)[a-z]+="[^"]*")*>')
 CLEANER = nh3.Cleaner(
     tags=TAGS,
     clean_content_tags={"script", "style"},
     attributes={"*": {"class", "href", "src", "style", *PLAIN, *NUMBERS}},
-    attribute_filter=lambda tag, name, value: value if _is_allowed(tag, name, value) else None,
+    attribute_filter=lambda tag, name, value: _allowed(tag, name, value),
     filter_style_properties=STYLES,
     url_schemes={"http", "https", "mailto", "data"},
     link_rel=None,
@@ -228,9 +244,9 @@ CLEANER = nh3.Cleaner(
 def clean(context: Any, text: Any) -> str:
     """Return HTML with harmless tags only: no script, no form, nothing loaded from elsewhere.
 
-    Other tags are dropped and their text is kept, except for scripts and style sheets. A text that
-    would take long to read as HTML is shown as plain text. In formgrader a link only shows its
-    address, because a click could make formgrader load other settings.
+    Other tags are dropped but their text is kept, except the text of scripts and style sheets. If
+    parsing a text as HTML would be slow, the text is shown as plain text. In formgrader a link only
+    shows its address, because a click could make formgrader load other settings.
     """
     return _cleaned(_encodable(str(text)), inert="submission_id" in context.get("resources", {}))
 
@@ -238,16 +254,17 @@ def clean(context: Any, text: Any) -> str:
 def _cleaned(text: str, inert: bool) -> str:
     if _is_slow(text):
         return f"<pre>{html.escape(_text(text))}</pre>"
-    # In the cleaned text a "<" begins a tag, as no attribute holds one; a link has its href only.
+    # In the cleaned text, each "<" begins a tag because no attribute contains "<". The only
+    # attribute of a link is href.
     cleaned = NO_SOURCE.sub("(a picture that is not shown)", CLEANER.clean(text))
     address = "title=" if inert else 'rel="noopener noreferrer" target="_blank" href='
     cleaned = cleaned.replace("<a href=", f"<a {address}")
-    # MathJax makes links, too, of \\href.
+    # MathJax would turn \\href into a link.
     return cleaned.strip().replace("\\href", "\\\u200bhref")
 
 
 def _is_slow(text: str) -> bool:
-    """Whether reading it as HTML may take more than about a second."""
+    """Return whether parsing a text as HTML may need more than about one second."""
     bare = EMBEDDED.sub("", text)
     return (
         len(text) > PICTURE
@@ -257,10 +274,19 @@ def _is_slow(text: str) -> bool:
     )
 
 
+def _allowed(tag: str, name: str, value: str) -> str | None:
+    """Return an attribute's value without "<" and ">", which `_cleaned` relies on, or None."""
+    if name in ("alt", "title") and tag != "a":
+        value = value.replace("<", "\u2039").replace(">", "\u203a")
+    elif name == "href":
+        value = value.replace("<", "%3C").replace(">", "%3E")
+    elif re.search("[<>]", value):
+        return None
+    return value if _is_allowed(tag, name, value) else None
+
+
 def _is_allowed(tag: str, name: str, value: str) -> bool:
-    """Whether an attribute stays. Attributes with "<" or ">" don't: see `_cleaned`."""
-    if re.search("[<>]", value):
-        return False
+    """Return whether an attribute of this value is kept."""
     if name == "href" or tag == "a":
         return (tag, name) == ("a", "href") and bool(LINK.fullmatch(value))
     if name == "src":
@@ -274,19 +300,23 @@ def _is_allowed(tag: str, name: str, value: str) -> bool:
 
 @pass_context
 def markdown(context: Any, source: Any) -> str:
-    """Markdown as harmless HTML; one that can't be read, or is too long, stands as text."""
+    """Return Markdown as harmless HTML.
+
+    A text that can't be parsed, or that is longer than MARKDOWN, is returned as preformatted text.
+    """
     attachments = context.get("cell", {}).get("attachments", {})
     renderer = IPythonRenderer(escape=False, attachments=attachments, exclude_anchor_links=True)
     text = str(source)
     if len(text) <= MARKDOWN:
-        with suppress(Exception):  # the reader's own faults, such as a picture that is missing
+        # The parser raises exceptions of its own, for example if a picture is missing.
+        with suppress(Exception):
             return clean(context, MarkdownWithMath(renderer=renderer).render(text))
     return f"<pre>{html.escape(text)}</pre>"
 
 
-# --- the second fence: a Content-Security-Policy --------------------------------------------------
+# --- the second protection: a Content-Security-Policy ---------------------------------------------
 
-# MathJax comes from where nbconvert takes it, and reads its settings as code.
+# nbconvert loads MathJax from this address. MathJax needs 'unsafe-eval' to evaluate its settings.
 MATHJAX = "https://cdnjs.cloudflare.com/ajax/libs/mathjax/2.7.7/"
 POLICY = {
     "default-src": "'none'",
@@ -300,10 +330,11 @@ POLICY = {
 
 
 def policy(own: str) -> str:
-    """Return the Content-Security-Policy of a page: what may be loaded and run below its head.
+    """Return the Content-Security-Policy of a page, which limits what its body may load and run.
 
     Args:
-        own: formgrader's own HTML in the body; its scripts may run and reach formgrader.
+        own: formgrader's own HTML in the page's body, or "". Scripts in this HTML may run and send
+            requests to formgrader.
     """
     rules = dict(POLICY)
     if own:
@@ -313,7 +344,7 @@ def policy(own: str) -> str:
 
 
 def _hashes(trusted: str) -> str:
-    """Of the scripts in some HTML, and of what its elements do on events, as a policy has them."""
+    """Return the policy's hashes of all scripts and event handlers in trusted HTML."""
     found = BeautifulSoup(trusted, "html.parser").find_all(True)
     codes = [tag.string for tag in found if tag.name == "script" and tag.string]
     codes += [tag[name] for tag in found for name in tag.attrs if name.startswith("on")]
@@ -325,12 +356,15 @@ def _hashes(trusted: str) -> str:
 
 
 class SafeFeedback(Preprocessor):
-    """Leaves out hidden tests and what they expect; a test cell shows its check's message alone."""
+    """Removes hidden tests and the values that they expect from a student's feedback.
+
+    Of the outputs of a test cell, only the message of a failed check is kept.
+    """
 
     enabled = Bool(True).tag(config=True)
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
-        """The notebook as its student may see it, and nbgrader's notes as files beside it."""
+        """Return the notebook as the student may see it; add nbgrader's notes to the resources."""
         for cell in nb.cells:
             if cell.cell_type == "code":
                 source, cell.source = cell.source, without_hidden(cell.source)
@@ -345,7 +379,7 @@ class SafeFeedback(Preprocessor):
 
 
 def without_hidden(source: str) -> str:
-    """A test cell's source with one comment for each region of hidden tests."""
+    """Return a test cell's source with one comment in place of each region of hidden tests."""
     kept, hidden = [], False
     for line in source.split("\n"):
         if HIDDEN in line and not hidden:
@@ -359,7 +393,7 @@ def without_hidden(source: str) -> str:
 
 
 def _without_expected(message: str) -> str:
-    """The message of a failed check without the lines that tell what was expected."""
+    """Return the message of a failed check without the lines that show the expected result."""
     kept, secret = [], False
     for line in message.split("\n"):
         if label := LABELS.match(line):
@@ -376,7 +410,7 @@ def _is_error(output: Any) -> bool:
 
 
 def _told(error: Any, source: str) -> Any:
-    """A test cell's error without a traceback, which would quote the cell."""
+    """Return a test cell's error without the traceback, which would quote the cell."""
     text = strip_ansi("\n".join(error.traceback))
     if error.ename != "CheckFailed" or not text.startswith((PREFIX, HIDDEN_PREFIX)):
         text = f"{error.ename}: {error.evalue}"
@@ -388,7 +422,7 @@ def _told(error: Any, source: str) -> Any:
 
 
 def _can_come_from(visible: str, message: str) -> bool:
-    """Whether a check in the visible part of a cell can have made the call that a message shows."""
+    """Return whether a check in a cell's visible part can have made the call in a message."""
     lines = message.split("\n")
     end = next((i for i, line in enumerate(lines) if LABELS.match(line)), len(lines))
     shown = _squeezed("".join(lines[:end]))
@@ -402,7 +436,11 @@ def _can_come_from(visible: str, message: str) -> bool:
 
 
 def _start(call: ast.Call) -> str:
-    """How a check's message begins: the whole call, or its name if values aren't in the source."""
+    """Return the beginning of a check's message.
+
+    The message begins with the whole call if the source contains all arguments as literals. If not,
+    only the function's name is known.
+    """
     name = ast.unparse(call.args[0])
     try:
         args = [ast.literal_eval(arg) for arg in call.args[1:]]
@@ -417,10 +455,10 @@ def _squeezed(text: str) -> str:
 
 
 def _notes(folder: str) -> dict[str, bytes]:
-    """nbgrader's notes on a submission, by file name, that lie in a folder and are what they seem.
+    """Return nbgrader's valid notes on the submission in a folder, by file name.
 
-    When it was handed in tells nbgrader whether feedback is up to date; by the secret it hands
-    feedback out, through the exchange.
+    nbgrader compares the timestamp to find out whether feedback is up to date. The exchange uses
+    the secret to return feedback to its student.
     """
     secret = _note(folder, "submission_secret.txt")
     notes = {"submission_secret.txt": secret} if re.fullmatch(r"[0-9a-f]{128}", secret) else {}
@@ -430,7 +468,7 @@ def _notes(folder: str) -> dict[str, bytes]:
 
 
 def _note(folder: str, name: str) -> str:
-    """The text of a small file; "" for anything else, such as a link."""
+    """Return the text of a small regular file; "" if the path is anything else, such as a link."""
     path = Path(folder, name)
     if path.is_symlink() or not path.is_file() or path.stat().st_size > 200:
         return ""

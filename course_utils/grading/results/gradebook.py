@@ -1,10 +1,10 @@
-"""nbgrader's gradebook and folders, as far as grading a class writes them.
+"""Save the results of grading in nbgrader's gradebook and folders.
 
-The gradebook is the one that nbgrader_config.py names: SQLite in the course's folder, or another
-database by `c.CourseDirectory.db_url`.
+The gradebook is an SQLite database in the course's folder, unless `c.CourseDirectory.db_url` in
+nbgrader_config.py names another database.
 
-If one submission can't be saved, its record says why, and the others are saved. A fault that
-concerns all submissions, such as a full disk, raises a CourseError.
+If one submission can't be saved, its record says why, and the other submissions are saved. An error
+that concerns all submissions, such as a full disk, raises a CourseError.
 """
 
 from __future__ import annotations
@@ -37,21 +37,27 @@ from course_utils.grading.spec import MAX_NOTEBOOK, Notebook, Submission
 from course_utils.notebooks import load
 from course_utils.validation import CourseError
 
-Marks = dict[str, float | None]  # points by grade id; None while a person has to give them
+# Points by grade id. None means that a person still has to give the points.
+Marks = dict[str, float | None]
 
-ZONE = re.compile(r"[A-Za-z][\w+-]*(/[\w+-]+)*|[+-]?\d+", re.ASCII)  # UTC, Europe/Rome, +3600
+# A time zone such as UTC, Europe/Rome or +3600.
+ZONE = re.compile(r"[A-Za-z][\w+-]*(/[\w+-]+)*|[+-]?\d+", re.ASCII)
 
-MESSAGE = 4_000  # characters of a failed check's message that are kept
+# Maximum number of characters that are stored of a failed check's message.
+MESSAGE = 4_000
 
 
 class Book:
     """The gradebook of one assignment of the course in `folder`; a context manager.
 
     Attributes:
-        records: the assignment's folder in grading/, below which its records are.
+        folder: the course's folder.
+        name: the assignment's name.
+        config: the settings of nbgrader_config.py.
+        records: the assignment's folder in grading/, which contains the records.
 
     Raises:
-        CourseError: the database failed within the context.
+        CourseError: the database can't be opened, or it failed within the context.
     """
 
     def __init__(self, folder: Path, name: str):
@@ -64,7 +70,7 @@ class Book:
             self._book = Gradebook(course.db_url, course.course_id)
         except SQLAlchemyError as fault:
             raise self._fault(fault) from fault
-        # Else the assignment's cells would be read again for each student.
+        # Otherwise the assignment's cells would be read again for each student.
         self._book.db().expire_on_commit = False
 
     def __enter__(self) -> Book:
@@ -80,7 +86,7 @@ class Book:
         return CourseError(f"the gradebook that {release.SETTINGS} names can't be used: {why}")
 
     def check(self) -> None:
-        """Raise CourseError if results can't be saved for any submission at all."""
+        """Raise CourseError if no submission's result can be saved."""
         self._penalties()
         for top, *names in ("grading", self.name, records.FOLDER), ("autograded",):
             try:
@@ -93,13 +99,13 @@ class Book:
                 raise CourseError(f"results can't be saved in {where}: {why}") from fault
         own = update(Assignment).where(Assignment.name == self.name).values(name=self.name)
         try:
-            self._book.db.execute(own)  # writes what is there already
+            self._book.db.execute(own)  # overwrites the name with the same name
             self._book.db.commit()
         except SQLAlchemyError as fault:
             raise self._fault(fault) from fault
 
     def learn(self, solution: Path) -> bool:
-        """Release the assignment anew if the gradebook has other tests than the solution.
+        """Release the assignment again if the tests in the gradebook differ from the solution's.
 
         Returns:
             Whether the assignment was released.
@@ -115,17 +121,17 @@ class Book:
             known = {c.name: (c.source, scores.get(c.name)) for c in entry.source_cells}
         if all(known.get(name) == test for name, test in wanted.items()):
             return False
-        self._book.db.rollback()  # ends the reading, for nbgrader to write
+        self._book.db.rollback()  # ends the transaction, so that nbgrader can write
         release.release(self.folder, self.name)
         return True
 
     def students(self) -> set[str]:
-        """Those who have a submission of the assignment in the gradebook."""
+        """Return the students who have a submission of the assignment in the gradebook."""
         return {s.student_id for s in self._book.assignment_submissions(self.name)}
 
     def scores(self) -> dict[str, dict[str, float | None]]:
-        """Points in the gradebook by student and graded cell, as `score` has them."""
-        self._book.db.expire_all()  # formgrader may have written meanwhile
+        """Return the points in the gradebook by student and graded cell, computed by `score`."""
+        self._book.db.expire_all()  # formgrader may have changed the database meanwhile
         return {
             submission.student_id: {
                 grade.name: score(grade) for book in submission.notebooks for grade in book.grades
@@ -134,12 +140,12 @@ class Book:
         }
 
     def save(self, record: Record, notebook: Notebook, given: Submission) -> Record:
-        """Write points, notebook and record; returns the record with its points and state.
+        """Save points, notebook and record; return the record with its points and state.
 
-        Points given by hand stay. A cell that has some is marked for another look only if its check
-        gives other points than before, or its answer changed. A student who isn't meant to be in
-        the gradebook (`submissions.in_gradebook`) only has a record. A submission that can't be
-        saved is ungradable, and its record says why.
+        Points given by hand are kept. A cell with such points is marked for a new review only if
+        the check gives different points than before, or if the answer has changed. A student who
+        doesn't belong in the gradebook (`submissions.in_gradebook`) only gets a record. A
+        submission that can't be saved is ungradable, and its record says why.
 
         Raises:
             CourseError: no submission can be saved any more.
@@ -148,14 +154,16 @@ class Book:
             return self._saved(record, notebook, given)
         except MemoryError:
             raise
-        except Exception as fault:  # from nbgrader, SQLAlchemy, a late policy or the file system
+        except Exception as fault:
+            # nbgrader, SQLAlchemy, the late policy or the file system has raised the exception.
             with contextlib.suppress(SQLAlchemyError):
-                self._book.db.rollback()  # otherwise saving the next student would fail as well
+                # Without a rollback, saving the next student would fail as well.
+                self._book.db.rollback()
             self.check()
             return self._not_saved(record, fault)
 
     def _saved(self, record: Record, notebook: Notebook, given: Submission) -> Record:
-        """Do what `save` promises, if nothing goes wrong."""
+        """Save points, notebook and record as `save` does, without handling exceptions."""
         if in_gradebook(self.folder / "submitted", record.student):
             graded = nbformat.from_dict(notebook)
             is_gradable = record.state != UNGRADABLE
@@ -169,25 +177,27 @@ class Book:
         return record
 
     def _register(self, student: str, given: Submission) -> Any:
-        """Put the student and the submission into the gradebook; returns its timestamp, if any."""
+        """Add student and submission to the gradebook; return its timestamp or None."""
         timestamp = _timestamp(given.exchange.get(TIME, ""))
-        with warnings.catch_warnings():  # SQLAlchemy's, about objects that nbgrader adds later
+        # SQLAlchemy warns about objects that nbgrader adds to the session later.
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Object of type <")
-            with contextlib.suppress(InvalidEntry):  # another run has made the student just now
+            # Another run may have added the same student at the same time.
+            with contextlib.suppress(InvalidEntry):
                 self._book.update_or_create_student(student)
             self._book.update_or_create_submission(self.name, student, timestamp=timestamp)
         return timestamp
 
     def _enter_marks(self, student: str, graded: Iterable[Any]) -> Marks:
-        """Take the points from the cells' outputs and write them into the gradebook.
+        """Compute the points from the cells' outputs and write them into the gradebook.
 
         Args:
             student: the student's name.
-            graded: the cells with their outputs; none for a submission that can't be graded, which
-                then has no points.
+            graded: the cells with their outputs. The list is empty if the submission can't be
+                graded; then its checks give no points.
 
         Returns:
-            The points that the gradebook holds now, those given by hand included.
+            All points that the gradebook contains now, including points given by hand.
         """
         cells = {grade_id(cell): cell for cell in graded}
         unchanged = self._unchanged(student, cells)
@@ -203,15 +213,16 @@ class Book:
         return marks
 
     def _not_saved(self, record: Record, fault: Exception) -> Record:
-        """The record of a submission whose result couldn't be saved.
+        """Return the record of a submission whose result couldn't be saved.
 
-        The record and the gradebook say so, if they can be written. The record has no key, so the
-        next run grades the submission again.
+        If possible, the points of the checks are removed from the gradebook, and the record is
+        written. The record has no key, so the next run grades the submission again.
         """
         reason = f"its result can't be saved: {words(fault, self.folder)}"
         costs = {"seconds": record.seconds, "memory": record.memory}
         record = Record(self.name, record.student, UNGRADABLE, (reason,), **costs)
-        with contextlib.suppress(Exception):  # it may fail again, or the student may be unknown
+        # Saving may fail again, or the gradebook may not contain the student.
+        with contextlib.suppress(Exception):
             self._enter_marks(record.student, [])
         with contextlib.suppress(SQLAlchemyError):
             self._book.db.rollback()
@@ -220,7 +231,7 @@ class Book:
         return record
 
     def _unchanged(self, student: str, cells: Mapping[str | None, Any]) -> set[str | None]:
-        """Graded cells whose answer is as it was when they were graded last, by grade id."""
+        """Return the grade ids of the cells whose answer hasn't changed since the last grading."""
         try:
             path = self.folder / "autograded" / student / self.name / f"{self.name}.ipynb"
             old = json.loads(safe_files.content(path, MAX_NOTEBOOK))["cells"]
@@ -234,36 +245,38 @@ class Book:
         }
 
     def _penalties(self) -> AssignLatePenalties:
-        """nbgrader's step that penalizes late work, with the configured policy."""
+        """Return nbgrader's preprocessor that penalizes late work by the configured policy."""
         try:
             return AssignLatePenalties(config=self.config)
-        except Exception as fault:  # the policy is the instructor's own code
+        # The late policy is the instructor's own code, which may raise any exception.
+        except Exception as fault:
             why = words(fault, self.folder)
             said = f"the late policy that {release.SETTINGS} names can't be used: {why}"
             raise CourseError(said) from fault
 
     def _late(self, student: str, graded: Any) -> None:
-        """Subtract the penalty for late work, by nbgrader's own step."""
+        """Subtract the penalty for late work with nbgrader's own preprocessor."""
         about = {"student": student, "assignment": self.name, "notebook": self.name}
         step = self._penalties()
         step.log = release.errors_alone()
         step.preprocess(graded, {"nbgrader": {**about, "db_url": self._url}})
 
     def _write_files(self, student: str, graded: Any, exchange: dict[str, str]) -> None:
-        """Write the notebook with its outputs where formgrader and feedback look for it."""
+        """Write the graded notebook into autograded/, where formgrader and feedback read it."""
         folder = safe_files.inside(self.folder / "autograded", student, self.name)
         notebook = nbformat.writes(graded).encode()
-        files.write_atomically(folder / f"{self.name}.ipynb", notebook, 0o444)
+        files.write_atomically(folder / f"{self.name}.ipynb", notebook, 0o444, alone=True)
         for name, text in exchange.items():
-            if name != TIME or _timestamp(text):  # nbgrader stops the class at one that is no time
-                files.write_atomically(folder / name, text.encode())
+            # An invalid timestamp would stop nbgrader for the whole class.
+            if name != TIME or _timestamp(text):
+                files.write_atomically(folder / name, text.encode(), alone=True)
 
 
 def settle(record: Record, marks: Marks) -> Record:
-    """The record with its points, and with the state that follows from them.
+    """Return the record with its points, and with the state that follows from the points.
 
-    A submission in which a person still has to give points needs a person. One that is ungradable
-    stays ungradable.
+    A submission needs a person if a person still has to give points for one of its cells. An
+    ungradable submission stays ungradable.
     """
     if record.state == UNGRADABLE:
         return replace(record, points=marks)
@@ -273,10 +286,15 @@ def settle(record: Record, marks: Marks) -> Record:
 
 
 def _mark(grade: Any, cell: Any, unchanged: bool) -> None:
-    """Enter what a cell's outputs say into its grade, as nbgrader's SaveAutoGrades does.
+    """Enter the points from a cell's outputs into its grade, as nbgrader's SaveAutoGrades does.
 
-    cell: None if the submission can't be graded. Unlike there, a cell that a person has dealt with
-    isn't marked for another look if nothing has changed.
+    Unlike SaveAutoGrades, this function doesn't mark a cell for a new review if a person has
+    already given points by hand, and neither the answer nor the check's points have changed.
+
+    Args:
+        grade: the cell's entry in the gradebook.
+        cell: the cell with its outputs; None if the submission can't be graded.
+        unchanged: whether the answer is the same as in the last grading.
     """
     before = grade.auto_score
     grade.auto_score = None if cell is None else determine_grade(cell, release.errors_alone())[0]
@@ -286,13 +304,16 @@ def _mark(grade: Any, cell: Any, unchanged: bool) -> None:
 
 
 def _comment(cell: Any) -> str | None:
-    """nbgrader's own comment on an answer: "No response." on one that is as released."""
+    """Return nbgrader's comment "No response." for an unchanged released answer; else None."""
     released = cell is not None and cell.metadata.nbgrader.get("checksum")
     return "No response." if released and released == compute_checksum(cell) else None
 
 
 def score(grade: Any) -> float | None:
-    """Points of a cell: those by hand, else the check's; None while a person has to look."""
+    """Return a cell's points with extra credit; None if a person still has to review the cell.
+
+    Points given by hand replace the points of the check.
+    """
     if grade.needs_manual_grade:
         return None
     given = grade.auto_score if grade.manual_score is None else grade.manual_score
@@ -300,7 +321,7 @@ def score(grade: Any) -> float | None:
 
 
 def _timestamp(text: str) -> Any:
-    """The submission's timestamp, as nbgrader expects it; None if the text isn't a valid one.
+    """Return a submission's timestamp as nbgrader expects it; None if the text isn't valid.
 
     A student may have written the text. dateutil accepts a path as the name of a time zone, so it
     would open any file that the text names. For that reason only names and offsets are allowed.
@@ -310,12 +331,13 @@ def _timestamp(text: str) -> Any:
         return None
     try:
         return parse_utc(text.strip()) if text.strip() else None
-    except Exception:  # dateutil raises more kinds of exceptions than it documents
+    # dateutil raises more kinds of exceptions than its documentation lists.
+    except Exception:
         return None
 
 
 def _messages(notebook: Notebook) -> dict[str, str]:
-    """What the failed checks of a graded notebook said, by grade id."""
+    """Return the messages of the failed checks in a graded notebook, by grade id."""
     found = {}
     for cell in notebook["cells"]:
         errors = [o for o in cell.get("outputs", ()) if o["output_type"] == "error"]

@@ -1,9 +1,9 @@
-"""What became of each submission: its state, the reasons for it, its points, and its costs.
+"""Store the result of each submission: its state with reasons, its points, and its costs.
 
 A record is a JSON file, `grading/ASSIGNMENT/records/STUDENT/record.json`. It is written after the
-gradebook, so a run that was interrupted goes on with the submissions that have no record. The
-folder `records` keeps students' names apart from the class's files: a student may be called
-`report.html`.
+gradebook, so if a run is interrupted, the next run continues with the submissions that have no
+record. The folder `records` separates the students' folders from the files of the class, because a
+student may be called `report.html`.
 """
 
 from __future__ import annotations
@@ -21,25 +21,27 @@ from course_utils.grading.safe_files import content, inside, kind
 GRADED, PERSON, UNGRADABLE = "graded", "needs a person", "ungradable"
 FOLDER, NAME = "records", "record.json"
 STATES = (GRADED, PERSON, UNGRADABLE)
-LARGEST = 50_000_000  # maximum size of a record's file, in B
+# Maximum size of a record's file, in bytes (B).
+LARGEST = 50_000_000
 
 
 @dataclass(frozen=True)
 class Record:
-    """One graded submission.
+    """The result of grading one submission.
 
     Attributes:
         assignment: the assignment's name.
         student: the student's name.
         state: one of STATES.
-        reasons: why a person is needed, or why it can't be graded, one line each.
-        repairs: what was mended before grading, one line each.
-        incidents: what happened in the run, such as an answer that took too long, one line each.
-        points: points by grade id; None where a person still has to give them.
-        messages: what the failed checks said, by grade id.
-        seconds: the time that grading took, in s.
-        memory: the largest memory of the student's processes together, in B.
-        key: a digest of the submission and of the tests that it was graded with.
+        reasons: the reasons why a person is needed, or why the submission can't be graded, one
+            line each.
+        repairs: the repairs of the notebook before grading, one line each.
+        incidents: events of the run, such as an answer that exceeded its time limit, one line each.
+        points: points by grade id; None if a person still has to give them.
+        messages: the messages of the failed checks, by grade id.
+        seconds: the time that grading needed, in seconds.
+        memory: the maximum memory of the student's processes together, in bytes (B).
+        key: a digest of the submission and of the tests with which it was graded.
     """
 
     assignment: str
@@ -58,21 +60,21 @@ class Record:
         """Write the record into the assignment's folder, atomically.
 
         Raises:
-            OSError: the record can't be written, or something else is in its place.
+            OSError: the record can't be written, for example because its path is a folder.
         """
         place = inside(folder, FOLDER, self.student)
-        write_atomically(place / NAME, json.dumps(asdict(self), indent=1).encode())
+        write_atomically(place / NAME, json.dumps(asdict(self), indent=1).encode(), alone=True)
 
 
 def by_hand(cell: str) -> str:
-    """The reason of a submission in which a graded cell waits for a person's points."""
+    """Return the reason for a submission in which a person has to give the points of a cell."""
     return f"a person gives the points of {cell}"
 
 
 def read(path: Path) -> Record | None:
-    """The record in STUDENT/record.json; None if there is none, or if it can't be used.
+    """Return the record in STUDENT/record.json; None if it is missing or invalid.
 
-    A submission without a record is graded again. So nothing is lost if somebody has changed or
+    A submission without a record is graded again. So no result is lost if somebody has changed or
     damaged the file, or copied it from another student.
     """
     try:
@@ -87,7 +89,7 @@ def read(path: Path) -> Record | None:
 
 
 def _sound(record: Record) -> bool:
-    """Whether every field has the type and the range that the report and the table need."""
+    """Return whether each field has the type and the range that report and table need."""
     texts = [record.assignment, record.student, record.key, *record.messages.values()]
     texts += [*record.reasons, *record.repairs, *record.incidents]
     costs, points = [record.seconds, record.memory], record.points.values()
@@ -102,27 +104,28 @@ def _sound(record: Record) -> bool:
 
 
 def read_all(folder: Path) -> list[Record]:
-    """The records below an assignment's folder, by student."""
+    """Return the records in an assignment's folder, sorted by student."""
     students = [path for path in _entries(folder / FOLDER) if not path.is_symlink()]
     return [record for path in students if (record := read(path / NAME))]
 
 
 def adopt(folder: Path) -> None:
-    """Move the records of earlier versions, STUDENT/record.json, into the records folder.
+    """Move the records that earlier versions saved as STUDENT/record.json into the records folder.
 
-    Without that folder, the folder of a student called `report.html` would have the path of the
-    report. A record that can't be moved stays where it is, and its submission is graded again.
+    Without the records folder, the folder of a student called `report.html` would have the path of
+    the report. A record that can't be moved is ignored, and its submission is graded again.
     """
     for old in _entries(folder):
         with contextlib.suppress(OSError):
             names = os.listdir(old)
-            known = set(names) <= {NAME, NAME + PART} and not old.is_symlink()
-            if known and all(kind(old / name) != "a folder" for name in names):
+            known = all(name == NAME or name.endswith(PART) for name in names)
+            folders = [name for name in names if kind(old / name) == "a folder"]
+            if known and not folders and not old.is_symlink():
                 old.rename(inside(folder, FOLDER) / old.name)
 
 
 def _entries(folder: Path) -> list[Path]:
-    """The entries of a folder, sorted; an empty list if it isn't a folder or can't be read."""
+    """Return the sorted entries of a folder; an empty list if the folder can't be read."""
     try:
         return sorted(folder / name for name in os.listdir(folder))
     except OSError:

@@ -1,12 +1,13 @@
-"""What an instructor learns about a class: a page, a table for an LMS, records brought up to date.
+"""Report on a class: an HTML page, a table for a learning management system (LMS), and changes.
 
-    write_report(path, assignment, records)     one HTML file, made of report.html.j2: no script
-    write_csv(path, assignment, records)        a row for each student
-    merged(records, scores)                     with the points that people have given since
-    changes(previous, records)                  what another grading changed
+    write_report(path, assignment, records)     writes an HTML file without scripts
+    write_csv(path, assignment, records)        writes a table with a row for each student
+    merged(records, scores)                     returns records with the gradebook's current points
+    changes(previous, records)                  returns the differences between two gradings
 
-Every text of a record may come from a student. Control characters are removed, long texts are cut,
-and the template escapes every value. Points that are missing stay missing; they are never 0.
+Every text of a record may come from a student. Therefore control characters are removed, long texts
+are cut, and the template report.html.j2 escapes every value. Missing points stay missing; they are
+never replaced by 0.
 """
 
 from __future__ import annotations
@@ -40,16 +41,25 @@ from course_utils.grading.results.records import (
 from course_utils.grading.safe_files import visible
 from course_utils.units import MB, format_bytes
 
-LINE = 200  # characters of a line of text
-TEXT, LINES = 1_500, 20  # characters and lines of a message
-REASONS = 5  # of one student
-MOST = (REASONS + 1) * (LINE + 4)  # characters of all that stands in one place
-GROUPS = 8  # of the messages of one cell, of repairs, of incidents
-SLOWEST = 5  # submissions
-BARS = 31  # of the histogram of points, at most
+# Maximum length of a line of text, in characters.
+LINE = 200
+# Maximum length of a message, in characters and in lines.
+TEXT, LINES = 1_500, 20
+# Maximum number of reasons that are shown for one student.
+REASONS = 5
+# Maximum length of one value on the page or in the table, in characters.
+MOST = (REASONS + 1) * (LINE + 4)
+# Maximum number of groups that are shown of a cell's messages, of repairs and of incidents.
+GROUPS = 8
+# Number of slowest submissions that are shown.
+SLOWEST = 5
+# Maximum number of bars in the histogram of points.
+BARS = 31
 
-Points = Mapping[str, float | None]  # by the id of a graded cell
-Groups = list[tuple[str, list[Record]]]  # what records have in common, the largest group first
+# Points by the id of a graded cell.
+Points = Mapping[str, float | None]
+# Groups of records by a text that they share, the largest group first.
+Groups = list[tuple[str, list[Record]]]
 
 
 # --- points ---------------------------------------------------------------------------------------
@@ -58,13 +68,13 @@ Groups = list[tuple[str, list[Record]]]  # what records have in common, the larg
 def merged(records: Iterable[Record], scores: Mapping[str, Points]) -> list[Record]:
     """Return the records with the gradebook's current points, which people enter after autograding.
 
-    A submission that needed a person only for such points is graded once all of them are there. One
-    that is ungradable stays as it is, because the gradebook may hold the points of an earlier
-    submission.
+    If a submission needed a person only for its points, its state becomes "graded" when all points
+    have been given. An ungradable submission isn't changed, because the gradebook may contain the
+    points of an earlier submission.
 
     Args:
-        records: the class.
-        scores: points by student and grade id; None for a cell that still waits for a person.
+        records: the records of the class.
+        scores: points by student and grade id; None if a person still has to give the points.
     """
     return [_with(record, scores.get(record.student, {})) for record in records]
 
@@ -83,7 +93,7 @@ def _with(record: Record, scores: Points) -> Record:
 
 @dataclass(frozen=True)
 class Change:
-    """What a submission had before it was graded again, and what it has now.
+    """A difference in a submission's points or state between two gradings.
 
     Attributes:
         student: the student's name.
@@ -99,7 +109,7 @@ class Change:
 
 
 def changes(previous: Iterable[Record], records: Iterable[Record]) -> list[Change]:
-    """The points and states that two gradings of the same students differ in, by student."""
+    """Return the differences in points and states between two gradings, sorted by student."""
     earlier = {record.student: record for record in previous}
     found = []
     for now in sorted(records, key=_name):
@@ -115,7 +125,7 @@ def changes(previous: Iterable[Record], records: Iterable[Record]) -> list[Chang
 
 
 def _name(record: Record) -> tuple[str, str]:
-    """Sorts students as people do: b after A, student10 after student9."""
+    """Return a sort key that sorts students naturally: b after A, student10 after student9."""
     padded = re.sub(r"\d+", lambda digits: digits[0].zfill(20), record.student.casefold())
     return padded, record.student
 
@@ -125,28 +135,31 @@ def _points(record: Record) -> Points:
 
 
 def _full(task: Task) -> dict[str, float]:
-    """The points that each graded cell of a task can give."""
+    """Return the maximum points of each graded cell of a task."""
     return {cell["id"]: grading(cell)["points"] for cell in task.graded}
 
 
 def _of_task(record: Record, task: Task) -> float | None:
-    """A submission's points of a task; None where any of them is missing."""
+    """Return a submission's points for a task; None if the points of any cell are missing."""
     values = [_points(record).get(cell) for cell in _full(task)]
     return None if None in values else sum(values)
 
 
 def _so_far(record: Record, assignment: Assignment) -> float | None:
-    """The points that are known; None where none are."""
+    """Return the sum of all known points; None if no points are known."""
     cells = [cell for task in assignment.tasks for cell in _full(task)]
     known = [value for cell in cells if (value := _points(record).get(cell)) is not None]
     return sum(known) if known else None
 
 
 def _current(assignment: Assignment, records: Iterable[Record]) -> list[Record]:
-    """Records of this assignment by student, each with a reason for every cell without points.
+    """Return the records sorted by student, each with a reason for every cell without points.
 
     Unprintable characters in students' names are replaced by escape sequences, such as `\\x1b`. In
-    other texts they are removed; if they were removed here too, two names could look the same.
+    other texts these characters are removed, but two names without them could look the same.
+
+    Raises:
+        ValueError: a record belongs to another assignment.
     """
     records = sorted(merged(records, {}), key=_name)
     if wrong := [record for record in records if record.assignment != assignment.name]:
@@ -156,7 +169,8 @@ def _current(assignment: Assignment, records: Iterable[Record]) -> list[Record]:
 
 # --- text that a student may have written ---------------------------------------------------------
 
-# Escape sequences of terminals; then what isn't seen or turns the direction of a line.
+# Escape sequences of terminals, and then invisible characters and characters that change the
+# direction of writing.
 ANSI = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -~]?")
 UNSEEN = re.compile(
     "[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f"
@@ -170,13 +184,13 @@ def _plain(text: str) -> str:
 
 
 def _line(text: str, most: int = LINE) -> str:
-    """A text in one line."""
+    """Return a text as one line, cut to `most` characters."""
     line = " ".join(_plain(text).split())
     return line if len(line) <= most else line[:most] + " …"
 
 
 def _block(text: str) -> str:
-    """A text with its lines."""
+    """Return a text with its line breaks, cut to LINES lines and TEXT characters."""
     lines = [line.expandtabs(4).rstrip() for line in _plain(text).strip().splitlines()]
     block = "\n".join(lines[:LINES])
     return block[:TEXT] + (" …" if len(lines) > LINES or len(block) > TEXT else "")
@@ -189,24 +203,24 @@ def _reasons(reasons: Sequence[str]) -> str:
 
 
 def _without_numbers(text: str) -> str:
-    """A text in one line, with a sign for each number."""
+    """Return a text as one line, with "…" in place of each number."""
     return NUMBER.sub("…", _line(text))
 
 
 # --- the table ------------------------------------------------------------------------------------
 
-# Where a spreadsheet would read a formula: at the start of a cell, or after a semicolon, which
-# separates cells where the comma is the decimal point.
+# The places where a spreadsheet would find a formula: at the start of a cell, or after a semicolon,
+# because semicolons separate cells in countries whose decimal separator is the comma.
 FORMULA = re.compile(r"(^|;\s*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
 
 
 def write_csv(path: Path, assignment: Assignment, records: Iterable[Record]) -> None:
-    """Write a row for each student: state, reasons, points, and a column for each task by its id.
+    """Write a row for each student, with state, reasons, points, and a column for each task.
 
-    A task's points are empty if any of them is missing, and then the sum is empty, too: an LMS
-    would take a part for the whole. The file is UTF-8 with a byte order mark, without which Excel
-    misreads it; lines end as RFC 4180 demands. A text that a spreadsheet would take for a formula
-    gets an apostrophe in front.
+    If any points of a task are missing, the task's points and their sum are empty, because an LMS
+    would treat a partial sum as the final result. The file is UTF-8 with a byte order mark, which
+    Excel needs to read UTF-8 correctly. Lines end with CRLF, as RFC 4180 demands. If a spreadsheet
+    would interpret a text as a formula, the text is preceded by an apostrophe.
 
     Raises:
         ValueError: a record belongs to another assignment.
@@ -221,7 +235,7 @@ def write_csv(path: Path, assignment: Assignment, records: Iterable[Record]) -> 
         texts = [record.student, record.state, _reasons(record.reasons) if record.reasons else ""]
         numbers = [whole, assignment.points, *points]
         rows.writerow([*map(_cell, texts), *map(_number, numbers)])
-    write_atomically(path, table.getvalue().encode("utf-8-sig"))
+    write_atomically(path, table.getvalue().encode("utf-8-sig"), alone=True)
 
 
 def _cell(text: str) -> str:
@@ -241,25 +255,27 @@ def write_report(
     records: Iterable[Record],
     previous: Iterable[Record] = (),
 ) -> None:
-    """Write the class report as one HTML file, for the instructor: it names students and mistakes.
+    """Write the class report, which names students and their mistakes, as one HTML file.
+
+    The report is for the instructor only.
 
     Args:
-        path: the file.
+        path: the file to write.
         assignment: the assignment of all records.
-        records: the class, in any order.
-        previous: the records of the grading before this one; the page then lists what changed.
+        records: the records of the class, in any order.
+        previous: the records of the previous grading; if given, the page lists what changed.
 
     Raises:
         ValueError: a record belongs to another assignment.
     """
     records, previous = _current(assignment, records), _current(assignment, previous)
     page = _template().render(_content(assignment, records, previous))
-    write_atomically(path, page.encode())
+    write_atomically(path, page.encode(), alone=True)
 
 
 @functools.cache
 def _template() -> Template:
-    """The page's template. It cuts whatever it shows to one line, and escapes it."""
+    """Return the page's template, which cuts each value to one line and escapes the value."""
     made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -274,7 +290,7 @@ def _template() -> Template:
 def _content(
     assignment: Assignment, records: Sequence[Record], previous: Sequence[Record]
 ) -> dict[str, Any]:
-    """All that the page shows, by the template's names."""
+    """Return all values that the page shows, by their names in the template."""
     counts = Counter(record.state for record in records)
     able = [record for record in records if record.state != UNGRADABLE]
     lost = [record for record in records if record.state == UNGRADABLE]
@@ -305,7 +321,7 @@ def _title(task: Task) -> str:
 
 
 def _people(records: Sequence[Record]) -> tuple[list[tuple[str, str]], Groups]:
-    """Doubts by student, and who waits for points by hand, by cell: that may be everybody."""
+    """Return the doubts by student, and by cell the records that wait for points by hand."""
     cells = {by_hand(cell): cell for record in records for cell in record.points}
     doubts = [(r, [line for line in r.reasons if line not in cells]) for r in records]
     rows = [(r.student, _reasons(lines)) for r, lines in doubts if lines or not r.reasons]
@@ -313,7 +329,7 @@ def _people(records: Sequence[Record]) -> tuple[list[tuple[str, str]], Groups]:
 
 
 def _changed(previous: Sequence[Record], records: Sequence[Record]) -> list[tuple[str, str]]:
-    """Each student whose points or state another grading changed, and what changed."""
+    """Return each student whose points or state changed between two gradings, and the changes."""
     rows: dict[str, list[str]] = defaultdict(list)
     for change in changes(previous, records):
         before, after = _shown(change.before), _shown(change.after)
@@ -326,7 +342,7 @@ def _shown(value: float | str | None) -> str:
 
 
 def _task_row(task: Task, records: Sequence[Record]) -> dict[str, Any]:
-    """How the class fared at a task."""
+    """Return the class's results in a task: title, median, and shares of students by points."""
     points = [_of_task(record, task) for record in records]
     known = [value for value in points if value is not None]
     parts = {"full": 0, "some": 0, "none": 0, "missing": len(points) - len(known)}
@@ -343,7 +359,7 @@ def _task_row(task: Task, records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _share(part: int, whole: int) -> str:
-    """A part in percent; 0% and 100% mean none and all."""
+    """Return a share in percent. Only an empty part is "0%", and only the whole is "100%"."""
     percent = f"{part / whole:.0%}"
     if percent == "0%" and part:
         return "<1%"
@@ -358,9 +374,10 @@ class Histogram:
     """The number of students by a quantity.
 
     Attributes:
-        axis: the quantity.
-        bars: for each bar its label, the students whose value is final, and those who may get more.
-        alt: the same in words.
+        axis: the name of the quantity.
+        bars: for each bar the label, the number of students whose value is final, and the number
+            of students who may still get more.
+        alt: a description of the histogram in words.
         left_out: the number of students without a value.
     """
 
@@ -371,12 +388,15 @@ class Histogram:
 
     @property
     def most(self) -> int:
-        """Students of the highest bar."""
+        """The number of students in the highest bar."""
         return max(final + so_far for _, final, so_far in self.bars)
 
 
 def _points_histogram(assignment: Assignment, records: Sequence[Record]) -> Histogram | None:
-    """Students by their points, apart where more may come; None if no points are known."""
+    """Return the number of students by points; None if no points are known.
+
+    Students who may still get more points are counted separately.
+    """
     known = [(r, so_far) for r in records if (so_far := _so_far(r, assignment)) is not None]
     if not known or not assignment.points:
         return None
@@ -398,9 +418,10 @@ def _points_histogram(assignment: Assignment, records: Sequence[Record]) -> Hist
 
 
 def _spread(values: Iterable[float], axis: str) -> Histogram | None:
-    """Students by a quantity that may differ by orders of magnitude; None if it was not measured.
+    """Return the number of students by a quantity; None if the quantity was not measured.
 
-    Values of 0 do not count. The bars end at 1, 2, 5, 10, 20, 50, and so on.
+    The bars end at 1, 2, 5, 10, 20, 50, and so on, because values may differ by orders of
+    magnitude. Values of 0 are not counted.
     """
     values = [value for value in values if value > 0]
     if not values:
@@ -415,7 +436,7 @@ def _spread(values: Iterable[float], axis: str) -> Histogram | None:
 
 
 def _round_up(value: float) -> float:
-    """The next of … 1, 2, 5, 10, 20, 50 … that isn't below a number above 0."""
+    """Return the smallest of … 1, 2, 5, 10, 20, 50 … that is at least a positive value."""
     unit = 10.0 ** math.floor(math.log10(value))
     return next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= 0.999999 * value)
 
@@ -425,7 +446,13 @@ def _round_up(value: float) -> float:
 
 @dataclass(frozen=True)
 class Shown:
-    """The largest groups, and how many groups and students are left out."""
+    """The largest groups of records.
+
+    Attributes:
+        shown: the largest groups.
+        rarer: the number of groups that are left out.
+        students: the number of students in the groups that are left out.
+    """
 
     shown: Groups
     rarer: int
@@ -433,7 +460,7 @@ class Shown:
 
 
 def _groups(pairs: Iterable[tuple[str, Record]]) -> Groups:
-    """Records by what they share."""
+    """Return the records grouped by the text that they share, the largest group first."""
     found: dict[str, list[Record]] = defaultdict(list)
     for shared, record in pairs:
         found[shared].append(record)
@@ -449,7 +476,7 @@ def _largest(pairs: Iterable[tuple[str, Record]]) -> Shown:
 
 
 def _failing(assignment: Assignment, records: Sequence[Record]) -> list[tuple[str, list[Any]]]:
-    """What the checks said to those who lost points, by task, cell and mistake."""
+    """Return the students who lost points, grouped by task, cell and mistake."""
     found = []
     for task in assignment.tasks:
         cells = []
@@ -463,9 +490,10 @@ def _failing(assignment: Assignment, records: Sequence[Record]) -> list[tuple[st
 
 
 def _mistake(message: str) -> str:
-    """What messages about one mistake share: its likely reason, else the exception, else the call.
+    """Return a text that all messages about the same mistake share.
 
-    The exception and the call come without numbers, which differ from answer to answer.
+    This is the likely reason if the message has one, otherwise the exception, otherwise the call.
+    Numbers in the exception and in the call are removed, because they differ between answers.
     """
     text = _plain(message)
     said = {
@@ -479,7 +507,7 @@ def _mistake(message: str) -> str:
 
 
 def _notes(notes: Iterable[tuple[Record, Sequence[str]]]) -> Shown:
-    """Lines about submissions, by what they say but for numbers, with the students."""
+    """Return the largest groups of submissions with the same line, apart from its numbers."""
     return _largest(
         (line, record)
         for record, lines in notes
@@ -491,7 +519,7 @@ def _notes(notes: Iterable[tuple[Record, Sequence[str]]]) -> Shown:
 
 
 def _costs(records: Sequence[Record]) -> dict[str, Any]:
-    """Time and memory that grading took."""
+    """Return the time and the memory that grading needed."""
     seconds, memory = [r.seconds for r in records], [r.memory for r in records if r.memory]
     slowest = sorted(records, key=lambda record: (-record.seconds, *_name(record)))[:SLOWEST]
     return {

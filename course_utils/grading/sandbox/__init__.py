@@ -1,18 +1,24 @@
-"""Run what a stranger has written, so that it reaches neither this machine nor another process.
+"""Run code from strangers in a sandbox that protects this machine and all other submissions.
 
-    server        outside: starts the sandboxes, and the processes in them
-    bubblewrap    the sandbox's files, variables and namespaces, as one bubblewrap command
-    package       the copy of course_utils in the sandbox, without what an assignment withholds
-    limits        memory and processes that one submission may use
+Modules that run outside of the sandbox:
+
+    server        starts the sandboxes, and the processes in them
+    bubblewrap    describes the sandbox's files, variables and namespaces as a bubblewrap command
+    package       copies course_utils into the sandbox, without modules that contain solutions
+    limits        limits the memory and the processes of one submission
+
+Modules that run in the sandbox:
 
     inside        the first program in a sandbox: imports the libraries once, then forks
-    namespaces    what a forked process gives up, so that it shares nothing with its neighbours
-    seccomp       the system calls that the kernel refuses to it
-    processes     what it then does: run a student's cells, or the tests
-    shell         IPython, which runs the cells
+    namespaces    separates a forked process from all other processes
+    seccomp       makes the kernel refuse dangerous system calls of the forked process
+    processes     runs a student's cells or the tests in the forked process
+    shell         runs the cells with IPython
 
-    messages      what goes between the processes
+A module that both sides use:
 
-This package imports nothing of the course but `values`, `checks`, `validation`, `units` and
-`cgroups`, none of which an assignment may withhold.
+    messages      sends and receives messages between the processes
+
+From the rest of the course, this package imports only `values`, `checks`, `validation`, `units` and
+`cgroups`. No assignment may withhold these modules.
 """

@@ -1,8 +1,8 @@
-"""The sandbox's policy, and the bubblewrap command that enforces it.
+"""Define the sandbox's policy, and build the bubblewrap command that enforces the policy.
 
 A sandbox contains the system's programs, this Python with its packages, and a copy of course_utils
-(`sandbox.package`). It contains no other file, environment variable, process or network of this
-machine.
+(`sandbox.package`). A program in the sandbox can access no other file, no environment variable, no
+process and no network of this machine.
 
 Source: bubblewrap's manual page bwrap(1).
 """
@@ -20,25 +20,34 @@ from typing import Any, NamedTuple
 import course_utils
 from course_utils.validation import CourseError
 
-COURSE = "/course"  # the folder in the sandbox that holds course_utils
-PYTHON = "/python"  # the folder in the sandbox where a Python of /tmp is mounted
+# The folder in the sandbox that contains course_utils.
+COURSE = "/course"
+# The folder in the sandbox where Python is mounted if it is in /tmp on this machine.
+PYTHON = "/python"
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives", "/etc/fonts")
 SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types")
-ID = "1000"  # of user and group, as they are seen in the sandbox
-NOBODY = "nobody"  # the user outside of the sandbox, if root grades
+# The user's number and the group's number in the sandbox.
+ID = "1000"
+# If root grades, the sandbox's processes belong to this user on this machine.
+NOBODY = "nobody"
 INSTALL = "install bubblewrap (Debian, Ubuntu: `apt install bubblewrap`)"
 
 
 class SandboxError(CourseError):
-    """A sandbox can't be made or has failed; the text says why, and what to do."""
+    """A sandbox can't be started or has failed; the text says why."""
 
 
 class NoSandbox(SandboxError):
-    """No sandbox can be made on this machine, for whatever submission."""
+    """No sandbox can be started on this machine, whatever the submission is."""
 
 
 class Mount(NamedTuple):
-    """A file or folder of this machine, and where it is in the sandbox."""
+    """A file or folder of this machine that is mounted in the sandbox.
+
+    Attributes:
+        source: The path on this machine.
+        target: The path in the sandbox.
+    """
 
     source: str
     target: str
@@ -46,27 +55,34 @@ class Mount(NamedTuple):
 
 @dataclass(frozen=True)
 class Bubble:
-    """How bubblewrap starts a program. Each field is one guarantee about that program.
+    """The guarantees that bubblewrap gives about a program; each field is one guarantee.
 
-    By default a field guarantees nothing, so a policy spells out all that it relies on. A program
-    always sees only the files that are mounted for it, a /proc, and a /dev with harmless devices.
+    The default of each field guarantees nothing, so a policy must state every guarantee that it
+    needs. In all cases, the program sees only the files that are mounted for it, a /proc, and a
+    /dev with harmless devices.
 
     Attributes:
-        unshare: It has namespaces of its own: "all", or names such as "pid" and "net".
-        die_with_parent: It ends when the process that started it ends.
-        new_session: It has no access to the terminal of the process that started it.
-        user: It sees this number as its user and its group.
-        hostname: It sees this name of the machine.
-        drop_capabilities: It has no capability, whoever starts it.
-        read_only: It can read these files and folders, and change none of them.
-        hidden: It sees these folders empty, although a folder around them can be read.
-        own_proc: /proc describes its own PID namespace, and not the one around it.
-        read_only_devices: It can't add files to /dev.
-        tmpfs: It can write to these folders, which are empty at first and gone afterwards.
-        folders: It sees these empty folders, on which a further sandbox can mount something.
-        read_only_root: It can't add files to the root folder.
-        environment: It has exactly these variables; None: those of the process that started it.
-        working_folder: It starts in this folder.
+        unshare: The namespaces that the program doesn't share with other processes: "all", or names
+            such as "pid" and "net".
+        die_with_parent: Whether the program ends when the process that started it ends.
+        new_session: Whether the program has no access to the terminal of the process that started
+            it.
+        user: The number that the program sees as its user and as its group.
+        hostname: The name that the program sees as the machine's name.
+        drop_capabilities: Whether the program has no capabilities, even if root starts it.
+        read_only: The files and folders that the program can read but not change.
+        hidden: Folders that appear empty to the program, although it can read the folders around
+            them.
+        own_proc: Whether /proc describes the program's PID namespace rather than that of the
+            process that started it.
+        read_only_devices: Whether the program can't add files to /dev.
+        tmpfs: Folders that are empty when the program starts, to which the program can write, and
+            that are deleted when it ends.
+        folders: Empty folders on which a second sandbox can mount something.
+        read_only_root: Whether the program can't add files to the root folder.
+        environment: All environment variables of the program; None means the variables of the
+            process that started it.
+        working_folder: The folder in which the program starts.
     """
 
     unshare: tuple[str, ...] = ()
@@ -86,7 +102,7 @@ class Bubble:
     working_folder: str = ""
 
     def argv(self) -> list[str]:
-        """The command line, to be followed by the program and its arguments."""
+        """Return the command line, to which the program and its arguments must be added."""
         variables = (self.environment or {}).items()
         return [
             "bwrap",
@@ -112,10 +128,10 @@ class Bubble:
 
 
 def policy(package: Path) -> Bubble:
-    """What a sandbox guarantees, whoever grades.
+    """Return the guarantees of a sandbox, which are the same for root and for other users.
 
     Args:
-        package: The folder that becomes `course_utils`.
+        package: The copy of course_utils that is mounted in the sandbox.
     """
     return Bubble(
         unshare=("all",),
@@ -136,17 +152,17 @@ def policy(package: Path) -> Bubble:
 
 
 def command(package: Path) -> list[str]:
-    """The command that starts a sandbox, to be followed by the program to run in it.
+    """Return the command that starts a sandbox, to which the program to run must be added.
 
-    If root grades, a first bubblewrap mounts the files, which may be where only root can read. The
-    second one, started as the user nobody, is the sandbox, so a program that gets out of it isn't
-    root.
+    If root grades, the command starts bubblewrap twice. The first bubblewrap runs as root and
+    mounts the files, because perhaps only root can read them. The second bubblewrap runs as the
+    user nobody and is the sandbox. So a program that escapes from the sandbox isn't root.
 
     Args:
-        package: The folder that becomes `course_utils`.
+        package: The copy of course_utils that is mounted in the sandbox.
 
     Raises:
-        SandboxError: There is no bubblewrap, or Python is in a place where it can't be mounted.
+        SandboxError: Bubblewrap is missing, or Python is in a folder that can't be mounted.
     """
     if not shutil.which("bwrap"):
         raise SandboxError(f"there is no bubblewrap: {INSTALL}")
@@ -154,7 +170,7 @@ def command(package: Path) -> list[str]:
     if os.geteuid() != 0:
         return sandbox.argv()
     files = Bubble(
-        # When the worker ends, this bubblewrap ends, and with it all that is in its PID namespace.
+        # When the worker ends, this bubblewrap ends, and so do all processes in its PID namespace.
         unshare=("pid",),
         die_with_parent=True,
         read_only=sandbox.read_only,
@@ -167,14 +183,14 @@ def command(package: Path) -> list[str]:
 
 
 def python() -> str:
-    """This Python's program in the sandbox: links in the path to it are resolved."""
+    """Return the path of this Python in the sandbox, with links in the prefix resolved."""
     folder = os.path.relpath(os.path.dirname(sys.executable), sys.prefix)
     prefix = _target(os.path.realpath(sys.prefix))
     return os.path.join(prefix, folder, os.path.basename(sys.executable))
 
 
 def environment() -> dict[str, str]:
-    """The variables in a sandbox: none of the grader's own."""
+    """Return the environment variables of a sandbox, which include none of the grader's."""
     return {
         "PATH": f"{os.path.dirname(python())}:/usr/local/bin:/usr/bin:/bin",
         "HOME": "/tmp",
@@ -194,8 +210,13 @@ def environment() -> dict[str, str]:
 
 
 def _as_nobody() -> list[str]:
-    """The command, to be followed by another one, that gives up root."""
-    import pwd  # isn't there on Windows, where `course check --grading` says so
+    """Return a command that runs another command as the user nobody.
+
+    The other command must be added at the end.
+    """
+    # On Windows, the module pwd doesn't exist. Importing it here rather than at the top of the file
+    # keeps `course check --grading` usable on Windows.
+    import pwd
 
     nobody = pwd.getpwnam(NOBODY)
     user, group = str(nobody.pw_uid), str(nobody.pw_gid)
@@ -203,7 +224,10 @@ def _as_nobody() -> list[str]:
 
 
 def _readable(package: Path) -> Iterator[Mount]:
-    """What a program in the sandbox can read: the system, this Python and the course's package."""
+    """Yield the mounts that a program in the sandbox can read.
+
+    The mounts are the system's programs, this Python and the copy of course_utils.
+    """
     python = {os.path.realpath(path) for path in (sys.base_prefix, sys.prefix)}
     system = (path for path in (*SYSTEM, *SYSTEM_FILES) if os.path.exists(path))
     for path in (*system, *sorted(p for p in python if not p.startswith("/usr/"))):
@@ -212,9 +236,13 @@ def _readable(package: Path) -> Iterator[Mount]:
 
 
 def _target(path: str) -> str:
-    """Where a path is in the sandbox: where it is on this machine, except for a Python in /tmp.
+    """Return the path in the sandbox of a file or folder of this machine.
 
-    Raises SandboxError if a virtual environment's own Python is in /tmp: it can't be moved.
+    Both paths are equal, except for a Python in /tmp, because a sandbox has a different /tmp.
+
+    Raises:
+        SandboxError: The path is in /tmp but outside of this Python's prefix. This happens if a
+            virtual environment is based on a Python in /tmp, which can't be mounted elsewhere.
     """
     if not path.startswith("/tmp/"):
         return path
@@ -225,7 +253,11 @@ def _target(path: str) -> str:
 
 
 def _other_copies() -> tuple[str, ...]:
-    """Where else in the sandbox course_utils would be: among the packages of this Python."""
+    """Return the path in the sandbox of course_utils among the packages of this Python.
+
+    Hiding this folder prevents imports of withheld modules from it. The tuple is empty if
+    course_utils isn't among the packages of this Python.
+    """
     package = Path(course_utils.__file__).resolve().parent
     prefixes = (Path(path).resolve() for path in (sys.prefix, sys.base_prefix))
     inside = any(package.is_relative_to(prefix) for prefix in prefixes)
@@ -233,7 +265,11 @@ def _other_copies() -> tuple[str, ...]:
 
 
 def _mounts(mounts: Iterable[Mount]) -> Iterator[str]:
-    """Options that mount files read-only; /bin and /lib are links into /usr on most systems."""
+    """Yield the options that mount files and folders read-only.
+
+    A link becomes a link in the sandbox. For example, /bin and /lib are links into /usr on most
+    systems.
+    """
     made: set[str] = set()
     for source, target in mounts:
         yield from _parents(target, made)
@@ -244,7 +280,12 @@ def _mounts(mounts: Iterable[Mount]) -> Iterator[str]:
 
 
 def _parents(path: str, made: set[str]) -> Iterator[str]:
-    """Options that make the folders above a path, readable for everybody, unless they are made."""
+    """Yield the options that create the missing folders above a path, readable for all users.
+
+    Args:
+        path: A path in the sandbox.
+        made: The folders that earlier options create. The new folders are added to this set.
+    """
     for folder in map(str, reversed(Path(path).parents)):
         if folder != "/" and folder not in made:
             made.add(folder)

@@ -1,10 +1,11 @@
-"""The first process in a sandbox: imports what the course needs once, then forks.
+"""Run the first process in a sandbox: a server that imports libraries once and then forks.
 
     python -m course_utils.grading.sandbox.inside 3            the socket to the worker
 
-On request it forks a process, which takes namespaces of its own and serves a role, the student's or
-the judge's, over the socket that came with the request. This server never runs a student's code. It
-only forks processes and ends them.
+On request, the server forks a process. The new process gets its own namespaces and serves a role,
+the student's or the judge's, over the socket that came with the request. The server itself only
+forks and ends processes. If processes can't have their own namespaces, the server doesn't fork but
+serves one role itself.
 """
 
 from __future__ import annotations
@@ -27,19 +28,26 @@ from course_utils.grading.sandbox.shell import Shell
 
 ROLES = {"student": processes.Student, "judge": processes.Judge}
 TRIALS = ("import math\ndef f(x: int):\n    return x", "f([1.5, {'a': math.pi}])", "f(", "1 / 0")
-MESSAGE = 200_000  # B of a request, at most; it is the worker's
+# Maximum size of a request from the worker, in bytes (B).
+MESSAGE = 200_000
 
 
 def main(descriptor: str) -> None:
-    """Warm up, then do what the worker asks for until it is gone."""
+    """Import the libraries, then carry out the worker's requests until the worker has ended.
+
+    Args:
+        descriptor: The number of the file descriptor of the socket to the worker.
+    """
     control = socket.socket(fileno=int(descriptor))
     namespaces.set_subreaper()
     settings, _ = _receive(control)
-    # During imports, the collector would run all the time and find little.
+    # During imports, the garbage collector would run often and free little memory.
     gc.disable()
     _warm_up(settings["imports"])
     gc.collect()
-    # What exists now is shared with the forked processes: the collector must not write to it.
+    # The forked processes share all objects that exist now. Exclude these objects from garbage
+    # collection. Otherwise the collector would write to their memory, and each process would need
+    # its own copy of that memory.
     gc.freeze()
     gc.enable()
     _reply(control, namespaces=_try_namespaces())
@@ -47,7 +55,7 @@ def main(descriptor: str) -> None:
         request, given = _receive(control)
         if request["do"] == "fork":
             _reply(control, pid=_fork(given, request, control))
-        # For where a process can't have namespaces of its own: this server becomes the process.
+        # If a process can't have its own namespaces, this server itself becomes the process.
         elif request["do"] == "serve":
             _reply(control, pid=os.getpid())
             _serve(given, request)
@@ -58,10 +66,13 @@ def main(descriptor: str) -> None:
 
 
 def _warm_up(imports: str) -> None:
-    """Carry out import statements, one after the other, and use what processes will use.
+    """Run import statements and some trial cells, so that forked processes start quickly.
 
-    A statement that fails is left out. Cells of every kind are run once, because IPython imports
-    modules and makes objects when they are first needed.
+    A statement that fails is skipped. The trial cells are needed because IPython imports modules
+    and creates objects only when they are first used.
+
+    Args:
+        imports: Import statements, one per line.
     """
     for line in imports.splitlines():
         with contextlib.suppress(Exception):
@@ -72,14 +83,24 @@ def _warm_up(imports: str) -> None:
     shell = Shell(lambda *_, **__: None)
     for cell in TRIALS:
         shell.run(cell)
-    shell.shell.reset(new_session=True)  # names, inputs, outputs, the count of cells
+    # Remove the names, inputs and outputs of the trial cells, and reset the count of cells.
+    shell.shell.reset(new_session=True)
     for name in ("last_type", "last_value", "last_traceback"):
         vars(sys).pop(name, None)
     sys.stdout, sys.stderr = streams
 
 
 def _fork(given: int, request: dict[str, Any], control: socket.socket) -> int:
-    """Fork a process that serves a role over the descriptor `given`; returns its pid."""
+    """Fork a process that serves a role, and return its pid.
+
+    Args:
+        given: The file descriptor of the socket over which the process serves its role.
+        request: The worker's request.
+        control: The socket to the worker, which the new process closes.
+
+    Returns:
+        The pid in the server's PID namespace; 0 if the process could not be started.
+    """
     reading, writing = os.pipe()
     between = os.fork()
     if between == 0:
@@ -102,16 +123,22 @@ def _fork(given: int, request: dict[str, Any], control: socket.socket) -> int:
 
 
 def _serve(given: int, request: dict[str, Any]) -> None:
-    """Be the process of a role, limited in what it may use; doesn't return."""
+    """Apply all limits to this process, serve a role, and end the process.
+
+    Args:
+        given: The file descriptor of the socket over which the process serves its role.
+        request: The worker's request, with the role and the limits.
+    """
     with _ending():
-        # A signal to the server's process group would reach the server and all submissions.
+        # Leave the server's process group. Otherwise a submission could send a signal to the whole
+        # group: the server and all other submissions.
         os.setsid()
         connection = socket.socket(fileno=os.dup2(given, 3))
         connection.set_inheritable(False)
         os.closerange(4, 4096)
         os.makedirs("/tmp/work", exist_ok=True)
         os.chdir("/tmp/work")
-        # The worker learns from the first byte which process this is, as the machine numbers it.
+        # Send one byte. With this byte, the worker receives this process's pid on the machine.
         connection.send(b"!")
         rlimits.limit_process(request["memory"], request["processes"], request["seconds"])
         namespaces.drop_privileges()
@@ -125,7 +152,7 @@ def _serve(given: int, request: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _ending() -> Iterator[None]:
-    """End the process whatever happens, with a trace of what went wrong."""
+    """End the process at the end of the `with` block; after an error, print the traceback first."""
     try:
         yield
         os._exit(0)
@@ -137,7 +164,7 @@ def _ending() -> Iterator[None]:
 
 
 def _try_namespaces() -> str:
-    """Whether a process can have namespaces of its own: "", or why not."""
+    """Return why a forked process can't have its own namespaces; "" if it can."""
     reading, writing = os.pipe()
     if (between := os.fork()) == 0:
         try:
@@ -156,7 +183,10 @@ def _try_namespaces() -> str:
 
 
 def _wait(pid: int) -> int:
-    """How a process ended: its exit status, or the signal that ended it as a negative number."""
+    """Wait until a process has ended, and return its exit status.
+
+    If a signal ended the process, the status is the negative number of the signal.
+    """
     try:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     except ChildProcessError:
@@ -164,7 +194,10 @@ def _wait(pid: int) -> int:
 
 
 def _receive(control: socket.socket) -> tuple[dict[str, Any], int]:
-    """A request, and the descriptor that came with it (-1 if none did); ends without a worker."""
+    """Return a request from the worker and the file descriptor that came with the request.
+
+    The descriptor is -1 if none came with the request. If the worker has ended, this process ends.
+    """
     data, descriptors, _, _ = socket.recv_fds(control, MESSAGE, 1)
     if not data:
         os._exit(0)

@@ -1,11 +1,11 @@
-"""Messages between the processes that grade a submission.
+"""Send and receive messages between the processes that grade a submission.
 
-A message has a kind, a few short fields and a body of bytes, over a socket:
+A message has a kind, a few short fields and a body of bytes. On the socket, it has this form:
 
     4 bytes: length of the head │ 8 bytes: length of the body │ head: JSON │ body
 
-Nothing in a message is ever evaluated or unpickled. The receiver limits the size of a message, so
-that the process at the other end, which may be a student's, can't fill the receiver's memory.
+The content of a message is never evaluated or unpickled. The receiver limits the size of a message,
+so that the sender, which may be a student's process, can't fill the receiver's memory.
 """
 
 from __future__ import annotations
@@ -17,17 +17,25 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-HEAD = 64_000  # B of a head, at most
-BODY = 70_000_000  # B of a body, at most; `course_utils.values` allows 64 MB of a value
+# Maximum size of a message's head, in bytes (B).
+HEAD = 64_000
+# Maximum size of a message's body, in bytes (B). `course_utils.values` allows values up to 64 MB.
+BODY = 70_000_000
 
 
 class Gone(Exception):
-    """The process at the other end has ended, or sends what is no message."""
+    """The other process has ended, has closed the connection, or has sent an invalid message."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """What was received."""
+    """A message that was received.
+
+    Attributes:
+        kind: The kind of the message, such as "run" or "done".
+        fields: The other fields of the head.
+        body: The body.
+    """
 
     kind: str
     fields: dict[str, Any] = field(default_factory=dict)
@@ -38,7 +46,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The body as text; bytes that aren't UTF-8 are replaced."""
+        """Return the body as text, in which bytes that aren't UTF-8 are replaced by `�`."""
         return self.body.decode("utf-8", "replace")
 
 
@@ -56,13 +64,13 @@ class Channel:
         """Send one message.
 
         Args:
-            kind: What the message is about.
-            body: Its bytes.
-            deadline: On `time.monotonic`'s clock; default: none.
-            fields: What else it says, as JSON can.
+            kind: The kind of the message.
+            body: The body of the message.
+            deadline: A time on the clock `time.monotonic`; default: no deadline.
+            fields: The other fields of the message. Their values must be serializable as JSON.
 
         Raises:
-            Gone: The other end is closed.
+            Gone: The connection is closed.
             TimeoutError: The deadline has passed.
         """
         head = json.dumps({"kind": kind, **fields}).encode()
@@ -77,14 +85,14 @@ class Channel:
                 raise Gone(str(error)) from None
 
     def receive(self, deadline: float | None = None, limit: int = BODY) -> Message:
-        """The next message.
+        """Receive and return the next message.
 
         Args:
-            deadline: On `time.monotonic`'s clock; default: none.
-            limit: B of a body, at most.
+            deadline: A time on the clock `time.monotonic`; default: no deadline.
+            limit: Maximum size of the message's body, in bytes (B).
 
         Raises:
-            Gone: There will be no further message, or the message is too large or malformed.
+            Gone: The connection is closed, or the message is too large or malformed.
             TimeoutError: The deadline has passed.
         """
         sizes = self._read(12, deadline)
@@ -123,6 +131,6 @@ class Channel:
 
 
 def pair() -> tuple[Channel, socket.socket]:
-    """A channel, and the socket of its other end to be handed to another process."""
+    """Return a channel, and the socket at its other end, which another process can use."""
     ours, theirs = socket.socketpair()
     return Channel(ours), theirs

@@ -1,12 +1,13 @@
-"""Namespaces of its own for one process inside the sandbox: it shares nothing with its neighbours.
+"""Separate one process inside the sandbox from all others, by giving it its own namespaces.
 
-A process that was forked from a warm server sees all that the server may see. These functions take
-away the other processes, the network, the temporary files and every capability. Bubblewrap does the
-same, but only for a program that it starts itself; here the process exists already.
+A process that was forked from a warm server has access to everything that the server can access.
+After the functions of this module, the process can access no other process, no network and none of
+the server's temporary files, and it has no capabilities. Bubblewrap does the same, but only for a
+program that bubblewrap starts. A forked process already exists.
 
     unshare_namespaces    before the fork: the next process is the first of its PID namespace
-    mount_private         in that process: a /proc, terminals, /tmp and /dev/shm of its own
-    drop_privileges       no capability, and no way to gain one
+    mount_private         in the forked process: its own /proc, terminals, /tmp and /dev/shm
+    drop_privileges       in the forked process: no capability, and no way to gain one
 
 Source: Linux's manual pages namespaces(7), user_namespaces(7), capabilities(7), prctl(2) and
 netdevice(7).
@@ -22,20 +23,30 @@ import struct
 
 MOUNT, CGROUP, UTS, IPC = 0x0002_0000, 0x0200_0000, 0x0400_0000, 0x0800_0000
 USER, PID, NET = 0x1000_0000, 0x2000_0000, 0x4000_0000
-NOSUID, NODEV, NOEXEC = 2, 4, 8  # of mount(2)
-CAPBSET_DROP, NO_NEW_PRIVILEGES, SUBREAPER = 24, 38, 36  # of prctl(2)
-CAPABILITIES = 64  # more than there are
+# Flags of mount(2).
+NOSUID, NODEV, NOEXEC = 2, 4, 8
+# Operations of prctl(2).
+CAPBSET_DROP, NO_NEW_PRIVILEGES, SUBREAPER = 24, 38, 36
+# An upper bound on the number of capabilities; Linux has fewer.
+CAPABILITIES = 64
 CAPSET_VERSION = 0x2008_0522
-SET_FLAGS, UP = 0x8914, 1  # of netdevice(7)
-FILES = 20_000  # files and folders in one tmpfs, at most
-TERMINALS = "newinstance,ptmxmode=0666,mode=0620"  # options of devpts
-MOST_TERMINALS = 64  # of a submission; the kernel allows 3,072 for all together
+# A request and a flag of netdevice(7).
+SET_FLAGS, UP = 0x8914, 1
+# Maximum number of files and folders in one tmpfs.
+FILES = 20_000
+# Mount options of the file system devpts.
+TERMINALS = "newinstance,ptmxmode=0666,mode=0620"
+# Maximum number of terminals of one submission. The kernel allows 3,072 for all submissions
+# together.
+MOST_TERMINALS = 64
 
 libc = ctypes.CDLL(None, use_errno=True)
 
 
 def unshare_namespaces() -> None:
-    """Leave the server's namespaces; the next process that is forked is the first of its own.
+    """Leave the server's namespaces and enter new ones.
+
+    The next process that this process forks becomes the first of the new PID namespace.
 
     Raises:
         OSError: The system doesn't allow it.
@@ -52,39 +63,44 @@ def unshare_namespaces() -> None:
 
 
 def mount_private(size: int) -> None:
-    """Give this process its own /proc, its own terminals, and an empty /tmp and /dev/shm.
+    """Mount a /proc, terminals, an empty /tmp and an empty /dev/shm for this process alone.
 
     Args:
-        size: How many B fit into /tmp; half as many fit into /dev/shm.
+        size: The maximum size of all files in /tmp together, in bytes (B). The maximum for /dev/shm
+            is half of this size.
 
     Raises:
         OSError: The system doesn't allow it.
     """
     _mount("proc", "/proc", NOSUID | NODEV | NOEXEC, None)
-    # Without this, all submissions would share the server's terminals. A submission could then
-    # write into the terminal of another one, and stop its output.
+    # Without a private devpts, all submissions would share the server's terminals. A submission
+    # could then write into another submission's terminal and stop that terminal's output.
     _mount("devpts", "/dev/pts", NOSUID | NOEXEC, f"{TERMINALS},max={MOST_TERMINALS}")
     for folder, share in (("/tmp", size), ("/dev/shm", size // 2)):
         options = f"size={share},nr_inodes={FILES},mode=1777"
         _mount("tmpfs", folder, NOSUID | NODEV, options)
     with open("/proc/sys/user/max_user_namespaces", "w") as stream:
         stream.write("0")
-    # The loopback device works, so that a submission can connect to a server of its own.
+    # Enable the loopback device, so that a submission can connect to a server that it runs itself.
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
         fcntl.ioctl(own, SET_FLAGS, struct.pack("16sH14x", b"lo", UP))
 
 
 def drop_privileges() -> None:
-    """Give up every capability and every way to gain one, for this process and its children."""
+    """Drop all capabilities and all ways to gain one, for this process and its children."""
     _call("prctl", NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     for capability in range(CAPABILITIES):
-        libc.prctl(CAPBSET_DROP, capability, 0, 0, 0)  # fails for those that aren't there
+        # The call fails, without effect, for capabilities that the kernel doesn't have.
+        libc.prctl(CAPBSET_DROP, capability, 0, 0, 0)
     head = (ctypes.c_uint32 * 2)(CAPSET_VERSION, 0)
     _call("capset", head, (ctypes.c_uint32 * 6)())
 
 
 def set_subreaper() -> None:
-    """Let processes whose parents end become children of this one, not of the first process."""
+    """Make this process adopt its descendants whose parents have ended.
+
+    Otherwise the first process of the PID namespace would adopt these descendants.
+    """
     _call("prctl", SUBREAPER, 1, 0, 0, 0)
 
 

@@ -1,4 +1,4 @@
-"""The copy of course_utils in a sandbox, without modules that contain an assignment's answers."""
+"""Copy course_utils for a sandbox, without the modules that contain an assignment's solutions."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ raise ImportError(
 
 
 def copied_package(target: Path, withheld: tuple[str, ...] = ()) -> Path:
-    """Copy course_utils without the modules that are withheld; importing one raises an ImportError.
+    """Copy course_utils without the withheld modules, and return the copy's folder.
+
+    In the copy, importing a withheld module raises an ImportError.
 
     Args:
-        target: The folder in which the copy is made, which everybody may then read.
-        withheld: Names of modules and packages, such as "course_utils.memory".
+        target: The folder in which the copy is made. All users of this machine can then read the
+            folder.
+        withheld: The names of withheld modules and packages, such as "course_utils.memory".
 
     Returns:
-        The copy's folder.
+        The path of the copy.
     """
     source = Path(course_utils.__file__).parent
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
@@ -36,7 +39,14 @@ def copied_package(target: Path, withheld: tuple[str, ...] = ()) -> Path:
 
 
 def _withhold(package: Path, name: str) -> None:
-    """Replace a module, or each module of a package, by `WITHHELD`; remove its other files."""
+    """Replace the source of a withheld module or package by `WITHHELD`.
+
+    In a package, each module is replaced, and all files that are no modules are removed.
+
+    Args:
+        package: The copy of course_utils.
+        name: The name of the withheld module or package.
+    """
     path = package.joinpath(*name.split(".")[1:])
     files = [file for file in path.rglob("*") if not file.is_dir()]
     for file in files or [path.with_suffix(".py")]:

@@ -1,13 +1,13 @@
-"""What a process in the sandbox does: run a student's cells, or the tests.
+"""Run a student's cells, or an assignment's tests, in a process in the sandbox.
 
     judge                                            student
     check(lora_parameters, 1000, 1000, rank=8)
       lora_parameters is a Proxy ──► call, arguments ──►  calls the student's function
       compares with 16,000       ◄── value or error  ◄──  result as plain values
 
-Messages pass through the referee outside (`course_utils.grading.referee`), which alone decides how
-long each may take. The judge never gets an object of the student's, only values of exact, plain
-types. The student's process never gets a test.
+All messages pass through the referee outside of the sandbox (`course_utils.grading.referee`). Only
+the referee decides how long each call may last. The judge never receives a student's object, only
+values of exact, plain types. The student's process never receives a test.
 """
 
 from __future__ import annotations
@@ -26,25 +26,29 @@ from course_utils import checks, values
 from course_utils.grading.sandbox.messages import Channel, Gone, Message
 from course_utils.grading.sandbox.shell import Shell, clean, described, utf8
 
-FROM_WORKER = 400_000_000  # B of a message from the worker, which is trusted
+# Maximum size of a message's body from the worker, in bytes (B). The limit is high, because the
+# worker is trusted.
+FROM_WORKER = 400_000_000
 
 
 class Process:
-    """Answers messages, one after another, until the other end is closed.
+    """Answers messages in order, until the other end of the channel is closed.
 
-    Every message carries a number `n`, and so does the answer to it. This lets the receiver discard
-    late replies from forks or threads.
+    Each request has a number `n`, and its answer has the same number. So the receiver can discard
+    late answers from forks or threads.
     """
 
     def __init__(self, channel: Channel):
         self.channel = channel
-        self._shielded = 1  # no interrupt between messages or while one is sent
+        # While this number is positive, an interrupt doesn't raise KeyboardInterrupt at once. The
+        # number is positive between requests and while a message is being sent.
+        self._shielded = 1
         self._interrupted = False
         signal.signal(signal.SIGINT, self._on_interrupt)
         self.shell = Shell(self.emit)
 
     def serve(self) -> None:
-        """Answer messages until there are no more."""
+        """Answer messages until the other end of the channel is closed."""
         while True:
             try:
                 message = self.channel.receive(limit=FROM_WORKER)
@@ -53,18 +57,18 @@ class Process:
                 return
 
     def emit(self, kind: str, body: bytes = b"", **fields: Any) -> None:
-        """Send a message, whole even if an interrupt comes."""
+        """Send a message completely, even if an interrupt arrives meanwhile."""
         with self._shield():
             self.channel.send(kind, body, **fields)
 
     def on_file(self, message: Message) -> None:
-        """Put a file into the working folder."""
+        """Write the file in a message to the working folder."""
         path = Path(message["path"])
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(message.body)
 
     def on_run(self, message: Message) -> None:
-        """Run a cell; its outputs come before the answer, "done"."""
+        """Run a cell, send its outputs, and then send the answer "done"."""
         ok = False
         with contextlib.suppress(KeyboardInterrupt), self._interruptible():
             ok = self.shell.run(message.text)
@@ -104,15 +108,17 @@ class Student(Process):
         super().__init__(channel)
         # A module that was handed in with the notebook can be imported.
         sys.path.insert(0, os.getcwd())
-        self.objects: dict[int, Any] = {}  # made for the judge, by the number of the call
+        # The objects that calls of the judge have created, by the number of the call.
+        self.objects: dict[int, Any] = {}
 
     def on_call(self, message: Message) -> None:
-        """Call a function, a class or a method; the answer is its value or its exception."""
+        """Call a function, a class or a method, and answer with its value or its exception."""
         reply, body, fields = "raised", b"", {}
         self.shell.outputs.start()
         try:
             with self._interruptible():
-                # The test has made these folders for the answer to use.
+                # The test has created these folders in the judge's process. Create them here too,
+                # so that the student's function can use them.
                 for folder in message["folders"]:
                     os.makedirs(folder, exist_ok=True)
                 with contextlib.redirect_stderr(sys.stdout):
@@ -143,7 +149,11 @@ class Student(Process):
 
 
 def _fields(error: BaseException) -> dict[str, Any]:
-    """What the judge learns of a student's exception: its name, message, kinds and place."""
+    """Return the description of a student's exception that the judge receives.
+
+    The description has the exception's name, its message, the names of the built-in exception types
+    that it is an instance of, and the place in the student's code.
+    """
     try:
         place = [clean(line) for line in checks.place(error)]
     except Exception:
@@ -156,22 +166,33 @@ class Judge(Process):
     """Runs the instructor's test cells."""
 
     def on_check(self, message: Message) -> None:
-        """Run a test cell in which names of answers, functions and classes, are proxies."""
+        """Run a test cell in which the student's functions and classes are proxies."""
         for name in (*message["functions"], *message["classes"]):
             self.shell.namespace[name] = Proxy(self, name, makes=name in message["classes"])
         self.on_run(message)
 
     def on_compute(self, message: Message) -> None:
-        """Call a function of the grader's from bytes to bytes; the answer is what it returns.
+        """Call one of the grader's own functions, and answer with its result.
 
-        It is for work on what a student handed in, which may be made to fill the memory of whoever
-        reads it.
+        The function's argument and its result are bytes. The function runs here rather than in the
+        worker because it reads data from a student, which might be made to exhaust the memory of
+        the process that reads it.
         """
         function = pkgutil.resolve_name(message["function"])
         self.emit("computed", function(message.body), n=message["n"])
 
     def ask(self, proxy: Proxy, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make a call in the student's process; returns its value or raises its exception."""
+        """Make a call in the student's process, and return its value or raise its exception.
+
+        Args:
+            proxy: The function, class or method to call.
+            args: The positional arguments.
+            kwargs: The keyword arguments.
+
+        Raises:
+            Unplain: The value is not of a plain type.
+            Exception: The student's code raised an exception, which is rebuilt here.
+        """
         body = values.encode((args, kwargs))
         self.emit("call", body, **proxy.address, keep=proxy.makes, folders=_folders())
         reply = self.channel.receive()
@@ -188,14 +209,17 @@ class Judge(Process):
 
 
 class Proxy:
-    """A student's function, class or object: calling it, or a method, asks the student's process.
+    """Represents a student's function, class or object in the judge's process.
+
+    Calling the proxy or one of its methods makes the call in the student's process.
 
     Args:
-        judge: The process that asks.
-        name: A name that the student has defined.
-        path: The attributes that lead from the name to a method.
-        number: The call that made the object; 0 for a function or class.
-        makes: Whether its calls make objects, whose methods are then called, instead of values.
+        judge: The judge's process.
+        name: The name of the function or class that the student has defined.
+        path: The attributes that lead from the object to a method.
+        number: The number of the call that created the object; 0 for a function or class.
+        makes: Whether a call creates an object and returns a proxy for it, as a class does. If not,
+            a call returns a value.
     """
 
     def __init__(
@@ -221,10 +245,10 @@ class Proxy:
 
 
 def rebuilt(reply: Message) -> Exception:
-    """An exception with the name and message of the student's, caught by the same `except`.
+    """Return an exception with the name and the message of the student's exception.
 
-    Its type is made here and derived from Python's own exceptions, so it has no code of the
-    student's.
+    The same `except` clauses catch the returned exception. Its type is created here and derived
+    from Python's built-in exceptions, so it contains none of the student's code.
     """
     name = str(reply["ename"])
     name = name if name.isidentifier() else "Exception"
@@ -237,14 +261,18 @@ def rebuilt(reply: Message) -> Exception:
         "crossed_place": [str(line) for line in reply["place"]],
     }
     for bases in (tuple(direct), tuple(direct[:1]), (Exception,)):
-        # Two exceptions with different layouts have no common subclass.
+        # Some pairs of built-in exceptions can't have a common subclass, because their layouts in
+        # memory differ. Then creating the type raises a TypeError, and the next bases are tried.
         with contextlib.suppress(TypeError):
             return type(name, bases or (Exception,), members)()
     raise AssertionError("Exception can always be derived from")
 
 
 def _folders() -> list[str]:
-    """Folders for temporary files that the test cell has made and a call may name."""
+    """Return the paths of temporary folders that the test cell has created, at most 100.
+
+    The arguments of a call may contain these paths.
+    """
     import tempfile
 
     top = tempfile.gettempdir()

@@ -1,10 +1,12 @@
-"""A filter of system calls for a student's process: the kernel refuses what no exercise needs.
+"""Filter the system calls of a student's process: the kernel refuses calls that no exercise needs.
 
-Namespaces, dropped capabilities and no_new_privs confine a process already. The filter also blocks
-those parts of the kernel in which ways around these have been found.
+Namespaces, dropped capabilities and no_new_privs already confine a process. In addition, the filter
+blocks system calls to those parts of the kernel in which ways around such a confinement have been
+found.
 
-Source: the manual pages seccomp(2), clone(2) and ioctl_tty(2) of Linux, its `asm/unistd_64.h` for
-the numbers of the calls, and its `linux/seccomp.h`, `linux/audit.h` and `linux/filter.h`.
+Sources: Linux's manual pages seccomp(2), clone(2) and ioctl_tty(2); Linux's header
+`asm/unistd_64.h`, for the numbers of the calls; Linux's headers `linux/seccomp.h`, `linux/audit.h`
+and `linux/filter.h`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import os
 import platform
 import sys
 
-# The number of each call on x86-64 and on AArch64; "-" where there is none.
+# The number of each refused call on x86-64 and on AArch64; "-" if the machine has no such call.
 REFUSED = """
     mount               165  40    add_key            248 217    init_module       175 105
     umount2             166  39    request_key        249 218    finit_module      313 273
@@ -40,33 +42,49 @@ REFUSED = """
     fanotify_init       300 262    fanotify_mark      301 263    cachestat         451 451
     mincore              27 232    io_setup           206   0
 """
-# Calls of which the filter looks at an argument, or which it needs itself.
+# The numbers of further calls. For clone, ioctl, fcntl and personality, the filter checks an
+# argument. For clone3 and flock, the filter returns ENOSYS. The call seccomp installs the filter.
 OTHERS = """
     clone                56 220    clone3             435 435    ioctl              16  29
     personality         135  92    seccomp            317 277    fcntl              72  25
     flock                73  32
 """
-MACHINES = {"x86_64": (0, 0xC000_003E), "aarch64": (1, 0xC000_00B7)}  # column, AUDIT_ARCH
-X32 = 0x4000_0000  # set in the numbers of x86-64's calls with 32-bit pointers
-NEW_NAMESPACES = 0x7E02_0000  # clone's CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, PID, NET
-QUERY = 0xFFFF_FFFF  # asks personality(2) for what is set
-TIOCSTI, TIOCLINUX = 0x5412, 0x541C  # write into a terminal's input, paste into a console
-# Of fcntl: the first and the last delay whoever opens a file, the second tells who reads a folder.
+# For each machine, the column of its numbers in the tables above, and its AUDIT_ARCH constant.
+MACHINES = {"x86_64": (0, 0xC000_003E), "aarch64": (1, 0xC000_00B7)}
+# This bit is set in the numbers of x32 calls, the x86-64 calls with 32-bit pointers.
+X32 = 0x4000_0000
+# The flags of clone(2) that create namespaces: CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS,
+# CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID and CLONE_NEWNET.
+NEW_NAMESPACES = 0x7E02_0000
+# With this argument, personality(2) returns the current personality without changing it.
+QUERY = 0xFFFF_FFFF
+# Requests of ioctl: TIOCSTI writes into a terminal's input, TIOCLINUX can paste into a console.
+TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+# Commands of fcntl. SETLEASE and SETDELEG can delay other processes that open a file. NOTIFY
+# reports when other processes read a folder.
 SETLEASE, NOTIFY, SETDELEG = 1024, 1026, 1040
 
-NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in `struct seccomp_data`, B
-LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # instructions of BPF
+# Offsets in `struct seccomp_data`, in bytes (B).
+NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16
+# The codes of BPF instructions.
+LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+# The actions that a filter can return; ERROR is combined with an error number.
 ALLOW, ERROR, KILL = 0x7FFF_0000, 0x0005_0000, 0x8000_0000
-SET_FILTER, ALL_THREADS = 1, 1  # of seccomp(2)
+# The operation and the flag for seccomp(2).
+SET_FILTER, ALL_THREADS = 1, 1
 
-Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, operand
+# The instruction's code, the jump if true, the jump if false, and the operand.
+Instruction = tuple[int, int, int, int]
 
 
 def restrict() -> bool:
-    """Install the filter for every thread of this process and all that it starts, for good.
+    """Install the filter permanently, and return whether the machine supports it.
+
+    The filter applies to all threads of this process and to all processes that they start.
 
     Returns:
-        Whether it did: on machines other than x86-64 and AArch64 it does nothing.
+        True if the filter was installed; False on machines other than x86-64 and AArch64, on which
+        nothing is installed.
 
     Raises:
         OSError: The kernel doesn't accept the filter, for example without no_new_privs.
@@ -79,7 +97,11 @@ def restrict() -> bool:
 
 
 def install(instructions: list[Instruction], call: int) -> None:
-    """Hand a BPF program to the kernel by seccomp(2), whose number is `call`.
+    """Install a BPF program as a filter of system calls, with the system call seccomp(2).
+
+    Args:
+        instructions: The BPF program.
+        call: The number of the system call seccomp on this machine.
 
     Raises:
         OSError: The kernel doesn't accept the program.
@@ -91,14 +113,19 @@ def install(instructions: list[Instruction], call: int) -> None:
     result = libc.syscall(
         *map(ctypes.c_long, arguments), ctypes.byref(_Program(len(instructions), array))
     )
-    # An error is -1, or the id of a thread that has a filter of its own.
+    # On an error, the result is -1, or the id of a thread that already has a different filter.
     if result:
         number = ctypes.get_errno() if result < 0 else errno.EBUSY
         raise OSError(number, f"seccomp: {os.strerror(number)}")
 
 
 def numbers(machine: str, table: str = REFUSED + OTHERS) -> dict[str, int]:
-    """The calls that a machine has, by name."""
+    """Return the numbers of a machine's system calls, by name.
+
+    Args:
+        machine: A key of `MACHINES`.
+        table: A table such as `REFUSED`. Calls that the machine doesn't have are left out.
+    """
     column, _ = MACHINES[machine]
     words = table.split()
     calls = zip(words[::3], words[1 + column :: 3], strict=True)
@@ -106,7 +133,9 @@ def numbers(machine: str, table: str = REFUSED + OTHERS) -> dict[str, int]:
 
 
 def program(machine: str, refusal: int = errno.EPERM) -> list[Instruction]:
-    """The filter as a BPF program, which the kernel runs at each call; it only jumps forward.
+    """Return the filter as a BPF program, which the kernel runs at each system call.
+
+    All jumps in the program are forward:
 
         architecture is ours? ──no──► kill the process            (i386's calls)
               │yes
@@ -121,16 +150,18 @@ def program(machine: str, refusal: int = errno.EPERM) -> list[Instruction]:
               │no
             allow
 
-    Arguments are compared by their lower 32 bits: the kernel looks at no more of these four.
+    The filter compares only the lower 32 bits of the arguments, because the kernel ignores the
+    upper bits of the arguments of these four calls.
 
-    All submissions can read the same files. A lock by flock, a lease or a watch belongs to the
-    file, so a submission could use it to delay its neighbours or to see what they read. The filter
-    refuses all three for every file. Record locks stay, because sqlite3 needs them. To exclude
-    others by a record lock, a submission has to open the file for writing.
+    All submissions can read the same files. With flock, a lease or a watch on such a file, a
+    submission could delay other submissions or learn which files they read. So the filter refuses
+    flock, leases and watches for every file. Record locks are allowed, because sqlite3 needs them.
+    They are harmless here: an exclusive record lock requires that the file is open for writing, and
+    the shared files are read-only.
 
     Args:
         machine: A key of `MACHINES`.
-        refusal: The error number of a call that is refused.
+        refusal: The error number that a refused call returns.
     """
     calls = numbers(machine)
     refuse = _answer(ERROR | refusal)
@@ -168,7 +199,13 @@ def _answer(action: int) -> list[Instruction]:
 
 
 def _when(test: int, operand: int, then: list[Instruction]) -> list[Instruction]:
-    """Run `then`, which ends in an answer, if what was loaded passes a test."""
+    """Return instructions that run `then` if the loaded value passes a test.
+
+    Args:
+        test: The code of the jump instruction, such as `EQUAL`.
+        operand: The operand of the test.
+        then: Instructions that end with an answer.
+    """
     return [(test, 0, len(then), operand), *then]
 
 
@@ -176,7 +213,8 @@ def _unless(test: int, operand: int, then: list[Instruction]) -> list[Instructio
     return [(test, len(then), 0, operand), *then]
 
 
-class _Filter(ctypes.Structure):  # struct sock_filter
+# The C structure sock_filter.
+class _Filter(ctypes.Structure):
     _fields_ = [
         ("code", ctypes.c_uint16),
         ("jt", ctypes.c_uint8),
@@ -185,5 +223,6 @@ class _Filter(ctypes.Structure):  # struct sock_filter
     ]
 
 
-class _Program(ctypes.Structure):  # struct sock_fprog
+# The C structure sock_fprog.
+class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_uint16), ("filter", ctypes.POINTER(_Filter))]

@@ -1,4 +1,4 @@
-"""Sandboxes: warm servers in bubblewrap, and the processes that they fork.
+"""Start sandboxes: warm servers in bubblewrap, which fork a process for each submission.
 
 worker ──► bwrap: system and libraries read-only, no network, none of the course's files
              └─ server: has imported torch, transformers … once   (`sandbox.inside`)
@@ -29,19 +29,25 @@ from course_utils.grading.sandbox.limits import Limits
 from course_utils.grading.sandbox.messages import Channel
 from course_utils.grading.sandbox.package import copied_package
 
-START = 300  # seconds until a server must be ready
+# Maximum time until a server is ready, and for each of its answers, in seconds.
+START = 300
 
 
 class Server:
-    """A sandbox with a warm server in it, which forks processes that have its imports.
+    """A sandbox with a warm server, which forks processes that inherit its imports.
 
-    Servers end with the thread that started them.
+    A server ends when the thread that started it ends.
 
     Args:
-        imports: Import statements, one a line, that are carried out once for all of its processes.
-        withheld: Modules of the course that can't be imported.
-        warm: Whether processes are forked; otherwise each gets a sandbox of its own, which takes
-            seconds.
+        imports: Import statements, one per line, that the server runs once for all of its
+            processes.
+        withheld: The modules of the course that can't be imported in the sandbox.
+        warm: Whether the server forks processes. If not, each process gets a separate sandbox,
+            which needs seconds to start.
+
+    Attributes:
+        fork_error: Why the server can't fork processes; "" if it can.
+        warm: Whether the server forks processes.
 
     Raises:
         SandboxError: The sandbox can't be started.
@@ -53,16 +59,16 @@ class Server:
         os.chmod(self._folder.name, 0o711)
         self._package = copied_package(Path(self._folder.name), withheld)
         self._bubble: BubbleProcess | None = BubbleProcess(imports, self._package)
-        self.fork_error = self._bubble.fork_error  # why processes can't be forked, or ""
+        self.fork_error = self._bubble.fork_error
         self.warm = warm and not self.fork_error
 
     def start(self, role: str, allowed: Limits, core: int | None = None) -> Sandboxed:
-        """Start a process.
+        """Start and return a process in a sandbox.
 
         Args:
             role: "student" or "judge".
-            allowed: What the process and all that it starts may use.
-            core: The only core that it may run on; default: any.
+            allowed: The limits for the process and all processes that it starts, together.
+            core: The number of the only core on which the process may run; default: any core.
         """
         if self.warm and self._bubble:
             return Sandboxed(self._bubble, role, allowed, core)
@@ -72,11 +78,11 @@ class Server:
 
     @property
     def alive(self) -> bool:
-        """Whether it can start processes."""
+        """Return whether the server can start processes."""
         return self._bubble is None or self._bubble.alive
 
     def close(self) -> None:
-        """End the server and all of its processes."""
+        """End the server and all of its processes, and delete its copy of course_utils."""
         if self._bubble:
             self._bubble.close()
         self._folder.cleanup()
@@ -89,11 +95,20 @@ class Server:
 
 
 class BubbleProcess:
-    """One bubblewrap that runs `sandbox.inside`, and the socket over which it takes requests."""
+    """A bubblewrap process that runs `sandbox.inside`, and the socket for requests to it.
+
+    Args:
+        imports: Import statements, one per line.
+        package: The copy of course_utils for the sandbox.
+
+    Attributes:
+        fork_error: Why processes in the sandbox can't be forked; "" if they can.
+    """
 
     def __init__(self, imports: str, package: Path):
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
-        self._lock = threading.Lock()  # one request at a time
+        # Allows one request at a time.
+        self._lock = threading.Lock()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         module = "course_utils.grading.sandbox.inside"
         program = [bubblewrap.python(), "-m", module, str(theirs.fileno())]
@@ -103,14 +118,23 @@ class BubbleProcess:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
-            start_new_session=True,  # Ctrl-C is for the worker
+            # In a separate session, bubblewrap gets no Ctrl-C; only the worker does.
+            start_new_session=True,
         )
         theirs.close()
         self._control.settimeout(START)
         self.fork_error: str = self.ask(imports=imports)["namespaces"]
 
     def ask(self, given: socket.socket | None = None, **request: Any) -> dict[str, Any]:
-        """Send a request, with a socket if the server is to have one; returns its answer."""
+        """Send a request to the server, and return the server's answer.
+
+        Args:
+            given: A socket that is passed to the server with the request; default: none.
+            request: The fields of the request.
+
+        Raises:
+            SandboxError: The server doesn't answer.
+        """
         data = json.dumps(request).encode()
         try:
             with self._lock:
@@ -124,18 +148,18 @@ class BubbleProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Return whether bubblewrap is still running."""
         return self._program.poll() is None
 
     def close(self) -> None:
-        """End it, and with it all processes inside."""
+        """End bubblewrap and all processes in the sandbox."""
         self._control.close()
         self._program.kill()
         self._program.wait()
         self._log.close()
 
     def _last_line(self) -> str:
-        """The last line that it wrote before it ended: what went wrong."""
+        """Return the last line that the program wrote, which usually says why it ended."""
         if self._log.closed:
             return "it was ended"
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -146,20 +170,20 @@ class BubbleProcess:
 
 
 class Sandboxed:
-    """A process in a sandbox: the channel to it, and the means to stop it.
+    """A process in a sandbox, which can be interrupted and ended.
 
-    The process waits for its first message.
+    After its start, the process waits for the first message on its channel.
 
     Args:
         bubble: The sandbox.
         role: "student" or "judge".
-        allowed: What the process and all that it starts may use.
-        core: The only core that it may run on; default: any.
-        forked: Whether the server forks the process; otherwise the server itself becomes it.
+        allowed: The limits for the process and all processes that it starts, together.
+        core: The number of the only core on which the process may run; default: any core.
+        forked: Whether the server forks the process. If not, the server itself becomes the process.
 
     Attributes:
-        channel: The connection to the process.
-        limits: What it and its children use together.
+        channel: The channel to the process.
+        limits: The limits that are enforced for the process and all processes that it starts.
     """
 
     def __init__(
@@ -192,15 +216,20 @@ class Sandboxed:
             self.limits.add(self._outside)
             if core is not None:
                 os.sched_setaffinity(self._outside, {core})
-            stack.pop_all()  # no error: the limits are enforced until `end`
+            # No error was raised, so keep the limits until `end` is called.
+            stack.pop_all()
 
     def interrupt(self) -> None:
-        """Interrupt what it does, as Jupyter's button does."""
+        """Interrupt the code that the process is running, like Jupyter's interrupt button."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._outside, signal.SIGINT)
 
     def end(self) -> str:
-        """End it and all that it started; returns how it had ended, if it had: "" or a sentence."""
+        """End the process and all processes that it started, and return why it had ended before.
+
+        The reason is a sentence without a full stop. The text is empty if the process was still
+        running, if it had exited by itself, or if the reason is unknown.
+        """
         self.channel.close()
         status = 0
         try:
@@ -217,7 +246,11 @@ class Sandboxed:
 
 
 def _sender(connection: socket.socket) -> int:
-    """The process, as this machine numbers it, that sent the first byte over a connection."""
+    """Receive the first byte from a connection, and return the sender's pid on this machine.
+
+    Raises:
+        SandboxError: The sender has ended without sending a byte.
+    """
     space = socket.CMSG_SPACE(struct.calcsize("3i"))
     connection.settimeout(START)
     data, extra, _, _ = connection.recvmsg(1, space)
@@ -229,15 +262,17 @@ def _sender(connection: socket.socket) -> int:
     raise SandboxError("a process in the sandbox ended before it began")
 
 
-_submissions: Counter[int] = Counter()  # by the core that they are graded on
+# How many submissions are being graded on each core.
+_submissions: Counter[int] = Counter()
 _choosing = threading.Lock()
 
 
 @contextlib.contextmanager
 def reserved_core() -> Iterator[int]:
-    """Reserve the core on which fewest submissions are graded, for one more.
+    """Reserve a core for one submission during the `with` block, and yield the core's number.
 
-    A submission that takes all the processor time it can get then slows down only itself.
+    The core is the one on which the fewest submissions are being graded. A submission that uses a
+    lot of processor time then slows down only submissions on the same core.
     """
     with _choosing:
         core = min(sorted(os.sched_getaffinity(0)), key=_submissions.__getitem__)
@@ -251,7 +286,7 @@ def reserved_core() -> Iterator[int]:
 
 @functools.cache
 def unavailable_reason() -> str:
-    """Why no sandbox can be made on this machine; "" if one can."""
+    """Return why no sandbox can be started on this machine; "" if one can be started."""
     try:
         Server().close()
     except SandboxError as error:

@@ -1,7 +1,7 @@
-"""Runs the cells of a notebook in this process, with IPython, and sends their outputs.
+"""Run the cells of a notebook in this process with IPython, and send their outputs.
 
-There is no Jupyter kernel: IPython's shell is what a kernel runs cells with. Each output becomes a
-message of one of four kinds.
+No Jupyter kernel is needed, because a kernel also runs cells with IPython's shell. Each output
+becomes a message of one of four kinds:
 
     stream   text that was printed                       name: stdout or stderr
     display  what a cell displays, in several forms      mimes: {"text/plain": size in B, …}
@@ -19,25 +19,39 @@ from collections.abc import Callable
 from typing import Any
 
 MIMES = ("text/plain", "text/html", "text/markdown", "text/latex", "image/png", "image/jpeg")
-TEXT, PICTURES = 200_000, 8_000_000  # B that a cell may print and display; the rest is dropped
-SHORT = 2_000  # characters of an exception's message, of a name
+# Maximum size of the text that a cell may print, and of everything that it may display, in bytes
+# (B). Further outputs are dropped.
+TEXT, PICTURES = 200_000, 8_000_000
+# Maximum number of characters of a name or of an exception's message.
+SHORT = 2_000
 
-Emit = Callable[..., None]  # emit(kind, body, **fields)
+# A function that is called as emit(kind, body, **fields).
+Emit = Callable[..., None]
 
 
 class Outputs:
-    """Sends outputs, up to a limit for each cell; the first output beyond it becomes a note."""
+    """Sends a cell's outputs up to a limit.
+
+    Printed text and displayed objects have separate limits (`TEXT`, `PICTURES`). When a limit is
+    exceeded, a note about it is sent once, and the further outputs are dropped.
+
+    Args:
+        emit: Called with the kind, body and fields of each output.
+    """
 
     def __init__(self, emit: Emit):
         self._emit = emit
         self.start()
 
     def start(self) -> None:
-        """Allow the full limit again, for a new cell."""
+        """Reset the sizes that are still allowed, for a new cell."""
         self._left = {"text": TEXT, "pictures": PICTURES}
 
     def send(self, kind: str, body: bytes, **fields: Any) -> None:
-        """Send one output; of a text that is too long, the part that is allowed."""
+        """Send one output, unless the cell's limit is exceeded.
+
+        If a printed text exceeds the limit, only the allowed part is sent.
+        """
         store = "pictures" if "mimes" in fields else "text"
         left = self._left[store]
         self._left[store] -= len(body)
@@ -51,7 +65,7 @@ class Outputs:
 
 
 class _Stream(io.TextIOBase):
-    """Stands for sys.stdout and sys.stderr."""
+    """A stream that replaces sys.stdout or sys.stderr, and sends the printed text as outputs."""
 
     encoding, errors = "utf-8", "replace"
 
@@ -80,9 +94,9 @@ class _Stream(io.TextIOBase):
 
 
 class Shell:
-    """One notebook's namespace, and IPython to run cells in it.
+    """An IPython shell with the namespace of one notebook.
 
-    A process has only one IPython shell, so it has only one of these.
+    A process can have only one IPython shell, so create only one `Shell` at a time in a process.
 
     Args:
         emit: Called with the kind, body and fields of each output.
@@ -97,7 +111,7 @@ class Shell:
         sys.stderr = _Stream(self.outputs, "stderr")
 
     def run(self, source: str) -> bool:
-        """Run one cell; returns whether it ended without an error."""
+        """Run one cell, and return whether the cell ended without an error."""
         self.outputs.start()
         try:
             return self.shell.run_cell(source, store_history=True).success
@@ -105,14 +119,14 @@ class Shell:
             self.flush()
 
     def flush(self) -> None:
-        """Send what was printed and not yet sent."""
+        """Send all printed text that was not yet sent."""
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
 
 
 @functools.cache
 def ipython() -> Any:
-    """IPython's shell of this process, which sends outputs instead of printing them."""
+    """Return this process's IPython shell, which sends outputs instead of printing them."""
     from IPython.core.displayhook import DisplayHook
     from IPython.core.displaypub import DisplayPublisher
     from IPython.core.interactiveshell import InteractiveShell
@@ -147,12 +161,13 @@ def ipython() -> Any:
 
     settings = Config()
     settings.HistoryManager.enabled = False
-    settings.InteractiveShell.colors = "Neutral"  # as in a notebook
+    # A Jupyter notebook uses the same colors.
+    settings.InteractiveShell.colors = "Neutral"
     return Notebook.instance(config=settings)
 
 
 def _show(outputs: Outputs, kind: str, data: dict[str, Any]) -> None:
-    """Send something to be displayed, in all of its forms that are in `MIMES`."""
+    """Send the forms of a displayed object whose MIME types are in `MIMES`."""
     forms = {mime: _bytes(mime, data[mime]) for mime in MIMES if mime in data}
     sizes = {mime: len(form) for mime, form in forms.items()}
     outputs.send(kind, b"".join(forms.values()), mimes=sizes)
@@ -165,7 +180,7 @@ def _bytes(mime: str, content: Any) -> bytes:
 
 
 def described(kind: type[BaseException], error: BaseException) -> dict[str, str]:
-    """The name and the message of an exception, as fields of a message."""
+    """Return the name and the message of an exception, as the fields "ename" and "evalue"."""
     try:
         text = str(error)
     except Exception:
@@ -174,10 +189,20 @@ def described(kind: type[BaseException], error: BaseException) -> dict[str, str]
 
 
 def clean(text: Any, size: int = SHORT) -> str:
-    """At most `size` characters of a text, all of which can be written as UTF-8."""
+    """Return the first `size` characters of a text.
+
+    Characters that UTF-8 can't encode become question marks.
+
+    Args:
+        text: The text, or another value, which is converted to text.
+        size: Maximum number of characters.
+    """
     return utf8(str(text)[:size]).decode()
 
 
 def utf8(text: str) -> bytes:
-    """The text as UTF-8; characters that have no UTF-8 (lone surrogates) become question marks."""
+    """Return the text as UTF-8.
+
+    Lone surrogates, which have no UTF-8 encoding, become question marks.
+    """
     return text.encode("utf-8", "replace")

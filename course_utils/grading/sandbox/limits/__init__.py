@@ -1,17 +1,17 @@
-"""Limits on what one submission may use: memory and processes, all of its processes together.
+"""Limit the memory and the number of processes of one submission, for all its processes together.
 
     with limits.enforce(memory=2 * GB, processes=64) as enforced:
         enforced.add(pid)                       # before it runs any code of a student
         ...
         enforced.exceeded, enforced.peak        # "" or why it was ended; bytes
 
-    rlimits    what a process does about itself, before it runs code of a student
-    cgroups    the kernel counts the pages and processes of a group, and ends who takes too much
-    watcher    where control groups are not available: a thread that looks at the processes
+    rlimits    limits that a process sets for itself before it runs a student's code
+    cgroups    limits that the kernel enforces for a group of processes
+    watcher    without control groups: limits that a thread enforces by measuring the processes
 
-Control groups count every page that a process is the first to touch, whether the page belongs to
-the process alone, to shared memory, to a memory file or to a tmpfs. They do not count pages that a
-process has inherited from a warm server and only reads. All of this needs Linux.
+A control group counts every memory page that one of its processes is the first to access. The page
+may be private or belong to shared memory, a memory file or a tmpfs. A control group doesn't count
+pages that a process has inherited from a warm server and only reads. All limits need Linux.
 """
 
 from __future__ import annotations
@@ -43,15 +43,16 @@ BETTER = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What one submission may use.
+    """The resources that one submission may use.
 
     Attributes:
-        memory: B of all its processes together, beyond what its server has.
-        files: B of files in its /tmp.
-        processes: Processes and threads at once.
-        cell: Seconds for one cell.
-        call: Seconds for one call that a check makes.
-        notebook: Seconds for the whole notebook.
+        memory: Maximum memory of all processes together, beyond the memory that they inherited from
+            the warm server, in bytes (B).
+        files: Maximum size of all files in /tmp together, in bytes (B).
+        processes: Maximum number of processes and threads at the same time.
+        cell: Maximum time for one cell, in seconds.
+        call: Maximum time for one call that a check makes, in seconds.
+        notebook: Maximum time for the complete notebook, in seconds.
     """
 
     memory: int = 2_000_000_000
@@ -63,17 +64,22 @@ class Limits:
 
 
 def enforce(memory: int, processes: int) -> ResourceLimits:
-    """Limits for one submission, of the best kind that this machine allows; a context manager.
+    """Return limits for one submission, of the best kind that this machine allows.
+
+    The limits are a context manager.
 
     Args:
-        memory: B of all its processes together.
-        processes: Processes and threads at once.
+        memory: Maximum memory of all processes together, in bytes (B).
+        processes: Maximum number of processes and threads at the same time.
     """
     best = cgroups.best_place()
     return CgroupLimits(memory, processes, best) if best else PollingLimits(memory, processes)
 
 
 def available() -> tuple[str, str]:
-    """The kind of limits on this machine, and how to get a better kind ("" if there is none)."""
+    """Return the kind of limits on this machine, and how to get a better kind.
+
+    The second text is "" if there is no better kind.
+    """
     best = cgroups.best_place()
     return (f"{CONTROL_GROUPS} ({best.version})", "") if best else (WATCHER, BETTER)

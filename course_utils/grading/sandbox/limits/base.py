@@ -1,4 +1,4 @@
-"""What all kinds of limits have in common."""
+"""Define the base class of all kinds of limits."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from typing import Self
 
 from course_utils.units import format_bytes
 
-PATIENCE = 5.0  # s that killed processes have to disappear
+# Maximum time to wait until killed processes have ended, in seconds.
+PATIENCE = 5.0
 
 
 class ResourceLimits:
-    """Limits for the processes of one submission; when the `with` block ends, all are dead.
+    """Limits for the processes of one submission, as a context manager.
+
+    At the end of the `with` block, all processes of the submission are killed.
 
     Args:
-        memory: B of all processes together.
-        processes: Processes and threads at once.
+        memory: Maximum memory of all processes together, in bytes (B).
+        processes: Maximum number of processes and threads at the same time.
     """
 
     def __init__(self, memory: int, processes: int):
@@ -28,10 +31,11 @@ class ResourceLimits:
         self.kill()
 
     def add(self, pid: int) -> None:
-        """Apply the limits to a process, and to all that it starts from now on.
+        """Apply the limits to a process, and to all processes that it starts from now on.
 
-        A watcher sees each of these to its end only if the process is the first of its PID
-        namespace, or a subreaper.
+        `PollingLimits` finds all of these processes only if the added process is the first of its
+        PID namespace or a subreaper. Otherwise, a process whose parent has ended is no longer a
+        descendant of the added process.
 
         Raises:
             ProcessLookupError: There is no such process.
@@ -40,16 +44,16 @@ class ResourceLimits:
 
     @property
     def peak(self) -> int:
-        """The most memory that the processes had together so far, B."""
+        """Return the peak memory of all processes together so far, in bytes (B)."""
         return self._peak
 
     @property
     def exceeded(self) -> str:
-        """Which limit was exceeded, in a sentence without a full stop; "" if none was."""
+        """Return which limit was exceeded, as a sentence without a full stop; "" if none was."""
         return self._exceeded
 
     def kill(self) -> None:
-        """End all processes; none can be started any more."""
+        """Kill all processes, and prevent them from starting new ones."""
         raise NotImplementedError
 
     def _too_much(self) -> str:

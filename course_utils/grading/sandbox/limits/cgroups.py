@@ -1,4 +1,8 @@
-"""Limits by control groups: the kernel counts, refuses processes, and ends who takes too much.
+"""Limit submissions with control groups of the Linux kernel.
+
+The kernel counts the memory and the processes of a group. If the group has the maximum number of
+processes, the kernel refuses to start another one. If the group exceeds the memory limit, the
+kernel kills processes of the group.
 
 Source: Linux's Documentation, admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst; the manual page
 cgroups(7).
@@ -18,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from course_utils.cgroups import memberships
+from course_utils.cgroups import Membership, memberships
 from course_utils.grading.sandbox.limits import proc
 from course_utils.grading.sandbox.limits.base import PATIENCE, ResourceLimits
 
@@ -28,12 +32,13 @@ CONTROLLERS = ("memory", "pids")
 
 
 class Place(NamedTuple):
-    """Folders of the cgroup file system in which groups of our own can be made.
+    """The folders of the cgroup file system in which new groups can be created.
 
     Attributes:
-        version: "cgroup v1" has a tree for each controller, "cgroup v2" one for all.
-        memory: The parent of groups that limit memory.
-        pids: The parent of groups that limit the number of processes.
+        version: "cgroup v1", which has a separate tree for each controller, or "cgroup v2", which
+            has one tree for all controllers.
+        memory: The parent folder of groups that limit memory.
+        pids: The parent folder of groups that limit the number of processes.
     """
 
     version: str
@@ -42,10 +47,16 @@ class Place(NamedTuple):
 
 
 class CgroupLimits(ResourceLimits):
-    """Limits by a control group, whose folder is made at a place and removed at the end.
+    """Limits that a control group enforces.
 
-    The folder's name says whose it is, so that `remove_stale` finds those of workers that were
-    killed: PREFIX, PID namespace, pid, start of the process, number.
+    The group's folder is created at the beginning of the `with` block and removed at its end. The
+    folder's name consists of PREFIX, the worker's PID namespace, pid and start time, and a counter.
+    From the name, `remove_stale` recognizes the folders of workers that were killed.
+
+    Args:
+        memory: Maximum memory of all processes together, in bytes (B).
+        processes: Maximum number of processes and threads at the same time.
+        place: Where the group is created.
     """
 
     def __init__(self, memory: int, processes: int, place: Place):
@@ -62,7 +73,8 @@ class CgroupLimits(ResourceLimits):
             for folder in self.folders:
                 folder.mkdir()
             for file, text in self._settings():
-                if file.exists():  # without swap, some aren't there
+                # Without swap, the kernel doesn't create the files for swap.
+                if file.exists():
                     file.write_text(text)
         except OSError:
             remove(self.folders)
@@ -102,7 +114,10 @@ class CgroupLimits(ResourceLimits):
             control.write_text(" ".join(f"+{name}" for name in CONTROLLERS))
 
     def _settings(self) -> list[tuple[Path, str]]:
-        """Files and what is written into them; the limit is on memory and swap together."""
+        """Return the settings files of the group, each with the text to write into the file.
+
+        The memory limit applies to memory and swap together.
+        """
         if self.place.version == "cgroup v2":
             first = {"memory.max": self.memory, "memory.swap.max": 0, "memory.oom.group": 1}
         else:
@@ -117,14 +132,15 @@ class CgroupLimits(ResourceLimits):
             reached = events.get("oom", 0) > 0
         else:
             events = _counts(self._memory / "memory.oom_control")
-            reached = self.peak > 0.95 * self.memory  # failcnt stays 0 in some kernels
+            # In some kernels, the counter failcnt stays 0, so the peak is compared instead.
+            reached = self.peak > 0.95 * self.memory
         if events.get("oom_kill", 0):
             return self._too_much() if reached else "the machine ran out of memory while it ran"
         return self._too_many() if _counts(self._pids / "pids.events").get("max", 0) else ""
 
 
 def end_members(folders: Iterable[Path]) -> None:
-    """Kill all processes in control groups and wait until they are gone, 5 s at most."""
+    """Kill all processes in control groups, and wait at most 5 s until the processes have ended."""
     for folder, (name, text) in itertools.product(
         folders, (("pids.max", "0"), ("cgroup.kill", "1"))
     ):
@@ -139,7 +155,7 @@ def end_members(folders: Iterable[Path]) -> None:
 
 
 def remove(folders: Iterable[Path]) -> None:
-    """Remove the folders of control groups that are empty or about to be, within 5 s."""
+    """Remove the folders of control groups; try for at most 5 s, until the groups are empty."""
     deadline = time.monotonic() + PATIENCE
     for folder in folders:
         while folder.exists():
@@ -152,7 +168,11 @@ def remove(folders: Iterable[Path]) -> None:
 
 
 def remove_stale(mounts: Iterable[str]) -> None:
-    """End what dead workers have left in cgroup file systems, and remove their folders."""
+    """Kill processes and remove control groups that ended workers have left behind.
+
+    Args:
+        mounts: The mount points of cgroup file systems.
+    """
     folders = (Path(top, n) for mount in mounts for top, names, _ in os.walk(mount) for n in names)
     stale = [folder for folder in folders if is_stale(folder.name)]
     end_members(stale)
@@ -160,25 +180,32 @@ def remove_stale(mounts: Iterable[str]) -> None:
 
 
 def is_stale(name: str) -> bool:
-    """Whether a folder belongs to a worker of this PID namespace that has ended."""
+    """Return whether a folder belongs to a worker of this PID namespace that has ended.
+
+    Args:
+        name: The folder's name.
+    """
     owner = re.fullmatch(rf"{PREFIX}-(\d+)-(\d+)-(\d+)-\d+", name)
     if owner is None or int(owner[1]) != proc.identity(os.getpid())[0]:
         return False
     return proc.started(int(owner[2])) != int(owner[3])
 
 
-def places(groups: str, mounts: str) -> list[Place]:
-    """Where control groups might be made, the best place first.
+def places(groups: Iterable[Membership], mounts: str) -> list[Place]:
+    """Return the places where control groups might be created, the best place first.
 
-    In cgroup v2 a group that has processes can't have groups with controllers, so the places are
-    the parents of our own group, the nearest first. In cgroup v1 the place is our own group.
+    In cgroup v2, a group that contains processes can't have child groups with controllers.
+    Therefore the places are the parents of this process's group, the nearest parent first. In
+    cgroup v1, the place is this process's group.
 
     Args:
-        groups: The text of /proc/self/cgroup.
+        groups: The control groups of this process.
         mounts: The text of /proc/self/mountinfo.
     """
-    own = {}  # folder and mount point, by controller; "" stands for cgroup v2
-    for group in memberships(groups):
+    # The folder and the mount point of this process's group, by controller. The controller "" means
+    # cgroup v2.
+    own = {}
+    for group in groups:
         for root, mount, controllers in _mounts(mounts):
             for name in controllers & group.controllers:
                 inner = group.path.removeprefix(root.rstrip("/")).lstrip("/")
@@ -196,7 +223,7 @@ def places(groups: str, mounts: str) -> list[Place]:
 
 
 def _mounts(text: str) -> Iterator[tuple[str, str, set[str]]]:
-    """Root, mount point and controllers of each cgroup file system."""
+    """Yield the root, the mount point and the controllers of each cgroup file system."""
     for line in text.splitlines():
         left, _, right = line.partition(" - ")
         kind, _, options = right.split(" ", 2)
@@ -207,21 +234,20 @@ def _mounts(text: str) -> Iterator[tuple[str, str, set[str]]]:
 
 @functools.cache
 def best_place() -> Place | None:
-    """A place where control groups work, found by trying; None if there is none.
+    """Try all places, and return the first where control groups work; None if they work nowhere.
 
-    What dead workers have left is removed on the way.
+    Before that, groups that ended workers have left behind are removed.
     """
     try:
-        groups = Path("/proc/self/cgroup").read_text()
         mounts = Path("/proc/self/mountinfo").read_text()
         remove_stale(mount for _, mount, _ in _mounts(mounts))
-        return next((place for place in places(groups, mounts) if _works(place)), None)
+        return next((place for place in places(memberships(), mounts) if _works(place)), None)
     except (OSError, ValueError):
         return None
 
 
 def _works(place: Place) -> bool:
-    """Whether a process can be put into a group there, and be ended."""
+    """Return whether a process can be added to a new group at a place, and be killed there."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         child = subprocess.Popen(["sleep", "60"])
         try:
@@ -236,7 +262,10 @@ def _works(place: Place) -> bool:
 
 
 def _members(folders: Iterable[Path]) -> set[int]:
-    """Processes in control groups; 0 stands for one that can't be seen from here."""
+    """Return the pids of the processes in control groups.
+
+    The kernel writes 0 for a process outside of this PID namespace; those processes are left out.
+    """
     texts = (proc.content(folder / "cgroup.procs") for folder in folders)
     return {int(word) for text in texts for word in text.split()} - {0}
 

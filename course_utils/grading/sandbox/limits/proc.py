@@ -1,4 +1,4 @@
-"""What Linux tells about processes in /proc.
+"""Read information about processes from Linux's /proc file system.
 
 Source: Linux's Documentation, filesystems/proc.rst.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def content(path: Path) -> str:
-    """A file's text; "" if it can't be read."""
+    """Return a file's text; "" if the file can't be read."""
     try:
         return path.read_text()
     except OSError:
@@ -27,14 +27,21 @@ def send_signal(pid: int, number: int) -> None:
 
 
 def identity(pid: int) -> tuple[int, int, int]:
-    """PID namespace, pid and start of a process in this process's PID namespace."""
+    """Return three numbers that together identify a process of this PID namespace.
+
+    Returns:
+        The inode number of the PID namespace, the pid, and the start time (`started`), which is 0
+        if the process has ended.
+    """
     return os.stat("/proc/self/ns/pid").st_ino, pid, started(pid) or 0
 
 
 def started(pid: int) -> int | None:
-    """When a process was started, in ticks since the machine was; None if it has ended.
+    """Return when a process was started; None if the process has ended.
 
-    A process whose first thread has ended is called a zombie too, while other threads go on.
+    The start time is in clock ticks since the machine was started. A zombie counts as ended if it
+    has only one thread. Linux also reports a process as a zombie if only its first thread has ended
+    and other threads are still running; that process has not ended.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as stream:
@@ -46,13 +53,18 @@ def started(pid: int) -> int | None:
 
 
 def children(pid: int) -> list[int]:
-    """The pids of a process's children."""
+    """Return the pids of a process's children."""
     texts = (content(Path(task, "children")) for task in _tasks(pid))
     return [int(word) for text in texts for word in text.split()]
 
 
 def living(pid: int) -> tuple[str, dict[str, int]]:
-    """Folder and status of a process, seen from a thread that still has its memory."""
+    """Return a folder in /proc and the status of a process.
+
+    If the process's first thread has ended, the folder and the status are those of another thread,
+    because an ended thread no longer reports the process's memory. The status is empty if no thread
+    reports any memory.
+    """
     for folder in (f"/proc/{pid}", *_tasks(pid)):
         if "RssAnon" in (found := status(folder)):
             return folder, found
@@ -60,23 +72,35 @@ def living(pid: int) -> tuple[str, dict[str, int]]:
 
 
 def status(folder: str) -> dict[str, int]:
-    """The numbers in a process's status; sizes in B."""
+    """Return the numbers in a process's status file by name, with sizes in bytes (B)."""
     return numbers(f"{folder}/status")
 
 
 def resident(status: dict[str, int]) -> int:
-    """Memory of a process that no file on a disk backs, pages shared by a fork included, B."""
+    """Return the memory of a process that no file on a disk backs, in bytes (B).
+
+    Pages that the process shares with other processes because of a fork are included.
+
+    Args:
+        status: The numbers that `status` returns.
+    """
     return sum(status.get(name, 0) for name in ("RssAnon", "RssShmem", "VmSwap"))
 
 
 def numbers(path: str) -> dict[str, int]:
-    """Lines such as `VmData: 488 kB` or `Threads: 1` of a file in /proc; sizes in B."""
+    """Return the numbers in a file of /proc by name, with sizes in bytes (B).
+
+    The file consists of lines such as `VmData: 488 kB` or `Threads: 1`.
+    """
     found = re.findall(r"^(\w+):\s+(\d+)( kB)?$", content(Path(path)), re.MULTILINE)
     return {name: int(number) * (1024 if unit else 1) for name, number, unit in found}
 
 
 def memory_files(folders: Iterable[str]) -> int:
-    """The size of the files that processes made by memfd_create(2) and have open, B.
+    """Return the total size of the memory files that processes have open, in bytes (B).
+
+    A memory file is a file that memfd_create(2) has created. A file that several processes have
+    open counts once.
 
     Args:
         folders: The processes' folders in /proc.
@@ -93,7 +117,7 @@ def memory_files(folders: Iterable[str]) -> int:
 
 
 def _tasks(pid: int) -> list[str]:
-    """The folder of each thread of a process."""
+    """Return the folder in /proc of each thread of a process."""
     try:
         return [f"/proc/{pid}/task/{name}" for name in os.listdir(f"/proc/{pid}/task")]
     except OSError:

@@ -1,4 +1,4 @@
-"""Limits that a process sets for itself, and that all processes it starts inherit.
+"""Set limits for the current process; all processes that it starts inherit the limits.
 
 Source: Linux's manual page getrlimit(2).
 """
@@ -12,17 +12,24 @@ import time
 
 from course_utils.grading.sandbox.limits import proc
 
-FILES = 512  # open files of one process
-SIGNALS = 1_000  # pending signals per submission; the limit for all together is about 100,000
+# Maximum number of open files of one process.
+FILES = 512
+# Maximum number of pending signals for one submission. The system allows about 100,000 for all
+# submissions together.
+SIGNALS = 1_000
 
 
 def limit_process(memory: int, processes: int, seconds: int) -> None:
-    """Limit this process and those that it starts, each by itself, for good.
+    """Limit this process and all processes that it starts, permanently.
+
+    The limits on memory, files and CPU time apply to each process separately.
 
     Args:
-        memory: B of private memory that it may take beyond what it has now, and B of one file.
-        processes: Processes and threads of its user in its user namespace.
-        seconds: CPU time from now.
+        memory: Maximum private memory of a process beyond what this process has now, in bytes (B).
+            Also the maximum size of a single file, in bytes (B).
+        processes: Maximum number of processes and threads that the user may have in the process's
+            user namespace.
+        seconds: Maximum CPU time from now on, in seconds.
     """
     import resource
 
@@ -32,17 +39,18 @@ def limit_process(memory: int, processes: int, seconds: int) -> None:
     _lower(resource.RLIMIT_FSIZE, memory)
     _lower(resource.RLIMIT_NOFILE, FILES)
     _lower(resource.RLIMIT_SIGPENDING, SIGNALS)
-    # At the soft limit the process gets a signal, at the hard limit it ends.
+    # At the soft limit, the kernel sends the process a signal. At the hard limit, the kernel kills
+    # the process.
     _lower(resource.RLIMIT_CPU, spent + seconds, spent + seconds + 1)
     for nothing in (resource.RLIMIT_CORE, resource.RLIMIT_MSGQUEUE, resource.RLIMIT_MEMLOCK):
         _lower(nothing, 0)
-    # Older kernels also count what the user runs outside of the namespace.
+    # Kernels before 5.14 also count processes that the user runs outside of the namespace.
     if kernel_version() >= (5, 14):
         _lower(resource.RLIMIT_NPROC, processes)
 
 
 def kernel_version() -> tuple[int, ...]:
-    """The kernel's major and minor version."""
+    """Return the kernel's major and minor version, such as (5, 14)."""
     return tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
 
 

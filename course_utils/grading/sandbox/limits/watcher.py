@@ -1,4 +1,4 @@
-"""Limits without control groups: one thread looks at the processes of all submissions, and kills.
+"""Limit submissions without control groups: a thread measures processes and kills them if needed.
 
 Source: Linux's Documentation, filesystems/proc.rst.
 """
@@ -15,28 +15,33 @@ from typing import Self
 from course_utils.grading.sandbox.limits import proc
 from course_utils.grading.sandbox.limits.base import PATIENCE, ResourceLimits
 
-INTERVAL = 0.1  # s between two looks at the processes
-EXACT = 10  # looks; at each 10th, memory is measured to the page
+# Seconds between two measurements of the processes.
+INTERVAL = 0.1
+# Every 10th measurement determines the memory exactly, to the page.
+EXACT = 10
 
 
 class PollingLimits(ResourceLimits):
     """Limits that a thread enforces, by measuring the processes ten times a second.
 
-    How much memory was taken since `add` can't be read off, because a process shares pages with a
-    warm server and with its own forks. Two lower bounds can be measured: the pages that belong to
-    one process alone; and all pages, each divided among the processes that share it, minus what was
-    there at `add`. The larger of the two counts. For one process it is exact. For several processes
-    it may be too small by what was there at `add`.
+    Linux doesn't report how much memory the processes have allocated since `add`, because a process
+    shares pages with a warm server and with its own forks. Two lower bounds can be measured. The
+    first is the memory of all pages that only one process uses. The second is the memory of all
+    pages minus the memory at `add`, where each page is divided among the processes that share it.
+    The larger of the two bounds is compared with the limit. For one process, the larger bound is
+    exact. For several processes, it may be too small by up to the memory at `add`.
 
-    Two kinds of memory are not seen: files of a tmpfs, which the size of the tmpfs limits, and
-    memory that no process has open.
+    Two kinds of memory are not measured. The first is files in a tmpfs, which are limited by the
+    size of the tmpfs. The second is shared memory that no process has open or mapped.
     """
 
     def __init__(self, memory: int, processes: int):
         super().__init__(memory, processes)
         self._lock = threading.RLock()
-        self._members: dict[int, int] = {}  # start by pid
-        self._inherited = 0  # B
+        # The start time of each member process, by pid.
+        self._members: dict[int, int] = {}
+        # The memory that the members had when they were added, in bytes.
+        self._inherited = 0
         self._looks = 0
 
     def __enter__(self) -> Self:
@@ -64,12 +69,13 @@ class PollingLimits(ResourceLimits):
             return self._peak
 
     def look(self) -> None:
-        """Measure the processes, and kill them if a limit was exceeded."""
+        """Measure the processes, and kill them if they exceed a limit."""
         with self._lock:
             if self._over:
                 return
             grown, threads = self._measure()
-            # A process that is about to run another program counts twice for a moment.
+            # For a moment, a process that starts another program is counted twice. So wait, and
+            # measure again.
             if grown > self.memory:
                 time.sleep(0.02)
                 grown = min(grown, self._measure()[0])
@@ -88,7 +94,7 @@ class PollingLimits(ResourceLimits):
             deadline = time.monotonic() + PATIENCE
             stopped: set[int] = set()
             while time.monotonic() < deadline - 1 and (new := self._find().keys() - stopped):
-                # A process that is stopped can't start another one.
+                # A stopped process can't start another process.
                 for pid in new:
                     proc.send_signal(pid, signal.SIGSTOP)
                 stopped |= new
@@ -99,10 +105,10 @@ class PollingLimits(ResourceLimits):
                 time.sleep(0.005)
 
     def _measure(self) -> tuple[int, int]:
-        """Memory taken since `add`, B, and the number of threads.
+        """Return the memory allocated since `add`, in bytes (B), and the number of threads.
 
-        The exact measurement takes milliseconds, so it is left out where a quick upper bound is
-        small enough.
+        The exact measurement of the memory needs milliseconds. If a quick upper bound is below the
+        limit, the memory is measured only every 10th time (`EXACT`), and returned as 0 otherwise.
         """
         living = [proc.living(pid) for pid in self._find()]
         files = proc.memory_files(folder for folder, _ in living)
@@ -119,12 +125,13 @@ class PollingLimits(ResourceLimits):
                 private += rollup["Private_Dirty"]
                 shared_out += rollup["Pss"] - rollup.get("Pss_File", 0) + rollup.get("SwapPss", 0)
                 mapped += rollup.get("Pss_Shmem", 0)
-            else:  # the file can't be read, or the process is gone
+            # The file can't be read, or the process has ended.
+            else:
                 shared_out += proc.resident(status)
         return max(private, shared_out - self._inherited) + max(0, files - mapped)
 
     def _find(self) -> dict[int, int]:
-        """The members that live, with all that they have started."""
+        """Return the start times of the running members and of their descendants, by pid."""
         known = {pid: start for pid, start in self._members.items() if proc.started(pid) == start}
         new = list(known)
         while new:
@@ -137,7 +144,7 @@ class PollingLimits(ResourceLimits):
 
 
 class Watcher:
-    """The thread that enforces all `PollingLimits`; it lives as long as there are any."""
+    """A thread that enforces all `PollingLimits`; it runs while any limits are being watched."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -145,7 +152,7 @@ class Watcher:
         self._thread: threading.Thread | None = None
 
     def watch(self, limits: PollingLimits) -> None:
-        """Enforce these limits from now on."""
+        """Enforce the limits of one submission from now on."""
         with self._lock:
             self._watched.add(limits)
             if self._thread is None:
@@ -153,7 +160,7 @@ class Watcher:
                 self._thread.start()
 
     def leave(self, limits: PollingLimits) -> None:
-        """Stop enforcing these limits."""
+        """Stop enforcing the limits of one submission."""
         with self._lock:
             self._watched.discard(limits)
 
@@ -165,11 +172,13 @@ class Watcher:
                     self._thread = None
                     return
             for limits in watched:
-                with contextlib.suppress(OSError, ValueError):  # a process has ended meanwhile
+                # If a process ends during the measurement, reading its files fails.
+                with contextlib.suppress(OSError, ValueError):
                     limits.look()
             time.sleep(INTERVAL)
 
 
 _watcher = Watcher()
-if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
+# A forked process has none of its parent's threads, so it needs a new watcher.
+if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_watcher.__init__)
