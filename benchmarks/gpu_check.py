@@ -422,7 +422,8 @@ median of {of_run["repeats"]} steps.
 {table(("", "peak, MiB", "calculator, MiB", "tokens/s"), step_rows(report))}
 
 The calculator counts a cuBLAS workspace of {of_run["workspace"]:,} B in each of two threads. On
-this card the two workspaces are {beyond(report):,} B larger together; these bytes are added."""
+this card the two workspaces together are {beyond(report):,} B larger than that, and the column
+*calculator* includes these additional bytes."""
 
 
 def paging_table(report: Report) -> str:

@@ -684,8 +684,8 @@ def class_table(report: Report) -> str:
             lines.append(f"| {kind} | {len(points)} | {_counted(points)} | {MOST[kind]:g} |")
     states = ", ".join(f"{number} {state}" for state, number in graded["states"].items())
     words = f"""{graded["records"]:,} records of {graded["submissions"]:,} submissions: {states}.
-        Every honest submission got exactly the points that it deserves, in a median time of
-        {graded["honest seconds"]:.2f} s. The whole class took {graded["seconds"]:.0f} s, which
+        Every honest submission got exactly the points that it deserves. The median time to grade
+        one was {graded["honest seconds"]:.2f} s. The whole class took {graded["seconds"]:.0f} s, which
         includes the time limits that hostile submissions reach ({SHORT.cell:g} s for a cell,
         {SHORT.call:g} s for a call)."""
     return "\n".join([*lines, "", paragraph(words)])

@@ -107,7 +107,7 @@ def conditions(report: Report) -> str:
     speeds = [result["training tokens/s"] for result in tuned]
     return (
         f"{report['stories']} test stories; cells are means with 95% intervals. Training ran at "
-        f"{min(speeds):.0f} to {max(speeds):.0f} tokens/s; the process peaked at "
+        f"{min(speeds):.0f} to {max(speeds):.0f} tokens/s; the memory of the process peaked at "
         f"{format_bytes(report['peak memory'])}."
     )
 

@@ -74,7 +74,8 @@ class Referee:
         self._limits, self._core = spec.limits, core
         self._student: Sandboxed | None = None
         self._judge: Sandboxed | None = None
-        # The sources of the cells that have run. A new process runs these cells again.
+        # The sources of the cells that have run in the student's process. If this process ends, a
+        # new process runs these cells again, so that their definitions exist again.
         self._ran: list[str] = []
         self._tries = self._number = self.memory = 0
         self._ends = time.monotonic() + spec.limits.notebook

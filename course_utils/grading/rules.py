@@ -299,7 +299,7 @@ def _direct_calls(source: str, answer: str) -> str:
 TEST_RULES = (
     Rule("visible", "A visible check of each test calls the answer.", _nothing_visible),
     Rule("test-names", "A test uses only names of its own or the answer.", _foreign_names_in_test),
-    Rule("forbidden", f"A test uses none of {', '.join(sorted(FORBIDDEN))}.", _forbidden_names),
+    Rule("forbidden", f"A test must not use {', '.join(sorted(FORBIDDEN))}.", _forbidden_names),
     Rule(
         "value",
         "A test does not end with a value, which nbgrader could take for partial credit.",

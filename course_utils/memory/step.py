@@ -3,7 +3,8 @@
 forward of layer 1 … L      the tensors saved for the backward pass accumulate
 the loss                    logits and their gradients
 layer L … 1's backward      the tensors of one layer, which checkpointing recomputes first, and
-                            their gradients; between two layers, only one of these gradients remains
+                            their gradients; between two layers, only the gradient of the residual
+                            stream remains of them
 the update                  the optimizer's states and all gradients
 """
 

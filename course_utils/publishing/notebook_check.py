@@ -37,9 +37,9 @@ CELL_METADATA = {
 # The id of the cell that contains the table of lectures.
 MAP_CELL = "course-map"
 
-# On Colab, the first code cell of every lecture and assignment installs the course at the release
-# of this package. The versions of four packages are fixed, because pip must not change them under a
-# running kernel. torchao is uninstalled, because peft does not accept Colab's version of torchao.
+# On Colab, the first code cell of every lecture and assignment installs the course from the git tag
+# of this package's version. The versions of four packages are fixed, because pip must not change
+# them under a running kernel. torchao is uninstalled, because peft does not accept Colab's version of torchao.
 SETUP = """\
 # Does nothing on your own computer. On Colab it installs the course, at a release.
 import os
@@ -81,7 +81,7 @@ def check(path: Path | str) -> list[str]:
     A notebook in a folder named lectures must also have the form of a lecture.
 
     Returns:
-        A message for each problem, with the id of the cell if a cell has the problem; empty if the
+        A message for each problem, with the cell's id if the problem is in a cell; empty if the
         notebook is clean.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Store the result of each submission: its state with reasons, its points, and its costs.
+"""Store the result of each submission: state, reasons, points, and the time and memory for grading.
 
 A record is a JSON file, `grading/ASSIGNMENT/records/STUDENT/record.json`. It is written after the
 gradebook, so if a run is interrupted, the next run continues with the submissions that have no
