@@ -28,8 +28,8 @@ c.CourseDirectory.source_directory = "solutions"
 # The exercises, which students get, are generated from the solutions.
 c.CourseDirectory.release_directory = "exercises"
 
-# nbgrader creates its database with the program alembic, which it finds by the PATH. The PATH
-# doesn't contain .venv's programs if the command was `make lab` or `.venv/bin/nbgrader`.
+# nbgrader creates its database with the program alembic, which it finds by PATH. The variable
+# PATH doesn't contain .venv's programs if the command was `make lab` or `.venv/bin/nbgrader`.
 if not shutil.which("alembic"):
     os.environ["PATH"] += os.pathsep + sysconfig.get_path("scripts")
 
@@ -41,10 +41,10 @@ if not shutil.which("alembic"):
 exchange = ROOT / (os.environ.get("QLORA_COURSE_EXCHANGE") or "exchange")
 
 # formgrader and the Assignment List don't work without the exchange's folder, and in nbgrader only
-# the command `release_assignment` creates the folder. Therefore it is created here. Everybody may
-# write to the folder, as nbgrader demands. The sticky bit, as for /tmp, prevents people from
-# removing each other's files. If the folder exists already or can't be created, nothing is done
-# here, and nbgrader reports any problem when the exchange is used.
+# the command `release_assignment` creates the folder. Therefore the folder is created here.
+# Everybody may write to the folder, as nbgrader demands. The sticky bit, as for /tmp, prevents
+# people from removing each other's files. If the folder exists already or can't be created,
+# nothing is done here, and nbgrader reports any problem when the exchange is used.
 with contextlib.suppress(OSError):
     exchange.mkdir(parents=True)
     exchange.chmod(0o1777)
@@ -58,10 +58,10 @@ c.Exchange.assignment_dir = str(ROOT / "my_assignments")
 # Maximum time of one cell in seconds. nbgrader's default of 30 s is too short to import PyTorch on
 # a busy machine.
 c.Execute.timeout = 60
-# Kernels log only critical errors, because they would log a warning at each start.
+# Kernels log only critical errors. Otherwise they would log a warning at each start.
 c.Execute.extra_arguments = ["--IPKernelApp.log_level=CRITICAL"]
 
-# nbgrader runs students' code without a sandbox, in the same process as its tests. The course's
+# nbgrader runs students' code without a sandbox, in the same process as the tests. The course's
 # preprocessors run students' code in a sandbox and the tests in another process (docs/grading.md).
 # With these settings, `nbgrader autograde` and formgrader grade in the same way as `course grade`.
 c.Autograde.sanitize_preprocessors = [
@@ -101,8 +101,8 @@ c.GenerateFeedback.preprocessors = [
 # other files from autograded/ and follow links. No other command copies files from autograded/.
 c.CourseDirectory.ignore.append(str(ROOT / "autograded" / "*" / "*" / "*"))
 
-# Settings among a student's files are not collected either, because formgrader executes the
-# settings of any folder that its address names (/formgrader?path=FOLDER).
+# Settings files among a student's files are not copied either, because formgrader executes the
+# settings in any folder that the page's address names (/formgrader?path=FOLDER).
 c.CourseDirectory.ignore.extend(["nbgrader_config.*", "jupyter_config.*"])
 
 # --- submissions as files from a learning management system: `nbgrader zip_collect` ---------------
@@ -117,8 +117,7 @@ c.FileNameCollectorPlugin.named_regexp = (
     r"(?P<file_id>\d\d_[a-z][a-z\d_]*?)"
     r"(?: ?\(\d+\)|-(?:Copy)?\d+)?\.ipynb$"
 )
-# Archives are untrusted, and several files of one student must not stop the collection for the
-# class.
+# Archives are untrusted. Several files of one student must not stop the collection for the class.
 c.ZipCollectApp.extractor_plugin = "course_utils.grading.intake.archives.SafeExtractor"
 c.ZipCollectApp.collector_plugin = "course_utils.grading.intake.archives.SafeCollector"
 # Refuse a notebook of another assignment with an error message.

@@ -13,7 +13,8 @@ import sys
 
 from benchmarks import runner
 
-# The benchmarks that run without a name. The others need a GPU, a Binder environment, or hours.
+# The benchmarks that run if no name is given. All other benchmarks need a GPU, a Binder
+# environment, or hours.
 SUITE = (
     *("codec", "calculators", "training", "decoding", "neighbours"),
     *("startup", "grading", "scaling"),

@@ -52,7 +52,7 @@ def outside_layers(shape: ModelShape, run: Estimate) -> int:
 
     Embedding and head belong to FSDP's root unit, which is gathered for the forward pass and freed
     only after the backward pass (torch's FSDP ignores reshard_after_forward for the root).
-    `estimate` counts only the share.
+    `estimate` counts only the GPU's share.
     """
     tables = shape.vocab * shape.hidden * (1 if shape.tied else 2) * run.settings.base_bytes
     return tables - tables // run.settings.gpus

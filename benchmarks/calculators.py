@@ -65,7 +65,7 @@ SETTINGS = {
 
 
 def t4_cases() -> Iterator[dict]:
-    """Yield the rows of the T4 file as cases, with the settings in the file's header."""
+    """Yield a case for each row of the file with the peaks that were measured on a T4."""
     lines = T4_PEAKS.read_text(encoding="utf-8").splitlines()
     for row in csv.DictReader(line for line in lines if not line.startswith("#")):
         batch, length = int(row["batch_size"]), int(row["sequence_length"])
@@ -97,7 +97,9 @@ def weight_cases() -> Iterator[dict]:
 def step_cases(
     settings: Mapping[str, tuple[str, dict]] = SETTINGS, lengths: Iterable[int] = LENGTHS
 ) -> Iterator[dict]:
-    """Yield training steps of SmolLM2-135M, one for each setting, length and checkpointing.
+    """Measure training steps of SmolLM2-135M, and yield a case for each step.
+
+    There are cases for each setting and length, with and without gradient checkpointing.
 
     Args:
         settings: Methods and options of `estimate`, by name.
@@ -173,7 +175,7 @@ def saved_bytes(model: nn.Module, length: int) -> int:
 def peak_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, length: int) -> int:
     """Return the bytes of all tensors at the peak of a step.
 
-    They include the model and the optimizer's states, which exist before the step.
+    These bytes include the model and the optimizer's states, which exist before the step.
     """
     standing = model_bytes(model) + optimizer_bytes(optimizer)
     with TensorMeter() as meter:
@@ -289,7 +291,7 @@ def measure(save: Save) -> Report:
 
 
 def row(case: dict, measured: int, *figures: float | None) -> dict:
-    """Return a row of a table in bytes; None if a calculator doesn't model the case."""
+    """Return a row of a table in bytes, with None for a calculator that doesn't model the case."""
     setting = {key: case[key] for key in ("case", "model", "method", "options")}
     return setting | {"measured": measured} | dict(zip(CALCULATORS, figures, strict=True))
 
@@ -336,13 +338,13 @@ def saved_row(case: dict) -> dict:
 
 
 def errors(rows: Iterable[dict], calculator: str) -> list[float]:
-    """Return the relative errors of the rows that a calculator models; 0.01 is 1% too high."""
+    """Return the relative errors of the rows that a calculator models; 0.01 means 1% too high."""
     known = [entry for entry in rows if entry[calculator] is not None]
     return [entry[calculator] / entry["measured"] - 1 for entry in known]
 
 
 def table(rows: list[dict]) -> str:
-    """Return rows in MiB with errors in percent, and the mean and worst error, as Markdown."""
+    """Return a Markdown table of sizes in MiB and errors in percent, with mean and worst error."""
     lines = ["| | measured | " + " | ".join(CALCULATORS) + " |", "|---|--:|" + "--:|" * 3]
     for entry in rows:
         cells = [figure(entry[name], entry["measured"]) for name in CALCULATORS]

@@ -1,4 +1,4 @@
-"""Compare the course's NF4 codec with bitsandbytes on a CPU: bytes, bits and time, 10^7 weights.
+"""Compare the course's NF4 codec with bitsandbytes for 10^7 weights on a CPU: bytes, bits, time.
 
 The codecs run alternately, so that a busy machine slows down both. Each time is a median over all
 rounds.
@@ -91,7 +91,7 @@ def there_and_back(entry: dict) -> float:
 
 
 def table(report: Report) -> str:
-    """Return a table with a row for each case; cells show ours / bitsandbytes'."""
+    """Return a table with a row for each case; cells show our value / bitsandbytes' value."""
     heads = "weights in | double quantization | quantize (ms) | speed | dequantize (ms) | speed"
     heads += " | there and back: speed | bytes | bit-identical"
     lines = [f"| {heads} |", "|---|---" + "|--:" * 6 + "|---|"]
@@ -117,7 +117,10 @@ def conditions(report: Report) -> str:
 
 
 def problems(report: Report) -> list[str]:
-    """Return the cases that are slower than TARGET or whose bits or bytes differ."""
+    """Return one sentence for each case that is too slow or differs from bitsandbytes.
+
+    A case is too slow if its speed is below TARGET. It differs if its bits or bytes differ.
+    """
     found = []
     for entry in report["cases"]:
         if not entry["bit-identical"] or entry["bytes"] != entry["bitsandbytes bytes"]:

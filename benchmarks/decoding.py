@@ -23,7 +23,8 @@ ROUNDS, WARM_UP = 4, 1
 STORIES = 8
 # The course must be at least this many times as fast as `generate` with one prompt at a time.
 TARGET = 3
-# The same target for `generate` with repacked weights, which can't be used for training.
+# The course must be at least this many times as fast as `generate` with repacked weights, which
+# can't be used for training.
 TARGET_REPACKED = 2
 NEW_TOKENS = 40
 PROMPTS = {"few-shot": news.shots, "zero-shot": tuple}
@@ -50,7 +51,10 @@ def by_turns(turn: Turn, kind: str, answer: Callable) -> None:
 
 
 def course(turn: Turn, kind: str) -> None:
-    """Answer in batches with `evaluation.generate`, which reads a shared beginning only once."""
+    """Answer in batches with `evaluation.generate`.
+
+    This function processes the common beginning of all prompts only once.
+    """
     model, tokenizer = load_base("smollm2-135m", quantization="nf4")
     options = {"max_new_tokens": NEW_TOKENS, "progress": False}
     by_turns(turn, kind, lambda chats: evaluation.generate(model, tokenizer, chats, **options))

@@ -4,9 +4,10 @@
     python -m benchmarks environments colab binder           all lectures in two environments
     python -m benchmarks environments python3.13 --only 04   one lecture in one environment
 
-Each result is saved at once in benchmarks/environments.json and replaces the earlier result. The
-file is in git, because a run of one environment must keep the results of the other environments.
-The environments and the executed lectures are in build/environments.
+Each result is saved at once in benchmarks/environments.json and replaces the earlier result of the
+same lecture in the same environment. The file is in git, because a run of one environment must keep
+the results of the other environments. The environments and the executed lectures are in
+build/environments.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ FOLDER = ROOT / "build" / "environments"
 # Maximum time of a cell, and of a whole notebook in a browser, in seconds.
 PATIENCE = 3600
 
-# The packages whose versions are stored in a result, besides Python's. Results of a front end also
-# store the front end's version.
+# The packages whose versions are stored in a result, in addition to Python's version.
+# Results of a front end also store the front end's version.
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "numpy")
 LIBRARIES += ("ipython", "ipykernel", "ipywidgets")
 
 # The result of one lecture: passed, error, seconds, peak_memory in bytes (B), versions, …
 Result = dict[str, Any]
-# Runs a notebook of lectures/ and returns its result.
+# A function that runs a notebook of lectures/ and returns the result.
 Runner = Callable[[Path], Result]
 
 
@@ -76,7 +77,7 @@ def call(command: list[str | Path], **options: Any) -> None:
 
 
 def answer(python: Path, code: str, **options: Any) -> Any:
-    """Run code with a Python, and return the JSON value in the last line of its output."""
+    """Run code in a Python interpreter; return the JSON value in the last line of the output."""
     options = {"env": bootstrap.child_environment()} | options
     command = [python, "-I", "-c", code]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, **options)
@@ -84,7 +85,7 @@ def answer(python: Path, code: str, **options: Any) -> Any:
 
 
 def versions(python: Path, *more: str) -> dict[str, str]:
-    """Return the versions of a Python and of its packages, if they are in LIBRARIES or `more`."""
+    """Return the versions of a Python and of its packages in LIBRARIES and in `more`."""
     have = answer(python, INSTALLED)
     version = answer(python, "import json, platform; print(json.dumps(platform.python_version()))")
     return {"python": version} | {name: have[name] for name in (*LIBRARIES, *more) if name in have}
@@ -97,7 +98,7 @@ def executed(
     variables: dict[str, str],
     confine: Callable[[int], None] = lambda pid: None,
 ) -> Result:
-    """Run a lecture with `execute` of a Python in which the course is installed.
+    """Run a lecture with a Python in which the course is installed, and return the result.
 
     Args:
         python: the interpreter.
@@ -162,10 +163,11 @@ def interpreter(version: str) -> str:
 
 
 def python_environment(version: str) -> Runner:
-    """Set the course up as `make lab` does, and return its runner.
+    """Return a runner that uses a Python of this version, such as "3.12".
 
-    The lectures run in this environment if its Python has this version, and otherwise in a copy of
-    the course.
+    If the current environment's Python has this version, the lectures run in the current
+    environment. Otherwise a copy of the course is set up as `make lab` does, and the lectures run
+    in the environment of the copy.
     """
     name = f"python{version}"
     course, python = ROOT, Path(sys.executable)
@@ -230,7 +232,7 @@ class Colab:
     """Runs lectures in a separate Python with Colab's packages, and with a kernel like Colab's.
 
     At first, neither the course nor the model is installed. The set-up cell of the first lecture
-    installs the course from a git repository with this folder's files, as it would from GitHub.
+    installs the course from a local git repository, as it would from GitHub.
     """
 
     def __init__(self) -> None:
@@ -267,7 +269,7 @@ class Colab:
         call([self.python, "-m", "pip", action, "--quiet", "--no-input", *arguments])
 
     def restore(self) -> None:
-        """Restore Colab's packages and remove the model after an earlier set-up cell."""
+        """Undo an earlier set-up cell: restore Colab's packages and remove the model."""
         now = answer(self.python, INSTALLED)
         if added := sorted(now.keys() - self.packages.keys()):
             self.pip("uninstall", "--yes", *added)
@@ -298,7 +300,7 @@ class Colab:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The kernel's environment variables: they disable the hub and set separate caches."""
+        """The kernel's environment variables, which disable the hub and set separate caches."""
         return {
             "JUPYTER_PATH": str(self.folder / "jupyter"),
             "COURSE_REPOSITORY": self.repository.as_uri(),
@@ -309,7 +311,7 @@ class Colab:
         }
 
     def __call__(self, lecture: Path) -> Result:
-        """Run a lecture in a new folder. The first result also has the seconds of the set-up."""
+        """Run a lecture in a new folder. The first result also has the set-up cell's seconds."""
         output = FOLDER / "executed" / "colab"
         with tempfile.TemporaryDirectory() as content:
             notebook = Path(shutil.copy(lecture, content))
@@ -352,7 +354,7 @@ def setup_faults(before: dict[str, str], after: dict[str, str], look: dict[str, 
 
 
 def setup_seconds(notebook: Path) -> float | None:
-    """Return the seconds of an executed notebook's set-up cell; None if its kernel died."""
+    """Return the seconds of an executed notebook's set-up cell; None if the kernel died."""
     cells = notebooks.load(notebook)["cells"]
     times = next(c for c in cells if c["id"] == "setup")["metadata"].get("execution", {})
     moments = [times.get(name) for name in ("iopub.execute_input", "shell.execute_reply")]
@@ -366,12 +368,12 @@ def setup_seconds(notebook: Path) -> float | None:
 
 # Maximum memory on mybinder.org, in bytes (B).
 BINDER_MEMORY = 2 * GB
-# Maximum number of processes and threads. It is so high that no lecture reaches it.
+# Maximum number of processes and threads. The limit is so high that no lecture reaches it.
 BINDER_PROCESSES = 1024
 
 
 def binder() -> Runner:
-    """Return a runner in the course's own environment with one core, one thread and 2 GB.
+    """Return a runner in the course's environment with one core, one thread and 2 GB of memory.
 
     The memory limit applies to the kernel and the process that starts it together, because on
     Binder both processes run in one container. Raises CourseError if the system isn't Linux.
@@ -442,7 +444,10 @@ ENVIRONMENTS: dict[str, Environment] = {
 
 
 def chosen(names: list[str]) -> list[str]:
-    """Return the named environments, or all if no name is given. Raises CourseError for others."""
+    """Return the named environments, or all environments if no name is given.
+
+    Raises CourseError if a name is unknown.
+    """
     if unknown := [name for name in names if name not in ENVIRONMENTS]:
         allowed = ", ".join(ENVIRONMENTS)
         raise CourseError(f"there is no environment {unknown[0]}; choose from: {allowed}")
@@ -464,8 +469,9 @@ def measure(save: Save, environments: list[str], only: list[str] | None) -> Repo
     """Run the lectures in each environment, and save each result at once.
 
     Raises:
-        CourseError: an environment or a lecture is unknown, which is raised at once; or a lecture
-            failed or an environment can't be created, which is raised after the whole run.
+        CourseError: an environment or a lecture is unknown, an environment can't be created, or a
+            lecture failed. An unknown name is reported at once; the other two errors are
+            reported after the whole run.
     """
     names = chosen(environments)
     lectures = [path for one in only or [None] for path in notebooks.lectures(ROOT, one)]

@@ -60,13 +60,13 @@ from course_utils.validation import CourseError
 RANK = 16
 # Sequences and tokens per sequence of the training steps.
 BATCHES = ((1, 512), (4, 512), (1, 2048))
-# Number of timed steps and updates, whose median is reported.
+# Number of times that a step or an update is timed; the median is reported.
 REPEATS = 5
 # Maximum relative error of an estimated peak.
 TOLERANCE = 0.01
 
 # Sizes of parameters: just below and exactly the smallest size for which bitsandbytes uses 8-bit
-# states, the same for paged states, and a matrix that is large enough for timing.
+# states, the same two sizes for paged states, and a matrix that is large enough for timing.
 SIZES = (SMALLEST_8BIT - 1, SMALLEST_8BIT, SMALLEST_PAGED - 1, SMALLEST_PAGED, 1024 * 2048)
 BITS = (8, 32)
 # Maximum managed memory, as a share of the card's free memory and in bytes (B).
@@ -143,7 +143,11 @@ def shape_of(model: nn.Module) -> ModelShape:
 
 
 def load(name: str, device: torch.device) -> dict:
-    """Load the model in NF4 with double quantization; return it with the growth of allocations."""
+    """Load the model in NF4 with double quantization.
+
+    Returns:
+        The model, and the growth of torch's allocations in bytes (B).
+    """
     before = torch.cuda.memory_allocated(device)
     model, _ = load_base(name, quantization="nf4", double_quant=True, device=device)
     runtime.release_memory()
@@ -273,7 +277,7 @@ def updates(
     """Update parameters of SIZES, and measure the memory of the states and the time.
 
     Returns:
-        The measurements and the updated parameters. Of the measurements, "states" is the size of
+        The measurements and the updated parameters. In the measurements, "states" is the size of
         all states, "paged" the size of the states that may move to CPU memory, "allocated" the
         growth of torch's allocations, and "free" the loss of free memory on the card, all in bytes
         (B). "paged sizes" lists the number of elements of each paged state, and "seconds" is the
@@ -361,7 +365,7 @@ def words(predicted: Estimate) -> str:
 
 
 def beyond(report: dict) -> int:
-    """Return the bytes (B) of two cuBLAS workspaces beyond those that the calculator counts."""
+    """Return how many bytes (B) larger two cuBLAS workspaces are than the calculator assumes."""
     counted = report["settings"]["workspace"]
     return 2 * (report["card"].get("workspace", counted) - counted)
 

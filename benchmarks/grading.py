@@ -1,4 +1,4 @@
-"""Measure how `course grade` grades a class: compared with nbgrader, 1,000 submissions, killed.
+"""Measure `course grade`: its speed compared with nbgrader, 1,000 submissions, and a killed run.
 
 The benchmark needs about ten minutes. It creates courses in temporary folders and grades each
 course in a separate process. The memory of this process and of its child processes is sampled from
@@ -46,7 +46,7 @@ SAMPLE = 0.5
 POINTS = 250
 # Low limits, so that infinite loops and bombs end soon.
 SHORT = Limits(memory=400_000_000, files=50_000_000, processes=40, cell=10, call=3, notebook=60)
-# Maximum growth of the memory over the second half of a run, as a share of the median there.
+# Maximum growth of the memory over the second half of a run, as a share of that half's median.
 DRIFT = 0.1
 # The course must be at least this many times as fast as nbgrader with its own settings.
 TARGET = 10
@@ -258,7 +258,7 @@ MOST |= {"unfinished": 6.0, "broken JSON": 0.0}
 
 
 def answers(bodies: dict[str, str]) -> dict[str, str]:
-    """Return answers to 09_sums, which are right unless `bodies` has another body."""
+    """Return answers to 09_sums, which are right unless `bodies` contains another body."""
     return {
         task: ANSWER.format(function=function, body=bodies.get(task, f"return {right}"))
         for task, (function, right) in SUMS.items()
@@ -269,8 +269,9 @@ def hand_in_sums(folder: Path, count: int) -> dict[str, tuple[str, float]]:
     """Write submissions of 09_sums; every tenth submission is broken or hostile.
 
     Returns:
-        For each student the kind of the submission, "" if it is honest, and its points. For a
-        broken or hostile submission they are the maximum that it may get.
+        For each student the kind of the submission, which is "" for an honest submission, and the
+        expected points. For a broken or hostile submission, the points are the maximum that it may
+        get.
     """
     draw, notebook = random.Random(0), released(folder, assignment.NAME)
     kinds, expected = list(BODIES), {}
@@ -334,9 +335,11 @@ def watched(
     The command runs in this folder because nbgrader reads the settings of its working directory.
 
     Args:
-        command: the command, whose output says when it is ready and which submissions are done.
+        command: the command. A line of its output may begin with "ready" (the sandboxes are warm)
+            or with "done" (a submission was graded).
         folder: the course's folder.
-        until: after each submission, the command is killed (SIGKILL) if this returns True.
+        until: a function that is called after each submission. If the function returns True, the
+            command is killed (SIGKILL).
 
     Raises:
         RuntimeError: the command failed; the message contains the end of its output.
@@ -389,7 +392,7 @@ def _sample(process: psutil.Process, run: Run, begun: float) -> None:
 
 
 def _pss(process: psutil.Process) -> int:
-    """Return the PSS of a process in bytes (B), in which processes share the size of a page."""
+    """Return a process's PSS in bytes (B), which divides a page among all processes that use it."""
     try:
         text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
     except OSError:  # the process has ended
@@ -555,7 +558,7 @@ def unexpected(expected: dict[str, tuple[str, float]], points: dict[str, float])
 
 
 def killed(count: int) -> dict[str, Any]:
-    """Kill a run after half of the submissions, and check that a second run completes it."""
+    """Kill a run, complete it by a second run, and compare it with a run that was not killed."""
     with courses(assignment.NAME, assignment.notebook()) as (first, fresh):
         hand_in_sums(first, count)
         undisturbed, disturbed = fresh(), fresh()
@@ -583,7 +586,7 @@ def killed(count: int) -> dict[str, Any]:
 
 
 def drift(times: list[float], values: list[float]) -> float:
-    """Return the growth of a series over its second half, as a share of its median there.
+    """Return the growth of a series over its second half, as a share of that half's median.
 
     The growth is computed with the Theil–Sen estimator, the median slope of all pairs of points,
     because a few memory bombs don't change this median.
@@ -685,9 +688,9 @@ def class_table(report: Report) -> str:
     states = ", ".join(f"{number} {state}" for state, number in graded["states"].items())
     words = f"""{graded["records"]:,} records of {graded["submissions"]:,} submissions: {states}.
         Every honest submission got exactly the points that it deserves. The median time to grade
-        one was {graded["honest seconds"]:.2f} s. The whole class took {graded["seconds"]:.0f} s, which
-        includes the time limits that hostile submissions reach ({SHORT.cell:g} s for a cell,
-        {SHORT.call:g} s for a call)."""
+        an honest submission was {graded["honest seconds"]:.2f} s. The whole class took
+        {graded["seconds"]:.0f} s, which includes the time limits that hostile submissions reach
+        ({SHORT.cell:g} s for a cell, {SHORT.call:g} s for a call)."""
     return "\n".join([*lines, "", paragraph(words)])
 
 
@@ -719,7 +722,7 @@ def conditions(report: Report) -> str:
 
 
 def problems(report: Report) -> list[str]:
-    """Return a missed target and a growth of memory, one sentence each."""
+    """Return the missed targets for speed and for the growth of memory, one sentence each."""
     sides, grown = report["side by side"], report["class"]["drift"]
     ratio = sides["nbgrader"]["seconds"] / max(sides["ours"]["seconds"])
     found = [f"{ratio:.1f} times as fast as nbgrader, not {TARGET}"] if ratio < TARGET else []

@@ -72,7 +72,10 @@ def folder_bytes(folder: Path) -> int:
 
 
 def measure(save: Save) -> Report:
-    """Return the sizes in bytes (B). Raises CourseError if torch was built for CUDA."""
+    """Return the sizes of the packages and of the model in bytes (B).
+
+    Raises CourseError if torch was built for CUDA.
+    """
     import torch
 
     from course_utils.models import fetch_base

@@ -34,7 +34,8 @@ from course_utils.quantization import quantize_nf4
 NEIGHBOURS = (0, 1, 2)
 # Number of rounds for each number of neighbours.
 ROUNDS = 4
-# Pause before each measurement, in seconds. `course_utils.threads` averages over one second.
+# Pause before each measurement, in seconds. The pause is longer than one second, because
+# `course_utils.threads` averages the number of busy cores over one second.
 REST = 1.5
 # Minimum speed without neighbours and beside one neighbour, as shares of the speed with a thread
 # for each core and no neighbours.

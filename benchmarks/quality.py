@@ -26,8 +26,8 @@ VALID = 0.95
 def prompting(test: list[dict]) -> dict[str, dict]:
     """Return the scores of the untrained NF4 model with 0, 3, 4 and 8 worked examples.
 
-    The examples are the shortest training stories of the named sections. The three examples are
-    those of lecture 07.
+    The worked examples are the shortest training stories of some sections, one story per section.
+    The prompt with three examples is the prompt of lecture 07.
     """
     model, tokenizer = load_base("smollm2-135m", quantization="nf4")
     ways = {
@@ -113,7 +113,7 @@ def conditions(report: Report) -> str:
 
 
 def problems(report: Report) -> list[str]:
-    """Return the seeds whose training misses a target, one sentence for each target."""
+    """Return the seeds whose training misses a target, one sentence for each missed target."""
     scores = {
         name: {metric: evaluation.Interval(*values) for metric, values in r["scores"].items()}
         for name, r in report["results"].items()

@@ -216,7 +216,7 @@ def quoted(name: str, benchmark: Benchmark, report: Report) -> dict[str, str]:
 
 
 def renew(text: str, quotes: Mapping[str, str]) -> str:
-    """Return a page's text with each quote between its marks, if the page contains these marks."""
+    """Return a page's text in which each quote replaces the old text between its marks."""
     for mark, content in quotes.items():
         begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
         if begin in text:

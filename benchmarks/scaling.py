@@ -1,9 +1,9 @@
 """Measure and plot how training, memory and grading scale with the size of the work.
 
-Training is the speed of lecture 07's loop by examples per step, with one thread and with two
-threads, which take turns. Memory is the peak of a QLoRA step by sequence length, counted tensor by
-tensor and estimated by `memory.estimate`. Grading is the speed of `course grade` by submissions and
-workers.
+The first part measures the speed of lecture 07's loop by examples per step, with one thread and
+with two threads, which take turns. The second part measures the peak memory of a QLoRA step by
+sequence length, tensor by tensor, and compares the peak with `memory.estimate`. The third part
+measures the speed of `course grade` by the number of submissions and of workers.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from course_utils.palette import BLUE, ORANGE
 from course_utils.units import GB, format_bytes
 
 BATCHES, THREADS = (1, 2, 4, 8, 16, 32), (1, 2)
-# Steps before the measurement, and the minimum number of measured steps and of examples, for each
-# number of examples per step.
+# For each number of examples per step: the number of steps before the measurement, and the minimum
+# numbers of measured steps and of measured examples.
 WARM_UP, STEPS, EXAMPLES = 2, 4, 24
 # Lengths of the sequences, in tokens.
 LENGTHS = (64, 128, 256, 512, 1024)

@@ -1,7 +1,7 @@
 """Measure start-up times: the import, the command line, a lecture's first picture, `make lab`.
 
 Run the benchmark with `.venv`'s Python. The course is set up first. Then each round measures every
-start once, so that a busy machine slows down all of them alike. The first round fills the disk
+start once, so that a busy machine slows down all starts alike. The first round fills the disk
 cache and isn't counted.
 """
 
@@ -82,7 +82,7 @@ def kernel(folder: Path) -> Iterator[tuple[BlockingKernelClient, psutil.Process]
     """Start a kernel of this Python in a folder, and yield its client and its process.
 
     The kernel is yielded when it answers, and stopped at the end. jupyter_client waits about 0.2 s
-    longer than necessary, so the kernel itself starts 0.2 s faster than this function.
+    longer than necessary, so a measured start includes about 0.2 s of waiting.
     """
     manager = KernelManager(kernel_name="python3")
     log = subprocess.DEVNULL  # the kernel's terminal output is dropped
@@ -200,7 +200,7 @@ def one_round() -> dict[str, Cost]:
 
 
 def with_difference(costs: dict[str, Cost]) -> dict[str, Cost]:
-    """Return the costs of a round with the cost of the import beyond Python's own start."""
+    """Return a round's costs, and in addition the cost of the import beyond Python's own start."""
     beyond = [full - bare for full, bare in zip(costs[IMPORTED], costs[BARE], strict=True)]
     return {**costs, IMPORT: (beyond[0], beyond[1])}
 

@@ -41,7 +41,8 @@ from course_utils.training import (
 from course_utils.units import format_bytes
 
 ROUNDS, WARM_UP = 8, 3
-# The course must be at least this many times as fast as the trainers, with less peak memory.
+# The course must be at least this many times as fast as the trainers, and need less peak
+# memory.
 TARGET = 2
 MODEL = {"name": "smollm2-135m", "quantization": "nf4"}
 LORA = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
@@ -77,7 +78,7 @@ def features(tokenizer) -> list[sft.Features]:
 
 
 def trainer_options(checkpointing: bool) -> dict:
-    """Return the options of SFTTrainer and Trainer that differ from their defaults."""
+    """Return the options of SFTTrainer and Trainer that differ from the trainers' defaults."""
     return {
         "per_device_train_batch_size": Recipe.micro_batch_size,
         "learning_rate": Recipe.learning_rate,
@@ -93,7 +94,12 @@ def trainer_options(checkpointing: bool) -> dict:
 
 
 def step_by_step(turn: Turn, tokens: str):
-    """Return a trainer's callback that makes each step a turn; tokens: their key in the log."""
+    """Return a trainer's callback that makes each step a turn.
+
+    Args:
+        turn: the turns of this worker.
+        tokens: the key of the number of tokens in the trainer's log.
+    """
     from transformers import TrainerCallback
 
     class StepByStep(TrainerCallback):
@@ -174,8 +180,8 @@ def stepper(changes: int) -> Callable[[int], dict]:
         changes: the number of changes, in addition to the first line of CHANGES.
 
     Returns:
-        A function that trains on the batch with a number, and returns the number of tokens and the
-        loss.
+        A function that trains on the batch with a given number, and returns the number of tokens
+        and the loss.
     """
     answer_only, autocast, packed, linear, chunked = (changes > n for n in range(5))
     model, tokenizer = load_base(**MODEL)

@@ -55,9 +55,9 @@ class Turn:
 
 
 def work(way: Callable[[Turn], None]) -> None:
-    """Run a way's work in a worker process until there are no more turns, then report the peak.
+    """Run a way's work in a worker process until there are no more turns; report the peak memory.
 
-    The peak is the maximum resident memory of the process since its start, in bytes (B).
+    The peak memory is the maximum resident memory of the process since its start, in bytes (B).
     """
     turn = Turn()
     try:
@@ -90,10 +90,11 @@ def take_turns(
         variables: function from a way to the additional environment variables of its process.
         around: function from a round's number to a context manager in which the round runs.
             Measured rounds are numbered from 0; the numbers of warm-up rounds are negative.
-        pause: pause before each turn in which no way works, in seconds.
+        pause: the length of the pause before each turn, in seconds.
 
     Returns:
-        For each way "pieces", the reports of its measured rounds, and "peak" in bytes (B).
+        For each way "pieces", the reports of its measured rounds, and "peak", the peak memory of
+        its process in bytes (B).
 
     Raises:
         RuntimeError: a worker has failed; the message contains the end of its output.

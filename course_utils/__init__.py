@@ -1,9 +1,9 @@
 """Provide the helpers that the notebooks and commands of the QLoRA course share.
 
 Importing the package loads neither torch nor transformers. A module that needs these libraries
-imports them itself, so `import course_utils` stays under 0.1 s and the command line responds at
-once. The import does start `threads.share_cores`, which limits how much other busy programs slow
-down the course.
+imports them itself. So `import course_utils` takes less than 0.1 s, and the command `course`
+responds quickly. The import also calls `threads.share_cores`, which starts a background thread.
+This thread adapts the number of PyTorch's threads to the number of free cores.
 """
 
 import logging
@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 
 def _no_kernel_notice(record: logging.LogRecord) -> bool:
-    """Return False for the notice of bitsandbytes that an optional package is missing."""
+    """Return False, which hides a message, for the notice that an optional package is missing."""
     return "kernels-community" not in record.getMessage()
 
 

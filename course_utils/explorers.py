@@ -84,7 +84,7 @@ def menu(
 
 
 def tick(description: str, value: bool, width: str = "210px") -> widgets.Checkbox:
-    """Return a checkbox."""
+    """Return a checkbox with a label. `width` is the width of the checkbox in CSS units."""
     return widgets.Checkbox(value, description=description, indent=False, layout={"width": width})
 
 
@@ -120,7 +120,7 @@ def check_choice(name: str, value: Any, allowed: Iterable) -> None:
 
 
 def listed(lines: Mapping[str, str], width: int) -> str:
-    """Return one line per name, with its text after a column of `width` characters."""
+    """Return a line for each name: the name, padded to `width` characters, and the text."""
     return "\n".join(f"{name:<{width}} {text}" for name, text in lines.items())
 
 
@@ -258,7 +258,7 @@ FORMATS = {
 }
 # These formats always have 4 bits, whatever number of bits the reader chooses.
 FOUR_BITS = ("fp4", "ocp")
-# How many numbers of a distribution are quantized.
+# The explorer quantizes this many numbers of a distribution.
 NUMBERS = 2**16
 # The block sizes that a reader may choose. With the largest size, all numbers are in one block.
 SIZES = [2**n for n in range(4, 17)]
@@ -293,7 +293,7 @@ class BinsChoices:
 
 
 def bins_explorer() -> widgets.VBox:
-    """Return an explorer of a format's levels, and of its error on numbers of a distribution."""
+    """Return an explorer of the levels of a number format, and of the format's rounding error."""
     controls = {
         "form": menu("format", FORMATS),
         "bits": number("bits", 4),
@@ -305,7 +305,7 @@ def bins_explorer() -> widgets.VBox:
 
 
 def bins_answer(choices: BinsChoices) -> tuple[Picture, str]:
-    """Return a plot of the numbers with levels and bins, and the error and use of codes as text."""
+    """Return a plot of numbers, levels and bins, and a text on the error and the use of codes."""
     from course_utils import figures, quantization
 
     form, block_size = choices.form, choices.block_size
@@ -354,7 +354,10 @@ def _levels(form: str, bits: int, x: Tensor, block_size: int) -> Tensor:
 
 @lru_cache(maxsize=len(DISTRIBUTIONS))
 def _numbers(distribution: str) -> Tensor:
-    """Return the same numbers at every call, as a float32 tensor of shape (NUMBERS,)."""
+    """Return numbers of a distribution as a float32 tensor of shape (NUMBERS,).
+
+    The numbers are the same at every call.
+    """
     import torch
 
     from course_utils.models import stored_weights
@@ -391,7 +394,7 @@ class StepChoices:
 
     Attributes:
         model: SLIDE, or a name from `memory.PRESETS`.
-        method: A key of METHODS. With adapters, all linear layers get float32 adapters.
+        method: A key of METHODS. "lora" and "qlora" put float32 adapters on all linear layers.
         optimizer: As in `memory.estimate`.
         gpu: A name from `memory.GPUS`.
         batch_size: Number of sequences in one batch.

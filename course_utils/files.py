@@ -27,11 +27,11 @@ def write_atomically(
         path: the file to write. Its folder is created if it is missing.
         data: the complete content.
         mode: the file's permissions. By default the file has the usual permissions of a new file.
-        alone: whether no other process writes this file. Then the temporary files of other
-            processes were left behind by interrupted runs, and are removed.
+        alone: whether no other process writes this file. If so, temporary files of other processes
+            must be left from interrupted runs, so they are removed.
 
     Raises:
-        OSError: the file can't be written, or a folder is in its place.
+        OSError: the file can't be written, or `path` is a folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")

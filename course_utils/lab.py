@@ -3,11 +3,11 @@
     python -m course_utils.lab --no-browser
 
 `course lab` runs this module instead of `jupyter lab`, for example in a container. The server makes
-two decisions. It makes them after Jupyter has read its command line and all of its configuration
-files, because before that the settings could still change:
+two decisions after Jupyter has read its command line and all of its configuration files, because
+the settings can still change until then:
 
-- Root may run the server if only this machine can reach it and a token or a password protects it.
-  Otherwise Jupyter's own rule applies: it refuses root unless --allow-root is given.
+- Root may run the server if only this machine can reach the server and a token or a password
+  protects the server. Otherwise Jupyter's own rule applies: root needs the option --allow-root.
 - A text-mode browser, such as Lynx, is never opened, because JupyterLab does not work in such a
   browser, and the browser would hide the server's log. Jupyter prints the server's address instead.
 """
@@ -42,7 +42,7 @@ class CourseServer(ServerApp):
         super().start_app()
 
     def is_private(self) -> bool:
-        """Return whether only this machine can reach the server, with a token or a password."""
+        """Return whether only this machine can reach the server, using a token or a password."""
         return is_loopback(self.ip) and not self.sock and self.identity_provider.auth_enabled
 
 
@@ -71,7 +71,7 @@ def is_loopback(host: str) -> bool:
 
 
 def opens_windows(name: str = "") -> bool:
-    """Return whether a browser exists and opens a window.
+    """Return whether a browser exists and opens a window, unlike a text-mode browser.
 
     Args:
         name: The name of the browser; default: the browser that the system chooses.
@@ -80,7 +80,7 @@ def opens_windows(name: str = "") -> bool:
         browser = webbrowser.get(name or None)
     except webbrowser.Error:
         return False
-    # The program is None on Windows and macOS.
+    # On Windows and macOS, `which` finds no program for the browser and returns None.
     program = shutil.which(getattr(browser, "name", ""))
     # Debian's www-browser is a symbolic link to the installed browser, so the link is resolved.
     return not (program and TEXT_BROWSERS.match(Path(program).resolve().name))

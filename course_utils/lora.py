@@ -1,4 +1,4 @@
-"""Low-rank adaptation (LoRA): a frozen linear layer W and a trainable update ΔW = A B of rank r.
+"""Low-rank adaptation (LoRA) adds to a frozen matrix W a trainable update ΔW = A B of rank r.
 
             ┌─► W (d_in × d_out), frozen ──────────────────────────────┐
     x (d_in)┤                                                          ├─► y (d_out)
@@ -6,8 +6,8 @@
 
 There are three notations for this update. The slides and this module multiply row vectors:
 y = x (W + A B). The paper multiplies column vectors: y = (W + B A) x. So each matrix of the paper
-is the transpose of a matrix of the slides, and the order of A and B is reversed. peft stores the
-paper's two matrices as the weights of linear layers.
+is the transpose of the slides' matrix of the same name, and the order of A and B is reversed. peft
+stores the paper's two matrices as the weights of linear layers.
 
     slides, here        paper (W: d × k)    peft                                at first
     A (d_in × r)        A (r × k)           lora_A.weight (r, in)               random
@@ -53,9 +53,9 @@ def count_lora_parameters(d_in: int, d_out: int, rank: int) -> int:
 
 
 def break_even_rank(d_in: int, d_out: int) -> float:
-    """Find the rank at which A and B have exactly as many parameters as W (d_in × d_out).
+    """Return the rank at which A and B have exactly as many parameters as W (d_in × d_out).
 
-    This solves r (d_in + d_out) = d_in d_out for r. At every whole rank below the solution, LoRA
+    The rank r solves r (d_in + d_out) = d_in d_out. At every whole rank below the solution, LoRA
     trains fewer parameters than full fine-tuning. For a square matrix the solution is half the
     width.
 
@@ -86,9 +86,10 @@ def _checked(base: nn.Linear, rank: int, alpha: float | None) -> tuple[int, floa
 class LoRALinear(nn.Module):
     """A frozen linear layer plus a low-rank update: y = base(x) + α/r · (x A) B.
 
-    The initial A (d_in × r) is random and uniform in ±1/√d_in, as in peft. The paper uses a
-    Gaussian. The initial B (r × d_out) is zero, so ΔW = 0 and training starts from the base model.
-    A and B are float32 for every dtype of the base. The result has the dtype of the base's output.
+    The initial A (d_in × r) is drawn uniformly from -1/√d_in to 1/√d_in, as in peft. The paper
+    draws the initial A from a normal distribution. The initial B (r × d_out) is zero, so ΔW = 0 and
+    training starts from the base model. A and B are float32 for every dtype of the base. The result
+    has the dtype of the base's output.
 
     Args:
         base: an nn.Linear or a 4-bit layer of bitsandbytes. The layer is frozen, but not copied.
@@ -126,22 +127,23 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Add ΔW to the base's weights: W' = W + α/r · A B. A merged adapter needs no extra time.
+        """Add ΔW to the base's weights: W' = W + α/r · A B.
 
-        The sum is rounded to the base's dtype. While the layer is merged, A and B are not used and
-        get no gradient. Merging a second time changes nothing.
+        A forward pass of the merged layer takes no longer than a forward pass of the base. The sum
+        is rounded to the base's dtype. While the layer is merged, A and B are not used and get no
+        gradient. Merging a second time changes nothing.
 
         Raises:
-            ValueError: the base has 4-bit or 8-bit weights. Their steps are so coarse that rounding
-                would remove most of ΔW; lecture 07 measures how much.
+            ValueError: the base has 4-bit or 8-bit weights. Their levels are so far apart that
+                rounding would remove most of ΔW; lecture 07 measures how much.
         """
         self._add_to_base(1, merged=True)
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Subtract ΔW again.
+        """Subtract ΔW from the base's weights, if it was added by `merge`.
 
-        The weights then equal the old weights up to rounding, but not bit for bit.
+        The weights then equal the weights before `merge` up to rounding, but not bit for bit.
 
         Raises:
             ValueError: the base has 4-bit or 8-bit weights.
@@ -157,7 +159,7 @@ class LoRALinear(nn.Module):
                 "adapter apart, or dequantize the base to 16 bits and merge there"
             )
         if self.merged != merged:
-            # The sum is float32, so it is rounded only once.
+            # The sum is computed in float32, so it is rounded only once, to the base's dtype.
             weight.copy_(weight + sign * self.delta().T)
             self.merged = merged
 
@@ -171,7 +173,7 @@ class LoRALinear(nn.Module):
             adapter: the name of the adapter.
 
         Returns:
-            A layer that shares peft's base layer and has copies of its A and B.
+            A layer that shares peft's base layer, and has copies of the adapter's A and B.
 
         Raises:
             ValueError: the layer has no adapter of this name, is merged, or uses DoRA or a bias of
@@ -215,7 +217,7 @@ def add_lora(
 
     Raises:
         ValueError: a target is not in the model, a layer can't have this rank or α, or the model
-            has adapters already. The model stays unchanged.
+            has adapters already. After an error the model is unchanged.
     """
     if any(isinstance(module, LoRALinear) for module in model.modules()):
         raise ValueError("the model has adapters already; take a fresh copy of the base")
@@ -239,10 +241,11 @@ def add_lora(
 
 
 def count_trainable(model: nn.Module) -> tuple[int, int]:
-    """Count the trainable parameters of a model, and all its parameters.
+    """Count the trainable parameters of a model, and also all parameters of the model.
 
     A 4-bit weight stores two parameters in each byte, so its parameters are counted from its
-    original shape. The number of stored bytes would be only half as large. Tied weights count once.
+    original shape. The number of stored bytes would be only half as large. Tied weights are counted
+    once.
 
     Args:
         model: the model, with its adapters.

@@ -1,4 +1,4 @@
-"""Measure the bytes of tensors while a model runs, to compare them with predictions of `memory`.
+"""Measure the bytes of tensors while a model runs, to check predictions of `course_utils.memory`.
 
 On a GPU torch.cuda.max_memory_allocated returns the peak. A CPU has no such counter, and the memory
 of a process also includes libraries and memory that the process has freed. So `TensorMeter` watches
@@ -20,13 +20,13 @@ from torch.utils._pytree import tree_leaves
 
 
 class TensorMeter(TorchDispatchMode):
-    """Counts the bytes (B) of tensors that are created while the meter is active, until freed.
+    """Counts the bytes of all tensors that are created while the meter is active and not yet freed.
 
-    A storage counts once, however many views it has. Memory that a kernel allocates for itself
+    A storage is counted once, however many views it has. Memory that a kernel allocates for itself
     during one operation is not counted.
 
     Attributes:
-        now: bytes of the tensors that are not freed yet.
+        now: bytes (B) of the tensors that are not freed yet.
         peak: the largest value of `now` so far.
         trace: the value of `now` after each operation.
 
@@ -95,7 +95,7 @@ def saved_for_backward(model: nn.Module) -> Iterator[Saved]:
     """
     own = [*model.parameters(), *model.buffers()]
     seen = {tensor.untyped_storage().data_ptr() for tensor in own}
-    # The list keeps the storages from being freed, so that no address is used twice.
+    # The list `keep` prevents the storages from being freed, so that no address is used twice.
     saved, keep = Saved(), []
 
     def pack(tensor: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Return the size of an optimizer's states, in bytes (B).
 
     Tensors of a single number, such as Adam's step counter, are not counted. A tensor that several
-    parameters share counts once.
+    parameters share is counted once.
     """
     tensors = tree_leaves([list(state.values()) for state in optimizer.state.values()])
     storages = {

@@ -36,7 +36,7 @@ SECTIONS = (
 )
 SPLITS = ("train", "validation", "test")
 TUNED_INSTRUCTION = "Section and headline (4 to 9 words, present tense) of the story, as JSON."
-# The sections of the worked examples.
+# The sections of the worked examples in a few-shot prompt, one example for each section.
 SHOT_SECTIONS = ("health", "technology", "culture")
 
 # The minimum and the maximum length of a headline, in words.
@@ -89,15 +89,16 @@ ED_NOUNS = frozenset(
 def house_style_faults(headline: str, story: str) -> list[str]:
     """List the rules of house style that a headline breaks.
 
-    The rules are heuristics. A past form is a word in a list of irregular past forms, or any other
-    word that ends in -ed. The word need not be a verb, so "stolen portrait" breaks the rule. "Cut",
-    "hit" and "set" do not break the rule, because their past form is the same as the present. A
-    word with a capital is a name if the story contains the word with a capital inside a sentence,
-    or with a capital at the start of a sentence and never without a capital.
+    The rules are heuristics. A past form is a word in a list of irregular past forms, or another
+    word that ends in -ed, except words such as "bed". The word need not be a verb, so "stolen
+    portrait" breaks the rule. "Cut", "hit" and "set" do not break the rule, because their past form
+    is the same as the present. A word with a capital is a name if the story contains the word with
+    a capital inside a sentence, or with a capital at the start of a sentence and never without a
+    capital.
 
     Args:
         headline: the headline.
-        story: the story that it belongs to.
+        story: the story of the headline.
 
     Returns:
         One text for each broken rule; an empty list if the headline is in house style.
@@ -151,7 +152,7 @@ def _tense_faults(words: Sequence[str], story: str) -> list[str]:
 
 
 def _names(story: str) -> set[str]:
-    """Return the names in a story: words, and parts of compounds, that have a capital."""
+    """Return the names in a story: words, and parts of compounds, that begin with a capital."""
     inside: set[str] = set()
     opening: set[str] = set()
     plain: set[str] = set()
@@ -190,9 +191,9 @@ def messages(example: Mapping[str, str], shots: Sequence[Mapping[str, str]] = ()
     """Make a conversation that asks a model without fine-tuning for a section and a headline.
 
     The first message states the task, the form of the answer, all sections and the house style.
-    Each shot then becomes a question with its answer. Without shots this is zero-shot prompting,
-    and with a few shots it is few-shot prompting. The last message is the user's and contains the
-    story.
+    Each shot adds a user message with its story and an assistant message with its answer. Without
+    shots the conversation is a zero-shot prompt, and with a few shots it is a few-shot prompt. The
+    last message is the user's and contains the story of the example.
 
     Args:
         example: a mapping with "story".
@@ -241,8 +242,8 @@ def shots(sections: Sequence[str] = SHOT_SECTIONS) -> list[dict[str, str]]:
 def tuned_messages(example: Mapping[str, str], *, answered: bool = True) -> list[Message]:
     """Make the short conversation that a model is fine-tuned on and later prompted with.
 
-    The training examples show most of the rules, so the prompt need not repeat them. A short
-    prompt makes each answer cheaper.
+    The model learns most of the rules from the training examples, so the prompt need not repeat the
+    rules. A short prompt makes each answer cheaper.
 
     Args:
         example: a mapping with "story", and with "section" and "headline" if it is answered.
@@ -429,7 +430,8 @@ def _conversation(record: Mapping) -> list[Message]:
 def _split_errors(lines: Mapping[int, Mapping]) -> list[tuple[int, str]]:
     """Return the errors of the splits.
 
-    Either no line may have a split, or every line must have one and at least one split is "train".
+    The splits are correct if no line has a split, or if every line has a split and at least one of
+    the splits is "train".
     """
     unnamed = [line for line, record in lines.items() if "split" not in record]
     if len(unnamed) == len(lines):

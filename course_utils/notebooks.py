@@ -28,8 +28,8 @@ def course_folder(start: Path | None = None) -> Path:
             with the parents of this folder, and ends with the folder that contains this package.
 
     Raises:
-        CourseError: no folder contains both, because the course was installed without its
-            notebooks.
+        CourseError: no folder contains both subfolders, because the course was installed without
+            its notebooks.
     """
     start = (start or Path.cwd()).resolve()
     for folder in (start, *start.parents, Path(__file__).resolve().parents[1]):
@@ -83,9 +83,9 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_node(path: Path) -> Any:
-    """Return a notebook as nbformat's `NotebookNode`, in which each text is one string.
+    """Return a notebook as nbformat's `NotebookNode`, with each text as one string.
 
-    The lines of the outputs' texts are joined, like the lines of the cells' sources.
+    In the file, a cell's source or an output's text may be a list of lines, which are joined here.
 
     Raises:
         CourseError: the file can't be read, or it is not a notebook.

@@ -6,15 +6,16 @@
     │ weights … spikes │ optimizer states │ ◄─────── │ pages       │
     └──────────────────┴──────────────────┘  touch   └─────────────┘
 
-Only the update needs the optimizer states, so CUDA's unified memory stores these states in pages.
-When other tensors need the memory of the GPU, the least recently used pages move to CPU memory. A
-page moves back when the update reads or writes the page. `simulate` computes a run from the bytes
-of `memory.timeline`, so it needs no GPU.
+Only the update needs the optimizer states, so these states can be in CPU memory at all other
+moments. A paged optimizer stores the states in pages of CUDA's unified memory. When other tensors
+need the memory of the GPU, the least recently used pages move to CPU memory. A page moves back when
+the update reads or writes the page. `simulate` computes a run from the bytes of `memory.timeline`,
+so the simulation needs no GPU.
 
-The simulation is simpler than a GPU in two ways. First, pages can use freed memory at once. On a
-GPU, PyTorch's caching allocator keeps freed memory until `torch.cuda.empty_cache` is called.
-Second, the time of a move is its bytes divided by the nominal bandwidth, and nothing is computed
-during a move.
+The simulation is simpler than a GPU in two ways. First, simulated pages can use freed memory at
+once. On a GPU, PyTorch's caching allocator keeps freed memory until `torch.cuda.empty_cache` is
+called. Second, the simulated time of a move is the moved bytes divided by the nominal bandwidth,
+and nothing is computed during a move.
 
 References: QLoRA (Dettmers et al. 2023, arXiv 2305.14314), sections 1 and 3; bitsandbytes,
 optim/optimizer.py: `Optimizer8bit.get_state_buffer` pages tensors of at least 100,000 elements.
@@ -66,8 +67,9 @@ PCIE = {"T4": 3, "RTX 4090": 4, "A100-40": 4, "A100-80": 4, "H100": 5}
 def pcie_x16(generation: int) -> float:
     """Return the nominal bandwidth of 16 lanes of PCIe in each direction, in B/s.
 
-    A lane of PCIe 3 transfers 8 GT/s. Each later generation transfers twice as much as the previous
-    generation. Only 128 of every 130 bits are data (PCI-SIG, PCI Express base specification).
+    A lane of PCIe 3 transfers 8 · 10⁹ bits per second (8 GT/s). Each later generation transfers
+    twice as many bits per second as the previous generation. Only 128 of every 130 bits are data
+    (PCI-SIG, PCI Express base specification).
 
     Args:
         generation: The generation of PCIe: 3, 4 or 5.
@@ -252,8 +254,8 @@ class UnifiedMemory:
             The numbers of the new pages.
 
         Raises:
-            OutOfMemory: Not even one page fits the GPU together with the bytes that can't move. No
-                page is created then.
+            OutOfMemory: Not even one page fits the GPU together with the bytes that can't move. In
+                this case no page is created.
         """
         numbers = []
         for start in range(0, _whole("size", size), self.page_size):
@@ -356,9 +358,9 @@ class Run:
         budget: Bytes of the GPU that tensors can use.
         bandwidth: Bandwidth of the bus between GPU and CPU memory, in B/s.
         events: The moments of the run in order. A run that runs out of memory ends early.
-        out_of_memory: The moment at which memory ran out, None if the memory was sufficient. Its
-            bytes on the GPU are the bytes that the run requested, and all pages are in CPU memory.
-            This moment is not in `events`.
+        out_of_memory: The moment at which memory ran out, None if the memory was sufficient. The
+            moment's bytes on the GPU are the bytes that the run requested. All pages are in CPU
+            memory at this moment. `events` doesn't contain this moment.
         state: The contents of each page at the end of the run.
     """
 
@@ -393,7 +395,7 @@ class Run:
 
     @property
     def peak(self) -> int:
-        """The maximum number of bytes on the GPU over all moments."""
+        """The maximum number of bytes on the GPU over all moments in `events`."""
         return max((event.total for event in self.events), default=0)
 
 
@@ -408,12 +410,12 @@ def simulate(
     pager: type[UnifiedMemory] = UnifiedMemory,
     **options: Any,
 ) -> Run:
-    """Simulate a run with one step per length, on a GPU whose optimizer states may page.
+    """Return a simulated run on one GPU, with one training step for each length.
 
-    The run stops when memory runs out. This happens when the bytes that can't move exceed the
-    memory of the GPU, or leave no room for a single page at the update. With accumulation, each
-    simulated step has one micro-batch and one update, whereas a real run updates only once per
-    `accumulation` micro-batches.
+    Optimizer states may page during the run. The run stops when memory runs out. Memory runs out
+    when the bytes that can't move exceed the memory of the GPU, or leave no room for a single page
+    at the update. With accumulation, each simulated step has one micro-batch and one update,
+    whereas a real run updates only once per `accumulation` micro-batches.
 
     Args:
         model: As in `memory.estimate`.
@@ -463,7 +465,10 @@ def simulate(
 def _play(
     steps: Sequence[Sequence[Moment]], plan: Plan, unified: UnifiedMemory
 ) -> tuple[list[Event], Event | None]:
-    """Return the events of a run, and the moment at which memory ran out, None if it didn't."""
+    """Return the events of a run, and the moment at which memory ran out.
+
+    The moment is None if the memory was sufficient.
+    """
     from course_utils.memory import UPDATE
 
     events: list[Event] = []

@@ -11,7 +11,7 @@ decides how large the error is. The levels of int4 are equally spaced. The level
 near zero, where a normal distribution has most of its numbers.
 
 Double quantization also quantizes the constants: it subtracts their mean and stores each difference
-in 8 bits, with one float32 constant for each block of 256.
+in 8 bits, with one float32 constant for each block of 256 differences.
 
 The codes and constants of this module are bit-identical to those of bitsandbytes on a CPU.
 
@@ -43,7 +43,7 @@ NESTED_BLOCK = 256
 TINY = 1e-38
 # The number of elements that are processed at a time. They fit into the cache of a core.
 CHUNK = 2**17
-# The maximum number of rounds of Lloyd's iteration, which usually needs about a hundred.
+# The maximum number of rounds of Lloyd's iteration, which usually needs about 100 rounds.
 MAX_ROUNDS = 10_000
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -56,7 +56,7 @@ def nf4_codebook() -> Tensor:
 
     The levels are quantiles of a normal distribution, chosen so that zero is exact: 7 negative
     levels, 0 and 8 positive levels (QLoRA, section 3). The function returns the published table.
-    `normal_float(4)` derives these levels.
+    `normal_float(4)` computes the levels from the quantiles.
 
         -1          -0.5           0           0.5           1
         |      |    |   |  | | | | | | | | |  |   |     |      |   dense where weights are dense
@@ -71,9 +71,9 @@ def normal_float(bits: int) -> Tensor:
     """Derive the levels of a NormalFloat from the quantiles of N(0, 1).
 
     The positive levels are the quantiles of 2^(bits-1) equally spaced probabilities from δ down to
-    ½, where ½ itself is excluded. The negative levels are made in the same way, but there is one
-    fewer. Zero is the level between the negative and the positive levels. All levels are divided by
-    the largest level.
+    ½, where ½ itself is excluded. The negative levels are the negated quantiles of 2^(bits-1) - 1
+    probabilities that are chosen in the same way. Zero is the level between the negative and the
+    positive levels. All levels are divided by the largest level.
 
     δ is the mean of 1 - 1/(2n) for n = 2^bits and for n = 2^bits - 1. For 4 bits the two values are
     31/32 and 29/30, so δ is 929/960, as in bitsandbytes' create_normal_map.
@@ -124,8 +124,8 @@ def fp4_codebook(kind: str = "bitsandbytes") -> Tensor:
     Args:
         kind: "ocp" is the E2M1 format of the Open Compute Project (MX specification 1.0, section
             5.3.3) with one sign bit, two exponent bits and one mantissa bit. "bitsandbytes" is the
-            FP4 format of that library. Its smallest positive level is 1/192, and the smallest of
-            "ocp" is 1/12.
+            FP4 format of the library bitsandbytes. Its smallest positive level is 1/192. The
+            smallest positive level of "ocp" is 1/12.
 
     Returns:
         float32 tensor of shape (15,), ascending, in [-1, 1].
@@ -143,7 +143,7 @@ def fp4_codebook(kind: str = "bitsandbytes") -> Tensor:
 
 
 def dynamic_codebook() -> Tensor:
-    """Return the 256 levels of the 8-bit dynamic map, in ascending order, in (-1, 1].
+    """Return the 256 levels of the 8-bit dynamic map, in ascending order and within (-1, 1].
 
     The levels cover seven decades from 10^-7 to 1, and each decade has twice as many levels as the
     decade below it. In effect each code is a floating-point number. Larger numbers have fewer
@@ -189,7 +189,8 @@ def lloyd_max_codebook(x: Tensor, bits: int = 4, block_size: int = 64) -> Tensor
     _check_finite(absmax, x)
     values, order = _scaled(blocks, absmax).flatten()[: flat.numel()].double().sort()
     weights = absmax.double().square().repeat_interleave(block_size)[: flat.numel()][order]
-    # Entry n is the total weight or the weighted sum of the n smallest values.
+    # Entry n of `mass` is the total weight of the n smallest values. Entry n of `moment` is the
+    # weighted sum of these n values.
     zero = torch.zeros(1, dtype=torch.float64)
     mass = torch.cat([zero, weights.cumsum(0)])
     moment = torch.cat([zero, (weights * values).cumsum(0)])
@@ -248,8 +249,8 @@ class Quantized(nn.Module):
     Attributes:
         packed: the codes, uint8. A byte contains two codes of up to 4 bits, the first in its high
             bits, or one code of 5 to 8 bits.
-        constants: the absmax of each block, float32 (blocks,). With double quantization, a
-            `Quantized` of the constants after their mean was subtracted.
+        constants: the absmax of each block, float32 (blocks,). With double quantization, the
+            constants minus their mean, as a `Quantized`.
         codebook: the levels, float32 (levels,).
         offset: with double quantization the mean of the constants, a float32 scalar; otherwise
             None.
@@ -299,7 +300,7 @@ class Quantized(nn.Module):
         return codes.view(self.shape) - self.zero_point
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
-        """Compute level[code] · absmax in float32, and round the product once.
+        """Compute level[code] · absmax in float32, and round the product to the result's dtype.
 
         Args:
             dtype: dtype of the result, by default the dtype of the tensor that was quantized.
@@ -326,7 +327,7 @@ class Quantized(nn.Module):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Return the sizes (B) of "codes", "constants" and "code books" including the offset."""
+        """Return the sizes of "codes", "constants" and "code books" with the offset, in bytes."""
         sizes = {
             "codes": self.packed.nbytes,
             "constants": self.constants.nbytes,
@@ -370,8 +371,8 @@ def quantize(
         The quantized tensor.
 
     Raises:
-        ValueError: x has another dtype, or contains NaN or infinity, or the code book or the block
-            size is not allowed.
+        ValueError: x has a dtype that is not allowed, or contains NaN or infinity, or the code book
+            or the block size is not allowed.
     """
     codebook = codebook.detach().float()
     # Both comparisons are False for NaN.
@@ -391,8 +392,8 @@ def quantize_nf4(x: Tensor, block_size: int | None = 64, double_quant: bool = Fa
 
     Codes, constants and values are bit-identical to those of bitsandbytes' quantize_4bit on a CPU.
     But on a CPU with AVX512, bitsandbytes 0.50 dequantizes a matrix wrongly if its rows end within
-    a block. If the matrix is passed as a single row, the result is right and equal to the result of
-    this function.
+    a block. If the matrix is passed to bitsandbytes as a single row, bitsandbytes returns the same
+    correct result as this function.
 
     Args:
         x: the tensor, as in `quantize`.
@@ -418,7 +419,7 @@ def quantize_linear(
     Args:
         x: the tensor, as in `quantize`.
         bits: the number of bits of a code, from 2 to 8.
-        block_size: the number of elements that share a constant, by default all of the tensor.
+        block_size: the number of elements that share a constant, by default all elements.
         double_quant: whether the constants are quantized, too.
 
     Returns:
@@ -449,7 +450,8 @@ def _quantize(
     for start, stop in _chunks(flat.numel(), size):
         blocks, absmax = _in_blocks(flat[start:stop].float(), size)
         scaled = _scaled(blocks, absmax)
-        # In an incomplete last block bitsandbytes divides by the absmax, which rounds only once.
+        # bitsandbytes multiplies complete blocks by 1 / absmax, which rounds twice. It divides an
+        # incomplete last block by absmax, which rounds once.
         if (stop - start) % size:
             absmax[-1].clamp_(min=TINY)
             scaled[-1] = blocks[-1] / absmax[-1]
@@ -472,7 +474,9 @@ def _quantize(
 
 
 def _quantize_constants(absmax: Tensor) -> tuple[Quantized, Tensor]:
-    """Return the constants in 8 bits, after their mean was subtracted, and their mean.
+    """Subtract the mean from the constants, and quantize the differences to 8 bits.
+
+    The function returns the quantized differences and the mean.
 
     On a CPU bitsandbytes looks up each code in a table with 65,536 entries for [-1, 1], so this
     function rounds to the same entries.
@@ -486,7 +490,7 @@ def _quantize_constants(absmax: Tensor) -> tuple[Quantized, Tensor]:
     scaled = (blocks * (1 / largest)[:, None]).clamp(-1, 1)
     entry = ((scaled + 1) * 0.5 * last + 0.5).int()
     codes = torch.bucketize(-1 + 2 * entry / last, midpoints(codebook))
-    # In a block of zeros every code is dequantized to 0. bitsandbytes stores code 0.
+    # In a block of zeros every code is dequantized to 0. As in bitsandbytes, code 0 is stored.
     codes[largest == 0] = 0
     codes = codes.flatten()[: absmax.numel()].to(torch.uint8)
     quantized = Quantized(
@@ -501,7 +505,7 @@ def _quantize_constants(absmax: Tensor) -> tuple[Quantized, Tensor]:
 
 
 def _as_row(x: Tensor, block_size: int) -> Tensor:
-    """Return x as a row without gradients; raise ValueError if it can't be quantized."""
+    """Return x as a row without gradients; raise ValueError if x can't be quantized."""
     if x.dtype not in DTYPES:
         raise ValueError(f"x must be float32, float16 or bfloat16, got {x.dtype}")
     if positive("block_size", block_size) % 2:

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     import torch
 
 
-# The time within which the model hub must answer, in seconds.
+# The time within which the Hugging Face hub must answer, in seconds.
 HUB_TIMEOUT = 10.0
 
 # Names of `course_utils.environment` that can also be imported from this module, as in the first
-# cell of every notebook. They are looked up on demand, because `course_utils.environment` imports
-# this module.
+# cell of every notebook. They are looked up on demand, because a direct import would be circular:
+# `course_utils.environment` imports this module.
 _OF_ENVIRONMENT = ("Environment", "Row", "check_environment", "versions")
 
 
@@ -56,9 +56,9 @@ def device() -> torch.device:
 def compute_dtype(device: torch.device | str | None = None) -> torch.dtype:
     """Choose the number format for matrix products on a device.
 
-    On a GPU the format is bfloat16 from compute capability 8.0 (Ampere) on, and float16 below. A T4
-    has compute capability 7.5 and uses float16. On a CPU the format is bfloat16 if the CPU has
-    instructions for bfloat16, else float32.
+    On a GPU with compute capability 8.0 (Ampere) or higher, the format is bfloat16. On an older
+    GPU, such as a T4 with compute capability 7.5, the format is float16. On a CPU the format is
+    bfloat16 if the CPU has instructions for bfloat16, else float32.
 
     `torch.cuda.is_bf16_supported()` can't make this choice, because it also returns True on a GPU
     that emulates bfloat16.
@@ -103,7 +103,7 @@ def cpu_has_bf16() -> bool:
 
 
 def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Return the names of the CPU's instruction sets, from Linux's cpuinfo or from PyTorch."""
+    """Return the names of the CPU's instruction sets, from the file `cpuinfo` or from PyTorch."""
     if cpuinfo.exists():
         lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
         return frozenset(lines[0].split()) if lines else frozenset()
@@ -115,7 +115,7 @@ def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 
 def _gpu(where: torch.device | str | None) -> torch.device | None:
-    """Return the CUDA device `where`, by default `device()`, or None if this is a CPU."""
+    """Return the device `where`, by default `device()`, if it is a CUDA device, else None."""
     import torch
 
     chosen = torch.device(where) if where is not None else device()
@@ -138,7 +138,7 @@ def cache_dir() -> Path:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the random numbers of Python, NumPy and PyTorch (on all devices).
+    """Seed the random number generators of Python, NumPy and PyTorch (on all devices).
 
     Args:
         seed: a whole number from 0 to 2**32 - 1.
@@ -159,7 +159,7 @@ def seed_everything(seed: int) -> None:
 
 
 def current_memory(device: torch.device | str | None = None) -> int:
-    """Return the memory in use now.
+    """Return the memory that this process uses now on a device.
 
     Args:
         device: the device, by default the result of `device()`.
@@ -178,13 +178,14 @@ def current_memory(device: torch.device | str | None = None) -> int:
 
 
 def peak_memory(device: torch.device | str | None = None) -> int:
-    """Return the maximum memory that was in use at any time so far.
+    """Return the maximum memory that this process has used so far on a device.
 
     Args:
         device: the device, by default the result of `device()`.
 
     Returns:
-        On a CPU the peak of this process since it started, on a GPU PyTorch's peak, in bytes (B).
+        On a CPU the maximum resident memory of this process, on a GPU the maximum memory that
+        PyTorch has allocated, in bytes (B).
     """
     if (gpu := _gpu(device)) is not None:
         import torch
@@ -232,9 +233,9 @@ def release_memory() -> None:
 def trim_heap() -> None:
     """Return the memory of freed tensors, which glibc keeps, to the system.
 
-    With another C library the function does nothing. Tensors of many lengths leave gaps into which
-    the next tensors don't fit. Answering the prompts of lecture 07 needs 1.7 GB without this call
-    between the batches and 1.1 GB with it. A call takes about 10 ms.
+    With another C library the function does nothing. Freed tensors leave gaps of many sizes into
+    which the next tensors don't fit. Answering the prompts of lecture 07 needs 1.7 GB without this
+    call between the batches and 1.1 GB with this call. A call takes about 10 ms.
     """
     if sys.platform == "linux":
         # musl, the C library of Alpine Linux, has no such function.
@@ -244,10 +245,11 @@ def trim_heap() -> None:
 
 
 def limit_onednn_cache() -> None:
-    """Let oneDNN, PyTorch's library for matrix products on CPUs, keep 64 kernels, not 1,024.
+    """Limit the cache of oneDNN, PyTorch's library for matrix products on CPUs, to 64 kernels.
 
-    oneDNN builds a kernel of about 1 MB for each new shape. In lecture 07 the kernels for batches
-    of many lengths need 0.1 GB together, but a training step needs fewer than 64 kernels.
+    oneDNN builds a kernel of about 1 MB for each new shape, and by default keeps 1,024 kernels. In
+    lecture 07 the kernels for batches of many lengths together need 0.1 GB. A training step needs
+    fewer than 64 kernels.
 
     The function sets the environment variable ONEDNN_PRIMITIVE_CACHE_CAPACITY, unless it is set
     already. oneDNN reads this variable once, so call the function before the first matrix product

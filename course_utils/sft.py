@@ -67,8 +67,8 @@ def encode(
         {"input_ids": […], "labels": […]} of equal length; labels are -100 on the prompt.
 
     Raises:
-        ValueError: The last message is not the assistant's or is empty, or the conversation exceeds
-            `max_length` and is not or cannot be shortened enough.
+        ValueError: The last message is not the assistant's or is empty, or the conversation is
+            longer than `max_length`, and truncation is not allowed or not sufficient.
     """
     if on_too_long not in ("error", "truncate"):
         raise ValueError(f'on_too_long must be "error" or "truncate", got {on_too_long!r}')
@@ -113,7 +113,10 @@ def encode_all(
     max_length: int = 1024,
     on_too_long: str = "error",
 ) -> list[Features]:
-    """Apply `encode` to many conversations; an error names the conversation, counted from 0."""
+    """Apply `encode` to many conversations.
+
+    An error message contains the number of the faulty conversation, counted from 0.
+    """
     features = []
     for number, messages in enumerate(conversations):
         try:
@@ -128,7 +131,9 @@ def encode_all(
 def collate(
     features: Sequence[Features], pad_token_id: int, multiple: int = 1
 ) -> dict[str, Tensor]:
-    """Pad a batch on the left to the length of its longest row, rounded up to a multiple.
+    """Pad a batch on the left to the length of its longest row.
+
+    This length is rounded up to a multiple of `multiple`.
 
         pad pad prompt prompt answer end
         prompt prompt prompt answer answer end
@@ -167,8 +172,9 @@ def pack(features: Sequence[Features], pad_token_id: int, multiple: int = 1) -> 
         lengths        4                        6
 
     A token may attend only to tokens of its own example. `lengths` and the restarts of position_ids
-    show where each example ends. Padding to a multiple follows the last example. With causal
-    attention the tokens of the last example do not attend to this padding.
+    show where each example ends. Only the last example is followed by padding, so that
+    the number of tokens is a multiple of `multiple`. With causal attention the tokens of the last
+    example do not attend to this padding.
 
     Returns:
         input_ids, position_ids and labels, each of shape (1, tokens), and lengths of shape
@@ -197,9 +203,9 @@ def pack(features: Sequence[Features], pad_token_id: int, multiple: int = 1) -> 
 class Collator:
     """A callable that applies `collate` or `pack` with the padding token of one tokenizer.
 
-    Lengths are rounded up to a multiple. On a CPU, oneDNN builds and stores a kernel of about 1 MB
-    for every new shape, and a model needs dozens of kernels. On a GPU, tensor cores are fastest at
-    multiples of 8.
+    Lengths are rounded up to a multiple of 32, or of 64 in packed batches. On a CPU, oneDNN builds
+    and stores a kernel of about 1 MB for every new shape, and a model needs dozens of kernels. On a
+    GPU, tensor cores are fastest at multiples of 8.
     """
 
     pad_token_id: int
@@ -213,7 +219,8 @@ class Collator:
 def collator(tokenizer, packed: bool = False) -> Collator:
     """Return the collator for a tokenizer.
 
-    It pads with the tokenizer's padding token, or with the end token if there is no padding token.
+    The collator pads with the tokenizer's padding token, or with the end token if the tokenizer has
+    no padding token.
     """
     pad = tokenizer.pad_token_id
     return Collator(tokenizer.eos_token_id if pad is None else pad, packed)

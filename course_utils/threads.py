@@ -1,4 +1,4 @@
-"""Give PyTorch as many threads as the number of cores that other programs leave free.
+"""Give PyTorch as many threads as there are cores that no other program keeps busy.
 
 PyTorch splits each operation among threads, one for each core, and waits until the last thread has
 finished. When another program keeps a core busy, one of these threads shares that core with the
@@ -12,8 +12,8 @@ cores become many times slower than a single thread on a core that no other prog
 
 `import course_utils` starts a background thread that measures the busy cores four times a second.
 The background thread changes nothing if the user has chosen the number of threads, with the
-variable OMP_NUM_THREADS or MKL_NUM_THREADS, or by calling `torch.set_num_threads`. The maximum that
-is used is PyTorch's own default, or a number that was set before `import course_utils`.
+variable OMP_NUM_THREADS or MKL_NUM_THREADS, or by calling `torch.set_num_threads`. The
+maximum number of threads is PyTorch's default, or a number that the user has set before the import.
 
 Set the number of threads yourself if two runs have to agree to the last bit. The number of threads
 decides in which order the terms of a sum are added, and so how the sum is rounded. To make a single
@@ -51,7 +51,7 @@ class Sample(NamedTuple):
     Attributes:
         moment: the moment, in seconds of `time.monotonic`.
         everybody: CPU time of all programs together.
-        ours: CPU time of this program.
+        ours: CPU time of this process.
     """
 
     moment: float
@@ -90,8 +90,8 @@ def one_thread() -> Iterator[None]:
     """Use one thread in the with block, so that equal inputs give equal bits on a busy machine."""
     import torch
 
-    # This line precedes the reading of the number, so that `share_cores` can't change the number
-    # afterwards.
+    # This line is executed before the number of threads is read, so that `share_cores` can't change
+    # the number in between.
     _fixed.append(True)
     before = torch.get_num_threads()
     try:
@@ -151,7 +151,8 @@ class _Sharing(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(name="share-cores", daemon=True)
-        # 0 means unknown. Only `_change`, in the main thread, can read this number.
+        # The default number of threads, and the number that was set last. 0 means unknown. Only
+        # `_change` can read these numbers, because it runs in the main thread.
         self._default = self._current = 0
         self._wanted = 0
         self._chosen = False
@@ -160,7 +161,7 @@ class _Sharing(threading.Thread):
         self._in_main_thread = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._change)
 
     def run(self) -> None:
-        """Wait for the import of PyTorch, then adapt its threads until the user sets the number."""
+        """Adapt PyTorch's number of threads, from its import until the user sets the number."""
         while not _imported("torch"):
             time.sleep(INTERVAL)
         self._notice_choices(sys.modules["torch"])
@@ -169,7 +170,7 @@ class _Sharing(threading.Thread):
             self._watch()
 
     def _notice_choices(self, torch: Any) -> None:
-        """Replace `torch.set_num_threads` by a function that also notes that it was called.
+        """Replace `torch.set_num_threads` by a function that also records the user's call.
 
         A comparison of numbers would miss a user who chooses the current number.
         """
@@ -197,9 +198,9 @@ class _Sharing(threading.Thread):
                 ctypes.pythonapi.Py_AddPendingCall(self._in_main_thread, None)
 
     def _change(self, _: object) -> int:
-        """Set the number of threads, unless the user has set one."""
+        """Set the number of threads, unless the user has set the number."""
         if _fixed or not self._wanted:
-            # With 0, the next sample schedules this call again.
+            # If `_wanted` is 0, the next sample schedules this call again.
             self._wanted = 0
             return 0
         found = sys.modules["torch"].get_num_threads()

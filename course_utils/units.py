@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-# Exercise 02 asks for a conversion between units, so this module has none: it is never withheld.
+# This module contains no conversion between units, because exercise 02 asks for such a conversion
+# and students can always read this module.
 MB, GB = 10**6, 10**9
 MiB, GiB = 2**20, 2**30
 
@@ -17,7 +18,7 @@ def format_bytes(count: float, *, binary: bool = False, digits: int = 2) -> str:
         count: the number of bytes (B). A difference may be negative.
         binary: False counts in B, kB, MB, GB and TB (powers of 1000); True counts in B, KiB, MiB,
             GiB and TiB (powers of 1024).
-        digits: the number of digits after the decimal point. A number in B has none.
+        digits: the number of digits after the decimal point. A number in B is written without them.
 
     Returns:
         The number with its unit.

@@ -1,4 +1,4 @@
-"""Check arguments. The error of a check states what is wrong and what is allowed."""
+"""Check arguments, and raise errors that state what is wrong and what is allowed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class CourseError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class if the message is empty."""
+    """Return the first line of an error's message, or the error's class if the message is empty."""
     return (str(error).strip() or type(error).__name__).split("\n")[0]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 # The maximum depth of nested containers.
 MAX_DEPTH = 20
-# The maximum number of single values and containers together.
+# The maximum number of single values and containers together in one plain value.
 MAX_PARTS = 1_000_000
 # The maximum size of all arrays, tensors and texts together, in bytes (B).
 MAX_BYTES = 64_000_000
@@ -102,7 +102,10 @@ class _Writer:
         self.parts = self.bytes = 0
 
     def tree(self, value: Any, where: str, depth: int) -> Any:
-        """Return the tree of a value. `where` is its name in messages, such as "the value[1]"."""
+        """Return the tree of a value.
+
+        Error messages call the value `where`, for example "the value[1]".
+        """
         self._count(parts=1)
         if depth > MAX_DEPTH:
             raise ValueError(f"the value is nested more than {MAX_DEPTH} deep, or contains itself")
@@ -162,7 +165,10 @@ def _save(library: str, arrays: dict[str, Any]) -> bytes:
 
 
 def _parts(data: bytes) -> list[bytes]:
-    """Split the bytes into their parts. The 8 bytes before each part are its length."""
+    """Split the bytes into the tree, the arrays and the tensors.
+
+    The 8 bytes before each part contain the length of the part.
+    """
     found = []
     while data:
         end = 8 + int.from_bytes(data[:8], "little")

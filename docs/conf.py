@@ -23,7 +23,7 @@ nb_merge_streams = True
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 4
 
-# Docstrings have Google style, with code in single backticks.
+# Docstrings are in Google style, with code in single backticks.
 default_role = "literal"
 napoleon_numpy_docstring = False
 # Attributes are shown as a list instead of separate entries.
@@ -93,9 +93,9 @@ def prepare_docstring(app, what, name, obj, options, lines):
     """Mark the parts of a docstring that napoleon would misread.
 
     An indented block below a blank line, such as a drawing, becomes a block of plain text. Sections
-    of Google style are not changed, because no blank line follows their heading. The docstring of
-    a property gets an empty comment as its first line. Otherwise napoleon would read the beginning
-    of "Bytes: the sum" as a type.
+    in Google style, such as `Args:`, are not changed, because no blank line follows the heading of
+    a section. The docstring of a property gets an empty comment as its first line. Otherwise
+    napoleon would read the beginning of "Bytes: the sum" as a type.
     """
     text = re.sub(
         r"^(\S.*)(?<!::)\n\n(?= {4})",
@@ -109,7 +109,8 @@ def prepare_docstring(app, what, name, obj, options, lines):
 def launch_from_the_students_repository(app, pagename, template, context, doctree):
     """Let the launch buttons of exercises open the students' repository, which has no solutions.
 
-    If pyproject.toml does not name such a repository, the pages of exercises have no buttons.
+    If pyproject.toml does not name the students' repository, the pages of exercises have no
+    buttons.
     """
     if not pagename.startswith("exercises/"):
         return

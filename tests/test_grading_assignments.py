@@ -147,7 +147,7 @@ def test_a_fault_says_where_it_is_what_the_rule_is_and_what_was_found(tmp_path):
     assignment.change(content, "sum-all-prompt", "6 min", "60 min")
     assignment.change(content, VALUES, "draw = random", "print(1)\ndraw = random")
     minutes, forbidden = rules.faults(assignment.write(tmp_path, content))
-    assert minutes == "The tasks take 20 to 45 minutes together. (they take 78) [minutes]"
+    assert minutes == "The tasks must take 20 to 45 minutes together. (they take 78) [minutes]"
     assert forbidden.startswith("cell sum-all-values: A test must not use eval, exec, ")
     assert forbidden.endswith("(print) [forbidden]")
 

@@ -34,7 +34,8 @@ HALO = {"path_effects": [withStroke(linewidth=3, foreground="white")]}
 class Picture:
     """A figure with a text alternative for screen readers.
 
-    A notebook shows the figure as `<img alt=…>`, and every notebook front end keeps this text.
+    A notebook shows the figure as `<img alt=…>`, and every notebook front end keeps the text
+    alternative.
 
     Attributes:
         figure: the Matplotlib figure.
@@ -88,8 +89,8 @@ def legend_above(axes: Axes, columns: int, middle: float = 0.5) -> None:
 def legend_beside(axes: Axes, *entries: Sequence[Any]) -> None:
     """Put the legend to the right of the axes.
 
-    `entries` are the legend's handles and labels. Without them, the legend lists the handles and
-    labels of the axes.
+    `entries` are the legend's handles and labels. Without `entries`, the legend lists the handles
+    and labels of the axes.
     """
     axes.legend(*entries, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 

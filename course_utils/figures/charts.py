@@ -98,7 +98,7 @@ def histograms(
 def measurements(
     samples: Mapping[str, Sequence[float]], xlabel: str, zero: bool = True, log: bool = False
 ) -> Picture:
-    """Draw each measurement as a dot, with one row for each sample and a bar at its median.
+    """Draw each measurement as a dot, in one row for each sample, and mark the sample's median.
 
     Args:
         samples: name of the row → measurements. The first row is on top.

@@ -18,7 +18,8 @@ from course_utils.figures.base import (
 from course_utils.palette import BLACK, BLUE, ORANGE, SERIES
 from course_utils.units import GB, format_bytes
 
-# GPUs that are closer than this share of the axis share one dashed line and one label.
+# Two GPUs get a common dashed line and a common label if their limits differ by less than this
+# share of the axis's length.
 NEAR = 0.01
 # The height of a row of labels below the bars, as a share of the height of a bar's row.
 LABEL_ROW = 0.4
@@ -58,7 +59,7 @@ def stacked_bytes(
 def memory_bars(
     columns: Mapping[str, Mapping[str, float]], gpus: Mapping[str, float], reach: float = 0
 ) -> Picture:
-    """Draw `stacked_bytes`, and a labelled dashed line at the memory limit of each GPU.
+    """Draw the bars of `stacked_bytes`, and a labelled dashed line at each GPU's memory limit.
 
     The labels are below the bars. The axis is long enough for the longest bar and its total. A GPU
     whose limit is beyond the axis is left out.
@@ -103,7 +104,7 @@ def _mark_gpus(axes: Axes, gpus: Mapping[str, float], end: float) -> int:
 
 
 def _joined(gpus: Mapping[str, float], near: float) -> dict[float, str]:
-    """Return a dict from x to label, from left to right.
+    """Return a dict from the x of each line to the line's label, ordered from left to right.
 
     A GPU less than `near` to the right of another GPU's line shares this line and its label.
     """

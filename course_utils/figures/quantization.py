@@ -169,8 +169,8 @@ def frontier(
 ) -> Picture:
     """Plot error over bits per weight, both on log scales, with the best points filled.
 
-    Labels are below the points in the half of the series with the smaller errors, and above the
-    points in the other half.
+    In the half of the series with the smaller errors, labels are below the points. In the other
+    half of the series, labels are above the points.
 
     Args:
         points: name of the series → label of the point → (bits per weight, error).

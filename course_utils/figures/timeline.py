@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from course_utils import paging
     from course_utils.paging import Event
 
-# The width of the loss, the update and a failed moment is the number of moments in a step divided
-# by this number, but at least 1. Other moments have width 1.
+# The loss, the update and a failed moment have the same width. This width is the number of moments
+# in a step divided by WIDE_MOMENTS, but at least 1. All other moments have width 1.
 WIDE_MOMENTS = 12
-# The legend names an area if it reaches this share of the budget. A thinner area can't be seen.
+# The legend names an area only if the area reaches this share of the budget at some moment. An area
+# that never does is too thin to be seen.
 NAMED_AREA = 0.005
 # If memory runs out to the right of this share of the axis, the text about the failure is to the
 # left of the failed moment.
@@ -137,9 +138,10 @@ class TimelineView:
         return {name: (n + 0.5) * self.step_width for n, name in enumerate(names)}
 
     def phase_labels(self) -> dict[str, float]:
-        """Return a dict from each phase that a single step reached to the x of its middle.
+        """Return the x of the middle of each phase, by name, for a view of a single step.
 
-        The phases are forward, loss, backward and update.
+        The phases are forward, loss, backward and update. Phases that the step never reached are
+        left out.
         """
         phases = ("forward", "loss", "backward", "update")
         found = [next(name for name in phases if name in m.name) for m in self.moments]

@@ -1,6 +1,7 @@
 """Draw the probabilities and losses of tokens, and mark the tokens that carry loss (lecture 01).
 
-A token may contain a $, which Matplotlib would otherwise read as the start of a formula.
+Matplotlib reads a $ as the start of a formula. Tokens may contain a $, so the pictures switch
+formulas off in the texts of tokens.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ def next_tokens(prompts: Mapping[str, Sequence[tuple[str, float]]]) -> Picture:
     """Draw the most likely next tokens as bars, in one panel for each prompt.
 
     Args:
-        prompts: prompt → (text, probability from 0 to 1) of its next tokens, most likely token
-            first, such as {"The capital of France is": [("·Paris", 0.77), …], …}.
+        prompts: prompt → pairs (text, probability from 0 to 1) of likely next tokens, such as {"The
+            capital of France is": [("·Paris", 0.77), …], …}. The first pair is the most likely
+            token.
     """
     figure, panels = panels_in_a_row(len(prompts))
     descriptions = []
@@ -54,7 +56,8 @@ def token_losses(
     Args:
         losses: the loss −log p of each token, in nats.
         graded: for each token, whether its loss counts.
-        texts: the texts of the tokens, which are written below the bars if there are few.
+        texts: the texts of the tokens, which are written below the bars. Leave the texts out if
+            there are too many tokens for the labels to be legible.
     """
     figure, axes = one_panel()
     descriptions = []
@@ -77,7 +80,7 @@ def token_losses(
 
 
 def token_probabilities(texts: Sequence[str], series: Mapping[str, Sequence[float]]) -> Picture:
-    """Draw the probabilities of some tokens as bars, with one bar for each series.
+    """Draw the probability of each token as a group of bars, with one bar for each series.
 
     Args:
         texts: the texts of the tokens.

@@ -87,7 +87,7 @@ def cost_lines(
             marks this point.
     """
     figure, axes = one_panel(height=3.6)
-    # From 1 to 100,000 requests.
+    # The x axis extends from 1 to 100,000 requests.
     requests = [10 ** (n / 20) for n in range(101)]
     for name, (once, each), (colour, dash, _) in with_strokes(ways):
         axes.plot(requests, [once + each * n for n in requests], dash, color=colour, label=name)

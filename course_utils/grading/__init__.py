@@ -1,1 +1,1 @@
-"""Grade assignments with nbgrader: their tasks, their rules, their release and their marking."""
+"""Release assignments with nbgrader, check their rules, and grade submissions."""

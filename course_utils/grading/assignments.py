@@ -41,7 +41,7 @@ class Task:
 
     Attributes:
         id: The id of the answer cell, such as "lora-parameters".
-        number: The lecture and the place, such as "3.2".
+        number: The number of the lecture and of the task in the assignment, such as "3.2".
         title: The title in the prompt.
         stars: The difficulty, such as "●●○".
         minutes: How many minutes the task should need.

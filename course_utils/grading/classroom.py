@@ -5,8 +5,8 @@
 
 nbgrader's own steps write the gradebook, so formgrader, manual grading and feedback work as usual
 afterwards. A submission keeps its record as long as neither its files nor the tests change.
-Therefore, if a run was interrupted, the next run grades only the remaining submissions. If a run
-was completed, the next run grades nothing.
+Therefore, if a run was interrupted, the next run grades only the remaining submissions. If a
+run was completed and nothing has changed, the next run grades nothing.
 
 A single submission never ends the run. If a submission can't be read, marked or saved, it is
 ungradable, its record says why, and all other submissions are graded. Only an error that concerns
@@ -87,7 +87,7 @@ def grade(
             this machine, or fewer if memory is short (`readiness.workers`).
         scheduler: The address of a Dask scheduler. If it is given, the workers of that cluster
             grade the submissions; default: this machine grades them.
-        limits: What a submission may use; default: `Limits()`.
+        limits: The resources that a submission may use; default: `Limits()`.
         again: Whether to grade a submission even if its files and the tests haven't changed.
         progress: Called after each submission with its record, the number of submissions graded
             so far, and the number of submissions to grade in this run.
@@ -123,7 +123,7 @@ def _grade(
     workers: int | None,
     progress: Progress | None,
 ) -> list[Record]:
-    """Grade the submissions in the folders `places`, save each at once, and return the records."""
+    """Grade the submissions in `places`, save each result at once, and return the records."""
     done: list[Record] = []
     with _pool(spec, scheduler, workers) as (pool, at_once), _stoppable() as stop:
         book.check()
@@ -250,7 +250,7 @@ def _pool(
     workers = workers or readiness.workers()
     threads = ThreadPoolExecutor(workers)
     try:
-        # If no sandbox can be made, this raises the error before any submission is read.
+        # If no sandbox can be made, this call raises the error before any submission is read.
         marking.servers(spec)
         yield threads, workers
     finally:

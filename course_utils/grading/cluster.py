@@ -95,7 +95,7 @@ def _alone(client: Client) -> Iterator[None]:
 
 
 def _check(client: Client) -> None:
-    """Raise CourseError if a worker can't grade, because all of its submissions would fail."""
+    """Raise CourseError if a worker can't grade, because all submissions sent to it would fail."""
     for worker, reason in client.run(_why_not, code(), on_error="return").items():
         if reason:
             raise CourseError(f"the worker at {worker} can't grade: {reason}")

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from course_utils import __version__
+from course_utils.checks import HIDDEN
 from course_utils.grading.assignments import (
-    HIDDEN,
     grade_id,
     is_answer,
     tests_of,
@@ -46,7 +46,7 @@ def grading_spec(folder: Path, name: str, limits: Limits) -> GradingSpec:
     Args:
         folder: The course's folder.
         name: The assignment's name, such as "03_lora".
-        limits: What a submission may use.
+        limits: The resources that a submission may use.
 
     Raises:
         CourseError: The solution or the release is no notebook, or the solution and the release
@@ -151,7 +151,7 @@ def failed(
     Args:
         spec: What the submission should have been graded with.
         given: The submission.
-        reason: Why it can't be graded, in one sentence.
+        reason: Why the submission can't be graded, in one sentence.
         seconds: Seconds that were spent on the submission until it failed.
         final: Whether the submission itself caused the failure. If the submission did not cause
             the failure, the next run grades the submission again.
@@ -182,7 +182,8 @@ def run(notebook: Notebook, spec: GradingSpec, referee: Referee) -> None:
         test = spec.tests.get(name)
         if test is not None:
             cell["source"] = test
-            # In the student's own notebook, later cells can use what a test cell imports.
+            # In a student's notebook, later cells can use what a test cell imports. So the visible
+            # imports of a test cell also run in the student's process.
             if imports := imports_of(test.partition(HIDDEN)[0]):
                 referee.run(imports, name)
             cell["outputs"] = referee.check(test, name)

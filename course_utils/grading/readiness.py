@@ -33,7 +33,7 @@ def workers() -> int:
 
 
 def check_grading() -> Environment:
-    """Return a table of what grading needs.
+    """Check everything that grading needs, and return a table of the results.
 
     The check starts a sandbox, which needs about one second.
     """

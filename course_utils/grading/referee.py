@@ -64,7 +64,7 @@ class Referee:
     Attributes:
         incidents: Events of the run that a person should know about, one line each.
         memory: Peak memory of the student's process and its child processes together, in bytes (B).
-            If the process was restarted, the maximum over all student's processes of the run.
+            If the process was restarted, this is the maximum over all student's processes.
     """
 
     def __init__(
@@ -263,7 +263,7 @@ class Referee:
     def _end_student(self) -> str:
         """End the student's process, and return why it had ended before, or "".
 
-        The reason is a sentence without a full stop. The text is empty if the process was still
+        The reason is a sentence without a full stop. The reason is empty if the process was still
         running, if it had exited by itself, or if the reason is unknown.
         """
         process, self._student = self._student, None
@@ -291,7 +291,7 @@ class Referee:
 
 
 class _Stopped(Exception):
-    """The student's process gave no answer; the text says why."""
+    """Raised if the student's process gave no answer; the message says why."""
 
 
 class _Interrupting:

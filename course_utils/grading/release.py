@@ -1,4 +1,4 @@
-"""Generate exercises/ from solutions/ with nbgrader, and compare the two byte for byte.
+"""Generate exercises/ from solutions/ with nbgrader, and find exercises that are out of date.
 
 Every file in exercises/ is generated, including the README with the table of points.
 """

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from course_utils.checks import HIDDEN
 from course_utils.grading.assignments import (
     BEGIN,
     END,
-    HIDDEN,
     HIDDEN_END,
     Assignment,
     Cell,
@@ -129,12 +129,18 @@ def _unknown_modules(assignment: Assignment) -> str:
 
 
 ASSIGNMENT_RULES = (
-    Rule("folder", "The notebook is in a folder of its own name.", _wrong_folder),
-    Rule("tasks", "An assignment has 4 to 7 tasks.", _wrong_number_of_tasks),
-    Rule("minutes", "The tasks take 20 to 45 minutes together.", _wrong_minutes),
-    Rule("numbers", "Tasks are numbered by lecture and place, as in 3.1, 3.2.", _wrong_numbers),
-    Rule("withheld", "The metadata name the modules that hold the answers.", _nothing_withheld),
-    Rule("modules", "Each module that is withheld exists.", _unknown_modules),
+    Rule("folder", "The notebook must be in a folder that has the notebook's name.", _wrong_folder),
+    Rule("tasks", "An assignment must have 4 to 7 tasks.", _wrong_number_of_tasks),
+    Rule("minutes", "The tasks must take 20 to 45 minutes together.", _wrong_minutes),
+    Rule(
+        "numbers",
+        "The tasks must be numbered by lecture and place, such as 3.1 and 3.2.",
+        _wrong_numbers,
+    ),
+    Rule(
+        "withheld", "The metadata must name the modules that contain solutions.", _nothing_withheld
+    ),
+    Rule("modules", "Each withheld module must exist.", _unknown_modules),
 )
 
 
@@ -161,9 +167,17 @@ def _stray_mark(cell: Cell, _: Assignment) -> str:
 
 
 CELL_RULES = (
-    Rule("stray", "A graded cell belongs to a task: its id begins with the task's.", _stray),
-    Rule("import", "Only tests import a module that is withheld.", _forbidden_import),
-    Rule("mark", "Only nbgrader's cells hold marks of solutions and of hidden tests.", _stray_mark),
+    Rule(
+        "stray",
+        "A graded cell must belong to a task: its id must begin with the task's id.",
+        _stray,
+    ),
+    Rule("import", "Only tests may import a withheld module.", _forbidden_import),
+    Rule(
+        "mark",
+        "Only nbgrader's cells may contain marks of solutions and of hidden tests.",
+        _stray_mark,
+    ),
 )
 
 
@@ -212,14 +226,20 @@ def _wrong_regions(cell: Cell) -> str:
 
 
 MARKED_CELL_RULES = (
-    Rule("schema", "nbgrader's schema_version is 3.", _wrong_schema),
-    Rule("grade-id", "The grade_id is the cell's id.", _wrong_grade_id),
-    Rule("points", "A graded cell has a whole number of points above 0.", _wrong_points),
-    Rule("lock", "Tests are locked, answers are not.", _wrong_lock),
-    Rule("comment", "The first line is a comment with the grade_id and the points.", _no_comment),
+    Rule("schema", "nbgrader's schema_version must be 3.", _wrong_schema),
+    Rule("grade-id", "The grade_id must be the cell's id.", _wrong_grade_id),
+    Rule("points", "A graded cell must have a whole number of points above 0.", _wrong_points),
+    Rule("lock", "A test must be locked, and an answer must not be locked.", _wrong_lock),
+    Rule(
+        "comment",
+        "The first line must be a comment with the grade_id. "
+        "In a graded code cell, the comment must also state the points.",
+        _no_comment,
+    ),
     Rule(
         "regions",
-        "An answer holds a solution, a test may hold hidden tests, both begun and ended.",
+        "An answer must have both marks of a solution. "
+        "A test must have either both marks of hidden tests or no mark.",
         _wrong_regions,
     ),
 )
@@ -256,13 +276,29 @@ def _foreign_names(task: Task, assignment: Assignment) -> str:
     return ", ".join(sorted(_used(answer) - _defined(answer) - _defined(imports)))
 
 
-TASK_RULES = (Rule("sum", "The prompt's points are the sum of its cells' points.", _wrong_sum),)
-HAND_RULES = (Rule("rubric", "A task graded by hand has a rubric in its prompt.", _no_rubric),)
+TASK_RULES = (
+    Rule(
+        "sum", "The prompt's points must be the sum of the points of the task's cells.", _wrong_sum
+    ),
+)
+HAND_RULES = (
+    Rule(
+        "rubric", "The prompt of a task that is graded by hand must contain a rubric.", _no_rubric
+    ),
+)
 CODE_RULES = (
-    Rule("two-tests", "A task has two graded cells or more: the form, the values.", _few_tests),
-    Rule("hidden", "A task has hidden tests.", _nothing_hidden),
-    Rule("try", "A task has a cell in which students try their answer.", _no_try),
-    Rule("answer-names", "An answer uses only names of its own or the imports.", _foreign_names),
+    Rule(
+        "two-tests",
+        "A task must have at least two graded cells: one for the form, one for the values.",
+        _few_tests,
+    ),
+    Rule("hidden", "A task must have hidden tests.", _nothing_hidden),
+    Rule("try", "A task must have a cell in which students try their answer.", _no_try),
+    Rule(
+        "answer-names",
+        "An answer may use only names that it defines or that the imports cell defines.",
+        _foreign_names,
+    ),
 )
 
 
@@ -297,15 +333,19 @@ def _direct_calls(source: str, answer: str) -> str:
 
 
 TEST_RULES = (
-    Rule("visible", "A visible check of each test calls the answer.", _nothing_visible),
-    Rule("test-names", "A test uses only names of its own or the answer.", _foreign_names_in_test),
+    Rule("visible", "Each test must have a visible check that uses the answer.", _nothing_visible),
+    Rule(
+        "test-names",
+        "A test may use only names that it defines or that the answer defines.",
+        _foreign_names_in_test,
+    ),
     Rule("forbidden", f"A test must not use {', '.join(sorted(FORBIDDEN))}.", _forbidden_names),
     Rule(
         "value",
-        "A test does not end with a value, which nbgrader could take for partial credit.",
+        "A test must not end with a value, which nbgrader could interpret as partial credit.",
         _value_at_end,
     ),
-    Rule("direct", "A test calls the answer through check(…) only.", _direct_calls),
+    Rule("direct", "A test must call the answer only through check(…).", _direct_calls),
 )
 RULES = (
     *ASSIGNMENT_RULES,

@@ -60,7 +60,7 @@ def content(path: Path | str, most: int) -> bytes:
 
 
 def inside(root: Path, *names: str) -> Path:
-    """Create the folder root/NAME/NAME… and its missing parents, and return its path.
+    """Create the folder root/NAME/NAME… and its missing parents, and return the folder's path.
 
     Only `root` itself may be a link. A link at any other place is an error, even if it leads to a
     folder, because files written through the link could end up anywhere.

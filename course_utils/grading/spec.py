@@ -1,4 +1,4 @@
-"""The data that grading needs, as plain values that can be sent to another machine.
+"""Define the data that grading needs, as plain values that can be sent to another machine.
 
 Two classes contain these data:
 
@@ -51,7 +51,7 @@ class GradingSpec:
     Attributes:
         name: The assignment's name, such as "03_lora".
         names: The names that a student has to define.
-        limits: What a submission may use.
+        limits: The resources that a submission may use.
         files: The other files in the folder of the released notebook, such as data.
         release: The released notebook, as JSON.
         tests: The full source of each test cell, including hidden tests, by grade id.
@@ -82,7 +82,7 @@ class Submission:
         files: The other files that the student handed in.
         exchange: The texts of the files that nbgrader's exchange has added, by file name.
         notes: Messages about the files, such as a file that was left out; one line each.
-        fault: Why no notebook could be read; "" if one was read.
+        fault: Why no notebook could be read; "" if a notebook was read.
     """
 
     student: str

@@ -44,7 +44,7 @@ FILES = (
     "pyproject.toml",
 )
 # The files that are copied from a course without git. Without git, private files can't be
-# recognized, so only these patterns are copied.
+# recognized, so only files that match these patterns are copied.
 WITHOUT_GIT = (
     "LICENSES/*",
     "binder/*",
@@ -242,9 +242,9 @@ def _listed(folder: Path, *options: str) -> list[str]:
 
 
 def _known_to_git(folder: Path) -> tuple[set[str] | None, list[str]]:
-    """Return the relative paths of the files that git tracks, and those of untracked files.
+    """Return the relative paths of the files that git tracks, and of untracked files.
 
-    The tracked files are None if git doesn't track the course. Untracked files are listed only for
+    The first value is None if git doesn't track the course. Untracked files are listed only for
     the folders that the students' version is made from, and without the files that git ignores.
     """
     tracked = set(_listed(folder))
@@ -380,7 +380,8 @@ def leaks(folder: Path, files: dict[str, Path]) -> list[str]:
 def _faults(name: str, text: str | None, hidden: list[Secret]) -> Iterator[str]:
     """Yield what is wrong with one part of a file.
 
-    A file of course_utils may share one line with a solution; every other file may share none.
+    A file of course_utils may contain one identifying line of a solution or a hidden test. All
+    other files must contain none.
     """
     if text is None:
         yield "is neither text nor a picture, so it can't be looked through"

@@ -2,15 +2,16 @@
 
     weights       the model as it is stored: 32, 16 or 4 bits per parameter, constants included
     adapters      LoRA's matrices A and B
-    gradients     one for each trainable parameter
+    gradients     one number for each trainable parameter
     optimizer     Adam's two moments, and the float32 master copy if the recipe has one
     activations   the tensors that autograd saves for the backward pass
     transient     all other tensors at the peak, minus parts that don't exist at the peak
     ───────────
-    total         what torch.cuda.max_memory_allocated reports
+    total         the bytes that torch.cuda.max_memory_allocated reports
 
 Memory can peak at three moments of a training step. `estimate` adds up the bytes in memory at each
-of these moments and returns the largest sum. The last column names a cause of each peak:
+of these moments and returns the largest sum. The table shows which tensors are large at each
+moment, and which runs have their peak there:
 
     the loss            logits, their softmax and two gradients              large vocabularies
     a layer's backward  one layer's recomputed activations, and gradients    long sequences

@@ -9,12 +9,12 @@ graph names the tensors that autograd saves for the backward pass:
     x, 1/rms    input of A     q, k, v, result       x, 1/rms    gate, SiLU, up    input of A
     └────────────── attention half ──────────────┘   └─────────────── MLP half ──────────────┘
 
-In the formulas, t is the number of tokens, h is the width of the residual stream, `wide` is the
-width of the MLP, and v is the size of one number in bytes.
+In the formulas, t is the number of tokens in one micro-batch, h is the width of the residual
+stream, `wide` is the width of the MLP, and v is the size of one stored number in bytes.
 
 The formulas follow the code of transformers 5, peft, bitsandbytes and PyTorch 2. The tests compare
 the formulas with the bytes that these libraries save. Korthikanti et al. 2022 (arXiv 2205.05198)
-describe the method.
+describe how to count the bytes of activations in this way.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from course_utils.memory.lines import Line, total_bytes
 from course_utils.memory.plan import Plan
 from course_utils.memory.settings import DTYPE_BYTES
 
-# Sources that more than one line of the arithmetic names.
+# These sources are cited by several lines of the arithmetic.
 CROSS_ENTROPY, WEIGHTS, AUTOGRAD = "cross entropy", "gradients of weights", "autograd"
 PEFT, AUTOCAST = "peft's LoRA layer", "torch.autocast"
 
-# The only gradient of an activation that exists between the backward passes of two layers.
+# The name of the only gradient of an activation that exists between the backward passes of two
+# layers.
 RESIDUAL = "gradient of the residual stream"
 # The tensors that linear layers read, in the order of the forward pass.
 SOURCES = ("first norm", "attention", "second norm", "MLP")
@@ -56,7 +57,7 @@ def saved_lines(plan: Plan) -> Iterator[Line]:
 
 
 def layers_saved(plan: Plan, layers: int) -> int:
-    """Return the bytes saved for the backward pass after the first `layers` layers have run."""
+    """Return the bytes saved for the backward pass by the first `layers` layers."""
     if plan.settings.gradient_checkpointing:
         return _layer_inputs(plan, layers) + saved_mask(plan)
     return total_bytes(_saved_by_layers(plan, layers))
@@ -77,7 +78,10 @@ def saved_mask(plan: Plan) -> int:
 
 
 def causal_mask(plan: Plan) -> int:
-    """Return the bytes of eager attention's causal mask, of batch × 1 × tokens × tokens numbers."""
+    """Return the bytes of the causal mask of eager attention.
+
+    The mask has batch × 1 × tokens × tokens numbers, where `tokens` is the length of a sequence.
+    """
     return plan.tokens * plan.settings.sequence_length * plan.settings.stream_bytes
 
 
@@ -123,7 +127,7 @@ def _cast_weights(plan: Plan) -> int:
     if settings.trains_weights:
         return head + shape.layers * plan.layer_weights
     # The first adapters of the first layer read a tensor that needs no gradient. Therefore autograd
-    # doesn't save the 16-bit copies of the matrix A of these adapters.
+    # doesn't save the 16-bit copies of these adapters' matrices A.
     first = next(filter(None, map(plan.adapter_inputs, SOURCES)))
     return head + shape.layers * plan.adapter_weights - settings.rank * sum(first)
 
@@ -136,7 +140,7 @@ def _attention_half(plan: Plan) -> list[Line]:
 
 
 def _attention_inner(plan: Plan) -> Iterator[Line]:
-    """Yield what the attention half saves, except the input of its last linear layer."""
+    """Yield the tensors that the attention half saves, except the output projection's input."""
     yield _norm(plan, "first norm")
     yield from _inputs(plan, "first norm")
     if plan.shape.qk_norm:
@@ -149,7 +153,7 @@ def _mlp_half(plan: Plan) -> list[Line]:
 
 
 def _mlp_inner(plan: Plan) -> Iterator[Line]:
-    """Yield what the MLP half saves, except the input of its last linear layer."""
+    """Yield the tensors that the MLP half saves, except the input of the last linear layer."""
     yield _norm(plan, "second norm")
     yield from _inputs(plan, "second norm")
     times, what = _activation(plan)
@@ -158,7 +162,7 @@ def _mlp_inner(plan: Plan) -> Iterator[Line]:
 
 
 def _activation(plan: Plan) -> tuple[int, str]:
-    """Return how many tensors as wide as the MLP are saved for its activation, and their names."""
+    """Return how many MLP-wide tensors are saved for the activation function, and their names."""
     function = plan.shape.activation
     if plan.shape.gated:
         return 3, f"gate, its {function} and up"
@@ -204,7 +208,8 @@ def _attention(plan: Plan) -> Iterator[Line]:
     formula = f"3 × {t} × {query} × {v}"
     yield _line("queries, keys, values", 3 * t * query * v, formula, "eager attention")
     widened = settings.stream_bytes == 4 or (settings.autocast and settings.device == "cuda")
-    # GPT-2 saves a 16-bit softmax. Other models save the softmax in float32 and a 16-bit copy.
+    # GPT-2 in 16 bits saves only a 16-bit softmax, unless its scores are converted to float32.
+    # Other models in 16 bits save the float32 softmax and its 16-bit copy.
     narrow = shape.family == "gpt2" and not widened
     each = v if v == 4 or narrow else 4 + v
     formula = f"{t} × {settings.sequence_length} × {shape.heads} heads × {each}"
@@ -239,8 +244,8 @@ def _weight_inputs(plan: Plan, source: str) -> Iterator[Line]:
 def _adapter_inputs(plan: Plan, source: str, widths: list[int]) -> Iterator[Line]:
     """Yield the inputs of A and B that autograd saves for the adapters that read `source`.
 
-    Each A reads its own copy of the input in A's number format. If the input already has this
-    format, all A read the same tensor, unless `adapters_copy_input` is true.
+    Each matrix A reads its own copy of the input in A's number format. If the input already has
+    this format, all matrices A read the same tensor, unless `adapters_copy_input` is true.
     """
     settings, t, pairs = plan.settings, plan.tokens, len(widths)
     rank, each = settings.rank, settings.adapter_bytes
@@ -260,7 +265,8 @@ def _adapter_inputs(plan: Plan, source: str, widths: list[int]) -> Iterator[Line
 def _unsaved(plan: Plan) -> int:
     """Return the bytes that the first layer doesn't save, although the later layers save them.
 
-    No tensor before the first adapter of the model needs a gradient.
+    Autograd doesn't save these bytes because no tensor before the first adapter of the model needs
+    a gradient.
     """
     shape, t = plan.shape, plan.tokens
     unsaved = _norm(plan, "first norm").size + _unsaved_attention(plan)
@@ -274,7 +280,7 @@ def _unsaved(plan: Plan) -> int:
 
 
 def _unsaved_mlp_tensors(plan: Plan) -> int:
-    """Return how many tensors as wide as the MLP the first layer doesn't save."""
+    """Return the number of MLP-wide tensors that the first layer doesn't save."""
     trained = [name in plan.adapted for name in plan.readers["second norm"]]
     # Autograd saves a factor of a product only if the other factor needs a gradient.
     if plan.shape.gated:
@@ -308,9 +314,9 @@ def _unsaved_attention(plan: Plan) -> int:
 def layer_backward(plan: Plan) -> list[Line]:
     """Return the tensors in memory when the backward pass of one layer needs most memory.
 
-    The layer needs its saved tensors and their gradients. With checkpointing, the saved tensors are
-    recomputed first. The stored input of the layer is not counted here, because `layers_saved`
-    counts this input.
+    The backward pass needs the tensors that the layer saved, and their gradients. With
+    checkpointing, the saved tensors are recomputed first. The stored input of the layer is not
+    counted here, because `layers_saved` counts this input.
     """
     saved = [*_attention_half(plan), *_mlp_inner(plan)]
     moments = [
@@ -334,17 +340,18 @@ def _around_backward(plan: Plan) -> Iterator[Line]:
         adapters = plan.adapter_weights
         copies = f"{adapters:,} × 2"
         yield _line("16-bit copies of its adapters", 2 * adapters, copies, AUTOCAST)
-    # A LayerNorm saves the stored input itself, not a float32 copy. So does an RMSNorm if the
-    # residual stream is float32. The stored input is subtracted, so that it counts only once.
+    # A LayerNorm saves the stored input itself, not a float32 copy. An RMSNorm also saves the
+    # stored input itself if the residual stream is float32. In these cases the stored input is
+    # subtracted, because it must count only once.
     if plan.shape.norm == "layer" or stream == 4:
         yield _line("less: the stored input", -size, formula, "what the first norm saves")
 
 
 def _mlp_forward(plan: Plan) -> Iterator[Line]:
-    """Yield the tensors that the recomputation needs in the MLP besides the saved tensors.
+    """Yield the tensors that the MLP's recomputation needs in addition to the saved tensors.
 
-    The recomputation needs most memory just after the last adapter before the MLP's product has
-    computed its result.
+    The recomputation needs most memory when the last adapter that reads the second norm returns its
+    result.
     """
     settings, t, h, wide = plan.settings, plan.tokens, plan.shape.hidden, plan.shape.intermediate
     if plan.adapter_inputs("second norm"):
@@ -360,8 +367,8 @@ def _mlp_forward(plan: Plan) -> Iterator[Line]:
 def _mlp_backward(plan: Plan) -> Iterator[Line]:
     """Yield the tensors that the backward pass of the MLP half adds to the saved tensors.
 
-    The MLP half is the first in the backward pass of a layer. So all tensors that the layer saved
-    still exist, except the input of its last linear layer.
+    The backward pass of a layer begins with the MLP half. So all tensors that the layer saved still
+    exist, except the input of the last linear layer.
     """
     shape, settings, t = plan.shape, plan.settings, plan.tokens
     wide, v = shape.intermediate, settings.value_bytes
@@ -381,8 +388,8 @@ def _mlp_backward(plan: Plan) -> Iterator[Line]:
 def _dequantized(plan: Plan) -> Iterator[Line]:
     """Yield the tensors needed for the gradient of the input of the last linear layer in QLoRA.
 
-    bitsandbytes dequantizes the matrix to compute this gradient. Then the gradient from the
-    matrix's adapter is added.
+    bitsandbytes dequantizes the layer's matrix to compute this gradient. Then autograd adds the
+    gradient of the same input that the layer's adapter computes.
     """
     settings, t, h, wide = plan.settings, plan.tokens, plan.shape.hidden, plan.shape.intermediate
     narrow, v = DTYPE_BYTES[settings.compute_dtype], settings.value_bytes
@@ -395,7 +402,7 @@ def _dequantized(plan: Plan) -> Iterator[Line]:
 
 
 def _attention_backward(plan: Plan) -> Iterator[Line]:
-    """Yield the tensors of attention's backward pass, after those of the MLP half are freed."""
+    """Yield the tensors of attention's backward pass, after the MLP half's tensors are freed."""
     settings = plan.settings
     if settings.trains_weights:
         sizes = list(plan.sizes.values())

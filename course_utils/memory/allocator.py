@@ -1,8 +1,8 @@
 """Simulate the bytes that PyTorch's caching allocator counts on a GPU, block by block.
 
 `torch.cuda.max_memory_allocated` adds up blocks, not tensors. A block has the size of its tensor,
-rounded up to a multiple of 512 B. A block is larger than that if it was cut from a cached block
-whose remainder is too small to be split off:
+rounded up to a multiple of 512 B. The block is larger than this rounded size if it was cut from a
+cached block, or from a new segment, whose remainder is too small to be split off:
 
     a cached block of 8 MiB   |· 5.5 MiB asked for ·|· 2 MiB asked for ·|½|
                                                      the last ½ MiB is not split: it counts as used
@@ -23,8 +23,8 @@ from course_utils.units import MiB
 ROUND = 512
 # A tensor of at most this many bytes shares a segment with other small tensors (kSmallSize).
 SMALL = MiB
-# Bytes of a segment for small tensors (kSmallBuffer) and of a segment for larger ones
-# (kLargeBuffer), as requested from the driver.
+# The allocator requests segments of these sizes from the driver: SMALL_SEGMENT bytes for small
+# tensors (kSmallBuffer), and LARGE_SEGMENT bytes for larger tensors (kLargeBuffer).
 SMALL_SEGMENT, LARGE_SEGMENT = 2 * MiB, 20 * MiB
 # A tensor of at least OWN_SEGMENT bytes gets a separate segment (kMinLargeAlloc). The size of this
 # segment is a multiple of OWN_ROUND bytes (kRoundLarge).
@@ -33,7 +33,7 @@ OWN_ROUND = 2 * MiB
 
 
 def rounded(size: int) -> int:
-    """Return `size` rounded up to a multiple of 512 bytes, the smallest block for a tensor."""
+    """Return the smallest block for a tensor: `size` rounded up to a multiple of 512 bytes."""
     return max(ROUND, -(-size // ROUND) * ROUND)
 
 

@@ -20,24 +20,24 @@ from course_utils.units import format_bytes
 
 @dataclass(frozen=True)
 class Estimate:
-    """An estimate in bytes (B), with six parts that add up to `total`.
+    """An estimate of memory in bytes (B), in six parts that add up to `total`.
 
     With several GPUs, all numbers are the bytes on one GPU.
 
     Attributes:
         shape: The shape of the model.
         settings: The settings of fine-tuning.
-        weights: Bytes of the model as it is stored, with 32, 16 or 4 bits per parameter and the
-            constants of quantization.
+        weights: Bytes of the model as it is stored, with 32, 16 or 4 bits per parameter, including
+            the constants of quantization.
         adapters: Bytes of LoRA's matrices A and B.
         gradients: Bytes of the gradients, one number for each trainable parameter.
         optimizer: Bytes of the optimizer's states, and of the float32 master copy if the recipe has
             one.
         activations: Bytes of the tensors that autograd saves for the backward pass.
-        transient: Bytes of all other tensors at the peak, minus those bytes of the other parts that
-            don't exist at the peak. The gradients don't exist yet when the loss is computed, and
-            the activations no longer exist when the weights are updated. So this number can be
-            negative.
+        transient: Bytes of all other tensors at the peak, minus those bytes of the five parts above
+            that don't exist at the peak. For example, the gradients don't exist yet when the loss
+            is computed, and the activations no longer exist when the weights are updated. So
+            `transient` can be negative.
         peak: Name of the moment at which memory peaks.
         alive: A pair of name and bytes for each item in memory at the peak. The bytes add up to
             `total`.
@@ -89,7 +89,7 @@ class Estimate:
         return "\n".join([f"{self.shape.name}, {self.settings.method}: at {self.peak}", *lines])
 
     def fits(self, gpu: str | int) -> bool:
-        """Return whether the peak fits the memory of a GPU, after subtracting what CUDA needs.
+        """Return whether the peak fits the memory of a GPU minus the `RESERVE` bytes for CUDA.
 
         Args:
             gpu: A name from `GPUS`, or the memory of a GPU in bytes.
@@ -124,7 +124,7 @@ class Estimate:
 def estimate(
     model: ModelShape | str | Path | Mapping[str, Any], method: str = "full", **options: Any
 ) -> Estimate:
-    """Estimate the bytes on each GPU at the peak of one training step.
+    """Return an estimate of the bytes on each GPU at the peak of one training step.
 
     The estimate assumes that dropout is off. If only the model's number of parameters is known,
     activations and adapters can't be computed, so `total` is the sum of weights, gradients and
@@ -162,7 +162,8 @@ def estimate(
         gpus: Number of GPUs.
         sharding: None (each GPU stores everything), "zero1", "zero2", "zero3" or "fsdp" (ZeRO,
             section 5). "fsdp" shards the same parts as "zero3".
-        device: "cuda" also counts what PyTorch allocates on a GPU besides tensors; "cpu" doesn't.
+        device: "cuda" also counts the memory that PyTorch allocates on a GPU besides tensors; "cpu"
+            counts only tensors.
 
     Raises:
         ValueError: An option is unknown, or a value is not allowed.
@@ -203,9 +204,9 @@ def timeline(
 ) -> tuple[Moment, ...]:
     """Return every moment of one training step in order, layer by layer.
 
-    The largest `total` of all moments equals the `total` of `estimate`. For the forward pass of a
-    layer, only its saved tensors are counted. Its other tensors are not counted, because they need
-    less memory than its backward pass.
+    The largest `total` of all moments equals the `total` of `estimate`. In the forward pass of a
+    layer, only the saved tensors are counted. The other tensors of the forward pass are not
+    counted, because they need less memory than the backward pass of the same layer.
 
     Args:
         model: As in `estimate`.

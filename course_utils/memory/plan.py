@@ -27,7 +27,7 @@ class Trainable:
         name: Name of the kind, such as "q_proj.lora_A".
         elements: Number of elements in one tensor of this kind.
         count: Number of tensors of this kind in the entire model.
-        in_layers: Whether the tensors are spread evenly over the transformer layers.
+        in_layers: Whether each transformer layer contains the same number of these tensors.
     """
 
     name: str
@@ -71,7 +71,10 @@ class Plan:
 
     @property
     def scores(self) -> int:
-        """The number of attention scores in one layer: one per head and pair of a text's tokens."""
+        """The number of attention scores in one layer.
+
+        Each head computes one score for each pair of tokens in the same sequence.
+        """
         return self.tokens * self.settings.sequence_length * self.shape.heads
 
     @cached_property
@@ -110,7 +113,10 @@ class Plan:
 
     @cached_property
     def readers(self) -> dict[str, tuple[str, ...]]:
-        """The linear layers that read each tensor: "first norm" → q_proj, k_proj and v_proj."""
+        """The linear layers that read each tensor.
+
+        For example, q_proj, k_proj and v_proj read the result of the first norm.
+        """
         names = tuple(self.layers)
         first = 1 if self.shape.family == "gpt2" else 3
         return {

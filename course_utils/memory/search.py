@@ -21,7 +21,7 @@ def kv_cache_bytes(
     batch_size: int = 1,
     dtype: str = "float16",
 ) -> int:
-    """Return the bytes of a KV cache of 2 · layers · kv_heads · head_dim · tokens numbers.
+    """Return the bytes of a KV cache, which has 2 · layers · kv_heads · head_dim · tokens numbers.
 
     Args:
         model: As in `estimate`.
@@ -50,7 +50,7 @@ def largest(
     method: str = "full",
     **options: Any,
 ) -> int | str | None:
-    """Find the largest batch, sequence, rank or model that fits a GPU with these options.
+    """Return the largest batch size, sequence length, rank or model that fits a GPU.
 
     Args:
         what: "batch_size", "sequence_length", "rank" or "model".
@@ -65,8 +65,8 @@ def largest(
         of the largest preset that fits, None if no preset fits.
 
     Raises:
-        ValueError: An argument is not allowed, or the number doesn't affect memory, such as the
-            rank in full fine-tuning.
+        ValueError: An argument is not allowed, or memory doesn't depend on the requested quantity,
+            such as the rank in full fine-tuning.
     """
     budget = usable_bytes(gpu)
     if what == "model":
@@ -92,7 +92,7 @@ def _largest_model(budget: int, model: Any, method: str, options: dict[str, Any]
     targets = options["targets"]
     shapes = [ModelShape.preset(name) for name in PRESETS]
     able = [shape for shape in shapes if method == "full" or _has_targets(shape, targets)]
-    # If no preset has these layers, `estimate` raises an error that lists the layers of a preset.
+    # If no preset has the target layers, `estimate` raises an error that lists a preset's layers.
     able = able or shapes
     fitting = [shape for shape in able if estimate(shape, method, **options).total <= budget]
     return max(fitting, key=lambda shape: shape.parameters).name if fitting else None

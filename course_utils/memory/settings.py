@@ -1,4 +1,4 @@
-"""Define the named choices that determine how much memory fine-tuning needs, with their bytes."""
+"""Define the settings that determine how much memory fine-tuning needs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Precision:
     Attributes:
         weight: Bytes of a trainable parameter as the model stores it.
         gradient: Bytes of the gradient of a trainable parameter.
-        master: Bytes of the float32 copy that the optimizer updates, 0 if the recipe has no copy.
+        master: Bytes of a parameter's float32 copy, which the optimizer updates. 0 means that the
+            recipe has no such copy.
         state: Bytes of each number that the optimizer keeps for a parameter.
         stream: Bytes of a number in the residual stream.
         value: Bytes of a number that a linear layer returns.
@@ -99,7 +100,9 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that determine memory for a given model; `memory.estimate` describes each one.
+    """The settings that determine how much memory fine-tuning of a given model needs.
+
+    The docstring of `memory.estimate` describes each setting.
 
     Raises:
         ValueError: A value is not allowed. The message describes the allowed values.
@@ -177,7 +180,7 @@ class Settings:
 
     @property
     def precision(self) -> Precision:
-        """The precision of the trainable parameters."""
+        """The bytes per number that the chosen recipe uses."""
         return RECIPES[self.recipe]
 
     @property
@@ -217,8 +220,8 @@ class Settings:
         """Whether A reads a copy of its input even if the input already has A's format.
 
         Under autocast, peft converts the input to float32, and autocast converts the copy back to
-        16 bits. peft's 4-bit layers skip both conversions if autocast is on, but they only detect
-        autocast on a GPU.
+        16 bits. peft's 4-bit layers skip the two conversions if autocast is on, but these layers
+        detect autocast only on a GPU.
         """
         return self.autocast and not (self.method == "qlora" and self.device == "cuda")
 

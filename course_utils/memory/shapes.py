@@ -159,7 +159,7 @@ class ModelShape:
 
     @property
     def known(self) -> bool:
-        """Whether more than the number of parameters is known."""
+        """Whether the sizes of the model are known, not just its number of parameters."""
         return not self.scalar
 
     def check_length(self, tokens: int) -> None:
@@ -229,7 +229,7 @@ class ModelShape:
 
     @property
     def parameters(self) -> int:
-        """The number of all parameters; tied parameters are counted once."""
+        """The total number of parameters. Tied parameters are counted once."""
         if not self.known:
             return self.scalar
         last_norm = self.hidden * self.norm_tensors
@@ -237,7 +237,7 @@ class ModelShape:
         return self.embedding_parameters + self.linear_parameters + in_layers + last_norm
 
     def target_layers(self, targets: str | Iterable[str]) -> dict[str, tuple[int, int]]:
-        """Return the linear layers that get adapters, chosen as by peft's `target_modules`.
+        """Return the linear layers that `targets` names, by the rules of peft's `target_modules`.
 
         Args:
             targets: "all-linear", or names such as ("q_proj", "v_proj"). A name also matches the
@@ -321,7 +321,8 @@ def _from_hub(name: str) -> Path:
         # Ask the hub once with a time-out, because the download itself would retry many times.
         HfApi().model_info(name, timeout=HUB_TIMEOUT)
         return Path(hf_hub_download(name, "config.json"))
-    # The errors of httpx, the errors of huggingface_hub and OSError share no other base class.
+    # The errors of httpx, the errors of huggingface_hub and OSError have only the base class
+    # Exception in common.
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise ValueError(f"no config of {name} from the hub: {reason}") from None
@@ -333,7 +334,7 @@ _CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 
 def _unsupported(values: Mapping[str, Any]) -> str | None:
-    """Return the reason why this module doesn't support a config, None if it does."""
+    """Return the reason why this module doesn't support a config, None for a supported config."""
     if values.get("is_encoder_decoder") or values.get("add_cross_attention"):
         return "is an encoder–decoder: only decoder-only models are modelled"
     if any(values.get(key) not in (None, False, 0, 1) for key in _EXPERTS):
@@ -399,14 +400,18 @@ class _Config:
         return value
 
 
-# Each of these activation functions is one operation of PyTorch, which saves its input.
+# Each of these activation functions is one operation of PyTorch, which saves only the function's
+# input.
 FUSED = ("silu", "gelu", "gelu_pytorch_tanh")
 # transformers computes "gelu_new" with a formula of several operations.
 ACTIVATIONS = (*FUSED, "gelu_new")
 
 
 def _rotary(config: _Config, kv_heads: int | None = None, head_dim: int | None = None):
-    """Return the sizes of a family with rotary positions; some defaults differ by family."""
+    """Return the sizes in the config of a family with rotary positions.
+
+    `kv_heads` and `head_dim` are the family's defaults for a config without these fields.
+    """
     hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
     shared = kv_heads if "num_key_value_heads" not in config.values else None
     return {

@@ -3,8 +3,8 @@
 forward of layer 1 … L      the tensors saved for the backward pass accumulate
 the loss                    logits and their gradients
 layer L … 1's backward      the tensors of one layer, which checkpointing recomputes first, and
-                            their gradients; between two layers, only the gradient of the residual
-                            stream remains of them
+                            their gradients; of these tensors, only the gradient of the residual
+                            stream still exists between two layers
 the update                  the optimizer's states and all gradients
 """
 
@@ -39,7 +39,7 @@ from course_utils.memory.weights import (
 
 PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "transient")
 LOGITS, WORK, REST = "logits and loss", "a layer at work", "CUDA and the rest"
-# The groups into which figures and tables sum the memory at the peak.
+# The groups into which figures and tables divide the memory at the peak.
 GROUPS = (*PARTS[:-1], LOGITS, WORK, REST)
 # The names of two moments of a step.
 LOSS, UPDATE = "the loss", "the update"
@@ -225,7 +225,7 @@ class Step:
         return layer_saved(self.plan)
 
     def _stored(self, layers: int) -> int:
-        """Return the bytes saved by the lowest `layers` layers, which are still needed."""
+        """Return the bytes that the lowest `layers` layers saved for their backward passes."""
         if self.plan.settings.gradient_checkpointing:
             return layers_saved(self.plan, layers)
         return layers * self._layer_saved
@@ -249,7 +249,7 @@ def _line(what: str, size: int, formula: str, source: str) -> Line:
 
 
 def _constant_lines(plan: Plan) -> Iterator[Line]:
-    """Yield the memory besides the parts that is in use during the entire step."""
+    """Yield a line for each item outside the parts that is in memory during the entire step."""
     if plan.settings.gradient_checkpointing:
         yield from _inputs_of_recomputation(plan)
     if plan.settings.shards("weights"):
@@ -259,7 +259,7 @@ def _constant_lines(plan: Plan) -> Iterator[Line]:
 
 
 def _inputs_of_recomputation(plan: Plan) -> Iterator[Line]:
-    """Yield the tensors besides the layers' inputs that every recomputation of a layer reads."""
+    """Yield the tensors that every recomputation of a layer reads besides the layer's input."""
     shape, settings, t = plan.shape, plan.settings, plan.tokens
     s, each = settings.sequence_length, settings.stream_bytes
     if settings.attention == "eager" and not saved_mask(plan):
@@ -274,7 +274,7 @@ def _inputs_of_recomputation(plan: Plan) -> Iterator[Line]:
 
 
 def _gathered_layers(plan: Plan) -> Line:
-    """Return the weights of two layers, which each GPU gathers from the other GPUs."""
+    """Return the line for the weights of two layers that each GPU gathers from the other GPUs."""
     coded, each = sum(plan.quantized.values()), plan.settings.base_bytes
     whole = plan.layer_weights - coded
     formula, size = f"2 × ({whole:,} × {each} + {coded:,} × ½)", 2 * whole * each + coded
@@ -294,7 +294,7 @@ def _cuda_lines(plan: Plan) -> Iterator[Line]:
 
 
 def _logits(plan: Plan) -> Line:
-    """Return the bytes of the logits, which the model's output keeps until the next step."""
+    """Return the line for the logits, which the model's output keeps until the next step."""
     each = 2 if plan.settings.autocast else plan.settings.stream_bytes
     formula = f"{plan.tokens} tokens × {plan.shape.vocab} words × {each}{_in_blocks(plan)}"
     size = _block(plan, plan.tokens * plan.shape.vocab * each)
@@ -302,12 +302,13 @@ def _logits(plan: Plan) -> Line:
 
 
 def _loss_copies(plan: Plan) -> Line:
-    """Return the bytes of the gradients of the loss and of the softmax.
+    """Return the line for the gradients of the logits and of their softmax.
 
     The softmax itself is counted among the saved activations.
     """
     full = 4 * plan.tokens * plan.shape.vocab
-    # The saved softmax also occupies a block, and the rounding of its size is counted here.
+    # The saved softmax also occupies a block. The bytes by which this block exceeds the softmax are
+    # counted here.
     size = 3 * _block(plan, full) - full
     formula = f"2 × {plan.tokens} tokens × {plan.shape.vocab} words × 4{_in_blocks(plan)}"
     return _line("gradients of logits", size, formula, "cross entropy")

@@ -14,14 +14,19 @@ from course_utils.memory.settings import BLOCK_SIZES, DTYPE_BYTES, OPTIMIZERS, S
 from course_utils.memory.shapes import ModelShape
 from course_utils.validation import positive
 
-# Tensors with fewer elements than this have float32 states (bitsandbytes: min_8bit_size).
+# For a tensor with fewer elements than this number, an 8-bit optimizer keeps float32 states
+# (bitsandbytes: min_8bit_size).
 SMALLEST_8BIT = 4096
-# Tensors with fewer elements than this never have paged states (bitsandbytes: get_state_buffer).
+# For a tensor with fewer elements than this number, a paged optimizer doesn't page the states
+# (bitsandbytes: get_state_buffer).
 SMALLEST_PAGED = 100_000
 
 
 def shared(line: Line, settings: Settings, part: str) -> Line:
-    """Return a line with its bytes on one GPU, divided and rounded up if ZeRO shards `part`."""
+    """Return a line with the bytes on one GPU.
+
+    If the settings shard `part`, the bytes are divided by the number of GPUs and rounded up.
+    """
     if not settings.shards(part):
         return line
     formula = f"({line.formula}) / {settings.gpus} GPUs"
@@ -43,7 +48,7 @@ def nf4_bytes(parameters: int, block_size: int = 64, double_quant: bool = True) 
         The number of bytes for each of "codes", "constants" and "code books".
 
     Raises:
-        ValueError: `parameters` is below 1, or bitsandbytes has no such block size.
+        ValueError: `parameters` is below 1, or bitsandbytes doesn't support this block size.
     """
     positive("parameters", parameters)
     if block_size not in BLOCK_SIZES:
@@ -55,7 +60,7 @@ def nf4_bytes(parameters: int, block_size: int = 64, double_quant: bool = True) 
 
 
 def weight_lines(plan: Plan) -> Iterator[Line]:
-    """Yield a line for each kind of the model's own weights, with its bytes."""
+    """Yield a line for each kind of weight in the model itself, without the adapters."""
     shape, settings = plan.shape, plan.settings
     if settings.method == "qlora":
         yield from _nf4_weights(plan)
@@ -89,7 +94,10 @@ def _nf4_weights(plan: Plan) -> Iterator[Line]:
 
 
 def _nf4_lines(plan: Plan) -> Iterator[Line]:
-    """Yield the bytes of the codes, constants and code books; sharding divides only the codes."""
+    """Yield the lines for the codes, constants and code books.
+
+    Sharding divides only the codes among the GPUs.
+    """
     settings, layers, matrices = plan.settings, plan.shape.layers, plan.quantized.values()
     double = settings.double_quant
     stored = [nf4_bytes(n, settings.block_size, double) for n in matrices]
@@ -124,7 +132,8 @@ def _unsplit_rests(
     `kept` names the layers that stay in 16 bits. transformers first allocates and frees one large
     region of memory. It then loads the 16-bit matrices into this region, in the order of their
     names. For each matrix, bitsandbytes allocates constants and codes, and the 16-bit matrix is
-    freed. A real loader with several threads uses another order, so its number differs by some MiB.
+    freed. A real loader with several threads uses another order, so the bytes in a real run differ
+    from the simulated bytes by some MiB.
     """
     gpu, layers = CachingAllocator(), shape.linear_layers()
     ordered = sorted(layers, key=_name_in_checkpoint)
@@ -159,7 +168,7 @@ def _name_in_checkpoint(layer: str) -> str:
 
 
 def trainable_lines(plan: Plan) -> Iterator[Line]:
-    """Yield the bytes of adapters, gradients and optimizer for the trainable parameters."""
+    """Yield the lines for adapters, gradients and the optimizer."""
     settings, count, precision = plan.settings, plan.trained, plan.settings.precision
 
     def each(part: str, what: str, size: int, source: str) -> Line:
@@ -175,7 +184,10 @@ def trainable_lines(plan: Plan) -> Iterator[Line]:
 
 
 def state_lines(plan: Plan) -> Iterator[Line]:
-    """Yield one line for the states that the optimizer creates at the first update, if any."""
+    """Yield a line for the states that the optimizer creates at the first update.
+
+    An optimizer without states has no line.
+    """
     settings, optimizer = plan.settings, OPTIMIZERS[plan.settings.optimizer]
     if not optimizer.states:
         return

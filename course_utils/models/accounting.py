@@ -13,8 +13,9 @@ def model_bytes(model: nn.Module) -> int:
     """Count the bytes of all tensors that a model stores.
 
     The tensors are the model's weights and buffers, and the constants, code books and offsets of
-    its 4-bit weights. `model.get_memory_footprint()` leaves out the quantization constants. A
-    tensor that is used in several places, such as tied embeddings, counts once.
+    its 4-bit weights. The method `get_memory_footprint` of transformers would leave out the
+    quantization constants. A tensor that is used in several places, such as tied embeddings, is
+    counted once.
 
     Args:
         model: any module, with or without 4-bit layers of bitsandbytes.
@@ -26,14 +27,17 @@ def model_bytes(model: nn.Module) -> int:
 
 
 def byte_table(model: nn.Module) -> list[dict[str, Any]]:
-    """List the bytes that `model_bytes` adds up, by kind of tensor.
+    """List the bytes of a model by kind of tensor.
+
+    `model_bytes` returns the sum of these bytes.
 
     Args:
         model: any module, with or without 4-bit layers of bitsandbytes.
 
     Returns:
-        One row for each kind of tensor. Its keys are "part" (the kind), "tensors" (the number of
-        tensors), "elements" (the number of their elements) and "bytes" (their size in bytes).
+        One row for each kind of tensor. The keys of a row are "part" (the kind), "tensors" (the
+        number of tensors), "elements" (the total number of their elements) and "bytes" (their total
+        size in bytes).
     """
     rows: dict[str, dict[str, Any]] = {}
     seen: set[int] = set()
@@ -49,7 +53,7 @@ def byte_table(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def _parts(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield every tensor of the model with its kind, including the constants of 4-bit weights."""
+    """Yield the kind of each tensor and the tensor, including the constants of 4-bit weights."""
     for name, parameter in model.named_parameters():
         state = getattr(parameter, "quant_state", None)
         if state is not None:

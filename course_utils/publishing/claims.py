@@ -34,7 +34,7 @@ class Evidence:
 
 
 def evidence(folder: Path) -> list[Evidence]:
-    """Return the cells that the page of claims links to, in order; empty without this page."""
+    """Return the cells that the page of claims links to, in order; empty if the page is missing."""
     path = folder / PAGE
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     return [

@@ -73,7 +73,7 @@ def _row(lecture: Path, start: Path) -> dict[str, str]:
 
 
 def renewed(text: str, folder: Path, start: Path) -> str:
-    """Return a page's text with a renewed table of lectures, which is added if it is missing.
+    """Return a page's text with a renewed table of lectures, added if the page has no table.
 
     Raises:
         CourseError: the table has a column that `COLUMNS` does not have.
@@ -90,7 +90,7 @@ def renewed(text: str, folder: Path, start: Path) -> str:
 
 
 def renewed_pages(folder: Path) -> dict[Path, str]:
-    """Return the new texts of those `PAGES` whose table is out of date, by path."""
+    """Return the new text of each of `PAGES` whose table is out of date, by the page's path."""
     paths = [folder / page for page in PAGES if (folder / page).is_file()]
     texts = {path: path.read_text(encoding="utf-8") for path in paths}
     # The page of another course may have no table.

@@ -63,6 +63,9 @@ def execute(
         timeout: maximum run time of a cell, in seconds; None sets no limit.
         progress: whether to show a progress bar on stderr, which advances with each cell.
 
+    Returns:
+        The result of the run. If a cell failed, the attribute `error` of the result names the cell.
+
     Raises:
         CourseError: the notebook can't be read, `output_dir` is the folder of the notebook, or
             Jupyter's packages are missing.
@@ -142,13 +145,13 @@ def _execute_until_interrupted(watch: _Watch) -> None:
             watch.kill_kernel()
             raise
         finally:
-            # If the kernel did not start, nbclient does not remove this handler, which would then
-            # fail when Python exits.
+            # If the kernel did not start, nbclient does not remove this exit handler, which would
+            # then fail when Python exits.
             atexit.unregister(watch.client._cleanup_kernel)
 
 
 def _kernel_environment() -> dict[str, str]:
-    """Return environment variables for inline figures and no warnings of the debugger on stderr."""
+    """Return environment variables that give inline figures and silence debugger warnings."""
     kept = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     return kept | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
@@ -170,11 +173,11 @@ def _bar(path: Path, notebook: Any, progress: bool) -> Any:
 
 
 class _Watch(threading.Thread):
-    """Advance the bar and measure memory while a notebook runs.
+    """A thread that advances the progress bar and measures memory while a notebook runs.
 
     The operating system records the kernel's peak memory. But the record of a child process is lost
-    when the process ends. So the unshared memory of all child processes is measured twice a second,
-    and the maximum of these measurements is added to the kernel's peak.
+    when that child process ends. So the unshared memory of all child processes is measured twice a
+    second, and the maximum of these measurements is added to the kernel's peak.
     """
 
     def __init__(self, bar: Any, interval: float = 0.5):
@@ -203,7 +206,7 @@ class _Watch(threading.Thread):
         while not self.over.wait(self.interval):
             self.look()
             if sys.stderr.isatty():
-                # The bar shows the elapsed time, so it is redrawn during a long cell.
+                # The bar shows the elapsed time, so the bar is redrawn during a long cell.
                 self.bar.refresh()
 
     def look(self) -> None:

@@ -39,7 +39,8 @@ MAP_CELL = "course-map"
 
 # On Colab, the first code cell of every lecture and assignment installs the course from the git tag
 # of this package's version. The versions of four packages are fixed, because pip must not change
-# them under a running kernel. torchao is uninstalled, because peft does not accept Colab's version of torchao.
+# these packages while the kernel is running. torchao is uninstalled, because peft does not accept
+# Colab's version of torchao.
 SETUP = """\
 # Does nothing on your own computer. On Colab it installs the course, at a release.
 import os
@@ -67,7 +68,7 @@ KNOW = """\
 
 
 def setup_cell(address: str = "") -> str:
-    """Return the set-up cell that installs the course from an address, or asks for the address."""
+    """Return a set-up cell that installs the course from `address`, or asks for one if empty."""
     return SETUP.format(address=KNOW.format(address=address) if address else ASK, tag=TAG)
 
 
@@ -76,7 +77,7 @@ SETUP_CELL = setup_cell()
 
 
 def check(path: Path | str) -> list[str]:
-    """Return the problems because of which a notebook must not be committed.
+    """Return a notebook's problems, which must be solved before it is committed.
 
     A notebook in a folder named lectures must also have the form of a lecture.
 
@@ -191,7 +192,7 @@ def _lecture_faults(path: Path, cells: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def fix(path: Path | str) -> bool:
-    """Remove content that must not be committed from a notebook, and renew generated content.
+    """Remove outputs and other content that must not be committed; renew generated content.
 
     Set-up cells, badges and the table of lectures are generated. Cells with unsuitable ids or with
     too many lines of code are not fixed.

@@ -41,7 +41,7 @@ def problems(site: Path) -> list[str]:
 
 
 class _Page(HTMLParser):
-    """The links and ids of one page, and the problems that are found without other pages."""
+    """The links and ids of one page, and its problems that don't depend on other pages."""
 
     def __init__(self, path: Path):
         super().__init__()

@@ -1,10 +1,10 @@
 """Turn lectures into slides: reveal.js decks that need only a browser.
 
-The `slideshow` metadata of a cell determines the cell's place in the deck, as Jupyter defines it. A
-`slide` begins a topic, a `subslide` continues the topic on a new screen, and a `fragment` continues
-it on the same screen. A cell marked `skip` is left out, and `notes` are shown only to the speaker.
-A key press shows the outputs of a cell after its code. The outputs appear on the same screen if
-they fit there, and otherwise on the next screen.
+The `slideshow` metadata of a cell, which Jupyter defines, determines the cell's place in the deck.
+A `slide` begins a topic, a `subslide` continues the topic on a new screen, and a `fragment`
+continues the topic on the same screen. A cell marked `skip` is left out, and `notes` are shown only
+to the speaker. A key press shows the outputs of a cell after its code. The outputs appear on the
+same screen if they fit there, and otherwise on the next screen.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COLUMNS = 100
 LARGE = (16, 79)
 # Number of characters of running text that need the height of one line of code.
 TEXT = 50
-# Number of characters after which a table row is one line higher.
+# A table row is one line higher for every ROW characters of its text.
 ROW = 80
 # Heights of a picture, a table row, a row of controls and a line of text, in lines of code.
 HEIGHTS = {"<img": 20, "<tr": 2, "flex-direction:row": 2, "<br": 2}
@@ -44,7 +44,7 @@ REVEAL = ("LICENSE", "dist/reveal.css", "dist/reveal.js", "plugin/notes/notes.js
 
 
 def build(folder: Path, output: Path, only: str | None = None, *, run: bool = True) -> list[Path]:
-    """Write lectures as decks, and return the pages of the decks.
+    """Write lectures as decks, and return the paths of the decks' HTML pages.
 
     Args:
         folder: the course folder.
@@ -54,7 +54,7 @@ def build(folder: Path, output: Path, only: str | None = None, *, run: bool = Tr
         run: whether to execute the lectures first. If False, the last run of each lecture is used.
 
     Returns:
-        The pages of the decks.
+        The path of each deck's HTML page.
 
     Raises:
         CourseError: a lecture can't be executed or has no usable last run, a package is missing,
@@ -154,7 +154,8 @@ def laid_out(notebook: Any) -> Any:
     their screen, so that the notes are not part of a fragment.
 
     The metadata of the first cell of a screen gets two entries. `topic` is the heading for a screen
-    that does not begin with a heading. `large` is True if the screen can have the larger type.
+    that does not begin with a heading. `large` is True if the content of the screen fits in the
+    larger type.
     """
     notebook = copy.deepcopy(notebook)
     notebook.cells[0].source = with_badges(notebook.cells[0].source, "")
@@ -193,7 +194,7 @@ def _headings(cells: list[Any]) -> Iterator[str]:
 
 
 def _parts(cell: Any) -> Iterator[Any]:
-    """Yield the cell, or its code and its outputs separately if one screen is too small."""
+    """Yield the cell, or its code and its outputs separately if they don't fit on one screen."""
     if cell.cell_type == "code":
         shown = [output for output in cell.outputs if output.get("name") != "stderr"]
         cell.outputs = [part for output in shown for part in _tables(output)]

@@ -91,7 +91,7 @@ def places(folder: Path) -> dict[str, str]:
     """Return the path on the site for each course file that the site shows, by the file's path.
 
     Notebooks have the same path on the site as in the repository, because the launch button of a
-    page opens the notebook that has the path of the page.
+    page opens the notebook with the same path in the repository.
     """
     found = {f"docs/{path.name}": path.name for path in folder.glob("docs/*.md")}
     found |= {
@@ -163,12 +163,12 @@ LINK = re.compile(
 
 @dataclass(frozen=True)
 class Links:
-    """Change links between files of the course to links between pages of the site.
+    """Data and methods that change links between course files to links between pages.
 
     Attributes:
         folder: the course folder.
         places: the paths of files on the site, as `places` returns them.
-        repository: the address of the course's repository; "" if it has none.
+        repository: the address of the course's repository; "" if the repository has no address.
     """
 
     folder: Path
@@ -207,12 +207,13 @@ PICTURE = re.compile(r'src="data:image/(png|jpeg|gif);base64,([^"]+)"')
 
 
 def stage_notebook(path: Path, source: str, links: Links, work: Path) -> str:
-    """Return a notebook's JSON for Sphinx, with widgets as HTML, pictures as files, links changed.
+    """Return the JSON of a notebook that Sphinx can turn into a page of the site.
 
-    The id of each code cell becomes an anchor. The code of the checks in exercises is hidden until
-    a reader shows it. The set-up cell is left out, because it does nothing for a reader of the
-    site. The badges are left out, because the site has launch buttons. Tables that pandas styled
-    get the same look as other tables of pandas.
+    Widgets become HTML, pictures become files, and links are changed for the site. The id of each
+    code cell becomes an anchor. The code of the checks in exercises is hidden until the reader
+    clicks to show the code. The set-up cell is left out, because it does nothing for a reader of
+    the site. The badges are left out, because the site has launch buttons. Tables that pandas
+    styled get the same look as other tables of pandas.
     """
     notebook = freeze_widgets(load_node(path))
     notebook.cells = [cell for cell in notebook.cells if cell.id != "setup"]

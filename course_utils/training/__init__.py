@@ -1,6 +1,6 @@
-"""Lesson 07: QLoRA fine-tuning, from the settings of a run to its checkpoints.
+"""Fine-tune a model with QLoRA (lecture 07), from the settings of a run to its checkpoints.
 
-Read `loop` first, and then the other modules in this order:
+Read `loop` first, and then the other modules in the order of this list:
 
     recipe          all settings of a training run
     adapters        LoRA adapters on a frozen base model

@@ -1,4 +1,4 @@
-"""Attach LoRA adapters to a frozen base model, load saved adapters, and list what is trainable."""
+"""Attach LoRA adapters to a frozen base model, load saved adapters, list trainable parameters."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def attach_adapters(model, recipe: Recipe, name: str = "default"):
     Adapters are float32, regardless of the base model's dtype. So each trainable parameter needs
     16 bytes with Adam: 4 bytes each for the weight, its gradient and Adam's two moments. peft's
     `prepare_model_for_kbit_training` is not called, because it converts the embedding, the output
-    head and the normalization layers to float32. That would cost memory, and this training loop
-    does not need it.
+    head and the normalization layers to float32. The conversion would need additional memory, and
+    this training loop works without the conversion.
 
     Args:
         model: A transformers model, or a PeftModel, to which another adapter is added.
@@ -87,14 +87,17 @@ def load_adapters(model, path: str | Path, name: str = "default"):
 
 @contextmanager
 def _no_future_warnings() -> Iterator[None]:
-    """Hide a warning that students can ignore: peft 0.21 uses the old name of a model attribute."""
+    """Hide warnings of the class FutureWarning inside the with block.
+
+    Students can ignore these warnings: peft 0.21 uses the old name of a model attribute.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that the optimizer will update, by name."""
+    """Return a dict of the parameters that the optimizer will update, with names as keys."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 

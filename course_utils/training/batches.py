@@ -45,7 +45,10 @@ class Batches:
     seed: int | None = None
 
     def epoch(self, number: int = 0, start: int = 0) -> Iterator[dict[str, Tensor]]:
-        """Yield an epoch's micro-batches on the process's device, beginning with number `start`."""
+        """Yield this process's micro-batches of epoch `number`, beginning with micro-batch `start`.
+
+        Epochs and micro-batches are counted from 0. The tensors are on the process's device.
+        """
         order = self._order(number)
         together = self.size * self.accelerator.num_processes
         for group in range(start, math.ceil(len(order) / together)):

@@ -24,18 +24,21 @@ WEIGHTS, STATE, TRAINABLE, PROGRESS = "adapters", "state", "trainable.safetensor
 
 
 class TrainingError(CourseError):
-    """Training cannot continue; the message gives the reason and the newest checkpoint, if any."""
+    """Raised if training cannot continue.
+
+    The message contains the reason, and the newest checkpoint if there is one.
+    """
 
 
 class Checkpoints:
     """The checkpoints of one run, such as the folder `step-000040` after 40 optimizer steps.
 
     The subfolder `adapters` of a checkpoint contains the adapters in peft's format. The subfolder
-    `state` contains what is needed to continue the run, such as the state of the optimizer.
+    `state` contains the data that is needed to continue the run, such as the optimizer's state.
 
     A checkpoint is written under a temporary name and renamed when it is complete. Older
-    checkpoints are removed only after that. So a full disk or a crash during saving never destroys
-    the last complete checkpoint.
+    checkpoints are removed only after this renaming. So a full disk or a crash during saving never
+    destroys the last complete checkpoint.
     """
 
     def __init__(self, folder: str | Path, trainer: Trainer):
@@ -47,7 +50,7 @@ class Checkpoints:
 
     @property
     def weights(self) -> Path | None:
-        """Return the folder of the newest adapters, for `load_adapters`; None if none are saved."""
+        """Return the folder of the newest saved adapters, or None if no adapters are saved yet."""
         if self.newest is None:
             return None
         folder = self.newest / WEIGHTS
@@ -59,8 +62,8 @@ class Checkpoints:
         """Write a checkpoint, and then remove the older checkpoints.
 
         Raises:
-            TrainingError: The checkpoint could not be written. The message names the last good
-                adapters.
+            TrainingError: The checkpoint could not be written. The message names the
+                folder of the last good adapters, if there is one.
         """
         final = self.folder / f"step-{len(history):06d}"
         partial = final.with_suffix(".partial")
@@ -120,7 +123,10 @@ class Checkpoints:
         return progress["history"]
 
     def rescue(self, history: list[dict], why: str) -> str:
-        """Save the weights from before a failed step if finite, and return an error message."""
+        """Save the weights after a failed step if they are finite, and return an error message.
+
+        The failed step has not changed the weights. Nothing is saved if no step was completed.
+        """
         if history and all(p.isfinite().all() for p in trainable_parameters(self.model).values()):
             self.save(history)
         return (

@@ -7,7 +7,7 @@
 
 The command loads a base model in NF4, attaches adapters, and trains them on the news briefs with
 `finetune`. `accelerate launch` starts several processes, and each process loads the base model
-itself. docs/bigger-machines.md explains the training with several processes.
+itself. docs/bigger-machines.md explains training with several processes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WITHOUT_OPTION = {"validate_every"}
 
 
 def recipe_options(command: Callable) -> Callable:
-    """Add an option for each numeric field of `Recipe`, with the field's default and help."""
+    """Add to a command one option for each numeric field of `Recipe`, with its default and help."""
     for field in reversed(dataclasses.fields(Recipe)):
         kind = KINDS.get(str(field.type))
         if kind is None or field.name in WITHOUT_OPTION:
@@ -76,11 +76,11 @@ def train(name: str | None, path: Path | None, choices: dict, **options) -> Run 
 
     Args:
         name: Name of the base model, as in `load_base`. If neither `name` nor `path` is given, the
-            model is `default_name` of the process's device.
+            default model of the process's device is used (`default_name`).
         path: Folder of the base model. It cannot be given together with `name`.
         choices: Values of the fields of `Recipe`, by name. If learning_rate is None, the default
             learning rate of the model is used.
-        options: Further arguments of `finetune`.
+        options: Further keyword arguments for `finetune`.
 
     Returns:
         The run in the main process, None in the other processes.
@@ -106,7 +106,7 @@ def train(name: str | None, path: Path | None, choices: dict, **options) -> Run 
         path=path,
         quantization="nf4",
         compute_dtype=runtime.compute_dtype(state.device),
-        # With FSDP, the model is loaded on the CPU, and FSDP moves its shards to the GPUs.
+        # With FSDP, the model is loaded on the CPU. Later FSDP moves its shards to the GPUs.
         device="cpu" if distributed.fsdp_wanted() else state.device,
     )
     stories = [news.tuned_messages(story) for story in news.load_news()["train"]]

@@ -1,7 +1,7 @@
 """Create the `Accelerator` of a run, and prepare a 4-bit model that FSDP shards over GPUs.
 
 The training loop in `loop` is the same for one process and for many processes.
-docs/bigger-machines.md explains the training with several processes.
+docs/bigger-machines.md explains training with several processes.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def make_accelerator(model, compute_dtype: torch.dtype | None = None):
 
     Args:
         model: The model to train. If FSDP is used, `make_ready_for_fsdp` changes the model.
-        compute_dtype: Dtype of autocast; float32 means that autocast is off. Default: the compute
+        compute_dtype: Dtype of autocast. float32 turns autocast off. The default is the compute
             dtype of the 4-bit layers. If there are no 4-bit layers, the default is
-            `runtime.compute_dtype()` of the model's device.
+            `runtime.compute_dtype` of the model's device.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -34,8 +34,8 @@ def make_accelerator(model, compute_dtype: torch.dtype | None = None):
         layers = (m.compute_dtype for m in model.modules() if hasattr(m, "compute_dtype"))
         compute_dtype = next(layers, None) or runtime.compute_dtype(device)
     precision = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "no"}[compute_dtype]
-    # An earlier run may have used another precision, so the shared state is reset. With FSDP the
-    # state is kept, because it can't be created twice.
+    # An earlier run may have used another precision, so accelerate's shared state is reset. With
+    # FSDP this state is kept, because it can't be created twice.
     if not fsdp_wanted():
         AcceleratorState._reset_state()
     accelerator = Accelerator(
@@ -59,11 +59,12 @@ def sharded(accelerator) -> bool:
 def make_ready_for_fsdp(plugin, model) -> None:
     """Change a 4-bit model with adapters so that FSDP can shard it (see peft's guide to FSDP).
 
-    FSDP shards only floating-point tensors, and all tensors of a unit must have the same dtype. So
-    the bytes of the 4-bit codes are reinterpreted as numbers of the embedding's dtype, as
-    bnb_4bit_quant_storage does. Casting these numbers would change the codes. Therefore FSDP's own
-    mixed precision is off, and autocast is used instead. The trainable adapters become units that
-    are separate from the frozen weights.
+    FSDP shards only floating-point tensors. All tensors of a unit, which is a group of modules that
+    FSDP shards together, must have the same dtype. So the bytes of the 4-bit codes are
+    reinterpreted as numbers of the embedding's dtype, as with transformers' option
+    bnb_4bit_quant_storage. FSDP's own mixed precision would cast these numbers, and so change the
+    codes. Therefore autocast is used instead. The trainable adapters become units that are separate
+    from the frozen weights.
 
     Raises:
         ValueError: The model has no adapters.
@@ -85,7 +86,7 @@ def make_ready_for_fsdp(plugin, model) -> None:
 
 
 def gathered(accelerator) -> dict[str, Tensor] | None:
-    """Return all weights that FSDP sharded, in the main process; return None without FSDP."""
+    """In the main process, return all weights that FSDP sharded. Without FSDP, return None."""
     if not sharded(accelerator):
         return None
     return accelerator.get_state_dict(accelerator._models[0])
@@ -94,7 +95,8 @@ def gathered(accelerator) -> dict[str, Tensor] | None:
 def save_gathered(model, weights: dict[str, Tensor], folder: Path) -> None:
     """Write the active adapter to `folder` in peft's format.
 
-    peft 0.21 can't do this itself, because it finds no adapters in a model that FSDP wraps.
+    peft 0.21 can't save this adapter itself, because peft finds no adapters in a model that FSDP
+    wraps.
     """
     adapter = model.active_adapter
     folder = folder if adapter == "default" else folder / adapter

@@ -1,15 +1,15 @@
-"""A faster training step for CPUs, used in lecture 07: it reads and writes memory less often.
+"""Speed up a training step on CPUs by reading and writing less memory (lecture 07).
 
 When a small model is trained on a CPU, the large matrix products need less time than the other
 operations of a step (docs/performance.md shows the profile). Three functions avoid some of these
-other operations. They change results only by rounding:
+other operations. The functions change results only by rounding:
 
     lora_linear         A 4-bit linear layer with its adapter. All of its products are computed in
                         the compute dtype, and its backward pass is written by hand. peft's own
-                        layer converts x to the adapter's float32, converts the result back, and
-                        stores the copies.
-    packed_attention    Attention over sequences that `sft.pack` joins without padding. So the
-                        other layers of the model compute only with real tokens.
+                        layer converts its input to the adapter's float32, converts the result
+                        back, and stores the converted copies.
+    packed_attention    Attention over sequences that `sft.pack` joins without padding between
+                        them. So the other layers of the model compute with less padding.
     cross_entropy       A loss that converts only a part of the logits to float32 at a time.
 
 Inside a `with fast_path(model)` block, the model uses `lora_linear` and `packed_attention`.
@@ -35,11 +35,11 @@ from transformers import AttentionInterface, PreTrainedModel
 from course_utils.models import linear4bit_layers
 from course_utils.sft import IGNORE
 
-# The width of each `Grid` is a multiple of this number. So there are few different widths, and
-# kernels are built for few different shapes.
+# The width of each `Grid` is a multiple of this number. So there are only a few different widths,
+# and kernels are built for only a few different shapes.
 GRID_WIDTH = 32
-# Number of logits that are converted to float32 at a time. They need 4 MB, so they stay in the
-# processor's cache.
+# Number of logits that are converted to float32 at a time. In float32 they need 4 MB, so
+# they stay in the processor's cache.
 CHUNK = 2**20
 # Name under which transformers registers `packed_attention` as an attention implementation.
 PACKED = "course_packed"
@@ -49,9 +49,9 @@ PACKED = "course_packed"
 
 
 class _LoRALinear(Function):
-    """`lora_linear` for inputs of shape (tokens, in), with a backward pass written by hand.
+    """Compute `lora_linear` for inputs of shape (tokens, in), with a handwritten backward pass.
 
-    The weight W has the shape (out, in); it is frozen and gets no gradient. The adapter's matrices
+    The weight W of shape (out, in) is frozen and gets no gradient. The adapter's matrices
     A of shape (r, in) and B of shape (out, r) are float32, and are cast to x's dtype before they
     are multiplied. The forward pass stores x, d = x Aᵀ and the cast matrices for the backward pass.
     """
@@ -90,11 +90,13 @@ def _dequantized(packed: Tensor, state, dtype: torch.dtype) -> Tensor:
 
 
 def lora_linear(layer, x: Tensor) -> Tensor:
-    """Return y = x Wᵀ + s (x Aᵀ) Bᵀ for a LoRA layer of peft whose 4-bit weight W is dequantized.
+    """Compute the output y = x Wᵀ + s (x Aᵀ) Bᵀ of a LoRA layer of peft with a 4-bit weight W.
 
         forward                          backward, from g = ∂L/∂y
         d = x Aᵀ        (tokens, r)      h = s g B       (tokens, r)
         y = x Wᵀ + s d Bᵀ                ∂B = s gᵀ d     ∂A = hᵀ x     ∂x = g W + h A
+
+    Here s is the scale of the adapter, and L is the loss. Both passes dequantize W.
 
     Args:
         layer: A LoRA layer of peft with one active adapter.
@@ -121,8 +123,8 @@ class Grid(NamedTuple):
         row of tokens    a a a b b b b b c c
         rectangle        a a a . .   b b b b b   c c . . .
 
-    The empty places of a row follow its tokens. So with causal attention, no token attends to an
-    empty place.
+    The empty places of a row follow the tokens of the row. So with causal attention, no token
+    attends to an empty place.
 
     Attributes:
         shape: Shape of the rectangle: number of sequences, and width in tokens.
@@ -155,8 +157,8 @@ class _Permute(Function):
     """Select the rows `index` of x, and set the rows `zero` of the result to zero.
 
     The backward pass selects the rows `inverse` of the gradient, and sets the rows `inverse_zero`
-    of the result to zero. This is cheaper than autograd's backward pass of `index_select`, which
-    must add gradients because a row can be selected more than once.
+    of the result to zero. Selecting rows is cheaper than autograd's backward pass of
+    `index_select`, which must add gradients because a row can be selected more than once.
     """
 
     @staticmethod
@@ -171,7 +173,7 @@ class _Permute(Function):
 
 
 def packed_attention(module, query, key, value, attention_mask, scaling, lengths=None, **_):
-    """Compute causal attention within each packed sequence, as an attention of transformers.
+    """Compute causal attention within each packed sequence, with transformers' interface.
 
     The matrix products are written out, because the backward pass of torch's fused kernel is slow
     on CPUs. The attention scores of a layer have sequences × heads × width² elements.
@@ -206,7 +208,7 @@ def packed_attention(module, query, key, value, attention_mask, scaling, lengths
         return x.view(rows, width, -1, d).transpose(1, 2).reshape(rows * kv_heads, -1, d)
 
     q, k, v = to_grid(query * scaling), to_grid(key), to_grid(value)
-    # Query heads that share a key are stacked, so the mask is repeated for each query head.
+    # The query heads of a key-value head are stacked, so the mask is repeated for each query head.
     mask = grid.mask.repeat(q.shape[1] // width, 1)
     weights = torch.baddbmm(mask, q, k.transpose(1, 2)).softmax(dim=-1)
     out = (weights @ v).view(rows, -1, width, d).transpose(1, 2)  # (rows, width, heads, d)
@@ -221,7 +223,7 @@ AttentionInterface.register(PACKED, packed_attention)
 
 
 class _CrossEntropy(Function):
-    """The sum of log Σ exp z − z[target] over all rows z of logits that have a target.
+    """Compute the sum of log Σ exp z − z[target] over all rows z of logits that have a target.
 
     The gradient of a row is softmax(z) − one-hot(target).
     """
@@ -249,9 +251,9 @@ class _CrossEntropy(Function):
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the cross-entropy in nats, summed over the rows whose target is not -100.
 
-    Up to rounding, the result is that of torch's `cross_entropy` for `logits.float()` with
-    reduction="sum". But the forward and backward passes convert only a few rows to float32 at a
-    time. The gradient overwrites the logits in memory, so torch refuses a second backward pass.
+    Up to rounding, the result equals the result of torch's `cross_entropy` for `logits.float()`
+    with reduction="sum". But the forward and backward passes convert only a few rows to float32 at
+    a time. The gradient overwrites the logits in memory, so torch refuses a second backward pass.
 
     Args:
         logits: Logits of shape (rows, vocabulary), in any dtype.
@@ -260,14 +262,14 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return _CrossEntropy.apply(logits, targets)
 
 
-# -- a model that uses them ------------------------------------------------------------------------
+# -- a model that uses these functions -------------------------------------------------------------
 
 
 def supports_fast_path(model: nn.Module) -> bool:
-    """Return whether `fast_path` can speed up this model: a 4-bit Llama with LoRA on a CPU.
+    """Return whether `fast_path` supports a model, which must be a 4-bit Llama with LoRA on a CPU.
 
-    SmolLM2 is a Llama. Other model types are not supported, because their attention may have
-    sliding windows or soft caps.
+    SmolLM2 has the architecture of Llama. Other model types are not supported, because their
+    attention may have sliding windows or soft caps.
     """
     return _base(model).config.model_type == "llama" and any(True for _ in _lora_layers(model))
 
@@ -303,8 +305,8 @@ def fast_path(model: nn.Module) -> Iterator[None]:
     """Let the model compute with `lora_linear` and `packed_attention` inside the with block.
 
     Inside the block, batches must be made by `sft.pack`. The backward pass must also run inside the
-    block, because gradient checkpointing repeats the forward pass. Layers that `lora_linear` cannot
-    replace, for example layers with dropout, keep their own code.
+    block, because gradient checkpointing repeats the forward pass during the backward pass. Layers
+    that `lora_linear` cannot replace, for example layers with dropout, keep peft's forward pass.
     """
     base, layers = _base(model), list(_lora_layers(model))
     before = base.config._attn_implementation

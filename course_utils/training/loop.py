@@ -1,12 +1,13 @@
-"""QLoRA fine-tuning in one readable loop: a frozen 4-bit base and trainable low-rank adapters.
+"""Fine-tune with QLoRA in one readable loop: freeze the 4-bit base model and train adapters.
 
                    ┌─► W (out × in): NF4, frozen, dequantized on demand ─┐
     x (…, in) ─────┤                                                     ├─► sum ─► next layer
                    └─► A (r × in) ─► B (out × r) ─► × α/r ───────────────┘
                        └────── the only tensors with a gradient
 
-The loop and its step are written out because they are what the course teaches. Mixed precision,
-saved state and several processes come from `accelerate`; the adapters come from `peft`.
+The loop and its step are written out, because the course teaches them. The library `accelerate`
+provides mixed precision, saved states and training in several processes. The library `peft`
+provides the adapters.
 
 References: QLoRA (Dettmers et al. 2023, arXiv 2305.14314), LoRA (Hu et al. 2021, arXiv 2106.09685).
 """
@@ -50,7 +51,7 @@ def finetune(
     """Train all parameters of a model that need a gradient, and return the run.
 
     In a PeftModel, these parameters are the adapters. Ctrl-C or Jupyter's stop button saves a
-    checkpoint and ends the run, whose `finished` is then False. If several processes train, an
+    checkpoint and ends the run. The run's `finished` is then False. If several processes train, an
     interrupt ends them immediately without a new checkpoint, and the last checkpoint remains.
 
     Args:
@@ -60,9 +61,9 @@ def finetune(
         validation: Tokenized conversations to validate on. If empty, nothing is validated.
         recipe: All other settings of the run. Default: `Recipe()`.
         output_dir: Folder of the checkpoints. Only the newest checkpoint is kept.
-        resume: Whether to continue from the newest checkpoint. The losses are then those of an
-            uninterrupted run. They are equal to the last bit if the number of threads is the same
-            (`course_utils.threads`).
+        resume: Whether to continue from the newest checkpoint. The losses then equal the
+            losses of an uninterrupted run. They agree to the last bit if both runs use the same
+            number of threads (`course_utils.threads`).
         on_step: Function that is called after each step with the history up to this step, for
             example to plot the history.
 
@@ -133,7 +134,7 @@ class Trainer:
         self.computing: Callable[[], AbstractContextManager] = (
             partial(fast_path, model) if fast else nullcontext
         )
-        # The fast path casts tensors itself, so float32 turns autocast off.
+        # The fast path casts tensors itself, so autocast is turned off by the dtype float32.
         dtype = torch.float32 if fast else recipe.compute_dtype
         self.accelerator = distributed.make_accelerator(model, dtype)
         processes = self.accelerator.num_processes
@@ -189,7 +190,10 @@ class Trainer:
 
     @contextmanager
     def running(self, run: Run, checkpoints: Checkpoints) -> Iterator[_Progress]:
-        """Save a checkpoint if the loop inside is interrupted or a step fails; always clean up."""
+        """Save a checkpoint if the training loop in the with block is interrupted or a step fails.
+
+        At the end, the progress bar is closed and the memory of the run is freed in every case.
+        """
         main = self.accelerator.is_main_process
         bar = _Progress(total=self.steps, initial=len(run.history), unit="step", disable=not main)
         try:
@@ -222,7 +226,10 @@ class Trainer:
         return list(islice(self.train.epoch(epoch, start=place * accumulation), accumulation))
 
     def _seed_dropout(self, step: int) -> None:
-        """Set a random seed for this step and process, so that a resumed run has equal dropout."""
+        """Set a random seed that depends on the step and the process, but not on earlier steps.
+
+        So a resumed run has the same dropout as an uninterrupted run.
+        """
         place = self.recipe.seed * 2**20 + step - 1
         torch.manual_seed(place * self.accelerator.num_processes + self.accelerator.process_index)
 

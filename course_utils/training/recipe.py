@@ -1,4 +1,4 @@
-"""`Recipe`: all settings of a fine-tuning run in one frozen object."""
+"""Define `Recipe`, a frozen object with all settings of a fine-tuning run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 COUNTS = ("rank", "alpha", "micro_batch_size", "accumulation", "epochs")
 OPTIONAL_COUNTS = ("max_steps", "validate_every", "save_every")
-# These settings do not change the weights, so a run may be resumed with other values of them.
+# These settings do not change the weights, so a run may be resumed with other values.
 CADENCE = ("validate_every", "save_every")
 
 
@@ -98,6 +98,6 @@ class Recipe:
         return json.loads(json.dumps(choices, default=str))
 
 
-# The help of each field is written once; `Recipe?`, the website and --help all show it.
+# The help of each field is written once. `Recipe?`, the website and --help all show this help.
 _HELP = "".join(f"    {field.name}: {field.metadata['help']}\n" for field in fields(Recipe))
 Recipe.__doc__ = f"{inspect.getdoc(Recipe)}\n\nAttributes:\n{_HELP}"

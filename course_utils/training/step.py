@@ -1,4 +1,4 @@
-"""One optimizer step: the loss on answers, forward and backward passes, clipping and the update."""
+"""Run one optimizer step: forward pass, loss on answers, backward pass, clipping and update."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def answer_loss(model, batch: dict[str, Tensor]) -> Tensor:
     Position t predicts token t + 1, so the labels are shifted by one. Logits are computed only at
     positions whose next token carries loss in some row of the batch. This saves memory: with a
     vocabulary of 49,152 tokens, the logits of whole prompts would be the largest tensor of the
-    step. Padding on the left is not counted: the first real token of a row has position 0.
+    step. Positions are counted without the padding on the left, so the first real token of a row
+    has position 0.
 
     Args:
         model: A causal language model.
@@ -42,7 +43,7 @@ def answer_loss(model, batch: dict[str, Tensor]) -> Tensor:
 
 
 def count_tokens(batch: dict[str, Tensor]) -> Tensor:
-    """Return the number of tokens in a batch without padding, as an int64 scalar tensor."""
+    """Return the number of tokens in a batch, not counting padding, as an int64 scalar tensor."""
     return batch["attention_mask"].sum() if "attention_mask" in batch else batch["lengths"].sum()
 
 
@@ -55,26 +56,27 @@ def training_step(accelerator, model, optimizer, batches: Sequence[dict], recipe
     """Run one optimizer step over a few micro-batches: forward, backward, clip, update.
 
     The loss is the mean over all answer tokens of all micro-batches and processes. So several small
-    micro-batches give the same result as a large one, and need less memory.
+    micro-batches give the same result as one large batch, and need less memory.
 
     Returns:
         A dict with loss (in nats per answer token), grad_norm (before clipping) and tokens (the
-        number of tokens read).
+        number of tokens in all micro-batches and processes, not counting padding).
 
     Raises:
         FloatingPointError: The loss is not finite, or the gradient norm is not finite in a dtype
             other than float16. The weights are unchanged.
     """
     answer_tokens = accelerator.reduce(count_answer_tokens(batches), reduction="sum")
-    # Gradients are averaged over processes; this factor turns the average back into a sum.
+    # accelerate averages gradients over the processes. This factor turns the average into the sum
+    # over the processes, divided by the number of answer tokens.
     scale = accelerator.num_processes / answer_tokens
     loss_sum = torch.zeros((), device=accelerator.device)
     for number, batch in enumerate(batches, start=1):
         last = number == len(batches)
         with nullcontext() if last else accelerator.no_sync(model):
             loss = answer_loss(model, batch)
-            # Freed tensors leave gaps in the heap that are too small for the backward pass, so
-            # return this memory to the operating system.
+            # Freed tensors leave gaps in the heap that are too small for the tensors of the
+            # backward pass, so return this memory to the operating system.
             runtime.trim_heap()
             accelerator.backward(loss * scale)
         loss_sum += loss.detach()
@@ -93,7 +95,7 @@ def training_step(accelerator, model, optimizer, batches: Sequence[dict], recipe
 
 @torch.no_grad()
 def mean_loss(accelerator, model, batches: Iterable[dict]) -> float:
-    """Return the mean loss in nats per answer token.
+    """Return the mean loss over all batches and processes, in nats per answer token.
 
     The loss is computed in eval mode. Afterwards the model returns to its previous mode.
     """
@@ -107,15 +109,15 @@ def mean_loss(accelerator, model, batches: Iterable[dict]) -> float:
 
 
 def make_optimizer(model, recipe: Recipe, paged: bool = True) -> torch.optim.Optimizer:
-    """Return an AdamW optimizer of the trainable parameters.
+    """Return an AdamW optimizer for the trainable parameters.
 
     On CUDA, the optimizer is paged and has 8-bit states, as in QLoRA (Dettmers et al. 2023,
-    section 3). On other devices, it is PyTorch's AdamW.
+    section 3). On other devices, the optimizer is PyTorch's AdamW.
 
     Args:
         model: The model to train.
         recipe: The recipe whose learning_rate and weight_decay are used.
-        paged: Whether to use the paged optimizer on CUDA. False selects PyTorch's AdamW there too.
+        paged: Whether to use the paged optimizer on CUDA. False selects PyTorch's AdamW.
 
     Raises:
         ValueError: The model has no trainable parameter.

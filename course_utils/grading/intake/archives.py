@@ -5,9 +5,9 @@ nbgrader_config.py replaces two of nbgrader's plugins by these classes:
     SafeExtractor    unpacks .zip, .gz and .tar.gz files and writes only into the target folder
     SafeCollector    collects the newest file if a student handed in one notebook several times
 
-A member of an archive is refused if its name leads out of the folder or can't be a file name, if
-the member is a link, a device or encrypted, or if an earlier member has the same name. An archive
-is refused if it is damaged, or if its members exceed the maximum number or size below.
+A member of an archive is refused if its name leads out of the target folder or can't be a file
+name, if the member is a link, a device or encrypted, or if an earlier member has the same name. An
+archive is refused if it is damaged, or if its members exceed the maximum number or size below.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ from typing import IO, Any
 
 from nbgrader.plugins import ExtractorPlugin, FileNameCollectorPlugin
 
-# Maximum size in bytes (B) of all files from an archive, and from an archive inside another one.
+# Maximum size in bytes (B) of all files from an archive, and of all files from an archive inside
+# another archive.
 TOTAL, NESTED = 500_000_000, 100_000_000
 # Maximum number of members of an archive, including the members of the archives inside it.
 MEMBERS = 10_000
-# Maximum number of archives inside each other: the archive of a class contains those of students.
+# Maximum number of archives inside each other. The archive of a class may contain the archives of
+# students.
 DEPTH = 2
 # Maximum compression ratio of a file, and the size in bytes (B) up to which any ratio is allowed.
 RATIO, SMALL = 200, 1_000_000
@@ -58,7 +60,7 @@ class Refused(Exception):
     """Raised for an archive or a member that must not be unpacked; the message says why."""
 
 
-# Other exceptions that Python's modules raise for a damaged or forged archive.
+# The exceptions that Python's modules raise for a damaged or forged archive.
 FAULTS = (OSError, EOFError, ValueError, ArithmeticError, RuntimeError, LookupError)
 FAULTS += (struct.error, zlib.error, zipfile.BadZipFile, tarfile.TarError)
 
@@ -71,7 +73,7 @@ class Room:
     members: int = MEMBERS
 
     def take(self, *sizes: int) -> None:
-        """Subtract members of these sizes (B). Raises Refused if the members exceed the limits."""
+        """Subtract the number and sizes (B) of members. Raises Refused if a limit is exceeded."""
         self.size -= sum(sizes)
         self.members -= len(sizes)
         if self.members < 0:
@@ -89,7 +91,7 @@ class Member:
         size: The unpacked size that the archive states, in bytes (B).
         time: The time of the file's last change, in seconds since 1970.
         fault: The reason why the file must not be unpacked, or "".
-        open: Opens the file for reading.
+        open: A function that opens the file for reading.
     """
 
     name: str
@@ -182,7 +184,7 @@ class SafeCollector(FileNameCollectorPlugin):
     _newest: dict[tuple[str, str], str] | None = None
 
     def collect(self, submitted_file: str) -> dict[str, str] | None:
-        """Return the student and the notebook that a file's name states; None skips the file."""
+        """Return the student and the notebook in a file's name; None if the file is left out."""
         found = super().collect(submitted_file)
         if not found or self.parent is None:
             return found
@@ -221,7 +223,7 @@ def members(path: Path) -> Iterator[Member]:
 
 def _zipped(path: Path) -> Iterator[Member]:
     with path.open("rb") as stream:
-        # ZipFile finds the list of members in the same way, and then reads the whole list.
+        # ZipFile would read the whole list of members, so check the size of the list before.
         end = zipfile._EndRecData(stream)
     if end and end[zipfile._ECD_SIZE] > DIRECTORY:
         raise Refused("it has too many members")
@@ -248,7 +250,7 @@ def _zip_fault(info: zipfile.ZipInfo) -> str:
 
 
 def _time(moment: tuple[int, ...]) -> float:
-    """Return a zip archive's time of a file in seconds since 1970; 0 if the time is invalid."""
+    """Return a file's time in a zip archive as seconds since 1970; 0 if the time is invalid."""
     with suppress(ValueError, OverflowError):
         return time.mktime((*moment, 0, 0, -1))
     return 0.0
@@ -329,7 +331,7 @@ def _store(member: Member, path: Path) -> None:
 
 
 def _free(path: Path) -> Path:
-    """Return this path, or if it exists the first path with a number that doesn't exist."""
+    """Return a path that doesn't exist: this path, or else this path with a number appended."""
     number, free = 1, path
     while free.exists():
         number, free = number + 1, path.with_name(f"{path.name} {number + 1}")

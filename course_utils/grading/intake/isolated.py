@@ -32,7 +32,7 @@ def request(data: bytes, release: bytes) -> bytes:
 
 
 def run(request: bytes) -> bytes:
-    """Read and repair the submission in a request; returns the answer that `result` reads."""
+    """Read and repair the submission in a request; return the answer that `result` reads."""
     end = 8 + int.from_bytes(request[:8], "big")
     try:
         repaired = repair.repair(repair.load(request[end:]), json.loads(request[8:end]))

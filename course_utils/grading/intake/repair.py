@@ -43,7 +43,7 @@ MAX_FILE = 250_000_000
 MAX_CELLS = 2_000
 # Maximum length of the text of all cells together, in characters.
 MAX_SOURCE = 10_000_000
-# Number of first lines of a cell in which the grade_id may follow magics and imports.
+# A grade_id comment among this number of first lines of a cell applies to the whole cell.
 FIRST_LINES = 10
 
 COMMENT = re.compile(r"^(?:#|<!--) *grade_id: *([\w-]+).*$", re.M)
@@ -94,7 +94,7 @@ class Repaired:
 
 
 def load(data: bytes) -> Loaded:
-    """Read the notebook in a file's bytes, without its outputs and the notebook's own metadata.
+    """Read the notebook in a file's bytes; drop all outputs and the notebook's own metadata.
 
     Returns:
         The notebook in nbformat 4.5. Sources are strings whose lines end with "\\n". Each cell has
@@ -262,13 +262,13 @@ class _Release:
     """The released notebook.
 
     Attributes:
-        cells: the cells by id, in their order.
+        cells: the cells by id, in the notebook's order.
         metadata: the notebook's metadata.
         marked: ids of the cells with nbgrader's metadata, which are answers or locked cells.
         answers: ids of the answer cells.
-        locked: ids of the other marked cells, such as tests.
+        locked: ids of the marked cells that are no answers, such as tests.
         texts: the ids of cells by their text without surrounding space.
-        names: for each answer cell with code, the names that no other answer defines.
+        names: for each answer cell with code, the names that only this answer cell defines.
         needed: ids of the cells that a repaired notebook must contain: the marked cells, and the
             code cells before the first task (set-up and imports), which the answers need.
     """
@@ -301,7 +301,7 @@ class _Release:
         return self.cells[name]["cell_type"]
 
     def is_stub(self, name: str, source: str) -> bool:
-        """Return whether an answer contains no student's work: it is empty or as released."""
+        """Return whether an answer contains no student's work: it is empty or still the stub."""
         written = _letters(COMMENT.sub("", source))
         return written in ("", _letters(COMMENT.sub("", self.source(name))))
 
@@ -431,14 +431,15 @@ def repair(notebook: Notebook, release: Notebook) -> Repaired:
     stay behind the cell that they followed and lose their metadata. Outputs are dropped.
 
     Args:
-        notebook: the notebook that `load` returns; other objects are checked and refused.
+        notebook: the notebook that `load` returns. An object that is no notebook raises Ungradable.
         release: the released notebook.
 
     Returns:
         The repaired notebook with notes and doubts.
 
     Raises:
-        Ungradable: there are too many cells, too much text, or none of the release's cells.
+        Ungradable: the notebook has too many cells or too much text, or it contains neither an
+            answer nor a test of the release.
     """
     cells, notes = _cells(notebook)
     wanted = _Release(release)
@@ -498,7 +499,7 @@ class _Repair:
             self.notes.append(note)
 
     def own(self) -> list[_Piece]:
-        """Return the pieces that haven't been matched with a released cell: the student's own."""
+        """Return the student's own pieces, which haven't been matched with a released cell."""
         taken = {*self.placed.values(), *self.dropped, *_all(self.before.values())}
         return [piece for piece in self.pieces if piece not in taken]
 
@@ -576,10 +577,10 @@ class _Repair:
             )
 
     def _tries(self, name: str, pieces: list[_Piece]) -> list[_Piece]:
-        """Return the pieces that each are a complete answer, without parts of an answer.
+        """Return the pieces that are complete answers rather than parts of an answer.
 
-        If a student splits a cell, all parts get its metadata, but only one part has the comment. A
-        copy of a cell has the comment again, or defines the same function again.
+        If a student splits a cell, all parts get the cell's metadata, but only one part has the
+        comment. A copy of a cell has the comment again, or defines the same function again.
         """
         kind, names = self.wanted.kind(name), self.wanted.names.get(name, set())
         pieces = [piece for piece in pieces if piece.kind == kind] or pieces
@@ -686,7 +687,7 @@ class _Repair:
                 self._doubt_place(name, wrote, [cell["id"] for cell in cells])
 
     def _doubt_place(self, name: str, wrote: list[int], ids: list[str]) -> None:
-        """Add a doubt if an empty answer's function is defined where its tests can't use it."""
+        """Add a doubt if an empty answer's function is defined where the tests can't use it."""
         place = ids.index(name)
         until = next((p for p, i in enumerate(ids) if p > place and i in self.wanted.locked), 0)
         if not any(place < p < until for p in wrote):
@@ -715,7 +716,10 @@ def _made(
 
 
 def _original(name: str, copies: list[_Piece]) -> _Piece:
-    """Return the copy with the id of the released cell, or the first: pasted cells get a new id."""
+    """Return the copy that has the released cell's id, or the first copy if no copy has this id.
+
+    A pasted cell gets a new id, so the copy with the released id is the original.
+    """
     return next((piece for piece in copies if piece.id == name), copies[0])
 
 
@@ -799,6 +803,6 @@ def _release_for(path: Path, folder: Path, assignment: str | None) -> Path:
 
 
 def _free(path: Path) -> Path:
-    """Return this path, or if it exists the first path with a number that doesn't exist."""
+    """Return a path that doesn't exist: this path, or else this path with a number appended."""
     numbered: Iterator[Path] = (path.with_name(f"{path.name}{n}") for n in range(2, 10_000))
     return path if not path.exists() else next(p for p in numbered if not p.exists())

@@ -1,4 +1,4 @@
-"""Read a submission: the notebook, whatever its file name, and the other files in its folder."""
+"""Read a submission: the notebook, whatever its file name, and the other files in the folder."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ def read(folder: Path, name: str) -> Submission:
 
 
 def _place_fault(folder: Path) -> str:
-    """Return why a submission can't be read; "" if its path and the parent are folders."""
+    """Return why a submission can't be read; "" if its folder can be searched for a notebook.
+
+    Neither the submission's folder nor the student's folder may be a link.
+    """
     for place in (folder.parent, folder):
         what = safe_files.kind(place)
         if what == "a link":
@@ -123,7 +126,11 @@ def _listed(folder: Path, first: set[str]) -> tuple[list[str], list[str]]:
 
 
 def _notebook(folder: Path, paths: list[str], name: str) -> str:
-    """Return the path of the notebook with the assignment's name, or of the only one; else ""."""
+    """Return the path of the assignment's notebook; "" if no notebook or several fit.
+
+    If no file has exactly the expected name, the only notebook whose name contains the assignment's
+    name is chosen. If no name contains the assignment's name, the only notebook is chosen.
+    """
     notebooks = [path for path in paths if path.endswith(".ipynb") and "/" not in path]
     files = [path for path in notebooks if safe_files.kind(folder / path) == "a file"]
     if f"{name}.ipynb" in files:
@@ -148,9 +155,9 @@ def name_fault(student: str) -> str:
 def in_gradebook(submitted: Path, student: str) -> bool:
     """Return whether the gradebook should contain a student.
 
-    The gradebook contains students who have a folder, and whose name it can store. A stray file in
-    place of a student's folder gets a record, so that no submission is overlooked. The file isn't
-    added to the gradebook, because nbgrader would keep it as a student forever.
+    The gradebook should contain every student who has a folder and whose name it can store. A stray
+    file in place of a student's folder gets a record, so that no submission is overlooked. The file
+    isn't added to the gradebook, because nbgrader would keep it as a student forever.
 
     Args:
         submitted: The folder of all students.

@@ -39,8 +39,8 @@ from pygments.token import STANDARD_TYPES
 from traitlets import Bool
 
 from course_utils import checks
-from course_utils.checks import HIDDEN_PREFIX, PREFIX
-from course_utils.grading.assignments import HIDDEN, HIDDEN_END
+from course_utils.checks import HIDDEN, HIDDEN_PREFIX, PREFIX
+from course_utils.grading.assignments import HIDDEN_END
 
 # Maximum number of characters of a source or an output that are shown.
 TEXT = 100_000
@@ -66,7 +66,7 @@ SECRET = ("expected", "differs")
 PICTURES = ("image/png", "image/jpeg")
 SHOWN = ("text/html", "text/markdown", *PICTURES, "text/plain")
 BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
-# An id of a cell that nbformat and nbgrader allow.
+# The ids of cells that both nbformat and nbgrader allow.
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 # Values that formgrader's template inserts into the page without escaping them.
 NAMES = ("student", "first_name", "last_name", "notebook_path")
@@ -76,8 +76,8 @@ PYTHON = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
 class Harmless(Preprocessor):
     """Builds a new notebook with only texts, pictures and HTML that `clean` and `markdown` filter.
 
-    An output of any other kind is replaced by a line that names its kind. Only nbgrader's metadata
-    are kept.
+    Any other output is replaced by a line that says that it is not shown. All metadata of cells are
+    dropped except nbgrader's.
     """
 
     enabled = Bool(True).tag(config=True)
@@ -275,7 +275,10 @@ def _is_slow(text: str) -> bool:
 
 
 def _allowed(tag: str, name: str, value: str) -> str | None:
-    """Return an attribute's value without "<" and ">", which `_cleaned` relies on, or None."""
+    """Return an attribute's value without "<" and ">"; None if the attribute is dropped.
+
+    `_cleaned` relies on the fact that no value contains these two characters.
+    """
     if name in ("alt", "title") and tag != "a":
         value = value.replace("<", "\u2039").replace(">", "\u203a")
     elif name == "href":
@@ -358,7 +361,7 @@ def _hashes(trusted: str) -> str:
 class SafeFeedback(Preprocessor):
     """Removes hidden tests and the values that they expect from a student's feedback.
 
-    Of the outputs of a test cell, only the message of a failed check is kept.
+    All outputs of a test cell are removed except the message of a failed check.
     """
 
     enabled = Bool(True).tag(config=True)
@@ -458,7 +461,7 @@ def _notes(folder: str) -> dict[str, bytes]:
     """Return nbgrader's valid notes on the submission in a folder, by file name.
 
     nbgrader compares the timestamp to find out whether feedback is up to date. The exchange uses
-    the secret to return feedback to its student.
+    the secret to return feedback to the right student.
     """
     secret = _note(folder, "submission_secret.txt")
     notes = {"submission_secret.txt": secret} if re.fullmatch(r"[0-9a-f]{128}", secret) else {}

@@ -70,7 +70,7 @@ class Book:
             self._book = Gradebook(course.db_url, course.course_id)
         except SQLAlchemyError as fault:
             raise self._fault(fault) from fault
-        # Otherwise the assignment's cells would be read again for each student.
+        # Otherwise the assignment's cells would be read from the database again for each student.
         self._book.db().expire_on_commit = False
 
     def __enter__(self) -> Book:
@@ -177,7 +177,7 @@ class Book:
         return record
 
     def _register(self, student: str, given: Submission) -> Any:
-        """Add student and submission to the gradebook; return its timestamp or None."""
+        """Add a submission and its student to the gradebook; return the timestamp or None."""
         timestamp = _timestamp(given.exchange.get(TIME, ""))
         # SQLAlchemy warns about objects that nbgrader adds to the session later.
         with warnings.catch_warnings():
@@ -194,7 +194,7 @@ class Book:
         Args:
             student: the student's name.
             graded: the cells with their outputs. The list is empty if the submission can't be
-                graded; then its checks give no points.
+                graded; then no check gives points.
 
         Returns:
             All points that the gradebook contains now, including points given by hand.
@@ -286,7 +286,7 @@ def settle(record: Record, marks: Marks) -> Record:
 
 
 def _mark(grade: Any, cell: Any, unchanged: bool) -> None:
-    """Enter the points from a cell's outputs into its grade, as nbgrader's SaveAutoGrades does.
+    """Enter the points from a cell's outputs in the gradebook, as nbgrader's SaveAutoGrades does.
 
     Unlike SaveAutoGrades, this function doesn't mark a cell for a new review if a person has
     already given points by hand, and neither the answer nor the check's points have changed.

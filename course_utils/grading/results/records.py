@@ -1,9 +1,9 @@
 """Store the result of each submission: state, reasons, points, and the time and memory for grading.
 
-A record is a JSON file, `grading/ASSIGNMENT/records/STUDENT/record.json`. It is written after the
-gradebook, so if a run is interrupted, the next run continues with the submissions that have no
-record. The folder `records` separates the students' folders from the files of the class, because a
-student may be called `report.html`.
+A record is a JSON file, `grading/ASSIGNMENT/records/STUDENT/record.json`. The record is written
+after the gradebook, so if a run is interrupted, the next run continues with the submissions that
+have no record. The folder `records` separates the students' folders from the files of the class,
+because a student may be called `report.html`.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def read(path: Path) -> Record | None:
     """Return the record in STUDENT/record.json; None if it is missing or invalid.
 
     A submission without a record is graded again. So no result is lost if somebody has changed or
-    damaged the file, or copied it from another student.
+    damaged a record's file, or copied it from another student.
     """
     try:
         fields = json.loads(content(path, LARGEST))

@@ -49,7 +49,7 @@ TEXT, LINES = 1_500, 20
 REASONS = 5
 # Maximum length of one value on the page or in the table, in characters.
 MOST = (REASONS + 1) * (LINE + 4)
-# Maximum number of groups that are shown of a cell's messages, of repairs and of incidents.
+# Maximum number of groups that are shown for a cell's messages, for repairs and for incidents.
 GROUPS = 8
 # Number of slowest submissions that are shown.
 SLOWEST = 5
@@ -66,7 +66,7 @@ Groups = list[tuple[str, list[Record]]]
 
 
 def merged(records: Iterable[Record], scores: Mapping[str, Points]) -> list[Record]:
-    """Return the records with the gradebook's current points, which people enter after autograding.
+    """Return the records with the gradebook's current points, including points given by hand.
 
     If a submission needed a person only for its points, its state becomes "graded" when all points
     have been given. An ungradable submission isn't changed, because the gradebook may contain the
@@ -156,7 +156,8 @@ def _current(assignment: Assignment, records: Iterable[Record]) -> list[Record]:
     """Return the records sorted by student, each with a reason for every cell without points.
 
     Unprintable characters in students' names are replaced by escape sequences, such as `\\x1b`. In
-    other texts these characters are removed, but two names without them could look the same.
+    other texts, these characters are removed. In names they are escaped, because two names without
+    these characters could look the same.
 
     Raises:
         ValueError: a record belongs to another assignment.
@@ -321,7 +322,7 @@ def _title(task: Task) -> str:
 
 
 def _people(records: Sequence[Record]) -> tuple[list[tuple[str, str]], Groups]:
-    """Return the doubts by student, and by cell the records that wait for points by hand."""
+    """Return the doubts by student, and the records that wait for points by hand, by cell."""
     cells = {by_hand(cell): cell for record in records for cell in record.points}
     doubts = [(r, [line for line in r.reasons if line not in cells]) for r in records]
     rows = [(r.student, _reasons(lines)) for r, lines in doubts if lines or not r.reasons]
@@ -376,7 +377,7 @@ class Histogram:
     Attributes:
         axis: the name of the quantity.
         bars: for each bar the label, the number of students whose value is final, and the number
-            of students who may still get more.
+            of students who may still get more points.
         alt: a description of the histogram in words.
         left_out: the number of students without a value.
     """
@@ -492,8 +493,8 @@ def _failing(assignment: Assignment, records: Sequence[Record]) -> list[tuple[st
 def _mistake(message: str) -> str:
     """Return a text that all messages about the same mistake share.
 
-    This is the likely reason if the message has one, otherwise the exception, otherwise the call.
-    Numbers in the exception and in the call are removed, because they differ between answers.
+    The text is the likely reason if the message has one, otherwise the exception, otherwise the
+    call. Numbers in the exception and in the call are removed, because they differ between answers.
     """
     text = _plain(message)
     said = {
@@ -507,7 +508,7 @@ def _mistake(message: str) -> str:
 
 
 def _notes(notes: Iterable[tuple[Record, Sequence[str]]]) -> Shown:
-    """Return the largest groups of submissions with the same line, apart from its numbers."""
+    """Return the largest groups of submissions with the same line; its numbers may differ."""
     return _largest(
         (line, record)
         for record, lines in notes

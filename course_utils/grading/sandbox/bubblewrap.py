@@ -34,11 +34,11 @@ INSTALL = "install bubblewrap (Debian, Ubuntu: `apt install bubblewrap`)"
 
 
 class SandboxError(CourseError):
-    """A sandbox can't be started or has failed; the text says why."""
+    """Raised if a sandbox can't be started or has failed; the message says why."""
 
 
 class NoSandbox(SandboxError):
-    """No sandbox can be started on this machine, whatever the submission is."""
+    """Raised if no sandbox can be started on this machine, for any submission."""
 
 
 class Mount(NamedTuple):
@@ -73,11 +73,11 @@ class Bubble:
         read_only: The files and folders that the program can read but not change.
         hidden: Folders that appear empty to the program, although it can read the folders around
             them.
-        own_proc: Whether /proc describes the program's PID namespace rather than that of the
-            process that started it.
+        own_proc: Whether /proc describes the program's PID namespace rather than the PID namespace
+            of the process that started the program.
         read_only_devices: Whether the program can't add files to /dev.
         tmpfs: Folders that are empty when the program starts, to which the program can write, and
-            that are deleted when it ends.
+            that are deleted when the program ends.
         folders: Empty folders on which a second sandbox can mount something.
         read_only_root: Whether the program can't add files to the root folder.
         environment: All environment variables of the program; None means the variables of the
@@ -155,8 +155,8 @@ def command(package: Path) -> list[str]:
     """Return the command that starts a sandbox, to which the program to run must be added.
 
     If root grades, the command starts bubblewrap twice. The first bubblewrap runs as root and
-    mounts the files, because perhaps only root can read them. The second bubblewrap runs as the
-    user nobody and is the sandbox. So a program that escapes from the sandbox isn't root.
+    mounts the files, because some files may be readable only for root. The second bubblewrap runs
+    as the user nobody and is the sandbox. So a program that escapes from the sandbox isn't root.
 
     Args:
         package: The copy of course_utils that is mounted in the sandbox.
@@ -253,10 +253,10 @@ def _target(path: str) -> str:
 
 
 def _other_copies() -> tuple[str, ...]:
-    """Return the path in the sandbox of course_utils among the packages of this Python.
+    """Return the paths in the sandbox at which this Python's packages contain course_utils.
 
-    Hiding this folder prevents imports of withheld modules from it. The tuple is empty if
-    course_utils isn't among the packages of this Python.
+    These folders are hidden, so that no withheld module can be imported from them. The tuple is
+    empty if course_utils isn't among the packages of this Python.
     """
     package = Path(course_utils.__file__).resolve().parent
     prefixes = (Path(path).resolve() for path in (sys.prefix, sys.base_prefix))

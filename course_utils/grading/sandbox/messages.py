@@ -1,6 +1,6 @@
 """Send and receive messages between the processes that grade a submission.
 
-A message has a kind, a few short fields and a body of bytes. On the socket, it has this form:
+A message has a kind, a few short fields and a body of bytes. It is sent in this form:
 
     4 bytes: length of the head │ 8 bytes: length of the body │ head: JSON │ body
 
@@ -24,7 +24,7 @@ BODY = 70_000_000
 
 
 class Gone(Exception):
-    """The other process has ended, has closed the connection, or has sent an invalid message."""
+    """Raised if the other process has ended, closed the connection, or sent an invalid message."""
 
 
 @dataclass(frozen=True)

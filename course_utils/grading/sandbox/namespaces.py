@@ -1,9 +1,9 @@
 """Separate one process inside the sandbox from all others, by giving it its own namespaces.
 
 A process that was forked from a warm server has access to everything that the server can access.
-After the functions of this module, the process can access no other process, no network and none of
-the server's temporary files, and it has no capabilities. Bubblewrap does the same, but only for a
-program that bubblewrap starts. A forked process already exists.
+After the functions of this module have run, the process can access no other process, no network and
+none of the server's temporary files, and it has no capabilities. Bubblewrap does the same, but only
+for a program that bubblewrap starts. A forked process already exists.
 
     unshare_namespaces    before the fork: the next process is the first of its PID namespace
     mount_private         in the forked process: its own /proc, terminals, /tmp and /dev/shm
@@ -49,7 +49,7 @@ def unshare_namespaces() -> None:
     The next process that this process forks becomes the first of the new PID namespace.
 
     Raises:
-        OSError: The system doesn't allow it.
+        OSError: The system doesn't allow new namespaces.
     """
     user, group = os.getuid(), os.getgid()
     _call("unshare", USER | MOUNT | PID | NET | IPC | UTS | CGROUP)
@@ -70,7 +70,7 @@ def mount_private(size: int) -> None:
             is half of this size.
 
     Raises:
-        OSError: The system doesn't allow it.
+        OSError: The system doesn't allow the mounts.
     """
     _mount("proc", "/proc", NOSUID | NODEV | NOEXEC, None)
     # Without a private devpts, all submissions would share the server's terminals. A submission

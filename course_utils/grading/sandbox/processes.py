@@ -106,7 +106,7 @@ class Student(Process):
 
     def __init__(self, channel: Channel):
         super().__init__(channel)
-        # A module that was handed in with the notebook can be imported.
+        # Allow imports of modules that were handed in with the notebook.
         sys.path.insert(0, os.getcwd())
         # The objects that calls of the judge have created, by the number of the call.
         self.objects: dict[int, Any] = {}
@@ -152,7 +152,7 @@ def _fields(error: BaseException) -> dict[str, Any]:
     """Return the description of a student's exception that the judge receives.
 
     The description has the exception's name, its message, the names of the built-in exception types
-    that it is an instance of, and the place in the student's code.
+    that the exception is an instance of, and the place in the student's code.
     """
     try:
         place = [clean(line) for line in checks.place(error)]
@@ -175,14 +175,14 @@ class Judge(Process):
         """Call one of the grader's own functions, and answer with its result.
 
         The function's argument and its result are bytes. The function runs here rather than in the
-        worker because it reads data from a student, which might be made to exhaust the memory of
-        the process that reads it.
+        worker because it reads data from a student. Such data may exhaust the memory of the process
+        that reads them.
         """
         function = pkgutil.resolve_name(message["function"])
         self.emit("computed", function(message.body), n=message["n"])
 
     def ask(self, proxy: Proxy, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make a call in the student's process, and return its value or raise its exception.
+        """Make a call in the student's process, and return the call's value or raise its exception.
 
         Args:
             proxy: The function, class or method to call.
@@ -247,8 +247,9 @@ class Proxy:
 def rebuilt(reply: Message) -> Exception:
     """Return an exception with the name and the message of the student's exception.
 
-    The same `except` clauses catch the returned exception. Its type is created here and derived
-    from Python's built-in exceptions, so it contains none of the student's code.
+    The returned exception has the built-in base types of the student's exception, so the same
+    `except` clauses catch the returned exception. Its type is created here, so the type contains
+    none of the student's code.
     """
     name = str(reply["ename"])
     name = name if name.isidentifier() else "Exception"

@@ -151,7 +151,7 @@ def program(machine: str, refusal: int = errno.EPERM) -> list[Instruction]:
             allow
 
     The filter compares only the lower 32 bits of the arguments, because the kernel ignores the
-    upper bits of the arguments of these four calls.
+    upper bits of the checked arguments of clone, ioctl, fcntl and personality.
 
     All submissions can read the same files. With flock, a lease or a watch on such a file, a
     submission could delay other submissions or learn which files they read. So the filter refuses

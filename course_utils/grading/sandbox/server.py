@@ -118,7 +118,7 @@ class BubbleProcess:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
-            # In a separate session, bubblewrap gets no Ctrl-C; only the worker does.
+            # In a separate session, bubblewrap doesn't receive Ctrl-C. Only the worker receives it.
             start_new_session=True,
         )
         theirs.close()
@@ -227,7 +227,7 @@ class Sandboxed:
     def end(self) -> str:
         """End the process and all processes that it started, and return why it had ended before.
 
-        The reason is a sentence without a full stop. The text is empty if the process was still
+        The reason is a sentence without a full stop. The reason is empty if the process was still
         running, if it had exited by itself, or if the reason is unknown.
         """
         self.channel.close()
@@ -262,7 +262,7 @@ def _sender(connection: socket.socket) -> int:
     raise SandboxError("a process in the sandbox ended before it began")
 
 
-# How many submissions are being graded on each core.
+# The number of submissions that are being graded on each core.
 _submissions: Counter[int] = Counter()
 _choosing = threading.Lock()
 

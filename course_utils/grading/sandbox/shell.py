@@ -36,7 +36,7 @@ class Outputs:
     exceeded, a note about it is sent once, and the further outputs are dropped.
 
     Args:
-        emit: Called with the kind, body and fields of each output.
+        emit: A function that is called with the kind, body and fields of each output.
     """
 
     def __init__(self, emit: Emit):
@@ -99,7 +99,7 @@ class Shell:
     A process can have only one IPython shell, so create only one `Shell` at a time in a process.
 
     Args:
-        emit: Called with the kind, body and fields of each output.
+        emit: A function that is called with the kind, body and fields of each output.
     """
 
     def __init__(self, emit: Emit):

@@ -1,7 +1,7 @@
 """Limit submissions with control groups of the Linux kernel.
 
 The kernel counts the memory and the processes of a group. If the group has the maximum number of
-processes, the kernel refuses to start another one. If the group exceeds the memory limit, the
+processes, the kernel refuses to start another process. If the group exceeds the memory limit, the
 kernel kills processes of the group.
 
 Source: Linux's Documentation, admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst; the manual page
@@ -56,7 +56,7 @@ class CgroupLimits(ResourceLimits):
     Args:
         memory: Maximum memory of all processes together, in bytes (B).
         processes: Maximum number of processes and threads at the same time.
-        place: Where the group is created.
+        place: The folders in which the group is created.
     """
 
     def __init__(self, memory: int, processes: int, place: Place):
