@@ -94,8 +94,6 @@ def check_disk(cpu_torch):
 def constraints():
     """Return a list with the path that QLORA_CONSTRAINTS names; empty if it names none."""
     name = os.environ.get("QLORA_CONSTRAINTS")
-    if name and not (ROOT / name).is_file():
-        raise SetupError(f"QLORA_CONSTRAINTS names {name}, but there is no such file.")
     return [ROOT / name] if name else []
 
 
@@ -103,7 +101,8 @@ def setup_key():
     """Return a hash of everything that determines an installation, except for the extras."""
     key = hashlib.sha256(os.fsencode(str(ROOT)))
     for path in (ROOT / "pyproject.toml", in_venv("pyvenv.cfg"), *constraints()):
-        key.update(path.read_bytes() if path.exists() else b"")
+        # A file of constraints that does not exist changes the key, so that pip reports it.
+        key.update(path.read_bytes() if path.exists() else os.fsencode(str(path)))
     return key.hexdigest()
 
 
@@ -201,7 +200,7 @@ def ensure_installed(extras):
         write_stamp(extras=sorted(extras | installed))
 
 
-def clean(course=ROOT):
+def clean(course):
     """Remove builds and caches from the course's folder, but keep `.venv` and the model."""
     for pattern in ("build", ".*_cache", "course_utils/**/__pycache__", "tests/**/__pycache__"):
         for folder in list(course.glob(pattern)):
@@ -232,7 +231,7 @@ def main(arguments=None):
             for name in [name for name in commands if not rest or name in rest]:
                 print(f"{name:13} {commands[name][1]}")
         elif command == "clean":
-            clean()
+            clean(ROOT)
         elif command in commands:
             ensure_installed(commands[command][0])
             return hand_over([str(venv_program("course")), "--fetch", command, *rest])

@@ -20,8 +20,8 @@ class Membership(NamedTuple):
     """One control group of this process.
 
     Attributes:
-        controllers: The names of the controllers of a group of version 1, or {""} for the group of
-            version 2.
+        controllers: The names of the controllers of a cgroup v1 group, or {""} for the cgroup v2
+            group.
         path: The group's path below the root of its hierarchy.
     """
 

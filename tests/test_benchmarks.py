@@ -430,7 +430,7 @@ def notebook_of(folder, *sources):
     """A notebook of code cells."""
     cells = [{"cell_type": "code", "source": [source]} for source in sources]
     path = folder / "lecture.ipynb"
-    path.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    path.write_text(json.dumps({"cells": cells, "metadata": {}}), encoding="utf-8")
     return path
 
 

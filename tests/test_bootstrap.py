@@ -342,7 +342,7 @@ def test_an_interrupted_set_up_goes_on(clone, pip, programs, monkeypatch, capsys
 
     monkeypatch.setattr(bootstrap, "pip_install", interrupted)
     assert bootstrap.main(["lint"]) == 130
-    assert "goes on from here" in capsys.readouterr().err
+    assert "starts the set-up again" in capsys.readouterr().err
     monkeypatch.setattr(bootstrap, "pip_install", complete)
     assert bootstrap.main(["lint"]) == 7
     assert pip == [["--editable", ".[instructor,lab,test]"]]

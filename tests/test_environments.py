@@ -437,14 +437,14 @@ def test_the_set_up_cells_time_is_the_kernels(tmp_path):
         "shell.execute_reply": "2026-11-26T08:00:41.500000Z",
     }
     cells = [
-        {"id": "opening", "metadata": {}},
-        {"id": "setup", "metadata": {"execution": times}},
+        {"id": "opening", "metadata": {}, "source": ""},
+        {"id": "setup", "metadata": {"execution": times}, "source": ""},
     ]
     path = tmp_path / "00_setup.ipynb"
-    path.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    path.write_text(json.dumps({"cells": cells, "metadata": {}}), encoding="utf-8")
     assert environments.setup_seconds(path) == 41.25
     del times["shell.execute_reply"]
-    path.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    path.write_text(json.dumps({"cells": cells, "metadata": {}}), encoding="utf-8")
     assert environments.setup_seconds(path) is None
 
 

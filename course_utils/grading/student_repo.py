@@ -289,9 +289,9 @@ def _fill(tree: Path, folder: Path, tracked: set[str] | None) -> set[str]:
 def _chosen(folder: Path, tracked: set[str] | None) -> set[str]:
     """Return the relative paths of the files to copy.
 
-    With git, the files are those in `FILES`, the tracked files in `FOLDERS` and in exercises/, and
-    the releases with their additional files. Without git, the files are those in `FILES`, those
-    that match `WITHOUT_GIT`, and the released notebooks.
+    If the course is in git, the files are those in `FILES`, the tracked files in `FOLDERS` and in
+    exercises/, and the released notebooks with their additional files. If the course is not in git,
+    the files are those in `FILES`, those that match `WITHOUT_GIT`, and the released notebooks.
     """
     released = {f"exercises/{p.stem}/{p.name}" for p in assignments.sources(folder)}
     if tracked is None:

@@ -1,4 +1,4 @@
-"""Load the base model in 16 bits or in NF4, and keep it safe to evaluate on every CPU."""
+"""Load a base model in 16 bits or NF4, and keep bitsandbytes from repacking its weights on a CPU."""
 
 from __future__ import annotations
 

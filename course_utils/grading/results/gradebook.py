@@ -40,7 +40,7 @@ from course_utils.validation import CourseError
 # Points by grade id. None means that a person still has to give the points.
 Marks = dict[str, float | None]
 
-# A time zone such as UTC, Europe/Rome or +3600.
+# A time zone: a name such as UTC or Europe/Rome, or an offset in seconds such as +3600.
 ZONE = re.compile(r"[A-Za-z][\w+-]*(/[\w+-]+)*|[+-]?\d+", re.ASCII)
 
 # Maximum number of characters that are stored of a failed check's message.

@@ -248,7 +248,10 @@ def _target(path: str) -> str:
         return path
     prefix = os.path.realpath(sys.prefix)
     if not Path(path).is_relative_to(prefix):
-        raise SandboxError(f"Python is in {path}, but a sandbox has a /tmp of its own: move Python")
+        raise SandboxError(
+            f"Python is in {path}, which a sandbox can't see because it has its own /tmp: install "
+            "Python outside /tmp, and create the virtual environment again"
+        )
     return str(Path(PYTHON, Path(path).relative_to(prefix)))
 
 
