@@ -1,4 +1,4 @@
-"""Load a base model in 16 bits or NF4, and keep bitsandbytes from repacking its weights on a CPU."""
+"""Load a base model in 16 bits or NF4, and keep bitsandbytes from repacking weights on a CPU."""
 
 from __future__ import annotations
 

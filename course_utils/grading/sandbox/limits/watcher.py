@@ -29,8 +29,8 @@ class PollingLimits(ResourceLimits):
     first is the memory of all pages that only one process uses. The second is the memory of all
     pages minus the memory at `add`, where each page is divided among the processes that share it.
     The larger of the two bounds is compared with the limit. For one process, the larger bound is
-    exact. For several processes, the larger bound may be too small, by up to
-    the memory that the processes had when they were added.
+    exact. For several processes, the larger bound may be too small, by up to the memory that the
+    processes had when they were added.
 
     Two kinds of memory are not measured. The first is files in a tmpfs, which are limited by the
     size of the tmpfs. The second is shared memory that no process has open or mapped.
