@@ -76,7 +76,8 @@ def share_cores() -> threading.Thread | None:
     return None
 
 
-# The background threads are kept, because Python may call their method `_change` at any time.
+# This list keeps the thread objects in memory, because Python may still call their method `_change`
+# after a thread has ended.
 _running: list[_Sharing] = []
 
 

@@ -261,7 +261,7 @@ class Referee:
         return process
 
     def _end_student(self) -> str:
-        """End the student's process, and return why it had ended before, or "".
+        """End the student's process. If it had already been killed, return the reason, else "".
 
         The reason is a sentence without a full stop. The reason is empty if the process was still
         running, if it had exited by itself, or if the reason is unknown.

@@ -178,8 +178,8 @@ def _norm(plan: Plan, what: str) -> Line:
     settings, t, h = plan.settings, plan.tokens, plan.shape.hidden
     stream = settings.stream_bytes
     if plan.shape.norm == "layer":
-        # The mean and the deviation have 16 bits each if the residual stream has 16 bits and the
-        # device is a CPU. Otherwise they have 32 bits each.
+        # The mean and the standard deviation have 16 bits each if the residual stream has 16 bits
+        # and the device is a CPU. Otherwise they have 32 bits each.
         two = 4 if stream == 2 and settings.device == "cpu" else 8
         formula = f"{t} × ({h} × {stream} + mean and deviation)"
         return _line(what, t * (h * stream + two), formula, "LayerNorm")

@@ -89,7 +89,7 @@ class Estimate:
         return "\n".join([f"{self.shape.name}, {self.settings.method}: at {self.peak}", *lines])
 
     def fits(self, gpu: str | int) -> bool:
-        """Return whether the peak fits the memory of a GPU minus the `RESERVE` bytes for CUDA.
+        """Return whether the peak fits in the memory of a GPU minus the `RESERVE` bytes for CUDA.
 
         Args:
             gpu: A name from `GPUS`, or the memory of a GPU in bytes.

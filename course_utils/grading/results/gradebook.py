@@ -143,9 +143,9 @@ class Book:
         """Save points, notebook and record; return the record with its points and state.
 
         Points given by hand are kept. A cell with such points is marked for a new review only if
-        the check gives different points than before, or if the answer has changed. A student who
-        doesn't belong in the gradebook (`submissions.in_gradebook`) only gets a record. A
-        submission that can't be saved is ungradable, and its record says why.
+        the check gives different points than before, or if the answer has changed. For a
+        student who doesn't belong in the gradebook (`submissions.in_gradebook`), only the record is
+        saved. A submission that can't be saved is ungradable, and its record says why.
 
         Raises:
             CourseError: no submission can be saved any more.

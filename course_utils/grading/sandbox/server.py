@@ -225,7 +225,7 @@ class Sandboxed:
             os.kill(self._outside, signal.SIGINT)
 
     def end(self) -> str:
-        """End the process and all processes that it started, and return why it had ended before.
+        """End the process and its children. If it had already been killed, return the reason.
 
         The reason is a sentence without a full stop. The reason is empty if the process was still
         running, if it had exited by itself, or if the reason is unknown.
