@@ -537,7 +537,7 @@ def test_files_that_are_too_large_together_are_left_out(tmp_path, monkeypatch):
     files = {"a.bin": b"x" * 11, "b.bin": b"x" * 11, "09_sums.ipynb": b"{}" * 100}
     found = submissions.read(given(tmp_path, **files), NAME)
     assert found.notebook == b"{}" * 100 and set(found.files) == {"a.bin"}
-    assert found.notes == ("'b.bin' was left out: it is too large (0 MB)",)
+    assert found.notes == ("'b.bin' was left out: it is too large (11 B)",)
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path):

@@ -720,7 +720,7 @@ def test_what_is_no_notebook_gets_one_sentence(kind):
 
 def test_a_file_that_is_too_large(monkeypatch):
     monkeypatch.setattr(repair, "MAX_FILE", 1_999_999)
-    with pytest.raises(Ungradable, match="has 2 MB, more than 2: clear all outputs"):
+    with pytest.raises(Ungradable, match="has 2 MB, more than 2 MB: clear all outputs"):
         repair.load(b" " * 2_000_000)
 
 
