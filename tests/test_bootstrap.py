@@ -395,6 +395,24 @@ def test_help_lists_every_command_and_needs_nothing(clone, capsys):
     assert not bootstrap.in_venv().exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
+def test_an_environment_of_another_python_is_kept_and_named(clone):
+    python = bootstrap.venv_program("python")
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\nexit 3\n", encoding="utf-8")
+    python.chmod(0o755)
+    with pytest.raises(bootstrap.SetupError, match="too old or too new: delete the folder .venv"):
+        bootstrap.ensure_venv()
+    assert python.read_text(encoding="utf-8").endswith("exit 3\n")
+
+
+def test_a_missing_file_of_constraints_is_not_taken_for_none(clone, monkeypatch):
+    monkeypatch.delenv("QLORA_CONSTRAINTS", raising=False)
+    without = bootstrap.setup_key()
+    monkeypatch.setenv("QLORA_CONSTRAINTS", "typo.txt")
+    assert bootstrap.setup_key() != without
+
+
 def test_an_unknown_command_is_named_before_anything_is_installed(clone, capsys):
     assert bootstrap.main(["lap"]) == 1
     assert "There is no command 'lap'" in capsys.readouterr().err

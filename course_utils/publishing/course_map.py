@@ -51,14 +51,13 @@ def course_map(folder: Path, start: Path, columns: tuple[str, ...] = COLUMNS) ->
         start: the folder of the page that shows the table; the links are relative to this folder.
         columns: the columns of the table, chosen from `COLUMNS`.
     """
-    rows = [columns, ("---",) * len(columns)]
+    rows = [columns]
     for path in lectures(folder):
         with contextlib.suppress(CourseError):
             row = _row(path, start)
             rows.append(tuple(row[column] for column in columns))
-    ruler = "|".join(rows[1])
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], f"|{ruler}|", *lines[2:]])
+    header, *body = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([header, f"|{'---|' * len(columns)}", *body])
 
 
 def _row(lecture: Path, start: Path) -> dict[str, str]:
