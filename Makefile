@@ -18,7 +18,7 @@ COURSE = @command -v $(PYTHON) >/dev/null || \
 
 # course_utils/cli.py defines what each command does and what it needs.
 COMMANDS = setup lab run check fetch-model train repair release grade site slides badges notebooks \
-	lint test test-all bench gpu-check environments test-colab clean
+	lint test test-full test-all bench gpu-check environments test-colab clean
 
 .PHONY: help $(COMMANDS)
 help: ; $(COURSE) help $(COMMANDS)

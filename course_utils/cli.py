@@ -569,6 +569,7 @@ LINTERS = (
     ("-m", "course_utils.cli", "notebooks", "check"),
     ("-m", "deptry", "."),
     ("-c", "import importlinter.cli as cli; cli.lint_imports_command(['--no-logo', '--no-cache'])"),
+    ("-m", "mypy"),
 )
 
 
@@ -581,31 +582,46 @@ def _lint() -> None:
             sys.exit(status)
 
 
-# Fast tests run in two processes, and all tests of a module run in the same process. Slow tests are
-# not run in parallel, because some of them measure time.
-FAST_TESTS = ("-m", "not slow", "-n", "2", "--dist", "loadfile")
+def _run_tests(*options: str) -> None:
+    """Lint, then run pytest in one process per core, with at most four processes.
+
+    A process needs up to 1.5 GB of memory. Tests of the same `xdist_group` share a process.
+    """
+    from course_utils.runtime import usable_cores
+
+    _lint()
+    processes = str(min(4, usable_cores()))
+    _run_module("pytest", "-n", processes, "--dist", "loadgroup", *options)
 
 
 @command("test", extras="test", model=True, ignore_unknown_options=True)
 @passed_on
 def test(arguments: tuple[str, ...]) -> None:
-    """Lint, then run the fast tests.
+    """Lint, then run the fast tests: five minutes on two cores.
 
     ARGUMENTS are passed on to pytest, such as -k lora or -n 0.
     """
-    _lint()
-    _run_module("pytest", *FAST_TESTS, *arguments)
+    _run_tests("-m", "not full and not slow", *arguments)
+
+
+@command("test-full", extras="test", model=True, ignore_unknown_options=True)
+@passed_on
+def test_full(arguments: tuple[str, ...]) -> None:
+    """Lint, then run all tests but the slow ones, and measure their coverage.
+
+    ARGUMENTS are passed on to pytest. -m full leaves out what `make test` runs.
+    """
+    _run_tests("-m", "not slow", "--cov", "--cov-report", "term", *arguments)
 
 
 @command("test-all", extras="test", model=True, ignore_unknown_options=True)
 @passed_on
 def test_all(arguments: tuple[str, ...]) -> None:
-    """Lint, then run every test, one after another.
+    """Lint, then run every test.
 
     ARGUMENTS are passed on to pytest.
     """
-    _lint()
-    _run_module("pytest", *arguments)
+    _run_tests(*arguments)
 
 
 @command("bench", extras="test bench trl", model=True, own_help=True)
