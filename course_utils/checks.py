@@ -5,14 +5,15 @@
     )
 
     lora_parameters(1_000, 1_000, rank=8)
-      came      (8_000, 0.008)
+      returned  (8_000, 0.008)
       expected  (16_000, 0.016)
       likely    only one of A and B was counted
 
-The student's function is called the answer. Arguments and returned values are plain values
-(`course_utils.values`) and are copied. So an answer can neither change the expected value nor
-decide the comparison itself. Everything that the answer writes to stderr, including warnings, is
-redirected to stdout, because nbgrader gives no points to a test cell that wrote to stderr.
+In this module, the student's function is called the answer. Arguments and returned values must be
+plain values (see `course_utils.values`) and are copied. So an answer can neither change the
+expected value nor decide the comparison itself. Everything that the answer writes to stderr,
+including warnings, is redirected to stdout, because nbgrader gives no points to a test cell that
+wrote to stderr.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from course_utils import values
 
 # The maximum number of characters in a line of a message, in a shown value and in a shown argument.
-LINE, WIDTH, ARGUMENT = 92, 300, 100
+MAX_LINE, MAX_VALUE, MAX_ARGUMENT = 92, 300, 100
 # The maximum number of items of a list that are shown. A tensor is shown completely if it has at
-# most 2 · FEW numbers.
-FEW = 12
+# most twice as many numbers.
+MAX_ITEMS = 12
 
 # The checks after this line of a cell are only in the grader's copy of the notebook.
 HIDDEN = "### BEGIN HIDDEN TESTS"
@@ -40,64 +41,64 @@ HIDDEN = "### BEGIN HIDDEN TESTS"
 PREFIX = "Not right yet: "
 HIDDEN_PREFIX = "Not right yet, in a check that grading adds: "
 # The exceptions of an answer that a check catches and reports.
-FAULTS = (Exception, SystemExit)
+CAUGHT = (Exception, SystemExit)
 
 Mistakes = Iterable[tuple[Any, str]]
 
 
 class CheckFailed(AssertionError):
-    """Raised if an answer isn't right yet. A notebook shows the message without a traceback."""
+    """Raised if an answer isn't right. A notebook shows the message without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
         """Return the lines that IPython, and so nbgrader, shows instead of a traceback."""
         return [f"{HIDDEN_PREFIX if _is_hidden(self) else PREFIX}{self}"]
 
 
-def _is_hidden(failed: BaseException) -> bool:
-    """Return whether the line that failed is one of the hidden tests of its cell."""
-    frames = traceback.walk_tb(failed.__traceback__)
-    cell = next(
-        ((f, line) for frame, line in frames if _is_cell(f := frame.f_code.co_filename)), ()
-    )
-    lines = linecache.getlines(cell[0])[: cell[1]] if cell else []
-    return any(line.startswith(HIDDEN) for line in lines)
+def _is_hidden(error: BaseException) -> bool:
+    """Return whether the line of a cell that raised an error is one of its hidden tests."""
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        if _is_cell(file := frame.f_code.co_filename):
+            lines = linecache.getlines(file)[:number]
+            return any(line.startswith(HIDDEN) for line in lines)
+    return False
 
 
 def _is_cell(file: str) -> bool:
     return "ipykernel" in file or "ipython-input" in file
 
 
-class Unplain(Exception):
+class NotPlainError(Exception):
     """Raised if an answer returns a value that isn't plain. The message says where and why."""
 
 
 class Check:
     """The check of one call of an answer.
 
-    The call is made when its value is first needed. A method raises CheckFailed if the answer is
-    not as expected, raises an exception, is not written yet, or returns a value that isn't plain.
-    Only the method `raises` accepts an exception.
+    The call is made when its value is first needed. Every method raises CheckFailed if the answer
+    is not as expected, is not written yet, raises an exception or returns a value that isn't plain.
+    Only the method `raises` expects an exception.
 
     Args:
-        text: the call as messages show it.
+        text: the call, as messages show it.
         call: a function that makes the call and returns a plain value.
     """
 
     def __init__(self, text: str, call: Callable[[], Any]):
         self._text, self._call = text, call
-        self._came: tuple[Any] | None = None
+        # A tuple, because None can be the value that the answer returned.
+        self._returned: tuple[Any] | None = None
 
     @property
     def value(self) -> Any:
         """Return a copy of the value that the answer returned."""
-        if self._came is None:
+        if self._returned is None:
             try:
-                self._came = (self._call(),)
-            except Unplain as fault:
-                self._fail(f"came      {fault}")
-            except FAULTS as fault:
-                self._fail(f"raised    {_one_line(fault)}", *place(fault))
-        return self._came[0]
+                self._returned = (self._call(),)
+            except NotPlainError as error:
+                self._fail(_not_plain(error))
+            except CAUGHT as error:
+                self._fail(_raised(error), *place(error))
+        return self._returned[0]
 
     def gives(
         self,
@@ -126,11 +127,12 @@ class Check:
         """
         difference = _difference(self.value, expected, rel, abs)
         if difference is not None:
-            where, came, wanted = difference
-            at = f"differs   at {where.lstrip(', ')}: {came} instead of {wanted}" if where else ""
-            reason = _reason(self.value, mistakes, rel, abs) or likely
+            hint = _hint(self.value, mistakes, rel, abs) or likely
             self._fail(
-                f"came      {show(self.value)}", f"expected  {show(expected)}", at, _likely(reason)
+                _returned(self.value),
+                f"expected  {show(expected)}",
+                f"differs   {difference}" if difference.where else "",
+                _likely(hint),
             )
 
     def like(self, example: Any) -> None:
@@ -143,37 +145,37 @@ class Check:
         Raises:
             CheckFailed: the form of the answer differs from the form of the example.
         """
-        if (fault := _unlike(self.value, example)) is not None:
-            where, came, wanted = fault
-            at = f" at {where.lstrip(', ')}" if where else ""
-            self._fail(f"came      {came}{at}", f"expected  {wanted}")
+        if (difference := _form_difference(self.value, example)) is not None:
+            _, actual, expected = difference
+            self._fail(f"returned  {actual} {difference.place}".rstrip(), f"expected  {expected}")
 
     def raises(self, *exceptions: type[Exception], saying: str = "", likely: str = "") -> None:
         """Check that the answer raises an exception.
 
         Args:
             exceptions: the classes of exceptions that are allowed.
-            saying: a text that the exception's message must contain, in upper or lower case.
+            saying: a text that the exception's message must contain. Upper and lower case are not
+                distinguished.
             likely: the hint if the answer does not raise such an exception.
 
         Raises:
-            CheckFailed: the answer raises no such exception.
+            CheckFailed: the answer returns a value, or raises another exception.
         """
         names = " or ".join(exception.__name__ for exception in exceptions)
         expected = f"expected  {names}" + (f" with {saying!r} in its message" if saying else "")
         try:
-            came = self._call()
-        except Unplain as fault:
-            self._fail(f"came      {fault}", expected, _likely(likely))
-        except NotImplementedError as fault:
-            self._fail(f"raised    {_one_line(fault)}")
-        except exceptions as fault:
-            if saying.lower() not in str(fault).lower():
-                self._fail(f"raised    {_one_line(fault)}", expected, _likely(likely))
-        except FAULTS as fault:
-            self._fail(f"raised    {_one_line(fault)}", *place(fault), expected, _likely(likely))
+            value = self._call()
+        except NotPlainError as error:
+            self._fail(_not_plain(error), expected, _likely(likely))
+        except NotImplementedError as error:
+            self._fail(_raised(error))
+        except exceptions as error:
+            if saying.lower() not in str(error).lower():
+                self._fail(_raised(error), expected, _likely(likely))
+        except CAUGHT as error:
+            self._fail(_raised(error), *place(error), expected, _likely(likely))
         else:
-            self._fail(f"came      {show(came)}", expected, _likely(likely))
+            self._fail(_returned(value), expected, _likely(likely))
 
     def that(self, holds: bool, expected: str, likely: str = "") -> None:
         """Check a property of `value`.
@@ -186,9 +188,9 @@ class Check:
         Raises:
             CheckFailed: the value does not have the property.
         """
-        came = show(self.value)
+        returned = _returned(self.value)
         if not holds:
-            self._fail(f"came      {came}", f"expected  {expected}", _likely(likely))
+            self._fail(returned, f"expected  {expected}", _likely(likely))
 
     def part(self, *keys: Any) -> Check:
         """Return a check of one item of the answer.
@@ -202,15 +204,14 @@ class Check:
         Raises:
             CheckFailed: there is no such item.
         """
-        inner = self.value
-        text = self._text
+        item, text = self.value, self._text
         for key in keys:
             text += f"[{key!r}]"
             try:
-                inner = inner[key]
+                item = item[key]
             except (KeyError, IndexError, TypeError):
-                self._fail(f"came      {show(self.value)}", f"expected  something at [{key!r}]")
-        return Check(text, lambda: inner)
+                self._fail(_returned(self.value), f"expected  a value with an item [{key!r}]")
+        return Check(text, lambda: item)
 
     def _fail(self, *lines: str) -> NoReturn:
         text = [
@@ -239,19 +240,19 @@ def check(answer: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Check:
 
     def call() -> Any:
         with contextlib.redirect_stderr(sys.stdout):
-            came = answer(*args, **kwargs)
+            value = answer(*args, **kwargs)
         try:
-            return values.copied(came)
-        except (TypeError, ValueError) as fault:
-            raise Unplain(str(fault)) from None
+            return values.copied(value)
+        except (TypeError, ValueError) as error:
+            raise NotPlainError(str(error)) from None
 
     return Check(text, call)
 
 
-# --- how values are shown -------------------------------------------------------------------------
+# --- the text of messages -------------------------------------------------------------------------
 
 
-def show(value: Any, width: int = WIDTH) -> str:
+def show(value: Any, width: int = MAX_VALUE) -> str:
     """Write a plain value in one line.
 
     Args:
@@ -272,17 +273,17 @@ def _shown(value: Any) -> str:
         return f"{value:_.1f}" if value == round(value, 1) < 10**15 else f"{value:.10g}"
     if type(value) in (list, tuple):
         left, right = "[]" if type(value) is list else "()"
-        inner = [_shown(item) for item in value[:FEW]] + ["…"] * (len(value) > FEW)
+        inner = [_shown(item) for item in value[:MAX_ITEMS]] + ["…"] * (len(value) > MAX_ITEMS)
         return left + ", ".join(inner) + ("," if left == "(" and len(value) == 1 else "") + right
     if type(value) is dict:
-        inner = [f"{_shown(key)}: {_shown(item)}" for key, item in list(value.items())[:FEW]]
-        return "{" + ", ".join(inner + ["…"] * (len(value) > FEW)) + "}"
+        inner = [f"{_shown(key)}: {_shown(item)}" for key, item in list(value.items())[:MAX_ITEMS]]
+        return "{" + ", ".join(inner + ["…"] * (len(value) > MAX_ITEMS)) + "}"
     return _shown_array(value) if hasattr(value, "shape") else repr(value)
 
 
 def _shown_array(value: Any) -> str:
-    if math.prod(value.shape) <= 2 * FEW:
-        return f"{_kind(value)}({_numbers(value.tolist())})"
+    if math.prod(value.shape) <= 2 * MAX_ITEMS:
+        return f"{_array_kind(value)}({_numbers(value.tolist())})"
     first = _numbers(value.reshape(-1)[:6].tolist()).strip("[]")
     return f"{_form(value)}: [{first}, …]"
 
@@ -294,7 +295,7 @@ def _numbers(value: Any) -> str:
     return f"{value:.6g}" if type(value) is float else f"{value}"
 
 
-def _kind(value: Any) -> str:
+def _array_kind(value: Any) -> str:
     return "array" if type(value).__name__ == "ndarray" else "tensor"
 
 
@@ -302,7 +303,7 @@ def _form(value: Any) -> str:
     """Describe the form of a value: "list of 3", "tensor of 4 × 8 float32", "float 1.5"."""
     if hasattr(value, "shape"):
         size = " × ".join(map(str, value.shape)) or "a single"
-        return f"{_kind(value)} of {size} {str(value.dtype).removeprefix('torch.')}"
+        return f"{_array_kind(value)} of {size} {str(value.dtype).removeprefix('torch.')}"
     if type(value) in (list, tuple, dict):
         return f"{type(value).__name__} of {len(value)}"
     return "None" if value is None else f"{type(value).__name__} {_shown(value)}"
@@ -310,45 +311,53 @@ def _form(value: Any) -> str:
 
 def call_text(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """Write a call as messages show it: lora_parameters(1_000, 1_000, rank=8)."""
-    shown = [show(arg, ARGUMENT) for arg in args]
-    shown += [f"{key}={show(arg, ARGUMENT)}" for key, arg in kwargs.items()]
+    shown = [show(arg, MAX_ARGUMENT) for arg in args]
+    shown += [f"{key}={show(arg, MAX_ARGUMENT)}" for key, arg in kwargs.items()]
     return f"{name}({', '.join(shown)})"
 
 
 def _wrapped(text: str, indent: str) -> str:
     """Break a long line into several lines, and indent every line except the first."""
     return textwrap.fill(
-        text, LINE, subsequent_indent=indent, break_on_hyphens=False, replace_whitespace=False
+        text, MAX_LINE, subsequent_indent=indent, break_on_hyphens=False, replace_whitespace=False
     )
+
+
+def _returned(value: Any) -> str:
+    return f"returned  {show(value)}"
+
+
+def _not_plain(error: NotPlainError) -> str:
+    return f"returned  a value that can't be checked: {error}"
+
+
+def _raised(error: BaseException) -> str:
+    if isinstance(error, NotImplementedError) and not str(error):
+        return "raised    NotImplementedError: this function is not written yet"
+    return f"raised    {type(error).__name__}: {str(error).strip()[:MAX_VALUE]}"
 
 
 def _likely(text: str) -> str:
     return f"likely    {text}" if text else ""
 
 
-def _one_line(fault: BaseException) -> str:
-    if isinstance(fault, NotImplementedError) and not str(fault):
-        return "NotImplementedError: nothing is written here yet"
-    return f"{type(fault).__name__}: {str(fault).strip()}"[:WIDTH]
-
-
-def place(fault: BaseException) -> list[str]:
+def place(error: BaseException) -> list[str]:
     """Find the line of the student's own code that raised an exception.
 
     An exception from another process stores this line in its attribute `crossed_place`.
 
     Args:
-        fault: the exception.
+        error: the exception.
 
     Returns:
-        A list with one line for the message, or an empty list if no code in a cell raised the
+        A list with one line for the message, or an empty list if no function of a cell raised the
         exception.
     """
-    if (crossed := getattr(fault, "crossed_place", None)) is not None:
+    if (crossed := getattr(error, "crossed_place", None)) is not None:
         return crossed
     frames = [
         (frame.f_code.co_filename, line, frame.f_code.co_name)
-        for frame, line in traceback.walk_tb(fault.__traceback__)
+        for frame, line in traceback.walk_tb(error.__traceback__)
     ]
     own = [frame for frame in frames if _is_cell(frame[0]) and frame[2] != "<module>"]
     if not own:
@@ -359,68 +368,100 @@ def place(fault: BaseException) -> list[str]:
 
 # --- how values are compared ----------------------------------------------------------------------
 
-# The place where two values differ, the answer's value there, and the expected value there.
-Difference = tuple[str, str, str]
+
+class Difference(NamedTuple):
+    """The first difference between the value of an answer and the expected value.
+
+    Attributes:
+        where: the indices that lead to the differing item, such as "['grads'][1]". The ending ", in
+            its keys" or ", in its form" names what differs. The text is empty if the whole values
+            differ.
+        actual: the answer's item.
+        expected: the expected item.
+    """
+
+    where: str
+    actual: str
+    expected: str
+
+    @property
+    def place(self) -> str:
+        """Return the place in words: "at [0]", "in its keys" or "at [0], in its keys"."""
+        is_path = self.where.startswith("[")
+        return f"at {self.where}" if is_path else self.where.removeprefix(", ")
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.actual} instead of {self.expected}"
+
+    def inside(self, index: str) -> Difference:
+        """Return this difference as seen from the container that has the value at `index`."""
+        return self._replace(where=index + self.where)
 
 
-def _difference(came: Any, expected: Any, rel: float, abs: float) -> Difference | None:
+def _difference(actual: Any, expected: Any, rel: float, abs: float) -> Difference | None:
     """Return the first difference between two plain values, or None if they are equal."""
     kind = type(expected)
     if kind in (list, tuple):
-        if type(came) not in (list, tuple) or len(came) != len(expected):
-            return "", show(came), show(expected)
-        pairs = ((f"[{i}]", c, e) for i, (c, e) in enumerate(zip(came, expected, strict=True)))
-        return _first_difference(pairs, rel, abs)
+        if type(actual) not in (list, tuple) or len(actual) != len(expected):
+            return Difference("", show(actual), show(expected))
+        items = ((f"[{i}]", c, e) for i, (c, e) in enumerate(zip(actual, expected, strict=True)))
+        return _first_difference(items, rel, abs)
     if kind is dict:
-        if type(came) is not dict:
-            return "", show(came), show(expected)
-        if came.keys() != expected.keys():
-            return ", keys", _only_in(came, expected), _only_in(expected, came)
-        return _first_difference(((f"[{k!r}]", came[k], expected[k]) for k in expected), rel, abs)
+        if type(actual) is not dict:
+            return Difference("", show(actual), show(expected))
+        if actual.keys() != expected.keys():
+            return _key_difference(actual, expected)
+        return _first_difference(((f"[{k!r}]", actual[k], expected[k]) for k in expected), rel, abs)
     if hasattr(expected, "shape"):
-        return _array_difference(came, expected, rel, abs)
-    return None if _same_scalar(came, expected, rel, abs) else ("", show(came), show(expected))
+        return _array_difference(actual, expected, rel, abs)
+    if _same_scalar(actual, expected, rel, abs):
+        return None
+    return Difference("", show(actual), show(expected))
 
 
-def _only_in(these: dict[Any, Any], those: dict[Any, Any]) -> str:
-    """Return the keys that are only in the first dict, as text."""
-    return show([key for key in these if key not in those])
+def _key_difference(actual: dict[Any, Any], expected: dict[Any, Any]) -> Difference:
+    extra = [key for key in actual if key not in expected]
+    missing = [key for key in expected if key not in actual]
+    return Difference(", in its keys", show(extra), show(missing))
 
 
-def _first_difference(pairs: Iterable[tuple[str, Any, Any]], rel: float, abs: float):
-    for where, came, expected in pairs:
-        if (inner := _difference(came, expected, rel, abs)) is not None:
-            return where + inner[0], *inner[1:]
+def _first_difference(
+    items: Iterable[tuple[str, Any, Any]], rel: float, abs: float
+) -> Difference | None:
+    for where, actual, expected in items:
+        if (difference := _difference(actual, expected, rel, abs)) is not None:
+            return difference.inside(where)
     return None
 
 
-def _single(value: Any) -> Any:
+def _scalar(value: Any) -> Any:
     """Return the number in a tensor or array without dimensions, or any other value unchanged."""
     return value.item() if hasattr(value, "shape") and value.ndim == 0 else value
 
 
-def _same_scalar(came: Any, expected: Any, rel: float, abs: float) -> bool:
-    came = _single(came)
+def _same_scalar(actual: Any, expected: Any, rel: float, abs: float) -> bool:
+    actual = _scalar(actual)
     if type(expected) in (int, float):
-        if type(came) not in (int, float):
+        if type(actual) not in (int, float):
             return False
         if type(expected) is int or math.isinf(expected):
-            return came == expected
-        both_nan = math.isnan(came) and math.isnan(expected)
-        return both_nan or math.fabs(came - expected) <= rel * math.fabs(expected) + abs
-    return type(came) is type(expected) and came == expected
+            return actual == expected
+        both_nan = math.isnan(actual) and math.isnan(expected)
+        return both_nan or math.fabs(actual - expected) <= rel * math.fabs(expected) + abs
+    return type(actual) is type(expected) and actual == expected
 
 
-def _array_difference(came: Any, expected: Any, rel: float, abs: float) -> Difference | None:
-    if type(came) is not type(expected) or came.shape != expected.shape:
-        return ", form", _form(came), _form(expected)
-    a, b = _as_float64(came), _as_float64(expected)
+def _array_difference(actual: Any, expected: Any, rel: float, abs: float) -> Difference | None:
+    if type(actual) is not type(expected) or actual.shape != expected.shape:
+        return Difference(", in its form", _form(actual), _form(expected))
+    a, b = _as_float64(actual), _as_float64(expected)
     near = b.isfinite() & ((a - b).abs() <= rel * b.abs() + abs)
     wrong = ~((a == b) | near | (a.isnan() & b.isnan()))
     if not wrong.any():
         return None
-    place = tuple(wrong.nonzero()[0].tolist())
-    return str(list(place)), _shown(came[place].item()), _shown(expected[place].item())
+    index = tuple(wrong.nonzero()[0].tolist())
+    items = (_shown(array[index].item()) for array in (actual, expected))
+    return Difference(str(list(index)), *items)
 
 
 def _as_float64(array: Any) -> Any:
@@ -429,45 +470,49 @@ def _as_float64(array: Any) -> Any:
     return torch.as_tensor(array).to(torch.float64)
 
 
-def _reason(came: Any, mistakes: Mistakes, rel: float, abs: float) -> str:
+def _hint(actual: Any, mistakes: Mistakes, rel: float, abs: float) -> str:
     """Return the hint for a wrong value, or an empty text if it is not a known mistake."""
     for wrong, text in mistakes:
         # A function that recognizes a mistake may raise an error if the value has an unexpected
         # type.
         with contextlib.suppress(Exception):
-            if wrong(came) if callable(wrong) else _difference(came, wrong, rel, abs) is None:
+            if wrong(actual) if callable(wrong) else _difference(actual, wrong, rel, abs) is None:
                 return text
     return ""
 
 
-def _unlike(came: Any, example: Any) -> Difference | None:
-    """Return the first place where the forms of a value and an example differ, or None."""
-    kind, fault = type(example), ("", _form(came), _form_asked(example))
+def _form_difference(actual: Any, example: Any) -> Difference | None:
+    """Return the first difference between the forms of a value and an example, or None."""
+    kind = type(example)
+    difference = Difference("", _form(actual), _expected_form(example))
     if hasattr(example, "shape"):
-        same = type(came) is kind and (came.shape, came.dtype) == (example.shape, example.dtype)
-        return None if same else fault
+        same = type(actual) is kind and (actual.shape, actual.dtype) == (
+            example.shape,
+            example.dtype,
+        )
+        return None if same else difference
     if kind in (int, float):
-        came = _single(came)
-        return None if type(came) is int or type(came) is kind else fault
+        actual = _scalar(actual)
+        return None if type(actual) is int or type(actual) is kind else difference
     sequences = (list, tuple)
-    if type(came) is not kind and not (kind in sequences and type(came) in sequences):
-        return fault
-    if kind in sequences and len(came) != len(example):
-        return fault
-    if kind is dict and came.keys() != example.keys():
-        return ", keys", _only_in(came, example), _only_in(example, came)
+    if type(actual) is not kind and not (kind in sequences and type(actual) in sequences):
+        return difference
+    if kind in sequences and len(actual) != len(example):
+        return difference
+    if kind is dict and actual.keys() != example.keys():
+        return _key_difference(actual, example)
     keys = range(len(example)) if kind in sequences else example if kind is dict else ()
     for key in keys:
-        if (inner := _unlike(came[key], example[key])) is not None:
-            return f"[{key!r}]{inner[0]}", *inner[1:]
+        if (inner := _form_difference(actual[key], example[key])) is not None:
+            return inner.inside(f"[{key!r}]")
     return None
 
 
-def _form_asked(example: Any) -> str:
-    words = {
+def _expected_form(example: Any) -> str:
+    names = {
         int: "a whole number (int)",
         float: "a number (float)",
         str: "a string",
         bool: "a bool",
     }
-    return words.get(type(example)) or _form(example)
+    return names.get(type(example)) or _form(example)

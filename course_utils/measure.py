@@ -8,7 +8,7 @@ every operation of PyTorch and counts the storages that are not freed yet.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -44,12 +44,18 @@ class TensorMeter(TorchDispatchMode):
         self.trace: list[int] = []
         self._alive: dict[int, int] = {}
 
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        operation: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         result = operation(*args, **(kwargs or {}))
         # Views and in-place results share a storage that existed before the operation.
-        given = set(_storages((args, kwargs)))
+        inputs = set(_storages((args, kwargs)))
         for key, storage in _storages(result).items():
-            if key not in given and key not in self._alive:
+            if key not in inputs and key not in self._alive:
                 self._alive[key] = storage.nbytes()
                 self.now += storage.nbytes()
                 weakref.finalize(storage, self._drop, key)
@@ -93,10 +99,11 @@ def saved_for_backward(model: nn.Module) -> Iterator[Saved]:
     Yields:
         A `Saved` whose numbers grow during the forward pass.
     """
-    own = [*model.parameters(), *model.buffers()]
-    seen = {tensor.untyped_storage().data_ptr() for tensor in own}
+    weights = [*model.parameters(), *model.buffers()]
+    seen = {tensor.untyped_storage().data_ptr() for tensor in weights}
     # The list `keep` prevents the storages from being freed, so that no address is used twice.
-    saved, keep = Saved(), []
+    saved = Saved()
+    keep: list[torch.UntypedStorage] = []
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()

@@ -1,4 +1,4 @@
-"""checks: a right answer passes in silence, a wrong one fails with a message that helps."""
+"""Test checks: correct answers pass silently, wrong ones fail with a useful message."""
 
 import collections
 import math
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from course_utils.checks import CheckFailed, check, show
 
 
-def said(call):
-    """The message of a check that must fail."""
+def message_of(call):
+    """Return the message of a check that must fail."""
     with pytest.raises(CheckFailed) as failure:
         call()
     return str(failure.value)
@@ -32,8 +32,8 @@ def parameters(d_in, d_out, rank):
     return rank * d_in, rank / d_out
 
 
-def test_a_failing_check_says_input_answer_expectation_and_mistake():
-    message = said(
+def test_the_message_shows_the_call_both_values_and_the_likely_mistake():
+    message = message_of(
         lambda: check(parameters, 1000, 1000, rank=8).gives(
             (16_000, 0.016),
             mistakes=[((1, 1), "no"), (lambda v: v[0] == 8_000, "only one of A and B was counted")],
@@ -41,23 +41,25 @@ def test_a_failing_check_says_input_answer_expectation_and_mistake():
     )
     assert message.splitlines() == [
         "parameters(1_000, 1_000, rank=8)",
-        "  came      (8_000, 0.008)",
+        "  returned  (8_000, 0.008)",
         "  expected  (16_000, 0.016)",
         "  differs   at [0]: 8_000 instead of 16_000",
         "  likely    only one of A and B was counted",
     ]
 
 
-def test_what_is_likely_of_any_other_wrong_value():
+def test_the_hint_depends_on_the_wrong_value():
     check_ = check(echo, 5)
-    assert "likely    known" in said(
+    assert "likely    known" in message_of(
         lambda: check_.gives(6, mistakes=[(5, "known")], likely="other")
     )
-    assert "likely    other" in said(
+    assert "likely    other" in message_of(
         lambda: check_.gives(6, mistakes=[(4, "known")], likely="other")
     )
-    assert "likely" not in said(lambda: check_.gives(6))
-    assert "likely" not in said(lambda: check_.gives(6, mistakes=[(lambda v: v["loss"] > 1, "x")]))
+    assert "likely" not in message_of(lambda: check_.gives(6))
+    assert "likely" not in message_of(
+        lambda: check_.gives(6, mistakes=[(lambda v: v["loss"] > 1, "x")])
+    )
 
 
 EQUAL = [
@@ -83,9 +85,9 @@ EQUAL = [
 ]
 
 
-@pytest.mark.parametrize(("came", "expected"), EQUAL, ids=str)
-def test_equal_values_pass_in_silence(came, expected, capfd):
-    assert check(echo, came).gives(expected) is None
+@pytest.mark.parametrize(("actual", "expected"), EQUAL, ids=str)
+def test_equal_values_pass_without_output(actual, expected, capfd):
+    assert check(echo, actual).gives(expected) is None
     assert capfd.readouterr() == ("", "")
 
 
@@ -123,10 +125,10 @@ DIFFERENT = [
 ]
 
 
-@pytest.mark.parametrize(("came", "expected"), DIFFERENT, ids=str)
-def test_different_values_fail(came, expected):
-    message = said(lambda: check(echo, came).gives(expected))
-    assert "came" in message and "expected" in message
+@pytest.mark.parametrize(("actual", "expected"), DIFFERENT, ids=str)
+def test_different_values_fail(actual, expected):
+    message = message_of(lambda: check(echo, actual).gives(expected))
+    assert "returned" in message and "expected" in message
 
 
 @given(
@@ -135,37 +137,37 @@ def test_different_values_fail(came, expected):
     st.floats(0, 1),
     st.floats(-3, 3),
 )
-def test_the_tolerance_is_relative_to_what_is_expected(expected, rel, absolute, shift):
+def test_the_tolerance_is_relative_to_the_expected_value(expected, rel, absolute, shift):
     allowed = rel * abs(expected) + absolute
-    came = expected + shift * allowed
-    if abs(abs(came - expected) - allowed) <= 1e-9 * (1 + abs(expected)):
-        # On the edge of the tolerance, rounding decides.
+    actual = expected + shift * allowed
+    if abs(abs(actual - expected) - allowed) <= 1e-9 * (1 + abs(expected)):
+        # Exactly at the tolerance, rounding errors decide.
         return
-    in_tensors = [torch.tensor([number], dtype=torch.float64) for number in (came, expected)]
-    for a, b in ((came, expected), in_tensors):
-        if abs(came - expected) <= allowed:
+    in_tensors = [torch.tensor([number], dtype=torch.float64) for number in (actual, expected)]
+    for a, b in ((actual, expected), in_tensors):
+        if abs(actual - expected) <= allowed:
             check(echo, a).gives(b, rel=rel, abs=absolute)
         else:
-            said(lambda a=a, b=b: check(echo, a).gives(b, rel=rel, abs=absolute))
+            message_of(lambda a=a, b=b: check(echo, a).gives(b, rel=rel, abs=absolute))
 
 
-def test_the_place_of_the_first_difference():
-    came = {"grads": [torch.zeros(2, 3), torch.eye(2)]}
+def test_the_message_names_the_place_of_the_first_difference():
+    actual = {"grads": [torch.zeros(2, 3), torch.eye(2)]}
     expected = {"grads": [torch.zeros(2, 3), torch.ones(2, 2)]}
-    message = said(lambda: check(echo, came).gives(expected))
+    message = message_of(lambda: check(echo, actual).gives(expected))
     assert "differs   at ['grads'][1][0, 1]: 0.0 instead of 1.0" in message
     labels = torch.tensor([2, -100])
-    message = said(lambda: check(echo, labels).gives(torch.tensor([2, 2])))
+    message = message_of(lambda: check(echo, labels).gives(torch.tensor([2, 2])))
     assert "differs   at [1]: -100 instead of 2" in message
-    message = said(lambda: check(echo, torch.zeros(2)).gives(torch.zeros(2, 2)))
-    assert "at form: tensor of 2 float32 instead of tensor of 2 × 2 float32" in message
+    message = message_of(lambda: check(echo, torch.zeros(2)).gives(torch.zeros(2, 2)))
+    assert "in its form: tensor of 2 float32 instead of tensor of 2 × 2 float32" in message
 
 
 def test_missing_and_extra_keys_are_named():
-    message = said(lambda: check(echo, {"a": 1, "x": 2}).gives({"a": 1, "b": 2}))
-    assert "differs   at keys: ['x'] instead of ['b']" in message
-    message = said(lambda: check(echo, [{"a": 1}]).gives([{"a": 1, "b": 2}]))
-    assert "differs   at [0], keys: [] instead of ['b']" in message
+    message = message_of(lambda: check(echo, {"a": 1, "x": 2}).gives({"a": 1, "b": 2}))
+    assert "differs   in its keys: ['x'] instead of ['b']" in message
+    message = message_of(lambda: check(echo, [{"a": 1}]).gives([{"a": 1, "b": 2}]))
+    assert "differs   at [0], in its keys: [] instead of ['b']" in message
 
 
 # --- like, raises, that, part ---
@@ -193,7 +195,7 @@ UNLIKE = [
     ((1,), (0, 0), "tuple of 2"),
     ((1, "x"), (0, 0.0), "a number (float)"),
     ([[1.5]], [[0]], "float 1.5 at [0][0]"),
-    ({"a": 1}, {"b": 0}, "came      ['a'] at keys\n  expected  ['b']"),
+    ({"a": 1}, {"b": 0}, "returned  ['a'] in its keys\n  expected  ['b']"),
     ({"a": 1.5}, {"a": 0}, "float 1.5 at ['a']"),
     (torch.ones(3, 2), torch.ones(2, 3), "tensor of 2 × 3 float32"),
     (torch.ones(2).double(), torch.ones(2), "tensor of 2 float64"),
@@ -203,36 +205,36 @@ UNLIKE = [
 ]
 
 
-@pytest.mark.parametrize(("came", "example"), ALIKE, ids=str)
-def test_the_right_form_passes(came, example):
-    assert check(echo, came).like(example) is None
+@pytest.mark.parametrize(("actual", "example"), ALIKE, ids=str)
+def test_a_value_of_the_correct_form_passes(actual, example):
+    assert check(echo, actual).like(example) is None
 
 
-@pytest.mark.parametrize(("came", "example", "words"), UNLIKE, ids=str)
-def test_another_form_fails_in_words(came, example, words):
-    assert words in said(lambda: check(echo, came).like(example))
+@pytest.mark.parametrize(("actual", "example", "message"), UNLIKE, ids=str)
+def test_the_message_describes_a_wrong_form(actual, example, message):
+    assert message in message_of(lambda: check(echo, actual).like(example))
 
 
-def refuse(value):
+def reject(value):
     raise ValueError(f"rank must be at least 1, got {value}")
 
 
-def test_an_error_that_must_come():
-    assert check(refuse, 0).raises(ValueError) is None
-    check(refuse, 0).raises(TypeError, ValueError, saying="RANK")
-    message = said(lambda: check(refuse, 0).raises(ValueError, saying="alpha", likely="why"))
+def test_raises_accepts_only_the_expected_exception():
+    assert check(reject, 0).raises(ValueError) is None
+    check(reject, 0).raises(TypeError, ValueError, saying="RANK")
+    message = message_of(lambda: check(reject, 0).raises(ValueError, saying="alpha", likely="why"))
     assert message.splitlines()[1:] == [
         "  raised    ValueError: rank must be at least 1, got 0",
         "  expected  ValueError with 'alpha' in its message",
         "  likely    why",
     ]
-    message = said(lambda: check(echo, 0).raises(ValueError, KeyError, likely="why"))
+    message = message_of(lambda: check(echo, 0).raises(ValueError, KeyError, likely="why"))
     assert message.splitlines()[1:] == [
-        "  came      0",
+        "  returned  0",
         "  expected  ValueError or KeyError",
         "  likely    why",
     ]
-    assert "raised    ValueError" in said(lambda: check(refuse, 0).raises(TypeError))
+    assert "raised    ValueError" in message_of(lambda: check(reject, 0).raises(TypeError))
 
 
 def stub():
@@ -240,7 +242,7 @@ def stub():
 
 
 @pytest.mark.parametrize(
-    "demand",
+    "method",
     [
         lambda c: c.value,
         lambda c: c.gives(1),
@@ -252,37 +254,39 @@ def stub():
         lambda c: c.raises(NotImplementedError),
     ],
 )
-def test_a_stub_fails_every_check(demand):
-    assert "NotImplementedError: nothing is written here yet" in said(lambda: demand(check(stub)))
+def test_a_stub_fails_every_check(method):
+    assert "NotImplementedError: this function is not written yet" in message_of(
+        lambda: method(check(stub))
+    )
 
 
-def test_a_property_of_the_answer():
+def test_a_property_of_the_value_can_be_checked():
     answer = check(echo, [3, 1])
     assert answer.that(len(answer.value) == 2, "two items") is None
-    message = said(
+    message = message_of(
         lambda: answer.that(answer.value == [1, 3], "ascending order", likely="unsorted")
     )
     assert message.splitlines()[1:] == [
-        "  came      [3, 1]",
+        "  returned  [3, 1]",
         "  expected  ascending order",
         "  likely    unsorted",
     ]
 
 
-def test_a_part_of_the_answer():
+def test_an_item_of_the_value_can_be_checked():
     answer = check(echo, {"loss": 2.0, "steps": [1, 2]})
     answer.part("loss").gives(2.0)
     answer.part("steps", 1).gives(2)
-    message = said(lambda: answer.part("steps", 0).gives(5))
-    assert message.startswith("echo({'loss': 2.0, 'steps': [1, 2]})['steps'][0]\n  came      1")
-    assert "expected  something at ['grad']" in said(lambda: answer.part("grad"))
-    assert "expected  something at [7]" in said(lambda: answer.part("steps", 7))
+    message = message_of(lambda: answer.part("steps", 0).gives(5))
+    assert message.startswith("echo({'loss': 2.0, 'steps': [1, 2]})['steps'][0]\n  returned  1")
+    assert "expected  a value with an item ['grad']" in message_of(lambda: answer.part("grad"))
+    assert "expected  a value with an item [7]" in message_of(lambda: answer.part("steps", 7))
 
 
-# --- what an answer can't do ---
+# --- what an answer cannot influence ---
 
 
-class Liar(int):
+class EqualsEverything(int):
     def __eq__(self, other):
         return True
 
@@ -290,19 +294,19 @@ class Liar(int):
 
 
 def test_an_answer_cannot_compare_itself():
-    message = said(lambda: check(lambda: Liar(3)).gives(4))
-    assert "of type Liar" in message and "are allowed" in message
+    message = message_of(lambda: check(lambda: EqualsEverything(3)).gives(4))
+    assert "of type EqualsEverything" in message and "are allowed" in message
 
 
-def test_an_answer_cannot_change_what_it_is_compared_with():
-    given_ = torch.zeros(3)
+def test_an_answer_cannot_change_the_arguments_of_the_check():
+    argument = torch.zeros(3)
 
-    def spoil(x):
+    def change_in_place(x):
         x += 1
         return x
 
-    check(spoil, given_).gives(torch.ones(3))
-    assert not given_.any()
+    check(change_in_place, argument).gives(torch.ones(3))
+    assert not argument.any()
 
 
 def test_an_answer_is_called_once():
@@ -325,23 +329,23 @@ def test_arguments_must_be_plain():
         check(echo, echo)
 
 
-def test_nothing_that_an_answer_prints_reaches_stderr(capfd):
-    def chatty():
+def test_the_stderr_of_an_answer_is_redirected(capfd):
+    def noisy():
         print("oops", file=sys.stderr)
         return 1
 
-    check(chatty).gives(1)
+    check(noisy).gives(1)
     assert capfd.readouterr().err == ""
 
 
-def test_an_answer_that_exits_is_wrong_and_ctrl_c_is_not_held_back():
-    assert "raised    SystemExit" in said(lambda: check(sys.exit).gives(1))
-    assert "raised    SystemExit" in said(lambda: check(sys.exit).raises(ValueError))
+def test_an_answer_that_exits_fails_and_ctrl_c_is_passed_on():
+    assert "raised    SystemExit" in message_of(lambda: check(sys.exit).gives(1))
+    assert "raised    SystemExit" in message_of(lambda: check(sys.exit).raises(ValueError))
     with pytest.raises(KeyboardInterrupt):
         check(lambda: (_ for _ in ()).throw(KeyboardInterrupt())).gives(1)
 
 
-# --- how it looks ---
+# --- how values are shown ---
 
 
 @pytest.mark.parametrize(
@@ -366,7 +370,7 @@ def test_an_answer_that_exits_is_wrong_and_ctrl_c_is_not_held_back():
         (np.zeros(2), "array([0, 0])"),
     ],
 )
-def test_values_are_shown_in_a_line(value, text):
+def test_values_are_shown_in_one_line(value, text):
     assert show(value) == text
 
 
@@ -375,18 +379,18 @@ def test_long_values_are_cut():
     assert len(show({str(n): "x" * 100 for n in range(12)})) < 310
 
 
-def test_long_arguments_are_cut_sooner():
-    assert said(lambda: check(echo, "x" * 200).gives(1)).count("x") < 400 - 80
+def test_long_arguments_are_cut_to_fewer_characters_than_values():
+    assert message_of(lambda: check(echo, "x" * 200).gives(1)).count("x") < 400 - 80
 
 
-def test_long_lines_are_wrapped_so_that_a_page_shows_all_of_them():
-    message = said(
+def test_long_lines_of_a_message_are_wrapped():
+    message = message_of(
         lambda: check(echo, list(range(1000, 1012))).part(3).gives(list(range(9, 0, -1)) * 9)
     )
     assert max(map(len, message.splitlines())) <= 92
     lines = message.splitlines()
     assert lines[1].startswith("    ") and lines[1].endswith("])[3]"), lines
-    assert lines[2] == "  came      1_003" and lines[3].startswith("  expected  [9, 8,")
+    assert lines[2] == "  returned  1_003" and lines[3].startswith("  expected  [9, 8,")
 
 
 NOTEBOOK_ERROR = """

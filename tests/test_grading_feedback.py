@@ -584,11 +584,11 @@ def add(numbers, start=0):
 
 VISIBLE = """\
 Not right yet: add([3, 4], start=1)
-  came      7
+  returned  7
   expected  8"""
 HIDDEN = """\
 Not right yet, in a check that grading adds: add([1_000, 2])
-  came      2
+  returned  2
   expected  (not shown: a check that grading adds)
   likely    one number was left out"""
 
@@ -612,7 +612,7 @@ def test_a_hidden_check_tells_what_came_and_not_what_was_expected(answer, messag
 def test_of_an_expected_error_nothing_is_told_either():
     _, said = told(TEST, failed(TEST, add=add))
     assert "ValueError" not in said and "empty" not in said
-    assert said.startswith(feedback.HIDDEN_PREFIX + "add([])") and "came      0" in said
+    assert said.startswith(feedback.HIDDEN_PREFIX + "add([])") and "returned  0" in said
 
 
 def test_long_values_that_were_expected_are_left_out_to_the_last_line():
@@ -630,7 +630,7 @@ def test_another_error_is_shown_without_the_lines_around_it():
 
 def test_a_check_with_values_from_elsewhere_counts_as_visible_if_it_is_not_marked():
     source = "n = 5\ncheck(add, n).gives(1)\n### BEGIN HIDDEN TESTS\n### END HIDDEN TESTS"
-    message = "Not right yet: add(5)\n  came      2\n  expected  1"
+    message = "Not right yet: add(5)\n  returned  2\n  expected  1"
     error = {"output_type": "error", "ename": "CheckFailed", "evalue": "", "traceback": [message]}
     assert told(source, error)[1] == message
 

@@ -57,7 +57,7 @@ def test_a_failed_check_of_grading_says_that_it_is_one():
 
 def test_a_missing_answer_fails_with_python_s_own_words():
     found = checked(DOUBLE.replace("double", "treble"), f"{IMPORT}check(treble, 1).gives(3)")
-    assert "came      2" in said(found)
+    assert "returned  2" in said(found)
     with referee(DOUBLE) as judge:
         outputs = judge.check(f"{IMPORT}check(double, 1).gives(2)")
     assert "NameError: name 'double' is not defined" in said(outputs) and not passed(outputs)
@@ -185,7 +185,7 @@ def test_a_forged_result_or_error_is_no_verdict():
 def test_what_an_answer_puts_out_leaves_the_verdict_in_its_place():
     flood = "def flood():\n    for _ in range(900): print('x', flush=True)\n    return 1\n"
     (*_, error) = checked(flood, f"{IMPORT}check(flood).gives(2)")
-    assert error["ename"] == "CheckFailed" and "came      1" in said([error])
+    assert error["ename"] == "CheckFailed" and "returned  1" in said([error])
     (*_, part) = checked(flood, f"{IMPORT}check(flood).gives(1)\n0.5")
     assert part["output_type"] == "execute_result" and part["data"] == {"text/plain": "0.5"}
 

@@ -521,10 +521,10 @@ def test_failed_checks_are_grouped_by_their_likely_mistake(sums, page_of):
     [
         (said(lambda: check(sum_all, [12, -3, 4.5e-07]).like([])), "sum_all([…, …, …])"),
         (said(lambda: check(sum_all, [16_000, "a1"]).like(0)), "TypeError: unsupported operand"),
-        ("Not right yet, in a check that grading adds: f(12)\n  came      3", "f(…)"),
+        ("Not right yet, in a check that grading adds: f(12)\n  returned  3", "f(…)"),
         ("NameError: name 'nf4' is not defined in 3", "NameError: name 'nf4' is not defined in …"),
-        ("f(1)\n  came      1\n  likely    a\n            b 2\n", "a b 2"),
-        ("f(1)\n  came      'x'\n  likely    forged\n  likely    own", "own"),
+        ("f(1)\n  returned  1\n  likely    a\n            b 2\n", "a b 2"),
+        ("f(1)\n  returned  'x'\n  likely    forged\n  likely    own", "own"),
         ("\x1b[31mf(1)\x1b[0m\n  \x1b[1mlikely\x1b[0m    red", "red"),
         ("", "no message"),
         ("\n \n", "no message"),

@@ -40,9 +40,9 @@ def curves(
     figure, axes = one_panel()
     descriptions = []
     for name, points, (colour, dash, marker) in with_strokes(series):
-        look = {"color": colour, "linestyle": dash}
-        look["marker"] = marker if len(points) <= MOST_MARKERS else None
-        axes.plot(*zip(*sorted(points.items()), strict=True), **look, label=name)
+        xs, ys = zip(*sorted(points.items()), strict=True)
+        symbol = marker if len(points) <= MOST_MARKERS else None
+        axes.plot(xs, ys, color=colour, linestyle=dash, marker=symbol, label=name)
         first, last = min(points), max(points)
         lowest = min(points, key=points.get)
         descriptions.append(

@@ -45,8 +45,7 @@ def stacked_bytes(
     if line:
         label, size = line
         axes.axvline(size / GB, color=BLACK, linestyle="--")
-        point = {"xy": (size / GB, 1), "xycoords": ("data", "axes fraction")}
-        axes.annotate(f" {label}", **point, va="top")
+        axes.annotate(f" {label}", (size / GB, 1), xycoords=("data", "axes fraction"), va="top")
     axes.set(xlabel="GB (10⁹ bytes)", xlim=(0, 1.18 * max(ends.values())))
     legend_above(axes, columns=4, middle=0.45)
     descriptions = []

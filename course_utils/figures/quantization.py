@@ -68,7 +68,7 @@ def _strip(axes: Axes, name: str, levels: Sequence[float], edges: Sequence[float
 
 
 def code_use(shares: Mapping[str, Sequence[float]]) -> Picture:
-    """Draw the percentage of numbers that have each code, in a panel for each format.
+    """Draw how many percent of the numbers have each code, in a panel for each format.
 
     A dashed line marks the percentage at which all codes would be equally frequent.
 
@@ -100,17 +100,17 @@ def normal_quantiles(samples: Mapping[str, Sequence[float]], most: float = 4) ->
     """Plot quantiles of samples over quantiles of a normal distribution, in standard deviations.
 
     The points of a normal sample follow the diagonal. The line of a sample with heavier tails is
-    steeper at its ends. Quantiles beyond which a sample has fewer than 10 numbers are left out.
+    steeper at its ends. Quantiles are left out if fewer than 10 numbers of the sample are beyond them.
 
     Args:
         samples: name of the sample → its numbers, at least 1,000.
         most: the largest quantile shown, in standard deviations.
 
     Raises:
-        ValueError: if a sample has fewer than 1,000 numbers.
+        ValueError: a sample has fewer than 1,000 numbers.
     """
     if (smallest := min(map(len, samples.values()))) < 1000:
-        raise ValueError(f"samples must have at least 1,000 numbers, got {smallest:,}")
+        raise ValueError(f"each sample must have at least 1,000 numbers, got {smallest:,}")
     figure, axes = one_panel(6.5, 4)
     axes.plot([-most, most], [-most, most], color=BLACK, linewidth=1, label="normal")
     descriptions = []
@@ -119,10 +119,10 @@ def normal_quantiles(samples: Mapping[str, Sequence[float]], most: float = 4) ->
         reach = min(most, NormalDist().inv_cdf(1 - 10 / len(values)))
         expected = np.linspace(-reach, reach, 33)
         shares = [NormalDist().cdf(z) for z in expected]
-        found = np.quantile((values - values.mean()) / values.std(), shares)
+        actual = np.quantile((values - values.mean()) / values.std(), shares)
         look = {"color": colour, "linestyle": dash, "marker": marker, "markersize": 4}
-        axes.plot(expected, found, **look, label=name)
-        descriptions.append(f"{name} reaches {found[0]:.1f} and {found[-1]:.1f} at ±{reach:.1f}")
+        axes.plot(expected, actual, **look, label=name)
+        descriptions.append(f"{name} reaches {actual[0]:.1f} and {actual[-1]:.1f} at ±{reach:.1f}")
     axes.set(xlabel="quantile of a normal distribution (σ)", ylabel="quantile of the sample (σ)")
     axes.legend(frameon=False)
     alt = "Quantiles of samples over normal ones: " + "; ".join(descriptions) + "."
@@ -169,8 +169,8 @@ def frontier(
 ) -> Picture:
     """Plot error over bits per weight, both on log scales, with the best points filled.
 
-    In the half of the series with the smaller errors, labels are below the points. In the other
-    half of the series, labels are above the points.
+    The labels of the points are below the points in the half of the series with the smaller
+    errors, and above the points in the other half.
 
     Args:
         points: name of the series → label of the point → (bits per weight, error).
@@ -198,8 +198,8 @@ def frontier(
     _frontier_axes(axes, floor)
     descriptions = []
     for name, label in sorted(best, key=lambda key: points[key[0]][key[1]]):
-        bits, error = points[name][label]
-        descriptions.append(f"{name} at {label} with {bits:.4g} bits and error {error:.3g}")
+        fewest, error = points[name][label]
+        descriptions.append(f"{name} at {label} with {fewest:.4g} bits and error {error:.3g}")
     count = sum(map(len, points.values()))
     alt = f"{count} points of error over bits per weight; not beaten: {'; '.join(descriptions)}."
     return Picture(figure, alt)
@@ -227,7 +227,7 @@ def byte_layout(fields: Mapping[str, int]) -> Picture:
             the largest is magnified.
     """
     figure, axes = one_panel(9, 3.4)
-    largest = max(fields, key=fields.get)
+    largest = max(fields, key=fields.__getitem__)
     small = {name: size for name, size in fields.items() if name != largest}
     whole, rest = sum(fields.values()), sum(small.values())
     looks = dict(zip(fields, zip(SERIES, HATCHES * 2, strict=True), strict=False))

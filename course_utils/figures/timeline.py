@@ -73,15 +73,17 @@ class TimelineView:
         If `steps` is empty, the view shows all steps of the run, including steps that never began.
 
         Raises:
-            ValueError: if the run never began one of the steps.
+            ValueError: the run never began one of the steps.
         """
         from course_utils.memory import LOSS, UPDATE
 
         failed = run.out_of_memory
         moments = (*run.events, failed) if failed else run.events
-        begun = moments[-1].step
-        if not set(steps) <= set(range(1, begun + 1)):
-            raise ValueError(f"steps must be from 1 to {begun}, the last that began; got {steps}")
+        last = moments[-1].step
+        if not set(steps) <= set(range(1, last + 1)):
+            raise ValueError(
+                f"steps must be from 1 to {last}, which is the last step that began, got {steps}"
+            )
         shown = tuple(sorted(set(steps))) or tuple(range(1, len(run.lengths) + 1))
         moments = tuple(moment for moment in moments if moment.step in shown)
         wide = max(1, run.moments_per_step // WIDE_MOMENTS)
@@ -144,10 +146,10 @@ class TimelineView:
         left out.
         """
         phases = ("forward", "loss", "backward", "update")
-        found = [next(name for name in phases if name in m.name) for m in self.moments]
+        reached = [next(name for name in phases if name in m.name) for m in self.moments]
         middles = {}
-        for name in dict.fromkeys(found):
-            first, count = found.index(name), found.count(name)
+        for name in dict.fromkeys(reached):
+            first, count = reached.index(name), reached.count(name)
             middles[name] = (self.edges[first] + self.edges[first + count]) / 2
         return middles
 
@@ -163,11 +165,11 @@ class TimelineView:
             f"{run.gpu}."
         )
         if failed:
-            asked = format_bytes(failed.total)
-            alt += f" Out of memory in step {failed.step} at {failed.name}: {asked} asked for."
-        if away := max((event.cpu for event in self.events), default=0):
+            size = format_bytes(failed.total)
+            alt += f" Out of memory in step {failed.step} at {failed.name}: {size} asked for."
+        if most := max((event.cpu for event in self.events), default=0):
             moved = format_bytes(sum(event.moved_in + event.moved_out for event in self.events))
-            alt += f" Up to {format_bytes(away)} of pages in CPU memory, {moved} moved."
+            alt += f" Up to {format_bytes(most)} of pages in CPU memory, {moved} moved."
         return alt
 
 
@@ -185,7 +187,7 @@ def memory_timeline(run: paging.Run, steps: Sequence[int] = ()) -> Picture:
             shown.
 
     Raises:
-        ValueError: if the run never began one of the steps.
+        ValueError: the run never began one of the steps.
     """
     view = TimelineView.of(run, steps)
     heights = [4, 1] if view.has_pages else [4]
@@ -205,9 +207,9 @@ def _draw_areas(axes: Axes, view: TimelineView) -> None:
     below = [0.0] * len(view.moments)
     for area in view.areas():
         top = [a + b / GB for a, b in zip(below, area.sizes, strict=True)]
-        named = max(area.sizes) >= NAMED_AREA * view.run.budget
-        look = {"color": area.color, "hatch": area.hatch, "label": area.label if named else None}
-        _stairs(axes, top, view.edges, baseline=below, **look)
+        label = area.label if max(area.sizes) >= NAMED_AREA * view.run.budget else None
+        look = {"hatch": area.hatch, "label": label, "baseline": below}
+        _stairs(axes, top, view.edges, color=area.color, **look)
         below = top
     handles, labels = axes.get_legend_handles_labels()
     legend_beside(axes, handles[::-1], labels[::-1])
@@ -221,44 +223,46 @@ def _stairs(
 
 def _draw_budget(axes: Axes, view: TimelineView) -> None:
     """Draw the limit of the GPU, and the failed request if memory ran out."""
-    budget = view.run.budget / GB
-    words_left = view.edges[-1] > RIGHT_PART * view.width
+    budget, failed = view.run.budget / GB, view.failed
+    text_is_left = view.edges[-1] > RIGHT_PART * view.width
     axes.axhline(budget, color=BLACK, linestyle="--")
     text = {"textcoords": "offset points", "zorder": 6, **HALO}
     place = {"xy": (0, budget), "xytext": (4, 2), "va": "bottom"}
-    if view.failed and not words_left:
+    if failed and not text_is_left:
         # The text about the failure needs the left end of the axis.
         place = {"xy": (1, budget), "xytext": (-4, -3), "ha": "right", "va": "top"}
     label = f"{view.run.gpu}: {budget:.2f} GB"
     axes.annotate(label, xycoords=("axes fraction", "data"), **place, **text)
     highest = 1.15 * budget
-    if view.failed:
-        highest = 1.22 * _draw_failure(axes, view, words_left, text)
+    if failed:
+        highest = 1.22 * _draw_failure(axes, view, failed, text_is_left, text)
     axes.set(ylabel="on the GPU (GB)", ylim=(0, max(1, highest)))
 
 
-def _draw_failure(axes: Axes, view: TimelineView, words_left: bool, text: dict[str, Any]) -> float:
+def _draw_failure(
+    axes: Axes, view: TimelineView, failed: Event, text_is_left: bool, text: dict[str, Any]
+) -> float:
     """Draw the failed request, and return the height of its text on the y axis, in GB."""
-    budget, asked = view.run.budget / GB, view.failed.total / GB
+    budget, requested = view.run.budget / GB, failed.total / GB
     start, end = view.edges[-2:]
-    height = min(asked, HIGHEST_REQUEST * budget)
+    height = min(requested, HIGHEST_REQUEST * budget)
     # The bar is half-transparent white, so the areas behind it stay visible.
-    axes.bar(start, asked, end - start, align="edge", facecolor=(1, 1, 1, 0.5), edgecolor=BLACK)
+    axes.bar(start, requested, end - start, align="edge", facecolor=(1, 1, 1, 0.5), edgecolor=BLACK)
     cross = {"color": RED, "markersize": 13, "mec": BLACK, "zorder": 6, "clip_on": False}
     axes.plot((start + end) / 2, height, "X", **cross)
-    words_at = max(height, 1.03 * budget)
-    place = {"xy": (end, words_at), "xytext": (11, -3), "va": "bottom"}
-    if words_left:
-        place |= {"xy": (start, words_at), "xytext": (-11, -3), "ha": "right"}
-    words = f"out of memory: {view.failed.name},\n{asked:.2f} GB asked for"
-    axes.annotate(words, weight="bold", **place, **text)
-    return words_at
+    text_height = max(height, 1.03 * budget)
+    place = {"xy": (end, text_height), "xytext": (11, -3), "va": "bottom"}
+    if text_is_left:
+        place |= {"xy": (start, text_height), "xytext": (-11, -3), "ha": "right"}
+    message = f"out of memory: {failed.name},\n{requested:.2f} GB asked for"
+    axes.annotate(message, weight="bold", **place, **text)
+    return text_height
 
 
 def _draw_cpu_pages(axes: Axes, view: TimelineView) -> None:
-    away = [moment.cpu / GB for moment in view.moments]
-    _stairs(axes, away, view.edges, color=ORANGE, hatch="////")
-    axes.set(ylabel="in CPU\nmemory (GB)", ylim=(0, 1.15 * max(0.5, *away)))
+    pages = [moment.cpu / GB for moment in view.moments]
+    _stairs(axes, pages, view.edges, color=ORANGE, hatch="////")
+    axes.set(ylabel="in CPU\nmemory (GB)", ylim=(0, 1.15 * max(0.5, *pages)))
 
 
 def _draw_steps(panels: Sequence[Axes], view: TimelineView) -> None:

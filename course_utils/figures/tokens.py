@@ -66,8 +66,8 @@ def token_losses(
         "prompt: not graded": (False, {"color": "white", "edgecolor": "gray", "hatch": "////"}),
         "graded": (True, {"color": BLUE}),
     }
-    for label, (kind, look) in looks.items():
-        own = {n: float(loss) for n, (loss, mark) in enumerate(marked) if bool(mark) is kind}
+    for label, (is_graded, look) in looks.items():
+        own = {n: float(loss) for n, (loss, mark) in enumerate(marked) if bool(mark) is is_graded}
         if own:
             mean = fmean(own.values())
             axes.bar(list(own), list(own.values()), 0.9, label=f"{label}, mean {mean:.2f}", **look)
@@ -108,7 +108,7 @@ class MarkedTokens:
         graded: for each token, whether it carries loss.
 
     Raises:
-        ValueError: if the numbers of texts and of marks in `graded` differ.
+        ValueError: `texts` and `graded` have different lengths.
     """
 
     texts: Sequence[str]
@@ -117,7 +117,8 @@ class MarkedTokens:
     def __post_init__(self) -> None:
         if len(self.texts) != len(self.graded):
             raise ValueError(
-                f"every token needs its mark, got {len(self.texts)} and {len(self.graded)}"
+                "texts and graded must have one item for each token, "
+                f"got {len(self.texts)} and {len(self.graded)} items"
             )
 
     def _write(self, box: Callable[[str, bool], str], sign: Callable[[str], str]) -> str:

@@ -111,8 +111,8 @@ def _run(notebook: Any, folder: Path, timeout: int | None, bar: Any) -> tuple[st
         resources={"metadata": {"path": str(folder)}},
         coalesce_streams=True,
         extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
-        on_cell_start=watch.cell_starts,
-        on_cell_executed=watch.cell_ends,
+        on_cell_start=watch.start_cell,
+        on_cell_executed=watch.end_cell,
     )
     with watch:
         try:
@@ -239,12 +239,12 @@ class _Watch(threading.Thread):
             raise psutil.NoSuchProcess(-1)
         return psutil.Process(pid)
 
-    def cell_starts(self, cell: Any, **_: object) -> None:
+    def start_cell(self, cell: Any, **_: object) -> None:
         """Store the cell that is running, and show its id in the bar."""
         self.cell = cell
         self.bar.set_postfix_str(cell.id)
 
-    def cell_ends(self, cell: Any, **_: object) -> None:
+    def end_cell(self, **_: object) -> None:
         """Advance the bar, and measure the memory before the kernel can be shut down."""
         self.look()
         self.bar.update()

@@ -252,5 +252,5 @@ def _put_addresses(cells: list[dict[str, Any]], path: Path, published: Addresses
         if cell.get("id") == "setup":
             cell["source"] = setup
             return
-    new = {"cell_type": "code", "execution_count": None, "id": "setup", "metadata": {}}
-    cells.insert(1, new | {"outputs": [], "source": setup})
+    new: dict[str, Any] = {"cell_type": "code", "execution_count": None, "id": "setup"}
+    cells.insert(1, new | {"metadata": {}, "outputs": [], "source": setup})

@@ -40,6 +40,9 @@ TEXT = 50
 ROW = 80
 # Heights of a picture, a table row, a row of controls and a line of text, in lines of code.
 HEIGHTS = {"<img": 20, "<tr": 2, "flex-direction:row": 2, "<br": 2}
+# The packages that make the slides.
+PACKAGES = ("nbconvert", "latex2mathml", "sphinx_revealjs")
+# The files of reveal.js that a deck needs.
 REVEAL = ("LICENSE", "dist/reveal.css", "dist/reveal.js", "plugin/notes/notes.js")
 
 
@@ -71,10 +74,12 @@ def build(folder: Path, output: Path, only: str | None = None, *, run: bool = Tr
 
 def _reveal_folder() -> Path:
     """Return the folder of reveal.js in the package sphinx_revealjs, which is not imported."""
-    found = {name: find_spec(name) for name in ("nbconvert", "latex2mathml", "sphinx_revealjs")}
-    if missing := [name for name, spec in found.items() if spec is None]:
+    # An uninstalled package may leave an empty folder behind. Such a folder has a spec without an
+    # origin.
+    origins = {name: spec.origin for name in PACKAGES if (spec := find_spec(name)) and spec.origin}
+    if missing := [name for name in PACKAGES if name not in origins]:
         raise CourseError(f"{missing[0]} is missing: run `make slides`, which installs it")
-    return Path(found["sphinx_revealjs"].origin).parent / "_static" / "revealjs"
+    return Path(origins["sphinx_revealjs"]).parent / "_static" / "revealjs"
 
 
 def _write_deck(path: Path, output: Path) -> Path:

@@ -74,9 +74,9 @@ def _stop_for(problems: list[str]) -> None:
 
 def _sphinx(folder: Path, work: Path) -> None:
     """Run Sphinx, which turns `work`/pages into `work`/html, and treat its warnings as errors."""
-    options = ["-W", "--keep-going", "-q", "-j", "auto", "-c", folder / "docs"]
-    options += ["-d", work / "doctrees", "-D", f"html_extra_path={work / 'extra'}"]
-    command = [sys.executable, "-m", "sphinx", *options, work / "pages", work / "html"]
+    options = ["-W", "--keep-going", "-q", "-j", "auto", "-c", f"{folder / 'docs'}"]
+    options += ["-d", f"{work / 'doctrees'}", "-D", f"html_extra_path={work / 'extra'}"]
+    command = [sys.executable, "-m", "sphinx", *options, f"{work / 'pages'}", f"{work / 'html'}"]
     done = subprocess.run(command, capture_output=True, text=True)
     if "No module named sphinx" in done.stderr:
         raise CourseError("Sphinx is missing: run `make site`, which installs it")

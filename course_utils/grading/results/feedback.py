@@ -57,7 +57,7 @@ PICTURE = 10_000_000
 
 HIDDEN_CODE = "# … grading ran further checks with other inputs here"
 NOT_SHOWN = "  expected  (not shown: a check that grading adds)"
-LABELS = re.compile(r"  (came|raised|in|expected|differs|likely)\s")
+LABELS = re.compile(r"  (returned|raised|in|expected|differs|likely)\s")
 SECRET = ("expected", "differs")
 
 

@@ -190,7 +190,7 @@ class Judge(Process):
             kwargs: The keyword arguments.
 
         Raises:
-            Unplain: The value is not of a plain type.
+            NotPlainError: The value is not of a plain type.
             Exception: The student's code raised an exception, which is rebuilt here.
         """
         body = values.encode((args, kwargs))
@@ -200,11 +200,11 @@ class Judge(Process):
             try:
                 return values.decode(reply.body)
             except ValueError as error:
-                raise checks.Unplain(str(error)) from None
+                raise checks.NotPlainError(str(error)) from None
         if reply.kind == "object":
             return Proxy(self, proxy.name, number=reply["n"])
         if reply.kind == "unplain":
-            raise checks.Unplain(reply.text)
+            raise checks.NotPlainError(reply.text)
         raise rebuilt(reply)
 
 

@@ -9,7 +9,7 @@ def add(numbers):
     frame = sys._getframe().f_back
     while frame:
         for name in list(frame.f_locals):
-            if name in ("expected", "difference", "fault", "came"):
+            if name in ("expected", "difference", "actual", "value"):
                 try:
                     frame.f_locals[name] = None
                     ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
