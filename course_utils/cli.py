@@ -503,7 +503,7 @@ def badges(repository: str | None, students: str | None, unset: bool, check_only
         raise click.UsageError("choose one of --set with --students, --unset, and --check")
     folder = course_folder()
     if check_only:
-        found = badges.differences(folder)
+        found = badges.outdated(folder)
         lines = [f"{path.relative_to(folder)}: run `course badges`" for path in found]
         click.echo("\n".join(lines) or "all badges are what pyproject.toml gives")
         sys.exit(1 if found else 0)

@@ -21,21 +21,23 @@ CELL_TIMEOUT = 1800
 
 
 def course_folder(start: Path | None = None) -> Path:
-    """Return the course folder, which contains `lectures/` and `course_utils/`.
+    """Return the course folder, which contains the folders `lectures` and `course_utils`.
 
     Args:
         start: the folder where the search begins; default: the working folder. The search continues
-            with the parents of this folder, and ends with the folder that contains this package.
+            with the parents of this folder and ends with the folder that contains this package.
 
     Raises:
-        CourseError: no folder contains both subfolders, because the course was installed without
-            its notebooks.
+        CourseError: none of these folders is the course folder. This happens if the course was
+            installed without its notebooks.
     """
     start = (start or Path.cwd()).resolve()
     for folder in (start, *start.parents, Path(__file__).resolve().parents[1]):
         if (folder / "lectures").is_dir() and (folder / "course_utils").is_dir():
             return folder
-    raise CourseError(f"{start} is not in a course folder: change into the one with lectures/.")
+    raise CourseError(
+        f"{start} is not in a course folder: change to the folder that contains lectures/"
+    )
 
 
 def lectures(folder: Path, only: str | None = None) -> list[Path]:
@@ -55,8 +57,9 @@ def lectures(folder: Path, only: str | None = None) -> list[Path]:
     number = name.zfill(2)
     chosen = [path for path in found if path.stem == name or path.stem[:2] == number]
     if not chosen:
-        have = ", ".join(path.stem for path in found) or "none at all"
-        raise CourseError(f"there is no lecture {only}; choose one of: {have}")
+        names = ", ".join(path.stem for path in found)
+        remedy = f"choose one of: {names}" if names else f"{folder / 'lectures'} has no lectures"
+        raise CourseError(f"there is no lecture {only}; {remedy}")
     return chosen
 
 
@@ -76,10 +79,10 @@ def load(path: Path) -> dict[str, Any]:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         cells = [{**cell, "source": "".join(cell["source"])} for cell in notebook["cells"]]
         return {**notebook, "cells": cells, "metadata": dict(notebook["metadata"])}
-    except OSError as fault:
-        raise CourseError(f"{path} can't be read: {fault.strerror}") from fault
-    except (ValueError, KeyError, TypeError) as fault:
-        raise CourseError(f"{path} is not a notebook: {fault}") from fault
+    except OSError as error:
+        raise CourseError(f"{path} can't be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CourseError(f"{path} is not a notebook: {error}") from error
 
 
 def load_node(path: Path) -> Any:

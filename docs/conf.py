@@ -89,13 +89,14 @@ def visit_math_block(translator, node):
     raise nodes.SkipNode
 
 
-def prepare_docstring(app, what, name, obj, options, lines):
+# Sphinx calls this function with six arguments.
+def prepare_docstring(app, what, name, obj, options, lines):  # noqa: PLR0913
     """Mark the parts of a docstring that napoleon would misread.
 
     An indented block below a blank line, such as a drawing, becomes a block of plain text. Sections
-    in Google style, such as `Args:`, are not changed, because no blank line follows the heading of
-    a section. The docstring of a property gets an empty comment as its first line. Otherwise
-    napoleon would read the beginning of "Bytes: the sum" as a type.
+    in Google style, such as `Args:`, are not changed, because their indented lines follow the
+    heading without a blank line. The docstring of a property gets an empty comment as its first
+    line. Otherwise napoleon would read the beginning of "Bytes: the sum" as a type.
     """
     text = re.sub(
         r"^(\S.*)(?<!::)\n\n(?= {4})",

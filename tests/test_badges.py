@@ -1,4 +1,4 @@
-"""badges: all come from pyproject.toml, at once or not at all."""
+"""Test badges: all badges get the addresses in pyproject.toml, or no file changes."""
 
 import shutil
 from pathlib import Path
@@ -22,13 +22,14 @@ FILES = ["README.md", RELEASE, FIRST, LECTURE, SOURCE]
 
 @pytest.fixture
 def course(tmp_path):
-    """A copy of two lectures and an assignment, published nowhere."""
+    """Return the folder of a course with two lectures and an assignment, but without addresses."""
     for name in FILES[1:]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "README.md").write_text(README, encoding="utf-8")
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\n', encoding="utf-8")
-    badges.renew(tmp_path)  # this repository may be published some day
+    # The copied notebooks contain badges if this repository has an address.
+    badges.renew(tmp_path)
     return tmp_path
 
 
@@ -41,22 +42,16 @@ def names(folder, paths):
     return [path.relative_to(folder).as_posix() for path in paths]
 
 
-def test_the_badges_of_this_repository_are_what_pyproject_gives():
-    """What `course badges --check` says: CI runs it here."""
-    assert badges.differences(ROOT) == []
+def test_the_badges_of_this_repository_are_up_to_date():
+    assert badges.outdated(ROOT) == []
 
 
-def test_this_readme_has_a_place_for_badges():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    assert readme[2] == badges.BEGIN and badges.END in readme[3:5]
-
-
-def test_no_address_no_badges(course):
-    assert badges.differences(course) == []
+def test_a_course_without_addresses_has_no_badges(course):
+    assert badges.outdated(course) == []
     assert not any("badge.svg" in text or "mybinder" in text for text in texts(course).values())
 
 
-def test_addresses_go_everywhere_and_away_again(course):
+def test_addresses_are_added_to_all_files_and_removed_again(course):
     before = texts(course)
     changed = badges.renew(course, BOTH)
     assert names(course, changed) == [*FILES, "pyproject.toml"]
@@ -66,28 +61,29 @@ def test_addresses_go_everywhere_and_away_again(course):
     for name, repository in zip(FILES, repositories, strict=True):
         address = f"github/example/{repository}/blob/v{__version__}/"
         assert after[name].count("colab-badge.svg") == after[name].count(address) == 1, name
-    assert badges.differences(course) == badges.renew(course) == []
-    whole = [name for name in FILES[1:] if name != FIRST]  # its table of lectures is old
-    assert all(notebook_check.check(course / name) == [] for name in whole)
+    assert badges.outdated(course) == badges.renew(course) == []
+    # The table in the first lecture lists lectures that this course does not have.
+    others = [name for name in FILES[1:] if name != FIRST]
+    assert all(notebook_check.check(course / name) == [] for name in others)
     badges.renew(course, Addresses())
     assert texts(course) == before
 
 
-def test_the_readme_leads_to_the_first_lecture(course):
+def test_the_badges_of_the_readme_open_the_first_lecture(course):
     badges.renew(course, BOTH)
-    title, _, begin, row, end, *rest = texts(course)["README.md"].splitlines()
+    _, _, begin, row, end, *rest = texts(course)["README.md"].splitlines()
     assert (begin, end, rest) == (badges.BEGIN, badges.END, ["", "Text."])
     assert row == addresses.badges(course / FIRST, BOTH)
 
 
-def test_a_course_without_a_readme_or_a_place_in_it(course):
+def test_a_readme_without_markers_or_a_missing_readme_is_not_changed(course):
     (course / "README.md").write_text("# Another\n", encoding="utf-8")
     assert "README.md" not in names(course, badges.renew(course, BOTH))
     (course / "README.md").unlink()
     assert names(course, badges.renew(course, Addresses())) == [*FILES[1:], "pyproject.toml"]
 
 
-def test_without_a_repository_for_students_assignments_keep_asking(course):
+def test_assignments_ask_for_the_address_if_there_is_no_students_repository(course):
     badges.renew(course, Addresses(BOTH.repository))
     for name in (SOURCE, RELEASE):
         text = texts(course)[name]
@@ -95,17 +91,16 @@ def test_without_a_repository_for_students_assignments_keep_asking(course):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_each_old_badge_is_found(course, name):
+def test_outdated_badges_are_found_in_each_file(course, name):
     badges.renew(course, BOTH)
     text = (course / name).read_text(encoding="utf-8")
     (course / name).write_text(text.replace(f"blob/v{__version__}", "blob/v0.0.9"), "utf-8")
-    assert names(course, badges.differences(course)) == [name]
+    assert names(course, badges.outdated(course)) == [name]
     assert names(course, badges.renew(course)) == [name]
     assert texts(course)[name] == text
 
 
-def test_what_a_notebook_shows_stays(course):
-    """It is renewed, not cleaned: that is `fix`."""
+def test_renewing_keeps_the_outputs_of_a_notebook(course):
     path = course / LECTURE
     text = path.read_text(encoding="utf-8").replace('"outputs": []', '"outputs": [{}]')
     path.write_text(text, encoding="utf-8")
@@ -113,24 +108,24 @@ def test_what_a_notebook_shows_stays(course):
     assert path.read_text(encoding="utf-8").count('"outputs": [\n    {}\n') == text.count("[{}]")
 
 
-def test_nothing_is_written_where_a_notebook_is_broken(course):
+def test_no_file_changes_if_a_notebook_is_invalid(course):
     (course / SOURCE).write_text("{", encoding="utf-8")
     before = texts(course)
-    with pytest.raises(CourseError, match=f"{NAME}.ipynb is not a notebook"):
+    with pytest.raises(CourseError, match=rf"{NAME}\.ipynb is not a notebook"):
         badges.renew(course, BOTH)
     assert texts(course) == before
 
 
 @pytest.mark.parametrize("last", FILES)
-def test_all_is_put_back_where_a_file_cannot_be_written(course, monkeypatch, last):
+def test_all_files_get_their_old_text_if_one_cannot_be_written(course, monkeypatch, last):
     before, write = texts(course), files.write_text
 
-    def full(path, text):
+    def write_until_full(path, text):
         if path == course / last and text != before[last]:
             raise CourseError("no space")
         write(path, text)
 
-    monkeypatch.setattr(files, "write_text", full)
-    with pytest.raises(CourseError, match="^no space$"):
+    monkeypatch.setattr(files, "write_text", write_until_full)
+    with pytest.raises(CourseError, match=r"^no space$"):
         badges.renew(course, BOTH)
     assert texts(course) == before

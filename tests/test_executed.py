@@ -1,4 +1,4 @@
-"""executed: lectures are run, or taken as they ran last; a run that isn't theirs is refused."""
+"""Test executed: lectures are run, or their last run is used if it had the same code."""
 
 import json
 
@@ -42,20 +42,20 @@ def outputs(path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A course of one lecture."""
+    """Return the folder of a course with one lecture."""
     write(tmp_path / "lectures" / "01_sums.ipynb", CELLS)
     return tmp_path
 
 
 def change(folder, number, **changes):
-    """Edit one cell of the lecture."""
+    """Change one cell of the lecture."""
     cells = [dict(cell) for cell in CELLS]
     cells[number] |= changes
     write(folder / "lectures" / "01_sums.ipynb", cells)
 
 
-def ran(cells=CELLS, **changes):
-    """Cells with what a run leaves, but for `changes` in the cell "sum"."""
+def executed_cells(cells=CELLS, **changes):
+    """Return cells with the results of a run, and with `changes` in the cell "sum"."""
     done = [dict(cell) for cell in cells]
     for count, cell in enumerate(done):
         if cell["cell_type"] == "code" and cell["source"]:
@@ -67,57 +67,58 @@ def ran(cells=CELLS, **changes):
 
 @pytest.fixture
 def last(folder):
-    """The place of the lecture's last run, which went well."""
+    """Write the notebook of the lecture's last run, which had no error, and return its path."""
     path = folder / "build" / "lectures" / "01_sums.ipynb"
-    write(path, ran(), widgets={"state": "kept"})
+    write(path, executed_cells(), widgets={"state": "kept"})
     return path
 
 
-def refused(folder, only=None):
-    with pytest.raises(CourseError) as refusal:
+def error_of(folder, only=None):
+    """Return the message of the error for a last run that can't be used."""
+    with pytest.raises(CourseError) as error:
         executed(folder, only, run=False)
-    return str(refusal.value)
+    return str(error.value)
 
 
 # --- run now ---
 
 
-def test_lectures_are_run_and_again_without_running(folder, capfd):
-    write(folder / "lectures" / "02_more.ipynb", [code_cell("setup", ""), code_cell("say", "1")])
-    paths = executed(folder)
-    assert [path.name for path in paths] == ["01_sums.ipynb", "02_more.ipynb"]
-    assert {path.parent for path in paths} == {folder / "build" / "lectures"}
-    assert read(paths[0])["cells"][2]["outputs"][0]["data"] == {"text/plain": "42"}
-    assert "01_sums 100%" in capfd.readouterr().err, "a bar shows that work goes on"
-    before = [outputs(path) for path in paths]
-    assert executed(folder, run=False) == paths
-    assert [outputs(path) for path in paths] == before
+def test_lectures_are_run_and_their_last_run_can_be_used(folder, capfd):
+    (path,) = executed(folder)
+    assert path == folder / "build" / "lectures" / "01_sums.ipynb"
+    assert read(path)["cells"][2]["outputs"][0]["data"] == {"text/plain": "42"}
+    assert "01_sums 100%" in capfd.readouterr().err
+    before = outputs(path)
+    assert executed(folder, run=False) == [path]
+    assert outputs(path) == before
 
 
+@pytest.mark.full
 def test_a_cell_that_fails_is_named(folder):
     change(folder, 2, source="6 / 0")
     with pytest.raises(CourseError, match=r"(?s)^01_sums failed in cell sum\n.*ZeroDivisionError"):
         executed(folder)
-    assert refused(folder) == (
-        "01_sums: its last run failed in cell sum: run `course run --only 01`"
+    assert error_of(folder) == (
+        "the last run of 01_sums can't be used, because it failed in cell sum: "
+        "run `course run --only 01`"
     )
 
 
-def test_one_lecture_is_enough(folder, last):
+def test_one_lecture_can_be_chosen(folder, last):
     write(folder / "lectures" / "02_never.ipynb", [code_cell("sum", "1")])
     assert executed(folder, "1", run=False) == [last]
-    assert refused(folder) == "02_never has not been executed: run `course run --only 02`"
-    assert refused(folder, "3").startswith("there is no lecture 3; choose one of: 01_sums")
+    assert error_of(folder) == "02_never has not been executed: run `course run --only 02`"
+    assert error_of(folder, "3").startswith("there is no lecture 3; choose one of: 01_sums")
 
 
-def test_a_course_without_lectures(tmp_path):
-    assert refused(tmp_path) == f"there are no lectures in {tmp_path / 'lectures'}"
+def test_a_course_without_lectures_raises_an_error(tmp_path):
+    assert error_of(tmp_path) == f"there are no lectures in {tmp_path / 'lectures'}"
 
 
 # --- the last run ---
 
 
-def test_texts_and_metadata_are_those_of_the_lecture_now(folder, last):
+def test_texts_and_cell_metadata_are_updated_in_the_last_run(folder, last):
     cells = [dict(cell) for cell in CELLS]
     cells[0]["source"], cells[1]["source"] = "# 01 Products", "# Does even less"
     cells[2]["metadata"] = {"slideshow": {"slide_type": "subslide"}}
@@ -135,28 +136,32 @@ def test_texts_and_metadata_are_those_of_the_lecture_now(folder, last):
 
 
 @pytest.mark.parametrize(
-    ("cells", "why"),
+    ("cells", "reason"),
     [
-        (ran(source="6 * 8"), "the code of cell sum has changed since its last run"),
-        (ran()[:3], "its cells are not those of its last run"),
-        (ran(id="product"), "its cells are not those of its last run"),
-        (ran(execution_count=None, outputs=[]), "its last run ended before cell sum"),
+        (executed_cells(source="6 * 8"), "the code of cell sum has changed"),
+        (executed_cells()[:3], "the code cells have other ids now"),
+        (executed_cells(id="product"), "the code cells have other ids now"),
+        (executed_cells(execution_count=None, outputs=[]), "it ended before cell sum"),
         (
-            ran(outputs=[{"output_type": "error", "ename": "E", "evalue": "", "traceback": []}]),
-            "its last run failed in cell sum",
+            executed_cells(
+                outputs=[{"output_type": "error", "ename": "E", "evalue": "", "traceback": []}]
+            ),
+            "it failed in cell sum",
         ),
     ],
     ids=["code", "fewer cells", "other cell", "ended early", "failed"],
 )
-def test_a_run_that_is_not_of_this_lecture_is_refused(folder, last, cells, why):
+def test_a_last_run_of_other_code_or_with_an_error_is_not_used(folder, last, cells, reason):
     write(last, cells)
     before = last.read_bytes()
-    assert refused(folder) == f"01_sums: {why}: run `course run --only 01`"
+    assert error_of(folder) == (
+        f"the last run of 01_sums can't be used, because {reason}: run `course run --only 01`"
+    )
     assert last.read_bytes() == before
 
 
-def test_what_is_no_notebook_is_named(folder, last):
+def test_a_last_run_that_is_not_a_notebook_raises_an_error(folder, last):
     last.write_text("[]", encoding="utf-8")
-    assert refused(folder).startswith(f"{last} is not a notebook: ")
+    assert error_of(folder).startswith(f"{last} is not a notebook: ")
     last.write_text("{", encoding="utf-8")
-    assert refused(folder).startswith(f"{last} is not a notebook: ")
+    assert error_of(folder).startswith(f"{last} is not a notebook: ")

@@ -1,4 +1,4 @@
-"""files: a reader sees the old content or the new one, whoever writes and however a run ends."""
+"""Test files: readers see complete content only, and interrupted runs leave nothing behind."""
 
 import multiprocessing
 
@@ -9,11 +9,11 @@ from course_utils.validation import CourseError
 
 
 def write_often(path, letter):
-    for _ in range(200):
+    for _ in range(50):
         write_atomically(path, letter.encode() * 100_000)
 
 
-def test_several_processes_may_write_the_same_file(tmp_path):
+def test_readers_see_complete_content_while_several_processes_write(tmp_path):
     path = tmp_path / "page.html"
     write_atomically(path, b"a" * 100_000)
     context = multiprocessing.get_context("fork")
@@ -29,7 +29,7 @@ def test_several_processes_may_write_the_same_file(tmp_path):
 
 
 @pytest.mark.parametrize("alone", [True, False])
-def test_what_interrupted_runs_left_behind_is_removed_by_the_only_writer(tmp_path, alone):
+def test_the_only_writer_removes_files_of_interrupted_runs(tmp_path, alone):
     for name in ("page.html.1", "page.css.1"):
         (tmp_path / f"{name}{PART}").touch()
     write_atomically(tmp_path / "page.html", b"text", alone=alone)
@@ -37,7 +37,7 @@ def test_what_interrupted_runs_left_behind_is_removed_by_the_only_writer(tmp_pat
     assert left == {f"page.css.1{PART}"} | ({f"page.html.1{PART}"} if not alone else set())
 
 
-def test_a_link_is_replaced_and_its_target_stays(tmp_path):
+def test_a_symbolic_link_is_replaced_and_its_target_is_kept(tmp_path):
     target, link = tmp_path / "target", tmp_path / "link"
     target.write_text("old")
     link.symlink_to(target)
@@ -45,7 +45,7 @@ def test_a_link_is_replaced_and_its_target_stays(tmp_path):
     assert target.read_text() == "old" and link.read_text() == "new" and not link.is_symlink()
 
 
-def test_a_folder_in_the_place_is_one_sentence(tmp_path):
+def test_a_folder_with_the_name_of_the_file_raises_an_error(tmp_path):
     (tmp_path / "page.html").mkdir()
     with pytest.raises(CourseError, match="a folder is in the place of this file"):
         write_text(tmp_path / "page.html", "text")

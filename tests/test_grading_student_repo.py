@@ -589,7 +589,7 @@ INSTRUCTORS, STUDENTS = "https://github.com/example/course", "https://github.com
 
 
 def published(course, **where):
-    text = addresses.written(course, addresses.Addresses(**where))
+    text = addresses.updated_project(course, addresses.Addresses(**where))
     put(course, "pyproject.toml", text)
     for path in notebooks.all_notebooks(course):
         notebook_check.fix(path)

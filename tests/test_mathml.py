@@ -1,4 +1,4 @@
-"""mathml: formulas become elements that say what the TeX says; what would not, is refused."""
+"""Test mathml: TeX becomes equivalent MathML, and TeX that can't be converted raises an error."""
 
 import pytest
 
@@ -7,13 +7,13 @@ from course_utils.publishing.mathml import to_mathml
 OPEN = '<math xmlns="http://www.w3.org/1998/Math/MathML" display="inline">'
 
 
-def test_a_formula_in_a_line():
+def test_an_inline_formula():
     product = "<mn>7</mn><mo>&#x000B7;</mo><msup><mn>10</mn><mn>9</mn></msup>"
     expected = f"{OPEN}<mrow>{product}<mo>&#x000D7;</mo><mn>4</mn></mrow></math>"
     assert to_mathml(r" 7 \cdot 10^9 \times 4 ") == expected
 
 
-def test_a_formula_on_its_own_line():
+def test_a_displayed_formula():
     fraction = "<mfrac><mrow><mi>&#x003B1;</mi></mrow><mrow><mi>r</mi></mrow></mfrac>"
     expected = f"{OPEN}<mrow>{fraction}</mrow></math>".replace("inline", "block")
     assert to_mathml(r"\frac{\alpha}{r}", display=True) == expected
@@ -28,25 +28,25 @@ def test_a_formula_on_its_own_line():
         r"\begin{matrix}a & b\\ c & d\end{matrix}",
     ],
 )
-def test_what_the_course_may_write(tex):
+def test_formulas_of_the_course_are_converted(tex):
     assert to_mathml(tex).startswith(OPEN)
 
 
 @pytest.mark.parametrize(
-    ("tex", "why"),
+    ("tex", "reason"),
     [
         ("", "NoAvailableTokensError"),
         (r"\left(", "NoAvailableTokensError"),
         ("a^b^c", "DoubleSuperscriptsError"),
         ("a & b", "ParseError"),
-        (r"\foo", r"'\\foo' is left over"),
-        (r"\text{50\%}", r"'\\' is left over"),
-        ("x}", "'}' is left over"),
+        (r"\foo", r"'\\foo' was not converted"),
+        (r"\text{50\%}", r"'\\' was not converted"),
+        ("x}", "'}' was not converted"),
         (r"\frac{a", "an argument is missing"),
         (r"\frac{a}", "an argument is missing"),
     ],
 )
-def test_what_would_be_shown_wrong_is_refused(tex, why):
-    with pytest.raises(ValueError) as refused:
+def test_a_formula_that_would_be_shown_incorrectly_raises_an_error(tex, reason):
+    with pytest.raises(ValueError) as error:
         to_mathml(tex)
-    assert str(refused.value) == f"{tex!r} can't be shown as a formula: {why}"
+    assert str(error.value) == f"{tex!r} can't be shown as a formula: {reason}"

@@ -1,4 +1,4 @@
-"""measure: bytes of live tensors, of what autograd saves, of gradients and optimizer states."""
+"""Test measure: bytes of live tensors, saved tensors, gradients and optimizer states."""
 
 import doctest
 
@@ -9,7 +9,7 @@ from course_utils import measure
 from course_utils.measure import TensorMeter, gradient_bytes, optimizer_bytes, saved_for_backward
 
 
-def test_the_meter_counts_what_lives_and_forgets_what_was_freed():
+def test_the_meter_counts_live_tensors_and_subtracts_freed_ones():
     with TensorMeter() as meter:
         first = torch.ones(1000)
         assert meter.now == 4000
@@ -29,32 +29,32 @@ def test_the_trace_has_the_bytes_after_each_operation():
     assert meter.trace[-2:] == [8000, 4000] and max(meter.trace) == meter.peak
 
 
-def test_views_and_in_place_results_are_nothing_new():
+def test_views_and_in_place_results_are_not_counted_again():
     before = torch.ones(100)
     with TensorMeter() as meter:
         view = before.view(10, 10).t()
         view.add_(1)
         made = torch.zeros(100)
         made[3:].mul_(2)
-    # Only `made` is new.
+    # Only `made` has a new storage.
     assert meter.peak == 400
 
 
-def test_the_meter_sees_the_backward_pass():
+def test_the_meter_measures_the_backward_pass():
     x = torch.ones(1000, requires_grad=True)
     with TensorMeter() as meter:
         (x.exp() * 2).sum().backward()
-        # The gradient.
+        # Only the gradient is left.
         assert meter.now == 4000
     assert 12_000 <= meter.peak <= 16_100
 
 
-def test_saved_tensors_count_once_and_without_the_model():
+def test_saved_tensors_are_counted_once_and_weights_not_at_all():
     model = nn.Sequential(nn.Linear(8, 16, bias=False), nn.SiLU(), nn.Linear(16, 4, bias=False))
     x = torch.ones(5, 8)
     with saved_for_backward(model) as saved:
         model(x).sum()
-    # The input, the input of SiLU and its result.
+    # The saved tensors are the input, the input of SiLU and the output of SiLU.
     assert saved.size == 4 * 5 * (8 + 16 + 16)
     assert saved.tensors == 3
 
@@ -67,7 +67,7 @@ def test_a_frozen_layer_saves_no_input():
     assert saved.size == 0
 
 
-def test_gradients_and_states_are_counted_to_the_byte():
+def test_gradients_and_optimizer_states_are_counted_exactly():
     model = nn.Linear(10, 3)
     optimizer = torch.optim.AdamW(model.parameters())
     assert gradient_bytes(model) == optimizer_bytes(optimizer) == 0
@@ -79,5 +79,5 @@ def test_gradients_and_states_are_counted_to_the_byte():
     assert gradient_bytes(model) == 0
 
 
-def test_the_example_of_the_docstring():
+def test_the_example_in_the_docstring_is_correct():
     assert doctest.testmod(measure).failed == 0

@@ -1,4 +1,4 @@
-"""notebooks: every check fails on a notebook made for it; execution, its faults and its page."""
+"""Test notebooks, notebook_check, course_map and execute: checks, fixes, execution and pages."""
 
 import json
 import os
@@ -21,8 +21,11 @@ from course_utils.publishing import course_map, notebook_check
 from course_utils.publishing import html as html_pages
 from course_utils.publishing.addresses import Addresses
 from course_utils.publishing.execute import execute
-from course_utils.publishing.notebook_check import SETUP_CELL, check, fix, setup_cell
+from course_utils.publishing.notebook_check import RUN_FIX, SETUP_CELL, check, fix, setup_cell
 from course_utils.validation import CourseError
+
+# One kernel runs the notebook of the fixture `executed`.
+pytestmark = pytest.mark.xdist_group("executed-notebook")
 
 OPENING = """# 01 A lecture
 
@@ -56,7 +59,7 @@ def lecture(*cells):
 
 
 def write(path, content):
-    """A notebook file as Jupyter writes it."""
+    """Write a notebook file as Jupyter writes it, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(notebooks.dump(content), encoding="utf-8")
     return path
@@ -65,14 +68,14 @@ def write(path, content):
 # --- check ---
 
 
-def test_clean_notebooks_have_no_fault(tmp_path):
+def test_clean_notebooks_have_no_problems(tmp_path):
     assert check(write(tmp_path / "plain.ipynb", notebook(code_cell("sum", "1 + 1")))) == []
     good = lecture(code_cell("sum-1", "1 + 1", tags=["summary"]), text_cell("end", "Done."))
     assert check(write(tmp_path / "lectures" / "01_good.ipynb", good)) == []
 
 
 def change(path, *keys_and_value):
-    """A function that sets one value deep inside a notebook."""
+    """Return a function that sets one value inside the JSON of a notebook."""
 
     def apply(content):
         *keys, last, value = (*path, *keys_and_value)
@@ -86,11 +89,11 @@ def change(path, *keys_and_value):
 CELL = ("cells", 2)
 STREAM = [{"name": "stdout", "output_type": "stream", "text": "2"}]
 BAD = {
-    "older format": (change(("nbformat_minor",), 4), "nbformat 4.4: it must be 4.5"),
-    "schema": (change(CELL, "cell_type", "sourdough"), "breaks the notebook format"),
-    "outputs": (change(CELL, "outputs", STREAM), "cell sum: holds outputs"),
-    "counts": (change(CELL, "execution_count", 3), "cell sum: holds an execution count"),
-    "widgets": (change(("metadata",), "widgets", {}), "holds the state of widgets"),
+    "older format": (change(("nbformat_minor",), 4), "has nbformat 4.4, but must have 4.5"),
+    "schema": (change(CELL, "cell_type", "unknown"), "is not valid in the notebook format"),
+    "outputs": (change(CELL, "outputs", STREAM), "cell sum: contains outputs"),
+    "counts": (change(CELL, "execution_count", 3), "cell sum: contains an execution count"),
+    "widgets": (change(("metadata",), "widgets", {}), "contains the state of widgets"),
     "random id": (change(CELL, "id", "3f2504e0"), "the id '3f2504e0' is random"),
     "uuid": (change(CELL, "id", "3f2504e0-4f89-11d3"), "is random"),
     "digits": (change(CELL, "id", "1234"), "'1234' is not a name"),
@@ -98,17 +101,17 @@ BAD = {
     "underscore": (change(CELL, "id", "the_sum"), "'the_sum' is not a name"),
     "same id": (change(CELL, "id", "setup"), "another cell has the id 'setup', too"),
     "kernel": (change(("metadata", "kernelspec"), "name", "conda"), "the kernel must be python3"),
-    "noise": (
+    "metadata": (
         change(("metadata",), "colab", {}),
-        "has metadata that does not belong in git: colab",
+        "contains metadata that must not be in git: colab",
     ),
     "version": (
         change(("metadata", "language_info"), "version", "3.11.7"),
-        "has metadata that does not belong in git: language_info",
+        "contains metadata that must not be in git: language_info",
     ),
-    "cell noise": (
+    "metadata of a cell": (
         change((*CELL, "metadata"), "ExecuteTime", {}),
-        "cell sum: has metadata that does not belong in git: ExecuteTime",
+        "cell sum: contains metadata that must not be in git: ExecuteTime",
     ),
     "long cell": (
         change(CELL, "source", "1\n" * 16),
@@ -116,7 +119,7 @@ BAD = {
     ),
     "other set-up": (change(("cells", 1), "source", SETUP_CELL + "\n"), "must be the set-up cell"),
     "set-up name": (change(("cells", 1), "id", "start"), "must be the set-up cell"),
-    "no title": (change(("cells", 0), "source", OPENING[2:]), "must open with a title"),
+    "no title": (change(("cells", 0), "source", OPENING[2:]), "must begin with a title"),
     "no slides": (
         change(("cells", 0), "source", OPENING.replace("Slides", "Parts")),
         "a line such as: - **Slides:** Introduction",
@@ -133,51 +136,53 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_each_bad_notebook_is_caught(tmp_path, kind):
-    spoil, expected = BAD[kind]
+def test_each_kind_of_problem_is_found(tmp_path, kind):
+    break_it, expected = BAD[kind]
     content = json.loads(json.dumps(lecture(code_cell("sum", "1 + 1"))))
-    spoil(content)
-    faults = check(write(tmp_path / "lectures" / "01_bad.ipynb", content))
-    assert any(expected in fault for fault in faults), faults
+    break_it(content)
+    problems = check(write(tmp_path / "lectures" / "01_bad.ipynb", content))
+    assert any(expected in problem for problem in problems), problems
 
 
-def test_only_lectures_are_held_to_the_form_of_a_lecture(tmp_path):
+def test_only_lectures_must_have_the_form_of_a_lecture(tmp_path):
     long = notebook(code_cell("long", "1\n" * 30))
     assert check(write(tmp_path / "solutions" / "01.ipynb", long)) == []
 
 
-def test_assignments_have_the_setup_cell(tmp_path):
+def test_assignments_must_have_the_setup_cell(tmp_path):
     for folder in ("solutions", "exercises"):
         path = write(tmp_path / folder / "01_sums" / "01_sums.ipynb", notebook(text_cell("t", "")))
         assert "the first code cell must be the set-up cell" in check(path)[0]
         assert fix(path) and check(path) == []
 
 
-def test_unreadable_files(tmp_path):
+def test_check_and_fix_report_files_that_are_not_notebooks(tmp_path):
     (tmp_path / "broken.ipynb").write_text("{")
     (tmp_path / "list.ipynb").write_text("[]")
-    for name, why in (
+    for name, reason in (
         ("broken.ipynb", "is not a notebook: "),
         ("list.ipynb", "is not a notebook: "),
         ("missing.ipynb", "can't be read: No such file"),
     ):
-        assert check(tmp_path / name)[0].startswith(why)
+        assert check(tmp_path / name)[0].startswith(reason)
         for change in (fix, lambda path: notebook_check.published_at(path, Addresses())):
-            with pytest.raises(CourseError, match=f"{name} {why}"):
+            with pytest.raises(CourseError, match=re.escape(f"{name} {reason}")):
                 change(tmp_path / name)
 
 
-def test_other_formatting_is_a_fault(tmp_path):
+def test_other_formatting_is_a_problem(tmp_path):
     path = tmp_path / "compact.ipynb"
     path.write_text(json.dumps(notebook(code_cell("sum", "1 + 1"))))
-    assert check(path) == ["is not written the way Jupyter writes notebooks: run fix"]
+    assert check(path) == [
+        "is not formatted as Jupyter formats notebooks: run `course notebooks fix`"
+    ]
     assert fix(path) and check(path) == []
 
 
 # --- fix ---
 
 
-def test_fix_strips_what_can_be_stripped(tmp_path):
+def test_fix_removes_outputs_and_metadata(tmp_path):
     dirty = lecture(code_cell("sum", "1 + 1", ExecuteTime={}, tags=["summary"]))
     dirty["cells"][2] |= {"outputs": STREAM, "execution_count": 7}
     dirty["metadata"] |= {"widgets": {}, "colab": {}, "kernelspec": {"name": "x"}, "title": "T"}
@@ -192,17 +197,17 @@ def test_fix_strips_what_can_be_stripped(tmp_path):
     assert [cell["id"] for cell in clean["cells"]] == ["opening", "setup", "sum"]
     assert clean["cells"][2]["metadata"] == {"tags": ["summary"]}
     before = path.stat().st_mtime_ns
-    assert not fix(path), "a second time there is nothing to do"
+    assert not fix(path), "the second fix has nothing to do"
     assert path.stat().st_mtime_ns == before
 
 
-def test_fix_writes_as_jupyter_does(tmp_path):
+def test_fix_formats_notebooks_as_jupyter_does(tmp_path):
     path = write(
         tmp_path / "n.ipynb", notebook(code_cell("sum", 'print("é")\n\n1'), text_cell("t", ""))
     )
     fix(path)
-    jupyters = nbformat.writes(nbformat.read(str(path), as_version=4))
-    assert path.read_text(encoding="utf-8").rstrip("\n") == jupyters.rstrip("\n")
+    from_jupyter = nbformat.writes(nbformat.read(str(path), as_version=4))
+    assert path.read_text(encoding="utf-8").rstrip("\n") == from_jupyter.rstrip("\n")
 
 
 def test_fix_renews_an_outdated_setup_cell(tmp_path):
@@ -213,22 +218,21 @@ def test_fix_renews_an_outdated_setup_cell(tmp_path):
 
 
 def published_course(folder):
-    """A course's pyproject.toml with addresses, one lecture, one assignment and its release."""
+    """Make a course with addresses, and return the paths of its three notebooks."""
     (folder / "pyproject.toml").write_text(
         f'[project.urls]\nRepository = "{PUBLISHED}"\nStudents = "{PUBLISHED}-exercises/"\n'
     )
     paths = [write(folder / "lectures" / "01_new.ipynb", lecture())]
-    for place in ("solutions", "exercises"):
-        paths.append(write(folder / place / "01_sums" / "01_sums.ipynb", lecture()))
-    return paths
+    places = (folder / name / "01_sums" / "01_sums.ipynb" for name in ("solutions", "exercises"))
+    return paths + [write(place, lecture()) for place in places]
 
 
-def test_addresses_are_those_of_pyproject(tmp_path):
+def test_badges_and_setup_cells_must_have_the_addresses_in_pyproject(tmp_path):
     paths = published_course(tmp_path)
     for path, end in zip(paths, ("", "-exercises", "-exercises"), strict=True):
         assert check(path) == [
-            "the first code cell must be the set-up cell, with the id setup: run fix",
-            "cell opening: the badges are not those of pyproject.toml: run fix",
+            f"the first code cell must be the set-up cell, with the id setup: {RUN_FIX}",
+            f"cell opening: the badges don't have the addresses in pyproject.toml: {RUN_FIX}",
         ]
         assert fix(path) and check(path) == []
         cells = json.loads(path.read_text())["cells"]
@@ -238,17 +242,17 @@ def test_addresses_are_those_of_pyproject(tmp_path):
         assert badges.count(f"/example/course{end}/") == 2
 
 
-def test_badges_go_when_the_addresses_do(tmp_path):
+def test_fix_removes_badges_without_an_address(tmp_path):
     paths = published_course(tmp_path)
     before = [path.read_text(encoding="utf-8") for path in paths]
     assert all(map(fix, paths))
     (tmp_path / "pyproject.toml").write_text("")
-    assert "the badges are not those" in check(paths[0])[-1]
+    assert "the badges don't have the addresses" in check(paths[0])[-1]
     assert all(map(fix, paths))
     assert [path.read_text(encoding="utf-8") for path in paths] == before
 
 
-def test_badges_that_somebody_changed_or_moved(tmp_path):
+def test_fix_renews_badges_that_were_changed_moved_or_doubled(tmp_path):
     path, *_ = published_course(tmp_path)
     fix(path)
     good = json.loads(path.read_text())
@@ -261,7 +265,7 @@ def test_badges_that_somebody_changed_or_moved(tmp_path):
     ):
         good["cells"][0]["source"] = other
         write(path, good)
-        assert "cell opening: the badges are not those of pyproject.toml: run fix" in check(path)
+        assert "cell opening: the badges don't have the addresses" in str(check(path))
         assert fix(path) and check(path) == []
         assert "".join(json.loads(path.read_text())["cells"][0]["source"]) == opening
 
@@ -269,21 +273,21 @@ def test_badges_that_somebody_changed_or_moved(tmp_path):
 HEADER = "| lecture | slides | question | time on CPU |\n|---|---|---|---|"
 
 
-def test_fix_renews_the_map_of_the_lectures(tmp_path):
+def test_fix_renews_the_table_of_lectures(tmp_path):
     first = lecture(text_cell("course-map", f"Before.\n\n{HEADER}\n| old |\n\nAfter."))
     path = write(tmp_path / "lectures" / "00_first.ipynb", first)
-    assert check(path) == ["cell course-map: the table is not that of the lectures here: run fix"]
+    assert check(path) == [f"cell course-map: the table of lectures is out of date: {RUN_FIX}"]
     assert fix(path) and check(path) == []
     row = "| [01 A lecture](01_more.ipynb) | Introduction | Does it work? | 1 minute |"
     write(tmp_path / "lectures" / "01_more.ipynb", lecture())
-    assert check(path) != [], "a new lecture makes the table old"
+    assert check(path) != [], "the table lacks the new lecture"
     fix(path)
     source = "".join(json.loads(path.read_text())["cells"][2]["source"])
     assert source.startswith("Before.\n\n| lecture |")
     assert source.endswith(f"{row}\n\nAfter.")
 
 
-def test_pages_show_the_columns_that_their_table_has(tmp_path):
+def test_tables_of_pages_keep_their_columns(tmp_path):
     write(tmp_path / "lectures" / "01_more.ipynb", lecture())
     (tmp_path / "docs").mkdir()
     (tmp_path / "README.md").write_text("# Mine\n\n| question | lecture |\n|---|---|\n")
@@ -295,11 +299,13 @@ def test_pages_show_the_columns_that_their_table_has(tmp_path):
     table = f"| lecture | question |\n|---|---|\n{row}"
     assert pages == {tmp_path / "docs/index.md": f"Before.\n\n{table}\n\nAfter."}
     (tmp_path / "README.md").write_text("| lecture | author |\n|---|---|\n")
-    with pytest.raises(CourseError, match="has the column 'author'; allowed are lecture, slides"):
+    with pytest.raises(
+        CourseError, match="can't have the column 'author'; allowed are lecture, slides"
+    ):
         course_map.renewed_pages(tmp_path)
 
 
-def test_command_line(tmp_path, monkeypatch):
+def test_the_commands_check_and_fix(tmp_path, monkeypatch):
     dirty = notebook(code_cell("sum", "1 + 1"))
     dirty["cells"][0]["execution_count"] = 1
     path = write(tmp_path / "lectures" / "01_x.ipynb", dirty)
@@ -313,9 +319,9 @@ def test_command_line(tmp_path, monkeypatch):
 
     assert run("check", other)[0] == 0
     status, output = run("check")
-    assert status == 1 and f"{path}: cell sum: holds an execution count" in output
+    assert status == 1 and f"{path}: cell sum: contains an execution count" in output
     status, output = run("fix", path)
-    assert status == 1, "the opening is for a person to write"
+    assert status == 1, "fix does not write a title"
     assert f"{path}: cleaned" in output and "execution count" not in output and "a title" in output
     status, output = run("fix", tmp_path / "none.ipynb")
     assert status == 1 and "none.ipynb can't be read" in output
@@ -328,10 +334,10 @@ PUBLISHED = "https://github.com/example/course"
 
 
 class Colab:
-    """A stand-in for Colab with its pip: what ran there, and what was shown."""
+    """A stand-in for Colab and its pip, which stores the commands and the displayed objects."""
 
     def __init__(self, monkeypatch, here=True, fails=None):
-        self.ran, self.shown, self.fails = [], [], fails
+        self.commands, self.shown, self.failing = [], [], fails
         monkeypatch.setattr(subprocess, "run", self.run)
         monkeypatch.setattr(metadata, "version", lambda name: f"{name}-version")
         monkeypatch.setattr(runtime, "check_environment", lambda: "all is well")
@@ -342,8 +348,8 @@ class Colab:
 
     def run(self, command, capture_output):
         assert capture_output and command[:4] == [sys.executable, "-m", "pip", "-q"]
-        self.ran.append(command[4:])
-        failed = self.fails == command[4]
+        self.commands.append(command[4:])
+        failed = self.failing == command[4]
         return SimpleNamespace(
             returncode=int(failed), stderr=b"a" * 3000 + "fatal: \u00df".encode()
         )
@@ -360,69 +366,63 @@ def installing(address):
     return [["uninstall", "-y", "torchao"], ["install", f"git+{address}@v{__version__}", *held]]
 
 
-@pytest.mark.parametrize("address", ["", PUBLISHED], ids=["nowhere", "published"])
-def test_setup_cell_does_nothing_locally(monkeypatch, address):
+@pytest.mark.parametrize("address", ["", PUBLISHED], ids=["not published", "published"])
+def test_the_setup_cell_does_nothing_outside_colab(monkeypatch, address):
     computer = Colab(monkeypatch, here=False)
     for installed in (False, True):
         computer.execute(monkeypatch, setup_cell(address), installed)
-    assert computer.ran == computer.shown == []
+    assert computer.commands == computer.shown == []
 
 
-def test_setup_cell_installs_the_release_on_colab_and_reports(monkeypatch):
+def test_the_setup_cell_installs_the_release_on_colab(monkeypatch):
     colab = Colab(monkeypatch)
     colab.execute(monkeypatch, setup_cell(PUBLISHED))
-    assert colab.ran == installing(PUBLISHED)
+    assert colab.commands == installing(PUBLISHED)
     assert colab.shown == ["all is well"]
     colab.execute(monkeypatch, setup_cell(PUBLISHED), installed=True)
-    assert len(colab.ran) == 2 and len(colab.shown) == 1, "a second time there is nothing to do"
+    assert len(colab.commands) == 2 and len(colab.shown) == 1, "the second run has nothing to do"
 
 
-@pytest.mark.parametrize("address", ["", PUBLISHED], ids=["nowhere", "published"])
-def test_another_repository_can_be_named(monkeypatch, address):
+@pytest.mark.parametrize("address", ["", PUBLISHED], ids=["not published", "published"])
+def test_the_environment_can_name_another_repository(monkeypatch, address):
     colab = Colab(monkeypatch)
     monkeypatch.setenv("COURSE_REPOSITORY", "https://example.org/course")
     colab.execute(monkeypatch, setup_cell(address))
-    assert colab.ran == installing("https://example.org/course")
+    assert colab.commands == installing("https://example.org/course")
 
 
-def test_setup_cell_asks_for_the_address_of_a_course_that_is_published_nowhere(monkeypatch):
+def test_the_setup_cell_of_an_unpublished_course_asks_for_the_address(monkeypatch):
     colab = Colab(monkeypatch)
-    with pytest.raises(RuntimeError, match="^Run `%env COURSE_REPOSITORY=.*first.$"):
+    with pytest.raises(RuntimeError, match=r"^Run `%env COURSE_REPOSITORY=.*first.$"):
         colab.execute(monkeypatch, SETUP_CELL)
-    assert colab.ran == [] and setup_cell("") == SETUP_CELL
+    assert colab.commands == [] and setup_cell("") == SETUP_CELL
 
 
 @pytest.mark.parametrize("step", ["uninstall", "install"])
-def test_setup_cell_tells_what_pip_said_last(monkeypatch, step):
+def test_the_setup_cell_shows_the_end_of_the_output_of_pip(monkeypatch, step):
     colab = Colab(monkeypatch, fails=step)
     with pytest.raises(RuntimeError, match=rf"^`pip {step}` failed.\na{{900,}}fatal: ß$") as fault:
         colab.execute(monkeypatch, setup_cell(PUBLISHED))
     assert len(str(fault.value)) < 2100 and colab.shown == []
 
 
-@pytest.mark.parametrize("address", ["", PUBLISHED], ids=["nowhere", "published"])
-def test_setup_cell_is_short(address):
-    lines = setup_cell(address).splitlines()
-    assert len(lines) <= notebook_check.MAX_LINES and max(map(len, lines)) <= 100
+# --- the course folder ---
 
 
-# --- where the notebooks are ---
-
-
-def test_course_folder(tmp_path, monkeypatch):
+def test_the_course_folder_is_found_from_a_subfolder_and_from_the_package(tmp_path, monkeypatch):
     for name in ("lectures", "course_utils"):
         (tmp_path / "course" / name).mkdir(parents=True)
     inside = tmp_path / "course" / "lectures"
     assert notebooks.course_folder(inside) == tmp_path / "course"
     repository = Path(__file__).resolve().parents[1]
-    assert notebooks.course_folder(tmp_path) == repository, "an editable install knows the way"
+    assert notebooks.course_folder(tmp_path) == repository
     installed = tmp_path / "site-packages" / "course_utils" / "notebooks.py"
     monkeypatch.setattr(notebooks, "__file__", str(installed))
     with pytest.raises(CourseError, match="is not in a course folder"):
         notebooks.course_folder(tmp_path)
 
 
-def test_choosing_a_lecture(tmp_path):
+def test_a_lecture_is_chosen_by_number_or_name(tmp_path):
     paths = [write(tmp_path / "lectures" / f"{n}.ipynb", lecture()) for n in ("00_a", "07_b")]
     write(tmp_path / "lectures" / "draft.ipynb", lecture())
     assert notebooks.lectures(tmp_path) == paths
@@ -430,6 +430,10 @@ def test_choosing_a_lecture(tmp_path):
         assert notebooks.lectures(tmp_path, name) == paths[1:]
     with pytest.raises(CourseError, match="there is no lecture 08; choose one of: 00_a, 07_b"):
         notebooks.lectures(tmp_path, "08")
+    with pytest.raises(
+        CourseError, match=r"there is no lecture 1; .*/none/lectures has no lectures"
+    ):
+        notebooks.lectures(tmp_path / "none", "1")
 
 
 # --- execution ---
@@ -451,7 +455,7 @@ widgets.VBox([widgets.HBox([widgets.IntSlider(7, description="rank"), menu, bar]
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """One run of a notebook that shows all there is: figure, widget, child, streams, summary."""
+    """Run a notebook with a figure, widgets, a child process, streams and a summary."""
     folder = tmp_path_factory.mktemp("executed")
     path = write(
         folder / "course" / "03_all.ipynb",
@@ -473,40 +477,40 @@ def executed(tmp_path_factory):
     )
     before = path.read_bytes()
     result = execute(path, folder / "build" / "pages", progress=False)
-    assert path.read_bytes() == before, "execution must not change the notebook"
+    assert path.read_bytes() == before
     return result
 
 
-def test_execution_result(executed):
+def test_the_result_has_the_summaries_and_no_error(executed):
     assert executed.error is None
     assert executed.summaries == ("mean  84%\n{'answer': 42}",)
     assert executed.seconds > 0
     assert (executed.notebook.parent / "here.txt").exists(), "runs in the notebook's folder"
 
 
-def test_the_executed_notebook_lies_beside_its_page(executed):
+def test_the_executed_notebook_is_in_the_folder_of_its_page(executed):
     after = nbformat.read(executed.page.with_suffix(".ipynb"), as_version=4)
     before = nbformat.read(executed.notebook, as_version=4)
     assert [cell.source for cell in after.cells] == [cell.source for cell in before.cells]
     assert any(cell.get("outputs") for cell in after.cells)
 
 
-def test_peak_memory_counts_the_kernel_and_its_children(executed):
+def test_peak_memory_includes_the_child_processes_of_the_kernel(executed):
     assert 450_000_000 < executed.peak_memory < 900_000_000
 
 
-def test_page_holds_text_pictures_and_links(executed):
+def test_the_page_contains_texts_pictures_and_links(executed):
     page = executed.page.read_text(encoding="utf-8")
     assert executed.page.name == "03_all.html"
     assert "<title>All of it</title>" in page
     assert 'href="04_next.html#end"' in page
-    assert 'href="../../exercises/03/03.ipynb"' in page, "from where the page is"
+    assert 'href="../../exercises/03/03.ipynb"' in page
     assert "mean  84%" in page
-    assert len(re.findall(r"<img[^>]*data:image/png;base64,iVBOR", page)) == 1, "the figure"
-    assert "at: 100%" in page and "at:   0%" not in page, "the last state of a progress bar"
+    assert len(re.findall(r"<img[^>]*data:image/png;base64,iVBOR", page)) == 1
+    assert "at: 100%" in page and "at:   0%" not in page
 
 
-def test_page_shows_widgets_without_scripts(executed):
+def test_the_page_shows_widgets_without_scripts(executed):
     page = executed.page.read_text(encoding="utf-8")
     assert re.search(r'<img alt="a bar &amp; a line" src="data:image/png;base64,AAAA"/?>', page)
     for text in ("rank 7", "bits eight", "steps 3 of 5"):
@@ -514,16 +518,16 @@ def test_page_shows_widgets_without_scripts(executed):
     assert html_pages.WIDGET_VIEW not in page and html_pages.WIDGET_STATE not in page
 
 
-def test_page_reads_without_network(executed):
+def test_the_page_can_be_read_without_a_network(executed):
     page = executed.page.read_text(encoding="utf-8")
     scripts = re.findall(r"<script[^>]*\bsrc=[^>]*>", page)
-    assert len(scripts) == 1, "MathJax alone"
+    assert len(scripts) == 1, "only MathJax"
     assert all("async" in script for script in scripts)
     assert not re.findall(r'<link[^>]*href="http|@import|<img[^>]*src="http', page)
-    assert "$W' = W + AB$" in page, "without MathJax the TeX is there to read"
+    assert "$W' = W + AB$" in page
 
 
-def test_error_ends_the_notebook_and_the_page_is_written(tmp_path):
+def test_an_error_ends_the_run_and_the_page_is_written(tmp_path):
     path = write(
         tmp_path / "01_bad.ipynb",
         notebook(
@@ -541,44 +545,48 @@ def test_error_ends_the_notebook_and_the_page_is_written(tmp_path):
     assert result.peak_memory > 10_000_000
 
 
-def test_timeout(tmp_path):
+@pytest.mark.full
+def test_a_cell_that_exceeds_the_timeout_ends_the_run(tmp_path):
     path = write(tmp_path / "n.ipynb", notebook(code_cell("forever", "while True: pass")))
     result = execute(path, tmp_path / "out", timeout=1, progress=False)
-    assert result.error == "cell forever: still running after 1 seconds"
+    assert result.error == "cell forever: it was still running after 1 seconds"
     assert result.page.exists()
 
 
-def test_kernel_that_dies(tmp_path):
+@pytest.mark.full
+def test_a_kernel_that_dies_ends_the_run(tmp_path):
     kill = "import os, signal\nos.kill(os.getpid(), signal.SIGTERM if os.name == 'nt' else 9)"
     path = write(tmp_path / "n.ipynb", notebook(code_cell("dies", kill)))
     result = execute(path, tmp_path / "out", progress=False)
-    assert result.error == "cell dies: the kernel died, as it does when memory runs out"
+    assert result.error == "cell dies: the kernel died, probably because memory ran out"
     assert result.page.exists()
 
 
-def test_kernel_that_does_not_start(tmp_path, monkeypatch):
+@pytest.mark.full
+def test_a_kernel_that_does_not_start_is_reported(tmp_path, monkeypatch):
     (tmp_path / "ipykernel_launcher.py").write_text("raise SystemExit(1)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     path = write(tmp_path / "n.ipynb", notebook(code_cell("one", "1")))
     result = execute(path, tmp_path / "out", progress=False)
-    assert result.error.startswith("no cell, for the kernel did not start")
+    assert result.error.startswith("the start of the kernel: ")
 
 
-def test_kernel_that_is_not_installed(tmp_path, monkeypatch):
-    monkeypatch.setitem(notebooks.KERNEL, "name", "python-from-nowhere")
+def test_a_missing_kernel_raises_an_error(tmp_path, monkeypatch):
+    monkeypatch.setitem(notebooks.KERNEL, "name", "missing-kernel")
     path = write(tmp_path / "n.ipynb", notebook(code_cell("one", "1")))
     with pytest.raises(CourseError, match="no Python kernel: run `pip install ipykernel`"):
         execute(path, tmp_path / "out", progress=False)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to whole consoles only")
-def test_ctrl_c_leaves_no_kernel_behind(tmp_path):
+@pytest.mark.full
+@pytest.mark.skipif(os.name == "nt", reason="on Windows, Ctrl-C goes to all processes of a console")
+def test_ctrl_c_ends_the_kernel(tmp_path):
     wait = "import os, time\nopen('pid', 'w').write(f'{os.getpid()}.')\ntime.sleep(600)"
     path = write(tmp_path / "n.ipynb", notebook(code_cell("waits", wait)))
     call = f"execute({str(path)!r}, {str(tmp_path / 'out')!r})"
-    # Started in the background, the tests ignore SIGINT, and so would this child.
-    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    code = f"{listen}\nfrom course_utils.publishing.execute import execute; {call}"
+    # A process in the background ignores SIGINT, and its child processes inherit this setting.
+    reset = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{reset}\nfrom course_utils.publishing.execute import execute; {call}"
     run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     pid = tmp_path / "pid"
     while not (pid.exists() and pid.read_text().endswith(".")) and run.poll() is None:
@@ -588,30 +596,30 @@ def test_ctrl_c_leaves_no_kernel_behind(tmp_path):
     assert not psutil.pid_exists(int(pid.read_text().rstrip(".")))
 
 
-def test_a_file_that_is_no_notebook(tmp_path):
+def test_executing_a_file_that_is_not_a_notebook_raises_an_error(tmp_path):
     (tmp_path / "broken.ipynb").write_text("{")
-    with pytest.raises(CourseError, match="broken.ipynb is not a notebook: "):
+    with pytest.raises(CourseError, match=r"broken\.ipynb is not a notebook: "):
         execute(tmp_path / "broken.ipynb", tmp_path / "out")
-    with pytest.raises(CourseError, match="missing.ipynb can't be read: No such file"):
+    with pytest.raises(CourseError, match=r"missing\.ipynb can't be read: No such file"):
         execute(tmp_path / "missing.ipynb", tmp_path / "out")
 
 
-def test_a_notebook_is_never_written_over_by_its_executed_self(tmp_path):
+def test_the_executed_notebook_must_not_replace_the_notebook(tmp_path):
     path = write(tmp_path / "n.ipynb", notebook(code_cell("one", "1")))
     before = path.read_text(encoding="utf-8")
-    with pytest.raises(CourseError, match="holds the notebook itself: choose another folder"):
+    with pytest.raises(CourseError, match="contains the notebook itself: choose another folder"):
         execute(path, tmp_path, progress=False)
     assert path.read_text(encoding="utf-8") == before
 
 
-def test_a_page_that_cannot_be_written(tmp_path):
+def test_a_page_that_cannot_be_written_raises_an_error(tmp_path):
     path = write(tmp_path / "n.ipynb", notebook())
     (tmp_path / "file").write_text("")
     with pytest.raises(CourseError, match="can't be written"):
         execute(path, tmp_path / "file" / "pages", progress=False)
 
 
-def test_missing_jupyter_packages(tmp_path, monkeypatch):
+def test_missing_jupyter_packages_are_named(tmp_path, monkeypatch):
     path = write(tmp_path / "n.ipynb", notebook())
     for name in ("nbclient", "nbformat"):
         monkeypatch.setitem(sys.modules, name, None)

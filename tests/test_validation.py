@@ -1,4 +1,4 @@
-"""validation and units: errors that say what is allowed, and bytes in words."""
+"""Test validation and units: errors state what is allowed, and numbers of bytes have units."""
 
 import doctest
 
@@ -17,29 +17,29 @@ def test_whole_numbers_become_ints(value):
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.0, "8", None, True])
-def test_anything_but_a_positive_whole_number_is_refused(value):
-    with pytest.raises(ValueError, match="^rank must be a whole number of at least 1, got "):
+def test_other_values_than_positive_whole_numbers_raise_an_error(value):
+    with pytest.raises(ValueError, match=r"^rank must be a whole number of at least 1, got "):
         positive("rank", value)
 
 
 @pytest.mark.parametrize("value", [1, 9])
-def test_a_range_names_both_ends(value):
+def test_the_error_names_both_ends_of_the_range(value):
     with pytest.raises(ValueError, match=f"^bits must be a whole number from 2 to 8, got {value}$"):
         whole_number("bits", value, least=2, most=8)
 
 
 @pytest.mark.parametrize(
-    ("allowed", "words"),
+    ("allowed", "listed"),
     [
         (("hub", "pypi", "auto"), "'hub', 'pypi' or 'auto'"),
         ({"ocp": 1, "fp4": 2}, "'ocp' or 'fp4'"),
         ([None], "None"),
     ],
 )
-def test_one_of_lists_what_is_allowed(allowed, words):
+def test_the_error_lists_the_allowed_values(allowed, listed):
     for value in allowed:
         assert one_of("kind", value, allowed) is value
-    with pytest.raises(ValueError, match=f"^kind must be {words}, got 'other'$"):
+    with pytest.raises(ValueError, match=f"^kind must be {listed}, got 'other'$"):
         one_of("kind", "other", allowed)
 
 
@@ -47,16 +47,16 @@ def test_names_become_a_tuple():
     assert names_of("targets", "q_proj") == ("q_proj",)
     assert names_of("targets", ["q_proj", "v_proj"]) == ("q_proj", "v_proj")
     for bad in (None, 3, ["q_proj", 3]):
-        with pytest.raises(ValueError, match="^targets must be a name of a layer or a list of"):
+        with pytest.raises(ValueError, match=r"^targets must be a name of a layer or a list of"):
             names_of("targets", bad)
 
 
-def test_the_first_line_of_an_error():
+def test_first_line_of_a_message_or_the_class_of_the_error():
     assert first_line(OSError("\n no space left \nmore")) == "no space left "
     assert first_line(RuntimeError()) == "RuntimeError"
 
 
-def test_bytes_in_words():
+def test_numbers_of_bytes_are_written_with_their_unit():
     assert doctest.testmod(units).failed == 0
     assert format_bytes(999) == "999 B" and format_bytes(1000) == "1.00 kB"
     assert format_bytes(-1536, binary=True, digits=1) == "-1.5 KiB"

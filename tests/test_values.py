@@ -1,4 +1,4 @@
-"""values: plain values go into bytes and come back the same; nothing else gets through."""
+"""Test values: plain values are restored from bytes unchanged, and other values raise errors."""
 
 import collections
 import math
@@ -26,7 +26,7 @@ PLAIN = st.recursive(
 
 
 def same(a, b):
-    """Equal in value and in type, all the way down."""
+    """Return whether two values and all their items are equal in value and in type."""
     if type(a) is not type(b):
         return False
     if isinstance(a, list | tuple):
@@ -37,7 +37,7 @@ def same(a, b):
 
 
 @given(PLAIN)
-def test_plain_values_come_back_the_same(value):
+def test_copies_of_plain_values_are_the_same(value):
     assert same(values.copied(value), value)
 
 
@@ -47,7 +47,7 @@ DTYPES += [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 3), (2, 3, 4)], ids=str)
-def test_tensors_come_back_with_shape_dtype_and_bits(dtype, shape):
+def test_copies_of_tensors_have_the_same_shape_dtype_and_bits(dtype, shape):
     tensor = (100 * torch.randn(shape, generator=torch.Generator().manual_seed(0))).to(dtype)
     back = values.copied([tensor])[0]
     assert (back.shape, back.dtype) == (tensor.shape, dtype) and torch.equal(back, tensor)
@@ -56,7 +56,7 @@ def test_tensors_come_back_with_shape_dtype_and_bits(dtype, shape):
 @pytest.mark.parametrize(
     "dtype", ["bool", "uint8", "int16", "int64", "float16", "float32", "float64"]
 )
-def test_arrays_come_back_with_shape_dtype_and_bits(dtype):
+def test_copies_of_arrays_have_the_same_shape_dtype_and_bits(dtype):
     array = np.arange(12).reshape(3, 4).astype(dtype)
     for variant in (array, array.T, array[::2], np.array(3, dtype)):
         back = values.copied({"x": variant})["x"]
@@ -64,7 +64,7 @@ def test_arrays_come_back_with_shape_dtype_and_bits(dtype):
         assert back.shape == variant.shape and (back == variant).all()
 
 
-def test_what_training_returns_becomes_plain():
+def test_parameters_and_library_types_become_plain_values():
     layer = torch.nn.Linear(3, 2)
     back = values.copied(layer.state_dict())
     assert type(back) is dict and not back["weight"].requires_grad
@@ -84,36 +84,36 @@ def test_a_copy_shares_nothing():
     assert not back[0].any() and not back[1].any() and back[2] == [1]
 
 
-def test_a_slice_brings_its_own_numbers_only():
+def test_a_slice_is_encoded_without_the_rest_of_its_storage():
     assert len(values.encode(torch.zeros(10**6)[:3])) < 1000
 
 
-def test_numbers_that_are_none():
+def test_nan_and_infinities_are_copied():
     nan, up, down = values.copied([math.nan, math.inf, -math.inf])
     assert math.isnan(nan) and (up, down) == (math.inf, -math.inf)
 
 
-class Liar(int):
+class EqualsEverything(int):
     def __eq__(self, other):
         return True
 
     __hash__ = int.__hash__
 
 
-class Meddler(torch.Tensor):
+class TensorSubclass(torch.Tensor):
     pass
 
 
-REFUSED = {
-    "subclass of int": Liar(3),
-    "subclass of tensor": torch.zeros(2).as_subclass(Meddler),
+NOT_PLAIN = {
+    "subclass of int": EqualsEverything(3),
+    "subclass of tensor": torch.zeros(2).as_subclass(TensorSubclass),
     "subclass of dict": type("Odd", (dict,), {})(),
     "set": {1},
     "bytes": b"x",
     "complex": 1j,
     "dtype": torch.float16,
     "function": len,
-    "object array": np.array([Liar(3)], dtype=object),
+    "object array": np.array([EqualsEverything(3)], dtype=object),
     "string array": np.array(["x"]),
     "date": np.datetime64("2020-01-01"),
     "foreign byte order": np.arange(3).astype(">i4"),
@@ -123,18 +123,18 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("kind", REFUSED)
-def test_other_values_are_refused_and_the_place_is_named(kind):
+@pytest.mark.parametrize("kind", NOT_PLAIN)
+def test_other_values_raise_an_error_that_names_their_place(kind):
     with pytest.raises(TypeError, match=r"the value\[1\]\['loss'\] is "):
-        values.encode([0, {"loss": REFUSED[kind]}])
+        values.encode([0, {"loss": NOT_PLAIN[kind]}])
 
 
-def test_keys_are_values_too():
-    with pytest.raises(TypeError, match="a key of the value is of type Liar"):
-        values.encode({Liar(3): 1})
+def test_keys_must_be_plain_values():
+    with pytest.raises(TypeError, match="a key of the value is of type EqualsEverything"):
+        values.encode({EqualsEverything(3): 1})
 
 
-def test_what_is_too_large_is_refused():
+def test_values_that_are_too_large_raise_an_error():
     endless: list = []
     endless.append(endless)
     with pytest.raises(ValueError, match="nested more than 20 deep, or contains itself"):
@@ -150,22 +150,22 @@ def test_what_is_too_large_is_refused():
 @pytest.mark.parametrize(
     "data", [b"", b"\0" * 7, b"\5" + b"\0" * 7 + b"x", values.encode([1])[:-9]]
 )
-def test_bytes_that_hold_no_value(data):
+def test_invalid_bytes_raise_an_error(data):
     with pytest.raises(ValueError, match="are not a plain value"):
         values.decode(data)
 
 
-def test_every_single_change_of_the_bytes_is_a_value_or_an_error():
+def test_changed_bytes_are_a_plain_value_or_raise_value_error():
     data = values.encode({"a": (1, torch.zeros(2))})
     for place in range(len(data)):
         changed = data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
         try:
             values.encode(values.decode(changed))
-        except ValueError as fault:
-            assert "are not a plain value" in str(fault)
+        except ValueError as error:
+            assert "are not a plain value" in str(error)
 
 
-def test_numbers_and_text_need_neither_numpy_nor_torch():
+def test_numbers_and_texts_are_copied_without_importing_numpy_or_torch():
     code = "from course_utils import values; values.copied({'a': [1, (2.5, 'x')]}); import sys; "
     code += "print({'numpy', 'torch', 'safetensors'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

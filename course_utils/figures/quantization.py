@@ -100,7 +100,7 @@ def normal_quantiles(samples: Mapping[str, Sequence[float]], most: float = 4) ->
     """Plot quantiles of samples over quantiles of a normal distribution, in standard deviations.
 
     The points of a normal sample follow the diagonal. The line of a sample with heavier tails is
-    steeper at its ends. Quantiles are left out if fewer than 10 numbers of the sample are beyond them.
+    steeper at its ends. Quantiles beyond which the sample has fewer than 10 numbers are left out.
 
     Args:
         samples: name of the sample → its numbers, at least 1,000.

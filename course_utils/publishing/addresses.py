@@ -52,13 +52,13 @@ def github(address: str) -> str:
     Raises:
         CourseError: `address` is not the address of a GitHub repository.
     """
-    found = REPOSITORY.fullmatch(address)
-    if not found:
+    match = REPOSITORY.fullmatch(address)
+    if not match:
         raise CourseError(
-            f"{address!r} is not of the form https://github.com/OWNER/REPO: "
-            "Colab opens notebooks from GitHub"
+            f"{address!r} is not of the form https://github.com/OWNER/REPO, "
+            "which Colab needs to open notebooks"
         )
-    return f"{GITHUB}/{found[1]}/{found[2]}"
+    return f"{GITHUB}/{match[1]}/{match[2]}"
 
 
 def is_lecture(path: Path) -> bool:
@@ -70,7 +70,7 @@ def is_lecture(path: Path) -> bool:
 
 
 def read(folder: Path) -> Addresses:
-    """Return the addresses in the pyproject.toml of a folder; none if the file is missing.
+    """Return the addresses in a folder's pyproject.toml; both are "" if the file is missing.
 
     Raises:
         CourseError: the file is not TOML, or an address is not the address of a GitHub repository.
@@ -80,14 +80,14 @@ def read(folder: Path) -> Addresses:
         return Addresses()
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as fault:
-        raise CourseError(f"{file} is not TOML: {fault}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise CourseError(f"{file} is not TOML: {error}") from None
     urls = content.get("project", {}).get("urls", {})
-    found = (urls.get(name) for name in ("Repository", "Students"))
-    return Addresses(*(github(address) if address else "" for address in found))
+    both = (urls.get(name) for name in ("Repository", "Students"))
+    return Addresses(*(github(address) if address else "" for address in both))
 
 
-def written(folder: Path, addresses: Addresses) -> str:
+def updated_project(folder: Path, addresses: Addresses) -> str:
     """Return the text of a folder's pyproject.toml with these addresses and no other change.
 
     Raises:
@@ -98,10 +98,10 @@ def written(folder: Path, addresses: Addresses) -> str:
     file = folder / PROJECT
     try:
         document = tomlkit.parse(file.read_text(encoding="utf-8"))
-    except OSError as fault:
-        raise CourseError(f"{file} can't be read: {fault.strerror}") from None
-    except tomlkit.exceptions.ParseError as fault:
-        raise CourseError(f"{file} is not TOML: {fault}") from None
+    except OSError as error:
+        raise CourseError(f"{file} can't be read: {error.strerror}") from None
+    except tomlkit.exceptions.ParseError as error:
+        raise CourseError(f"{file} is not TOML: {error}") from None
     project = document.setdefault("project", tomlkit.table())
     is_new = "urls" not in project
     urls = project.setdefault("urls", tomlkit.table())
@@ -129,10 +129,10 @@ def badges(path: Path, addresses: Addresses) -> str:
     address = addresses.of(path)
     if not address:
         return ""
-    way = f"lectures/{path.name}" if is_lecture(path) else f"exercises/{path.stem}/{path.name}"
+    file = f"lectures/{path.name}" if is_lecture(path) else f"exercises/{path.stem}/{path.name}"
     repository = address.removeprefix(f"{GITHUB}/")
-    colab = f"{COLAB}/github/{repository}/blob/{TAG}/{quote(way)}"
-    binder = f"{BINDER}/v2/gh/{repository}/{TAG}?urlpath={quote(f'lab/tree/{way}', safe='')}"
+    colab = f"{COLAB}/github/{repository}/blob/{TAG}/{quote(file)}"
+    binder = f"{BINDER}/v2/gh/{repository}/{TAG}?urlpath={quote(f'lab/tree/{file}', safe='')}"
     return (
         f"[![Open in Colab]({COLAB_BADGE})]({colab}) [![Open in Binder]({BINDER_BADGE})]({binder})"
     )

@@ -43,7 +43,7 @@ def renew(folder: Path, published: Addresses | None = None) -> list[Path]:
     wanted = known if published is None else published
     texts = _texts(folder, wanted)
     if wanted != known:
-        texts[folder / PROJECT] = addresses.written(folder, wanted)
+        texts[folder / PROJECT] = addresses.updated_project(folder, wanted)
     changed = _changed(texts)
     before = {path: path.read_text(encoding="utf-8") for path in changed}
     try:
@@ -57,7 +57,7 @@ def renew(folder: Path, published: Addresses | None = None) -> list[Path]:
     return list(changed)
 
 
-def differences(folder: Path) -> list[Path]:
+def outdated(folder: Path) -> list[Path]:
     """Return the files whose badges or set-up cells don't have the addresses in pyproject.toml."""
     return list(_changed(_texts(folder, addresses.read(folder))))
 

@@ -50,23 +50,23 @@ def unsupported(folder: Path, notebooks: list[Path]) -> list[str]:
         A message for each missing cell, for each link without a quote, and for each quote that the
         output of its cell does not contain.
     """
-    shown = {path.stem: dict(shown_outputs(path)) for path in notebooks}
-    found = []
+    outputs = {path.stem: dict(shown_outputs(path)) for path in notebooks}
+    messages = []
     for claim in evidence(folder):
-        output = shown.get(claim.lecture, {}).get(claim.cell)
-        where = f"{PAGE}: {claim.lecture}, cell {claim.cell}"
+        output = outputs.get(claim.lecture, {}).get(claim.cell)
+        cell = f"cell {claim.cell} of {claim.lecture}"
         if output is None:
-            found.append(f"{where}, does not exist")
+            messages.append(f"{PAGE}: {cell} does not exist")
         elif not claim.quotes:
-            found.append(f"{where}: nothing is quoted from its output")
+            messages.append(f"{PAGE}: nothing is quoted from the output of {cell}")
         else:
             missing = [quote for quote in claim.quotes if quote not in output]
-            found += [f"{where}, does not show {quote!r}" for quote in missing]
-    return found
+            messages += [f"{PAGE}: {cell} does not show {quote!r}" for quote in missing]
+    return messages
 
 
 def shown_outputs(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the id of each code cell, and the text that a reader sees in its outputs."""
+    """Yield the id of each code cell and the text that a reader sees in its outputs."""
     for cell in load_node(path).cells:
         if cell.cell_type == "code":
             texts = [text for output in cell.outputs for text in _texts(output)]

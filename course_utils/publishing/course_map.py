@@ -61,13 +61,13 @@ def course_map(folder: Path, start: Path, columns: tuple[str, ...] = COLUMNS) ->
 
 
 def _row(lecture: Path, start: Path) -> dict[str, str]:
-    said = opening(load(lecture)["cells"])
+    header = opening(load(lecture)["cells"])
     link = Path(os.path.relpath(lecture, start)).as_posix()
     return {
-        "lecture": f"[{said['title']}]({link})",
-        "slides": said["Slides"],
-        "question": said["Question"],
-        "time on CPU": said["Takes"].partition(" on CPU")[0],
+        "lecture": f"[{header['title']}]({link})",
+        "slides": header["Slides"],
+        "question": header["Question"],
+        "time on CPU": header["Takes"].partition(" on CPU")[0],
     }
 
 
@@ -82,7 +82,7 @@ def renewed(text: str, folder: Path, start: Path) -> str:
     columns = tuple(cell.strip() for cell in old[0].splitlines()[0].strip("|").split("|"))
     if unknown := set(columns) - set(COLUMNS):
         raise CourseError(
-            f"a table of the lectures has the column {unknown.pop()!r}; "
+            f"a table of lectures can't have the column {unknown.pop()!r}; "
             f"allowed are {', '.join(COLUMNS)}"
         )
     return text[: old.start()] + course_map(folder, start, columns) + text[old.end() :]
@@ -92,7 +92,7 @@ def renewed_pages(folder: Path) -> dict[Path, str]:
     """Return the new text of each of `PAGES` whose table is out of date, by the page's path."""
     paths = [folder / page for page in PAGES if (folder / page).is_file()]
     texts = {path: path.read_text(encoding="utf-8") for path in paths}
-    # The page of another course may have no table.
+    # A course that was made from this one may have pages without a table.
     texts = {path: text for path, text in texts.items() if TABLE.search(text)}
     new = {path: renewed(text, folder, path.parent) for path, text in texts.items()}
     return {path: text for path, text in new.items() if text != texts[path]}

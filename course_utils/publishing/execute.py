@@ -18,7 +18,7 @@ from typing import Any
 
 from course_utils.files import write_text
 from course_utils.notebooks import KERNEL, dump, load_node
-from course_utils.publishing.html import WIDGET_VIEW, to_html, with_moved_links
+from course_utils.publishing.html import WIDGET_VIEW, to_html, with_rebased_links
 from course_utils.runtime import process_peak
 from course_utils.validation import CourseError
 
@@ -73,13 +73,13 @@ def execute(
     path = Path(path)
     page = Path(output_dir) / f"{path.stem}.html"
     if page.parent.resolve() == path.parent.resolve():
-        raise CourseError(f"{page.parent} holds the notebook itself: choose another folder")
+        raise CourseError(f"{page.parent} contains the notebook itself: choose another folder")
     notebook = _read(path)
     started = time.monotonic()
     error, peak = _run(notebook, path.parent, timeout, _bar(path, notebook, progress))
     write_text(page.with_suffix(".ipynb"), dump(notebook))
     html_text = to_html(notebook, title=_title(notebook, path.stem))
-    write_text(page, with_moved_links(html_text, path.parent, page.parent))
+    write_text(page, with_rebased_links(html_text, path.parent, page.parent))
     seconds = time.monotonic() - started
     return Execution(path, page, seconds, peak, tuple(_summaries(notebook)), error)
 
@@ -103,51 +103,51 @@ def _run(notebook: Any, folder: Path, timeout: int | None, bar: Any) -> tuple[st
         from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
     except ImportError as missing:
         raise _needs_jupyter(missing) from None
-    watch = _Watch(bar)
-    watch.client = NotebookClient(
+    monitor = _Monitor(bar)
+    monitor.client = NotebookClient(
         notebook,
         timeout=timeout,
         kernel_name=KERNEL["name"],
         resources={"metadata": {"path": str(folder)}},
         coalesce_streams=True,
         extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
-        on_cell_start=watch.start_cell,
-        on_cell_executed=watch.end_cell,
+        on_cell_start=monitor.start_cell,
+        on_cell_executed=monitor.end_cell,
     )
-    with watch:
+    with monitor:
         try:
-            _execute_until_interrupted(watch)
+            _execute_until_interrupted(monitor)
             error = None
         except CellExecutionError:
-            error = f"cell {watch.cell.id}\n{_last_lines(watch.cell)}"
+            error = f"cell {monitor.cell.id}\n{_last_lines(monitor.cell)}"
         except CellTimeoutError:
-            error = f"cell {watch.cell.id}: still running after {timeout} seconds"
+            error = f"cell {monitor.cell.id}: it was still running after {timeout} seconds"
         except DeadKernelError:
-            error = f"cell {watch.cell.id}: the kernel died, as it does when memory runs out"
-        except RuntimeError as fault:
-            error = f"no cell, for the kernel did not start: {fault}"
+            error = f"cell {monitor.cell.id}: the kernel died, probably because memory ran out"
+        except RuntimeError as reason:
+            error = f"the start of the kernel: {reason}"
         except NoSuchKernel:
             raise CourseError("there is no Python kernel: run `pip install ipykernel`") from None
-    return error, watch.peak
+    return error, monitor.peak
 
 
-def _execute_until_interrupted(watch: _Watch) -> None:
+def _execute_until_interrupted(monitor: _Monitor) -> None:
     """Execute the notebook in a separate thread, so that Ctrl-C does not interrupt nbclient's loop.
 
     On Ctrl-C, the kernel is killed, so that the thread ends and cleans up. Then KeyboardInterrupt
     is raised again.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
-        run = pool.submit(asyncio.run, watch.client.async_execute(env=_kernel_environment()))
+        run = pool.submit(asyncio.run, monitor.client.async_execute(env=_kernel_environment()))
         try:
             run.result()
         except KeyboardInterrupt:
-            watch.kill_kernel()
+            monitor.kill_kernel()
             raise
         finally:
             # If the kernel did not start, nbclient does not remove this exit handler, which would
             # then fail when Python exits.
-            atexit.unregister(watch.client._cleanup_kernel)
+            atexit.unregister(monitor.client._cleanup_kernel)
 
 
 def _kernel_environment() -> dict[str, str]:
@@ -168,16 +168,16 @@ def _bar(path: Path, notebook: Any, progress: bool) -> Any:
     from tqdm import tqdm
 
     cells = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in notebook.cells)
-    shape = "{desc} {percentage:3.0f}% |{bar}| {n}/{total} cells, {elapsed}{postfix}"
-    return tqdm(total=cells, desc=path.stem, bar_format=shape, disable=not progress)
+    layout = "{desc} {percentage:3.0f}% |{bar}| {n}/{total} cells, {elapsed}{postfix}"
+    return tqdm(total=cells, desc=path.stem, bar_format=layout, disable=not progress)
 
 
-class _Watch(threading.Thread):
+class _Monitor(threading.Thread):
     """A thread that advances the progress bar and measures memory while a notebook runs.
 
-    The operating system records the kernel's peak memory. But the record of a child process is lost
-    when that child process ends. So the unshared memory of all child processes is measured twice a
-    second, and the maximum of these measurements is added to the kernel's peak.
+    The operating system records the peak memory of the kernel and of each child process. But the
+    record of a child process is lost when the child process ends. So the unshared memory of all
+    child processes is measured twice a second, and the maximum is added to the kernel's peak.
     """
 
     def __init__(self, bar: Any, interval: float = 0.5):
@@ -186,38 +186,38 @@ class _Watch(threading.Thread):
         self.client: Any = None
         self.cell: Any = None
         self.kernel_peak = self.children_peak = 0
-        self.over = threading.Event()
+        self.ended = threading.Event()
 
     @property
     def peak(self) -> int:
         """Return the maximum memory of the kernel and its child processes, in bytes."""
         return self.kernel_peak + self.children_peak
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> _Monitor:
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.over.set()
+        self.ended.set()
         self.join()
         self.bar.close()
 
     def run(self) -> None:
-        while not self.over.wait(self.interval):
-            self.look()
+        while not self.ended.wait(self.interval):
+            self.measure()
             if sys.stderr.isatty():
                 # The bar shows the elapsed time, so the bar is redrawn during a long cell.
                 self.bar.refresh()
 
-    def look(self) -> None:
+    def measure(self) -> None:
         """Measure the memory and update the peaks, if the kernel is running."""
         import psutil
 
         try:
             self.kernel_peak = max(self.kernel_peak, process_peak(self.kernel.pid))
             children = self.kernel.children(recursive=True)
-            own = sum(child.memory_full_info().uss for child in children)
-            self.children_peak = max(self.children_peak, own)
+            unshared = sum(child.memory_full_info().uss for child in children)
+            self.children_peak = max(self.children_peak, unshared)
         except (psutil.Error, OSError):
             return
 
@@ -246,7 +246,7 @@ class _Watch(threading.Thread):
 
     def end_cell(self, **_: object) -> None:
         """Advance the bar, and measure the memory before the kernel can be shut down."""
-        self.look()
+        self.measure()
         self.bar.update()
 
 

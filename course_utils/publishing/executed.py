@@ -50,8 +50,8 @@ def _last_run(path: Path, output: Path) -> Path:
     if not target.is_file():
         raise CourseError(f"{path.stem} has not been executed: {remedy}")
     lecture, last = load(path), load(target)
-    if fault := _fault(lecture, last):
-        raise CourseError(f"{path.stem}: {fault}: {remedy}")
+    if reason := _why_unusable(lecture, last):
+        raise CourseError(f"the last run of {path.stem} can't be used, because {reason}: {remedy}")
     write_text(target, dump(_renewed(lecture, last)))
     return target
 
@@ -61,22 +61,22 @@ def _code(notebook: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {cell["id"]: cell for cell in notebook["cells"] if cell["cell_type"] == "code"}
 
 
-def _fault(lecture: dict[str, Any], last: dict[str, Any]) -> str | None:
-    """Return the reason why the last run can't be used; None if the last run can be used.
+def _why_unusable(lecture: dict[str, Any], last: dict[str, Any]) -> str | None:
+    """Return why the last run of a lecture can't be used; None if it can be used.
 
     The code of the set-up cells may differ, because a set-up cell does nothing outside Colab.
     """
     now, then = _code(lecture), _code(last)
     if list(now) != list(then):
-        return "its cells are not those of its last run"
+        return "the code cells have other ids now"
     for name, cell in now.items():
         if name != "setup" and cell["source"] != then[name]["source"]:
-            return f"the code of cell {name} has changed since its last run"
+            return f"the code of cell {name} has changed"
     for name, cell in then.items():
         if any(output["output_type"] == "error" for output in cell["outputs"]):
-            return f"its last run failed in cell {name}"
+            return f"it failed in cell {name}"
         if cell["source"].strip() and cell["execution_count"] is None:
-            return f"its last run ended before cell {name}"
+            return f"it ended before cell {name}"
     return None
 
 

@@ -12,9 +12,9 @@ from typing import Any
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
-# This template is nbconvert's page without RequireJS and Mermaid, which would delay the text of the
-# page until another server responds. MathJax loads after the text. Without a network, readers see
-# formulas as TeX.
+# nbconvert's page loads RequireJS and Mermaid, which would delay the text of the page until another
+# server responds. This template leaves both out, and loads MathJax after the text. If there is no
+# network, readers see formulas as TeX.
 PAGE_TEMPLATE = """
 {%- extends 'lab/index.html.j2' -%}
 {% from 'mathjax.html.j2' import mathjax with context %}
@@ -45,17 +45,17 @@ def to_html(notebook: Any, title: str) -> str:
     return re.sub(r'(href="[^":/]*)\.ipynb(["#])', r"\1.html\2", page)
 
 
-def with_moved_links(page: str, source: Path, target: Path) -> str:
+def with_rebased_links(page: str, source: Path, target: Path) -> str:
     """Return a page whose links work in the folder `target` as they did in the folder `source`.
 
     Only links that begin with ../ are changed.
     """
 
-    def moved(link: re.Match[str]) -> str:
-        way = os.path.relpath(source.resolve() / link[1], target.resolve())
-        return f'href="{Path(way).as_posix()}'
+    def rebased(link: re.Match[str]) -> str:
+        path = os.path.relpath(source.resolve() / link[1], target.resolve())
+        return f'href="{Path(path).as_posix()}'
 
-    return re.sub(r'href="(\.\./[^":#]*)', moved, page)
+    return re.sub(r'href="(\.\./[^":#]*)', rebased, page)
 
 
 def freeze_widgets(notebook: Any) -> Any:
@@ -70,18 +70,19 @@ def freeze_widgets(notebook: Any) -> Any:
 
 
 def _frozen(widgets: dict[str, Any], model_id: str) -> str:
+    """Return the HTML of a widget and its children; "" if its state is not stored."""
     model = widgets.get(model_id.removeprefix("IPY_MODEL_"))
     if model is None:
         return ""
     state, kind = model["state"], model["model_name"]
     if "children" in state:
-        inside = "".join(_frozen(widgets, child) for child in state["children"])
-        across = "row" if kind == "HBoxModel" else "column"
-        return f'<div style="display:flex; flex-direction:{across}; gap:0.5em">{inside}</div>'
+        content = "".join(_frozen(widgets, child) for child in state["children"])
+        direction = "row" if kind == "HBoxModel" else "column"
+        return f'<div style="display:flex; flex-direction:{direction}; gap:0.5em">{content}</div>'
     if kind.startswith("HTML"):
         return f"<div>{state.get('description', '')}{state.get('value', '')}</div>"
-    words = [state.get("description", ""), _shown_value(state)]
-    return f"<div>{html.escape(' '.join(word for word in words if word))}</div>"
+    texts = [state.get("description", ""), _shown_value(state)]
+    return f"<div>{html.escape(' '.join(filter(None, texts)))}</div>"
 
 
 def _shown_value(state: dict[str, Any]) -> str:

@@ -26,11 +26,11 @@ def to_mathml(tex: str, display: bool = False) -> str:
         mathml = convert(tex, display="block" if display else "inline")
         root = ElementTree.fromstring(mathml)
     # latex2mathml raises many kinds of errors, such as IndexError.
-    except Exception as fault:
-        raise ValueError(f"{tex!r} can't be shown as a formula: {type(fault).__name__}") from fault
+    except Exception as error:
+        raise ValueError(f"{tex!r} can't be shown as a formula: {type(error).__name__}") from error
     # latex2mathml copies a command that it doesn't know into its output.
-    if left := re.search(r"\\\w*|[{}]", mathml):
-        raise ValueError(f"{tex!r} can't be shown as a formula: {left[0]!r} is left over")
+    if unknown := re.search(r"\\\w*|[{}]", mathml):
+        raise ValueError(f"{tex!r} can't be shown as a formula: {unknown[0]!r} was not converted")
     for element in root.iter():
         name = element.tag.rpartition("}")[2]
         if len(element) < CHILDREN.get(name, 0):

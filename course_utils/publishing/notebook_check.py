@@ -1,7 +1,7 @@
 """Check that notebooks can be committed and lectures have the required form, and fix notebooks.
 
     course notebooks check        list the problems
-    course notebooks fix          remove outputs and metadata, renew set-up cells and badges
+    course notebooks fix          remove outputs and metadata; renew set-up cells and badges
 
 A notebook in git must not contain outputs, execution counts or the state of widgets. The ids of its
 cells must be names, such as memory-7b-full.
@@ -34,6 +34,8 @@ CELL_METADATA = {
     "raw_mimetype",
 }
 
+# What to do about a problem that can be fixed automatically.
+RUN_FIX = "run `course notebooks fix`"
 # The id of the cell that contains the table of lectures.
 MAP_CELL = "course-map"
 
@@ -94,59 +96,59 @@ def check(path: Path | str) -> list[str]:
     except CourseError as error:
         return [str(error).removeprefix(f"{path} ")]
     cells = notebook["cells"]
-    faults = [*_format_faults(notebook), *_id_faults(cells)]
+    problems = [*_format_problems(notebook), *_id_problems(cells)]
     for number, cell in enumerate(cells):
         name = f"cell {cell.get('id', number)}"
-        faults += [f"{name}: {fault}" for fault in _cell_faults(cell)]
+        problems += [f"{name}: {problem}" for problem in _cell_problems(cell)]
     if _is_of_the_course(path):
-        faults += _address_faults(cells, path, addresses.read(_course_of(path)))
+        problems += _address_problems(cells, path, addresses.read(_course_of(path)))
     if is_lecture(path):
-        faults += _lecture_faults(path, cells)
-    if not faults and dump(notebook) != path.read_text(encoding="utf-8"):
-        faults = ["is not written the way Jupyter writes notebooks: run fix"]
-    return faults
+        problems += _lecture_problems(path, cells)
+    if not problems and dump(notebook) != path.read_text(encoding="utf-8"):
+        problems = [f"is not formatted as Jupyter formats notebooks: {RUN_FIX}"]
+    return problems
 
 
-def _format_faults(notebook: dict[str, Any]) -> Iterator[str]:
+def _format_problems(notebook: dict[str, Any]) -> Iterator[str]:
     from nbformat.validator import iter_validate
 
     version = (notebook.get("nbformat"), notebook.get("nbformat_minor"))
     if version != (4, 5):
-        yield "nbformat {}.{}: it must be 4.5, which has cell ids".format(*version)
+        yield "has nbformat {}.{}, but must have 4.5, because cells need ids".format(*version)
     else:
-        for fault in iter_validate(notebook):
-            yield f"breaks the notebook format: {fault.message.splitlines()[0]}"
+        for error in iter_validate(notebook):
+            yield f"is not valid in the notebook format: {error.message.splitlines()[0]}"
     metadata = notebook.get("metadata", {})
     if metadata.get("kernelspec", {}).get("name") != KERNEL["name"]:
         yield f"the kernel must be {KERNEL['name']}"
     if "widgets" in metadata:
-        yield "holds the state of widgets"
-    noise = sorted(set(metadata) - NOTEBOOK_METADATA - {"widgets"})
-    noise += ["language_info"] if metadata.get("language_info", LANGUAGE) != LANGUAGE else []
-    if noise:
-        yield f"has metadata that does not belong in git: {', '.join(noise)}"
+        yield "contains the state of widgets"
+    unwanted = sorted(set(metadata) - NOTEBOOK_METADATA - {"widgets"})
+    unwanted += ["language_info"] if metadata.get("language_info", LANGUAGE) != LANGUAGE else []
+    if unwanted:
+        yield f"contains metadata that must not be in git: {', '.join(unwanted)}"
 
 
-def _id_faults(cells: list[dict[str, Any]]) -> Iterator[str]:
+def _id_problems(cells: list[dict[str, Any]]) -> Iterator[str]:
     seen = set()
     for number, cell in enumerate(cells):
         name = cell.get("id", "")
         if not re.fullmatch(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*", name):
             yield f"cell number {number}: the id {name!r} is not a name such as memory-7b-full"
         elif re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f-]+)?", name):
-            yield f"cell number {number}: the id {name!r} is random; give it a name"
+            yield f"cell number {number}: the id {name!r} is random; choose a name"
         elif name in seen:
             yield f"cell number {number}: another cell has the id {name!r}, too"
         seen.add(name)
 
 
-def _cell_faults(cell: dict[str, Any]) -> Iterator[str]:
+def _cell_problems(cell: dict[str, Any]) -> Iterator[str]:
     if cell.get("outputs"):
-        yield "holds outputs"
+        yield "contains outputs"
     if cell.get("execution_count") is not None:
-        yield "holds an execution count"
-    if noise := sorted(set(cell.get("metadata", {})) - CELL_METADATA):
-        yield f"has metadata that does not belong in git: {', '.join(noise)}"
+        yield "contains an execution count"
+    if unwanted := sorted(set(cell.get("metadata", {})) - CELL_METADATA):
+        yield f"contains metadata that must not be in git: {', '.join(unwanted)}"
 
 
 def _is_of_the_course(path: Path) -> bool:
@@ -159,26 +161,29 @@ def _course_of(path: Path) -> Path:
     return path.resolve().parents[1 if is_lecture(path) else 2]
 
 
-def _address_faults(cells: list[dict[str, Any]], path: Path, published: Addresses) -> Iterator[str]:
+def _address_problems(
+    cells: list[dict[str, Any]], path: Path, published: Addresses
+) -> Iterator[str]:
     """Yield the problems of the set-up cell and of the badges, which contain addresses."""
     code = [cell for cell in cells if cell.get("cell_type") == "code"]
     wanted = setup_cell(published.of(path))
     if not code or code[0].get("id") != "setup" or code[0]["source"] != wanted:
-        yield "the first code cell must be the set-up cell, with the id setup: run fix"
+        yield f"the first code cell must be the set-up cell, with the id setup: {RUN_FIX}"
     for cell in cells[:1]:
         if cell["source"] != with_badges(cell["source"], badges(path, published)):
-            yield f"cell {cell.get('id')}: the badges are not those of pyproject.toml: run fix"
+            name = cell.get("id")
+            yield f"cell {name}: the badges don't have the addresses in pyproject.toml: {RUN_FIX}"
 
 
-def _lecture_faults(path: Path, cells: list[dict[str, Any]]) -> Iterator[str]:
-    found = opening(cells)
-    if not found["title"]:
-        yield "the first cell must open with a title: # 07 Fine-tuning with QLoRA"
+def _lecture_problems(path: Path, cells: list[dict[str, Any]]) -> Iterator[str]:
+    header = opening(cells)
+    if not header["title"]:
+        yield "the first cell must begin with a title such as: # 07 Fine-tuning with QLoRA"
     for label, example in OPENING.items():
-        if not found[label]:
+        if not header[label]:
             yield f"the first cell must have a line such as: - **{label}:** {example}"
-    if found["Takes"] and not re.search(
-        r"\d+ minutes? on CPU, \d.* [GM]B of memory", found["Takes"]
+    if header["Takes"] and not re.search(
+        r"\d+ minutes? on CPU, \d.* [GM]B of memory", header["Takes"]
     ):
         yield f"the 'Takes' line must look like: - **Takes:** {OPENING['Takes']}"
     for cell in (cell for cell in cells if cell.get("cell_type") == "code"):
@@ -188,7 +193,7 @@ def _lecture_faults(path: Path, cells: list[dict[str, Any]]) -> Iterator[str]:
         if cell.get("id") == MAP_CELL and cell["source"] != renewed(
             cell["source"], _course_of(path), path.parent
         ):
-            yield f"cell {MAP_CELL}: the table is not that of the lectures here: run fix"
+            yield f"cell {MAP_CELL}: the table of lectures is out of date: {RUN_FIX}"
 
 
 def fix(path: Path | str) -> bool:

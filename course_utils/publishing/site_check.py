@@ -8,8 +8,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-FETCHED = re.compile(r"""(?:url\(|@import)\s*["']?((?:https?:)?//[^"')\s]+)""")
-SHOWN = {"img": "src", "script": "src", "iframe": "src", "source": "src", "link": "href"}
+# The address of a style sheet's or page's resource on another server.
+REMOTE_URL = re.compile(r"""(?:url\(|@import)\s*["']?((?:https?:)?//[^"')\s]+)""")
+# The attribute with the address of the resource that a browser loads for an element.
+RESOURCES = {"img": "src", "script": "src", "iframe": "src", "source": "src", "link": "href"}
 
 
 def pages(site: Path) -> list[Path]:
@@ -25,19 +27,17 @@ def problems(site: Path) -> list[str]:
         picture without an alternative text, and each request to another server; empty if the site
         has no problem.
     """
-    read = {path: _Page(path) for path in pages(site)}
-    found = []
-    for path, page in read.items():
+    parsed = {path: _Page(path) for path in pages(site)}
+    messages = []
+    for path, page in parsed.items():
         name = path.relative_to(site).as_posix()
-        found += [f"{name}: {problem}" for problem in page.problems]
-        for url in page.links:
-            if problem := _link_problem(url, path, read):
-                found.append(f"{name}: {problem}")
+        links = (_link_problem(url, path, parsed) for url in page.links)
+        messages += [f"{name}: {problem}" for problem in (*page.problems, *links) if problem]
     for path in sorted(site.rglob("*.css")):
         name = path.relative_to(site).as_posix()
-        urls = FETCHED.findall(path.read_text(encoding="utf-8"))
-        found += [f"{name}: requests {url}" for url in urls]
-    return found
+        urls = REMOTE_URL.findall(path.read_text(encoding="utf-8"))
+        messages += [f"{name}: requests {url}" for url in urls]
+    return messages
 
 
 class _Page(HTMLParser):
@@ -50,24 +50,26 @@ class _Page(HTMLParser):
         self.problems: list[str] = []
         text = path.read_text(encoding="utf-8")
         self.feed(text)
-        self.problems += [f"requests {url}" for url in FETCHED.findall(text)]
+        self.problems += [f"requests {url}" for url in REMOTE_URL.findall(text)]
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        own = {name: value or "" for name, value in attributes}
-        if "id" in own:
-            if own["id"] in self.ids:
-                self.problems.append(f"the id {own['id']} is used twice")
-            self.ids.add(own["id"])
-        if tag == "img" and not own.get("alt"):
-            self.problems.append(f"the picture {own.get('src', '')[:80]} has no alternative text")
-        url = own.get(SHOWN.get(tag, "href"), "")
-        if urlsplit(url).netloc and tag in SHOWN:
+        values = {name: value or "" for name, value in attributes}
+        if "id" in values:
+            if values["id"] in self.ids:
+                self.problems.append(f"the id {values['id']} is used twice")
+            self.ids.add(values["id"])
+        if tag == "img" and not values.get("alt"):
+            picture = values.get("src", "")[:80]
+            self.problems.append(f"the picture {picture} has no alternative text")
+        url = values.get(RESOURCES.get(tag, "href"), "")
+        if urlsplit(url).netloc and tag in RESOURCES:
             self.problems.append(f"requests {url}")
         elif url:
             self.links.append(url)
 
 
-def _link_problem(url: str, path: Path, read: Mapping[Path, _Page]) -> str | None:
+def _link_problem(url: str, path: Path, parsed: Mapping[Path, _Page]) -> str | None:
+    """Return why a link of the page at `path` has no target; None if it has one."""
     parts = urlsplit(url)
     if parts.scheme or parts.netloc:
         return None
@@ -75,6 +77,6 @@ def _link_problem(url: str, path: Path, read: Mapping[Path, _Page]) -> str | Non
     if not target.is_file():
         return f"{url} does not exist"
     fragment = unquote(parts.fragment)
-    if fragment and target in read and fragment not in read[target].ids:
-        return f"{url}: the page has no {fragment}"
+    if fragment and target in parsed and fragment not in parsed[target].ids:
+        return f"{url}: the page has no element with the id {fragment}"
     return None

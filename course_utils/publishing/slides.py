@@ -38,7 +38,7 @@ LARGE = (16, 79)
 TEXT = 50
 # A table row is one line higher for every ROW characters of its text.
 ROW = 80
-# Heights of a picture, a table row, a row of controls and a line of text, in lines of code.
+# The heights of a picture, a table row, a row of controls and a line break, in lines of code.
 HEIGHTS = {"<img": 20, "<tr": 2, "flex-direction:row": 2, "<br": 2}
 # The packages that make the slides.
 PACKAGES = ("nbconvert", "latex2mathml", "sphinx_revealjs")
@@ -86,9 +86,9 @@ def _write_deck(path: Path, output: Path) -> Path:
     page = output / f"{path.stem}.html"
     try:
         write_text(page, to_deck(load_node(path)))
-    # ValueError is raised if a formula can't be shown, or if all cells are hidden.
-    except ValueError as fault:
-        raise CourseError(f"{path.stem} can't be made into slides: {fault}") from fault
+    # A formula that can't be shown raises ValueError, and so does a notebook without shown cells.
+    except ValueError as error:
+        raise CourseError(f"{path.stem} can't be converted to slides: {error}") from error
     return page
 
 
@@ -96,8 +96,8 @@ def _index(output: Path) -> str:
     """Return a page that lists the decks in `output` by their titles."""
     items = []
     for page in sorted(output.glob("[0-9][0-9]_*.html")):
-        found = re.search(r"<title>(.*)</title>", page.read_text(encoding="utf-8"))
-        title = found[1] if found else page.stem
+        match = re.search(r"<title>(.*)</title>", page.read_text(encoding="utf-8"))
+        title = match[1] if match else page.stem
         items.append(f'<li><a href="{page.name}">{title}</a></li>')
     return _data("slides-index.html").replace("DECKS", "\n".join(items))
 
@@ -125,8 +125,8 @@ def to_deck(notebook: Any) -> str:
         config=Config(CSSHTMLHeaderPreprocessor={"style": "xcode"}),
     )
     title = html.escape(next(_headings(notebook.cells), "Slides"), quote=False)
-    own = {"title": title, "style": _data("slides.css"), "width": SIZE[0], "height": SIZE[1]}
-    page, _ = exporter.from_notebook_node(notebook, resources={"deck": own})
+    deck = {"title": title, "style": _data("slides.css"), "width": SIZE[0], "height": SIZE[1]}
+    page, _ = exporter.from_notebook_node(notebook, resources={"deck": deck})
     return page
 
 
@@ -164,11 +164,11 @@ def laid_out(notebook: Any) -> Any:
     """
     notebook = copy.deepcopy(notebook)
     notebook.cells[0].source = with_badges(notebook.cells[0].source, "")
-    shown = [cell for cell in notebook.cells if _kind(cell) != "skip"]
-    notebook.cells = [part for cell in shown for part in _parts(cell)]
+    shown = [cell for cell in notebook.cells if _slide_type(cell) != "skip"]
+    notebook.cells = [part for cell in shown for part in _split(cell)]
     screens, topic = _screens(notebook.cells), ""
     for screen in screens:
-        screen[1:] = sorted(screen[1:], key=lambda cell: _kind(cell) != "notes")
+        screen[1:] = sorted(screen[1:], key=lambda cell: _slide_type(cell) != "notes")
         headings = list(_headings(screen))
         if screen[0].cell_type == "code" or not screen[0].source.startswith("#"):
             screen[0].metadata["topic"] = topic
@@ -182,13 +182,13 @@ def _screens(cells: list[Any]) -> list[list[Any]]:
     """Return the cells of each screen as a list."""
     screens: list[list[Any]] = []
     for cell in cells:
-        if not screens or _kind(cell) in ("slide", "subslide"):
+        if not screens or _slide_type(cell) in ("slide", "subslide"):
             screens.append([])
         screens[-1].append(cell)
     return screens
 
 
-def _kind(cell: Any) -> str:
+def _slide_type(cell: Any) -> str:
     return cell.metadata.get("slideshow", {}).get("slide_type", "-")
 
 
@@ -198,7 +198,7 @@ def _headings(cells: list[Any]) -> Iterator[str]:
             yield from re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE)
 
 
-def _parts(cell: Any) -> Iterator[Any]:
+def _split(cell: Any) -> Iterator[Any]:
     """Yield the cell, or its code and its outputs separately if they don't fit on one screen."""
     if cell.cell_type == "code":
         shown = [output for output in cell.outputs if output.get("name") != "stderr"]
@@ -227,14 +227,15 @@ def _tables(output: Any) -> Iterator[Any]:
 
 
 def _screenfuls(outputs: list[Any]) -> list[list[Any]]:
+    """Distribute outputs over as few screens as possible, in order."""
     screens: list[list[Any]] = []
-    room = 0
+    free_lines = 0
     for output in outputs:
-        if not screens or _output_height(output) > room:
+        if not screens or _output_height(output) > free_lines:
             screens.append([])
-            room = LINES
+            free_lines = LINES
         screens[-1].append(output)
-        room -= _output_height(output)
+        free_lines -= _output_height(output)
     return screens
 
 

@@ -4,10 +4,10 @@
     lectures/, executed ────────┼─ stage ─► build/site-source ─ Sphinx ─ check ─► build/site
     exercises/, as released ────┘
 
-`stage` copies each file to its place on the site and changes the links between the files. So the
-links of the original files can be written for the repository. `docs/conf.py` configures the theme,
-the formulas and the docstrings. The build fails if a page needs the network, if a link has no
-target, or if the output of a lecture does not support a claim about the slides.
+`stage` copies each file to its path on the site and changes the links between the files. So the
+original files can link to other files of the repository. `docs/conf.py` configures the theme, the
+formulas and the docstrings. The build fails if a page needs the network, if a link has no target,
+or if the output of a lecture does not support a claim about the slides.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ def build(folder: Path, notebooks: list[Path], output: Path) -> int:
         raise CourseError(f"{output} is neither empty nor a site: choose another folder")
     work = folder / "build" / "site-source"
     shutil.rmtree(work, ignore_errors=True)
-    _stop_for(claims.unsupported(folder, notebooks))
+    _raise_for(claims.unsupported(folder, notebooks))
     stage(folder, notebooks, work)
     _sphinx(folder, work)
-    _stop_for(site_check.problems(work / "html"))
+    _raise_for(site_check.problems(work / "html"))
     shutil.rmtree(output, ignore_errors=True)
     shutil.move(work / "html", output)
     return len(site_check.pages(output))
 
 
-def _stop_for(problems: list[str]) -> None:
+def _raise_for(problems: list[str]) -> None:
     if problems:
         raise CourseError("the site has problems:\n" + "\n".join(problems))
 
@@ -84,37 +84,37 @@ def _sphinx(folder: Path, work: Path) -> None:
         raise CourseError(f"Sphinx reported warnings:\n{done.stderr.strip()}")
 
 
-# --- the places of files on the site --------------------------------------------------------------
+# --- the paths of files on the site ---------------------------------------------------------------
 
 
-def places(folder: Path) -> dict[str, str]:
+def site_paths(folder: Path) -> dict[str, str]:
     """Return the path on the site for each course file that the site shows, by the file's path.
 
     Notebooks have the same path on the site as in the repository, because the launch button of a
     page opens the notebook with the same path in the repository.
     """
-    found = {f"docs/{path.name}": path.name for path in folder.glob("docs/*.md")}
-    found |= {
+    paths = {f"docs/{path.name}": path.name for path in folder.glob("docs/*.md")}
+    paths |= {
         f"docs/images/{path.name}": f"images/{path.name}" for path in folder.glob("docs/images/*")
     }
     for pattern in ("lectures/*.ipynb", "exercises/*/*.ipynb"):
         for path in folder.glob(pattern):
-            found[path.relative_to(folder).as_posix()] = path.relative_to(folder).as_posix()
-    found["exercises/README.md"] = "exercises/index.md"
-    found["course_utils/data/DATASHEET.md"] = "datasheet.md"
-    found = {path: place for path, place in found.items() if (folder / path).is_file()}
-    return found | {path: f"api/{name}.md" for name, path in modules(folder).items()}
+            paths[path.relative_to(folder).as_posix()] = path.relative_to(folder).as_posix()
+    paths["exercises/README.md"] = "exercises/index.md"
+    paths["course_utils/data/DATASHEET.md"] = "datasheet.md"
+    paths = {source: path for source, path in paths.items() if (folder / source).is_file()}
+    return paths | {source: f"api/{name}.md" for name, source in modules(folder).items()}
 
 
 def modules(folder: Path) -> dict[str, str]:
     """Return the paths of the modules and packages that docs/api.md lists, by their names."""
-    listed = folder / API
-    text = listed.read_text(encoding="utf-8") if listed.is_file() else ""
-    found = {}
+    page = folder / API
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    paths = {}
     for name in re.findall(r"^api/(\w+)$", text, re.M):
         package = f"course_utils/{name}/__init__.py"
-        found[name] = package if (folder / package).is_file() else f"course_utils/{name}.py"
-    return found
+        paths[name] = package if (folder / package).is_file() else f"course_utils/{name}.py"
+    return paths
 
 
 # --- staging --------------------------------------------------------------------------------------
@@ -126,18 +126,18 @@ def stage(folder: Path, notebooks: list[Path], work: Path) -> None:
     Raises:
         CourseError: a link leads to a file that does not exist.
     """
-    links = Links(folder, places(folder), addresses.read(folder).repository)
+    links = Links(folder, site_paths(folder), addresses.read(folder).repository)
     outputs = {f"lectures/{path.name}": path for path in notebooks}
     (work / "extra").mkdir(parents=True)
-    for source, place in links.places.items():
-        target = work / "pages" / place
+    for source, path in links.site_paths.items():
+        target = work / "pages" / path
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.endswith(".ipynb"):
             notebook = stage_notebook(outputs.get(source, folder / source), source, links, work)
             target.write_text(notebook, encoding="utf-8")
         elif source.endswith(".md"):
             text = (folder / source).read_text(encoding="utf-8")
-            target.write_text(links.moved(text, source), encoding="utf-8")
+            target.write_text(links.rewritten(text, source), encoding="utf-8")
         elif source.endswith(".py"):
             target.write_text(API_PAGE.format(name=target.stem), encoding="utf-8")
         else:
@@ -163,19 +163,19 @@ LINK = re.compile(
 
 @dataclass(frozen=True)
 class Links:
-    """Data and methods that change links between course files to links between pages.
+    """The data that is needed to change links between course files to links between pages.
 
     Attributes:
         folder: the course folder.
-        places: the paths of files on the site, as `places` returns them.
+        site_paths: the paths of files on the site, as the function `site_paths` returns them.
         repository: the address of the course's repository; "" if the repository has no address.
     """
 
     folder: Path
-    places: Mapping[str, str]
+    site_paths: Mapping[str, str]
     repository: str = ""
 
-    def moved(self, text: str, source: str) -> str:
+    def rewritten(self, text: str, source: str) -> str:
         """Return the Markdown `text` of the file `source` with its links changed for the site.
 
         A link to a file that the site does not show becomes a link into the repository. If the
@@ -185,21 +185,23 @@ class Links:
             CourseError: a link leads to a file that does not exist.
         """
         parts = FENCE.split(text)
-        parts[::2] = [LINK.sub(lambda link: self._moved(link, source), part) for part in parts[::2]]
+        parts[::2] = [
+            LINK.sub(lambda link: self._rewritten(link, source), part) for part in parts[::2]
+        ]
         return "".join(parts)
 
-    def _moved(self, link: re.Match[str], source: str) -> str:
+    def _rewritten(self, link: re.Match[str], source: str) -> str:
         target, hash_mark, fragment = (link["target"] or "").partition("#")
         if link["code"] or not target or urlsplit(target).scheme:
             return link[0]
         path = os.path.normpath(PurePosixPath(source).parent / target).replace(os.sep, "/")
         if not (self.folder / path).exists():
             raise CourseError(f"{source} links to {target}, which does not exist")
-        if path not in self.places:
+        if path not in self.site_paths:
             address = f"{self.repository}/blob/{TAG}/{path}"
             return f"[{link['text']}]({address})" if self.repository else link["text"]
-        here = PurePosixPath(self.places[source]).parent
-        there = os.path.relpath(self.places[path], here).replace(os.sep, "/")
+        here = PurePosixPath(self.site_paths[source]).parent
+        there = os.path.relpath(self.site_paths[path], here).replace(os.sep, "/")
         return f"{link['picture']}[{link['text']}]({there}{hash_mark}{fragment})"
 
 
@@ -221,7 +223,7 @@ def stage_notebook(path: Path, source: str, links: Links, work: Path) -> str:
         if cell.id == "opening":
             cell.source = addresses.with_badges(cell.source, "")
         if cell.cell_type == "markdown":
-            cell.source = links.moved(cell.source, source)
+            cell.source = links.rewritten(cell.source, source)
         else:
             cell.metadata = {"anchor": cell.id} | (FOLDED if _is_check(cell) else {})
             _put_pictures(cell, work / "extra" / PurePosixPath(source).with_suffix(""))
