@@ -1,6 +1,7 @@
-"""slides: what stands on which screen; decks that fit the screen, every slide, without network."""
+"""Test slides: the screens of a deck, its HTML page, and whether each slide fits the screen."""
 
 import re
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import nbformat
@@ -16,7 +17,11 @@ from course_utils.validation import CourseError
 
 ROOT = Path(__file__).resolve().parents[1]
 SCREENSHOTS = ROOT / "build" / "slides" / "screenshots"
-FULLEST = 5  # slides of a deck that are photographed
+# The number of slides of each deck, those with the most content, of which screenshots are taken.
+FULLEST = 5
+
+# The tests with a browser share one Chromium.
+pytestmark = pytest.mark.xdist_group("browser-slides")
 
 
 def text(source, kind="slide", name=None):
@@ -41,8 +46,10 @@ def notebook(*cells):
     return new_notebook(cells=list(cells))
 
 
-PIXEL = (  # a picture of 1 × 1 pixel
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+# A PNG of 1 × 1 pixel.
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5"
+    "ErkJggg=="
 )
 PICTURE = f'<img alt="A dot" src="data:image/png;base64,{PIXEL}">'
 TALL = """<img alt="Tall" src="data:image/svg+xml,
@@ -52,11 +59,11 @@ TALL = """<img alt="Tall" src="data:image/svg+xml,
 ROW_79 = f"<tr><th>xx</th><td><b>{'y' * 77}</b></td></tr>\n"
 
 
-# --- what stands on a slide ---
+# --- the screens of a deck ---
 
 
 def shown(*cells):
-    """Kind, source and number of outputs of each cell that is shown."""
+    """Return the slide type, source and number of outputs of each shown cell."""
     laid_out = slides.laid_out(notebook(text("# Title", name="title"), *cells)).cells[1:]
     return [
         (cell.metadata.slideshow["slide_type"], cell.source, len(cell.get("outputs", [])))
@@ -90,7 +97,7 @@ def test_skipped_cells_and_stderr_are_left_out():
         (30, printed("", "stderr"), True),
     ],
 )
-def test_outputs_go_on_a_screen_of_their_own_where_they_do_not_fit(lines, output, together):
+def test_outputs_that_do_not_fit_below_the_code_get_another_screen(lines, output, together):
     source = "\n".join(["step()"] * lines)
     outputs = 0 if output.get("name") == "stderr" else 1
     if together:
@@ -99,7 +106,7 @@ def test_outputs_go_on_a_screen_of_their_own_where_they_do_not_fit(lines, output
         assert shown(code(source, output)) == [("subslide", source, 0), ("subslide", "", outputs)]
 
 
-def test_outputs_too_high_for_one_screen_are_spread_over_several():
+def test_outputs_too_high_for_one_screen_are_split_over_several():
     high, low = ("<table>" + rows * "<tr></tr>" + "</table>" for rows in (8, 3))
     several = result(f"{high}{low}\n{high}")
     cells = slides.laid_out(notebook(text("# Title"), code("x", several, printed("end")))).cells
@@ -111,12 +118,12 @@ def test_outputs_too_high_for_one_screen_are_spread_over_several():
     assert second[0].data["text/html"] == high
 
 
-def test_tables_inside_something_are_not_torn_apart():
+def test_tables_inside_another_element_are_not_split():
     inside = "<div>" + 2 * ("<table>" + 8 * "<tr></tr>" + "</table>") + "</div>"
     assert shown(code("x", result(inside))) == [("subslide", "x", 0), ("subslide", "", 1)]
 
 
-def test_screens_that_open_without_a_heading_have_the_topic_above():
+def test_screens_without_a_heading_show_the_current_topic():
     cells = slides.laid_out(
         notebook(
             text("# 01 Title"),
@@ -147,7 +154,7 @@ def test_screens_that_open_without_a_heading_have_the_topic_above():
         ([code("x\n" * 14), text("z" * 100, "subslide")], True),
     ],
 )
-def test_type_is_large_where_code_is_short(cells, large):
+def test_screens_with_little_code_have_large_type(cells, large):
     cell = slides.laid_out(notebook(text("# Title"), *cells)).cells[1]
     assert cell.metadata["large"] is large
 
@@ -159,7 +166,7 @@ def test_the_notebook_itself_is_not_changed():
     assert nbformat.writes(original) == before
 
 
-# --- a deck ---
+# --- the page of a deck ---
 
 BADGES = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://x.org)"
@@ -167,7 +174,7 @@ BADGES = (
 
 
 def lecture():
-    """A lecture with everything that a slide can hold."""
+    """Return a lecture with every kind of content that a slide can have."""
     rows = "".join(f"<tr><th>row {n}</th><td>{n} GB</td></tr>" for n in range(16))
     return notebook(
         text(f"# 01 Sums & products\n\n{BADGES}\n\n- **Question:** What is $a_1^2$?", name="title"),
@@ -186,7 +193,7 @@ def sections(page):
     return re.findall(r'<section id="([^"]+)">', page)
 
 
-def test_a_deck_is_read_without_any_other_place():
+def test_a_deck_needs_no_network_and_no_other_files_than_reveal():
     page = slides.to_deck(lecture())
     assert "<title>01 Sums &amp; products</title>" in page
     addresses = re.findall(r'(?:src|href)="(?!data:)([^"]*)"', page)
@@ -197,28 +204,28 @@ def test_a_deck_is_read_without_any_other_place():
         "reveal/plugin/notes/notes.js",
     ]
     assert not re.search(r"@import|url\((?!data:)|//cdn|\brequire\(", page)
-    assert "<p>See this, <a " in page, "a link to a file is text"
+    assert "<p>See this, <a " in page, "links to files become text"
 
 
-def test_a_deck_has_the_screens_in_order():
+def test_the_screens_of_a_deck_are_in_order():
     assert sections(slides.to_deck(lecture())) == [
         *("title", "why", "less", "picture", "picture-outputs-1"),
         *("table", "table-outputs-1", "wide"),
     ]
 
 
-def test_formulas_notes_and_code_are_elements():
+def test_a_deck_contains_formulas_notes_and_code():
     page = slides.to_deck(lecture())
     assert '<math display="inline" xmlns="http://www.w3.org/1998/Math/MathML">' in page
     assert '<math display="block" xmlns="http://www.w3.org/1998/Math/MathML">' in page
-    assert "<code>$HOME$</code>" in page, "no formula"
+    assert "<code>$HOME$</code>" in page, "code is not a formula"
     assert '<aside class="notes">' in page
     assert "a &lt; b" in page
-    assert "In\xa0[" not in page and "Out[" not in page, "no prompts"
+    assert "In\xa0[" not in page and "Out[" not in page
 
 
 def write(folder, *cells):
-    """A course of one lecture, with its last run."""
+    """Write a course with one lecture and its last run."""
     content = notebook(text("# 01 Sums & products", name="title"), *cells)
     for cell in content.cells:
         if cell.cell_type == "code":
@@ -228,7 +235,7 @@ def write(folder, *cells):
         nbformat.write(content, place / "01_sums.ipynb")
 
 
-def test_a_folder_of_decks_holds_all_they_need(tmp_path):
+def test_the_folder_of_decks_contains_reveal_and_an_index(tmp_path):
     write(tmp_path, code("1 + 1"))
     output = tmp_path / "slides"
     output.mkdir()
@@ -245,7 +252,7 @@ def test_a_folder_of_decks_holds_all_they_need(tmp_path):
     assert '<li><a href="01_sums.html">01 Sums &amp; products</a></li>' in index
 
 
-def test_a_lecture_that_did_not_run_makes_no_deck(tmp_path):
+def test_slides_of_a_lecture_without_a_last_run_raise_an_error(tmp_path):
     write(tmp_path, code("1 + 1"))
     (tmp_path / "build" / "lectures" / "01_sums.ipynb").unlink()
     with pytest.raises(CourseError, match=r"^01_sums has not been executed: run"):
@@ -253,35 +260,37 @@ def test_a_lecture_that_did_not_run_makes_no_deck(tmp_path):
     assert not (tmp_path / "slides").exists()
 
 
-def test_a_formula_that_cannot_be_shown_is_named(tmp_path):
+def test_the_error_names_a_formula_that_cannot_be_shown(tmp_path):
     write(tmp_path, text(r"Half: $\frac{1}$", "slide"))
-    with pytest.raises(CourseError) as refused:
+    with pytest.raises(CourseError) as error:
         slides.build(tmp_path, tmp_path / "slides", run=False)
-    assert str(refused.value) == (
-        "01_sums can't be made into slides: "
+    assert str(error.value) == (
+        "01_sums can't be converted to slides: "
         r"'\\frac{1}' can't be shown as a formula: an argument is missing"
     )
 
 
-def test_a_lecture_of_which_nothing_is_shown(tmp_path):
+def test_a_lecture_without_shown_cells_raises_an_error(tmp_path):
     write(tmp_path)
     content = notebook(text("# 01 Sums", "skip"))
     nbformat.write(content, tmp_path / "lectures" / "01_sums.ipynb")
     nbformat.write(content, tmp_path / "build" / "lectures" / "01_sums.ipynb")
-    with pytest.raises(CourseError, match="^01_sums can't be made into slides: All cells are hid"):
+    with pytest.raises(CourseError, match=r"^01_sums can't be converted to slides: All cells"):
         slides.build(tmp_path, tmp_path / "slides", run=False)
 
 
-def test_a_missing_package_is_named_before_anything_runs(tmp_path, monkeypatch):
-    there = slides.find_spec
+@pytest.mark.parametrize("spec", [None, ModuleSpec("sphinx_revealjs", None)])
+def test_a_missing_package_is_named_before_lectures_run(tmp_path, monkeypatch, spec):
+    """A folder that an uninstalled package left behind has a spec without an origin."""
+    original = slides.find_spec
     monkeypatch.setattr(
-        slides, "find_spec", lambda name: None if name == "sphinx_revealjs" else there(name)
+        slides, "find_spec", lambda name: spec if name == "sphinx_revealjs" else original(name)
     )
     with pytest.raises(CourseError, match=r"^sphinx_revealjs is missing: run `make slides`"):
         slides.build(tmp_path, tmp_path / "slides")
 
 
-def test_course_slides(tmp_path, monkeypatch):
+def test_the_command_writes_slides_to_a_folder(tmp_path, monkeypatch):
     write(tmp_path, code("1 + 1"))
     (tmp_path / "course_utils").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -302,70 +311,75 @@ def test_course_slides(tmp_path, monkeypatch):
 
 @pytest.fixture
 def projector(browser):
-    """A page of 1280 × 720 pixels; what it asks of other machines, or complains of, is a fault."""
+    """Open a page of 1280 × 720 pixels. A request to a server and a console message are errors."""
     context = browser.new_context(viewport={"width": 1280, "height": 720})
-    page, faults = context.new_page(), []
-    context.on("request", lambda asked: faults.append(asked.url) if is_elsewhere(asked.url) else 0)
-    page.on("console", lambda message: faults.append(message.text))
-    page.on("pageerror", lambda error: faults.append(str(error)))
+    page, errors = context.new_page(), []
+    context.on("request", lambda request: errors.extend(remote_urls(request.url)))
+    page.on("console", lambda message: errors.append(message.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
     yield page
     context.close()
-    assert faults == []
+    assert errors == []
 
 
-def is_elsewhere(url):
-    return not url.startswith(("file:", "data:", "blob:", "about:"))
+def remote_urls(url):
+    return [] if url.startswith(("file:", "data:", "blob:", "about:")) else [url]
 
 
-# For each slide, with all its fragments: its id, where its content ends, and what is wrong with it.
+# This function returns the id of each slide with all its fragments, the y at which its content ends,
+# and its problems.
 MEASURE = """() => {
-  const faultsOf = (slide) => {
-    const screen = slide.querySelector('.screen'), faults = [];
+  const measure = (slide) => {
+    const screen = slide.querySelector('.screen'), problems = [];
     const name = (e) => e.tagName.toLowerCase();
     if (screen.scrollHeight > screen.clientHeight)
-      faults.push(`${screen.scrollHeight - screen.clientHeight} px too high`);
+      problems.push(`${screen.scrollHeight - screen.clientHeight} px too high`);
     let end = 0;
     for (const e of screen.querySelectorAll('*:not(.notes, .notes *)')) {
       const box = e.getBoundingClientRect(), style = getComputedStyle(e);
       if (name(e) == 'img') {
         const drawn = Math.min(e.clientWidth / e.naturalWidth, e.clientHeight / e.naturalHeight);
-        if (drawn < 1) faults.push(`picture shrunk to ${drawn.toFixed(2)}`);
+        if (drawn < 1) problems.push(`picture shrunk to ${drawn.toFixed(2)}`);
         end = Math.max(end, box.top + drawn * e.naturalHeight);
       }
       if (!box.width || !box.height) continue;
       if (box.left < 0 || box.right > 1280 || box.top < 0 || box.bottom > 720)
-        faults.push(`${name(e)} leaves the screen`);
+        problems.push(`${name(e)} leaves the screen`);
       if (style.display != 'inline' && e.scrollWidth > e.clientWidth + 1 && e.clientWidth)
-        faults.push(`${name(e)} is ${e.scrollWidth - e.clientWidth} px too wide`);
+        problems.push(`${name(e)} is ${e.scrollWidth - e.clientWidth} px too wide`);
       const size = parseFloat(style.fontSize) * Reveal.getScale();
       const holdsText = [...e.childNodes].some(n => n.nodeType == 3 && n.textContent.trim());
       const least = e.matches(':is(p, li, h1, h2, h3):not(.jp-RenderedHTML *, td *)') ? 24 : 18;
-      if (holdsText && size < least) faults.push(`${name(e)} has type of ${size} px`);
+      if (holdsText && size < least) problems.push(`${name(e)} has type of ${size} px`);
       if (holdsText) end = Math.max(end, box.bottom);
     }
-    return [slide.id, end, faults];
+    return [slide.id, end, problems];
   };
   return Reveal.getSlides().map(slide => {
     const at = Reveal.getIndices(slide);
     Reveal.slide(at.h, at.v, 99);
-    return faultsOf(slide);
+    return measure(slide);
   });
 }"""
 
 
 def measure(page, address):
-    """Where the content of each slide ends, in pixels from the top, and what is wrong with it."""
+    """Measure all slides of the deck at an address.
+
+    Returns:
+        A dict from the slide's id to the y at which its content ends, in pixels from the top, and a
+        dict from the slide's id to its problems, if it has any.
+    """
     page.goto(address)
     page.wait_for_function("window.Reveal && Reveal.isReady()")
     assert page.evaluate("Reveal.getScale()") == 1
     measured = page.evaluate(MEASURE)
-    return {name: end for name, end, _ in measured}, {
-        name: faults for name, _, faults in measured if faults
-    }
+    ends = {name: end for name, end, _ in measured}
+    return ends, {name: problems for name, _, problems in measured if problems}
 
 
 def deck(folder, content, name="01_sums"):
-    """The address of a deck in a folder with reveal.js."""
+    """Write a deck and reveal.js to a folder, and return the address of the deck."""
     (folder / "lectures").mkdir(exist_ok=True)
     for part in slides.REVEAL:
         place = folder / "reveal" / part
@@ -375,14 +389,16 @@ def deck(folder, content, name="01_sums"):
     return (folder / f"{name}.html").as_uri()
 
 
+@pytest.mark.full
 def test_every_slide_fits_the_screen(projector, tmp_path):
-    ends, faults = measure(projector, deck(tmp_path, lecture()))
-    assert faults == {}
+    ends, problems = measure(projector, deck(tmp_path, lecture()))
+    assert problems == {}
     assert len(ends) == 8 and all(60 < end <= 700 for end in ends.values()), ends
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
-    ("cell", "fault"),
+    ("cell", "problem"),
     [
         (text("word " * 700, name="it"), r"\d+ px too high"),
         (code("x = 1\n" * 30, name="it"), r"\d+ px too high"),
@@ -397,27 +413,29 @@ def test_every_slide_fits_the_screen(projector, tmp_path):
         (text('<p style="margin-left: -60px">Left</p>', name="it"), "p leaves the screen"),
     ],
 )
-def test_what_does_not_fit_is_found(projector, tmp_path, cell, fault):
-    _, faults = measure(projector, deck(tmp_path, notebook(text("# Title", name="title"), cell)))
-    assert list(faults) == ["it"]
-    assert any(re.fullmatch(fault, found) for found in faults["it"]), faults
+def test_content_that_does_not_fit_is_found(projector, tmp_path, cell, problem):
+    _, problems = measure(projector, deck(tmp_path, notebook(text("# Title", name="title"), cell)))
+    assert list(problems) == ["it"]
+    assert any(re.fullmatch(problem, message) for message in problems["it"]), problems
 
 
-def test_keys_show_results_after_code(projector, tmp_path):
+@pytest.mark.full
+def test_a_key_press_shows_outputs_after_code(projector, tmp_path):
     from playwright.sync_api import expect
 
     projector.goto(deck(tmp_path, lecture()) + "#/less")
     output = projector.locator("#less pre", has_text=re.compile(r"^a < b"))
-    answer = projector.locator("#less p", has_text="Because")
-    for seen in ((False, False), (True, False), (True, True)):
-        expect(output).to_be_visible(visible=seen[0])
-        expect(answer).to_be_visible(visible=seen[1])
+    explanation = projector.locator("#less p", has_text="Because")
+    for visible in ((False, False), (True, False), (True, True)):
+        expect(output).to_be_visible(visible=visible[0])
+        expect(explanation).to_be_visible(visible=visible[1])
         projector.keyboard.press("Space")
     expect(projector.locator("#picture")).to_be_visible()
     expect(projector.locator(".slide-number")).to_have_text(re.compile(r"^\s*4\s*/\s*8\s*$"))
 
 
-def test_the_speaker_sees_notes(projector, tmp_path):
+@pytest.mark.full
+def test_notes_are_shown_only_to_the_speaker(projector, tmp_path):
     projector.goto(deck(tmp_path, lecture()) + "#/less")
     projector.wait_for_function("window.Reveal && Reveal.isReady()")
     assert "slowly" not in projector.locator(".reveal").inner_text()
@@ -427,16 +445,18 @@ def test_the_speaker_sees_notes(projector, tmp_path):
     notes.get_by_text("Say this, slowly.").wait_for()
 
 
-def test_each_slide_is_a_page_on_paper(projector, tmp_path):
+@pytest.mark.full
+def test_each_slide_is_printed_on_one_page(projector, tmp_path):
     projector.goto(deck(tmp_path, lecture()) + "?print-pdf")
     projector.wait_for_function("document.querySelectorAll('.pdf-page').length == 8")
     paper = projector.pdf(prefer_css_page_size=True, print_background=True)
     assert len(re.findall(rb"/Type\s*/Page\b", paper)) == 8
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("path", notebooks.lectures(ROOT), ids=lambda path: path.stem)
 def test_text_and_code_of_the_lectures_fit(projector, tmp_path, path):
-    """The lectures as git holds them, without outputs."""
+    """The lectures in git have no outputs."""
     content = nbformat.read(path, as_version=4)
     assert measure(projector, deck(tmp_path, content, path.stem))[1] == {}
 
@@ -444,12 +464,13 @@ def test_text_and_code_of_the_lectures_fit(projector, tmp_path, path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", notebooks.lectures(ROOT), ids=lambda path: path.stem)
 def test_the_lectures_fit_with_their_outputs(projector, tmp_path, path):
-    """As they ran last, else as they run now; the fullest slides go to build/slides."""
+    """The lecture runs if there is no usable last run. Screenshots are written to build/slides."""
     try:
-        (ran,) = executed(ROOT, path.stem, run=False)
+        (run,) = executed(ROOT, path.stem, run=False)
     except CourseError:
-        (ran,) = executed(ROOT, path.stem)
-    ends, faults = measure(projector, deck(tmp_path, nbformat.read(ran, as_version=4), path.stem))
+        (run,) = executed(ROOT, path.stem)
+    content = nbformat.read(run, as_version=4)
+    ends, problems = measure(projector, deck(tmp_path, content, path.stem))
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     for name in sorted(ends, key=ends.get)[-FULLEST:]:
         projector.evaluate(
@@ -458,4 +479,4 @@ def test_the_lectures_fit_with_their_outputs(projector, tmp_path, path):
             name,
         )
         projector.screenshot(path=SCREENSHOTS / f"{path.stem[:2]}-{name}.png")
-    assert faults == {}
+    assert problems == {}

@@ -1,4 +1,4 @@
-"""website: every page has its place, its links lead somewhere, and it needs no network."""
+"""Test website, claims and site_check: pages, their links, and the problems that end a build."""
 
 import base64
 import html
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from course_utils import cli, notebooks
 from course_utils.publishing import claims, website
@@ -22,7 +22,9 @@ from course_utils.publishing.claims import Evidence
 from course_utils.publishing.site_check import problems
 from course_utils.publishing.website import Links
 from course_utils.validation import CourseError
-from tests.browser import chromium
+
+# Sphinx builds the sites of the fixtures `small` and `whole`.
+pytestmark = pytest.mark.xdist_group("website")
 
 ROOT = Path(__file__).resolve().parents[1]
 LECTURES = notebooks.lectures(ROOT)
@@ -44,7 +46,7 @@ def code_cell(name, source, *outputs, **metadata):
     return cell | {"execution_count": None, "outputs": list(outputs)}
 
 
-def said(text, name="stdout"):
+def printed(text, name="stdout"):
     return {"output_type": "stream", "name": name, "text": text}
 
 
@@ -62,16 +64,16 @@ def write_notebook(path, cells, **metadata):
 
 SLIDER = {"model_name": "IntSliderModel", "state": {"description": "rank", "value": 8}}
 WIDGETS = {html_pages.WIDGET_STATE: {"state": {"slider": SLIDER}}}
-BADGES = (
+BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://a.test)"
 )
 LECTURE = [
     text_cell(
-        "opening", f"# 01 Sums\n\n{BADGES}\n\nIts [exercise](../exercises/01_sums/01_sums.ipynb)."
+        "opening", f"# 01 Sums\n\n{BADGE}\n\nIts [exercise](../exercises/01_sums/01_sums.ipynb)."
     ),
     code_cell("setup", "import the_setup"),
     text_cell("formula", "So $\\alpha / r$ is a formula.\n\n$$c = \\frac{1}{2}$$"),
-    code_cell("sum", "6 * 7", said("it is\n42\n"), shown(text_plain="42 in all")),
+    code_cell("sum", "6 * 7", printed("it is\n42\n"), shown(text_plain="42 in all")),
     code_cell(
         "picture",
         "draw()",
@@ -136,7 +138,7 @@ PAGES = {
 
 
 def make_course(folder, urls=""):
-    """The files of a small course, whose lecture has been executed; returns the lecture's path."""
+    """Write the files of a small course, and return the path of its executed lecture."""
     for path, text in PAGES.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")
@@ -150,18 +152,22 @@ def make_course(folder, urls=""):
         folder / "lectures" / "01_sums.ipynb",
         [{**c, "outputs": []} if "outputs" in c else c for c in LECTURE],
     )
-    ran = folder / "build" / "lectures" / "01_sums.ipynb"
-    write_notebook(ran, LECTURE, widgets=WIDGETS)
-    return ran
+    last_run = folder / "build" / "lectures" / "01_sums.ipynb"
+    write_notebook(last_run, LECTURE, widgets=WIDGETS)
+    return last_run
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """The site of the small course."""
+    """Return the folder of the small course's site."""
     folder = tmp_path_factory.mktemp("course")
-    ran = make_course(folder)
-    assert website.build(folder, [ran], folder / "site") == 13
+    last_run = make_course(folder)
+    assert website.build(folder, [last_run], folder / "site") == 13
     return folder / "site"
+
+
+def cells(path):
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
 
 
 def page(site, name):
@@ -169,7 +175,7 @@ def page(site, name):
 
 
 def text_of(markup):
-    """What a reader sees of some HTML, with single spaces."""
+    """Return the text that a reader sees, with single spaces."""
     plain = re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", "", markup, flags=re.S)
     return " ".join(html.unescape(plain).split())
 
@@ -178,31 +184,36 @@ def article(site, name):
     return re.search(r"<article.*?</article>", page(site, name), re.S)[0]
 
 
-def test_a_lecture_has_its_outputs_and_no_set_up(small):
+@pytest.mark.full
+def test_the_page_of_a_lecture_has_outputs_and_no_setup_cell(small):
     text = text_of(article(small, "lectures/01_sums.html"))
     assert "6 * 7" in text and "it is 42" in text and "42 in all" in text
     assert "the_setup" not in text
 
 
-def test_pictures_are_files_and_keep_their_text(small):
+@pytest.mark.full
+def test_pictures_become_files_and_keep_their_alt_text(small):
     markup = article(small, "lectures/01_sums.html")
     assert '<img alt="a line" src="01_sums/picture.png">' in markup
     assert '<img alt="two lines" src="01_sums/picture-2.png">' in markup
     assert (small / "lectures/01_sums/picture-2.png").read_bytes() == base64.b64decode(PNG)
 
 
-def test_a_table_that_pandas_styled_looks_like_its_others(small):
+@pytest.mark.full
+def test_tables_of_the_pandas_styler_get_the_class_of_other_tables(small):
     markup = article(small, "lectures/01_sums.html")
     assert '<table class="dataframe" id="T_1a2b3"><td>7</td></table>' in markup
 
 
-def test_a_widget_is_what_it_showed_last(small):
+@pytest.mark.full
+def test_the_last_state_of_a_widget_is_shown(small):
     markup = page(small, "lectures/01_sums.html")
     assert "<div>rank 8</div>" in markup
     assert "require" not in markup and "widget" not in markup
 
 
-def test_formulas_need_no_script(small):
+@pytest.mark.full
+def test_formulas_are_mathml(small):
     markup = article(small, "lectures/01_sums.html")
     assert "<math" in markup and "<mfrac>" in markup and "\\frac" not in markup
     assert 'display="block"' in markup
@@ -210,11 +221,13 @@ def test_formulas_need_no_script(small):
     assert scripts and not re.search("math", " ".join(scripts), re.I)
 
 
-def test_badges_are_left_out(small):
+@pytest.mark.full
+def test_the_page_of_a_lecture_has_no_badges(small):
     assert "badge" not in article(small, "lectures/01_sums.html")
 
 
-def test_an_exercise_shows_the_stub_and_folds_the_checks(small):
+@pytest.mark.full
+def test_the_page_of_an_exercise_shows_the_stub_and_folds_the_checks(small):
     markup = article(small, "exercises/01_sums/01_sums.html")
     folded = re.search(r"<details.*?</details>", markup, re.S)[0]
     assert "Show the check" in folded and "assert add(1, 2) == 3" in text_of(folded)
@@ -222,6 +235,7 @@ def test_an_exercise_shows_the_stub_and_folds_the_checks(small):
     assert "the_setup" not in markup
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "link",
     [
@@ -234,112 +248,117 @@ def test_an_exercise_shows_the_stub_and_folds_the_checks(small):
         "glossary.html#term-W",
     ],
 )
-def test_a_guide_links_to_pages_and_cells(small, link):
+def test_links_of_a_guide_lead_to_pages_and_cells(small, link):
     assert f'href="{link}"' in article(small, "guide.html")
 
 
-def test_what_the_site_does_not_hold_is_plain_text_without_an_address(small):
+@pytest.mark.full
+def test_a_link_to_a_file_without_a_page_becomes_plain_text(small):
     markup = article(small, "guide.html")
     assert "Makefile" in text_of(markup) and "Makefile</a>" not in markup
 
 
+@pytest.mark.full
 def test_docstrings_have_signatures_and_sections(small):
     text = text_of(article(small, "api/files.html"))
     assert "write_text(path: Path, text: str) → None" in text
     assert "Parameters: path – the file" in text and "Raises: CourseError – the file" in text
 
 
-def test_a_package_shows_what_it_exports(small):
-    """The drawing in its docstring, and functions that it takes from its modules."""
+@pytest.mark.full
+def test_the_page_of_a_package_shows_its_docstring_and_public_names(small):
     markup = article(small, "api/memory.html")
     assert any("weights" in drawing for drawing in re.findall("<pre>.*?</pre>", markup, re.S))
     assert "estimate(" in text_of(markup) and "class ModelShape(" in text_of(markup)
 
 
-def test_nothing_leads_to_a_repository_without_an_address(small):
+@pytest.mark.full
+def test_without_an_address_no_page_links_to_a_repository(small):
     for path in small.rglob("*.html"):
         for word in ("colab.research", "mybinder", "github.com"):
             assert word not in path.read_text(encoding="utf-8"), path
 
 
-@pytest.mark.parametrize("students", ["", STUDENTS], ids=["alone", "with the students' one"])
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "students",
+    [pytest.param("", id="no students' repository", marks=pytest.mark.slow), STUDENTS],
+)
 def test_buttons_open_the_notebook_in_the_right_repository(tmp_path, students):
-    ran = make_course(tmp_path, URLS + REPOSITORY + students)
+    last_run = make_course(tmp_path, URLS + REPOSITORY + students)
     (tmp_path / "site").mkdir()
-    for name in ("objects.inv", "old.html"):  # of a site that was built before
+    # These files are from an earlier build of the site.
+    for name in ("objects.inv", "old.html"):
         (tmp_path / "site" / name).touch()
-    assert website.build(tmp_path, [ran], tmp_path / "site") == 13
+    assert website.build(tmp_path, [last_run], tmp_path / "site") == 13
     assert not (tmp_path / "site" / "old.html").exists()
     lecture = page(tmp_path / "site", "lectures/01_sums.html")
     exercise = page(tmp_path / "site", "exercises/01_sums/01_sums.html")
     guide = page(tmp_path / "site", "guide.html")
     colab, binder = "https://colab.research.google.com/github", "https://mybinder.org/v2/gh"
-    way = "lectures/01_sums.ipynb"
-    assert f'href="{colab}/example/course/blob/{TAG}/{way}"' in lecture
-    assert f'href="{binder}/example/course/{TAG}?urlpath=lab/tree/{way}"' in lecture
+    file = "lectures/01_sums.ipynb"
+    assert f'href="{colab}/example/course/blob/{TAG}/{file}"' in lecture
+    assert f'href="{binder}/example/course/{TAG}?urlpath=lab/tree/{file}"' in lecture
     assert f'href="https://github.com/example/course/blob/{TAG}/Makefile"' in guide
     assert colab not in guide
-    way = "exercises/01_sums/01_sums.ipynb"
-    assert (f'href="{colab}/example/students/blob/{TAG}/{way}"' in exercise) == bool(students)
+    file = "exercises/01_sums/01_sums.ipynb"
+    assert (f'href="{colab}/example/students/blob/{TAG}/{file}"' in exercise) == bool(students)
     assert (colab in exercise) == (binder in exercise) == bool(students)
     assert f"{colab}/example/course" not in exercise
 
 
-def test_pages_ask_nothing_of_the_network_and_fit_a_phone(small):
-    with sync_playwright() as playwright, chromium(playwright) as browser:
-        phone = {"width": 390, "height": 844}
-        opened, asked = browser.new_page(viewport=phone), []
-        opened.on("request", lambda request: asked.append(request.url))
-        for path in (
-            "guide.html",
-            "lectures/01_sums.html",
-            "api/memory.html",
-            "search.html?q=sum",
-        ):
-            opened.goto(f"file://{small}/{path}")
-            wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-            assert opened.evaluate(wide) == 0, path
-        expect(opened.locator("#search-results")).to_contain_text("01 Sums")
-        assert asked and all(url.startswith(("file:", "data:")) for url in asked), asked
+@pytest.mark.full
+def test_pages_request_nothing_from_the_network_and_fit_a_phone(small, browser):
+    phone = {"width": 390, "height": 844}
+    opened, requests = browser.new_page(viewport=phone), []
+    opened.on("request", lambda request: requests.append(request.url))
+    too_wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    for path in ("guide.html", "lectures/01_sums.html", "api/memory.html", "search.html?q=sum"):
+        opened.goto(f"file://{small}/{path}")
+        assert opened.evaluate(too_wide) == 0, path
+    expect(opened.locator("#search-results")).to_contain_text("01 Sums")
+    assert requests and all(url.startswith(("file:", "data:")) for url in requests), requests
+    opened.close()
 
 
-# --- what ends a build ----------------------------------------------------------------------------
+# --- errors of a build ----------------------------------------------------------------------------
 
 
-def refused(folder, ran, output=None):
-    """What the build of a course says; it must leave the site as it was."""
+def build_error(folder, last_run, output=None):
+    """Return the message of a build that must fail and must not change the site."""
     site = output or folder / "site"
     before = sorted(site.rglob("*"))
-    with pytest.raises(CourseError) as fault:
-        website.build(folder, [ran], site)
+    with pytest.raises(CourseError) as error:
+        website.build(folder, [last_run], site)
     assert sorted(site.rglob("*")) == before
-    return str(fault.value)
+    return str(error.value)
 
 
-def test_a_folder_with_something_else_is_left_alone(tmp_path):
-    ran = make_course(tmp_path)
-    assert "is neither empty nor a site" in refused(tmp_path, ran, tmp_path / "docs")
+def test_a_folder_with_other_files_is_not_changed(tmp_path):
+    last_run = make_course(tmp_path)
+    assert "is neither empty nor a site" in build_error(tmp_path, last_run, tmp_path / "docs")
 
 
-def test_a_link_to_a_file_that_is_not_there(tmp_path):
-    ran = make_course(tmp_path)
+def test_a_link_to_a_missing_file_ends_the_build(tmp_path):
+    last_run = make_course(tmp_path)
     (tmp_path / "docs" / "guide.md").write_text("# Guide\n\n[a](../lectures/02_no.ipynb)\n")
-    said = refused(tmp_path, ran)
-    assert said == "docs/guide.md links to ../lectures/02_no.ipynb, which does not exist"
+    message = build_error(tmp_path, last_run)
+    assert message == "docs/guide.md links to ../lectures/02_no.ipynb, which does not exist"
 
 
-def test_what_sphinx_warns_of(tmp_path):
-    ran = make_course(tmp_path)
+@pytest.mark.full
+def test_a_warning_of_sphinx_ends_the_build(tmp_path):
+    last_run = make_course(tmp_path)
     guide = "# Guide\n\n[a](../lectures/01_sums.ipynb#difference)\n"
     (tmp_path / "docs" / "guide.md").write_text(guide)
     (tmp_path / "docs" / "alone.md").write_text("# In no table of contents\n")
-    said = refused(tmp_path, ran)
-    assert "guide.md" in said and "local id not found" in said and "'difference'" in said
-    assert "alone.md" in said and "isn't included in any toctree" in said
+    message = build_error(tmp_path, last_run)
+    assert "guide.md" in message and "local id not found" in message and "'difference'" in message
+    assert "alone.md" in message and "isn't included in any toctree" in message
 
 
-def test_a_claim_that_its_cell_does_not_show(tmp_path):
-    ran = make_course(tmp_path)
+def test_a_claim_that_no_output_supports_ends_the_build(tmp_path):
+    last_run = make_course(tmp_path)
     text = (
         "# Claims\n\n[01](../lectures/01_sums.ipynb#sum): `it is 42`, `42 in all`; "
         "[01](../lectures/01_sums.ipynb#sum): `it is 43`; [01](../lectures/01_sums.ipynb#no): `1`; "
@@ -347,15 +366,15 @@ def test_a_claim_that_its_cell_does_not_show(tmp_path):
     )
     (tmp_path / claims.PAGE).write_text(text)
     assert claims.evidence(tmp_path)[0] == Evidence("01_sums", "sum", ("it is 42", "42 in all"))
-    assert refused(tmp_path, ran).splitlines()[1:] == [
-        "docs/slides-against-measurement.md: 01_sums, cell sum, does not show 'it is 43'",
-        "docs/slides-against-measurement.md: 01_sums, cell no, does not exist",
-        "docs/slides-against-measurement.md: 01_sums, cell sum: nothing is quoted from its output",
-        "docs/slides-against-measurement.md: 02_no, cell sum, does not exist",
+    assert build_error(tmp_path, last_run).splitlines()[1:] == [
+        f"{claims.PAGE}: cell sum of 01_sums does not show 'it is 43'",
+        f"{claims.PAGE}: cell no of 01_sums does not exist",
+        f"{claims.PAGE}: nothing is quoted from the output of cell sum of 01_sums",
+        f"{claims.PAGE}: cell sum of 02_no does not exist",
     ]
 
 
-def test_what_a_reader_sees_of_a_table_can_be_quoted(tmp_path):
+def test_the_shown_text_of_a_table_has_no_markup(tmp_path):
     table = '<style>td {color: red}</style><table><td id="7">1.5&nbsp;%</td>\n<td>2</td></table>'
     write_notebook(tmp_path / "01.ipynb", [code_cell("a", "b", shown(text_html=table))])
     assert dict(claims.shown_outputs(tmp_path / "01.ipynb")) == {"a": "1.5 % 2"}
@@ -365,7 +384,7 @@ def test_what_a_reader_sees_of_a_table_can_be_quoted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "before, after",
+    ("before", "after"),
     [
         ("[a](../lectures/01_sums.ipynb)", "[a](lectures/01_sums.ipynb)"),
         ("[a](guide.md#more)", "[a](guide.md#more)"),
@@ -380,18 +399,37 @@ def test_what_a_reader_sees_of_a_table_can_be_quoted(tmp_path):
         ("```\n```\n[a](../Makefile)", "```\n```\na"),
     ],
 )
-def test_links_move_with_their_pages(tmp_path, before, after):
+def test_links_between_files_become_links_between_pages(tmp_path, before, after):
     make_course(tmp_path)
-    links = Links(tmp_path, website.places(tmp_path))
-    assert links.moved(before, "docs/guide.md") == after
+    links = Links(tmp_path, website.site_paths(tmp_path))
+    assert links.rewritten(before, "docs/guide.md") == after
 
 
-def test_links_from_a_page_that_lies_deeper(tmp_path):
+def test_links_of_a_page_in_a_subfolder_are_rewritten(tmp_path):
     make_course(tmp_path)
-    links = Links(tmp_path, website.places(tmp_path), "https://github.com/example/course")
+    links = Links(tmp_path, website.site_paths(tmp_path), "https://github.com/example/course")
     text = "[a](../../docs/guide.md) [b](../../Makefile)"
-    moved = f"[a](../../guide.md) [b](https://github.com/example/course/blob/{TAG}/Makefile)"
-    assert links.moved(text, "exercises/01_sums/01_sums.ipynb") == moved
+    expected = f"[a](../../guide.md) [b](https://github.com/example/course/blob/{TAG}/Makefile)"
+    assert links.rewritten(text, "exercises/01_sums/01_sums.ipynb") == expected
+
+
+# --- staging --------------------------------------------------------------------------------------
+
+
+def test_staged_notebooks_have_anchors_files_for_pictures_and_folded_checks(tmp_path):
+    last_run = make_course(tmp_path)
+    website.stage(tmp_path, [last_run], tmp_path / "work")
+    pages, extra = tmp_path / "work" / "pages", tmp_path / "work" / "extra"
+    lecture = {cell["id"]: cell for cell in cells(pages / "lectures" / "01_sums.ipynb")}
+    assert "setup" not in lecture and BADGE not in "".join(lecture["opening"]["source"])
+    assert lecture["sum"]["metadata"] == {"anchor": "sum"}
+    assert lecture["slider"]["outputs"][0]["data"] == {"text/html": "<div>rank 8</div>"}
+    assert 'src="01_sums/picture-2.png"' in lecture["picture"]["outputs"][1]["data"]["text/html"]
+    pictures = extra / "lectures" / "01_sums"
+    assert {path.name for path in pictures.iterdir()} == {"picture.png", "picture-2.png"}
+    exercise = {c["id"]: c for c in cells(pages / "exercises" / "01_sums" / "01_sums.ipynb")}
+    assert exercise["sum-check"]["metadata"] == {"anchor": "sum-check", **website.FOLDED}
+    assert exercise["sum"]["metadata"] == {"anchor": "sum"}
 
 
 # --- docstrings -----------------------------------------------------------------------------------
@@ -399,7 +437,7 @@ def test_links_from_a_page_that_lies_deeper(tmp_path):
 
 @pytest.fixture(scope="module")
 def api_page(tmp_path_factory):
-    """A function that gives the text of the API page of a module with this source."""
+    """Return a function that builds the API page of a module, and returns the page's article."""
     folder = tmp_path_factory.mktemp("api")
 
     def build(source):
@@ -457,7 +495,8 @@ class Sum:
 '''
 
 
-def test_docstrings_are_google_style_with_drawings(api_page):
+@pytest.mark.full
+def test_docstrings_in_google_style_may_contain_drawings(api_page):
     markup = api_page(DOCSTRINGS)
     drawing, example = re.findall("<pre>(.*?)</pre>", markup, re.S)
     assert html.unescape(re.sub("<.*?>", "", drawing)) == "a | b   stays\n\nas drawn_\n"
@@ -470,15 +509,15 @@ def test_docstrings_are_google_style_with_drawings(api_page):
     assert "Bytes of all: the sum." in text and "Type" not in text
 
 
-# --- the built site -------------------------------------------------------------------------------
+# --- problems of pages ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "body, said",
+    ("body", "problem"),
     [
         ('<a href="b.html">', "a.html: b.html does not exist"),
-        ('<a href="#c">', "a.html: #c: the page has no c"),
-        ('<a href="d/e.html#f">', "a.html: d/e.html#f: the page has no f"),
+        ('<a href="#c">', "a.html: #c: the page has no element with the id c"),
+        ('<a href="d/e.html#f">', "a.html: d/e.html#f: the page has no element with the id f"),
         ('<a id="g"></a><p id="g">', "a.html: the id g is used twice"),
         ('<img src="h.png" alt="">', "a.html: the picture h.png has no alternative text"),
         ('<img src="i.png" alt="i">', "a.html: i.png does not exist"),
@@ -490,15 +529,15 @@ def test_docstrings_are_google_style_with_drawings(api_page):
         ('<p style="background: url(https://example.org/o)">', "a.html: requests https://example.org/o"),
     ],
 )  # fmt: skip
-def test_problems_of_a_page(tmp_path, body, said):
+def test_each_problem_of_a_page_is_found(tmp_path, body, problem):
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "e.html").write_text('<a href="../a.html">')
     (tmp_path / "h.png").touch()
     (tmp_path / "a.html").write_text(f'<p id="p"><a href="#p"><a href="https://example.org">{body}')
-    assert problems(tmp_path) == [said]
+    assert problems(tmp_path) == [problem]
 
 
-def test_problems_of_a_stylesheet(tmp_path):
+def test_a_stylesheet_must_not_use_other_servers(tmp_path):
     (tmp_path / "a.css").write_text("p {src: url(https://example.org/a)} q {src: url(b.woff)}")
     assert problems(tmp_path) == ["a.css: requests https://example.org/a"]
 
@@ -506,21 +545,21 @@ def test_problems_of_a_stylesheet(tmp_path):
 # --- the command ----------------------------------------------------------------------------------
 
 
-def test_the_command_takes_the_last_run_and_says_where_the_site_is(tmp_path, monkeypatch):
-    folder, asked = tmp_path / "course", []
+def test_the_command_uses_the_last_run_and_prints_the_path_of_the_site(tmp_path, monkeypatch):
+    folder, calls = tmp_path / "course", []
     make_course(folder)
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(website, "build", lambda *given: asked.append(given) or 12)
+    monkeypatch.setattr(website, "build", lambda *args: calls.append(args) or 12)
     content = json.loads((folder / "build/lectures/01_sums.ipynb").read_text())
     for cell in content["cells"]:
         cell.update({"execution_count": 1} if cell["cell_type"] == "code" else {})
     (folder / "build/lectures/01_sums.ipynb").write_text(json.dumps(content))
     result = CliRunner().invoke(cli.main, ["site", "--no-run"])
     assert (result.exit_code, result.output) == (0, f"{folder}/build/site/index.html (12 pages)\n")
-    assert asked == [(folder, [folder / "build/lectures/01_sums.ipynb"], folder / "build/site")]
+    assert calls == [(folder, [folder / "build/lectures/01_sums.ipynb"], folder / "build/site")]
 
 
-def test_the_command_without_a_last_run(tmp_path, monkeypatch):
+def test_the_command_needs_a_last_run(tmp_path, monkeypatch):
     make_course(tmp_path)
     shutil.rmtree(tmp_path / "build")
     monkeypatch.chdir(tmp_path)
@@ -532,60 +571,16 @@ def test_the_command_without_a_last_run(tmp_path, monkeypatch):
 # --- the course's own site ------------------------------------------------------------------------
 
 
-def cells(path):
-    return json.loads(path.read_text(encoding="utf-8"))["cells"]
-
-
-def opening(path):
-    return "".join(cells(path)[0]["source"])
-
-
-def test_the_landing_page_lists_each_lecture_with_its_question():
-    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| \[.*\]\(\.\./lectures/(.*)\.ipynb\) \| (.*) \|$", index, re.M))
-    asked = {path.stem: re.search(r"\*\*Question:\*\* (.*)", opening(path))[1] for path in LECTURES}
-    assert rows == asked
-
-
-def test_each_slide_with_a_claim_has_its_part_in_slide_order():
-    text = (ROOT / claims.PAGE).read_text(encoding="utf-8")
-    slides = [
-        "Introduction",
-        "Full Fine-tuning Feasibility",
-        "When to Fine-tune",
-        "Parameter Efficient Fine-tuning (PEFT)",
-        "Reduction of Trainable Parameters",
-        "Advantages of LoRA",
-        "QLoRA",
-        "4-bit NormalFloat Quantization",
-        "Double Quantization",
-        "Paged optimizers",
-    ]
-    assert re.findall("^## (.*)", text, re.M) == slides
-    for row in re.findall(r"^\| (?!the slide says)(?!-).*", text, re.M):
-        assert row.count("|") == 5 and claims.SHOWN_BY.search(row), row
-
-
-def test_every_claim_names_a_cell_and_quotes_it():
-    found = claims.evidence(ROOT)
-    ids = {
-        path.stem: {c["id"] for c in cells(path) if c["cell_type"] == "code"} for path in LECTURES
-    }
-    assert len(found) > 50
-    for claim in found:
-        assert claim.cell in ids[claim.lecture] and claim.quotes, claim
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The course's own site, from lectures whose cells show what is quoted of them and no more."""
+    """Build the course's own site from lectures whose only outputs are the quoted texts."""
     folder = tmp_path_factory.mktemp("whole")
     for path in LECTURES:
         content = json.loads(path.read_text(encoding="utf-8"))
         for cell in content["cells"]:
             for claim in claims.evidence(ROOT):
                 if (claim.lecture, claim.cell) == (path.stem, cell["id"]):
-                    cell["outputs"].append(said(" ".join([*claim.quotes, ""])))
+                    cell["outputs"].append(printed(" ".join([*claim.quotes, ""])))
         write_notebook(folder / path.name, content["cells"])
     for name in ("docs", "lectures", "exercises", "benchmarks", "course_utils", "solutions"):
         (folder / name).symlink_to(ROOT / name)
@@ -595,7 +590,8 @@ def whole(tmp_path_factory):
     return folder / "site"
 
 
-def test_the_whole_site_has_a_page_for_everything(whole):
+@pytest.mark.full
+def test_the_course_site_has_a_page_for_each_notebook_and_guide(whole):
     names = {path.relative_to(whole).as_posix() for path in whole.rglob("*.html")}
     wanted = {f"lectures/{path.stem}.html" for path in LECTURES}
     wanted |= {f"exercises/{p.stem}/{p.stem}.html" for p in ROOT.glob("exercises/*/*.ipynb")}
@@ -604,25 +600,29 @@ def test_the_whole_site_has_a_page_for_everything(whole):
     assert wanted <= names
 
 
-def as_read(source):
+def with_single_spaces(source):
     return " ".join(source.split())
 
 
-def hidden(path):
-    """What is in a solution, and must not be on the site: its own code, and the hidden tests."""
+def secrets_of(path):
+    """Yield the parts of a solution that must not be on the site: answers and hidden tests."""
     for cell in cells(path):
         source = "".join(cell["source"])
         yield from re.findall(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", source, re.S)
         yield from re.findall(r"### BEGIN HIDDEN TESTS\n(.*?)### END HIDDEN TESTS", source, re.S)
 
 
-def test_the_whole_site_tells_no_solution_and_no_hidden_test(whole):
-    told = " ".join(text_of(path.read_text(encoding="utf-8")) for path in whole.rglob("*.html"))
-    for path in ROOT.glob("exercises/*/*.ipynb"):  # what stands there would be found
+@pytest.mark.full
+def test_the_course_site_contains_no_solutions_and_no_hidden_tests(whole):
+    site = " ".join(text_of(path.read_text(encoding="utf-8")) for path in whole.rglob("*.html"))
+    # The released cells are on the site, so this search would find a solution, too.
+    for path in ROOT.glob("exercises/*/*.ipynb"):
         for cell in (cell for cell in cells(path) if cell["metadata"].get("nbgrader")):
             if cell["cell_type"] == "code":
-                assert as_read("".join(cell["source"])) in told, cell["id"]
-    secrets = [as_read(text) for p in ROOT.glob("solutions/*/*.ipynb") for text in hidden(p)]
+                assert with_single_spaces("".join(cell["source"])) in site, cell["id"]
+    secrets = [
+        with_single_spaces(text) for p in ROOT.glob("solutions/*/*.ipynb") for text in secrets_of(p)
+    ]
     assert len(secrets) > 80
     for secret in secrets:
-        assert len(secret) < 30 or secret not in told, secret
+        assert len(secret) < 30 or secret not in site, secret
