@@ -1,9 +1,10 @@
-"""The course where its readers open it: JupyterLab, Notebook 7 and Voila, seen through Chromium.
+"""Open notebooks in JupyterLab, Notebook 7 and Voila with Chromium, as readers of the course do.
 
-A `FrontEnd` says how such a program is started and what its pages are made of. `Server` runs one
-with copies of notebooks and settings of its own; `Opened` is a notebook on a page of it; `Explorer`
-finds one explorer of `course_utils.explorers` there and uses its controls. `chromium` opens a
-browser, `run_whole` runs one notebook from its first cell to its last.
+A `FrontEnd` describes how one of these programs is started and what its pages contain. `Server`
+runs a front end with copies of notebooks and with its own settings. `OpenNotebook` is a notebook on
+a page of a server. `Explorer` finds an explorer of `course_utils.explorers` on such a page and uses
+its controls. `chromium` opens a browser. `run_whole` runs one notebook from the first cell to the
+last.
 """
 
 from __future__ import annotations
@@ -32,19 +33,22 @@ from playwright.sync_api import (
     expect,
     sync_playwright,
 )
-from playwright.sync_api import TimeoutError as NotInTime
+from playwright.sync_api import TimeoutError as PageTimeout
 
 from course_utils.runtime import process_peak
 from tests.machine import free_port
 
 BROWSERS = ("google-chrome", "chromium", "chromium-browser")
 PICTURES = Path(__file__).resolve().parents[1] / "build" / "browser"
-PATIENCE = 30  # seconds until something counts as not coming: the machine may be busy
-PROGRESS = r"\s*(\d+%\|.*)?"  # a line of tqdm's, which writes on stderr
-# axe passes over what is out of sight: in JupyterLab all, as the body around it has no height.
-UNCOVERED = """:has(.jp-Cell) { overflow: visible !important }
+# The time limit in seconds for one change of a page. It is long, because the machine may be busy.
+PATIENCE = 120
+# A line of a progress bar, which tqdm writes to stderr.
+PROGRESS = r"\s*(\d+%\|.*)?"
+# axe ignores hidden elements. The body of JupyterLab has no height, so all its elements are hidden.
+SHOW_ALL = """:has(.jp-Cell) { overflow: visible !important }
 * { content-visibility: visible !important }"""
-NOTIFICATIONS = {"fetchNews": "false", "checkForUpdates": False}  # neither pop-ups nor network
+# JupyterLab then shows no pop-ups and uses no network.
+NOTIFICATIONS = {"fetchNews": "false", "checkForUpdates": False}
 expect.set_options(timeout=1000 * PATIENCE)
 
 
@@ -52,57 +56,72 @@ expect.set_options(timeout=1000 * PATIENCE)
 class FrontEnd:
     """A program that shows notebooks.
 
-    name: begins the names of its pictures. command: starts it in the folder of the course, from
-    the environment's programs. place: where it shows lectures/NAME.ipynb. loaded: a selector of
-    what is there once a reader can begin. harmless: a pattern of what its own scripts complain
-    about, whatever the notebook. runs_itself: whether it shows outputs alone, of cells that it has
-    run before the page is there.
+    Attributes:
+        name: the beginning of the names of its screenshots.
+        command: the program of the environment and its options. It is started in the course folder.
+        path: the path of the URL that shows lectures/NAME.ipynb.
+        loaded: a selector of an element that exists as soon as a reader can begin.
+        ignored: a pattern of the errors that the program's own scripts report for any notebook. The
+            default matches nothing.
+        runs_on_load: whether the program runs all cells before the page appears, and shows only
+            their outputs.
     """
 
     name: str
     command: tuple[str, ...]
-    place: str
+    path: str
     loaded: str
-    harmless: str = r"(?!)"  # nothing
-    runs_itself: bool = False
+    ignored: str = r"(?!)"
+    runs_on_load: bool = False
 
 
 JUPYTERLAB = FrontEnd(
     "lab",
     ("course", "lab"),
-    "lab/workspaces/{name}/tree/lectures/{name}.ipynb",  # a workspace without other notebooks
-    ".jp-Cell.jp-mod-active:focus",  # keys are heard now
+    # The workspace of a notebook has no other open notebooks.
+    "lab/workspaces/{name}/tree/lectures/{name}.ipynb",
+    # A cell with the focus reacts to keys.
+    ".jp-Cell.jp-mod-active:focus",
 )
 NOTEBOOK = FrontEnd(
     "notebook",
     ("jupyter-notebook", "--allow-root"),
     "notebooks/lectures/{name}.ipynb",
-    ".jp-Cell.jp-mod-active",  # it may not have the focus
-    # 7.6.5 looks up the shortcuts of an extension before they are read.
-    harmless=r"Cannot read properties of undefined \(reading 'schema'\)",
+    # The active cell of Notebook 7 may lack the focus.
+    ".jp-Cell.jp-mod-active",
+    # Notebook 7.6.5 uses the shortcuts of an extension before they are loaded.
+    ignored=r"Cannot read properties of undefined \(reading 'schema'\)",
 )
 VOILA = FrontEnd(
     "voila",
-    # A cell's error with what it was, and what stands on stderr: else neither would be seen here.
+    # With this option, the page shows errors of cells and texts on stderr.
     ("voila", ".", "--show_tracebacks=True"),
     "voila/render/lectures/{name}.ipynb",
     ".jp-Cell",
-    # It wants symbols from the network, and loads extensions of JupyterLab whose parts it lacks.
-    harmless=r"cdn\.jsdelivr\.net|[Ss]hared module",
-    runs_itself=True,
+    # Voila requests symbols from the network, and loads extensions of JupyterLab that need modules
+    # that Voila lacks.
+    ignored=r"cdn\.jsdelivr\.net|[Ss]hared module",
+    runs_on_load=True,
 )
 FRONT_ENDS = {"jupyterlab": JUPYTERLAB, "notebook7": NOTEBOOK, "voila": VOILA}
 
 
 class Server:
-    """A front end in an empty folder that gets copies of notebooks, as a context manager.
+    """A context manager that runs a front end in a folder with copies of notebooks.
 
-    The copies, and what Jupyter writes, stay in that folder. Raises RuntimeError, with the end of
-    the server's log, where it doesn't start.
+    The copies and all files that Jupyter writes remain in this folder.
+
+    Args:
+        folder: an empty folder.
+        notebooks: the notebooks to copy.
+        front_end: the program to start.
+
+    Raises:
+        RuntimeError: the server does not start. The message contains the end of the server's log.
     """
 
     def __init__(self, folder: Path, notebooks: list[Path], front_end: FrontEnd = JUPYTERLAB):
-        # By these two `course` knows its folder.
+        # The command `course` recognizes the course folder by these two folders.
         (folder / "lectures").mkdir()
         (folder / "course_utils").symlink_to(Path(__file__).resolve().parents[1] / "course_utils")
         for path in notebooks:
@@ -113,17 +132,18 @@ class Server:
         self.folder, self.front_end, self.log = folder, front_end, folder / "log"
 
     def __enter__(self) -> Server:
-        own = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data"}
-        own |= {"JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython"}
-        places = {name: str(self.folder / place) for name, place in own.items()}
+        folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data"}
+        folders |= {"JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython"}
+        settings = {name: str(self.folder / place) for name, place in folders.items()}
         program, *options = self.front_end.command
         program = shutil.which(program, path=str(Path(sys.executable).parent))
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [program, *options, "--no-browser", f"--port={free_port()}"],
                 cwd=self.folder,
-                env=os.environ | places,
-                start_new_session=True,  # Ctrl-C is for pytest, which then stops the server
+                env=os.environ | settings,
+                # Ctrl-C then interrupts only pytest, which stops the server.
+                start_new_session=True,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -136,52 +156,53 @@ class Server:
         return self
 
     def wait(self) -> tuple[str, str]:
-        """The address and the token that the server names once it answers."""
+        """Wait until the server answers, and return its address and its token."""
         end = time.monotonic() + PATIENCE
-        named = re.compile(r"is running at:\n(?:\[.*?\] )?(http://\S+?:\d+/)(?:\S*token=(\w+))?")
+        pattern = re.compile(r"is running at:\n(?:\[.*?\] )?(http://\S+?:\d+/)(?:\S*token=(\w+))?")
         while self.process.poll() is None and time.monotonic() < end:
-            if found := named.search(self.log.read_text()):
-                return found[1], found[2] or ""
+            if match := pattern.search(self.log.read_text()):
+                return match[1], match[2] or ""
             time.sleep(0.05)
-        raise RuntimeError(f"{self.front_end.name} doesn't start:\n{self.log.read_text()[-3000:]}")
+        raise RuntimeError(f"{self.front_end.name} does not start:\n{self.log.read_text()[-3000:]}")
 
     def __exit__(self, *_) -> None:
-        """Ask the server to stop, with its kernels, and wait until it has."""
-        family = self.family()
+        """Stop the server and its kernels, and wait until they have ended."""
+        children = self.children()
         self.process.terminate()
         try:
             self.process.wait(PATIENCE)
         finally:
-            for process in (self.process, *family):
-                with contextlib.suppress(psutil.NoSuchProcess):  # as it should be
+            for process in (self.process, *children):
+                with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
 
-    def family(self) -> list[psutil.Process]:
-        """The processes that the server has started, its kernels among them; none if it is gone."""
+    def children(self) -> list[psutil.Process]:
+        """Return the running processes that the server has started, including its kernels."""
         try:
             return psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
 
     def kernel_peak(self) -> int:
-        """Most resident bytes that a kernel of this server has had so far; 0 if there is none."""
+        """Return the peak memory of the server's largest kernel in bytes (B); 0 without kernels."""
         peaks = [0]
-        for process in self.family():
-            with contextlib.suppress(psutil.Error, OSError):  # it has ended
+        for process in self.children():
+            # The process may have ended.
+            with contextlib.suppress(psutil.Error, OSError):
                 if "ipykernel_launcher" in process.cmdline():
                     peaks.append(process_peak(process.pid))
         return max(peaks)
 
     def address(self, notebook: str) -> str:
-        """Where the front end shows one of the notebooks."""
-        place = self.front_end.place.format(name=Path(notebook).stem)
-        return f"{self.url}{place}?token={self.token}"
+        """Return the address at which the front end shows one of the notebooks."""
+        path = self.front_end.path.format(name=Path(notebook).stem)
+        return f"{self.url}{path}?token={self.token}"
 
 
 def chromium(playwright: Playwright) -> Browser:
-    """A headless Chromium: this system's, else Playwright's own; without either the test skips."""
-    found = [shutil.which(name) for name in BROWSERS] + [playwright.chromium.executable_path]
-    for path in filter(None, found):
+    """Open a headless Chromium, of the system or of Playwright; skip the test without either."""
+    paths = [*map(shutil.which, BROWSERS), playwright.chromium.executable_path]
+    for path in filter(None, paths):
         if Path(path).exists():
             return playwright.chromium.launch(executable_path=path, args=["--disable-gpu"])
     pytest.skip(
@@ -191,67 +212,82 @@ def chromium(playwright: Playwright) -> Browser:
 
 
 def is_progress(text: str) -> bool:
-    """Whether a text consists of progress bars alone."""
+    """Return whether a text contains only progress bars."""
     return all(re.fullmatch(PROGRESS, line) for line in re.split(r"[\r\n]+", text))
 
 
-class Opened:
-    """A notebook on a page of a front end, with no network but the server.
+class OpenNotebook:
+    """A notebook on a page of a front end. The page can reach only the server.
 
-    faults: what went wrong anywhere on the page. A front end doesn't show a traceback from a
-    control's callback, so the kernel's messages are read as well.
+    Args:
+        page: an empty page of the browser.
+        server: the server that has a copy of the notebook.
+        notebook: the file name of the notebook.
+        patience: the time limit in seconds for the appearance of the page. Voila runs all cells
+            before the page appears.
+
+    Attributes:
+        errors: the errors of the page and of the kernel. The kernel's messages are read because a
+            front end does not show a traceback of a control's callback.
     """
 
     def __init__(self, page: Page, server: Server, notebook: str, patience: float = PATIENCE):
-        """patience: s until Voila, which runs the notebook first, must have shown all of it."""
-        self.page, self.front_end, self.faults = page, server.front_end, []
+        self.page, self.front_end = page, server.front_end
+        self.errors: list[str] = []
         self.kernel_is_there = False
         page.set_default_timeout(1000 * PATIENCE)
-        page.on("pageerror", lambda error: self.note(str(error)))
-        page.on("console", self.hear)
-        page.on("websocket", lambda socket: socket.on("framereceived", self.read))
+        page.on("pageerror", lambda error: self.add_error(str(error)))
+        page.on("console", self.on_console_message)
+        page.on("websocket", lambda socket: socket.on("framereceived", self.on_kernel_message))
         page.route(lambda url: not url.startswith(server.url), lambda route: route.abort())
         page.goto(server.address(notebook), timeout=1000 * patience)
         page.locator(self.front_end.loaded).first.wait_for()
         self.wait_for_kernel()
 
     def wait_for_kernel(self) -> None:
-        """Until the page has heard of its kernel: before that, a cell that is run is dropped."""
+        """Wait until the page is connected to its kernel. Earlier, cells would not be run."""
         end = time.monotonic() + PATIENCE
         while not self.kernel_is_there:
-            assert time.monotonic() < end, "the notebook gets no kernel"
+            assert time.monotonic() < end, "the notebook has no kernel"
             self.page.wait_for_timeout(50)
 
-    def note(self, fault: str) -> None:
-        if not re.search(self.front_end.harmless, fault):
-            self.faults.append(fault)
+    def add_error(self, error: str) -> None:
+        if not re.search(self.front_end.ignored, error):
+            self.errors.append(error)
 
-    def hear(self, message: ConsoleMessage) -> None:
-        """Note down what the page's own scripts complain about."""
+    def on_console_message(self, message: ConsoleMessage) -> None:
+        """Store an error of the page's scripts."""
         if message.type == "error":
-            self.note(f"{message.text} ({message.location['url']})")
+            self.add_error(f"{message.text} ({message.location['url']})")
 
-    def read(self, frame: bytes | str) -> None:
-        """Note down a kernel's message: a traceback, or a text on stderr that isn't progress."""
+    def on_kernel_message(self, frame: bytes | str) -> None:
+        """Store a kernel's message that contains a traceback or a text on stderr."""
         text = frame if isinstance(frame, str) else frame.decode("utf-8", "replace")
         self.kernel_is_there |= "kernel_info_reply" in text
-        said = re.search(r'"name": ?"stderr", ?"text": ?("(?:[^"\\]|\\.)*")', text)
-        stderr = said and not is_progress(json.loads(said[1])) and "No such comm" not in text
+        match = re.search(r'"name": ?"stderr", ?"text": ?("(?:[^"\\]|\\.)*")', text)
+        # A front end may look for widgets before the notebook imports ipywidgets. The kernel then
+        # writes "No such comm".
+        stderr = match and not is_progress(json.loads(match[1])) and "No such comm" not in text
         if stderr or re.search(r'"msg_type": ?"error"', text):
-            self.faults.append(text)  # "No such comm": asked for before ipywidgets is imported
+            self.errors.append(text)
 
     def choose(self, *names: str) -> None:
-        """Open a menu of the menu bar, and click an item by its name, through submenus if any."""
+        """Open a menu of the menu bar, then its submenus, and click the last item of `names`."""
         menu, *items = names
         self.page.locator(".lm-MenuBar-itemLabel").get_by_text(menu, exact=True).click()
         for item in items:
             self.page.locator(".lm-Menu-itemLabel").get_by_text(item, exact=True).click()
 
     def run_all(self, patience: float, meanwhile=lambda: None) -> None:
-        """Run all cells by the menu, and wait until the last is done.
+        """Run all cells with the menu, and wait until the last one has ended.
 
-        patience: s. meanwhile: called again and again. Raises NotInTime, or AssertionError where
-        the front end asks something, such as what to do about a kernel that has died.
+        Args:
+            patience: the time limit in seconds.
+            meanwhile: a function that is called repeatedly during the run.
+
+        Raises:
+            playwright.sync_api.TimeoutError: the run takes longer than `patience`.
+            AssertionError: the front end shows a dialog, for example because the kernel died.
         """
         end = time.monotonic() + patience
         self.choose("Run", "Run All Cells")
@@ -259,13 +295,13 @@ class Opened:
         while "[*]:" in self.prompts().all_text_contents() or not self.is_idle():
             meanwhile()
             dialogs = self.page.locator(".jp-Dialog").all_inner_texts()
-            assert not dialogs, f"a dialog: {' '.join(dialogs[0].split())}"
+            assert not dialogs, f"the front end shows a dialog: {' '.join(dialogs[0].split())}"
             if time.monotonic() > end:
-                raise NotInTime(f"not done after {patience:g} s")
+                raise PageTimeout(f"the run did not end within {patience:g} seconds")
             self.page.wait_for_timeout(250)
 
     def prompts(self) -> Locator:
-        """What stands before each code cell, such as [1]: where it was the first to be run."""
+        """Return the prompts of the code cells, such as "[1]:" for the cell that ran first."""
         return self.page.locator(".jp-CodeCell .jp-InputPrompt")
 
     def is_idle(self) -> bool:
@@ -273,43 +309,52 @@ class Opened:
         return status == "idle"
 
     def violations(self, where: str | dict | None = None) -> dict[str, list[str]]:
-        """What axe finds that keeps people out: its rule → a selector of each element at fault.
+        """Return the accessibility rules that axe finds violated, with selectors of the elements.
 
-        where: what to look at, as axe has it, such as a selector; the whole page by default.
+        Args:
+            where: the context that axe checks, such as a selector; default: the whole page.
         """
-        shown = self.page.add_style_tag(content=UNCOVERED)
-        found = Axe().run(self.page, where).response["violations"]
-        shown.evaluate("style => style.remove()")
+        style = self.page.add_style_tag(content=SHOW_ALL)
+        rules = Axe().run(self.page, where).response["violations"]
+        style.evaluate("style => style.remove()")
         return {
             rule["id"]: [" ".join(map(str, node["target"])) for node in rule["nodes"]]
-            for rule in found
+            for rule in rules
         }
 
-    def what_is_wrong(self, notebook: Path) -> str | None:
-        """Why this can't count as the whole notebook, run without a fault; None if it can."""
-        for mime in ("error", "stderr"):  # JupyterLab shows a traceback as stderr
+    def problem(self, notebook: Path) -> str | None:
+        """Return why the page doesn't show a complete run without errors; None if it shows one."""
+        # JupyterLab shows a traceback as stderr.
+        for mime in ("error", "stderr"):
             outputs = self.page.locator(f"[data-mime-type='application/vnd.jupyter.{mime}']")
             if texts := [text for text in outputs.all_text_contents() if not is_progress(text)]:
-                return f"an output says: {texts[0].strip()}"
-        if self.faults:
-            return self.faults[0]
+                return f"an output contains: {texts[0].strip()}"
+        if self.errors:
+            return self.errors[0]
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         shown = self.page.locator(".jp-Notebook-cell").count()
         if shown != len(cells):
-            return f"{shown} of {len(cells)} cells are there"
-        if not self.front_end.runs_itself:
+            return f"only {shown} of {len(cells)} cells are shown"
+        if not self.front_end.runs_on_load:
             code = sum(cell["cell_type"] == "code" for cell in cells)
             prompts = self.prompts().all_text_contents()
             if prompts != [f"[{n}]:" for n in range(1, code + 1)]:
-                return f"the cells are numbered {' '.join(prompts)}"
+                return f"the prompts of the cells are {' '.join(prompts)}"
         return None
 
 
 def run_whole(kind: str, notebook: Path, timeout: float) -> dict:
-    """Open a notebook as a reader does, let all of its cells run, and judge what is shown.
+    """Open a notebook in a front end, run all of its cells, and check what the page shows.
 
-    kind: a key of FRONT_ENDS. timeout: s for the run. Returns `passed`; `error`, None or why not;
-    `seconds` of the run, in Voila until its page is there; and `peak_memory`, bytes of the kernel.
+    Args:
+        kind: a key of FRONT_ENDS.
+        notebook: the notebook file.
+        timeout: the time limit of the run, in seconds.
+
+    Returns:
+        A dict with `passed`; `error`, the reason if the notebook did not pass, otherwise None;
+        `seconds`, the duration of the run, in Voila until the page appears; and `peak_memory`, the
+        kernel's peak memory in bytes (B).
     """
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -324,21 +369,21 @@ def run_whole(kind: str, notebook: Path, timeout: float) -> dict:
 
         started = time.monotonic()
         try:
-            opened = Opened(browser.new_page(), server, notebook.name, patience=timeout)
-            if not opened.front_end.runs_itself:
+            opened = OpenNotebook(browser.new_page(), server, notebook.name, patience=timeout)
+            if not opened.front_end.runs_on_load:
                 started = time.monotonic()
                 opened.run_all(timeout, meanwhile=sample)
             seconds = time.monotonic() - started
-            error = opened.what_is_wrong(notebook)
-        except (NotInTime, AssertionError) as fault:
-            seconds, error = time.monotonic() - started, str(fault)
+            error = opened.problem(notebook)
+        except (PageTimeout, AssertionError) as problem:
+            seconds, error = time.monotonic() - started, str(problem)
         sample()
         browser.close()
     return {"passed": error is None, "error": error, "seconds": seconds, "peak_memory": peak}
 
 
-class Explorer(Opened):
-    """One explorer in an opened notebook: the cell that shows it, its controls, what it says."""
+class Explorer(OpenNotebook):
+    """An explorer in an open notebook, with the cell that shows it and its controls."""
 
     def __init__(
         self, page: Page, server: Server, notebook: str, name: str, patience: float = PATIENCE
@@ -346,7 +391,7 @@ class Explorer(Opened):
         super().__init__(page, server, notebook, patience)
         self.name, self.runs = name, 0
         code = page.locator(".jp-CodeCell")
-        if self.front_end.runs_itself:
+        if self.front_end.runs_on_load:
             self.cell = code.filter(has=page.locator(".jupyter-widgets"))
         else:
             self.cell = code.filter(has_text=f"{name}()")
@@ -356,7 +401,7 @@ class Explorer(Opened):
         self.alert = self.output.get_by_role("alert")
 
     def run(self) -> None:
-        """Run the cell, which makes the explorer anew, and wait for its picture."""
+        """Run the cell, which creates the explorer again, and wait for its picture."""
         text = self.cell.locator(".cm-content")
         text.click()
         expect(text).to_be_focused()
@@ -366,11 +411,11 @@ class Explorer(Opened):
         self.picture.wait_for()
 
     def control(self, label: str) -> Locator:
-        """The control that a screen reader calls by this name."""
+        """Return the control to which a screen reader gives this name."""
         return self.output.get_by_label(label, exact=True)
 
     def use(self, label: str, value: str | bool) -> None:
-        """Give a control another value: pointed at, chosen, ticked or typed."""
+        """Change the value of a control with the mouse, and type numbers."""
         control = self.control(label)
         if isinstance(value, bool):
             control.set_checked(value)
@@ -381,30 +426,32 @@ class Explorer(Opened):
             self.enter(value)
 
     def use_keyboard(self, label: str, value: str | bool) -> None:
-        """The same with the keyboard alone: Tab to the control, then keys."""
+        """Change the value of a control with the keyboard only."""
         control, keyboard = self.control(label), self.page.keyboard
-        self.reach(control)
+        self.focus(control)
         if isinstance(value, bool):
             keyboard.press("Space")
         elif self.is_menu(control):
-            keyboard.press("Space")  # a closed menu would leave its keys to the notebook
+            # If the menu were closed, the notebook would react to the keys.
+            keyboard.press("Space")
             keyboard.type(value)
             keyboard.press("Enter")
         else:
             self.enter(value)
         expect(control).to_be_focused()
 
-    def reach(self, control: Locator) -> None:
+    def focus(self, control: Locator) -> None:
         """Press Tab until a control has the focus."""
-        self.page.keyboard.press("Escape")  # out of the cell's text, where Tab indents
+        # In the text of a cell, Tab would indent the text. Escape leaves the text.
+        self.page.keyboard.press("Escape")
         for _ in range(40):
             self.page.keyboard.press("Tab")
             if control.evaluate("control => control === document.activeElement"):
                 return
-        raise AssertionError("the Tab key doesn't reach the control")
+        raise AssertionError("the Tab key does not reach the control")
 
     def enter(self, value: str) -> None:
-        """Type a number in the place of the one in the field that has the focus."""
+        """Replace the number in the field that has the focus."""
         self.page.keyboard.press("ControlOrMeta+a")
         self.page.keyboard.type(value)
         self.page.keyboard.press("Enter")
@@ -413,27 +460,28 @@ class Explorer(Opened):
         return control.evaluate("control => control.tagName") == "SELECT"
 
     def shown(self) -> tuple[str, str, str]:
-        """The picture, its alt text, and the numbers below it."""
+        """Return the source of the picture, its alt text, and the numbers below it."""
         source, alt = (self.picture.get_attribute(name) for name in ("src", "alt"))
-        return source, alt, self.numbers.text_content()  # also where it is out of sight
+        # Unlike inner_text, text_content also returns text that is scrolled out of view.
+        return source, alt, self.numbers.text_content()
 
     def expect(self, number: str) -> tuple[str, str, str]:
-        """Wait until the alt text holds a number; returns what is shown then."""
+        """Wait until the alt text contains a number, and return what is shown."""
         expect(self.picture).to_have_attribute("alt", re.compile(re.escape(number)))
         return self.shown()
 
     def line_spacing(self) -> float:
-        """From line to line of the numbers, in sizes of their letters."""
+        """Return the line spacing of the numbers, as a multiple of the font size."""
         look = "pre => [getComputedStyle(pre).lineHeight, getComputedStyle(pre).fontSize]"
         line, letter = self.numbers.evaluate(look)
         return float(line.removesuffix("px")) / float(letter.removesuffix("px"))
 
     def photograph(self, step: str) -> None:
-        """Keep a picture of the cell in build/browser."""
+        """Write a screenshot of the cell to build/browser."""
         name = re.sub(r"\W+", "-", step.removeprefix("test_")).strip("-")
         self.cell.screenshot(path=PICTURES / f"{name}.png")
 
     def violations_inside(self) -> dict[str, list[str]]:
-        """What axe finds in the explorer itself; see `violations`."""
+        """Return the accessibility rules that the explorer itself violates; see `violations`."""
         self.output.evaluate("output => output.setAttribute('data-explorer', '')")
         return self.violations("[data-explorer]")

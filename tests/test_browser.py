@@ -1,14 +1,12 @@
-"""Each explorer in the lecture that has it: moved, typed into, mistyped, looked at, read aloud.
+"""Test each explorer in its lecture, in JupyterLab and Notebook 7.
 
-In JupyterLab and in Notebook 7, where much of it is slow only to save time. Every test starts with
-a fresh explorer and leaves a picture of it in build/browser: lab-NAME.png and notebook-NAME.png are
-those as it is at first.
+Every test starts with a new explorer and writes a screenshot of it to build/browser. The
+screenshots lab-NAME.png and notebook-NAME.png show the explorer before any control is used.
 """
 
-import collections
 import contextlib
 import functools
-import inspect
+import itertools
 import re
 from pathlib import Path
 
@@ -23,12 +21,15 @@ from playwright.sync_api import expect
 from course_utils import explorers, notebooks
 from tests.browser import JUPYTERLAB, NOTEBOOK, Explorer, Server
 
+pytestmark = pytest.mark.xdist_group("browser-explorers")
+
 LECTURES = notebooks.lectures(Path(__file__).resolve().parents[1])
-WIDE, NARROW = 1280, 900  # pixels of the window: a laptop's screen, and part of it
-HEIGHT = 1500  # so that a whole explorer is in view
+# The width of the window in pixels, on a laptop and on a part of its screen. The height is large
+# enough for a whole explorer.
+WIDE, NARROW, HEIGHT = 1280, 900, 1500
 
 LORA, QLORA = explorers.METHODS["lora"], explorers.METHODS["qlora"]
-# Explorer → a number that it shows at first. Each stands in the alt text and in the text below.
+# Explorer → a number that it shows before any control is used, in the alt text and in the text.
 FIRST = {
     "bins_explorer": "0.0714 to 0.1429 wide",
     "lora_explorer": "48,000",
@@ -36,7 +37,7 @@ FIRST = {
     "overhead_explorer": "4.126953125",
     "paging_explorer": "16.23 GB",
 }
-# Explorer, control → value in the order they are used, and a number that is shown after the last.
+# Explorer, a dict from the controls to their new values, and a number that is shown afterwards.
 MOVES = [
     ("bins_explorer", {"format": explorers.FORMATS["nf"]}, "0.0805 to 0.2375 wide"),
     ("bins_explorer", {"bits": "3"}, "0.1667 to 0.3333 wide"),
@@ -55,17 +56,20 @@ MOVES = [
     ("paging_explorer", {"optimizer": explorers.STATES["adamw8bit"]}, "15.23 GB"),
     ("paging_explorer", {"model": "llama-33b", "GPU": "A100-40"}, "29.11 GB"),
 ]
-# Explorer, control, a bad value, and the sentence about it.
-ZEROS = [
+# Explorer, control, a value that is not allowed, and the message about it.
+OUT_OF_RANGE = [
     ("bins_explorer", "bits", "1", "bits must be from 2 to 8 here, but is 1."),
     ("lora_explorer", "layers", "0", "layers must be from 1 to 1,000 here, but is 0."),
     ("memory_explorer", "batch size", "0", "batch size must be from 1 to 1,024 here, but is 0."),
     ("overhead_explorer", "nested bits", "0", "nested bits must be from 1 to 16 here, but is 0."),
     ("paging_explorer", "batch size", "0", "batch size must be from 1 to 1,024 here, but is 0."),
 ]
-MISTAKES = [*ZEROS, ("memory_explorer", "method", QLORA, "7b is a bare number of parameters")]
+NOT_ALLOWED = [
+    *OUT_OF_RANGE,
+    ("memory_explorer", "method", QLORA, "7b is a bare number of parameters"),
+]
 
-# An explorer with a fault of its own: it can't answer the number 2.
+# This explorer raises an error for the number 2.
 BROKEN = """
 from course_utils import figures
 from course_utils.explorers import explorer, number
@@ -79,13 +83,15 @@ def broken_explorer():
 broken_explorer()
 """
 
-# What some can't read, and others can't see.
-PALE = '<p style="color: #ccc; background: white">pale</p><img src="data:," width="9" height="9">'
+# A text with too little contrast, and a picture without an alternative text.
+INACCESSIBLE = (
+    '<p style="color: #ccc; background: white">pale</p><img src="data:," width="9" height="9">'
+)
 
 
 @pytest.fixture(scope="module")
 def page_of(browser, tmp_path_factory):
-    """Front end, explorer's name → the explorer, in the one notebook that shows it, opened once."""
+    """Return a function that opens the notebook of an explorer, once in each front end."""
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     cells = [nbformat.v4.new_code_cell(BROKEN)]
     broken = tmp_path_factory.mktemp("broken") / "broken.ipynb"
@@ -109,61 +115,58 @@ def page_of(browser, tmp_path_factory):
 
 @pytest.fixture
 def explorer(page_of, request):
-    """A fresh explorer; afterwards nothing may have gone wrong on its page."""
+    """Create the explorer again, and check after the test that its page reported no errors."""
     explorer = page_of(*request.param)
     explorer.page.set_viewport_size({"width": WIDE, "height": HEIGHT})
     explorer.run()
     yield explorer
     explorer.photograph(request.node.name)
-    assert not explorer.faults
+    assert not explorer.errors
     assert "Traceback" not in explorer.page.locator(".jp-Notebook").text_content()
 
 
 def name_of(value):
-    """Part of a test's name, and so of its picture's."""
+    """Return a part of the test's name, which is also a part of the screenshot's name."""
     if isinstance(value, tuple):
         front_end, explorer = value
         return f"{front_end.name}-{explorer}"
     return "+".join(value) if isinstance(value, dict) else str(value)[:20]
 
 
-def with_explorer(names, cases, quick=0):
-    """Try cases in both front ends; in Notebook 7, all but `quick` of each explorer are slow."""
-    params, seen = [], collections.Counter()
-    for front_end, fast in ((JUPYTERLAB, len(cases)), (NOTEBOOK, quick)):
-        for case in cases:
-            name, *rest = [case] if isinstance(case, str) else case
-            seen[front_end, name] += 1
-            marks = [pytest.mark.slow] if seen[front_end, name] > fast else []
-            params.append(pytest.param((front_end, name), *rest, marks=marks))
+def with_explorer(names, cases, front_ends=(JUPYTERLAB,)):
+    """Parametrize a test with cases in both front ends.
+
+    The first case of each explorer in `front_ends` belongs to the full tier, all others are slow.
+    """
+    params, seen = [], set()
+    for front_end, case in itertools.product((JUPYTERLAB, NOTEBOOK), cases):
+        name, *rest = [case] if isinstance(case, str) else case
+        is_first = (front_end, name) not in seen and front_end in front_ends
+        seen.add((front_end, name))
+        mark = pytest.mark.full if is_first else pytest.mark.slow
+        params.append(pytest.param((front_end, name), *rest, marks=mark))
     return pytest.mark.parametrize(names, params, indirect=["explorer"], ids=name_of)
 
 
-def test_every_explorer_is_tried_here():
-    names = {name for name, _ in inspect.getmembers(explorers) if name.endswith("_explorer")}
-    assert names == set(FIRST) == {move[0] for move in MOVES} == {zero[0] for zero in ZEROS}
-
-
-@with_explorer("explorer", FIRST, quick=1)
-def test_it_shows_a_picture_and_its_numbers(explorer):
+@with_explorer("explorer", FIRST, front_ends=(JUPYTERLAB, NOTEBOOK))
+def test_an_explorer_shows_a_picture_and_numbers(explorer):
     assert FIRST[explorer.name] in explorer.expect(FIRST[explorer.name])[2]
     explorer.photograph(f"{explorer.front_end.name} {explorer.name}")
-    assert explorer.picture.evaluate("picture => picture.naturalWidth") > 300, "a real picture"
+    assert explorer.picture.evaluate("picture => picture.naturalWidth") > 300
 
 
 @with_explorer("explorer", FIRST)
 @pytest.mark.parametrize("width", [WIDE, NARROW])
-def test_nothing_is_cut_off(explorer, width):
-    """Neither a label, nor a control, nor the picture, nor the numbers."""
+def test_labels_and_controls_fit_their_boxes(explorer, width):
     explorer.page.set_viewport_size({"width": width, "height": HEIGHT})
     parts = explorer.output.locator("label, .jupyter-widgets").all()
     for part in parts:
-        inside, outside = part.evaluate("part => [part.scrollWidth, part.clientWidth]")
-        assert inside <= outside, part.evaluate("part => part.outerHTML")[:300]
+        needed, available = part.evaluate("part => [part.scrollWidth, part.clientWidth]")
+        assert needed <= available, part.evaluate("part => part.outerHTML")[:300]
     assert len(parts) > 10
 
 
-@with_explorer("explorer, actions, number", MOVES, quick=1)
+@with_explorer("explorer, actions, number", MOVES)
 def test_controls_change_the_picture_and_the_numbers(explorer, actions, number):
     before = explorer.expect(FIRST[explorer.name])
     for label, value in actions.items():
@@ -173,45 +176,44 @@ def test_controls_change_the_picture_and_the_numbers(explorer, actions, number):
     assert all(new != old for new, old in zip(after, before, strict=True))
 
 
-@with_explorer("explorer, actions, number", MOVES, quick=1)
-def test_the_keyboard_is_enough(explorer, actions, number):
+@with_explorer("explorer, actions, number", MOVES)
+def test_controls_can_be_used_with_the_keyboard_only(explorer, actions, number):
     for label, value in actions.items():
         explorer.use_keyboard(label, value)
     assert number in explorer.expect(number)[2]
 
 
-@with_explorer("explorer, label, value, sentence", MISTAKES)
-def test_a_bad_value_is_answered_in_place(explorer, label, value, sentence, request):
+@with_explorer("explorer, label, value, message", NOT_ALLOWED)
+def test_a_value_that_is_not_allowed_shows_a_message(explorer, label, value, message, request):
     before = explorer.expect(FIRST[explorer.name])
     good = explorer.control(label).input_value()
     explorer.use(label, value)
-    expect(explorer.alert).to_contain_text(sentence)
+    expect(explorer.alert).to_contain_text(message)
     expect(explorer.picture.or_(explorer.numbers)).to_have_count(0)
-    explorer.photograph(f"{request.node.name} told")
+    explorer.photograph(f"{request.node.name} message")
     assert not explorer.violations_inside()
     explorer.use(label, good)
     assert explorer.expect(FIRST[explorer.name]) == before
     expect(explorer.alert).to_have_count(0)
 
 
-@with_explorer("explorer, label, value, sentence", ZEROS)
-def test_arrow_keys_step_a_number(explorer, label, value, sentence):
+@with_explorer("explorer, label, value, message", OUT_OF_RANGE)
+def test_arrow_keys_change_a_number(explorer, label, value, message):
     before = explorer.expect(FIRST[explorer.name])
     control = explorer.control(label)
     steps = int(control.input_value()) - int(value)
-    explorer.reach(control)
+    explorer.focus(control)
     for _ in range(steps):
         explorer.page.keyboard.press("ArrowDown")
     expect(control).to_have_value(value)
-    expect(explorer.alert).to_have_text(sentence)
+    expect(explorer.alert).to_have_text(message)
     for _ in range(steps):
         explorer.page.keyboard.press("ArrowUp")
     assert explorer.expect(FIRST[explorer.name]) == before
 
 
 @with_explorer("explorer", FIRST)
-def test_nobody_is_kept_out(explorer):
-    """Names of controls, text of pictures, contrast, and what else axe knows, light and dark."""
+def test_an_explorer_is_accessible_in_light_and_dark(explorer):
     for theme in ("JupyterLab Dark", "JupyterLab Light"):
         explorer.choose("Settings", "Theme", theme)
         expect(explorer.page.locator("body")).to_have_attribute("data-jp-theme-name", theme)
@@ -219,23 +221,32 @@ def test_nobody_is_kept_out(explorer):
         explorer.photograph(f"{explorer.front_end.name} {explorer.name} {theme}")
 
 
-def test_what_keeps_people_out_would_be_seen_here(page_of):
+@pytest.mark.full
+def test_inaccessible_content_is_found(page_of):
     broken = page_of(JUPYTERLAB, "broken_explorer")
     broken.run()
-    broken.output.evaluate("(output, html) => output.insertAdjacentHTML('beforeend', html)", PALE)
+    broken.output.evaluate(
+        "(output, html) => output.insertAdjacentHTML('beforeend', html)", INACCESSIBLE
+    )
     assert set(broken.violations_inside()) == {"image-alt", "color-contrast"}
 
 
 @pytest.mark.parametrize(
-    "front_end", [JUPYTERLAB, pytest.param(NOTEBOOK, marks=pytest.mark.slow)], ids=lambda f: f.name
+    "front_end",
+    [
+        pytest.param(JUPYTERLAB, marks=pytest.mark.full),
+        pytest.param(NOTEBOOK, marks=pytest.mark.slow),
+    ],
+    ids=lambda front_end: front_end.name,
 )
-def test_a_fault_of_our_own_would_be_seen_here(page_of, front_end):
-    """The tests above find a fault in a callback, which front ends keep to themselves."""
+def test_an_error_in_a_callback_is_found(page_of, front_end):
+    """Front ends do not show errors in callbacks."""
     broken = page_of(front_end, "broken_explorer")
     broken.run()
-    assert not broken.faults
+    assert not broken.errors
     broken.use("number", "2")
-    broken.use("number", "3")  # whose answer comes after the fault
+    # The answer to this number arrives after the error.
+    broken.use("number", "3")
     broken.expect("LoRA of rank 3")
-    (fault,) = broken.faults
-    assert re.search("Traceback.*ZeroDivisionError", fault, re.S)
+    (error,) = broken.errors
+    assert re.search("Traceback.*ZeroDivisionError", error, re.S)

@@ -1,8 +1,9 @@
-"""Each lecture from its first cell to its last in JupyterLab and Notebook 7, and in Voila.
+"""Run each lecture from the first cell to the last in JupyterLab, Notebook 7 and Voila.
 
-It is run by the menu, as a reader does it; in Voila it runs by itself. Afterwards axe looks at what
-the lecture shows and at the front end around it, whose own faults, and those of other libraries,
-stand in axe_known.json: rule → a selector of the elements that break it. It may only get shorter.
+The test runs a lecture with the menu, as a reader does; Voila runs a lecture automatically. Then
+axe checks the outputs of the lecture and the front end around them. The violations of front ends
+and of other libraries are listed in axe_known.json, as a dict from each rule to a selector of the
+elements that violate it.
 """
 
 import json
@@ -16,14 +17,18 @@ pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,t
 from playwright.sync_api import expect
 
 from course_utils import notebooks
-from tests.browser import FRONT_ENDS, Explorer, Opened, Server
+from tests.browser import FRONT_ENDS, Explorer, OpenNotebook, Server
 from tests.test_browser import FIRST, MOVES
+
+pytestmark = pytest.mark.xdist_group("browser-lectures")
 
 ROOT = Path(__file__).resolve().parents[1]
 LECTURES = notebooks.lectures(ROOT)
 KNOWN = json.loads((ROOT / "tests/axe_known.json").read_text())
-WINDOW = {"width": 1280, "height": 1500}  # pixels
-HOUR = 3600  # s: lecture 07 takes minutes, on a busy machine many
+# The size of the window in pixels.
+WINDOW = {"width": 1280, "height": 1500}
+# The time limit of a lecture in seconds. On a busy machine, lecture 07 takes many minutes.
+HOUR = 3600
 OUTPUTS = ".jp-OutputArea-output"
 
 
@@ -32,47 +37,56 @@ def has_explorer(lecture):
     return any(f"{name}()" in text for name in FIRST)
 
 
-# Front end, lecture. Lists of cases begin alike: so pytest opens each once, for all of its tests.
-QUICK = [("jupyterlab", "00"), ("notebook7", "00")]
-WITH_CONTROLS = [path.stem[:2] for path in LECTURES if has_explorer(path)]
-WITHOUT = [path.stem[:2] for path in LECTURES if path.stem[:2] not in ("00", *WITH_CONTROLS)]
-CONTROLS = [*QUICK, ("voila", "00")]
-CONTROLS += [(kind, number) for kind in FRONT_ENDS for number in WITH_CONTROLS]
-CASES = [*CONTROLS, *((kind, number) for kind in FRONT_ENDS for number in WITHOUT)]
-OTHERS = {"02": "pandas", "00": "ipywidgets"}  # whose known faults a lecture shows
+# Each case is a front end and a lecture. Lecture 00 has a slider, and some lectures have explorers.
+CONTROLS = [
+    (kind, path.stem[:2])
+    for kind in FRONT_ENDS
+    for path in LECTURES
+    if has_explorer(path) or path.stem.startswith("00")
+]
+CASES = [(kind, path.stem[:2]) for kind in FRONT_ENDS for path in LECTURES]
+# Every front end runs lecture 00 in the full tier, and JupyterLab also runs the lectures that take
+# at most a minute or so.
+FULL = [(kind, "00") for kind in FRONT_ENDS]
+FULL += [("jupyterlab", number) for number in ("02", "03", "04", "05", "06")]
+# The library whose known violations a lecture shows.
+LIBRARIES = {"02": "pandas", "00": "ipywidgets"}
 
 
 @pytest.fixture(scope="module")
 def whole(request, browser, tmp_path_factory):
-    """Front end, lecture, what is open there once all cells have run; closed before the next."""
+    """Open a lecture in a front end and run all of its cells."""
     kind, number = request.param
     (lecture,) = [path for path in LECTURES if path.stem.startswith(number)]
     text = lecture.read_text(encoding="utf-8")
     name = [name for name in FIRST if f"{name}()" in text]
     with Server(tmp_path_factory.mktemp(kind), [lecture], FRONT_ENDS[kind]) as server:
         page = browser.new_page(viewport=WINDOW)
-        where = page, server, lecture.name
-        opened = Explorer(*where, *name, HOUR) if name else Opened(*where, HOUR)
-        if not opened.front_end.runs_itself:
+        source = page, server, lecture.name
+        opened = Explorer(*source, *name, HOUR) if name else OpenNotebook(*source, HOUR)
+        if not opened.front_end.runs_on_load:
             opened.run_all(HOUR)
         yield kind, lecture, opened
         page.close()
 
 
-def each(cases):
-    marked = [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in cases]
-    return pytest.mark.parametrize("whole", marked, indirect=True, ids="-".join)
+def with_lectures(cases):
+    params = [
+        pytest.param(case, marks=pytest.mark.full if case in FULL else pytest.mark.slow)
+        for case in cases
+    ]
+    return pytest.mark.parametrize("whole", params, indirect=True, ids="-".join)
 
 
-@each(CASES)
-def test_a_lecture_runs_from_its_first_cell_to_its_last(whole):
+@with_lectures(CASES)
+def test_all_cells_of_a_lecture_run(whole):
     _, lecture, opened = whole
-    assert opened.what_is_wrong(lecture) is None
+    assert opened.problem(lecture) is None
 
 
-@each(CASES)
-def test_nobody_is_kept_out_of_what_a_lecture_shows(whole):
-    """Every picture has a text, every table has headers; light and, but in Voila, dark."""
+@with_lectures(CASES)
+def test_the_outputs_of_a_lecture_are_accessible(whole):
+    """Pictures have texts and tables have headers. Voila has no dark theme."""
     kind, _, opened = whole
     outputs = opened.page.locator(OUTPUTS)
     texts = outputs.locator("img").evaluate_all("images => images.map(image => image.alt)")
@@ -89,19 +103,19 @@ def test_nobody_is_kept_out_of_what_a_lecture_shows(whole):
     assert unknown(opened, opened.violations(OUTPUTS), known) == {}
 
 
-@each([*QUICK, *((kind, "02") for kind in FRONT_ENDS)])
-def test_known_faults_are_all_there_is_and_still_there(whole):
-    """What is mended has to go out of the list."""
+@with_lectures([(kind, number) for kind in FRONT_ENDS for number in LIBRARIES])
+def test_exactly_the_known_violations_occur(whole):
+    """A violation that no longer occurs must be removed from axe_known.json."""
     kind, lecture, opened = whole
     around = opened.violations({"exclude": [[OUTPUTS]]})
     assert unknown(opened, around, KNOWN[kind]) == {}
     assert set(around) == set(KNOWN[kind])
-    assert set(opened.violations(OUTPUTS)) == set(KNOWN[OTHERS[lecture.stem[:2]]])
+    assert set(opened.violations(OUTPUTS)) == set(KNOWN[LIBRARIES[lecture.stem[:2]]])
 
 
-@each(CONTROLS)
-def test_controls_can_be_used_when_all_has_run(whole):
-    kind, lecture, opened = whole
+@with_lectures(CONTROLS)
+def test_controls_can_be_used_after_the_run(whole):
+    _, lecture, opened = whole
     if isinstance(opened, Explorer):
         name, actions, number = next(move for move in MOVES if move[0] == opened.name)
         before = opened.expect(FIRST[name])
@@ -112,11 +126,11 @@ def test_controls_can_be_used_when_all_has_run(whole):
         opened.photograph(f"{opened.front_end.name} {lecture.stem} used")
     else:
         move_the_slider(opened)
-    assert not opened.faults
+    assert not opened.errors
 
 
 def move_the_slider(opened):
-    """That of lecture 00, by a key that moves it in every front end, and its menu by mouse."""
+    """Move the slider of lecture 00 with a key, and change its menu with the mouse."""
     output = opened.page.locator(OUTPUTS).filter(has=opened.page.get_by_role("slider"))
     expect(output).to_contain_text("7 billion parameters × 32 bits = 28.00 GB")
     slider = output.get_by_role("slider")
@@ -128,9 +142,12 @@ def move_the_slider(opened):
 
 
 def unknown(opened, violations, known):
-    """Those violations, rule → selectors of elements, that aren't known.
+    """Return the violations that are not known, as a dict from rules to selectors of elements.
 
-    known: rule → a selector that fits every element which breaks it.
+    Args:
+        opened: the open notebook.
+        violations: a dict from rules to selectors of elements.
+        known: a dict from rules to a selector that matches all elements with a known violation.
     """
     fits = "([element, known]) => document.querySelector(element)?.matches(known)"
     new = {

@@ -326,8 +326,8 @@ def remote_urls(url):
     return [] if url.startswith(("file:", "data:", "blob:", "about:")) else [url]
 
 
-# This function returns the id of each slide with all its fragments, the y at which its content ends,
-# and its problems.
+# For each slide with all its fragments, this function returns the slide's id, the y at which its
+# content ends, and its problems.
 MEASURE = """() => {
   const measure = (slide) => {
     const screen = slide.querySelector('.screen'), problems = [];

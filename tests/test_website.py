@@ -282,7 +282,10 @@ def test_without_an_address_no_page_links_to_a_repository(small):
 @pytest.mark.full
 @pytest.mark.parametrize(
     "students",
-    [pytest.param("", id="no students' repository", marks=pytest.mark.slow), STUDENTS],
+    [
+        pytest.param("", id="no students' repository", marks=pytest.mark.slow),
+        pytest.param(STUDENTS, id="students' repository"),
+    ],
 )
 def test_buttons_open_the_notebook_in_the_right_repository(tmp_path, students):
     last_run = make_course(tmp_path, URLS + REPOSITORY + students)
