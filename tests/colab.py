@@ -1,11 +1,11 @@
-"""What Google Colab makes of a notebook that is opened there, run, and downloaded or saved.
+"""Imitate what Google Colab changes in a notebook that is opened, run, and downloaded or saved.
 
-As in notebooks that came from Colab: 2 spaces of indentation, keys in another order, metadata of
-Colab's own in the notebook and in each cell, outputs, the state of widgets without the key that
-nbformat asks for (googlecolab/colabtools issue 5288). A notebook in format 4.5 stays one, and its
-cells keep their ids (issue 5402); one that went through format 4.0, in which Colab creates its own
-notebooks, has none left, and lost what nbgrader notes in a cell. That last is the worst that a
-cell's metadata can meet, and not what Colab does each time.
+The changes are those of real notebooks from Colab: 2 spaces of indentation, keys in another order,
+Colab's metadata in the notebook and in each cell, outputs, and the state of widgets without a key
+that nbformat requires (googlecolab/colabtools issue 5288). Colab keeps the format 4.5 of a notebook
+and the ids of its cells (issue 5402). Colab's own notebooks have format 4.0. A notebook that was
+converted to this format has no ids, and here it also lacks nbgrader's metadata, which is the worst
+case.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ LINK = "https://colab.research.google.com/github/example/mine/blob/main/Copy_of_
 
 
 def saved(notebook: dict[str, Any], *, ids: bool, name: str = "", link: bool = False) -> str:
-    """The text of a notebook as Colab saves it, run from top to bottom on a T4.
+    """Return the text of a notebook as Colab saves it after a run on a T4.
 
-    ids: whether it stayed in format 4.5. name: of the file on Drive. link: whether it was saved to
-    GitHub, with a link to Colab above all other cells.
+    Args:
+        notebook: the JSON of the notebook.
+        ids: whether the notebook keeps format 4.5 and the ids of its cells.
+        name: the name of the file on Google Drive; "" if it is not on Google Drive.
+        link: whether the notebook was saved to GitHub, with a link to Colab as its first cell.
     """
     cells = [_cell(copy.deepcopy(cell), place, ids) for place, cell in enumerate(notebook["cells"])]
     if link:
@@ -31,32 +34,31 @@ def saved(notebook: dict[str, Any], *, ids: bool, name: str = "", link: bool = F
         metadata = {"id": "view-in-github", "colab_type": "text"}
         top = {"cell_type": "markdown", "metadata": metadata, "source": [source]}
         cells.insert(0, top | ({"id": "view-in-github"} if ids else {}))
-    own = {"provenance": [], "gpuType": "T4", "toc_visible": True} | (
-        {"name": name} if name else {}
-    )
+    colab = {"provenance": [], "gpuType": "T4", "toc_visible": True}
     metadata = {
-        "colab": own,
+        "colab": colab | ({"name": name} if name else {}),
         "kernelspec": {"name": "python3", "display_name": "Python 3"},
         "language_info": {"name": "python"},
         "accelerator": "GPU",
         "widgets": {WIDGETS: {"1f2e3d4c5b6a47980123456789abcdef": {"model_name": "HTMLModel"}}},
     }
-    whole = {"nbformat": 4, "nbformat_minor": 5 if ids else 0, "metadata": metadata, "cells": cells}
-    return json.dumps(whole, ensure_ascii=False, indent=2)
+    content = {"nbformat": 4, "nbformat_minor": 5 if ids else 0}
+    content |= {"metadata": metadata, "cells": cells}
+    return json.dumps(content, ensure_ascii=False, indent=2)
 
 
 def _cell(cell: dict[str, Any], place: int, ids: bool) -> dict[str, Any]:
     name = cell.pop("id")
-    kept = cell["metadata"] | {"id": name} if ids else {"id": f"Zq3_{place:08}"}
-    made = {"cell_type": cell["cell_type"], "metadata": kept}
-    made |= {"source": "".join(cell["source"]).splitlines(keepends=True)}
+    metadata = cell["metadata"] | {"id": name} if ids else {"id": f"Zq3_{place:08}"}
+    result = {"cell_type": cell["cell_type"], "metadata": metadata}
+    result |= {"source": "".join(cell["source"]).splitlines(keepends=True)}
     if cell["cell_type"] == "code":
-        ran = {"elapsed": 12, "status": "ok", "timestamp": 1790000000000 + place, "user_tz": -120}
-        ran["user"] = {"displayName": "Student One", "userId": "00000000000000000001"}
-        kept |= {"colab": {"base_uri": "https://localhost:8080/", "height": 35}}
-        kept |= {"executionInfo": ran, "outputId": f"0b5a1c2d-0000-4000-8000-{place:012}"}
-        shown = {"output_type": "stream", "name": "stdout", "text": ["so it is\n"]}
-        made |= {"execution_count": place, "outputs": [shown]}
+        info = {"elapsed": 12, "status": "ok", "timestamp": 1790000000000 + place, "user_tz": -120}
+        info["user"] = {"displayName": "Student One", "userId": "00000000000000000001"}
+        metadata |= {"colab": {"base_uri": "https://localhost:8080/", "height": 35}}
+        metadata |= {"executionInfo": info, "outputId": f"0b5a1c2d-0000-4000-8000-{place:012}"}
+        output = {"output_type": "stream", "name": "stdout", "text": ["printed\n"]}
+        result |= {"execution_count": place, "outputs": [output]}
     if "attachments" in cell:
-        made["attachments"] = cell["attachments"]
-    return made | ({"id": name} if ids else {})
+        result["attachments"] = cell["attachments"]
+    return result | ({"id": name} if ids else {})

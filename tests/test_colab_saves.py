@@ -1,4 +1,4 @@
-"""An exercise solved on Colab: what comes back is repaired, collected and graded like any other."""
+"""Test that exercises which were solved on Colab are repaired, collected and graded."""
 
 import json
 import subprocess
@@ -26,20 +26,20 @@ SAVES = {
 
 
 def solved(name):
-    """A release with the reference's answers, and an own cell below the imports."""
+    """Return a released assignment with correct answers, and a student's cell after the imports."""
     answers = {t.id: t.answer["source"] for t in read(sources(ROOT, name)[0]).tasks}
     notebook = json.loads((ROOT / f"exercises/{name}/{name}.ipynb").read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
         cell["source"] = answers.get(cell["id"], "".join(cell["source"]))
-    place = next(n for n, cell in enumerate(notebook["cells"]) if cell["id"] == "imports")
-    own = {"cell_type": "code", "id": "mine", "metadata": {}, "source": "1 + 1"}
-    notebook["cells"].insert(place + 1, own | {"execution_count": None, "outputs": []})
+    index = next(n for n, cell in enumerate(notebook["cells"]) if cell["id"] == "imports")
+    cell = {"cell_type": "code", "id": "mine", "metadata": {}, "source": "1 + 1"}
+    notebook["cells"].insert(index + 1, cell | {"execution_count": None, "outputs": []})
     return notebook
 
 
 @pytest.mark.parametrize("save", SAVES)
 @pytest.mark.parametrize("name", NAMES)
-def test_repair_brings_back_every_cell(name, save, tmp_path):
+def test_repair_restores_every_cell(name, save, tmp_path):
     notebook = solved(name)
     path = tmp_path / f"student01_{name}.ipynb"
     path.write_text(colab.saved(notebook, **SAVES[save]), encoding="utf-8")
@@ -48,9 +48,9 @@ def test_repair_brings_back_every_cell(name, save, tmp_path):
     marked = sum(bool(grading(cell)) for cell in notebook["cells"])
     lost = f"nbgrader's metadata was missing or changed: {marked} cells"
     assert repaired.notes == (() if SAVES[save]["ids"] else (lost,)) and repaired.doubts == ()
-    found = json.loads(target.read_text(encoding="utf-8"))
-    assert found["metadata"] == notebook["metadata"]
-    cells = [{**cell, "source": "".join(cell["source"])} for cell in found["cells"]]
+    restored = json.loads(target.read_text(encoding="utf-8"))
+    assert restored["metadata"] == notebook["metadata"]
+    cells = [{**cell, "source": "".join(cell["source"])} for cell in restored["cells"]]
     if SAVES[save].get("link"):
         assert "view-in-github" not in cells[0]["metadata"] and "<a href=" in cells[0]["source"]
         del cells[0]
@@ -61,8 +61,8 @@ def test_repair_brings_back_every_cell(name, save, tmp_path):
 
 
 @pytest.mark.parametrize("save", SAVES)
-def test_an_answer_without_a_sure_place_is_refused(save, tmp_path):
-    """Somebody typed the answer into a new cell and deleted the one that was there."""
+def test_an_answer_in_a_new_cell_is_not_repaired(save, tmp_path):
+    """The student deleted the cell for the answer, so the place of the new cell is uncertain."""
     notebook = solved("03_lora")
     answer = next(cell for cell in notebook["cells"] if "SOLUTION" in cell["source"])
     answer.update({"id": "new", "metadata": {}, "source": answer["source"].partition("\n")[2]})
@@ -74,7 +74,7 @@ def test_an_answer_without_a_sure_place_is_refused(save, tmp_path):
 
 
 def collected(course, name):
-    """Files for an assignment, as students send them, then `nbgrader zip_collect`; what it says."""
+    """Collect files as students send them with `nbgrader zip_collect`, and return its output."""
     archive = course / "downloaded" / name / "archive"
     archive.mkdir(parents=True)
     names = (f"{name}.ipynb", f"Copy of {name}.ipynb", f"{name} (1).ipynb", f"Copy_of_{name}.ipynb")
@@ -88,24 +88,28 @@ def collected(course, name):
 
 
 @needed
-@pytest.mark.filterwarnings("ignore:Object of type <Submitted")  # SQLAlchemy's, of nbgrader
+# nbgrader causes this warning of SQLAlchemy.
+@pytest.mark.filterwarnings("ignore:Object of type <Submitted")
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[] if n == "03_lora" else pytest.mark.slow) for n in NAMES],
+    [
+        pytest.param(name, marks=pytest.mark.full if name == "03_lora" else pytest.mark.slow)
+        for name in NAMES
+    ],
 )
-def test_it_is_collected_and_gets_the_points_of_the_untouched_solution(name, tmp_path):
+def test_saved_notebooks_get_the_same_points_as_the_original(name, tmp_path):
     with mutation.offline():
         course = release.copied_course(ROOT, tmp_path / "course", only=name)
         release.release(course)
-        mutation.submit(course, name, "untouched", {})
+        mutation.submit(course, name, "original", {})
         assert "4 files collected" in collected(course, name)
         records = classroom.grade(course, name, workers=2).records
     points = {record.student: record.points for record in records}
-    assert list(points) == ["student01", "student02", "student03", "student04", "untouched"]
+    assert list(points) == ["original", "student01", "student02", "student03", "student04"]
     assignment = read(sources(ROOT, name)[0])
     full = {task.id: task.points for task in mutation.code_tasks(assignment)}
     for record in records:
-        assert record.points == points["untouched"], record.student
+        assert record.points == points["original"], record.student
         assert mutation.by_task(assignment, record.points) == full
         lost = [line for line in record.repairs if "metadata was missing" in line]
         assert len(lost) == (record.student in ("student02", "student03"))
