@@ -37,8 +37,8 @@ def write_atomically(
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     for place in (path, part):
         if place.is_dir() and not place.is_symlink():
-            what = "a folder is in the place of this file: move the folder away"
-            raise IsADirectoryError(errno.EISDIR, what, os.fspath(place))
+            problem = "a folder has this name: move or rename the folder"
+            raise IsADirectoryError(errno.EISDIR, problem, os.fspath(place))
     part.unlink(missing_ok=True)
     for left in path.parent.glob(f"{glob.escape(path.name)}.*{PART}") if alone else ():
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Convert plain values, which graded answers accept and return, to bytes and back safely.
+"""Convert plain values to bytes and back safely. Graded answers accept and return plain values.
 
 A plain value is None, a bool, int, float, str, list, tuple, dict, NumPy array or PyTorch tensor.
 Other objects are refused, because an object can define its own `__eq__` and claim to equal any
@@ -19,7 +19,8 @@ from typing import Any
 MAX_DEPTH = 20
 # The maximum number of single values and containers together in one plain value.
 MAX_PARTS = 1_000_000
-# The maximum size of all arrays, tensors and texts together, in bytes (B).
+# The maximum size of all arrays, tensors and texts together, in bytes (B). Each character of a text
+# counts as one byte.
 MAX_BYTES = 64_000_000
 
 SCALARS = (type(None), bool, int, float, str)
@@ -104,7 +105,7 @@ class _Writer:
     def tree(self, value: Any, where: str, depth: int) -> Any:
         """Return the tree of a value.
 
-        Error messages call the value `where`, for example "the value[1]".
+        `where` is the name of the value in error messages, for example "the value[1]".
         """
         self._count(parts=1)
         if depth > MAX_DEPTH:
@@ -129,7 +130,7 @@ class _Writer:
         kind, numpy, torch = type(value), sys.modules.get("numpy"), sys.modules.get("torch")
         if numpy and kind is numpy.ndarray and value.dtype.kind in "biuf" and value.dtype.isnative:
             self._count(size=value.nbytes)
-            return _aside("array", self.array, numpy.array(value, order="C"))
+            return _put("array", self.array, numpy.array(value, order="C"))
         if numpy and kind in numpy.sctypeDict.values() and type(value.item()) in SCALARS:
             return self.tree(value.item(), where, depth)
         if torch and kind is torch.Size:
@@ -138,20 +139,20 @@ class _Writer:
             if value.layout is not torch.strided or value.is_quantized or value.is_meta:
                 raise TypeError(f"{where} is not an ordinary, dense tensor")
             self._count(size=value.nbytes)
-            return _aside("tensor", self.tensor, value.detach().cpu().clone().contiguous())
+            return _put("tensor", self.tensor, value.detach().cpu().clone().contiguous())
         raise TypeError(f"{where} is of type {kind.__name__}; {ALLOWED} are allowed")
 
     def _count(self, parts: int = 0, size: int = 0) -> None:
         self.parts, self.bytes = self.parts + parts, self.bytes + size
         if self.parts > MAX_PARTS or self.bytes > MAX_BYTES:
             raise ValueError(
-                f"the value is too large: {MAX_PARTS:,} parts and {MAX_BYTES // 10**6} MB are the "
-                "most that is allowed"
+                f"the value is too large: at most {MAX_PARTS:,} items and {MAX_BYTES // 10**6} MB "
+                "are allowed"
             )
 
 
-def _aside(kind: str, store: dict[str, Any], array: Any) -> dict[str, int]:
-    """Put an array into a store, and return the reference to it for the tree."""
+def _put(kind: str, store: dict[str, Any], array: Any) -> dict[str, int]:
+    """Add an array to a store, and return the node of the tree that refers to it."""
     store[str(len(store))] = array
     return {kind: len(store) - 1}
 
@@ -169,14 +170,14 @@ def _parts(data: bytes) -> list[bytes]:
 
     The 8 bytes before each part contain the length of the part.
     """
-    found = []
+    parts = []
     while data:
         end = 8 + int.from_bytes(data[:8], "little")
         if len(data) < end:
-            raise ValueError("they end too early")
-        found.append(data[8:end])
+            raise ValueError("the end is missing")
+        parts.append(data[8:end])
         data = data[end:]
-    return found
+    return parts
 
 
 def _load(library: str, data: bytes) -> dict[str, Any]:

@@ -47,5 +47,5 @@ def test_a_symbolic_link_is_replaced_and_its_target_is_kept(tmp_path):
 
 def test_a_folder_with_the_name_of_the_file_raises_an_error(tmp_path):
     (tmp_path / "page.html").mkdir()
-    with pytest.raises(CourseError, match="a folder is in the place of this file"):
+    with pytest.raises(CourseError, match="a folder has this name: move or rename"):
         write_text(tmp_path / "page.html", "text")

@@ -140,7 +140,7 @@ def test_values_that_are_too_large_raise_an_error():
     with pytest.raises(ValueError, match="nested more than 20 deep, or contains itself"):
         values.encode(endless)
     row = [0] * 1001
-    with pytest.raises(ValueError, match=r"1,000,000 parts and 64 MB are the most"):
+    with pytest.raises(ValueError, match=r"at most 1,000,000 items and 64 MB are allowed"):
         values.encode([row] * 1001)
     big = torch.zeros(1, dtype=torch.uint8).expand(values.MAX_BYTES // 2 + 1)
     with pytest.raises(ValueError, match="too large"):
