@@ -359,10 +359,10 @@ def place(error: BaseException) -> list[str]:
         (frame.f_code.co_filename, line, frame.f_code.co_name)
         for frame, line in traceback.walk_tb(error.__traceback__)
     ]
-    own = [frame for frame in frames if _is_cell(frame[0]) and frame[2] != "<module>"]
-    if not own:
+    frames_of_cells = [frame for frame in frames if _is_cell(frame[0]) and frame[2] != "<module>"]
+    if not frames_of_cells:
         return []
-    file, line, name = own[-1]
+    file, line, name = frames_of_cells[-1]
     return [f"in        {name}, line {line}: {linecache.getline(file, line).strip()}"]
 
 

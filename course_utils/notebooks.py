@@ -50,14 +50,14 @@ def lectures(folder: Path, only: str | None = None) -> list[Path]:
     Raises:
         CourseError: there is no such lecture; the message lists the lectures that exist.
     """
-    found = sorted((folder / "lectures").glob("[0-9][0-9]_*.ipynb"))
+    paths = sorted((folder / "lectures").glob("[0-9][0-9]_*.ipynb"))
     if only is None:
-        return found
+        return paths
     name = Path(only).name.removesuffix(".ipynb")
     number = name.zfill(2)
-    chosen = [path for path in found if path.stem == name or path.stem[:2] == number]
+    chosen = [path for path in paths if path.stem == name or path.stem[:2] == number]
     if not chosen:
-        names = ", ".join(path.stem for path in found)
+        names = ", ".join(path.stem for path in paths)
         remedy = f"choose one of: {names}" if names else f"{folder / 'lectures'} has no lectures"
         raise CourseError(f"there is no lecture {only}; {remedy}")
     return chosen
@@ -65,8 +65,8 @@ def lectures(folder: Path, only: str | None = None) -> list[Path]:
 
 def all_notebooks(folder: Path) -> list[Path]:
     """Return all notebooks in `lectures/`, `solutions/` and `exercises/`, without checkpoints."""
-    found = (path for name in FOLDERS for path in (folder / name).rglob("*.ipynb"))
-    return sorted(path for path in found if ".ipynb_checkpoints" not in path.parts)
+    paths = (path for name in FOLDERS for path in (folder / name).rglob("*.ipynb"))
+    return sorted(path for path in paths if ".ipynb_checkpoints" not in path.parts)
 
 
 def load(path: Path) -> dict[str, Any]:

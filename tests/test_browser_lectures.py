@@ -54,7 +54,7 @@ LIBRARIES = {"02": "pandas", "00": "ipywidgets"}
 
 
 @pytest.fixture(scope="module")
-def whole(request, browser, tmp_path_factory):
+def opened_lecture(request, browser, tmp_path_factory):
     """Open a lecture in a front end and run all of its cells."""
     kind, number = request.param
     (lecture,) = [path for path in LECTURES if path.stem.startswith(number)]
@@ -75,19 +75,19 @@ def with_lectures(cases):
         pytest.param(case, marks=pytest.mark.full if case in FULL else pytest.mark.slow)
         for case in cases
     ]
-    return pytest.mark.parametrize("whole", params, indirect=True, ids="-".join)
+    return pytest.mark.parametrize("opened_lecture", params, indirect=True, ids="-".join)
 
 
 @with_lectures(CASES)
-def test_all_cells_of_a_lecture_run(whole):
-    _, lecture, opened = whole
+def test_all_cells_of_a_lecture_run(opened_lecture):
+    _, lecture, opened = opened_lecture
     assert opened.problem(lecture) is None
 
 
 @with_lectures(CASES)
-def test_the_outputs_of_a_lecture_are_accessible(whole):
+def test_the_outputs_of_a_lecture_are_accessible(opened_lecture):
     """Pictures have texts and tables have headers. Voila has no dark theme."""
-    kind, _, opened = whole
+    kind, _, opened = opened_lecture
     outputs = opened.page.locator(OUTPUTS)
     texts = outputs.locator("img").evaluate_all("images => images.map(image => image.alt)")
     assert all(len(text) > 20 for text in texts)
@@ -104,9 +104,9 @@ def test_the_outputs_of_a_lecture_are_accessible(whole):
 
 
 @with_lectures([(kind, number) for kind in FRONT_ENDS for number in LIBRARIES])
-def test_exactly_the_known_violations_occur(whole):
+def test_exactly_the_known_violations_occur(opened_lecture):
     """A violation that no longer occurs must be removed from axe_known.json."""
-    kind, lecture, opened = whole
+    kind, lecture, opened = opened_lecture
     around = opened.violations({"exclude": [[OUTPUTS]]})
     assert unknown(opened, around, KNOWN[kind]) == {}
     assert set(around) == set(KNOWN[kind])
@@ -114,8 +114,8 @@ def test_exactly_the_known_violations_occur(whole):
 
 
 @with_lectures(CONTROLS)
-def test_controls_can_be_used_after_the_run(whole):
-    _, lecture, opened = whole
+def test_controls_can_be_used_after_the_run(opened_lecture):
+    _, lecture, opened = opened_lecture
     if isinstance(opened, Explorer):
         name, actions, number = next(move for move in MOVES if move[0] == opened.name)
         before = opened.expect(FIRST[name])

@@ -23,7 +23,7 @@ from course_utils.publishing.site_check import problems
 from course_utils.publishing.website import Links
 from course_utils.validation import CourseError
 
-# Sphinx builds the sites of the fixtures `small` and `whole`.
+# Sphinx builds the sites of the fixtures `small_site` and `course_site`.
 pytestmark = pytest.mark.xdist_group("website")
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -158,7 +158,7 @@ def make_course(folder, urls=""):
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
+def small_site(tmp_path_factory):
     """Return the folder of the small course's site."""
     folder = tmp_path_factory.mktemp("course")
     last_run = make_course(folder)
@@ -185,50 +185,50 @@ def article(site, name):
 
 
 @pytest.mark.full
-def test_the_page_of_a_lecture_has_outputs_and_no_setup_cell(small):
-    text = text_of(article(small, "lectures/01_sums.html"))
+def test_the_page_of_a_lecture_has_outputs_and_no_setup_cell(small_site):
+    text = text_of(article(small_site, "lectures/01_sums.html"))
     assert "6 * 7" in text and "it is 42" in text and "42 in all" in text
     assert "the_setup" not in text
 
 
 @pytest.mark.full
-def test_pictures_become_files_and_keep_their_alt_text(small):
-    markup = article(small, "lectures/01_sums.html")
+def test_pictures_become_files_and_keep_their_alt_text(small_site):
+    markup = article(small_site, "lectures/01_sums.html")
     assert '<img alt="a line" src="01_sums/picture.png">' in markup
     assert '<img alt="two lines" src="01_sums/picture-2.png">' in markup
-    assert (small / "lectures/01_sums/picture-2.png").read_bytes() == base64.b64decode(PNG)
+    assert (small_site / "lectures/01_sums/picture-2.png").read_bytes() == base64.b64decode(PNG)
 
 
 @pytest.mark.full
-def test_tables_of_the_pandas_styler_get_the_class_of_other_tables(small):
-    markup = article(small, "lectures/01_sums.html")
+def test_tables_of_the_pandas_styler_get_the_class_of_other_tables(small_site):
+    markup = article(small_site, "lectures/01_sums.html")
     assert '<table class="dataframe" id="T_1a2b3"><td>7</td></table>' in markup
 
 
 @pytest.mark.full
-def test_the_last_state_of_a_widget_is_shown(small):
-    markup = page(small, "lectures/01_sums.html")
+def test_the_last_state_of_a_widget_is_shown(small_site):
+    markup = page(small_site, "lectures/01_sums.html")
     assert "<div>rank 8</div>" in markup
     assert "require" not in markup and "widget" not in markup
 
 
 @pytest.mark.full
-def test_formulas_are_mathml(small):
-    markup = article(small, "lectures/01_sums.html")
+def test_formulas_are_mathml(small_site):
+    markup = article(small_site, "lectures/01_sums.html")
     assert "<math" in markup and "<mfrac>" in markup and "\\frac" not in markup
     assert 'display="block"' in markup
-    scripts = re.findall("<script.*?>", page(small, "lectures/01_sums.html"))
+    scripts = re.findall("<script.*?>", page(small_site, "lectures/01_sums.html"))
     assert scripts and not re.search("math", " ".join(scripts), re.I)
 
 
 @pytest.mark.full
-def test_the_page_of_a_lecture_has_no_badges(small):
-    assert "badge" not in article(small, "lectures/01_sums.html")
+def test_the_page_of_a_lecture_has_no_badges(small_site):
+    assert "badge" not in article(small_site, "lectures/01_sums.html")
 
 
 @pytest.mark.full
-def test_the_page_of_an_exercise_shows_the_stub_and_folds_the_checks(small):
-    markup = article(small, "exercises/01_sums/01_sums.html")
+def test_the_page_of_an_exercise_shows_the_stub_and_folds_the_checks(small_site):
+    markup = article(small_site, "exercises/01_sums/01_sums.html")
     folded = re.search(r"<details.*?</details>", markup, re.S)[0]
     assert "Show the check" in folded and "assert add(1, 2) == 3" in text_of(folded)
     assert "raise NotImplementedError()" in text_of(markup.replace(folded, ""))
@@ -248,33 +248,33 @@ def test_the_page_of_an_exercise_shows_the_stub_and_folds_the_checks(small):
         "glossary.html#term-W",
     ],
 )
-def test_links_of_a_guide_lead_to_pages_and_cells(small, link):
-    assert f'href="{link}"' in article(small, "guide.html")
+def test_links_of_a_guide_lead_to_pages_and_cells(small_site, link):
+    assert f'href="{link}"' in article(small_site, "guide.html")
 
 
 @pytest.mark.full
-def test_a_link_to_a_file_without_a_page_becomes_plain_text(small):
-    markup = article(small, "guide.html")
+def test_a_link_to_a_file_without_a_page_becomes_plain_text(small_site):
+    markup = article(small_site, "guide.html")
     assert "Makefile" in text_of(markup) and "Makefile</a>" not in markup
 
 
 @pytest.mark.full
-def test_docstrings_have_signatures_and_sections(small):
-    text = text_of(article(small, "api/files.html"))
+def test_docstrings_have_signatures_and_sections(small_site):
+    text = text_of(article(small_site, "api/files.html"))
     assert "write_text(path: Path, text: str) → None" in text
     assert "Parameters: path – the file" in text and "Raises: CourseError – the file" in text
 
 
 @pytest.mark.full
-def test_the_page_of_a_package_shows_its_docstring_and_public_names(small):
-    markup = article(small, "api/memory.html")
+def test_the_page_of_a_package_shows_its_docstring_and_public_names(small_site):
+    markup = article(small_site, "api/memory.html")
     assert any("weights" in drawing for drawing in re.findall("<pre>.*?</pre>", markup, re.S))
     assert "estimate(" in text_of(markup) and "class ModelShape(" in text_of(markup)
 
 
 @pytest.mark.full
-def test_without_an_address_no_page_links_to_a_repository(small):
-    for path in small.rglob("*.html"):
+def test_without_an_address_no_page_links_to_a_repository(small_site):
+    for path in small_site.rglob("*.html"):
         for word in ("colab.research", "mybinder", "github.com"):
             assert word not in path.read_text(encoding="utf-8"), path
 
@@ -311,13 +311,13 @@ def test_buttons_open_the_notebook_in_the_right_repository(tmp_path, students):
 
 
 @pytest.mark.full
-def test_pages_request_nothing_from_the_network_and_fit_a_phone(small, browser):
+def test_pages_request_nothing_from_the_network_and_fit_a_phone(small_site, browser):
     phone = {"width": 390, "height": 844}
     opened, requests = browser.new_page(viewport=phone), []
     opened.on("request", lambda request: requests.append(request.url))
     too_wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     for path in ("guide.html", "lectures/01_sums.html", "api/memory.html", "search.html?q=sum"):
-        opened.goto(f"file://{small}/{path}")
+        opened.goto(f"file://{small_site}/{path}")
         assert opened.evaluate(too_wide) == 0, path
     expect(opened.locator("#search-results")).to_contain_text("01 Sums")
     assert requests and all(url.startswith(("file:", "data:")) for url in requests), requests
@@ -575,9 +575,9 @@ def test_the_command_needs_a_last_run(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def course_site(tmp_path_factory):
     """Build the course's own site from lectures whose only outputs are the quoted texts."""
-    folder = tmp_path_factory.mktemp("whole")
+    folder = tmp_path_factory.mktemp("course_site")
     for path in LECTURES:
         content = json.loads(path.read_text(encoding="utf-8"))
         for cell in content["cells"]:
@@ -594,8 +594,8 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.full
-def test_the_course_site_has_a_page_for_each_notebook_and_guide(whole):
-    names = {path.relative_to(whole).as_posix() for path in whole.rglob("*.html")}
+def test_the_course_site_has_a_page_for_each_notebook_and_guide(course_site):
+    names = {path.relative_to(course_site).as_posix() for path in course_site.rglob("*.html")}
     wanted = {f"lectures/{path.stem}.html" for path in LECTURES}
     wanted |= {f"exercises/{p.stem}/{p.stem}.html" for p in ROOT.glob("exercises/*/*.ipynb")}
     wanted |= {f"{path.stem}.html" for path in ROOT.glob("docs/*.md")}
@@ -616,8 +616,10 @@ def secrets_of(path):
 
 
 @pytest.mark.full
-def test_the_course_site_contains_no_solutions_and_no_hidden_tests(whole):
-    site = " ".join(text_of(path.read_text(encoding="utf-8")) for path in whole.rglob("*.html"))
+def test_the_course_site_contains_no_solutions_and_no_hidden_tests(course_site):
+    site = " ".join(
+        text_of(path.read_text(encoding="utf-8")) for path in course_site.rglob("*.html")
+    )
     # The released cells are on the site, so this search would find a solution, too.
     for path in ROOT.glob("exercises/*/*.ipynb"):
         for cell in (cell for cell in cells(path) if cell["metadata"].get("nbgrader")):

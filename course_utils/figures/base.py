@@ -105,15 +105,15 @@ def with_strokes(series: Mapping[str, Any]) -> Iterator[tuple[str, Any, tuple[st
 
 
 def stacked_bars(
-    axes: Axes, rows: Mapping[str, Mapping[str, float]], looks: Iterable[Mapping[str, Any]]
+    axes: Axes, rows: Mapping[str, Mapping[str, float]], styles: Iterable[Mapping[str, Any]]
 ) -> dict[str, float]:
     """Draw a stacked horizontal bar for each row, with the first row on top.
 
     Args:
         axes: the axes in which the bars are drawn.
         rows: name of the row → name of the part → length of the part.
-        looks: keyword arguments of `Axes.barh` for each part. After the last look, the first look
-            is used again.
+        styles: keyword arguments of `Axes.barh` for each part. After the last style, the first
+            style is used again.
 
     Returns:
         Name of the row → length of its bar, from the bottom row to the top row.
@@ -121,9 +121,9 @@ def stacked_bars(
     parts = dict.fromkeys(part for row in rows.values() for part in row)
     names = list(rows)[::-1]
     ends = dict.fromkeys(names, 0.0)
-    for part, look in zip(parts, cycle(looks), strict=False):
+    for part, style in zip(parts, cycle(styles), strict=False):
         sizes = [rows[name].get(part, 0) for name in names]
-        axes.barh(names, sizes, left=list(ends.values()), label=part, edgecolor="white", **look)
+        axes.barh(names, sizes, left=list(ends.values()), label=part, edgecolor="white", **style)
         ends = {name: ends[name] + size for name, size in zip(names, sizes, strict=True)}
     return ends
 

@@ -78,8 +78,8 @@ def code_use(shares: Mapping[str, Sequence[float]]) -> Picture:
     """
     figure, panels = panels_in_a_row(len(shares), sharey=True)
     descriptions = []
-    for axes, (name, own) in zip(panels, shares.items(), strict=True):
-        percent = [100 * float(share) for share in own]
+    for axes, (name, frequencies) in zip(panels, shares.items(), strict=True):
+        percent = [100 * float(share) for share in frequencies]
         axes.bar(range(len(percent)), percent, color=BLUE)
         axes.axhline(100 / len(percent), color=BLACK, linestyle="--", linewidth=1)
         axes.set(xlabel="code, lowest level first", title=name)
@@ -120,8 +120,8 @@ def normal_quantiles(samples: Mapping[str, Sequence[float]], most: float = 4) ->
         expected = np.linspace(-reach, reach, 33)
         shares = [NormalDist().cdf(z) for z in expected]
         actual = np.quantile((values - values.mean()) / values.std(), shares)
-        look = {"color": colour, "linestyle": dash, "marker": marker, "markersize": 4}
-        axes.plot(expected, actual, **look, label=name)
+        style = {"color": colour, "linestyle": dash, "marker": marker, "markersize": 4}
+        axes.plot(expected, actual, **style, label=name)
         descriptions.append(f"{name} reaches {actual[0]:.1f} and {actual[-1]:.1f} at ±{reach:.1f}")
     axes.set(xlabel="quantile of a normal distribution (σ)", ylabel="quantile of the sample (σ)")
     axes.legend(frameon=False)
@@ -138,15 +138,15 @@ def bits_per_weight(rows: Mapping[str, Mapping[str, float]], chosen: str | None 
         chosen: the name of the bar that is marked with bold text and a dashed line.
     """
     figure, axes = one_panel(height=1.2 + 0.36 * len(rows))
-    looks = zip((SKY, ORANGE, RED, YELLOW), HATCHES, strict=True)
+    styles = zip((SKY, ORANGE, RED, YELLOW), HATCHES, strict=True)
     ends = stacked_bars(
-        axes, rows, [{"color": colour, "hatch": hatch, "linewidth": 0} for colour, hatch in looks]
+        axes, rows, [{"color": colour, "hatch": hatch, "linewidth": 0} for colour, hatch in styles]
     )
     for name, end in ends.items():
         terms = " + ".join(map(_decimal, rows[name].values()))
         text = _decimal(end) + (f" = {terms}" if len(rows[name]) > 1 else "")
-        look = {"va": "center", "weight": "bold" if name == chosen else "normal"}
-        axes.annotate(f"  {text}", (1, name), xycoords=("axes fraction", "data"), **look)
+        style = {"va": "center", "weight": "bold" if name == chosen else "normal"}
+        axes.annotate(f"  {text}", (1, name), xycoords=("axes fraction", "data"), **style)
     if chosen is not None:
         axes.axvline(ends[chosen], color=BLACK, linestyle="--", linewidth=1)
         axes.get_yticklabels()[list(ends).index(chosen)].set_weight("bold")
@@ -182,18 +182,18 @@ def frontier(
     figure, axes = one_panel(9, 4)
     by_error = sorted(points, key=lambda name: min(error for _, error in points[name].values()))
     lower = by_error[: (len(points) + 1) // 2]
-    for name, own, (colour, dash, marker) in with_strokes(points):
-        bits, errors = zip(*own.values(), strict=True)
+    for name, labelled, (colour, dash, marker) in with_strokes(points):
+        bits, errors = zip(*labelled.values(), strict=True)
         above = [b - floor for b in bits]
         axes.plot(above, errors, dash, color=colour, linewidth=1)
-        fills = [colour if (name, label) in best else "white" for label in own]
+        fills = [colour if (name, label) in best else "white" for label in labelled]
         axes.scatter(above, errors, c=fills, marker=marker, edgecolors=colour, s=55, zorder=3)
         # This line has no points. Its entry in the legend shows both the dash and the marker.
         axes.plot([], [], dash, color=colour, marker=marker, label=name)
         place = {"xytext": (4, 4), "ha": "left", "va": "bottom"}
         if name in lower:
             place = {"xytext": (-4, -5), "ha": "right", "va": "top"}
-        for label, x, y in zip(own, above, errors, strict=True):
+        for label, x, y in zip(labelled, above, errors, strict=True):
             axes.annotate(label, (x, y), textcoords="offset points", fontsize="x-small", **place)
     _frontier_axes(axes, floor)
     descriptions = []
@@ -229,22 +229,26 @@ def byte_layout(fields: Mapping[str, int]) -> Picture:
     figure, axes = one_panel(9, 3.4)
     largest = max(fields, key=fields.__getitem__)
     small = {name: size for name, size in fields.items() if name != largest}
-    whole, rest = sum(fields.values()), sum(small.values())
-    looks = dict(zip(fields, zip(SERIES, HATCHES * 2, strict=True), strict=False))
-    for row, (names, total) in {1: ([largest, *small], whole), 0: (list(small), rest)}.items():
+    total_size, rest_size = sum(fields.values()), sum(small.values())
+    styles = dict(zip(fields, zip(SERIES, HATCHES * 2, strict=True), strict=False))
+    bars = {1: ([largest, *small], total_size), 0: (list(small), rest_size)}
+    for row, (names, total) in bars.items():
         left = 0.0
         for name in names:
-            colour, hatch = looks[name]
-            look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+            colour, hatch = styles[name]
+            style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
             label = None if row == 0 else f"{name}: {fields[name]:,} B"
-            axes.barh(row, fields[name] / total, 0.5, left=left, label=label, **look)
+            axes.barh(row, fields[name] / total, 0.5, left=left, label=label, **style)
             left += fields[name] / total
     # Two dotted lines connect the lower bar with the part of the upper bar that is magnified.
-    for above, below in ((1 - rest / whole, 0), (1, 1)):
+    for above, below in ((1 - rest_size / total_size, 0), (1, 1)):
         axes.plot([above, below], [0.75, 0.25], color=BLACK, linestyle=":", linewidth=1)
-    axes.set_yticks([1, 0], [f"all, {whole:,} B", f"the rest, {rest:,} B\n× {whole / rest:.0f}"])
+    axes.set_yticks(
+        [1, 0],
+        [f"all, {total_size:,} B", f"the rest, {rest_size:,} B\n× {total_size / rest_size:.0f}"],
+    )
     axes.set(xlim=(0, 1), ylim=(-0.3, 1.3), xticks=[])
     axes.spines[["bottom", "left"]].set_visible(False)
     legend_above(axes, columns=2, middle=0.45)
     sizes = ", ".join(f"{name} {size:,} B" for name, size in fields.items())
-    return Picture(figure, f"Bars of {whole:,} B: {sizes}.")
+    return Picture(figure, f"Bars of {total_size:,} B: {sizes}.")

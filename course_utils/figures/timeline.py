@@ -119,7 +119,7 @@ class TimelineView:
         from course_utils.memory import LOGITS, REST, WORK
         from course_utils.paging import PAGES
 
-        looks = (
+        styles = (
             ("weights", SKY, "", ["weights"]),
             ("states that can't move", PURPLE, "....", ["optimizer"]),
             ("pages of states", ORANGE, "////", [PAGES]),
@@ -130,7 +130,7 @@ class TimelineView:
         )
         areas = [
             Area(label, colour, hatch, [sum(m.gpu[g] for g in groups) for m in self.moments])
-            for label, colour, hatch, groups in looks
+            for label, colour, hatch, groups in styles
         ]
         return [area for area in areas if any(area.sizes)]
 
@@ -208,17 +208,17 @@ def _draw_areas(axes: Axes, view: TimelineView) -> None:
     for area in view.areas():
         top = [a + b / GB for a, b in zip(below, area.sizes, strict=True)]
         label = area.label if max(area.sizes) >= NAMED_AREA * view.run.budget else None
-        look = {"hatch": area.hatch, "label": label, "baseline": below}
-        _stairs(axes, top, view.edges, color=area.color, **look)
+        style = {"hatch": area.hatch, "label": label, "baseline": below}
+        _stairs(axes, top, view.edges, color=area.color, **style)
         below = top
     handles, labels = axes.get_legend_handles_labels()
     legend_beside(axes, handles[::-1], labels[::-1])
 
 
 def _stairs(
-    axes: Axes, top: Sequence[float], edges: Sequence[float], *, color: str, **look: Any
+    axes: Axes, top: Sequence[float], edges: Sequence[float], *, color: str, **style: Any
 ) -> None:
-    axes.stairs(top, edges, fill=True, facecolor=color, edgecolor="white", linewidth=0, **look)
+    axes.stairs(top, edges, fill=True, facecolor=color, edgecolor="white", linewidth=0, **style)
 
 
 def _draw_budget(axes: Axes, view: TimelineView) -> None:

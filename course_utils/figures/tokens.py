@@ -62,16 +62,18 @@ def token_losses(
     figure, axes = one_panel()
     descriptions = []
     marked = list(zip(losses, graded, strict=True))
-    looks = {
+    styles = {
         "prompt: not graded": (False, {"color": "white", "edgecolor": "gray", "hatch": "////"}),
         "graded": (True, {"color": BLUE}),
     }
-    for label, (is_graded, look) in looks.items():
-        own = {n: float(loss) for n, (loss, mark) in enumerate(marked) if bool(mark) is is_graded}
-        if own:
-            mean = fmean(own.values())
-            axes.bar(list(own), list(own.values()), 0.9, label=f"{label}, mean {mean:.2f}", **look)
-            descriptions.append(f"{len(own)} tokens {label}, mean {mean:.2f} nats")
+    for label, (is_graded, style) in styles.items():
+        group = {n: float(loss) for n, (loss, mark) in enumerate(marked) if bool(mark) is is_graded}
+        if group:
+            mean = fmean(group.values())
+            axes.bar(
+                list(group), list(group.values()), 0.9, label=f"{label}, mean {mean:.2f}", **style
+            )
+            descriptions.append(f"{len(group)} tokens {label}, mean {mean:.2f} nats")
     if texts is not None:
         axes.set_xticks(range(len(texts)), texts, **TOKEN_TEXT)
     axes.set(xlabel="token", ylabel="loss = −log p (nats)")
@@ -134,14 +136,14 @@ class MarkedTokens:
         return self._write(lambda text, _: text.replace("↵", "↵\n"), str)
 
     def _repr_html_(self) -> str:
-        looks = {
+        styles = {
             False: "color:#444;background:#eee",
             True: "color:#003a5d;background:#cfe6f7;font-weight:bold;text-decoration:underline",
         }
 
         def box(text: str, graded: bool) -> str:
-            look = f"display:inline-block;border:1px solid white;{looks[bool(graded)]}"
-            return f'<span style="{look}">{html.escape(text)}</span>' + "<br>" * text.count("↵")
+            style = f"display:inline-block;border:1px solid white;{styles[bool(graded)]}"
+            return f'<span style="{style}">{html.escape(text)}</span>' + "<br>" * text.count("↵")
 
         def sign(words: str) -> str:
             return f"<strong>{words}</strong>".replace("\n", "<br>")

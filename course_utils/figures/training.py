@@ -61,14 +61,14 @@ def score_bars(numbers: DataFrame) -> Picture:
     means = {name: percent[name, "mean"] for name in names}
     for name, middles in grouped_bars(axes, means).items():
         spread = [means[name] - percent[name, "low"], percent[name, "high"] - means[name]]
-        look = {"fmt": "none", "ecolor": BLACK, "capsize": 3, "linewidth": 1}
-        axes.errorbar(middles, means[name], yerr=spread, **look)
+        style = {"fmt": "none", "ecolor": BLACK, "capsize": 3, "linewidth": 1}
+        axes.errorbar(middles, means[name], yerr=spread, **style)
     axes.set_xticks(range(len(numbers)), numbers.index)
     axes.set(ylabel="% of test stories", ylim=(0, 105))
     legend_above(axes, columns=len(names))
     descriptions = [
-        f"{name}: " + ", ".join(f"{metric} {value:.0f}%" for metric, value in own.items())
-        for name, own in means.items()
+        f"{name}: " + ", ".join(f"{metric} {value:.0f}%" for metric, value in scores.items())
+        for name, scores in means.items()
     ]
     return Picture(figure, "Bars with 95% intervals. " + "; ".join(descriptions) + ".")
 

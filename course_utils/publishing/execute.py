@@ -152,8 +152,8 @@ def _execute_until_interrupted(monitor: _Monitor) -> None:
 
 def _kernel_environment() -> dict[str, str]:
     """Return environment variables that give inline figures and silence debugger warnings."""
-    kept = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    return kept | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    return environment | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
 def _last_lines(cell: Any, count: int = 8) -> str:
