@@ -334,7 +334,7 @@ def _not_plain(error: NotPlainError) -> str:
 def _raised(error: BaseException) -> str:
     if isinstance(error, NotImplementedError) and not str(error):
         return "raised    NotImplementedError: this function is not written yet"
-    return f"raised    {type(error).__name__}: {str(error).strip()[:MAX_VALUE]}"
+    return "raised    " + f"{type(error).__name__}: {str(error).strip()}"[:MAX_VALUE]
 
 
 def _likely(text: str) -> str:
