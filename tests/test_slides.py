@@ -252,14 +252,6 @@ def test_the_folder_of_decks_contains_reveal_and_an_index(tmp_path):
     assert '<li><a href="01_sums.html">01 Sums &amp; products</a></li>' in index
 
 
-def test_slides_of_a_lecture_without_a_last_run_raise_an_error(tmp_path):
-    write(tmp_path, code("1 + 1"))
-    (tmp_path / "build" / "lectures" / "01_sums.ipynb").unlink()
-    with pytest.raises(CourseError, match=r"^01_sums has not been executed: run"):
-        slides.build(tmp_path, tmp_path / "slides", run=False)
-    assert not (tmp_path / "slides").exists()
-
-
 def test_the_error_names_a_formula_that_cannot_be_shown(tmp_path):
     write(tmp_path, text(r"Half: $\frac{1}$", "slide"))
     with pytest.raises(CourseError) as error:

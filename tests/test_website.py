@@ -562,15 +562,6 @@ def test_the_command_uses_the_last_run_and_prints_the_path_of_the_site(tmp_path,
     assert calls == [(folder, [folder / "build/lectures/01_sums.ipynb"], folder / "build/site")]
 
 
-def test_the_command_needs_a_last_run(tmp_path, monkeypatch):
-    make_course(tmp_path)
-    shutil.rmtree(tmp_path / "build")
-    monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(cli.main, ["site", "--no-run"])
-    assert result.exit_code == 1
-    assert result.output == "Error: 01_sums has not been executed: run `course run --only 01`\n"
-
-
 # --- the course's own site ------------------------------------------------------------------------
 
 

@@ -26,8 +26,10 @@ STROKES = (
 )
 # Hatch patterns by which readers can tell the parts of a bar apart in greyscale.
 HATCHES = ("", "////", "....", "xxxx")
+# Keyword arguments of a method of Matplotlib.
+Style = dict[str, Any]
 # A white outline that keeps text legible on top of lines and areas.
-HALO = {"path_effects": [withStroke(linewidth=3, foreground="white")]}
+HALO: Style = {"path_effects": [withStroke(linewidth=3, foreground="white")]}
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def with_strokes(series: Mapping[str, Any]) -> Iterator[tuple[str, Any, tuple[st
 
 
 def stacked_bars(
-    axes: Axes, rows: Mapping[str, Mapping[str, float]], styles: Iterable[Mapping[str, Any]]
+    axes: Axes, rows: Mapping[str, Mapping[str, float]], styles: Iterable[Style]
 ) -> dict[str, float]:
     """Draw a stacked horizontal bar for each row, with the first row on top.
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from course_utils.figures.base import (
     HALO,
     Picture,
+    Style,
     hide_frame,
     legend_above,
     one_panel,
@@ -96,7 +97,12 @@ def _mark_gpus(axes: Axes, gpus: Mapping[str, float], end: float) -> int:
         free[row : row + 1] = [left + width]
         axes.axvline(x, color=BLACK, linestyle="--", linewidth=1)
         gap, side = (-4, "right") if left < x / end else (4, "left")
-        place = {"xytext": (gap, 0), "textcoords": "offset points", "ha": side, "va": "center"}
+        place: Style = {
+            "xytext": (gap, 0),
+            "textcoords": "offset points",
+            "ha": side,
+            "va": "center",
+        }
         point = (x, -0.65 - LABEL_ROW * row)
         axes.annotate(label, point, **place, fontsize="small", **HALO, zorder=5)
     return len(free)

@@ -15,6 +15,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from course_utils.figures.base import (
     HATCHES,
     Picture,
+    Style,
     hide_frame,
     legend_above,
     one_panel,
@@ -89,8 +90,8 @@ def code_use(shares: Mapping[str, Sequence[float]]) -> Picture:
             f"the most used {max(percent):.1f}%"
         )
     panels[0].set_ylabel("% of the numbers")
-    point = {"xy": (1, 100 / len(percent)), "xycoords": ("axes fraction", "data")}
-    place = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right"}
+    point: Style = {"xy": (1, 100 / len(percent)), "xycoords": ("axes fraction", "data")}
+    place: Style = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right"}
     panels[-1].annotate("even use ", **point, **place)
     alt = "Bars of how often each code is used. " + "; ".join(descriptions) + "."
     return Picture(figure, alt)
@@ -120,7 +121,7 @@ def normal_quantiles(samples: Mapping[str, Sequence[float]], most: float = 4) ->
         expected = np.linspace(-reach, reach, 33)
         shares = [NormalDist().cdf(z) for z in expected]
         actual = np.quantile((values - values.mean()) / values.std(), shares)
-        style = {"color": colour, "linestyle": dash, "marker": marker, "markersize": 4}
+        style: Style = {"color": colour, "linestyle": dash, "marker": marker, "markersize": 4}
         axes.plot(expected, actual, **style, label=name)
         descriptions.append(f"{name} reaches {actual[0]:.1f} and {actual[-1]:.1f} at ±{reach:.1f}")
     axes.set(xlabel="quantile of a normal distribution (σ)", ylabel="quantile of the sample (σ)")
@@ -145,11 +146,11 @@ def bits_per_weight(rows: Mapping[str, Mapping[str, float]], chosen: str | None 
     for name, end in ends.items():
         terms = " + ".join(map(_decimal, rows[name].values()))
         text = _decimal(end) + (f" = {terms}" if len(rows[name]) > 1 else "")
-        style = {"va": "center", "weight": "bold" if name == chosen else "normal"}
+        style: Style = {"va": "center", "weight": "bold" if name == chosen else "normal"}
         axes.annotate(f"  {text}", (1, name), xycoords=("axes fraction", "data"), **style)
     if chosen is not None:
         axes.axvline(ends[chosen], color=BLACK, linestyle="--", linewidth=1)
-        axes.get_yticklabels()[list(ends).index(chosen)].set_weight("bold")
+        axes.get_yticklabels()[list(ends).index(chosen)].set_fontweight("bold")
     axes.set(xlabel="bits per weight", xlim=(0, max(ends.values())))
     legend_above(axes, columns=4, middle=0.45)
     sums = "; ".join(f"{name} {ends[name]:.10g}" for name in rows)
@@ -190,7 +191,7 @@ def frontier(
         axes.scatter(above, errors, c=fills, marker=marker, edgecolors=colour, s=55, zorder=3)
         # This line has no points. Its entry in the legend shows both the dash and the marker.
         axes.plot([], [], dash, color=colour, marker=marker, label=name)
-        place = {"xytext": (4, 4), "ha": "left", "va": "bottom"}
+        place: Style = {"xytext": (4, 4), "ha": "left", "va": "bottom"}
         if name in lower:
             place = {"xytext": (-4, -5), "ha": "right", "va": "top"}
         for label, x, y in zip(labelled, above, errors, strict=True):
@@ -236,7 +237,7 @@ def byte_layout(fields: Mapping[str, int]) -> Picture:
         left = 0.0
         for name in names:
             colour, hatch = styles[name]
-            style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+            style: Style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
             label = None if row == 0 else f"{name}: {fields[name]:,} B"
             axes.barh(row, fields[name] / total, 0.5, left=left, label=label, **style)
             left += fields[name] / total

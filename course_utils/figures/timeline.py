@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from course_utils.figures.base import HALO, Picture, hide_frame, legend_beside
+from course_utils.figures.base import HALO, Picture, Style, hide_frame, legend_beside
 from course_utils.palette import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, YELLOW
 from course_utils.units import GB, format_bytes
 
@@ -192,8 +192,8 @@ def memory_timeline(run: paging.Run, steps: Sequence[int] = ()) -> Picture:
     view = TimelineView.of(run, steps)
     heights = [4, 1] if view.has_pages else [4]
     figure = Figure(figsize=(9, 4.6 if view.has_pages else 3.8), layout="constrained")
-    panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
-    panels = panels[:, 0]
+    grid = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
+    panels = list(grid[:, 0])
     _draw_areas(panels[0], view)
     _draw_budget(panels[0], view)
     if view.has_pages:
@@ -208,7 +208,7 @@ def _draw_areas(axes: Axes, view: TimelineView) -> None:
     for area in view.areas():
         top = [a + b / GB for a, b in zip(below, area.sizes, strict=True)]
         label = area.label if max(area.sizes) >= NAMED_AREA * view.run.budget else None
-        style = {"hatch": area.hatch, "label": label, "baseline": below}
+        style: Style = {"hatch": area.hatch, "label": label, "baseline": below}
         _stairs(axes, top, view.edges, color=area.color, **style)
         below = top
     handles, labels = axes.get_legend_handles_labels()
@@ -226,8 +226,8 @@ def _draw_budget(axes: Axes, view: TimelineView) -> None:
     budget, failed = view.run.budget / GB, view.failed
     text_is_left = view.edges[-1] > RIGHT_PART * view.width
     axes.axhline(budget, color=BLACK, linestyle="--")
-    text = {"textcoords": "offset points", "zorder": 6, **HALO}
-    place = {"xy": (0, budget), "xytext": (4, 2), "va": "bottom"}
+    text: Style = {"textcoords": "offset points", "zorder": 6, **HALO}
+    place: Style = {"xy": (0, budget), "xytext": (4, 2), "va": "bottom"}
     if failed and not text_is_left:
         # The text about the failure needs the left end of the axis.
         place = {"xy": (1, budget), "xytext": (-4, -3), "ha": "right", "va": "top"}
@@ -240,7 +240,7 @@ def _draw_budget(axes: Axes, view: TimelineView) -> None:
 
 
 def _draw_failure(
-    axes: Axes, view: TimelineView, failed: Event, text_is_left: bool, text: dict[str, Any]
+    axes: Axes, view: TimelineView, failed: Event, text_is_left: bool, text: Style
 ) -> float:
     """Draw the failed request, and return the height of its text on the y axis, in GB."""
     budget, requested = view.run.budget / GB, failed.total / GB
@@ -248,10 +248,10 @@ def _draw_failure(
     height = min(requested, HIGHEST_REQUEST * budget)
     # The bar is half-transparent white, so the areas behind it stay visible.
     axes.bar(start, requested, end - start, align="edge", facecolor=(1, 1, 1, 0.5), edgecolor=BLACK)
-    cross = {"color": RED, "markersize": 13, "mec": BLACK, "zorder": 6, "clip_on": False}
+    cross: Style = {"color": RED, "markersize": 13, "mec": BLACK, "zorder": 6, "clip_on": False}
     axes.plot((start + end) / 2, height, "X", **cross)
     text_height = max(height, 1.03 * budget)
-    place = {"xy": (end, text_height), "xytext": (11, -3), "va": "bottom"}
+    place: Style = {"xy": (end, text_height), "xytext": (11, -3), "va": "bottom"}
     if text_is_left:
         place |= {"xy": (start, text_height), "xytext": (-11, -3), "ha": "right"}
     message = f"out of memory: {failed.name},\n{requested:.2f} GB asked for"

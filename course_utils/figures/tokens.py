@@ -14,6 +14,7 @@ from statistics import fmean
 
 from course_utils.figures.base import (
     Picture,
+    Style,
     grouped_bars,
     legend_above,
     one_panel,
@@ -21,7 +22,7 @@ from course_utils.figures.base import (
 )
 from course_utils.palette import BLUE
 
-TOKEN_TEXT = {"family": "monospace", "parse_math": False}
+TOKEN_TEXT: Style = {"family": "monospace", "parse_math": False}
 
 
 def next_tokens(prompts: Mapping[str, Sequence[tuple[str, float]]]) -> Picture:
@@ -62,7 +63,7 @@ def token_losses(
     figure, axes = one_panel()
     descriptions = []
     marked = list(zip(losses, graded, strict=True))
-    styles = {
+    styles: dict[str, tuple[bool, Style]] = {
         "prompt: not graded": (False, {"color": "white", "edgecolor": "gray", "hatch": "////"}),
         "graded": (True, {"color": BLUE}),
     }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from course_utils.figures.base import (
     Picture,
+    Style,
     grouped_bars,
     legend_above,
     one_panel,
@@ -61,7 +62,7 @@ def score_bars(numbers: DataFrame) -> Picture:
     means = {name: percent[name, "mean"] for name in names}
     for name, middles in grouped_bars(axes, means).items():
         spread = [means[name] - percent[name, "low"], percent[name, "high"] - means[name]]
-        style = {"fmt": "none", "ecolor": BLACK, "capsize": 3, "linewidth": 1}
+        style: Style = {"fmt": "none", "ecolor": BLACK, "capsize": 3, "linewidth": 1}
         axes.errorbar(middles, means[name], yerr=spread, **style)
     axes.set_xticks(range(len(numbers)), numbers.index)
     axes.set(ylabel="% of test stories", ylim=(0, 105))
@@ -95,7 +96,7 @@ def cost_lines(
         once, each = ways[name]
         point = (count, once + each * count)
         axes.plot(*point, "o", color=BLACK)
-        place = {"xytext": (8, -14), "textcoords": "offset points"}
+        place: Style = {"xytext": (8, -14), "textcoords": "offset points"}
         axes.annotate(f"{count:,.0f} requests", point, **place)
     axes.set(xscale="log", yscale="log", xlabel="requests", ylabel=unit)
     axes.legend(frameon=False, loc="upper left")
