@@ -34,15 +34,18 @@ TABLE = RESULTS.with_name("all.md")
 PAGE = """\
 # Hostile submissions, graded
 
-A grader should give each of these {count} submissions exactly the points that it deserves: some
-attack the grader, and the others are honest accidents. Their notebooks are in
-`tests/hostile/submissions/`. Stock nbgrader {version} graded each submission between two honest
-students, in a separate container. `course grade` graded all submissions in one run, together with
-honest students. "Gained" are all points above those that the honest part of a submission deserves.
-Measured by `python -m tests.hostile` on {date}: {machine}.
+This page is for instructors who want to know how safe grading is. It compares two graders, stock
+nbgrader {version} and `course grade`, on {count} submissions, and a grader should give each of them
+exactly the points that it deserves. {attacks} submissions attack the grader, and {honest} are honest
+accidents. Their notebooks are in `tests/hostile/submissions/`. Stock nbgrader graded each submission
+between the submissions of two honest students, in a separate container. `course grade` graded all
+submissions in one run, together with those of honest students.
 
-| what happened to submissions | stock nbgrader | `course grade` |
-|---|---|---|
+The next table counts how many submissions did harm. A submission gains points if it gets more points
+than its honest part deserves. It was measured by `python -m tests.hostile` on {date}: {machine}.
+
+| what a submission did | with stock nbgrader | with `course grade` |
+|---|--:|--:|
 {summary}
 
 `course grade` needed {seconds:.0f} s for all submissions. The grading process itself used at most
@@ -53,32 +56,31 @@ was listening.
 ## By kind
 
 The table shows how many submissions of each kind got past each grader. A submission got past a
-grader if it gained or lost points, harmed other students, read files that are not its own, left
-something behind or did not end. The notebook of a submission shows what it tries. `python -m
-tests.hostile --only bomb_` prints a table of all submissions whose name contains `bomb_`, with the
-result of each.
+grader if it gained or lost points, harmed other students, read files of other users, left something
+behind or did not end. The notebook of a submission shows what it tries. `python -m tests.hostile
+--only bomb_` prints a table of all submissions whose name contains `bomb_`, with the result of each.
 
 {kinds}
 """
 KINDS = {
     "value": "Forged values",
-    "calls": "Answers that know when they are called",
+    "calls": "Answers that detect that they are tested",
     "patch": "Patched modules and built-ins",
     "shell": "IPython and the kernel",
     "frames": "Frames, objects and sources",
-    "read": "Reading what is not theirs",
-    "withheld": "Answers that are withheld",
-    "protocol": "The grader's own messages",
+    "read": "Reading data of other users",
+    "withheld": "Importing withheld answers",
+    "protocol": "Forging the grader's messages",
     "process": "Processes and signals",
     "neighbour": "Neighbours in the same server",
-    "bomb": "Bombs",
+    "bomb": "Exhausting time, memory, disk or output",
     "network": "The network",
-    "write": "Writing what is not theirs",
-    "file": "Files",
-    "student": "Names of students",
+    "write": "Writing data of other users",
+    "file": "Unusual files and folders",
+    "student": "Unusual names of students",
     "notebook": "Broken notebooks",
     "metadata": "Forged metadata",
-    "page": "Feedback pages",
+    "page": "Scripts in feedback pages",
     "honest": "Honest accidents",
 }
 
@@ -215,28 +217,31 @@ def summary(rows: list[Row]) -> str:
     hostile = [row for row in rows if not row.attack.least]
     honest = [row for row in rows if row.attack.least]
     counts = {
-        f"points gained, of {len(hostile)} attacks": (
+        f"gained points ({len(hostile)} attacks)": (
             sum((row.stock.points or 0) > row.attack.most for row in hostile),
             sum(bool(r.record) and ours.points(r.record) > r.attack.most for r in hostile),
         ),
-        f"points lost, of {len(honest)} honest accidents": (
+        f"lost points ({len(honest)} honest accidents)": (
             sum((row.stock.points or 0) < row.attack.least for row in honest),
             sum(not r.record or ours.points(r.record) < r.attack.least for r in honest),
         ),
-        "other students not graded, or with other points": (
+        "changed the points of other students, or prevented their grading": (
             sum(not row.stock.unharmed for row in rows),
             _harmed(rows),
         ),
-        f"batch not over after {stock.LIMIT} s": (sum(not row.stock.ended for row in rows), 0),
-        "something read that is not theirs": (
+        f"kept the run from ending within {stock.LIMIT} s": (
+            sum(not row.stock.ended for row in rows),
+            0,
+        ),
+        "read data of other users": (
             sum(bool(row.stock.stolen) for row in rows),
             sum(bool(row.record and _stolen(row)) for row in rows),
         ),
-        "files or processes left, services reached": (
+        "left files or processes behind, or reached a service": (
             sum(bool(r.stock.escapes or r.stock.survivors or r.stock.reached) for r in rows),
             sum(len(r.escapes) + len(r.survivors) + len(r.reached) for r in _runs(rows)),
         ),
-        "something of theirs acts in the feedback page": (
+        "ran a script in the feedback page": (
             sum(bool(row.stock.active) for row in rows),
             sum(bool(row.run.active.get(ours.student(row.attack))) for row in rows),
         ),
@@ -298,6 +303,8 @@ def page(rows: list[Row]) -> str:
 
     return PAGE.format(
         count=len(rows),
+        attacks=sum(not row.attack.least for row in rows),
+        honest=sum(bool(row.attack.least) for row in rows),
         version=version("nbgrader"),
         date=date.today().isoformat(),
         machine=machine(),
