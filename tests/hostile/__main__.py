@@ -36,13 +36,14 @@ PAGE = """\
 
 This page is for instructors who want to know how safe grading is. It compares two graders, stock
 nbgrader {version} and `course grade`, on {count} submissions, and a grader should give each of them
-exactly the points that it deserves. {attacks} submissions attack the grader, and {honest} are honest
-accidents. Their notebooks are in `tests/hostile/submissions/`. Stock nbgrader graded each submission
-between the submissions of two honest students, in a separate container. `course grade` graded all
-submissions in one run, together with those of honest students.
+exactly the points that it deserves. {attacks} submissions attack the grader, and {honest} are
+honest accidents. Their notebooks are in `tests/hostile/submissions/`. Stock nbgrader graded each
+submission between the submissions of two honest students, in a separate container. `course grade`
+graded all submissions in one run, together with those of honest students.
 
-The next table counts how many submissions did harm. A submission gains points if it gets more points
-than its honest part deserves. It was measured by `python -m tests.hostile` on {date}: {machine}.
+The next table counts how many submissions did harm. A submission gains points if it gets more
+points than its honest part deserves. It was measured by `python -m tests.hostile` on {date}:
+{machine}.
 
 | what a submission did | with stock nbgrader | with `course grade` |
 |---|--:|--:|
@@ -58,7 +59,8 @@ was listening.
 The table shows how many submissions of each kind got past each grader. A submission got past a
 grader if it gained or lost points, harmed other students, read files of other users, left something
 behind or did not end. The notebook of a submission shows what it tries. `python -m tests.hostile
---only bomb_` prints a table of all submissions whose name contains `bomb_`, with the result of each.
+--only bomb_` prints a table of all submissions whose name contains `bomb_`, with the result of
+each.
 
 {kinds}
 """
