@@ -20,6 +20,8 @@ from course_utils import evaluation, news
 from course_utils.evaluation import Interval
 from course_utils.training import set_checkpointing
 
+pytestmark = pytest.mark.usefixtures("frozen_imports")
+
 TEMPLATE = (
     "{% for m in messages %}<{{ m['role'][0] }}>{{ m['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}<a>{% endif %}"

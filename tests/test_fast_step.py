@@ -23,6 +23,8 @@ from course_utils.training.fast_step import (
 )
 from tests.conftest import make_model, random_examples
 
+pytestmark = pytest.mark.usefixtures("frozen_imports")
+
 RECIPE = Recipe(rank=4, micro_batch_size=4, learning_rate=1e-2, max_steps=20)
 # The number of steps whose losses are compared.
 STEPS = 20

@@ -26,6 +26,8 @@ from course_utils.training import (
 from course_utils.validation import CourseError
 from tests.conftest import make_model
 
+pytestmark = pytest.mark.usefixtures("frozen_imports")
+
 RECIPE = Recipe(
     micro_batch_size=2,
     accumulation=2,
