@@ -244,9 +244,9 @@ class _Decoder:
 
 def _end_tokens(model: Model, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the end tokens of the tokenizer and of the model's generation config."""
-    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    own = own if isinstance(own, list) else [own]
-    return list(dict.fromkeys(e for e in [tokenizer.eos_token_id, *own] if e is not None))
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ends = ends if isinstance(ends, list) else [ends]
+    return list(dict.fromkeys(e for e in [tokenizer.eos_token_id, *ends] if e is not None))
 
 
 @contextmanager

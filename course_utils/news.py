@@ -404,13 +404,13 @@ def _text_errors(record: object, keys: Iterable[str]) -> list[str]:
     return errors
 
 
-def _duplicates(values: Mapping[int, object], what: str) -> list[tuple[int, str]]:
+def _duplicates(values: Mapping[int, object], kind: str) -> list[tuple[int, str]]:
     """Return an error for each line whose value equals the value of an earlier line."""
     first: dict[object, int] = {}
     errors = []
     for line, value in values.items():
         if isinstance(value, str) and first.setdefault(value, line) != line:
-            errors.append((line, f"same {what} as line {first[value]}"))
+            errors.append((line, f"same {kind} as line {first[value]}"))
     return errors
 
 

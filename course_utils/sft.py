@@ -111,8 +111,8 @@ def _shorten(
             f"the prompt is {excess} tokens too long, but the last user message has only "
             f"{len(content)} tokens: raise max_length"
         )
-    kept = tokenizer.decode(content[: len(content) - excess])
-    return [*messages[:last], {**messages[last], "content": kept}, *messages[last + 1 :]]
+    shortened = tokenizer.decode(content[: len(content) - excess])
+    return [*messages[:last], {**messages[last], "content": shortened}, *messages[last + 1 :]]
 
 
 def encode_all(

@@ -260,7 +260,7 @@ def test_merged_weights_equal_those_of_peft():
         torch.testing.assert_close(ours.get_submodule(name).base.weight, expected, **CLOSE)
 
 
-# --- a whole model --------------------------------------------------------------------------------
+# --- a model --------------------------------------------------------------------------------------
 
 
 def test_add_lora_adapts_only_the_named_layers():

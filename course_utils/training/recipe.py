@@ -74,8 +74,8 @@ class Recipe:
     )
 
     def __post_init__(self) -> None:
-        given = [name for name in OPTIONAL_COUNTS if getattr(self, name) is not None]
-        for name in (*COUNTS, *given):
+        optional = [name for name in OPTIONAL_COUNTS if getattr(self, name) is not None]
+        for name in (*COUNTS, *optional):
             object.__setattr__(self, name, positive(name, getattr(self, name)))
         for name in ("learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
