@@ -330,6 +330,19 @@ def test_a_model_from_the_hub_can_be_loaded_later_without_a_network(child, tiny_
     assert again == first[1:2]
 
 
+def test_a_model_is_downloaded_from_the_hub(machine, tiny_base, monkeypatch):
+    from huggingface_hub import constants
+
+    with Hub({HUB_SMALL: tiny_base}) as hub:
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        folder = fetch_base(SMALL, source="hub")
+    assert folder.name == COMMIT
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        assert (folder / name).read_bytes() == (tiny_base / name).read_bytes()
+
+
 @pytest.mark.full
 def test_errors_of_the_hub_are_reported_and_a_later_download_succeeds(child, tiny_base, tmp_path):
     sharded = Path(shutil.copytree(tiny_base, tmp_path / "sharded"))
