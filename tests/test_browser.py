@@ -63,7 +63,10 @@ ZEROS = [
     ("overhead_explorer", "nested bits", "0", "nested bits must be from 1 to 16 here, but is 0."),
     ("paging_explorer", "batch size", "0", "batch size must be from 1 to 1,024 here, but is 0."),
 ]
-MISTAKES = [*ZEROS, ("memory_explorer", "method", QLORA, "7b is a bare number of parameters")]
+MISTAKES = [
+    *ZEROS,
+    ("memory_explorer", "method", QLORA, "only the number of parameters of 7b is known"),
+]
 
 # An explorer with a fault of its own: it can't answer the number 2.
 BROKEN = """

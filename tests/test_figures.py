@@ -369,7 +369,7 @@ def areas(axes):
 def test_a_view_of_a_timeline_says_what_is_shown_and_where():
     run = timeline(lengths=(1024, 512, 2048))
     view = figures.TimelineView.of(run, steps=[3, 1])
-    moments = run.moments_per_step
+    moments = run.phases_per_step
     wide = moments // 12
     assert view.steps == (1, 3) and view.failed is None and view.has_pages
     assert view.moments == view.events == tuple(e for e in run.events if e.step != 2)
@@ -408,7 +408,7 @@ def test_the_phases_of_a_step_follow_each_other():
     middles = view.phase_labels()
     assert list(middles) == ["forward", "loss", "backward", "update"]
     assert list(middles.values()) == sorted(middles.values())
-    assert middles["update"] == view.width - view.run.moments_per_step // 12 / 2
+    assert middles["update"] == view.width - view.run.phases_per_step // 12 / 2
 
 
 def test_a_timeline_adds_up_to_the_bytes_at_every_moment():
