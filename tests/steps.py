@@ -56,23 +56,36 @@ class Measured:
     peak: int
 
 
-def make_model(config, run: Settings, folder, tokenizer):
-    """Return a model that is ready for training with the settings `run`."""
-    dtype = run.compute_dtype
-    if run.trains_weights:
-        dtype = "float32" if run.precision.weight == 4 else "bfloat16"
+def random_model(name, dtype, **options):
+    """Return an untrained model of a config by name, in the number format `dtype`."""
     torch.manual_seed(0)
-    options = {"attn_implementation": run.attention, "dtype": getattr(torch, dtype)}
-    model = AutoModelForCausalLM.from_config(config, **options)
+    return AutoModelForCausalLM.from_config(config_of(name), dtype=getattr(torch, dtype), **options)
+
+
+def quantized_model(name, run: Settings, folder, tokenizer):
+    """Return a model in NF4, loaded from a subfolder of `folder`, which the first call writes."""
+    saved = folder / name
+    if not saved.exists():
+        random_model(name, run.compute_dtype).save_pretrained(saved)
+        tokenizer.save_pretrained(saved)
+    options = {"double_quant": run.double_quant, "device": "cpu"}
+    options["compute_dtype"] = getattr(torch, run.compute_dtype)
+    model, _ = load_base(path=saved, quantization="nf4", **options)
+    model.set_attn_implementation(run.attention)
+    if run.upcast:
+        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return model
+
+
+def make_model(name, run: Settings, folder, tokenizer):
+    """Return a model that is ready for training with the settings `run`."""
     if run.method == "qlora":
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        compute = getattr(torch, run.compute_dtype)
-        options = {"double_quant": run.double_quant, "compute_dtype": compute, "device": "cpu"}
-        model, _ = load_base(path=folder, quantization="nf4", **options)
-        model.set_attn_implementation(run.attention)
-        if run.upcast:
-            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        model = quantized_model(name, run, folder, tokenizer)
+    else:
+        dtype = run.compute_dtype
+        if run.trains_weights:
+            dtype = "float32" if run.precision.weight == 4 else "bfloat16"
+        model = random_model(name, dtype, attn_implementation=run.attention)
     if run.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if not run.trains_weights:
@@ -118,9 +131,8 @@ def measure_step(model, run: Settings) -> Measured:
 
 def step(name, folder, tokenizer, method, **options):
     """Train the model of a config by name; return the measured bytes and the estimate."""
-    config = config_of(name)
     options = {"batch_size": 2, "sequence_length": 128, "device": "cpu"} | options
     options = {"compute_dtype": "bfloat16", "targets": "all-linear", "rank": 8} | options
-    predicted = estimate(ModelShape.from_config(config.to_dict()), method, **options)
-    model = make_model(config, predicted.settings, folder, tokenizer)
+    predicted = estimate(ModelShape.from_config(config_of(name).to_dict()), method, **options)
+    model = make_model(name, predicted.settings, folder, tokenizer)
     return measure_step(model, predicted.settings), predicted

@@ -92,6 +92,7 @@ def test_eager_attention_dominates_a_layers_backward_pass_at_4096_tokens():
     assert sdpa < scores and eager > 4 * scores
 
 
+@pytest.mark.full
 def test_the_activations_of_the_real_model_are_predicted():
     """The model is in NF4 with adapters of rank 8 on all linear layers, as in lecture 07."""
     model, _ = load_base(

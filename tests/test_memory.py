@@ -100,6 +100,12 @@ def test_the_fast_cases_contain_every_pair_of_values():
 # --- against bytes measured on this machine ---
 
 
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Return the folder of the models that are quantized; each is written once."""
+    return tmp_path_factory.mktemp("models")
+
+
 @pytest.mark.parametrize(
     "case",
     [
@@ -107,11 +113,11 @@ def test_the_fast_cases_contain_every_pair_of_values():
         for case in CASES
     ],
 )
-def test_every_part_of_a_real_step_is_predicted(case, tmp_path, tokenizer):
+def test_every_part_of_a_real_step_is_predicted(case, folder, tokenizer):
     config, way, attention, checkpointing = case
     method, options = WAYS[way]
     options = options | {"gradient_checkpointing": checkpointing == "checkpointing"}
-    measured, predicted = step(config, tmp_path, tokenizer, method, attention=attention, **options)
+    measured, predicted = step(config, folder, tokenizer, method, attention=attention, **options)
     for part in ("weights", "adapters", "gradients", "optimizer"):
         assert getattr(predicted, part) == getattr(measured, part), part
     assert predicted.activations == pytest.approx(measured.activations, rel=0.002)
@@ -120,10 +126,10 @@ def test_every_part_of_a_real_step_is_predicted(case, tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize("way", ["full-fp32", "lora", "qlora-upcast"])
-def test_a_loop_that_keeps_only_the_loss_needs_less_by_the_logits(way, tmp_path, tokenizer):
+def test_a_loop_that_keeps_only_the_loss_needs_less_by_the_logits(way, folder, tokenizer):
     method, options = WAYS[way]
     options = options | {"keep_output": False, "gradient_checkpointing": False}
-    measured, predicted = step("grouped", tmp_path, tokenizer, method, **options)
+    measured, predicted = step("grouped", folder, tokenizer, method, **options)
     permanent = predicted.weights + predicted.adapters + predicted.optimizer
     assert predicted.total - permanent == pytest.approx(measured.peak, rel=0.005)
     with_output = estimate(predicted.shape, **asdict(predicted.settings) | {"keep_output": True})

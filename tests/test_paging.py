@@ -484,7 +484,7 @@ def bytes_needed(method, options, lengths):
     return max(m.total for m in phases), max(m.total - m.paged for m in phases)
 
 
-@repeatable(max_examples=150)
+@repeatable(max_examples=50)
 @given(
     ways=st.sampled_from([("full", {"recipe": "fp32"}), ("full", {}), ("qlora", {"rank": 256})]),
     eight_bit=st.booleans(),
