@@ -331,7 +331,7 @@ def bins_answer(choices: BinsChoices) -> tuple[Picture, str]:
         "levels": f"{len(levels)} of {2**bits} codes",
         "bins": f"from {widths.min():.4f} to {widths.max():.4f} wide",
         "use of each code": f"from {share.min():.1%} to {share.max():.1%} of the numbers",
-        "uniform use": f"{1 / len(levels):.1%}",
+        "even use": f"{1 / len(levels):.1%}",
         "information": f"{-(used * used.log2()).sum():.3f} of {bits} bits",
         "mean absmax": f"{q.absmax.mean() / x.std():.2f} standard deviations",
     }

@@ -9,9 +9,9 @@
     ───────────
     total         the bytes that torch.cuda.max_memory_allocated reports
 
-Memory can peak in three phases of a training step. `estimate` adds up the bytes in memory at each
-of these phases and returns the largest sum. The table shows which tensors are large at each
-phase, and which runs have their peak there:
+Memory can peak in three phases of a training step. `estimate` adds up the bytes in memory in each
+of these phases and returns the largest sum. The table shows which tensors are large in each phase,
+and which runs have their peak in this phase:
 
     the loss            logits, their softmax and two gradients              large vocabularies
     a layer's backward  one layer's recomputed activations, and gradients    long sequences

@@ -48,7 +48,7 @@ def saved_terms(plan: Plan) -> Iterator[MemoryTerm]:
     if settings.trains_weights:
         width = 2 if settings.autocast else settings.stream_bytes
         yield _term("input of the head", t * h * width, f"{t} × {h} × {width}", WEIGHTS)
-        yield _term("token numbers", 8 * t, f"{t} × 8", "backward of the embedding")
+        yield _term("token ids", 8 * t, f"{t} × 8", "backward of the embedding")
     formula = f"{t} tokens × {vocab} logits × 4"
     yield _term("softmax of logits", 4 * t * vocab, formula, CROSS_ENTROPY)
     yield _term("labels", 8 * t, f"{t} × 8", CROSS_ENTROPY)

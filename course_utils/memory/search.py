@@ -78,10 +78,12 @@ def largest(
     if model is None:
         raise ValueError(f"the largest {what} needs a model")
     shape = ModelShape.of(model)
-    if not shape.known or (what == "rank" and method == "full"):
+    if not shape.known:
         raise ValueError(
-            f"the memory of {method} fine-tuning of {shape.name} doesn't depend on {what}"
+            f"the largest {what} of {shape.name} is unknown: only its number of parameters is known"
         )
+    if what == "rank" and method == "full":
+        raise ValueError("full fine-tuning has no adapters, so its memory doesn't depend on a rank")
 
     def fits(value: int) -> bool:
         return estimate(shape, method, **options | {what: value}).total <= budget
