@@ -440,11 +440,12 @@ def simulate(  # noqa: PLR0913
     from course_utils import memory
 
     unified = pager(memory.usable_bytes(gpu), page_size)
-    if not isinstance(lengths, Iterable) or not lengths or "sequence_length" in options:
+    tokens = tuple(lengths) if isinstance(lengths, Iterable) else ()
+    if not tokens or "sequence_length" in options:
         raise ValueError(
             "lengths must list the sequence_length of each step, for at least one step"
         )
-    lengths = tuple(positive("a length", length) for length in lengths)
+    lengths = tuple(positive("a length", length) for length in tokens)
     gpu_name = gpu if isinstance(gpu, str) else "the GPU"
     if bandwidth is None:
         bandwidth = pcie_x16(PCIE.get(gpu_name, 3))

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import bitsandbytes
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -534,19 +535,23 @@ def test_without_paging_memory_runs_out_exactly_if_the_estimate_does_not_fit(gpu
         assert run.peak == e.total
 
 
+NO_LENGTHS = "lengths must list the sequence_length of each step, for at least one step"
+
+
+def test_lengths_may_be_a_numpy_array():
+    options = {"gpu": "T4", "recipe": "fp32"}
+    run = simulate("smollm2-135m", "full", lengths=np.array([8, 16]), **options)
+    assert run == simulate("smollm2-135m", "full", lengths=(8, 16), **options)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"lengths": ()},
-            "lengths must list the sequence_length of each step",
-        ),
-        (
-            {"lengths": 5},
-            "lengths must list the sequence_length of each step",
-        ),
+        ({"lengths": ()}, NO_LENGTHS),
+        ({"lengths": iter(())}, NO_LENGTHS),
+        ({"lengths": 5}, NO_LENGTHS),
         ({"lengths": (0,)}, "a length must be a whole number of at least 1, got 0"),
-        ({"sequence_length": 5}, "lengths must list the sequence_length"),
+        ({"sequence_length": 5}, NO_LENGTHS),
         ({"bandwidth": 0}, "bandwidth must be a number above 0 B/s, got 0"),
         ({"bandwidth": "x"}, "bandwidth must be a number above 0 B/s, got 'x'"),
         ({"gpu": "P100"}, "unknown GPU 'P100'"),
