@@ -71,8 +71,8 @@ def make(request):
 def folders_of(pid):
     """Return the folders of the control groups that a process has created for limits."""
     folders = (Path(top, name) for top, names, _ in os.walk(CGROUPS) for name in names)
-    ours = (folder for folder in folders if folder.name.startswith(cgroups.PREFIX))
-    return [folder for folder in ours if folder.name.split("-")[3] == str(pid)]
+    groups = (folder for folder in folders if folder.name.startswith(cgroups.PREFIX))
+    return [folder for folder in groups if folder.name.split("-")[3] == str(pid)]
 
 
 @contextlib.contextmanager

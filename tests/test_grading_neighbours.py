@@ -12,7 +12,7 @@ from tests import assignment as sums
 from tests.hostile import corpus
 from tests.sandboxes import needed, printed, servers, session, text_of
 
-pytestmark = needed
+pytestmark = [needed, pytest.mark.xdist_group("sandbox")]
 
 # Cells of an honest submission that use the resources that processes of one system share. Each cell
 # prints "fine" as its last word if the cell works as it does without a neighbour.
@@ -20,10 +20,10 @@ HONEST_CELLS = {
     "a command in a terminal": "!echo fine; sleep 0.2; stty size > /dev/null || true; echo fine",
     "a terminal": """
         import os, tty
-        ours, theirs = os.openpty()
-        tty.setraw(theirs)
-        os.write(theirs, b"fine")
-        print(os.read(ours, 100).decode())
+        master, terminal = os.openpty()
+        tty.setraw(terminal)
+        os.write(terminal, b"fine")
+        print(os.read(master, 100).decode())
         """,
     "files of the course": """
         import glob

@@ -19,7 +19,8 @@ from tests.sandboxes import (
     text_of,
 )
 
-pytestmark = needed
+# One process starts the servers for all tests with this group.
+pytestmark = [needed, pytest.mark.xdist_group("sandbox")]
 
 DOUBLE = "def double(x):\n    return 2 * x\n"
 IMPORT = "from course_utils.checks import check\n"

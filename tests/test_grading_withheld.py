@@ -11,7 +11,10 @@ import pytest
 from course_utils.grading import assignments
 from course_utils.grading.sandbox.package import copy_package
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows can't fork")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows can't fork"),
+    pytest.mark.xdist_group("withheld"),
+]
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = assignments.sources(ROOT)
@@ -110,6 +113,7 @@ def module_errors(failures):
     }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("assignment", WITHHELD)
 def test_every_other_module_can_be_imported(failures, assignment):
     broken = module_errors(failures[assignment])
@@ -118,6 +122,7 @@ def test_every_other_module_can_be_imported(failures, assignment):
     assert broken == {}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("assignment", WITHHELD)
 def test_a_withheld_module_says_why(failures, assignment):
     errors = module_errors(failures[assignment])
@@ -127,6 +132,7 @@ def test_a_withheld_module_says_why(failures, assignment):
         assert set(inside.values()) == {withheld_error(package)}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("alias", "package"), ALIASES.items())
 def test_a_former_name_of_a_withheld_package_says_the_same(failures, alias, package):
     statement = f"from {alias} import anything"

@@ -9,6 +9,7 @@ import io
 import re
 import socket
 import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -182,7 +183,8 @@ def test_escaped_files_and_processes_are_detected(tmp_path):
     with subprocess.Popen(["sleep", "60"], executable="/bin/sleep") as sleeper:
         assert not [line for line in canaries.survivors() if line.startswith(f"{sleeper.pid} ")]
         sleeper.kill()
-    with subprocess.Popen(["sh", "-c", "sleep 60; :", "hostile-test"]) as survivor:
+    command = [sys.executable, "-c", "import time; time.sleep(60)", "hostile-test"]
+    with subprocess.Popen(command) as survivor:
         assert [line for line in canaries.survivors() if line.startswith(f"{survivor.pid} ")]
         survivor.kill()
 

@@ -251,7 +251,7 @@ def summary(rows: list[Row]) -> str:
             sum(bool(row.run.active.get(course_grade.student(row.attack))) for row in rows),
         ),
     }
-    return "\n".join(f"| {what} | {theirs} | {our} |" for what, (theirs, our) in counts.items())
+    return "\n".join(f"| {what} | {first} | {second} |" for what, (first, second) in counts.items())
 
 
 def _runs(rows: list[Row]) -> list[course_grade.Run]:

@@ -131,13 +131,13 @@ def active(page: str) -> list[str]:
     """Return the elements and attributes of a page by which a submission would affect the page."""
     reader = _Reader()
     reader.feed(page)
-    return sorted(reader.found)
+    return sorted(reader.elements)
 
 
 class _Reader(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
-        self.found: set[str] = set()
+        self.elements: set[str] = set()
         self._inside = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -145,14 +145,14 @@ class _Reader(HTMLParser):
         for name, value in attrs:
             active = name.startswith("on") or name in ("style", "href", "src", "content", "action")
             if active and any(mark in (value or "") for mark in (*MARKS, "position:fixed;top:0")):
-                self.found.add(f"<{tag} {name}>")
+                self.elements.add(f"<{tag} {name}>")
 
     def handle_endtag(self, tag: str) -> None:
         self._inside = ""
 
     def handle_data(self, data: str) -> None:
         if self._inside and any(mark in data for mark in MARKS):
-            self.found.add(f"<{self._inside}>")
+            self.elements.add(f"<{self._inside}>")
 
 
 class Listeners:

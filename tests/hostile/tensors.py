@@ -25,7 +25,7 @@ def {signature}:
 TASKS = {
     "tensors-rank": (
         "rank_even(d_in: int, d_out: int) -> float",
-        "The rank at which A and B hold as many parameters as W",
+        "The rank at which A and B have as many parameters as W",
         "return d_in * d_out / (d_in + d_out)",
         """\
 from course_utils.checks import check

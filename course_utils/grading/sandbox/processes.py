@@ -108,7 +108,7 @@ class StudentProcess(RoleProcess):
 
     def __init__(self, channel: Channel):
         super().__init__(channel)
-        # Allow imports of modules that were handed in with the notebook.
+        # Allow imports of modules that were submitted with the notebook.
         sys.path.insert(0, os.getcwd())
         # The objects that the test's calls have created, by the number of the call.
         self.objects: dict[int, Any] = {}

@@ -137,7 +137,7 @@ def filter_program(machine: str, refusal: int = errno.EPERM) -> list[Instruction
 
     All jumps in the program are forward:
 
-        architecture is ours? ──no──► kill the process            (calls of i386)
+        native architecture? ───no──► kill the process            (calls of i386)
               │yes
         number ≥ 2^30? ───────yes───► ENOSYS                      (calls of x32)
         number is clone3? ────yes───► ENOSYS                      (libc then uses clone)
@@ -145,7 +145,7 @@ def filter_program(machine: str, refusal: int = errno.EPERM) -> list[Instruction
         number is refused? ───yes───► EPERM                       (for each of REFUSED)
         number is clone? ─────yes───► a new namespace? ───────────yes──► EPERM │ no ──► allow
         number is ioctl? ─────yes───► TIOCSTI or TIOCLINUX? ──────yes──► EPERM │ no ──► allow
-        number is fcntl? ─────yes───► a lease or a notice? ───────yes──► EPERM │ no ──► allow
+        number is fcntl? ─────yes───► a lease or a watch? ────────yes──► EPERM │ no ──► allow
         number is personality? yes──► a query? ────────────────────no──► EPERM │ yes ─► allow
               │no
             allow

@@ -260,7 +260,7 @@ def _sender_pid(connection: socket.socket) -> int:
     for level, kind, credentials in extra if data else ():
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
             return struct.unpack("3i", credentials)[0]
-    raise SandboxError("a process in the sandbox ended before it began")
+    raise SandboxError("a process in the sandbox ended while it was starting")
 
 
 # The number of submissions that are being graded on each core.
