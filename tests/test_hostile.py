@@ -113,22 +113,6 @@ def test_the_memory_of_the_grader_itself_stays_small(runs):
 # --- reading the corpus, and detecting escapes ----------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("# tries: x\n", "must"),
-        ("# tries: x\n# must: some points; graded\n", "some points"),
-        ("# tries: x\n# must: no point; excellent\n", "excellent"),
-        ("# tries: x\n# must: no point; graded; x\n", "says"),
-    ],
-)
-def test_a_submission_without_a_valid_header_is_refused(tmp_path, text, reason):
-    path = tmp_path / "attack.py"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=f"attack.py: .*{reason}"):
-        corpus.read(path)
-
-
 def test_the_header_of_a_submission_is_read(tmp_path):
     path = tmp_path / "attack.py"
     path.write_text("# tries: x\n# must: at most 2 points; graded or ungradable; says a; b\n")

@@ -92,7 +92,7 @@ def _command(template: Path, shadow: Path) -> list[str]:
     """Return the bubblewrap command, to which the program must be added."""
     unshared = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     command = ["bwrap", *unshared, "--unshare-cgroup-try", "--die-with-parent", "--new-session"]
-    command += ["--clearenv", "--setenv", "PATH", f"{ROOT}/.venv/bin:/usr/local/bin:/usr/bin:/bin"]
+    command += ["--clearenv", "--setenv", "PATH", f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin"]
     command += ["--setenv", "LANG", "C.UTF-8", "--setenv", "PYTHONPATH", str(ROOT)]
     command += ["--setenv", "OMP_NUM_THREADS", "1", "--setenv", "PYTHONDONTWRITEBYTECODE", "1"]
     command += ["--cap-drop", "ALL"]
