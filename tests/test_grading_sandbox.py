@@ -410,6 +410,18 @@ def test_without_bubblewrap_the_error_says_what_to_install(monkeypatch):
         Server()
 
 
+@pytest.mark.full
+def test_a_sandbox_that_does_not_answer_is_ended(monkeypatch, tmp_path):
+    silent = tmp_path / "bwrap"
+    silent.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 600\n")
+    silent.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("course_utils.grading.sandbox.server.ANSWER_TIMEOUT", 2)
+    with pytest.raises(SandboxError, match="bubblewrap printed no message"):
+        Server()
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
 def test_a_sandbox_that_does_not_start_reports_the_error_of_bubblewrap(monkeypatch, tmp_path):
     broken = tmp_path / "bwrap"
     broken.write_text(

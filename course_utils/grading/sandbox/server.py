@@ -123,7 +123,11 @@ class BubblewrapProcess:
         )
         theirs.close()
         self._control.settimeout(ANSWER_TIMEOUT)
-        self.fork_error: str = self.ask(imports=imports)["namespaces"]
+        try:
+            self.fork_error: str = self.ask(imports=imports)["namespaces"]
+        except SandboxError:
+            self.close()
+            raise
 
     def ask(self, passed: socket.socket | None = None, **request: Any) -> dict[str, Any]:
         """Send a request to the server, and return the server's answer.
