@@ -100,9 +100,9 @@ def parts() -> str:
     for shape in MODELS:
         run = spread(shape, "QLoRA", gpus)
         whole = sum(
-            line.size for line in run.lines if line.what in ("NF4 constants", "NF4 code books")
+            term.size for term in run.terms if term.name in ("NF4 constants", "NF4 code books")
         )
-        gathered = sum(line.size for line in run.lines if line.what == "gathered layers")
+        gathered = sum(term.size for term in run.terms if term.name == "gathered layers")
         sizes = (run.weights - whole, whole, gathered, outside_layers(shape, run))
         lines.append(f"| {shape.name} | " + " | ".join(f"{s / GiB:.2f}" for s in sizes) + " |")
     return "\n".join(lines)

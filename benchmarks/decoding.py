@@ -143,7 +143,7 @@ BENCHMARK = Benchmark(
     measure,
     {"table": table},
     conditions=lambda report: conditions(
-        report, f"{report['rounds']} turns of each way, {report['stories']} answers per turn"
+        report, f"{report['rounds']} turns for each method, {report['stories']} answers per turn"
     ),
     problems=problems,
 )

@@ -153,6 +153,6 @@ def problems(report: Report) -> list[str]:
 BENCHMARK = Benchmark(
     measure,
     {"table": table},
-    conditions=lambda report: conditions(report, f"{report['rounds']} turns of each way"),
+    conditions=lambda report: conditions(report, f"{report['rounds']} turns for each setting"),
     problems=problems,
 )

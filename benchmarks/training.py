@@ -240,16 +240,16 @@ def profiled(turn: Turn, changes: int) -> None:
         turn.end(kinds=kinds)
 
 
-ELSE = "all else"
+ELSE = "all other operations"
 OPERATIONS = ("aten::", "bitsandbytes::")
 KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm"),
     "copies and casts": ("aten::copy_", "aten::cat", "aten::index_select", "aten::index_fill_"),
-    "attention in torch's kernel": (
+    "attention with torch's kernel": (
         "aten::_scaled_dot_product_flash_attention_for_cpu",
         "aten::_scaled_dot_product_flash_attention_for_cpu_backward",
     ),
-    "sums, products of elements": (
+    "sums and elementwise products": (
         *("aten::mul", "aten::mul_", "aten::add", "aten::add_", "aten::sub", "aten::div"),
         *("aten::neg", "aten::sum", "aten::pow", "aten::mean"),
     ),
@@ -265,12 +265,12 @@ KINDS = {
 }
 
 CHANGES = (
-    "peft and transformers, adapters in float32, logits of all tokens",
-    "logits of the answers alone",
-    "adapters' products in bfloat16, by autocast",
-    "no padding: packed rows, attention to each example, written out",
-    "`lora_linear`: base and adapter in one, backward by hand, no autocast",
-    "`cross_entropy` in chunks",
+    "peft and transformers: adapters in float32, logits of all tokens",
+    "logits of the answer tokens only",
+    "adapters computed in bfloat16 by autocast",
+    "no padding: examples packed into one row, attention computed for each example",
+    "`lora_linear`: base and adapter in one function, handwritten backward pass, no autocast",
+    "`cross_entropy` computed in chunks",
 )
 
 WAYS: dict[str, Callable[[Turn], None]] = {
@@ -321,7 +321,7 @@ def peer_table(report: dict) -> str:
 
 def part_table(report: dict) -> str:
     """Return a table of CHANGES; each row includes the changes of the rows above it."""
-    lines = ["| | tokens/s | against the line above | peak memory |", "|---|--:|--:|--:|"]
+    lines = ["| | tokens/s | speed-up over the row above | peak memory |", "|---|--:|--:|--:|"]
     above = None
     for what, result in zip(CHANGES, report["parts"].values(), strict=True):
         pieces = result["pieces"]
@@ -334,7 +334,7 @@ def part_table(report: dict) -> str:
 
 def profile_table(report: dict) -> str:
     """Return a table of the median time and calls in a step, before and after the changes."""
-    lines = ["| ms, and operations | before | after |", "|---|--:|--:|"]
+    lines = ["| operations: ms (number) | before | after |", "|---|--:|--:|"]
     for kind in (*KINDS, ELSE):
         cells = []
         for result in report["profiles"].values():
@@ -360,7 +360,7 @@ BENCHMARK = Benchmark(
     measure,
     {"peers": peer_table, "parts": part_table, "profile": profile_table},
     conditions=lambda report: conditions(
-        report, f"{report['rounds']} steps of each way, which take turns"
+        report, f"{report['rounds']} steps of each method; the methods alternate"
     ),
     problems=problems,
 )

@@ -10,7 +10,7 @@ import logging
 
 from course_utils import threads
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def _no_kernel_notice(record: logging.LogRecord) -> bool:

@@ -18,16 +18,21 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from course_utils import runtime
-from course_utils.news import house_style_faults
+from course_utils.news import house_style_errors
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from peft import PeftModel
     from torch import Tensor, nn
+    from torch.utils.hooks import RemovableHandle
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    Model: TypeAlias = PreTrainedModel | PeftModel
 
 METRICS = {
     "valid_json": "valid JSON",
@@ -53,9 +58,10 @@ class Interval(NamedTuple):
 # -- asking the model --------------------------------------------------------------------------
 
 
-def generate(
-    model: nn.Module,
-    tokenizer,
+# The arguments that can be given only by name are options with defaults.
+def generate(  # noqa: PLR0913
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
     conversations: Sequence[Sequence[Mapping[str, str]]],
     *,
     max_new_tokens: int = 40,
@@ -118,13 +124,17 @@ def generate(
     return answers
 
 
-def _prompt_ids(messages: Sequence[Mapping[str, str]], tokenizer) -> list[int]:
+def _prompt_ids(
+    messages: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase
+) -> list[int]:
     from course_utils import sft
 
     if not messages:
         raise ValueError("a conversation needs at least one message")
     if messages[-1]["role"] == "assistant":
-        raise ValueError("the last message is the assistant's: leave it out, the model writes it")
+        raise ValueError(
+            "the last message is the assistant's: leave it out, because the model generates it"
+        )
     return sft.prompt_ids(messages, tokenizer)
 
 
@@ -154,7 +164,13 @@ def _by_width(widths: list[int], batch_size: int, batch_tokens: int) -> Iterator
 class _Decoder:
     """Decodes prompts greedily, and computes the keys and values of their common prefix once."""
 
-    def __init__(self, model: nn.Module, tokenizer, prefix: list[int], max_new_tokens: int):
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: PreTrainedTokenizerBase,
+        prefix: list[int],
+        max_new_tokens: int,
+    ):
         from transformers import GenerationConfig
 
         self.model, self.tokenizer, self.prefix = model, tokenizer, prefix
@@ -210,12 +226,14 @@ class _Decoder:
         import torch
         from torch.nn.utils.rnn import pad_sequence
 
-        own = [torch.tensor(prompt[len(self.prefix) :]) for prompt in prompts]
-        there = [torch.ones_like(ids) for ids in own]
-        left = {"batch_first": True, "padding_side": "left"}
+        def after_prefix(rows: list[Tensor], padding: int) -> Tensor:
+            return pad_sequence(rows, batch_first=True, padding_value=padding, padding_side="left")
+
+        rest = [torch.tensor(prompt[len(self.prefix) :]) for prompt in prompts]
         prefix = torch.tensor(self.prefix, dtype=torch.long).expand(len(prompts), -1)
-        ids = torch.cat([prefix, pad_sequence(own, padding_value=self.pad, **left)], dim=1)
-        mask = torch.cat([torch.ones_like(prefix), pad_sequence(there, **left)], dim=1)
+        ids = torch.cat([prefix, after_prefix(rest, self.pad)], dim=1)
+        masks = [torch.ones_like(row) for row in rest]
+        mask = torch.cat([torch.ones_like(prefix), after_prefix(masks, 0)], dim=1)
         return ids, mask
 
     def _text(self, new: list[int]) -> str:
@@ -224,15 +242,15 @@ class _Decoder:
         return self.tokenizer.decode(new[:end], skip_special_tokens=True).strip()
 
 
-def _end_tokens(model: nn.Module, tokenizer) -> list[int]:
+def _end_tokens(model: Model, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the end tokens of the tokenizer and of the model's generation config."""
-    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    own = own if isinstance(own, list) else [own]
-    return list(dict.fromkeys(e for e in [tokenizer.eos_token_id, *own] if e is not None))
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ends = ends if isinstance(ends, list) else [ends]
+    return list(dict.fromkeys(e for e in [tokenizer.eos_token_id, *ends] if e is not None))
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def _evaluating(model: Model) -> Iterator[None]:
     """Put a model into eval mode (no dropout, no checkpointing) inside the with block.
 
     Afterwards each module's previous mode is restored.
@@ -248,7 +266,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _pack_input(head: nn.Module):
+def _pack_input(head: nn.Module) -> RemovableHandle:
     """Keep torch from copying the head's weights once for each row of the batch.
 
     `generate` passes a slice with only the last position to the head. torch computes the product of
@@ -258,13 +276,15 @@ def _pack_input(head: nn.Module):
     return head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
 
 
-def mean_prompt_tokens(conversations: Sequence[Sequence[Mapping[str, str]]], tokenizer) -> float:
+def mean_prompt_tokens(
+    conversations: Sequence[Sequence[Mapping[str, str]]], tokenizer: PreTrainedTokenizerBase
+) -> float:
     """Return the mean number of tokens in a prompt, which the model reads before it answers."""
     counts = [len(_prompt_ids(messages, tokenizer)) for messages in conversations]
     return sum(counts) / len(counts)
 
 
-# -- judging the answers -----------------------------------------------------------------------
+# -- scoring the answers -----------------------------------------------------------------------
 
 
 def parse_answer(answer: str, *, lenient: bool = False) -> dict[str, str] | None:
@@ -277,17 +297,17 @@ def parse_answer(answer: str, *, lenient: bool = False) -> dict[str, str] | None
             its value. True reads the first {...} that is a JSON object, also inside prose or a code
             fence. That object may have further keys, and its section may have capitals.
     """
-    found = _first_object(answer) if lenient else _whole_object(answer)
-    if found is None or not all(isinstance(found.get(k), str) for k in ("section", "headline")):
+    parsed = _first_object(answer) if lenient else _only_object(answer)
+    if parsed is None or not all(isinstance(parsed.get(k), str) for k in ("section", "headline")):
         return None
-    section = found["section"].strip().lower() if lenient else found["section"]
-    return {"section": section, "headline": found["headline"]}
+    section = parsed["section"].strip().lower() if lenient else parsed["section"]
+    return {"section": section, "headline": parsed["headline"]}
 
 
-def _whole_object(answer: str) -> dict | None:
+def _only_object(answer: str) -> dict | None:
     try:
         pairs = json.loads(answer, object_pairs_hook=list)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     if not answer.strip().startswith("{") or sorted(k for k, _ in pairs) != ["headline", "section"]:
         return None
@@ -298,7 +318,7 @@ def _first_object(answer: str) -> dict | None:
     for brace in re.finditer("{", answer):
         try:
             return json.JSONDecoder().raw_decode(answer, brace.start())[0]
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             continue
     return None
 
@@ -325,19 +345,24 @@ def score(
     import pandas as pd
 
     if len(answers) != len(references) or not len(answers):
-        raise ValueError(f"{len(answers)} answers for {len(references)} examples")
+        raise ValueError(
+            f"there must be one answer for each example, and at least one example: got "
+            f"{len(answers)} answers for {len(references)} examples"
+        )
     pairs = zip(answers, references, strict=True)
-    rows = [_judge(parse_answer(answer, lenient=lenient), example) for answer, example in pairs]
+    rows = [
+        _score_answer(parse_answer(answer, lenient=lenient), example) for answer, example in pairs
+    ]
     return pd.DataFrame(rows, columns=list(METRICS), dtype=float)
 
 
-def _judge(parsed: dict[str, str] | None, reference: Mapping[str, str]) -> list[float]:
+def _score_answer(parsed: dict[str, str] | None, reference: Mapping[str, str]) -> list[float]:
     if parsed is None:
         return [0.0, 0.0, 0.0, 0.0]
     return [
         1.0,
         float(parsed["section"] == reference["section"]),
-        float(not house_style_faults(parsed["headline"], reference["story"])),
+        float(not house_style_errors(parsed["headline"], reference["story"])),
         rouge_l(parsed["headline"], reference["headline"]),
     ]
 
@@ -379,7 +404,10 @@ def wilson(successes: float, trials: int) -> Interval:
         ValueError: There are no trials, or more successes than trials.
     """
     if trials < 1 or not 0 <= successes <= trials:
-        raise ValueError(f"{successes} successes of {trials} trials is not a rate")
+        raise ValueError(
+            "trials must be at least 1, and successes must be from 0 to the number of trials: got "
+            f"{successes} successes of {trials} trials"
+        )
     rate, z2 = successes / trials, Z95**2
     middle = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
     half = math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2)) * Z95 / (1 + z2 / trials)
@@ -394,10 +422,10 @@ def bootstrap(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) 
 
     Source: Efron (1979), The Annals of Statistics 7. The same seed gives the same interval.
     """
-    values = np.asarray(values, dtype=float)
-    draws = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
-    return Interval(float(values.mean()), float(low), float(high))
+    sample = np.asarray(values, dtype=float)
+    draws = np.random.default_rng(seed).integers(len(sample), size=(resamples, len(sample)))
+    low, high = np.quantile(sample[draws].mean(axis=1), [0.025, 0.975])
+    return Interval(float(sample.mean()), float(low), float(high))
 
 
 def summary(scores: DataFrame) -> dict[str, Interval]:
@@ -514,7 +542,8 @@ def side_by_side(
     """
     if wrong := [name for name, texts in answers.items() if len(texts) != len(examples)]:
         raise ValueError(
-            f"{wrong[0]!r} has {len(answers[wrong[0]])} answers for {len(examples)} examples"
+            f"there must be one answer for each example, but {wrong[0]!r} has "
+            f"{len(answers[wrong[0]])} answers for {len(examples)} examples"
         )
     shown = [examples[i] for i in range(min(n, len(examples)))]
     return SideBySide(

@@ -29,13 +29,14 @@ from course_utils.units import format_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from traitlets import Bunch
 
     from course_utils.figures import Picture
     from course_utils.memory import ModelShape
     from course_utils.paging import Run
 
 # Without an explicit line height, Voila adds space between the lines.
-NUMBERS_LOOK = "font-family: monospace; line-height: 1.3"
+TEXT_STYLE = "font-family: monospace; line-height: 1.3"
 
 
 def explorer(
@@ -48,23 +49,25 @@ def explorer(
         answer: A pure function of the controls' values. It returns a picture and the picture's
             numbers as text, or raises ValueError with a sentence for the reader.
     """
-    shown = widgets.HTML()
+    output = widgets.HTML()
 
-    def update(_=None) -> None:
+    def update(_: Bunch | None = None) -> None:
         try:
             picture, text = answer(**{name: control.value for name, control in controls.items()})
-            numbers = f'<pre style="{NUMBERS_LOOK}">{html.escape(text)}</pre>'
-            shown.value = picture._repr_html_() + numbers
+            numbers = f'<pre style="{TEXT_STYLE}">{html.escape(text)}</pre>'
+            output.value = picture._repr_html_() + numbers
         except ValueError as error:
-            shown.value = f'<p role="alert"><b>{html.escape(str(error))}</b></p>'
+            output.value = f'<p role="alert"><b>{html.escape(str(error))}</b></p>'
 
     for control in controls.values():
         control.observe(update, names="value")
     update()
-    ticks = [control for control in controls.values() if isinstance(control, widgets.Checkbox)]
-    fields = [control for control in controls.values() if control not in ticks]
-    rows = [widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in (fields, ticks) if row]
-    return widgets.VBox([*rows, shown])
+    checkboxes = [control for control in controls.values() if isinstance(control, widgets.Checkbox)]
+    fields = [control for control in controls.values() if control not in checkboxes]
+    rows = [
+        widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in (fields, checkboxes) if row
+    ]
+    return widgets.VBox([*rows, output])
 
 
 def menu(
@@ -83,7 +86,7 @@ def menu(
     return widgets.Dropdown(options=list(options), description=description, **chosen)
 
 
-def tick(description: str, value: bool, width: str = "210px") -> widgets.Checkbox:
+def checkbox(description: str, value: bool, width: str = "210px") -> widgets.Checkbox:
     """Return a checkbox with a label. `width` is the width of the checkbox in CSS units."""
     return widgets.Checkbox(value, description=description, indent=False, layout={"width": width})
 
@@ -95,21 +98,23 @@ def number(description: str, value: int) -> widgets.IntText:
     )
 
 
-def switch_off(fields: Iterable[widgets.Widget], by: widgets.Widget, when: Callable) -> None:
-    """Disable fields while `when` returns True for the value of the control `by`."""
+def disable_while(
+    fields: Iterable[widgets.Widget], control: widgets.Widget, when: Callable[[Any], bool]
+) -> None:
+    """Disable fields while `when` returns True for the value of a control."""
 
-    def follow(_=None) -> None:
+    def update(_: Bunch | None = None) -> None:
         for field in fields:
-            field.disabled = when(by.value)
+            field.disabled = when(control.value)
 
-    by.observe(follow, names="value")
-    follow()
+    control.observe(update, names="value")
+    update()
 
 
-def check_number(name: str, value: int, most: int, least: int = 1) -> None:
+def check_number(name: str, value: int, maximum: int, minimum: int = 1) -> None:
     """Raise ValueError with a message for the reader if a number is not in the allowed range."""
-    if not least <= value <= most:
-        raise ValueError(f"{name} must be from {least} to {most:,} here, but is {value:,}.")
+    if not minimum <= value <= maximum:
+        raise ValueError(f"{name} must be from {minimum} to {maximum:,} here, but is {value:,}.")
 
 
 def check_choice(name: str, value: Any, allowed: Iterable) -> None:
@@ -119,21 +124,21 @@ def check_choice(name: str, value: Any, allowed: Iterable) -> None:
         raise ValueError(f"{name} must be one of {choices} here, but is {value}.")
 
 
-def listed(lines: Mapping[str, str], width: int) -> str:
+def aligned(lines: Mapping[str, str], width: int) -> str:
     """Return a line for each name: the name, padded to `width` characters, and the text."""
     return "\n".join(f"{name:<{width}} {text}" for name, text in lines.items())
 
 
 # --- LoRA -----------------------------------------------------------------------------------------
 
-FREE = "one shape: d_in × d_out"
+CUSTOM = "one shape: d_in × d_out"
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LORA_MODELS = (
     *("smollm2-135m", "smollm2-1.7b", "qwen2.5-7b", "llama-7b", "mistral-7b", "llama-3.1-8b"),
     *("llama-13b", "llama-33b", "llama-65b"),
 )
-# The largest width and number of layers that a reader may choose for a free shape.
-WIDEST, MOST_LAYERS = 1_000_000, 1000
+# The largest width and number of layers that a reader may choose for a custom shape.
+MAX_WIDTH, MAX_LAYERS = 1_000_000, 1000
 # Bytes per trainable parameter. Weight, gradient and optimizer need 4 + 4 + 8 bytes for adapters,
 # and 2 + 2 + 12 bytes for full fine-tuning in mixed precision.
 BYTES = 16
@@ -144,9 +149,9 @@ class LoraChoices:
     """The values that a reader chooses in `lora_explorer`.
 
     Attributes:
-        model: FREE for a shape that the reader chooses, or one of LORA_MODELS.
-        d_in: Input width of each ticked module, used only if `model` is FREE.
-        d_out: Output width of each ticked module, used only if `model` is FREE.
+        model: CUSTOM for a shape that the reader chooses, or one of LORA_MODELS.
+        d_in: Input width of each ticked module, used only if `model` is CUSTOM.
+        d_out: Output width of each ticked module, used only if `model` is CUSTOM.
         layers: Number of layers that get adapters.
         rank: Rank of the adapters.
         q_proj: Whether this module gets an adapter. Each other module has a field of the same kind.
@@ -170,25 +175,25 @@ class LoraChoices:
 
     def __post_init__(self) -> None:
         if not any(getattr(self, name) for name in MODULES):
-            raise ValueError("Tick at least one module: without an adapter nothing is trained.")
-        if self.model == FREE:
-            check_number("d_in", self.d_in, WIDEST)
-            check_number("d_out", self.d_out, WIDEST)
-        check_number("layers", self.layers, self.shape.layers if self.shape else MOST_LAYERS)
+            raise ValueError("Tick at least one module: LoRA trains only the adapters.")
+        if self.model == CUSTOM:
+            check_number("d_in", self.d_in, MAX_WIDTH)
+            check_number("d_out", self.d_out, MAX_WIDTH)
+        check_number("layers", self.layers, self.shape.layers if self.shape else MAX_LAYERS)
         check_number("rank r", self.rank, min(map(min, self.matrices)))
 
     @property
     def shape(self) -> ModelShape | None:
-        """The shape of the model, None if `model` is FREE."""
+        """The shape of the model, None if `model` is CUSTOM."""
         from course_utils.memory import ModelShape
 
-        return None if self.model == FREE else ModelShape.preset(self.model)
+        return None if self.model == CUSTOM else ModelShape.preset(self.model)
 
     @property
     def matrices(self) -> list[tuple[int, int]]:
         """The matrices of one layer that get adapters: (d_in, d_out) of each ticked module."""
-        free = dict.fromkeys(MODULES, (self.d_in, self.d_out))
-        widths = self.shape.linear_layers() if self.shape else free
+        custom = dict.fromkeys(MODULES, (self.d_in, self.d_out))
+        widths = self.shape.linear_layers() if self.shape else custom
         return [widths[name] for name in MODULES if getattr(self, name)]
 
 
@@ -200,7 +205,7 @@ def lora_explorer() -> widgets.VBox:
     from course_utils.memory import ModelShape
 
     controls = {
-        "model": menu("model", [FREE, *LORA_MODELS]),
+        "model": menu("model", [CUSTOM, *LORA_MODELS]),
         "d_in": number("d_in", 1000),
         "d_out": number("d_out", 1000),
         "layers": number("layers", 1),
@@ -208,17 +213,17 @@ def lora_explorer() -> widgets.VBox:
     }
     for name in MODULES:
         ticked = name in ("q_proj", "k_proj", "v_proj")
-        controls[name] = tick(name, ticked, "110px")
+        controls[name] = checkbox(name, ticked, "110px")
 
-    def follow_model(change) -> None:
-        free = change.new == FREE
-        controls["layers"].value = 1 if free else ModelShape.preset(change.new).layers
+    def set_layers(change: Bunch) -> None:
+        custom = change.new == CUSTOM
+        controls["layers"].value = 1 if custom else ModelShape.preset(change.new).layers
 
     shape = controls["d_in"], controls["d_out"]
-    switch_off(shape, by=controls["model"], when=lambda model: model != FREE)
+    disable_while(shape, control=controls["model"], when=lambda model: model != CUSTOM)
     # This observer is registered before the observer of `explorer`, so that the answer uses the new
     # number of layers.
-    controls["model"].observe(follow_model, names="value")
+    controls["model"].observe(set_layers, names="value")
     return explorer(controls, lambda **values: lora_answer(LoraChoices(**values)))
 
 
@@ -244,7 +249,7 @@ def lora_answer(choices: LoraChoices) -> tuple[Picture, str]:
     if choices.shape:
         whole = choices.shape.parameters
         lines["share of the whole model"] = f"{trained / whole:.2%} of {whole:,} parameters"
-    return figures.lora_parameters(per_rank, full, rank), listed(lines, 38)
+    return figures.lora_parameters(per_rank, full, rank), aligned(lines, 38)
 
 
 # --- bins -----------------------------------------------------------------------------------------
@@ -259,10 +264,10 @@ FORMATS = {
 # These formats always have 4 bits, whatever number of bits the reader chooses.
 FOUR_BITS = ("fp4", "ocp")
 # The explorer quantizes this many numbers of a distribution.
-NUMBERS = 2**16
+SAMPLE_SIZE = 2**16
 # The block sizes that a reader may choose. With the largest size, all numbers are in one block.
-SIZES = [2**n for n in range(4, 17)]
-REAL = "model.layers.15.mlp.up_proj.weight"
+BLOCK_CHOICES = [2**n for n in range(4, 17)]
+REAL_TENSOR = "model.layers.15.mlp.up_proj.weight"
 REAL_LAYER = "a real layer"
 DISTRIBUTIONS = ("normal", "uniform", "heavy tails", REAL_LAYER)
 
@@ -274,8 +279,9 @@ class BinsChoices:
     Attributes:
         form: A key of FORMATS.
         bits: Number of bits, from 2 to 8. The formats of FOUR_BITS always have 4 bits.
-        block_size: One of SIZES.
-        distribution: One of DISTRIBUTIONS. REAL_LAYER is the layer REAL of the course's model.
+        block_size: One of BLOCK_CHOICES.
+        distribution: One of DISTRIBUTIONS. With REAL_LAYER, the numbers are the weights REAL_TENSOR
+            of the course's model.
 
     Raises:
         ValueError: A value is out of range.
@@ -287,7 +293,7 @@ class BinsChoices:
     distribution: str
 
     def __post_init__(self) -> None:
-        check_number("bits", self.bits, most=8, least=2)
+        check_number("bits", self.bits, maximum=8, minimum=2)
         check_choice("format", self.form, FORMATS)
         check_choice("numbers", self.distribution, DISTRIBUTIONS)
 
@@ -297,10 +303,10 @@ def bins_explorer() -> widgets.VBox:
     controls = {
         "form": menu("format", FORMATS),
         "bits": number("bits", 4),
-        "block_size": menu("block size", SIZES, 64),
+        "block_size": menu("block size", BLOCK_CHOICES, 64),
         "distribution": menu("numbers", DISTRIBUTIONS),
     }
-    switch_off([controls["bits"]], by=controls["form"], when=FOUR_BITS.__contains__)
+    disable_while([controls["bits"]], control=controls["form"], when=FOUR_BITS.__contains__)
     return explorer(controls, lambda **values: bins_answer(BinsChoices(**values)))
 
 
@@ -313,26 +319,26 @@ def bins_answer(choices: BinsChoices) -> tuple[Picture, str]:
     bits = 4 if form in FOUR_BITS else choices.bits
     levels = _levels(form, bits, x, block_size)
     q = quantization.quantize(x, levels, block_size)
-    scaled = x / q.absmax.repeat_interleave(block_size)[:NUMBERS]
-    share = q.codes.int().bincount(minlength=len(levels)) / NUMBERS
+    scaled = x / q.absmax.repeat_interleave(block_size)[:SAMPLE_SIZE]
+    share = q.codes.int().bincount(minlength=len(levels)) / SAMPLE_SIZE
     used = share[share > 0]
     widths = quantization.bin_edges(levels).diff()
     error = (q.dequantize() - x).square().mean() / x.square().mean()
     overhead = quantization.overhead_bits(block_size)
     lines = {
         "squared error": f"{error:.3%} of the squared numbers",
-        "bits a number": f"{bits} + {overhead:g} = {bits + overhead:g}",
+        "bits per number": f"{bits} + {overhead:g} = {bits + overhead:g}",
         "levels": f"{len(levels)} of {2**bits} codes",
         "bins": f"from {widths.min():.4f} to {widths.max():.4f} wide",
-        "use of a code": f"from {share.min():.1%} to {share.max():.1%} of the numbers",
+        "use of each code": f"from {share.min():.1%} to {share.max():.1%} of the numbers",
         "even use": f"{1 / len(levels):.1%}",
         "information": f"{-(used * used.log2()).sum():.3f} of {bits} bits",
         "mean absmax": f"{q.absmax.mean() / x.std():.2f} standard deviations",
     }
     if choices.distribution == REAL_LAYER:
-        lines["beware"] = "these weights were in 4 bits once before: the error is biased"
+        lines["caution"] = "these weights were once quantized to 4 bits: the error is biased"
     picture = figures.bins(scaled.tolist(), {f"{FORMATS[form]}, {bits} bits": levels.tolist()})
-    return picture, listed(lines, 15)
+    return picture, aligned(lines, 16)
 
 
 def _levels(form: str, bits: int, x: Tensor, block_size: int) -> Tensor:
@@ -354,7 +360,7 @@ def _levels(form: str, bits: int, x: Tensor, block_size: int) -> Tensor:
 
 @lru_cache(maxsize=len(DISTRIBUTIONS))
 def _numbers(distribution: str) -> Tensor:
-    """Return numbers of a distribution as a float32 tensor of shape (NUMBERS,).
+    """Return numbers of a distribution as a float32 tensor of shape (SAMPLE_SIZE,).
 
     The numbers are the same at every call.
     """
@@ -363,15 +369,15 @@ def _numbers(distribution: str) -> Tensor:
     from course_utils.models import stored_weights
 
     if distribution == REAL_LAYER:
-        ((_, weights),) = stored_weights(part=REAL)
-        return weights.float().flatten()[:NUMBERS]
+        ((_, weights),) = stored_weights(part=REAL_TENSOR)
+        return weights.float().flatten()[:SAMPLE_SIZE]
     g = torch.Generator().manual_seed(0)
     if distribution == "uniform":
-        return 2 * torch.rand(NUMBERS, generator=g) - 1
-    x = torch.randn(NUMBERS, generator=g)
+        return 2 * torch.rand(SAMPLE_SIZE, generator=g) - 1
+    x = torch.randn(SAMPLE_SIZE, generator=g)
     # The heavy tails are those of Student's t distribution with 4 degrees of freedom.
     if distribution == "heavy tails":
-        x /= torch.randn(4, NUMBERS, generator=g).square().mean(0).sqrt()
+        x /= torch.randn(4, SAMPLE_SIZE, generator=g).square().mean(0).sqrt()
     return x
 
 
@@ -384,7 +390,7 @@ METHODS = {
     "lora": "LoRA on a 16-bit base",
     "qlora": "QLoRA on an NF4 base",
 }
-MOST_SEQUENCES, MOST_TOKENS, MOST_RANK = 1024, 131_072, 1024
+MAX_SEQUENCES, MAX_TOKENS, MAX_RANK = 1024, 131_072, 1024
 CHECKPOINTING, DOUBLE, UPCAST = "gradient checkpointing", "double quantization", "float32 upcast"
 
 
@@ -422,10 +428,10 @@ class StepChoices:
     upcast: bool = False
 
     def __post_init__(self) -> None:
-        check_number("batch size", self.batch_size, MOST_SEQUENCES)
-        check_number("tokens", self.sequence_length, MOST_TOKENS)
+        check_number("batch size", self.batch_size, MAX_SEQUENCES)
+        check_number("tokens", self.sequence_length, MAX_TOKENS)
         if self.method != "full":
-            check_number("rank r", self.rank, MOST_RANK)
+            check_number("rank r", self.rank, MAX_RANK)
 
     @property
     def method_options(self) -> dict[str, Any]:
@@ -473,15 +479,15 @@ def memory_explorer() -> widgets.VBox:
         "batch_size": number("batch size", 1),
         "sequence_length": number("tokens", 1024),
         "rank": number("rank r", 16),
-        "gradient_checkpointing": tick(CHECKPOINTING, True),
-        "double_quant": tick(DOUBLE, True),
-        "upcast": tick(UPCAST, False),
+        "gradient_checkpointing": checkbox(CHECKPOINTING, True),
+        "double_quant": checkbox(DOUBLE, True),
+        "upcast": checkbox(UPCAST, False),
     }
 
     method, nf4 = controls["method"], (controls["double_quant"], controls["upcast"])
-    switch_off([controls["recipe"]], by=method, when=lambda chosen: chosen != "full")
-    switch_off([controls["rank"]], by=method, when=lambda chosen: chosen == "full")
-    switch_off(nf4, by=method, when=lambda chosen: chosen != "qlora")
+    disable_while([controls["recipe"]], control=method, when=lambda chosen: chosen != "full")
+    disable_while([controls["rank"]], control=method, when=lambda chosen: chosen == "full")
+    disable_while(nf4, control=method, when=lambda chosen: chosen != "qlora")
     return explorer(controls, lambda **values: memory_answer(MemoryChoices(**values)))
 
 
@@ -495,19 +501,19 @@ def memory_answer(choices: MemoryChoices) -> tuple[Picture, str]:
     from course_utils import figures, memory
 
     shape, gpu, options = memory.ModelShape.preset(choices.model), choices.gpu, choices.options
-    found = memory.estimate(shape, choices.method, batch_size=choices.batch_size, **options)
-    room = {name: memory.usable_bytes(name) for name in memory.GPUS}
+    estimate = memory.estimate(shape, choices.method, batch_size=choices.batch_size, **options)
+    usable = {name: memory.usable_bytes(name) for name in memory.GPUS}
     lines = {
-        "a parameter of the model": f"{found.total / shape.parameters:.2f} B",
-        "fits": ", ".join(filter(found.fits, memory.GPUS)) or "none of these GPUs",
-        "largest batch": "needs a shape: choose another model",
+        "per parameter": f"{estimate.total / shape.parameters:.2f} B",
+        "fits on": ", ".join(filter(estimate.fits, memory.GPUS)) or "none of these GPUs",
+        "largest batch": "unknown; choose a model with known layers",
     }
     if shape.known:
         batch = memory.largest("batch_size", gpu, shape, choices.method, **options)
         lines["largest batch"] = f"{batch:,} × {choices.sequence_length:,} tokens on {gpu}"
-    bars = {METHODS[choices.method]: found.groups}
-    picture = figures.memory_bars(bars, room, reach=room[gpu])
-    return picture, f"{found.table()}\n\n{listed(lines, 25)}"
+    bars = {METHODS[choices.method]: estimate.groups}
+    picture = figures.memory_bars(bars, usable, reach=usable[gpu])
+    return picture, f"{estimate.table()}\n\n{aligned(lines, 15)}"
 
 
 STATES = {"adamw": "32-bit Adam", "adamw8bit": "8-bit Adam"}
@@ -530,7 +536,7 @@ class PagingChoices(StepChoices):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("long: tokens", self.longest, MOST_TOKENS)
+        check_number("long: tokens", self.longest, MAX_TOKENS)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -562,11 +568,13 @@ def paging_explorer() -> widgets.VBox:
         "sequence_length": number("tokens", 1024),
         "longest": number("long: tokens", 4096),
         "rank": number("rank r", 64),
-        "gradient_checkpointing": tick(CHECKPOINTING, True),
-        "paged": tick(PAGING, False),
+        "gradient_checkpointing": checkbox(CHECKPOINTING, True),
+        "paged": checkbox(PAGING, False),
     }
 
-    switch_off([controls["rank"]], by=controls["method"], when=lambda chosen: chosen == "full")
+    disable_while(
+        [controls["rank"]], control=controls["method"], when=lambda chosen: chosen == "full"
+    )
     return explorer(controls, lambda **values: paging_answer(PagingChoices(**values)))
 
 
@@ -580,29 +588,29 @@ def paging_answer(choices: PagingChoices) -> tuple[Picture, str]:
 
     model, method, gpu, paged = choices.model, choices.method, choices.gpu, choices.paged
     runs, fits = {}, {}
-    for on in (True, False):
-        options = choices.options(paged=on)
-        runs[on] = paging.simulate(model, method, gpu=gpu, lengths=choices.lengths, **options)
-        fits[on] = paging.longest_text(gpu, model, method, **options)
+    for may_page in (True, False):
+        options = choices.options(paged=may_page)
+        runs[may_page] = paging.simulate(model, method, gpu=gpu, lengths=choices.lengths, **options)
+        fits[may_page] = paging.longest_text(gpu, model, method, **options)
     tensors = paging.paged_tensors(model, method, **choices.options(paged=True))
     pages = format_bytes(sum(tensor.paged for tensor in tensors))
     states = format_bytes(sum(tensor.size for tensor in tensors))
     count = sum(tensor.count for tensor in tensors)
     paging_count = sum(tensor.count for tensor in tensors if tensor.paged)
-    words = {True: "paging on", False: "paging off"}
+    labels = {True: "paging on", False: "paging off"}
     shown = runs[paged]
+    large = f"those of at least {memory.SMALLEST_PAGED:,} elements"
     bus = f"PCIe {paging.PCIE[gpu]}.0 ×16, nominally {format_bytes(shown.bandwidth)}/s"
-    least = f"from {memory.SMALLEST_PAGED:,} elements on"
     lines = {
-        f"{words[paged]} (shown)": _outcome(shown),
-        words[not paged]: _outcome(runs[not paged]),
-        f"room on {gpu}": format_bytes(shown.budget),
+        f"{labels[paged]} (shown)": _outcome(shown),
+        labels[not paged]: _outcome(runs[not paged]),
+        f"memory of {gpu}": format_bytes(shown.budget),
         "bus": bus,
         "optimizer states": f"{states}, of which {pages} can page",
-        "tensors that page": f"{paging_count:,} of {count:,}: {least}",
+        "tensors that page": f"{paging_count:,} of {count:,}, {large}",
         "longest text": f"{_tokens(fits[False])}, with paging {_tokens(fits[True])}",
     }
-    return figures.memory_timeline(shown), listed(lines, 19)
+    return figures.memory_timeline(shown), aligned(lines, 19)
 
 
 def _tokens(count: int) -> str:
@@ -611,7 +619,7 @@ def _tokens(count: int) -> str:
 
 def _outcome(run: Run) -> str:
     if failed := run.out_of_memory:
-        return f"out of memory in step {failed.step}: {format_bytes(failed.total)}"
+        return f"out of memory in step {failed.step}: {format_bytes(failed.total)} needed"
     if run.moved:
         return f"runs; {format_bytes(run.moved)} moved in {run.seconds:.2f} s"
     return f"runs, up to {format_bytes(run.peak)}; nothing moves"
@@ -620,11 +628,11 @@ def _outcome(run: Run) -> str:
 # --- overhead of block constants ------------------------------------------------------------------
 
 # In these models, all weights count as quantized, as in the slides and the papers.
-BARE = {"7b": 7 * 10**9, "65b": 65 * 10**9}
+WEIGHT_COUNTS = {"7b": 7 * 10**9, "65b": 65 * 10**9}
 CODE_BITS = 4
 # The block sizes of bitsandbytes, and 16 for comparison.
 SMALL_BLOCKS = tuple(2**n for n in range(4, 13))
-MOST_CONSTANT_BITS, MOST_NESTED_BITS, MOST_NESTED_SIZE = 64, 16, 2**20
+MAX_CONSTANT_BITS, MAX_NESTED_BITS, MAX_NESTED_SIZE = 64, 16, 2**20
 
 
 @dataclass(frozen=True)
@@ -632,8 +640,8 @@ class OverheadChoices:
     """The values that a reader chooses in `overhead_explorer`.
 
     Attributes:
-        model: A key of BARE, or a name from `memory.PRESETS`. For a preset, only the weights of the
-            linear layers count, because only these weights are quantized.
+        model: A key of WEIGHT_COUNTS, or a name from `memory.PRESETS`. For a preset, only the
+            weights of the linear layers count, because only these weights are quantized.
         block_size: One of SMALL_BLOCKS.
         constant_bits: Number of bits of a constant that is not quantized.
         nested_bits: Number of bits of a quantized constant; ignored without double quantization.
@@ -654,17 +662,17 @@ class OverheadChoices:
 
     def __post_init__(self) -> None:
         check_choice("block size", self.block_size, SMALL_BLOCKS)
-        check_number("absmax bits", self.constant_bits, MOST_CONSTANT_BITS)
+        check_number("absmax bits", self.constant_bits, MAX_CONSTANT_BITS)
         if self.double_quant:
-            check_number("nested bits", self.nested_bits, MOST_NESTED_BITS)
-            check_number("nested size", self.nested_block_size, MOST_NESTED_SIZE)
+            check_number("nested bits", self.nested_bits, MAX_NESTED_BITS)
+            check_number("nested size", self.nested_block_size, MAX_NESTED_SIZE)
 
     @property
     def weights(self) -> int:
         """The number of quantized weights."""
         from course_utils.memory import ModelShape
 
-        return BARE.get(self.model) or ModelShape.preset(self.model).linear_parameters
+        return WEIGHT_COUNTS.get(self.model) or ModelShape.preset(self.model).linear_parameters
 
     def bits(self, block_size: int) -> dict[str, float]:
         """Return the bits per weight of each part of the format, for blocks of `block_size`."""
@@ -686,16 +694,16 @@ def overhead_explorer() -> widgets.VBox:
     from course_utils.memory import PRESETS
 
     controls = {
-        "model": menu("model", [*BARE, *PRESETS]),
+        "model": menu("model", [*WEIGHT_COUNTS, *PRESETS]),
         "block_size": menu("block size", SMALL_BLOCKS, 64),
         "constant_bits": number("absmax bits", 32),
         "nested_bits": number("nested bits", 8),
         "nested_block_size": number("nested size", 256),
-        "double_quant": tick(DOUBLE, True),
+        "double_quant": checkbox(DOUBLE, True),
     }
 
     nested = controls["nested_bits"], controls["nested_block_size"]
-    switch_off(nested, by=controls["double_quant"], when=lambda ticked: not ticked)
+    disable_while(nested, control=controls["double_quant"], when=lambda ticked: not ticked)
     return explorer(controls, lambda **values: overhead_answer(OverheadChoices(**values)))
 
 
@@ -712,16 +720,16 @@ def overhead_answer(choices: OverheadChoices) -> tuple[Picture, str]:
     total = sum(bits.values())
     plain = CODE_BITS + overhead_bits(block_size, False, choices.constant_bits)
 
-    def both(each: float) -> str:
+    def bits_and_bytes(each: float) -> str:
         return f"{each:<12.10g} {format_bytes(weights * each / 8)}"
 
     lines = {
         "weights in 4 bits": f"{weights:,}",
         "bits per weight": f"{total:.10g}",
-        **{name: both(each) for name, each in bits.items()},
-        "all of it": format_bytes(weights * total / 8),
-        "without double quantization": both(plain),
-        "saved" if total <= plain else "costs": both(abs(plain - total)),
+        **{name: bits_and_bytes(each) for name, each in bits.items()},
+        "total": format_bytes(weights * total / 8),
+        "without double quantization": bits_and_bytes(plain),
+        "saved" if total <= plain else "costs": bits_and_bytes(abs(plain - total)),
     }
     rows = {f"blocks of {size:,}": choices.bits(size) for size in SMALL_BLOCKS}
-    return figures.bits_per_weight(rows, f"blocks of {block_size:,}"), listed(lines, 28)
+    return figures.bits_per_weight(rows, f"blocks of {block_size:,}"), aligned(lines, 28)

@@ -22,12 +22,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from course_utils.validation import names_of, positive, whole_number
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
 
 __all__ = ["LoRALinear", "add_lora", "break_even_rank", "count_lora_parameters", "count_trainable"]
 
@@ -109,10 +112,11 @@ class LoRALinear(nn.Module):
         self.base, self.rank, self.alpha = base.requires_grad_(False), rank, alpha
         self.scale = alpha / rank
         self.merged = False
-        place: dict[str, Any] = {"device": base.weight.device, "dtype": torch.float32}
+        options: dict[str, Any] = {"device": base.weight.device, "dtype": torch.float32}
         bound = 1 / math.sqrt(base.in_features)
-        self.A = nn.Parameter(torch.empty(base.in_features, rank, **place).uniform_(-bound, bound))
-        self.B = nn.Parameter(torch.zeros(rank, base.out_features, **place))
+        a = torch.empty(base.in_features, rank, **options).uniform_(-bound, bound)
+        self.A = nn.Parameter(a)
+        self.B = nn.Parameter(torch.zeros(rank, base.out_features, **options))
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the update to the base's output: (…, d_in) → (…, d_out)."""
@@ -155,8 +159,8 @@ class LoRALinear(nn.Module):
         weight = self.base.weight
         if getattr(weight, "quant_state", None) is not None or not weight.is_floating_point():
             raise ValueError(
-                "these weights are quantized: adding ΔW would round most of it away. Keep the "
-                "adapter apart, or dequantize the base to 16 bits and merge there"
+                "the base layer is quantized, so rounding would remove most of ΔW: keep the "
+                "adapter unmerged, or dequantize the base layer to 16 bits before merging"
             )
         if self.merged != merged:
             # The sum is computed in float32, so it is rounded only once, to the base's dtype.
@@ -164,7 +168,7 @@ class LoRALinear(nn.Module):
             self.merged = merged
 
     @classmethod
-    def from_peft(cls, layer: Any, adapter: str = "default") -> LoRALinear:
+    def from_peft(cls, layer: LoraLayer, adapter: str = "default") -> LoRALinear:
         """Make a LoRALinear that computes the same function as a LoRA layer of peft.
 
         Args:
@@ -180,20 +184,23 @@ class LoRALinear(nn.Module):
                 B.
         """
         if adapter not in getattr(layer, "lora_A", {}):
-            known = sorted(getattr(layer, "lora_A", {}))
-            raise ValueError(f"the layer has no LoRA adapter {adapter!r}; it has {known}")
+            names = sorted(getattr(layer, "lora_A", {}))
+            raise ValueError(f"the layer has no LoRA adapter {adapter!r}; its adapters are {names}")
         if layer.merged:
-            raise ValueError("the layer's adapter is merged into its base; unmerge it first")
+            raise ValueError("the adapter is merged into its base layer: call unmerge() first")
         if adapter in layer.lora_variant or layer.lora_bias[adapter]:
-            raise ValueError(f"adapter {adapter!r} is more than A and B: DoRA, or a bias of B")
+            raise ValueError(
+                f"adapter {adapter!r} uses DoRA or a bias of B: LoRALinear has only A and B"
+            )
         rank = layer.r[adapter]
-        ours = cls(layer.get_base_layer(), rank, alpha=layer.scaling[adapter] * rank)
+        copied = cls(layer.get_base_layer(), rank, alpha=layer.scaling[adapter] * rank)
         with torch.no_grad():
-            ours.A.copy_(layer.lora_A[adapter].weight.T)
-            ours.B.copy_(layer.lora_B[adapter].weight.T)
-        return ours
+            copied.A.copy_(layer.lora_A[adapter].weight.T)
+            copied.B.copy_(layer.lora_B[adapter].weight.T)
+        return copied
 
     def extra_repr(self) -> str:
+        """Return rank, α and whether the update is merged, for `repr`."""
         return f"rank={self.rank}, alpha={self.alpha:g}, merged={self.merged}"
 
 
@@ -220,7 +227,7 @@ def add_lora(
             has adapters already. After an error the model is unchanged.
     """
     if any(isinstance(module, LoRALinear) for module in model.modules()):
-        raise ValueError("the model has adapters already; take a fresh copy of the base")
+        raise ValueError("the model already has adapters: load the base model again")
     linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
     head = getattr(model, "get_output_embeddings", lambda: None)()
     known = {name.rpartition(".")[2]: module for name, module in linear.items()}

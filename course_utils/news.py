@@ -19,7 +19,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from course_utils.validation import CourseError
+from course_utils.validation import CourseError, first_line
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -86,7 +86,7 @@ ED_NOUNS = frozenset(
 )
 
 
-def house_style_faults(headline: str, story: str) -> list[str]:
+def house_style_errors(headline: str, story: str) -> list[str]:
     """List the rules of house style that a headline breaks.
 
     The rules are heuristics. A past form is a word in a list of irregular past forms, or another
@@ -107,48 +107,50 @@ def house_style_faults(headline: str, story: str) -> list[str]:
     if not words:
         return ["the headline is empty"]
     return [
-        *_length_faults(words),
-        *_mark_faults(headline),
-        *_capital_faults(words, story),
-        *_tense_faults(words, story),
+        *_length_errors(words),
+        *_mark_errors(headline),
+        *_capital_errors(words, story),
+        *_tense_errors(words, story),
     ]
 
 
-def _length_faults(words: Sequence[str]) -> list[str]:
+def _length_errors(words: Sequence[str]) -> list[str]:
     if SHORTEST_HEADLINE <= len(words) <= LONGEST_HEADLINE:
         return []
     return [f"{len(words)} words instead of {SHORTEST_HEADLINE} to {LONGEST_HEADLINE}"]
 
 
-def _mark_faults(headline: str) -> list[str]:
-    faults = []
+def _mark_errors(headline: str) -> list[str]:
+    errors = []
     if headline.rstrip()[-1] in ".!?,;:…":
-        faults.append(f"ends with {headline.rstrip()[-1]!r}")
+        errors.append(f"ends with {headline.rstrip()[-1]!r}")
     if re.search('["“”]', headline):
-        faults.append("double quotes")
-    return faults
+        errors.append("double quotes")
+    return errors
 
 
-def _capital_faults(words: Sequence[str], story: str) -> list[str]:
-    faults = []
+def _capital_errors(words: Sequence[str], story: str) -> list[str]:
+    errors = []
     if not words[0][0].isupper() and not words[0][0].isdigit():
-        faults.append(f"starts with neither a capital nor a number: {words[0]}")
+        errors.append(f"starts with neither a capital nor a number: {words[0]}")
     names = _names(story)
-    shouted = [w for w in words[1:] if _bare(w)[:1].isupper() and _bare(w) not in names]
-    return faults + [f"a capital, but not a name in the story: {word}" for word in shouted]
+    wrong = [w for w in words[1:] if _bare(w)[:1].isupper() and _bare(w) not in names]
+    return errors + [f"a capital, but not a name in the story: {word}" for word in wrong]
 
 
-def _tense_faults(words: Sequence[str], story: str) -> list[str]:
+def _tense_errors(words: Sequence[str], story: str) -> list[str]:
     names = _names(story)
-    faults = []
+    errors = []
     for word in words:
         # A name such as Ned is not a past form.
         if _bare(word) in names:
             continue
-        for part in _bare(word).lower().split("-"):
-            if part in IRREGULAR_PAST or (part.endswith("ed") and part not in ED_NOUNS):
-                faults.append(f"past form or word in -ed: {word}")
-    return faults
+        errors += [
+            f"past form or word in -ed: {word}"
+            for part in _bare(word).lower().split("-")
+            if part in IRREGULAR_PAST or (part.endswith("ed") and part not in ED_NOUNS)
+        ]
+    return errors
 
 
 def _names(story: str) -> set[str]:
@@ -206,7 +208,7 @@ def messages(example: Mapping[str, str], shots: Sequence[Mapping[str, str]] = ()
         ValueError: one of the shots is the example itself, which would give the answer away.
     """
     if any(shot["story"] == example["story"] for shot in shots):
-        raise ValueError("an example must not be among its own shots")
+        raise ValueError("the example is one of its own shots: choose other shots")
     instruction = (
         "You are a news editor. For each story, pick its section and write a headline.\n"
         f"Sections: {', '.join(SECTIONS)}.\n"
@@ -252,11 +254,11 @@ def tuned_messages(example: Mapping[str, str], *, answered: bool = True) -> list
     Returns:
         The messages, each with "role" and "content".
     """
-    asked = [
+    prompt = [
         {"role": "system", "content": TUNED_INSTRUCTION},
         {"role": "user", "content": example["story"]},
     ]
-    return [*asked, {"role": "assistant", "content": answer(example)}] if answered else asked
+    return [*prompt, {"role": "assistant", "content": answer(example)}] if answered else prompt
 
 
 # -- loading -----------------------------------------------------------------------------------
@@ -302,22 +304,24 @@ def load_jsonl(path: str | Path, *, validation_share: float = 0.1) -> DatasetDic
         FileNotFoundError: there is no such file.
     """
     if not 0 <= validation_share < 1:
-        raise ValueError(f"validation_share must be at least 0, below 1, got {validation_share}")
+        raise ValueError(f"validation_share must be at least 0 and below 1, got {validation_share}")
     path = Path(path)
     lines = dict(_parse(path.read_bytes(), path.name))
     if not lines:
         raise DataError(f"{path.name} has no examples")
     errors = [(line, error) for line, record in lines.items() for error in _record_errors(record)]
     _raise_errors(errors, path.name)
-    talks = {line: _conversation(record) for line, record in lines.items()}
+    conversations = {line: _conversation(record) for line, record in lines.items()}
     ids = {line: record.get("id", f"line-{line}") for line, record in lines.items()}
-    errors = _repeats(ids, "id") + _repeats({n: json.dumps(t) for n, t in talks.items()}, "example")
+    errors = _duplicates(ids, "id") + _duplicates(
+        {n: json.dumps(t) for n, t in conversations.items()}, "example"
+    )
     errors += _split_errors(lines)
     _raise_errors(errors, path.name)
     splits = {line: record.get("split") for line, record in lines.items()}
     if None in splits.values():
-        splits = _hold_out(talks, validation_share)
-    return _by_split((splits[n], {"id": ids[n], "messages": talks[n]}) for n in lines)
+        splits = _hold_out(conversations, validation_share)
+    return _by_split((splits[n], {"id": ids[n], "messages": conversations[n]}) for n in lines)
 
 
 def _parse(raw: bytes, name: str) -> list[tuple[int, Any]]:
@@ -335,6 +339,9 @@ def _parse(raw: bytes, name: str) -> list[tuple[int, Any]]:
             errors.append((number, f"not UTF-8 (byte {error.start + 1}): save the file as UTF-8"))
         except json.JSONDecodeError as error:
             errors.append((number, f"not JSON: {error.msg} at character {error.pos + 1}"))
+        # Python limits the number of digits of a number, and the depth of nested brackets.
+        except (ValueError, RecursionError) as error:
+            errors.append((number, f"not JSON that Python can read: {first_line(error)}"))
     _raise_errors(errors, name)
     return lines
 
@@ -353,13 +360,14 @@ def _record_errors(record: object) -> list[str]:
         return [f"not a JSON object: {record!r:.60}"]
     form = next((keys for key, keys in _FORMS.items() if key in record), None)
     if form is None:
-        needs = " or ".join("+".join(keys) for keys in _FORMS.values())
-        return [f"needs {needs}; has {', '.join(sorted(record)) or 'no key'}"]
+        needs = ", or ".join(" and ".join(keys) for keys in _FORMS.values())
+        return [f"needs {needs}, but has {', '.join(sorted(record)) or 'no key'}"]
     errors = _text_errors(record, [key for key in form if key != "messages"])
     if "messages" in form:
         errors = _message_errors(record["messages"])
     if extra := sorted(set(record) - {*form, "id", "split"}):
-        errors.append(f"unknown key {extra[0]!r} beside {', '.join(form)}")
+        allowed = ", ".join([*form, "id", "split"])
+        errors.append(f"unknown key {extra[0]!r}: the keys must be {allowed}")
     if not isinstance(record.get("id", ""), str):
         errors.append("'id' must be text")
     if record.get("split", "train") not in SPLITS:
@@ -396,13 +404,13 @@ def _text_errors(record: object, keys: Iterable[str]) -> list[str]:
     return errors
 
 
-def _repeats(values: Mapping[int, object], what: str) -> list[tuple[int, str]]:
+def _duplicates(values: Mapping[int, object], kind: str) -> list[tuple[int, str]]:
     """Return an error for each line whose value equals the value of an earlier line."""
     first: dict[object, int] = {}
     errors = []
     for line, value in values.items():
         if isinstance(value, str) and first.setdefault(value, line) != line:
-            errors.append((line, f"same {what} as line {first[value]}"))
+            errors.append((line, f"same {kind} as line {first[value]}"))
     return errors
 
 
@@ -441,9 +449,12 @@ def _split_errors(lines: Mapping[int, Mapping]) -> list[tuple[int, str]]:
     return [(line, "has no split, but other lines have one") for line in unnamed]
 
 
-def _hold_out(talks: Mapping[int, list[Message]], share: float) -> dict[int, str]:
+def _hold_out(conversations: Mapping[int, list[Message]], share: float) -> dict[int, str]:
     """Return the split of each line. The prompts with the smallest hashes are for validation."""
-    prompts = {n: sha256(json.dumps(talk[:-1]).encode()).hexdigest() for n, talk in talks.items()}
+    prompts = {
+        n: sha256(json.dumps(messages[:-1]).encode()).hexdigest()
+        for n, messages in conversations.items()
+    }
     ranked = sorted(set(prompts.values()))
     least = min(1, len(ranked) - 1) if share else 0
     held_out = set(ranked[: max(round(share * len(ranked)), least)])

@@ -6,8 +6,8 @@
     │ weights … spikes │ optimizer states │ ◄─────── │ pages       │
     └──────────────────┴──────────────────┘  touch   └─────────────┘
 
-Only the update needs the optimizer states, so these states can be in CPU memory at all other
-moments. A paged optimizer stores the states in pages of CUDA's unified memory. When other tensors
+Only the update needs the optimizer states, so these states can be in CPU memory in all other
+phases. A paged optimizer stores the states in pages of CUDA's unified memory. When other tensors
 need the memory of the GPU, the least recently used pages move to CPU memory. A page moves back when
 the update reads or writes the page. `simulate` computes a run from the bytes of `memory.timeline`,
 so the simulation needs no GPU.
@@ -34,7 +34,7 @@ from course_utils.units import MiB
 from course_utils.validation import positive
 
 if TYPE_CHECKING:
-    from course_utils.memory import Moment, Plan
+    from course_utils.memory import Plan, StepPhase
 
 # Functions import `course_utils.memory` when they run, so that this module can be imported while an
 # assignment makes `course_utils.memory` unavailable.
@@ -140,7 +140,7 @@ def _plan(model: Any, method: str, options: Mapping[str, Any]) -> Plan:
 
     plan = Plan.of(model, method, {"optimizer": "paged_adamw", **options})
     if plan.settings.gpus > 1:
-        raise ValueError(f"paging is worked out for one GPU, not for {plan.settings.gpus}")
+        raise ValueError(f"paging is simulated for one GPU only, got gpus={plan.settings.gpus}")
     return plan
 
 
@@ -150,10 +150,10 @@ def _paged_states(plan: Plan) -> Iterator[int]:
 
     states = memory.OPTIMIZERS[plan.settings.optimizer].states
     for in_layers, kinds in groupby(plan.trainable, lambda kind: kind.in_layers):
-        group, rounds = list(kinds), plan.shape.layers if in_layers else 1
-        for kind in group * rounds:
+        group, repeats = list(kinds), plan.shape.layers if in_layers else 1
+        for kind in group * repeats:
             if size := memory.paged_bytes(kind.elements, plan.settings):
-                yield from [size] * (states * kind.count // rounds)
+                yield from [size] * (states * kind.count // repeats)
 
 
 # --- the pager ------------------------------------------------------------------------------------
@@ -166,12 +166,12 @@ class OutOfMemory(Exception):
     move are unchanged.
 
     Attributes:
-        asked: Number of bytes (B) that the GPU would need.
+        needed: Number of bytes (B) that the GPU would need.
     """
 
-    def __init__(self, asked: int, budget: int):
-        super().__init__(f"out of memory: {asked:,} B are asked for, the budget is {budget:,} B")
-        self.asked = asked
+    def __init__(self, needed: int, budget: int):
+        super().__init__(f"out of memory: {needed:,} B are needed, but the budget is {budget:,} B")
+        self.needed = needed
 
 
 @dataclass
@@ -221,7 +221,7 @@ class UnifiedMemory:
 
     def __post_init__(self) -> None:
         positive("page_size", self.page_size)
-        _whole("budget", self.budget)
+        _non_negative("budget", self.budget)
 
     def __len__(self) -> int:
         """Return the number of all pages, on the GPU and in CPU memory."""
@@ -233,7 +233,7 @@ class UnifiedMemory:
         return self.fixed + self.paged
 
     @property
-    def away(self) -> int:
+    def bytes_in_cpu(self) -> int:
         """The bytes of the pages in CPU memory, which moved out and have not moved back."""
         return self.moved_out - self.moved_in
 
@@ -243,7 +243,7 @@ class UnifiedMemory:
         Raises:
             OutOfMemory: The bytes don't fit the GPU even with all pages in CPU memory.
         """
-        _whole("fixed", fixed)
+        _non_negative("fixed", fixed)
         self.make_room(fixed - self.fixed)
         self.fixed = fixed
 
@@ -258,7 +258,7 @@ class UnifiedMemory:
                 this case no page is created.
         """
         numbers = []
-        for start in range(0, _whole("size", size), self.page_size):
+        for start in range(0, _non_negative("size", size), self.page_size):
             numbers.append(len(self))
             self.place(len(self), Page(min(self.page_size, size - start)))
         return numbers
@@ -273,7 +273,9 @@ class UnifiedMemory:
         if number in self.on_gpu:
             self.on_gpu.move_to_end(number)
         elif number not in self.in_cpu:
-            raise ValueError(f"there is no page {number!r}, only {len(self):,}, from 0 on")
+            raise ValueError(
+                f"no page has the number {number!r}; there are {len(self):,} pages, numbered from 0"
+            )
         else:
             self.place(number, self.in_cpu[number])
             self.moved_in += self.in_cpu.pop(number).size
@@ -308,7 +310,7 @@ class UnifiedMemory:
         return tuple(pages[number].value for number in sorted(pages))
 
 
-def _whole(name: str, size: Any) -> int:
+def _non_negative(name: str, size: Any) -> int:
     """Return `size` as an int; raise ValueError if `size` is not a whole number of at least 0."""
     if isinstance(size, bool) or not isinstance(size, Integral) or size < 0:
         raise ValueError(f"{name} must be a whole number of at least 0 B, got {size!r}")
@@ -320,16 +322,16 @@ def _whole(name: str, size: Any) -> int:
 
 @dataclass(frozen=True)
 class Event:
-    """The memory in use at one moment of a run, in bytes (B).
+    """The memory in use in one phase of a run, in bytes (B).
 
     Attributes:
         step: Number of the step; the first step is 1.
-        name: Name of the moment, such as "the loss".
+        name: Name of the phase, such as "the loss".
         gpu: Bytes on the GPU for each group of `memory.GROUPS`, and for the group PAGES. The group
             "optimizer" contains only the states that can't move.
         cpu: Bytes of the pages in CPU memory.
-        moved_in: Bytes of pages moved to the GPU since the previous moment.
-        moved_out: Bytes of pages moved to CPU memory since the previous moment.
+        moved_in: Bytes of pages moved to the GPU since the previous phase.
+        moved_out: Bytes of pages moved to CPU memory since the previous phase.
     """
 
     step: int
@@ -354,13 +356,13 @@ class Run:
         method: Method of fine-tuning, such as "qlora".
         gpu: Name of the GPU.
         lengths: Number of tokens per text in each step.
-        moments_per_step: Number of moments in each step.
+        phases_per_step: Number of phases in each step.
         budget: Bytes of the GPU that tensors can use.
         bandwidth: Bandwidth of the bus between GPU and CPU memory, in B/s.
-        events: The moments of the run in order. A run that runs out of memory ends early.
-        out_of_memory: The moment at which memory ran out, None if the memory was sufficient. The
-            moment's bytes on the GPU are the bytes that the run requested. All pages are in CPU
-            memory at this moment. `events` doesn't contain this moment.
+        events: The phases of the run in order. A run that runs out of memory ends early.
+        out_of_memory: The phase in which memory ran out, None if the memory was sufficient. The
+            phase's bytes on the GPU are the bytes that the run requested. All pages are in CPU
+            memory in this phase. `events` doesn't contain this phase.
         state: The contents of each page at the end of the run.
     """
 
@@ -368,7 +370,7 @@ class Run:
     method: str
     gpu: str
     lengths: tuple[int, ...]
-    moments_per_step: int
+    phases_per_step: int
     budget: int
     bandwidth: float
     events: tuple[Event, ...]
@@ -395,11 +397,12 @@ class Run:
 
     @property
     def peak(self) -> int:
-        """The maximum number of bytes on the GPU over all moments in `events`."""
+        """The maximum number of bytes on the GPU over all phases in `events`."""
         return max((event.total for event in self.events), default=0)
 
 
-def simulate(
+# The lectures use these arguments by name.
+def simulate(  # noqa: PLR0913
     model: Any,
     method: str,
     *,
@@ -437,23 +440,26 @@ def simulate(
     from course_utils import memory
 
     unified = pager(memory.usable_bytes(gpu), page_size)
-    if not isinstance(lengths, Iterable) or not lengths or "sequence_length" in options:
-        raise ValueError("lengths gives the sequence_length of each step, and of at least one")
-    lengths = tuple(positive("a length", length) for length in lengths)
-    where = gpu if isinstance(gpu, str) else "the GPU"
+    tokens = tuple(lengths) if isinstance(lengths, Iterable) else ()
+    if not tokens or "sequence_length" in options:
+        raise ValueError(
+            "lengths must list the sequence_length of each step, for at least one step"
+        )
+    lengths = tuple(positive("a length", length) for length in tokens)
+    gpu_name = gpu if isinstance(gpu, str) else "the GPU"
     if bandwidth is None:
-        bandwidth = pcie_x16(PCIE.get(where, 3))
+        bandwidth = pcie_x16(PCIE.get(gpu_name, 3))
     if not isinstance(bandwidth, Real) or not bandwidth > 0:
         raise ValueError(f"bandwidth must be a number above 0 B/s, got {bandwidth!r}")
     plan = _plan(model, method, options | {"sequence_length": max(lengths)})
-    steps = [_moments(plan, length, first_step=n == 0) for n, length in enumerate(lengths)]
-    events, out_of_memory = _play(steps, plan, unified)
+    steps = [_phases(plan, length, first_step=n == 0) for n, length in enumerate(lengths)]
+    events, out_of_memory = _run_steps(steps, plan, unified)
     return Run(
         model=plan.shape.name,
         method=method,
-        gpu=where,
+        gpu=gpu_name,
         lengths=lengths,
-        moments_per_step=len(steps[0]),
+        phases_per_step=len(steps[0]),
         budget=unified.budget,
         bandwidth=bandwidth,
         events=tuple(events),
@@ -462,26 +468,26 @@ def simulate(
     )
 
 
-def _play(
-    steps: Sequence[Sequence[Moment]], plan: Plan, unified: UnifiedMemory
+def _run_steps(
+    steps: Sequence[Sequence[StepPhase]], plan: Plan, unified: UnifiedMemory
 ) -> tuple[list[Event], Event | None]:
-    """Return the events of a run, and the moment at which memory ran out.
+    """Return the events of a run, and the phase in which memory ran out.
 
-    The moment is None if the memory was sufficient.
+    The phase is None if the memory was sufficient.
     """
     from course_utils.memory import UPDATE
 
     events: list[Event] = []
-    for step, moments in enumerate(steps, 1):
-        for moment in moments:
+    for step, phases in enumerate(steps, 1):
+        for phase in phases:
             before = unified.moved_in, unified.moved_out
             try:
-                unified.hold(moment.fixed)
-                if moment.name == UPDATE:
+                unified.hold(phase.fixed)
+                if phase.name == UPDATE:
                     _update(unified, plan, step)
             except OutOfMemory as error:
-                return events, _event(step, moment, unified, error.asked - moment.fixed, before)
-            events.append(_event(step, moment, unified, unified.paged, before))
+                return events, _event(step, phase, unified, error.needed - phase.fixed, before)
+            events.append(_event(step, phase, unified, unified.paged, before))
     return events, None
 
 
@@ -490,7 +496,7 @@ def longest_text(
 ) -> int:
     """Return the maximum number of tokens per text for which `simulate` has enough memory.
 
-    At every moment, the bytes that can't move must fit the GPU. At the update, one page must fit in
+    In every phase, the bytes that can't move must fit the GPU. At the update, one page must fit in
     addition to these bytes.
 
     Args:
@@ -513,15 +519,15 @@ def longest_text(
     page = min(positive("page_size", page_size), max(_paged_states(plan), default=0))
 
     def fits(tokens: int) -> bool:
-        fixed = [moment.fixed for moment in _moments(plan, tokens)]
-        # The last moment is the update.
+        fixed = [phase.fixed for phase in _phases(plan, tokens)]
+        # The last phase is the update.
         return max(*fixed, fixed[-1] + page) <= budget
 
-    return memory.largest_number(fits, plan.shape.positions or memory.MOST)
+    return memory.largest_number(fits, plan.shape.positions or memory.SEARCH_LIMIT)
 
 
-def _moments(plan: Plan, length: int, first_step: bool = False) -> tuple[Moment, ...]:
-    """Return the moments of a step on texts of `length` tokens."""
+def _phases(plan: Plan, length: int, first_step: bool = False) -> tuple[StepPhase, ...]:
+    """Return the phases of a step on texts of `length` tokens."""
     from course_utils.memory import timeline
 
     settings = asdict(replace(plan.settings, sequence_length=length))
@@ -540,9 +546,9 @@ def _update(unified: UnifiedMemory, plan: Plan, step: int) -> None:
 
 
 def _event(
-    step: int, moment: Moment, unified: UnifiedMemory, pages: int, before: tuple[int, int]
+    step: int, phase: StepPhase, unified: UnifiedMemory, pages: int, before: tuple[int, int]
 ) -> Event:
-    gpu = moment.groups | {PAGES: pages}
-    gpu["optimizer"] -= moment.paged
+    gpu = phase.groups | {PAGES: pages}
+    gpu["optimizer"] -= phase.paged
     moved = unified.moved_in - before[0], unified.moved_out - before[1]
-    return Event(step, moment.name, gpu, unified.away, *moved)
+    return Event(step, phase.name, gpu, unified.bytes_in_cpu, *moved)

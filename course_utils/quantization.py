@@ -23,6 +23,7 @@ levels with the least squared error.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -260,7 +261,8 @@ class Quantized(nn.Module):
         block_size: the number of elements that share a constant.
     """
 
-    def __init__(
+    # The arguments are the attributes of the class.
+    def __init__(  # noqa: PLR0913
         self,
         packed: Tensor,
         constants: Tensor | Quantized,
@@ -346,6 +348,7 @@ class Quantized(nn.Module):
         return sum(self.sizes.values())
 
     def extra_repr(self) -> str:
+        """Return shape, block size and whether the constants are quantized, for `repr`."""
         doubly = self.offset is not None
         return f"{tuple(self.shape)}, block_size={self.block_size}, double_quant={doubly}"
 
@@ -384,7 +387,7 @@ def quantize(
     def encode(scaled: Tensor) -> Tensor:
         return torch.bucketize(scaled, borders, out_int32=True)
 
-    return _quantize(x, codebook, encode, block_size, double_quant)
+    return _quantize(x, _Code(codebook, encode), block_size, double_quant)
 
 
 def quantize_nf4(x: Tensor, block_size: int | None = 64, double_quant: bool = False) -> Quantized:
@@ -434,17 +437,24 @@ def quantize_linear(
     def encode(scaled: Tensor) -> Tensor:
         return (scaled * most).round() + most
 
-    return _quantize(x, codebook, encode, block_size, double_quant, zero_point=most)
+    return _quantize(x, _Code(codebook, encode, zero_point=most), block_size, double_quant)
 
 
-def _quantize(
-    x: Tensor,
-    codebook: Tensor,
-    encode: Callable[[Tensor], Tensor],
-    block_size: int | None,
-    double_quant: bool,
-    zero_point: int = 0,
-) -> Quantized:
+class _Code(NamedTuple):
+    """A code for the numbers in [-1, 1].
+
+    Attributes:
+        codebook: the levels, of shape (levels,).
+        encode: a function from numbers to the indices of their levels.
+        zero_point: the index of the level whose code is 0.
+    """
+
+    codebook: Tensor
+    encode: Callable[[Tensor], Tensor]
+    zero_point: int = 0
+
+
+def _quantize(x: Tensor, code: _Code, block_size: int | None, double_quant: bool) -> Quantized:
     size = max(2, x.numel() + x.numel() % 2) if block_size is None else block_size
     flat, packed, constants = _as_row(x, size), [], []
     for start, stop in _chunks(flat.numel(), size):
@@ -455,8 +465,8 @@ def _quantize(
         if (stop - start) % size:
             absmax[-1].clamp_(min=TINY)
             scaled[-1] = blocks[-1] / absmax[-1]
-        codes = encode(scaled).to(torch.uint8).flatten()
-        packed.append(_packed(codes, stop - start, _codes_per_byte(codebook)))
+        codes = code.encode(scaled).to(torch.uint8).flatten()
+        packed.append(_packed(codes, stop - start, _codes_per_byte(code.codebook)))
         constants.append(absmax)
     absmax = torch.cat(constants)
     _check_finite(absmax, x)
@@ -464,12 +474,12 @@ def _quantize(
     return Quantized(
         torch.cat(packed),
         stored,
-        codebook.to(x.device),
+        code.codebook.to(x.device),
         shape=x.shape,
         dtype=x.dtype,
         block_size=size,
         offset=offset,
-        zero_point=zero_point,
+        zero_point=code.zero_point,
     )
 
 
@@ -617,13 +627,13 @@ class FrozenProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Quantized, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Quantized, bias: Tensor | None) -> Tensor:
         """Multiply with the dequantized weight: (…, d_in) → (…, d_out)."""
         ctx.weight = weight
         return F.linear(x, weight.dequantize(x.dtype), bias)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         """Compute the gradient of x: (…, d_out) → (…, d_in)."""
         return gradient @ ctx.weight.dequantize().to(gradient.dtype), None, None
 

@@ -17,9 +17,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # torch.nn.functional.cross_entropy ignores labels of this value.
 IGNORE = -100
@@ -28,18 +32,18 @@ Message = Mapping[str, str]
 Features = dict[str, list[int]]
 
 
-def prompt_ids(messages: Sequence[Message], tokenizer) -> list[int]:
+def prompt_ids(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the token ids of a conversation up to the beginning of the assistant's answer."""
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
     return list(ids["input_ids"])
 
 
-def answer_ids(answer: str, tokenizer) -> list[int]:
+def answer_ids(answer: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the token ids of the answer and of the end token, which the model must learn."""
     return tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
 
 
-def token_texts(ids: Iterable[int], tokenizer) -> list[str]:
+def token_texts(ids: Iterable[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return the text of each token for display, with · for a space and ↵ for a line break.
 
     A token that contains only some bytes of a character is shown as �.
@@ -49,7 +53,7 @@ def token_texts(ids: Iterable[int], tokenizer) -> list[str]:
 
 def encode(
     messages: Sequence[Message],
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int = 1024,
     on_too_long: str = "error",
@@ -91,24 +95,29 @@ def encode(
     return {"input_ids": prompt + target, "labels": [IGNORE] * len(prompt) + target}
 
 
-def _shorten(messages: Sequence[Message], excess: int, tokenizer) -> list[Message]:
+def _shorten(
+    messages: Sequence[Message], excess: int, tokenizer: PreTrainedTokenizerBase
+) -> list[Message]:
     """Return the messages with at least `excess` tokens cut from the last user message's end."""
     last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
     if last is None:
-        raise ValueError("only a user message can be shortened, and this conversation has none")
+        raise ValueError(
+            f"the prompt is {excess} tokens too long, and there is no user message to shorten: "
+            "raise max_length"
+        )
     content = tokenizer(messages[last]["content"], add_special_tokens=False)["input_ids"]
     if excess >= len(content):
         raise ValueError(
             f"the prompt is {excess} tokens too long, but the last user message has only "
-            f"{len(content)}: raise max_length"
+            f"{len(content)} tokens: raise max_length"
         )
-    kept = tokenizer.decode(content[: len(content) - excess])
-    return [*messages[:last], {**messages[last], "content": kept}, *messages[last + 1 :]]
+    shortened = tokenizer.decode(content[: len(content) - excess])
+    return [*messages[:last], {**messages[last], "content": shortened}, *messages[last + 1 :]]
 
 
 def encode_all(
     conversations: Iterable[Sequence[Message]],
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int = 1024,
     on_too_long: str = "error",
@@ -212,11 +221,12 @@ class Collator:
     packed: bool = False
 
     def __call__(self, features: Sequence[Features]) -> dict[str, Tensor]:
+        """Combine a few examples into one batch, as `pack` or `collate` does."""
         make, multiple = (pack, 64) if self.packed else (collate, 32)
         return make(features, self.pad_token_id, multiple)
 
 
-def collator(tokenizer, packed: bool = False) -> Collator:
+def collator(tokenizer: PreTrainedTokenizerBase, packed: bool = False) -> Collator:
     """Return the collator for a tokenizer.
 
     The collator pads with the tokenizer's padding token, or with the end token if the tokenizer has

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -77,6 +78,18 @@ def random_examples(count: int, seed: int) -> list[dict]:
 @pytest.fixture(scope="session")
 def tokenizer():
     return make_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def frozen_imports():
+    """Let the garbage collector skip all existing objects, for tests that often collect garbage.
+
+    Training and generation collect garbage at their end. With torch and transformers imported, a
+    collection of all objects needs almost as long as the training of a tiny model.
+    """
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ class Hub:
     Attributes:
         repositories: by "owner/name", the folder of a repository, or the HTTP status of every
             answer about it.
-        missing: the files, as "owner/name/file", that the hub lists but doesn't send, so that a
-            download is cut off. A request for /heal empties the set.
+        missing: the files, as "owner/name/file", that the hub lists but doesn't send, so a download
+            of their repository fails. A request for /repair empties the set.
         facts: by "owner/name", further entries of the API's answer about a repository, such as
             library_name, config and safetensors.
         requests: the method, path and Authorization header of each request.
@@ -58,7 +58,7 @@ class Hub:
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         """Return the status, headers and body of the answer to a request for a path."""
-        if path == "/heal":
+        if path == "/repair":
             self.missing.clear()
             return as_json({})
         for repository, folder in self.repositories.items():

@@ -1,10 +1,10 @@
-"""Runs of the training loop on a tiny NF4 model, alike in one process and in several.
+"""Train a tiny NF4 model in one or more processes.
 
     accelerate launch --config_file configs/cpu.yaml --module tests.launched FOLDER NAME …
 
-makes the runs of these names (of `RUNS`) one after another in FOLDER; the main process writes what
-came of each to FOLDER/NAME.json. tests/test_distributed.py makes the same runs in one process,
-whose micro-batches are as large as those of all processes together.
+trains the runs of these names (see `RUNS`) one after another. The main process writes the result of
+each run to FOLDER/NAME.json. tests/test_distributed.py trains the same runs in one process, with
+micro-batches that are as large as those of all processes together.
 """
 
 import itertools
@@ -28,7 +28,8 @@ from course_utils.training import Recipe, attach_adapters, finetune, loop
 from tests.conftest import random_examples
 
 TOKENIZER = SimpleNamespace(pad_token_id=0)
-EXAMPLES, VALIDATION = 13, 5  # neither fills the last batches of two processes
+# Neither number is a multiple of the examples that two processes read at a time.
+EXAMPLES, VALIDATION = 13, 5
 RECIPE = Recipe(
     rank=4,
     micro_batch_size=2,
@@ -38,81 +39,85 @@ RECIPE = Recipe(
     validate_every=3,
 )
 FAST, PLAIN = replace(RECIPE, fast=True), replace(RECIPE, fast=False)
-# Steps after which a run is interrupted. It was saved two steps before.
+# The number of steps after which a run is interrupted. Its last checkpoint is from step 4.
 STOP = 6
-# The runs named "spread" use FSDP.
+# The runs whose names begin with "fsdp" use FSDP.
 RUNS = {
     "fast": {"recipe": FAST},
     "fast, accumulated": {"recipe": replace(FAST, accumulation=2)},
     "plain": {"recipe": PLAIN},
     "plain, accumulated": {"recipe": replace(PLAIN, accumulation=2)},
-    "stopped": {"recipe": replace(FAST, save_every=4), "stop": STOP},
-    "resumed": {"recipe": FAST, "folder": "stopped", "resume": True},
-    "spread": {"recipe": RECIPE},
-    "spread, stopped": {"recipe": replace(RECIPE, save_every=4), "stop": STOP},
-    "spread, resumed": {"recipe": RECIPE, "folder": "spread, stopped", "resume": True},
+    "interrupted": {"recipe": replace(FAST, save_every=4), "stop": STOP},
+    "resumed": {"recipe": FAST, "folder": "interrupted", "resume": True},
+    "fsdp": {"recipe": RECIPE},
+    "fsdp, interrupted": {"recipe": replace(RECIPE, save_every=4), "stop": STOP},
+    "fsdp, resumed": {"recipe": RECIPE, "folder": "fsdp, interrupted", "resume": True},
 }
 
 
-def trained(root: Path, name: str, processes: int = 1):
-    """The run of this name; its micro-batches stand for those of so many processes."""
+def train(root: Path, name: str, processes: int = 1):
+    """Return the run of this name, whose micro-batches are `processes` times as large."""
     options = {"folder": name, "stop": None} | RUNS[name]
     recipe, folder, stop = (options.pop(key) for key in ("recipe", "folder", "stop"))
     recipe = replace(recipe, micro_batch_size=processes * recipe.micro_batch_size)
     options |= {"recipe": recipe, "output_dir": root / folder}
     model = attach_adapters(tiny_base(), recipe)
     train, validation = random_examples(EXAMPLES, 1), random_examples(VALIDATION, 2)
-    with interrupted(after=stop):
+    with interrupt(after=stop):
         return finetune(model, TOKENIZER, train, validation, **options)
 
 
 @contextmanager
-def interrupted(after: int | None):
-    """Ctrl-C in this process once it has made so many steps; never for None."""
-    step, done = loop.training_step, itertools.count()
+def interrupt(after: int | None):
+    """Raise KeyboardInterrupt after this number of steps in the with block, or never for None."""
+    step, number = loop.training_step, itertools.count()
 
-    def interrupting(*args):
-        if next(done) == after:
+    def interrupted(*args):
+        if next(number) == after:
             raise KeyboardInterrupt
         return step(*args)
 
-    with mock.patch.object(loop, "training_step", interrupting):
+    with mock.patch.object(loop, "training_step", interrupted):
         yield
 
 
 # -- in each process -------------------------------------------------------------------------------
 
 
-def be_late() -> None:
-    """Let all processes but the main one take long to write their part of a checkpoint."""
+def delay_saving() -> None:
+    """Let all processes except the main process write their part of a checkpoint later."""
     save = accelerate.accelerator.save_accelerator_state
 
-    def slowly(*args, **kwargs):
+    def save_later(*args, **kwargs):
         time.sleep(0 if PartialState().is_main_process else 0.3)
         return save(*args, **kwargs)
 
-    accelerate.accelerator.save_accelerator_state = slowly
+    accelerate.accelerator.save_accelerator_state = save_later
 
 
-def watch() -> list[tuple[int, int]]:
-    """From now on, of each step: the seed that dropout depends on, and bytes of parameters here."""
-    seen, step = [], loop.training_step
+def observe_steps() -> list[tuple[int, int]]:
+    """Return a list to which each later step appends two numbers.
 
-    def watched(accelerator, model, *args):
+    The numbers are the random seed of dropout and the bytes of the parameters in this process.
+    """
+    observed, step = [], loop.training_step
+
+    def observed_step(accelerator, model, *args):
         storages = [parameter.untyped_storage() for parameter in model.parameters()]
-        held = sum({storage.data_ptr(): storage.size() for storage in storages}.values())
-        seen.append((torch.initial_seed(), held))
+        size = sum({storage.data_ptr(): storage.size() for storage in storages}.values())
+        observed.append((torch.initial_seed(), size))
         return step(accelerator, model, *args)
 
-    loop.training_step = watched
-    return seen
+    loop.training_step = observed_step
+    return observed
 
 
 def allow_fsdp_on_cpu() -> None:
-    """Let accelerate use FSDP without a GPU: it hands over to torch's FSDP, which can do it.
+    """Let accelerate use torch's FSDP without a GPU.
 
-    accelerate shards on GPUs only, and gives FSDP a device "cpu:0", which it doesn't know. It also
-    moves what it saves to CPU memory: there already, it would be freed with the shard.
+    By default accelerate uses FSDP only on GPUs. It passes the device "cpu:0" to FSDP, which does
+    not know this device. It also moves saved tensors to the CPU. Tensors that are already on the
+    CPU would then be freed together with the shards.
     """
     PartialState(cpu=True).distributed_type = DistributedType.MULTI_GPU
     make, saving = FullyShardedDataParallel.__init__, FullyShardedDataParallel.state_dict_type
@@ -131,18 +136,19 @@ def allow_fsdp_on_cpu() -> None:
 
 def main(root: Path, names: list[str]) -> None:
     PartialState(cpu=True)
-    be_late()
-    seen = watch()
-    if any(name.startswith("spread") for name in names):
+    delay_saving()
+    observed = observe_steps()
+    if any(name.startswith("fsdp") for name in names):
         allow_fsdp_on_cpu()
     for name in names:
-        seen.clear()
+        observed.clear()
         try:
-            run = trained(root, name)
+            run = train(root, name)
             result = {"history": run.history, "adapters": str(run.adapters)}
         except KeyboardInterrupt:
             result = {"history": None}
-        result["seen"] = gather_object([list(seen)])  # of each process
+        # The list of each process.
+        result["observed"] = gather_object([list(observed)])
         if PartialState().is_main_process:
             (root / f"{name}.json").write_text(json.dumps(result))
 

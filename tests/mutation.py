@@ -223,11 +223,13 @@ def graded(
 PAGE = """\
 # The graders, graded
 
-Every answer in `tests/mutants/` is graded twice: by `course grade` and by nbgrader's own
-autograding. All other answers of the same submission are right. The two graders give the same
-points in every cell. A wrong answer loses points at its own task and at no other task. A right
-answer that is written differently loses no points. Questions that a person grades have no checks.
-`python -m tests.mutation 03_lora` prints the points of each answer at each task of one assignment.
+This page is for instructors who want to know how reliable the checks are. The checks recognized
+every wrong and every right answer in `tests/mutants/`. Each answer is graded twice: by `course
+grade` and by nbgrader's own autograding. All other answers of the same submission are right. The
+two graders give the same points in every cell. A wrong answer loses points at its own task and at
+no other task. A right answer that is written differently loses no points. Questions that a person
+grades have no checks. `python -m tests.mutation 03_lora` prints the points of each answer at each
+task of one assignment.
 
 The table also shows how much time and memory grading needs. *Seconds* and *peak memory* were
 measured while the solution was executed once in a separate kernel, and include the start of the
@@ -297,7 +299,8 @@ def trial(path: Path, workers: int) -> Trial:
 
 def costs(trials: list[Trial]) -> str:
     """A markdown table: answers of each assignment, and what a submission takes, measured now."""
-    lines = ["| assignment | wrong | right | seconds | peak memory | nbgrader | `course grade` |"]
+    columns = ("assignment", "wrong answers", "right answers", "seconds", "peak memory")
+    lines = [f"| {' | '.join((*columns, 'nbgrader (s)', '`course grade` (s)'))} |"]
     lines.append("|---|--:|--:|--:|--:|--:|--:|")
     for done in trials:
         name = done.assignment.name

@@ -1,4 +1,4 @@
-"""What the tests of grading share: one pair of warm servers, and a notebook as a list of cells."""
+"""Shared by the tests of grading: a pair of warm servers, and functions that run cells in them."""
 
 from __future__ import annotations
 
@@ -7,68 +7,60 @@ import shutil
 
 import pytest
 
-from course_utils.grading.referee import Output, Referee, Servers
 from course_utils.grading.sandbox.limits import Limits
 from course_utils.grading.sandbox.server import Server
+from course_utils.grading.session import GradingSession, Output, Servers
 from course_utils.grading.spec import ExpectedNames, Files, GradingSpec, Submission
 
-needed = pytest.mark.skipif(not shutil.which("bwrap"), reason="there is no bubblewrap")
+needed = pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not installed")
 QUICK = Limits(memory=600_000_000, files=50_000_000, processes=40, cell=6, call=2, notebook=60)
 
 
 @functools.cache
 def servers() -> Servers:
-    """A server for students, who lack course_utils.lora, and one for judges."""
+    """Return a server for student processes, without course_utils.lora, and one for tests."""
     return Servers(Server(withheld=("course_utils.lora",)), Server())
 
 
-def close() -> None:
-    """End the servers that the tests have started."""
-    if servers.cache_info().currsize:
-        for server in servers():
-            server.close()
-        servers.cache_clear()
-
-
-def referee(
+def session(
     answer: str = "",
     limits: Limits = QUICK,
-    ours: Files | None = None,
-    theirs: Files | None = None,
-) -> Referee:
-    """A referee for the functions and classes that the answer defines.
+    assignment_files: Files | None = None,
+    submitted_files: Files | None = None,
+) -> GradingSession:
+    """Return a session in which the functions and classes of an answer are expected.
 
     Args:
-        answer: The source of an answer.
-        limits: What the submission may use.
-        ours: The assignment's files.
-        theirs: The student's files.
+        answer: The source of the answer, which is not run.
+        limits: The resources that the submission may use.
+        assignment_files: The assignment's files.
+        submitted_files: The student's files.
     """
     names = ExpectedNames.of([{"cell_type": "code", "source": answer}])
-    spec = GradingSpec("test", names, limits, ours or {})
-    return Referee(servers(), spec, Submission("student", None, theirs or {}))
+    spec = GradingSpec("test", names, limits, assignment_files or {})
+    return GradingSession(servers(), spec, Submission("student", None, submitted_files or {}))
 
 
-def ran(source: str, limits: Limits = QUICK) -> list[Output]:
-    """The outputs of a cell of the student's."""
-    with referee(limits=limits) as judge:
-        return judge.run(source)
+def run_cell(source: str, limits: Limits = QUICK) -> list[Output]:
+    """Run a cell in a new student process, and return its outputs."""
+    with session(limits=limits) as new:
+        return new.run(source)
 
 
 def printed(source: str, limits: Limits = QUICK) -> str:
-    """What a cell of the student's printed, and its errors' names and messages."""
-    return said(ran(source, limits))
+    """Run a cell in a new student process, and return its outputs as text."""
+    return text_of(run_cell(source, limits))
 
 
-def checked(answer: str, test: str, limits: Limits = QUICK) -> list[Output]:
-    """The outputs of a test cell after an answer."""
-    with referee(answer, limits) as judge:
-        judge.run(answer)
-        return judge.check(test)
+def check_answer(answer: str, test: str, limits: Limits = QUICK) -> list[Output]:
+    """Run an answer and then a test cell, and return the test cell's outputs."""
+    with session(answer, limits) as new:
+        new.run(answer)
+        return new.check(test)
 
 
-def said(outputs: list[Output]) -> str:
-    """All that outputs say, as text."""
+def text_of(outputs: list[Output]) -> str:
+    """Return the text, the tracebacks and the values of outputs."""
     texts = [output.get("text", "") for output in outputs]
     texts += ["\n".join(o["traceback"]) for o in outputs if o["output_type"] == "error"]
     texts += [o["data"].get("text/plain", "") for o in outputs if "data" in o]
@@ -76,7 +68,7 @@ def said(outputs: list[Output]) -> str:
 
 
 def passed(outputs: list[Output]) -> bool:
-    """Whether nbgrader gives full points for a test cell with these outputs."""
+    """Return whether nbgrader gives full points for a test cell with these outputs."""
     from nbformat import from_dict
     from nbgrader.utils import determine_grade
 

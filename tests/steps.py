@@ -1,6 +1,5 @@
-"""One real training step on the CPU, every part of its memory counted; several tests use it."""
+"""Measure the memory of real training steps on the CPU, part by part."""
 
-import gc
 from dataclasses import dataclass
 
 import torch
@@ -44,7 +43,10 @@ def config_of(name):
 
 @dataclass
 class Measured:
-    """Bytes of each part, and of the tensors alive at the peak besides weights and states."""
+    """The measured bytes of a training step.
+
+    `peak` is the largest sum of the tensors that exist besides weights, adapters and states.
+    """
 
     weights: int
     adapters: int
@@ -54,24 +56,36 @@ class Measured:
     peak: int
 
 
-def make_model(config, run: Settings, folder, tokenizer):
-    """The model as `run` describes it, trainable."""
-    bits = {"full": {"mixed": "bfloat16", "bf16": "bfloat16", "qlora-paper": "bfloat16"}}
-    dtype = bits.get(run.method, {}).get(run.recipe, run.compute_dtype)
-    if run.trains_weights and run.recipe in ("fp32", "autocast"):
-        dtype = "float32"
+def random_model(name, dtype, **options):
+    """Return an untrained model of a config by name, in the number format `dtype`."""
     torch.manual_seed(0)
-    options = {"attn_implementation": run.attention, "dtype": getattr(torch, dtype)}
-    model = AutoModelForCausalLM.from_config(config, **options)
+    return AutoModelForCausalLM.from_config(config_of(name), dtype=getattr(torch, dtype), **options)
+
+
+def quantized_model(name, run: Settings, folder, tokenizer):
+    """Return a model in NF4, loaded from a subfolder of `folder`, which the first call writes."""
+    saved = folder / name
+    if not saved.exists():
+        random_model(name, run.compute_dtype).save_pretrained(saved)
+        tokenizer.save_pretrained(saved)
+    options = {"double_quant": run.double_quant, "device": "cpu"}
+    options["compute_dtype"] = getattr(torch, run.compute_dtype)
+    model, _ = load_base(path=saved, quantization="nf4", **options)
+    model.set_attn_implementation(run.attention)
+    if run.upcast:
+        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return model
+
+
+def make_model(name, run: Settings, folder, tokenizer):
+    """Return a model that is ready for training with the settings `run`."""
     if run.method == "qlora":
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        compute = getattr(torch, run.compute_dtype)
-        options = {"double_quant": run.double_quant, "compute_dtype": compute, "device": "cpu"}
-        model, _ = load_base(path=folder, quantization="nf4", **options)
-        model.set_attn_implementation(run.attention)
-        if run.upcast:
-            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        model = quantized_model(name, run, folder, tokenizer)
+    else:
+        dtype = run.compute_dtype
+        if run.trains_weights:
+            dtype = "float32" if run.precision.weight == 4 else "bfloat16"
+        model = random_model(name, dtype, attn_implementation=run.attention)
     if run.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if not run.trains_weights:
@@ -84,22 +98,21 @@ def make_model(config, run: Settings, folder, tokenizer):
 
 
 def measure_step(model, run: Settings) -> Measured:
-    """Two steps, so that optimizer states are there; the second one is measured."""
+    """Measure the second of two steps, because the first step creates the optimizer states."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, fused=True)
     ids = torch.randint(0, 100, (run.batch_size, run.sequence_length))
     adapters = 0 if run.trains_weights else sum(p.nbytes for p in trained)
-    width = torch.autocast("cpu", torch.bfloat16, enabled=run.autocast)
-    with saved_for_backward(model) as saved, width:
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=run.autocast)
+    with saved_for_backward(model) as saved, autocast:
         loss = model(input_ids=ids, labels=ids, use_cache=False).loss
     loss.backward()
     gradients = gradient_bytes(model)
     optimizer.step()
     del loss
     optimizer.zero_grad(set_to_none=True)
-    gc.collect()
     with TensorMeter() as meter:
-        with width:
+        with autocast:
             output = model(input_ids=ids, labels=ids, use_cache=False)
         loss = output.loss
         if not run.keep_output:
@@ -117,10 +130,9 @@ def measure_step(model, run: Settings) -> Measured:
 
 
 def step(name, folder, tokenizer, method, **options):
-    """A config by name, trained: what was measured, and what `estimate` says."""
-    config = config_of(name)
+    """Train the model of a config by name; return the measured bytes and the estimate."""
     options = {"batch_size": 2, "sequence_length": 128, "device": "cpu"} | options
     options = {"compute_dtype": "bfloat16", "targets": "all-linear", "rank": 8} | options
-    predicted = estimate(ModelShape.from_config(config.to_dict()), method, **options)
-    model = make_model(config, predicted.settings, folder, tokenizer)
+    predicted = estimate(ModelShape.from_config(config_of(name).to_dict()), method, **options)
+    model = make_model(name, predicted.settings, folder, tokenizer)
     return measure_step(model, predicted.settings), predicted

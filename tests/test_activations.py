@@ -1,4 +1,4 @@
-"""activations: formulas against published ones; the bytes of real steps are in test_memory."""
+"""Tests of activations against published formulas and the real model; see also test_memory."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from course_utils.memory import (
     estimate,
     layer_backward,
     layer_saved,
-    saved_lines,
+    saved_terms,
 )
 from course_utils.models import load_base
 from course_utils.training import Recipe, attach_adapters
@@ -38,30 +38,34 @@ def test_bytes_per_token_and_layer_have_their_closed_form(shape):
     assert per_token(shape, method="qlora") == qlora
 
 
-def test_korthikantis_34_bytes():
-    """34 sbh a layer with fused attention (section 4), of which two dropout masks take 2 sbh.
+def test_a_layer_saves_the_bytes_of_korthikanti_et_al():
+    """Section 4: 34 sbh per layer with fused attention, of which 2 sbh are two dropout masks.
 
-    Their model: 16 bits, LayerNorm, a plain MLP four times as wide, as many heads for keys.
+    The paper's model has 16 bits, LayerNorm, an MLP of width 4h, and no grouped-query attention.
     """
     names = {"family": "starcoder2", "norm": "layer", "gated": False, "vocab": 50000}
     sizes = {"layers": 1, "hidden": 2048, "intermediate": 8192, "heads": 16, "kv_heads": 16}
-    shape = ModelShape("theirs", head_dim=128, **names, **sizes)
-    statistics = 2 * 8 + 4 * 16  # of two norms and of attention, which they leave out
+    shape = ModelShape("paper", head_dim=128, **names, **sizes)
+    # The paper doesn't count the statistics of the two norms and of attention.
+    statistics = 2 * 8 + 4 * 16
     assert per_token(shape, method="full", recipe="bf16") - statistics == (34 - 2) * 2048
 
 
 def test_full_fine_tuning_saves_less_than_lora():
-    """Adapters read float32 copies of inputs, which full fine-tuning in 16 bits does not make."""
+    """Adapters read float32 copies of their inputs; full fine-tuning in 16 bits has no copies."""
     assert per_token(LLAMA, method="full", recipe="bf16") < per_token(LLAMA, method="lora")
 
 
 def test_eager_attention_stores_every_score():
-    """Korthikanti et al. 2022: the term with s² is 5 as²b in 16 bits; without dropout 3 remain."""
+    """Korthikanti et al. 2022: 5 as²b in 16 bits, of which 2 as²b belong to dropout.
+
+    transformers saves the softmax in 32 bits, and its 16-bit copy.
+    """
     long, short = (
         per_token(LLAMA, method="full", recipe="bf16", attention="eager", sequence_length=s)
         for s in (2048, 1024)
     )
-    assert long - short == 1024 * LLAMA.heads * 6  # 4 B of softmax, 2 B of its copy
+    assert long - short == 1024 * LLAMA.heads * (4 + 2)
 
 
 def test_fewer_targets_save_less():
@@ -73,45 +77,41 @@ def test_fewer_targets_save_less():
     assert sizes == sorted(set(sizes))
 
 
-def test_checkpointing_stores_one_input_a_layer():
+def test_checkpointing_stores_one_input_per_layer():
     plan = Plan(LLAMA, Settings(method="lora", batch_size=2, recipe="fp32"))
-    lines = {line.what: line.size for line in saved_lines(plan)}
-    assert lines["inputs of layers"] == 32 * 2048 * 4096 * 2
-    assert not any("queries" in what for what in lines)
+    sizes = {term.name: term.size for term in saved_terms(plan)}
+    assert sizes["inputs of layers"] == 32 * 2048 * 4096 * 2
+    assert not any("queries" in name for name in sizes)
 
 
-def test_a_layers_backward_is_widest_in_the_mlp_or_in_eager_attention():
+def test_eager_attention_dominates_a_layers_backward_pass_at_4096_tokens():
     options = {"method": "qlora", "recipe": "fp32"}
     runs = [Settings(sequence_length=4096, attention=a, **options) for a in ("sdpa", "eager")]
-    sdpa, eager = (sum(line.size for line in layer_backward(Plan(LLAMA, run))) for run in runs)
+    sdpa, eager = (sum(term.size for term in layer_backward(Plan(LLAMA, run))) for run in runs)
     scores = 4096 * 4096 * LLAMA.heads * 4
     assert sdpa < scores and eager > 4 * scores
 
 
-@pytest.fixture(scope="module")
-def smollm2():
-    """The real model in NF4 with rank 8 on all linear layers, as lecture 07 trains it."""
-    options = {"quantization": "nf4", "compute_dtype": torch.bfloat16, "device": "cpu"}
-    model, _ = load_base("smollm2-135m", **options)
-    return attach_adapters(model, Recipe()).train()
+@pytest.mark.full
+def test_the_activations_of_the_real_model_are_predicted():
+    """The model is in NF4 with adapters of rank 8 on all linear layers, as in lecture 07."""
+    model, _ = load_base(
+        "smollm2-135m", quantization="nf4", compute_dtype=torch.bfloat16, device="cpu"
+    )
+    model = attach_adapters(model, Recipe()).train()
+    options = {"rank": 8, "targets": "all-linear", "upcast": False, "compute_dtype": "bfloat16"}
+    options |= {"gradient_checkpointing": False, "device": "cpu"}
+    for length in (64, 256):
+        ids = torch.arange(length)[None] + 1000
+        with saved_for_backward(model) as saved:
+            model(input_ids=ids, labels=ids, use_cache=False)
+        e = estimate("smollm2-135m", "qlora", sequence_length=length, **options)
+        assert e.activations == pytest.approx(saved.size, rel=1e-4)
 
 
-@pytest.mark.parametrize("length", [64, 256])
-def test_what_the_real_model_saves_is_predicted(smollm2, length):
-    ids = torch.arange(length)[None] + 1000
-    with saved_for_backward(smollm2) as saved:
-        smollm2(input_ids=ids, labels=ids, use_cache=False)
-    options = {"rank": 8, "targets": "all-linear", "sequence_length": length, "upcast": False}
-    options |= {"gradient_checkpointing": False, "compute_dtype": "bfloat16", "device": "cpu"}
-    predicted = estimate("smollm2-135m", "qlora", **options).activations
-    assert predicted == pytest.approx(saved.size, rel=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("checkpointing", "measured"),
-    [(False, 685.2), (True, 130.9)],  # MiB, measured with peft's upcast, 512 tokens, rank 8
-)
-def test_smollm2_after_the_upcast(checkpointing, measured):
+# The activations in MiB were measured with peft's upcast, 512 tokens and rank 8.
+@pytest.mark.parametrize(("checkpointing", "measured"), [(False, 685.2), (True, 130.9)])
+def test_activations_after_the_upcast_are_predicted(checkpointing, measured):
     options = {"rank": 8, "targets": "all-linear", "sequence_length": 512, "device": "cpu"}
     e = estimate("smollm2-135m", "qlora", gradient_checkpointing=checkpointing, **options)
     assert e.activations / 2**20 == pytest.approx(measured, rel=0.001)

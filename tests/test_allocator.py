@@ -1,6 +1,7 @@
-"""allocator: PyTorch's rules for blocks, one by one."""
+"""Tests of the simulated allocator against PyTorch's rules, rule by rule."""
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -9,25 +10,29 @@ from course_utils.units import MiB
 
 
 @pytest.mark.parametrize(
-    ("asked", "block"),
+    ("size", "block"),
     [
         (1, 512),
         (512, 512),
         (513, 1024),
-        (MiB, MiB),  # a small one: split off a segment of 2 MiB
-        (2 * MiB, 2 * MiB),  # a large one: split off 20 MiB
-        (19 * MiB, 20 * MiB),  # a rest of 1 MiB stays
+        # The block is split off a segment of 2 MiB.
+        (MiB, MiB),
+        # The block is split off a segment of 20 MiB.
+        (2 * MiB, 2 * MiB),
+        # A remainder of 1 MiB is not split off.
+        (19 * MiB, 20 * MiB),
         (125 * MiB, 126 * MiB),
         (126 * MiB, 126 * MiB),
-        (int(124.9 * MiB), int(124.9 * MiB) // 512 * 512 + 512),  # a rest above 1 MiB is split off
+        # A remainder of more than 1 MiB is split off.
+        (int(124.9 * MiB), int(124.9 * MiB) // 512 * 512 + 512),
     ],
 )
-def test_a_fresh_block(asked, block):
-    assert fresh_block(asked) == block
-    assert CachingAllocator().allocate(asked).size == block
+def test_the_size_of_a_fresh_block(size, block):
+    assert fresh_block(size) == block
+    assert CachingAllocator().allocate(size).size == block
 
 
-def test_the_smallest_cached_block_is_taken():
+def test_the_smallest_sufficient_cached_block_is_used():
     gpu = CachingAllocator()
     large, small = gpu.allocate(40 * MiB), gpu.allocate(30 * MiB)
     gpu.release(large)
@@ -35,7 +40,7 @@ def test_the_smallest_cached_block_is_taken():
     assert gpu.allocate(12 * MiB) is small
 
 
-def test_a_small_rest_stays_with_its_block():
+def test_a_small_remainder_stays_in_its_block():
     gpu = CachingAllocator()
     gpu.release(gpu.allocate(32 * MiB))
     first, second = gpu.allocate(int(29.5 * MiB)), gpu.allocate(2 * MiB)
@@ -43,7 +48,7 @@ def test_a_small_rest_stays_with_its_block():
     assert gpu.allocated - gpu.requested == MiB // 2
 
 
-def test_neighbours_are_joined_again():
+def test_free_neighbours_are_merged():
     gpu = CachingAllocator()
     parts = [gpu.allocate(5 * MiB) for _ in range(4)]
     assert gpu.segments == 1
@@ -63,16 +68,16 @@ def test_small_and_large_tensors_never_share_a_segment():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_any_order_of_calls_keeps_the_books_right(seed):
+def test_counters_stay_correct_in_any_order_of_calls(seed):
     chance, gpu, live = random.Random(seed), CachingAllocator(), []
     for _ in range(400):
         if live and chance.random() < 0.45:
             gpu.release(live.pop(chance.randrange(len(live))))
         else:
             live.append(gpu.allocate(int(10 ** chance.uniform(1, 7.7))))
-        assert gpu.requested == sum(block.asked for block in live) <= gpu.allocated
+        assert gpu.requested == sum(block.requested for block in live) <= gpu.allocated
         assert gpu.allocated == sum(block.size for block in live)
-        assert all(block.asked == rounded(block.asked) for block in live)
+        assert all(block.requested == rounded(block.requested) for block in live)
         spans = sorted((b.segment, b.start, b.start + b.size) for b in live)
-        for (segment, _, end), (other, start, _) in zip(spans, spans[1:], strict=False):
-            assert segment != other or end <= start  # no two blocks overlap
+        for (segment, _, end), (other, start, _) in pairwise(spans):
+            assert segment != other or end <= start, "two blocks overlap"

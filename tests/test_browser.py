@@ -66,7 +66,7 @@ OUT_OF_RANGE = [
 ]
 NOT_ALLOWED = [
     *OUT_OF_RANGE,
-    ("memory_explorer", "method", QLORA, "7b is a bare number of parameters"),
+    ("memory_explorer", "method", QLORA, "only the number of parameters of 7b is known"),
 ]
 
 # This explorer raises an error for the number 2.

@@ -1,4 +1,4 @@
-"""The control groups of this process, in both versions of the hierarchy."""
+"""The control groups of this process are read in both versions of the hierarchy."""
 
 import sys
 
@@ -8,7 +8,7 @@ from course_utils import cgroups
 from course_utils.cgroups import Membership, memberships
 
 
-def test_groups_of_both_versions():
+def test_groups_of_both_versions_are_read():
     text = "9:pids:/box/inner\n4:cpu,cpuacct:/a:b\n1:name=systemd:/x\n0::/user.slice/run.scope\n"
     assert memberships(text) == [
         Membership(frozenset({"pids"}), "/box/inner"),
@@ -18,11 +18,11 @@ def test_groups_of_both_versions():
     ]
 
 
-def test_without_control_groups_there_are_none(monkeypatch, tmp_path):
+def test_without_the_file_the_list_is_empty(monkeypatch, tmp_path):
     monkeypatch.setattr(cgroups, "OWN", tmp_path / "missing")
     assert memberships() == memberships("") == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has control groups")
 def test_this_process_is_in_a_group():
     assert memberships() and all(path.startswith("/") for _, path in memberships())

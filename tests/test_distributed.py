@@ -1,38 +1,38 @@
-"""Several processes train as one does: the same losses and adapters, with and without FSDP.
+"""Test that two processes train as one process does, with and without FSDP.
 
-Two processes on the CPU, over gloo, started by `accelerate launch` with the course's own configs.
+`accelerate launch` starts two processes on the CPU with the course's own configurations.
 """
 
 import json
 import os
 import subprocess
 import sys
-from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils import FullyShardedDataParallelPlugin, patch_environment
-from accelerate.utils.launch import prepare_multi_gpu_env
 from click.testing import CliRunner
 from safetensors.torch import load_file
-from torch.distributed.fsdp import BackwardPrefetch, ShardingStrategy, StateDictType
 
-from course_utils.training import Recipe, TrainingError, command, load_adapters
+from course_utils.training import TrainingError, command, load_adapters
 from tests import launched
 from tests.conftest import make_model
-from tests.launched import EXAMPLES, RECIPE, STOP, trained
+from tests.launched import EXAMPLES, RECIPE, STOP, train
 
 ROOT = Path(__file__).parent.parent
 CPU, FSDP = "configs/cpu.yaml", "configs/fsdp_qlora.yaml"
 PROCESSES = 2
-TOLERANCE = 1e-5  # relative, of a loss in float32
+# The relative difference that two losses in float32 may have.
+TOLERANCE = 1e-5
 STEPS = RECIPE.steps(EXAMPLES, PROCESSES)
-TOGETHER = ["fast", "fast, accumulated", "plain", "plain, accumulated"]
+WITHOUT_FSDP = ["fast", "fast, accumulated", "plain", "plain, accumulated"]
+
+# All tests of a group run in the same pytest process, which starts the training processes once.
+pytestmark = pytest.mark.xdist_group("distributed")
 
 
 def launch(config, *arguments):
-    """What `accelerate launch` prints; fails with it unless all processes end well."""
+    """Run a module with `accelerate launch` in two processes, and return their output."""
     program = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
     done = subprocess.run(
         [*program, "--num_processes", str(PROCESSES), "--module", *map(str, arguments)],
@@ -40,7 +40,7 @@ def launch(config, *arguments):
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-5000:]
     return done.stdout
@@ -48,166 +48,159 @@ def launch(config, *arguments):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Name → what came of a run in two processes."""
-    found = {}
+    """Return the results of the runs in two processes, by name."""
+    results = {}
     for config, names in {
-        CPU: [*TOGETHER, "stopped", "resumed"],
-        FSDP: ["spread", "spread, stopped", "spread, resumed"],
+        CPU: [*WITHOUT_FSDP, "interrupted", "resumed"],
+        FSDP: ["fsdp", "fsdp, interrupted", "fsdp, resumed"],
     }.items():
         root = tmp_path_factory.mktemp("runs")
         launch(config, "tests.launched", root, *names)
-        found |= {name: json.loads((root / f"{name}.json").read_text()) for name in names}
-    return found
+        results |= {name: json.loads((root / f"{name}.json").read_text()) for name in names}
+    return results
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """name → the same run in this process, made once."""
-    root, made = tmp_path_factory.mktemp("alone"), {}
-
-    def run(name):
-        if name not in made:
-            made[name] = trained(root, name, PROCESSES)
-        return made[name]
-
-    return run
+def single(tmp_path_factory):
+    """Return a function that makes the run of a name in this process, only once."""
+    root = tmp_path_factory.mktemp("single")
+    return cache(lambda name: train(root, name, PROCESSES))
 
 
-def of(history, key):
+def column(history, key):
     return [record[key] for record in history if key in record]
 
 
 def assert_same(result, run):
-    """Losses, norms of gradients, and the adapters in the end."""
+    """Assert that two runs have the same losses, gradient norms and final adapters."""
     for key in ("loss", "grad_norm", "validation_loss", "learning_rate"):
-        ours, theirs = of(result["history"], key), of(run.history, key)
+        ours, theirs = column(result["history"], key), column(run.history, key)
         assert len(ours) == len(theirs) > 0
         assert ours == pytest.approx(theirs, rel=TOLERANCE), key
     ours, theirs = (
         load_file(Path(folder) / "adapter_model.safetensors")
         for folder in (result["adapters"], run.adapters)
     )
-    assert ours.keys() == theirs.keys() and len(ours) == 28  # A and B of 7 layers, twice
+    # Each of the 2 layers has A and B for 7 matrices.
+    assert ours.keys() == theirs.keys() and len(ours) == 2 * 7 * 2
     for name, tensor in theirs.items():
-        # Adam divides by the size of a gradient, and so makes much of a little rounding
+        # Adam divides by the size of a gradient, so it increases small differences of rounding.
         assert (ours[name] - tensor).norm() <= 1e-3 * tensor.norm(), name
 
 
-@pytest.mark.parametrize("name", TOGETHER)
-def test_two_processes_train_as_one_with_twice_the_batch(runs, alone, name):
-    assert_same(runs[name], alone(name))
+@pytest.mark.full
+@pytest.mark.parametrize("name", WITHOUT_FSDP)
+def test_two_processes_train_as_one_process_with_twice_the_batch_size(runs, single, name):
+    assert_same(runs[name], single(name))
 
 
-def test_as_many_tokens_are_read(runs, alone):
-    """A process that has run out of examples reads one token a batch, without loss."""
-    for name in TOGETHER:
-        ours, theirs = of(runs[name]["history"], "tokens"), of(alone(name).history, "tokens")
-        idle = RECIPE.steps(EXAMPLES) * RECIPE.epochs
-        assert all(0 <= a - b <= idle for a, b in zip(ours, theirs, strict=True))
+@pytest.mark.full
+def test_two_processes_read_as_many_tokens_as_one_process(runs, single):
+    """A process without further examples reads one token without loss in each micro-batch."""
+    for name in WITHOUT_FSDP:
+        ours = column(runs[name]["history"], "tokens")
+        theirs = column(single(name).history, "tokens")
+        extra = RECIPE.steps(EXAMPLES) * RECIPE.epochs
+        assert all(0 <= a - b <= extra for a, b in zip(ours, theirs, strict=True))
 
 
-def steps_made(result):
-    """Steps of each process."""
-    return [len(process) for process in result["seen"]]
+def count_steps(result):
+    """Return the number of steps that each process made."""
+    return [len(process) for process in result["observed"]]
 
 
-def test_an_interrupted_run_goes_on_from_the_last_checkpoint(runs, alone):
-    assert runs["stopped"]["history"] is None
-    assert steps_made(runs["stopped"]) == [STOP] * PROCESSES
-    assert steps_made(runs["resumed"]) == [STEPS - 4] * PROCESSES
-    assert_same(runs["resumed"], alone("fast"))
+@pytest.mark.full
+def test_two_processes_resume_an_interrupted_run_from_the_last_checkpoint(runs, single):
+    assert runs["interrupted"]["history"] is None
+    assert count_steps(runs["interrupted"]) == [STOP] * PROCESSES
+    assert count_steps(runs["resumed"]) == [STEPS - 4] * PROCESSES
+    assert_same(runs["resumed"], single("fast"))
 
 
-def test_another_number_of_processes_can_not_resume(runs, monkeypatch):
+@pytest.mark.full
+def test_resuming_with_another_number_of_processes_raises_an_error(runs, monkeypatch):
     root = Path(runs["fast"]["adapters"]).parents[2]
     monkeypatch.setitem(launched.RUNS, "fast", {"recipe": launched.FAST, "resume": True})
     with pytest.raises(TrainingError, match="its run differs: processes was 2, is 1"):
-        trained(root, "fast")
+        train(root, "fast")
 
 
-def test_each_process_has_dropout_of_its_own(runs):
-    seeds = [seed for process in runs["fast"]["seen"] for seed, _ in process]
+@pytest.mark.full
+def test_each_step_of_each_process_has_a_different_dropout_seed(runs):
+    seeds = [seed for process in runs["fast"]["observed"] for seed, _ in process]
     assert len(seeds) == len(set(seeds)) == PROCESSES * STEPS
 
 
 # -- FSDP ------------------------------------------------------------------------------------------
 
 
-def test_fsdp_trains_as_one_process_does(runs, alone):
-    assert_same(runs["spread"], alone("plain"))
+@pytest.mark.full
+def test_fsdp_in_two_processes_trains_as_one_process(runs, single):
+    assert_same(runs["fsdp"], single("plain"))
 
 
-def test_fsdp_goes_on_from_the_last_checkpoint(runs, alone):
-    assert steps_made(runs["spread, resumed"]) == [STEPS - 4] * PROCESSES
-    assert_same(runs["spread, resumed"], alone("plain"))
+@pytest.mark.full
+def test_fsdp_resumes_an_interrupted_run_from_the_last_checkpoint(runs, single):
+    assert count_steps(runs["fsdp, resumed"]) == [STEPS - 4] * PROCESSES
+    assert_same(runs["fsdp, resumed"], single("plain"))
 
 
-def test_fsdp_leaves_each_process_its_share_of_the_bytes(runs):
-    """Before each step; 1% for what FSDP rounds up."""
-    (whole,) = {held for process in runs["plain"]["seen"] for _, held in process}
-    shares = [held for process in runs["spread"]["seen"] for _, held in process]
-    assert shares == pytest.approx([whole / PROCESSES] * len(shares), rel=0.01)
-
-
-def test_accelerate_reads_the_fsdp_config_as_it_is_meant():
-    arguments = launch_command_parser().parse_args(["--config_file", str(ROOT / FSDP), "script"])
-    arguments, _, _ = _validate_launch_command(arguments)
-    assert arguments.use_fsdp and arguments.num_processes == 2 and arguments.num_machines == 1
-    environment = prepare_multi_gpu_env(arguments)
-    assert environment["ACCELERATE_USE_FSDP"] == "true"
-    assert environment["ACCELERATE_MIXED_PRECISION"] == "no"
-    names = {name: value for name, value in environment.items() if name.startswith("FSDP_")}
-    with patch_environment(**names):
-        plugin = FullyShardedDataParallelPlugin()
-    assert plugin.fsdp_version == 1
-    assert plugin.sharding_strategy == ShardingStrategy.FULL_SHARD
-    assert plugin.auto_wrap_policy.__name__ == "transformer_auto_wrap_policy"
-    assert plugin.backward_prefetch == BackwardPrefetch.BACKWARD_PRE
-    assert plugin.state_dict_type == StateDictType.FULL_STATE_DICT
-    assert plugin.mixed_precision_policy is None and not plugin.cpu_offload.offload_params
-    for off in ("use_orig_params", "sync_module_states", "cpu_ram_efficient_loading"):
-        assert getattr(plugin, off) is False, off
-    assert plugin.activation_checkpointing is False and plugin.forward_prefetch is False
+@pytest.mark.full
+def test_fsdp_stores_half_of_the_parameters_in_each_of_two_processes(runs):
+    (complete,) = {size for process in runs["plain"]["observed"] for _, size in process}
+    shares = [size for process in runs["fsdp"]["observed"] for _, size in process]
+    # FSDP pads the parameters, which needs up to 1% more memory.
+    assert shares == pytest.approx([complete / PROCESSES] * len(shares), rel=0.01)
 
 
 # -- the command -----------------------------------------------------------------------------------
 
 
-def last_row(printed):
-    """The command's last lines as a dict of text."""
-    row, adapters = printed.strip().splitlines()[-2:]
-    return dict(item.split(": ") for item in [*row.split(", "), adapters])
+def last_record(output):
+    """Return the last two lines of the command's output as a dict of texts."""
+    record, adapters = output.strip().splitlines()[-2:]
+    return dict(item.split(": ") for item in [*record.split(", "), adapters])
 
 
-def test_the_command_trains_alike_in_one_process_and_in_two(tiny_base, tmp_path):
-    options = ["--path", str(tiny_base), "--max-steps", "2", "--micro-batch-size"]
-    one = CliRunner().invoke(command.main, [*options, "4", "--output-dir", str(tmp_path / "one")])
-    assert one.exit_code == 0, one.output
-    two = launch(
-        CPU, "course_utils.training.command", *options, 2, "--output-dir", tmp_path / "two"
+def run_command(folder, *options):
+    """Run the command for 2 steps in this process, and return the last record."""
+    arguments = ["--max-steps", "2", "--output-dir", folder, *options]
+    done = CliRunner().invoke(command.main, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    return last_record(done.stdout)
+
+
+def test_the_command_trains_with_its_options_and_saves_the_adapters(tiny_base, tmp_path):
+    record = run_command(tmp_path, "--path", tiny_base, "--micro-batch-size", 4, "--rank", 3)
+    assert record["step"] == "2"
+    model = load_adapters(make_model(), record["adapters"])
+    assert model.peft_config["default"].r == 3
+
+
+@pytest.mark.full
+def test_the_command_has_the_same_loss_in_one_process_and_in_two(tiny_base, tmp_path):
+    record = run_command(tmp_path / "one", "--path", tiny_base, "--micro-batch-size", 4)
+    options = ["--path", tiny_base, "--micro-batch-size", 2, "--max-steps", 2]
+    output = launch(
+        CPU, "course_utils.training.command", *options, "--output-dir", tmp_path / "two"
     )
-    assert two.count("adapters: ") == 1  # the main process alone says what came of it
-    ours, theirs = last_row(two), last_row(one.stdout)
-    assert ours["step"] == theirs["step"] == "2"
-    assert float(ours["loss"]) == pytest.approx(float(theirs["loss"]), rel=1e-2)  # may be 16 bits
-    load_adapters(make_model(), ours["adapters"])
-
-
-def test_each_number_of_a_recipe_is_an_option():
-    numbers = {f.name for f in fields(Recipe) if type(f.default) in (int, float)}
-    others = {"name", "path", "output_dir", "resume", "max_steps", "save_every"}
-    assert {parameter.name for parameter in command.main.params} == numbers | others
+    # Only the main process prints the result.
+    assert output.count("adapters: ") == 1
+    # The compute dtype may have 16 bits, so the losses are rounded.
+    loss = float(last_record(output)["loss"])
+    assert loss == pytest.approx(float(record["loss"]), rel=1e-2)
+    load_adapters(make_model(), last_record(output)["adapters"])
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "smollm2-135m", "--path", "x"], "--model and --path both name a base"),
+        (["--model", "smollm2-135m", "--path", "x"], "--model and --path both name a base model"),
         (["--model", "gpt-9"], "unknown model 'gpt-9'"),
         (["--path", "nowhere"], "no model in nowhere"),
         (["--rank", "0"], "rank must be a whole number of at least 1"),
     ],
 )
-def test_bad_input_is_one_sentence(arguments, message):
+def test_the_command_rejects_bad_options_with_one_sentence(arguments, message):
     done = CliRunner().invoke(command.main, arguments)
     assert done.exit_code == 1 and done.output.startswith(f"Error: {message}")

@@ -232,7 +232,7 @@ def test_binders_bound_lets_one_gigabyte_through_and_ends_who_takes_three(monkey
     path = lecture(tmp_path, counts, "held = b'1' * 1_000_000_000", "more = b'1' * 2_000_000_000")
     result = run(path)
     assert not result["passed"]
-    assert result["error"].endswith("its processes took more than 2.00 GB of memory")
+    assert result["error"].endswith("its processes used more than 2.00 GB of memory")
     assert "cell first" not in result["error"] and "cell second" not in result["error"]
     path = lecture(tmp_path, counts, "held = b'1' * 1_000_000_000")
     result = run(path)

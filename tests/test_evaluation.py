@@ -1,4 +1,4 @@
-"""Generation (batched = one by one), the judgement of answers, intervals and tables."""
+"""Test generation in batches, the scores of answers, intervals and tables."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from course_utils import evaluation, news
 from course_utils.evaluation import Interval
 from course_utils.training import set_checkpointing
 
+pytestmark = pytest.mark.usefixtures("frozen_imports")
+
 TEMPLATE = (
     "{% for m in messages %}<{{ m['role'][0] }}>{{ m['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}<a>{% endif %}"
@@ -28,7 +30,7 @@ TEMPLATE = (
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """Bytes as tokens, an end token that also pads, a chat template."""
+    """Return a tokenizer whose tokens are bytes, and whose end token is also its padding token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -48,7 +50,8 @@ def model(tokenizer):
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        initializer_range=0.4,  # wide, so that different prompts get different answers
+        # The weights are large, so that different prompts get different answers.
+        initializer_range=0.4,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )
@@ -62,7 +65,7 @@ def conversations():
 
 
 def one_by_one(model, tokenizer, conversations, tokens, ends=()):
-    """Greedy decoding written out: no batch, no padding, no cache."""
+    """Decode greedily, one prompt after the other, without padding and without a cache."""
     ends = {tokenizer.eos_token_id, *ends}
     answers = []
     for messages in conversations:
@@ -82,58 +85,64 @@ def one_by_one(model, tokenizer, conversations, tokens, ends=()):
 
 
 @pytest.mark.parametrize("shared", ["", "x", "Story and headline, please. " * 5])
-def test_a_shared_beginning_is_read_once_and_changes_nothing(
+def test_the_common_prefix_is_processed_once_and_does_not_change_the_answers(
     model, tokenizer, conversations, shared, monkeypatch
 ):
-    talks = [[{"role": "system", "content": shared}, *talk] for talk in conversations]
-    read, forward = [], type(model).forward
+    prompts = [[{"role": "system", "content": shared}, *each] for each in conversations]
+    sizes, forward = [], type(model).forward
 
-    @wraps(forward)  # generate looks at its parameters
-    def watch(self, input_ids=None, **options):
-        read.append(input_ids.numel())
+    # transformers inspects the parameters of this method.
+    @wraps(forward)
+    def record_size(self, input_ids=None, **options):
+        sizes.append(input_ids.numel())
         return forward(self, input_ids=input_ids, **options)
 
-    monkeypatch.setattr(type(model), "forward", watch)
-    answers = evaluation.generate(model, tokenizer, talks, max_new_tokens=4, batch_size=3)
+    monkeypatch.setattr(type(model), "forward", record_size)
+    answers = evaluation.generate(model, tokenizer, prompts, max_new_tokens=4, batch_size=3)
     prefix = len(f"<s>{shared}<u>")
-    assert read[0] == prefix and sum(n > prefix for n in read) <= 3  # then only the rest
+    # Each of the 3 batches then needs only the rest of its prompts.
+    assert sizes[0] == prefix and sum(n > prefix for n in sizes) <= 3
     monkeypatch.undo()
-    assert answers == one_by_one(model, tokenizer, talks, 4)
+    assert answers == one_by_one(model, tokenizer, prompts, 4)
 
 
-def test_equal_prompts_share_all_but_one_token(model, tokenizer, conversations):
-    talks = [conversations[2]] * 3
-    assert evaluation.generate(model, tokenizer, talks, max_new_tokens=5) == one_by_one(
-        model, tokenizer, talks, 5
+def test_equal_prompts_are_answered_correctly(model, tokenizer, conversations):
+    prompts = [conversations[2]] * 3
+    assert evaluation.generate(model, tokenizer, prompts, max_new_tokens=5) == one_by_one(
+        model, tokenizer, prompts, 5
     )
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_batches_answer_as_each_prompt_alone_would(model, tokenizer, conversations, batch_size):
+def test_a_batch_has_the_same_answers_as_single_prompts(
+    model, tokenizer, conversations, batch_size
+):
     expected = one_by_one(model.eval(), tokenizer, conversations, 12)
-    assert len(set(expected)) > 3  # else the order would not be tested
+    # If all answers were equal, this test would not notice a wrong order.
+    assert len(set(expected)) > 3
     answers = evaluation.generate(
         model, tokenizer, conversations, max_new_tokens=12, batch_size=batch_size, progress=False
     )
     assert answers == expected
 
 
-def test_answers_stop_at_any_end_token(model, tokenizer, conversations):
-    """In a batch one answer ends before another; its padding must not show."""
+def test_an_answer_ends_at_any_end_token_of_the_model_or_the_tokenizer(
+    model, tokenizer, conversations
+):
     with torch.no_grad():
         ids = tokenizer.apply_chat_template(conversations[1], add_generation_prompt=True)
         out = model.eval().generate(torch.tensor([ids["input_ids"]]), max_new_tokens=6)
     third = out[0, -4].item()
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, third]
     expected = one_by_one(model, tokenizer, conversations, 12, ends=[third])
-    free = one_by_one(model, tokenizer, conversations, 12)
+    longer = one_by_one(model, tokenizer, conversations, 12)
     answers = evaluation.generate(
         model, tokenizer, conversations, max_new_tokens=12, progress=False
     )
-    assert answers == expected != free
+    assert answers == expected != longer
 
 
-def test_a_tokenizer_without_padding_token_will_do(model, tokenizer, conversations):
+def test_generate_accepts_a_tokenizer_without_a_padding_token(model, tokenizer, conversations):
     with_pad = evaluation.generate(model, tokenizer, conversations, progress=False)
     pad, tokenizer.pad_token = tokenizer.pad_token, None
     try:
@@ -155,7 +164,7 @@ def adapted(model, dropout=0.0):
     return model
 
 
-def test_a_peft_model_answers_with_its_adapters(model, tokenizer, conversations):
+def test_a_peft_model_gives_the_answers_of_the_merged_model(model, tokenizer, conversations):
     plain = evaluation.generate(model, tokenizer, conversations, progress=False)
     tuned = adapted(model)
     answers = evaluation.generate(
@@ -166,9 +175,10 @@ def test_a_peft_model_answers_with_its_adapters(model, tokenizer, conversations)
 
 
 @contextmanager
-def silence(capfd):
-    """Nothing may be printed, warned or logged inside."""
-    transformers.utils.logging.warning_once.cache_clear()  # what it has said it would not repeat
+def assert_silent(capfd):
+    """Assert that the code in the with block causes no output, warnings or log messages."""
+    # transformers logs some warnings only once, so make it forget earlier warnings.
+    transformers.utils.logging.warning_once.cache_clear()
     capfd.readouterr()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -176,8 +186,10 @@ def silence(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_training_state_neither_matters_nor_changes(model, tokenizer, conversations, capfd):
-    """Dropout, gradient checkpointing and use_cache=False are on, as in the middle of training."""
+def test_generate_ignores_and_restores_the_state_of_a_model_in_training(
+    model, tokenizer, conversations, capfd
+):
+    """The model has dropout, gradient checkpointing and use_cache=False, as during training."""
     tuned = adapted(model, dropout=0.5)
     expected = one_by_one(tuned.eval(), tokenizer, conversations, 12)
     tuned.config.use_cache = False
@@ -187,7 +199,7 @@ def test_training_state_neither_matters_nor_changes(model, tokenizer, conversati
     tuned.train()
     base.model.layers[1].eval()
     before = {name: module.training for name, module in tuned.named_modules()}
-    with silence(capfd):
+    with assert_silent(capfd):
         answers = evaluation.generate(
             tuned, tokenizer, conversations, max_new_tokens=12, progress=False
         )
@@ -196,7 +208,9 @@ def test_training_state_neither_matters_nor_changes(model, tokenizer, conversati
     assert base.model.layers[0].gradient_checkpointing and tuned.config.use_cache is False
 
 
-def test_modes_are_restored_after_an_error(model, tokenizer, conversations, monkeypatch):
+def test_an_error_in_generate_restores_the_modes_of_the_model(
+    model, tokenizer, conversations, monkeypatch
+):
     def fail(**_):
         raise RuntimeError("out of memory")
 
@@ -207,14 +221,16 @@ def test_modes_are_restored_after_an_error(model, tokenizer, conversations, monk
     assert model.training and model.model.layers[0].training
 
 
-def test_a_sampling_config_is_overruled_in_silence(model, tokenizer, conversations, capfd):
+def test_generate_is_greedy_although_the_models_config_asks_for_sampling(
+    model, tokenizer, conversations, capfd
+):
     expected = evaluation.generate(model, tokenizer, conversations, progress=False)
     model.generation_config.update(do_sample=True, temperature=0.2, top_p=0.9, max_length=20)
-    with silence(capfd):
+    with assert_silent(capfd):
         assert evaluation.generate(model, tokenizer, conversations, progress=False) == expected
 
 
-def test_only_the_progress_bar_is_printed(model, tokenizer, conversations, capfd):
+def test_generate_prints_only_the_progress_bar(model, tokenizer, conversations, capfd):
     capfd.readouterr()
     evaluation.generate(model, tokenizer, conversations, max_new_tokens=2)
     printed = capfd.readouterr()
@@ -223,7 +239,7 @@ def test_only_the_progress_bar_is_printed(model, tokenizer, conversations, capfd
     assert lines and all("/7 [" in line for line in lines) and "7/7" in lines[-1]
 
 
-def test_no_conversations_no_answers(model, tokenizer):
+def test_generate_returns_no_answers_for_no_conversations(model, tokenizer):
     assert evaluation.generate(model, tokenizer, [], progress=False) == []
 
 
@@ -233,18 +249,21 @@ def test_no_conversations_no_answers(model, tokenizer):
         ({"batch_size": 0}, "at least 1"),
         ({"max_new_tokens": 0}, "at least 1"),
         ({"conversations": [[]]}, "at least one message"),
-        ({"conversations": [[{"role": "assistant", "content": "x"}]]}, "the model writes it"),
+        (
+            {"conversations": [[{"role": "assistant", "content": "x"}]]},
+            "because the model generates it",
+        ),
     ],
 )
-def test_bad_input_to_generate(model, tokenizer, wrong, message):
-    talks = wrong.pop("conversations", [[{"role": "user", "content": "x"}]])
+def test_generate_rejects_wrong_sizes_and_conversations(model, tokenizer, wrong, message):
+    options = {"conversations": [[{"role": "user", "content": "x"}]], "progress": False} | wrong
     with pytest.raises(ValueError, match=message):
-        evaluation.generate(model, tokenizer, talks, progress=False, **wrong)
+        evaluation.generate(model, tokenizer, **options)
 
 
-def test_prompt_tokens_are_counted_with_the_template(tokenizer):
-    talks = [[{"role": "user", "content": "abc"}], [{"role": "user", "content": "abcde"}]]
-    assert evaluation.mean_prompt_tokens(talks, tokenizer) == len("<u>abc<a>") + 1
+def test_mean_prompt_tokens_includes_the_chat_template(tokenizer):
+    prompts = [[{"role": "user", "content": text}] for text in ("abc", "abcde")]
+    assert evaluation.mean_prompt_tokens(prompts, tokenizer) == len("<u>abc<a>") + 1
 
 
 # -- reading answers
@@ -275,16 +294,19 @@ GOOD = '{"section": "sport", "headline": "Owls win in Halvik"}'
         ("null", False, False),
         ("sport: Owls win", False, False),
         ("", False, False),
-        ("{" * 100_000, False, False),
+        ("{" * 10_000, False, False),
         ("[" * 100_000, False, False),
+        # Python does not convert numbers with more than 4,300 digits.
+        ('{"section": ' + "1" * 5000 + "}", False, False),
+        ('{"a": ' + "1" * 5000 + "} " + GOOD, False, True),
     ],
 )
-def test_strict_and_lenient_reading(answer, strict, lenient):
+def test_parse_answer_reads_strictly_or_leniently(answer, strict, lenient):
     assert (evaluation.parse_answer(answer) is not None) == strict
     assert (evaluation.parse_answer(answer, lenient=True) is not None) == lenient
 
 
-def test_only_lenient_reading_overlooks_capitals_in_the_section():
+def test_only_lenient_reading_ignores_capitals_and_spaces_in_the_section():
     answer = '{"section": " Sport", "headline": "Owls win"}'
     assert evaluation.parse_answer(answer)["section"] == " Sport"
     assert evaluation.parse_answer(answer, lenient=True)["section"] == "sport"
@@ -309,24 +331,24 @@ EXAMPLE = {
         ("Answer: " + news.answer(EXAMPLE), [0, 0, 0, 0]),
     ],
 )
-def test_each_metric_judges_its_own(answer, expected):
+def test_each_metric_scores_only_its_own_part_of_the_answer(answer, expected):
     scores = evaluation.score([answer], [EXAMPLE])
     assert list(scores.columns) == ["valid_json", "section_right", "house_style", "rouge_l"]
     assert scores.iloc[0].tolist() == pytest.approx(expected)
 
 
-def test_lenient_scores_read_an_answer_in_prose():
+def test_lenient_scores_include_an_answer_inside_prose():
     answer = "Answer: " + news.answer(EXAMPLE)
     assert evaluation.score([answer], [EXAMPLE], lenient=True).iloc[0].tolist() == [1, 1, 1, 1]
 
 
-def test_the_references_score_full_marks_on_the_test_split():
+def test_the_reference_answers_of_the_test_split_have_the_best_scores():
     test = news.load_news()["test"]
     scores = evaluation.score([news.answer(row) for row in test], test)
     assert scores.shape == (96, 4) and (scores == 1).all(axis=None)
 
 
-def test_answers_and_examples_must_match_in_number():
+def test_score_rejects_another_number_of_answers_than_examples():
     with pytest.raises(ValueError, match="1 answers for 2 examples"):
         evaluation.score(["x"], [EXAMPLE, EXAMPLE])
     with pytest.raises(ValueError, match="0 answers"):
@@ -338,18 +360,20 @@ def test_answers_and_examples_must_match_in_number():
     [
         ("the cat sat", "the cat sat", 1),
         ("The CAT, sat!", "the cat sat", 1),
-        ("the cat", "the cat sat down", 2 / 3),  # precision 1, recall 1/2
-        ("sat cat the", "the cat sat", 1 / 3),  # order counts
+        # Precision is 1 and recall is 1/2.
+        ("the cat", "the cat sat down", 2 / 3),
+        # The order of the words matters.
+        ("sat cat the", "the cat sat", 1 / 3),
         ("dog", "the cat sat", 0),
         ("", "the cat sat", 0),
         ("...", "...", 0),
     ],
 )
-def test_rouge_l_by_hand(candidate, reference, f1):
+def test_rouge_l_of_short_texts(candidate, reference, f1):
     assert evaluation.rouge_l(candidate, reference) == pytest.approx(f1)
 
 
-def test_rouge_l_equals_the_reference_implementation():
+def test_rouge_l_equals_that_of_the_package_rouge_score():
     scorer = pytest.importorskip("rouge_score.rouge_scorer", reason="rouge-score not installed")
     rouge = scorer.RougeScorer(["rougeL"], use_stemmer=False)
     rng = random.Random(0)
@@ -366,25 +390,25 @@ def test_rouge_l_equals_the_reference_implementation():
     ("successes", "trials", "low", "high"),
     [(8, 10, 0.4902, 0.9433), (0, 10, 0, 0.2775), (10, 10, 0.7225, 1), (81, 96, 0.7580, 0.9029)],
 )
-def test_wilson_interval(successes, trials, low, high):
+def test_wilson_gives_published_intervals(successes, trials, low, high):
     interval = evaluation.wilson(successes, trials)
     assert interval == pytest.approx((successes / trials, low, high), abs=5e-4)
 
 
-def test_wilson_solves_the_score_equation():
-    """At either end the observed rate is just 1.96 standard errors (of that end) away."""
+def test_the_ends_of_wilsons_interval_solve_its_equation():
+    """The observed rate is 1.96 standard errors from each end, if the end is the true rate."""
     interval = evaluation.wilson(37, 96)
     for end in (interval.low, interval.high):
         assert abs(37 / 96 - end) == pytest.approx(1.959964 * (end * (1 - end) / 96) ** 0.5)
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(1, 0), (-1, 5), (6, 5)])
-def test_wilson_refuses_what_is_no_rate(successes, trials):
-    with pytest.raises(ValueError, match="not a rate"):
+def test_wilson_rejects_impossible_numbers(successes, trials):
+    with pytest.raises(ValueError, match="successes must be from 0 to the number of trials"):
         evaluation.wilson(successes, trials)
 
 
-def test_bootstrap_agrees_with_the_normal_interval_where_that_is_sound():
+def test_bootstrap_agrees_with_the_normal_interval_for_a_large_sample():
     values = np.random.default_rng(3).uniform(size=400)
     interval = evaluation.bootstrap(values)
     half = 1.96 * values.std(ddof=1) / 20
@@ -393,14 +417,14 @@ def test_bootstrap_agrees_with_the_normal_interval_where_that_is_sound():
     )
 
 
-def test_bootstrap_repeats_itself_and_knows_certainty():
+def test_the_seed_determines_the_bootstrap_and_equal_values_have_no_interval():
     values = np.linspace(0, 1, 30) ** 2
     assert evaluation.bootstrap(values) == evaluation.bootstrap(values)
     assert evaluation.bootstrap(values) != evaluation.bootstrap(values, seed=1)
     assert evaluation.bootstrap([0.5] * 8) == Interval(0.5, 0.5, 0.5)
 
 
-def test_summary_takes_the_right_interval_for_each_metric():
+def test_summary_uses_wilson_for_rates_and_bootstrap_for_rouge_l():
     scores = pd.DataFrame(
         {
             "valid_json": [1.0] * 9 + [0.0],
@@ -417,7 +441,7 @@ def test_summary_takes_the_right_interval_for_each_metric():
     assert summary["rouge_l"] == evaluation.bootstrap(np.linspace(0, 1, 10))
 
 
-def test_beyond_asks_for_intervals_that_do_not_touch():
+def test_beyond_is_true_only_for_intervals_that_do_not_touch():
     low, middle, high = Interval(0.2, 0.1, 0.3), Interval(0.4, 0.3, 0.5), Interval(0.7, 0.6, 0.8)
     assert evaluation.beyond(high, middle) and evaluation.beyond(high, low)
     assert not evaluation.beyond(middle, low) and not evaluation.beyond(low, high)
@@ -436,7 +460,7 @@ def two_scores():
     }
 
 
-def test_before_after_is_a_table_to_read(two_scores):
+def test_before_after_has_a_row_for_each_metric_and_each_cost(two_scores):
     table = evaluation.before_after(
         two_scores,
         costs={"prompt tokens": {"few-shot": 612.4, "tuned": 101}, "note": {"tuned": "!"}},
@@ -449,7 +473,7 @@ def test_before_after_is_a_table_to_read(two_scores):
     assert "40% (17–69)" in table.to_html()
 
 
-def test_the_numbers_behind_the_table(two_scores):
+def test_intervals_has_the_numbers_of_the_summary(two_scores):
     numbers = evaluation.intervals(two_scores)
     assert numbers.loc["section right", ("few-shot", "mean")] == 0.4
     for name, scores in two_scores.items():
@@ -458,7 +482,7 @@ def test_the_numbers_behind_the_table(two_scores):
             assert tuple(row[["mean", "low", "high"]]) == interval
 
 
-def test_side_by_side_shows_what_was_said():
+def test_side_by_side_shows_stories_answers_and_references():
     examples = [EXAMPLE | {"story": f"Story {n}"} for n in range(6)]
     answers = {
         "few-shot": [f"few {n}" for n in range(6)],
@@ -476,19 +500,19 @@ def test_side_by_side_shows_what_was_said():
 
 
 def test_side_by_side_escapes_all_text():
-    nasty = '<script>alert("x")</script> & more'
-    example = EXAMPLE | {"story": nasty, "headline": nasty}
-    page = evaluation.side_by_side([example], {nasty: [nasty]})._repr_html_()
+    text = '<script>alert("x")</script> & more'
+    example = EXAMPLE | {"story": text, "headline": text}
+    page = evaluation.side_by_side([example], {text: [text]})._repr_html_()
     assert "<script" not in page
     assert page.count("&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt; &amp; more") == 4
 
 
-def test_side_by_side_wants_an_answer_for_each_example():
+def test_side_by_side_rejects_another_number_of_answers_than_examples():
     with pytest.raises(ValueError, match="'tuned' has 1 answers for 2"):
         evaluation.side_by_side([EXAMPLE, EXAMPLE], {"tuned": ["x"]})
 
 
-def test_side_by_side_reads_a_data_set_as_it_reads_a_list():
+def test_side_by_side_accepts_a_data_set():
     test = news.load_news()["test"]
     answers = {"reference": [news.answer(row) for row in test]}
     text = str(evaluation.side_by_side(test, answers, n=3))

@@ -1,4 +1,4 @@
-"""Explorers, driven as a browser drives them: a control's value changes, what is shown follows."""
+"""Tests of explorers, whose controls a test changes as a browser does."""
 
 import html
 import re
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from course_utils import explorers, notebooks
+from course_utils import explorers, figures, notebooks
 from course_utils.explorers import (
+    CUSTOM,
     DISTRIBUTIONS,
     FORMATS,
-    FREE,
     LORA_MODELS,
     MODULES,
     REAL_LAYER,
@@ -38,7 +38,6 @@ from course_utils.lora import count_lora_parameters
 from course_utils.memory import (
     BLOCK_SIZES,
     GPUS,
-    PRESETS,
     ModelShape,
     estimate,
     largest,
@@ -49,24 +48,24 @@ from course_utils.quantization import overhead_bits
 from course_utils.units import format_bytes
 
 SOLUTIONS = Path(__file__).parents[1] / "solutions"
-SLIDE = {"model": FREE, "d_in": 1000, "d_out": 1000, "layers": 1, "rank": 8, "q_proj": True}
+SLIDE = {"model": CUSTOM, "d_in": 1000, "d_out": 1000, "layers": 1, "rank": 8, "q_proj": True}
 ALL = dict.fromkeys(MODULES, True)
 
 
 def controls(box):
-    """Description → control of an explorer."""
+    """Return the controls of an explorer by description."""
     return {control.description: control for row in box.children[:-1] for control in row.children}
 
 
 def shown(box):
-    """What an explorer shows under its controls: (alt text or None, text)."""
+    """Return the alt text of the picture that an explorer shows, or None, and the text."""
     value = box.children[-1].value
     alt = re.search(r'<img alt="([^"]*)" src="data:image/png;base64,iVBOR', value)
     return alt and html.unescape(alt[1]), html.unescape(re.sub(r"<[^>]*>", "", value))
 
 
 def change_each(box, changes):
-    """Use all controls one after the other; each time a picture and something new is shown."""
+    """Change each control in turn, and check that each change shows a new picture or text."""
     assert set(changes) == set(controls(box))
     for name, value in changes.items():
         before = shown(box)
@@ -91,7 +90,7 @@ def test_picture_and_text_follow_the_control():
     assert shown(box) == ("twice 5", "10 <numbers>")
 
 
-def test_a_bad_value_is_answered_in_place_and_the_next_good_one_recovers():
+def test_a_bad_value_shows_a_message_until_the_next_allowed_value():
     number = explorers.number("number", 4)
     box = explorer({"number": number}, double)
     number.value = -1
@@ -101,21 +100,17 @@ def test_a_bad_value_is_answered_in_place_and_the_next_good_one_recovers():
     assert shown(box) == ("twice 6", "12 <numbers>")
 
 
-def test_a_bad_value_at_the_start_is_answered_too():
+def test_a_bad_value_at_the_start_shows_a_message():
     assert shown(explorer({"number": explorers.number("number", -2)}, double))[0] is None
 
 
-def test_a_fault_of_our_own_is_not_taken_for_a_bad_value():
+def test_an_error_other_than_value_error_is_raised():
     with pytest.raises(ZeroDivisionError):
         explorer({"number": explorers.number("number", 1)}, lambda number: 1 / 0)
 
 
-def test_fields_wait_until_a_value_is_complete():
-    assert explorers.number("number", 4).continuous_update is False
-
-
 @pytest.mark.parametrize("solution", sorted(SOLUTIONS.glob("*/*.ipynb")), ids=lambda p: p.stem)
-def test_explorers_and_paging_import_while_an_assignment_withholds_its_modules(solution):
+def test_explorers_and_paging_can_be_imported_while_an_assignment_is_graded(solution):
     withheld = notebooks.load(solution)["metadata"]["qlora_course"]["withheld"]
     others = {"course_utils.explorers", "course_utils.paging"} - set(withheld)
     code = f"import sys; sys.modules.update(dict.fromkeys({withheld}))\n"
@@ -127,14 +122,15 @@ def test_explorers_and_paging_import_while_an_assignment_withholds_its_modules(s
 # --- LoRA: the pure function ----------------------------------------------------------------------
 
 
-def test_the_slides_matrix():
+def test_lora_on_the_matrix_of_the_slides():
     picture, text = lora_answer(LoraChoices(**SLIDE))
     assert "rank 8 trains 16,000, full fine-tuning 1,000,000; they are equal at rank 500" in str(
         picture
     )
     assert re.search(r"LoRA trains +16,000 parameters\n", text)
     assert re.search(r"share +1.60%\n", text) and re.search(r"break-even rank +500.0\n", text)
-    assert "256.00 kB" in text and "16.00 MB" in text and "64.00 kB" in text  # 16, 16 and 4 B each
+    # Adapters and full fine-tuning need 16 B per parameter; the file needs 4 B.
+    assert "256.00 kB" in text and "16.00 MB" in text and "64.00 kB" in text
     assert "whole model" not in text
 
 
@@ -147,17 +143,12 @@ def test_every_ticked_module_and_every_layer_counts():
 
 
 @pytest.mark.parametrize("model", LORA_MODELS)
-def test_a_model_agrees_with_the_memory_calculator(model):
+def test_lora_parameters_of_a_model_equal_those_of_the_memory_calculator(model):
     shape = ModelShape.preset(model)
     _, text = lora_answer(LoraChoices(**SLIDE | ALL | {"model": model, "layers": shape.layers}))
     count = shape.adapter_parameters(8, "all-linear")
     assert f"{count:,} parameters" in text and f"{shape.linear_parameters:,} parameters" in text
     assert f"{count / shape.parameters:.2%} of {shape.parameters:,} parameters" in text
-
-
-def test_smollm2_trains_what_the_course_says():
-    _, text = lora_answer(LoraChoices(**SLIDE | ALL | {"model": "smollm2-135m", "layers": 30}))
-    assert "2,442,240 parameters" in text and "1.82% of 134,515,008" in text
 
 
 @pytest.mark.parametrize(
@@ -173,7 +164,7 @@ def test_smollm2_trains_what_the_course_says():
         ({"q_proj": False}, "Tick at least one module"),
     ],
 )
-def test_bad_values_are_named(change, message):
+def test_bad_values_for_lora_raise_a_value_error(change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         lora_answer(LoraChoices(**SLIDE | change))
 
@@ -181,10 +172,11 @@ def test_bad_values_are_named(change, message):
 # --- LoRA: the widgets ----------------------------------------------------------------------------
 
 
-def test_lora_explorer_starts_at_the_slide_and_follows_every_control():
+def test_lora_explorer_starts_with_the_slide_and_every_control_changes_the_result():
     box = lora_explorer()
     control = controls(box)
-    assert "LoRA of rank 8 trains 48,000" in shown(box)[0]  # K, Q and V
+    # At first, q_proj, k_proj and v_proj are ticked.
+    assert "LoRA of rank 8 trains 48,000" in shown(box)[0]
     changes = {"rank r": 16, "d_in": 500, "d_out": 700, "layers": 3}
     changes |= {name: not control[name].value for name in MODULES}
     for name, value in changes.items():
@@ -192,44 +184,34 @@ def test_lora_explorer_starts_at_the_slide_and_follows_every_control():
         control[name].value = value
         alt, text = shown(box)
         assert alt != before[0] and text != before[1], f"{name} changed nothing"
-    expected = 3 * 4 * count_lora_parameters(500, 700, 16)  # layers × o, gate, up and down
+    # In 3 layers, the 4 modules o_proj, gate_proj, up_proj and down_proj are ticked.
+    expected = 3 * 4 * count_lora_parameters(500, 700, 16)
     assert f"{expected:,}" in alt and f"{expected:,}" in text
 
 
-def test_choosing_a_model_brings_its_layers_and_switches_the_free_shape_off():
+def test_choosing_a_model_sets_its_layers_and_disables_the_custom_shape():
     box = lora_explorer()
     control = controls(box)
-    for name in MODULES:
-        control[name].value = True
     control["model"].value = "smollm2-135m"
     assert control["layers"].value == 30 and control["d_in"].disabled and control["d_out"].disabled
-    assert "LoRA of rank 8 trains 2,442,240" in shown(box)[0]
-    control["model"].value = FREE
+    ticked = ("q_proj", "k_proj", "v_proj")
+    count = ModelShape.preset("smollm2-135m").adapter_parameters(8, ticked)
+    assert f"LoRA of rank 8 trains {count:,}" in shown(box)[0]
+    control["model"].value = CUSTOM
     assert control["layers"].value == 1 and not control["d_in"].disabled
-    assert f"{7 * 16_000:,}" in shown(box)[1]
+    assert f"{3 * 16_000:,}" in shown(box)[1]
 
 
-def test_a_bad_shape_left_behind_does_not_trouble_a_model():
+def test_a_bad_custom_shape_does_not_affect_a_model():
     box = lora_explorer()
     control = controls(box)
     control["d_in"].value = -5
     assert shown(box) == (None, "d_in must be from 1 to 1,000,000 here, but is -5.")
     control["model"].value = "llama-7b"
     assert "LoRA of rank 8" in shown(box)[0]
-    control["model"].value = FREE
+    control["model"].value = CUSTOM
     control["d_in"].value = 1000
     assert "48,000" in shown(box)[0]
-
-
-def test_every_control_has_a_name_for_screen_readers():
-    assert set(controls(lora_explorer())) == {
-        "model",
-        "d_in",
-        "d_out",
-        "layers",
-        "rank r",
-        *MODULES,
-    }
 
 
 # --- memory: the pure function --------------------------------------------------------------------
@@ -250,24 +232,24 @@ SEVEN_B = {
 }
 
 
-def test_the_slides_112_gb():
+def test_memory_of_7b_equals_the_112_gb_of_the_slides():
     picture, text = memory_answer(MemoryChoices(**SEVEN_B))
     assert "112.00 GB (weights 14.00 GB, gradients 14.00 GB, optimizer 84.00 GB)" in picture.alt
     assert re.search(r"total +112.00 GB +104.31 GiB\n", text)
-    assert re.search(r"a parameter of the model +16.00 B\n", text)
-    assert re.search(r"fits +none of these GPUs\n", text)
-    assert text.endswith("needs a shape: choose another model")
+    assert re.search(r"per parameter +16.00 B\n", text)
+    assert re.search(r"fits on +none of these GPUs\n", text)
+    assert text.endswith("unknown; choose a model with known layers")
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
-def test_adapters_on_a_bare_number_are_answered_with_a_sentence(method):
-    with pytest.raises(ValueError, match="7b is a bare number of parameters: .* choose a preset"):
+def test_adapters_on_7b_raise_a_value_error(method):
+    with pytest.raises(ValueError, match=r"parameters of 7b is known, .* choose a preset"):
         memory_answer(MemoryChoices(**SEVEN_B | {"method": method}))
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
 @pytest.mark.parametrize("model", ["smollm2-135m", "llama-7b", "gpt2", "qwen2.5-7b"])
-def test_the_answer_is_the_calculators(model, method):
+def test_memory_answer_equals_the_memory_calculator(model, method):
     _, text = memory_answer(MemoryChoices(**SEVEN_B | {"model": model, "method": method}))
     options = {
         "full": {},
@@ -277,15 +259,9 @@ def test_the_answer_is_the_calculators(model, method):
     e = estimate(model, method, **options)
     assert text.startswith(e.table())
     fitting = ", ".join(gpu for gpu in GPUS if e.fits(gpu)) or "none of these GPUs"
-    assert re.search(rf"fits +{re.escape(fitting)}\n", text)
+    assert re.search(rf"fits on +{re.escape(fitting)}\n", text)
     batch = largest("batch_size", "T4", model, method, **options)
     assert re.search(rf"largest batch +{batch:,} × 1,024 tokens on T4$", text)
-
-
-@pytest.mark.parametrize("model", PRESETS)
-def test_every_model_can_be_chosen(model):
-    picture, _ = memory_answer(MemoryChoices(**SEVEN_B | {"model": model, "method": "qlora"}))
-    assert "QLoRA on an NF4 base" in picture.alt
 
 
 @pytest.mark.parametrize(
@@ -299,18 +275,18 @@ def test_every_model_can_be_chosen(model):
         ({"model": "llama-7b", "method": "qlora", "rank": 2000}, "rank r must be from 1 to 1,024"),
     ],
 )
-def test_bad_values_for_memory_are_named(change, message):
+def test_bad_values_for_memory_raise_a_value_error(change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         memory_answer(MemoryChoices(**SEVEN_B | change))
 
 
 @pytest.mark.parametrize("gpu", GPUS)
-def test_the_picture_reaches_the_chosen_gpu(gpu):
+def test_the_picture_shows_the_chosen_gpu(gpu):
     small = {"model": "smollm2-135m", "method": "qlora", "gpu": gpu}
     assert f"{gpu} at " in memory_answer(MemoryChoices(**SEVEN_B | small))[0].alt
 
 
-def test_a_rank_that_is_not_used_is_not_judged():
+def test_an_unused_rank_is_not_checked():
     assert (
         memory_answer(MemoryChoices(**SEVEN_B | {"rank": 0}))[1]
         == memory_answer(MemoryChoices(**SEVEN_B))[1]
@@ -320,12 +296,12 @@ def test_a_rank_that_is_not_used_is_not_judged():
 # --- memory: the widgets --------------------------------------------------------------------------
 
 
-def test_memory_explorer_starts_at_the_slide():
+def test_memory_explorer_starts_with_the_slide():
     alt, text = shown(memory_explorer())
     assert "full fine-tuning 112.00 GB" in alt and "112.00 GB" in text and "104.31 GiB" in text
 
 
-def test_every_control_of_memory_changes_what_is_shown():
+def test_every_control_of_memory_explorer_changes_the_result():
     box = memory_explorer()
     control = controls(box)
     control["model"].value, control["method"].value = "llama-7b", "qlora"
@@ -336,7 +312,7 @@ def test_every_control_of_memory_changes_what_is_shown():
     change_each(box, changes)
 
 
-def test_controls_that_do_not_matter_are_switched_off():
+def test_unused_controls_are_disabled():
     control = controls(memory_explorer())
     kinds = ("recipe", "rank r", "double quantization", "float32 upcast")
     assert [name for name in kinds if control[name].disabled] == list(kinds[1:])
@@ -349,7 +325,7 @@ def test_controls_that_do_not_matter_are_switched_off():
         assert {name for name in kinds if control[name].disabled} == off
 
 
-def test_memory_explorer_answers_a_bad_value_in_place_and_recovers():
+def test_memory_explorer_shows_a_message_for_a_bad_value_and_recovers():
     box = memory_explorer()
     controls(box)["batch size"].value = 0
     assert shown(box) == (None, "batch size must be from 1 to 1,024 here, but is 0.")
@@ -364,8 +340,8 @@ BINS = {"form": "int", "bits": 4, "block_size": 64, "distribution": "normal"}
 
 def test_bins_of_int4():
     picture, text = bins_answer(BinsChoices(**BINS))
-    assert re.search(r"squared error +1\.1[56]\d%", text)  # of normal numbers: 0.0116
-    assert re.search(r"bits a number +4 \+ 0\.5 = 4\.5", text)
+    assert re.search(r"squared error +1\.1[56]\d%", text)
+    assert re.search(r"bits per number +4 \+ 0\.5 = 4\.5", text)
     assert "15 of 16 codes" in text
     assert "0.0714 to 0.1429 wide" in text and "0.0714 to 0.1429 wide" in picture.alt
 
@@ -377,12 +353,18 @@ def test_bins_of_nf4():
     assert "0.0805 to 0.2375 wide" in text and "NormalFloat, 4 bits" in picture.alt
 
 
+@pytest.fixture
+def no_picture(monkeypatch):
+    """Leave out the picture of bins, whose drawing takes most of the time."""
+    monkeypatch.setattr(figures, "bins", lambda *_: None)
+
+
 def error_of(**change):
     _, text = bins_answer(BinsChoices(**BINS | change))
     return float(re.search(r"squared error +([\d.]+)%", text)[1])
 
 
-def test_the_best_format_depends_on_the_numbers():
+def test_the_best_format_depends_on_the_distribution(no_picture):
     for distribution in DISTRIBUTIONS:
         errors = {form: error_of(form=form, distribution=distribution) for form in FORMATS}
         assert min(errors, key=errors.get) == "lloyd", distribution
@@ -390,7 +372,7 @@ def test_the_best_format_depends_on_the_numbers():
         assert best == ("int" if distribution == "uniform" else "nf"), distribution
 
 
-def test_more_bits_and_smaller_blocks_cost_less_error():
+def test_more_bits_and_smaller_blocks_reduce_the_error(no_picture):
     for form in ("int", "nf", "lloyd"):
         errors = [error_of(form=form, bits=bits) for bits in range(2, 9)]
         assert errors == sorted(errors, reverse=True)
@@ -398,7 +380,7 @@ def test_more_bits_and_smaller_blocks_cost_less_error():
     assert errors == sorted(errors)
 
 
-def test_floats_have_4_bits_whatever_is_typed():
+def test_fp4_ignores_the_number_of_bits():
     for form in ("fp4", "ocp"):
         assert (
             bins_answer(BinsChoices(**BINS | {"form": form, "bits": 2}))[1]
@@ -406,7 +388,7 @@ def test_floats_have_4_bits_whatever_is_typed():
         )
 
 
-def test_a_real_layer_comes_with_its_caveat():
+def test_the_real_layer_has_a_caution():
     assert (
         "the error is biased" in bins_answer(BinsChoices(**BINS | {"distribution": REAL_LAYER}))[1]
     )
@@ -422,12 +404,12 @@ def test_a_real_layer_comes_with_its_caveat():
         ({"distribution": "t"}, "numbers must be one of normal, uniform, heavy tails"),
     ],
 )
-def test_bad_values_for_bins_are_named(change, message):
+def test_bad_values_for_bins_raise_a_value_error(change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         bins_answer(BinsChoices(**BINS | change))
 
 
-def test_bins_explorer_follows_every_control():
+def test_every_control_of_bins_explorer_changes_the_result():
     box = bins_explorer()
     control = controls(box)
     changes = {"numbers": "uniform", "bits": 3, "block size": 32, "format": "ocp"}
@@ -456,31 +438,30 @@ EIGHT_B = {
 def test_a_long_mini_batch_runs_out_of_memory_and_paging_helps():
     picture, text = paging_answer(PagingChoices(**EIGHT_B))
     assert "Out of memory in step 3 at the loss: 16.23 GB asked for." in picture.alt
-    fails, runs = "out of memory in step 3: 16.23 GB", "runs; 2.27 GB moved in 0.14 s"
+    fails, runs = "out of memory in step 3: 16.23 GB needed", "runs; 2.27 GB moved in 0.14 s"
     assert re.match(rf"paging off \(shown\) +{fails}\npaging on +{runs}\n", text)
-    assert re.search(r"room on T4 +15.10 GB\nbus +PCIe 3.0 ×16, nominally 15.75 GB/s\n", text)
+    assert re.search(r"memory of T4 +15.10 GB\nbus +PCIe 3.0 ×16, nominally 15.75 GB/s\n", text)
     assert re.search(r"optimizer states +1.34 GB, of which 1.31 GB can page\n", text)
-    assert re.search(r"tensors that page +384 of 448: from 100,000 elements on", text)
+    assert re.search(r"tensors that page +384 of 448, those of at least 100,000 elements", text)
     paged, other = paging_answer(PagingChoices(**EIGHT_B | {"paged": True}))
     assert "Out of memory" not in paged.alt and "2.27 GB moved" in paged.alt
     assert re.match(rf"paging on \(shown\) +{runs}\npaging off +{fails}\n", other)
 
 
-def test_the_longest_text_is_really_the_longest():
+def test_a_longer_text_than_the_longest_runs_out_of_memory():
     _, text = paging_answer(PagingChoices(**EIGHT_B))
-    said = re.search(r"longest text +([\d,]+) tokens, with paging ([\d,]+) tokens$", text)
-    off, on = (int(number.replace(",", "")) for number in said.groups())
+    match = re.search(r"longest text +([\d,]+) tokens, with paging ([\d,]+) tokens$", text)
+    off, on = (int(number.replace(",", "")) for number in match.groups())
     for paged, most in ((False, off), (True, on)):
-        for tokens, outcome in ((most, False), (most + 1, True)):
+        for tokens, fails in ((most, False), (most + 1, True)):
             picture, _ = paging_answer(
                 PagingChoices(**EIGHT_B | {"longest": tokens, "paged": paged})
             )
-            assert ("Out of memory" in picture.alt) == outcome
+            assert ("Out of memory" in picture.alt) == fails
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
-@pytest.mark.parametrize("paged", [False, True])
-def test_the_timeline_is_the_simulators(method, paged):
+@pytest.mark.parametrize(("method", "paged"), [("full", True), ("lora", False), ("qlora", True)])
+def test_the_timeline_shows_the_simulated_run(method, paged):
     picture, _ = paging_answer(
         PagingChoices(**EIGHT_B | {"model": "tinyllama-1.1b", "method": method, "paged": paged})
     )
@@ -494,7 +475,7 @@ def test_the_timeline_is_the_simulators(method, paged):
     assert picture.alt == memory_timeline(run).alt
 
 
-def test_no_text_at_all_is_called_none():
+def test_the_longest_text_is_none_if_no_text_fits():
     options = EIGHT_B | {"model": "smollm2-1.7b", "method": "full"}
     _, text = paging_answer(PagingChoices(**options))
     assert re.search(r"longest text +none, with paging 2,945 tokens$", text)
@@ -506,12 +487,12 @@ def test_no_text_at_all_is_called_none():
     ("gpu", "bus"),
     [("T4", "3.0 ×16, nominally 15.75"), ("A100-80", "4.0 ×16, nominally 31.51"), ("H100", "5.0")],
 )
-def test_the_bus_is_the_gpus_own(gpu, bus):
+def test_the_bus_depends_on_the_gpu(gpu, bus):
     _, text = paging_answer(PagingChoices(**EIGHT_B | {"gpu": gpu}))
     assert f"PCIe {bus}" in text
 
 
-def test_nothing_pages_at_rank_8_of_llama():
+def test_adapters_of_rank_8_on_llama_never_page():
     _, text = paging_answer(PagingChoices(**EIGHT_B | {"model": "llama-7b", "rank": 8}))
     assert "159.91 MB, of which 0 B can page" in text and "0 of 448" in text
 
@@ -526,7 +507,7 @@ def test_nothing_pages_at_rank_8_of_llama():
         ({"model": "gpt2", "longest": 1025}, "gpt2 has a table of 1,024 positions"),
     ],
 )
-def test_bad_values_for_paging_are_named(change, message):
+def test_bad_values_for_paging_raise_a_value_error(change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         paging_answer(PagingChoices(**EIGHT_B | change))
 
@@ -534,7 +515,8 @@ def test_bad_values_for_paging_are_named(change, message):
 # --- paging: the widgets --------------------------------------------------------------------------
 
 
-def test_every_control_of_paging_changes_what_is_shown():
+@pytest.mark.full
+def test_every_control_of_paging_explorer_changes_the_result():
     box = paging_explorer()
     control = controls(box)
     assert "16.23 GB" in shown(box)[0] and "16.23 GB" in shown(box)[1]
@@ -547,7 +529,7 @@ def test_every_control_of_paging_changes_what_is_shown():
     assert not control["rank r"].disabled
 
 
-def test_paging_explorer_answers_a_bad_value_in_place_and_recovers():
+def test_paging_explorer_shows_a_message_for_a_bad_value_and_recovers():
     box = paging_explorer()
     controls(box)["rank r"].value = 0
     assert shown(box) == (None, "rank r must be from 1 to 1,024 here, but is 0.")
@@ -567,7 +549,7 @@ OVERHEAD = {
 }
 
 
-def test_half_a_bit_becomes_an_eighth():
+def test_double_quantization_reduces_the_overhead_from_half_a_bit_to_an_eighth():
     picture, text = overhead_answer(OverheadChoices(**OVERHEAD))
     assert "blocks of 64 4.126953125;" in picture.alt and "Marked: blocks of 64." in picture.alt
     assert re.search(r"bits per weight +4\.126953125\n", text)
@@ -577,25 +559,25 @@ def test_half_a_bit_becomes_an_eighth():
     assert re.search(r"saved +0\.373046875 +326\.42 MB$", text)
 
 
-def test_3_gb_of_a_65b_model_are_saved():
+def test_double_quantization_saves_3_gb_of_a_65b_model():
     _, text = overhead_answer(OverheadChoices(**OVERHEAD | {"model": "65b"}))
-    assert re.search(r"all of it +33\.53 GB\n", text)
+    assert re.search(r"total +33\.53 GB\n", text)
     assert re.search(r"saved +0\.373046875 +3\.03 GB$", text)
 
 
 @pytest.mark.parametrize("double_quant", [False, True])
-@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+@pytest.mark.parametrize("block_size", [32, 64, 4096])
 def test_overhead_agrees_with_the_memory_calculator(block_size, double_quant):
     change = {"block_size": block_size, "double_quant": double_quant}
     picture, text = overhead_answer(OverheadChoices(**OVERHEAD | change))
     stored = nf4_bytes(7 * 10**9, **change)
     total = stored["codes"] + stored["constants"]
-    assert re.search(rf"all of it +{re.escape(format_bytes(total))}\n", text)
+    assert re.search(rf"total +{re.escape(format_bytes(total))}\n", text)
     assert f"blocks of {block_size:,} {4 + overhead_bits(**change):.10g}" in picture.alt
     assert f"Marked: blocks of {block_size:,}." in picture.alt
 
 
-def test_blocks_of_16_stand_beside_those_of_bitsandbytes():
+def test_blocks_of_16_are_compared_with_the_block_sizes_of_bitsandbytes():
     picture, text = overhead_answer(OverheadChoices(**OVERHEAD | {"block_size": 16}))
     assert re.search(r"bits per weight +4\.5078125\n", text)
     for size in (16, *BLOCK_SIZES):
@@ -603,20 +585,20 @@ def test_blocks_of_16_stand_beside_those_of_bitsandbytes():
     assert controls(overhead_explorer())["block size"].options == (16, *BLOCK_SIZES)
 
 
-def test_quantizing_small_constants_costs_bits():
+def test_quantizing_small_constants_needs_more_bits():
     _, text = overhead_answer(OverheadChoices(**OVERHEAD | {"constant_bits": 1, "nested_bits": 16}))
     cost = 16 / 64 + 1 / (64 * 256) - 1 / 64
     assert text.endswith(f"costs{'':24}{cost:<12.10g} {format_bytes(7e9 * cost / 8)}")
     assert "saved" not in text
 
 
-@pytest.mark.parametrize("model", PRESETS)
-def test_of_a_model_the_linear_layers_are_quantized(model):
+@pytest.mark.parametrize("model", ["gpt2", "llama-7b", "smollm2-135m"])
+def test_only_the_linear_layers_of_a_model_are_quantized(model):
     _, text = overhead_answer(OverheadChoices(**OVERHEAD | {"model": model}))
     assert f"weights in 4 bits            {ModelShape.preset(model).linear_parameters:,}\n" in text
 
 
-def test_constants_of_16_bits_cost_half():
+def test_constants_of_16_bits_need_half_the_overhead():
     plain = OVERHEAD | {"constant_bits": 16, "double_quant": False}
     _, text = overhead_answer(OverheadChoices(**plain))
     assert re.search(r"bits per weight +4\.25\n", text) and "constants of constants" not in text
@@ -632,12 +614,12 @@ def test_constants_of_16_bits_cost_half():
         ({"nested_block_size": -1}, "nested size must be from 1 to 1,048,576 here, but is -1."),
     ],
 )
-def test_bad_values_for_overhead_are_named(change, message):
+def test_bad_values_for_overhead_raise_a_value_error(change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         overhead_answer(OverheadChoices(**OVERHEAD | change))
 
 
-def test_nested_values_do_not_matter_without_double_quantization():
+def test_nested_values_are_ignored_without_double_quantization():
     plain = OVERHEAD | {"double_quant": False}
     other = plain | {"nested_bits": 0, "nested_block_size": 0}
     assert (
@@ -645,7 +627,7 @@ def test_nested_values_do_not_matter_without_double_quantization():
     )
 
 
-def test_overhead_explorer_follows_every_control():
+def test_every_control_of_overhead_explorer_changes_the_result():
     box = overhead_explorer()
     control = controls(box)
     assert "4.126953125" in shown(box)[0] and "4.126953125" in shown(box)[1]

@@ -1,6 +1,7 @@
-"""The fast step computes what the plain one does: each part beside the library's, then whole runs.
+"""Test that the fast training step gives the same results as the plain step, up to rounding.
 
-In float32 the two may differ by rounding alone, far below the 1e-3 that a loss may be off.
+Each function is compared with the function of torch or peft that it replaces. Then complete
+training runs are compared.
 """
 
 from dataclasses import replace
@@ -22,17 +23,21 @@ from course_utils.training.fast_step import (
 )
 from tests.conftest import make_model, random_examples
 
+pytestmark = pytest.mark.usefixtures("frozen_imports")
+
 RECIPE = Recipe(rank=4, micro_batch_size=4, learning_rate=1e-2, max_steps=20)
-STEPS = 20  # that the losses of both ways are compared over
-TOLERANCE = 1e-3  # relative; the target that the course sets itself
+# The number of steps whose losses are compared.
+STEPS = 20
+# The relative difference of two losses that the course allows.
+TOLERANCE = 1e-3
 
 
-def rows(count=12):
+def examples(count=12):
     return random_examples(count, seed=3)
 
 
-def tuned(recipe=RECIPE, seed=0):
-    """A tiny NF4 model with adapters whose B is not zero, so that every part has a gradient."""
+def adapted_model(recipe=RECIPE, seed=0):
+    """Return a tiny NF4 model with adapters whose B is not zero, so A has a gradient, too."""
     model = attach_adapters(tiny_base(), recipe)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
@@ -46,16 +51,16 @@ def gradients(model):
 
 
 def assert_close(ours, theirs, tolerance=1e-5):
-    """Within this share of the largest value, for a sum that cancels is not exact in itself."""
+    """Assert that no difference exceeds `tolerance` times the largest absolute value."""
     torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance * theirs.abs().max().item())
 
 
-# -- the parts -------------------------------------------------------------------------------------
+# -- the functions ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("chunk", [1, 100, 2**20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_cross_entropy_equals_torchs(monkeypatch, chunk, dtype):
+def test_cross_entropy_equals_that_of_torch(monkeypatch, chunk, dtype):
     monkeypatch.setattr(fast_step, "CHUNK", chunk)
     generator = torch.Generator().manual_seed(0)
     logits = (5 * torch.randn(7, 50, generator=generator)).to(dtype).requires_grad_()
@@ -63,13 +68,13 @@ def test_cross_entropy_equals_torchs(monkeypatch, chunk, dtype):
     theirs = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="sum")
     (expected,) = torch.autograd.grad(theirs * 0.25, logits)
     ours = cross_entropy(logits, targets)
-    (found,) = torch.autograd.grad(ours * 0.25, logits)
+    (gradient,) = torch.autograd.grad(ours * 0.25, logits)
     torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(found, expected)
-    assert found.dtype == dtype and found[1].eq(0).all()
+    torch.testing.assert_close(gradient, expected)
+    assert gradient.dtype == dtype and gradient[1].eq(0).all()
 
 
-def test_cross_entropy_refuses_a_second_backward_pass():
+def test_cross_entropy_raises_an_error_in_a_second_backward_pass():
     logits = torch.zeros(2, 5, requires_grad=True)
     loss = cross_entropy(logits * 1, torch.tensor([3, 0]))
     loss.backward(retain_graph=True)
@@ -78,8 +83,8 @@ def test_cross_entropy_refuses_a_second_backward_pass():
 
 
 @pytest.mark.parametrize("shape", [(6, 64), (2, 3, 64)])
-def test_lora_linear_equals_pefts_layer_and_its_gradients(shape):
-    model = tuned(replace(RECIPE, alpha=24))
+def test_lora_linear_and_its_gradients_equal_those_of_pefts_layer(shape):
+    model = adapted_model(replace(RECIPE, alpha=24))
     layer = model.get_submodule("base_model.model.model.layers.1.mlp.gate_proj")
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
     weights = torch.randn(*shape[:-1], 128, generator=torch.Generator().manual_seed(2))
@@ -93,28 +98,29 @@ def test_lora_linear_equals_pefts_layer_and_its_gradients(shape):
     assert_close(lora_linear(layer, x), layer(x))
 
 
-def test_lora_linear_computes_in_the_bases_dtype_and_answers_in_its_inputs():
-    adapted = tuned()
-    layer = adapted.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
+def test_lora_linear_computes_in_the_compute_dtype_and_returns_the_dtype_of_its_input():
+    model = adapted_model()
+    layer = model.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
     x = torch.randn(5, 64)
     exact = lora_linear(layer, x)
     layer.base_layer.compute_dtype = torch.bfloat16
-    rough = lora_linear(layer, x)
-    assert rough.dtype == torch.float32 and not torch.equal(rough, exact)
-    assert_close(rough, exact, 0.02)
+    rounded = lora_linear(layer, x)
+    assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)
+    assert_close(rounded, exact, 0.02)
 
 
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2), (3, 1)])
-def test_packed_attention_equals_torchs_attention_of_each_sequence_alone(heads):
+def test_packed_attention_equals_torchs_attention_within_each_sequence(heads):
     generator = torch.Generator().manual_seed(0)
-    lengths, filling = [5, 33, 1, 12], 3
-    total = sum(lengths) + filling
+    lengths, padding = [5, 33, 1, 12], 3
+    total = sum(lengths) + padding
     query, key, value = (
         torch.randn(1, n, total, 16, generator=generator).requires_grad_()
         for n in (heads[0], heads[1], heads[1])
     )
     weights = torch.randn(1, total, heads[0], 16, generator=generator)
-    weights[:, -filling:] = 0  # nothing is learned from what fills the row up
+    # The padding at the end has no loss.
+    weights[:, -padding:] = 0
     ours, _ = packed_attention(None, query, key, value, None, 0.25, lengths=torch.tensor(lengths))
     ends = torch.tensor(lengths).cumsum(0).tolist()
     theirs = torch.cat(
@@ -129,34 +135,34 @@ def test_packed_attention_equals_torchs_attention_of_each_sequence_alone(heads):
         ],
         dim=2,
     ).transpose(1, 2)
-    assert_close(ours[:, :-filling], theirs)
+    assert_close(ours[:, :-padding], theirs)
     wanted = [query, key, value]
-    for found, expected in zip(
+    for gradient, expected in zip(
         torch.autograd.grad((ours * weights).sum(), wanted),
-        torch.autograd.grad((theirs * weights[:, :-filling]).sum(), wanted),
+        torch.autograd.grad((theirs * weights[:, :-padding]).sum(), wanted),
         strict=True,
     ):
-        assert_close(found, expected)
+        assert_close(gradient, expected)
 
 
-def test_packed_attention_asks_for_lengths():
+def test_packed_attention_without_lengths_raises_an_error():
     x = torch.zeros(1, 2, 4, 8)
-    with pytest.raises(ValueError, match=r"needs `lengths`: make the batch by sft\.pack"):
+    with pytest.raises(ValueError, match=r"needs `lengths`: make the batch with sft\.pack"):
         packed_attention(None, x, x, x, None, 1.0)
 
 
-# -- a whole model ---------------------------------------------------------------------------------
+# -- a model ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("multiple", [1, 64])
-@pytest.mark.parametrize("within", [True, False], ids=["fast", "transformers-own"])
-def test_packed_rows_have_the_loss_and_gradients_of_padded_ones(multiple, within):
-    model, features = tuned(), rows(6)
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "transformers"])
+def test_a_packed_batch_has_the_same_loss_and_gradients_as_a_padded_batch(multiple, fast):
+    model, features = adapted_model(), examples(6)
     answer_loss(model, collate(features, 0)).backward()
     expected = gradients(model)
     model.zero_grad()
     batch = pack(features, 0, multiple)
-    with fast_path(model) if within else torch.enable_grad():
+    with fast_path(model) if fast else torch.enable_grad():
         loss = answer_loss(model, batch)
         loss.backward()
     torch.testing.assert_close(loss, answer_loss(model, collate(features, 0)), rtol=1e-5, atol=0)
@@ -165,20 +171,24 @@ def test_packed_rows_have_the_loss_and_gradients_of_padded_ones(multiple, within
         assert_close(gradient, expected[name], 2e-5)
 
 
-def history(tokenizer, folder, recipe=RECIPE, **options):
+def train(tokenizer, folder, recipe=RECIPE, **options):
     model = attach_adapters(tiny_base(), recipe)
-    return finetune(model, tokenizer, rows(), recipe=recipe, output_dir=folder, **options)
+    return finetune(model, tokenizer, examples(), recipe=recipe, output_dir=folder, **options)
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"gradient_checkpointing": False}, {"micro_batch_size": 2, "accumulation": 2}],
+    [
+        {},
+        pytest.param({"gradient_checkpointing": False}, marks=pytest.mark.full),
+        pytest.param({"micro_batch_size": 2, "accumulation": 2}, marks=pytest.mark.full),
+    ],
     ids=["checkpointing", "no-checkpointing", "accumulation"],
 )
-def test_losses_of_twenty_steps_are_those_of_the_plain_loop(tokenizer, tmp_path, changes):
+def test_twenty_fast_steps_have_the_same_losses_as_twenty_plain_steps(tokenizer, tmp_path, changes):
     recipe = replace(RECIPE, **changes)
     plain, fast = (
-        history(tokenizer, tmp_path, replace(recipe, fast=fast), validation=rows(3)).table()
+        train(tokenizer, tmp_path, replace(recipe, fast=fast), validation=examples(3)).table()
         for fast in (False, True)
     )
     assert len(fast) == STEPS and fast["loss"].iloc[-1] < 0.8 * fast["loss"].iloc[0]
@@ -188,38 +198,40 @@ def test_losses_of_twenty_steps_are_those_of_the_plain_loop(tokenizer, tmp_path,
     assert fast["validation_loss"].iloc[-1] == pytest.approx(plain["validation_loss"].iloc[-1])
 
 
-def test_it_is_the_default_where_it_is_supported(tokenizer, tmp_path, monkeypatch):
-    used, recipe = [], replace(RECIPE, max_steps=2)
-    monkeypatch.setattr(loop, "fast_path", lambda m: used.append(1) or fast_path(m))
-    history(tokenizer, tmp_path, recipe)
-    assert used == [1, 1]
-    history(tokenizer, tmp_path, replace(recipe, fast=False))
-    history(tokenizer, tmp_path, replace(recipe, compute_dtype=torch.float32))
-    assert used == [1, 1]
+def test_the_fast_path_is_the_default_for_supported_models(tokenizer, tmp_path, monkeypatch):
+    calls, recipe = [], replace(RECIPE, max_steps=2)
+    monkeypatch.setattr(loop, "fast_path", lambda m: calls.append(1) or fast_path(m))
+    train(tokenizer, tmp_path, recipe)
+    assert calls == [1, 1]
+    train(tokenizer, tmp_path, replace(recipe, fast=False))
+    train(tokenizer, tmp_path, replace(recipe, compute_dtype=torch.float32))
+    assert calls == [1, 1]
 
 
-def test_where_it_is_not_supported_it_is_refused(tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="fast=True needs a Llama with LoRA on NF4 layers"):
-        finetune(make_model(), tokenizer, rows(), output_dir=tmp_path, recipe=Recipe(fast=True))
+def test_fast_true_raises_an_error_for_unsupported_models(tokenizer, tmp_path):
+    recipe = Recipe(fast=True)
+    with pytest.raises(ValueError, match="fast=True needs a Llama model on a CPU, with LoRA"):
+        finetune(make_model(), tokenizer, examples(), output_dir=tmp_path, recipe=recipe)
 
 
-def test_what_the_fast_path_supports():
-    assert supports_fast_path(tuned())
-    assert not supports_fast_path(tiny_base())  # no adapters
-    assert not supports_fast_path(attach_adapters(make_model(), RECIPE))  # not quantized
+def test_the_fast_path_supports_only_4_bit_llamas_with_plain_lora():
+    assert supports_fast_path(adapted_model())
+    without_adapters, without_quantization = tiny_base(), attach_adapters(make_model(), RECIPE)
+    assert not supports_fast_path(without_adapters)
+    assert not supports_fast_path(without_quantization)
     assert not supports_fast_path(attach_adapters(tiny_base(), replace(RECIPE, dropout=0.1)))
-    half, other = tuned(), tuned()
-    for layer in half.modules():
+    float16, mistral = adapted_model(), adapted_model()
+    for layer in float16.modules():
         if hasattr(layer, "compute_dtype"):
             layer.compute_dtype = torch.float16
-    other.config.model_type = "mistral"
-    assert not supports_fast_path(half) and not supports_fast_path(other)
+    mistral.config.model_type = "mistral"
+    assert not supports_fast_path(float16) and not supports_fast_path(mistral)
 
 
-def test_adapters_that_are_off_or_of_another_kind_are_not_supported():
+def test_the_fast_path_does_not_support_disabled_adapters_dora_or_a_bias_of_b():
     from peft import LoraConfig, get_peft_model
 
-    model = tuned()
+    model = adapted_model()
     with model.disable_adapter():
         assert not supports_fast_path(model)
     assert supports_fast_path(model)
@@ -228,8 +240,8 @@ def test_adapters_that_are_off_or_of_another_kind_are_not_supported():
         assert not supports_fast_path(get_peft_model(tiny_base(), config))
 
 
-def test_the_model_is_as_before_afterwards_also_after_an_error():
-    model, ids = tuned().eval(), torch.tensor([list(range(3, 20))])
+def test_an_error_inside_fast_path_restores_the_model():
+    model, ids = adapted_model().eval(), torch.tensor([list(range(3, 20))])
     before, implementation = model(ids).logits, model.config._attn_implementation
     with pytest.raises(RuntimeError, match="stop"), fast_path(model):
         assert model.config._attn_implementation != implementation
@@ -239,12 +251,12 @@ def test_the_model_is_as_before_afterwards_also_after_an_error():
     assert not any("forward" in vars(layer) for layer in model.modules())
 
 
-def test_a_second_adapter_trains_fast_too(tokenizer, tmp_path):
-    model = tuned()
+def test_the_fast_path_trains_a_second_adapter(tokenizer, tmp_path):
+    model = adapted_model()
     attach_adapters(model, RECIPE, name="second")
     first = {n: p.detach().clone() for n, p in model.named_parameters() if ".default." in n}
     options = {"recipe": replace(RECIPE, fast=True), "output_dir": tmp_path}
-    run = finetune(model, tokenizer, rows(), **options)
+    run = finetune(model, tokenizer, examples(), **options)
     assert run.history[-1]["loss"] < 0.8 * run.history[0]["loss"]
     assert all(torch.equal(dict(model.named_parameters())[n], p) for n, p in first.items())
 
@@ -252,15 +264,16 @@ def test_a_second_adapter_trains_fast_too(tokenizer, tmp_path):
 # -- the real model --------------------------------------------------------------------------------
 
 
-def real_losses(folder, fast, exact):
-    """Losses of lecture 07's first steps; exact: all in float32."""
-    dtype = torch.float32 if exact else torch.bfloat16
+def lecture_losses(folder, fast, dtype):
+    """Return the losses of lecture 07's first steps, with all computations in `dtype`."""
+    exact = dtype == torch.float32
     model, tokenizer = load_base("smollm2-135m", quantization="nf4", compute_dtype=dtype)
     for parameter in model.parameters():
         if exact and parameter.dtype == torch.bfloat16:
             parameter.data = parameter.data.float()
     for layer in linear4bit_layers(model).values() if exact else ():
-        layer.weight.quant_state.dtype = torch.float32  # else peft's backward has W in bfloat16
+        # Otherwise the backward pass of peft would dequantize the weights to bfloat16.
+        layer.weight.quant_state.dtype = torch.float32
     stories = news.load_news()["train"]
     train = encode_all([news.tuned_messages(story) for story in stories], tokenizer)
     recipe = Recipe(max_steps=STEPS, fast=fast)
@@ -270,9 +283,9 @@ def real_losses(folder, fast, exact):
 
 
 @pytest.mark.slow
-def test_losses_of_lecture_07_are_those_of_the_plain_loop(tmp_path):
-    plain, fast = (real_losses(tmp_path, fast, exact=True) for fast in (False, True))
+def test_the_fast_step_has_the_same_losses_as_the_plain_step_in_lecture_07(tmp_path):
+    plain, fast = (lecture_losses(tmp_path, fast, torch.float32) for fast in (False, True))
     assert (fast / plain - 1).abs().max() < TOLERANCE
-    rough, ours = (real_losses(tmp_path, fast, exact=False) for fast in (False, True))
-    # bfloat16 keeps 8 bits of a number: both ways lie off float32's losses, ours no further
-    assert (ours / plain - 1).norm() < 1.5 * (rough / plain - 1).norm()
+    # In bfloat16, both steps round differently from float32. The fast step is not less accurate.
+    plain16, fast16 = (lecture_losses(tmp_path, fast, torch.bfloat16) for fast in (False, True))
+    assert (fast16 / plain - 1).norm() < 1.5 * (plain16 / plain - 1).norm()

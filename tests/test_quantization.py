@@ -1,4 +1,4 @@
-"""Quantization: bit-identical to bitsandbytes, and the numbers that the slides and papers state."""
+"""Compare quantization with bitsandbytes bit for bit, and with the numbers of slides and papers."""
 
 import copy
 import math
@@ -45,7 +45,7 @@ CODEBOOKS = {
 
 @pytest.fixture(autouse=True)
 def eager():
-    """bitsandbytes compiles one of its CPU paths, anew for every shape: not here."""
+    """Keep bitsandbytes from compiling one of its functions for each new shape."""
     torch.compiler.set_stance("force_eager")
     yield
     torch.compiler.set_stance("default")
@@ -60,7 +60,7 @@ def normal(*shape, seed=0):
 
 @st.composite
 def tensors(draw):
-    """Tensors of many shapes, scales and dtypes, also with heavy tails, zeros and outliers."""
+    """Draw tensors of many shapes, scales and dtypes, some with heavy tails, zeros or outliers."""
     shape = draw(st.lists(st.integers(1, 40), min_size=1, max_size=3))
     shape[-1] = draw(st.integers(1, 20_000 // max(1, math.prod(shape[:-1]))))
     x = normal(*shape, seed=draw(st.integers(0, 2**32)))
@@ -77,7 +77,10 @@ def tensors(draw):
 
 
 def assert_same_as_bitsandbytes(x, block_size, double_quant):
-    """All that is stored, and what comes back; bitsandbytes gets the numbers as one row."""
+    """Assert that everything stored and the dequantized tensor are equal.
+
+    bitsandbytes gets the tensor as a single row, because of its error with other shapes.
+    """
     row = x.reshape(-1)
     options = {"quant_type": "nf4", "blocksize": block_size, "compress_statistics": double_quant}
     packed, state = bnb_functional.quantize_4bit(row, **options)
@@ -96,56 +99,58 @@ def assert_same_as_bitsandbytes(x, block_size, double_quant):
     assert torch.equal(ours.dequantize().view(-1), back.view(-1))
 
 
-@settings(max_examples=1200, deadline=None, derandomize=True, database=None)
-@given(x=tensors(), block_size=st.sampled_from(BLOCK_SIZES), double_quant=st.booleans())
-def test_stores_and_returns_what_bitsandbytes_does(x, block_size, double_quant):
-    assert_same_as_bitsandbytes(x, block_size, double_quant)
+@pytest.mark.parametrize("count", [50, pytest.param(1200, marks=pytest.mark.full)])
+def test_random_tensors_are_bit_identical_to_bitsandbytes(count):
+    @settings(max_examples=count, deadline=None, derandomize=True, database=None)
+    @given(x=tensors(), block_size=st.sampled_from(BLOCK_SIZES), double_quant=st.booleans())
+    def check(x, block_size, double_quant):
+        assert_same_as_bitsandbytes(x, block_size, double_quant)
+
+    check()
 
 
-@pytest.mark.parametrize("count", [64, 63])
-def test_rounds_as_bitsandbytes_does_at_the_borders(count):
-    """One block of a constant c and a number at, just below or just above a border times c."""
-    constants = torch.rand(1000, generator=torch.Generator().manual_seed(0)) + 0.5
-    border = midpoints(nf4_codebook())[torch.arange(1000) % 15] * constants
-    for near in (border, border.nextafter(constants), border.nextafter(-constants)):
-        for pair in torch.stack([constants, near], dim=1):
-            x = torch.zeros(count)
+@pytest.mark.parametrize("constants", [60, pytest.param(1000, marks=pytest.mark.full)])
+@pytest.mark.parametrize("size", [64, 63])
+def test_numbers_near_the_borders_are_rounded_as_in_bitsandbytes(size, constants):
+    """Each block has a constant c and a number at, just below or just above a border times c."""
+    constant = torch.rand(constants, generator=torch.Generator().manual_seed(0)) + 0.5
+    border = midpoints(nf4_codebook())[torch.arange(constants) % 15] * constant
+    for near in (border, border.nextafter(constant), border.nextafter(-constant)):
+        for pair in torch.stack([constant, near], dim=1):
+            x = torch.zeros(size)
             x[:2] = pair
             assert_same_as_bitsandbytes(x, 64, double_quant=False)
 
 
-def test_the_smallest_constants():
-    """An unfinished block of zeros has 1e-38, whose distance from the mean has no reciprocal."""
+def test_the_smallest_constants_are_bit_identical_to_bitsandbytes():
+    """The incomplete last block of zeros has the constant 1e-38."""
     assert_same_as_bitsandbytes(torch.zeros(32 * 256 + 1), 32, double_quant=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("double_quant", [False, True])
 @pytest.mark.parametrize("count", [quantization.CHUNK, 3 * quantization.CHUNK + 77])
-def test_also_over_more_than_one_part(count, double_quant, dtype):
+def test_tensors_of_several_chunks_are_bit_identical_to_bitsandbytes(count, double_quant, dtype):
     assert_same_as_bitsandbytes(normal(count).to(dtype), 64, double_quant)
 
 
 @pytest.mark.parametrize("shape", [(48, 576), (3, 5, 64), (1, 64), (64, 33)])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_equal_to_bitsandbytes_in_shape_too(shape, dtype):
+def test_matrices_are_bit_identical_to_bitsandbytes(shape, dtype):
     x = normal(*shape).to(dtype)
     packed, state = bnb_functional.quantize_4bit(x, quant_type="nf4")
     assert torch.equal(quantize_nf4(x).dequantize(), bnb_functional.dequantize_4bit(packed, state))
 
 
-def test_rows_may_end_within_a_block():
-    """bitsandbytes 0.50 reads wrong constants there on a CPU with AVX512; as one row, it is right.
-
-    Blocks run over the ends of rows: 96 numbers a row, 64 a block.
-    """
+def test_a_block_may_contain_the_end_of_a_row_and_the_beginning_of_the_next():
+    """On a CPU with AVX512, bitsandbytes 0.50 dequantizes such a matrix wrongly."""
     x = normal(10, 96)
     assert_same_as_bitsandbytes(x, 64, double_quant=False)
     assert (quantize_nf4(x).dequantize() - x).abs().max() < 0.16 * x.abs().max()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_fp4_returns_what_bitsandbytes_does(dtype):
+def test_fp4_is_bit_identical_to_bitsandbytes(dtype):
     x = normal(64, 64).to(dtype)
     packed, state = bnb_functional.quantize_4bit(x, quant_type="fp4")
     ours = quantize(x, fp4_codebook()).dequantize()
@@ -155,24 +160,18 @@ def test_fp4_returns_what_bitsandbytes_does(dtype):
 # --- levels ---------------------------------------------------------------------------------------
 
 
-def test_nf4_is_the_published_table():
-    published = (
-        *(-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0),
-        *(0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1),
-    )
-    assert nf4_codebook() == pytest.approx(torch.tensor(published), abs=1e-7)
+def test_nf4_has_the_levels_of_bitsandbytes_7_negative_zero_and_8_positive():
     assert torch.equal(nf4_codebook(), bnb_functional.get_4bit_type("nf4", device="cpu"))
     signs = nf4_codebook().sign()
     assert [(signs == sign).sum().item() for sign in (-1, 0, 1)] == [7, 1, 8]
 
 
-def test_nf4_follows_from_quantiles():
+def test_the_quantiles_give_the_levels_of_nf4_up_to_rounding():
     assert (normal_float(4) - nf4_codebook()).abs().max() < 1e-6
-    assert (normal_float(4) == nf4_codebook()).sum() < 16, "why the codec uses the table"
 
 
-def test_normal_float_of_3_bits():
-    """δ is halfway from 1 - 1/14 to 1 - 1/16; four quantiles above the middle, three below."""
+def test_normal_float_of_3_bits_has_the_quantiles_of_the_standard_library():
+    """δ is the mean of 1 - 1/14 and 1 - 1/16. There are 4 positive and 3 negative levels."""
     quantile = NormalDist().inv_cdf
     delta = 209 / 224
     above = [quantile(delta - n / 4 * (delta - 0.5)) for n in range(4)]
@@ -182,13 +181,13 @@ def test_normal_float_of_3_bits():
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
-def test_normal_float_of_other_widths(bits):
+def test_normal_float_of_any_number_of_bits_contains_zero_and_both_ends(bits):
     levels = normal_float(bits)
     assert len(levels) == 2**bits and (levels.diff() > 0).all()
     assert levels[0] == -1 and levels[-1] == 1 and levels[2 ** (bits - 1) - 1] == 0
 
 
-def test_bins_of_nf4_are_narrow_where_weights_are_dense():
+def test_the_bins_of_nf4_are_narrow_near_zero():
     widths = bin_edges(nf4_codebook()).diff()
     inside = widths[1:-1]
     assert inside.min() == pytest.approx(0.0805, abs=1e-4) and widths.argmin() == 8
@@ -196,7 +195,7 @@ def test_bins_of_nf4_are_narrow_where_weights_are_dense():
     assert widths.sum() == pytest.approx(2)
 
 
-def test_bins_of_int4_are_equal():
+def test_the_inner_bins_of_int4_are_equal():
     codebook = linear_codebook(4)
     widths = bin_edges(codebook).diff()
     assert len(codebook) == 15 and codebook[7] == 0
@@ -204,7 +203,7 @@ def test_bins_of_int4_are_equal():
     assert widths[[0, -1]] == pytest.approx(torch.full((2,), 1 / 14))
 
 
-def test_floats_of_4_bits():
+def test_fp4_codebook_has_the_values_of_both_formats():
     ocp = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6]) / 6
     assert torch.equal(fp4_codebook("ocp")[7:], ocp)
     theirs = bnb_functional.get_4bit_type("fp4", device="cpu").unique()
@@ -213,7 +212,7 @@ def test_floats_of_4_bits():
         fp4_codebook("e3m0")
 
 
-def test_dynamic_map_is_that_of_bitsandbytes():
+def test_the_dynamic_codebook_equals_that_of_bitsandbytes():
     assert torch.equal(dynamic_codebook(), bnb_functional.create_dynamic_map())
 
 
@@ -229,8 +228,7 @@ def test_lloyd_max_levels_are_the_means_of_their_bins():
         assert mean.item() == pytest.approx(level.item(), abs=1e-5)
 
 
-def test_lloyd_max_of_few_different_numbers():
-    """Levels without a number of their own stay where they are; those with one are exact."""
+def test_lloyd_max_levels_of_few_different_numbers_are_exact():
     x = torch.tensor([-1.0, 0.5] * 32)
     assert torch.equal(quantize(x, lloyd_max_codebook(x)).dequantize(), x)
     assert not quantize(torch.zeros(64), lloyd_max_codebook(torch.zeros(64))).dequantize().any()
@@ -239,7 +237,7 @@ def test_lloyd_max_of_few_different_numbers():
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
-def test_lloyd_max_beats_the_others_at_every_width(bits):
+def test_lloyd_max_levels_have_a_smaller_error_than_the_other_codebooks(bits):
     x = normal(2**18)
     books = [linear_codebook(bits), normal_float(bits), lloyd_max_codebook(x, bits)]
     errors = [(quantize(x, book).dequantize() - x).square().mean().item() for book in books]
@@ -248,15 +246,15 @@ def test_lloyd_max_beats_the_others_at_every_width(bits):
 
 @pytest.fixture(scope="module")
 def errors():
-    """Name of a code book → mean squared error on N(0, 1) in blocks of 64."""
+    """Return the mean squared errors on N(0, 1) in blocks of 64, by the name of the code book."""
     x = normal(2**22)
     books = CODEBOOKS | {"lloyd-max": lloyd_max_codebook(normal(2**20, seed=1))}
-    found = {name: quantize(x, levels) for name, levels in books.items()}
-    found["nf4+dq"] = quantize_nf4(x, double_quant=True)
-    return {name: (q.dequantize() - x).square().mean().item() for name, q in found.items()}
+    tensors = {name: quantize(x, levels) for name, levels in books.items()}
+    tensors["nf4+dq"] = quantize_nf4(x, double_quant=True)
+    return {name: (q.dequantize() - x).square().mean().item() for name, q in tensors.items()}
 
 
-def test_errors_on_normal_numbers(errors):
+def test_the_errors_on_normal_numbers_are_those_of_the_course(errors):
     measured = {"nf4": 0.00846, "nf4+dq": 0.00847, "lloyd-max": 0.00764}
     measured |= {"ocp": 0.0112, "int4": 0.0116, "fp4": 0.0149}
     for name, error in measured.items():
@@ -266,7 +264,7 @@ def test_errors_on_normal_numbers(errors):
     assert 1 < errors["nf4+dq"] / errors["nf4"] < 1.001
 
 
-def test_use_of_the_codes_is_uneven():
+def test_the_codes_of_nf4_are_used_unevenly():
     share = quantize_nf4(normal(2**20)).codes.int().bincount() / 2**20
     assert share.min() == pytest.approx(0.017, abs=0.001)
     assert share.max() == pytest.approx(0.092, abs=0.001)
@@ -276,7 +274,7 @@ def test_use_of_the_codes_is_uneven():
 # --- linear ---------------------------------------------------------------------------------------
 
 
-def test_linear_is_the_slides_formula():
+def test_quantize_linear_follows_the_formula_of_the_slides():
     x = torch.tensor([0.1, -0.7, 0.35, 0.0, 0.29, -0.31, 0.64, 0.7])
     q = quantize_linear(x)
     assert q.block_size == x.numel()
@@ -285,12 +283,12 @@ def test_linear_is_the_slides_formula():
     assert q.dequantize() == pytest.approx(q.codes / 7 * 0.7)
 
 
-def test_linear_rounds_a_half_to_the_even_code():
+def test_quantize_linear_rounds_a_half_to_the_even_code():
     assert quantize_linear(torch.tensor([1, 0.5, -0.5]), bits=2).codes.tolist() == [1, 0, 0]
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
-def test_linear_error_is_at_most_half_a_step(bits):
+def test_the_error_of_quantize_linear_is_at_most_half_a_step(bits):
     x = normal(1000)
     q = quantize_linear(x, bits=bits, block_size=50)
     most = 2 ** (bits - 1) - 1
@@ -299,25 +297,26 @@ def test_linear_error_is_at_most_half_a_step(bits):
     assert (error <= q.absmax[:, None] / most / 2 * 1.0001).all()
 
 
-def test_one_outlier_ruins_a_global_scale():
+def test_with_one_outlier_and_without_blocks_few_levels_are_used():
     x = normal(4096)
     x[0] = 10 * x.abs().max()
-    whole, blocks = quantize_linear(x).codes[1:], quantize_linear(x, block_size=64).codes[64:]
-    assert len(whole.unique()) <= 3 and len(blocks.unique()) == 15
+    one_block = quantize_linear(x).codes[1:]
+    blocks = quantize_linear(x, block_size=64).codes[64:]
+    assert len(one_block.unique()) <= 3 and len(blocks.unique()) == 15
 
 
-# --- what is stored -------------------------------------------------------------------------------
+# --- stored bytes ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("double_quant", [False, True])
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 64 * 256, 64 * 256 + 1, 576 * 1536])
-def test_bytes_are_those_of_the_calculator(count, double_quant):
+def test_the_stored_bytes_equal_those_of_the_memory_calculator(count, double_quant):
     q = quantize_nf4(normal(count), 64, double_quant)
     assert q.sizes == nf4_bytes(count, 64, double_quant)
     assert q.nbytes == sum(buffer.nbytes for buffer in q.buffers()) == sum(q.sizes.values())
 
 
-def test_more_than_4_bits_take_a_byte():
+def test_codes_of_up_to_4_bits_share_a_byte_and_larger_codes_do_not():
     x = normal(100)
     assert quantize_linear(x, bits=3).sizes["codes"] == 50
     assert quantize_linear(x, bits=5).sizes["codes"] == 100
@@ -325,11 +324,11 @@ def test_more_than_4_bits_take_a_byte():
     assert quantize_linear(x[:99], bits=5).sizes["codes"] == 99
 
 
-def test_the_first_code_stands_in_the_high_bits():
+def test_the_first_of_two_codes_is_in_the_high_bits():
     assert quantize_nf4(torch.tensor([1.0, -1.0, 0.0])).packed.tolist() == [0xF0, 0x77]
 
 
-def test_overhead_in_bits():
+def test_overhead_bits_has_the_values_of_the_paper():
     assert overhead_bits(64) == 0.5
     assert overhead_bits(64, double_quant=True) == 0.126953125
     assert overhead_bits(64) - overhead_bits(64, True) == pytest.approx(0.373047, abs=1e-6)
@@ -339,13 +338,13 @@ def test_overhead_in_bits():
 
 @pytest.mark.parametrize("count", [64 * 256 * 10, 64 * 256 * 3])
 @pytest.mark.parametrize("double_quant", [False, True])
-def test_overhead_is_that_of_a_real_tensor(count, double_quant):
+def test_overhead_bits_equals_the_stored_constants_of_a_tensor(count, double_quant):
     constants = quantize_nf4(normal(count), 64, double_quant).sizes["constants"]
     assert 8 * constants / count == overhead_bits(64, double_quant)
 
 
 @pytest.mark.parametrize("name", ["block_size", "nested_block_size"])
-def test_overhead_of_nothing(name):
+def test_overhead_bits_rejects_a_block_size_of_0(name):
     with pytest.raises(ValueError, match=f"{name} must be"):
         overhead_bits(double_quant=True, **{name: 0})
 
@@ -355,7 +354,7 @@ def test_overhead_of_nothing(name):
 
 @pytest.mark.parametrize("double_quant", [False, True])
 @pytest.mark.parametrize("shape", [(0,), (3, 0)])
-def test_nothing_at_all(shape, double_quant):
+def test_an_empty_tensor_can_be_quantized(shape, double_quant):
     q = quantize_nf4(torch.zeros(shape), 64, double_quant)
     assert q.dequantize().shape == q.codes.shape == shape
     assert q.sizes["codes"] == q.sizes["constants"] == 0
@@ -364,23 +363,23 @@ def test_nothing_at_all(shape, double_quant):
 @pytest.mark.parametrize("double_quant", [False, True])
 @pytest.mark.parametrize("count", [64, 200])
 @pytest.mark.parametrize("value", [0.0, 0.3, -2.5])
-def test_constant_tensors_come_back(value, count, double_quant):
+def test_constant_tensors_are_dequantized_exactly(value, count, double_quant):
     x = torch.full((count,), value)
     assert quantize_nf4(x, 64, double_quant).dequantize() == pytest.approx(x, rel=1e-6)
 
 
-def test_a_single_number():
+def test_a_single_number_can_be_quantized():
     assert quantize_nf4(torch.tensor(0.3)).dequantize() == pytest.approx(torch.tensor(0.3))
 
 
 @pytest.mark.parametrize("codebook", CODEBOOKS.values(), ids=CODEBOOKS)
-def test_quantizing_again_changes_nothing(codebook):
+def test_quantizing_a_dequantized_tensor_does_not_change_it(codebook):
     once = quantize(normal(1000), codebook).dequantize()
     assert torch.allclose(quantize(once, codebook).dequantize(), once, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("codebook", CODEBOOKS.values(), ids=CODEBOOKS)
-def test_every_number_gets_its_nearest_level(codebook):
+def test_each_number_gets_the_nearest_level(codebook):
     x = normal(640)
     scaled = (x.view(10, 64) / x.view(10, 64).abs().amax(1, keepdim=True)).view(-1, 1)
     distance = (scaled - codebook).abs()
@@ -388,14 +387,14 @@ def test_every_number_gets_its_nearest_level(codebook):
     assert (own.squeeze() <= distance.amin(1) + 1e-6).all()
 
 
-def test_halfway_the_lower_level_is_taken():
+def test_a_number_between_two_levels_gets_the_lower_level():
     x = torch.tensor([1.0, *midpoints(nf4_codebook())])
     assert quantize_nf4(x).codes.tolist() == [15, *range(15)]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("place", [0, 70])
-def test_refuses_what_is_not_finite(bad, place):
+def test_numbers_that_are_not_finite_raise_an_error(bad, place):
     x = normal(3, 30)
     x.view(-1)[place] = bad
     with pytest.raises(ValueError, match="x must be finite, but 1 of its 90 numbers are not"):
@@ -407,7 +406,7 @@ def test_refuses_what_is_not_finite(bad, place):
 
 
 @pytest.mark.parametrize(
-    "attempt, words",
+    "call, message",
     [
         (lambda x: quantize_nf4(x.double()), "float32, float16 or bfloat16, got torch.float64"),
         (lambda x: quantize_nf4(x.int()), "got torch.int32"),
@@ -425,25 +424,25 @@ def test_refuses_what_is_not_finite(bad, place):
         (lambda x: quantize_nf4(x.clamp(-3, 3) * 1e38, double_quant=True), "x is too large"),
     ],
 )
-def test_says_what_is_allowed(attempt, words):
-    with pytest.raises(ValueError, match=words):
-        attempt(normal(2000))
+def test_arguments_that_are_not_allowed_raise_an_error(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(normal(2000))
 
 
-def test_levels_become_float32_constants():
+def test_the_codebook_is_stored_as_float32_without_gradient():
     levels = nn.Parameter(linear_codebook(4).double())
     q = quantize(normal(64), levels)
     assert q.codebook.dtype == torch.float32 and not q.dequantize().requires_grad
 
 
-def test_what_was_given_is_untouched():
+def test_quantizing_does_not_change_the_tensor():
     x = normal(100).requires_grad_()
     before = x.detach().clone()
     q = quantize_nf4(x, double_quant=True)
     assert torch.equal(x.detach(), before) and not q.dequantize().requires_grad
 
 
-def test_another_dtype_on_the_way_back():
+def test_dequantize_can_return_another_dtype():
     q = quantize_nf4(normal(640).bfloat16())
     exact = q.dequantize(torch.float32)
     assert torch.equal(exact.bfloat16(), q.dequantize()) and not torch.equal(
@@ -451,7 +450,7 @@ def test_another_dtype_on_the_way_back():
     )
 
 
-def test_kept_through_copies_casts_and_files(tmp_path):
+def test_a_quantized_tensor_is_unchanged_by_copies_casts_and_saving(tmp_path):
     x = normal(4, 640)
     q = quantize_nf4(x, double_quant=True)
     torch.save(q.state_dict(), tmp_path / "q.pt")
@@ -491,8 +490,10 @@ def both_layers(linear, double_quant, compute_dtype):
 @pytest.mark.parametrize("compute_dtype", [None, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("stored", DTYPES, ids=str)
 @pytest.mark.parametrize("given", DTYPES, ids=str)
-def test_layer_equals_that_of_bitsandbytes(given, stored, compute_dtype, double_quant, bias):
-    """Outputs and gradients, bit for bit."""
+def test_the_layer_is_bit_identical_to_that_of_bitsandbytes(
+    given, stored, compute_dtype, double_quant, bias
+):
+    """Outputs and gradients are equal."""
     torch.manual_seed(0)
     linear = nn.Linear(128, 192, bias=bias).to(stored)
     x = normal(5, 7, 128).to(given)
@@ -507,7 +508,7 @@ def test_layer_equals_that_of_bitsandbytes(given, stored, compute_dtype, double_
     assert gradient.dtype == given and torch.equal(gradient, their_gradient)
 
 
-def test_only_the_adapters_get_gradients():
+def test_adapters_around_the_layer_get_gradients_and_the_layer_has_no_parameters():
     layer = NF4Linear(nn.Linear(64, 32))
     assert not list(layer.parameters())
     A = nn.Parameter(normal(64, 4))
@@ -517,7 +518,7 @@ def test_only_the_adapters_get_gradients():
     assert A.grad.any() and B.grad.any()
 
 
-def test_keeps_no_weight_for_the_backward_pass():
+def test_the_layer_saves_no_weight_for_the_backward_pass():
     linear = nn.Linear(256, 256, bias=False)
     layer, x = NF4Linear(linear), normal(2, 256).requires_grad_()
     with saved_for_backward(layer) as saved:
@@ -528,24 +529,24 @@ def test_keeps_no_weight_for_the_backward_pass():
     assert saved.size >= 4 * 256 * 256
 
 
-def test_the_decoded_weight_dies_with_each_pass(monkeypatch):
+def test_each_pass_frees_the_dequantized_weight(monkeypatch):
     layer, x = NF4Linear(nn.Linear(64, 64)), normal(2, 64).requires_grad_()
-    decode, decoded = Quantized.dequantize, []
+    dequantize, results = Quantized.dequantize, []
 
-    def spy(self, dtype=None):
-        result = decode(self, dtype)
+    def record_result(self, dtype=None):
+        result = dequantize(self, dtype)
         if self is layer.weight:
-            decoded.append(weakref.ref(result))
+            results.append(weakref.ref(result))
         return result
 
-    monkeypatch.setattr(Quantized, "dequantize", spy)
+    monkeypatch.setattr(Quantized, "dequantize", record_result)
     y = layer(x)
-    assert len(decoded) == 1 and decoded[0]() is None
+    assert len(results) == 1 and results[0]() is None
     y.sum().backward()
-    assert len(decoded) == 2 and decoded[1]() is None
+    assert len(results) == 2 and results[1]() is None
 
 
-def test_layer_is_doubly_quantized_unless_told_and_leaves_the_given_one_alone():
+def test_the_layer_copies_the_weights_and_uses_double_quantization_by_default():
     linear = nn.Linear(64, 64)
     layer, x = NF4Linear(linear), normal(2, 64)
     before = layer(x)
@@ -555,7 +556,7 @@ def test_layer_is_doubly_quantized_unless_told_and_leaves_the_given_one_alone():
     assert layer.weight.sizes == nf4_bytes(64 * 64, 64, double_quant=True)
 
 
-def test_layer_is_saved_and_loaded():
+def test_the_layer_can_be_saved_and_loaded():
     one, other = NF4Linear(nn.Linear(64, 64)), NF4Linear(nn.Linear(64, 64))
     x = normal(2, 64)
     assert not torch.equal(one(x), other(x))
@@ -564,14 +565,9 @@ def test_layer_is_saved_and_loaded():
     assert torch.equal(one.bfloat16().weight.dequantize(), other.weight.dequantize())
 
 
-def test_layer_takes_linear_layers_only():
-    with pytest.raises(ValueError, match="linear must be an unquantized nn.Linear"):
+def test_the_layer_rejects_layers_that_are_not_linear_or_already_quantized():
+    with pytest.raises(ValueError, match=r"linear must be an unquantized nn\.Linear"):
         NF4Linear(nn.Conv1d(1, 1, 1))
     quantized = both_layers(nn.Linear(64, 64), True, None)[1]
-    with pytest.raises(ValueError, match="linear must be an unquantized nn.Linear"):
+    with pytest.raises(ValueError, match=r"linear must be an unquantized nn\.Linear"):
         NF4Linear(quantized)
-
-
-def test_a_quantized_tensor_has_no_parameters():
-    q = quantize_nf4(normal(64), double_quant=True)
-    assert isinstance(q, Quantized) and not list(q.parameters())

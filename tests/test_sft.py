@@ -1,3 +1,5 @@
+"""Test how conversations become token ids and labels, and how batches are padded and packed."""
+
 import pytest
 import torch
 
@@ -19,7 +21,7 @@ CHAT = [
 ]
 
 
-def test_labels_are_the_answer_and_its_end_and_nothing_else(tokenizer):
+def test_only_the_answer_and_the_end_token_carry_loss(tokenizer):
     features = encode(CHAT, tokenizer)
     learned = [label for label in features["labels"] if label != IGNORE]
     assert tokenizer.decode(learned) == "Tarn.<|im_end|>"
@@ -29,11 +31,12 @@ def test_labels_are_the_answer_and_its_end_and_nothing_else(tokenizer):
     assert features["input_ids"][prompt:] == learned
 
 
-def test_ids_are_the_beginning_of_the_whole_rendered_template(tokenizer):
-    whole = tokenizer.apply_chat_template(CHAT, return_dict=True)["input_ids"]
+def test_the_ids_equal_the_beginning_of_the_rendered_chat_template(tokenizer):
+    rendered = tokenizer.apply_chat_template(CHAT, return_dict=True)["input_ids"]
     ids = encode(CHAT, tokenizer)["input_ids"]
-    assert ids == whole[: len(ids)]
-    assert tokenizer.decode(whole[len(ids) :]) == "\n"  # only the template's line break follows
+    assert ids == rendered[: len(ids)]
+    # In the template, only a line break follows the end token.
+    assert tokenizer.decode(rendered[len(ids) :]) == "\n"
 
 
 def test_token_texts_show_spaces_and_line_breaks(tokenizer):
@@ -42,7 +45,7 @@ def test_token_texts_show_spaces_and_line_breaks(tokenizer):
     assert token_texts([], tokenizer) == []
 
 
-def test_only_the_last_answer_of_several_turns_is_learned(tokenizer):
+def test_only_the_last_of_several_answers_carries_loss(tokenizer):
     chat = [
         *CHAT,
         {"role": "user", "content": "And of Oskil?"},
@@ -52,7 +55,7 @@ def test_only_the_last_answer_of_several_turns_is_learned(tokenizer):
     assert tokenizer.decode([label for label in labels if label != IGNORE]) == "Bray.<|im_end|>"
 
 
-def test_too_long_is_an_error_that_states_the_lengths(tokenizer):
+def test_a_conversation_that_is_too_long_raises_an_error_with_its_lengths(tokenizer):
     with pytest.raises(
         ValueError, match=r"prompt \(\d+ tokens\) and answer \(6 tokens\).*max_length=40.*truncate"
     ):
@@ -60,7 +63,7 @@ def test_too_long_is_an_error_that_states_the_lengths(tokenizer):
 
 
 @pytest.mark.parametrize("max_length", [50, 60, 70])
-def test_truncation_shortens_the_user_message_and_keeps_the_answer(tokenizer, max_length):
+def test_truncation_shortens_the_user_message_but_not_the_answer(tokenizer, max_length):
     features = encode(CHAT, tokenizer, max_length=max_length, on_too_long="truncate")
     text = tokenizer.decode(features["input_ids"])
     assert len(features["input_ids"]) == max_length
@@ -68,9 +71,10 @@ def test_truncation_shortens_the_user_message_and_keeps_the_answer(tokenizer, ma
     assert text.endswith("<|im_start|>assistant\nTarn.<|im_end|>")
 
 
-def test_truncation_never_eats_the_answer_in_silence(tokenizer):
-    with pytest.raises(ValueError, match="raise max_length"):
-        encode(CHAT, tokenizer, max_length=8, on_too_long="truncate")
+@pytest.mark.parametrize("chat", [CHAT, [CHAT[0], CHAT[2]]], ids=["user", "no-user"])
+def test_truncation_raises_an_error_if_the_user_message_is_too_short(tokenizer, chat):
+    with pytest.raises(ValueError, match=r"tokens too long.*: raise max_length"):
+        encode(chat, tokenizer, max_length=8, on_too_long="truncate")
 
 
 @pytest.mark.parametrize(
@@ -81,17 +85,17 @@ def test_truncation_never_eats_the_answer_in_silence(tokenizer):
         ([*CHAT[:2], {"role": "assistant", "content": " "}], "answer is empty"),
     ],
 )
-def test_bad_conversations_are_refused(tokenizer, chat, message):
+def test_encode_rejects_conversations_without_an_answer(tokenizer, chat, message):
     with pytest.raises(ValueError, match=message):
         encode(chat, tokenizer)
 
 
-def test_bad_option_names_the_allowed_ones(tokenizer):
+def test_encode_rejects_an_unknown_value_of_on_too_long(tokenizer):
     with pytest.raises(ValueError, match='"error" or "truncate"'):
         encode(CHAT, tokenizer, on_too_long="drop")
 
 
-def test_encode_all_names_the_bad_conversation(tokenizer):
+def test_errors_of_encode_all_contain_the_number_of_the_conversation(tokenizer):
     assert len(encode_all([CHAT, CHAT], tokenizer)) == 2
     with pytest.raises(ValueError, match="conversation 1: the last message"):
         encode_all([CHAT, CHAT[:1]], tokenizer)
@@ -99,8 +103,8 @@ def test_encode_all_names_the_bad_conversation(tokenizer):
         encode_all([[{"content": "no role"}]], tokenizer)
 
 
-def test_collation_masks_padding_by_position_and_leaves_the_end_learnable(tokenizer):
-    assert tokenizer.pad_token_id == tokenizer.eos_token_id, "the trap this test is about"
+def test_collate_masks_padding_but_not_the_end_token(tokenizer):
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
     longer = [*CHAT[:2], {"role": "assistant", "content": "Tarn, on the river Olse."}]
     features = encode_all([CHAT, longer], tokenizer)
     batch = collate(features, tokenizer.pad_token_id)
@@ -118,7 +122,7 @@ def test_collation_masks_padding_by_position_and_leaves_the_end_learnable(tokeni
     assert {t.dtype for t in batch.values()} == {torch.int64}
 
 
-def test_widths_are_rounded_up_so_that_few_shapes_occur(tokenizer):
+def test_collate_rounds_the_width_up_to_a_multiple(tokenizer):
     features = encode_all([CHAT], tokenizer)
     for multiple in (1, 8, 32):
         width = collate(features, 0, multiple)["input_ids"].shape[1]
@@ -126,7 +130,7 @@ def test_widths_are_rounded_up_so_that_few_shapes_occur(tokenizer):
     assert Collator(0)(features)["labels"].shape[1] % 32 == 0
 
 
-def test_collator_takes_the_tokenizers_padding_or_its_end():
+def test_the_collator_pads_with_the_padding_token_or_else_with_the_end_token():
     class NoPad:
         pad_token_id, eos_token_id = None, 7
 
@@ -137,14 +141,16 @@ def test_collator_takes_the_tokenizers_padding_or_its_end():
     assert collator(Pad()).pad_token_id == 0
 
 
-def test_an_empty_batch_is_refused():
+@pytest.mark.parametrize("make", [collate, pack])
+def test_an_empty_batch_raises_an_error(make):
     with pytest.raises(ValueError, match="at least one example"):
-        collate([], 0)
+        make([], 0)
 
 
-def test_packing_leaves_no_padding_between_examples_and_fills_up_behind_the_last():
+def test_pack_pads_only_after_the_last_example():
     features = [
-        {"input_ids": [5, 6, 7], "labels": [5, 6, 7]},  # a loss on the first token
+        # The first token of this example has a label, which pack must ignore.
+        {"input_ids": [5, 6, 7], "labels": [5, 6, 7]},
         {"input_ids": [8, 9], "labels": [IGNORE, 9]},
     ]
     batch = {name: tensor.tolist() for name, tensor in pack(features, 2, multiple=4).items()}
@@ -157,12 +163,7 @@ def test_packing_leaves_no_padding_between_examples_and_fills_up_behind_the_last
     assert pack(features, 2)["input_ids"].tolist() == [[5, 6, 7, 8, 9]]
 
 
-def test_an_empty_batch_cannot_be_packed():
-    with pytest.raises(ValueError, match="at least one example"):
-        pack([], 0)
-
-
-def test_the_collator_packs_where_it_is_told(tokenizer):
+def test_the_collator_rounds_lengths_to_32_and_packed_lengths_to_64(tokenizer):
     features = [{"input_ids": [5] * n, "labels": [IGNORE] * n} for n in (40, 50)]
     assert collator(tokenizer)(features)["input_ids"].shape == (2, 64)
     assert collator(tokenizer, packed=True)(features)["input_ids"].shape == (1, 128)

@@ -86,10 +86,10 @@ class TimelineView:
             )
         shown = tuple(sorted(set(steps))) or tuple(range(1, len(run.lengths) + 1))
         moments = tuple(moment for moment in moments if moment.step in shown)
-        wide = max(1, run.moments_per_step // WIDE_MOMENTS)
+        wide = max(1, run.phases_per_step // WIDE_MOMENTS)
         widths = [wide if m.name in (LOSS, UPDATE) or m is failed else 1 for m in moments]
         edges = tuple(accumulate(widths, initial=0))
-        return cls(run, shown, moments, edges, step_width=run.moments_per_step - 2 + 2 * wide)
+        return cls(run, shown, moments, edges, step_width=run.phases_per_step - 2 + 2 * wide)
 
     @property
     def width(self) -> int:
@@ -126,7 +126,7 @@ class TimelineView:
             ("adapters, gradients", GREEN, "||||", ["adapters", "gradients"]),
             ("saved activations", BLUE, "", ["activations"]),
             ("logits and the rest", GREY, "xxxx", [LOGITS, REST]),
-            ("a layer at work", YELLOW, "", [WORK]),
+            ("a layer's backward pass", YELLOW, "", [WORK]),
         )
         areas = [
             Area(label, colour, hatch, [sum(m.gpu[g] for g in groups) for m in self.moments])

@@ -29,12 +29,12 @@ from course_utils.grading.assignments import (
     withheld,
 )
 from course_utils.grading.intake.repair import Ungradable
-from course_utils.grading.referee import Referee, Servers
 from course_utils.grading.results import records
 from course_utils.grading.results.records import Record
 from course_utils.grading.sandbox.bubblewrap import NoSandbox, SandboxError
 from course_utils.grading.sandbox.limits import Limits
 from course_utils.grading.sandbox.server import Server, reserved_core
+from course_utils.grading.session import GradingSession, Servers
 from course_utils.grading.spec import ExpectedNames, GradingSpec, Notebook, Submission, digest
 from course_utils.notebooks import load
 from course_utils.validation import CourseError
@@ -58,8 +58,8 @@ def grading_spec(folder: Path, name: str, limits: Limits) -> GradingSpec:
     tests = tests_of(solution)
     if tests.keys() != tests_of(release).keys():
         raise CourseError(f"exercises/{name} has other tests than its solution: run `make release`")
-    imports = {"student": _imports(release["cells"]), "judge": _imports(solution["cells"])}
-    imports["judge"] += "\nfrom course_utils.grading.intake import isolated"
+    imports = {"student": _imports(release["cells"]), "test": _imports(solution["cells"])}
+    imports["test"] += "\nfrom course_utils.grading.intake import isolated"
     beside = {
         file.relative_to(path.parent).as_posix(): file.read_bytes()
         for file in sorted(path.parent.rglob("*"))
@@ -122,13 +122,13 @@ def mark(spec: GradingSpec, given: Submission) -> tuple[Record, Notebook]:
     if given.notebook is None:
         return failed(spec, given, given.fault)
     started = time.monotonic()
-    with reserved_core() as core, Referee(servers(spec), spec, given, core) as referee:
+    with reserved_core() as core, GradingSession(servers(spec), spec, given, core) as session:
         try:
-            repaired = referee.repair(given.notebook, spec.release)
+            repaired = session.repair(given.notebook, spec.release)
         except Ungradable as error:
             return failed(spec, given, str(error), time.monotonic() - started)
         notebook = repaired["notebook"]
-        run(notebook, spec, referee)
+        run(notebook, spec, session)
     record = Record(
         assignment=spec.name,
         student=given.student,
@@ -136,9 +136,9 @@ def mark(spec: GradingSpec, given: Submission) -> tuple[Record, Notebook]:
         state=records.GRADED,
         reasons=tuple(repaired["doubts"]),
         repairs=(*given.notes, *repaired["notes"]),
-        incidents=tuple(referee.incidents),
+        incidents=tuple(session.incidents),
         seconds=time.monotonic() - started,
-        memory=referee.memory,
+        memory=session.memory,
     )
     return record, notebook
 
@@ -173,7 +173,7 @@ def failed(
     return record, {**release, "cells": [top, *release["cells"]]}
 
 
-def run(notebook: Notebook, spec: GradingSpec, referee: Referee) -> None:
+def run(notebook: Notebook, spec: GradingSpec, session: GradingSession) -> None:
     """Put the original tests into the test cells, run all code cells, and add their outputs."""
     for place, cell in enumerate(notebook["cells"], 1):
         if cell["cell_type"] != "code":
@@ -183,12 +183,12 @@ def run(notebook: Notebook, spec: GradingSpec, referee: Referee) -> None:
         if test is not None:
             cell["source"] = test
             # In a student's notebook, later cells can use what a test cell imports. So the visible
-            # imports of a test cell also run in the student's process.
+            # imports of a test cell also run in the student process.
             if imports := imports_of(test.partition(HIDDEN)[0]):
-                referee.run(imports, name)
-            cell["outputs"] = referee.check(test, name)
+                session.run(imports, name)
+            cell["outputs"] = session.check(test, name)
         elif cell["source"].strip():
-            cell["outputs"] = referee.run(cell["source"], name or f"cell {place}")
+            cell["outputs"] = session.run(cell["source"], name or f"cell {place}")
 
 
 # --- servers of this process ----------------------------------------------------------------------
@@ -221,9 +221,9 @@ def servers(spec: GradingSpec) -> Servers:
         if running is None or not all(server.alive for server in running):
             close_servers()
             student = _keeper().submit(Server, spec.imports["student"], spec.withheld)
-            judge = _keeper().submit(Server, spec.imports["judge"])
+            test = _keeper().submit(Server, spec.imports["test"])
             try:
-                _servers[spec.key] = Servers(student.result(), judge.result())
+                _servers[spec.key] = Servers(student.result(), test.result())
             except SandboxError as error:
                 raise NoSandbox(str(error)) from None
         return _servers[spec.key]

@@ -4,7 +4,7 @@ Instructors start this autograding with the command `nbgrader autograde` or with
 button. nbgrader_config.py replaces two of nbgrader's preprocessors with the following ones:
 
     Repaired    instead of DeduplicateIds: the notebook is repaired by means of its release
-    Judged      instead of Execute: cells run in the sandbox, tests in the judge's process
+    Judged      instead of Execute: cells run in the sandbox, tests in the test process
 
 `course grade` does the same, but grades all submissions of a class in parallel.
 """
@@ -22,8 +22,8 @@ from nbgrader.preprocessors import NbGraderPreprocessor
 
 from course_utils.grading import marking
 from course_utils.grading.intake import repair, submissions
-from course_utils.grading.referee import Referee
 from course_utils.grading.sandbox.limits import Limits
+from course_utils.grading.session import GradingSession
 from course_utils.notebooks import load
 
 # Seconds after which the warm servers are closed if no other notebook was graded.
@@ -74,7 +74,7 @@ class Repaired(_Step):
 
 
 class Judged(_Step):
-    """Runs a notebook's cells in the sandbox, and its tests in the judge's process."""
+    """Runs a notebook's cells in the sandbox, and its tests in the test process."""
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
         """Return the notebook with the outputs of its cells, and the unchanged resources."""
@@ -84,12 +84,12 @@ class Judged(_Step):
         for timer in _closing:
             timer.cancel()
         try:
-            with Referee(marking.servers(spec), spec, given) as referee:
-                marking.run(nb, spec, referee)
+            with GradingSession(marking.servers(spec), spec, given) as session:
+                marking.run(nb, spec, session)
         finally:
             _closing[:] = [threading.Timer(IDLE, marking.close_servers)]
             _closing[0].daemon = True
             _closing[0].start()
-        for line in referee.incidents:
+        for line in session.incidents:
             self.log.warning("%s: %s", resources["nbgrader"]["student"], line)
         return nbformat.from_dict(nb), resources

@@ -13,7 +13,7 @@ from course_utils.grading.sandbox.bubblewrap import INSTALL, SandboxError
 from course_utils.grading.sandbox.server import Server
 from course_utils.runtime import Environment, Row, available_memory, usable_cores
 
-# Memory that one submission may need while it is graded, including its judge's process, in bytes.
+# Memory that one submission may need while it is graded, including its test process, in bytes.
 EACH = 1_500_000_000
 ALLOW = (
     "this system doesn't let programs make namespaces. On your own machine, as root: "

@@ -55,8 +55,8 @@ class GradingSpec:
         files: The other files in the folder of the released notebook, such as data.
         release: The released notebook, as JSON.
         tests: The full source of each test cell, including hidden tests, by grade id.
-        withheld: The modules of the course that a student's process can't import.
-        imports: The import statements that the warm servers run, by role: "student" or "judge".
+        withheld: The modules of the course that a student process can't import.
+        imports: The import statements that the warm servers run, by role: "student" or "test".
         key: A hash that changes if the release, a test, a file, a withheld module, a limit or the
             course's version changes.
     """

@@ -9,15 +9,15 @@
     ───────────
     total         the bytes that torch.cuda.max_memory_allocated reports
 
-Memory can peak at three moments of a training step. `estimate` adds up the bytes in memory at each
-of these moments and returns the largest sum. The table shows which tensors are large at each
-moment, and which runs have their peak there:
+Memory can peak in three phases of a training step. `estimate` adds up the bytes in memory in each
+of these phases and returns the largest sum. The table shows which tensors are large in each phase,
+and which runs have their peak in this phase:
 
     the loss            logits, their softmax and two gradients              large vocabularies
     a layer's backward  one layer's recomputed activations, and gradients    long sequences
     the update          all gradients and the optimizer states               full fine-tuning
 
-`timeline` lists every moment of the step, layer by layer. To read the code, start with the module
+`timeline` lists every phase of the step, layer by layer. To read the code, start with the module
 `plan` (a model and its settings), continue with `weights`, `activations` and `step`, which compute
 bytes from a plan, and end with `estimates` and `search`. The package needs only Python's standard
 library, except to read a config from the hub.
@@ -37,15 +37,14 @@ from course_utils.memory.activations import (
     layer_backward,
     layer_saved,
     layers_saved,
-    saved_lines,
     saved_mask,
+    saved_terms,
 )
 from course_utils.memory.allocator import Block, CachingAllocator, fresh_block, rounded
 from course_utils.memory.estimates import Estimate, estimate, timeline
 from course_utils.memory.gpus import GPUS, RESERVE, usable_bytes
-from course_utils.memory.lines import Line
 from course_utils.memory.plan import Plan, Trainable, trainable_tensors
-from course_utils.memory.search import MOST, kv_cache_bytes, largest, largest_number
+from course_utils.memory.search import SEARCH_LIMIT, kv_cache_bytes, largest, largest_number
 from course_utils.memory.settings import (
     BLOCK_SIZES,
     DTYPE_BYTES,
@@ -66,8 +65,9 @@ from course_utils.memory.step import (
     REST,
     UPDATE,
     WORK,
-    Moment,
+    StepPhase,
 )
+from course_utils.memory.terms import MemoryTerm
 from course_utils.memory.weights import (
     SMALLEST_8BIT,
     SMALLEST_PAGED,
@@ -87,7 +87,6 @@ __all__ = [
     "GROUPS",
     "LOGITS",
     "LOSS",
-    "MOST",
     "OPTIMIZERS",
     "PARTS",
     "PRESETS",
@@ -95,6 +94,7 @@ __all__ = [
     "RESERVE",
     "RESIDUAL",
     "REST",
+    "SEARCH_LIMIT",
     "SHARDINGS",
     "SMALLEST_8BIT",
     "SMALLEST_PAGED",
@@ -103,13 +103,13 @@ __all__ = [
     "Block",
     "CachingAllocator",
     "Estimate",
-    "Line",
+    "MemoryTerm",
     "ModelShape",
-    "Moment",
     "Optimizer",
     "Plan",
     "Precision",
     "Settings",
+    "StepPhase",
     "Trainable",
     "causal_mask",
     "estimate",
@@ -123,8 +123,8 @@ __all__ = [
     "nf4_bytes",
     "paged_bytes",
     "rounded",
-    "saved_lines",
     "saved_mask",
+    "saved_terms",
     "state_bytes",
     "timeline",
     "trainable_tensors",

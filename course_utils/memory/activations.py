@@ -22,11 +22,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from course_utils.memory.lines import Line, total_bytes
 from course_utils.memory.plan import Plan
 from course_utils.memory.settings import DTYPE_BYTES
+from course_utils.memory.terms import MemoryTerm, total_bytes
 
-# These sources are cited by several lines of the arithmetic.
+# These sources are cited by several terms of the arithmetic.
 CROSS_ENTROPY, WEIGHTS, AUTOGRAD = "cross entropy", "gradients of weights", "autograd"
 PEFT, AUTOCAST = "peft's LoRA layer", "torch.autocast"
 
@@ -37,8 +37,8 @@ RESIDUAL = "gradient of the residual stream"
 SOURCES = ("first norm", "attention", "second norm", "MLP")
 
 
-def saved_lines(plan: Plan) -> Iterator[Line]:
-    """Yield a line for each kind of tensor saved for the backward pass of one micro-batch."""
+def saved_terms(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield a term for each kind of tensor saved for the backward pass of one micro-batch."""
     settings, t, h, vocab = plan.settings, plan.tokens, plan.shape.hidden, plan.shape.vocab
     if settings.gradient_checkpointing:
         yield from _checkpoints(plan)
@@ -47,13 +47,13 @@ def saved_lines(plan: Plan) -> Iterator[Line]:
     yield _norm(plan, "last norm")
     if settings.trains_weights:
         width = 2 if settings.autocast else settings.stream_bytes
-        yield _line("input of the head", t * h * width, f"{t} × {h} × {width}", WEIGHTS)
-        yield _line("token numbers", 8 * t, f"{t} × 8", "backward of the embedding")
-    formula = f"{t} tokens × {vocab} words × 4"
-    yield _line("softmax of logits", 4 * t * vocab, formula, CROSS_ENTROPY)
-    yield _line("labels", 8 * t, f"{t} × 8", CROSS_ENTROPY)
+        yield _term("input of the head", t * h * width, f"{t} × {h} × {width}", WEIGHTS)
+        yield _term("token ids", 8 * t, f"{t} × 8", "backward of the embedding")
+    formula = f"{t} tokens × {vocab} logits × 4"
+    yield _term("softmax of logits", 4 * t * vocab, formula, CROSS_ENTROPY)
+    yield _term("labels", 8 * t, f"{t} × 8", CROSS_ENTROPY)
     if cast := _cast_weights(plan):
-        yield _line("16-bit copies of weights", 2 * cast, f"{cast:,} × 2", AUTOCAST)
+        yield _term("16-bit copies of weights", 2 * cast, f"{cast:,} × 2", AUTOCAST)
 
 
 def layers_saved(plan: Plan, layers: int) -> int:
@@ -85,35 +85,35 @@ def causal_mask(plan: Plan) -> int:
     return plan.tokens * plan.settings.sequence_length * plan.settings.stream_bytes
 
 
-def _line(what: str, size: int, formula: str, source: str) -> Line:
-    return Line("activations", what, size, formula, source)
+def _term(name: str, size: int, formula: str, source: str) -> MemoryTerm:
+    return MemoryTerm("activations", name, size, formula, source)
 
 
-def _checkpoints(plan: Plan) -> Iterator[Line]:
-    """Yield a line for each kind of tensor that gradient checkpointing stores."""
+def _checkpoints(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield a term for each kind of tensor that gradient checkpointing stores."""
     shape, settings, t = plan.shape, plan.settings, plan.tokens
     formula = f"{shape.layers} layers × {t} tokens × {shape.hidden} × {settings.stream_bytes}"
-    yield _line("inputs of layers", _layer_inputs(plan, shape.layers), formula, "Chen et al. 2016")
+    yield _term("inputs of layers", _layer_inputs(plan, shape.layers), formula, "Chen et al. 2016")
     if size := saved_mask(plan):
         formula = f"{t} × {settings.sequence_length} × {settings.stream_bytes}"
-        yield _line("causal mask", size, formula, "an input of GPT-2's layers")
+        yield _term("causal mask", size, formula, "an input of GPT-2's layers")
 
 
 def _layer_inputs(plan: Plan, layers: int) -> int:
     return layers * plan.tokens * plan.shape.hidden * plan.settings.stream_bytes
 
 
-def _saved_by_layers(plan: Plan, layers: int) -> Iterator[Line]:
+def _saved_by_layers(plan: Plan, layers: int) -> Iterator[MemoryTerm]:
     shape, settings = plan.shape, plan.settings
-    for line in (*_attention_half(plan), *_mlp_half(plan)):
-        yield replace(line, size=layers * line.size, formula=f"{layers} layers × {line.formula}")
+    for term in (*_attention_half(plan), *_mlp_half(plan)):
+        yield replace(term, size=layers * term.size, formula=f"{layers} layers × {term.formula}")
     if not settings.trains_weights:
         unsaved = _unsaved(plan)
-        yield _line("less: before the first adapter", -unsaved, "one layer's", "needs no gradient")
+        yield _term("less: before the first adapter", -unsaved, "in one layer", "needs no gradient")
     if not shape.positions:
         s, each = settings.sequence_length, settings.stream_bytes
         formula = f"2 × {s} tokens × {shape.head_dim} × {each}"
-        yield _line("cos and sin", 2 * s * shape.head_dim * each, formula, "rotary positions")
+        yield _term("cos and sin", 2 * s * shape.head_dim * each, formula, "rotary positions")
 
 
 def _cast_weights(plan: Plan) -> int:
@@ -135,11 +135,11 @@ def _cast_weights(plan: Plan) -> int:
 # --- what one layer saves -------------------------------------------------------------------------
 
 
-def _attention_half(plan: Plan) -> list[Line]:
+def _attention_half(plan: Plan) -> list[MemoryTerm]:
     return [*_attention_inner(plan), *_inputs(plan, "attention")]
 
 
-def _attention_inner(plan: Plan) -> Iterator[Line]:
+def _attention_inner(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors that the attention half saves, except the output projection's input."""
     yield _norm(plan, "first norm")
     yield from _inputs(plan, "first norm")
@@ -148,17 +148,17 @@ def _attention_inner(plan: Plan) -> Iterator[Line]:
     yield from _attention(plan)
 
 
-def _mlp_half(plan: Plan) -> list[Line]:
+def _mlp_half(plan: Plan) -> list[MemoryTerm]:
     return [*_mlp_inner(plan), *_inputs(plan, "MLP")]
 
 
-def _mlp_inner(plan: Plan) -> Iterator[Line]:
+def _mlp_inner(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors that the MLP half saves, except the input of the last linear layer."""
     yield _norm(plan, "second norm")
     yield from _inputs(plan, "second norm")
-    times, what = _activation(plan)
+    times, names = _activation(plan)
     t, wide, v = plan.tokens, plan.shape.intermediate, plan.settings.value_bytes
-    yield _line(what, times * t * wide * v, f"{times} × {t} × {wide} × {v}", "their derivatives")
+    yield _term(names, times * t * wide * v, f"{times} × {t} × {wide} × {v}", "their derivatives")
 
 
 def _activation(plan: Plan) -> tuple[int, str]:
@@ -169,8 +169,8 @@ def _activation(plan: Plan) -> tuple[int, str]:
     return (4, "GELU in four steps") if function == "gelu_new" else (1, "input of GELU")
 
 
-def _norm(plan: Plan, what: str) -> Line:
-    """Return the line of the tensors that a norm saves.
+def _norm(plan: Plan, name: str) -> MemoryTerm:
+    """Return the term of the tensors that a norm saves.
 
     LayerNorm saves its input. RMSNorm saves a float32 copy of its input, and also the normalized
     input if the norm's weight is trained.
@@ -182,41 +182,41 @@ def _norm(plan: Plan, what: str) -> Line:
         # and the device is a CPU. Otherwise they have 32 bits each.
         two = 4 if stream == 2 and settings.device == "cpu" else 8
         formula = f"{t} × ({h} × {stream} + mean and deviation)"
-        return _line(what, t * (h * stream + two), formula, "LayerNorm")
+        return _term(name, t * (h * stream + two), formula, "LayerNorm")
     each = 4 + (stream if settings.trains_weights else 0)
-    return _line(what, t * (h * each + 4), f"{t} × ({h} × {each} + 1/rms)", "RMSNorm")
+    return _term(name, t * (h * each + 4), f"{t} × ({h} × {each} + 1/rms)", "RMSNorm")
 
 
-def _qk_norm(plan: Plan) -> Line:
+def _qk_norm(plan: Plan) -> MemoryTerm:
     shape, settings, t = plan.shape, plan.settings, plan.tokens
     heads = shape.heads + shape.kv_heads
     each = 4 + (settings.value_bytes if settings.trains_weights else 0)
     formula = f"{t} × {heads} heads × ({shape.head_dim} × {each} + 1/rms)"
     size = t * heads * (shape.head_dim * each + 4)
-    return _line("norms of queries and keys", size, formula, "RMSNorm")
+    return _term("norms of queries and keys", size, formula, "RMSNorm")
 
 
-def _attention(plan: Plan) -> Iterator[Line]:
+def _attention(plan: Plan) -> Iterator[MemoryTerm]:
     shape, settings, t = plan.shape, plan.settings, plan.tokens
     query, key, v = shape.query_width, shape.key_width, settings.attention_bytes
     if settings.attention == "sdpa":
         formula = f"{t} × (2 × {query} + 2 × {key}) × {v}"
         size, kernel = 2 * t * (query + key) * v, "fused attention"
-        yield _line("queries, keys, values, result", size, formula, kernel)
-        yield _line("log-sum-exp", 4 * t * shape.heads, f"4 × {t} × {shape.heads} heads", kernel)
+        yield _term("queries, keys, values, result", size, formula, kernel)
+        yield _term("log-sum-exp", 4 * t * shape.heads, f"4 × {t} × {shape.heads} heads", kernel)
         return
     formula = f"3 × {t} × {query} × {v}"
-    yield _line("queries, keys, values", 3 * t * query * v, formula, "eager attention")
+    yield _term("queries, keys, values", 3 * t * query * v, formula, "eager attention")
     widened = settings.stream_bytes == 4 or (settings.autocast and settings.device == "cuda")
     # GPT-2 in 16 bits saves only a 16-bit softmax, unless its scores are converted to float32.
     # Other models in 16 bits save the float32 softmax and its 16-bit copy.
     narrow = shape.family == "gpt2" and not widened
     each = v if v == 4 or narrow else 4 + v
     formula = f"{t} × {settings.sequence_length} × {shape.heads} heads × {each}"
-    yield _line("attention scores", plan.scores * each, formula, "eager attention")
+    yield _term("attention scores", plan.scores * each, formula, "eager attention")
 
 
-def _inputs(plan: Plan, source: str) -> Iterator[Line]:
+def _inputs(plan: Plan, source: str) -> Iterator[MemoryTerm]:
     """Yield the inputs that autograd saves for the linear layers that read `source`.
 
     Full fine-tuning needs the inputs for the gradients of the weights. LoRA needs the inputs for
@@ -228,7 +228,7 @@ def _inputs(plan: Plan, source: str) -> Iterator[Line]:
         yield from _adapter_inputs(plan, source, widths)
 
 
-def _weight_inputs(plan: Plan, source: str) -> Iterator[Line]:
+def _weight_inputs(plan: Plan, source: str) -> Iterator[MemoryTerm]:
     settings, t, names = plan.settings, plan.tokens, plan.readers[source]
     if source == "attention" and settings.attention == "sdpa":
         # The input is the result of attention, which fused attention has already saved.
@@ -238,10 +238,10 @@ def _weight_inputs(plan: Plan, source: str) -> Iterator[Line]:
     if source.endswith("norm"):
         each, copies = (2, len(names)) if settings.autocast else (settings.stream_bytes, 1)
     formula = f"{copies} × {t} × {width} × {each}"
-    yield _line(f"input from {source}", copies * t * width * each, formula, WEIGHTS)
+    yield _term(f"input from {source}", copies * t * width * each, formula, WEIGHTS)
 
 
-def _adapter_inputs(plan: Plan, source: str, widths: list[int]) -> Iterator[Line]:
+def _adapter_inputs(plan: Plan, source: str, widths: list[int]) -> Iterator[MemoryTerm]:
     """Yield the inputs of A and B that autograd saves for the adapters that read `source`.
 
     Each matrix A reads its own copy of the input in A's number format. If the input already has
@@ -249,14 +249,14 @@ def _adapter_inputs(plan: Plan, source: str, widths: list[int]) -> Iterator[Line
     """
     settings, t, pairs = plan.settings, plan.tokens, len(widths)
     rank, each = settings.rank, settings.adapter_bytes
-    there = settings.attention_bytes if source == "attention" else settings.value_bytes
-    if there == each and not settings.adapters_copy_input:
+    stored = settings.attention_bytes if source == "attention" else settings.value_bytes
+    if stored == each and not settings.adapters_copy_input:
         saved_already = source == "attention" and settings.attention == "sdpa"
         widths = [] if saved_already else widths[:1]
     formula = f"{t} × {sum(widths)} × {each}"
-    yield _line(f"inputs of A from {source}", t * sum(widths) * each, formula, PEFT)
+    yield _term(f"inputs of A from {source}", t * sum(widths) * each, formula, PEFT)
     formula = f"{t} × rank {rank} × {pairs} × {each}"
-    yield _line(f"inputs of B from {source}", t * rank * pairs * each, formula, PEFT)
+    yield _term(f"inputs of B from {source}", t * rank * pairs * each, formula, PEFT)
 
 
 # --- what the first layer does not save -----------------------------------------------------------
@@ -311,7 +311,7 @@ def _unsaved_attention(plan: Plan) -> int:
 # --- the backward pass of one layer ---------------------------------------------------------------
 
 
-def layer_backward(plan: Plan) -> list[Line]:
+def layer_backward(plan: Plan) -> list[MemoryTerm]:
     """Return the tensors in memory when the backward pass of one layer needs most memory.
 
     The backward pass needs the tensors that the layer saved, and their gradients. With
@@ -319,35 +319,35 @@ def layer_backward(plan: Plan) -> list[Line]:
     counted here, because `layers_saved` counts this input.
     """
     saved = [*_attention_half(plan), *_mlp_inner(plan)]
-    moments = [
+    candidates = [
         [*saved, *_mlp_backward(plan)],
         list(_attention_backward(plan)),
     ]
     if plan.settings.gradient_checkpointing:
-        moments.append([*saved, *_mlp_forward(plan)])
-    return [*max(moments, key=total_bytes), *_around_backward(plan)]
+        candidates.append([*saved, *_mlp_forward(plan)])
+    return [*max(candidates, key=total_bytes), *_during_backward(plan)]
 
 
-def _around_backward(plan: Plan) -> Iterator[Line]:
+def _during_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors that exist during the entire backward pass of a layer."""
     settings, t, h = plan.settings, plan.tokens, plan.shape.hidden
     stream = settings.stream_bytes
     size, formula = t * h * stream, f"{t} × {h} × {stream}"
-    yield _line(RESIDUAL, size, formula, AUTOGRAD)
+    yield _term(RESIDUAL, size, formula, AUTOGRAD)
     if not settings.gradient_checkpointing:
         return
     if settings.autocast and not settings.trains_weights:
         adapters = plan.adapter_weights
         copies = f"{adapters:,} × 2"
-        yield _line("16-bit copies of its adapters", 2 * adapters, copies, AUTOCAST)
+        yield _term("16-bit copies of its adapters", 2 * adapters, copies, AUTOCAST)
     # A LayerNorm saves the stored input itself, not a float32 copy. An RMSNorm also saves the
     # stored input itself if the residual stream is float32. In these cases the stored input is
     # subtracted, because it must count only once.
     if plan.shape.norm == "layer" or stream == 4:
-        yield _line("less: the stored input", -size, formula, "what the first norm saves")
+        yield _term("less: the stored input", -size, formula, "what the first norm saves")
 
 
-def _mlp_forward(plan: Plan) -> Iterator[Line]:
+def _mlp_forward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors that the MLP's recomputation needs in addition to the saved tensors.
 
     The recomputation needs most memory when the last adapter that reads the second norm returns its
@@ -357,14 +357,14 @@ def _mlp_forward(plan: Plan) -> Iterator[Line]:
     if plan.adapter_inputs("second norm"):
         each = settings.adapter_bytes
         formula = f"2 × {t} × {wide} × {each}"
-        yield _line("B's result, and the same scaled", 2 * t * wide * each, formula, PEFT)
+        yield _term("B's result, and the same scaled", 2 * t * wide * each, formula, PEFT)
     # Autograd saves float32 copies of the residual and of the norm's result, so the 16-bit tensors
     # need additional memory.
     if settings.stream_bytes == 2:
-        yield _line("residual and norm", 4 * t * h, f"2 × {t} × {h} × 2", "RMSNorm")
+        yield _term("residual and norm", 4 * t * h, f"2 × {t} × {h} × 2", "RMSNorm")
 
 
-def _mlp_backward(plan: Plan) -> Iterator[Line]:
+def _mlp_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors that the backward pass of the MLP half adds to the saved tensors.
 
     The backward pass of a layer begins with the MLP half. So all tensors that the layer saved still
@@ -380,12 +380,12 @@ def _mlp_backward(plan: Plan) -> Iterator[Line]:
     # The gradient of a product exists at the same time as the gradients of its two factors.
     inner = 3 if product else 2
     formula = f"{inner} × {t} × {wide} × {v}"
-    gradients = [_line("gradients in the MLP", inner * t * wide * v, formula, AUTOGRAD)]
+    gradients = [_term("gradients in the MLP", inner * t * wide * v, formula, AUTOGRAD)]
     dequantized = list(_dequantized(plan)) if settings.method == "qlora" else []
     yield from max(gradients, dequantized, key=total_bytes)
 
 
-def _dequantized(plan: Plan) -> Iterator[Line]:
+def _dequantized(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors needed for the gradient of the input of the last linear layer in QLoRA.
 
     bitsandbytes dequantizes the layer's matrix to compute this gradient. Then autograd adds the
@@ -394,14 +394,14 @@ def _dequantized(plan: Plan) -> Iterator[Line]:
     settings, t, h, wide = plan.settings, plan.tokens, plan.shape.hidden, plan.shape.intermediate
     narrow, v = DTYPE_BYTES[settings.compute_dtype], settings.value_bytes
     formula = f"{h} × {wide} × {narrow}"
-    yield _line("a dequantized weight", h * wide * narrow, formula, "bitsandbytes")
-    widths, what = (wide, "gradient of its input") if v == 2 else (wide + h, "gradients around it")
-    yield _line(what, t * widths * narrow, f"{t} × {widths} × {narrow}", "bitsandbytes")
+    yield _term("a dequantized weight", h * wide * narrow, formula, "bitsandbytes")
+    widths, name = (wide, "gradient of its input") if v == 2 else (wide + h, "gradients around it")
+    yield _term(name, t * widths * narrow, f"{t} × {widths} × {narrow}", "bitsandbytes")
     if plan.adapter_inputs("MLP"):
-        yield _line("the adapter's gradient", t * wide * v, f"{t} × {wide} × {v}", PEFT)
+        yield _term("the adapter's gradient", t * wide * v, f"{t} × {wide} × {v}", PEFT)
 
 
-def _attention_backward(plan: Plan) -> Iterator[Line]:
+def _attention_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors of attention's backward pass, after the MLP half's tensors are freed."""
     settings = plan.settings
     if settings.trains_weights:
@@ -415,34 +415,34 @@ def _attention_backward(plan: Plan) -> Iterator[Line]:
         return
     yield from _attention_half(plan)
     t, query, key = plan.tokens, plan.shape.query_width, plan.shape.key_width
-    v, what = settings.attention_bytes, "gradients of queries, keys, values, result"
+    v, name = settings.attention_bytes, "gradients of queries, keys, values, result"
     formula = f"{t} × (2 × {query} + 2 × {key}) × {v}"
-    yield _line(what, 2 * t * (query + key) * v, formula, "fused attention")
+    yield _term(name, 2 * t * (query + key) * v, formula, "fused attention")
 
 
-def _eager_backward(plan: Plan) -> Iterator[Line]:
+def _eager_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors of the softmax's backward pass, which follows the output projection."""
     settings, scores, v = plan.settings, plan.scores, plan.settings.attention_bytes
     yield from _attention_inner(plan)
     pairs = f"{plan.tokens} × {settings.sequence_length} × {plan.shape.heads} heads"
     # The 16-bit scores are freed when the gradient of the values has been computed.
     if v == 2:
-        yield _line("less: 16-bit scores", -2 * scores, f"{pairs} × 2", AUTOGRAD)
+        yield _term("less: 16-bit scores", -2 * scores, f"{pairs} × 2", AUTOGRAD)
     fused = settings.device == "cuda" and settings.product_dtype == "float16"
     # CUDA's softmax reads and returns float16 directly. Its backward pass also allocates the
     # product of the gradient and the softmax.
     each = 4 + (2 if v == 2 and fused else 4) + (4 if settings.device == "cuda" else 0)
-    yield _line("gradients of scores", scores * each, f"{pairs} × {each}", "eager attention")
+    yield _term("gradients of scores", scores * each, f"{pairs} × {each}", "eager attention")
 
 
-def _weight_gradients(plan: Plan, sizes: Iterable[int]) -> Iterator[Line]:
+def _weight_gradients(plan: Plan, sizes: Iterable[int]) -> Iterator[MemoryTerm]:
     """Yield the gradients of weight matrices of the current layer, given the matrices' sizes."""
     count, each = sum(sizes), plan.settings.precision.gradient
-    yield _line("gradients of its weights", count * each, f"{count:,} × {each}", WEIGHTS)
+    yield _term("gradients of its weights", count * each, f"{count:,} × {each}", WEIGHTS)
 
 
-def _recast(plan: Plan, weights: int) -> Iterator[Line]:
+def _recast(plan: Plan, weights: int) -> Iterator[MemoryTerm]:
     """Yield the 16-bit copies of `weights` weights that autocast makes in a recomputation."""
     if plan.settings.autocast and plan.settings.gradient_checkpointing:
         formula = f"{weights:,} × 2"
-        yield _line("16-bit copies of its weights", 2 * weights, formula, AUTOCAST)
+        yield _term("16-bit copies of its weights", 2 * weights, formula, AUTOCAST)

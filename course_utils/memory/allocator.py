@@ -4,8 +4,8 @@
 rounded up to a multiple of 512 B. The block is larger than this rounded size if it was cut from a
 cached block, or from a new segment, whose remainder is too small to be split off:
 
-    a cached block of 8 MiB   |· 5.5 MiB asked for ·|· 2 MiB asked for ·|½|
-                                                     the last ½ MiB is not split: it counts as used
+    a cached block of 8 MiB   |· 5.5 MiB requested ·|· 2 MiB requested ·|½|
+                                        the last ½ MiB is not split off: it counts as used
 
 This module applies the same rules without allocating memory, so it can compute on any machine what
 a GPU would report. The source of the rules and constants is c10/cuda/CUDACachingAllocator.cpp in
@@ -42,12 +42,12 @@ def fresh_block(size: int) -> int:
 
     The allocator then requests a new segment from the driver.
 
-    >>> fresh_block(125 * MiB) == 126 * MiB  # a rest of 1 MiB is not split off
+    >>> fresh_block(125 * MiB) == 126 * MiB  # a remainder of 1 MiB is not split off
     True
     """
     size = rounded(size)
     segment = _segment(size)
-    return size if segment - size > _least_rest(size) else segment
+    return size if segment - size > _unsplit_limit(size) else segment
 
 
 def _segment(size: int) -> int:
@@ -56,7 +56,7 @@ def _segment(size: int) -> int:
     return LARGE_SEGMENT if size < OWN_SEGMENT else -(-size // OWN_ROUND) * OWN_ROUND
 
 
-def _least_rest(size: int) -> int:
+def _unsplit_limit(size: int) -> int:
     """Return the largest remainder of a block, in bytes, that is not split off."""
     return ROUND - 1 if size <= SMALL else SMALL
 
@@ -69,7 +69,7 @@ class Block:
         segment: Number of the segment.
         start: Offset of the block in the segment, in bytes.
         size: Size of the block in bytes.
-        asked: Bytes of the tensor in the block, rounded up to a multiple of 512.
+        requested: Bytes of the tensor in the block, rounded up to a multiple of 512.
         free: Whether the block is cached rather than used by a tensor.
         before: The previous block in the segment, None for the first block.
         after: The next block in the segment, None for the last block.
@@ -78,7 +78,7 @@ class Block:
     segment: int
     start: int
     size: int
-    asked: int = 0
+    requested: int = 0
     free: bool = True
     before: Block | None = None
     after: Block | None = None
@@ -107,11 +107,11 @@ class CachingAllocator:
         """
         size = rounded(size)
         cached = self._cached[size <= SMALL]
-        at = bisect_left(cached, size, key=lambda block: block.size)
-        block = cached.pop(at) if at < len(cached) else self._new_segment(size)
-        if block.size - size > _least_rest(size):
+        index = bisect_left(cached, size, key=lambda block: block.size)
+        block = cached.pop(index) if index < len(cached) else self._new_segment(size)
+        if block.size - size > _unsplit_limit(size):
             self._split(block, size, cached)
-        block.free, block.asked = False, size
+        block.free, block.requested = False, size
         self.allocated += block.size
         self.requested += size
         return block
@@ -119,8 +119,8 @@ class CachingAllocator:
     def release(self, block: Block) -> None:
         """Return a block to the cache, merged with its free neighbours in the segment."""
         self.allocated -= block.size
-        self.requested -= block.asked
-        cached = self._cached[block.asked <= SMALL]
+        self.requested -= block.requested
+        cached = self._cached[block.requested <= SMALL]
         for other in (block.before, block.after):
             if other is not None and other.free:
                 cached.remove(other)
@@ -138,12 +138,12 @@ class CachingAllocator:
         return Block(self.segments, 0, _segment(size))
 
     def _split(self, block: Block, size: int, cached: list[Block]) -> None:
-        rest = Block(block.segment, block.start + size, block.size - size)
-        rest.before, rest.after = block, block.after
+        remainder = Block(block.segment, block.start + size, block.size - size)
+        remainder.before, remainder.after = block, block.after
         if block.after is not None:
-            block.after.before = rest
-        block.size, block.after = size, rest
-        insort(cached, rest, key=_order)
+            block.after.before = remainder
+        block.size, block.after = size, remainder
+        insort(cached, remainder, key=_order)
 
 
 def _order(block: Block) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""Estimate the bytes of a training step, at its peak or at every moment."""
+"""Estimate the bytes of a training step, at its peak or in every phase."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from types import MappingProxyType
 from typing import Any
 
 from course_utils.memory.gpus import usable_bytes
-from course_utils.memory.lines import Line, total_bytes
 from course_utils.memory.plan import Plan
 from course_utils.memory.settings import Settings
 from course_utils.memory.shapes import ModelShape
-from course_utils.memory.step import PARTS, Moment, Step, grouped
+from course_utils.memory.step import PARTS, Step, StepPhase, grouped
+from course_utils.memory.terms import MemoryTerm, total_bytes
 from course_utils.units import format_bytes
 
 
@@ -38,12 +38,12 @@ class Estimate:
             that don't exist at the peak. For example, the gradients don't exist yet when the loss
             is computed, and the activations no longer exist when the weights are updated. So
             `transient` can be negative.
-        peak: Name of the moment at which memory peaks.
-        alive: A pair of name and bytes for each item in memory at the peak. The bytes add up to
-            `total`.
+        peak: Name of the phase in which memory peaks.
+        live_bytes: A pair of name and bytes for each item in memory at the peak. The bytes add up
+            to `total`.
         paged: Bytes of optimizer states that a paged optimizer may move to CPU memory. `optimizer`
             and `total` include these bytes, but torch.cuda.max_memory_allocated does not.
-        lines: Every term of the arithmetic, with its formula and source.
+        terms: Every term of the arithmetic, with its formula and source.
     """
 
     shape: ModelShape
@@ -55,9 +55,9 @@ class Estimate:
     activations: int
     transient: int
     peak: str
-    alive: tuple[tuple[str, int], ...]
+    live_bytes: tuple[tuple[str, int], ...]
     paged: int = 0
-    lines: tuple[Line, ...] = field(default=(), repr=False)
+    terms: tuple[MemoryTerm, ...] = field(default=(), repr=False)
 
     @property
     def parts(self) -> dict[str, int]:
@@ -72,7 +72,7 @@ class Estimate:
     @property
     def at_peak(self) -> Mapping[str, int]:
         """The bytes of each item in memory at the peak, by name."""
-        return MappingProxyType(dict(self.alive))
+        return MappingProxyType(dict(self.live_bytes))
 
     @property
     def groups(self) -> dict[str, int]:
@@ -106,17 +106,17 @@ class Estimate:
         return "\n".join([head, *body])
 
     def explain(self) -> str:
-        """Return every line of the arithmetic as text, with its bytes, formula and source."""
+        """Return every term of the arithmetic as text, with its bytes, formula and source."""
         text = []
         for part in PARTS:
             text.append(f"{part}: {format_bytes(getattr(self, part))}")
             text += [
-                f"  {line.size:>18,} B  {line.what} = {line.formula}  [{line.source}]"
-                for line in self.lines
-                if line.part == part
+                f"  {term.size:>18,} B  {term.name} = {term.formula}  [{term.source}]"
+                for term in self.terms
+                if term.part == part
             ]
         if self.shape.dropout:
-            text.append(f"dropout of {self.shape.dropout:g} in the config is taken to be off")
+            text.append(f"dropout of {self.shape.dropout:g} in the config is assumed to be off")
         text.append(f"total: {self.total:,} B = {format_bytes(self.total)}, at {self.peak}")
         return "\n".join(text)
 
@@ -164,6 +164,7 @@ def estimate(
             section 5). "fsdp" shards the same parts as "zero3".
         device: "cuda" also counts the memory that PyTorch allocates on a GPU besides tensors; "cpu"
             counts only tensors.
+        options: All arguments after `method` are options, which are passed by name.
 
     Raises:
         ValueError: An option is unknown, or a value is not allowed.
@@ -174,25 +175,25 @@ def estimate(
 @lru_cache(maxsize=4096)
 def _estimate(plan: Plan) -> Estimate:
     step = Step(plan)
-    peak = max(step.candidates(), key=lambda moment: moment.total)
-    transient = (*peak.others, *_absent(peak, step.size))
+    peak = max(step.candidates(), key=lambda phase: phase.total)
+    transient = (*peak.transients, *_absent(peak, step.size))
     return Estimate(
         shape=plan.shape,
         settings=plan.settings,
         **step.size | {"transient": total_bytes(transient)},
         peak=peak.name,
-        alive=tuple(peak.alive.items()),
+        live_bytes=tuple(peak.live_bytes.items()),
         paged=peak.paged,
-        lines=(*step.lines, *transient),
+        terms=(*step.terms, *transient),
     )
 
 
-def _absent(peak: Moment, size: Mapping[str, int]) -> Iterator[Line]:
-    """Yield negative lines for the bytes of the parts that don't exist at the peak."""
-    for part, alive in peak.parts.items():
-        if alive != size[part]:
-            formula, source = "not all alive", f"at {peak.name}"
-            yield Line("transient", f"less {part}", alive - size[part], formula, source)
+def _absent(peak: StepPhase, size: Mapping[str, int]) -> Iterator[MemoryTerm]:
+    """Yield negative terms for the bytes of the parts that don't exist at the peak."""
+    for part, present in peak.parts.items():
+        if present != size[part]:
+            formula, source = "not all of it exists", f"at {peak.name}"
+            yield MemoryTerm("transient", f"less {part}", present - size[part], formula, source)
 
 
 def timeline(
@@ -201,10 +202,10 @@ def timeline(
     *,
     first_step: bool = False,
     **options: Any,
-) -> tuple[Moment, ...]:
-    """Return every moment of one training step in order, layer by layer.
+) -> tuple[StepPhase, ...]:
+    """Return every phase of one training step in order, layer by layer.
 
-    The largest `total` of all moments equals the `total` of `estimate`. In the forward pass of a
+    The largest `total` of all phases equals the `total` of `estimate`. In the forward pass of a
     layer, only the saved tensors are counted. The other tensors of the forward pass are not
     counted, because they need less memory than the backward pass of the same layer.
 
@@ -221,5 +222,5 @@ def timeline(
     plan = Plan.of(model, method, options)
     if not plan.shape.known:
         name = plan.shape.name
-        raise ValueError(f"{name} is a bare number of parameters: its layers are not known")
-    return tuple(Step(plan, first_step).moments())
+        raise ValueError(f"only the number of parameters of {name} is known, not its layers")
+    return tuple(Step(plan, first_step).phases())

@@ -2,7 +2,7 @@
 
     ModelShape ─┐          ┌─► weights      weights, gradients, optimizer states
                 ├─► Plan ──┼─► activations  what the forward pass saves, a layer's backward pass
-    Settings  ──┘          └─► step         the moments of a training step, and the largest
+    Settings  ──┘          └─► step         the phases of a training step, and the largest
 
 Only a plan derives these quantities. The modules weights, activations and step read the plan.
 """

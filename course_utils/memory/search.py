@@ -12,7 +12,7 @@ from course_utils.memory.shapes import PRESETS, ModelShape
 from course_utils.validation import positive
 
 # The largest batch size, sequence length or rank that the search can return.
-MOST = 2**24
+SEARCH_LIMIT = 2**24
 
 
 def kv_cache_bytes(
@@ -35,7 +35,9 @@ def kv_cache_bytes(
     """
     shape = ModelShape.of(model)
     if not shape.known:
-        raise ValueError(f"{shape.name} is a bare number of parameters: its cache is not known")
+        raise ValueError(
+            f"the KV cache of {shape.name} is unknown: only its number of parameters is known"
+        )
     if dtype not in tuple(DTYPE_BYTES):
         raise ValueError(f"dtype must be one of {', '.join(DTYPE_BYTES)}; got {dtype!r}")
     tokens = positive("sequence_length", sequence_length) * positive("batch_size", batch_size)
@@ -76,25 +78,29 @@ def largest(
     if model is None:
         raise ValueError(f"the largest {what} needs a model")
     shape = ModelShape.of(model)
-    if not shape.known or (what == "rank" and method == "full"):
-        raise ValueError(f"{what} doesn't change what {method} fine-tuning of {shape.name} takes")
+    if not shape.known:
+        raise ValueError(
+            f"the largest {what} of {shape.name} is unknown: only its number of parameters is known"
+        )
+    if what == "rank" and method == "full":
+        raise ValueError("full fine-tuning has no adapters, so its memory doesn't depend on a rank")
 
     def fits(value: int) -> bool:
         return estimate(shape, method, **options | {what: value}).total <= budget
 
     positions = shape.positions if what == "sequence_length" else 0
-    return largest_number(fits, positions or MOST)
+    return largest_number(fits, positions or SEARCH_LIMIT)
 
 
 def _largest_model(budget: int, model: Any, method: str, options: dict[str, Any]) -> str | None:
     if model is not None:
-        raise ValueError(f"the largest model is what is asked for; got {model!r} as a model too")
+        raise ValueError(f"a search for the largest model takes no model, got {model!r}")
     targets = options["targets"]
     shapes = [ModelShape.preset(name) for name in PRESETS]
-    able = [shape for shape in shapes if method == "full" or _has_targets(shape, targets)]
+    candidates = [shape for shape in shapes if method == "full" or _has_targets(shape, targets)]
     # If no preset has the target layers, `estimate` raises an error that lists a preset's layers.
-    able = able or shapes
-    fitting = [shape for shape in able if estimate(shape, method, **options).total <= budget]
+    candidates = candidates or shapes
+    fitting = [shape for shape in candidates if estimate(shape, method, **options).total <= budget]
     return max(fitting, key=lambda shape: shape.parameters).name if fitting else None
 
 

@@ -105,7 +105,7 @@ class ModelShape:
             return cls.generic(7_000_000_000, name="7b")
         if key not in PRESETS:
             raise ValueError(
-                f"unknown preset {name!r}; choose one of 7b, {', '.join(PRESETS)}, or give the "
+                f"unknown preset {name!r}; choose one of 7b, {', '.join(PRESETS)}, or pass the "
                 "config of a model: its dict, its path, or its name on the hub"
             )
         return cls.from_config(PRESETS[key], name=key)
@@ -251,8 +251,8 @@ class ModelShape:
         """
         if not self.known:
             raise ValueError(
-                f"{self.name} is a bare number of parameters: where adapters go depends on the "
-                "shape; choose a preset or a config"
+                f"only the number of parameters of {self.name} is known, but adapters depend on "
+                "its layers; choose a preset or a config"
             )
         layers = self.linear_layers()
         if targets == "all-linear":
@@ -261,11 +261,11 @@ class ModelShape:
         for target in wanted:
             if not any(_matches(name, target) for name in layers):
                 raise ValueError(
-                    f"{self.name} has no linear layer {target!r}; it has {', '.join(layers)}; "
-                    'or say "all-linear"'
+                    f"{self.name} has no linear layer {target!r}; choose from {', '.join(layers)}, "
+                    'or "all-linear" for all of them'
                 )
         if not wanted:
-            raise ValueError('targets must name a layer, or be "all-linear"')
+            raise ValueError('targets must name at least one layer, or be "all-linear"')
         return {n: d for n, d in layers.items() if any(_matches(n, target) for target in wanted)}
 
     def adapter_parameters(self, rank: int, targets: str | Iterable[str] = "all-linear") -> int:
@@ -289,8 +289,8 @@ def _read_config(config: Mapping[str, Any] | str | Path) -> tuple[dict[str, Any]
         return dict(config), str(config.get("model_type", "the config"))
     if not isinstance(config, str | Path):
         raise ValueError(
-            "a model is given by a preset's name, a config (its dict, its path, or its name on "
-            f"the hub), or a ModelShape; got {config!r:.80}"
+            "a model must be a preset's name, a config (its dict, its path, or its name on the "
+            f"hub) or a ModelShape; got {config!r:.80}"
         )
     try:
         path = Path(config)
@@ -298,16 +298,16 @@ def _read_config(config: Mapping[str, Any] | str | Path) -> tuple[dict[str, Any]
         path = path if path.is_file() else _from_hub(str(config))
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{str(config):.300} can't be read as JSON: {error}") from None
+        raise ValueError(f"{config!s:.300} can't be read as JSON: {error}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no config: a JSON object is expected")
+        raise ValueError(f"{path} is not a config: it must contain a JSON object")
     return values, str(config)
 
 
 def _from_hub(name: str) -> Path:
     if name.count("/") != 1 or name.endswith(".json") or name.startswith((".", "/")):
         raise ValueError(
-            f"no config at {name!r}: give a dict, the path of a config.json, or the name of a hub "
+            f"no config at {name!r}; pass a dict, the path of a config.json, or the name of a hub "
             'repository such as "HuggingFaceTB/SmolLM2-135M"'
         )
     from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
@@ -325,7 +325,7 @@ def _from_hub(name: str) -> Path:
     # Exception in common.
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
-        raise ValueError(f"no config of {name} from the hub: {reason}") from None
+        raise ValueError(f"the config of {name} can't be read from the hub: {reason}") from None
 
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
@@ -336,21 +336,21 @@ _CAUSAL = ("ForCausalLM", "LMHeadModel")
 def _unsupported(values: Mapping[str, Any]) -> str | None:
     """Return the reason why this module doesn't support a config, None for a supported config."""
     if values.get("is_encoder_decoder") or values.get("add_cross_attention"):
-        return "is an encoder–decoder: only decoder-only models are modelled"
+        return "is an encoder–decoder; only decoder-only models are supported"
     if any(values.get(key) not in (None, False, 0, 1) for key in _EXPERTS):
-        return "is a mixture of experts: only dense models are modelled"
+        return "is a mixture of experts; only dense models are supported"
     if values.get("quantization_config"):
-        return "is stored quantized; give the config of the model it was made from"
+        return "is quantized; use the config of the original model"
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         families = ", ".join(FAMILIES)
-        return f"has model_type {kind!r}, which is not modelled; modelled are {families}"
+        return f"has model_type {kind!r}, which is not supported; supported are {families}"
     classes = values.get("architectures")
     names = [str(name) for name in classes] if isinstance(classes, list) else []
     if names and not any(name.endswith(_CAUSAL) for name in names):
         return (
-            f"is a {', '.join(names)}: only models that predict the next token are modelled, "
-            f"whose classes end with {' or '.join(_CAUSAL)}"
+            f"is a {', '.join(names)}; only models that predict the next token are supported, "
+            f"and the names of their classes end with {' or '.join(_CAUSAL)}"
         )
     return None
 
@@ -395,7 +395,7 @@ class _Config:
         value = self.values.get(key, default)
         if value not in allowed:
             raise _BadField(
-                f"the activation {value!r} is not modelled here; modelled are {', '.join(allowed)}"
+                f"the activation {value!r} is not supported; supported are {', '.join(allowed)}"
             )
         return value
 
@@ -407,7 +407,9 @@ FUSED = ("silu", "gelu", "gelu_pytorch_tanh")
 ACTIVATIONS = (*FUSED, "gelu_new")
 
 
-def _rotary(config: _Config, kv_heads: int | None = None, head_dim: int | None = None):
+def _rotary(
+    config: _Config, kv_heads: int | None = None, head_dim: int | None = None
+) -> dict[str, Any]:
     """Return the sizes in the config of a family with rotary positions.
 
     `kv_heads` and `head_dim` are the family's defaults for a config without these fields.
@@ -474,7 +476,7 @@ def _gpt2(config: _Config) -> dict[str, Any]:
     if hidden % heads:
         raise _BadField(f"n_embd, {hidden}, must be a multiple of n_head, {heads}")
     if config.flag("reorder_and_upcast_attn", False):
-        raise _BadField("reorder_and_upcast_attn is not modelled")
+        raise _BadField("reorder_and_upcast_attn is not supported")
     dropouts = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
     return {
         "layers": config.size("n_layer"),
@@ -507,20 +509,23 @@ FAMILIES: dict[str, Callable[[_Config], dict[str, Any]]] = {
 # --- presets: the fields of each model's published config.json that its shape depends on ----------
 
 
-def _config(kind: str, layers, hidden, heads, kv_heads, intermediate, vocab, tied=False):
-    return {
-        "model_type": kind,
-        "num_hidden_layers": layers,
-        "hidden_size": hidden,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "intermediate_size": intermediate,
-        "vocab_size": vocab,
-        "tie_word_embeddings": tied,
-    }
+_SIZES = (
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "vocab_size",
+)
 
 
-def _gpt_config(layers, hidden, heads, positions):
+def _config(model_type: str, *sizes: int, tied: bool = False) -> dict[str, Any]:
+    """Return the config of a model with rotary positions, given its sizes in the order `_SIZES`."""
+    named = dict(zip(_SIZES, sizes, strict=True))
+    return {"model_type": model_type, **named, "tie_word_embeddings": tied}
+
+
+def _gpt_config(layers: int, hidden: int, heads: int, positions: int) -> dict[str, Any]:
     sizes = {"n_layer": layers, "n_embd": hidden, "n_head": heads, "n_positions": positions}
     return {"model_type": "gpt2", "vocab_size": 50257, **sizes}
 

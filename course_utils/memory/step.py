@@ -1,4 +1,4 @@
-"""List the moments of one training step, and the memory in use at each moment.
+"""Divide a training step into phases, and compute the memory in use in each phase.
 
 forward of layer 1 … L      the tensors saved for the backward pass accumulate
 the loss                    logits and their gradients
@@ -21,53 +21,52 @@ from course_utils.memory.activations import (
     layer_backward,
     layer_saved,
     layers_saved,
-    saved_lines,
     saved_mask,
+    saved_terms,
 )
 from course_utils.memory.allocator import fresh_block
-from course_utils.memory.lines import Line, total_bytes
 from course_utils.memory.plan import Plan
 from course_utils.memory.settings import OPTIMIZERS
+from course_utils.memory.terms import MemoryTerm, total_bytes
 from course_utils.memory.weights import (
+    on_one_gpu,
     paged_states,
-    shared,
-    state_lines,
-    trainable_lines,
-    unsplit_rests,
-    weight_lines,
+    state_terms,
+    trainable_terms,
+    unsplit_remainders,
+    weight_terms,
 )
 
 PARTS = ("weights", "adapters", "gradients", "optimizer", "activations", "transient")
-LOGITS, WORK, REST = "logits and loss", "a layer at work", "CUDA and the rest"
+LOGITS, WORK, REST = "logits and loss", "a layer's backward pass", "CUDA and the rest"
 # The groups into which figures and tables divide the memory at the peak.
 GROUPS = (*PARTS[:-1], LOGITS, WORK, REST)
-# The names of two moments of a step.
+# The names of two phases of a step.
 LOSS, UPDATE = "the loss", "the update"
 # The default size of PyTorch's cuBLAS workspace on GPUs before Hopper, in bytes.
 CUBLAS_WORKSPACE = 2 * 4096 * 1024 + 8 * 16 * 1024
 
 
 @dataclass(frozen=True)
-class Moment:
-    """The memory in use at one moment of a training step, in bytes (B).
+class StepPhase:
+    """The memory in use in one phase of a training step, in bytes (B).
 
     Attributes:
-        name: Name of the moment, such as "the loss".
-        parts: Bytes of the weights, adapters, optimizer states, gradients and activations that
-            exist at this moment.
-        others: A line for each other item in memory.
+        name: Name of the phase, such as "the loss".
+        parts: Bytes of each part in `PARTS`, except "transient", that exist in this phase.
+        transients: A term for each tensor or buffer in memory that belongs to no part.
         paged: Bytes of optimizer states that a paged optimizer may move to CPU memory.
     """
 
     name: str
     parts: Mapping[str, int]
-    others: tuple[Line, ...] = ()
+    transients: tuple[MemoryTerm, ...] = ()
     paged: int = 0
 
     @property
     def total(self) -> int:
-        """The bytes of everything in memory at this moment."""
-        return sum(self.parts.values()) + total_bytes(self.others)
+        """The bytes of everything in memory in this phase."""
+        return sum(self.parts.values()) + total_bytes(self.transients)
 
     @property
     def fixed(self) -> int:
@@ -75,27 +74,27 @@ class Moment:
         return self.total - self.paged
 
     @property
-    def alive(self) -> dict[str, int]:
+    def live_bytes(self) -> dict[str, int]:
         """The bytes of each item in memory, by name.
 
         Items of 0 bytes are left out. All tensors of a layer's backward pass are one item.
         """
         sizes = Counter(self.parts)
-        for line in self.others:
-            sizes[line.what.partition(":")[0]] += line.size
-        return {what: size for what, size in sizes.items() if size}
+        for term in self.transients:
+            sizes[term.name.partition(":")[0]] += term.size
+        return {name: size for name, size in sizes.items() if size}
 
     @property
     def groups(self) -> dict[str, int]:
-        """The bytes of `alive` in each group of `GROUPS`, including empty groups, for figures."""
-        return grouped(self.alive)
+        """The bytes in memory in each group of `GROUPS`, including empty groups, for figures."""
+        return grouped(self.live_bytes)
 
 
-def grouped(alive: Mapping[str, int]) -> dict[str, int]:
-    """Return the bytes of `alive` in each group of `GROUPS`, including empty groups."""
+def grouped(live_bytes: Mapping[str, int]) -> dict[str, int]:
+    """Add up the bytes of each item by group; every group of `GROUPS` gets a number."""
     sizes = dict.fromkeys(GROUPS, 0)
-    for what, size in alive.items():
-        sizes[LOGITS if "logits" in what else what if what in GROUPS else REST] += size
+    for name, size in live_bytes.items():
+        sizes[LOGITS if "logits" in name else name if name in GROUPS else REST] += size
     return sizes
 
 
@@ -112,23 +111,23 @@ class Step:
     first: bool = False
 
     @cached_property
-    def lines(self) -> tuple[Line, ...]:
-        """The lines of all parts except "transient"."""
-        saved = saved_lines(self.plan) if self.plan.shape.known else ()
-        return (*weight_lines(self.plan), *trainable_lines(self.plan), *saved)
+    def terms(self) -> tuple[MemoryTerm, ...]:
+        """The terms of all parts except "transient"."""
+        saved = saved_terms(self.plan) if self.plan.shape.known else ()
+        return (*weight_terms(self.plan), *trainable_terms(self.plan), *saved)
 
     @cached_property
     def size(self) -> dict[str, int]:
         """The bytes of each part in `PARTS`; the part "transient" has 0 bytes here."""
         size = dict.fromkeys(PARTS, 0)
-        for line in self.lines:
-            size[line.part] += line.size
+        for term in self.terms:
+            size[term.part] += term.size
         return size
 
-    # --- the moments ---
+    # --- the phases ---
 
-    def candidates(self) -> Iterator[Moment]:
-        """Yield the moments at which memory can peak.
+    def candidates(self) -> Iterator[StepPhase]:
+        """Yield the phases in which memory can peak.
 
         The backward pass can peak only in the last or in the first layer.
         """
@@ -138,8 +137,8 @@ class Step:
             yield self.backward(0)
         yield self.update()
 
-    def moments(self) -> Iterator[Moment]:
-        """Yield all moments of the step in order."""
+    def phases(self) -> Iterator[StepPhase]:
+        """Yield all phases of the step in order."""
         layers = range(self.plan.shape.layers)
         yield from map(self.forward, layers)
         yield self.loss()
@@ -149,82 +148,82 @@ class Step:
                 yield self.between(layer)
         yield self.update()
 
-    def forward(self, layer: int) -> Moment:
-        """Return the moment at the end of a layer's forward pass."""
+    def forward(self, layer: int) -> StepPhase:
+        """Return the forward pass of a layer, as the memory in use at its end."""
         saved = layers_saved(self.plan, layer + 1)
-        return self._moment(f"forward of layer {layer + 1}", [], activations=saved)
+        return self._phase(f"forward of layer {layer + 1}", [], activations=saved)
 
-    def loss(self) -> Moment:
-        """Return the moment of the loss, when all activations are saved."""
-        others = [*self._output, _loss_copies(self.plan)]
-        return self._moment(LOSS, others, activations=self.size["activations"])
+    def loss(self) -> StepPhase:
+        """Return the computation of the loss, when all activations are saved."""
+        transients = [*self._kept_output, _loss_copies(self.plan)]
+        return self._phase(LOSS, transients, activations=self.size["activations"])
 
-    def backward(self, layer: int) -> Moment:
-        """Return the moment at which the backward pass of a layer needs most memory.
+    def backward(self, layer: int) -> StepPhase:
+        """Return the backward pass of a layer, as the memory in use when it needs most.
 
         The layers above have already finished their backward passes.
         """
         checkpointing = self.plan.settings.gradient_checkpointing
-        # Without checkpointing, `_work` already counts the tensors that the layer itself saved.
+        # Without checkpointing, `_layer_terms` already counts the tensors that the layer saved.
         stored = layer + 1 if checkpointing else layer
-        parts = {"activations": self._stored(stored), "gradients": self._gradients(layer)}
+        parts = {"activations": self._saved_below(stored), "gradients": self._gradients(layer)}
         name = f"{self._layer_name(layer)}'s backward"
-        return self._moment(name, [*self._output, *self._work], **parts)
+        return self._phase(name, [*self._kept_output, *self._layer_terms], **parts)
 
-    def between(self, layer: int) -> Moment:
-        """Return the moment between the backward passes of a layer and of the layer below."""
-        stream = [line for line in self._work if line.what.endswith(RESIDUAL)]
-        parts = {"activations": self._stored(layer), "gradients": self._gradients(layer - 1)}
+    def between(self, layer: int) -> StepPhase:
+        """Return the phase between the backward passes of a layer and of the layer below it."""
+        stream = [term for term in self._layer_terms if term.name.endswith(RESIDUAL)]
+        parts = {"activations": self._saved_below(layer), "gradients": self._gradients(layer - 1)}
         name = f"after {self._layer_name(layer)}'s backward"
-        return self._moment(name, [*self._output, *stream], **parts)
+        return self._phase(name, [*self._kept_output, *stream], **parts)
 
-    def update(self) -> Moment:
-        """Return the moment of the update, which changes the trainable parameters."""
+    def update(self) -> StepPhase:
+        """Return the update, which changes the trainable parameters."""
         scratch = _update_scratch(self.plan) if self.plan.shape.known else ()
         parts = {part: self.size[part] for part in ("optimizer", "gradients")}
-        return self._moment(UPDATE, [*self._output, *scratch], **parts)
+        return self._phase(UPDATE, [*self._kept_output, *scratch], **parts)
 
-    def _moment(self, name: str, others: list[Line], **parts: int) -> Moment:
-        alive = self._held | parts
-        paged = self._paged if alive["optimizer"] == self.size["optimizer"] else 0
-        return Moment(name, alive, (*self._constant, *others), paged)
+    def _phase(self, name: str, transients: list[MemoryTerm], **parts: int) -> StepPhase:
+        live_bytes = self._permanent | parts
+        paged = self._paged if live_bytes["optimizer"] == self.size["optimizer"] else 0
+        return StepPhase(name, live_bytes, (*self._constant_terms, *transients), paged)
 
-    # --- memory that several moments share ---
+    # --- memory that several phases share ---
 
     @cached_property
-    def _held(self) -> dict[str, int]:
+    def _permanent(self) -> dict[str, int]:
         """The bytes of each part that exists during the entire step."""
-        held = {part: self.size[part] for part in ("weights", "adapters", "optimizer")}
+        sizes = {part: self.size[part] for part in ("weights", "adapters", "optimizer")}
         if self.first:
-            held["optimizer"] -= total_bytes(state_lines(self.plan))
+            sizes["optimizer"] -= total_bytes(state_terms(self.plan))
         gradients = self.size["gradients"] if self.plan.settings.accumulation > 1 else 0
-        return held | {"gradients": gradients, "activations": 0}
+        return sizes | {"gradients": gradients, "activations": 0}
 
     @cached_property
     def _paged(self) -> int:
         return paged_states(self.plan)
 
     @cached_property
-    def _constant(self) -> list[Line]:
-        return list(_constant_lines(self.plan)) if self.plan.shape.known else []
+    def _constant_terms(self) -> list[MemoryTerm]:
+        return list(_constant_terms(self.plan)) if self.plan.shape.known else []
 
     @cached_property
-    def _output(self) -> list[Line]:
+    def _kept_output(self) -> list[MemoryTerm]:
         kept = self.plan.shape.known and self.plan.settings.keep_output
         return [_logits(self.plan)] if kept else []
 
     @cached_property
-    def _work(self) -> list[Line]:
+    def _layer_terms(self) -> list[MemoryTerm]:
         return [
-            replace(line, part="transient", what=f"{WORK}: {line.what}")
-            for line in layer_backward(self.plan)
+            replace(term, part="transient", name=f"{WORK}: {term.name}")
+            for term in layer_backward(self.plan)
         ]
 
     @cached_property
     def _layer_saved(self) -> int:
         return layer_saved(self.plan)
 
-    def _stored(self, layers: int) -> int:
+    def _saved_below(self, layers: int) -> int:
         """Return the bytes that the lowest `layers` layers saved for their backward passes."""
         if self.plan.settings.gradient_checkpointing:
             return layers_saved(self.plan, layers)
@@ -233,7 +232,7 @@ class Step:
     def _gradients(self, layer: int) -> int:
         """Return the bytes of the gradients that exist when the backward pass reaches `layer`."""
         total = self.size["gradients"]
-        return max(self._held["gradients"], _gradients_above(self.plan, total, layer))
+        return max(self._permanent["gradients"], _gradients_above(self.plan, total, layer))
 
     def _layer_name(self, layer: int) -> str:
         if layer == self.plan.shape.layers - 1:
@@ -244,65 +243,65 @@ class Step:
 # --- memory in use during the entire step ---------------------------------------------------------
 
 
-def _line(what: str, size: int, formula: str, source: str) -> Line:
-    return Line("transient", what, size, formula, source)
+def _term(name: str, size: int, formula: str, source: str) -> MemoryTerm:
+    return MemoryTerm("transient", name, size, formula, source)
 
 
-def _constant_lines(plan: Plan) -> Iterator[Line]:
-    """Yield a line for each item outside the parts that is in memory during the entire step."""
+def _constant_terms(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield a term for each buffer outside the parts that exists during the entire step."""
     if plan.settings.gradient_checkpointing:
         yield from _inputs_of_recomputation(plan)
     if plan.settings.shards("weights"):
         yield _gathered_layers(plan)
     if plan.settings.device == "cuda":
-        yield from _cuda_lines(plan)
+        yield from _cuda_terms(plan)
 
 
-def _inputs_of_recomputation(plan: Plan) -> Iterator[Line]:
+def _inputs_of_recomputation(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors that every recomputation of a layer reads besides the layer's input."""
     shape, settings, t = plan.shape, plan.settings, plan.tokens
     s, each = settings.sequence_length, settings.stream_bytes
     if settings.attention == "eager" and not saved_mask(plan):
         formula = f"{settings.batch_size} × {s} × {s} × {each}"
-        yield _line("causal mask", causal_mask(plan), formula, "kept for the recomputation")
+        yield _term("causal mask", causal_mask(plan), formula, "kept for the recomputation")
     if not shape.positions:
         formula = f"2 × {s} tokens × {shape.head_dim} × {each}"
-        yield _line("cos and sin", 2 * s * shape.head_dim * each, formula, "rotary positions")
+        yield _term("cos and sin", 2 * s * shape.head_dim * each, formula, "rotary positions")
     elif not settings.trains_weights:
         size, formula = t * shape.hidden * each, f"{t} tokens × {shape.hidden} × {each}"
-        yield _line("token embeddings", size, formula, "peft: a leaf that needs a gradient")
+        yield _term("token embeddings", size, formula, "peft: a leaf that needs a gradient")
 
 
-def _gathered_layers(plan: Plan) -> Line:
-    """Return the line for the weights of two layers that each GPU gathers from the other GPUs."""
+def _gathered_layers(plan: Plan) -> MemoryTerm:
+    """Return the term for the weights of two layers that each GPU gathers from the other GPUs."""
     coded, each = sum(plan.quantized.values()), plan.settings.base_bytes
     whole = plan.layer_weights - coded
     formula, size = f"2 × ({whole:,} × {each} + {coded:,} × ½)", 2 * whole * each + coded
-    return _line("gathered layers", size, formula, "the one at work and the next; ZeRO, 5.3")
+    return _term("gathered layers", size, formula, "the current layer and the next; ZeRO, 5.3")
 
 
-def _cuda_lines(plan: Plan) -> Iterator[Line]:
+def _cuda_terms(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the memory that PyTorch allocates on a GPU besides tensors."""
     formula = f"2 threads × {CUBLAS_WORKSPACE:,}"
-    yield _line("cuBLAS workspaces", 2 * CUBLAS_WORKSPACE, formula, "PyTorch's default")
+    yield _term("cuBLAS workspaces", 2 * CUBLAS_WORKSPACE, formula, "PyTorch's default")
     if plan.settings.method == "qlora":
-        rests = unsplit_rests(plan)
-        yield _line("unsplit rests of blocks", rests, "see allocator", "CUDACachingAllocator")
+        name, source = "unsplit remainders of blocks", "CUDACachingAllocator"
+        yield _term(name, unsplit_remainders(plan), "see allocator", source)
 
 
-# --- memory in use at one moment ------------------------------------------------------------------
+# --- memory in use in one phase -------------------------------------------------------------------
 
 
-def _logits(plan: Plan) -> Line:
-    """Return the line for the logits, which the model's output keeps until the next step."""
+def _logits(plan: Plan) -> MemoryTerm:
+    """Return the term for the logits, which the model's output keeps until the next step."""
     each = 2 if plan.settings.autocast else plan.settings.stream_bytes
-    formula = f"{plan.tokens} tokens × {plan.shape.vocab} words × {each}{_in_blocks(plan)}"
+    formula = f"{plan.tokens} tokens × {plan.shape.vocab} logits × {each}{_in_blocks(plan)}"
     size = _block(plan, plan.tokens * plan.shape.vocab * each)
-    return _line("logits", size, formula, "the model's output")
+    return _term("logits", size, formula, "the model's output")
 
 
-def _loss_copies(plan: Plan) -> Line:
-    """Return the line for the gradients of the logits and of their softmax.
+def _loss_copies(plan: Plan) -> MemoryTerm:
+    """Return the term for the gradients of the logits and of their softmax.
 
     The softmax itself is counted among the saved activations.
     """
@@ -310,8 +309,8 @@ def _loss_copies(plan: Plan) -> Line:
     # The saved softmax also occupies a block. The bytes by which this block exceeds the softmax are
     # counted here.
     size = 3 * _block(plan, full) - full
-    formula = f"2 × {plan.tokens} tokens × {plan.shape.vocab} words × 4{_in_blocks(plan)}"
-    return _line("gradients of logits", size, formula, "cross entropy")
+    formula = f"2 × {plan.tokens} tokens × {plan.shape.vocab} logits × 4{_in_blocks(plan)}"
+    return _term("gradients of logits", size, formula, "cross entropy")
 
 
 def _in_blocks(plan: Plan) -> str:
@@ -333,14 +332,14 @@ def _gradients_above(plan: Plan, total: int, layer: int) -> int:
     return total * (head + one * above) // shape.parameters
 
 
-def _update_scratch(plan: Plan) -> Iterator[Line]:
+def _update_scratch(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors that exist only during the update, or just before the update."""
     shape, settings, precision = plan.shape, plan.settings, plan.settings.precision
     if scratch := OPTIMIZERS[settings.optimizer].scratch * plan.trained * precision.state:
         formula = f"{plan.trained:,} × {precision.state}"
-        line = _line("scratch of the optimizer", scratch, formula, "torch.optim, foreach")
-        yield shared(line, settings, "optimizer")
+        term = _term("scratch of the optimizer", scratch, formula, "torch.optim, foreach")
+        yield on_one_gpu(term, settings, "optimizer")
     elif settings.trains_weights and shape.tied:
         size = 2 * shape.vocab * shape.hidden * precision.gradient
         formula = f"2 × {shape.vocab} × {shape.hidden} × {precision.gradient}"
-        yield _line("two gradients of the embedding", size, formula, "autograd, before their sum")
+        yield _term("two gradients of the embedding", size, formula, "autograd, before their sum")

@@ -8,10 +8,10 @@ from dataclasses import replace
 from functools import lru_cache
 
 from course_utils.memory.allocator import CachingAllocator
-from course_utils.memory.lines import Line
 from course_utils.memory.plan import Plan
 from course_utils.memory.settings import BLOCK_SIZES, DTYPE_BYTES, OPTIMIZERS, Settings
 from course_utils.memory.shapes import ModelShape
+from course_utils.memory.terms import MemoryTerm
 from course_utils.validation import positive
 
 # For a tensor with fewer elements than this number, an 8-bit optimizer keeps float32 states
@@ -22,15 +22,15 @@ SMALLEST_8BIT = 4096
 SMALLEST_PAGED = 100_000
 
 
-def shared(line: Line, settings: Settings, part: str) -> Line:
-    """Return a line with the bytes on one GPU.
+def on_one_gpu(term: MemoryTerm, settings: Settings, part: str) -> MemoryTerm:
+    """Return a term with the bytes on one GPU.
 
     If the settings shard `part`, the bytes are divided by the number of GPUs and rounded up.
     """
     if not settings.shards(part):
-        return line
-    formula = f"({line.formula}) / {settings.gpus} GPUs"
-    return replace(line, size=math.ceil(line.size / settings.gpus), formula=formula)
+        return term
+    formula = f"({term.formula}) / {settings.gpus} GPUs"
+    return replace(term, size=math.ceil(term.size / settings.gpus), formula=formula)
 
 
 # --- weights --------------------------------------------------------------------------------------
@@ -59,30 +59,30 @@ def nf4_bytes(parameters: int, block_size: int = 64, double_quant: bool = True) 
     return {"codes": math.ceil(parameters / 2), "constants": constants, "code books": books}
 
 
-def weight_lines(plan: Plan) -> Iterator[Line]:
-    """Yield a line for each kind of weight in the model itself, without the adapters."""
+def weight_terms(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield a term for each kind of weight in the model itself, without the adapters."""
     shape, settings = plan.shape, plan.settings
     if settings.method == "qlora":
         yield from _nf4_weights(plan)
     else:
-        source = settings.precision.source if settings.trains_weights else "the base, frozen"
+        source = settings.precision.source if settings.trains_weights else "the frozen base"
         yield _weights(plan, "parameters", shape.parameters, settings.base_bytes, source)
     if shape.known and not shape.positions:
         formula, size = f"2 × {shape.head_dim // 2} × 4", 8 * (shape.head_dim // 2)
-        yield Line("weights", "rotary tables", size, formula, "transformers: two, of float32")
+        yield MemoryTerm("weights", "rotary tables", size, formula, "two float32 tables")
 
 
-def _weights(plan: Plan, what: str, count: int, each: int, source: str) -> Line:
-    line = Line("weights", what, count * each, f"{count:,} × {each}", source)
-    return shared(line, plan.settings, "weights")
+def _weights(plan: Plan, name: str, count: int, each: int, source: str) -> MemoryTerm:
+    term = MemoryTerm("weights", name, count * each, f"{count:,} × {each}", source)
+    return on_one_gpu(term, plan.settings, "weights")
 
 
-def _nf4_weights(plan: Plan) -> Iterator[Line]:
+def _nf4_weights(plan: Plan) -> Iterator[MemoryTerm]:
     shape, settings = plan.shape, plan.settings
     if not shape.known:
         # This call raises a ValueError, because only the model's number of parameters is known.
         shape.target_layers("all-linear")
-    yield from _nf4_lines(plan)
+    yield from _nf4_terms(plan)
     biases = shape.layers * shape.bias_parameters
     rest = shape.parameters - shape.layers * sum(plan.quantized.values()) - biases
     why = "float32 by peft's upcast" if settings.upcast else "16 bits"
@@ -93,8 +93,8 @@ def _nf4_weights(plan: Plan) -> Iterator[Line]:
         yield _weights(plan, "biases", biases, narrow, "bitsandbytes")
 
 
-def _nf4_lines(plan: Plan) -> Iterator[Line]:
-    """Yield the lines for the codes, constants and code books.
+def _nf4_terms(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield the terms for the codes, constants and code books.
 
     Sharding divides only the codes among the GPUs.
     """
@@ -108,23 +108,23 @@ def _nf4_lines(plan: Plan) -> Iterator[Line]:
         "constants": f"{blocks:,} blocks × {'1, and × 4 / 256' if double else '4'}",
         "code books": f"{layers * len(matrices):,} matrices × ({tables})",
     }
-    for what, formula in formulas.items():
-        size = layers * sum(matrix[what] for matrix in stored)
-        line = Line("weights", f"NF4 {what}", size, formula, "QLoRA, section 3")
-        yield shared(line, settings, "weights") if what == "codes" else line
+    for name, formula in formulas.items():
+        size = layers * sum(matrix[name] for matrix in stored)
+        term = MemoryTerm("weights", f"NF4 {name}", size, formula, "QLoRA, section 3")
+        yield on_one_gpu(term, settings, "weights") if name == "codes" else term
 
 
-def unsplit_rests(plan: Plan) -> int:
+def unsplit_remainders(plan: Plan) -> int:
     """Return the allocated bytes that no tensor uses after a model was loaded in NF4 on a GPU."""
     settings = plan.settings
     kept = frozenset(plan.layers).difference(plan.quantized)
-    return _unsplit_rests(
+    return _unsplit_remainders(
         plan.shape, kept, settings.block_size, settings.double_quant, settings.upcast
     )
 
 
 @lru_cache(maxsize=256)
-def _unsplit_rests(
+def _unsplit_remainders(
     shape: ModelShape, kept: frozenset[str], block_size: int, double_quant: bool, upcast: bool
 ) -> int:
     """Return the allocated bytes that no tensor uses, by simulating how a model is loaded.
@@ -167,26 +167,26 @@ def _name_in_checkpoint(layer: str) -> str:
 # --- adapters, gradients and optimizer states -----------------------------------------------------
 
 
-def trainable_lines(plan: Plan) -> Iterator[Line]:
-    """Yield the lines for adapters, gradients and the optimizer."""
+def trainable_terms(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield the terms for adapters, gradients and the optimizer."""
     settings, count, precision = plan.settings, plan.trained, plan.settings.precision
 
-    def each(part: str, what: str, size: int, source: str) -> Line:
-        line = Line(part, what, count * size, f"{count:,} × {size}", source)
-        return shared(line, settings, "weights" if part == "adapters" else part)
+    def each(part: str, name: str, size: int, source: str) -> MemoryTerm:
+        term = MemoryTerm(part, name, count * size, f"{count:,} × {size}", source)
+        return on_one_gpu(term, settings, "weights" if part == "adapters" else part)
 
     if not settings.trains_weights:
         yield each("adapters", "A and B", precision.weight, "LoRA, section 4.1")
     yield each("gradients", "gradients", precision.gradient, precision.source)
     if precision.master:
         yield each("optimizer", "float32 master copy", precision.master, precision.source)
-    yield from state_lines(plan)
+    yield from state_terms(plan)
 
 
-def state_lines(plan: Plan) -> Iterator[Line]:
-    """Yield a line for the states that the optimizer creates at the first update.
+def state_terms(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield a term for the states that the optimizer creates at the first update.
 
-    An optimizer without states has no line.
+    An optimizer without states has no term.
     """
     settings, optimizer = plan.settings, OPTIMIZERS[plan.settings.optimizer]
     if not optimizer.states:
@@ -197,10 +197,10 @@ def state_lines(plan: Plan) -> Iterator[Line]:
     if optimizer.eight_bit:
         # bitsandbytes stores one map of 256 float32 values for each state.
         size += 256 * 4 * optimizer.states
-        formula = "1 B and 4 B a block of 256, each state; float32 below 4,096 numbers"
+        formula = "each state: 1 B, and 4 B per block of 256; float32 below 4,096 elements"
         source = "bitsandbytes"
-    line = Line("optimizer", f"states of {settings.optimizer}", size, formula, source)
-    yield shared(line, settings, "optimizer")
+    term = MemoryTerm("optimizer", f"states of {settings.optimizer}", size, formula, source)
+    yield on_one_gpu(term, settings, "optimizer")
 
 
 def state_bytes(elements: int, settings: Settings) -> int:

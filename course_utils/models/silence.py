@@ -66,18 +66,18 @@ def hub_progress_bars(shown: bool) -> Iterator[None]:
 
 
 @contextmanager
-def without_tqdm(module: Any) -> Iterator[None]:
+def hide_tqdm(module: Any) -> Iterator[None]:
     """Hide the progress bar of a module that has no option to hide it, inside the with block.
 
     The module's `tqdm` is replaced by a function that draws nothing.
     """
-    bar, module.tqdm = module.tqdm, lambda items, **_: items
+    tqdm, module.tqdm = module.tqdm, lambda items, **_: items
     try:
         yield
     finally:
-        module.tqdm = bar
+        module.tqdm = tqdm
 
 
-def someone_watches() -> bool:
+def progress_bars_are_visible() -> bool:
     """Return whether output goes to a terminal or a notebook, where users see progress bars."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules

@@ -7,7 +7,7 @@ Colab opens notebooks from GitHub:
     Repository = "https://github.com/OWNER/REPO"     the course: lectures are opened from there
     Students = "https://github.com/OWNER/OTHER"      the course without solutions: assignments
 
-Links use the tag of this release, such as v0.1.0 for version 0.1.0.
+Links use the tag of this release, such as v0.2.0 for version 0.2.0.
 """
 
 from __future__ import annotations

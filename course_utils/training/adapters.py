@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -13,8 +14,14 @@ from course_utils import runtime
 from course_utils.training.recipe import Recipe
 from course_utils.validation import CourseError
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
-def attach_adapters(model, recipe: Recipe, name: str = "default"):
+
+def attach_adapters(
+    model: PreTrainedModel | PeftModel, recipe: Recipe, name: str = "default"
+) -> PeftModel:
     """Freeze the base model and add a LoRA adapter to every target module.
 
     Adapters are float32, regardless of the base model's dtype. So each trainable parameter needs
@@ -46,8 +53,10 @@ def attach_adapters(model, recipe: Recipe, name: str = "default"):
         task_type="CAUSAL_LM",
     )
     if name in getattr(model, "peft_config", ()):
-        taken = sorted(model.peft_config)
-        raise ValueError(f"the model already has an adapter {name!r}; its adapters are {taken}")
+        names = sorted(model.peft_config)
+        raise ValueError(
+            f"the model already has an adapter {name!r}: choose a name that is not in {names}"
+        )
     with _no_future_warnings():
         if isinstance(model, PeftModel):
             model.add_adapter(name, config)
@@ -59,7 +68,9 @@ def attach_adapters(model, recipe: Recipe, name: str = "default"):
     return model
 
 
-def load_adapters(model, path: str | Path, name: str = "default"):
+def load_adapters(
+    model: PreTrainedModel | PeftModel, path: str | Path, name: str = "default"
+) -> PeftModel:
     """Load saved adapters into a base model, or add them to the adapters of a PeftModel.
 
     Args:
@@ -76,7 +87,10 @@ def load_adapters(model, path: str | Path, name: str = "default"):
     from peft import PeftModel
 
     if not (Path(path) / "adapter_config.json").is_file():
-        raise CourseError(f"no adapters in {path}: a folder with adapter_config.json is expected")
+        raise CourseError(
+            f"no adapters in {path}: pass a folder with the files adapter_config.json and "
+            "adapter_model.safetensors"
+        )
     with _no_future_warnings():
         if isinstance(model, PeftModel):
             model.load_adapter(str(path), adapter_name=name)
@@ -101,7 +115,7 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def set_checkpointing(model, on: bool) -> None:
+def set_checkpointing(model: PreTrainedModel | PeftModel, on: bool) -> None:
     """Switch gradient checkpointing of a transformers model or a PeftModel on or off."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     # Before version 5.24, the names of these methods in transformers began with "gradient".

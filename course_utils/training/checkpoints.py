@@ -55,8 +55,8 @@ class Checkpoints:
             return None
         folder = self.newest / WEIGHTS
         # peft saves each adapter in a subfolder with its name, except the adapter named "default".
-        own = folder / getattr(self.model, "active_adapter", "default")
-        return own if own.is_dir() else folder
+        subfolder = folder / getattr(self.model, "active_adapter", "default")
+        return subfolder if subfolder.is_dir() else folder
 
     def save(self, history: list[dict]) -> None:
         """Write a checkpoint, and then remove the older checkpoints.
@@ -73,7 +73,7 @@ class Checkpoints:
                 partial.mkdir(parents=True)
             self.accelerator.wait_for_everyone()
             self.accelerator.save_state(str(partial / STATE))
-            weights = distributed.gathered(self.accelerator)
+            weights = distributed.gather_weights(self.accelerator)
             # Every process writes a part of the state, so wait until all parts are written.
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
@@ -122,7 +122,7 @@ class Checkpoints:
         self.newest = newest
         return progress["history"]
 
-    def rescue(self, history: list[dict], why: str) -> str:
+    def save_after_failure(self, history: list[dict], reason: str) -> str:
         """Save the weights after a failed step if they are finite, and return an error message.
 
         The failed step has not changed the weights. Nothing is saved if no step was completed.
@@ -130,7 +130,7 @@ class Checkpoints:
         if history and all(p.isfinite().all() for p in trainable_parameters(self.model).values()):
             self.save(history)
         return (
-            f"training stopped at step {len(history) + 1}: {why}. {self._last_good()} "
+            f"training stopped at step {len(history) + 1}: {reason}. {self._last_good()} "
             "Try a lower learning_rate, or look for faulty examples."
         )
 
@@ -147,25 +147,25 @@ class Checkpoints:
         else:
             self.model.save_pretrained(str(folder))
 
-    def _save_trainable(self, models, weights, folder) -> None:
+    def _save_trainable(self, _models: list, weights: list, folder: str) -> None:
         """Save only the trainable parameters, because the frozen base model is on disk already.
 
         accelerate calls this hook when it saves the state of a run.
         """
         weights.clear()
         # With FSDP, accelerate has already saved the model when it calls this hook.
-        if self.accelerator.is_main_process and not distributed.sharded(self.accelerator):
+        if self.accelerator.is_main_process and not distributed.is_sharded(self.accelerator):
             trained = trainable_parameters(self.model).items()
             tensors = {name: p.detach().contiguous() for name, p in trained}
             save_file(tensors, str(Path(folder) / TRAINABLE))
 
-    def _load_trainable(self, models, folder) -> None:
+    def _load_trainable(self, models: list, folder: str) -> None:
         """Load the parameters that `_save_trainable` saved.
 
         accelerate calls this hook when it loads the state of a run.
         """
         models.clear()
-        if distributed.sharded(self.accelerator):
+        if distributed.is_sharded(self.accelerator):
             return
         saved = load_file(str(Path(folder) / TRAINABLE))
         with torch.no_grad():

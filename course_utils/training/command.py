@@ -1,8 +1,8 @@
-"""Run lecture 07's training as a command, in one process or in several processes.
+r"""Run lecture 07's training as a command, in one process or in several processes.
 
     course train --output-dir checkpoints/news
     accelerate launch --config_file configs/cpu.yaml -m course_utils.training.command --max-steps 10
-    accelerate launch --config_file configs/fsdp_qlora.yaml --num_processes 8 \\
+    accelerate launch --config_file configs/fsdp_qlora.yaml --num_processes 8 \
         -m course_utils.training.command --path models/llama-65b --rank 16 --micro-batch-size 1
 
 The command loads a base model in NF4, attaches adapters, and trains them on the news briefs with
@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -31,17 +32,18 @@ WITHOUT_OPTION = {"validate_every"}
 
 
 def recipe_options(command: Callable) -> Callable:
-    """Add to a command one option for each numeric field of `Recipe`, with its default and help."""
+    """Add to a command an option for each numeric field of `Recipe`, with its default and help."""
     for field in reversed(dataclasses.fields(Recipe)):
         kind = KINDS.get(str(field.type))
         if kind is None or field.name in WITHOUT_OPTION:
             continue
-        own = field.name == "learning_rate"
+        # The default learning rate depends on the model, so it is not known yet.
+        model_dependent = field.name == "learning_rate"
         option = click.option(
             f"--{field.name.replace('_', '-')}",
             type=kind,
-            default=None if own else field.default,
-            show_default="what suits the model" if own else field.default is not None,
+            default=None if model_dependent else field.default,
+            show_default="depends on the model" if model_dependent else field.default is not None,
             help=field.metadata["help"],
         )
         command = option(command)
@@ -60,10 +62,12 @@ def recipe_options(command: Callable) -> Callable:
 )
 @click.option("--resume", is_flag=True, help="Continue from the newest checkpoint.")
 @recipe_options
-def main(name: str | None, path: Path | None, output_dir: Path, resume: bool, **choices) -> None:
+def main(
+    name: str | None, path: Path | None, output_dir: Path, resume: bool, **settings: Any
+) -> None:
     """Fine-tune a model in 4 bits on the course's news briefs."""
     try:
-        run = train(name, path, choices, output_dir=output_dir, resume=resume)
+        run = train(name, path, settings, output_dir=output_dir, resume=resume)
     except (CourseError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     if run is not None:
@@ -71,14 +75,14 @@ def main(name: str | None, path: Path | None, output_dir: Path, resume: bool, **
         click.echo(f"adapters: {run.adapters}")
 
 
-def train(name: str | None, path: Path | None, choices: dict, **options) -> Run | None:
+def train(name: str | None, path: Path | None, settings: dict, **options: Any) -> Run | None:
     """Load a base model in 4 bits, attach adapters and train them on the news briefs.
 
     Args:
         name: Name of the base model, as in `load_base`. If neither `name` nor `path` is given, the
             default model of the process's device is used (`default_name`).
         path: Folder of the base model. It cannot be given together with `name`.
-        choices: Values of the fields of `Recipe`, by name. If learning_rate is None, the default
+        settings: Values of the fields of `Recipe`, by name. If learning_rate is None, the default
             learning rate of the model is used.
         options: Further keyword arguments for `finetune`.
 
@@ -86,21 +90,22 @@ def train(name: str | None, path: Path | None, choices: dict, **options) -> Run 
         The run in the main process, None in the other processes.
 
     Raises:
-        ValueError: Both a name and a path are given, or a value in `choices` is out of range.
+        ValueError: Both a name and a path are given, or a value in `settings` is out of range.
         CourseError: The model cannot be loaded, or training cannot continue.
     """
     from accelerate import PartialState
 
     if name and path:
-        raise ValueError("--model and --path both name a base: give one of them")
+        raise ValueError("--model and --path both name a base model: give only one of them")
     # PartialState assigns a GPU to each process.
     state = PartialState(cpu=runtime.device().type == "cpu")
     if not path:
         name = name or default_name(state.device)
-    if choices["learning_rate"] is None:
-        rate = BASE_MODELS.get(name, BaseModel(hub="")).learning_rate
-        choices = choices | {"learning_rate": rate}
-    recipe = Recipe(**choices)
+    if settings["learning_rate"] is None:
+        model = BASE_MODELS.get(name) if name else None
+        rate = (model or BaseModel(hub="")).learning_rate
+        settings = settings | {"learning_rate": rate}
+    recipe = Recipe(**settings)
     base, tokenizer = load_base(
         name,
         path=path,

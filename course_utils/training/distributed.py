@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from course_utils import runtime
 from course_utils.models import linear4bit_layers
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from accelerate.utils import FullyShardedDataParallelPlugin
+    from peft import PeftModel
 
-def make_accelerator(model, compute_dtype: torch.dtype | None = None):
+
+def make_accelerator(model: nn.Module, compute_dtype: torch.dtype | None = None) -> Accelerator:
     """Return an Accelerator whose autocast computes in `compute_dtype`.
 
     Args:
-        model: The model to train. If FSDP is used, `make_ready_for_fsdp` changes the model.
+        model: The model to train. If FSDP is used, `prepare_for_fsdp` changes the model.
         compute_dtype: Dtype of autocast. float32 turns autocast off. The default is the compute
             dtype of the 4-bit layers. If there are no 4-bit layers, the default is
             `runtime.compute_dtype` of the model's device.
@@ -31,8 +37,8 @@ def make_accelerator(model, compute_dtype: torch.dtype | None = None):
 
     device = next(model.parameters()).device
     if compute_dtype is None:
-        layers = (m.compute_dtype for m in model.modules() if hasattr(m, "compute_dtype"))
-        compute_dtype = next(layers, None) or runtime.compute_dtype(device)
+        of_layers = (getattr(module, "compute_dtype", None) for module in model.modules())
+        compute_dtype = next(filter(None, of_layers), None) or runtime.compute_dtype(device)
     precision = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "no"}[compute_dtype]
     # An earlier run may have used another precision, so accelerate's shared state is reset. With
     # FSDP this state is kept, because it can't be created twice.
@@ -41,8 +47,8 @@ def make_accelerator(model, compute_dtype: torch.dtype | None = None):
     accelerator = Accelerator(
         cpu=device.type == "cpu" and not fsdp_wanted(), mixed_precision=precision
     )
-    if sharded(accelerator):
-        make_ready_for_fsdp(accelerator.state.fsdp_plugin, model)
+    if is_sharded(accelerator):
+        prepare_for_fsdp(accelerator.state.fsdp_plugin, model)
     return accelerator
 
 
@@ -51,12 +57,12 @@ def fsdp_wanted() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
-def sharded(accelerator) -> bool:
+def is_sharded(accelerator: Accelerator) -> bool:
     """Return whether FSDP is used, so that each process holds only a part of the model."""
     return accelerator.distributed_type == "FSDP"
 
 
-def make_ready_for_fsdp(plugin, model) -> None:
+def prepare_for_fsdp(plugin: FullyShardedDataParallelPlugin, model: PeftModel) -> None:
     """Change a 4-bit model with adapters so that FSDP can shard it (see peft's guide to FSDP).
 
     FSDP shards only floating-point tensors. All tensors of a unit, which is a group of modules that
@@ -85,14 +91,14 @@ def make_ready_for_fsdp(plugin, model) -> None:
     plugin.mixed_precision_policy = None
 
 
-def gathered(accelerator) -> dict[str, Tensor] | None:
+def gather_weights(accelerator: Accelerator) -> dict[str, Tensor] | None:
     """In the main process, return all weights that FSDP sharded. Without FSDP, return None."""
-    if not sharded(accelerator):
+    if not is_sharded(accelerator):
         return None
     return accelerator.get_state_dict(accelerator._models[0])
 
 
-def save_gathered(model, weights: dict[str, Tensor], folder: Path) -> None:
+def save_gathered(model: PeftModel, weights: dict[str, Tensor], folder: Path) -> None:
     """Write the active adapter to `folder` in peft's format.
 
     peft 0.21 can't save this adapter itself, because peft finds no adapters in a model that FSDP

@@ -24,7 +24,7 @@ import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
@@ -34,6 +34,10 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from course_utils.models import linear4bit_layers
 from course_utils.sft import IGNORE
+
+if TYPE_CHECKING:
+    from bitsandbytes.functional import QuantState
+    from peft.tuners.lora import LoraLayer
 
 # The width of each `Grid` is a multiple of this number. So there are only a few different widths,
 # and kernels are built for only a few different shapes.
@@ -56,8 +60,11 @@ class _LoRALinear(Function):
     are multiplied. The forward pass stores x, d = x Aᵀ and the cast matrices for the backward pass.
     """
 
+    # autograd requires that each tensor which needs a gradient is an argument.
     @staticmethod
-    def forward(ctx, x, a, b, packed, state, scale):
+    def forward(  # noqa: PLR0913
+        ctx: Any, x: Tensor, a: Tensor, b: Tensor, packed: Tensor, state: QuantState, scale: float
+    ) -> Tensor:
         a, b = a.to(x.dtype), b.to(x.dtype)
         down = x @ a.T  # (tokens, r)
         y = x @ _dequantized(packed, state, x.dtype).T  # (tokens, out)
@@ -66,7 +73,7 @@ class _LoRALinear(Function):
         return y.addmm_(down, b.T, alpha=scale)
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None, None]:
         x, a, b, down = ctx.saved_tensors
         packed, state, scale = ctx.base
         h = (g @ b).mul_(scale)  # (tokens, r)
@@ -78,7 +85,7 @@ class _LoRALinear(Function):
         return grad_x, grad_a.float(), grad_b.float(), None, None, None
 
 
-def _dequantized(packed: Tensor, state, dtype: torch.dtype) -> Tensor:
+def _dequantized(packed: Tensor, state: QuantState, dtype: torch.dtype) -> Tensor:
     """Return W dequantized directly to `dtype`.
 
     Without the change of `state`, bitsandbytes would dequantize to the dtype that W had before
@@ -89,7 +96,7 @@ def _dequantized(packed: Tensor, state, dtype: torch.dtype) -> Tensor:
     return dequantize_4bit(packed, state)
 
 
-def lora_linear(layer, x: Tensor) -> Tensor:
+def lora_linear(layer: LoraLayer, x: Tensor) -> Tensor:
     """Compute the output y = x Wᵀ + s (x Aᵀ) Bᵀ of a LoRA layer of peft with a 4-bit weight W.
 
         forward                          backward, from g = ∂L/∂y
@@ -117,27 +124,37 @@ def lora_linear(layer, x: Tensor) -> Tensor:
 # -- attention without padding ---------------------------------------------------------------------
 
 
+class Selection(NamedTuple):
+    """The rows that `_Permute` selects from a tensor.
+
+    Attributes:
+        rows: For each row of the result, the number of the row of the tensor.
+        zeros: The numbers of the rows of the result that are set to zero.
+    """
+
+    rows: Tensor
+    zeros: Tensor
+
+
 class Grid(NamedTuple):
     """A mapping between packed tokens and a rectangle in which each sequence has a padded row.
 
-        row of tokens    a a a b b b b b c c
+        packed tokens    a a a b b b b b c c
         rectangle        a a a . .   b b b b b   c c . . .
 
-    The empty places of a row follow the tokens of the row. So with causal attention, no token
-    attends to an empty place.
+    In each row, the padding follows the tokens. So with causal attention, no token attends to the
+    padding.
 
     Attributes:
         shape: Shape of the rectangle: number of sequences, and width in tokens.
-        places: For each place of the rectangle, the index of its token; 0 if the place is empty.
-        empty: The indices of the empty places.
-        tokens: For each token, the index of its place in the rectangle.
+        pad: Selects for each place of the rectangle its token, or zeros for padding.
+        unpad: Selects for each packed token its place in the rectangle.
         mask: Tensor of shape (width, width): 0 where a token may attend, -inf where it may not.
     """
 
     shape: tuple[int, int]
-    places: Tensor
-    empty: Tensor
-    tokens: Tensor
+    pad: Selection
+    unpad: Selection
     mask: Tensor
 
 
@@ -146,44 +163,57 @@ class Grid(NamedTuple):
 def _grid(lengths: tuple[int, ...], dtype: torch.dtype) -> Grid:
     width = -(-max(lengths) // GRID_WIDTH) * GRID_WIDTH
     sizes, column = torch.tensor(lengths)[:, None], torch.arange(width)
-    empty = (column >= sizes).flatten()
-    places = (sizes.cumsum(0) - sizes + column).flatten().masked_fill(empty, 0)
-    mask = torch.full((width, width), -torch.inf, dtype=dtype).triu_(1)
-    shape = (len(lengths), width)
-    return Grid(shape, places, empty.nonzero().squeeze(1), (~empty).nonzero().squeeze(1), mask)
+    padding = (column >= sizes).flatten()
+    tokens = (sizes.cumsum(0) - sizes + column).flatten().masked_fill(padding, 0)
+    places = (~padding).nonzero().squeeze(1)
+    return Grid(
+        shape=(len(lengths), width),
+        pad=Selection(tokens, zeros=padding.nonzero().squeeze(1)),
+        unpad=Selection(places, zeros=places[:0]),
+        mask=torch.full((width, width), -torch.inf, dtype=dtype).triu_(1),
+    )
 
 
 class _Permute(Function):
-    """Select the rows `index` of x, and set the rows `zero` of the result to zero.
+    """Select rows of x, and select rows of the gradient by the inverse selection.
 
-    The backward pass selects the rows `inverse` of the gradient, and sets the rows `inverse_zero`
-    of the result to zero. Selecting rows is cheaper than autograd's backward pass of
-    `index_select`, which must add gradients because a row can be selected more than once.
+    Selecting rows is cheaper than autograd's backward pass of `index_select`, which must add
+    gradients because a row can be selected more than once.
     """
 
     @staticmethod
-    def forward(ctx, x, index, zero, inverse, inverse_zero):
-        ctx.back = inverse, inverse_zero
-        return x.index_select(0, index).index_fill_(0, zero, 0)
+    def forward(ctx: Any, x: Tensor, selection: Selection, inverse: Selection) -> Tensor:
+        ctx.inverse = inverse
+        return x.index_select(0, selection.rows).index_fill_(0, selection.zeros, 0)
 
     @staticmethod
-    def backward(ctx, g):
-        inverse, zero = ctx.back
-        return g.index_select(0, inverse).index_fill_(0, zero, 0), None, None, None, None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        rows, zeros = ctx.inverse
+        return g.index_select(0, rows).index_fill_(0, zeros, 0), None, None
 
 
-def packed_attention(module, query, key, value, attention_mask, scaling, lengths=None, **_):
+# transformers prescribes these arguments.
+def packed_attention(  # noqa: PLR0913
+    module: nn.Module,  # noqa: ARG001
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,  # noqa: ARG001
+    scaling: float,
+    lengths: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
     """Compute causal attention within each packed sequence, with transformers' interface.
 
     The matrix products are written out, because the backward pass of torch's fused kernel is slow
     on CPUs. The attention scores of a layer have sequences × heads × width² elements.
 
     Args:
-        module: Unused, but part of transformers' attention interface.
+        module: The attention layer, which is not used here.
         query: Queries of shape (1, heads, tokens, d).
         key: Keys of shape (1, kv heads, tokens, d).
         value: Values of shape (1, kv heads, tokens, d).
-        attention_mask: Unused, but part of transformers' attention interface.
+        attention_mask: Not used, because `lengths` determines which tokens may attend.
         scaling: Factor by which the scores are multiplied.
         lengths: Number of tokens of each sequence. Padding tokens after the last sequence are
             counted as part of that sequence.
@@ -195,16 +225,16 @@ def packed_attention(module, query, key, value, attention_mask, scaling, lengths
         ValueError: `lengths` is missing.
     """
     if lengths is None:
-        raise ValueError("attention over packed rows needs `lengths`: make the batch by sft.pack")
+        raise ValueError("packed attention needs `lengths`: make the batch with sft.pack")
     first = lengths[:-1].tolist()
     grid = _grid((*first, key.shape[2] - sum(first)), query.dtype)
-    (rows, width), nothing = grid.shape, grid.tokens[:0]
+    rows, width = grid.shape
     kv_heads, d = key.shape[1], key.shape[-1]
 
     # (1, heads, tokens, d) -> (rows · kv heads, heads / kv heads · width, d)
-    def to_grid(x):
+    def to_grid(x: Tensor) -> Tensor:
         x = x[0].transpose(0, 1)  # (tokens, heads, d)
-        x = _Permute.apply(x, grid.places, grid.empty, grid.tokens, nothing)
+        x = _Permute.apply(x, grid.pad, grid.unpad)
         return x.view(rows, width, -1, d).transpose(1, 2).reshape(rows * kv_heads, -1, d)
 
     q, k, v = to_grid(query * scaling), to_grid(key), to_grid(value)
@@ -212,7 +242,7 @@ def packed_attention(module, query, key, value, attention_mask, scaling, lengths
     mask = grid.mask.repeat(q.shape[1] // width, 1)
     weights = torch.baddbmm(mask, q, k.transpose(1, 2)).softmax(dim=-1)
     out = (weights @ v).view(rows, -1, width, d).transpose(1, 2)  # (rows, width, heads, d)
-    out = _Permute.apply(out.flatten(0, 1), grid.tokens, nothing, grid.places, grid.empty)
+    out = _Permute.apply(out.flatten(0, 1), grid.unpad, grid.pad)
     return out[None], None
 
 
@@ -229,7 +259,7 @@ class _CrossEntropy(Function):
     """
 
     @staticmethod
-    def forward(ctx, logits, targets):
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
         ctx.rows = max(1, CHUNK // logits.shape[-1])
         log_sums = torch.cat([z.float().logsumexp(-1) for z in logits.split(ctx.rows)])
         ctx.save_for_backward(logits, targets, log_sums)
@@ -237,7 +267,7 @@ class _CrossEntropy(Function):
         return (log_sums - picked)[targets != IGNORE].sum()
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         tensors = ctx.saved_tensors
         parts = (tensor.split(ctx.rows) for tensor in tensors)
         for z, target, log_sum in zip(*parts, strict=True):
@@ -278,7 +308,7 @@ def _base(model: nn.Module) -> PreTrainedModel:
     return next(module for module in model.modules() if isinstance(module, PreTrainedModel))
 
 
-def _lora_layers(model: nn.Module) -> Iterator[nn.Module]:
+def _lora_layers(model: nn.Module) -> Iterator[LoraLayer]:
     """Yield the LoRA layers of peft that `lora_linear` can replace."""
     from peft.tuners.lora import LoraLayer
 
@@ -288,16 +318,20 @@ def _lora_layers(model: nn.Module) -> Iterator[nn.Module]:
             yield layer
 
 
-def _is_plain(layer) -> bool:
+def _is_plain(layer: LoraLayer) -> bool:
     """Return whether a layer's only active adapter computes plain LoRA in bfloat16 or float32."""
     base, names = layer.base_layer, layer.active_adapters
     if len(names) != 1 or layer.disable_adapters or layer.merged or names[0] not in layer.lora_A:
         return False
-    fine = base.compute_dtype in (torch.float32, torch.bfloat16) and base.bias is None
-    fine &= base.weight.device.type == "cpu" and layer.lora_B[names[0]].bias is None
-    # DoRA and other variants of LoRA compute a different product.
-    fine &= names[0] not in layer.lora_variant
-    return fine and isinstance(layer.lora_dropout[names[0]], nn.Identity)
+    return (
+        base.weight.device.type == "cpu"
+        and base.compute_dtype in (torch.float32, torch.bfloat16)
+        and base.bias is None
+        and layer.lora_B[names[0]].bias is None
+        # DoRA and other variants of LoRA compute a different product.
+        and names[0] not in layer.lora_variant
+        and isinstance(layer.lora_dropout[names[0]], nn.Identity)
+    )
 
 
 @contextmanager

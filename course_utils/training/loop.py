@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
@@ -36,10 +37,16 @@ from course_utils.training.fast_step import fast_path, supports_fast_path
 from course_utils.training.recipe import Recipe
 from course_utils.training.step import make_optimizer, mean_loss, training_step
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-def finetune(
-    model,
-    tokenizer,
+
+# All arguments after `validation` are optional and can be given only by name.
+def finetune(  # noqa: PLR0913
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
     train: Sequence[Features],
     validation: Sequence[Features] = (),
     *,
@@ -110,7 +117,7 @@ class Run:
     adapters: Path | None = None
     finished: bool = False
 
-    def table(self):
+    def table(self) -> DataFrame:
         """Return the history as a pandas DataFrame, indexed by step."""
         import pandas
 
@@ -126,12 +133,19 @@ class Trainer:
             it was saved with the same fingerprint.
     """
 
-    def __init__(self, model, tokenizer, train, validation, recipe: Recipe):
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        train: Sequence[Features],
+        validation: Sequence[Features],
+        recipe: Recipe,
+    ):
         if not len(train):
             raise ValueError("there are no training examples")
         self.model, self.recipe = model, recipe
-        fast = _is_fast(model, recipe)
-        self.computing: Callable[[], AbstractContextManager] = (
+        fast = _use_fast_path(model, recipe)
+        self.compute_context: Callable[[], AbstractContextManager] = (
             partial(fast_path, model) if fast else nullcontext
         )
         # The fast path casts tensors itself, so autocast is turned off by the dtype float32.
@@ -152,7 +166,7 @@ class Trainer:
         self.validation = batches(validation, accelerator=self.accelerator)
 
     def _prepare_optimizer(self) -> None:
-        paged = not distributed.sharded(self.accelerator)
+        paged = not distributed.is_sharded(self.accelerator)
         optimizer = make_optimizer(self.wrapped, self.recipe, paged)
         warmup = round(self.recipe.warmup * self.steps)
         self.schedule = get_cosine_schedule_with_warmup(optimizer, warmup, self.steps)
@@ -164,8 +178,8 @@ class Trainer:
         batches = self._batches_of(number)
         self._seed_dropout(number)
         learning_rate = self.schedule.get_last_lr()[0]
-        begun = time.perf_counter()
-        with self.computing():
+        started = time.perf_counter()
+        with self.compute_context():
             record = training_step(
                 self.accelerator, self.wrapped, self.optimizer, batches, self.recipe
             )
@@ -173,13 +187,13 @@ class Trainer:
             self.schedule.step()
         record |= {"step": number, "learning_rate": learning_rate}
         record["memory"] = runtime.current_memory()
-        record["tokens_per_s"] = record["tokens"] / (time.perf_counter() - begun)
+        record["tokens_per_s"] = record["tokens"] / (time.perf_counter() - started)
         runtime.trim_heap()
         return record
 
     def evaluate(self) -> float:
         """Return the mean loss over the validation examples, in nats per answer token."""
-        with self.computing():
+        with self.compute_context():
             loss = mean_loss(self.accelerator, self.wrapped, self.validation.epoch())
         runtime.trim_heap()
         return loss
@@ -211,7 +225,7 @@ class Trainer:
                 f"{checkpoints.newest}; resume=True continues from there."
             )
         except FloatingPointError as error:
-            raise TrainingError(checkpoints.rescue(run.history, str(error))) from error
+            raise TrainingError(checkpoints.save_after_failure(run.history, str(error))) from error
         finally:
             bar.close()
             self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
@@ -221,17 +235,17 @@ class Trainer:
 
     def _batches_of(self, step: int) -> list[dict]:
         """Return the micro-batches of a step, which do not depend on earlier steps."""
-        epoch, place = divmod(step - 1, self.steps_per_epoch)
+        epoch, earlier = divmod(step - 1, self.steps_per_epoch)
         accumulation = self.recipe.accumulation
-        return list(islice(self.train.epoch(epoch, start=place * accumulation), accumulation))
+        return list(islice(self.train.epoch(epoch, start=earlier * accumulation), accumulation))
 
     def _seed_dropout(self, step: int) -> None:
         """Set a random seed that depends on the step and the process, but not on earlier steps.
 
         So a resumed run has the same dropout as an uninterrupted run.
         """
-        place = self.recipe.seed * 2**20 + step - 1
-        torch.manual_seed(place * self.accelerator.num_processes + self.accelerator.process_index)
+        seed = self.recipe.seed * 2**20 + step - 1
+        torch.manual_seed(seed * self.accelerator.num_processes + self.accelerator.process_index)
 
 
 class _Progress(tqdm):
@@ -243,7 +257,7 @@ class _Progress(tqdm):
         self.update()
 
 
-def _is_fast(model, recipe: Recipe) -> bool:
+def _use_fast_path(model: PreTrainedModel | PeftModel, recipe: Recipe) -> bool:
     """Return whether to train with `fast_step`.
 
     If the recipe's `fast` is None, `fast_step` is used if it supports the model, the recipe has no
@@ -251,10 +265,11 @@ def _is_fast(model, recipe: Recipe) -> bool:
     """
     if recipe.fast and not supports_fast_path(model):
         raise ValueError(
-            "fast=True needs a Llama with LoRA on NF4 layers, on a CPU; leave fast out to train "
-            "this model"
+            "fast=True needs a Llama model on a CPU, with LoRA adapters without dropout on 4-bit "
+            "layers: leave out fast=True to train this model"
         )
     if recipe.fast is not None:
         return recipe.fast
-    wanted = recipe.compute_dtype is None and not distributed.fsdp_wanted()
-    return wanted and supports_fast_path(model)
+    if recipe.compute_dtype is not None or distributed.fsdp_wanted():
+        return False
+    return supports_fast_path(model)

@@ -19,7 +19,7 @@ OPTIONAL_COUNTS = ("max_steps", "validate_every", "save_every")
 CADENCE = ("validate_every", "save_every")
 
 
-def _choice(default: Any, help: str) -> Any:
+def _setting(default: Any, help: str) -> Any:
     """Return a field of `Recipe` whose help appears in its docstring and in `course train -h`."""
     return field(default=default, metadata={"help": help})
 
@@ -32,47 +32,50 @@ class Recipe:
         ValueError: A value is outside its allowed range.
     """
 
-    rank: int = _choice(8, "Rank r of the adapters.")
-    alpha: int = _choice(16, "Each adapter adds (alpha / rank) · B A to its frozen weight.")
-    dropout: float = _choice(0.0, "Share of an adapter's inputs that dropout sets to zero.")
-    targets: str | tuple[str, ...] = _choice("all-linear", "Names of the layers to adapt.")
-    learning_rate: float = _choice(4e-3, "Peak learning rate, which then decays as a cosine.")
-    warmup: float = _choice(0.1, "Share of all steps during which the learning rate rises.")
-    weight_decay: float = _choice(0.0, "Weight decay of AdamW.")
-    max_grad_norm: float = _choice(1.0, "Gradients with a larger norm are scaled to this norm.")
-    micro_batch_size: int = _choice(8, "Number of examples per forward pass of a process.")
-    accumulation: int = _choice(1, "Number of micro-batches per step of a process.")
-    epochs: int = _choice(1, "Number of passes over the training examples.")
-    max_steps: int | None = _choice(None, "Number of optimizer steps. If given, epochs is ignored.")
-    gradient_checkpointing: bool = _choice(
+    rank: int = _setting(8, "Rank r of the adapters.")
+    alpha: int = _setting(16, "Each adapter adds (alpha / rank) · B A to its frozen weight.")
+    dropout: float = _setting(0.0, "Share of an adapter's inputs that dropout sets to zero.")
+    targets: str | tuple[str, ...] = _setting("all-linear", "Names of the layers to adapt.")
+    learning_rate: float = _setting(4e-3, "Peak learning rate, which then decays as a cosine.")
+    warmup: float = _setting(0.1, "Share of all steps during which the learning rate rises.")
+    weight_decay: float = _setting(0.0, "Weight decay of AdamW.")
+    max_grad_norm: float = _setting(1.0, "Gradients with a larger norm are scaled to this norm.")
+    micro_batch_size: int = _setting(8, "Number of examples per forward pass of a process.")
+    accumulation: int = _setting(1, "Number of micro-batches per step of a process.")
+    epochs: int = _setting(1, "Number of passes over the training examples.")
+    max_steps: int | None = _setting(
+        None, "Number of optimizer steps. If given, epochs is ignored."
+    )
+    gradient_checkpointing: bool = _setting(
         True, "Recompute each layer's activations in the backward pass instead of storing them."
     )
-    seed: int = _choice(0, "Random seed of the adapters, the order of examples and dropout.")
-    compute_dtype: torch.dtype | None = _choice(
+    seed: int = _setting(0, "Random seed of the adapters, the order of examples and dropout.")
+    # ruff does not see that `_setting` returns a field, so it suspects a shared mutable default.
+    compute_dtype: torch.dtype | None = _setting(  # noqa: RUF009
         None,
         "Dtype of autocast. By default it is the compute dtype of the 4-bit layers, or the best "
         "dtype of the device if there are no 4-bit layers.",
     )
-    fast: bool | None = _choice(
+    fast: bool | None = _setting(
         None,
         "Whether to train with `fast_step`, which uses neither autocast nor padding and changes "
         "results only by rounding. By default it is used if `fast_step` supports the model, "
         "compute_dtype is not given and FSDP is off.",
     )
-    validate_every: int | None = _choice(
+    validate_every: int | None = _setting(
         None,
         "Number of steps from one validation to the next. By default the model is validated only "
         "after the last step.",
     )
-    save_every: int | None = _choice(
+    save_every: int | None = _setting(
         None,
         "Number of steps from one checkpoint to the next. By default a checkpoint is saved only "
         "after the last step.",
     )
 
     def __post_init__(self) -> None:
-        given = [name for name in OPTIONAL_COUNTS if getattr(self, name) is not None]
-        for name in (*COUNTS, *given):
+        optional = [name for name in OPTIONAL_COUNTS if getattr(self, name) is not None]
+        for name in (*COUNTS, *optional):
             object.__setattr__(self, name, positive(name, getattr(self, name)))
         for name in ("learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
@@ -94,8 +97,8 @@ class Recipe:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the settings that a run's weights depend on, as values that JSON can store."""
-        choices = {name: value for name, value in asdict(self).items() if name not in CADENCE}
-        return json.loads(json.dumps(choices, default=str))
+        settings = {name: value for name, value in asdict(self).items() if name not in CADENCE}
+        return json.loads(json.dumps(settings, default=str))
 
 
 # The help of each field is written once. `Recipe?`, the website and --help all show this help.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from course_utils import runtime
 from course_utils.sft import IGNORE
@@ -15,8 +16,12 @@ from course_utils.training.adapters import trainable_parameters
 from course_utils.training.fast_step import cross_entropy
 from course_utils.training.recipe import Recipe
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from accelerate.optimizer import AcceleratedOptimizer
 
-def answer_loss(model, batch: dict[str, Tensor]) -> Tensor:
+
+def answer_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """Return the next-token loss in nats, summed over the answer tokens of a batch.
 
     Position t predicts token t + 1, so the labels are shifted by one. Logits are computed only at
@@ -49,10 +54,16 @@ def count_tokens(batch: dict[str, Tensor]) -> Tensor:
 
 def count_answer_tokens(batches: Sequence[dict[str, Tensor]]) -> Tensor:
     """Return the number of tokens in `batches` that carry loss, as an int64 scalar tensor."""
-    return sum((batch["labels"][:, 1:] != IGNORE).sum() for batch in batches)
+    return torch.stack([(batch["labels"][:, 1:] != IGNORE).sum() for batch in batches]).sum()
 
 
-def training_step(accelerator, model, optimizer, batches: Sequence[dict], recipe: Recipe) -> dict:
+def training_step(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: AcceleratedOptimizer,
+    batches: Sequence[dict[str, Tensor]],
+    recipe: Recipe,
+) -> dict:
     """Run one optimizer step over a few micro-batches: forward, backward, clip, update.
 
     The loss is the mean over all answer tokens of all micro-batches and processes. So several small
@@ -89,26 +100,37 @@ def training_step(accelerator, model, optimizer, batches: Sequence[dict], recipe
         raise FloatingPointError(f"the loss is {loss_mean} and the gradient norm is {norm}")
     optimizer.step()
     optimizer.zero_grad()
-    tokens = accelerator.reduce(sum(map(count_tokens, batches)), reduction="sum")
+    tokens = accelerator.reduce(
+        torch.stack([count_tokens(batch) for batch in batches]).sum(), reduction="sum"
+    )
     return {"loss": loss_mean, "grad_norm": norm, "tokens": tokens.item()}
 
 
 @torch.no_grad()
-def mean_loss(accelerator, model, batches: Iterable[dict]) -> float:
+def mean_loss(
+    accelerator: Accelerator, model: nn.Module, batches: Iterable[dict[str, Tensor]]
+) -> float:
     """Return the mean loss over all batches and processes, in nats per answer token.
 
     The loss is computed in eval mode. Afterwards the model returns to its previous mode.
+
+    Raises:
+        ValueError: There are no batches.
     """
+    batches = list(batches)
+    if not batches:
+        raise ValueError("the mean loss needs at least one batch")
     was_training = model.training
     model.eval()
-    batches = list(batches)
-    total = accelerator.reduce(sum(answer_loss(model, batch) for batch in batches), reduction="sum")
+    losses = (answer_loss(model, batch) for batch in batches)
+    loss_sum = sum(losses, start=torch.zeros((), device=accelerator.device))
+    total = accelerator.reduce(loss_sum, reduction="sum")
     count = accelerator.reduce(count_answer_tokens(batches), reduction="sum")
     model.train(was_training)
     return (total / count).item()
 
 
-def make_optimizer(model, recipe: Recipe, paged: bool = True) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, recipe: Recipe, paged: bool = True) -> torch.optim.Optimizer:
     """Return an AdamW optimizer for the trainable parameters.
 
     On CUDA, the optimizer is paged and has 8-bit states, as in QLoRA (Dettmers et al. 2023,
@@ -125,9 +147,8 @@ def make_optimizer(model, recipe: Recipe, paged: bool = True) -> torch.optim.Opt
     parameters = list(trainable_parameters(model).values())
     if not parameters:
         raise ValueError("the model has no trainable parameter: call attach_adapters first")
-    settings = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
     if paged and parameters[0].device.type == "cuda":
         from bitsandbytes.optim import PagedAdamW8bit
 
-        return PagedAdamW8bit(parameters, **settings)
-    return torch.optim.AdamW(parameters, **settings)
+        return PagedAdamW8bit(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)

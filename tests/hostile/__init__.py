@@ -1,1 +1,1 @@
-"""Hostile and broken submissions, and what becomes of them: with stock nbgrader and with ours."""
+"""Hostile and broken submissions, graded by stock nbgrader and by `course grade`."""

@@ -1,12 +1,12 @@
-"""The whole corpus on stock nbgrader and on `course grade`; writes docs/hostile.md and a table.
+"""Grade the corpus with stock nbgrader and with `course grade`; write docs/hostile.md and a table.
 
-    python -m tests.hostile                  what stock nbgrader hasn't been shown yet, then ours
-    python -m tests.hostile --only bomb_     attacks whose name holds a text; prints the table
-    python -m tests.hostile --again          stock nbgrader is shown everything anew
+    python -m tests.hostile                  grade all submissions
+    python -m tests.hostile --only bomb_     grade those whose names contain a text; print a table
+    python -m tests.hostile --again          discard the saved results of stock nbgrader first
 
-What stock nbgrader did is saved in build/hostile/, so that a run that was cut off goes on. It takes
-about 40 minutes on two cores, `course grade` a few. The table of all submissions is written to
-build/hostile/all.md.
+The results of stock nbgrader are saved in build/hostile/, so that an interrupted run continues
+where it ended. Stock nbgrader needs about 40 minutes on two cores, `course grade` a few minutes.
+The table of all submissions is written to build/hostile/all.md.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from course_utils.grading.results.records import Record
-from tests.hostile import box, canaries, corpus, ours, stock
+from tests.hostile import canaries, container, corpus, course_grade, stock
 from tests.machine import machine
 from tests.mutation import ROOT
 
@@ -34,15 +35,19 @@ TABLE = RESULTS.with_name("all.md")
 PAGE = """\
 # Hostile submissions, graded
 
-A grader should give each of these {count} submissions exactly the points that it deserves: some
-attack the grader, and the others are honest accidents. Their notebooks are in
-`tests/hostile/submissions/`. Stock nbgrader {version} graded each submission between two honest
-students, in a separate container. `course grade` graded all submissions in one run, together with
-honest students. "Gained" are all points above those that the honest part of a submission deserves.
-Measured by `python -m tests.hostile` on {date}: {machine}.
+This page is for instructors who want to know how safe grading is. It compares two graders, stock
+nbgrader {version} and `course grade`, on {count} submissions. A grader should give each submission
+exactly the points that it deserves. {attacks} submissions attack the grader, and {honest} are
+honest accidents. Their notebooks are in `tests/hostile/submissions/`. Stock nbgrader graded each
+submission between the submissions of two honest students, in a separate container. `course grade`
+graded all submissions in one run, together with those of honest students.
 
-| what happened to submissions | stock nbgrader | `course grade` |
-|---|---|---|
+The next table counts how many submissions did harm. A submission gains points if it gets more
+points than its honest part deserves. The numbers were measured by `python -m tests.hostile` on
+{date}: {machine}.
+
+| what a submission did | with stock nbgrader | with `course grade` |
+|---|--:|--:|
 {summary}
 
 `course grade` needed {seconds:.0f} s for all submissions. The grading process itself used at most
@@ -53,103 +58,105 @@ was listening.
 ## By kind
 
 The table shows how many submissions of each kind got past each grader. A submission got past a
-grader if it gained or lost points, harmed other students, read files that are not its own, left
-something behind or did not end. The notebook of a submission shows what it tries. `python -m
-tests.hostile --only bomb_` prints a table of all submissions whose name contains `bomb_`, with the
-result of each.
+grader if it gained or lost points, harmed other students, read files of other users, left something
+behind or did not end. The notebook of a submission shows what it tries. `python -m tests.hostile
+--only bomb_` prints a table of all submissions whose name contains `bomb_`, with the result of
+each.
 
 {kinds}
 """
 KINDS = {
     "value": "Forged values",
-    "calls": "Answers that know when they are called",
+    "calls": "Answers that detect that they are tested",
     "patch": "Patched modules and built-ins",
     "shell": "IPython and the kernel",
     "frames": "Frames, objects and sources",
-    "read": "Reading what is not theirs",
-    "withheld": "Answers that are withheld",
-    "protocol": "The grader's own messages",
+    "read": "Reading data of other users",
+    "withheld": "Importing withheld answers",
+    "protocol": "Forging the grader's messages",
     "process": "Processes and signals",
     "neighbour": "Neighbours in the same server",
-    "bomb": "Bombs",
+    "bomb": "Exhausting time, memory, disk or output",
     "network": "The network",
-    "write": "Writing what is not theirs",
-    "file": "Files",
-    "student": "Names of students",
+    "write": "Writing data of other users",
+    "file": "Unusual files and folders",
+    "student": "Unusual names of students",
     "notebook": "Broken notebooks",
     "metadata": "Forged metadata",
-    "page": "Feedback pages",
+    "page": "Scripts in feedback pages",
     "honest": "Honest accidents",
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """One attack and what became of it on both sides; `run` is the one that holds `record`."""
+    """One attack and its results with both graders; `record` is the attack's record in `run`."""
 
     attack: corpus.Attack
     stock: stock.Result
     record: Record | None
-    run: ours.Run
+    run: course_grade.Run
 
     @property
     def cells(self) -> tuple[str, str]:
-        """Both sides in words."""
-        return _stock_words(self.attack, self.stock), _our_words(self)
+        """Return the results of stock nbgrader and of `course grade` in words."""
+        return _stock_words(self.attack, self.stock), _course_grade_words(self)
 
 
-# --- both sides -----------------------------------------------------------------------------------
+# --- grading --------------------------------------------------------------------------------------
 
 
 def run_stock(attacks: list[corpus.Attack], jobs: int, again: bool) -> dict[str, stock.Result]:
-    """Every attack on stock nbgrader, each in a container of its own, `jobs` at a time."""
-    kept = Kept(RESULTS, again)
+    """Grade attacks with stock nbgrader, each in a separate container, `jobs` at a time."""
+    saved = SavedResults(RESULTS, again)
     secrets = canaries.canaries()
-    todo = [attack for attack in attacks if attack not in kept]
+    todo = [attack for attack in attacks if attack not in saved]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
         os.chmod(folder, 0o755)
         prepared = stock.template(Path(folder), secrets) if todo else Path(folder)
         runs = {pool.submit(stock.attack, a.name, prepared, secrets): a for a in todo}
         for number, done in enumerate(as_completed(runs), 1):
             attack, result = runs[done], done.result()
-            kept.keep(attack, result)
+            saved.add(attack, result)
             words = _stock_words(attack, result)
             print(f"{number}/{len(todo)} {attack.name}: {words}", flush=True)
-    return {attack.name: kept[attack] for attack in attacks}
+    return {attack.name: saved[attack] for attack in attacks}
 
 
-def run_ours(attacks: list[corpus.Attack]) -> dict[str, ours.Run]:
-    """Every attack on `course grade`: one run for each assignment, by its name."""
+def run_course_grade(attacks: list[corpus.Attack]) -> dict[str, course_grade.Run]:
+    """Grade attacks with `course grade`, and return one run for each assignment, by its name."""
     grouped: dict[str, list[corpus.Attack]] = {}
     for attack in attacks:
         grouped.setdefault(attack.assignment, []).append(attack)
     folder = Path(tempfile.mkdtemp())
     try:
-        return {name: ours.run(some, folder / name) for name, some in grouped.items()}
+        return {name: course_grade.run(some, folder / name) for name, some in grouped.items()}
     finally:
-        subprocess.run(["rm", "-rf", folder], check=True)  # it has folders too deep for Python
+        # Some folders are nested too deeply for Python to delete them.
+        subprocess.run(["rm", "-rf", folder], check=True)
 
 
-class Kept:
-    """What stock nbgrader did in earlier runs, by name and text of the attack."""
+class SavedResults:
+    """The results of stock nbgrader in earlier runs, by the name and the text of the attack."""
 
     def __init__(self, path: Path, again: bool):
-        self._path, self._found = path, {}
+        self._path: Path = path
+        self._results: dict[str, dict[str, Any]] = {}
         if path.is_file() and not again:
-            self._found = json.loads(path.read_text(encoding="utf-8"))
+            self._results = json.loads(path.read_text(encoding="utf-8"))
 
     def __contains__(self, attack: corpus.Attack) -> bool:
-        return _key(attack) in self._found
+        return _key(attack) in self._results
 
     def __getitem__(self, attack: corpus.Attack) -> stock.Result:
-        return stock.Result.of(self._found[_key(attack)])
+        return stock.Result.of(self._results[_key(attack)])
 
-    def keep(self, attack: corpus.Attack, result: stock.Result) -> None:
-        """Add a result, and write all of them."""
-        self._found[_key(attack)] = asdict(result)
+    def add(self, attack: corpus.Attack, result: stock.Result) -> None:
+        """Add a result, and save all results."""
+        self._results[_key(attack)] = asdict(result)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         part = self._path.with_suffix(".part")
-        part.write_text(json.dumps(self._found, indent=1), encoding="utf-8")
+        part.write_text(json.dumps(self._results, indent=1), encoding="utf-8")
         part.replace(self._path)
 
 
@@ -162,34 +169,34 @@ def _key(attack: corpus.Attack) -> str:
 
 
 def _stock_words(attack: corpus.Attack, result: stock.Result) -> str:
-    said = [_points(attack, result.points)]
+    words = [_points(attack, result.points)]
     if not result.ended:
-        said.append(f"**not over after {stock.LIMIT} s**")
+        words.append(f"**did not end within {stock.BATCH_TIMEOUT} s**")
     if missing := sum(points is None for points in result.others):
-        said.append(f"**{missing} of the 2 others not graded**")
+        words.append(f"**{missing} of the 2 others not graded**")
     if any(p not in (None, corpus.HONEST_POINTS) for p in result.others):
-        said.append("**points of others changed**")
-    for verb, found in (
+        words.append("**points of others changed**")
+    for verb, names in (
         ("read", result.stolen),
         ("changed or left", result.escapes),
         ("still running", [line.split()[-1] for line in result.survivors[:1]]),
         ("reached", result.reached),
-        ("acts in the page", [f"`{name}`" for name in result.active]),
+        ("active in the page", [f"`{name}`" for name in result.active]),
     ):
-        if found:
-            said.append(f"**{verb}: {', '.join(found[:4])}{' …' if len(found) > 4 else ''}**")
-    return "; ".join(said)
+        if names:
+            words.append(f"**{verb}: {', '.join(names[:4])}{' …' if len(names) > 4 else ''}**")
+    return "; ".join(words)
 
 
-def _our_words(row: Row) -> str:
+def _course_grade_words(row: Row) -> str:
     record = row.record
     if record is None:
         return "**no record**"
-    said = [_points(row.attack, ours.points(record)), ours.state(record)]
-    told = (*record.reasons, *record.incidents, *record.repairs)
-    said += [_plain(text) for text in told if text != ours.BY_HAND][:1]
-    wrong = ours.complaints(row.attack, record, row.run)
-    return "; ".join([*said, *(f"**{_plain(text)}**" for text in wrong)])
+    words = [_points(row.attack, course_grade.points(record)), course_grade.state(record)]
+    messages = (*record.reasons, *record.incidents, *record.repairs)
+    words += [_plain(text) for text in messages if text != course_grade.BY_HAND][:1]
+    problems = course_grade.problems(row.attack, record, row.run)
+    return "; ".join([*words, *(f"**{_plain(text)}**" for text in problems)])
 
 
 def _points(attack: corpus.Attack, points: float | None) -> str:
@@ -202,7 +209,7 @@ def _points(attack: corpus.Attack, points: float | None) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text from a record, as the cell of a table in Markdown shows it."""
+    """Return a text of a record in a form that a Markdown table shows as plain text."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text[:160]).split())
     return "".join(f"\\{c}" if c in "\\`*_[]<>|$~" else c for c in text)
 
@@ -211,67 +218,75 @@ def _plain(text: str) -> str:
 
 
 def summary(rows: list[Row]) -> str:
-    """The lines of the table that counts."""
+    """Return the lines of the table of counts."""
     hostile = [row for row in rows if not row.attack.least]
     honest = [row for row in rows if row.attack.least]
     counts = {
-        f"points gained, of {len(hostile)} attacks": (
+        f"gained points ({len(hostile)} attacks)": (
             sum((row.stock.points or 0) > row.attack.most for row in hostile),
-            sum(bool(r.record) and ours.points(r.record) > r.attack.most for r in hostile),
+            sum(bool(r.record) and course_grade.points(r.record) > r.attack.most for r in hostile),
         ),
-        f"points lost, of {len(honest)} honest accidents": (
+        f"lost points ({len(honest)} honest accidents)": (
             sum((row.stock.points or 0) < row.attack.least for row in honest),
-            sum(not r.record or ours.points(r.record) < r.attack.least for r in honest),
+            sum(not r.record or course_grade.points(r.record) < r.attack.least for r in honest),
         ),
-        "other students not graded, or with other points": (
+        "changed the points of other students, or prevented their grading": (
             sum(not row.stock.unharmed for row in rows),
             _harmed(rows),
         ),
-        f"batch not over after {stock.LIMIT} s": (sum(not row.stock.ended for row in rows), 0),
-        "something read that is not theirs": (
+        f"kept the run from ending within {stock.BATCH_TIMEOUT} s": (
+            sum(not row.stock.ended for row in rows),
+            0,
+        ),
+        "read data of other users": (
             sum(bool(row.stock.stolen) for row in rows),
             sum(bool(row.record and _stolen(row)) for row in rows),
         ),
-        "files or processes left, services reached": (
+        "left files or processes behind, or reached a service": (
             sum(bool(r.stock.escapes or r.stock.survivors or r.stock.reached) for r in rows),
             sum(len(r.escapes) + len(r.survivors) + len(r.reached) for r in _runs(rows)),
         ),
-        "something of theirs acts in the feedback page": (
+        "ran a script in the feedback page": (
             sum(bool(row.stock.active) for row in rows),
-            sum(bool(row.run.active.get(ours.student(row.attack))) for row in rows),
+            sum(bool(row.run.active.get(course_grade.student(row.attack))) for row in rows),
         ),
     }
-    return "\n".join(f"| {what} | {theirs} | {our} |" for what, (theirs, our) in counts.items())
+    return "\n".join(f"| {what} | {first} | {second} |" for what, (first, second) in counts.items())
 
 
-def _runs(rows: list[Row]) -> list[ours.Run]:
+def _runs(rows: list[Row]) -> list[course_grade.Run]:
     return list({id(row.run): row.run for row in rows}.values())
 
 
 def _stolen(row: Row) -> list[str]:
-    return canaries.seen(row.run.secrets, row.run.loot[ours.student(row.attack)])
+    return canaries.seen(row.run.secrets, row.run.outputs[course_grade.student(row.attack)])
 
 
 def _harmed(rows: list[Row]) -> int:
-    """Honest students beside the attacks who didn't get their points."""
-    right = [r for run in _runs(rows) for r in run.honest if ours.points(r) == corpus.HONEST_POINTS]
+    """Return how many honest students did not get exactly their points."""
+    right = [
+        r
+        for run in _runs(rows)
+        for r in run.honest
+        if course_grade.points(r) == corpus.HONEST_POINTS
+    ]
     return len(corpus.HONEST) * len(_runs(rows)) - len(right)
 
 
 def by_kind(rows: list[Row]) -> dict[str, list[Row]]:
-    """Title of each kind of attack → its rows, without kinds that have none."""
-    found = {
+    """Return the rows by the title of their kind, without kinds that have no rows."""
+    kinds = {
         title: [row for row in rows if row.attack.name.split("_")[0] == kind]
         for kind, title in KINDS.items()
     }
-    return {title: some for title, some in found.items() if some}
+    return {title: some for title, some in kinds.items() if some}
 
 
 def kinds(rows: list[Row]) -> str:
-    """A markdown table: how many submissions of each kind got past each grader."""
+    """Return a Markdown table of how many submissions of each kind got past each grader."""
     lines = ["| kind | submissions | stock nbgrader | `course grade` |", "|---|--:|--:|--:|"]
     for title, some in by_kind(rows).items():
-        # A cell has in bold what should not have happened.
+        # What should not have happened is bold.
         past = [
             sum("**" in cell for cell in cells)
             for cells in zip(*(r.cells for r in some), strict=True)
@@ -281,7 +296,7 @@ def kinds(rows: list[Row]) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """A markdown table for each kind of attack."""
+    """Return a Markdown table for each kind of attack."""
     parts = []
     for title, some in by_kind(rows).items():
         lines = ["| attack | tries | stock nbgrader | `course grade` |", "|---|---|---|---|"]
@@ -293,11 +308,13 @@ def table(rows: list[Row]) -> str:
 
 
 def page(rows: list[Row]) -> str:
-    """The text of docs/hostile.md."""
+    """Return the text of docs/hostile.md."""
     from importlib.metadata import version
 
     return PAGE.format(
         count=len(rows),
+        attacks=sum(not row.attack.least for row in rows),
+        honest=sum(bool(row.attack.least) for row in rows),
         version=version("nbgrader"),
         date=date.today().isoformat(),
         machine=machine(),
@@ -310,27 +327,33 @@ def page(rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", default="", help="attacks whose name holds this text")
-    parser.add_argument("--jobs", type=int, default=2, help="containers at a time")
-    parser.add_argument("--again", action="store_true", help="show stock nbgrader all of them anew")
+    parser.add_argument(
+        "--only", default="", help="grade only attacks whose names contain this text"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="number of containers that run at the same time"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="discard the saved results of stock nbgrader"
+    )
     options = parser.parse_args()
-    if fault := box.missing():
-        parser.exit(2, f"stock nbgrader can't be shown here: {fault}\n")
+    if reason := container.missing():
+        parser.exit(2, f"stock nbgrader can't be run here: {reason}\n")
     attacks = corpus.attacks(options.only)
-    theirs, runs = run_stock(attacks, options.jobs, options.again), run_ours(attacks)
+    results = run_stock(attacks, options.jobs, options.again)
+    runs = run_course_grade(attacks)
     rows = []
     for attack in attacks:
         run = runs[attack.assignment]
-        record = run.records.get(ours.student(attack))
-        rows.append(Row(attack, theirs[attack.name], record, run))
+        record = run.records.get(course_grade.student(attack))
+        rows.append(Row(attack, results[attack.name], record, run))
     if options.only:
         print(f"{summary(rows)}\n\n{table(rows)}")
     else:
         REPORT.write_text(page(rows), encoding="utf-8")
         TABLE.write_text(table(rows), encoding="utf-8")
-    faults = [fault for row in rows for fault in ours.complaints(row.attack, row.record, row.run)]
-    faults += [fault for run in runs.values() for fault in (*run.escapes, *run.survivors)]
-    sys.exit(1 if faults else 0)
+    failed = any(course_grade.problems(row.attack, row.record, row.run) for row in rows)
+    sys.exit(failed or any(run.escapes or run.survivors for run in runs.values()))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What is planted to be stolen, what is opened to be reached, and what is looked for afterwards.
+"""Detect what a submission has read, changed, started or reached outside of its sandbox.
 
-A canary is a random text. Where an output of a submission holds it, the submission has read what it
-stands for: the gradebook, a hidden test, another student's work, a token in the environment. Two
-listeners note who connects. Submissions that try to get out leave files named `escaped…` and
-processes named `hostile-…`.
+A canary is a random text that is put into a secret place: the gradebook, a hidden test, another
+student's work, a token in the environment. If an output of a submission contains a canary, the
+submission has read that place. Listeners record connections. Submissions that try to escape leave
+files named `escaped…` and processes named `hostile-…`.
 """
 
 from __future__ import annotations
@@ -33,18 +33,21 @@ PLACES = (
 )
 HOME = {"home": "notes.txt", "ssh": ".ssh/id_ed25519", "jupyter": ".jupyter/jupyter_config.json"}
 TOKEN = "GITHUB_TOKEN"
-PORT, ABSTRACT = 47113, "\0hostile-canary"  # known to the submissions that knock
-MARKS = ("hostile-script", str(PORT), "Score: 12.0 / 12.0")  # in what forges or takes over a page
-PROCESS, FILE = "hostile-", "escaped"  # how the names of what got out begin
+# The addresses to which submissions try to connect.
+PORT, ABSTRACT = 47113, "\0hostile-canary"
+# Texts in the parts of a submission that try to forge a page or to run in the page.
+MARKS = ("hostile-script", str(PORT), "Score: 12.0 / 12.0")
+# The beginnings of the names of processes and files that have escaped.
+PROCESS, FILE = "hostile-", "escaped"
 
 
 def canaries() -> dict[str, str]:
-    """A new text for each of the places."""
+    """Return a new canary for each place."""
     return {place: f"canary-{secrets.token_hex(12)}" for place in PLACES}
 
 
 def plant(home: Path, texts: dict[str, str]) -> None:
-    """Put canaries into a home folder."""
+    """Write the canaries of a home folder to files."""
     for place, name in HOME.items():
         path = home / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,15 +55,15 @@ def plant(home: Path, texts: dict[str, str]) -> None:
 
 
 def seen(texts: dict[str, str], data: str | bytes) -> list[str]:
-    """The places whose canaries stand in the data."""
+    """Return the places whose canaries the data contain."""
     data = data.encode("utf-8", "replace") if isinstance(data, str) else data
     return [place for place, text in texts.items() if text.encode() in data]
 
 
-def put_out(notebook: Path) -> str:
-    """All outputs of a graded notebook as text; "" without one.
+def outputs(notebook: Path) -> str:
+    """Return all outputs of a graded notebook as text; "" if the notebook can't be read.
 
-    Left out are the errors of the instructor's tests, which may show the line of the test.
+    Errors of the instructor's tests are left out, because they may show a line of the test.
     """
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
@@ -73,33 +76,35 @@ def _own_outputs(cell: dict[str, Any]) -> list[Any]:
     return [o for o in cell.get("outputs", []) if not (test and o["output_type"] == "error")]
 
 
-def files(folder: Path, without: tuple[str, ...] = ()) -> dict[str, str]:
-    """Digests of the files below a folder, by relative path; some of its entries left out.
+def files(folder: Path, ignored: tuple[str, ...] = ()) -> dict[str, str]:
+    """Return the mode, size and hash of each file below a folder, by relative path.
 
-    What is handed in deeper than a path may be, or is larger than 10 MB, is known by its size.
+    Entries of the folder whose names are in `ignored` are left out. Files that are larger than
+    10 MB are not hashed.
     """
-    found, waiting = {}, [entry for entry in os.scandir(folder) if entry.name not in without]
+    digests, waiting = {}, [entry for entry in os.scandir(folder) if entry.name not in ignored]
     while waiting:
         entry = waiting.pop()
         with contextlib.suppress(OSError):
             if entry.is_dir(follow_symlinks=False):
                 waiting += os.scandir(entry)
                 continue
-            about = entry.stat(follow_symlinks=False)
-            small = stat.S_ISREG(about.st_mode) and about.st_size < 10**7
+            status = entry.stat(follow_symlinks=False)
+            small = stat.S_ISREG(status.st_mode) and status.st_size < 10**7
             data = Path(entry).read_bytes() if small else b""
             digest = hashlib.sha256(data).hexdigest()
-            found[os.path.relpath(entry, folder)] = f"{about.st_mode} {about.st_size} {digest}"
-    return found
+            path = os.path.relpath(entry, folder)
+            digests[path] = f"{status.st_mode} {status.st_size} {digest}"
+    return digests
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
-    """Names of files that are new, gone or different."""
+    """Return the paths of files that are new, missing or different."""
     return sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
 
 
 def escaped(*folders: str) -> list[str]:
-    """Files that were left where no submission should be able to write."""
+    """Return the files that submissions have left in folders of this machine."""
     own = ("autograded", "submitted")
     return sorted(
         os.path.join(folder, name)
@@ -110,51 +115,51 @@ def escaped(*folders: str) -> list[str]:
 
 
 def survivors() -> list[str]:
-    """Processes that a submission has started and that are still there."""
-    found = []
+    """Return the pids and names of processes that a submission has started and that still run."""
+    running = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             name = (folder / "comm").read_text().strip()
             line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
             state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
             if state != "Z" and (name.startswith(PROCESS) or f" {PROCESS}" in line):
-                found.append(f"{folder.name} {name}")
-    return found
+                running.append(f"{folder.name} {name}")
+    return running
 
 
 def active(page: str) -> list[str]:
-    """What of a submission would act in this HTML page: its elements and attributes."""
+    """Return the elements and attributes of a page by which a submission would affect the page."""
     reader = _Reader()
     reader.feed(page)
-    return sorted(reader.found)
+    return sorted(reader.elements)
 
 
 class _Reader(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
-        self.found: set[str] = set()
+        self.elements: set[str] = set()
         self._inside = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._inside = tag if tag in ("script", "style") else ""
         for name, value in attrs:
-            acts = name.startswith("on") or name in ("style", "href", "src", "content", "action")
-            if acts and any(mark in (value or "") for mark in (*MARKS, "position:fixed;top:0")):
-                self.found.add(f"<{tag} {name}>")
+            active = name.startswith("on") or name in ("style", "href", "src", "content", "action")
+            if active and any(mark in (value or "") for mark in (*MARKS, "position:fixed;top:0")):
+                self.elements.add(f"<{tag} {name}>")
 
     def handle_endtag(self, tag: str) -> None:
         self._inside = ""
 
     def handle_data(self, data: str) -> None:
         if self._inside and any(mark in data for mark in MARKS):
-            self.found.add(f"<{self._inside}>")
+            self.elements.add(f"<{self._inside}>")
 
 
 class Listeners:
-    """Sockets on the loopback device and in the abstract namespace, which note who knocks."""
+    """Sockets on the loopback device and in the abstract namespace that record connections."""
 
     def __init__(self) -> None:
-        self.heard: set[str] = set()
+        self.reached: set[str] = set()
         self._sockets = [
             self._open("TCP", socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", PORT)),
             self._open("UDP", socket.AF_INET, socket.SOCK_DGRAM, ("127.0.0.1", PORT)),
@@ -171,13 +176,14 @@ class Listeners:
 
     def _listen(self, name: str, opened: socket.socket) -> None:
         stream = opened.type == socket.SOCK_STREAM
-        with contextlib.suppress(OSError):  # closed
+        # After `close`, `accept` raises an OSError, and `recvfrom` returns no data.
+        with contextlib.suppress(OSError):
             while True:
                 if stream:
                     opened.accept()[0].close()
                 elif not opened.recvfrom(100)[0]:
-                    return  # closed
-                self.heard.add(name)
+                    return
+                self.reached.add(name)
 
     def close(self) -> None:
         """Stop listening."""

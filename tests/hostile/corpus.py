@@ -1,27 +1,27 @@
 """The hostile corpus: submissions that try to gain points, to escape, or to stop the batch.
 
-tests/hostile/submissions/NAME.py is one submission. It opens with what it tries and what must
-happen, then come its cells, by the ids of the release:
+tests/hostile/submissions/NAME.py is one submission. It begins with what it tries and what must
+happen. Its cells follow, by the ids of the released notebook:
 
     # tries: an int subclass that equals everything, returned by the answer
     # must: no point; graded
     # %% answer sum-all                 the source of this answer
-    # %% test sum-all-form              instead of this cell of the instructor's
-    # %% cell after setup               a cell of its own; or: cell before ID
+    # %% test sum-all-form              replaces this test cell of the instructor
+    # %% cell after setup               an additional cell; or: cell before ID
 
-What can't be said by cells is a function `submission(release)` that returns the files of the
-folder: bytes, or a `Link`, by relative path. Nothing but that function is ever run outside of a
-sandbox, and all it may do is to put bytes together.
+A submission that can't be described by cells is a function `submission(release)`. The function
+returns the files of the submission's folder: bytes, or a `Link`, by relative path. Only this
+function runs outside of a sandbox, so it must do nothing but compose the files.
 
-"must" holds, separated by semicolons:
+"must" has two or three parts, which are separated by semicolons:
 
-    points   "no point", "at most 1 point", or for honest work "9 points", neither more nor less
-    states   "graded", "needs a person", "ungradable"; several are joined by "or". A question that
-             a person grades doesn't count here: it makes no submission special
-    says     optional: "says REGEX", found in the reasons, repairs or messages of the record
+    points   "no point", "at most 1 point", or for honest work the exact number, as in "9 points"
+    states   "graded", "needs a person" or "ungradable"; several states are joined by "or". The
+             question that a person grades in every submission has no effect on the state
+    says     optional: "says REGEX", which the reasons, repairs or messages of the record match
 
-A submission that holds no right answer deserves no point; one whose honest part deserves some
-says how many. More than that is a gain.
+A submission without a correct answer deserves no point. If the honest part of a submission deserves
+points, "must" says how many.
 """
 
 from __future__ import annotations
@@ -45,16 +45,23 @@ HEADER = re.compile(r"# (tries|must|student|assignment): (.+)\n")
 PIECE = re.compile(r"^# %% (answer|test|cell after|cell before) (\S+)\n", re.M)
 POINTS = re.compile(r"(no point|at most (\d+) points?|(\d+) points?)$")
 
-STUDENT = "student02"  # who hands in an attack, between two honest ones
+# The student who submits an attack, and two honest students.
+STUDENT = "student02"
 HONEST = ("student01", "student03")
-HONEST_POINTS = 9  # by checks, in either assignment; the question is graded by a person
+# The points of the checks in each assignment. A person grades the question.
+HONEST_POINTS = 9
 
 Notebook = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Link:
-    """A symbolic link to `target`; by `kind` a hard link, a FIFO, or a large file of zeros."""
+    """A link or a special file in a submission.
+
+    Attributes:
+        target: The path to which the link leads; for "sparse", the file's size in bytes (B).
+        kind: "symbolic" or "hard" for a link, "fifo", or "sparse" for a large file of zeros.
+    """
 
     target: str = ""
     kind: str = "symbolic"
@@ -67,9 +74,17 @@ Files = dict[str, bytes | Link]
 class Attack:
     """One submission of the corpus.
 
-    most, least: points it must not exceed and, for honest work, must get. states: one of which it
-    must end in. says: a regular expression that the record must match, or "".
-    student: in whose name it is handed in. assignment: for which.
+    Attributes:
+        name: The name of the submission's file.
+        tries: What the submission tries.
+        must: What must happen, in words.
+        most: Maximum number of points.
+        least: Minimum number of points; 0 unless the submission is honest.
+        states: The allowed states.
+        says: A regular expression that the record must match; "" if there is none.
+        student: The student in whose name the attack is submitted.
+        assignment: The name of the assignment.
+        files: A function that returns the files of the submission for a released notebook.
     """
 
     name: str
@@ -85,19 +100,23 @@ class Attack:
 
 
 def attacks(only: str = "") -> list[Attack]:
-    """The whole corpus, by name; or those whose name holds `only`."""
+    """Return all attacks whose names contain `only`, by name."""
     return [read(path) for path in sorted(FOLDER.glob("*.py")) if only in path.stem]
 
 
 def read(path: Path) -> Attack:
-    """One submission. Raises ValueError if its first lines aren't as they should be."""
+    """Read one submission.
+
+    Raises:
+        ValueError: The header of the file is incomplete or has an unknown form.
+    """
     text = path.read_text(encoding="utf-8")
     header = dict(HEADER.findall(text))
     try:
         most, least, states, says = _must(header["must"])
         tries = header["tries"]
-    except (KeyError, ValueError) as fault:
-        raise ValueError(f"{path.name}: {fault}") from None
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path.name}: {error}") from None
     if re.search(r"^def submission\(", text, re.M):
         files = runpy.run_path(str(path))["submission"]
     else:
@@ -123,25 +142,25 @@ def _letter(escape: re.Match[str]) -> str:
 
 
 def _must(text: str) -> tuple[float, float, tuple[str, ...], str]:
-    """Most and least points, states and what is said."""
+    """Return the maximum and minimum of points, the states, and the regular expression."""
     points, states, *says = (part.strip() for part in text.split(";", 2))
-    found = POINTS.match(points)
-    if not found:
-        raise ValueError(f"{points!r} doesn't say how many points")
-    most = float(found[2] or found[3] or 0)
+    match = POINTS.match(points)
+    if not match:
+        raise ValueError(f"{points!r} is not a number of points")
+    most = float(match[2] or match[3] or 0)
     allowed = tuple(states.split(" or "))
     if set(allowed) - set(STATES):
-        raise ValueError(f"{states!r} aren't states")
+        raise ValueError(f"{states!r} contains an unknown state")
     if says and not says[0].startswith("says "):
-        raise ValueError(f"{says[0]!r} should begin with 'says'")
-    return most, most if found[3] else 0, allowed, says[0].removeprefix("says ") if says else ""
+        raise ValueError(f"{says[0]!r} must begin with 'says'")
+    return most, most if match[3] else 0, allowed, says[0].removeprefix("says ") if says else ""
 
 
-# --- what a submission is made of -----------------------------------------------------------------
+# --- the files of a submission --------------------------------------------------------------------
 
 
 def _files_of(name: str, cells: list[tuple[str, str, str]]) -> Callable[[Notebook], Files]:
-    """A submission whose notebook is the release with these cells changed or added."""
+    """Return a function that changes cells of the released notebook, or adds cells to it."""
 
     def files(release: Notebook) -> Files:
         notebook = copy.deepcopy(release)
@@ -156,7 +175,7 @@ def _files_of(name: str, cells: list[tuple[str, str, str]]) -> Callable[[Noteboo
 
 
 def fill(notebook: Notebook, cell_id: str, source: str) -> None:
-    """Replace the source of a cell; its first line, which names it, is kept."""
+    """Replace the source of a cell except its first line, which contains the cell's id."""
     cell = find(notebook, cell_id)
     cell["source"] = f"{cell['source'].splitlines()[0]}\n{source}"
 
@@ -164,24 +183,32 @@ def fill(notebook: Notebook, cell_id: str, source: str) -> None:
 def add(
     notebook: Notebook, cell_id: str, source: str, before: bool = False, **changes: Any
 ) -> None:
-    """Put a code cell behind another, or before it. changes: of its keys."""
+    """Add a code cell after or before another cell.
+
+    Args:
+        notebook: The notebook.
+        cell_id: The id of the other cell.
+        source: The source of the new cell.
+        before: Whether the new cell is added before the other cell.
+        changes: Keys of the new cell with values that differ from those of a normal code cell.
+    """
     place = notebook["cells"].index(find(notebook, cell_id)) + (not before)
     number = f"own-{len(notebook['cells'])}"
     notebook["cells"].insert(place, sums.cell(number, source) | changes)
 
 
 def find(notebook: Notebook, cell_id: str) -> dict[str, Any]:
-    """The cell of this id."""
+    """Return the cell with this id."""
     return next(cell for cell in notebook["cells"] if cell.get("id") == cell_id)
 
 
 def dump(notebook: Notebook) -> bytes:
-    """The notebook as a file holds it."""
+    """Return the bytes of the notebook's file."""
     return json.dumps(notebook, indent=1).encode()
 
 
 def right(release: Notebook, *without: str) -> Notebook:
-    """The release with the reference's answers in all of its tasks but these."""
+    """Return the released notebook with correct answers to all tasks except `without`."""
     notebook = copy.deepcopy(release)
     solution = {cell["id"]: cell for cell in reference(release)["cells"]}
     for cell in notebook["cells"]:
@@ -193,17 +220,24 @@ def right(release: Notebook, *without: str) -> Notebook:
 
 
 def reference(release: Notebook) -> Notebook:
-    """The solution of the assignment that this is the release of."""
+    """Return the solution of the assignment with this released notebook."""
     return tensors.notebook() if release["cells"][0]["id"] == tensors.OPENING else sums.notebook()
 
 
-# --- on disk --------------------------------------------------------------------------------------
+# --- courses and submissions as files -------------------------------------------------------------
 
 
 def course(root: Path, folder: Path, name: str, secrets: dict[str, str]) -> Path:
-    """A course in `folder` with the assignment released and both honest submissions handed in.
+    """Create a course with a released assignment and the submissions of both honest students.
 
-    secrets: a text by "hidden test", "solution" and "submission", to be hidden in each of these.
+    Args:
+        root: The folder of this repository.
+        folder: The folder of the new course.
+        name: The assignment's name.
+        secrets: The canaries for "hidden test", "solution" and "submission".
+
+    Returns:
+        The folder of the course.
     """
     from course_utils.grading import release
 
@@ -218,20 +252,19 @@ def course(root: Path, folder: Path, name: str, secrets: dict[str, str]) -> Path
                 "### BEGIN SOLUTION\n    ", f"### BEGIN SOLUTION\n    # {secrets['solution']}\n    "
             )
         )
-    target = folder
-    sums.write(target, content, name)
-    (target / "exercises").mkdir(exist_ok=True)
-    (target / release.SETTINGS).write_bytes((root / release.SETTINGS).read_bytes())
-    release.release(target)
-    notebook = right(released(target, name))
+    sums.write(folder, content, name)
+    (folder / "exercises").mkdir(exist_ok=True)
+    (folder / release.SETTINGS).write_bytes((root / release.SETTINGS).read_bytes())
+    release.release(folder)
+    notebook = right(released(folder, name))
     add(notebook, "imports", f"# {secrets['submission']}")
     for student in HONEST:
-        _put(target / "submitted" / student / name, {f"{name}.ipynb": dump(notebook)})
-    return target
+        _write_files(folder / "submitted" / student / name, {f"{name}.ipynb": dump(notebook)})
+    return folder
 
 
 def hide_in_gradebook(folder: Path, secrets: dict[str, str]) -> None:
-    """Put the gradebook's canary into the gradebook of a course: a student's name."""
+    """Store the gradebook's canary in the gradebook of a course, as the name of a student."""
     from nbgrader.api import Gradebook
 
     with Gradebook(f"sqlite:///{folder / 'gradebook.db'}", "qlora") as book:
@@ -239,7 +272,7 @@ def hide_in_gradebook(folder: Path, secrets: dict[str, str]) -> None:
 
 
 def released(folder: Path, name: str) -> Notebook:
-    """The notebook that students of this course got; each cell's source is one string."""
+    """Return the released notebook, in which the source of each cell is one string."""
     path = folder / "exercises" / name / f"{name}.ipynb"
     notebook = json.loads(path.read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
@@ -248,14 +281,14 @@ def released(folder: Path, name: str) -> Notebook:
 
 
 def write(attack: Attack, folder: Path, student: str = "") -> Path:
-    """Hand an attack in to the course in `folder`; returns the folder of the submission."""
+    """Submit an attack to the course in `folder`, and return the folder of the submission."""
     target = folder / "submitted" / (student or attack.student) / attack.assignment
-    _put(target, attack.files(released(folder, attack.assignment)))
+    _write_files(target, attack.files(released(folder, attack.assignment)))
     return target
 
 
-def _put(target: Path, files: Files) -> None:
-    """Write files; the name "." stands for the folder itself."""
+def _write_files(target: Path, files: Files) -> None:
+    """Write files to a folder; if the name of a link is ".", the folder itself is the link."""
     if isinstance(link := files.get("."), Link):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(link.target)

@@ -1,8 +1,8 @@
-"""One attack on stock nbgrader, in a container; and what it got by it.
+"""Grade an attack with stock nbgrader in a container, and collect the results.
 
-    python -m tests.hostile.stock NAME     prints what became of tests/hostile/submissions/NAME.py
+    python -m tests.hostile.stock NAME     prints the results of tests/hostile/submissions/NAME.py
 
-In one batch nbgrader grades an honest student, the attacker, and an honest student again.
+In one batch, nbgrader grades an honest student, the attacker, and another honest student.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.hostile import box, canaries, corpus
+from tests.hostile import canaries, container, corpus
 from tests.mutation import ROOT
 
 MODULE = "tests.hostile.stock"
@@ -30,21 +30,30 @@ c.CourseDirectory.course_id = "qlora"
 c.CourseDirectory.source_directory = "solutions"
 c.CourseDirectory.release_directory = "exercises"
 """
-LIMIT, CELL = 90, 20  # seconds for the batch, and for a cell
-COURSE = box.HOME / "course"
-GRADERS = ("autograded", "feedback", "gradebook.db", "gradebook.db-journal", ".nbgrader.log")
-LOG = Path("/run/nbgrader.log")  # only the harness can reach it
+# Maximum time for the batch and for a cell, in seconds.
+BATCH_TIMEOUT, CELL_TIMEOUT = 90, 20
+COURSE = container.HOME / "course"
+GRADING_FILES = ("autograded", "feedback", "gradebook.db", "gradebook.db-journal", ".nbgrader.log")
+# Only the harness can access this file.
+LOG = Path("/run/nbgrader.log")
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one attack.
+    """The results of one attack.
 
-    points: of the attacker; None if there is no grade. others: of the honest students.
-    ended: whether the batch came to its end by itself. code: nbgrader's exit status.
-    stolen: places whose canaries were seen. escapes: files changed or left outside.
-    survivors: processes that were left. reached: listeners that were. active: what of the notebook
-    would act in the feedback page. log: nbgrader's last lines.
+    Attributes:
+        points: The attacker's points; None without a grade.
+        others: The points of the honest students; None without a grade.
+        ended: Whether the batch ended within the time limit.
+        code: The exit status of nbgrader; None if the time limit was exceeded.
+        seconds: The duration of the batch, in seconds.
+        stolen: The places whose canaries the attack has read.
+        escapes: Files that were changed or left outside of the submission.
+        survivors: Processes that are still running.
+        reached: Listeners that were reached.
+        active: The elements of the feedback page by which the attack would affect the page.
+        log: The end of nbgrader's log.
     """
 
     points: float | None = None
@@ -61,95 +70,105 @@ class Result:
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> Result:
-        """A result from what JSON makes of one."""
+        """Return the result that was stored as JSON with this content."""
         lists = {key: tuple(value) for key, value in content.items() if type(value) is list}
         return cls(**content | lists)
 
     @property
     def unharmed(self) -> bool:
-        """Whether the other students got their points."""
+        """Return whether the honest students got their points."""
         return all(points == corpus.HONEST_POINTS for points in self.others)
 
 
-# --- outside --------------------------------------------------------------------------------------
+# --- on this machine ------------------------------------------------------------------------------
 
 
 def template(folder: Path, secrets: dict[str, str]) -> Path:
-    """A course for each assignment of the corpus, with honest submissions, in `folder`.
+    """Create a course with honest submissions for each assignment of the corpus, in `folder`.
 
-    Its settings are nbgrader's own: those of this repository have submissions graded elsewhere.
+    The courses have nbgrader's default settings, because the settings of this repository replace
+    nbgrader's autograding.
     """
     for name in (corpus.sums.NAME, corpus.tensors.NAME):
         course = corpus.course(ROOT, folder / name, name, secrets)
         corpus.hide_in_gradebook(course, secrets)
-        (course / "nbgrader_config.py").write_text(SETTINGS, encoding="utf-8")  # not this course's
+        (course / "nbgrader_config.py").write_text(SETTINGS, encoding="utf-8")
     return folder
 
 
 def attack(name: str, prepared: Path, secrets: dict[str, str]) -> Result:
-    """Run one attack against stock nbgrader. prepared: what `template` made, with these secrets."""
+    """Grade one attack with stock nbgrader in a new container.
+
+    Args:
+        name: The attack's name.
+        prepared: The folder that `template` returned.
+        secrets: The canaries in that folder.
+    """
     shadow = f"root:{secrets['shadow']}:20000:0:99999:7:::\n"
-    given = json.dumps(secrets)
-    printed = box.run(MODULE, ["--inside", name], given, prepared, shadow, LIMIT + 150)
-    if printed is None:
-        return Result(log="the container had to be ended")
-    return Result.of(json.loads(printed))
+    command = ["-m", MODULE, "--inside", name]
+    output = container.run(command, json.dumps(secrets), prepared, shadow, BATCH_TIMEOUT + 150)
+    if output is None:
+        return Result(log="the container was ended because of an error or the time limit")
+    return Result.of(json.loads(output))
 
 
 # --- in the container -----------------------------------------------------------------------------
 
 
 def inside(name: str, secrets: dict[str, str]) -> Result:
-    """Prepare the course, have it graded, and look."""
+    """Prepare the course, grade it, and collect the results."""
     attack = corpus.read(corpus.FOLDER / f"{name}.py")
     shutil.copytree(Path("/template") / attack.assignment, COURSE)
     corpus.write(attack, COURSE)
-    canaries.plant(box.HOME, secrets)
-    _give(box.HOME)
+    canaries.plant(container.HOME, secrets)
+    _change_owner(container.HOME)
     reaper = _Reaper()
     listeners = canaries.Listeners()
-    before = canaries.files(COURSE, GRADERS)
+    before = canaries.files(COURSE, GRADING_FILES)
     started = time.monotonic()
     with LOG.open("wb") as log:
-        code = _nbgrader(log, secrets, "autograde", attack.assignment, f"--Execute.timeout={CELL}")
+        code = _nbgrader(
+            log, secrets, "autograde", attack.assignment, f"--Execute.timeout={CELL_TIMEOUT}"
+        )
     seconds = time.monotonic() - started
     time.sleep(0.5)
     reaper.stop()
     survivors = canaries.survivors()
     reaper.reap()
-    escapes = canaries.changed(before, canaries.files(COURSE, GRADERS))
+    escapes = canaries.changed(before, canaries.files(COURSE, GRADING_FILES))
     points = _points(attack.assignment)
-    loot = _loot(attack)
+    outputs = _outputs(attack)
     return Result(
         points=points.get(attack.student),
         others=tuple(points.get(student) for student in corpus.HONEST),
         ended=code is not None,
         code=code,
         seconds=round(seconds, 1),
-        stolen=tuple(canaries.seen(secrets, loot)),
-        escapes=(*escapes, *canaries.escaped("/tmp", "/dev/shm", "/var/tmp", str(box.HOME))),
+        stolen=tuple(canaries.seen(secrets, outputs)),
+        escapes=(*escapes, *canaries.escaped("/tmp", "/dev/shm", "/var/tmp", str(container.HOME))),
         survivors=tuple(survivors),
-        reached=tuple(sorted(listeners.heard)),
+        reached=tuple(sorted(listeners.reached)),
         active=_page(attack, secrets),
         log=LOG.read_bytes()[-3000:].decode("utf-8", "replace"),
     )
 
 
-def _give(folder: Path) -> None:
-    """Hand a folder over to the user who grades; links aren't followed."""
+def _change_owner(folder: Path) -> None:
+    """Make the user who grades the owner of a folder and its files, without following links."""
     for path in (folder, *folder.rglob("*")):
-        os.chown(path, box.USER, box.USER, follow_symlinks=False)
+        os.chown(path, container.USER, container.USER, follow_symlinks=False)
 
 
 def _as_grader(*command: str) -> list[str]:
-    rights = ["--reuid", str(box.USER), "--regid", str(box.USER), "--clear-groups"]
-    first = 'echo 1000 > /proc/self/oom_score_adj; exec "$@"'  # to go first, before the harness
-    return ["setpriv", *rights, "--", "sh", "-c", first, "grader", *command]
+    user = ["--reuid", str(container.USER), "--regid", str(container.USER), "--clear-groups"]
+    # If the memory is exhausted, the kernel kills these processes rather than the harness.
+    script = 'echo 1000 > /proc/self/oom_score_adj; exec "$@"'
+    return ["setpriv", *user, "--", "sh", "-c", script, "grader", *command]
 
 
 def _nbgrader(log: Any, secrets: dict[str, str], command: str, *options: str) -> int | None:
-    """Run one of nbgrader's commands; its exit status, None if it took too long."""
-    variables = {"HOME": str(box.HOME), canaries.TOKEN: secrets["environment"]}
+    """Run a command of nbgrader, and return its exit status; None if the time limit is exceeded."""
+    variables = {"HOME": str(container.HOME), canaries.TOKEN: secrets["environment"]}
     process = subprocess.Popen(
         _as_grader("nbgrader", command, *options, "--course-dir", str(COURSE)),
         cwd=COURSE,
@@ -160,13 +179,13 @@ def _nbgrader(log: Any, secrets: dict[str, str], command: str, *options: str) ->
         start_new_session=True,
     )
     try:
-        return process.wait(LIMIT)
+        return process.wait(BATCH_TIMEOUT)
     except subprocess.TimeoutExpired:
         return None
 
 
 def _page(attack: corpus.Attack, secrets: dict[str, str]) -> tuple[str, ...]:
-    """What of the notebook acts in nbgrader's feedback page, for those that try that."""
+    """Return by which elements the attack affects nbgrader's feedback page, if it tries to."""
     if not attack.name.startswith("page"):
         return ()
     _nbgrader(subprocess.DEVNULL, secrets, "generate_feedback", attack.assignment)
@@ -175,10 +194,11 @@ def _page(attack: corpus.Attack, secrets: dict[str, str]) -> tuple[str, ...]:
 
 
 class _Reaper:
-    """A process that waits as root, where nobody can end it, to stop all of the grader's user.
+    """A process that stops and then kills all processes of the user who grades.
 
-    It is there before a fork bomb can take the last number of a process. One signal for all at once
-    leaves none to fork meanwhile; those that are stopped can be looked at, and leave the processor.
+    The process starts before nbgrader does, because a fork bomb may use up all pids. It waits as
+    root, so that a submission can't end it. One signal reaches all processes at once, so none of
+    them can fork meanwhile. Stopped processes can be examined and use no processor time.
     """
 
     def __init__(self) -> None:
@@ -187,7 +207,7 @@ class _Reaper:
         if self._pid == 0:
             os.close(self._calls)
             os.read(waits, 1)
-            os.setresuid(box.USER, box.USER, box.USER)
+            os.setresuid(container.USER, container.USER, container.USER)
             for number in (signal.SIGSTOP, signal.SIGKILL):
                 with contextlib.suppress(OSError):
                     os.kill(-1, number)
@@ -195,19 +215,19 @@ class _Reaper:
             os._exit(0)
 
     def stop(self) -> None:
-        """Let none of them go on."""
+        """Stop all processes of the user."""
         os.write(self._calls, b"s")
         time.sleep(0.3)
 
     def reap(self) -> None:
-        """End them all."""
+        """Kill all processes of the user."""
         os.close(self._calls)
         os.waitpid(self._pid, 0)
         time.sleep(0.2)
 
 
 def _points(assignment: str) -> dict[str, float]:
-    """Points of every student who has a grade, read by the grader's user."""
+    """Run `points` as the user who grades, and return the result."""
     done = subprocess.run(
         _as_grader(sys.executable, "-m", MODULE, "--points", assignment),
         cwd="/tmp",
@@ -220,18 +240,18 @@ def _points(assignment: str) -> dict[str, float]:
 
 
 def points(assignment: str) -> dict[str, float]:
-    """Points of every student who has a grade."""
+    """Return the points of all students with a grade."""
     from nbgrader.api import Gradebook
 
     with Gradebook(f"sqlite:///{COURSE / 'gradebook.db'}", "qlora") as book:
-        found = book.assignment_submissions(assignment)
-        return {one.student.id: one.score for one in found}
+        submissions = book.assignment_submissions(assignment)
+        return {submission.student.id: submission.score for submission in submissions}
 
 
-def _loot(attack: corpus.Attack) -> bytes:
-    """All that the attacker's student would get to see, or has put into the folder."""
+def _outputs(attack: corpus.Attack) -> bytes:
+    """Return the outputs of the graded notebook and the contents of the files beside it."""
     graded = COURSE / "autograded" / attack.student / attack.assignment
-    parts = [canaries.put_out(graded / f"{attack.assignment}.ipynb").encode()]
+    parts = [canaries.outputs(graded / f"{attack.assignment}.ipynb").encode()]
     for path in graded.rglob("*"):
         if path.suffix != ".ipynb" and path.is_file():
             with path.open("rb") as file:

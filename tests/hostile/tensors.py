@@ -1,7 +1,7 @@
-"""A second small assignment, for attacks that need tensors, bare asserts or a withheld answer.
+"""A second small assignment, for attacks that need tensors, asserts or a withheld answer.
 
-The first task's answer stands in `course_utils.lora`, which the assignment withholds. The second
-is about a tensor. The third is checked by `assert`, as exercises elsewhere are.
+The answer to the first task is in `course_utils.lora`, which the assignment withholds. The second
+task is about a tensor. The third task is checked by `assert`, as in exercises of other courses.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def {signature}:
 TASKS = {
     "tensors-rank": (
         "rank_even(d_in: int, d_out: int) -> float",
-        "The rank at which A and B hold as many parameters as W",
+        "The rank at which A and B have as many parameters as W",
         "return d_in * d_out / (d_in + d_out)",
         """\
 from course_utils.checks import check
@@ -96,7 +96,7 @@ for _ in range(5):
 
 
 def notebook() -> dict[str, Any]:
-    """The whole assignment: three functions, 9 points."""
+    """Return the assignment's solution: three functions, 9 points."""
     cells = [
         cell(OPENING, "# Exercise 08: Tensors", kind="markdown"),
         cell("setup", notebook_check.SETUP_CELL),

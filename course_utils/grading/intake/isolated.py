@@ -1,6 +1,6 @@
 """Repair a submission inside the sandbox; request and answer are sent as bytes.
 
-    worker                                      judge's process, in the sandbox
+    worker                                      test process, in the sandbox
       request(data, release)    ── bytes ──►      run: load, repair
       result: the notebook,     ◄── bytes ──      or why there is none
       or Ungradable
@@ -17,7 +17,7 @@ from typing import Any
 from course_utils.grading.intake import repair
 from course_utils.grading.sandbox.shell import clean, utf8
 
-# The function that the judge's process is asked to call.
+# The function that the test process is asked to call.
 FUNCTION = f"{__name__}:run"
 
 

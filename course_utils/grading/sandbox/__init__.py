@@ -9,7 +9,7 @@ Modules that run outside of the sandbox:
 
 Modules that run in the sandbox:
 
-    inside        the first program in a sandbox: imports the libraries once, then forks
+    forkserver    the first program in a sandbox: imports the libraries once, then forks
     namespaces    separates a forked process from all other processes
     seccomp       makes the kernel refuse dangerous system calls of the forked process
     processes     runs a student's cells or the tests in the forked process

@@ -54,7 +54,7 @@ class Mount(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Bubble:
+class Policy:
     """The guarantees that bubblewrap gives about a program; each field is one guarantee.
 
     The default of each field guarantees nothing, so a policy must state every guarantee that it
@@ -107,40 +107,40 @@ class Bubble:
         return [
             "bwrap",
             *(f"--unshare-{namespace}" for namespace in self.unshare),
-            *_if(self.die_with_parent, "--die-with-parent"),
-            *_if(self.new_session, "--new-session"),
-            *_if(self.environment is not None, "--clearenv"),
-            *_if(self.user, "--uid", self.user, "--gid", self.user),
-            *_if(self.hostname, "--hostname", self.hostname),
-            *_if(self.drop_capabilities, "--cap-drop", "ALL"),
-            *_mounts(self.read_only),
+            *_option(self.die_with_parent, "--die-with-parent"),
+            *_option(self.new_session, "--new-session"),
+            *_option(self.environment is not None, "--clearenv"),
+            *_option(self.user, "--uid", self.user, "--gid", self.user),
+            *_option(self.hostname, "--hostname", self.hostname),
+            *_option(self.drop_capabilities, "--cap-drop", "ALL"),
+            *_mount_options(self.read_only),
             *(word for path in self.hidden for word in ("--tmpfs", path)),
             *(("--proc", "/proc") if self.own_proc else ("--bind", "/proc", "/proc")),
             *("--dev", "/dev"),
-            *_if(self.read_only_devices, "--remount-ro", "/dev"),
+            *_option(self.read_only_devices, "--remount-ro", "/dev"),
             *(word for path in self.tmpfs for word in ("--tmpfs", path)),
             *(word for path in self.folders for word in ("--dir", path)),
-            *_if(self.read_only_root, "--remount-ro", "/"),
+            *_option(self.read_only_root, "--remount-ro", "/"),
             *(word for name, value in variables for word in ("--setenv", name, value)),
-            *_if(self.working_folder, "--chdir", self.working_folder),
+            *_option(self.working_folder, "--chdir", self.working_folder),
             "--",
         ]
 
 
-def policy(package: Path) -> Bubble:
+def sandbox_policy(package: Path) -> Policy:
     """Return the guarantees of a sandbox, which are the same for root and for other users.
 
     Args:
         package: The copy of course_utils that is mounted in the sandbox.
     """
-    return Bubble(
+    return Policy(
         unshare=("all",),
         die_with_parent=True,
         new_session=True,
         user=ID,
         hostname="sandbox",
         drop_capabilities=True,
-        read_only=tuple(_readable(package)),
+        read_only=tuple(_readable_mounts(package)),
         hidden=_other_copies(),
         own_proc=True,
         read_only_devices=True,
@@ -166,10 +166,10 @@ def command(package: Path) -> list[str]:
     """
     if not shutil.which("bwrap"):
         raise SandboxError(f"there is no bubblewrap: {INSTALL}")
-    sandbox = policy(package)
+    sandbox = sandbox_policy(package)
     if os.geteuid() != 0:
         return sandbox.argv()
-    files = Bubble(
+    files = Policy(
         # When the worker ends, this bubblewrap ends, and so do all processes in its PID namespace.
         unshare=("pid",),
         die_with_parent=True,
@@ -185,7 +185,7 @@ def command(package: Path) -> list[str]:
 def python() -> str:
     """Return the path of this Python in the sandbox, with links in the prefix resolved."""
     folder = os.path.relpath(os.path.dirname(sys.executable), sys.prefix)
-    prefix = _target(os.path.realpath(sys.prefix))
+    prefix = _path_in_sandbox(os.path.realpath(sys.prefix))
     return os.path.join(prefix, folder, os.path.basename(sys.executable))
 
 
@@ -223,7 +223,7 @@ def _as_nobody() -> list[str]:
     return ["setpriv", "--reuid", user, "--regid", group, "--clear-groups"]
 
 
-def _readable(package: Path) -> Iterator[Mount]:
+def _readable_mounts(package: Path) -> Iterator[Mount]:
     """Yield the mounts that a program in the sandbox can read.
 
     The mounts are the system's programs, this Python and the copy of course_utils.
@@ -231,11 +231,11 @@ def _readable(package: Path) -> Iterator[Mount]:
     python = {os.path.realpath(path) for path in (sys.base_prefix, sys.prefix)}
     system = (path for path in (*SYSTEM, *SYSTEM_FILES) if os.path.exists(path))
     for path in (*system, *sorted(p for p in python if not p.startswith("/usr/"))):
-        yield Mount(path, _target(path))
+        yield Mount(path, _path_in_sandbox(path))
     yield Mount(str(package), f"{COURSE}/course_utils")
 
 
-def _target(path: str) -> str:
+def _path_in_sandbox(path: str) -> str:
     """Return the path in the sandbox of a file or folder of this machine.
 
     Both paths are equal, except for a Python in /tmp, because a sandbox has a different /tmp.
@@ -264,36 +264,36 @@ def _other_copies() -> tuple[str, ...]:
     package = Path(course_utils.__file__).resolve().parent
     prefixes = (Path(path).resolve() for path in (sys.prefix, sys.base_prefix))
     inside = any(package.is_relative_to(prefix) for prefix in prefixes)
-    return (_target(str(package)),) if inside else ()
+    return (_path_in_sandbox(str(package)),) if inside else ()
 
 
-def _mounts(mounts: Iterable[Mount]) -> Iterator[str]:
+def _mount_options(mounts: Iterable[Mount]) -> Iterator[str]:
     """Yield the options that mount files and folders read-only.
 
     A link becomes a link in the sandbox. For example, /bin and /lib are links into /usr on most
     systems.
     """
-    made: set[str] = set()
+    created: set[str] = set()
     for source, target in mounts:
-        yield from _parents(target, made)
+        yield from _parent_options(target, created)
         if os.path.islink(source):
             yield from ("--symlink", os.readlink(source), target)
         else:
             yield from ("--ro-bind", source, target)
 
 
-def _parents(path: str, made: set[str]) -> Iterator[str]:
+def _parent_options(path: str, created: set[str]) -> Iterator[str]:
     """Yield the options that create the missing folders above a path, readable for all users.
 
     Args:
         path: A path in the sandbox.
-        made: The folders that earlier options create. The new folders are added to this set.
+        created: The folders that earlier options create. The new folders are added to this set.
     """
     for folder in map(str, reversed(Path(path).parents)):
-        if folder != "/" and folder not in made:
-            made.add(folder)
+        if folder != "/" and folder not in created:
+            created.add(folder)
             yield from ("--perms", "0755", "--dir", folder)
 
 
-def _if(wanted: Any, *options: str) -> tuple[str, ...]:
+def _option(wanted: Any, *options: str) -> tuple[str, ...]:
     return options if wanted else ()

@@ -5,7 +5,7 @@ A message has a kind, a few short fields and a body of bytes. It is sent in this
     4 bytes: length of the head │ 8 bytes: length of the body │ head: JSON │ body
 
 The content of a message is never evaluated or unpickled. The receiver limits the size of a message,
-so that the sender, which may be a student's process, can't fill the receiver's memory.
+so that the sender, which may be a student process, can't fill the receiver's memory.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # Maximum size of a message's head, in bytes (B).
-HEAD = 64_000
+MAX_HEAD = 64_000
 # Maximum size of a message's body, in bytes (B). `course_utils.values` allows values up to 64 MB.
-BODY = 70_000_000
+MAX_BODY = 70_000_000
 
 
-class Gone(Exception):
+class ChannelError(Exception):
     """Raised if the other process has ended, closed the connection, or sent an invalid message."""
 
 
@@ -70,7 +70,7 @@ class Channel:
             fields: The other fields of the message. Their values must be serializable as JSON.
 
         Raises:
-            Gone: The connection is closed.
+            ChannelError: The connection is closed.
             TimeoutError: The deadline has passed.
         """
         head = json.dumps({"kind": kind, **fields}).encode()
@@ -82,9 +82,9 @@ class Channel:
             except BlockingIOError:
                 continue
             except OSError as error:
-                raise Gone(str(error)) from None
+                raise ChannelError(str(error)) from None
 
-    def receive(self, deadline: float | None = None, limit: int = BODY) -> Message:
+    def receive(self, deadline: float | None = None, limit: int = MAX_BODY) -> Message:
         """Receive and return the next message.
 
         Args:
@@ -92,18 +92,18 @@ class Channel:
             limit: Maximum size of the message's body, in bytes (B).
 
         Raises:
-            Gone: The connection is closed, or the message is too large or malformed.
+            ChannelError: The connection is closed, or the message is too large or malformed.
             TimeoutError: The deadline has passed.
         """
         sizes = self._read(12, deadline)
         head, body = int.from_bytes(sizes[:4], "big"), int.from_bytes(sizes[4:], "big")
-        if head > HEAD or body > limit:
-            raise Gone("a message is too large")
+        if head > MAX_HEAD or body > limit:
+            raise ChannelError("a message is too large")
         try:
             fields = json.loads(self._read(head, deadline))
             return Message(str(fields.pop("kind")), fields, self._read(body, deadline))
         except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
-            raise Gone(f"a message is malformed: {error}") from None
+            raise ChannelError(f"a message is malformed: {error}") from None
 
     def _read(self, size: int, deadline: float | None) -> bytes:
         data = bytearray()
@@ -114,9 +114,9 @@ class Channel:
             except BlockingIOError:
                 continue
             except OSError as error:
-                raise Gone(str(error)) from None
+                raise ChannelError(str(error)) from None
             if not part:
-                raise Gone("the connection was closed")
+                raise ChannelError("the connection was closed")
             data += part
         return bytes(data)
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import course_utils
 
-WITHHELD = """\
+WITHHELD_SOURCE = """\
 raise ImportError(
     "{name} is not available while this assignment is graded, because it contains solutions."
 )
 """
 
 
-def copied_package(target: Path, withheld: tuple[str, ...] = ()) -> Path:
+def copy_package(target: Path, withheld: tuple[str, ...] = ()) -> Path:
     """Copy course_utils without the withheld modules, and return the copy's folder.
 
     In the copy, importing a withheld module raises an ImportError.
@@ -39,9 +39,9 @@ def copied_package(target: Path, withheld: tuple[str, ...] = ()) -> Path:
 
 
 def _withhold(package: Path, name: str) -> None:
-    """Replace the source of a withheld module or package by `WITHHELD`.
+    """Replace the source of a withheld module or package by `WITHHELD_SOURCE`.
 
-    In a package, each module is replaced, and all files that are no modules are removed.
+    In a package, each module is replaced, and all other files are removed.
 
     Args:
         package: The copy of course_utils.
@@ -53,6 +53,6 @@ def _withhold(package: Path, name: str) -> None:
         if file.suffix == ".py":
             parts = file.relative_to(package.parent).with_suffix("").parts
             module = ".".join(parts).removesuffix(".__init__")
-            file.write_text(WITHHELD.format(name=module), encoding="utf-8")
+            file.write_text(WITHHELD_SOURCE.format(name=module), encoding="utf-8")
         else:
             file.unlink()

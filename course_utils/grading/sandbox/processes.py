@@ -1,13 +1,13 @@
 """Run a student's cells, or an assignment's tests, in a process in the sandbox.
 
-    judge                                            student
+    test process                                     student process
     check(lora_parameters, 1000, 1000, rank=8)
       lora_parameters is a Proxy ──► call, arguments ──►  calls the student's function
       compares with 16,000       ◄── value or error  ◄──  result as plain values
 
-All messages pass through the referee outside of the sandbox (`course_utils.grading.referee`). Only
-the referee decides how long each call may last. The judge never receives a student's object, only
-values of exact, plain types. The student's process never receives a test.
+All messages pass through a session outside of the sandbox (`course_utils.grading.session`). Only
+the session decides how long each call may last. The test process never receives a student's object,
+only values of exact, plain types. The student process never receives a test.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ from pathlib import Path
 from typing import Any
 
 from course_utils import checks, values
-from course_utils.grading.sandbox.messages import Channel, Gone, Message
-from course_utils.grading.sandbox.shell import Shell, clean, described, utf8
+from course_utils.grading.sandbox.messages import Channel, ChannelError, Message
+from course_utils.grading.sandbox.shell import Shell, clean, exception_fields, utf8
 
 # Maximum size of a message's body from the worker, in bytes (B). The limit is high, because the
 # worker is trusted.
-FROM_WORKER = 400_000_000
+MAX_REQUEST = 400_000_000
 
 
-class Process:
+class RoleProcess:
     """Answers messages in order, until the other end of the channel is closed.
+
+    The subclasses are the roles that a process can have: `StudentProcess` and `TestProcess`.
 
     Each request has a number `n`, and its answer has the same number. So the receiver can discard
     late answers from forks or threads.
@@ -51,9 +53,9 @@ class Process:
         """Answer messages until the other end of the channel is closed."""
         while True:
             try:
-                message = self.channel.receive(limit=FROM_WORKER)
+                message = self.channel.receive(limit=MAX_REQUEST)
                 getattr(self, f"on_{message.kind}")(message)
-            except Gone:
+            except ChannelError:
                 return
 
     def emit(self, kind: str, body: bytes = b"", **fields: Any) -> None:
@@ -101,14 +103,14 @@ class Process:
             raise KeyboardInterrupt
 
 
-class Student(Process):
+class StudentProcess(RoleProcess):
     """Runs a student's cells and calls the student's functions."""
 
     def __init__(self, channel: Channel):
         super().__init__(channel)
-        # Allow imports of modules that were handed in with the notebook.
+        # Allow imports of modules that were submitted with the notebook.
         sys.path.insert(0, os.getcwd())
-        # The objects that calls of the judge have created, by the number of the call.
+        # The objects that the test's calls have created, by the number of the call.
         self.objects: dict[int, Any] = {}
 
     def on_call(self, message: Message) -> None:
@@ -117,14 +119,14 @@ class Student(Process):
         self.shell.outputs.start()
         try:
             with self._interruptible():
-                # The test has created these folders in the judge's process. Create them here too,
-                # so that the student's function can use them.
+                # The test has created these folders in the test process. Create them here too, so
+                # that the student's function can use them.
                 for folder in message["folders"]:
                     os.makedirs(folder, exist_ok=True)
                 with contextlib.redirect_stderr(sys.stdout):
                     reply, body = self._call(message)
         except BaseException as error:
-            fields = _fields(error)
+            fields = _raised_fields(error)
         self.shell.flush()
         self.emit(reply, body, n=message["n"], **fields)
 
@@ -148,8 +150,8 @@ class Student(Process):
             return "unplain", utf8(clean(error))
 
 
-def _fields(error: BaseException) -> dict[str, Any]:
-    """Return the description of a student's exception that the judge receives.
+def _raised_fields(error: BaseException) -> dict[str, Any]:
+    """Return the description of a student's exception that the test process receives.
 
     The description has the exception's name, its message, the names of the built-in exception types
     that the exception is an instance of, and the place in the student's code.
@@ -159,10 +161,10 @@ def _fields(error: BaseException) -> dict[str, Any]:
     except Exception:
         place = []
     kinds = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
-    return {**described(type(error), error), "kinds": kinds[:20], "place": place}
+    return {**exception_fields(type(error), error), "kinds": kinds[:20], "place": place}
 
 
-class Judge(Process):
+class TestProcess(RoleProcess):
     """Runs the instructor's test cells."""
 
     def on_check(self, message: Message) -> None:
@@ -182,7 +184,7 @@ class Judge(Process):
         self.emit("computed", function(message.body), n=message["n"])
 
     def ask(self, proxy: Proxy, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make a call in the student's process, and return the call's value or raise its exception.
+        """Make a call in the student process, and return the call's value or raise its exception.
 
         Args:
             proxy: The function, class or method to call.
@@ -194,7 +196,15 @@ class Judge(Process):
             Exception: The student's code raised an exception, which is rebuilt here.
         """
         body = values.encode((args, kwargs))
-        self.emit("call", body, **proxy.address, keep=proxy.makes, folders=_folders())
+        self.emit(
+            "call",
+            body,
+            name=proxy._name,
+            path=proxy._path,
+            object=proxy._number,
+            keep=proxy._makes,
+            folders=_folders(),
+        )
         reply = self.channel.receive()
         if reply.kind == "value":
             try:
@@ -202,19 +212,19 @@ class Judge(Process):
             except ValueError as error:
                 raise checks.NotPlainError(str(error)) from None
         if reply.kind == "object":
-            return Proxy(self, proxy.name, number=reply["n"])
+            return Proxy(self, proxy._name, number=reply["n"])
         if reply.kind == "unplain":
             raise checks.NotPlainError(reply.text)
         raise rebuilt(reply)
 
 
 class Proxy:
-    """Represents a student's function, class or object in the judge's process.
+    """Represents a student's function, class or object in the test process.
 
-    Calling the proxy or one of its methods makes the call in the student's process.
+    Calling the proxy or one of its methods makes the call in the student process.
 
     Args:
-        judge: The judge's process.
+        process: The test process.
         name: The name of the function or class that the student has defined.
         path: The attributes that lead from the object to a method.
         number: The number of the call that created the object; 0 for a function or class.
@@ -224,24 +234,25 @@ class Proxy:
 
     def __init__(
         self,
-        judge: Judge,
+        process: TestProcess,
         name: str,
         path: tuple[str, ...] = (),
         number: int = 0,
         makes: bool = False,
     ):
-        self.judge, self.name, self.makes = judge, name, makes
-        self.address = {"name": name, "path": path, "object": number}
+        # All names begin with an underscore, so that a student's method may have any other name.
+        self._process, self._name, self._path = process, name, path
+        self._number, self._makes = number, makes
         self.__name__ = (name, *path)[-1]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.judge.ask(self, args, kwargs)
+        """Call the function, class or method in the student process; see `TestProcess.ask`."""
+        return self._process.ask(self, args, kwargs)
 
     def __getattr__(self, name: str) -> Proxy:
         if name.startswith("__"):
             raise AttributeError(name)
-        address = self.address
-        return Proxy(self.judge, self.name, (*address["path"], name), address["object"])
+        return Proxy(self._process, self._name, (*self._path, name), self._number)
 
 
 def rebuilt(reply: Message) -> Exception:
@@ -253,12 +264,13 @@ def rebuilt(reply: Message) -> Exception:
     """
     name = str(reply["ename"])
     name = name if name.isidentifier() else "Exception"
-    found = [getattr(builtins, str(kind), None) for kind in reply["kinds"]]
-    kinds = [k for k in found if isinstance(k, type) and issubclass(k, (Exception, SystemExit))]
+    text = str(reply["evalue"])
+    named = [getattr(builtins, str(kind), None) for kind in reply["kinds"]]
+    kinds = [k for k in named if isinstance(k, type) and issubclass(k, (Exception, SystemExit))]
     direct = [k for k in kinds if not any(k in other.__mro__[1:] for other in kinds)]
     members = {
-        "__init__": lambda self: None,
-        "__str__": lambda self, text=str(reply["evalue"]): text,
+        "__init__": lambda _: None,
+        "__str__": lambda _: text,
         "crossed_place": [str(line) for line in reply["place"]],
     }
     for bases in (tuple(direct), tuple(direct[:1]), (Exception,)):

@@ -1,4 +1,4 @@
-"""Filter the system calls of a student's process: the kernel refuses calls that no exercise needs.
+"""Filter the system calls of a student process: the kernel refuses calls that no exercise needs.
 
 Namespaces, dropped capabilities and no_new_privs already confine a process. In addition, the filter
 blocks system calls to those parts of the kernel in which ways around such a confinement have been
@@ -44,7 +44,7 @@ REFUSED = """
 """
 # The numbers of further calls. For clone, ioctl, fcntl and personality, the filter checks an
 # argument. For clone3 and flock, the filter returns ENOSYS. The call seccomp installs the filter.
-OTHERS = """
+CHECKED = """
     clone                56 220    clone3             435 435    ioctl              16  29
     personality         135  92    seccomp            317 277    fcntl              72  25
     flock                73  32
@@ -77,7 +77,7 @@ SET_FILTER, ALL_THREADS = 1, 1
 Instruction = tuple[int, int, int, int]
 
 
-def restrict() -> bool:
+def install_filter() -> bool:
     """Install the filter permanently, and return whether the machine supports it.
 
     The filter applies to all threads of this process and to all processes that they start.
@@ -92,11 +92,11 @@ def restrict() -> bool:
     machine = platform.machine() if sys.platform == "linux" and sys.maxsize > 2**32 else ""
     if machine not in MACHINES:
         return False
-    install(program(machine), numbers(machine)["seccomp"])
+    install_program(filter_program(machine), call_numbers(machine)["seccomp"])
     return True
 
 
-def install(instructions: list[Instruction], call: int) -> None:
+def install_program(instructions: list[Instruction], call: int) -> None:
     """Install a BPF program as a filter of system calls, with the system call seccomp(2).
 
     Args:
@@ -106,7 +106,7 @@ def install(instructions: list[Instruction], call: int) -> None:
     Raises:
         OSError: The kernel doesn't accept the program.
     """
-    array = (_Filter * len(instructions))(*instructions)
+    array = (_Filter * len(instructions))(*(_Filter(*line) for line in instructions))
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
     arguments = (call, SET_FILTER, ALL_THREADS)
@@ -119,7 +119,7 @@ def install(instructions: list[Instruction], call: int) -> None:
         raise OSError(number, f"seccomp: {os.strerror(number)}")
 
 
-def numbers(machine: str, table: str = REFUSED + OTHERS) -> dict[str, int]:
+def call_numbers(machine: str, table: str = REFUSED + CHECKED) -> dict[str, int]:
     """Return the numbers of a machine's system calls, by name.
 
     Args:
@@ -132,20 +132,20 @@ def numbers(machine: str, table: str = REFUSED + OTHERS) -> dict[str, int]:
     return {name: int(number) for name, number in calls if number != "-"}
 
 
-def program(machine: str, refusal: int = errno.EPERM) -> list[Instruction]:
+def filter_program(machine: str, refusal: int = errno.EPERM) -> list[Instruction]:
     """Return the filter as a BPF program, which the kernel runs at each system call.
 
     All jumps in the program are forward:
 
-        architecture is ours? ──no──► kill the process            (i386's calls)
+        native architecture? ───no──► kill the process            (calls of i386)
               │yes
-        number ≥ 2^30? ───────yes───► ENOSYS                      (x32's calls)
-        number is clone3? ────yes───► ENOSYS                      (libc then takes clone)
-        number is flock? ─────yes───► ENOSYS                      (filelock then makes a file)
+        number ≥ 2^30? ───────yes───► ENOSYS                      (calls of x32)
+        number is clone3? ────yes───► ENOSYS                      (libc then uses clone)
+        number is flock? ─────yes───► ENOSYS                      (filelock then creates a file)
         number is refused? ───yes───► EPERM                       (for each of REFUSED)
         number is clone? ─────yes───► a new namespace? ───────────yes──► EPERM │ no ──► allow
         number is ioctl? ─────yes───► TIOCSTI or TIOCLINUX? ──────yes──► EPERM │ no ──► allow
-        number is fcntl? ─────yes───► a lease or a notice? ───────yes──► EPERM │ no ──► allow
+        number is fcntl? ─────yes───► a lease or a watch? ────────yes──► EPERM │ no ──► allow
         number is personality? yes──► a query? ────────────────────no──► EPERM │ yes ─► allow
               │no
             allow
@@ -163,14 +163,14 @@ def program(machine: str, refusal: int = errno.EPERM) -> list[Instruction]:
         machine: A key of `MACHINES`.
         refusal: The error number that a refused call returns.
     """
-    calls = numbers(machine)
-    refuse = _answer(ERROR | refusal)
-    unknown = _answer(ERROR | errno.ENOSYS)
-    lines = [_load(ARCHITECTURE), *_unless(EQUAL, MACHINES[machine][1], _answer(KILL))]
+    calls = call_numbers(machine)
+    refuse = _return(ERROR | refusal)
+    unknown = _return(ERROR | errno.ENOSYS)
+    lines = [_load(ARCHITECTURE), *_unless(EQUAL, MACHINES[machine][1], _return(KILL))]
     lines += [_load(NUMBER), *_when(AT_LEAST, X32, unknown)]
     for name in ("clone3", "flock"):
         lines += _when(EQUAL, calls[name], unknown)
-    for number in numbers(machine, REFUSED).values():
+    for number in call_numbers(machine, REFUSED).values():
         lines += _when(EQUAL, number, refuse)
     arguments = {
         "clone": (0, _when(ANY_BIT, NEW_NAMESPACES, refuse)),
@@ -185,16 +185,16 @@ def program(machine: str, refusal: int = errno.EPERM) -> list[Instruction]:
     }
     for name, (position, tests) in arguments.items():
         lines += _when(
-            EQUAL, calls[name], [_load(ARGUMENTS + 8 * position), *tests, *_answer(ALLOW)]
+            EQUAL, calls[name], [_load(ARGUMENTS + 8 * position), *tests, *_return(ALLOW)]
         )
-    return lines + _answer(ALLOW)
+    return lines + _return(ALLOW)
 
 
 def _load(offset: int) -> Instruction:
     return (LOAD, 0, 0, offset)
 
 
-def _answer(action: int) -> list[Instruction]:
+def _return(action: int) -> list[Instruction]:
     return [(RETURN, 0, 0, action)]
 
 
@@ -204,7 +204,7 @@ def _when(test: int, operand: int, then: list[Instruction]) -> list[Instruction]
     Args:
         test: The code of the jump instruction, such as `EQUAL`.
         operand: The operand of the test.
-        then: Instructions that end with an answer.
+        then: Instructions that end with a return.
     """
     return [(test, 0, len(then), operand), *then]
 

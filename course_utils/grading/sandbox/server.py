@@ -1,7 +1,7 @@
 """Start sandboxes: warm servers in bubblewrap, which fork a process for each submission.
 
 worker ──► bwrap: system and libraries read-only, no network, none of the course's files
-             └─ server: has imported torch, transformers … once   (`sandbox.inside`)
+             └─ server: has imported torch, transformers … once   (`sandbox.forkserver`)
                   ├─ process of one submission: namespaces, /tmp and limits of its own
                   └─ process of another
 """
@@ -27,10 +27,10 @@ from course_utils.grading.sandbox import bubblewrap, limits
 from course_utils.grading.sandbox.bubblewrap import SandboxError
 from course_utils.grading.sandbox.limits import Limits
 from course_utils.grading.sandbox.messages import Channel
-from course_utils.grading.sandbox.package import copied_package
+from course_utils.grading.sandbox.package import copy_package
 
 # Maximum time until a server is ready, and for each of its answers, in seconds.
-START = 300
+ANSWER_TIMEOUT = 300
 
 
 class Server:
@@ -57,34 +57,34 @@ class Server:
         self._imports = imports
         self._folder = tempfile.TemporaryDirectory(prefix="grading-")
         os.chmod(self._folder.name, 0o711)
-        self._package = copied_package(Path(self._folder.name), withheld)
-        self._bubble: BubbleProcess | None = BubbleProcess(imports, self._package)
-        self.fork_error = self._bubble.fork_error
+        self._package = copy_package(Path(self._folder.name), withheld)
+        self._bubblewrap: BubblewrapProcess | None = BubblewrapProcess(imports, self._package)
+        self.fork_error = self._bubblewrap.fork_error
         self.warm = warm and not self.fork_error
 
-    def start(self, role: str, allowed: Limits, core: int | None = None) -> Sandboxed:
+    def start(self, role: str, allowed: Limits, core: int | None = None) -> SandboxProcess:
         """Start and return a process in a sandbox.
 
         Args:
-            role: "student" or "judge".
+            role: "student" or "test".
             allowed: The limits for the process and all processes that it starts, together.
             core: The number of the only core on which the process may run; default: any core.
         """
-        if self.warm and self._bubble:
-            return Sandboxed(self._bubble, role, allowed, core)
-        bubble, self._bubble = self._bubble, None
-        bubble = bubble or BubbleProcess(self._imports, self._package)
-        return Sandboxed(bubble, role, allowed, core, forked=False)
+        if self.warm and self._bubblewrap:
+            return SandboxProcess(self._bubblewrap, role, allowed, core)
+        process, self._bubblewrap = self._bubblewrap, None
+        process = process or BubblewrapProcess(self._imports, self._package)
+        return SandboxProcess(process, role, allowed, core, forked=False)
 
     @property
     def alive(self) -> bool:
         """Return whether the server can start processes."""
-        return self._bubble is None or self._bubble.alive
+        return self._bubblewrap is None or self._bubblewrap.alive
 
     def close(self) -> None:
         """End the server and all of its processes, and delete its copy of course_utils."""
-        if self._bubble:
-            self._bubble.close()
+        if self._bubblewrap:
+            self._bubblewrap.close()
         self._folder.cleanup()
 
     def __enter__(self) -> Self:
@@ -94,8 +94,8 @@ class Server:
         self.close()
 
 
-class BubbleProcess:
-    """A bubblewrap process that runs `sandbox.inside`, and the socket for requests to it.
+class BubblewrapProcess:
+    """A bubblewrap process that runs `sandbox.forkserver`, and the socket for requests to it.
 
     Args:
         imports: Import statements, one per line.
@@ -110,7 +110,7 @@ class BubbleProcess:
         # Allows one request at a time.
         self._lock = threading.Lock()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        module = "course_utils.grading.sandbox.inside"
+        module = "course_utils.grading.sandbox.forkserver"
         program = [bubblewrap.python(), "-m", module, str(theirs.fileno())]
         self._program = subprocess.Popen(
             [*bubblewrap.command(package), *program],
@@ -122,14 +122,18 @@ class BubbleProcess:
             start_new_session=True,
         )
         theirs.close()
-        self._control.settimeout(START)
-        self.fork_error: str = self.ask(imports=imports)["namespaces"]
+        self._control.settimeout(ANSWER_TIMEOUT)
+        try:
+            self.fork_error: str = self.ask(imports=imports)["namespaces"]
+        except SandboxError:
+            self.close()
+            raise
 
-    def ask(self, given: socket.socket | None = None, **request: Any) -> dict[str, Any]:
+    def ask(self, passed: socket.socket | None = None, **request: Any) -> dict[str, Any]:
         """Send a request to the server, and return the server's answer.
 
         Args:
-            given: A socket that is passed to the server with the request; default: none.
+            passed: A socket that is passed to the server with the request; default: none.
             request: The fields of the request.
 
         Raises:
@@ -138,7 +142,7 @@ class BubbleProcess:
         data = json.dumps(request).encode()
         try:
             with self._lock:
-                socket.send_fds(self._control, [data], [given.fileno()] if given else [])
+                socket.send_fds(self._control, [data], [passed.fileno()] if passed else [])
                 answer = self._control.recv(1 << 16)
         except OSError:
             answer = b""
@@ -161,22 +165,22 @@ class BubbleProcess:
     def _last_line(self) -> str:
         """Return the last line that the program wrote, which usually says why it ended."""
         if self._log.closed:
-            return "it was ended"
+            return "its server was closed"
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._program.wait(5)
         self._log.seek(0)
         lines = self._log.read().decode("utf-8", "replace").strip().splitlines()
-        return lines[-1] if lines else "it ended without a word"
+        return lines[-1] if lines else "bubblewrap printed no message"
 
 
-class Sandboxed:
+class SandboxProcess:
     """A process in a sandbox, which can be interrupted and ended.
 
     After its start, the process waits for the first message on its channel.
 
     Args:
-        bubble: The sandbox.
-        role: "student" or "judge".
+        sandbox: The sandbox.
+        role: "student" or "test".
         allowed: The limits for the process and all processes that it starts, together.
         core: The number of the only core on which the process may run; default: any core.
         forked: Whether the server forks the process. If not, the server itself becomes the process.
@@ -184,23 +188,24 @@ class Sandboxed:
     Attributes:
         channel: The channel to the process.
         limits: The limits that are enforced for the process and all processes that it starts.
+        pid: The process's pid on this machine.
     """
 
     def __init__(
         self,
-        bubble: BubbleProcess,
+        sandbox: BubblewrapProcess,
         role: str,
         allowed: Limits,
         core: int | None = None,
         *,
         forked: bool = True,
     ):
-        self._bubble, self._forked = bubble, forked
+        self._sandbox, self._forked = sandbox, forked
         ours, theirs = socket.socketpair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self.channel = Channel(ours)
         with theirs:
-            self._pid = bubble.ask(
+            self._pid_in_sandbox = sandbox.ask(
                 theirs,
                 do="fork" if forked else "serve",
                 role=role,
@@ -209,20 +214,20 @@ class Sandboxed:
                 files=allowed.files,
                 seconds=int(allowed.notebook),
             )["pid"]
-        self._outside = _sender(ours)
+        self.pid = _sender_pid(ours)
         self.limits = limits.enforce(allowed.memory, allowed.processes)
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.limits)
-            self.limits.add(self._outside)
+            self.limits.add(self.pid)
             if core is not None:
-                os.sched_setaffinity(self._outside, {core})
+                os.sched_setaffinity(self.pid, {core})
             # No error was raised, so keep the limits until `end` is called.
             stack.pop_all()
 
     def interrupt(self) -> None:
         """Interrupt the code that the process is running, like Jupyter's interrupt button."""
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self._outside, signal.SIGINT)
+            os.kill(self.pid, signal.SIGINT)
 
     def end(self) -> str:
         """End the process and its children. If it had already been killed, return the reason.
@@ -234,9 +239,9 @@ class Sandboxed:
         status = 0
         try:
             if self._forked:
-                status = self._bubble.ask(do="end", pid=self._pid)["status"]
+                status = self._sandbox.ask(do="end", pid=self._pid_in_sandbox)["status"]
             else:
-                self._bubble.close()
+                self._sandbox.close()
         finally:
             exceeded = self.limits.exceeded
             self.limits.__exit__(None, None, None)
@@ -245,21 +250,21 @@ class Sandboxed:
         return f"it was ended by signal {-status}" if status < 0 and status != -9 else ""
 
 
-def _sender(connection: socket.socket) -> int:
+def _sender_pid(connection: socket.socket) -> int:
     """Receive the first byte from a connection, and return the sender's pid on this machine.
 
     Raises:
         SandboxError: The sender has ended without sending a byte.
     """
     space = socket.CMSG_SPACE(struct.calcsize("3i"))
-    connection.settimeout(START)
+    connection.settimeout(ANSWER_TIMEOUT)
     data, extra, _, _ = connection.recvmsg(1, space)
     connection.settimeout(None)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
-    for level, kind, found in extra if data else ():
+    for level, kind, credentials in extra if data else ():
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-            return struct.unpack("3i", found)[0]
-    raise SandboxError("a process in the sandbox ended before it began")
+            return struct.unpack("3i", credentials)[0]
+    raise SandboxError("a process in the sandbox ended while it was starting")
 
 
 # The number of submissions that are being graded on each core.

@@ -21,9 +21,11 @@ from typing import Any
 MIMES = ("text/plain", "text/html", "text/markdown", "text/latex", "image/png", "image/jpeg")
 # Maximum size of the text that a cell may print, and of everything that it may display, in bytes
 # (B). Further outputs are dropped.
-TEXT, PICTURES = 200_000, 8_000_000
+MAX_TEXT, MAX_DISPLAY = 200_000, 8_000_000
+# The note at the end of an output that is too large.
+TOO_LARGE = b"\n[the output is too large: the rest is not kept]\n"
 # Maximum number of characters of a name or of an exception's message.
-SHORT = 2_000
+MAX_CHARACTERS = 2_000
 
 # A function that is called as emit(kind, body, **fields).
 Emit = Callable[..., None]
@@ -32,8 +34,8 @@ Emit = Callable[..., None]
 class Outputs:
     """Sends a cell's outputs up to a limit.
 
-    Printed text and displayed objects have separate limits (`TEXT`, `PICTURES`). When a limit is
-    exceeded, a note about it is sent once, and the further outputs are dropped.
+    Printed text and displayed objects have separate limits (`MAX_TEXT`, `MAX_DISPLAY`). When a
+    limit is exceeded, a note about it is sent once, and the further outputs are dropped.
 
     Args:
         emit: A function that is called with the kind, body and fields of each output.
@@ -45,23 +47,23 @@ class Outputs:
 
     def start(self) -> None:
         """Reset the sizes that are still allowed, for a new cell."""
-        self._left = {"text": TEXT, "pictures": PICTURES}
+        self._left = {"text": MAX_TEXT, "display": MAX_DISPLAY}
 
     def send(self, kind: str, body: bytes, **fields: Any) -> None:
         """Send one output, unless the cell's limit is exceeded.
 
         If a printed text exceeds the limit, only the allowed part is sent.
         """
-        store = "pictures" if "mimes" in fields else "text"
-        left = self._left[store]
-        self._left[store] -= len(body)
+        limit = "display" if "mimes" in fields else "text"
+        left = self._left[limit]
+        self._left[limit] -= len(body)
         if len(body) <= left:
             self._emit(kind, body, **fields)
         elif left >= 0:
             if kind == "stream":
                 self._emit(kind, body[:left], **fields)
-            self._emit("stream", b"\n[more was put out, which is not kept]\n", name="stdout")
-            self._left[store] = -1
+            self._emit("stream", TOO_LARGE, name="stdout")
+            self._left[limit] = -1
 
 
 class _Stream(io.TextIOBase):
@@ -70,7 +72,9 @@ class _Stream(io.TextIOBase):
     encoding, errors = "utf-8", "replace"
 
     def __init__(self, outputs: Outputs, name: str):
-        self._outputs, self.name, self._parts, self._size = outputs, name, [], 0
+        self._outputs, self.name = outputs, name
+        self._parts: list[str] = []
+        self._size = 0
 
     def writable(self) -> bool:
         return True
@@ -137,7 +141,8 @@ def ipython() -> Any:
         def write_output_prompt(self) -> None:
             pass
 
-        def write_format_data(self, format_dict: dict[str, Any], md_dict: Any = None) -> None:
+        # IPython passes the metadata as the second argument.
+        def write_format_data(self, format_dict: dict[str, Any], *_: Any) -> None:
             sys.stdout.flush()
             _show(self.shell.outputs, "result", format_dict)
 
@@ -156,8 +161,8 @@ def ipython() -> Any:
 
         def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
             sys.stdout.flush()
-            body = utf8("\n".join(map(str, stb)))[:TEXT]
-            self.outputs.send("error", body, **described(etype, evalue))
+            body = utf8("\n".join(map(str, stb)))[:MAX_TEXT]
+            self.outputs.send("error", body, **exception_fields(etype, evalue))
 
     settings = Config()
     settings.HistoryManager.enabled = False
@@ -179,7 +184,7 @@ def _bytes(mime: str, content: Any) -> bytes:
     return bytes(content)
 
 
-def described(kind: type[BaseException], error: BaseException) -> dict[str, str]:
+def exception_fields(kind: type[BaseException], error: BaseException) -> dict[str, str]:
     """Return the name and the message of an exception, as the fields "ename" and "evalue"."""
     try:
         text = str(error)
@@ -188,7 +193,7 @@ def described(kind: type[BaseException], error: BaseException) -> dict[str, str]
     return {"ename": clean(kind.__name__), "evalue": clean(text)}
 
 
-def clean(text: Any, size: int = SHORT) -> str:
+def clean(text: Any, size: int = MAX_CHARACTERS) -> str:
     """Return the first `size` characters of a text.
 
     Characters that UTF-8 can't encode become question marks.

@@ -3,7 +3,7 @@
     with limits.enforce(memory=2 * GB, processes=64) as enforced:
         enforced.add(pid)                       # before it runs any code of a student
         ...
-        enforced.exceeded, enforced.peak        # "" or why it was ended; bytes
+        enforced.exceeded, enforced.peak        # "" or the limit that was exceeded; bytes
 
     rlimits    limits that a process sets for itself before it runs a student's code
     cgroups    limits that the kernel enforces for a group of processes
@@ -34,9 +34,9 @@ __all__ = [
     "limit_process",
 ]
 
-CONTROL_GROUPS, WATCHER = "control groups", "a thread that looks at the processes every 0.1 s"
+CONTROL_GROUPS, WATCHER = "control groups", "a thread that measures the processes every 0.1 s"
 BETTER = (
-    "control groups bound memory to the byte: run the command as"
+    "control groups limit memory exactly: run the command as"
     " `systemd-run --user --scope -p Delegate=yes course …`, or where /sys/fs/cgroup is writable"
 )
 
@@ -72,8 +72,8 @@ def enforce(memory: int, processes: int) -> ResourceLimits:
         memory: Maximum memory of all processes together, in bytes (B).
         processes: Maximum number of processes and threads at the same time.
     """
-    best = cgroups.best_place()
-    return CgroupLimits(memory, processes, best) if best else PollingLimits(memory, processes)
+    parent = cgroups.best_parent()
+    return CgroupLimits(memory, processes, parent) if parent else PollingLimits(memory, processes)
 
 
 def available() -> tuple[str, str]:
@@ -81,5 +81,5 @@ def available() -> tuple[str, str]:
 
     The second text is "" if there is no better kind.
     """
-    best = cgroups.best_place()
-    return (f"{CONTROL_GROUPS} ({best.version})", "") if best else (WATCHER, BETTER)
+    parent = cgroups.best_parent()
+    return (f"{CONTROL_GROUPS} ({parent.version})", "") if parent else (WATCHER, BETTER)

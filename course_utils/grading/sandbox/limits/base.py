@@ -7,7 +7,7 @@ from typing import Self
 from course_utils.units import format_bytes
 
 # Maximum time to wait until killed processes have ended, in seconds.
-PATIENCE = 5.0
+KILL_TIMEOUT = 5.0
 
 
 class ResourceLimits:
@@ -22,7 +22,7 @@ class ResourceLimits:
 
     def __init__(self, memory: int, processes: int):
         self.memory, self.processes = memory, processes
-        self._peak, self._exceeded, self._over = 0, "", False
+        self._peak, self._exceeded, self._ended = 0, "", False
 
     def __enter__(self) -> Self:
         return self
@@ -56,8 +56,8 @@ class ResourceLimits:
         """Kill all processes, and prevent them from starting new ones."""
         raise NotImplementedError
 
-    def _too_much(self) -> str:
-        return f"its processes took more than {format_bytes(self.memory)} of memory"
+    def _memory_text(self) -> str:
+        return f"its processes used more than {format_bytes(self.memory)} of memory"
 
-    def _too_many(self) -> str:
+    def _processes_text(self) -> str:
         return f"it tried to run more than {self.processes} processes and threads at once"

@@ -24,15 +24,15 @@ from typing import NamedTuple, Self
 
 from course_utils.cgroups import Membership, memberships
 from course_utils.grading.sandbox.limits import proc
-from course_utils.grading.sandbox.limits.base import PATIENCE, ResourceLimits
+from course_utils.grading.sandbox.limits.base import KILL_TIMEOUT, ResourceLimits
 
 PREFIX = "qlora-grading"
-COUNTER = itertools.count()
+_counter = itertools.count()
 CONTROLLERS = ("memory", "pids")
 
 
-class Place(NamedTuple):
-    """The folders of the cgroup file system in which new groups can be created.
+class ParentGroups(NamedTuple):
+    """The control groups in which new groups can be created, as folders of the cgroup file system.
 
     Attributes:
         version: "cgroup v1", which has a separate tree for each controller, or "cgroup v2", which
@@ -56,19 +56,19 @@ class CgroupLimits(ResourceLimits):
     Args:
         memory: Maximum memory of all processes together, in bytes (B).
         processes: Maximum number of processes and threads at the same time.
-        place: The folders in which the group is created.
+        parents: The control groups in which the new group is created.
     """
 
-    def __init__(self, memory: int, processes: int, place: Place):
+    def __init__(self, memory: int, processes: int, parents: ParentGroups):
         super().__init__(memory, processes)
-        name = "-".join(map(str, (PREFIX, *proc.identity(os.getpid()), next(COUNTER))))
-        self.place = place
-        self._memory, self._pids = place.memory / name, place.pids / name
+        name = "-".join(map(str, (PREFIX, *proc.identity(os.getpid()), next(_counter))))
+        self.parents = parents
+        self._memory, self._pids = parents.memory / name, parents.pids / name
         self.folders = tuple(dict.fromkeys((self._memory, self._pids)))
 
     def __enter__(self) -> Self:
         try:
-            if self.place.version == "cgroup v2":
+            if self.parents.version == "cgroup v2":
                 self._enable()
             for folder in self.folders:
                 folder.mkdir()
@@ -86,30 +86,34 @@ class CgroupLimits(ResourceLimits):
         remove(self.folders)
 
     def add(self, pid: int) -> None:
+        """Move a process to the group, to which its later child processes will also belong."""
         for folder in self.folders:
             (folder / "cgroup.procs").write_text(str(pid))
 
     @property
     def peak(self) -> int:
-        if not self._over:
+        """Return the peak memory that the kernel has counted for the group, in bytes (B)."""
+        if not self._ended:
             names = ("memory.peak", "memory.current", "memory.max_usage_in_bytes")
-            counts = (proc.content(self._memory / name) for name in names)
+            counts = (proc.read_text(self._memory / name) for name in names)
             self._peak = max(self._peak, *(int(count or 0) for count in counts))
         return self._peak
 
     @property
     def exceeded(self) -> str:
-        if not self._over:
+        """Return which limit the kernel had to enforce; see `ResourceLimits.exceeded`."""
+        if not self._ended:
             self._exceeded = self._reason()
         return self._exceeded
 
     def kill(self) -> None:
-        if not self._over:
-            self._peak, self._exceeded, self._over = self.peak, self.exceeded, True
+        """Kill all processes of the group."""
+        if not self._ended:
+            self._peak, self._exceeded, self._ended = self.peak, self.exceeded, True
         end_members(self.folders)
 
     def _enable(self) -> None:
-        control = self.place.memory / "cgroup.subtree_control"
+        control = self.parents.memory / "cgroup.subtree_control"
         if not set(CONTROLLERS) <= set(control.read_text().split()):
             control.write_text(" ".join(f"+{name}" for name in CONTROLLERS))
 
@@ -118,7 +122,7 @@ class CgroupLimits(ResourceLimits):
 
         The memory limit applies to memory and swap together.
         """
-        if self.place.version == "cgroup v2":
+        if self.parents.version == "cgroup v2":
             first = {"memory.max": self.memory, "memory.swap.max": 0, "memory.oom.group": 1}
         else:
             names = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
@@ -127,7 +131,7 @@ class CgroupLimits(ResourceLimits):
         return [*settings, (self._pids / "pids.max", str(self.processes))]
 
     def _reason(self) -> str:
-        if self.place.version == "cgroup v2":
+        if self.parents.version == "cgroup v2":
             events = _counts(self._memory / "memory.events")
             reached = events.get("oom", 0) > 0
         else:
@@ -135,8 +139,8 @@ class CgroupLimits(ResourceLimits):
             # In some kernels, the counter failcnt stays 0, so the peak is compared instead.
             reached = self.peak > 0.95 * self.memory
         if events.get("oom_kill", 0):
-            return self._too_much() if reached else "the machine ran out of memory while it ran"
-        return self._too_many() if _counts(self._pids / "pids.events").get("max", 0) else ""
+            return self._memory_text() if reached else "the machine ran out of memory"
+        return self._processes_text() if _counts(self._pids / "pids.events").get("max", 0) else ""
 
 
 def end_members(folders: Iterable[Path]) -> None:
@@ -147,7 +151,7 @@ def end_members(folders: Iterable[Path]) -> None:
         with contextlib.suppress(OSError):
             if (path := folder / name).exists():
                 path.write_text(text)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + KILL_TIMEOUT
     while (members := _members(folders)) and time.monotonic() < deadline:
         for pid in members:
             proc.send_signal(pid, signal.SIGKILL)
@@ -156,7 +160,7 @@ def end_members(folders: Iterable[Path]) -> None:
 
 def remove(folders: Iterable[Path]) -> None:
     """Remove the folders of control groups; try for at most 5 s, until the groups are empty."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + KILL_TIMEOUT
     for folder in folders:
         while folder.exists():
             try:
@@ -188,15 +192,15 @@ def is_stale(name: str) -> bool:
     owner = re.fullmatch(rf"{PREFIX}-(\d+)-(\d+)-(\d+)-\d+", name)
     if owner is None or int(owner[1]) != proc.identity(os.getpid())[0]:
         return False
-    return proc.started(int(owner[2])) != int(owner[3])
+    return proc.start_time(int(owner[2])) != int(owner[3])
 
 
-def places(groups: Iterable[Membership], mounts: str) -> list[Place]:
-    """Return the places where control groups might be created, the best place first.
+def candidate_parents(groups: Iterable[Membership], mounts: str) -> list[ParentGroups]:
+    """Return the control groups in which groups might be created, the best ones first.
 
     In cgroup v2, a group that contains processes can't have child groups with controllers.
-    Therefore the places are the parents of this process's group, the nearest parent first. In
-    cgroup v1, the place is this process's group.
+    Therefore the candidates are the ancestors of this process's group, the nearest first. In
+    cgroup v1, the candidate is this process's group.
 
     Args:
         groups: The control groups of this process.
@@ -204,7 +208,7 @@ def places(groups: Iterable[Membership], mounts: str) -> list[Place]:
     """
     # The folder and the mount point of this process's group, by controller. The controller "" means
     # cgroup v2.
-    own = {}
+    own: dict[str, tuple[Path, Path]] = {}
     for group in groups:
         for root, mount, controllers in _mounts(mounts):
             for name in controllers & group.controllers:
@@ -212,14 +216,14 @@ def places(groups: Iterable[Membership], mounts: str) -> list[Place]:
                 folder = Path(mount, inner)
                 inside = ".." not in folder.parts and folder.is_dir()
                 own[name] = (folder if inside else Path(mount), Path(mount))
-    found = []
+    candidates = []
     if "" in own:
-        folder, mount = own[""]
-        parents = [p for p in folder.parents if p.is_relative_to(mount)] or [mount]
-        found += [Place("cgroup v2", parent, parent) for parent in parents]
+        folder, top = own[""]
+        ancestors = [path for path in folder.parents if path.is_relative_to(top)] or [top]
+        candidates += [ParentGroups("cgroup v2", path, path) for path in ancestors]
     if set(CONTROLLERS) <= own.keys():
-        found.append(Place("cgroup v1", own["memory"][0], own["pids"][0]))
-    return found
+        candidates.append(ParentGroups("cgroup v1", own["memory"][0], own["pids"][0]))
+    return candidates
 
 
 def _mounts(text: str) -> Iterator[tuple[str, str, set[str]]]:
@@ -233,28 +237,28 @@ def _mounts(text: str) -> Iterator[tuple[str, str, set[str]]]:
 
 
 @functools.cache
-def best_place() -> Place | None:
-    """Try all places, and return the first where control groups work; None if they work nowhere.
+def best_parent() -> ParentGroups | None:
+    """Try all candidates, and return the first that works; None if none of them works.
 
     Before that, groups that ended workers have left behind are removed.
     """
     try:
         mounts = Path("/proc/self/mountinfo").read_text()
         remove_stale(mount for _, mount, _ in _mounts(mounts))
-        return next((place for place in places(memberships(), mounts) if _works(place)), None)
+        return next(filter(_works, candidate_parents(memberships(), mounts)), None)
     except (OSError, ValueError):
         return None
 
 
-def _works(place: Place) -> bool:
-    """Return whether a process can be added to a new group at a place, and be killed there."""
+def _works(parents: ParentGroups) -> bool:
+    """Return whether a process can be added to a new group in these groups, and be killed there."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         child = subprocess.Popen(["sleep", "60"])
         try:
-            with CgroupLimits(1_000_000_000, 8, place) as trial:
+            with CgroupLimits(1_000_000_000, 8, parents) as trial:
                 trial.add(child.pid)
                 added = all(_members([folder]) == {child.pid} for folder in trial.folders)
-            return child.wait(PATIENCE) == -signal.SIGKILL and added
+            return child.wait(KILL_TIMEOUT) == -signal.SIGKILL and added
         finally:
             child.kill()
             child.wait()
@@ -266,10 +270,10 @@ def _members(folders: Iterable[Path]) -> set[int]:
 
     The kernel writes 0 for a process outside of this PID namespace; those processes are left out.
     """
-    texts = (proc.content(folder / "cgroup.procs") for folder in folders)
+    texts = (proc.read_text(folder / "cgroup.procs") for folder in folders)
     return {int(word) for text in texts for word in text.split()} - {0}
 
 
 def _counts(path: Path) -> dict[str, int]:
-    words = proc.content(path).split()
+    words = proc.read_text(path).split()
     return dict(zip(words[::2], map(int, words[1::2]), strict=True))

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-def content(path: Path) -> str:
+def read_text(path: Path) -> str:
     """Return a file's text; "" if the file can't be read."""
     try:
         return path.read_text()
@@ -30,13 +30,13 @@ def identity(pid: int) -> tuple[int, int, int]:
     """Return three numbers that together identify a process of this PID namespace.
 
     Returns:
-        The inode number of the PID namespace, the pid, and the start time (`started`), which is 0
-        if the process has ended.
+        The inode number of the PID namespace, the pid, and the start time (see `start_time`), which
+        is 0 if the process has ended.
     """
-    return os.stat("/proc/self/ns/pid").st_ino, pid, started(pid) or 0
+    return os.stat("/proc/self/ns/pid").st_ino, pid, start_time(pid) or 0
 
 
-def started(pid: int) -> int | None:
+def start_time(pid: int) -> int | None:
     """Return when a process was started; None if the process has ended.
 
     The start time is in clock ticks since the machine was started. A zombie counts as ended if it
@@ -54,11 +54,11 @@ def started(pid: int) -> int | None:
 
 def children(pid: int) -> list[int]:
     """Return the pids of a process's children."""
-    texts = (content(Path(task, "children")) for task in _tasks(pid))
+    texts = (read_text(Path(task, "children")) for task in _tasks(pid))
     return [int(word) for text in texts for word in text.split()]
 
 
-def living(pid: int) -> tuple[str, dict[str, int]]:
+def running_status(pid: int) -> tuple[str, dict[str, int]]:
     """Return a folder in /proc and the status of a process.
 
     If the process's first thread has ended, the folder and the status are those of another thread,
@@ -66,8 +66,8 @@ def living(pid: int) -> tuple[str, dict[str, int]]:
     reports any memory.
     """
     for folder in (f"/proc/{pid}", *_tasks(pid)):
-        if "RssAnon" in (found := status(folder)):
-            return folder, found
+        if "RssAnon" in (values := status(folder)):
+            return folder, values
     return f"/proc/{pid}", {}
 
 
@@ -92,8 +92,8 @@ def numbers(path: str) -> dict[str, int]:
 
     The file consists of lines such as `VmData: 488 kB` or `Threads: 1`.
     """
-    found = re.findall(r"^(\w+):\s+(\d+)( kB)?$", content(Path(path)), re.MULTILINE)
-    return {name: int(number) * (1024 if unit else 1) for name, number, unit in found}
+    lines = re.findall(r"^(\w+):\s+(\d+)( kB)?$", read_text(Path(path)), re.MULTILINE)
+    return {name: int(number) * (1024 if unit else 1) for name, number, unit in lines}
 
 
 def memory_files(folders: Iterable[str]) -> int:

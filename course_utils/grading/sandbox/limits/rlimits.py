@@ -13,10 +13,10 @@ import time
 from course_utils.grading.sandbox.limits import proc
 
 # Maximum number of open files of one process.
-FILES = 512
+MAX_FILES = 512
 # Maximum number of pending signals for one submission. The system allows about 100,000 for all
 # submissions together.
-SIGNALS = 1_000
+MAX_SIGNALS = 1_000
 
 
 def limit_process(memory: int, processes: int, seconds: int) -> None:
@@ -33,17 +33,17 @@ def limit_process(memory: int, processes: int, seconds: int) -> None:
     """
     import resource
 
-    held = proc.status("/proc/self").get("VmData", 0)
+    current = proc.status("/proc/self").get("VmData", 0)
     spent = math.ceil(time.process_time())
-    _lower(resource.RLIMIT_DATA, held + memory)
+    _lower(resource.RLIMIT_DATA, current + memory)
     _lower(resource.RLIMIT_FSIZE, memory)
-    _lower(resource.RLIMIT_NOFILE, FILES)
-    _lower(resource.RLIMIT_SIGPENDING, SIGNALS)
+    _lower(resource.RLIMIT_NOFILE, MAX_FILES)
+    _lower(resource.RLIMIT_SIGPENDING, MAX_SIGNALS)
     # At the soft limit, the kernel sends the process a signal. At the hard limit, the kernel kills
     # the process.
     _lower(resource.RLIMIT_CPU, spent + seconds, spent + seconds + 1)
-    for nothing in (resource.RLIMIT_CORE, resource.RLIMIT_MSGQUEUE, resource.RLIMIT_MEMLOCK):
-        _lower(nothing, 0)
+    for kind in (resource.RLIMIT_CORE, resource.RLIMIT_MSGQUEUE, resource.RLIMIT_MEMLOCK):
+        _lower(kind, 0)
     # Kernels before 5.14 also count processes that the user runs outside of the namespace.
     if kernel_version() >= (5, 14):
         _lower(resource.RLIMIT_NPROC, processes)

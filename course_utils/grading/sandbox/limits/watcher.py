@@ -13,12 +13,12 @@ import time
 from typing import Self
 
 from course_utils.grading.sandbox.limits import proc
-from course_utils.grading.sandbox.limits.base import PATIENCE, ResourceLimits
+from course_utils.grading.sandbox.limits.base import KILL_TIMEOUT, ResourceLimits
 
 # Seconds between two measurements of the processes.
 INTERVAL = 0.1
 # Every 10th measurement determines the memory exactly, to the page.
-EXACT = 10
+EXACT_INTERVAL = 10
 
 
 class PollingLimits(ResourceLimits):
@@ -43,7 +43,7 @@ class PollingLimits(ResourceLimits):
         self._members: dict[int, int] = {}
         # The memory that the members had when they were added, in bytes.
         self._inherited = 0
-        self._looks = 0
+        self._measurements = 0
 
     def __enter__(self) -> Self:
         _watcher.watch(self)
@@ -51,28 +51,30 @@ class PollingLimits(ResourceLimits):
 
     def __exit__(self, *_: object) -> None:
         self.kill()
-        _watcher.leave(self)
+        _watcher.unwatch(self)
 
     def add(self, pid: int) -> None:
+        """Measure a process and its descendants from now on; see `ResourceLimits.add`."""
         with self._lock:
-            started = proc.started(pid)
-            if started is None:
+            start = proc.start_time(pid)
+            if start is None:
                 raise ProcessLookupError(f"there is no process {pid}")
-            _, status = proc.living(pid)
+            _, status = proc.running_status(pid)
             self._inherited += proc.resident(status)
-            self._members[pid] = started
+            self._members[pid] = start
 
     @property
     def peak(self) -> int:
+        """Measure the memory exactly, and return the peak of all measurements, in bytes (B)."""
         with self._lock:
-            self._looks = 0
-            self.look()
+            self._measurements = 0
+            self.enforce()
             return self._peak
 
-    def look(self) -> None:
+    def enforce(self) -> None:
         """Measure the processes, and kill them if they exceed a limit."""
         with self._lock:
-            if self._over:
+            if self._ended:
                 return
             grown, threads = self._measure()
             # For a moment, a process that starts another program is counted twice. So wait, and
@@ -80,22 +82,22 @@ class PollingLimits(ResourceLimits):
             if grown > self.memory:
                 time.sleep(0.02)
                 grown = min(grown, self._measure()[0])
-            self._looks += 1
+            self._measurements += 1
             self._peak = max(self._peak, grown)
             if grown > self.memory:
-                self._exceeded = self._too_much()
+                self._exceeded = self._memory_text()
             elif threads > self.processes:
-                self._exceeded = self._too_many()
+                self._exceeded = self._processes_text()
             if self._exceeded:
                 self.kill()
 
     def kill(self) -> None:
+        """Stop all processes first, so that none can start another one, and then kill them."""
         with self._lock:
-            self._over = True
-            deadline = time.monotonic() + PATIENCE
+            self._ended = True
+            deadline = time.monotonic() + KILL_TIMEOUT
             stopped: set[int] = set()
             while time.monotonic() < deadline - 1 and (new := self._find().keys() - stopped):
-                # A stopped process can't start another process.
                 for pid in new:
                     proc.send_signal(pid, signal.SIGSTOP)
                 stopped |= new
@@ -109,35 +111,44 @@ class PollingLimits(ResourceLimits):
         """Return the memory allocated since `add`, in bytes (B), and the number of threads.
 
         The exact measurement of the memory needs milliseconds. If a quick upper bound is below the
-        limit, the memory is measured only every 10th time (`EXACT`), and returned as 0 otherwise.
+        limit, the memory is measured only every 10th time (`EXACT_INTERVAL`) and otherwise returned
+        as 0.
         """
-        living = [proc.living(pid) for pid in self._find()]
-        files = proc.memory_files(folder for folder, _ in living)
-        most = sum(proc.resident(status) for _, status in living) + files
-        exact = most > self.memory or self._looks % EXACT == 0
-        threads = sum(status.get("Threads", 0) for _, status in living)
-        return self._grown(living, files) if exact else 0, threads
+        statuses = [proc.running_status(pid) for pid in self._find()]
+        files = proc.memory_files(folder for folder, _ in statuses)
+        most = sum(proc.resident(status) for _, status in statuses) + files
+        exact = most > self.memory or self._measurements % EXACT_INTERVAL == 0
+        threads = sum(status.get("Threads", 0) for _, status in statuses)
+        return self._grown(statuses, files) if exact else 0, threads
 
-    def _grown(self, living: list[tuple[str, dict[str, int]]], files: int) -> int:
-        private = shared_out = mapped = 0
-        for folder, status in living:
+    def _grown(self, statuses: list[tuple[str, dict[str, int]]], files: int) -> int:
+        """Return the larger lower bound of the memory allocated since `add`, in bytes (B).
+
+        Args:
+            statuses: The folder in /proc and the status of each process.
+            files: The size of all memory files, in bytes (B).
+        """
+        private = proportional = mapped = 0
+        for folder, status in statuses:
             rollup = proc.numbers(f"{folder}/smaps_rollup")
             if "Pss" in rollup:
                 private += rollup["Private_Dirty"]
-                shared_out += rollup["Pss"] - rollup.get("Pss_File", 0) + rollup.get("SwapPss", 0)
+                proportional += rollup["Pss"] - rollup.get("Pss_File", 0) + rollup.get("SwapPss", 0)
                 mapped += rollup.get("Pss_Shmem", 0)
             # The file can't be read, or the process has ended.
             else:
-                shared_out += proc.resident(status)
-        return max(private, shared_out - self._inherited) + max(0, files - mapped)
+                proportional += proc.resident(status)
+        return max(private, proportional - self._inherited) + max(0, files - mapped)
 
     def _find(self) -> dict[int, int]:
         """Return the start times of the running members and of their descendants, by pid."""
-        known = {pid: start for pid, start in self._members.items() if proc.started(pid) == start}
+        known = {
+            pid: start for pid, start in self._members.items() if proc.start_time(pid) == start
+        }
         new = list(known)
         while new:
             for child in proc.children(new.pop()):
-                if child not in known and (start := proc.started(child)) is not None:
+                if child not in known and (start := proc.start_time(child)) is not None:
                     known[child] = start
                     new.append(child)
         self._members = known
@@ -148,6 +159,10 @@ class Watcher:
     """A thread that enforces all `PollingLimits`; it runs while any limits are being watched."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all limits and the thread; in a forked process, the thread doesn't exist."""
         self._lock = threading.Lock()
         self._watched: set[PollingLimits] = set()
         self._thread: threading.Thread | None = None
@@ -160,7 +175,7 @@ class Watcher:
                 self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
                 self._thread.start()
 
-    def leave(self, limits: PollingLimits) -> None:
+    def unwatch(self, limits: PollingLimits) -> None:
         """Stop enforcing the limits of one submission."""
         with self._lock:
             self._watched.discard(limits)
@@ -175,11 +190,10 @@ class Watcher:
             for limits in watched:
                 # If a process ends during the measurement, reading its files fails.
                 with contextlib.suppress(OSError, ValueError):
-                    limits.look()
+                    limits.enforce()
             time.sleep(INTERVAL)
 
 
 _watcher = Watcher()
-# A forked process has none of its parent's threads, so it needs a new watcher.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_watcher.__init__)
+    os.register_at_fork(after_in_child=_watcher.reset)

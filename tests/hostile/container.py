@@ -1,13 +1,13 @@
-"""A container in which stock nbgrader may meet a hostile notebook without harm to this machine.
+"""Run stock nbgrader in a container, so that a hostile notebook can't harm this machine.
 
-    root ──► cgroups: memory and number of processes
-       └─ bwrap: own pid, network, IPC, host and cgroup namespaces; everything read-only;
-            │    what can be written lies in sized tmpfs and is gone at the end
-            └─ harness (keeps five capabilities): prepares, watches, looks what came of it
-                 └─ nbgrader, as a user without rights, and the notebooks it runs
+    root ──► cgroups: limit the memory and the number of processes
+       └─ bwrap: separate PID, network, IPC, UTS and cgroup namespaces; all files are read-only,
+            │    except in folders of limited size, which are deleted at the end
+            └─ harness (keeps six capabilities): prepares the course, and reports the results
+                 └─ nbgrader, as a user without privileges, and the notebooks that it runs
 
-Needs root, bubblewrap and setpriv. The cgroups are those of version 1, where they can be written;
-elsewhere limits for each process have to do.
+The container needs root, bubblewrap and setpriv. The memory and the number of processes are limited
+only where cgroups of version 1 can be created.
 """
 
 from __future__ import annotations
@@ -25,61 +25,74 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-HOME = Path("/home/grader")  # in the container
-USER = 64_321  # who runs nbgrader there; nobody on this machine
-MEMORY = 3_000_000_000  # B, of all processes and files in the container together
+# The home folder in the container.
+HOME = Path("/home/grader")
+# The number of the user who runs nbgrader. No user of this machine should have this number.
+USER = 64_321
+# Maximum memory of all processes and files in the container together, in bytes (B).
+MEMORY = 3_000_000_000
 PROCESSES = 400
-WRITABLE = {"/tmp": 300, str(HOME): 600, "/dev/shm": 100, "/run": 10, "/var/tmp": 10}  # MB
+# The writable folders, and their maximum sizes in MB.
+WRITABLE = {"/tmp": 300, str(HOME): 600, "/dev/shm": 100, "/run": 10, "/var/tmp": 10}
 CAPABILITIES = ("SETUID", "SETGID", "KILL", "CHOWN", "DAC_READ_SEARCH", "FOWNER")
 COUNTER = itertools.count()
 
 
 def missing() -> str:
-    """What keeps this machine from making containers; "" if nothing does."""
+    """Return why this machine can't run the container; "" if it can."""
     if os.geteuid() != 0:
-        return "it takes root to make the container"
+        return "the container needs root"
     absent = [name for name in ("bwrap", "setpriv") if not shutil.which(name)]
     return f"{absent[0]} is missing" if absent else ""
 
 
-def run(module: str, arguments: list[str], given: str, template: Path, shadow: str, limit: float):
-    """Run `python -m module arguments` as the harness of a new container.
+def run(
+    arguments: list[str], stdin: str, template: Path, shadow: str, timeout: float
+) -> str | None:
+    """Run `python` with these arguments as the harness of a new container.
 
-    given: its standard input. template: a folder of this machine, there at /template. shadow: what
-    /etc/shadow says in the container. limit: seconds until it is ended.
-    Returns what it printed, or None if it had to be ended or was killed.
+    Args:
+        arguments: The arguments of `python`.
+        stdin: The text for the harness's standard input.
+        template: A folder of this machine, which is mounted at /template in the container.
+        shadow: The content of /etc/shadow in the container.
+        timeout: Seconds after which the container is ended.
+
+    Returns:
+        The text that the harness printed; None if the harness was ended or failed.
     """
-    with _cgroups() as groups, tempfile.NamedTemporaryFile("w+") as fake:
-        fake.write(shadow)
-        fake.flush()
-        os.chmod(fake.name, 0o644)
-        command = _command(template, Path(fake.name))
+    with _cgroups() as groups, tempfile.NamedTemporaryFile("w+") as file:
+        file.write(shadow)
+        file.flush()
+        os.chmod(file.name, 0o644)
+        command = _command(template, Path(file.name))
         enter = "".join(f"echo $$ > {group}/cgroup.procs; " for group in groups)
         enter += "ulimit -c 0; ulimit -n 4096; "
-        shell = ["sh", "-c", f'{enter}exec nice -n 5 "$@"', "box", *command]
+        shell = ["sh", "-c", f'{enter}exec nice -n 5 "$@"', "container", *command]
         process = subprocess.Popen(
-            [*shell, "--", sys.executable, "-m", module, *arguments],
+            [*shell, "--", sys.executable, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         try:
-            printed, said = process.communicate(given, timeout=limit)
+            output, errors = process.communicate(stdin, timeout=timeout)
         except subprocess.TimeoutExpired:
-            process.kill()  # and with it, by --die-with-parent, all that is in the container
+            # Because of --die-with-parent, this also ends all processes in the container.
+            process.kill()
             process.communicate()
             return None
         if process.returncode:
-            print(said[-2000:], file=sys.stderr)
-        return printed if process.returncode == 0 else None
+            print(errors[-2000:], file=sys.stderr)
+        return output if process.returncode == 0 else None
 
 
 def _command(template: Path, shadow: Path) -> list[str]:
-    """The bubblewrap command, to be followed by a program."""
+    """Return the bubblewrap command, to which the program must be added."""
     unshared = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     command = ["bwrap", *unshared, "--unshare-cgroup-try", "--die-with-parent", "--new-session"]
-    command += ["--clearenv", "--setenv", "PATH", f"{ROOT}/.venv/bin:/usr/local/bin:/usr/bin:/bin"]
+    command += ["--clearenv", "--setenv", "PATH", f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin"]
     command += ["--setenv", "LANG", "C.UTF-8", "--setenv", "PYTHONPATH", str(ROOT)]
     command += ["--setenv", "OMP_NUM_THREADS", "1", "--setenv", "PYTHONDONTWRITEBYTECODE", "1"]
     command += ["--cap-drop", "ALL"]
@@ -93,11 +106,9 @@ def _command(template: Path, shadow: Path) -> list[str]:
     for path, size in WRITABLE.items():
         command += [*_parents(path), "--size", str(size * 10**6), "--perms", "1777"]
         command += ["--tmpfs", path]
-    shown = [Path(sys.base_prefix), Path(sys.prefix), ROOT / "nbgrader_config.py"]
-    shown += [
-        ROOT / name for name in ("course_utils", "tests", "benchmarks", "qlora_course.egg-info")
-    ]
-    for path in shown:
+    folders = ("course_utils", "tests", "benchmarks", "qlora_course.egg-info")
+    readable = [Path(sys.base_prefix), Path(sys.prefix), ROOT / "nbgrader_config.py"]
+    for path in (*readable, *(ROOT / name for name in folders)):
         if path.exists() and not path.is_relative_to("/usr"):
             command += [*_parents(str(path)), "--ro-bind", str(path), str(path)]
     command += ["--ro-bind", str(template), "/template"]
@@ -105,14 +116,14 @@ def _command(template: Path, shadow: Path) -> list[str]:
 
 
 def _parents(path: str) -> list[str]:
-    """Options that make the folders above a path, open to everybody."""
+    """Return the options that create the folders above a path, readable for all users."""
     folders = reversed(Path(path).parents[:-1])
     return [word for f in folders for word in ("--perms", "0755", "--dir", str(f))]
 
 
 @contextlib.contextmanager
 def _cgroups() -> Iterator[list[Path]]:
-    """Control groups that bound memory and processes; none where they can't be made."""
+    """Create control groups that limit memory and processes; none if that isn't possible."""
     groups = []
     limits = {"memory": ("memory.limit_in_bytes", MEMORY), "pids": ("pids.max", PROCESSES)}
     for kind, (file, most) in limits.items():
@@ -129,7 +140,7 @@ def _cgroups() -> Iterator[list[Path]]:
 
 
 def _remove(group: Path) -> None:
-    """Kill what is left in a control group, and remove it."""
+    """Kill all processes in a control group, and remove the group."""
     for _ in range(50):
         with contextlib.suppress(OSError):
             for member in (group / "cgroup.procs").read_text().split():

@@ -1,11 +1,11 @@
 """Run the first process in a sandbox: a server that imports libraries once and then forks.
 
-    python -m course_utils.grading.sandbox.inside 3            the socket to the worker
+    python -m course_utils.grading.sandbox.forkserver 3        the socket to the worker
 
 On request, the server forks a process. The new process gets its own namespaces and serves a role,
-the student's or the judge's, over the socket that came with the request. The server itself only
-forks and ends processes. If processes can't have their own namespaces, the server doesn't fork but
-serves one role itself.
+"student" or "test", over the socket that came with the request. The server itself only forks and
+ends processes. If processes can't have their own namespaces, the server doesn't fork but serves one
+role itself.
 """
 
 from __future__ import annotations
@@ -26,19 +26,25 @@ from course_utils.grading.sandbox.limits import rlimits
 from course_utils.grading.sandbox.messages import Channel
 from course_utils.grading.sandbox.shell import Shell
 
-ROLES = {"student": processes.Student, "judge": processes.Judge}
-TRIALS = ("import math\ndef f(x: int):\n    return x", "f([1.5, {'a': math.pi}])", "f(", "1 / 0")
+ROLES = {"student": processes.StudentProcess, "test": processes.TestProcess}
+# Cells that define a function, display a result, contain a syntax error and raise an exception.
+TRIAL_CELLS = (
+    "import math\ndef f(x: int):\n    return x",
+    "f([1.5, {'a': math.pi}])",
+    "f(",
+    "1 / 0",
+)
 # Maximum size of a request from the worker, in bytes (B).
-MESSAGE = 200_000
+MAX_REQUEST = 200_000
 
 
-def main(descriptor: str) -> None:
+def main(control_descriptor: str) -> None:
     """Import the libraries, then carry out the worker's requests until the worker has ended.
 
     Args:
-        descriptor: The number of the file descriptor of the socket to the worker.
+        control_descriptor: The number of the file descriptor of the socket to the worker.
     """
-    control = socket.socket(fileno=int(descriptor))
+    control = socket.socket(fileno=int(control_descriptor))
     namespaces.set_subreaper()
     settings, _ = _receive(control)
     # During imports, the garbage collector would run often and free little memory.
@@ -52,13 +58,13 @@ def main(descriptor: str) -> None:
     gc.enable()
     _reply(control, namespaces=_try_namespaces())
     while True:
-        request, given = _receive(control)
+        request, descriptor = _receive(control)
         if request["do"] == "fork":
-            _reply(control, pid=_fork(given, request, control))
+            _reply(control, pid=_fork(descriptor, request, control))
         # If a process can't have its own namespaces, this server itself becomes the process.
         elif request["do"] == "serve":
             _reply(control, pid=os.getpid())
-            _serve(given, request)
+            _serve(descriptor, request)
         elif request["do"] == "end":
             with contextlib.suppress(ProcessLookupError):
                 os.kill(request["pid"], signal.SIGKILL)
@@ -81,7 +87,7 @@ def _warm_up(imports: str) -> None:
         values.decode(values.encode(sys.modules["torch"].ones(1)))
     streams = sys.stdout, sys.stderr
     shell = Shell(lambda *_, **__: None)
-    for cell in TRIALS:
+    for cell in TRIAL_CELLS:
         shell.run(cell)
     # Remove the names, inputs and outputs of the trial cells, and reset the count of cells.
     shell.shell.reset(new_session=True)
@@ -90,11 +96,11 @@ def _warm_up(imports: str) -> None:
     sys.stdout, sys.stderr = streams
 
 
-def _fork(given: int, request: dict[str, Any], control: socket.socket) -> int:
+def _fork(descriptor: int, request: dict[str, Any], control: socket.socket) -> int:
     """Fork a process that serves a role, and return its pid.
 
     Args:
-        given: The file descriptor of the socket over which the process serves its role.
+        descriptor: The file descriptor of the socket over which the process serves its role.
         request: The worker's request.
         control: The socket to the worker, which the new process closes.
 
@@ -102,8 +108,10 @@ def _fork(given: int, request: dict[str, Any], control: socket.socket) -> int:
         The pid in the server's PID namespace; 0 if the process could not be started.
     """
     reading, writing = os.pipe()
-    between = os.fork()
-    if between == 0:
+    # The server must stay in its own namespaces. So an intermediate process enters new namespaces,
+    # forks the process that serves the role, and ends.
+    intermediate = os.fork()
+    if intermediate == 0:
         with _ending():
             control.close()
             os.close(reading)
@@ -114,26 +122,26 @@ def _fork(given: int, request: dict[str, Any], control: socket.socket) -> int:
                 os._exit(0)
             os.close(writing)
             namespaces.mount_private(request["files"])
-            _serve(given, request)
+            _serve(descriptor, request)
     os.close(writing)
-    os.close(given)
-    os.waitpid(between, 0)
+    os.close(descriptor)
+    os.waitpid(intermediate, 0)
     with os.fdopen(reading, "rb") as stream:
         return int(stream.read() or 0)
 
 
-def _serve(given: int, request: dict[str, Any]) -> None:
+def _serve(descriptor: int, request: dict[str, Any]) -> None:
     """Apply all limits to this process, serve a role, and end the process.
 
     Args:
-        given: The file descriptor of the socket over which the process serves its role.
+        descriptor: The file descriptor of the socket over which the process serves its role.
         request: The worker's request, with the role and the limits.
     """
     with _ending():
         # Leave the server's process group. Otherwise a submission could send a signal to the whole
         # group: the server and all other submissions.
         os.setsid()
-        connection = socket.socket(fileno=os.dup2(given, 3))
+        connection = socket.socket(fileno=os.dup2(descriptor, 3))
         connection.set_inheritable(False)
         os.closerange(4, 4096)
         os.makedirs("/tmp/work", exist_ok=True)
@@ -142,11 +150,11 @@ def _serve(given: int, request: dict[str, Any]) -> None:
         connection.send(b"!")
         rlimits.limit_process(request["memory"], request["processes"], request["seconds"])
         namespaces.drop_privileges()
-        seccomp.restrict()
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(nothing, descriptor)
-        os.close(nothing)
+        seccomp.install_filter()
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard_stream in (0, 1, 2):
+            os.dup2(null, standard_stream)
+        os.close(null)
         ROLES[request["role"]](Channel(connection)).serve()
 
 
@@ -166,7 +174,7 @@ def _ending() -> Iterator[None]:
 def _try_namespaces() -> str:
     """Return why a forked process can't have its own namespaces; "" if it can."""
     reading, writing = os.pipe()
-    if (between := os.fork()) == 0:
+    if (intermediate := os.fork()) == 0:
         try:
             namespaces.unshare_namespaces()
             if (pid := os.fork()) == 0:
@@ -177,7 +185,7 @@ def _try_namespaces() -> str:
             os.write(writing, str(error).encode())
             os._exit(1)
     os.close(writing)
-    status = _wait(between)
+    status = _wait(intermediate)
     with os.fdopen(reading, "rb") as stream:
         return stream.read().decode() or ("" if status == 0 else "its files can't be separated")
 
@@ -198,7 +206,7 @@ def _receive(control: socket.socket) -> tuple[dict[str, Any], int]:
 
     The descriptor is -1 if none came with the request. If the worker has ended, this process ends.
     """
-    data, descriptors, _, _ = socket.recv_fds(control, MESSAGE, 1)
+    data, descriptors, _, _ = socket.recv_fds(control, MAX_REQUEST, 1)
     if not data:
         os._exit(0)
     return json.loads(data), (descriptors or [-1])[0]

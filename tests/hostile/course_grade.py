@@ -1,4 +1,4 @@
-"""The whole corpus in one run of `course grade`, honest students among it; and what came of it."""
+"""Grade attacks and honest students in one run of `course grade`, and collect the results."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from course_utils.runtime import process_peak
 from tests.hostile import canaries, corpus
 from tests.mutation import ROOT
 
-# Small, so that what exceeds them ends soon.
+# Low limits, so that a submission that exceeds them ends soon.
 LIMITS = Limits(memory=1_500_000_000, files=60_000_000, processes=64, cell=8, call=3, notebook=60)
-# What grading itself writes in a course.
-GRADERS = (
+# Files and folders that grading itself writes to a course.
+GRADING_FILES = (
     *("autograded", "grading", "feedback", "exercises"),
     *("gradebook.db", "gradebook.db-journal", ".nbgrader.log"),
 )
@@ -33,74 +33,88 @@ BY_HAND = records.by_hand("sum-why")
 
 @dataclass(frozen=True)
 class Run:
-    """One run over some attacks on one assignment.
+    """The results of a run with attacks on one assignment.
 
-    records, loot: by student, what became of them, and all that could be seen of their outputs.
-    active: by student, what of the notebook would act in the feedback page.
-    told: what the grader's terminal shows. report, table: the class's page and table of points.
-    honest: records of the honest students. escapes, survivors, reached: as in `stock.Result`.
-    held, memory: what the grader's own process held before, and at most meanwhile, in B.
+    Attributes:
+        records: The records of the attacks, by student.
+        honest: The records of the honest students.
+        outputs: The outputs and messages of each attack as text, by student.
+        active: The elements of the feedback page by which an attack would affect the page, by
+            student.
+        terminal: The text that `course grade` prints.
+        report: The class's report page.
+        table: The table of points.
+        escapes: Files that were changed or left outside of the sandboxes.
+        survivors: Processes that are still running.
+        reached: Listeners that were reached.
+        seconds: The duration of the run, in seconds.
+        memory_before: Memory of the grader's process before the run, in bytes (B).
+        memory: Peak memory of the grader's process during the run, in bytes (B).
+        secrets: The canaries, by place.
     """
 
     records: dict[str, Record]
     honest: list[Record]
-    loot: dict[str, str]
+    outputs: dict[str, str]
     active: dict[str, list[str]]
-    told: str
+    terminal: str
     report: str
     table: str
     escapes: list[str]
     survivors: list[str]
     reached: set[str]
     seconds: float
-    held: int
+    memory_before: int
     memory: int
     secrets: dict[str, str] = field(repr=False)
 
 
 def student(attack: corpus.Attack) -> str:
-    """In whose name an attack is handed in: its own, but for those that are about a name."""
+    """Return the student of an attack: the attack's name, unless the attack is a student's name."""
     return attack.name if attack.student == corpus.STUDENT else attack.student
 
 
 def run(attacks: list[corpus.Attack], folder: Path, workers: int = 2) -> Run:
-    """Grade attacks on one assignment, and honest students, in a course made in `folder`."""
+    """Grade attacks on one assignment and honest students in a new course in `folder`."""
     (name,) = {attack.assignment for attack in attacks}
     secrets = canaries.canaries()
-    with contextlib.suppress(OSError, IndexError):  # nobody but root can read it
+    # Only root can read this file.
+    with contextlib.suppress(OSError, IndexError):
         secrets["shadow"] = Path("/etc/shadow").read_text().splitlines()[0]
     course = corpus.course(ROOT, folder / "course", name, secrets)
     corpus.hide_in_gradebook(course, secrets)
     for attack in attacks:
         corpus.write(attack, course, student(attack))
     canaries.plant(folder / "home", secrets)
-    Path("/proc/self/clear_refs").write_text("5")  # the process's peak is what it holds now
-    held = psutil.Process().memory_info().rss
-    before, started = canaries.files(course, GRADERS), time.monotonic()
+    # Reset the peak memory of this process.
+    Path("/proc/self/clear_refs").write_text("5")
+    memory_before = psutil.Process().memory_info().rss
+    before, started = canaries.files(course, GRADING_FILES), time.monotonic()
     with listening() as listeners, _grader(folder / "home", secrets):
         graded = classroom.grade(course, name, workers=workers, limits=LIMITS)
-        told = classroom.publish(course, graded)
+        terminal = classroom.publish(course, graded)
     seconds = time.monotonic() - started
     memory = process_peak(os.getpid())
-    found = {record.student: record for record in graded.records}
+    by_student = {record.student: record for record in graded.records}
+    honest = [by_student.pop(name) for name in corpus.HONEST if name in by_student]
     pages = _pages(course, name, [attack for attack in attacks if attack.name.startswith("page")])
     return Run(
-        records=found,
-        honest=[found.pop(student) for student in corpus.HONEST if student in found],
-        loot={name: _loot(course, record) for name, record in found.items()},
-        told=told,
+        records=by_student,
+        honest=honest,
+        outputs={student: _outputs(course, record) for student, record in by_student.items()},
+        terminal=terminal,
         report=(course / "grading" / name / "report.html").read_text(encoding="utf-8"),
         table=(course / "grading" / name / "points.csv").read_text(encoding="utf-8-sig"),
-        active={name: canaries.active(page) for name, page in pages.items()},
+        active={student: canaries.active(page) for student, page in pages.items()},
         escapes=[
-            *canaries.changed(before, canaries.files(course, GRADERS)),
+            *canaries.changed(before, canaries.files(course, GRADING_FILES)),
             *canaries.escaped("/dev/shm", "/var/tmp", "/run", str(folder)),
             *map(str, Path("/tmp").glob(f"{canaries.FILE}*")),
         ],
         survivors=canaries.survivors(),
-        reached=listeners.heard,
+        reached=listeners.reached,
         seconds=seconds,
-        held=held,
+        memory_before=memory_before,
         memory=memory,
         secrets=secrets,
     )
@@ -108,7 +122,7 @@ def run(attacks: list[corpus.Attack], folder: Path, workers: int = 2) -> Run:
 
 @contextlib.contextmanager
 def listening() -> Iterator[canaries.Listeners]:
-    """Listeners on this machine, which note who connects."""
+    """Open listeners on this machine during the `with` block."""
     listeners = canaries.Listeners()
     try:
         yield listeners
@@ -118,7 +132,7 @@ def listening() -> Iterator[canaries.Listeners]:
 
 @contextlib.contextmanager
 def _grader(home: Path, secrets: dict[str, str]) -> Iterator[None]:
-    """The environment of a person who grades: a home and a token."""
+    """Set the environment of a person who grades: a home folder and a token."""
     before = dict(os.environ)
     os.environ |= {"HOME": str(home), canaries.TOKEN: secrets["environment"]}
     try:
@@ -128,15 +142,15 @@ def _grader(home: Path, secrets: dict[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _loot(course: Path, record: Record) -> str:
+def _outputs(course: Path, record: Record) -> str:
     name = record.assignment
     graded = course / "autograded" / record.student / name / f"{name}.ipynb"
-    told = [*record.reasons, *record.repairs, *record.incidents, *record.messages.values()]
-    return canaries.put_out(graded) + json.dumps(told)
+    messages = [*record.reasons, *record.repairs, *record.incidents, *record.messages.values()]
+    return canaries.outputs(graded) + json.dumps(messages)
 
 
 def _pages(course: Path, name: str, attacks: list[corpus.Attack]) -> dict[str, str]:
-    """Feedback pages by student, made as the course makes them."""
+    """Return the feedback pages of attacks, by student."""
     from nbgrader.converters import GenerateFeedback
     from nbgrader.coursedir import CourseDirectory
 
@@ -153,37 +167,35 @@ def _pages(course: Path, name: str, attacks: list[corpus.Attack]) -> dict[str, s
     return pages
 
 
-# --- verdicts -------------------------------------------------------------------------------------
+# --- expectations ---------------------------------------------------------------------------------
 
 
 def points(record: Record) -> float:
-    """All points of a record; a question that waits for a person counts nothing."""
+    """Return the sum of a record's points; a question that a person must grade counts as 0."""
     return sum(value or 0 for value in record.points.values())
 
 
 def state(record: Record) -> str:
-    """The state, the question that waits for a person aside."""
+    """Return the state of a record, as if the question that a person must grade were graded."""
     if record.state == records.PERSON and set(record.reasons) <= {BY_HAND}:
         return records.GRADED
     return record.state
 
 
-def complaints(attack: corpus.Attack, record: Record | None, run: Run) -> list[str]:
-    """What of `must` doesn't hold."""
+def problems(attack: corpus.Attack, record: Record | None, run: Run) -> list[str]:
+    """Return in which points a record differs from what must happen; empty if in none."""
     if record is None:
         return ["there is no record"]
-    found = []
+    texts = []
     if not attack.least <= points(record) <= attack.most:
-        found.append(f"{points(record):g} points")
+        texts.append(f"{points(record):g} points")
     if state(record) not in attack.states:
-        found.append(f"{state(record)}: {'; '.join(record.reasons) or 'without a reason'}")
-    said = "\n".join(
-        (*record.reasons, *record.repairs, *record.incidents, *record.messages.values())
-    )
-    if attack.says and not re.search(attack.says, said):
-        found.append(f"nothing says {attack.says!r}")
-    if stolen := canaries.seen(run.secrets, run.loot[record.student]):
-        found.append(f"it has read: {', '.join(stolen)}")
+        texts.append(f"{state(record)}: {'; '.join(record.reasons) or 'without a reason'}")
+    messages = (*record.reasons, *record.repairs, *record.incidents, *record.messages.values())
+    if attack.says and not re.search(attack.says, "\n".join(messages)):
+        texts.append(f"no message matches {attack.says!r}")
+    if stolen := canaries.seen(run.secrets, run.outputs[record.student]):
+        texts.append(f"the outputs contain secrets: {', '.join(stolen)}")
     if active := run.active.get(record.student):
-        found.append(f"acts in the page: {', '.join(active)}")
-    return found
+        texts.append(f"active in the feedback page: {', '.join(active)}")
+    return texts

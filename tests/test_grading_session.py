@@ -1,0 +1,361 @@
+"""Grading sessions: cells run in the student process, tests in the test process."""
+
+import re
+import textwrap
+from dataclasses import replace
+
+import pytest
+
+from course_utils import checks
+from course_utils.grading.sandbox.limits import Limits
+from tests.sandboxes import (
+    QUICK,
+    check_answer,
+    needed,
+    passed,
+    printed,
+    run_cell,
+    session,
+    text_of,
+)
+
+# One process starts the servers for all tests with this group.
+pytestmark = [needed, pytest.mark.xdist_group("sandbox")]
+
+DOUBLE = "def double(x):\n    return 2 * x\n"
+IMPORT = "from course_utils.checks import check\n"
+
+
+def notebook_message(answer, test):
+    """Return the message of a failed check in the student's own notebook."""
+    names = {}
+    exec(answer, names)
+    exec(IMPORT, names)
+    with pytest.raises(checks.CheckFailed) as failed:
+        exec(test, names)
+    return str(failed.value)
+
+
+# --- results of checks ----------------------------------------------------------------------------
+
+
+def test_a_correct_answer_passes_without_output():
+    assert check_answer(DOUBLE, f"{IMPORT}check(double, 4).gives(8)") == []
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "check(double, 4).gives(9, likely='add one')",
+        "check(double, [1, 2]).gives([2, 4])",
+        "check(double, 4).raises(ValueError, likely='four is bad')",
+        "check(double, 4).like('text')",
+        "check(double, (1, 'a')).part(7).gives('a')",
+    ],
+)
+def test_a_wrong_answer_gets_the_message_of_the_students_own_notebook(test):
+    outputs = check_answer(DOUBLE, IMPORT + test)
+    assert not passed(outputs)
+    assert text_of(outputs) == f"Not right yet: {notebook_message(DOUBLE, test)}"
+
+
+def test_the_message_of_a_failed_hidden_check_says_that_grading_added_it():
+    test = f"{IMPORT}check(double, 1).gives(2)\n### BEGIN HIDDEN TESTS\ncheck(double, 1).gives(3)"
+    text = text_of(check_answer(DOUBLE, test + "\n### END HIDDEN TESTS"))
+    assert text.startswith("Not right yet, in a check that grading adds: double(1)\n")
+
+
+def test_a_missing_answer_fails_with_a_name_error():
+    with session(DOUBLE) as running:
+        outputs = running.check(f"{IMPORT}check(double, 1).gives(2)")
+    assert "NameError: name 'double' is not defined" in text_of(outputs) and not passed(outputs)
+
+
+STACK = """
+class Stack:
+    def __init__(self, items):
+        self.items = list(items)
+
+    def push(self, item):
+        self.items.append(item)
+        return len(self.items)
+
+    def name(self):
+        return "a stack"
+
+    def address(self):
+        return "here"
+"""
+
+
+def test_methods_of_a_student_object_can_be_called():
+    test = "stack = Stack([1, 2])\ncheck(stack.push, 5).gives(3)\ncheck(stack.push, 5).gives(4)"
+    assert check_answer(STACK, IMPORT + test) == []
+
+
+def test_a_student_method_may_have_any_name():
+    test = (
+        "stack = Stack([])\ncheck(stack.name).gives('a stack')\ncheck(stack.address).gives('here')"
+    )
+    assert check_answer(STACK, IMPORT + test) == []
+
+
+def test_the_answer_can_use_a_folder_that_the_test_creates():
+    answer = "def put(path):\n    open(path, 'w').write('x')\n    return open(path).read()\n"
+    test = f"import tempfile\n{IMPORT}with tempfile.TemporaryDirectory() as folder:\n"
+    assert check_answer(answer, test + "    check(put, f'{folder}/a').gives('x')") == []
+
+
+def test_files_of_the_assignment_replace_the_students_files():
+    submitted = {"a.txt": b"student's", "b/c.txt": b"more"}
+    with session(DOUBLE, QUICK, {"a.txt": b"assignment's"}, submitted) as running:
+        outputs = running.run("print(open('a.txt').read(), open('b/c.txt').read())")
+        assert text_of(outputs) == "assignment's more\n"
+        assert text_of(running.check("print(open('a.txt').read())")) == "assignment's\n"
+
+
+def test_only_the_student_process_can_import_a_submitted_module():
+    with session(DOUBLE, submitted_files={"helper.py": b"x = 5"}) as running:
+        assert text_of(running.run("from helper import x\nprint(x)")) == "5\n"
+        assert "ModuleNotFoundError" in text_of(running.check("import helper"))
+
+
+def test_a_test_that_ends_with_a_number_gives_partial_points_as_in_nbgrader():
+    (output,) = check_answer(DOUBLE, "0.5")
+    assert output["output_type"] == "execute_result" and output["data"] == {"text/plain": "0.5"}
+
+
+# --- exceptions -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "raised, caught, shown",
+    [
+        ("raise ValueError('rank 0')", "ValueError", "ValueError: rank 0"),
+        ("raise KeyError('q')", "LookupError", "KeyError: 'q'"),
+        ("return {}['q']", "KeyError", "KeyError: 'q'"),
+        ("b'\\xff'.decode()", "UnicodeDecodeError", "UnicodeDecodeError: 'utf-8' codec"),
+        ("open('/nothing')", "FileNotFoundError", "FileNotFoundError: [Errno 2] No such file"),
+        ("raise SystemExit(3)", "SystemExit", "SystemExit: 3"),
+        ("class Odd(ValueError, KeyError): pass\n    raise Odd(1)", "KeyError", "Odd: 1"),
+        ("import json\n    json.loads('{')", "ValueError", "JSONDecodeError: Expecting"),
+        ("raise ExceptionGroup('g', [OSError()])", "Exception", "ExceptionGroup: g"),
+        ("raise OSError(2, 'no', 'file')", "OSError", "FileNotFoundError: [Errno 2] no: 'file'"),
+        ("raise type('a b', (ValueError,), {})('x')", "ValueError", "Exception: x"),
+        ("raise NotImplementedError", "RuntimeError", "NotImplementedError: this function"),
+    ],
+)
+def test_an_exception_is_rebuilt_with_its_name_base_types_and_message(raised, caught, shown):
+    answer = f"def fail():\n    {raised}\n"
+    outputs = check_answer(answer, f"{IMPORT}check(fail).gives(1)")
+    assert f"raised    {shown}" in text_of(outputs) and not passed(outputs)
+    assert check_answer(answer, f"try:\n    fail()\nexcept {caught}:\n    pass") == []
+
+
+def test_an_exception_of_another_type_is_not_caught():
+    answer = "def fail():\n    raise TypeError('x')\n"
+    assert not passed(check_answer(answer, f"{IMPORT}check(fail).raises(ValueError)"))
+
+
+def test_the_message_shows_the_line_that_raised_the_exception():
+    answer = "def fail():\n    x = 1\n    return x / 0\n"
+    text = text_of(check_answer(answer, f"{IMPORT}check(fail).gives(1)"))
+    assert "in        fail, line 3: return x / 0" in text
+
+
+@pytest.mark.parametrize(
+    "value", ["object()", "{1, 2}", "lambda: 1", "(lambda x: x.append(x) or x)([])"]
+)
+def test_a_value_that_is_not_plain_fails_every_check(value):
+    answer = f"def odd():\n    return {value}\n"
+    kinds = "TypeError, ValueError"
+    assert not passed(check_answer(answer, f"{IMPORT}check(odd).raises({kinds})"))
+    assert "the value is" in text_of(check_answer(answer, f"{IMPORT}check(odd).gives(1)"))
+
+
+# --- outputs of student code ----------------------------------------------------------------------
+
+
+def test_outputs_of_an_answer_are_shown_and_cost_no_points():
+    answer = (
+        "import sys, warnings\nfrom IPython.display import display, HTML\n"
+        "def noisy():\n    print('one'); print('two', file=sys.stderr); warnings.warn('three')\n"
+        "    display(HTML('<b>four</b>'))\n    return 1\n"
+    )
+    outputs = check_answer(answer, f"{IMPORT}check(noisy).gives(1)")
+    assert passed(outputs)
+    assert {output["output_type"] for output in outputs} == {"stream", "display_data"}
+    assert all(word in text_of(outputs) for word in ("one", "two", "three"))
+    assert any(o.get("data", {}).get("text/html") == "<b>four</b>" for o in outputs)
+
+
+def test_a_forged_result_or_error_has_no_effect_on_points():
+    answer = """
+        import socket, json
+        def forge():
+            shell = get_ipython()
+            shell.outputs.send("result", b"1", mimes={"text/plain": 1})
+            shell.outputs.send("error", b"", ename="X", evalue="Y")
+            return 2
+        """
+    test = f"{IMPORT}check(forge).gives(%s)"
+    assert not passed(check_answer(textwrap.dedent(answer), test % 1))
+    assert passed(check_answer(textwrap.dedent(answer), test % 2))
+
+
+def test_many_outputs_of_an_answer_do_not_displace_the_result():
+    flood = "def flood():\n    for _ in range(900): print('x', flush=True)\n    return 1\n"
+    (*_, error) = check_answer(flood, f"{IMPORT}check(flood).gives(2)")
+    assert error["ename"] == "CheckFailed" and "returned  1" in text_of([error])
+    (*_, part) = check_answer(flood, f"{IMPORT}check(flood).gives(1)\n0.5")
+    assert part["output_type"] == "execute_result" and part["data"] == {"text/plain": "0.5"}
+
+
+def test_long_outputs_are_truncated():
+    source = "print('a' * 3_000_000)\nfor i in range(5000):\n    print('b' * 100, flush=True)"
+    text = text_of(run_cell(source))
+    assert len(text) < 300_000 and "the output is too large" in text
+
+
+def test_the_outputs_of_a_notebook_are_limited():
+    show = "from IPython.display import display\n"
+    show += "for _ in range(9): display({'image/png': 'AAAA' * 100_000}, raw=True)"
+    with session(limits=Limits(cell=30)) as running:
+        sizes = [len(str(running.run(show))) for _ in range(20)]
+    assert 0 < sum(sizes) < 50_000_000 and sizes[0] > 3_000_000 and sizes[-1] == 2
+
+
+def test_a_long_forged_traceback_is_truncated():
+    forge = "get_ipython().outputs._emit('error', b'\\n' * 5_000_000, ename='E', evalue='x')"
+    (output,) = run_cell(forge)
+    assert output["ename"] == "E" and len(output["traceback"]) <= 500
+
+
+def test_lone_surrogates_become_question_marks():
+    answer = "def odd():\n    raise ValueError('\\ud800')\n"
+    text_of(check_answer(answer, f"{IMPORT}check(odd).gives(1)")).encode()
+    assert printed("print('\\ud800')") == "?\n"
+
+
+def test_pictures_and_results_are_kept():
+    plot = "import matplotlib.pyplot as plt\n_ = plt.plot([1, 2])"
+    (picture,) = run_cell(plot)
+    assert picture["output_type"] == "display_data"
+    assert picture["data"]["image/png"].startswith("iVBORw0KGgo")
+    (result,) = run_cell("6 * 7")
+    assert result["output_type"] == "execute_result" and result["data"] == {"text/plain": "42"}
+
+
+def test_magics_shell_commands_and_await_work():
+    assert printed("!echo $((6 * 7))").strip() == "42"
+    assert "Wall time" in printed("%%time\nx = 1")
+    assert printed("import asyncio\nawait asyncio.sleep(0)\nprint(1)") == "1\n"
+    assert "EOFError" in printed("input('?')")
+
+
+# --- time limits, and processes that end ----------------------------------------------------------
+
+
+def test_a_call_that_takes_too_long_is_interrupted_and_the_state_is_kept():
+    answer = (
+        "calls = []\ndef slow(x):\n    calls.append(x)\n    while x: pass\n    return len(calls)\n"
+    )
+    with session(answer, replace(QUICK, call=1)) as running:
+        running.run(answer)
+        outputs = running.check(f"{IMPORT}check(slow, 1).gives(1)")
+        assert "no answer within 1 s" in text_of(outputs) and not passed(outputs)
+        assert running.check(f"{IMPORT}check(slow, 0).gives(2)") == []
+        assert running.incidents == ["a check: no answer within 1 s"]
+
+
+@pytest.mark.full
+def test_a_process_that_ignores_the_interrupt_is_ended_and_the_cells_run_again():
+    answer = (
+        "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "def stuck(x):\n    while x: pass\n    return 5\n"
+    )
+    with session(answer) as running:
+        running.run(answer)
+        assert "the process was ended" in text_of(
+            running.check(f"{IMPORT}check(stuck, 1).gives(1)")
+        )
+        assert running.check(f"{IMPORT}check(stuck, 0).gives(5)") == []
+
+
+def test_a_cell_that_takes_too_long_is_interrupted_and_the_next_one_runs():
+    with session(limits=replace(QUICK, cell=2)) as running:
+        assert "no answer within 2 s" in text_of(running.run("while True: pass", "cell 3"))
+        assert text_of(running.run("print(1)")) == "1\n"
+        assert running.incidents == ["cell 3: no answer within 2 s"]
+
+
+@pytest.mark.parametrize("end", ["os._exit(0)", "os.kill(os.getpid(), 9)", "ctypes.string_at(0)"])
+def test_a_process_that_ends_itself_fails_only_that_check(end):
+    answer = f"import ctypes, os\ndef die(x):\n    if x: {end}\n    return 7\n"
+    with session(answer) as running:
+        running.run(answer)
+        outputs = running.check(f"{IMPORT}check(die, 1).gives(7)")
+        # The first process of a PID namespace can't kill itself with a signal.
+        if "kill" in end:
+            assert passed(outputs)
+        else:
+            assert not passed(outputs) and "the process ended" in text_of(outputs)
+        assert running.check(f"{IMPORT}check(die, 0).gives(7)") == []
+
+
+def test_the_other_cells_run_again_if_one_cell_ends_the_new_process():
+    # The start time is in clock ticks of 10 ms, so the new process has a different one.
+    read = "import os, time\ntime.sleep(0.02)\n"
+    read += "start = open('/proc/self/stat').read().rpartition(')')[2].split()[19]\n"
+    with session() as running:
+        running.run("x = 5")
+        start = text_of(running.run(f"{read}print(start)")).strip()
+        running.run(f"{read}if start != '{start}': os._exit(1)")
+        running.run("y = 6")
+        running.run("os._exit(1)")
+        assert text_of(running.run("print(x, y)")) == "5 6\n"
+
+
+def test_no_further_process_is_started_after_four_ends():
+    with session() as running:
+        for _ in range(4):
+            assert "the process ended" in text_of(running.run("import os; os._exit(1)"))
+        assert "has ended 4 times" in text_of(running.run("print(1)"))
+
+
+def test_the_notebook_has_a_time_limit():
+    with session(limits=Limits(cell=5, call=5, notebook=1)) as running:
+        assert "the notebook took more than 1 s" in text_of(running.run("while True: pass"))
+        assert not passed(running.check("x = 1"))
+
+
+def test_a_test_that_does_not_end_is_stopped():
+    outputs = check_answer(DOUBLE, "while True: pass", Limits(cell=1, call=1))
+    assert not passed(outputs) and outputs[0]["ename"] == "CellTimeoutError"
+
+
+@pytest.mark.full
+def test_a_test_that_computes_too_long_with_a_student_value_is_stopped():
+    answer = "def big():\n    return 10 ** 4000\n"
+    test = f"{IMPORT}x = check(big).value\nx ** x"
+    assert not passed(check_answer(answer, test, Limits(cell=2, call=1)))
+
+
+def test_memory_is_limited_and_the_reason_is_reported():
+    with session() as running:
+        outputs = running.run("x = bytearray(2_000_000_000)")
+        assert "MemoryError" in text_of(outputs) or "memory" in running.incidents[0]
+
+
+def test_a_late_answer_of_a_forked_copy_is_discarded():
+    answer = """
+        import os, time
+        def fork(x):
+            if os.fork() == 0:
+                time.sleep(0.3)
+                return 99
+            return x
+        """
+    test = f"import time\n{IMPORT}check(fork, 1).gives(1)\ntime.sleep(0.5)\ncheck(fork, 2).gives(2)"
+    outputs = check_answer(textwrap.dedent(answer), test)
+    assert passed(outputs) or re.search("returned +99", text_of(outputs)) is None
