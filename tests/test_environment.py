@@ -15,7 +15,7 @@ import torch
 from course_utils import environment, runtime
 from course_utils.environment import Gpu, Machine, check_environment
 
-GOOD_LIBRARIES = {name: floor for name, floor in environment.FLOORS.items()} | {"torchao": None}
+GOOD_LIBRARIES = {name: floor for name, floor in environment.MINIMUM_VERSIONS.items()} | {"torchao": None}
 LAPTOP = Machine(
     python=(3, 12, 4),
     libraries=GOOD_LIBRARIES,
@@ -132,7 +132,7 @@ def test_missing_ipywidgets_does_not_stop_the_course():
 
 
 def test_torch_that_cannot_be_imported():
-    machine = replace(LAPTOP, torch_fault="libgomp.so.1: cannot open shared object file")
+    machine = replace(LAPTOP, torch_error="libgomp.so.1: cannot open shared object file")
     assert faults(machine) == {"torch": "fail"}
     assert "libgomp" in rows(machine)["torch"].found
 
@@ -175,7 +175,7 @@ def test_threads_that_the_course_will_lower_are_no_fault(monkeypatch, variable, 
 
 
 def test_cache_that_cannot_be_written():
-    machine = replace(LAPTOP, cache_fault="Read-only file system")
+    machine = replace(LAPTOP, cache_error="Read-only file system")
     assert faults(machine) == {"cache": "warn"}, "with the model there, reading is enough"
     assert faults(replace(machine, model=None)) == {"cache": "fail", "base model": "warn"}
 
@@ -189,14 +189,14 @@ def test_full_disk_stops_only_the_fetch():
 def test_each_fault_has_one_remedy_with_a_command():
     worst = Machine(
         python=(3, 10, 0),
-        libraries=dict.fromkeys(environment.FLOORS) | {"torchao": "0.10.0", "peft": "0.1"},
+        libraries=dict.fromkeys(environment.MINIMUM_VERSIONS) | {"torchao": "0.10.0", "peft": "0.1"},
         nvidia_driver=True,
         cores=1,
         threads=8,
         memory=1,
         disk=1,
         cache=Path("cache"),
-        cache_fault="Permission denied",
+        cache_error="Permission denied",
     )
     bad = [row for row in check_environment(worst).rows if row.state != "ok"]
     assert len(bad) == 15
@@ -219,16 +219,16 @@ def test_the_table_as_text_and_as_html():
 
 
 def test_long_remedies_stay_within_a_terminal():
-    machine = replace(LAPTOP, memory=1, disk=1, model=None, cache_fault="Permission denied")
+    machine = replace(LAPTOP, memory=1, disk=1, model=None, cache_error="Permission denied")
     assert max(map(len, str(check_environment(machine)).splitlines())) <= 100
 
 
 def test_floors_are_those_of_the_package():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     required = dict(line.split(">=") for line in project["dependencies"])
-    assert {name: required[name] for name in environment.FLOORS} == environment.FLOORS
+    assert {name: required[name] for name in environment.MINIMUM_VERSIONS} == environment.MINIMUM_VERSIONS
     low, high = re.findall(r"3\.(\d+)", project["requires-python"])
-    floor, ceiling = environment.PYTHON_FLOOR, environment.PYTHON_CEILING
+    floor, ceiling = environment.OLDEST_PYTHON, environment.NEWEST_PYTHON
     assert ((3, int(low)), (3, int(high) - 1)) == (floor, ceiling)
 
 
@@ -260,15 +260,15 @@ def test_the_check_survives_a_machine_where_nothing_works(monkeypatch):
 
 
 def test_write_fault(monkeypatch, tmp_path):
-    assert environment._write_fault(tmp_path / "new" / "cache") is None
+    assert environment._write_error(tmp_path / "new" / "cache") is None
     (tmp_path / "file").write_text("")
-    assert environment._write_fault(tmp_path / "file" / "cache") is not None
+    assert environment._write_error(tmp_path / "file" / "cache") is not None
 
     def read_only(**_):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
-    assert environment._write_fault(tmp_path) == "Read-only file system"
+    assert environment._write_error(tmp_path) == "Read-only file system"
 
 
 def test_fetched_model(monkeypatch, tmp_path):

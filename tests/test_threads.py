@@ -55,7 +55,7 @@ sharing = threads.share_cores()
 
 def run(source, others=0.0, **variables):
     """What a script prints that begins with START."""
-    chosen = dict.fromkeys(threads.CHOICES, "") | variables
+    chosen = dict.fromkeys(threads.VARIABLES, "") | variables
     script = START + textwrap.dedent(source)
     done = subprocess.run(
         [sys.executable, "-c", script, str(others)],
@@ -81,18 +81,18 @@ def test_a_thread_makes_room_for_each_busy_core(cores, others, expected):
 
 
 def test_what_others_use_is_what_this_process_does_not():
-    before = Sample(moment=10.0, everybody=100.0, ours=40.0)
+    before = Sample(moment=10.0, total=100.0, own=40.0)
     assert used_by_others(before, Sample(12.0, 103.0, 41.0)) == 1.0
     assert used_by_others(before, Sample(12.0, 104.0, 44.0)) == 0.0
-    # The two clocks tick apart: ours may be ahead.
+    # The two clocks tick apart: own may be ahead.
     assert used_by_others(before, Sample(12.0, 103.99, 44.0)) == 0.0
 
 
 def test_a_sample_counts_this_process_among_everybody():
     before = threads.sample()
-    while (now := threads.sample()).ours - before.ours < 0.3:
+    while (now := threads.sample()).own - before.own < 0.3:
         sum(range(100_000))
-    assert now.everybody - before.everybody > 0.25
+    assert now.total - before.total > 0.25
     assert now.moment - before.moment < 60
 
 
@@ -114,7 +114,7 @@ def test_a_number_set_in_the_program_stays(number):
     assert run(f"{late}print(settles_at({number}))", others=1.0) == ["True", "True"]
 
 
-@pytest.mark.parametrize("name", threads.CHOICES)
+@pytest.mark.parametrize("name", threads.VARIABLES)
 def test_a_number_chosen_by_a_variable_stays(name):
     assert run("print(sharing, torch.get_num_threads())", others=3.0, **{name: "4"}) == [
         "None",
@@ -124,7 +124,7 @@ def test_a_number_chosen_by_a_variable_stays(name):
 
 def test_a_process_without_torch_has_nothing_to_do():
     source = "import sys, time, course_utils; time.sleep(0.4); print('psutil' in sys.modules)"
-    free = os.environ | dict.fromkeys(threads.CHOICES, "")
+    free = os.environ | dict.fromkeys(threads.VARIABLES, "")
     done = subprocess.run([sys.executable, "-c", source], env=free, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("False\n", "")
 
