@@ -71,7 +71,7 @@ def work(way: Callable[[Turn], None]) -> None:
     try:
         way(turn)
     except Finished:
-        turn.end(peak=runtime.peak_memory())
+        turn.end(peak=runtime.process_peak(os.getpid()))
 
 
 def all_cores() -> Variables:
