@@ -319,13 +319,15 @@ def session(tmp_path_factory):
         )
     address = f"http://127.0.0.1:{port}{BASE}"
     try:
-        for _ in range(300):
+        for _ in range(600):
             assert server.poll() is None, (home / "log").read_text()
             try:
-                urllib.request.urlopen(f"{address}api", timeout=10).close()
+                urllib.request.urlopen(f"{address}api", timeout=60).close()
                 break
             except OSError:
                 time.sleep(0.2)
+        else:
+            pytest.fail("the server does not answer")
         yield address
     finally:
         server.terminate()
