@@ -119,7 +119,8 @@ def step_cases(
             model = attach_adapters(model, Recipe(rank=options["rank"]))
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, fused=True)
-        step(model.train(), optimizer, 8)  # creates the optimizer's states
+        # The first step creates the optimizer's states.
+        step(model.train(), optimizer, 8)
         for checkpointing, length in product((False, True), lengths):
             set_checkpointing(model, checkpointing)
             how = "checkpointing" if checkpointing else "all stored"

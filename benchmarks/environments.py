@@ -325,7 +325,7 @@ class Colab:
         return {
             "JUPYTER_PATH": str(self.folder / "jupyter"),
             "COURSE_REPOSITORY": self.repository.as_uri(),
-            "COLAB_RELEASE_TAG": "stand-in",
+            "COLAB_RELEASE_TAG": "stub",
             "QLORA_COURSE_CACHE": str(self.folder / "cache"),
             "HF_HOME": str(self.folder / "cache" / "huggingface"),
             "HF_HUB_OFFLINE": "1",

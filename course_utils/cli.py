@@ -628,7 +628,8 @@ def test(arguments: tuple[str, ...]) -> None:
 def test_full(arguments: tuple[str, ...]) -> None:
     """Lint, then run all tests but the slow ones.
 
-    The coverage of these tests is measured. ARGUMENTS are passed on to pytest. -m full leaves out what `make test` runs.
+    The coverage of these tests is measured. ARGUMENTS are passed on to pytest. -m full leaves out
+    what `make test` runs.
     """
     _run_tests("-m", "not slow", "--cov", "--cov-report", "term", *arguments)
 

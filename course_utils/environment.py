@@ -66,7 +66,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """The facts that `check_environment` judges.
+    """The facts that `check_environment` evaluates.
 
     None means that a fact is unknown, or that the machine does not have the thing, for example a
     problem, a GPU or a downloaded model.
@@ -227,7 +227,8 @@ def versions() -> dict[str, str | None]:
 
     The version of a library that is not installed is None.
     """
-    return {name: _version(name) for name in ("qlora-course", *MINIMUM_VERSIONS, "numpy", "torchao")}
+    names = ("qlora-course", *MINIMUM_VERSIONS, "numpy", "torchao")
+    return {name: _version(name) for name in names}
 
 
 def _version(name: str) -> str | None:

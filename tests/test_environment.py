@@ -153,7 +153,7 @@ def test_supported_python_versions(python, state):
     "memory, state",
     [(1_100_000_000, "fail"), (1_500_000_000, "warn"), (1_600_000_000, None), (None, None)],
 )
-def test_memory(memory, state):
+def test_too_little_memory_is_a_problem(memory, state):
     found = problems(replace(LAPTOP, memory=memory))
     assert found == ({"memory available": state} if state else {})
 

@@ -100,11 +100,11 @@ def test_current_and_peak_memory_of_this_process():
     # This memory is mapped directly, because the heap may keep freed memory.
     block = mmap.mmap(-1, 60_000_000)
     np.frombuffer(block, dtype=np.uint8)[:] = 1
-    held = runtime.current_memory("cpu")
-    assert held > len(block)
+    used = runtime.current_memory("cpu")
+    assert used > len(block)
     block.close()
-    assert runtime.peak_memory("cpu") >= held - 1_000_000
-    assert runtime.current_memory("cpu") < held - 50_000_000
+    assert runtime.peak_memory("cpu") >= used - 1_000_000
+    assert runtime.current_memory("cpu") < used - 50_000_000
 
 
 def test_peak_of_a_child_process_is_not_inherited():
@@ -116,7 +116,7 @@ def test_peak_of_a_child_process_is_not_inherited():
     assert 5_000_000 < int(done.stdout) < block.nbytes
 
 
-HELD_AFTER_FREEING = """
+USED_AFTER_FREEING = """
 import sys
 import numpy as np
 import psutil
@@ -139,12 +139,12 @@ print(memory().rss - before)
     reason="the C library is not glibc",
 )
 def test_trim_heap_returns_freed_memory_to_the_system():
-    def held(*arguments):
-        command = [sys.executable, "-c", HELD_AFTER_FREEING, *arguments]
+    def used(*arguments):
+        command = [sys.executable, "-c", USED_AFTER_FREEING, *arguments]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-    assert held() > 150_000_000
-    assert held("trim") < 30_000_000
+    assert used() > 150_000_000
+    assert used("trim") < 30_000_000
 
 
 def test_onednn_cache_is_limited_unless_the_variable_is_set(monkeypatch):
