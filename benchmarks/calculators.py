@@ -370,7 +370,7 @@ def table(rows: list[dict]) -> str:
     """Return a Markdown table of sizes in MiB and errors in percent, with mean and worst error."""
     lines = ["| | measured | " + " | ".join(CALCULATORS) + " |", "|---|--:|" + "--:|" * 3]
     for entry in rows:
-        cells = [figure(entry[name], entry["measured"]) for name in CALCULATORS]
+        cells = [size_cell(entry[name], entry["measured"]) for name in CALCULATORS]
         lines.append(f"| {entry['case']} | {entry['measured'] / MiB:,.1f} | {' | '.join(cells)} |")
     for name, summary in (("mean", mean), ("worst", max)):
         cells = []
@@ -381,7 +381,7 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def figure(estimated: float | None, measured: int) -> str:
+def size_cell(estimated: float | None, measured: int) -> str:
     """Return a table cell with the estimate in MiB and its error."""
     if estimated is None:
         return "not modelled"

@@ -105,7 +105,7 @@ def versions(python: Path, *more: str) -> dict[str, str]:
     return {"python": run_code(python, code)} | {name: installed[name] for name in names}
 
 
-def executed(
+def run_lecture(
     python: Path,
     lecture: Path,
     output: Path,
@@ -203,7 +203,7 @@ def python_environment(version: str) -> Runner:
 
     def run(lecture: Path) -> Result:
         notebook = course / "lectures" / lecture.name
-        result = executed(python, notebook, FOLDER / "executed" / name, {})
+        result = run_lecture(python, notebook, FOLDER / "executed" / name, {})
         return result | {"versions": versions(python)}
 
     return run
@@ -336,7 +336,7 @@ class Colab:
         output = FOLDER / "executed" / "colab"
         with tempfile.TemporaryDirectory() as content:
             notebook = Path(shutil.copy(lecture, content))
-            result = executed(Path(sys.executable), notebook, output, self.variables)
+            result = run_lecture(Path(sys.executable), notebook, output, self.variables)
         if self.first_run:
             result["setup_seconds"] = setup_seconds(output / lecture.name)
             self.first_run = False
@@ -406,7 +406,7 @@ def binder() -> Runner:
         CourseError: the system isn't Linux.
     """
     if sys.platform != "linux":
-        raise CourseError("the memory limit of the environment binder needs Linux")
+        raise CourseError("the environment binder has a memory limit, which needs Linux")
     python, core = Path(sys.executable), min(os.sched_getaffinity(0))
 
     def run(lecture: Path) -> Result:
@@ -417,7 +417,7 @@ def binder() -> Runner:
                 os.sched_setaffinity(pid, {core})
 
             output = FOLDER / "executed" / "binder"
-            result = executed(python, lecture, output, {"OMP_NUM_THREADS": "1"}, confine)
+            result = run_lecture(python, lecture, output, {"OMP_NUM_THREADS": "1"}, confine)
             if enforced.exceeded:
                 reasons = filter(None, (result["error"], enforced.exceeded))
                 result |= {"passed": False, "error": "\n".join(reasons)}

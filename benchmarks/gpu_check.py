@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import collect_env
 
-from benchmarks.calculators import figure, step
+from benchmarks.calculators import size_cell, step
 from benchmarks.runner import Benchmark, NothingToMeasure, Report, measured_here
 from course_utils import runtime
 from course_utils.measure import optimizer_bytes
@@ -213,23 +213,25 @@ def training(
     torch.cuda.reset_peak_memory_stats(device)
     one()
     peak = torch.cuda.max_memory_allocated(device)
-    speed = run.tokens / seconds(one, device, clock)
+    speed = run.tokens / median_seconds(one, device, clock)
     return {"measured": peak, "predicted": predicted.total, "tokens/s": speed}
 
 
-def seconds(action: Callable[[], Any], device: torch.device, clock: Callable[[], float]) -> float:
+def median_seconds(
+    action: Callable[[], Any], device: torch.device, clock: Callable[[], float]
+) -> float:
     """Return the median seconds of an action, including its work on the device."""
     durations = []
     for _ in range(REPEATS):
-        finish(device)
+        synchronize(device)
         begun = clock()
         action()
-        finish(device)
+        synchronize(device)
         durations.append(clock() - begun)
     return median(durations)
 
 
-def finish(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait until a card has finished its work; operations on a CPU have already finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -295,7 +297,7 @@ def updates(
     free, _ = torch.cuda.mem_get_info(device)
     # The first step creates the states.
     optimizer.step()
-    finish(device)
+    synchronize(device)
     grown = torch.cuda.memory_allocated(device) - allocated
     lost = free - torch.cuda.mem_get_info(device)[0]
     states = [optimizer.state[parameter] for parameter in parameters]
@@ -306,7 +308,7 @@ def updates(
         "paged sizes": [state["state1"].numel() for state in moving],
         "allocated": grown,
         "free": lost,
-        "seconds": seconds(optimizer.step, device, clock),
+        "seconds": median_seconds(optimizer.step, device, clock),
     }
     return figures, [parameter.detach() for parameter in parameters]
 
@@ -357,13 +359,13 @@ def with_model(name: str, device: torch.device) -> dict:
         return {"weights": sizes, "steps": [{"case": "adapters"} | ready]}
     steps = []
     for predicted in ready["steps"]:
-        case = words(predicted)
+        case = step_name(predicted)
         result = attempt(case, training, ready["model"], predicted, device)
         steps.append({"case": case} | result)
     return {"weights": sizes, "steps": steps}
 
 
-def words(predicted: Estimate) -> str:
+def step_name(predicted: Estimate) -> str:
     """Return the settings of a step in words."""
     run = predicted.settings
     how = "checkpointing" if run.gradient_checkpointing else "all stored"
@@ -446,7 +448,7 @@ def paging_table(report: Report) -> str:
     """Return a table that compares paged and unpaged AdamW."""
     pairs = succeeded(report["optimizers"])
     lines = [table(PAGING_HEAD, [cells for row in pairs for cells in paging_cells(row)]), ""]
-    return "\n".join([*lines, *(paging_words(row, report["settings"]) for row in pairs)])
+    return "\n".join([*lines, *(paging_summary(row, report["settings"]) for row in pairs)])
 
 
 def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
@@ -490,7 +492,7 @@ def step_rows(report: dict) -> list[tuple[str, ...]]:
         if "failed" in row:
             rows.append((row["case"], "failed", "", ""))
             continue
-        predicted = figure(row["predicted"] + extra_workspace(report), row["measured"])
+        predicted = size_cell(row["predicted"] + extra_workspace(report), row["measured"])
         peak = f"{row['measured'] / MiB:,.1f}"
         rows.append((row["case"], peak, predicted, f"{row['tokens/s']:,.0f}"))
     return rows
@@ -515,7 +517,7 @@ def paging_cells(row: dict) -> Iterator[tuple[str, ...]]:
         yield f"{row['case']}, {kind}", *megabytes, f"{1000 * of_kind['seconds']:.2f}"
 
 
-def paging_words(row: dict, of_run: dict) -> str:
+def paging_summary(row: dict, of_run: dict) -> str:
     """Return a sentence on which states are paged and whether paging changes the weights."""
     sizes = ", ".join(f"{size:,}" for size in row["paged"]["paged sizes"]) or "no"
     result = "equal to the last bit to"

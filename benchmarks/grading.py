@@ -197,7 +197,7 @@ def released(folder: Path, name: str) -> Notebook:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def filled(notebook: Notebook, answers: dict[str, str]) -> Notebook:
+def with_answers(notebook: Notebook, answers: dict[str, str]) -> Notebook:
     """Return a copy of a released notebook with answers, which are given by cell id."""
     made = copy.deepcopy(notebook)
     for place in made["cells"]:
@@ -221,7 +221,7 @@ def submit_tensors(folder: Path, count: int) -> None:
             result = draw.choice([*task.right * 3, *task.wrong, ""])
             if result:
                 answers[task.name] = task.answer(result)
-        content = json.dumps(filled(notebook, answers)).encode()
+        content = json.dumps(with_answers(notebook, answers)).encode()
         submit(folder, f"student{number:04}", TENSORS, content)
 
 
@@ -285,7 +285,7 @@ def submit_sums(folder: Path, count: int) -> dict[str, tuple[str, float]]:
             expected[student] = kind, MAXIMUM[kind]
         else:
             wrong = {task: "return 0" for task in SUMS if draw.random() < 0.25}
-            made = filled(notebook, answers(wrong))
+            made = with_answers(notebook, answers(wrong))
             submit(folder, student, assignment.NAME, json.dumps(made).encode())
             expected[student] = "", 9.0 - 2 * len(wrong)
     return expected
@@ -293,7 +293,7 @@ def submit_sums(folder: Path, count: int) -> dict[str, tuple[str, float]]:
 
 def _hostile(notebook: Notebook, kind: str) -> tuple[bytes, str]:
     """Return a notebook of a broken or hostile kind, and its file name if the name is wrong."""
-    made = filled(notebook, answers({"sum-all": BODIES[kind]}))
+    made = with_answers(notebook, answers({"sum-all": BODIES[kind]}))
     if kind == "deleted checks":
         made["cells"] = [c for c in made["cells"] if not c["id"].startswith("sum-all-")]
     data = json.dumps(made).encode()
@@ -538,7 +538,7 @@ def whole_class(count: int) -> dict[str, Any]:
         expected = submit_sums(folder, count)
         run = monitored(course_command(folder, assignment.NAME, "short"), folder)
         found = {r.student: r for r in records.read_all(folder / "grading" / assignment.NAME)}
-    wrong = unexpected(expected, {s: scored(r) for s, r in found.items()})
+    wrong = unexpected(expected, {s: total_points(r) for s, r in found.items()})
     if found.keys() != expected.keys() or wrong:
         raise AssertionError(f"{len(found)} records of {count} submissions; {wrong}")
     honest = [found[s].seconds for s, (kind, _) in expected.items() if not kind]
@@ -547,7 +547,7 @@ def whole_class(count: int) -> dict[str, Any]:
         "records": len(found),
         "states": Counter(record.state for record in found.values()),
         "kinds": {
-            kind: [f"{scored(found[s]):g}" for s, (k, _) in expected.items() if k == kind]
+            kind: [f"{total_points(found[s]):g}" for s, (k, _) in expected.items() if k == kind]
             for kind in BODIES
         },
         "seconds": run.seconds,
@@ -558,7 +558,7 @@ def whole_class(count: int) -> dict[str, Any]:
     }
 
 
-def scored(record: records.Record) -> float:
+def total_points(record: records.Record) -> float:
     """Return the points of a record; cells that wait for a person's points count 0."""
     return sum(points or 0 for points in record.points.values())
 

@@ -199,10 +199,10 @@ def page(name: str, benchmark: Benchmark, report: Report) -> str:
         f"![{make(report).alt}]({name}-{key}.png)" for key, make in benchmark.pictures.items()
     ]
     parts += [f"- {problem}" for problem in benchmark.problems(report)]
-    return "\n\n".join([*parts, made(name, benchmark, report)]) + "\n"
+    return "\n\n".join([*parts, provenance(name, benchmark, report)]) + "\n"
 
 
-def made(name: str, benchmark: Benchmark, report: Report) -> str:
+def provenance(name: str, benchmark: Benchmark, report: Report) -> str:
     """Return sentences on how, when and where a report was measured."""
     source = f"Made by `python -m benchmarks {name}`"
     if "date" in report:
@@ -223,7 +223,7 @@ def quoted(name: str, benchmark: Benchmark, report: Report) -> dict[str, str]:
     texts = {f"{name} {key}": table(report) for key, table in benchmark.tables.items()}
     for key, picture in benchmark.pictures.items():
         texts[f"{name} {key} picture"] = f"![{picture(report).alt}](images/{name}-{key}.png)"
-    return texts | {f"{name} made": made(name, benchmark, report)}
+    return texts | {f"{name} made": provenance(name, benchmark, report)}
 
 
 def renew(text: str, quotes: Mapping[str, str]) -> str:

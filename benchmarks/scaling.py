@@ -45,19 +45,19 @@ def train(turn: Turn, batch: int, threads: int) -> None:
     training.course(turn, checkpointing=True, batch=batch)
 
 
-def way_of(batch: int, threads: int) -> str:
+def way_name(batch: int, threads: int) -> str:
     """Return the name of the way with this number of examples per step and threads."""
     return f"{batch} × {threads}"
 
 
-WAYS = {way_of(b, t): partial(train, batch=b, threads=t) for b in BATCHES for t in THREADS}
+WAYS = {way_name(b, t): partial(train, batch=b, threads=t) for b in BATCHES for t in THREADS}
 
 
 def trained() -> list[dict]:
     """Return the tokens/s of all steps for each number of examples per step and of threads."""
     rows = []
     for batch in BATCHES:
-        ways = {way_of(batch, threads): threads for threads in THREADS}
+        ways = {way_name(batch, threads): threads for threads in THREADS}
         schedule = Schedule(max(STEPS, EXAMPLES // batch), WARM_UP)
         for way, found in take_turns("benchmarks.scaling", ways, schedule).items():
             rates = [training.rate(piece) for piece in found["pieces"]]
@@ -118,12 +118,12 @@ def grouped(rows: list[dict], by: str) -> dict[int, list[dict]]:
     return {value: [row for row in rows if row[by] == value] for value in values}
 
 
-def how(row: dict) -> str:
+def storage(row: dict) -> str:
     """Return "checkpointing" or "all stored": the way in which a step keeps its activations."""
     return "checkpointing" if row["checkpointing"] else "all stored"
 
 
-def a_minute(row: dict) -> float:
+def per_minute(row: dict) -> float:
     """Return the submissions per minute of a run, including its start-up."""
     return 60 * row["submissions"] / row["seconds"]
 
@@ -147,9 +147,9 @@ def memory_picture(report: dict) -> Picture:
     for rows, colour in zip(ways, (ORANGE, BLUE), strict=True):
         tokens = [row["tokens"] for row in rows]
         dots, line = ([row[kind] / GB for row in rows] for kind in KINDS)
-        axes.plot(tokens, dots, "o", color=colour, label=f"{how(rows[0])}, measured")
+        axes.plot(tokens, dots, "o", color=colour, label=f"{storage(rows[0])}, measured")
         axes.plot(tokens, line, color=colour, linewidth=1, label="estimated")
-        ranges.append(f"{how(rows[0])} from {dots[0]:.2f} to {dots[-1]:.2f} GB")
+        ranges.append(f"{storage(rows[0])} from {dots[0]:.2f} to {dots[-1]:.2f} GB")
     axes.set(xlabel="tokens of a sequence", ylabel="GB at the peak", ylim=(0, None))
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     apart = max(abs(row["measured"] - row["estimated"]) for row in report["memory"])
@@ -163,7 +163,7 @@ def memory_picture(report: dict) -> Picture:
 def grading_picture(report: dict) -> Picture:
     """Return a picture of submissions per minute by submissions, a line for each worker number."""
     lines = {
-        f"workers: {workers}": {row["submissions"]: a_minute(row) for row in rows}
+        f"workers: {workers}": {row["submissions"]: per_minute(row) for row in rows}
         for workers, rows in grouped(report["grading"], "workers").items()
     }
     return from_zero(curves(lines, xlabel="submissions", ylabel="submissions a minute", log="x"))
@@ -191,7 +191,7 @@ def memory_table(report: dict) -> str:
     lines = ["| | tokens | measured, B | estimated, B |", "|---|--:|--:|--:|"]
     for row in report["memory"]:
         sizes = " | ".join(f"{row[kind]:,}" for kind in KINDS)
-        lines.append(f"| {how(row)} | {row['tokens']} | {sizes} |")
+        lines.append(f"| {storage(row)} | {row['tokens']} | {sizes} |")
     return "\n".join(lines)
 
 
@@ -202,7 +202,7 @@ def grading_table(report: dict) -> str:
         "|--:|--:|--:|--:|--:|--:|",
     ]
     for row in report["grading"]:
-        times = f"{row['seconds']:.1f} | {row['ready']:.1f} | {a_minute(row):.0f}"
+        times = f"{row['seconds']:.1f} | {row['ready']:.1f} | {per_minute(row):.0f}"
         lines.append(
             f"| {row['submissions']} | {row['workers']} | {times} | {format_bytes(row['peak'])} |"
         )

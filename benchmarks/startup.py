@@ -142,11 +142,11 @@ def lab() -> Cost:
     options = ["--no-browser", f"--port={port}", "--ServerApp.port_retries=0"]
     begun = time.perf_counter()
     with make("lab", f"ARGS={' '.join(options)}") as process:
-        while not answers(f"http://127.0.0.1:{port}/api"):
+        while not responds(f"http://127.0.0.1:{port}/api"):
             if process.poll() is not None or time.perf_counter() > begun + TIMEOUT:
                 raise CourseError("`make lab` starts no server: run `make lab` to see its messages")
             time.sleep(0.01)
-        return time.perf_counter() - begun, processor_seconds(family(process.pid))
+        return time.perf_counter() - begun, processor_seconds(process_tree(process.pid))
 
 
 @contextmanager
@@ -167,7 +167,7 @@ def make(*words: str) -> Iterator[subprocess.Popen]:
     try:
         yield process
     finally:
-        started = family(process.pid)
+        started = process_tree(process.pid)
         for child in sorted(started, key=lambda child: (child.create_time(), child.pid))[-1:]:
             child.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -179,7 +179,7 @@ def make(*words: str) -> Iterator[subprocess.Popen]:
         process.wait()
 
 
-def family(pid: int) -> list[psutil.Process]:
+def process_tree(pid: int) -> list[psutil.Process]:
     """Return a process and all of its descendants that are still running."""
     try:
         parent = psutil.Process(pid)
@@ -197,7 +197,7 @@ def processor_seconds(processes: list[psutil.Process]) -> float:
     return total
 
 
-def answers(address: str) -> bool:
+def responds(address: str) -> bool:
     """Return whether a server answers at an address with the HTTP status 200."""
     try:
         with urllib.request.urlopen(address, timeout=TIMEOUT) as reply:

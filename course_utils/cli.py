@@ -116,7 +116,10 @@ def _run_module(module: str, *arguments: str) -> None:
 
     folder = course_folder()
     if module == "benchmarks" and not (folder / "benchmarks").is_dir():
-        raise CourseError(f"{folder} has no benchmarks")
+        raise CourseError(
+            f"this command needs the folder benchmarks, which is not in {folder}: run the command "
+            "in a clone of the course's repository"
+        )
     os.chdir(folder)
     sys.exit(bootstrap.replace_process([sys.executable, "-m", module, *arguments]))
 

@@ -68,8 +68,7 @@ class Gpu:
 class Machine:
     """The facts that `check_environment` evaluates.
 
-    None means that a fact is unknown, or that the machine does not have the thing, for example a
-    problem, a GPU or a downloaded model.
+    None means that a fact is unknown, or that there is no error, no GPU or no downloaded model.
 
     Attributes:
         python: the version of Python.
@@ -205,18 +204,18 @@ def check_environment(machine: Machine | None = None) -> Environment:
 
 def probe() -> Machine:
     """Collect the facts about this machine. A fact that can't be determined stays unknown."""
-    cache = _quietly(runtime.cache_dir)
+    cache = _or_none(runtime.cache_dir)
     facts: dict[str, Any] = {
         "python": sys.version_info[:3],
         "libraries": versions(),
         "nvidia_driver": _nvidia_driver(),
-        "cpu_bf16": _quietly(runtime.cpu_has_bf16) or False,
-        "cores": _quietly(runtime.usable_cores),
-        "memory": _quietly(runtime.available_memory),
+        "cpu_bf16": _or_none(runtime.cpu_has_bf16) or False,
+        "cores": _or_none(runtime.usable_cores),
+        "memory": _or_none(runtime.available_memory),
         "cache": cache,
         "cache_error": _write_error(cache),
-        "disk": _quietly(lambda: shutil.disk_usage(_existing(cache)).free),
-        "model": _quietly(lambda: fetched_model(cache)),
+        "disk": _or_none(lambda: shutil.disk_usage(_closest_existing(cache)).free),
+        "model": _or_none(lambda: fetched_model(cache)),
         "place": COLAB if in_colab() else "Binder" if on_binder() else Machine.place,
     }
     return Machine(**facts, **_torch_facts())
@@ -268,7 +267,7 @@ def fetched_model(cache: Path) -> Path | None:
     return next(found, None)
 
 
-def _quietly(fact: Callable[[], Any]) -> Any:
+def _or_none(fact: Callable[[], Any]) -> Any:
     """Return the result of a function, or None if it raises."""
     try:
         return fact()
@@ -289,7 +288,7 @@ def _torch_facts() -> dict[str, Any]:
         count = torch.get_num_threads()
         if not threads.set_by_variable():
             # `threads.share_cores` will lower the number of threads to the number of usable cores.
-            count = min(count, _quietly(runtime.usable_cores) or count)
+            count = min(count, _or_none(runtime.usable_cores) or count)
         return {"gpu": gpu, "threads": count}
     except Exception as error:
         return {"torch_error": first_line(error)}
@@ -299,7 +298,7 @@ def _nvidia_driver() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or bool(shutil.which("nvidia-smi"))
 
 
-def _existing(folder: Path) -> Path:
+def _closest_existing(folder: Path) -> Path:
     """Return the folder, or the closest enclosing folder that exists."""
     return next(path for path in (folder, *folder.parents) if path.exists())
 
@@ -456,7 +455,7 @@ def _write_row(machine: Machine) -> Row:
 
 def _from_home(path: Path | None) -> str:
     """Return a path as text, with ~ for the user's home folder, to keep the user's name private."""
-    home = _quietly(Path.home)
+    home = _or_none(Path.home)
     if path and home and path.is_relative_to(home):
         return str(Path("~") / path.relative_to(home))
     return str(path)

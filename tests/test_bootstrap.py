@@ -59,7 +59,7 @@ def pip(clone, monkeypatch):
 
 @pytest.fixture
 def programs(monkeypatch):
-    """Replace the program that replaces this process; returns a list of the command lines."""
+    """Replace `replace_process`; returns a list of its command lines."""
     commands = []
     monkeypatch.setattr(bootstrap, "replace_process", lambda command: commands.append(command) or 7)
     return commands

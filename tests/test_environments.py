@@ -235,13 +235,13 @@ def test_binder_has_a_memory_limit_of_2_gb(monkeypatch, tmp_path):
 
 def test_process_that_fails_is_a_failed_lecture(tmp_path):
     python, missing = Path(sys.executable), tmp_path / "09_missing.ipynb"
-    result = environments.executed(python, missing, tmp_path / "out", {})
+    result = environments.run_lecture(python, missing, tmp_path / "out", {})
     assert not result["passed"]
     assert result["error"] == "the run ended with status 1"
 
 
 def test_current_python_runs_the_lectures_in_the_current_environment(monkeypatch):
-    monkeypatch.setattr(environments, "executed", lambda *arguments: {"arguments": arguments})
+    monkeypatch.setattr(environments, "run_lecture", lambda *arguments: {"arguments": arguments})
     own = "{}.{}".format(*sys.version_info)
     path = environments.ROOT / "lectures" / "00_setup.ipynb"
     result = environments.python_environment(own)(path)
@@ -255,7 +255,7 @@ def test_another_python_is_set_up_in_a_copy_of_the_course(monkeypatch, tmp_path)
     monkeypatch.setattr(environments, "interpreter", lambda version: f"/python{version}")
     monkeypatch.setattr(environments, "course_copy", lambda target: target)
     monkeypatch.setattr(environments, "call", lambda command, **_: calls.append(command))
-    monkeypatch.setattr(environments, "executed", lambda *arguments: {"arguments": arguments})
+    monkeypatch.setattr(environments, "run_lecture", lambda *arguments: {"arguments": arguments})
     monkeypatch.setattr(environments, "versions", lambda python: {"python": str(python)})
     run = environments.python_environment("3.99")
     assert calls == [["/python3.99", "course_utils/bootstrap.py", "setup"]]

@@ -149,7 +149,7 @@ def test_error_while_memory_is_freed_is_returned_too(monkeypatch):
 def test_time_of_an_action_is_the_median_of_several_runs():
     runs = []
     clock = clock_of(1.0, 9.0, 2.0, 3.0, 2.5)
-    assert gpu_check.seconds(lambda: runs.append(1), CPU, clock) == 2.5
+    assert gpu_check.median_seconds(lambda: runs.append(1), CPU, clock) == 2.5
     assert len(runs) == gpu_check.REPEATS
 
 
@@ -161,7 +161,7 @@ def test_card_is_synchronized_before_each_reading_of_the_clock(monkeypatch):
         order.append("clock")
         return 0.0
 
-    gpu_check.seconds(lambda: order.append("run"), torch.device("cuda"), clock)
+    gpu_check.median_seconds(lambda: order.append("run"), torch.device("cuda"), clock)
     assert order == ["wait", "clock", "run", "wait", "clock"] * gpu_check.REPEATS
 
 
@@ -199,7 +199,7 @@ def test_only_steps_that_fit_the_card_are_chosen():
     on_a_t4 = gpu_check.fitting(shape, int(14.5 * GiB), options)
     assert len(on_a_t4) == 2 * len(gpu_check.BATCHES)
     small = gpu_check.fitting(shape, 3 * GiB, options)
-    assert [gpu_check.words(step) for step in small] == ["1 × 512 tokens, checkpointing"]
+    assert [gpu_check.step_name(step) for step in small] == ["1 × 512 tokens, checkpointing"]
     assert all(step.fits(3 * GiB) for step in small)
     with pytest.raises(CourseError, match=r"the card has 1\.07 GB; try --model smollm2-135m"):
         gpu_check.fitting(shape, GiB, options)
