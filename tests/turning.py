@@ -1,6 +1,8 @@
 """The ways that tests/test_turns.py compares; `benchmarks.worker` runs them."""
 
 import os
+import sys
+from types import SimpleNamespace
 
 
 def counts(turn):
@@ -16,10 +18,21 @@ def threads(turn):
         turn.end(threads=os.environ["OMP_NUM_THREADS"])
 
 
+def gpu(turn):
+    """Imitate a torch that sees a GPU, on which one byte is allocated."""
+    cuda = SimpleNamespace(is_available=lambda: True, max_memory_allocated=lambda _: 1)
+    torch = SimpleNamespace(cuda=cuda, device=lambda kind: SimpleNamespace(type=kind))
+    sys.modules["torch"] = torch
+    turn.begin()
+    turn.end()
+    turn.begin()
+
+
 def fails(turn):
     turn.begin()
     raise ValueError("no more coffee")
 
 
 def way(name):
-    return {"one": counts, "other": counts, "threads": threads, "fails": fails}[name]
+    ways = {"one": counts, "other": counts, "threads": threads, "gpu": gpu, "fails": fails}
+    return ways[name]
