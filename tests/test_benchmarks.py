@@ -189,6 +189,14 @@ def test_usage_lists_every_benchmark():
     assert set(bench.SUITE) <= set(runner.names())
 
 
+def test_helpers_of_the_tests_do_not_import_benchmarks():
+    """Benchmarks import these helpers, so the imports would be circular."""
+    importing = re.compile(r"^\s*(from|import) benchmarks\b", re.MULTILINE)
+    helpers = [path for path in (runner.ROOT / "tests").rglob("*.py") if path.name[:5] != "test_"]
+    assert helpers
+    assert not [path for path in helpers if importing.search(path.read_text(encoding="utf-8"))]
+
+
 # --- memory calculators ---------------------------------------------------------------------------
 
 TINYLLAMA = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
