@@ -5,11 +5,16 @@ The tables of docs/bigger-machines.md are computed by this module; nothing is me
 
 from __future__ import annotations
 
-from benchmarks.runner import Benchmark, measured_here
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.runner import Benchmark, Report, measured_here
 from course_utils.memory import GPUS, Estimate, ModelShape, estimate, usable_bytes
 from course_utils.units import GiB, format_bytes
 
 COUNTS = (1, 2, 4, 8)
+# The names of the calculator's cards, from the smallest memory to the largest.
+BY_MEMORY = sorted(GPUS, key=lambda name: GPUS[name])
 # From the model's config.json: Llama 2 (Touvron et al. 2023, arXiv 2307.09288).
 LLAMA_2_70B = {
     "model_type": "llama",
@@ -25,7 +30,7 @@ MODELS = (
     ModelShape.from_config(LLAMA_2_70B, name="llama-2-70b"),
 )
 ADAPTERS = {"recipe": "autocast", "targets": "all-linear", "rank": 16}
-METHODS = {
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "QLoRA": ("qlora", ADAPTERS | {"double_quant": True, "upcast": False}),
     "LoRA, 16 bits": ("lora", ADAPTERS),
     "full": ("full", {"recipe": "mixed"}),
@@ -40,7 +45,7 @@ STEP = {
 }
 
 
-def spread(shape: ModelShape, method: str, gpus: int) -> Estimate:
+def estimate_on_each(shape: ModelShape, method: str, gpus: int) -> Estimate:
     """Return the calculator's estimate for each of `gpus` GPUs that share the model by FSDP."""
     kind, options = METHODS[method]
     sharding = "fsdp" if gpus > 1 else None
@@ -58,39 +63,36 @@ def outside_layers(shape: ModelShape, run: Estimate) -> int:
     return tables - tables // run.settings.gpus
 
 
-def needed(shape: ModelShape, method: str, gpus: int) -> int:
+def peak_on_each(shape: ModelShape, method: str, gpus: int) -> int:
     """Return the peak memory of each GPU in bytes (B)."""
-    run = spread(shape, method, gpus)
+    run = estimate_on_each(shape, method, gpus)
     return run.total + outside_layers(shape, run)
 
 
-def smallest(size: int) -> str:
+def smallest_card(size: int) -> str:
     """Return the smallest of the calculator's cards with room for `size` bytes; "–" if none has."""
-    return next(
-        (name for name in sorted(GPUS, key=GPUS.get) if size <= usable_bytes(name)),
-        "–",
-    )
+    return next((name for name in BY_MEMORY if size <= usable_bytes(name)), "–")
 
 
 def cell(size: int) -> str:
     """Return a table cell: the size in GiB, and the smallest card that has room for it."""
-    card = smallest(size)
+    card = smallest_card(size)
     return f"{size / GiB:.1f}, **{card}**" if card != "–" else f"{size / GiB:.1f}, –"
 
 
-def needs() -> str:
+def peak_table(_: Report) -> str:
     """Return a table of memory by model and method (rows) and by number of GPUs (columns)."""
     head = " | ".join(f"{n} GPU{'s' if n > 1 else ''}" for n in COUNTS)
     lines = [f"| model | method | {head} |", "|---|---|" + "--:|" * len(COUNTS)]
     for shape in MODELS:
         for method in METHODS:
-            cells = " | ".join(cell(needed(shape, method, gpus)) for gpus in COUNTS)
+            cells = " | ".join(cell(peak_on_each(shape, method, gpus)) for gpus in COUNTS)
             billions = f"{shape.name}, {shape.parameters / 1e9:.1f}B"
             lines.append(f"| {billions} | {method} | {cells} |")
     return "\n".join(lines)
 
 
-def parts() -> str:
+def part_table(_: Report) -> str:
     """Return a table of the parts of QLoRA's memory per GPU, on the largest number of GPUs."""
     gpus = COUNTS[-1]
     lines = [
@@ -98,7 +100,7 @@ def parts() -> str:
         "|---|--:|--:|--:|--:|",
     ]
     for shape in MODELS:
-        run = spread(shape, "QLoRA", gpus)
+        run = estimate_on_each(shape, "QLoRA", gpus)
         whole = sum(
             term.size for term in run.terms if term.name in ("NF4 constants", "NF4 code books")
         )
@@ -108,30 +110,30 @@ def parts() -> str:
     return "\n".join(lines)
 
 
-def loading() -> str:
+def loading_table(_: Report) -> str:
     """Return a table of the CPU memory of all processes together while they load the base model.
 
     Each process loads the whole base model in 4 bits into CPU memory.
     """
     lines = ["| model | " + " | ".join(map(str, COUNTS[1:])) + " |", "|---|" + "--:|" * 3]
     for shape in MODELS:
-        one = spread(shape, "QLoRA", 1).weights
+        one = estimate_on_each(shape, "QLoRA", 1).weights
         cells = " | ".join(f"{gpus * one / GiB:.0f}" for gpus in COUNTS[1:])
         lines.append(f"| {shape.name} | {cells} |")
     return "\n".join(lines)
 
 
-def cards() -> str:
+def card_sizes(_: Report) -> str:
     """Return a sentence on the memory of each card that the calculator assumes for tensors."""
-    sizes = (f"{name} {usable_bytes(name) / GiB:.1f}" for name in sorted(GPUS, key=GPUS.get))
+    sizes = (f"{name} {usable_bytes(name) / GiB:.1f}" for name in BY_MEMORY)
     return "Memory for tensors on each card, in GiB: " + ", ".join(sizes) + "."
 
 
 # Memory in use on each of 2 GPUs without offloading, in bytes (B), from peft's guide on FSDP.
-GUIDE = 35.6e9
+GUIDE_BYTES = 35.6e9
 
 
-def guide() -> str:
+def guide_comparison(_: Report) -> str:
     """Return a comparison of the calculator with the QLoRA run in peft's guide on FSDP."""
     shape, run = MODELS[-1], STEP | {"batch_size": 2, "sequence_length": 2048, "recipe": "bf16"}
     own = {"rank": 8, "targets": "all-linear", "double_quant": True, "upcast": False}
@@ -140,20 +142,22 @@ def guide() -> str:
     return (
         f"The calculator's tensors for the run in peft's guide (Llama-2-70B, 2 GPUs, 2 × 2,048 "
         f"tokens, rank 8, all in 16 bits) are {format_bytes(size)} on each GPU; the guide reports "
-        f"{format_bytes(GUIDE)} of memory in use, {GUIDE / size - 1:.0%} more."
+        f"{format_bytes(GUIDE_BYTES)} of memory in use, {GUIDE_BYTES / size - 1:.0%} more."
     )
 
 
+def measure() -> Iterator[Report]:
+    """Yield only the date and the machine, because the tables are computed without a report."""
+    yield measured_here()
+
+
 BENCHMARK = Benchmark(
-    measure=lambda save: measured_here(),
-    tables={
-        name: lambda report, make=make: make()
-        for name, make in {
-            "needs": needs,
-            "cards": cards,
-            "guide": guide,
-            "parts": parts,
-            "loading": loading,
-        }.items()
+    measure,
+    {
+        "needs": peak_table,
+        "cards": card_sizes,
+        "guide": guide_comparison,
+        "parts": part_table,
+        "loading": loading_table,
     },
 )

@@ -16,14 +16,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import mean
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
-from benchmarks.runner import Benchmark, Report, Save, measured_here
+from benchmarks.runner import Benchmark, Report, measured_here
 from course_utils.measure import TensorMeter, optimizer_bytes, saved_for_backward
 from course_utils.memory import PRESETS, estimate
 from course_utils.models import fetch_base, load_base, model_bytes
@@ -31,6 +32,11 @@ from course_utils.training import Recipe, attach_adapters, set_checkpointing
 from course_utils.units import MiB
 from course_utils.validation import CourseError
 from tests.hub import Hub
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+    from transformers.modeling_outputs import CausalLMOutputWithPast
 
 ROOT = Path(__file__).parents[1]
 T4_PEAKS = ROOT / "course_utils" / "data" / "t4_measured_peaks.csv"
@@ -49,11 +55,13 @@ WORST = {"t4": 0.015, "weights": 0.0, "saved": 0.01, "peaks": 0.01}
 LENGTHS = (64, 256)
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
-HERE = {"compute_dtype": "bfloat16", "device": "cpu"}
-ADAPTERS = HERE | {"rank": 8, "targets": "all-linear"}
+# Options of `estimate`.
+Options = dict[str, Any]
+ON_CPU: Options = {"compute_dtype": "bfloat16", "device": "cpu"}
+ADAPTERS = ON_CPU | {"rank": 8, "targets": "all-linear"}
 DOUBLE = ADAPTERS | {"double_quant": True}
 # Settings of training steps: a method and the options of `estimate`, by name.
-SETTINGS = {
+SETTINGS: dict[str, tuple[str, Options]] = {
     "full, float32": ("full", {"recipe": "fp32", "device": "cpu"}),
     "LoRA, bfloat16": ("lora", ADAPTERS),
     "QLoRA, 16-bit rest": ("qlora", DOUBLE | {"upcast": False}),
@@ -83,11 +91,11 @@ def weight_cases() -> Iterator[dict]:
     """Load SmolLM2-135M in each format, and yield the bytes of its weights before training."""
     for case, method, options in (
         ("float32", "full", {"recipe": "fp32", "device": "cpu"}),
-        ("bfloat16", "lora", HERE),
-        ("NF4", "qlora", HERE | {"upcast": False}),
-        ("NF4, double quantization", "qlora", HERE | {"upcast": False, "double_quant": True}),
-        ("NF4, peft's upcast", "qlora", HERE),
-        ("NF4, double quantization, peft's upcast", "qlora", HERE | {"double_quant": True}),
+        ("bfloat16", "lora", ON_CPU),
+        ("NF4", "qlora", ON_CPU | {"upcast": False}),
+        ("NF4, double quantization", "qlora", ON_CPU | {"upcast": False, "double_quant": True}),
+        ("NF4, peft's upcast", "qlora", ON_CPU),
+        ("NF4, double quantization, peft's upcast", "qlora", ON_CPU | {"double_quant": True}),
     ):
         size = model_bytes(load(method, options))
         setting = {"model": SMALL, "method": method, "options": options}
@@ -95,7 +103,7 @@ def weight_cases() -> Iterator[dict]:
 
 
 def step_cases(
-    settings: Mapping[str, tuple[str, dict]] = SETTINGS, lengths: Iterable[int] = LENGTHS
+    settings: Mapping[str, tuple[str, Options]] = SETTINGS, lengths: Iterable[int] = LENGTHS
 ) -> Iterator[dict]:
     """Measure training steps of SmolLM2-135M, and yield a case for each step.
 
@@ -111,7 +119,8 @@ def step_cases(
             model = attach_adapters(model, Recipe(rank=options["rank"]))
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, fused=True)
-        step(model.train(), optimizer, 8)  # creates the optimizer's states
+        # The first step creates the optimizer's states.
+        step(model.train(), optimizer, 8)
         for checkpointing, length in product((False, True), lengths):
             set_checkpointing(model, checkpointing)
             how = "checkpointing" if checkpointing else "all stored"
@@ -129,14 +138,14 @@ def step_cases(
 # --- measuring ------------------------------------------------------------------------------------
 
 
-def load(method: str, options: dict) -> nn.Module:
+def load(method: str, options: Options) -> PreTrainedModel:
     """Load SmolLM2-135M on the CPU, in the format that the options of `estimate` describe."""
     from peft import prepare_model_for_kbit_training
 
-    quantized = {"quantization": "nf4", "double_quant": options.get("double_quant", False)}
     model, _ = load_base(
         "smollm2-135m",
-        **quantized if method == "qlora" else {},
+        quantization="nf4" if method == "qlora" else None,
+        double_quant=options.get("double_quant", False),
         compute_dtype=torch.bfloat16,
         device="cpu",
     )
@@ -145,7 +154,9 @@ def load(method: str, options: dict) -> nn.Module:
     return model.float() if method == "full" else model
 
 
-def forward(model: nn.Module, length: int, batch_size: int = 1):
+def forward(
+    model: PreTrainedModel | PeftModel, length: int, batch_size: int = 1
+) -> CausalLMOutputWithPast:
     """Run a forward pass over sequences of random tokens and return the model's output.
 
     The tokens may be random because memory doesn't depend on their values.
@@ -156,7 +167,10 @@ def forward(model: nn.Module, length: int, batch_size: int = 1):
 
 
 def step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, length: int, batch_size: int = 1
+    model: PreTrainedModel | PeftModel,
+    optimizer: torch.optim.Optimizer,
+    length: int,
+    batch_size: int = 1,
 ) -> None:
     """Run one optimizer step. As in a training loop, the output is kept until the step ends."""
     output = forward(model, length, batch_size)
@@ -165,22 +179,24 @@ def step(
     optimizer.zero_grad()
 
 
-def saved_bytes(model: nn.Module, length: int) -> int:
+def saved_bytes(model: PreTrainedModel | PeftModel, length: int) -> int:
     """Return the bytes that autograd saves in the forward pass, without the model's weights."""
     with saved_for_backward(model) as saved:
         forward(model, length)
     return saved.size
 
 
-def peak_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, length: int) -> int:
+def peak_bytes(
+    model: PreTrainedModel | PeftModel, optimizer: torch.optim.Optimizer, length: int
+) -> int:
     """Return the bytes of all tensors at the peak of a step.
 
     These bytes include the model and the optimizer's states, which exist before the step.
     """
-    standing = model_bytes(model) + optimizer_bytes(optimizer)
+    before = model_bytes(model) + optimizer_bytes(optimizer)
     with TensorMeter() as meter:
         step(model, optimizer, length)
-    return standing + meter.peak
+    return before + meter.peak
 
 
 # --- the other calculators ------------------------------------------------------------------------
@@ -224,8 +240,9 @@ def ask_peers(questions: dict, models: dict[str, dict]) -> dict:
         RuntimeError: peers.py failed; the message contains its errors.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        folders = {model: Path(scratch) / model for model in models}
-        for model, folder in folders.items():
+        folders: dict[str, Path | int] = {}
+        for model in models:
+            folder = folders[model] = Path(scratch, model)
             folder.mkdir(parents=True)
             (folder / "config.json").write_text(json.dumps(models[model]), encoding="utf-8")
         known = {model: facts(config) for model, config in models.items()}
@@ -246,28 +263,32 @@ def ask_peers(questions: dict, models: dict[str, dict]) -> dict:
 
 def fitcheck_options(case: dict) -> dict:
     """Return the settings of a case as options of fitcheck's TrainingConfig."""
-    given, full = case["options"], case["method"] == "full"
+    options, full = case["options"], case["method"] == "full"
     targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
-    if given.get("targets") == "all-linear":
+    if options.get("targets") == "all-linear":
         targets += ["gate_proj", "up_proj", "down_proj"]
     return {
-        "precision": "fp32" if full else SHORT[given.get("compute_dtype", "float16")],
+        "precision": "fp32" if full else SHORT[options.get("compute_dtype", "float16")],
         "quantization": "nf4" if case["method"] == "qlora" else "none",
-        "double_quant": given.get("double_quant", False),
-        "batch_size": given.get("batch_size", 1),
-        "seq_len": given.get("sequence_length", 1024),
-        "lora_rank": None if full else given.get("rank", 16),
+        "double_quant": options.get("double_quant", False),
+        "batch_size": options.get("batch_size", 1),
+        "seq_len": options.get("sequence_length", 1024),
+        "lora_rank": None if full else options.get("rank", 16),
         "lora_targets": targets,
-        "grad_checkpoint": given.get("gradient_checkpointing", True),
-        "flash_attn": given.get("attention", "sdpa") == "sdpa",
+        "grad_checkpoint": options.get("gradient_checkpointing", True),
+        "flash_attn": options.get("attention", "sdpa") == "sdpa",
     }
 
 
 # --- the report -----------------------------------------------------------------------------------
 
 
-def measure(save: Save) -> Report:
-    """Return the rows of each table, with measured and estimated bytes."""
+def measure() -> Iterator[Report]:
+    """Yield the rows of each table, with measured and estimated bytes.
+
+    Raises:
+        CourseError: fitcheck is not installed.
+    """
     if importlib.util.find_spec("fitcheck") is None:
         raise CourseError(
             "fitcheck-llm is missing: install the extra with `pip install -e '.[bench]'`."
@@ -281,7 +302,7 @@ def measure(save: Save) -> Report:
     for case, fitcheck in zip(cases, answers["fitcheck"], strict=True):
         case["estimate"] = estimate(models[case["model"]], case["method"], **case["options"])
         case["fitcheck"], case["accelerate"] = fitcheck, accelerate[case["model"]]
-    return {
+    yield {
         **measured_here("fitcheck-llm"),
         "t4": [peak_row(case) for case in tables["t4"]],
         "weights": [weight_row(case) for case in tables["weights"]],
@@ -296,7 +317,7 @@ def row(case: dict, measured: int, *figures: float | None) -> dict:
     return setting | {"measured": measured} | dict(zip(CALCULATORS, figures, strict=True))
 
 
-def of_fitcheck(case: dict, part: str) -> float | None:
+def fitcheck_bytes(case: dict, part: str) -> float | None:
     """Return a part of fitcheck's estimate in bytes; None if fitcheck doesn't model the case.
 
     fitcheck assumes that embedding and norms are float32, so it doesn't model NF4 with 16-bit
@@ -311,7 +332,9 @@ def peak_row(case: dict) -> dict:
     accelerate only models full training of float32 weights with Adam, without adapters.
     """
     full = case["accelerate"]["float32"]["training"] if case["method"] == "full" else None
-    return row(case, case["measured"], case["estimate"].total, of_fitcheck(case, "tensors"), full)
+    return row(
+        case, case["measured"], case["estimate"].total, fitcheck_bytes(case, "tensors"), full
+    )
 
 
 def weight_row(case: dict) -> dict:
@@ -321,7 +344,7 @@ def weight_row(case: dict) -> dict:
     """
     dtype = {"full": "float32", "lora": "float16", "qlora": "int4"}[case["method"]]
     accelerate = case["accelerate"][dtype]["weights"]
-    ours, fitcheck = case["estimate"].weights, of_fitcheck(case, "weights")
+    ours, fitcheck = case["estimate"].weights, fitcheck_bytes(case, "weights")
     return row(case, case["measured"], ours, fitcheck, accelerate)
 
 
@@ -347,7 +370,7 @@ def table(rows: list[dict]) -> str:
     """Return a Markdown table of sizes in MiB and errors in percent, with mean and worst error."""
     lines = ["| | measured | " + " | ".join(CALCULATORS) + " |", "|---|--:|" + "--:|" * 3]
     for entry in rows:
-        cells = [figure(entry[name], entry["measured"]) for name in CALCULATORS]
+        cells = [size_cell(entry[name], entry["measured"]) for name in CALCULATORS]
         lines.append(f"| {entry['case']} | {entry['measured'] / MiB:,.1f} | {' | '.join(cells)} |")
     for name, summary in (("mean", mean), ("worst", max)):
         cells = []
@@ -358,12 +381,22 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def figure(estimated: float | None, measured: int) -> str:
+def size_cell(estimated: float | None, measured: int) -> str:
     """Return a table cell with the estimate in MiB and its error."""
     if estimated is None:
         return "not modelled"
     error = round(estimated / measured - 1, 4)
     return f"{estimated / MiB:,.1f} ({f'{error:+.2%}' if error else '0.00%'})"
+
+
+def table_of(report: Report, name: str) -> str:
+    """Return one of the report's tables as Markdown; name: a key of WORST."""
+    return table(report[name])
+
+
+def conditions(_: Report) -> str:
+    """Return a sentence on units and errors."""
+    return "Sizes are in MiB (2²⁰ B); the relative error is in brackets."
 
 
 def problems(report: Report) -> list[str]:
@@ -377,7 +410,7 @@ def problems(report: Report) -> list[str]:
         if ours > most:
             found.append(f"{name}: off by {ours:.2%}, more than {most:.2%}")
         for other in CALCULATORS[1:]:
-            rows = [row for row in report[name] if row[other] is not None]
+            rows = [entry for entry in report[name] if entry[other] is not None]
             ours, theirs = (sum(map(abs, errors(rows, who))) for who in ("this course", other))
             if ours > theirs:
                 found.append(f"{name}: {other} is nearer to the measured bytes")
@@ -386,7 +419,7 @@ def problems(report: Report) -> list[str]:
 
 BENCHMARK = Benchmark(
     measure,
-    {name: lambda report, name=name: table(report[name]) for name in WORST},
-    conditions=lambda report: "Sizes are in MiB (2²⁰ B); the relative error is in brackets.",
+    {name: partial(table_of, name=name) for name in WORST},
+    conditions=conditions,
     problems=problems,
 )

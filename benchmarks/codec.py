@@ -7,13 +7,13 @@ rounds.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from statistics import median
 
 import torch
 from bitsandbytes import functional as bnb
 
-from benchmarks.runner import Benchmark, Report, Save, measured_here
+from benchmarks.runner import Benchmark, Report, measured_here
 from course_utils.quantization import quantize_nf4
 
 # 10^7 weights. Each row consists of complete blocks, as bitsandbytes' kernels require.
@@ -25,19 +25,26 @@ TARGET = 0.5
 NAMES = ("ours", "bitsandbytes")
 
 
-def case(dtype: torch.dtype, double_quant: bool, shape=SHAPE, rounds: int = ROUNDS) -> dict:
+def case(
+    dtype: torch.dtype,
+    double_quant: bool,
+    shape: tuple[int, int] = SHAPE,
+    rounds: int = ROUNDS,
+) -> dict:
     """Return the seconds of both codecs, their bytes, and whether all bits are equal."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     options = {"quant_type": "nf4", "compress_statistics": double_quant}
     packed, state = bnb.quantize_4bit(x, **options)
     ours = quantize_nf4(x, double_quant=double_quant)
     seconds = {
-        "quantize": in_turns(
+        "quantize": time_alternately(
             lambda: quantize_nf4(x, double_quant=double_quant),
             lambda: bnb.quantize_4bit(x, **options),
             rounds,
         ),
-        "dequantize": in_turns(ours.dequantize, lambda: bnb.dequantize_4bit(packed, state), rounds),
+        "dequantize": time_alternately(
+            ours.dequantize, lambda: bnb.dequantize_4bit(packed, state), rounds
+        ),
     }
     theirs = [packed, state.code, state.absmax]
     theirs += [state.state2.absmax, state.state2.code, state.offset] if double_quant else []
@@ -53,9 +60,9 @@ def case(dtype: torch.dtype, double_quant: bool, shape=SHAPE, rounds: int = ROUN
     }
 
 
-def in_turns(ours: Callable, theirs: Callable, rounds: int) -> dict[str, float]:
+def time_alternately(ours: Callable, theirs: Callable, rounds: int) -> dict[str, float]:
     """Run both functions alternately; return their median seconds, without a warm-up round."""
-    times = {name: [] for name in NAMES}
+    times: dict[str, list[float]] = {name: [] for name in NAMES}
     for _ in range(rounds + 1):
         for name, work in zip(NAMES, (ours, theirs), strict=True):
             begun = time.perf_counter()
@@ -64,9 +71,9 @@ def in_turns(ours: Callable, theirs: Callable, rounds: int) -> dict[str, float]:
     return {name: median(each[1:]) for name, each in times.items()}
 
 
-def measure(save: Save) -> Report:
+def measure() -> Iterator[Report]:
     """Time both codecs on every dtype, with and without double quantization."""
-    return {
+    yield {
         **measured_here(),
         "threads": torch.get_num_threads(),
         "shape": SHAPE,
@@ -85,7 +92,7 @@ def case_name(entry: dict) -> str:
     return f"{entry['dtype']}, double quantization {'on' if entry['double_quant'] else 'off'}"
 
 
-def there_and_back(entry: dict) -> float:
+def round_trip_speed(entry: dict) -> float:
     """Return our share of bitsandbytes' speed for quantizing and then dequantizing."""
     return speed({name: sum(times[name] for times in entry["seconds"].values()) for name in NAMES})
 
@@ -101,7 +108,7 @@ def table(report: Report) -> str:
             times = entry["seconds"][way]
             cells.append(f"{1e3 * times['ours']:.1f} / {1e3 * times['bitsandbytes']:.1f}")
             cells.append(f"{speed(times):.2f}")
-        cells.append(f"{there_and_back(entry):.2f}")
+        cells.append(f"{round_trip_speed(entry):.2f}")
         cells.append(f"{entry['bytes']:,} / {entry['bitsandbytes bytes']:,}")
         cells.append("yes" if entry["bit-identical"] else "**no**")
         lines.append(f"| {' | '.join(cells)} |")
@@ -124,9 +131,9 @@ def problems(report: Report) -> list[str]:
     found = []
     for entry in report["cases"]:
         if not entry["bit-identical"] or entry["bytes"] != entry["bitsandbytes bytes"]:
-            found.append(f"{case_name(entry)}: not the bits and bytes of bitsandbytes")
-        if there_and_back(entry) < TARGET:
-            found.append(f"{case_name(entry)}: less than {TARGET} times bitsandbytes' speed")
+            found.append(f"{case_name(entry)}: bits or bytes differ from bitsandbytes'")
+        if round_trip_speed(entry) < TARGET:
+            found.append(f"{case_name(entry)}: slower than {TARGET} times bitsandbytes' speed")
     return found
 
 

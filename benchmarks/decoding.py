@@ -7,14 +7,21 @@ turns; in each turn, one process answers STORIES stories.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
 from bitsandbytes.functional import has_avx512bf16
 
-from benchmarks.runner import Benchmark, Report, Save, measured_here
-from benchmarks.turns import Turn, beside_the_course, conditions, slower_than, take_turns
+from benchmarks.runner import Benchmark, Report, measured_here
+from benchmarks.turns import (
+    Schedule,
+    Turn,
+    compare_with_course,
+    conditions,
+    missed_targets,
+    take_turns,
+)
 from course_utils import evaluation, news
 from course_utils.models import linear4bit_layers, load_base
 
@@ -27,26 +34,31 @@ TARGET = 3
 # can't be used for training.
 TARGET_REPACKED = 2
 NEW_TOKENS = 40
-PROMPTS = {"few-shot": news.shots, "zero-shot": tuple}
+PROMPTS: dict[str, Callable[[], Sequence[dict[str, str]]]] = {
+    "few-shot": news.shots,
+    "zero-shot": tuple,
+}
+
+Chats = list[list[dict[str, str]]]
 
 
 # --- the ways -------------------------------------------------------------------------------------
 
 
-def conversations(kind: str) -> list[list[dict[str, str]]]:
+def conversations(kind: str) -> Chats:
     """Return the prompts of lecture 07 for all test stories; kind: a key of PROMPTS."""
     shots = PROMPTS[kind]()
     return [news.messages(story, shots) for story in news.load_news()["test"]]
 
 
-def by_turns(turn: Turn, kind: str, answer: Callable) -> None:
+def answer_in_turns(turn: Turn, kind: str, answer: Callable[[Chats], list[str]]) -> None:
     """Answer STORIES prompts in each turn. After the last story, continue with the first."""
     chats = conversations(kind)
     turn.begin()
     while True:
         for first in range(0, len(chats), STORIES):
-            given = answer(chats[first : first + STORIES])
-            turn.end(answers=len(given))
+            answers = answer(chats[first : first + STORIES])
+            turn.end(answers=len(answers))
             turn.begin()
 
 
@@ -56,8 +68,13 @@ def course(turn: Turn, kind: str) -> None:
     This function processes the common beginning of all prompts only once.
     """
     model, tokenizer = load_base("smollm2-135m", quantization="nf4")
-    options = {"max_new_tokens": NEW_TOKENS, "progress": False}
-    by_turns(turn, kind, lambda chats: evaluation.generate(model, tokenizer, chats, **options))
+
+    def answer(chats: Chats) -> list[str]:
+        return evaluation.generate(
+            model, tokenizer, chats, max_new_tokens=NEW_TOKENS, progress=False
+        )
+
+    answer_in_turns(turn, kind, answer)
 
 
 def one_by_one(turn: Turn, kind: str, repacking: bool) -> None:
@@ -76,28 +93,27 @@ def one_by_one(turn: Turn, kind: str, repacking: bool) -> None:
     options = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "use_cache": True}
 
     @torch.no_grad()
-    def answer(chats):
+    def answer(chats: Chats) -> list[str]:
         texts = []
         for chat in chats:
-            asked = tokenizer.apply_chat_template(
+            prompt = tokenizer.apply_chat_template(
                 chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"
             )
-            ids = model.generate(**asked, pad_token_id=tokenizer.pad_token_id, **options)
-            new = ids[0, asked["input_ids"].shape[1] :]
+            ids = model.generate(**prompt, pad_token_id=tokenizer.pad_token_id, **options)
+            new = ids[0, prompt["input_ids"].shape[1] :]
             texts.append(tokenizer.decode(new, skip_special_tokens=True))
         return texts
 
-    by_turns(turn, kind, answer)
+    answer_in_turns(turn, kind, answer)
 
 
-WAYS = {
-    f"{name}, {kind}": partial(way, kind=kind)
-    for kind in PROMPTS
-    for name, way in {
-        "course": course,
-        "generate, one by one": partial(one_by_one, repacking=False),
-        "generate, one by one, repacked": partial(one_by_one, repacking=True),
-    }.items()
+_NAMED: dict[str, Callable[..., None]] = {
+    "course": course,
+    "generate, one by one": partial(one_by_one, repacking=False),
+    "generate, one by one, repacked": partial(one_by_one, repacking=True),
+}
+WAYS: dict[str, Callable[[Turn], None]] = {
+    f"{name}, {kind}": partial(way, kind=kind) for kind in PROMPTS for name, way in _NAMED.items()
 }
 
 
@@ -109,14 +125,14 @@ def way(name: str) -> Callable[[Turn], None]:
     return WAYS[name]
 
 
-def measure(save: Save) -> Report:
-    """Return the measured pieces of work and the peak memory of each way."""
-    return {
+def measure() -> Iterator[Report]:
+    """Yield the measured pieces of work and the peak memory of each way."""
+    yield {
         **measured_here(),
         "threads": torch.get_num_threads(),
         "rounds": ROUNDS,
         "stories": STORIES,
-        "ways": take_turns("benchmarks.decoding", WAYS, ROUNDS, WARM_UP),
+        "ways": take_turns("benchmarks.decoding", WAYS, Schedule(ROUNDS, WARM_UP)),
     }
 
 
@@ -127,15 +143,15 @@ def rate(piece: dict) -> float:
 
 def table(report: dict) -> str:
     """Return a table that compares the ways with the course."""
-    return beside_the_course(report["ways"], "answers/s", rate, digits=2)
+    return compare_with_course(report["ways"], "answers/s", rate, digits=2)
 
 
 def problems(report: Report) -> list[str]:
     """Return the ways against which the course misses its target, one sentence each."""
     repacked = "generate, one by one, repacked"
     return [
-        *slower_than(report, TARGET, rate, ("generate, one by one",)),
-        *slower_than(report, TARGET_REPACKED, rate, (repacked,)),
+        *missed_targets(report, TARGET, rate, ("generate, one by one",)),
+        *missed_targets(report, TARGET_REPACKED, rate, (repacked,)),
     ]
 
 

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.runner import Benchmark, Report, Save, load_report
+from benchmarks.runner import Benchmark, Report, load_report
 from course_utils import bootstrap, files, notebooks
 from course_utils.grading.sandbox import limits
 from course_utils.publishing.addresses import TAG
@@ -41,12 +41,14 @@ ROOT = Path(__file__).resolve().parents[1]
 JSON = Path(__file__).with_name("environments.json")
 FOLDER = ROOT / "build" / "environments"
 # Maximum time of a cell, and of a whole notebook in a browser, in seconds.
-PATIENCE = 3600
+TIMEOUT = 3600
 
 # The packages whose versions are stored in a result, in addition to Python's version.
 # Results of a front end also store the front end's version.
-LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "numpy")
-LIBRARIES += ("ipython", "ipykernel", "ipywidgets")
+LIBRARIES = (
+    *("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "numpy"),
+    *("ipython", "ipykernel", "ipywidgets"),
+)
 
 # The result of one lecture: passed, error, seconds, peak_memory in bytes (B), versions, …
 Result = dict[str, Any]
@@ -56,47 +58,59 @@ Runner = Callable[[Path], Result]
 
 # --- running a notebook ---------------------------------------------------------------------------
 
-RUN = """
+RUN_LECTURE = """
 import json, sys
 from course_utils.publishing.execute import execute
 done = execute(sys.argv[1], sys.argv[2], timeout=int(sys.argv[3]))
 print(json.dumps({"error": done.error, "seconds": done.seconds, "peak_memory": done.peak_memory}))
 """
-INSTALLED = """
+LIST_PACKAGES = """
 import json
 from importlib import metadata
 print(json.dumps({found.name.lower(): found.version for found in metadata.distributions()}))
 """
 
 
-def call(command: list[str | Path], **options: Any) -> None:
-    """Run a command and show its output in the terminal. Raises CourseError if it fails."""
-    options = {"env": bootstrap.child_environment()} | options
-    if status := subprocess.run(command, **options).returncode:
+def call(
+    command: Sequence[str | Path], cwd: Path | None = None, env: dict[str, str] | None = None
+) -> None:
+    """Run a command and show its output in the terminal.
+
+    Args:
+        command: the command.
+        cwd: the command's working directory; default: the current directory.
+        env: the command's environment variables; default: `bootstrap.child_environment`.
+
+    Raises:
+        CourseError: the command failed.
+    """
+    status = subprocess.run(command, cwd=cwd, env=env or bootstrap.child_environment()).returncode
+    if status:
         raise CourseError(f"`{' '.join(map(str, command))}` failed with status {status}")
 
 
-def answer(python: Path, code: str, **options: Any) -> Any:
+def run_code(python: Path, code: str, **options: Any) -> Any:
     """Run code in a Python interpreter; return the JSON value in the last line of the output."""
     options = {"env": bootstrap.child_environment()} | options
-    command = [python, "-I", "-c", code]
+    command: list[str | Path] = [python, "-I", "-c", code]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, **options)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def versions(python: Path, *more: str) -> dict[str, str]:
     """Return the versions of a Python and of its packages in LIBRARIES and in `more`."""
-    have = answer(python, INSTALLED)
-    version = answer(python, "import json, platform; print(json.dumps(platform.python_version()))")
-    return {"python": version} | {name: have[name] for name in (*LIBRARIES, *more) if name in have}
+    installed = run_code(python, LIST_PACKAGES)
+    code = "import json, platform; print(json.dumps(platform.python_version()))"
+    names = [name for name in (*LIBRARIES, *more) if name in installed]
+    return {"python": run_code(python, code)} | {name: installed[name] for name in names}
 
 
-def executed(
+def run_lecture(
     python: Path,
     lecture: Path,
     output: Path,
     variables: dict[str, str],
-    confine: Callable[[int], None] = lambda pid: None,
+    confine: Callable[[int], None] | None = None,
 ) -> Result:
     """Run a lecture with a Python in which the course is installed, and return the result.
 
@@ -105,32 +119,38 @@ def executed(
         lecture: the notebook.
         output: the folder for the executed notebook.
         variables: additional environment variables of the run.
-        confine: a function that is called with the id of the process that starts the kernel, as
-            soon as this process has started.
+        confine: an optional function that limits a process's resources. It is called with the id
+            of the process that starts the kernel, as soon as this process has started.
     """
-    command = [python, "-I", "-c", RUN, lecture, output, str(PATIENCE)]
+    command: list[str | Path] = [python, "-I", "-c", RUN_LECTURE, lecture, output, str(TIMEOUT)]
     environment = bootstrap.child_environment() | variables
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
-        confine(child.pid)
-        said, _ = child.communicate()
+        if confine:
+            confine(child.pid)
+        printed, _ = child.communicate()
     if child.returncode:
-        error = f"no cell, for the run ended with status {child.returncode}"
+        error = f"the run ended with status {child.returncode}"
         return {"passed": False, "error": error, "seconds": None, "peak_memory": None}
-    result = json.loads(said.splitlines()[-1])
+    result = json.loads(printed.splitlines()[-1])
     return {"passed": result["error"] is None} | result
 
 
 def course_copy(target: Path) -> Path:
     """Copy all files that git tracks or would track to a folder, and return the folder.
 
-    Older files in the folder are removed, except its .venv. Raises CourseError if the course isn't
-    a git clone.
+    Older files in the folder are removed, except its .venv.
+
+    Raises:
+        CourseError: the course isn't a git clone.
     """
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         done = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True, text=True)
     except (OSError, subprocess.CalledProcessError):
-        raise CourseError(f"git can't list the files of {ROOT}: is it a clone?") from None
+        raise CourseError(
+            f"git can't list the files of {ROOT}: clone the course with git, and run this command "
+            "in the clone"
+        ) from None
     target.mkdir(parents=True, exist_ok=True)
     for old in (path for path in target.iterdir() if not path.name.startswith(".venv")):
         shutil.rmtree(old) if old.is_dir() else old.unlink()
@@ -148,18 +168,20 @@ def course_copy(target: Path) -> Path:
 def interpreter(version: str) -> str:
     """Return the path of a Python of this version, such as "3.12", that can create environments.
 
-    Raises CourseError if no such Python is found.
+    Raises:
+        CourseError: no such Python is found.
     """
     probe = [f"python{version}", "-c", "import ensurepip, sys; print(sys.executable)"]
     # pyenv's commands only work after a version has been chosen.
-    for chosen in ({}, {"PYENV_VERSION": version}):
+    choices: tuple[dict[str, str], ...] = ({}, {"PYENV_VERSION": version})
+    for choice in choices:
         try:
             return subprocess.run(
-                probe, env=os.environ | chosen, capture_output=True, text=True, check=True
+                probe, env=os.environ | choice, capture_output=True, text=True, check=True
             ).stdout.strip()
         except (OSError, subprocess.CalledProcessError):
             continue
-    raise CourseError(f"there is no Python {version} here: install it so that python{version} runs")
+    raise CourseError(f"Python {version} is missing: install it, so that python{version} runs")
 
 
 def python_environment(version: str) -> Runner:
@@ -172,16 +194,16 @@ def python_environment(version: str) -> Runner:
     name = f"python{version}"
     course, python = ROOT, Path(sys.executable)
     if version != "{}.{}".format(*sys.version_info):
-        made_by = interpreter(version)
+        system_python = interpreter(version)
         course = course_copy(FOLDER / name)
         python = course / ".venv" / "bin" / "python"
         pinned = {"QLORA_CONSTRAINTS": "constraints.txt"}
         environment = bootstrap.child_environment() | pinned
-        call([made_by, "course_utils/bootstrap.py", "setup"], cwd=course, env=environment)
+        call([system_python, "course_utils/bootstrap.py", "setup"], cwd=course, env=environment)
 
     def run(lecture: Path) -> Result:
         notebook = course / "lectures" / lecture.name
-        result = executed(python, notebook, FOLDER / "executed" / name, {})
+        result = run_lecture(python, notebook, FOLDER / "executed" / name, {})
         return result | {"versions": versions(python)}
 
     return run
@@ -191,9 +213,9 @@ def python_environment(version: str) -> Runner:
 
 COLAB_PACKAGES = Path(__file__).parent / "colab.txt"
 # Packages that must not be changed while a kernel uses them.
-HELD = ("ipython", "ipywidgets", "numpy", "torch")
-# Files of packages that imitate packages on Colab, by name and version.
-STAND_INS = {
+PINNED = ("ipython", "ipywidgets", "numpy", "torch")
+# The files of stubs of two packages that Colab has, by name and version.
+STUBS = {
     ("torchao", "0.10.0"): {"torchao/__init__.py": ""},
     ("google-colab", "1.0.0"): {
         "google/colab/__init__.py": "",
@@ -205,7 +227,7 @@ kernelapp.launch_new_instance()
 """,
     },
 }
-LOOK = """
+CHECK_COURSE = """
 import json, course_utils
 from course_utils.runtime import check_environment
 rows = [f"{row.what}: {row.found}" for row in check_environment().rows if row.state == "fail"]
@@ -213,17 +235,16 @@ print(json.dumps({"course": course_utils.__file__, "failed": rows}))
 """
 
 
-def stand_in(folder: Path, name: str, version: str) -> Path:
-    """Create a wheel with files of STAND_INS, which pip can install, and return its path."""
+def stub_wheel(folder: Path, name: str, version: str) -> Path:
+    """Create a wheel with the files of a stub, which pip can install, and return its path."""
     stem = f"{name.replace('-', '_')}-{version}"
     about = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     wheel = folder / f"{stem}-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        for path, text in STAND_INS[name, version].items():
+        for path, text in STUBS[name, version].items():
             archive.writestr(path, text)
         kind = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        files = {"METADATA": about, "WHEEL": kind, "RECORD": ""}
-        for file, text in files.items():
+        for file, text in {"METADATA": about, "WHEEL": kind, "RECORD": ""}.items():
             archive.writestr(f"{stem}.dist-info/{file}", text)
     return wheel
 
@@ -239,29 +260,29 @@ class Colab:
         self.folder = FOLDER / "colab"
         self.python = self.folder / "venv" / "bin" / "python"
         self.wheels = self.folder / "wheels"
-        self.packages = self.made()
+        self.packages = self.install_packages()
         self.restore()
-        self.repository = self.published()
+        self.repository = self.publish_repository()
         self.write_kernel()
-        self.cold = True
+        self.first_run = True
 
-    def made(self) -> dict[str, str]:
+    def install_packages(self) -> dict[str, str]:
         """Install Colab's packages if they are missing; return their names and versions."""
-        note = self.folder / "packages.json"
+        record = self.folder / "packages.json"
         wanted = COLAB_PACKAGES.read_text(encoding="utf-8")
-        if note.exists() and (noted := load_report(note))["wanted"] == wanted:
-            return noted["installed"]
+        if record.exists() and (recorded := load_report(record))["wanted"] == wanted:
+            return recorded["installed"]
         print("colab: installing Colab's packages takes some minutes", flush=True)
-        made_by = interpreter("3.13")
+        system_python = interpreter("3.13")
         shutil.rmtree(self.folder, ignore_errors=True)
         self.wheels.mkdir(parents=True)
-        stand_ins = [stand_in(self.wheels, *name) for name in STAND_INS]
-        call([made_by, "-m", "venv", self.folder / "venv"])
+        stubs = [stub_wheel(self.wheels, *name) for name in STUBS]
+        call([system_python, "-m", "venv", self.folder / "venv"])
         source = ["--extra-index-url", bootstrap.TORCH_CPU_INDEX]
         self.pip("install", "-r", COLAB_PACKAGES, *(source if bootstrap.wants_cpu_torch() else []))
-        self.pip("install", "--no-deps", *stand_ins)
-        installed = answer(self.python, INSTALLED)
-        files.write_text(note, json.dumps({"wanted": wanted, "installed": installed}))
+        self.pip("install", "--no-deps", *stubs)
+        installed = run_code(self.python, LIST_PACKAGES)
+        files.write_text(record, json.dumps({"wanted": wanted, "installed": installed}))
         return installed
 
     def pip(self, action: str, *arguments: str | Path) -> None:
@@ -270,14 +291,14 @@ class Colab:
 
     def restore(self) -> None:
         """Undo an earlier set-up cell: restore Colab's packages and remove the model."""
-        now = answer(self.python, INSTALLED)
+        now = run_code(self.python, LIST_PACKAGES)
         if added := sorted(now.keys() - self.packages.keys()):
             self.pip("uninstall", "--yes", *added)
         if changed := [f"{n}=={v}" for n, v in self.packages.items() if now.get(n) != v]:
             self.pip("install", "--no-deps", "--find-links", self.wheels, *changed)
         shutil.rmtree(self.folder / "cache", ignore_errors=True)
 
-    def published(self) -> Path:
+    def publish_repository(self) -> Path:
         """Create a git repository with the course's current files and the release's tag."""
         shutil.rmtree(self.folder / "repository", ignore_errors=True)
         repository = course_copy(self.folder / "repository")
@@ -304,7 +325,7 @@ class Colab:
         return {
             "JUPYTER_PATH": str(self.folder / "jupyter"),
             "COURSE_REPOSITORY": self.repository.as_uri(),
-            "COLAB_RELEASE_TAG": "stand-in",
+            "COLAB_RELEASE_TAG": "stub",
             "QLORA_COURSE_CACHE": str(self.folder / "cache"),
             "HF_HOME": str(self.folder / "cache" / "huggingface"),
             "HF_HUB_OFFLINE": "1",
@@ -315,53 +336,56 @@ class Colab:
         output = FOLDER / "executed" / "colab"
         with tempfile.TemporaryDirectory() as content:
             notebook = Path(shutil.copy(lecture, content))
-            result = executed(Path(sys.executable), notebook, output, self.variables)
-        if self.cold:
+            result = run_lecture(Path(sys.executable), notebook, output, self.variables)
+        if self.first_run:
             result["setup_seconds"] = setup_seconds(output / lecture.name)
-            self.cold = False
-        if result["passed"] and (found := self.faults()):
-            result |= {"passed": False, "error": f"after cell setup: {'; '.join(found)}"}
+            self.first_run = False
+        if result["passed"] and (problems := self.problems()):
+            result |= {"passed": False, "error": f"after cell setup: {'; '.join(problems)}"}
         return result | {"versions": versions(self.python)}
 
-    def faults(self) -> list[str]:
-        """Return the faults of the set-up cell, one sentence each; empty if there are none."""
-        there = bootstrap.child_environment() | self.variables
-        look = answer(self.python, LOOK, env=there, cwd=self.folder)
-        look["installed in"] = str(self.folder / "venv")
-        return setup_faults(self.packages, answer(self.python, INSTALLED), look)
+    def problems(self) -> list[str]:
+        """Return the problems after the set-up cell, one sentence each; empty if there are none."""
+        environment = bootstrap.child_environment() | self.variables
+        course = run_code(self.python, CHECK_COURSE, env=environment, cwd=self.folder)
+        course["installed in"] = str(self.folder / "venv")
+        return setup_problems(self.packages, run_code(self.python, LIST_PACKAGES), course)
 
 
-def setup_faults(before: dict[str, str], after: dict[str, str], look: dict[str, Any]) -> list[str]:
-    """Return the faults of a set-up cell, one sentence each; empty if there are none.
+def setup_problems(
+    before: dict[str, str], after: dict[str, str], course: dict[str, Any]
+) -> list[str]:
+    """Return the problems after a set-up cell, one sentence each; empty if there are none.
 
     Args:
         before: the versions of all packages before the cell was executed.
         after: the versions of all packages after the cell was executed.
-        look: "course" is the file from which the course was imported, "installed in" the folder in
-            which the course should be installed, and "failed" lists the rows of
+        course: "course" is the file from which the course was imported, "installed in" the folder
+            in which the course should be installed, and "failed" lists the rows of
             `check_environment` that fail.
     """
-    found = [
+    problems = [
         f"{name} was {before[name]} and is {after.get(name)}"
-        for name in HELD
+        for name in PINNED
         if after.get(name) != before[name]
     ]
-    found += [f"{name} is still there" for name in ("torchao",) if name in after]
-    found += [f"{name} is missing" for name in ("bitsandbytes",) if name not in after]
-    if not Path(look["course"]).is_relative_to(look["installed in"]):
-        found.append(f"course_utils comes from {look['course']}")
-    return found + look["failed"]
+    if "torchao" in after:
+        problems.append("torchao is still installed")
+    if "bitsandbytes" not in after:
+        problems.append("bitsandbytes is missing")
+    if not Path(course["course"]).is_relative_to(course["installed in"]):
+        problems.append(f"course_utils was imported from {course['course']}")
+    return problems + course["failed"]
 
 
 def setup_seconds(notebook: Path) -> float | None:
     """Return the seconds of an executed notebook's set-up cell; None if the kernel died."""
     cells = notebooks.load(notebook)["cells"]
     times = next(c for c in cells if c["id"] == "setup")["metadata"].get("execution", {})
-    moments = [times.get(name) for name in ("iopub.execute_input", "shell.execute_reply")]
-    if None in moments:
+    begun, ended = times.get("iopub.execute_input"), times.get("shell.execute_reply")
+    if begun is None or ended is None:
         return None
-    begun, ended = map(datetime.fromisoformat, moments)
-    return (ended - begun).total_seconds()
+    return (datetime.fromisoformat(ended) - datetime.fromisoformat(begun)).total_seconds()
 
 
 # --- Binder ---------------------------------------------------------------------------------------
@@ -376,10 +400,13 @@ def binder() -> Runner:
     """Return a runner in the course's environment with one core, one thread and 2 GB of memory.
 
     The memory limit applies to the kernel and the process that starts it together, because on
-    Binder both processes run in one container. Raises CourseError if the system isn't Linux.
+    Binder both processes run in one container.
+
+    Raises:
+        CourseError: the system isn't Linux.
     """
     if sys.platform != "linux":
-        raise CourseError("binder's bound of memory needs Linux")
+        raise CourseError("the environment binder has a memory limit, which needs Linux")
     python, core = Path(sys.executable), min(os.sched_getaffinity(0))
 
     def run(lecture: Path) -> Result:
@@ -390,7 +417,7 @@ def binder() -> Runner:
                 os.sched_setaffinity(pid, {core})
 
             output = FOLDER / "executed" / "binder"
-            result = executed(python, lecture, output, {"OMP_NUM_THREADS": "1"}, confine)
+            result = run_lecture(python, lecture, output, {"OMP_NUM_THREADS": "1"}, confine)
             if enforced.exceeded:
                 reasons = filter(None, (result["error"], enforced.exceeded))
                 result |= {"passed": False, "error": "\n".join(reasons)}
@@ -409,7 +436,10 @@ FRONT_ENDS = {"jupyterlab": "jupyterlab", "notebook7": "notebook", "voila": "voi
 def front_end(kind: str) -> Runner:
     """Return a runner that opens a notebook in headless Chromium and runs all of its cells.
 
-    The runner raises CourseError if there is no browser. kind: a key of FRONT_ENDS.
+    The runner raises CourseError if there is no browser.
+
+    Args:
+        kind: a key of FRONT_ENDS.
     """
     import pytest
 
@@ -417,7 +447,7 @@ def front_end(kind: str) -> Runner:
 
     def run(lecture: Path) -> Result:
         try:
-            result = run_whole(kind, lecture, PATIENCE)
+            result = run_whole(kind, lecture, TIMEOUT)
         except pytest.skip.Exception as reason:
             raise CourseError(str(reason)) from None
         return result | {"versions": versions(Path(sys.executable), FRONT_ENDS[kind])}
@@ -446,7 +476,8 @@ ENVIRONMENTS: dict[str, Environment] = {
 def chosen(names: list[str]) -> list[str]:
     """Return the named environments, or all environments if no name is given.
 
-    Raises CourseError if a name is unknown.
+    Raises:
+        CourseError: a name is unknown.
     """
     if unknown := [name for name in names if name not in ENVIRONMENTS]:
         allowed = ", ".join(ENVIRONMENTS)
@@ -460,13 +491,13 @@ def machine() -> Result:
     return {"cpu": processor(), "cores": usable_cores(), "memory": memory}
 
 
-def without_places(error: str | None) -> str | None:
+def without_paths(error: str | None) -> str | None:
     """Return an error without the paths of the course and of the home folder."""
     return error and error.replace(f"{ROOT}/", "").replace(f"{Path.home()}/", "~/")
 
 
-def measure(save: Save, environments: list[str], only: list[str] | None) -> Report:
-    """Run the lectures in each environment, and save each result at once.
+def measure(environments: list[str], only: list[str] | None) -> Iterator[Report]:
+    """Run the lectures in each environment, and yield the report after each lecture.
 
     Raises:
         CourseError: an environment or a lecture is unknown, an environment can't be created, or a
@@ -474,26 +505,26 @@ def measure(save: Save, environments: list[str], only: list[str] | None) -> Repo
             reported after the whole run.
     """
     names = chosen(environments)
-    lectures = [path for one in only or [None] for path in notebooks.lectures(ROOT, one)]
-    report, wrong = load(), []
+    choices: Sequence[str | None] = only or [None]
+    lectures = [path for choice in choices for path in notebooks.lectures(ROOT, choice)]
+    report, problems = load(), []
     for name in names:
         try:
             run = ENVIRONMENTS[name][1]()
-        except CourseError as fault:
-            wrong.append(f"{name} was not run: {fault}")
+        except CourseError as error:
+            problems.append(f"{name} was not run: {error}")
             continue
         for lecture in lectures:
             print(f"{name}: {lecture.stem}", flush=True)
             result = run(lecture) | {"date": date.today().isoformat(), "machine": machine()}
-            result["error"] = without_places(result["error"])
+            result["error"] = without_paths(result["error"])
             report = merged(report, name, lecture.stem, result)
-            save(report)
+            yield report
             print(f"{name}: {lecture.stem}: {cell(result)}", flush=True)
             if not result["passed"]:
-                wrong.append(f"{name}: {lecture.stem} failed: {result['error']}")
-    if wrong:
-        raise CourseError("\n".join(wrong))
-    return report
+                problems.append(f"{name}: {lecture.stem} failed: {result['error']}")
+    if problems:
+        raise CourseError("\n".join(problems))
 
 
 # --- results --------------------------------------------------------------------------------------
@@ -510,7 +541,7 @@ def merged(report: Report, name: str, lecture: str, result: Result) -> Report:
     return {key: dict(sorted(report[key].items())) for key in ENVIRONMENTS if key in report}
 
 
-def stems() -> list[str]:
+def lecture_names() -> list[str]:
     """Return the names of all lectures, such as "00_setup"."""
     return [path.stem for path in notebooks.lectures(ROOT)]
 
@@ -519,7 +550,7 @@ def table(report: Report) -> str:
     """Return a table with a row for each lecture and a column for each environment."""
     titles = [title for title, _ in ENVIRONMENTS.values()]
     rows = [f"| lecture | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
-    for stem in stems():
+    for stem in lecture_names():
         cells = [cell(report.get(name, {}).get(stem)) for name in ENVIRONMENTS]
         rows.append(f"| {stem} | {' | '.join(cells)} |")
     return "\n".join(rows)
@@ -536,17 +567,17 @@ def cell(result: Result | None) -> str:
 
 def runs(report: Report, name: str) -> str:
     """Return when and on which machines an environment's lectures ran, with their errors."""
-    results = {stem: report[name][stem] for stem in stems() if stem in report.get(name, {})}
+    results = {stem: report[name][stem] for stem in lecture_names() if stem in report.get(name, {})}
     if not results:
         return f"Not run yet: `make environments ARGS={name}`."
     parts = []
     for words, group in grouped(results).items():
-        ran = "All lectures" if len(group) == len(stems()) else ", ".join(group)
+        ran = "All lectures" if len(group) == len(lecture_names()) else ", ".join(group)
         parts.append(f"{ran}: `make environments ARGS={name}` {words}.")
     for stem, result in results.items():
         if result.get("setup_seconds") is not None:
             took = f"{result['setup_seconds']:,.0f} s"
-            parts.append(f"The set-up cell of {stem}, which found no course, took {took}.")
+            parts.append(f"The set-up cell of {stem}, which installed the course, took {took}.")
         if not result["passed"]:
             error = "\n".join(f"    {line}".rstrip() for line in result["error"].splitlines())
             parts += [f"{stem} failed:", error]
@@ -560,8 +591,8 @@ def grouped(results: dict[str, Result]) -> dict[str, list[str]]:
         where = result["machine"]
         cores = f"{where['cores']} core{'s' if where['cores'] != 1 else ''}"
         memory = format_bytes(where["memory"])
-        have = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-        words = f"on {result['date']}, {where['cpu']}, {cores}, {memory} of memory; {have}"
+        versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+        words = f"on {result['date']}, {where['cpu']}, {cores}, {memory} of memory; {versions}"
         groups.setdefault(words, []).append(stem)
     return groups
 

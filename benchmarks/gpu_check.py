@@ -18,18 +18,18 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import collect_env
 
-from benchmarks.calculators import figure, step
-from benchmarks.runner import Benchmark, NothingToMeasure, Report, Save, measured_here
+from benchmarks.calculators import size_cell, step
+from benchmarks.runner import Benchmark, NothingToMeasure, Report, measured_here
 from course_utils import runtime
 from course_utils.measure import optimizer_bytes
 from course_utils.memory import (
@@ -56,6 +56,10 @@ from course_utils.training import (
 )
 from course_utils.units import MB, MiB, format_bytes
 from course_utils.validation import CourseError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 RANK = 16
 # Sequences and tokens per sequence of the training steps.
@@ -135,7 +139,7 @@ def settings(device: torch.device) -> dict:
     }
 
 
-def shape_of(model: nn.Module) -> ModelShape:
+def shape_of(model: PreTrainedModel) -> ModelShape:
     """Return the model's shape without quantization."""
     config = model.config.to_dict()
     config.pop("quantization_config", None)
@@ -154,13 +158,13 @@ def load(name: str, device: torch.device) -> dict:
     return {"model": model, "grown": torch.cuda.memory_allocated(device) - before}
 
 
-def weights(model: nn.Module, grown: int, device: torch.device) -> dict:
+def weights(model: PreTrainedModel, grown: int, device: torch.device) -> dict:
     """Return the model's bytes: measured, estimated, and allocated by torch."""
     predicted = estimate(shape_of(model), "qlora", **settings(device)).weights
     return {"measured": model_bytes(model), "predicted": predicted, "grown": grown}
 
 
-def prepare(model: nn.Module, device: torch.device) -> dict:
+def prepare(model: PreTrainedModel, device: torch.device) -> dict:
     """Attach adapters to all linear layers; return the model and the steps that fit the card."""
     room = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     steps = fitting(shape_of(model), room, settings(device))
@@ -170,7 +174,8 @@ def prepare(model: nn.Module, device: torch.device) -> dict:
 def fitting(shape: ModelShape, room: int, options: dict) -> list[Estimate]:
     """Return the steps of BATCHES, with and without checkpointing, that fit into `room` bytes.
 
-    Raises CourseError if no step fits.
+    Raises:
+        CourseError: no step fits.
     """
     estimates = [
         estimate(
@@ -187,14 +192,14 @@ def fitting(shape: ModelShape, room: int, options: dict) -> list[Estimate]:
     if not steps:
         least = min(predicted.total for predicted in estimates)
         raise CourseError(
-            f"no training step fits: the smallest takes {format_bytes(least)}, and the card has "
+            f"no training step fits: the smallest needs {format_bytes(least)}, and the card has "
             f"{format_bytes(room)}; try --model {SMALL_MODEL}"
         )
     return steps
 
 
 def training(
-    model: nn.Module,
+    model: PeftModel,
     predicted: Estimate,
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
@@ -208,24 +213,26 @@ def training(
     torch.cuda.reset_peak_memory_stats(device)
     one()
     peak = torch.cuda.max_memory_allocated(device)
-    speed = run.tokens / seconds(one, device, clock)
+    speed = run.tokens / median_seconds(one, device, clock)
     return {"measured": peak, "predicted": predicted.total, "tokens/s": speed}
 
 
-def seconds(action: Callable[[], Any], device: torch.device, clock: Callable[[], float]) -> float:
+def median_seconds(
+    action: Callable[[], Any], device: torch.device, clock: Callable[[], float]
+) -> float:
     """Return the median seconds of an action, including its work on the device."""
-    taken = []
+    durations = []
     for _ in range(REPEATS):
-        finish(device)
+        synchronize(device)
         begun = clock()
         action()
-        finish(device)
-        taken.append(clock() - begun)
-    return median(taken)
+        synchronize(device)
+        durations.append(clock() - begun)
+    return median(durations)
 
 
-def finish(device: torch.device) -> None:
-    """Wait until a card has finished its work; a CPU has finished when this is called."""
+def synchronize(device: torch.device) -> None:
+    """Wait until a card has finished its work; operations on a CPU have already finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -248,9 +255,9 @@ def check_managed(needed: int, free: int) -> None:
     allowed = min(int(MANAGED_SHARE * free), MANAGED_MOST)
     if needed > allowed:
         raise CourseError(
-            f"paged optimizers are not tried: they need {format_bytes(needed)} of managed memory, "
-            f"and with {format_bytes(free)} free on the card at most {format_bytes(allowed)} are "
-            "allowed"
+            f"paged optimizers are not measured: they need {format_bytes(needed)} of managed "
+            f"memory, and with {format_bytes(free)} free on the card at most "
+            f"{format_bytes(allowed)} are allowed"
         )
 
 
@@ -264,9 +271,9 @@ def paging(bits: int, device: torch.device, clock: Callable[[], float] = time.pe
     from bitsandbytes import optim
 
     check_managed(managed_bytes(), torch.cuda.mem_get_info(device)[0])
-    unpaged, plain = updates(getattr(optim, f"AdamW{bits}bit"), device, clock)
-    paged, moved = updates(getattr(optim, f"PagedAdamW{bits}bit"), device, clock)
-    pairs = zip(plain, moved, strict=True)
+    unpaged, unpaged_weights = updates(getattr(optim, f"AdamW{bits}bit"), device, clock)
+    paged, paged_weights = updates(getattr(optim, f"PagedAdamW{bits}bit"), device, clock)
+    pairs = zip(unpaged_weights, paged_weights, strict=True)
     differences = torch.stack([(one - other).abs().max() for one, other in pairs])
     return {"unpaged": unpaged, "paged": paged, "difference": differences.max().item()}
 
@@ -288,8 +295,9 @@ def updates(
     runtime.release_memory()
     allocated = torch.cuda.memory_allocated(device)
     free, _ = torch.cuda.mem_get_info(device)
-    optimizer.step()  # creates the states
-    finish(device)
+    # The first step creates the states.
+    optimizer.step()
+    synchronize(device)
     grown = torch.cuda.memory_allocated(device) - allocated
     lost = free - torch.cuda.mem_get_info(device)[0]
     states = [optimizer.state[parameter] for parameter in parameters]
@@ -300,7 +308,7 @@ def updates(
         "paged sizes": [state["state1"].numel() for state in moving],
         "allocated": grown,
         "free": lost,
-        "seconds": seconds(optimizer.step, device, clock),
+        "seconds": median_seconds(optimizer.step, device, clock),
     }
     return figures, [parameter.detach() for parameter in parameters]
 
@@ -351,26 +359,26 @@ def with_model(name: str, device: torch.device) -> dict:
         return {"weights": sizes, "steps": [{"case": "adapters"} | ready]}
     steps = []
     for predicted in ready["steps"]:
-        case = words(predicted)
+        case = step_name(predicted)
         result = attempt(case, training, ready["model"], predicted, device)
         steps.append({"case": case} | result)
     return {"weights": sizes, "steps": steps}
 
 
-def words(predicted: Estimate) -> str:
+def step_name(predicted: Estimate) -> str:
     """Return the settings of a step in words."""
     run = predicted.settings
     how = "checkpointing" if run.gradient_checkpointing else "all stored"
     return f"{run.batch_size} × {run.sequence_length} tokens, {how}"
 
 
-def beyond(report: dict) -> int:
+def extra_workspace(report: dict) -> int:
     """Return how many bytes (B) larger two cuBLAS workspaces are than the calculator assumes."""
     counted = report["settings"]["workspace"]
     return 2 * (report["card"].get("workspace", counted) - counted)
 
 
-def faults(report: dict) -> list[str]:
+def problems(report: dict) -> list[str]:
     """Return the failures and the differences from the estimates, one sentence each."""
     parts = [{"case": "the card"} | report["card"], {"case": "weights"} | report["weights"]]
     parts += [*report["steps"], *report["optimizers"]]
@@ -379,19 +387,24 @@ def faults(report: dict) -> list[str]:
     if "failed" not in sizes and sizes["measured"] != sizes["predicted"]:
         found.append(f"weights: off by {sizes['predicted'] - sizes['measured']:+,} B")
     for row in succeeded(report["steps"]):
-        error = (row["predicted"] + beyond(report)) / row["measured"] - 1
+        error = (row["predicted"] + extra_workspace(report)) / row["measured"] - 1
         if abs(error) > TOLERANCE:
             found.append(f"{row['case']}: the peak is off by {error:+.2%}")
     for row in succeeded(report["optimizers"]):
-        if row["difference"] != 0:  # also true for NaN
+        # A difference that is not a number (NaN) is unequal to 0, too.
+        if row["difference"] != 0:
             found.append(f"{row['case']}: paging changes weights by up to {row['difference']:g}")
         sizes = row["paged"]["paged sizes"]
         if sizes != report["settings"]["paging"]:
-            found.append(f"{row['case']}: it is the states of {sizes} numbers that are paged")
+            found.append(
+                f"{row['case']}: the paged states have {sizes} elements, not "
+                f"{report['settings']['paging']}"
+            )
     return found
 
 
 def succeeded(rows: list[dict]) -> list[dict]:
+    """Return the rows of measurements that did not fail."""
     return [row for row in rows if "failed" not in row]
 
 
@@ -400,9 +413,10 @@ def succeeded(rows: list[dict]) -> list[dict]:
 
 def verdict(report: Report) -> str:
     """Return the card's name, and whether all measurements are as predicted."""
-    sound = "all was measured, and all is as predicted."
-    words = "the problems are listed at the end." if faults(report) else sound
-    return f"{report['name']}: {words}"
+    result = "all measurements succeeded and agree with the predictions."
+    if problems(report):
+        result = "the problems are listed at the end."
+    return f"{report['name']}: {result}"
 
 
 def card_table(report: Report) -> str:
@@ -418,7 +432,7 @@ def weight_table(report: Report) -> str:
 
 def step_table(report: Report) -> str:
     """Return a table of the peak and the speed of each training step."""
-    of_run = report["settings"]
+    of_run, extra = report["settings"], extra_workspace(report)
     return f"""QLoRA, rank {of_run["rank"]}, adapters on all linear layers, fused AdamW with float32
 states. The peak is that of the second step, by torch.cuda.max_memory_allocated; tokens/s are the
 median of {of_run["repeats"]} steps.
@@ -426,18 +440,18 @@ median of {of_run["repeats"]} steps.
 {table(("", "peak, MiB", "calculator, MiB", "tokens/s"), step_rows(report))}
 
 The calculator counts a cuBLAS workspace of {of_run["workspace"]:,} B in each of two threads. On
-this card the two workspaces together are {beyond(report):,} B larger than that, and the column
-*calculator* includes these additional bytes."""
+this card the two workspaces together are {extra:,} B larger than that, and the column *calculator*
+includes these additional bytes."""
 
 
 def paging_table(report: Report) -> str:
     """Return a table that compares paged and unpaged AdamW."""
     pairs = succeeded(report["optimizers"])
     lines = [table(PAGING_HEAD, [cells for row in pairs for cells in paging_cells(row)]), ""]
-    return "\n".join([*lines, *(paging_words(row, report["settings"]) for row in pairs)])
+    return "\n".join([*lines, *(paging_summary(row, report["settings"]) for row in pairs)])
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Return a Markdown table whose first column contains text and the other columns numbers."""
     lines = [head, ("---", *["--:"] * (len(head) - 1)), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
@@ -451,7 +465,7 @@ def card_rows(report: dict) -> list[tuple[str, str]]:
     return [
         ("compute capability", "{}.{}".format(*of_card["capability"])),
         ("memory", format_bytes(of_card["total"])),
-        ("free before all else", format_bytes(of_card["free"])),
+        ("free at the start", format_bytes(of_card["free"])),
         ("driver", of_card["driver"] or "unknown"),
         ("CUDA", of_card["cuda"] or "unknown"),
         ("the course computes in", of_card["compute dtype"]),
@@ -467,18 +481,18 @@ def weight_rows(sizes: dict) -> list[tuple[str, str]]:
     return [
         ("all its tensors", f"{sizes['measured']:,}"),
         ("calculator", f"{sizes['predicted']:,}"),
-        ("torch.cuda.memory_allocated grew by", f"{sizes['grown']:,}"),
+        ("growth of torch.cuda.memory_allocated", f"{sizes['grown']:,}"),
     ]
 
 
 def step_rows(report: dict) -> list[tuple[str, ...]]:
     """Return a row for each step, with the calculator's error in brackets."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for row in report["steps"]:
         if "failed" in row:
             rows.append((row["case"], "failed", "", ""))
             continue
-        predicted = figure(row["predicted"] + beyond(report), row["measured"])
+        predicted = size_cell(row["predicted"] + extra_workspace(report), row["measured"])
         peak = f"{row['measured'] / MiB:,.1f}"
         rows.append((row["case"], peak, predicted, f"{row['tokens/s']:,.0f}"))
     return rows
@@ -488,9 +502,9 @@ PAGING_HEAD = (
     "",
     "states, MB",
     "of them paged, MB",
-    "memory_allocated grew by, MB",
-    "mem_get_info lost, MB",
-    "ms an update",
+    "growth of memory_allocated, MB",
+    "loss of free memory (mem_get_info), MB",
+    "ms per update",
 )
 
 
@@ -503,14 +517,15 @@ def paging_cells(row: dict) -> Iterator[tuple[str, ...]]:
         yield f"{row['case']}, {kind}", *megabytes, f"{1000 * of_kind['seconds']:.2f}"
 
 
-def paging_words(row: dict, of_run: dict) -> str:
+def paging_summary(row: dict, of_run: dict) -> str:
     """Return a sentence on which states are paged and whether paging changes the weights."""
     sizes = ", ".join(f"{size:,}" for size in row["paged"]["paged sizes"]) or "no"
-    apart = f"differ by up to {row['difference']:g} from"
-    how = "are bit for bit" if row["difference"] == 0 else apart
+    result = "equal to the last bit to"
+    if row["difference"] != 0:
+        result = f"different by up to {row['difference']:g} from"
     return (
-        f"- {row['case']}: states of {sizes} numbers are paged; after {1 + of_run['repeats']} "
-        f"updates the weights {how} those without paging."
+        f"- {row['case']}: states of {sizes} elements are paged. After {1 + of_run['repeats']} "
+        f"updates the weights are {result} those without paging."
     )
 
 
@@ -524,17 +539,17 @@ def available() -> str:
     name = default_name()
     try:
         fetch_base(name)
-    except CourseError as fault:
-        print(f"Measured with {SMALL_MODEL}: {fault}")
+    except CourseError as error:
+        print(f"Measured with {SMALL_MODEL}: {error}")
         return SMALL_MODEL
     return name
 
 
-def measure(save: Save, model: str | None) -> Report:
-    """Measure everything that the card allows, and return the report.
+def measure(model: str | None) -> Iterator[Report]:
+    """Measure everything that the card allows, and yield the report.
 
-    The report is saved before the paged optimizers are measured, because bitsandbytes ends the
-    process if it can't allocate managed memory.
+    The report is first yielded before the paged optimizers are measured, because bitsandbytes ends
+    the process if it can't allocate managed memory.
 
     Raises:
         NothingToMeasure: there is no CUDA card.
@@ -542,11 +557,11 @@ def measure(save: Save, model: str | None) -> Report:
     device = find_card()
     if device is None:
         raise NothingToMeasure(
-            "torch sees no CUDA card here, so there is nothing to measure (see `course check`)."
+            "torch sees no CUDA card, so there is nothing to measure (see `course check`)."
         )
     report = before_optimizers(model or available(), device)
-    save(report)
-    return report | {"optimizers": optimizers(device)}
+    yield report
+    yield report | {"optimizers": optimizers(device)}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -563,6 +578,6 @@ BENCHMARK = Benchmark(
         "training steps": step_table,
         "paged optimizers": paging_table,
     },
-    problems=faults,
+    problems=problems,
     add_options=add_options,
 )

@@ -29,7 +29,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.runner import Benchmark, Report, Save, measured_here, paragraph
+from benchmarks.runner import Benchmark, Report, measured_here, paragraph
 from course_utils.grading import release
 from course_utils.grading.results import records
 from course_utils.grading.sandbox.limits import Limits
@@ -197,7 +197,7 @@ def released(folder: Path, name: str) -> Notebook:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def filled(notebook: Notebook, answers: dict[str, str]) -> Notebook:
+def with_answers(notebook: Notebook, answers: dict[str, str]) -> Notebook:
     """Return a copy of a released notebook with answers, which are given by cell id."""
     made = copy.deepcopy(notebook)
     for place in made["cells"]:
@@ -205,14 +205,14 @@ def filled(notebook: Notebook, answers: dict[str, str]) -> Notebook:
     return made
 
 
-def hand_in(folder: Path, student: str, name: str, content: bytes, file: str = "") -> None:
+def submit(folder: Path, student: str, name: str, content: bytes, file: str = "") -> None:
     """Write a student's notebook into submitted/."""
     path = folder / "submitted" / student / name / (file or f"{name}.ipynb")
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
 
 
-def hand_in_tensors(folder: Path, count: int) -> None:
+def submit_tensors(folder: Path, count: int) -> None:
     """Write submissions of the assignment with tensors, with right, wrong and missing answers."""
     draw, notebook = random.Random(0), released(folder, TENSORS)
     for number in range(count):
@@ -221,8 +221,8 @@ def hand_in_tensors(folder: Path, count: int) -> None:
             result = draw.choice([*task.right * 3, *task.wrong, ""])
             if result:
                 answers[task.name] = task.answer(result)
-        content = json.dumps(filled(notebook, answers)).encode()
-        hand_in(folder, f"student{number:04}", TENSORS, content)
+        content = json.dumps(with_answers(notebook, answers)).encode()
+        submit(folder, f"student{number:04}", TENSORS, content)
 
 
 SUMS = {place[0]: (place[1], place[3]) for place in assignment.TASKS}
@@ -252,9 +252,11 @@ BODIES = {
     "wrong file name": "return 7",
 }
 # Maximum points of each kind. Any number passes a check that only tests the form of the result.
-MOST = {name: 7.0 for name in BODIES}
-MOST |= {"infinite loop": 6.0, "os._exit": 6.0, "memory bomb": 6.0, "fork bomb": 6.0}
-MOST |= {"unfinished": 6.0, "broken JSON": 0.0}
+MAXIMUM = dict.fromkeys(BODIES, 7.0)
+MAXIMUM |= dict.fromkeys(
+    ("infinite loop", "os._exit", "memory bomb", "fork bomb", "unfinished"), 6.0
+)
+MAXIMUM["broken JSON"] = 0.0
 
 
 def answers(bodies: dict[str, str]) -> dict[str, str]:
@@ -265,7 +267,7 @@ def answers(bodies: dict[str, str]) -> dict[str, str]:
     }
 
 
-def hand_in_sums(folder: Path, count: int) -> dict[str, tuple[str, float]]:
+def submit_sums(folder: Path, count: int) -> dict[str, tuple[str, float]]:
     """Write submissions of 09_sums; every tenth submission is broken or hostile.
 
     Returns:
@@ -279,19 +281,19 @@ def hand_in_sums(folder: Path, count: int) -> dict[str, tuple[str, float]]:
         student = f"student{number:04}"
         if number % 10 == 9:
             kind = kinds[number // 10 % len(kinds)]
-            hand_in(folder, student, assignment.NAME, *_hostile(notebook, kind))
-            expected[student] = kind, MOST[kind]
+            submit(folder, student, assignment.NAME, *_hostile(notebook, kind))
+            expected[student] = kind, MAXIMUM[kind]
         else:
             wrong = {task: "return 0" for task in SUMS if draw.random() < 0.25}
-            made = filled(notebook, answers(wrong))
-            hand_in(folder, student, assignment.NAME, json.dumps(made).encode())
+            made = with_answers(notebook, answers(wrong))
+            submit(folder, student, assignment.NAME, json.dumps(made).encode())
             expected[student] = "", 9.0 - 2 * len(wrong)
     return expected
 
 
 def _hostile(notebook: Notebook, kind: str) -> tuple[bytes, str]:
     """Return a notebook of a broken or hostile kind, and its file name if the name is wrong."""
-    made = filled(notebook, answers({"sum-all": BODIES[kind]}))
+    made = with_answers(notebook, answers({"sum-all": BODIES[kind]}))
     if kind == "deleted checks":
         made["cells"] = [c for c in made["cells"] if not c["id"].startswith("sum-all-")]
     data = json.dumps(made).encode()
@@ -301,7 +303,7 @@ def _hostile(notebook: Notebook, kind: str) -> tuple[bytes, str]:
     )
 
 
-# --- a run, watched from outside ------------------------------------------------------------------
+# --- monitoring a run from outside ----------------------------------------------------------------
 
 
 @dataclass
@@ -327,9 +329,7 @@ class Run:
         return max(total for _, _, total in self.samples)
 
 
-def watched(
-    command: list[str], folder: Path, until: Callable[[Run], bool] = lambda run: False
-) -> Run:
+def monitored(command: list[str], folder: Path, until: Callable[[Run], bool] | None = None) -> Run:
     """Run a command in a course's folder and return its measurements.
 
     The command runs in this folder because nbgrader reads the settings of its working directory.
@@ -338,16 +338,22 @@ def watched(
         command: the command. A line of its output may begin with "ready" (the sandboxes are warm)
             or with "done" (a submission was graded).
         folder: the course's folder.
-        until: a function that is called after each submission. If the function returns True, the
-            command is killed (SIGKILL).
+        until: an optional function that is called after each submission. If the function returns
+            True, the command is killed (SIGKILL).
 
     Raises:
         RuntimeError: the command failed; the message contains the end of its output.
     """
     run, begun = Run(), time.monotonic()
-    with tempfile.TemporaryFile("w+") as said:
+    stopped = False
+    with tempfile.TemporaryFile("w+") as errors:
         process = psutil.Popen(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=said, text=True, env=_environment()
+            command,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=_environment(),
         )
         sampler = threading.Thread(target=_sample, args=(process, run, begun))
         sampler.start()
@@ -356,24 +362,29 @@ def watched(
                 run.ready = time.monotonic() - begun
             elif line.startswith("done"):
                 run.done.append(time.monotonic() - begun)
-                if until(run):
+                if until and until(run):
+                    stopped = True
                     _kill(process)
         status = process.wait()
         run.seconds = time.monotonic() - begun
         sampler.join()
-        said.seek(0)
-        if status and not until(run):
-            raise RuntimeError(f"`{' '.join(command)}` failed: {said.read()[-2000:]}")
+        errors.seek(0)
+        if status and not stopped:
+            raise RuntimeError(f"`{' '.join(command)}` failed: {errors.read()[-2000:]}")
     return run
 
 
 def _kill(process: psutil.Popen) -> None:
-    """Kill a process (SIGKILL). Raises RuntimeError if one of its descendants keeps running."""
+    """Kill a process (SIGKILL).
+
+    Raises:
+        RuntimeError: one of its descendants keeps running.
+    """
     started = process.children(recursive=True)
     process.kill()
     _, left = psutil.wait_procs(started, 10)
     if alive := [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]:
-        raise RuntimeError(f"what a killed run started lives on: {alive}")
+        raise RuntimeError(f"these child processes survived the killed run: {alive}")
 
 
 def _environment() -> dict[str, str]:
@@ -382,7 +393,7 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
-def _sample(process: psutil.Process, run: Run, begun: float) -> None:
+def _sample(process: psutil.Popen, run: Run, begun: float) -> None:
     while process.poll() is None:
         with suppress(psutil.Error):
             own = process.memory_info().rss
@@ -395,13 +406,14 @@ def _pss(process: psutil.Process) -> int:
     """Return a process's PSS in bytes (B), which divides a page among all processes that use it."""
     try:
         text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
-    except OSError:  # the process has ended
+    # The process has ended.
+    except OSError:
         return 0
     sizes = [line.split()[1] for line in text.splitlines() if line.startswith("Pss:")]
     return 1024 * int(sizes[0]) if sizes else 0
 
 
-def ours(folder: Path, name: str, limits: str = "default", workers: int = 0) -> list[str]:
+def course_command(folder: Path, name: str, limits: str = "default", workers: int = 0) -> list[str]:
     """Return the command that grades like `course grade` and prints its progress.
 
     Args:
@@ -416,7 +428,7 @@ def ours(folder: Path, name: str, limits: str = "default", workers: int = 0) -> 
 
 
 def grade(folder: Path, name: str, limits: str, workers: int) -> None:
-    """Grade and publish in this process. The arguments are those of `ours`."""
+    """Grade and publish in this process. The arguments are those of `course_command`."""
     from course_utils.grading import classroom, marking
 
     chosen = SHORT if limits == "short" else Limits()
@@ -424,25 +436,28 @@ def grade(folder: Path, name: str, limits: str, workers: int) -> None:
     marking.servers(marking.grading_spec(folder, name, chosen))
     print("ready", flush=True)
 
-    def tell(record: records.Record, *_: int) -> None:
+    def print_progress(record: records.Record, *_: int) -> None:
         print("done", record.student, flush=True)
 
-    options = {"limits": chosen, "workers": workers or None, "progress": tell}
-    classroom.publish(folder, classroom.grade(folder, name, **options))
+    result = classroom.grade(
+        folder, name, limits=chosen, workers=workers or None, progress=print_progress
+    )
+    classroom.publish(folder, result)
 
 
-STOCK = """\
+NBGRADER_CONFIG = """\
 c = get_config()
 c.CourseDirectory.course_id = "qlora"
 c.CourseDirectory.source_directory = "solutions"
 c.CourseDirectory.release_directory = "exercises"
-c.Execute.timeout = 300  # no cell of this assignment may fail for being slow
+# No cell of this assignment may fail because it is slow.
+c.Execute.timeout = 300
 """
 
 
-def stock(folder: Path, name: str) -> list[str]:
+def nbgrader_command(folder: Path, name: str) -> list[str]:
     """Return nbgrader's own command and replace the course's settings by nbgrader's defaults."""
-    (folder / release.SETTINGS).write_text(STOCK, encoding="utf-8")
+    (folder / release.SETTINGS).write_text(NBGRADER_CONFIG, encoding="utf-8")
     program = Path(sys.executable).with_name("nbgrader")
     return [str(program), "autograde", name, "--course-dir", str(folder)]
 
@@ -479,7 +494,7 @@ def contents(folder: Path, name: str) -> Scores:
 
 
 @contextmanager
-def courses(name: str, content: Notebook) -> Iterator[tuple[Path, Callable[[], Path]]]:
+def released_course(name: str, content: Notebook) -> Iterator[tuple[Path, Callable[[], Path]]]:
     """Create a released course; yield its folder and a function that makes a fresh copy of it."""
     with tempfile.TemporaryDirectory() as aside:
         first, count = course(Path(aside, "course"), name, content), iter(range(100))
@@ -492,13 +507,13 @@ def side_by_side(count: int) -> dict[str, Any]:
     nbgrader runs between two runs of `course grade`, so that a machine that becomes slower or
     faster affects both graders.
     """
-    with courses(TENSORS, tensors()) as (first, fresh):
-        hand_in_tensors(first, count)
+    with released_course(TENSORS, tensors()) as (first, fresh):
+        submit_tensors(first, count)
         runs, found = {}, {}
         for side in ("ours", "nbgrader", "ours again"):
             folder = fresh()
-            command = stock(folder, TENSORS) if side == "nbgrader" else ours(folder, TENSORS)
-            runs[side] = watched(command, folder)
+            make_command = nbgrader_command if side == "nbgrader" else course_command
+            runs[side] = monitored(make_command(folder, TENSORS), folder)
             found[side] = scores(folder, TENSORS)
     if not found["ours"] == found["nbgrader"] == found["ours again"]:
         raise AssertionError("nbgrader and this course give different scores")
@@ -519,11 +534,11 @@ def side_by_side(count: int) -> dict[str, Any]:
 
 def whole_class(count: int) -> dict[str, Any]:
     """Grade a class of small submissions, of which every tenth is broken or hostile."""
-    with courses(assignment.NAME, assignment.notebook()) as (folder, _):
-        expected = hand_in_sums(folder, count)
-        run = watched(ours(folder, assignment.NAME, "short"), folder)
+    with released_course(assignment.NAME, assignment.notebook()) as (folder, _):
+        expected = submit_sums(folder, count)
+        run = monitored(course_command(folder, assignment.NAME, "short"), folder)
         found = {r.student: r for r in records.read_all(folder / "grading" / assignment.NAME)}
-    wrong = unexpected(expected, {s: scored(r) for s, r in found.items()})
+    wrong = unexpected(expected, {s: total_points(r) for s, r in found.items()})
     if found.keys() != expected.keys() or wrong:
         raise AssertionError(f"{len(found)} records of {count} submissions; {wrong}")
     honest = [found[s].seconds for s, (kind, _) in expected.items() if not kind]
@@ -532,7 +547,7 @@ def whole_class(count: int) -> dict[str, Any]:
         "records": len(found),
         "states": Counter(record.state for record in found.values()),
         "kinds": {
-            kind: [f"{scored(found[s]):g}" for s, (k, _) in expected.items() if k == kind]
+            kind: [f"{total_points(found[s]):g}" for s, (k, _) in expected.items() if k == kind]
             for kind in BODIES
         },
         "seconds": run.seconds,
@@ -543,7 +558,7 @@ def whole_class(count: int) -> dict[str, Any]:
     }
 
 
-def scored(record: records.Record) -> float:
+def total_points(record: records.Record) -> float:
     """Return the points of a record; cells that wait for a person's points count 0."""
     return sum(points or 0 for points in record.points.values())
 
@@ -559,23 +574,25 @@ def unexpected(expected: dict[str, tuple[str, float]], points: dict[str, float])
 
 def killed(count: int) -> dict[str, Any]:
     """Kill a run, complete it by a second run, and compare it with a run that was not killed."""
-    with courses(assignment.NAME, assignment.notebook()) as (first, fresh):
-        hand_in_sums(first, count)
+    with released_course(assignment.NAME, assignment.notebook()) as (first, fresh):
+        submit_sums(first, count)
         undisturbed, disturbed = fresh(), fresh()
-        watched(ours(undisturbed, assignment.NAME, "short"), undisturbed)
-        command = ours(disturbed, assignment.NAME, "short")
-        cut = watched(command, disturbed, until=lambda run: len(run.done) >= count // 2)
+        monitored(course_command(undisturbed, assignment.NAME, "short"), undisturbed)
+        command = course_command(disturbed, assignment.NAME, "short")
+        cut = monitored(command, disturbed, until=lambda run: len(run.done) >= count // 2)
         saved = len(list((disturbed / "grading").glob("*/*/*/record.json")))
-        rest = watched(command, disturbed)
+        rest = monitored(command, disturbed)
         same = [contents(folder, assignment.NAME) for folder in (undisturbed, disturbed)]
         states = [
             {r.student: r.state for r in records.read_all(folder / "grading" / assignment.NAME)}
             for folder in (undisturbed, disturbed)
         ]
     if same[0] != same[1] or states[0] != states[1] or len(same[0]) != count:
-        raise AssertionError("a run that was killed and continued ends with another gradebook")
+        raise AssertionError("the gradebook of the killed and continued run is different")
     if not count // 2 <= saved < count or len(rest.done) != count - saved:
-        raise AssertionError(f"{saved} were saved when it was killed, {len(rest.done)} came after")
+        raise AssertionError(
+            f"{saved} records were saved before the kill, and {len(rest.done)} were graded after it"
+        )
     return {
         "submissions": count,
         "killed after": cut.seconds,
@@ -684,7 +701,7 @@ def class_table(report: Report) -> str:
     lines = ["| broken or hostile | submissions | points, of 9 | at most |", "|---|--:|---|--:|"]
     for kind, points in graded["kinds"].items():
         if points:
-            lines.append(f"| {kind} | {len(points)} | {_counted(points)} | {MOST[kind]:g} |")
+            lines.append(f"| {kind} | {len(points)} | {_counted(points)} | {MAXIMUM[kind]:g} |")
     states = ", ".join(f"{number} {state}" for state, number in graded["states"].items())
     words = f"""{graded["records"]:,} records of {graded["submissions"]:,} submissions: {states}.
         Every honest submission got exactly the points that it deserves. The median time to grade
@@ -713,7 +730,7 @@ def _counted(points: list[str]) -> str:
     return ", ".join(f"{value} ({number} times)" for value, number in sorted(counts.items()))
 
 
-def conditions(report: Report) -> str:
+def conditions(_: Report) -> str:
     """Return a sentence on how memory is counted."""
     return (
         f"Memory is the sum over all processes, sampled every {SAMPLE} s; a shared page counts "
@@ -725,7 +742,7 @@ def problems(report: Report) -> list[str]:
     """Return the missed targets for speed and for the growth of memory, one sentence each."""
     sides, grown = report["side by side"], report["class"]["drift"]
     ratio = sides["nbgrader"]["seconds"] / max(sides["ours"]["seconds"])
-    found = [f"{ratio:.1f} times as fast as nbgrader, not {TARGET}"] if ratio < TARGET else []
+    found = [f"{ratio:.1f} times as fast as nbgrader, below {TARGET}"] if ratio < TARGET else []
     return found + [
         f"memory ({name}) grows by {share:+.1%} in the second half of the run"
         for name, share in grown.items()
@@ -733,14 +750,14 @@ def problems(report: Report) -> list[str]:
     ]
 
 
-def measure(save: Save, sizes: dict[str, int] = SIZES) -> Report:
-    """Measure the three parts and return their report."""
+def measure(sizes: dict[str, int] = SIZES) -> Iterator[Report]:
+    """Measure the three parts and yield their report."""
     parts = {"side by side": side_by_side, "class": whole_class, "killed": killed}
     report: Report = measured_here()
     for name, part in parts.items():
         report[name] = part(sizes[name])
         print(f"{name}: done", flush=True)
-    return json.loads(json.dumps(report))
+    yield json.loads(json.dumps(report))
 
 
 BENCHMARK = Benchmark(
@@ -753,6 +770,6 @@ BENCHMARK = Benchmark(
 
 
 if __name__ == "__main__":
-    # The command that `ours` returns and `watched` runs.
+    # The command that `course_command` returns and `monitored` runs.
     folder, name, limits, workers = sys.argv[1:]
     grade(Path(folder), name, limits, int(workers))

@@ -14,7 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks.runner import Benchmark, Report, Save, measured_here
+from benchmarks.runner import Benchmark, Report, measured_here
 from course_utils.units import format_bytes
 from course_utils.validation import CourseError
 
@@ -24,37 +24,39 @@ ENVIRONMENT = ROOT / "binder" / "environment.yml"
 BIGGEST = 10
 
 
-def wanted(environment: Path = ENVIRONMENT) -> list[str]:
+def requirements(environment: Path = ENVIRONMENT) -> list[str]:
     """Return the requirements that an environment file installs with pip, without options."""
     entries = yaml.safe_load(environment.read_text(encoding="utf-8"))["dependencies"]
     (lines,) = (entry["pip"] for entry in entries if isinstance(entry, dict))
     return [line for line in lines if not line.startswith("-")]
 
 
-def closure(requirements: Iterable[str]) -> set[str]:
+def closure(lines: Iterable[str]) -> set[str]:
     """Return the names of all packages that requirements need, directly or indirectly.
 
-    Markers are evaluated for this Python and this system. Raises CourseError if a package isn't
-    installed.
+    Markers are evaluated for this Python and this system.
+
+    Raises:
+        CourseError: a package isn't installed.
     """
     found: set[tuple[str, str]] = set()
-    queue = [Requirement(line) for line in requirements]
+    queue = [Requirement(line) for line in lines]
     while queue:
         requirement = queue.pop()
         name = canonicalize_name(requirement.name)
         for extra in {"", *requirement.extras}:
             if (name, extra) not in found:
                 found.add((name, extra))
-                queue += needs(name, extra)
+                queue += dependencies(name, extra)
     return {name for name, _ in found}
 
 
-def needs(name: str, extra: str) -> Iterator[Requirement]:
+def dependencies(name: str, extra: str) -> Iterator[Requirement]:
     """Yield the requirements of an installed package with one of its extras ("" for none)."""
     try:
         lines = distribution(name).requires or []
     except PackageNotFoundError:
-        raise CourseError(f"{name} is not installed here: run `make setup`") from None
+        raise CourseError(f"{name} is not installed: run `make setup`") from None
     for requirement in map(Requirement, lines):
         if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
             yield requirement
@@ -71,10 +73,11 @@ def folder_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def measure(save: Save) -> Report:
-    """Return the sizes of the packages and of the model in bytes (B).
+def measure() -> Iterator[Report]:
+    """Yield the sizes of the packages and of the model in bytes (B).
 
-    Raises CourseError if torch was built for CUDA.
+    Raises:
+        CourseError: torch was built for CUDA.
     """
     import torch
 
@@ -82,10 +85,11 @@ def measure(save: Save) -> Report:
 
     if torch.version.cuda:
         raise CourseError(
-            "torch was built for CUDA here: Binder has the CPU build, which is smaller"
+            "torch was built for CUDA, but Binder has the CPU build, which is smaller: run this "
+            "benchmark in an environment with the CPU build of torch"
         )
-    sizes = {name: installed_bytes(name) for name in closure(wanted())}
-    return {
+    sizes = {name: installed_bytes(name) for name in closure(requirements())}
+    yield {
         **measured_here(),
         "packages": dict(sorted(sizes.items(), key=lambda item: -item[1])),
         "model": folder_bytes(fetch_base("smollm2-135m", "pypi")),

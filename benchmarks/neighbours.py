@@ -11,16 +11,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from statistics import median
+from typing import NamedTuple
 
 import torch
 
 from benchmarks import decoding, training
-from benchmarks.runner import Benchmark, Report, Save, measured_here
+from benchmarks.runner import Benchmark, Report, measured_here
 from benchmarks.turns import (
     Pieces,
+    Schedule,
     Turn,
     Variables,
     all_cores,
@@ -36,10 +38,10 @@ NEIGHBOURS = (0, 1, 2)
 ROUNDS = 4
 # Pause before each measurement, in seconds. The pause is longer than one second, because
 # `course_utils.threads` averages the number of busy cores over one second.
-REST = 1.5
-# Minimum speed without neighbours and beside one neighbour, as shares of the speed with a thread
-# for each core and no neighbours.
-QUIET, BESIDE_ONE = 0.97, 0.5
+PAUSE = 1.5
+# The minimum speed by number of neighbours, as a share of the speed with a thread for each core and
+# no neighbours.
+TARGETS = {0: 0.97, 1: 0.5}
 # The program of a neighbour, which also ends if the benchmark is killed.
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(100_000))"
 
@@ -48,7 +50,7 @@ SETTINGS: dict[str, Variables] = {
     BEFORE: all_cores(),
     COURSE: {},
     "always one thread": {"OMP_NUM_THREADS": "1"},
-    "GOMP_SPINCOUNT=1000": all_cores() | {"GOMP_SPINCOUNT": "1000"},
+    "GOMP_SPINCOUNT=1000": {**all_cores(), "GOMP_SPINCOUNT": "1000"},
 }
 
 
@@ -62,10 +64,29 @@ def codec(turn: Turn) -> None:
         turn.end(weights=40 * weights.numel())
 
 
+def codec_rate(piece: dict) -> float:
+    """Return the speed of the codec in million weights per second."""
+    return piece["weights"] / piece["seconds"] / 1e6
+
+
+class Work(NamedTuple):
+    """A kind of work.
+
+    Attributes:
+        run: the work of a worker process.
+        rate: function from a measurement to a speed.
+        unit: the unit of the speed.
+    """
+
+    run: Callable[[Turn], None]
+    rate: Callable[[dict], float]
+    unit: str
+
+
 WORK = {
-    "training": (partial(training.course, checkpointing=True), training.rate, "tokens/s"),
-    "answering": (partial(decoding.course, kind="few-shot"), decoding.rate, "answers/s"),
-    "codec": (codec, lambda piece: piece["weights"] / piece["seconds"] / 1e6, "million weights/s"),
+    "training": Work(partial(training.course, checkpointing=True), training.rate, "tokens/s"),
+    "answering": Work(partial(decoding.course, kind="few-shot"), decoding.rate, "answers/s"),
+    "codec": Work(codec, codec_rate, "million weights/s"),
 }
 
 
@@ -84,23 +105,30 @@ def busy(count: int) -> Iterator[None]:
 
 def way(name: str) -> Callable[[Turn], None]:
     """Return the work of a worker process, whose environment variables contain the setting."""
-    return WORK[name.rpartition(", ")[2]][0]
+    return WORK[name.rpartition(", ")[2]].run
 
 
-def measure(save: Save) -> Report:
+def _setting_of(way: str) -> Variables:
+    return SETTINGS[way.rpartition(", ")[0]]
+
+
+def _neighbours_in(number: int) -> AbstractContextManager:
+    """Return a context manager with the neighbours of a round; warm-up rounds have none."""
+    return busy(NEIGHBOURS[number % len(NEIGHBOURS)] if number >= 0 else 0)
+
+
+def measure() -> Iterator[Report]:
     """Measure each setting and kind of work with each number of neighbours."""
-    return {
+    schedule = Schedule(ROUNDS * len(NEIGHBOURS), warm_up=2, around=_neighbours_in, pause=PAUSE)
+    yield {
         **measured_here(),
         "threads": torch.get_num_threads(),
         "rounds": ROUNDS,
         "ways": take_turns(
             "benchmarks.neighbours",
             [f"{setting}, {name}" for name in WORK for setting in SETTINGS],
-            rounds=ROUNDS * len(NEIGHBOURS),
-            warm_up=2,
-            variables=lambda way: SETTINGS[way.rpartition(", ")[0]],
-            around=lambda number: busy(NEIGHBOURS[number % len(NEIGHBOURS)] if number >= 0 else 0),
-            pause=REST,
+            schedule,
+            variables=_setting_of,
         ),
     }
 
@@ -121,20 +149,20 @@ def share(report: dict, setting: str, name: str, neighbours: int) -> float:
     compared, because the machine's own speed hardly changes within minutes.
     """
     quiet = pieces(report, BEFORE, name, 0)
-    return median(ratios(pieces(report, setting, name, neighbours), quiet, WORK[name][1]))
+    return median(ratios(pieces(report, setting, name, neighbours), quiet, WORK[name].rate))
 
 
 def table(report: dict) -> str:
     """Return a table of speeds and shares with a row for each kind of work and setting."""
     heads = ["no neighbour", "one neighbour", "two neighbours"]
     lines = [f"| | | {' | '.join(heads)} |", "|---|---|--:|--:|--:|"]
-    for name, (_, rate, unit) in WORK.items():
+    for name, work in WORK.items():
         for setting in SETTINGS:
             cells = []
             for count in NEIGHBOURS:
-                speed = in_words(map(rate, pieces(report, setting, name, count)), digits=1)
+                speed = in_words(map(work.rate, pieces(report, setting, name, count)), digits=1)
                 cells.append(f"{speed}: {share(report, setting, name, count):.0%}")
-            what = f"{name}, {unit}" if setting == BEFORE else ""
+            what = f"{name}, {work.unit}" if setting == BEFORE else ""
             lines.append(f"| {what} | {setting} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -142,11 +170,11 @@ def table(report: dict) -> str:
 def problems(report: Report) -> list[str]:
     """Return the kinds of work for which the course misses its targets, one sentence each."""
     found = []
-    for count, target in ((0, QUIET), (1, BESIDE_ONE)):
+    for count, target in TARGETS.items():
         for name in WORK:
             reached = share(report, COURSE, name, count)
             if reached < target:
-                found.append(f"{name}, {count} neighbours: {reached:.0%}, not {target:.0%}")
+                found.append(f"{name}, neighbours: {count}: {reached:.0%}, below {target:.0%}")
     return found
 
 

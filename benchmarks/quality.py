@@ -11,12 +11,19 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from benchmarks.runner import Benchmark, Report, Save, measured_here
+from benchmarks.runner import Benchmark, Report, measured_here
 from course_utils import evaluation, news, runtime, sft
 from course_utils.models import load_base
 from course_utils.training import Recipe, attach_adapters, finetune
 from course_utils.units import format_bytes
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LECTURE = "3-shot (lecture 07)"
 # Minimum share of answers that are valid JSON after training.
@@ -30,19 +37,19 @@ def prompting(test: list[dict]) -> dict[str, dict]:
     The prompt with three examples is the prompt of lecture 07.
     """
     model, tokenizer = load_base("smollm2-135m", quantization="nf4")
-    ways = {
+    ways: dict[str, Sequence[dict[str, str]]] = {
         "zero-shot": (),
         LECTURE: news.shots(),
         "4-shot": news.shots(("weather", "politics", "science", "sport")),
         "8-shot": news.shots(news.SECTIONS),
     }
     return {
-        name: answering(model, tokenizer, [news.messages(story, given) for story in test], test)
-        for name, given in ways.items()
+        name: answering(model, tokenizer, [news.messages(story, shots) for story in test], test)
+        for name, shots in ways.items()
     }
 
 
-def tuning(data, test: list[dict], seed: int) -> dict:
+def tuning(data: DatasetDict, test: list[dict], seed: int) -> dict:
     """Train a fresh model with one seed; return its scores and the measurements of the training."""
     model, tokenizer = load_base("smollm2-135m", quantization="nf4")
     recipe = Recipe(seed=seed)
@@ -55,8 +62,8 @@ def tuning(data, test: list[dict], seed: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         run = finetune(model, tokenizer, train, validation, recipe=recipe, output_dir=folder)
     seconds = time.perf_counter() - begun
-    asked = [news.tuned_messages(story, answered=False) for story in test]
-    return answering(model, tokenizer, asked, test) | {
+    prompts = [news.tuned_messages(story, answered=False) for story in test]
+    return answering(model, tokenizer, prompts, test) | {
         "training seconds": seconds,
         "training tokens/s": sum(r["tokens"] for r in run.history) / seconds,
         "validation loss": run.history[-1]["validation_loss"],
@@ -64,7 +71,12 @@ def tuning(data, test: list[dict], seed: int) -> dict:
     }
 
 
-def answering(model, tokenizer, conversations, test) -> dict:
+def answering(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Sequence[Mapping[str, str]]],
+    test: list[dict],
+) -> dict:
     """Return the scores (mean, low, high) by metric, the prompt tokens, and the seconds."""
     begun = time.perf_counter()
     answers = evaluation.generate(model, tokenizer, conversations)
@@ -87,13 +99,13 @@ def table(results: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def measure(save: Save, seeds: list[int]) -> Report:
-    """Return the results of each prompt and of fine-tuning with each seed."""
+def measure(seeds: list[int]) -> Iterator[Report]:
+    """Yield the results of each prompt and of fine-tuning with each seed."""
     data = news.load_news()
     test = list(data["test"])
     results = prompting(test)
     results |= {f"tuned, seed {seed}": tuning(data, test, seed) for seed in seeds}
-    return {
+    yield {
         **measured_here(),
         "stories": len(test),
         "peak memory": runtime.peak_memory(),

@@ -1,7 +1,7 @@
 """Run a benchmark, save its report as JSON, and write its tables into the pages that quote them.
 
 python -m benchmarks NAME
-    │ measure(save, **options) → report
+    │ measure(**options) yields the report, perhaps several times, each time more complete
     ├─ build/benchmarks/NAME.json    the report
     ├─ build/benchmarks/NAME.md      all tables and pictures of the report
     └─ README.md, docs/*.md          the tables that a page quotes between two marks:
@@ -16,7 +16,7 @@ import importlib
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from importlib.metadata import version
@@ -36,7 +36,18 @@ DOCS = ROOT / "docs"
 RESULTS = ROOT / "build" / "benchmarks"
 
 Report = dict[str, Any]
-Save = Callable[[Report], None]
+
+
+def _no_conditions(_: Report) -> str:
+    return ""
+
+
+def _no_problems(_: Report) -> list[str]:
+    return []
+
+
+def _no_options(_: argparse.ArgumentParser) -> None:
+    pass
 
 
 class NothingToMeasure(Exception):
@@ -48,10 +59,10 @@ class Benchmark:
     """The functions that `run` calls for a benchmark.
 
     Attributes:
-        measure: function that measures and returns the report, which must be serializable as JSON.
-            Its arguments are `save`, which saves an incomplete report, and the benchmark's options
-            as keywords. It raises CourseError if it can't measure, and NothingToMeasure if there is
-            nothing to measure.
+        measure: function that measures and yields the report, which must be serializable as JSON.
+            Its arguments are the benchmark's options. Each yielded report is saved at once, so a
+            long benchmark yields incomplete reports first. It raises CourseError if it can't
+            measure, and NothingToMeasure if there is nothing to measure.
         tables: functions from the report to Markdown, by the table's name.
         pictures: functions from the report to a Picture, by the picture's name.
         conditions: function from the report to sentences on how it was measured, which are written
@@ -61,12 +72,12 @@ class Benchmark:
         data: path of the report, if the report is stored in git; None for build/benchmarks.
     """
 
-    measure: Callable[..., Report]
+    measure: Callable[..., Iterator[Report]]
     tables: Mapping[str, Callable[[Report], str]]
     pictures: Mapping[str, Callable[[Report], Picture]] = field(default_factory=dict)
-    conditions: Callable[[Report], str] = lambda report: ""
-    problems: Callable[[Report], list[str]] = lambda report: []
-    add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    conditions: Callable[[Report], str] = _no_conditions
+    problems: Callable[[Report], list[str]] = _no_problems
+    add_options: Callable[[argparse.ArgumentParser], None] = _no_options
     data: Path | None = None
 
 
@@ -106,25 +117,20 @@ def run(name: str, arguments: list[str]) -> int:
     texts, output = options.pop("texts"), options.pop("output")
     data = output / f"{name}.json" if output else benchmark.data or RESULTS / f"{name}.json"
 
-    def save(report: Report) -> None:
-        files.write_text(data, json.dumps(report, indent=1) + "\n")
-        publish(name, benchmark, report, output)
-
     try:
-        if texts:
-            save(load_report(data))
-        else:
-            save(benchmark.measure(save, **options))
+        for report in [load_report(data)] if texts else benchmark.measure(**options):
+            files.write_text(data, json.dumps(report, indent=1) + "\n")
+            publish(name, benchmark, report, output)
     except NothingToMeasure as reason:
         print(reason)
         return 0
-    except CourseError as fault:
-        return _complain([str(fault)])
+    except CourseError as error:
+        return _print_problems([str(error)])
     except KeyboardInterrupt:
-        return _complain(["Interrupted: what was saved before is kept."])
+        return _print_problems([f"Interrupted. {data} has the results that were measured before."])
     report = load_report(data)
     print(f"\n{page(name, benchmark, report)}\nSaved in {data}.")
-    return _complain(benchmark.problems(report))
+    return _print_problems(benchmark.problems(report))
 
 
 def _parser(name: str, benchmark: Benchmark) -> argparse.ArgumentParser:
@@ -139,14 +145,19 @@ def _parser(name: str, benchmark: Benchmark) -> argparse.ArgumentParser:
     return parser
 
 
-def _complain(problems: list[str]) -> int:
+def _print_problems(problems: list[str]) -> int:
+    """Print problems to stderr; return the exit status, which is 1 if there are problems."""
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0
 
 
 def load_report(path: Path) -> Report:
-    """Return a saved report. Raises CourseError if the file doesn't exist."""
+    """Return a saved report.
+
+    Raises:
+        CourseError: the file doesn't exist.
+    """
     if not path.is_file():
         raise CourseError(f"there is no report in {path} yet: run the benchmark without --texts")
     return json.loads(path.read_text(encoding="utf-8"))
@@ -188,10 +199,10 @@ def page(name: str, benchmark: Benchmark, report: Report) -> str:
         f"![{make(report).alt}]({name}-{key}.png)" for key, make in benchmark.pictures.items()
     ]
     parts += [f"- {problem}" for problem in benchmark.problems(report)]
-    return "\n\n".join([*parts, made(name, benchmark, report)]) + "\n"
+    return "\n\n".join([*parts, provenance(name, benchmark, report)]) + "\n"
 
 
-def made(name: str, benchmark: Benchmark, report: Report) -> str:
+def provenance(name: str, benchmark: Benchmark, report: Report) -> str:
     """Return sentences on how, when and where a report was measured."""
     source = f"Made by `python -m benchmarks {name}`"
     if "date" in report:
@@ -212,7 +223,7 @@ def quoted(name: str, benchmark: Benchmark, report: Report) -> dict[str, str]:
     texts = {f"{name} {key}": table(report) for key, table in benchmark.tables.items()}
     for key, picture in benchmark.pictures.items():
         texts[f"{name} {key} picture"] = f"![{picture(report).alt}](images/{name}-{key}.png)"
-    return texts | {f"{name} made": made(name, benchmark, report)}
+    return texts | {f"{name} made": provenance(name, benchmark, report)}
 
 
 def renew(text: str, quotes: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ measures the speed of `course grade` by the number of submissions and of workers
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from statistics import median
 
@@ -16,8 +16,8 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks import calculators, grading, training
-from benchmarks.runner import Benchmark, Report, Save, measured_here
-from benchmarks.turns import Turn, in_words, take_turns
+from benchmarks.runner import Benchmark, Report, measured_here
+from benchmarks.turns import Schedule, Turn, in_words, take_turns
 from course_utils.figures import Picture, curves
 from course_utils.memory import estimate
 from course_utils.palette import BLUE, ORANGE
@@ -45,21 +45,21 @@ def train(turn: Turn, batch: int, threads: int) -> None:
     training.course(turn, checkpointing=True, batch=batch)
 
 
-def way_of(batch: int, threads: int) -> str:
+def way_name(batch: int, threads: int) -> str:
     """Return the name of the way with this number of examples per step and threads."""
     return f"{batch} × {threads}"
 
 
-WAYS = {way_of(b, t): partial(train, batch=b, threads=t) for b in BATCHES for t in THREADS}
+WAYS = {way_name(b, t): partial(train, batch=b, threads=t) for b in BATCHES for t in THREADS}
 
 
 def trained() -> list[dict]:
     """Return the tokens/s of all steps for each number of examples per step and of threads."""
     rows = []
     for batch in BATCHES:
-        ways = {way_of(batch, threads): threads for threads in THREADS}
-        rounds = max(STEPS, EXAMPLES // batch)
-        for way, found in take_turns("benchmarks.scaling", ways, rounds, WARM_UP).items():
+        ways = {way_name(batch, threads): threads for threads in THREADS}
+        schedule = Schedule(max(STEPS, EXAMPLES // batch), WARM_UP)
+        for way, found in take_turns("benchmarks.scaling", ways, schedule).items():
             rates = [training.rate(piece) for piece in found["pieces"]]
             rows.append({"examples": batch, "threads": ways[way], "tokens/s": rates})
     return rows
@@ -83,12 +83,12 @@ def graded() -> list[dict]:
     """Return the seconds, the start-up seconds and the peak memory of each grading run."""
     rows = []
     for size in CLASSES:
-        with grading.courses(grading.TENSORS, grading.tensors()) as (first, fresh):
-            grading.hand_in_tensors(first, size)
+        with grading.released_course(grading.TENSORS, grading.tensors()) as (first, fresh):
+            grading.submit_tensors(first, size)
             for workers in WORKERS:
                 folder = fresh()
-                command = grading.ours(folder, grading.TENSORS, workers=workers)
-                run = grading.watched(command, folder)
+                command = grading.course_command(folder, grading.TENSORS, workers=workers)
+                run = grading.monitored(command, folder)
                 took = {"seconds": run.seconds, "ready": run.ready, "peak": run.peak}
                 rows.append({"submissions": size, "workers": workers, **took})
     return rows
@@ -99,9 +99,9 @@ def way(name: str) -> Callable[[Turn], None]:
     return WAYS[name]
 
 
-def measure(save: Save) -> Report:
-    """Measure the three parts and return their report."""
-    return {
+def measure() -> Iterator[Report]:
+    """Measure the three parts and yield their report."""
+    yield {
         **measured_here(),
         "training": trained(),
         "memory": peaks(),
@@ -112,18 +112,18 @@ def measure(save: Save) -> Report:
 # --- the texts ------------------------------------------------------------------------------------
 
 
-def each(rows: list[dict], by: str) -> dict[int, list[dict]]:
+def grouped(rows: list[dict], by: str) -> dict[int, list[dict]]:
     """Return the rows grouped by the values of a column, in their order."""
     values = dict.fromkeys(row[by] for row in rows)
     return {value: [row for row in rows if row[by] == value] for value in values}
 
 
-def how(row: dict) -> str:
+def storage(row: dict) -> str:
     """Return "checkpointing" or "all stored": the way in which a step keeps its activations."""
     return "checkpointing" if row["checkpointing"] else "all stored"
 
 
-def a_minute(row: dict) -> float:
+def per_minute(row: dict) -> float:
     """Return the submissions per minute of a run, including its start-up."""
     return 60 * row["submissions"] / row["seconds"]
 
@@ -132,7 +132,7 @@ def training_picture(report: dict) -> Picture:
     """Return a picture of tokens/s by examples per step, a line for each number of threads."""
     lines = {
         f"threads: {threads}": {row["examples"]: median(row["tokens/s"]) for row in rows}
-        for threads, rows in each(report["training"], "threads").items()
+        for threads, rows in grouped(report["training"], "threads").items()
     }
     return from_zero(curves(lines, xlabel="examples a step", ylabel="tokens/s", log="x"))
 
@@ -142,19 +142,19 @@ def memory_picture(report: dict) -> Picture:
     figure = Figure(figsize=(7.5, 3.2), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
-    sayings = []
-    ways = each(report["memory"], "checkpointing").values()
+    ranges = []
+    ways = grouped(report["memory"], "checkpointing").values()
     for rows, colour in zip(ways, (ORANGE, BLUE), strict=True):
         tokens = [row["tokens"] for row in rows]
         dots, line = ([row[kind] / GB for row in rows] for kind in KINDS)
-        axes.plot(tokens, dots, "o", color=colour, label=f"{how(rows[0])}, measured")
+        axes.plot(tokens, dots, "o", color=colour, label=f"{storage(rows[0])}, measured")
         axes.plot(tokens, line, color=colour, linewidth=1, label="estimated")
-        sayings.append(f"{how(rows[0])} from {dots[0]:.2f} to {dots[-1]:.2f} GB")
+        ranges.append(f"{storage(rows[0])} from {dots[0]:.2f} to {dots[-1]:.2f} GB")
     axes.set(xlabel="tokens of a sequence", ylabel="GB at the peak", ylim=(0, None))
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     apart = max(abs(row["measured"] - row["estimated"]) for row in report["memory"])
     alt = (
-        f"Peaks of a step over {tokens[0]} to {tokens[-1]:,} tokens: {', '.join(sayings)}. "
+        f"Peaks of a step over {tokens[0]} to {tokens[-1]:,} tokens: {', '.join(ranges)}. "
         f"Dots are measured and lines are estimated; the largest difference is {apart:,} B."
     )
     return Picture(figure, alt)
@@ -163,8 +163,8 @@ def memory_picture(report: dict) -> Picture:
 def grading_picture(report: dict) -> Picture:
     """Return a picture of submissions per minute by submissions, a line for each worker number."""
     lines = {
-        f"workers: {workers}": {row["submissions"]: a_minute(row) for row in rows}
-        for workers, rows in each(report["grading"], "workers").items()
+        f"workers: {workers}": {row["submissions"]: per_minute(row) for row in rows}
+        for workers, rows in grouped(report["grading"], "workers").items()
     }
     return from_zero(curves(lines, xlabel="submissions", ylabel="submissions a minute", log="x"))
 
@@ -177,10 +177,10 @@ def from_zero(picture: Picture) -> Picture:
 
 def training_table(report: dict) -> str:
     """Return a table of tokens/s by examples per step and threads."""
-    by_threads = each(report["training"], "threads")
+    by_threads = grouped(report["training"], "threads")
     head = " | ".join(f"threads: {threads}" for threads in by_threads)
     lines = [f"| examples a step | {head} |", "|--:|" + "--:|" * len(by_threads)]
-    for examples, rows in each(report["training"], "examples").items():
+    for examples, rows in grouped(report["training"], "examples").items():
         cells = " | ".join(in_words(row["tokens/s"]) for row in rows)
         lines.append(f"| {examples} | {cells} |")
     return "\n".join(lines)
@@ -191,7 +191,7 @@ def memory_table(report: dict) -> str:
     lines = ["| | tokens | measured, B | estimated, B |", "|---|--:|--:|--:|"]
     for row in report["memory"]:
         sizes = " | ".join(f"{row[kind]:,}" for kind in KINDS)
-        lines.append(f"| {how(row)} | {row['tokens']} | {sizes} |")
+        lines.append(f"| {storage(row)} | {row['tokens']} | {sizes} |")
     return "\n".join(lines)
 
 
@@ -202,7 +202,7 @@ def grading_table(report: dict) -> str:
         "|--:|--:|--:|--:|--:|--:|",
     ]
     for row in report["grading"]:
-        times = f"{row['seconds']:.1f} | {row['ready']:.1f} | {a_minute(row):.0f}"
+        times = f"{row['seconds']:.1f} | {row['ready']:.1f} | {per_minute(row):.0f}"
         lines.append(
             f"| {row['submissions']} | {row['workers']} | {times} | {format_bytes(row['peak'])} |"
         )

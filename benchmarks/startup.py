@@ -22,8 +22,9 @@ from typing import Any
 
 import psutil
 from jupyter_client import BlockingKernelClient, KernelManager
+from jupyter_client.provisioning import LocalProvisioner
 
-from benchmarks.runner import Benchmark, Report, Save, measured_here
+from benchmarks.runner import Benchmark, Report, measured_here
 from course_utils import notebooks
 from course_utils.validation import CourseError
 from tests.machine import free_port
@@ -32,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LECTURE = ROOT / "lectures" / "02_memory_calculator.ipynb"
 ROUNDS = 9
 # Maximum time of each start, in seconds.
-PATIENCE = 120
+TIMEOUT = 120
 IMPORT = "`import course_utils`, beyond Python's own start"
 # Maximum median time of each start, in seconds.
 TARGETS = {
@@ -51,7 +52,11 @@ Cost = tuple[float, float]
 
 
 def command(*words: str) -> Cost:
-    """Run a command and return its cost. Raises CourseError if the command fails."""
+    """Run a command and return its cost.
+
+    Raises:
+        CourseError: the command failed; the message contains the end of its stderr.
+    """
     before, begun = os.times(), time.perf_counter()
     done = subprocess.run(words, cwd=LECTURE.parent, capture_output=True, text=True)
     seconds, after = time.perf_counter() - begun, os.times()
@@ -64,16 +69,18 @@ def command(*words: str) -> Cost:
 def first_picture(notebook: Path) -> Cost:
     """Return the cost from the start of a kernel to the first picture of a notebook.
 
-    The cells are executed in order, up to the first cell that shows a picture. Raises CourseError
-    if a cell fails, or if no cell shows a picture.
+    The cells are executed in order, up to the first cell that shows a picture.
+
+    Raises:
+        CourseError: a cell fails, or no cell shows a picture.
     """
     cells = notebooks.load(notebook)["cells"]
     sources = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
     begun = time.perf_counter()
     with kernel(notebook.parent) as (client, process):
         for source in sources:
-            if (shown := shows_picture(client, source)) is not None:
-                return shown - begun, processor_seconds([process])
+            if (arrived := picture_time(client, source)) is not None:
+                return arrived - begun, processor_seconds([process])
     raise CourseError(f"no cell of {notebook.name} shows a picture")
 
 
@@ -85,30 +92,36 @@ def kernel(folder: Path) -> Iterator[tuple[BlockingKernelClient, psutil.Process]
     longer than necessary, so a measured start includes about 0.2 s of waiting.
     """
     manager = KernelManager(kernel_name="python3")
-    log = subprocess.DEVNULL  # the kernel's terminal output is dropped
-    manager.start_kernel(cwd=str(folder), stdout=log, stderr=log)
+    # What the kernel prints to its terminal is discarded.
+    manager.start_kernel(cwd=str(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     client = manager.client()
     try:
         client.start_channels()
-        client.wait_for_ready(timeout=PATIENCE)
-        yield client, psutil.Process(manager.provisioner.pid)
+        client.wait_for_ready(timeout=TIMEOUT)
+        provisioner = manager.provisioner
+        assert isinstance(provisioner, LocalProvisioner)
+        yield client, psutil.Process(provisioner.pid)
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
 
 
-def shows_picture(client: BlockingKernelClient, source: str) -> float | None:
-    """Execute a cell; return the time at which its first picture arrived, or None."""
-    shown: list[float] = []
+def picture_time(client: BlockingKernelClient, source: str) -> float | None:
+    """Execute a cell; return the time at which its first picture arrived, or None.
 
-    def look(message: dict[str, Any]) -> None:
-        if not shown and is_picture(message["content"].get("data", {})):
-            shown.append(time.perf_counter())
+    Raises:
+        CourseError: the cell fails.
+    """
+    arrived: list[float] = []
 
-    reply = client.execute_interactive(source, output_hook=look, timeout=PATIENCE)["content"]
+    def note_picture(message: dict[str, Any]) -> None:
+        if not arrived and is_picture(message["content"].get("data", {})):
+            arrived.append(time.perf_counter())
+
+    reply = client.execute_interactive(source, output_hook=note_picture, timeout=TIMEOUT)["content"]
     if reply["status"] != "ok":
         raise CourseError(f"a cell failed: {reply.get('ename')}: {reply.get('evalue')}\n{source}")
-    return shown[0] if shown else None
+    return arrived[0] if arrived else None
 
 
 def is_picture(data: dict[str, str]) -> bool:
@@ -119,18 +132,21 @@ def is_picture(data: dict[str, str]) -> bool:
 def lab() -> Cost:
     """Return the cost from the start of `make lab` until its server answers over HTTP.
 
-    The server is stopped afterwards. Raises CourseError if `make lab` ends before the server
-    answers, or if the server doesn't answer within PATIENCE.
+    The server is stopped afterwards.
+
+    Raises:
+        CourseError: `make lab` ended before the server answered, or the server did not answer
+            within TIMEOUT.
     """
     port = free_port()
     options = ["--no-browser", f"--port={port}", "--ServerApp.port_retries=0"]
     begun = time.perf_counter()
     with make("lab", f"ARGS={' '.join(options)}") as process:
-        while not answers(f"http://127.0.0.1:{port}/api"):
-            if process.poll() is not None or time.perf_counter() > begun + PATIENCE:
-                raise CourseError("`make lab` doesn't lead to a server: try it by hand")
+        while not responds(f"http://127.0.0.1:{port}/api"):
+            if process.poll() is not None or time.perf_counter() > begun + TIMEOUT:
+                raise CourseError("`make lab` starts no server: run `make lab` to see its messages")
             time.sleep(0.01)
-        return time.perf_counter() - begun, processor_seconds(family(process.pid))
+        return time.perf_counter() - begun, processor_seconds(process_tree(process.pid))
 
 
 @contextmanager
@@ -140,23 +156,30 @@ def make(*words: str) -> Iterator[subprocess.Popen]:
     The youngest process is the server. It is terminated first, because the other processes end when
     the server has ended.
     """
-    quiet = {name: subprocess.DEVNULL for name in ("stdin", "stdout", "stderr")}
-    process = subprocess.Popen(["make", *words], cwd=ROOT, start_new_session=True, **quiet)
+    process = subprocess.Popen(
+        ["make", *words],
+        cwd=ROOT,
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         yield process
     finally:
-        started = family(process.pid)
+        started = process_tree(process.pid)
         for child in sorted(started, key=lambda child: (child.create_time(), child.pid))[-1:]:
             child.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=20)
         for left in started:
-            with suppress(psutil.NoSuchProcess):  # the process has ended already
+            # The process may have ended already.
+            with suppress(psutil.NoSuchProcess):
                 left.kill()
         process.wait()
 
 
-def family(pid: int) -> list[psutil.Process]:
+def process_tree(pid: int) -> list[psutil.Process]:
     """Return a process and all of its descendants that are still running."""
     try:
         parent = psutil.Process(pid)
@@ -174,10 +197,10 @@ def processor_seconds(processes: list[psutil.Process]) -> float:
     return total
 
 
-def answers(address: str) -> bool:
+def responds(address: str) -> bool:
     """Return whether a server answers at an address with the HTTP status 200."""
     try:
-        with urllib.request.urlopen(address, timeout=PATIENCE) as reply:
+        with urllib.request.urlopen(address, timeout=TIMEOUT) as reply:
             return reply.status == 200
     except urllib.error.URLError:
         return False
@@ -205,10 +228,10 @@ def with_difference(costs: dict[str, Cost]) -> dict[str, Cost]:
     return {**costs, IMPORT: (beyond[0], beyond[1])}
 
 
-def measure(save: Save) -> Report:
-    """Set the course up and return the times of all rounds in seconds."""
+def measure() -> Iterator[Report]:
+    """Set the course up and yield the times of all rounds in seconds."""
     command("make", "-C", str(ROOT), "setup")
-    return measured_here() | in_rounds(one_round, ROUNDS)
+    yield measured_here() | in_rounds(one_round, ROUNDS)
 
 
 def in_rounds(once: Callable[[], dict[str, Cost]], rounds: int) -> Report:

@@ -9,22 +9,24 @@ first row uses peft's and transformers' code, and each further row adds one chan
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from statistics import median
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import torch
 
-from benchmarks.runner import Benchmark, Report, Save, measured_here
+from benchmarks.runner import Benchmark, Report, measured_here
 from benchmarks.turns import (
+    Schedule,
     Turn,
-    beside_the_course,
+    compare_with_course,
     conditions,
     in_words,
+    missed_targets,
     ratios,
-    slower_than,
     take_turns,
 )
 from course_utils import news, runtime, sft
@@ -40,11 +42,14 @@ from course_utils.training import (
 )
 from course_utils.units import format_bytes
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
 ROUNDS, WARM_UP = 8, 3
 # The course must be at least this many times as fast as the trainers, and need less peak
 # memory.
 TARGET = 2
-MODEL = {"name": "smollm2-135m", "quantization": "nf4"}
 LORA = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 COMPUTE = runtime.compute_dtype("cpu")
 # Number of training steps, which exceeds the number of turns of any way.
@@ -54,11 +59,15 @@ STEPS = 40
 # --- the ways -------------------------------------------------------------------------------------
 
 
+def base() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the model that all ways train, and its tokenizer."""
+    return load_base("smollm2-135m", quantization="nf4")
+
+
 def course(turn: Turn, checkpointing: bool, batch: int = Recipe.micro_batch_size) -> None:
     """Train with lecture 07's loop; each step is a turn."""
-    model, tokenizer = load_base(**MODEL)
-    options = {"gradient_checkpointing": checkpointing, "micro_batch_size": batch}
-    recipe = Recipe(max_steps=STEPS, **options)
+    model, tokenizer = base()
+    recipe = Recipe(max_steps=STEPS, gradient_checkpointing=checkpointing, micro_batch_size=batch)
     model = attach_adapters(model, recipe)
 
     def on_step(history: list[dict]) -> None:
@@ -67,17 +76,23 @@ def course(turn: Turn, checkpointing: bool, batch: int = Recipe.micro_batch_size
 
     turn.begin()
     with tempfile.TemporaryDirectory() as folder:
-        options = {"output_dir": folder, "on_step": on_step}
-        finetune(model, tokenizer, features(tokenizer), recipe=recipe, **options)
+        finetune(
+            model,
+            tokenizer,
+            features(tokenizer),
+            recipe=recipe,
+            output_dir=folder,
+            on_step=on_step,
+        )
 
 
-def features(tokenizer) -> list[sft.Features]:
+def features(tokenizer: PreTrainedTokenizerBase) -> list[sft.Features]:
     """Return the training stories, encoded as in lecture 07."""
     stories = news.load_news()["train"]
     return sft.encode_all([news.tuned_messages(story) for story in stories], tokenizer)
 
 
-def trainer_options(checkpointing: bool) -> dict:
+def trainer_options(checkpointing: bool) -> dict[str, Any]:
     """Return the options of SFTTrainer and Trainer that differ from the trainers' defaults."""
     return {
         "per_device_train_batch_size": Recipe.micro_batch_size,
@@ -93,7 +108,7 @@ def trainer_options(checkpointing: bool) -> dict:
     }
 
 
-def step_by_step(turn: Turn, tokens: str):
+def turns_callback(turn: Turn, tokens: str) -> TrainerCallback:
     """Return a trainer's callback that makes each step a turn.
 
     Args:
@@ -102,19 +117,19 @@ def step_by_step(turn: Turn, tokens: str):
     """
     from transformers import TrainerCallback
 
-    class StepByStep(TrainerCallback):
+    class TurnsCallback(TrainerCallback):
         seen = 0
 
-        def on_step_begin(self, *_, **__):
+        def on_step_begin(self, *_: object, **__: object) -> None:
             turn.begin()
 
-        def on_log(self, args, state, control, logs, **_):
+        def on_log(self, *_: object, logs: dict[str, Any], **__: object) -> None:
             if "loss" in logs:
-                read = int(logs[tokens]) - self.seen
-                self.seen += read
-                turn.end(tokens=read, loss=float(logs["loss"]))
+                new = int(logs[tokens]) - self.seen
+                self.seen += new
+                turn.end(tokens=new, loss=float(logs["loss"]))
 
-    return StepByStep()
+    return TurnsCallback()
 
 
 def sft_trainer(turn: Turn, checkpointing: bool) -> None:
@@ -123,7 +138,7 @@ def sft_trainer(turn: Turn, checkpointing: bool) -> None:
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
-    model, tokenizer = load_base(**MODEL)
+    model, tokenizer = base()
     pairs = [news.tuned_messages(story) for story in news.load_news()["train"]]
     rows = [{"prompt": pair[:-1], "completion": pair[-1:]} for pair in pairs]
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +148,7 @@ def sft_trainer(turn: Turn, checkpointing: bool) -> None:
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             peft_config=LoraConfig(**LORA),
-            callbacks=[step_by_step(turn, "num_tokens")],
+            callbacks=[turns_callback(turn, "num_tokens")],
         ).train()
 
 
@@ -143,7 +158,7 @@ def trainer(turn: Turn, checkpointing: bool) -> None:
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
-    model, tokenizer = load_base(**MODEL)
+    model, tokenizer = base()
     model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
     options = trainer_options(checkpointing) | {"include_num_input_tokens_seen": "non_padding"}
     with tempfile.TemporaryDirectory() as folder:
@@ -153,14 +168,14 @@ def trainer(turn: Turn, checkpointing: bool) -> None:
             train_dataset=Dataset.from_list(features(tokenizer)),
             data_collator=DataCollatorForSeq2Seq(tokenizer),
             processing_class=tokenizer,
-            callbacks=[step_by_step(turn, "num_input_tokens_seen")],
+            callbacks=[turns_callback(turn, "num_input_tokens_seen")],
         ).train()
 
 
 # --- the course's loop, change by change ----------------------------------------------------------
 
 
-def library_loss(model, batch: dict) -> torch.Tensor:
+def library_loss(model: PeftModel, batch: dict) -> torch.Tensor:
     """Return transformers' own loss, with the logits of all tokens, even of prompts and padding."""
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     logits = model(**inputs, use_cache=False).logits.float()
@@ -173,7 +188,7 @@ def torch_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
 
 
-def stepper(changes: int) -> Callable[[int], dict]:
+def make_step(changes: int) -> Callable[[int], dict]:
     """Return a training step with the first changes of CHANGES.
 
     Args:
@@ -184,7 +199,7 @@ def stepper(changes: int) -> Callable[[int], dict]:
         and the loss.
     """
     answer_only, autocast, packed, linear, chunked = (changes > n for n in range(5))
-    model, tokenizer = load_base(**MODEL)
+    model, tokenizer = base()
     recipe = Recipe(max_steps=STEPS)
     model = attach_adapters(model, recipe).train()
     set_checkpointing(model, False)
@@ -193,7 +208,7 @@ def stepper(changes: int) -> Callable[[int], dict]:
     faster = partial(fast_step.fast_path, model) if packed else nullcontext
     autocast &= not linear
     if not linear:
-        patch.object(fast_step, "_lora_layers", lambda model: ()).start()
+        patch.object(fast_step, "_lora_layers", lambda _: ()).start()
     if not chunked:
         patch("course_utils.training.step.cross_entropy", torch_loss).start()
 
@@ -213,9 +228,9 @@ def stepper(changes: int) -> Callable[[int], dict]:
     return step
 
 
-def taken_apart(turn: Turn, changes: int) -> None:
+def step_in_turns(turn: Turn, changes: int) -> None:
     """Train with the first changes of CHANGES; each step is a turn."""
-    step = stepper(changes)
+    step = make_step(changes)
     for number in range(STEPS):
         turn.begin()
         turn.end(**step(number))
@@ -225,7 +240,7 @@ def profiled(turn: Turn, changes: int) -> None:
     """Profile one step in each turn: milliseconds and calls of each kind of operation."""
     from torch.profiler import ProfilerActivity, profile
 
-    step = stepper(changes)
+    step = make_step(changes)
     for number in range(WARM_UP):
         step(number)
     for number in range(WARM_UP, STEPS):
@@ -285,7 +300,7 @@ PROFILES = {
     "before": partial(profiled, changes=2),
     "after": partial(profiled, changes=len(CHANGES) - 1),
 }
-PARTS = {f"change {n}": partial(taken_apart, changes=n) for n in range(len(CHANGES))}
+PARTS = {f"change {n}": partial(step_in_turns, changes=n) for n in range(len(CHANGES))}
 
 
 # --- the report -----------------------------------------------------------------------------------
@@ -296,16 +311,16 @@ def way(name: str) -> Callable[[Turn], None]:
     return (WAYS | PARTS | PROFILES)[name]
 
 
-def measure(save: Save) -> Report:
+def measure() -> Iterator[Report]:
     """Measure the ways, the changes of the course's loop, and the profiles of a step."""
-    turns = partial(take_turns, "benchmarks.training", rounds=ROUNDS, warm_up=WARM_UP)
-    return {
+    turns = partial(take_turns, "benchmarks.training", schedule=Schedule(ROUNDS, WARM_UP))
+    yield {
         **measured_here("trl"),
         "threads": torch.get_num_threads(),
         "rounds": ROUNDS,
         "ways": turns(WAYS),
         "parts": turns(PARTS),
-        "profiles": take_turns("benchmarks.training", PROFILES, rounds=5, warm_up=0),
+        "profiles": take_turns("benchmarks.training", PROFILES, Schedule(rounds=5, warm_up=0)),
     }
 
 
@@ -316,7 +331,7 @@ def rate(piece: dict) -> float:
 
 def peer_table(report: dict) -> str:
     """Return a table that compares the ways, with and without checkpointing."""
-    return beside_the_course(report["ways"], "tokens/s", rate)
+    return compare_with_course(report["ways"], "tokens/s", rate)
 
 
 def part_table(report: dict) -> str:
@@ -346,13 +361,13 @@ def profile_table(report: dict) -> str:
 
 def problems(report: Report) -> list[str]:
     """Return the trainers against which the course misses its target in speed or memory."""
-    found = slower_than(report, TARGET, rate, ("SFTTrainer", "Trainer"))
+    found = missed_targets(report, TARGET, rate, ("SFTTrainer", "Trainer"))
     ways = report["ways"]
     for setting in ("", ", no checkpointing"):
         ours = ways[f"course{setting}"]["peak"]
         for peer in ("SFTTrainer", "Trainer"):
             if ways[f"{peer}{setting}"]["peak"] <= ours:
-                found.append(f"{peer}{setting}: has no higher peak than the course")
+                found.append(f"{peer}{setting}: the peak memory is not higher than the course's")
     return found
 
 

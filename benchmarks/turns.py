@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import IO
+from typing import IO, Any, TypedDict
 
 from course_utils import runtime
 from course_utils.units import format_bytes
@@ -33,6 +33,13 @@ Variables = Mapping[str, str]
 Pieces = list[dict]
 
 
+class Result(TypedDict):
+    """The reports of a way's measured rounds, and the peak memory of its process in bytes (B)."""
+
+    pieces: Pieces
+    peak: int
+
+
 class Finished(Exception):
     """Raised in a worker process if there are no more turns."""
 
@@ -42,14 +49,15 @@ class Turn:
 
     def __init__(self) -> None:
         self._answers = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)  # libraries' output to stdout goes to stderr, apart from the answers
+        # Whatever libraries print goes to stderr, so stdout contains only the answers.
+        os.dup2(2, 1)
 
     def begin(self) -> None:
         """Wait for the next turn. Raises Finished if there are no more turns."""
         if sys.stdin.readline().strip() != "go":
             raise Finished
 
-    def end(self, **facts) -> None:
+    def end(self, **facts: Any) -> None:
         """End the turn and send facts about its work, as JSON."""
         print(json.dumps(facts), file=self._answers, flush=True)
 
@@ -63,7 +71,7 @@ def work(way: Callable[[Turn], None]) -> None:
     try:
         way(turn)
     except Finished:
-        turn.end(peak=runtime.peak_memory())
+        turn.end(peak=runtime.process_peak(os.getpid()))
 
 
 def all_cores() -> Variables:
@@ -71,44 +79,64 @@ def all_cores() -> Variables:
     return {"OMP_NUM_THREADS": str(runtime.usable_cores())}
 
 
+def _no_context(_: int) -> AbstractContextManager:
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The rounds in which the workers take turns.
+
+    Attributes:
+        rounds: the number of measured rounds.
+        warm_up: the number of rounds before the measured rounds.
+        around: function from a round's number to a context manager in which the round runs.
+            Measured rounds are numbered from 0; the numbers of warm-up rounds are negative.
+        pause: the length of the pause before each turn, in seconds.
+    """
+
+    rounds: int
+    warm_up: int
+    around: Callable[[int], AbstractContextManager] = _no_context
+    pause: float = 0.0
+
+
 def take_turns(
     module: str,
     ways: Iterable[str],
-    rounds: int,
-    warm_up: int,
-    variables: Callable[[str], Variables] = lambda way: all_cores(),
-    around: Callable[[int], AbstractContextManager] = lambda number: nullcontext(),
-    pause: float = 0.0,
-) -> dict[str, dict[str, Pieces | int]]:
+    schedule: Schedule,
+    variables: Callable[[str], Variables] | None = None,
+) -> dict[str, Result]:
     """Start a worker process for each way of a module, and give each process one turn per round.
 
     Args:
         module: the module whose function `way` returns the work of a way.
         ways: the names of the ways.
-        rounds: the number of measured rounds.
-        warm_up: the number of rounds before the measured rounds.
-        variables: function from a way to the additional environment variables of its process.
-        around: function from a round's number to a context manager in which the round runs.
-            Measured rounds are numbered from 0; the numbers of warm-up rounds are negative.
-        pause: the length of the pause before each turn, in seconds.
+        schedule: the rounds.
+        variables: function from a way to the additional environment variables of its process;
+            default: the variables of `all_cores`.
 
     Returns:
-        For each way "pieces", the reports of its measured rounds, and "peak", the peak memory of
-        its process in bytes (B).
+        The result of each way.
 
     Raises:
         RuntimeError: a worker has failed; the message contains the end of its output.
     """
     with ExitStack() as stack:
-        workers = {way: stack.enter_context(_worker(module, way, variables(way))) for way in ways}
+        workers = {
+            way: stack.enter_context(
+                _worker(module, way, variables(way) if variables else all_cores())
+            )
+            for way in ways
+        }
         pieces: dict[str, Pieces] = {way: [] for way in workers}
-        for number in range(-warm_up, rounds):
-            with around(number):
+        for number in range(-schedule.warm_up, schedule.rounds):
+            with schedule.around(number):
                 for way, worker in workers.items():
-                    time.sleep(pause)
+                    time.sleep(schedule.pause)
                     pieces[way].append(worker.turn())
         return {
-            way: {"pieces": pieces[way][warm_up:], "peak": worker.finish()}
+            way: {"pieces": pieces[way][schedule.warm_up :], "peak": worker.finish()}
             for way, worker in workers.items()
         }
 
@@ -117,20 +145,28 @@ def take_turns(
 def _worker(module: str, way: str, variables: Variables) -> Iterator[_Worker]:
     """Start a worker process, and kill it at the end if it is still running."""
     command = [sys.executable, "-m", "benchmarks.worker", module, way]
-    environment = os.environ | variables
-    with tempfile.TemporaryFile("w+") as log:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
-        with subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes) as process:
-            try:
-                yield _Worker(way, process, log)
-            finally:
-                process.kill()
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **variables},
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+        ) as process,
+    ):
+        try:
+            yield _Worker(way, process, log)
+        finally:
+            process.kill()
 
 
 @dataclass
 class _Worker:
     way: str
-    process: subprocess.Popen
+    process: subprocess.Popen[str]
     log: IO[str]
 
     def turn(self) -> dict:
@@ -142,14 +178,16 @@ class _Worker:
         return self._ask("\n")["peak"]
 
     def _ask(self, line: str) -> dict:
+        requests, answers = self.process.stdin, self.process.stdout
+        assert requests and answers
         try:
-            self.process.stdin.write(line)
-            self.process.stdin.flush()
-            return json.loads(self.process.stdout.readline())
+            requests.write(line)
+            requests.flush()
+            return json.loads(answers.readline())
         except (OSError, json.JSONDecodeError):
             self.log.seek(0)
-            said = self.log.read()[-2000:]
-            raise RuntimeError(f"the way {self.way!r} has failed:\n{said}") from None
+            output = self.log.read()[-2000:]
+            raise RuntimeError(f"the way {self.way!r} has failed:\n{output}") from None
 
 
 def ratios(pieces: Pieces, others: Pieces, rate: Callable[[dict], float]) -> list[float]:
@@ -164,8 +202,8 @@ def in_words(values: Iterable[float], digits: int = 0) -> str:
     return f"{middle:.{digits}f} ({least:.{digits}f}–{most:.{digits}f})"
 
 
-def beside_the_course(
-    ways: dict[str, dict], unit: str, rate: Callable[[dict], float], digits: int = 0
+def compare_with_course(
+    ways: dict[str, Result], unit: str, rate: Callable[[dict], float], digits: int = 0
 ) -> str:
     """Return a Markdown table that compares each way with the course in the same setting.
 
@@ -193,13 +231,13 @@ def conditions(report: dict, what: str) -> str:
     return f"{what}. {cells}; {report['threads']} threads."
 
 
-def slower_than(
+def missed_targets(
     report: dict, target: float, rate: Callable[[dict], float], peers: Iterable[str]
 ) -> list[str]:
     """Return the ways of peers against which the course misses the target, one sentence each.
 
     Args:
-        report: the report, whose "ways" are named as in `beside_the_course`.
+        report: the report, whose "ways" are named as in `compare_with_course`.
         target: the minimum ratio of the course's rate to a peer's rate, as a median over all
             rounds.
         rate: function from a piece to its rate.
@@ -212,5 +250,5 @@ def slower_than(
             ours = report["ways"][f"course{comma}{setting}" if comma else "course"]
             faster = median(ratios(ours["pieces"], result["pieces"], rate))
             if faster < target:
-                found.append(f"{way}: the course is {faster:.1f} times as fast, not {target:g}")
+                found.append(f"{way}: the course is {faster:.1f} times as fast, below {target:g}")
     return found

@@ -63,8 +63,8 @@ def registry():
     for function in ast.parse(source).body:
         for call in getattr(function, "decorator_list", ()):
             if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "command":
-                given = [word.value.value for word in call.keywords if word.arg == "extras"]
-                extras = {*STUDENT, *"".join(given).split()}
+                names = [word.value.value for word in call.keywords if word.arg == "extras"]
+                extras = {*STUDENT, *"".join(names).split()}
                 commands[call.args[0].value] = extras, ast.get_docstring(function).split("\n")[0]
     return commands
 
@@ -75,8 +75,8 @@ def wants_cpu_torch():
     if has_gpu or platform.system() != "Linux":
         return False
     # A separate process sends the request, as urllib's timeout does not limit name look-ups.
-    ask = "from urllib.request import urlopen; urlopen('{}/torch/', timeout=3)"
-    command = [sys.executable, "-c", ask.format(TORCH_CPU_INDEX)]
+    request = "from urllib.request import urlopen; urlopen('{}/torch/', timeout=3)"
+    command = [sys.executable, "-c", request.format(TORCH_CPU_INDEX)]
     with contextlib.suppress(subprocess.TimeoutExpired):
         return subprocess.call(command, stderr=subprocess.DEVNULL, timeout=5) == 0
     return False
@@ -87,8 +87,8 @@ def check_disk(cpu_torch):
     needed = CUDA_BYTES if platform.system() == "Linux" and not cpu_torch else CPU_BYTES
     free = shutil.disk_usage(str(ROOT)).free
     if free < needed:
-        sizes = f"{free / 1e9:.1f} of about {needed / 1e9:.1f} GB"
-        raise SetupError(f"Not enough disk space: {ROOT} has {sizes}. Free some, then try again.")
+        sizes = f"{free / 1e9:.1f} GB of disk space free, but it needs about {needed / 1e9:.1f} GB"
+        raise SetupError(f"{ROOT} has {sizes}. Free some, then run the same command again.")
 
 
 def constraints():
@@ -117,9 +117,9 @@ def read_stamp():
 def write_stamp(**changes):
     """Add `changes` to the record of set-ups, and replace the file with the record atomically."""
     stamp = dict(read_stamp(), key=setup_key(), **changes)
-    aside = in_venv(f"setup.json.{os.getpid()}")
-    aside.write_text(json.dumps(stamp, indent=1, sort_keys=True), encoding="utf-8")
-    os.replace(str(aside), str(in_venv("setup.json")))
+    temporary = in_venv(f"setup.json.{os.getpid()}")
+    temporary.write_text(json.dumps(stamp, indent=1, sort_keys=True), encoding="utf-8")
+    os.replace(str(temporary), str(in_venv("setup.json")))
 
 
 def lock(file):
@@ -137,8 +137,8 @@ def lock(file):
 
 def child_environment():
     """Return the environment variables, except those that lead pip or Python outside `.venv`."""
-    gone = ("PYTHONHOME", "PYTHONPATH", "PIP_USER", "PIP_TARGET", "PIP_PREFIX")
-    kept = {name: value for name, value in os.environ.items() if name not in gone}
+    removed = ("PYTHONHOME", "PYTHONPATH", "PIP_USER", "PIP_TARGET", "PIP_PREFIX")
+    kept = {name: value for name, value in os.environ.items() if name not in removed}
     return dict(kept, PYTHONUTF8="1", PIP_DISABLE_PIP_VERSION_CHECK="1")
 
 
@@ -154,7 +154,9 @@ def ensure_venv():
             return
     if not importlib.util.find_spec("ensurepip"):
         package = "python{}.{}-venv".format(*sys.version_info)
-        raise SetupError(f"This Python can't make environments: sudo apt install {package}")
+        raise SetupError(
+            f"This Python can't create environments: run `sudo apt install {package}`."
+        )
     venv.create(str(in_venv()), clear=True, with_pip=True, symlinks=os.name != "nt")
 
 
@@ -175,8 +177,9 @@ def pip_install(arguments, lock_file):
     if pip.returncode >= 0:
         unfinished.unlink()
     if pip.returncode:
-        found = [sentence for sign, sentence in REASONS.items() if re.search(sign, "".join(errors))]
-        raise SetupError([*found, "pip failed, for the reason that it gives above."][0])
+        output = "".join(errors)
+        reasons = [reason for pattern, reason in REASONS.items() if re.search(pattern, output)]
+        raise SetupError([*reasons, "pip failed. Its messages above give the reason."][0])
 
 
 def ensure_installed(extras):
@@ -207,7 +210,7 @@ def clean(course):
             shutil.rmtree(str(folder), ignore_errors=True)
 
 
-def hand_over(command):
+def replace_process(command):
     """Replace this process by a program; on Windows, run the program and return its status."""
     sys.stdout.flush()
     if os.name != "nt":
@@ -224,7 +227,8 @@ def main(arguments=None):
         if not OLDEST_PYTHON <= sys.version_info[:2] < FIRST_UNTESTED_PYTHON:
             raise SetupError(
                 f"The course needs Python 3.11, 3.12 or 3.13, but {sys.executable} is Python "
-                f"{platform.python_version()}. Install one, or name it: make PYTHON=python3.12 lab."
+                f"{platform.python_version()}. Install such a Python, then run, for example, "
+                "`make PYTHON=python3.12 lab`."
             )
         commands = registry()
         if command in ("help", "-h", "--help"):
@@ -234,14 +238,16 @@ def main(arguments=None):
             clean(ROOT)
         elif command in commands:
             ensure_installed(commands[command][0])
-            return hand_over([str(venv_program("course")), "--fetch", command, *rest])
+            return replace_process([str(venv_program("course")), "--fetch", command, *rest])
         else:
-            raise SetupError(f"There is no command {command!r}: `help` lists all of them.")
+            raise SetupError(
+                f"There is no command {command!r}: run `make help` to list all commands."
+            )
     except (SetupError, OSError, subprocess.CalledProcessError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command starts the set-up again.", file=sys.stderr)
+        print("\nInterrupted. Run the same command again to continue.", file=sys.stderr)
         return 130
 
 

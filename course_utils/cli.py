@@ -34,6 +34,7 @@ class _Command(click.Command):
         self.extras, self.model = extras, model
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, and raise CourseError if it needs a package that is not installed."""
         if self.model and ctx.find_root().params.get("fetch"):
             _ensure_model()
         try:
@@ -60,10 +61,12 @@ class _Course(click.Group):
 
     command_class = _Command
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- Click's signature
+        """Return the names of the commands in the order in which this file registers them."""
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run a command, and print a CourseError as one line."""
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")
@@ -113,9 +116,12 @@ def _run_module(module: str, *arguments: str) -> None:
 
     folder = course_folder()
     if module == "benchmarks" and not (folder / "benchmarks").is_dir():
-        raise CourseError(f"{folder} has no benchmarks")
+        raise CourseError(
+            f"this command needs the folder benchmarks, which is not in {folder}: run the command "
+            "in a clone of the course's repository"
+        )
     os.chdir(folder)
-    sys.exit(bootstrap.hand_over([sys.executable, "-m", module, *arguments]))
+    sys.exit(bootstrap.replace_process([sys.executable, "-m", module, *arguments]))
 
 
 # --- for students ---------------------------------------------------------------------------------
@@ -140,13 +146,13 @@ def lab(arguments: tuple[str, ...]) -> None:
     from course_utils.notebooks import course_folder
 
     folder = course_folder()
-    _check_jupyters_folders()
+    _check_jupyter_folders()
     os.chdir(folder)
     first = ["--LabApp.default_url=/lab/tree/lectures/00_setup.ipynb"]
     serve([f"--ServerApp.root_dir={folder}", *first, *arguments])
 
 
-def _check_jupyters_folders() -> None:
+def _check_jupyter_folders() -> None:
     """Raise CourseError if Jupyter can't write to the folders that its server needs."""
     from jupyter_core import paths
 
@@ -225,13 +231,13 @@ def check(grading: bool) -> None:
     problem prevents the course from running.
     """
     if grading:
-        from course_utils.grading.readiness import check_grading as look
+        from course_utils.grading.readiness import check_grading as check_machine
     else:
-        from course_utils.environment import check_environment as look
+        from course_utils.environment import check_environment as check_machine
 
-    environment = look()
-    click.echo(environment)
-    sys.exit(0 if environment.ok else 1)
+    table = check_machine()
+    click.echo(table)
+    sys.exit(0 if table.ok else 1)
 
 
 @command("fetch-model")
@@ -254,12 +260,12 @@ def fetch_model(source: str, model: str | None) -> None:
     if model is not None:
         _fetch(model, source)
         return
-    _note_model(_fetch(SMALL_MODEL, source))
+    _record_model(_fetch(SMALL_MODEL, source))
     if (bigger := default_name()) != SMALL_MODEL:
         try:
             _fetch(bigger, source)
         except CourseError as error:
-            click.echo(f"The lectures run with {SMALL_MODEL}: {error}", err=True)
+            click.echo(f"The lectures will use {SMALL_MODEL}: {error}", err=True)
 
 
 def _fetch(name: str, source: str) -> Path:
@@ -282,15 +288,15 @@ def _ensure_model() -> None:
     The model is fetched in a separate process, because fetching imports torch, which JupyterLab
     does not need.
     """
-    noted = bootstrap.read_stamp().get("model", {})
-    if noted.get("cache") == _model_cache() and os.path.isdir(noted["folder"]):
+    recorded = bootstrap.read_stamp().get("model", {})
+    if recorded.get("cache") == _model_cache() and os.path.isdir(recorded["folder"]):
         return
     command = [sys.executable, "-m", "course_utils.cli", "fetch-model"]
     if status := subprocess.run(command).returncode:
         sys.exit(status)
 
 
-def _note_model(folder: Path) -> None:
+def _record_model(folder: Path) -> None:
     """Write the model's folder to .venv/setup.json, if the set-up has created this file."""
     if bootstrap.read_stamp():
         # The file cannot be written if .venv belongs to another user.
@@ -339,9 +345,9 @@ def repair(
     target, repaired = repair_file(
         notebook, assignment=assignment, output=output, in_place=in_place, guess=guess
     )
-    for line in (*repaired.notes, *(f"not certain: {doubt}" for doubt in repaired.doubts)):
+    for line in (*repaired.notes, *(f"uncertain: {doubt}" for doubt in repaired.doubts)):
         click.echo(line)
-    click.echo(f"{target} (without outputs: run it once)")
+    click.echo(f"{target} (outputs are removed: run the notebook once)")
 
 
 # --- for instructors ------------------------------------------------------------------------------
@@ -368,15 +374,17 @@ def release(assignment: str | None, check_only: bool, student_repo: Path | None)
     from course_utils.notebooks import course_folder
 
     if student_repo and (assignment or check_only):
-        raise click.UsageError("--student-repo is for all assignments, and changes files")
+        raise click.UsageError(
+            "--student-repo writes all assignments, so it takes neither ASSIGNMENT nor --check"
+        )
     folder = course_folder()
     if student_repo:
         _write_student_repo(folder, student_repo)
         return
     if check_only:
-        found = release.differences(folder)
-        click.echo("\n".join(found) or "exercises/ is what solutions/ gives")
-        sys.exit(1 if found else 0)
+        differences = release.differences(folder)
+        click.echo("\n".join(differences) or "exercises/ is up to date with solutions/")
+        sys.exit(1 if differences else 0)
     for path in release.release(folder, assignment):
         click.echo(path.relative_to(folder))
 
@@ -387,7 +395,7 @@ def _write_student_repo(folder: Path, target: Path) -> None:
     left_out = student_repo.write(folder, target)
     click.echo(f"{target}: the course without solutions and hidden tests")
     if left_out:
-        click.echo(f"Left out, as git doesn't hold them: {', '.join(left_out)}", err=True)
+        click.echo(f"Left out, because git does not track them: {', '.join(left_out)}", err=True)
 
 
 @command("grade")
@@ -411,17 +419,26 @@ def grade(assignment: str, workers: int | None, scheduler: str | None, again: bo
     from course_utils.grading import classroom, release
 
     folder = release.class_folder()
-    how = {"workers": workers, "scheduler": scheduler, "again": again}
     try:
         with click.progressbar(length=1, label="Grading", show_pos=True, show_eta=True) as bar:
 
-            def progress(_: Any, done: int, total: int) -> None:
+            def progress(_record: Any, _done: int, total: int) -> None:
                 bar.length = total
                 bar.update(1)
 
-            result = classroom.grade(folder, assignment, progress=progress, **how)
+            result = classroom.grade(
+                folder,
+                assignment,
+                workers=workers,
+                scheduler=scheduler,
+                again=again,
+                progress=progress,
+            )
     except KeyboardInterrupt:
-        click.echo("\nStopped. What was graded is saved: the same command goes on from there.")
+        click.echo(
+            "\nStopped. The submissions that were graded are saved: run the same command again to "
+            "grade the others."
+        )
         sys.exit(130)
     click.echo(classroom.publish(folder, result))
 
@@ -499,14 +516,19 @@ def badges(repository: str | None, students: str | None, unset: bool, check_only
     from course_utils.notebooks import course_folder
     from course_utils.publishing import addresses, badges
 
-    if (repository, students) != (None, None) and (unset or check_only) or unset and check_only:
-        raise click.UsageError("choose one of --set with --students, --unset, and --check")
+    sets = repository is not None or students is not None
+    if sets + unset + check_only > 1:
+        raise click.UsageError(
+            "--unset, --check, and the pair --set and --students exclude each other: choose one"
+        )
     folder = course_folder()
     if check_only:
-        found = badges.outdated(folder)
-        lines = [f"{path.relative_to(folder)}: run `course badges`" for path in found]
-        click.echo("\n".join(lines) or "all badges are what pyproject.toml gives")
-        sys.exit(1 if found else 0)
+        lines = [
+            f"{path.relative_to(folder)} is out of date: run `course badges`"
+            for path in badges.outdated(folder)
+        ]
+        click.echo("\n".join(lines) or "all badges are up to date with pyproject.toml")
+        sys.exit(1 if lines else 0)
     known = addresses.Addresses() if unset else addresses.read(folder)
     published = addresses.Addresses(
         known.repository if repository is None else addresses.github(repository),
@@ -516,8 +538,8 @@ def badges(repository: str | None, students: str | None, unset: bool, check_only
         click.echo(path.relative_to(folder))
     if not published.repository and not unset:
         click.echo(
-            "Lectures have no badges, as pyproject.toml names no repository: "
-            "`course badges --set https://github.com/OWNER/REPO` does."
+            "Lectures have no badges, because pyproject.toml names no repository. To add one, run "
+            "`course badges --set https://github.com/OWNER/REPO`."
         )
 
 
@@ -545,8 +567,8 @@ def notebooks(action: str, paths: tuple[Path, ...]) -> None:
         click.echo(f"{path}: the table of the lectures is renewed")
     problems = [f"{path}: {problem}" for path in chosen for problem in notebook_check.check(path)]
     if action == "check":
-        old = "the table of the lectures is out of date: run `course notebooks fix`"
-        problems += [f"{path}: {old}" for path in pages]
+        outdated = "the table of the lectures is out of date: run `course notebooks fix`"
+        problems += [f"{path}: {outdated}" for path in pages]
     click.echo("\n".join(problems) or f"{len(chosen)} notebooks are clean")
     sys.exit(1 if problems else 0)
 
@@ -607,9 +629,10 @@ def test(arguments: tuple[str, ...]) -> None:
 @command("test-full", extras="test", model=True, ignore_unknown_options=True)
 @passed_on
 def test_full(arguments: tuple[str, ...]) -> None:
-    """Lint, then run all tests but the slow ones, and measure their coverage.
+    """Lint, then run all tests but the slow ones.
 
-    ARGUMENTS are passed on to pytest. -m full leaves out what `make test` runs.
+    The coverage of these tests is measured. ARGUMENTS are passed on to pytest. -m full leaves out
+    what `make test` runs.
     """
     _run_tests("-m", "not slow", "--cov", "--cov-report", "term", *arguments)
 

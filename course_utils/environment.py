@@ -27,8 +27,8 @@ from course_utils import runtime, threads
 from course_utils.units import format_bytes
 from course_utils.validation import first_line
 
-# The oldest versions that the course is tested with. A test compares them with pyproject.toml.
-FLOORS = {
+# The oldest versions that the course is tested with, as in pyproject.toml.
+MINIMUM_VERSIONS = {
     "torch": "2.11",
     "transformers": "5.15",
     "peft": "0.20",
@@ -37,9 +37,9 @@ FLOORS = {
     "datasets": "4.0",
     "ipywidgets": "7.7",
 }
-PYTHON_FLOOR, PYTHON_CEILING = (3, 11), (3, 13)
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 # With a version of torchao older than 0.16, peft refuses to add an adapter.
-TORCHAO_FLOOR = "0.16"
+MINIMUM_TORCHAO = "0.16"
 # The maximum memory that each of the lectures 00 to 06 may use, in bytes (B).
 LECTURE_MEMORY = 1_200_000_000
 # The memory that lecture 07 needs, in bytes (B): 1.2 GB, and 0.36 GB more with CUDA.
@@ -66,15 +66,14 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """The facts that `check_environment` judges.
+    """The facts that `check_environment` evaluates.
 
-    None means that a fact is unknown, or that the machine does not have the thing, for example a
-    fault, a GPU or a downloaded model.
+    None means that a fact is unknown, or that there is no error, no GPU or no downloaded model.
 
     Attributes:
         python: the version of Python.
         libraries: the version of each library, in the form of the result of `versions`.
-        torch_fault: the reason why PyTorch can't be imported, or can't share arrays with NumPy.
+        torch_error: the reason why PyTorch can't be imported, or can't share arrays with NumPy.
         gpu: the GPU that PyTorch sees.
         nvidia_driver: whether an NVIDIA driver is installed.
         cpu_bf16: whether the CPU has instructions for bfloat16.
@@ -83,14 +82,14 @@ class Machine:
         memory: free memory in bytes (B).
         disk: free disk space in the cache folder, in bytes (B).
         cache: the folder for downloaded models.
-        cache_fault: the reason why the folder `cache` can't be written.
+        cache_error: the reason why the folder `cache` can't be written.
         model: the folder of a downloaded model.
         place: the kind of machine, in words.
     """
 
     python: tuple[int, int, int]
     libraries: dict[str, str | None]
-    torch_fault: str | None = None
+    torch_error: str | None = None
     gpu: Gpu | None = None
     nvidia_driver: bool = False
     cpu_bf16: bool = False
@@ -99,7 +98,7 @@ class Machine:
     memory: int | None = None
     disk: int | None = None
     cache: Path | None = None
-    cache_fault: str | None = None
+    cache_error: str | None = None
     model: Path | None = None
     place: str = "your own computer"
 
@@ -205,18 +204,18 @@ def check_environment(machine: Machine | None = None) -> Environment:
 
 def probe() -> Machine:
     """Collect the facts about this machine. A fact that can't be determined stays unknown."""
-    cache = _quietly(runtime.cache_dir)
+    cache = _or_none(runtime.cache_dir)
     facts: dict[str, Any] = {
         "python": sys.version_info[:3],
         "libraries": versions(),
         "nvidia_driver": _nvidia_driver(),
-        "cpu_bf16": _quietly(runtime.cpu_has_bf16) or False,
-        "cores": _quietly(runtime.usable_cores),
-        "memory": _quietly(runtime.available_memory),
+        "cpu_bf16": _or_none(runtime.cpu_has_bf16) or False,
+        "cores": _or_none(runtime.usable_cores),
+        "memory": _or_none(runtime.available_memory),
         "cache": cache,
-        "cache_fault": _write_fault(cache),
-        "disk": _quietly(lambda: shutil.disk_usage(_existing(cache)).free),
-        "model": _quietly(lambda: fetched_model(cache)),
+        "cache_error": _write_error(cache),
+        "disk": _or_none(lambda: shutil.disk_usage(_closest_existing(cache)).free),
+        "model": _or_none(lambda: fetched_model(cache)),
         "place": COLAB if in_colab() else "Binder" if on_binder() else Machine.place,
     }
     return Machine(**facts, **_torch_facts())
@@ -227,7 +226,8 @@ def versions() -> dict[str, str | None]:
 
     The version of a library that is not installed is None.
     """
-    return {name: _version(name) for name in ("qlora-course", *FLOORS, "numpy", "torchao")}
+    names = ("qlora-course", *MINIMUM_VERSIONS, "numpy", "torchao")
+    return {name: _version(name) for name in names}
 
 
 def _version(name: str) -> str | None:
@@ -267,7 +267,7 @@ def fetched_model(cache: Path) -> Path | None:
     return next(found, None)
 
 
-def _quietly(fact: Callable[[], Any]) -> Any:
+def _or_none(fact: Callable[[], Any]) -> Any:
     """Return the result of a function, or None if it raises."""
     try:
         return fact()
@@ -288,22 +288,22 @@ def _torch_facts() -> dict[str, Any]:
         count = torch.get_num_threads()
         if not threads.set_by_variable():
             # `threads.share_cores` will lower the number of threads to the number of usable cores.
-            count = min(count, _quietly(runtime.usable_cores) or count)
+            count = min(count, _or_none(runtime.usable_cores) or count)
         return {"gpu": gpu, "threads": count}
     except Exception as error:
-        return {"torch_fault": first_line(error)}
+        return {"torch_error": first_line(error)}
 
 
 def _nvidia_driver() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or bool(shutil.which("nvidia-smi"))
 
 
-def _existing(folder: Path) -> Path:
+def _closest_existing(folder: Path) -> Path:
     """Return the folder, or the closest enclosing folder that exists."""
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
-def _write_fault(folder: Path | None) -> str | None:
+def _write_error(folder: Path | None) -> str | None:
     """Return the reason why a folder can't be written, or None if it can be written."""
     if folder is None:
         return "no folder is known"
@@ -320,17 +320,17 @@ def _write_fault(folder: Path | None) -> str | None:
 
 def _python_rows(machine: Machine) -> list[Row]:
     found = f"{'.'.join(map(str, machine.python))} on {machine.place}"
-    if machine.python < PYTHON_FLOOR:
+    if machine.python < OLDEST_PYTHON:
         remedy = "Install Python 3.11, 3.12 or 3.13, then run `make setup`."
         return [Row("Python", found, "fail", remedy)]
-    if machine.python[:2] > PYTHON_CEILING:
+    if machine.python[:2] > NEWEST_PYTHON:
         remedy = "This version is not tested. If it fails, run `make setup PYTHON=python3.13`."
         return [Row("Python", found, "warn", remedy)]
     return [Row("Python", found)]
 
 
 def _library_rows(machine: Machine) -> list[Row]:
-    return [_library_row(machine, name, floor) for name, floor in FLOORS.items()]
+    return [_library_row(machine, name, floor) for name, floor in MINIMUM_VERSIONS.items()]
 
 
 def _library_row(machine: Machine, name: str, floor: str) -> Row:
@@ -340,9 +340,9 @@ def _library_row(machine: Machine, name: str, floor: str) -> Row:
     if found is None:
         return Row(name, "missing", stops, f"Run {install}.")
     if _release(found) >= _release(floor):
-        if name == "torch" and machine.torch_fault:
+        if name == "torch" and machine.torch_error:
             remedy = "Run `pip install --force-reinstall torch numpy`."
-            return Row(name, f"{found} does not work: {machine.torch_fault}", "fail", remedy)
+            return Row(name, f"{found} does not work: {machine.torch_error}", "fail", remedy)
         return Row(name, found)
     if name == "bitsandbytes":
         why = "; if pip brings the old one back, no wheel fits this Python or system"
@@ -354,9 +354,9 @@ def _torchao_rows(machine: Machine) -> list[Row]:
     found = machine.libraries.get("torchao")
     if found is None or machine.libraries.get("peft") is None:
         return []
-    if _release(found) >= _release(TORCHAO_FLOOR):
+    if _release(found) >= _release(MINIMUM_TORCHAO):
         return [Row("torchao", found)]
-    remedy = f'Run `pip uninstall -y torchao` (or `pip install "torchao>={TORCHAO_FLOOR}"`).'
+    remedy = f'Run `pip uninstall -y torchao` (or `pip install "torchao>={MINIMUM_TORCHAO}"`).'
     return [Row("torchao", f"{found} makes peft refuse to add adapters", "fail", remedy)]
 
 
@@ -377,7 +377,7 @@ def _accelerator_rows(machine: Machine) -> list[Row]:
         capability = "{}.{}".format(*gpu.capability)
         found = f"{gpu.name}, compute capability {capability}, {format_bytes(gpu.memory, digits=1)}"
         return [Row("accelerator", found), row]
-    if machine.nvidia_driver and not machine.torch_fault:
+    if machine.nvidia_driver and not machine.torch_error:
         found = "an NVIDIA driver is installed, but PyTorch does not see a GPU"
         remedy = "Run `pip install --force-reinstall torch`; if that fails, run `nvidia-smi`."
         return [Row("accelerator", found, "warn", remedy), row]
@@ -445,17 +445,17 @@ def _disk_row(machine: Machine) -> Row:
 
 def _write_row(machine: Machine) -> Row:
     cache = _from_home(machine.cache)
-    if not machine.cache_fault:
+    if not machine.cache_error:
         until = ", and is kept until this session ends" if machine.place == COLAB else ""
         return Row("cache", f"{cache} can be written{until}")
     remedy = f"Name a folder of your own with {_setting('QLORA_COURSE_CACHE=FOLDER')}."
     state = "warn" if machine.model else "fail"
-    return Row("cache", f"{cache} can't be written: {machine.cache_fault}", state, remedy)
+    return Row("cache", f"{cache} can't be written: {machine.cache_error}", state, remedy)
 
 
 def _from_home(path: Path | None) -> str:
     """Return a path as text, with ~ for the user's home folder, to keep the user's name private."""
-    home = _quietly(Path.home)
+    home = _or_none(Path.home)
     if path and home and path.is_relative_to(home):
         return str(Path("~") / path.relative_to(home))
     return str(path)

@@ -32,6 +32,7 @@ class CourseServer(ServerApp):
     """Jupyter's server, which makes the two decisions that this module describes."""
 
     def start_app(self) -> None:
+        """Decide about root and the browser, and then start the server."""
         if is_root() and not self.allow_root:
             self.allow_root = self.is_private()
             self.log.warning(AS_ROOT if self.allow_root else NOT_AS_ROOT)

@@ -2,8 +2,9 @@
 
 PyTorch splits each operation among threads, one for each core, and waits until the last thread has
 finished. When another program keeps a core busy, one of these threads shares that core with the
-program. The other threads wait for this thread, thousands of times a second. So two threads on two
-cores become many times slower than a single thread on a core that no other program uses.
+program. The other threads wait for this thread, thousands of times a second. Measured on two cores
+beside one busy program, training with two threads fell to 10% of its speed, and a single thread
+reached 60% (docs/performance.md, section "Beside a busy program").
 
     other programs keep busy      threads, on 2 cores      threads, on 8 cores
     no core                       2                        8
@@ -18,8 +19,6 @@ maximum number of threads is PyTorch's default, or a number that the user has se
 Set the number of threads yourself if two runs have to agree to the last bit. The number of threads
 decides in which order the terms of a sum are added, and so how the sum is rounded. To make a single
 result reproducible, use `one_thread`.
-
-The measurements are in docs/performance.md, section "Beside a busy program".
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 # The environment variables that set the number of threads.
-CHOICES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # The seconds between two samples, and the number of samples that are averaged.
-INTERVAL, LOOKS = 0.25, 4
+INTERVAL, AVERAGED = 0.25, 4
 # psutil's names for the kinds of time in which a core is not idle.
 BUSY = ("user", "nice", "system", "irq", "softirq")
 # The share of a core that other programs may use before PyTorch gets one thread fewer.
-SHARED = 0.4
+TOLERATED = 0.4
 
 
 class Sample(NamedTuple):
@@ -50,21 +49,21 @@ class Sample(NamedTuple):
 
     Attributes:
         moment: the moment, in seconds of `time.monotonic`.
-        everybody: CPU time of all programs together.
-        ours: CPU time of this process.
+        total: CPU time of all programs together.
+        own: CPU time of this process.
     """
 
     moment: float
-    everybody: float
-    ours: float
+    total: float
+    own: float
 
 
 def share_cores() -> threading.Thread | None:
     """Start to adapt the number of PyTorch's threads to the number of free cores.
 
     Returns:
-        The background thread that adapts this number. None if an environment variable in CHOICES is
-        set, or if the thread can't be started.
+        The background thread that adapts this number. None if an environment variable in VARIABLES
+        is set, or if the thread can't be started.
     """
     if set_by_variable():
         return None
@@ -82,8 +81,8 @@ _running: list[_Sharing] = []
 
 
 def set_by_variable() -> bool:
-    """Return whether an environment variable in CHOICES sets the number of threads."""
-    return any(os.environ.get(name) for name in CHOICES)
+    """Return whether an environment variable in VARIABLES sets the number of threads."""
+    return any(os.environ.get(name) for name in VARIABLES)
 
 
 @contextmanager
@@ -117,13 +116,13 @@ def threads_for(cores: int, others: float) -> int:
     Returns:
         The number of threads, at least 1.
     """
-    return max(1, cores - int(others + 1 - SHARED))
+    return max(1, cores - int(others + 1 - TOLERATED))
 
 
 def used_by_others(before: Sample, now: Sample) -> float:
     """Return the average number of cores that other programs kept busy between two samples."""
-    everybody, ours = now.everybody - before.everybody, now.ours - before.ours
-    return max(0.0, everybody - ours) / (now.moment - before.moment)
+    total, own = now.total - before.total, now.own - before.own
+    return max(0.0, total - own) / (now.moment - before.moment)
 
 
 def sample() -> Sample:
@@ -165,12 +164,12 @@ class _Sharing(threading.Thread):
         """Adapt PyTorch's number of threads, from its import until the user sets the number."""
         while not _imported("torch"):
             time.sleep(INTERVAL)
-        self._notice_choices(sys.modules["torch"])
+        self._record_user_calls(sys.modules["torch"])
         # An error means that this system doesn't measure CPU time.
         with suppress(ImportError, LookupError, OSError):
             self._watch()
 
-    def _notice_choices(self, torch: Any) -> None:
+    def _record_user_calls(self, torch: Any) -> None:
         """Replace `torch.set_num_threads` by a function that also records the user's call.
 
         A comparison of numbers would miss a user who chooses the current number.
@@ -187,7 +186,7 @@ class _Sharing(threading.Thread):
     def _watch(self) -> None:
         from course_utils.runtime import usable_cores
 
-        allowed, samples = usable_cores(), deque([sample()], maxlen=LOOKS + 1)
+        allowed, samples = usable_cores(), deque([sample()], maxlen=AVERAGED + 1)
         while not self._chosen:
             time.sleep(INTERVAL)
             samples.append(sample())

@@ -1,4 +1,4 @@
-"""What tests and benchmarks want to know about the machine they run on.
+"""Facts about this machine for tests and benchmarks.
 
 Benchmarks import helpers of the tests, such as these. Tests import no benchmark, except the tests
 of the benchmarks themselves.
@@ -17,8 +17,8 @@ LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 
 
 def processor() -> str:
-    """The name of this machine's processor."""
-    # Linux names the model in this file, and `platform.processor` is empty there.
+    """Return the name of this machine's processor."""
+    # On Linux `platform.processor` is empty, but this file contains the name.
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists() and (names := re.findall(r"model name\s*: (.*)", cpuinfo.read_text())):
         return names[0]
@@ -26,7 +26,7 @@ def processor() -> str:
 
 
 def machine() -> str:
-    """This machine and the versions that matter, in one line."""
+    """Return the processor, the cores, the compute dtype and the versions of LIBRARIES."""
     installed = runtime.versions()
     versions = ", ".join(f"{name} {installed[name]}" for name in LIBRARIES)
     cores = runtime.usable_cores()
@@ -34,7 +34,7 @@ def machine() -> str:
 
 
 def free_port() -> int:
-    """A port of this machine on which no program listens."""
+    """Return a port of this machine on which no program listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

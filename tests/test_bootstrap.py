@@ -1,14 +1,14 @@
-"""The set-up, with stand-ins for pip, the network and the machine. Nothing here leaves it."""
+"""bootstrap: the set-up, with replacements for pip, the network and the machine."""
 
 import contextlib
 import http.server
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
-    """A copy of the course without `.venv`, on a machine without environment variables."""
+    """A copy of the files that the set-up reads, without `.venv`; returns its folder."""
     monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
     monkeypatch.delenv("QLORA_CONSTRAINTS", raising=False)
     shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
@@ -31,35 +31,41 @@ def clone(tmp_path, monkeypatch):
     return tmp_path
 
 
-def make_venv():
-    """A `.venv` that looks complete: a Python, its version, a place for packages."""
+def make_venv(status=None):
+    """Make a folder `.venv` that looks like an environment.
+
+    Its Python is a script that ends with `status`, or a file that can't run if `status` is None.
+    """
     python = bootstrap.venv_program("python")
     python.parent.mkdir(parents=True, exist_ok=True)
     python.touch()
+    if status is not None:
+        python.write_text(f"#!/bin/sh\nexit {status}\n", encoding="utf-8")
+        python.chmod(0o755)
     bootstrap.in_venv("pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.11.7\n")
     bootstrap.in_venv("lib", "python3.11", "site-packages").mkdir(parents=True, exist_ok=True)
 
 
 @pytest.fixture
 def pip(clone, monkeypatch):
-    """Stands in for making the environment and for pip; a list of what pip was asked for."""
-    asked = []
+    """Replace pip and the creation of `.venv`; returns a list of pip's arguments in each call."""
+    calls = []
     monkeypatch.setattr(bootstrap, "ensure_venv", make_venv)
     monkeypatch.setattr(bootstrap, "wants_cpu_torch", lambda: False)
-    monkeypatch.setattr(bootstrap, "pip_install", lambda arguments, _: asked.append(arguments))
-    give_disk(monkeypatch, 100e9)
-    return asked
+    monkeypatch.setattr(bootstrap, "pip_install", lambda arguments, _: calls.append(arguments))
+    set_free_disk(monkeypatch, 100e9)
+    return calls
 
 
 @pytest.fixture
 def programs(monkeypatch):
-    """Stands in for the program that takes over; a list of the command lines."""
-    ran = []
-    monkeypatch.setattr(bootstrap, "hand_over", lambda command: ran.append(command) or 7)
-    return ran
+    """Replace `replace_process`; returns a list of its command lines."""
+    commands = []
+    monkeypatch.setattr(bootstrap, "replace_process", lambda command: commands.append(command) or 7)
+    return commands
 
 
-def give_disk(monkeypatch, free):
+def set_free_disk(monkeypatch, free):
     usage = namedtuple("usage", "total used free")(500_000_000_000, 0, int(free))
     monkeypatch.setattr(bootstrap.shutil, "disk_usage", lambda _: usage)
 
@@ -68,29 +74,26 @@ def give_disk(monkeypatch, free):
 
 
 @pytest.mark.parametrize("version", [(3, 6, 15), (3, 10, 14), (3, 14, 0), (4, 0, 0)])
-def test_another_python_ends_with_one_line_that_says_what_is_needed(
-    clone, monkeypatch, capsys, version
-):
+def test_unsupported_python_is_reported_in_one_line(clone, monkeypatch, capsys, version):
     monkeypatch.setattr(sys, "version_info", version)
     monkeypatch.setattr(sys, "executable", "/opt/python")
     before = sorted(clone.rglob("*"))
     assert bootstrap.main(["lab"]) == 1
-    said = capsys.readouterr().err
-    assert "needs Python 3.11, 3.12 or 3.13, but /opt/python is Python " in said
-    assert said.count("\n") == 1 and sorted(clone.rglob("*")) == before
+    error = capsys.readouterr().err
+    assert "needs Python 3.11, 3.12 or 3.13, but /opt/python is Python " in error
+    assert error.count("\n") == 1 and sorted(clone.rglob("*")) == before
 
 
 @pytest.mark.parametrize("version", [(3, 11, 0), (3, 12, 5), (3, 13, 9)])
-def test_a_supported_python_passes(monkeypatch, capsys, version):
+def test_supported_python_is_accepted(monkeypatch, capsys, version):
     monkeypatch.setattr(sys, "version_info", version)
     assert not bootstrap.main(["help", "lab"]) and capsys.readouterr().out.startswith("lab ")
 
 
-def test_a_full_disk_stops_before_anything_is_made(clone, pip, monkeypatch, capsys):
-    give_disk(monkeypatch, 1.2e9)
+def test_full_disk_is_reported_before_anything_is_created(clone, pip, monkeypatch, capsys):
+    set_free_disk(monkeypatch, 1.2e9)
     assert bootstrap.main(["setup"]) == 1
-    said = capsys.readouterr().err
-    assert "Not enough disk space" in said and "has 1.2 of about " in said
+    assert "has 1.2 GB of disk space free, but it needs about " in capsys.readouterr().err
     assert not pip and not bootstrap.in_venv().exists()
 
 
@@ -99,15 +102,15 @@ def test_a_full_disk_stops_before_anything_is_made(clone, pip, monkeypatch, caps
     [("Linux", True, True), ("Linux", False, False), ("Windows", False, True)],
 )
 def test_cuda_on_linux_needs_more_disk(clone, monkeypatch, system, cpu_torch, fits):
-    give_disk(monkeypatch, 5e9)
+    set_free_disk(monkeypatch, 5e9)
     monkeypatch.setattr(bootstrap.platform, "system", lambda: system)
     with contextlib.nullcontext() if fits else pytest.raises(SetupError, match=r"about 12\.0 GB"):
         bootstrap.check_disk(cpu_torch)
 
 
-def test_more_extras_need_no_more_room_than_is_there(clone, pip, monkeypatch):
+def test_disk_is_not_checked_when_extras_are_added(clone, pip, monkeypatch):
     bootstrap.ensure_installed({"lab"})
-    give_disk(monkeypatch, 1e9)
+    set_free_disk(monkeypatch, 1e9)
     bootstrap.ensure_installed({"test"})
     assert len(pip) == 2
 
@@ -117,7 +120,7 @@ def test_more_extras_need_no_more_room_than_is_there(clone, pip, monkeypatch):
 
 @contextlib.contextmanager
 def server(status=200):
-    """A web server on this machine that answers with a status."""
+    """Run a web server on this machine that answers each request with an HTTP status."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -128,7 +131,7 @@ def server(status=200):
             pass
 
     running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=running.serve_forever, daemon=True).start()
+    threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{running.server_port}"
     finally:
@@ -138,16 +141,16 @@ def server(status=200):
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Describes a machine: its system, its GPU, and the index of PyTorch that it reaches."""
+    """Return a function that sets this machine's system, GPU, and index of PyTorch."""
 
-    def describe(system="Linux", gpu=False, index="http://127.0.0.1:9"):
+    def set_machine(system="Linux", gpu=False, index="http://127.0.0.1:9"):
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         monkeypatch.setattr(bootstrap, "TORCH_CPU_INDEX", index)
         monkeypatch.setattr(bootstrap.platform, "system", lambda: system)
         monkeypatch.setattr(bootstrap.shutil, "which", lambda name: name if gpu else None)
         monkeypatch.setattr(bootstrap.os.path, "exists", lambda path: False)
 
-    return describe
+    return set_machine
 
 
 @pytest.mark.parametrize(
@@ -161,18 +164,20 @@ def machine(monkeypatch):
         ("Linux", False, 503, False),
     ],
 )
-def test_the_cpu_build_is_for_linux_without_a_gpu(machine, system, gpu, status, cpu_torch):
+def test_cpu_build_is_chosen_on_linux_without_a_gpu_if_the_index_responds(
+    machine, system, gpu, status, cpu_torch
+):
     with server(status) as index:
         machine(system, gpu, index)
         assert bootstrap.wants_cpu_torch() is cpu_torch
 
 
-def test_without_pytorchs_index_pip_chooses_the_build(machine):
+def test_cpu_build_is_not_chosen_if_the_index_does_not_respond(machine):
     machine()
     assert bootstrap.wants_cpu_torch() is False
 
 
-def test_the_cpu_build_comes_first_and_alone_from_pytorchs_index(clone, pip, monkeypatch):
+def test_cpu_build_of_torch_is_installed_first_without_its_dependencies(clone, pip, monkeypatch):
     monkeypatch.setattr(bootstrap, "wants_cpu_torch", lambda: True)
     bootstrap.ensure_installed({"lab"})
     index = ["--index-url", bootstrap.TORCH_CPU_INDEX, "--no-deps"]
@@ -180,7 +185,7 @@ def test_the_cpu_build_comes_first_and_alone_from_pytorchs_index(clone, pip, mon
     assert '    "torch>=2.11",\n' in (clone / "pyproject.toml").read_text(encoding="utf-8")
 
 
-def test_an_installed_torch_stays(clone, pip, monkeypatch):
+def test_installed_torch_is_not_installed_again(clone, pip, monkeypatch):
     monkeypatch.setattr(bootstrap, "wants_cpu_torch", lambda: True)
     make_venv()
     bootstrap.in_venv("lib/python3.11/site-packages/torch-2.13.0+cpu.dist-info").mkdir()
@@ -196,7 +201,7 @@ NOT_FOUND = "ERROR: No matching distribution found for click\n"
 
 @pytest.fixture
 def run_pip(clone, monkeypatch):
-    """Runs `pip_install`; in place of pip a program that prints on standard error, and fails."""
+    """Return a function that runs `pip_install` with a script as pip, which prints to stderr."""
     make_venv()
 
     def run(output, arguments=("a-package",), status=1):
@@ -220,32 +225,34 @@ def run_pip(clone, monkeypatch):
         (RETRY.format(0) + "SSLError(SSLCertVerificationError())", "PIP_CERT"),
         ("ERROR: Could not install: [Errno 28] No space left on device: '/x'", "disk is full"),
         ("OSError: [Errno 122] Disk quota exceeded", "disk is full"),
-        (RETRY.format(2) + NOT_FOUND, "pip failed, for the reason that it gives above"),
+        (RETRY.format(2) + NOT_FOUND, "pip failed. Its messages above give the reason"),
     ],
 )
-def test_a_common_failure_of_pip_ends_with_one_sentence(run_pip, capsys, output, sentence):
-    with pytest.raises(SetupError, match=sentence) as failure:
+def test_common_pip_errors_are_explained_in_one_sentence(run_pip, capsys, output, sentence):
+    with pytest.raises(SetupError, match=re.escape(sentence)) as failure:
         run_pip(output)
     assert "\n" not in str(failure.value)
-    assert output.rstrip() in capsys.readouterr().err, "pip's own words come first"
+    assert output.rstrip() in capsys.readouterr().err
     assert not bootstrap.in_venv("unfinished").exists()
 
 
-def test_real_pip_without_a_network(clone, monkeypatch):
+@pytest.mark.full
+def test_real_pip_without_a_network_is_reported(clone, monkeypatch):
     pytest.importorskip("pip", reason="uv makes environments without pip")
     bootstrap.in_venv().mkdir()
     monkeypatch.setattr(bootstrap, "venv_program", lambda name: sys.executable)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with server() as url:
-        pass  # its port is closed from here on
+        pass
+    # From here on, the server's port is closed.
     target = ["--retries", "1", "--target", str(clone / "out")]
     arguments = ["--index-url", url, *target, "no-such-package-of-the-course"]
-    with pytest.raises(SetupError, match="^No network"), open(clone / "lock", "w") as lock_file:
+    with pytest.raises(SetupError, match=r"^No network"), open(clone / "lock", "w") as lock_file:
         bootstrap.pip_install(arguments, lock_file)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows runs no scripts by their first line")
-def test_pip_is_held_to_the_constraints(run_pip, clone, monkeypatch, capfd):
+def test_pip_gets_the_constraints(run_pip, clone, monkeypatch, capfd):
     run_pip("", status=0)
     assert "--constraint" not in capfd.readouterr().out
     monkeypatch.setenv("QLORA_CONSTRAINTS", "pins.txt")
@@ -253,7 +260,7 @@ def test_pip_is_held_to_the_constraints(run_pip, clone, monkeypatch, capfd):
     assert capfd.readouterr().out == f"-m pip install a-package --constraint={clone / 'pins.txt'}\n"
 
 
-def test_what_leads_pip_astray_is_kept_from_it(monkeypatch):
+def test_child_processes_do_not_get_variables_that_redirect_pip(monkeypatch):
     monkeypatch.setenv("PIP_USER", "1")
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
@@ -265,55 +272,82 @@ def test_what_leads_pip_astray_is_kept_from_it(monkeypatch):
 # --- .venv ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", ["missing", "empty", "no Python", "no pip"])
-def test_what_is_no_environment_is_made_anew(clone, monkeypatch, state):
-    made = []
-    monkeypatch.setattr(bootstrap.venv, "create", lambda *args, **options: made.append(options))
+@pytest.fixture
+def created(clone, monkeypatch):
+    """Replace the creation of environments; returns a list of the options of each call."""
+    calls = []
+    monkeypatch.setattr(bootstrap.venv, "create", lambda folder, **options: calls.append(options))
+    return calls
+
+
+NEW = {"clear": True, "with_pip": True, "symlinks": os.name != "nt"}
+POSIX = pytest.mark.skipif(os.name == "nt", reason="the Python of `.venv` is a shell script here")
+
+
+@pytest.mark.parametrize(
+    "state", ["missing", "empty", "no Python", pytest.param("no pip", marks=POSIX)]
+)
+def test_environment_that_does_not_work_is_replaced(created, state):
     if state == "empty":
         bootstrap.in_venv().mkdir()
-    elif state == "no Python":
-        make_venv()
-    elif state == "no pip":
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=clone)
+    elif state != "missing":
+        make_venv(status=1 if state == "no pip" else None)
     bootstrap.ensure_venv()
-    assert len(made) == 1 and made[0]["clear"] and made[0]["with_pip"]
+    assert created == [NEW]
 
 
-def test_an_environment_is_made_once_and_again_after_an_interruption(clone):
-    """A real one. Ctrl-C can leave a package behind that is half there and counts as installed."""
+@POSIX
+def test_environment_is_replaced_after_pip_was_interrupted(created):
+    """Ctrl-C can leave an incomplete package that pip regards as installed."""
+    make_venv(status=0)
     bootstrap.ensure_venv()
-    bootstrap.in_venv("mine").touch()
-    bootstrap.ensure_venv()
-    assert bootstrap.in_venv("mine").exists(), "an environment that works is left alone"
+    assert created == []
     bootstrap.in_venv("unfinished").touch()
     bootstrap.ensure_venv()
-    assert not bootstrap.in_venv("mine").exists()
-    assert bootstrap.venv_program("python").exists()
+    assert created == [NEW]
 
 
-def test_a_python_without_venv_names_debians_package(clone, monkeypatch):
+@POSIX
+def test_environment_of_an_unsupported_python_is_reported_and_kept(created):
+    make_venv(status=3)
+    with pytest.raises(SetupError, match=r"too old or too new: delete the folder \.venv"):
+        bootstrap.ensure_venv()
+    assert created == []
+
+
+@pytest.mark.full
+def test_real_environment_is_created_once(clone):
+    bootstrap.ensure_venv()
+    bootstrap.in_venv("marker").touch()
+    bootstrap.ensure_venv()
+    assert bootstrap.in_venv("marker").exists() and bootstrap.venv_program("python").exists()
+
+
+def test_python_without_ensurepip_names_debians_package(clone, monkeypatch):
     monkeypatch.setattr(bootstrap.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SetupError, match=r"apt install python3\.\d+-venv"):
         bootstrap.ensure_venv()
 
 
-# --- once, and only once --------------------------------------------------------------------------
+# --- installing once ------------------------------------------------------------------------------
 
 
-def test_the_second_set_up_does_nothing(clone, pip):
+def test_second_set_up_installs_nothing(clone, pip):
     for extras in ({"lab"}, {"lab"}, set()):
         bootstrap.ensure_installed(extras)
     assert pip == [["--editable", ".[lab]"]]
 
 
-def test_extras_are_added_and_never_lost(clone, pip):
+def test_extras_are_added_to_those_installed_before(clone, pip):
     for extras in ({"lab"}, {"test"}, {"lab", "test"}):
         bootstrap.ensure_installed(extras)
     assert pip == [["--editable", ".[lab]"], ["--editable", ".[lab,test]"]]
 
 
-@pytest.mark.parametrize("change", ["pyproject", "constraints", "version", "gone", "note", "moved"])
-def test_a_change_sets_up_again(clone, pip, monkeypatch, change, tmp_path_factory):
+@pytest.mark.parametrize(
+    "change", ["pyproject", "constraints", "version", "no python", "broken record", "moved"]
+)
+def test_set_up_runs_again_after_a_change(clone, pip, monkeypatch, change, tmp_path_factory):
     bootstrap.ensure_installed({"lab"})
     if change == "pyproject":
         (clone / "pyproject.toml").write_text("[project]\n")
@@ -322,9 +356,9 @@ def test_a_change_sets_up_again(clone, pip, monkeypatch, change, tmp_path_factor
         monkeypatch.setenv("QLORA_CONSTRAINTS", "pins.txt")
     elif change == "version":
         bootstrap.in_venv("pyvenv.cfg").write_text("version = 3.12.1\n")
-    elif change == "gone":
+    elif change == "no python":
         bootstrap.venv_program("python").unlink()
-    elif change == "note":
+    elif change == "broken record":
         bootstrap.in_venv("setup.json").write_text('{"key": ')
     else:
         new = tmp_path_factory.mktemp("elsewhere") / "clone"
@@ -334,7 +368,7 @@ def test_a_change_sets_up_again(clone, pip, monkeypatch, change, tmp_path_factor
     assert len(pip) == 2
 
 
-def test_an_interrupted_set_up_goes_on(clone, pip, programs, monkeypatch, capsys):
+def test_interrupted_set_up_can_be_repeated(clone, pip, programs, monkeypatch, capsys):
     complete = bootstrap.pip_install
 
     def interrupted(*_):
@@ -342,30 +376,34 @@ def test_an_interrupted_set_up_goes_on(clone, pip, programs, monkeypatch, capsys
 
     monkeypatch.setattr(bootstrap, "pip_install", interrupted)
     assert bootstrap.main(["lint"]) == 130
-    assert "starts the set-up again" in capsys.readouterr().err
+    assert "Run the same command again to continue." in capsys.readouterr().err
     monkeypatch.setattr(bootstrap, "pip_install", complete)
     assert bootstrap.main(["lint"]) == 7
     assert pip == [["--editable", ".[instructor,lab,test]"]]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows goes without the lock")
-def test_two_set_ups_at_once_install_once(clone, pip, monkeypatch):
-    inside, go_on = threading.Event(), threading.Event()
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no fcntl")
+def test_simultaneous_set_ups_install_once(clone, pip, monkeypatch):
+    import fcntl
 
-    def slow(arguments, _):
+    installing, finish = threading.Event(), threading.Event()
+
+    def install(arguments, _):
         pip.append(arguments)
-        inside.set()
-        assert go_on.wait(60)
+        installing.set()
+        assert finish.wait(60)
 
-    monkeypatch.setattr(bootstrap, "pip_install", slow)
-    both = [threading.Thread(target=bootstrap.ensure_installed, args=({"lab"},)) for _ in range(2)]
-    both[0].start()
-    assert inside.wait(60)
-    both[1].start()
-    time.sleep(0.2)  # long enough to install, were it not for the lock
-    assert both[1].is_alive()
-    go_on.set()
-    for thread in both:
+    monkeypatch.setattr(bootstrap, "pip_install", install)
+    first, second = (
+        threading.Thread(target=bootstrap.ensure_installed, args=({"lab"},)) for _ in range(2)
+    )
+    first.start()
+    assert installing.wait(60)
+    with open(clone / ".venv.lock", "a") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    second.start()
+    finish.set()
+    for thread in (first, second):
         thread.join(60)
     assert pip == [["--editable", ".[lab]"]]
 
@@ -373,8 +411,7 @@ def test_two_set_ups_at_once_install_once(clone, pip, monkeypatch):
 # --- commands -------------------------------------------------------------------------------------
 
 
-def test_the_registry_is_the_command_lines_own():
-    """What is parsed before Click is there is what Click knows afterwards."""
+def test_registry_agrees_with_the_commands_that_click_knows():
     known = {
         name: ({*STUDENT, *command.extras.split()}, (command.help or "").split("\n")[0])
         for name, command in cli.main.commands.items()
@@ -382,46 +419,35 @@ def test_the_registry_is_the_command_lines_own():
     assert bootstrap.registry() == known and len(known) > 15
 
 
-def test_a_command_gets_its_extras_and_its_arguments(clone, pip, programs):
-    assert bootstrap.main(["site", "--no-run"]) == 7, "the status of what took over"
+def test_command_is_run_with_its_extras_and_arguments(clone, pip, programs):
+    assert bootstrap.main(["site", "--no-run"]) == 7
     assert pip == [["--editable", ".[instructor,lab,site]"]]
     assert programs == [[str(bootstrap.venv_program("course")), "--fetch", "site", "--no-run"]]
 
 
-def test_help_lists_every_command_and_needs_nothing(clone, capsys):
+def test_help_lists_every_command_without_a_set_up(clone, capsys):
     assert not bootstrap.main([]) and not bootstrap.main(["help"]) and not bootstrap.main(["-h"])
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert listed == 3 * list(cli.main.commands)
     assert not bootstrap.in_venv().exists()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
-def test_an_environment_of_another_python_is_kept_and_named(clone):
-    python = bootstrap.venv_program("python")
-    python.parent.mkdir(parents=True)
-    python.write_text("#!/bin/sh\nexit 3\n", encoding="utf-8")
-    python.chmod(0o755)
-    with pytest.raises(bootstrap.SetupError, match="too old or too new: delete the folder .venv"):
-        bootstrap.ensure_venv()
-    assert python.read_text(encoding="utf-8").endswith("exit 3\n")
-
-
-def test_a_missing_file_of_constraints_is_not_taken_for_none(clone, monkeypatch):
+def test_missing_constraints_file_changes_the_set_up_key(clone, monkeypatch):
     monkeypatch.delenv("QLORA_CONSTRAINTS", raising=False)
     without = bootstrap.setup_key()
     monkeypatch.setenv("QLORA_CONSTRAINTS", "typo.txt")
     assert bootstrap.setup_key() != without
 
 
-def test_an_unknown_command_is_named_before_anything_is_installed(clone, capsys):
+def test_unknown_command_is_reported_before_anything_is_installed(clone, capsys):
     assert bootstrap.main(["lap"]) == 1
     assert "There is no command 'lap'" in capsys.readouterr().err
     assert not bootstrap.in_venv().exists()
 
 
-def test_clean_removes_what_runs_leave_behind_and_needs_nothing(clone):
-    kept, gone = clone / ".venv/lib/__pycache__", clone / "course_utils/a/__pycache__"
-    for folder in (kept, gone, clone / "build", clone / ".ruff_cache"):
+def test_clean_removes_builds_and_caches_without_a_set_up(clone):
+    kept, removed = clone / ".venv/lib/__pycache__", clone / "course_utils/a/__pycache__"
+    for folder in (kept, removed, clone / "build", clone / ".ruff_cache"):
         folder.mkdir(parents=True)
     assert not bootstrap.main(["clean"])
     assert sorted(path.name for path in clone.iterdir()) == [
@@ -429,10 +455,10 @@ def test_clean_removes_what_runs_leave_behind_and_needs_nothing(clone):
         "course_utils",
         "pyproject.toml",
     ]
-    assert kept.exists() and not gone.exists()
+    assert kept.exists() and not removed.exists()
 
 
-def test_a_folder_that_cannot_be_written_to_is_named(clone, pip, monkeypatch, capsys):
+def test_folder_that_cannot_be_written_is_named(clone, pip, monkeypatch, capsys):
     def refuse(*_):
         raise PermissionError(13, "Permission denied", str(clone / ".venv.lock"))
 
@@ -442,18 +468,17 @@ def test_a_folder_that_cannot_be_written_to_is_named(clone, pip, monkeypatch, ca
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows can't replace a process")
-def test_a_program_takes_over_this_process():
-    """So its status is ours, and whoever ends us ends it."""
+def test_program_replaces_this_process():
     print_pid = [sys.executable, "-c", "import os; print(os.getpid()); os._exit(7)"]
-    code = f"from course_utils import bootstrap; bootstrap.hand_over({print_pid!r})"
+    code = f"from course_utils import bootstrap; bootstrap.replace_process({print_pid!r})"
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert child.communicate()[0].strip() == str(child.pid)
     assert child.returncode == 7
 
 
-def test_the_note_keeps_what_others_wrote(clone, pip):
+def test_record_of_the_set_up_keeps_other_entries(clone, pip):
     bootstrap.ensure_installed({"lab"})
     bootstrap.write_stamp(model={"folder": "/m"})
     bootstrap.ensure_installed({"test"})
-    note = json.loads(bootstrap.in_venv("setup.json").read_text())
-    assert note["model"] == {"folder": "/m"} and note["extras"] == ["lab", "test"]
+    record = json.loads(bootstrap.in_venv("setup.json").read_text())
+    assert record["model"] == {"folder": "/m"} and record["extras"] == ["lab", "test"]

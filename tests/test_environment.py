@@ -1,4 +1,4 @@
-"""environment: the table for each kind of machine, and the facts behind it."""
+"""environment: the table for several kinds of machines, and the facts that it shows."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ import torch
 from course_utils import environment, runtime
 from course_utils.environment import Gpu, Machine, check_environment
 
-GOOD_LIBRARIES = {name: floor for name, floor in environment.FLOORS.items()} | {"torchao": None}
+GOOD_LIBRARIES = environment.MINIMUM_VERSIONS | {"torchao": None}
 LAPTOP = Machine(
     python=(3, 12, 4),
     libraries=GOOD_LIBRARIES,
@@ -35,14 +35,14 @@ def rows(machine):
     return {row.what: row for row in check_environment(machine).rows}
 
 
-def faults(machine):
+def problems(machine):
     return {what: row.state for what, row in rows(machine).items() if row.state != "ok"}
 
 
 # --- the table, for each machine ---
 
 
-def test_a_good_laptop_has_no_fault():
+def test_good_laptop_has_no_problem():
     table = check_environment(LAPTOP)
     assert table.ok
     assert [row for row in table.rows if row.state != "ok" or row.remedy] == []
@@ -56,7 +56,7 @@ def test_a_good_laptop_has_no_fault():
         (A100, "bfloat16", "compute capability 8.0 has native bfloat16"),
     ],
 )
-def test_gpu(gpu, dtype, reason):
+def test_rows_of_a_gpu(gpu, dtype, reason):
     table = rows(replace(LAPTOP, gpu=gpu, nvidia_driver=True))
     assert gpu.name in table["accelerator"].found
     assert f"{gpu.memory / 1e9:.1f} GB" in table["accelerator"].found
@@ -64,13 +64,13 @@ def test_gpu(gpu, dtype, reason):
 
 
 @pytest.mark.parametrize("has, dtype", [(True, "bfloat16"), (False, "float32")])
-def test_cpu(has, dtype):
+def test_rows_of_a_cpu(has, dtype):
     table = rows(replace(LAPTOP, cpu_bf16=has))
     assert table["compute dtype"].found.startswith(f"{dtype}: this CPU has ")
     assert table["accelerator"].found == "none: the course computes on the CPU"
 
 
-def test_colab_with_its_old_torchao():
+def test_old_torchao_on_colab_is_a_failure():
     colab = replace(
         LAPTOP,
         python=(3, 13, 1),
@@ -78,21 +78,21 @@ def test_colab_with_its_old_torchao():
         gpu=T4,
         place="Google Colab",
     )
-    assert faults(colab) == {"torchao": "fail"}
+    assert problems(colab) == {"torchao": "fail"}
     assert "`pip uninstall -y torchao`" in rows(colab)["torchao"].remedy
     assert rows(colab)["Python"].found == "3.13.1 on Google Colab"
 
 
 def test_colab_without_a_gpu_and_without_the_model():
     colab = replace(LAPTOP, place="Google Colab", model=None)
-    assert faults(colab) == {"base model": "warn"}
+    assert problems(colab) == {"base model": "warn"}
     table = rows(colab)
     assert table["base model"].remedy.startswith("A lecture will fetch it when needed")
     assert "menu Runtime, Change runtime type" in table["accelerator"].found
     assert table["cache"].found == "cache can be written, and is kept until this session ends"
 
 
-def test_folders_at_home_are_named_without_the_users_name(monkeypatch):
+def test_folders_below_home_are_shown_without_the_users_name(monkeypatch):
     monkeypatch.setattr(Path, "home", lambda: Path("/home/ada"))
     at_home = replace(LAPTOP, cache=Path("/home/ada/cache"), model=Path("/home/ada/cache/model"))
     assert rows(at_home)["cache"].found == f"{Path('~/cache')} can be written"
@@ -102,101 +102,102 @@ def test_folders_at_home_are_named_without_the_users_name(monkeypatch):
 
 
 @pytest.mark.parametrize("version, bad", [("0.15.9", True), ("0.16.0", False), ("0.17.1", False)])
-def test_torchao_floor(version, bad):
+def test_minimum_version_of_torchao(version, bad):
     machine = replace(LAPTOP, libraries=GOOD_LIBRARIES | {"torchao": version})
-    assert ("torchao" in faults(machine)) == bad
+    assert ("torchao" in problems(machine)) == bad
 
 
-def test_torchao_matters_only_beside_peft():
+def test_torchao_is_checked_only_if_peft_is_installed():
     libraries = GOOD_LIBRARIES | {"torchao": "0.10.0", "peft": None}
     assert "torchao" not in rows(replace(LAPTOP, libraries=libraries))
 
 
-def test_missing_bitsandbytes():
+def test_missing_bitsandbytes_is_a_failure():
     machine = replace(LAPTOP, libraries=GOOD_LIBRARIES | {"bitsandbytes": None})
-    assert faults(machine) == {"bitsandbytes": "fail"}
+    assert problems(machine) == {"bitsandbytes": "fail"}
     assert not check_environment(machine).ok
     assert rows(machine)["bitsandbytes"].remedy == 'Run `pip install "bitsandbytes>=0.50"`.'
 
 
-def test_ancient_bitsandbytes():
+def test_old_bitsandbytes_explains_why_pip_may_install_it():
     machine = replace(LAPTOP, libraries=GOOD_LIBRARIES | {"bitsandbytes": "0.42.0"})
     assert rows(machine)["bitsandbytes"].found == "0.42.0 is too old"
     assert "no wheel fits" in rows(machine)["bitsandbytes"].remedy
 
 
-def test_missing_ipywidgets_does_not_stop_the_course():
+def test_missing_ipywidgets_is_a_warning():
     machine = replace(LAPTOP, libraries=GOOD_LIBRARIES | {"ipywidgets": None})
-    assert faults(machine) == {"ipywidgets": "warn"}
+    assert problems(machine) == {"ipywidgets": "warn"}
     assert check_environment(machine).ok
 
 
-def test_torch_that_cannot_be_imported():
-    machine = replace(LAPTOP, torch_fault="libgomp.so.1: cannot open shared object file")
-    assert faults(machine) == {"torch": "fail"}
+def test_torch_that_cannot_be_imported_is_a_failure():
+    machine = replace(LAPTOP, torch_error="libgomp.so.1: cannot open shared object file")
+    assert problems(machine) == {"torch": "fail"}
     assert "libgomp" in rows(machine)["torch"].found
 
 
-def test_driver_without_a_torch_that_sees_the_gpu():
+def test_driver_without_a_gpu_in_torch_is_a_warning():
     machine = replace(LAPTOP, nvidia_driver=True)
-    assert faults(machine) == {"accelerator": "warn"}
+    assert problems(machine) == {"accelerator": "warn"}
 
 
 @pytest.mark.parametrize(
     "python, state", [((3, 10, 9), "fail"), ((3, 11, 0), None), ((3, 14, 0), "warn")]
 )
-def test_python(python, state):
-    assert faults(replace(LAPTOP, python=python)) == ({"Python": state} if state else {})
+def test_supported_python_versions(python, state):
+    assert problems(replace(LAPTOP, python=python)) == ({"Python": state} if state else {})
 
 
 @pytest.mark.parametrize(
     "memory, state",
     [(1_100_000_000, "fail"), (1_500_000_000, "warn"), (1_600_000_000, None), (None, None)],
 )
-def test_memory(memory, state):
-    found = faults(replace(LAPTOP, memory=memory))
+def test_too_little_memory_is_a_problem(memory, state):
+    found = problems(replace(LAPTOP, memory=memory))
     assert found == ({"memory available": state} if state else {})
 
 
-def test_binder_threads():
+def test_more_threads_than_cores_is_a_warning():
     binder = replace(LAPTOP, place="Binder", cores=1, threads=16)
-    assert faults(binder) == {"cores": "warn"}
+    assert problems(binder) == {"cores": "warn"}
     assert rows(binder)["cores"].found == "1 core, 16 threads"
     assert " OMP_NUM_THREADS=1`" in rows(binder)["cores"].remedy
 
 
 @pytest.mark.parametrize(("variable", "expected"), [("", 1), ("2", 2)])
-def test_threads_that_the_course_will_lower_are_no_fault(monkeypatch, variable, expected):
-    """In a container with a quota PyTorch has a thread for each core of the host."""
+def test_threads_that_the_course_will_remove_are_not_counted(monkeypatch, variable, expected):
+    """In a container with a CPU quota, PyTorch starts a thread for each core of the host."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(runtime, "usable_cores", lambda: 1)
     monkeypatch.setenv("OMP_NUM_THREADS", variable)
     assert environment.probe().threads == expected
 
 
-def test_cache_that_cannot_be_written():
-    machine = replace(LAPTOP, cache_fault="Read-only file system")
-    assert faults(machine) == {"cache": "warn"}, "with the model there, reading is enough"
-    assert faults(replace(machine, model=None)) == {"cache": "fail", "base model": "warn"}
+def test_read_only_cache_is_a_failure_only_without_the_model():
+    machine = replace(LAPTOP, cache_error="Read-only file system")
+    assert problems(machine) == {"cache": "warn"}
+    assert problems(replace(machine, model=None)) == {"cache": "fail", "base model": "warn"}
 
 
-def test_full_disk_stops_only_the_fetch():
+def test_full_disk_is_a_failure_only_without_the_model():
     machine = replace(LAPTOP, disk=500_000_000)
-    assert faults(machine) == {}
-    assert faults(replace(machine, model=None)) == {"disk free": "fail", "base model": "warn"}
+    assert problems(machine) == {}
+    assert problems(replace(machine, model=None)) == {"disk free": "fail", "base model": "warn"}
 
 
-def test_each_fault_has_one_remedy_with_a_command():
+def test_each_problem_has_a_remedy_with_a_command():
     worst = Machine(
         python=(3, 10, 0),
-        libraries=dict.fromkeys(environment.FLOORS) | {"torchao": "0.10.0", "peft": "0.1"},
+        libraries=dict.fromkeys(environment.MINIMUM_VERSIONS)
+        | {"torchao": "0.10.0", "peft": "0.1"},
         nvidia_driver=True,
         cores=1,
         threads=8,
         memory=1,
         disk=1,
         cache=Path("cache"),
-        cache_fault="Permission denied",
+        cache_error="Permission denied",
     )
     bad = [row for row in check_environment(worst).rows if row.state != "ok"]
     assert len(bad) == 15
@@ -205,34 +206,37 @@ def test_each_fault_has_one_remedy_with_a_command():
         assert row.remedy.endswith("."), row.remedy
 
 
-def test_the_table_as_text_and_as_html():
+def test_table_as_text_and_as_html():
     machine = replace(LAPTOP, libraries=GOOD_LIBRARIES | {"peft": None}, model=None)
     table = check_environment(machine)
     text = str(table)
     assert re.search(r"^fail  peft +missing$", text, re.MULTILINE)
     assert '      remedy: Run `pip install "peft>=0.20"`.' in text
-    assert text.isascii(), "a Windows terminal may not print more than ASCII"
+    # Some Windows terminals print only ASCII.
+    assert text.isascii()
     assert text.endswith("1 line marked fail, with a remedy.")
     page = table._repr_html_()
     assert "<b>fail</b>" in page and "<b>warn</b>" in page
     assert "peft&gt;=0.20" in page and "peft>=" not in page
 
 
-def test_long_remedies_stay_within_a_terminal():
-    machine = replace(LAPTOP, memory=1, disk=1, model=None, cache_fault="Permission denied")
+def test_lines_of_the_table_have_at_most_100_characters():
+    machine = replace(LAPTOP, memory=1, disk=1, model=None, cache_error="Permission denied")
     assert max(map(len, str(check_environment(machine)).splitlines())) <= 100
 
 
-def test_floors_are_those_of_the_package():
+def test_minimum_versions_agree_with_pyproject():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     required = dict(line.split(">=") for line in project["dependencies"])
-    assert {name: required[name] for name in environment.FLOORS} == environment.FLOORS
+    assert {
+        name: required[name] for name in environment.MINIMUM_VERSIONS
+    } == environment.MINIMUM_VERSIONS
     low, high = re.findall(r"3\.(\d+)", project["requires-python"])
-    floor, ceiling = environment.PYTHON_FLOOR, environment.PYTHON_CEILING
-    assert ((3, int(low)), (3, int(high) - 1)) == (floor, ceiling)
+    supported = environment.OLDEST_PYTHON, environment.NEWEST_PYTHON
+    assert ((3, int(low)), (3, int(high) - 1)) == supported
 
 
-# --- the probes ---
+# --- the facts ---
 
 
 def test_probe_of_this_machine():
@@ -244,7 +248,7 @@ def test_probe_of_this_machine():
     assert machine.memory > 0 and machine.disk > 0
 
 
-def test_the_check_survives_a_machine_where_nothing_works(monkeypatch):
+def test_check_raises_no_error_on_a_broken_machine(monkeypatch):
     def broken(*_):
         raise OSError("no")
 
@@ -259,26 +263,27 @@ def test_the_check_survives_a_machine_where_nothing_works(monkeypatch):
     assert table["cache"].state == "fail"
 
 
-def test_write_fault(monkeypatch, tmp_path):
-    assert environment._write_fault(tmp_path / "new" / "cache") is None
+def test_folder_that_cannot_be_written_is_found(monkeypatch, tmp_path):
+    assert environment._write_error(tmp_path / "new" / "cache") is None
     (tmp_path / "file").write_text("")
-    assert environment._write_fault(tmp_path / "file" / "cache") is not None
+    assert environment._write_error(tmp_path / "file" / "cache") is not None
 
     def read_only(**_):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
-    assert environment._write_fault(tmp_path) == "Read-only file system"
+    assert environment._write_error(tmp_path) == "Read-only file system"
 
 
-def test_fetched_model(monkeypatch, tmp_path):
+def test_fetched_model_is_found_in_both_caches(monkeypatch, tmp_path):
     cache, hub = tmp_path / "cache", tmp_path / "hub"
     monkeypatch.setenv("HF_HUB_CACHE", str(hub))
     assert environment.fetched_model(cache) is None
-    half = cache / "models" / ".smollm2-135m-x1" / "model"
-    half.mkdir(parents=True)
-    (half / "config.json").write_text("{}")
-    assert environment.fetched_model(cache) is None, "a half-made model has no final name yet"
+    # A model that is being converted is in a folder with another name.
+    incomplete = cache / "models" / ".smollm2-135m-x1" / "model"
+    incomplete.mkdir(parents=True)
+    (incomplete / "config.json").write_text("{}")
+    assert environment.fetched_model(cache) is None
     snapshot = hub / "models--HuggingFaceTB--SmolLM2-135M-Instruct" / "snapshots" / "1"
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
@@ -289,7 +294,7 @@ def test_fetched_model(monkeypatch, tmp_path):
     assert environment.fetched_model(cache) == ready
 
 
-def test_places(monkeypatch):
+def test_colab_and_binder_are_recognized(monkeypatch):
     for name in ("COLAB_RELEASE_TAG", "BINDER_REPO_URL", "BINDER_LAUNCH_HOST"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("BINDER_SERVICE_HOST", raising=False)
@@ -301,13 +306,13 @@ def test_places(monkeypatch):
     assert environment.in_colab() and environment.probe().place == "Google Colab"
 
 
-def test_the_first_cell_of_a_notebook_finds_the_check_in_runtime():
+def test_runtime_forwards_the_check():
     assert runtime.check_environment is check_environment
-    with pytest.raises(AttributeError, match="'course_utils.runtime' has no attribute 'checks'"):
+    with pytest.raises(AttributeError, match=r"'course_utils\.runtime' has no attribute 'checks'"):
         _ = runtime.checks
 
 
-def test_versions_imports_nothing():
+def test_versions_are_found_without_imports():
     code = (
         "import sys; from course_utils import environment; found = environment.versions(); "
         "assert found['transformers'] and found['torch'], found; "

@@ -1,4 +1,4 @@
-"""The check of a CUDA card, with stand-ins: a CPU computes in its place, a meter counts for it."""
+"""gpu_check: the benchmark of a CUDA card, on a CPU whose memory is counted like a card's."""
 
 import json
 import os
@@ -23,9 +23,15 @@ CPU = torch.device("cpu")
 
 
 class Card(TensorMeter):
-    """Counts tensors as a card would; `standing` bytes were there before it looked."""
+    """A meter that replaces the functions of torch.cuda.
 
-    standing, total, driver = 0, 16 * GB, "550.0"
+    Attributes:
+        existing: the bytes (B) of tensors that were created before the meter was started.
+        total: the memory of the card in bytes (B).
+        driver: the version of the driver.
+    """
+
+    existing, total, driver = 0, 16 * GB, "550.0"
 
     def install(self, monkeypatch):
         for name in ("memory_allocated", "max_memory_allocated", "reset_peak_memory_stats"):
@@ -33,7 +39,7 @@ class Card(TensorMeter):
         answers = {
             "memory_reserved": self.memory_allocated,
             "mem_get_info": self.mem_get_info,
-            "get_device_name": lambda device: "Stand-in X1 (16GB)",
+            "get_device_name": lambda device: "Imitated Card (16GB)",
             "get_device_capability": lambda device: (7, 5),
             "is_bf16_supported": lambda: True,
         }
@@ -43,10 +49,10 @@ class Card(TensorMeter):
         monkeypatch.setattr(gpu_check.collect_env, "get_nvidia_driver_version", driver)
 
     def memory_allocated(self, device):
-        return self.standing + self.now
+        return self.existing + self.now
 
     def max_memory_allocated(self, device):
-        return self.standing + self.peak
+        return self.existing + self.peak
 
     def reset_peak_memory_stats(self, device):
         self.peak = self.now
@@ -57,7 +63,7 @@ class Card(TensorMeter):
 
 @pytest.fixture
 def card(monkeypatch):
-    """A card that counts what is computed on the CPU while the test runs."""
+    """A card that counts the tensors of the CPU while the test runs."""
     with Card() as meter:
         meter.install(monkeypatch)
         yield meter
@@ -65,7 +71,7 @@ def card(monkeypatch):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, tokenizer):
-    """A tiny model whose logits decide about the peak, as those of the real ones do."""
+    """The folder of a tiny model whose logits determine the peak, as in the real models."""
     folder = tmp_path_factory.mktemp("base")
     make_model(vocab_size=4096).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -74,7 +80,7 @@ def base(tmp_path_factory, tokenizer):
 
 @pytest.fixture
 def tiny(base, monkeypatch):
-    """The tiny model in place of a real one, and steps that suit it."""
+    """Replace the real model by the tiny model, and use steps with few tokens."""
 
     def load_tiny(name, **options):
         return load_base(path=base, **options)
@@ -85,24 +91,24 @@ def tiny(base, monkeypatch):
 
 @pytest.fixture
 def paged(monkeypatch):
-    """Marks the states that a card would page; a list of how many numbers they hold."""
-    made = []
+    """Mark the states that would be paged on a card; returns a list of their sizes (elements)."""
+    sizes = []
 
     def buffer(self, p, dtype=torch.float32):
         state = torch.zeros_like(p, dtype=dtype)
         if self.is_paged and p.numel() >= 1e5:
             state.is_paged = True
-            made.append(state.numel())
+            sizes.append(state.numel())
         return state
 
     monkeypatch.setattr(bnb.optim.optimizer.Optimizer8bit, "get_state_buffer", buffer)
     monkeypatch.setattr(bnb.optim.optimizer.Optimizer8bit, "prefetch_state", lambda self, p: None)
     monkeypatch.setattr(gpu_check, "SIZES", (5000, SMALLEST_PAGED - 1, SMALLEST_PAGED))
-    return made
+    return sizes
 
 
-def ticking(*durations):
-    """A clock; every second look at it comes one of `durations` (s) after the one before."""
+def clock_of(*durations):
+    """Return a clock for actions that begin at 0 s and take these durations, in seconds."""
     times = [time for length in durations for time in (0.0, length)]
     return iter(times).__next__
 
@@ -110,98 +116,104 @@ def ticking(*durations):
 # --- without a card -------------------------------------------------------------------------------
 
 
-def test_without_cuda_one_sentence_says_so_and_nothing_is_written(tmp_path):
+@pytest.mark.full
+def test_without_cuda_nothing_is_measured_or_written(tmp_path):
     hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "benchmarks", "gpu_check", "--output", str(tmp_path / "out")]
     done = subprocess.run(command, env=hidden, cwd=runner.ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("torch sees no CUDA card here")
+    assert done.stdout.startswith("torch sees no CUDA card, so there is nothing to measure")
     assert done.stdout.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
-# --- the pieces -----------------------------------------------------------------------------------
+# --- single measurements --------------------------------------------------------------------------
 
 
-def test_a_failed_measurement_is_told_and_the_next_one_can_go_on():
-    def breaks():
+def test_failed_measurement_returns_the_first_line_of_its_error():
+    def fail():
         raise torch.OutOfMemoryError("CUDA out of memory.\nmany more lines")
 
-    assert gpu_check.attempt("it", breaks) == {"failed": "OutOfMemoryError: CUDA out of memory."}
+    assert gpu_check.attempt("it", fail) == {"failed": "OutOfMemoryError: CUDA out of memory."}
     assert gpu_check.attempt("it", dict, [("a", 1)]) == {"a": 1}
 
 
-def test_a_card_that_is_broken_for_good_is_told_too(monkeypatch):
-    def broken():
+def test_error_while_memory_is_freed_is_returned_too(monkeypatch):
+    def fail():
         raise RuntimeError("an illegal memory access was encountered")
 
-    monkeypatch.setattr(runtime, "release_memory", broken)
+    monkeypatch.setattr(runtime, "release_memory", fail)
     assert "illegal memory access" in gpu_check.attempt("it", dict)["failed"]
 
 
-def test_the_median_of_the_timed_runs_counts():
+def test_time_of_an_action_is_the_median_of_several_runs():
     runs = []
-    clock = ticking(1.0, 9.0, 2.0, 3.0, 2.5)
-    assert gpu_check.seconds(lambda: runs.append(1), CPU, clock) == 2.5
+    clock = clock_of(1.0, 9.0, 2.0, 3.0, 2.5)
+    assert gpu_check.median_seconds(lambda: runs.append(1), CPU, clock) == 2.5
     assert len(runs) == gpu_check.REPEATS
 
 
-def test_a_card_is_waited_for_before_and_after(monkeypatch):
+def test_card_is_synchronized_before_each_reading_of_the_clock(monkeypatch):
     order = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: order.append("wait"))
-    clock = lambda: order.append("look") or 0.0  # noqa: E731
-    gpu_check.seconds(lambda: order.append("run"), torch.device("cuda"), clock)
-    assert order == ["wait", "look", "run", "wait", "look"] * gpu_check.REPEATS
+
+    def clock():
+        order.append("clock")
+        return 0.0
+
+    gpu_check.median_seconds(lambda: order.append("run"), torch.device("cuda"), clock)
+    assert order == ["wait", "clock", "run", "wait", "clock"] * gpu_check.REPEATS
 
 
-def test_the_card_is_described_with_what_chose_its_format(card):
+def test_card_is_described(card):
     found = gpu_check.card(CPU)
     assert found["capability"] == [7, 5] and found["is_bf16_supported"] is True
     assert found["total"] == 16 * GB >= found["free"]
     assert found["driver"] == "550.0"
     assert str(runtime.compute_dtype("cpu")).removeprefix("torch.") in found["compute dtype"]
-    assert found["workspace"] == 0  # a CPU's product sets nothing aside
+    # Matrix products on a CPU need no workspace.
+    assert found["workspace"] == 0
 
 
-def test_the_workspace_is_what_a_product_takes_beside_its_result(card, monkeypatch):
-    plain, kept = torch.mm, []
+def test_workspace_is_the_memory_of_a_product_without_its_result(card, monkeypatch):
+    original, workspaces = torch.mm, []
 
     def mm(*arguments, **options):
-        kept.append(torch.empty(CUBLAS_WORKSPACE, dtype=torch.uint8))
-        return plain(*arguments, **options)
+        workspaces.append(torch.empty(CUBLAS_WORKSPACE, dtype=torch.uint8))
+        return original(*arguments, **options)
 
     monkeypatch.setattr(torch, "mm", mm)
     assert gpu_check.cublas_workspace(CPU) == CUBLAS_WORKSPACE
 
 
-def test_weights_of_a_loaded_model_are_as_predicted(card, tiny):
+def test_weights_of_a_loaded_model_agree_with_the_prediction(card, tiny):
     loaded = gpu_check.load("tiny", CPU)
     sizes = gpu_check.weights(loaded["model"], loaded["grown"], CPU)
     assert sizes["measured"] == sizes["predicted"] == model_bytes(loaded["model"])
     assert sizes["grown"] == pytest.approx(sizes["measured"], rel=0.01)
 
 
-def test_steps_that_do_not_fit_are_left_out():
+def test_only_steps_that_fit_the_card_are_chosen():
     shape = ModelShape.preset("smollm2-1.7b")
     options = gpu_check.settings(CPU) | {"device": "cuda", "compute_dtype": "float16"}
     on_a_t4 = gpu_check.fitting(shape, int(14.5 * GiB), options)
     assert len(on_a_t4) == 2 * len(gpu_check.BATCHES)
     small = gpu_check.fitting(shape, 3 * GiB, options)
-    assert [gpu_check.words(step) for step in small] == ["1 × 512 tokens, checkpointing"]
+    assert [gpu_check.step_name(step) for step in small] == ["1 × 512 tokens, checkpointing"]
     assert all(step.fits(3 * GiB) for step in small)
     with pytest.raises(CourseError, match=r"the card has 1\.07 GB; try --model smollm2-135m"):
         gpu_check.fitting(shape, GiB, options)
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_a_step_peaks_where_the_calculator_says(number, tiny, monkeypatch):
+def test_peak_of_a_step_agrees_with_the_calculator(number, tiny, monkeypatch):
     model = gpu_check.load_base("tiny", quantization="nf4", device=CPU)[0]
     with Card() as meter:
-        meter.standing = model_bytes(model)
+        meter.existing = model_bytes(model)
         meter.install(monkeypatch)
         ready = gpu_check.prepare(model, CPU)
         step = ready["steps"][number]
-        row = gpu_check.training(ready["model"], step, CPU, ticking(1.0, 2.0, 4.0, 5.0, 6.0))
+        row = gpu_check.training(ready["model"], step, CPU, clock_of(1.0, 2.0, 4.0, 5.0, 6.0))
     assert row["measured"] == pytest.approx(row["predicted"], rel=0.01)
     assert row["tokens/s"] == step.settings.tokens / 4
     trained = [n for n, p in ready["model"].named_parameters() if p.requires_grad]
@@ -211,7 +223,7 @@ def test_a_step_peaks_where_the_calculator_says(number, tiny, monkeypatch):
 # --- paged optimizers -----------------------------------------------------------------------------
 
 
-def test_managed_memory_is_a_small_share_of_what_is_free():
+def test_managed_memory_is_limited_to_a_small_share_of_the_free_memory():
     gpu_check.check_managed(150 * MB, 15 * GB)
     with pytest.raises(
         CourseError, match=r"150\.00 MB .* with 14\.00 GB free .* at most 140\.00 MB"
@@ -222,31 +234,32 @@ def test_managed_memory_is_a_small_share_of_what_is_free():
         gpu_check.check_managed(257 * MB, 80 * GB)
 
 
-def test_the_sizes_of_the_check_suit_a_card_of_4_gb():
+def test_managed_memory_is_small_enough_for_a_card_of_4_gb():
     assert gpu_check.managed_bytes() <= gpu_check.MANAGED_SHARE * 3 * GB
 
 
-def test_managed_bytes_are_those_of_all_paged_states(card, paged):
-    told = gpu_check.managed_bytes()
+def test_managed_bytes_are_the_bytes_of_all_paged_states(card, paged):
+    predicted = gpu_check.managed_bytes()
     rows = [gpu_check.paging(bits, CPU) for bits in gpu_check.BITS]
-    assert told == sum(row["paged"]["paged"] for row in rows) == 2 * SMALLEST_PAGED * (1 + 4)
+    assert predicted == sum(row["paged"]["paged"] for row in rows) == 2 * SMALLEST_PAGED * (1 + 4)
     assert not any(row["unpaged"]["paged"] for row in rows)
 
 
-def test_nothing_is_allocated_where_too_little_is_free(card, paged):
+def test_nothing_is_allocated_if_too_little_memory_is_free(card, paged):
     card.total = 100 * gpu_check.managed_bytes() - 1
-    with pytest.raises(CourseError, match="paged optimizers are not tried"):
+    with pytest.raises(CourseError, match="paged optimizers are not measured"):
         gpu_check.paging(8, CPU)
     assert not paged and card.peak == 0
 
 
 @pytest.mark.parametrize("bits", gpu_check.BITS)
 def test_paged_and_unpaged_updates_are_compared(bits, card, paged):
-    row = gpu_check.paging(bits, CPU, ticking(*2 * [1.0, 2.0, 3.0, 4.0, 5.0]))
+    row = gpu_check.paging(bits, CPU, clock_of(*2 * [1.0, 2.0, 3.0, 4.0, 5.0]))
     assert row["difference"] == 0
     assert row["paged"]["paged sizes"] == [SMALLEST_PAGED]
     assert row["unpaged"]["paged sizes"] == []
-    assert paged == [SMALLEST_PAGED, SMALLEST_PAGED]  # two states
+    # AdamW has two states.
+    assert paged == [SMALLEST_PAGED, SMALLEST_PAGED]
     count = sum(gpu_check.SIZES)
     assert row["paged"]["states"] == row["unpaged"]["states"]
     assert row["paged"]["states"] == pytest.approx(2 * count * bits // 8, rel=0.03)
@@ -254,11 +267,11 @@ def test_paged_and_unpaged_updates_are_compared(bits, card, paged):
     assert row["unpaged"]["seconds"] == 3.0
 
 
-def test_a_difference_between_the_two_is_seen(card, paged, monkeypatch):
-    plain = bnb.optim.PagedAdamW8bit.step
+def test_difference_between_paged_and_unpaged_weights_is_measured(card, paged, monkeypatch):
+    original = bnb.optim.PagedAdamW8bit.step
 
     def step(self):
-        plain(self)
+        original(self)
         with torch.no_grad():
             self.param_groups[0]["params"][-1][0] += 0.5
 
@@ -270,8 +283,8 @@ def test_a_difference_between_the_two_is_seen(card, paged, monkeypatch):
 # --- the report -----------------------------------------------------------------------------------
 
 
-def made_up():
-    """A record that no card has measured: a stand-in for the texts."""
+def fictitious_report():
+    """Return a report without problems, whose numbers were not measured."""
     unpaged = {"states": 4_500_000, "paged": 0, "paged sizes": [], "allocated": 4_500_000}
     unpaged |= {"free": 20_971_520, "seconds": 0.0002}
     paged = {"states": 4_500_000, "paged": 4_394_304, "paged sizes": [100_000, 2_097_152]}
@@ -279,8 +292,8 @@ def made_up():
     step = {"case": "1 × 512 tokens, checkpointing", "measured": 1000 * 2**20}
     return {
         "date": "2001-02-03",
-        "name": "Made-up Card",
-        "machine": "a made-up machine",
+        "name": "Fictitious Card",
+        "machine": "a fictitious machine",
         "model": "smollm2-1.7b",
         "settings": {"rank": 16, "repeats": 5, "workspace": 1000, "paging": [100_000, 2_097_152]},
         "card": {
@@ -302,77 +315,77 @@ def made_up():
 
 
 def page(report):
-    """The report as Markdown."""
+    """Return the report as Markdown."""
     return runner.page("gpu_check", gpu_check.BENCHMARK, report)
 
 
-def test_the_page_holds_what_was_measured():
-    text = page(made_up())
+def test_page_shows_the_measurements():
+    text = page(fictitious_report())
     for line in (
-        "Made-up Card: all was measured, and all is as predicted.",
-        "Made by `python -m benchmarks gpu_check` on 2001-02-03: a made-up machine.",
+        "Fictitious Card: all measurements succeeded and agree with the predictions.",
+        "Made by `python -m benchmarks gpu_check` on 2001-02-03: a fictitious machine.",
         "| compute capability | 7.5 |",
         "| memory | 15.80 GB |",
         "| driver | unknown |",
         "| the course computes in | float16: compute capability 7.5 has no native bfloat16 |",
         "| torch.cuda.is_bf16_supported() | True |",
         "| all its tensors | 1,032,576,416 |",
-        "| torch.cuda.memory_allocated grew by | 1,040,000,000 |",
+        "| growth of torch.cuda.memory_allocated | 1,040,000,000 |",
         "| 1 × 512 tokens, checkpointing | 1,000.0 | 1,005.0 (+0.50%) | 1,234 |",
         "| 8-bit AdamW, unpaged | 4.50 | 0.00 | 4.50 | 20.97 | 0.20 |",
         "| 8-bit AdamW, paged | 4.50 | 4.39 | 0.11 | 6.29 | 0.31 |",
-        "- 8-bit AdamW: states of 100,000, 2,097,152 numbers are paged; after 6 updates the "
-        "weights are bit for bit those without paging.",
+        "- 8-bit AdamW: states of 100,000, 2,097,152 elements are paged. After 6 updates the "
+        "weights are equal to the last bit to those without paging.",
     ):
         assert line in text.splitlines(), line
 
 
-def test_nothing_is_wrong_with_a_sound_report():
-    assert gpu_check.faults(made_up()) == []
+def test_report_without_problems():
+    assert gpu_check.problems(fictitious_report()) == []
 
 
 @pytest.mark.parametrize(
-    ("part", "change", "told"),
+    ("part", "change", "message"),
     [
         ("weights", {"predicted": 1_032_576_417}, "weights: off by +1 B"),
         ("steps", {"predicted": 1011 * 2**20}, "checkpointing: the peak is off by +1.10%"),
         ("steps", {"predicted": 989 * 2**20}, "checkpointing: the peak is off by -1.10%"),
         ("optimizers", {"difference": 0.25}, "AdamW: paging changes weights by up to 0.25"),
         ("optimizers", {"difference": float("nan")}, "paging changes weights by up to nan"),
-        ("optimizers", {"paged": {"paged sizes": []}}, "it is the states of [] numbers that are"),
+        ("optimizers", {"paged": {"paged sizes": []}}, "AdamW: the paged states have [] elements"),
         ("card", {"failed": "RuntimeError: x"}, "the card: failed (RuntimeError: x)"),
         ("weights", {"failed": "CourseError: y"}, "weights: failed (CourseError: y)"),
         ("steps", {"failed": "OutOfMemoryError: z"}, "checkpointing: failed (OutOfMemoryError: z)"),
         ("optimizers", {"failed": "CourseError: v"}, "8-bit AdamW: failed (CourseError: v)"),
     ],
 )
-def test_what_is_off_or_failed_is_told_and_the_page_still_written(part, change, told):
-    report = made_up()
+def test_wrong_or_failed_measurement_is_a_problem_on_the_page(part, change, message):
+    report = fictitious_report()
     row = report[part][0] if isinstance(report[part], list) else report[part]
     for key, value in change.items():
         row[key] = row[key] | value if isinstance(value, dict) else value
     if "failed" in change:
         for key in set(row) - {"case", "failed"}:
             del row[key]
-    (fault,) = gpu_check.faults(report)
-    assert told in fault
-    assert f"- {fault}" in page(report).splitlines()
+    (problem,) = gpu_check.problems(report)
+    assert message in problem
+    assert f"- {problem}" in page(report).splitlines()
 
 
-def test_a_larger_workspace_of_cublas_is_added_to_the_prediction():
-    report = made_up()
+def test_larger_workspace_of_cublas_is_added_to_the_prediction():
+    report = fictitious_report()
     report["card"]["workspace"] += fresh_block(20 * 2**20)
-    assert gpu_check.beyond(report) == 40 * 2**20
-    (fault,) = gpu_check.faults(report)
-    assert "off by +4.50%" in fault
+    assert gpu_check.extra_workspace(report) == 40 * 2**20
+    (problem,) = gpu_check.problems(report)
+    assert "off by +4.50%" in problem
     assert "1,045.0 (+4.50%)" in page(report)
 
 
-# --- from end to end ------------------------------------------------------------------------------
+# --- the whole benchmark --------------------------------------------------------------------------
 
 
 def saved(folder):
-    """The report and the page that a run has left."""
+    """Return the report and the page that a run has saved."""
     data = folder / "out" / "gpu_check.json"
     text = data.with_suffix(".md").read_text(encoding="utf-8")
     return json.loads(data.read_text(encoding="utf-8")), text
@@ -380,12 +393,13 @@ def saved(folder):
 
 @pytest.fixture
 def run(card, paged, tiny, monkeypatch, tmp_path):
-    """Runs the script as on a card; returns its status and the JSON it wrote."""
+    """Return a function that runs the benchmark, and returns its exit status and its report."""
     monkeypatch.setattr(gpu_check, "find_card", lambda: CPU)
-    here = {"date": "2001-02-03", "machine": "a stand-in"}
+    monkeypatch.setattr(gpu_check, "REPEATS", 1)
+    here = {"date": "2001-02-03", "machine": "an imitated machine"}
     monkeypatch.setattr(gpu_check, "measured_here", lambda: here)
     monkeypatch.setattr(gpu_check, "fetch_base", lambda name: None)
-    # a CPU's product sets nothing aside, and its estimate counts nothing
+    # Matrix products on a CPU need no workspace.
     monkeypatch.setattr(gpu_check, "CUBLAS_WORKSPACE", 0)
 
     def run(*arguments):
@@ -397,72 +411,74 @@ def run(card, paged, tiny, monkeypatch, tmp_path):
     return run
 
 
-def test_a_whole_check(run, capsys):
+def test_whole_benchmark(run, capsys):
     status, report = run("--model", "smollm2-135m")
-    assert gpu_check.faults(report) == [] and status == 0
+    assert gpu_check.problems(report) == [] and status == 0
     assert report["model"] == "smollm2-135m"
     assert len(report["steps"]) == 4 and len(report["optimizers"]) == 2
-    shown = capsys.readouterr().out
-    assert "measuring: 1 × 64 tokens, checkpointing" in shown
-    assert "all was measured, and all is as predicted." in shown
+    output = capsys.readouterr().out
+    assert "measuring: 1 × 64 tokens, checkpointing" in output
+    assert "all measurements succeeded and agree with the predictions." in output
 
 
-def test_a_step_that_fails_does_not_stop_the_others(run, monkeypatch):
-    plain, steps = gpu_check.step, []
+@pytest.mark.full
+def test_failed_step_does_not_stop_the_others(run, monkeypatch):
+    original, lengths = gpu_check.step, []
 
     def step(model, optimizer, length, batch_size):
-        steps.append(length)
-        if steps.count(96) == 1 and length == 96:
+        lengths.append(length)
+        if lengths.count(96) == 1 and length == 96:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        plain(model, optimizer, length, batch_size)
+        original(model, optimizer, length, batch_size)
 
     monkeypatch.setattr(gpu_check, "step", step)
     status, report = run()
     failed = ["failed" in row for row in report["steps"]]
     assert (status, failed) == (1, [False, False, True, False])
-    (fault,) = gpu_check.faults(report)
-    assert fault == "2 × 96 tokens, checkpointing: failed (OutOfMemoryError: CUDA out of memory.)"
+    (problem,) = gpu_check.problems(report)
+    assert problem == "2 × 96 tokens, checkpointing: failed (OutOfMemoryError: CUDA out of memory.)"
 
 
-@pytest.mark.parametrize("what", ["load_base", "attach_adapters", "cublas_workspace"])
-def test_the_rest_is_measured_whatever_fails(run, monkeypatch, what):
-    def breaks(*_, **__):
+@pytest.mark.full
+@pytest.mark.parametrize("function", ["load_base", "attach_adapters", "cublas_workspace"])
+def test_failed_part_does_not_stop_the_other_parts(run, monkeypatch, function):
+    def fail(*_, **__):
         raise ImportError("a library is too old")
 
-    monkeypatch.setattr(gpu_check, what, breaks)
+    monkeypatch.setattr(gpu_check, function, fail)
     status, report = run()
-    (fault,) = gpu_check.faults(report)
-    assert status == 1 and "failed (ImportError: a library is too old)" in fault
+    (problem,) = gpu_check.problems(report)
+    assert status == 1 and "failed (ImportError: a library is too old)" in problem
     assert [row["difference"] for row in report["optimizers"]] == [0, 0]
 
 
-def test_what_was_measured_is_kept_if_bitsandbytes_ends_the_process(run, monkeypatch, tmp_path):
-    def refused(*_):
-        sys.exit(1)  # as its C code does
-
-    monkeypatch.setattr(gpu_check, "paging", refused)
+@pytest.mark.full
+def test_measurements_are_kept_if_bitsandbytes_ends_the_process(run, monkeypatch, tmp_path):
+    # bitsandbytes' C code ends the process if it can't allocate managed memory.
+    monkeypatch.setattr(gpu_check, "paging", lambda *_: sys.exit(1))
     with pytest.raises(SystemExit):
         run()
     report, text = saved(tmp_path)
     assert len(report["steps"]) == 4
-    (fault,) = gpu_check.faults(report)
-    assert fault == "paged optimizers: failed (the process ended before them)"
-    assert fault in text
+    (problem,) = gpu_check.problems(report)
+    assert problem == "paged optimizers: failed (the process ended before them)"
+    assert problem in text
 
 
-def test_a_wrong_prediction_ends_with_status_1(run, monkeypatch):
+@pytest.mark.full
+def test_wrong_prediction_gives_exit_status_1(run, monkeypatch):
     monkeypatch.setattr(gpu_check, "model_bytes", lambda model: model_bytes(model) - 4)
     status, report = run()
     assert status == 1
-    assert gpu_check.faults(report) == ["weights: off by +4 B"]
+    assert gpu_check.problems(report) == ["weights: off by +4 B"]
 
 
-def test_where_the_big_model_is_out_of_reach_the_small_one_is_measured(monkeypatch, capsys):
-    def out_of_reach(name):
+def test_small_model_is_measured_if_the_big_one_cannot_be_fetched(monkeypatch, capsys):
+    def fail(name):
         raise CourseError("no hub")
 
     monkeypatch.setattr(gpu_check, "default_name", lambda: "smollm2-1.7b")
-    monkeypatch.setattr(gpu_check, "fetch_base", out_of_reach)
+    monkeypatch.setattr(gpu_check, "fetch_base", fail)
     assert gpu_check.available() == "smollm2-135m"
     assert "no hub" in capsys.readouterr().out
     monkeypatch.setattr(gpu_check, "fetch_base", lambda name: None)

@@ -329,7 +329,7 @@ def test_ctrl_c_saves_what_is_done_says_so_and_leaves_nothing(course):
     children = psutil.Process(run.pid).children(recursive=True)
     run.send_signal(signal.SIGINT)
     said, _ = run.communicate(timeout=30)
-    assert (run.returncode, "the same command goes on from there" in said) == (130, True), said
+    assert (run.returncode, "run the same command again" in said) == (130, True), said
     assert "Traceback" not in said
     assert len(children) >= 4 and psutil.wait_procs(children, timeout=5)[1] == []
     done = len(list(course.glob("grading/*/*/*/record.json")))

@@ -1,4 +1,4 @@
-"""lab: root may run a server that only this machine reaches; no browser takes over the terminal."""
+"""lab: which servers root may run, and which browsers are opened."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ HOSTS |= {"0.0.0.0": False, "::": False, "": False, "192.168.1.2": False, "examp
 
 
 @pytest.mark.parametrize(("host", "alone"), HOSTS.items())
-def test_loopback_addresses_are_those_that_only_this_machine_reaches(host, alone):
+def test_loopback_addresses_are_recognized(host, alone):
     assert lab.is_loopback(host) is alone
 
 
@@ -30,7 +30,7 @@ TEXT_BROWSERS = ("elinks", "links", "links2", "lynx", "w3m")
 
 @pytest.fixture
 def programs(tmp_path, monkeypatch):
-    """A PATH with browsers for windows and for the terminal, and with a link to one of each."""
+    """A PATH with graphical and text-mode browsers, and with a link to one of each kind."""
     for name in ("firefox", "wslview", *TEXT_BROWSERS):
         (tmp_path / name).touch(0o755)
     (tmp_path / "www-browser").symlink_to("w3m")
@@ -42,32 +42,32 @@ BROWSERS = dict.fromkeys((*TEXT_BROWSERS, "www-browser"), False)
 BROWSERS |= dict.fromkeys(("firefox", "x-www-browser", "default", ""), True)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no browsers for the terminal")
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no text-mode browsers")
 @pytest.mark.parametrize(("name", "window"), BROWSERS.items())
-def test_a_browser_for_the_terminal_is_known_by_its_program(programs, monkeypatch, name, window):
-    monkeypatch.setattr(webbrowser, "get", lambda asked: SimpleNamespace(name=name))
+def test_text_mode_browser_is_recognized_by_its_program(programs, monkeypatch, name, window):
+    monkeypatch.setattr(webbrowser, "get", lambda _: SimpleNamespace(name=name))
     assert lab.opens_windows() is window
 
 
-def test_a_machine_without_a_browser(monkeypatch):
-    def get(asked):
+def test_machine_without_a_browser(monkeypatch):
+    def get(_):
         raise webbrowser.Error("could not locate runnable browser")
 
     monkeypatch.setattr(webbrowser, "get", get)
     assert not lab.opens_windows()
 
 
-# --- what is started ---
+# --- the server ---
 
 
 class Server(lab.CourseServer):
-    """A server that is never started, with the settings of a test."""
+    """A server with the settings of a test, which is never started."""
 
     ip, sock, browser, identity_provider = "localhost", "", "", SimpleNamespace(auth_enabled=True)
 
 
 def started(monkeypatch, root=False, windows=True, **settings):
-    """The server after what `start_app` decides for this user and this browser."""
+    """Return a server after `start_app` has decided about this user and this browser."""
     monkeypatch.setattr(lab.ServerApp, "start_app", lambda self: None)
     monkeypatch.setattr(lab, "is_root", lambda: root)
     monkeypatch.setattr(lab, "opens_windows", lambda name: windows)
@@ -78,7 +78,7 @@ def started(monkeypatch, root=False, windows=True, **settings):
     return server
 
 
-def test_root_may_run_a_private_server_and_is_told_why(monkeypatch, caplog):
+def test_root_may_run_a_private_server(monkeypatch, caplog):
     assert started(monkeypatch, root=True).allow_root
     assert "because it accepts connections from this machine alone" in caplog.text
 
@@ -87,28 +87,29 @@ OPEN = {"ip": "0.0.0.0", "sock": "/tmp/s", "identity_provider": SimpleNamespace(
 
 
 @pytest.mark.parametrize("name", OPEN)
-def test_root_may_not_run_a_server_that_others_reach(monkeypatch, caplog, name):
+def test_root_may_not_run_a_server_that_others_can_reach(monkeypatch, caplog, name):
     assert not started(monkeypatch, root=True, **{name: OPEN[name]}).allow_root
     assert "The course runs as root only if" in caplog.text
 
 
-def test_what_root_and_other_users_decide_themselves_holds(monkeypatch, caplog):
+def test_option_allow_root_and_other_users_are_left_alone(monkeypatch, caplog):
     assert started(monkeypatch, root=True, ip="0.0.0.0", allow_root=True).allow_root
     assert not started(monkeypatch).allow_root
     assert "root" not in caplog.text
 
 
 @pytest.mark.parametrize("settings", [{"windows": False}, {"open_browser": False}])
-def test_without_a_browser_the_address_is_all_that_is_named(monkeypatch, settings):
+def test_server_without_a_browser_prints_only_its_address(monkeypatch, settings):
     server = started(monkeypatch, **settings)
     assert (server.open_browser, server.no_browser_open_file) == (False, True)
     server = started(monkeypatch)
     assert (server.open_browser, server.no_browser_open_file) == (True, False)
 
 
-@pytest.mark.skipif(not lab.is_root(), reason="other users are refused nothing")
+@pytest.mark.skipif(not lab.is_root(), reason="the server refuses only root")
 @pytest.mark.parametrize("way", ["option", "configuration"])
-def test_jupyter_refuses_root_where_others_reach_the_server(tmp_path, way):
+@pytest.mark.full
+def test_jupyter_refuses_root_if_others_can_reach_the_server(tmp_path, way):
     (tmp_path / "config").mkdir()
     options = ["--ip=0.0.0.0"] if way == "option" else []
     if way == "configuration":
@@ -116,8 +117,6 @@ def test_jupyter_refuses_root_where_others_reach_the_server(tmp_path, way):
         (tmp_path / "config/jupyter_server_config.json").write_text(json.dumps(settings), "utf-8")
     own = {f"JUPYTER_{name.upper()}_DIR": str(tmp_path / name) for name in ("config", "runtime")}
     command = [sys.executable, "-m", "course_utils.lab", "--no-browser", *options]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | own, capture_output=True, timeout=120
-    )
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | own, capture_output=True)
     assert done.returncode == 1
     assert b"Use --allow-root to bypass" in done.stderr and b"token=" not in done.stderr

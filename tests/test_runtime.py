@@ -23,7 +23,7 @@ from course_utils import runtime
 def test_compute_dtype_on_gpus(monkeypatch, capability, dtype):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None: capability)
-    # PyTorch says so even of GPUs that emulate bfloat16.
+    # PyTorch returns True even for GPUs that emulate bfloat16.
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     assert runtime.device() == torch.device("cuda")
     assert runtime.compute_dtype() is dtype
@@ -50,7 +50,7 @@ def test_compute_dtype_on_cpus(monkeypatch, has, dtype):
         ("no such line", False),
     ],
 )
-def test_cpu_features_from_linux(monkeypatch, tmp_path, line, has):
+def test_cpu_features_are_read_from_proc_cpuinfo(monkeypatch, tmp_path, line, has):
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\n{line}\nbogomips : 1\n")
     found = runtime.cpu_features(cpuinfo)
@@ -58,7 +58,7 @@ def test_cpu_features_from_linux(monkeypatch, tmp_path, line, has):
     assert runtime.cpu_has_bf16() == has
 
 
-def test_cpu_features_elsewhere_come_from_torch(monkeypatch, tmp_path):
+def test_cpu_features_on_other_systems_are_read_from_torch(monkeypatch, tmp_path):
     capabilities = {"neon": True, "bf16": True, "sve": False, "l1d_cache_size": 1}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert runtime.cpu_features(tmp_path / "none") == {"neon", "bf16"}
@@ -66,14 +66,14 @@ def test_cpu_features_elsewhere_come_from_torch(monkeypatch, tmp_path):
     assert runtime.cpu_features(tmp_path / "none") == frozenset()
 
 
-def test_gpu_memory_is_torchs_own_count(monkeypatch):
+def test_gpu_memory_is_the_memory_that_torch_allocated(monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 7_000)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 5_000)
     assert runtime.peak_memory("cuda") == 7_000
     assert runtime.current_memory("cuda") == 5_000
 
 
-def test_seed_everything():
+def test_equal_seeds_give_equal_numbers():
     def draw():
         runtime.seed_everything(3)
         return torch.rand(2).tolist(), np.random.rand(2).tolist()
@@ -84,7 +84,7 @@ def test_seed_everything():
             runtime.seed_everything(bad)
 
 
-def test_cache_dir(monkeypatch, tmp_path):
+def test_cache_folder_can_be_chosen(monkeypatch, tmp_path):
     monkeypatch.setenv("QLORA_COURSE_CACHE", str(tmp_path))
     assert runtime.cache_dir() == tmp_path
     monkeypatch.setenv("QLORA_COURSE_CACHE", "~/models")
@@ -96,19 +96,18 @@ def test_cache_dir(monkeypatch, tmp_path):
 # --- memory and cores ---
 
 
-def test_process_memory():
-    # Memory from the system itself, because the heap may keep what is freed.
+def test_current_and_peak_memory_of_this_process():
+    # This memory is mapped directly, because the heap may keep freed memory.
     block = mmap.mmap(-1, 60_000_000)
     np.frombuffer(block, dtype=np.uint8)[:] = 1
-    held = runtime.current_memory("cpu")
-    assert held > len(block)
+    used = runtime.current_memory("cpu")
+    assert used > len(block)
     block.close()
-    assert runtime.peak_memory("cpu") >= held - 1_000_000
-    assert runtime.current_memory("cpu") < held - 50_000_000
+    assert runtime.peak_memory("cpu") >= used - 1_000_000
+    assert runtime.current_memory("cpu") < used - 50_000_000
 
 
-def test_peak_of_a_child_is_its_own():
-    # A child process must not inherit this peak.
+def test_peak_of_a_child_process_is_not_inherited():
     block = np.ones(300_000_000, dtype=np.uint8)
     code = (
         "import os; from course_utils.runtime import process_peak; print(process_peak(os.getpid()))"
@@ -117,36 +116,38 @@ def test_peak_of_a_child_is_its_own():
     assert 5_000_000 < int(done.stdout) < block.nbytes
 
 
-HELD_AFTER_FREEING = """
+USED_AFTER_FREEING = """
 import sys
 import numpy as np
+import psutil
 from course_utils import runtime
-# Once this is freed, glibc keeps freed blocks of up to this size in its heap.
+memory = psutil.Process().memory_info
+# When this array is freed, glibc begins to keep freed blocks of up to this size in its heap.
 np.ones(30_000_000, dtype=np.uint8)
-before = runtime.current_memory("cpu")
+before = memory().rss
 blocks = [np.ones(n, dtype=np.uint8) for _ in range(40) for n in (5_000_000, 100_000)]
 # The small arrays that remain keep the heap from shrinking.
 del blocks[::2]
 if sys.argv[1:]:
     runtime.trim_heap()
-print(runtime.current_memory("cpu") - before)
+print(memory().rss - before)
 """
 
 
 @pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"),
-    reason="not glibc's heap",
+    reason="the C library is not glibc",
 )
-def test_trimming_gives_freed_memory_back():
-    def held(*arguments):
-        command = [sys.executable, "-c", HELD_AFTER_FREEING, *arguments]
+def test_trim_heap_returns_freed_memory_to_the_system():
+    def used(*arguments):
+        command = [sys.executable, "-c", USED_AFTER_FREEING, *arguments]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-    assert held() > 150_000_000
-    assert held("trim") < 30_000_000
+    assert used() > 150_000_000
+    assert used("trim") < 30_000_000
 
 
-def test_onednn_keeps_few_kernels_unless_the_variable_is_set(monkeypatch):
+def test_onednn_cache_is_limited_unless_the_variable_is_set(monkeypatch):
     monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
     runtime.limit_onednn_cache()
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
@@ -156,7 +157,7 @@ def test_onednn_keeps_few_kernels_unless_the_variable_is_set(monkeypatch):
 
 
 def cgroup(tmp_path, monkeypatch, membership, files):
-    """A stand-in for /sys/fs/cgroup, with this process in `membership`."""
+    """Write files like those in /sys/fs/cgroup, and replace /proc/self/cgroup by `membership`."""
     for name, text in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,21 +179,21 @@ BINDER_V2 = {
 }
 
 
-def test_binder_with_2_gib(tmp_path, monkeypatch):
+def test_memory_and_cores_on_binder(tmp_path, monkeypatch):
     root = cgroup(tmp_path, monkeypatch, "0::/\n", BINDER_V2)
     free = 2_147_483_648 - 900_000_000 + 300_000_000
     assert runtime.available_memory(root) == free
     assert runtime.usable_cores(root) == 1
 
 
-def test_a_limit_of_an_enclosing_cgroup_counts(tmp_path, monkeypatch):
+def test_limit_of_an_enclosing_cgroup_is_counted(tmp_path, monkeypatch):
     inner = {"pod/box/memory.max": "max\n", "pod/box/memory.current": "5\n"}
     outer = {"pod/memory.max": "1000\n", "pod/memory.current": "400\n"}
     root = cgroup(tmp_path, monkeypatch, "0::/pod/box\n", inner | outer)
     assert runtime.available_memory(root) == 600
 
 
-def test_cgroups_of_version_1(tmp_path, monkeypatch):
+def test_limits_of_cgroups_of_version_1(tmp_path, monkeypatch):
     files = {
         "memory/memory.limit_in_bytes": "1000",
         "memory/memory.usage_in_bytes": "800",
@@ -206,7 +207,7 @@ def test_cgroups_of_version_1(tmp_path, monkeypatch):
     assert runtime.usable_cores(root) <= 2
 
 
-def test_no_limit(tmp_path, monkeypatch):
+def test_cgroup_without_a_limit(tmp_path, monkeypatch):
     files = {"memory.max": "max\n", "memory.current": "5\n", "cpu.max": "max 100000\n"}
     root = cgroup(tmp_path, monkeypatch, "0::/\n", files)
     assert runtime.available_memory(root) > 10_000_000
