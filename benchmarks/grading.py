@@ -417,18 +417,18 @@ def ours(folder: Path, name: str, limits: str = "default", workers: int = 0) -> 
 
 def grade(folder: Path, name: str, limits: str, workers: int) -> None:
     """Grade and publish in this process. The arguments are those of `ours`."""
-    from course_utils.grading import classroom, marking
+    from course_utils.grading import autograde, classroom
 
     chosen = SHORT if limits == "short" else Limits()
     # `classroom.grade` uses the servers that are warmed up here.
-    marking.servers(marking.grading_spec(folder, name, chosen))
+    autograde.servers(autograde.grading_spec(folder, name, chosen))
     print("ready", flush=True)
 
     def tell(record: records.Record, *_: int) -> None:
         print("done", record.student, flush=True)
 
     options = {"limits": chosen, "workers": workers or None, "progress": tell}
-    classroom.publish(folder, classroom.grade(folder, name, **options))
+    classroom.write_results(folder, classroom.grade(folder, name, **options))
 
 
 STOCK = """\

@@ -423,7 +423,7 @@ def grade(assignment: str, workers: int | None, scheduler: str | None, again: bo
     except KeyboardInterrupt:
         click.echo("\nStopped. What was graded is saved: the same command goes on from there.")
         sys.exit(130)
-    click.echo(classroom.publish(folder, result))
+    click.echo(classroom.write_results(folder, result))
 
 
 # --- for publishers -------------------------------------------------------------------------------

@@ -465,14 +465,14 @@ def test_grade_says_what_became_of_the_class(handed_in):
     result = course("grade", "9", "--workers", "1")
     assert result.exit_code == 0
     said = result.output.splitlines()
-    assert "09_sums: 2 graded now; in all, 1 graded, 1 ungradable" in said
+    assert "09_sums: 2 graded in this run. In total: 1 graded, 1 ungradable" in said
     assert any(line.startswith("  two: ungradable, ") for line in said)
     assert said[-2:] == [
         "report: grading/09_sums/report.html",
         "points: grading/09_sums/points.csv",
     ]
     again = course("grade", "9").output
-    assert "09_sums: 0 graded now; in all, 1 graded, 1 ungradable" in again
+    assert "09_sums: 0 graded in this run. In total: 1 graded, 1 ungradable" in again
 
 
 def test_grade_without_submissions(assignments):

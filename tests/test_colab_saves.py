@@ -95,7 +95,7 @@ def collected(course, name):
 )
 def test_it_is_collected_and_gets_the_points_of_the_untouched_solution(name, tmp_path):
     with mutation.offline():
-        course = release.copied_course(ROOT, tmp_path / "course", only=name)
+        course = release.copy_course(ROOT, tmp_path / "course", only=name)
         release.release(course)
         mutation.submit(course, name, "untouched", {})
         assert "4 files collected" in collected(course, name)

@@ -79,7 +79,7 @@ def run(attacks: list[corpus.Attack], folder: Path, workers: int = 2) -> Run:
     before, started = canaries.files(course, GRADERS), time.monotonic()
     with listening() as listeners, _grader(folder / "home", secrets):
         graded = classroom.grade(course, name, workers=workers, limits=LIMITS)
-        told = classroom.publish(course, graded)
+        told = classroom.write_results(course, graded)
     seconds = time.monotonic() - started
     memory = process_peak(os.getpid())
     found = {record.student: record for record in graded.records}
@@ -146,7 +146,7 @@ def _pages(course: Path, name: str, attacks: list[corpus.Attack]) -> dict[str, s
             config=config, assignment_id=name, student_id=student(attack), root=str(course)
         )
         converter = GenerateFeedback(coursedir=directory, config=config, force=True)
-        converter.log = release.errors_alone()
+        converter.log = release.error_log()
         converter.start()
         page = course / "feedback" / student(attack) / name / f"{name}.html"
         pages[student(attack)] = page.read_text(encoding="utf-8")
