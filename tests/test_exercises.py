@@ -19,7 +19,11 @@ from tests import mutation
 ROOT = mutation.ROOT
 PATHS = assignments.sources(ROOT)
 NAMES = [path.stem for path in PATHS]
-every = pytest.mark.parametrize("path", PATHS, ids=NAMES)
+# All tests of an assignment run in the same process, which grades the assignment only once.
+every = pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(path.stem)) for path in PATHS],
+)
 
 
 @functools.cache

@@ -91,7 +91,7 @@ def sandboxes(pids):
     found = []
     for pid in pids:
         for child in psutil.Process(pid).children(recursive=True):
-            # A process may end between the listing and the question for its name.
+            # The child may have ended after it was listed.
             with contextlib.suppress(psutil.NoSuchProcess):
                 found += [child] if child.name() == "bwrap" else []
     return found

@@ -20,6 +20,8 @@ from tests import assignment
 
 pytest.importorskip("nbgrader", reason="no nbgrader: pip install -e '.[instructor,test]'")
 
+pytestmark = pytest.mark.xdist_group("student_repo")
+
 ROOT = Path(__file__).resolve().parents[1]
 CACHES = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
 REGION = re.compile(r"### BEGIN (SOLUTION|HIDDEN TESTS)\n(.*?)### END \1", re.S)

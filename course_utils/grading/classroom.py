@@ -111,7 +111,7 @@ def grade(  # noqa: PLR0913
         records.adopt(book.records)
         before = {r.student: r for r in records.read_all(book.records) if r.assignment == name}
         previous = report.merged(before.values(), book.scores())
-        kept = {} if again else _unchanged(paths, spec, _complete(before, book))
+        kept = {} if again else _unchanged(paths, spec, _complete_records(before, book))
         changed = [path for path in paths if path.parent.name not in kept]
         pool = _pool(spec, scheduler, workers)
         graded = _grade(book, spec, changed, pool, progress) if changed else []
@@ -178,7 +178,7 @@ def _may_exist(path: Path) -> bool:
     return True
 
 
-def _complete(before: dict[str, Record], book: Book) -> dict[str, Record]:
+def _complete_records(before: dict[str, Record], book: Book) -> dict[str, Record]:
     """Return the complete records, by student.
 
     A record is complete if the gradebook contains the student's submission of the assignment, or if
@@ -243,7 +243,7 @@ def _stoppable() -> Iterator[threading.Event]:
 
 @contextlib.contextmanager
 def _pool(spec: GradingSpec, scheduler: str | None, workers: int | None) -> Iterator[Pool]:
-    """Yield an executor of a cluster if a scheduler is given, else one of this process's threads.
+    """Yield an executor, which uses a cluster if a scheduler is given, and threads otherwise.
 
     Yields:
         The executor, and how many submissions it grades at a time.
