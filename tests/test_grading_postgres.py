@@ -233,7 +233,8 @@ def test_after_a_killed_run_the_next_run_grades_the_rest(server, released, tmp_p
     run.communicate()
     assert len(list(killed.glob("grading/*/*/*/record.json"))) == 2
     sums.hand_in(killed, "s2", WRONG)
-    assert grade(killed).graded == 3 and grade(whole).graded == 5
+    assert classroom.grade(killed, NAME).graded == 3
+    assert classroom.grade(whole, NAME).graded == 5
     assert sums.grades(killed) == sums.grades(whole)
 
 
