@@ -313,7 +313,7 @@ def test_release_for_students(assignments):
     result = course("release", "--student-repo", "students")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == (
-        "Error: students is neither new nor empty, and no git work tree: choose another folder\n"
+        "Error: students exists, but is neither empty nor a git work tree: choose another folder\n"
     )
 
 

@@ -54,6 +54,8 @@ def test_the_loss_of_the_pretrained_model_is_low_and_falls(trained):
     assert first < 0.6 * math.log(49_152)
 
 
+# This test trains the model a second time.
+@pytest.mark.slow
 def test_answering_prompts_during_training_does_not_change_the_losses(trained, stories, tmp_path):
     prompts = [news.tuned_messages(stories[0], answered=False)]
 
