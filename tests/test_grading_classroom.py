@@ -116,7 +116,6 @@ def test_a_submission_that_became_ungradable_loses_its_earlier_points(course):
     assert "This submission could not be graded" in page
 
 
-@pytest.mark.full
 def test_the_report_and_the_table_are_written(course):
     sums.hand_in(course, "right", RIGHT)
     sums.hand_in(course, "broken").write_text("x", encoding="utf-8")
@@ -197,7 +196,6 @@ def change_a_hidden_test(course):
     path.write_text(text.replace("return max(numbers)", "return max(numbers, key=abs)"), "utf-8")
 
 
-@pytest.mark.full
 def test_after_a_changed_test_all_are_graded_again_and_keep_points_by_hand(course):
     sums.hand_in(course, "one", RIGHT)
     sums.hand_in(course, "two", {**RIGHT, "sum-largest": "def largest(n):\n    return 1\n"})
