@@ -33,11 +33,11 @@ from nbgrader.api import Gradebook, InvalidEntry
 from course_utils import files
 from course_utils.grading import autograde, classroom, safe_files
 from course_utils.grading.intake import repair, submissions
-from course_utils.grading.spec import Submission
 from course_utils.grading.results import gradebook, records
 from course_utils.grading.results.gradebook import Book
 from course_utils.grading.results.records import GRADED, PERSON, STATES, UNGRADABLE, Record
 from course_utils.grading.sandbox.bubblewrap import SandboxError
+from course_utils.grading.spec import Submission
 from course_utils.validation import CourseError
 from tests import sums
 from tests.sandboxes import QUICK, needed
