@@ -42,9 +42,9 @@ exchange = ROOT / (os.environ.get("QLORA_COURSE_EXCHANGE") or "exchange")
 
 # formgrader and the Assignment List don't work without the exchange's folder, and in nbgrader only
 # the command `release_assignment` creates the folder. Therefore the folder is created here.
-# Everybody may write to the folder, as nbgrader demands. The sticky bit, as for /tmp, prevents
+# Everybody may write to the folder, as nbgrader requires. The sticky bit, as for /tmp, prevents
 # people from removing each other's files. If the folder exists already or can't be created,
-# nothing is done here, and nbgrader reports any problem when the exchange is used.
+# nothing is done here, and nbgrader reports the problem when the exchange is used.
 with contextlib.suppress(OSError):
     exchange.mkdir(parents=True)
     exchange.chmod(0o1777)
@@ -65,11 +65,11 @@ c.Execute.extra_arguments = ["--IPKernelApp.log_level=CRITICAL"]
 # preprocessors run students' code in a sandbox and the tests in another process (docs/grading.md).
 # With these settings, `nbgrader autograde` and formgrader grade in the same way as `course grade`.
 c.Autograde.sanitize_preprocessors = [
-    "course_utils.grading.plugins.Repaired",
+    "course_utils.grading.plugins.RepairNotebook",
     "nbgrader.preprocessors.CheckCellMetadata",
 ]
 c.Autograde.autograde_preprocessors = [
-    "course_utils.grading.plugins.Judged",
+    "course_utils.grading.plugins.ExecuteInSandbox",
     "nbgrader.preprocessors.SaveAutoGrades",
     "nbgrader.preprocessors.AssignLatePenalties",
     "nbgrader.preprocessors.CheckCellMetadata",

@@ -429,11 +429,11 @@ def course_command(folder: Path, name: str, limits: str = "default", workers: in
 
 def grade(folder: Path, name: str, limits: str, workers: int) -> None:
     """Grade and publish in this process. The arguments are those of `course_command`."""
-    from course_utils.grading import classroom, marking
+    from course_utils.grading import autograde, classroom
 
     chosen = SHORT if limits == "short" else Limits()
     # `classroom.grade` uses the servers that are warmed up here.
-    marking.servers(marking.grading_spec(folder, name, chosen))
+    autograde.servers(autograde.grading_spec(folder, name, chosen))
     print("ready", flush=True)
 
     def print_progress(record: records.Record, *_: int) -> None:
@@ -442,7 +442,7 @@ def grade(folder: Path, name: str, limits: str, workers: int) -> None:
     result = classroom.grade(
         folder, name, limits=chosen, workers=workers or None, progress=print_progress
     )
-    classroom.publish(folder, result)
+    classroom.write_results(folder, result)
 
 
 NBGRADER_CONFIG = """\

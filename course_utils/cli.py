@@ -440,7 +440,7 @@ def grade(assignment: str, workers: int | None, scheduler: str | None, again: bo
             "grade the others."
         )
         sys.exit(130)
-    click.echo(classroom.publish(folder, result))
+    click.echo(classroom.write_results(folder, result))
 
 
 # --- for publishers -------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""A small assignment that keeps to every rule, for the tests of the tooling to break."""
+"""Create a small assignment that follows all rules and that tests can change."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -50,61 +51,66 @@ TASKS = [
 PROMPT = "## 9.{number} The {what}\n●●○ · 6 min · {points}\n\nReturn the {what}.\n"
 
 
-def cell(name: str, source: str, points: int | None = None, answer: bool = False, kind="code"):
-    """A cell; with nbgrader's metadata where it has points or is an answer."""
-    made: dict[str, Any] = {"cell_type": kind, "id": name, "metadata": {}, "source": source.strip()}
+def cell(
+    name: str, source: str, points: int | None = None, answer: bool = False, kind: str = "code"
+) -> dict[str, Any]:
+    """Return a cell, with nbgrader's metadata if the cell has points or is an answer."""
+    new: dict[str, Any] = {"cell_type": kind, "id": name, "metadata": {}, "source": source.strip()}
     if kind == "code":
-        made |= {"execution_count": None, "outputs": []}
+        new |= {"execution_count": None, "outputs": []}
     if points is None and not answer:
-        return made
+        return new
     data = {"grade": points is not None, "grade_id": name, "locked": not answer}
-    made["metadata"]["nbgrader"] = data | {"schema_version": 3, "solution": answer, "task": False}
+    new["metadata"]["nbgrader"] = data | {"schema_version": 3, "solution": answer, "task": False}
     worth = ""
     if points is not None:
-        made["metadata"]["nbgrader"]["points"] = points
+        new["metadata"]["nbgrader"]["points"] = points
         worth = f" ({points} point{'s' * (points != 1)})"
     comment = f"# grade_id: {name}{worth}" if kind == "code" else f"<!-- grade_id: {name} -->"
-    made["source"] = f"{comment}\n{made['source']}"
-    return made
+    new["source"] = f"{comment}\n{new['source']}"
+    return new
 
 
-def task(number: int, name: str, function: str, what: str, expression: str, expected: int):
-    """The five cells of one task, worth 3 points."""
-    words = {"function": function, "what": what, "expression": expression}
-    words |= {"expected": str(expected), "reference": expression}
+def task(
+    number: int, name: str, function: str, what: str, expression: str, expected: int
+) -> list[dict[str, Any]]:
+    """Return the five cells of one task, which has 3 points."""
+    fields = {"function": function, "what": what, "expression": expression}
+    fields |= {"expected": str(expected), "reference": expression}
     prompt = PROMPT.format(number=number, what=what, points="3 points")
     return [
         cell(f"{name}-prompt", prompt, kind="markdown"),
-        cell(name, ANSWER.format(**words), answer=True),
+        cell(name, ANSWER.format(**fields), answer=True),
         cell(f"{name}-try", f"{function}([1, 2, 3])"),
-        cell(f"{name}-form", FORM.format(**words), points=1),
-        cell(f"{name}-values", VALUES.format(**words), points=2),
+        cell(f"{name}-form", FORM.format(**fields), points=1),
+        cell(f"{name}-values", VALUES.format(**fields), points=2),
     ]
 
 
 def notebook() -> dict[str, Any]:
-    """The whole assignment: three functions and a question, 12 points."""
+    """Return the whole assignment: three functions and a question, with 12 points."""
     question = PROMPT.format(number=4, what="point of it", points="3 points, graded by hand")
-    written = "### BEGIN SOLUTION\nAdding is useful.\n### END SOLUTION"
+    answer = "### BEGIN SOLUTION\nAdding is useful.\n### END SOLUTION"
+    tasks = [task(number, *fields) for number, fields in enumerate(TASKS, 1)]
     cells = [
         cell("opening", "# Exercise 09: Sums", kind="markdown"),
         cell("setup", notebook_check.SETUP_CELL),
         cell("imports", "import math"),
-        *(made for place, words in enumerate(TASKS, 1) for made in task(place, *words)),
+        *itertools.chain.from_iterable(tasks),
         cell("sum-why-prompt", f"{question}\n**Rubric:** a point for each use.", kind="markdown"),
-        cell("sum-why", written, points=3, answer=True, kind="markdown"),
+        cell("sum-why", answer, points=3, answer=True, kind="markdown"),
     ]
     return document(cells, qlora_course={"withheld": ["course_utils.lora"]})
 
 
 def document(cells: list[dict[str, Any]], **metadata: Any) -> dict[str, Any]:
-    """A notebook of these cells."""
+    """Return a notebook with these cells."""
     metadata |= {"kernelspec": notebooks.KERNEL, "language_info": notebooks.LANGUAGE}
     return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
 
 
 def write(folder: Path, content: dict[str, Any] | None = None, name: str = NAME) -> Path:
-    """Put the assignment, or `content`, into solutions/ of a course in `folder`."""
+    """Write the assignment, or `content`, to solutions/ of the course in `folder`."""
     path = folder / "solutions" / name / f"{name}.ipynb"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(notebooks.dump(content or notebook()), encoding="utf-8")
@@ -112,12 +118,16 @@ def write(folder: Path, content: dict[str, Any] | None = None, name: str = NAME)
 
 
 def change(content: dict[str, Any], name: str, old: str, new: str) -> None:
-    """Replace text in one cell, its metadata included, given as JSON writes it; it must be there.
+    """Replace text in the JSON of one cell, which includes the cell's metadata.
 
-    Line ends in `old` and `new` stand for those of the source.
+    Args:
+        content: The notebook.
+        name: The cell's id.
+        old: The text to replace, which must exist. A line break means a line break in a source.
+        new: The new text.
     """
-    place = next(i for i, found in enumerate(content["cells"]) if found["id"] == name)
-    text = json.dumps(content["cells"][place], ensure_ascii=False)
+    index = next(i for i, each in enumerate(content["cells"]) if each["id"] == name)
+    text = json.dumps(content["cells"][index], ensure_ascii=False)
     old, new = (part.replace("\n", "\\n") for part in (old, new))
     assert old in text, f"{old!r} is not in cell {name}"
-    content["cells"][place] = json.loads(text.replace(old, new))
+    content["cells"][index] = json.loads(text.replace(old, new))

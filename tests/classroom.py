@@ -1,7 +1,7 @@
-"""A small course for nbgrader, with this repository's settings and one assignment.
+"""Create a small course for nbgrader, with this repository's settings and one assignment.
 
-The assignment is a short 03_lora: a function with a visible and a hidden test, and a question that
-a person grades. `course` makes a copy of it all; `answer` does a student's work.
+The assignment is a short version of 03_lora. It has a function with a visible and a hidden test,
+and a question that a person grades. `course` creates the course, and `answer` fills in a notebook.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ ASSIGNMENT = "03_lora"
 NOTEBOOK = f"{ASSIGNMENT}/{ASSIGNMENT}.ipynb"
 
 RIGHT = "def lora_parameters(d_in, d_out, rank):\n    return rank * (d_in + d_out)\n"
-ONLY_A = "def lora_parameters(d_in, d_out, rank):\n    return rank * d_in\n"  # forgets matrix B
-MESSAGE = "8_000"  # what came; it stands in the message of the failed check alone
+# This answer forgets matrix B.
+ONLY_A = "def lora_parameters(d_in, d_out, rank):\n    return rank * d_in\n"
+# The result of the wrong answer. Only the message of the failed check contains it.
+MESSAGE = "8_000"
 
 SOLUTION = """\
 def lora_parameters(d_in: int, d_out: int, rank: int) -> int:
@@ -43,7 +45,7 @@ QUESTION = "Why does one merge an adapter into its layer? Answer here."
 
 
 def assignment() -> dict[str, Any]:
-    """The instructor's version: 2 points by tests, 3 by a person."""
+    """Return the solution notebook: tests give 2 points, and a person gives 3 points."""
     return document(
         [
             cell("lora-parameters", SOLUTION, answer=True),
@@ -54,7 +56,7 @@ def assignment() -> dict[str, Any]:
 
 
 def course(folder: Path) -> Path:
-    """A copy of the course in a folder: nbgrader's settings and the one assignment."""
+    """Create the course in a folder: nbgrader's settings and the assignment."""
     for name in SETTINGS:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
@@ -63,9 +65,9 @@ def course(folder: Path) -> Path:
 
 
 def answer(notebook: Path, code: str, text: str) -> None:
-    """Write a function and a text into a released notebook, as its student would."""
-    filled = nbformat.read(notebook, as_version=4)
+    """Write a student's function and text into a released notebook."""
+    content = nbformat.read(notebook, as_version=4)
     answers = {"lora-parameters": code, "why-merge": text}
-    for place in filled.cells:
-        place.source = answers.get(place.id, place.source)
-    nbformat.write(filled, notebook)
+    for each in content.cells:
+        each.source = answers.get(each.id, each.source)
+    nbformat.write(content, notebook)

@@ -1,4 +1,4 @@
-"""A small lesson, 08_sums, for a copy of the course: what docs/adding-a-lesson.md asks to write."""
+"""Create a small lesson, 08_sums, in a copy of the course, as docs/adding-a-lesson.md explains."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from tests import assignment
 NAME = "08_sums"
 
 MODULE = '''\
-"""Sums, which a lesson for the tests is about."""
+"""Add numbers, for a lesson that tests the tooling."""
 
 from __future__ import annotations
 
 
 def add(numbers: list[int]) -> int:
-    """The sum of some numbers."""
+    """Return the sum of some numbers."""
     return sum(numbers)
 '''
 TESTS = """\
 from course_utils.sums import add
 
 
-def test_a_sum():
+def test_the_sum_of_three_numbers():
     assert add([1, 2, 3]) == 6
 """
 OPENING = """\
@@ -51,8 +51,7 @@ CLOSING = f"""\
 A sum. **Next:** [exercise 08](../exercises/{NAME}/{NAME}.ipynb).
 """
 
-# Answers to each task: right ones and wrong ones as expressions of `numbers`. A wrong one that is
-# None forgets the error for an empty list.
+# The function of each task, and right and wrong answers as expressions that use `numbers`.
 ANSWERS = {
     "sum-all": ("add", ["sum(sorted(numbers))", "-sum(-n for n in numbers)"], {
         "without-last": "sum(numbers[:-1])",
@@ -83,7 +82,7 @@ def {function}(numbers):
 
 
 def lecture() -> dict[str, Any]:
-    """The lecture, without the set-up cell, which `course notebooks fix` adds."""
+    """Return the lecture without its set-up cell, which `course notebooks fix` adds."""
     cells = [
         assignment.cell("opening", OPENING, kind="markdown"),
         assignment.cell("add", CODE),
@@ -96,20 +95,20 @@ def lecture() -> dict[str, Any]:
 
 
 def solution() -> dict[str, Any]:
-    """The assignment of tests/assignment.py under this lesson's number, linked to the lecture."""
+    """Return the assignment of tests/assignment.py with this lesson's number and links."""
     text = json.dumps(assignment.notebook()).replace("09", "08").replace("## 9.", "## 8.")
-    found = json.loads(text.replace("course_utils.lora", "course_utils.sums"))
+    content = json.loads(text.replace("course_utils.lora", "course_utils.sums"))
     link = f"[lecture 08](../../lectures/{NAME}.ipynb)"
-    found["cells"] = [cell for cell in found["cells"] if cell["id"] != "imports"]
-    found["cells"][0]["source"] += f"\n\nIt belongs to {link}."
-    found["cells"].append(assignment.cell("closing", f"Back to {link}.", kind="markdown"))
-    return found
+    content["cells"] = [cell for cell in content["cells"] if cell["id"] != "imports"]
+    content["cells"][0]["source"] += f"\n\nIt belongs to {link}."
+    content["cells"].append(assignment.cell("closing", f"Back to {link}.", kind="markdown"))
+    return content
 
 
 def answers(task: str) -> str:
-    """The right and wrong answers to one task, as tests/mutants holds them."""
+    """Return the right and wrong answers to one task, in the format of tests/mutants."""
     function, right, wrong = ANSWERS[task]
-    rows = [("right", f"way-{number}", expression) for number, expression in enumerate(right, 1)]
+    rows = [("right", f"variant-{n}", expression) for n, expression in enumerate(right, 1)]
     rows += [("wrong", name, expression) for name, expression in wrong.items()]
     pieces = [
         ANSWER.format(kind=kind, name=name, expression=expression, function=function)
@@ -119,7 +118,7 @@ def answers(task: str) -> str:
 
 
 def write(course: Path) -> None:
-    """Write the lesson into a course, in the five places of docs/adding-a-lesson.md."""
+    """Write the files of the lesson that docs/adding-a-lesson.md lists into a course."""
     (course / "course_utils/sums.py").write_text(MODULE, encoding="utf-8")
     (course / "tests/test_sums.py").write_text(TESTS, encoding="utf-8")
     path = course / "lectures" / f"{NAME}.ipynb"

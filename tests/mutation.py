@@ -1,16 +1,18 @@
-"""Wrong and right answers, graded: do the checks tell them apart, and both graders agree?
+"""Grade right and wrong answers, to test that checks distinguish them and that graders agree.
 
-    python -m tests.mutation              every answer of every assignment; writes docs/graders.md
-    python -m tests.mutation 03_lora      one assignment
+    python -m tests.mutation              all answers of all assignments; writes docs/graders.md
+    python -m tests.mutation 03_lora      all answers of one assignment
 
-Both print the points of each answer at each task, as a matrix.
+Both commands print a table with the points of each answer at each task.
 
-tests/mutants/ASSIGNMENT/TASK.py holds the answers of one task, each a whole answer cell:
+The file tests/mutants/ASSIGNMENT/TASK.py contains the answers to one task. Each answer is the whole
+source of an answer cell:
 
     # %% right other-order: adds before it multiplies
     # %% wrong only-a: counts A and forgets B
 
-A submission is the release with the reference's answers, some of them replaced by these.
+A submission contains the answers of the solution, except for some that are replaced by answers from
+these files.
 """
 
 from __future__ import annotations
@@ -44,64 +46,76 @@ MUTANTS = ROOT / "tests" / "mutants"
 REPORT = ROOT / "docs" / "graders.md"
 PIECE = re.compile(r"^# %% (right|wrong) ([a-z0-9-]+): (.+)\n", re.M)
 
-Answers = dict[str, str | None]  # source of answer cells by task; None for the stub
-Points = dict[str, float]  # points by graded cell
+# The sources of answer cells, by task. None means that the stub of the release stays.
+Answers = dict[str, str | None]
+# The points of graded cells, by grade id.
+Points = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """Another answer to one task. kind: "right" or "wrong"; says: what is special about it."""
+    """An answer to one task that differs from the solution.
+
+    Attributes:
+        task: The task's id.
+        kind: "right" or "wrong".
+        name: A short name, which is unique for the task.
+        description: What is special about the answer, in one clause.
+        source: The source of the answer cell.
+    """
 
     task: str
     kind: str
     name: str
-    says: str
+    description: str
     source: str
 
 
 def mutants(assignment: str, task: str) -> list[Mutant]:
-    """The answers to a task, in the order in which they are written."""
+    """Return the answers to a task, in the order of their file."""
     text = (MUTANTS / assignment / f"{task}.py").read_text(encoding="utf-8")
     pieces = PIECE.split(text)[1:]
     rows = zip(pieces[::4], pieces[1::4], pieces[2::4], pieces[3::4], strict=True)
-    return [Mutant(task, kind, name, says, body.strip()) for kind, name, says, body in rows]
+    return [Mutant(task, kind, name, what, source.strip()) for kind, name, what, source in rows]
 
 
 def code_tasks(assignment: Assignment) -> list[Task]:
-    """The tasks that are graded by checks."""
+    """Return the tasks that are graded by checks."""
     return [task for task in assignment.tasks if not task.by_hand]
 
 
-# --- submissions, graded --------------------------------------------------------------------------
+# --- grading submissions --------------------------------------------------------------------------
 
 
-def autograde(
+def grade(
     name: str, submissions: dict[str, Answers], workers: int = 1, stock: bool = False
 ) -> dict[str, Points]:
-    """Points of each submission, in temporary courses.
+    """Grade submissions in temporary courses, and return the points of each submission.
 
-    submissions: by name; of each, the answers that differ from the reference, as source of the
-    cells; an answer of None leaves the stub as it is released. stock: whether nbgrader's own
-    autograding gives the points; else `course grade` does.
+    Args:
+        name: The assignment's name.
+        submissions: The answers that differ from the solution, by the submission's name.
+        workers: How many submissions are graded at a time.
+        stock: Whether nbgrader's own autograding grades them, instead of `course grade`.
     """
     if workers == 1 or not stock:
-        return _graded(name, submissions, stock, workers)
+        return _grade(name, submissions, stock, workers)
     names = list(submissions)
     shares = [{n: submissions[n] for n in names[w::workers]} for w in range(workers)]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
-        results = pool.map(_graded, [name] * workers, shares, [stock] * workers)
+        results = pool.map(_grade, [name] * workers, shares, [stock] * workers)
         return {student: points for result in results for student, points in result.items()}
 
 
-def _graded(
+def _grade(
     name: str, submissions: dict[str, Answers], stock: bool, workers: int = 1
 ) -> dict[str, Points]:
-    with tempfile.TemporaryDirectory() as aside, offline():
-        course = release.copied_course(ROOT, Path(aside), only=name)
+    with tempfile.TemporaryDirectory() as temporary, offline():
+        course = release.copy_course(ROOT, Path(temporary), only=name)
         release.release(course)
-        for student, given in submissions.items():
-            submit(course, name, student, given)
+        for student, answers in submissions.items():
+            submit(course, name, student, answers)
         if stock:
             autograde_as_nbgrader_does(course, name)
         else:
@@ -111,7 +125,7 @@ def _graded(
 
 @contextlib.contextmanager
 def offline() -> Iterator[None]:
-    """Kernels without a model or a hub, and with one thread each: they share two cores."""
+    """Start processes without a model, without access to the hub, and with one thread each."""
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as empty:
         os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -123,30 +137,32 @@ def offline() -> Iterator[None]:
             os.environ.update(before)
 
 
-def submit(course: Path, name: str, student: str, given: Answers) -> None:
-    """Hand in the release with the reference's answers and, in their place, these."""
+def submit(course: Path, name: str, student: str, answers: Answers) -> None:
+    """Submit the release with `answers`, and with the solution's answers to all other tasks."""
     solution = read(course / "solutions" / name / f"{name}.ipynb")
-    filled = {task.id: task.answer["source"] for task in solution.tasks} | given
+    sources = {task.id: task.answer["source"] for task in solution.tasks} | answers
     notebook = nbformat.read(course / "exercises" / name / f"{name}.ipynb", as_version=4)
     for cell in notebook.cells:
-        if filled.get(cell.id) is not None:
-            cell.source = filled[cell.id]
+        if (source := sources.get(cell.id)) is not None:
+            cell.source = source
     target = course / "submitted" / student / name / f"{name}.ipynb"
     target.parent.mkdir(parents=True)
     nbformat.write(notebook, target)
 
 
 def autograde_as_nbgrader_does(course: Path, name: str) -> None:
-    """Grade all submissions of an assignment with nbgrader as it is: kernels, one at a time."""
+    """Grade all submissions of an assignment with nbgrader's own steps, one after the other."""
     from nbgrader.converters import Autograde
     from nbgrader.coursedir import CourseDirectory
 
     config = release.settings(course)
-    config.pop("Autograde", None)  # this course's own steps
+    # Remove the steps of this course.
+    config.pop("Autograde", None)
     directory = CourseDirectory(config=config, assignment_id=name, student_id="*")
     converter = Autograde(coursedir=directory, config=config, force=True)
-    converter.log = release.errors_alone()
-    with warnings.catch_warnings():  # SQLAlchemy's, about objects that nbgrader adds later
+    converter.log = release.error_log()
+    with warnings.catch_warnings():
+        # SQLAlchemy warns about objects that nbgrader adds later.
         warnings.filterwarnings("ignore", "Object of type <Submitted")
         converter.start()
 
@@ -159,63 +175,72 @@ def _points(course: Path, name: str, student: str) -> Points:
         return {grade.name: grade.auto_score for grade in grades if grade.auto_score is not None}
 
 
-# --- verdicts -------------------------------------------------------------------------------------
+# --- right and wrong points -----------------------------------------------------------------------
 
 
 def by_task(assignment: Assignment, points: Points) -> dict[str, float]:
-    """Points of each task that checks grade, summed over its cells."""
+    """Return the points of each task that is graded by checks, summed over the task's cells."""
     tasks = code_tasks(assignment)
     return {task.id: sum(points[cell["id"]] for cell in task.checks) for task in tasks}
 
 
-def complaints(assignment: Assignment, points: Points, replaced: Iterable[Mutant]) -> list[str]:
-    """What is wrong with the points of a submission whose only other answers are `replaced`."""
+def problems(assignment: Assignment, points: Points, replaced: Iterable[Mutant]) -> list[str]:
+    """Return what is wrong with the points of a submission.
+
+    Args:
+        assignment: The assignment.
+        points: The points of the submission.
+        replaced: The answers of the submission that differ from the solution.
+
+    Returns:
+        One line for each wrong answer that lost no points, and for each right answer that lost
+        points.
+    """
     wrong = {mutant.task: mutant for mutant in replaced if mutant.kind == "wrong"}
-    scored, found = by_task(assignment, points), []
+    scores, lines = by_task(assignment, points), []
     for task in code_tasks(assignment):
-        full = scored[task.id] == task.points
-        if task.id in wrong and full:
-            found.append(f"{task.id}: {wrong[task.id].name} ({wrong[task.id].says}) lost no point")
-        if task.id not in wrong and not full:
-            found.append(
-                f"{task.id}: {scored[task.id]:g} of {task.points} points for a right answer"
-            )
-    return found
+        score, mutant = scores[task.id], wrong.get(task.id)
+        if mutant and score == task.points:
+            lines.append(f"{task.id}: {mutant.name} ({mutant.description}) lost no points")
+        if not mutant and score != task.points:
+            lines.append(f"{task.id}: {score:g} of {task.points} points for a right answer")
+    return lines
 
 
 def crossed(assignment: Assignment) -> dict[str, list[Mutant]]:
-    """Two submissions in which each task has its first wrong answer once, and its first right one.
+    """Return two submissions with alternating right and wrong answers.
 
-    Wrong and right answers take turns: a wrong one must not cost its neighbours anything.
+    Each task has its first right answer in one submission and its first wrong answer in the other.
+    The neighbours of a wrong answer are right and must not lose points.
     """
     submissions: dict[str, list[Mutant]] = {"crossed-1": [], "crossed-2": []}
-    for place, task in enumerate(code_tasks(assignment)):
-        found = mutants(assignment.name, task.id)
-        for turn, replaced in enumerate(submissions.values()):
-            kind = ("wrong", "right")[(place + turn) % 2]
-            replaced.append(next(mutant for mutant in found if mutant.kind == kind))
+    for number, task in enumerate(code_tasks(assignment)):
+        candidates = mutants(assignment.name, task.id)
+        for offset, replaced in enumerate(submissions.values()):
+            kind = ("wrong", "right")[(number + offset) % 2]
+            replaced.append(next(mutant for mutant in candidates if mutant.kind == kind))
     return submissions
 
 
-def alone(assignment: Assignment) -> dict[str, list[Mutant]]:
-    """A submission for each answer, in which it is the only one that isn't the reference's."""
+def one_by_one(assignment: Assignment) -> dict[str, list[Mutant]]:
+    """Return one submission for each answer, in which only this answer differs."""
     found = [m for task in code_tasks(assignment) for m in mutants(assignment.name, task.id)]
     return {f"{m.task}.{m.name}": [m] for m in found}
 
 
-def answers(submissions: dict[str, list[Mutant]]) -> dict[str, Answers]:
-    """What `autograde` takes for submissions that are given by the answers which they replace."""
+def answers_of(submissions: dict[str, list[Mutant]]) -> dict[str, Answers]:
+    """Return the answers of each submission, in the form that `grade` expects."""
     return {name: {m.task: m.source for m in found} for name, found in submissions.items()}
 
 
-def graded(
+def points_of(
     assignment: Assignment,
     submissions: dict[str, list[Mutant]],
     workers: int = 1,
     stock: bool = False,
 ) -> dict[str, Points]:
-    """Points of submissions that are given by the answers which they replace."""
-    return autograde(assignment.name, answers(submissions), workers, stock)
+    """Grade submissions that are defined by their mutants, and return the points of each."""
+    return grade(assignment.name, answers_of(submissions), workers, stock)
 
 
 # --- the report -----------------------------------------------------------------------------------
@@ -244,9 +269,13 @@ Made by `python -m tests.mutation` on {date}: {machine}.
 
 @dataclass(frozen=True)
 class Trial:
-    """All answers of one assignment, graded.
+    """The results of grading all answers of one assignment with both graders.
 
-    points and seconds of a submission on the average: by `course grade`, then by nbgrader.
+    Attributes:
+        assignment: The assignment.
+        submissions: The answers that differ from the solution, by the submission's name.
+        points: The points by `course grade` and by nbgrader.
+        seconds: The average seconds for one submission, by `course grade` and by nbgrader.
     """
 
     assignment: Assignment
@@ -255,42 +284,42 @@ class Trial:
     seconds: tuple[float, float]
 
     @property
-    def complaints(self) -> list[str]:
-        """What the checks got wrong, and where the two graders differ."""
+    def problems(self) -> list[str]:
+        """Return a line for each wrong result, and for each difference between the graders."""
         ours, stock = self.points
-        found = [
-            f"{name}: graders differ" for name in self.submissions if ours[name] != stock[name]
-        ]
+        differ = [name for name in self.submissions if ours[name] != stock[name]]
+        lines = [f"{name}: the graders give different points" for name in differ]
         for name, replaced in self.submissions.items():
-            found += complaints(self.assignment, ours[name], replaced)
-        return found
+            lines += problems(self.assignment, ours[name], replaced)
+        return lines
 
     @property
-    def matrix(self) -> str:
-        """A markdown table: a row for each answer, a column for the points of each task."""
+    def table(self) -> str:
+        """Return a Markdown table with the points of each answer at each task."""
         tasks = code_tasks(self.assignment)
         numbers = {task.id: task.number for task in tasks}
         lines = [f"| answer | kind | {' | '.join(f'{t.number} ({t.points})' for t in tasks)} |"]
         lines.append("|---|---|" + "---|" * len(tasks))
         for name, (mutant,) in self.submissions.items():
-            scored = by_task(self.assignment, self.points[0][name])
-            cells = " | ".join(_in_bold(scored[task.id], task.points) for task in tasks)
-            lines.append(f"| {numbers[mutant.task]} {mutant.says} | {mutant.kind} | {cells} |")
+            scores = by_task(self.assignment, self.points[0][name])
+            cells = " | ".join(_table_cell(scores[task.id], task.points) for task in tasks)
+            answer = f"{numbers[mutant.task]} {mutant.description}"
+            lines.append(f"| {answer} | {mutant.kind} | {cells} |")
         return "\n".join(lines)
 
 
-def _in_bold(points: float, full: int) -> str:
+def _table_cell(points: float, full: int) -> str:
     return f"{points:g}" if points == full else f"**{points:g}**"
 
 
 def trial(path: Path, workers: int) -> Trial:
-    """Grade each answer of one assignment by itself, twice."""
+    """Grade each answer of one assignment separately with both graders."""
     assignment = read(path)
-    submissions = alone(assignment)
+    submissions = one_by_one(assignment)
 
     def timed(stock: bool) -> tuple[dict[str, Points], float]:
         started = time.monotonic()
-        points = graded(assignment, submissions, workers, stock)
+        points = points_of(assignment, submissions, workers, stock)
         return points, (time.monotonic() - started) / len(submissions)
 
     (ours, our_time), (theirs, their_time) = timed(stock=False), timed(stock=True)
@@ -308,8 +337,8 @@ def costs(trials: list[Trial]) -> str:
             run = execute(ROOT / "solutions" / name / f"{name}.ipynb", pages, progress=False)
         kinds = Counter(mutant.kind for (mutant,) in done.submissions.values())
         ours, stock = done.seconds
-        took = f"{run.seconds:.1f} | {format_bytes(run.peak_memory)} | {stock:.2f} | {ours:.2f}"
-        lines.append(f"| {done.assignment.title} | {kinds['wrong']} | {kinds['right']} | {took} |")
+        cost = f"{run.seconds:.1f} | {format_bytes(run.peak_memory)} | {stock:.2f} | {ours:.2f}"
+        lines.append(f"| {done.assignment.title} | {kinds['wrong']} | {kinds['right']} | {cost} |")
     return "\n".join(lines)
 
 
@@ -321,7 +350,7 @@ def main() -> None:
     trials = []
     for path in sources(ROOT, options.assignment):
         trials.append(trial(path, options.workers))
-        print(f"{trials[-1].assignment.title}\n\n{trials[-1].matrix}\n", flush=True)
+        print(f"{trials[-1].assignment.title}\n\n{trials[-1].table}\n", flush=True)
     if options.assignment is None:
         text = PAGE.format(
             date=date.today().isoformat(),
@@ -330,9 +359,9 @@ def main() -> None:
             costs=costs(trials),
         )
         REPORT.write_text(text, encoding="utf-8")
-    found = [complaint for done in trials for complaint in done.complaints]
-    print("\n".join(found) or "every wrong answer loses points at its own task, and only there")
-    sys.exit(1 if found else 0)
+    lines = [line for done in trials for line in done.problems]
+    print("\n".join(lines) or "each wrong answer loses points at its own task and at no other task")
+    sys.exit(1 if lines else 0)
 
 
 if __name__ == "__main__":

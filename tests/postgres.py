@@ -1,4 +1,4 @@
-"""A PostgreSQL server for the tests: it serves one socket in a folder of its own, and then ends."""
+"""Start a PostgreSQL server for the tests, which is reachable only by a socket in its folder."""
 
 from __future__ import annotations
 
@@ -16,16 +16,21 @@ from typing import Any
 import pytest
 
 DRIVER = "postgresql+psycopg"
-OWNER = "grader"  # the database's superuser, whoever runs the server
-QUICK = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")  # nothing has to last
+# The database's superuser, independent of the user who runs the server.
+OWNER = "grader"
+# These settings make the server faster. They risk data if the machine crashes.
+FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 INSTALL = "there is no PostgreSQL server: install it (Debian, Ubuntu: `apt install postgresql`)"
 
 
 @functools.cache
 def program(name: str) -> str | None:
-    """Path of one of the server's programs, such as initdb: Debian keeps them off the PATH."""
-    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    path = os.pathsep.join([os.environ.get("PATH", ""), *map(str, places)])
+    """Return the path of one of the server's programs, such as initdb.
+
+    Debian installs these programs in a folder that the variable PATH does not contain.
+    """
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    path = os.pathsep.join([os.environ.get("PATH", ""), *map(str, folders)])
     return shutil.which(name, path=path)
 
 
@@ -33,23 +38,27 @@ needed = pytest.mark.skipif(not (program("initdb") and program("pg_ctl")), reaso
 
 
 class Postgres:
-    """A running server. folder: of its socket."""
+    """A running server.
+
+    Args:
+        folder: The folder of the server's socket.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def url(self, database: str) -> str:
-        """What `c.CourseDirectory.db_url` is set to."""
+        """Return the value of `c.CourseDirectory.db_url` for a database."""
         return f"{DRIVER}://{OWNER}@/{database}?host={self.folder}"
 
     def make(self, database: str, template: str = "template1") -> str:
-        """Make a database, empty or a copy of another one; returns its URL."""
+        """Create a database, which is empty or a copy of another one, and return its URL."""
         with self.connect("postgres") as connection:
             connection.execute(f'CREATE DATABASE "{database}" TEMPLATE "{template}"')
         return self.url(database)
 
     def connect(self, database: str) -> Any:
-        """A connection to a database, on which each statement counts at once."""
+        """Return a connection to a database, which commits each statement at once."""
         import psycopg
 
         where = {"host": str(self.folder), "user": OWNER, "dbname": database}
@@ -58,16 +67,17 @@ class Postgres:
 
 @contextlib.contextmanager
 def server() -> Iterator[Postgres]:
-    """A server without any database of ours, for as long as the context lasts."""
+    """Start a server without databases, and stop it at the end of the context."""
     user = _user()
-    folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # short: a socket's path has to be
+    # The path of a socket must be short, so the folder is not one of pytest's.
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     try:
         if user:
             os.chown(folder, user["user"], user["group"])
         data = str(folder / "data")
         encoding = ["--encoding=UTF8", "--locale=C", f"--username={OWNER}", "--auth=trust"]
         _run(user, "initdb", "--no-sync", *encoding, "--pgdata", data)
-        options = [f"-c {setting}" for setting in QUICK]
+        options = [f"-c {setting}" for setting in FAST]
         options += ["-c listen_addresses=''", f"-c unix_socket_directories='{folder}'"]
         log = str(folder / "log")
         _run(user, "pg_ctl", "start", "-w", "-D", data, "-l", log, "-o", " ".join(options))
@@ -80,7 +90,7 @@ def server() -> Iterator[Postgres]:
 
 
 def _user() -> dict[str, Any]:
-    """As whom the server runs, for subprocess: it refuses to be root."""
+    """Return subprocess's options for the user who runs the server, which can't be root."""
     if os.geteuid() != 0:
         return {}
     nobody = pwd.getpwnam("nobody")
@@ -88,9 +98,10 @@ def _user() -> dict[str, Any]:
 
 
 def _run(user: dict[str, Any], name: str, *arguments: str) -> None:
-    """Run one of the server's programs; an error says what it printed."""
-    with tempfile.TemporaryFile("w+") as said:  # no pipe: the server would keep it open
+    """Run one of the server's programs. If it fails, the error shows the program's output."""
+    # The output goes to a file because the server would keep a pipe open.
+    with tempfile.TemporaryFile("w+") as output:
         command = [program(name), *arguments]
-        done = subprocess.run(command, **user, cwd="/", stdout=said, stderr=said)
-        said.seek(0)
-        assert done.returncode == 0, said.read()
+        done = subprocess.run(command, **user, cwd="/", stdout=output, stderr=output)
+        output.seek(0)
+        assert done.returncode == 0, output.read()

@@ -1,8 +1,11 @@
-"""A course with one small assignment, `09_sums`, and submissions of it, to test grading with."""
+"""Create a course with one small assignment, `09_sums`, and submissions of it."""
 
 from __future__ import annotations
 
+import atexit
+import functools
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +37,16 @@ CELLS = [
 
 
 def course(folder: Path) -> Path:
-    """The course: nbgrader's settings, the assignment, its release."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Create a course in a new folder: nbgrader's settings, the assignment and its release."""
+    return Path(shutil.copytree(_released(), folder))
+
+
+@functools.cache
+def _released() -> Path:
+    """Create the course once for all tests of this process, because nbgrader needs seconds."""
+    temporary = tempfile.TemporaryDirectory()
+    atexit.register(temporary.cleanup)
+    folder = Path(temporary.name)
     (folder / "exercises").mkdir()
     shutil.copy(ROOT / release.SETTINGS, folder)
     assignment.write(folder)
@@ -44,7 +55,7 @@ def course(folder: Path) -> Path:
 
 
 def hand_in(course: Path, student: str, answers: dict[str, str] | None = None) -> Path:
-    """Submit the release with these answers; returns the notebook's path."""
+    """Submit the release with these answers, and return the path of the submitted notebook."""
     notebook = nbformat.read(course / "exercises" / NAME / f"{NAME}.ipynb", as_version=4)
     for cell in notebook.cells:
         cell.source = (answers or {}).get(cell.id, cell.source)
@@ -55,12 +66,12 @@ def hand_in(course: Path, student: str, answers: dict[str, str] | None = None) -
 
 
 def gradebook(course: Path) -> Any:
-    """nbgrader's gradebook of the course."""
+    """Open nbgrader's gradebook of the course."""
     return Gradebook(CourseDirectory(config=release.settings(course)).db_url, "qlora")
 
 
 def grades(course: Path) -> dict[tuple[str, str], tuple[float | None, float | None, bool]]:
-    """Automatic points, points by hand and whether a person has to look, by student and cell."""
+    """Return automatic points, points by hand and "needs a person", by student and cell."""
     with gradebook(course) as book:
         return {
             (submission.student_id, grade.name): (
@@ -75,7 +86,7 @@ def grades(course: Path) -> dict[tuple[str, str], tuple[float | None, float | No
 
 
 def give(course: Path, student: str, cell: str, points: float) -> None:
-    """Give points by hand, as formgrader does."""
+    """Store points by hand, as formgrader does."""
     with gradebook(course) as book:
         grade = book.find_grade(cell, NAME, NAME, student)
         grade.manual_score, grade.needs_manual_grade = points, False

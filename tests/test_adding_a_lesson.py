@@ -1,4 +1,4 @@
-"""docs/adding-a-lesson.md, followed: a lesson is written in five places, and its checks pass."""
+"""Test docs/adding-a-lesson.md: add a small lesson to a copy of the course as the page explains."""
 
 import os
 import re
@@ -11,6 +11,8 @@ import pytest
 
 from tests import lesson
 
+pytestmark = [pytest.mark.full, pytest.mark.xdist_group("adding_a_lesson")]
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/adding-a-lesson.md").read_text(encoding="utf-8")
 PLACES = re.findall(r"^\| `(\S+)` \|", PAGE, re.MULTILINE)
@@ -19,7 +21,7 @@ COMMANDS = re.findall(r"^(?:make|\.venv/bin/course) (\w[^#\n]*?) *(?:#.*)?$", PA
 
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):
-    """A copy of the course under git, to which the lesson was added as the page says."""
+    """Return a copy of the course in git, to which the lesson was added as the page explains."""
     folder = tmp_path_factory.mktemp("copy") / "course"
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -38,7 +40,7 @@ def course(tmp_path_factory):
 
 
 def run(folder, module, *arguments):
-    """Run a module in the copy, with the copy's own package; returns what it prints."""
+    """Run a module in the copy, with the package in the copy, and return its output."""
     environment = os.environ | {"PYTHONPATH": str(folder), "PYTEST_ADDOPTS": ""}
     environment.pop("PYTEST_XDIST_WORKER", None)
     command = [sys.executable, "-m", module, *arguments]
@@ -48,24 +50,17 @@ def run(folder, module, *arguments):
 
 
 def changed(folder):
-    """The files of the copy that are new or have changed, by git."""
+    """Return the files of the copy that are new or changed, as git reports them."""
     status = ["git", "status", "--porcelain", "--untracked-files=all"]
     lines = subprocess.run(status, cwd=folder, capture_output=True, text=True, check=True).stdout
     return {line[3:] for line in lines.splitlines()}
 
 
-def test_the_page_names_five_places_and_the_commands():
+def test_only_files_in_five_places_are_written_by_hand(course):
     assert len(PLACES) == 5
-    assert COMMANDS[:2] == ["release", "notebooks fix"]
-
-
-def test_what_is_written_is_in_the_five_places_and_the_rest_is_generated(course):
     generated = {"README.md", "docs/index.md", "lectures/00_setup.ipynb", "exercises/README.md"}
-    rest = {name for name in changed(course) if not name.startswith(tuple(PLACES))}
-    assert rest == generated | {"exercises/08_sums/08_sums.ipynb"}
-
-
-def test_the_tables_name_the_lesson(course):
+    others = {name for name in changed(course) if not name.startswith(tuple(PLACES))}
+    assert others == generated | {"exercises/08_sums/08_sums.ipynb"}
     for page in ("README.md", "docs/index.md", "lectures/00_setup.ipynb"):
         assert "What is 1 + 2 + 3?" in (course / page).read_text(encoding="utf-8"), page
 
@@ -83,17 +78,15 @@ def test_the_linters_pass(course, command):
     run(course, *command)
 
 
-def test_the_tests_pass(course):
-    """Those of the new files, and those that look at every lecture, assignment or module."""
-    files = ["sums", "exercises", "lectures", "readme", "packaging", "instructor_guide"]
-    chosen = "test_sums or 08_sums or there_are or there_is or names_of or exercises_are or table"
+def test_tests_of_the_lesson_and_of_all_lectures_and_assignments_pass(course):
+    files = ["sums", "exercises", "lectures", "readme", "packaging"]
+    chosen = "test_sums or 08_sums or there_is or ids_of_tasks or exercises_are or table"
     paths = [f"tests/test_{name}.py" for name in files]
     report = run(course, "pytest", "-q", "-m", "not slow", "-k", chosen, *paths)
     assert re.search(r"\d\d passed", report), report
 
 
-def test_a_wrong_number_in_the_lesson_breaks_the_lesson_alone(course):
-    """The sum is quoted by the lecture's own assertion, and by nothing else in the course."""
+def test_a_wrong_number_in_the_lecture_fails_only_this_lecture(course):
     path = course / "lectures/08_sums.ipynb"
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace("add([1, 2, 3])", "add([1, 2, 4])"), encoding="utf-8")

@@ -319,7 +319,7 @@ def test_release_writes_a_students_repository(assignments):
     result = course("release", "--student-repo", "students")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == (
-        "Error: students is neither new nor empty, and no git work tree: choose another folder\n"
+        "Error: students exists, but is neither empty nor a git work tree: choose another folder\n"
     )
 
 
@@ -490,15 +490,15 @@ def test_grade_prints_the_states_of_the_submissions(submissions):
     broken.write_text("nothing", encoding="utf-8")
     result = course("grade", "9", "--workers", "1")
     assert result.exit_code == 0
-    lines = result.output.splitlines()
-    assert "09_sums: 2 graded now; in all, 1 graded, 1 ungradable" in lines
-    assert any(line.startswith("  two: ungradable, ") for line in lines)
-    assert lines[-2:] == [
+    said = result.output.splitlines()
+    assert "09_sums: 2 graded in this run. In total: 1 graded, 1 ungradable" in said
+    assert any(line.startswith("  two: ungradable, ") for line in said)
+    assert said[-2:] == [
         "report: grading/09_sums/report.html",
         "points: grading/09_sums/points.csv",
     ]
     again = course("grade", "9").output
-    assert "09_sums: 0 graded now; in all, 1 graded, 1 ungradable" in again
+    assert "09_sums: 0 graded in this run. In total: 1 graded, 1 ungradable" in again
 
 
 def test_grade_without_submissions_is_an_error(assignments):

@@ -99,7 +99,7 @@ def collected(course, name):
 )
 def test_saved_notebooks_get_the_same_points_as_the_original(name, tmp_path):
     with mutation.offline():
-        course = release.copied_course(ROOT, tmp_path / "course", only=name)
+        course = release.copy_course(ROOT, tmp_path / "course", only=name)
         release.release(course)
         mutation.submit(course, name, "original", {})
         assert "4 files collected" in collected(course, name)

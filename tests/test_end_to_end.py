@@ -1,4 +1,4 @@
-"""The whole way on the real model, in little: news, NF4, adapters, training, answers, reloading."""
+"""Test a short fine-tuning of the real model in NF4, from the stories to reloaded adapters."""
 
 import math
 
@@ -14,9 +14,12 @@ RECIPE = Recipe(micro_batch_size=4, max_steps=3, learning_rate=1e-3, warmup=0)
 STORIES = 12
 
 
+pytestmark = [pytest.mark.full, pytest.mark.xdist_group("end_to_end")]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def equal_bits():
-    """Losses and logits are compared to the last bit, on a machine that may be busy."""
+    """Use one thread, so that losses and logits are equal to the last bit on a busy machine."""
     with one_thread():
         yield
 
@@ -27,7 +30,7 @@ def stories():
 
 
 def train(stories, folder, **options):
-    """A fresh NF4 model after three steps; returns it with its tokenizer and run."""
+    """Train adapters of the NF4 model for three steps; return model, tokenizer and run."""
     model, tokenizer = load_base("smollm2-135m", quantization="nf4")
     model = attach_adapters(model, RECIPE)
     features = sft.encode_all([news.tuned_messages(story) for story in stories], tokenizer)
@@ -44,26 +47,29 @@ def losses(run):
     return [record["loss"] for record in run.history]
 
 
-def test_the_loss_falls_from_a_pretrained_models_level(trained):
+def test_the_loss_of_the_pretrained_model_is_low_and_falls(trained):
     first, *_, last = losses(trained[2])
     assert last < 0.9 * first
-    assert first < 0.6 * math.log(49_152), "far better than guessing among all tokens"
+    # Guessing among all 49,152 tokens would have a loss of log(49,152).
+    assert first < 0.6 * math.log(49_152)
 
 
-def test_same_seed_same_losses_also_with_answers_given_in_between(trained, stories, tmp_path):
-    asked = [news.tuned_messages(stories[0], answered=False)]
+# This test trains the model a second time.
+@pytest.mark.slow
+def test_answering_prompts_during_training_does_not_change_the_losses(trained, stories, tmp_path):
+    prompts = [news.tuned_messages(stories[0], answered=False)]
 
-    def ask(history):
-        evaluation.generate(again[0], again[1], asked, max_new_tokens=2, progress=False)
+    def answer(history):
+        evaluation.generate(base, tokenizer, prompts, max_new_tokens=2, progress=False)
 
-    again = load_base("smollm2-135m", quantization="nf4")
-    model = attach_adapters(again[0], RECIPE)
-    features = sft.encode_all([news.tuned_messages(story) for story in stories], again[1])
-    run = finetune(model, again[1], features, recipe=RECIPE, output_dir=tmp_path, on_step=ask)
+    base, tokenizer = load_base("smollm2-135m", quantization="nf4")
+    model = attach_adapters(base, RECIPE)
+    features = sft.encode_all([news.tuned_messages(story) for story in stories], tokenizer)
+    run = finetune(model, tokenizer, features, recipe=RECIPE, output_dir=tmp_path, on_step=answer)
     assert losses(run) == losses(trained[2])
 
 
-def test_the_base_is_untouched_and_the_adapters_add_their_bytes(trained):
+def test_training_does_not_change_the_base_and_adapters_have_the_expected_size(trained):
     model, _, _ = trained
     fresh, _ = load_base("smollm2-135m", quantization="nf4")
     assert model_bytes(model) == model_bytes(fresh) + 4 * 2_442_240
@@ -72,7 +78,7 @@ def test_the_base_is_untouched_and_the_adapters_add_their_bytes(trained):
     assert all(torch.equal(a.weight, b.weight) for a, b in pairs)
 
 
-def test_reloaded_adapters_answer_with_equal_logits(trained, stories):
+def test_reloaded_adapters_give_the_same_logits(trained, stories):
     model, tokenizer, run = trained
     copy = load_adapters(load_base("smollm2-135m", quantization="nf4")[0], run.adapters)
     features = sft.encode_all([news.tuned_messages(story) for story in stories[:2]], tokenizer)
@@ -83,8 +89,8 @@ def test_reloaded_adapters_answer_with_equal_logits(trained, stories):
             assert not torch.equal(model(ids).logits, copy(ids).logits)
 
 
-def test_answers_stop_by_themselves_or_at_the_limit(trained, stories):
+def test_generated_answers_are_not_empty_and_contain_no_end_token(trained, stories):
     model, tokenizer, _ = trained
-    asked = [news.messages(story, news.shots(("culture",))) for story in stories[:2]]
-    answers = evaluation.generate(model, tokenizer, asked, max_new_tokens=8, progress=False)
+    prompts = [news.messages(story, news.shots(("culture",))) for story in stories[:2]]
+    answers = evaluation.generate(model, tokenizer, prompts, max_new_tokens=8, progress=False)
     assert len(answers) == 2 and all(answer and "<|im_end|>" not in answer for answer in answers)

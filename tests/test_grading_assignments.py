@@ -1,4 +1,4 @@
-"""grading.assignments and grading.rules: tasks are found, each rule is broken once on purpose."""
+"""Test how assignments are read, and break each rule for assignments once."""
 
 import pytest
 
@@ -8,13 +8,13 @@ from course_utils.validation import CourseError
 from tests import assignment
 
 
-def test_a_sound_assignment_has_no_fault(tmp_path):
+def test_a_correct_assignment_violates_no_rule(tmp_path):
     path = assignment.write(tmp_path)
     assert notebook_check.check(path) == []
-    assert rules.faults(path) == []
+    assert rules.violations(path) == []
 
 
-def test_reading_an_assignment(tmp_path):
+def test_an_assignment_is_read_with_its_tasks(tmp_path):
     found = assignments.read(assignment.write(tmp_path))
     assert (found.name, found.title) == ("09_sums", "Exercise 09: Sums")
     assert found.withheld == ("course_utils.lora",) and found.points == 12
@@ -25,7 +25,7 @@ def test_reading_an_assignment(tmp_path):
     assert last.by_hand and last.graded == (last.answer,)
 
 
-def test_a_task_whose_name_begins_like_anothers_keeps_its_cells(tmp_path):
+def test_a_task_whose_id_begins_like_another_s_keeps_its_cells(tmp_path):
     content = assignment.notebook()
     for name in [cell["id"] for cell in content["cells"] if "squares" in cell["id"]]:
         assignment.change(content, name, "sum-squares", "sum-all-squares")
@@ -33,7 +33,7 @@ def test_a_task_whose_name_begins_like_anothers_keeps_its_cells(tmp_path):
     assert [len(task.checks) for task in found.tasks] == [2, 2, 2, 0]
 
 
-def test_choosing_assignments(tmp_path):
+def test_an_assignment_is_chosen_by_number_or_name(tmp_path):
     paths = [assignment.write(tmp_path, name=name) for name in ("09_sums", "10_more")]
     assert assignments.sources(tmp_path) == paths
     for only in ("9", "09", "09_sums"):
@@ -42,23 +42,29 @@ def test_choosing_assignments(tmp_path):
         assignments.sources(tmp_path, "11")
 
 
-def test_what_is_no_assignment(tmp_path):
+def test_a_course_without_assignments_is_an_error(tmp_path):
+    with pytest.raises(CourseError, match=r"there are no assignments in .*solutions"):
+        assignments.sources(tmp_path)
+
+
+def test_a_file_that_is_no_notebook_is_an_error(tmp_path):
     path = tmp_path / "x.ipynb"
     for text in ("", "[]", '{"cells": [1]}'):
         path.write_text(text)
         with pytest.raises(CourseError, match="is not a notebook"):
             assignments.read(path)
-        assert len(rules.faults(path)) == 1
+        assert len(rules.violations(path)) == 1
 
 
 VALUES = "sum-all-values"
-BROKEN = {  # by a name that begins with the rule's id
+# Changes that break a rule, by names that begin with the rule's id.
+BROKEN = {
     "points: none": (VALUES, '"points": 2', '"points": 0'),
     "points: half": (VALUES, '"points": 2', '"points": 1.5'),
     "sum": ("sum-all-prompt", "3 points", "4 points"),
     "comment: points": (VALUES, "(2 points)", "(1 point)"),
     "comment: none": ("sum-all", "# grade_id: sum-all\n", ""),
-    "comment: none in a text": ("sum-why", "<!-- grade_id: sum-why -->", ""),
+    "comment: none in Markdown": ("sum-why", "<!-- grade_id: sum-why -->", ""),
     "schema": (VALUES, '"schema_version": 3', '"schema_version": 2'),
     "grade-id": (VALUES, '"grade_id": "sum', '"grade_id": "my'),
     "lock: test": (VALUES, '"locked": true', '"locked": false'),
@@ -68,9 +74,9 @@ BROKEN = {  # by a name that begins with the rule's id
     "regions: endless solution": ("sum-all", "### END SOLUTION", ""),
     "regions: endless hidden tests": (VALUES, "### END HIDDEN TESTS", ""),
     "hidden": (VALUES, "HIDDEN TESTS", "TESTS"),
-    "mark": ("imports", "import math", "### BEGIN SOLUTION"),
+    "marker": ("imports", "import math", "### BEGIN SOLUTION"),
     "rubric": ("sum-why-prompt", "Rubric", "Hint"),
-    "numbers: place": ("sum-all-prompt", "9.1", "9.7"),
+    "numbers: task": ("sum-all-prompt", "9.1", "9.7"),
     "numbers: lecture": ("sum-all-prompt", "9.1", "8.1"),
     "minutes": ("sum-all-prompt", "6 min", "60 min"),
     "try": ("sum-all-try", '"id": "sum-all-try"', '"id": "x"'),
@@ -78,32 +84,35 @@ BROKEN = {  # by a name that begins with the rule's id
     "two-tests": (VALUES, '"grade": true', '"grade": false'),
     "import: imports": ("imports", "import math", "from course_utils import lora"),
     "import: answer": ("sum-all", "    return sum", "    import course_utils.lora\n    return sum"),
-    "import: part": ("imports", "import math", "from course_utils.lora.parts import x"),
+    "import: submodule": ("imports", "import math", "from course_utils.lora.parts import x"),
     "answer-names": ("sum-squares", "sum(n * n", "add(n * n"),
     "test-names: helper": (VALUES, "randint(-9", "randint(low"),
     "test-names: other answer": (VALUES, "check(add, numbers)", "check(largest, numbers)"),
     "visible": (VALUES, "check(add, [3, 4, 5])", "check(len, [3, 4, 5])"),
     "forbidden: isinstance": (VALUES, "sum(numbers)", "isinstance(numbers, list)"),
     "forbidden: print": (VALUES, "draw = random", "print(1)\ndraw = random"),
+    "syntax": (VALUES, "draw = random", "%matplotlib inline\ndraw = random"),
     "value": (VALUES, "### END HIDDEN", "numbers\n### END HIDDEN"),
     "direct": (VALUES, "check(add, [3, 4, 5])", "check(add, [add([3]), 4, 5])"),
 }
 
 
-def broken(faults):
-    """The ids of the rules that some faults name."""
-    return {fault.rpartition("[")[2].rstrip("]") for fault in faults}
+def broken_rules(violations):
+    """Return the ids of the rules that some violations name."""
+    return {violation.rpartition("[")[2].rstrip("]") for violation in violations}
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_each_broken_rule_is_named(tmp_path, kind):
+def test_each_broken_rule_is_reported(tmp_path, kind):
     cell, old, new = BROKEN[kind]
     content = assignment.notebook()
     assignment.change(content, cell, old, new)
-    assert kind.partition(":")[0] in broken(rules.faults(assignment.write(tmp_path, content)))
+    assert kind.partition(":")[0] in broken_rules(
+        rules.violations(assignment.write(tmp_path, content))
+    )
 
 
-def unfolded(content, tmp_path):
+def with_another_name(content, tmp_path):
     path = assignment.write(tmp_path, content)
     return path.rename(path.with_name("09_other.ipynb"))
 
@@ -122,39 +131,44 @@ def withholding(*modules):
 
 
 WHOLE = {
-    "folder": (unfolded, "it is in 09_sums"),
-    "tasks": (without_a_task, "it has 3"),
+    "folder": (with_another_name, "it is in the folder 09_sums"),
+    "tasks": (without_a_task, "it has 3 tasks"),
     "withheld": (withholding(), "qlora_course.withheld is missing or empty"),
     "modules": (withholding("course_utils.nothing"), "there is no course_utils.nothing"),
 }
 
 
 @pytest.mark.parametrize("rule", WHOLE)
-def test_each_broken_rule_for_the_whole_notebook_is_named(tmp_path, rule):
-    change, found = WHOLE[rule]
-    faults = rules.faults(change(assignment.notebook(), tmp_path))
-    assert any(fault.endswith(f"({found}) [{rule}]") for fault in faults), faults
+def test_each_broken_rule_for_the_whole_notebook_is_reported(tmp_path, rule):
+    change, description = WHOLE[rule]
+    violations = rules.violations(change(assignment.notebook(), tmp_path))
+    assert any(line.endswith(f"({description}) [{rule}]") for line in violations), violations
 
 
-def test_each_rule_has_a_name_of_its_own_and_is_tested():
-    names = [rule.id for rule in rules.RULES]
-    assert len(names) == len(set(names))
-    assert {*names} == {*WHOLE, *(kind.partition(":")[0] for kind in BROKEN)}
+def test_a_test_cell_without_code_or_id_is_reported(tmp_path):
+    content = assignment.notebook()
+    cells = {cell["id"]: cell for cell in content["cells"]}
+    cells["sum-all-values"]["source"] = "# grade_id: sum-all-values (2 points)\n"
+    del cells["sum-squares-values"]["id"]
+    violations = rules.violations(assignment.write(tmp_path, content))
+    assert {"visible", "stray", "grade-id"} <= broken_rules(violations)
 
 
-def test_a_fault_says_where_it_is_what_the_rule_is_and_what_was_found(tmp_path):
+def test_a_violation_names_the_cell_the_rule_and_what_violates_it(tmp_path):
     content = assignment.notebook()
     assignment.change(content, "sum-all-prompt", "6 min", "60 min")
     assignment.change(content, VALUES, "draw = random", "print(1)\ndraw = random")
-    minutes, forbidden = rules.faults(assignment.write(tmp_path, content))
-    assert minutes == "The tasks must take 20 to 45 minutes together. (they take 78) [minutes]"
+    minutes, forbidden = rules.violations(assignment.write(tmp_path, content))
+    assert minutes == (
+        "The tasks must take 20 to 45 minutes together. (they take 78 minutes) [minutes]"
+    )
     assert forbidden.startswith("cell sum-all-values: A test must not use eval, exec, ")
     assert forbidden.endswith("(print) [forbidden]")
 
 
 @pytest.mark.parametrize(("old", "new"), [("●●○", "**"), ('"id": "sum-all-prompt"', '"id": "x"')])
-def test_a_task_without_a_prompt_is_the_only_fault(tmp_path, old, new):
+def test_a_task_without_a_prompt_is_the_only_violation(tmp_path, old, new):
     content = assignment.notebook()
     assignment.change(content, "sum-all-prompt", old, new)
-    (fault,) = rules.faults(assignment.write(tmp_path, content))
-    assert "needs a cell sum-all-prompt that begins with" in fault
+    (violation,) = rules.violations(assignment.write(tmp_path, content))
+    assert "needs a cell sum-all-prompt that begins with" in violation

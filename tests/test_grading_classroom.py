@@ -1,4 +1,4 @@
-"""A class graded: points, states, gradebook; again, after a change, after an interruption."""
+"""Test `course grade` on small classes: points, states, repeated and interrupted runs."""
 
 import contextlib
 import json
@@ -14,23 +14,28 @@ from pathlib import Path
 import psutil
 import pytest
 
-from course_utils.grading import classroom, marking, release
+from course_utils.grading import autograde, classroom, release
 from course_utils.grading.intake import submissions
 from course_utils.grading.results import records
 from course_utils.grading.results.records import GRADED, PERSON, UNGRADABLE
 from course_utils.grading.sandbox import bubblewrap
+from course_utils.grading.sandbox.server import reserved_core
 from course_utils.validation import CourseError
 from tests import mutation, sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import CELLS, NAME, RIGHT, ROOT, WRONG
 
-# SQLAlchemy's, about objects that nbgrader's own autograding adds later
-pytestmark = [needed, pytest.mark.filterwarnings("ignore:Object of type <Submitted")]
+pytestmark = [
+    needed,
+    # SQLAlchemy warns about objects that nbgrader's own autograding adds later.
+    pytest.mark.filterwarnings("ignore:Object of type <Submitted"),
+    pytest.mark.xdist_group("classroom"),
+]
 
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory):
-    """The course before anything was handed in."""
+    """Return a course without submissions."""
     return sums.course(tmp_path_factory.mktemp("released") / "course")
 
 
@@ -50,39 +55,36 @@ def by_student(result):
 # --- points and states ----------------------------------------------------------------------------
 
 
-def test_a_class_is_graded(course):
+def test_each_submission_gets_its_state_and_points(course):
     sums.hand_in(course, "right", RIGHT)
     sums.hand_in(course, "wrong", WRONG)
     sums.hand_in(course, "untouched")
     sums.hand_in(course, "broken").write_text('{"cells": [', encoding="utf-8")
-    told = []
-    result = grade(course, progress=lambda *step: told.append(step))
-    found = by_student(result)
-    assert {student: record.state for student, record in found.items()} == {
+    steps = []
+    result = grade(course, progress=lambda *step: steps.append(step))
+    graded = by_student(result)
+    assert {student: record.state for student, record in graded.items()} == {
         "right": PERSON,
         "wrong": PERSON,
         "untouched": GRADED,
         "broken": UNGRADABLE,
     }
-    assert [(done, total) for _, done, total in told] == [(n, 4) for n in range(1, 5)]
+    assert [(done, total) for _, done, total in steps] == [(n, 4) for n in range(1, 5)]
     full = dict.fromkeys(CELLS, 1.0) | {cell: 2.0 for cell in CELLS if cell.endswith("values")}
-    assert found["right"].points == full | {"sum-why": None}
+    assert graded["right"].points == full | {"sum-why": None}
     lost = {"sum-squares-form": 0.0, "sum-squares-values": 0.0}
-    assert found["wrong"].points == full | lost | {"sum-why": None}
-    assert set(found["untouched"].points.values()) == {0.0}
-    assert set(found["broken"].points.values()) == {None}
-    assert "the file ends in the middle" in found["broken"].reasons[0]
-    assert (
-        found["wrong"]
-        .messages["sum-squares-values"]
-        .startswith("Not right yet: squares([3, 4, 5])")
-    )
-    assert set(found["wrong"].messages) == set(lost)
-    assert found["right"].reasons == (records.by_hand("sum-why"),)
+    assert graded["wrong"].points == full | lost | {"sum-why": None}
+    assert set(graded["untouched"].points.values()) == {0.0}
+    assert set(graded["broken"].points.values()) == {None}
+    assert len(graded["broken"].reasons) == 1
+    message = graded["wrong"].messages["sum-squares-values"]
+    assert message.startswith("Not right yet: squares([3, 4, 5])")
+    assert set(graded["wrong"].messages) == set(lost)
+    assert graded["right"].reasons == (records.by_hand("sum-why"),)
 
 
-def test_the_gradebook_is_nbgrader_s_own(course):
-    """The same grades, comments and marks as nbgrader's autograding writes."""
+@pytest.mark.full
+def test_the_gradebook_contains_what_nbgrader_would_write(course):
     for student, answers in {"right": RIGHT, "wrong": WRONG, "untouched": {}}.items():
         sums.hand_in(course, student, answers)
     stock = Path(shutil.copytree(course, course.parent / "stock"))
@@ -102,7 +104,8 @@ def comments(course):
         }
 
 
-def test_what_is_ungradable_shows_why_and_has_no_points_of_before(course):
+@pytest.mark.full
+def test_a_submission_that_became_ungradable_loses_its_earlier_points(course):
     path = sums.hand_in(course, "one", RIGHT)
     grade(course)
     path.write_bytes(b"PK\x03\x04 a zip")
@@ -116,54 +119,53 @@ def test_what_is_ungradable_shows_why_and_has_no_points_of_before(course):
 def test_the_report_and_the_table_are_written(course):
     sums.hand_in(course, "right", RIGHT)
     sums.hand_in(course, "broken").write_text("x", encoding="utf-8")
-    said = classroom.publish(course, grade(course))
-    assert "2 graded now; in all, 1 needs a person, 1 ungradable" in said
-    assert "broken: ungradable, " in said
+    summary = classroom.write_results(course, grade(course))
+    assert "2 graded in this run. In total: 1 needs a person, 1 ungradable" in summary
+    assert "broken: ungradable, " in summary
     assert "right" in (course / "grading" / NAME / "points.csv").read_text(encoding="utf-8")
     assert "<html" in (course / "grading" / NAME / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_name_doesn_t_act_on_the_terminal(course):
+@pytest.mark.full
+def test_names_in_the_summary_contain_no_control_sequences(course):
+    """Neither where ungradable submissions are listed, nor where changes are listed."""
     sums.hand_in(course, "\x1b]0;title\x07\u202ename").write_text("x", encoding="utf-8")
-    said = classroom.publish(course, grade(course))
-    assert "\\x1b]0;title\\x07\\x202ename: ungradable" in said and "\x1b" not in said
-
-
-def test_a_name_doesn_t_act_where_changes_are_listed(course):
     sums.hand_in(course, "\x1b[2Jname", RIGHT)
     grade(course)
     sums.hand_in(course, "\x1b[2Jname", WRONG)
-    said = classroom.publish(course, grade(course))
-    assert "\\x1b[2Jname: sum-squares-values 2 → 0" in said and "\x1b" not in said
+    summary = classroom.write_results(course, grade(course))
+    assert "\\x1b]0;title\\x07\\x202ename: ungradable" in summary
+    assert "\\x1b[2Jname: sum-squares-values 2 → 0" in summary and "\x1b" not in summary
 
 
-def test_what_can_t_be_graded_at_all_is_one_sentence(course):
+def test_an_unknown_assignment_and_a_class_without_submissions_are_errors(course):
     with pytest.raises(CourseError, match="there is no assignment 12; choose one of: 09_sums"):
         classroom.grade(course, "12")
-    with pytest.raises(CourseError, match="nothing was handed in: .*submitted/STUDENT/09_sums"):
+    with pytest.raises(CourseError, match=r"nothing was handed in: .*submitted/STUDENT/09_sums"):
         classroom.grade(course, "09")
 
 
-# --- again, and after a change --------------------------------------------------------------------
+# --- repeated runs --------------------------------------------------------------------------------
 
 
-def stamps(course):
+def modification_times(course):
     files = [*course.glob("autograded/**/*.ipynb"), *course.glob("grading/**/record.json")]
     return {path: path.stat().st_mtime_ns for path in files}
 
 
+@pytest.mark.full
 def test_a_second_run_changes_nothing(course):
     sums.hand_in(course, "right", RIGHT)
     sums.hand_in(course, "broken").write_text("x", encoding="utf-8")
     first = grade(course)
-    before = stamps(course)
+    before = modification_times(course)
     second = grade(course)
     assert (first.graded, second.graded) == (2, 0) and second.records == first.records
-    assert stamps(course) == before and len(before) == 4
+    assert modification_times(course) == before and len(before) == 4
     assert grade(course, again=True).graded == 2
 
 
-def test_only_what_is_new_or_changed_is_graded(course):
+def test_only_new_and_changed_submissions_are_graded_again(course):
     sums.hand_in(course, "one", RIGHT)
     sums.hand_in(course, "two", RIGHT)
     grade(course)
@@ -172,7 +174,8 @@ def test_only_what_is_new_or_changed_is_graded(course):
     assert grade(course).graded == 2
 
 
-def test_a_lost_gradebook_or_record_is_made_again(course):
+@pytest.mark.full
+def test_a_lost_gradebook_or_record_is_written_again(course):
     sums.hand_in(course, "one", RIGHT)
     grade(course)
     kept = sums.grades(course)
@@ -184,8 +187,8 @@ def test_a_lost_gradebook_or_record_is_made_again(course):
     assert grade(course).graded == 1 and sums.grades(course) == kept
 
 
-def mend_a_hidden_test(course):
-    """From now on the largest of some numbers is asked for by absolute value."""
+def change_a_hidden_test(course):
+    """Change the test and the solution of sum-largest: now they compare absolute values."""
     path = course / "solutions" / NAME / f"{NAME}.ipynb"
     text = path.read_text(encoding="utf-8")
     assert text.count("gives(max(numbers))") == 1
@@ -193,23 +196,24 @@ def mend_a_hidden_test(course):
     path.write_text(text.replace("return max(numbers)", "return max(numbers, key=abs)"), "utf-8")
 
 
-def test_a_mended_test_is_graded_again_with_manual_points_kept_and_changes_listed(course):
+def test_after_a_changed_test_all_are_graded_again_and_keep_points_by_hand(course):
     sums.hand_in(course, "one", RIGHT)
     sums.hand_in(course, "two", {**RIGHT, "sum-largest": "def largest(n):\n    return 1\n"})
     grade(course)
     sums.give(course, "one", "sum-why", 3)
     assert by_student(grade(course))["one"].state == GRADED
-    mend_a_hidden_test(course)
+    change_a_hidden_test(course)
     result = grade(course)
     assert result.graded == 2
     assert sums.grades(course)["one", "sum-why"] == (None, 3, False)
     assert by_student(result)["one"].points["sum-why"] == 3
     assert by_student(result)["one"].state == GRADED
-    said = classroom.publish(course, result)
-    assert "one: sum-largest-values 2 → 0" in said and "two:" not in said
+    summary = classroom.write_results(course, result)
+    assert "one: sum-largest-values 2 → 0" in summary and "two:" not in summary
 
 
-def test_an_answer_that_changed_is_looked_at_again_and_its_points_stay(course):
+@pytest.mark.full
+def test_a_changed_answer_keeps_its_points_by_hand_but_needs_a_person_again(course):
     sums.hand_in(course, "one", RIGHT)
     grade(course)
     sums.give(course, "one", "sum-why", 3)
@@ -219,7 +223,8 @@ def test_an_answer_that_changed_is_looked_at_again_and_its_points_stay(course):
     assert record.state == PERSON and record.points["sum-why"] is None
 
 
-def test_points_by_hand_over_a_check_s_stay_unless_the_check_s_change(course):
+@pytest.mark.full
+def test_points_by_hand_for_a_test_need_a_person_again_if_the_test_s_points_change(course):
     sums.hand_in(course, "one", {**RIGHT, "sum-largest": "def largest(n):\n    return 1\n"})
     grade(course)
     sums.give(course, "one", "sum-largest-values", 1)
@@ -242,7 +247,8 @@ class OnePoint(BasePlugin):
 """
 
 
-def test_a_late_policy_is_nbgrader_s_plugin(course, monkeypatch):
+@pytest.mark.full
+def test_late_submissions_get_the_penalty_of_nbgrader_s_plugin(course, monkeypatch):
     (course / "late_policy.py").write_text(PLUGIN, encoding="utf-8")
     monkeypatch.syspath_prepend(str(course))
     settings = course / release.SETTINGS
@@ -250,12 +256,9 @@ def test_a_late_policy_is_nbgrader_s_plugin(course, monkeypatch):
     settings.write_text(settings.read_text(encoding="utf-8") + extra, encoding="utf-8")
     with sums.gradebook(course) as book:
         book.update_or_create_assignment(NAME, duedate="2026-03-01 12:00:00 UTC")
-    for student, time_ in {
-        "early": "2026-03-01 11:00:00 UTC",
-        "late": "2026-03-01 13:00:00 UTC",
-    }.items():
+    for student, hour in {"early": 11, "late": 13}.items():
         path = sums.hand_in(course, student, RIGHT)
-        (path.parent / "timestamp.txt").write_text(time_, encoding="utf-8")
+        (path.parent / "timestamp.txt").write_text(f"2026-03-01 {hour}:00:00 UTC", encoding="utf-8")
     grade(course)
     with sums.gradebook(course) as book:
         penalties = {
@@ -265,18 +268,35 @@ def test_a_late_policy_is_nbgrader_s_plugin(course, monkeypatch):
     assert penalties == {"early": 0, "late": 1}
 
 
+@pytest.mark.full
 def test_a_late_policy_that_can_t_be_loaded_ends_the_run(course):
     sums.hand_in(course, "one", RIGHT)
     settings = course / release.SETTINGS
     extra = '\nc.AssignLatePenalties.plugin_class = "no_policy.OnePoint"\n'
     settings.write_text(settings.read_text(encoding="utf-8") + extra, encoding="utf-8")
-    with pytest.raises(CourseError, match="the late policy .* can't be used: .*no_policy.OnePoint"):
+    with pytest.raises(
+        CourseError, match=r"the late policy .* can't be used: .*no_policy\.OnePoint"
+    ):
         grade(course)
 
 
-# --- interrupted ----------------------------------------------------------------------------------
+# --- interrupted and failing runs -----------------------------------------------------------------
 
-SLOW = {**RIGHT, "sum-all": "import time\ntime.sleep(0.4)\n" + RIGHT["sum-all"]}
+SLOW = RIGHT | {"sum-all": f"import time\ntime.sleep(50)\n{RIGHT['sum-all']}"}
+
+
+def hand_in_with_a_slow_third(course):
+    """Submit for five students; a run with one worker is still busy with s2 when it is ended."""
+    for n in range(5):
+        sums.hand_in(course, f"s{n}", SLOW if n == 2 else WRONG)
+
+
+def grade_the_rest(course):
+    """Grade what an ended run has left, without waiting for the slow submission."""
+    sums.hand_in(course, "s2", WRONG)
+    return classroom.grade(course, NAME)
+
+
 RUN = f"""
     import sys
     from course_utils.grading import classroom
@@ -294,100 +314,118 @@ def start(course):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
 
-def test_a_run_that_is_killed_goes_on_and_ends_as_if_it_hadn_t_been(course):
-    for n in range(5):
-        sums.hand_in(course, f"s{n}", SLOW if n % 2 else WRONG)
+@pytest.mark.full
+def test_after_a_killed_run_the_next_run_grades_the_rest(course):
+    hand_in_with_a_slow_third(course)
     other = Path(shutil.copytree(course, course.parent / "other"))
     run = start(course)
     assert run.stdout.readline() == "1\n" and run.stdout.readline() == "1\n"
     run.send_signal(signal.SIGKILL)
     run.communicate()
-    done = len(list(course.glob("grading/*/*/*/record.json")))
-    assert 2 <= done < 5
-    assert classroom.grade(course, NAME).graded == 5 - done
-    classroom.grade(other, NAME)
+    assert len(list(course.glob("grading/*/*/*/record.json"))) == 2
+    assert grade_the_rest(course).graded == 3
+    assert grade_the_rest(other).graded == 5
     assert sums.grades(course) == sums.grades(other)
     assert {p.name for p in course.rglob("*.part")} == set()
 
 
-def test_ctrl_c_saves_what_is_done_says_so_and_leaves_nothing(course):
-    for n in range(5):
-        sums.hand_in(course, f"s{n}", SLOW)
-    command = [sys.executable, "-m", "course_utils.cli", "grade", "09", "--workers", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+# A child of a process in the background ignores SIGINT, unless it sets a handler.
+COMMAND = """
+    import signal
+    import sys
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    from course_utils.cli import main
+
+    sys.argv = ["course", "grade", "09", "--workers", "1"]
+    main()
+    """
+
+
+@pytest.mark.full
+def test_ctrl_c_saves_the_results_so_far_and_leaves_no_process(course):
+    hand_in_with_a_slow_third(course)
     run = subprocess.Popen(
-        command,
+        [sys.executable, "-c", textwrap.dedent(COMMAND)],
         cwd=course,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    ends = time.monotonic() + 60
-    while not list(course.glob("grading/*/*/*/record.json")) and time.monotonic() < ends:
+    deadline = time.monotonic() + 60
+    while len(list(course.glob("grading/*/*/*/record.json"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     children = psutil.Process(run.pid).children(recursive=True)
     run.send_signal(signal.SIGINT)
-    said, _ = run.communicate(timeout=30)
-    assert (run.returncode, "run the same command again" in said) == (130, True), said
-    assert "Traceback" not in said
-    assert len(children) >= 4 and psutil.wait_procs(children, timeout=5)[1] == []
-    done = len(list(course.glob("grading/*/*/*/record.json")))
-    assert 1 <= done < 5 and classroom.grade(course, NAME).graded == 5 - done
+    output, _ = run.communicate(timeout=120)
+    assert (run.returncode, "Stopped" in output) == (130, True), output
+    assert "Traceback" not in output
+    assert len(children) >= 4 and psutil.wait_procs(children, timeout=60)[1] == []
+    assert grade_the_rest(course).graded == 3
 
 
-@pytest.mark.parametrize("before", [[], [bubblewrap.SandboxError]], ids=["at once", "again"])
-def test_where_no_sandbox_can_be_made_any_more_the_run_ends(course, monkeypatch, before):
+@pytest.mark.parametrize(
+    "earlier", [[], [bubblewrap.SandboxError]], ids=["first try", "second try"]
+)
+def test_the_run_ends_if_sandboxes_can_no_longer_be_created(course, monkeypatch, earlier):
     sums.hand_in(course, "one", RIGHT)
-    faults = iter([*before, bubblewrap.NoSandbox])
+    errors = iter([*earlier, bubblewrap.NoSandbox])
 
-    def mark(spec, given):
-        raise next(faults)("no namespaces any more")
+    def grade_one(spec, submission):
+        raise next(errors)("no namespaces any more")
 
-    monkeypatch.setattr(marking, "mark", mark)
+    monkeypatch.setattr(autograde, "servers", lambda spec: None)
+    monkeypatch.setattr(autograde, "grade", grade_one)
     with pytest.raises(bubblewrap.NoSandbox, match="no namespaces any more"):
         classroom.grade(course, NAME, workers=1, limits=QUICK)
-    assert next(faults, None) is None and not list(course.glob("grading/*/*/*/record.json"))
+    assert next(errors, None) is None and not list(course.glob("grading/*/*/*/record.json"))
 
 
-def test_one_that_brings_the_sandbox_down_is_tried_once_more_and_then_reported(course, monkeypatch):
+@pytest.mark.full
+def test_a_submission_that_ends_the_sandbox_is_graded_once_more_and_then_ungradable(
+    course, monkeypatch
+):
     for student in ("always", "never", "once"):
         sums.hand_in(course, student, RIGHT)
-    tried, real = [], marking.mark
+    calls, real = [], autograde.grade
 
-    def mark(spec, given):
-        tried.append(given.student)
-        if given.student == "always" or tried.count("once") == 1 and given.student == "once":
-            raise bubblewrap.SandboxError("the sandbox is gone")
-        return real(spec, given)
+    def grade_one(spec, submission):
+        calls.append(submission.student)
+        if submission.student == "always" or (
+            submission.student == "once" and calls.count("once") == 1
+        ):
+            raise bubblewrap.SandboxError("the sandbox has ended")
+        return real(spec, submission)
 
-    monkeypatch.setattr(marking, "mark", mark)
-    found = by_student(classroom.grade(course, NAME, workers=1, limits=QUICK))
-    assert sorted(tried) == ["always", "always", "never", "once", "once"]
-    assert found["never"].state == found["once"].state == PERSON
-    assert found["always"].state == UNGRADABLE
-    assert found["always"].reasons == ("grading failed: the sandbox is gone",)
+    monkeypatch.setattr(autograde, "grade", grade_one)
+    graded = by_student(classroom.grade(course, NAME, workers=1, limits=QUICK))
+    assert sorted(calls) == ["always", "always", "never", "once", "once"]
+    assert graded["never"].state == graded["once"].state == PERSON
+    assert graded["always"].state == UNGRADABLE
+    assert graded["always"].reasons == ("grading failed: the sandbox has ended",)
 
 
-def test_where_no_sandbox_can_be_made_the_run_ends_with_the_reason(course, monkeypatch):
+def test_the_run_ends_with_the_reason_if_no_sandbox_can_be_created(course, monkeypatch):
     sums.hand_in(course, "one", RIGHT)
 
-    def refuse(*_, **__):
+    def no_server(*_, **__):
         raise bubblewrap.SandboxError("no namespaces here")
 
-    monkeypatch.setattr(marking, "Server", refuse)
+    monkeypatch.setattr(autograde, "Server", no_server)
     with pytest.raises(CourseError, match="no namespaces here"):
         grade(course)
     assert not list(course.glob("grading/*/*/*/record.json"))
 
 
-def test_a_server_that_died_is_replaced(course):
+@pytest.mark.full
+def test_a_server_that_has_ended_is_replaced(course):
     for n in range(3):
         sums.hand_in(course, f"s{n}", RIGHT)
 
     def progress(record, done, total):
         if done == 1:
-            for servers in list(marking._servers.values()):
+            for servers in list(autograde._servers.values()):
                 for server in servers:
                     server.close()
 
@@ -395,23 +433,32 @@ def test_a_server_that_died_is_replaced(course):
     assert [record.state for record in result.records] == [PERSON] * 3
 
 
-def test_one_that_takes_all_processors_doesn_t_slow_its_neighbour(course):
-    spin = "import os, time\nfor _ in range(30):\n    if os.fork() == 0:\n        os.setsid()\n"
-    spin += "        while True: pass\ntime.sleep(4)\n"
-    slow = "import time\ndef burn():\n    end = time.process_time() + 0.1\n"
-    slow += "    while time.process_time() < end: pass\n"
-    work = RIGHT["sum-all"].replace("    return", "    burn()\n    return")
-    sums.hand_in(course, "hog", {"sum-all": spin + RIGHT["sum-all"]})
-    sums.hand_in(course, "slow", RIGHT | {"sum-all": slow + work})
-    found = by_student(grade(course))
-    assert not found["slow"].incidents, found["slow"]
-    assert found["slow"].points["sum-all-values"] == 2, found["slow"].messages
+CORES = """
+import os
+
+try:
+    os.sched_setaffinity(0, range(os.cpu_count()))
+except OSError:
+    pass
+print("number of cores:", len(os.sched_getaffinity(0)))
+"""
 
 
-# --- what was handed in ---------------------------------------------------------------------------
+@pytest.mark.full
+def test_a_submission_stays_on_one_core_which_no_other_submission_uses(course):
+    """Therefore a submission that keeps its core busy does not slow down another submission."""
+    sums.hand_in(course, "one", {"sum-all": CORES + RIGHT["sum-all"]})
+    grade(course)
+    page = (course / "autograded" / "one" / NAME / f"{NAME}.ipynb").read_text(encoding="utf-8")
+    assert "number of cores: 1\\n" in page
+    with reserved_core() as first, reserved_core() as second:
+        assert first != second or len(os.sched_getaffinity(0)) == 1
 
 
-def given(tmp_path, **files):
+# --- reading submissions --------------------------------------------------------------------------
+
+
+def folder_with(tmp_path, **files):
     folder = tmp_path / "submitted" / "s" / NAME
     folder.mkdir(parents=True)
     for name, content in files.items():
@@ -420,27 +467,27 @@ def given(tmp_path, **files):
 
 
 def test_a_notebook_under_another_name_is_found(tmp_path):
-    folder = given(tmp_path, **{"Copy of 09_sums (1).ipynb": b"{}", "notes.ipynb": b"x"})
+    folder = folder_with(tmp_path, **{"Copy of 09_sums (1).ipynb": b"{}", "notes.ipynb": b"x"})
     found = submissions.read(folder, NAME)
     assert found.notebook == b"{}" and found.files == {"notes.ipynb": b"x"}
     assert found.notes == ("the notebook was called 'Copy of 09_sums (1).ipynb'",)
 
 
-def test_without_a_notebook_it_says_what_was_there(tmp_path):
-    found = submissions.read(given(tmp_path, **{"answers.pdf": b"%PDF"}), NAME)
+def test_a_submission_without_a_notebook_names_the_files_that_were_handed_in(tmp_path):
+    found = submissions.read(folder_with(tmp_path, **{"answers.pdf": b"%PDF"}), NAME)
     assert found.notebook is None
-    assert found.fault == "there is no 09_sums.ipynb: 'answers.pdf' was handed in"
+    assert found.problem == "there is no 09_sums.ipynb: 'answers.pdf' was handed in"
 
 
-def test_two_notebooks_of_which_neither_has_the_name_aren_t_chosen_from(tmp_path):
-    found = submissions.read(given(tmp_path, **{"a.ipynb": b"{}", "b.ipynb": b"{}"}), NAME)
-    assert found.notebook is None and "'a.ipynb', 'b.ipynb'" in found.fault
+def test_of_two_notebooks_with_other_names_none_is_chosen(tmp_path):
+    found = submissions.read(folder_with(tmp_path, **{"a.ipynb": b"{}", "b.ipynb": b"{}"}), NAME)
+    assert found.notebook is None and "'a.ipynb', 'b.ipynb'" in found.problem
 
 
-def test_links_and_odd_files_are_left_out(tmp_path):
+def test_links_and_special_files_are_left_out(tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("canary", encoding="utf-8")
-    folder = given(tmp_path, **{"09_sums.ipynb": b"{}"})
+    folder = folder_with(tmp_path, **{"09_sums.ipynb": b"{}"})
     (folder / "soft.txt").symlink_to(secret)
     (folder / "folder").symlink_to(tmp_path)
     os.mkfifo(folder / "pipe")
@@ -448,19 +495,20 @@ def test_links_and_odd_files_are_left_out(tmp_path):
     assert found.notebook == b"{}" and found.files == {}
     assert found.notes == (
         "'folder' was left out: it is a link",
-        "'pipe' was left out: it is no regular file",
+        "'pipe' was left out: it is not a regular file",
         "'soft.txt' was left out: it is a link",
     )
 
 
-def test_a_hard_link_is_a_file_like_others(tmp_path):
-    folder = given(tmp_path, **{"09_sums.ipynb": b"{}"})
+def test_a_hard_link_is_read_like_a_file(tmp_path):
+    folder = folder_with(tmp_path, **{"09_sums.ipynb": b"{}"})
     os.link(folder / "09_sums.ipynb", tmp_path / "backup.ipynb")
     assert submissions.read(folder, NAME).notebook == b"{}"
 
 
-def test_folders_in_folders_end_somewhere(tmp_path):
-    place = given(tmp_path, **{"09_sums.ipynb": b"{}"})
+@pytest.mark.full
+def test_very_deep_folders_are_left_out(tmp_path):
+    place = folder_with(tmp_path, **{"09_sums.ipynb": b"{}"})
     try:
         with contextlib.chdir(place):
             for _ in range(1_500):
@@ -469,78 +517,83 @@ def test_folders_in_folders_end_somewhere(tmp_path):
             (Path() / "deep.txt").write_text("x", encoding="utf-8")
         found = submissions.read(place, NAME)
     finally:
-        subprocess.run(["rm", "-r", str(place)], check=True)  # Python's rmtree can't, nor pytest's
+        # Neither Python's rmtree nor pytest can remove such deep folders.
+        subprocess.run(["rm", "-r", str(place)], check=True)
     assert found.notebook == b"{}" and found.files == {}
 
 
-def test_very_many_files_are_not_all_read(tmp_path, monkeypatch):
+def test_only_a_limited_number_of_files_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(submissions, "ENTRIES", 10)
     names = {f"{n:03}.txt": b"x" for n in range(50)}
-    assert len(submissions.read(given(tmp_path, **names, **{"0.ipynb": b"{}"}), NAME).files) < 10
+    assert (
+        len(submissions.read(folder_with(tmp_path, **names, **{"0.ipynb": b"{}"}), NAME).files) < 10
+    )
 
 
 def test_the_notebook_is_found_among_very_many_files(tmp_path, monkeypatch):
     monkeypatch.setattr(submissions, "ENTRIES", 10)
     names = {f"0{n}.ipynb": b"x" for n in range(50)}
-    found = submissions.read(given(tmp_path, **names, **{"09_sums.ipynb": b"{}"}), NAME)
+    found = submissions.read(folder_with(tmp_path, **names, **{"09_sums.ipynb": b"{}"}), NAME)
     assert found.notebook == b"{}" and len(found.files) == 9
     assert found.notes == ("of 51 files, only the first 10 were looked at",)
 
 
-def test_other_notebooks_are_files_like_others_and_take_no_memory(tmp_path):
-    folder = given(tmp_path, **{"09_sums.ipynb": b"{}"})
+def test_other_notebooks_count_towards_the_limit_of_all_files(tmp_path):
+    folder = folder_with(tmp_path, **{"09_sums.ipynb": b"{}"})
     for n in range(20):
         with (folder / f"{n}.ipynb").open("wb") as file:
-            file.truncate(30_000_000)  # which take no room on the disk
+            # The file is sparse: it needs no space on the disk.
+            file.truncate(30_000_000)
     found = submissions.read(folder, NAME)
     assert found.notebook == b"{}" and sum(map(len, found.files.values())) <= submissions.SIZE
 
 
-def test_a_folder_in_place_of_the_notebook_is_named(tmp_path):
-    folder = given(tmp_path)
+def test_a_folder_with_the_name_of_the_notebook_is_reported(tmp_path):
+    folder = folder_with(tmp_path)
     (folder / "09_sums.ipynb").mkdir()
     (folder / "09_sums.ipynb" / "inner.txt").touch()
-    assert submissions.read(folder, NAME).fault == (
+    assert submissions.read(folder, NAME).problem == (
         "there is no 09_sums.ipynb: nothing was handed in; "
         "'09_sums.ipynb' was left out: it is a folder"
     )
 
 
 @pytest.mark.parametrize(
-    ("student", "why"), [("M\udcfcller", "isn't UTF-8"), ("s" * 129, "longer than 128")]
+    ("student", "reason"), [("M\udcfcller", "isn't UTF-8"), ("s" * 129, "longer than 128")]
 )
-def test_a_name_that_the_gradebook_can_t_take_is_reported(course, student, why):
+@pytest.mark.full
+def test_a_name_that_the_gradebook_can_t_store_is_reported(course, student, reason):
     sums.hand_in(course, student, RIGHT)
     sums.hand_in(course, "one", RIGHT)
     result = grade(course)
-    found = by_student(result)
-    assert found["one"].state == PERSON
-    assert found[student].state == UNGRADABLE and why in found[student].reasons[0]
-    assert classroom.publish(course, result).encode()
+    graded = by_student(result)
+    assert graded["one"].state == PERSON
+    assert graded[student].state == UNGRADABLE and reason in graded[student].reasons[0]
+    assert classroom.write_results(course, result).encode()
     assert {name for name, _ in sums.grades(course)} == {"one"}
 
 
 @pytest.mark.parametrize("what", ["notebook", "folder", "student"])
-def test_a_link_in_place_of_the_work_is_refused(tmp_path, what):
-    real = given(tmp_path / "real", **{"09_sums.ipynb": b"{}"})
+def test_a_link_in_place_of_a_submission_is_not_followed(tmp_path, what):
+    real = folder_with(tmp_path / "real", **{"09_sums.ipynb": b"{}"})
     folder = tmp_path / "submitted" / "s" / NAME
     places = {"notebook": folder / "09_sums.ipynb", "folder": folder, "student": folder.parent}
     targets = {"notebook": real / "09_sums.ipynb", "folder": real, "student": real.parent}
     places[what].parent.mkdir(parents=True)
     places[what].symlink_to(targets[what])
     found = submissions.read(folder, NAME)
-    assert found.notebook is None and "link" in found.fault
+    assert found.notebook is None and "link" in found.problem
 
 
-def test_files_that_are_too_large_together_are_left_out(tmp_path, monkeypatch):
+def test_files_that_exceed_the_total_limit_are_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(submissions, "SIZE", 20)
     files = {"a.bin": b"x" * 11, "b.bin": b"x" * 11, "09_sums.ipynb": b"{}" * 100}
-    found = submissions.read(given(tmp_path, **files), NAME)
+    found = submissions.read(folder_with(tmp_path, **files), NAME)
     assert found.notebook == b"{}" * 100 and set(found.files) == {"a.bin"}
     assert found.notes == ("'b.bin' was left out: it is too large (11 B)",)
 
 
-def test_a_record_is_read_as_it_was_written(tmp_path):
+def test_records_keep_unusual_text_and_broken_records_are_ignored(tmp_path):
     record = records.Record(
         "09_sums", "s\udcff", GRADED, ("\ud800",), points={"a": None, "b": 1.5}, memory=3
     )

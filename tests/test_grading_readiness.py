@@ -1,4 +1,4 @@
-"""Whether a machine can grade, said in rows with remedies."""
+"""Test the table that says whether a machine can grade."""
 
 import platform
 import shutil
@@ -15,33 +15,33 @@ def rows():
 
 
 @needed
-def test_what_works_here():
-    found = rows()
-    assert {"bubblewrap", "nbgrader", "sandbox", "namespaces", "user", "limits"} <= found.keys()
-    assert found["sandbox"].state == "ok" and "no network" in found["sandbox"].found
-    assert readiness.check_grading().verdict.startswith("Grading runs here")
+def test_this_machine_can_grade():
+    environment = readiness.check_grading()
+    states = {row.what: row.state for row in environment.rows}
+    assert {"bubblewrap", "nbgrader", "sandbox", "namespaces", "user", "limits"} <= states.keys()
+    assert states["sandbox"] == "ok" and environment.ok
 
 
-def test_without_bubblewrap_it_fails_and_says_what_to_install(monkeypatch):
+def test_without_bubblewrap_the_table_says_what_to_install(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     environment = readiness.check_grading()
-    assert not environment.ok and environment.verdict.startswith("Grading can't run yet")
+    assert not environment.ok
     row = environment.rows[0]
     assert (row.found, row.state) == ("missing", "fail") and "apt install bubblewrap" in row.remedy
 
 
-def test_other_systems_are_told_where_to_grade(monkeypatch):
+def test_on_another_system_the_table_says_where_to_grade(monkeypatch):
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     row = readiness.check_grading().rows[0]
     assert row.state == "fail" and "Darwin" in row.found and "WSL 2" in row.remedy
 
 
-def test_a_system_that_allows_no_namespaces_gets_the_remedies(monkeypatch):
-    def refuse(*_, **__):
+def test_on_a_system_without_namespaces_the_table_names_the_remedies(monkeypatch):
+    def no_server(*_, **__):
         raise bubblewrap.SandboxError("the sandbox doesn't work here: No permissions")
 
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/true")
-    monkeypatch.setattr(readiness, "Server", refuse)
+    monkeypatch.setattr(readiness, "Server", no_server)
     row = rows()["sandbox"]
     assert row.state == "fail" and "No permissions" in row.found
     assert "sysctl -w kernel.unprivileged_userns_clone=1" in row.remedy
@@ -49,19 +49,19 @@ def test_a_system_that_allows_no_namespaces_gets_the_remedies(monkeypatch):
 
 
 @needed
-def test_what_is_weaker_is_a_warning(monkeypatch):
+def test_weaker_protections_are_warnings(monkeypatch):
     monkeypatch.setattr(limits, "available", lambda: ("a watcher", "use control groups"))
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     monkeypatch.setattr(seccomp, "MACHINES", {})
-    found = rows()
-    assert found["limits"].state == found["system calls"].state == "warn"
-    assert found["limits"].remedy == "use control groups"
+    table = rows()
+    assert table["limits"].state == table["system calls"].state == "warn"
+    assert table["limits"].remedy == "use control groups"
 
 
 @pytest.mark.parametrize(
-    ("cores", "memory", "wanted"), [(8, 100e9, 8), (8, 3.2e9, 2), (1, 100e9, 1), (8, 1e8, 1)]
+    ("cores", "memory", "expected"), [(8, 100e9, 8), (8, 3.2e9, 2), (1, 100e9, 1), (8, 1e8, 1)]
 )
-def test_as_many_at_a_time_as_cores_and_memory_allow(monkeypatch, cores, memory, wanted):
+def test_the_number_of_workers_fits_cores_and_memory(monkeypatch, cores, memory, expected):
     monkeypatch.setattr(readiness, "usable_cores", lambda: cores)
     monkeypatch.setattr(readiness, "available_memory", lambda: int(memory))
-    assert readiness.workers() == wanted
+    assert readiness.workers() == expected

@@ -1,4 +1,4 @@
-"""grading.release: exercises/ holds what nbgrader makes of solutions/, and nothing else."""
+"""Test that exercises/ contains what nbgrader generates from solutions/, and nothing else."""
 
 import builtins
 import json
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def course(tmp_path):
-    """A course with one assignment."""
+    """Return a course with one assignment."""
     shutil.copy(ROOT / release.SETTINGS, tmp_path)
     assignment.write(tmp_path)
     (tmp_path / "exercises").mkdir()
@@ -26,14 +26,14 @@ def course(tmp_path):
 
 
 def released(course, only=None):
-    """The notebooks of a release that leaves the gradebook out, whose making takes seconds."""
+    """Release without a gradebook, which would need seconds, and return the notebooks."""
     return release.release(course, only, gradebook=False)
 
 
-def test_a_release_holds_the_tasks_without_answers_and_hidden_tests(course):
+def test_a_release_contains_the_tasks_without_answers_and_hidden_tests(course):
     (path,) = released(course)
     assert path == course / "exercises/09_sums/09_sums.ipynb"
-    assert notebook_check.check(path) == [], "clean, and written the way Jupyter writes"
+    assert notebook_check.check(path) == []
     text = path.read_text(encoding="utf-8")
     for secret in ("SOLUTION", "HIDDEN", "sum(numbers)", "randint", "Adding is useful"):
         assert secret not in text
@@ -52,15 +52,15 @@ def test_a_release_is_the_same_every_time(course):
     assert release.differences(course) == []
 
 
-def test_one_assignment_alone(course):
+def test_a_single_assignment_can_be_released(course):
     released(course)
     assignment.write(course, name="10_more")
-    text = (course / "exercises/09_sums/09_sums.ipynb").stat().st_mtime_ns
+    before = (course / "exercises/09_sums/09_sums.ipynb").stat().st_mtime_ns
     assert [path.stem for path in released(course, "10")] == ["10_more"]
-    assert (course / "exercises/09_sums/09_sums.ipynb").stat().st_mtime_ns == text
+    assert (course / "exercises/09_sums/09_sums.ipynb").stat().st_mtime_ns == before
 
 
-def test_the_readme_has_the_table_of_points(course):
+def test_the_readme_contains_the_table_of_points(course):
     released(course)
     text = (course / "exercises/README.md").read_text(encoding="utf-8")
     assert "| **[Exercise 09: Sums](09_sums/09_sums.ipynb)** | | | **24** | **12** |" in text
@@ -69,49 +69,49 @@ def test_the_readme_has_the_table_of_points(course):
     assert "3 of the 12 points" in text
 
 
-def spoil_source(course):
+def change_source(course):
     content = assignment.notebook()
     assignment.change(content, "sum-all", "The sum of", "The total of")
     assignment.write(course, content)
 
 
-def spoil_release(course):
+def change_release(course):
     path = course / "exercises/09_sums/09_sums.ipynb"
     path.write_text(path.read_text(encoding="utf-8").replace("[3, 4, 5]", "[3, 4]"))
 
 
 DIFFERENT = {
-    "changed source": (spoil_source, "09_sums/09_sums.ipynb is not what solutions/ gives"),
-    "edited release": (spoil_release, "09_sums/09_sums.ipynb is not what solutions/ gives"),
-    "edited readme": (
+    "changed source": (change_source, "09_sums/09_sums.ipynb differs from what solutions/"),
+    "changed release": (change_release, "09_sums/09_sums.ipynb differs from what solutions/"),
+    "changed readme": (
         lambda course: (course / "exercises/README.md").write_text("x"),
-        "README.md is not what",
+        "README.md differs from what",
     ),
     "missing": (lambda course: shutil.rmtree(course / "exercises/09_sums"), "ipynb is missing"),
-    "stray file": (
+    "unknown file": (
         lambda course: (course / "exercises/09_sums/notes.txt").write_text("x"),
-        "09_sums/notes.txt has no source",
+        "09_sums/notes.txt is not generated from any file",
     ),
 }
 
 
 @pytest.mark.parametrize("kind", DIFFERENT)
-def test_each_difference_is_named(course, kind):
-    spoil, expected = DIFFERENT[kind]
+def test_each_difference_is_reported(course, kind):
+    change, expected = DIFFERENT[kind]
     released(course)
-    spoil(course)
+    change(course)
     (line,) = release.differences(course)
     assert line.startswith("exercises/") and expected in line
 
 
-def test_files_beside_the_notebook_are_released_too(course):
+def test_other_files_of_an_assignment_are_released(course):
     (course / "solutions/09_sums/config.json").write_text("{}")
     released(course)
     assert (course / "exercises/09_sums/config.json").read_text() == "{}"
     assert release.differences(course) == []
 
 
-def test_a_notebook_that_nbgrader_refuses(course):
+def test_a_notebook_that_nbgrader_rejects_is_an_error(course):
     content = assignment.notebook()
     assignment.change(content, "sum-all", "### END SOLUTION", "")
     assignment.write(course, content)
@@ -119,7 +119,7 @@ def test_a_notebook_that_nbgrader_refuses(course):
         released(course)
 
 
-def test_without_nbgrader(course, monkeypatch):
+def test_the_error_without_nbgrader_says_what_to_install(course, monkeypatch):
     real = builtins.__import__
 
     def without(name, *arguments):
@@ -132,7 +132,8 @@ def test_without_nbgrader(course, monkeypatch):
         released(course)
 
 
-def test_the_gradebook_of_the_course_learns_of_the_release(course):
+@pytest.mark.full
+def test_a_release_adds_the_assignment_to_the_gradebook(course):
     from nbgrader.api import Gradebook
 
     (with_gradebook,) = [path.read_bytes() for path in release.release(course)]
@@ -142,7 +143,7 @@ def test_the_gradebook_of_the_course_learns_of_the_release(course):
         assert book.find_assignment("09_sums").max_score == 12
 
 
-def test_comparing_changes_nothing(course):
+def test_the_comparison_changes_no_file(course):
     released(course)
     before = {path: path.read_bytes() for path in course.rglob("*") if path.is_file()}
     assert release.differences(course) == []
@@ -150,7 +151,7 @@ def test_comparing_changes_nothing(course):
     assert after == before
 
 
-def test_metadata_of_the_source_stays(course):
+def test_a_release_keeps_the_metadata_of_its_source(course):
     (path,) = released(course)
     metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
     assert metadata["qlora_course"] == {"withheld": ["course_utils.lora"]}

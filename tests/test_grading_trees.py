@@ -31,13 +31,13 @@ from markupsafe import escape
 from nbgrader.api import Gradebook, InvalidEntry
 
 from course_utils import files
-from course_utils.grading import classroom, marking, safe_files
+from course_utils.grading import autograde, classroom, safe_files
 from course_utils.grading.intake import repair, submissions
-from course_utils.grading.marking import Submission
 from course_utils.grading.results import gradebook, records
 from course_utils.grading.results.gradebook import Book
 from course_utils.grading.results.records import GRADED, PERSON, STATES, UNGRADABLE, Record
 from course_utils.grading.sandbox.bubblewrap import SandboxError
+from course_utils.grading.spec import Submission
 from course_utils.validation import CourseError
 from tests import sums
 from tests.sandboxes import QUICK, needed
@@ -467,9 +467,9 @@ class Quick:
 def quick():
     """Mark without a sandbox."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(marking, "GradingSession", Quick)
-        patch.setattr(marking, "servers", lambda paper: (None, None))
-        patch.setattr(marking, "reserved_core", contextlib.nullcontext)
+        patch.setattr(autograde, "GradingSession", Quick)
+        patch.setattr(autograde, "servers", lambda paper: (None, None))
+        patch.setattr(autograde, "reserved_core", contextlib.nullcontext)
         yield
 
 
@@ -493,9 +493,9 @@ def import_all(released):
     """Grade once as root: an ordinary user may not be able to read root's Python any more."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            marking, "mark", lambda paper, given: marking.failed(paper, given, "a reason")
+            autograde, "grade", lambda paper, given: autograde.ungradable(paper, given, "a reason")
         )
-        patch.setattr(marking, "servers", lambda paper: (None, None))
+        patch.setattr(autograde, "servers", lambda paper: (None, None))
         run(bare(Path(folder), released))
 
 
@@ -537,7 +537,7 @@ def run(tree):
     """Grade and publish a tree; the result of `classroom.grade`, and what is told."""
     with watched(tree):
         result = classroom.grade(tree.course, NAME, workers=1, limits=QUICK)
-        return result, classroom.publish(tree.course, result)
+        return result, classroom.write_results(tree.course, result)
 
 
 # --- what must hold -------------------------------------------------------------------------------
@@ -691,7 +691,7 @@ def test_each_kind_alone_stops_nothing(folder, released, quick, kind):
 @pytest.mark.parametrize("seed", range(FEW))
 def test_in_the_sandbox_neither(released, tmp_path, seed):
     """Sandboxes are started by who runs the tests: for root, everything can be read and written."""
-    assert marking.GradingSession is not Quick
+    assert autograde.GradingSession is not Quick
     root = os.getuid() == 0
     tree = planted(tmp_path, released, seed, "unreadable|unwritable" if root else "no kind")
     try:
@@ -742,15 +742,15 @@ def spoil(patch):
 FAULTS = {
     "the listing": (refuse, submissions, "_listed", OSError(5, "Input/output error")),
     "the reading": (refuse, submissions, "_read_folder", RuntimeError("a fault of ours")),
-    "the marking": (refuse, marking, "mark", RecursionError("too deep")),
-    "the sandbox": (refuse, marking, "mark", SandboxError("the sandbox is gone")),
+    "grading": (refuse, autograde, "grade", RecursionError("too deep")),
+    "the sandbox": (refuse, autograde, "grade", SandboxError("the sandbox is gone")),
     "nbgrader": (refuse, Gradebook, "update_or_create_submission", InvalidEntry("not unique")),
     "the database": (spoil,),
     "a full disk": (refuse, files, "write_atomically", OSError(28, "No space left on device")),
     "a folder": (
         refuse,
         safe_files,
-        "inside",
+        "make_folders",
         PermissionError(13, "Permission denied", "autograded"),
     ),
     "a late policy": (refuse, Book, "_late", ZeroDivisionError("division by zero")),
@@ -831,7 +831,7 @@ def locked(patch, tree):
 
 
 def forgetful(patch, tree):
-    patch.setattr(marking, "mark", raising(MemoryError()))
+    patch.setattr(autograde, "grade", raising(MemoryError()))
 
 
 def forgetful_at_the_end(patch, tree):

@@ -1,4 +1,4 @@
-"""mutation: the gates on a small assignment, sound and with each gate's fault put in on purpose."""
+"""Test that tests/mutation.py finds wrong checks, with a small assignment and broken copies."""
 
 import shutil
 
@@ -30,7 +30,7 @@ ANSWERS = f"""\
 
 @pytest.fixture
 def course(tmp_path, monkeypatch):
-    """The small assignment, with answers to its first task, in place of the repository's."""
+    """Replace this course by the small assignment, with answers to its first task."""
     shutil.copy(mutation.ROOT / release.SETTINGS, tmp_path)
     assignment.write(tmp_path)
     answers = tmp_path / "mutants" / assignment.NAME / f"{TASK}.py"
@@ -41,17 +41,17 @@ def course(tmp_path, monkeypatch):
     return tmp_path
 
 
-def sound(course):
+def solution(course):
     return read(course / "solutions" / assignment.NAME / f"{assignment.NAME}.ipynb")
 
 
-def full_points(of):
-    """All points of an assignment that checks give, by cell."""
-    checks = [cell for task in of.tasks for cell in task.checks]
+def full_points(assignment):
+    """Return the points of all checks of an assignment, by cell."""
+    checks = [cell for task in assignment.tasks for cell in task.checks]
     return {cell["id"]: cell["metadata"]["nbgrader"]["points"] for cell in checks}
 
 
-def test_answers_are_read_from_their_file(course):
+def test_right_and_wrong_answers_are_read_from_their_file(course):
     found = mutation.mutants(assignment.NAME, TASK)
     assert [(m.kind, m.name) for m in found] == [
         ("right", "loop"),
@@ -59,66 +59,66 @@ def test_answers_are_read_from_their_file(course):
         ("wrong", "no-first"),
         ("wrong", "visible-only"),
     ]
-    assert found[2].says == "leaves the first number out"
+    assert found[2].description == "leaves the first number out"
     assert found[2].source.endswith("return sum(numbers[1:])")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("stock", [False, True], ids=["course grade", "nbgrader"])
-def test_right_is_told_from_wrong(course, stock):
-    found = {m.name: m for m in mutation.mutants(assignment.NAME, TASK)}
-    untouched = {task.id: None for task in sound(course).tasks}
-    submissions = mutation.answers({name: [m] for name, m in found.items()})
+def test_right_answers_get_all_points_and_wrong_answers_lose_some(course, stock):
+    mutants = {m.name: m for m in mutation.mutants(assignment.NAME, TASK)}
+    untouched = {task.id: None for task in solution(course).tasks}
+    submissions = mutation.answers_of({name: [m] for name, m in mutants.items()})
     submissions |= {"solution": {}, "release": untouched}
-    points = mutation.autograde(assignment.NAME, submissions, stock=stock)
-    scored = {name: mutation.by_task(sound(course), given) for name, given in points.items()}
+    points = mutation.grade(assignment.NAME, submissions, stock=stock)
+    scores = {name: mutation.by_task(solution(course), cells) for name, cells in points.items()}
     neighbours = {"sum-squares": 3, "sum-largest": 3}
-    assert scored["solution"] == scored["loop"] == scored["recursion"] == {TASK: 3} | neighbours
+    assert scores["solution"] == scores["loop"] == scores["recursion"] == {TASK: 3} | neighbours
     assert not any(points["release"].values()) and points["release"]["sum-why"] == 0
-    assert scored["no-first"] == scored["visible-only"] == {TASK: 1} | neighbours
-
-    def complaints(name):
-        return mutation.complaints(sound(course), points[name], [found[name]])
-
-    for name in ("loop", "recursion", "no-first", "visible-only"):
-        assert complaints(name) == []
+    assert scores["no-first"] == scores["visible-only"] == {TASK: 1} | neighbours
+    for name, mutant in mutants.items():
+        assert mutation.problems(solution(course), points[name], [mutant]) == []
 
 
-def test_each_kind_of_failure_is_a_complaint(course):
+def test_each_kind_of_wrong_result_is_reported(course):
     right, _, wrong, _ = mutation.mutants(assignment.NAME, TASK)
-    full = full_points(sound(course))
-    assert mutation.complaints(sound(course), full, [right]) == []
-    assert mutation.complaints(sound(course), full, [wrong]) == [
-        "sum-all: no-first (leaves the first number out) lost no point"
+    full = full_points(solution(course))
+    assert mutation.problems(solution(course), full, [right]) == []
+    assert mutation.problems(solution(course), full, [wrong]) == [
+        "sum-all: no-first (leaves the first number out) lost no points"
     ]
     less = full | {"sum-all-values": 0}
-    assert mutation.complaints(sound(course), less, [wrong]) == []
-    assert mutation.complaints(sound(course), less, [right]) == [
+    assert mutation.problems(solution(course), less, [wrong]) == []
+    assert mutation.problems(solution(course), less, [right]) == [
         "sum-all: 1 of 3 points for a right answer"
     ]
     neighbour = less | {"sum-squares-form": 0}
-    assert mutation.complaints(sound(course), neighbour, [wrong]) == [
+    assert mutation.problems(solution(course), neighbour, [wrong]) == [
         "sum-squares: 2 of 3 points for a right answer"
     ]
 
 
+@pytest.mark.full
 def test_a_wrong_solution_loses_points(course):
     content = assignment.notebook()
     assignment.change(content, TASK, "return sum(numbers)", "return 1 + sum(numbers)")
     assignment.write(course, content)
-    points = mutation.autograde(assignment.NAME, {"solution": {}})["solution"]
-    assert mutation.by_task(sound(course), points)[TASK] == 1
+    points = mutation.grade(assignment.NAME, {"solution": {}})["solution"]
+    assert mutation.by_task(solution(course), points)[TASK] == 1
 
 
-def test_without_hidden_tests_the_visible_answer_is_enough(course):
+@pytest.mark.full
+def test_missing_hidden_tests_are_reported(course):
     content = assignment.notebook()
     assignment.change(content, f"{TASK}-values", "for _ in range(5)", "for _ in range(0)")
     assignment.write(course, content)
-    found = [m for m in mutation.mutants(assignment.NAME, TASK) if m.name == "visible-only"]
-    points = mutation.graded(sound(course), {"x": found})["x"]
-    assert "lost no point" in mutation.complaints(sound(course), points, found)[0]
+    mutants = [m for m in mutation.mutants(assignment.NAME, TASK) if m.name == "visible-only"]
+    points = mutation.points_of(solution(course), {"x": mutants})["x"]
+    assert "lost no points" in mutation.problems(solution(course), points, mutants)[0]
 
 
-def test_a_check_that_passes_in_a_release_is_found(course):
+@pytest.mark.full
+def test_a_check_that_passes_in_a_release_is_reported(course):
     from nbgrader.validator import Validator
 
     content = assignment.notebook()
@@ -133,18 +133,20 @@ def test_a_check_that_passes_in_a_release_is_found(course):
     ]
 
 
-def test_the_report_shows_lost_points_in_bold(course):
-    given = mutation.mutants(assignment.NAME, TASK)[:3:2]
-    submissions = {mutant.name: [mutant] for mutant in given}
-    full = full_points(sound(course))
+def test_the_table_shows_lost_points_in_bold(course):
+    mutants = mutation.mutants(assignment.NAME, TASK)[:3:2]
+    submissions = {mutant.name: [mutant] for mutant in mutants}
+    full = full_points(solution(course))
     points = {"loop": full, "no-first": full | {"sum-all-values": 0}}
-    done = mutation.Trial(sound(course), submissions, (points, points), (1.0, 9.0))
-    assert done.matrix.splitlines() == [
+    done = mutation.Trial(solution(course), submissions, (points, points), (1.0, 9.0))
+    assert done.table.splitlines() == [
         "| answer | kind | 9.1 (3) | 9.2 (3) | 9.3 (3) |",
         "|---|---|---|---|---|",
         "| 9.1 adds one by one | right | 3 | 3 | 3 |",
         "| 9.1 leaves the first number out | wrong | **1** | 3 | 3 |",
     ]
-    assert done.complaints == []
-    other = mutation.Trial(sound(course), submissions, (points, points | {"loop": {}}), (1.0, 9.0))
-    assert other.complaints == ["loop: graders differ"]
+    assert done.problems == []
+    other = mutation.Trial(
+        solution(course), submissions, (points, points | {"loop": {}}), (1.0, 9.0)
+    )
+    assert other.problems == ["loop: the graders give different points"]

@@ -1,7 +1,7 @@
-"""The repository as an nbgrader course: an assignment's whole way through a class and back.
+"""Test the repository as an nbgrader course, from the release of an assignment to the feedback.
 
-The instructor works with the API behind formgrader's buttons, a student with the one behind the
-Assignment List, each in a copy of the course of their own.
+The instructor uses the functions that formgrader's buttons call. The students use those that the
+Assignment List calls. Each person has a copy of the course.
 """
 
 import csv
@@ -43,7 +43,7 @@ COMMENT = "Name the latency, too."
 
 
 class Person:
-    """Somebody with a copy of the course and settings of their own, on the class's machine."""
+    """A person with a copy of the course and with separate settings, on the class's machine."""
 
     def __init__(self, folder, exchange, monkeypatch, name=None):
         self.folder, self.monkeypatch = course(folder), monkeypatch
@@ -53,18 +53,19 @@ class Person:
             "JUPYTER_DATA_DIR": str(folder / "data"),
         }
         (folder / "config").mkdir()
-        if name:  # nbgrader asks the system for it, and here everybody is the same user
+        # nbgrader would use the name of the system's user, which is the same for all persons here.
+        if name:
             settings = folder / "config" / "nbgrader_config.py"
             settings.write_text(f"get_config().CourseDirectory.student_id = {name!r}\n")
 
-    def sit_down(self):
-        """Be the one at the keyboard from here on."""
+    def log_in(self):
+        """Set the environment and the current folder of this person."""
         for name, value in self.environment.items():
             self.monkeypatch.setenv(name, value)
         self.monkeypatch.chdir(self.folder)
 
     def nbgrader(self, *arguments):
-        """Run a command of nbgrader; returns what it logged."""
+        """Run a command of nbgrader, and return its log."""
         command = [sys.executable, "-m", "nbgrader", *arguments]
         environment = os.environ | self.environment
         done = subprocess.run(
@@ -76,29 +77,29 @@ class Person:
 
 class Instructor(Person):
     def do(self, action, *arguments):
-        """Press one of formgrader's buttons; returns what nbgrader logged."""
+        """Do what one of formgrader's buttons does, and return nbgrader's log."""
         result = getattr(self.api(), action)(ASSIGNMENT, *arguments)
         assert result["success"], result.get("error") or result.get("log")
         return result.get("log", "")
 
     def api(self):
-        self.sit_down()
+        self.log_in()
         app = NbGrader()
         app.initialize([])
         return NbGraderAPI(app.coursedir, parent=app)
 
     def grade_by_hand(self, student, score, comment):
-        """What formgrader stores for a score and a comment in its form."""
+        """Store a score and a comment, as formgrader does."""
         with self.api().gradebook as gradebook:
-            place = ("why-merge", ASSIGNMENT, ASSIGNMENT, student)
-            grade = gradebook.find_grade(*place)
+            key = ("why-merge", ASSIGNMENT, ASSIGNMENT, student)
+            grade = gradebook.find_grade(*key)
             assert grade.needs_manual_grade
             grade.manual_score, grade.needs_manual_grade = score, False
-            gradebook.find_comment(*place).manual_comment = comment
+            gradebook.find_comment(*key).manual_comment = comment
             gradebook.db.commit()
 
     def export(self):
-        """The marks as a CSV file has them: student → row."""
+        """Return the rows of the file that `nbgrader export` writes, by student."""
         self.nbgrader("export")
         with (self.folder / "grades.csv").open(newline="") as file:
             return {row["student_id"]: row for row in csv.DictReader(file)}
@@ -106,8 +107,8 @@ class Instructor(Person):
 
 class Student(Person):
     def do(self, action, *arguments):
-        """Use the Assignment List; returns what it then shows, in order."""
-        self.sit_down()
+        """Do what a button of the Assignment List does, and return what the list then shows."""
+        self.log_in()
         extension = AssignmentList()
         extension.root_dir = str(self.folder)
         result = getattr(extension, action)(*arguments)
@@ -128,7 +129,8 @@ def exchange(tmp_path):
 
 @pytest.fixture
 def instructor(tmp_path, exchange, monkeypatch):
-    monkeypatch.setattr(sys, "path", [*sys.path])  # nbgrader puts the course there
+    # nbgrader adds the course to this list.
+    monkeypatch.setattr(sys, "path", [*sys.path])
     return Instructor(tmp_path / "instructor", exchange, monkeypatch)
 
 
@@ -138,10 +140,11 @@ def students(tmp_path, exchange, monkeypatch):
     return [Student(tmp_path / name, exchange, monkeypatch, name) for name in names]
 
 
-# --- the whole way -------------------------------------------------------------------------------
+# --- a whole cycle --------------------------------------------------------------------------------
 
 
-def test_an_assignment_goes_through_the_exchange_and_comes_back(instructor, students):
+@pytest.mark.full
+def test_an_assignment_is_released_submitted_graded_and_returned(instructor, students):
     instructor.do("generate_assignment")
     released = (instructor.folder / "exercises" / NOTEBOOK).read_text(encoding="utf-8")
     assert "NotImplementedError" in released and "rank * (d_in + d_out)" not in released
@@ -166,8 +169,9 @@ def test_an_assignment_goes_through_the_exchange_and_comes_back(instructor, stud
     assert "Not right yet" in pages[1] and "Traceback (most recent" not in pages[1]
 
 
-def test_files_from_a_learning_management_system_are_graded_alike(instructor, tmp_path):
-    """Names as Colab, a browser and Canvas make them; a zip archive beside loose files."""
+@pytest.mark.full
+def test_files_from_a_learning_management_system_are_collected_and_graded(instructor, tmp_path):
+    """The files have the names that Colab, browsers and Canvas create; some are in an archive."""
     instructor.do("generate_assignment")
     archive = instructor.folder / "downloaded" / ASSIGNMENT / "archive"
     right, wrong = (tmp_path / name for name in ("right.ipynb", "wrong.ipynb"))
@@ -197,7 +201,7 @@ def test_files_from_a_learning_management_system_are_graded_alike(instructor, tm
 
 
 def grade(instructor):
-    """Run two submissions, mark their texts, write the feedback; checks the scores on the way."""
+    """Grade two submissions, also by hand, check their scores, and write the feedback."""
     names = ("student01", "student02")
     for name in names:
         instructor.do("autograde", name)
@@ -209,14 +213,14 @@ def grade(instructor):
 
 
 def scores(instructor, names):
-    """The scores in the exported file, of 5 points each."""
+    """Return the scores in the exported file; the maximum is 5 points."""
     rows = instructor.export()
     assert rows.keys() == set(names) and {float(row["max_score"]) for row in rows.values()} == {5}
     return [float(rows[name]["score"]) for name in names]
 
 
 def feedback_of(student):
-    """The page that a student gets back."""
+    """Return the page with feedback that a student gets."""
     student.do("fetch_feedback", "qlora", ASSIGNMENT)
     (submitted,) = [listed for listed in student.listed() if listed["status"] == "submitted"]
     (submission,) = submitted["submissions"]
@@ -224,50 +228,50 @@ def feedback_of(student):
     return (folder / f"{ASSIGNMENT}.html").read_text(encoding="utf-8")
 
 
-# --- the settings --------------------------------------------------------------------------------
+# --- the settings ---------------------------------------------------------------------------------
 
 
 def settings(folder):
-    """The configuration in a folder, as nbgrader reads it."""
+    """Return the settings in a folder, as nbgrader reads them."""
     return PyFileConfigLoader("nbgrader_config.py", str(folder)).load_config()
 
 
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
-    """A copy of the course on a machine that sets nothing up for a class."""
+    """Return a copy of the course on a machine without an exchange."""
     monkeypatch.delenv("QLORA_COURSE_EXCHANGE", raising=False)
     return course(tmp_path / "course")
 
 
 @pytest.mark.parametrize("folder", [".", "my_assignments"])
-def test_settings_hold_wherever_nbgrader_reads_them(copy, folder, monkeypatch):
+def test_both_settings_files_give_the_same_folders(copy, folder, monkeypatch):
     monkeypatch.chdir("/")
-    found = settings(copy / folder)
-    assert found.CourseDirectory.root == str(copy)
-    assert found.CourseDirectory.source_directory == "solutions"
-    assert found.CourseDirectory.release_directory == "exercises"
-    assert found.Exchange.root == str(copy / "exchange")
-    assert found.Exchange.assignment_dir == str(copy / "my_assignments")
+    config = settings(copy / folder)
+    assert config.CourseDirectory.root == str(copy)
+    assert config.CourseDirectory.source_directory == "solutions"
+    assert config.CourseDirectory.release_directory == "exercises"
+    assert config.Exchange.root == str(copy / "exchange")
+    assert config.Exchange.assignment_dir == str(copy / "my_assignments")
 
 
-def test_everybody_may_write_to_the_exchange_and_remove_only_what_is_theirs(copy):
+def test_everybody_can_write_to_the_exchange_but_remove_only_own_files(copy):
     settings(copy)
     assert stat.S_IMODE((copy / "exchange").stat().st_mode) == 0o1777
 
 
-def test_an_exchange_that_is_there_is_left_as_it_is(copy):
+def test_an_existing_exchange_is_not_changed(copy):
     (copy / "exchange").mkdir(mode=0o700)
     settings(copy)
     assert stat.S_IMODE((copy / "exchange").stat().st_mode) == 0o700
 
 
-def test_a_class_names_its_own_exchange(copy, tmp_path, monkeypatch):
+def test_a_class_can_choose_its_exchange(copy, tmp_path, monkeypatch):
     monkeypatch.setenv("QLORA_COURSE_EXCHANGE", str(tmp_path / "for" / "all"))
     assert settings(copy).Exchange.root == str(tmp_path / "for" / "all")
     assert (tmp_path / "for" / "all").is_dir() and not (copy / "exchange").exists()
 
 
-def test_an_exchange_that_cannot_be_made_stops_nobody(copy, monkeypatch):
+def test_an_exchange_that_can_t_be_created_is_no_error_in_the_settings(copy, monkeypatch):
     (copy / "a-file").touch()
     monkeypatch.setenv("QLORA_COURSE_EXCHANGE", "a-file/exchange")
     assert settings(copy).CourseDirectory.course_id == "qlora"
@@ -298,12 +302,12 @@ def test_alembic_is_found_without_an_activated_environment(copy, monkeypatch):
         ("Student One_1234567_assignsubmission_file_02_memory", "Student One", "02_memory"),
     ],
 )
-def test_names_of_files_tell_student_and_notebook(copy, name, student, notebook):
+def test_student_and_notebook_are_read_from_the_name_of_a_file(copy, name, student, notebook):
     found = FileNameCollectorPlugin(config=settings(copy)).collect(f"/downloaded/{name}.ipynb")
     assert found == {"student_id": student, "file_id": notebook}
 
 
 @pytest.mark.parametrize("name", ["03_lora", "student01_report", "student01", ".._03_lora"])
-def test_names_without_a_student_or_a_notebook_are_refused(copy, name):
+def test_a_name_without_a_student_or_a_notebook_is_rejected(copy, name):
     collector = FileNameCollectorPlugin(config=settings(copy))
     assert collector.collect(f"/student01_03_lora.ipynb/{name}.ipynb") is None

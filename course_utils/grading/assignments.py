@@ -25,6 +25,8 @@ from course_utils.notebooks import course_folder, load
 from course_utils.validation import CourseError
 
 Cell = dict[str, Any]
+# The syntax of a definition: of a function or of a class.
+Definition = type[ast.FunctionDef] | type[ast.ClassDef]
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 HIDDEN_END = "### END HIDDEN TESTS"
@@ -107,14 +109,16 @@ def sources(folder: Path | None = None, only: str | None = None) -> list[Path]:
             assignments.
 
     Raises:
-        CourseError: There is no such notebook. The message names the existing assignments.
+        CourseError: There is no such notebook.
     """
     folder = folder or course_folder()
-    found = sorted((folder / "solutions").glob("[0-9][0-9]_*/[0-9][0-9]_*.ipynb"))
-    chosen = [p for p in found if only in (None, p.stem, p.stem[:2], p.stem[:2].lstrip("0"))]
+    paths = sorted((folder / "solutions").glob("[0-9][0-9]_*/[0-9][0-9]_*.ipynb"))
+    if not paths:
+        raise CourseError(f"there are no assignments in {folder / 'solutions'}")
+    chosen = [p for p in paths if only in (None, p.stem, p.stem[:2], p.stem[:2].lstrip("0"))]
     if not chosen:
-        have = ", ".join(path.stem for path in found) or "none at all"
-        raise CourseError(f"there is no assignment {only}; choose one of: {have}")
+        names = ", ".join(path.stem for path in paths)
+        raise CourseError(f"there is no assignment {only}; choose one of: {names}")
     return chosen
 
 
@@ -197,18 +201,19 @@ def _task(answer: Cell, cells: tuple[Cell, ...], path: Path) -> Task:
 def _task_id(check: Cell, cells: tuple[Cell, ...]) -> str | None:
     """Return the id of the task that a graded cell belongs to, or None if it belongs to no task.
 
-    The cell's id begins with the task's id. If that is true for several tasks, the longest id
-    counts.
+    The cell's id must begin with the task's id. If that is true for several tasks, the cell belongs
+    to the task with the longest id.
     """
-    ids = [cell["id"] for cell in cells if is_answer(cell)]
-    fitting = [name for name in ids if check.get("id", "").startswith(f"{name}-")]
-    return max(fitting, key=len) if fitting and is_graded(check) else None
+    ids = [cell.get("id", "") for cell in cells if is_answer(cell)]
+    prefixes = [name for name in ids if check.get("id", "").startswith(f"{name}-")]
+    return max(prefixes, key=len) if prefixes and is_graded(check) else None
 
 
 def syntax_tree(source: str) -> ast.Module:
     """Return the syntax tree of a cell.
 
-    The tree is empty if the cell isn't valid Python, for example because of an IPython magic.
+    The tree is empty if the cell is not valid Python, for example because it contains an IPython
+    magic.
     """
     try:
         return ast.parse(source)
@@ -216,11 +221,11 @@ def syntax_tree(source: str) -> ast.Module:
         return ast.Module([], [])
 
 
-def top_level(source: str, *kinds: type[ast.AST]) -> set[str]:
+def top_level(source: str, *kinds: Definition) -> set[str]:
     """Return the names of the functions or classes that a cell defines at its top level.
 
     Args:
         source: The cell's source.
-        kinds: The types of the definitions: ast.FunctionDef, ast.ClassDef.
+        kinds: The kinds of definitions: ast.FunctionDef, ast.ClassDef or both.
     """
     return {node.name for node in syntax_tree(source).body if isinstance(node, kinds)}

@@ -1,15 +1,15 @@
 """Grade every submission of an assignment in parallel, and save the points in the gradebook.
 
-    submitted/STUDENT/03_lora/  ─► mark, by several workers ─► gradebook.db, autograded/,
-                                                               grading/03_lora/records/
+    submitted/STUDENT/03_lora/  ─► autograde, by several workers ─► gradebook.db, autograded/,
+                                                                    grading/03_lora/records/
 
 nbgrader's own steps write the gradebook, so formgrader, manual grading and feedback work as usual
-afterwards. A submission keeps its record as long as neither its files nor the tests change.
-Therefore, if a run was interrupted, the next run grades only the remaining submissions. If a
-run was completed and nothing has changed, the next run grades nothing.
+afterwards. A submission is graded again only if its files or the tests have changed. Therefore, if
+a run was interrupted, the next run grades only the remaining submissions. If a run was completed
+and nothing has changed, the next run grades nothing.
 
-A single submission never ends the run. If a submission can't be read, marked or saved, it is
-ungradable, its record says why, and all other submissions are graded. Only an error that concerns
+A single submission never ends the run. If a submission can't be read, graded or saved, it is
+ungradable, its record says why, and all other submissions are graded. Only an error that affects
 every submission ends the run: there is no sandbox, no gradebook, no folder to write to, or not
 enough memory.
 """
@@ -28,27 +28,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from course_utils.grading import cluster, marking, readiness, safe_files
+from course_utils.grading import autograde, cluster, readiness, safe_files
 from course_utils.grading.assignments import Assignment, read, sources
 from course_utils.grading.intake import submissions
-from course_utils.grading.marking import Notebook
 from course_utils.grading.results import records, report
 from course_utils.grading.results.gradebook import Book
 from course_utils.grading.results.records import Record
 from course_utils.grading.sandbox.bubblewrap import NoSandbox
 from course_utils.grading.sandbox.limits import Limits
-from course_utils.grading.spec import GradingSpec, Submission
+from course_utils.grading.spec import GradingSpec, Notebook, Submission
 from course_utils.validation import CourseError
 
-# Seconds between two checks whether the user wants to stop the run.
-GLANCE = 0.2
-# Jupyter makes a folder of this name in every folder that it opens.
+# Seconds between two checks whether the user has pressed Ctrl-C.
+STOP_INTERVAL = 0.2
+# Jupyter creates a folder of this name in every folder that it opens.
 CHECKPOINTS = ".ipynb_checkpoints"
 # Maximum number of submissions in memory at a time, for each worker.
-AHEAD = 2
+SUBMISSIONS_PER_WORKER = 2
 
-# Arguments: the new record, the number of submissions graded so far, the number to grade in all.
+# Arguments: the new record, the number of submissions graded so far, the total number to grade.
 Progress = Callable[[Record, int, int], None]
+# An executor that grades submissions, and how many submissions it grades at a time.
+Pool = tuple[Executor, int]
+# A submission with its record and its notebook.
+Graded = tuple[Submission, Record, Notebook]
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class Result:
     graded: int
 
 
-def grade(
+# The keyword arguments are the options of the command `course grade`.
+def grade(  # noqa: PLR0913
     folder: Path,
     name: str,
     *,
@@ -85,31 +89,32 @@ def grade(
         name: The assignment's name, or its number.
         workers: How many submissions are graded at the same time; default: one for each core of
             this machine, or fewer if memory is short (`readiness.workers`).
-        scheduler: The address of a Dask scheduler. If it is given, the workers of that cluster
-            grade the submissions; default: this machine grades them.
+        scheduler: The address of a Dask scheduler, whose workers grade the submissions; default:
+            this machine grades them.
         limits: The resources that a submission may use; default: `Limits()`.
         again: Whether to grade a submission even if its files and the tests haven't changed.
         progress: Called after each submission with its record, the number of submissions graded
             so far, and the number of submissions to grade in this run.
 
     Raises:
-        CourseError: There is no such assignment, no submission of the assignment, no sandbox or no
-            cluster, or the results can't be saved.
+        CourseError: The assignment, its submissions, the sandbox or the cluster are missing, or
+            the results can't be saved.
     """
     (source,) = sources(folder, name)
     name = source.stem
-    places = handed_in(folder, name)
-    if not places:
+    paths = submission_paths(folder, name)
+    if not paths:
         raise CourseError(f"nothing was handed in: there is no submitted/STUDENT/{name}")
-    with _enough_memory(), Book(folder, name) as book:
+    with _explained_memory_error(), Book(folder, name) as book:
         book.learn(source)
-        spec = marking.grading_spec(folder, name, limits or Limits())
+        spec = autograde.grading_spec(folder, name, limits or Limits())
         records.adopt(book.records)
         before = {r.student: r for r in records.read_all(book.records) if r.assignment == name}
         previous = report.merged(before.values(), book.scores())
-        kept = {} if again else _unchanged(places, spec, _saved(before, book))
-        todo = [place for place in places if place.parent.name not in kept]
-        graded = _grade(book, spec, todo, scheduler, workers, progress) if todo else []
+        kept = {} if again else _unchanged(paths, spec, _complete_records(before, book))
+        changed = [path for path in paths if path.parent.name not in kept]
+        pool = _pool(spec, scheduler, workers)
+        graded = _grade(book, spec, changed, pool, progress) if changed else []
         current = report.merged([*kept.values(), *graded], book.scores())
     ordered = sorted(current, key=lambda record: record.student)
     return Result(read(source), ordered, previous, len(graded))
@@ -118,29 +123,29 @@ def grade(
 def _grade(
     book: Book,
     spec: GradingSpec,
-    places: list[Path],
-    scheduler: str | None,
-    workers: int | None,
+    paths: list[Path],
+    pool: contextlib.AbstractContextManager[Pool],
     progress: Progress | None,
 ) -> list[Record]:
-    """Grade the submissions in `places`, save each result at once, and return the records."""
-    done: list[Record] = []
-    with _pool(spec, scheduler, workers) as (pool, at_once), _stoppable() as stop:
+    """Grade the submissions at `paths`, save each result at once, and return the records."""
+    saved: list[Record] = []
+    with pool as (executor, at_a_time), _stoppable() as stop:
         book.check()
-        handed_in = (submissions.read(place, spec.name) for place in places)
-        for submission, marked in _marked(pool, spec, handed_in, at_once * AHEAD, stop):
-            done.append(book.save(*marked, submission))
+        queue = (submissions.read(path, spec.name) for path in paths)
+        ahead = at_a_time * SUBMISSIONS_PER_WORKER
+        for submission, record, notebook in _graded(executor, spec, queue, ahead, stop):
+            saved.append(book.save(record, notebook, submission))
             if progress:
-                progress(done[-1], len(done), len(places))
-    return done
+                progress(saved[-1], len(saved), len(paths))
+    return saved
 
 
-def handed_in(folder: Path, name: str) -> list[Path]:
+def submission_paths(folder: Path, name: str) -> list[Path]:
     """Return the paths submitted/STUDENT/NAME at which something was handed in, sorted by student.
 
     If STUDENT is not a folder, or can't be read, the path is included, so that no student is
-    forgotten. The exception is a STUDENT that begins with a dot, such as .DS_Store, because
-    programs make such entries more often than students do.
+    forgotten. The exception is a STUDENT that begins with a dot, such as .DS_Store, because such
+    entries usually come from programs and not from students.
 
     Args:
         folder: The course's folder.
@@ -153,27 +158,27 @@ def handed_in(folder: Path, name: str) -> list[Path]:
         names = sorted(os.listdir(folder / "submitted"))
     except FileNotFoundError:
         return []
-    except OSError as fault:
+    except OSError as error:
         raise CourseError(
-            f"submissions can't be read: {submissions.words(fault, folder)}"
-        ) from fault
-    places = [folder / "submitted" / student / name for student in names if student != CHECKPOINTS]
-    return [place for place in places if _is_taken(place)]
+            f"submissions can't be read: {submissions.words(error, folder)}"
+        ) from error
+    paths = [folder / "submitted" / student / name for student in names if student != CHECKPOINTS]
+    return [path for path in paths if _may_exist(path)]
 
 
-def _is_taken(place: Path) -> bool:
+def _may_exist(path: Path) -> bool:
     """Return whether submitted/STUDENT/NAME exists, or might exist although it can't be read."""
     try:
-        os.lstat(place)
+        os.lstat(path)
     # Either NAME doesn't exist, or STUDENT is a link whose target doesn't exist.
     except FileNotFoundError:
-        return not (os.path.isdir(place.parent) or place.parent.name.startswith("."))
+        return not (os.path.isdir(path.parent) or path.parent.name.startswith("."))
     except OSError:
-        return not place.parent.name.startswith(".")
+        return not path.parent.name.startswith(".")
     return True
 
 
-def _saved(before: dict[str, Record], book: Book) -> dict[str, Record]:
+def _complete_records(before: dict[str, Record], book: Book) -> dict[str, Record]:
     """Return the complete records, by student.
 
     A record is complete if the gradebook contains the student's submission of the assignment, or if
@@ -188,32 +193,34 @@ def _saved(before: dict[str, Record], book: Book) -> dict[str, Record]:
 
 
 @contextlib.contextmanager
-def _enough_memory() -> Iterator[None]:
+def _explained_memory_error() -> Iterator[None]:
     """Replace a MemoryError, which would end the run with a traceback, with a CourseError."""
     try:
         yield
-    except MemoryError as fault:
+    except MemoryError as error:
         raise CourseError(
             "there is not enough memory to grade: close other programs, or grade fewer submissions "
             "at a time, with --workers"
-        ) from fault
+        ) from error
 
 
 def _unchanged(
-    places: list[Path], spec: GradingSpec, known: dict[str, Record]
+    paths: list[Path], spec: GradingSpec, before: dict[str, Record]
 ) -> dict[str, Record]:
     """Return the records of the submissions that needn't be graded again, by student."""
-    kept = {}
-    for place in places:
-        record = known.get(place.parent.name)
-        if record and record.key == marking.key(spec, submissions.read(place, spec.name)):
-            kept[record.student] = record
-    return kept
+    unchanged = {}
+    for path in paths:
+        record = before.get(path.parent.name)
+        if not record:
+            continue
+        if record.key == autograde.record_key(spec, submissions.read(path, spec.name)):
+            unchanged[record.student] = record
+    return unchanged
 
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[threading.Event]:
-    """Yield an event that the first Ctrl-C sets, so that no file is left half written.
+    """Yield an event that the first Ctrl-C sets, so that no file is left incomplete.
 
     A second Ctrl-C raises KeyboardInterrupt at once.
     """
@@ -235,97 +242,95 @@ def _stoppable() -> Iterator[threading.Event]:
 
 
 @contextlib.contextmanager
-def _pool(
-    spec: GradingSpec, scheduler: str | None, workers: int | None
-) -> Iterator[tuple[Executor, int]]:
-    """Yield the executor that marks submissions, and how many submissions it marks at a time.
+def _pool(spec: GradingSpec, scheduler: str | None, workers: int | None) -> Iterator[Pool]:
+    """Yield an executor, which uses a cluster if a scheduler is given, and threads otherwise.
 
-    The executor uses the workers of a cluster if a scheduler is given, and threads of this process
-    otherwise.
+    Yields:
+        The executor, and how many submissions it grades at a time.
     """
     if scheduler:
-        with cluster.connected(scheduler) as found:
-            yield found
+        with cluster.connected(scheduler) as pool:
+            yield pool
         return
     workers = workers or readiness.workers()
     threads = ThreadPoolExecutor(workers)
     try:
-        # If no sandbox can be made, this call raises the error before any submission is read.
-        marking.servers(spec)
+        # If no sandbox can be created, this call raises an error before any submission is read.
+        autograde.servers(spec)
         yield threads, workers
     finally:
         # Cancel the submissions that are waiting. Closing the servers ends the running ones.
         threads.shutdown(wait=False, cancel_futures=True)
-        marking.close_servers()
+        autograde.close_servers()
         threads.shutdown()
 
 
-def _marked(
-    pool: Executor,
+def _graded(
+    executor: Executor,
     spec: GradingSpec,
-    handed_in: Iterable[Submission],
+    queue: Iterable[Submission],
     ahead: int,
     stop: threading.Event,
-) -> Iterator[tuple[Submission, tuple[Record, Notebook]]]:
-    """Mark submissions; yield each with its record and its notebook as soon as it is marked.
+) -> Iterator[Graded]:
+    """Grade submissions; yield each with its record and its notebook as soon as it is graded.
 
-    If marking raised an error, the submission is marked again at the end, while no other submission
-    is being marked, because another submission may have caused the failure. A submission that fails
-    again can't be graded in this run.
+    If an error is raised for a submission, another submission may have caused the error. Therefore
+    the submission is graded again at the end, while no other submission is being graded. If an
+    error is raised again, the submission is ungradable in this run.
 
     Args:
-        pool: The executor that marks submissions.
+        executor: The executor that grades submissions.
         spec: What the submissions are graded with.
-        handed_in: The submissions.
+        queue: The submissions.
         ahead: The maximum number of submissions in memory at a time.
         stop: An event that ends the run when it is set.
 
     Raises:
         KeyboardInterrupt: `stop` was set.
-        MemoryError: There is not enough memory to mark a single submission.
-        NoSandbox: No sandbox can be made.
+        MemoryError: There is not enough memory to grade a single submission.
+        NoSandbox: No sandbox can be created.
     """
     failed = []
-    for given, future in _finished(pool, spec, handed_in, ahead, stop):
+    for submission, future in _finished(executor, spec, queue, ahead, stop):
         if future.exception():
-            failed.append(given)
+            failed.append(submission)
         else:
-            yield given, future.result()
-    for given, future in _finished(pool, spec, failed, 1, stop):
-        # There is not enough memory even if only one submission is marked at a time.
-        if isinstance(fault := future.exception(), MemoryError):
-            raise fault
-        if fault:
-            reason = f"grading failed: {submissions.words(fault, Path())}"
-            yield given, marking.failed(spec, given, reason, final=False)
+            yield submission, *future.result()
+    for submission, future in _finished(executor, spec, failed, 1, stop):
+        # There is not enough memory even if only one submission is graded at a time.
+        if isinstance(error := future.exception(), MemoryError):
+            raise error
+        if error:
+            reason = f"grading failed: {submissions.words(error, Path())}"
+            yield submission, *autograde.ungradable(spec, submission, reason, final=False)
         else:
-            yield given, future.result()
+            yield submission, *future.result()
 
 
 def _finished(
-    pool: Executor,
+    executor: Executor,
     spec: GradingSpec,
-    handed_in: Iterable[Submission],
+    queue: Iterable[Submission],
     ahead: int,
     stop: threading.Event,
-) -> Iterator[tuple[Submission, Future[Any]]]:
-    """Mark submissions, at most `ahead` at a time; yield each with its finished future.
+) -> Iterator[tuple[Submission, Future[tuple[Record, Notebook]]]]:
+    """Grade submissions, at most `ahead` at a time; yield each with its finished future.
 
     Raises:
         KeyboardInterrupt: `stop` was set.
-        NoSandbox: No sandbox can be made.
+        NoSandbox: No sandbox can be created.
     """
-    running: dict[Future[Any], Submission] = {}
-    waiting = iter(handed_in)
+    running: dict[Future[tuple[Record, Notebook]], Submission] = {}
+    waiting = iter(queue)
     while True:
-        for given in itertools.islice(waiting, ahead - len(running)):
-            running[pool.submit(marking.mark, spec, given)] = given
+        for submission in itertools.islice(waiting, ahead - len(running)):
+            running[executor.submit(autograde.grade, spec, submission)] = submission
         if not running:
             return
-        finished, _ = wait(running, timeout=GLANCE, return_when=FIRST_COMPLETED)
+        finished, _ = wait(running, timeout=STOP_INTERVAL, return_when=FIRST_COMPLETED)
         for future in finished:
-            if isinstance(fault := future.exception(), NoSandbox):
-                raise fault
+            if isinstance(error := future.exception(), NoSandbox):
+                raise error
             yield running.pop(future), future
             if stop.is_set():
                 break
@@ -333,7 +338,7 @@ def _finished(
             raise KeyboardInterrupt
 
 
-def publish(folder: Path, result: Result) -> str:
+def write_results(folder: Path, result: Result) -> str:
     """Write the report and the table of points of a run, and return a summary of the run.
 
     Returns:
@@ -343,39 +348,40 @@ def publish(folder: Path, result: Result) -> str:
         CourseError: The files can't be written.
     """
     try:
-        place = safe_files.inside(folder / "grading", result.assignment.name)
-        page, table = place / "report.html", place / "points.csv"
+        target = safe_files.make_folders(folder / "grading", result.assignment.name)
+        page, table = target / "report.html", target / "points.csv"
         report.write_csv(table, result.assignment, result.records)
         report.write_report(page, result.assignment, result.records, result.previous)
-    except OSError as fault:
-        why = submissions.words(fault, folder)
-        raise CourseError(f"the report and the points can't be written: {why}") from fault
+    except OSError as error:
+        reason = submissions.words(error, folder)
+        raise CourseError(f"the report and the points can't be written: {reason}") from error
     counts = Counter(record.state for record in result.records)
     states = ", ".join(f"{counts[state]} {state}" for state in records.STATES if counts[state])
-    lines = [f"{result.assignment.name}: {result.graded} graded now; in all, {states}"]
+    lines = [f"{result.assignment.name}: {result.graded} graded in this run. In total: {states}"]
     lines += [
-        f"  {_shown(record.student)}: ungradable, {_shown(record.reasons[0])}"
+        f"  {_terminal_text(record.student)}: ungradable, {_terminal_text(record.reasons[0])}"
         for record in result.records
         if record.state == records.UNGRADABLE
     ]
-    changed = report.changes(result.previous, result.records)
-    if changed:
-        lines.append("changed since the last time:")
+    changes = report.changes(result.previous, result.records)
+    if changes:
+        lines.append("changed since the last run:")
         lines += [
-            f"  {_shown(c.student)}: {c.what} {_shown(c.before)} → {_shown(c.after)}"
-            for c in changed
+            f"  {_terminal_text(change.student)}: {change.what} "
+            f"{_terminal_text(change.before)} → {_terminal_text(change.after)}"
+            for change in changes
         ]
     return "\n".join(
         [*lines, f"report: {page.relative_to(folder)}", f"points: {table.relative_to(folder)}"]
     )
 
 
-def _shown(value: float | str | None) -> str:
+def _terminal_text(value: float | str | None) -> str:
     """Return a value as text for a terminal.
 
     Unprintable characters are escaped, so that a student's text can't send control sequences to the
     terminal.
     """
     if isinstance(value, str):
-        return safe_files.visible(value)
+        return safe_files.escape_unprintable(value)
     return "none" if value is None else f"{value:g}"

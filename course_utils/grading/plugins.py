@@ -3,8 +3,9 @@
 Instructors start this autograding with the command `nbgrader autograde` or with formgrader's
 button. nbgrader_config.py replaces two of nbgrader's preprocessors with the following ones:
 
-    Repaired    instead of DeduplicateIds: the notebook is repaired by means of its release
-    Judged      instead of Execute: cells run in the sandbox, tests in the test process
+    RepairNotebook      replaces DeduplicateIds: it repairs the notebook by means of its release
+    ExecuteInSandbox    replaces Execute: it runs cells in the sandbox and tests in the test
+                        process
 
 `course grade` does the same, but grades all submissions of a class in parallel.
 """
@@ -12,7 +13,6 @@ button. nbgrader_config.py replaces two of nbgrader's preprocessors with the fol
 from __future__ import annotations
 
 import json
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,20 @@ from typing import Any
 import nbformat
 from nbgrader.preprocessors import NbGraderPreprocessor
 
-from course_utils.grading import marking
+from course_utils.grading import autograde
 from course_utils.grading.intake import repair, submissions
 from course_utils.grading.sandbox.limits import Limits
 from course_utils.grading.session import GradingSession
 from course_utils.notebooks import load
 
-# Seconds after which the warm servers are closed if no other notebook was graded.
-IDLE = 60
+# Seconds after which the warm servers are closed if no other notebook is graded.
+IDLE_SECONDS = 60
 
-_closing: list[threading.Timer] = []
+# The timer that closes the warm servers. The list is empty before the first notebook.
+_closing_timers: list[threading.Timer] = []
 
 
-class _Step(NbGraderPreprocessor):
+class _Preprocessor(NbGraderPreprocessor):
     """A preprocessor that knows the course's folders."""
 
     def _folders(self, resources: Any) -> tuple[str, Path, Path, Path]:
@@ -44,12 +45,12 @@ class _Step(NbGraderPreprocessor):
         """
         about, course = resources["nbgrader"], self.parent.parent.coursedir
         name, student = about["notebook"], about["student"]
-        handed_in = course.format_path(course.submitted_directory, student, about["assignment"])
+        submitted = course.format_path(course.submitted_directory, student, about["assignment"])
         graded = course.format_path(course.autograded_directory, student, about["assignment"])
-        return name, Path(course.root), Path(handed_in), Path(graded)
+        return name, Path(course.root), Path(submitted), Path(graded)
 
 
-class Repaired(_Step):
+class RepairNotebook(_Preprocessor):
     """Repairs a submitted notebook by means of its release.
 
     Raises Ungradable if the notebook can't be graded, or if its folder is a link.
@@ -57,39 +58,39 @@ class Repaired(_Step):
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
         """Return the released notebook with the student's answers, and the unchanged resources."""
-        name, folder, handed_in, graded = self._folders(resources)
-        given = submissions.read(handed_in, name)
-        if given.fault:
-            raise repair.Ungradable(given.fault)
+        name, folder, submitted, graded = self._folders(resources)
+        submission = submissions.read(submitted, name)
+        if submission.problem:
+            raise repair.Ungradable(submission.problem)
         # nbgrader follows links and copies the files to which the links lead. Remove the copies.
         for file in graded.rglob("*"):
             path = file.relative_to(graded).as_posix()
-            if file.is_file() and path not in given.files | given.exchange:
+            if file.is_file() and path not in submission.files | submission.exchange:
                 file.unlink()
         release = load(folder / "exercises" / name / f"{name}.ipynb")
         repaired = repair.repair(json.loads(nbformat.writes(nb)), release)
-        for line in (*given.notes, *repaired.notes, *repaired.doubts):
-            self.log.warning("%s: %s", os.path.basename(os.path.dirname(handed_in)), line)
+        for line in (*submission.notes, *repaired.notes, *repaired.doubts):
+            self.log.warning("%s: %s", resources["nbgrader"]["student"], line)
         return nbformat.from_dict(repaired.notebook), resources
 
 
-class Judged(_Step):
+class ExecuteInSandbox(_Preprocessor):
     """Runs a notebook's cells in the sandbox, and its tests in the test process."""
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
         """Return the notebook with the outputs of its cells, and the unchanged resources."""
-        name, folder, handed_in, _ = self._folders(resources)
-        spec = marking.grading_spec(folder, name, Limits())
-        given = submissions.read(handed_in, name)
-        for timer in _closing:
+        name, folder, submitted, _ = self._folders(resources)
+        spec = autograde.grading_spec(folder, name, Limits())
+        submission = submissions.read(submitted, name)
+        for timer in _closing_timers:
             timer.cancel()
         try:
-            with GradingSession(marking.servers(spec), spec, given) as session:
-                marking.run(nb, spec, session)
+            with GradingSession(autograde.servers(spec), spec, submission) as session:
+                autograde.run_cells(nb, spec, session)
         finally:
-            _closing[:] = [threading.Timer(IDLE, marking.close_servers)]
-            _closing[0].daemon = True
-            _closing[0].start()
+            _closing_timers[:] = [threading.Timer(IDLE_SECONDS, autograde.close_servers)]
+            _closing_timers[0].daemon = True
+            _closing_timers[0].start()
         for line in session.incidents:
             self.log.warning("%s: %s", resources["nbgrader"]["student"], line)
         return nbformat.from_dict(nb), resources

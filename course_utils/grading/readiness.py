@@ -13,23 +13,24 @@ from course_utils.grading.sandbox.bubblewrap import INSTALL, SandboxError
 from course_utils.grading.sandbox.server import Server
 from course_utils.runtime import Environment, Row, available_memory, usable_cores
 
-# Memory that one submission may need while it is graded, including its test process, in bytes.
-EACH = 1_500_000_000
-ALLOW = (
-    "this system doesn't let programs make namespaces. On your own machine, as root: "
+# Memory that is planned for each submission while it is graded, including its test process, in
+# bytes (B).
+MEMORY_PER_SUBMISSION = 1_500_000_000
+ALLOW_NAMESPACES = (
+    "this system doesn't allow programs to create namespaces. On your own machine, run as root: "
     "`sysctl -w kernel.unprivileged_userns_clone=1` (Debian), or `sysctl -w "
-    "kernel.apparmor_restrict_unprivileged_userns=0` (Ubuntu 24.04 and later). In a container: "
-    "docs/grading-at-scale.md, section Containers"
+    "kernel.apparmor_restrict_unprivileged_userns=0` (Ubuntu 24.04 and later). For a container, "
+    "see docs/grading-at-scale.md, section Containers"
 )
-SLOW = (
-    "each submission then starts a sandbox of its own and imports its libraries again, which takes "
-    "seconds; see docs/grading-at-scale.md, section Containers"
+SLOW_SANDBOXES = (
+    "each submission starts its own sandbox and imports its libraries again, which takes seconds; "
+    "see docs/grading-at-scale.md, section Containers"
 )
 
 
 def workers() -> int:
     """Return how many submissions this machine grades at a time: one per core, if memory allows."""
-    return max(1, min(usable_cores(), available_memory() // EACH))
+    return max(1, min(usable_cores(), available_memory() // MEMORY_PER_SUBMISSION))
 
 
 def check_grading() -> Environment:
@@ -40,24 +41,21 @@ def check_grading() -> Environment:
     rows = [_bubblewrap(), _nbgrader()]
     if rows[0].state == "ok":
         rows += _sandbox()
-    kind, better = limits.available()
-    rows.append(
-        Row("limits", f"memory and processes by {kind}", "warn" if better else "ok", better)
-    )
-    filtered = platform.machine() in seccomp.MACHINES
-    rows.append(
-        Row("system calls", "dangerous ones are refused")
-        if filtered
-        else Row("system calls", f"not filtered on {platform.machine()}", "warn")
-    )
-    rows.append(Row("at a time", f"{workers()} submissions"))
+    kind, remedy = limits.available()
+    state = "warn" if remedy else "ok"
+    rows.append(Row("limits", f"{kind} limits memory and processes", state, remedy))
+    if platform.machine() in seccomp.MACHINES:
+        rows.append(Row("system calls", "dangerous system calls are refused"))
+    else:
+        rows.append(Row("system calls", f"not filtered on {platform.machine()}", "warn"))
+    rows.append(Row("workers", f"grade {workers()} submissions at the same time"))
     return Environment(tuple(rows), "Grading")
 
 
 def _bubblewrap() -> Row:
     if platform.system() != "Linux":
         remedy = "grade on Linux: a virtual machine, or WSL 2 on Windows"
-        return Row("bubblewrap", f"is not there for {platform.system()}", "fail", remedy)
+        return Row("bubblewrap", f"not available on {platform.system()}", "fail", remedy)
     if not (program := shutil.which("bwrap")):
         return Row("bubblewrap", "missing", "fail", INSTALL)
     version = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
@@ -66,7 +64,7 @@ def _bubblewrap() -> Row:
 
 def _nbgrader() -> Row:
     if util.find_spec("nbgrader"):
-        return Row("nbgrader", "is there")
+        return Row("nbgrader", "installed")
     return Row("nbgrader", "missing", "fail", "run `pip install nbgrader`")
 
 
@@ -76,11 +74,13 @@ def _sandbox() -> list[Row]:
         with Server() as server:
             fork_error = server.fork_error
     except SandboxError as error:
-        return [Row("sandbox", str(error), "fail", ALLOW)]
-    rows = [Row("sandbox", "no network, no files, no processes of this machine")]
-    warm = Row("namespaces", "each submission has its own, in a sandbox that is warm")
-    cold = Row("namespaces", f"a warm sandbox can't make them ({fork_error})", "warn", SLOW)
-    rows.append(cold if fork_error else warm)
-    user = "nobody, since you are root" if os.geteuid() == 0 else f"you ({os.geteuid()})"
-    rows.append(Row("user", f"outside of the sandbox, its processes belong to {user}"))
+        return [Row("sandbox", str(error), "fail", ALLOW_NAMESPACES)]
+    rows = [Row("sandbox", "no access to network, files and processes of this machine")]
+    if fork_error:
+        problem = f"a running sandbox can't create them ({fork_error})"
+        rows.append(Row("namespaces", problem, "warn", SLOW_SANDBOXES))
+    else:
+        rows.append(Row("namespaces", "each submission gets its own, in a running sandbox"))
+    user = "nobody, because you are root" if os.geteuid() == 0 else f"you ({os.geteuid()})"
+    rows.append(Row("user", f"outside the sandbox, its processes belong to {user}"))
     return rows

@@ -16,23 +16,25 @@ from course_utils.grading.assignments import Assignment, read, sources
 from course_utils.validation import CourseError
 
 SETTINGS = "nbgrader_config.py"
-ABOUT = """\
-The students' side of the assignments, numbered as the lectures. Every file here is generated from
-[`solutions/`](../solutions/README.md) by `make release` and never edited by hand."""
+INTRODUCTION = """\
+These are the assignments as students get them. Each one has the number of its lecture. All files
+in this folder are generated from [`solutions/`](../solutions/README.md) by `make release`, so do
+not edit them by hand."""
 README = """\
 # Exercises
 
-{about}
+{introduction}
 
 {table}
 
-Points are given by checks that you can run yourself and by further ones that grading adds: the same
-functions, other inputs. {by_hand} points are given by a person.
+Most points are given by checks. You can run some of the checks yourself. Grading adds more checks,
+which call the same functions with other inputs. A person grades the other tasks, which are worth
+{by_hand} of the {total} points.
 """
 
 
 def release(folder: Path, only: str | None = None, *, gradebook: bool = True) -> list[Path]:
-    """Generate the released notebooks in exercises/ and the README again; return the notebooks.
+    """Generate the released notebooks and the README in exercises/, and return the notebooks.
 
     Args:
         folder: The course's folder.
@@ -43,29 +45,31 @@ def release(folder: Path, only: str | None = None, *, gradebook: bool = True) ->
         The paths of the notebooks that were written.
 
     Raises:
-        CourseError: nbgrader is missing or refuses a notebook, or there is no such assignment.
+        CourseError: nbgrader is missing or rejects a notebook, or there is no such assignment.
     """
-    written = [_generate(folder, path, gradebook) for path in sources(folder, only)]
+    released = [_generate(folder, path, gradebook) for path in sources(folder, only)]
     write_text(folder / "exercises" / "README.md", readme(folder))
-    return written
+    return released
 
 
 def differences(folder: Path) -> list[str]:
     """Return one line for each file in exercises/ that differs from what `release` would write."""
-    with tempfile.TemporaryDirectory() as aside:
-        course = copied_course(folder, Path(aside))
+    with tempfile.TemporaryDirectory() as temporary:
+        course = copy_course(folder, Path(temporary))
         release(course, gradebook=False)
-        committed, generated = (_files(place / "exercises") for place in (folder, course))
-    lines = [f"exercises/{name} is missing" for name in sorted(generated.keys() - committed.keys())]
-    lines += [
-        f"exercises/{name} has no source" for name in sorted(committed.keys() - generated.keys())
+        current, generated = (_files(each / "exercises") for each in (folder, course))
+    missing = sorted(generated.keys() - current.keys())
+    unknown = sorted(current.keys() - generated.keys())
+    common = sorted(generated.keys() & current.keys())
+    changed = [name for name in common if generated[name] != current[name]]
+    return [
+        *(f"exercises/{name} is missing" for name in missing),
+        *(f"exercises/{name} is not generated from any file in solutions/" for name in unknown),
+        *(f"exercises/{name} differs from what solutions/ generates" for name in changed),
     ]
-    common = sorted(generated.keys() & committed.keys())
-    changed = [name for name in common if generated[name] != committed[name]]
-    return lines + [f"exercises/{name} is not what solutions/ gives" for name in changed]
 
 
-def copied_course(folder: Path, target: Path, only: str | None = None) -> Path:
+def copy_course(folder: Path, target: Path, only: str | None = None) -> Path:
     """Copy the settings and the solutions of a course to `target`, and return `target`.
 
     The copy contains no submissions and no gradebook.
@@ -94,7 +98,9 @@ def class_folder() -> Path:
     for folder in (here, *here.parents):
         if (folder / SETTINGS).is_file():
             return folder
-    raise CourseError(f"{here} is in no folder with a {SETTINGS}: change into that of the class")
+    raise CourseError(
+        f"neither {here} nor a folder above it contains {SETTINGS}: change into the class's folder"
+    )
 
 
 def settings(folder: Path) -> Any:
@@ -119,19 +125,21 @@ def points_table(assignments: list[Assignment]) -> str:
     return "\n".join(rows)
 
 
-def readme(folder: Path, about: str = ABOUT) -> str:
+def readme(folder: Path, introduction: str = INTRODUCTION) -> str:
     """Return the text of exercises/README.md.
 
     Args:
         folder: The course's folder.
-        about: The first paragraph below the heading.
+        introduction: The first paragraph below the heading.
     """
     assignments = [read(path) for path in sources(folder)]
     tasks = [task for assignment in assignments for task in assignment.tasks]
-    by_hand = sum(task.points for task in tasks if task.by_hand)
-    total = sum(task.points for task in tasks)
-    table = points_table(assignments)
-    return README.format(about=about, table=table, by_hand=f"{by_hand} of the {total}")
+    return README.format(
+        introduction=introduction,
+        table=points_table(assignments),
+        by_hand=sum(task.points for task in tasks if task.by_hand),
+        total=sum(task.points for task in tasks),
+    )
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -156,7 +164,7 @@ def _generate(folder: Path, source: Path, gradebook: bool) -> Path:
         gradebook: Whether to add the assignment to nbgrader's gradebook.
 
     Raises:
-        CourseError: nbgrader is missing or refuses the notebook.
+        CourseError: nbgrader is missing or rejects the notebook.
     """
     try:
         from nbgrader.converters import GenerateAssignment
@@ -168,7 +176,7 @@ def _generate(folder: Path, source: Path, gradebook: bool) -> Path:
     name, config = source.stem, settings(folder)
     course = CourseDirectory(config=config, assignment_id=name)
     converter = GenerateAssignment(coursedir=course, config=config, force=True)
-    converter.log = errors_alone()
+    converter.log = error_log()
     if not gradebook:
         converter.no_database = True
         converter.preprocessors = [
@@ -176,12 +184,12 @@ def _generate(folder: Path, source: Path, gradebook: bool) -> Path:
         ]
     try:
         converter.start()
-    except (NbGraderException, SystemExit) as fault:
-        raise CourseError(f"nbgrader can't release {name}: {fault}") from None
+    except (NbGraderException, SystemExit) as error:
+        raise CourseError(f"nbgrader can't release {name}: {error}") from None
     return folder / "exercises" / name / f"{name}.ipynb"
 
 
-def errors_alone() -> logging.Logger:
+def error_log() -> logging.Logger:
     """Return a logger for nbgrader's converters that shows errors but no warnings."""
     log = logging.getLogger("course_utils.grading")
     log.setLevel(logging.ERROR)

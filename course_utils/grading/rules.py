@@ -1,10 +1,10 @@
 """Define the rules that every assignment must follow, each with a name and one sentence.
 
-    faults(path)    every breach in a solution notebook, with the rule's name
-    RULES           the rules for an assignment, its cells, its tasks and their tests
+    violations(path)    every violation in a solution notebook, with the rule's name
+    RULES               the rules for an assignment, its cells, its tasks and their tests
 
-tests/test_exercises.py grades each assignment with nbgrader, to test that a release gets no points
-and that a solution gets all points.
+tests/test_exercises.py also grades each assignment. It tests that the release gets no points and
+that the solution gets all points.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ from course_utils.grading.assignments import (
 )
 from course_utils.validation import CourseError
 
-GRADED_TASKS, MINUTES = range(4, 8), range(20, 46)
+# The allowed numbers of tasks and of minutes for an assignment.
+TASKS, MINUTES = range(4, 8), range(20, 46)
+# The names that tests must not use.
 FORBIDDEN = {"isinstance", "type", "print", "eval", "exec", "open", "globals", "locals", "warn"}
 
 
@@ -45,33 +47,34 @@ class Rule:
     """A rule that every assignment must follow.
 
     Attributes:
-        id: The name by which a fault refers to the rule.
+        id: The name that error messages use for the rule.
         sentence: What the rule demands.
-        breach: A function that checks the rule, for example for one cell. The function returns what
-            breaks the rule, or "" if nothing does.
+        violation: A function that checks the rule, for example for one cell. It returns a short
+            description of what violates the rule, or "" if nothing does.
     """
 
     id: str
     sentence: str
-    breach: Callable[..., str]
+    violation: Callable[..., str]
 
 
-def faults(path: Path | str) -> list[str]:
-    """Return every breach of the rules in a solution notebook, one line each.
+def violations(path: Path | str) -> list[str]:
+    """Return every violation of the rules in a solution notebook, one line each.
 
     Returns:
-        Lines such as "cell imports: An nbgrader cell … (what was found) [the rule's id]". The list
-        is empty if the notebook follows all rules.
+        Lines such as "cell imports: Only tests may import a withheld module. (course_utils.lora)
+        [import]": the cell or task, the rule, the violation and the rule's id. The list is empty if
+        the notebook follows all rules.
     """
     try:
         assignment = read(path)
-    except CourseError as fault:
-        return [str(fault)]
+    except CourseError as error:
+        return [str(error)]
     return [
-        f"{where}{rule.sentence} ({breach}) [{rule.id}]"
+        f"{where}{rule.sentence} ({violation}) [{rule.id}]"
         for where, rules, subject in _subjects(assignment)
         for rule in rules
-        if (breach := rule.breach(*subject))
+        if (violation := rule.violation(*subject))
     ]
 
 
@@ -79,19 +82,19 @@ def _subjects(assignment: Assignment) -> Iterator[tuple[str, tuple[Rule, ...], t
     """Yield each part of an assignment that must follow rules.
 
     Yields:
-        The name of the part as the beginning of an error message, the rules for the part, and the
-        arguments for `Rule.breach`.
+        The name of the part, with which an error message begins; the rules for the part; and the
+        arguments for `Rule.violation`.
     """
     yield "", ASSIGNMENT_RULES, (assignment,)
     for cell in assignment.cells:
         yield f"cell {cell.get('id')}: ", CELL_RULES, (cell, assignment)
         if grading(cell):
-            yield f"cell {cell.get('id')}: ", MARKED_CELL_RULES, (cell,)
+            yield f"cell {cell.get('id')}: ", NBGRADER_CELL_RULES, (cell,)
     for task in assignment.tasks:
         rules = TASK_RULES + (HAND_RULES if task.by_hand else CODE_RULES)
         yield f"task {task.id}: ", rules, (task, assignment)
         for test in () if task.by_hand else task.checks:
-            yield f"cell {test['id']}: ", TEST_RULES, (test["source"], task.answer["source"])
+            yield f"cell {test.get('id')}: ", TEST_RULES, (test["source"], task.answer["source"])
 
 
 # --- rules for an assignment ----------------------------------------------------------------------
@@ -99,27 +102,29 @@ def _subjects(assignment: Assignment) -> Iterator[tuple[str, tuple[Rule, ...], t
 
 def _wrong_folder(assignment: Assignment) -> str:
     folder = assignment.path.parent.name
-    return "" if folder == assignment.name else f"it is in {folder}"
+    return "" if folder == assignment.name else f"it is in the folder {folder}"
 
 
 def _wrong_number_of_tasks(assignment: Assignment) -> str:
     count = len(assignment.tasks)
-    return "" if count in GRADED_TASKS else f"it has {count}"
+    return "" if count in TASKS else f"it has {count} tasks"
 
 
 def _wrong_minutes(assignment: Assignment) -> str:
     minutes = sum(task.minutes for task in assignment.tasks)
-    return "" if minutes in MINUTES else f"they take {minutes}"
+    return "" if minutes in MINUTES else f"they take {minutes} minutes"
 
 
 def _wrong_numbers(assignment: Assignment) -> str:
-    places = range(1, len(assignment.tasks) + 1)
-    wanted = [f"{int(assignment.name[:2])}.{place}" for place in places]
-    given = [task.number for task in assignment.tasks]
-    return "" if given == wanted else f"{', '.join(given)} instead of {', '.join(wanted)}"
+    lecture, count = int(assignment.name[:2]), len(assignment.tasks)
+    expected = [f"{lecture}.{number}" for number in range(1, count + 1)]
+    actual = [task.number for task in assignment.tasks]
+    if actual == expected:
+        return ""
+    return f"they are {', '.join(actual)} instead of {', '.join(expected)}"
 
 
-def _nothing_withheld(assignment: Assignment) -> str:
+def _no_withheld_modules(assignment: Assignment) -> str:
     return "" if assignment.withheld else "qlora_course.withheld is missing or empty"
 
 
@@ -134,11 +139,13 @@ ASSIGNMENT_RULES = (
     Rule("minutes", "The tasks must take 20 to 45 minutes together.", _wrong_minutes),
     Rule(
         "numbers",
-        "The tasks must be numbered by lecture and place, such as 3.1 and 3.2.",
+        "The tasks of lecture 3 must be numbered 3.1, 3.2 and so on.",
         _wrong_numbers,
     ),
     Rule(
-        "withheld", "The metadata must name the modules that contain solutions.", _nothing_withheld
+        "withheld",
+        "The metadata must name the modules that contain solutions.",
+        _no_withheld_modules,
     ),
     Rule("modules", "Each withheld module must exist.", _unknown_modules),
 )
@@ -147,36 +154,36 @@ ASSIGNMENT_RULES = (
 # --- rules for a cell -----------------------------------------------------------------------------
 
 
-def _stray(cell: Cell, assignment: Assignment) -> str:
-    graded = [c["id"] for task in assignment.tasks for c in task.graded]
-    return "it belongs to none" if is_graded(cell) and cell["id"] not in graded else ""
+def _no_task(cell: Cell, assignment: Assignment) -> str:
+    graded = [c.get("id") for task in assignment.tasks for c in task.graded]
+    return "it belongs to no task" if is_graded(cell) and cell.get("id") not in graded else ""
 
 
 def _forbidden_import(cell: Cell, assignment: Assignment) -> str:
     imported = set() if is_graded(cell) else _imports(cell)
-    inside = tuple(f"{module}." for module in assignment.withheld)
-    return ", ".join(sorted(name for name in imported if f"{name}.".startswith(inside)))
+    withheld = tuple(f"{module}." for module in assignment.withheld)
+    return ", ".join(sorted(name for name in imported if f"{name}.".startswith(withheld)))
 
 
-def _marks(cell: Cell) -> set[str]:
-    return {mark for mark in (BEGIN, END, HIDDEN, HIDDEN_END) if mark in cell["source"]}
+def _markers(cell: Cell) -> set[str]:
+    return {marker for marker in (BEGIN, END, HIDDEN, HIDDEN_END) if marker in cell["source"]}
 
 
-def _stray_mark(cell: Cell, _: Assignment) -> str:
-    return "" if grading(cell) else ", ".join(sorted(_marks(cell)))
+def _misplaced_markers(cell: Cell, _: Assignment) -> str:
+    return "" if grading(cell) else ", ".join(sorted(_markers(cell)))
 
 
 CELL_RULES = (
     Rule(
         "stray",
         "A graded cell must belong to a task: its id must begin with the task's id.",
-        _stray,
+        _no_task,
     ),
     Rule("import", "Only tests may import a withheld module.", _forbidden_import),
     Rule(
-        "mark",
-        "Only nbgrader's cells may contain marks of solutions and of hidden tests.",
-        _stray_mark,
+        "marker",
+        "Only nbgrader's cells may contain the markers of solutions and of hidden tests.",
+        _misplaced_markers,
     ),
 )
 
@@ -192,13 +199,13 @@ def _wrong_grade_id(cell: Cell) -> str:
 
 def _wrong_points(cell: Cell) -> str:
     points = grading(cell).get("points", 0)
-    sound = not is_graded(cell) or (type(points) is int and points > 0)
-    return "" if sound else f"it has {points!r}"
+    valid = not is_graded(cell) or (type(points) is int and points > 0)
+    return "" if valid else f"it has {points!r} points"
 
 
 def _wrong_lock(cell: Cell) -> str:
     locked = grading(cell).get("locked")
-    return "" if locked is (not is_answer(cell)) else f"its locked is {locked!r}"
+    return "" if locked is (not is_answer(cell)) else f"the value of locked is {locked!r}"
 
 
 def _no_comment(cell: Cell) -> str:
@@ -209,7 +216,7 @@ def _no_comment(cell: Cell) -> str:
 def _grade_comment(cell: Cell) -> str:
     """Return the first line that an nbgrader cell must have.
 
-    The line identifies the cell even if the cell's metadata are lost.
+    The line identifies the cell even if the cell's metadata is lost.
     """
     name, points = cell.get("id"), grading(cell).get("points")
     if cell.get("cell_type") == "markdown":
@@ -220,12 +227,12 @@ def _grade_comment(cell: Cell) -> str:
 
 
 def _wrong_regions(cell: Cell) -> str:
-    marks = _marks(cell)
-    wanted = [{BEGIN, END}] if is_answer(cell) else [set(), {HIDDEN, HIDDEN_END}]
-    return "" if marks in wanted else f"its marks: {', '.join(sorted(marks)) or 'none'}"
+    markers = _markers(cell)
+    allowed = [{BEGIN, END}] if is_answer(cell) else [set(), {HIDDEN, HIDDEN_END}]
+    return "" if markers in allowed else f"its markers: {', '.join(sorted(markers)) or 'none'}"
 
 
-MARKED_CELL_RULES = (
+NBGRADER_CELL_RULES = (
     Rule("schema", "nbgrader's schema_version must be 3.", _wrong_schema),
     Rule("grade-id", "The grade_id must be the cell's id.", _wrong_grade_id),
     Rule("points", "A graded cell must have a whole number of points above 0.", _wrong_points),
@@ -238,8 +245,8 @@ MARKED_CELL_RULES = (
     ),
     Rule(
         "regions",
-        "An answer must have both marks of a solution. "
-        "A test must have either both marks of hidden tests or no mark.",
+        "An answer must have both markers of a solution. "
+        "A test must have either both markers of hidden tests or no marker.",
         _wrong_regions,
     ),
 )
@@ -250,27 +257,30 @@ MARKED_CELL_RULES = (
 
 def _wrong_sum(task: Task, _: Assignment) -> str:
     points = sum(grading(cell).get("points", 0) for cell in task.graded)
-    return "" if points == task.points else f"{task.points} and {points}"
+    if points == task.points:
+        return ""
+    return f"the prompt has {task.points}, and the cells have {points}"
 
 
 def _no_rubric(task: Task, _: Assignment) -> str:
-    return "" if "rubric" in task.prompt["source"].lower() else "there is no word 'rubric'"
+    return "" if "rubric" in task.prompt["source"].lower() else "the word 'rubric' is missing"
 
 
 def _few_tests(task: Task, _: Assignment) -> str:
-    return "" if len(task.checks) >= 2 else f"it has {len(task.checks)}"
+    return "" if len(task.checks) >= 2 else f"the number of its graded cells is {len(task.checks)}"
 
 
-def _nothing_hidden(task: Task, _: Assignment) -> str:
-    return "" if any(HIDDEN in cell["source"] for cell in task.checks) else "it has none"
+def _no_hidden_tests(task: Task, _: Assignment) -> str:
+    return "" if any(HIDDEN in cell["source"] for cell in task.checks) else "it has no hidden tests"
 
 
-def _no_try(task: Task, assignment: Assignment) -> str:
+def _no_try_cell(task: Task, assignment: Assignment) -> str:
     name = f"{task.id}-try"
-    return "" if any(cell.get("id") == name for cell in assignment.cells) else f"no cell {name}"
+    ids = [cell.get("id") for cell in assignment.cells]
+    return "" if name in ids else f"there is no cell {name}"
 
 
-def _foreign_names(task: Task, assignment: Assignment) -> str:
+def _undefined_names_in_answer(task: Task, assignment: Assignment) -> str:
     imports = next((c["source"] for c in assignment.cells if c.get("id") == "imports"), "")
     answer = task.answer["source"]
     return ", ".join(sorted(_used(answer) - _defined(answer) - _defined(imports)))
@@ -289,15 +299,16 @@ HAND_RULES = (
 CODE_RULES = (
     Rule(
         "two-tests",
-        "A task must have at least two graded cells: one for the form, one for the values.",
+        "A task must have at least two graded cells: one tests the form of the result, one its "
+        "values.",
         _few_tests,
     ),
-    Rule("hidden", "A task must have hidden tests.", _nothing_hidden),
-    Rule("try", "A task must have a cell in which students try their answer.", _no_try),
+    Rule("hidden", "A task must have hidden tests.", _no_hidden_tests),
+    Rule("try", "A task must have a cell in which students try their answer.", _no_try_cell),
     Rule(
         "answer-names",
         "An answer may use only names that it defines or that the imports cell defines.",
-        _foreign_names,
+        _undefined_names_in_answer,
     ),
 )
 
@@ -305,13 +316,13 @@ CODE_RULES = (
 # --- rules for a test cell, given its source and the source of the answer that it tests -----------
 
 
-def _nothing_visible(source: str, answer: str) -> str:
+def _no_visible_check(source: str, answer: str) -> str:
     visible = re.sub(rf"{HIDDEN}.*?{HIDDEN_END}", "", source, flags=re.S)
-    wanted = top_level(answer, ast.FunctionDef, ast.ClassDef)
-    return "" if wanted & _used(visible) else "it would pass in a release"
+    names = top_level(answer, ast.FunctionDef, ast.ClassDef)
+    return "" if names & _used(visible) else "it would pass in a release"
 
 
-def _foreign_names_in_test(source: str, answer: str) -> str:
+def _undefined_names_in_test(source: str, answer: str) -> str:
     known = _defined(source) | top_level(answer, ast.FunctionDef, ast.ClassDef)
     return ", ".join(sorted(_used(source) - known))
 
@@ -320,24 +331,33 @@ def _forbidden_names(source: str, _: str) -> str:
     return ", ".join(sorted(_used(source, builtins_too=True) & FORBIDDEN))
 
 
+def _invalid_syntax(source: str, _: str) -> str:
+    try:
+        ast.parse(source)
+    except SyntaxError as error:
+        return f"line {error.lineno}: {error.msg}"
+    return ""
+
+
 def _value_at_end(source: str, _: str) -> str:
-    last = ast.parse(source).body[-1]
-    ends = isinstance(last, ast.Expr) and not _is_verdict(last.value)
-    return ast.unparse(last) if ends else ""
+    last = syntax_tree(source).body[-1:]
+    values = [n.value for n in last if isinstance(n, ast.Expr) and not _is_check_result(n.value)]
+    return "".join(map(ast.unparse, values))
 
 
 def _direct_calls(source: str, answer: str) -> str:
-    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(syntax_tree(source)) if isinstance(node, ast.Call)]
     called = {getattr(node.func, "id", "") for node in calls}
     return ", ".join(sorted(called & top_level(answer, ast.FunctionDef)))
 
 
 TEST_RULES = (
-    Rule("visible", "Each test must have a visible check that uses the answer.", _nothing_visible),
+    Rule("syntax", "A test must be valid Python.", _invalid_syntax),
+    Rule("visible", "Each test must have a visible check that uses the answer.", _no_visible_check),
     Rule(
         "test-names",
         "A test may use only names that it defines or that the answer defines.",
-        _foreign_names_in_test,
+        _undefined_names_in_test,
     ),
     Rule("forbidden", f"A test must not use {', '.join(sorted(FORBIDDEN))}.", _forbidden_names),
     Rule(
@@ -350,7 +370,7 @@ TEST_RULES = (
 RULES = (
     *ASSIGNMENT_RULES,
     *CELL_RULES,
-    *MARKED_CELL_RULES,
+    *NBGRADER_CELL_RULES,
     *TASK_RULES,
     *HAND_RULES,
     *CODE_RULES,
@@ -358,10 +378,12 @@ RULES = (
 )
 
 
-def _is_verdict(node: ast.expr) -> bool:
+def _is_check_result(node: ast.expr) -> bool:
     """Return whether an expression is a call such as check(…).gives(…), which returns nothing."""
-    called = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-    return called and node.func.attr in ("gives", "like", "raises", "that")
+    match node:
+        case ast.Call(func=ast.Attribute(attr="gives" | "like" | "raises" | "that")):
+            return True
+    return False
 
 
 # --- names in code --------------------------------------------------------------------------------
@@ -375,30 +397,30 @@ def _imports(cell: Cell) -> set[str]:
     """
     if cell.get("cell_type") != "code":
         return set()
-    found: set[str] = set()
+    modules: set[str] = set()
     for node in ast.walk(syntax_tree(cell["source"])):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return modules
 
 
 def _defined(source: str) -> set[str]:
     """Return all names that a cell binds, such as imports, variables, arguments and functions."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(syntax_tree(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            found |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found.add(node.name)
+            names.add(node.name)
         elif isinstance(node, ast.arg):
-            found.add(node.arg)
+            names.add(node.arg)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
+            names.add(node.id)
         elif isinstance(node, ast.ExceptHandler) and node.name:
-            found.add(node.name)
-    return found
+            names.add(node.name)
+    return names
 
 
 def _used(source: str, builtins_too: bool = False) -> set[str]:

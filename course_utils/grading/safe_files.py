@@ -1,4 +1,4 @@
-"""Read files and create folders safely in places where a student may have put anything."""
+"""Read files and create folders safely in folders to which students can write."""
 
 from __future__ import annotations
 
@@ -30,44 +30,43 @@ def kind(path: Path | str) -> str:
     return KINDS.get(stat.S_IFMT(os.lstat(path).st_mode), "something else")
 
 
-def content(path: Path | str, most: int) -> bytes:
+def read_bytes(path: Path | str, max_size: int) -> bytes:
     """Return the content of a regular file that is not too large.
 
     Links are not followed, and opening a FIFO doesn't wait for a writer.
 
     Args:
         path: The path of the file.
-        most: The maximum size of the file, in bytes (B).
+        max_size: The maximum size of the file, in bytes (B).
 
     Raises:
-        OSError: The file is larger than `most`, is no regular file, or can't be read; `strerror`
-            says why.
+        OSError: The file is larger than `max_size`, is not a regular file, or can't be read;
+            `strerror` says why.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as fault:
-        if fault.errno == errno.ELOOP:
+    except OSError as error:
+        if error.errno == errno.ELOOP:
             raise OSError(errno.ELOOP, "it is a link", os.fspath(path)) from None
         raise
     with os.fdopen(descriptor, "rb") as stream:
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
-        if about.st_size > most:
-            size = f"it is too large ({format_bytes(about.st_size, digits=0)})"
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
+        if status.st_size > max_size:
+            size = f"it is too large ({format_bytes(status.st_size, digits=0)})"
             raise OSError(errno.EFBIG, size, os.fspath(path))
-        return stream.read(most)
+        return stream.read(max_size)
 
 
-def inside(root: Path, *names: str) -> Path:
+def make_folders(root: Path, *names: str) -> Path:
     """Create the folder root/NAME/NAME… and its missing parents, and return the folder's path.
 
-    Only `root` itself may be a link. A link at any other place is an error, even if it leads to a
-    folder, because files written through the link could end up anywhere.
+    Only `root` itself may be a link. Any other link is an error, even if it leads to a folder,
+    because files that are written through the link could end up anywhere.
 
     Raises:
-        OSError: One of the names belongs to an entry that is no folder, or a folder can't be
-            created.
+        OSError: One of the names exists but is not a folder, or a folder can't be created.
     """
     path = root
     for name in ("", *names):
@@ -75,11 +74,11 @@ def inside(root: Path, *names: str) -> Path:
         with contextlib.suppress(FileExistsError):
             path.mkdir(parents=path == root)
         if not path.is_dir() or (path != root and path.is_symlink()):
-            what = f"it is {kind(path)}, and grading needs a folder of this name: move it away"
-            raise NotADirectoryError(errno.ENOTDIR, what, os.fspath(path))
+            problem = f"it is {kind(path)}, but grading needs a folder of this name: rename it"
+            raise NotADirectoryError(errno.ENOTDIR, problem, os.fspath(path))
     return path
 
 
-def visible(text: str) -> str:
-    """Return the text with unprintable characters replaced by escapes, such as `\\x1b`."""
+def escape_unprintable(text: str) -> str:
+    r"""Return the text with unprintable characters replaced by escapes, such as `\x1b`."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

@@ -1,6 +1,6 @@
 """Define the data that grading needs, as plain values that can be sent to another machine.
 
-Two classes contain these data:
+The two main classes are:
 
     GradingSpec    what an assignment is graded with: its release, its tests, the limits
     Submission     what a student handed in
@@ -14,7 +14,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from course_utils.grading.assignments import Cell, top_level
+from course_utils.grading.assignments import Cell, Definition, top_level
 from course_utils.grading.sandbox.limits import Limits
 
 # The contents of files, by their paths relative to the notebook's folder.
@@ -38,10 +38,10 @@ class ExpectedNames:
         """Return the names that the answer cells of a released notebook define."""
         sources = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
 
-        def found(kind: type[ast.AST]) -> tuple[str, ...]:
+        def defined(kind: Definition) -> tuple[str, ...]:
             return tuple(sorted({name for source in sources for name in top_level(source, kind)}))
 
-        return ExpectedNames(found(ast.FunctionDef), found(ast.ClassDef))
+        return ExpectedNames(defined(ast.FunctionDef), defined(ast.ClassDef))
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Submission:
         files: The other files that the student handed in.
         exchange: The texts of the files that nbgrader's exchange has added, by file name.
         notes: Messages about the files, such as a file that was left out; one line each.
-        fault: Why no notebook could be read; "" if a notebook was read.
+        problem: Why no notebook could be read; "" if a notebook was read.
     """
 
     student: str
@@ -90,14 +90,14 @@ class Submission:
     files: Files = field(default_factory=dict)
     exchange: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    fault: str = ""
+    problem: str = ""
 
     @property
     def key(self) -> str:
         """Return a hash that changes if any attribute of the submission changes."""
         files = {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()}
         notebook = hashlib.sha256(self.notebook or b"").hexdigest()
-        return digest(self.student, notebook, files, self.exchange, self.notes, self.fault)
+        return digest(self.student, notebook, files, self.exchange, self.notes, self.problem)
 
 
 def digest(*parts: Any) -> str:

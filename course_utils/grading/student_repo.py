@@ -1,11 +1,11 @@
 """Write the students' version of the course to a folder, a git work tree or a zip file.
 
     solutions/ ─► exercises/ ─┐
-    lectures/, course_utils/ ─┴─► a copy aside ─► no solution, no hidden test in it? ─► PATH
+    lectures/, course_utils/ ─┴─► temporary copy ─► search for solutions and tests ─► PATH
 
-Files that are not in git are left out, because they may be private notes. The copy is searched for
-solutions and hidden tests before anything is written to PATH. If a file contains a solution or a
-hidden test, nothing is written.
+Files that are not in git are left out, because they may be private notes. The temporary copy is
+searched for solutions and hidden tests before anything is written to PATH. If a file contains a
+solution or a hidden test, nothing is written.
 """
 
 from __future__ import annotations
@@ -56,16 +56,20 @@ WITHOUT_GIT = (
 # The Makefile's commands that students need.
 COMMANDS = ("setup", "lab", "run", "check", "fetch-model", "clean")
 MAKEFILE = """\
-# `make lab` opens the course; all else: `make help`.
-# Every target sets up what it needs first; after the first time that takes milliseconds."""
-EXERCISES = "The assignments, numbered as the lectures: open one, and work in it."
+# `make lab` opens the course, and `make help` lists all commands.
+# Each command first installs what it needs. If everything is installed, that takes milliseconds.
+# Arguments of a command are given as ARGS: make lab ARGS="--no-browser". ONLY=07 means --only 07.\
+"""
+EXERCISES = """\
+These are the assignments. Each one has the number of its lecture. Open a notebook and write your
+answers into it."""
 
 REGION = re.compile(r"### BEGIN (SOLUTION|HIDDEN TESTS)\n(.*?)(?:### END \1|\Z)", re.S)
-MARK = re.compile(r"^\s*### (?:BEGIN|END) (?:SOLUTION|HIDDEN TESTS)", re.M)
+MARKER = re.compile(r"^\s*### (?:BEGIN|END) (?:SOLUTION|HIDDEN TESTS)", re.M)
 # A line identifies a solution or a hidden test only if it has more than this number of characters.
-TELLING = 25
+SHORT_LINE = 25
 # Lines that begin with one of these words are too common to identify a solution.
-EVERYDAY = ("import ", "from ", "for ")
+COMMON_BEGINNINGS = ("import ", "from ", "for ")
 PICTURES = {".gif", ".jpeg", ".jpg", ".png", ".webp"}
 
 README = """\
@@ -74,63 +78,70 @@ README = """\
 <!-- badges: begin -->
 <!-- badges: end -->
 
-You load a real pretrained language model in 4 bits, account for every byte of it, and fine-tune it
-with QLoRA on two CPU cores, in minutes, with no GPU and no account.
+In this course you load a real pretrained language model in 4 bits, account for every byte of it,
+and fine-tune it with QLoRA. Two CPU cores and a few minutes are enough. You need neither a GPU nor
+an account.
 
 ## Start
 
-With Python 3.11, 3.12 or 3.13, `make`, 2 GB of free memory and 4 GB of disk (12 GB where PyTorch
-comes with CUDA):
+You need Python 3.11, 3.12 or 3.13, `make`, 2 GB of free memory and 4 GB of free disk space (12 GB
+if PyTorch is installed with CUDA). Then run:
 
 ```bash
 make lab
 ```
 
-installs the course into `.venv`, fetches the model and opens JupyterLab on the first lecture. The
-first time takes some minutes, the next ones a moment, and then no network is needed. On Windows, or
-without make: `python course_utils/bootstrap.py lab`. With conda: `conda env create -f
-environment.yml && conda activate qlora-course && course lab`.
+This command installs the course into `.venv`, downloads the model and opens the first lecture in
+JupyterLab. The first time takes some minutes and needs a network. After that, the command takes
+seconds and needs no network.
 
-Something is wrong? `make check` prints a table of your machine with one remedy for each fault.
+- **On Windows, or without make:** run `python course_utils/bootstrap.py lab`.
+- **With conda:** run `conda env create -f environment.yml`, `conda activate qlora-course` and
+  `course lab`.
+- **If something is wrong:** run `make check`. It prints a table that describes your machine and
+  names a remedy for each problem.
 
 ## Lectures
 
 {lectures}
 
-Read a question, **write down what you expect**, run the cell, compare. `make run ONLY=07` executes
-a lecture without a browser and writes it as a page to `build/lectures/`.
+Read a question, **write down what you expect**, run the cell, and compare. The command
+`make run ONLY=07` executes a lecture without a browser and writes it as a page to
+`build/lectures/`.
 
 ## Exercises
 
 [exercises/](exercises/README.md) lists the tasks of each assignment with their minutes and points.
-Write your answers where a cell says `YOUR CODE HERE` or `YOUR ANSWER HERE`. The checks below an
-answer say which input they used, what came, what was expected, and the likely mistake. *Validate*
-in the notebook's toolbar runs all of them in a fresh kernel. Leave the checks and the comments
-`# grade_id:` as they are.
+Write your answers into the cells that contain `YOUR CODE HERE` or `YOUR ANSWER HERE`. The cells
+below an answer check it. If a check fails, its message names the input, your result, the expected
+result and the likely mistake. The button *Validate* in the notebook's toolbar runs all checks in a
+new kernel. Do not change the checks or the comments that begin with `# grade_id:`.
 
-Hand in as your instructor says:
+Submit an exercise in the way that your instructor has chosen:
 
-- **in JupyterLab,** where your class shares a machine or a hub: menu *Nbgrader → Assignment List*,
-  Fetch, work in what appears under *Downloaded assignments*, Submit. You can submit again;
-- **as a file,** `STUDENT_03_lora.ipynb` with your name in place of STUDENT. Run it once from top to
-  bottom before (*Kernel → Restart Kernel and Run All Cells*).
+- **In JupyterLab,** if your class shares a machine or a hub: open *Nbgrader → Assignment List* and
+  press *Fetch*. Work on the notebook that appears under *Downloaded assignments*, then press
+  *Submit*. You can submit several times.
+- **As a file:** first run the notebook from top to bottom (*Kernel → Restart Kernel and Run All
+  Cells*) and save it. Name the file `STUDENT_03_lora.ipynb`, with your name in place of STUDENT.
 
-Have you deleted or changed a check by accident? `course repair NOTEBOOK` (in `.venv/bin/`) writes a
-mended copy beside it, with your answers.
+If you have deleted or changed a check by accident, run `.venv/bin/course repair NOTEBOOK`. The
+command writes a repaired copy beside the notebook. The copy contains your answers.
 
 ## In a browser, without installing anything
 
-- **Google Colab:** a notebook of `lectures/` or `exercises/` opens by the badge at its top; where
-  it has none, upload it. Its first cell installs the course; if it doesn't know from where, it says
-  how to name the address of this repository.
-- **Binder:** give [mybinder.org](https://mybinder.org) the address of this repository. Download
-  what you want to keep: a session is thrown away when it ends.
+- **Google Colab:** open a notebook of `lectures/` or `exercises/` with the badge at its top. If
+  there is no badge, upload the notebook. The first cell installs the course. If the cell can't find
+  out where to get the course from, it explains how to enter the address of this repository.
+- **Binder:** enter the address of this repository at [mybinder.org](https://mybinder.org). Download
+  the files that you want to keep, because Binder deletes all files when a session ends.
 
 ## Licences
 
-Code: [MIT](LICENSE). Text and notebooks: [CC BY 4.0](LICENSES/CC-BY-4.0.txt). Data:
-[CC0](LICENSES/CC0-1.0.txt), [all of it invented](course_utils/data/DATASHEET.md). The model:
-Apache-2.0, by its authors.
+The code has the [MIT licence](LICENSE). Text and notebooks have the licence
+[CC BY 4.0](LICENSES/CC-BY-4.0.txt). The data has the licence [CC0](LICENSES/CC0-1.0.txt), and
+[all of it is invented](course_utils/data/DATASHEET.md). The model's authors have published it under
+the licence Apache-2.0.
 """
 
 
@@ -155,24 +166,24 @@ def write(folder: Path, target: Path, *, gradebook: bool = True) -> list[str]:
             students' version would contain a solution or a hidden test. `target` is then unchanged,
             unless the error occurred while `target` was being written.
     """
-    held = _refuse_unfit(target)
-    tracked, others = _known_to_git(folder)
-    _refuse_drafts(folder, tracked)
+    existing = _files_in_target(target)
+    tracked, untracked = _tracked_and_untracked(folder)
+    _check_committed(folder, tracked)
     release.release(folder, gradebook=gradebook)
-    with tempfile.TemporaryDirectory() as aside:
-        tree = Path(aside) / (target.stem or "course")
-        chosen = _fill(tree, folder, tracked)
+    with tempfile.TemporaryDirectory() as temporary:
+        tree = Path(temporary) / (target.stem or "course")
+        copied = _fill(tree, folder, tracked)
         files = {name: tree / name for name in _names(tree)}
-        stale = {name for name in held - files.keys() if _is_ours(name)}
-        staying = {name: target / name for name in held - stale}
-        if found := leaks(folder, staying | files):
-            more = f", and {len(found) - 1} more like it" if len(found) > 1 else ""
-            raise CourseError(f"nothing was written, for {found[0]}{more}")
-        _deliver(tree, target, stale)
-    return [name for name in others if name not in chosen]
+        outdated = {name for name in existing - files.keys() if _is_released(name)}
+        kept = {name: target / name for name in existing - outdated}
+        if problems := leaks(folder, kept | files):
+            more = f" ({len(problems) - 1} more like this)" if len(problems) > 1 else ""
+            raise CourseError(f"nothing was written, because {problems[0]}{more}")
+        _write_tree(tree, target, outdated)
+    return [name for name in untracked if name not in copied]
 
 
-def _refuse_unfit(target: Path) -> set[str]:
+def _files_in_target(target: Path) -> set[str]:
     """Return the relative paths of the files that git tracks in `target`.
 
     Raises:
@@ -180,46 +191,46 @@ def _refuse_unfit(target: Path) -> set[str]:
     """
     if target.suffix == ".zip":
         if target.exists():
-            raise CourseError(f"{target} is there already: remove it, or choose another name")
+            raise CourseError(f"{target} already exists: remove it, or choose another name")
         return set()
     if (target / "solutions").exists():
-        raise CourseError(f"{target} holds solutions/: students must not be given that folder")
+        raise CourseError(f"{target} contains solutions/, which students must not get")
     if (target / ".git").exists():
         changes = _git(target, "status", "--porcelain")
         if changes is None:
-            raise CourseError(f"{target} can't be read by git")
+            raise CourseError(f"git can't read {target}")
         if changes:
-            raise CourseError(f"{target} has changes that aren't committed: commit or remove them")
-        return set(_listed(target))
+            raise CourseError(f"{target} has uncommitted changes: commit or remove them")
+        return set(_git_files(target))
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise CourseError(
-            f"{target} is neither new nor empty, and no git work tree: choose another folder"
+            f"{target} exists, but is neither empty nor a git work tree: choose another folder"
         )
     return set()
 
 
-def _deliver(tree: Path, target: Path, stale: set[str]) -> None:
+def _write_tree(tree: Path, target: Path, outdated: set[str]) -> None:
     """Copy a finished tree to `target`, as a folder or as a zip file.
 
     Args:
         tree: The temporary folder with the students' version.
         target: The path to write.
-        stale: The relative paths of files in `target` that are removed first.
+        outdated: The relative paths of files in `target` that are removed first.
     """
     try:
         if target.suffix == ".zip":
             target.parent.mkdir(parents=True, exist_ok=True)
-            made = shutil.make_archive(str(tree), "zip", tree.parent, tree.name)
-            shutil.move(made, target)
+            archive = shutil.make_archive(str(tree), "zip", tree.parent, tree.name)
+            shutil.move(archive, target)
             return
-        for name in stale:
+        for name in outdated:
             (target / name).unlink(missing_ok=True)
         shutil.copytree(tree, target, dirs_exist_ok=True)
-    except OSError as fault:
-        raise CourseError(f"{target} can't be written: {fault.strerror}") from fault
+    except OSError as error:
+        raise CourseError(f"{target} can't be written: {error.strerror}") from error
 
 
-def _is_ours(name: str) -> bool:
+def _is_released(name: str) -> bool:
     """Return whether a relative path is in a folder that a release fills."""
     return name.partition("/")[0] in (*FOLDERS, "exercises")
 
@@ -236,30 +247,30 @@ def _git(folder: Path, *arguments: str) -> str | None:
         return None
 
 
-def _listed(folder: Path, *options: str) -> list[str]:
+def _git_files(folder: Path, *options: str) -> list[str]:
     """Return the relative paths that `git ls-files` lists in a folder; empty if git fails."""
     return [name for name in (_git(folder, "ls-files", "-z", *options) or "").split("\0") if name]
 
 
-def _known_to_git(folder: Path) -> tuple[set[str] | None, list[str]]:
+def _tracked_and_untracked(folder: Path) -> tuple[set[str] | None, list[str]]:
     """Return the relative paths of the files that git tracks, and of untracked files.
 
-    The first value is None if git doesn't track the course. Untracked files are listed only for
+    The first value is None if git doesn't track the course. Untracked files are listed only in
     the folders that the students' version is made from, and without the files that git ignores.
     """
-    tracked = set(_listed(folder))
+    tracked = set(_git_files(folder))
     if "pyproject.toml" not in tracked:
         return None, []
-    places = (*FOLDERS, "exercises", "solutions")
-    return tracked, _listed(folder, "--others", "--exclude-standard", "--", *places)
+    folders = (*FOLDERS, "exercises", "solutions")
+    return tracked, _git_files(folder, "--others", "--exclude-standard", "--", *folders)
 
 
-def _refuse_drafts(folder: Path, tracked: set[str] | None) -> None:
+def _check_committed(folder: Path, tracked: set[str] | None) -> None:
     """Raise CourseError for an assignment that isn't in git, because it may be a draft."""
     for path in assignments.sources(folder):
         name = path.relative_to(folder).as_posix()
         if tracked is not None and name not in tracked:
-            raise CourseError(f"{name} isn't in git: commit it, or move it out of solutions/")
+            raise CourseError(f"{name} is not in git: commit it, or move it out of solutions/")
 
 
 # --- making the students' version -----------------------------------------------------------------
@@ -267,8 +278,8 @@ def _refuse_drafts(folder: Path, tracked: set[str] | None) -> None:
 
 def _fill(tree: Path, folder: Path, tracked: set[str] | None) -> set[str]:
     """Fill `tree` with the students' version; return the relative paths of the copied files."""
-    chosen = _chosen(folder, tracked)
-    for name in chosen:
+    copied = _files_to_copy(folder, tracked)
+    for name in copied:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(folder / name, tree / name)
     lectures = course_map.course_map(tree, start=tree)
@@ -283,10 +294,10 @@ def _fill(tree: Path, folder: Path, tracked: set[str] | None) -> set[str]:
     # that repository.
     students = addresses.read(folder).students
     badges.renew(tree, Addresses(repository=students, students=students))
-    return chosen
+    return copied
 
 
-def _chosen(folder: Path, tracked: set[str] | None) -> set[str]:
+def _files_to_copy(folder: Path, tracked: set[str] | None) -> set[str]:
     """Return the relative paths of the files to copy.
 
     If the course is in git, the files are those in `FILES`, the tracked files in `FOLDERS` and in
@@ -295,10 +306,10 @@ def _chosen(folder: Path, tracked: set[str] | None) -> set[str]:
     """
     released = {f"exercises/{p.stem}/{p.name}" for p in assignments.sources(folder)}
     if tracked is None:
-        found = {path for pattern in WITHOUT_GIT for path in folder.glob(pattern)}
-        names = {path.relative_to(folder).as_posix() for path in found if path.is_file()}
+        paths = {path for pattern in WITHOUT_GIT for path in folder.glob(pattern)}
+        names = {path.relative_to(folder).as_posix() for path in paths if path.is_file()}
     else:
-        names = {name for name in tracked if _is_ours(name)}
+        names = {name for name in tracked if _is_released(name)}
         released |= {
             name.replace("solutions/", "exercises/", 1)
             for name in tracked
@@ -327,74 +338,73 @@ class Secret:
     """The lines that identify a solution or a hidden test.
 
     Attributes:
-        what: A description for error messages, such as "the solution of lora-parameters in
+        description: A description for error messages, such as "the solution of lora-parameters in
             03_lora.ipynb".
-        lines: The identifying lines, which occur in nothing that students may see.
+        lines: The identifying lines. None of them occurs in anything that students may see.
     """
 
-    what: str
+    description: str
     lines: tuple[str, ...]
 
 
 def secrets(folder: Path) -> list[Secret]:
     """Return the identifying lines of every solution and hidden test of the course in `folder`.
 
-    A line identifies a solution or a hidden test if it has more than `TELLING` characters and is
+    A line identifies a solution or a hidden test if it has more than `SHORT_LINE` characters and is
     neither an import nor the head of a loop. The line must also occur neither in the visible parts
     of the assignments nor in the modules that the assignment withholds. Those modules contain
     reference implementations, and students get them as part of course_utils.
     """
     loaded = {path: notebooks.load(path) for path in assignments.sources(folder)}
-    seen = _flat(
-        "\n".join(REGION.sub("", c["source"]) for book in loaded.values() for c in book["cells"])
-    )
+    cells = [cell for notebook in loaded.values() for cell in notebook["cells"]]
+    visible = _normalized("\n".join(REGION.sub("", cell["source"]) for cell in cells))
     found = []
     for path, notebook in loaded.items():
-        public = f"{seen} {_modules(folder, assignments.withheld(notebook))}"
+        public = f"{visible} {_source_of_modules(folder, assignments.withheld(notebook))}"
         for cell in notebook["cells"]:
             for kind, region in REGION.findall(cell["source"]):
                 what = "the solution" if kind == "SOLUTION" else "a hidden test"
-                lines = tuple(line for line in _telling(region) if line not in public)
+                lines = tuple(line for line in _distinctive_lines(region) if line not in public)
                 found.append(Secret(f"{what} of {cell.get('id')} in {path.name}", lines))
     return found
 
 
 def leaks(folder: Path, files: dict[str, Path]) -> list[str]:
-    """Return one sentence for each reason not to give `files` to students.
+    """Return one clause for each reason why `files` must not be given to students.
 
-    Such a reason is a solution, a hidden test, or a file that can't be searched.
+    A reason is a solution, a hidden test, or a file that can't be searched.
 
     Args:
         folder: The course's folder.
         files: The paths of the files to search, by relative path in the students' version.
     """
-    hidden = secrets(folder)
+    known = secrets(folder)
     return [
-        f"{place} {fault}"
+        f"{place} {problem}"
         for name, path in sorted(files.items())
-        for place, text in _parts(name, path)
-        for fault in _faults(name, text, hidden)
+        for place, text in _parts_of_file(name, path)
+        for problem in _leaks_in_text(name, text, known)
     ]
 
 
-def _faults(name: str, text: str | None, hidden: list[Secret]) -> Iterator[str]:
-    """Yield what is wrong with one part of a file.
+def _leaks_in_text(name: str, text: str | None, known: list[Secret]) -> Iterator[str]:
+    """Yield why one part of a file must not be given to students.
 
     A file of course_utils may contain one identifying line of a solution or a hidden test. All
     other files must contain none.
     """
     if text is None:
-        yield "is neither text nor a picture, so it can't be looked through"
+        yield "is neither text nor a picture, so it can't be searched for solutions"
         return
-    if mark := MARK.search(text):
-        yield f"holds the line {mark[0].strip()!r}"
-    flat, enough = _flat(text), 1 + name.startswith("course_utils/")
-    for secret in hidden:
-        if sum(line in flat for line in secret.lines) >= enough:
-            yield f"holds {secret.what}"
+    if marker := MARKER.search(text):
+        yield f"contains the line {marker[0].strip()!r}"
+    normalized, allowed = _normalized(text), int(name.startswith("course_utils/"))
+    for secret in known:
+        if sum(line in normalized for line in secret.lines) > allowed:
+            yield f"contains {secret.description}"
 
 
-def _parts(name: str, path: Path) -> Iterator[tuple[str, str | None]]:
+def _parts_of_file(name: str, path: Path) -> Iterator[tuple[str, str | None]]:
     """Yield the parts of a file, each with its place in the file and its text.
 
     A notebook has one part for each cell and one part for the rest of its JSON. Any other text file
@@ -414,32 +424,36 @@ def _parts(name: str, path: Path) -> Iterator[tuple[str, str | None]]:
         return
     cells = data.pop("cells", None) if isinstance(data, dict) else None
     for cell in cells if isinstance(cells, list) else ():
-        yield f"{name}, cell {cell.get('id')}," if isinstance(cell, dict) else name, _strings(cell)
-    yield name, _strings(data)
+        place = f"cell {cell.get('id')} of {name}" if isinstance(cell, dict) else name
+        yield place, _text_in_json(cell)
+    yield name, _text_in_json(data)
 
 
-def _strings(value: Any) -> str:
+def _text_in_json(value: Any) -> str:
     """Return all text in a JSON value; the strings of a list are joined, as in notebooks."""
     if isinstance(value, dict):
-        return "\n".join(f"{key}\n{_strings(part)}" for key, part in value.items())
+        return "\n".join(f"{key}\n{_text_in_json(part)}" for key, part in value.items())
     if isinstance(value, list):
-        joint = "" if all(isinstance(part, str) for part in value) else "\n"
-        return joint.join(map(_strings, value))
+        separator = "" if all(isinstance(part, str) for part in value) else "\n"
+        return separator.join(map(_text_in_json, value))
     return str(value)
 
 
-def _telling(region: str) -> list[str]:
+def _distinctive_lines(region: str) -> list[str]:
     """Return the lines that may identify a piece of code or text, with normalized spaces."""
-    lines = map(_flat, region.splitlines())
-    return [line for line in lines if len(line) > TELLING and not line.startswith(EVERYDAY)]
+    lines = map(_normalized, region.splitlines())
+    long = [line for line in lines if len(line) > SHORT_LINE]
+    return [line for line in long if not line.startswith(COMMON_BEGINNINGS)]
 
 
-def _modules(folder: Path, names: tuple[str, ...]) -> str:
+def _source_of_modules(folder: Path, names: tuple[str, ...]) -> str:
     """Return the joined source text of modules and packages of the course."""
-    places = [folder / name.replace(".", "/") for name in names]
-    files = [path for place in places for path in (place.with_suffix(".py"), *place.rglob("*.py"))]
-    return _flat("\n".join(path.read_text(encoding="utf-8") for path in files if path.is_file()))
+    bases = [folder / name.replace(".", "/") for name in names]
+    files = [path for base in bases for path in (base.with_suffix(".py"), *base.rglob("*.py"))]
+    texts = [path.read_text(encoding="utf-8") for path in files if path.is_file()]
+    return _normalized("\n".join(texts))
 
 
-def _flat(text: str) -> str:
+def _normalized(text: str) -> str:
+    """Return a text in which each sequence of spaces and line breaks is one space."""
     return " ".join(text.split())

@@ -92,7 +92,7 @@ def run(attacks: list[corpus.Attack], folder: Path, workers: int = 2) -> Run:
     before, started = canaries.files(course, GRADING_FILES), time.monotonic()
     with listening() as listeners, _grader(folder / "home", secrets):
         graded = classroom.grade(course, name, workers=workers, limits=LIMITS)
-        terminal = classroom.publish(course, graded)
+        terminal = classroom.write_results(course, graded)
     seconds = time.monotonic() - started
     memory = process_peak(os.getpid())
     by_student = {record.student: record for record in graded.records}
@@ -160,7 +160,7 @@ def _pages(course: Path, name: str, attacks: list[corpus.Attack]) -> dict[str, s
             config=config, assignment_id=name, student_id=student(attack), root=str(course)
         )
         converter = GenerateFeedback(coursedir=directory, config=config, force=True)
-        converter.log = release.errors_alone()
+        converter.log = release.error_log()
         converter.start()
         page = course / "feedback" / student(attack) / name / f"{name}.html"
         pages[student(attack)] = page.read_text(encoding="utf-8")

@@ -29,7 +29,7 @@ def read(folder: Path, name: str) -> Submission:
     """Read submitted/STUDENT/NAME, the folder of one submission.
 
     Links are not followed, and only regular files are opened. No content of the folder raises an
-    error. Instead, the `fault` of the returned submission says why the folder can't be read.
+    error. Instead, the `problem` of the returned submission says why the folder can't be read.
 
     Args:
         folder: The submission's folder.
@@ -38,12 +38,12 @@ def read(folder: Path, name: str) -> Submission:
     student = folder.parent.name
     try:
         fault = name_fault(student) or _place_fault(folder)
-        return Submission(student, None, fault=fault) if fault else _read_folder(folder, name)
+        return Submission(student, None, problem=fault) if fault else _read_folder(folder, name)
     except MemoryError:
         raise
     except Exception as fault:
         why = words(fault, folder.parent.parent.parent)
-        return Submission(student, None, fault=f"the submission can't be read: {why}")
+        return Submission(student, None, problem=f"the submission can't be read: {why}")
 
 
 def _place_fault(folder: Path) -> str:
@@ -56,7 +56,7 @@ def _place_fault(folder: Path) -> str:
         if what == "a link":
             return "the folder is a link, which is not followed"
         if what != "a folder":
-            where = safe_files.visible("/".join(place.parts[-2:]))
+            where = safe_files.escape_unprintable("/".join(place.parts[-2:]))
             return f"{where} is {what}, not a folder that holds a notebook"
     return ""
 
@@ -70,7 +70,7 @@ def _read_folder(folder: Path, name: str) -> Submission:
     room = SIZE
     for path in paths:
         try:
-            found[path] = safe_files.content(
+            found[path] = safe_files.read_bytes(
                 folder / path, MAX_NOTEBOOK if path == likely else room
             )
             room -= 0 if path == likely else len(found[path])
@@ -80,7 +80,7 @@ def _read_folder(folder: Path, name: str) -> Submission:
     if notebook is None:
         given = ", ".join(map(repr, sorted(found)[:5])) or "nothing"
         fault = "; ".join([f"there is no {wanted}: {given} was handed in", *notes[:3]])
-        return Submission(student, None, fault=fault)
+        return Submission(student, None, problem=fault)
     if likely != wanted:
         notes.append(f"the notebook was called {likely!r}")
     exchange = {n: found.pop(n)[:SMALL].decode("utf-8", "replace") for n in EXCHANGE if n in found}
@@ -170,7 +170,7 @@ def words(fault: BaseException, folder: Path) -> str:
     """Return an exception's message as one line, with paths relative to the course's `folder`."""
     if isinstance(fault, OSError) and fault.strerror:
         where = os.fsdecode(fault.filename) if isinstance(fault.filename, str | bytes) else ""
-        where = safe_files.visible(where.removeprefix(f"{folder}{os.sep}"))
+        where = safe_files.escape_unprintable(where.removeprefix(f"{folder}{os.sep}"))
         return f"{where}: {fault.strerror}" if where else fault.strerror
-    line = safe_files.visible(str(fault).strip().partition("\n")[0][:LINE])
+    line = safe_files.escape_unprintable(str(fault).strip().partition("\n")[0][:LINE])
     return line if line and isinstance(fault, CourseError) else f"{type(fault).__name__}: {line}"

@@ -91,7 +91,7 @@ class Book:
         for top, *names in ("grading", self.name, records.FOLDER), ("autograded",):
             try:
                 with tempfile.TemporaryFile(
-                    dir=safe_files.inside(self.folder / top, *names)
+                    dir=safe_files.make_folders(self.folder / top, *names)
                 ) as probe:
                     probe.write(b"x")
             except OSError as fault:
@@ -234,7 +234,7 @@ class Book:
         """Return the grade ids of the cells whose answer hasn't changed since the last grading."""
         try:
             path = self.folder / "autograded" / student / self.name / f"{self.name}.ipynb"
-            old = json.loads(safe_files.content(path, MAX_NOTEBOOK))["cells"]
+            old = json.loads(safe_files.read_bytes(path, MAX_NOTEBOOK))["cells"]
             sources = {grade_id(cell): "".join(cell["source"]) for cell in old}
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return set()
@@ -258,12 +258,12 @@ class Book:
         """Subtract the penalty for late work with nbgrader's own preprocessor."""
         about = {"student": student, "assignment": self.name, "notebook": self.name}
         step = self._penalties()
-        step.log = release.errors_alone()
+        step.log = release.error_log()
         step.preprocess(graded, {"nbgrader": {**about, "db_url": self._url}})
 
     def _write_files(self, student: str, graded: Any, exchange: dict[str, str]) -> None:
         """Write the graded notebook into autograded/, where formgrader and feedback read it."""
-        folder = safe_files.inside(self.folder / "autograded", student, self.name)
+        folder = safe_files.make_folders(self.folder / "autograded", student, self.name)
         notebook = nbformat.writes(graded).encode()
         files.write_atomically(folder / f"{self.name}.ipynb", notebook, 0o444, alone=True)
         for name, text in exchange.items():
@@ -297,7 +297,7 @@ def _mark(grade: Any, cell: Any, unchanged: bool) -> None:
         unchanged: whether the answer is the same as in the last grading.
     """
     before = grade.auto_score
-    grade.auto_score = None if cell is None else determine_grade(cell, release.errors_alone())[0]
+    grade.auto_score = None if cell is None else determine_grade(cell, release.error_log())[0]
     dealt_with = grade.manual_score is not None and not grade.needs_manual_grade
     if not (dealt_with and unchanged and grade.auto_score == before):
         grade.needs_manual_grade = grade.manual_score is not None or grade.auto_score is None

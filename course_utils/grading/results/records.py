@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from course_utils.files import PART, write_atomically
-from course_utils.grading.safe_files import content, inside, kind
+from course_utils.grading.safe_files import kind, make_folders, read_bytes
 
 GRADED, PERSON, UNGRADABLE = "graded", "needs a person", "ungradable"
 FOLDER, NAME = "records", "record.json"
@@ -62,7 +62,7 @@ class Record:
         Raises:
             OSError: the record can't be written, for example because its path is a folder.
         """
-        place = inside(folder, FOLDER, self.student)
+        place = make_folders(folder, FOLDER, self.student)
         write_atomically(place / NAME, json.dumps(asdict(self), indent=1).encode(), alone=True)
 
 
@@ -78,7 +78,7 @@ def read(path: Path) -> Record | None:
     damaged a record's file, or copied it from another student.
     """
     try:
-        fields = json.loads(content(path, LARGEST))
+        fields = json.loads(read_bytes(path, LARGEST))
         lists = {name: tuple(fields[name]) for name in ("reasons", "repairs", "incidents")}
         record = Record(**fields | lists)
         return record if record.student == path.parent.name and _sound(record) else None
@@ -121,7 +121,7 @@ def adopt(folder: Path) -> None:
             known = all(name == NAME or name.endswith(PART) for name in names)
             folders = [name for name in names if kind(old / name) == "a folder"]
             if known and not folders and not old.is_symlink():
-                old.rename(inside(folder, FOLDER) / old.name)
+                old.rename(make_folders(folder, FOLDER) / old.name)
 
 
 def _entries(folder: Path) -> list[Path]:

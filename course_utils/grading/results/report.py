@@ -38,7 +38,7 @@ from course_utils.grading.results.records import (
     Record,
     by_hand,
 )
-from course_utils.grading.safe_files import visible
+from course_utils.grading.safe_files import escape_unprintable
 from course_utils.units import MB, format_bytes
 
 # Maximum length of a line of text, in characters.
@@ -165,7 +165,7 @@ def _current(assignment: Assignment, records: Iterable[Record]) -> list[Record]:
     records = sorted(merged(records, {}), key=_name)
     if wrong := [record for record in records if record.assignment != assignment.name]:
         raise ValueError(f"a record of {wrong[0].assignment} in a report of {assignment.name}")
-    return [replace(record, student=visible(record.student)) for record in records]
+    return [replace(record, student=escape_unprintable(record.student)) for record in records]
 
 
 # --- text that a student may have written ---------------------------------------------------------

@@ -1,10 +1,10 @@
-"""Mark one submission: repair its notebook, run the cells and tests, and return a record.
+"""Grade one submission: repair its notebook, run the cells and tests, and return a record.
 
     grading_spec         reads the course ──► GradingSpec, what an assignment is graded with
     intake.submissions   reads a folder   ──► Submission, what a student handed in
-    mark                 both of them     ──► a record, and the notebook with its outputs
+    grade                uses both        ──► a record, and the notebook with its outputs
 
-`mark` neither reads nor writes a file of the course, so it can run on another machine.
+`grade` neither reads nor writes a file of the course, so it can run on another machine.
 """
 
 from __future__ import annotations
@@ -22,12 +22,7 @@ from typing import Any
 
 from course_utils import __version__
 from course_utils.checks import HIDDEN
-from course_utils.grading.assignments import (
-    grade_id,
-    is_answer,
-    tests_of,
-    withheld,
-)
+from course_utils.grading.assignments import grade_id, is_answer, tests_of, withheld
 from course_utils.grading.intake.repair import Ungradable
 from course_utils.grading.results import records
 from course_utils.grading.results.records import Record
@@ -57,16 +52,18 @@ def grading_spec(folder: Path, name: str, limits: Limits) -> GradingSpec:
     release = load(path)
     tests = tests_of(solution)
     if tests.keys() != tests_of(release).keys():
-        raise CourseError(f"exercises/{name} has other tests than its solution: run `make release`")
+        raise CourseError(
+            f"exercises/{name} and solutions/{name} have different tests: run `make release`"
+        )
     imports = {"student": _imports(release["cells"]), "test": _imports(solution["cells"])}
     imports["test"] += "\nfrom course_utils.grading.intake import isolated"
-    beside = {
+    other_files = {
         file.relative_to(path.parent).as_posix(): file.read_bytes()
         for file in sorted(path.parent.rglob("*"))
         if file.is_file() and file != path and ".ipynb_checkpoints" not in file.parts
     }
     names = ExpectedNames.of([cell for cell in release["cells"] if is_answer(cell)])
-    contents = (release, tests, withheld(solution), sorted(beside), str(limits), __version__)
+    contents = (release, tests, withheld(solution), sorted(other_files), str(limits), __version__)
     return GradingSpec(
         name=name,
         release=json.dumps(release).encode(),
@@ -74,19 +71,19 @@ def grading_spec(folder: Path, name: str, limits: Limits) -> GradingSpec:
         names=names,
         withheld=withheld(solution),
         imports=imports,
-        files=beside,
+        files=other_files,
         limits=limits,
-        key=digest(*contents, [hashlib.sha256(data).hexdigest() for data in beside.values()]),
+        key=digest(*contents, [hashlib.sha256(data).hexdigest() for data in other_files.values()]),
     )
 
 
 def _imports(cells: list[dict[str, Any]]) -> str:
     """Return the import statements of some cells, one per line, without duplicates."""
-    found: dict[str, None] = {}
+    lines: dict[str, None] = {}
     for cell in cells:
         if cell["cell_type"] == "code":
-            found |= dict.fromkeys(imports_of(cell["source"]).splitlines())
-    return "\n".join(found)
+            lines |= dict.fromkeys(imports_of(cell["source"]).splitlines())
+    return "\n".join(lines)
 
 
 @functools.cache
@@ -99,43 +96,44 @@ def imports_of(source: str) -> str:
     return "\n".join(ast.unparse(n) for n in body if isinstance(n, ast.Import | ast.ImportFrom))
 
 
-# --- marking --------------------------------------------------------------------------------------
+# --- grading --------------------------------------------------------------------------------------
 
 
-def key(spec: GradingSpec, given: Submission) -> str:
+def record_key(spec: GradingSpec, submission: Submission) -> str:
     """Return a hash that changes if the submission or the GradingSpec changes."""
-    return digest(spec.key, given.key)
+    return digest(spec.key, submission.key)
 
 
-def mark(spec: GradingSpec, given: Submission) -> tuple[Record, Notebook]:
-    """Mark a submission and return its record and notebook.
+def grade(spec: GradingSpec, submission: Submission) -> tuple[Record, Notebook]:
+    """Run a submission's notebook with the original tests, and return a record and the notebook.
 
-    Nothing that a student hands in raises an error.
+    No submission, however broken, makes this function raise an error.
 
     Returns:
-        The record, still without points, and the notebook with outputs.
+        The record, which does not contain the points yet, and the notebook with its outputs.
+        nbgrader computes the points from the outputs (`results.gradebook`).
 
     Raises:
-        SandboxError: The sandbox fails.
-        NoSandbox: No sandbox can be made.
+        SandboxError: The sandbox failed.
+        NoSandbox: No sandbox can be created.
     """
-    if given.notebook is None:
-        return failed(spec, given, given.fault)
+    if submission.notebook is None:
+        return ungradable(spec, submission, submission.problem)
     started = time.monotonic()
-    with reserved_core() as core, GradingSession(servers(spec), spec, given, core) as session:
+    with reserved_core() as core, GradingSession(servers(spec), spec, submission, core) as session:
         try:
-            repaired = session.repair(given.notebook, spec.release)
+            repaired = session.repair(submission.notebook, spec.release)
         except Ungradable as error:
-            return failed(spec, given, str(error), time.monotonic() - started)
+            return ungradable(spec, submission, str(error), time.monotonic() - started)
         notebook = repaired["notebook"]
-        run(notebook, spec, session)
+        run_cells(notebook, spec, session)
     record = Record(
         assignment=spec.name,
-        student=given.student,
-        key=key(spec, given),
+        student=submission.student,
+        key=record_key(spec, submission),
         state=records.GRADED,
         reasons=tuple(repaired["doubts"]),
-        repairs=(*given.notes, *repaired["notes"]),
+        repairs=(*submission.notes, *repaired["notes"]),
         incidents=tuple(session.incidents),
         seconds=time.monotonic() - started,
         memory=session.memory,
@@ -143,26 +141,31 @@ def mark(spec: GradingSpec, given: Submission) -> tuple[Record, Notebook]:
     return record, notebook
 
 
-def failed(
-    spec: GradingSpec, given: Submission, reason: str, seconds: float = 0.0, *, final: bool = True
+def ungradable(
+    spec: GradingSpec,
+    submission: Submission,
+    reason: str,
+    seconds: float = 0.0,
+    *,
+    final: bool = True,
 ) -> tuple[Record, Notebook]:
     """Return the record and the notebook of a submission that can't be graded.
 
     Args:
         spec: What the submission should have been graded with.
-        given: The submission.
+        submission: The submission.
         reason: Why the submission can't be graded, in one sentence.
-        seconds: Seconds that were spent on the submission until it failed.
-        final: Whether the submission itself caused the failure. If the submission did not cause
-            the failure, the next run grades the submission again.
+        seconds: How many seconds were spent on the submission.
+        final: Whether the submission itself caused the failure. If not, the next run grades the
+            submission again.
 
     Returns:
         The record, and the released notebook with the reason at the top.
     """
     record = Record(
         assignment=spec.name,
-        student=given.student,
-        key=key(spec, given) if final else "",
+        student=submission.student,
+        key=record_key(spec, submission) if final else "",
         state=records.UNGRADABLE,
         reasons=(reason,),
         seconds=seconds,
@@ -173,14 +176,14 @@ def failed(
     return record, {**release, "cells": [top, *release["cells"]]}
 
 
-def run(notebook: Notebook, spec: GradingSpec, session: GradingSession) -> None:
+def run_cells(notebook: Notebook, spec: GradingSpec, session: GradingSession) -> None:
     """Put the original tests into the test cells, run all code cells, and add their outputs."""
-    for place, cell in enumerate(notebook["cells"], 1):
+    for number, cell in enumerate(notebook["cells"], 1):
         if cell["cell_type"] != "code":
             continue
         name = grade_id(cell)
-        test = spec.tests.get(name)
-        if test is not None:
+        test = spec.tests.get(name) if name else None
+        if name and test is not None:
             cell["source"] = test
             # In a student's notebook, later cells can use what a test cell imports. So the visible
             # imports of a test cell also run in the student process.
@@ -188,21 +191,22 @@ def run(notebook: Notebook, spec: GradingSpec, session: GradingSession) -> None:
                 session.run(imports, name)
             cell["outputs"] = session.check(test, name)
         elif cell["source"].strip():
-            cell["outputs"] = session.run(cell["source"], name or f"cell {place}")
+            cell["outputs"] = session.run(cell["source"], name or f"cell {number}")
 
 
 # --- servers of this process ----------------------------------------------------------------------
 
 # The running servers, by the key of their GradingSpec. The dictionary has at most one entry.
 _servers: dict[str, Servers] = {}
-_starting = threading.RLock()
+_servers_lock = threading.RLock()
 
 
 @functools.cache
-def _keeper() -> ThreadPoolExecutor:
-    """Return an executor with the one thread that starts all sandboxes of this process.
+def _starter() -> ThreadPoolExecutor:
+    """Return an executor with a single thread, which starts all sandboxes of this process.
 
-    A sandbox ends when the thread that started it ends, so this thread runs as long as the process.
+    Linux ends a sandbox together with the thread that started it. So this thread must run as long
+    as the process.
     """
     return ThreadPoolExecutor(1, "sandboxes")
 
@@ -214,14 +218,14 @@ def servers(spec: GradingSpec) -> Servers:
     are closed first.
 
     Raises:
-        NoSandbox: No sandbox can be made.
+        NoSandbox: No sandbox can be created.
     """
-    with _starting:
+    with _servers_lock:
         running = _servers.get(spec.key)
         if running is None or not all(server.alive for server in running):
             close_servers()
-            student = _keeper().submit(Server, spec.imports["student"], spec.withheld)
-            test = _keeper().submit(Server, spec.imports["test"])
+            student = _starter().submit(Server, spec.imports["student"], spec.withheld)
+            test = _starter().submit(Server, spec.imports["test"])
             try:
                 _servers[spec.key] = Servers(student.result(), test.result())
             except SandboxError as error:
@@ -231,7 +235,7 @@ def servers(spec: GradingSpec) -> Servers:
 
 def close_servers() -> None:
     """End all sandboxes of this process."""
-    with _starting:
+    with _servers_lock:
         for running in _servers.values():
             for server in running:
                 server.close()
