@@ -416,7 +416,7 @@ def test_repair_says_what_was_mended(handed_in):
     assert (result.exit_code, result.stdout.splitlines()) == (
         0,
         [
-            "tests were missing: sum-all-form",
+            "restored missing tests: sum-all-form",
             "deleted 09_sums-repaired.ipynb (without outputs: run it once)",
         ],
     )
@@ -428,19 +428,19 @@ def test_repair_says_what_was_mended(handed_in):
 def test_repair_guesses_only_when_told_to(handed_in):
     result = course("repair", "twice_09_sums.ipynb")
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: twice_09_sums.ipynb isn't repaired")
+    assert result.stderr.startswith("Error: twice_09_sums.ipynb was not repaired")
     assert (
         result.stderr.count("\n") == 1 and not (handed_in / "twice_09_sums-repaired.ipynb").exists()
     )
     result = course("repair", "twice_09_sums.ipynb", "--guess", "--output", "new.ipynb")
     assert result.exit_code == 0 and (handed_in / "new.ipynb").exists()
-    assert "not certain: sum-all was answered 2 times" in result.stdout
+    assert "uncertain: sum-all has 2 different answers" in result.stdout
 
 
 def test_repair_mistakes(handed_in):
     for arguments, message in (
         (["missing_09_sums.ipynb"], "missing_09_sums.ipynb can't be read"),
-        (["course.ipynb"], "names no assignment"),
+        (["course.ipynb"], "contains no assignment"),
         (["--assignment", "8", "twice_09_sums.ipynb"], "there is no assignment 8"),
         (["pyproject_09_sums.ipynb"], "the file is empty"),
     ):

@@ -423,7 +423,7 @@ def test_a_notebook_under_another_name_is_found(tmp_path):
     folder = given(tmp_path, **{"Copy of 09_sums (1).ipynb": b"{}", "notes.ipynb": b"x"})
     found = submissions.read(folder, NAME)
     assert found.notebook == b"{}" and found.files == {"notes.ipynb": b"x"}
-    assert found.notes == ("the notebook was called 'Copy of 09_sums (1).ipynb'",)
+    assert found.notes == ("the notebook's file name was 'Copy of 09_sums (1).ipynb'",)
 
 
 def test_without_a_notebook_it_says_what_was_there(tmp_path):
@@ -474,17 +474,17 @@ def test_folders_in_folders_end_somewhere(tmp_path):
 
 
 def test_very_many_files_are_not_all_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(submissions, "ENTRIES", 10)
+    monkeypatch.setattr(submissions, "MAX_FILES", 10)
     names = {f"{n:03}.txt": b"x" for n in range(50)}
     assert len(submissions.read(given(tmp_path, **names, **{"0.ipynb": b"{}"}), NAME).files) < 10
 
 
 def test_the_notebook_is_found_among_very_many_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(submissions, "ENTRIES", 10)
+    monkeypatch.setattr(submissions, "MAX_FILES", 10)
     names = {f"0{n}.ipynb": b"x" for n in range(50)}
     found = submissions.read(given(tmp_path, **names, **{"09_sums.ipynb": b"{}"}), NAME)
     assert found.notebook == b"{}" and len(found.files) == 9
-    assert found.notes == ("of 51 files, only the first 10 were looked at",)
+    assert found.notes == ("only the first 10 of 51 files were read",)
 
 
 def test_other_notebooks_are_files_like_others_and_take_no_memory(tmp_path):
@@ -493,7 +493,7 @@ def test_other_notebooks_are_files_like_others_and_take_no_memory(tmp_path):
         with (folder / f"{n}.ipynb").open("wb") as file:
             file.truncate(30_000_000)  # which take no room on the disk
     found = submissions.read(folder, NAME)
-    assert found.notebook == b"{}" and sum(map(len, found.files.values())) <= submissions.SIZE
+    assert found.notebook == b"{}" and sum(map(len, found.files.values())) <= submissions.MAX_SIZE
 
 
 def test_a_folder_in_place_of_the_notebook_is_named(tmp_path):
@@ -507,7 +507,7 @@ def test_a_folder_in_place_of_the_notebook_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("student", "why"), [("M\udcfcller", "isn't UTF-8"), ("s" * 129, "longer than 128")]
+    ("student", "why"), [("M\udcfcller", "isn't valid UTF-8"), ("s" * 129, "longer than 128")]
 )
 def test_a_name_that_the_gradebook_can_t_take_is_reported(course, student, why):
     sums.hand_in(course, student, RIGHT)
@@ -533,7 +533,7 @@ def test_a_link_in_place_of_the_work_is_refused(tmp_path, what):
 
 
 def test_files_that_are_too_large_together_are_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(submissions, "SIZE", 20)
+    monkeypatch.setattr(submissions, "MAX_SIZE", 20)
     files = {"a.bin": b"x" * 11, "b.bin": b"x" * 11, "09_sums.ipynb": b"{}" * 100}
     found = submissions.read(given(tmp_path, **files), NAME)
     assert found.notebook == b"{}" * 100 and set(found.files) == {"a.bin"}

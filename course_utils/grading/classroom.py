@@ -102,9 +102,9 @@ def grade(
     if not places:
         raise CourseError(f"nothing was handed in: there is no submitted/STUDENT/{name}")
     with _enough_memory(), Book(folder, name) as book:
-        book.learn(source)
+        book.release_if_changed(source)
         spec = marking.grading_spec(folder, name, limits or Limits())
-        records.adopt(book.records)
+        records.move_old_records(book.records)
         before = {r.student: r for r in records.read_all(book.records) if r.assignment == name}
         previous = report.merged(before.values(), book.scores())
         kept = {} if again else _unchanged(places, spec, _saved(before, book))
@@ -155,7 +155,7 @@ def handed_in(folder: Path, name: str) -> list[Path]:
         return []
     except OSError as fault:
         raise CourseError(
-            f"submissions can't be read: {submissions.words(fault, folder)}"
+            f"submissions can't be read: {submissions.describe(fault, folder)}"
         ) from fault
     places = [folder / "submitted" / student / name for student in names if student != CHECKPOINTS]
     return [place for place in places if _is_taken(place)]
@@ -296,7 +296,7 @@ def _marked(
         if isinstance(fault := future.exception(), MemoryError):
             raise fault
         if fault:
-            reason = f"grading failed: {submissions.words(fault, Path())}"
+            reason = f"grading failed: {submissions.describe(fault, Path())}"
             yield given, marking.failed(spec, given, reason, final=False)
         else:
             yield given, future.result()
@@ -348,7 +348,7 @@ def publish(folder: Path, result: Result) -> str:
         report.write_csv(table, result.assignment, result.records)
         report.write_report(page, result.assignment, result.records, result.previous)
     except OSError as fault:
-        why = submissions.words(fault, folder)
+        why = submissions.describe(fault, folder)
         raise CourseError(f"the report and the points can't be written: {why}") from fault
     counts = Counter(record.state for record in result.records)
     states = ", ".join(f"{counts[state]} {state}" for state in records.STATES if counts[state])
