@@ -500,7 +500,8 @@ def test_failed_checks_are_grouped_by_the_likely_mistake(sums, page_of):
     assert "9.1 The sum" in text and "9.2" not in text and "9.4" not in text
     assert "sum-all-values: 7 students of 9 lost points" in text
     assert "sum-all-form" not in text
-    assert page.examples[0].splitlines()[0] == "Not right yet: sum_all([6, 1])"  # of b, the first
+    # The example is the message of the first student of the group.
+    assert page.examples[0].splitlines()[0] == "Not right yet: sum_all([6, 1])"
     assert "likely    signs differ" in page.examples[0]
     assert "For example b:" in text and "For example d:" not in text
 

@@ -192,7 +192,7 @@ def _cells(content: Any) -> tuple[list[Cell], list[str]]:
         raise Ungradable(
             f"the notebook has {len(raw):,} cells, but at most {MAX_CELLS:,} are allowed"
         )
-    cells = [_cell(cell, place) for place, cell in enumerate(raw, 1) if isinstance(cell, dict)]
+    cells = [_cell(cell, number) for number, cell in enumerate(raw, 1) if isinstance(cell, dict)]
     if len(cells) < len(raw):
         count = len(raw) - len(cells)
         notes.append(f"dropped entries of the cell list that are not cells (number: {count})")
@@ -217,14 +217,14 @@ def _raw_cells(content: Any) -> list[Any]:
     return content["cells"]
 
 
-def _cell(raw: dict[str, Any], place: int) -> Cell:
+def _cell(raw: dict[str, Any], number: int) -> Cell:
     """Return a cell in nbformat 4.5. Its metadata are kept if they are a JSON object."""
-    kind, source = _kind_and_source(raw, place)
+    kind, source = _kind_and_source(raw, number)
     name, metadata = raw.get("id"), raw.get("metadata")
     is_valid = isinstance(name, str) and CELL_ID.fullmatch(name)
     cell: Cell = {
         "cell_type": kind,
-        "id": name if is_valid else f"given-{place}",
+        "id": name if is_valid else f"given-{number}",
         "metadata": metadata if isinstance(metadata, dict) else {},
         "source": source,
     }
@@ -234,12 +234,12 @@ def _cell(raw: dict[str, Any], place: int) -> Cell:
     return cell | {"attachments": pictures} if pictures else cell
 
 
-def _kind_and_source(raw: dict[str, Any], place: int) -> tuple[str, str]:
+def _kind_and_source(raw: dict[str, Any], number: int) -> tuple[str, str]:
     kind, source = raw.get("cell_type"), raw.get("source", "")
     if isinstance(source, list) and all(isinstance(line, str) for line in source):
         source = "".join(source)
     if not isinstance(source, str):
-        raise Ungradable(f"the source of cell {place} of the notebook is not a text: {SAVE_AGAIN}")
+        raise Ungradable(f"the source of cell {number} of the notebook is not a text: {SAVE_AGAIN}")
     return kind if kind in CELL_TYPES else "raw", _clean(source)
 
 
@@ -295,7 +295,7 @@ class _Release:
             if self.cells[name]["cell_type"] == "code"
         }
         self.ids_by_text.pop("", None)
-        first = next((place for place, name in enumerate(self.cells) if name in self.marked), 0)
+        first = next((n for n, name in enumerate(self.cells) if name in self.marked), 0)
         before = list(self.cells)[:first]
         self.needed = {*self.marked, *(name for name in before if self.kind(name) == "code")}
 
@@ -408,10 +408,10 @@ def _split(source: str, metadata_id: str, release: _Release) -> list[tuple[str, 
             start = match.start()
         current = name
     parts.append((current, source[start:]))
-    return [piece for name, text in parts for piece in _without_tail(name, text, release)]
+    return [piece for name, text in parts for piece in _split_after_test(name, text, release)]
 
 
-def _without_tail(name: str, text: str, release: _Release) -> list[tuple[str, str]]:
+def _split_after_test(name: str, text: str, release: _Release) -> list[tuple[str, str]]:
     """Return a part of a cell, split in two if more text follows a test in the part."""
     test = release.source(name).strip("\n") if name in release.locked else ""
     head, separator, tail = text.partition(test) if test else (text, "", "")
@@ -436,15 +436,15 @@ def repair(notebook: Notebook, release: Notebook) -> Repaired:
     own cells follows the same cell as before and loses its metadata. Outputs are dropped.
 
     Args:
-        notebook: the notebook that `load` returns. Any other object raises Ungradable.
+        notebook: the notebook, as `load` returns it.
         release: the released notebook.
 
     Returns:
         The repaired notebook with notes and doubts.
 
     Raises:
-        Ungradable: the notebook has too many cells or too much text, or it contains neither an
-            answer nor a test of the release.
+        Ungradable: the argument is not a notebook, has too many cells or too much text, or
+            contains neither an answer nor a test of the release.
     """
     cells, notes = _cells(notebook)
     released = _Release(release)
