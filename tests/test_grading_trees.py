@@ -848,11 +848,11 @@ CLASS_ERRORS = {
     ),
     "autograded is a file": (
         replaced("autograded", "file"),
-        "autograded: it is a file, and grading needs",
+        r"autograded: it is a file, \w+ grading needs",
     ),
     "grading is a FIFO": (
         replaced("grading", "fifo"),
-        "grading: it is a FIFO, and grading needs a folder",
+        r"grading: it is a FIFO, \w+ grading needs a folder",
     ),
     "assignment is a link": (
         replaced(f"grading/{NAME}", "link to folder"),
