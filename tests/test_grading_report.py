@@ -454,6 +454,11 @@ def test_the_height_of_a_bar_is_proportional_to_its_number(sums, page_of):
     assert re.findall(r"<b>(\d+)</b>.*?<small>(\d+)</small>", picture) == [("4", "8"), ("1", "12")]
 
 
+def test_a_tiny_time_or_memory_does_not_stop_the_report(sums, page_of):
+    page = page_of(sums, [record(points=FULL, seconds=5e-324)])
+    assert "Grading time: 0.0 s in total" in page.sections["Time and memory"]
+
+
 @pytest.mark.parametrize(
     ("value", "above"),
     [(1, 1), (1.1, 2), (2.5, 5), (5.01, 10), (0.03, 0.05), (0.1, 0.1), (70, 100)],

@@ -840,7 +840,7 @@ CLASS_ERRORS = {
     "no submitted": (replaced("submitted", ""), "nothing was handed in"),
     "submitted is a file": (
         replaced("submitted", "file"),
-        "submissions can't be read: submitted: Not a directory",
+        "can't be read: submitted: Not a directory",
     ),
     "submitted is unreadable": (
         replaced("submitted", "unreadable"),
@@ -940,6 +940,7 @@ def test_the_old_record_of_a_student_named_records_is_ignored(tree):
         {"state": PERSON, "reasons": []},
         {"points": {"sum-all-form": "1"}},
         {"points": [1]},
+        {"points": {"sum-all-form": 1e308}},
         {"seconds": float("nan")},
         {"memory": 10**400},
         {"seconds": -1},

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +22,8 @@ FOLDER, NAME = "records", "record.json"
 STATES = (GRADED, PERSON, UNGRADABLE)
 # Maximum size of a record's file, in bytes (B).
 MAX_SIZE = 50_000_000
+# Maximum of points, seconds and bytes in a record. The sum of larger numbers could be infinite.
+MAX_NUMBER = 1e15
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def _is_valid(record: Record) -> bool:
     numbers = [*costs, *(value for value in points if value is not None)]
     return (
         all(isinstance(text, str) for text in texts)
-        and all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+        and all(isinstance(n, int | float) and abs(n) <= MAX_NUMBER for n in numbers)
         and min(costs) >= 0
         and record.state in STATES
         and (record.state == GRADED or any(record.reasons))

@@ -55,6 +55,8 @@ MAX_GROUPS = 8
 SLOWEST = 5
 # Maximum number of bars in the histogram of points.
 MAX_BARS = 31
+# Smallest value in the histograms of seconds and MB.
+MIN_VALUE = 1e-6
 
 # Points by the id of a graded cell.
 Points = Mapping[str, float | None]
@@ -430,9 +432,9 @@ def _spread(values: Iterable[float], axis: str) -> Histogram | None:
     """Return the number of students by a quantity; None if the quantity was not measured.
 
     The bars end at 1, 2, 5, 10, 20, 50, and so on, because values may differ by orders of
-    magnitude. Values of 0 are not counted.
+    magnitude. Values below MIN_VALUE are not counted.
     """
-    values = [value for value in values if value > 0]
+    values = [value for value in values if value >= MIN_VALUE]
     if not values:
         return None
     edges = [_round_up(min(values))]
