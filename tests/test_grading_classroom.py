@@ -71,7 +71,7 @@ def test_a_class_is_graded(course):
     assert found["wrong"].points == full | lost | {"sum-why": None}
     assert set(found["untouched"].points.values()) == {0.0}
     assert set(found["broken"].points.values()) == {None}
-    assert "the file ends in the middle" in found["broken"].reasons[0]
+    assert "the file is incomplete" in found["broken"].reasons[0]
     assert (
         found["wrong"]
         .messages["sum-squares-values"]
