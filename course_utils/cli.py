@@ -340,10 +340,11 @@ def repair(
     lists its repairs. If the place of an answer is uncertain, the command writes nothing, and the
     exit status is 1.
     """
-    from course_utils.grading.intake.repair import repair_file
+    from course_utils.grading.intake.repair import find_release, repair_file
 
+    released = find_release(notebook, assignment)
     target, repaired = repair_file(
-        notebook, assignment=assignment, output=output, in_place=in_place, guess=guess
+        notebook, released, output=output, in_place=in_place, guess=guess
     )
     for line in (*repaired.notes, *(f"uncertain: {doubt}" for doubt in repaired.doubts)):
         click.echo(line)

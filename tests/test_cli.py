@@ -441,8 +441,8 @@ def test_repair_lists_its_repairs(submissions):
     assert (result.exit_code, result.stdout.splitlines()) == (
         0,
         [
-            "tests were missing: sum-all-form",
-            "deleted 09_sums-repaired.ipynb (outputs are removed: run the notebook once)",
+            "restored missing tests: sum-all-form",
+            "deleted 09_sums-repaired.ipynb (without outputs: run it once)",
         ],
     )
     assert "sum-all-form" in (submissions / "deleted 09_sums-repaired.ipynb").read_text()
@@ -453,18 +453,20 @@ def test_repair_lists_its_repairs(submissions):
 def test_repair_guesses_only_with_the_option_guess(submissions):
     result = course("repair", "twice_09_sums.ipynb")
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: twice_09_sums.ipynb isn't repaired")
-    assert result.stderr.count("\n") == 1
-    assert not (submissions / "twice_09_sums-repaired.ipynb").exists()
+    assert result.stderr.startswith("Error: twice_09_sums.ipynb was not repaired")
+    assert (
+        result.stderr.count("\n") == 1
+        and not (submissions / "twice_09_sums-repaired.ipynb").exists()
+    )
     result = course("repair", "twice_09_sums.ipynb", "--guess", "--output", "new.ipynb")
     assert result.exit_code == 0 and (submissions / "new.ipynb").exists()
-    assert "uncertain: sum-all was answered 2 times" in result.stdout
+    assert "uncertain: sum-all has 2 different answers" in result.stdout
 
 
 def test_repair_reports_wrong_arguments(submissions):
     for arguments, message in (
         (["missing_09_sums.ipynb"], "missing_09_sums.ipynb can't be read"),
-        (["course.ipynb"], "names no assignment"),
+        (["course.ipynb"], "contains no assignment"),
         (["--assignment", "8", "twice_09_sums.ipynb"], "there is no assignment 8"),
         (["pyproject_09_sums.ipynb"], "the file is empty"),
     ):

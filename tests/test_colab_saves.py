@@ -10,7 +10,7 @@ pytest.importorskip("nbgrader", reason="no nbgrader: pip install -e '.[instructo
 
 from course_utils.grading import classroom, release
 from course_utils.grading.assignments import grading, read, sources
-from course_utils.grading.intake.repair import repair_file
+from course_utils.grading.intake.repair import find_release, repair_file
 from course_utils.validation import CourseError
 from tests import colab, mutation
 from tests.mutation import ROOT
@@ -43,10 +43,10 @@ def test_repair_restores_every_cell(name, save, tmp_path):
     notebook = solved(name)
     path = tmp_path / f"student01_{name}.ipynb"
     path.write_text(colab.saved(notebook, **SAVES[save]), encoding="utf-8")
-    target, repaired = repair_file(path, folder=ROOT)
+    target, repaired = repair_file(path, find_release(path, folder=ROOT))
     assert target == tmp_path / f"student01_{name}-repaired.ipynb"
     marked = sum(bool(grading(cell)) for cell in notebook["cells"])
-    lost = f"nbgrader's metadata was missing or changed: {marked} cells"
+    lost = f"restored nbgrader's missing or changed metadata (number of cells: {marked})"
     assert repaired.notes == (() if SAVES[save]["ids"] else (lost,)) and repaired.doubts == ()
     restored = json.loads(target.read_text(encoding="utf-8"))
     assert restored["metadata"] == notebook["metadata"]
@@ -68,8 +68,8 @@ def test_an_answer_in_a_new_cell_is_not_repaired(save, tmp_path):
     answer.update({"id": "new", "metadata": {}, "source": answer["source"].partition("\n")[2]})
     path = tmp_path / "student01_03_lora.ipynb"
     path.write_text(colab.saved(notebook, **SAVES[save]), encoding="utf-8")
-    with pytest.raises(CourseError, match="isn't repaired, as not all is certain"):
-        repair_file(path, folder=ROOT)
+    with pytest.raises(CourseError, match="was not repaired, because it is uncertain how"):
+        repair_file(path, find_release(path, folder=ROOT))
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 

@@ -470,7 +470,7 @@ def test_a_notebook_under_another_name_is_found(tmp_path):
     folder = folder_with(tmp_path, **{"Copy of 09_sums (1).ipynb": b"{}", "notes.ipynb": b"x"})
     found = submissions.read(folder, NAME)
     assert found.notebook == b"{}" and found.files == {"notes.ipynb": b"x"}
-    assert found.notes == ("the notebook was called 'Copy of 09_sums (1).ipynb'",)
+    assert found.notes == ("the notebook's file name was 'Copy of 09_sums (1).ipynb'",)
 
 
 def test_a_submission_without_a_notebook_names_the_files_that_were_handed_in(tmp_path):
@@ -523,7 +523,7 @@ def test_very_deep_folders_are_left_out(tmp_path):
 
 
 def test_only_a_limited_number_of_files_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(submissions, "ENTRIES", 10)
+    monkeypatch.setattr(submissions, "MAX_FILES", 10)
     names = {f"{n:03}.txt": b"x" for n in range(50)}
     assert (
         len(submissions.read(folder_with(tmp_path, **names, **{"0.ipynb": b"{}"}), NAME).files) < 10
@@ -531,11 +531,11 @@ def test_only_a_limited_number_of_files_is_read(tmp_path, monkeypatch):
 
 
 def test_the_notebook_is_found_among_very_many_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(submissions, "ENTRIES", 10)
+    monkeypatch.setattr(submissions, "MAX_FILES", 10)
     names = {f"0{n}.ipynb": b"x" for n in range(50)}
     found = submissions.read(folder_with(tmp_path, **names, **{"09_sums.ipynb": b"{}"}), NAME)
     assert found.notebook == b"{}" and len(found.files) == 9
-    assert found.notes == ("of 51 files, only the first 10 were looked at",)
+    assert found.notes == ("only the first 10 of 51 files were read",)
 
 
 def test_other_notebooks_count_towards_the_limit_of_all_files(tmp_path):
@@ -545,7 +545,7 @@ def test_other_notebooks_count_towards_the_limit_of_all_files(tmp_path):
             # The file is sparse: it needs no space on the disk.
             file.truncate(30_000_000)
     found = submissions.read(folder, NAME)
-    assert found.notebook == b"{}" and sum(map(len, found.files.values())) <= submissions.SIZE
+    assert found.notebook == b"{}" and sum(map(len, found.files.values())) <= submissions.MAX_SIZE
 
 
 def test_a_folder_with_the_name_of_the_notebook_is_reported(tmp_path):
@@ -559,7 +559,7 @@ def test_a_folder_with_the_name_of_the_notebook_is_reported(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("student", "reason"), [("M\udcfcller", "isn't UTF-8"), ("s" * 129, "longer than 128")]
+    ("student", "reason"), [("M\udcfcller", "isn't valid UTF-8"), ("s" * 129, "longer than 128")]
 )
 @pytest.mark.full
 def test_a_name_that_the_gradebook_can_t_store_is_reported(course, student, reason):
@@ -586,7 +586,7 @@ def test_a_link_in_place_of_a_submission_is_not_followed(tmp_path, what):
 
 
 def test_files_that_exceed_the_total_limit_are_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(submissions, "SIZE", 20)
+    monkeypatch.setattr(submissions, "MAX_SIZE", 20)
     files = {"a.bin": b"x" * 11, "b.bin": b"x" * 11, "09_sums.ipynb": b"{}" * 100}
     found = submissions.read(folder_with(tmp_path, **files), NAME)
     assert found.notebook == b"{}" * 100 and set(found.files) == {"a.bin"}

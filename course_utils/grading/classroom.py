@@ -106,9 +106,9 @@ def grade(  # noqa: PLR0913
     if not paths:
         raise CourseError(f"nothing was handed in: there is no submitted/STUDENT/{name}")
     with _explained_memory_error(), Book(folder, name) as book:
-        book.learn(source)
+        book.release_if_changed(source)
         spec = autograde.grading_spec(folder, name, limits or Limits())
-        records.adopt(book.records)
+        records.move_old_records(book.records)
         before = {r.student: r for r in records.read_all(book.records) if r.assignment == name}
         previous = report.merged(before.values(), book.scores())
         kept = {} if again else _unchanged(paths, spec, _complete_records(before, book))
@@ -160,7 +160,7 @@ def submission_paths(folder: Path, name: str) -> list[Path]:
         return []
     except OSError as error:
         raise CourseError(
-            f"submissions can't be read: {submissions.words(error, folder)}"
+            f"submissions can't be read: {submissions.describe(error, folder)}"
         ) from error
     paths = [folder / "submitted" / student / name for student in names if student != CHECKPOINTS]
     return [path for path in paths if _may_exist(path)]
@@ -301,7 +301,7 @@ def _graded(
         if isinstance(error := future.exception(), MemoryError):
             raise error
         if error:
-            reason = f"grading failed: {submissions.words(error, Path())}"
+            reason = f"grading failed: {submissions.describe(error, Path())}"
             yield submission, *autograde.ungradable(spec, submission, reason, final=False)
         else:
             yield submission, *future.result()
@@ -353,7 +353,7 @@ def write_results(folder: Path, result: Result) -> str:
         report.write_csv(table, result.assignment, result.records)
         report.write_report(page, result.assignment, result.records, result.previous)
     except OSError as error:
-        reason = submissions.words(error, folder)
+        reason = submissions.describe(error, folder)
         raise CourseError(f"the report and the points can't be written: {reason}") from error
     counts = Counter(record.state for record in result.records)
     states = ", ".join(f"{counts[state]} {state}" for state in records.STATES if counts[state])

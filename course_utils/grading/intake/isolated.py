@@ -1,12 +1,12 @@
-"""Repair a submission inside the sandbox; request and answer are sent as bytes.
+"""Repair a submission inside the sandbox; request and response are sent as bytes.
 
     worker                                      test process, in the sandbox
-      request(data, release)    ── bytes ──►      run: load, repair
-      result: the notebook,     ◄── bytes ──      or why there is none
+      request(data, release)    ── bytes ──►      run: load and repair the notebook
+      result: the notebook      ◄── bytes ──      the notebook, or the reason why it is ungradable
       or Ungradable
 
-A submission is read in the sandbox because a malicious file may fill the memory of the process that
-reads it.
+A submission is read in the sandbox, because a malicious file may fill the memory of the process
+that reads it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from course_utils.grading.intake import repair
 from course_utils.grading.sandbox.shell import clean, utf8
 
-# The function that the test process is asked to call.
+# The function that the test process calls for each request.
 FUNCTION = f"{__name__}:run"
 
 
@@ -32,7 +32,7 @@ def request(data: bytes, release: bytes) -> bytes:
 
 
 def run(request: bytes) -> bytes:
-    """Read and repair the submission in a request; return the answer that `result` reads."""
+    """Read and repair the submission in a request; return the response that `result` reads."""
     end = 8 + int.from_bytes(request[:8], "big")
     try:
         repaired = repair.repair(repair.load(request[end:]), json.loads(request[8:end]))
@@ -41,13 +41,13 @@ def run(request: bytes) -> bytes:
     return utf8(json.dumps(vars(repaired)))
 
 
-def result(answer: bytes) -> dict[str, Any]:
+def result(response: bytes) -> dict[str, Any]:
     """Return the repaired notebook with its "notes" and "doubts" (see `repair.Repaired`).
 
     Raises:
         Ungradable: The submission can't be graded; the message says why.
     """
-    found = json.loads(answer)
-    if "ungradable" in found:
-        raise repair.Ungradable(found["ungradable"])
-    return found
+    content = json.loads(response)
+    if "ungradable" in content:
+        raise repair.Ungradable(content["ungradable"])
+    return content

@@ -1,18 +1,18 @@
 """Turn a student's file into a notebook that can be graded, and list what was repaired.
 
     load      bytes  ──►  a notebook, or `Ungradable` with the reason in one sentence
-    repair    notebook + release  ──►  the release's cells with the student's answers, once each
+    repair    notebook + release  ──►  the release's cells, each once, with the student's answers
 
-A cell of the release is identified by nbgrader's metadata (`grade_id`), by the cell's id, by the
+A cell of the release is recognized by nbgrader's metadata (`grade_id`), by the cell's id, by the
 comment `# grade_id: NAME` at its beginning, or by its unchanged text. Nothing is guessed: an answer
-without any of these marks stays among the student's own cells and is reported as a doubt, which a
-person should check.
+without any of these marks stays among the student's own cells, and `repair` reports a doubt, which
+a person should check.
 
     handed in               result
-    sum-all (copied)        sum-all          the last of several answers counts ...
-    my scratch cell         sum-all, before  ... and the earlier ones run before it
-    sum-all                 scratch cell     own cells stay behind the cell that they followed
-    sum-all-form (edited)   sum-all-form     the release's text and metadata
+    sum-all, first answer   sum-all, first answer    earlier answers run before the last one
+    my own cell             sum-all, last answer     the last of several answers counts
+    sum-all, last answer    my own cell              own cells follow the cell that they followed
+    sum-all-form, edited    sum-all-form             tests get the release's text and metadata
 
 The file is untrusted. The module needs only the standard library and the course's own modules, and
 its running time grows linearly with the size of the file.
@@ -51,14 +51,18 @@ COMMENT = re.compile(r"^(?:#|<!--) *grade_id: *([\w-]+).*$", re.M)
 # crashes the parser of the module ast.
 DEFINES = re.compile(r"^(?:(?:async +)?def|class) +(\w+)|^(\w+)(?: *:[^=\n]+| *)=(?!=)", re.M)
 CELL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-KINDS = ("code", "markdown", "raw")
-PICTURES = ("image/png", "image/jpeg", "image/gif")
-COUNTED = ("grade", "grade_id", "locked", "points", "schema_version", "solution", "task")
-ONCE = {"cells", "metadata", "nbformat", "cell_type", "source", "id", "nbgrader", "grade_id"}
-NO_NOTEBOOK = (
-    "the file is no notebook (a zip archive, a PDF, a web page and a .py file are none): "
+CELL_TYPES = ("code", "markdown", "raw")
+PICTURE_TYPES = ("image/png", "image/jpeg", "image/gif")
+# The fields of nbgrader's metadata that decide how a cell is graded.
+GRADING_FIELDS = ("grade", "grade_id", "locked", "points", "schema_version", "solution", "task")
+# Keys that a JSON object of a notebook may contain only once.
+UNIQUE_KEYS = {"cells", "metadata", "nbformat", "cell_type", "source", "id", "nbgrader", "grade_id"}
+NOT_A_NOTEBOOK = (
+    "the file is not a notebook (zip archives, PDFs, web pages and .py files can't be graded): "
     "hand in the file that ends in .ipynb"
 )
+SAVE_AGAIN = "open it in JupyterLab, save it, and hand it in again"
+WORKED_IN = "hand in the notebook that you worked in"
 
 
 class Ungradable(CourseError):
@@ -69,7 +73,7 @@ class Loaded(dict[str, Any]):
     """A notebook as `load` returns it.
 
     Attributes:
-        notes: what was repaired so that the file could be read, one line for each repair.
+        notes: the repairs that were needed to read the file, one line each.
     """
 
     notes: tuple[str, ...] = ()
@@ -82,7 +86,7 @@ class Repaired:
     Attributes:
         notebook: the notebook, in nbformat 4.5.
         notes: repairs that are certainly right, one line each.
-        doubts: uncertain repairs and answers that a person should check, one line each.
+        doubts: uncertain repairs, and answers that a person should check, one line each.
     """
 
     notebook: Notebook
@@ -94,10 +98,10 @@ class Repaired:
 
 
 def load(data: bytes) -> Loaded:
-    """Read the notebook in a file's bytes; drop all outputs and the notebook's own metadata.
+    r"""Read the notebook in a file's bytes; drop all outputs and the notebook's own metadata.
 
     Returns:
-        The notebook in nbformat 4.5. Sources are strings whose lines end with "\\n". Each cell has
+        The notebook in nbformat 4.5. Sources are strings whose lines end with "\n". Each cell has
         an id, but several cells may still have the same id.
 
     Raises:
@@ -106,22 +110,25 @@ def load(data: bytes) -> Loaded:
     """
     if len(data) > MAX_FILE:
         raise Ungradable(
-            f"the file has {format_bytes(len(data), digits=0)}, more than "
-            f"{format_bytes(MAX_FILE, digits=0)}: "
-            "clear all outputs, save, and hand it in again"
+            f"the file has {format_bytes(len(data), digits=0)}, but at most "
+            f"{format_bytes(MAX_FILE, digits=0)} are allowed: "
+            "clear all outputs, save the notebook, and hand it in again"
         )
     if not data.strip(b"\0 \t\r\n\xef\xbb\xbf\xff\xfe"):
-        raise Ungradable("the file is empty: save the notebook, then hand it in again")
+        raise Ungradable("the file is empty: save the notebook, and hand it in again")
     try:
         text, notes = _decoded(data)
         content = _parsed(text)
         cells, more = _cells(content)
     except RecursionError:
         raise Ungradable(
-            "the file is nested too deep for a notebook: hand in the one you worked in"
+            f"the JSON in the file is nested too deeply for a notebook: {WORKED_IN}"
         ) from None
     except MemoryError:
-        raise Ungradable("the file needs more memory than there is: clear all outputs") from None
+        raise Ungradable(
+            "there is not enough memory to read the file: "
+            "clear all outputs, save the notebook, and hand it in again"
+        ) from None
     loaded = Loaded(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)
     loaded.notes = (*notes, *more)
     return loaded
@@ -134,9 +141,9 @@ def _decoded(data: bytes) -> tuple[str, list[str]]:
         text = data.decode(encoding)
     except UnicodeDecodeError:
         text = data.decode(encoding, "replace")
-        return text, [f"{text.count('�')} characters of the file were broken: they are now �"]
-    known = encoding in ("utf-8", "utf-8-sig")
-    return text, [] if known else [f"the file was in {encoding.upper()}, not in UTF-8"]
+        return text, [f"replaced undecodable characters with � (number: {text.count('�')})"]
+    is_utf8 = encoding in ("utf-8", "utf-8-sig")
+    return text, [] if is_utf8 else [f"converted the file from {encoding.upper()} to UTF-8"]
 
 
 def _parsed(text: str) -> Any:
@@ -147,51 +154,52 @@ def _parsed(text: str) -> Any:
             object_pairs_hook=_object,
             parse_int=lambda digits: int(digits) if len(digits) < 16 else None,
         )
-    except json.JSONDecodeError as fault:
-        raise Ungradable(_what_is_wrong(text, fault)) from None
+    except json.JSONDecodeError as error:
+        raise Ungradable(_json_problem(text, error)) from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object. A cell's outputs are dropped at once because they can be very large."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        if twice := sorted(name for name in ONCE if counts[name] > 1):
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        if repeated := sorted(key for key in UNIQUE_KEYS if counts[key] > 1):
             raise Ungradable(
-                f"the file says {twice[0]!r} twice in one place, which no program for notebooks "
-                "writes: open it in JupyterLab, save, and hand it in again"
+                f"the file contains the key {repeated[0]!r} twice in the same JSON object: "
+                f"{SAVE_AGAIN}"
             )
-    if "cell_type" in made:
-        made.pop("outputs", None)
-    return made
+    if "cell_type" in content:
+        content.pop("outputs", None)
+    return content
 
 
-def _what_is_wrong(text: str, fault: json.JSONDecodeError) -> str:
+def _json_problem(text: str, error: json.JSONDecodeError) -> str:
+    """Return why a text can't be parsed as a notebook, and what the student should do."""
     if not text.startswith("{"):
-        return NO_NOTEBOOK
+        return NOT_A_NOTEBOOK
     if not text.endswith("}"):
         return (
-            f"the file ends in the middle, in line {text.count(chr(10)) + 1}: "
-            "the upload was cut off, hand it in again"
+            f"the file is incomplete, it ends in line {text.count(chr(10)) + 1}: "
+            "the upload was cut off, so hand in the notebook again"
         )
-    return (
-        f"the file is broken from line {fault.lineno} on (not valid JSON): "
-        "open it in JupyterLab, save, and hand it in again"
-    )
+    return f"the file is not valid JSON from line {error.lineno} on: {WORKED_IN}"
 
 
 def _cells(content: Any) -> tuple[list[Cell], list[str]]:
     """Return the cells of a notebook in nbformat 4.5, and notes on what was repaired."""
     raw, notes = _raw_cells(content), []
     if len(raw) > MAX_CELLS:
-        raise Ungradable(f"the notebook has {len(raw):,} cells, more than {MAX_CELLS:,}")
-    cells = [_cell(cell, place) for place, cell in enumerate(raw, 1) if isinstance(cell, dict)]
+        raise Ungradable(
+            f"the notebook has {len(raw):,} cells, but at most {MAX_CELLS:,} are allowed"
+        )
+    cells = [_cell(cell, number) for number, cell in enumerate(raw, 1) if isinstance(cell, dict)]
     if len(cells) < len(raw):
-        notes.append(f"{len(raw) - len(cells)} entries among the cells were none: dropped")
+        count = len(raw) - len(cells)
+        notes.append(f"dropped entries of the cell list that are not cells (number: {count})")
     if (size := sum(len(cell["source"]) for cell in cells)) > MAX_SOURCE:
         raise Ungradable(
-            f"the cells hold {size / 1e6:,.0f} million characters, more than "
-            f"{MAX_SOURCE / 1e6:,.0f}: take out data that was pasted into them"
+            f"the cells contain {size / 1e6:,.1f} million characters, but at most "
+            f"{MAX_SOURCE / 1e6:,.0f} million are allowed: remove data that was pasted into cells"
         )
     return cells, notes
 
@@ -199,24 +207,24 @@ def _cells(content: Any) -> tuple[list[Cell], list[str]]:
 def _raw_cells(content: Any) -> list[Any]:
     """Return the list of cells in a notebook of format 4."""
     if not isinstance(content, dict):
-        raise Ungradable("the file is valid JSON, but no notebook: hand in the one you worked in")
+        raise Ungradable(f"the file is valid JSON, but not a notebook: {WORKED_IN}")
     if content.get("nbformat", 4) != 4:
-        raise Ungradable(
-            "the notebook isn't in format 4: open it in JupyterLab, save, and hand it in again"
-        )
+        raise Ungradable(f"the notebook isn't in format 4: {SAVE_AGAIN}")
     if not isinstance(content.get("cells"), list):
-        raise Ungradable("the file is valid JSON, but no notebook: it has no list of cells")
+        raise Ungradable(
+            f"the file contains no list of cells, so it is not a notebook: {WORKED_IN}"
+        )
     return content["cells"]
 
 
-def _cell(raw: dict[str, Any], place: int) -> Cell:
+def _cell(raw: dict[str, Any], number: int) -> Cell:
     """Return a cell in nbformat 4.5. Its metadata are kept if they are a JSON object."""
-    kind, source = _kind_and_source(raw, place)
+    kind, source = _kind_and_source(raw, number)
     name, metadata = raw.get("id"), raw.get("metadata")
-    known = isinstance(name, str) and CELL_ID.fullmatch(name)
+    is_valid = isinstance(name, str) and CELL_ID.fullmatch(name)
     cell: Cell = {
         "cell_type": kind,
-        "id": name if known else f"given-{place}",
+        "id": name if is_valid else f"given-{number}",
         "metadata": metadata if isinstance(metadata, dict) else {},
         "source": source,
     }
@@ -226,20 +234,17 @@ def _cell(raw: dict[str, Any], place: int) -> Cell:
     return cell | {"attachments": pictures} if pictures else cell
 
 
-def _kind_and_source(raw: dict[str, Any], place: int) -> tuple[str, str]:
+def _kind_and_source(raw: dict[str, Any], number: int) -> tuple[str, str]:
     kind, source = raw.get("cell_type"), raw.get("source", "")
     if isinstance(source, list) and all(isinstance(line, str) for line in source):
         source = "".join(source)
     if not isinstance(source, str):
-        raise Ungradable(
-            f"cell {place} of the notebook holds no text where its source should be: "
-            "open it in JupyterLab, save, and hand it in again"
-        )
-    return kind if kind in KINDS else "raw", _clean(source)
+        raise Ungradable(f"the source of cell {number} of the notebook is not a text: {SAVE_AGAIN}")
+    return kind if kind in CELL_TYPES else "raw", _clean(source)
 
 
 def _clean(text: str) -> str:
-    """Return the text with "\\n" as line ends and without surrogates, which can't be encoded."""
+    r"""Return the text with "\n" as line ends and without surrogates, which can't be encoded."""
     if not text.isascii():
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -247,15 +252,15 @@ def _clean(text: str) -> str:
 
 def _pictures(attachments: Any) -> dict[str, dict[str, str]]:
     """Return the pictures of a text cell by name, in formats that can't contain scripts."""
-    found: dict[str, dict[str, str]] = {}
+    pictures: dict[str, dict[str, str]] = {}
     for name, bundle in attachments.items() if isinstance(attachments, dict) else ():
         for kind, data in bundle.items() if isinstance(bundle, dict) else ():
-            if kind in PICTURES and isinstance(data, str) and data.isascii():
-                found[_clean(name)] = {kind: data}
-    return found
+            if kind in PICTURE_TYPES and isinstance(data, str) and data.isascii():
+                pictures[_clean(name)] = {kind: data}
+    return pictures
 
 
-# --- what the release asks for --------------------------------------------------------------------
+# --- the released notebook ------------------------------------------------------------------------
 
 
 class _Release:
@@ -267,7 +272,7 @@ class _Release:
         marked: ids of the cells with nbgrader's metadata, which are answers or locked cells.
         answers: ids of the answer cells.
         locked: ids of the marked cells that are no answers, such as tests.
-        texts: the ids of cells by their text without surrounding space.
+        ids_by_text: the ids of the cells by their text without surrounding space.
         names: for each answer cell with code, the names that only this answer cell defines.
         needed: ids of the cells that a repaired notebook must contain: the marked cells, and the
             code cells before the first task (set-up and imports), which the answers need.
@@ -282,15 +287,15 @@ class _Release:
         self.marked = [name for name, cell in self.cells.items() if grading(cell)]
         self.answers = [name for name in self.marked if is_answer(self.cells[name])]
         self.locked = [name for name in self.marked if name not in self.answers]
-        self.texts = {_bare(cell["source"]): name for name, cell in self.cells.items()}
+        self.ids_by_text = {_trimmed(cell["source"]): name for name, cell in self.cells.items()}
         counts = Counter(n for name in self.answers for n in _defined(self.source(name)))
         self.names = {
             name: {n for n in _defined(self.source(name)) if counts[n] == 1}
             for name in self.answers
             if self.cells[name]["cell_type"] == "code"
         }
-        self.texts.pop("", None)
-        first = next((place for place, name in enumerate(self.cells) if name in self.marked), 0)
+        self.ids_by_text.pop("", None)
+        first = next((n for n, name in enumerate(self.cells) if name in self.marked), 0)
         before = list(self.cells)[:first]
         self.needed = {*self.marked, *(name for name in before if self.kind(name) == "code")}
 
@@ -302,8 +307,8 @@ class _Release:
 
     def is_stub(self, name: str, source: str) -> bool:
         """Return whether an answer contains no student's work: it is empty or still the stub."""
-        written = _letters(COMMENT.sub("", source))
-        return written in ("", _letters(COMMENT.sub("", self.source(name))))
+        text = _ascii_only(COMMENT.sub("", source))
+        return text in ("", _ascii_only(COMMENT.sub("", self.source(name))))
 
     def is_copy(self, name: str, source: str) -> bool:
         """Return whether a text contains at least half of the lines of a released cell."""
@@ -317,13 +322,13 @@ class _Release:
         return self.is_copy(name, source)
 
 
-def _bare(text: str) -> str:
+def _trimmed(text: str) -> str:
     """Return the text without trailing spaces, and without empty lines at its start and end."""
     return "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
 
 
-def _letters(text: str) -> str:
-    """Return the characters of a text that a wrong encoding or another layout doesn't change."""
+def _ascii_only(text: str) -> str:
+    """Return a text without spaces and without characters that a wrong encoding would change."""
     return re.sub(r"[^!->@-~]", "", text)
 
 
@@ -333,7 +338,7 @@ def _defined(source: str) -> frozenset[str]:
     return frozenset(function or name for function, name in DEFINES.findall(source))
 
 
-# --- what was handed in ---------------------------------------------------------------------------
+# --- the submitted cells --------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
@@ -344,120 +349,125 @@ class _Piece:
         kind: "code", "markdown" or "raw".
         source: the text.
         id: the id of the submitted cell.
-        data: nbgrader's metadata of the submitted cell.
-        hidden: the id of the released cell according to the metadata or the submitted cell's id,
-            which a student doesn't see; "" if they name no released cell.
-        comment: the id of the released cell according to the grade_id in the text; "" if the text
-            has none.
+        nbgrader: nbgrader's metadata of the submitted cell.
+        metadata_id: the id of the released cell according to the metadata or the submitted cell's
+            id; "" if neither names a released cell.
+        comment_id: the id of the released cell according to the grade_id comment in the text; ""
+            if the text has no such comment.
         attachments: the pictures of a text cell, by name.
     """
 
     kind: str
     source: str
     id: str = ""
-    data: dict[str, Any] = field(default_factory=dict)
-    hidden: str = ""
-    comment: str = ""
+    nbgrader: dict[str, Any] = field(default_factory=dict)
+    metadata_id: str = ""
+    comment_id: str = ""
     attachments: dict[str, Any] = field(default_factory=dict)
 
 
-def _piece(cell: Cell, wanted: _Release) -> _Piece:
+def _piece(cell: Cell, release: _Release) -> _Piece:
     data = cell["metadata"].get("nbgrader")
     data = data if isinstance(data, dict) else {}
-    mark = data.get("grade_id")
-    known = [m for m in (mark, cell["id"]) if isinstance(m, str) and m in wanted.cells]
+    names = (data.get("grade_id"), cell["id"])
+    known = [name for name in names if isinstance(name, str) and name in release.cells]
     return _Piece(
         kind=cell["cell_type"],
         source=cell["source"],
         id=cell["id"],
-        data=data,
-        hidden=known[0] if known else "",
+        nbgrader=data,
+        metadata_id=known[0] if known else "",
         attachments=cell.get("attachments", {}),
     )
 
 
-def _pieces(cell: Cell, wanted: _Release) -> list[_Piece]:
+def _pieces(cell: Cell, release: _Release) -> list[_Piece]:
     """Return the pieces of a cell: one piece for each released cell that it contains."""
-    whole = _piece(cell, wanted)
-    parts = _cut(whole.source, whole.hidden, wanted)
-    if len(parts) == 1:
-        whole.comment = parts[0][0]
-        return [whole]
+    whole = _piece(cell, release)
+    parts = _split(whole.source, whole.metadata_id, release)
     comments = [comment for comment, _ in parts]
-    owner = comments.index(whole.hidden) if whole.hidden in comments else 0
-    pieces = [_Piece(whole.kind, text.strip("\n"), comment=comment) for comment, text in parts]
-    pieces[owner] = replace(whole, source=pieces[owner].source, comment=comments[owner])
+    if len(parts) == 1:
+        whole.comment_id = comments[0]
+        return [whole]
+    owner = comments.index(whole.metadata_id) if whole.metadata_id in comments else 0
+    pieces = [_Piece(whole.kind, text.strip("\n"), comment_id=comment) for comment, text in parts]
+    pieces[owner] = replace(whole, source=pieces[owner].source, comment_id=comments[owner])
     return pieces
 
 
-def _cut(source: str, hidden: str, wanted: _Release) -> list[tuple[str, str]]:
+def _split(source: str, metadata_id: str, release: _Release) -> list[tuple[str, str]]:
     """Return the parts of a cell's text, each with its grade_id, or "" if it has none."""
     parts, start, current = [], 0, ""
     for match in COMMENT.finditer(source):
         name = match[1]
-        if name not in wanted.marked or name == current:
+        if name not in release.marked or name == current:
             continue
         above = source[start : match.start()]
-        if current or not _belongs(above, name, hidden, wanted):
+        if current or not _is_beginning(above, name, metadata_id, release):
             parts.append((current, above))
             start = match.start()
         current = name
     parts.append((current, source[start:]))
-    return [part for shown, text in parts for part in _without_tail(shown, text, wanted)]
+    return [piece for name, text in parts for piece in _split_after_test(name, text, release)]
 
 
-def _without_tail(shown: str, text: str, wanted: _Release) -> list[tuple[str, str]]:
+def _split_after_test(name: str, text: str, release: _Release) -> list[tuple[str, str]]:
     """Return a part of a cell, split in two if more text follows a test in the part."""
-    test = wanted.source(shown).strip("\n") if shown in wanted.locked else ""
-    head, found, tail = text.partition(test) if test else (text, "", "")
-    return [(shown, head + found), ("", tail)] if tail.strip() else [(shown, text)]
+    test = release.source(name).strip("\n") if name in release.locked else ""
+    head, separator, tail = text.partition(test) if test else (text, "", "")
+    return [(name, head + separator), ("", tail)] if tail.strip() else [(name, text)]
 
 
-def _belongs(above: str, name: str, hidden: str, wanted: _Release) -> bool:
-    """Return whether the text above the `grade_id` comment of a cell belongs to that cell."""
-    if name in wanted.locked:
+def _is_beginning(above: str, name: str, metadata_id: str, release: _Release) -> bool:
+    """Return whether the text above a cell's grade_id comment is the beginning of this cell."""
+    if name in release.locked:
         return all(line.startswith("%") for line in above.split("\n") if line.strip())
-    return name == hidden or above.count("\n") < FIRST_LINES
+    return name == metadata_id or above.count("\n") < FIRST_LINES
 
 
-# --- mending --------------------------------------------------------------------------------------
+# --- repairing ------------------------------------------------------------------------------------
 
 
 def repair(notebook: Notebook, release: Notebook) -> Repaired:
     """Put the student's answers into the cells of the release, in the order of the release.
 
     Each released cell occurs once in the result. Tests get the release's text. Answers keep the
-    student's text but get the metadata and the type of the released cell. The student's own cells
-    stay behind the cell that they followed and lose their metadata. Outputs are dropped.
+    student's text, but get the metadata and the type of the released cell. Each of the student's
+    own cells follows the same cell as before and loses its metadata. Outputs are dropped.
 
     Args:
-        notebook: the notebook that `load` returns. An object that is no notebook raises Ungradable.
+        notebook: the notebook, as `load` returns it.
         release: the released notebook.
 
     Returns:
         The repaired notebook with notes and doubts.
 
     Raises:
-        Ungradable: the notebook has too many cells or too much text, or it contains neither an
-            answer nor a test of the release.
+        Ungradable: the argument is not a notebook, has too many cells or too much text, or
+            contains neither an answer nor a test of the release.
     """
     cells, notes = _cells(notebook)
-    wanted = _Release(release)
-    pieces = [_pieces(cell, wanted) for cell in cells]
+    released = _Release(release)
+    pieces = [_pieces(cell, released) for cell in cells]
     if sum(map(len, pieces)) > MAX_CELLS:
-        raise Ungradable(f"the notebook holds more than {MAX_CELLS:,} cells, some within others")
-    work = _Repair(wanted, [piece for parts in pieces for piece in parts])
+        raise Ungradable(
+            "the notebook contains too many cells, including cells merged into others: "
+            f"at most {MAX_CELLS:,} are allowed"
+        )
+    work = _Repair(released, [piece for parts in pieces for piece in parts])
     work.notes += [*getattr(notebook, "notes", ()), *notes]
     for parts in pieces:
-        found = _listed(dict.fromkeys(piece.comment for piece in parts if piece.comment))
-        work.note_if(len(parts) > 1, f"a cell that held {found} and more was taken apart")
-    return work.done()
+        names = _joined(dict.fromkeys(piece.comment_id for piece in parts if piece.comment_id))
+        work.note_if(len(parts) > 1, f"split a merged cell, which contained: {names}")
+    return work.result()
 
 
 class _Repair:
     """The repair of one notebook.
 
     Attributes:
+        release: the released notebook.
+        pieces: all submitted pieces, in the notebook's order.
         placed: the pieces that become cells of the release, by the released cell's id.
         before: earlier answers, by the id of the released cell that must run after them.
         dropped: the pieces that are left out. All pieces that are neither placed, earlier answers
@@ -468,8 +478,8 @@ class _Repair:
         doubts: uncertain repairs and answers, one line each.
     """
 
-    def __init__(self, wanted: _Release, pieces: list[_Piece]):
-        self.wanted, self.pieces = wanted, pieces
+    def __init__(self, release: _Release, pieces: list[_Piece]):
+        self.release, self.pieces = release, pieces
         self.placed: dict[str, _Piece] = {}
         self.before: dict[str, list[_Piece]] = defaultdict(list)
         self.dropped: set[_Piece] = set()
@@ -478,170 +488,174 @@ class _Repair:
         self.notes: list[str] = []
         self.doubts: list[str] = []
 
-    def done(self) -> Repaired:
-        self._place_certain()
-        if not any(name in self.placed for name in self.wanted.marked):
+    def result(self) -> Repaired:
+        self._place_pieces()
+        if not any(name in self.placed for name in self.release.marked):
             raise Ungradable(
-                "the notebook holds none of this assignment's graded cells: "
-                "is it the notebook of another assignment?"
+                "the notebook contains none of this assignment's graded cells: "
+                "hand in the notebook of this assignment"
             )
-        missing = self._put_back()
-        self._say_what_changed(missing)
-        cells = self._assembled(missing)
+        missing = self._missing_sources()
+        self._note_changes(missing)
+        cells = self._assemble(missing)
         self._doubt_unanswered(cells, missing)
-        notebook = {"cells": cells, "metadata": self.wanted.metadata}
+        notebook = {"cells": cells, "metadata": self.release.metadata}
         return Repaired(
             notebook | {"nbformat": 4, "nbformat_minor": 5}, tuple(self.notes), tuple(self.doubts)
         )
 
-    def note_if(self, condition: Any, note: str) -> None:
+    def note_if(self, condition: object, note: str) -> None:
         if condition:
             self.notes.append(note)
 
     def own(self) -> list[_Piece]:
         """Return the student's own pieces, which haven't been matched with a released cell."""
-        taken = {*self.placed.values(), *self.dropped, *_all(self.before.values())}
-        return [piece for piece in self.pieces if piece not in taken]
+        matched = {*self.placed.values(), *self.dropped, *_union(self.before.values())}
+        return [piece for piece in self.pieces if piece not in matched]
 
-    def _place_certain(self) -> None:
-        claims: dict[str, list[_Piece]] = defaultdict(list)
+    def _place_pieces(self) -> None:
+        """Place the pieces that can be matched with a released cell."""
+        candidates: dict[str, list[_Piece]] = defaultdict(list)
         for piece in self.pieces:
-            if name := self._claim(piece):
-                claims[name].append(piece)
-        for name, found in claims.items():
-            if name in self.wanted.locked:
-                self._place_test(name, found)
-            elif name in self.wanted.answers:
-                self._place_answer(name, found)
+            if name := self._released_id(piece):
+                candidates[name].append(piece)
+        for name, pieces in candidates.items():
+            if name in self.release.locked:
+                self._place_test(name, pieces)
+            elif name in self.release.answers:
+                self._place_answer(name, pieces)
             else:
-                self.placed[name] = _original(name, found)
+                self.placed[name] = _original(name, pieces)
 
-    def _claim(self, piece: _Piece) -> str:
+    def _released_id(self, piece: _Piece) -> str:
         """Return the id of the released cell that a piece belongs to; "" if there is none.
 
         If metadata and comment name different cells, the piece's text decides.
         """
-        hidden, comment = piece.hidden, piece.comment
-        if not comment or hidden not in self.wanted.marked or hidden == comment:
-            return comment or hidden or self.wanted.texts.get(_bare(piece.source), "")
-        fitting = [n for n in (hidden, comment) if self.wanted.fits(n, piece.source)]
+        by_metadata, by_comment = piece.metadata_id, piece.comment_id
+        if not by_comment or by_metadata not in self.release.marked or by_metadata == by_comment:
+            by_text = self.release.ids_by_text.get(_trimmed(piece.source), "")
+            return by_comment or by_metadata or by_text
+        fitting = [n for n in (by_metadata, by_comment) if self.release.fits(n, piece.source)]
         if len(fitting) != 1:
             self.doubts.append(
-                f"a cell is {hidden} by its metadata and {comment} by its first lines: "
-                f"it was taken for {hidden}"
+                f"the metadata of a cell names {by_metadata}, but its grade_id comment names "
+                f"{by_comment}: it was used as {by_metadata}"
             )
-            return hidden
-        other = comment if fitting[0] == hidden else hidden
+            return by_metadata
+        other = by_comment if fitting[0] == by_metadata else by_metadata
         self.notes.append(f"the cell {fitting[0]} was also marked as {other}")
         return fitting[0]
 
-    def _place_test(self, name: str, found: list[_Piece]) -> None:
+    def _place_test(self, name: str, pieces: list[_Piece]) -> None:
         """Place one copy of a test, and drop the other copies.
 
         Cells that have the test's id but another text stay the student's own cells.
         """
-        source = self.wanted.source(name)
-        copies = [p for p in found if p.comment == name or self.wanted.is_copy(name, p.source)]
+        source = self.release.source(name)
+        copies = [p for p in pieces if p.comment_id == name or self.release.is_copy(name, p.source)]
         if not copies:
             return
         self.placed[name] = _original(name, copies)
         self.dropped |= set(copies) - {self.placed[name]}
-        changed = [p for p in copies if _letters(p.source) != _letters(source)]
+        changed = [p for p in copies if _ascii_only(p.source) != _ascii_only(source)]
         self.changed += [name] if changed else []
         self.copied += [name] if copies[1:] else []
-        lost = _all(_defined(piece.source) for piece in changed) - _defined(source)
-        for answer, names in self.wanted.names.items():
+        lost = _union(_defined(piece.source) for piece in changed) - _defined(source)
+        for answer, names in self.release.names.items():
             if lost & names:
                 self.doubts.append(
-                    f"the changed test {name} defined {_listed(sorted(lost & names))}, "
-                    f"which belongs to {answer}: it isn't run"
+                    f"the changed test {name} defined {_joined(sorted(lost & names))}, "
+                    f"which belongs to the answer {answer}: this definition is not run"
                 )
 
-    def _place_answer(self, name: str, found: list[_Piece]) -> None:
+    def _place_answer(self, name: str, pieces: list[_Piece]) -> None:
         """Place the last of several answers, or the released stub if no answer was written."""
-        filled = [piece for piece in found if not self.wanted.is_stub(name, piece.source)]
-        filled = filled or [_original(name, found)]
-        last = {_bare(piece.source): piece for piece in filled}
-        different = [piece for piece in filled if last[_bare(piece.source)] is piece]
+        filled = [piece for piece in pieces if not self.release.is_stub(name, piece.source)]
+        filled = filled or [_original(name, pieces)]
+        last = {_trimmed(piece.source): piece for piece in filled}
+        different = [piece for piece in filled if last[_trimmed(piece.source)] is piece]
         if len(different) == 1:
             different = [_original(name, filled)]
-        self.dropped |= set(found) - set(different)
-        self.copied += [name] if len(found) > len(different) else []
-        tries = self._tries(name, different)
-        self.placed[name] = tries[-1]
-        self.before[name] += tries[:-1]
-        if tries[1:]:
-            self.doubts.append(
-                f"{name} was answered {len(tries)} times, each time differently: "
-                "the last answer counts"
-            )
+        self.dropped |= set(pieces) - set(different)
+        self.copied += [name] if len(pieces) > len(different) else []
+        answers = self._complete_answers(name, different)
+        self.placed[name] = answers[-1]
+        self.before[name] += answers[:-1]
+        if answers[1:]:
+            self.doubts.append(f"{name} has {len(answers)} different answers: the last one counts")
 
-    def _tries(self, name: str, pieces: list[_Piece]) -> list[_Piece]:
+    def _complete_answers(self, name: str, pieces: list[_Piece]) -> list[_Piece]:
         """Return the pieces that are complete answers rather than parts of an answer.
 
         If a student splits a cell, all parts get the cell's metadata, but only one part has the
         comment. A copy of a cell has the comment again, or defines the same function again.
         """
-        kind, names = self.wanted.kind(name), self.wanted.names.get(name, set())
+        kind, names = self.release.kind(name), self.release.names.get(name, set())
         pieces = [piece for piece in pieces if piece.kind == kind] or pieces
-        whole = [piece for piece in pieces if piece.comment == name]
+        commented = [piece for piece in pieces if piece.comment_id == name]
         counts = Counter(n for piece in pieces for n in _defined(piece.source) & names)
-        again = {n for n in counts if counts[n] > 1}
-        redefining = [p for p in pieces if p in whole or _defined(p.source) & again]
-        if len(redefining) > 1:
-            return redefining
-        return whole or [p for p in pieces if _defined(p.source) & names][:1] or pieces[:1]
+        repeated = {n for n in counts if counts[n] > 1}
+        complete = [p for p in pieces if p in commented or _defined(p.source) & repeated]
+        if len(complete) > 1:
+            return complete
+        return commented or [p for p in pieces if _defined(p.source) & names][:1] or pieces[:1]
 
-    # --- what is missing, and what to say ---
+    # --- missing cells and notes ---
 
-    def _put_back(self) -> dict[str, str]:
+    def _missing_sources(self) -> dict[str, str]:
         """Return the sources of the needed cells that are missing, by id.
 
-        If another cell defines the function of a missing answer, the answer cell is put back with
-        its first line only, so that the stub doesn't overwrite the student's function.
+        If another cell defines the function of a missing answer, the restored answer cell contains
+        only its first line, so that the stub doesn't overwrite the student's function.
         """
-        written = set()
+        defined: set[str] = set()
         for name, piece in [*self.placed.items(), *(("", own) for own in self.own())]:
-            if name not in self.wanted.locked and piece.kind == "code":
-                written |= _defined(piece.source)
-        back = {}
-        for name in self.wanted.cells:
-            if name in self.wanted.needed and name not in self.placed:
-                elsewhere = self.wanted.names.get(name, set()) & written
-                source = self.wanted.source(name)
-                back[name] = source.partition("\n")[0] if elsewhere else source
-        return back
+            if name not in self.release.locked and piece.kind == "code":
+                defined |= _defined(piece.source)
+        missing = {}
+        for name in self.release.cells:
+            if name in self.release.needed and name not in self.placed:
+                is_elsewhere = self.release.names.get(name, set()) & defined
+                source = self.release.source(name)
+                missing[name] = source.partition("\n")[0] if is_elsewhere else source
+        return missing
 
-    def _say_what_changed(self, missing: dict[str, str]) -> None:
-        marked = [(n, self.placed[n]) for n in self.wanted.marked if n in self.placed]
-        order = list(self.wanted.cells)
-        given = [order.index(name) for name in sorted(self.placed, key=self._place_of)]
-        kinds = [n for n, piece in marked if piece.kind != self.wanted.kind(n)]
-        bare = sum(self._is_forged(piece, name) for name, piece in marked)
-        forged = sum(bool(piece.data) for piece in self.own())
-        tests = [name for name in self.wanted.locked if name in missing]
-        answers = [name for name in self.wanted.answers if name in missing]
-        rest = [name for name in missing if name not in self.wanted.marked]
-        self.note_if(self.changed, f"tests were changed: {_listed(self.changed)}")
-        self.note_if(self.copied, f"copies of cells were dropped: {_listed(self.copied)}")
-        self.note_if(given != sorted(given), "cells were out of order: put back into their order")
-        self.note_if(kinds, f"the type of a cell was changed: {_listed(kinds)}")
-        self.note_if(bare, f"nbgrader's metadata was missing or changed: {bare} cells")
-        self.note_if(forged, f"nbgrader's metadata was taken off the student's own cells: {forged}")
-        self.note_if(tests, f"tests were missing: {_listed(tests)}")
-        self.note_if(answers, f"answer cells were missing: {_listed(answers)}")
-        self.note_if(rest, f"cells that the answers rely on were missing: {_listed(rest)}")
+    def _note_changes(self, missing: dict[str, str]) -> None:
+        """Add a note for each kind of change that the repair undoes."""
+        release = self.release
+        marked = [(n, self.placed[n]) for n in release.marked if n in self.placed]
+        positions = {piece: position for position, piece in enumerate(self.pieces)}
+        order = [positions[self.placed[n]] for n in release.cells if n in self.placed]
+        types = [n for n, piece in marked if piece.kind != release.kind(n)]
+        changed = sum(self._has_other_metadata(piece, name) for name, piece in marked)
+        forged = sum(bool(piece.nbgrader) for piece in self.own())
+        tests = [name for name in release.locked if name in missing]
+        answers = [name for name in release.answers if name in missing]
+        others = [name for name in missing if name not in release.marked]
+        number = "number of cells"
+        self.note_if(self.changed, f"restored changed tests: {_joined(self.changed)}")
+        self.note_if(self.copied, f"dropped copies of cells: {_joined(self.copied)}")
+        self.note_if(order != sorted(order), "restored the order of the cells")
+        self.note_if(types, f"restored the type of cells: {_joined(types)}")
+        self.note_if(
+            changed, f"restored nbgrader's missing or changed metadata ({number}: {changed})"
+        )
+        self.note_if(
+            forged, f"removed nbgrader's metadata from the student's own cells ({number}: {forged})"
+        )
+        self.note_if(tests, f"restored missing tests: {_joined(tests)}")
+        self.note_if(answers, f"restored missing answer cells: {_joined(answers)}")
+        self.note_if(others, f"restored missing set-up cells: {_joined(others)}")
 
-    def _place_of(self, name: str) -> int:
-        return self.pieces.index(self.placed[name])
-
-    def _is_forged(self, piece: _Piece, name: str) -> bool:
-        asked = grading(self.wanted.cells[name])
-        return any(piece.data.get(key) != asked.get(key) for key in COUNTED)
+    def _has_other_metadata(self, piece: _Piece, name: str) -> bool:
+        released = grading(self.release.cells[name])
+        return any(piece.nbgrader.get(key) != released.get(key) for key in GRADING_FIELDS)
 
     # --- the result ---
 
-    def _assembled(self, missing: dict[str, str]) -> list[Cell]:
+    def _assemble(self, missing: dict[str, str]) -> list[Cell]:
+        """Return the cells of the repaired notebook."""
         names = {piece: name for name, piece in self.placed.items()}
         following: dict[str, list[_Piece]] = defaultdict(list)
         anchor, own = "", set(self.own())
@@ -649,51 +663,56 @@ class _Repair:
             anchor = names.get(piece, anchor)
             if piece in own:
                 following[anchor].append(piece)
-        used = set(self.wanted.cells)
+        used = set(self.release.cells)
         cells = [_own_cell(piece, used) for piece in following[""]]
-        for name in self.wanted.cells:
+        for name in self.release.cells:
             cells += [_own_cell(piece, used) for piece in self.before[name]]
             if name in self.placed:
                 cells.append(self._released_cell(name, self.placed[name]))
             elif name in missing:
-                cells.append(
-                    self._released_cell(name, _Piece(self.wanted.kind(name), missing[name]))
-                )
+                piece = _Piece(self.release.kind(name), missing[name])
+                cells.append(self._released_cell(name, piece))
             cells += [_own_cell(piece, used) for piece in following[name]]
         return cells
 
     def _released_cell(self, name: str, piece: _Piece) -> Cell:
-        kind = self.wanted.kind(name) if name in self.wanted.marked else piece.kind
-        source = self.wanted.source(name) if name in self.wanted.locked else piece.source
-        return _made(kind, name, self.wanted.cells[name]["metadata"], source, piece.attachments)
+        kind = self.release.kind(name) if name in self.release.marked else piece.kind
+        source = self.release.source(name) if name in self.release.locked else piece.source
+        return _new_cell(kind, name, self.release.cells[name]["metadata"], source, piece)
 
     def _doubt_unanswered(self, cells: list[Cell], missing: Iterable[str]) -> None:
         """Add a doubt for each missing or empty answer that another cell may contain."""
         own = [piece for piece in self.own() if piece.source.strip()]
-        for name in self.wanted.answers:
-            names, is_code = self.wanted.names.get(name, set()), self.wanted.kind(name) == "code"
-            wrote = [
-                place
-                for place, cell in enumerate(cells)
+        for name in self.release.answers:
+            names, is_code = self.release.names.get(name, set()), self.release.kind(name) == "code"
+            defining = [
+                position
+                for position, cell in enumerate(cells)
                 if cell["cell_type"] == "code" and cell["id"] != name
                 if names & _defined(cell["source"])
             ]
             if name in missing:
-                if wrote or any((piece.kind == "code") == is_code for piece in own):
+                if defining or any((piece.kind == "code") == is_code for piece in own):
                     self.doubts.append(
-                        f"the answer {name} is missing: another cell of the notebook may hold it"
+                        f"the answer {name} is missing: another cell of the notebook may contain it"
                     )
-            elif wrote and self.wanted.is_stub(name, self.placed[name].source):
-                self._doubt_place(name, wrote, [cell["id"] for cell in cells])
+            elif defining and self.release.is_stub(name, self.placed[name].source):
+                self._doubt_position(name, defining, [cell["id"] for cell in cells])
 
-    def _doubt_place(self, name: str, wrote: list[int], ids: list[str]) -> None:
-        """Add a doubt if an empty answer's function is defined where the tests can't use it."""
-        place = ids.index(name)
-        until = next((p for p, i in enumerate(ids) if p > place and i in self.wanted.locked), 0)
-        if not any(place < p < until for p in wrote):
-            names = _listed(sorted(self.wanted.names[name]))
+    def _doubt_position(self, name: str, defining: list[int], ids: list[str]) -> None:
+        """Add a doubt if an empty answer's function is defined where the tests can't use it.
+
+        Args:
+            name: the id of the answer.
+            defining: the positions of the cells that define the answer's function.
+            ids: the ids of all cells.
+        """
+        start = ids.index(name)
+        end = next((p for p, i in enumerate(ids) if p > start and i in self.release.locked), 0)
+        if not any(start < position < end for position in defining):
+            names = _joined(sorted(self.release.names[name]))
             self.doubts.append(
-                f"the answer {name} is as released, but another cell defines {names}"
+                f"the answer {name} is the unchanged stub, but another cell defines {names}"
             )
 
 
@@ -703,16 +722,15 @@ def _own_cell(piece: _Piece, used: set[str]) -> Cell:
     if not name or name in used:
         name = next(n for n in map("own-{}".format, range(1, len(used) + 2)) if n not in used)
     used.add(name)
-    return _made(piece.kind, name, {}, piece.source, piece.attachments)
+    return _new_cell(piece.kind, name, {}, piece.source, piece)
 
 
-def _made(
-    kind: str, name: str, metadata: dict[str, Any], source: str, attachments: dict[str, Any]
-) -> Cell:
+def _new_cell(kind: str, name: str, metadata: dict[str, Any], source: str, piece: _Piece) -> Cell:
+    """Return a cell without outputs; a text cell keeps the pictures of its piece."""
     cell: Cell = {"cell_type": kind, "id": name, "metadata": metadata, "source": source}
     if kind == "code":
         return cell | {"execution_count": None, "outputs": []}
-    return cell | {"attachments": attachments} if attachments else cell
+    return cell | {"attachments": piece.attachments} if piece.attachments else cell
 
 
 def _original(name: str, copies: list[_Piece]) -> _Piece:
@@ -723,11 +741,11 @@ def _original(name: str, copies: list[_Piece]) -> _Piece:
     return next((piece for piece in copies if piece.id == name), copies[0])
 
 
-def _all(groups: Iterable[Iterable[Any]]) -> set[Any]:
+def _union(groups: Iterable[Iterable[Any]]) -> set[Any]:
     return {member for group in groups for member in group}
 
 
-def _listed(names: Iterable[str]) -> str:
+def _joined(names: Iterable[str]) -> str:
     return ", ".join(names)
 
 
@@ -736,58 +754,67 @@ def _listed(names: Iterable[str]) -> str:
 
 def repair_file(
     path: Path | str,
+    release: Path,
     *,
-    assignment: str | None = None,
     output: Path | str | None = None,
     in_place: bool = False,
     guess: bool = False,
-    folder: Path | None = None,
 ) -> tuple[Path, Repaired]:
     """Repair a notebook, so that it has the cells of the released assignment.
 
     Args:
         path: the notebook.
-        assignment: the assignment's number or name, such as "03" or "03_lora". By default the
-            name is found in the file's name, such as "Copy of 03_lora.ipynb" or
-            "student01_03_lora (1).ipynb".
+        release: the released notebook of the assignment, such as `find_release` returns.
         output: the file to write; by default NAME-repaired.ipynb in the notebook's folder.
         in_place: whether to overwrite the notebook and keep the old one as NAME.ipynb.bak.
         guess: whether to write the repaired notebook even if there are doubts.
-        folder: the course's folder.
 
     Returns:
         The path of the file that was written, and the repaired notebook with notes and doubts.
 
     Raises:
-        CourseError: the notebook or the release is missing, the output file exists already, or
-            there are doubts.
+        CourseError: the notebook can't be read, the output file exists already, or there are
+            doubts.
         Ungradable: the file can't be made into a notebook that can be graded.
     """
-    path, folder = Path(path), folder or notebooks.course_folder()
+    path = Path(path)
     if in_place and output:
         raise CourseError("choose one of --output and --in-place")
     target = path if in_place else Path(output or path.with_name(f"{path.stem}-repaired.ipynb"))
     if not in_place and target.exists():
-        raise CourseError(f"{target} is there already: name another file with --output")
+        raise CourseError(f"{target} already exists: choose another file with --output")
     try:
         data = path.read_bytes()
-    except OSError as fault:
-        raise CourseError(f"{path} can't be read: {fault.strerror}") from None
-    released = _release_for(path, folder, assignment)
-    repaired = repair(load(data), notebooks.load(released))
+    except OSError as error:
+        raise CourseError(f"{path} can't be read: {error.strerror}") from None
+    repaired = repair(load(data), notebooks.load(release))
     if repaired.doubts and not guess:
         raise CourseError(
-            f"{path.name} isn't repaired, as not all is certain ({'; '.join(repaired.doubts)}): "
-            "look at it, or accept that with --guess"
+            f"{path.name} was not repaired, because it is uncertain how: "
+            f"{'; '.join(repaired.doubts)} (check the notebook, or repair it anyway with --guess)"
         )
     if in_place:
-        shutil.copy2(path, _free(path.with_name(f"{path.name}.bak")))
+        shutil.copy2(path, _unused_path(path.with_name(f"{path.name}.bak")))
     files.write_text(target, notebooks.dump(repaired.notebook))
     return target, repaired
 
 
-def _release_for(path: Path, folder: Path, assignment: str | None) -> Path:
-    """Return the release for a file, according to `assignment` or to the file's name."""
+def find_release(
+    path: Path | str, assignment: str | None = None, folder: Path | None = None
+) -> Path:
+    """Return the released notebook of the assignment that a file belongs to.
+
+    Args:
+        path: the submitted file.
+        assignment: the assignment's number or name, such as "03" or "03_lora". By default the
+            name is taken from the file's name, such as "Copy of 03_lora.ipynb" or
+            "student01_03_lora (1).ipynb".
+        folder: the course's folder; by default `notebooks.course_folder()`.
+
+    Raises:
+        CourseError: there is no such assignment, or the file's name contains no assignment.
+    """
+    path, folder = Path(path), folder or notebooks.course_folder()
     releases = sorted((folder / "exercises").glob("[0-9][0-9]_*/[0-9][0-9]_*.ipynb"))
     if assignment is None:
         after = r"(?: ?\(\d+\)|-(?:Copy)?\d+|-repaired)*"
@@ -796,13 +823,16 @@ def _release_for(path: Path, folder: Path, assignment: str | None) -> Path:
         fits = [r for r in releases if assignment in (r.stem, r.stem[:2], r.stem[:2].lstrip("0"))]
     if fits:
         return fits[0]
-    have = ", ".join(release.stem for release in releases) or "none at all"
+    names = ", ".join(release.stem for release in releases) or "(there are no assignments)"
     if assignment is None:
-        raise CourseError(f"{path.name} names no assignment: say --assignment, one of: {have}")
-    raise CourseError(f"there is no assignment {assignment}; choose one of: {have}")
+        raise CourseError(
+            f"the file name {path.name} contains no assignment: name it with --assignment, "
+            f"one of: {names}"
+        )
+    raise CourseError(f"there is no assignment {assignment}; choose one of: {names}")
 
 
-def _free(path: Path) -> Path:
+def _unused_path(path: Path) -> Path:
     """Return a path that doesn't exist: this path, or else this path with a number appended."""
     numbered: Iterator[Path] = (path.with_name(f"{path.name}{n}") for n in range(2, 10_000))
     return path if not path.exists() else next(p for p in numbered if not p.exists())

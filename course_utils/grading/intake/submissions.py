@@ -1,4 +1,4 @@
-"""Read a submission: the notebook, whatever its file name, and the other files in the folder."""
+"""Read the folder of a submission: the notebook, whatever its file name, and the other files."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from course_utils.grading.spec import MAX_NOTEBOOK, Submission
 from course_utils.validation import CourseError
 
 # Maximum size of all files except the notebook together, in bytes (B).
-SIZE = 50_000_000
+MAX_SIZE = 50_000_000
 # Maximum number of files that are read, of nested folders, and of notes.
-ENTRIES, DEPTH, NOTES = 1_000, 20, 20
+MAX_FILES, MAX_DEPTH, MAX_NOTES = 1_000, 20, 20
 # Maximum length of a student's name in nbgrader's database, in characters.
-STUDENT = 128
+MAX_NAME = 128
 # The file with the time at which the submission was handed in.
-TIME = "timestamp.txt"
+TIMESTAMP = "timestamp.txt"
 # Files of nbgrader's exchange, which are not copied into the sandbox.
-EXCHANGE = (TIME, "submission_secret.txt")
-# Maximum size of a file of the exchange, in bytes (B).
-SMALL = 1_000
+EXCHANGE = (TIMESTAMP, "submission_secret.txt")
+# Number of characters that are kept of a file of the exchange.
+MAX_EXCHANGE = 1_000
 # Maximum length of an exception's message, in characters.
-LINE = 300
+MAX_MESSAGE = 300
 
 
 def read(folder: Path, name: str) -> Submission:
@@ -37,57 +37,59 @@ def read(folder: Path, name: str) -> Submission:
     """
     student = folder.parent.name
     try:
-        fault = name_fault(student) or _place_fault(folder)
-        return Submission(student, None, problem=fault) if fault else _read_folder(folder, name)
+        problem = _name_problem(student) or _folder_problem(folder)
+        return Submission(student, None, problem=problem) if problem else _read_folder(folder, name)
     except MemoryError:
         raise
-    except Exception as fault:
-        why = words(fault, folder.parent.parent.parent)
-        return Submission(student, None, problem=f"the submission can't be read: {why}")
+    except Exception as error:
+        reason = describe(error, folder.parent.parent.parent)
+        return Submission(student, None, problem=f"the submission can't be read: {reason}")
 
 
-def _place_fault(folder: Path) -> str:
+def _folder_problem(folder: Path) -> str:
     """Return why a submission can't be read; "" if its folder can be searched for a notebook.
 
     Neither the submission's folder nor the student's folder may be a link.
     """
-    for place in (folder.parent, folder):
-        what = safe_files.kind(place)
-        if what == "a link":
-            return "the folder is a link, which is not followed"
-        if what != "a folder":
-            where = safe_files.escape_unprintable("/".join(place.parts[-2:]))
-            return f"{where} is {what}, not a folder that holds a notebook"
+    for path in (folder.parent, folder):
+        kind = safe_files.kind(path)
+        if kind == "a link":
+            return "the folder is a link, and links are not followed"
+        if kind != "a folder":
+            shown = safe_files.escape_unprintable("/".join(path.parts[-2:]))
+            return f"{shown} is {kind}, not a folder that contains a notebook"
     return ""
 
 
 def _read_folder(folder: Path, name: str) -> Submission:
     """Read the notebook of a folder, whatever its file name, and the folder's other files."""
-    student, wanted = folder.parent.name, f"{name}.ipynb"
-    paths, notes = _listed(folder, {wanted, *EXCHANGE})
+    student, expected = folder.parent.name, f"{name}.ipynb"
+    paths, notes = _list_files(folder, {expected, *EXCHANGE})
     likely = _notebook(folder, paths, name)
-    found: dict[str, bytes] = {}
-    room = SIZE
+    files: dict[str, bytes] = {}
+    free = MAX_SIZE
     for path in paths:
+        max_size = MAX_NOTEBOOK if path == likely else free
         try:
-            found[path] = safe_files.read_bytes(
-                folder / path, MAX_NOTEBOOK if path == likely else room
-            )
-            room -= 0 if path == likely else len(found[path])
-        except OSError as fault:
-            notes.append(f"{_readable(path)} was left out: {fault.strerror}")
-    notebook = found.pop(likely, None)
+            files[path] = safe_files.read_bytes(folder / path, max_size)
+        except OSError as error:
+            notes.append(f"{_quoted(path)} was left out: {error.strerror}")
+        else:
+            free -= 0 if path == likely else len(files[path])
+    notebook = files.pop(likely, None)
     if notebook is None:
-        given = ", ".join(map(repr, sorted(found)[:5])) or "nothing"
-        fault = "; ".join([f"there is no {wanted}: {given} was handed in", *notes[:3]])
-        return Submission(student, None, problem=fault)
-    if likely != wanted:
-        notes.append(f"the notebook was called {likely!r}")
-    exchange = {n: found.pop(n)[:SMALL].decode("utf-8", "replace") for n in EXCHANGE if n in found}
-    return Submission(student, notebook, found, exchange, tuple(notes[:NOTES]))
+        others = ", ".join(map(repr, sorted(files)[:5])) or "nothing"
+        problem = "; ".join([f"there is no {expected}: {others} was handed in", *notes[:3]])
+        return Submission(student, None, problem=problem)
+    if likely != expected:
+        notes.append(f"the notebook's file name was {likely!r}")
+    exchange = {
+        n: files.pop(n)[:MAX_EXCHANGE].decode("utf-8", "replace") for n in EXCHANGE if n in files
+    }
+    return Submission(student, notebook, files, exchange, tuple(notes[:MAX_NOTES]))
 
 
-def _listed(folder: Path, first: set[str]) -> tuple[list[str], list[str]]:
+def _list_files(folder: Path, first: set[str]) -> tuple[list[str], list[str]]:
     """Return the relative paths of all files in a folder, and notes on files that were left out.
 
     Args:
@@ -98,30 +100,30 @@ def _listed(folder: Path, first: set[str]) -> tuple[list[str], list[str]]:
     paths: list[str] = []
     notes: list[str] = []
     entries, folders = 0, [("", 0)]
-    while folders and entries < ENTRIES:
-        place, depth = folders.pop()
+    while folders and entries < MAX_FILES:
+        parent, depth = folders.pop()
         try:
-            names = sorted(os.listdir(folder / place), key=lambda name: (name not in first, name))
-        except OSError as fault:
-            if not place:
+            names = sorted(os.listdir(folder / parent), key=lambda name: (name not in first, name))
+        except OSError as error:
+            if not parent:
                 raise
-            notes.append(f"{_readable(place)} was left out: {fault.strerror}")
+            notes.append(f"{_quoted(parent)} was left out: {error.strerror}")
             continue
-        if len(names) > ENTRIES:
-            notes.append(f"of {len(names):,} files, only the first {ENTRIES:,} were looked at")
-        for name in names[:ENTRIES]:
+        if len(names) > MAX_FILES:
+            notes.append(f"only the first {MAX_FILES:,} of {len(names):,} files were read")
+        for name in names[:MAX_FILES]:
             entries += 1
-            path = os.path.join(place, name)
+            path = os.path.join(parent, name)
             if not os.path.isdir(folder / path) or os.path.islink(folder / path):
                 paths.append(path)
             elif path in first:
-                notes.append(f"{_readable(path)} was left out: it is a folder")
-            elif depth < DEPTH:
+                notes.append(f"{_quoted(path)} was left out: it is a folder")
+            elif depth < MAX_DEPTH:
                 folders.append((path, depth + 1))
             else:
-                notes.append(f"{_readable(path)} was left out: it is {depth} folders deep")
+                notes.append(f"{_quoted(path)} was left out: it is {depth} folders deep")
     if folders:
-        notes.append(f"further folders were left out: there are more than {ENTRIES:,} files")
+        notes.append(f"further folders were left out: there are more than {MAX_FILES:,} files")
     return paths, notes
 
 
@@ -131,46 +133,48 @@ def _notebook(folder: Path, paths: list[str], name: str) -> str:
     If no file has exactly the expected name, the only notebook whose name contains the assignment's
     name is chosen. If no name contains the assignment's name, the only notebook is chosen.
     """
-    notebooks = [path for path in paths if path.endswith(".ipynb") and "/" not in path]
-    files = [path for path in notebooks if safe_files.kind(folder / path) == "a file"]
-    if f"{name}.ipynb" in files:
+    paths = [path for path in paths if path.endswith(".ipynb") and "/" not in path]
+    notebooks = [path for path in paths if safe_files.kind(folder / path) == "a file"]
+    if f"{name}.ipynb" in notebooks:
         return f"{name}.ipynb"
-    likely = [path for path in files if name in path] or files
+    likely = [path for path in notebooks if name in path] or notebooks
     return likely[0] if len(likely) == 1 else ""
 
 
-def _readable(name: str) -> str:
+def _quoted(name: str) -> str:
     return repr(name.encode("utf-8", "replace").decode()[:100])
 
 
-def name_fault(student: str) -> str:
+def _name_problem(student: str) -> str:
     """Return why the gradebook can't store a student's name; "" if it can."""
     try:
         student.encode()
     except UnicodeEncodeError:
-        return "the name of the folder isn't UTF-8: rename it"
-    return f"the name is longer than {STUDENT} characters" if len(student) > STUDENT else ""
+        return "the name of the folder isn't valid UTF-8: rename the folder"
+    if len(student) > MAX_NAME:
+        return f"the name is longer than {MAX_NAME} characters: rename the folder"
+    return ""
 
 
 def in_gradebook(submitted: Path, student: str) -> bool:
     """Return whether the gradebook should contain a student.
 
-    The gradebook should contain every student who has a folder and whose name it can store. A stray
-    file in place of a student's folder gets a record, so that no submission is overlooked. The file
-    isn't added to the gradebook, because nbgrader would keep it as a student forever.
+    The gradebook should contain every student who has a folder and whose name the gradebook can
+    store. A file in place of a student's folder gets only a record, which reports it. The gradebook
+    doesn't get the file's name, because nbgrader would keep it as a student forever.
 
     Args:
         submitted: The folder of all students.
         student: A name in this folder.
     """
-    return not name_fault(student) and os.path.isdir(submitted / student)
+    return not _name_problem(student) and os.path.isdir(submitted / student)
 
 
-def words(fault: BaseException, folder: Path) -> str:
+def describe(error: BaseException, folder: Path) -> str:
     """Return an exception's message as one line, with paths relative to the course's `folder`."""
-    if isinstance(fault, OSError) and fault.strerror:
-        where = os.fsdecode(fault.filename) if isinstance(fault.filename, str | bytes) else ""
-        where = safe_files.escape_unprintable(where.removeprefix(f"{folder}{os.sep}"))
-        return f"{where}: {fault.strerror}" if where else fault.strerror
-    line = safe_files.escape_unprintable(str(fault).strip().partition("\n")[0][:LINE])
-    return line if line and isinstance(fault, CourseError) else f"{type(fault).__name__}: {line}"
+    if isinstance(error, OSError) and error.strerror:
+        path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+        path = safe_files.escape_unprintable(path.removeprefix(f"{folder}{os.sep}"))
+        return f"{path}: {error.strerror}" if path else error.strerror
+    line = safe_files.escape_unprintable(str(error).strip().partition("\n")[0][:MAX_MESSAGE])
+    return line if line and isinstance(error, CourseError) else f"{type(error).__name__}: {line}"

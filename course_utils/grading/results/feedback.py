@@ -9,9 +9,9 @@ nbgrader_config.py extends:
     HTMLExporter.template_file      harmless.html.j2   adds a Content-Security-Policy
     GenerateFeedback.preprocessors  SafeFeedback       removes hidden tests and expected values
 
-Without the preprocessor and the filters, a student's script in an output or a text would run with
-the instructor's rights in formgrader and could change grades. Even the address of a picture could
-make formgrader load other settings. The Content-Security-Policy is a second protection.
+Without the preprocessor and the filters, a script in a student's output or text would run with the
+instructor's rights in formgrader and could change grades. Even the address of a picture could make
+formgrader load other settings. The Content-Security-Policy is a second protection.
 """
 
 from __future__ import annotations
@@ -42,35 +42,37 @@ from course_utils import checks
 from course_utils.checks import HIDDEN, HIDDEN_PREFIX, PREFIX
 from course_utils.grading.assignments import HIDDEN_END
 
-# Maximum number of characters of a source or an output that are shown.
-TEXT = 100_000
+# Number of characters of a source or an output that are shown.
+MAX_TEXT = 100_000
 # Maximum length of a text that is converted from Markdown; longer texts are shown unchanged.
-MARKDOWN = 10_000
+MAX_MARKDOWN = 10_000
 # Maximum length of a text that is parsed as HTML, without embedded pictures, in characters.
-HTML = 100_000
+MAX_HTML = 100_000
 # Maximum number of tags in a text that is parsed as HTML.
 MAX_TAGS = 10_000
 # Maximum number of tags such as <b style="…">, which an HTML parser may repeat in each paragraph.
 MAX_REPEATED = 50
 # Maximum length of a picture in base64, in characters.
-PICTURE = 10_000_000
+MAX_PICTURE = 10_000_000
 
+# The comment that replaces a region of hidden tests.
 HIDDEN_CODE = "# … grading ran further checks with other inputs here"
 NOT_SHOWN = "  expected  (not shown: a check that grading adds)"
+# The labels of the lines in a failed check's message, and the labels that show expected values.
 LABELS = re.compile(r"  (returned|raised|in|expected|differs|likely)\s")
-SECRET = ("expected", "differs")
+SECRET_LABELS = ("expected", "differs")
 
 
 # --- a notebook without active content ------------------------------------------------------------
 
-PICTURES = ("image/png", "image/jpeg")
-SHOWN = ("text/html", "text/markdown", *PICTURES, "text/plain")
+PICTURE_TYPES = ("image/png", "image/jpeg")
+SHOWN_TYPES = ("text/html", "text/markdown", *PICTURE_TYPES, "text/plain")
 BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
 # The ids of cells that both nbformat and nbgrader allow.
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 # Values that formgrader's template inserts into the page without escaping them.
-NAMES = ("student", "first_name", "last_name", "notebook_path")
-PYTHON = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
+UNESCAPED = ("student", "first_name", "last_name", "notebook_path")
+METADATA = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
 
 
 class Harmless(Preprocessor):
@@ -84,25 +86,25 @@ class Harmless(Preprocessor):
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
         """Return the notebook and nbconvert's resources without active content."""
-        for name in set(NAMES) & resources.keys():
+        for name in set(UNESCAPED) & resources.keys():
             resources[name] = html.escape(str(resources[name])) if resources[name] else ""
         cells = [_cell(cell) for cell in nb.cells]
-        return v4.new_notebook(cells=cells, metadata=PYTHON), resources
+        return v4.new_notebook(cells=cells, metadata=METADATA), resources
 
 
 def _cell(cell: Any) -> Any:
     source, kind = _text(cell.get("source")), cell.get("cell_type")
-    about = {"metadata": _metadata(cell)}
+    fields = {"metadata": _metadata(cell)}
     if _is_name(cell.get("id")):
-        about["id"] = cell["id"]
+        fields["id"] = cell["id"]
     if kind == "code":
         outputs = [part for output in _items(cell.get("outputs")) for part in _outputs(output)]
-        return v4.new_code_cell(source, outputs=outputs, execution_count=_count(cell), **about)
+        return v4.new_code_cell(source, outputs=outputs, execution_count=_count(cell), **fields)
     if kind == "markdown":
         pictures = _attachments(cell.get("attachments"))
-        return v4.new_markdown_cell(source, **about, **pictures)
-    # A cell of another kind is shown as a code block.
-    return v4.new_markdown_cell(textwrap.indent(source, "    ", lambda _: True), **about)
+        return v4.new_markdown_cell(source, **fields, **pictures)
+    # Show a cell of another type as a code block.
+    return v4.new_markdown_cell(textwrap.indent(source, "    ", lambda _: True), **fields)
 
 
 def _metadata(cell: Any) -> dict[str, Any]:
@@ -110,17 +112,17 @@ def _metadata(cell: Any) -> dict[str, Any]:
 
     The types are checked because nbgrader's templates insert these values without escaping them.
     """
-    given = _dict(_dict(cell.get("metadata")).get("nbgrader"))
-    if not _is_name(given.get("grade_id")):
+    data = _dict(_dict(cell.get("metadata")).get("nbgrader"))
+    if not _is_name(data.get("grade_id")):
         return {}
-    kept = {name: given.get(name) is True for name in ("grade", "solution", "locked", "task")}
-    if isinstance(given.get("points"), int | float):
-        kept["points"] = given["points"]
-    return {"nbgrader": {"grade_id": given["grade_id"], "schema_version": 3, **kept}}
+    fields = {name: data.get(name) is True for name in ("grade", "solution", "locked", "task")}
+    if isinstance(data.get("points"), int | float):
+        fields["points"] = data["points"]
+    return {"nbgrader": {"grade_id": data["grade_id"], "schema_version": 3, **fields}}
 
 
-def _is_name(given: Any) -> bool:
-    return isinstance(given, str) and bool(NAME.fullmatch(given))
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(NAME.fullmatch(value))
 
 
 def _outputs(output: Any) -> Iterator[Any]:
@@ -131,55 +133,56 @@ def _outputs(output: Any) -> Iterator[Any]:
         yield v4.new_output("stream", name=name, text=_text(output.get("text")))
     elif kind == "error":
         name, text = _text(output.get("ename")), _text(output.get("evalue"))
-        shown = _text("\n".join(map(_joined, _items(output.get("traceback")))))
-        yield v4.new_output("error", ename=name, evalue=text, traceback=[shown])
+        traceback = _text("\n".join(map(_joined, _items(output.get("traceback")))))
+        yield v4.new_output("error", ename=name, evalue=text, traceback=[traceback])
     elif kind in ("display_data", "execute_result"):
-        given = _dict(output.get("data"))
-        data = {
-            mime: _text(given[mime], TEXT if mime in ("text/plain", "text/markdown") else PICTURE)
-            for mime in SHOWN
-            if _is_shown(mime, given.get(mime))
-        }
-        if data:
+        data = _dict(output.get("data"))
+        safe = {mime: _content(mime, data[mime]) for mime in SHOWN_TYPES if _is_shown(mime, data)}
+        if safe:
             count = {"execution_count": _count(output)} if kind == "execute_result" else {}
-            yield v4.new_output(kind, data=data, **count)
-        if left_out := [_text(mime, 60) for mime in given.keys() - data.keys()]:
+            yield v4.new_output(kind, data=safe, **count)
+        if left_out := [_text(mime, 60) for mime in data.keys() - safe.keys()]:
             yield _line(f"(not shown: {', '.join(sorted(left_out)[:5])})")
     else:
         yield _line("(an output that is not shown)")
 
 
-def _is_shown(mime: str, given: Any) -> bool:
-    text = _joined(given)
-    if mime in PICTURES:
-        return len(text) <= PICTURE and bool(BASE64.fullmatch(text))
+def _is_shown(mime: str, data: dict[str, Any]) -> bool:
+    """Return whether an output or an attachment has a safe content of a MIME type."""
+    text = _joined(data.get(mime))
+    if mime in PICTURE_TYPES:
+        return len(text) <= MAX_PICTURE and bool(BASE64.fullmatch(text))
     return bool(text) and not (mime == "text/html" and _is_slow(text))
 
 
-def _attachments(given: Any) -> dict[str, Any]:
+def _content(mime: str, content: Any) -> str:
+    return _text(content) if mime in ("text/plain", "text/markdown") else _joined(content)
+
+
+def _attachments(attachments: Any) -> dict[str, Any]:
     """Return the pictures of a Markdown cell as the argument `attachments`, if there are any."""
-    found = {
-        str(name): {m: _joined(forms[m]) for m in PICTURES if _is_shown(m, _dict(forms).get(m))}
-        for name, forms in _dict(given).items()
-    }
-    kept = {name: forms for name, forms in found.items() if forms}
-    return {"attachments": kept} if kept else {}
+    pictures = {}
+    for name, data in _dict(attachments).items():
+        forms = _dict(data)
+        if safe := {mime: _joined(forms[mime]) for mime in PICTURE_TYPES if _is_shown(mime, forms)}:
+            pictures[str(name)] = safe
+    return {"attachments": pictures} if pictures else {}
 
 
 def _line(text: str) -> Any:
     return v4.new_output("stream", name="stdout", text=f"{text}\n")
 
 
-def _count(given: Any) -> int | None:
-    count = given.get("execution_count")
+def _count(fields: Any) -> int | None:
+    count = fields.get("execution_count")
     return count if type(count) is int else None
 
 
-def _joined(given: Any) -> str:
+def _joined(value: Any) -> str:
     """Return a notebook's text, which may be stored as a list of lines; "" if it is no text."""
-    if isinstance(given, list) and all(isinstance(line, str) for line in given):
-        given = "".join(given)
-    return _encodable(given) if isinstance(given, str) else ""
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+        value = "".join(value)
+    return _encodable(value) if isinstance(value, str) else ""
 
 
 def _encodable(text: str) -> str:
@@ -187,17 +190,20 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _text(given: Any, most: int = TEXT) -> str:
-    text = _joined(given)
-    return text if len(text) <= most else f"{text[:most]}\n… ({len(text):,} characters)"
+def _text(value: Any, max_length: int = MAX_TEXT) -> str:
+    """Return a notebook's text as `_joined` does, cut to `max_length` characters."""
+    text = _joined(value)
+    if len(text) <= max_length:
+        return text
+    return f"{text[:max_length]}\n… ({len(text):,} characters)"
 
 
-def _dict(given: Any) -> dict[str, Any]:
-    return given if isinstance(given, dict) else {}
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
-def _items(given: Any) -> list[Any]:
-    return given if isinstance(given, list) else []
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 # --- HTML of harmless tags ------------------------------------------------------------------------
@@ -219,20 +225,20 @@ STYLES = {
     "vertical-align",
 }
 CLASSES = {"dataframe", "highlight", "hl-ipython3", *STANDARD_TYPES.values()}
-PLAIN = {"title", "alt", "align"}
-NUMBERS = {"border", "colspan", "height", "rowspan", "span", "start", "width"}
+TEXT_ATTRIBUTES = {"title", "alt", "align"}
+NUMBER_ATTRIBUTES = {"border", "colspan", "height", "rowspan", "span", "start", "width"}
 LINK = re.compile(
     r"https?://([a-z0-9-]+\.)+[a-z][a-z0-9-]*(:[0-9]+)?([/?#][^\s\\]*)?|mailto:\S+", re.I | re.A
 )
-DATA = re.compile(r"data:image/(png|jpeg|gif);base64,[A-Za-z0-9+/=]*")
-EMBEDDED = re.compile(rf"(?<=src=[\"']){DATA.pattern}")
+PICTURE_DATA = re.compile(r"data:image/(png|jpeg|gif);base64,[A-Za-z0-9+/=]*")
+EMBEDDED = re.compile(rf"(?<=src=[\"']){PICTURE_DATA.pattern}")
 # An HTML parser repeats these open tags in each paragraph if their attributes differ.
 REPEATED = re.compile(r"<(b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)[\s/]", re.I)
-NO_SOURCE = re.compile(r'<img(?: (?!src=)[a-z]+="[^"]*")*>')
+IMG_WITHOUT_SRC = re.compile(r'<img(?: (?!src=)[a-z]+="[^"]*")*>')
 CLEANER = nh3.Cleaner(
     tags=TAGS,
     clean_content_tags={"script", "style"},
-    attributes={"*": {"class", "href", "src", "style", *PLAIN, *NUMBERS}},
+    attributes={"*": {"class", "href", "src", "style", *TEXT_ATTRIBUTES, *NUMBER_ATTRIBUTES}},
     attribute_filter=lambda tag, name, value: _allowed(tag, name, value),
     filter_style_properties=STYLES,
     url_schemes={"http", "https", "mailto", "data"},
@@ -245,8 +251,8 @@ def clean(context: Any, text: Any) -> str:
     """Return HTML with harmless tags only: no script, no form, nothing loaded from elsewhere.
 
     Other tags are dropped but their text is kept, except the text of scripts and style sheets. If
-    parsing a text as HTML would be slow, the text is shown as plain text. In formgrader a link only
-    shows its address, because a click could make formgrader load other settings.
+    parsing a text as HTML would be slow, the text is shown as plain text. In formgrader, a link
+    only shows its address, because a click could make formgrader load other settings.
     """
     return _cleaned(_encodable(str(text)), inert="submission_id" in context.get("resources", {}))
 
@@ -254,9 +260,9 @@ def clean(context: Any, text: Any) -> str:
 def _cleaned(text: str, inert: bool) -> str:
     if _is_slow(text):
         return f"<pre>{html.escape(_text(text))}</pre>"
-    # In the cleaned text, each "<" begins a tag because no attribute contains "<". The only
+    # In the cleaned text, each "<" begins a tag, because no attribute contains "<". The only
     # attribute of a link is href.
-    cleaned = NO_SOURCE.sub("(a picture that is not shown)", CLEANER.clean(text))
+    cleaned = IMG_WITHOUT_SRC.sub("(a picture that is not shown)", CLEANER.clean(text))
     address = "title=" if inert else 'rel="noopener noreferrer" target="_blank" href='
     cleaned = cleaned.replace("<a href=", f"<a {address}")
     # MathJax would turn \\href into a link.
@@ -267,8 +273,8 @@ def _is_slow(text: str) -> bool:
     """Return whether parsing a text as HTML may need more than about one second."""
     bare = EMBEDDED.sub("", text)
     return (
-        len(text) > PICTURE
-        or len(bare) > HTML
+        len(text) > MAX_PICTURE
+        or len(bare) > MAX_HTML
         or bare.count("<") > MAX_TAGS
         or len(REPEATED.findall(bare)) > MAX_REPEATED
     )
@@ -293,25 +299,28 @@ def _is_allowed(tag: str, name: str, value: str) -> bool:
     if name == "href" or tag == "a":
         return (tag, name) == ("a", "href") and bool(LINK.fullmatch(value))
     if name == "src":
-        return tag == "img" and bool(DATA.fullmatch(value))
+        return tag == "img" and bool(PICTURE_DATA.fullmatch(value))
     if name == "style":
         return not re.search(r"url|\\", value, re.I)
     if name == "class":
         return set(value.split()) <= CLASSES
-    return name in PLAIN or (name in NUMBERS and bool(re.fullmatch(r"[0-9]{1,4}", value)))
+    return name in TEXT_ATTRIBUTES or (
+        name in NUMBER_ATTRIBUTES and bool(re.fullmatch(r"[0-9]{1,4}", value))
+    )
 
 
 @pass_context
 def markdown(context: Any, source: Any) -> str:
     """Return Markdown as harmless HTML.
 
-    A text that can't be parsed, or that is longer than MARKDOWN, is returned as preformatted text.
+    A text that can't be parsed, or that is longer than MAX_MARKDOWN, is returned as preformatted
+    text.
     """
     attachments = context.get("cell", {}).get("attachments", {})
     renderer = IPythonRenderer(escape=False, attachments=attachments, exclude_anchor_links=True)
     text = str(source)
-    if len(text) <= MARKDOWN:
-        # The parser raises exceptions of its own, for example if a picture is missing.
+    if len(text) <= MAX_MARKDOWN:
+        # The parser raises various exceptions, for example if a picture is missing.
         with suppress(Exception):
             return clean(context, MarkdownWithMath(renderer=renderer).render(text))
     return f"<pre>{html.escape(text)}</pre>"
@@ -332,26 +341,26 @@ POLICY = {
 }
 
 
-def policy(own: str) -> str:
+def policy(trusted: str) -> str:
     """Return the Content-Security-Policy of a page, which limits what its body may load and run.
 
     Args:
-        own: formgrader's own HTML in the page's body, or "". Scripts in this HTML may run and send
-            requests to formgrader.
+        trusted: formgrader's own HTML in the page's body, or "". Scripts in this HTML may run and
+            send requests to formgrader.
     """
     rules = dict(POLICY)
-    if own:
-        rules["script-src"] += f" 'unsafe-hashes' {_hashes(own)}"
+    if trusted:
+        rules["script-src"] += f" 'unsafe-hashes' {_hashes(trusted)}"
         rules["connect-src"] = "'self'"
     return "; ".join(f"{name} {sources}" for name, sources in rules.items())
 
 
 def _hashes(trusted: str) -> str:
     """Return the policy's hashes of all scripts and event handlers in trusted HTML."""
-    found = BeautifulSoup(trusted, "html.parser").find_all(True)
-    codes = [tag.string for tag in found if tag.name == "script" and tag.string]
-    codes += [tag[name] for tag in found for name in tag.attrs if name.startswith("on")]
-    digests = (hashlib.sha256(code.encode()).digest() for code in dict.fromkeys(codes))
+    tags = BeautifulSoup(trusted, "html.parser").find_all(True)
+    scripts = [str(tag.string) for tag in tags if tag.name == "script" and tag.string]
+    scripts += [str(tag[name]) for tag in tags for name in tag.attrs if name.startswith("on")]
+    digests = (hashlib.sha256(script.encode()).digest() for script in dict.fromkeys(scripts))
     return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
 
 
@@ -361,23 +370,22 @@ def _hashes(trusted: str) -> str:
 class SafeFeedback(Preprocessor):
     """Removes hidden tests and the values that they expect from a student's feedback.
 
-    All outputs of a test cell are removed except the message of a failed check.
+    All outputs of a test cell are removed except the message of an error, such as a failed check.
     """
 
     enabled = Bool(True).tag(config=True)
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
-        """Return the notebook as the student may see it; add nbgrader's notes to the resources."""
+        """Return the notebook as the student may see it; add nbgrader's files to the resources."""
         for cell in nb.cells:
             if cell.cell_type == "code":
                 source, cell.source = cell.source, without_hidden(cell.source)
-                about = cell.metadata.get("nbgrader", {})
-                if about.get("grade") and not about.get("solution"):
-                    cell.outputs = [
-                        _told(output, source) for output in cell.outputs if _is_error(output)
-                    ]
-        notes = _notes(resources["metadata"].get("path", ""))
-        resources["outputs"] = {**resources.get("outputs", {}), **notes}
+                data = cell.metadata.get("nbgrader", {})
+                if data.get("grade") and not data.get("solution"):
+                    errors = [o for o in cell.outputs if o.output_type == "error"]
+                    cell.outputs = [_safe_error(error, source) for error in errors]
+        files = _exchange_files(resources["metadata"].get("path", ""))
+        resources["outputs"] = {**resources.get("outputs", {}), **files}
         return nb, resources
 
 
@@ -400,7 +408,7 @@ def _without_expected(message: str) -> str:
     kept, secret = [], False
     for line in message.split("\n"):
         if label := LABELS.match(line):
-            secret = label[1] in SECRET
+            secret = label[1] in SECRET_LABELS
             if label[1] == "expected":
                 kept.append(NOT_SHOWN)
         if not secret:
@@ -408,34 +416,30 @@ def _without_expected(message: str) -> str:
     return "\n".join(kept)
 
 
-def _is_error(output: Any) -> bool:
-    return output.output_type == "error"
-
-
-def _told(error: Any, source: str) -> Any:
+def _safe_error(error: Any, source: str) -> Any:
     """Return a test cell's error without the traceback, which would quote the cell."""
     text = strip_ansi("\n".join(error.traceback))
     if error.ename != "CheckFailed" or not text.startswith((PREFIX, HIDDEN_PREFIX)):
         text = f"{error.ename}: {error.evalue}"
     elif text.startswith(HIDDEN_PREFIX):
         text = _without_expected(text)
-    elif not _can_come_from(source.partition(HIDDEN)[0], text.removeprefix(PREFIX)):
+    elif not _is_from(source.partition(HIDDEN)[0], text.removeprefix(PREFIX)):
         text = _without_expected(text.replace(PREFIX, HIDDEN_PREFIX, 1))
     return v4.new_output("error", ename=error.ename, evalue="", traceback=[text])
 
 
-def _can_come_from(visible: str, message: str) -> bool:
+def _is_from(visible: str, message: str) -> bool:
     """Return whether a check in a cell's visible part can have made the call in a message."""
     lines = message.split("\n")
     end = next((i for i, line in enumerate(lines) if LABELS.match(line)), len(lines))
-    shown = _squeezed("".join(lines[:end]))
+    call_text = _without_spaces("".join(lines[:end]))
     try:
         nodes = list(ast.walk(ast.parse(visible)))
     except SyntaxError:
         return False
     calls = (node for node in nodes if isinstance(node, ast.Call) and node.args)
     starts = [_start(call) for call in calls if ast.unparse(call.func) == "check"]
-    return any(shown.startswith(start) for start in starts)
+    return any(call_text.startswith(start) for start in starts)
 
 
 def _start(call: ast.Call) -> str:
@@ -450,27 +454,27 @@ def _start(call: ast.Call) -> str:
         kwargs = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except ValueError:
         return f"{name}("
-    return _squeezed(checks.call_text(name, tuple(args), kwargs))
+    return _without_spaces(checks.call_text(name, tuple(args), kwargs))
 
 
-def _squeezed(text: str) -> str:
+def _without_spaces(text: str) -> str:
     return "".join(text.split())
 
 
-def _notes(folder: str) -> dict[str, bytes]:
-    """Return nbgrader's valid notes on the submission in a folder, by file name.
+def _exchange_files(folder: str) -> dict[str, bytes]:
+    """Return the valid files of nbgrader's exchange in a submission's folder, by file name.
 
     nbgrader compares the timestamp to find out whether feedback is up to date. The exchange uses
     the secret to return feedback to the right student.
     """
-    secret = _note(folder, "submission_secret.txt")
-    notes = {"submission_secret.txt": secret} if re.fullmatch(r"[0-9a-f]{128}", secret) else {}
+    secret = _small_text(folder, "submission_secret.txt")
+    texts = {"submission_secret.txt": secret} if re.fullmatch(r"[0-9a-f]{128}", secret) else {}
     with suppress(ValueError, OverflowError):
-        notes["timestamp.txt"] = parse_utc(_note(folder, "timestamp.txt")).isoformat(" ")
-    return {name: text.encode() for name, text in notes.items()}
+        texts["timestamp.txt"] = parse_utc(_small_text(folder, "timestamp.txt")).isoformat(" ")
+    return {name: text.encode() for name, text in texts.items()}
 
 
-def _note(folder: str, name: str) -> str:
+def _small_text(folder: str, name: str) -> str:
     """Return the text of a small regular file; "" if the path is anything else, such as a link."""
     path = Path(folder, name)
     if path.is_symlink() or not path.is_file() or path.stat().st_size > 200:

@@ -30,7 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from course_utils import files
 from course_utils.grading import release, safe_files
 from course_utils.grading.assignments import grade_id, grading, is_answer, is_graded, tests_of
-from course_utils.grading.intake.submissions import TIME, in_gradebook, words
+from course_utils.grading.intake.submissions import TIMESTAMP, describe, in_gradebook
 from course_utils.grading.results import records
 from course_utils.grading.results.records import PERSON, UNGRADABLE, Record, by_hand
 from course_utils.grading.spec import MAX_NOTEBOOK, Notebook, Submission
@@ -38,13 +38,13 @@ from course_utils.notebooks import load
 from course_utils.validation import CourseError
 
 # Points by grade id. None means that a person still has to give the points.
-Marks = dict[str, float | None]
+Points = dict[str, float | None]
 
 # A time zone: a name such as UTC or Europe/Rome, or an offset in seconds such as +3600.
 ZONE = re.compile(r"[A-Za-z][\w+-]*(/[\w+-]+)*|[+-]?\d+", re.ASCII)
 
-# Maximum number of characters that are stored of a failed check's message.
-MESSAGE = 4_000
+# Number of characters that are stored of a failed check's message.
+MAX_MESSAGE = 4_000
 
 
 class Book:
@@ -68,43 +68,43 @@ class Book:
         self._url = course.db_url
         try:
             self._book = Gradebook(course.db_url, course.course_id)
-        except SQLAlchemyError as fault:
-            raise self._fault(fault) from fault
+        except SQLAlchemyError as error:
+            raise self._database_error(error) from error
         # Otherwise the assignment's cells would be read from the database again for each student.
         self._book.db().expire_on_commit = False
 
     def __enter__(self) -> Book:
         return self
 
-    def __exit__(self, _: Any, fault: BaseException | None, __: Any) -> None:
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
         self._book.close()
-        if isinstance(fault, SQLAlchemyError):
-            raise self._fault(fault) from fault
+        if isinstance(error, SQLAlchemyError):
+            raise self._database_error(error) from error
 
-    def _fault(self, fault: Exception) -> CourseError:
-        why = words(fault, self.folder)
-        return CourseError(f"the gradebook that {release.SETTINGS} names can't be used: {why}")
+    def _database_error(self, error: Exception) -> CourseError:
+        reason = describe(error, self.folder)
+        return CourseError(f"the gradebook that {release.SETTINGS} names can't be used: {reason}")
 
     def check(self) -> None:
         """Raise CourseError if no submission's result can be saved."""
-        self._penalties()
+        self._late_penalties()
         for top, *names in ("grading", self.name, records.FOLDER), ("autograded",):
             try:
-                with tempfile.TemporaryFile(
-                    dir=safe_files.make_folders(self.folder / top, *names)
-                ) as probe:
-                    probe.write(b"x")
-            except OSError as fault:
-                where, why = "/".join((top, *names)), words(fault, self.folder)
-                raise CourseError(f"results can't be saved in {where}: {why}") from fault
-        own = update(Assignment).where(Assignment.name == self.name).values(name=self.name)
+                folder = safe_files.make_folders(self.folder / top, *names)
+                with tempfile.TemporaryFile(dir=folder) as file:
+                    file.write(b"x")
+            except OSError as error:
+                shown, reason = "/".join((top, *names)), describe(error, self.folder)
+                raise CourseError(f"results can't be saved in {shown}: {reason}") from error
+        # Overwrite the assignment's name with the same name.
+        statement = update(Assignment).where(Assignment.name == self.name).values(name=self.name)
         try:
-            self._book.db.execute(own)  # overwrites the name with the same name
+            self._book.db.execute(statement)
             self._book.db.commit()
-        except SQLAlchemyError as fault:
-            raise self._fault(fault) from fault
+        except SQLAlchemyError as error:
+            raise self._database_error(error) from error
 
-    def learn(self, solution: Path) -> bool:
+    def release_if_changed(self, solution: Path) -> bool:
         """Release the assignment again if the tests in the gradebook differ from the solution's.
 
         Returns:
@@ -113,15 +113,16 @@ class Book:
         notebook = load(solution)
         tests = tests_of(notebook)
         points = {grade_id(c): float(grading(c).get("points", 0)) for c in notebook["cells"]}
-        wanted = {name: (source, points[name]) for name, source in tests.items()}
-        known = {}
+        current = {name: (source, points[name]) for name, source in tests.items()}
+        stored = {}
         with contextlib.suppress(MissingEntry):
             entry = self._book.find_notebook(self.name, self.name)
             scores = {cell.name: cell.max_score for cell in entry.grade_cells}
-            known = {c.name: (c.source, scores.get(c.name)) for c in entry.source_cells}
-        if all(known.get(name) == test for name, test in wanted.items()):
+            stored = {c.name: (c.source, scores.get(c.name)) for c in entry.source_cells}
+        if all(stored.get(name) == test for name, test in current.items()):
             return False
-        self._book.db.rollback()  # ends the transaction, so that nbgrader can write
+        # End the transaction, so that nbgrader can write.
+        self._book.db.rollback()
         release.release(self.folder, self.name)
         return True
 
@@ -131,7 +132,8 @@ class Book:
 
     def scores(self) -> dict[str, dict[str, float | None]]:
         """Return the points in the gradebook by student and graded cell, computed by `score`."""
-        self._book.db.expire_all()  # formgrader may have changed the database meanwhile
+        # Formgrader may have changed the database meanwhile.
+        self._book.db.expire_all()
         return {
             submission.student_id: {
                 grade.name: score(grade) for book in submission.notebooks for grade in book.grades
@@ -139,47 +141,47 @@ class Book:
             for submission in self._book.assignment_submissions(self.name)
         }
 
-    def save(self, record: Record, notebook: Notebook, given: Submission) -> Record:
+    def save(self, record: Record, notebook: Notebook, submission: Submission) -> Record:
         """Save points, notebook and record; return the record with its points and state.
 
         Points given by hand are kept. A cell with such points is marked for a new review only if
-        the check gives different points than before, or if the answer has changed. For a
-        student who doesn't belong in the gradebook (`submissions.in_gradebook`), only the record is
-        saved. A submission that can't be saved is ungradable, and its record says why.
+        the check gives different points than before, or if the answer has changed. If the gradebook
+        should not contain the student (`submissions.in_gradebook`), only the record is saved. A
+        submission that can't be saved is ungradable, and its record says why.
 
         Raises:
             CourseError: no submission can be saved any more.
         """
         try:
-            return self._saved(record, notebook, given)
+            return self._save_all(record, notebook, submission)
         except MemoryError:
             raise
-        except Exception as fault:
-            # nbgrader, SQLAlchemy, the late policy or the file system has raised the exception.
+        # nbgrader, SQLAlchemy, the late policy or the file system may raise any exception.
+        except Exception as error:
             with contextlib.suppress(SQLAlchemyError):
                 # Without a rollback, saving the next student would fail as well.
                 self._book.db.rollback()
             self.check()
-            return self._not_saved(record, fault)
+            return self._save_failure(record, error)
 
-    def _saved(self, record: Record, notebook: Notebook, given: Submission) -> Record:
+    def _save_all(self, record: Record, notebook: Notebook, submission: Submission) -> Record:
         """Save points, notebook and record as `save` does, without handling exceptions."""
         if in_gradebook(self.folder / "submitted", record.student):
             graded = nbformat.from_dict(notebook)
             is_gradable = record.state != UNGRADABLE
-            timestamp = self._register(record.student, given)
-            marks = self._enter_marks(record.student, graded.cells if is_gradable else [])
+            timestamp = self._register(record.student, submission)
+            points = self._enter_points(record.student, graded.cells if is_gradable else [])
             if timestamp and is_gradable:
-                self._late(record.student, graded)
-            record = replace(settle(record, marks), messages=_messages(notebook))
-            self._write_files(record.student, graded, given.exchange)
+                self._subtract_late_penalty(record.student, graded)
+            record = replace(with_points(record, points), messages=_messages(notebook))
+            self._write_files(record.student, graded, submission.exchange)
         record.write(self.records)
         return record
 
-    def _register(self, student: str, given: Submission) -> Any:
+    def _register(self, student: str, submission: Submission) -> Any:
         """Add a submission and its student to the gradebook; return the timestamp or None."""
-        timestamp = _timestamp(given.exchange.get(TIME, ""))
-        # SQLAlchemy warns about objects that nbgrader adds to the session later.
+        timestamp = _timestamp(submission.exchange.get(TIMESTAMP, ""))
+        # SQLAlchemy warns about objects that nbgrader will add to the session later.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Object of type <")
             # Another run may have added the same student at the same time.
@@ -188,7 +190,7 @@ class Book:
             self._book.update_or_create_submission(self.name, student, timestamp=timestamp)
         return timestamp
 
-    def _enter_marks(self, student: str, graded: Iterable[Any]) -> Marks:
+    def _enter_points(self, student: str, graded: Iterable[Any]) -> Points:
         """Compute the points from the cells' outputs and write them into the gradebook.
 
         Args:
@@ -202,28 +204,33 @@ class Book:
         cells = {grade_id(cell): cell for cell in graded}
         unchanged = self._unchanged(student, cells)
         entry = self._book.find_submission_notebook(self.name, self.name, student)
-        marks = {}
+        points = {}
         with self._book.db.no_autoflush:
             for grade in entry.grades:
-                _mark(grade, cells.get(grade.name), grade.name in unchanged)
-                marks[grade.name] = score(grade)
+                _enter_score(grade, cells.get(grade.name), grade.name in unchanged)
+                points[grade.name] = score(grade)
             for comment in entry.comments:
                 comment.auto_comment = _comment(cells.get(comment.name))
         self._book.db.commit()
-        return marks
+        return points
 
-    def _not_saved(self, record: Record, fault: Exception) -> Record:
+    def _save_failure(self, record: Record, error: Exception) -> Record:
         """Return the record of a submission whose result couldn't be saved.
 
         If possible, the points of the checks are removed from the gradebook, and the record is
         written. The record has no key, so the next run grades the submission again.
         """
-        reason = f"its result can't be saved: {words(fault, self.folder)}"
-        costs = {"seconds": record.seconds, "memory": record.memory}
-        record = Record(self.name, record.student, UNGRADABLE, (reason,), **costs)
+        record = Record(
+            self.name,
+            record.student,
+            UNGRADABLE,
+            (f"the result can't be saved: {describe(error, self.folder)}",),
+            seconds=record.seconds,
+            memory=record.memory,
+        )
         # Saving may fail again, or the gradebook may not contain the student.
         with contextlib.suppress(Exception):
-            self._enter_marks(record.student, [])
+            self._enter_points(record.student, [])
         with contextlib.suppress(SQLAlchemyError):
             self._book.db.rollback()
         with contextlib.suppress(OSError):
@@ -244,22 +251,23 @@ class Book:
             if not is_answer(cell) or sources.get(name) == cell["source"]
         }
 
-    def _penalties(self) -> AssignLatePenalties:
+    def _late_penalties(self) -> AssignLatePenalties:
         """Return nbgrader's preprocessor that penalizes late work by the configured policy."""
         try:
             return AssignLatePenalties(config=self.config)
         # The late policy is the instructor's own code, which may raise any exception.
-        except Exception as fault:
-            why = words(fault, self.folder)
-            said = f"the late policy that {release.SETTINGS} names can't be used: {why}"
-            raise CourseError(said) from fault
+        except Exception as error:
+            raise CourseError(
+                f"the late policy that {release.SETTINGS} names can't be used: "
+                f"{describe(error, self.folder)}"
+            ) from error
 
-    def _late(self, student: str, graded: Any) -> None:
+    def _subtract_late_penalty(self, student: str, graded: Any) -> None:
         """Subtract the penalty for late work with nbgrader's own preprocessor."""
-        about = {"student": student, "assignment": self.name, "notebook": self.name}
-        step = self._penalties()
-        step.log = release.error_log()
-        step.preprocess(graded, {"nbgrader": {**about, "db_url": self._url}})
+        names = {"student": student, "assignment": self.name, "notebook": self.name}
+        preprocessor = self._late_penalties()
+        preprocessor.log = release.error_log()
+        preprocessor.preprocess(graded, {"nbgrader": {**names, "db_url": self._url}})
 
     def _write_files(self, student: str, graded: Any, exchange: dict[str, str]) -> None:
         """Write the graded notebook into autograded/, where formgrader and feedback read it."""
@@ -268,24 +276,24 @@ class Book:
         files.write_atomically(folder / f"{self.name}.ipynb", notebook, 0o444, alone=True)
         for name, text in exchange.items():
             # An invalid timestamp would stop nbgrader for the whole class.
-            if name != TIME or _timestamp(text):
+            if name != TIMESTAMP or _timestamp(text):
                 files.write_atomically(folder / name, text.encode(), alone=True)
 
 
-def settle(record: Record, marks: Marks) -> Record:
+def with_points(record: Record, points: Points) -> Record:
     """Return the record with its points, and with the state that follows from the points.
 
     A submission needs a person if a person still has to give points for one of its cells. An
     ungradable submission stays ungradable.
     """
     if record.state == UNGRADABLE:
-        return replace(record, points=marks)
-    reasons = [*record.reasons, *(by_hand(cell) for cell, value in marks.items() if value is None)]
+        return replace(record, points=points)
+    reasons = [*record.reasons, *(by_hand(cell) for cell, value in points.items() if value is None)]
     state = PERSON if reasons else record.state
-    return replace(record, state=state, reasons=tuple(reasons), points=marks)
+    return replace(record, state=state, reasons=tuple(reasons), points=points)
 
 
-def _mark(grade: Any, cell: Any, unchanged: bool) -> None:
+def _enter_score(grade: Any, cell: Any, unchanged: bool) -> None:
     """Enter the points from a cell's outputs in the gradebook, as nbgrader's SaveAutoGrades does.
 
     Unlike SaveAutoGrades, this function doesn't mark a cell for a new review if a person has
@@ -298,8 +306,8 @@ def _mark(grade: Any, cell: Any, unchanged: bool) -> None:
     """
     before = grade.auto_score
     grade.auto_score = None if cell is None else determine_grade(cell, release.error_log())[0]
-    dealt_with = grade.manual_score is not None and not grade.needs_manual_grade
-    if not (dealt_with and unchanged and grade.auto_score == before):
+    is_reviewed = grade.manual_score is not None and not grade.needs_manual_grade
+    if not (is_reviewed and unchanged and grade.auto_score == before):
         grade.needs_manual_grade = grade.manual_score is not None or grade.auto_score is None
 
 
@@ -316,15 +324,15 @@ def score(grade: Any) -> float | None:
     """
     if grade.needs_manual_grade:
         return None
-    given = grade.auto_score if grade.manual_score is None else grade.manual_score
-    return given + (grade.extra_credit or 0)
+    points = grade.auto_score if grade.manual_score is None else grade.manual_score
+    return points + (grade.extra_credit or 0)
 
 
 def _timestamp(text: str) -> Any:
     """Return a submission's timestamp as nbgrader expects it; None if the text isn't valid.
 
-    A student may have written the text. dateutil accepts a path as the name of a time zone, so it
-    would open any file that the text names. For that reason only names and offsets are allowed.
+    A student may have written the text. dateutil accepts a path as the name of a time zone and
+    would open the file at this path. For that reason only names and offsets are allowed.
     """
     date, _, zone = text.strip().rpartition(" ")
     if date.count(" ") == 1 and not ZONE.fullmatch(zone):
@@ -338,14 +346,16 @@ def _timestamp(text: str) -> Any:
 
 def _messages(notebook: Notebook) -> dict[str, str]:
     """Return the messages of the failed checks in a graded notebook, by grade id."""
-    found = {}
+    messages = {}
     for cell in notebook["cells"]:
         errors = [o for o in cell.get("outputs", ()) if o["output_type"] == "error"]
-        if is_graded(cell) and errors:
-            found[grade_id(cell)] = _message(errors[0])[:MESSAGE]
-    return found
+        if errors and is_graded(cell) and (name := grade_id(cell)):
+            messages[name] = _message(errors[0])[:MAX_MESSAGE]
+    return messages
 
 
 def _message(error: dict[str, Any]) -> str:
-    failed = error["ename"] == "CheckFailed"
-    return "\n".join(error["traceback"]) if failed else f"{error['ename']}: {error['evalue']}"
+    """Return the message of a failed check, or the name and the message of another exception."""
+    if error["ename"] == "CheckFailed":
+        return "\n".join(error["traceback"])
+    return f"{error['ename']}: {error['evalue']}"

@@ -1,16 +1,15 @@
 """Store the result of each submission: state, reasons, points, and the time and memory for grading.
 
 A record is a JSON file, `grading/ASSIGNMENT/records/STUDENT/record.json`. The record is written
-after the gradebook, so if a run is interrupted, the next run continues with the submissions that
+after the gradebook. So if a run is interrupted, the next run continues with the submissions that
 have no record. The folder `records` separates the students' folders from the files of the class,
-because a student may be called `report.html`.
+because a student's name may be `report.html`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +21,9 @@ GRADED, PERSON, UNGRADABLE = "graded", "needs a person", "ungradable"
 FOLDER, NAME = "records", "record.json"
 STATES = (GRADED, PERSON, UNGRADABLE)
 # Maximum size of a record's file, in bytes (B).
-LARGEST = 50_000_000
+MAX_SIZE = 50_000_000
+# Maximum of points, seconds and bytes in a record. The sum of larger numbers could be infinite.
+MAX_NUMBER = 1e15
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Record:
         reasons: the reasons why a person is needed, or why the submission can't be graded, one
             line each.
         repairs: the repairs of the notebook before grading, one line each.
-        incidents: events of the run, such as an answer that exceeded its time limit, one line each.
+        incidents: unusual events during grading, such as an answer that exceeded its time limit,
+            one line each.
         points: points by grade id; None if a person still has to give them.
         messages: the messages of the failed checks, by grade id.
         seconds: the time that grading needed, in seconds.
@@ -62,12 +64,15 @@ class Record:
         Raises:
             OSError: the record can't be written, for example because its path is a folder.
         """
-        place = make_folders(folder, FOLDER, self.student)
-        write_atomically(place / NAME, json.dumps(asdict(self), indent=1).encode(), alone=True)
+        target = make_folders(folder, FOLDER, self.student)
+        write_atomically(target / NAME, json.dumps(asdict(self), indent=1).encode(), alone=True)
 
 
 def by_hand(cell: str) -> str:
-    """Return the reason for a submission in which a person has to give the points of a cell."""
+    """Return the reason why a submission needs a person: somebody has to give a cell's points.
+
+    Records of earlier versions contain the same text, so that their reasons are recognized.
+    """
     return f"a person gives the points of {cell}"
 
 
@@ -75,28 +80,28 @@ def read(path: Path) -> Record | None:
     """Return the record in STUDENT/record.json; None if it is missing or invalid.
 
     A submission without a record is graded again. So no result is lost if somebody has changed or
-    damaged a record's file, or copied it from another student.
+    damaged the file of a record, or has copied it from another student.
     """
     try:
-        fields = json.loads(read_bytes(path, LARGEST))
+        fields = json.loads(read_bytes(path, MAX_SIZE))
         lists = {name: tuple(fields[name]) for name in ("reasons", "repairs", "incidents")}
         record = Record(**fields | lists)
-        return record if record.student == path.parent.name and _sound(record) else None
+        return record if record.student == path.parent.name and _is_valid(record) else None
     except (OSError, ArithmeticError, AttributeError, LookupError, RecursionError):
         return None
     except (TypeError, ValueError):
         return None
 
 
-def _sound(record: Record) -> bool:
-    """Return whether each field has the type and the range that report and table need."""
+def _is_valid(record: Record) -> bool:
+    """Return whether each field has the type and the range that the report and the table need."""
     texts = [record.assignment, record.student, record.key, *record.messages.values()]
     texts += [*record.reasons, *record.repairs, *record.incidents]
     costs, points = [record.seconds, record.memory], record.points.values()
     numbers = [*costs, *(value for value in points if value is not None)]
     return (
         all(isinstance(text, str) for text in texts)
-        and all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+        and all(isinstance(n, int | float) and abs(n) <= MAX_NUMBER for n in numbers)
         and min(costs) >= 0
         and record.state in STATES
         and (record.state == GRADED or any(record.reasons))
@@ -109,18 +114,17 @@ def read_all(folder: Path) -> list[Record]:
     return [record for path in students if (record := read(path / NAME))]
 
 
-def adopt(folder: Path) -> None:
+def move_old_records(folder: Path) -> None:
     """Move the records that earlier versions saved as STUDENT/record.json into the records folder.
 
-    Without the records folder, the folder of a student called `report.html` would have the path of
-    the report. A record that can't be moved is ignored, and its submission is graded again.
+    A record that can't be moved is ignored, and its submission is graded again.
     """
     for old in _entries(folder):
         with contextlib.suppress(OSError):
             names = os.listdir(old)
-            known = all(name == NAME or name.endswith(PART) for name in names)
+            only_records = all(name == NAME or name.endswith(PART) for name in names)
             folders = [name for name in names if kind(old / name) == "a folder"]
-            if known and not folders and not old.is_symlink():
+            if only_records and not folders and not old.is_symlink():
                 old.rename(make_folders(folder, FOLDER) / old.name)
 
 

@@ -6,8 +6,8 @@
     changes(previous, records)                  returns the differences between two gradings
 
 Every text of a record may come from a student. Therefore control characters are removed, long texts
-are cut, and the template report.html.j2 escapes every value. Missing points stay missing; they are
-never replaced by 0.
+are shortened, and the template report.html.j2 escapes every value. Missing points stay missing;
+they are never replaced by 0.
 """
 
 from __future__ import annotations
@@ -42,19 +42,21 @@ from course_utils.grading.safe_files import escape_unprintable
 from course_utils.units import MB, format_bytes
 
 # Maximum length of a line of text, in characters.
-LINE = 200
+MAX_LINE = 200
 # Maximum length of a message, in characters and in lines.
-TEXT, LINES = 1_500, 20
+MAX_TEXT, MAX_LINES = 1_500, 20
 # Maximum number of reasons that are shown for one student.
-REASONS = 5
+MAX_REASONS = 5
 # Maximum length of one value on the page or in the table, in characters.
-MOST = (REASONS + 1) * (LINE + 4)
+MAX_VALUE = (MAX_REASONS + 1) * (MAX_LINE + 4)
 # Maximum number of groups that are shown for a cell's messages, for repairs and for incidents.
-GROUPS = 8
+MAX_GROUPS = 8
 # Number of slowest submissions that are shown.
 SLOWEST = 5
 # Maximum number of bars in the histogram of points.
-BARS = 31
+MAX_BARS = 31
+# Smallest value in the histograms of seconds and MB.
+MIN_VALUE = 1e-6
 
 # Points by the id of a graded cell.
 Points = Mapping[str, float | None]
@@ -76,18 +78,19 @@ def merged(records: Iterable[Record], scores: Mapping[str, Points]) -> list[Reco
         records: the records of the class.
         scores: points by student and grade id; None if a person still has to give the points.
     """
-    return [_with(record, scores.get(record.student, {})) for record in records]
+    return [_with_scores(record, scores.get(record.student, {})) for record in records]
 
 
-def _with(record: Record, scores: Points) -> Record:
+def _with_scores(record: Record, scores: Points) -> Record:
     if record.state == UNGRADABLE:
         return record
     points = {**record.points, **scores}
-    known = {by_hand(cell) for cell in points}
-    reasons = [reason for reason in record.reasons if reason not in known]
+    by_hand_reasons = {by_hand(cell) for cell in points}
+    reasons = [reason for reason in record.reasons if reason not in by_hand_reasons]
     reasons += [by_hand(cell) for cell, value in points.items() if value is None]
-    settled = GRADED if record.reasons else record.state
-    state = PERSON if reasons else settled
+    state = GRADED if record.reasons else record.state
+    if reasons:
+        state = PERSON
     return replace(record, points=points, reasons=tuple(reasons), state=state)
 
 
@@ -111,20 +114,19 @@ class Change:
 def changes(previous: Iterable[Record], records: Iterable[Record]) -> list[Change]:
     """Return the differences in points and states between two gradings, sorted by student."""
     earlier = {record.student: record for record in previous}
-    found = []
-    for now in sorted(records, key=_name):
+    differences = []
+    for now in sorted(records, key=_sort_key):
         if (before := earlier.get(now.student)) is None:
             continue
-        if before.state != now.state:
-            found.append(Change(now.student, "state", before.state, now.state))
         old, new = _points(before), _points(now)
-        for cell in dict.fromkeys([*old, *new]):
-            if old.get(cell) != new.get(cell):
-                found.append(Change(now.student, cell, old.get(cell), new.get(cell)))
-    return found
+        pairs: list[tuple[str, float | str | None, float | str | None]]
+        pairs = [("state", before.state, now.state)]
+        pairs += [(cell, old.get(cell), new.get(cell)) for cell in dict.fromkeys([*old, *new])]
+        differences += [Change(now.student, *pair) for pair in pairs if pair[1] != pair[2]]
+    return differences
 
 
-def _name(record: Record) -> tuple[str, str]:
+def _sort_key(record: Record) -> tuple[str, str]:
     """Return a sort key that sorts students naturally: b after A, student10 after student9."""
     padded = re.sub(r"\d+", lambda digits: digits[0].zfill(20), record.student.casefold())
     return padded, record.student
@@ -134,37 +136,44 @@ def _points(record: Record) -> Points:
     return {} if record.state == UNGRADABLE else record.points
 
 
-def _full(task: Task) -> dict[str, float]:
+def _max_points(task: Task) -> dict[str, float]:
     """Return the maximum points of each graded cell of a task."""
     return {cell["id"]: grading(cell)["points"] for cell in task.graded}
 
 
-def _of_task(record: Record, task: Task) -> float | None:
+def _total(values: Sequence[float | None]) -> float | None:
+    """Return the sum of the values; None if any value is missing."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _task_points(record: Record, task: Task) -> float | None:
     """Return a submission's points for a task; None if the points of any cell are missing."""
-    values = [_points(record).get(cell) for cell in _full(task)]
-    return None if None in values else sum(values)
+    return _total([_points(record).get(cell) for cell in _max_points(task)])
 
 
-def _so_far(record: Record, assignment: Assignment) -> float | None:
+def _points_so_far(record: Record, assignment: Assignment) -> float | None:
     """Return the sum of all known points; None if no points are known."""
-    cells = [cell for task in assignment.tasks for cell in _full(task)]
+    cells = [cell for task in assignment.tasks for cell in _max_points(task)]
     known = [value for cell in cells if (value := _points(record).get(cell)) is not None]
     return sum(known) if known else None
 
 
-def _current(assignment: Assignment, records: Iterable[Record]) -> list[Record]:
-    """Return the records sorted by student, each with a reason for every cell without points.
+def _prepared(assignment: Assignment, records: Iterable[Record]) -> list[Record]:
+    r"""Return the records sorted by student, each with a reason for every cell without points.
 
-    Unprintable characters in students' names are replaced by escape sequences, such as `\\x1b`. In
+    Unprintable characters in students' names are replaced by escape sequences, such as `\x1b`. In
     other texts, these characters are removed. In names they are escaped, because two names without
     these characters could look the same.
 
     Raises:
         ValueError: a record belongs to another assignment.
     """
-    records = sorted(merged(records, {}), key=_name)
-    if wrong := [record for record in records if record.assignment != assignment.name]:
-        raise ValueError(f"a record of {wrong[0].assignment} in a report of {assignment.name}")
+    records = sorted(merged(records, {}), key=_sort_key)
+    if others := {record.assignment for record in records} - {assignment.name}:
+        raise ValueError(
+            f"the report of {assignment.name} must not contain a record of {min(others)}"
+        )
     return [replace(record, student=escape_unprintable(record.student)) for record in records]
 
 
@@ -181,25 +190,26 @@ NUMBER = re.compile(r"(?<![\w.])-?\d+(?:[_,]\d+)*(?:\.\d+)?(?:e[+-]?\d+)?(?!\w)"
 
 
 def _plain(text: str) -> str:
-    return UNSEEN.sub("", ANSI.sub("", text[: 4 * TEXT]))
+    return UNSEEN.sub("", ANSI.sub("", text[: 4 * MAX_TEXT]))
 
 
-def _line(text: str, most: int = LINE) -> str:
-    """Return a text as one line, cut to `most` characters."""
+def _line(text: str, max_length: int = MAX_LINE) -> str:
+    """Return a text as one line, cut to `max_length` characters."""
     line = " ".join(_plain(text).split())
-    return line if len(line) <= most else line[:most] + " …"
+    return line if len(line) <= max_length else line[:max_length] + " …"
 
 
 def _block(text: str) -> str:
-    """Return a text with its line breaks, cut to LINES lines and TEXT characters."""
+    """Return a text with its line breaks, cut to MAX_LINES lines and MAX_TEXT characters."""
     lines = [line.expandtabs(4).rstrip() for line in _plain(text).strip().splitlines()]
-    block = "\n".join(lines[:LINES])
-    return block[:TEXT] + (" …" if len(lines) > LINES or len(block) > TEXT else "")
+    block = "\n".join(lines[:MAX_LINES])
+    is_cut = len(lines) > MAX_LINES or len(block) > MAX_TEXT
+    return block[:MAX_TEXT] + (" …" if is_cut else "")
 
 
 def _reasons(reasons: Sequence[str]) -> str:
-    lines = [_line(reason) for reason in reasons[:REASONS]]
-    more = len(reasons) - REASONS
+    lines = [_line(reason) for reason in reasons[:MAX_REASONS]]
+    more = len(reasons) - MAX_REASONS
     return "; ".join(lines + [f"and {more} more"] * (more > 0)) or "no reason is recorded"
 
 
@@ -210,8 +220,8 @@ def _without_numbers(text: str) -> str:
 
 # --- the table ------------------------------------------------------------------------------------
 
-# The places where a spreadsheet would find a formula: at the start of a cell, or after a semicolon,
-# because semicolons separate cells in countries whose decimal separator is the comma.
+# The positions at which a spreadsheet would find a formula: at the start of a cell, or after a
+# semicolon, because semicolons separate cells in countries whose decimal separator is the comma.
 FORMULA = re.compile(r"(^|;\s*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
 
 
@@ -228,19 +238,18 @@ def write_csv(path: Path, assignment: Assignment, records: Iterable[Record]) -> 
     """
     table = io.StringIO(newline="")
     rows = csv.writer(table)
-    head = ["student", "state", "reasons", "points", "max points"]
-    rows.writerow([*head, *(task.id for task in assignment.tasks)])
-    for record in _current(assignment, records):
-        points = [_of_task(record, task) for task in assignment.tasks]
-        whole = None if None in points else sum(points)
+    header = ["student", "state", "reasons", "points", "max points"]
+    rows.writerow([*header, *(task.id for task in assignment.tasks)])
+    for record in _prepared(assignment, records):
+        points = [_task_points(record, task) for task in assignment.tasks]
         texts = [record.student, record.state, _reasons(record.reasons) if record.reasons else ""]
-        numbers = [whole, assignment.points, *points]
+        numbers = [_total(points), assignment.points, *points]
         rows.writerow([*map(_cell, texts), *map(_number, numbers)])
     write_atomically(path, table.getvalue().encode("utf-8-sig"), alone=True)
 
 
 def _cell(text: str) -> str:
-    return FORMULA.sub(r"\1'", _line(text, MOST))
+    return FORMULA.sub(r"\1'", _line(text, MAX_VALUE))
 
 
 def _number(value: float | None) -> str:
@@ -269,7 +278,7 @@ def write_report(
     Raises:
         ValueError: a record belongs to another assignment.
     """
-    records, previous = _current(assignment, records), _current(assignment, previous)
+    records, previous = _prepared(assignment, records), _prepared(assignment, previous)
     page = _template().render(_content(assignment, records, previous))
     write_atomically(path, page.encode(), alone=True)
 
@@ -277,15 +286,15 @@ def write_report(
 @functools.cache
 def _template() -> Template:
     """Return the page's template, which cuts each value to one line and escapes the value."""
-    made = Environment(
+    environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=lambda value: value if isinstance(value, Markup) else _line(str(value), MOST),
+        finalize=lambda value: value if isinstance(value, Markup) else _line(str(value), MAX_VALUE),
     )
-    made.filters["block"] = lambda text: escape(_block(text))
-    made.globals["palette"] = palette
-    return made.get_template("report.html.j2")
+    environment.filters["block"] = lambda text: escape(_block(text))
+    environment.globals["palette"] = palette
+    return environment.get_template("report.html.j2")
 
 
 def _content(
@@ -293,25 +302,27 @@ def _content(
 ) -> dict[str, Any]:
     """Return all values that the page shows, by their names in the template."""
     counts = Counter(record.state for record in records)
-    able = [record for record in records if record.state != UNGRADABLE]
-    lost = [record for record in records if record.state == UNGRADABLE]
-    doubts, waiting = _people([record for record in records if record.state == PERSON])
+    gradable = [record for record in records if record.state != UNGRADABLE]
+    ungradable = [record for record in records if record.state == UNGRADABLE]
+    doubts, waiting = _needing_a_person([r for r in records if r.state == PERSON])
     return {
         "assignment": assignment,
         "records": records,
         "states": {state: counts[state] for state in STATES},
-        "graded": len(able),
-        "titles": defaultdict(str, {c: _title(t) for t in assignment.tasks for c in _full(t)}),
-        "ungradable": [(record.student, _reasons(record.reasons)) for record in lost],
+        "gradable": len(gradable),
+        "titles": defaultdict(
+            str, {c: _title(t) for t in assignment.tasks for c in _max_points(t)}
+        ),
+        "ungradable": [(record.student, _reasons(record.reasons)) for record in ungradable],
         "doubts": doubts,
         "waiting": waiting,
         "changed": _changed(previous, records) if previous else None,
-        "points": _points_histogram(assignment, able),
-        "tasks": [_task_row(task, able) for task in assignment.tasks if able],
-        "failing": _failing(assignment, able),
+        "points": _points_histogram(assignment, gradable),
+        "tasks": [_task_row(task, gradable) for task in assignment.tasks if gradable],
+        "failing": _failing(assignment, gradable),
         "notes": {
-            "Mended before grading": _notes((record, record.repairs) for record in records),
-            "What happened in runs": _notes((record, record.incidents) for record in records),
+            "Repairs before grading": _notes((record, record.repairs) for record in records),
+            "Incidents during grading": _notes((record, record.incidents) for record in records),
         },
         "costs": _costs(records) if records else None,
     }
@@ -321,7 +332,7 @@ def _title(task: Task) -> str:
     return f"{task.number} {task.title}"
 
 
-def _people(records: Sequence[Record]) -> tuple[list[tuple[str, str]], Groups]:
+def _needing_a_person(records: Sequence[Record]) -> tuple[list[tuple[str, str]], Groups]:
     """Return the doubts by student, and the records that wait for points by hand, by cell."""
     cells = {by_hand(cell): cell for record in records for cell in record.points}
     doubts = [(r, [line for line in r.reasons if line not in cells]) for r in records]
@@ -333,28 +344,28 @@ def _changed(previous: Sequence[Record], records: Sequence[Record]) -> list[tupl
     """Return each student whose points or state changed between two gradings, and the changes."""
     rows: dict[str, list[str]] = defaultdict(list)
     for change in changes(previous, records):
-        before, after = _shown(change.before), _shown(change.after)
+        before, after = _change_value(change.before), _change_value(change.after)
         rows[change.student].append(f"{change.what}: {before} → {after}")
     return [(student, "; ".join(lines)) for student, lines in rows.items()]
 
 
-def _shown(value: float | str | None) -> str:
+def _change_value(value: float | str | None) -> str:
     return value if isinstance(value, str) else _number(value) or "none"
 
 
 def _task_row(task: Task, records: Sequence[Record]) -> dict[str, Any]:
     """Return the class's results in a task: title, median, and shares of students by points."""
-    points = [_of_task(record, task) for record in records]
+    points = [_task_points(record, task) for record in records]
     known = [value for value in points if value is not None]
-    parts = {"full": 0, "some": 0, "none": 0, "missing": len(points) - len(known)}
+    counts = {"full": 0, "some": 0, "none": 0, "missing": len(points) - len(known)}
     for value in known:
-        parts["full" if value >= task.points else "some" if value > 0 else "none"] += 1
-    shares = {look: _share(number, len(points)) for look, number in parts.items()}
+        counts["full" if value >= task.points else "some" if value > 0 else "none"] += 1
+    shares = {look: _share(number, len(points)) for look, number in counts.items()}
     return {
         "title": _title(task),
         "median": f"{_number(median(known)) if known else '–'} of {task.points}",
         "shares": shares,
-        "widths": {look: 100 * number / len(points) for look, number in parts.items()},
+        "widths": {look: 100 * number / len(points) for look, number in counts.items()},
         "alt": f"Students by points: {', '.join(map(' '.join, shares.items()))}",
     }
 
@@ -376,7 +387,7 @@ class Histogram:
 
     Attributes:
         axis: the name of the quantity.
-        bars: for each bar the label, the number of students whose value is final, and the number
+        bars: for each bar its label, the number of students whose value is final, and the number
             of students who may still get more points.
         alt: a description of the histogram in words.
         left_out: the number of students without a value.
@@ -390,7 +401,7 @@ class Histogram:
     @property
     def most(self) -> int:
         """The number of students in the highest bar."""
-        return max(final + so_far for _, final, so_far in self.bars)
+        return max(final + waiting for _, final, waiting in self.bars)
 
 
 def _points_histogram(assignment: Assignment, records: Sequence[Record]) -> Histogram | None:
@@ -398,42 +409,41 @@ def _points_histogram(assignment: Assignment, records: Sequence[Record]) -> Hist
 
     Students who may still get more points are counted separately.
     """
-    known = [(r, so_far) for r in records if (so_far := _so_far(r, assignment)) is not None]
+    known = [(r, points) for r in records if (points := _points_so_far(r, assignment)) is not None]
     if not known or not assignment.points:
         return None
-    step = max(1, _round_up(assignment.points / (BARS - 1)))
-    bars = [[0, 0] for _ in range(math.floor(assignment.points / step) + 1)]
-    for record, so_far in known:
-        place = math.floor(so_far / step + 1e-9)
-        bars[min(max(place, 0), len(bars) - 1)][record.state == PERSON] += 1
-    labels = [_number(place * step) for place in range(len(bars))]
-    told = ", ".join(
-        f"{sum(b)} at {label}" for label, b in zip(labels, bars, strict=True) if sum(b)
-    )
+    step = max(1, _round_up(assignment.points / (MAX_BARS - 1)))
+    last = math.floor(assignment.points / step)
+    final, waiting = [0] * (last + 1), [0] * (last + 1)
+    for record, points in known:
+        place = min(max(math.floor(points / step + 1e-9), 0), last)
+        (waiting if record.state == PERSON else final)[place] += 1
+    labels = [_number(place * step) for place in range(last + 1)]
+    bars = list(zip(labels, final, waiting, strict=True))
+    listed = ", ".join(f"{f + w} at {label}" for label, f, w in bars if f + w)
     axis = "points" if step == 1 else f"points, in steps of {_number(step)}"
-    alt = f"Histogram of {axis}, from 0 to {assignment.points}. Students: {told}."
-    if waiting := sum(part for _, part in bars):
-        alt += f" {waiting:,} of them so far: a person is needed."
-    shown = [(label, *parts) for label, parts in zip(labels, bars, strict=True)]
-    return Histogram(axis, shown, alt, len(records) - len(known))
+    alt = f"Histogram of {axis}, from 0 to {assignment.points}. Students: {listed}."
+    if sum(waiting):
+        alt += f" For {sum(waiting):,} of them, a person still has to give points."
+    return Histogram(axis, bars, alt, len(records) - len(known))
 
 
 def _spread(values: Iterable[float], axis: str) -> Histogram | None:
     """Return the number of students by a quantity; None if the quantity was not measured.
 
     The bars end at 1, 2, 5, 10, 20, 50, and so on, because values may differ by orders of
-    magnitude. Values of 0 are not counted.
+    magnitude. Values below MIN_VALUE are not counted.
     """
-    values = [value for value in values if value > 0]
+    values = [value for value in values if value >= MIN_VALUE]
     if not values:
         return None
     edges = [_round_up(min(values))]
     while edges[-1] < max(values):
         edges.append(_round_up(1.01 * edges[-1]))
     counts = Counter(next(edge for edge in edges if value <= edge) for value in values)
-    told = ", ".join(f"{counts[edge]} up to {edge:,.6g}" for edge in edges if counts[edge])
+    listed = ", ".join(f"{counts[edge]} up to {edge:,.6g}" for edge in edges if counts[edge])
     bars = [(f"≤ {edge:,.6g}", counts[edge], 0) for edge in edges]
-    return Histogram(axis, bars, f"Histogram of {axis}. Students: {told}.")
+    return Histogram(axis, bars, f"Histogram of {axis}. Students: {listed}.")
 
 
 def _round_up(value: float) -> float:
@@ -446,48 +456,47 @@ def _round_up(value: float) -> float:
 
 
 @dataclass(frozen=True)
-class Shown:
+class LargestGroups:
     """The largest groups of records.
 
     Attributes:
-        shown: the largest groups.
-        rarer: the number of groups that are left out.
+        groups: the largest groups.
+        left_out: the number of groups that are left out.
         students: the number of students in the groups that are left out.
     """
 
-    shown: Groups
-    rarer: int
+    groups: Groups
+    left_out: int
     students: int
 
 
 def _groups(pairs: Iterable[tuple[str, Record]]) -> Groups:
     """Return the records grouped by the text that they share, the largest group first."""
-    found: dict[str, list[Record]] = defaultdict(list)
+    groups: dict[str, list[Record]] = defaultdict(list)
     for shared, record in pairs:
-        found[shared].append(record)
-    return sorted(found.items(), key=lambda group: (-len(group[1]), group[0]))
+        groups[shared].append(record)
+    return sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
 
 
-def _largest(pairs: Iterable[tuple[str, Record]]) -> Shown:
+def _largest(pairs: Iterable[tuple[str, Record]]) -> LargestGroups:
     groups = _groups(pairs)
-    rest = groups[GROUPS:]
-    return Shown(
-        groups[:GROUPS], len(rest), len({record.student for _, group in rest for record in group})
-    )
+    rest = groups[MAX_GROUPS:]
+    students = {record.student for _, group in rest for record in group}
+    return LargestGroups(groups[:MAX_GROUPS], len(rest), len(students))
 
 
 def _failing(assignment: Assignment, records: Sequence[Record]) -> list[tuple[str, list[Any]]]:
     """Return the students who lost points, grouped by task, cell and mistake."""
-    found = []
+    tasks = []
     for task in assignment.tasks:
         cells = []
-        for cell, full in () if task.by_hand else _full(task).items():
+        for cell, maximum in () if task.by_hand else _max_points(task).items():
             points = [(record, _points(record).get(cell)) for record in records]
-            lost = [record for record, value in points if value is not None and value < full]
+            lost = [record for record, value in points if value is not None and value < maximum]
             groups = _largest((_mistake(record.messages.get(cell, "")), record) for record in lost)
-            cells += [{"id": cell, "lost": len(lost), "groups": groups}] if lost else []
-        found += [(_title(task), cells)] if cells else []
-    return found
+            cells += [{"id": cell, "lost": len(lost), "largest": groups}] if lost else []
+        tasks += [(_title(task), cells)] if cells else []
+    return tasks
 
 
 def _mistake(message: str) -> str:
@@ -497,17 +506,17 @@ def _mistake(message: str) -> str:
     call. Numbers in the exception and in the call are removed, because they differ between answers.
     """
     text = _plain(message)
-    said = {
-        label: re.findall(rf"^ {{1,4}}{label} +(.+(?:\n {{12}}.+)*)", text, re.M)
+    likely, raised = (
+        re.findall(rf"^ {{1,4}}{label} +(.+(?:\n {{12}}.+)*)", text, re.M)
         for label in ("likely", "raised")
-    }
-    if said["likely"]:
-        return _line(said["likely"][-1])
-    first = re.sub(r"\ANot right yet[^:\n]*: ", "", text.strip()).partition("\n")[0]
-    return _without_numbers(said["raised"][0] if said["raised"] else first) or "no message"
+    )
+    if likely:
+        return _line(likely[-1])
+    call = re.sub(r"\ANot right yet[^:\n]*: ", "", text.strip()).partition("\n")[0]
+    return _without_numbers(raised[0] if raised else call) or "no message"
 
 
-def _notes(notes: Iterable[tuple[Record, Sequence[str]]]) -> Shown:
+def _notes(notes: Iterable[tuple[Record, Sequence[str]]]) -> LargestGroups:
     """Return the largest groups of submissions with the same line; its numbers may differ."""
     return _largest(
         (line, record)
@@ -522,14 +531,14 @@ def _notes(notes: Iterable[tuple[Record, Sequence[str]]]) -> Shown:
 def _costs(records: Sequence[Record]) -> dict[str, Any]:
     """Return the time and the memory that grading needed."""
     seconds, memory = [r.seconds for r in records], [r.memory for r in records if r.memory]
-    slowest = sorted(records, key=lambda record: (-record.seconds, *_name(record)))[:SLOWEST]
+    slowest = sorted(records, key=lambda record: (-record.seconds, *_sort_key(record)))[:SLOWEST]
     return {
-        "work": _time(sum(seconds)),
+        "total": _time(sum(seconds)),
         "median": _time(median(seconds)),
         "memory": memory and [format_bytes(median(memory)), format_bytes(max(memory))],
-        "pictures": [
-            _spread(seconds, "seconds of a submission"),
-            _spread([size / MB for size in memory], "MB of a submission"),
+        "histograms": [
+            _spread(seconds, "seconds per submission"),
+            _spread([size / MB for size in memory], "MB per submission"),
         ],
         "slowest": [
             (r.student, r.state, _time(r.seconds), format_bytes(r.memory) if r.memory else "–")
