@@ -136,10 +136,10 @@ class Server:
         folders |= {"JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython"}
         settings = {name: str(self.folder / place) for name, place in folders.items()}
         program, *options = self.front_end.command
-        program = shutil.which(program, path=str(Path(sys.executable).parent))
+        path = shutil.which(program, path=str(Path(sys.executable).parent)) or program
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [program, *options, "--no-browser", f"--port={free_port()}"],
+                [path, *options, "--no-browser", f"--port={free_port()}"],
                 cwd=self.folder,
                 env=os.environ | settings,
                 # Ctrl-C then interrupts only pytest, which stops the server.
@@ -172,9 +172,10 @@ class Server:
         try:
             self.process.wait(PATIENCE)
         finally:
-            for process in (self.process, *children):
+            self.process.kill()
+            for child in children:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+                    child.kill()
 
     def children(self) -> list[psutil.Process]:
         """Return the running processes that the server has started, including its kernels."""
@@ -461,9 +462,9 @@ class Explorer(OpenNotebook):
 
     def shown(self) -> tuple[str, str, str]:
         """Return the source of the picture, its alt text, and the numbers below it."""
-        source, alt = (self.picture.get_attribute(name) for name in ("src", "alt"))
+        source, alt = (self.picture.get_attribute(name) or "" for name in ("src", "alt"))
         # Unlike inner_text, text_content also returns text that is scrolled out of view.
-        return source, alt, self.numbers.text_content()
+        return source, alt, self.numbers.text_content() or ""
 
     def expect(self, number: str) -> tuple[str, str, str]:
         """Wait until the alt text contains a number, and return what is shown."""

@@ -235,7 +235,7 @@ def gguf_name(name: str) -> str:
     import gguf
 
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 64)
-    return names.get_name(name.removesuffix(".weight")) + ".weight"
+    return f"{names.get_name(name.removesuffix('.weight'))}.weight"
 
 
 def write_wheel(folder: Path, requirement: str, file: str, data: bytes) -> Path:
