@@ -442,7 +442,7 @@ def test_repair_lists_its_repairs(submissions):
         0,
         [
             "restored missing tests: sum-all-form",
-            "deleted 09_sums-repaired.ipynb (without outputs: run it once)",
+            "deleted 09_sums-repaired.ipynb (outputs are removed: run the notebook once)",
         ],
     )
     assert "sum-all-form" in (submissions / "deleted 09_sums-repaired.ipynb").read_text()

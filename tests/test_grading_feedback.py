@@ -637,7 +637,7 @@ SECRET = "0123456789abcdef" * 8
 @pytest.fixture(scope="module")
 def course_with_submission(tmp_path_factory):
     """A course with a submission in its gradebook."""
-    folder = sums.course(tmp_path_factory.mktemp("course"))
+    folder = sums.course(tmp_path_factory.mktemp("feedback") / "course")
     with sums.gradebook(folder) as gradebook:
         gradebook.add_student("student01")
         gradebook.add_submission(sums.NAME, "student01")

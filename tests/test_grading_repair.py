@@ -16,12 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from course_utils.grading import release as releasing
 from course_utils.grading.assignments import grading, is_answer, read, sources
 from course_utils.grading.intake import repair
 from course_utils.grading.intake.repair import Ungradable
 from course_utils.validation import CourseError
-from tests import assignment, mutation
+from tests import assignment, mutation, sums
 from tests.time_limit import time_limit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,12 +31,7 @@ REAL = [path.stem for path in sources(ROOT)]
 @pytest.fixture(scope="module")
 def small_course(tmp_path_factory):
     """A course with the small assignment, which is released and in nbgrader's gradebook."""
-    folder = tmp_path_factory.mktemp("course")
-    (folder / "exercises").mkdir()
-    (folder / releasing.SETTINGS).write_bytes((ROOT / releasing.SETTINGS).read_bytes())
-    assignment.write(folder)
-    releasing.release(folder)
-    return folder
+    return sums.course(tmp_path_factory.mktemp("repair") / "course")
 
 
 @functools.cache

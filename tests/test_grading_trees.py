@@ -466,7 +466,7 @@ class QuickSession:
 def quick():
     """Grade without a sandbox."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(autograde, "Referee", QuickSession)
+        patch.setattr(autograde, "GradingSession", QuickSession)
         patch.setattr(autograde, "servers", lambda paper: (None, None))
         patch.setattr(autograde, "reserved_core", contextlib.nullcontext)
         yield
@@ -673,7 +673,7 @@ def test_no_single_odd_student_stops_the_batch(folder, released, quick, kind):
 @pytest.mark.parametrize("seed", range(3))
 def test_no_random_tree_stops_the_batch_in_the_sandbox(released, tmp_path, seed):
     """The sandbox runs as the user who runs the tests, and root can read and write everything."""
-    assert autograde.Referee is not QuickSession
+    assert autograde.GradingSession is not QuickSession
     root = os.getuid() == 0
     tree = random_tree(tmp_path, released, seed, "unreadable|unwritable" if root else "no kind")
     try:
@@ -866,7 +866,7 @@ CLASS_ERRORS = {
     ),
     "report is a folder": (
         replaced(f"grading/{NAME}/report.html", "folder"),
-        "report.html: a folder is in the place",
+        "report.html: a folder has this name",
     ),
     "gradebook is a folder": (
         replaced("gradebook.db", "folder"),
