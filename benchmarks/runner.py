@@ -127,7 +127,7 @@ def run(name: str, arguments: list[str]) -> int:
     except CourseError as error:
         return _print_problems([str(error)])
     except KeyboardInterrupt:
-        return _print_problems([f"Interrupted. {data} has the results that were measured before."])
+        return _print_problems([f"Interrupted. Finished measurements are saved in {data}, if any."])
     report = load_report(data)
     print(f"\n{page(name, benchmark, report)}\nSaved in {data}.")
     return _print_problems(benchmark.problems(report))

@@ -241,7 +241,8 @@ def main(arguments=None):
             return replace_process([str(venv_program("course")), "--fetch", command, *rest])
         else:
             raise SetupError(
-                f"There is no command {command!r}: run `make help` to list all commands."
+                f"There is no command {command!r}. To list all commands, run "
+                "`python course_utils/bootstrap.py help`."
             )
     except (SetupError, OSError, subprocess.CalledProcessError) as error:
         print(error, file=sys.stderr)

@@ -632,8 +632,8 @@ def test(arguments: tuple[str, ...]) -> None:
 def test_full(arguments: tuple[str, ...]) -> None:
     """Lint, then run all tests but the slow ones.
 
-    The coverage of these tests is measured. ARGUMENTS are passed on to pytest. -m full leaves out
-    what `make test` runs.
+    The coverage of these tests is measured. ARGUMENTS are passed on to pytest. Without the tests
+    that `make test` runs: -m "full and not slow".
     """
     _run_tests("-m", "not slow", "--cov", "--cov-report", "term", *arguments)
 

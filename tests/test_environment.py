@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from course_utils import environment, runtime
+from course_utils import bootstrap, environment, runtime
 from course_utils.environment import Gpu, Machine, check_environment
 
 GOOD_LIBRARIES = environment.MINIMUM_VERSIONS | {"torchao": None}
@@ -234,6 +234,8 @@ def test_minimum_versions_agree_with_pyproject():
     low, high = re.findall(r"3\.(\d+)", project["requires-python"])
     supported = environment.OLDEST_PYTHON, environment.NEWEST_PYTHON
     assert ((3, int(low)), (3, int(high) - 1)) == supported
+    limits = bootstrap.OLDEST_PYTHON, bootstrap.FIRST_UNTESTED_PYTHON
+    assert ((3, int(low)), (3, int(high))) == limits
 
 
 # --- the facts ---

@@ -1,5 +1,6 @@
 """Each field of a sandbox policy gives its guarantee, and no other field gives it."""
 
+import dataclasses
 import os
 import pwd
 import signal
@@ -73,6 +74,11 @@ def test_a_guarantee_holds_because_of_its_field(policy, field, probe, without):
     if field == "drop_capabilities" and os.geteuid() != 0:
         pytest.skip("only a program that root starts has capabilities")
     assert not succeeds(replace(policy, **{field: default} | without), probe)
+
+
+def test_each_guarantee_has_a_test():
+    tested = {field for field, _, _ in PROBES} | {"die_with_parent"}
+    assert tested == {field.name for field in dataclasses.fields(Policy)}
 
 
 @needed

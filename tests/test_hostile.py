@@ -27,10 +27,12 @@ pytestmark = pytest.mark.xdist_group("hostile")
 # One attack of each kind. The other attacks are slow.
 SAMPLE = {
     "bomb_files_open",
+    "calls_remembered",
     "file_link_shadow",
     "frames_gc",
     "honest_shadowed",
     "metadata_points",
+    "neighbour_terminals",
     "network_local",
     "notebook_truncated",
     "page_script",
@@ -38,6 +40,8 @@ SAMPLE = {
     "process_kill_all",
     "protocol_object",
     "read_solution",
+    "shell_ast",
+    "student_bytes",
     "value_equality",
     "withheld_routes",
     "write_gradebook",
@@ -73,6 +77,33 @@ def test_an_attack_has_only_the_allowed_result(runs, attack):
     run = runs[attack.assignment]
     record = run.records.get(course_grade.student(attack))
     assert course_grade.problems(attack, record, run) == []
+
+
+def test_the_sample_has_an_attack_of_each_kind():
+    """Otherwise an attack that gets another name would be left out without notice."""
+    names = {attack.name for attack in corpus.attacks()}
+    assert names >= SAMPLE
+    assert {n.partition("_")[0] for n in SAMPLE} == {n.partition("_")[0] for n in names}
+
+
+def test_only_honest_submissions_have_a_minimum_of_points():
+    for attack in corpus.attacks():
+        assert (attack.least > 0) == attack.name.startswith("honest"), attack.name
+
+
+@pytest.mark.parametrize(
+    ("header", "error"),
+    [
+        ("# tries: x\n", "must"),
+        ("# tries: x\n# must: some points; graded\n", "some points"),
+        ("# tries: x\n# must: no point; excellent\n", "excellent"),
+    ],
+)
+def test_an_invalid_header_of_a_submission_raises_an_error(tmp_path, header, error):
+    path = tmp_path / "attack.py"
+    path.write_text(header)
+    with pytest.raises(ValueError, match=f"attack.py: .*{error}"):
+        corpus.read(path)
 
 
 @needed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import re
@@ -47,6 +48,27 @@ def test_each_split_has_equally_many_stories_of_each_section(data):
 def test_no_story_or_headline_occurs_twice(examples):
     for column in ("id", "story", "headline"):
         assert len({row[column] for row in examples}) == 480
+
+
+def test_no_story_changes_its_split(data):
+    """Results of runs with different splits can't be compared."""
+    splits = sorted(f"{name} {split}" for split in data for name in data[split]["id"])
+    digest = hashlib.sha256("\n".join(splits).encode()).hexdigest()
+    assert digest == "0a191422a86f1f0cf2c329dc965b4ce31941dde55fd832e093c1ec2f78f06ba9"
+
+
+def test_stories_are_plain_text_of_40_to_90_words(examples):
+    for row in examples:
+        words = row["story"].split()
+        assert 40 <= len(words) <= 90, row["id"]
+        assert row["story"].isascii() and row["story"] == " ".join(words), row["id"]
+
+
+def test_no_story_reveals_its_section_by_its_name(examples):
+    """The name of the section may occur in a few stories, but not in most of them."""
+    for section in news.SECTIONS:
+        stories = [row["story"].lower() for row in examples if row["section"] == section]
+        assert sum(section in story for story in stories) <= 6, section
 
 
 def test_reference_headlines_are_in_house_style(examples):

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import course_utils
-from course_utils import bootstrap
+from course_utils import bootstrap, cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -96,6 +96,12 @@ def test_environment_files_list_what_make_lab_installs(path):
     assert found.pop("python") == "=3.11"  # repo2docker builds 3.10 for ">=3.11"
     assert found.pop("pip") == ""
     assert found == STUDENT
+
+
+def test_conda_installs_bitsandbytes_with_pip():
+    """The package on conda-forge exists only for Linux."""
+    plain = [e for e in read_yaml("environment.yml")["dependencies"] if isinstance(e, str)]
+    assert not any(entry.startswith("bitsandbytes") for entry in plain)
 
 
 def test_environment_yml_installs_the_course_and_binder_leaves_that_to_postbuild():
@@ -245,6 +251,13 @@ def test_scripts_stop_at_the_first_error(path):
     assert os.access(script, os.X_OK)
     assert re.search(r"^set -euo pipefail$", script.read_text(encoding="utf-8"), re.M)
     subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+def test_pre_commit_runs_the_linters_of_make_lint_without_a_network():
+    (local,) = read_yaml(".pre-commit-config.yaml")["repos"]
+    assert local["repo"] == "local"
+    assert all(hook["entry"].startswith(".venv/bin/") for hook in local["hooks"])
+    assert len(local["hooks"]) == len(cli.LINTERS)
 
 
 @pytest.mark.parametrize(
