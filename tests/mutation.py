@@ -251,10 +251,10 @@ PAGE = """\
 This page is for instructors who want to know how reliable the checks are. The checks recognized
 every wrong and every right answer in `tests/mutants/`. Each answer is graded twice: by `course
 grade` and by nbgrader's own autograding. All other answers of the same submission are right. The
-two graders give the same points in every cell. A wrong answer loses points at its own task and at
-no other task. A right answer that is written differently loses no points. Questions that a person
-grades have no checks. `python -m tests.mutation 03_lora` prints the points of each answer at each
-task of one assignment.
+two graders give the same points in every graded cell. A wrong answer loses points at its task and
+at no other task. A right answer that is written differently from the solution loses no points.
+Questions that a person grades have no checks. `python -m tests.mutation 03_lora` prints the points
+of each answer at each task of one assignment.
 
 The table also shows how much time and memory grading needs. *Seconds* and *peak memory* were
 measured while the solution was executed once in a separate kernel, and include the start of the

@@ -500,8 +500,8 @@ def answer_in_the_test(work):
 
 @accident(
     notes=[
-        "the cell ANSWER was also marked as OTHER",
-        "the cell OTHER was also marked as ANSWER",
+        "a cell was marked as ANSWER and OTHER: only ANSWER fits its text",
+        "a cell was marked as OTHER and ANSWER: only OTHER fits its text",
         "restored nbgrader's missing or changed metadata \\(number of cells: 2\\)",
     ]
 )
@@ -698,7 +698,7 @@ BROKEN = {
     "python": (b"import torch\nprint(1)\n", NO_NOTEBOOK),
     "text": (b"Dear Sir or Madam", NO_NOTEBOOK),
     "noise": (bytes(range(128, 256)), NO_NOTEBOOK),
-    "cut off": ((BOOK % CELL)[:40].encode(), "is incomplete, it ends in line 1: .* cut off"),
+    "cut off": ((BOOK % CELL)[:40].encode(), "is incomplete and ends in line 1: .* cut off"),
     "conflict": (
         b'{\n<<<<<<< HEAD\n "a": 1\n=======\n>>>>>>> b\n}',
         "not valid JSON from line 2 on",

@@ -25,7 +25,7 @@ from course_utils.notebooks import course_folder, load
 from course_utils.validation import CourseError
 
 Cell = dict[str, Any]
-# The syntax of a definition: of a function or of a class.
+# The type of a node in a syntax tree that defines a function or a class.
 Definition = type[ast.FunctionDef] | type[ast.ClassDef]
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
@@ -44,12 +44,12 @@ class Task:
     Attributes:
         id: The id of the answer cell, such as "lora-parameters".
         number: The number of the lecture and of the task in the assignment, such as "3.2".
-        title: The title in the prompt.
+        title: The title in the text of the task.
         stars: The difficulty, such as "●●○".
         minutes: How many minutes the task should need.
-        points: The points that the prompt promises.
+        points: The points that the text of the task states.
         by_hand: Whether a person grades the answer.
-        prompt: The cell that explains the task.
+        prompt: The cell with the text of the task.
         answer: The cell that the student fills in.
         checks: The cells that grade the answer.
     """
@@ -67,7 +67,7 @@ class Task:
 
     @property
     def graded(self) -> tuple[Cell, ...]:
-        """Return the cells that carry points."""
+        """Return the cells for which a student gets points."""
         return (self.answer,) if self.by_hand else self.checks
 
 
@@ -126,7 +126,8 @@ def read(path: Path | str) -> Assignment:
     """Return the assignment in a notebook, which may be a solution or a release.
 
     Raises:
-        CourseError: The file is no notebook, or a task has no prompt with a valid header.
+        CourseError: The file is not a notebook, or the text of a task is missing or has no valid
+            header.
     """
     path = Path(path)
     notebook = load(path)
@@ -171,7 +172,7 @@ def is_answer(cell: Cell) -> bool:
 
 
 def is_graded(cell: Cell) -> bool:
-    """Return whether a cell carries points."""
+    """Return whether a student gets points for a cell."""
     return grading(cell).get("grade", False)
 
 

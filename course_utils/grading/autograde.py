@@ -44,7 +44,7 @@ def grading_spec(folder: Path, name: str, limits: Limits) -> GradingSpec:
         limits: The resources that a submission may use.
 
     Raises:
-        CourseError: The solution or the release is no notebook, or the solution and the release
+        CourseError: The solution or the release is not a notebook, or the solution and the release
             have different tests.
     """
     solution = load(folder / "solutions" / name / f"{name}.ipynb")
@@ -152,7 +152,7 @@ def ungradable(
     """Return the record and the notebook of a submission that can't be graded.
 
     Args:
-        spec: What the submission should have been graded with.
+        spec: The assignment's GradingSpec.
         submission: The submission.
         reason: Why the submission can't be graded, in one sentence.
         seconds: How many seconds were spent on the submission.

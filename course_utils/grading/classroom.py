@@ -127,7 +127,7 @@ def _grade(
     pool: contextlib.AbstractContextManager[Pool],
     progress: Progress | None,
 ) -> list[Record]:
-    """Grade the submissions at `paths`, save each result at once, and return the records."""
+    """Grade the submissions at `paths`, save each result immediately, and return the records."""
     saved: list[Record] = []
     with pool as (executor, at_a_time), _stoppable() as stop:
         book.check()
@@ -222,7 +222,7 @@ def _unchanged(
 def _stoppable() -> Iterator[threading.Event]:
     """Yield an event that the first Ctrl-C sets, so that no file is left incomplete.
 
-    A second Ctrl-C raises KeyboardInterrupt at once.
+    A second Ctrl-C raises KeyboardInterrupt immediately.
     """
     stop = threading.Event()
 
@@ -280,7 +280,7 @@ def _graded(
 
     Args:
         executor: The executor that grades submissions.
-        spec: What the submissions are graded with.
+        spec: The GradingSpec with which the submissions are graded.
         queue: The submissions.
         ahead: The maximum number of submissions in memory at a time.
         stop: An event that ends the run when it is set.

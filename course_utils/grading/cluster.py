@@ -113,7 +113,7 @@ def _unavailable_reason(expected_hash: str) -> str:
 
 @functools.cache
 def code_hash() -> str:
-    """Return a hash of the course's package, as it was at this process's first call."""
+    """Return a hash of the course's package, computed when this process first needed the hash."""
     package = Path(course_utils.__file__).parent
     hashes = [hashlib.sha256(path.read_bytes()) for path in sorted(package.rglob("*.py"))]
     return hashlib.sha256(b"".join(each.digest() for each in hashes)).hexdigest()

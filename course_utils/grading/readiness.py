@@ -77,10 +77,12 @@ def _sandbox() -> list[Row]:
         return [Row("sandbox", str(error), "fail", ALLOW_NAMESPACES)]
     rows = [Row("sandbox", "no access to network, files and processes of this machine")]
     if fork_error:
-        problem = f"a running sandbox can't create them ({fork_error})"
+        problem = f"a running sandbox can't create namespaces ({fork_error})"
         rows.append(Row("namespaces", problem, "warn", SLOW_SANDBOXES))
     else:
-        rows.append(Row("namespaces", "each submission gets its own, in a running sandbox"))
+        rows.append(
+            Row("namespaces", "each submission gets separate namespaces, in a running sandbox")
+        )
     user = "nobody, because you are root" if os.geteuid() == 0 else f"you ({os.geteuid()})"
     rows.append(Row("user", f"outside the sandbox, its processes belong to {user}"))
     return rows

@@ -259,7 +259,7 @@ def _wrong_sum(task: Task, _: Assignment) -> str:
     points = sum(grading(cell).get("points", 0) for cell in task.graded)
     if points == task.points:
         return ""
-    return f"the prompt has {task.points}, and the cells have {points}"
+    return f"the text states {task.points} points, and the cells have {points}"
 
 
 def _no_rubric(task: Task, _: Assignment) -> str:
@@ -288,13 +288,13 @@ def _undefined_names_in_answer(task: Task, assignment: Assignment) -> str:
 
 TASK_RULES = (
     Rule(
-        "sum", "The prompt's points must be the sum of the points of the task's cells.", _wrong_sum
+        "sum",
+        "The points in the text of a task must be the sum of the points of the task's cells.",
+        _wrong_sum,
     ),
 )
 HAND_RULES = (
-    Rule(
-        "rubric", "The prompt of a task that is graded by hand must contain a rubric.", _no_rubric
-    ),
+    Rule("rubric", "The text of a task that is graded by hand must contain a rubric.", _no_rubric),
 )
 CODE_RULES = (
     Rule(
@@ -319,7 +319,7 @@ CODE_RULES = (
 def _no_visible_check(source: str, answer: str) -> str:
     visible = re.sub(rf"{HIDDEN}.*?{HIDDEN_END}", "", source, flags=re.S)
     names = top_level(answer, ast.FunctionDef, ast.ClassDef)
-    return "" if names & _used(visible) else "it would pass in a release"
+    return "" if names & _used(visible) else "the test would pass in a release"
 
 
 def _undefined_names_in_test(source: str, answer: str) -> str:

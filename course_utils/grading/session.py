@@ -105,7 +105,11 @@ class GradingSession:
             Ungradable: The notebook can't be read or repaired; the text says why.
         """
         if len(data) > MAX_NOTEBOOK:
-            raise Ungradable(f"the file has {format_bytes(len(data), digits=0)}: clear its outputs")
+            raise Ungradable(
+                f"the file has {format_bytes(len(data), digits=0)}, but at most "
+                f"{format_bytes(MAX_NOTEBOOK, digits=0)} are allowed: "
+                "clear all outputs, save the notebook, and hand it in again"
+            )
         try:
             channel, deadline = self._test_process().channel, self._deadline(READ_TIMEOUT)
             request = isolated.request(data, release)
@@ -348,7 +352,7 @@ def _stopped_fields(text: str) -> dict[str, Any]:
 
 
 def _reply_fields(message: Message) -> dict[str, Any]:
-    """Return the fields of the reply to the test process, with the types that it expects."""
+    """Return the fields of the reply to the test process, with checked types."""
     if message.kind != "raised":
         return {"n": message.fields["n"]}
     kinds, place = message.fields.get("kinds"), message.fields.get("place")

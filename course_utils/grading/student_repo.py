@@ -126,7 +126,7 @@ Submit an exercise in the way that your instructor has chosen:
   Cells*) and save it. Name the file `STUDENT_03_lora.ipynb`, with your name in place of STUDENT.
 
 If you have deleted or changed a check by accident, run `.venv/bin/course repair NOTEBOOK`. The
-command writes a repaired copy beside the notebook. The copy contains your answers.
+command writes a repaired copy into the folder of the notebook. The copy contains your answers.
 
 ## In a browser, without installing anything
 

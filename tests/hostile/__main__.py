@@ -35,12 +35,13 @@ TABLE = RESULTS.with_name("all.md")
 PAGE = """\
 # Hostile submissions, graded
 
-This page is for instructors who want to know how safe grading is. It compares two graders, stock
-nbgrader {version} and `course grade`, on {count} submissions. A grader should give each submission
-exactly the points that it deserves. {attacks} submissions attack the grader, and {honest} are
-honest accidents. Their notebooks are in `tests/hostile/submissions/`. Stock nbgrader graded each
-submission between the submissions of two honest students, in a separate container. `course grade`
-graded all submissions in one run, together with those of honest students.
+This page is for instructors who want to know how safe grading is. It compares two graders on
+{count} submissions: stock nbgrader {version}, which uses nbgrader's default settings, and `course
+grade`. A grader should give each submission exactly the points that it deserves. {attacks}
+submissions attack the grader, and {honest} are honest accidents. Their notebooks are in
+`tests/hostile/submissions/`. Stock nbgrader graded each submission between the submissions of two
+honest students, in a separate container. `course grade` graded all submissions in one run, together
+with those of honest students.
 
 The next table counts how many submissions did harm. A submission gains points if it gets more
 points than its honest part deserves. The numbers were measured by `python -m tests.hostile` on

@@ -38,8 +38,8 @@ from nbgrader.plugins import ExtractorPlugin, FileNameCollectorPlugin
 MAX_TOTAL, MAX_NESTED = 500_000_000, 100_000_000
 # Maximum number of members of an archive, including the members of the archives inside it.
 MAX_MEMBERS = 10_000
-# Maximum number of archives inside each other. The archive of a class may contain the archives of
-# students.
+# Maximum number of levels of archives. The archive of a class may contain the archives of students,
+# which must not contain further archives.
 MAX_DEPTH = 2
 # Maximum compression ratio of a file, and the size in bytes (B) up to which any ratio is allowed.
 MAX_RATIO, ANY_RATIO = 200, 1_000_000
@@ -83,13 +83,13 @@ READ_ERRORS = (
 
 @dataclass
 class Quota:
-    """The size in bytes (B) and the number of members that may still be unpacked."""
+    """The total size in bytes (B) and the number of members that may still be unpacked."""
 
     size: int = MAX_TOTAL
     members: int = MAX_MEMBERS
 
     def subtract(self, *sizes: int) -> None:
-        """Subtract the number and sizes (B) of members. Raises Refused if a limit is exceeded."""
+        """Subtract members and their sizes (B). Raises Refused if the quota is exceeded."""
         self.size -= sum(sizes)
         self.members -= len(sizes)
         if self.members < 0:
@@ -149,7 +149,10 @@ class SafeExtractor(ExtractorPlugin):
         The new folder is removed if the archive is refused.
         """
         if depth == 0:
-            raise Refused(f"more than {MAX_DEPTH} archives are inside each other")
+            raise Refused(
+                f"only {MAX_DEPTH} levels of archives are unpacked: "
+                "unpack the outermost archive by hand, and collect again"
+            )
         target = _unused_path(folder / path.name.removesuffix(path.suffix).removesuffix(".tar"))
         self.log.info("Extracting %s to %s", path, target)
         target.mkdir()
@@ -195,8 +198,9 @@ class SafeExtractor(ExtractorPlugin):
 class SafeCollector(FileNameCollectorPlugin):
     """Collects the newest of several files that a student handed in for one notebook.
 
-    nbgrader's own collector would stop at such files and collect no student's work. If two files
-    have the same time, the last file in alphabetical order is collected.
+    If a student handed in several files, nbgrader's default collector would stop and collect no
+    student's work. If two files have the same time, the last file in alphabetical order is
+    collected.
     """
 
     _newest: dict[tuple[str, str], str] | None = None
@@ -244,7 +248,8 @@ def members(path: Path) -> Iterator[Member]:
 def _zip_members(path: Path) -> Iterator[Member]:
     with path.open("rb") as stream:
         # ZipFile would read the whole list of members, so check the size of the list first. The
-        # types of zipfile contain no private names.
+        # type checker ignores the two private names, because zipfile's type stubs don't contain
+        # them.
         end = zipfile._EndRecData(stream)  # type: ignore[attr-defined]
     if end and end[zipfile._ECD_SIZE] > MAX_DIRECTORY:  # type: ignore[attr-defined]
         raise Refused(TOO_MANY)
@@ -282,7 +287,7 @@ def _tar_members(path: Path) -> Iterator[Member]:
     max_size = min(MAX_TOTAL, max(ANY_RATIO, MAX_RATIO * path.stat().st_size))
     with gzip.open(path) as stream:
         limited = _LimitedStream(stream, max_size)
-        # tarfile only reads, but its types demand a stream that can write as well.
+        # tarfile only reads here, but its type annotations require a stream that can also write.
         with tarfile.open(fileobj=limited, mode="r:") as archive:  # type: ignore[call-overload]
             for info in archive:
                 if not info.isdir():
@@ -331,7 +336,8 @@ def _safe_parts(name: str, used: set[str]) -> tuple[str, ...]:
         raise Refused("its name leads out of the folder" if parts else "it has no name")
     if len(name.encode()) > MAX_PATH or max(len(part.encode()) for part in parts) > MAX_NAME:
         raise Refused("its name is too long")
-    # Some file systems don't distinguish upper case, or different encodings of the same letter.
+    # Some file systems don't distinguish upper and lower case, or different encodings of the same
+    # letter.
     key = unicodedata.normalize("NFC", "/".join(parts)).casefold()
     if key in used:
         raise Refused("another file in the archive has the same name")

@@ -43,7 +43,8 @@ MAX_FILE = 250_000_000
 MAX_CELLS = 2_000
 # Maximum length of the text of all cells together, in characters.
 MAX_SOURCE = 10_000_000
-# A grade_id comment among this number of first lines of a cell applies to the whole cell.
+# If a grade_id comment is among the first lines of a cell, it applies to the whole cell. This is
+# the number of these first lines.
 FIRST_LINES = 10
 
 COMMENT = re.compile(r"^(?:#|<!--) *grade_id: *([\w-]+).*$", re.M)
@@ -159,7 +160,7 @@ def _parsed(text: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object. A cell's outputs are dropped at once because they can be very large."""
+    """Return a JSON object. A cell's outputs, which can be very large, are dropped immediately."""
     content = dict(pairs)
     if len(content) < len(pairs):
         counts = Counter(key for key, _ in pairs)
@@ -179,7 +180,7 @@ def _json_problem(text: str, error: json.JSONDecodeError) -> str:
         return NOT_A_NOTEBOOK
     if not text.endswith("}"):
         return (
-            f"the file is incomplete, it ends in line {text.count(chr(10)) + 1}: "
+            f"the file is incomplete and ends in line {text.count(chr(10)) + 1}: "
             "the upload was cut off, so hand in the notebook again"
         )
     return f"the file is not valid JSON from line {error.lineno} on: {WORKED_IN}"
@@ -540,11 +541,13 @@ class _Repair:
         if len(fitting) != 1:
             self.doubts.append(
                 f"the metadata of a cell names {by_metadata}, but its grade_id comment names "
-                f"{by_comment}: it was used as {by_metadata}"
+                f"{by_comment}: the cell was used as {by_metadata}"
             )
             return by_metadata
         other = by_comment if fitting[0] == by_metadata else by_metadata
-        self.notes.append(f"the cell {fitting[0]} was also marked as {other}")
+        self.notes.append(
+            f"a cell was marked as {fitting[0]} and {other}: only {fitting[0]} fits its text"
+        )
         return fitting[0]
 
     def _place_test(self, name: str, pieces: list[_Piece]) -> None:

@@ -19,7 +19,7 @@ MAX_NAME = 128
 TIMESTAMP = "timestamp.txt"
 # Files of nbgrader's exchange, which are not copied into the sandbox.
 EXCHANGE = (TIMESTAMP, "submission_secret.txt")
-# Number of characters that are kept of a file of the exchange.
+# Maximum number of characters of an exchange file; further characters are dropped.
 MAX_EXCHANGE = 1_000
 # Maximum length of an exception's message, in characters.
 MAX_MESSAGE = 300

@@ -248,7 +248,7 @@ CLEANER = nh3.Cleaner(
 
 @pass_context
 def clean(context: Any, text: Any) -> str:
-    """Return HTML with harmless tags only: no script, no form, nothing loaded from elsewhere.
+    """Return HTML with harmless tags only: without scripts, forms and content from other addresses.
 
     Other tags are dropped but their text is kept, except the text of scripts and style sheets. If
     parsing a text as HTML would be slow, the text is shown as plain text. In formgrader, a link

@@ -86,7 +86,7 @@ class Book:
         return CourseError(f"the gradebook that {release.SETTINGS} names can't be used: {reason}")
 
     def check(self) -> None:
-        """Raise CourseError if no submission's result can be saved."""
+        """Raise CourseError if the results of submissions can't be saved."""
         self._late_penalties()
         for top, *names in ("grading", self.name, records.FOLDER), ("autograded",):
             try:
@@ -96,7 +96,8 @@ class Book:
             except OSError as error:
                 shown, reason = "/".join((top, *names)), describe(error, self.folder)
                 raise CourseError(f"results can't be saved in {shown}: {reason}") from error
-        # Overwrite the assignment's name with the same name.
+        # Test whether the database can be written: overwrite the assignment's name with the same
+        # name.
         statement = update(Assignment).where(Assignment.name == self.name).values(name=self.name)
         try:
             self._book.db.execute(statement)
@@ -144,7 +145,7 @@ class Book:
     def save(self, record: Record, notebook: Notebook, submission: Submission) -> Record:
         """Save points, notebook and record; return the record with its points and state.
 
-        Points given by hand are kept. A cell with such points is marked for a new review only if
+        Points given by hand are kept. A cell with points by hand is marked for a new review only if
         the check gives different points than before, or if the answer has changed. If the gradebook
         should not contain the student (`submissions.in_gradebook`), only the record is saved. A
         submission that can't be saved is ungradable, and its record says why.

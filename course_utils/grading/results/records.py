@@ -80,7 +80,7 @@ def read(path: Path) -> Record | None:
     """Return the record in STUDENT/record.json; None if it is missing or invalid.
 
     A submission without a record is graded again. So no result is lost if somebody has changed or
-    damaged the file of a record, or has copied it from another student.
+    damaged the file of a record, or has copied the file from another student's folder.
     """
     try:
         fields = json.loads(read_bytes(path, MAX_SIZE))

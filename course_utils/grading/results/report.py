@@ -70,9 +70,9 @@ Groups = list[tuple[str, list[Record]]]
 def merged(records: Iterable[Record], scores: Mapping[str, Points]) -> list[Record]:
     """Return the records with the gradebook's current points, including points given by hand.
 
-    If a submission needed a person only for its points, its state becomes "graded" when all points
-    have been given. An ungradable submission isn't changed, because the gradebook may contain the
-    points of an earlier submission.
+    If a submission needed a person only because points were missing, its state becomes "graded"
+    when all points have been given. An ungradable submission isn't changed, because the gradebook
+    may contain the points of an earlier submission.
 
     Args:
         records: the records of the class.
@@ -371,7 +371,7 @@ def _task_row(task: Task, records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _share(part: int, whole: int) -> str:
-    """Return a share in percent. Only an empty part is "0%", and only the whole is "100%"."""
+    """Return a share in percent: "0%" only if `part` is 0, and "100%" only if it is `whole`."""
     percent = f"{part / whole:.0%}"
     if percent == "0%" and part:
         return "<1%"
@@ -383,7 +383,7 @@ def _share(part: int, whole: int) -> str:
 
 @dataclass(frozen=True)
 class Histogram:
-    """The number of students by a quantity.
+    """A histogram: how many students have each value of a quantity.
 
     Attributes:
         axis: the name of the quantity.
@@ -405,7 +405,7 @@ class Histogram:
 
 
 def _points_histogram(assignment: Assignment, records: Sequence[Record]) -> Histogram | None:
-    """Return the number of students by points; None if no points are known.
+    """Return the histogram of points; None if no points are known.
 
     Students who may still get more points are counted separately.
     """
@@ -429,7 +429,7 @@ def _points_histogram(assignment: Assignment, records: Sequence[Record]) -> Hist
 
 
 def _spread(values: Iterable[float], axis: str) -> Histogram | None:
-    """Return the number of students by a quantity; None if the quantity was not measured.
+    """Return the histogram of a quantity; None if the quantity was not measured.
 
     The bars end at 1, 2, 5, 10, 20, 50, and so on, because values may differ by orders of
     magnitude. Values below MIN_VALUE are not counted.
@@ -447,7 +447,7 @@ def _spread(values: Iterable[float], axis: str) -> Histogram | None:
 
 
 def _round_up(value: float) -> float:
-    """Return the smallest of … 1, 2, 5, 10, 20, 50 … that is at least a positive value."""
+    """Return the smallest of the numbers … 1, 2, 5, 10, 20, 50 … that is at least `value` (> 0)."""
     unit = 10.0 ** math.floor(math.log10(value))
     return next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= 0.999999 * value)
 
@@ -517,7 +517,7 @@ def _mistake(message: str) -> str:
 
 
 def _notes(notes: Iterable[tuple[Record, Sequence[str]]]) -> LargestGroups:
-    """Return the largest groups of submissions with the same line; its numbers may differ."""
+    """Return the largest groups of submissions whose lines differ only in numbers."""
     return _largest(
         (line, record)
         for record, lines in notes

@@ -71,14 +71,14 @@ class Policy:
         hostname: The name that the program sees as the machine's name.
         drop_capabilities: Whether the program has no capabilities, even if root starts it.
         read_only: The files and folders that the program can read but not change.
-        hidden: Folders that appear empty to the program, although it can read the folders around
-            them.
+        hidden: Folders that appear empty to the program, although the program can read the folders
+            that contain them.
         own_proc: Whether /proc describes the program's PID namespace rather than the PID namespace
             of the process that started the program.
         read_only_devices: Whether the program can't add files to /dev.
         tmpfs: Folders that are empty when the program starts, to which the program can write, and
             that are deleted when the program ends.
-        folders: Empty folders on which a second sandbox can mount something.
+        folders: Empty folders on which a second sandbox can mount a file system.
         read_only_root: Whether the program can't add files to the root folder.
         environment: All environment variables of the program; None means the variables of the
             process that started it.
@@ -190,7 +190,7 @@ def python() -> str:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment variables of a sandbox, which include none of the grader's."""
+    """Return the environment variables of a sandbox; it inherits no variable of this process."""
     return {
         "PATH": f"{os.path.dirname(python())}:/usr/local/bin:/usr/bin:/bin",
         "HOME": "/tmp",

@@ -3,9 +3,9 @@
     python -m course_utils.grading.sandbox.forkserver 3        the socket to the worker
 
 On request, the server forks a process. The new process gets its own namespaces and serves a role,
-"student" or "test", over the socket that came with the request. The server itself only forks and
-ends processes. If processes can't have their own namespaces, the server doesn't fork but serves one
-role itself.
+"student" or "test": it answers the messages that it receives over the socket that came with the
+request. The server itself only forks and ends processes. If processes can't have their own
+namespaces, the server doesn't fork but serves one role itself.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 A process that was forked from a warm server has access to everything that the server can access.
 After the functions of this module have run, the process can access no other process, no network and
 none of the server's temporary files, and it has no capabilities. Bubblewrap does the same, but only
-for a program that bubblewrap starts. A forked process already exists.
+for a program that bubblewrap starts. A forked process exists already, so bubblewrap can't be used
+for it.
 
     unshare_namespaces    before the fork: the next process is the first of its PID namespace
     mount_private         in the forked process: its own /proc, terminals, /tmp and /dev/shm

@@ -6,8 +6,9 @@
       compares with 16,000       ◄── value or error  ◄──  result as plain values
 
 All messages pass through a session outside of the sandbox (`course_utils.grading.session`). Only
-the session decides how long each call may last. The test process never receives a student's object,
-only values of exact, plain types. The student process never receives a test.
+the session decides how long each call may last. The test process never receives a student's object.
+It receives only values of plain types, such as list, and never values of their subclasses. The
+student process never receives a test.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ class RoleProcess:
     The subclasses are the roles that a process can have: `StudentProcess` and `TestProcess`.
 
     Each request has a number `n`, and its answer has the same number. So the receiver can discard
-    late answers from forks or threads.
+    answers that come too late, for example from a fork or a thread of the student's code.
     """
 
     def __init__(self, channel: Channel):
         self.channel = channel
-        # While this number is positive, an interrupt doesn't raise KeyboardInterrupt at once. The
-        # number is positive between requests and while a message is being sent.
+        # While this number is positive, an interrupt doesn't raise KeyboardInterrupt immediately.
+        # The number is positive between requests and while a message is being sent.
         self._shielded = 1
         self._interrupted = False
         signal.signal(signal.SIGINT, self._on_interrupt)
@@ -278,7 +279,7 @@ def rebuilt(reply: Message) -> Exception:
         # memory differ. Then creating the type raises a TypeError, and the next bases are tried.
         with contextlib.suppress(TypeError):
             return type(name, bases or (Exception,), members)()
-    raise AssertionError("Exception can always be derived from")
+    raise AssertionError("a class can always be derived from Exception")
 
 
 def _folders() -> list[str]:

@@ -1,8 +1,7 @@
 """Filter the system calls of a student process: the kernel refuses calls that no exercise needs.
 
 Namespaces, dropped capabilities and no_new_privs already confine a process. In addition, the filter
-blocks system calls to those parts of the kernel in which ways around such a confinement have been
-found.
+blocks system calls to parts of the kernel whose errors have allowed confined processes to escape.
 
 Sources: Linux's manual pages seccomp(2), clone(2) and ioctl_tty(2); Linux's header
 `asm/unistd_64.h`, for the numbers of the calls; Linux's headers `linux/seccomp.h`, `linux/audit.h`
@@ -58,7 +57,7 @@ X32 = 0x4000_0000
 NEW_NAMESPACES = 0x7E02_0000
 # With this argument, personality(2) returns the current personality without changing it.
 QUERY = 0xFFFF_FFFF
-# Requests of ioctl: TIOCSTI writes into a terminal's input, TIOCLINUX can paste into a console.
+# Requests of ioctl. TIOCSTI writes into a terminal's input. TIOCLINUX can paste into a console.
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 # Commands of fcntl. SETLEASE and SETDELEG can delay other processes that open a file. NOTIFY
 # reports when other processes read a folder.

@@ -3,7 +3,7 @@
 worker ──► bwrap: system and libraries read-only, no network, none of the course's files
              └─ server: has imported torch, transformers … once   (`sandbox.forkserver`)
                   ├─ process of one submission: namespaces, /tmp and limits of its own
-                  └─ process of another
+                  └─ process of another submission
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class BubblewrapProcess:
 
     def __init__(self, imports: str, package: Path):
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
-        # Allows one request at a time.
+        # This lock allows one request at a time.
         self._lock = threading.Lock()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         module = "course_utils.grading.sandbox.forkserver"

@@ -46,8 +46,8 @@ class Limits:
     """The resources that one submission may use.
 
     Attributes:
-        memory: Maximum memory of all processes together, beyond the memory that they inherited from
-            the warm server, in bytes (B).
+        memory: Maximum memory of all processes together, in bytes (B). The memory that they
+            inherited from the warm server isn't counted.
         files: Maximum size of all files in /tmp together, in bytes (B).
         processes: Maximum number of processes and threads at the same time.
         cell: Maximum time for one cell, in seconds.

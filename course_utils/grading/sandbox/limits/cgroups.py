@@ -136,7 +136,7 @@ class CgroupLimits(ResourceLimits):
             reached = events.get("oom", 0) > 0
         else:
             events = _counts(self._memory / "memory.oom_control")
-            # In some kernels, the counter failcnt stays 0, so the peak is compared instead.
+            # In some kernels, the counter failcnt stays 0, so the peak is compared with the limit.
             reached = self.peak > 0.95 * self.memory
         if events.get("oom_kill", 0):
             return self._memory_text() if reached else "the machine ran out of memory"
@@ -251,7 +251,7 @@ def best_parent() -> ParentGroups | None:
 
 
 def _works(parents: ParentGroups) -> bool:
-    """Return whether a process can be added to a new group in these groups, and be killed there."""
+    """Return whether a group can be created in these groups, and its processes can be killed."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         child = subprocess.Popen(["sleep", "60"])
         try:

@@ -25,8 +25,8 @@ def limit_process(memory: int, processes: int, seconds: int) -> None:
     The limits on memory, files and CPU time apply to each process separately.
 
     Args:
-        memory: Maximum private memory of a process beyond what this process has now, in bytes (B).
-            Also the maximum size of a single file, in bytes (B).
+        memory: Maximum private memory of a process, in addition to the private memory that this
+            process has now, in bytes (B). This is also the maximum size of a single file.
         processes: Maximum number of processes and threads that the user may have in the process's
             user namespace.
         seconds: Maximum CPU time from now on, in seconds.

@@ -41,7 +41,7 @@ class PollingLimits(ResourceLimits):
         self._lock = threading.RLock()
         # The start time of each member process, by pid.
         self._members: dict[int, int] = {}
-        # The memory that the members had when they were added, in bytes.
+        # The memory that the members had when they were added, in bytes (B).
         self._inherited = 0
         self._measurements = 0
 
@@ -162,7 +162,7 @@ class Watcher:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all limits and the thread; in a forked process, the thread doesn't exist."""
+        """Forget all limits and the thread, because a forked process doesn't have the thread."""
         self._lock = threading.Lock()
         self._watched: set[PollingLimits] = set()
         self._thread: threading.Thread | None = None
