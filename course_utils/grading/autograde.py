@@ -107,7 +107,7 @@ def record_key(spec: GradingSpec, submission: Submission) -> str:
 def grade(spec: GradingSpec, submission: Submission) -> tuple[Record, Notebook]:
     """Run a submission's notebook with the original tests, and return a record and the notebook.
 
-    No submission, however broken, makes this function raise an error.
+    Even a broken submission doesn't make this function raise an error.
 
     Returns:
         The record, which does not contain the points yet, and the notebook with its outputs.

@@ -220,7 +220,7 @@ def _unchanged(
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[threading.Event]:
-    """Yield an event that the first Ctrl-C sets, so that no file is left incomplete.
+    """Yield an event that the first Ctrl-C sets. The run ends later, when no file is incomplete.
 
     A second Ctrl-C raises KeyboardInterrupt immediately.
     """
@@ -259,7 +259,8 @@ def _pool(spec: GradingSpec, scheduler: str | None, workers: int | None) -> Iter
         autograde.servers(spec)
         yield threads, workers
     finally:
-        # Cancel the submissions that are waiting. Closing the servers ends the running ones.
+        # Cancel the submissions that are waiting. Closing the servers ends the submissions that are
+        # running.
         threads.shutdown(wait=False, cancel_futures=True)
         autograde.close_servers()
         threads.shutdown()

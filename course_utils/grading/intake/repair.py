@@ -219,7 +219,7 @@ def _raw_cells(content: Any) -> list[Any]:
 
 
 def _cell(raw: dict[str, Any], number: int) -> Cell:
-    """Return a cell in nbformat 4.5. Its metadata are kept if they are a JSON object."""
+    """Return a cell in nbformat 4.5. The cell's metadata are kept if they are a JSON object."""
     kind, source = _kind_and_source(raw, number)
     name, metadata = raw.get("id"), raw.get("metadata")
     is_valid = isinstance(name, str) and CELL_ID.fullmatch(name)
@@ -769,7 +769,8 @@ def repair_file(
         path: the notebook.
         release: the released notebook of the assignment, such as `find_release` returns.
         output: the file to write; by default NAME-repaired.ipynb in the notebook's folder.
-        in_place: whether to overwrite the notebook and keep the old one as NAME.ipynb.bak.
+        in_place: whether to overwrite the notebook. The old notebook is first copied to
+            NAME.ipynb.bak.
         guess: whether to write the repaired notebook even if there are doubts.
 
     Returns:
@@ -809,9 +810,9 @@ def find_release(
 
     Args:
         path: the submitted file.
-        assignment: the assignment's number or name, such as "03" or "03_lora". By default the
-            name is taken from the file's name, such as "Copy of 03_lora.ipynb" or
-            "student01_03_lora (1).ipynb".
+        assignment: the assignment's number or name, such as "03" or "03_lora". By default, the name
+            is read from the file's name, such as "student01_03_lora (1).ipynb" or "Copy of
+            03_lora.ipynb".
         folder: the course's folder; by default `notebooks.course_folder()`.
 
     Raises:

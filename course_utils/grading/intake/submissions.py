@@ -160,8 +160,9 @@ def in_gradebook(submitted: Path, student: str) -> bool:
     """Return whether the gradebook should contain a student.
 
     The gradebook should contain every student who has a folder and whose name the gradebook can
-    store. A file in place of a student's folder gets only a record, which reports it. The gradebook
-    doesn't get the file's name, because nbgrader would keep it as a student forever.
+    store. If there is a file in place of a student's folder, only a record is written, which
+    reports the file. The file's name is not added to the gradebook, because nbgrader would treat it
+    as a student forever.
 
     Args:
         submitted: The folder of all students.

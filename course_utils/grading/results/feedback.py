@@ -160,7 +160,7 @@ def _content(mime: str, content: Any) -> str:
 
 
 def _attachments(attachments: Any) -> dict[str, Any]:
-    """Return the pictures of a Markdown cell as the argument `attachments`, if there are any."""
+    """Return the argument `attachments` with a Markdown cell's pictures; empty without pictures."""
     pictures = {}
     for name, data in _dict(attachments).items():
         forms = _dict(data)
@@ -295,7 +295,7 @@ def _allowed(tag: str, name: str, value: str) -> str | None:
 
 
 def _is_allowed(tag: str, name: str, value: str) -> bool:
-    """Return whether an attribute of this value is kept."""
+    """Return whether an attribute with this value is kept."""
     if name == "href" or tag == "a":
         return (tag, name) == ("a", "href") and bool(LINK.fullmatch(value))
     if name == "src":
@@ -342,7 +342,7 @@ POLICY = {
 
 
 def policy(trusted: str) -> str:
-    """Return the Content-Security-Policy of a page, which limits what its body may load and run.
+    """Return a page's Content-Security-Policy, which limits what the page's body may load and run.
 
     Args:
         trusted: formgrader's own HTML in the page's body, or "". Scripts in this HTML may run and

@@ -57,7 +57,7 @@ class Book:
         records: the assignment's folder in grading/, which contains the records.
 
     Raises:
-        CourseError: the database can't be opened, or it failed within the context.
+        CourseError: the database can't be opened, or it fails within the `with` block.
     """
 
     def __init__(self, folder: Path, name: str):

@@ -71,7 +71,8 @@ class Record:
 def by_hand(cell: str) -> str:
     """Return the reason why a submission needs a person: somebody has to give a cell's points.
 
-    Records of earlier versions contain the same text, so that their reasons are recognized.
+    This text must not change, because the reasons in records of earlier versions are recognized by
+    it.
     """
     return f"a person gives the points of {cell}"
 

@@ -29,7 +29,7 @@ from course_utils.grading.sandbox.limits import Limits
 from course_utils.grading.sandbox.messages import Channel
 from course_utils.grading.sandbox.package import copy_package
 
-# Maximum time until a server is ready, and for each of its answers, in seconds.
+# Maximum time until a server is ready, and until it answers a request, in seconds.
 ANSWER_TIMEOUT = 300
 
 

@@ -184,7 +184,7 @@ def remove_stale(mounts: Iterable[str]) -> None:
 
 
 def is_stale(name: str) -> bool:
-    """Return whether a folder belongs to a worker of this PID namespace that has ended.
+    """Return whether a folder belongs to an ended worker of this PID namespace.
 
     Args:
         name: The folder's name.
