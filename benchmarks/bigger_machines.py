@@ -96,7 +96,7 @@ def part_table(_: Report) -> str:
     """Return a table of the parts of QLoRA's memory per GPU, on the largest number of GPUs."""
     gpus = COUNTS[-1]
     lines = [
-        "| model | weights, shared | constants, whole | gathered layers | embedding and head |",
+        "| model | share of the weights | all constants | gathered layers | embedding and head |",
         "|---|--:|--:|--:|--:|",
     ]
     for shape in MODELS:

@@ -100,7 +100,7 @@ def round_trip_speed(entry: dict) -> float:
 def table(report: Report) -> str:
     """Return a table with a row for each case; cells show our value / bitsandbytes' value."""
     heads = "weights in | double quantization | quantize (ms) | speed | dequantize (ms) | speed"
-    heads += " | there and back: speed | bytes | bit-identical"
+    heads += " | both: speed | bytes | bit-identical"
     lines = [f"| {heads} |", "|---|---" + "|--:" * 6 + "|---|"]
     for entry in report["cases"]:
         cells = [entry["dtype"], "yes" if entry["double_quant"] else "no"]

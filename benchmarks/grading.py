@@ -698,7 +698,7 @@ def peer_table(report: Report) -> str:
 def class_table(report: Report) -> str:
     """Return a table of the broken and hostile submissions in a large class."""
     graded = report["class"]
-    lines = ["| broken or hostile | submissions | points, of 9 | at most |", "|---|--:|---|--:|"]
+    lines = ["| broken or hostile | submissions | points (of 9) | points allowed |", "|---|--:|---|--:|"]
     for kind, points in graded["kinds"].items():
         if points:
             lines.append(f"| {kind} | {len(points)} | {_counted(points)} | {MAXIMUM[kind]:g} |")

@@ -34,7 +34,7 @@ LECTURE = ROOT / "lectures" / "02_memory_calculator.ipynb"
 ROUNDS = 9
 # Maximum time of each start, in seconds.
 TIMEOUT = 120
-IMPORT = "`import course_utils`, beyond Python's own start"
+IMPORT = "`import course_utils`, without the time to start Python itself"
 # Maximum median time of each start, in seconds.
 TARGETS = {
     IMPORT: 0.1,
