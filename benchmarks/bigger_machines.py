@@ -40,7 +40,7 @@ STEP = {
     "sequence_length": 1024,
     "compute_dtype": "bfloat16",
     "optimizer": "adamw",
-    # The training loop keeps only the loss.
+    # The training loop keeps only the loss of the model's output.
     "keep_output": False,
 }
 

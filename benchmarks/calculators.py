@@ -1,9 +1,10 @@
 """Compare three memory calculators with measured bytes: this course's, fitcheck and accelerate's.
 
 The peaks of QLoRA on a Tesla T4 were measured earlier (course_utils/data/t4_measured_peaks.csv).
-The benchmark itself measures SmolLM2-135M on the CPU: the weights, the tensors that a step saves
-for the backward pass, and the peak of the whole step. The benchmark needs the extra `bench` but no
-network, because fitcheck and accelerate get the models' configs from a hub on this machine.
+The benchmark itself measures SmolLM2-135M on the CPU: the weights, the tensors that a step stores
+for the backward pass, and the peak of the whole step. The benchmark needs the extra `bench`. It
+needs no network, because fitcheck and accelerate get the models' configs from a server on this
+machine, which replaces the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -180,7 +181,7 @@ def step(
 
 
 def saved_bytes(model: PreTrainedModel | PeftModel, length: int) -> int:
-    """Return the bytes that autograd saves in the forward pass, without the model's weights."""
+    """Return the bytes that the forward pass stores for the backward pass, without the weights."""
     with saved_for_backward(model) as saved:
         forward(model, length)
     return saved.size
@@ -230,7 +231,7 @@ def facts(config: dict) -> dict:
 
 
 def ask_peers(questions: dict, models: dict[str, dict]) -> dict:
-    """Return the answers of peers.py, which reads the configs from a hub on this machine.
+    """Return the answers of peers.py, which reads the configs from a local replacement of the hub.
 
     Args:
         questions: The input of peers.py.
@@ -320,8 +321,8 @@ def row(case: dict, measured: int, *figures: float | None) -> dict:
 def fitcheck_bytes(case: dict, part: str) -> float | None:
     """Return a part of fitcheck's estimate in bytes; None if fitcheck doesn't model the case.
 
-    fitcheck assumes that embedding and norms are float32, so it doesn't model NF4 with 16-bit
-    embedding and norms.
+    fitcheck assumes that the embedding and the normalization layers are in float32, so it doesn't
+    model NF4 with these layers in 16 bits.
     """
     return case["fitcheck"][part] if case["options"].get("upcast", True) else None
 
@@ -349,10 +350,10 @@ def weight_row(case: dict) -> dict:
 
 
 def saved_row(case: dict) -> dict:
-    """Return a row of the bytes that are saved for the backward pass.
+    """Return a row of the bytes that are stored for the backward pass.
 
     fitcheck's activations aren't comparable, because they include copies of the logits that aren't
-    saved.
+    stored for the backward pass.
     """
     return row(case, case["saved"], case["estimate"].activations, None, None)
 

@@ -4,9 +4,9 @@
     python -m benchmarks environments colab binder           all lectures in two environments
     python -m benchmarks environments python3.13 --only 04   one lecture in one environment
 
-Each result is saved at once in benchmarks/environments.json and replaces the earlier result of the
-same lecture in the same environment. The file is in git, because a run of one environment must keep
-the results of the other environments. The environments and the executed lectures are in
+Each result is saved immediately in benchmarks/environments.json and replaces the earlier result of
+the same lecture in the same environment. The file is in git, because a run of one environment must
+keep the results of the other environments. The environments and the executed lectures are in
 build/environments.
 """
 
@@ -501,7 +501,7 @@ def measure(environments: list[str], only: list[str] | None) -> Iterator[Report]
 
     Raises:
         CourseError: an environment or a lecture is unknown, an environment can't be created, or a
-            lecture failed. An unknown name is reported at once; the other two errors are
+            lecture failed. An unknown name is reported before the run; the other two errors are
             reported after the whole run.
     """
     names = chosen(environments)

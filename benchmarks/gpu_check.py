@@ -243,8 +243,8 @@ def synchronize(device: torch.device) -> None:
 def managed_bytes() -> int:
     """Return the bytes (B) of managed memory for all paged optimizers of this benchmark.
 
-    Each optimizer has two states. bitsandbytes never frees managed memory, so it is only freed when
-    this process ends.
+    Each optimizer has two states. bitsandbytes never frees managed memory, so this memory is freed
+    only when this process ends.
     """
     paged = sum(size for size in SIZES if size >= SMALLEST_PAGED)
     return sum(2 * paged * bits // 8 for bits in BITS)

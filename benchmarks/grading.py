@@ -2,7 +2,7 @@
 
 The benchmark needs about ten minutes. It creates courses in temporary folders and grades each
 course in a separate process. The memory of this process and of its child processes is sampled from
-outside as PSS (proportional set size): a page that several processes share counts once.
+outside as PSS (proportional set size), which counts memory that several processes share only once.
 """
 
 from __future__ import annotations
@@ -388,7 +388,7 @@ def _kill(process: psutil.Popen) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's environment variables, with this repository and Python's programs."""
+    """Return environment variables for a process that imports this repository's packages."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
@@ -680,7 +680,7 @@ def peer_table(report: Report) -> str:
     count, both, stock_run = sides["submissions"], sides["ours"], sides["nbgrader"]
     took, ready, stock_took = mean(both["seconds"]), mean(both["ready"]), stock_run["seconds"]
     rows = {
-        "`nbgrader autograde`, its own settings": (stock_took, stock_run["peak"]),
+        "`nbgrader autograde`, with its default settings": (stock_took, stock_run["peak"]),
         "`course grade`": (took, both["peak"]),
     }
     lines = ["| | seconds | seconds a submission | peak memory |", "|---|--:|--:|--:|"]
@@ -698,7 +698,10 @@ def peer_table(report: Report) -> str:
 def class_table(report: Report) -> str:
     """Return a table of the broken and hostile submissions in a large class."""
     graded = report["class"]
-    lines = ["| broken or hostile | submissions | points (of 9) | points allowed |", "|---|--:|---|--:|"]
+    lines = [
+        "| broken or hostile | submissions | points (of 9) | points allowed |",
+        "|---|--:|---|--:|",
+    ]
     for kind, points in graded["kinds"].items():
         if points:
             lines.append(f"| {kind} | {len(points)} | {_counted(points)} | {MAXIMUM[kind]:g} |")
@@ -733,8 +736,8 @@ def _counted(points: list[str]) -> str:
 def conditions(_: Report) -> str:
     """Return a sentence on how memory is counted."""
     return (
-        f"Memory is the sum over all processes, sampled every {SAMPLE} s; a shared page counts "
-        "once."
+        f"Memory is the sum over all processes, sampled every {SAMPLE} s; memory that several "
+        "processes share counts once."
     )
 
 

@@ -113,7 +113,7 @@ def _setting_of(way: str) -> Variables:
 
 
 def _neighbours_in(number: int) -> AbstractContextManager:
-    """Return a context manager with the neighbours of a round; warm-up rounds have none."""
+    """Return a context manager that runs the neighbours of a round; warm-up rounds have none."""
     return busy(NEIGHBOURS[number % len(NEIGHBOURS)] if number >= 0 else 0)
 
 

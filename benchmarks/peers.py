@@ -4,8 +4,9 @@
 
 The input is {"fitcheck": [[model, options of TrainingConfig], …], "accelerate": [model, …]}. The
 last line of the output contains the answers in the same order. `calculators.py` runs this program
-in a separate process with a local hub, because fitcheck and accelerate read a model's config from
-the hub, and huggingface_hub reads HF_ENDPOINT only when it is imported.
+in a separate process with a local replacement of the Hugging Face hub, because fitcheck and
+accelerate read a model's config from the hub, and huggingface_hub reads HF_ENDPOINT only when it is
+imported.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     python -m benchmarks quality --seeds 0 1 2
 
-The model answers the whole test split, prompted and fine-tuned. The report contains the scores with
-95% intervals, seconds, tokens/s, peak memory, versions and the machine.
+The base model (with several prompts) and the fine-tuned models answer the whole test split. The
+report contains the scores with 95% intervals, seconds, tokens/s, peak memory, versions and the
+machine.
 """
 
 from __future__ import annotations

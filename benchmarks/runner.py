@@ -51,7 +51,7 @@ def _no_options(_: argparse.ArgumentParser) -> None:
 
 
 class NothingToMeasure(Exception):
-    """Raised if this machine lacks hardware that a benchmark measures; the message says which."""
+    """Raised if this machine lacks the hardware to measure; the message names the hardware."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Benchmark:
 
     Attributes:
         measure: function that measures and yields the report, which must be serializable as JSON.
-            Its arguments are the benchmark's options. Each yielded report is saved at once, so a
-            long benchmark yields incomplete reports first. It raises CourseError if it can't
-            measure, and NothingToMeasure if there is nothing to measure.
+            Its arguments are the benchmark's options. Each yielded report is saved immediately, so
+            a long benchmark yields incomplete reports first. The function raises CourseError if it
+            can't measure, and NothingToMeasure if there is nothing to measure.
         tables: functions from the report to Markdown, by the table's name.
         pictures: functions from the report to a Picture, by the picture's name.
-        conditions: function from the report to sentences on how it was measured, which are written
-            before "Made by …".
+        conditions: function from the report to sentences on how the report was measured, which are
+            written before "Made by …".
         problems: function from the report to its failures and missed targets, one sentence each.
         add_options: function that adds the benchmark's own options to a parser.
         data: path of the report, if the report is stored in git; None for build/benchmarks.

@@ -119,7 +119,7 @@ def grouped(rows: list[dict], by: str) -> dict[int, list[dict]]:
 
 
 def storage(row: dict) -> str:
-    """Return "checkpointing" or "all stored": the way in which a step keeps its activations."""
+    """Return "checkpointing" or "all stored": the way in which a step treats its activations."""
     return "checkpointing" if row["checkpointing"] else "all stored"
 
 
@@ -129,7 +129,7 @@ def per_minute(row: dict) -> float:
 
 
 def training_picture(report: dict) -> Picture:
-    """Return a picture of tokens/s by examples per step, a line for each number of threads."""
+    """Draw tokens/s by examples per step, with a line for each number of threads."""
     lines = {
         f"threads: {threads}": {row["examples"]: median(row["tokens/s"]) for row in rows}
         for threads, rows in grouped(report["training"], "threads").items()
@@ -161,7 +161,7 @@ def memory_picture(report: dict) -> Picture:
 
 
 def grading_picture(report: dict) -> Picture:
-    """Return a picture of submissions per minute by submissions, a line for each worker number."""
+    """Draw submissions per minute by submissions, with a line for each number of workers."""
     lines = {
         f"workers: {workers}": {row["submissions"]: per_minute(row) for row in rows}
         for workers, rows in grouped(report["grading"], "workers").items()

@@ -223,7 +223,7 @@ def one_round() -> dict[str, Cost]:
 
 
 def with_difference(costs: dict[str, Cost]) -> dict[str, Cost]:
-    """Return a round's costs, and in addition the cost of the import beyond Python's own start."""
+    """Return a round's costs, and the cost of the import without the start of Python."""
     beyond = [full - bare for full, bare in zip(costs[IMPORTED], costs[BARE], strict=True)]
     return {**costs, IMPORT: (beyond[0], beyond[1])}
 

@@ -49,7 +49,8 @@ class Turn:
 
     def __init__(self) -> None:
         self._answers = os.fdopen(os.dup(1), "w")
-        # Whatever libraries print goes to stderr, so stdout contains only the answers.
+        # Everything that libraries print goes to stderr, so stdout contains only the turns'
+        # reports.
         os.dup2(2, 1)
 
     def begin(self) -> None:

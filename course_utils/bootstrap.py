@@ -28,9 +28,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON, FIRST_UNTESTED_PYTHON = (3, 11), (3, 14)
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-# Bytes of disk for .venv (1.9 GB, or 6.0 GB with CUDA), pip's cache, the model and later files.
+# The disk space in bytes (B) that a set-up needs: for .venv (1.9 GB, or 6.0 GB with CUDA), pip's
+# cache, the model and later files.
 CPU_BYTES, CUDA_BYTES = 4_000_000_000, 12_000_000_000
-# Extras that every set-up installs. Students submit with nbgrader, which is in "instructor".
+# Extras that every set-up installs. The extra "instructor" contains nbgrader, which students need
+# to submit their answers.
 STUDENT = ("instructor", "lab")
 # Patterns in pip's error output, and the explanation that the user sees for each pattern.
 REASONS = {
@@ -101,7 +103,7 @@ def setup_key():
     """Return a hash of everything that determines an installation, except for the extras."""
     key = hashlib.sha256(os.fsencode(str(ROOT)))
     for path in (ROOT / "pyproject.toml", in_venv("pyvenv.cfg"), *constraints()):
-        # A file of constraints that does not exist changes the key, so that pip reports it.
+        # A missing file of constraints also changes the key, so that pip runs and reports it.
         key.update(path.read_bytes() if path.exists() else os.fsencode(str(path)))
     return key.hexdigest()
 
@@ -136,7 +138,7 @@ def lock(file):
 
 
 def child_environment():
-    """Return the environment variables, except those that lead pip or Python outside `.venv`."""
+    """Return the environment variables without those that make pip or Python leave `.venv`."""
     removed = ("PYTHONHOME", "PYTHONPATH", "PIP_USER", "PIP_TARGET", "PIP_PREFIX")
     kept = {name: value for name, value in os.environ.items() if name not in removed}
     return dict(kept, PYTHONUTF8="1", PIP_DISABLE_PIP_VERSION_CHECK="1")

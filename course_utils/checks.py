@@ -55,7 +55,7 @@ class CheckFailed(AssertionError):
 
 
 def _is_hidden(error: BaseException) -> bool:
-    """Return whether the line of a cell that raised an error is one of its hidden tests."""
+    """Return whether the line of a cell that raised an error is one of the cell's hidden tests."""
     for frame, number in traceback.walk_tb(error.__traceback__):
         if _is_cell(file := frame.f_code.co_filename):
             lines = linecache.getlines(file)[:number]
@@ -85,7 +85,8 @@ class Check:
 
     def __init__(self, text: str, call: Callable[[], Any]):
         self._text, self._call = text, call
-        # A tuple, because None can be the value that the answer returned.
+        # The value is stored in a tuple, because it can be None, and None here means that there is
+        # no value yet.
         self._returned: tuple[Any] | None = None
 
     @property

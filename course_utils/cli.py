@@ -376,7 +376,7 @@ def release(assignment: str | None, check_only: bool, student_repo: Path | None)
 
     if student_repo and (assignment or check_only):
         raise click.UsageError(
-            "--student-repo writes all assignments, so it takes neither ASSIGNMENT nor --check"
+            "--student-repo writes all assignments, so it can't be used with ASSIGNMENT or --check"
         )
     folder = course_folder()
     if student_repo:
@@ -552,7 +552,7 @@ def notebooks(action: str, paths: tuple[Path, ...]) -> None:
 
     `check` lists content that must not be committed, such as outputs. `fix` removes such content
     where possible, renews generated cells and then checks the notebooks. Without PATHS, the command
-    handles all notebooks of the course. The exit status is 1 if a problem remains.
+    checks or fixes all notebooks of the course. The exit status is 1 if a problem remains.
     """
     from course_utils.files import write_text
     from course_utils.notebooks import all_notebooks, course_folder

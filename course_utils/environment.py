@@ -72,7 +72,7 @@ class Machine:
 
     Attributes:
         python: the version of Python.
-        libraries: the version of each library, in the form of the result of `versions`.
+        libraries: the version of each library, in the form that `versions` returns.
         torch_error: the reason why PyTorch can't be imported, or can't share arrays with NumPy.
         gpu: the GPU that PyTorch sees.
         nvidia_driver: whether an NVIDIA driver is installed.
@@ -144,9 +144,10 @@ class Environment:
         warned = sum(row.state == "warn" for row in self.rows)
         if failed:
             lines = _count(failed, "line")
-            return f"{self.what} can't run yet: {lines} marked fail, with a remedy."
+            return f"{self.what} can't run yet: the table has a remedy for {lines} marked fail."
         if warned:
-            return f"{self.what} runs here; {_count(warned, 'line')} marked warn could be better."
+            lines = _count(warned, "line")
+            return f"{self.what} runs here; the table has a remedy for {lines} marked warn."
         return f"{self.what} runs here."
 
     def __str__(self) -> str:
@@ -345,7 +346,7 @@ def _library_row(machine: Machine, name: str, floor: str) -> Row:
             return Row(name, f"{found} does not work: {machine.torch_error}", "fail", remedy)
         return Row(name, found)
     if name == "bitsandbytes":
-        why = "; if pip brings the old one back, no wheel fits this Python or system"
+        why = "; if pip installs the old version again, no wheel fits this Python or system"
         return Row(name, f"{found} is too old", stops, f"Run {install}{why}.")
     return Row(name, f"{found} is too old", stops, f"Run {install}.")
 
@@ -393,7 +394,10 @@ def _core_rows(machine: Machine) -> list[Row]:
     found = f"{_count(machine.cores, 'core')}, {_count(machine.threads, 'thread')}"
     if machine.threads > machine.cores:
         setting = _setting(f"OMP_NUM_THREADS={machine.cores}")
-        remedy = f"Too many threads wait for each other: stop the notebook, {setting}, start again."
+        remedy = (
+            "There are more threads than cores, so threads wait for each other: stop the notebook, "
+            f"run {setting}, and start the notebook again."
+        )
         return [Row("cores", found, "warn", remedy)]
     return [Row("cores", found)]
 

@@ -1,4 +1,4 @@
-"""The former name of `course_utils.training`, which notebooks handed out earlier import."""
+"""Provide `course_utils.training` under its former name, which older notebooks import."""
 
 from __future__ import annotations
 

@@ -53,8 +53,8 @@ AS_ROOT = (
 )
 NOT_AS_ROOT = (
     "The course runs as root only if its server accepts connections from this machine alone and "
-    "asks for a token or a password. Remove the options or the lines of Jupyter's configuration "
-    "that change that (ip, sock, token), or run it as another user."
+    "asks for a token or a password. Remove the options and the lines of Jupyter's configuration "
+    "that set ip, sock or token, or run the course as another user."
 )
 
 

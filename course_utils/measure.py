@@ -1,8 +1,9 @@
 """Measure the bytes of tensors while a model runs, to check predictions of `course_utils.memory`.
 
-On a GPU torch.cuda.max_memory_allocated returns the peak. A CPU has no such counter, and the memory
-of a process also includes libraries and memory that the process has freed. So `TensorMeter` watches
-every operation of PyTorch and counts the storages that are not freed yet.
+On a GPU torch.cuda.max_memory_allocated returns the peak memory of tensors. PyTorch has no such
+counter for CPU memory, and the memory of a process also includes libraries and memory that the
+process has freed. So `TensorMeter` watches every operation of PyTorch and counts the storages that
+are not freed yet. A storage is the block of memory that contains the numbers of a tensor.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from torch.utils._pytree import tree_leaves
 class TensorMeter(TorchDispatchMode):
     """Counts the bytes of all tensors that are created while the meter is active and not yet freed.
 
-    A storage is counted once, however many views it has. Memory that a kernel allocates for itself
-    during one operation is not counted.
+    A storage is counted once, even if several tensors are views of it. Memory that a kernel
+    allocates for itself during one operation is not counted.
 
     Attributes:
         now: bytes (B) of the tensors that are not freed yet.
@@ -75,11 +76,11 @@ def _storages(values: Any) -> dict[int, torch.UntypedStorage]:
 
 @dataclass
 class Saved:
-    """The size and number of the tensors that autograd has saved for the backward pass.
+    """The size and number of the tensors that autograd has stored for the backward pass.
 
     Attributes:
-        size: bytes (B) of the saved tensors.
-        tensors: number of saved tensors.
+        size: bytes (B) of these tensors.
+        tensors: number of these tensors.
     """
 
     size: int = 0
@@ -88,9 +89,9 @@ class Saved:
 
 @contextmanager
 def saved_for_backward(model: nn.Module) -> Iterator[Saved]:
-    """Count the tensors that forward passes of a model save for the backward pass.
+    """Count the tensors that forward passes of a model store for the backward pass.
 
-    The model's own weights and buffers are not counted, and neither is a second view of a tensor.
+    The model's weights and buffers are not counted. A tensor with several views is counted once.
     The function uses torch.autograd.graph.saved_tensors_hooks.
 
     Args:

@@ -1,7 +1,8 @@
 """Choose the device, number format and seed, and measure the machine's memory and cores.
 
-PyTorch and other heavy libraries are not imported at the top, so the module also loads where they
-are missing. `course_utils.environment` checks whether the course can run on this machine.
+PyTorch and other heavy libraries are not imported at the top, so this module can be imported even
+if these libraries are missing. `course_utils.environment` checks whether the course can run on this
+machine.
 
 Sizes are in bytes (B).
 """

@@ -2,9 +2,9 @@
 
 PyTorch splits each operation among threads, one for each core, and waits until the last thread has
 finished. When another program keeps a core busy, one of these threads shares that core with the
-program. The other threads wait for this thread, thousands of times a second. Measured on two cores
-beside one busy program, training with two threads fell to 10% of its speed, and a single thread
-reached 60% (docs/performance.md, section "Beside a busy program").
+program. The other threads wait for this thread, thousands of times a second. On two cores, while
+another program kept one core busy, training reached 10% of its full speed with two threads, and 60%
+with a single thread (measured in docs/performance.md, section "Beside a busy program").
 
     other programs keep busy      threads, on 2 cores      threads, on 8 cores
     no core                       2                        8
@@ -17,8 +17,8 @@ variable OMP_NUM_THREADS or MKL_NUM_THREADS, or by calling `torch.set_num_thread
 maximum number of threads is PyTorch's default, or a number that the user has set before the import.
 
 Set the number of threads yourself if two runs have to agree to the last bit. The number of threads
-decides in which order the terms of a sum are added, and so how the sum is rounded. To make a single
-result reproducible, use `one_thread`.
+decides in which order the numbers of a sum are added, and so how the sum is rounded. To make a
+single result reproducible, use `one_thread`.
 """
 
 from __future__ import annotations
@@ -151,8 +151,8 @@ class _Sharing(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(name="share-cores", daemon=True)
-        # The default number of threads, and the number that was set last. 0 means unknown. Only
-        # `_change` can read these numbers, because it runs in the main thread.
+        # The default number of threads, and the number that was set last. 0 means that the number
+        # is unknown. Only `_change` can read these numbers, because it runs in the main thread.
         self._default = self._current = 0
         self._wanted = 0
         self._chosen = False
@@ -161,7 +161,7 @@ class _Sharing(threading.Thread):
         self._in_main_thread = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._change)
 
     def run(self) -> None:
-        """Adapt PyTorch's number of threads, from its import until the user sets the number."""
+        """Adapt the number of threads after PyTorch is imported, until the user sets the number."""
         while not _imported("torch"):
             time.sleep(INTERVAL)
         self._record_user_calls(sys.modules["torch"])

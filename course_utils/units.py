@@ -18,7 +18,7 @@ def format_bytes(count: float, *, binary: bool = False, digits: int = 2) -> str:
         count: the number of bytes (B). A difference may be negative.
         binary: False counts in B, kB, MB, GB and TB (powers of 1000); True counts in B, KiB, MiB,
             GiB and TiB (powers of 1024).
-        digits: the number of digits after the decimal point. A number in B is written without them.
+        digits: the number of digits after the decimal point. A number in B has no decimal point.
 
     Returns:
         The number with its unit.

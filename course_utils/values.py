@@ -31,8 +31,8 @@ ALLOWED = "None, bool, int, float, str, list, tuple, dict, NumPy arrays and tens
 def encode(value: Any) -> bytes:
     """Convert a plain value to bytes.
 
-    Types are compared exactly, because a subclass could change the behaviour of its base class. A
-    few types are converted: NumPy scalars to Python scalars, `torch.Size` to a tuple, an
+    Objects of subclasses are refused, because a subclass could change the behaviour of its base
+    class. A few types are converted: NumPy scalars to Python scalars, `torch.Size` to a tuple, an
     OrderedDict (which `state_dict` returns) to a dict, and parameters and tensors with gradients to
     plain tensors on the CPU.
 

@@ -327,7 +327,7 @@ def test_release_writes_a_students_repository(assignments):
 def test_students_repository_contains_all_assignments(assignments, other):
     result = course("release", "--student-repo", "students", other)
     assert result.exit_code == 2
-    assert "--student-repo writes all assignments, so it takes neither" in result.stderr
+    assert "--student-repo writes all assignments, so it can't be used with" in result.stderr
     assert not Path("students").exists()
 
 

@@ -214,7 +214,7 @@ def test_table_as_text_and_as_html():
     assert '      remedy: Run `pip install "peft>=0.20"`.' in text
     # Some Windows terminals print only ASCII.
     assert text.isascii()
-    assert text.endswith("1 line marked fail, with a remedy.")
+    assert text.endswith("the table has a remedy for 1 line marked fail.")
     page = table._repr_html_()
     assert "<b>fail</b>" in page and "<b>warn</b>" in page
     assert "peft&gt;=0.20" in page and "peft>=" not in page

@@ -83,12 +83,12 @@ def memory_bars(
     if not shown:
         return bars
     lines = ", ".join(f"{name} at {format_bytes(x * GB)}" for name, x in shown.items())
-    return Picture(figure, f"{bars.alt} Lines where GPUs end: {lines}.")
+    return Picture(figure, f"{bars.alt} Lines at the memory limits of GPUs: {lines}.")
 
 
 def _mark_gpus(axes: Axes, gpus: Mapping[str, float], end: float) -> int:
     """Draw a labelled line at each x of `gpus` (GB), and return the number of rows of labels."""
-    # For each row of labels, the share of the axis after which the row is free.
+    # For each row of labels, the end of its last label, as a share of the axis's length.
     free: list[float] = []
     for x, label in _joined(gpus, NEAR * end).items():
         width = 0.03 + 0.012 * len(label)
@@ -121,7 +121,7 @@ def _joined(gpus: Mapping[str, float], near: float) -> dict[float, str]:
 
 
 def predictions(rows: Mapping[str, tuple[float, float]]) -> Picture:
-    """Plot predicted over measured memory, and draw the error of each prediction in percent.
+    """Plot predicted against measured memory, and draw each prediction's error in percent.
 
     Args:
         rows: name of the run → (measured memory, predicted memory), in bytes.

@@ -71,7 +71,7 @@ def _strip(axes: Axes, name: str, levels: Sequence[float], edges: Sequence[float
 def code_use(shares: Mapping[str, Sequence[float]]) -> Picture:
     """Draw how many percent of the numbers have each code, in a panel for each format.
 
-    A dashed line marks the percentage at which all codes would be equally frequent.
+    A dashed line marks the percentage that each code would have if all codes were equally frequent.
 
     Args:
         shares: name of the format → share of the numbers that have each code, from 0 to 1, in the
@@ -126,7 +126,8 @@ def normal_quantiles(samples: Mapping[str, Sequence[float]], most: float = 4) ->
         descriptions.append(f"{name} reaches {actual[0]:.1f} and {actual[-1]:.1f} at ±{reach:.1f}")
     axes.set(xlabel="quantile of a normal distribution (σ)", ylabel="quantile of the sample (σ)")
     axes.legend(frameon=False)
-    alt = "Quantiles of samples over normal ones: " + "; ".join(descriptions) + "."
+    alt = "Quantiles of samples over those of a normal distribution: "
+    alt += "; ".join(descriptions) + "."
     return Picture(figure, alt)
 
 
@@ -177,8 +178,8 @@ def frontier(
         points: name of the series → label of the point → (bits per weight, error).
         best: the (series, label) of each point to fill. No other point has both fewer bits and a
             smaller error than a best point.
-        floor: the bits of the codes. The log scale shows by how much the bits of a point exceed
-            this number.
+        floor: the number of bits that a code needs. The log scale of the x axis shows by how much
+            the bits of a point exceed this number.
     """
     figure, axes = one_panel(9, 4)
     by_error = sorted(points, key=lambda name: min(error for _, error in points[name].values()))
@@ -210,7 +211,7 @@ def _frontier_axes(axes: Axes, floor: float) -> None:
     axes.set(xscale="log", yscale="log", ylabel="squared error / squared weights")
     # Labels of the outermost points need space.
     axes.margins(y=0.1)
-    axes.set_xlabel(f"bits per weight (log scale of what is above {floor:g})")
+    axes.set_xlabel(f"bits per weight (log scale of the bits above {floor:g})")
     axes.xaxis.set_major_locator(LogLocator(base=4, numticks=20))
     axes.xaxis.set_major_formatter(lambda x, _: f"{floor + x:.5g}")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

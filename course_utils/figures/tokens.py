@@ -104,11 +104,15 @@ def token_probabilities(texts: Sequence[str], series: Mapping[str, Sequence[floa
 
 @dataclass(frozen=True)
 class MarkedTokens:
-    """Tokens in boxes, where colour, an underline and words mark the tokens that carry loss.
+    """Tokens in boxes, with marks on the tokens that carry loss.
+
+    The tokens that carry loss have another colour, bold type and an underline. The words "[loss:"
+    and ":loss]" enclose each sequence of such tokens, for readers who don't see colours.
 
     Attributes:
-        texts: the texts of the tokens, as `sft.token_texts` returns them. A line ends after each ↵.
-        graded: for each token, whether it carries loss.
+        texts: the texts of the tokens, as `sft.token_texts` returns them. A new line begins after
+            each ↵.
+        graded: for each token, whether its loss counts in training.
 
     Raises:
         ValueError: `texts` and `graded` have different lengths.
@@ -125,7 +129,7 @@ class MarkedTokens:
             )
 
     def _write(self, box: Callable[[str, bool], str], sign: Callable[[str], str]) -> str:
-        """Write each token with `box`, and mark both ends of a run of graded tokens with `sign`."""
+        """Write each token with `box`, and write with `sign` where graded tokens begin and end."""
         parts = []
         for graded, run in groupby(zip(self.graded, self.texts, strict=True), lambda pair: pair[0]):
             inside = "".join(box(text, graded) for _, text in run)

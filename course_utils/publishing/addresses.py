@@ -121,10 +121,11 @@ def updated_project(folder: Path, addresses: Addresses) -> str:
 
 
 def badges(path: Path, addresses: Addresses) -> str:
-    """Return a Markdown line with a notebook's badges for Colab and Binder; "" if it has none.
+    """Return a Markdown line with a notebook's badges for Colab and Binder, or "".
 
     The badges of an assignment open its release in exercises/, even if `path` is the assignment's
-    source in solutions/. A notebook without a published repository has no badges.
+    source in solutions/. A notebook without a published
+    repository has no badges, so the line is "".
     """
     address = addresses.of(path)
     if not address:

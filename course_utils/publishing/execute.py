@@ -151,7 +151,7 @@ def _execute_until_interrupted(monitor: _Monitor) -> None:
 
 
 def _kernel_environment() -> dict[str, str]:
-    """Return environment variables that give inline figures and silence debugger warnings."""
+    """Return environment variables that show figures inline and hide the debugger's warnings."""
     environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     return environment | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 

@@ -59,7 +59,7 @@ def with_rebased_links(page: str, source: Path, target: Path) -> str:
 
 
 def freeze_widgets(notebook: Any) -> Any:
-    """Return a copy of a notebook in which HTML shows the last state of each widget."""
+    """Return a copy of a notebook in which HTML with the last state replaces each widget."""
     notebook = copy.deepcopy(notebook)
     widgets = notebook.metadata.pop("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):

@@ -70,7 +70,10 @@ KNOW = """\
 
 
 def setup_cell(address: str = "") -> str:
-    """Return a set-up cell that installs the course from `address`, or asks for one if empty."""
+    """Return a set-up cell that installs the course from `address`.
+
+    If `address` is empty, the cell tells the user to set the address in a variable first.
+    """
     return SETUP.format(address=KNOW.format(address=address) if address else ASK, tag=TAG)
 
 
@@ -79,7 +82,7 @@ SETUP_CELL = setup_cell()
 
 
 def check(path: Path | str) -> list[str]:
-    """Return a notebook's problems, which must be solved before it is committed.
+    """Return a notebook's problems, which must be solved before the notebook is committed.
 
     A notebook in a folder named lectures must also have the form of a lecture.
 

@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-# The address of a style sheet's or page's resource on another server.
+# A pattern that finds the addresses of resources on other servers in the text of a style sheet or
+# page.
 REMOTE_URL = re.compile(r"""(?:url\(|@import)\s*["']?((?:https?:)?//[^"')\s]+)""")
 # The attribute with the address of the resource that a browser loads for an element.
 RESOURCES = {"img": "src", "script": "src", "iframe": "src", "source": "src", "link": "href"}
