@@ -48,7 +48,7 @@ POINTS = 250
 SHORT = Limits(memory=400_000_000, files=50_000_000, processes=40, cell=10, call=3, notebook=60)
 # Maximum growth of the memory over the second half of a run, as a share of that half's median.
 DRIFT = 0.1
-# The course must be at least this many times as fast as nbgrader with its own settings.
+# The course must be at least this many times as fast as nbgrader with nbgrader's default settings.
 TARGET = 10
 
 Notebook = dict[str, Any]
@@ -428,7 +428,7 @@ def course_command(folder: Path, name: str, limits: str = "default", workers: in
 
 
 def grade(folder: Path, name: str, limits: str, workers: int) -> None:
-    """Grade and publish in this process. The arguments are those of `course_command`."""
+    """Grade and publish in this process. The arguments are explained at `course_command`."""
     from course_utils.grading import autograde, classroom
 
     chosen = SHORT if limits == "short" else Limits()

@@ -38,8 +38,8 @@ def ask_fitcheck(model: str, options: dict) -> dict[str, float]:
 def ask_accelerate(model: str) -> dict[str, dict[str, float | None]]:
     """Return the bytes (B) that `accelerate estimate-memory` shows for each dtype.
 
-    "weights" are the bytes of the weights, and "training" the bytes of training with Adam. A value
-    is None if accelerate shows N/A, for example for training in 8 or 4 bits.
+    "weights" are the bytes of the weights, and "training" are the bytes of training with Adam. A
+    value is None if accelerate shows N/A, for example for training in 8 or 4 bits.
     """
     rows = gather_data(estimate_command_parser().parse_args([model]))
     return {

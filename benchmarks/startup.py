@@ -153,8 +153,8 @@ def lab() -> Cost:
 def make(*words: str) -> Iterator[subprocess.Popen]:
     """Run `make` with these arguments in its own session, and end all of its processes afterwards.
 
-    The youngest process is the server. It is terminated first, because the other processes end when
-    the server has ended.
+    The youngest process is the server. The server is terminated first, because the other processes
+    end when the server has ended.
     """
     process = subprocess.Popen(
         ["make", *words],

@@ -1,8 +1,8 @@
 """Compare QLoRA training with the course's loop and with TRL's and transformers' trainers.
 
 All ways train SmolLM2-135M in NF4 with double quantization and LoRA of rank 8 on all linear layers,
-with 8 news briefs per step, and the loss counts only the answers. Each way trains in its own
-process. The processes take turns, and a turn is one step. A second table shows how the course's
+with 8 news briefs per step. The loss counts only the answers. Each way trains in its own process.
+The processes take turns, and a turn is one step. A second table shows how the course's
 loop becomes faster: the first row uses peft's and transformers' code, and each further row adds one
 change.
 """

@@ -76,7 +76,7 @@ def wants_cpu_torch():
     has_gpu = shutil.which("nvidia-smi") or os.path.exists("/proc/driver/nvidia")
     if has_gpu or platform.system() != "Linux":
         return False
-    # A separate process sends the request, as urllib's timeout does not limit name look-ups.
+    # A separate process sends the request, because urllib's timeout does not limit name look-ups.
     request = "from urllib.request import urlopen; urlopen('{}/torch/', timeout=3)"
     command = [sys.executable, "-c", request.format(TORCH_CPU_INDEX)]
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -117,7 +117,7 @@ def read_stamp():
 
 
 def write_stamp(**changes):
-    """Add `changes` to the record of set-ups, and replace the file with the record atomically."""
+    """Add `changes` to the record of set-ups, and atomically replace the record's file."""
     stamp = dict(read_stamp(), key=setup_key(), **changes)
     temporary = in_venv(f"setup.json.{os.getpid()}")
     temporary.write_text(json.dumps(stamp, indent=1, sort_keys=True), encoding="utf-8")
@@ -138,7 +138,7 @@ def lock(file):
 
 
 def child_environment():
-    """Return the environment variables without those that make pip or Python leave `.venv`."""
+    """Return the environment variables that don't make pip or Python use files outside `.venv`."""
     removed = ("PYTHONHOME", "PYTHONPATH", "PIP_USER", "PIP_TARGET", "PIP_PREFIX")
     kept = {name: value for name, value in os.environ.items() if name not in removed}
     return dict(kept, PYTHONUTF8="1", PIP_DISABLE_PIP_VERSION_CHECK="1")

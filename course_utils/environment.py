@@ -122,7 +122,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Environment:
-    """The table that a check returns: `print` writes it as text, a notebook shows it as HTML.
+    """The table that a check returns: `print` writes it as text, and a notebook shows it as HTML.
 
     Attributes:
         rows: the rows of the table.

@@ -1,4 +1,4 @@
-"""Write a file so that a reader sees its old content or its new content, never a part of it."""
+"""Write a file so that a reader sees either its old or its new content, never an incomplete one."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
     python -m course_utils.lab --no-browser
 
-`course lab` runs this module instead of `jupyter lab`, for example in a container. The server makes
-two decisions after Jupyter has read its command line and all of its configuration files, because
-the settings can still change until then:
+In a container, for example, users are often root, and there is no browser. So `course lab` runs
+this module instead of `jupyter lab`. The server makes two decisions after Jupyter has read its
+command line and all of its configuration files, because the settings can still change until then:
 
 - Root may run the server if only this machine can reach the server and a token or a password
   protects the server. Otherwise Jupyter's own rule applies: root needs the option --allow-root.
@@ -43,7 +43,7 @@ class CourseServer(ServerApp):
         super().start_app()
 
     def is_private(self) -> bool:
-        """Return whether only this machine can reach the server, using a token or a password."""
+        """Return whether only users of this machine who have a token or password have access."""
         return is_loopback(self.ip) and not self.sock and self.identity_provider.auth_enabled
 
 

@@ -87,7 +87,7 @@ def set_by_variable() -> bool:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Use one thread in the with block, so that equal inputs give equal bits on a busy machine."""
+    """Use one thread in the with block, so that equal inputs always give equal bits."""
     import torch
 
     # This line is executed before the number of threads is read, so that `share_cores` can't change

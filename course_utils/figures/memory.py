@@ -139,7 +139,7 @@ def predictions(rows: Mapping[str, tuple[float, float]]) -> Picture:
     errors.barh(list(percent)[::-1], list(percent.values())[::-1], color=ORANGE)
     errors.axvline(0, color=BLACK, linewidth=1)
     errors.set_xlabel("error of the prediction (%)")
-    # Errors below 1% should look small, so the axis then extends from -1% to 1%.
+    # If all errors are below 1%, the axis extends from -1% to 1%, so that the errors look small.
     if max(map(abs, percent.values())) <= 1:
         errors.set_xlim(-1, 1)
     hide_frame(plane, errors)

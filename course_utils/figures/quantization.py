@@ -126,7 +126,7 @@ def normal_quantiles(samples: Mapping[str, Sequence[float]], most: float = 4) ->
         descriptions.append(f"{name} reaches {actual[0]:.1f} and {actual[-1]:.1f} at ±{reach:.1f}")
     axes.set(xlabel="quantile of a normal distribution (σ)", ylabel="quantile of the sample (σ)")
     axes.legend(frameon=False)
-    alt = "Quantiles of samples over those of a normal distribution: "
+    alt = "Quantiles of samples over quantiles of a normal distribution: "
     alt += "; ".join(descriptions) + "."
     return Picture(figure, alt)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # in a step divided by WIDE_MOMENTS, but at least 1. All other moments have width 1.
 WIDE_MOMENTS = 12
 # The legend names an area only if the area reaches this share of the budget at some moment. An area
-# that never does is too thin to be seen.
+# that never reaches this share is too thin to be seen.
 NAMED_AREA = 0.005
 # If memory runs out to the right of this share of the axis, the text about the failure is to the
 # left of the failed moment.

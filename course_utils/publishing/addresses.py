@@ -124,8 +124,7 @@ def badges(path: Path, addresses: Addresses) -> str:
     """Return a Markdown line with a notebook's badges for Colab and Binder, or "".
 
     The badges of an assignment open its release in exercises/, even if `path` is the assignment's
-    source in solutions/. A notebook without a published
-    repository has no badges, so the line is "".
+    source in solutions/. The line is "" for a notebook without a published repository.
     """
     address = addresses.of(path)
     if not address:
