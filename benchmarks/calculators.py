@@ -112,7 +112,7 @@ def step_cases(
 
     Args:
         settings: Methods and options of `estimate`, by name.
-        lengths: Lengths of the only sequence of a step, in tokens.
+        lengths: Lengths of the sequence in tokens; each step has one sequence.
     """
     for name, (method, options) in settings.items():
         model = load(method, options)

@@ -85,8 +85,8 @@ class Check:
 
     def __init__(self, text: str, call: Callable[[], Any]):
         self._text, self._call = text, call
-        # The value is stored in a tuple, because it can be None, and None here means that there is
-        # no value yet.
+        # None means that there is no value yet. A value is stored in a tuple, because the value
+        # itself can be None.
         self._returned: tuple[Any] | None = None
 
     @property

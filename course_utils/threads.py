@@ -87,7 +87,7 @@ def set_by_variable() -> bool:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Use one thread in the with block, so that equal inputs always give equal bits."""
+    """Use one thread in the with block, so that busy cores don't change the bits of a result."""
     import torch
 
     # This line is executed before the number of threads is read, so that `share_cores` can't change

@@ -73,7 +73,7 @@ class TimelineView:
         If `steps` is empty, the view shows all steps of the run, including steps that never began.
 
         Raises:
-            ValueError: the run never began one of the steps.
+            ValueError: the run ended before one of the steps began.
         """
         from course_utils.memory import LOSS, UPDATE
 
@@ -187,7 +187,7 @@ def memory_timeline(run: paging.Run, steps: Sequence[int] = ()) -> Picture:
             shown.
 
     Raises:
-        ValueError: the run never began one of the steps.
+        ValueError: the run ended before one of the steps began.
     """
     view = TimelineView.of(run, steps)
     heights = [4, 1] if view.has_pages else [4]
