@@ -3,9 +3,9 @@
     examples -> conversations -> generate -> answers -> score -> summary -> before_after
                                                  └──> side_by_side
 
-Every rate has a 95% interval, because a rate on only 96 test stories depends much on chance. For
-example, the interval of 84% on 96 stories is from 76% to 90%. `beyond` returns whether two prompts
-or models differ by more than chance.
+Every rate has a 95% interval, because a rate on only 96 test stories depends a lot on chance. For
+example, the interval of 84% on 96 stories is from 76% to 90%. `beyond` returns whether one prompt
+or model is better than another by more than chance.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def generate(  # noqa: PLR0913
     nine tenths of the tokens of a prompt are common to all prompts.
 
     In float32 the model gives the same answer to a prompt in a batch and to the same prompt alone.
-    In 16 bits, the size of the batch changes the order in which the terms of sums are added, and so
-    the rounding. If two tokens are almost equally likely, the answer may then change.
+    In 16 bits, the size of the batch changes the order in which numbers are added, and therefore
+    also the rounding. If two tokens are almost equally likely, the answer may then change.
 
     During the call the model is in eval mode. Afterwards each module's previous mode is restored.
 
@@ -142,7 +142,7 @@ def _shared_prefix(prompts: list[list[int]]) -> list[int]:
     """Return the common prefix of the prompts, at least one token shorter than each prompt."""
     if len(prompts) < 2:
         return []
-    # A common prefix of the first and the last prompt in sorting order is common to all prompts.
+    # A common prefix of the first and the last prompt in sorted order is common to all prompts.
     first, last = min(prompts), max(prompts)
     limit = min(map(len, prompts)) - 1
     pairs = zip(first[:limit], last, strict=False)
@@ -269,9 +269,9 @@ def _evaluating(model: Model) -> Iterator[None]:
 def _pack_input(head: nn.Module) -> RemovableHandle:
     """Keep torch from copying the head's weights once for each row of the batch.
 
-    `generate` passes a slice with only the last position to the head. torch computes the product of
-    such a slice with weights that need no gradient as a batch of products, which needs 0.9 GB for
-    16 rows of SmolLM2-135M.
+    `generate` passes a slice with only the last position to the head. If the weights need no
+    gradient, torch multiplies this slice with one copy of the weights per row. The copies need
+    0.9 GB for 16 rows of SmolLM2-135M. Torch makes no copies if the slice is contiguous.
     """
     return head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
 

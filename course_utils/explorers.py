@@ -45,7 +45,8 @@ def explorer(
     """Return a box with the controls and, below the controls, the result of `answer(**values)`.
 
     Args:
-        controls: Widgets with a value, by name. Checkboxes are placed in a separate row.
+        controls: Widgets that have a value. The keys are the names of the arguments of `answer`.
+            Checkboxes are placed in a separate row.
         answer: A pure function of the controls' values. It returns a picture and the picture's
             numbers as text, or raises ValueError with a sentence for the reader.
     """
@@ -78,7 +79,7 @@ def menu(
     Args:
         description: The label of the menu.
         options: The values, or a mapping from each value to the words that the menu shows.
-        value: The value selected at first. The default is the first value.
+        value: The initially selected value. The default is the first value.
     """
     if isinstance(options, Mapping):
         options = [(words, key) for key, words in options.items()]
@@ -154,7 +155,8 @@ class LoraChoices:
         d_out: Output width of each ticked module, used only if `model` is CUSTOM.
         layers: Number of layers that get adapters.
         rank: Rank of the adapters.
-        q_proj: Whether this module gets an adapter. Each other module has a field of the same kind.
+        q_proj: Whether the module q_proj gets an adapter. Each other module in MODULES has a field
+            with the same meaning.
 
     Raises:
         ValueError: A value is out of range, or no module is ticked.
@@ -200,7 +202,7 @@ class LoraChoices:
 def lora_explorer() -> widgets.VBox:
     """Return an explorer of the number of parameters that LoRA trains.
 
-    The reader chooses one shape for all matrices, or a model whose matrices have their own shapes.
+    The reader chooses either one shape for all matrices, or a model that determines the shapes.
     """
     from course_utils.memory import ModelShape
 
@@ -228,7 +230,7 @@ def lora_explorer() -> widgets.VBox:
 
 
 def lora_answer(choices: LoraChoices) -> tuple[Picture, str]:
-    """Return a plot of the trained parameters over the rank, and numbers at the chosen rank."""
+    """Return a plot of the trained parameters for each rank, and text on the chosen rank."""
     from course_utils import figures
     from course_utils.lora import count_lora_parameters
 
@@ -261,7 +263,7 @@ FORMATS = {
     "ocp": "FP4, OCP (E2M1)",
     "lloyd": "least error (Lloyd)",
 }
-# These formats always have 4 bits, whatever number of bits the reader chooses.
+# These formats always have 4 bits, so they ignore the number of bits that the reader chooses.
 FOUR_BITS = ("fp4", "ocp")
 # The explorer quantizes this many numbers of a distribution.
 SAMPLE_SIZE = 2**16
@@ -311,7 +313,7 @@ def bins_explorer() -> widgets.VBox:
 
 
 def bins_answer(choices: BinsChoices) -> tuple[Picture, str]:
-    """Return a plot of numbers, levels and bins, and a text on the error and the use of codes."""
+    """Return a plot of numbers, levels and bins, and text on the error and the use of codes."""
     from course_utils import figures, quantization
 
     form, block_size = choices.form, choices.block_size
@@ -375,7 +377,7 @@ def _numbers(distribution: str) -> Tensor:
     if distribution == "uniform":
         return 2 * torch.rand(SAMPLE_SIZE, generator=g) - 1
     x = torch.randn(SAMPLE_SIZE, generator=g)
-    # The heavy tails are those of Student's t distribution with 4 degrees of freedom.
+    # Student's t distribution with 4 degrees of freedom has heavy tails.
     if distribution == "heavy tails":
         x /= torch.randn(4, SAMPLE_SIZE, generator=g).square().mean(0).sqrt()
     return x
@@ -456,7 +458,7 @@ class MemoryChoices(StepChoices):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of `memory.estimate` for these choices, without the batch size."""
+        """The options of `memory.estimate` for these choices, except the batch size."""
         return self.method_options | {
             "optimizer": self.optimizer,
             "attention": self.attention,
@@ -528,7 +530,7 @@ class PagingChoices(StepChoices):
 
     Attributes:
         longest: Number of tokens per text in step 3. Steps 1, 2 and 4 use `sequence_length`.
-        paged: Whether optimizer states may page in the run that is shown.
+        paged: Whether optimizer states may move to CPU memory in the run that is shown.
     """
 
     longest: int
@@ -579,7 +581,7 @@ def paging_explorer() -> widgets.VBox:
 
 
 def paging_answer(choices: PagingChoices) -> tuple[Picture, str]:
-    """Return a timeline of the four steps, and text on how the run ends with and without paging.
+    """Return a timeline of the four steps, and text on the result with and without paging.
 
     Raises:
         ValueError: A sequence is longer than the model's table of positions.

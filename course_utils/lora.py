@@ -1,4 +1,4 @@
-"""Low-rank adaptation (LoRA) adds to a frozen matrix W a trainable update ΔW = A B of rank r.
+"""Low-rank adaptation (LoRA) adds a trainable update ΔW = A B of rank r to a frozen matrix W.
 
             ┌─► W (d_in × d_out), frozen ──────────────────────────────┐
     x (d_in)┤                                                          ├─► y (d_out)
@@ -38,8 +38,8 @@ __all__ = ["LoRALinear", "add_lora", "break_even_rank", "count_lora_parameters",
 def count_lora_parameters(d_in: int, d_out: int, rank: int) -> int:
     """Count the trainable parameters of LoRA on one matrix: d_in × rank in A, rank × d_out in B.
 
-    On a 1000 × 1000 matrix, rank 8 needs 16,000 parameters, which is 1.6% of the matrix's own
-    parameters (LoRA, section 4.1).
+    On a 1000 × 1000 matrix, rank 8 needs 16,000 parameters, which is 1.6% of the parameters of the
+    matrix (LoRA, section 4.1).
 
     Args:
         d_in: input features of the layer.
@@ -77,7 +77,7 @@ def break_even_rank(d_in: int, d_out: int) -> float:
 
 
 def _checked(base: nn.Linear, rank: int, alpha: float | None) -> tuple[int, float]:
-    """Return the rank and α for a layer; raise ValueError if the layer can't have them."""
+    """Return the rank and α of a layer; raise ValueError if one of them is out of range."""
     most = min(base.in_features, base.out_features)
     rank = whole_number("rank", rank, least=1, most=most)
     alpha = rank if alpha is None else alpha
@@ -101,7 +101,7 @@ class LoRALinear(nn.Module):
             the slide's W + A B without a scale.
 
     Raises:
-        ValueError: the base is another kind of layer, or the rank or α is out of range.
+        ValueError: the base is not a linear layer, or the rank or α is out of range.
     """
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float | None = None):
@@ -145,7 +145,7 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Subtract ΔW from the base's weights, if it was added by `merge`.
+        """Subtract ΔW from the base's weights, if `merge` has added ΔW.
 
         The weights then equal the weights before `merge` up to rounding, but not bit for bit.
 
@@ -180,8 +180,8 @@ class LoRALinear(nn.Module):
             A layer that shares peft's base layer, and has copies of the adapter's A and B.
 
         Raises:
-            ValueError: the layer has no adapter of this name, is merged, or uses DoRA or a bias of
-                B.
+            ValueError: the layer has no adapter of this name, is merged, or uses DoRA, or B has a
+                bias.
         """
         if adapter not in getattr(layer, "lora_A", {}):
             names = sorted(getattr(layer, "lora_A", {}))
@@ -235,7 +235,7 @@ def add_lora(
     wanted = bodies if targets == "all-linear" else set(names_of("targets", targets))
     if not wanted or not wanted <= set(known):
         raise ValueError(
-            f'targets must be "all-linear" or names of linear layers out of {sorted(known)}, '
+            f'targets must be "all-linear" or a choice of the linear layers {sorted(known)}, '
             f"got {targets!r}"
         )
     chosen = [name for name in linear if name.rpartition(".")[2] in wanted]
@@ -250,9 +250,9 @@ def add_lora(
 def count_trainable(model: nn.Module) -> tuple[int, int]:
     """Count the trainable parameters of a model, and also all parameters of the model.
 
-    A 4-bit weight stores two parameters in each byte, so its parameters are counted from its
-    original shape. The number of stored bytes would be only half as large. Tied weights are counted
-    once.
+    A 4-bit weight stores two parameters in each byte, so the number of stored bytes is only half of
+    the number of parameters. The parameters are therefore counted from the original shape of the
+    weight. Tied weights are counted once.
 
     Args:
         model: the model, with its adapters.

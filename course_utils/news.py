@@ -1,4 +1,4 @@
-"""Load the course's news briefs, make prompts of them, and check the house style of headlines.
+"""Load the course's news briefs, turn them into prompts, and check the headlines' house style.
 
 An example is a short story with its section and a headline. The task is to write both as JSON:
 
@@ -205,7 +205,7 @@ def messages(example: Mapping[str, str], shots: Sequence[Mapping[str, str]] = ()
         The messages, each with "role" and "content".
 
     Raises:
-        ValueError: one of the shots is the example itself, which would give the answer away.
+        ValueError: one of the shots is the example itself, so the prompt would contain the answer.
     """
     if any(shot["story"] == example["story"] for shot in shots):
         raise ValueError("the example is one of its own shots: choose other shots")
@@ -228,7 +228,7 @@ def shots(sections: Sequence[str] = SHOT_SECTIONS) -> list[dict[str, str]]:
 
     With the NF4 model, the default sections had the best average result of all sections that were
     tried, on stories outside the test split (data/DATASHEET.md). `benchmarks/quality.py` compares
-    the default sections with others.
+    the default sections with other sections.
 
     Args:
         sections: the sections of the examples.
@@ -245,7 +245,7 @@ def tuned_messages(example: Mapping[str, str], *, answered: bool = True) -> list
     """Make the short conversation that a model is fine-tuned on and later prompted with.
 
     The model learns most of the rules from the training examples, so the prompt need not repeat the
-    rules. A short prompt makes each answer cheaper.
+    rules. The model answers a short prompt faster than a long one.
 
     Args:
         example: a mapping with "story", and with "section" and "headline" if it is answered.

@@ -12,10 +12,10 @@ need the memory of the GPU, the least recently used pages move to CPU memory. A 
 the update reads or writes the page. `simulate` computes a run from the bytes of `memory.timeline`,
 so the simulation needs no GPU.
 
-The simulation is simpler than a GPU in two ways. First, simulated pages can use freed memory at
-once. On a GPU, PyTorch's caching allocator keeps freed memory until `torch.cuda.empty_cache` is
-called. Second, the simulated time of a move is the moved bytes divided by the nominal bandwidth,
-and nothing is computed during a move.
+The simulation is simpler than a GPU in two ways. First, the memory of a freed tensor is immediately
+available for pages in the simulation. On a GPU, PyTorch's caching allocator reserves this memory
+for later tensors until `torch.cuda.empty_cache` is called. Second, the simulated time of a move is
+the moved bytes divided by the nominal bandwidth, and nothing is computed during a move.
 
 References: QLoRA (Dettmers et al. 2023, arXiv 2305.14314), sections 1 and 3; bitsandbytes,
 optim/optimizer.py: `Optimizer8bit.get_state_buffer` pages tensors of at least 100,000 elements.
@@ -55,9 +55,9 @@ __all__ = [
     "simulate",
 ]
 
-# The largest number of bytes that CUDA's unified memory moves at once.
+# The largest number of bytes that CUDA's unified memory moves in one transfer.
 PAGE = 2 * MiB
-# The name of the group of paged optimizer states, in addition to the groups of `memory.GROUPS`.
+# The name of the group of paged optimizer states, which `memory.GROUPS` does not contain.
 PAGES = "pages"
 
 # The PCIe generation of each GPU in `memory.GPUS`. Each GPU has 16 lanes (NVIDIA's data sheets).
@@ -82,7 +82,7 @@ def pcie_x16(generation: int) -> float:
     return 16 * 8e9 * 2 ** (generation - 3) * 128 / 130 / 8
 
 
-# --- the optimizer states that can page -----------------------------------------------------------
+# --- the optimizer states that may move to CPU memory ---------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,12 @@ class StateTensor:
 
 
 def paged_tensors(model: Any, method: str, **options: Any) -> list[StateTensor]:
-    """Return the optimizer states of each kind of trainable tensor, with the bytes that can page.
+    """Return the optimizer states of each kind of trainable tensor, and how many bytes may move.
 
     The sum of `paged` over all kinds equals the `paged` of `memory.estimate`. For example, the
-    states of adapters of rank 8 on LLaMA-7B never page: the largest tensor has 88,064 elements, and
-    bitsandbytes pages only tensors of at least 100,000 elements.
+    states of adapters of rank 8 on LLaMA-7B never move to CPU memory, because the largest tensor of
+    these adapters has 88,064 elements, and bitsandbytes pages only tensors of at least 100,000
+    elements.
 
     Args:
         model: As in `memory.estimate`.
@@ -162,8 +163,8 @@ def _paged_states(plan: Plan) -> Iterator[int]:
 class OutOfMemory(Exception):
     """The GPU has too little memory even with all pages in CPU memory.
 
-    When this error is raised, all pages are in CPU memory with their contents. The bytes that can't
-    move are unchanged.
+    When this error is raised, all pages are in CPU memory, and their contents are unchanged. The
+    number of bytes that can't move is also unchanged.
 
     Attributes:
         needed: Number of bytes (B) that the GPU would need.
@@ -190,7 +191,7 @@ class Page:
 
 @dataclass
 class UnifiedMemory:
-    """A GPU of `budget` bytes whose pages may move to CPU memory.
+    """A GPU with `budget` bytes of memory, and pages that may move to CPU memory.
 
     CPU memory has room for all pages. To change which page is evicted, write a subclass with
     another `victim` method.
@@ -201,8 +202,8 @@ class UnifiedMemory:
         fixed: Bytes on the GPU that can't move.
         moved_in: Total bytes moved to the GPU so far.
         moved_out: Total bytes moved from the GPU to CPU memory so far.
-        on_gpu: The pages on the GPU by number, the least recently used page first.
-        in_cpu: The pages in CPU memory by number.
+        on_gpu: The pages on the GPU by their numbers, the least recently used page first.
+        in_cpu: The pages in CPU memory by their numbers.
         paged: Total bytes of the pages on the GPU.
 
     Raises:
@@ -234,7 +235,7 @@ class UnifiedMemory:
 
     @property
     def bytes_in_cpu(self) -> int:
-        """The bytes of the pages in CPU memory, which moved out and have not moved back."""
+        """The bytes of the pages in CPU memory, which have not moved back to the GPU."""
         return self.moved_out - self.moved_in
 
     def hold(self, fixed: int) -> None:
@@ -392,7 +393,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """The total time of all moves at the nominal bandwidth, in seconds, without overlap."""
+        """The time of all moves in seconds, one after another at the nominal bandwidth."""
         return self.moved / self.bandwidth
 
     @property
@@ -401,7 +402,7 @@ class Run:
         return max((event.total for event in self.events), default=0)
 
 
-# The lectures use these arguments by name.
+# The lectures give these arguments as keyword arguments.
 def simulate(  # noqa: PLR0913
     model: Any,
     method: str,
@@ -415,10 +416,11 @@ def simulate(  # noqa: PLR0913
 ) -> Run:
     """Return a simulated run on one GPU, with one training step for each length.
 
-    Optimizer states may page during the run. The run stops when memory runs out. Memory runs out
-    when the bytes that can't move exceed the memory of the GPU, or leave no room for a single page
-    at the update. With accumulation, each simulated step has one micro-batch and one update,
-    whereas a real run updates only once per `accumulation` micro-batches.
+    Paged optimizer states may move to CPU memory and back during the run. The run stops when memory
+    runs out. Memory runs out when the bytes that can't move exceed the memory of the GPU, or leave
+    no room for a single page at the update. With accumulation, each simulated step has one
+    micro-batch and one update, whereas a real run updates only once per `accumulation`
+    micro-batches.
 
     Args:
         model: As in `memory.estimate`.
@@ -431,7 +433,7 @@ def simulate(  # noqa: PLR0913
         page_size: Size of a page in bytes.
         pager: The class that decides which pages are evicted, `UnifiedMemory` or a subclass.
         options: As in `memory.estimate`; `optimizer` defaults to "paged_adamw". Optimizer states
-            page only if the name of the optimizer starts with "paged".
+            may move only if the name of the optimizer starts with "paged".
 
     Raises:
         ValueError: An argument is not allowed, `lengths` is empty, or more than one GPU is

@@ -366,8 +366,8 @@ def quantize(
             and the last block may be shorter.
         codebook: 2 to 256 ascending levels in [-1, 1]. With up to 16 levels, two codes share a
             byte.
-        block_size: the even number of elements that share a constant, or None for one constant for
-            the whole tensor.
+        block_size: the number of elements that share a constant, which must be even, or None for
+            one constant for the whole tensor.
         double_quant: whether the constants are quantized, too.
 
     Returns:
@@ -493,7 +493,7 @@ def _quantize_constants(absmax: Tensor) -> tuple[Quantized, Tensor]:
     """
     offset = absmax.mean() if absmax.numel() else absmax.new_zeros(())
     if not offset.isfinite():
-        raise ValueError("x is too large: the mean of its constants is beyond float32")
+        raise ValueError("x is too large: the mean of its constants exceeds the range of float32")
     codebook, last = dynamic_codebook().to(absmax.device), 2**16 - 1
     blocks, largest = _in_blocks(absmax - offset, NESTED_BLOCK)
     # The reciprocal is infinite if the largest value of a block is zero or tiny.

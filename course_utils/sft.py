@@ -58,7 +58,7 @@ def encode(
     max_length: int = 1024,
     on_too_long: str = "error",
 ) -> Features:
-    """Tokenize one conversation for training, with loss on its last (assistant) message only.
+    """Tokenize one conversation for training, with loss only on the assistant's last message.
 
     Args:
         messages: Chat messages (`{"role": …, "content": …}`); the last one is the assistant's.
@@ -212,9 +212,9 @@ def pack(features: Sequence[Features], pad_token_id: int, multiple: int = 1) -> 
 class Collator:
     """A callable that applies `collate` or `pack` with the padding token of one tokenizer.
 
-    Lengths are rounded up to a multiple of 32, or of 64 in packed batches. On a CPU, oneDNN builds
-    and stores a kernel of about 1 MB for every new shape, and a model needs dozens of kernels. On a
-    GPU, tensor cores are fastest at multiples of 8.
+    Lengths are rounded up to a multiple of 32, or of 64 in packed batches, so that batches have few
+    different shapes. On a CPU, oneDNN builds and stores a kernel of about 1 MB for every new shape,
+    and a model needs dozens of kernels. On a GPU, tensor cores are fastest at multiples of 8.
     """
 
     pad_token_id: int

@@ -710,7 +710,7 @@ def test_a_number_of_parameters_has_no_adapters(method):
         (("batch_size", -1, "llama-7b"), "the bytes of a GPU must be a whole number"),
         (("batch_size", "T4", "7b"), "the largest batch_size of 7b is unknown"),
         (("rank", "T4", "llama-7b"), "full fine-tuning has no adapters"),
-        (("model", "T4", "qlora"), "takes no model, got 'qlora'"),
+        (("model", "T4", "qlora"), "needs no model: leave out 'qlora'"),
     ],
 )
 def test_largest_raises_a_value_error_for_bad_arguments(arguments, message):

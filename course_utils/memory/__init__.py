@@ -4,18 +4,24 @@
     adapters      LoRA's matrices A and B
     gradients     one number for each trainable parameter
     optimizer     Adam's two moments, and the float32 master copy if the recipe has one
-    activations   the tensors that autograd saves for the backward pass
-    transient     all other tensors at the peak, minus parts that don't exist at the peak
+    activations   the tensors that autograd stores for the backward pass
+    transient     all other tensors at the peak, minus a correction (see below)
     ───────────
-    total         the bytes that torch.cuda.max_memory_allocated reports
+    total         the bytes in memory at the peak of a training step
+
+The first five lines count each part in full, even if the part is not in memory at the peak. For
+example, the activations no longer exist when the weights are updated. `transient` subtracts the
+bytes that are missing at the peak, so that the six lines add up to the total. Therefore `transient`
+can be negative. `torch.cuda.max_memory_allocated` reports the total minus the states that a paged
+optimizer may move to CPU memory.
 
 Memory can peak in three phases of a training step. `estimate` adds up the bytes in memory in each
-of these phases and returns the largest sum. The table shows which tensors are large in each phase,
-and which runs have their peak in this phase:
+of these phases and describes the phase with the largest sum. The table shows which tensors are
+large in each phase, and which runs often have their peak in this phase:
 
-    the loss            logits, their softmax and two gradients              large vocabularies
-    a layer's backward  one layer's recomputed activations, and gradients    long sequences
-    the update          all gradients and the optimizer states               full fine-tuning
+    the loss            logits, their softmax, a gradient of each    runs with large vocabularies
+    a layer's backward  one layer's activations, their gradients     runs with long sequences
+    the update          all gradients and the optimizer states       full fine-tuning
 
 `timeline` lists every phase of the step, layer by layer. To read the code, start with the module
 `plan` (a model and its settings), continue with `weights`, `activations` and `step`, which compute

@@ -1,7 +1,7 @@
 """Compute the bytes of activations, tensor by tensor, in the forward and the backward pass.
 
 The drawing shows one layer of the Llama family with LoRA adapters. The row of labels below the
-graph names the tensors that autograd saves for the backward pass:
+graph names the tensors that autograd stores for the backward pass:
 
     x ── norm ──┬─ q ─ rotary ─┐                     x ── norm ──┬─ gate ─ SiLU ─┐
     │           ├─ k ─ rotary ─┼─ attention ─ o ─ +  │           │               × ─ down ─ +
@@ -13,7 +13,7 @@ In the formulas, t is the number of tokens in one micro-batch, h is the width of
 stream, `wide` is the width of the MLP, and v is the size of one stored number in bytes.
 
 The formulas follow the code of transformers 5, peft, bitsandbytes and PyTorch 2. The tests compare
-the formulas with the bytes that these libraries save. Korthikanti et al. 2022 (arXiv 2205.05198)
+the formulas with the bytes that these libraries store. Korthikanti et al. 2022 (arXiv 2205.05198)
 describe how to count the bytes of activations in this way.
 """
 
@@ -26,19 +26,19 @@ from course_utils.memory.plan import Plan
 from course_utils.memory.settings import DTYPE_BYTES
 from course_utils.memory.terms import MemoryTerm, total_bytes
 
-# These sources are cited by several terms of the arithmetic.
+# The sources that several terms cite for their formulas.
 CROSS_ENTROPY, WEIGHTS, AUTOGRAD = "cross entropy", "gradients of weights", "autograd"
 PEFT, AUTOCAST = "peft's LoRA layer", "torch.autocast"
 
 # The name of the only gradient of an activation that exists between the backward passes of two
 # layers.
 RESIDUAL = "gradient of the residual stream"
-# The tensors that linear layers read, in the order of the forward pass.
+# The places where the inputs of linear layers are computed, in the order of the forward pass.
 SOURCES = ("first norm", "attention", "second norm", "MLP")
 
 
 def saved_terms(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield a term for each kind of tensor saved for the backward pass of one micro-batch."""
+    """Yield a term for each kind of tensor stored for the backward pass of one micro-batch."""
     settings, t, h, vocab = plan.settings, plan.tokens, plan.shape.hidden, plan.shape.vocab
     if settings.gradient_checkpointing:
         yield from _checkpoints(plan)
@@ -57,19 +57,19 @@ def saved_terms(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def layers_saved(plan: Plan, layers: int) -> int:
-    """Return the bytes saved for the backward pass by the first `layers` layers."""
+    """Return the bytes that the first `layers` layers store for the backward pass."""
     if plan.settings.gradient_checkpointing:
         return _layer_inputs(plan, layers) + saved_mask(plan)
     return total_bytes(_saved_by_layers(plan, layers))
 
 
 def layer_saved(plan: Plan) -> int:
-    """Return the bytes that one layer saves for its backward pass."""
+    """Return the bytes that one layer stores for its backward pass."""
     return total_bytes(_attention_half(plan)) + total_bytes(_mlp_half(plan))
 
 
 def saved_mask(plan: Plan) -> int:
-    """Return the bytes of the causal mask that checkpointing saves.
+    """Return the bytes of the causal mask that checkpointing stores.
 
     The number is 0 unless the model is GPT-2 with eager attention.
     """
@@ -117,7 +117,7 @@ def _saved_by_layers(plan: Plan, layers: int) -> Iterator[MemoryTerm]:
 
 
 def _cast_weights(plan: Plan) -> int:
-    """Return the number of weights whose 16-bit copies autocast makes and autograd saves."""
+    """Return the number of weights of which autograd stores a 16-bit copy made by autocast."""
     settings, shape = plan.settings, plan.shape
     if not settings.autocast:
         return 0
@@ -127,12 +127,12 @@ def _cast_weights(plan: Plan) -> int:
     if settings.trains_weights:
         return head + shape.layers * plan.layer_weights
     # The first adapters of the first layer read a tensor that needs no gradient. Therefore autograd
-    # doesn't save the 16-bit copies of these adapters' matrices A.
+    # doesn't store the 16-bit copies of these adapters' matrices A.
     first = next(filter(None, map(plan.adapter_inputs, SOURCES)))
     return head + shape.layers * plan.adapter_weights - settings.rank * sum(first)
 
 
-# --- what one layer saves -------------------------------------------------------------------------
+# --- what one layer stores for its backward pass --------------------------------------------------
 
 
 def _attention_half(plan: Plan) -> list[MemoryTerm]:
@@ -140,7 +140,7 @@ def _attention_half(plan: Plan) -> list[MemoryTerm]:
 
 
 def _attention_inner(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the tensors that the attention half saves, except the output projection's input."""
+    """Yield the tensors that the attention half stores, except the output projection's input."""
     yield _norm(plan, "first norm")
     yield from _inputs(plan, "first norm")
     if plan.shape.qk_norm:
@@ -153,7 +153,7 @@ def _mlp_half(plan: Plan) -> list[MemoryTerm]:
 
 
 def _mlp_inner(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the tensors that the MLP half saves, except the input of the last linear layer."""
+    """Yield the tensors that the MLP half stores, except the input of the last linear layer."""
     yield _norm(plan, "second norm")
     yield from _inputs(plan, "second norm")
     times, names = _activation(plan)
@@ -162,7 +162,7 @@ def _mlp_inner(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _activation(plan: Plan) -> tuple[int, str]:
-    """Return how many MLP-wide tensors are saved for the activation function, and their names."""
+    """Return the number and names of the MLP-wide tensors stored for the activation function."""
     function = plan.shape.activation
     if plan.shape.gated:
         return 3, f"gate, its {function} and up"
@@ -170,10 +170,11 @@ def _activation(plan: Plan) -> tuple[int, str]:
 
 
 def _norm(plan: Plan, name: str) -> MemoryTerm:
-    """Return the term of the tensors that a norm saves.
+    """Return the term for the tensors that a normalization layer stores for its backward pass.
 
-    LayerNorm saves its input. RMSNorm saves a float32 copy of its input, and also the normalized
-    input if the norm's weight is trained.
+    LayerNorm stores its input, and the mean and standard deviation of each token. RMSNorm stores a
+    float32 copy of its input, and 1/rms of each token, where rms is the root mean square. If the
+    weight of RMSNorm is trained, RMSNorm also stores the normalized input.
     """
     settings, t, h = plan.settings, plan.tokens, plan.shape.hidden
     stream = settings.stream_bytes
@@ -208,8 +209,8 @@ def _attention(plan: Plan) -> Iterator[MemoryTerm]:
     formula = f"3 × {t} × {query} × {v}"
     yield _term("queries, keys, values", 3 * t * query * v, formula, "eager attention")
     widened = settings.stream_bytes == 4 or (settings.autocast and settings.device == "cuda")
-    # GPT-2 in 16 bits saves only a 16-bit softmax, unless its scores are converted to float32.
-    # Other models in 16 bits save the float32 softmax and its 16-bit copy.
+    # GPT-2 in 16 bits stores only a 16-bit softmax, unless its scores are converted to float32.
+    # Other models in 16 bits store the float32 softmax and a 16-bit copy of this softmax.
     narrow = shape.family == "gpt2" and not widened
     each = v if v == 4 or narrow else 4 + v
     formula = f"{t} × {settings.sequence_length} × {shape.heads} heads × {each}"
@@ -217,7 +218,7 @@ def _attention(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _inputs(plan: Plan, source: str) -> Iterator[MemoryTerm]:
-    """Yield the inputs that autograd saves for the linear layers that read `source`.
+    """Yield the inputs that autograd stores for the linear layers that read `source`.
 
     Full fine-tuning needs the inputs for the gradients of the weights. LoRA needs the inputs for
     the gradients of A and B.
@@ -231,10 +232,10 @@ def _inputs(plan: Plan, source: str) -> Iterator[MemoryTerm]:
 def _weight_inputs(plan: Plan, source: str) -> Iterator[MemoryTerm]:
     settings, t, names = plan.settings, plan.tokens, plan.readers[source]
     if source == "attention" and settings.attention == "sdpa":
-        # The input is the result of attention, which fused attention has already saved.
+        # The input is the result of attention, which fused attention has already stored.
         return
     width, each, copies = plan.layers[names[0]][0], settings.value_bytes, 1
-    # Under autocast, each linear layer makes its own 16-bit copy of a norm's result.
+    # Under autocast, each linear layer makes a separate 16-bit copy of a normalized input.
     if source.endswith("norm"):
         each, copies = (2, len(names)) if settings.autocast else (settings.stream_bytes, 1)
     formula = f"{copies} × {t} × {width} × {each}"
@@ -242,9 +243,9 @@ def _weight_inputs(plan: Plan, source: str) -> Iterator[MemoryTerm]:
 
 
 def _adapter_inputs(plan: Plan, source: str, widths: list[int]) -> Iterator[MemoryTerm]:
-    """Yield the inputs of A and B that autograd saves for the adapters that read `source`.
+    """Yield the inputs of A and B that autograd stores for the adapters that read `source`.
 
-    Each matrix A reads its own copy of the input in A's number format. If the input already has
+    Each matrix A reads a separate copy of the input, in A's number format. If the input already has
     this format, all matrices A read the same tensor, unless `adapters_copy_input` is true.
     """
     settings, t, pairs = plan.settings, plan.tokens, len(widths)
@@ -259,14 +260,14 @@ def _adapter_inputs(plan: Plan, source: str, widths: list[int]) -> Iterator[Memo
     yield _term(f"inputs of B from {source}", t * rank * pairs * each, formula, PEFT)
 
 
-# --- what the first layer does not save -----------------------------------------------------------
+# --- what the first layer does not store ----------------------------------------------------------
 
 
 def _unsaved(plan: Plan) -> int:
-    """Return the bytes that the first layer doesn't save, although the later layers save them.
+    """Return the bytes of the tensors that later layers store, but the first layer doesn't.
 
-    Autograd doesn't save these bytes because no tensor before the first adapter of the model needs
-    a gradient.
+    In the first layer autograd doesn't store these tensors, because no tensor before the first
+    adapter of the model needs a gradient.
     """
     shape, t = plan.shape, plan.tokens
     unsaved = _norm(plan, "first norm").size + _unsaved_attention(plan)
@@ -280,9 +281,9 @@ def _unsaved(plan: Plan) -> int:
 
 
 def _unsaved_mlp_tensors(plan: Plan) -> int:
-    """Return the number of MLP-wide tensors that the first layer doesn't save."""
+    """Return the number of MLP-wide tensors that the first layer doesn't store."""
     trained = [name in plan.adapted for name in plan.readers["second norm"]]
-    # Autograd saves a factor of a product only if the other factor needs a gradient.
+    # Autograd stores a factor of a product only if the other factor needs a gradient.
     if plan.shape.gated:
         gate, up = trained
         return 2 * (not gate) + (not up)
@@ -290,14 +291,14 @@ def _unsaved_mlp_tensors(plan: Plan) -> int:
 
 
 def _unsaved_attention(plan: Plan) -> int:
-    """Return the bytes that attention doesn't save because some of its inputs need no gradient."""
+    """Return the bytes that attention doesn't store because some inputs need no gradient."""
     shape, settings = plan.shape, plan.settings
     trained = [name in plan.adapted for name in plan.readers["first norm"]]
     if not any(trained):
         return total_bytes(_attention(plan))
     if settings.attention == "sdpa" or all(trained):
         return 0
-    # Autograd saves a factor of a matrix product only if the other factor needs a gradient.
+    # Autograd stores a factor of a matrix product only if the other factor needs a gradient.
     q, k, v = trained
     copy = plan.tokens * shape.query_width * settings.attention_bytes
     unsaved = copy * ((not q) + (not k) + (not q and not k))
@@ -312,11 +313,12 @@ def _unsaved_attention(plan: Plan) -> int:
 
 
 def layer_backward(plan: Plan) -> list[MemoryTerm]:
-    """Return the tensors in memory when the backward pass of one layer needs most memory.
+    """Return the tensors in memory when the backward pass of one layer needs the most memory.
 
-    The backward pass needs the tensors that the layer saved, and their gradients. With
-    checkpointing, the saved tensors are recomputed first. The stored input of the layer is not
-    counted here, because `layers_saved` counts this input.
+    The backward pass needs the tensors that the layer stored in the forward pass, and their
+    gradients. With checkpointing, the forward pass stores only the input of the layer, and the
+    other tensors are recomputed first. The input is then not counted here, because `layers_saved`
+    counts it.
     """
     saved = [*_attention_half(plan), *_mlp_inner(plan)]
     candidates = [
@@ -340,35 +342,36 @@ def _during_backward(plan: Plan) -> Iterator[MemoryTerm]:
         adapters = plan.adapter_weights
         copies = f"{adapters:,} × 2"
         yield _term("16-bit copies of its adapters", 2 * adapters, copies, AUTOCAST)
-    # A LayerNorm saves the stored input itself, not a float32 copy. An RMSNorm also saves the
-    # stored input itself if the residual stream is float32. In these cases the stored input is
-    # subtracted, because it must count only once.
+    # `layers_saved` counts the layer's input, which checkpointing stores. A LayerNorm uses this
+    # tensor itself in its backward pass, not a float32 copy. So does an RMSNorm if the residual
+    # stream is float32. In these two cases the terms of the layer count the input a second time, so
+    # the input is subtracted here.
     if plan.shape.norm == "layer" or stream == 4:
         yield _term("less: the stored input", -size, formula, "what the first norm saves")
 
 
 def _mlp_forward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the tensors that the MLP's recomputation needs in addition to the saved tensors.
+    """Yield the tensors that the MLP's recomputation needs in addition to the stored tensors.
 
-    The recomputation needs most memory when the last adapter that reads the second norm returns its
-    result.
+    The recomputation needs the most memory at one moment: when the last adapter that reads the
+    second normalization layer's result has computed its own result.
     """
     settings, t, h, wide = plan.settings, plan.tokens, plan.shape.hidden, plan.shape.intermediate
     if plan.adapter_inputs("second norm"):
         each = settings.adapter_bytes
         formula = f"2 × {t} × {wide} × {each}"
         yield _term("B's result, and the same scaled", 2 * t * wide * each, formula, PEFT)
-    # Autograd saves float32 copies of the residual and of the norm's result, so the 16-bit tensors
-    # need additional memory.
+    # Autograd stores float32 copies of the residual stream and of the normalization layer's result.
+    # The 16-bit originals of these two tensors need additional memory.
     if settings.stream_bytes == 2:
         yield _term("residual and norm", 4 * t * h, f"2 × {t} × {h} × 2", "RMSNorm")
 
 
 def _mlp_backward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the tensors that the backward pass of the MLP half adds to the saved tensors.
+    """Yield the tensors that the backward pass of the MLP half adds to the stored tensors.
 
-    The backward pass of a layer begins with the MLP half. So all tensors that the layer saved still
-    exist, except the input of the last linear layer.
+    The backward pass of a layer begins with the MLP half. So all tensors that the layer stored
+    still exist, except the input of the last linear layer.
     """
     shape, settings, t = plan.shape, plan.settings, plan.tokens
     wide, v = shape.intermediate, settings.value_bytes
@@ -388,8 +391,8 @@ def _mlp_backward(plan: Plan) -> Iterator[MemoryTerm]:
 def _dequantized(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors needed for the gradient of the input of the last linear layer in QLoRA.
 
-    bitsandbytes dequantizes the layer's matrix to compute this gradient. Then autograd adds the
-    gradient of the same input that the layer's adapter computes.
+    bitsandbytes dequantizes the layer's matrix to compute this gradient. The layer's adapter reads
+    the same input and computes a second gradient, which autograd adds to the first.
     """
     settings, t, h, wide = plan.settings, plan.tokens, plan.shape.hidden, plan.shape.intermediate
     narrow, v = DTYPE_BYTES[settings.compute_dtype], settings.value_bytes
@@ -421,7 +424,10 @@ def _attention_backward(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _eager_backward(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the tensors of the softmax's backward pass, which follows the output projection."""
+    """Yield the tensors in memory during the backward pass of eager attention's softmax.
+
+    The backward pass of the output projection has finished before.
+    """
     settings, scores, v = plan.settings, plan.scores, plan.settings.attention_bytes
     yield from _attention_inner(plan)
     pairs = f"{plan.tokens} × {settings.sequence_length} × {plan.shape.heads} heads"
@@ -429,8 +435,8 @@ def _eager_backward(plan: Plan) -> Iterator[MemoryTerm]:
     if v == 2:
         yield _term("less: 16-bit scores", -2 * scores, f"{pairs} × 2", AUTOGRAD)
     fused = settings.device == "cuda" and settings.product_dtype == "float16"
-    # CUDA's softmax reads and returns float16 directly. Its backward pass also allocates the
-    # product of the gradient and the softmax.
+    # On CUDA, the softmax reads and returns float16 directly, and the softmax's backward pass also
+    # allocates the product of the gradient and the softmax.
     each = 4 + (2 if v == 2 and fused else 4) + (4 if settings.device == "cuda" else 0)
     yield _term("gradients of scores", scores * each, f"{pairs} × {each}", "eager attention")
 

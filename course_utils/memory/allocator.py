@@ -1,15 +1,16 @@
 """Simulate the bytes that PyTorch's caching allocator counts on a GPU, block by block.
 
 `torch.cuda.max_memory_allocated` adds up blocks, not tensors. A block has the size of its tensor,
-rounded up to a multiple of 512 B. The block is larger than this rounded size if it was cut from a
-cached block, or from a new segment, whose remainder is too small to be split off:
+rounded up to a multiple of 512 B. The allocator cuts the block from a larger cached block or from a
+new segment. If the remainder is too small to be split off, the remainder stays in the block, so
+that the block is larger than the rounded size:
 
     a cached block of 8 MiB   |· 5.5 MiB requested ·|· 2 MiB requested ·|½|
                                         the last ½ MiB is not split off: it counts as used
 
-This module applies the same rules without allocating memory, so it can compute on any machine what
-a GPU would report. The source of the rules and constants is c10/cuda/CUDACachingAllocator.cpp in
-PyTorch 2.x, with default settings.
+This module applies the same rules without allocating memory. So any machine can compute the bytes
+that a GPU would report. The source of the rules and constants is
+c10/cuda/CUDACachingAllocator.cpp in PyTorch 2.x, with default settings.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class Block:
 
 @dataclass
 class CachingAllocator:
-    """A simulation of PyTorch's best-fit allocator that allocates no memory.
+    """A simulation of PyTorch's best-fit allocator. The simulation allocates no memory.
 
     Attributes:
         allocated: Bytes of the blocks in use, which PyTorch reports as allocated.
@@ -102,8 +103,8 @@ class CachingAllocator:
     def allocate(self, size: int) -> Block:
         """Return the smallest cached block that is large enough for `size` bytes.
 
-        If no cached block is large enough, a new segment is created for the block. In either case
-        a large remainder is split off and cached.
+        If no cached block is large enough, a new segment is created for the block. In both cases
+        the remainder is split off and cached if it is large enough.
         """
         size = rounded(size)
         cached = self._cached[size <= SMALL]

@@ -1,4 +1,4 @@
-"""Estimate the bytes of a training step, at its peak or in every phase."""
+"""Estimate the memory that a training step needs, at the peak or in every phase."""
 
 from __future__ import annotations
 
@@ -33,17 +33,19 @@ class Estimate:
         gradients: Bytes of the gradients, one number for each trainable parameter.
         optimizer: Bytes of the optimizer's states, and of the float32 master copy if the recipe has
             one.
-        activations: Bytes of the tensors that autograd saves for the backward pass.
-        transient: Bytes of all other tensors at the peak, minus those bytes of the five parts above
-            that don't exist at the peak. For example, the gradients don't exist yet when the loss
-            is computed, and the activations no longer exist when the weights are updated. So
-            `transient` can be negative.
+        activations: Bytes of the tensors that autograd stores for the backward pass.
+        transient: Bytes of all other tensors at the peak, minus a correction. The five parts above
+            are counted in full, but some of their bytes may not be in memory at the peak. For
+            example, the gradients don't exist yet when the loss is computed, and the activations no
+            longer exist when the weights are updated. The correction is the number of these missing
+            bytes. It is subtracted so that the six parts add up to `total`. If the correction is
+            larger than the bytes of the other tensors, `transient` is negative.
         peak: Name of the phase in which memory peaks.
-        live_bytes: A pair of name and bytes for each item in memory at the peak. The bytes add up
-            to `total`.
+        live_bytes: For each item in memory at the peak, a pair of the item's name and bytes. The
+            bytes of all items add up to `total`.
         paged: Bytes of optimizer states that a paged optimizer may move to CPU memory. `optimizer`
             and `total` include these bytes, but torch.cuda.max_memory_allocated does not.
-        terms: Every term of the arithmetic, with its formula and source.
+        terms: The terms of the sum `total`, each with its formula and source.
     """
 
     shape: ModelShape
@@ -76,7 +78,7 @@ class Estimate:
 
     @property
     def groups(self) -> dict[str, int]:
-        """The bytes of `at_peak` in each group of `GROUPS`, including empty groups, for figures."""
+        """The bytes at the peak in each group of `GROUPS`, 0 for an empty group."""
         return grouped(self.at_peak)
 
     def table(self) -> str:
@@ -89,7 +91,7 @@ class Estimate:
         return "\n".join([f"{self.shape.name}, {self.settings.method}: at {self.peak}", *lines])
 
     def fits(self, gpu: str | int) -> bool:
-        """Return whether the peak fits in the memory of a GPU minus the `RESERVE` bytes for CUDA.
+        """Return whether a GPU has enough memory for the peak and for the `RESERVE` of CUDA.
 
         Args:
             gpu: A name from `GPUS`, or the memory of a GPU in bytes.
@@ -106,7 +108,7 @@ class Estimate:
         return "\n".join([head, *body])
 
     def explain(self) -> str:
-        """Return every term of the arithmetic as text, with its bytes, formula and source."""
+        """Return every term of the sum `total` as text, with its bytes, formula and source."""
         text = []
         for part in PARTS:
             text.append(f"{part}: {format_bytes(getattr(self, part))}")
@@ -142,7 +144,8 @@ def estimate(
         rank: Rank of the adapters.
         targets: The linear layers that get adapters: "all-linear", or names of layers.
         compute_dtype: "float16", "bfloat16" or "float32". With "lora" and "qlora", the base
-            computes in this format. With "full", this is the 16-bit format of a 16-bit recipe.
+            computes in this format. With "full", this is the 16-bit format of recipes that use 16
+            bits, except "bf16", which always uses bfloat16.
         recipe: A name from `RECIPES`, which sets the formats of the trainable parameters. The
             default is "mixed" for "full", and "fp32" for "lora" and "qlora".
         optimizer: A name from `OPTIMIZERS`.
@@ -154,17 +157,17 @@ def estimate(
         unquantized: Names of linear layers that are not stored in NF4. The head is never stored in
             NF4.
         upcast: Whether peft's `prepare_model_for_kbit_training` converts all weights that are not
-            in NF4 (embedding, head and norms) to float32. The residual stream is then float32 too.
-            False leaves these weights in 16 bits.
-        keep_output: Whether the model's output, which contains the logits, is kept during the
-            backward pass, as after `output = model(...)`. The Trainer of transformers keeps only
-            the loss.
+            in NF4 (embedding, head and normalization layers) to float32. The residual stream is
+            then float32 too. False leaves these weights in 16 bits.
+        keep_output: Whether the model's output, which contains the logits, stays in memory during
+            the backward pass. This is the case if a variable still refers to the output, as after
+            `output = model(...)`. The Trainer of transformers keeps only the loss.
         gpus: Number of GPUs.
         sharding: None (each GPU stores everything), "zero1", "zero2", "zero3" or "fsdp" (ZeRO,
             section 5). "fsdp" shards the same parts as "zero3".
-        device: "cuda" also counts the memory that PyTorch allocates on a GPU besides tensors; "cpu"
-            counts only tensors.
-        options: All arguments after `method` are options, which are passed by name.
+        device: "cpu" counts only tensors. "cuda" also counts the other memory that PyTorch
+            allocates on a GPU.
+        options: All arguments after `method`, which must be given as keyword arguments.
 
     Raises:
         ValueError: An option is unknown, or a value is not allowed.
@@ -189,10 +192,10 @@ def _estimate(plan: Plan) -> Estimate:
 
 
 def _absent(peak: StepPhase, size: Mapping[str, int]) -> Iterator[MemoryTerm]:
-    """Yield negative terms for the bytes of the parts that don't exist at the peak."""
+    """Yield a negative term for each part of which some bytes are not in memory at the peak."""
     for part, present in peak.parts.items():
         if present != size[part]:
-            formula, source = "not all of it exists", f"at {peak.name}"
+            formula, source = "bytes not in memory", f"at {peak.name}"
             yield MemoryTerm("transient", f"less {part}", present - size[part], formula, source)
 
 
@@ -206,8 +209,9 @@ def timeline(
     """Return every phase of one training step in order, layer by layer.
 
     The largest `total` of all phases equals the `total` of `estimate`. In the forward pass of a
-    layer, only the saved tensors are counted. The other tensors of the forward pass are not
-    counted, because they need less memory than the backward pass of the same layer.
+    layer, only the tensors that are stored for the backward pass are counted. The other tensors of
+    the forward pass are not counted, because they need less memory than the backward pass of the
+    same layer.
 
     Args:
         model: As in `estimate`.

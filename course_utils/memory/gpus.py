@@ -7,7 +7,7 @@ from course_utils.validation import positive
 
 # The memory of each GPU in bytes, as PyTorch reports it in out-of-memory errors. PyTorch reports
 # less than the advertised memory. The reported memory differs by up to 0.2 GiB between drivers, so
-# the table contains the smallest number.
+# the table contains the smallest number that was reported.
 GPUS = {
     "T4": int(14.56 * GiB),
     "RTX 4090": int(23.64 * GiB),

@@ -1,10 +1,10 @@
 """Combine a model's shape with its settings, and derive the quantities that memory depends on.
 
     ModelShape ─┐          ┌─► weights      weights, gradients, optimizer states
-                ├─► Plan ──┼─► activations  what the forward pass saves, a layer's backward pass
+                ├─► Plan ──┼─► activations  what the forward pass stores, a layer's backward pass
     Settings  ──┘          └─► step         the phases of a training step, and the largest
 
-Only a plan derives these quantities. The modules weights, activations and step read the plan.
+`Plan` derives these quantities. The modules weights, activations and step read them from a plan.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from course_utils.memory.shapes import ModelShape
 
 @dataclass(frozen=True)
 class Trainable:
-    """A kind of trainable tensor, of which a model has one or more.
+    """A kind of trainable tensor. A model has one or more tensors of each kind.
 
     Attributes:
         name: Name of the kind, such as "q_proj.lora_A".
@@ -38,7 +38,7 @@ class Trainable:
 
 @dataclass(frozen=True)
 class Plan:
-    """A model, its settings for fine-tuning, and the quantities derived from the two.
+    """A model, its settings for fine-tuning, and quantities derived from the model and settings.
 
     Raises:
         ValueError: The sequences are longer than the model's table of positions.
@@ -101,7 +101,7 @@ class Plan:
 
     @cached_property
     def quantized(self) -> dict[str, int]:
-        """The linear layers of one transformer layer stored in NF4: name → d_in × d_out.
+        """The linear layers of a transformer layer that are stored in NF4: name → d_in × d_out.
 
         The head is never stored in NF4.
         """
@@ -113,9 +113,10 @@ class Plan:
 
     @cached_property
     def readers(self) -> dict[str, tuple[str, ...]]:
-        """The linear layers that read each tensor.
+        """The names of the linear layers that read each tensor.
 
-        For example, q_proj, k_proj and v_proj read the result of the first norm.
+        Each key names the place where the tensor is computed. For example, the entry "first norm"
+        lists q_proj, k_proj and v_proj, which read the result of the first normalization layer.
         """
         names = tuple(self.layers)
         first = 1 if self.shape.family == "gpt2" else 3
@@ -127,7 +128,7 @@ class Plan:
         }
 
     def adapter_inputs(self, source: str) -> list[int]:
-        """Return the input width of each linear layer that reads `source` and has an adapter."""
+        """Return the input width of each layer in `readers[source]` that has an adapter."""
         return [self.adapted[name][0] for name in self.readers[source] if name in self.adapted]
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Find the largest batch, sequence, rank or model that fits a GPU, and the bytes of a KV cache."""
+"""Find the largest batch, sequence, rank or model for a GPU, and compute a KV cache's bytes."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def kv_cache_bytes(
         dtype: The number format of the cache: "float16", "bfloat16" or "float32".
 
     Raises:
-        ValueError: Only the model's number of parameters is known, its table of positions is
-            shorter than the sequence, or an argument is not allowed.
+        ValueError: Only the model's number of parameters is known, the model's table of positions
+            is shorter than the sequence, or an argument is not allowed.
     """
     shape = ModelShape.of(model)
     if not shape.known:
@@ -63,8 +63,8 @@ def largest(
             "all-linear".
 
     Returns:
-        The largest batch size, sequence length or rank, 0 if not even 1 fits. For "model", the name
-        of the largest preset that fits, None if no preset fits.
+        The largest batch size, sequence length or rank, or 0 if not even 1 fits. For "model", the
+        name of the largest preset that fits, or None if no preset fits.
 
     Raises:
         ValueError: An argument is not allowed, or memory doesn't depend on the requested quantity,
@@ -94,7 +94,7 @@ def largest(
 
 def _largest_model(budget: int, model: Any, method: str, options: dict[str, Any]) -> str | None:
     if model is not None:
-        raise ValueError(f"a search for the largest model takes no model, got {model!r}")
+        raise ValueError(f"the search for the largest model needs no model: leave out {model!r}")
     targets = options["targets"]
     shapes = [ModelShape.preset(name) for name in PRESETS]
     candidates = [shape for shape in shapes if method == "full" or _has_targets(shape, targets)]
@@ -120,7 +120,7 @@ def largest_number(fits: Callable[[int], bool], limit: int) -> int:
         limit: The largest possible answer.
 
     Returns:
-        The largest number that fits, 0 if not even 1 fits.
+        The largest number that fits, or 0 if not even 1 fits.
     """
     low, high = 0, 1
     while high <= limit and fits(high):

@@ -26,14 +26,14 @@ SHARDINGS = tuple(SHARDED)
 
 @dataclass(frozen=True)
 class Precision:
-    """The bytes per number that a recipe uses for parameters, gradients, states and activations.
+    """The bytes of one parameter, gradient, optimizer state and activation in a recipe.
 
     Attributes:
-        weight: Bytes of a trainable parameter as the model stores it.
+        weight: Bytes of a trainable parameter in the model.
         gradient: Bytes of the gradient of a trainable parameter.
         master: Bytes of a parameter's float32 copy, which the optimizer updates. 0 means that the
             recipe has no such copy.
-        state: Bytes of each number that the optimizer keeps for a parameter.
+        state: Bytes of each state that the optimizer stores for a parameter.
         stream: Bytes of a number in the residual stream.
         value: Bytes of a number that a linear layer returns.
         source: The code or the paper that uses this precision.
@@ -49,7 +49,7 @@ class Precision:
 
 
 RECIPES = {
-    "fp32": Precision(4, 4, 0, 4, 4, 4, "all in float32, as peft keeps adapters"),
+    "fp32": Precision(4, 4, 0, 4, 4, 4, "all in float32, as peft stores adapters"),
     "mixed": Precision(2, 2, 4, 4, 2, 2, "ZeRO, section 3.1; the slide's 2 + 2 + 12"),
     "autocast": Precision(4, 4, 0, 4, 4, 2, "torch.autocast: float32 weights, 16-bit products"),
     "bf16": Precision(2, 2, 0, 2, 2, 2, "a model and its optimizer wholly in 16 bits"),
@@ -62,8 +62,8 @@ class Optimizer:
     """The numbers that an optimizer stores for each trainable parameter.
 
     Attributes:
-        states: How many numbers, called states, the optimizer keeps for each parameter.
-        eight_bit: Whether the optimizer keeps its states in 8 bits.
+        states: How many numbers, called states, the optimizer stores for each parameter.
+        eight_bit: Whether the optimizer stores its states in 8 bits.
         paged: Whether the states may move to CPU memory.
         scratch: How many additional numbers per parameter exist only during the update.
     """
@@ -75,9 +75,10 @@ class Optimizer:
 
 
 OPTIMIZERS = {
-    # This is the fused AdamW, the default of transformers' Trainer.
+    # This is the fused AdamW of PyTorch, the default of transformers' Trainer.
     "adamw": Optimizer(2),
-    # The default of torch.optim.AdamW stores the square roots of all second moments in each update.
+    # On a GPU, torch.optim.AdamW uses this variant by default. Each update temporarily stores the
+    # square roots of all second moments.
     "adamw_foreach": Optimizer(2, scratch=1),
     "adamw8bit": Optimizer(2, eight_bit=True),
     "paged_adamw": Optimizer(2, paged=True),
@@ -172,9 +173,9 @@ class Settings:
         return self.method == "full"
 
     def shards(self, part: str) -> bool:
-        """Return whether each GPU stores only its share of a part.
+        """Return whether each GPU stores only a fraction of `part` instead of the whole part.
 
-        The parts that can be shared are "optimizer", "gradients" and "weights".
+        Sharding can divide the parts "optimizer", "gradients" and "weights" among the GPUs.
         """
         return self.gpus > 1 and part in SHARDED[self.sharding]
 
@@ -185,7 +186,7 @@ class Settings:
 
     @property
     def base_bytes(self) -> int:
-        """The bytes of each weight of the base model that is not quantized."""
+        """The bytes of each unquantized weight of the base model."""
         if self.trains_weights:
             return self.precision.weight
         if self.method == "qlora":
@@ -194,7 +195,7 @@ class Settings:
 
     @property
     def stream_bytes(self) -> int:
-        """The bytes of a number in the residual stream, which has the format of the embedding."""
+        """The bytes of a number in the residual stream, which has the embedding's number format."""
         return self.precision.stream if self.trains_weights else self.base_bytes
 
     @property
@@ -217,11 +218,11 @@ class Settings:
 
     @property
     def adapters_copy_input(self) -> bool:
-        """Whether A reads a copy of its input even if the input already has A's format.
+        """Whether the adapter's matrix A reads a copy of an input that needs no conversion.
 
         Under autocast, peft converts the input to float32, and autocast converts the copy back to
-        16 bits. peft's 4-bit layers skip the two conversions if autocast is on, but these layers
-        detect autocast only on a GPU.
+        16 bits. So A reads a copy even if the original input has 16 bits. peft's 4-bit layers skip
+        the two conversions if autocast is on, but these layers detect autocast only on a GPU.
         """
         return self.autocast and not (self.method == "qlora" and self.device == "cuda")
 
@@ -232,5 +233,5 @@ class Settings:
 
     @property
     def autocast(self) -> bool:
-        """Whether autocast computes matrix products in 16 bits from weights of any format."""
+        """Whether autocast computes matrix products in 16 bits, even if the weights are float32."""
         return self.recipe == "autocast"

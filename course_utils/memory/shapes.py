@@ -1,7 +1,7 @@
 """Describe the shapes of decoder-only transformers, from presets, configs or parameter counts.
 
-A shape contains everything that memory arithmetic needs to know about a model: its width, its
-number of layers, its matrices, and which of the matrices have a bias. The tests compare every
+A shape contains all properties of a model that its memory depends on: the width, the number of
+layers, the matrices, and which of the matrices have a bias. The tests compare every
 family of `FAMILIES` with the class in transformers, parameter by parameter. A config of any other
 family raises a ValueError, because a wrong estimate is worse than no estimate.
 """
@@ -34,11 +34,12 @@ class ModelShape:
         tied: Whether the output layer shares the embedding's weights.
         gated: Whether the MLP has gate, up and down matrices (SwiGLU), not just up and down.
         activation: The function between the MLP's matrices, one of `ACTIVATIONS`.
-        norm: "rms" (a scale) or "layer" (a scale and a shift).
+        norm: Kind of the normalization layers: "rms" (RMSNorm, with a scale) or "layer" (LayerNorm,
+            with a scale and a shift).
         biases: Names of the linear layers that have a bias.
         qk_norm: Whether each head's queries and keys are normalized.
         positions: Number of rows in the learned position table, 0 for rotary positions.
-        dropout: The largest dropout probability in the model's own config.
+        dropout: The largest dropout probability in the model's config.
         family: The `model_type` of the config.
         scalar: The number of parameters if nothing else about the model is known, else 0.
 
@@ -137,8 +138,8 @@ class ModelShape:
             config: The config as a dict, the path of config.json or of its folder, or the name of a
                 repository on the hub, such as "owner/model". A config from the hub is downloaded,
                 or read from the cache.
-            name: Name for the model. The default is the name in the config. A config without a name
-                gets its path, its repository or its model_type as name.
+            name: Name for the model. The default is the name in the config. If the config contains
+                no name, the default is the config's path, repository or model_type.
 
         Raises:
             ValueError: The config can't be read, lacks a field, has a value that is not allowed, or
@@ -209,12 +210,12 @@ class ModelShape:
 
     @property
     def norm_tensors(self) -> int:
-        """The number of tensors in one norm: 2 (weight, bias) for LayerNorm, 1 for RMSNorm."""
+        """The number of tensors in one normalization layer: 2 for LayerNorm, 1 for RMSNorm."""
         return 2 if self.norm == "layer" else 1
 
     @property
     def norm_parameters(self) -> int:
-        """The number of parameters in the norms of one transformer layer."""
+        """The number of parameters in the normalization layers of one transformer layer."""
         return 2 * self.hidden * self.norm_tensors + (2 * self.head_dim if self.qk_norm else 0)
 
     @property
@@ -237,7 +238,7 @@ class ModelShape:
         return self.embedding_parameters + self.linear_parameters + in_layers + last_norm
 
     def target_layers(self, targets: str | Iterable[str]) -> dict[str, tuple[int, int]]:
-        """Return the linear layers that `targets` names, by the rules of peft's `target_modules`.
+        """Return the linear layers that `targets` selects, as peft's `target_modules` would.
 
         Args:
             targets: "all-linear", or names such as ("q_proj", "v_proj"). A name also matches the
@@ -400,8 +401,8 @@ class _Config:
         return value
 
 
-# Each of these activation functions is one operation of PyTorch, which saves only the function's
-# input.
+# Each of these activation functions is one operation of PyTorch, so autograd stores only the
+# function's input.
 FUSED = ("silu", "gelu", "gelu_pytorch_tanh")
 # transformers computes "gelu_new" with a formula of several operations.
 ACTIVATIONS = (*FUSED, "gelu_new")

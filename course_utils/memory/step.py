@@ -1,10 +1,10 @@
 """Divide a training step into phases, and compute the memory in use in each phase.
 
-forward of layer 1 … L      the tensors saved for the backward pass accumulate
+forward of layer 1 … L      the tensors stored for the backward pass accumulate
 the loss                    logits and their gradients
 layer L … 1's backward      the tensors of one layer, which checkpointing recomputes first, and
-                            their gradients; of these tensors, only the gradient of the residual
-                            stream still exists between two layers
+                            their gradients; between two layers, the gradient of the residual stream
+                            is the only one of these tensors that still exists
 the update                  the optimizer's states and all gradients
 """
 
@@ -43,7 +43,7 @@ LOGITS, WORK, REST = "logits and loss", "a layer's backward pass", "CUDA and the
 GROUPS = (*PARTS[:-1], LOGITS, WORK, REST)
 # The names of two phases of a step.
 LOSS, UPDATE = "the loss", "the update"
-# The default size of PyTorch's cuBLAS workspace on GPUs before Hopper, in bytes.
+# The default size of PyTorch's cuBLAS workspace on GPUs older than Hopper, in bytes.
 CUBLAS_WORKSPACE = 2 * 4096 * 1024 + 8 * 16 * 1024
 
 
@@ -53,8 +53,8 @@ class StepPhase:
 
     Attributes:
         name: Name of the phase, such as "the loss".
-        parts: Bytes of each part in `PARTS`, except "transient", that exist in this phase.
-        transients: A term for each tensor or buffer in memory that belongs to no part.
+        parts: For each part in `PARTS` except "transient", the bytes in memory in this phase.
+        transients: A term for each tensor or buffer in memory that belongs to none of these parts.
         paged: Bytes of optimizer states that a paged optimizer may move to CPU memory.
     """
 
@@ -86,12 +86,12 @@ class StepPhase:
 
     @property
     def groups(self) -> dict[str, int]:
-        """The bytes in memory in each group of `GROUPS`, including empty groups, for figures."""
+        """The bytes in memory in each group of `GROUPS`, 0 for an empty group."""
         return grouped(self.live_bytes)
 
 
 def grouped(live_bytes: Mapping[str, int]) -> dict[str, int]:
-    """Add up the bytes of each item by group; every group of `GROUPS` gets a number."""
+    """Return the total bytes of the items in each group of `GROUPS`, 0 for an empty group."""
     sizes = dict.fromkeys(GROUPS, 0)
     for name, size in live_bytes.items():
         sizes[LOGITS if "logits" in name else name if name in GROUPS else REST] += size
@@ -149,36 +149,36 @@ class Step:
         yield self.update()
 
     def forward(self, layer: int) -> StepPhase:
-        """Return the forward pass of a layer, as the memory in use at its end."""
+        """Return the memory in use at the end of a layer's forward pass."""
         saved = layers_saved(self.plan, layer + 1)
         return self._phase(f"forward of layer {layer + 1}", [], activations=saved)
 
     def loss(self) -> StepPhase:
-        """Return the computation of the loss, when all activations are saved."""
+        """Return the memory in use when the loss is computed and all activations are stored."""
         transients = [*self._kept_output, _loss_copies(self.plan)]
         return self._phase(LOSS, transients, activations=self.size["activations"])
 
     def backward(self, layer: int) -> StepPhase:
-        """Return the backward pass of a layer, as the memory in use when it needs most.
+        """Return the memory in use when the backward pass of a layer needs the most memory.
 
-        The layers above have already finished their backward passes.
+        The layers above this layer have already finished their backward passes.
         """
         checkpointing = self.plan.settings.gradient_checkpointing
-        # Without checkpointing, `_layer_terms` already counts the tensors that the layer saved.
+        # Without checkpointing, `_layer_terms` already counts the tensors that the layer stored.
         stored = layer + 1 if checkpointing else layer
         parts = {"activations": self._saved_below(stored), "gradients": self._gradients(layer)}
         name = f"{self._layer_name(layer)}'s backward"
         return self._phase(name, [*self._kept_output, *self._layer_terms], **parts)
 
     def between(self, layer: int) -> StepPhase:
-        """Return the phase between the backward passes of a layer and of the layer below it."""
+        """Return the memory in use after the backward pass of a layer, before the layer below."""
         stream = [term for term in self._layer_terms if term.name.endswith(RESIDUAL)]
         parts = {"activations": self._saved_below(layer), "gradients": self._gradients(layer - 1)}
         name = f"after {self._layer_name(layer)}'s backward"
         return self._phase(name, [*self._kept_output, *stream], **parts)
 
     def update(self) -> StepPhase:
-        """Return the update, which changes the trainable parameters."""
+        """Return the memory in use during the update, which changes the trainable parameters."""
         scratch = _update_scratch(self.plan) if self.plan.shape.known else ()
         parts = {part: self.size[part] for part in ("optimizer", "gradients")}
         return self._phase(UPDATE, [*self._kept_output, *scratch], **parts)
@@ -192,7 +192,7 @@ class Step:
 
     @cached_property
     def _permanent(self) -> dict[str, int]:
-        """The bytes of each part that exists during the entire step."""
+        """For each part, the bytes that are in memory during the entire step."""
         sizes = {part: self.size[part] for part in ("weights", "adapters", "optimizer")}
         if self.first:
             sizes["optimizer"] -= total_bytes(state_terms(self.plan))
@@ -224,7 +224,7 @@ class Step:
         return layer_saved(self.plan)
 
     def _saved_below(self, layers: int) -> int:
-        """Return the bytes that the lowest `layers` layers saved for their backward passes."""
+        """Return the bytes that the lowest `layers` layers stored for their backward passes."""
         if self.plan.settings.gradient_checkpointing:
             return layers_saved(self.plan, layers)
         return layers * self._layer_saved
@@ -248,7 +248,7 @@ def _term(name: str, size: int, formula: str, source: str) -> MemoryTerm:
 
 
 def _constant_terms(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield a term for each buffer outside the parts that exists during the entire step."""
+    """Yield a term for each tensor or buffer of no part that exists during the entire step."""
     if plan.settings.gradient_checkpointing:
         yield from _inputs_of_recomputation(plan)
     if plan.settings.shards("weights"):
@@ -258,12 +258,12 @@ def _constant_terms(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _inputs_of_recomputation(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the tensors that every recomputation of a layer reads besides the layer's input."""
+    """Yield the tensors that a recomputation reads in addition to the input of the layer."""
     shape, settings, t = plan.shape, plan.settings, plan.tokens
     s, each = settings.sequence_length, settings.stream_bytes
     if settings.attention == "eager" and not saved_mask(plan):
         formula = f"{settings.batch_size} × {s} × {s} × {each}"
-        yield _term("causal mask", causal_mask(plan), formula, "kept for the recomputation")
+        yield _term("causal mask", causal_mask(plan), formula, "stored for the recomputation")
     if not shape.positions:
         formula = f"2 × {s} tokens × {shape.head_dim} × {each}"
         yield _term("cos and sin", 2 * s * shape.head_dim * each, formula, "rotary positions")
@@ -273,7 +273,7 @@ def _inputs_of_recomputation(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _gathered_layers(plan: Plan) -> MemoryTerm:
-    """Return the term for the weights of two layers that each GPU gathers from the other GPUs."""
+    """Return the term for the two layers whose weights each GPU gathers from the other GPUs."""
     coded, each = sum(plan.quantized.values()), plan.settings.base_bytes
     whole = plan.layer_weights - coded
     formula, size = f"2 × ({whole:,} × {each} + {coded:,} × ½)", 2 * whole * each + coded
@@ -281,7 +281,7 @@ def _gathered_layers(plan: Plan) -> MemoryTerm:
 
 
 def _cuda_terms(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the memory that PyTorch allocates on a GPU besides tensors."""
+    """Yield a term for each kind of memory on a GPU that PyTorch does not use for tensors."""
     formula = f"2 threads × {CUBLAS_WORKSPACE:,}"
     yield _term("cuBLAS workspaces", 2 * CUBLAS_WORKSPACE, formula, "PyTorch's default")
     if plan.settings.method == "qlora":
@@ -303,10 +303,10 @@ def _logits(plan: Plan) -> MemoryTerm:
 def _loss_copies(plan: Plan) -> MemoryTerm:
     """Return the term for the gradients of the logits and of their softmax.
 
-    The softmax itself is counted among the saved activations.
+    The softmax itself is counted as an activation.
     """
     full = 4 * plan.tokens * plan.shape.vocab
-    # The saved softmax also occupies a block. The bytes by which this block exceeds the softmax are
+    # The softmax also occupies a block. The bytes by which this block exceeds the softmax are
     # counted here.
     size = 3 * _block(plan, full) - full
     formula = f"2 × {plan.tokens} tokens × {plan.shape.vocab} logits × 4{_in_blocks(plan)}"
@@ -333,7 +333,7 @@ def _gradients_above(plan: Plan, total: int, layer: int) -> int:
 
 
 def _update_scratch(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the tensors that exist only during the update, or just before the update."""
+    """Yield the tensors that exist only during the update or immediately before the update."""
     shape, settings, precision = plan.shape, plan.settings, plan.settings.precision
     if scratch := OPTIMIZERS[settings.optimizer].scratch * plan.trained * precision.state:
         formula = f"{plan.trained:,} × {precision.state}"

@@ -1,4 +1,4 @@
-"""Define a term of the arithmetic: a number of bytes, with its formula and source."""
+"""Define `MemoryTerm`, one term of the sum that estimates the memory of a training step."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MemoryTerm:
-    """One term of the arithmetic: the bytes of a kind of tensor or buffer.
+    """One term of an estimate's sum: the bytes of one kind of tensor or buffer.
 
     Attributes:
         part: The part of the total that the term belongs to, such as "weights".
         name: The tensor or buffer that needs the bytes, such as "causal mask".
-        size: Number of bytes (B), negative if the term is a subtraction.
+        size: Number of bytes (B), negative if the bytes are subtracted from the sum.
         formula: The formula for the number of bytes, as text.
         source: The code or the paper that the formula follows.
     """

@@ -14,7 +14,7 @@ from course_utils.memory.shapes import ModelShape
 from course_utils.memory.terms import MemoryTerm
 from course_utils.validation import positive
 
-# For a tensor with fewer elements than this number, an 8-bit optimizer keeps float32 states
+# For a tensor with fewer elements than this number, an 8-bit optimizer stores float32 states
 # (bitsandbytes: min_8bit_size).
 SMALLEST_8BIT = 4096
 # For a tensor with fewer elements than this number, a paged optimizer doesn't page the states
@@ -215,8 +215,8 @@ def state_bytes(elements: int, settings: Settings) -> int:
 def paged_bytes(elements: int, settings: Settings) -> int:
     """Return how many bytes of one state of a trainable tensor may move to CPU memory.
 
-    Constants and the states of small tensors can't move: get_state_buffer of bitsandbytes pages
-    only tensors of at least 100,000 elements.
+    The constants of 8-bit states never move. The states of small tensors don't move either, because
+    get_state_buffer of bitsandbytes pages only tensors of at least 100,000 elements.
     """
     if not OPTIMIZERS[settings.optimizer].paged or elements < SMALLEST_PAGED:
         return 0

@@ -37,7 +37,7 @@ def load_base(  # noqa: PLR0913
     """Load a base model, in 16 bits or with its linear layers in NF4, and the model's tokenizer.
 
     Weights that are not quantized are float16 if the compute dtype is float16, else bfloat16. With
-    NF4, the embedding and the norms are not quantized.
+    NF4, the embedding and the normalization layers are not quantized.
 
     Args:
         name: a key of BASE_MODELS, by default the default model of the device.
@@ -160,8 +160,8 @@ def stored_weights(
 
     Args:
         name: a key of BASE_MODELS.
-        part: a text such as "proj.weight". Only tensors with this text in their name are read, by
-            default all tensors.
+        part: a text such as "proj.weight". Only tensors with this text in their name are read. By
+            default all tensors are read.
 
     Yields:
         The name of each tensor, and the tensor itself.

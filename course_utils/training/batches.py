@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 class Batches:
     """The micro-batches that one process reads.
 
-    Every process gets the same number of micro-batches, because all processes must take part in
-    each exchange of gradients. In an epoch, every example is read exactly once. The picture shows
-    which examples two processes read without shuffling, if a micro-batch has two examples:
+    Every process gets the same number of micro-batches, because all processes must participate in
+    each exchange of gradients. In an epoch, every example is read exactly once. If no examples
+    remain for a process, this process reads a micro-batch of one token without loss. The picture
+    shows which examples two processes read without shuffling, if a micro-batch has two examples:
 
                         process 0         process 1
         7 examples      0 1 | 4 5         2 3 | 6
@@ -35,7 +36,7 @@ class Batches:
         accelerator: The Accelerator of the run. It provides the number of processes, the index of
             this process and its device.
         seed: Each epoch shuffles the examples with the random seed `seed` + number of the epoch.
-            None keeps the order of the examples.
+            With None, the order of the examples does not change.
     """
 
     examples: Sequence[Features]

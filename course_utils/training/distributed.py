@@ -41,7 +41,7 @@ def make_accelerator(model: nn.Module, compute_dtype: torch.dtype | None = None)
         compute_dtype = next(filter(None, of_layers), None) or runtime.compute_dtype(device)
     precision = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "no"}[compute_dtype]
     # An earlier run may have used another precision, so accelerate's shared state is reset. With
-    # FSDP this state is kept, because it can't be created twice.
+    # FSDP this state is not reset, because it can't be created twice.
     if not fsdp_wanted():
         AcceleratorState._reset_state()
     accelerator = Accelerator(
@@ -58,7 +58,7 @@ def fsdp_wanted() -> bool:
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Return whether FSDP is used, so that each process holds only a part of the model."""
+    """Return whether FSDP is used, so that each process stores only a part of the model."""
     return accelerator.distributed_type == "FSDP"
 
 
@@ -68,8 +68,8 @@ def prepare_for_fsdp(plugin: FullyShardedDataParallelPlugin, model: PeftModel) -
     FSDP shards only floating-point tensors. All tensors of a unit, which is a group of modules that
     FSDP shards together, must have the same dtype. So the bytes of the 4-bit codes are
     reinterpreted as numbers of the embedding's dtype, as with transformers' option
-    bnb_4bit_quant_storage. FSDP's own mixed precision would cast these numbers, and so change the
-    codes. Therefore autocast is used instead. The trainable adapters become units that are separate
+    bnb_4bit_quant_storage. FSDP's mixed precision would cast these numbers and so change the codes.
+    Therefore autocast is used instead. The trainable adapters become units that are separate
     from the frozen weights.
 
     Raises:

@@ -60,7 +60,7 @@ class _LoRALinear(Function):
     are multiplied. The forward pass stores x, d = x Aᵀ and the cast matrices for the backward pass.
     """
 
-    # autograd requires that each tensor which needs a gradient is an argument.
+    # Autograd returns gradients only for arguments, so x, A and B must be separate arguments.
     @staticmethod
     def forward(  # noqa: PLR0913
         ctx: Any, x: Tensor, a: Tensor, b: Tensor, packed: Tensor, state: QuantState, scale: float

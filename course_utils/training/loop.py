@@ -67,7 +67,7 @@ def finetune(  # noqa: PLR0913
         train: Tokenized conversations to train on (`sft.encode_all`).
         validation: Tokenized conversations to validate on. If empty, nothing is validated.
         recipe: All other settings of the run. Default: `Recipe()`.
-        output_dir: Folder of the checkpoints. Only the newest checkpoint is kept.
+        output_dir: Folder of the checkpoints. A new checkpoint replaces the older checkpoints.
         resume: Whether to continue from the newest checkpoint. The losses then equal the
             losses of an uninterrupted run. They agree to the last bit if both runs use the same
             number of threads (`course_utils.threads`).

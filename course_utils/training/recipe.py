@@ -58,7 +58,7 @@ class Recipe:
     )
     fast: bool | None = _setting(
         None,
-        "Whether to train with `fast_step`, which uses neither autocast nor padding and changes "
+        "Whether to train with `fast_step`, which needs no autocast and less padding, and changes "
         "results only by rounding. By default it is used if `fast_step` supports the model, "
         "compute_dtype is not given and FSDP is off.",
     )

@@ -25,10 +25,10 @@ def answer_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """Return the next-token loss in nats, summed over the answer tokens of a batch.
 
     Position t predicts token t + 1, so the labels are shifted by one. Logits are computed only at
-    positions whose next token carries loss in some row of the batch. This saves memory: with a
-    vocabulary of 49,152 tokens, the logits of whole prompts would be the largest tensor of the
-    step. Positions are counted without the padding on the left, so the first real token of a row
-    has position 0.
+    positions whose next token is an answer token in at least one row of the batch. Fewer logits
+    need less memory: with a vocabulary of 49,152 tokens, the logits of whole prompts would be the
+    largest tensor of the step. Positions are counted without the padding on the left, so the first
+    real token of a row has position 0.
 
     Args:
         model: A causal language model.
@@ -53,7 +53,7 @@ def count_tokens(batch: dict[str, Tensor]) -> Tensor:
 
 
 def count_answer_tokens(batches: Sequence[dict[str, Tensor]]) -> Tensor:
-    """Return the number of tokens in `batches` that carry loss, as an int64 scalar tensor."""
+    """Return the number of answer tokens in `batches`, as an int64 scalar tensor."""
     return torch.stack([(batch["labels"][:, 1:] != IGNORE).sum() for batch in batches]).sum()
 
 
