@@ -294,8 +294,8 @@ def parse_answer(answer: str, *, lenient: bool = False) -> dict[str, str] | None
         answer: Text of a model.
         lenient: False accepts only a single JSON object, possibly with white space around it. The
             object must have exactly the keys "section" and "headline", each once and with text as
-            its value. True reads the first {...} that is a JSON object, also inside prose or a code
-            fence. That object may have further keys, and its section may have capitals.
+            its value. True reads the first {...} that is a JSON object, even inside other text or a
+            code fence. This object may have other keys, and its section may have capitals.
     """
     parsed = _first_object(answer) if lenient else _only_object(answer)
     if parsed is None or not all(isinstance(parsed.get(k), str) for k in ("section", "headline")):
@@ -396,7 +396,8 @@ def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
 def wilson(successes: float, trials: int) -> Interval:
     """Return Wilson's 95% score interval of a rate.
 
-    Unlike the normal interval, this interval is also valid for rates near 0 and 1.
+    Unlike an interval based on a normal distribution, this interval is also valid for rates near 0
+    and 1.
 
     Source: Wilson (1927), Journal of the American Statistical Association 22.
 
@@ -431,7 +432,7 @@ def bootstrap(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) 
 def summary(scores: DataFrame) -> dict[str, Interval]:
     """Return the mean and 95% interval of each metric.
 
-    The intervals of rates are Wilson's; the interval of ROUGE-L is a bootstrap interval.
+    Rates have the intervals of `wilson`, and ROUGE-L has the interval of `bootstrap`.
     """
     result = {}
     for metric, values in scores[list(METRICS)].items():
@@ -476,9 +477,9 @@ def before_after(
     A cell contains the mean and its interval, such as "84% (76–90)".
 
     Args:
-        scores: Results of `score`, by name: {"zero-shot": …, "few-shot": …, "tuned": …}.
-        costs: Further rows by their names: {"prompt tokens": {"zero-shot": 214, …}}. Numbers are
-            rounded to whole numbers.
+        scores: Name of a prompt or model → result of `score`, such as {"few-shot": …, "tuned": …}.
+        costs: Name of an additional row → its cells, such as {"prompt tokens": {"zero-shot": 214}}.
+            Numbers are rounded to whole numbers.
     """
     import pandas as pd
 

@@ -230,7 +230,7 @@ def lora_explorer() -> widgets.VBox:
 
 
 def lora_answer(choices: LoraChoices) -> tuple[Picture, str]:
-    """Return a plot of the trained parameters for each rank, and text on the chosen rank."""
+    """Return a plot of the trained parameters for each rank, and text about the chosen rank."""
     from course_utils import figures
     from course_utils.lora import count_lora_parameters
 
@@ -313,7 +313,7 @@ def bins_explorer() -> widgets.VBox:
 
 
 def bins_answer(choices: BinsChoices) -> tuple[Picture, str]:
-    """Return a plot of numbers, levels and bins, and text on the error and the use of codes."""
+    """Return a plot of numbers, levels and bins, and text about errors and the use of codes."""
     from course_utils import figures, quantization
 
     form, block_size = choices.form, choices.block_size
@@ -581,7 +581,7 @@ def paging_explorer() -> widgets.VBox:
 
 
 def paging_answer(choices: PagingChoices) -> tuple[Picture, str]:
-    """Return a timeline of the four steps, and text on the result with and without paging.
+    """Return a timeline of the four steps, and text about the run with and without paging.
 
     Raises:
         ValueError: A sequence is longer than the model's table of positions.
@@ -647,8 +647,8 @@ class OverheadChoices:
         block_size: One of SMALL_BLOCKS.
         constant_bits: Number of bits of a constant that is not quantized.
         nested_bits: Number of bits of a quantized constant; ignored without double quantization.
-        nested_block_size: Number of constants in a block that double quantization quantizes
-            together; ignored without double quantization.
+        nested_block_size: Number of constants in each block of double quantization; ignored without
+            double quantization.
         double_quant: Whether the constants are quantized too.
 
     Raises:

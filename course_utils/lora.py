@@ -91,8 +91,8 @@ class LoRALinear(nn.Module):
 
     The initial A (d_in × r) is drawn uniformly from -1/√d_in to 1/√d_in, as in peft. The paper
     draws the initial A from a normal distribution. The initial B (r × d_out) is zero, so ΔW = 0 and
-    training starts from the base model. A and B are float32 for every dtype of the base. The result
-    has the dtype of the base's output.
+    training starts from the base model. A and B are always float32, even if the base has another
+    dtype. The result has the dtype of the base's output.
 
     Args:
         base: an nn.Linear or a 4-bit layer of bitsandbytes. The layer is frozen, but not copied.
@@ -138,8 +138,8 @@ class LoRALinear(nn.Module):
         gradient. Merging a second time changes nothing.
 
         Raises:
-            ValueError: the base has 4-bit or 8-bit weights. Their levels are so far apart that
-                rounding would remove most of ΔW; lecture 07 measures how much.
+            ValueError: the base has 4-bit or 8-bit weights. The levels of these weights are so far
+                apart that rounding would remove most of ΔW; lecture 07 measures how much.
         """
         self._add_to_base(1, merged=True)
 
@@ -180,8 +180,8 @@ class LoRALinear(nn.Module):
             A layer that shares peft's base layer, and has copies of the adapter's A and B.
 
         Raises:
-            ValueError: the layer has no adapter of this name, is merged, or uses DoRA, or B has a
-                bias.
+            ValueError: the layer has no adapter of this name, or the adapter is merged, uses DoRA,
+                or has a bias in B.
         """
         if adapter not in getattr(layer, "lora_A", {}):
             names = sorted(getattr(layer, "lora_A", {}))

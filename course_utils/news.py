@@ -92,9 +92,9 @@ def house_style_errors(headline: str, story: str) -> list[str]:
     The rules are heuristics. A past form is a word in a list of irregular past forms, or another
     word that ends in -ed, except words such as "bed". The word need not be a verb, so "stolen
     portrait" breaks the rule. "Cut", "hit" and "set" do not break the rule, because their past form
-    is the same as the present. A word with a capital is a name if the story contains the word with
-    a capital inside a sentence, or with a capital at the start of a sentence and never without a
-    capital.
+    is the same as the present. A word with a capital counts as a name if the story contains the
+    word with a capital inside a sentence. If the story contains the word with a capital only at the
+    start of a sentence, the word counts as a name unless it also occurs without a capital.
 
     Args:
         headline: the headline.
@@ -226,7 +226,7 @@ def messages(example: Mapping[str, str], shots: Sequence[Mapping[str, str]] = ()
 def shots(sections: Sequence[str] = SHOT_SECTIONS) -> list[dict[str, str]]:
     """Choose worked examples for few-shot prompting: the shortest training story of each section.
 
-    With the NF4 model, the default sections had the best average result of all sections that were
+    With the NF4 model, the default sections had the best average result of all choices that were
     tried, on stories outside the test split (data/DATASHEET.md). `benchmarks/quality.py` compares
     the default sections with other sections.
 

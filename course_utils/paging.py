@@ -105,7 +105,7 @@ class StateTensor:
 
 
 def paged_tensors(model: Any, method: str, **options: Any) -> list[StateTensor]:
-    """Return the optimizer states of each kind of trainable tensor, and how many bytes may move.
+    """Return the optimizer states of each kind of trainable tensor, and their paged bytes.
 
     The sum of `paged` over all kinds equals the `paged` of `memory.estimate`. For example, the
     states of adapters of rank 8 on LLaMA-7B never move to CPU memory, because the largest tensor of
@@ -146,7 +146,7 @@ def _plan(model: Any, method: str, options: Mapping[str, Any]) -> Plan:
 
 
 def _paged_states(plan: Plan) -> Iterator[int]:
-    """Yield the bytes of each paged state, in the order in which the update touches them."""
+    """Yield the bytes of each paged state, in the order in which the update changes the states."""
     from course_utils import memory
 
     states = memory.OPTIMIZERS[plan.settings.optimizer].states
@@ -393,7 +393,10 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """The time of all moves in seconds, one after another at the nominal bandwidth."""
+        """The total time of all moves in seconds.
+
+        The moves follow one another without overlap, at the nominal bandwidth.
+        """
         return self.moved / self.bandwidth
 
     @property

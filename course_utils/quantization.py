@@ -13,7 +13,7 @@ near zero, where a normal distribution has most of its numbers.
 Double quantization also quantizes the constants: it subtracts their mean and stores each difference
 in 8 bits, with one float32 constant for each block of 256 differences.
 
-The codes and constants of this module are bit-identical to those of bitsandbytes on a CPU.
+On a CPU, this module and bitsandbytes compute bit-identical codes and constants.
 
 References: QLoRA (Dettmers et al. 2023, arXiv 2305.14314), section 3; 8-bit optimizers (Dettmers
 et al. 2022, arXiv 2110.02861), section 1.3, for the dynamic map; Lloyd 1982 and Max 1960 for the
@@ -120,13 +120,13 @@ def linear_codebook(bits: int = 4) -> Tensor:
 
 
 def fp4_codebook(kind: str = "bitsandbytes") -> Tensor:
-    """Return the 15 distinct values of a 4-bit floating-point number, divided by the largest.
+    """Return the 15 distinct values of a 4-bit floating-point number, divided by the largest value.
 
     Args:
         kind: "ocp" is the E2M1 format of the Open Compute Project (MX specification 1.0, section
             5.3.3) with one sign bit, two exponent bits and one mantissa bit. "bitsandbytes" is the
-            FP4 format of the library bitsandbytes. Its smallest positive level is 1/192. The
-            smallest positive level of "ocp" is 1/12.
+            FP4 format of the library bitsandbytes. The smallest positive level is 1/12 for "ocp"
+            and 1/192 for "bitsandbytes".
 
     Returns:
         float32 tensor of shape (15,), ascending, in [-1, 1].
@@ -393,7 +393,7 @@ def quantize(
 def quantize_nf4(x: Tensor, block_size: int | None = 64, double_quant: bool = False) -> Quantized:
     """Quantize a tensor to 4-bit NormalFloat.
 
-    Codes, constants and values are bit-identical to those of bitsandbytes' quantize_4bit on a CPU.
+    On a CPU, bitsandbytes computes bit-identical codes, constants and dequantized values.
     But on a CPU with AVX512, bitsandbytes 0.50 dequantizes a matrix wrongly if its rows end within
     a block. If the matrix is passed to bitsandbytes as a single row, bitsandbytes returns the same
     correct result as this function.
@@ -600,7 +600,7 @@ def overhead_bits(
         double_quant: whether the constants are quantized, too.
         constant_bits: bits of a constant that is not quantized.
         nested_bits: bits of a quantized constant.
-        nested_block_size: the number of quantized constants that share a constant.
+        nested_block_size: the number of quantized constants that share one unquantized constant.
 
     Returns:
         The number of additional bits for each number.
@@ -641,7 +641,7 @@ class FrozenProduct(torch.autograd.Function):
 class NF4Linear(nn.Module):
     """A frozen linear layer that stores its weights in NF4 and dequantizes them on demand.
 
-    Its outputs and gradients equal those of bitsandbytes' Linear4bit (QLoRA, equation 5).
+    Outputs and gradients equal the results of bitsandbytes' Linear4bit (QLoRA, equation 5).
 
     Args:
         linear: the layer to quantize. Its weights are read, not changed.

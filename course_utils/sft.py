@@ -1,7 +1,7 @@
 """Prepare data for supervised fine-tuning: chat template, loss on answers only, padding.
 
 A conversation becomes two rows of equal length. The model reads the first row, and the loss is
-computed on the second:
+computed on the second row:
 
     input_ids   <|im_start|>user … story … <|im_start|>assistant   {"section": … }  <|im_end|>
     labels      -100 -100 -100 -100  …  -100 -100 -100 -100 -100   {"section": … }  <|im_end|>
@@ -39,7 +39,7 @@ def prompt_ids(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) 
 
 
 def answer_ids(answer: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the token ids of the answer and of the end token, which the model must learn."""
+    """Return the token ids of the answer and of the end token that the model must also learn."""
     return tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
 
 
@@ -180,8 +180,8 @@ def pack(features: Sequence[Features], pad_token_id: int, multiple: int = 1) -> 
         position_ids   0      1      2      3   0      1      2      3      4      5   6
         lengths        4                        6
 
-    A token may attend only to tokens of its own example. `lengths` and the restarts of position_ids
-    show where each example ends. Only the last example is followed by padding, so that
+    A token may attend only to tokens of the same example. `lengths` and the restarts of
+    position_ids show where each example ends. Only the last example is followed by padding, so that
     the number of tokens is a multiple of `multiple`. With causal attention the tokens of the last
     example do not attend to this padding.
 

@@ -172,15 +172,15 @@ def _activation(plan: Plan) -> tuple[int, str]:
 def _norm(plan: Plan, name: str) -> MemoryTerm:
     """Return the term for the tensors that a normalization layer stores for its backward pass.
 
-    LayerNorm stores its input, and the mean and standard deviation of each token. RMSNorm stores a
-    float32 copy of its input, and 1/rms of each token, where rms is the root mean square. If the
-    weight of RMSNorm is trained, RMSNorm also stores the normalized input.
+    LayerNorm stores its input, and the mean and inverse standard deviation of each token. RMSNorm
+    stores a float32 copy of its input, and 1/rms of each token, where rms is the root mean square.
+    If the weight of RMSNorm is trained, RMSNorm also stores the normalized input.
     """
     settings, t, h = plan.settings, plan.tokens, plan.shape.hidden
     stream = settings.stream_bytes
     if plan.shape.norm == "layer":
-        # The mean and the standard deviation have 16 bits each if the residual stream has 16 bits
-        # and the device is a CPU. Otherwise they have 32 bits each.
+        # The mean and the inverse standard deviation have 16 bits each if the residual stream has
+        # 16 bits and the device is a CPU. Otherwise these two numbers have 32 bits each.
         two = 4 if stream == 2 and settings.device == "cpu" else 8
         formula = f"{t} × ({h} × {stream} + mean and deviation)"
         return _term(name, t * (h * stream + two), formula, "LayerNorm")
@@ -317,8 +317,8 @@ def layer_backward(plan: Plan) -> list[MemoryTerm]:
 
     The backward pass needs the tensors that the layer stored in the forward pass, and their
     gradients. With checkpointing, the forward pass stores only the input of the layer, and the
-    other tensors are recomputed first. The input is then not counted here, because `layers_saved`
-    counts it.
+    other tensors are recomputed first. In this case the input is not counted here, because
+    `layers_saved` counts the input.
     """
     saved = [*_attention_half(plan), *_mlp_inner(plan)]
     candidates = [
@@ -353,8 +353,8 @@ def _during_backward(plan: Plan) -> Iterator[MemoryTerm]:
 def _mlp_forward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors that the MLP's recomputation needs in addition to the stored tensors.
 
-    The recomputation needs the most memory at one moment: when the last adapter that reads the
-    second normalization layer's result has computed its own result.
+    The recomputation needs the most memory when the last of the adapters that read the second
+    normalization layer's result has computed its output.
     """
     settings, t, h, wide = plan.settings, plan.tokens, plan.shape.hidden, plan.shape.intermediate
     if plan.adapter_inputs("second norm"):
@@ -426,7 +426,7 @@ def _attention_backward(plan: Plan) -> Iterator[MemoryTerm]:
 def _eager_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors in memory during the backward pass of eager attention's softmax.
 
-    The backward pass of the output projection has finished before.
+    The backward pass of the output projection has already finished.
     """
     settings, scores, v = plan.settings, plan.scores, plan.settings.attention_bytes
     yield from _attention_inner(plan)

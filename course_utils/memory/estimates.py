@@ -38,8 +38,8 @@ class Estimate:
             are counted in full, but some of their bytes may not be in memory at the peak. For
             example, the gradients don't exist yet when the loss is computed, and the activations no
             longer exist when the weights are updated. The correction is the number of these missing
-            bytes. It is subtracted so that the six parts add up to `total`. If the correction is
-            larger than the bytes of the other tensors, `transient` is negative.
+            bytes, so that the six parts add up to `total`. If the correction is larger than the
+            bytes of the other tensors, `transient` is negative.
         peak: Name of the phase in which memory peaks.
         live_bytes: For each item in memory at the peak, a pair of the item's name and bytes. The
             bytes of all items add up to `total`.
@@ -63,7 +63,7 @@ class Estimate:
 
     @property
     def parts(self) -> dict[str, int]:
-        """The bytes of each of the six parts by name, in the order of `PARTS`."""
+        """The bytes of each of the six parts, in the order of `PARTS`."""
         return {part: getattr(self, part) for part in PARTS}
 
     @property
@@ -73,7 +73,7 @@ class Estimate:
 
     @property
     def at_peak(self) -> Mapping[str, int]:
-        """The bytes of each item in memory at the peak, by name."""
+        """The items in memory at the peak: name → bytes."""
         return MappingProxyType(dict(self.live_bytes))
 
     @property
@@ -192,7 +192,7 @@ def _estimate(plan: Plan) -> Estimate:
 
 
 def _absent(peak: StepPhase, size: Mapping[str, int]) -> Iterator[MemoryTerm]:
-    """Yield a negative term for each part of which some bytes are not in memory at the peak."""
+    """Yield a negative term for each part that is not completely in memory at the peak."""
     for part, present in peak.parts.items():
         if present != size[part]:
             formula, source = "bytes not in memory", f"at {peak.name}"

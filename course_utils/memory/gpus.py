@@ -1,4 +1,4 @@
-"""List GPUs by name, and compute how much of their memory tensors can use."""
+"""List the memory of several GPUs, and compute how much of this memory tensors can use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RESERVE = GiB // 2
 
 
 def usable_bytes(gpu: str | int) -> int:
-    """Return the bytes of a GPU that tensors can use: its memory minus `RESERVE` for CUDA.
+    """Return the bytes of a GPU that tensors can use: all its memory except `RESERVE` for CUDA.
 
     Args:
         gpu: A name from `GPUS`, or the memory of a GPU in bytes.

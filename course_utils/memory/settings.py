@@ -169,7 +169,7 @@ class Settings:
 
     @property
     def trains_weights(self) -> bool:
-        """Whether the model's own weights are trained, rather than adapters."""
+        """Whether the weights of the model itself are trained, instead of adapters."""
         return self.method == "full"
 
     def shards(self, part: str) -> bool:
@@ -181,7 +181,7 @@ class Settings:
 
     @property
     def precision(self) -> Precision:
-        """The bytes per number that the chosen recipe uses."""
+        """The bytes that the chosen recipe uses for each kind of number."""
         return RECIPES[self.recipe]
 
     @property

@@ -1,9 +1,9 @@
 """Describe the shapes of decoder-only transformers, from presets, configs or parameter counts.
 
 A shape contains all properties of a model that its memory depends on: the width, the number of
-layers, the matrices, and which of the matrices have a bias. The tests compare every
-family of `FAMILIES` with the class in transformers, parameter by parameter. A config of any other
-family raises a ValueError, because a wrong estimate is worse than no estimate.
+layers, the matrices, and which of the matrices have a bias. The tests compare every family of
+`FAMILIES` with the class in transformers, parameter by parameter. A config of any other family
+raises a ValueError, because a wrong estimate is worse than no estimate.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from course_utils.validation import names_of, positive
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The properties of a decoder-only transformer that determine its memory.
+    """The properties of a decoder-only transformer that determine how much memory it needs.
 
     Attributes:
         name: Name of the model.
         layers: Number of transformer layers.
         hidden: Width of the residual stream.
         heads: Number of attention heads; heads × head_dim is the width of the queries.
-        kv_heads: Number of key heads, which is also the number of value heads. It is smaller than
-            `heads` with grouped-query attention.
+        kv_heads: Number of key heads, which is also the number of value heads. With grouped-query
+            attention, there are fewer key heads than attention heads.
         head_dim: Width of one head.
         intermediate: Width of the MLP.
         vocab: Number of tokens in the vocabulary.
@@ -96,7 +96,7 @@ class ModelShape:
 
     @classmethod
     def preset(cls, name: str) -> ModelShape:
-        """Return the shape of a well-known model by name, such as "llama-7b".
+        """Return the shape of a well-known model, given its name, such as "llama-7b".
 
         Raises:
             ValueError: The name is neither "7b" nor in `PRESETS`.

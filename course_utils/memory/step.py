@@ -75,7 +75,7 @@ class StepPhase:
 
     @property
     def live_bytes(self) -> dict[str, int]:
-        """The bytes of each item in memory, by name.
+        """The items in memory in this phase: name → bytes.
 
         Items of 0 bytes are left out. All tensors of a layer's backward pass are one item.
         """
@@ -171,7 +171,7 @@ class Step:
         return self._phase(name, [*self._kept_output, *self._layer_terms], **parts)
 
     def between(self, layer: int) -> StepPhase:
-        """Return the memory in use after the backward pass of a layer, before the layer below."""
+        """Return the memory in use when the backward pass of a layer has just ended."""
         stream = [term for term in self._layer_terms if term.name.endswith(RESIDUAL)]
         parts = {"activations": self._saved_below(layer), "gradients": self._gradients(layer - 1)}
         name = f"after {self._layer_name(layer)}'s backward"
@@ -248,7 +248,10 @@ def _term(name: str, size: int, formula: str, source: str) -> MemoryTerm:
 
 
 def _constant_terms(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield a term for each tensor or buffer of no part that exists during the entire step."""
+    """Yield a term for each tensor or buffer that exists during the entire step.
+
+    Tensors that belong to a part, such as the weights, are not included.
+    """
     if plan.settings.gradient_checkpointing:
         yield from _inputs_of_recomputation(plan)
     if plan.settings.shards("weights"):
@@ -293,7 +296,7 @@ def _cuda_terms(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 def _logits(plan: Plan) -> MemoryTerm:
-    """Return the term for the logits, which the model's output keeps until the next step."""
+    """Return the term for the logits, which stay in memory as long as the model's output."""
     each = 2 if plan.settings.autocast else plan.settings.stream_bytes
     formula = f"{plan.tokens} tokens × {plan.shape.vocab} logits × {each}{_in_blocks(plan)}"
     size = _block(plan, plan.tokens * plan.shape.vocab * each)

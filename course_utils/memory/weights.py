@@ -130,7 +130,7 @@ def _unsplit_remainders(
     """Return the allocated bytes that no tensor uses, by simulating how a model is loaded.
 
     `kept` names the layers that stay in 16 bits. transformers first allocates and frees one large
-    region of memory. It then loads the 16-bit matrices into this region, in the order of their
+    region of memory. Then it loads the 16-bit matrices into this region, in the order of their
     names. For each matrix, bitsandbytes allocates constants and codes, and the 16-bit matrix is
     freed. A real loader with several threads uses another order, so the bytes in a real run differ
     from the simulated bytes by some MiB.

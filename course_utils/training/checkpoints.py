@@ -26,7 +26,7 @@ WEIGHTS, STATE, TRAINABLE, PROGRESS = "adapters", "state", "trainable.safetensor
 class TrainingError(CourseError):
     """Raised if training cannot continue.
 
-    The message contains the reason. It also names the newest checkpoint, if there is one.
+    The message contains the reason, and the folder of the newest checkpoint if there is one.
     """
 
 

@@ -7,7 +7,7 @@ r"""Run lecture 07's training as a command, in one process or in several process
 
 The command loads a base model in NF4, attaches adapters, and trains them on the news briefs with
 `finetune`. `accelerate launch` starts several processes, and each process loads the base model
-itself. docs/bigger-machines.md explains training with several processes.
+separately. docs/bigger-machines.md explains training with several processes.
 """
 
 from __future__ import annotations

@@ -147,8 +147,8 @@ class Grid(NamedTuple):
 
     Attributes:
         shape: Shape of the rectangle: number of sequences, and width in tokens.
-        pad: Selects for each place of the rectangle its token, or zeros for padding.
-        unpad: Selects for each packed token its place in the rectangle.
+        pad: For each place of the rectangle, selects the token at this place, or zeros for padding.
+        unpad: For each packed token, selects the place of this token in the rectangle.
         mask: Tensor of shape (width, width): 0 where a token may attend, -inf where it may not.
     """
 

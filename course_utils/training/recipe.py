@@ -20,7 +20,7 @@ CADENCE = ("validate_every", "save_every")
 
 
 def _setting(default: Any, help: str) -> Any:
-    """Return a field of `Recipe` whose help appears in its docstring and in `course train -h`."""
+    """Return a field for `Recipe`. `course train -h` and the docstring of `Recipe` show `help`."""
     return field(default=default, metadata={"help": help})
 
 

@@ -93,7 +93,7 @@ def training_step(
         loss_sum += loss.detach()
     loss_mean = (accelerator.reduce(loss_sum, reduction="sum") / answer_tokens).item()
     norm = float(accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm))
-    # In float16, gradients may overflow, because the gradient scaler then skips the step.
+    # In float16, a gradient that overflows is no error: the gradient scaler skips the step.
     norm_must_be_finite = accelerator.scaler is None
     if not math.isfinite(loss_mean) or (norm_must_be_finite and not math.isfinite(norm)):
         optimizer.zero_grad()
@@ -133,8 +133,8 @@ def mean_loss(
 def make_optimizer(model: nn.Module, recipe: Recipe, paged: bool = True) -> torch.optim.Optimizer:
     """Return an AdamW optimizer for the trainable parameters.
 
-    On CUDA, the optimizer is paged and has 8-bit states, as in QLoRA (Dettmers et al. 2023,
-    section 3). On other devices, the optimizer is PyTorch's AdamW.
+    On CUDA, the optimizer is paged, as in QLoRA (Dettmers et al. 2023, section 3), and has 8-bit
+    states. On other devices, the optimizer is PyTorch's AdamW.
 
     Args:
         model: The model to train.
