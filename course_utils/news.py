@@ -445,7 +445,7 @@ def _split_errors(lines: Mapping[int, Mapping]) -> list[tuple[int, str]]:
     if len(unnamed) == len(lines):
         return []
     if not unnamed and all(record["split"] != "train" for record in lines.values()):
-        return [(min(lines), "no line's split is train")]
+        return [(min(lines), 'no line has the split "train"')]
     return [(line, "has no split, but other lines have one") for line in unnamed]
 
 

@@ -648,7 +648,7 @@ def test_a_search_for_the_largest_model_skips_models_without_the_targets():
 def test_a_sequence_is_not_longer_than_the_table_of_positions():
     assert largest("sequence_length", "T4", "gpt2") == 1024
     for call in (estimate, kv_cache_bytes):
-        with pytest.raises(ValueError, match=r"gpt2 has a table of 1,024 positions: .* be 1,025"):
+        with pytest.raises(ValueError, match=r"gpt2 has a table of 1,024 positions, .* got 1,025"):
             call("gpt2", sequence_length=1025)
 
 

@@ -344,7 +344,7 @@ def test_an_error_in_own_data_is_reported_with_its_line(tmp_path, bad, error):
 
 def test_data_whose_splits_do_not_include_train_raises_an_error(tmp_path):
     path = write(tmp_path / "own.jsonl", *({**pair, "split": "test"} for pair in PAIRS))
-    with pytest.raises(DataError, match="no line's split is train"):
+    with pytest.raises(DataError, match='no line has the split "train"'):
         news.load_jsonl(path)
 
 

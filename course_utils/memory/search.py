@@ -76,7 +76,7 @@ def largest(
     if what not in ("batch_size", "sequence_length", "rank"):
         raise ValueError(f"what must be batch_size, sequence_length, rank or model; got {what!r}")
     if model is None:
-        raise ValueError(f"the largest {what} needs a model")
+        raise ValueError(f"the search for the largest {what} needs a model, such as 'llama-7b'")
     shape = ModelShape.of(model)
     if not shape.known:
         raise ValueError(

@@ -144,7 +144,10 @@ class Settings:
                 choices = ", ".join(map(str, allowed))
                 raise ValueError(f"{name} must be one of {choices}; got {getattr(self, name)!r}")
         if self.autocast and self.compute_dtype == "float32":
-            raise ValueError("autocast computes in float16 or bfloat16, not in float32")
+            raise ValueError(
+                "autocast computes in float16 or bfloat16, not in float32: choose another "
+                "compute_dtype or another recipe"
+            )
 
     @classmethod
     def of(cls, method: str, options: Mapping[str, Any]) -> Settings:

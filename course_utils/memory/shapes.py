@@ -74,7 +74,8 @@ class ModelShape:
             object.__setattr__(self, size, value)
         if self.heads % self.kv_heads:
             raise ValueError(
-                f"{self.name}: {self.heads} heads can't share {self.kv_heads} key and value heads"
+                f"{self.name}: {self.heads} heads can't share {self.kv_heads} key and value heads, "
+                "because the first number must be a multiple of the second"
             )
 
     @classmethod
@@ -167,8 +168,8 @@ class ModelShape:
         """Raise ValueError if a sequence has more tokens than the model's table of positions."""
         if self.positions and tokens > self.positions:
             raise ValueError(
-                f"{self.name} has a table of {self.positions:,} positions: "
-                f"sequence_length can't be {tokens:,}"
+                f"{self.name} has a table of {self.positions:,} positions, so sequence_length must "
+                f"be at most {self.positions:,}, got {tokens:,}"
             )
 
     @property

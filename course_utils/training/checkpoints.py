@@ -116,7 +116,8 @@ class Checkpoints:
         ]
         if changed:
             raise TrainingError(
-                f"{newest} cannot be resumed, because its run differs: {'; '.join(changed)}"
+                f"{newest} cannot be resumed, because its run differs: {'; '.join(changed)}. Use "
+                "the settings of that run, or train without resume"
             )
         self.accelerator.load_state(str(newest / STATE))
         self.newest = newest
