@@ -173,7 +173,7 @@ class LoRALinear(nn.Module):
 
         Args:
             layer: a LoRA layer of peft around a linear layer (peft.tuners.lora.Linear or
-                Linear4bit). Its dropout, if it has one, is ignored.
+                Linear4bit). If the layer has dropout, the dropout is ignored.
             adapter: the name of the adapter.
 
         Returns:

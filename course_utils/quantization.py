@@ -42,7 +42,7 @@ NF4 = (
 NESTED_BLOCK = 256
 # The smallest number by which bitsandbytes divides a block, even if the block has only zeros.
 TINY = 1e-38
-# The number of elements that are processed at a time. They fit into the cache of a core.
+# The number of elements that are processed at a time. So many elements fit into a core's cache.
 CHUNK = 2**17
 # The maximum number of rounds of Lloyd's iteration, which usually needs about 100 rounds.
 MAX_ROUNDS = 10_000
@@ -460,8 +460,8 @@ def _quantize(x: Tensor, code: _Code, block_size: int | None, double_quant: bool
     for start, stop in _chunks(flat.numel(), size):
         blocks, absmax = _in_blocks(flat[start:stop].float(), size)
         scaled = _scaled(blocks, absmax)
-        # bitsandbytes multiplies complete blocks by 1 / absmax, which rounds twice. It divides an
-        # incomplete last block by absmax, which rounds once.
+        # bitsandbytes multiplies complete blocks by 1 / absmax, which rounds twice. But it divides
+        # an incomplete last block by absmax, which rounds once.
         if (stop - start) % size:
             absmax[-1].clamp_(min=TINY)
             scaled[-1] = blocks[-1] / absmax[-1]
@@ -526,8 +526,8 @@ def _as_row(x: Tensor, block_size: int) -> Tensor:
 def _check_finite(absmax: Tensor, x: Tensor) -> None:
     """Raise ValueError if x contains NaN or infinity.
 
-    It is enough to check the constants, because NaN or infinity in a block makes its absmax NaN or
-    infinite.
+    It is enough to check the constants, because NaN or infinity in a block makes the absmax of this
+    block NaN or infinite.
     """
     if not absmax.isfinite().all():
         wrong = (~x.isfinite()).sum()

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 # The width of each `Grid` is a multiple of this number. So there are only a few different widths,
 # and kernels are built for only a few different shapes.
 GRID_WIDTH = 32
-# Number of logits that are converted to float32 at a time. In float32 they need 4 MB, so
+# Number of logits that are converted to float32 at a time. In float32 these logits need 4 MB, so
 # they stay in the processor's cache.
 CHUNK = 2**20
 # Name under which transformers registers `packed_attention` as an attention implementation.

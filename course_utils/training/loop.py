@@ -69,8 +69,8 @@ def finetune(  # noqa: PLR0913
         recipe: All other settings of the run. Default: `Recipe()`.
         output_dir: Folder of the checkpoints. A new checkpoint replaces the older checkpoints.
         resume: Whether to continue from the newest checkpoint. The losses then equal the
-            losses of an uninterrupted run. They agree to the last bit if both runs use the same
-            number of threads (`course_utils.threads`).
+            losses of an uninterrupted run. The losses agree to the last bit if the two runs use the
+            same number of threads (`course_utils.threads`).
         on_step: Function that is called after each step with the history up to this step, for
             example to plot the history.
 
