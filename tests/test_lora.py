@@ -274,7 +274,7 @@ def test_add_lora_adapts_only_the_named_layers():
 @pytest.mark.parametrize(
     ("rank", "options", "message"),
     [
-        (2, {"targets": ("q_proj", "c_attn")}, r"out of \['down_proj', .*'v_proj'\], got"),
+        (2, {"targets": ("q_proj", "c_attn")}, r"linear layers \['down_proj', .*'v_proj'\], got"),
         (2, {"targets": "all_linear"}, "got 'all_linear'"),
         (2, {"targets": ()}, r"got \(\)"),
         (2, {"targets": None}, "targets must be a name of a layer or a list of names, got None"),
