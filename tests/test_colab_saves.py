@@ -111,5 +111,5 @@ def test_saved_notebooks_get_the_same_points_as_the_original(name, tmp_path):
     for record in records:
         assert record.points == points["original"], record.student
         assert mutation.by_task(assignment, record.points) == full
-        lost = [line for line in record.repairs if "metadata was missing" in line]
+        lost = [line for line in record.repairs if "missing or changed metadata" in line]
         assert len(lost) == (record.student in ("student02", "student03"))
