@@ -253,7 +253,7 @@ def test_cost_lines_marks_the_break_even_point():
     assert prompted.get_ydata()[0] == 3.0 and tuned.get_ydata()[0] == 101.0
     assert prompted.get_linestyle() != tuned.get_linestyle()
     assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (50, 150)
-    assert "tuned 100 once and 1 a request" in picture.alt
+    assert "tuned: 100 once, plus 1 for each request" in picture.alt
     assert picture.alt.endswith("Break-even: tuned at 50 requests.")
 
 

@@ -101,9 +101,10 @@ def cost_lines(
     axes.set(xscale="log", yscale="log", xlabel="requests", ylabel=unit)
     axes.legend(frameon=False, loc="upper left")
     costs = [
-        f"{name} {once:,.3g} once and {each:,.3g} a request" for name, (once, each) in ways.items()
+        f"{name}: {once:,.3g} once, plus {each:,.3g} for each request"
+        for name, (once, each) in ways.items()
     ]
-    alt = f"Lines of {unit} over requests: {', '.join(costs)}."
+    alt = f"Lines of {unit} over requests: {'; '.join(costs)}."
     if break_even:
         meetings = [f"{name} at {count:,.0f} requests" for name, count in break_even.items()]
         alt += f" Break-even: {', '.join(meetings)}."
