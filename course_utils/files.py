@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import itertools
 import os
 from pathlib import Path
 
@@ -66,3 +67,10 @@ def write_text(path: Path, text: str) -> None:
         write_atomically(path, text.encode())
     except OSError as error:
         raise CourseError(f"{path} can't be written: {error.strerror}") from error
+
+
+def unused_path(path: Path) -> Path:
+    """Return `path` if nothing has this name, or else `path` with a number, such as "a.bak 2"."""
+    numbered = (path.with_name(f"{path.name} {number}") for number in itertools.count(2))
+    # A dangling link doesn't exist, but its name is used.
+    return next(p for p in itertools.chain([path], numbered) if not os.path.lexists(p))

@@ -1076,7 +1076,7 @@ def test_a_file_is_repaired_in_place_and_the_old_one_is_kept(released, handed_in
     assert after != before
     repair.repair_file(path, released, in_place=True)
     assert path.with_name("09_sums.ipynb.bak").read_bytes() == before, "the first copy is kept"
-    assert path.with_name("09_sums.ipynb.bak2").read_bytes() == after
+    assert path.with_name("09_sums.ipynb.bak 2").read_bytes() == after
 
 
 def test_existing_files_are_not_overwritten(released, handed_in, tmp_path):

@@ -33,6 +33,8 @@ from typing import IO
 
 from nbgrader.plugins import ExtractorPlugin, FileNameCollectorPlugin
 
+from course_utils.files import unused_path
+
 # Maximum size in bytes (B) of all files from an archive, and of all files from an archive inside
 # another archive.
 MAX_TOTAL, MAX_NESTED = 500_000_000, 100_000_000
@@ -58,6 +60,7 @@ COMPRESSION_TYPES = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 # Reasons for a refusal.
 TOO_MANY = f"it contains more than {MAX_MEMBERS:,} files"
+LONG_DIRECTORY = f"its list of files is longer than {MAX_DIRECTORY / 1e6:.0f} MB"
 TOO_LARGE = "its unpacked files would exceed the maximum size"
 NOT_REGULAR = "it is a link or a device"
 
@@ -153,7 +156,7 @@ class SafeExtractor(ExtractorPlugin):
                 f"only {MAX_DEPTH} levels of archives are unpacked: "
                 "unpack the outermost archive by hand, and collect again"
             )
-        target = _unused_path(folder / path.name.removesuffix(path.suffix).removesuffix(".tar"))
+        target = unused_path(folder / path.name.removesuffix(path.suffix).removesuffix(".tar"))
         self.log.info("Extracting %s to %s", path, target)
         target.mkdir()
         try:
@@ -252,7 +255,7 @@ def _zip_members(path: Path) -> Iterator[Member]:
         # them.
         end = zipfile._EndRecData(stream)  # type: ignore[attr-defined]
     if end and end[zipfile._ECD_SIZE] > MAX_DIRECTORY:  # type: ignore[attr-defined]
-        raise Refused(TOO_MANY)
+        raise Refused(LONG_DIRECTORY)
     with zipfile.ZipFile(path) as archive:
         # Check the limits before the first file is written.
         Quota().subtract(*(info.file_size for info in archive.infolist()))
@@ -362,14 +365,6 @@ def _write(member: Member, path: Path) -> None:
     # The time that the archive states may be invalid for a file.
     with suppress(ValueError, OverflowError, OSError):
         os.utime(path, (member.time, member.time))
-
-
-def _unused_path(path: Path) -> Path:
-    """Return a path that doesn't exist: this path, or else this path with a number appended."""
-    number, unused = 1, path
-    while unused.exists():
-        number, unused = number + 1, path.with_name(f"{path.name} {number + 1}")
-    return unused
 
 
 def _printable(text: Path | str | Exception) -> str:

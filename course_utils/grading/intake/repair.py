@@ -26,7 +26,7 @@ import json
 import re
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -798,7 +798,7 @@ def repair_file(
             f"{'; '.join(repaired.doubts)} (check the notebook, or repair it anyway with --guess)"
         )
     if in_place:
-        shutil.copy2(path, _unused_path(path.with_name(f"{path.name}.bak")))
+        shutil.copy2(path, files.unused_path(path.with_name(f"{path.name}.bak")))
     files.write_text(target, notebooks.dump(repaired.notebook))
     return target, repaired
 
@@ -834,9 +834,3 @@ def find_release(
             f"one of: {names}"
         )
     raise CourseError(f"there is no assignment {assignment}; choose one of: {names}")
-
-
-def _unused_path(path: Path) -> Path:
-    """Return a path that doesn't exist: this path, or else this path with a number appended."""
-    numbered: Iterator[Path] = (path.with_name(f"{path.name}{n}") for n in range(2, 10_000))
-    return path if not path.exists() else next(p for p in numbered if not p.exists())
