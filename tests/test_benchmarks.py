@@ -136,7 +136,7 @@ def test_missed_target_gives_exit_status_1(course, monkeypatch, capsys):
     ("error", "message"),
     [
         (CourseError("the road is closed"), "the road is closed\n"),
-        (KeyboardInterrupt(), "has the results that were measured before.\n"),
+        (KeyboardInterrupt(), "speed.json, if any.\n"),
     ],
 )
 def test_reports_before_an_error_are_kept(course, monkeypatch, capsys, error, message):

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from course_utils import bootstrap, environment, runtime
+from course_utils import bootstrap, environment, runtime, threads
 from course_utils.environment import Gpu, Machine, check_environment
 
 GOOD_LIBRARIES = environment.MINIMUM_VERSIONS | {"torchao": None}
@@ -170,6 +170,9 @@ def test_threads_that_the_course_will_remove_are_not_counted(monkeypatch, variab
     """In a container with a CPU quota, PyTorch starts a thread for each core of the host."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(runtime, "usable_cores", lambda: 1)
+    # Other tests of this process may have set the other variable: dask does.
+    for name in threads.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", variable)
     assert environment.probe().threads == expected
 
