@@ -1,5 +1,6 @@
 """Each field of a sandbox policy gives its guarantee, and no other field gives it."""
 
+import contextlib
 import dataclasses
 import os
 import pwd
@@ -108,7 +109,7 @@ def test_the_program_ends_with_its_parent_because_of_its_field(policy, die_with_
         assert bool(running) != die_with_parent
     finally:
         for member in members:
-            if member.is_running():
+            with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
 
 
