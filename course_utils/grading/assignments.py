@@ -182,8 +182,8 @@ def _task(answer: Cell, cells: tuple[Cell, ...], path: Path) -> Task:
     header = HEADER.match(prompt["source"] + "\n\n") if prompt else None
     if prompt is None or header is None:
         raise CourseError(
-            f"{path}: task {name} needs a cell {name}-prompt that begins with "
-            "'## 3.2 Title' and '●●○ · 5 min · 2 points'"
+            f"{path}: task {name} needs a cell {name}-prompt that begins with a heading such as "
+            "'## 3.2 Title' and a line such as '●●○ · 5 min · 2 points'"
         )
     return Task(
         id=name,

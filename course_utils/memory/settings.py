@@ -203,9 +203,9 @@ class Settings:
 
     @property
     def value_bytes(self) -> int:
-        """The bytes of a number that a linear layer returns.
+        """The size of one element of a linear layer's output, in bytes (B).
 
-        A 4-bit layer of bitsandbytes returns numbers in the format of its input.
+        The output of a 4-bit layer of bitsandbytes has the format of the layer's input.
         """
         return self.precision.value if self.trains_weights else self.base_bytes
 

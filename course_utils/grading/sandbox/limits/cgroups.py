@@ -159,7 +159,11 @@ def end_members(folders: Iterable[Path]) -> None:
 
 
 def remove(folders: Iterable[Path]) -> None:
-    """Remove the folders of control groups; try for at most 5 s, until the groups are empty."""
+    """Remove the folders of control groups.
+
+    A group can be removed only when none of its processes is left, so the removal is tried again
+    for at most 5 s. Groups that still have processes then are not removed.
+    """
     deadline = time.monotonic() + KILL_TIMEOUT
     for folder in folders:
         while folder.exists():
