@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import psutil
@@ -24,6 +23,7 @@ from course_utils.validation import CourseError
 from tests import mutation, sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import CELLS, NAME, RIGHT, ROOT, WRONG
+from tests.waiting import wait_until
 
 pytestmark = [
     needed,
@@ -353,9 +353,7 @@ def test_ctrl_c_saves_the_results_so_far_and_leaves_no_process(course):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    deadline = time.monotonic() + 60
-    while len(list(course.glob("grading/*/*/*/record.json"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    assert wait_until(lambda: len(list(course.glob("grading/*/*/*/record.json"))) >= 2)
     children = psutil.Process(run.pid).children(recursive=True)
     run.send_signal(signal.SIGINT)
     output, _ = run.communicate(timeout=120)

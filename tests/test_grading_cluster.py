@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -21,6 +20,7 @@ from course_utils.validation import CourseError
 from tests import sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import NAME, RIGHT, ROOT, WRONG
+from tests.waiting import wait_until
 
 distributed = pytest.importorskip("distributed")
 pytestmark = [needed, pytest.mark.full, pytest.mark.xdist_group("cluster")]
@@ -97,14 +97,6 @@ def sandboxes(pids):
     return found
 
 
-def until(condition):
-    """Wait until a condition is true, and return whether it is, after a minute at the latest."""
-    deadline = time.monotonic() + 60
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
-
-
 # --- what workers do ------------------------------------------------------------------------------
 
 
@@ -161,7 +153,7 @@ def test_sandboxes_end_with_the_run(client, course):
     grade(
         course, scheduler=address(client), progress=lambda *_: during.append(len(sandboxes(pids)))
     )
-    assert max(during) >= 2 and until(lambda: not sandboxes(pids))
+    assert max(during) >= 2 and wait_until(lambda: not sandboxes(pids))
 
 
 def test_after_ctrl_c_sandboxes_end_and_results_are_kept(client, course):
@@ -174,8 +166,8 @@ def test_after_ctrl_c_sandboxes_end_and_results_are_kept(client, course):
 
     with pytest.raises(KeyboardInterrupt):
         grade(course, scheduler=address(client), progress=interrupt)
-    assert until(lambda: not any(client.processing().values()))
-    assert until(lambda: not sandboxes(pids))
+    assert wait_until(lambda: not any(client.processing().values()))
+    assert wait_until(lambda: not sandboxes(pids))
     assert grade(course, scheduler=address(client)).graded == 4
 
 
@@ -193,7 +185,7 @@ def test_submissions_of_a_killed_worker_are_graded_by_another_worker(client, cou
     result = grade(course, scheduler=address(client), progress=kill)
     assert [record.state for record in result.records] == [PERSON] * 8
     assert all(sum(filter(None, record.points.values())) == 9 for record in result.records)
-    assert orphans and until(lambda: not any(process.is_running() for process in orphans))
+    assert orphans and wait_until(lambda: not any(process.is_running() for process in orphans))
 
 
 def start_servers(spec):
@@ -212,7 +204,7 @@ def test_sandboxes_outlive_the_thread_that_requested_them(client, course):
     spec = autograde.grading_spec(course, NAME, QUICK)
     worker, pid = next(iter(client.run(os.getpid).items()))
     thread = client.submit(start_servers, spec, workers=[worker], pure=False).result()
-    assert until(lambda: not os.path.exists(f"/proc/{pid}/task/{thread}"))
+    assert wait_until(lambda: not os.path.exists(f"/proc/{pid}/task/{thread}"))
     assert client.run(servers_alive, workers=[worker])[worker] == [True, True]
     client.run(autograde.close_servers)
 
@@ -307,7 +299,7 @@ def commands(worker_folder, tmp_path):
         file = tmp_path / "scheduler.json"
         start("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file))
         start("worker", "--scheduler-file", str(file), "--nthreads", "2", "--no-nanny")
-        assert until(file.exists)
+        assert wait_until(file.exists)
         address = json.loads(file.read_text(encoding="utf-8"))["address"]
         with distributed.Client(address, set_as_default=False) as client:
             client.wait_for_workers(1, timeout=60)

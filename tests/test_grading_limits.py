@@ -18,6 +18,7 @@ from course_utils.cgroups import memberships
 from course_utils.grading.sandbox import limits
 from course_utils.grading.sandbox.limits import cgroups, proc, rlimits, watcher
 from course_utils.grading.sandbox.limits.cgroups import ParentGroups
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limits need Linux")
 MB = 10**6
@@ -100,14 +101,6 @@ def next_line(process):
     """Return the next line that a member prints."""
     assert select.select([process.stdout], [], [], 60)[0], "the process printed nothing"
     return process.stdout.readline().strip()
-
-
-def wait_until(condition):
-    """Wait until a condition holds, at most 60 s, and return whether it holds."""
-    deadline = time.monotonic() + 60
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
 
 
 BOMBS = {

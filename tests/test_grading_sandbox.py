@@ -23,6 +23,7 @@ from course_utils.grading.sandbox.limits import Limits
 from course_utils.grading.sandbox.package import copy_package
 from course_utils.grading.sandbox.server import Server
 from tests.sandboxes import QUICK, needed, printed, servers, session, text_of
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.xdist_group("sandbox")
 ROOT = Path(__file__).resolve().parents[1]
@@ -303,10 +304,7 @@ def _count(mark):
 
 def _all_end(mark):
     """Wait at most 60 s until no process with this argument runs, and return whether none does."""
-    deadline = time.monotonic() + 60
-    while _count(mark) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return _count(mark) == 0
+    return wait_until(lambda: _count(mark) == 0)
 
 
 @needed
