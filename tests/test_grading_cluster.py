@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from unittest.mock import patch
 
 import psutil
 import pytest
@@ -54,6 +55,8 @@ def running(worker_folder):
     settings = {"n_workers": WORKERS, "threads_per_worker": 1, "processes": True}
     settings |= {"dashboard_address": ":0", "local_directory": str(worker_folder)}
     with (
+        # Dask leaves the variables of its workers, such as MALLOC_TRIM_THRESHOLD_, in this process.
+        patch.dict(os.environ),
         distributed.LocalCluster(**settings) as local_cluster,
         distributed.Client(local_cluster, set_as_default=False) as client,
     ):
