@@ -325,6 +325,12 @@ class OpenNotebook:
 
     def problem(self, notebook: Path) -> str | None:
         """Return why the page doesn't show a complete run without errors; None if it shows one."""
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        shown = self.page.locator(".jp-Notebook-cell")
+        if not self.front_end.runs_on_load:
+            # JupyterLab adds the last cells to the page when the browser has time for them.
+            with contextlib.suppress(AssertionError):
+                expect(shown).to_have_count(len(cells))
         # JupyterLab shows a traceback as stderr.
         for mime in ("error", "stderr"):
             outputs = self.page.locator(f"[data-mime-type='application/vnd.jupyter.{mime}']")
@@ -332,10 +338,8 @@ class OpenNotebook:
                 return f"an output contains: {texts[0].strip()}"
         if self.errors:
             return self.errors[0]
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        shown = self.page.locator(".jp-Notebook-cell").count()
-        if shown != len(cells):
-            return f"only {shown} of {len(cells)} cells are shown"
+        if shown.count() != len(cells):
+            return f"only {shown.count()} of {len(cells)} cells are shown"
         if not self.front_end.runs_on_load:
             code = sum(cell["cell_type"] == "code" for cell in cells)
             prompts = self.prompts().all_text_contents()
