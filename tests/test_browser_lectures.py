@@ -9,6 +9,7 @@ elements that violate it.
 import json
 from pathlib import Path
 
+import nbformat
 import pytest
 
 pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install -e '.[lab,test]'")
@@ -30,6 +31,9 @@ WINDOW = {"width": 1280, "height": 1500}
 # The time limit of a lecture in seconds. On a busy machine, lecture 07 takes many minutes.
 HOUR = 3600
 OUTPUTS = ".jp-OutputArea-output"
+# A script that makes a page as slow as on a busy machine: work that waits until the browser is idle
+# waits for 400 ms. Notebook 7 adds the cells out of sight to the page in this way.
+BUSY = "window.requestIdleCallback = run => setTimeout(() => run({timeRemaining: () => 50}), 400)"
 
 
 def has_explorer(lecture):
@@ -82,6 +86,23 @@ def with_lectures(cases):
 def test_all_cells_of_a_lecture_run(opened_lecture):
     _, lecture, opened = opened_lecture
     assert opened.problem(lecture) is None
+
+
+@pytest.mark.full
+def test_cells_that_appear_late_are_waited_for(browser, tmp_path):
+    path = tmp_path / "cells.ipynb"
+    cells = [nbformat.v4.new_code_cell("1") for _ in range(60)]
+    metadata = {"kernelspec": dict(notebooks.KERNEL)}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
+    folder = tmp_path / "server"
+    folder.mkdir()
+    with Server(folder, [path], FRONT_ENDS["notebook7"]) as server:
+        page = browser.new_page(viewport=WINDOW)
+        page.add_init_script(BUSY)
+        opened = OpenNotebook(page, server, path.name)
+        opened.run_all(HOUR)
+        assert opened.problem(path) is None
+        page.close()
 
 
 @with_lectures(CASES)
