@@ -31,8 +31,8 @@ WINDOW = {"width": 1280, "height": 1500}
 # The time limit of a lecture in seconds. On a busy machine, lecture 07 takes many minutes.
 HOUR = 3600
 OUTPUTS = ".jp-OutputArea-output"
-# A script that makes a page as slow as on a busy machine: work that waits until the browser is idle
-# waits for 400 ms. Notebook 7 adds the cells out of sight to the page in this way.
+# A script that delays a page's idle work by 400 ms, as a busy machine does. Idle work is work that
+# waits until the browser has nothing else to do. Notebook 7 adds most cells of a page in this way.
 BUSY = "window.requestIdleCallback = run => setTimeout(() => run({timeRemaining: () => 50}), 400)"
 
 

@@ -170,7 +170,7 @@ def test_threads_that_the_course_will_remove_are_not_counted(monkeypatch, variab
     """In a container with a CPU quota, PyTorch starts a thread for each core of the host."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(runtime, "usable_cores", lambda: 1)
-    # Other tests of this process may have set the other variable: dask does.
+    # The person who runs the tests may have set the other variable.
     for name in threads.VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", variable)
