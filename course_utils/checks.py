@@ -31,8 +31,8 @@ from course_utils import values
 
 # The maximum number of characters in a line of a message, in a shown value and in a shown argument.
 MAX_LINE, MAX_VALUE, MAX_ARGUMENT = 92, 300, 100
-# A list shows at most this number of items. A tensor is shown completely if it has at most twice this
-# number of elements.
+# At most this number of items of a list is shown. A tensor is shown completely if it has at most
+# twice this number of elements.
 MAX_ITEMS = 12
 
 # The checks after this line of a cell are only in the grader's copy of the notebook.
