@@ -182,7 +182,7 @@ class LoraChoices:
             check_number("d_in", self.d_in, MAX_WIDTH)
             check_number("d_out", self.d_out, MAX_WIDTH)
         check_number("layers", self.layers, self.shape.layers if self.shape else MAX_LAYERS)
-        check_number("rank r", self.rank, min(map(min, self.matrices)))
+        check_number("rank r", self.rank, min(map(min, self.matrices.values())))
 
     @property
     def shape(self) -> ModelShape | None:
@@ -192,11 +192,11 @@ class LoraChoices:
         return None if self.model == CUSTOM else ModelShape.preset(self.model)
 
     @property
-    def matrices(self) -> list[tuple[int, int]]:
-        """The matrices of one layer that get adapters: (d_in, d_out) of each ticked module."""
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """The matrices of one layer that get adapters: ticked module → (d_in, d_out)."""
         custom = dict.fromkeys(MODULES, (self.d_in, self.d_out))
         widths = self.shape.linear_layers() if self.shape else custom
-        return [widths[name] for name in MODULES if getattr(self, name)]
+        return {name: widths[name] for name in MODULES if getattr(self, name)}
 
 
 def lora_explorer() -> widgets.VBox:
@@ -230,11 +230,11 @@ def lora_explorer() -> widgets.VBox:
 
 
 def lora_answer(choices: LoraChoices) -> tuple[Picture, str]:
-    """Return a plot of the trained parameters for each rank, and text about the chosen rank."""
+    """Return the matrices of one layer as rectangles to scale, and text about the chosen rank."""
     from course_utils import figures
     from course_utils.lora import count_lora_parameters
 
-    layers, rank, matrices = choices.layers, choices.rank, choices.matrices
+    layers, rank, matrices = choices.layers, choices.rank, choices.matrices.values()
     per_rank = layers * sum(count_lora_parameters(*matrix, rank=1) for matrix in matrices)
     full = layers * sum(d_in * d_out for d_in, d_out in matrices)
     trained = rank * per_rank
@@ -251,7 +251,7 @@ def lora_answer(choices: LoraChoices) -> tuple[Picture, str]:
     if choices.shape:
         whole = choices.shape.parameters
         lines["share of the whole model"] = f"{trained / whole:.2%} of {whole:,} parameters"
-    return figures.lora_parameters(per_rank, full, rank), aligned(lines, 38)
+    return figures.lora_rectangles(choices.matrices, rank, layers), aligned(lines, 38)
 
 
 # --- bins -----------------------------------------------------------------------------------------
@@ -468,12 +468,15 @@ class MemoryChoices(StepChoices):
 
 
 def memory_explorer() -> widgets.VBox:
-    """Return an explorer of the memory for a training step, and of the GPUs with enough memory."""
+    """Return an explorer of the memory for a training step, and of the GPUs with enough memory.
+
+    It first shows QLoRA of LLaMA-7B on a T4.
+    """
     from course_utils.memory import GPUS, OPTIMIZERS, PRESETS, RECIPES
 
     controls = {
-        "model": menu("model", [SLIDE, *PRESETS]),
-        "method": menu("method", METHODS),
+        "model": menu("model", [SLIDE, *PRESETS], "llama-7b"),
+        "method": menu("method", METHODS, "qlora"),
         "recipe": menu("recipe", RECIPES.keys(), "mixed"),
         "optimizer": menu("optimizer", OPTIMIZERS.keys()),
         "attention": menu("attention", ["sdpa", "eager"]),

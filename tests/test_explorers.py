@@ -33,7 +33,7 @@ from course_utils.explorers import (
     paging_answer,
     paging_explorer,
 )
-from course_utils.figures import Picture, lora_parameters, memory_timeline
+from course_utils.figures import Picture, loss_curve, memory_timeline
 from course_utils.lora import count_lora_parameters
 from course_utils.memory import (
     BLOCK_SIZES,
@@ -60,7 +60,7 @@ def controls(box):
 def shown(box):
     """Return the alt text of the picture that an explorer shows, or None, and the text."""
     value = box.children[-1].value
-    alt = re.search(r'<img alt="([^"]*)" src="data:image/png;base64,iVBOR', value)
+    alt = re.search(r'<svg role="img" aria-label="([^"]*)"', value)
     return alt and html.unescape(alt[1]), html.unescape(re.sub(r"<[^>]*>", "", value))
 
 
@@ -76,7 +76,7 @@ def change_each(box, changes):
 def double(number):
     if number < 0:
         raise ValueError(f"{number} is < 0 & bad.")
-    return Picture(lora_parameters(2, 1, 1).figure, f"twice {number}"), f"{2 * number} <numbers>"
+    return Picture(loss_curve([]).figure, f"twice {number}"), f"{2 * number} <numbers>"
 
 
 # --- any explorer ---------------------------------------------------------------------------------
@@ -124,9 +124,7 @@ def test_explorers_and_paging_can_be_imported_while_an_assignment_is_graded(solu
 
 def test_lora_on_the_matrix_of_the_slides():
     picture, text = lora_answer(LoraChoices(**SLIDE))
-    assert "rank 8 trains 16,000, full fine-tuning 1,000,000; they are equal at rank 500" in str(
-        picture
-    )
+    assert "A and B have 16,000 parameters, 1.60% of the 1,000,000 in W." in str(picture)
     assert re.search(r"LoRA trains +16,000 parameters\n", text)
     assert re.search(r"share +1.60%\n", text) and re.search(r"break-even rank +500.0\n", text)
     # Adapters and full fine-tuning need 16 B per parameter; the file needs 4 B.
@@ -176,7 +174,7 @@ def test_lora_explorer_starts_with_the_slide_and_every_control_changes_the_resul
     box = lora_explorer()
     control = controls(box)
     # At first, q_proj, k_proj and v_proj are ticked.
-    assert "LoRA of rank 8 trains 48,000" in shown(box)[0]
+    assert "At rank 8, A and B have 48,000" in shown(box)[0]
     changes = {"rank r": 16, "d_in": 500, "d_out": 700, "layers": 3}
     changes |= {name: not control[name].value for name in MODULES}
     for name, value in changes.items():
@@ -196,7 +194,7 @@ def test_choosing_a_model_sets_its_layers_and_disables_the_custom_shape():
     assert control["layers"].value == 30 and control["d_in"].disabled and control["d_out"].disabled
     ticked = ("q_proj", "k_proj", "v_proj")
     count = ModelShape.preset("smollm2-135m").adapter_parameters(8, ticked)
-    assert f"LoRA of rank 8 trains {count:,}" in shown(box)[0]
+    assert f"At rank 8, A and B have {count:,}" in shown(box)[0]
     control["model"].value = CUSTOM
     assert control["layers"].value == 1 and not control["d_in"].disabled
     assert f"{3 * 16_000:,}" in shown(box)[1]
@@ -208,7 +206,7 @@ def test_a_bad_custom_shape_does_not_affect_a_model():
     control["d_in"].value = -5
     assert shown(box) == (None, "d_in must be from 1 to 1,000,000 here, but is -5.")
     control["model"].value = "llama-7b"
-    assert "LoRA of rank 8" in shown(box)[0]
+    assert "At rank 8" in shown(box)[0]
     control["model"].value = CUSTOM
     control["d_in"].value = 1000
     assert "48,000" in shown(box)[0]
@@ -296,15 +294,14 @@ def test_an_unused_rank_is_not_checked():
 # --- memory: the widgets --------------------------------------------------------------------------
 
 
-def test_memory_explorer_starts_with_the_slide():
+def test_memory_explorer_starts_with_qlora_on_a_t4():
     alt, text = shown(memory_explorer())
-    assert "full fine-tuning 112.00 GB" in alt and "112.00 GB" in text and "104.31 GiB" in text
+    assert "QLoRA on an NF4 base 5.12 GB" in alt and "llama-7b, qlora" in text
+    assert "5.12 GB" in text and "14 × 1,024 tokens on T4" in text
 
 
 def test_every_control_of_memory_explorer_changes_the_result():
     box = memory_explorer()
-    control = controls(box)
-    control["model"].value, control["method"].value = "llama-7b", "qlora"
     changes = {"attention": "eager", "optimizer": "adamw8bit", "GPU": "A100-40"}
     changes |= {"batch size": 4, "tokens": 2048, "rank r": 64, "gradient checkpointing": False}
     changes |= {"double quantization": False, "float32 upcast": True}
@@ -315,7 +312,7 @@ def test_every_control_of_memory_explorer_changes_the_result():
 def test_unused_controls_are_disabled():
     control = controls(memory_explorer())
     kinds = ("recipe", "rank r", "double quantization", "float32 upcast")
-    assert [name for name in kinds if control[name].disabled] == list(kinds[1:])
+    assert [name for name in kinds if control[name].disabled] == ["recipe"]
     for method, off in {
         "lora": {"recipe", "double quantization", "float32 upcast"},
         "qlora": {"recipe"},
@@ -330,7 +327,7 @@ def test_memory_explorer_shows_a_message_for_a_bad_value_and_recovers():
     controls(box)["batch size"].value = 0
     assert shown(box) == (None, "batch size must be from 1 to 1,024 here, but is 0.")
     controls(box)["batch size"].value = 2
-    assert "112.00 GB" in shown(box)[0]
+    assert "QLoRA on an NF4 base" in shown(box)[0]
 
 
 # --- bins -----------------------------------------------------------------------------------------

@@ -9,9 +9,13 @@ from statistics import NormalDist
 
 import pytest
 import torch
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_hex
 
-from course_utils import evaluation, figures
+from course_utils import evaluation, figures, memory, palette
+from course_utils.figures import base
 from course_utils.paging import simulate
+from tests.pictures import problems
 
 HISTORY = [
     {"step": 1, "loss": 4.4},
@@ -36,18 +40,42 @@ def test_figures_can_be_imported_while_modules_with_answers_are_withheld():
 def test_there_may_be_more_series_than_line_styles():
     lines = {str(n): {1: 1.0, 2: float(n)} for n in range(7)}
     assert len(first_axes(figures.curves(lines, xlabel="x", ylabel="y")).lines) == 7
-    bars = {str(n): [float(n)] for n in range(10)}
-    assert len(first_axes(figures.token_probabilities(["a"], bars)).patches) == 10
+    numbers = {name: [1.0, 2.0] for name in "abcdefghij"}
+    assert len(first_axes(figures.spectrum(numbers)).patches) == 20
     assert (
         len(first_axes(figures.bits_per_weight({"row": dict.fromkeys("abcdef", 1.0)})).patches) == 6
     )
 
 
-def test_picture_is_an_image_with_its_alt_text_escaped():
+def test_picture_is_one_svg_with_its_alt_text_escaped():
     picture = figures.Picture(figures.loss_curve(HISTORY).figure, 'a "b" <c>')
     shown = picture._repr_html_()
-    assert re.match(r'<img alt="a &quot;b&quot; &lt;c&gt;" src="data:image/png;base64,iVBOR', shown)
+    assert '<svg role="img" aria-label="a &quot;b&quot; &lt;c&gt;" width="715" ' in shown
+    assert len(re.findall("<svg|<style|<!", shown)) == 1
     assert str(picture) == 'a "b" <c>'
+
+
+def test_ink_and_paper_of_a_picture_are_those_of_the_page():
+    panel, axes = base.one_panel()
+    axes.barh(["a"], [1], color=palette.PAPER, edgecolor=palette.INK, hatch="////")
+    axes.text(0, 0, "b", color=palette.LIGHT_TEXT, **base.HALO)
+    shown = base.inline_svg(panel, "a")
+    assert palette.INK not in shown and palette.PAPER not in shown
+    assert palette.LIGHT_TEXT in shown
+    assert "stroke:var(--paper)" in shown and "stroke:currentColor" in shown
+
+
+def test_ids_are_equal_for_equal_pictures_and_different_for_others():
+    shown, again, other = (
+        figures.curves({"a": {0: 1.0, 1: y}}, xlabel="x", ylabel="y")._repr_html_()
+        for y in (2.0, 2.0, 3.0)
+    )
+    assert shown == again
+    ids = [re.findall(r' id="([^"]+)"', page) for page in (shown, other)]
+    for page, names in zip((shown, other), ids, strict=True):
+        assert len(set(names)) == len(names) > 0
+        assert set(re.findall(r'(?:href="|url\()#([^")]+)', page)) == set(names)
+    assert not set(ids[0]) & set(ids[1])
 
 
 def test_loss_curve_draws_every_step_and_the_validation_losses():
@@ -61,25 +89,6 @@ def test_loss_curve_draws_every_step_and_the_validation_losses():
 
 def test_loss_curve_before_the_first_step():
     assert "has not begun" in figures.loss_curve([], 10).alt
-
-
-def test_stacked_bytes_draws_the_bars_in_order_with_their_totals():
-    ways = {
-        "full": {"weights": 2e9, "optimizer": 12e9},
-        "QLoRA": {"weights": 0.5e9, "adapters": 1e9},
-    }
-    picture = figures.stacked_bytes(ways, line=("T4", 16e9))
-    ends = {}
-    for bar in first_axes(picture).patches:
-        row = round(bar.get_y() + bar.get_height() / 2)
-        ends[row] = max(ends.get(row, 0), bar.get_x() + bar.get_width())
-    # In GB, with the first bar on top.
-    assert ends == {0: 1.5, 1: 14.0}
-    assert picture.alt == (
-        "Stacked bars of memory: full 14.00 GB (weights 2.00 GB, optimizer 12.00 GB); "
-        "QLoRA 1.50 GB (weights 500.00 MB, adapters 1.00 GB)."
-    )
-    assert [line.get_xdata()[0] for line in first_axes(picture).lines] == [16.0]
 
 
 def test_score_bars_show_means_with_intervals():
@@ -98,25 +107,12 @@ def test_score_bars_show_means_with_intervals():
     assert low == pytest.approx(100 * numbers["few-shot", "low"].iloc[0])
 
 
-def test_lora_parameters_marks_the_break_even_rank():
-    picture = figures.lora_parameters(per_rank=2000, full=1_000_000, rank=8)
-    line, full, even, chosen = first_axes(picture).lines
-    assert [y / x for x, y in zip(*line.get_data(), strict=True)] == [2000, 2000]
-    assert list(full.get_ydata()) == [1_000_000] * 2
-    assert (even.get_xdata()[0], even.get_ydata()[0]) == (500, 1_000_000)
-    assert (chosen.get_xdata()[0], chosen.get_ydata()[0]) == (8, 16_000)
-    assert first_axes(picture).get_xscale() == first_axes(picture).get_yscale() == "log"
-    assert picture.alt == (
-        "Trainable parameters over the rank, on log scales: LoRA of rank 8 trains 16,000, "
-        "full fine-tuning 1,000,000; they are equal at rank 500.0."
-    )
-
-
 def test_bins_meet_halfway_between_levels():
     values = [-1, -0.2, 0, 0.1, 1]
     picture = figures.bins(values, {"coarse": [-1, 0, 1], "fine": [-1, -0.5, 0, 0.5, 1]})
     top, coarse, fine = picture.figure.axes
-    assert sum(bar.get_height() * bar.get_width() for bar in top.patches) == pytest.approx(1)
+    counts = top.patches[0].get_data()
+    assert sum(counts.values) * (counts.edges[1] - counts.edges[0]) == pytest.approx(1)
     spans = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in coarse.patches]
     assert spans == [(-1, -0.5), (-0.5, 0.5), (0.5, 1)]
     shades = [bar.get_facecolor() for bar in fine.patches]
@@ -178,6 +174,69 @@ def test_curves_sorts_points_by_x_and_describes_the_lines():
     )
 
 
+def test_a_line_of_a_chart_is_named_at_its_end():
+    lines = {"low": {1: 0.0, 2: 1.0}, "high": {1: 0.0, 2: 9.0}, "as high": {1: 5.0, 2: 9.1}}
+    picture = figures.curves(lines, xlabel="x", ylabel="y")
+    boxes = text_boxes(picture)
+    axes = first_axes(picture)
+    assert boxes["low"].y1 < boxes["high"].y0 and boxes["high"].y1 <= boxes["as high"].y0
+    end = axes.transData.transform((2, 1.0))[1]
+    assert boxes["low"].y0 < end < boxes["low"].y1
+    assert all(axes.get_window_extent().x1 < box.x0 for box in boxes.values())
+
+
+def test_a_line_that_has_the_name_of_a_quantity_has_its_colour():
+    points = {1: 2.0, 2: 4.0}
+    names = ["some", "gradients", "weights"]
+    picture = figures.curves(dict.fromkeys(names, points), xlabel="x", ylabel="y")
+    drawn = [line.get_color() for line in first_axes(picture).lines]
+    assert drawn[1:] == [palette.GRADIENTS, palette.WEIGHTS]
+
+
+def test_curves_marks_what_the_text_speaks_of():
+    points = {1: 2.0, 2: 4.0, 4: 8.0}
+    levels = {"T4": 5.0, "the claim": (6.0, 7.0)}
+    picture = figures.curves(
+        {"a": points}, xlabel="x", ylabel="y", mark={2: "here"}, levels=levels, title="It grows"
+    )
+    axes = first_axes(picture)
+    level, mark, ring = axes.lines[1:]
+    assert list(level.get_ydata()) == [5, 5] and list(mark.get_xdata()) == [2, 2]
+    assert ring.get_xydata().tolist() == [[2, 4]]
+    (band,) = axes.patches
+    assert (band.get_y(), band.get_height()) == (6, 1)
+    assert {"here", "T4", "the claim"} <= {text.get_text() for text in axes.texts}
+    assert picture.figure.get_suptitle() == "It grows"
+    assert picture.alt.endswith(
+        "; a line at T4, 5; a line at the claim, 6 to 7; marked at 2: here."
+    )
+
+
+def test_relative_bars_show_by_how_much_a_value_differs_from_the_first():
+    picture = figures.relative_bars({"merged": 20.0, "apart": 25.0, "less": 19.0}, "ms")
+    texts = {text.get_text() for text in first_axes(picture).texts}
+    assert {"20", "25", "+25%", "19", "-5%"} <= texts
+    assert picture.alt == "Bars of ms: merged 20; apart 25 (+25%); less 19 (-5%)."
+
+
+def test_pareto_draws_every_run_and_names_the_ways_at_their_medians():
+    runs = {"full": [(1.0, 4.0), (3.0, 5.0), (2.0, 9.0)], "LoRA": [(0.5, 8.0)]}
+    picture = figures.pareto(runs, xlabel="source", ylabel="target")
+    axes = first_axes(picture)
+    dots = [line.get_xydata().tolist() for line in axes.lines if line.get_marker() != "None"]
+    assert dots == [[[1, 4], [3, 5], [2, 9]], [[0.5, 8]]]
+    assert {text.get_text(): text.xy for text in axes.texts} == {"full": (2, 5), "LoRA": (0.5, 8)}
+    assert "full at 2 and 5, 3 runs; LoRA at 0.5 and 8, 1 runs" in picture.alt
+
+
+def test_the_names_of_ways_in_a_pareto_picture_do_not_overlap():
+    runs = {name: [(1, 2)] for name in ("full", "LoRA, all linear", "LoRA, q and v")}
+    runs["far"] = [(3, 4)]
+    boxes = list(text_boxes(figures.pareto(runs, xlabel="x", ylabel="y")).values())
+    assert len(boxes) == 4
+    assert not any(one.overlaps(other) for n, one in enumerate(boxes) for other in boxes[:n])
+
+
 def test_curves_with_many_points_have_no_markers():
     picture = figures.curves({"a": dict.fromkeys(range(21), 2.0)}, xlabel="step", ylabel="loss")
     assert first_axes(picture).get_xscale() == first_axes(picture).get_yscale() == "linear"
@@ -197,6 +256,7 @@ def test_measurements_show_every_value_and_the_median(zero):
     picture = figures.measurements({"apart": [12, 14, 40], "merged": [10, 10]}, "ms", zero=zero)
     dots = [line for line in first_axes(picture).lines if line.get_marker() == "o"]
     medians = [line for line in first_axes(picture).lines if line.get_marker() != "o"]
+    assert {text.get_text() for text in first_axes(picture).texts} == {"14", "10"}
     assert [list(line.get_xdata()) for line in dots] == [[10, 10], [12, 14, 40]]
     assert [list(line.get_xdata()) for line in medians] == [[10, 10], [14, 14]]
     names = [label.get_text() for label in first_axes(picture).get_yticklabels()]
@@ -221,50 +281,103 @@ def test_next_tokens_has_a_panel_for_each_prompt_with_the_likeliest_token_on_top
     assert left.yaxis_inverted() and [t.get_text() for t in left.get_yticklabels()] == ["·6", "·7"]
     assert [bar.get_width() for bar in right.patches] == [0.5]
     assert "after “Once”: ·upon 50%" in picture.alt and "·6 75%, ·7 20%" in picture.alt
-    texts = [left.title, *left.get_yticklabels()]
+    texts = [left._left_title, *left.get_yticklabels()]
     # A $ must not begin a formula.
     assert not any(text.get_parse_math() for text in texts)
 
 
-def test_token_losses_hatches_tokens_that_are_not_graded():
-    picture = figures.token_losses([4.0, 2.0, 1.0], [False, False, True])
-    bars = {bar.get_height(): bar.get_hatch() for bar in first_axes(picture).patches}
-    assert bars[4.0] and bars[2.0] and not bars[1.0]
-    assert "2 tokens prompt: not graded, mean 3.00 nats; 1 tokens graded, mean 1.00" in picture.alt
-
-
-def test_token_losses_labels_the_bars_with_the_tokens():
-    picture = figures.token_losses([1.0, 2.0], [True, True], ["·a", "$b$"])
-    assert [t.get_text() for t in first_axes(picture).get_xticklabels()] == ["·a", "$b$"]
-    assert "prompt" not in picture.alt
-
-
-def test_token_probabilities_groups_the_bars_by_token():
+def test_token_probabilities_have_a_row_for_each_token():
     picture = figures.token_probabilities(["a", "b"], {"before": [0.1, 0.2], "after": [0.9, 1.0]})
-    bars = sorted(first_axes(picture).patches, key=lambda bar: bar.get_x())
-    assert [bar.get_height() for bar in bars] == [0.1, 0.9, 0.2, 1.0]
+    *ranges, before, after = first_axes(picture).lines
+    assert [list(line.get_xdata()) for line in ranges] == [[0.1, 0.9], [0.2, 1.0]]
+    assert before.get_xydata().tolist() == [[0.1, 0], [0.2, 1]]
+    assert after.get_xydata().tolist() == [[0.9, 0], [1.0, 1]]
+    assert before.get_markerfacecolor() != after.get_markerfacecolor()
+    assert first_axes(picture).yaxis_inverted(), "the first token is on top"
     assert "before: a 10%, b 20%; after: a 90%, b 100%" in picture.alt
+
+
+def test_many_token_probabilities_are_drawn_in_two_panels():
+    texts = [f"t{n}" for n in range(17)]
+    picture = figures.token_probabilities(texts, {"before": [0.1] * 17, "after": [0.9] * 17})
+    left, right = (
+        [label.get_text() for label in axes.get_yticklabels()] for axes in picture.figure.axes
+    )
+    assert (left, right) == (texts[:9], texts[9:])
+    heights = {axes.get_ylim() for axes in picture.figure.axes}
+    assert heights == {(8.5, -0.5)}, "both panels have rows of the same height"
+
+
+def test_cost_lines_shades_between_the_lines_that_meet():
+    ways = {"a": (0.0, 3.0), "b": (9.0, 1.0), "c": (500.0, 10.0)}
+    axes = first_axes(figures.cost_lines(ways, "euro", {"a": 4.5}))
+    (area,) = (shape for shape in axes.collections if isinstance(shape, PolyCollection))
+    corners = area.get_paths()[0].vertices.tolist()
+    assert [9, 27] in corners and [9, 18] in corners
 
 
 def test_cost_lines_marks_the_break_even_point():
     ways = {"prompted": (0.0, 3.0), "tuned": (100.0, 1.0)}
     picture = figures.cost_lines(ways, "euro", {"tuned": 50})
     prompted, tuned, mark = first_axes(picture).lines
-    assert prompted.get_ydata()[0] == 3.0 and tuned.get_ydata()[0] == 101.0
+    assert prompted.get_xydata().tolist() == [[0, 0], [100, 300]]
+    assert tuned.get_xydata().tolist() == [[0, 100], [100, 200]]
+    (saved,) = first_axes(picture).collections
+    corners = {tuple(corner) for corner in saved.get_paths()[0].vertices.tolist()}
+    assert corners == {(50, 150), (100, 200), (100, 300)}
     assert prompted.get_linestyle() != tuned.get_linestyle()
     assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (50, 150)
     assert "tuned: 100 once, plus 1 for each request" in picture.alt
     assert picture.alt.endswith("Break-even: tuned at 50 requests.")
 
 
-def test_marked_tokens_describe_in_words_which_tokens_carry_loss():
+def test_marked_tokens_describe_in_words_which_tokens_are_graded():
     shown = figures.MarkedTokens(["<|im_start|>", "ask↵", "a&b", "·c"], [False, False, True, True])
-    summary = "2 of 4 tokens carry loss: underlined, between [loss: and :loss]."
-    assert str(shown) == f"<|im_start|>ask↵\n[loss: a&b·c :loss]\n{summary}"
+    summary = "2 of 4 tokens are graded: underlined, between [graded: and :graded]."
+    assert str(shown) == f"<|im_start|>ask↵\n[graded: a&b·c :graded]\n{summary}"
     page = shown._repr_html_()
     assert "&lt;|im_start|&gt;" in page and "a&amp;b" in page and summary in page
     assert page.count("text-decoration:underline") == 2
-    assert page.index("[loss: ") < page.index("a&amp;b") < page.index(" :loss]")
+    assert page.index("[graded: ") < page.index("a&amp;b") < page.index(" :graded]")
+
+
+LOSSES = figures.TokenLosses(["a&b", "·c", "d↵"], [9.0, 0.5, 2.5], [False, True, True])
+
+
+def test_token_losses_colours_the_graded_tokens_by_loss():
+    page = LOSSES._repr_html_()
+    opacities = [
+        int(alpha, 16) for alpha in re.findall(rf"background:{palette.RED}(\w\w)[\";]", page)
+    ]
+    assert opacities == [round(0.6 * 255 * 0.2), round(0.6 * 255)]
+    assert page.count("border-style:dashed") == 1
+    assert "a&amp;b: loss 9.00, p = 0.00012" in page and ">2.50</small>" in page
+    assert LOSSES.summary in page
+    assert LOSSES.summary == (
+        "2 graded tokens, mean loss 1.50 nats, highest: d↵ 2.50, ·c 0.50; "
+        "1 more are not graded (dashed)."
+    )
+    assert figures.TokenLosses(["a", "b"], [1.0, 3.0]).summary.startswith(
+        "2 tokens, mean loss 2.00 "
+    )
+    assert str(LOSSES) == f"a&b(9.00) ·c(0.50) d↵(2.50)\n{LOSSES.summary}"
+
+
+def test_losses_of_many_tokens_are_not_written():
+    assert "<small" not in figures.TokenLosses(["a"] * 41, [1.0] * 41)._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((["a"], [1.0, 2.0]), "got 1, 2 and 1 items"),
+        ((["a"], [1.0], [True, True]), "got 1, 1 and 2 items"),
+        ((["a"], [1.0], [False]), "at least one token must be graded"),
+    ],
+)
+def test_token_losses_checks_its_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        figures.TokenLosses(*arguments)
 
 
 def test_marked_tokens_needs_a_mark_for_each_token():
@@ -272,11 +385,46 @@ def test_marked_tokens_needs_a_mark_for_each_token():
         figures.MarkedTokens(["a", "b"], [True])
 
 
+LONG = {f"a long name of a bar {n}": (n + 1) * 1e9 for n in range(9)}
+CHARTS = {
+    "curves": lambda: figures.curves(
+        {"a": {1: 1.0, 9: 2.0}, "b": {1: 3.0, 9: 2.1}},
+        **{"xlabel": "x", "ylabel": "y", "title": "long " * 20, "levels": {"T4": 2.05}},
+        mark={9: "the text is here"},
+    ),
+    "histograms": lambda: figures.histograms({"a": [1, 2, 5], "b": [0, 3]}, ["x", "y"], title="t"),
+    "measurements": lambda: figures.measurements({"a": [1, 2, 5], "b": [2.5]}, "ms", title="t"),
+    "relative": lambda: figures.relative_bars({"merged": 10.0, "a longer name": 25.0}, "ms"),
+    "pareto": lambda: figures.pareto({"full": [(1, 2), (3, 1)]}, xlabel="x", ylabel="y", title="t"),
+    "bars": lambda: figures.memory_bars({"full": LONG, "b": {"weights": 3e9}}, CARDS, title="t"),
+    "predictions": lambda: figures.predictions({name: (1e9, 1.0005e9) for name in LONG}, title="t"),
+    "tokens": lambda: figures.next_tokens(
+        {"A prompt of words " * 3: [("·a", 0.97)], "b": [("·c", 0.1)]}
+    ),
+    "slopes in two panels": lambda: figures.token_probabilities(
+        list("abcdefghijklmnopqr"), {"before": [0.1] * 18, "after": [0.9] * 18}, title="t"
+    ),
+    "slopes": lambda: figures.token_probabilities(list("abcdefghij"), {"before": [0.1] * 10}),
+    "cost": lambda: figures.cost_lines({"a": (0.0, 3.0), "b": (9.0, 1.0)}, "euro", {"a": 4.5}),
+    "spectrum": lambda: figures.spectrum({"a": range(9)}, rank=3, title="t"),
+    "bins": lambda: figures.bins([0.1, 0.5], {"int4": [n / 7 for n in range(-7, 8)]}),
+    "code use": lambda: figures.code_use({"a": [0.5, 0.5], "b": [0.1] * 10}),
+    "bits": lambda: figures.bits_per_weight({"a": {"codes": 4, "constants": 0.5}}, "a"),
+    "bytes": lambda: figures.byte_layout({"codes": 900, "book": 64, "offset": 4}, title="t"),
+    "loss": lambda: figures.loss_curve(HISTORY),
+}
+
+
+@pytest.mark.parametrize("draw", CHARTS.values(), ids=CHARTS)
+def test_texts_of_charts_are_inside_the_picture_and_large_enough_on_a_slide(draw):
+    assert problems(draw()) == []
+
+
 # --- memory ---------------------------------------------------------------------------------------
 
 
 def bars_of(picture):
-    """Return a dict from each row, where 0 is the bottom row, to [(left, width), …] in GB."""
+    """Return a dict from each row, as a place on the y axis, to [(left, width), …]."""
     rows = {}
     for bar in first_axes(picture).patches:
         row = round(bar.get_y() + bar.get_height() / 2)
@@ -286,40 +434,57 @@ def bars_of(picture):
 
 def text_boxes(picture):
     """Draw a picture, and return a dict from each text to its bounding box in pixels."""
-    picture._repr_html_()
+    picture.figure.draw_without_rendering()
     return {text.get_text(): text.get_window_extent() for text in first_axes(picture).texts}
 
 
 # The calculator has eight groups, too. Together these groups have 36 GB.
-GROUPS = {f"part {n}": (n + 1) * 1e9 for n in range(8)}
+GROUPS = {name: (n + 1) * 1e9 for n, name in enumerate(memory.GROUPS)}
 CARDS = {"T4": 15.3e9, "RTX 4090": 24.8e9, "A100-40": 41.9e9, "A100-80": 84.4e9, "H100": 84.3e9}
 
 
-def test_memory_bars_draws_each_group_in_another_colour():
+def test_memory_bars_draws_each_group_in_the_colour_of_the_quantity():
     picture = figures.memory_bars({"one": GROUPS}, {})
     (bars,) = bars_of(picture).values()
     assert bars == [(sum(range(1, n + 1)), n + 1) for n in range(8)]
-    colours = {bar.get_facecolor() for bar in first_axes(picture).patches}
-    assert len(colours) == 8
-    assert [text.get_text() for text in first_axes(picture).get_legend().get_texts()] == list(
-        GROUPS
-    )
-    assert picture.alt.startswith("Stacked bars of memory: one 36.00 GB (part 0 1.00 GB, part 1")
+    drawn = [to_hex(bar.get_facecolor()) for bar in first_axes(picture).patches]
+    assert len(set(drawn)) == 8
+    assert drawn[:4] == [palette.WEIGHTS, palette.ADAPTERS, palette.GRADIENTS, palette.OPTIMIZER]
+    assert picture.alt.startswith("Stacked bars of memory: one 36.00 GB (weights 1.00 GB, adapters")
 
 
-def test_memory_bars_leaves_empty_groups_out_of_the_alt_text():
-    picture = figures.memory_bars({"a": {"weights": 2e9, "adapters": 0}, "b": {"weights": 1e9}}, {})
-    assert bars_of(picture) == {1: [(0, 2), (2, 0)], 0: [(0, 1), (1, 0)]}
+def test_every_part_of_a_memory_bar_is_named_once_in_the_bar_or_in_the_legend():
+    texts = list(text_boxes(figures.memory_bars({"one": GROUPS}, CARDS)))
+    named = " ".join(texts).replace("\n", " ")
+    assert all(named.count(name) == 1 for name in GROUPS), named
+
+
+def test_memory_bars_shows_the_totals_and_leaves_empty_groups_out_of_the_alt_text():
+    columns = {"a": {"weights": 2e9, "adapters": 0}, "b": {"weights": 1.5e9}}
+    picture = figures.memory_bars(columns, {})
+    assert bars_of(picture) == {0: [(0, 2), (2, 0)], 1: [(0, 1.5)]}
+    assert first_axes(picture).yaxis_inverted(), "the first bar is on top"
+    assert {"2.00 GB", "1.50 GB"} <= set(text_boxes(picture))
     assert picture.alt == (
-        "Stacked bars of memory: a 2.00 GB (weights 2.00 GB); b 1.00 GB (weights 1.00 GB)."
+        "Stacked bars of memory: a 2.00 GB (weights 2.00 GB); b 1.50 GB (weights 1.50 GB)."
     )
 
 
 def test_memory_bars_marks_the_limits_of_gpus_within_the_axis():
     picture = figures.memory_bars({"one": GROUPS}, CARDS)
-    assert [line.get_xdata()[0] for line in first_axes(picture).lines] == [15.3, 24.8, 41.9]
-    assert picture.alt.endswith("T4 at 15.30 GB, RTX 4090 at 24.80 GB, A100-40 at 41.90 GB.")
+    assert [line.get_xdata()[0] for line in first_axes(picture).lines] == [15.3, 24.8]
+    assert picture.alt.endswith("T4 at 15.30 GB, RTX 4090 at 24.80 GB.")
     assert "GPU" not in figures.memory_bars({"one": {"weights": 1e9}}, CARDS).alt
+
+
+def test_memory_bars_are_higher_by_the_lines_of_their_title():
+    def height(title):
+        return figures.memory_bars({"one": GROUPS}, CARDS, title=title).figure.get_figheight()
+
+    longest = "a" * base.line_length(7)
+    one, two = height(longest), height(f"{longest} a")
+    assert height("short") == one
+    assert two - one == pytest.approx(one - height(""))
 
 
 def test_the_axis_of_memory_bars_extends_to_reach():
@@ -328,38 +493,52 @@ def test_the_axis_of_memory_bars_extends_to_reach():
     assert first_axes(picture).get_xlim()[1] > 24.8
 
 
-@pytest.mark.parametrize("total", [20e9, 36e9, 71.3e9, 72e9, 100e9, 200e9, 400e9, 1e12, 3e12])
-def test_labels_of_gpu_lines_neither_overlap_nor_leave_the_picture(total):
-    picture = figures.memory_bars({"full fine-tuning": {"weights": total}}, CARDS)
+@pytest.mark.parametrize(("size", "width", "unit"), [(30e6, 0.03, "GB"), (9e6, 9, "MB")])
+def test_the_axis_of_memory_bars_is_in_mb_if_a_model_is_tiny(size, width, unit):
+    picture = figures.memory_bars({"one": {"weights": size}})
+    assert bars_of(picture) == {0: [(0, pytest.approx(width))]}
+    assert first_axes(picture).get_xlabel().startswith(unit)
+    assert f"{size / 1e6:.2f} MB" in text_boxes(picture)
+
+
+@pytest.mark.parametrize("total", [15.4e9, 20e9, 36e9, 72e9, 100e9, 400e9, 3e12])
+def test_texts_of_memory_bars_neither_overlap_nor_leave_the_picture(total):
+    picture = figures.memory_bars({"full fine-tuning": {"weights": total}, "b": GROUPS}, CARDS)
     boxes = list(text_boxes(picture).values())
     for n, box in enumerate(boxes):
         assert box.x0 >= 0 and box.x1 <= picture.figure.bbox.x1
+        assert box.y0 >= 0 and box.y1 <= picture.figure.bbox.y1
         assert not any(box.overlaps(other) for other in boxes[n + 1 :])
+
+
+@pytest.mark.parametrize("total", [15.4e9, 20e9, 36e9, 72e9, 100e9])
+def test_no_text_of_memory_bars_is_on_the_line_of_a_gpu(total):
+    picture = figures.memory_bars({"full": {"weights": total}, "b": GROUPS}, CARDS)
+    boxes = text_boxes(picture).values()
+    lines = [line.get_window_extent() for line in first_axes(picture).lines]
+    assert lines and not [box for box in boxes for line in lines if box.overlaps(line)]
 
 
 def test_gpu_lines_that_nearly_coincide_share_a_label():
     assert "H100, A100-80" in text_boxes(figures.memory_bars({"one": {"weights": 90e9}}, CARDS))
 
 
-def test_predictions_are_plotted_over_measurements_with_their_errors():
+def test_predictions_show_their_errors_and_the_largest():
     rows = {"a": (2e9, 2.01e9), "b": (4e9, 3.99e9)}
     picture = figures.predictions(rows)
-    plane, errors = picture.figure.axes
-    assert plane.lines[1].get_xydata().tolist() == [[2, 2.01], [4, 3.99]]
-    assert [bar.get_width() for bar in errors.patches] == pytest.approx([-0.25, 0.5])
-    # The first run is on top.
-    assert [label.get_text() for label in errors.get_yticklabels()] == ["b", "a"]
+    axes = first_axes(picture)
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.5, -0.25])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    assert axes.yaxis_inverted() and [text.get_text() for text in axes.texts] == ["worst: +0.50%"]
     assert picture.alt == (
-        "Dots of predicted over measured memory, from 2.00 GB to 4.00 GB; "
-        "errors of the predictions: a +0.50%, b -0.25%."
+        "Errors of predictions of 2.00 GB to 4.00 GB: a +0.50%, b -0.25%. The largest is +0.50%, a."
     )
 
 
-def test_the_axis_of_errors_contains_large_errors_and_shows_small_ones_as_small():
-    errors = figures.predictions({"a": (1e9, 1.1e9), "b": (1e9, 1e9)}).figure.axes[1]
-    assert errors.get_xlim()[1] >= 10
-    small = figures.predictions({"a": (1e9, 1.001e9)}).figure.axes[1]
-    assert small.get_xlim() == (-1, 1)
+@pytest.mark.parametrize(("guess", "reach"), [(1.1e9, 12.5), (0.999e9, 0.125), (1e9, 1)])
+def test_the_axis_of_errors_extends_equally_far_to_both_sides(guess, reach):
+    axes = first_axes(figures.predictions({"a": (1e9, guess), "b": (1e9, 1e9)}))
+    assert axes.get_xlim() == pytest.approx((-reach, reach))
 
 
 # --- timeline of memory ---------------------------------------------------------------------------
@@ -592,7 +771,7 @@ def test_histograms_have_a_panel_for_each_sample():
     samples = {"as they are": [1, 2, 3], "less 2": [-1, 0, 1]}
     picture = figures.histograms(samples, ["absmax", "absmax − 2"])
     left, right = picture.figure.axes
-    assert [sum(bar.get_height() for bar in axes.patches) for axes in (left, right)] == [3, 3]
+    assert [sum(axes.patches[0].get_data().values) for axes in (left, right)] == [3, 3]
     assert [axes.get_title() for axes in (left, right)] == ["as they are", "less 2"]
     assert [axes.lines[0].get_xdata()[0] for axes in (left, right)] == [0, 0]
     assert [axes.get_xlabel() for axes in (left, right)] == ["absmax", "absmax − 2"]
@@ -607,7 +786,7 @@ def test_a_count_of_one_is_visible_on_a_log_scale():
     picture = figures.histograms({"a": [*[1.0] * 5000, 9.0]}, ["x"], log=True)
     axes = first_axes(picture)
     assert axes.get_yscale() == "log" and axes.get_ylim()[0] < 1
-    assert axes.patches[-1].get_height() == 1
+    assert axes.patches[0].get_data().values[-1] == 1
     assert axes.yaxis.get_major_formatter()(1000, 0) == "1,000"
     assert axes.get_ylabel() == "how many (log scale)"
 
@@ -622,3 +801,71 @@ def test_byte_layout_magnifies_all_fields_except_the_largest():
     labels = [text.get_text() for text in first_axes(picture).get_yticklabels()]
     assert labels == ["all, 1,000 B", "the rest, 100 B\n× 10"]
     assert picture.alt == "Bars of 1,000 B: book 64 B, codes 900 B, offset 36 B."
+
+
+def test_guesses_are_drawn_beside_the_answers():
+    rows = [
+        figures.GuessRow("load", "2.7 times too high", ratio=2.7),
+        figures.GuessRow("levels", "wrong: about 7", is_right=False),
+        figures.GuessRow("share", "right: $2 and $3", is_right=True),
+        figures.GuessRow("far", "a million times too low", ratio=1e-6),
+    ]
+    picture = figures.guesses_and_answers(rows)
+    axes = first_axes(picture)
+    dots = {tuple(line.get_ydata()): line for line in axes.lines if line.get_marker() == "o"}
+    assert dots[4,].get_xdata()[0] == 2.7
+    # A guess that is too far off is drawn at the end of the axis.
+    assert dots[1,].get_xdata()[0] == 1e-4 >= axes.get_xlim()[0]
+    marks = {line.get_ydata()[0]: line.get_marker() for line in axes.lines if len(line.get_ydata())}
+    assert (marks[3], marks[2]) == ("X", "o")
+    assert {text.get_text() for text in axes.texts} == {row.text for row in rows}
+    assert axes.get_xscale() == "log"
+    assert picture.alt == (
+        "Your guesses beside the answers. load: 2.7 times too high; levels: wrong: about 7; "
+        "share: right: $2 and $3; far: a million times too low."
+    )
+    picture._repr_html_()
+
+
+@pytest.mark.parametrize("reach", [1.0, 2, 7, 40, 400, 4_000, 40_000])
+def test_texts_and_ticks_of_guesses_do_not_overlap(reach):
+    rows = [figures.GuessRow("a", f"{reach:,} times too high", reach)]
+    rows.append(figures.GuessRow("b", f"{reach:,} times too low", 1 / reach))
+    picture = figures.guesses_and_answers(rows)
+    axes = first_axes(picture)
+    picture.figure.draw_without_rendering()
+    labels = [label.get_window_extent() for label in axes.get_xticklabels()]
+    labels.sort(key=lambda box: box.x0)
+    assert len(labels) >= 3
+    assert all(left.x1 < right.x0 for left, right in pairwise(labels))
+    texts = [text.get_window_extent() for text in axes.texts]
+    assert all(text.x0 >= 0 and text.x1 <= picture.figure.bbox.x1 for text in texts)
+
+
+def test_choices_alone_need_no_axis():
+    picture = figures.guesses_and_answers([figures.GuessRow("a", "right: x", is_right=True)])
+    assert len(first_axes(picture).get_xticks()) == 0
+
+
+def test_the_guesses_of_a_class_are_a_histogram_on_a_log_scale():
+    picture = figures.guess_histogram([4.0, 14, 14, 28, 1e9], 5.12, "$x")
+    axes = first_axes(picture)
+    assert axes.get_xscale() == "log"
+    assert sum(bar.get_height() for bar in axes.patches) == 5
+    assert axes.lines[0].get_xdata()[0] == 5.12
+    assert axes.get_xlabel() == "guess in $x (guesses beyond the scale are counted at its ends)"
+    assert picture.alt == (
+        "Histogram of 5 guesses: 1 from 2 to 5, 2 from 10 to 20, 1 from 20 to 50, "
+        "1 from 50,000 to 100,000. The answer is 5.12 $x."
+    )
+    picture._repr_html_()
+
+
+@pytest.mark.parametrize("truth", [None, 0.0, -3.0, 5.0, 1e-30, 1e30])
+@pytest.mark.parametrize("guesses", [[0.0], [5.0], [1e30, -1e30, 1e-30], [-1.0, 3.0, 3.0]])
+def test_every_guess_is_counted_in_the_histogram(guesses, truth):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        picture = figures.guess_histogram(guesses, truth)
+    assert sum(bar.get_height() for bar in first_axes(picture).patches) == len(guesses)
+    assert ("The answer is" in picture.alt) == (truth is not None)

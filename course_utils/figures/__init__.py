@@ -9,9 +9,19 @@ label, order, hatch or dash, so a greyscale print can be read, too.
 from __future__ import annotations
 
 from course_utils.figures.base import Picture
-from course_utils.figures.charts import curves, histograms, measurements
-from course_utils.figures.lora import lora_parameters, spectrum
-from course_utils.figures.memory import memory_bars, predictions, stacked_bytes
+from course_utils.figures.charts import curves, histograms, measurements, pareto, relative_bars
+from course_utils.figures.diagrams import (
+    course_map,
+    number_formats,
+    qlora_layer,
+    shift_by_one,
+    step_timeline,
+    transformer_block,
+    you_are_here,
+)
+from course_utils.figures.guesses import GuessRow, guess_histogram, guesses_and_answers
+from course_utils.figures.lora import lora_rectangles, low_rank, spectrum
+from course_utils.figures.memory import memory_bars, predictions
 from course_utils.figures.quantization import (
     bins,
     bits_per_weight,
@@ -23,35 +33,47 @@ from course_utils.figures.quantization import (
 from course_utils.figures.timeline import TimelineView, memory_timeline
 from course_utils.figures.tokens import (
     MarkedTokens,
+    TokenLosses,
     next_tokens,
-    token_losses,
     token_probabilities,
 )
 from course_utils.figures.training import cost_lines, loss_curve, score_bars
 
 __all__ = [
+    "GuessRow",
     "MarkedTokens",
     "Picture",
     "TimelineView",
+    "TokenLosses",
     "bins",
     "bits_per_weight",
     "byte_layout",
     "code_use",
     "cost_lines",
+    "course_map",
     "curves",
     "frontier",
+    "guess_histogram",
+    "guesses_and_answers",
     "histograms",
-    "lora_parameters",
+    "lora_rectangles",
     "loss_curve",
+    "low_rank",
     "measurements",
     "memory_bars",
     "memory_timeline",
     "next_tokens",
     "normal_quantiles",
+    "number_formats",
+    "pareto",
     "predictions",
+    "qlora_layer",
+    "relative_bars",
     "score_bars",
+    "shift_by_one",
     "spectrum",
-    "stacked_bytes",
-    "token_losses",
+    "step_timeline",
     "token_probabilities",
+    "transformer_block",
+    "you_are_here",
 ]

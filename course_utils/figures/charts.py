@@ -1,4 +1,4 @@
-"""Draw charts of any numbers as lines, histograms or dots."""
+"""Draw charts of any numbers as lines, histograms, dots or bars."""
 
 from __future__ import annotations
 
@@ -7,28 +7,41 @@ from statistics import median
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.text import Annotation
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from course_utils.figures.base import (
+    HALO,
     Picture,
-    legend_beside,
+    Style,
+    label_ends,
     one_panel,
     panels_in_a_row,
     with_strokes,
 )
-from course_utils.palette import BLACK, BLUE, RED
+from course_utils.palette import BLUE, GREY, INK, PAPER, RED
 
 # A line with more points than MOST_MARKERS has no markers. A log axis with more values of x than
 # MOST_TICKS has its ticks at round numbers.
 MOST_MARKERS, MOST_TICKS = 20, 10
 
 
-def curves(
-    series: Mapping[str, Mapping[float, float]], *, xlabel: str, ylabel: str, log: str = ""
+# Each argument is a separate property of the chart.
+def curves(  # noqa: PLR0913
+    series: Mapping[str, Mapping[float, float]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    log: str = "",
+    title: str = "",
+    mark: Mapping[float, str] | None = None,
+    levels: Mapping[str, float | tuple[float, float]] | None = None,
 ) -> Picture:
-    """Draw a line for each series.
+    """Draw a line for each series, with the name of the series at the end of its line.
 
-    The lines differ in colour and dash. A line of up to 20 points also has its own marker.
+    The lines differ in colour and dash. A line that has the name of a quantity of the palette has
+    the colour of this quantity. A line of up to 20 points also has its own marker.
 
     Args:
         series: name → {x: y}, in any order of x.
@@ -36,13 +49,17 @@ def curves(
         ylabel: the label of the y axis.
         log: the axes that have a log scale: "", "x", "y" or "xy". If there are at most 10 values of
             x, the ticks of a log scale of x are at these values.
+        title: a sentence that says what the picture shows.
+        mark: x → the words about this x, which are written above a vertical line.
+        levels: name → y of a horizontal line, or (lowest, highest y) of a horizontal band.
     """
-    figure, axes = one_panel()
-    descriptions = []
+    figure, axes = one_panel(height=3.2, title=title)
+    descriptions, ends = [], {}
     for name, points, (colour, dash, marker) in with_strokes(series):
         xs, ys = zip(*sorted(points.items()), strict=True)
         symbol = marker if len(points) <= MOST_MARKERS else None
         axes.plot(xs, ys, color=colour, linestyle=dash, marker=symbol, label=name)
+        ends[name] = ys[-1], colour
         first, last = min(points), max(points)
         lowest = min(points, key=points.get)
         descriptions.append(
@@ -52,8 +69,41 @@ def curves(
     axes.set(xlabel=xlabel, ylabel=ylabel)
     for axis in log:
         _log_scale(axes, axis, sorted({x for points in series.values() for x in points}))
-    legend_beside(axes)
+    marked, at_levels = mark or {}, levels or {}
+    lines = axes.get_lines()
+    for name, level in at_levels.items():
+        ends[name] = _draw_level(axes, level), GREY
+        descriptions.append(f"a line at {name}, {_range(level)}")
+    for x, words in marked.items():
+        _draw_mark(axes, lines, x, words)
+        descriptions.append(f"marked at {x:g}: {words}")
+    label_ends(axes, ends)
     return Picture(figure, f"Lines of {ylabel} over {xlabel}: " + "; ".join(descriptions) + ".")
+
+
+def _draw_level(axes: Axes, level: float | tuple[float, float]) -> float:
+    """Draw a horizontal line or band, and return the y of its middle."""
+    if isinstance(level, tuple):
+        axes.axhspan(*level, color=GREY, alpha=0.3, linewidth=0, zorder=0)
+        return sum(level) / 2
+    axes.axhline(level, color=GREY, linewidth=1.2, zorder=0)
+    return level
+
+
+def _range(level: float | tuple[float, float]) -> str:
+    return "{:.4g} to {:.4g}".format(*level) if isinstance(level, tuple) else f"{level:.4g}"
+
+
+def _draw_mark(axes: Axes, lines: Sequence[Line2D], x: float, words: str) -> None:
+    """Draw a vertical line at x, a ring around each line's point at x, and the words above them."""
+    points = [point for line in lines for point in line.get_xydata() if point[0] == x]
+    axes.axvline(x, color=INK, linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
+    for point in points:
+        axes.plot(*point, "o", markersize=10, mfc="none", mec=INK)
+    share = (axes.transData + axes.transAxes.inverted()).transform((x, axes.get_ylim()[0]))[0]
+    side = "left" if share < 0.25 else "right" if share > 0.75 else "center"
+    style: Style = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    axes.annotate(words, (x, 1), xytext=(0, 3), ha=side, va="bottom", **style)
 
 
 def _log_scale(axes: Axes, name: str, values_of_x: Sequence[float]) -> None:
@@ -62,12 +112,15 @@ def _log_scale(axes: Axes, name: str, values_of_x: Sequence[float]) -> None:
     axis = getattr(axes, f"{name}axis")
     at_values = name == "x" and len(values_of_x) <= MOST_TICKS
     axis.set_major_locator(FixedLocator(values_of_x) if at_values else LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter("{x:g}")
+    axis.set_major_formatter("{x:,g}")
     axis.set_minor_locator(NullLocator())
 
 
 def histograms(
-    samples: Mapping[str, Sequence[float]], xlabels: Sequence[str], log: bool = False
+    samples: Mapping[str, Sequence[float]],
+    xlabels: Sequence[str],
+    log: bool = False,
+    title: str = "",
 ) -> Picture:
     """Draw a histogram of each sample in a separate panel, with a dashed line at zero.
 
@@ -76,17 +129,19 @@ def histograms(
         xlabels: the labels of the x axes, one for each sample.
         log: whether the counts have a log scale, on which a count of 1 is visible next to counts of
             thousands.
+        title: a sentence that says what the picture shows.
     """
-    figure, panels = panels_in_a_row(len(samples))
+    figure, panels = panels_in_a_row(len(samples), title=title)
     descriptions = []
     for axes, (name, sample), xlabel in zip(panels, samples.items(), xlabels, strict=True):
         values = np.asarray(sample, dtype=float)
-        axes.hist(values, bins=80, color=BLUE, log=log)
-        axes.axvline(0, color=BLACK, linestyle="--", linewidth=1)
-        axes.set(title=name, xlabel=xlabel)
+        axes.stairs(*np.histogram(values, bins=80), fill=True, color=BLUE)
+        axes.axvline(0, color=INK, linestyle="--", linewidth=1)
+        axes.set_title(name, fontsize="medium")
+        axes.set(xlabel=xlabel)
         if log:
             # A bar of height 1 would be invisible if the axis began at 1.
-            axes.set_ylim(bottom=0.5)
+            axes.set(yscale="log", ylim=(0.5, None))
             axes.yaxis.set_major_formatter("{x:,.0f}")
         below = (values < 0).mean()
         extent = f"from {values.min():.3g} to {values.max():.3g}, {below:.0%} of them below zero"
@@ -96,9 +151,13 @@ def histograms(
 
 
 def measurements(
-    samples: Mapping[str, Sequence[float]], xlabel: str, zero: bool = True, log: bool = False
+    samples: Mapping[str, Sequence[float]],
+    xlabel: str,
+    zero: bool = True,
+    log: bool = False,
+    title: str = "",
 ) -> Picture:
-    """Draw each measurement as a dot, in one row for each sample, and mark the sample's median.
+    """Draw each measurement as a dot, in one row for each sample, and write the sample's median.
 
     Args:
         samples: name of the row → measurements. The first row is on top.
@@ -106,18 +165,21 @@ def measurements(
         zero: whether the axis begins at zero, so that readers can compare lengths as ratios.
         log: whether the axis has a log scale. Then `zero` is ignored, because a log scale has no
             zero.
+        title: a sentence that says what the picture shows.
     """
-    figure, axes = one_panel(height=1 + 0.6 * len(samples))
+    figure, axes = one_panel(height=1.1 + 0.55 * len(samples), title=title)
     names = list(samples)[::-1]
     for row, name in enumerate(names):
-        values = list(samples[name])
+        values, middle = list(samples[name]), median(samples[name])
         axes.plot(values, [row] * len(values), "o", color=BLUE, alpha=0.5)
-        axes.plot([median(values)] * 2, [row - 0.3, row + 0.3], color=RED, linewidth=2)
+        axes.plot([middle] * 2, [row - 0.3, row + 0.3], color=RED, linewidth=2)
+        place: Style = {"xytext": (0, 1), "textcoords": "offset points", "ha": "center"}
+        axes.annotate(f"{middle:.4g}", (middle, row + 0.3), va="bottom", **place)
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel=xlabel, ylim=(-0.5, len(names) - 0.5))
+    axes.set(xlabel=f"{xlabel}; a line is a median", ylim=(-0.5, len(names) - 0.2))
     if log:
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_major_formatter("{x:,g}")
     elif zero:
         axes.set_xlim(left=0)
     descriptions = [
@@ -125,3 +187,75 @@ def measurements(
         for name, values in samples.items()
     ]
     return Picture(figure, f"Dots of {xlabel}, with medians: {'; '.join(descriptions)}.")
+
+
+def relative_bars(values: Mapping[str, float], xlabel: str, title: str = "") -> Picture:
+    """Draw values as bars from zero, and how much each of them differs from the first in percent.
+
+    Args:
+        values: name of the bar → value. The first bar is on top, and the others are compared to it.
+        xlabel: the quantity and its unit.
+        title: a sentence that says what the picture shows.
+    """
+    figure, axes = one_panel(height=1.0 + 0.5 * len(values), title=title)
+    first, *_ = values.values()
+    descriptions = []
+    for row, (name, value) in enumerate(values.items()):
+        axes.barh(row, min(value, first), 0.62, color=BLUE)
+        axes.barh(row, value - first, 0.62, left=first, color=RED if value > first else "none")
+        change = f"{value / first - 1:+.0%}" if row else ""
+        style: Style = {"textcoords": "offset points", "va": "center"}
+        label = axes.annotate(
+            f"{value:.4g}", (max(value, first if row else 0), row), (6, 0), **style
+        )
+        axes.annotate(change, (1, 0.5), (8, 0), xycoords=label, weight="bold", fontsize=13, **style)
+        descriptions.append(f"{name} {value:.4g}" + (f" ({change})" if row else ""))
+    axes.axvline(first, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
+    axes.set_yticks(range(len(values)), list(values))
+    axes.set(xlabel=xlabel, xlim=(0, 1.05 * max(values.values())), ylim=(len(values) - 0.5, -0.5))
+    axes.tick_params(axis="y", length=0)
+    return Picture(figure, f"Bars of {xlabel}: {'; '.join(descriptions)}.")
+
+
+def pareto(
+    runs: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: str, ylabel: str, title: str = ""
+) -> Picture:
+    """Plot two losses of each training run against each other, with one colour for each way.
+
+    Both losses are better if they are smaller, as two arrows say. A line connects each dot with the
+    medians of its way, next to which the name of the way is written.
+
+    Args:
+        runs: name of the way → (x, y) of each of its runs.
+        xlabel: the loss on the x axis.
+        ylabel: the loss on the y axis.
+        title: a sentence that says what the picture shows.
+    """
+    figure, axes = one_panel(height=4, title=title)
+    descriptions, labels = [], []
+    for name, points, (colour, _, marker) in with_strokes(runs):
+        xs, ys = zip(*points, strict=True)
+        x, y = median(xs), median(ys)
+        for point in points:
+            axes.plot([x, point[0]], [y, point[1]], color=colour, linewidth=1, alpha=0.5)
+        axes.plot(xs, ys, marker, color=colour, markersize=8, mec=PAPER)
+        place: Style = {"xytext": (9, 7), "textcoords": "offset points", "weight": "bold"}
+        labels.append(axes.annotate(name, (x, y), zorder=5, **place, **HALO))
+        descriptions.append(f"{name} at {x:.4g} and {y:.4g}, {len(points)} runs")
+    axes.set(xlabel=f"←  better      {xlabel}", ylabel=f"←  better      {ylabel}")
+    axes.margins(0.18)
+    axes.grid(alpha=0.15, color=INK)
+    # Drawing decides the limits of the axes, and so the places of the labels.
+    figure.draw_without_rendering()
+    _move_apart(labels)
+    alt = f"Dots of {ylabel} over {xlabel}, one for each run; smaller is better. Medians: "
+    return Picture(figure, alt + "; ".join(descriptions) + ".")
+
+
+def _move_apart(labels: Sequence[Annotation]) -> None:
+    """Move labels up until none of them overlaps another one. The lowest label stays."""
+    done: list[Annotation] = []
+    for label in sorted(labels, key=lambda label: label.get_window_extent().y0):
+        while any(label.get_window_extent().overlaps(other.get_window_extent()) for other in done):
+            label.xyann = (label.xyann[0], label.xyann[1] + 2)
+        done.append(label)

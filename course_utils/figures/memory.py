@@ -2,110 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from textwrap import wrap
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from course_utils.figures.base import (
-    HALO,
+    POINTS,
     Picture,
     Style,
+    add_title,
     hide_frame,
-    legend_above,
+    line_length,
     one_panel,
-    stacked_bars,
 )
-from course_utils.palette import BLACK, BLUE, ORANGE, SERIES
-from course_utils.units import GB, format_bytes
+from course_utils.figures.canvas import NOTE, TEXT, TITLE_LINE, text_width
+from course_utils.palette import BLUE, GREY, INK, PAPER, RED, colours, text_on
+from course_utils.units import GB, MB, format_bytes
 
+# The width of the figure, and the heights of a bar with the room around it, of a row of labels
+# above the bars, and of the axis, in points.
+WIDTH, ROW, LABEL_ROW, AXIS = 504, 44, 15, 42
+# The units of the axis in bytes, and their names. An axis shorter than 0.01 GB is in MB.
+UNITS = {GB: "GB (10⁹ bytes)", MB: "MB (10⁶ bytes)"}
 # Two GPUs get a common dashed line and a common label if their limits differ by less than this
 # share of the axis's length.
 NEAR = 0.01
-# The height of a row of labels below the bars, as a share of the height of a bar's row.
-LABEL_ROW = 0.4
 
 
-def stacked_bytes(
-    columns: Mapping[str, Mapping[str, float]], line: tuple[str, float] | None = None
+def memory_bars(
+    columns: Mapping[str, Mapping[str, float]],
+    gpus: Mapping[str, float] | None = None,
+    reach: float = 0,
+    title: str = "",
 ) -> Picture:
-    """Draw memory in GB as horizontal stacked bars, with the total beside each bar.
+    """Draw memory as horizontal stacked bars, with the totals in a column to the right.
+
+    The parts have the colours of `palette`. A part is labelled in the bar if there is room, and
+    otherwise in a legend. A labelled dashed line marks each GPU's memory limit; neither a label nor
+    a total is on a line. The axis is long enough for the longest bar, and is in GB, or in MB if it
+    is shorter than 0.01 GB. A GPU whose limit is beyond the axis is left out.
 
     Args:
         columns: name of the bar → name of the part → size in bytes, such as {"full": {"weights":
             14e9}, "QLoRA": {"weights": 4e9}}. The first bar is on top.
-        line: the label and the size in bytes at which a dashed line is drawn, such as ("T4", 16e9).
+        gpus: name of the GPU → number of bytes that tensors may use on this GPU.
+        reach: the number of bytes up to which the axis must extend.
+        title: a sentence that says what the picture shows.
     """
-    figure, axes = one_panel(height=1.2 + 0.55 * len(columns))
+    longest = max(reach, 1, *(sum(column.values()) for column in columns.values()))
+    unit = GB if longest >= 0.01 * GB else MB
     rows = {
-        name: {part: size / GB for part, size in column.items()} for name, column in columns.items()
+        name: {part: size / unit for part, size in column.items()}
+        for name, column in columns.items()
     }
-    ends = stacked_bars(axes, rows, [{"color": colour} for colour in SERIES])
-    for name, total in ends.items():
-        axes.annotate(f" {format_bytes(total * GB)}", (total, name), va="center")
-    if line:
-        label, size = line
-        axes.axvline(size / GB, color=BLACK, linestyle="--")
-        axes.annotate(f" {label}", (size / GB, 1), xycoords=("data", "axes fraction"), va="top")
-    axes.set(xlabel="GB (10⁹ bytes)", xlim=(0, 1.18 * max(ends.values())))
-    legend_above(axes, columns=4, middle=0.45)
+    end = 1.12 * longest / unit
+    shown = {name: size / unit for name, size in (gpus or {}).items() if size / unit <= end}
+    bars = _Bars(rows, end, _joined(shown, NEAR * end), title, unit)
+    bars.draw()
     descriptions = []
     for name, column in columns.items():
         parts = ", ".join(f"{part} {format_bytes(size)}" for part, size in column.items() if size)
         descriptions.append(f"{name} {format_bytes(sum(column.values()))} ({parts})")
-    return Picture(figure, f"Stacked bars of memory: {'; '.join(descriptions)}.")
-
-
-def memory_bars(
-    columns: Mapping[str, Mapping[str, float]], gpus: Mapping[str, float], reach: float = 0
-) -> Picture:
-    """Draw the bars of `stacked_bytes`, and a labelled dashed line at each GPU's memory limit.
-
-    The labels are below the bars. The axis is long enough for the longest bar and its total. A GPU
-    whose limit is beyond the axis is left out.
-
-    Args:
-        columns: as in `stacked_bytes`.
-        gpus: name of the GPU → number of bytes that tensors may use on this GPU.
-        reach: the number of bytes up to which the axis must extend.
-    """
-    bars = stacked_bytes(columns)
-    figure, axes = bars.figure, bars.figure.axes[0]
-    end = max(axes.get_xlim()[1], 1.1 * reach / GB)
-    shown = {name: size / GB for name, size in gpus.items() if size / GB <= end}
-    for total in axes.texts:
-        total.set(**HALO, zorder=5)
-    for bar in axes.patches:
-        bar.set_linewidth(0.5)
-    label_rows = _mark_gpus(axes, shown, end)
-    axes.set(xlim=(0, end), ylim=(-0.5 - LABEL_ROW * label_rows, len(columns) - 0.5))
-    figure.set_figheight(1.4 + 0.55 * len(columns) + 0.22 * label_rows)
-    if not shown:
-        return bars
-    lines = ", ".join(f"{name} at {format_bytes(x * GB)}" for name, x in shown.items())
-    return Picture(figure, f"{bars.alt} Lines at the memory limits of GPUs: {lines}.")
-
-
-def _mark_gpus(axes: Axes, gpus: Mapping[str, float], end: float) -> int:
-    """Draw a labelled line at each x of `gpus` (GB), and return the number of rows of labels."""
-    # For each row of labels, the end of its last label, as a share of the axis's length.
-    free: list[float] = []
-    for x, label in _joined(gpus, NEAR * end).items():
-        width = 0.03 + 0.012 * len(label)
-        left = x / end - (width if x / end + width > 1 else 0)
-        row = next((n for n, start in enumerate(free) if start <= left), len(free))
-        free[row : row + 1] = [left + width]
-        axes.axvline(x, color=BLACK, linestyle="--", linewidth=1)
-        gap, side = (-4, "right") if left < x / end else (4, "left")
-        place: Style = {
-            "xytext": (gap, 0),
-            "textcoords": "offset points",
-            "ha": side,
-            "va": "center",
-        }
-        point = (x, -0.65 - LABEL_ROW * row)
-        axes.annotate(label, point, **place, fontsize="small", **HALO, zorder=5)
-    return len(free)
+    alt = f"Stacked bars of memory: {'; '.join(descriptions)}."
+    if shown:
+        lines = ", ".join(f"{name} at {format_bytes(x * unit)}" for name, x in shown.items())
+        alt += f" Lines at the memory limits of GPUs: {lines}."
+    return Picture(bars.figure, alt)
 
 
 def _joined(gpus: Mapping[str, float], near: float) -> dict[float, str]:
@@ -120,32 +85,173 @@ def _joined(gpus: Mapping[str, float], near: float) -> dict[float, str]:
     return {x: ", ".join(together) for x, together in names.items()}
 
 
-def predictions(rows: Mapping[str, tuple[float, float]]) -> Picture:
-    """Plot predicted against measured memory, and draw each prediction's error in percent.
+class _Bars:
+    """The picture of `memory_bars`, whose layout is computed from the widths of its texts."""
+
+    def __init__(
+        self,
+        rows: Mapping[str, Mapping[str, float]],
+        end: float,
+        limits: Mapping[float, str],
+        title: str,
+        unit: int,
+    ):
+        """Lay out the bars `rows`, on an axis from 0 to `end`, with lines at `limits`.
+
+        All sizes are multiples of `unit`, which is a number of bytes.
+        """
+        self.rows, self.end, self.limits, self.unit = rows, end, limits, unit
+        totals = [format_bytes(unit * sum(row.values())) for row in rows.values()]
+        lines = [line for name in rows for line in name.split("\n")]
+        left = max(text_width(line, TEXT) for line in lines) + 12
+        right = max(text_width(total, TEXT, "bold") for total in totals) + 12
+        self.length = WIDTH - left - right
+        self.parts = colours(dict.fromkeys(part for row in rows.values() for part in row))
+        self.labels = {name: self._labels(row) for name, row in rows.items()}
+        labelled = {part for labels in self.labels.values() for part in labels}
+        drawn = {part for row in rows.values() for part, size in row.items() if size}
+        self.legend = self._in_lines([p for p in self.parts if p in drawn - labelled])
+        self.gpu_rows = self._gpu_rows()
+        above = 4 + LABEL_ROW * (1 + max(self.gpu_rows.values(), default=-1))
+        below = AXIS + LABEL_ROW * len(self.legend)
+        bars = ROW * len(rows)
+        heading = (TITLE_LINE + 4) * len(wrap(title, line_length(WIDTH / POINTS)))
+        height = heading + above + bars + below
+        self.figure = Figure(figsize=(WIDTH / POINTS, height / POINTS))
+        add_title(self.figure, title)
+        place = (left / WIDTH, below / height, self.length / WIDTH, bars / height)
+        self.axes = self.figure.add_axes(place)
+
+    def _labels(self, row: Mapping[str, float]) -> dict[str, tuple[float, str]]:
+        """Return the (x, text) of the label of each part that has room for it in its bar."""
+        labels, start = {}, 0.0
+        for part, size in row.items():
+            # The dashed lines divide a part into pieces. The label is in the widest piece.
+            cuts = [start, *(x for x in self.limits if start < x < start + size), start + size]
+            left, right = max(pairwise(cuts), key=lambda piece: piece[1] - piece[0])
+            room = (right - left) / self.end * self.length - 4
+            short = format_bytes(size * self.unit, digits=1)
+            for text in (f"{part}\n{short}", part, part.replace(" ", "\n")):
+                if max(text_width(line, NOTE) for line in text.split("\n")) <= room:
+                    labels[part] = ((left + right) / 2, text)
+                    break
+            start += size
+        return labels
+
+    def _in_lines(self, parts: Sequence[str]) -> list[list[str]]:
+        """Distribute the entries of the legend over lines."""
+        lines: list[list[str]] = []
+        room = 0.0
+        for part in parts:
+            width = text_width(part, NOTE) + 26
+            if width > room:
+                lines.append([])
+                room = WIDTH - 10
+            lines[-1].append(part)
+            room -= width
+        return lines
+
+    def _gpu_rows(self) -> dict[float, int]:
+        """Return the row of each GPU's label, from 0 for the lowest, so that no labels overlap."""
+        # For each row of labels, the end of its last label in points.
+        free: list[float] = []
+        rows = {}
+        for x, label in self.limits.items():
+            left, right = self._gpu_label(x, label)
+            row = next((n for n, start in enumerate(free) if start <= left), len(free))
+            free[row : row + 1] = [right + 8]
+            rows[x] = row
+        return rows
+
+    def _gpu_label(self, x: float, label: str) -> tuple[float, float]:
+        """Return the left and right end of a GPU's label, which is centred at x if possible."""
+        half, middle = text_width(label, NOTE) / 2 + 2, x / self.end * self.length
+        middle = min(max(middle, half), self.length - half)
+        return middle - half, middle + half
+
+    def draw(self) -> None:
+        """Draw the bars, their labels and totals, the lines of the GPUs, and the legend."""
+        axes = self.axes
+        names = list(self.rows)
+        for row, (name, parts) in enumerate(self.rows.items()):
+            start = 0.0
+            for part, size in parts.items():
+                style: Style = {"color": self.parts[part], "edgecolor": PAPER, "linewidth": 0.6}
+                axes.barh(row, size, 0.74, left=start, **style)
+                start += size
+            for part, (x, text) in self.labels[name].items():
+                colour = text_on(self.parts[part])
+                style = {"ha": "center", "va": "center", "fontsize": NOTE, "color": colour}
+                axes.text(x, row, text, **style, zorder=5)
+            total: Style = {"va": "center", "weight": "bold", "fontsize": TEXT}
+            point, place = (1, row), (8, 0)
+            style = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+            axes.annotate(format_bytes(self.unit * start), point, place, **style, **total)
+        axes.set_yticks(range(len(names)), names, fontsize=TEXT)
+        axes.set(xlim=(0, self.end), ylim=(len(names) - 0.5, -0.5))
+        axes.set_xlabel(UNITS[self.unit], fontsize=TEXT)
+        axes.tick_params(axis="y", length=0)
+        hide_frame(axes)
+        axes.spines["left"].set_visible(False)
+        self._draw_limits(axes)
+        self._draw_legend(axes)
+
+    def _draw_limits(self, axes: Axes) -> None:
+        for x, label in self.limits.items():
+            height = LABEL_ROW * self.gpu_rows[x]
+            middle = sum(self._gpu_label(x, label)) / 2
+            style: Style = {"color": INK, "linewidth": 1.1, "linestyle": (0, (4, 2)), "zorder": 4}
+            top = 1 + (height + 2) / (ROW * len(self.rows))
+            axes.plot(
+                [x, x], [0, top], transform=axes.get_xaxis_transform(), clip_on=False, **style
+            )
+            place: Style = {"xycoords": ("axes points", "axes fraction"), "ha": "center"}
+            offset = (0, height + 4)
+            place |= {"textcoords": "offset points", "va": "bottom", "fontsize": NOTE}
+            axes.annotate(label, (middle, 1), offset, **place)
+
+    def _draw_legend(self, axes: Axes) -> None:
+        for n, line in enumerate(self.legend):
+            x, y = 6 - axes.get_position().x0 * WIDTH, -AXIS - LABEL_ROW * n + 2
+            for part in line:
+                place: Style = {"xycoords": "axes points", "annotation_clip": False}
+                style: Style = {"color": self.parts[part], "fontsize": 11, "va": "center"}
+                axes.annotate("■", (x, y), **style, **place)
+                axes.annotate(part, (x + 13, y), va="center", fontsize=NOTE, **place)
+                x += text_width(part, NOTE) + 26
+
+
+def predictions(rows: Mapping[str, tuple[float, float]], title: str = "") -> Picture:
+    """Draw the error of each prediction of memory in percent, and mark the largest error.
 
     Args:
         rows: name of the run → (measured memory, predicted memory), in bytes.
+        title: a sentence that says what the picture shows.
     """
-    figure = Figure(figsize=(9, 1.5 + 0.24 * len(rows)), layout="constrained")
-    plane, errors = figure.subplots(1, 2)
-    measured, predicted = zip(*rows.values(), strict=True)
-    most = 1.08 * max(*measured, *predicted) / GB
-    plane.plot([0, most], [0, most], color=BLACK, linewidth=1, linestyle="--", label="equal")
-    points = [[size / GB for size in sizes] for sizes in (measured, predicted)]
-    plane.plot(*points, "o", color=BLUE, alpha=0.6, markersize=8, label="a run")
-    plane.set(xlabel="measured (GB)", ylabel="predicted (GB)", xlim=(0, most), ylim=(0, most))
-    plane.legend(frameon=False)
     percent = {name: 100 * (p - m) / m for name, (m, p) in rows.items()}
-    errors.barh(list(percent)[::-1], list(percent.values())[::-1], color=ORANGE)
-    errors.axvline(0, color=BLACK, linewidth=1)
-    errors.set_xlabel("error of the prediction (%)")
-    # If all errors are below 1%, the axis extends from -1% to 1%, so that the errors look small.
-    if max(map(abs, percent.values())) <= 1:
-        errors.set_xlim(-1, 1)
-    hide_frame(plane, errors)
+    worst = max(percent, key=lambda name: abs(percent[name]))
+    figure, axes = one_panel(height=1 + 0.23 * len(rows), title=title)
+    chosen = [RED if name == worst else BLUE for name in percent]
+    axes.barh(range(len(percent)), list(percent.values()), 0.7, color=chosen)
+    axes.axvline(0, color=INK, linewidth=1)
+    place: Style = {"textcoords": "offset points", "va": "center", "weight": "bold"}
+    # The text is on the other side of the zero line than the bar, so that it always has room.
+    side = -1 if percent[worst] >= 0 else 1
+    place |= {"xytext": (5 * side, 0), "ha": "left" if side > 0 else "right"}
+    point = (0, list(percent).index(worst))
+    axes.annotate(f"worst: {percent[worst]:+.2f}%", point, **place)
+    axes.set_yticks(range(len(percent)), list(percent))
+    axes.set(xlabel="error of the prediction (%)", ylim=(len(percent) - 0.4, -0.6))
+    axes.tick_params(axis="y", length=0)
+    # The axis extends equally far to both sides, so that errors of both signs can be compared.
+    reach = 1.25 * abs(percent[worst]) or 1
+    axes.set_xlim(-reach, reach)
+    axes.locator_params(axis="x", nbins=5)
+    axes.grid(axis="x", color=GREY, alpha=0.3)
+    measured = [size for size, _ in rows.values()]
     listed = ", ".join(f"{name} {error:+.2f}%" for name, error in percent.items())
     return Picture(
         figure,
-        f"Dots of predicted over measured memory, from {format_bytes(min(measured))} to "
-        f"{format_bytes(max(measured))}; errors of the predictions: {listed}.",
+        f"Errors of predictions of {format_bytes(min(measured))} to {format_bytes(max(measured))}: "
+        f"{listed}. The largest is {percent[worst]:+.2f}%, {worst}.",
     )

@@ -16,6 +16,7 @@ from course_utils.figures.base import (
     HATCHES,
     Picture,
     Style,
+    add_title,
     hide_frame,
     legend_above,
     one_panel,
@@ -23,10 +24,12 @@ from course_utils.figures.base import (
     stacked_bars,
     with_strokes,
 )
-from course_utils.palette import BLACK, BLUE, ORANGE, RED, SERIES, SKY, YELLOW
+from course_utils.palette import BLUE, CONSTANTS, GREY, INK, PAPER, colours
 
 
-def bins(values: Sequence[float], codebooks: Mapping[str, Sequence[float]]) -> Picture:
+def bins(
+    values: Sequence[float], codebooks: Mapping[str, Sequence[float]], title: str = ""
+) -> Picture:
     """Draw a histogram of scaled weights above the bins and levels of each code book.
 
     A number is rounded to the level of its bin. Two neighbouring bins meet halfway between their
@@ -35,23 +38,26 @@ def bins(values: Sequence[float], codebooks: Mapping[str, Sequence[float]]) -> P
     Args:
         values: weights divided by the absmax of their block, in [-1, 1].
         codebooks: name of the code book → its levels in ascending order.
+        title: a sentence that says what the picture shows.
     """
     import torch
 
     from course_utils.quantization import bin_edges
 
     rows = len(codebooks)
-    figure = Figure(figsize=(9, 2.2 + 0.75 * rows), layout="constrained")
+    figure = Figure(figsize=(7.5, 2.2 + 0.75 * rows), layout="constrained")
+    add_title(figure, title)
     heights = [2.2] + [0.6] * rows
     top, *strips = figure.subplots(1 + rows, 1, sharex=True, height_ratios=heights)
-    top.hist(values, bins=100, range=(-1, 1), density=True, color="0.6")
+    counts, edges = np.histogram(values, bins=100, range=(-1, 1), density=True)
+    top.stairs(counts, edges, fill=True, color=GREY)
     top.set(ylabel="density", xlim=(-1, 1))
     hide_frame(top)
     descriptions = []
     for axes, (name, levels) in zip(strips, codebooks.items(), strict=True):
-        edges = bin_edges(torch.as_tensor(levels, dtype=torch.float64)).tolist()
-        _strip(axes, name, levels, edges)
-        widths = [right - left for left, right in pairwise(edges)]
+        between = bin_edges(torch.as_tensor(levels, dtype=torch.float64)).tolist()
+        _strip(axes, name, levels, between)
+        widths = [right - left for left, right in pairwise(between)]
         extent = f"bins from {min(widths):.4f} to {max(widths):.4f} wide"
         descriptions.append(f"{name}, {len(levels)} levels, {extent}")
     strips[-1].set_xlabel("weight / absmax of its block; a line is a level, a shade is its bin")
@@ -61,14 +67,14 @@ def bins(values: Sequence[float], codebooks: Mapping[str, Sequence[float]]) -> P
 
 def _strip(axes: Axes, name: str, levels: Sequence[float], edges: Sequence[float]) -> None:
     for n, (left, right) in enumerate(pairwise(edges)):
-        axes.axvspan(left, right, color=("#bcdff1", "#4f9fc9")[n % 2], linewidth=0)
-    axes.vlines(levels, 0.15, 0.85, color=BLACK, linewidth=2)
+        axes.axvspan(left, right, color=CONSTANTS, alpha=(0.35, 0.8)[n % 2], linewidth=0)
+    axes.vlines(levels, 0.15, 0.85, color=INK, linewidth=2)
     axes.set(ylim=(0, 1), yticks=[])
     axes.set_ylabel(fill(name, 17), rotation=0, ha="right", va="center")
     axes.spines[:].set_visible(False)
 
 
-def code_use(shares: Mapping[str, Sequence[float]]) -> Picture:
+def code_use(shares: Mapping[str, Sequence[float]], title: str = "") -> Picture:
     """Draw how many percent of the numbers have each code, in a panel for each format.
 
     A dashed line marks the percentage that each code would have if all codes were equally frequent.
@@ -76,13 +82,14 @@ def code_use(shares: Mapping[str, Sequence[float]]) -> Picture:
     Args:
         shares: name of the format → share of the numbers that have each code, from 0 to 1, in the
             order of the codes.
+        title: a sentence that says what the picture shows.
     """
-    figure, panels = panels_in_a_row(len(shares), sharey=True)
+    figure, panels = panels_in_a_row(len(shares), title=title, sharey=True)
     descriptions = []
     for axes, (name, frequencies) in zip(panels, shares.items(), strict=True):
         percent = [100 * float(share) for share in frequencies]
         axes.bar(range(len(percent)), percent, color=BLUE)
-        axes.axhline(100 / len(percent), color=BLACK, linestyle="--", linewidth=1)
+        axes.axhline(100 / len(percent), color=INK, linestyle="--", linewidth=1)
         axes.set(xlabel="code, lowest level first", title=name)
         used = sum(share >= 1 for share in percent)
         descriptions.append(
@@ -97,7 +104,9 @@ def code_use(shares: Mapping[str, Sequence[float]]) -> Picture:
     return Picture(figure, alt)
 
 
-def normal_quantiles(samples: Mapping[str, Sequence[float]], most: float = 4) -> Picture:
+def normal_quantiles(
+    samples: Mapping[str, Sequence[float]], most: float = 4, title: str = ""
+) -> Picture:
     """Plot quantiles of samples over quantiles of a normal distribution, in standard deviations.
 
     The points of a normal sample follow the diagonal. The line of a sample with heavier tails is
@@ -106,14 +115,15 @@ def normal_quantiles(samples: Mapping[str, Sequence[float]], most: float = 4) ->
     Args:
         samples: name of the sample → its numbers, at least 1,000.
         most: the largest quantile shown, in standard deviations.
+        title: a sentence that says what the picture shows.
 
     Raises:
         ValueError: a sample has fewer than 1,000 numbers.
     """
     if (smallest := min(map(len, samples.values()))) < 1000:
         raise ValueError(f"each sample must have at least 1,000 numbers, got {smallest:,}")
-    figure, axes = one_panel(6.5, 4)
-    axes.plot([-most, most], [-most, most], color=BLACK, linewidth=1, label="normal")
+    figure, axes = one_panel(height=4, title=title)
+    axes.plot([-most, most], [-most, most], color=INK, linewidth=1, label="normal")
     descriptions = []
     for name, sample, (colour, dash, marker) in with_strokes(samples):
         values = np.asarray(sample, dtype=float)
@@ -131,16 +141,20 @@ def normal_quantiles(samples: Mapping[str, Sequence[float]], most: float = 4) ->
     return Picture(figure, alt)
 
 
-def bits_per_weight(rows: Mapping[str, Mapping[str, float]], chosen: str | None = None) -> Picture:
+def bits_per_weight(
+    rows: Mapping[str, Mapping[str, float]], chosen: str | None = None, title: str = ""
+) -> Picture:
     """Draw the bits that a weight needs as stacked bars, with the sum of the parts beside each bar.
 
     Args:
         rows: name of the bar → name of the part → bits, such as {"64": {"codes": 4, "constants":
             0.5}}. A bar has up to four parts.
         chosen: the name of the bar that is marked with bold text and a dashed line.
+        title: a sentence that says what the picture shows.
     """
-    figure, axes = one_panel(height=1.2 + 0.36 * len(rows))
-    styles = zip((SKY, ORANGE, RED, YELLOW), HATCHES, strict=True)
+    figure, axes = one_panel(height=1.2 + 0.36 * len(rows), title=title)
+    parts = dict.fromkeys(part for row in rows.values() for part in row)
+    styles = zip(colours(parts).values(), HATCHES * 2, strict=False)
     ends = stacked_bars(
         axes, rows, [{"color": colour, "hatch": hatch, "linewidth": 0} for colour, hatch in styles]
     )
@@ -150,7 +164,7 @@ def bits_per_weight(rows: Mapping[str, Mapping[str, float]], chosen: str | None 
         style: Style = {"va": "center", "weight": "bold" if name == chosen else "normal"}
         axes.annotate(f"  {text}", (1, name), xycoords=("axes fraction", "data"), **style)
     if chosen is not None:
-        axes.axvline(ends[chosen], color=BLACK, linestyle="--", linewidth=1)
+        axes.axvline(ends[chosen], color=INK, linestyle="--", linewidth=1)
         axes.get_yticklabels()[list(ends).index(chosen)].set_fontweight("bold")
     axes.set(xlabel="bits per weight", xlim=(0, max(ends.values())))
     legend_above(axes, columns=4, middle=0.45)
@@ -168,6 +182,7 @@ def frontier(
     points: Mapping[str, Mapping[str, tuple[float, float]]],
     best: Collection[tuple[str, str]],
     floor: float = 4,
+    title: str = "",
 ) -> Picture:
     """Plot error over bits per weight, both on log scales, with the best points filled.
 
@@ -180,15 +195,16 @@ def frontier(
             smaller error than a best point.
         floor: the number of bits that a code needs. The log scale of the x axis shows by how much
             the bits of a point exceed this number.
+        title: a sentence that says what the picture shows.
     """
-    figure, axes = one_panel(9, 4)
+    figure, axes = one_panel(8, 4, title)
     by_error = sorted(points, key=lambda name: min(error for _, error in points[name].values()))
     lower = by_error[: (len(points) + 1) // 2]
     for name, labelled, (colour, dash, marker) in with_strokes(points):
         bits, errors = zip(*labelled.values(), strict=True)
         above = [b - floor for b in bits]
         axes.plot(above, errors, dash, color=colour, linewidth=1)
-        fills = [colour if (name, label) in best else "white" for label in labelled]
+        fills = [colour if (name, label) in best else PAPER for label in labelled]
         axes.scatter(above, errors, c=fills, marker=marker, edgecolors=colour, s=55, zorder=3)
         # This line has no points. Its entry in the legend shows both the dash and the marker.
         axes.plot([], [], dash, color=colour, marker=marker, label=name)
@@ -196,7 +212,7 @@ def frontier(
         if name in lower:
             place = {"xytext": (-4, -5), "ha": "right", "va": "top"}
         for label, x, y in zip(labelled, above, errors, strict=True):
-            axes.annotate(label, (x, y), textcoords="offset points", fontsize="x-small", **place)
+            axes.annotate(label, (x, y), textcoords="offset points", fontsize="small", **place)
     _frontier_axes(axes, floor)
     descriptions = []
     for name, label in sorted(best, key=lambda key: points[key[0]][key[1]]):
@@ -221,30 +237,30 @@ def _frontier_axes(axes: Axes, floor: float) -> None:
     axes.legend(frameon=False, loc="upper right", title="filled: not beaten")
 
 
-def byte_layout(fields: Mapping[str, int]) -> Picture:
+def byte_layout(fields: Mapping[str, int], title: str = "") -> Picture:
     """Draw the bytes of a stored tensor's fields as one bar, with the small fields magnified below.
 
     Args:
         fields: name of the field → size in bytes (B), for at least two fields. Every field except
             the largest is magnified.
+        title: a sentence that says what the picture shows.
     """
-    figure, axes = one_panel(9, 3.4)
+    figure, axes = one_panel(7.5, 3.2, title)
     largest = max(fields, key=fields.__getitem__)
     small = {name: size for name, size in fields.items() if name != largest}
     total_size, rest_size = sum(fields.values()), sum(small.values())
-    styles = dict(zip(fields, zip(SERIES, HATCHES * 2, strict=True), strict=False))
+    chosen = colours(fields)
     bars = {1: ([largest, *small], total_size), 0: (list(small), rest_size)}
     for row, (names, total) in bars.items():
         left = 0.0
         for name in names:
-            colour, hatch = styles[name]
-            style: Style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+            style: Style = {"color": chosen[name], "edgecolor": PAPER, "linewidth": 0.6}
             label = None if row == 0 else f"{name}: {fields[name]:,} B"
             axes.barh(row, fields[name] / total, 0.5, left=left, label=label, **style)
             left += fields[name] / total
     # Two dotted lines connect the lower bar with the part of the upper bar that is magnified.
     for above, below in ((1 - rest_size / total_size, 0), (1, 1)):
-        axes.plot([above, below], [0.75, 0.25], color=BLACK, linestyle=":", linewidth=1)
+        axes.plot([above, below], [0.75, 0.25], color=INK, linestyle=":", linewidth=1)
     axes.set_yticks(
         [1, 0],
         [f"all, {total_size:,} B", f"the rest, {rest_size:,} B\n× {total_size / rest_size:.0f}"],

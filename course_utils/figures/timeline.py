@@ -11,10 +11,11 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from course_utils.figures.base import HALO, Picture, Style, hide_frame, legend_beside
-from course_utils.palette import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, YELLOW
+from course_utils.figures.base import HALO, Picture, Style, add_title, hide_frame, legend_beside
+from course_utils.palette import INK, OPTIMIZER, PAPER, QUANTITIES, RED
 from course_utils.units import GB, format_bytes
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ NAMED_AREA = 0.005
 # If memory runs out to the right of this share of the axis, the text about the failure is to the
 # left of the failed moment.
 RIGHT_PART = 0.6
+# Half-transparent paper.
+PALE = to_rgba(PAPER, 0.5)
 # The maximum height of the bar of a failed request, as a multiple of the budget.
 HIGHEST_REQUEST = 2
 
@@ -120,17 +123,23 @@ class TimelineView:
         from course_utils.paging import PAGES
 
         styles = (
-            ("weights", SKY, "", ["weights"]),
-            ("states that can't move", PURPLE, "....", ["optimizer"]),
-            ("pages of states", ORANGE, "////", [PAGES]),
-            ("adapters, gradients", GREEN, "||||", ["adapters", "gradients"]),
-            ("saved activations", BLUE, "", ["activations"]),
-            ("logits and the rest", GREY, "xxxx", [LOGITS, REST]),
-            ("a layer's backward pass", YELLOW, "", [WORK]),
+            ("weights", "weights", "", ["weights"]),
+            ("states that can't move", "optimizer", "", ["optimizer"]),
+            ("pages of states", "optimizer", "////", [PAGES]),
+            ("adapters", "adapters", "", ["adapters"]),
+            ("gradients", "gradients", "", ["gradients"]),
+            ("saved activations", "activations", "", ["activations"]),
+            ("logits and the rest", LOGITS, "", [LOGITS, REST]),
+            ("a layer's backward pass", WORK, "", [WORK]),
         )
         areas = [
-            Area(label, colour, hatch, [sum(m.gpu[g] for g in groups) for m in self.moments])
-            for label, colour, hatch, groups in styles
+            Area(
+                label,
+                QUANTITIES[quantity],
+                hatch,
+                [sum(m.gpu[g] for g in groups) for m in self.moments],
+            )
+            for label, quantity, hatch, groups in styles
         ]
         return [area for area in areas if any(area.sizes)]
 
@@ -173,7 +182,7 @@ class TimelineView:
         return alt
 
 
-def memory_timeline(run: paging.Run, steps: Sequence[int] = ()) -> Picture:
+def memory_timeline(run: paging.Run, steps: Sequence[int] = (), title: str = "") -> Picture:
     """Draw the memory on the GPU at each moment of a run as stacked areas, in GB.
 
     A dashed line marks the limit of the GPU. The loss and the update are drawn wider than a layer.
@@ -185,13 +194,15 @@ def memory_timeline(run: paging.Run, steps: Sequence[int] = ()) -> Picture:
         run: the run, as `paging.simulate` returns it.
         steps: the numbers of the steps to show, where 1 is the first step. By default all steps are
             shown.
+        title: a sentence that says what the picture shows.
 
     Raises:
         ValueError: the run ended before one of the steps began.
     """
     view = TimelineView.of(run, steps)
     heights = [4, 1] if view.has_pages else [4]
-    figure = Figure(figsize=(9, 4.6 if view.has_pages else 3.8), layout="constrained")
+    figure = Figure(figsize=(8, 4.6 if view.has_pages else 3.8), layout="constrained")
+    add_title(figure, title)
     grid = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
     panels = list(grid[:, 0])
     _draw_areas(panels[0], view)
@@ -218,14 +229,14 @@ def _draw_areas(axes: Axes, view: TimelineView) -> None:
 def _stairs(
     axes: Axes, top: Sequence[float], edges: Sequence[float], *, color: str, **style: Any
 ) -> None:
-    axes.stairs(top, edges, fill=True, facecolor=color, edgecolor="white", linewidth=0, **style)
+    axes.stairs(top, edges, fill=True, facecolor=color, edgecolor=PAPER, linewidth=0, **style)
 
 
 def _draw_budget(axes: Axes, view: TimelineView) -> None:
     """Draw the limit of the GPU, and the failed request if memory ran out."""
     budget, failed = view.run.budget / GB, view.failed
     text_is_left = view.edges[-1] > RIGHT_PART * view.width
-    axes.axhline(budget, color=BLACK, linestyle="--")
+    axes.axhline(budget, color=INK, linestyle="--")
     text: Style = {"textcoords": "offset points", "zorder": 6, **HALO}
     place: Style = {"xy": (0, budget), "xytext": (4, 2), "va": "bottom"}
     if failed and not text_is_left:
@@ -246,9 +257,9 @@ def _draw_failure(
     budget, requested = view.run.budget / GB, failed.total / GB
     start, end = view.edges[-2:]
     height = min(requested, HIGHEST_REQUEST * budget)
-    # The bar is half-transparent white, so the areas behind it stay visible.
-    axes.bar(start, requested, end - start, align="edge", facecolor=(1, 1, 1, 0.5), edgecolor=BLACK)
-    cross: Style = {"color": RED, "markersize": 13, "mec": BLACK, "zorder": 6, "clip_on": False}
+    # The areas behind the bar stay visible.
+    axes.bar(start, requested, end - start, align="edge", facecolor=PALE, edgecolor=INK)
+    cross: Style = {"color": RED, "markersize": 13, "mec": INK, "zorder": 6, "clip_on": False}
     axes.plot((start + end) / 2, height, "X", **cross)
     text_height = max(height, 1.03 * budget)
     place: Style = {"xy": (end, text_height), "xytext": (11, -3), "va": "bottom"}
@@ -261,7 +272,7 @@ def _draw_failure(
 
 def _draw_cpu_pages(axes: Axes, view: TimelineView) -> None:
     pages = [moment.cpu / GB for moment in view.moments]
-    _stairs(axes, pages, view.edges, color=ORANGE, hatch="////")
+    _stairs(axes, pages, view.edges, color=OPTIMIZER, hatch="////")
     axes.set(ylabel="in CPU\nmemory (GB)", ylim=(0, 1.15 * max(0.5, *pages)))
 
 

@@ -1,4 +1,4 @@
-"""Draw the probabilities and losses of tokens, and mark the tokens that carry loss (lecture 01).
+"""Draw the probabilities and losses of tokens, and mark the graded tokens (lecture 01).
 
 Matplotlib reads a $ as the start of a formula. Tokens may contain a $, so the pictures switch
 formulas off in the texts of tokens.
@@ -7,107 +7,196 @@ formulas off in the texts of tokens.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import ceil, exp
 from statistics import fmean
+from textwrap import fill
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
 
 from course_utils.figures.base import (
     Picture,
     Style,
-    grouped_bars,
     legend_above,
-    one_panel,
     panels_in_a_row,
+    with_strokes,
 )
-from course_utils.palette import BLUE
+from course_utils.palette import BLUE, GREY, ORANGE, PAPER, RED, SKY
 
 TOKEN_TEXT: Style = {"family": "monospace", "parse_math": False}
+# More rows of dots are drawn in two panels.
+MOST_ROWS = 16
+# The losses are written below the tokens if there are at most this many tokens.
+MOST_WRITTEN = 40
+# CSS of a token's box and of the scale of the backgrounds.
+TOKEN_BOX = (
+    "display:inline-block;text-align:center;vertical-align:top;padding:0 3px;margin:1px;"
+    "border:1px solid #99999966;border-radius:4px;white-space:pre"
+)
+SCALE = "display:inline-block;width:6em;height:0.8em;border:1px solid;vertical-align:middle"
 
 
-def next_tokens(prompts: Mapping[str, Sequence[tuple[str, float]]]) -> Picture:
+def next_tokens(
+    prompts: Mapping[str, Sequence[tuple[str, float]]],
+    highlight: Collection[str] = (),
+    title: str = "",
+) -> Picture:
     """Draw the most likely next tokens as bars, in one panel for each prompt.
 
     Args:
         prompts: prompt → pairs (text, probability from 0 to 1) of likely next tokens, such as {"The
             capital of France is": [("·Paris", 0.77), …], …}. The first pair is the most likely
             token.
+        highlight: texts of the tokens whose bars are orange.
+        title: a sentence that says what the picture shows.
     """
-    figure, panels = panels_in_a_row(len(prompts))
+    figure, panels = panels_in_a_row(len(prompts), title=title)
     descriptions = []
     for axes, (prompt, likeliest) in zip(panels, prompts.items(), strict=True):
         texts, shares = zip(*likeliest, strict=True)
-        axes.barh(range(len(texts)), shares, color=BLUE)
+        chosen = [ORANGE if text in highlight else BLUE for text in texts]
+        axes.barh(range(len(texts)), shares, color=chosen)
         axes.set_yticks(range(len(texts)), texts, **TOKEN_TEXT)
         axes.invert_yaxis()
-        for row, share in enumerate(shares):
-            axes.annotate(f" {share:.0%}", (share, row), va="center")
-        axes.set(xlim=(0, 1), xlabel="probability")
-        axes.set_title(prompt, wrap=True, fontsize="medium", parse_math=False)
-        shown = ", ".join(f"{text} {share:.0%}" for text, share in likeliest)
-        descriptions.append(f"after “{prompt}”: {shown}")
+        for row, (text, share) in enumerate(likeliest):
+            weight = "bold" if text in highlight else "normal"
+            axes.annotate(f" {share:.0%}", (share, row), va="center", weight=weight)
+        axes.set(xlim=(0, 1.15), xticks=[])
+        axes.spines["bottom"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        shown = fill(prompt, max(18, 66 // len(prompts)))
+        axes.set_title(shown, fontsize="medium", loc="left", parse_math=False)
+        listed = ", ".join(f"{text} {share:.0%}" for text, share in likeliest)
+        descriptions.append(f"after “{prompt}”: {listed}")
+    figure.supxlabel("probability of the next token", fontsize="medium")
     return Picture(figure, "Bars of the likeliest next tokens, " + "; ".join(descriptions) + ".")
 
 
-def token_losses(
-    losses: Sequence[float], graded: Sequence[bool], texts: Sequence[str] | None = None
+def token_probabilities(
+    texts: Sequence[str], series: Mapping[str, Sequence[float]], title: str = ""
 ) -> Picture:
-    """Draw the loss of each token as a bar: filled for graded tokens, hatched for prompt tokens.
+    """Draw the probability of each token in a row, as one dot for each series.
 
     Args:
-        losses: the loss −log p of each token, in nats.
-        graded: for each token, whether its loss counts.
-        texts: the texts of the tokens, which are written below the bars. Leave the texts out if
-            there are too many tokens for the labels to be legible.
-    """
-    figure, axes = one_panel()
-    descriptions = []
-    marked = list(zip(losses, graded, strict=True))
-    styles: dict[str, tuple[bool, Style]] = {
-        "prompt: not graded": (False, {"color": "white", "edgecolor": "gray", "hatch": "////"}),
-        "graded": (True, {"color": BLUE}),
-    }
-    for label, (is_graded, style) in styles.items():
-        group = {n: float(loss) for n, (loss, mark) in enumerate(marked) if bool(mark) is is_graded}
-        if group:
-            mean = fmean(group.values())
-            axes.bar(
-                list(group), list(group.values()), 0.9, label=f"{label}, mean {mean:.2f}", **style
-            )
-            descriptions.append(f"{len(group)} tokens {label}, mean {mean:.2f} nats")
-    if texts is not None:
-        axes.set_xticks(range(len(texts)), texts, **TOKEN_TEXT)
-    axes.set(xlabel="token", ylabel="loss = −log p (nats)")
-    legend_above(axes, columns=2)
-    return Picture(figure, "Bars of loss, token by token: " + "; ".join(descriptions) + ".")
-
-
-def token_probabilities(texts: Sequence[str], series: Mapping[str, Sequence[float]]) -> Picture:
-    """Draw the probability of each token as a group of bars, with one bar for each series.
-
-    Args:
-        texts: the texts of the tokens.
+        texts: the texts of the tokens. The first token is on top. More than 16 tokens are drawn in
+            two panels.
         series: name of the series → probability of each token, from 0 to 1, such as {"before": […],
-            "after": […]}.
+            "after": […]}. The dots of the first series are hollow.
+        title: a sentence that says what the picture shows.
     """
-    figure, axes = one_panel()
-    grouped_bars(axes, series)
-    axes.set_xticks(range(len(texts)), texts, rotation=30, **TOKEN_TEXT)
-    axes.set(ylim=(0, 1), ylabel="probability", xlabel="token of the right answer")
-    legend_above(axes, columns=len(series))
+    columns = 1 if len(texts) <= MOST_ROWS else 2
+    rows = ceil(len(texts) / columns)
+    figure, panels = panels_in_a_row(columns, height=1.3 + 0.26 * rows, title=title)
+    for number, axes in enumerate(panels):
+        part = slice(number * rows, (number + 1) * rows)
+        _draw_dots(axes, texts[part], {name: shares[part] for name, shares in series.items()})
+        axes.set(xlim=(0, 1), ylim=(rows - 0.5, -0.5), xlabel="probability of the token")
+    legend_above(panels[0], columns=len(series))
     descriptions = [
         f"{name}: " + ", ".join(f"{t} {p:.0%}" for t, p in zip(texts, shares, strict=True))
         for name, shares in series.items()
     ]
-    return Picture(figure, "Bars of probability, token by token. " + "; ".join(descriptions) + ".")
+    return Picture(figure, "Dots of probability, token by token. " + "; ".join(descriptions) + ".")
+
+
+def _draw_dots(axes: Axes, texts: Sequence[str], series: Mapping[str, Sequence[float]]) -> None:
+    for row, of_token in enumerate(zip(*series.values(), strict=True)):
+        axes.plot([min(of_token), max(of_token)], [row] * 2, color=GREY, linewidth=2, zorder=1)
+    for name, shares, (colour, _, _) in with_strokes(series):
+        face = PAPER if name == next(iter(series)) else colour
+        style: Style = {"markersize": 9, "mec": colour, "mfc": face, "mew": 2, "clip_on": False}
+        axes.plot(shares, range(len(texts)), "o", label=name, **style)
+    axes.set_yticks(range(len(texts)), texts, **TOKEN_TEXT)
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    # A dot at 0% must not cover the text of its token.
+    axes.tick_params(axis="y", length=0, pad=10)
+
+
+@dataclass(frozen=True)
+class TokenLosses:
+    """Tokens in boxes, each on a background that is stronger the higher the token's loss is.
+
+    Up to 40 tokens have their losses written below them. Tokens that are not graded have a dashed
+    frame and no background. A sentence below the tokens gives the mean and the highest losses.
+
+    Attributes:
+        texts: the texts of the tokens, as `sft.token_texts` returns them. A new line begins after
+            each ↵.
+        losses: the loss −log p of each token, in nats.
+        graded: for each token, whether its loss counts in training. By default all tokens are
+            graded.
+
+    Raises:
+        ValueError: the arguments have different lengths, or no token is graded.
+    """
+
+    texts: Sequence[str]
+    losses: Sequence[float]
+    graded: Sequence[bool] | None = None
+
+    def __post_init__(self) -> None:
+        lengths = len(self.texts), len(self.losses), len(self._marks)
+        if len(set(lengths)) > 1:
+            raise ValueError(
+                "texts, losses and graded must have one item for each token, "
+                "got {}, {} and {} items".format(*lengths)
+            )
+        if not any(self._marks):
+            raise ValueError("at least one token must be graded")
+
+    @property
+    def _marks(self) -> Sequence[bool]:
+        return [True] * len(self.texts) if self.graded is None else self.graded
+
+    @property
+    def summary(self) -> str:
+        """Return a sentence with the mean loss and the three highest losses."""
+        triples = zip(self.losses, self.texts, self._marks, strict=True)
+        graded = [(float(loss), text) for loss, text, mark in triples if mark]
+        highest = sorted(graded, key=lambda pair: -pair[0])[:3]
+        listed = ", ".join(f"{text} {loss:.2f}" for loss, text in highest)
+        mean = fmean(loss for loss, _ in graded)
+        skipped = len(self.texts) - len(graded)
+        dashed = f"; {skipped} more are not graded (dashed)" if skipped else ""
+        kind = "tokens" if self.graded is None else "graded tokens"
+        return f"{len(graded)} {kind}, mean loss {mean:.2f} nats, highest: {listed}{dashed}."
+
+    def __str__(self) -> str:
+        pairs = zip(self.texts, self.losses, strict=True)
+        return " ".join(f"{text}({loss:.2f})" for text, loss in pairs) + "\n" + self.summary
+
+    def _repr_html_(self) -> str:
+        highest = max(loss for loss, mark in zip(self.losses, self._marks, strict=True) if mark)
+        boxes = []
+        for text, loss, mark in zip(self.texts, self.losses, self._marks, strict=True):
+            # Text in the page's ink is legible up to this opacity, in light and in dark mode.
+            opacity = 0.6 * float(loss) / max(float(highest), 1e-9)
+            style = f"background:{RED}{round(255 * opacity):02x}" if mark else "border-style:dashed"
+            number = f'<br><small style="font-size:0.9em">{loss:.2f}</small>'
+            written = number if len(self.texts) <= MOST_WRITTEN else ""
+            boxes.append(
+                f'<span title="{html.escape(text)}: loss {loss:.2f}, p = {exp(-loss):.2g}" '
+                f'style="{TOKEN_BOX};{style}">{html.escape(text)}{written}</span>'
+                + "<br>"
+                * text.count("↵")
+            )
+        scale = f"linear-gradient(to right,{RED}00,{RED}99)"
+        legend = (
+            f'<div>0 <span style="{SCALE};background:{scale}"></span> {highest:.1f} nats. '
+            f"{html.escape(self.summary)}</div>"
+        )
+        return f'<div style="font-family:monospace;line-height:1.5">{"".join(boxes)}</div>{legend}'
 
 
 @dataclass(frozen=True)
 class MarkedTokens:
-    """Tokens in boxes, with marks on the tokens that carry loss.
+    """Tokens in boxes, with marks on the graded tokens.
 
-    The tokens that carry loss have another colour, bold type and an underline. The words "[loss:"
-    and ":loss]" enclose each sequence of such tokens, for readers who don't see colours.
+    The graded tokens have another colour, bold type and an underline. The words "[graded:" and
+    ":graded]" enclose each sequence of such tokens, for readers who don't see colours.
 
     Attributes:
         texts: the texts of the tokens, as `sft.token_texts` returns them. A new line begins after
@@ -133,21 +222,21 @@ class MarkedTokens:
         parts = []
         for graded, run in groupby(zip(self.graded, self.texts, strict=True), lambda pair: pair[0]):
             inside = "".join(box(text, graded) for _, text in run)
-            parts.append(sign("[loss: ") + inside + sign(" :loss]") if graded else inside)
-        count = f"{sum(self.graded)} of {len(self.texts)} tokens carry loss"
-        return "".join(parts) + sign(f"\n{count}: underlined, between [loss: and :loss].")
+            parts.append(sign("[graded: ") + inside + sign(" :graded]") if graded else inside)
+        count = f"{sum(self.graded)} of {len(self.texts)} tokens are graded"
+        return "".join(parts) + sign(f"\n{count}: underlined, between [graded: and :graded].")
 
     def __str__(self) -> str:
         return self._write(lambda text, _: text.replace("↵", "↵\n"), str)
 
     def _repr_html_(self) -> str:
         styles = {
-            False: "color:#444;background:#eee",
-            True: "color:#003a5d;background:#cfe6f7;font-weight:bold;text-decoration:underline",
+            False: "background:#9999991a",
+            True: f"background:{SKY}66;font-weight:bold;text-decoration:underline",
         }
 
         def box(text: str, graded: bool) -> str:
-            style = f"display:inline-block;border:1px solid white;{styles[bool(graded)]}"
+            style = f"{TOKEN_BOX};{styles[bool(graded)]}"
             return f'<span style="{style}">{html.escape(text)}</span>' + "<br>" * text.count("↵")
 
         def sign(words: str) -> str:

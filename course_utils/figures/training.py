@@ -6,20 +6,24 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from course_utils.figures.base import (
+    HALO,
     Picture,
     Style,
     grouped_bars,
+    label_ends,
     legend_above,
     one_panel,
     with_strokes,
 )
-from course_utils.palette import BLACK, BLUE, ORANGE
+from course_utils.palette import BLUE, GREY, INK, ORANGE
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-def loss_curve(history: Sequence[Mapping[str, float]], steps: int | None = None) -> Picture:
+def loss_curve(
+    history: Sequence[Mapping[str, float]], steps: int | None = None, title: str = ""
+) -> Picture:
     """Plot the training loss of each step so far, and the validation losses measured so far.
 
     Args:
@@ -27,8 +31,9 @@ def loss_curve(history: Sequence[Mapping[str, float]], steps: int | None = None)
             step.
         steps: the last step of the planned run, where the x axis ends. By default the axis ends at
             the last step of the history.
+        title: a sentence that says what the picture shows.
     """
-    figure, axes = one_panel()
+    figure, axes = one_panel(title=title)
     axes.set(xlabel="optimizer step", ylabel="loss per answer token (nats)")
     axes.set_xlim(0, steps or max(len(history), 2))
     losses = {record["step"]: record["loss"] for record in history}
@@ -47,7 +52,7 @@ def loss_curve(history: Sequence[Mapping[str, float]], steps: int | None = None)
     return Picture(figure, alt)
 
 
-def score_bars(numbers: DataFrame) -> Picture:
+def score_bars(numbers: DataFrame, title: str = "") -> Picture:
     """Draw scores as bars with 95% intervals, in one group for each metric.
 
     Each group has one bar for each prompt or model, such as "few-shot" or "tuned".
@@ -55,14 +60,15 @@ def score_bars(numbers: DataFrame) -> Picture:
     Args:
         numbers: the table that `evaluation.intervals` returns. It contains shares from 0 to 1, with
             a row for each metric and the columns (name, "mean"), (name, "low") and (name, "high").
+        title: a sentence that says what the picture shows.
     """
-    figure, axes = one_panel()
+    figure, axes = one_panel(title=title)
     percent = 100 * numbers
     names = dict.fromkeys(name for name, _ in numbers.columns)
     means = {name: percent[name, "mean"] for name in names}
     for name, middles in grouped_bars(axes, means).items():
         spread = [means[name] - percent[name, "low"], percent[name, "high"] - means[name]]
-        style: Style = {"fmt": "none", "ecolor": BLACK, "capsize": 3, "linewidth": 1}
+        style: Style = {"fmt": "none", "ecolor": INK, "capsize": 3, "linewidth": 1}
         axes.errorbar(middles, means[name], yerr=spread, **style)
     axes.set_xticks(range(len(numbers)), numbers.index)
     axes.set(ylabel="% of test stories", ylim=(0, 105))
@@ -75,31 +81,48 @@ def score_bars(numbers: DataFrame) -> Picture:
 
 
 def cost_lines(
-    ways: Mapping[str, tuple[float, float]], unit: str, break_even: Mapping[str, float]
+    ways: Mapping[str, tuple[float, float]],
+    unit: str,
+    break_even: Mapping[str, float],
+    title: str = "",
 ) -> Picture:
     """Plot the total cost of several ways to serve a model over the number of requests.
 
-    Both axes have log scales.
+    The x axis extends to twice the highest break-even, or to 1,000 requests if there is none. The
+    area between the two lines to the right of a break-even is shaded: it is what the cheaper way
+    saves.
 
     Args:
         ways: name of the way → (cost paid once, cost of each request), in `unit`.
         unit: the unit of the costs, as the label of the y axis.
         break_even: name of the way → number of requests at which its line meets another line. A dot
             marks this point.
+        title: a sentence that says what the picture shows.
     """
-    figure, axes = one_panel(height=3.6)
-    # The x axis extends from 1 to 100,000 requests.
-    requests = [10 ** (n / 20) for n in range(101)]
-    for name, (once, each), (colour, dash, _) in with_strokes(ways):
-        axes.plot(requests, [once + each * n for n in requests], dash, color=colour, label=name)
-    for name, count in break_even.items():
+    figure, axes = one_panel(height=3.4, title=title)
+    most = 2 * max(break_even.values(), default=500)
+
+    def cost(name: str, count: float) -> float:
         once, each = ways[name]
-        point = (count, once + each * count)
-        axes.plot(*point, "o", color=BLACK)
-        place: Style = {"xytext": (8, -14), "textcoords": "offset points"}
-        axes.annotate(f"{count:,.0f} requests", point, **place)
-    axes.set(xscale="log", yscale="log", xlabel="requests", ylabel=unit)
-    axes.legend(frameon=False, loc="upper left")
+        return once + each * count
+
+    ends = {}
+    for name, _, (colour, dash, _) in with_strokes(ways):
+        axes.plot([0, most], [cost(name, 0), cost(name, most)], dash, color=colour, label=name)
+        ends[name] = cost(name, most), colour
+    for name, count in break_even.items():
+        # The line that meets this line is the one with the smallest gap.
+        gaps = {way: abs(cost(way, count) - cost(name, count)) for way in ways if way != name}
+        both = (name, min(gaps, key=gaps.__getitem__, default=name))
+        edges = [[cost(way, x) for x in (count, most)] for way in both]
+        axes.fill_between([count, most], *edges, color=GREY, alpha=0.25, linewidth=0)
+        axes.plot(count, cost(name, count), "o", color=INK, zorder=4)
+        place: Style = {"xytext": (8, -14), "textcoords": "offset points", **HALO}
+        axes.annotate(f"{count:,.0f} requests", (count, cost(name, count)), zorder=5, **place)
+    axes.set(xlabel="requests", ylabel=unit, xlim=(0, most), ylim=(0, None))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter("{x:,.6g}")
+    label_ends(axes, ends)
     costs = [
         f"{name}: {once:,.3g} once, plus {each:,.3g} for each request"
         for name, (once, each) in ways.items()

@@ -182,17 +182,17 @@ def _norm(plan: Plan, name: str) -> MemoryTerm:
         # The mean and the inverse standard deviation have 16 bits each if the residual stream has
         # 16 bits and the device is a CPU. Otherwise these two numbers have 32 bits each.
         two = 4 if stream == 2 and settings.device == "cpu" else 8
-        formula = f"{t} × ({h} × {stream} + mean and deviation)"
+        formula = f"{t} × ({h} × {stream} + {two} for mean and deviation)"
         return _term(name, t * (h * stream + two), formula, "LayerNorm")
     each = 4 + (stream if settings.trains_weights else 0)
-    return _term(name, t * (h * each + 4), f"{t} × ({h} × {each} + 1/rms)", "RMSNorm")
+    return _term(name, t * (h * each + 4), f"{t} × ({h} × {each} + 4 for 1/rms)", "RMSNorm")
 
 
 def _qk_norm(plan: Plan) -> MemoryTerm:
     shape, settings, t = plan.shape, plan.settings, plan.tokens
     heads = shape.heads + shape.kv_heads
     each = 4 + (settings.value_bytes if settings.trains_weights else 0)
-    formula = f"{t} × {heads} heads × ({shape.head_dim} × {each} + 1/rms)"
+    formula = f"{t} × {heads} heads × ({shape.head_dim} × {each} + 4 for 1/rms)"
     size = t * heads * (shape.head_dim * each + 4)
     return _term("norms of queries and keys", size, formula, "RMSNorm")
 

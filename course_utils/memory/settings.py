@@ -53,7 +53,7 @@ RECIPES = {
     "mixed": Precision(2, 2, 4, 4, 2, 2, "ZeRO, section 3.1; the slide's 2 + 2 + 12"),
     "autocast": Precision(4, 4, 0, 4, 4, 2, "torch.autocast: float32 weights, 16-bit products"),
     "bf16": Precision(2, 2, 0, 2, 2, 2, "a model and its optimizer wholly in 16 bits"),
-    "qlora-paper": Precision(2, 2, 0, 4, 2, 2, "QLoRA: 12 B a parameter, 780 GB for 65B"),
+    "qlora-paper": Precision(2, 2, 0, 4, 2, 2, "inferred: QLoRA's 780 GB for 65B parameters"),
 }
 
 

@@ -103,9 +103,11 @@ def _nf4_terms(plan: Plan) -> Iterator[MemoryTerm]:
     stored = [nf4_bytes(n, settings.block_size, double) for n in matrices]
     blocks = layers * sum(math.ceil(n / settings.block_size) for n in matrices)
     tables = "16 × 4 + 256 × 4 + 4" if double else "16 × 4"
+    # Each matrix has groups of 256 blocks, the last of which may be incomplete.
+    groups = layers * sum(math.ceil(math.ceil(n / settings.block_size) / 256) for n in matrices)
     formulas = {
         "codes": f"{layers * sum(matrices):,} × ½",
-        "constants": f"{blocks:,} blocks × {'1, and × 4 / 256' if double else '4'}",
+        "constants": f"{blocks:,} blocks × " + (f"1 + {groups:,} groups × 4" if double else "4"),
         "code books": f"{layers * len(matrices):,} matrices × ({tables})",
     }
     for name, formula in formulas.items():

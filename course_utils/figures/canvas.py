@@ -1,0 +1,165 @@
+"""Draw diagrams: boxes, arrows and texts at given places of a figure without axes."""
+
+from __future__ import annotations
+
+from functools import cache
+from textwrap import wrap
+
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch, Rectangle
+from matplotlib.path import Path
+from matplotlib.textpath import TextPath
+from numpy.typing import NDArray
+
+from course_utils.figures.base import POINTS, Picture
+from course_utils.palette import GREY, INK, text_on
+
+# The font sizes of a diagram in points: titles, texts, and notes next to a text.
+TITLE, TEXT, NOTE = 11.5, 9.5, 8.5
+# The height of a line of a title in points.
+TITLE_LINE = 17
+Point = tuple[float, float]
+
+
+@cache
+def text_width(
+    text: str, size: float = TEXT, weight: str = "normal", family: str = "sans-serif"
+) -> float:
+    """Return the width of a text in points; 0 for blank text. A $ does not begin a formula."""
+    if not text.strip():
+        return 0.0
+    font = FontProperties(family=family, weight=weight)
+    path = TextPath((0, 0), text.replace("$", r"\$"), size=size, prop=font)
+    return float(path.get_extents().width)
+
+
+class Canvas:
+    """A figure on which places and sizes are in points (1/72 inch).
+
+    The origin (0, 0) is the upper left corner below the title. The y axis points down.
+
+    Attributes:
+        width: the width of the figure.
+        axes: axes without ticks and frame that fill the figure.
+    """
+
+    def __init__(self, width: float, height: float, title: str = ""):
+        """Create a figure of `width` × `height` points, plus the height of the title."""
+        # A character of the title is about 7.5 points wide.
+        lines = wrap(title, int(width / 7.5)) if title else []
+        above = TITLE_LINE * len(lines) + (8 if lines else 0)
+        self.width = width
+        self.figure = Figure(figsize=(width / POINTS, (height + above) / POINTS))
+        self.axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set(xlim=(0, width), ylim=(height, -above))
+        self.axes.set_axis_off()
+        for n, line in enumerate(lines):
+            self.text((2, -above + 12 + TITLE_LINE * n), line, size=TITLE, weight="bold", ha="left")
+
+    def text(  # noqa: PLR0913 - each argument is a property of the text
+        self,
+        at: Point,
+        text: str,
+        *,
+        size: float = TEXT,
+        colour: str = INK,
+        weight: str = "normal",
+        ha: str = "center",
+        va: str = "center",
+        family: str = "sans-serif",
+    ) -> None:
+        """Write a text, by default centred at a point. A $ does not begin a formula."""
+        if va == "center" and "\n" not in text:
+            # Texts of one line are centred at the middle of a small letter, so that a full stop
+            # stays on the line.
+            at, va = (at[0], at[1] + 0.36 * size), "baseline"
+        self.axes.text(
+            *at,
+            text,
+            size=size,
+            color=colour,
+            weight=weight,
+            ha=ha,
+            va=va,
+            family=family,
+            parse_math=False,
+            linespacing=1.25,
+        )
+
+    def box(  # noqa: PLR0913 - each argument is a property of the box
+        self,
+        at: Point,
+        size: Point,
+        text: str = "",
+        *,
+        face: str = "none",
+        edge: str = INK,
+        alpha: float = 1,
+        dashed: bool = False,
+        text_size: float = TEXT,
+        weight: str = "normal",
+        family: str = "sans-serif",
+    ) -> None:
+        """Draw a rounded box with its upper left corner at a point, and a text in its middle."""
+        (x, y), (width, height) = at, size
+        radius = min(5, width / 2, height / 2)
+        shape = FancyBboxPatch(
+            (x, y),
+            width,
+            height,
+            boxstyle=f"round,pad=0,rounding_size={radius}",
+            facecolor=face,
+            edgecolor=edge,
+            alpha=alpha,
+            linewidth=1,
+            linestyle=(0, (3, 2)) if dashed else "-",
+        )
+        self.axes.add_patch(shape)
+        colour = INK if face == "none" or alpha < 1 else text_on(face)
+        middle = (x + width / 2, y + height / 2)
+        self.text(middle, text, size=text_size, colour=colour, weight=weight, family=family)
+
+    def rectangle(self, at: Point, size: Point, face: str, alpha: float = 1) -> None:
+        """Draw a filled rectangle with its upper left corner at a point."""
+        self.axes.add_patch(Rectangle(at, *size, facecolor=face, alpha=alpha, linewidth=0))
+
+    def line(
+        self, points: list[Point], colour: str = INK, width: float = 1.2, dashed: bool = False
+    ) -> None:
+        """Draw a line through points."""
+        style = (0, (3, 2)) if dashed else "-"
+        shape = PathPatch(
+            Path(points), facecolor="none", edgecolor=colour, linewidth=width, linestyle=style
+        )
+        self.axes.add_patch(shape)
+
+    def arrow(
+        self, points: list[Point], colour: str = INK, width: float = 1.2, dashed: bool = False
+    ) -> None:
+        """Draw a line through points with an arrow head at the last point."""
+        if len(points) > 2:
+            self.line(points[:-1], colour, width, dashed)
+        head = FancyArrowPatch(
+            *points[-2:],
+            arrowstyle="-|>,head_length=4,head_width=2.2",
+            shrinkA=0,
+            shrinkB=0,
+            mutation_scale=1,
+            color=colour,
+            linewidth=width,
+            linestyle=(0, (3, 2)) if dashed else "-",
+        )
+        self.axes.add_patch(head)
+
+    def image(self, at: Point, size: Point, pixels: NDArray) -> None:
+        """Draw an image, given as an array of RGBA values, in a frame."""
+        (x, y), (width, height) = at, size
+        extent = (x, x + width, y + height, y)
+        self.axes.imshow(pixels, extent=extent, interpolation="none", aspect="auto", zorder=2)
+        frame = Rectangle(at, width, height, facecolor="none", edgecolor=GREY, linewidth=0.6)
+        self.axes.add_patch(frame)
+
+    def picture(self, alt: str) -> Picture:
+        """Return the figure as a picture."""
+        return Picture(self.figure, alt)

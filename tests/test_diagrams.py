@@ -1,0 +1,413 @@
+"""Test diagrams: they show the numbers that they get, to scale, and describe all their content."""
+
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from matplotlib.image import AxesImage
+from matplotlib.patches import FancyBboxPatch, Rectangle
+
+from course_utils import figures, memory, notebooks, palette
+from course_utils.figures import canvas, diagrams
+from tests.pictures import measured, problems
+
+ROOT = Path(__file__).resolve().parents[1]
+SMOL = memory.ModelShape.preset("smollm2-135m")
+WAYS = {
+    name: memory.timeline("smollm2-135m", method, sequence_length=256)
+    for name, method in (("full", "full"), ("QLoRA", "qlora"))
+}
+# A matrix of rank 3 whose singular values are 4, 2 and 1.
+DELTA = np.zeros((6, 9))
+DELTA[range(3), range(3)] = 4.0, -2.0, 1.0
+
+EXAMPLES = {
+    "block": lambda: figures.transformer_block(title="Each linear layer has an adapter of its own"),
+    "shift": lambda: figures.shift_by_one(list("abcde"), [False, False, True, True, True]),
+    "excerpt": lambda: figures.shift_by_one(list("abcde"), [False] * 2 + [True] * 3, "", True),
+    "formats": lambda: figures.number_formats(0.1, title="A title"),
+    "step": lambda: figures.step_timeline(WAYS, ("T4", 1e9), title="A title"),
+    "low rank": lambda: figures.low_rank(DELTA, (1, 2, 3)),
+    "course": lambda: figures.course_map("A title"),
+    "map": lambda: figures.you_are_here(["a", "b", "c"], "b"),
+    "qlora": lambda: figures.qlora_layer("A title"),
+    "rectangles": lambda: figures.lora_rectangles(SMOL.linear_layers(), 64, layers=30),
+}
+
+
+def texts(picture):
+    (axes,) = picture.figure.axes
+    return [text.get_text() for text in axes.texts if text.get_text()]
+
+
+def rectangles(picture, colour):
+    """Return the (width, height) of each rectangle of a colour, in points."""
+    (axes,) = picture.figure.axes
+    shapes = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    return [
+        (shape.get_width(), shape.get_height())
+        for shape in shapes
+        if to_hex(shape.get_facecolor()) == colour and shape.get_width() > 0
+    ]
+
+
+@pytest.mark.parametrize("draw", EXAMPLES.values(), ids=EXAMPLES)
+def test_texts_are_inside_the_picture_and_large_enough_on_a_slide(draw):
+    assert problems(draw()) == []
+
+
+@pytest.mark.parametrize("draw", EXAMPLES.values(), ids=EXAMPLES)
+def test_a_diagram_has_at_most_a_tenth_of_a_megabyte(draw):
+    assert len(draw()._repr_html_()) < 100_000
+
+
+def test_texts_on_a_canvas_do_not_begin_formulas():
+    drawn = canvas.Canvas(100, 50, "$5")
+    drawn.box((0, 0), (20, 10), "$x$")
+    assert not any(text.get_parse_math() for text in drawn.axes.texts)
+
+
+# --- a transformer block and LoRA's matrices ------------------------------------------------------
+
+
+def test_the_layers_of_a_block_are_to_scale():
+    picture = figures.transformer_block(SMOL, rank=64)
+    weights = rectangles(picture, palette.WEIGHTS)[1:]  # the first one is in the legend
+    assert len(weights) == 7
+    for (width, height), (d_in, d_out) in zip(weights, SMOL.linear_layers().values(), strict=True):
+        assert width / height == pytest.approx(d_out / d_in)
+        assert height / weights[0][1] == pytest.approx(d_in / 576)
+    adapters = rectangles(picture, palette.ADAPTERS)[1:]
+    assert adapters[0] == pytest.approx((64 / 576 * weights[0][1], weights[0][1]))
+    assert len(adapters) == 14
+    for name, (d_in, d_out) in SMOL.linear_layers().items():
+        assert name in texts(picture) and f"{d_in:,} × {d_out:,}" in texts(picture)
+        assert f"{name} {d_in:,} × {d_out:,}" in picture.alt
+
+
+def test_only_targets_have_adapters():
+    picture = figures.transformer_block(SMOL, targets=("q_proj", "v_proj"))
+    assert len(rectangles(picture, palette.ADAPTERS)) == 1 + 4
+    assert "Beside each of q_proj, v_proj is an adapter" in picture.alt
+
+
+def test_a_block_needs_seven_linear_layers_and_known_targets():
+    with pytest.raises(ValueError, match="must have the layers q_proj, k_proj"):
+        figures.transformer_block(memory.ModelShape.preset("gpt2"))
+    with pytest.raises(ValueError, match=r"targets must be among q_proj.*, got \['lm_head'\]"):
+        figures.transformer_block(SMOL, targets=["lm_head"])
+
+
+@pytest.mark.parametrize("rank", [1, 64, 500])
+def test_rectangles_have_the_sizes_of_the_matrices(rank):
+    picture = figures.lora_rectangles({"W": (1000, 500)}, rank, layers=2)
+    ((wide, high),) = rectangles(picture, palette.WEIGHTS)
+    assert wide / high == pytest.approx(0.5)
+    a, b = rectangles(picture, palette.ADAPTERS)
+    thick = max(rank * high / 1000, 2)
+    assert a == pytest.approx((thick, high)) and b == pytest.approx((wide, thick))
+    trained, full = 2 * rank * 1500, 2 * 500_000
+    assert f"A and B: {trained:,}" in texts(picture) and f"W: {full:,}" in texts(picture)
+    assert picture.alt.endswith(
+        f"A and B have {trained:,} parameters, {trained / full:.2%} of the {full:,} in W."
+    )
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [[(1, 1)], [(10**6, 1)] * 7, [(1, 10**6)] * 7, [(10**6, 10**6)] * 7, [(3, 10**6), (10**6, 3)]],
+)
+@pytest.mark.parametrize("rank", [1, 10**6])
+def test_rectangles_of_any_shape_are_inside_the_picture_and_apart(shapes, rank):
+    picture = figures.lora_rectangles({f"{n}_proj": s for n, s in enumerate(shapes)}, rank)
+    (axes,) = picture.figure.axes
+    figure = measured(picture)
+    boxes = [patch.get_window_extent() for patch in axes.patches]
+    boxes += [text.get_window_extent() for text in axes.texts]
+    boxes = [box for box in boxes if box.width > 0]
+    for n, box in enumerate(boxes):
+        assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y0 >= -1
+        assert not any(box.overlaps(other) for other in boxes[n + 1 :])
+
+
+@pytest.mark.parametrize("rank", [-5, 0, 139, 576])
+def test_a_block_needs_a_rank_for_which_there_is_room(rank):
+    with pytest.raises(ValueError, match=f"must be from 1 to 138, .*, got {rank}"):
+        figures.transformer_block(SMOL, rank)
+
+
+def test_adapters_of_the_largest_rank_do_not_overlap_other_layers():
+    picture = figures.transformer_block(SMOL, rank=138)
+    measured(picture)
+    (axes,) = picture.figure.axes
+    shapes = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    boxes = [shape.get_window_extent() for shape in shapes]
+    boxes += [text.get_window_extent() for text in axes.texts if text.get_text()]
+    assert len(shapes) == 2 + 3 * 7
+    for n, box in enumerate(boxes[: len(shapes)]):
+        assert not any(box.overlaps(other) for other in boxes[n + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("sides", "options"),
+    [((8, 8), {"rank": 0}), ((8, 8), {"rank": 1, "layers": 0}), ((0, 8), {"rank": 1})],
+)
+def test_rectangles_need_sizes_of_at_least_one(sides, options):
+    with pytest.raises(ValueError, match=r"rank, layers and the sides .* must be at least 1"):
+        figures.lora_rectangles({"W": sides}, **options)
+
+
+def test_rectangles_need_from_one_to_seven_layers():
+    with pytest.raises(ValueError, match="from one to seven layers, got 0"):
+        figures.lora_rectangles({}, 8)
+
+
+# --- low rank -------------------------------------------------------------------------------------
+
+
+def test_the_errors_of_low_rank_are_those_of_eckart_and_young():
+    picture = figures.low_rank(DELTA, (1, 2, 3))
+    # The singular values that are left out, of √(16 + 4 + 1).
+    errors = [np.sqrt(rest / 21) for rest in (5, 1, 0)]
+    for rank, error in zip((1, 2, 3), errors, strict=True):
+        assert f"rank {rank} with error {error:.1%}" in picture.alt
+        assert f"error {error:.0%}" in texts(picture)
+    images = [image.get_array() for image in picture.figure.findobj(AxesImage)]
+    assert [image.shape[:2] for image in images] == [
+        *((6, 9), (6, 9), (6, 1), (1, 9), (6, 9), (6, 2), (2, 9), (6, 9), (6, 3), (3, 9))
+    ]
+    # With all three ranks, the product is the matrix itself.
+    assert np.abs(images[7].astype(float) - images[0].astype(float)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "ranks"),
+    [
+        ((64, 64), (1, 8, 32, 64)),
+        ((64, 64), (64, 64, 64, 64)),
+        ((64, 64), (64,)),
+        ((2, 90), (1, 2, 1, 2)),
+        ((90, 2), (1, 2, 1, 2)),
+        ((1, 1), (1, 1, 1, 1)),
+    ],
+)
+def test_matrices_of_low_rank_are_inside_the_picture_and_apart(shape, ranks):
+    picture = figures.low_rank(np.random.default_rng(0).normal(size=shape), ranks)
+    assert problems(picture) == []
+    boxes = [image.get_window_extent() for image in picture.figure.findobj(AxesImage)]
+    boxes += [text.get_window_extent() for text in picture.figure.axes[0].texts]
+    page = picture.figure.bbox
+    assert len(boxes) == 1 + 3 * len(ranks) + 2 + 2 * len(ranks)
+    for n, box in enumerate(boxes):
+        assert box.x0 >= 0 and box.x1 <= page.x1 and box.y0 >= 0 and box.y1 <= page.y1
+        assert not any(box.overlaps(other) for other in boxes[n + 1 :])
+
+
+def test_zero_has_the_colour_of_the_page():
+    from course_utils.figures.lora import signed_colours
+
+    pixels = signed_colours(np.array([[0.0, 2.0, -2.0, -1.0]]))[0]
+    assert pixels[:, 3].tolist() == [0, 1, 1, 0.5]
+    assert [to_hex(pixel[:3]) for pixel in pixels[1:3]] == [palette.ORANGE, palette.BLUE]
+
+
+@pytest.mark.parametrize(
+    ("delta", "ranks", "message"),
+    [
+        (np.zeros(4), (1,), r"must be a matrix, got an array of shape \(4,\)"),
+        (np.zeros((2, 2)), (1,), "must have finite numbers, and one other than 0"),
+        (np.full((2, 2), np.nan), (1,), "must have finite numbers, and one other than 0"),
+        (DELTA, (7,), r"from 1 to 6, got \(7,\)"),
+        (DELTA, (), "from one to four ranks"),
+    ],
+)
+def test_low_rank_checks_its_arguments(delta, ranks, message):
+    with pytest.raises(ValueError, match=message):
+        figures.low_rank(delta, ranks)
+
+
+# --- number formats -------------------------------------------------------------------------------
+
+FORMATS = {form.name: form for form in diagrams.FORMATS}
+VALUES = [
+    *(0.0, -0.0, 1.0, -1.0, 0.1, 1 / 3, 65504.0, 65519.9, 65520.0, 6e-5, 6e-8, 2e-8, 1e-40, 1e-46),
+    *(3.39e38, 3.4e38, 1.999999, 257.0, 255.5, 1 + 2**-8, 1 + 3 * 2**-8, -123456.789),
+    *(float("inf"), float("-inf")),
+]
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_bits_are_those_that_torch_stores(value):
+    for name, kind in (
+        ("float32", torch.int32),
+        ("bfloat16", torch.int16),
+        ("float16", torch.int16),
+    ):
+        form = FORMATS[name]
+        # Double precision first, so that torch rounds only once.
+        stored = torch.tensor(value, dtype=torch.float64).to(getattr(torch, name))
+        width = 1 + form.exponent + form.mantissa
+        bits = f"{stored.view(kind).item() % 2**width:0{width}b}"
+        assert form.bits(value) == bits, name
+        assert form.value(bits) == stored.item()
+
+
+def test_bits_of_float32_are_those_of_the_standard_library():
+    generator = np.random.default_rng(0)
+    for value in generator.normal(size=50) * 10.0 ** generator.integers(-42, 38, 50):
+        (bits,) = struct.unpack(">I", struct.pack(">f", value))
+        assert FORMATS["float32"].bits(value) == f"{bits:032b}"
+
+
+def test_not_a_number_stays_not_a_number():
+    for form in diagrams.FORMATS:
+        assert np.isnan(form.value(form.bits(float("nan"))))
+
+
+def test_the_range_of_a_format_is_that_of_torch():
+    for name, form in FORMATS.items():
+        info = torch.finfo(getattr(torch, name))
+        assert (form.largest, form.smallest) == (info.max, info.tiny)
+
+
+def test_number_formats_show_every_bit_and_the_stored_number():
+    picture = figures.number_formats(0.1)
+    assert "".join(text for text in texts(picture) if text in ("0", "1")) == "".join(
+        form.bits(0.1) for form in diagrams.FORMATS
+    )
+    assert "stores 0.1000976562, relative error 0.00098" in texts(picture)
+    line = "exponent 5 bits, mantissa 10 bits; normal numbers from 6.1 × 10⁻⁵ to 65,504"
+    assert line in texts(picture)
+    assert (
+        "bfloat16: sign 0, exponent 01111011, mantissa 1001101, stores 0.1000976562" in picture.alt
+    )
+
+
+# --- shift by one, the step, maps -----------------------------------------------------------------
+
+
+def distributions(picture):
+    """Return the number of predictions that are drawn as five bars of probability."""
+    return len(rectangles(picture, palette.ACTIVATIONS)) / 5
+
+
+def test_each_prediction_is_compared_with_the_next_label_that_counts():
+    picture = figures.shift_by_one(["The", "b", "c", "d"], [False, False, True, True])
+    assert texts(picture).count("−100") == 2
+    assert distributions(picture) == 3 and "unused" in texts(picture)
+    assert "after “The” is not graded; the prediction after “b” is compared with “c”" in picture.alt
+    assert "The prediction after the last token, “d”, has no label." in picture.alt
+    (axes,) = picture.figure.axes
+    boxes = [patch for patch in axes.patches if isinstance(patch, FancyBboxPatch)]
+    assert len(boxes) == 12
+
+
+@pytest.mark.parametrize(
+    "token", ["illillillill", "WWWWWWWWWWWW", "i" * 40, " ", "", "\n", "$x$", "$\\x$"]
+)
+def test_tokens_of_any_width_fit_into_their_boxes(token):
+    picture = figures.shift_by_one([token] * 9)
+    measured(picture)
+    (axes,) = picture.figure.axes
+    drawn = [text for text in axes.texts if text.get_text() == token and token.strip()]
+    boxes = [patch for patch in axes.patches if isinstance(patch, FancyBboxPatch)]
+    width = min(box.get_window_extent().width for box in boxes)
+    assert len(drawn) == (17 if token.strip() else 0)
+    assert all(text.get_window_extent().width <= width for text in drawn)
+
+
+def test_blank_text_has_no_width():
+    assert canvas.text_width("") == canvas.text_width(" \n") == 0
+    assert 0 < canvas.text_width("$") < canvas.text_width("$x$")
+
+
+def test_the_last_prediction_of_an_excerpt_is_used():
+    picture = figures.shift_by_one(["a", "b", "c"], [False, True, True], excerpt=True)
+    assert distributions(picture) == 3 and "unused" not in texts(picture)
+    assert texts(picture).count("…") == 6
+    assert picture.alt.endswith("The text has more tokens before and after these ones.")
+
+
+def test_shift_by_one_checks_its_arguments():
+    with pytest.raises(ValueError, match="from three to nine tokens, got 2"):
+        figures.shift_by_one(["a", "b"])
+    with pytest.raises(ValueError, match="graded must have 3 items, one for each token, got 1"):
+        figures.shift_by_one(["a", "b", "c"], [True])
+
+
+def test_a_step_shows_the_highest_of_its_three_moments():
+    picture = figures.step_timeline(WAYS, ("T4", 10e9))
+    for axes, (name, phases) in zip(picture.figure.axes, WAYS.items(), strict=True):
+        peak = max(phase.total for phase in phases)
+        assert axes.get_title(loc="left") == f"{name}: {memory_of(peak, digits=1)}"
+        top = axes.patches[-1].get_data()
+        assert max(top.values) == pytest.approx(peak / 1e9)
+        numbers = [line for line in axes.lines if line.get_marker() == "o"]
+        filled = [line for line in numbers if line.get_markerfacecolor() == palette.INK]
+        assert len(filled) == 1 and len(numbers) == 3
+        assert not [line for line in axes.lines if list(line.get_ydata()) == [10, 10]]
+    loss, backward, update = re.search(
+        r"full: loss (.+?), backward (.+?), update (.+?), highest", picture.alt
+    ).groups()
+    by_name = {phase.name: memory_of(phase.total) for phase in WAYS["full"]}
+    assert (loss, update) == (by_name[memory.LOSS], by_name[memory.UPDATE])
+    largest = max(p.total for p in WAYS["full"] if p.name.endswith("backward"))
+    assert backward == memory_of(largest)
+    assert picture.alt.endswith("A line marks T4 at 10.00 GB.")
+
+
+def test_the_numbers_of_a_step_are_apart_and_on_the_axis():
+    for axes in figures.step_timeline(WAYS).figure.axes:
+        end = axes.get_xlim()[1]
+        places = [line.get_xdata()[0] / end for line in axes.lines if line.get_marker() == "o"]
+        assert len(places) == 3 and places[0] >= 0.05 and places[2] <= 0.95 + 1e-9
+        assert min(np.diff(places)) >= 0.13 - 1e-9
+
+
+def test_a_step_of_a_deep_model_is_drawn_with_few_phases():
+    phases = memory.timeline("llama-7b", "full", sequence_length=256)
+    drawn = diagrams._drawn_phases(phases)
+    assert len(phases) > 90 and 20 <= len(drawn) <= 33
+    largest = max((p for p in phases if p.name.endswith("backward")), key=lambda p: p.total)
+    assert {memory.LOSS, memory.UPDATE, largest.name} <= {phase.name for phase in drawn}
+
+
+def test_the_line_of_a_gpu_is_drawn_if_it_is_near_the_areas():
+    picture = figures.step_timeline(WAYS, ("small", 1e9))
+    drawn = [
+        any(list(line.get_ydata()) == [1, 1] for line in axes.lines) for axes in picture.figure.axes
+    ]
+    assert any(drawn)
+
+
+def memory_of(size, digits=2):
+    from course_utils.units import format_bytes
+
+    return format_bytes(size, digits=digits)
+
+
+def test_the_map_of_the_course_shows_each_lecture():
+    picture = figures.course_map()
+    names = {text[:2] for text in texts(picture) if text[:2].isdigit()}
+    assert names == {path.name[:2] for path in notebooks.lectures(ROOT)}
+    assert all(name in picture.alt for name in names)
+
+
+def test_a_map_marks_the_current_step():
+    picture = figures.you_are_here(["a", "b", "c"], "b")
+    bold = [t.get_text() for t in picture.figure.axes[0].texts if t.get_weight() == "bold"]
+    assert bold == ["b"] and picture.alt == "Map: step 2 of 3, b. Done: a. Next: c."
+    with pytest.raises(ValueError, match="here must be one of a, b, got c"):
+        figures.you_are_here(["a", "b"], "c")
+
+
+def test_a_long_map_has_several_rows_inside_the_picture():
+    steps = [f"{n} a step with a name" for n in range(9)]
+    (axes,) = figures.you_are_here(steps, steps[0]).figure.axes
+    boxes = [patch.get_bbox() for patch in axes.patches if isinstance(patch, FancyBboxPatch)]
+    assert len(boxes) == 9 and max(box.x1 for box in boxes) <= 540
+    assert len({box.y0 for box in boxes}) == 3
