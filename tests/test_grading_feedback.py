@@ -352,6 +352,11 @@ def test_formgraders_menu_and_form_work_under_the_policy(browser):
         ("<a href='http://127.0.0.1/x'>a</a><a href='//x.y'>b</a>", "<a>a</a><a>b</a>"),
         ("<a href='http://0x7f.1/'>a</a><a href='http://x.y@localhost/'>b</a>", "<a>a</a><a>b</a>"),
         ("<img src='data:image/svg+xml;base64,AAAA'>", "(a picture that is not shown)"),
+        (
+            '<svg role="img" aria-label="a &lt; b" width="9"><path/></svg>c',
+            "<p>(A picture: a &lt; b)</p>c",
+        ),
+        ('<svg role="img" aria-label="<script>" x><svg>a</svg>', "a"),
         ("<b style='position: fixed; color: red'>a</b>", '<b style="color:red">a</b>'),
         ("<b style='color: url(x)'>a</b>", "<b>a</b>"),
         (

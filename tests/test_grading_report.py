@@ -13,7 +13,7 @@ import pytest
 
 from course_utils.checks import CheckFailed, check
 from course_utils.grading.assignments import grading, read
-from course_utils.grading.results import report
+from course_utils.grading.results import pages, report
 from course_utils.grading.results.records import GRADED, PERSON, UNGRADABLE, Record, by_hand
 from tests import assignment as small
 from tests.time_limit import time_limit
@@ -680,19 +680,19 @@ def test_unprintable_characters_in_names_are_escaped(sums, page_of, table_of):
     ],
 )
 def test_lines_lose_escape_sequences_and_line_breaks(text, line):
-    assert report._line(text) == line
+    assert pages.one_line(text) == line
 
 
 def test_blocks_keep_line_breaks_and_are_cut():
-    assert report._block("\n  a\r\n\n\tb  \x1b[0m\n") == "a\n\n    b"
-    assert report._block("x\n" * 50) == "\n".join("x" * 20) + " …"
-    assert report._block("y" * 10**7) == "y" * 1_500 + " …"
+    assert pages.block("\n  a\r\n\n\tb  \x1b[0m\n") == "a\n\n    b"
+    assert pages.block("x\n" * 50) == "\n".join("x" * 20) + " …"
+    assert pages.block("y" * 10**7) == "y" * 1_500 + " …"
 
 
 def test_long_texts_are_cleaned_in_linear_time():
     for text in ("\x1b]" * 10**6, "\x1b[" + "0" * 10**6, " likely " * 10**6, "1_" * 10**6):
         with time_limit(120):
-            report._mistake(text), report._block(text), report._cell(text)
+            report._mistake(text), pages.block(text), report._cell(text)
 
 
 def test_only_the_first_reasons_are_shown(sums, page_of, table_of):

@@ -37,6 +37,8 @@ FILES = (
     "LICENSE",
     "Makefile",
     "constraints.txt",
+    # Lectures link to the glossary.
+    "docs/glossary.md",
     "environment.yml",
     # JupyterLab's Validate button and Assignment List need the two files nbgrader_config.py.
     "my_assignments/nbgrader_config.py",
@@ -49,7 +51,7 @@ WITHOUT_GIT = (
     "LICENSES/*",
     "binder/*",
     "course_utils/**/*.py",
-    "course_utils/data/*",
+    "course_utils/data/**/*",
     "course_utils/grading/results/*.j2",
     "lectures/[0-9][0-9]_*.ipynb",
 )
@@ -105,7 +107,7 @@ seconds and needs no network.
 
 {lectures}
 
-Read a question, **write down what you expect**, run the cell, and compare. The command
+Read a question, **predict the answer**, run the cells below it, and compare. The command
 `make run ONLY=07` executes a lecture without a browser and writes it as a page to
 `build/lectures/`.
 

@@ -234,6 +234,10 @@ PICTURE_DATA = re.compile(r"data:image/(png|jpeg|gif);base64,[A-Za-z0-9+/=]*")
 EMBEDDED = re.compile(rf"(?<=src=[\"']){PICTURE_DATA.pattern}")
 # An HTML parser repeats these open tags in each paragraph if their attributes differ.
 REPEATED = re.compile(r"<(b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)[\s/]", re.I)
+# A picture of `figures`. Its content ends at the next tag of an <svg>, so that searching is fast.
+SVG_PICTURE = re.compile(
+    r'<svg role="img" aria-label="([^"]*)"[^>]*>(?:(?!</?svg).)*</svg>', re.DOTALL
+)
 IMG_WITHOUT_SRC = re.compile(r'<img(?: (?!src=)[a-z]+="[^"]*")*>')
 CLEANER = nh3.Cleaner(
     tags=TAGS,
@@ -251,13 +255,15 @@ def clean(context: Any, text: Any) -> str:
     """Return HTML with harmless tags only: without scripts, forms and content from other addresses.
 
     Other tags are dropped but their text is kept, except the text of scripts and style sheets. If
-    parsing a text as HTML would be slow, the text is shown as plain text. In formgrader, a link
-    only shows its address, because a click could make formgrader load other settings.
+    parsing a text as HTML would be slow, the text is shown as plain text. A picture of
+    `course_utils.figures` becomes its description. In formgrader, a link only shows its address,
+    because a click could make formgrader load other settings.
     """
     return _cleaned(_encodable(str(text)), inert="submission_id" in context.get("resources", {}))
 
 
 def _cleaned(text: str, inert: bool) -> str:
+    text = SVG_PICTURE.sub(r"<p>(A picture: \1)</p>", text)
     if _is_slow(text):
         return f"<pre>{html.escape(_text(text))}</pre>"
     # In the cleaned text, each "<" begins a tag, because no attribute contains "<". The only

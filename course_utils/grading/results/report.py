@@ -13,7 +13,6 @@ they are never replaced by 0.
 from __future__ import annotations
 
 import csv
-import functools
 import io
 import math
 import re
@@ -24,12 +23,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-from markupsafe import Markup, escape
-
-from course_utils import palette
 from course_utils.files import write_atomically
 from course_utils.grading.assignments import Assignment, Task, grading
+from course_utils.grading.results.pages import MAX_LINE, one_line, page_template, plain
 from course_utils.grading.results.records import (
     GRADED,
     PERSON,
@@ -41,10 +37,6 @@ from course_utils.grading.results.records import (
 from course_utils.grading.safe_files import escape_unprintable
 from course_utils.units import MB, format_bytes
 
-# Maximum length of a line of text, in characters.
-MAX_LINE = 200
-# Maximum length of a message, in characters and in lines.
-MAX_TEXT, MAX_LINES = 1_500, 20
 # Maximum number of reasons that are shown for one student.
 MAX_REASONS = 5
 # Maximum length of one value on the page or in the table, in characters.
@@ -177,45 +169,20 @@ def _prepared(assignment: Assignment, records: Iterable[Record]) -> list[Record]
     return [replace(record, student=escape_unprintable(record.student)) for record in records]
 
 
-# --- text that a student may have written ---------------------------------------------------------
+# --- reasons and numbers in texts -----------------------------------------------------------------
 
-# Escape sequences of terminals, and then invisible characters and characters that change the
-# direction of writing.
-ANSI = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -~]?")
-UNSEEN = re.compile(
-    "[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f"
-    "\ud800-\udfff\ufeff\ufffe\uffff]"
-)
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:[_,]\d+)*(?:\.\d+)?(?:e[+-]?\d+)?(?!\w)")
 
 
-def _plain(text: str) -> str:
-    return UNSEEN.sub("", ANSI.sub("", text[: 4 * MAX_TEXT]))
-
-
-def _line(text: str, max_length: int = MAX_LINE) -> str:
-    """Return a text as one line, cut to `max_length` characters."""
-    line = " ".join(_plain(text).split())
-    return line if len(line) <= max_length else line[:max_length] + " …"
-
-
-def _block(text: str) -> str:
-    """Return a text with its line breaks, cut to MAX_LINES lines and MAX_TEXT characters."""
-    lines = [line.expandtabs(4).rstrip() for line in _plain(text).strip().splitlines()]
-    block = "\n".join(lines[:MAX_LINES])
-    is_cut = len(lines) > MAX_LINES or len(block) > MAX_TEXT
-    return block[:MAX_TEXT] + (" …" if is_cut else "")
-
-
 def _reasons(reasons: Sequence[str]) -> str:
-    lines = [_line(reason) for reason in reasons[:MAX_REASONS]]
+    lines = [one_line(reason) for reason in reasons[:MAX_REASONS]]
     more = len(reasons) - MAX_REASONS
     return "; ".join(lines + [f"and {more} more"] * (more > 0)) or "no reason is recorded"
 
 
 def _without_numbers(text: str) -> str:
     """Return a text as one line, with "…" in place of each number."""
-    return NUMBER.sub("…", _line(text))
+    return NUMBER.sub("…", one_line(text))
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -249,7 +216,7 @@ def write_csv(path: Path, assignment: Assignment, records: Iterable[Record]) -> 
 
 
 def _cell(text: str) -> str:
-    return FORMULA.sub(r"\1'", _line(text, MAX_VALUE))
+    return FORMULA.sub(r"\1'", one_line(text, MAX_VALUE))
 
 
 def _number(value: float | None) -> str:
@@ -279,22 +246,10 @@ def write_report(
         ValueError: a record belongs to another assignment.
     """
     records, previous = _prepared(assignment, records), _prepared(assignment, previous)
-    page = _template().render(_content(assignment, records, previous))
-    write_atomically(path, page.encode(), alone=True)
-
-
-@functools.cache
-def _template() -> Template:
-    """Return the page's template, which cuts each value to one line and escapes the value."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: value if isinstance(value, Markup) else _line(str(value), MAX_VALUE),
+    page = page_template("report.html.j2", MAX_VALUE).render(
+        _content(assignment, records, previous)
     )
-    environment.filters["block"] = lambda text: escape(_block(text))
-    environment.globals["palette"] = palette
-    return environment.get_template("report.html.j2")
+    write_atomically(path, page.encode(), alone=True)
 
 
 def _content(
@@ -505,13 +460,13 @@ def _mistake(message: str) -> str:
     The text is the likely reason if the message has one, otherwise the exception, otherwise the
     call. Numbers in the exception and in the call are removed, because they differ between answers.
     """
-    text = _plain(message)
+    text = plain(message)
     likely, raised = (
         re.findall(rf"^ {{1,4}}{label} +(.+(?:\n {{12}}.+)*)", text, re.M)
         for label in ("likely", "raised")
     )
     if likely:
-        return _line(likely[-1])
+        return one_line(likely[-1])
     call = re.sub(r"\ANot right yet[^:\n]*: ", "", text.strip()).partition("\n")[0]
     return _without_numbers(raised[0] if raised else call) or "no message"
 

@@ -1,0 +1,354 @@
+"""Ask students for a prediction before a result, and compare it with the result afterwards.
+
+    predict("peak", "How much memory …?", unit="GB")     the question, and a field for a guess
+    reveal("peak", measured)                             the guess beside the answer
+    answer(f"The peak is {measured:.1f} GB. …")          the answer as a bold sentence
+    tally("02")                                          all guesses of a lecture, at its end
+
+A guess is never required, so "Run All" always works. It is recorded as soon as it is entered, and
+a comparison that is already shown changes with it. Running a cell again keeps the guess. Guesses
+are in the memory of the kernel, and leave it only if the student keeps them in a file.
+
+The controls need a kernel. So each output has a second form, as HTML, which the website, pages and
+slides show: the question with its choices, and the answer behind a line to click. Slides also read
+the metadata of an output, to give the speaker the right answer beside the question.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import textwrap
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+from IPython.display import display
+
+from course_utils.environment import in_colab
+from course_utils.files import unused_path, write_text
+from course_utils.guesses import (
+    SENTENCE_END,
+    Guess,
+    Question,
+    as_html,
+    check_name,
+    checked_number,
+    comparison,
+    distance,
+    summary,
+    the_answer,
+    to_json,
+    with_unit,
+    written,
+)
+from course_utils.notebooks import METADATA, WIDGET_VIEW
+from course_utils.validation import CourseError
+
+# A frame around a prediction, and labels of choices that may need several lines.
+FRAME = "border-left: 4px solid #0072b2; margin: 4px 0; padding: 2px 0 2px 12px"
+STYLE = f"<style>.course-prediction {{ {FRAME} }}"
+STYLE += """
+.course-prediction .widget-html-content { line-height: 1.45; }
+.course-prediction p { margin: 0; }
+.course-prediction .widget-radio { width: auto; }
+.course-prediction .widget-radio-box label { align-items: baseline; display: flex; height: auto;
+  line-height: 1.45; margin-bottom: 4px; }
+.course-prediction .widget-radio-box input { flex: none; float: none; height: auto; order: -1; }
+</style>"""
+
+
+class Prediction:
+    """A question with its controls, the student's guess and, later, the answer.
+
+    Attributes:
+        question: the question.
+        control: the choices, or a field for a number.
+        box: the question and the control, as `predict` shows them.
+        comparison: the comparison with the answer, as `reveal` shows it.
+    """
+
+    def __init__(self, question: Question):
+        self.question = question
+        self._guess: str | float | None = None
+        # The guess when the answer was first shown. Later changes don't count.
+        self._first: str | float | None = None
+        self._truth: str | float | None = None
+        self._why: Mapping[str, str] = {}
+        self.control: Any
+        if question.choices:
+            self.control = widgets.RadioButtons(
+                options=list(question.choices), value=None, layout={"width": "auto"}
+            )
+        else:
+            self.control = widgets.Text(
+                description=f"Your guess in {question.unit}:" if question.unit else "Your guess:",
+                continuous_update=False,
+                style={"description_width": "initial"},
+            )
+        self.control.observe(self._read_control, names="value")
+        self._status, self.comparison = widgets.HTML(), widgets.HTML()
+        head = f"<b>Predict.</b> {as_html(question.text)}"
+        self.box = _framed(widgets.HTML(f"{STYLE}<div>{head}</div>"), self.control, self._status)
+
+    @property
+    def guess(self) -> Guess:
+        """The guess that counts, and whether it was entered after the answer was shown."""
+        late = self._truth is not None and self._first is None and self._guess is not None
+        counted = self._guess if self._first is None else self._first
+        return Guess(self.question, counted, self._truth, late)
+
+    @property
+    def _shown(self) -> str | float | None:
+        """The guess that is compared: the last one, or the one that counts if it was removed."""
+        return self.guess.guess if self._guess is None else self._guess
+
+    def _read_control(self, _: Any) -> None:
+        """Record the guess in the control, and renew everything that shows it."""
+        value = self.control.value
+        try:
+            self._guess = value if self.question.choices else self.question.parsed(value)
+        except ValueError as error:
+            problem = f"<b>{as_html(str(error))}</b>"
+            self._status.value = f'<p role="alert">{problem} {as_html(self._recorded())}</p>'
+            return
+        self._status.value = f'<p role="status">{as_html(self._recorded())}</p>'
+        self._compare()
+        for shown in _tallies.values():
+            shown.update()
+
+    def _recorded(self) -> str:
+        """Return a sentence about the recorded guess."""
+        if self._shown is None:
+            return "No guess is recorded."
+        return f"Your guess is recorded: {written(self._shown, self.question.unit)}."
+
+    def show_answer(self, truth: str | float, why: Mapping[str, str]) -> None:
+        """Compare the guess with the answer, now and after each change of the guess."""
+        if self._truth is None:
+            self._first = self._guess
+        self._truth, self._why = truth, why
+        self._compare()
+
+    def _compare(self) -> None:
+        if self._truth is None:
+            return
+        first, rest = comparison(self.question, self._shown, self._truth, self._why)
+        if self._first is not None and self._first != self._shown:
+            rest += " Your guess before you saw the answer counts."
+        words = f"<b>{as_html(first)}</b> {as_html(rest)}"
+        self.comparison.value = f'{STYLE}<div role="status">{words}</div>'
+
+
+# The predictions and tallies of this kernel, by key and by lecture.
+_predictions: dict[str, Prediction] = {}
+_tallies: dict[str, Tally] = {}
+
+
+def predict(
+    key: str,
+    question: str,
+    choices: Iterable[str] | Mapping[str, float] | None = None,
+    *,
+    unit: str = "",
+) -> None:
+    """Show a question before a result, with choices or a field for a number.
+
+    Args:
+        key: a short name, by which `reveal` finds the question: letters, digits, "_" and "-".
+        question: the question as plain text, with `code` in backticks.
+        choices: 2 to 10 choices. With strings, the answer will be one of them. With a mapping from
+            strings to numbers, the answer will be a number, and the choice with the nearest number
+            is right. Without choices, the guess is a number.
+        unit: the unit of the number, such as "GB" or "%".
+
+    Raises:
+        ValueError: an argument is not allowed; the message says what is.
+    """
+    asked = Question.of(key, question, choices, unit)
+    if key not in _predictions or _predictions[key].question != asked:
+        _predictions.pop(key, None)
+        _predictions[key] = Prediction(asked)
+    form = {"key": key, "question": question, "choices": asked.choices, "unit": unit}
+    _show(_predictions[key].box, _question_page(asked), question, predict=form)
+
+
+def reveal(key: str, value: str | float, why: Mapping[str, str] | None = None) -> None:
+    """Show the answer to a question of `predict` beside the student's guess.
+
+    Args:
+        key: the key of the question.
+        value: the right choice or, if the choices have numbers or there are none, the number.
+        why: what somebody who chose a wrong choice overlooked: one sentence for each such choice.
+
+    Raises:
+        ValueError: the question has no such choice, the number is not finite, or `why` is not a
+            mapping.
+    """
+    if not isinstance(why or {}, Mapping):
+        raise ValueError(f"`why` must be a mapping from choices to sentences, got {why!r:.60}")
+    why = dict(why or {})
+    if key not in _predictions:
+        shown = value if isinstance(value, str) else with_unit(checked_number(key, value))
+        text = f"The answer is {shown}. You can't see a guess here, because the cell with the"
+        text += " question was not run."
+        box = _framed(widgets.HTML(f'{STYLE}<div role="status">{as_html(text)}</div>'))
+        _show(box, f"<p>{as_html(text)}</p>", text)
+        return
+    prediction = _predictions[key]
+    question = prediction.question
+    if unknown := [choice for choice in why if choice not in question.choices]:
+        raise ValueError(
+            f"`why` may name only choices of the prediction {key!r}, {list(question.choices)}, "
+            f"got {unknown[0]!r}"
+        )
+    truth = question.checked_truth(value)
+    prediction.show_answer(truth, why)
+    text, right = the_answer(question, truth), question.right_choice(truth)
+    reasons = {choice: reason for choice, reason in why.items() if choice != right}
+    form = {"key": key, "answer": text, "right": right, "why": reasons}
+    _show(_framed(prediction.comparison), _answer_page(text, reasons), text, reveal=form)
+
+
+def answer(text: str) -> None:
+    """Show the answer to a section's question as Markdown, with its first sentence in bold.
+
+    Args:
+        text: one or more sentences, which may contain formulas. The first sentence states the
+            answer with its number.
+
+    Raises:
+        ValueError: the text is empty, or it is not a text.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"the answer must be a text of one or more sentences, got {text!r:.60}")
+    # The first sentence ends before the first empty line.
+    sentence = re.match(rf"(?:`[^`]*`|\$[^$]*\$|(?!\n\n)[^`$])*?{SENTENCE_END}", text)
+    bold = sentence[0] if sentence and "**" not in sentence[0] else ""
+    first = f"**Answer. {bold}**" if bold else "**Answer.** "
+    display({"text/markdown": first + text[len(bold) :], "text/plain": f"Answer. {text}"}, raw=True)
+
+
+# --- the end of a lecture -------------------------------------------------------------------------
+
+
+class Tally:
+    """All guesses of a lecture beside the answers, and a button that keeps them in a file."""
+
+    def __init__(self, lecture: str):
+        self.lecture = lecture
+        self._is_kept = False
+        self._guesses, self._status = widgets.HTML(), widgets.HTML()
+        self._button = widgets.Button(
+            description="Keep my guesses in a file",
+            layout={"width": "auto", "align_self": "flex-start"},
+        )
+        self._button.on_click(self._keep)
+        self.box = _framed(self._guesses, self._button, self._status)
+        self.update()
+
+    def update(self) -> None:
+        """Show the guesses as they are now."""
+        guesses = [prediction.guess for prediction in _predictions.values()]
+        made = [guess for guess in guesses if guess.guess is not None]
+        self._button.disabled = not made
+        words = summary(guesses) if made else NO_GUESSES
+        compared = [guess for guess in made if guess.truth is not None]
+        picture = _picture(compared)._repr_html_() if compared else ""
+        self._guesses.value = f'{STYLE}<div role="status">{as_html(words)}</div>{picture}'
+
+    def _keep(self, _: Any) -> None:
+        try:
+            path = Path(f"guesses-{self.lecture}.json").resolve()
+            earlier = unused_path(path)
+            if moved := path.is_file() and not self._is_kept:
+                path.rename(earlier)
+            write_text(path, to_json(self.lecture, [p.guess for p in _predictions.values()]))
+            self._is_kept = True
+            said = (
+                f"Your guesses are in {path}. You can hand in this file. It contains the "
+                "questions, your guesses and the answers, but not your name. Nothing was sent "
+                "anywhere."
+            ) + f" The file of an earlier session is now {earlier.name}." * moved
+        except (CourseError, OSError) as error:
+            said = f"The file was not written: {error}. Your guesses are still here."
+        self._status.value = f'<p role="status">{html.escape(said)}</p>'
+
+
+NO_GUESSES = (
+    "You entered no guesses this time. Try it: go back to a question, choose what you expect, and "
+    "compare. You remember a result better if you had to predict it."
+)
+
+
+def _picture(guesses: Iterable[Guess]) -> Any:
+    from course_utils.figures.guesses import GuessRow, guesses_and_answers
+
+    rows = []
+    for guess in guesses:
+        if guess.numbers:
+            text = distance(*guess.numbers, guess.question.unit)
+        else:
+            chosen = textwrap.shorten(str(guess.guess), 60, placeholder=" …")
+            text = f"{'right' if guess.is_right else 'wrong'}: {chosen}"
+        text += ", after the answer" if guess.late else ""
+        rows.append(GuessRow(guess.question.key, text, guess.ratio, guess.is_right))
+    return guesses_and_answers(rows)
+
+
+def tally(lecture: str) -> None:
+    """Show all guesses of a lecture beside the answers, with a button that keeps them in a file.
+
+    Args:
+        lecture: the lecture's name in the name of the file, guesses-LECTURE.json: letters, digits,
+            "_" and "-".
+
+    Raises:
+        ValueError: the name contains other characters.
+    """
+    check_name("the name of a lecture", lecture)
+    if lecture in _tallies:
+        _tallies[lecture].update()
+    else:
+        _tallies[lecture] = Tally(lecture)
+    text = "If you run this notebook, your predictions are compared with the answers here."
+    _show(_tallies[lecture].box, f"<p>{text}</p>", text, tally=lecture)
+
+
+# --- HTML -----------------------------------------------------------------------------------------
+
+
+def _framed(*parts: widgets.Widget) -> widgets.VBox:
+    box = widgets.VBox(list(parts))
+    box.add_class("course-prediction")
+    return box
+
+
+def _show(box: widgets.Widget, page: str, text: str, **metadata: Any) -> None:
+    """Display a box, with HTML and text for readers without a kernel."""
+    view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
+    forms = {"text/plain": text, WIDGET_VIEW: view}
+    # It is not known which of the two forms Colab prefers, and Colab stores the state of widgets.
+    if not in_colab():
+        forms["text/html"] = f'<div class="prediction" style="{FRAME}">{page}</div>'
+    display(forms, raw=True, metadata={METADATA: metadata})
+
+
+def _question_page(question: Question) -> str:
+    items = "".join(f"<li>{as_html(choice)}</li>" for choice in question.choices)
+    unit = f" in {as_html(question.unit)}" if question.unit else ""
+    form = f'<ol type="A" style="list-style-type: upper-alpha">{items}</ol>'
+    form = form if items else f"<p>Your guess: a number{unit}.</p>"
+    head = f"<p><strong>Predict.</strong> {as_html(question.text)}</p>"
+    return head + form
+
+
+def _answer_page(text: str, reasons: Mapping[str, str]) -> str:
+    items = "".join(
+        f"<li>Not {as_html(written(choice))}: {as_html(reason)}</li>"
+        for choice, reason in reasons.items()
+    )
+    more = f"<ul>{items}</ul>" if items else ""
+    body = f"<p>{as_html(text)}</p>{more}"
+    return f"<details><summary>Compare your guess with the answer</summary>{body}</details>"

@@ -1,0 +1,165 @@
+"""Answer predictions in JupyterLab, Notebook 7 and Voila, as a student does.
+
+The tests write screenshots to build/browser, in light and in dark and as wide as a phone.
+"""
+
+import json
+import re
+
+import nbformat
+import pytest
+
+pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install -e '.[lab,test]'")
+pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,test]'")
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+from course_utils.grading.results import guesses as class_guesses
+from course_utils.guesses import Guess, Question, to_json
+from tests.browser import FRONT_ENDS, PICTURES, OpenNotebook, Server
+
+pytestmark = [pytest.mark.xdist_group("browser-predict"), pytest.mark.full]
+
+LONG = "all 15: every level is used, whatever the largest of all the weights in the array may be"
+CELLS = [
+    "from course_utils.predict import answer, predict, reveal, tally",
+    f"""predict("levels", "How many of the 15 levels do the other weights share?",
+    ["{LONG}", "about 7", "3 or fewer"])""",
+    'predict("size", "How much memory do 7 billion parameters need in `bfloat16`?", unit="GB")',
+    """reveal("levels", "3 or fewer", {"about 7": "The outlier sets the scale."})
+answer("They share 3 of the $2^4 - 1$ levels. The outlier sets the scale.")""",
+    'reveal("size", 14)',
+    'tally("03")',
+]
+# The size of the window in pixels, on a laptop and on a phone.
+LAPTOP, PHONE = {"width": 1280, "height": 1600}, {"width": 390, "height": 1600}
+OUTPUTS = ".jp-OutputArea-output"
+
+
+@pytest.fixture(scope="module", params=FRONT_ENDS)
+def server(request, tmp_path_factory):
+    """Start a front end with a notebook for each test."""
+    metadata = {"jupyter": {"source_hidden": True}, "tags": ["hide-input"]}
+    cells = [nbformat.v4.new_markdown_cell("# Predictions")]
+    cells += [nbformat.v4.new_code_cell(source, metadata=metadata) for source in CELLS]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    folder = tmp_path_factory.mktemp("notebooks")
+    paths = [folder / "mouse.ipynb", folder / "keyboard.ipynb"]
+    for path in paths:
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+    with Server(tmp_path_factory.mktemp("server"), paths, FRONT_ENDS[request.param]) as server:
+        yield server
+
+
+def opened(browser, server, name):
+    """Open a notebook and run all of its cells, without any guess."""
+    notebook = OpenNotebook(browser.new_page(viewport=LAPTOP), server, f"{name}.ipynb")
+    if not notebook.front_end.runs_on_load:
+        notebook.run_all(300)
+    return notebook
+
+
+def photograph(notebook, name, selector=".jp-Notebook"):
+    area = notebook.page.locator(selector).first
+    area.screenshot(path=PICTURES / f"{notebook.front_end.name}-predict-{name}.png")
+
+
+def test_guesses_are_compared_and_kept(browser, server):
+    notebook = opened(browser, server, "mouse")
+    page, shown = notebook.page, notebook.page.locator(OUTPUTS)
+    status = page.get_by_role("status")
+    expect(shown.get_by_role("radio", checked=True)).to_have_count(0)
+    expect(status.filter(has_text="You entered no guess.")).to_have_count(2)
+    expect(shown.get_by_text("You entered no guesses this time.")).to_be_visible()
+    expect(shown.locator("strong", has_text="Answer. They share 3 of the")).to_be_visible()
+    photograph(notebook, "empty")
+
+    shown.get_by_text("about 7", exact=True).click()
+    expect(
+        status.filter(has_text="You chose 'about 7'. The answer is '3 or fewer'.")
+    ).to_be_visible()
+    field = shown.get_by_label("Your guess in GB:", exact=True)
+    field.fill("about <b>28</b>")
+    field.press("Enter")
+    expect(page.get_by_role("alert")).to_have_text(
+        "Please type one number in GB, such as 14.7 or 1,000 or 1e9. No guess is recorded."
+    )
+    photograph(notebook, "message")
+    field.fill("28 GB")
+    # The guess is recorded when the field loses the focus.
+    field.blur()
+    expect(status.filter(has_text="your guess was 2.0 times too high")).to_be_visible()
+    picture = shown.locator("svg[aria-label^='Your guesses beside the answers.']")
+    expect(picture).to_have_attribute("aria-label", re.compile("size: 2.0 times too high"))
+
+    shown.get_by_role("button", name="Keep my guesses in a file").click()
+    expect(status.filter(has_text="Nothing was sent anywhere.")).to_be_visible()
+    content = json.loads((server.folder / "lectures/guesses-03.json").read_text())
+    assert [entry["guess"] for entry in content["guesses"]] == ["about 7", 28.0]
+    photograph(notebook, "laptop")
+    page.set_viewport_size(PHONE)
+    photograph(notebook, "phone")
+    for label in shown.locator(".widget-radio-box label").all():
+        inside = label.evaluate("label => label.scrollHeight <= label.clientHeight + 1")
+        assert inside, "the text of a choice covers the next choice"
+    page.set_viewport_size(LAPTOP)
+    assert not notebook.errors
+    assert_accessible(notebook)
+    page.close()
+
+
+def assert_accessible(notebook):
+    """Check the outputs with axe in light and in dark; Voila has no dark theme."""
+    assert notebook.violations(OUTPUTS) == {}
+    if not notebook.front_end.runs_on_load:
+        notebook.choose("Settings", "Theme", "JupyterLab Dark")
+        body = notebook.page.locator("body")
+        expect(body).to_have_attribute("data-jp-theme-light", "false")
+        assert notebook.violations(OUTPUTS) == {}
+        photograph(notebook, "dark")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_page_of_a_class_is_accessible(browser, tmp_path, theme):
+    levels = Question.of("levels", "How many?", ["all 15", "about 7", "3 or fewer"], "")
+    size = Question.of("size", "How large?", None, "GB")
+    for name, (choice, number) in enumerate(
+        [("all 15", 7.0), ("about 7", 28.0), ("about 7", 14.0)]
+    ):
+        made = [Guess(levels, choice, "3 or fewer"), Guess(size, number, 14.0)]
+        (tmp_path / f"{name}_guesses-03.json").write_text(to_json("03", made))
+    files, _ = class_guesses.read(tmp_path)
+    found, _ = class_guesses.results(files, {})
+    class_guesses.write_page(tmp_path / "page.html", found, {})
+    page = browser.new_page(color_scheme=theme)
+    page.goto((tmp_path / "page.html").as_uri())
+    expect(page.locator("section")).to_have_count(2)
+    assert Axe().run(page).response["violations"] == []
+    for name, window in (("laptop", LAPTOP), ("phone", PHONE)):
+        page.set_viewport_size(window)
+        page.screenshot(path=PICTURES / f"class-guesses-{theme}-{name}.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.close()
+
+
+def test_guesses_can_be_entered_with_the_keyboard_alone(browser, server):
+    notebook = opened(browser, server, "keyboard")
+    page, shown = notebook.page, notebook.page.locator(OUTPUTS)
+    shown.get_by_role("radio").first.focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    chosen = shown.get_by_role("radio", name="about 7")
+    expect(chosen).to_be_checked()
+    expect(page.get_by_role("status").filter(has_text="You chose 'about 7'.")).to_be_visible()
+    field = shown.get_by_label("Your guess in GB:", exact=True)
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if field.evaluate("field => field === document.activeElement"):
+            break
+    page.keyboard.type("14.0")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("your guess was exactly right.")).to_be_visible()
+    expect(field).to_be_focused()
+    assert not notebook.errors
+    page.close()

@@ -1,0 +1,318 @@
+"""Test guesses: which questions are allowed, how numbers are read, and what files may contain."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from course_utils import guesses
+from course_utils.guesses import (
+    Guess,
+    Question,
+    comparison,
+    distance,
+    from_json,
+    summary,
+    the_answer,
+    to_json,
+    with_unit,
+)
+
+SIZE = Question.of("size", "How large?", None, "GB")
+LEVELS = Question.of("levels", "How many?", ["all 15", "about 7", "3 or fewer"], "")
+SHARE = Question.of("share", "Which share?", {"a third": 33, "2%": 2, "none": 0}, "%")
+
+
+# --- questions ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("", "What?", None, ""), r'the key of a prediction must be a name of .* digits, "_" and'),
+        (("a/b", "What?", None, ""), r"digits, \"_\" and \"-\", got 'a/b'"),
+        (("a", " ", None, ""), r"the question of the prediction 'a' must be a text of 1 to 500"),
+        (("a", "x" * 501, None, ""), "must be a text of 1 to 500 characters"),
+        (("a", 7, None, ""), "must be a text of 1 to 500 characters, got 7"),
+        (("a", "What?", ["x"], ""), "must have 2 to 10 choices, or none .* got 1"),
+        (("a", "What?", list("abcdefghijk"), ""), "must have 2 to 10 choices, .* got 11"),
+        (("a", "What?", [], ""), "has an empty list of choices: give 2 or more"),
+        (("a", "What?", "yes", ""), "must be a list, got 'yes'"),
+        (("a", "What?", ["x", "x"], ""), r"the choices .* must differ, got \['x', 'x'\]"),
+        (
+            ("a", "What?", ["x", ""], ""),
+            "a choice .* must be a text of 1 to 200 characters, got ''",
+        ),
+        (("a", "What?", ["x", 2], ""), "a choice .* must be a text of 1 to 200 characters, got 2"),
+        (("a", "What?", 3, ""), "must be a list, got 3"),
+        (("a", "What?", {"x": 1, "y": math.inf}, ""), "numbers .* must be a number: 0, or from 1e"),
+        (("a", "What?", {"x": 1, "y": "2"}, ""), "numbers .* must be a number: 0, or from 1e"),
+        (("a", "What?", {"x": 1, "y": 1}, ""), r"numbers .* must differ,.* got \[1.0, 1.0\]"),
+        (("a", "What?", None, "x" * 201), "the unit .* must be a text"),
+        (("a", "What?", None, None), "the unit .* must be a text"),
+    ],
+)
+def test_a_mistake_of_the_author_says_what_is_allowed(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Question.of(*arguments)
+
+
+def test_the_answer_must_fit_the_question():
+    with pytest.raises(ValueError, match=r"'levels' must be one of its choices \['all 15'.* got 3"):
+        LEVELS.checked_truth(3)
+    for value in ("5.12", math.nan, math.inf, 1e31, 1.2e-38, None, True, 10**400):
+        with pytest.raises(ValueError, match=r"must be a number: 0, or from 1e-30 to 1e\+30"):
+            SIZE.checked_truth(value)
+
+
+@pytest.mark.parametrize("number", [7, 7.0, np.float32(7), np.int64(7), torch.tensor(7)])
+def test_an_answer_may_be_a_number_of_python_numpy_or_torch(number):
+    assert SIZE.checked_truth(number) == 7.0
+    assert type(SIZE.checked_truth(number)) is float
+
+
+@pytest.mark.parametrize(
+    ("numbers", "truth", "right"),
+    [
+        # In ratio, 9 is nearer to 30 than to 2, although the difference to 2 is smaller.
+        ({"2": 2, "30": 30}, 9, "30"),
+        ({"2": 2, "30": 30}, 7, "2"),
+        ({"0": 0, "30": 30}, 14, "0"),
+        ({"-5": -5, "5": 5}, -1, "-5"),
+        ({"1": 1, "100": 100}, 0, "1"),
+    ],
+)
+def test_the_choice_with_the_nearest_number_is_right(numbers, truth, right):
+    assert Question.of("a", "What?", numbers, "").right_choice(truth) == right
+
+
+# --- numbers that people type ---
+
+
+@pytest.mark.parametrize(
+    ("typed", "number"),
+    [
+        ("14", 14),
+        (" 14.7 GB ", 14.7),
+        ("14gb", 14),
+        ("1,000", 1000),
+        ("1,234,567.5", 1_234_567.5),
+        ("1_000", 1000),
+        ("14 700 GB", 14_700),
+        ("1e9", 1e9),
+        ("1.5E-3", 0.0015),
+        (".5", 0.5),
+        ("-3", -3),
+        ("−3", -3),
+        ("+3", 3),
+        ("0", 0),
+        ("", None),
+        ("   ", None),
+    ],
+)
+def test_numbers_are_read_as_people_type_them(typed, number):
+    assert SIZE.parsed(typed) == number
+
+
+def test_percentages():
+    assert SHARE.parsed("1.6 %") == SHARE.parsed("1.6") == 1.6
+    assert Question.of("a", "Which share?", None, "").parsed("1.6 %") == pytest.approx(0.016)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *("many", "nan", "inf", "-inf", "1e999", "1e31", "9" * 41, "9" * 100_000, "14 MB", "1.6 %"),
+        *("14,7", "1,00", "1,0000", "1.000.000", "1 2", "--1", ".", "e5", "1e", "0x10", "<b>1</b>"),
+        *("14 GB 15 GB", "1/2", "½"),
+    ],
+)
+def test_other_texts_get_one_sentence_that_says_what_is_allowed(typed):
+    with pytest.raises(ValueError) as error:
+        SIZE.parsed(typed)
+    assert str(error.value) == "Please type one number in GB, such as 14.7 or 1,000 or 1e9."
+
+
+# --- sentences ---
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (28.0, "28 GB"),
+        (5.1234, "5.12 GB"),
+        (0.015_63, "0.0156 GB"),
+        (14_683.4, "14,683 GB"),
+        (16_000, "16,000 GB"),
+        (7e9, "7e+09 GB"),
+        (0.0, "0 GB"),
+        (-2.5, "-2.50 GB"),
+        (1e-9, "1e-09 GB"),
+    ],
+)
+def test_numbers_are_written_with_three_significant_digits(value, text):
+    assert with_unit(value, "GB") == text
+
+
+@pytest.mark.parametrize(
+    ("guess", "truth", "text"),
+    [
+        (14, 5.12, "2.7 times too high"),
+        (5.12, 14, "2.7 times too low"),
+        (50_000, 5, "10,000 times too high"),
+        (1e20, 1, "more than a million times too high"),
+        (5.2, 5, "4% too high"),
+        (4.5, 5, "10% too low"),
+        (5.0001, 5, "less than 0.1% too high"),
+        (5, 5, "exactly right"),
+        (3, 0, "3 GB too high"),
+        (-1, 2, "3 GB too low"),
+        (-4, -2, "2 GB too low"),
+        (0, 0, "exactly right"),
+    ],
+)
+def test_the_distance_is_a_factor_or_a_difference(guess, truth, text):
+    assert distance(guess, truth, "GB") == text
+
+
+def test_a_number_is_compared_with_the_answer():
+    assert " ".join(comparison(SIZE, 14.0, 5.12, {})) == (
+        "You said 14 GB. The answer is 5.12 GB: your guess was 2.7 times too high."
+    )
+
+
+def test_a_wrong_choice_is_explained():
+    why = {"about 7": "One outlier decides how wide all bins are."}
+    assert " ".join(comparison(LEVELS, "about 7", "3 or fewer", why)) == (
+        "You chose 'about 7'. The answer is '3 or fewer'. "
+        "One outlier decides how wide all bins are."
+    )
+    assert " ".join(comparison(LEVELS, "all 15", "3 or fewer", why)) == (
+        "You chose 'all 15'. The answer is '3 or fewer'."
+    )
+
+
+def test_a_right_choice_and_no_guess():
+    assert " ".join(comparison(LEVELS, "about 7", "about 7", {})) == (
+        "Right: the answer is 'about 7'."
+    )
+    assert comparison(LEVELS, None, "about 7", {})[0] == "The answer is 'about 7'."
+    assert "no guess" in comparison(LEVELS, None, "about 7", {})[1]
+
+
+def test_the_number_is_shown_with_the_right_choice():
+    assert the_answer(SHARE, 1.6) == "The answer is 1.60%, so '2%' is right."
+
+
+def test_the_summary_counts_guesses_and_takes_the_median_factor():
+    made = [Guess(SIZE, 10.0, 5.0), Guess(SIZE, 5.0, 20.0), Guess(SIZE, 8.0, 1.0)]
+    made += [Guess(LEVELS, "about 7", "about 7"), Guess(LEVELS, "all 15", "about 7")]
+    assert summary([*made, Guess(SHARE), Guess(SIZE, -1.0, 5.0)]) == (
+        "You predicted 6 of 7 results. You chose the right answer 1 of 2 times. "
+        "The median of your 3 numbers was off by a factor of 4."
+    )
+    assert summary([Guess(SIZE, 4.0, 5.0)]) == (
+        "You predicted 1 of 1 result. Your number was off by a factor of 1.2."
+    )
+    assert summary([Guess(SIZE)]) == "You predicted 0 of 1 result."
+    assert summary([Guess(SIZE, 5.0, 5.0)]).endswith("Your number was within 5% of the answer.")
+
+
+def test_the_summary_states_late_guesses_and_does_not_count_them():
+    late = [Guess(LEVELS, "about 7", "about 7", late=True), Guess(SIZE, 5.0, 5.0, late=True)]
+    assert summary([*late, Guess(LEVELS, "all 15", "about 7")]) == (
+        "You predicted 1 of 3 results. 2 guesses do not count, because the answer was already "
+        "shown. You chose the right answer 0 of 1 times."
+    )
+    assert summary(late[:1]) == (
+        "You predicted 0 of 1 result. 1 guess does not count, because the answer was already shown."
+    )
+
+
+# --- files ---
+
+MADE = [
+    Guess(SIZE, 14.0, 5.12),
+    Guess(LEVELS, "about 7", "3 or fewer", late=True),
+    Guess(SHARE, "2%", 1.6),
+    Guess(SIZE),
+]
+
+
+def test_a_file_has_all_guesses_and_nothing_else():
+    text = to_json("03", MADE)
+    assert from_json(text.encode()) == ("03", MADE)
+    content = json.loads(text)
+    assert set(content) == {"course", "lecture", "guesses"}
+    assert {key for entry in content["guesses"] for key in entry} == {
+        *("question", "guess", "truth", "late")
+    }
+    assert {key for entry in content["guesses"] for key in entry["question"]} == {
+        *("key", "text", "choices", "numbers", "unit")
+    }
+
+
+def changed(*path, value):
+    """Return a file in which the value at a path is changed."""
+    content = json.loads(to_json("03", MADE))
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return json.dumps(content).encode()
+
+
+BAD = {
+    "no JSON": b"guesses",
+    "empty": b"",
+    "no text": b"\xff\xfe\x00",
+    "a list": b"[]",
+    "a number": b"3",
+    "nothing": b"{}",
+    "nested too deeply": b"[" * 100_000,
+    "an integer of many digits": b'{"lecture": ' + b"9" * 10_000 + b"}",
+    "a lecture with a slash": changed("lecture", value="../03"),
+    "a lecture with a long name": changed("lecture", value="x" * 100_000),
+    "a lecture that is a list": changed("lecture", value=[]),
+    "guesses that are no list": changed("guesses", value={"a": 1}),
+    "thousands of guesses": changed("guesses", value=[{}] * 5_000),
+    "a guess that is a text": changed("guesses", 0, value="14"),
+    "a missing question": changed("guesses", 0, value={"guess": 1}),
+    "a question that is a list": changed("guesses", 0, "question", value=[]),
+    "a long key": changed("guesses", 0, "question", "key", value="x" * 100_000),
+    "an empty key": changed("guesses", 0, "question", "key", value=""),
+    "a long question": changed("guesses", 0, "question", "text", value="x" * 501),
+    "a unit that is a list": changed("guesses", 0, "question", "unit", value=[]),
+    "choices that are a text": changed("guesses", 1, "question", "choices", value="abc"),
+    "choices that are lists": changed("guesses", 1, "question", "choices", value=[[], []]),
+    "numbers that are texts": changed("guesses", 2, "question", "numbers", value=["1", "2", "3"]),
+    "too few numbers": changed("guesses", 2, "question", "numbers", value=[1, 2]),
+    "many numbers": changed("guesses", 2, "question", "numbers", value=[1] * 20_000),
+    "equal choices": changed("guesses", 1, "question", "choices", value=["x" * 200] * 10),
+    "a long truth": changed("guesses", 0, "truth", value="x" * 100_000),
+    "another choice": changed("guesses", 1, "guess", value="another"),
+    "a choice for a number": changed("guesses", 0, "guess", value="about 7"),
+    "a number for a choice": changed("guesses", 1, "guess", value=7),
+    "NaN": changed("guesses", 0, "guess", value=math.nan),
+    "infinity": changed("guesses", 0, "truth", value=math.inf),
+    "a huge number": changed("guesses", 0, "guess", value=10**400),
+    "a tiny number": changed("guesses", 0, "guess", value=1e-300),
+    "a guess that is a list": changed("guesses", 0, "guess", value=[]),
+    "a guess that is true": changed("guesses", 0, "guess", value=True),
+    "a number as a text": changed("guesses", 0, "truth", value="5.12"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_raises_a_value_error_of_one_short_line(name):
+    with pytest.raises(ValueError) as error:
+        from_json(BAD[name])
+    assert 0 < len(str(error.value)) < 300 and "\n" not in str(error.value)
+
+
+def test_code_in_a_question_becomes_html_and_everything_else_is_escaped():
+    assert guesses.as_html("What is `a < b` & <b>?") == (
+        "What is <code>a &lt; b</code> &amp; &lt;b&gt;?"
+    )

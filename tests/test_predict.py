@@ -1,0 +1,439 @@
+"""Test predictions, whose controls a test changes as a browser does."""
+
+import json
+import re
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+
+import ipywidgets as widgets
+import pytest
+
+from course_utils import guesses, predict
+from course_utils.predict import answer, reveal, tally
+
+QUESTION = "How many of the 15 levels do the others share?"
+CHOICES = ["all 15", "about 7", "3 or fewer"]
+WHY = {
+    "all 15": "The outlier decides the scale.",
+    "about 7": "The bins are wider than you think.",
+}
+
+
+@pytest.fixture(autouse=True)
+def shown(monkeypatch, tmp_path):
+    """Return a list to which each display adds its data, metadata and box, in a new kernel."""
+    displayed = []
+    show = predict._show
+
+    def display(data, raw, metadata=None):
+        assert raw
+        displayed.append((data, metadata))
+
+    def show_and_add_box(box, *forms, **metadata):
+        show(box, *forms, **metadata)
+        assert displayed[-1][0][predict.WIDGET_VIEW]["model_id"] == box.model_id
+        displayed[-1] += (box,)
+
+    monkeypatch.setattr(predict, "display", display)
+    monkeypatch.setattr(predict, "_show", show_and_add_box)
+    monkeypatch.setattr(predict, "_predictions", {})
+    monkeypatch.setattr(predict, "_tallies", {})
+    monkeypatch.chdir(tmp_path)
+    return displayed
+
+
+def ask(key="levels", question=QUESTION, choices=CHOICES, **options):
+    """Show a question and return its control."""
+    predict.predict(key, question, choices, **options)
+    return predict._predictions[key].control
+
+
+def text_of(widget):
+    """Return the text of a widget and the widgets in it, and its HTML."""
+    if isinstance(widget, widgets.VBox):
+        return " ".join(map(text_of, widget.children))
+    value = re.sub("<style>.*?</style>", "", getattr(widget, "value", "") or "", flags=re.S)
+    return unescape(re.sub("<[^>]*>", "", value)).strip() if type(widget) is widgets.HTML else ""
+
+
+# --- the question ---
+
+
+def test_no_choice_is_chosen_at_first():
+    control = ask()
+    assert isinstance(control, widgets.RadioButtons)
+    assert (control.value, control.index, list(control.options)) == (None, None, CHOICES)
+
+
+def test_a_guess_is_recorded_as_soon_as_it_is_chosen(shown):
+    control = ask()
+    control.value = "about 7"
+    assert predict._predictions["levels"].guess.guess == "about 7"
+    text = text_of(shown[0][2])
+    assert text == f"Predict. {QUESTION}  Your guess is recorded: 'about 7'."
+
+
+def test_running_the_cell_again_keeps_the_guess():
+    control = ask()
+    control.value = "about 7"
+    assert ask() is control and control.value == "about 7"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"question": "Another?"},
+        {"choices": ["all 15", "about 7"]},
+        {"unit": "B"},
+        {"choices": None},
+    ],
+)
+def test_another_question_with_the_same_key_is_a_new_question(change):
+    ask().value = "about 7"
+    control = ask(**change)
+    assert not control.value
+    assert predict._predictions["levels"].guess.guess is None
+
+
+def test_a_number_is_recorded_when_it_is_entered(shown):
+    control = ask("size", "How large?", None, unit="GB")
+    assert isinstance(control, widgets.Text)
+    assert not control.continuous_update and control.description == "Your guess in GB:"
+    control.value = "1,000"
+    assert predict._predictions["size"].guess.guess == 1000
+    assert "Your guess is recorded: 1,000 GB." in text_of(shown[0][2])
+
+
+def test_a_text_that_is_no_number_gets_one_sentence_and_loses_nothing(shown):
+    control = ask("size", "How large?", None, unit="GB")
+    control.value = "14"
+    control.value = "a <lot>"
+    prediction = predict._predictions["size"]
+    assert prediction.guess.guess == 14 and control.value == "a <lot>"
+    assert text_of(shown[0][2]).endswith(
+        "Please type one number in GB, such as 14.7 or 1,000 or 1e9. Your guess is recorded: 14 GB."
+    )
+    assert 'role="alert"' in prediction.box.children[-1].value
+    control.value = "15"
+    assert prediction.guess.guess == 15 and 'role="status"' in prediction.box.children[-1].value
+    control.value = ""
+    assert prediction.guess.guess is None
+
+
+def test_texts_of_authors_are_escaped(shown):
+    ask("a", "Is `x < 1` & <b>?", ["<i>", "no"])
+    reveal("a", "no", {"<i>": "<u> & so"})
+    for data, *_ in shown:
+        assert not re.search("<[biu]>(?!Predict|The)", data["text/html"])
+    assert "<code>x &lt; 1</code> &amp; &lt;b&gt;" in shown[0][0]["text/html"]
+    assert "<code>x &lt; 1</code> &amp; &lt;b&gt;" in shown[0][2].children[0].value
+    ask("b", "How many?", None, unit="<u>").value = "many"
+    assert "<b>Please type one number in &lt;u&gt;, such as" in shown[2][2].children[2].value
+
+
+def test_a_mistake_of_the_author_raises_an_error_and_shows_nothing(shown):
+    with pytest.raises(ValueError, match="must have 2 to 10 choices"):
+        ask(choices=["one"])
+    assert shown == []
+
+
+# --- the answer ---
+
+
+def test_the_answer_is_shown_beside_the_guess(shown):
+    ask("size", "How large?", None, unit="GB").value = "14 GB"
+    reveal("size", 5.12)
+    assert text_of(shown[1][2]) == (
+        "You said 14 GB. The answer is 5.12 GB: your guess was 2.7 times too high."
+    )
+
+
+def test_a_wrong_choice_is_explained_and_a_right_one_is_right(shown):
+    control = ask()
+    control.value = "about 7"
+    reveal("levels", "3 or fewer", WHY)
+    box = shown[1][2]
+    assert text_of(box).startswith(
+        "You chose 'about 7'. The answer is '3 or fewer'. The bins are wider than you think."
+    )
+    assert 'role="status"' in box.children[0].value
+    control.value = "3 or fewer"
+    assert text_of(box).startswith("Right: the answer is '3 or fewer'.")
+
+
+def test_a_guess_that_is_entered_later_appears_at_once(shown):
+    control = ask()
+    reveal("levels", "3 or fewer", WHY)
+    box = shown[1][2]
+    assert text_of(box).startswith("The answer is '3 or fewer'. You entered no guess.")
+    control.value = "all 15"
+    assert text_of(box) == (
+        "You chose 'all 15'. The answer is '3 or fewer'. The outlier decides the scale."
+    )
+    assert predict._predictions["levels"].guess.late
+
+
+def test_the_guess_before_the_answer_counts(shown):
+    control = ask()
+    control.value = "all 15"
+    reveal("levels", "3 or fewer", WHY)
+    control.value = "3 or fewer"
+    assert text_of(shown[1][2]).endswith("Your guess before you saw the answer counts.")
+    reveal("levels", "3 or fewer", WHY)
+    guess = predict._predictions["levels"].guess
+    assert (guess.guess, guess.is_right, guess.late) == ("all 15", False, False)
+
+
+def test_the_guess_before_the_answer_still_counts_if_the_field_is_cleared(shown):
+    control = ask("size", "How large?", None, unit="GB")
+    control.value = "14"
+    reveal("size", 14)
+    control.value = ""
+    assert "Your guess is recorded: 14 GB." in text_of(shown[0][2])
+    said = "You said 14 GB. The answer is 14 GB: your guess was exactly right."
+    assert text_of(shown[1][2]) == said
+
+
+def test_a_late_guess_stays_late_if_the_cell_runs_again():
+    control = ask()
+    reveal("levels", "3 or fewer")
+    control.value = "3 or fewer"
+    reveal("levels", "3 or fewer")
+    assert predict._predictions["levels"].guess.late
+
+
+def test_the_nearest_of_several_numbers_is_right(shown):
+    ask("share", "Which?", {"a third": 33, "2%": 2}, unit="%").value = "a third"
+    reveal("share", 1.6, {"a third": "That is the share of memory."})
+    assert text_of(shown[1][2]) == (
+        "You chose 'a third'. The answer is 1.60%, so '2%' is right. That is the share of memory."
+    )
+
+
+def test_an_answer_without_a_question_is_shown(shown):
+    reveal("levels", 5.12)
+    reveal("other", "3 or fewer", {"no such": "choice"})
+    for output, said in zip(shown, ("5.12", "3 or fewer"), strict=True):
+        text = f"The answer is {said}. You can't see a guess here, because the cell with the"
+        assert text_of(output[2]).startswith(text)
+
+
+def test_an_answer_that_does_not_fit_is_a_mistake_of_the_author():
+    ask()
+    with pytest.raises(ValueError, match="must be one of its choices"):
+        reveal("levels", "4 or fewer")
+    with pytest.raises(ValueError, match=r"may name only choices .* got 'about 8'"):
+        reveal("levels", "3 or fewer", {"about 8": "No."})
+    ask("size", "How large?", None)
+    with pytest.raises(ValueError, match="must be a number"):
+        reveal("size", float("nan"))
+    with pytest.raises(ValueError, match=r"may name only choices .* got 'x'"):
+        reveal("size", 1, {"x": "No."})
+    for value in (float("nan"), None, [1]):
+        with pytest.raises(ValueError, match="'unknown' must be a number: 0, or from"):
+            reveal("unknown", value)
+    with pytest.raises(ValueError, match="must be a mapping from choices to sentences"):
+        reveal("levels", "3 or fewer", "No.")
+
+
+# --- without a kernel ---
+
+
+def test_a_question_without_a_kernel_has_its_choices(shown):
+    ask()
+    ask("size", "How large?", None, unit="GB")
+    first, second = (data["text/html"] for data, *_ in shown)
+    assert re.findall("<li>(.*?)</li>", first) == CHOICES and '<ol type="A"' in first
+    assert "<strong>Predict.</strong> How large?" in second and "a number in GB" in second
+    assert [data["text/plain"] for data, *_ in shown] == [QUESTION, "How large?"]
+
+
+def test_an_answer_without_a_kernel_is_folded_with_all_reasons(shown):
+    ask()
+    reveal("levels", "3 or fewer", WHY)
+    page = shown[1][0]["text/html"]
+    assert re.fullmatch("<div.*?><details><summary>.*</summary>.*</details></div>", page)
+    for text in ("The answer is &#x27;3 or fewer&#x27;.", *WHY.values()):
+        assert text in page
+
+
+def test_the_choices_of_reasons_are_written_as_the_student_read_them(shown):
+    choices = ["a\\b", "1.6\xa0GB", "it's", "right"]
+    ask("quotes", "Which?", choices)
+    reveal("quotes", "right", dict.fromkeys(choices[:3], "No."))
+    page = unescape(shown[1][0]["text/html"])
+    assert re.findall("<li>(.*?)</li>", page) == [f"Not '{choice}': No." for choice in choices[:3]]
+
+
+def test_slides_find_the_question_and_the_answer_in_the_metadata(shown):
+    ask()
+    reveal("levels", "3 or fewer", {**WHY, "3 or fewer": "Right on other machines."})
+    forms = [json.loads(json.dumps(metadata))["qlora_course"] for _, metadata, _ in shown]
+    assert forms == [
+        {"predict": {"key": "levels", "question": QUESTION, "choices": CHOICES, "unit": ""}},
+        {
+            "reveal": {
+                "key": "levels",
+                "answer": "The answer is '3 or fewer'.",
+                "right": "3 or fewer",
+                "why": WHY,
+            }
+        },
+    ]
+
+
+def test_colab_gets_only_the_widget(shown, monkeypatch):
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release")
+    ask()
+    assert set(shown[0][0]) == {"text/plain", predict.WIDGET_VIEW}
+
+
+# --- the sentence with the answer ---
+
+
+@pytest.mark.parametrize(
+    ("text", "markdown"),
+    [
+        ("It needs 5.12 GB.", "**Answer. It needs 5.12 GB.**"),
+        ("Is it? No. Never.", "**Answer. Is it?** No. Never."),
+        ("It is $r (d + k). x$ here. So.", "**Answer. It is $r (d + k). x$ here.** So."),
+        ("Call `a. b()` now!\n\n- More.", "**Answer. Call `a. b()` now!**\n\n- More."),
+        ("No sentence", "**Answer.** No sentence"),
+        ("It is 5 vs. 3, i.e. Fig. 1. So.", "**Answer. It is 5 vs. 3, i.e. Fig. 1.** So."),
+        ("These are two\n\n- One.\n- Two.", "**Answer.** These are two\n\n- One.\n- Two."),
+        ("Some are **bold**. Not all.", "**Answer.** Some are **bold**. Not all."),
+    ],
+)
+def test_the_first_sentence_of_an_answer_is_bold(shown, text, markdown):
+    assert answer(text) is None
+    assert shown[0][0] == {"text/markdown": markdown, "text/plain": f"Answer. {text}"}
+
+
+@pytest.mark.parametrize("text", ["", "  ", 5, None])
+def test_an_answer_must_be_a_text(shown, text):
+    with pytest.raises(ValueError, match=f"must be a text of one or more sentences, got {text!r}"):
+        answer(text)
+    assert shown == []
+
+
+# --- the end of a lecture ---
+
+
+def keep(lecture="03"):
+    """Press the button of a tally, and return what is said afterwards."""
+    box = predict._tallies[lecture].box
+    box.children[1].click()
+    return text_of(box.children[2])
+
+
+def test_a_tally_without_guesses_invites_to_try(shown):
+    ask()
+    tally("03")
+    assert "You entered no guesses this time. Try it" in text_of(shown[1][2])
+    assert predict._tallies["03"].box.children[1].disabled
+    assert "<svg" not in predict._tallies["03"].box.children[0].value
+
+
+def test_a_tally_compares_all_guesses_in_words_and_in_a_picture(shown):
+    control = ask()
+    ask("size", "How large?", None, unit="GB").value = "10"
+    control.value = "all 15"
+    reveal("levels", "3 or fewer")
+    tally("03")
+    box = shown[-1][2]
+    assert text_of(box).startswith(
+        "You predicted 2 of 2 results. You chose the right answer 0 of 1 times."
+    )
+    assert "levels: wrong: all 15" in unescape(box.children[0].value)
+    reveal("size", 5)
+    tally("03")
+    assert "Your number was off by a factor of 2." in text_of(box)
+    assert "size: 2.0 times too high" in unescape(box.children[0].value)
+
+
+def test_a_tally_changes_with_a_guess(shown):
+    control = ask()
+    tally("03")
+    box = shown[-1][2]
+    control.value = "about 7"
+    reveal("levels", "about 7")
+    tally("03")
+    assert "You chose the right answer 1 of 1 times." in text_of(box)
+    assert "levels: right: about 7." in unescape(box.children[0].value)
+    assert not box.children[1].disabled
+
+
+def test_a_tally_marks_a_late_guess(shown):
+    control = ask()
+    reveal("levels", "about 7")
+    tally("03")
+    control.value = "about 7"
+    assert "1 guess does not count" in text_of(shown[-1][2])
+    picture = unescape(predict._tallies["03"].box.children[0].value)
+    assert "levels: right: about 7, after the answer." in picture
+
+
+def test_the_button_keeps_the_guesses_in_a_file(tmp_path):
+    ask().value = "about 7"
+    reveal("levels", "3 or fewer")
+    tally("03")
+    said = keep()
+    assert said.startswith(f"Your guesses are in {tmp_path / 'guesses-03.json'}. You can hand in")
+    lecture, made = guesses.from_json((tmp_path / "guesses-03.json").read_bytes())
+    assert lecture == "03" and made == [predict._predictions["levels"].guess]
+    assert str(tmp_path) not in (tmp_path / "guesses-03.json").read_text()
+
+
+def test_the_file_of_an_earlier_session_is_kept(tmp_path):
+    path = tmp_path / "guesses-03.json"
+    path.write_text("yesterday")
+    ask().value = "about 7"
+    tally("03")
+    assert keep().endswith("The file of an earlier session is now guesses-03.json 2.")
+    assert (tmp_path / "guesses-03.json 2").read_text() == "yesterday"
+    assert keep().endswith("Nothing was sent anywhere.")
+    assert sorted(tmp_path.iterdir()) == [path, tmp_path / "guesses-03.json 2"]
+
+
+def test_a_missing_working_folder_is_reported(tmp_path, monkeypatch):
+    ask().value = "about 7"
+    tally("03")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert keep().endswith("Your guesses are still here.")
+
+
+def test_a_file_that_cannot_be_written_is_reported(tmp_path):
+    ask().value = "about 7"
+    tally("03")
+    (tmp_path / "guesses-03.json").mkdir()
+    said = keep()
+    assert said.startswith("The file was not written: ") and said.endswith("are still here.")
+    assert predict._predictions["levels"].guess.guess == "about 7"
+
+
+@pytest.mark.parametrize("lecture", ["", "../03", "a b", None])
+def test_the_name_of_a_lecture_must_fit_a_file_name(lecture):
+    with pytest.raises(ValueError, match=r"the name of a lecture must be a name of 1 to 60"):
+        tally(lecture)
+
+
+def test_a_tally_without_a_kernel_is_one_sentence(shown):
+    tally("03")
+    page = shown[0][0]["text/html"]
+    assert re.fullmatch("<div.*?><p>If you run this notebook, [^.<]*[.]</p></div>", page)
+
+
+# --- imports ---
+
+
+def test_matplotlib_and_torch_are_not_needed_to_ask():
+    code = (
+        "import sys; import course_utils.predict; print({'torch', 'matplotlib'} & {*sys.modules})"
+    )
+    folder = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
+    assert done.stdout == "set()\n", done.stderr
