@@ -444,6 +444,36 @@ def grade(assignment: str, workers: int | None, scheduler: str | None, again: bo
     click.echo(classroom.write_results(folder, result))
 
 
+@command("guesses")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="guesses.html",
+    show_default=True,
+    help="File for the HTML page.",
+)
+def guesses(folder: Path, output: Path) -> None:
+    """Show what a class predicted in the lectures.
+
+    The command reads all files guesses-*.json in FOLDER and its subfolders, which students kept at
+    the end of a lecture. It writes a page with a histogram for each question, and prints a line for
+    each question. A file that can't be used is named and left out.
+    """
+    from course_utils.grading.results import guesses as class_guesses
+    from course_utils.notebooks import course_folder
+
+    known = class_guesses.lectures(course_folder())
+    files, problems = class_guesses.read(folder)
+    found, unknown = class_guesses.results(files, known)
+    for problem in (*problems, *unknown):
+        click.echo(problem, err=True)
+    if not found:
+        raise CourseError(f"{folder} contains no file guesses-*.json that can be used")
+    class_guesses.write_page(output, found, known)
+    click.echo("\n".join([*class_guesses.lines(found), f"{output} (files: {len(files)})"]))
+
+
 # --- for publishers -------------------------------------------------------------------------------
 
 

@@ -15,6 +15,9 @@ from course_utils.validation import CourseError
 
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 LANGUAGE = {"name": "python"}
+# The type of an output that is a widget, and the key of the course's own metadata.
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+METADATA = "qlora_course"
 FOLDERS = ("lectures", "solutions", "exercises")
 # Maximum run time of a lecture's cell, in seconds.
 CELL_TIMEOUT = 1800

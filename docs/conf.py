@@ -20,7 +20,9 @@ version = release = __version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 nb_execution_mode = "off"
 nb_merge_streams = True
-myst_enable_extensions = ["colon_fence", "dollarmath"]
+# Markdown in outputs may contain formulas, too.
+nb_render_markdown_format = "myst"
+myst_enable_extensions = ["attrs_inline", "colon_fence", "dollarmath"]
 myst_heading_anchors = 4
 
 # Docstrings are in Google style, with code in single backticks.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from course_utils import notebooks
-from course_utils.publishing import notebook_check
+from course_utils.publishing import lecture, notebook_check
 
 NAME = "09_sums"
 
@@ -87,6 +87,13 @@ def task(
     ]
 
 
+def setup_cell() -> dict[str, Any]:
+    """Return the set-up cell, whose source is hidden."""
+    hidden = cell("setup", notebook_check.SETUP_CELL)
+    hidden["metadata"]["tags"] = [lecture.HIDDEN]
+    return hidden | {"metadata": lecture.with_view(hidden)}
+
+
 def notebook() -> dict[str, Any]:
     """Return the whole assignment: three functions and a question, with 12 points."""
     question = PROMPT.format(number=4, what="point of it", points="3 points, graded by hand")
@@ -94,7 +101,7 @@ def notebook() -> dict[str, Any]:
     tasks = [task(number, *fields) for number, fields in enumerate(TASKS, 1)]
     cells = [
         cell("opening", "# Exercise 09: Sums", kind="markdown"),
-        cell("setup", notebook_check.SETUP_CELL),
+        setup_cell(),
         cell("imports", "import math"),
         *itertools.chain.from_iterable(tasks),
         cell("sum-why-prompt", f"{question}\n**Rubric:** a point for each use.", kind="markdown"),

@@ -34,17 +34,23 @@ OPENING = """\
 - **Slides:** Introduction
 - **Question:** What is 1 + 2 + 3?
 - **You will be able to:** add numbers
-- **Takes:** 1 minute on CPU, 1.2 GB of memory
+- **Run time:** 1 minute on CPU, 1.2 GB of memory
+- **You need to know first:** what a number is
+"""
+QUESTION = """\
+## What is 1 + 2 + 3?
+
+A sum is computed with the same [seed](../docs/glossary.md#seed) or with another one.
 """
 CODE = """\
 from course_utils.figures import measurements
 from course_utils.sums import add
 
 total = add([1, 2, 3])
-assert total == 6
 print(f"1 + 2 + 3 = {total}")
 measurements({"sum": [total]}, xlabel="1 + 2 + 3")
 """
+CHECK = "assert total == 6"
 CLOSING = f"""\
 ## What you have seen
 
@@ -82,15 +88,20 @@ def {function}(numbers):
 
 
 def lecture() -> dict[str, Any]:
-    """Return the lecture without its set-up cell, which `course notebooks fix` adds."""
+    """Return the lecture without what `course notebooks fix` adds, such as its set-up cell."""
     cells = [
         assignment.cell("opening", OPENING, kind="markdown"),
+        assignment.cell("words", "", kind="markdown"),
+        assignment.cell("question", QUESTION, kind="markdown"),
         assignment.cell("add", CODE),
+        assignment.cell("check", CHECK),
         assignment.cell("closing", CLOSING, kind="markdown"),
     ]
     for cell in cells:
-        cell["metadata"]["slideshow"] = {"slide_type": "slide"}
-    cells[1]["metadata"]["tags"] = ["summary"]
+        kind = "skip" if cell["id"] in ("words", "check") else "slide"
+        cell["metadata"]["slideshow"] = {"slide_type": kind}
+    cells[3]["metadata"]["tags"] = ["summary"]
+    cells[4]["metadata"]["tags"] = ["hide-input"]
     return assignment.document(cells)
 
 

@@ -15,8 +15,10 @@ import nbformat
 import psutil
 import pytest
 from click.testing import CliRunner
+from matplotlib.figure import Figure
 
 from course_utils import __version__, cli, notebooks, runtime
+from course_utils.figures import Picture
 from course_utils.publishing import course_map, notebook_check
 from course_utils.publishing import html as html_pages
 from course_utils.publishing.addresses import Addresses
@@ -54,8 +56,13 @@ def notebook(*cells):
     }
 
 
+def setup_cell_of(source=SETUP_CELL):
+    hidden = {"tags": ["hide-input"], "jupyter": {"source_hidden": True}, "cellView": "form"}
+    return code_cell("setup", source, **hidden)
+
+
 def lecture(*cells):
-    return notebook(text_cell("opening", OPENING), code_cell("setup", SETUP_CELL), *cells)
+    return notebook(text_cell("opening", OPENING), setup_cell_of(), *cells)
 
 
 def write(path, content):
@@ -118,6 +125,7 @@ BAD = {
         "cell sum: has 16 lines; at most 15 are allowed",
     ),
     "other set-up": (change(("cells", 1), "source", SETUP_CELL + "\n"), "must be the set-up cell"),
+    "visible set-up": (change(("cells", 1, "metadata"), "tags", []), "must be the set-up cell"),
     "set-up name": (change(("cells", 1), "id", "start"), "must be the set-up cell"),
     "no title": (change(("cells", 0), "source", OPENING[2:]), "must begin with a title"),
     "no slides": (
@@ -270,15 +278,15 @@ def test_fix_renews_badges_that_were_changed_moved_or_doubled(tmp_path):
         assert "".join(json.loads(path.read_text())["cells"][0]["source"]) == opening
 
 
-HEADER = "| lecture | slides | question | time on CPU |\n|---|---|---|---|"
+HEADER = "| lecture | slides | question | study time |\n|---|---|---|---|"
 
 
 def test_fix_renews_the_table_of_lectures(tmp_path):
     first = lecture(text_cell("course-map", f"Before.\n\n{HEADER}\n| old |\n\nAfter."))
     path = write(tmp_path / "lectures" / "00_first.ipynb", first)
-    assert check(path) == [f"cell course-map: the table of lectures is out of date: {RUN_FIX}"]
+    assert check(path) == [f"cell course-map: is out of date: {RUN_FIX}"]
     assert fix(path) and check(path) == []
-    row = "| [01 A lecture](01_more.ipynb) | Introduction | Does it work? | 1 minute |"
+    row = "| [01 A lecture](01_more.ipynb) | Introduction | Does it work? | 5 min |"
     write(tmp_path / "lectures" / "01_more.ipynb", lecture())
     assert check(path) != [], "the table lacks the new lecture"
     fix(path)
@@ -451,6 +459,12 @@ menu = widgets.Dropdown(options=[("four", 4), ("eight", 8)], value=8, descriptio
 bar = widgets.IntProgress(3, max=5, description="steps")
 widgets.VBox([widgets.HBox([widgets.IntSlider(7, description="rank"), menu, bar]), shown])
 """
+ASKED = """
+from course_utils.predict import answer, predict, reveal
+predict("size", "How large <is> it?", ["small", "large"])
+reveal("size", "large", {"small": "You forgot the activations."})
+answer("It is large. See $x$.")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -470,6 +484,7 @@ def executed(tmp_path_factory):
             code_cell("child-ends", "child.communicate('');"),
             code_cell("figure", "import matplotlib.pyplot as plt\nplt.plot([1, 2]);"),
             code_cell("controls", CONTROLS),
+            code_cell("asked", ASKED),
             code_cell("bar", "from tqdm import tqdm\nfor _ in tqdm(range(3), desc='at'): pass"),
             code_cell("place", "from pathlib import Path\nPath('here.txt').write_text('x');"),
             code_cell("table", "print('mean  84%')\n{'answer': 42}", tags=["summary"]),
@@ -518,13 +533,80 @@ def test_the_page_shows_widgets_without_scripts(executed):
     assert html_pages.WIDGET_VIEW not in page and html_pages.WIDGET_STATE not in page
 
 
+def test_the_page_shows_predictions_and_folded_answers(executed):
+    page = executed.page.read_text(encoding="utf-8")
+    assert "<strong>Predict.</strong> How large &lt;is&gt; it?" in page
+    assert "<li>small</li><li>large</li>" in page
+    folded = re.search("<details>.*?</details>", page)[0]
+    assert "The answer is 'large'." in folded and "You forgot the activations." in folded
+    assert "<strong>Answer. It is large.</strong> See" in page
+    assert "No guess is recorded" not in page and "You entered no guess" not in page
+
+
 def test_the_page_can_be_read_without_a_network(executed):
     page = executed.page.read_text(encoding="utf-8")
-    scripts = re.findall(r"<script[^>]*\bsrc=[^>]*>", page)
-    assert len(scripts) == 1, "only MathJax"
-    assert all("async" in script for script in scripts)
+    assert not re.findall(r"<script[^>]*\bsrc=", page)
     assert not re.findall(r'<link[^>]*href="http|@import|<img[^>]*src="http', page)
-    assert "$W' = W + AB$" in page
+    assert "<math" in page and "$W' = W + AB$" not in page
+
+
+def page_of(*cells):
+    """Return the page of an executed notebook."""
+    return html_pages.to_html(nbformat.from_dict(notebook(*cells)), title="A page")
+
+
+def test_a_page_shows_outputs_and_not_the_sources_of_hidden_cells():
+    shown = {"output_type": "display_data", "metadata": {}}
+    answer = {"text/markdown": "**Answer.** It is $6 \\times 7$.", "text/plain": "<Markdown>"}
+    page = page_of(
+        code_cell("check", "secret_check()", tags=["hide-input"]),
+        code_cell("answer", "secret()", tags=["hide-input"])
+        | {"outputs": [shown | {"data": answer}]},
+        code_cell("sum", "6 * 7"),
+    )
+    assert "<strong>Answer.</strong> It is <math" in page
+    assert "secret" not in page and 'id="cell-id=check"' not in page
+    assert re.sub("<.*?>", "", page).count("6 * 7") == 1
+
+
+def test_equal_pictures_of_a_page_have_ids_of_their_own():
+    picture = Picture(Figure((1, 1)), "A figure")
+    picture.figure.text(0, 0, "ab")
+    data = {"text/html": picture._repr_html_() * 2}
+    output = {"output_type": "display_data", "metadata": {}, "data": data}
+    cells = [code_cell(name, "draw()") | {"outputs": [output]} for name in ("one", "two")]
+    svgs = re.findall('<svg [^>]*role="img".*?</svg>', page_of(*cells), re.DOTALL)
+    ids = [re.findall(' id="(.*?)"', svg) for svg in svgs]
+    assert len(ids) == 4 and len(ids[0]) == 2
+    assert len({name for names in ids for name in names}) == 8
+    for svg, names in zip(svgs, ids, strict=True):
+        assert set(re.findall('href="#(.*?)"', svg)) == set(names)
+
+
+def test_a_page_folds_sections_that_go_deeper():
+    page = page_of(
+        text_cell("more", "## Going deeper: Is it prime?\n\nLook."),
+        code_cell("compute", "divisors()"),
+        text_cell("end", "## What you have seen"),
+    )
+    opened, details, rest = re.split('<details class="deeper">|</details>', page)
+    assert '<span class="deeper">Going deeper</span> Is it prime?' in opened and "Look." in opened
+    assert "divisors" in details and "What you have seen" in rest
+
+
+def test_a_formula_that_cannot_be_converted_is_shown_as_tex(monkeypatch):
+    formulas = text_cell("formulas", "Half: $\\frac{1}{2}$, $\\foo < 1$.")
+    page = page_of(formulas)
+    assert "<mfrac>" in page and "<code>\\foo &lt; 1</code>" in page
+    monkeypatch.setitem(sys.modules, "latex2mathml.converter", None)
+    assert "<code>\\frac{1}{2}</code>" in page_of(formulas)
+
+
+def test_a_widget_that_brings_its_own_html_is_shown_as_this_html():
+    data = {html_pages.WIDGET_VIEW: {"model_id": "none"}, "text/html": "<details>six</details>"}
+    output = {"output_type": "display_data", "metadata": {}, "data": data}
+    page = page_of(code_cell("predict", "predict()") | {"outputs": [output]})
+    assert "<details>six</details>" in page
 
 
 def test_an_error_ends_the_run_and_the_page_is_written(tmp_path):

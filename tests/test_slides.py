@@ -1,5 +1,6 @@
 """Test slides: the screens of a deck, its HTML page, and whether each slide fits the screen."""
 
+import json
 import re
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -7,12 +8,15 @@ from pathlib import Path
 import nbformat
 import pytest
 from click.testing import CliRunner
+from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course_utils import notebooks
+from course_utils import notebooks, predict
 from course_utils.cli import main
+from course_utils.figures import Picture
 from course_utils.publishing import slides
 from course_utils.publishing.executed import executed
+from course_utils.publishing.html import freeze_widgets
 from course_utils.validation import CourseError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,8 +33,8 @@ def text(source, kind="slide", name=None):
     return new_markdown_cell(source, id=name or kind, metadata=metadata)
 
 
-def code(source, *outputs, kind="subslide", name="code"):
-    metadata = {"slideshow": {"slide_type": kind}}
+def code(source, *outputs, kind="subslide", name="code", tags=()):
+    metadata = {"slideshow": {"slide_type": kind}, "tags": list(tags)}
     return new_code_cell(source, id=name, metadata=metadata, outputs=list(outputs))
 
 
@@ -52,6 +56,7 @@ PIXEL = (
     "ErkJggg=="
 )
 PICTURE = f'<img alt="A dot" src="data:image/png;base64,{PIXEL}">'
+FIGURE = Picture(Figure((6, 3)), "A figure")._repr_html_()
 TALL = """<img alt="Tall" src="data:image/svg+xml,
 %3Csvg xmlns='http://www.w3.org/2000/svg' width='400' height='400'/%3E">"""
 
@@ -82,6 +87,8 @@ def test_skipped_cells_and_stderr_are_left_out():
     [
         (3, result(PICTURE), True),
         (4, result(PICTURE), False),
+        (3, result(FIGURE), True),
+        (4, result(FIGURE), False),
         (15, printed("line\n" * 8), True),
         (15, printed("line\n" * 9), False),
         (15, printed("x" * 100 + "\n" + "x" * 601), True),
@@ -104,6 +111,57 @@ def test_outputs_that_do_not_fit_below_the_code_get_another_screen(lines, output
         assert shown(code(source, output)) == [("subslide", source, outputs)]
     else:
         assert shown(code(source, output)) == [("subslide", source, 0), ("subslide", "", outputs)]
+
+
+def prose(markdown):
+    return new_output("display_data", {"text/markdown": markdown, "text/plain": "<Markdown>"})
+
+
+HIDDEN = ("hide-input",)
+
+
+def test_outputs_of_hidden_cells_have_the_place_of_their_cell():
+    answer = prose("**Answer.** It is $a_1$.")
+    cells = [
+        code("predict()", result("<p>Your prediction</p>"), name="guess", tags=HIDDEN),
+        code("compute()", printed("6"), name="compute"),
+        code("answer()", answer, kind="fragment", name="answer", tags=HIDDEN),
+        code("assert True", kind="subslide", name="check", tags=HIDDEN),
+        code("noise()", printed("10%", "stderr"), name="noise", tags=HIDDEN),
+        text("Because.", "fragment"),
+    ]
+    assert shown(*cells) == [
+        ("subslide", "", 1),
+        ("subslide", "compute()", 1),
+        ("fragment", "", 1),
+        ("fragment", "Because.", 0),
+    ]
+    page = slides.to_deck(notebook(text("# Title", name="title"), *cells))
+    assert "<strong>Answer.</strong> It is <math" in page and "assert True" not in page
+    # The three fragments are the output of `compute`, the answer, and its reason.
+    assert page.count('<div class="fragment">') == 3
+
+
+@pytest.mark.parametrize(
+    ("length", "screens"),
+    [(550, [("fragment", "", 2)]), (600, [("fragment", "", 1), ("subslide", "", 1)])],
+)
+def test_answers_need_the_height_of_text(length, screens):
+    """An answer of 550 characters is 12 lines high, and two of them just fit on a screen."""
+    answers = [prose("x" * length), prose("y" * (length - 50))]
+    assert shown(code("answer()", *answers, kind="fragment", tags=HIDDEN)) == screens
+
+
+def test_sections_that_go_deeper_follow_the_end_of_the_lecture():
+    cells = [
+        text("## One?", name="one"),
+        text("## Going deeper: Two?", name="two"),
+        code("deep()", name="deep"),
+        text("## What you have seen", name="end"),
+    ]
+    assert [source for _, source, _ in shown(*cells)] == [
+        *("## One?", "## What you have seen", "## Going deeper: Two?", "deep()"),
+    ]
 
 
 def test_outputs_too_high_for_one_screen_are_split_over_several():
@@ -164,6 +222,119 @@ def test_the_notebook_itself_is_not_changed():
     before = nbformat.writes(original)
     slides.laid_out(original)
     assert nbformat.writes(original) == before
+
+
+# --- predictions ---
+
+CHOICES = ["all 15", "about 7", "`3` & fewer"]
+
+
+def shown_by(monkeypatch, call, *arguments, **options):
+    """Return the output of a function of `predict`, as an executed notebook contains it."""
+    outputs = []
+    monkeypatch.setattr(
+        predict,
+        "display",
+        lambda data, raw, metadata: outputs.append(
+            new_output("display_data", json.loads(json.dumps(data)), metadata=metadata)
+        ),
+    )
+    call(*arguments, **options)
+    (output,) = outputs
+    return output
+
+
+@pytest.fixture
+def predictions(monkeypatch):
+    """Return a lecture with three predictions and their answers, whose code is hidden."""
+    monkeypatch.setattr(predict, "_predictions", {})
+
+    def cell(name, kind, call, *arguments, **options):
+        output = shown_by(monkeypatch, call, *arguments, **options)
+        return code("", output, kind=kind, name=name)
+
+    why = {"`3` & fewer": "Not that few.", "all 15": "The outlier sets the scale."}
+    numbers = {"a third": 33, "2%": 2}
+    return notebook(
+        text("# 01 Title", name="title"),
+        text("## How many?", name="many"),
+        cell("ask", "-", predict.predict, "levels", "How many < 15?", CHOICES),
+        code("levels()", printed("7\n"), name="count"),
+        cell("compare", "-", predict.reveal, "levels", "about 7", why),
+        text("## How large?", name="large"),
+        cell("size", "slide", predict.predict, "size", "How large?", unit="GB"),
+        cell("share", "fragment", predict.predict, "share", "Which?", numbers, unit="%"),
+        code("measure()", printed("14.2\n"), name="measure"),
+        cell("size-is", "subslide", predict.reveal, "size", 14.2),
+        cell("share-is", "fragment", predict.reveal, "share", 1.6),
+        cell("skipped", "skip", predict.predict, "skipped", "Is this shown?", CHOICES),
+    )
+
+
+def test_a_question_begins_a_screen_and_its_answer_is_a_fragment(predictions):
+    cells = slides.laid_out(freeze_widgets(predictions)).cells
+    assert {cell.id: cell.metadata.slideshow["slide_type"] for cell in cells} == {
+        **{"title": "slide", "many": "slide", "ask": "subslide", "ask-poll": "notes"},
+        **{"count": "subslide", "compare": "fragment", "large": "slide", "size": "slide"},
+        **{"size-poll": "notes", "share": "subslide", "share-poll": "notes"},
+        **{"measure": "subslide", "size-is": "subslide", "share-is": "fragment"},
+    }
+
+
+def test_the_speaker_sees_the_right_answer_and_the_reasons_beside_the_question(predictions):
+    cells = slides.laid_out(freeze_widgets(predictions)).cells
+    notes = {cell.id: cell.source.split("\n\n") for cell in cells if cell.id.endswith("-poll")}
+    assert notes == {
+        "ask-poll": [
+            "<p>Poll: How many &lt; 15?</p>",
+            "<p>A: all 15 · B: about 7 · C: <code>3</code> &amp; fewer</p>",
+            "<p>The answer is B (&#x27;about 7&#x27;).</p>",
+            "<p>A: The outlier sets the scale.</p>",
+            "<p>C: Not that few.</p>",
+        ],
+        "size-poll": [
+            "<p>Poll: How large?</p>",
+            "<p>The guess is a number in GB.</p>",
+            "<p>The answer is 14.2 GB.</p>",
+        ],
+        "share-poll": [
+            "<p>Poll: Which?</p>",
+            "<p>A: a third · B: 2%</p>",
+            "<p>The answer is 1.60%, so B (&#x27;2%&#x27;) is right.</p>",
+        ],
+    }
+
+
+def test_the_deck_shows_lettered_choices_and_the_letter_of_the_answer(predictions):
+    page = slides.to_deck(predictions)
+    assert re.search('<ol [^>]*type="A"', page) and "<li><code>3</code> &amp; fewer</li>" in page
+    assert "<p class=\"revealed\">The answer is B ('about 7').</p>" in page
+    assert "<details" not in page and "Is this shown?" not in page
+
+
+def test_a_question_without_an_answer_has_a_note(predictions):
+    predictions.cells = [cell for cell in predictions.cells if cell.id in ("title", "ask")]
+    *_, note = slides.laid_out(freeze_widgets(predictions)).cells
+    assert note.source == (
+        "<p>Poll: How many &lt; 15?</p>\n\n"
+        "<p>A: all 15 · B: about 7 · C: <code>3</code> &amp; fewer</p>"
+    )
+
+
+def test_texts_of_a_question_are_plain_text_in_the_note_of_the_speaker(monkeypatch):
+    monkeypatch.setattr(predict, "_predictions", {})
+    texts = "Is $a < b$ or **c**?", ["$2", "$3 <b and y>", "*no* <script>alert()</script>"]
+    asked = shown_by(monkeypatch, predict.predict, "key", *texts)
+    page = slides.to_deck(notebook(text("# Title", name="title"), code("", asked, name="ask")))
+    note = re.search('<aside class="notes">(.*?)</aside>', page, re.DOTALL)[1]
+    assert "<p>Poll: Is $a &lt; b$ or **c**?</p>" in note
+    assert "A: $2 · B: $3 &lt;b and y&gt; · C: *no* &lt;script&gt;alert()&lt;/script&gt;" in note
+
+
+def test_an_answer_without_a_question_is_shown(predictions):
+    predictions.cells = [cell for cell in predictions.cells if cell.id in ("title", "compare")]
+    page = slides.to_deck(predictions)
+    assert "<p class=\"revealed\">The answer is 'about 7'.</p>" in page
 
 
 # --- the page of a deck ---
@@ -327,12 +498,14 @@ MEASURE = """() => {
     if (screen.scrollHeight > screen.clientHeight)
       problems.push(`${screen.scrollHeight - screen.clientHeight} px too high`);
     let end = 0;
-    for (const e of screen.querySelectorAll('*:not(.notes, .notes *)')) {
+    for (const e of screen.querySelectorAll('*:not(.notes, .notes *, svg *)')) {
       const box = e.getBoundingClientRect(), style = getComputedStyle(e);
-      if (name(e) == 'img') {
-        const drawn = Math.min(e.clientWidth / e.naturalWidth, e.clientHeight / e.naturalHeight);
+      if (name(e) == 'img' || name(e) == 'svg') {
+        const view = e.viewBox?.baseVal, wide = e.naturalWidth ?? e.width.baseVal.value;
+        const high = e.naturalHeight ?? e.getAttribute('width') * view.height / view.width;
+        const drawn = Math.min(e.clientWidth / wide, e.clientHeight / high);
         if (drawn < 1) problems.push(`picture shrunk to ${drawn.toFixed(2)}`);
-        end = Math.max(end, box.top + drawn * e.naturalHeight);
+        end = Math.max(end, box.top + drawn * high);
       }
       if (!box.width || !box.height) continue;
       if (box.left < 0 || box.right > 1280 || box.top < 0 || box.bottom > 720)
@@ -389,6 +562,15 @@ def test_every_slide_fits_the_screen(projector, tmp_path):
 
 
 @pytest.mark.full
+def test_every_prediction_fits_the_screen(projector, tmp_path, predictions):
+    ends, problems = measure(projector, deck(tmp_path, predictions))
+    assert problems == {}
+    assert {"ask", "size", "share", "count"} < set(ends)
+    question = projector.locator("#ask .prediction li").first
+    assert question.evaluate("item => parseFloat(getComputedStyle(item).fontSize)") >= 32
+
+
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("cell", "problem"),
     [
@@ -400,6 +582,10 @@ def test_every_slide_fits_the_screen(projector, tmp_path):
         (code("", result('<p style="font-size: 17px">x</p>'), name="it"), "p has type of 17 px"),
         (
             code("", result(f"{TALL}<p>{'word ' * 600}</p>"), name="it"),
+            r"picture shrunk to 0\.\d\d",
+        ),
+        (
+            code("", result(f"{FIGURE}<p>{'word ' * 600}</p>"), name="it"),
             r"picture shrunk to 0\.\d\d",
         ),
         (text('<p style="margin-left: -60px">Left</p>', name="it"), "p leaves the screen"),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 from click.testing import CliRunner
 from playwright.sync_api import expect
@@ -19,6 +20,7 @@ from course_utils.publishing import claims, website
 from course_utils.publishing import html as html_pages
 from course_utils.publishing.addresses import TAG
 from course_utils.publishing.claims import Evidence
+from course_utils.publishing.lecture import is_hidden
 from course_utils.publishing.site_check import problems
 from course_utils.publishing.website import Links
 from course_utils.validation import CourseError
@@ -67,11 +69,16 @@ WIDGETS = {html_pages.WIDGET_STATE: {"state": {"slider": SLIDER}}}
 BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://a.test)"
 )
+# An output of `predict` has a widget, HTML and metadata.
+ASKED = shown(
+    text_html="<details><summary>Compare</summary><ol><li>all</li></ol></details>",
+    **{html_pages.WIDGET_VIEW: {"model_id": "slider"}},
+) | {"metadata": {"qlora_course": {"predict": {"key": "sum", "choices": ["all"]}}}}
 LECTURE = [
     text_cell(
         "opening", f"# 01 Sums\n\n{BADGE}\n\nIts [exercise](../exercises/01_sums/01_sums.ipynb)."
     ),
-    code_cell("setup", "import the_setup"),
+    code_cell("setup", "import the_setup", tags=["hide-input"]),
     text_cell("formula", "So $\\alpha / r$ is a formula.\n\n$$c = \\frac{1}{2}$$"),
     code_cell("sum", "6 * 7", printed("it is\n42\n"), shown(text_plain="42 in all")),
     code_cell(
@@ -82,11 +89,23 @@ LECTURE = [
     ),
     code_cell("table", "of.style", shown(text_html='<table id="T_1a2b3"><td>7</td></table>')),
     code_cell("slider", "slide()", shown(**{html_pages.WIDGET_VIEW: {"model_id": "slider"}})),
+    code_cell("asked", "predict()", ASKED),
+    code_cell("answered", "answer()", shown(text_markdown="**Answer. It is 42.** So $x$.")),
+    code_cell(
+        "answer",
+        "secret_answer()",
+        shown(text_markdown="**Answer.** It is $6 \\times 7$.", text_plain="<Markdown>"),
+        tags=["hide-input"],
+    ),
+    code_cell("check", "assert secret", tags=["hide-input"]),
+    text_cell("more", "## Going deeper: Is it prime?\n\n[A word](../docs/glossary.md#KV-cache)."),
+    code_cell("divisors", "find_divisors()", printed("2, 3, 7\n")),
+    text_cell("end", "## What you have seen"),
 ]
 CHECK = {"grade": True, "grade_id": "sum-check", "points": 1}
 EXERCISE = [
     text_cell("opening", "# Exercise 01: Sums\n\nTo its [lecture](../../lectures/01_sums.ipynb)."),
-    code_cell("setup", "import the_setup"),
+    code_cell("setup", "import the_setup", tags=["hide-input"]),
     code_cell("sum", "def add(a, b):\n    raise NotImplementedError()"),
     code_cell("sum-check", "assert add(1, 2) == 3", nbgrader=CHECK),
 ]
@@ -101,7 +120,7 @@ GUIDE = """\
 
 `a_name.that_is(much="too long", for_one_line=None).on_a_phone_however_it_may_be_held_and_turned()`
 
-![a dot](images/dot.png) {term}`W`
+![a dot](images/dot.png) [cache](glossary.md#KV-cache)
 """
 INDEX = """\
 # The course
@@ -119,10 +138,11 @@ speed
 GLOSSARY = """\
 # Glossary
 
-:::{glossary}
-W
-  A matrix, of [01](../lectures/01_sums.ipynb#sum).
-:::
+## Terms
+
+### KV cache
+
+A store, of [01](../lectures/01_sums.ipynb#sum).
 """
 PAGES = {
     "docs/index.md": INDEX,
@@ -192,6 +212,25 @@ def test_the_page_of_a_lecture_has_outputs_and_no_setup_cell(small_site):
 
 
 @pytest.mark.full
+def test_hidden_cells_show_their_outputs_as_text(small_site):
+    markup = article(small_site, "lectures/01_sums.html")
+    assert "<strong>Answer.</strong> It is <math" in markup
+    assert "secret" not in markup and 'id="check"' not in markup
+
+
+@pytest.mark.full
+def test_sections_that_go_deeper_are_folded_and_have_a_badge(small_site):
+    markup = article(small_site, "lectures/01_sums.html")
+    heading, folded = markup.split('<details class="deeper">')
+    folded, rest = folded.split("</details>")
+    assert '<span class="deeper">Going deeper</span> Is it prime?' in heading
+    assert 'id="going-deeper-is-it-prime"' in heading
+    assert 'href="../glossary.html#kv-cache"' in heading
+    assert "find_divisors" in folded and "2, 3, 7" in folded
+    assert "What you have seen" in text_of(rest)
+
+
+@pytest.mark.full
 def test_pictures_become_files_and_keep_their_alt_text(small_site):
     markup = article(small_site, "lectures/01_sums.html")
     assert '<img alt="a line" src="01_sums/picture.png">' in markup
@@ -210,6 +249,20 @@ def test_the_last_state_of_a_widget_is_shown(small_site):
     markup = page(small_site, "lectures/01_sums.html")
     assert "<div>rank 8</div>" in markup
     assert "require" not in markup and "widget" not in markup
+
+
+@pytest.mark.full
+def test_predictions_and_answers_are_shown(small_site):
+    markup = article(small_site, "lectures/01_sums.html")
+    assert "<details><summary>Compare</summary><ol><li>all</li></ol></details>" in markup
+    assert "<strong>Answer. It is 42.</strong> So <math" in markup
+
+
+def test_html_beside_a_widget_replaces_the_widget():
+    asked = next(cell for cell in LECTURE if cell["id"] == "asked")
+    notebook = nbformat.from_dict({"cells": [asked], "metadata": {"widgets": WIDGETS}})
+    (cell,) = html_pages.freeze_widgets(notebook).cells
+    assert cell.outputs[0].data == {"text/html": ASKED["data"]["text/html"]}
 
 
 @pytest.mark.full
@@ -245,7 +298,7 @@ def test_the_page_of_an_exercise_shows_the_stub_and_folds_the_checks(small_site)
         "exercises/index.html",
         "#more",
         "https://example.org",
-        "glossary.html#term-W",
+        "glossary.html#kv-cache",
     ],
 )
 def test_links_of_a_guide_lead_to_pages_and_cells(small_site, link):
@@ -397,6 +450,8 @@ def test_the_shown_text_of_a_table_has_no_markup(tmp_path):
         ("[a](../Makefile)", "a"),
         ("[a](..)", "a"),
         ("[a](#b) [a](mailto:b@example.org)", "[a](#b) [a](mailto:b@example.org)"),
+        ("[a](#B-c) [a](speed.md#Fast)", "[a](#b-c) [a](speed.md#fast)"),
+        ("[a](../lectures/01_sums.ipynb#Sum)", "[a](lectures/01_sums.ipynb#Sum)"),
         ("`[a](no.md)`", "`[a](no.md)`"),
         ("```\n[a](no.md)\n```", "```\n[a](no.md)\n```"),
         ("```\n```\n[a](../Makefile)", "```\n```\na"),
@@ -426,6 +481,8 @@ def test_staged_notebooks_have_anchors_files_for_pictures_and_folded_checks(tmp_
     lecture = {cell["id"]: cell for cell in cells(pages / "lectures" / "01_sums.ipynb")}
     assert "setup" not in lecture and BADGE not in "".join(lecture["opening"]["source"])
     assert lecture["sum"]["metadata"] == {"anchor": "sum"}
+    assert "check" not in lecture and lecture["answer"]["source"] == ["..."]
+    assert lecture["answer"]["metadata"] == {"anchor": "answer", **website.WITHOUT_SOURCE}
     assert lecture["slider"]["outputs"][0]["data"] == {"text/html": "<div>rank 8</div>"}
     assert 'src="01_sums/picture-2.png"' in lecture["picture"]["outputs"][1]["data"]["text/html"]
     pictures = extra / "lectures" / "01_sums"
@@ -523,6 +580,7 @@ def test_docstrings_in_google_style_may_contain_drawings(api_page):
         ('<a href="d/e.html#f">', "a.html: d/e.html#f: the page has no element with the id f"),
         ('<a id="g"></a><p id="g">', "a.html: the id g is used twice"),
         ('<img src="h.png" alt="">', "a.html: the picture h.png has no alternative text"),
+        ('<svg role="img" aria-label=""></svg>', "a.html: a picture has no aria-label"),
         ('<img src="i.png" alt="i">', "a.html: i.png does not exist"),
         ('<script src="https://example.org/j.js">', "a.html: requests https://example.org/j.js"),
         ('<script src="//example.org/k.js">', "a.html: requests //example.org/k.js"),
@@ -567,11 +625,16 @@ def test_the_command_uses_the_last_run_and_prints_the_path_of_the_site(tmp_path,
 
 @pytest.fixture(scope="module")
 def course_site(tmp_path_factory):
-    """Build the course's own site from lectures whose only outputs are the quoted texts."""
+    """Build the course's own site from lectures whose only outputs are the quoted texts.
+
+    Hidden cells get an output, because a page leaves them out without one.
+    """
     folder = tmp_path_factory.mktemp("course_site")
     for path in LECTURES:
         content = json.loads(path.read_text(encoding="utf-8"))
         for cell in content["cells"]:
+            if is_hidden(cell):
+                cell["outputs"].append(printed("An output."))
             for claim in claims.evidence(ROOT):
                 if (claim.lecture, claim.cell) == (path.stem, cell["id"]):
                     cell["outputs"].append(printed(" ".join([*claim.quotes, ""])))

@@ -1,8 +1,8 @@
-"""Make the table of lectures for README.md, the website's first page and lecture 00.
+"""Make the table of lectures for README.md, lecture 00, and two pages of docs/.
 
-Each row is made from the first cell of a lecture. So nobody has to edit the tables when a lecture
-is added: `course notebooks fix` renews the tables, and `course notebooks check` finds tables that
-are out of date.
+Each row is made from a lecture: from its first cell, and from its study time. So nobody has to edit
+the tables when a lecture is added: `course notebooks fix` renews the tables, and `course notebooks
+check` finds tables that are out of date.
 """
 
 from __future__ import annotations
@@ -11,36 +11,14 @@ import contextlib
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 from course_utils.notebooks import lectures, load
+from course_utils.publishing.lecture import opening, study_time
 from course_utils.validation import CourseError
 
-# The labels that the first cell of every lecture contains, each with an example of its text. The
-# lines of the cell have the form "- **Slides:** Introduction".
-OPENING = {
-    "Slides": "Introduction",
-    "Question": "What does it take to fine-tune a model?",
-    "You will be able to": "count the bytes of a model",
-    "Takes": "2 minutes on CPU, 1.2 GB of memory",
-}
-PAGES = ("README.md", "docs/index.md")
-COLUMNS = ("lecture", "slides", "question", "time on CPU")
+PAGES = ("README.md", "docs/index.md", "docs/instructor-guide.md")
+COLUMNS = ("lecture", "slides", "question", "study time")
 TABLE = re.compile(r"^\| lecture \|.*(?:\n\|.*)*", re.MULTILINE)
-
-
-def opening(cells: list[dict[str, Any]]) -> dict[str, str]:
-    """Return the title of a lecture, and the texts after the labels in its first cell.
-
-    Returns:
-        A dict with the keys "title" and the labels of `OPENING`. A text is "" if the cell does not
-        contain it.
-    """
-    text = cells[0]["source"] if cells and cells[0].get("cell_type") == "markdown" else ""
-    patterns = {"title": r"\A# (\S.*)$"}
-    patterns |= {label: rf"^- \*\*{label}:\*\* (\S.*)$" for label in OPENING}
-    matches = {name: re.search(pattern, text, re.M) for name, pattern in patterns.items()}
-    return {name: match[1] if match else "" for name, match in matches.items()}
 
 
 def course_map(folder: Path, start: Path, columns: tuple[str, ...] = COLUMNS) -> str:
@@ -61,13 +39,14 @@ def course_map(folder: Path, start: Path, columns: tuple[str, ...] = COLUMNS) ->
 
 
 def _row(lecture: Path, start: Path) -> dict[str, str]:
-    header = opening(load(lecture)["cells"])
+    cells = load(lecture)["cells"]
+    header = opening(cells)
     link = Path(os.path.relpath(lecture, start)).as_posix()
     return {
         "lecture": f"[{header['title']}]({link})",
         "slides": header["Slides"],
         "question": header["Question"],
-        "time on CPU": header["Takes"].partition(" on CPU")[0],
+        "study time": study_time(cells).short(),
     }
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.files import write_text
-from course_utils.notebooks import KERNEL, dump, load_node
-from course_utils.publishing.html import WIDGET_VIEW, to_html, with_rebased_links
+from course_utils.notebooks import KERNEL, WIDGET_VIEW, dump, load_node
+from course_utils.publishing.html import to_html, with_rebased_links
 from course_utils.runtime import process_peak
 from course_utils.validation import CourseError
 

@@ -6,43 +6,97 @@ import copy
 import html
 import os
 import re
+from collections import Counter
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+from course_utils.notebooks import WIDGET_VIEW
+from course_utils.publishing.lecture import folded, without_hidden_sources
+from course_utils.publishing.mathml import markdown_to_html
+
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
-# nbconvert's page loads RequireJS and Mermaid, which would delay the text of the page until another
-# server responds. This template leaves both out, and loads MathJax after the text. If there is no
-# network, readers see formulas as TeX.
+# nbconvert's page loads RequireJS, Mermaid and MathJax from other servers. This template leaves all
+# three out, because formulas are MathML. A hidden source leaves no empty box behind. The raw cells
+# that `folded` adds must not be escaped.
 PAGE_TEMPLATE = """
 {%- extends 'lab/index.html.j2' -%}
-{% from 'mathjax.html.j2' import mathjax with context %}
 {%- block html_head_js_requirejs -%}{%- endblock -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
-{%- block html_head_js_mathjax -%}
-{{ mathjax(resources.mathjax_url) | replace('<script src', '<script async src') }}
+{%- block html_head_js_mathjax -%}<style>{{ resources.page_style }}</style>{%- endblock -%}
+{%- block input_group -%}{%- if cell.source -%}{{ super() }}{%- endif -%}{%- endblock -%}
+{%- block rawcell scoped -%}
+{%- if cell.metadata.raw_mimetype == 'text/html' -%}{{ cell.source }}{%- endif -%}
 {%- endblock -%}
 """
+BADGE = '<span class="deeper">Going deeper</span>'
 
 
 def to_html(notebook: Any, title: str) -> str:
     """Return an executed notebook as one self-contained HTML page.
 
-    The page contains its pictures and shows the last state of each widget. Links to notebooks in
-    the same folder become links to the HTML pages of these notebooks.
+    The page contains its pictures and shows the last state of each widget. Formulas are shown
+    without a network; a formula that can't be converted is shown as TeX. Links to notebooks in the
+    same folder become links to the HTML pages of these notebooks.
     """
-    from jinja2 import DictLoader
+    from jinja2 import DictLoader, pass_context
     from nbconvert import HTMLExporter
+
+    @pass_context
+    def to_page(context: Any, source: str) -> str:
+        attachments = context.get("cell", {}).get("attachments")
+        return markdown_to_html(source, strict=False, attachments=attachments)
 
     exporter = HTMLExporter(
         extra_loaders=[DictLoader({"page.html.j2": PAGE_TEMPLATE})],
         template_file="page.html.j2",
-        embed_images=True,
+        filters={"markdown2html": to_page},
     )
-    resources = {"metadata": {"name": title}}
-    page, _ = exporter.from_notebook_node(freeze_widgets(notebook), resources=resources)
+    style = (files("course_utils") / "data" / "page.css").read_text(encoding="utf-8")
+    resources = {"metadata": {"name": title}, "page_style": style}
+    page, _ = exporter.from_notebook_node(as_page(notebook), resources=resources)
     return re.sub(r'(href="[^":/]*)\.ipynb(["#])', r"\1.html\2", page)
+
+
+def as_page(notebook: Any, badge: str = BADGE) -> Any:
+    """Return a copy of an executed notebook with the cells that a page shows.
+
+    Widgets become HTML, hidden sources are removed, and sections *Going deeper* are folded. A
+    picture that appears again gets ids of its own.
+
+    Args:
+        notebook: the executed notebook.
+        badge: the markup of the words *Going deeper* in headings.
+    """
+    from nbformat import from_dict
+
+    notebook = freeze_widgets(notebook)
+    _distinguish_pictures(notebook)
+    notebook.cells = from_dict(folded(without_hidden_sources(notebook.cells), badge))
+    return notebook
+
+
+# An inline picture, and the beginning of its ids, which equal pictures share.
+SVG = re.compile(r"<svg .*?</svg>", re.DOTALL)
+PREFIX = re.compile(r' id="(p[0-9a-f]{8}-)')
+
+
+def _distinguish_pictures(notebook: Any) -> None:
+    """Number the ids of pictures that are equal to earlier pictures of the notebook."""
+    seen: Counter[str] = Counter()
+
+    def numbered(picture: re.Match[str]) -> str:
+        prefix = PREFIX.search(picture[0])
+        if not prefix:
+            return picture[0]
+        seen[prefix[1]] += 1
+        number = f"{seen[prefix[1]]}-" if seen[prefix[1]] > 1 else ""
+        return picture[0].replace(prefix[1], prefix[1] + number)
+
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if "text/html" in output.get("data", {}):
+            output.data["text/html"] = SVG.sub(numbered, output.data["text/html"])
 
 
 def with_rebased_links(page: str, source: Path, target: Path) -> str:
@@ -59,12 +113,16 @@ def with_rebased_links(page: str, source: Path, target: Path) -> str:
 
 
 def freeze_widgets(notebook: Any) -> Any:
-    """Return a copy of a notebook in which HTML with the last state replaces each widget."""
+    """Return a copy of a notebook in which HTML replaces each widget.
+
+    An output that also has a form as HTML keeps this form. Otherwise the HTML shows the last state
+    of the widget.
+    """
     notebook = copy.deepcopy(notebook)
     widgets = notebook.metadata.pop("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
         view = output.get("data", {}).pop(WIDGET_VIEW, None)
-        if view is not None:
+        if view is not None and "text/html" not in output.data:
             output.data["text/html"] = _frozen(widgets, view["model_id"])
     return notebook
 

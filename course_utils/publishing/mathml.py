@@ -1,8 +1,12 @@
-"""Turn formulas into MathML, which browsers show without scripts, fonts or a network."""
+"""Turn formulas into MathML, which browsers show without scripts, fonts or a network.
+
+`markdown_to_html` does this for the formulas in Markdown.
+"""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 from xml.etree import ElementTree
 
 # The number of child elements that a MathML element must have.
@@ -36,3 +40,47 @@ def to_mathml(tex: str, display: bool = False) -> str:
         if len(element) < CHILDREN.get(name, 0):
             raise ValueError(f"{tex!r} can't be shown as a formula: an argument is missing")
     return mathml
+
+
+def markdown_to_html(
+    source: str,
+    *,
+    strict: bool = True,
+    local_links: bool = True,
+    attachments: dict[str, Any] | None = None,
+) -> str:
+    """Return Markdown as HTML with formulas as MathML.
+
+    Args:
+        source: the Markdown.
+        strict: whether a formula that can't be converted raises an error. If False, and also if
+            latex2mathml is not installed, the page shows such a formula as TeX.
+        local_links: whether links to files are kept; if False, they become plain text.
+        attachments: the pictures that are stored in the cell of the Markdown.
+
+    Raises:
+        ValueError: `strict` is True and a formula can't be converted.
+    """
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+    class Renderer(IPythonRenderer):
+        def inline_math(self, body: str) -> str:
+            return self.formula(body, display=False)
+
+        def block_math(self, body: str) -> str:
+            return self.formula(body, display=True)
+
+        def formula(self, body: str, display: bool) -> str:
+            try:
+                return to_mathml(body, display=display)
+            except (ImportError, ValueError):
+                if strict:
+                    raise
+                return f"<code>{self.escape_html(body)}</code>"
+
+        def link(self, text: str, url: str, title: str | None = None) -> str:
+            shown = local_links or "://" in url
+            return super().link(text, url, title) if shown else text
+
+    renderer = Renderer(escape=False, exclude_anchor_links=not local_links, attachments=attachments)
+    return MarkdownWithMath(renderer=renderer).render(source)

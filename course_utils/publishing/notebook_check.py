@@ -1,10 +1,11 @@
 """Check that notebooks can be committed and lectures have the required form, and fix notebooks.
 
     course notebooks check        list the problems
-    course notebooks fix          remove outputs and metadata; renew set-up cells and badges
+    course notebooks fix          remove outputs and metadata; renew generated content
 
 A notebook in git must not contain outputs, execution counts or the state of widgets. The ids of its
-cells must be names, such as memory-7b-full.
+cells must be names, such as memory-7b-full. The modules `lecture` and `glossary` define what is
+generated for a lecture: its study time, its list of words, and the metadata of hidden cells.
 """
 
 from __future__ import annotations
@@ -16,12 +17,22 @@ from typing import Any
 
 from course_utils.files import write_text
 from course_utils.notebooks import KERNEL, LANGUAGE, dump, load
-from course_utils.publishing import addresses
+from course_utils.publishing import addresses, glossary, lecture
 from course_utils.publishing.addresses import TAG, Addresses, badges, is_lecture, with_badges
-from course_utils.publishing.course_map import OPENING, opening, renewed
+from course_utils.publishing.course_map import renewed
+from course_utils.publishing.lecture import (
+    FORMER_OPENING,
+    HIDDEN,
+    MAP_CELL,
+    OPENING,
+    WORDS_CELL,
+    has_former_form,
+    is_hidden,
+    opening,
+)
 from course_utils.validation import CourseError
 
-# Maximum number of lines in a code cell of a lecture.
+# Maximum number of lines in a code cell of a lecture, unless its source is hidden.
 MAX_LINES = 15
 NOTEBOOK_METADATA = {"kernelspec", "language_info", "title", "authors", "qlora_course"}
 CELL_METADATA = {
@@ -32,19 +43,24 @@ CELL_METADATA = {
     "deletable",
     "jupyter",
     "raw_mimetype",
+    "cellView",
 }
 
 # What to do about a problem that can be fixed automatically.
 RUN_FIX = "run `course notebooks fix`"
-# The id of the cell that contains the table of lectures.
-MAP_CELL = "course-map"
+# The number of a paper on arXiv, which must be in a link.
+ARXIV = re.compile(r"arXiv[: ]\s*\d{4}\.\d{4,5}")
+
+# The key of a prediction.
+PREDICTION_KEY = re.compile(r"""^predict\(\s*["']([\w-]+)["']""", re.M)
 
 # On Colab, the first code cell of every lecture and assignment installs the course from the git tag
 # of this package's version. The versions of four packages are fixed, because pip must not change
 # these packages while the kernel is running. torchao is uninstalled, because peft does not accept
-# Colab's version of torchao.
+# Colab's version of torchao. The cell is hidden: JupyterLab then shows its first line, and Colab
+# shows the title in this line.
 SETUP = """\
-# Does nothing on your own computer. On Colab it installs the course, at a release.
+# @title Set-up: on Google Colab, this cell installs the course. Elsewhere it does nothing.
 import os
 import subprocess
 import sys
@@ -152,6 +168,8 @@ def _cell_problems(cell: dict[str, Any]) -> Iterator[str]:
         yield "contains an execution count"
     if unwanted := sorted(set(cell.get("metadata", {})) - CELL_METADATA):
         yield f"contains metadata that must not be in git: {', '.join(unwanted)}"
+    elif cell.get("metadata", {}) != lecture.with_view(cell):
+        yield f"the metadata that hides the source doesn't agree with the tag {HIDDEN}: {RUN_FIX}"
 
 
 def _is_of_the_course(path: Path) -> bool:
@@ -170,7 +188,8 @@ def _address_problems(
     """Yield the problems of the set-up cell and of the badges, which contain addresses."""
     code = [cell for cell in cells if cell.get("cell_type") == "code"]
     wanted = setup_cell(published.of(path))
-    if not code or code[0].get("id") != "setup" or code[0]["source"] != wanted:
+    first = code[0] if code else {"source": ""}
+    if (first.get("id"), first["source"], is_hidden(first)) != ("setup", wanted, True):
         yield f"the first code cell must be the set-up cell, with the id setup: {RUN_FIX}"
     for cell in cells[:1]:
         if cell["source"] != with_badges(cell["source"], badges(path, published)):
@@ -182,27 +201,73 @@ def _lecture_problems(path: Path, cells: list[dict[str, Any]]) -> Iterator[str]:
     header = opening(cells)
     if not header["title"]:
         yield "the first cell must begin with a title such as: # 07 Fine-tuning with QLoRA"
-    for label, example in OPENING.items():
+    time = "Takes" if has_former_form(cells) else "Run time"
+    for label, example in (FORMER_OPENING if has_former_form(cells) else OPENING).items():
         if not header[label]:
             yield f"the first cell must have a line such as: - **{label}:** {example}"
-    if header["Takes"] and not re.search(
-        r"\d+ minutes? on CPU, \d.* [GM]B of memory", header["Takes"]
-    ):
-        yield f"the 'Takes' line must look like: - **Takes:** {OPENING['Takes']}"
+    if header[time] and not re.search(r"\d+ minutes? on CPU, \d.* [GM]B of memory", header[time]):
+        yield f"the '{time}' line must look like: - **{time}:** {OPENING['Run time']}"
     for cell in (cell for cell in cells if cell.get("cell_type") == "code"):
-        if (lines := len(cell["source"].splitlines())) > MAX_LINES:
+        lines = len(cell["source"].splitlines())
+        if lines > MAX_LINES and not is_hidden(cell):
             yield f"cell {cell.get('id')}: has {lines} lines; at most {MAX_LINES} are allowed"
+    if not has_former_form(cells):
+        yield from _content_problems(path, cells)
+    for cell, source in zip(cells, _generated(path, cells), strict=True):
+        if source != cell["source"]:
+            yield f"cell {cell.get('id')}: is out of date: {RUN_FIX}"
+
+
+def _content_problems(path: Path, cells: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the problems of a lecture that does not have the former form."""
+    if not any(cell.get("id") == WORDS_CELL for cell in cells):
+        yield f"a Markdown cell must have the id {WORDS_CELL}: it lists the words of the lecture"
+    for place, anchor in glossary.broken_links(cells, glossary.entries(_course_of(path))):
+        yield f"cell {place}: {glossary.PAGE} has no term with the anchor #{anchor}"
+    for place, used in lecture.needs_deeper(cells):
+        yield f"cell {place}: uses {used}, which only a section {lecture.DEEPER.strip()} defines"
+    yield from _key_problems(cells)
     for cell in cells:
-        if cell.get("id") == MAP_CELL and cell["source"] != renewed(
-            cell["source"], _course_of(path), path.parent
-        ):
-            yield f"cell {MAP_CELL}: the table of lectures is out of date: {RUN_FIX}"
+        name, source = f"cell {cell.get('id')}", cell["source"]
+        if cell.get("cell_type") == "code":
+            if re.search(r"^\s*assert\b", source, re.M) and not is_hidden(cell):
+                yield (
+                    f"{name}: contains an assert. Asserts are for tests and students should not "
+                    f"see them: move them to a cell with the tag {HIDDEN}"
+                )
+        elif number := ARXIV.search(re.sub(r"\[[^\[\]]*\]\([^()]*\)", "", source)):
+            yield f"{name}: {number[0]} must be a link to the paper"
+
+
+def _key_problems(cells: list[dict[str, Any]]) -> Iterator[str]:
+    seen = set()
+    for cell in (cell for cell in cells if cell.get("cell_type") == "code"):
+        for key in PREDICTION_KEY.findall(cell["source"]):
+            if key in seen:
+                yield f"cell {cell.get('id')}: another prediction has the key {key}, too"
+            seen.add(key)
+
+
+def _generated(path: Path, cells: list[dict[str, Any]]) -> list[str]:
+    """Return the sources that the cells of a lecture should have."""
+    sources = [cell["source"] for cell in cells]
+    for number, cell in enumerate(cells):
+        if cell.get("id") == MAP_CELL:
+            sources[number] = renewed(cell["source"], _course_of(path), path.parent)
+        elif is_hidden(cell):
+            sources[number] = lecture.with_title(cell)
+        elif cell.get("id") == WORDS_CELL:
+            sources[number] = glossary.words(cells, glossary.entries(_course_of(path)))
+    if cells and cells[0].get("cell_type") == "markdown":
+        sources[0] = lecture.with_study_time(cells)
+    return sources
 
 
 def fix(path: Path | str) -> bool:
     """Remove outputs and other content that must not be committed; renew generated content.
 
-    Set-up cells, badges and the table of lectures are generated. Cells with unsuitable ids or with
+    These are generated: set-up cells, badges, the table of lectures, the study time and the words
+    of a lecture, and the titles and the metadata of hidden cells. Cells with unsuitable ids or with
     too many lines of code are not fixed.
 
     Returns:
@@ -218,8 +283,10 @@ def fix(path: Path | str) -> bool:
     if _is_of_the_course(path):
         _put_addresses(cells, path, addresses.read(_course_of(path)))
     if is_lecture(path):
-        for cell in (cell for cell in cells if cell.get("id") == MAP_CELL):
-            cell["source"] = renewed(cell["source"], _course_of(path), path.parent)
+        for cell, source in zip(cells, _generated(path, cells), strict=True):
+            cell["source"] = source
+    for cell in cells:
+        cell["metadata"] = lecture.with_view(cell)
     clean = dump(notebook)
     changed = clean != path.read_text(encoding="utf-8")
     if changed:
@@ -255,10 +322,12 @@ def _put_addresses(cells: list[dict[str, Any]], path: Path, published: Addresses
     """Renew the badges and the set-up cell; a missing set-up cell is added below the first cell."""
     for cell in cells[:1]:
         cell["source"] = with_badges(cell["source"], badges(path, published))
-    setup = setup_cell(published.of(path))
-    for cell in cells:
-        if cell.get("id") == "setup":
-            cell["source"] = setup
-            return
-    new: dict[str, Any] = {"cell_type": "code", "execution_count": None, "id": "setup"}
-    cells.insert(1, new | {"metadata": {}, "outputs": [], "source": setup})
+    setup = next((cell for cell in cells if cell.get("id") == "setup"), None)
+    if setup is None:
+        setup = {"cell_type": "code", "execution_count": None, "id": "setup"}
+        setup |= {"metadata": {}, "outputs": []}
+        cells.insert(1, setup)
+    tags = setup["metadata"].get("tags", [])
+    setup["metadata"]["tags"] = tags if HIDDEN in tags else [*tags, HIDDEN]
+    setup["source"] = setup_cell(published.of(path))
+    setup["metadata"] = lecture.with_view(setup)

@@ -62,6 +62,8 @@ class _Page(HTMLParser):
         if tag == "img" and not values.get("alt"):
             picture = values.get("src", "")[:80]
             self.problems.append(f"the picture {picture} has no alternative text")
+        if tag == "svg" and values.get("role") == "img" and not values.get("aria-label"):
+            self.problems.append("a picture has no aria-label")
         url = values.get(RESOURCES.get(tag, "href"), "")
         if urlsplit(url).netloc and tag in RESOURCES:
             self.problems.append(f"requests {url}")

@@ -4,7 +4,11 @@ The `slideshow` metadata of a cell, which Jupyter defines, determines the cell's
 A `slide` begins a topic, a `subslide` continues the topic on a new screen, and a `fragment`
 continues the topic on the same screen. A cell marked `skip` is left out, and `notes` are shown only
 to the speaker. A key press shows the outputs of a cell after its code. The outputs appear on the
-same screen if they fit there, and otherwise on the next screen.
+same screen if they fit there, and otherwise on the next screen. The outputs of a cell with a hidden
+source appear in the place of the cell. The sections *Going deeper* follow the end of the lecture.
+
+A question of `course_utils.predict` gets a screen of its own, and a note for the speaker with the
+right answer. The answer itself is a fragment.
 """
 
 from __future__ import annotations
@@ -13,17 +17,20 @@ import copy
 import html
 import re
 from collections.abc import Iterator
+from functools import partial
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from course_utils.files import write_text
-from course_utils.notebooks import load_node
+from course_utils.guesses import LETTERS, as_html, written
+from course_utils.notebooks import METADATA, load_node
 from course_utils.publishing.addresses import with_badges
 from course_utils.publishing.executed import executed
 from course_utils.publishing.html import freeze_widgets
-from course_utils.publishing.mathml import to_mathml
+from course_utils.publishing.lecture import deeper, without_hidden_sources
+from course_utils.publishing.mathml import markdown_to_html
 from course_utils.validation import CourseError
 
 # Width and height of a slide in pixels, before reveal.js scales the slide to the screen.
@@ -39,7 +46,7 @@ TEXT = 50
 # A table row is one line higher for every ROW characters of its text.
 ROW = 80
 # The heights of a picture, a table row, a row of controls and a line break, in lines of code.
-HEIGHTS = {"<img": 20, "<tr": 2, "flex-direction:row": 2, "<br": 2}
+HEIGHTS = {"<img": 20, '<svg role="img"': 20, "<tr": 2, "flex-direction:row": 2, "<br": 2}
 # The packages that make the slides.
 PACKAGES = ("nbconvert", "latex2mathml", "sphinx_revealjs")
 # The files of reveal.js that a deck needs.
@@ -119,7 +126,7 @@ def to_deck(notebook: Any) -> str:
     exporter = SlidesExporter(
         extra_loaders=[DictLoader({"slides.html.j2": _data("slides.html.j2")})],
         template_file="slides.html.j2",
-        filters={"markdown2html": _markdown},
+        filters={"markdown2html": partial(markdown_to_html, local_links=False)},
         exclude_input_prompt=True,
         exclude_output_prompt=True,
         config=Config(CSSHTMLHeaderPreprocessor={"style": "xcode"}),
@@ -130,42 +137,32 @@ def to_deck(notebook: Any) -> str:
     return page
 
 
-def _markdown(source: str) -> str:
-    """Return Markdown as HTML, with formulas as MathML and without links to local files."""
-    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-
-    class Renderer(IPythonRenderer):
-        def inline_math(self, body: str) -> str:
-            return to_mathml(body)
-
-        def block_math(self, body: str) -> str:
-            return to_mathml(body, display=True)
-
-        def link(self, text: str, url: str, title: str | None = None) -> str:
-            return super().link(text, url, title) if "://" in url else text
-
-    renderer = Renderer(escape=False, exclude_anchor_links=True)
-    return MarkdownWithMath(renderer=renderer).render(source)
-
-
 # --- the screens of a deck ------------------------------------------------------------------------
 
 
 def laid_out(notebook: Any) -> Any:
     """Return a copy of a notebook in which the cells are arranged as a deck shows them.
 
-    Skipped cells and outputs on stderr are left out. Outputs that don't fit below their code become
-    separate cells, and each of these cells is a subslide. Notes are moved before the fragments of
-    their screen, so that the notes are not part of a fragment.
+    Skipped cells, outputs on stderr and hidden sources are left out. The sections *Going deeper*
+    are moved to the end of the deck, so that a talk can end before them. Outputs that don't fit
+    below their code become separate cells, and each of these cells is a subslide. A note with the
+    right answer follows the question of a prediction. Notes are moved before the fragments of their
+    screen, so that the notes are not part of a fragment.
 
     The metadata of the first cell of a screen gets two entries. `topic` is the heading for a screen
     that does not begin with a heading. `large` is True if the content of the screen fits in the
     larger type.
     """
+    from nbformat import from_dict
+
     notebook = copy.deepcopy(notebook)
     notebook.cells[0].source = with_badges(notebook.cells[0].source, "")
-    shown = [cell for cell in notebook.cells if _slide_type(cell) != "skip"]
-    notebook.cells = [part for cell in shown for part in _split(cell)]
+    # The core path is first, because False is sorted before True.
+    order = sorted(zip(deeper(notebook.cells), range(len(notebook.cells)), strict=True))
+    cells = [notebook.cells[number] for _, number in order]
+    shown = [_without_stderr(cell) for cell in cells if _slide_type(cell) != "skip"]
+    shown = [from_dict(cell) for cell in without_hidden_sources(shown)]
+    notebook.cells = [part for cell in _polls(shown) for part in _split(cell)]
     screens, topic = _screens(notebook.cells), ""
     for screen in screens:
         screen[1:] = sorted(screen[1:], key=lambda cell: _slide_type(cell) != "notes")
@@ -176,6 +173,68 @@ def laid_out(notebook: Any) -> Any:
         topic = headings[-1] if headings else topic
     notebook.cells = [cell for screen in screens for cell in screen]
     return notebook
+
+
+def _polls(cells: list[Any]) -> Iterator[Any]:
+    """Yield the cells, with a note for the speaker after each question of `predict`.
+
+    A question begins a screen, and its answer appears on the screen of the result.
+    """
+    from nbformat.v4 import new_markdown_cell
+
+    asked, answers = (
+        {form["key"]: form for cell in cells for form, _ in _forms(cell, name)}
+        for name in ("predict", "reveal")
+    )
+    for cell in cells:
+        for form, output in _forms(cell, "reveal"):
+            answer = as_html(_answer(form, asked.get(form["key"])))
+            output.data["text/html"] = f'<p class="revealed">{answer}</p>'
+            _begin_at_least(cell, "fragment")
+        yield cell
+        for form, _ in _forms(cell, "predict"):
+            _begin_at_least(cell, "subslide")
+            note = {"slideshow": {"slide_type": "notes"}}
+            text = _poll(form, answers.get(form["key"]))
+            yield new_markdown_cell(text, id=f"{cell.id}-poll", metadata=note)
+
+
+def _forms(cell: Any, name: str) -> Iterator[tuple[Any, Any]]:
+    """Yield each output of `predict` or `reveal` in a cell, after what its metadata contain."""
+    for output in cell.get("outputs", []):
+        if form := output.get("metadata", {}).get(METADATA, {}).get(name):
+            yield form, output
+
+
+def _begin_at_least(cell: Any, kind: str) -> None:
+    """Give a cell a slide type, unless the cell begins a screen already."""
+    if _slide_type(cell) not in ("slide", "subslide"):
+        cell.metadata["slideshow"] = {"slide_type": kind}
+
+
+def _poll(question: Any, answer: Any) -> str:
+    """Return the speaker's note about a question: the choices, the answer and the reasons.
+
+    The note is HTML, because all texts of a question are plain text and not Markdown.
+    """
+    lettered = list(zip(LETTERS, question["choices"], strict=False))
+    unit = f" in {question['unit']}" if question["unit"] else ""
+    choices = " · ".join(f"{letter}: {choice}" for letter, choice in lettered)
+    lines = [f"Poll: {question['question']}", choices or f"The guess is a number{unit}."]
+    if answer:
+        lines.append(_answer(answer, question))
+        why = ((letter, answer["why"].get(choice)) for letter, choice in lettered)
+        lines += [f"{letter}: {reason}" for letter, reason in why if reason]
+    return "\n\n".join(f"<p>{as_html(line)}</p>" for line in lines)
+
+
+def _answer(form: Any, question: Any) -> str:
+    """Return the sentence with the answer, with the letter of the right choice."""
+    right = form["right"]
+    if right is None or question is None:
+        return form["answer"]
+    letter = LETTERS[question["choices"].index(right)]
+    return form["answer"].replace(written(right), f"{letter} ({written(right)})")
 
 
 def _screens(cells: list[Any]) -> list[list[Any]]:
@@ -198,15 +257,21 @@ def _headings(cells: list[Any]) -> Iterator[str]:
             yield from re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE)
 
 
+def _without_stderr(cell: Any) -> Any:
+    if cell.cell_type == "code":
+        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    return cell
+
+
 def _split(cell: Any) -> Iterator[Any]:
     """Yield the cell, or its code and its outputs separately if they don't fit on one screen."""
     if cell.cell_type == "code":
-        shown = [output for output in cell.outputs if output.get("name") != "stderr"]
-        cell.outputs = [part for output in shown for part in _tables(output)]
+        cell.outputs = [part for output in cell.outputs for part in _tables(output)]
     if cell.cell_type != "code" or not cell.outputs or _height(cell) <= LINES:
         yield cell
         return
-    for number, outputs in enumerate([[], *_screenfuls(cell.outputs)]):
+    code: list[list[Any]] = [[]] if cell.source else []
+    for number, outputs in enumerate([*code, *_screenfuls(cell.outputs)]):
         part = copy.deepcopy(cell)
         part.outputs = outputs
         if number:
@@ -251,6 +316,8 @@ def _output_height(output: Any) -> int:
     rows = [re.sub("<[^>]*>", "", row) for row in re.findall(r"<tr.*?</tr>", page, re.DOTALL)]
     lines = sum(height * page.count(part) for part, height in HEIGHTS.items())
     lines += sum(len(row) // ROW for row in rows)
+    markdown = output.get("data", {}).get("text/markdown", "")
+    lines += sum(1 + len(line) // TEXT for line in markdown.splitlines())
     return lines + sum(1 + (len(line) - 1) // COLUMNS for line in _text(output).splitlines())
 
 

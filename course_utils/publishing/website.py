@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 from course_utils.notebooks import dump, load_node
 from course_utils.publishing import addresses, claims, site_check
 from course_utils.publishing.addresses import TAG
-from course_utils.publishing.html import freeze_widgets
+from course_utils.publishing.html import as_page
 from course_utils.validation import CourseError
 
 API = "docs/api.md"
@@ -192,9 +192,14 @@ class Links:
 
     def _rewritten(self, link: re.Match[str], source: str) -> str:
         target, hash_mark, fragment = (link["target"] or "").partition("#")
-        if link["code"] or not target or urlsplit(target).scheme:
+        if link["code"] or urlsplit(target).scheme:
             return link[0]
         path = os.path.normpath(PurePosixPath(source).parent / target).replace(os.sep, "/")
+        if (path if target else source).endswith(".md"):
+            # On the site, anchors of headings are in lower case, unlike in JupyterLab.
+            fragment = fragment.lower()
+        if not target:
+            return f"{link['picture']}[{link['text']}](#{fragment})"
         if not (self.folder / path).exists():
             raise CourseError(f"{source} links to {target}, which does not exist")
         if path not in self.site_paths:
@@ -211,26 +216,31 @@ PICTURE = re.compile(r'src="data:image/(png|jpeg|gif);base64,([^"]+)"')
 def stage_notebook(path: Path, source: str, links: Links, work: Path) -> str:
     """Return the JSON of a notebook that Sphinx can turn into a page of the site.
 
-    Widgets become HTML, pictures become files, and links are changed for the site. The id of each
-    code cell becomes an anchor. The code of the checks in exercises is hidden until the reader
-    clicks to show the code. The set-up cell is left out, because it does nothing for a reader of
-    the site. The badges are left out, because the site has launch buttons. Tables that pandas
-    styled get the same look as other tables of pandas.
+    `as_page` describes what is left out and folded. Pictures become files, and links are changed
+    for the site. The id of each code cell becomes an anchor. The code of the checks in exercises is
+    hidden until the reader clicks to show the code. The badges are left out, because the site has
+    launch buttons. Tables that pandas styled get the same look as other tables of pandas.
     """
-    notebook = freeze_widgets(load_node(path))
-    notebook.cells = [cell for cell in notebook.cells if cell.id != "setup"]
+    notebook = as_page(load_node(path), badge="[Going deeper]{.deeper}")
     for cell in notebook.cells:
-        if cell.id == "opening":
+        if cell.get("id") == "opening":
             cell.source = addresses.with_badges(cell.source, "")
         if cell.cell_type == "markdown":
             cell.source = links.rewritten(cell.source, source)
+        elif cell.cell_type == "raw":
+            # Sphinx would close the element `details` at the end of a raw cell.
+            cell.cell_type = "markdown"
         else:
-            cell.metadata = {"anchor": cell.id} | (FOLDED if _is_check(cell) else {})
+            view = FOLDED if _is_check(cell) else {} if cell.source else WITHOUT_SOURCE
+            cell.metadata = {"anchor": cell.id} | view
+            # Sphinx would leave out a code cell without a source, together with its outputs.
+            cell.source = cell.source or "..."
             _put_pictures(cell, work / "extra" / PurePosixPath(source).with_suffix(""))
             _style_tables(cell)
     return dump(notebook)
 
 
+WITHOUT_SOURCE = {"tags": ["remove-input"]}
 FOLDED = {
     "tags": ["hide-input"],
     "mystnb": {"code_prompt_show": "Show the check", "code_prompt_hide": "Hide the check"},

@@ -1,0 +1,277 @@
+"""The form of a lecture: the lines of its first cell, hidden cells, sections and study time.
+
+A lecture of the former form has the line *Takes* in its first cell. All other lectures must have
+the lines of `OPENING`, and more rules apply to them (`notebook_check`).
+
+A code cell with the tag `hide-input` shows its output and not its source. A section whose heading
+begins with *Going deeper:* can be skipped. All other sections are the core path of the lecture.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+# The labels of the lines in the first cell, each with an example of its text. The lines have the
+# form "- **Slides:** Introduction".
+OPENING = {
+    "Slides": "Introduction",
+    "Question": "What does it take to fine-tune a model?",
+    "You will be able to": "count the bytes of a model",
+    "Study time": "45 minutes",
+    "Run time": "2 minutes on CPU, 1.2 GB of memory",
+    "You need to know first": "Python and the basics of PyTorch",
+}
+FORMER_OPENING = {label: OPENING[label] for label in list(OPENING)[:3]} | {
+    "Takes": OPENING["Run time"]
+}
+HIDDEN = "hide-input"
+DEEPER = "Going deeper: "
+# The titles of hidden cells, by the function that the cell calls.
+TITLES = {
+    "predict": "Your prediction",
+    "reveal": "The answer",
+    "answer": "The answer",
+    "tally": "Your predictions and the results",
+}
+OTHER_TITLE = "Code that you can skip"
+# The ids of generated cells: the set-up cell, the table of lectures, and the words of a lecture.
+SETUP_CELL, MAP_CELL, WORDS_CELL = "setup", "course-map", "words"
+
+# The speed of a student who wants to understand everything: words of text in a minute, lines of
+# code in a minute, and results of code cells in a minute.
+WORDS, LINES, RESULTS = 125, 10, 4
+# A prediction; lectures of the former form ask for it in the text.
+PREDICTION = re.compile(r"^predict\(|\*\*Predict first", re.M)
+# Pictures such as badges, HTML tags, addresses of links, and the line for the study time.
+NOT_READ = re.compile(r"!\[[^\]]*\]\([^)]*\)|<[^>]*>|\]\([^)]*\)|^- \*\*Study time:\*\*.*$", re.M)
+
+
+# --- the first cell -------------------------------------------------------------------------------
+
+
+def opening(cells: list[dict[str, Any]]) -> dict[str, str]:
+    """Return the title of a lecture, and the texts after the labels in its first cell.
+
+    Returns:
+        A dict with the keys "title" and the labels of `OPENING` and `FORMER_OPENING`. A text is ""
+        if the cell does not contain it.
+    """
+    text = cells[0]["source"] if cells and cells[0].get("cell_type") == "markdown" else ""
+    patterns = {"title": r"\A# (\S.*)$"}
+    patterns |= {label: _line(label) for label in OPENING | FORMER_OPENING}
+    matches = {name: re.search(pattern, text, re.M) for name, pattern in patterns.items()}
+    return {name: match[1] if match else "" for name, match in matches.items()}
+
+
+def _line(label: str) -> str:
+    """Return the pattern of a line of the first cell; its group 1 is the text after the label."""
+    return rf"^- \*\*{label}:\*\* (\S.*)$"
+
+
+def has_former_form(cells: list[dict[str, Any]]) -> bool:
+    """Return whether a lecture has the form that lectures had before there were study times."""
+    return bool(opening(cells)["Takes"])
+
+
+def with_study_time(cells: list[dict[str, Any]]) -> str:
+    """Return the text of a lecture's first cell with the line for its study time.
+
+    If the line is missing, it is added above the line *Run time*. Without this line, and in a
+    lecture of the former form, the text is not changed.
+    """
+    text = cells[0]["source"]
+    line = f"- **Study time:** {study_time(cells)}"
+    if re.search(_line("Study time"), text, re.M):
+        return re.sub(_line("Study time"), lambda _: line, text, count=1, flags=re.M)
+    return re.sub(_line("Run time"), lambda old: f"{line}\n{old[0]}", text, count=1, flags=re.M)
+
+
+# --- study time -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StudyTime:
+    """The time that a student needs for a lecture, in minutes.
+
+    Attributes:
+        whole: the time for the whole lecture.
+        core: the time for the core path, which leaves out the sections *Going deeper*.
+    """
+
+    whole: int
+    core: int
+
+    def __str__(self) -> str:
+        core = f" ({self.core} minutes without the sections *Going deeper*)"
+        return f"{self.whole} minutes{core if self.core < self.whole else ''}"
+
+    def short(self) -> str:
+        """Return the times for a cell of a table."""
+        return f"{self.whole} min" + (f" (core: {self.core})" if self.core < self.whole else "")
+
+
+def study_time(cells: list[dict[str, Any]]) -> StudyTime:
+    """Compute the study time of a lecture from its texts, its visible code and its predictions.
+
+    A student reads 125 words or 10 lines of code in a minute, looks at the result of a code cell
+    for 15 seconds, and needs a minute for each prediction. The sum is rounded to 5 minutes.
+    Generated cells and hidden code are not counted, but the results of hidden code are.
+    """
+    minutes = [_minutes(cell) for cell in cells]
+    core = [time for time, is_deeper in zip(minutes, deeper(cells), strict=True) if not is_deeper]
+    return StudyTime(_rounded(sum(minutes)), _rounded(sum(core)))
+
+
+def _minutes(cell: dict[str, Any]) -> float:
+    if cell.get("id") in (SETUP_CELL, MAP_CELL, WORDS_CELL):
+        return 0
+    predictions = len(PREDICTION.findall(cell["source"]))
+    if cell.get("cell_type") == "markdown":
+        text = NOT_READ.sub(" ", cell["source"])
+        return predictions + len(re.findall(r"\w[\w'’.,-]*", text)) / WORDS
+    lines = 0 if is_hidden(cell) else len(list(filter(str.strip, cell["source"].splitlines())))
+    return predictions + lines / LINES + 1 / RESULTS
+
+
+def _rounded(minutes: float) -> int:
+    return max(5, 5 * round(minutes / 5))
+
+
+# --- sections -------------------------------------------------------------------------------------
+
+
+def begins_deeper(cell: dict[str, Any]) -> bool:
+    """Return whether a cell begins a section *Going deeper*."""
+    return cell.get("cell_type") == "markdown" and cell["source"].startswith(f"## {DEEPER}")
+
+
+def deeper(cells: list[dict[str, Any]]) -> Iterator[bool]:
+    """Yield for each cell whether it is in a section *Going deeper*.
+
+    A section begins with a cell that begins with a heading of level 1 or 2.
+    """
+    inside = False
+    for cell in cells:
+        if cell.get("cell_type") == "markdown" and re.match("##? ", cell["source"]):
+            inside = begins_deeper(cell)
+        yield inside
+
+
+def folded(cells: list[Any], badge: str) -> list[Any]:
+    """Return the cells of a page on which the sections *Going deeper* are folded.
+
+    The first cell of a section remains visible. Raw cells with HTML enclose the other cells, so
+    that a browser still finds their text.
+
+    Args:
+        cells: the cells.
+        badge: the markup that replaces the words *Going deeper:* in headings.
+    """
+    result: list[Any] = []
+    end: list[Any] = []
+    for cell, is_deeper in zip(cells, deeper(cells), strict=True):
+        starts = begins_deeper(cell)
+        if starts or not is_deeper:
+            result += end
+            end = []
+        if not starts:
+            result.append(cell)
+            continue
+        result.append({**cell, "source": cell["source"].replace(DEEPER, f"{badge} ", 1)})
+        result.append(_raw(f"{cell['id']}-folded", FOLD))
+        end = [_raw(f"{cell['id']}-end", "</details>")]
+    return result + end
+
+
+FOLD = '<details class="deeper"><summary>Show this section</summary>'
+
+
+def _raw(name: str, markup: str) -> dict[str, Any]:
+    metadata = {"raw_mimetype": "text/html"}
+    return {"cell_type": "raw", "id": name, "metadata": metadata, "source": markup}
+
+
+def needs_deeper(cells: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Yield the id of each code cell on the core path that needs a section *Going deeper*.
+
+    The second value is a name that the cell uses and that only such a section defines.
+    """
+    core: set[str] = set()
+    skipped: set[str] = set()
+    for cell, is_deeper in zip(cells, deeper(cells), strict=True):
+        used, defined = _names(cell)
+        if is_deeper:
+            skipped |= defined
+            continue
+        core |= defined
+        yield from ((cell.get("id", ""), name) for name in sorted(used & skipped - core))
+
+
+def _names(cell: dict[str, Any]) -> tuple[set[str], set[str]]:
+    """Return the names that a code cell uses and those that it defines; empty without Python."""
+    if cell.get("cell_type") != "code":
+        return set(), set()
+    try:
+        nodes = list(ast.walk(ast.parse(cell["source"])))
+    # A cell may contain a command of IPython, such as %env.
+    except SyntaxError:
+        return set(), set()
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    used = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+    defined = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    defined |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    defined |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    imports = [node for node in nodes if isinstance(node, ast.alias)]
+    defined |= {node.asname or node.name.partition(".")[0] for node in imports}
+    return used, defined
+
+
+# --- hidden cells ---------------------------------------------------------------------------------
+
+
+def is_hidden(cell: dict[str, Any]) -> bool:
+    """Return whether a code cell shows its output and not its source."""
+    tags = cell.get("metadata", {}).get("tags", [])
+    return cell.get("cell_type") == "code" and HIDDEN in tags
+
+
+def with_view(cell: dict[str, Any]) -> dict[str, Any]:
+    """Return the metadata of a cell, with the entries by which editors hide its source.
+
+    JupyterLab and Notebook 7 hide a source with `jupyter.source_hidden`, and Colab hides it with
+    `cellView`.
+    """
+    metadata = {key: value for key, value in cell.get("metadata", {}).items() if key != "cellView"}
+    jupyter = {**metadata.pop("jupyter", {})}
+    jupyter.pop("source_hidden", None)
+    if is_hidden(cell):
+        jupyter["source_hidden"] = True
+        metadata["cellView"] = "form"
+    return metadata | ({"jupyter": jupyter} if jupyter else {})
+
+
+def with_title(cell: dict[str, Any]) -> str:
+    """Return the source of a hidden cell with a title in its first line.
+
+    In place of the source, JupyterLab shows this line, and Colab shows the title. Without it, Colab
+    would show an empty box until the cell has run. A magic command such as %%capture must remain
+    in the first line.
+    """
+    source = cell["source"]
+    if source.startswith(("# @title ", "%%")):
+        return source
+    titles = (title for call, title in TITLES.items() if re.search(rf"^{call}\(", source, re.M))
+    return f"# @title {next(titles, OTHER_TITLE)}\n{source}"
+
+
+def without_hidden_sources(cells: list[Any]) -> list[Any]:
+    """Return the cells that a page shows: hidden sources are "".
+
+    Hidden cells without outputs are left out.
+    """
+    shown = [cell for cell in cells if cell.get("outputs") or not is_hidden(cell)]
+    return [{**cell, "source": ""} if is_hidden(cell) else cell for cell in shown]

@@ -1,0 +1,286 @@
+"""Test lecture: study times, sections that go deeper, hidden cells, and the checks of lectures."""
+
+import json
+
+import pytest
+
+from course_utils import notebooks
+from course_utils.publishing import lecture
+from course_utils.publishing.lecture import StudyTime, study_time
+from course_utils.publishing.notebook_check import RUN_FIX, SETUP_CELL, check, fix
+
+OPENING = """# 01 A lecture
+
+- **Slides:** Introduction
+- **Question:** Does it work?
+- **You will be able to:** say so
+- **Study time:** 5 minutes
+- **Run time:** 1 minute on CPU, 1.2 GB of memory
+- **You need to know first:** nothing
+"""
+GLOSSARY = """# Glossary
+
+## Terms
+
+### perplexity
+
+How hard the next token is to guess. It is exp(loss).
+"""
+
+
+def text(name, source):
+    return {"cell_type": "markdown", "id": name, "metadata": {}, "source": source}
+
+
+def code(name, source, *tags):
+    metadata = {"tags": list(tags)} if tags else {}
+    cell = {"cell_type": "code", "id": name, "metadata": metadata, "source": source}
+    return cell | {"execution_count": None, "outputs": []}
+
+
+def hidden(name, source):
+    return code(name, source, "hide-input")
+
+
+# --- study time ---
+
+
+@pytest.mark.parametrize(
+    ("cells", "minutes"),
+    [
+        ([text("a", "")], 5),
+        ([text("a", "word " * 900)], 5),
+        ([text("a", "word " * 1000)], 10),
+        ([text("a", "[word](a/long/address.md) ![a picture](b.png) <b></b> " * 900)], 5),
+        ([code("a", "x = 1\n\n" * 70)], 5),
+        ([code("a", "x = 1\n" * 80)], 10),
+        ([hidden("a", "x = 1\n" * 1000)] * 28, 5),
+        ([hidden("a", "x = 1\n" * 1000)] * 32, 10),
+        ([code("setup", "x = 1\n" * 1000), text("words", "word " * 5000)], 5),
+        ([text("course-map", "word " * 5000)], 5),
+        ([hidden("a", "from predict import predict\n\npredict('k', 'Q?')")] * 7, 10),
+        ([text("a", "**Predict first:** how many?")] * 8, 10),
+        ([text("a", "word " * 400), code("b", "x\n" * 30), hidden("c", "predict('k', 'Q?')")], 10),
+    ],
+)
+def test_the_study_time_counts_words_visible_code_results_and_predictions(cells, minutes):
+    """The times in minutes are 900 / 125 = 7.2, 1000 / 125 = 8, 70 / 10 + 1 / 4 and so on."""
+    assert study_time(cells) == StudyTime(minutes, minutes)
+
+
+def test_the_core_path_leaves_out_sections_that_go_deeper():
+    long = text("long", "word " * 2000)
+    cells = [text("a", "# Title"), long, text("b", "## Going deeper: Why?"), long, long]
+    assert study_time([*cells, text("c", "## What you have seen")]) == StudyTime(50, 15)
+    assert str(StudyTime(30, 10)) == "30 minutes (10 minutes without the sections *Going deeper*)"
+    assert StudyTime(30, 10).short() == "30 min (core: 10)"
+    assert (str(StudyTime(10, 10)), StudyTime(10, 10).short()) == ("10 minutes", "10 min")
+
+
+def test_the_line_for_the_study_time_does_not_change_the_study_time():
+    """Otherwise the line could be out of date as soon as it is written."""
+    cells = [text("opening", OPENING.replace("5 minutes", "5 minutes" + " word" * 5000))]
+    assert study_time(cells).whole == 5
+
+
+# --- sections and hidden cells ---
+
+
+def test_a_section_ends_at_the_next_heading_of_its_level():
+    cells = [
+        text("title", "# Title"),
+        text("one", "## Going deeper: One"),
+        code("code", "# comment"),
+        text("part", "### A part"),
+        text("two", "## Going deeper: Two"),
+        text("end", "## End"),
+    ]
+    assert list(lecture.deeper(cells)) == [False, True, True, True, True, False]
+    names = [cell["id"] for cell in lecture.folded(cells, "*Deeper*")]
+    assert names == [
+        *("title", "one", "one-folded", "code", "part", "one-end", "two", "two-folded", "two-end"),
+        "end",
+    ]
+    assert [cell["id"] for cell in lecture.folded(cells[:3], "")][-1] == "one-end"
+    assert lecture.folded(cells, "*Deeper*")[1]["source"] == "## *Deeper* One"
+
+
+def test_the_core_path_must_not_use_names_of_sections_that_go_deeper():
+    cells = [
+        code("before", "import numpy as np\nfirst = 1"),
+        text("deeper", "## Going deeper: Why?"),
+        code("define", "import torch\nfirst, second = 2, 3\n\ndef third(x): return x"),
+        code("use", "second + third(1)"),
+        text("end", "## More"),
+        code("good", "print(first, np.pi, [second for second in range(3)], unknown)"),
+        code("command", "%env second"),
+        code("bad", "def f(first):\n    return torch.tensor(third)"),
+        code("again", "torch = 2\ntorch"),
+        code("argument", "def f(third):\n    return third"),
+    ]
+    assert list(lecture.needs_deeper(cells)) == [("bad", "third"), ("bad", "torch")]
+
+
+@pytest.mark.parametrize(
+    ("core", "deeper", "problems"),
+    [
+        ("x = 1", "import os.path", [("use", "os")]),
+        ("import os.path", "import os", []),
+        ("from a import os", "import os", []),
+    ],
+)
+def test_an_import_of_a_submodule_defines_the_name_of_its_package(core, deeper, problems):
+    cells = [code("core", core), text("deeper", "## Going deeper: Why?"), code("define", deeper)]
+    cells += [text("end", "## More"), code("use", "os.path")]
+    assert list(lecture.needs_deeper(cells)) == problems
+
+
+def test_a_cell_that_begins_with_a_magic_command_has_no_title():
+    assert lecture.with_title(hidden("a", "%%capture\n1 + 1")) == "%%capture\n1 + 1"
+    assert lecture.with_title(hidden("a", "%env A=1")).startswith("# @title ")
+
+
+def test_hidden_cells_lose_their_source_and_disappear_without_an_output():
+    shown = hidden("shown", "secret()") | {"outputs": [{"output_type": "stream"}]}
+    cells = [hidden("gone", "secret()"), shown, code("code", "1 + 1"), text("text", "Text.")]
+    after = lecture.without_hidden_sources(cells)
+    assert [(cell["id"], cell["source"]) for cell in after] == [
+        ("shown", ""),
+        ("code", "1 + 1"),
+        ("text", "Text."),
+    ]
+
+
+# --- checks and fixes ---
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Return a function that writes a lecture and returns its path."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "glossary.md").write_text(GLOSSARY, encoding="utf-8")
+
+    def write_lecture(*cells, opening=OPENING):
+        metadata = {"kernelspec": notebooks.KERNEL, "language_info": notebooks.LANGUAGE}
+        words = text("words", "")
+        content = {"cells": [text("opening", opening), words, *cells], "metadata": metadata}
+        path = tmp_path / "lectures" / "01_a.ipynb"
+        path.parent.mkdir(exist_ok=True)
+        text_of = notebooks.dump(content | {"nbformat": 4, "nbformat_minor": 5})
+        path.write_text(text_of, encoding="utf-8")
+        return path
+
+    return write_lecture
+
+
+def sources(path):
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return {cell["id"]: "".join(cell["source"]) for cell in content["cells"]}
+
+
+def test_fix_makes_a_lecture_clean(write):
+    predict = hidden("guess", 'predict("sum", "How many?", ["1", "2"])')
+    path = write(text("long", "The perplexity. " * 2000), predict, hidden("test", "assert True"))
+    assert len(check(path)) >= 6
+    assert fix(path) and check(path) == [] and not fix(path)
+    after = sources(path)
+    assert "- **Study time:** 35 minutes\n- **Run time:**" in after["opening"]
+    assert after["words"].splitlines()[3:-2] == [
+        "- [perplexity](../docs/glossary.md#perplexity) – How hard the next token is to guess."
+    ]
+    assert after["guess"].startswith("# @title Your prediction\npredict(")
+    assert after["test"] == "# @title Code that you can skip\nassert True"
+    assert after["setup"] == SETUP_CELL and SETUP_CELL.startswith("# @title Set-up: ")
+
+
+def test_fix_adds_the_line_for_the_study_time(write):
+    path = write(opening=OPENING.replace("- **Study time:** 5 minutes\n", ""))
+    fix(path)
+    assert sources(path)["opening"] == OPENING
+
+
+def test_the_tag_decides_whether_a_source_is_hidden(write):
+    path = write(hidden("one", "# @title One\n1"), code("two", "2"))
+    fix(path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    *_, one, two = content["cells"]
+    assert one["metadata"] == {
+        "tags": ["hide-input"],
+        "jupyter": {"source_hidden": True},
+        "cellView": "form",
+    }
+    one["metadata"], two["metadata"] = {"tags": ["hide-input"]}, one["metadata"] | {"tags": []}
+    two["metadata"]["jupyter"]["outputs_hidden"] = False
+    path.write_text(notebooks.dump(content), encoding="utf-8")
+    message = f"the metadata that hides the source doesn't agree with the tag hide-input: {RUN_FIX}"
+    assert check(path) == [f"cell one: {message}", f"cell two: {message}"]
+    fix(path)
+    two = json.loads(path.read_text(encoding="utf-8"))["cells"][-1]
+    assert two["metadata"] == {"tags": [], "jupyter": {"outputs_hidden": False}}
+
+
+@pytest.mark.parametrize(
+    ("cell", "problem"),
+    [
+        (code("it", "x = 1\n\nassert x == 1"), "contains an assert"),
+        (code("it", "if x:\n    assert y, 'no y'"), "contains an assert"),
+        (code("it", "assert_close(x, y)\nprint('assert')"), None),
+        (text("it", "See arXiv 2106.09685."), "arXiv 2106.09685 must be a link to the paper"),
+        (text("it", "See arXiv:2106.09685."), "arXiv:2106.09685 must be a link to the paper"),
+        (text("it", "[arXiv 2106.09685](https://arxiv.org/abs/2106.09685)"), None),
+        (
+            text("it", "[a](../docs/glossary.md#no-term)"),
+            "docs/glossary.md has no term with the anchor #no-term",
+        ),
+        (text("it", "[a](../docs/glossary.md#perplexity), [all](../docs/glossary.md)"), None),
+        (code("it", "x = 1\n" * 16), "has 16 lines; at most 15 are allowed"),
+        (hidden("it", "x = 1\n" * 16), None),
+        (
+            hidden("it", 'predict("a", "How?")\npredict("b", "How?")\npredict("a", "Why?")'),
+            "another prediction has the key a, too",
+        ),
+        (hidden("it", 'predict("a", "How?")\nreveal("a", 1)'), None),
+    ],
+)
+def test_each_problem_of_a_lecture_is_found(write, cell, problem):
+    path = write(cell)
+    fix(path)
+    problems = check(path)
+    assert len(problems) == (problem is not None)
+    assert not problem or problems[0].startswith(f"cell it: {problem}")
+
+
+def test_a_lecture_must_have_a_cell_for_its_words(write):
+    path = write()
+    fix(path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["cells"] = [cell for cell in content["cells"] if cell["id"] != "words"]
+    path.write_text(notebooks.dump(content), encoding="utf-8")
+    assert check(path) == [
+        "a Markdown cell must have the id words: it lists the words of the lecture"
+    ]
+
+
+@pytest.mark.parametrize("label", lecture.OPENING)
+def test_each_line_of_the_opening_is_required(write, label):
+    path = write(opening=OPENING.replace(f"**{label}:**", "**Else:**"))
+    if label != "Study time":
+        fix(path)
+    line = f"- **{label}:** {lecture.OPENING[label]}"
+    assert f"the first cell must have a line such as: {line}" in check(path)
+
+
+def test_the_run_time_must_name_minutes_and_memory(write):
+    path = write(opening=OPENING.replace("1 minute on CPU", "short"))
+    fix(path)
+    assert check(path) == [
+        "the 'Run time' line must look like: - **Run time:** 2 minutes on CPU, 1.2 GB of memory"
+    ]
+
+
+def test_a_lecture_of_the_former_form_keeps_its_line_takes(write):
+    former = OPENING.replace("- **Study time:** 5 minutes\n", "").replace("Run time", "Takes")
+    former = former.replace("- **You need to know first:** nothing\n", "")
+    path = write(code("it", "assert 1 == 1"), text("paper", "arXiv 2106.09685"), opening=former)
+    fix(path)
+    assert check(path) == [] and sources(path)["opening"] == former
