@@ -126,7 +126,8 @@ def picture_time(client: BlockingKernelClient, source: str) -> float | None:
 
 def is_picture(data: dict[str, str]) -> bool:
     """Return whether an output's data, by MIME type, contain an image or HTML with an image."""
-    return "<img" in data.get("text/html", "") or any(kind.startswith("image/") for kind in data)
+    page = data.get("text/html", "")
+    return "<img" in page or "<svg" in page or any(kind.startswith("image/") for kind in data)
 
 
 def lab() -> Cost:

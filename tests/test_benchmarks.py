@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import sys
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -21,6 +22,7 @@ from benchmarks import (
     decoding,
     grading,
     image_size,
+    lora_against_full,
     neighbours,
     quality,
     runner,
@@ -439,6 +441,7 @@ def test_lecture_without_a_picture_is_an_error(tmp_path, source, error):
     [
         ({"image/png": "iVBORw0KGgo"}, True),
         ({"text/plain": "bars", "text/html": '<p><img alt="bars" src="data:,"></p>'}, True),
+        ({"text/plain": "bars", "text/html": '<svg role="img" aria-label="bars"></svg>'}, True),
         ({"text/plain": "<img>"}, False),
         ({"text/html": "<table></table>"}, False),
     ],
@@ -676,3 +679,95 @@ def test_smallest_card_has_room_for_the_size():
     assert bigger_machines.smallest_card(usable_bytes("T4")) == "T4"
     assert bigger_machines.smallest_card(usable_bytes("T4") + 1) == "RTX 4090"
     assert bigger_machines.smallest_card(10**12) == "–"
+
+
+# --- LoRA against full fine-tuning ----------------------------------------------------------------
+
+
+def finished_runs(losses, way="full", seed=0):
+    """Return runs of one way with a validation loss for each learning rate."""
+    return [
+        {"way": way, "learning_rate": rate, "seed": seed, "validation": loss}
+        for rate, loss in losses.items()
+    ]
+
+
+def all_runs(monkeypatch, rates, validation_loss):
+    """Return (learning rate, seed) of all runs of a benchmark with one way, in their order."""
+    way = lora_against_full.Way(None, 1, rates)
+    monkeypatch.setattr(lora_against_full, "WAYS", {"full": way})
+    runs = []
+    for _, rate, seed in lora_against_full.missing(runs):
+        runs += finished_runs({rate: validation_loss(rate)}, seed=seed)
+        assert len(runs) < 20
+    return [(run["learning_rate"], run["seed"]) for run in runs]
+
+
+def test_best_learning_rate_runs_with_all_seeds(monkeypatch):
+    runs = all_runs(monkeypatch, (1.0, 2.0, 4.0), lambda rate: abs(rate - 2))
+    assert runs == [(1.0, 0), (2.0, 0), (4.0, 0), (2.0, 1), (2.0, 2)]
+
+
+def test_rates_beyond_the_best_are_tried_on_both_sides(monkeypatch):
+    higher = all_runs(monkeypatch, (1.0, 2.0), lambda rate: abs(rate - 4))
+    assert higher == [(1.0, 0), (2.0, 0), (4.0, 0), (8.0, 0), (4.0, 1), (4.0, 2)]
+    lower = all_runs(monkeypatch, (1.0, 2.0), lambda rate: abs(rate - 0.5))
+    assert lower == [(1.0, 0), (2.0, 0), (0.5, 0), (0.25, 0), (0.5, 1), (0.5, 2)]
+
+
+def test_run_that_stopped_is_not_the_best(monkeypatch):
+    runs = all_runs(monkeypatch, (1.0, 2.0), lambda rate: None if rate > 1 else 1 - rate)
+    assert runs == [(1.0, 0), (2.0, 0), (0.5, 0), (1.0, 1), (1.0, 2)]
+
+
+def test_a_way_whose_runs_all_stop_ends(monkeypatch):
+    runs = all_runs(monkeypatch, (1.0, 2.0), lambda rate: None)
+    assert runs == [(1.0, 0), (2.0, 0), (0.5, 0), (1.0, 1), (1.0, 2)]
+
+
+@pytest.mark.parametrize(("limit", "count"), [(0, 0), (2, 2), (None, 5)])
+def test_the_limit_is_the_number_of_new_runs(monkeypatch, limit, count):
+    way = lora_against_full.Way(None, 1, (1.0, 2.0, 4.0))
+    monkeypatch.setattr(lora_against_full, "WAYS", {"full": way})
+    monkeypatch.setattr(lora_against_full, "saved_runs", list)
+    monkeypatch.setattr(lora_against_full, "Losses", lambda: SimpleNamespace(base={}))
+    monkeypatch.setattr(
+        lora_against_full,
+        "measure_run",
+        lambda name, rate, seed, _: finished_runs({rate: abs(rate - 2)}, name, seed)[0],
+    )
+    reports = list(lora_against_full.measure(limit))
+    assert len(reports) == count and all(len(r["runs"]) == count for r in reports)
+
+
+def test_saved_runs_are_not_repeated(monkeypatch):
+    way = lora_against_full.Way(None, 1, (1.0, 2.0, 4.0))
+    monkeypatch.setattr(lora_against_full, "WAYS", {"full": way})
+    saved = finished_runs({1.0: 3.0, 2.0: 1.0}) + finished_runs({2.0: 1.0}, seed=1)
+    assert next(lora_against_full.missing(saved)) == ("full", 4.0, 0)
+
+
+def test_loss_of_a_model_counts_answer_tokens_only(model, tokenizer):
+    prompt, answer = [5, 6, 7, 8], [9, 10]
+    example = {"input_ids": prompt + answer, "labels": [-100] * 4 + answer}
+    logits = model(torch.tensor([example["input_ids"]])).logits[0, 3:5].float()
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(answer)).item()
+    assert lora_against_full.loss(model, [example] * 3, tokenizer) == pytest.approx(expected, 1e-4)
+
+
+def test_table_of_an_interrupted_comparison_leaves_out_ways_without_runs():
+    run = {"way": "full", "learning_rate": 1e-4, "seed": 0, "trained": 1000}
+    losses = {"validation": 1.5, "target": 1.25, "source": 2.5}
+    table = lora_against_full.table({"base": losses, "runs": [run | losses]})
+    assert table.splitlines()[3:] == ["| full | 1,000 | 0.0001 | 1.250 | 2.500 |"]
+
+
+def test_runs_that_stopped_are_in_the_table():
+    losses = {"validation": 1.5, "target": 1.25, "source": 2.5}
+    run = {"way": "full", "learning_rate": 1e-4, "trained": 1000, "seed": 0} | losses
+    stopped = run | {"seed": 1} | dict.fromkeys(losses) | {"stopped": "the loss is nan"}
+    report = {"base": losses, "runs": [run | {"seconds": 7.2}, stopped]}
+    table = lora_against_full.table(report).splitlines()
+    assert table[3:] == ["| full | 1,000 | 0.0001 | 1.250, stopped | 2.500, stopped |"]
+    assert lora_against_full.conditions(report).endswith("based on 2 runs of 7 to 7 s.")
+    assert lora_against_full.conditions(report | {"runs": [stopped]}).endswith("on 1 runs.")

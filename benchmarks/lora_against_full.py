@@ -1,0 +1,303 @@
+"""Compare full fine-tuning with LoRA on a pretrained model: what is learned, what is forgotten.
+
+    python -m benchmarks lora_against_full              all runs that are not in the report yet
+    python -m benchmarks lora_against_full --limit 3    the next three of these runs
+
+SmolLM2-135M-Instruct is fine-tuned on the news briefs of lecture 07 (one pass, 8 stories per step),
+in float32 weights with bfloat16 autocast. Each way of training first tries several learning rates
+with seed 0. While the best rate is the lowest or the highest that was tried, the next rate beyond
+it is tried, too. Then the best rate runs with seeds 1 and 2. The best rate has the lowest loss on
+the validation split. Two losses are reported, in nats per token:
+
+- target: the answers to the test split, which the model should have learned.
+- source: general answers that the base model itself wrote, sampled at temperature 1. Its rise
+  above the base model's own loss estimates the Kullback-Leibler divergence from the base model to
+  the tuned model, which is how much the model has changed on everything else.
+
+Each run is saved when it is finished, in course_utils/data/lora_against_full.json, which lecture 03
+reads. An interrupted benchmark continues with the first run that is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from benchmarks.runner import ROOT, Benchmark, Report, measured_here
+from course_utils import news, runtime, sft
+from course_utils.models import load_base
+from course_utils.training import (
+    Recipe,
+    TrainingError,
+    answer_loss,
+    attach_adapters,
+    count_answer_tokens,
+    finetune,
+    trainable_parameters,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DATA = ROOT / "course_utils" / "data" / "lora_against_full.json"
+MODEL = "smollm2-135m"
+SEEDS = (0, 1, 2)
+# The factor between neighbouring learning rates.
+RATE_STEP = 2
+# Length of a sampled general answer in tokens, and number of examples in a batch of an evaluation.
+ANSWER_TOKENS, BATCH = 48, 8
+
+Run = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of training.
+
+    Attributes:
+        targets: the layers that get adapters; None if all weights are trained.
+        rank: the rank of the adapters. The scale alpha / rank is always 2.
+        rates: the learning rates that are tried first, in ascending order.
+    """
+
+    targets: str | tuple[str, ...] | None
+    rank: int
+    rates: tuple[float, ...]
+
+    def recipe(self, learning_rate: float, seed: int) -> Recipe:
+        """Return the recipe of one run."""
+        targets = self.targets or "all-linear"
+        return Recipe(
+            rank=self.rank,
+            alpha=2 * self.rank,
+            targets=targets,
+            learning_rate=learning_rate,
+            seed=seed,
+            compute_dtype=torch.bfloat16,
+        )
+
+
+# At rank 42, adapters on q_proj and v_proj have nearly as many parameters (99%) as adapters of rank
+# 8 on all linear layers.
+WAYS = {
+    "full": Way(None, 1, (5e-5, 1e-4, 2e-4, 4e-4)),
+    "LoRA, all linear": Way("all-linear", 8, (1e-3, 2e-3, 4e-3, 8e-3)),
+    "LoRA, q and v": Way(("q_proj", "v_proj"), 42, (1e-3, 2e-3, 4e-3, 8e-3)),
+}
+
+QUESTIONS = (
+    *("What is the capital of France?", "Give me one tip for sleeping well."),
+    *("Write a sentence about the sea.", "How many legs do two spiders have?"),
+    *("Why is the sky blue?", "What do bees make?", "How do I boil an egg?"),
+    *("Explain what gravity is.", "What is a good name for a cat?", "Who wrote Hamlet?"),
+    *("What is 12 times 11?", "How can I learn to swim?", "Describe a forest in winter."),
+    *("What is the difference between a frog and a toad?", "What is photosynthesis?"),
+    *("Write a short poem about rain.", "How does a bicycle stay upright?"),
+    *("What should I pack for a week in the mountains?", "What is a prime number?"),
+    *("Tell me a joke.", "Why do leaves change colour?", "What is the largest planet?"),
+    *("How do vaccines work?", "Give me a recipe for pancakes.", "What is inflation?"),
+    *("Translate 'good morning' into Spanish.", "How far away is the moon?"),
+    *("What makes a good friend?", "How do I remove a coffee stain?", "What is a noun?"),
+    *("Who invented the telephone?", "What are the primary colours?"),
+    *("Write an email that asks for a day off.", "Why do we dream?", "What is a volcano?"),
+    *("How do I change a flat tyre?", "What is the boiling point of water?"),
+    *("Name three musical instruments.", "What is a computer program?", "How old is the Earth?"),
+)
+
+
+# --- one run --------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def loss(model: PreTrainedModel, examples: Sequence[sft.Features], tokenizer: Any) -> float:
+    """Return the mean loss of the answers in nats per token, computed in float32."""
+    collate = sft.collator(tokenizer)
+    batches = [collate(examples[i : i + BATCH]) for i in range(0, len(examples), BATCH)]
+    was_training = model.training
+    model.eval()
+    total = sum(answer_loss(model, batch).item() for batch in batches)
+    model.train(was_training)
+    return total / count_answer_tokens(batches).item()
+
+
+def general_answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> list[sft.Features]:
+    """Return general questions with answers that the model samples at temperature 1."""
+    torch.manual_seed(0)
+    examples = []
+    for question in QUESTIONS:
+        prompt = sft.prompt_ids([{"role": "user", "content": question}], tokenizer)
+        sampled = model.generate(
+            torch.tensor([prompt]), max_new_tokens=ANSWER_TOKENS, do_sample=True, top_k=0, top_p=1.0
+        )[0].tolist()
+        labels = [sft.IGNORE] * len(prompt) + sampled[len(prompt) :]
+        examples.append({"input_ids": sampled, "labels": labels})
+    return examples
+
+
+class Losses:
+    """The examples on which every run is measured, and the base model's own losses on them."""
+
+    def __init__(self) -> None:
+        base, self.tokenizer = load_float32()
+        data = news.load_news()
+        self.train, validation, test = (
+            sft.encode_all([news.tuned_messages(story) for story in data[split]], self.tokenizer)
+            for split in ("train", "validation", "test")
+        )
+        source = general_answers(base, self.tokenizer)
+        self.examples = {"validation": validation, "target": test, "source": source}
+        self.base = self.of(base)
+
+    def of(self, model: PreTrainedModel) -> dict[str, float]:
+        """Return the three losses of a model in nats per token."""
+        return {name: loss(model, rows, self.tokenizer) for name, rows in self.examples.items()}
+
+
+def load_float32() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the base model with weights in float32, and its tokenizer."""
+    model, tokenizer = load_base(MODEL, device="cpu")
+    return model.float(), tokenizer
+
+
+def measure_run(name: str, learning_rate: float, seed: int, losses: Losses) -> Run:
+    """Train a fresh model, and return the settings and the results of the run."""
+    recipe = WAYS[name].recipe(learning_rate, seed)
+    model, tokenizer = load_float32()
+    if WAYS[name].targets:
+        model = attach_adapters(model, recipe)
+    settings = {
+        "way": name,
+        "rank": recipe.rank if WAYS[name].targets else None,
+        "trained": sum(p.numel() for p in trainable_parameters(model).values()),
+        "learning_rate": learning_rate,
+        "seed": seed,
+    }
+    begun = time.perf_counter()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            finetune(model, tokenizer, losses.train, recipe=recipe, output_dir=folder)
+    except TrainingError as error:
+        return settings | dict.fromkeys(losses.base) | {"stopped": str(error)}
+    seconds = time.perf_counter() - begun
+    return settings | losses.of(model) | {"seconds": seconds}
+
+
+# --- all runs -------------------------------------------------------------------------------------
+
+
+def missing(runs: Sequence[Run]) -> Iterator[tuple[str, float, int]]:
+    """Yield (way, learning rate, seed) of the runs that are known to be missing.
+
+    The iterator reads `runs` again for each run, so the caller may append results meanwhile.
+    """
+    for name, way in WAYS.items():
+        while (rates := untried(way, tried(runs, name))) or missing_seeds(runs, name):
+            if rates:
+                yield name, rates[0], SEEDS[0]
+            else:
+                yield name, best_rate(runs, name), missing_seeds(runs, name)[0]
+
+
+def tried(runs: Sequence[Run], name: str) -> dict[float, float]:
+    """Return the validation loss for each learning rate that a way has tried with the first seed.
+
+    The loss of a run that stopped, because its loss was not finite, counts as infinite.
+    """
+    return {
+        run["learning_rate"]: math.inf if run["validation"] is None else run["validation"]
+        for run in runs
+        if run["way"] == name and run["seed"] == SEEDS[0]
+    }
+
+
+def untried(way: Way, results: dict[float, float]) -> list[float]:
+    """Return the learning rates that are still to be tried, given the loss of those tried."""
+    if rates := [rate for rate in way.rates if rate not in results]:
+        return rates
+    best, lowest, highest = min(results, key=results.__getitem__), min(results), max(results)
+    if best == highest:
+        return [highest * RATE_STEP]
+    return [lowest / RATE_STEP] if best == lowest else []
+
+
+def best_rate(runs: Sequence[Run], name: str) -> float:
+    """Return the learning rate with the lowest validation loss of the first seed."""
+    results = tried(runs, name)
+    return min(results, key=results.__getitem__)
+
+
+def missing_seeds(runs: Sequence[Run], name: str) -> list[int]:
+    """Return the seeds that the best learning rate of a way has not run with yet."""
+    done = {
+        run["seed"]
+        for run in runs
+        if run["way"] == name and run["learning_rate"] == best_rate(runs, name)
+    }
+    return [seed for seed in SEEDS if seed not in done]
+
+
+def saved_runs(path: Path = DATA) -> list[Run]:
+    """Return the runs of the saved report; empty if there is no report."""
+    return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else []
+
+
+def measure(limit: int | None) -> Iterator[Report]:
+    """Yield the report after each run."""
+    runs = saved_runs()
+    losses = Losses()
+    for name, rate, seed in islice(missing(runs), limit):
+        print(f"{name}, learning rate {rate:g}, seed {seed}", flush=True)
+        runs.append(measure_run(name, rate, seed, losses))
+        runtime.release_memory()
+        yield {**measured_here(), "base": losses.base, "runs": runs}
+
+
+def table(report: Report) -> str:
+    """Return a Markdown table with the runs of each way at its best learning rate."""
+    base = report["base"]
+    lines = [
+        "| way | trained parameters | learning rate | target loss | source loss |",
+        "|---|--:|--:|--:|--:|",
+        f"| before training | 0 | | {base['target']:.3f} | {base['source']:.3f} |",
+    ]
+    for name in (name for name in WAYS if tried(report["runs"], name)):
+        rate = best_rate(report["runs"], name)
+        best = [r for r in report["runs"] if (r["way"], r["learning_rate"]) == (name, rate)]
+        target, source = (
+            ", ".join("stopped" if r[loss] is None else f"{r[loss]:.3f}" for r in best)
+            for loss in ("target", "source")
+        )
+        lines.append(f"| {name} | {best[0]['trained']:,} | {rate:g} | {target} | {source} |")
+    return "\n".join(lines)
+
+
+def conditions(report: Report) -> str:
+    """Return sentences on what the numbers are."""
+    seconds = [run["seconds"] for run in report["runs"] if "seconds" in run]
+    times = f" of {min(seconds):.0f} to {max(seconds):.0f} s" if seconds else ""
+    return (
+        f"Losses are in nats per token, one number for each seed. The table is based on "
+        f"{len(report['runs'])} runs{times}."
+    )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the option that limits the number of runs."""
+    parser.add_argument("--limit", type=int, help="number of runs after which the benchmark stops")
+
+
+BENCHMARK = Benchmark(
+    measure, {"table": table}, conditions=conditions, add_options=add_options, data=DATA
+)
