@@ -10,6 +10,10 @@ command line and all of its configuration files, because the settings can still 
   protects the server. Otherwise Jupyter's own rule applies: root needs the option --allow-root.
 - A text-mode browser, such as Lynx, is never opened, because JupyterLab does not work in such a
   browser, and the browser would hide the server's log. Jupyter prints the server's address instead.
+
+Students should first see the lesson. So the settings in course_utils/data/jupyter turn off the
+question whether JupyterLab may show news and the search for updates, and they open Markdown files,
+such as the glossary, as formatted text. These are defaults: a user's own settings replace them.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ from pathlib import Path
 from jupyter_server.serverapp import ServerApp
 from jupyterlab.labapp import LabApp
 
+# A folder with defaults of JupyterLab's settings, for Jupyter's variable JUPYTER_CONFIG_PATH.
+SETTINGS = Path(__file__).parent / "data" / "jupyter"
 TEXT_BROWSERS = re.compile(r"(elinks|links|lynx|w3m)")
 
 
@@ -93,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: The arguments for JupyterLab; default: the arguments of this process.
     """
+    folders = [str(SETTINGS), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(folders)
     LabApp.serverapp_class = CourseServer
     LabApp.launch_instance(argv=arguments)
 

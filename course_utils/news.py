@@ -135,7 +135,9 @@ def _capital_errors(words: Sequence[str], story: str) -> list[str]:
         errors.append(f"starts with neither a capital nor a number: {words[0]}")
     names = _names(story)
     wrong = [w for w in words[1:] if _bare(w)[:1].isupper() and _bare(w) not in names]
-    return errors + [f"a capital, but not a name in the story: {word}" for word in wrong]
+    if wrong:
+        errors.append(f"a capital, but not a name in the story: {', '.join(wrong)}")
+    return errors
 
 
 def _tense_errors(words: Sequence[str], story: str) -> list[str]:

@@ -35,6 +35,8 @@ from playwright.sync_api import (
 )
 from playwright.sync_api import TimeoutError as PageTimeout
 
+from course_utils.lab import SETTINGS
+from course_utils.publishing.lecture import is_hidden
 from course_utils.runtime import process_peak
 from tests.machine import free_port
 
@@ -42,13 +44,13 @@ BROWSERS = ("google-chrome", "chromium", "chromium-browser")
 PICTURES = Path(__file__).resolve().parents[1] / "build" / "browser"
 # The time limit in seconds for one change of a page. It is long, because the machine may be busy.
 PATIENCE = 120
+# The messages of a kernel that tell that it has started, and that it has begun to run a cell.
+MESSAGES = ("kernel_info_reply", "execute_input")
 # A line of a progress bar, which tqdm writes to stderr.
 PROGRESS = r"\s*(\d+%\|.*)?"
 # axe ignores hidden elements. The body of JupyterLab has no height, so all its elements are hidden.
 SHOW_ALL = """:has(.jp-Cell) { overflow: visible !important }
 * { content-visibility: visible !important }"""
-# JupyterLab then shows no pop-ups and uses no network.
-NOTIFICATIONS = {"fetchNews": "false", "checkForUpdates": False}
 expect.set_options(timeout=1000 * PATIENCE)
 
 
@@ -126,15 +128,15 @@ class Server:
         (folder / "course_utils").symlink_to(Path(__file__).resolve().parents[1] / "course_utils")
         for path in notebooks:
             shutil.copy(path, folder / "lectures")
-        settings = folder / "config/lab/user-settings/@jupyterlab/apputils-extension"
-        settings.mkdir(parents=True)
-        (settings / "notification.jupyterlab-settings").write_text(json.dumps(NOTIFICATIONS))
         self.folder, self.front_end, self.log = folder, front_end, folder / "log"
 
     def __enter__(self) -> Server:
         folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data"}
         folders |= {"JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython"}
         settings = {name: str(self.folder / place) for name, place in folders.items()}
+        # The command `course lab` adds this folder itself.
+        if self.front_end != JUPYTERLAB:
+            settings["JUPYTER_CONFIG_PATH"] = str(SETTINGS)
         program, *options = self.front_end.command
         path = shutil.which(program, path=str(Path(sys.executable).parent)) or program
         with self.log.open("w") as log:
@@ -235,7 +237,7 @@ class OpenNotebook:
     def __init__(self, page: Page, server: Server, notebook: str, patience: float = PATIENCE):
         self.page, self.front_end = page, server.front_end
         self.errors: list[str] = []
-        self.kernel_is_there = False
+        self.messages: set[str] = set()
         page.set_default_timeout(1000 * PATIENCE)
         page.on("pageerror", lambda error: self.add_error(str(error)))
         page.on("console", self.on_console_message)
@@ -248,7 +250,7 @@ class OpenNotebook:
     def wait_for_kernel(self) -> None:
         """Wait until the page is connected to its kernel. Earlier, cells would not be run."""
         end = time.monotonic() + PATIENCE
-        while not self.kernel_is_there:
+        while "kernel_info_reply" not in self.messages:
             assert time.monotonic() < end, "the notebook has no kernel"
             self.page.wait_for_timeout(50)
 
@@ -264,7 +266,7 @@ class OpenNotebook:
     def on_kernel_message(self, frame: bytes | str) -> None:
         """Store a kernel's message that contains a traceback or a text on stderr."""
         text = frame if isinstance(frame, str) else frame.decode("utf-8", "replace")
-        self.kernel_is_there |= "kernel_info_reply" in text
+        self.messages |= {kind for kind in MESSAGES if kind in text}
         match = re.search(r'"name": ?"stderr", ?"text": ?("(?:[^"\\]|\\.)*")', text)
         # A front end may look for widgets before the notebook imports ipywidgets. The kernel then
         # writes "No such comm".
@@ -291,9 +293,9 @@ class OpenNotebook:
             AssertionError: the front end shows a dialog, for example because the kernel died.
         """
         end = time.monotonic() + patience
+        self.messages.discard("execute_input")
         self.choose("Run", "Run All Cells")
-        expect(self.prompts().first).not_to_have_text("[ ]:")
-        while "[*]:" in self.prompts().all_text_contents() or not self.is_idle():
+        while "execute_input" not in self.messages or self.is_running():
             meanwhile()
             dialogs = self.page.locator(".jp-Dialog").all_inner_texts()
             assert not dialogs, f"the front end shows a dialog: {' '.join(dialogs[0].split())}"
@@ -302,12 +304,16 @@ class OpenNotebook:
             self.page.wait_for_timeout(250)
 
     def prompts(self) -> Locator:
-        """Return the prompts of the code cells, such as "[1]:" for the cell that ran first."""
-        return self.page.locator(".jp-CodeCell .jp-InputPrompt")
+        """Return the prompts of the visible code cells, such as "[1]:" for the cell that ran first.
 
-    def is_idle(self) -> bool:
+        A code cell with a hidden source has an empty prompt.
+        """
+        return self.page.locator(".jp-CodeCell .jp-InputPrompt:not(.jp-Placeholder-prompt)")
+
+    def is_running(self) -> bool:
+        """Return whether a cell runs or waits for its run."""
         status = self.page.locator(".jp-Notebook-ExecutionIndicator").get_attribute("data-status")
-        return status == "idle"
+        return status != "idle" or "[*]:" in self.prompts().all_text_contents()
 
     def violations(self, where: str | dict | None = None) -> dict[str, list[str]]:
         """Return the accessibility rules that axe finds violated, with selectors of the elements.
@@ -341,9 +347,9 @@ class OpenNotebook:
         if shown.count() != len(cells):
             return f"only {shown.count()} of {len(cells)} cells are shown"
         if not self.front_end.runs_on_load:
-            code = sum(cell["cell_type"] == "code" for cell in cells)
+            code = [cell for cell in cells if cell["cell_type"] == "code"]
             prompts = self.prompts().all_text_contents()
-            if prompts != [f"[{n}]:" for n in range(1, code + 1)]:
+            if prompts != [f"[{n}]:" for n, cell in enumerate(code, 1) if not is_hidden(cell)]:
                 return f"the prompts of the cells are {' '.join(prompts)}"
         return None
 
@@ -401,7 +407,7 @@ class Explorer(OpenNotebook):
         else:
             self.cell = code.filter(has_text=f"{name}()")
         self.output = self.cell.locator(".jp-OutputArea-output")
-        self.picture = self.output.locator("img")
+        self.picture = self.output.locator("svg[role=img]")
         self.numbers = self.output.locator("pre")
         self.alert = self.output.get_by_role("alert")
 
@@ -447,6 +453,8 @@ class Explorer(OpenNotebook):
 
     def focus(self, control: Locator) -> None:
         """Press Tab until a control has the focus."""
+        # Another control may have enabled this one, and the kernel needs time to say so.
+        expect(control).to_be_enabled()
         # In the text of a cell, Tab would indent the text. Escape leaves the text.
         self.page.keyboard.press("Escape")
         for _ in range(40):
@@ -465,14 +473,14 @@ class Explorer(OpenNotebook):
         return control.evaluate("control => control.tagName") == "SELECT"
 
     def shown(self) -> tuple[str, str, str]:
-        """Return the source of the picture, its alt text, and the numbers below it."""
-        source, alt = (self.picture.get_attribute(name) or "" for name in ("src", "alt"))
+        """Return the content of the picture, its alt text, and the numbers below it."""
+        source, alt = self.picture.inner_html(), self.picture.get_attribute("aria-label") or ""
         # Unlike inner_text, text_content also returns text that is scrolled out of view.
         return source, alt, self.numbers.text_content() or ""
 
     def expect(self, number: str) -> tuple[str, str, str]:
         """Wait until the alt text contains a number, and return what is shown."""
-        expect(self.picture).to_have_attribute("alt", re.compile(re.escape(number)))
+        expect(self.picture).to_have_attribute("aria-label", re.compile(re.escape(number)))
         return self.shown()
 
     def line_spacing(self) -> float:

@@ -198,7 +198,8 @@ START = ROOT / "binder" / "start"
 REPORT = """
 import json, os, sys
 from course_utils.runtime import cache_dir
-print(json.dumps([sys.argv[1:], str(cache_dir()), os.environ["OMP_NUM_THREADS"]]))
+names = ("OMP_NUM_THREADS", "JUPYTER_CONFIG_PATH")
+print(json.dumps([sys.argv[1:], str(cache_dir()), *map(os.environ.get, names)]))
 sys.exit(3)
 """
 
@@ -213,15 +214,18 @@ def start(*arguments, **variables):
 def test_start_runs_the_command_and_returns_its_status(tmp_path):
     done = start("--ip=0.0.0.0", "two words", "", NB_PYTHON_PREFIX=tmp_path)
     assert done.returncode == 3, done.stderr
-    arguments, cache, threads = json.loads(done.stdout)
+    arguments, cache, threads, settings = json.loads(done.stdout)
     assert arguments == ["--ip=0.0.0.0", "two words", ""]
     assert (cache, threads) == (f"{tmp_path}/share/qlora-course", "1")
+    assert settings.split(os.pathsep)[0] == f"{ROOT}/course_utils/data/jupyter"
 
 
 def test_start_keeps_variables_that_are_set(tmp_path):
     chosen = {"QLORA_COURSE_CACHE": tmp_path / "mine", "OMP_NUM_THREADS": 4}
-    done = start(NB_PYTHON_PREFIX=tmp_path, **chosen)
-    assert json.loads(done.stdout)[1:] == [f"{tmp_path}/mine", "4"]
+    done = start(NB_PYTHON_PREFIX=tmp_path, JUPYTER_CONFIG_PATH="/etc/mine", **chosen)
+    _, cache, threads, settings = json.loads(done.stdout)
+    assert (cache, threads) == (f"{tmp_path}/mine", "4")
+    assert settings.endswith("/course_utils/data/jupyter:/etc/mine")
 
 
 def test_start_is_replaced_by_the_server(tmp_path):
@@ -303,6 +307,8 @@ def session(tmp_path_factory):
     for name in ("binder", "exercises", "lectures"):
         shutil.copytree(ROOT / name, home / name, symlinks=True)
     shutil.copy(ROOT / "nbgrader_config.py", home)
+    settings = "course_utils/data/jupyter"
+    shutil.copytree(ROOT / settings, home / settings)
     port = free_port()
     options = [f"base_url={BASE}", f"token={TOKEN}", "trust_xheaders=True", "allow_origin=*"]
     command = [home / "binder" / "start", "jupyter-lab", "--ip=127.0.0.1", f"--port={port}"]
@@ -365,3 +371,11 @@ def test_session_has_the_lectures_kernel_and_nbgraders_button_validate(session):
     assert json.loads(fetch(session, "api/kernelspecs"))["default"] == "python3"
     version = distribution("nbgrader").version
     assert json.loads(fetch(session, f"nbgrader_version?version={version}"))["success"]
+
+
+@pytest.mark.full
+def test_session_does_not_ask_about_news(session):
+    answer = fetch(session, "lab/api/settings/@jupyterlab/apputils-extension:notification")
+    properties = json.loads(answer)["schema"]["properties"]
+    assert properties["fetchNews"]["default"] == "false"
+    assert properties["checkForUpdates"]["default"] is False

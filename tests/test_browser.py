@@ -28,12 +28,12 @@ LECTURES = notebooks.lectures(Path(__file__).resolve().parents[1])
 # enough for a whole explorer.
 WIDE, NARROW, HEIGHT = 1280, 900, 1500
 
-LORA, QLORA = explorers.METHODS["lora"], explorers.METHODS["qlora"]
+FULL, LORA = explorers.METHODS["full"], explorers.METHODS["lora"]
 # Explorer → a number that it shows before any control is used, in the alt text and in the text.
 FIRST = {
     "bins_explorer": "0.0714 to 0.1429 wide",
     "lora_explorer": "48,000",
-    "memory_explorer": "112.00 GB",
+    "memory_explorer": "5.12 GB",
     "overhead_explorer": "4.126953125",
     "paging_explorer": "16.23 GB",
 }
@@ -45,9 +45,9 @@ MOVES = [
     ("lora_explorer", {"rank r": "16"}, "96,000"),
     ("lora_explorer", {"model": "llama-7b"}, "6,291,456"),
     ("lora_explorer", {"down_proj": True}, "64,000"),
-    ("memory_explorer", {"recipe": "fp32"}, "28.00 GB"),
-    ("memory_explorer", {"model": "llama-7b", "method": LORA, "rank r": "64"}, "639.63 MB"),
-    ("memory_explorer", {"model": "llama-7b", "method": QLORA, explorers.DOUBLE: False}, "4.17 GB"),
+    ("memory_explorer", {"model": "7b", "method": FULL, "recipe": "fp32"}, "28.00 GB"),
+    ("memory_explorer", {"method": LORA, "rank r": "64"}, "639.63 MB"),
+    ("memory_explorer", {explorers.DOUBLE: False}, "4.17 GB"),
     ("overhead_explorer", {"block size": "128", "nested size": "64"}, "4.06640625"),
     ("overhead_explorer", {"block size": "16", "nested bits": "4"}, "4.2578125"),
     ("overhead_explorer", {explorers.DOUBLE: False, "absmax bits": "24"}, "4.375"),
@@ -66,7 +66,7 @@ OUT_OF_RANGE = [
 ]
 NOT_ALLOWED = [
     *OUT_OF_RANGE,
-    ("memory_explorer", "method", QLORA, "only the number of parameters of 7b is known"),
+    ("memory_explorer", "model", "7b", "only the number of parameters of 7b is known"),
 ]
 
 # This explorer raises an error for the number 2.
@@ -75,7 +75,7 @@ from course_utils import figures
 from course_utils.explorers import explorer, number
 
 def answer(number):
-    return figures.lora_parameters(1, 1, number), str(1 / (number - 2))
+    return figures.relative_bars({"a": 1, "b": number}, "x"), str(1 / (number - 2))
 
 def broken_explorer():
     return explorer({"number": number("number", 1)}, answer)
@@ -152,7 +152,7 @@ def with_explorer(names, cases, front_ends=(JUPYTERLAB,)):
 def test_an_explorer_shows_a_picture_and_numbers(explorer):
     assert FIRST[explorer.name] in explorer.expect(FIRST[explorer.name])[2]
     explorer.photograph(f"{explorer.front_end.name} {explorer.name}")
-    assert explorer.picture.evaluate("picture => picture.naturalWidth") > 300
+    assert explorer.picture.evaluate("picture => picture.clientWidth") > 300
 
 
 @with_explorer("explorer", FIRST)
@@ -247,6 +247,6 @@ def test_an_error_in_a_callback_is_found(page_of, front_end):
     broken.use("number", "2")
     # The answer to this number arrives after the error.
     broken.use("number", "3")
-    broken.expect("LoRA of rank 3")
+    broken.expect("b 3")
     (error,) = broken.errors
     assert re.search("Traceback.*ZeroDivisionError", error, re.S)

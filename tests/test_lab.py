@@ -1,4 +1,4 @@
-"""lab: which servers root may run, and which browsers are opened."""
+"""lab: which servers root may run, which browsers are opened, and JupyterLab's settings."""
 
 import json
 import logging
@@ -11,6 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install -e '.[lab,test]'")
+
+from jupyter_server.services.config.manager import ConfigManager
 
 from course_utils import lab
 
@@ -104,6 +106,17 @@ def test_server_without_a_browser_prints_only_its_address(monkeypatch, settings)
     assert (server.open_browser, server.no_browser_open_file) == (False, True)
     server = started(monkeypatch)
     assert (server.open_browser, server.no_browser_open_file) == (True, False)
+
+
+@pytest.mark.parametrize("own", ["", "/etc/mine"])
+def test_the_settings_of_the_course_are_added_to_the_users_own(monkeypatch, own):
+    monkeypatch.setenv("JUPYTER_CONFIG_PATH", own)
+    monkeypatch.setattr(lab.LabApp, "serverapp_class", lab.ServerApp)
+    monkeypatch.setattr(lab.LabApp, "launch_instance", lambda argv: None)
+    lab.main([])
+    overrides = ConfigManager(config_dir_name="labconfig").get("default_setting_overrides")
+    assert overrides["@jupyterlab/apputils-extension:notification"]["fetchNews"] == "false"
+    assert os.environ["JUPYTER_CONFIG_PATH"].split(os.pathsep)[1:] == [own] * bool(own)
 
 
 @pytest.mark.skipif(not lab.is_root(), reason="the server refuses only root")

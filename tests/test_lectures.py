@@ -55,7 +55,9 @@ def source(cell):
 
 def minutes(path):
     """Return the minutes on a CPU that the first cell of a lecture states."""
-    return int(re.search(r"\*\*Takes:\*\* (\d+) minutes? on CPU", source(cells(path)[0]))[1])
+    return int(
+        re.search(r"\*\*(?:Takes|Run time):\*\* (\d+) minutes? on CPU", source(cells(path)[0]))[1]
+    )
 
 
 @pytest.mark.parametrize("path", LECTURES, ids=name_of)
@@ -88,7 +90,7 @@ for source in json.load(sys.stdin):
         most, last = [*most, last], None
     exec(compile(ast.Module(most, []), "cell", "exec"), space)
     shown = last and eval(compile(ast.Expression(last.value), "cell", "eval"), space)
-    if hasattr(shown, "_repr_html_") and "<img" in shown._repr_html_():
+    if hasattr(shown, "_repr_html_") and "<svg role" in shown._repr_html_():
         print(json.dumps([name for name in ("torch", "transformers") if name in sys.modules]))
         break
 """
@@ -136,12 +138,16 @@ def tier(path):
 def test_runs_on_a_cpu_without_network(path, no_network, tmp_path, monkeypatch):
     """Cells of the lecture assert its numbers. Quotes in docs/ are compared with its outputs."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    before = set(path.parent.iterdir())
     result = execute(path, tmp_path, progress=False)
     assert result.error is None, result.error
+    assert set(path.parent.iterdir()) <= before, "writes files among the lectures"
     assert not no_network.exists(), f"asked the network for {no_network.read_text()}"
     assert result.peak_memory <= MAX_MEMORY
     assert "".join(result.summaries).strip()
-    pictures = re.findall("<img [^>]*>", result.page.read_text(encoding="utf-8"))
-    assert pictures and all(re.search(r"""alt=(["'])(?!\1)""", picture) for picture in pictures)
+    page = result.page.read_text(encoding="utf-8")
+    pictures = re.findall(r'<img [^>]*>|<svg [^>]*role="img"[^>]*>', page)
+    assert pictures
+    assert all(re.search(r"""(alt|aria-label)=(["'])(?!\2)""", picture) for picture in pictures)
     unsupported = claims.unsupported(ROOT, [tmp_path / path.name])
     assert [line for line in unsupported if f": {path.stem}, cell " in line] == []

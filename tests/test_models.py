@@ -32,6 +32,7 @@ from course_utils.models import (
     load,
     load_base,
     model_bytes,
+    source_of,
 )
 from course_utils.models.silence import hub_progress_bars, progress_bars_are_visible
 from course_utils.quantization import quantize_nf4
@@ -269,6 +270,15 @@ def test_load_base_prefers_a_path_to_the_caches(machine, tiny_base, tmp_path):
         shutil.copy(file, tmp_path / "other")
     model, _ = load_base(SMALL, path=tmp_path / "other")
     assert model.config.hidden_size == 32
+
+
+def test_a_loaded_model_knows_its_source(machine, tiny_base, tmp_path):
+    put_in_course_cache(tiny_base, machine)
+    shutil.copytree(tiny_base, tmp_path / "other")
+    assert source_of(load_base(SMALL)[0]) == "pypi"
+    assert source_of(load_base(path=tmp_path / "other")[0]) == "path"
+    put_in_hub_cache(tiny_base)
+    assert source_of(load_base(SMALL)[0]) == "hub"
 
 
 # --- on disk --------------------------------------------------------------------------------------

