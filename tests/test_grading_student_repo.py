@@ -121,6 +121,7 @@ def test_the_students_version_contains_what_students_need(whole):
         "binder",
         "constraints.txt",
         "course_utils",
+        "docs",
         "environment.yml",
         "exercises",
         "lectures",
@@ -128,6 +129,7 @@ def test_the_students_version_contains_what_students_need(whole):
         "nbgrader_config.py",
         "pyproject.toml",
     }
+    assert {name for name in names if name.startswith("docs/")} == {"docs/glossary.md"}
     exercises = {name for name in names if name.startswith("exercises/")}
     released = {f"exercises/{path.stem}/{path.name}" for path in assignments.sources(ROOT)}
     assert exercises == {"exercises/README.md"} | released
@@ -220,7 +222,8 @@ def test_links_in_the_students_version_lead_to_existing_files(whole):
             continue
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".ipynb":
-            text = text_of([c["source"] for c in json.loads(text)["cells"]])
+            cells = json.loads(text)["cells"]
+            text = text_of([c["source"] for c in cells if c["cell_type"] == "markdown"])
         for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text):
             followed += 1
             assert (path.parent / link).exists(), f"{name} links to {link}"
