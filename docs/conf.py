@@ -1,6 +1,7 @@
 """Configure Sphinx for the website that course_utils.publishing.website builds (`course site`)."""
 
 import re
+from importlib.resources import files
 from pathlib import Path
 
 from docutils import nodes
@@ -40,8 +41,9 @@ toc_object_entries_show_parents = "hide"
 
 html_theme = "sphinx_book_theme"
 html_title = project
-html_static_path = ["_static"]
-html_css_files = ["course.css"]
+# The exported pages of lectures have the same badge as the website.
+html_static_path = ["_static", str(files("course_utils") / "data" / "badge.css")]
+html_css_files = ["badge.css", "course.css"]
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False

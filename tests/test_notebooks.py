@@ -592,6 +592,7 @@ def test_a_page_folds_sections_that_go_deeper():
     opened, details, rest = re.split('<details class="deeper">|</details>', page)
     assert '<span class="deeper">Going deeper</span> Is it prime?' in opened and "Look." in opened
     assert "divisors" in details and "What you have seen" in rest
+    assert "span.deeper {" in page and "details.deeper > summary {" in page
 
 
 def test_a_formula_that_cannot_be_converted_is_shown_as_tex(monkeypatch):

@@ -231,6 +231,15 @@ def test_sections_that_go_deeper_are_folded_and_have_a_badge(small_site):
 
 
 @pytest.mark.full
+def test_pages_have_the_style_of_the_badge(small_site):
+    links = re.findall(
+        r'<link [^>]*href="([^"?]*badge\.css)', page(small_site, "lectures/01_sums.html")
+    )
+    (sheet,) = [small_site / "lectures" / link for link in links]
+    assert "span.deeper {" in sheet.read_text(encoding="utf-8")
+
+
+@pytest.mark.full
 def test_pictures_become_files_and_keep_their_alt_text(small_site):
     markup = article(small_site, "lectures/01_sums.html")
     assert '<img alt="a line" src="01_sums/picture.png">' in markup

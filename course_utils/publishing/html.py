@@ -53,8 +53,9 @@ def to_html(notebook: Any, title: str) -> str:
         template_file="page.html.j2",
         filters={"markdown2html": to_page},
     )
-    style = (files("course_utils") / "data" / "page.css").read_text(encoding="utf-8")
-    resources = {"metadata": {"name": title}, "page_style": style}
+    data = files("course_utils") / "data"
+    sheets = [(data / name).read_text(encoding="utf-8") for name in ("badge.css", "page.css")]
+    resources = {"metadata": {"name": title}, "page_style": "\n".join(sheets)}
     page, _ = exporter.from_notebook_node(as_page(notebook), resources=resources)
     return re.sub(r'(href="[^":/]*)\.ipynb(["#])', r"\1.html\2", page)
 
