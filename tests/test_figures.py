@@ -397,7 +397,9 @@ CHARTS = {
     "relative": lambda: figures.relative_bars({"merged": 10.0, "a longer name": 25.0}, "ms"),
     "pareto": lambda: figures.pareto({"full": [(1, 2), (3, 1)]}, xlabel="x", ylabel="y", title="t"),
     "bars": lambda: figures.memory_bars({"full": LONG, "b": {"weights": 3e9}}, CARDS, title="t"),
-    "predictions": lambda: figures.predictions({name: (1e9, 1.0005e9) for name in LONG}, title="t"),
+    "prediction_errors": lambda: figures.prediction_errors(
+        {name: (1e9, 1.0005e9) for name in LONG}, title="t"
+    ),
     "tokens": lambda: figures.next_tokens(
         {"A prompt of words " * 3: [("·a", 0.97)], "b": [("·c", 0.1)]}
     ),
@@ -470,6 +472,13 @@ def test_memory_bars_shows_the_totals_and_leaves_empty_groups_out_of_the_alt_tex
     )
 
 
+def test_the_legend_of_memory_bars_leaves_out_parts_too_narrow_to_be_visible():
+    parts = {"weights": 10e9, "adapters": 100e6, "logits and loss": 10e6}
+    picture = figures.memory_bars({"one": parts})
+    assert "adapters" in text_boxes(picture) and "logits and loss" not in text_boxes(picture)
+    assert "logits and loss 10.00 MB" in picture.alt
+
+
 def test_memory_bars_marks_the_limits_of_gpus_within_the_axis():
     picture = figures.memory_bars({"one": GROUPS}, CARDS)
     assert [line.get_xdata()[0] for line in first_axes(picture).lines] == [15.3, 24.8]
@@ -523,9 +532,9 @@ def test_gpu_lines_that_nearly_coincide_share_a_label():
     assert "H100, A100-80" in text_boxes(figures.memory_bars({"one": {"weights": 90e9}}, CARDS))
 
 
-def test_predictions_show_their_errors_and_the_largest():
+def test_prediction_errors_are_bars_and_the_largest_is_named():
     rows = {"a": (2e9, 2.01e9), "b": (4e9, 3.99e9)}
-    picture = figures.predictions(rows)
+    picture = figures.prediction_errors(rows)
     axes = first_axes(picture)
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.5, -0.25])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
@@ -537,7 +546,7 @@ def test_predictions_show_their_errors_and_the_largest():
 
 @pytest.mark.parametrize(("guess", "reach"), [(1.1e9, 12.5), (0.999e9, 0.125), (1e9, 1)])
 def test_the_axis_of_errors_extends_equally_far_to_both_sides(guess, reach):
-    axes = first_axes(figures.predictions({"a": (1e9, guess), "b": (1e9, 1e9)}))
+    axes = first_axes(figures.prediction_errors({"a": (1e9, guess), "b": (1e9, 1e9)}))
     assert axes.get_xlim() == pytest.approx((-reach, reach))
 
 

@@ -21,7 +21,7 @@ from course_utils.figures.diagrams import (
 )
 from course_utils.figures.guesses import GuessRow, guess_histogram, guesses_and_answers
 from course_utils.figures.lora import lora_rectangles, low_rank, spectrum
-from course_utils.figures.memory import memory_bars, predictions
+from course_utils.figures.memory import memory_bars, prediction_errors
 from course_utils.figures.quantization import (
     bins,
     bits_per_weight,
@@ -66,7 +66,7 @@ __all__ = [
     "normal_quantiles",
     "number_formats",
     "pareto",
-    "predictions",
+    "prediction_errors",
     "qlora_layer",
     "relative_bars",
     "score_bars",

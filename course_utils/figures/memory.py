@@ -30,6 +30,8 @@ UNITS = {GB: "GB (10⁹ bytes)", MB: "MB (10⁶ bytes)"}
 # Two GPUs get a common dashed line and a common label if their limits differ by less than this
 # share of the axis's length.
 NEAR = 0.01
+# A part that is narrower than this, in points, is hidden by the edges of its neighbours.
+VISIBLE = 1
 
 
 def memory_bars(
@@ -41,9 +43,10 @@ def memory_bars(
     """Draw memory as horizontal stacked bars, with the totals in a column to the right.
 
     The parts have the colours of `palette`. A part is labelled in the bar if there is room, and
-    otherwise in a legend. A labelled dashed line marks each GPU's memory limit; neither a label nor
-    a total is on a line. The axis is long enough for the longest bar, and is in GB, or in MB if it
-    is shorter than 0.01 GB. A GPU whose limit is beyond the axis is left out.
+    otherwise in a legend; a part too narrow to be visible is only in the alt text. A labelled
+    dashed line marks each GPU's memory limit; neither a label nor a total is on a line. The axis is
+    long enough for the longest bar, and is in GB, or in MB if it is shorter than 0.01 GB. A GPU
+    whose limit is beyond the axis is left out.
 
     Args:
         columns: name of the bar → name of the part → size in bytes, such as {"full": {"weights":
@@ -109,7 +112,8 @@ class _Bars:
         self.parts = colours(dict.fromkeys(part for row in rows.values() for part in row))
         self.labels = {name: self._labels(row) for name, row in rows.items()}
         labelled = {part for labels in self.labels.values() for part in labels}
-        drawn = {part for row in rows.values() for part, size in row.items() if size}
+        least = VISIBLE / self.length * end
+        drawn = {part for row in rows.values() for part, size in row.items() if size >= least}
         self.legend = self._in_lines([p for p in self.parts if p in drawn - labelled])
         self.gpu_rows = self._gpu_rows()
         above = 4 + LABEL_ROW * (1 + max(self.gpu_rows.values(), default=-1))
@@ -221,7 +225,7 @@ class _Bars:
                 x += text_width(part, NOTE) + 26
 
 
-def predictions(rows: Mapping[str, tuple[float, float]], title: str = "") -> Picture:
+def prediction_errors(rows: Mapping[str, tuple[float, float]], title: str = "") -> Picture:
     """Draw the error of each prediction of memory in percent, and mark the largest error.
 
     Args:
