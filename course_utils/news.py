@@ -41,12 +41,13 @@ SHOT_SECTIONS = ("health", "technology", "culture")
 
 # The minimum and the maximum length of a headline, in words.
 SHORTEST_HEADLINE, LONGEST_HEADLINE = 4, 9
-HOUSE_STYLE = (
-    f"{SHORTEST_HEADLINE} to {LONGEST_HEADLINE} words; "
-    "sentence case (a capital only for the first word and for names); "
-    "present tense and active voice (no past forms, no words in -ed); "
-    "no full stop or other end mark, no double quotes"
+HOUSE_RULES = (
+    f"{SHORTEST_HEADLINE} to {LONGEST_HEADLINE} words",
+    "sentence case (a capital only for the first word and for names)",
+    "present tense and active voice (no past forms, no words in -ed)",
+    "no full stop or other end mark, no double quotes",
 )
+HOUSE_STYLE = "; ".join(HOUSE_RULES)
 
 Message = dict[str, str]
 
@@ -86,10 +87,10 @@ ED_NOUNS = frozenset(
 )
 
 
-def house_style_errors(headline: str, story: str) -> list[str]:
-    """List the rules of house style that a headline breaks.
+def errors_by_rule(headline: str, story: str) -> dict[str, list[str]]:
+    """Check a headline against each rule of the house style.
 
-    The rules are heuristics. A past form is a word in a list of irregular past forms, or another
+    The checks are heuristics. A past form is a word in a list of irregular past forms, or another
     word that ends in -ed, except words such as "bed". The word need not be a verb, so "stolen
     portrait" breaks the rule. "Cut", "hit" and "set" do not break the rule, because their past form
     is the same as the present. A word with a capital counts as a name if the story contains the
@@ -101,17 +102,24 @@ def house_style_errors(headline: str, story: str) -> list[str]:
         story: the story of the headline.
 
     Returns:
-        One text for each broken rule; an empty list if the headline is in house style.
+        A dict from each of `HOUSE_RULES` to one text for each error; the list is empty if the
+        headline follows the rule. An empty headline breaks only the rule about its length.
     """
     words = headline.split()
     if not words:
-        return ["the headline is empty"]
-    return [
-        *_length_errors(words),
-        *_mark_errors(headline),
-        *_capital_errors(words, story),
-        *_tense_errors(words, story),
-    ]
+        return {rule: [] for rule in HOUSE_RULES} | {HOUSE_RULES[0]: ["the headline is empty"]}
+    errors = (
+        _length_errors(words),
+        _capital_errors(words, story),
+        _tense_errors(words, story),
+        _mark_errors(headline),
+    )
+    return dict(zip(HOUSE_RULES, errors, strict=True))
+
+
+def house_style_errors(headline: str, story: str) -> list[str]:
+    """List the errors of `errors_by_rule`; the list is empty if the headline is in house style."""
+    return [error for errors in errors_by_rule(headline, story).values() for error in errors]
 
 
 def _length_errors(words: Sequence[str]) -> list[str]:

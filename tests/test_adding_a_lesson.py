@@ -63,7 +63,8 @@ def test_only_files_in_five_places_are_written_by_hand(course):
     others = {name for name in changed(course) if not name.startswith(tuple(PLACES))}
     assert others == generated | {"exercises/08_sums/08_sums.ipynb"}
     for page in ("README.md", "docs/index.md", "lectures/00_setup.ipynb"):
-        assert "What is 1 + 2 + 3?" in (course / page).read_text(encoding="utf-8"), page
+        text = (course / page).read_text(encoding="utf-8")
+        assert "[08 Sums: what do numbers add up to?](" in text, page
 
 
 @pytest.mark.parametrize(

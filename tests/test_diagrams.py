@@ -280,7 +280,7 @@ def test_number_formats_show_every_bit_and_the_stored_number():
         form.bits(0.1) for form in diagrams.FORMATS
     )
     assert "stores 0.1000976562, relative error 0.00098" in texts(picture)
-    line = "exponent 5 bits, mantissa 10 bits; normal numbers from 6.1 × 10⁻⁵ to 65,504"
+    line = "exponent 5 bits, mantissa 10 bits; range 6.1 × 10⁻⁵ to 65,504"
     assert line in texts(picture)
     assert (
         "bfloat16: sign 0, exponent 01111011, mantissa 1001101, stores 0.1000976562" in picture.alt

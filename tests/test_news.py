@@ -154,9 +154,16 @@ def test_a_word_at_the_start_of_a_sentence_is_no_name_if_it_also_occurs_without_
     assert news.house_style_errors("Halvik braces for Strike today", story)
 
 
-def test_a_headline_that_breaks_four_rules_has_four_errors():
+def test_each_error_is_listed_under_its_rule():
     """The headline is too short, has a wrong first letter, a wrong capital and a past form."""
-    assert len(news.house_style_errors("teachers Won a", STORY)) == 4
+    length, case, tense, marks = news.errors_by_rule("teachers Won a", STORY).values()
+    assert [len(errors) for errors in (length, case, tense, marks)] == [1, 2, 1, 0]
+    assert news.house_style_errors("teachers Won a", STORY) == [*length, *case, *tense]
+    long = news.errors_by_rule('Teachers in Halvik vote on "strike"!', STORY)
+    assert [len(errors) for errors in long.values()] == [0, 0, 0, 2]
+    empty = news.errors_by_rule(" ", STORY)
+    assert tuple(empty) == news.HOUSE_RULES
+    assert list(empty.values()) == [["the headline is empty"], [], [], []]
 
 
 # -- prompts

@@ -292,7 +292,14 @@ def test_fix_renews_the_table_of_lectures(tmp_path):
     fix(path)
     source = "".join(json.loads(path.read_text())["cells"][2]["source"])
     assert source.startswith("Before.\n\n| lecture |")
-    assert source.endswith(f"{row}\n\nAfter.")
+    assert source.endswith(f"{row}\n\nTogether, the lectures take 0.2 hours.\n\nAfter.")
+    deeper = text_cell("deeper", "## Going deeper: Why?\n\n" + "word " * 7_500)
+    write(tmp_path / "lectures" / "01_more.ipynb", lecture(deeper))
+    fix(path)
+    source = "".join(json.loads(path.read_text())["cells"][2]["source"])
+    assert "| 60 min (core: 5) |\n\nTogether, the lectures take 1.1 hours. Without the" in source
+    assert source.endswith("they take 0.2 hours (*core*).\n\nAfter.")
+    assert source.count("Together, the lectures") == 1
 
 
 def test_tables_of_pages_keep_their_columns(tmp_path):

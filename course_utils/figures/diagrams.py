@@ -354,7 +354,7 @@ def number_formats(value: float, title: str = "") -> Picture:
         if math.isfinite(stored) and value and stored != value:
             shown += f", relative error {_in_powers(abs(stored / value - 1), 2)}"
         canvas.text((left, y + 27), shown, ha="left", weight="bold")
-        extent = f"normal numbers from {_in_powers(form.smallest)} to {_in_powers(form.largest)}"
+        extent = f"range {_in_powers(form.smallest)} to {_in_powers(form.largest)}"
         canvas.text(
             (left, y + 42),
             f"exponent {form.exponent} bits, mantissa {form.mantissa} bits; {extent}",

@@ -1,8 +1,8 @@
 """Make the table of lectures for README.md, lecture 00, and two pages of docs/.
 
-Each row is made from a lecture: from its first cell, and from its study time. So nobody has to edit
-the tables when a lecture is added: `course notebooks fix` renews the tables, and `course notebooks
-check` finds tables that are out of date.
+Each row is made from a lecture: from its first cell, and from its study time. Below a table with
+study times, a paragraph states their sum. So nobody has to edit the tables when a lecture is added:
+`course notebooks fix` renews them, and `course notebooks check` finds tables that are out of date.
 """
 
 from __future__ import annotations
@@ -11,35 +11,52 @@ import contextlib
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from course_utils.notebooks import lectures, load
-from course_utils.publishing.lecture import opening, study_time
+from course_utils.publishing.lecture import StudyTime, opening, study_time
 from course_utils.validation import CourseError
 
 PAGES = ("README.md", "docs/index.md", "docs/instructor-guide.md")
 COLUMNS = ("lecture", "slides", "question", "study time")
-TABLE = re.compile(r"^\| lecture \|.*(?:\n\|.*)*", re.MULTILINE)
+TABLE = re.compile(
+    r"^\| lecture \|.*(?:\n\|.*)*(?:\n\nTogether, the lectures take .*(?:\n.+)*)?", re.MULTILINE
+)
 
 
 def course_map(folder: Path, start: Path, columns: tuple[str, ...] = COLUMNS) -> str:
-    """Return a Markdown table of all lectures.
+    """Return a Markdown table of all lectures and, below it, the sum of the study times.
 
     Args:
         folder: the course folder, which contains `lectures/`.
         start: the folder of the page that shows the table; the links are relative to this folder.
         columns: the columns of the table, chosen from `COLUMNS`.
     """
-    rows = [columns]
+    rows, times = [columns], []
     for path in lectures(folder):
         with contextlib.suppress(CourseError):
-            row = _row(path, start)
+            cells = load(path)["cells"]
+            row = _row(path, cells, start)
             rows.append(tuple(row[column] for column in columns))
+            times.append(study_time(cells))
     header, *body = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([header, f"|{'---|' * len(columns)}", *body])
+    table = "\n".join([header, f"|{'---|' * len(columns)}", *body])
+    return f"{table}\n\n{_sum(times)}" if "study time" in columns else table
 
 
-def _row(lecture: Path, start: Path) -> dict[str, str]:
-    cells = load(lecture)["cells"]
+def _sum(times: list[StudyTime]) -> str:
+    """Return a paragraph that states the study time of all lectures, and of all core paths."""
+    whole, core = sum(time.whole for time in times), sum(time.core for time in times)
+    paragraph = f"Together, the lectures take {whole / 60:.1f} hours."
+    if core == whole:
+        return paragraph
+    return (
+        f"{paragraph} Without the sections *Going deeper*, which you can skip,\n"
+        f"they take {core / 60:.1f} hours (*core*)."
+    )
+
+
+def _row(lecture: Path, cells: list[dict[str, Any]], start: Path) -> dict[str, str]:
     header = opening(cells)
     link = Path(os.path.relpath(lecture, start)).as_posix()
     return {
