@@ -49,27 +49,27 @@ def hidden(name, source):
     ("cells", "minutes"),
     [
         ([text("a", "")], 5),
-        ([text("a", "word " * 900)], 5),
-        ([text("a", "word " * 1000)], 10),
-        ([text("a", "[word](a/long/address.md) ![a picture](b.png) <b></b> " * 900)], 5),
-        ([code("a", "x = 1\n\n" * 70)], 5),
-        ([code("a", "x = 1\n" * 80)], 10),
-        ([hidden("a", "x = 1\n" * 1000)] * 28, 5),
-        ([hidden("a", "x = 1\n" * 1000)] * 32, 10),
+        ([text("a", "word " * 700)], 5),
+        ([text("a", "word " * 800)], 10),
+        ([text("a", "[word](a/long/address.md) ![a picture](b.png) <b></b> " * 700)], 5),
+        ([code("a", "x = 1\n\n" * 50)], 5),
+        ([code("a", "x = 1\n" * 60)], 10),
+        ([hidden("a", "x = 1\n" * 1000)] * 21, 5),
+        ([hidden("a", "x = 1\n" * 1000)] * 24, 10),
         ([code("setup", "x = 1\n" * 1000), text("words", "word " * 5000)], 5),
         ([text("course-map", "word " * 5000)], 5),
-        ([hidden("a", "from predict import predict\n\npredict('k', 'Q?')")] * 7, 10),
+        ([hidden("a", "from predict import predict\n\npredict('k', 'Q?')")] * 6, 10),
         ([text("a", "**Predict first:** how many?")] * 8, 10),
-        ([text("a", "word " * 400), code("b", "x\n" * 30), hidden("c", "predict('k', 'Q?')")], 10),
+        ([text("a", "word " * 400), code("b", "x\n" * 20), hidden("c", "predict('k', 'Q?')")], 10),
     ],
 )
 def test_the_study_time_counts_words_visible_code_results_and_predictions(cells, minutes):
-    """The times in minutes are 900 / 125 = 7.2, 1000 / 125 = 8, 70 / 10 + 1 / 4 and so on."""
+    """The times in minutes are 700 / 100 = 7, 800 / 100 = 8, 50 / 8 + 1 / 3 and so on."""
     assert study_time(cells) == StudyTime(minutes, minutes)
 
 
 def test_the_core_path_leaves_out_sections_that_go_deeper():
-    long = text("long", "word " * 2000)
+    long = text("long", "word " * 1600)
     cells = [text("a", "# Title"), long, text("b", "## Going deeper: Why?"), long, long]
     assert study_time([*cells, text("c", "## What you have seen")]) == StudyTime(50, 15)
     assert str(StudyTime(30, 10)) == "30 minutes (10 minutes without the sections *Going deeper*)"
@@ -184,7 +184,7 @@ def test_fix_makes_a_lecture_clean(write):
     assert len(check(path)) >= 6
     assert fix(path) and check(path) == [] and not fix(path)
     after = sources(path)
-    assert "- **Study time:** 35 minutes\n- **Run time:**" in after["opening"]
+    assert "- **Study time:** 40 minutes\n- **Run time:**" in after["opening"]
     assert after["words"].splitlines()[3:-2] == [
         "- [perplexity](../docs/glossary.md#perplexity) – How hard the next token is to guess."
     ]

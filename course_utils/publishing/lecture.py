@@ -43,7 +43,7 @@ SETUP_CELL, MAP_CELL, WORDS_CELL = "setup", "course-map", "words"
 
 # The speed of a student who wants to understand everything: words of text in a minute, lines of
 # code in a minute, and results of code cells in a minute.
-WORDS, LINES, RESULTS = 125, 10, 4
+WORDS, LINES, RESULTS = 100, 8, 3
 # A prediction; lectures of the former form ask for it in the text.
 PREDICTION = re.compile(r"^predict\(|\*\*Predict first", re.M)
 # Pictures such as badges, HTML tags, addresses of links, and the line for the study time.
@@ -117,8 +117,8 @@ class StudyTime:
 def study_time(cells: list[dict[str, Any]]) -> StudyTime:
     """Compute the study time of a lecture from its texts, its visible code and its predictions.
 
-    A student reads 125 words or 10 lines of code in a minute, looks at the result of a code cell
-    for 15 seconds, and needs a minute for each prediction. The sum is rounded to 5 minutes.
+    A student reads 100 words or 8 lines of code in a minute, looks at the result of a code cell
+    for 20 seconds, and needs a minute for each prediction. The sum is rounded to 5 minutes.
     Generated cells and hidden code are not counted, but the results of hidden code are.
     """
     minutes = [_minutes(cell) for cell in cells]
