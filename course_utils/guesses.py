@@ -280,13 +280,16 @@ def comparison(
     """
     answer = the_answer(question, truth)
     if guess is None:
-        return answer, "You entered no guess. You can still enter one above."
+        return answer, "You didn't enter a guess. You can still enter one above."
     if isinstance(guess, str):
         if guess == question.right_choice(truth):
             return "Right:", f"{answer[0].lower()}{answer[1:]}"
         return f"You chose {written(guess)}.", f"{answer} {why.get(guess, '')}".strip()
     off = distance(guess, as_float(truth), question.unit)
-    return f"You said {with_unit(guess, question.unit)}.", f"{answer[:-1]}: your guess was {off}."
+    return (
+        f"You guessed {with_unit(guess, question.unit)}.",
+        f"{answer[:-1]}: your guess was {off}.",
+    )
 
 
 @dataclass(frozen=True)
@@ -347,13 +350,20 @@ def summary(guesses: Iterable[Guess]) -> str:
         which = counted(late, "guess does", "guesses do")
         sentences.append(f"{which} not count, because the answer was already shown.")
     if choices := [guess.is_right for guess in made if guess.is_right is not None]:
-        sentences.append(f"You chose the right answer {sum(choices)} of {len(choices)} times.")
+        if len(choices) == 1:
+            sentences.append(f"Your choice was {'right' if choices[0] else 'wrong'}.")
+        else:
+            verb = "was" if sum(choices) == 1 else "were"
+            sentences.append(f"{sum(choices)} of your {len(choices)} choices {verb} right.")
     if ratios := [guess.ratio for guess in made if guess.ratio]:
         factor = median(max(ratio, 1 / ratio) for ratio in ratios)
         times = f"{factor:.2g}" if factor < 100 else f"{factor:,.0f}"
-        numbers = f"The median of your {len(ratios)} numbers" if ratios[1:] else "Your number"
-        off = f"off by a factor of {times}" if times != "1" else "within 5% of the answer"
-        sentences.append(f"{numbers} was {off}.")
+        if ratios[1:]:
+            off = f"a factor of {times}" if times != "1" else "less than 5%"
+            sentences.append(f"The median error of your {len(ratios)} numbers was {off}.")
+        else:
+            off = f"off by a factor of {times}" if times != "1" else "within 5% of the answer"
+            sentences.append(f"Your number was {off}.")
     return " ".join(sentences)
 
 

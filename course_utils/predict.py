@@ -121,8 +121,8 @@ class Prediction:
     def _recorded(self) -> str:
         """Return a sentence about the recorded guess."""
         if self._shown is None:
-            return "No guess is recorded."
-        return f"Your guess is recorded: {written(self._shown, self.question.unit)}."
+            return "No guess has been recorded."
+        return f"Your recorded guess is {written(self._shown, self.question.unit)}."
 
     def show_answer(self, truth: str | float, why: Mapping[str, str]) -> None:
         """Compare the guess with the answer, now and after each change of the guess."""
@@ -136,7 +136,7 @@ class Prediction:
             return
         first, rest = comparison(self.question, self._shown, self._truth, self._why)
         if self._first is not None and self._first != self._shown:
-            rest += " Your guess before you saw the answer counts."
+            rest += " Only the guess that you entered before you saw the answer counts."
         words = f"<b>{as_html(first)}</b> {as_html(rest)}"
         self.comparison.value = f'{STYLE}<div role="status">{words}</div>'
 
@@ -191,8 +191,8 @@ def reveal(key: str, value: str | float, why: Mapping[str, str] | None = None) -
     why = dict(why or {})
     if key not in _predictions:
         shown = value if isinstance(value, str) else with_unit(checked_number(key, value))
-        text = f"The answer is {shown}. You can't see a guess here, because the cell with the"
-        text += " question was not run."
+        text = f"The answer is {shown}. It can't be compared with your guess, because the cell"
+        text += " with the question was not run."
         box = _framed(widgets.HTML(f'{STYLE}<div role="status">{as_html(text)}</div>'))
         _show(box, f"<p>{as_html(text)}</p>", text)
         return
@@ -241,7 +241,7 @@ class Tally:
         self._is_kept = False
         self._guesses, self._status = widgets.HTML(), widgets.HTML()
         self._button = widgets.Button(
-            description="Keep my guesses in a file",
+            description="Save my guesses in a file",
             layout={"width": "auto", "align_self": "flex-start"},
         )
         self._button.on_click(self._keep)
@@ -267,18 +267,18 @@ class Tally:
             write_text(path, to_json(self.lecture, [p.guess for p in _predictions.values()]))
             self._is_kept = True
             said = (
-                f"Your guesses are in {path}. You can hand in this file. It contains the "
+                f"Your guesses are saved in {path}. You can hand in this file. It contains the "
                 "questions, your guesses and the answers, but not your name. Nothing was sent "
                 "anywhere."
-            ) + f" The file of an earlier session is now {earlier.name}." * moved
+            ) + f" The file from an earlier session is now called {earlier.name}." * moved
         except (CourseError, OSError) as error:
-            said = f"The file was not written: {error}. Your guesses are still here."
+            said = f"The file could not be written: {error}. Your guesses are still here."
         self._status.value = f'<p role="status">{html.escape(said)}</p>'
 
 
 NO_GUESSES = (
-    "You entered no guesses this time. Try it: go back to a question, choose what you expect, and "
-    "compare. You remember a result better if you had to predict it."
+    "You didn't enter any guesses this time. Try it: go back to a question, enter what you expect, "
+    "and compare it with the answer. You remember a result better if you have predicted it."
 )
 
 
@@ -292,7 +292,7 @@ def _picture(guesses: Iterable[Guess]) -> Any:
         else:
             chosen = textwrap.shorten(str(guess.guess), 60, placeholder=" …")
             text = f"{'right' if guess.is_right else 'wrong'}: {chosen}"
-        text += ", after the answer" if guess.late else ""
+        text += ", entered too late" if guess.late else ""
         rows.append(GuessRow(guess.question.key, text, guess.ratio, guess.is_right))
     return guesses_and_answers(rows)
 
@@ -312,7 +312,7 @@ def tally(lecture: str) -> None:
         _tallies[lecture].update()
     else:
         _tallies[lecture] = Tally(lecture)
-    text = "If you run this notebook, your predictions are compared with the answers here."
+    text = "When you run this notebook, this cell compares your predictions with the answers."
     _show(_tallies[lecture].box, f"<p>{text}</p>", text, tally=lecture)
 
 

@@ -70,8 +70,8 @@ def test_guesses_are_compared_and_kept(browser, server):
     page, shown = notebook.page, notebook.page.locator(OUTPUTS)
     status = page.get_by_role("status")
     expect(shown.get_by_role("radio", checked=True)).to_have_count(0)
-    expect(status.filter(has_text="You entered no guess.")).to_have_count(2)
-    expect(shown.get_by_text("You entered no guesses this time.")).to_be_visible()
+    expect(status.filter(has_text="You didn't enter a guess.")).to_have_count(2)
+    expect(shown.get_by_text("You didn't enter any guesses this time.")).to_be_visible()
     expect(shown.locator("strong", has_text="Answer. They share 3 of the")).to_be_visible()
     photograph(notebook, "empty")
 
@@ -83,17 +83,17 @@ def test_guesses_are_compared_and_kept(browser, server):
     field.fill("about <b>28</b>")
     field.press("Enter")
     expect(page.get_by_role("alert")).to_have_text(
-        "Please type one number in GB, such as 14.7 or 1,000 or 1e9. No guess is recorded."
+        "Please type one number in GB, such as 14.7 or 1,000 or 1e9. No guess has been recorded."
     )
     photograph(notebook, "message")
     field.fill("28 GB")
     # The guess is recorded when the field loses the focus.
     field.blur()
     expect(status.filter(has_text="your guess was 2.0 times too high")).to_be_visible()
-    picture = shown.locator("svg[aria-label^='Your guesses beside the answers.']")
+    picture = shown.locator("svg[aria-label^='Your guesses compared with the answers.']")
     expect(picture).to_have_attribute("aria-label", re.compile("size: 2.0 times too high"))
 
-    shown.get_by_role("button", name="Keep my guesses in a file").click()
+    shown.get_by_role("button", name="Save my guesses in a file").click()
     expect(status.filter(has_text="Nothing was sent anywhere.")).to_be_visible()
     content = json.loads((server.folder / "lectures/guesses-03.json").read_text())
     assert [entry["guess"] for entry in content["guesses"]] == ["about 7", 28.0]

@@ -830,7 +830,7 @@ def test_guesses_are_drawn_beside_the_answers():
     assert {text.get_text() for text in axes.texts} == {row.text for row in rows}
     assert axes.get_xscale() == "log"
     assert picture.alt == (
-        "Your guesses beside the answers. load: 2.7 times too high; levels: wrong: about 7; "
+        "Your guesses compared with the answers. load: 2.7 times too high; levels: wrong: about 7; "
         "share: right: $2 and $3; far: a million times too low."
     )
     picture._repr_html_()

@@ -179,7 +179,7 @@ def test_the_distance_is_a_factor_or_a_difference(guess, truth, text):
 
 def test_a_number_is_compared_with_the_answer():
     assert " ".join(comparison(SIZE, 14.0, 5.12, {})) == (
-        "You said 14 GB. The answer is 5.12 GB: your guess was 2.7 times too high."
+        "You guessed 14 GB. The answer is 5.12 GB: your guess was 2.7 times too high."
     )
 
 
@@ -199,7 +199,7 @@ def test_a_right_choice_and_no_guess():
         "Right: the answer is 'about 7'."
     )
     assert comparison(LEVELS, None, "about 7", {})[0] == "The answer is 'about 7'."
-    assert "no guess" in comparison(LEVELS, None, "about 7", {})[1]
+    assert "didn't enter a guess" in comparison(LEVELS, None, "about 7", {})[1]
 
 
 def test_the_number_is_shown_with_the_right_choice():
@@ -210,21 +210,25 @@ def test_the_summary_counts_guesses_and_takes_the_median_factor():
     made = [Guess(SIZE, 10.0, 5.0), Guess(SIZE, 5.0, 20.0), Guess(SIZE, 8.0, 1.0)]
     made += [Guess(LEVELS, "about 7", "about 7"), Guess(LEVELS, "all 15", "about 7")]
     assert summary([*made, Guess(SHARE), Guess(SIZE, -1.0, 5.0)]) == (
-        "You predicted 6 of 7 results. You chose the right answer 1 of 2 times. "
-        "The median of your 3 numbers was off by a factor of 4."
+        "You predicted 6 of 7 results. 1 of your 2 choices was right. "
+        "The median error of your 3 numbers was a factor of 4."
     )
     assert summary([Guess(SIZE, 4.0, 5.0)]) == (
         "You predicted 1 of 1 result. Your number was off by a factor of 1.2."
     )
     assert summary([Guess(SIZE)]) == "You predicted 0 of 1 result."
     assert summary([Guess(SIZE, 5.0, 5.0)]).endswith("Your number was within 5% of the answer.")
+    close = [Guess(SIZE, 5.0, 5.0), Guess(SIZE, 5.1, 5.0)]
+    assert summary(close).endswith("The median error of your 2 numbers was less than 5%.")
+    wrong = [Guess(LEVELS, "all 15", "about 7")] * 2
+    assert summary(wrong).endswith("0 of your 2 choices were right.")
 
 
 def test_the_summary_states_late_guesses_and_does_not_count_them():
     late = [Guess(LEVELS, "about 7", "about 7", late=True), Guess(SIZE, 5.0, 5.0, late=True)]
     assert summary([*late, Guess(LEVELS, "all 15", "about 7")]) == (
         "You predicted 1 of 3 results. 2 guesses do not count, because the answer was already "
-        "shown. You chose the right answer 0 of 1 times."
+        "shown. Your choice was wrong."
     )
     assert summary(late[:1]) == (
         "You predicted 0 of 1 result. 1 guess does not count, because the answer was already shown."

@@ -72,7 +72,7 @@ def test_a_guess_is_recorded_as_soon_as_it_is_chosen(shown):
     control.value = "about 7"
     assert predict._predictions["levels"].guess.guess == "about 7"
     text = text_of(shown[0][2])
-    assert text == f"Predict. {QUESTION}  Your guess is recorded: 'about 7'."
+    assert text == f"Predict. {QUESTION}  Your recorded guess is 'about 7'."
 
 
 def test_running_the_cell_again_keeps_the_guess():
@@ -103,7 +103,7 @@ def test_a_number_is_recorded_when_it_is_entered(shown):
     assert not control.continuous_update and control.description == "Your guess in GB:"
     control.value = "1,000"
     assert predict._predictions["size"].guess.guess == 1000
-    assert "Your guess is recorded: 1,000 GB." in text_of(shown[0][2])
+    assert "Your recorded guess is 1,000 GB." in text_of(shown[0][2])
 
 
 def test_a_text_that_is_no_number_gets_one_sentence_and_loses_nothing(shown):
@@ -113,7 +113,7 @@ def test_a_text_that_is_no_number_gets_one_sentence_and_loses_nothing(shown):
     prediction = predict._predictions["size"]
     assert prediction.guess.guess == 14 and control.value == "a <lot>"
     assert text_of(shown[0][2]).endswith(
-        "Please type one number in GB, such as 14.7 or 1,000 or 1e9. Your guess is recorded: 14 GB."
+        "Please type one number in GB, such as 14.7 or 1,000 or 1e9. Your recorded guess is 14 GB."
     )
     assert 'role="alert"' in prediction.box.children[-1].value
     control.value = "15"
@@ -146,7 +146,7 @@ def test_the_answer_is_shown_beside_the_guess(shown):
     ask("size", "How large?", None, unit="GB").value = "14 GB"
     reveal("size", 5.12)
     assert text_of(shown[1][2]) == (
-        "You said 14 GB. The answer is 5.12 GB: your guess was 2.7 times too high."
+        "You guessed 14 GB. The answer is 5.12 GB: your guess was 2.7 times too high."
     )
 
 
@@ -167,7 +167,7 @@ def test_a_guess_that_is_entered_later_appears_at_once(shown):
     control = ask()
     reveal("levels", "3 or fewer", WHY)
     box = shown[1][2]
-    assert text_of(box).startswith("The answer is '3 or fewer'. You entered no guess.")
+    assert text_of(box).startswith("The answer is '3 or fewer'. You didn't enter a guess.")
     control.value = "all 15"
     assert text_of(box) == (
         "You chose 'all 15'. The answer is '3 or fewer'. The outlier decides the scale."
@@ -180,7 +180,9 @@ def test_the_guess_before_the_answer_counts(shown):
     control.value = "all 15"
     reveal("levels", "3 or fewer", WHY)
     control.value = "3 or fewer"
-    assert text_of(shown[1][2]).endswith("Your guess before you saw the answer counts.")
+    assert text_of(shown[1][2]).endswith(
+        "Only the guess that you entered before you saw the answer counts."
+    )
     reveal("levels", "3 or fewer", WHY)
     guess = predict._predictions["levels"].guess
     assert (guess.guess, guess.is_right, guess.late) == ("all 15", False, False)
@@ -191,8 +193,8 @@ def test_the_guess_before_the_answer_still_counts_if_the_field_is_cleared(shown)
     control.value = "14"
     reveal("size", 14)
     control.value = ""
-    assert "Your guess is recorded: 14 GB." in text_of(shown[0][2])
-    said = "You said 14 GB. The answer is 14 GB: your guess was exactly right."
+    assert "Your recorded guess is 14 GB." in text_of(shown[0][2])
+    said = "You guessed 14 GB. The answer is 14 GB: your guess was exactly right."
     assert text_of(shown[1][2]) == said
 
 
@@ -216,7 +218,7 @@ def test_an_answer_without_a_question_is_shown(shown):
     reveal("levels", 5.12)
     reveal("other", "3 or fewer", {"no such": "choice"})
     for output, said in zip(shown, ("5.12", "3 or fewer"), strict=True):
-        text = f"The answer is {said}. You can't see a guess here, because the cell with the"
+        text = f"The answer is {said}. It can't be compared with your guess, because the cell"
         assert text_of(output[2]).startswith(text)
 
 
@@ -331,7 +333,7 @@ def keep(lecture="03"):
 def test_a_tally_without_guesses_invites_to_try(shown):
     ask()
     tally("03")
-    assert "You entered no guesses this time. Try it" in text_of(shown[1][2])
+    assert "You didn't enter any guesses this time. Try it" in text_of(shown[1][2])
     assert predict._tallies["03"].box.children[1].disabled
     assert "<svg" not in predict._tallies["03"].box.children[0].value
 
@@ -343,9 +345,7 @@ def test_a_tally_compares_all_guesses_in_words_and_in_a_picture(shown):
     reveal("levels", "3 or fewer")
     tally("03")
     box = shown[-1][2]
-    assert text_of(box).startswith(
-        "You predicted 2 of 2 results. You chose the right answer 0 of 1 times."
-    )
+    assert text_of(box).startswith("You predicted 2 of 2 results. Your choice was wrong.")
     assert "levels: wrong: all 15" in unescape(box.children[0].value)
     reveal("size", 5)
     tally("03")
@@ -360,7 +360,7 @@ def test_a_tally_changes_with_a_guess(shown):
     control.value = "about 7"
     reveal("levels", "about 7")
     tally("03")
-    assert "You chose the right answer 1 of 1 times." in text_of(box)
+    assert "Your choice was right." in text_of(box)
     assert "levels: right: about 7." in unescape(box.children[0].value)
     assert not box.children[1].disabled
 
@@ -372,7 +372,7 @@ def test_a_tally_marks_a_late_guess(shown):
     control.value = "about 7"
     assert "1 guess does not count" in text_of(shown[-1][2])
     picture = unescape(predict._tallies["03"].box.children[0].value)
-    assert "levels: right: about 7, after the answer." in picture
+    assert "levels: right: about 7, entered too late." in picture
 
 
 def test_the_button_keeps_the_guesses_in_a_file(tmp_path):
@@ -380,7 +380,9 @@ def test_the_button_keeps_the_guesses_in_a_file(tmp_path):
     reveal("levels", "3 or fewer")
     tally("03")
     said = keep()
-    assert said.startswith(f"Your guesses are in {tmp_path / 'guesses-03.json'}. You can hand in")
+    assert said.startswith(
+        f"Your guesses are saved in {tmp_path / 'guesses-03.json'}. You can hand in"
+    )
     lecture, made = guesses.from_json((tmp_path / "guesses-03.json").read_bytes())
     assert lecture == "03" and made == [predict._predictions["levels"].guess]
     assert str(tmp_path) not in (tmp_path / "guesses-03.json").read_text()
@@ -391,7 +393,7 @@ def test_the_file_of_an_earlier_session_is_kept(tmp_path):
     path.write_text("yesterday")
     ask().value = "about 7"
     tally("03")
-    assert keep().endswith("The file of an earlier session is now guesses-03.json 2.")
+    assert keep().endswith("The file from an earlier session is now called guesses-03.json 2.")
     assert (tmp_path / "guesses-03.json 2").read_text() == "yesterday"
     assert keep().endswith("Nothing was sent anywhere.")
     assert sorted(tmp_path.iterdir()) == [path, tmp_path / "guesses-03.json 2"]
@@ -411,7 +413,7 @@ def test_a_file_that_cannot_be_written_is_reported(tmp_path):
     tally("03")
     (tmp_path / "guesses-03.json").mkdir()
     said = keep()
-    assert said.startswith("The file was not written: ") and said.endswith("are still here.")
+    assert said.startswith("The file could not be written: ") and said.endswith("are still here.")
     assert predict._predictions["levels"].guess.guess == "about 7"
 
 
@@ -424,7 +426,7 @@ def test_the_name_of_a_lecture_must_fit_a_file_name(lecture):
 def test_a_tally_without_a_kernel_is_one_sentence(shown):
     tally("03")
     page = shown[0][0]["text/html"]
-    assert re.fullmatch("<div.*?><p>If you run this notebook, [^.<]*[.]</p></div>", page)
+    assert re.fullmatch("<div.*?><p>When you run this notebook, [^.<]*[.]</p></div>", page)
 
 
 # --- imports ---

@@ -57,7 +57,7 @@ def guesses_and_answers(rows: Sequence[GuessRow]) -> Picture:
     axes.spines["left"].set_visible(False)
     _scale_around_the_answer(axes, [row.ratio for row in rows if row.ratio])
     said = "; ".join(f"{row.label}: {row.text}" for row in rows)
-    return Picture(figure, f"Your guesses beside the answers. {said}.")
+    return Picture(figure, f"Your guesses compared with the answers. {said}.")
 
 
 def _draw_row(axes: Axes, place: float, row: GuessRow) -> None:
