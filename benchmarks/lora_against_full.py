@@ -6,8 +6,8 @@
 SmolLM2-135M-Instruct is fine-tuned on the news briefs of lecture 07 (one pass, 8 stories per step),
 in float32 weights with bfloat16 autocast. Each way of training first tries several learning rates
 with seed 0. While the best rate is the lowest or the highest that was tried, the next rate beyond
-it is tried, too. Then the best rate runs with seeds 1 and 2. The best rate has the lowest loss on
-the validation split. Two losses are reported, in nats per token:
+it is tried, too. Then all these rates run with seeds 1 and 2. The best rate has the lowest median
+loss on the validation split. Two losses are reported, in nats per token:
 
 - target: the answers to the test split, which the model should have learned.
 - source: general answers that the base model itself wrote, sampled at temperature 1. Its rise
@@ -29,6 +29,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -198,27 +199,28 @@ def measure_run(name: str, learning_rate: float, seed: int, losses: Losses) -> R
 
 
 def missing(runs: Sequence[Run]) -> Iterator[tuple[str, float, int]]:
-    """Yield (way, learning rate, seed) of the runs that are known to be missing.
+    """Yield (way, learning rate, seed) of the missing runs: first those that find the best rates.
 
     The iterator reads `runs` again for each run, so the caller may append results meanwhile.
     """
     for name, way in WAYS.items():
-        while (rates := untried(way, tried(runs, name))) or missing_seeds(runs, name):
-            if rates:
-                yield name, rates[0], SEEDS[0]
-            else:
-                yield name, best_rate(runs, name), missing_seeds(runs, name)[0]
+        while rates := untried(way, tried(runs, name)):
+            yield name, rates[0], SEEDS[0]
+    for seed in SEEDS[1:]:
+        for name in WAYS:
+            done = tried(runs, name, seed)
+            yield from ((name, rate, seed) for rate in tried(runs, name) if rate not in done)
 
 
-def tried(runs: Sequence[Run], name: str) -> dict[float, float]:
-    """Return the validation loss for each learning rate that a way has tried with the first seed.
+def tried(runs: Sequence[Run], name: str, seed: int = SEEDS[0]) -> dict[float, float]:
+    """Return the validation loss for each learning rate that a way has tried with a seed.
 
     The loss of a run that stopped, because its loss was not finite, counts as infinite.
     """
     return {
         run["learning_rate"]: math.inf if run["validation"] is None else run["validation"]
         for run in runs
-        if run["way"] == name and run["seed"] == SEEDS[0]
+        if run["way"] == name and run["seed"] == seed
     }
 
 
@@ -233,19 +235,12 @@ def untried(way: Way, results: dict[float, float]) -> list[float]:
 
 
 def best_rate(runs: Sequence[Run], name: str) -> float:
-    """Return the learning rate with the lowest validation loss of the first seed."""
-    results = tried(runs, name)
-    return min(results, key=results.__getitem__)
-
-
-def missing_seeds(runs: Sequence[Run], name: str) -> list[int]:
-    """Return the seeds that the best learning rate of a way has not run with yet."""
-    done = {
-        run["seed"]
-        for run in runs
-        if run["way"] == name and run["learning_rate"] == best_rate(runs, name)
-    }
-    return [seed for seed in SEEDS if seed not in done]
+    """Return the learning rate with the lowest median of the seeds' validation losses."""
+    by_seed = [tried(runs, name, seed) for seed in SEEDS]
+    return min(
+        by_seed[0],
+        key=lambda rate: median(losses[rate] for losses in by_seed if rate in losses),
+    )
 
 
 def saved_runs(path: Path = DATA) -> list[Run]:

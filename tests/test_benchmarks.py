@@ -703,29 +703,37 @@ def all_runs(monkeypatch, rates, validation_loss):
     return [(run["learning_rate"], run["seed"]) for run in runs]
 
 
-def test_best_learning_rate_runs_with_all_seeds(monkeypatch):
+def test_every_learning_rate_runs_with_all_seeds(monkeypatch):
     runs = all_runs(monkeypatch, (1.0, 2.0, 4.0), lambda rate: abs(rate - 2))
-    assert runs == [(1.0, 0), (2.0, 0), (4.0, 0), (2.0, 1), (2.0, 2)]
+    assert runs == [(rate, seed) for seed in (0, 1, 2) for rate in (1.0, 2.0, 4.0)]
 
 
-def test_rates_beyond_the_best_are_tried_on_both_sides(monkeypatch):
-    higher = all_runs(monkeypatch, (1.0, 2.0), lambda rate: abs(rate - 4))
-    assert higher == [(1.0, 0), (2.0, 0), (4.0, 0), (8.0, 0), (4.0, 1), (4.0, 2)]
-    lower = all_runs(monkeypatch, (1.0, 2.0), lambda rate: abs(rate - 0.5))
-    assert lower == [(1.0, 0), (2.0, 0), (0.5, 0), (0.25, 0), (0.5, 1), (0.5, 2)]
+@pytest.mark.parametrize(
+    ("best", "rates"), [(4.0, (1.0, 2.0, 4.0, 8.0)), (0.5, (1.0, 2.0, 0.5, 0.25))]
+)
+def test_rates_beyond_the_best_are_tried_on_both_sides(monkeypatch, best, rates):
+    runs = all_runs(monkeypatch, (1.0, 2.0), lambda rate: abs(rate - best))
+    assert runs == [(rate, seed) for seed in (0, 1, 2) for rate in rates]
 
 
-def test_run_that_stopped_is_not_the_best(monkeypatch):
-    runs = all_runs(monkeypatch, (1.0, 2.0), lambda rate: None if rate > 1 else 1 - rate)
-    assert runs == [(1.0, 0), (2.0, 0), (0.5, 0), (1.0, 1), (1.0, 2)]
+def test_run_that_stopped_is_not_the_best():
+    runs = finished_runs({1.0: None, 2.0: 3.0, 4.0: None})
+    assert lora_against_full.best_rate(runs, "full") == 2.0
+
+
+def test_best_rate_has_the_lowest_median():
+    runs = finished_runs({1.0: 2.0, 2.0: 1.0})
+    for seed in (1, 2):
+        runs += finished_runs({1.0: 2.0, 2.0: 3.0}, seed=seed)
+    assert lora_against_full.best_rate(runs, "full") == 1.0
 
 
 def test_a_way_whose_runs_all_stop_ends(monkeypatch):
     runs = all_runs(monkeypatch, (1.0, 2.0), lambda rate: None)
-    assert runs == [(1.0, 0), (2.0, 0), (0.5, 0), (1.0, 1), (1.0, 2)]
+    assert runs == [(rate, seed) for seed in (0, 1, 2) for rate in (1.0, 2.0, 0.5)]
 
 
-@pytest.mark.parametrize(("limit", "count"), [(0, 0), (2, 2), (None, 5)])
+@pytest.mark.parametrize(("limit", "count"), [(0, 0), (2, 2), (None, 9)])
 def test_the_limit_is_the_number_of_new_runs(monkeypatch, limit, count):
     way = lora_against_full.Way(None, 1, (1.0, 2.0, 4.0))
     monkeypatch.setattr(lora_against_full, "WAYS", {"full": way})
@@ -743,8 +751,10 @@ def test_the_limit_is_the_number_of_new_runs(monkeypatch, limit, count):
 def test_saved_runs_are_not_repeated(monkeypatch):
     way = lora_against_full.Way(None, 1, (1.0, 2.0, 4.0))
     monkeypatch.setattr(lora_against_full, "WAYS", {"full": way})
-    saved = finished_runs({1.0: 3.0, 2.0: 1.0}) + finished_runs({2.0: 1.0}, seed=1)
+    saved = finished_runs({1.0: 3.0, 2.0: 1.0}) + finished_runs({1.0: 1.0}, seed=1)
     assert next(lora_against_full.missing(saved)) == ("full", 4.0, 0)
+    saved += finished_runs({4.0: 3.0})
+    assert next(lora_against_full.missing(saved)) == ("full", 2.0, 1)
 
 
 def test_loss_of_a_model_counts_answer_tokens_only(model, tokenizer):

@@ -213,10 +213,12 @@ def test_curves_marks_what_the_text_speaks_of():
 
 
 def test_relative_bars_show_by_how_much_a_value_differs_from_the_first():
-    picture = figures.relative_bars({"merged": 20.0, "apart": 25.0, "less": 19.0}, "ms")
+    values = {"merged": 20.0, "apart": 25.0, "less": 19.0, "nearly": 19.99}
+    picture = figures.relative_bars(values, "ms")
     texts = {text.get_text() for text in first_axes(picture).texts}
-    assert {"20", "25", "+25%", "19", "-5%"} <= texts
-    assert picture.alt == "Bars of ms: merged 20; apart 25 (+25%); less 19 (-5%)."
+    assert {"20", "25", "+25%", "19", "-5%", "+0%"} <= texts
+    bars = "merged 20; apart 25 (+25%); less 19 (-5%); nearly 19.99 (+0%)"
+    assert picture.alt == f"Bars of ms: {bars}."
 
 
 def test_pareto_draws_every_run_and_names_the_ways_at_their_medians():
@@ -227,6 +229,14 @@ def test_pareto_draws_every_run_and_names_the_ways_at_their_medians():
     assert dots == [[[1, 4], [3, 5], [2, 9]], [[0.5, 8]]]
     assert {text.get_text(): text.xy for text in axes.texts} == {"full": (2, 5), "LoRA": (0.5, 8)}
     assert "full at 2 and 5, 3 runs; LoRA at 0.5 and 8, 1 runs" in picture.alt
+
+
+def test_pareto_names_a_way_at_the_end_of_its_path():
+    paths = {"full": [(1.0, 4.0), (2.0, 3.0)]}
+    picture = figures.pareto({"full": [(1.0, 4.0)]}, xlabel="x", ylabel="y", paths=paths)
+    assert [[1, 4], [2, 3]] in [line.get_xydata().tolist() for line in first_axes(picture).lines]
+    assert {text.get_text(): text.xy for text in first_axes(picture).texts} == {"full": (2, 3)}
+    assert "full at 1 and 4, 1 runs, with a line through 1 and 4, 2 and 3." in picture.alt
 
 
 def test_the_names_of_ways_in_a_pareto_picture_do_not_overlap():

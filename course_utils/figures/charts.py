@@ -203,7 +203,7 @@ def relative_bars(values: Mapping[str, float], xlabel: str, title: str = "") -> 
     for row, (name, value) in enumerate(values.items()):
         axes.barh(row, min(value, first), 0.62, color=BLUE)
         axes.barh(row, value - first, 0.62, left=first, color=RED if value > first else "none")
-        change = f"{value / first - 1:+.0%}" if row else ""
+        change = f"{value / first - 1:+z.0%}" if row else ""
         style: Style = {"textcoords": "offset points", "va": "center"}
         label = axes.annotate(
             f"{value:.4g}", (max(value, first if row else 0), row), (6, 0), **style
@@ -218,15 +218,23 @@ def relative_bars(values: Mapping[str, float], xlabel: str, title: str = "") -> 
 
 
 def pareto(
-    runs: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: str, ylabel: str, title: str = ""
+    runs: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    paths: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> Picture:
     """Plot two losses of each training run against each other, with one colour for each way.
 
     Both losses are better if they are smaller, as two arrows say. A line connects each dot with the
-    medians of its way, next to which the name of the way is written.
+    medians of its way. The name of the way is written next to the medians, or at the end of its
+    path.
 
     Args:
         runs: name of the way → (x, y) of each of its runs.
+        paths: name of the way → points that a line connects, such as the medians at each learning
+            rate.
         xlabel: the loss on the x axis.
         ylabel: the loss on the y axis.
         title: a sentence that says what the picture shows.
@@ -239,9 +247,12 @@ def pareto(
         for point in points:
             axes.plot([x, point[0]], [y, point[1]], color=colour, linewidth=1, alpha=0.5)
         axes.plot(xs, ys, marker, color=colour, markersize=8, mec=PAPER)
+        path = (paths or {}).get(name, [(x, y)])
+        if len(path) > 1:
+            axes.plot(*zip(*path, strict=True), f"{marker}-", color=colour, markersize=4, zorder=1)
         place: Style = {"xytext": (9, 7), "textcoords": "offset points", "weight": "bold"}
-        labels.append(axes.annotate(name, (x, y), zorder=5, **place, **HALO))
-        descriptions.append(f"{name} at {x:.4g} and {y:.4g}, {len(points)} runs")
+        labels.append(axes.annotate(name, path[-1], zorder=5, **place, **HALO))
+        descriptions.append(f"{name} at {x:.4g} and {y:.4g}, {len(points)} runs{_through(path)}")
     axes.set(xlabel=f"←  better      {xlabel}", ylabel=f"←  better      {ylabel}")
     axes.margins(0.18)
     axes.grid(alpha=0.15, color=INK)
@@ -250,6 +261,12 @@ def pareto(
     _move_apart(labels)
     alt = f"Dots of {ylabel} over {xlabel}, one for each run; smaller is better. Medians: "
     return Picture(figure, alt + "; ".join(descriptions) + ".")
+
+
+def _through(path: Sequence[tuple[float, float]]) -> str:
+    """Return the description of a path of several points; else ""."""
+    points = ", ".join(f"{x:.4g} and {y:.4g}" for x, y in path)
+    return f", with a line through {points}" if len(path) > 1 else ""
 
 
 def _move_apart(labels: Sequence[Annotation]) -> None:
