@@ -72,7 +72,7 @@ def test_the_core_path_leaves_out_sections_that_go_deeper():
     long = text("long", "word " * 1600)
     cells = [text("a", "# Title"), long, text("b", "## Going deeper: Why?"), long, long]
     assert study_time([*cells, text("c", "## What you have seen")]) == StudyTime(50, 15)
-    assert str(StudyTime(30, 10)) == "30 minutes (10 minutes without the sections *Going deeper*)"
+    assert str(StudyTime(30, 10)) == "30 minutes (10 minutes without the *Going deeper* sections)"
     assert StudyTime(30, 10).short() == "30 min (core: 10)"
     assert (str(StudyTime(10, 10)), StudyTime(10, 10).short()) == ("10 minutes", "10 min")
 

@@ -51,7 +51,7 @@ def _sum(times: list[StudyTime]) -> str:
     if core == whole:
         return paragraph
     return (
-        f"{paragraph} Without the sections *Going deeper*, which you can skip,\n"
+        f"{paragraph} Without the *Going deeper* sections, which you can skip,\n"
         f"they take {core / 60:.1f} hours (*core*)."
     )
 

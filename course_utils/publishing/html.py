@@ -63,7 +63,7 @@ def to_html(notebook: Any, title: str) -> str:
 def as_page(notebook: Any, badge: str = BADGE) -> Any:
     """Return a copy of an executed notebook with the cells that a page shows.
 
-    Widgets become HTML, hidden sources are removed, and sections *Going deeper* are folded. A
+    Widgets become HTML, hidden sources are removed, and *Going deeper* sections are folded. A
     picture that appears again gets ids of its own.
 
     Args:

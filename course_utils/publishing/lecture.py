@@ -99,14 +99,14 @@ class StudyTime:
 
     Attributes:
         whole: the time for the whole lecture.
-        core: the time for the core path, which leaves out the sections *Going deeper*.
+        core: the time for the core path, which leaves out the *Going deeper* sections.
     """
 
     whole: int
     core: int
 
     def __str__(self) -> str:
-        core = f" ({self.core} minutes without the sections *Going deeper*)"
+        core = f" ({self.core} minutes without the *Going deeper* sections)"
         return f"{self.whole} minutes{core if self.core < self.whole else ''}"
 
     def short(self) -> str:
@@ -145,12 +145,12 @@ def _rounded(minutes: float) -> int:
 
 
 def begins_deeper(cell: dict[str, Any]) -> bool:
-    """Return whether a cell begins a section *Going deeper*."""
+    """Return whether a cell begins a *Going deeper* section."""
     return cell.get("cell_type") == "markdown" and cell["source"].startswith(f"## {DEEPER}")
 
 
 def deeper(cells: list[dict[str, Any]]) -> Iterator[bool]:
-    """Yield for each cell whether it is in a section *Going deeper*.
+    """Yield for each cell whether it is in a *Going deeper* section.
 
     A section begins with a cell that begins with a heading of level 1 or 2.
     """
@@ -162,7 +162,7 @@ def deeper(cells: list[dict[str, Any]]) -> Iterator[bool]:
 
 
 def folded(cells: list[Any], badge: str) -> list[Any]:
-    """Return the cells of a page on which the sections *Going deeper* are folded.
+    """Return the cells of a page on which the *Going deeper* sections are folded.
 
     The first cell of a section remains visible. Raw cells with HTML enclose the other cells, so
     that a browser still finds their text.
@@ -196,7 +196,7 @@ def _raw(name: str, markup: str) -> dict[str, Any]:
 
 
 def needs_deeper(cells: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Yield the id of each code cell on the core path that needs a section *Going deeper*.
+    """Yield the id of each code cell on the core path that needs a *Going deeper* section.
 
     The second value is a name that the cell uses and that only such a section defines.
     """

@@ -5,7 +5,7 @@ A `slide` begins a topic, a `subslide` continues the topic on a new screen, and 
 continues the topic on the same screen. A cell marked `skip` is left out, and `notes` are shown only
 to the speaker. A key press shows the outputs of a cell after its code. The outputs appear on the
 same screen if they fit there, and otherwise on the next screen. The outputs of a cell with a hidden
-source appear in the place of the cell. The sections *Going deeper* follow the end of the lecture.
+source appear in the place of the cell. The *Going deeper* sections follow the end of the lecture.
 
 A question of `course_utils.predict` gets a screen of its own, and a note for the speaker with the
 right answer. The answer itself is a fragment.
@@ -143,7 +143,7 @@ def to_deck(notebook: Any) -> str:
 def laid_out(notebook: Any) -> Any:
     """Return a copy of a notebook in which the cells are arranged as a deck shows them.
 
-    Skipped cells, outputs on stderr and hidden sources are left out. The sections *Going deeper*
+    Skipped cells, outputs on stderr and hidden sources are left out. The *Going deeper* sections
     are moved to the end of the deck, so that a talk can end before them. Outputs that don't fit
     below their code become separate cells, and each of these cells is a subslide. A note with the
     right answer follows the question of a prediction. Notes are moved before the fragments of their
