@@ -242,7 +242,7 @@ def lora_answer(choices: LoraChoices) -> tuple[Picture, str]:
         "adapters": f"{layers * len(matrices):,}, in {layers:,} layer{'s' * (layers > 1)}",
         "LoRA trains": f"{trained:,} parameters",
         "full fine-tuning of the same matrices": f"{full:,} parameters",
-        "share": f"{trained / full:.2%}",
+        "ratio": f"{trained / full:.2%}",
         "break-even rank": f"{full / per_rank:,.1f}",
         f"LoRA with Adam, {BYTES} B each": format_bytes(BYTES * trained),
         f"full with Adam, {BYTES} B each": format_bytes(BYTES * full),

@@ -126,7 +126,7 @@ def test_lora_on_the_matrix_of_the_slides():
     picture, text = lora_answer(LoraChoices(**SLIDE))
     assert "A and B have 16,000 parameters, 1.60% of the 1,000,000 in W." in str(picture)
     assert re.search(r"LoRA trains +16,000 parameters\n", text)
-    assert re.search(r"share +1.60%\n", text) and re.search(r"break-even rank +500.0\n", text)
+    assert re.search(r"ratio +1.60%\n", text) and re.search(r"break-even rank +500.0\n", text)
     # Adapters and full fine-tuning need 16 B per parameter; the file needs 4 B.
     assert "256.00 kB" in text and "16.00 MB" in text and "64.00 kB" in text
     assert "whole model" not in text
