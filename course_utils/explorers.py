@@ -518,7 +518,7 @@ def memory_answer(choices: MemoryChoices) -> tuple[Picture, str]:
         lines["largest batch"] = f"{batch:,} × {choices.sequence_length:,} tokens on {gpu}"
     bars = {METHODS[choices.method]: estimate.groups}
     picture = figures.memory_bars(bars, usable, reach=usable[gpu])
-    return picture, f"{estimate.table()}\n\n{aligned(lines, 15)}"
+    return picture, f"{estimate.table()}\n{aligned(lines, 15)}"
 
 
 STATES = {"adamw": "32-bit Adam", "adamw8bit": "8-bit Adam"}
