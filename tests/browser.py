@@ -401,11 +401,12 @@ class Explorer(OpenNotebook):
     ):
         super().__init__(page, server, notebook, patience)
         self.name, self.runs = name, 0
-        code = page.locator(".jp-CodeCell")
         if self.front_end.runs_on_load:
-            self.cell = code.filter(has=page.locator(".jupyter-widgets"))
+            # Voila shows no sources. Predictions are widgets, too, but in cells with this tag.
+            shown = page.locator(".jp-CodeCell:not(.celltag_hide-input)")
+            self.cell = shown.filter(has=page.locator(".jupyter-widgets"))
         else:
-            self.cell = code.filter(has_text=f"{name}()")
+            self.cell = page.locator(".jp-CodeCell").filter(has_text=f"{name}()")
         self.output = self.cell.locator(".jp-OutputArea-output")
         self.picture = self.output.locator("svg[role=img]")
         self.numbers = self.output.locator("pre")

@@ -132,8 +132,10 @@ def test_exactly_the_known_violations_occur(opened_lecture):
     kind, lecture, opened = opened_lecture
     around = opened.violations({"exclude": [[OUTPUTS]]})
     assert unknown(opened, around, KNOWN[kind]) == {}
-    assert set(around) == set(KNOWN[kind])
-    assert set(opened.violations(OUTPUTS)) == set(KNOWN[LIBRARIES[lecture.stem[:2]]])
+    number = lecture.stem[:2]
+    if number == "00":  # in other lectures, no heading may be in view, which has a known violation
+        assert set(around) == set(KNOWN[kind])
+    assert set(opened.violations(OUTPUTS)) == set(KNOWN[LIBRARIES[number]])
 
 
 @with_lectures(CONTROLS)
