@@ -7,11 +7,13 @@
     weights      bytes of the model in NF4 with double quantization, measured and estimated
     steps        peak of the second QLoRA step, when the optimizer's states exist, and tokens/s
     optimizers   memory, seconds and updated weights of paged AdamW and of unpaged AdamW
+    float16      losses in float16 and in float32, and steps that are skipped after an overflow
 
 If a measurement fails, the report says so and the other measurements continue. The exit status is
 1 if a measurement failed, if the estimate of the weights isn't exact, if the estimate of a peak is
-off by more than 1%, or if paging changes an update. Without CUDA nothing is measured, and the exit
-status is 0.
+off by more than 1%, if paging changes an update, if a loss in float16 differs from float32 by more
+than rounding, or if training doesn't survive an overflow. Without CUDA nothing is measured, and
+the exit status is 0.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import collect_env
 
+from benchmarks import float16
 from benchmarks.calculators import size_cell, step
 from benchmarks.runner import Benchmark, NothingToMeasure, Report, measured_here
 from course_utils import runtime
@@ -48,6 +51,8 @@ from course_utils.models import (
     load_base,
     model_bytes,
 )
+from course_utils.news import load_news, tuned_messages
+from course_utils.sft import encode_all
 from course_utils.training import (
     Recipe,
     attach_adapters,
@@ -73,6 +78,9 @@ TOLERANCE = 0.01
 # states, the same two sizes for paged states, and a matrix that is large enough for timing.
 SIZES = (SMALLEST_8BIT - 1, SMALLEST_8BIT, SMALLEST_PAGED - 1, SMALLEST_PAGED, 1024 * 2048)
 BITS = (8, 32)
+# The training steps in float16. The learning rate suits SmolLM2-1.7B, too. After an overflow in the
+# first step, the scale can be halved often enough.
+FLOAT16 = Recipe(max_steps=16, micro_batch_size=2, learning_rate=1e-3)
 # Maximum managed memory, as a share of the card's free memory and in bytes (B).
 MANAGED_SHARE, MANAGED_MOST = 0.01, 256 * MB
 
@@ -322,11 +330,24 @@ def seeded(device: torch.device) -> Iterator[nn.Parameter]:
         yield parameter
 
 
+# --- float16 --------------------------------------------------------------------------------------
+
+
+def in_float16(name: str, device: torch.device) -> dict:
+    """Train the model in NF4 in float16 and in float32; return the result of `float16.compare`."""
+    model, tokenizer = load_base(
+        name, quantization="nf4", compute_dtype=torch.float16, device=device
+    )
+    stories = load_news()["train"].select(range(32))
+    features = encode_all([tuned_messages(story) for story in stories], tokenizer)
+    return float16.compare(model, tokenizer, features, FLOAT16)
+
+
 # --- the report -----------------------------------------------------------------------------------
 
 
 def before_optimizers(name: str, device: torch.device) -> Report:
-    """Measure all parts except the optimizers, which the returned report marks as not reached."""
+    """Measure the parts before the optimizers; the report marks the others as not reached."""
     report = measured_here() | {
         "name": torch.cuda.get_device_name(device),
         "model": name,
@@ -338,8 +359,10 @@ def before_optimizers(name: str, device: torch.device) -> Report:
         },
         "card": attempt("the card", card, device),
     }
-    not_reached = [{"case": "paged optimizers", "failed": "the process ended before them"}]
-    return report | with_model(name, device) | {"optimizers": not_reached}
+    not_reached = {"failed": "the process ended before this measurement"}
+    report["optimizers"] = [{"case": "paged optimizers", **not_reached}]
+    report["float16"] = not_reached
+    return report | with_model(name, device)
 
 
 def optimizers(device: torch.device) -> list[dict]:
@@ -381,7 +404,7 @@ def extra_workspace(report: dict) -> int:
 def problems(report: dict) -> list[str]:
     """Return the failures and the differences from the estimates, one sentence each."""
     parts = [{"case": "the card"} | report["card"], {"case": "weights"} | report["weights"]]
-    parts += [*report["steps"], *report["optimizers"]]
+    parts += [*report["steps"], *report["optimizers"], {"case": "float16"} | report["float16"]]
     found = [f"{part['case']}: failed ({part['failed']})" for part in parts if "failed" in part]
     sizes = report["weights"]
     if "failed" not in sizes and sizes["measured"] != sizes["predicted"]:
@@ -400,6 +423,8 @@ def problems(report: dict) -> list[str]:
                 f"{row['case']}: the paged states have {sizes} elements, not "
                 f"{report['settings']['paging']}"
             )
+    if "failed" not in report["float16"]:
+        found += float16.problems(report["float16"])
     return found
 
 
@@ -449,6 +474,24 @@ def paging_table(report: Report) -> str:
     pairs = succeeded(report["optimizers"])
     lines = [table(PAGING_HEAD, [cells for row in pairs for cells in paging_cells(row)]), ""]
     return "\n".join([*lines, *(paging_summary(row, report["settings"]) for row in pairs)])
+
+
+def float16_table(report: Report) -> str:
+    """Return a table of the losses in float16 and float32, and a sentence on skipped steps."""
+    result = report["float16"]
+    if "failed" in result:
+        return table(("float16", ""), [("failed", result["failed"])])
+    rows = [
+        (str(number), f"{exact:.4f}", f"{rounded:.4f}", f"{rounded / exact - 1:+.3%}")
+        for number, (exact, rounded) in enumerate(
+            zip(result["float32"], result["float16"], strict=True), start=1
+        )
+    ]
+    head = ("step", "loss in float32", "loss in float16", "difference")
+    return f"""{table(head, rows)}
+
+With a first scale of {float16.LARGE_SCALE:,.0f}, the gradient scaler skipped {result["skipped"]} of
+{len(result["overflow"])} steps. The last scale was {result["scale"]:,.0f}."""
 
 
 def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
@@ -548,8 +591,8 @@ def available() -> str:
 def measure(model: str | None) -> Iterator[Report]:
     """Measure everything that the card allows, and yield the report.
 
-    The report is first yielded before the paged optimizers are measured, because bitsandbytes ends
-    the process if it can't allocate managed memory.
+    The report is also yielded before paged optimizers are measured and before they are used for
+    training in float16, because bitsandbytes ends the process if it can't allocate managed memory.
 
     Raises:
         NothingToMeasure: there is no CUDA card.
@@ -559,9 +602,12 @@ def measure(model: str | None) -> Iterator[Report]:
         raise NothingToMeasure(
             "torch sees no CUDA card, so there is nothing to measure (see `course check`)."
         )
-    report = before_optimizers(model or available(), device)
+    name = model or available()
+    report = before_optimizers(name, device)
     yield report
-    yield report | {"optimizers": optimizers(device)}
+    report |= {"optimizers": optimizers(device)}
+    yield report
+    yield report | {"float16": attempt("float16", in_float16, name, device)}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -577,6 +623,7 @@ BENCHMARK = Benchmark(
         "weights": weight_table,
         "training steps": step_table,
         "paged optimizers": paging_table,
+        "float16": float16_table,
     },
     problems=problems,
     add_options=add_options,

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import bitsandbytes as bnb
 import pytest
@@ -280,6 +281,19 @@ def test_difference_between_paged_and_unpaged_weights_is_measured(card, paged, m
     assert difference == pytest.approx(0.5 * (1 + gpu_check.REPEATS), rel=1e-3)
 
 
+# --- float16 --------------------------------------------------------------------------------------
+
+
+@pytest.mark.full
+def test_training_in_float16_is_compared_with_float32(tiny, monkeypatch):
+    few = replace(gpu_check.FLOAT16, max_steps=4, micro_batch_size=1)
+    monkeypatch.setattr(gpu_check, "FLOAT16", few)
+    monkeypatch.setattr(gpu_check.float16, "LARGE_SCALE", 2.0**19)
+    result = gpu_check.in_float16("tiny", CPU)
+    assert gpu_check.float16.problems(result) == []
+    assert len(result["float16"]) == 4 and result["float16"] != result["float32"]
+
+
 # --- the report -----------------------------------------------------------------------------------
 
 
@@ -311,6 +325,13 @@ def fictitious_report():
         "optimizers": [
             {"case": "8-bit AdamW", "unpaged": unpaged, "paged": paged, "difference": 0.0}
         ],
+        "float16": {
+            "float32": [4.0, 2.0],
+            "float16": [4.0, 2.001],
+            "overflow": [4.0, 4.0],
+            "skipped": 1,
+            "scale": 2.0**23,
+        },
     }
 
 
@@ -336,6 +357,9 @@ def test_page_shows_the_measurements():
         "| 8-bit AdamW, paged | 4.50 | 4.39 | 0.11 | 6.29 | 0.31 |",
         "- 8-bit AdamW: states of 100,000, 2,097,152 elements are paged. After 6 updates the "
         "weights are equal to the last bit to those without paging.",
+        "| 2 | 2.0000 | 2.0010 | +0.050% |",
+        "With a first scale of 16,777,216, the gradient scaler skipped 1 of",
+        "2 steps. The last scale was 8,388,608.",
     ):
         assert line in text.splitlines(), line
 
@@ -357,6 +381,13 @@ def test_report_without_problems():
         ("weights", {"failed": "CourseError: y"}, "weights: failed (CourseError: y)"),
         ("steps", {"failed": "OutOfMemoryError: z"}, "checkpointing: failed (OutOfMemoryError: z)"),
         ("optimizers", {"failed": "CourseError: v"}, "8-bit AdamW: failed (CourseError: v)"),
+        ("float16", {"float16": [4.01, 2.0]}, "the loss of step 1 differs by +0.25% from float32"),
+        ("float16", {"float16": [4.0, 1.99]}, "the loss of step 2 differs by -0.50% from float32"),
+        ("float16", {"float16": [4.0, float("nan")]}, "the loss of step 2 differs by +nan%"),
+        ("float16", {"skipped": 0}, "float16: with a scale of 16777216, 0 of 2 steps were skipped"),
+        ("float16", {"skipped": 2}, "2 of 2 steps were skipped, not at least one and not all"),
+        ("float16", {"scale": 2.0**24}, "float16: the last scale is 16777216"),
+        ("float16", {"failed": "RuntimeError: u"}, "float16: failed (RuntimeError: u)"),
     ],
 )
 def test_wrong_or_failed_measurement_is_a_problem_on_the_page(part, change, message):
@@ -401,6 +432,9 @@ def run(card, paged, tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_check, "fetch_base", lambda name: None)
     # Matrix products on a CPU need no workspace.
     monkeypatch.setattr(gpu_check, "CUBLAS_WORKSPACE", 0)
+    # Another test trains in float16.
+    result = fictitious_report()["float16"]
+    monkeypatch.setattr(gpu_check.float16, "compare", lambda *_: result)
 
     def run(*arguments):
         status = runner.run("gpu_check", ["--output", str(tmp_path / "out"), *arguments])
@@ -416,6 +450,7 @@ def test_whole_benchmark(run, capsys):
     assert gpu_check.problems(report) == [] and status == 0
     assert report["model"] == "smollm2-135m"
     assert len(report["steps"]) == 4 and len(report["optimizers"]) == 2
+    assert report["float16"] == fictitious_report()["float16"]
     output = capsys.readouterr().out
     assert "measuring: 1 × 64 tokens, checkpointing" in output
     assert "all measurements succeeded and agree with the predictions." in output
@@ -447,8 +482,9 @@ def test_failed_part_does_not_stop_the_other_parts(run, monkeypatch, function):
 
     monkeypatch.setattr(gpu_check, function, fail)
     status, report = run()
-    (problem,) = gpu_check.problems(report)
-    assert status == 1 and "failed (ImportError: a library is too old)" in problem
+    problems = gpu_check.problems(report)
+    assert status == 1 and problems
+    assert all("failed (ImportError: a library is too old)" in problem for problem in problems)
     assert [row["difference"] for row in report["optimizers"]] == [0, 0]
 
 
@@ -460,9 +496,12 @@ def test_measurements_are_kept_if_bitsandbytes_ends_the_process(run, monkeypatch
         run()
     report, text = saved(tmp_path)
     assert len(report["steps"]) == 4
-    (problem,) = gpu_check.problems(report)
-    assert problem == "paged optimizers: failed (the process ended before them)"
-    assert problem in text
+    problems = gpu_check.problems(report)
+    assert problems == [
+        f"{part}: failed (the process ended before this measurement)"
+        for part in ("paged optimizers", "float16")
+    ]
+    assert all(problem in text for problem in problems)
 
 
 @pytest.mark.full

@@ -101,7 +101,7 @@ class Checkpoints:
 
         Raises:
             TrainingError: The saved run cannot be continued exactly, because it differs from this
-                run in its recipe, its number of examples or its number of processes.
+                run in its recipe, its precision, its number of examples or its number of processes.
         """
         complete = sorted(path.parent for path in self.folder.glob(f"step-*[0-9]/{PROGRESS}"))
         if not complete:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 def make_accelerator(model: nn.Module, compute_dtype: torch.dtype | None = None) -> Accelerator:
     """Return an Accelerator whose autocast computes in `compute_dtype`.
 
+    In float16, the Accelerator also has a gradient scaler, which multiplies the loss so that small
+    gradients don't become zero.
+
     Args:
         model: The model to train. If FSDP is used, `prepare_for_fsdp` changes the model.
         compute_dtype: Dtype of autocast. float32 turns autocast off. The default is the compute
@@ -47,6 +50,10 @@ def make_accelerator(model: nn.Module, compute_dtype: torch.dtype | None = None)
     accelerator = Accelerator(
         cpu=device.type == "cpu" and not fsdp_wanted(), mixed_precision=precision
     )
+    # On a CPU, accelerate ignores float16 without a warning. PyTorch can compute in float16 there.
+    if precision == "fp16" and device.type == "cpu":
+        accelerator.native_amp = True
+        accelerator.scaler = torch.amp.GradScaler("cpu")
     if is_sharded(accelerator):
         prepare_for_fsdp(accelerator.state.fsdp_plugin, model)
     return accelerator

@@ -107,7 +107,8 @@ class Run:
     Attributes:
         history: One dict per step with the keys step, loss (in nats per answer token),
             learning_rate, grad_norm, tokens, tokens_per_s and memory (in bytes). Steps after which
-            the model was validated also have the key validation_loss.
+            the model was validated also have the key validation_loss. If grad_norm is infinite or
+            NaN, a gradient overflowed in float16, and the step was skipped: it changed no weight.
         adapters: Folder of the last saved adapters, in peft's format.
         finished: Whether the run completed all steps. An interrupted run can be continued by
             `finetune` with resume=True.
@@ -154,7 +155,11 @@ class Trainer:
         processes = self.accelerator.num_processes
         self.steps = recipe.steps(len(train), processes)
         self.steps_per_epoch = recipe.steps_per_epoch(len(train), processes)
-        self.fingerprint = recipe.fingerprint() | {"examples": len(train), "processes": processes}
+        self.fingerprint = recipe.fingerprint() | {
+            "examples": len(train),
+            "processes": processes,
+            "mixed_precision": self.accelerator.mixed_precision,
+        }
         runtime.seed_everything(recipe.seed)
         set_checkpointing(model, recipe.gradient_checkpointing)
         # `load_base` has already placed the model on its device.
@@ -185,6 +190,11 @@ class Trainer:
             )
         if not self.optimizer.step_was_skipped:
             self.schedule.step()
+        elif number == self.steps and self.schedule.last_epoch == 0:
+            raise FloatingPointError(
+                "the gradients of every step overflowed in float16, so no step changed the "
+                "weights. Train in float32 with compute_dtype=torch.float32"
+            )
         record |= {"step": number, "learning_rate": learning_rate}
         record["memory"] = runtime.current_memory()
         record["tokens_per_s"] = record["tokens"] / (time.perf_counter() - started)

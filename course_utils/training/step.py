@@ -70,12 +70,14 @@ def training_step(
     micro-batches give the same result as one large batch, and need less memory.
 
     Returns:
-        A dict with loss (in nats per answer token), grad_norm (before clipping) and tokens (the
-        number of tokens in all micro-batches and processes, not counting padding).
+        A dict with loss (in nats per answer token), grad_norm (before clipping, and not finite if
+        the step was skipped) and tokens (the number of tokens in all micro-batches and processes,
+        not counting padding).
 
     Raises:
-        FloatingPointError: The loss is not finite, or the gradient norm is not finite in a dtype
-            other than float16. The weights are unchanged.
+        FloatingPointError: The loss or the gradient norm is not finite. The weights are unchanged.
+            A gradient norm that is not finite is no error while a gradient scaler multiplies the
+            loss by more than 1, as in float16. Then the scaler skips the step and halves the scale.
     """
     answer_tokens = accelerator.reduce(count_answer_tokens(batches), reduction="sum")
     # accelerate averages gradients over the processes. This factor turns the average into the sum
@@ -93,9 +95,9 @@ def training_step(
         loss_sum += loss.detach()
     loss_mean = (accelerator.reduce(loss_sum, reduction="sum") / answer_tokens).item()
     norm = float(accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm))
-    # In float16, a gradient that overflows is no error: the gradient scaler skips the step.
-    norm_must_be_finite = accelerator.scaler is None
-    if not math.isfinite(loss_mean) or (norm_must_be_finite and not math.isfinite(norm)):
+    # With a scale of 1 or less, the gradient would also overflow without a scaler.
+    may_overflow = accelerator.scaler is not None and accelerator.scaler.get_scale() > 1
+    if not math.isfinite(loss_mean) or not (math.isfinite(norm) or may_overflow):
         optimizer.zero_grad()
         raise FloatingPointError(f"the loss is {loss_mean} and the gradient norm is {norm}")
     optimizer.step()

@@ -1,0 +1,419 @@
+"""Test training and answering in float16, as on a T4, on a CPU.
+
+PyTorch's autocast and gradient scaler compute in float16 on a CPU, too. So these tests run the same
+loop as a T4. Only the kernels and the optimizer differ: on CUDA, the optimizer is PagedAdamW8bit.
+"""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks import float16
+from course_utils import evaluation, news
+from course_utils.models import load_base, tiny_base
+from course_utils.sft import collate, encode_all
+from course_utils.training import (
+    Recipe,
+    TrainingError,
+    answer_loss,
+    attach_adapters,
+    finetune,
+    loop,
+    step,
+    trainable_parameters,
+)
+from course_utils.training.loop import Trainer
+from tests.conftest import make_model, random_examples
+
+pytestmark = pytest.mark.usefixtures("frozen_imports")
+
+RECIPE = Recipe(
+    rank=4, micro_batch_size=4, learning_rate=1e-2, max_steps=6, compute_dtype=torch.float16
+)
+EXAMPLES = random_examples(12, seed=3)
+BASES = {"float weights": make_model, "NF4": tiny_base}
+
+
+def adapted(recipe=RECIPE, base=tiny_base):
+    """Return a tiny model with adapters that computes in the recipe's compute_dtype."""
+    model = base()
+    float16.compute_in(model, recipe.compute_dtype)
+    return attach_adapters(model, recipe).train()
+
+
+@pytest.fixture
+def make_trainer(tokenizer):
+    """Return a function that makes a trainer, whose scaler begins with a given scale."""
+
+    def make_trainer(recipe=RECIPE, scale=None, base=tiny_base):
+        trainer = Trainer(adapted(recipe, base), tokenizer, EXAMPLES, (), recipe)
+        if scale:
+            set_scale(trainer, scale)
+        return trainer
+
+    return make_trainer
+
+
+@pytest.fixture
+def train(tokenizer, tmp_path):
+    """Return a function that trains a model with `finetune`."""
+
+    def train(folder="run", recipe=RECIPE, **options):
+        model = adapted(recipe)
+        folder = tmp_path / folder
+        return finetune(model, tokenizer, EXAMPLES, recipe=recipe, output_dir=folder, **options)
+
+    return train
+
+
+def set_scale(trainer, scale):
+    scaler = trainer.accelerator.scaler
+    scaler.load_state_dict(scaler.state_dict() | {"scale": scale})
+
+
+def begin_with(monkeypatch, scale, **more):
+    """Let the gradient scaler of each run begin with `scale`."""
+    make = loop.distributed.make_accelerator
+
+    def make_accelerator(*arguments):
+        accelerator = make(*arguments)
+        state = accelerator.scaler.state_dict()
+        accelerator.scaler.load_state_dict(state | {"scale": scale} | more)
+        return accelerator
+
+    monkeypatch.setattr(loop.distributed, "make_accelerator", make_accelerator)
+
+
+def losses(run):
+    return [record["loss"] for record in run.history]
+
+
+def skipped(history):
+    return [record["step"] for record in history if not math.isfinite(record["grad_norm"])]
+
+
+def weights(model):
+    return {name: p.detach().clone() for name, p in trainable_parameters(model).items()}
+
+
+# -- rounding --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=BASES)
+def histories(request, tokenizer):
+    """The histories of the same run in float32, float16 and bfloat16."""
+    dtypes = (torch.float32, torch.float16, torch.bfloat16)
+    recipes = {dtype: replace(RECIPE, compute_dtype=dtype, fast=False) for dtype in dtypes}
+    base = BASES[request.param]()
+    return {d: float16.train(base, tokenizer, EXAMPLES, r)[0] for d, r in recipes.items()}
+
+
+def test_losses_in_float16_equal_those_in_float32_up_to_rounding(histories):
+    exact, rounded, coarse = (
+        torch.tensor([record["loss"] for record in history]) for history in histories.values()
+    )
+    error = (rounded / exact - 1).abs()
+    assert error[0] < float16.FIRST and error.max() < float16.LATER / 2
+    assert error.min() > 0
+    # bfloat16 rounds 8 times as coarsely.
+    assert (coarse / exact - 1).norm() > 4 * error.norm()
+
+
+def test_gradient_norms_in_float16_equal_those_in_float32_up_to_rounding(histories):
+    exact, rounded, _ = (
+        torch.tensor([record["grad_norm"] for record in history]) for history in histories.values()
+    )
+    torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_products_are_computed_in_float16_and_adapters_stay_in_float32(tokenizer, kind):
+    model = BASES[kind]()
+    if kind == "NF4":
+        float16.compute_in(model, torch.float16)
+    # The other weights are float32, so only autocast can compute in float16.
+    model = attach_adapters(model, RECIPE).train()
+    trainer = Trainer(model, tokenizer, EXAMPLES, (), RECIPE)
+    seen = {"products": set(), "gradients": set()}
+    for name, layer in model.named_modules():
+        if name.endswith("base_layer"):
+            layer.register_forward_hook(lambda _, x, y: seen["products"].add(y.dtype))
+    for p in trainable_parameters(model).values():
+        p.register_hook(lambda g: seen["gradients"].add(g.dtype))
+    trainer.step(1)
+    assert seen == {"products": {torch.float16}, "gradients": {torch.float32}}
+    for p in trainable_parameters(model).values():
+        assert p.dtype == trainer.optimizer.state[p]["exp_avg"].dtype == torch.float32
+
+
+def test_small_gradients_survive_because_the_loss_is_scaled(make_trainer, monkeypatch):
+    """Test with a loss so small that its gradients would be 0 in float16 without a scaler."""
+    small = lambda model, batch: answer_loss(model, batch) * 2**-20  # noqa: E731
+    exact = make_trainer(replace(RECIPE, compute_dtype=torch.float32, fast=False)).step(1)
+    monkeypatch.setattr(step, "answer_loss", small)
+    norm = make_trainer().step(1)["grad_norm"]
+    assert norm * 2**20 == pytest.approx(exact["grad_norm"], rel=0.01)
+    assert make_trainer(scale=1.0).step(1)["grad_norm"] * 2**20 < 0.9 * exact["grad_norm"]
+
+
+# -- clipping --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("base", BASES.values(), ids=BASES)
+def test_gradients_are_clipped_after_they_are_unscaled(make_trainer, monkeypatch, base):
+    norms = []
+    update = torch.optim.AdamW.step
+
+    def record_norm(self, *args, **kwargs):
+        grads = [p.grad for group in self.param_groups for p in group["params"]]
+        norms.append(torch.linalg.vector_norm(torch.cat([g.flatten() for g in grads])).item())
+        return update(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", record_norm)
+    trainer = make_trainer(replace(RECIPE, max_grad_norm=0.01), base=base)
+    assert trainer.step(1)["grad_norm"] > 0.02
+    assert norms == [pytest.approx(0.01, rel=1e-3)]
+
+
+# -- overflow --------------------------------------------------------------------------------------
+
+
+def test_an_overflow_changes_no_weight_and_no_state_and_halves_the_scale(make_trainer):
+    trainer = make_trainer()
+    trainer.step(1)
+    trainer.step(2)
+    before = weights(trainer.model)
+    states = {p: {k: v.clone() for k, v in s.items()} for p, s in trainer.optimizer.state.items()}
+    rate = trainer.schedule.get_last_lr()
+    set_scale(trainer, 2.0**30)
+    record = trainer.step(3)
+    assert trainer.accelerator.scaler.get_scale() == 2.0**29
+    assert math.isfinite(record["loss"]) and not math.isfinite(record["grad_norm"])
+    assert record["learning_rate"] == rate[0] and trainer.schedule.get_last_lr() == rate
+    for name, p in trainable_parameters(trainer.model).items():
+        assert torch.equal(p, before[name]) and p.grad is None
+        assert all(torch.equal(v, states[p][k]) for k, v in trainer.optimizer.state[p].items())
+    set_scale(trainer, 2.0**16)
+    trainer.step(4)
+    assert trainer.schedule.get_last_lr() != rate
+    assert not torch.equal(trainable_parameters(trainer.model)[name], before[name])
+
+
+def test_training_recovers_from_a_scale_that_is_too_large(make_trainer):
+    trainer = make_trainer(replace(RECIPE, max_steps=16), scale=2.0**20)
+    history = [trainer.step(number) for number in range(1, 17)]
+    lost = skipped(history)
+    # The first steps are skipped until the scale is small enough.
+    assert lost[0] == 1 and 2 < len(lost) < 8
+    assert trainer.accelerator.scaler.get_scale() == 2.0 ** (20 - len(lost))
+    assert trainer.schedule.last_epoch == 16 - len(lost)
+    assert history[-1]["loss"] < 0.8 * history[0]["loss"]
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_an_infinite_gradient_of_one_example_costs_one_step(make_trainer, value):
+    trainer = make_trainer()
+    parameter = next(iter(trainable_parameters(trainer.model).values()))
+    history = []
+    for number in range(1, 6):
+        if number == 3:
+            hook = parameter.register_hook(lambda gradient: gradient * value)
+        history.append(trainer.step(number))
+        if number == 3:
+            hook.remove()
+    assert skipped(history) == [3]
+    assert all(p.isfinite().all() for p in trainable_parameters(trainer.model).values())
+
+
+def test_an_overflow_in_one_micro_batch_skips_the_whole_step(make_trainer, monkeypatch):
+    calls = []
+
+    def overflow_once(model, batch):
+        calls.append(1)
+        return answer_loss(model, batch) * (2.0**30 if len(calls) == 1 else 1)
+
+    monkeypatch.setattr(step, "answer_loss", overflow_once)
+    trainer = make_trainer(replace(RECIPE, micro_batch_size=2, accumulation=2))
+    before = weights(trainer.model)
+    assert not math.isfinite(trainer.step(1)["grad_norm"]) and len(calls) == 2
+    assert all(torch.equal(p, before[n]) for n, p in trainable_parameters(trainer.model).items())
+
+
+def test_gradients_that_overflow_at_every_scale_end_the_run(train, monkeypatch, tmp_path):
+    # The gradient of the square root at 0 is infinite.
+    faulty = lambda model, batch: (  # noqa: E731
+        (loss := answer_loss(model, batch)) + 0 * (loss - loss.detach()).sqrt()
+    )
+    begin_with(monkeypatch, 8.0)
+    monkeypatch.setattr(step, "answer_loss", faulty)
+    # The scales of the first 3 steps are 8, 4 and 2. At a scale of 1, the scaler can't help.
+    with pytest.raises(TrainingError, match=r"stopped at step 4: .*gradient norm is nan"):
+        train()
+    # A run that is too short for this says that it did not change the weights.
+    with pytest.raises(TrainingError, match=r"stopped at step 3: .*every step overflowed"):
+        train("short", recipe=replace(RECIPE, max_steps=3))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_in_float16_too(train, monkeypatch):
+    monkeypatch.setattr(step, "answer_loss", lambda *a: answer_loss(*a) * math.inf)
+    with pytest.raises(TrainingError, match="stopped at step 1: the loss is inf"):
+        train()
+
+
+# -- checkpoints -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop", [2, pytest.param(4, marks=pytest.mark.full)])
+def test_a_resumed_run_has_the_scaler_of_an_uninterrupted_run(train, monkeypatch, stop):
+    """Test with a scale that overflows in the first steps, and then grows after every two steps."""
+    begin_with(monkeypatch, 2.0**18, growth_interval=2)
+
+    def interrupt(history):
+        if len(history) == stop:
+            raise KeyboardInterrupt
+
+    whole = train("whole")
+    assert not train(on_step=interrupt).finished
+    monkeypatch.undo()
+    # The new scaler has the default scale, so the scale must be read from the checkpoint.
+    resumed = train(resume=True)
+    assert resumed.finished and losses(resumed) == losses(whole)
+    assert skipped(resumed.history) == skipped(whole.history) != []
+    assert len(skipped(whole.history)) < len(whole.history)
+
+
+def test_the_scale_and_its_growth_are_saved(train, monkeypatch, tmp_path):
+    begin_with(monkeypatch, 2.0**12, growth_interval=5)
+    train()
+    state = torch.load(tmp_path / "run" / "step-000006" / "state" / "scaler.pt")
+    # The scale grew after step 5. Since then, one step succeeded.
+    assert state["scale"] == 2.0**13 and state["_growth_tracker"] == 1
+
+
+def test_a_run_cannot_be_resumed_in_another_precision(tokenizer, tmp_path):
+    # The precision is that of the layers, for example on two cards of different generations.
+    recipe = replace(RECIPE, compute_dtype=None, fast=False, max_steps=2)
+
+    def train(dtype, **options):
+        model = adapted(replace(recipe, compute_dtype=dtype))
+        finetune(model, tokenizer, EXAMPLES, recipe=recipe, output_dir=tmp_path, **options)
+
+    train(torch.bfloat16)
+    with pytest.raises(TrainingError, match="mixed_precision was bf16, is fp16"):
+        train(torch.float16, resume=True)
+
+
+# -- answers ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("base", BASES.values(), ids=BASES)
+def test_padding_on_the_left_gives_no_nan_in_float16(base, attention):
+    """Test rows whose padding positions may attend to no token at all."""
+    model = base()
+    float16.compute_in(model, torch.float16)
+    model.set_attn_implementation(attention)
+    batch = collate([{"input_ids": e["input_ids"], "labels": e["labels"]} for e in EXAMPLES], 0)
+    with torch.no_grad():
+        logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        assert logits.dtype == torch.float16 and logits.isfinite().all()
+        for example, row in zip(EXAMPLES, logits, strict=True):
+            alone = model(torch.tensor([example["input_ids"]])).logits[0, -1]
+            torch.testing.assert_close(row[-1], alone, rtol=0.01, atol=0.05)
+
+
+def test_answers_in_float16_equal_those_in_float32(tokenizer):
+    model = make_model()
+    words = ["a", "where is Tarn", "is", "of the owls", "in Bray and in Moor"]
+    prompts = [[{"role": "user", "content": word}] for word in words]
+    answers = {}
+    for dtype in (torch.float32, torch.float16):
+        float16.compute_in(model, dtype)
+        answers[dtype] = evaluation.generate(
+            model, tokenizer, prompts, max_new_tokens=6, progress=False
+        )
+    assert answers[torch.float16] == answers[torch.float32]
+
+
+# -- the real model --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real():
+    """SmolLM2-135M in NF4 and its tokenizer; each test chooses the dtype itself."""
+    return load_base("smollm2-135m", quantization="nf4", compute_dtype=torch.float16, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def stories():
+    return list(news.load_news()["train"].select(range(4)))
+
+
+def real_recipe(steps, dtype=torch.float16):
+    return Recipe(
+        micro_batch_size=1, max_steps=steps, learning_rate=1e-3, compute_dtype=dtype, fast=False
+    )
+
+
+def real_losses(real, stories, recipe):
+    features = encode_all([news.tuned_messages(story) for story in stories], real[1])
+    # Without overflow, no step is skipped.
+    scale = float16.SMALL_SCALE if recipe.compute_dtype == torch.float16 else None
+    history, _ = float16.train(*real, features, recipe, scale)
+    return torch.tensor([record["loss"] for record in history])
+
+
+@pytest.mark.full
+@pytest.mark.xdist_group("float16")
+def test_losses_of_the_real_model_in_float16_equal_those_in_float32(real, stories):
+    exact, rounded = (
+        real_losses(real, stories, real_recipe(3, dtype))
+        for dtype in (torch.float32, torch.float16)
+    )
+    error = (rounded / exact - 1).abs()
+    assert error[0] < float16.FIRST and error.max() < float16.LATER and error.min() > 0
+
+
+@pytest.mark.full
+@pytest.mark.xdist_group("float16")
+def test_the_real_model_recovers_from_an_overflow(real, stories):
+    features = encode_all([news.tuned_messages(story) for story in stories], real[1])
+    history, scale = float16.train(*real, features, real_recipe(4), scale=2.0**17)
+    lost = skipped(history)
+    assert lost and lost[0] == 1 and len(lost) < 4 and scale == 2.0 ** (17 - len(lost))
+    # The other gradients are unscaled: without a scaler, the norms of these steps are near 2.
+    assert all(r["grad_norm"] < 20 for r in history if r["step"] not in lost)
+
+
+@pytest.mark.full
+@pytest.mark.xdist_group("float16")
+def test_padded_prompts_of_the_real_model_have_finite_logits_in_float16(real, stories):
+    model, tokenizer = real
+    float16.compute_in(model, torch.float16)
+    texts = [stories[0]["story"][:40], stories[1]["story"]]
+    batch = tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
+    assert batch["attention_mask"].min() == 0
+    with torch.no_grad():
+        logits = model(**batch, logits_to_keep=8).logits
+        alone = model(tokenizer(texts[0], return_tensors="pt")["input_ids"]).logits[0, -1]
+        assert model(**batch).logits.isfinite().all()
+    assert logits[0, -1].argmax() == alone.argmax()
+    torch.testing.assert_close(logits[0, -1], alone, rtol=0, atol=0.02 * alone.abs().max().item())
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("float16")
+def test_most_answers_of_the_real_model_in_float16_equal_those_in_float32(real, stories):
+    model, tokenizer = real
+    prompts = [news.tuned_messages(story, answered=False) for story in stories[:3]]
+    answers = {}
+    for dtype in (torch.float32, torch.float16):
+        float16.compute_in(model, dtype)
+        answers[dtype] = evaluation.generate(
+            model, tokenizer, prompts, max_new_tokens=12, progress=False
+        )
+    pairs = zip(answers[torch.float32], answers[torch.float16], strict=True)
+    # Two tokens can be equally likely up to rounding, so one answer may differ.
+    assert sum(exact == rounded for exact, rounded in pairs) >= 2
