@@ -348,7 +348,7 @@ def in_float16(name: str, device: torch.device) -> dict:
 
 def before_optimizers(name: str, device: torch.device) -> Report:
     """Measure the parts before the optimizers; the report marks the others as not reached."""
-    report = measured_here() | {
+    report: Report = measured_here() | {
         "name": torch.cuda.get_device_name(device),
         "model": name,
         "settings": {
