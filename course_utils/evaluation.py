@@ -111,7 +111,7 @@ def generate(  # noqa: PLR0913
     widths = [len(prompt) + max_new_tokens for prompt in prompts]
     answers = [""] * len(prompts)
     with (
-        _evaluating(model),
+        evaluating(model),
         tqdm(total=len(prompts), unit="answer", disable=not progress) as bar,
     ):
         decoder = _Decoder(model, tokenizer, _shared_prefix(prompts), max_new_tokens)
@@ -250,7 +250,7 @@ def _end_tokens(model: Model, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 @contextmanager
-def _evaluating(model: Model) -> Iterator[None]:
+def evaluating(model: Model) -> Iterator[None]:
     """Put a model into eval mode (no dropout, no checkpointing) inside the with block.
 
     Afterwards each module's previous mode is restored.

@@ -18,18 +18,23 @@ assignment makes one of those modules unavailable.
 from __future__ import annotations
 
 import html
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ipywidgets as widgets
 
 from course_utils.units import format_bytes
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from torch import Tensor
     from traitlets import Bunch
+    from transformers import PreTrainedTokenizerBase
 
     from course_utils.figures import Picture
     from course_utils.memory import ModelShape
@@ -39,8 +44,18 @@ if TYPE_CHECKING:
 TEXT_STYLE = "font-family: monospace; line-height: 1.3"
 
 
+class HasHtml(Protocol):
+    """An object that a notebook shows as HTML, such as a `Picture`."""
+
+    def _repr_html_(self) -> str: ...
+
+
 def explorer(
-    controls: Mapping[str, widgets.Widget], answer: Callable[..., tuple[Picture, str]]
+    controls: Mapping[str, widgets.Widget],
+    answer: Callable[..., tuple[HasHtml, str]],
+    *,
+    button: str = "",
+    waiting: str = "",
 ) -> widgets.VBox:
     """Return a box with the controls and, below the controls, the result of `answer(**values)`.
 
@@ -49,24 +64,54 @@ def explorer(
             Checkboxes are placed in a separate row.
         answer: A pure function of the controls' values. It returns a picture and the picture's
             numbers as text, or raises ValueError with a sentence for the reader.
+        button: The words on a button below the controls. The value of a text field changes when the
+            reader leaves the field, so the reader needs something else to press. A press without a
+            changed value does nothing.
+        waiting: A sentence that is shown while `answer` runs, above the last result. It is needed
+            if `answer` needs more than a moment.
     """
     output = widgets.HTML()
+    shown: dict[str, Any] = {}
 
-    def update(_: Bunch | None = None) -> None:
+    # JupyterLab lets the kernel handle messages of widgets in other threads.
+    lock = threading.RLock()
+
+    def update(_: Bunch | widgets.Button | None = None) -> None:
+        with lock:
+            values = {name: control.value for name, control in controls.items()}
+            # A press of the button and the changed value are two messages, which may arrive in any
+            # order, and a double click is two presses.
+            if values != shown:
+                output.value = result(values)
+
+    def result(values: dict[str, Any]) -> str:
+        shown.clear()
+        before = output.value
+        if waiting:
+            status = f'<p role="status" style="margin: 0.3em 0"><b>{html.escape(waiting)}</b></p>'
+            output.value = f'{status}<div style="opacity: 0.5">{before}</div>'
         try:
-            picture, text = answer(**{name: control.value for name, control in controls.items()})
-            numbers = f'<pre style="{TEXT_STYLE}">{html.escape(text)}</pre>'
-            output.value = picture._repr_html_() + numbers
+            picture, text = answer(**values)
         except ValueError as error:
-            output.value = f'<p role="alert"><b>{html.escape(str(error))}</b></p>'
+            return f'<p role="alert"><b>{html.escape(str(error))}</b></p>'
+        except BaseException:
+            output.value = before
+            raise
+        shown.update(values)
+        return f'{picture._repr_html_()}<pre style="{TEXT_STYLE}">{html.escape(text)}</pre>'
 
-    for control in controls.values():
-        control.observe(update, names="value")
-    update()
     checkboxes = [control for control in controls.values() if isinstance(control, widgets.Checkbox)]
     fields = [control for control in controls.values() if control not in checkboxes]
+    for control in controls.values():
+        control.observe(update, names="value")
+    buttons = [widgets.Button(description=button, layout={"width": "auto"})] if button else []
+    for each in buttons:
+        each.on_click(update)
+    update()
     rows = [
-        widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in (fields, checkboxes) if row
+        widgets.HBox(row, layout={"flex_flow": "row wrap"})
+        for row in (fields, checkboxes, buttons)
+        if row
     ]
     return widgets.VBox([*rows, output])
 
@@ -738,3 +783,192 @@ def overhead_answer(choices: OverheadChoices) -> tuple[Picture, str]:
     }
     rows = {f"blocks of {size:,}": choices.bits(size) for size in SMALL_BLOCKS}
     return figures.bits_per_weight(rows, f"blocks of {block_size:,}"), aligned(lines, 28)
+
+
+# --- answers of the fine-tuned model --------------------------------------------------------------
+
+# The longest story that a reader may enter, in tokens. The stories of the course have 60 to 160.
+MAX_STORY = 400
+CARD = (
+    "border: 1px solid #999999; border-radius: 4px; box-sizing: border-box; flex: 1 1 18em;"
+    "line-height: 1.4; min-width: 0; padding: 0.5em 0.8em"
+)
+ANSWER = f"{TEXT_STYLE}; overflow-wrap: anywhere; white-space: pre-wrap"
+CELL = "line-height: 1.3; padding: 0.3em 0.6em; text-align: left; vertical-align: top"
+
+
+def verdict(answer: str, story: str) -> dict[str, str]:
+    """Return in words what a program finds in a model's answer to a story.
+
+    The keys are "form", "section" and "house style". An answer counts only if it is one JSON
+    object, as in `evaluation.parse_answer`.
+    """
+    from course_utils import evaluation, news
+
+    parsed = evaluation.parse_answer(answer)
+    if parsed is None:
+        return {"form": "✗ not one JSON object with section and headline"}
+    section, errors = parsed["section"], news.house_style_errors(parsed["headline"], story)
+    known = section in news.SECTIONS
+    kept = f"✓ follows all {len(news.HOUSE_RULES)} rules"
+    return {
+        "form": "✓ valid JSON",
+        "section": f"✓ {section}" if known else f"✗ “{section}” is no section",
+        "house style": f"✗ {'; '.join(errors)}" if errors else kept,
+    }
+
+
+@dataclass(frozen=True)
+class AnswerCards:
+    """Answers to one story side by side, each with its verdicts; below each other on a phone."""
+
+    story: str
+    answers: Mapping[str, str]
+
+    def _repr_html_(self) -> str:
+        cards = "".join(self._card(name, answer) for name, answer in self.answers.items())
+        return f'<div style="display: flex; flex-wrap: wrap; gap: 0.8em">{cards}</div>'
+
+    def _card(self, name: str, answer: str) -> str:
+        found = "".join(
+            f"<div><b>{key}:</b> {html.escape(words)}</div>"
+            for key, words in verdict(answer, self.story).items()
+        )
+        text = html.escape(answer) or "(an empty answer)"
+        return (
+            f'<div style="{CARD}"><b>{html.escape(name)}</b>'
+            f'<div style="{ANSWER}; margin: 0.4em 0">{text}</div>{found}</div>'
+        )
+
+
+def story_explorer(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, story: str
+) -> widgets.VBox:
+    """Return an explorer in which readers enter a story, and compare prompting with fine-tuning.
+
+    Args:
+        model: The fine-tuned model, whose active adapter answers. Without the adapter, the model
+            answers a few-shot prompt.
+        tokenizer: The tokenizer of the model.
+        story: The story that is answered first.
+    """
+    field = widgets.Textarea(
+        story,
+        description="story",
+        continuous_update=False,
+        layout={"height": "9em", "max_width": "98%", "width": "660px"},
+    )
+    return explorer(
+        {"story": field},
+        lambda story: story_answer(story, model, tokenizer),
+        button="Ask both models",
+        waiting="Both models are answering. This takes a few seconds …",
+    )
+
+
+def story_answer(
+    story: str, model: PeftModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[AnswerCards, str]:
+    """Return both answers to a story, and text about their prompts and times.
+
+    Raises:
+        ValueError: The story is empty, too long or one of the worked examples of the few-shot
+            prompt, or the model has no adapters any more.
+    """
+    from course_utils import evaluation, news
+
+    _check_story(story, model, tokenizer)
+    example = {"story": story.strip()}
+    prompts = {
+        "few-shot prompt, without the adapter": news.messages(example, news.shots()),
+        "short prompt, with the adapter": news.tuned_messages(example, answered=False),
+    }
+    answers, lines = {}, {}
+    for name, prompt in prompts.items():
+        off = "without" in name
+        started = time.perf_counter()
+        with model.disable_adapter() if off else nullcontext():
+            (answers[name],) = evaluation.generate(model, tokenizer, [prompt], progress=False)
+        seconds = time.perf_counter() - started
+        tokens = evaluation.mean_prompt_tokens([prompt], tokenizer)
+        lines["few-shot" if off else "tuned"] = f"{tokens:,.0f} prompt tokens, {seconds:.1f} s"
+    return AnswerCards(example["story"], answers), aligned(lines, 9)
+
+
+def _check_story(story: str, model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    if not story.strip():
+        raise ValueError("Please enter a story: a few sentences of news.")
+    tokens = len(tokenizer(story)["input_ids"])
+    if tokens > MAX_STORY:
+        raise ValueError(
+            f"The story has {tokens:,} tokens, but at most {MAX_STORY} are allowed here: please "
+            "shorten it."
+        )
+    if not any("lora_" in name for name, _ in model.named_parameters()):
+        raise ValueError(
+            "The adapters were removed from this model: run the notebook again up to this cell."
+        )
+
+
+# The strengths that a reader can choose. At 0 the adapter is off, and it was trained at 1.
+STRONGEST, STRENGTH_STEP = 1.5, 0.25
+
+
+@dataclass(frozen=True)
+class StrengthTable:
+    """The answers to one story at several strengths of the adapter, with the chosen one marked."""
+
+    answers: Mapping[float, str]
+    chosen: float
+    story: str
+
+    def _repr_html_(self) -> str:
+        rows = "".join(self._row(strength) for strength in sorted(self.answers))
+        head = "".join(f'<th style="{CELL}">{name}</th>' for name in ("strength", "answer", "form"))
+        return f"<table><tr>{head}</tr>{rows}</table>"
+
+    def _row(self, strength: float) -> str:
+        answer, is_chosen = self.answers[strength], strength == self.chosen
+        form = verdict(answer, self.story)["form"].removesuffix(" with section and headline")
+        mark = "▶ " if is_chosen else ""
+        weight = "bold" if is_chosen else "normal"
+        return (
+            f'<tr><th scope="row" style="{CELL}; font-weight: {weight}; white-space: nowrap">'
+            f'{mark}{strength:g}</th><td style="{CELL}; {ANSWER}">{html.escape(answer)}</td>'
+            f'<td style="{CELL}">{form}</td></tr>'
+        )
+
+
+def strength_explorer(
+    answer_at: Callable[[float], str], story: str, first: Iterable[float] = (0, 0.5, 1)
+) -> widgets.VBox:
+    """Return an explorer of the answer to one story as the adapter's strength changes.
+
+    Each answer is computed only once. All answers so far are shown in a table.
+
+    Args:
+        answer_at: A function from the strength of the adapter to the model's answer to the story.
+            At 0 the adapter is off, and at 1 it is as it was trained.
+        story: The story, for the verdict on the answer.
+        first: The strengths whose answers are shown at the beginning. The last one is chosen.
+    """
+    answers = {float(strength): answer_at(strength) for strength in first}
+    *_, last = answers
+    slider = widgets.FloatSlider(
+        last,
+        min=0,
+        max=STRONGEST,
+        step=STRENGTH_STEP,
+        description="strength",
+        continuous_update=False,
+        layout={"max_width": "98%", "width": "420px"},
+    )
+
+    def answer(strength: float) -> tuple[StrengthTable, str]:
+        if strength not in answers:
+            answers[strength] = answer_at(strength)
+        lines = verdict(answers[strength], story)
+        text = f"strength {strength:g}\n{aligned(lines, 11)}"
+        return StrengthTable(dict(answers), strength, story), text
+
+    return explorer({"strength": slider}, answer, waiting="The model is answering …")

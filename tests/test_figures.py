@@ -7,6 +7,7 @@ import warnings
 from itertools import pairwise
 from statistics import NormalDist
 
+import pandas
 import pytest
 import torch
 from matplotlib.collections import PolyCollection
@@ -89,6 +90,44 @@ def test_loss_curve_draws_every_step_and_the_validation_losses():
 
 def test_loss_curve_before_the_first_step():
     assert "has not begun" in figures.loss_curve([], 10).alt
+
+
+ANSWERS = {0: "Sure!\nI <b>can</b>", 2: "again " * 60, 3: ""}
+
+
+def test_a_learning_curve_marks_the_steps_of_the_answers():
+    shown = figures.learning_curve(HISTORY, ANSWERS, 10)
+    axes = first_axes(shown.picture)
+    assert [text.get_text() for text in axes.texts] == ["0", "2", "3"]
+    marks = [line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1]
+    assert marks == [3, 0, 2, 3], "the validation loss, and a line for each answer"
+    assert figures.loss_curve(HISTORY, 10).alt in shown.picture.alt
+    assert "with answers below: 0, 2, 3" in shown.picture.alt
+
+
+def test_a_learning_curve_has_a_row_for_each_answer_escaped_and_cut():
+    shown = figures.learning_curve(HISTORY, ANSWERS)
+    rows = re.findall(r"<th[^>]*>(.*?)</th><td[^>]*>(.*?)</td>", shown._repr_html_())
+    assert [name for name, _ in rows] == ["before training", "after step 2", "after step 3"]
+    assert rows[0][1] == "Sure! I &lt;b&gt;can&lt;/b&gt;" and rows[2][1] == "(an empty answer)"
+    assert rows[1][1].startswith("again again") and rows[1][1].endswith(" …")
+    assert 200 < len(rows[1][1]) <= 240
+    assert "before training: Sure! I <b>can</b>\n" in str(shown)
+
+
+def test_a_learning_curve_before_the_first_step_shows_the_first_answer():
+    shown = figures.learning_curve([], {0: "Sure!"}, 10)
+    assert "has not begun" in shown.picture.alt and "before training: Sure!" in str(shown)
+
+
+def test_score_bars_write_each_score_also_of_a_bar_without_height():
+    story = {"story": "Rain fell on Tarn.", "section": "weather", "headline": "Rain falls on Tarn"}
+    scores = {"zero-shot": evaluation.score(["no"] * 4, [story] * 4)}
+    picture = figures.score_bars(evaluation.intervals(scores))
+    texts = [text.get_text() for text in first_axes(picture).texts]
+    assert texts == ["0%"] * 4
+    labels = [label.get_text() for label in first_axes(picture).get_xticklabels()]
+    assert [label.split("\n")[1] for label in labels] == ["(% of stories)"] * 3 + ["(mean F1)"]
 
 
 def test_score_bars_show_means_with_intervals():
@@ -396,6 +435,14 @@ def test_marked_tokens_needs_a_mark_for_each_token():
 
 
 LONG = {f"a long name of a bar {n}": (n + 1) * 1e9 for n in range(9)}
+SCORES = pandas.DataFrame(
+    {
+        (name, part): [1.0, 0.86, 0.66, 0.3]
+        for name in ("zero-shot", "few-shot", "tuned")
+        for part in ("mean", "low", "high")
+    },
+    index=list(evaluation.METRICS.values()),
+)
 CHARTS = {
     "curves": lambda: figures.curves(
         {"a": {1: 1.0, 9: 2.0}, "b": {1: 3.0, 9: 2.1}},
@@ -424,6 +471,8 @@ CHARTS = {
     "bits": lambda: figures.bits_per_weight({"a": {"codes": 4, "constants": 0.5}}, "a"),
     "bytes": lambda: figures.byte_layout({"codes": 900, "book": 64, "offset": 4}, title="t"),
     "loss": lambda: figures.loss_curve(HISTORY),
+    "learning": lambda: figures.learning_curve(HISTORY, ANSWERS, 42, "t").picture,
+    "scores": lambda: figures.score_bars(SCORES, title="t"),
 }
 
 

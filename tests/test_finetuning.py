@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -216,6 +217,19 @@ def test_the_history_has_all_values_of_each_step_and_can_be_stored_as_json(train
     assert set(table) == {*columns, "validation_loss"}
     assert table["tokens"].iloc[0] > 0 and (table["memory"] > 0).all()
     assert json.loads(json.dumps(run.history)) == run.history
+
+
+def test_a_report_shows_units_and_small_learning_rates():
+    record = {"loss": 1.42101, "learning_rate": 6.84e-06, "grad_norm": 0.123, "tokens": 1234}
+    record |= {"memory": 1_234_000_000, "tokens_per_s": 612.7}
+    history = [record | {"step": 1, "learning_rate": 0.0}, record | {"step": 2}]
+    history.append(record | {"step": 3, "learning_rate": 0.004, "validation_loss": 1.5})
+    shown = loop.Run(history).report([1, 2, 3]).to_html()
+    rows = re.findall(r"<tr>(.*?)</tr>", shown, re.S)[2:]
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]
+    assert cells[0][:4] == ["1.421 nats", "0", "0.12", "1,234"]
+    assert [row[1] for row in cells] == ["0", "6.8e-06", "0.004"]
+    assert cells[0][4:] == ["1.23 GB", "613", ""] and cells[2][-1] == "1.500 nats"
 
 
 def test_the_learning_rate_rises_and_then_decays(train):

@@ -274,6 +274,21 @@ def test_html_beside_a_widget_replaces_the_widget():
     assert cell.outputs[0].data == {"text/html": ASKED["data"]["text/html"]}
 
 
+def test_a_page_shows_the_text_in_a_field_and_leaves_out_buttons():
+    widgets = {
+        "field": {"model_name": "TextareaModel", "state": {"description": "story", "value": "<A>"}},
+        "ask": {"model_name": "ButtonModel", "state": {"description": "Ask both models"}},
+        "shown": {"model_name": "HTMLModel", "state": {"description": "", "value": "<b>Rain</b>"}},
+    }
+    widgets["box"] = {"model_name": "VBoxModel", "state": {"children": list(widgets)}}
+    cell = code_cell("box", "explore()", shown(**{html_pages.WIDGET_VIEW: {"model_id": "box"}}))
+    state = {html_pages.WIDGET_STATE: {"state": widgets}}
+    notebook = nbformat.from_dict({"cells": [cell], "metadata": {"widgets": state}})
+    (cell,) = html_pages.freeze_widgets(notebook).cells
+    markup = cell.outputs[0].data["text/html"]
+    assert "<div>story &lt;A&gt;</div><div><b>Rain</b></div>" in markup and "Ask" not in markup
+
+
 @pytest.mark.full
 def test_formulas_are_mathml(small_site):
     markup = article(small_site, "lectures/01_sums.html")

@@ -37,10 +37,17 @@ from course_utils.figures.tokens import (
     next_tokens,
     token_probabilities,
 )
-from course_utils.figures.training import cost_lines, loss_curve, score_bars
+from course_utils.figures.training import (
+    LearningCurve,
+    cost_lines,
+    learning_curve,
+    loss_curve,
+    score_bars,
+)
 
 __all__ = [
     "GuessRow",
+    "LearningCurve",
     "MarkedTokens",
     "Picture",
     "TimelineView",
@@ -56,6 +63,7 @@ __all__ = [
     "guess_histogram",
     "guesses_and_answers",
     "histograms",
+    "learning_curve",
     "lora_rectangles",
     "loss_curve",
     "low_rank",

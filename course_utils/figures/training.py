@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from textwrap import shorten
 from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
 
 from course_utils.figures.base import (
     HALO,
@@ -20,6 +25,10 @@ from course_utils.palette import BLUE, GREY, INK, ORANGE
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+# A longer answer is cut. The model may repeat itself until it reaches its limit of tokens.
+MOST_CHARACTERS = 240
+ANSWER_CELL = "text-align:left;font-family:monospace;line-height:1.4;overflow-wrap:anywhere"
+
 
 def loss_curve(
     history: Sequence[Mapping[str, float]], steps: int | None = None, title: str = ""
@@ -34,12 +43,17 @@ def loss_curve(
         title: a sentence that says what the picture shows.
     """
     figure, axes = one_panel(title=title)
+    return Picture(figure, _draw_losses(axes, history, steps))
+
+
+def _draw_losses(axes: Axes, history: Sequence[Mapping[str, float]], steps: int | None) -> str:
+    """Draw the losses of a run, and return their description."""
     axes.set(xlabel="optimizer step", ylabel="loss per answer token (nats)")
     axes.set_xlim(0, steps or max(len(history), 2))
     losses = {record["step"]: record["loss"] for record in history}
     axes.plot(list(losses), list(losses.values()), color=BLUE, label="training")
     if not history:
-        return Picture(figure, "An empty plot of loss over steps: training has not begun.")
+        return "An empty plot of loss over steps: training has not begun."
     alt = f"Training loss over {len(history)} steps, from {history[0]['loss']:.2f} "
     alt += f"to {history[-1]['loss']:.2f}."
     held_out = {r["step"]: r["validation_loss"] for r in history if "validation_loss" in r}
@@ -49,16 +63,76 @@ def loss_curve(
         alt += f" Validation loss {validation[-1]:.2f}."
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
-    return Picture(figure, alt)
+    return alt
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """A loss curve with marked steps, and below it the model's answer at each of these steps.
+
+    The answers are HTML, so that they wrap on a phone and can be selected and searched.
+
+    Attributes:
+        picture: the loss curve.
+        answers: number of the step → the model's answer after this step.
+    """
+
+    picture: Picture
+    answers: Mapping[int, str]
+
+    def _rows(self) -> Iterator[tuple[str, str]]:
+        for step, answer in self.answers.items():
+            name = f"after step {step}" if step else "before training"
+            yield name, shorten(answer, MOST_CHARACTERS, placeholder=" …") or "(an empty answer)"
+
+    def __str__(self) -> str:
+        return "\n".join([str(self.picture), *(f"{name}: {text}" for name, text in self._rows())])
+
+    def _repr_html_(self) -> str:
+        head = "text-align:left;vertical-align:top;white-space:nowrap"
+        rows = "".join(
+            f'<tr><th scope="row" style="{head}">{name}</th>'
+            f'<td style="{ANSWER_CELL}">{html.escape(text)}</td></tr>'
+            for name, text in self._rows()
+        )
+        return f"{self.picture._repr_html_()}<table>{rows}</table>"
+
+
+def learning_curve(
+    history: Sequence[Mapping[str, float]],
+    answers: Mapping[int, str],
+    steps: int | None = None,
+    title: str = "",
+) -> LearningCurve:
+    """Plot the losses of a run as `loss_curve` does, with the model's answers at marked steps.
+
+    Args:
+        history: the list `Run.history`.
+        answers: number of a step → the model's answer after this step. Step 0 is before training.
+            The steps are marked in the plot, and long answers are cut.
+        steps: the last step of the planned run, where the x axis ends. By default the axis ends at
+            the last step of the history.
+        title: a sentence that says what the picture shows.
+    """
+    figure, axes = one_panel(title=title)
+    alt = _draw_losses(axes, history, steps)
+    for step in answers:
+        axes.axvline(step, color=INK, linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
+        style: Style = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        axes.annotate(str(step), (step, 1), xytext=(0, 3), ha="center", weight="bold", **style)
+    if answers:
+        alt += f" Marked steps, with answers below: {', '.join(map(str, answers))}."
+    return LearningCurve(Picture(figure, alt), answers)
 
 
 def score_bars(numbers: DataFrame, title: str = "") -> Picture:
     """Draw scores as bars with 95% intervals, in one group for each metric.
 
-    Each group has one bar for each prompt or model, such as "few-shot" or "tuned".
+    Each group has one bar for each prompt or model, such as "few-shot" or "tuned". The score is
+    written above the bar, so that a bar of 0% can be seen, too.
 
     Args:
-        numbers: the table that `evaluation.intervals` returns. It contains shares from 0 to 1, with
+        numbers: the table that `evaluation.intervals` returns. It contains scores from 0 to 1, with
             a row for each metric and the columns (name, "mean"), (name, "low") and (name, "high").
         title: a sentence that says what the picture shows.
     """
@@ -70,14 +144,21 @@ def score_bars(numbers: DataFrame, title: str = "") -> Picture:
         spread = [means[name] - percent[name, "low"], percent[name, "high"] - means[name]]
         style: Style = {"fmt": "none", "ecolor": INK, "capsize": 3, "linewidth": 1}
         axes.errorbar(middles, means[name], yerr=spread, **style)
-    axes.set_xticks(range(len(numbers)), numbers.index)
-    axes.set(ylabel="% of test stories", ylim=(0, 105))
+        for x, mean, high in zip(middles, means[name], percent[name, "high"], strict=True):
+            above: Style = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(f"{mean:.0f}%", (x, high), **above)
+    # ROUGE-L compares words, so its mean is not a share of the stories.
+    units = ["mean F1" if "ROUGE" in metric else "% of stories" for metric in numbers.index]
+    labels = [f"{metric}\n({unit})" for metric, unit in zip(numbers.index, units, strict=True)]
+    axes.set_xticks(range(len(numbers)), labels)
+    axes.set(ylabel="score (%)", ylim=(0, 112), yticks=range(0, 101, 20))
     legend_above(axes, columns=len(names))
     descriptions = [
         f"{name}: " + ", ".join(f"{metric} {value:.0f}%" for metric, value in scores.items())
         for name, scores in means.items()
     ]
-    return Picture(figure, "Bars with 95% intervals. " + "; ".join(descriptions) + ".")
+    alt = "Bars with 95% intervals, in % of the stories, and for ROUGE-L a mean F1 score. "
+    return Picture(figure, alt + "; ".join(descriptions) + ".")
 
 
 def cost_lines(

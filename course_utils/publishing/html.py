@@ -138,6 +138,9 @@ def _frozen(widgets: dict[str, Any], model_id: str) -> str:
         content = "".join(_frozen(widgets, child) for child in state["children"])
         direction = "row" if kind == "HBoxModel" else "column"
         return f'<div style="display:flex; flex-direction:{direction}; gap:0.5em">{content}</div>'
+    # A button does nothing on a page.
+    if kind == "ButtonModel":
+        return ""
     if kind.startswith("HTML"):
         return f"<div>{state.get('description', '')}{state.get('value', '')}</div>"
     texts = [state.get("description", ""), _shown_value(state)]

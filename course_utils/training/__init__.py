@@ -7,6 +7,7 @@ Read `loop` first, and then the other modules in the order of this list:
     batches         how the examples are divided into micro-batches
     step            the loss and one optimizer step
     loop            `finetune`, the training loop
+    watch           what the model has learned so far, shown while it trains
     checkpoints     saved states from which a run can continue
     fast_step       a faster training step for CPUs
     distributed     devices, several processes and FSDP
@@ -30,6 +31,7 @@ from course_utils.training.step import (
     mean_loss,
     training_step,
 )
+from course_utils.training.watch import Watch, answer_token_kinds, loss_by_kind
 
 __all__ = [
     "Checkpoints",
@@ -37,12 +39,15 @@ __all__ = [
     "Run",
     "Trainer",
     "TrainingError",
+    "Watch",
     "answer_loss",
+    "answer_token_kinds",
     "attach_adapters",
     "count_answer_tokens",
     "count_tokens",
     "finetune",
     "load_adapters",
+    "loss_by_kind",
     "make_optimizer",
     "mean_loss",
     "set_checkpointing",

@@ -36,9 +36,11 @@ from course_utils.training.checkpoints import Checkpoints, TrainingError
 from course_utils.training.fast_step import fast_path, supports_fast_path
 from course_utils.training.recipe import Recipe
 from course_utils.training.step import make_optimizer, mean_loss, training_step
+from course_utils.units import format_bytes
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from pandas.io.formats.style import Styler
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -123,6 +125,30 @@ class Run:
         import pandas
 
         return pandas.DataFrame(self.history).set_index("step")
+
+    def report(self, steps: Sequence[int]) -> Styler:
+        """Return a table for readers of some steps of the history.
+
+        Each number has its unit and only digits that mean something. So a small learning rate is
+        not shown as 0.0000.
+
+        Args:
+            steps: Numbers of the steps, from 1 to the number of steps in the history.
+        """
+        table = self.table().loc[list(steps)].rename(columns={"tokens_per_s": "tokens/s"})
+        table.columns = table.columns.str.replace("_", " ")
+        return table.style.format(
+            {
+                "loss": "{:.3f} nats",
+                "validation loss": "{:.3f} nats",
+                "learning rate": "{:.2g}",
+                "grad norm": "{:.2f}",
+                "tokens": "{:,}",
+                "tokens/s": "{:,.0f}",
+                "memory": format_bytes,
+            },
+            na_rep="",
+        )
 
 
 class Trainer:

@@ -24,6 +24,20 @@ if TYPE_CHECKING:
 def answer_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """Return the next-token loss in nats, summed over the answer tokens of a batch.
 
+    Args:
+        model: A causal language model.
+        batch: The result of `sft.collate` or `sft.pack`.
+
+    Returns:
+        A scalar tensor.
+    """
+    logits, targets = answer_logits(model, batch)
+    return cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def answer_logits(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the logits from which answer tokens are predicted, and these tokens as targets.
+
     Position t predicts token t + 1, so the labels are shifted by one. Logits are computed only at
     positions whose next token is an answer token in at least one row of the batch. Fewer logits
     need less memory: with a vocabulary of 49,152 tokens, the logits of whole prompts would be the
@@ -35,7 +49,8 @@ def answer_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         batch: The result of `sft.collate` or `sft.pack`.
 
     Returns:
-        A scalar tensor.
+        logits, (batch, kept, vocabulary), and targets, (batch, kept). A target is -100 where the
+        next token of this row is no answer token.
     """
     targets = batch["labels"][:, 1:]  # (batch, length - 1)
     columns = (targets != IGNORE).any(dim=0).nonzero().squeeze(1)  # (kept,)
@@ -43,8 +58,7 @@ def answer_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     if "attention_mask" in batch:
         inputs["position_ids"] = (batch["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
     logits = model(**inputs, logits_to_keep=columns, use_cache=False).logits
-    # logits: (batch, kept, vocabulary)
-    return cross_entropy(logits.flatten(0, 1), targets[:, columns].flatten())
+    return logits, targets[:, columns]
 
 
 def count_tokens(batch: dict[str, Tensor]) -> Tensor:

@@ -1,0 +1,237 @@
+"""Watch a model learn: its answer to one story, and the loss of each kind of answer token.
+
+An answer about a news story has four kinds of tokens:
+
+    {"section": "business", "headline": "Tile maker axes 620 jobs as kilns go cold"}<|im_end|>
+    └── frame ─┘└section─┘└── frame ──┘└────────────── headline ───────────────┘└─┘└─end token─┘
+
+The answers and losses are computed between two training steps, in eval mode and without gradients,
+so they change neither the weights nor the later losses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from course_utils import evaluation, runtime
+from course_utils.sft import IGNORE, Features, Message, collator
+from course_utils.training.fast_step import fast_path, supports_fast_path
+from course_utils.training.step import answer_logits
+from course_utils.validation import positive
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from course_utils.figures import LearningCurve
+
+FRAME, SECTION, HEADLINE, END = KINDS = ("JSON frame", "section", "headline", "end token")
+# The value of "section" or "headline" in an answer.
+VALUE = re.compile(r'"(section|headline)":\s*"((?:[^"\\]|\\.)*)')
+
+
+def answer_token_kinds(row: Features, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return the kind of each answer token of a tokenized conversation: one of `KINDS`.
+
+    The characters of the section and of the headline are those between the quotes, and all other
+    characters of the answer are the frame. A token that contains characters of several kinds, such
+    as a last letter with the quote after it, has the kind of the first value in it, because the
+    model must know the value to predict such a token. A token that contains only some bytes of a
+    character counts as this character.
+
+    Args:
+        row: A result of `sft.encode`. Its answer is JSON as `news.answer` writes it.
+        tokenizer: The tokenizer that made the row.
+
+    Raises:
+        ValueError: The answer has no section or no headline.
+    """
+    ids = [label for label in row["labels"] if label != IGNORE]
+    words = [i for i in ids if i != tokenizer.eos_token_id]
+    # Where each token begins, and where the last token ends. An incomplete character is decoded as
+    # �, and the next token begins before this character.
+    texts = [tokenizer.decode(words[:n]) for n in range(len(words) + 1)]
+    begins, ends = [len(text.rstrip("�")) for text in texts[:-1]], [len(text) for text in texts[1:]]
+    values = {match[1]: match.span(2) for match in VALUE.finditer(texts[-1])}
+    if set(values) != {SECTION, HEADLINE}:
+        raise ValueError(
+            f"the answer must be JSON with a section and a headline, got {texts[-1]!r:.80}"
+        )
+    spans = sorted(values.items(), key=lambda value: value[1])
+
+    def kind(begin: int, end: int) -> str:
+        inside = (name for name, (first, last) in spans if begin < last and end > first)
+        return next(inside, FRAME)
+
+    places = iter(zip(begins, ends, strict=True))
+    return [END if i == tokenizer.eos_token_id else kind(*next(places)) for i in ids]
+
+
+@torch.no_grad()
+def loss_by_kind(
+    model: PreTrainedModel | PeftModel,
+    rows: Sequence[Features],
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int = 4,
+) -> dict[str, float]:
+    """Return the mean loss of each kind of answer token, in nats per token of this kind.
+
+    The losses are computed in eval mode. Afterwards each module's previous mode is restored.
+
+    Args:
+        model: A causal language model.
+        rows: Results of `sft.encode`, such as a dozen validation stories.
+        tokenizer: The tokenizer that made the rows.
+        batch_size: Number of rows that are processed together.
+
+    Raises:
+        ValueError: There are no rows, or an answer has no section or no headline.
+    """
+    size, device = positive("batch_size", batch_size), model.get_input_embeddings().weight.device
+    if not len(rows):
+        raise ValueError("the loss of each kind needs at least one row")
+    kinds = [kind for row in rows for kind in answer_token_kinds(row, tokenizer)]
+    losses: list[float] = []
+    fast = supports_fast_path(model)
+    collate = collator(tokenizer, packed=fast)
+    with evaluation.evaluating(model), fast_path(model) if fast else nullcontext():
+        for first in range(0, len(rows), size):
+            batch = collate(rows[first : first + size])
+            batch = {name: tensor.to(device) for name, tensor in batch.items()}
+            # logits: (batch, kept, vocabulary), targets: (batch, kept)
+            logits, targets = answer_logits(model, batch)
+            each = functional.cross_entropy(
+                logits.flatten(0, 1).float(), targets.flatten(), reduction="none"
+            )
+            losses += each[targets.flatten() != IGNORE].tolist()
+            runtime.trim_heap()
+    pairs = list(zip(kinds, losses, strict=True))
+    return {kind: fmean(loss for k, loss in pairs if k == kind) for kind in KINDS if kind in kinds}
+
+
+def growing_steps(last: int) -> list[int]:
+    """Return numbers of steps from 1 to `last`, each a fourth larger than the one before.
+
+    A model learns most in its first steps, so these steps are closer together: 1, 2, 3, 4, 5, 6, 8,
+    10, 12, 15, 19, 24, 30, 38, ….
+    """
+    steps = [1]
+    while steps[-1] < last:
+        steps.append(min(last, max(steps[-1] + 1, round(1.25 * steps[-1]))))
+    return steps
+
+
+class Watch:
+    """A function for `finetune`'s on_step that records what the model has learned so far.
+
+    It is meant for a run in one process.
+
+        watch = Watch(model, tokenizer, conversation, validation[:12], steps=42)
+        watch.show()
+        finetune(model, tokenizer, train, on_step=watch)
+
+    Attributes:
+        history: One record for each step so far, as in `Run.history`.
+        answers: Step → the model's answer to the conversation after this step.
+        losses: Step → kind of answer token → loss in nats, as `loss_by_kind` returns it.
+    """
+
+    # All arguments after `rows` are optional and can be given only by name.
+    def __init__(  # noqa: PLR0913
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        conversation: Sequence[Message],
+        rows: Sequence[Features] = (),
+        *,
+        steps: int,
+        answer_at: Collection[int] = (3, 10),
+        losses_at: Collection[int] | None = None,
+        max_new_tokens: int = 40,
+    ):
+        """Record the model before its first step, which has number 0.
+
+        Args:
+            model: The model that will be trained.
+            tokenizer: The tokenizer of the model.
+            conversation: Chat messages up to the user's question, which the model answers.
+            rows: Results of `sft.encode` whose losses are measured. If empty, none are measured.
+            steps: Number of steps of the run, after which the model answers for the last time.
+            answer_at: Numbers of the other steps after which the model answers.
+            losses_at: Numbers of the other steps after which losses are measured. The default is
+                `growing_steps(steps)`.
+            max_new_tokens: Maximum length of an answer, in tokens.
+        """
+        self.model, self.tokenizer, self.conversation = model, tokenizer, conversation
+        self.rows, self.steps, self.max_new_tokens = rows, steps, max_new_tokens
+        self.answer_at = {0, *answer_at, steps}
+        self.losses_at = {0, *(growing_steps(steps) if losses_at is None else losses_at), steps}
+        self.history: list[dict] = []
+        self.answers: dict[int, str] = {}
+        self.losses: dict[int, dict[str, float]] = {}
+        self._display: Any = None
+        self._record(0)
+
+    def __call__(self, history: list[dict]) -> None:
+        """Record the model after a step. `finetune` calls this method with the history."""
+        self.history = list(history)
+        self._record(history[-1]["step"])
+
+    def _record(self, step: int) -> None:
+        if step in self.answer_at:
+            (self.answers[step],) = evaluation.generate(
+                self.model,
+                self.tokenizer,
+                [self.conversation],
+                max_new_tokens=self.max_new_tokens,
+                progress=False,
+            )
+        if len(self.rows) and step in self.losses_at:
+            self.losses[step] = loss_by_kind(self.model, self.rows, self.tokenizer)
+        if self._display:
+            self._display.update(self.curve())
+
+    def curve(self, title: str = "") -> LearningCurve:
+        """Return the loss curve so far, with the answers so far below it.
+
+        Args:
+            title: A sentence that says what the picture shows.
+        """
+        from course_utils import figures
+
+        return figures.learning_curve(self.history, dict(self.answers), self.steps, title)
+
+    def show(self) -> None:
+        """Display the curve and the answers, and renew them after each step of the training."""
+        from IPython.display import display
+
+        self._display = display(self.curve(), display_id=True)
+
+    @property
+    def curves(self) -> dict[str, dict[int, float]]:
+        """The recorded losses as curves: kind of answer token → step → loss in nats."""
+        kinds = dict.fromkeys(kind for losses in self.losses.values() for kind in losses)
+        return {kind: {step: each[kind] for step, each in self.losses.items()} for kind in kinds}
+
+    def learned_by(self, share: float = 0.9) -> dict[str, int]:
+        """Return when each kind of token was learned: kind → number of a recorded step.
+
+        After this step, and not after an earlier one, the loss had fallen by `share` of the way
+        from its first value to its lowest value.
+
+        Args:
+            share: From 0 to 1.
+        """
+        found = {}
+        for kind, curve in self.curves.items():
+            first, lowest = next(iter(curve.values())), min(curve.values())
+            goal = first - share * (first - lowest)
+            found[kind] = next(step for step, loss in curve.items() if loss <= goal)
+        return found

@@ -1,0 +1,202 @@
+"""Use the explorers of lecture 07 in JupyterLab, Notebook 7 and Voila, as a student does.
+
+The model is tiny, and its answers are prepared: they count the stories, and need half a second. The
+tests write screenshots to build/browser, in light and in dark and as wide as a phone.
+"""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install -e '.[lab,test]'")
+pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,test]'")
+
+from playwright.sync_api import expect
+
+from tests.browser import FRONT_ENDS, JUPYTERLAB, PICTURES, OpenNotebook, Server
+
+pytestmark = [pytest.mark.xdist_group("browser-answers"), pytest.mark.full]
+
+MODEL = f"""
+import json
+import sys
+import time
+sys.path.insert(0, {str(Path(__file__).resolve().parents[1])!r})
+from course_utils import evaluation, explorers, news
+from course_utils.training import Recipe, attach_adapters
+from tests.conftest import make_model, make_tokenizer
+
+model, tokenizer = attach_adapters(make_model(), Recipe()), make_tokenizer()
+story = news.load_news()["test"][0]["story"]
+count = 0
+
+def prepared(model, tokenizer, conversations, **options):
+    global count
+    count += 1
+    time.sleep(0.5)
+    if count % 2:
+        return ["I am <b>happy</b> to help with the news! " * 4]
+    headline = f"Story {{count // 2}} wins in Tarn, mayor says"
+    return [json.dumps({{"section": "sport", "headline": headline}})]
+
+def answer_at(strength):
+    time.sleep(0.5)
+    headline = {{"section": "sport", "headline": f"Strength is {{strength}} today"}}
+    return json.dumps(headline) if strength > 0.6 else "Sure! Here is <i>a headline</i>. " * 5
+
+evaluation.generate = prepared
+"""
+CELLS = [
+    MODEL,
+    "explorers.story_explorer(model, tokenizer, story)",
+    "explorers.strength_explorer(answer_at, story)",
+]
+# The size of the window in pixels, on a laptop and on a phone.
+LAPTOP, PHONE = {"width": 1280, "height": 1500}, {"width": 390, "height": 1700}
+OUTPUTS = ".jp-OutputArea-output"
+# The handle of a slider of ipywidgets has no name; see axe_known.json.
+NO_HANDLE = {"include": [[OUTPUTS]], "exclude": [[".noUi-handle"]]}
+# A story with keys that are shortcuts of JupyterLab.
+STORY = "add b: dd cuts x, zz"
+
+
+@pytest.fixture(scope="module", params=FRONT_ENDS)
+def server(request, tmp_path_factory):
+    """Start a front end with a notebook for each test."""
+    cells = [nbformat.v4.new_markdown_cell("# Answers")]
+    cells += [nbformat.v4.new_code_cell(source) for source in CELLS]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    folder = tmp_path_factory.mktemp("notebooks")
+    paths = [folder / "mouse.ipynb", folder / "keyboard.ipynb"]
+    for path in paths:
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+    with Server(tmp_path_factory.mktemp("server"), paths, FRONT_ENDS[request.param]) as server:
+        yield server
+
+
+@pytest.fixture
+def opened(browser, server, request):
+    """Open a notebook, run all of its cells, and check after the test that there were no errors."""
+    name = "keyboard" if "keyboard" in request.node.name else "mouse"
+    notebook = OpenNotebook(browser.new_page(viewport=LAPTOP), server, f"{name}.ipynb")
+    if not notebook.front_end.runs_on_load:
+        notebook.run_all(300)
+    yield notebook
+    assert not notebook.errors
+    notebook.page.close()
+
+
+def outputs(notebook):
+    """Return the outputs with the story explorer and with the strength explorer."""
+    shown = notebook.page.locator(OUTPUTS)
+    story = shown.filter(has=notebook.page.get_by_role("button", name="Ask both models"))
+    return story, shown.filter(has=notebook.page.get_by_role("slider"))
+
+
+def photograph(notebook, name):
+    area = notebook.page.locator(".jp-Notebook").first
+    area.screenshot(path=PICTURES / f"{notebook.front_end.name}-answers-{name}.png")
+
+
+def test_a_story_and_a_strength_are_answered(opened):
+    page, (story, strength) = opened.page, outputs(opened)
+    expect(story.get_by_text("Story 1 wins in Tarn")).to_be_visible()
+    expect(story.get_by_text("✗ not one JSON object with section and headline")).to_be_visible()
+    photograph(opened, "first")
+
+    field = story.get_by_label("story", exact=True)
+    write(page, field, "A <b>goal</b> was scored in Tarn.")
+    button = story.get_by_role("button", name="Ask both models")
+    button.dblclick()
+    waiting = story.get_by_role("status").filter(has_text="Both models are answering.")
+    expect(waiting).to_be_visible()
+    photograph(opened, "waiting")
+    expect(story.get_by_text("Story 2 wins in Tarn")).to_be_visible()
+    expect(waiting).to_have_count(0)
+    assert story.locator("i, b b").count() == 0
+
+    write(page, field, "")
+    button.click()
+    expect(story.get_by_role("alert")).to_have_text(
+        "Please enter a story: a few sentences of news."
+    )
+    write(page, field, "Rain in Tarn.")
+    button.click()
+    # The second click of the double click was ignored.
+    expect(story.get_by_text("Story 3 wins in Tarn")).to_be_visible()
+
+    expect(strength.get_by_role("row")).to_have_count(4)
+    type_strength(page, strength, "1.25")
+    expect(strength.get_by_role("row")).to_have_count(5)
+    expect(strength.get_by_text("Strength is 1.25 today")).to_be_visible()
+    photograph(opened, "laptop")
+    assert opened.violations(NO_HANDLE) == {}
+    page.set_viewport_size(PHONE)
+    photograph(opened, "phone")
+    # The sidebar of JupyterLab fills a phone.
+    for output in (story, strength) if opened.front_end != JUPYTERLAB else ():
+        parts = output.locator(".widget-html-content > div, table, textarea")
+        edge = output.bounding_box()
+        for part in parts.all():
+            box = part.bounding_box()
+            assert box["x"] + box["width"] <= edge["x"] + edge["width"] + 1, "cut on a phone"
+    page.set_viewport_size(LAPTOP)
+    if not opened.front_end.runs_on_load:
+        opened.choose("Settings", "Theme", "JupyterLab Dark")
+        expect(page.locator("body")).to_have_attribute("data-jp-theme-light", "false")
+        photograph(opened, "dark")
+        assert opened.violations(NO_HANDLE) == {}
+
+
+def test_everything_can_be_done_with_the_keyboard_alone(opened):
+    page, (story, strength) = opened.page, outputs(opened)
+    cells = page.locator(".jp-Notebook-cell").count()
+    field = story.get_by_label("story", exact=True)
+    tab_to(page, field)
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type(STORY)
+    page.keyboard.press("Enter")
+    page.keyboard.type("j")
+    expect(field).to_have_value(f"{STORY}\nj")
+    assert page.locator(".jp-Notebook-cell").count() == cells
+    page.keyboard.press("Tab")
+    button = story.get_by_role("button", name="Ask both models")
+    expect(button).to_be_focused()
+    page.keyboard.press("Space")
+    expect(story.get_by_text("Story 2 wins in Tarn")).to_be_visible()
+    expect(button).to_be_focused()
+    tab_to(page, strength.get_by_role("slider"))
+    # In Notebook 7, the arrow keys don't move a slider.
+    page.keyboard.press("PageUp")
+    expect(strength.get_by_text("Strength is 1.5 today")).to_be_visible()
+    tab_to(page, strength.locator(".widget-readout"))
+    type_strength(page, strength, "0.75")
+    expect(strength.get_by_text("Strength is 0.75 today")).to_be_visible()
+    assert "▶ 0.75" in (strength.text_content() or "")
+
+
+def type_strength(page, strength, value):
+    """Replace the number beside the slider with the keyboard."""
+    strength.locator(".widget-readout").focus()
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type(value)
+    page.keyboard.press("Enter")
+
+
+def write(page, field, text):
+    """Replace the text in a field with the keyboard."""
+    field.click()
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.press("Delete")
+    page.keyboard.type(text)
+
+
+def tab_to(page, control):
+    """Press Tab until a control has the focus."""
+    page.keyboard.press("Escape")
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if control.evaluate("control => control === document.activeElement"):
+            return
+    raise AssertionError("the Tab key does not reach the control")
