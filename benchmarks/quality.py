@@ -2,9 +2,11 @@
 
     python -m benchmarks quality --seeds 0 1 2
 
-The base model (with several prompts) and the fine-tuned models answer the whole test split. The
-report contains the scores with 95% intervals, seconds, tokens/s, peak memory, versions and the
-machine.
+First the base model answers the validation split, with the instruction in different messages. Then
+the base model (with several prompts), a classifier without a language model, and the fine-tuned
+models answer the whole test split. The report contains all scores of each answer, seconds,
+tokens/s, peak memory, versions and the machine. The tables show means with 95% intervals, and
+paired comparisons of the fine-tuned models with the prompts.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from benchmarks.runner import Benchmark, Report, measured_here
-from course_utils import evaluation, news, runtime, sft
+from course_utils import evaluation, news, ngrams, runtime, sft
 from course_utils.models import load_base
 from course_utils.training import Recipe, attach_adapters, finetune
 from course_utils.units import format_bytes
@@ -27,15 +31,32 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LECTURE = "3-shot (lecture 07)"
+WITHOUT_MODEL = "character n-grams"
+BASES = {"NF4": "nf4", "16 bits": None}
 # Minimum share of answers that are valid JSON after training.
 VALID = 0.95
+
+
+def places(validation: list[dict]) -> dict[str, dict]:
+    """Return the scores of the untrained models with the instruction in different messages."""
+    results = {}
+    for base, quantization in BASES.items():
+        model, tokenizer = load_base("smollm2-135m", quantization=quantization)
+        for name, shots in {"zero-shot": (), "3-shot": news.shots()}.items():
+            for place in news.INSTRUCTION_PLACES:
+                prompts = [news.messages(s, shots, instruction_in=place) for s in validation]
+                results[f"{name}, {place}, {base}"] = answering(
+                    model, tokenizer, prompts, validation
+                )
+    return results
 
 
 def prompting(test: list[dict]) -> dict[str, dict]:
     """Return the scores of the untrained NF4 model with 0, 3, 4 and 8 worked examples.
 
     The worked examples are the shortest training stories of some sections, one story per section.
-    The prompt with three examples is the prompt of lecture 07.
+    The prompt with three examples is the prompt of lecture 07. The model with 16-bit weights
+    answers this prompt, too.
     """
     model, tokenizer = load_base("smollm2-135m", quantization="nf4")
     ways: dict[str, Sequence[dict[str, str]]] = {
@@ -44,10 +65,17 @@ def prompting(test: list[dict]) -> dict[str, dict]:
         "4-shot": news.shots(("weather", "politics", "science", "sport")),
         "8-shot": news.shots(news.SECTIONS),
     }
-    return {
-        name: answering(model, tokenizer, [news.messages(story, shots) for story in test], test)
-        for name, shots in ways.items()
-    }
+    prompts = {name: [news.messages(s, shots) for s in test] for name, shots in ways.items()}
+    results = {name: answering(model, tokenizer, chats, test) for name, chats in prompts.items()}
+    model, tokenizer = load_base("smollm2-135m", quantization=None)
+    return results | {"3-shot, 16 bits": answering(model, tokenizer, prompts[LECTURE], test)}
+
+
+def without_model(data: DatasetDict) -> dict:
+    """Return the scores of the classifier that counts character n-grams."""
+    test = list(data["test"])
+    sections = ngrams.predict_sections(data["train"], test)
+    return {"scores": evaluation.score_sections(sections, test).to_dict("list")}
 
 
 def tuning(data: DatasetDict, test: list[dict], seed: int) -> dict:
@@ -78,13 +106,12 @@ def answering(
     conversations: Sequence[Sequence[Mapping[str, str]]],
     test: list[dict],
 ) -> dict:
-    """Return the scores (mean, low, high) by metric, the prompt tokens, and the seconds."""
+    """Return the scores of each answer by metric, the prompt tokens, and the seconds."""
     begun = time.perf_counter()
     answers = evaluation.generate(model, tokenizer, conversations)
     seconds = time.perf_counter() - begun
-    scores = evaluation.summary(evaluation.score(answers, test))
     return {
-        "scores": {name: tuple(map(float, interval)) for name, interval in scores.items()},
+        "scores": evaluation.score(answers, test).to_dict("list"),
         "prompt tokens": evaluation.mean_prompt_tokens(conversations, tokenizer),
         "answering seconds": seconds,
     }
@@ -95,23 +122,45 @@ def table(results: dict[str, dict]) -> str:
     labels = list(evaluation.METRICS.values())
     lines = ["| | " + " | ".join(labels) + " | prompt tokens |", "|---" * (len(labels) + 2) + "|"]
     for name, result in results.items():
-        cells = [str(evaluation.Interval(*result["scores"][m])) for m in evaluation.METRICS]
-        lines.append(f"| {name} | {' | '.join(cells)} | {result['prompt tokens']:.0f} |")
+        summary = evaluation.summary(pd.DataFrame(result["scores"]))
+        cells = [str(summary.get(metric, "")) for metric in evaluation.METRICS]
+        tokens = f"{result['prompt tokens']:.0f}" if "prompt tokens" in result else ""
+        lines.append(f"| {name} | {' | '.join(cells)} | {tokens} |")
     return "\n".join(lines)
 
 
+def comparisons(results: dict[str, dict]) -> str:
+    """Return a Markdown table that compares each tuned model with each other way of asking."""
+    metrics = ("section_right", "house_style")
+    lines = [
+        "| | " + " | ".join(evaluation.METRICS[metric] for metric in metrics) + " |",
+        "|---" * (len(metrics) + 1) + "|",
+    ]
+    tuned, others = _tuned(results), _others(results)
+    for name, scores in tuned.items():
+        for other, before in others.items():
+            compared = evaluation.compare(before, scores)
+            cells = [str(compared.get(metric, "")) for metric in metrics]
+            lines.append(f"| {name}, against {other} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _tuned(results: dict[str, dict]) -> dict[str, pd.DataFrame]:
+    return {name: pd.DataFrame(r["scores"]) for name, r in results.items() if "losses" in r}
+
+
+def _others(results: dict[str, dict]) -> dict[str, pd.DataFrame]:
+    return {name: pd.DataFrame(r["scores"]) for name, r in results.items() if "losses" not in r}
+
+
 def measure(seeds: list[int]) -> Iterator[Report]:
-    """Yield the results of each prompt and of fine-tuning with each seed."""
+    """Yield the results of the instruction's places, of prompts, and of fine-tuning by seed."""
     data = news.load_news()
     test = list(data["test"])
-    results = prompting(test)
+    report = {**measured_here(), "stories": len(test), "places": places(list(data["validation"]))}
+    results = prompting(test) | {WITHOUT_MODEL: without_model(data)}
     results |= {f"tuned, seed {seed}": tuning(data, test, seed) for seed in seeds}
-    yield {
-        **measured_here(),
-        "stories": len(test),
-        "peak memory": runtime.peak_memory(),
-        "results": results,
-    }
+    yield report | {"peak memory": runtime.peak_memory(), "results": results}
 
 
 def conditions(report: Report) -> str:
@@ -127,24 +176,20 @@ def conditions(report: Report) -> str:
 
 def problems(report: Report) -> list[str]:
     """Return the seeds whose training misses a target, one sentence for each missed target."""
-    scores = {
-        name: {metric: evaluation.Interval(*values) for metric, values in r["scores"].items()}
-        for name, r in report["results"].items()
-    }
-    tuned = {name for name, result in report["results"].items() if "losses" in result}
+    results = report["results"]
     found = []
-    for name in sorted(tuned):
-        if scores[name]["valid_json"].mean < VALID:
+    for name, scores in _tuned(results).items():
+        if scores["valid_json"].mean() < VALID:
             found.append(f"{name}: less than {VALID:.0%} valid JSON")
-        for prompt in scores.keys() - tuned:
-            if not evaluation.beyond(
-                scores[name]["section_right"], scores[prompt]["section_right"]
-            ):
-                found.append(f"{name}: sections are not better than {prompt} beyond chance")
-            if scores[name]["house_style"].mean <= scores[prompt]["house_style"].mean:
-                found.append(f"{name}: house style is no better than {prompt}")
-        if not evaluation.beyond(scores[name]["house_style"], scores[LECTURE]["house_style"]):
-            found.append(f"{name}: house style is not better than {LECTURE} beyond chance")
+        for other, before in _others(results).items():
+            compared = evaluation.compare(before, scores)
+            if compared["section_right"].verdict != "higher":
+                found.append(f"{name}: sections are not better than {other} beyond chance")
+            style = compared.get("house_style")
+            if style and style.difference.mean <= 0:
+                found.append(f"{name}: house style is no better than {other}")
+            if style and other == LECTURE and style.verdict != "higher":
+                found.append(f"{name}: house style is not better than {LECTURE} beyond chance")
     return found
 
 
@@ -155,7 +200,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 BENCHMARK = Benchmark(
     measure,
-    {"table": lambda report: table(report["results"])},
+    {
+        "table": lambda report: table(report["results"]),
+        "comparisons": lambda report: comparisons(report["results"]),
+        "places": lambda report: table(report["places"]),
+    },
     conditions=conditions,
     problems=problems,
     add_options=add_options,

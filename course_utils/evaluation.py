@@ -1,11 +1,12 @@
 """Prompt a model and score its answers: valid JSON, the right section, house style, ROUGE-L.
 
     examples -> conversations -> generate -> answers -> score -> summary -> before_after
+                                                 │        └────> compare -> comparison_table
                                                  └──> side_by_side
 
 Every rate has a 95% interval, because a rate on only 96 test stories depends a lot on chance. For
-example, the interval of 84% on 96 stories is from 76% to 90%. `beyond` returns whether one prompt
-or model is better than another by more than chance.
+example, the interval of 84% on 96 stories is from 76% to 90%. `compare` tests whether one prompt or
+model is better than another by more than chance.
 """
 
 from __future__ import annotations
@@ -42,10 +43,15 @@ METRICS = {
 }
 # The 97.5% quantile of N(0, 1).
 Z95 = 1.959964
+# A difference with a smaller p-value counts as more than chance.
+SIGNIFICANT = 0.05
 
 
 class Interval(NamedTuple):
-    """A mean with the ends of its 95% confidence interval. All three numbers are from 0 to 1."""
+    """A mean with the ends of its 95% confidence interval.
+
+    A share is from 0 to 1, and a difference of two shares is from -1 to 1.
+    """
 
     mean: float
     low: float
@@ -53,6 +59,41 @@ class Interval(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.mean:.0%} ({100 * self.low:.0f}–{100 * self.high:.0f})"
+
+
+class Comparison(NamedTuple):
+    """How two prompts or models differ in one metric, on the same stories.
+
+    Attributes:
+        difference: Mean of `after` minus mean of `before`, with its paired bootstrap interval.
+        gained: Number of stories on which `after` scores higher. If the metric is 0 or 1, these are
+            the stories that only `after` got right.
+        lost: Number of stories on which `before` scores higher.
+        p: Two-sided p-value: the probability that chance alone makes a difference that is at least
+            as large.
+    """
+
+    difference: Interval
+    gained: int
+    lost: int
+    p: float
+
+    @property
+    def verdict(self) -> str:
+        """The conclusion: "higher", "lower" or "no difference shown"."""
+        if self.p >= SIGNIFICANT:
+            return "no difference shown"
+        return "higher" if self.difference.mean > 0 else "lower"
+
+    @property
+    def points(self) -> str:
+        """The difference in percentage points, such as "+65 (+55 to +74)"."""
+        mean, low, high = (f"{100 * value:+.0f}" for value in self.difference)
+        return f"{mean} ({low} to {high})"
+
+    def __str__(self) -> str:
+        p = "p < 0.001" if self.p < 0.001 else f"p = {self.p:.3f}"
+        return f"{self.verdict}: {self.points} points, gained {self.gained}, lost {self.lost}, {p}"
 
 
 # -- asking the model --------------------------------------------------------------------------
@@ -344,11 +385,7 @@ def score(
     """
     import pandas as pd
 
-    if len(answers) != len(references) or not len(answers):
-        raise ValueError(
-            f"there must be one answer for each example, and at least one example: got "
-            f"{len(answers)} answers for {len(references)} examples"
-        )
+    _check_lengths(answers, references)
     pairs = zip(answers, references, strict=True)
     rows = [
         _score_answer(parse_answer(answer, lenient=lenient), example) for answer, example in pairs
@@ -365,6 +402,40 @@ def _score_answer(parsed: dict[str, str] | None, reference: Mapping[str, str]) -
         float(not house_style_errors(parsed["headline"], reference["story"])),
         rouge_l(parsed["headline"], reference["headline"]),
     ]
+
+
+def score_sections(answers: Sequence[str], references: Sequence[Mapping[str, str]]) -> DataFrame:
+    """Score answers that should consist of the section alone, such as "sport".
+
+    An answer counts only if it is equal to the section: "Sport" and "sport." score 0.
+
+    Args:
+        answers: Texts of a model or of a classifier.
+        references: News examples with section, in the order of the answers.
+
+    Returns:
+        A table with a row for each answer and the column section_right, which is 0 or 1. `compare`
+        can compare this table with a table of `score`.
+
+    Raises:
+        ValueError: The numbers of answers and examples differ, or there are no answers.
+    """
+    import pandas as pd
+
+    _check_lengths(answers, references)
+    right = [
+        float(answer == example["section"])
+        for answer, example in zip(answers, references, strict=True)
+    ]
+    return pd.DataFrame({"section_right": right})
+
+
+def _check_lengths(answers: Sequence[str], references: Sequence[Mapping[str, str]]) -> None:
+    if len(answers) != len(references) or not len(answers):
+        raise ValueError(
+            f"there must be one answer for each example, and at least one example: got "
+            f"{len(answers)} answers for {len(references)} examples"
+        )
 
 
 def rouge_l(candidate: str, reference: str) -> float:
@@ -430,25 +501,109 @@ def bootstrap(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) 
 
 
 def summary(scores: DataFrame) -> dict[str, Interval]:
-    """Return the mean and 95% interval of each metric.
+    """Return the mean and 95% interval of each column of a table of scores.
 
     Rates have the intervals of `wilson`, and ROUGE-L has the interval of `bootstrap`.
     """
-    result = {}
-    for metric, values in scores[list(METRICS)].items():
-        rate = metric != "rouge_l"
-        result[metric] = wilson(values.sum(), len(values)) if rate else bootstrap(values)
-    return result
+    return {
+        metric: bootstrap(values) if metric == "rouge_l" else wilson(values.sum(), len(values))
+        for metric, values in scores.items()
+    }
 
 
-def beyond(a: Interval, b: Interval) -> bool:
-    """Return whether a exceeds b by more than chance.
+# -- comparisons -------------------------------------------------------------------------------
 
-    The result is True if the 95% interval of a is completely above the 95% interval of b. This
-    condition is stricter than a test of the difference. So True is strong evidence that a exceeds
-    b, but False is no evidence that a and b are equal.
+
+def compare(before: DataFrame, after: DataFrame) -> dict[str, Comparison]:
+    """Compare two prompts or models that answered the same stories, metric by metric.
+
+    The comparison is paired: it looks at the difference on each story. An easy story is easy for
+    both models, and a hard story is hard for both. This common part cancels in the differences, so
+    a paired test usually finds differences that a comparison of two separate intervals misses.
+
+    Comparing separate intervals has a second fault. Suppose that two models answered different
+    stories, and that one is called better only if the two 95% intervals don't touch. Then equally
+    good models are called different in about 0.6% of all cases, and not in 5%. A condition that is
+    so strict misses many real differences.
+
+    The p-value is from `mcnemar` if the metric is 0 or 1, and from `sign_flip` for ROUGE-L. The
+    interval of the difference is the `bootstrap` interval of the differences. Four metrics are four
+    tests: if nothing changed and the metrics were independent, at least one of them would still
+    have p < 0.05 with a probability of 19%.
+
+    Args:
+        before: Table of `score` with a row for each story.
+        after: Another such table, of the same stories in the same order.
+
+    Returns:
+        Metric → comparison, for each metric that both tables contain.
+
+    Raises:
+        ValueError: The tables have different numbers of rows, no rows, or no common metric.
     """
-    return a.low > b.high
+    if len(before) != len(after) or not len(before):
+        raise ValueError(
+            "before and after must score the same stories, at least one: got "
+            f"{len(before)} and {len(after)} rows"
+        )
+    if not (metrics := [metric for metric in before if metric in after]):
+        raise ValueError(
+            f"before and after have no common metric: {list(before)} and {list(after)}"
+        )
+    return {
+        metric: _compare(metric, (after[metric].to_numpy() - before[metric].to_numpy()).tolist())
+        for metric in metrics
+    }
+
+
+def _compare(metric: str, differences: Sequence[float]) -> Comparison:
+    gained, lost = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    p = sign_flip(differences) if metric == "rouge_l" else mcnemar(gained, lost)
+    return Comparison(bootstrap(differences), gained, lost, p)
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test.
+
+    Stories that both models got right, or both got wrong, don't show which model is better, so only
+    the other stories count. If the models were equally good, each of these n = gained + lost
+    stories would be a fair coin toss, and gained would have the distribution Binomial(n, 1/2). The
+    p-value is the probability of a result that is at least as uneven, in either direction:
+
+        gained 9, lost 1:  p = 2 · (C(10, 0) + C(10, 1)) / 2^10 = 22 / 1024 = 0.021
+
+    Source: McNemar (1947), Psychometrika 12, with the exact distribution instead of chi-squared.
+
+    Args:
+        gained: Number of stories that only the second model got right.
+        lost: Number of stories that only the first model got right.
+
+    Raises:
+        ValueError: A number is negative.
+    """
+    if min(gained, lost) < 0:
+        raise ValueError(f"gained and lost must be at least 0, got {gained} and {lost}")
+    n = gained + lost
+    uneven = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
+    return min(1.0, 2 * uneven / 2**n)
+
+
+def sign_flip(differences: Sequence[float], *, resamples: int = 10_000, seed: int = 0) -> float:
+    """Return the two-sided p-value of the paired permutation test.
+
+    If the models were equally good, it would be chance which of them has the higher score on a
+    story, so each difference could as well have the opposite sign. The test gives all differences
+    random signs, many times, and counts how often their sum is at least as far from 0 as the
+    observed sum. If all differences are -1, 0 or 1, the result approximates `mcnemar`.
+
+    Source: Fisher (1935), The Design of Experiments, section 21. The observed signs count as one of
+    the resamples, so p is never 0. The same seed gives the same p-value.
+    """
+    observed = np.asarray(differences, dtype=float)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(resamples, len(observed)))
+    # The tolerance counts sums as equal that differ only by rounding.
+    extreme = np.abs(signs @ observed) >= abs(observed.sum()) - 1e-9
+    return float((1 + extreme.sum()) / (1 + resamples))
 
 
 # -- tables ------------------------------------------------------------------------------------
@@ -462,7 +617,7 @@ def intervals(scores: Mapping[str, DataFrame]) -> DataFrame:
     import pandas as pd
 
     columns = {
-        (name, part): {METRICS[m]: getattr(interval, part) for m, interval in summary(s).items()}
+        (name, part): {_label(m): getattr(interval, part) for m, interval in summary(s).items()}
         for name, s in scores.items()
         for part in Interval._fields
     }
@@ -483,12 +638,38 @@ def before_after(
     """
     import pandas as pd
 
+    # A table of scores may lack a metric, as that of `score_sections` does.
     table = pd.DataFrame(
-        {name: {METRICS[m]: str(i) for m, i in summary(s).items()} for name, s in scores.items()}
-    )
+        {name: {_label(m): str(i) for m, i in summary(s).items()} for name, s in scores.items()}
+    ).fillna("")
     for row, cells in (costs or {}).items():
         table.loc[row] = [_cell(cells.get(name, "")) for name in scores]
     return table
+
+
+def comparison_table(before: DataFrame, after: DataFrame) -> DataFrame:
+    """Return the results of `compare` as a table with a row for each metric.
+
+    The columns are the difference in percentage points with its 95% interval, the numbers of
+    stories gained and lost, the p-value, and the verdict.
+    """
+    import pandas as pd
+
+    rows = {
+        _label(metric): {
+            "difference in points": c.points,
+            "gained": c.gained,
+            "lost": c.lost,
+            "p": "< 0.001" if c.p < 0.001 else f"{c.p:.3f}",
+            "verdict": c.verdict,
+        }
+        for metric, c in compare(before, after).items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _label(metric: str) -> str:
+    return METRICS.get(metric, metric.replace("_", " "))
 
 
 def _cell(value: object) -> str:

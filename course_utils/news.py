@@ -36,6 +36,8 @@ SECTIONS = (
 )
 SPLITS = ("train", "validation", "test")
 TUNED_INSTRUCTION = "Section and headline (4 to 9 words, present tense) of the story, as JSON."
+# The messages of a prompt that may contain the full instruction.
+INSTRUCTION_PLACES = ("system", "user", "both")
 # The sections of the worked examples in a few-shot prompt, one example for each section.
 SHOT_SECTIONS = ("health", "technology", "culture")
 
@@ -199,24 +201,37 @@ def answer(example: Mapping[str, str]) -> str:
     )
 
 
-def messages(example: Mapping[str, str], shots: Sequence[Mapping[str, str]] = ()) -> list[Message]:
+def messages(
+    example: Mapping[str, str],
+    shots: Sequence[Mapping[str, str]] = (),
+    *,
+    instruction_in: str = "system",
+) -> list[Message]:
     """Make a conversation that asks a model without fine-tuning for a section and a headline.
 
-    The first message states the task, the form of the answer, all sections and the house style.
-    Each shot adds a user message with its story and an assistant message with its answer. Without
-    shots the conversation is a zero-shot prompt, and with a few shots it is a few-shot prompt. The
-    last message is the user's and contains the story of the example.
+    The instruction states the task, the form of the answer, all sections and the house style. Each
+    shot adds a user message with its story and an assistant message with its answer. Without shots
+    the conversation is a zero-shot prompt, and with a few shots it is a few-shot prompt. The last
+    message is the user's and contains the story of the example.
 
     Args:
         example: a mapping with "story".
         shots: other examples with "story", "section" and "headline".
+        instruction_in: "system" puts the instruction into a system message, "user" puts it before
+            the story in each user message, and "both" does both. The default had the best results
+            on the validation split (data/DATASHEET.md).
 
     Returns:
         The messages, each with "role" and "content".
 
     Raises:
-        ValueError: one of the shots is the example itself, so the prompt would contain the answer.
+        ValueError: one of the shots is the example itself, so the prompt would contain the answer;
+            or `instruction_in` isn't allowed.
     """
+    if instruction_in not in INSTRUCTION_PLACES:
+        raise ValueError(
+            f"instruction_in must be one of {', '.join(INSTRUCTION_PLACES)}, got {instruction_in!r}"
+        )
     if any(shot["story"] == example["story"] for shot in shots):
         raise ValueError("the example is one of its own shots: choose other shots")
     instruction = (
@@ -226,11 +241,12 @@ def messages(example: Mapping[str, str], shots: Sequence[Mapping[str, str]] = ()
         "Answer with one JSON object and nothing else: "
         '{"section": "...", "headline": "..."}'
     )
-    turns = [{"role": "system", "content": instruction}]
+    opening = "" if instruction_in == "system" else f"{instruction}\n\nStory: "
+    turns = [] if instruction_in == "user" else [{"role": "system", "content": instruction}]
     for shot in shots:
-        turns.append({"role": "user", "content": shot["story"]})
+        turns.append({"role": "user", "content": opening + shot["story"]})
         turns.append({"role": "assistant", "content": answer(shot)})
-    return [*turns, {"role": "user", "content": example["story"]}]
+    return [*turns, {"role": "user", "content": opening + example["story"]}]
 
 
 def shots(sections: Sequence[str] = SHOT_SECTIONS) -> list[dict[str, str]]:

@@ -550,25 +550,52 @@ def test_course_that_a_neighbour_slows_down_too_much_is_a_problem():
     ]
 
 
-def test_tuning_that_is_not_better_than_a_prompt_is_a_problem():
-    def scores(section, style):
-        means = {"valid_json": 1.0, "section_right": section, "house_style": style}
-        return {name: (mean, mean - 0.05, mean + 0.05) for name, mean in means.items()}
-
-    results = {
-        quality.LECTURE: {"scores": scores(0.2, 0.2)},
-        "8-shot": {"scores": scores(0.3, 0.6)},
-        "tuned, seed 0": {"scores": scores(0.8, 0.7), "losses": []},
+def results(**rights):
+    """Fictitious results: for each way, how many of 40 stories have the right section and style."""
+    n = 40
+    return {
+        name: {
+            "scores": {
+                "valid_json": [1.0] * n,
+                "section_right": [1.0] * section + [0.0] * (n - section),
+                "house_style": [1.0] * style + [0.0] * (n - style),
+            },
+            **({"losses": []} if name.startswith("tuned") else {"prompt tokens": 99.6}),
+        }
+        for name, (section, style) in rights.items()
     }
-    assert quality.problems({"results": results}) == []
-    results["tuned, seed 0"]["scores"] = scores(0.8, 0.55)
-    assert quality.problems({"results": results}) == [
-        "tuned, seed 0: house style is no better than 8-shot"
+
+
+def test_tuning_that_is_not_better_than_a_prompt_is_a_problem():
+    prompts = {quality.LECTURE: (8, 8), "8-shot": (12, 24)}
+
+    def problems(*tuned):
+        return quality.problems({"results": results(**prompts, **{"tuned, seed 0": tuned})})
+
+    assert problems(30, 25) == []
+    assert problems(30, 24) == ["tuned, seed 0: house style is no better than 8-shot"]
+    # 5 stories gained and none lost: p = 0.06.
+    assert problems(17, 25) == ["tuned, seed 0: sections are not better than 8-shot beyond chance"]
+    assert problems(30, 13) == [
+        f"tuned, seed 0: house style is not better than {quality.LECTURE} beyond chance",
+        "tuned, seed 0: house style is no better than 8-shot",
     ]
-    results["tuned, seed 0"]["scores"] = scores(0.38, 0.7)
-    assert quality.problems({"results": results}) == [
-        "tuned, seed 0: sections are not better than 8-shot beyond chance"
+
+
+def test_tables_of_quality_have_a_row_for_each_way_and_each_comparison():
+    found = results(**{quality.LECTURE: (8, 8), "tuned, seed 0": (30, 25)})
+    found[quality.WITHOUT_MODEL] = {"scores": {"section_right": [1.0] * 20 + [0.0] * 20}}
+    rows = quality.table(found).splitlines()[2:]
+    assert rows[0].startswith(f"| {quality.LECTURE} | 100% (91–100) | 20% (10–35) |")
+    assert rows[0].endswith("| 100 |")
+    assert rows[2] == "| character n-grams |  | 50% (35–65) |  |  |  |"
+    rows = quality.comparisons(found).splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == [
+        f"| tuned, seed 0, against {quality.LECTURE}",
+        "| tuned, seed 0, against character n-grams",
     ]
+    assert "gained 22, lost 0, p < 0.001" in rows[0]
+    assert rows[1].endswith("gained 10, lost 0, p = 0.002 |  |")
 
 
 def test_share_compares_turns_of_the_same_round():

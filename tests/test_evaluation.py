@@ -1,8 +1,10 @@
-"""Test generation in batches, the scores of answers, intervals and tables."""
+"""Test generation in batches, the scores of answers, intervals, comparisons and tables."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import random
 import warnings
 from contextlib import contextmanager
@@ -355,6 +357,19 @@ def test_score_rejects_another_number_of_answers_than_examples():
         evaluation.score([], [])
 
 
+def test_bare_sections_must_be_equal_to_the_section():
+    answers = ["sport", "Sport", "sport.", "health", news.answer(EXAMPLE)]
+    scores = evaluation.score_sections(answers, [EXAMPLE] * 5)
+    assert scores.to_dict("list") == {"section_right": [1, 0, 0, 0, 0]}
+    compared = evaluation.compare(scores, evaluation.score(answers, [EXAMPLE] * 5))
+    assert (compared["section_right"].gained, compared["section_right"].lost) == (1, 1)
+
+
+def test_each_bare_section_needs_an_example():
+    with pytest.raises(ValueError, match="2 answers for 1 examples"):
+        evaluation.score_sections(["sport", "sport"], [EXAMPLE])
+
+
 @pytest.mark.parametrize(
     ("candidate", "reference", "f1"),
     [
@@ -441,10 +456,123 @@ def test_summary_uses_wilson_for_rates_and_bootstrap_for_rouge_l():
     assert summary["rouge_l"] == evaluation.bootstrap(np.linspace(0, 1, 10))
 
 
-def test_beyond_is_true_only_for_intervals_that_do_not_touch():
-    low, middle, high = Interval(0.2, 0.1, 0.3), Interval(0.4, 0.3, 0.5), Interval(0.7, 0.6, 0.8)
-    assert evaluation.beyond(high, middle) and evaluation.beyond(high, low)
-    assert not evaluation.beyond(middle, low) and not evaluation.beyond(low, high)
+# -- comparisons
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p"),
+    [
+        (9, 1, 22 / 1024),  # 2 (1 + 10) / 2^10
+        (1, 9, 22 / 1024),
+        (5, 0, 2 / 32),
+        (6, 0, 2 / 64),
+        (4, 2, 44 / 64),  # 2 (1 + 6 + 15) / 2^6
+        (3, 3, 1),
+        (0, 0, 1),
+        # 59 and 80 changes of opinion, normal approximation with continuity correction.
+        (80, 59, 0.0899),
+    ],
+)
+def test_mcnemar_gives_the_exact_binomial_p_value(gained, lost, p):
+    assert evaluation.mcnemar(gained, lost) == pytest.approx(p, rel=5e-3)
+
+
+def test_mcnemar_equals_scipys_binomial_test():
+    stats = pytest.importorskip("scipy.stats")
+    for gained in range(0, 60, 7):
+        for lost in range(1, 60, 5):
+            expected = stats.binomtest(gained, gained + lost).pvalue
+            assert evaluation.mcnemar(gained, lost) == pytest.approx(expected)
+
+
+def test_mcnemar_rarely_finds_a_difference_between_equally_good_models():
+    """The probability of p < 0.05, summed over all results of 40 fair coin tosses, is below 5%."""
+    n = 40
+    found = sum(math.comb(n, k) for k in range(n + 1) if evaluation.mcnemar(k, n - k) < 0.05)
+    assert 0.01 < found / 2**n < 0.05
+
+
+def test_mcnemar_rejects_negative_numbers():
+    with pytest.raises(ValueError, match="at least 0, got 3 and -1"):
+        evaluation.mcnemar(3, -1)
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(9, 1), (3, 8), (5, 5), (2, 0), (30, 20)])
+def test_sign_flips_of_right_and_wrong_answers_agree_with_mcnemar(gained, lost):
+    differences = [1.0] * gained + [-1.0] * lost + [0.0] * 30
+    exact = evaluation.mcnemar(gained, lost)
+    assert evaluation.sign_flip(differences) == pytest.approx(exact, abs=0.015)
+
+
+def test_sign_flips_give_the_share_of_all_signs_with_as_large_a_sum():
+    differences = np.array([0.4, -0.1, 0.3, 0.25, 0.5])
+    sums = [abs(np.dot(signs, differences)) for signs in itertools.product([-1, 1], repeat=5)]
+    exact = np.mean([total >= differences.sum() - 1e-9 for total in sums])
+    assert evaluation.sign_flip(differences) == pytest.approx(exact, abs=0.01)
+    assert evaluation.sign_flip(-differences) == evaluation.sign_flip(differences)
+
+
+def test_sign_flips_never_give_zero_and_equal_scores_give_one():
+    assert evaluation.sign_flip([0.2] * 96) == 1 / 10_001
+    assert evaluation.sign_flip([0.0] * 96) == 1
+
+
+def table(section, style, rouge=None):
+    """Return scores of which the first `section` and `style` stories are right."""
+    n = 40
+    right = {"section_right": section, "house_style": style}
+    scores = {name: [1.0] * k + [0.0] * (n - k) for name, k in right.items()}
+    return pd.DataFrame(scores | ({} if rouge is None else {"rouge_l": rouge}))
+
+
+def test_compare_counts_gained_and_lost_stories_and_tests_their_difference():
+    rouge = np.linspace(0, 0.5, 40)
+    before, after = table(10, 22, rouge), table(30, 20, rouge + 0.1)
+    after.loc[39, "house_style"] = 1.0
+    compared = evaluation.compare(before, after)
+    section, style = compared["section_right"], compared["house_style"]
+    assert (section.gained, section.lost, section.p) == (20, 0, evaluation.mcnemar(20, 0))
+    assert (style.gained, style.lost, style.p) == (1, 2, 1)
+    assert section.difference == evaluation.bootstrap([0.0] * 10 + [1.0] * 20 + [0.0] * 10)
+    headline = compared["rouge_l"]
+    assert (headline.gained, headline.lost) == (40, 0)
+    assert headline.p == evaluation.sign_flip([0.1] * 40)
+    assert headline.difference == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_pairing_finds_a_difference_where_the_separate_intervals_overlap():
+    before, after = table(20, 0)[["section_right"]], table(27, 0)[["section_right"]]
+    first, second = (evaluation.summary(scores)["section_right"] for scores in (before, after))
+    assert second.low < first.high
+    assert evaluation.compare(before, after)["section_right"].verdict == "higher"
+    assert evaluation.compare(after, before)["section_right"].verdict == "lower"
+    # The means are the same, but 13 other stories were lost and 20 gained.
+    shuffled = after.iloc[::-1].reset_index(drop=True)
+    compared = evaluation.compare(before, shuffled)["section_right"]
+    assert compared.difference.mean == pytest.approx(7 / 40)
+    assert compared.verdict == "no difference shown"
+
+
+def test_comparisons_use_the_metrics_that_both_tables_contain():
+    both = evaluation.compare(table(3, 3)[["house_style"]], table(4, 4, np.zeros(40)))
+    assert list(both) == ["house_style"]
+    with pytest.raises(ValueError, match="no common metric"):
+        evaluation.compare(table(1, 1)[["house_style"]], table(1, 1)[["section_right"]])
+
+
+@pytest.mark.parametrize("rows", [(40, 39), (0, 0)])
+def test_tables_of_different_stories_are_not_compared(rows):
+    before, after = (table(3, 3).iloc[:n] for n in rows)
+    with pytest.raises(ValueError, match=f"got {rows[0]} and {rows[1]} rows"):
+        evaluation.compare(before, after)
+
+
+def test_comparison_is_written_in_words_and_numbers():
+    difference = Interval(0.646, 0.55, 0.74)
+    gain = evaluation.Comparison(difference, 62, 0, 1e-9)
+    assert str(gain) == "higher: +65 (+55 to +74) points, gained 62, lost 0, p < 0.001"
+    loss = evaluation.Comparison(Interval(-0.1, -0.2, 0.01), 2, 12, 0.0129)
+    assert str(loss) == "lower: -10 (-20 to +1) points, gained 2, lost 12, p = 0.013"
 
 
 # -- tables
@@ -471,6 +599,20 @@ def test_before_after_has_a_row_for_each_metric_and_each_cost(two_scores):
     assert table.loc["prompt tokens"].tolist() == ["612", "101"]
     assert table.loc["note"].tolist() == ["", "!"]
     assert "40% (17–69)" in table.to_html()
+
+
+def test_before_after_leaves_the_cells_of_missing_metrics_empty(two_scores):
+    sections = evaluation.score_sections(["sport"] * 4 + ["health"] * 6, [EXAMPLE] * 10)
+    table = evaluation.before_after({**two_scores, "n-grams": sections})
+    assert table["n-grams"].tolist() == ["", "40% (17–69)", "", ""]
+
+
+def test_comparison_table_has_a_row_for_each_metric(two_scores):
+    shown = evaluation.comparison_table(two_scores["few-shot"], two_scores["tuned"])
+    assert list(shown.index) == list(evaluation.METRICS.values())
+    row = shown.loc["section right"]
+    assert row["difference in points"].startswith("+60 (+")
+    assert row[["gained", "lost", "p", "verdict"]].tolist() == [6, 0, "0.031", "higher"]
 
 
 def test_intervals_has_the_numbers_of_the_summary(two_scores):

@@ -193,6 +193,26 @@ def test_each_shot_is_a_user_message_and_an_assistant_message(examples):
     assert all(examples[k + 1]["story"] in turns[2 * k]["content"] for k in range(3))
 
 
+def test_the_instruction_is_in_the_system_message_or_in_each_user_message(examples):
+    (instruction,) = {
+        turn["content"]
+        for turn in news.messages(examples[0], instruction_in="system")
+        if turn["role"] == "system"
+    }
+    roles_with_instruction = {"system": ["system"], "user": 3 * ["user"]}
+    roles_with_instruction["both"] = ["system", *roles_with_instruction["user"]]
+    for place in news.INSTRUCTION_PLACES:
+        turns = news.messages(examples[0], examples[1:3], instruction_in=place)
+        told = [turn["role"] for turn in turns if turn["content"].startswith(instruction)]
+        assert told == roles_with_instruction[place]
+        assert turns[-1]["content"].endswith(examples[0]["story"])
+
+
+def test_an_instruction_in_another_place_raises_an_error(examples):
+    with pytest.raises(ValueError, match="one of system, user, both, got 'assistant'"):
+        news.messages(examples[0], instruction_in="assistant")
+
+
 def test_an_example_among_its_own_shots_raises_an_error(examples):
     with pytest.raises(ValueError, match="one of its own shots"):
         news.messages(examples[0], shots=[examples[1], examples[0]])

@@ -1,0 +1,119 @@
+"""Measure what a fine-tuned model has forgotten: answers to general questions, before and after.
+
+    load_questions -> conversations -> evaluation.generate -> score -> evaluation.comparison_table
+                                                         └──> loss_on
+
+The questions have short answers that a program can check. All of them were written for this course;
+data/DATASHEET.md describes them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from course_utils import evaluation
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from transformers import PreTrainedTokenizerBase
+
+    from course_utils.evaluation import Model
+    from course_utils.news import Message
+
+
+def load_questions() -> list[dict]:
+    """Load the 40 general questions: capitals, numbers, opposites, facts and instructions.
+
+    Returns:
+        Dicts with id, question and answers. Each of the answers is a right answer.
+    """
+    path = files("course_utils") / "data" / "general_questions.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def conversations(
+    questions: Sequence[Mapping], answers: Sequence[str] | None = None
+) -> list[list[Message]]:
+    """Make a conversation of each question, with the answer of a model if it is given."""
+    asked = [[{"role": "user", "content": q["question"]}] for q in questions]
+    if answers is None:
+        return asked
+    return [
+        [*chat, {"role": "assistant", "content": answer}]
+        for chat, answer in zip(asked, answers, strict=True)
+    ]
+
+
+def score(answers: Sequence[str], questions: Sequence[Mapping]) -> DataFrame:
+    """Score each answer to a general question.
+
+    An answer is right if it contains one of the right answers as whole words, in upper or lower
+    case: "It is Paris." is right, and so is "Paris" inside other text or JSON. So `right` measures
+    what the model knows, and `news_json` measures how it answers.
+
+    Args:
+        answers: Texts of a model.
+        questions: The questions of `load_questions`, in the order of the answers.
+
+    Returns:
+        A table with a row for each answer and the columns right and news_json, which are 0 or 1.
+        news_json is 1 if the answer begins like the answer to a news story, with {"section".
+
+    Raises:
+        ValueError: The numbers of answers and questions differ, or there are no answers.
+    """
+    import pandas as pd
+
+    if len(answers) != len(questions) or not len(answers):
+        raise ValueError(
+            "there must be one answer for each question, and at least one question: got "
+            f"{len(answers)} answers for {len(questions)} questions"
+        )
+    right = [
+        float(_is_right(answer, question["answers"]))
+        for answer, question in zip(answers, questions, strict=True)
+    ]
+    news_json = [float(answer.startswith('{"section"')) for answer in answers]
+    return pd.DataFrame({"right": right, "news_json": news_json})
+
+
+def _is_right(answer: str, accepted: Sequence[str]) -> bool:
+    return any(re.search(rf"\b{re.escape(text)}\b", answer, re.IGNORECASE) for text in accepted)
+
+
+def loss_on(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Mapping],
+    answers: Sequence[str],
+) -> float:
+    """Return the model's mean loss on given answers to the questions, in nats per answer token.
+
+    If the answers are those of the model before it was fine-tuned, the loss says how far its way of
+    answering has moved. The end token doesn't count, because an answer may have been cut off at
+    `max_new_tokens`: a model rarely ends there, so this single token would have a large loss.
+
+    Raises:
+        ValueError: The numbers of answers and questions differ, or an answer is empty.
+    """
+    import torch
+
+    from course_utils import sft
+    from course_utils.training import answer_loss, count_answer_tokens
+
+    rows = sft.encode_all(conversations(questions, answers), tokenizer)
+    for row in rows:
+        row["labels"][-1] = sft.IGNORE
+    collate = sft.collator(tokenizer)
+    device = model.get_input_embeddings().weight.device
+    batches = [
+        {name: tensor.to(device) for name, tensor in collate(rows[first : first + 8]).items()}
+        for first in range(0, len(rows), 8)
+    ]
+    with torch.no_grad(), evaluation.evaluating(model):
+        total = sum(answer_loss(model, batch).item() for batch in batches)
+    return total / count_answer_tokens(batches).item()

@@ -1,0 +1,114 @@
+"""Test forgetting: the general questions, the scores of answers, and the loss on answers."""
+
+import pytest
+import torch
+
+from course_utils import evaluation, forgetting, news
+
+PARIS = {"question": "What is the capital of France?", "answers": ["Paris"]}
+FOUR = {"question": "What is 9 - 5?", "answers": ["4", "four"]}
+
+
+@pytest.fixture(scope="module")
+def questions():
+    return forgetting.load_questions()
+
+
+def test_each_question_occurs_once_and_has_answers(questions):
+    assert len(questions) == 40
+    assert len({q["id"] for q in questions}) == len({q["question"] for q in questions}) == 40
+    assert all(q["answers"] and all(q["answers"]) for q in questions)
+    kinds = {q["id"].rsplit("-", 1)[0] for q in questions}
+    assert kinds == {"capital", "number", "opposite", "fact", "instruction"}
+
+
+def test_repeating_the_question_is_no_right_answer(questions):
+    asked = [q["question"] for q in questions]
+    assert forgetting.score(asked, questions)["right"].sum() == 0
+
+
+def test_every_listed_answer_is_right(questions):
+    for question in questions:
+        given = [f"It is {answer}." for answer in question["answers"]]
+        assert forgetting.score(given, [question] * len(given))["right"].all()
+
+
+@pytest.mark.parametrize(
+    ("answer", "question", "right", "news_json"),
+    [
+        ("paris", PARIS, 1, 0),
+        ("The capital is Paris.\nIt has parks.", PARIS, 1, 0),
+        ("A parisian would know.", PARIS, 0, 0),
+        ("", PARIS, 0, 0),
+        ("Four", FOUR, 1, 0),
+        ("It is 14.", FOUR, 0, 0),
+        ('{"section": "culture", "headline": "Paris is the capital"}', PARIS, 1, 1),
+        ('Sure: {"section": "sport", "headline": "Owls win 4 games"}', FOUR, 1, 0),
+        ('{"answer": "Paris"}', PARIS, 1, 0),
+        ('{"section": "sport", "culture": "sport", "cul', FOUR, 0, 1),
+    ],
+)
+def test_scores_say_what_is_known_and_what_has_become_news(answer, question, right, news_json):
+    scores = forgetting.score([answer], [question])
+    assert scores.iloc[0].to_dict() == {"right": right, "news_json": news_json}
+
+
+def test_scores_before_and_after_are_compared_in_pairs():
+    example = {"section": "sport", "headline": "Owls win"}
+    before = forgetting.score(["Paris"] * 8 + ["Rome"] * 2, [PARIS] * 10)
+    after = forgetting.score([news.answer(example)] * 9 + ["Paris"], [PARIS] * 10)
+    compared = evaluation.compare(before, after)
+    assert (compared["right"].gained, compared["right"].lost) == (1, 8)
+    assert compared["news_json"].verdict == "higher" and compared["news_json"].gained == 9
+    assert list(evaluation.comparison_table(before, after).index) == ["right", "news json"]
+
+
+def test_each_answer_needs_a_question():
+    with pytest.raises(ValueError, match="got 1 answers for 2 questions"):
+        forgetting.score(["Paris"], [PARIS, FOUR])
+    with pytest.raises(ValueError, match="at least one question"):
+        forgetting.score([], [])
+
+
+def test_a_question_is_a_user_message_and_its_answer_an_assistant_message():
+    asked = {"role": "user", "content": PARIS["question"]}
+    assert forgetting.conversations([PARIS]) == [[asked]]
+    (answered,) = forgetting.conversations([PARIS], ["Rome"])
+    assert answered == [asked, {"role": "assistant", "content": "Rome"}]
+
+
+def test_loss_is_the_mean_over_all_tokens_of_the_answers_but_the_end_tokens(model, tokenizer):
+    questions = [{"question": "ab" * n} for n in range(1, 12)]
+    answers = ["no" * (12 - n) for n in range(1, 12)]
+    losses = []
+    for chat in forgetting.conversations(questions, answers):
+        prompt = tokenizer.apply_chat_template(chat[:1], add_generation_prompt=True)["input_ids"]
+        answer = tokenizer(chat[1]["content"])["input_ids"]
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+        losses.append(
+            torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="none")
+        )
+    model.train()
+    expected = torch.cat(losses).mean().item()
+    assert forgetting.loss_on(model, tokenizer, questions, answers) == pytest.approx(
+        expected, rel=1e-4
+    )
+    assert model.training
+
+
+@pytest.mark.full
+def test_the_real_model_answers_a_part_of_the_questions(questions):
+    from course_utils.models import load_base
+
+    model, tokenizer = load_base("smollm2-135m", quantization="nf4")
+    some = questions[::5]
+    answers = evaluation.generate(
+        model, tokenizer, forgetting.conversations(some), max_new_tokens=24, progress=False
+    )
+    scores = forgetting.score(answers, some)
+    assert 0.25 <= scores["right"].mean() < 1
+    assert not scores["news_json"].any()
+    shuffled = answers[1:] + answers[:1]
+    own, others = (forgetting.loss_on(model, tokenizer, some, a) for a in (answers, shuffled))
+    assert own < others
