@@ -13,7 +13,15 @@ from torch.nn import functional as F
 from course_utils import news
 from course_utils.models import linear4bit_layers, load_base, tiny_base
 from course_utils.sft import IGNORE, collate, encode_all, pack
-from course_utils.training import Recipe, answer_loss, attach_adapters, fast_step, finetune, loop
+from course_utils.training import (
+    Recipe,
+    answer_loss,
+    attach_adapters,
+    fast_step,
+    finetune,
+    loop,
+    strength,
+)
 from course_utils.training.fast_step import (
     cross_entropy,
     fast_path,
@@ -149,6 +157,18 @@ def test_packed_attention_without_lengths_raises_an_error():
     x = torch.zeros(1, 2, 4, 8)
     with pytest.raises(ValueError, match=r"needs `lengths`: make the batch with sft\.pack"):
         packed_attention(None, x, x, x, None, 1.0)
+
+
+@pytest.mark.parametrize("factor", [0, 0.5])
+def test_the_fast_path_computes_with_the_strength_of_the_adapters(factor):
+    model = adapted_model().eval()
+    layer = model.get_submodule("base_model.model.model.layers.1.mlp.gate_proj")
+    x = torch.randn(6, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad(), strength(model, factor):
+        ours = lora_linear(layer, x)
+        assert_close(ours, layer(x))
+    if factor == 0:
+        assert torch.equal(ours, layer.base_layer(x))
 
 
 # -- a model ---------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 
 from course_utils import evaluation, figures, memory, palette
-from course_utils.figures import base
+from course_utils.figures import base, merging
 from course_utils.paging import simulate
+from course_utils.palette import INK, WEIGHTS
 from tests.pictures import problems
 
 HISTORY = [
@@ -443,6 +444,7 @@ SCORES = pandas.DataFrame(
     },
     index=list(evaluation.METRICS.values()),
 )
+NF4_LINE = [-1.0, -0.5, 0.0, 0.25, 0.75, 1.0]
 CHARTS = {
     "curves": lambda: figures.curves(
         {"a": {1: 1.0, 9: 2.0}, "b": {1: 3.0, 9: 2.1}},
@@ -473,12 +475,82 @@ CHARTS = {
     "loss": lambda: figures.loss_curve(HISTORY),
     "learning": lambda: figures.learning_curve(HISTORY, ANSWERS, 42, "t").picture,
     "scores": lambda: figures.score_bars(SCORES, title="t"),
+    "rounding": lambda: figures.rounding_line(NF4_LINE, 0.25, 0.01, title="long " * 20),
+    "rounding to the left": lambda: figures.rounding_line(NF4_LINE, -0.5, 0.2, "float16"),
+    "reach": lambda: figures.update_reach([0.01, 0.2, 3.0], title="t"),
 }
 
 
 @pytest.mark.parametrize("draw", CHARTS.values(), ids=CHARTS)
 def test_texts_of_charts_are_inside_the_picture_and_large_enough_on_a_slide(draw):
     assert problems(draw()) == []
+
+
+# --- merging --------------------------------------------------------------------------------------
+
+
+def places(picture, colour):
+    """Return the places of the dots of a colour, from the upper to the lower number line."""
+    dots = [d for d in first_axes(picture).collections if to_hex(d.get_edgecolors()[0]) == colour]
+    return [tuple(dot.get_offsets()[0]) for dot in dots]
+
+
+def test_rounding_line_shows_an_update_too_short_for_nf4_but_not_for_16_bits():
+    picture = figures.rounding_line(NF4_LINE, 0.25, 0.01)
+    (coarse, fine), (nf4, bfloat16) = places(picture, WEIGHTS), places(picture, INK)
+    assert nf4 == coarse and bfloat16 > fine
+    assert "The update +0.0100 covers 4% of the way to the midpoint" in picture.alt
+    assert "rounded to 0.2500: 0% of the update is left" in picture.alt
+    # Between 0.25 and 0.5, the distance of two numbers in bfloat16 is 1/512.
+    assert "passes 5 numbers, and the sum is rounded to 0.2598: 98% of the update" in picture.alt
+
+
+def test_rounding_line_shows_an_update_that_crosses_the_midpoint():
+    picture = figures.rounding_line(NF4_LINE, -0.5, 0.249)
+    assert "rounded to −0.5000: 0% of the update is left" in picture.alt
+    picture = figures.rounding_line(NF4_LINE, -0.5, 0.25)
+    assert "covers 100% of the way" in picture.alt
+    picture = figures.rounding_line([-1.0, -0.5, -0.2, 0.0, 1.0], -0.5, 0.2, "float16")
+    (coarse, _), (nf4, _) = places(picture, WEIGHTS), places(picture, INK)
+    assert nf4 > coarse
+    assert "rounded to −0.2000: 150% of the update is left. In float16" in picture.alt
+
+
+@pytest.mark.parametrize(
+    ("dtype", "torch_dtype"), [("bfloat16", torch.bfloat16), ("float16", torch.float16)]
+)
+@pytest.mark.parametrize("window", [(0.24, 0.26), (-1.1, -0.9), (3.0, 5.0)])
+def test_the_numbers_on_a_line_are_all_numbers_of_the_format(window, dtype, torch_dtype):
+    low, high = window
+    numbers = sorted(merging._floats(low, high, merging.SIGNIFICANT[dtype]))
+    expected = torch.linspace(low, high, 10**5, dtype=torch.float64).to(torch_dtype).unique()
+    expected = [n for n in expected.double().tolist() if low <= n <= high]
+    assert numbers == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((NF4_LINE, 0.3, 0.01), "weight must be one of the inner levels"),
+        ((NF4_LINE, 0.0, 0.01), "weight must be one of the inner levels"),
+        ((NF4_LINE, 1.0, 0.01), "weight must be one of the inner levels"),
+        ((NF4_LINE, 0.25, 0.0), "at most half as large as the weight 0.25, but not 0: got 0.0"),
+        ((NF4_LINE, 0.25, -0.2), "at most half as large as the weight 0.25"),
+        ((NF4_LINE, 0.25, 0.01, "nf4"), "dtype must be 'bfloat16' or 'float16', got 'nf4'"),
+    ],
+)
+def test_rounding_line_checks_its_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        figures.rounding_line(*arguments)
+
+
+def test_update_reach_shows_how_many_updates_reach_beyond_the_midpoint():
+    picture = figures.update_reach([[0.0, 0.01], [0.02, 0.2], [0.3, 30.0]])
+    below, beyond = (patch.get_data().values for patch in first_axes(picture).patches)
+    assert below.sum() == pytest.approx(100 * 4 / 6)
+    assert beyond.sum() == pytest.approx(100 / 6)
+    assert "16.67% reach\nbeyond" in {text.get_text() for text in first_axes(picture).texts}.pop()
+    assert "for 6 weights: the median is 0.110, and 16.67% are beyond 1" in picture.alt
 
 
 # --- memory ---------------------------------------------------------------------------------------

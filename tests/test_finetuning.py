@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 
 from course_utils.sft import collate, encode_all
 from course_utils.training import (
@@ -22,6 +23,7 @@ from course_utils.training import (
     make_optimizer,
     mean_loss,
     step,
+    strength,
     trainable_parameters,
 )
 from course_utils.validation import CourseError
@@ -120,6 +122,59 @@ def test_loaded_adapters_give_the_same_logits_as_the_trained_model(uninterrupted
     with torch.no_grad():
         assert torch.equal(model.eval()(ids).logits, reloaded.eval()(ids).logits)
         assert not torch.allclose(make_model()(ids).logits, reloaded(ids).logits, atol=1e-3)
+
+
+@torch.no_grad()
+def test_strength_0_is_the_base_model_and_strength_1_the_tuned_model(uninterrupted, features):
+    _, run = uninterrupted
+    ids = collate(features, 0)["input_ids"]
+    base = make_model()(ids).logits
+    model = load_adapters(make_model(), run.adapters).eval()
+    tuned = model(ids).logits
+    found = {}
+    for factor in (0, 0.5, 1, 1.5):
+        with strength(model, factor):
+            found[factor] = model(ids).logits
+    assert torch.equal(found[0], base)
+    assert torch.equal(found[1], tuned)
+    # The larger the factor, the farther the logits are from those of the base model.
+    distances = [(logits - base).norm().item() for logits in found.values()]
+    assert distances == sorted(set(distances))
+    assert torch.equal(model(ids).logits, tuned)
+
+
+def test_strength_scales_all_adapters_and_is_restored_after_an_error():
+    model = attach_adapters(make_model(), RECIPE)
+    attach_adapters(model, replace(RECIPE, alpha=3), name="second")
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    before = [dict(layer.scaling) for layer in layers]
+
+    def scale_and_fail():
+        with strength(model, 0.3):
+            assert layers[0].scaling == {name: 0.3 * s for name, s in before[0].items()}
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scale_and_fail()
+    assert [layer.scaling for layer in layers] == before
+
+
+@pytest.mark.parametrize("factor", [-0.1, math.nan, math.inf, True, "1", None])
+def test_strength_rejects_what_is_not_a_number_of_at_least_0(factor):
+    model = attach_adapters(make_model(), RECIPE)
+    with (
+        pytest.raises(ValueError, match="factor must be a number of at least 0"),
+        strength(model, factor),
+    ):
+        pass
+
+
+def test_strength_needs_adapters_that_are_not_merged():
+    merged = attach_adapters(make_model(), RECIPE)
+    merged.merge_adapter()
+    for model in (make_model(), merged):
+        with pytest.raises(ValueError, match="has no adapters, or they are"), strength(model, 0.5):
+            pass
 
 
 def test_two_adapters_of_one_base_model_are_trained_and_loaded_independently(train, features):

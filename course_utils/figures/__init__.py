@@ -22,6 +22,7 @@ from course_utils.figures.diagrams import (
 from course_utils.figures.guesses import GuessRow, guess_histogram, guesses_and_answers
 from course_utils.figures.lora import lora_rectangles, low_rank, spectrum
 from course_utils.figures.memory import memory_bars, prediction_errors
+from course_utils.figures.merging import rounding_line, update_reach
 from course_utils.figures.quantization import (
     bins,
     bits_per_weight,
@@ -77,11 +78,13 @@ __all__ = [
     "prediction_errors",
     "qlora_layer",
     "relative_bars",
+    "rounding_line",
     "score_bars",
     "shift_by_one",
     "spectrum",
     "step_timeline",
     "token_probabilities",
     "transformer_block",
+    "update_reach",
     "you_are_here",
 ]

@@ -21,6 +21,7 @@ from course_utils.models.fetch import (
     source_of,
 )
 from course_utils.models.load import (
+    dequantized,
     linear4bit_layers,
     load_base,
     make_safe_to_evaluate,
@@ -35,6 +36,7 @@ __all__ = [
     "BaseModel",
     "byte_table",
     "default_name",
+    "dequantized",
     "fetch_base",
     "linear4bit_layers",
     "load_base",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from course_utils.models.silence import silence_transformers
 from course_utils.validation import CourseError, first_line, one_of
 
 if TYPE_CHECKING:
+    from bitsandbytes.functional import QuantState
     from bitsandbytes.nn import Linear4bit
     from transformers import BitsAndBytesConfig
 
@@ -142,6 +144,27 @@ def linear4bit_layers(model: nn.Module) -> dict[str, Linear4bit]:
     return {name: m for name, m in model.named_modules() if isinstance(m, Linear4bit)}
 
 
+def dequantized(packed: torch.Tensor, state: QuantState, dtype: torch.dtype) -> torch.Tensor:
+    """Dequantize a 4-bit weight directly to a dtype.
+
+    bitsandbytes' own function returns the dtype that the weight had before it was quantized. This
+    dtype is often bfloat16, in which level · constant would be rounded.
+
+    Args:
+        packed: the codes, two in each byte: `layer.weight.data` of a 4-bit layer.
+        state: the constants and the shape of the weight: `layer.weight.quant_state`.
+        dtype: the dtype of the result.
+
+    Returns:
+        The weight, in the shape that it had before it was quantized: (out, in).
+    """
+    from bitsandbytes.functional import dequantize_4bit
+
+    state = copy.copy(state)
+    state.dtype = dtype
+    return dequantize_4bit(packed, state)
+
+
 def make_safe_to_evaluate(model: nn.Module) -> None:
     """Keep bitsandbytes from repacking the 4-bit weights of a model on CPUs with AVX512-BF16.
 
@@ -154,7 +177,7 @@ def make_safe_to_evaluate(model: nn.Module) -> None:
 
 
 def stored_weights(
-    name: str = "smollm2-135m", part: str = ""
+    name: str = "smollm2-135m", part: str = "", path: str | Path | None = None
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Read the tensors of a model's files one at a time, without loading the model.
 
@@ -162,6 +185,7 @@ def stored_weights(
         name: a key of BASE_MODELS.
         part: a text such as "proj.weight". Only tensors with this text in their name are read. By
             default all tensors are read.
+        path: folder of a Hugging Face model that is read instead of the model `name`.
 
     Yields:
         The name of each tensor, and the tensor itself.
@@ -170,7 +194,7 @@ def stored_weights(
         CourseError: the model can't be found.
         ValueError: no tensor has the text `part` in its name.
     """
-    folder = fetch_base(name)
+    folder = Path(path) if path is not None else fetch_base(name)
     matched = False
     for file in sorted(weight_files(folder)):
         with safe_open(folder / file, framework="pt") as stored:
@@ -181,4 +205,4 @@ def stored_weights(
                     # The copy does not use the memory-mapped file, so the file can be closed.
                     yield key, stored.get_tensor(key).clone()
     if not matched:
-        raise ValueError(f"no tensor of {name} has {part!r} in its name")
+        raise ValueError(f"no tensor of {path or name} has {part!r} in its name")

@@ -18,6 +18,7 @@ from course_utils.training.adapters import (
     attach_adapters,
     load_adapters,
     set_checkpointing,
+    strength,
     trainable_parameters,
 )
 from course_utils.training.checkpoints import Checkpoints, TrainingError
@@ -51,6 +52,7 @@ __all__ = [
     "make_optimizer",
     "mean_loss",
     "set_checkpointing",
+    "strength",
     "trainable_parameters",
     "training_step",
 ]

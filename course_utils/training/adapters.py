@@ -1,10 +1,12 @@
-"""Attach LoRA adapters to a frozen base model, load saved adapters, list trainable parameters."""
+"""Attach LoRA adapters to a frozen base model, load saved adapters, and change their strength."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,6 +99,36 @@ def load_adapters(
             model.set_adapter(name)
             return model
         return PeftModel.from_pretrained(model, str(path), adapter_name=name)
+
+
+@contextmanager
+def strength(model: PeftModel, factor: float) -> Iterator[None]:
+    """Multiply the updates of all adapters of a model by a factor inside the with block.
+
+    Inside the block, every adapted layer computes with W + factor · (α/r) B A. With the factor 0
+    the model is the base model, and with 1 the tuned model. Afterwards, α/r has its previous value.
+
+    Args:
+        model: A model with LoRA adapters that are not merged.
+        factor: A number of at least 0, for example from 0 to 1.5.
+
+    Raises:
+        ValueError: The factor is not allowed, or the model has no adapters, or merged adapters.
+    """
+    from peft.helpers import rescale_adapter_scale
+    from peft.tuners.lora import LoraLayer
+
+    is_number = isinstance(factor, Real) and not isinstance(factor, bool)
+    if not is_number or not 0 <= factor < math.inf:
+        raise ValueError(f"factor must be a number of at least 0, got {factor!r}")
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    if not layers or any(layer.merged for layer in layers):
+        raise ValueError(
+            "the model has no adapters, or they are merged into its weights: load the base model "
+            "and its adapters again"
+        )
+    with rescale_adapter_scale(model, float(factor)):
+        yield
 
 
 @contextmanager

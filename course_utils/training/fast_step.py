@@ -19,7 +19,6 @@ References: LoRA (Hu et al. 2021, section 4.1), QLoRA (Dettmers et al. 2023, sec
 
 from __future__ import annotations
 
-import copy
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,12 +26,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
 from torch import Tensor, nn
 from torch.autograd import Function
 from transformers import AttentionInterface, PreTrainedModel
 
-from course_utils.models import linear4bit_layers
+from course_utils.models import dequantized, linear4bit_layers
 from course_utils.sft import IGNORE
 
 if TYPE_CHECKING:
@@ -67,7 +65,7 @@ class _LoRALinear(Function):
     ) -> Tensor:
         a, b = a.to(x.dtype), b.to(x.dtype)
         down = x @ a.T  # (tokens, r)
-        y = x @ _dequantized(packed, state, x.dtype).T  # (tokens, out)
+        y = x @ dequantized(packed, state, x.dtype).T  # (tokens, out)
         ctx.save_for_backward(x, a, b, down)
         ctx.base = packed, state, scale
         return y.addmm_(down, b.T, alpha=scale)
@@ -81,19 +79,8 @@ class _LoRALinear(Function):
         grad_x = None
         # In the first layer, x is computed from frozen embeddings and needs no gradient.
         if ctx.needs_input_grad[0]:
-            grad_x = (g @ _dequantized(packed, state, g.dtype)).addmm_(h, a)
+            grad_x = (g @ dequantized(packed, state, g.dtype)).addmm_(h, a)
         return grad_x, grad_a.float(), grad_b.float(), None, None, None
-
-
-def _dequantized(packed: Tensor, state: QuantState, dtype: torch.dtype) -> Tensor:
-    """Return W dequantized directly to `dtype`.
-
-    Without the change of `state`, bitsandbytes would dequantize to the dtype that W had before
-    quantization.
-    """
-    state = copy.copy(state)
-    state.dtype = dtype
-    return dequantize_4bit(packed, state)
 
 
 def lora_linear(layer: LoraLayer, x: Tensor) -> Tensor:

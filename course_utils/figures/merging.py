@@ -1,0 +1,185 @@
+"""Draw what rounding does to an update that is merged into a weight (lecture 07)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from course_utils.figures.base import Picture, Style, one_panel
+from course_utils.figures.canvas import NOTE, Canvas
+from course_utils.palette import ADAPTERS, CONSTANTS, GREY, INK, WEIGHTS
+from course_utils.validation import one_of
+
+# The significant bits of a 16-bit number, including the first bit, which is not stored.
+SIGNIFICANT = {"bfloat16": 8, "float16": 11}
+# The width of the picture, and the left and right end of its number lines, in points.
+WIDTH, LEFT, RIGHT = 468, 22, 446
+
+
+class _Line(NamedTuple):
+    """A part of a number line: the numbers of a format, what is rounded, and the result."""
+
+    numbers: Sequence[float]
+    window: tuple[float, float]
+    weight: float
+    total: float
+
+    def x(self, number: float) -> float:
+        """Return where a number is on the canvas, in points."""
+        low, high = self.window
+        return LEFT + (number - low) / (high - low) * (RIGHT - LEFT)
+
+    def nearest(self, number: float) -> float:
+        return min(self.numbers, key=lambda candidate: abs(candidate - number))
+
+    def left(self) -> float:
+        """Return the share of the update that rounding leaves."""
+        # Adding 0.0 turns -0.0 into 0.0.
+        return (self.nearest(self.total) - self.weight) / (self.total - self.weight) + 0.0
+
+
+def rounding_line(
+    levels: Sequence[float], weight: float, update: float, dtype: str = "bfloat16", title: str = ""
+) -> Picture:
+    """Draw the update of a weight on the number line of NF4, and magnified on that of 16 bits.
+
+        NF4       |         :     ●→   :       |      the update ends before a midpoint (:)
+        bfloat16  |   |   |   ●———————→   |   |       magnified, it passes several numbers
+
+    The weight is exactly on a level, as all weights of a dequantized model are. NF4 rounds every
+    sum in the coloured area back to the weight. A ring marks the number to which weight + update is
+    rounded.
+
+    Args:
+        levels: the levels of NF4 times the constant of the weight's block, in ascending order.
+        weight: one of the levels, but neither zero nor the first or last level.
+        update: what is added to the weight: not zero, and at most half as large as the weight.
+        dtype: the 16-bit format of the lower line, "bfloat16" or "float16".
+        title: a sentence that says what the picture shows.
+
+    Raises:
+        ValueError: the weight, the update or the dtype is not allowed.
+    """
+    one_of("dtype", dtype, SIGNIFICANT)
+    inner = [level for level in levels[1:-1] if level != 0]
+    if weight not in inner:
+        raise ValueError(f"weight must be one of the inner levels {inner}, got {weight}")
+    if not 0 < abs(update) <= abs(weight) / 2:
+        raise ValueError(
+            f"update must be at most half as large as the weight {weight}, but not 0: got {update}"
+        )
+    total, place = weight + update, levels.index(weight)
+    margin = 0.1 * (levels[place + 1] - levels[place - 1])
+    around = levels[place - 1] - margin, levels[place + 1] + margin
+    coarse = _Line(levels, around, weight, total)
+    low, high = sorted((weight, total))
+    close = low - 0.6 * (high - low), high + 0.6 * (high - low)
+    fine = _Line(list(_floats(*close, SIGNIFICANT[dtype])), close, weight, total)
+
+    canvas = Canvas(WIDTH, 208, title)
+    middles = [coarse.x((weight + levels[place + side]) / 2) for side in (-1, 1)]
+    canvas.rectangle((middles[0], 42), (middles[1] - middles[0], 24), CONSTANTS, alpha=0.4)
+    for middle in middles:
+        canvas.line([(middle, 38), (middle, 70)], dashed=True)
+        canvas.text((middle, 80), "midpoint", size=NOTE)
+    for level in levels[place - 1 : place + 2]:
+        canvas.text((coarse.x(level), 80), _signed(level), size=NOTE)
+    for end, corner in zip(close, (LEFT, RIGHT), strict=True):
+        canvas.line([(coarse.x(end), 88), (corner, 148)], GREY, 0.8)
+    _draw(canvas, 54, coarse)
+    _draw(canvas, 160, fine)
+    zoom = (around[1] - around[0]) / (close[1] - close[0])
+    _caption(canvas, 8, "NF4", coarse)
+    _caption(canvas, 192, f"{dtype}, magnified {zoom:.0f} times", fine)
+    neighbour = levels[place + (1 if update > 0 else -1)]
+    return canvas.picture(_described(coarse, neighbour, fine, dtype))
+
+
+def _draw(canvas: Canvas, y: float, line: _Line) -> None:
+    """Draw a number line at the height y, with the update as an arrow above it."""
+    canvas.line([(LEFT - 20, y), (RIGHT + 20, y)], GREY)
+    for number in line.numbers:
+        if line.window[0] <= number <= line.window[1]:
+            canvas.line([(line.x(number), y - 7), (line.x(number), y + 7)])
+    start, end, result = (line.x(n) for n in (line.weight, line.total, line.nearest(line.total)))
+    canvas.axes.scatter([start], [y], s=45, color=WEIGHTS, zorder=3)
+    canvas.axes.scatter([result], [y], s=120, facecolors="none", edgecolors=INK, zorder=3)
+    canvas.arrow([(start, y - 14), (end, y - 14)], ADAPTERS, width=2)
+    canvas.text(((start + end) / 2, y - 24), f"update {_signed(line.total - line.weight, '+')}")
+
+
+def _caption(canvas: Canvas, y: float, heading: str, line: _Line) -> None:
+    canvas.text((2, y), heading, weight="bold", ha="left")
+    result = f"rounded to {_signed(line.nearest(line.total))}: {line.left():.0%} of the update left"
+    canvas.text((WIDTH - 2, y), result, ha="right")
+
+
+def _signed(number: float, plus: str = "") -> str:
+    """Write a number with four decimals and a minus sign that is as long as a plus sign."""
+    return f"{number:{plus}.4f}".replace("-", "−")
+
+
+def _floats(low: float, high: float, bits: int) -> Iterator[float]:
+    """Yield all numbers with this many significant bits from low to high, which have one sign."""
+    if high < 0:
+        yield from (-number for number in _floats(-high, -low, bits))
+        return
+    number = low
+    while number <= high:
+        # The distance of two numbers between 2^k and 2^(k+1) is 2^(k+1-bits).
+        step = 2.0 ** (math.frexp(number)[1] - bits)
+        number = math.ceil(number / step) * step
+        if number <= high:
+            yield number
+        number += step / 2
+
+
+def _described(coarse: _Line, neighbour: float, fine: _Line, dtype: str) -> str:
+    weight, update = coarse.weight, coarse.total - coarse.weight
+    reach = abs(update) / (abs(neighbour - weight) / 2)
+    passed = sum(min(weight, fine.total) < n < max(weight, fine.total) for n in fine.numbers)
+    return (
+        f"Two number lines. In NF4 the weight {_signed(weight)} is on a level, and the next level "
+        f"in the direction of the update is {_signed(neighbour)}. The update "
+        f"{_signed(update, '+')} covers {reach:.0%} of the way to the midpoint, so the sum is "
+        f"rounded to {_signed(coarse.nearest(coarse.total))}: {coarse.left():.0%} of the update is "
+        f"left. In {dtype} the update passes {passed} numbers, and the sum is rounded to "
+        f"{_signed(fine.nearest(fine.total))}: {fine.left():.0%} of the update is left."
+    )
+
+
+def update_reach(reach: ArrayLike, title: str = "") -> Picture:
+    """Draw how far the updates of a layer reach, as a histogram with a log scale.
+
+    Updates beyond the dashed line at 1 cross the midpoint, so NF4 rounds their weights to another
+    level. Updates that reach less than 0.001 are counted in the percentages, but not drawn.
+
+    Args:
+        reach: |update| divided by the distance from the weight to the midpoint, for each weight.
+        title: a sentence that says what the picture shows.
+    """
+    values = np.asarray(reach, dtype=float).ravel()
+    edges = np.geomspace(1e-3, 10, 81)
+    # Larger updates are counted in the last bin.
+    counts, _ = np.histogram(values.clip(max=edges[-1]), edges)
+    percent = 100 * counts / values.size
+    figure, axes = one_panel(height=2.6, title=title)
+    for part, colour in ((edges[1:] <= 1, GREY), (edges[1:] > 1, ADAPTERS)):
+        axes.stairs(percent * part, edges, fill=True, color=colour)
+    axes.axvline(1, color=INK, linestyle="--", linewidth=1)
+    beyond, median = (values > 1).mean(), float(np.median(values))
+    place: Style = {"xytext": (5, -5), "textcoords": "offset points", "va": "top"}
+    text = f"{beyond:.2%} reach\nbeyond the\nmidpoint"
+    axes.annotate(text, (1, 1), xycoords=("data", "axes fraction"), **place)
+    axes.set(xscale="log", xlim=(edges[0], edges[-1]), ylabel="% of the weights")
+    axes.set_xlabel("|update| / distance to the midpoint")
+    axes.xaxis.set_major_formatter("{x:g}")
+    alt = (
+        f"Histogram of |update| / distance to the midpoint for {values.size:,} weights: the median "
+        f"is {median:.3f}, and {beyond:.2%} are beyond 1, the midpoint."
+    )
+    return Picture(figure, alt)

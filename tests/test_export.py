@@ -1,0 +1,385 @@
+"""Test that merges are exact where they can be, equal peft's merges, and keep what they say."""
+
+import copy
+import json
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from peft import LoraConfig, get_peft_model
+
+from course_utils.export import NumberLine, merge, number_line, update_left
+from course_utils.models import (
+    dequantized,
+    linear4bit_layers,
+    load_base,
+    nf4_config,
+    stored_weights,
+    tiny_base,
+)
+from course_utils.training import Recipe, attach_adapters, load_adapters, strength
+from course_utils.validation import CourseError
+
+GATE = "model.layers.1.mlp.gate_proj"
+PROBE = torch.arange(3, 43).view(2, 20)
+RECIPE = Recipe(rank=4, alpha=8)
+
+
+def tuned(base, recipe=RECIPE, size=0.1):
+    """Return a model with adapters whose B is not zero."""
+    model = attach_adapters(base, recipe).eval()
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, size, generator=generator)
+    return model
+
+
+@pytest.fixture
+def model():
+    return tuned(tiny_base())
+
+
+@pytest.fixture(scope="module")
+def peft_merges():
+    """Return the tiny model merged by peft: into 4 bits, and into the dequantized weights."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft warns that merging into 4 bits rounds
+        four_bit = tuned(tiny_base()).merge_and_unload()
+        dequantized = tuned(tiny_base().dequantize()).merge_and_unload()
+    return {"nf4": four_bit, "float32": dequantized}
+
+
+@torch.no_grad()
+def logits(model, ids=PROBE):
+    return model(ids).logits.float()
+
+
+def weights(model):
+    """Return the stored tensors of every linear layer, including constants of 4-bit weights."""
+    return {name: t for name, t in model.state_dict().items() if "proj" in name}
+
+
+def values(model):
+    """Return the dequantized weights of every 4-bit layer."""
+    found = {name: layer.weight for name, layer in linear4bit_layers(model).items()}
+    return {n: dequantized(w.data, w.quant_state, torch.float32) for n, w in found.items()}
+
+
+def assert_equal(ours, theirs):
+    assert set(ours) == set(theirs)
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+# -- merge -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stored_as", ["nf4", "float32"])
+def test_a_merge_into_the_dequantized_weights_equals_pefts_bit_for_bit(
+    model, peft_merges, stored_as
+):
+    merged = merge(model, "dequantized", stored_as)
+    assert_equal(weights(merged), weights(peft_merges[stored_as]))
+    assert torch.equal(logits(merged), logits(peft_merges[stored_as]))
+
+
+def test_a_float32_merge_computes_the_same_as_the_adapters(model):
+    expected = logits(model)
+    torch.testing.assert_close(
+        logits(merge(model, stored_as="float32")), expected, rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("stored_as", ["bfloat16", "float16"])
+def test_a_16_bit_merge_rounds_the_exact_sum_once(stored_as):
+    exact = weights(merge(tuned(tiny_base()), stored_as="float32"))
+    merged = merge(tuned(tiny_base()), stored_as=stored_as)
+    dtype = getattr(torch, stored_as)
+    assert_equal(weights(merged), {name: w.to(dtype) for name, w in exact.items()})
+    assert {p.dtype for p in merged.parameters()} == {dtype}
+
+
+def test_a_merged_model_is_an_ordinary_model(model, tmp_path):
+    expected = logits(merged := merge(model, stored_as="float32"))
+    assert not linear4bit_layers(merged)
+    assert not any(p.requires_grad for p in merged.parameters())
+    merged.save_pretrained(tmp_path)
+    assert torch.equal(logits(type(merged).from_pretrained(tmp_path)), expected)
+    # transformers refuses to convert models that it treats as quantized.
+    assert merged.to(torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_a_model_merged_into_4_bits_keeps_its_4_bit_layers(model):
+    before = linear4bit_layers(model)
+    after = linear4bit_layers(merge(model, stored_as="nf4"))
+    assert len(after) == len(before)
+    for layer in after.values():
+        state = layer.weight.quant_state
+        assert state.nested and state.quant_type == "nf4" and state.dtype == torch.float32
+
+
+def test_4_bit_layers_without_adapters_are_dequantized_too():
+    model = tuned(tiny_base(), Recipe(rank=4, targets=("q_proj",)))
+    expected = logits(model)
+    merged = merge(model, stored_as="float32")
+    assert not linear4bit_layers(merged)
+    torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_bias_of_a_layer_is_kept(model):
+    layer = model.get_base_model().get_submodule(GATE).base_layer
+    layer.bias = torch.nn.Parameter(torch.linspace(-1, 1, layer.out_features), requires_grad=False)
+    expected = logits(model)
+    merged = merge(model, stored_as="float32")
+    torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_active_adapter_is_merged_with_its_current_strength(model):
+    attach_adapters(model, RECIPE, name="second")
+    model.set_adapter("default")
+    with strength(model, 0.5):
+        expected = logits(model)
+        merged = merge(model, stored_as="float32")
+    torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-4)
+
+
+# -- the original weights --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tiny_base, tmp_path):
+    """Return the folder of a tiny model, and the folder of adapters for it."""
+    base, _ = load_base(path=tiny_base, quantization="nf4", device="cpu")
+    tuned(base).save_pretrained(tmp_path / "adapters")
+    return tiny_base, tmp_path / "adapters"
+
+
+def loaded(saved, quantization="nf4"):
+    base, _ = load_base(path=saved[0], quantization=quantization, device="cpu")
+    return load_adapters(base, saved[1])
+
+
+@pytest.mark.parametrize("stored_as", ["bfloat16", "float32"])
+def test_a_merge_into_the_original_weights_equals_pefts(saved, stored_as):
+    theirs = loaded(saved, None)
+    # `load_base` rounds to 16 bits, but the files have 32 bits.
+    for name, weight in stored_weights(path=saved[0], part="proj.weight"):
+        layer = theirs.get_base_model().get_submodule(name.removesuffix(".weight"))
+        layer.base_layer.weight.data = weight
+    expected = weights(theirs.merge_and_unload())
+    dtype = getattr(torch, stored_as)
+    merged = merge(loaded(saved), "original", stored_as)
+    assert_equal(weights(merged), {name: w.to(dtype) for name, w in expected.items()})
+
+
+@pytest.mark.parametrize("into", ["dequantized", "original"])
+def test_merging_into_nf4_equals_merging_and_quantizing_again(saved, tmp_path, into):
+    merged = merge(loaded(saved), into, "float32")
+    merged.save_pretrained(tmp_path / "merged")
+    again = type(merged).from_pretrained(
+        tmp_path / "merged",
+        dtype=torch.float32,
+        quantization_config=nf4_config(torch.float32),
+        device_map={"": "cpu"},
+    )
+    assert_equal(values(merge(loaded(saved), into, "nf4")), values(again))
+
+
+def test_the_files_of_the_base_model_are_needed_only_for_the_original_weights(model, saved):
+    with pytest.raises(CourseError, match="no original weights in the folder ''"):
+        merge(model, "original")
+    other = loaded(saved)
+    other.get_base_model().model.layers.append(torch.nn.Module())
+    other.get_base_model().model.layers[2].extra_proj = Linear4bit(64, 64)
+    with pytest.raises(CourseError, match=r"have no weights for \['model.layers.2.extra_proj'\]"):
+        update_left(other, "original", "bfloat16")
+
+
+# -- the share of the update that is left ----------------------------------------------------------
+
+
+def test_nothing_of_a_small_update_is_left_in_4_bits_and_all_of_it_in_32():
+    small = tuned(tiny_base(), size=1e-4)
+    assert abs(update_left(small, stored_as="nf4")) < 0.05
+    assert update_left(small, stored_as="float32") == pytest.approx(1, abs=1e-3)
+
+
+def test_most_of_an_update_is_left_if_the_original_weights_are_quantized_again(saved):
+    model = loaded(saved)
+    left = {into: update_left(model, into, "nf4") for into in ("dequantized", "original")}
+    assert left["original"] == pytest.approx(1, abs=0.1)
+    assert left["dequantized"] < left["original"]
+
+
+def gate_after_merge(model, stored_as):
+    """Return the gate's weights as float32 after a merge of a copy of the model."""
+    merged = merge(copy.deepcopy(model), stored_as=stored_as)
+    return values(merged)[GATE] if stored_as == "nf4" else merged.get_submodule(GATE).weight.float()
+
+
+@pytest.mark.parametrize("stored_as", ["nf4", "bfloat16"])
+def test_update_left_measures_what_merge_does(model, stored_as):
+    change = gate_after_merge(model, stored_as)
+    change -= gate_after_merge(tuned(tiny_base(), size=0.0), stored_as)
+    update = number_line(model, GATE).update
+    expected = ((change * update).sum() / (update * update).sum()).item()
+    left = update_left(model, stored_as=stored_as, layer=GATE)
+    assert left == pytest.approx(expected, rel=1e-4)
+    assert left != pytest.approx(update_left(model, stored_as=stored_as), rel=1e-4)
+
+
+def test_update_left_does_not_change_the_model(model):
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    expected = logits(model)
+    update_left(model, stored_as="nf4")
+    assert_equal(model.state_dict(), before)
+    assert torch.equal(logits(model), expected)
+
+
+def test_update_left_is_not_defined_for_adapters_that_are_not_trained():
+    with pytest.raises(ValueError, match="the update is zero: train the adapters first"):
+        update_left(attach_adapters(tiny_base(), RECIPE))
+
+
+# -- the number line -------------------------------------------------------------------------------
+
+
+def test_a_number_line_has_the_weights_of_the_layer_and_the_update(model):
+    line = number_line(model, GATE)
+    layer = model.get_base_model().get_submodule(GATE)
+    packed = layer.base_layer.weight
+    expected = dequantized(packed.data, packed.quant_state, torch.float32)
+    assert torch.equal(line.levels[line.codes] * line.constants, expected)
+    assert torch.equal(line.update, layer.get_delta_weight("default"))
+
+
+LEVELS = torch.linspace(-1, 1, 16)  # the distance to a midpoint is 1/15
+
+
+def made_line(codes, update, constant=2.0):
+    codes, update = torch.tensor([codes]), torch.tensor([update])
+    return NumberLine(LEVELS, torch.full(codes.shape, constant), codes, update)
+
+
+def test_the_reach_is_measured_to_the_midpoint_in_the_direction_of_the_update():
+    uneven = LEVELS.clone()
+    uneven[4] = LEVELS[3] + 0.1
+    line = made_line([3, 3, 5, 0, 15, 0, 7], [0.05, -0.05, -0.05, -1.0, 1.0, 2 / 15, 0.0])
+    below, above = (uneven[3] - uneven[2]).item(), 0.1
+    down = (uneven[5] - uneven[4]).item()
+    expected = [0.05 / above, 0.05 / below, 0.05 / down, 0, 0, 1, 0]
+    reach = NumberLine(uneven, line.constants, line.codes, line.update).reach()
+    torch.testing.assert_close(reach, torch.tensor([expected]))
+
+
+def test_weights_that_reach_beyond_the_midpoint_change_their_level(model):
+    # The constants stay the same if the largest weights of the blocks have no update.
+    line = number_line(model, GATE)
+    scaled = line.levels[line.codes] + line.update / line.constants
+    nearest = (scaled[..., None] - line.levels).abs().argmin(-1)
+    inside = (line.codes > 0) & (line.codes < 15)
+    crossed = line.reach() > 1
+    assert 0 < crossed[inside].sum() < inside.sum()
+    assert torch.equal((nearest != line.codes)[inside], crossed[inside])
+
+
+def test_the_typical_weight_has_the_median_reach():
+    line = made_line([3, 4, 5, 9, 0, 15], [0.01, 0.02, 0.03, 0.04, 1.0, 1.0])
+    typical = line.typical()
+    assert typical["weight"] in typical["levels"]
+    assert typical["update"] == pytest.approx(0.02)
+    assert typical["levels"] == pytest.approx((2 * LEVELS).tolist())
+
+
+# -- bad input -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"into": "nf4"}, "into must be 'dequantized' or 'original', got 'nf4'"),
+        ({"stored_as": "int4"}, "stored_as must be 'nf4', 'bfloat16', 'float16' or 'float32'"),
+    ],
+)
+def test_options_that_are_not_allowed_raise_an_error(model, options, message):
+    for function in (merge, update_left):
+        with pytest.raises(ValueError, match=message):
+            function(model, **options)
+
+
+def test_models_that_cannot_be_merged_raise_an_error(model):
+    with pytest.raises(ValueError, match="must be a PeftModel with adapters, got LlamaForCausalLM"):
+        merge(tiny_base())
+    with pytest.raises(ValueError, match="the base model has no 4-bit layers"):
+        merge(tuned(tiny_base(quantization=None)))
+    with pytest.raises(ValueError, match="'lm_head'; the name of the first one is 'model"):
+        number_line(model, "lm_head")
+    with warnings.catch_warnings(action="ignore"):
+        model.merge_adapter()
+    with pytest.raises(ValueError, match="the adapters are merged already"):
+        merge(model)
+
+
+def test_adapters_that_are_more_than_a_and_b_raise_an_error():
+    config = LoraConfig(use_dora=True, target_modules=["q_proj"])
+    with pytest.raises(ValueError, match="the adapters use DoRA or a bias"):
+        merge(get_peft_model(tiny_base(), config))
+
+
+# -- the real model --------------------------------------------------------------------------------
+
+REAL = """
+import json, warnings
+import torch
+from course_utils import runtime
+from course_utils.export import merge, update_left
+from course_utils.models import linear4bit_layers, load_base
+from tests.test_export import RECIPE, tuned
+
+def load():
+    base, tokenizer = load_base(
+        "smollm2-135m", quantization="nf4", compute_dtype=torch.float32, device="cpu"
+    )
+    return tuned(base, RECIPE, size=0.01), tokenizer
+
+def logits(model):
+    with torch.no_grad():
+        return model(ids).logits
+
+model, tokenizer = load()
+ids = tokenizer("A town votes on a bridge today.", return_tensors="pt")["input_ids"]
+for parameter in model.parameters():
+    if parameter.dtype == torch.bfloat16:
+        parameter.data = parameter.data.float()
+expected = logits(model)
+merged = merge(model, stored_as="float32")
+error = ((logits(merged) - expected).abs().max() / expected.std()).item()
+peak = runtime.peak_memory()
+del model, merged
+
+model, _ = load()
+gate = "model.layers.15.mlp.gate_proj"
+left = {into: update_left(model, into, "nf4", gate) for into in ("dequantized", "original")}
+ours = linear4bit_layers(merge(model, stored_as="nf4"))
+with warnings.catch_warnings(action="ignore"):
+    theirs = linear4bit_layers(load()[0].merge_and_unload())
+pairs = [(ours[name].weight, layer.weight) for name, layer in theirs.items()]
+different = sum((a != b).sum().item() for a, b in pairs) / sum(len(a) for a, _ in pairs)
+print(json.dumps([left, different, error, peak]))
+"""
+
+
+@pytest.mark.full
+def test_merges_of_the_real_model():
+    run = subprocess.run([sys.executable, "-c", REAL], capture_output=True, text=True, check=True)
+    left, different, error, peak = json.loads(run.stdout)
+    assert left["dequantized"] < 0.2
+    assert left["original"] == pytest.approx(1, abs=0.1)
+    # peft rounds the dequantized weights to bfloat16 before it adds the update.
+    assert 0 < different < 0.001
+    assert error < 1e-4
+    assert peak < 1.2e9
