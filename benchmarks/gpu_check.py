@@ -46,7 +46,6 @@ from course_utils.memory import (
 from course_utils.models import (
     BASE_MODELS,
     SMALL_MODEL,
-    default_name,
     fetch_base,
     load_base,
     model_bytes,
@@ -66,6 +65,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+# This model uses more of a card than the small model, so that errors of the estimates show.
+LARGER_MODEL = "smollm2-1.7b"
 RANK = 16
 # Sequences and tokens per sequence of the training steps.
 BATCHES = ((1, 512), (4, 512), (1, 2048))
@@ -578,14 +579,13 @@ def find_card() -> torch.device | None:
 
 
 def available() -> str:
-    """Return the name of this machine's model, or of the small model if it can't be fetched."""
-    name = default_name()
+    """Return LARGER_MODEL, or the name of the small model if the larger one can't be fetched."""
     try:
-        fetch_base(name)
+        fetch_base(LARGER_MODEL)
     except CourseError as error:
         print(f"Measured with {SMALL_MODEL}: {error}")
         return SMALL_MODEL
-    return name
+    return LARGER_MODEL
 
 
 def measure(model: str | None) -> Iterator[Report]:

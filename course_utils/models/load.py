@@ -12,8 +12,10 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from course_utils import runtime
-from course_utils.models.fetch import default_name, fetch_base, is_model, weight_files
+from course_utils.models.fetch import SMALL_MODEL, fetch_base, is_model, weight_files
+from course_utils.models.menu import check_fits
 from course_utils.models.silence import silence_transformers
+from course_utils.models.supported import check_config, check_quantized
 from course_utils.validation import CourseError, first_line, one_of
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ COMPUTE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 # Each argument is an option that a student may need. Only the name may be given by position.
 def load_base(  # noqa: PLR0913
-    name: str | None = None,
+    name: str = SMALL_MODEL,
     *,
     quantization: str | None = None,
     double_quant: bool = True,
@@ -35,6 +37,7 @@ def load_base(  # noqa: PLR0913
     device: torch.device | str | None = None,
     path: str | Path | None = None,
     source: str = "auto",
+    check_memory: bool = True,
 ) -> tuple[Any, Any]:
     """Load a base model, in 16 bits or with its linear layers in NF4, and the model's tokenizer.
 
@@ -42,7 +45,7 @@ def load_base(  # noqa: PLR0913
     NF4, the embedding and the normalization layers are not quantized.
 
     Args:
-        name: a key of BASE_MODELS, by default the default model of the device.
+        name: a key of BASE_MODELS.
         quantization: None for 16-bit weights, or "nf4" for 4-bit weights in blocks of 64.
         double_quant: whether the constants of the blocks are quantized, too.
         compute_dtype: dtype of the matrix products with NF4 weights: float32, bfloat16 or float16,
@@ -50,6 +53,9 @@ def load_base(  # noqa: PLR0913
         device: "cpu" or a CUDA device, by default `runtime.device()`.
         path: folder of a Hugging Face model that is loaded instead of the model `name`.
         source: the allowed source of the model, as in `fetch_base`.
+        check_memory: whether a model that won't fit into the free memory is refused before it is
+            downloaded (see `check_fits`). A model that is given by its path is never refused for
+            this reason, and neither is the small model, which every machine can train.
 
     Returns:
         The model and its tokenizer. The model is on the device, in eval mode, and safe to evaluate
@@ -57,7 +63,8 @@ def load_base(  # noqa: PLR0913
 
     Raises:
         ValueError: an option is not allowed.
-        CourseError: the model can't be found or loaded.
+        CourseError: the model can't be found or loaded, it doesn't fit, or the course can't treat
+            it correctly (see `course_utils.models.supported`).
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -65,7 +72,10 @@ def load_base(  # noqa: PLR0913
     _check_options(quantization, compute_dtype, device)
     runtime.limit_onednn_cache()
     compute_dtype = compute_dtype or runtime.compute_dtype(device)
-    folder = Path(path) if path is not None else fetch_base(name or default_name(device), source)
+    if path is None and check_memory:
+        check_fits(name, device, quantization=quantization)
+    folder = Path(path) if path is not None else fetch_base(name, source)
+    check_config(folder, quantization)
     if not is_model(folder):
         raise CourseError(
             f"no model in {folder}: the folder needs the files config.json, tokenizer.json and "
@@ -85,7 +95,8 @@ def load_base(  # noqa: PLR0913
     except (OSError, SafetensorError) as error:
         raise CourseError(f"the model in {folder} can't be loaded: {first_line(error)}") from error
     if quantization == "nf4":
-        _copy_mapped_weights(model)
+        check_quantized(model)
+        copy_mapped_weights(model)
     make_safe_to_evaluate(model)
     runtime.trim_heap()
     return model.eval(), tokenizer
@@ -103,10 +114,10 @@ def _check_options(
         raise ValueError('PyTorch sees no CUDA device here: use device="cpu"')
 
 
-def _copy_mapped_weights(model: nn.Module) -> None:
-    """Copy each weight whose memory is still a part of the memory-mapped file.
+def copy_mapped_weights(model: nn.Module) -> None:
+    """Copy each weight whose memory is still a part of the memory-mapped file of its model.
 
-    Without the copies, the complete file would remain in memory.
+    Without the copies, the complete file remains in memory in addition to the 4-bit weights.
     """
     for parameter in model.parameters():
         if parameter.device.type == "cpu" and getattr(parameter, "quant_state", None) is None:

@@ -20,7 +20,7 @@ from typing import Any
 import click
 
 from course_utils import news, runtime
-from course_utils.models import BASE_MODELS, BaseModel, default_name, load_base
+from course_utils.models import BASE_MODELS, SMALL_MODEL, BaseModel, check_fits, load_base
 from course_utils.sft import encode_all
 from course_utils.training import Recipe, Run, attach_adapters, distributed, finetune
 from course_utils.validation import CourseError
@@ -80,7 +80,7 @@ def train(name: str | None, path: Path | None, settings: dict, **options: Any) -
 
     Args:
         name: Name of the base model, as in `load_base`. If neither `name` nor `path` is given, the
-            default model of the process's device is used (`default_name`).
+            small model is used.
         path: Folder of the base model. It cannot be given together with `name`.
         settings: Values of the fields of `Recipe`, by name. If learning_rate is None, the default
             learning rate of the model is used.
@@ -99,20 +99,30 @@ def train(name: str | None, path: Path | None, settings: dict, **options: Any) -
         raise ValueError("--model and --path both name a base model: give only one of them")
     # PartialState assigns a GPU to each process.
     state = PartialState(cpu=runtime.device().type == "cpu")
-    if not path:
-        name = name or default_name(state.device)
+    name = name or SMALL_MODEL
     if settings["learning_rate"] is None:
-        model = BASE_MODELS.get(name) if name else None
+        model = None if path else BASE_MODELS.get(name)
         rate = (model or BaseModel(hub="")).learning_rate
         settings = settings | {"learning_rate": rate}
     recipe = Recipe(**settings)
+    sharded = distributed.fsdp_wanted()
+    if not path and not sharded:
+        check_fits(
+            name,
+            state.device,
+            batch_size=recipe.micro_batch_size,
+            rank=recipe.rank,
+            targets=recipe.targets,
+            gradient_checkpointing=recipe.gradient_checkpointing,
+        )
     base, tokenizer = load_base(
         name,
         path=path,
         quantization="nf4",
         compute_dtype=runtime.compute_dtype(state.device),
         # With FSDP, the model is loaded on the CPU. Later FSDP moves its shards to the GPUs.
-        device="cpu" if distributed.fsdp_wanted() else state.device,
+        device="cpu" if sharded else state.device,
+        check_memory=False,
     )
     stories = [news.tuned_messages(story) for story in news.load_news()["train"]]
     model = attach_adapters(base, recipe)

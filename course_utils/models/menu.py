@@ -1,0 +1,138 @@
+"""Predict the memory that QLoRA needs for each base model, before anything is downloaded.
+
+The predictions are those of the course's calculator, `course_utils.memory`, for the training run of
+lecture 07: adapters of rank 8 on all linear layers, and 8 examples per step. The calculator counts
+the logits of all tokens, but the course computes logits only where an answer token follows, so a
+run needs less than is predicted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from course_utils import runtime
+from course_utils.models.fetch import BASE_MODELS, SMALL_MODEL, known_model
+from course_utils.units import format_bytes
+from course_utils.validation import CourseError
+
+# The longest training example of lecture 07 has 191 tokens of SmolLM2's tokenizer.
+LONGEST = 192
+
+
+def menu(device: torch.device | str | None = None, free: int | None = None) -> list[dict[str, Any]]:
+    """List the base models, with the memory that each of them needs in lecture 07.
+
+    Args:
+        device: "cpu" or a CUDA device, by default `runtime.device()`.
+        free: the free memory of the device in bytes (B), by default `runtime.free_memory(device)`.
+
+    Returns:
+        One row for each key of BASE_MODELS. The keys of a row are "model" (the name), "parameters"
+        (their number), "download" (2 B per parameter, because the models are published in
+        bfloat16), "learning rate", "rate from" (where the learning rate is from), "predicted peak"
+        (of training, in bytes) and "fits" (whether the peak is at most the free memory).
+    """
+    from course_utils.memory import ModelShape
+
+    device = _device(device)
+    free = runtime.free_memory(device) if free is None else free
+    rows = []
+    for name, model in BASE_MODELS.items():
+        parameters = ModelShape.preset(model.shape or name).parameters
+        needed = predicted_bytes(name, device)
+        rows.append(
+            {
+                "model": name,
+                "parameters": parameters,
+                "download": 2 * parameters,
+                "learning rate": model.learning_rate,
+                "rate from": model.rate_from,
+                "predicted peak": needed,
+                "fits": needed <= free,
+            }
+        )
+    return rows
+
+
+def check_fits(
+    name: str,
+    device: torch.device | str | None = None,
+    *,
+    quantization: str | None = "nf4",
+    **changes: Any,
+) -> None:
+    """Raise an error if a base model needs more memory than is free.
+
+    SMALL_MODEL is never refused: every machine can train it, and the prediction is an upper bound.
+
+    Args:
+        name: a key of BASE_MODELS.
+        device: "cpu" or a CUDA device, by default `runtime.device()`.
+        quantization: "nf4" if the model is trained as in lecture 07, or None if it is only loaded,
+            in 16 bits.
+        changes: options of `memory.estimate` that differ from lecture 07, such as batch_size.
+
+    Raises:
+        CourseError: the model doesn't fit. The message names a model that fits.
+        ValueError: the name or an option is unknown.
+    """
+    device = _device(device)
+    known_model(name)
+    needs = {n: predicted_bytes(n, device, quantization, **changes) for n in BASE_MODELS}
+    free = runtime.free_memory(device)
+    if name == SMALL_MODEL or needs[name] <= free:
+        return
+    instead = "none of the course's models would fit"
+    # The last model that fits is the largest one, because BASE_MODELS is sorted by size.
+    if fitting := [other for other, needed in needs.items() if needed <= free]:
+        instead = f"{fitting[-1]} would fit, with {format_bytes(needs[fitting[-1]])}"
+    purpose = "train with QLoRA" if quantization else "load in 16 bits"
+    raise CourseError(
+        f"{name} needs about {format_bytes(needs[name])} to {purpose}, but only "
+        f"{format_bytes(free)} are free on {device}; {instead}. To load it anyway, pass "
+        "check_memory=False to load_base."
+    )
+
+
+def predicted_bytes(
+    name: str, device: torch.device, quantization: str | None = "nf4", **changes: Any
+) -> int:
+    """Return the memory that a base model needs on a device, in bytes (B).
+
+    Args:
+        name: a key of BASE_MODELS.
+        device: "cpu" or a CUDA device.
+        quantization: "nf4" for the peak of training as in lecture 07, or None for the model's
+            weights in 16 bits alone.
+        changes: options of `memory.estimate` that differ from lecture 07.
+    """
+    from course_utils.memory import ModelShape, estimate
+
+    shape = ModelShape.preset(BASE_MODELS[name].shape or name)
+    if quantization is None:
+        return 2 * shape.parameters
+    return estimate(shape, "qlora", **_options(device) | changes).total
+
+
+def _options(device: torch.device) -> dict[str, Any]:
+    """Return the options of `memory.estimate` for lecture 07's training on a device."""
+    options = {
+        "batch_size": 8,
+        "sequence_length": LONGEST,
+        "rank": 8,
+        "targets": "all-linear",
+        "double_quant": True,
+        "upcast": False,
+        "device": device.type,
+    }
+    # On a GPU, autocast computes in 16 bits (float16 and bfloat16 need the same memory), and the
+    # optimizer has 8-bit states. On a CPU, the course's step computes without autocast.
+    if device.type == "cuda":
+        return options | {"recipe": "autocast", "optimizer": "paged_adamw8bit"}
+    return options | {"compute_dtype": str(runtime.compute_dtype(device)).removeprefix("torch.")}
+
+
+def _device(device: torch.device | str | None) -> torch.device:
+    return torch.device(device) if device is not None else runtime.device()

@@ -1,0 +1,212 @@
+"""Test which models `load_base` refuses, and that it quantizes dense models of many families."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers as tf
+
+from course_utils.models import linear4bit_layers, load_base
+from course_utils.models.supported import check_quantized
+from course_utils.validation import CourseError
+
+SIZES = {
+    "vocab_size": 259,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+}
+EXPERTS = {"moe_intermediate_size": 64, "num_experts_per_tok": 2}
+
+
+@pytest.fixture
+def saved(tmp_path, tiny_base):
+    """Return a function that saves a tiny random model with a tokenizer, and returns the folder."""
+
+    def save(model_class, config, **changes):
+        torch.manual_seed(0)
+        model_class(config).save_pretrained(tmp_path)
+        for file in tiny_base.glob("tokenizer*"):
+            shutil.copy(file, tmp_path)
+        return edited(tmp_path, **changes)
+
+    return save
+
+
+@pytest.fixture
+def tiny(tmp_path, tiny_base):
+    """Return a copy of conftest's tiny Llama that a test may change."""
+    return Path(shutil.copytree(tiny_base, tmp_path / "model"))
+
+
+def edited(folder, **changes):
+    """Change entries of the config in a folder, and return the folder."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+def refused(folder, quantization="nf4"):
+    """Return the message with which `load_base` refuses the model in a folder."""
+    with pytest.raises(CourseError) as error:
+        load_base(path=folder, quantization=quantization, device="cpu")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    """Fail if a model's weights are read."""
+
+    def fail(*_, **__):
+        pytest.fail("the weights were read")
+
+    monkeypatch.setattr(tf.AutoModelForCausalLM, "from_pretrained", fail)
+
+
+# --- families that are supported ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "family, changes",
+    [
+        ("Llama", {}),
+        ("Mistral", {}),
+        ("Qwen2", {"tie_word_embeddings": True}),
+        ("Qwen3", {}),
+        ("Gemma", {}),
+        ("Gemma2", {}),
+        ("Phi", {}),
+        ("Phi3", {}),
+        ("Starcoder2", {}),
+        ("GPT2", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128}),
+    ],
+)
+def test_dense_models_are_quantized(saved, family, changes):
+    config = getattr(tf, f"{family}Config")(**SIZES | changes)
+    names = ("ForCausalLM", "LMHeadModel")
+    classes = [getattr(tf, family + name, None) for name in names]
+    folder = saved(next(filter(None, classes)), config)
+    model, _ = load_base(path=folder, quantization="nf4", device="cpu")
+    assert len(linear4bit_layers(model)) >= 8
+    assert model(torch.arange(5)[None]).logits.isfinite().all()
+
+
+# --- models that are refused ----------------------------------------------------------------------
+
+
+def test_a_mixture_of_experts_is_refused_before_its_weights_are_read(saved, no_weights):
+    config = tf.Qwen3MoeConfig(**SIZES | EXPERTS, num_experts=16)
+    message = refused(saved(tf.Qwen3MoeForCausalLM, config))
+    assert "it is a mixture of 16 experts" in message and "dense model" in message
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"num_local_experts": 8},
+        {"n_routed_experts": 64, "n_shared_experts": 1},
+        {"ffn_config": {"moe_num_experts": 16}},
+        {"text_config": {"num_experts": 4}},
+    ],
+)
+def test_configs_name_the_number_of_experts_differently(tiny, no_weights, entries):
+    assert "mixture of" in refused(edited(tiny, **entries))
+
+
+@pytest.mark.parametrize("entries", [{"num_experts": 0}, {"num_experts": 1}, {"num_experts": None}])
+def test_a_config_with_at_most_one_expert_is_dense(tiny, entries):
+    assert linear4bit_layers(
+        load_base(path=edited(tiny, **entries), quantization="nf4", device="cpu")[0]
+    )
+
+
+def test_a_mixture_of_experts_can_be_loaded_in_16_bits(saved):
+    config = tf.MixtralConfig(**SIZES, num_local_experts=4)
+    folder = saved(tf.MixtralForCausalLM, config)
+    assert load_base(path=folder, device="cpu")[0].dtype == torch.bfloat16
+    assert "mixture of 4 experts" in refused(folder)
+
+
+def test_parameters_that_stayed_in_16_bits_are_noticed_after_loading(saved, monkeypatch):
+    """A config may name its experts in a way that the course doesn't know."""
+    monkeypatch.setattr("course_utils.models.supported.EXPERTS", ())
+    config = tf.Qwen3MoeConfig(**SIZES | EXPERTS, num_experts=16)
+    message = refused(saved(tf.Qwen3MoeForCausalLM, config))
+    # In each of the two layers, attention has 4 matrices, 2 · 64 · 64 + 2 · 64 · 32 = 12,288
+    # parameters, the router has 16 · 64, and the experts have 3 · 16 · 64 · 64 = 196,608.
+    share = 12_288 / (12_288 + 196_608 + 1_024)
+    assert f"only {share:.0%} of the parameters" in message
+    assert "experts.gate_up_proj with 131,072 parameters" in message
+
+
+def test_a_model_without_4_bit_layers_is_noticed(model):
+    with pytest.raises(CourseError, match=r"only 0% of the parameters in the layers of this Llama"):
+        check_quantized(model)
+
+
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "fp8"])
+def test_a_model_that_is_already_quantized_is_refused(tiny, no_weights, method, quantization):
+    edited(tiny, quantization_config={"quant_method": method, "bits": 4})
+    assert f"it is already quantized ({method})" in refused(tiny, quantization)
+
+
+def test_an_encoder_is_refused(saved, no_weights):
+    config = tf.BertConfig(**SIZES)
+    assert "it is a BertForMaskedLM" in refused(saved(tf.BertForMaskedLM, config))
+
+
+def test_an_encoder_decoder_is_refused(saved, no_weights):
+    config = tf.T5Config(vocab_size=259, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4)
+    message = refused(saved(tf.T5ForConditionalGeneration, config), None)
+    assert "it is an encoder-decoder (T5ForConditionalGeneration)" in message
+
+
+def test_models_that_read_images_are_refused(saved, tiny, no_weights):
+    sizes = {name: SIZES[name] for name in ("hidden_size", "num_hidden_layers")}
+    config = tf.ViTConfig(**sizes, num_attention_heads=4, intermediate_size=128, image_size=32)
+    assert "it is a ViTForImageClassification" in refused(
+        saved(tf.ViTForImageClassification, config)
+    )
+    edited(tiny, model_type="llava", architectures=["LlavaForConditionalGeneration"])
+    edited(tiny, vision_config={"model_type": "clip_vision_model"})
+    assert "it also reads images (LlavaForConditionalGeneration)" in refused(tiny)
+
+
+def test_a_model_that_needs_code_of_its_own_is_refused(tiny, no_weights):
+    edited(tiny, model_type="own", auto_map={"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"})
+    (tiny / "modeling_own.py").write_text("raise SystemExit('this code must not run')")
+    assert "'own' only with code from the model's folder (trust_remote_code)" in refused(tiny)
+
+
+def test_code_in_the_folder_is_ignored_if_transformers_knows_the_model(tiny):
+    edited(tiny, auto_map={"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"})
+    (tiny / "modeling_own.py").write_text("raise SystemExit('this code must not run')")
+    model, _ = load_base(path=tiny, quantization="nf4", device="cpu")
+    assert type(model) is tf.LlamaForCausalLM
+
+
+def test_an_unknown_type_of_model_is_refused(tiny, no_weights):
+    assert "doesn't know its model_type 'own'" in refused(edited(tiny, model_type="own"))
+
+
+def test_a_folder_with_only_a_gguf_file_is_refused(tmp_path):
+    (tmp_path / "model.Q4_K_M.gguf").write_bytes(b"GGUF")
+    assert "its weights are in the GGUF file model.Q4_K_M.gguf" in refused(tmp_path)
+
+
+def test_a_damaged_config_is_refused(tiny):
+    (tiny / "config.json").write_text("[]")
+    assert "doesn't contain a JSON object" in refused(tiny)
+    (tiny / "config.json").write_text("{")
+    assert "can't be loaded" in refused(tiny)
