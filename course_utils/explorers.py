@@ -735,7 +735,7 @@ class OverheadChoices:
         return {
             "codes": CODE_BITS,
             "constants": self.nested_bits / block_size,
-            "constants of constants": overhead_bits(whole, False, self.constant_bits),
+            "nested constants": overhead_bits(whole, False, self.constant_bits),
         }
 
 

@@ -552,7 +552,7 @@ def test_double_quantization_reduces_the_overhead_from_half_a_bit_to_an_eighth()
     assert re.search(r"bits per weight +4\.126953125\n", text)
     assert re.search(r"codes +4 +3\.50 GB\n", text)
     assert re.search(r"\nconstants +0\.125 +109\.38 MB\n", text)
-    assert re.search(r"constants of constants +0\.001953125 +1\.71 MB\n", text)
+    assert re.search(r"nested constants +0\.001953125 +1\.71 MB\n", text)
     assert re.search(r"saved +0\.373046875 +326\.42 MB$", text)
 
 
@@ -598,7 +598,7 @@ def test_only_the_linear_layers_of_a_model_are_quantized(model):
 def test_constants_of_16_bits_need_half_the_overhead():
     plain = OVERHEAD | {"constant_bits": 16, "double_quant": False}
     _, text = overhead_answer(OverheadChoices(**plain))
-    assert re.search(r"bits per weight +4\.25\n", text) and "constants of constants" not in text
+    assert re.search(r"bits per weight +4\.25\n", text) and "nested constants" not in text
 
 
 @pytest.mark.parametrize(

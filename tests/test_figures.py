@@ -471,7 +471,6 @@ CHARTS = {
     "bins": lambda: figures.bins([0.1, 0.5], {"int4": [n / 7 for n in range(-7, 8)]}),
     "code use": lambda: figures.code_use({"a": [0.5, 0.5], "b": [0.1] * 10}),
     "bits": lambda: figures.bits_per_weight({"a": {"codes": 4, "constants": 0.5}}, "a"),
-    "bytes": lambda: figures.byte_layout({"codes": 900, "book": 64, "offset": 4}, title="t"),
     "loss": lambda: figures.loss_curve(HISTORY),
     "learning": lambda: figures.learning_curve(HISTORY, ANSWERS, 42, "t").picture,
     "scores": lambda: figures.score_bars(SCORES, title="t"),
@@ -884,29 +883,6 @@ def test_sums_are_written_to_the_right_of_the_axes():
         assert end <= box.x0 < box.x1 <= whole
 
 
-def test_frontier_fills_only_the_best_points():
-    points = {"int4": {"64": (4.5, 0.012)}, "NF4": {"64": (4.5, 0.008), "256": (4.125, 0.01)}}
-    best = [("NF4", "64"), ("NF4", "256")]
-    picture = figures.frontier(points, best)
-    int4, nf4 = first_axes(picture).collections
-    assert nf4.get_offsets().tolist() == [[0.5, 0.008], [0.125, 0.01]]
-    assert int4.get_facecolors().tolist() == [[1, 1, 1, 1]]
-    assert all(face != [1, 1, 1, 1] for face in nf4.get_facecolors().tolist())
-    assert [text.get_text() for text in first_axes(picture).texts] == ["64", "64", "256"]
-    assert first_axes(picture).xaxis.get_major_formatter()(0.25, 0) == "4.25"
-    assert picture.alt == (
-        "3 points of error over bits per weight; not beaten: NF4 at 256 with 4.125 bits and "
-        "error 0.01; NF4 at 64 with 4.5 bits and error 0.008."
-    )
-
-
-def test_frontier_puts_the_labels_of_the_lower_series_below_the_points():
-    points = {name: {"64": (4.5, error)} for name, error in (("int4", 0.012), ("NF4", 0.008))}
-    above, below = first_axes(figures.frontier(points, [])).texts
-    assert [above.get_va(), above.get_ha()] == ["bottom", "left"]
-    assert [below.get_va(), below.get_ha()] == ["top", "right"]
-
-
 def test_histograms_have_a_panel_for_each_sample():
     samples = {"as they are": [1, 2, 3], "less 2": [-1, 0, 1]}
     picture = figures.histograms(samples, ["absmax", "absmax − 2"])
@@ -929,18 +905,6 @@ def test_a_count_of_one_is_visible_on_a_log_scale():
     assert axes.patches[0].get_data().values[-1] == 1
     assert axes.yaxis.get_major_formatter()(1000, 0) == "1,000"
     assert axes.get_ylabel() == "how many (log scale)"
-
-
-def test_byte_layout_magnifies_all_fields_except_the_largest():
-    picture = figures.byte_layout({"book": 64, "codes": 900, "offset": 36})
-    upper, lower = ([width for _, width in bars_of(picture)[row]] for row in (1, 0))
-    assert upper == pytest.approx([0.9, 0.064, 0.036])
-    assert lower == pytest.approx([0.64, 0.36])
-    legend = [text.get_text() for text in first_axes(picture).get_legend().get_texts()]
-    assert legend == ["codes: 900 B", "book: 64 B", "offset: 36 B"]
-    labels = [text.get_text() for text in first_axes(picture).get_yticklabels()]
-    assert labels == ["all, 1,000 B", "the rest, 100 B\n× 10"]
-    assert picture.alt == "Bars of 1,000 B: book 64 B, codes 900 B, offset 36 B."
 
 
 def test_guesses_are_drawn_beside_the_answers():

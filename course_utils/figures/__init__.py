@@ -19,6 +19,12 @@ from course_utils.figures.diagrams import (
     transformer_block,
     you_are_here,
 )
+from course_utils.figures.double_quantization import (
+    byte_layout,
+    constant_tree,
+    frontier,
+    level_strips,
+)
 from course_utils.figures.guesses import GuessRow, guess_histogram, guesses_and_answers
 from course_utils.figures.lora import lora_rectangles, low_rank, spectrum
 from course_utils.figures.memory import memory_bars, prediction_errors
@@ -26,9 +32,7 @@ from course_utils.figures.merging import rounding_line, update_reach
 from course_utils.figures.quantization import (
     bins,
     bits_per_weight,
-    byte_layout,
     code_use,
-    frontier,
     normal_quantiles,
 )
 from course_utils.figures.timeline import TimelineView, memory_timeline
@@ -57,6 +61,7 @@ __all__ = [
     "bits_per_weight",
     "byte_layout",
     "code_use",
+    "constant_tree",
     "cost_lines",
     "course_map",
     "curves",
@@ -65,6 +70,7 @@ __all__ = [
     "guesses_and_answers",
     "histograms",
     "learning_curve",
+    "level_strips",
     "lora_rectangles",
     "loss_curve",
     "low_rank",

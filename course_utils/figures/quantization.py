@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import NormalDist
 from textwrap import fill
@@ -10,7 +10,6 @@ from textwrap import fill
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
 
 from course_utils.figures.base import (
     HATCHES,
@@ -24,7 +23,7 @@ from course_utils.figures.base import (
     stacked_bars,
     with_strokes,
 )
-from course_utils.palette import BLUE, CONSTANTS, GREY, INK, PAPER, colours
+from course_utils.palette import BLUE, CONSTANTS, GREY, INK, colours
 
 
 def bins(
@@ -176,97 +175,3 @@ def bits_per_weight(
 def _decimal(bits: float) -> str:
     """Write a number without exponent and trailing zeros: 0.000031 rather than 3.1e-05."""
     return f"{bits:.6f}".rstrip("0").rstrip(".")
-
-
-def frontier(
-    points: Mapping[str, Mapping[str, tuple[float, float]]],
-    best: Collection[tuple[str, str]],
-    floor: float = 4,
-    title: str = "",
-) -> Picture:
-    """Plot error over bits per weight, both on log scales, with the best points filled.
-
-    The labels of the points are below the points in the half of the series with the smaller
-    errors, and above the points in the other half.
-
-    Args:
-        points: name of the series → label of the point → (bits per weight, error).
-        best: the (series, label) of each point to fill. No other point has both fewer bits and a
-            smaller error than a best point.
-        floor: the number of bits that a code needs. The log scale of the x axis shows by how much
-            the bits of a point exceed this number.
-        title: a sentence that says what the picture shows.
-    """
-    figure, axes = one_panel(8, 4, title)
-    by_error = sorted(points, key=lambda name: min(error for _, error in points[name].values()))
-    lower = by_error[: (len(points) + 1) // 2]
-    for name, labelled, (colour, dash, marker) in with_strokes(points):
-        bits, errors = zip(*labelled.values(), strict=True)
-        above = [b - floor for b in bits]
-        axes.plot(above, errors, dash, color=colour, linewidth=1)
-        fills = [colour if (name, label) in best else PAPER for label in labelled]
-        axes.scatter(above, errors, c=fills, marker=marker, edgecolors=colour, s=55, zorder=3)
-        # This line has no points. Its entry in the legend shows both the dash and the marker.
-        axes.plot([], [], dash, color=colour, marker=marker, label=name)
-        place: Style = {"xytext": (4, 4), "ha": "left", "va": "bottom"}
-        if name in lower:
-            place = {"xytext": (-4, -5), "ha": "right", "va": "top"}
-        for label, x, y in zip(labelled, above, errors, strict=True):
-            axes.annotate(label, (x, y), textcoords="offset points", fontsize="small", **place)
-    _frontier_axes(axes, floor)
-    descriptions = []
-    for name, label in sorted(best, key=lambda key: points[key[0]][key[1]]):
-        fewest, error = points[name][label]
-        descriptions.append(f"{name} at {label} with {fewest:.4g} bits and error {error:.3g}")
-    count = sum(map(len, points.values()))
-    alt = f"{count} points of error over bits per weight; not beaten: {'; '.join(descriptions)}."
-    return Picture(figure, alt)
-
-
-def _frontier_axes(axes: Axes, floor: float) -> None:
-    axes.set(xscale="log", yscale="log", ylabel="squared error / squared weights")
-    # Labels of the outermost points need space.
-    axes.margins(y=0.1)
-    axes.set_xlabel(f"bits per weight (log scale of the bits above {floor:g})")
-    axes.xaxis.set_major_locator(LogLocator(base=4, numticks=20))
-    axes.xaxis.set_major_formatter(lambda x, _: f"{floor + x:.5g}")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_minor_locator(NullLocator())
-    axes.legend(frameon=False, loc="upper right", title="filled: not beaten")
-
-
-def byte_layout(fields: Mapping[str, int], title: str = "") -> Picture:
-    """Draw the bytes of a stored tensor's fields as one bar, with the small fields magnified below.
-
-    Args:
-        fields: name of the field → size in bytes (B), for at least two fields. Every field except
-            the largest is magnified.
-        title: a sentence that says what the picture shows.
-    """
-    figure, axes = one_panel(7.5, 3.2, title)
-    largest = max(fields, key=fields.__getitem__)
-    small = {name: size for name, size in fields.items() if name != largest}
-    total_size, rest_size = sum(fields.values()), sum(small.values())
-    chosen = colours(fields)
-    bars = {1: ([largest, *small], total_size), 0: (list(small), rest_size)}
-    for row, (names, total) in bars.items():
-        left = 0.0
-        for name in names:
-            style: Style = {"color": chosen[name], "edgecolor": PAPER, "linewidth": 0.6}
-            label = None if row == 0 else f"{name}: {fields[name]:,} B"
-            axes.barh(row, fields[name] / total, 0.5, left=left, label=label, **style)
-            left += fields[name] / total
-    # Two dotted lines connect the lower bar with the part of the upper bar that is magnified.
-    for above, below in ((1 - rest_size / total_size, 0), (1, 1)):
-        axes.plot([above, below], [0.75, 0.25], color=INK, linestyle=":", linewidth=1)
-    axes.set_yticks(
-        [1, 0],
-        [f"all, {total_size:,} B", f"the rest, {rest_size:,} B\n× {total_size / rest_size:.0f}"],
-    )
-    axes.set(xlim=(0, 1), ylim=(-0.3, 1.3), xticks=[])
-    axes.spines[["bottom", "left"]].set_visible(False)
-    legend_above(axes, columns=2, middle=0.45)
-    sizes = ", ".join(f"{name} {size:,} B" for name, size in fields.items())
-    return Picture(figure, f"Bars of {total_size:,} B: {sizes}.")

@@ -30,7 +30,7 @@ def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
     return codes.byte(), nested.float(), offset.float()
 
 
-# %% wrong no-mean: doesn't take the mean off
+# %% wrong no-mean: doesn't subtract the mean
 def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
     if block_size < 1 or (constants < 0).any():
         raise ValueError("bad input")
@@ -54,7 +54,7 @@ def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
     return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
 
 
-# %% wrong mean-a-block: takes off the mean of each block
+# %% wrong mean-a-block: subtracts the mean of each block
 def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
     if block_size < 1 or (constants < 0).any():
         raise ValueError("bad input")
@@ -81,7 +81,7 @@ def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
     return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
 
 
-# %% wrong padded-first: fills the last block up with zeros before it takes the mean off
+# %% wrong padded-first: fills the last block with zeros before it subtracts the mean
 def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
     if block_size < 1 or (constants < 0).any():
         raise ValueError("bad input")
