@@ -9,7 +9,7 @@ are not freed yet. A storage is the block of memory that contains the numbers of
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +30,8 @@ class TensorMeter(TorchDispatchMode):
         now: bytes (B) of the tensors that are not freed yet.
         peak: the largest value of `now` so far.
         trace: the value of `now` after each operation.
+        phases: name → the part of `trace` that was recorded in the phase of this name, in order
+            (see `begin`). Operations before the first phase belong to no phase.
 
     Example:
         >>> with TensorMeter() as meter:
@@ -43,7 +45,14 @@ class TensorMeter(TorchDispatchMode):
         super().__init__()
         self.now = self.peak = 0
         self.trace: list[int] = []
+        self.phases: dict[str, list[int]] = {}
         self._alive: dict[int, int] = {}
+
+    def begin(self, phase: str) -> None:
+        """Begin a phase: from now on, `phases[phase]` grows with `trace`."""
+        self.phases.setdefault(phase, [])
+        # The current phase is the last one.
+        self.phases[phase] = self.phases.pop(phase)
 
     def __torch_dispatch__(
         self,
@@ -62,6 +71,8 @@ class TensorMeter(TorchDispatchMode):
                 weakref.finalize(storage, self._drop, key)
         self.peak = max(self.peak, self.now)
         self.trace.append(self.now)
+        if self.phases:
+            self.phases[next(reversed(self.phases))].append(self.now)
         return result
 
     def _drop(self, key: int) -> None:
@@ -117,6 +128,41 @@ def saved_for_backward(model: nn.Module) -> Iterator[Saved]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield saved
+
+
+@contextmanager
+def backward_marked(
+    meter: TensorMeter, head: nn.Module, layers: Sequence[nn.Module]
+) -> Iterator[None]:
+    """Begin phases of a meter while a language model runs a forward and a backward pass.
+
+    The phase "loss" begins when the output layer `head` begins its forward pass. In the backward
+    pass, the phase "backward of layer n" begins as soon as the gradient of the output of layer n
+    exists. Layers are numbered from 1. The caller begins all other phases, such as "forward".
+
+    Args:
+        meter: the meter whose `begin` is called.
+        head: the model's output layer.
+        layers: the model's layers, from the first to the last.
+    """
+
+    def mark(name: str) -> Callable[..., None]:
+        return lambda *_: meter.begin(name)
+
+    def mark_backward(name: str) -> Callable[..., None]:
+        def with_output(layer: nn.Module, inputs: Any, output: Tensor) -> None:  # noqa: ARG001
+            output.register_hook(mark(name))
+
+        return with_output
+
+    hooks = [head.register_forward_pre_hook(mark("loss"))]
+    for n, layer in enumerate(layers, 1):
+        hooks.append(layer.register_forward_hook(mark_backward(f"backward of layer {n}")))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def gradient_bytes(model: nn.Module) -> int:

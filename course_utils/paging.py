@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 # assignment makes `course_utils.memory` unavailable.
 
 __all__ = [
+    "FLOPS",
     "PAGE",
     "PAGES",
     "PCIE",
@@ -49,6 +50,7 @@ __all__ = [
     "Run",
     "StateTensor",
     "UnifiedMemory",
+    "arithmetic_seconds",
     "longest_text",
     "paged_tensors",
     "pcie_x16",
@@ -62,6 +64,17 @@ PAGES = "pages"
 
 # The PCIe generation of each GPU in `memory.GPUS`. Each GPU has 16 lanes (NVIDIA's data sheets).
 PCIE = {"T4": 3, "RTX 4090": 4, "A100-40": 4, "A100-80": 4, "H100": 5}
+
+# Nominal operations per second of each GPU's matrix products: number of bytes of the numbers →
+# operations (NVIDIA's data sheets, without sparsity). 16-bit products are summed in float32. The
+# H100 is the SXM version.
+FLOPS: Mapping[str, Mapping[int, float]] = {
+    "T4": {2: 65e12, 4: 8.1e12},
+    "RTX 4090": {2: 165.2e12, 4: 82.6e12},
+    "A100-40": {2: 312e12, 4: 19.5e12},
+    "A100-80": {2: 312e12, 4: 19.5e12},
+    "H100": {2: 989e12, 4: 67e12},
+}
 
 
 def pcie_x16(generation: int) -> float:
@@ -80,6 +93,37 @@ def pcie_x16(generation: int) -> float:
     if generation not in (3, 4, 5):
         raise ValueError(f"the generation of PCIe must be 3, 4 or 5, got {generation!r}")
     return 16 * 8e9 * 2 ** (generation - 3) * 128 / 130 / 8
+
+
+def arithmetic_seconds(gpu: str, model: Any, method: str, **options: Any) -> float:
+    """Return the least time that a GPU needs for the matrix products of a training step, in s.
+
+    A pass through the model needs 2 operations for each parameter and token (Kaplan et al. 2020,
+    arXiv 2001.08361, section 2.1). A step consists of the forward pass, its recomputation if
+    gradient checkpointing is on, and the pass that computes the gradients of all inputs. If the
+    weights are trained, another pass computes the gradients of the weights. The result is a lower
+    bound: the GPU reaches its nominal speed, and nothing but these products takes time.
+
+    Args:
+        gpu: A name from `FLOPS`.
+        model: As in `memory.estimate`.
+        method: As in `memory.estimate`.
+        options: As in `memory.estimate`.
+
+    Raises:
+        ValueError: The GPU is unknown, or as in `memory.estimate`.
+    """
+    from course_utils.memory import DTYPE_BYTES, Plan
+
+    if gpu not in FLOPS:
+        raise ValueError(f"unknown GPU {gpu!r}; choose one of {', '.join(FLOPS)}")
+    plan = Plan.of(model, method, options)
+    settings = plan.settings
+    each = DTYPE_BYTES[settings.compute_dtype]
+    if settings.trains_weights:
+        each = settings.precision.value
+    passes = 2 + settings.gradient_checkpointing + settings.trains_weights
+    return 2 * passes * plan.shape.parameters * settings.tokens / FLOPS[gpu][each]
 
 
 # --- the optimizer states that may move to CPU memory ---------------------------------------------

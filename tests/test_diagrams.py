@@ -9,7 +9,7 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 from matplotlib.image import AxesImage
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 from course_utils import figures, memory, notebooks, palette
 from course_utils.figures import canvas, diagrams
@@ -25,6 +25,12 @@ WAYS = {
 DELTA = np.zeros((6, 9))
 DELTA[range(3), range(3)] = 4.0, -2.0, 1.0
 
+FRAMES = [
+    figures.PageFrame("before", {"weights": 50}, {2: 10, 0: 10, 1: 5}, {}),
+    figures.PageFrame("spike", {"weights": 50, "activations": 40}, {2: 10}, {0: 10, 1: 5}),
+    figures.PageFrame("update", {"weights": 50, "gradients": 20}, {2: 10, 0: 10}, {1: 5}),
+]
+
 EXAMPLES = {
     "block": lambda: figures.transformer_block(title="Each linear layer has an adapter of its own"),
     "shift": lambda: figures.shift_by_one(list("abcde"), [False, False, True, True, True]),
@@ -35,6 +41,7 @@ EXAMPLES = {
     "course": lambda: figures.course_map("A title"),
     "map": lambda: figures.you_are_here(["a", "b", "c"], "b"),
     "qlora": lambda: figures.qlora_layer("A title"),
+    "pages": lambda: figures.page_frames(FRAMES, 100, "Pages make room"),
     "rectangles": lambda: figures.lora_rectangles(SMOL.linear_layers(), 64, layers=30),
 }
 
@@ -411,3 +418,63 @@ def test_a_long_map_has_several_rows_inside_the_picture():
     boxes = [patch.get_bbox() for patch in axes.patches if isinstance(patch, FancyBboxPatch)]
     assert len(boxes) == 9 and max(box.x1 for box in boxes) <= 540
     assert len({box.y0 for box in boxes}) == 3
+
+
+# --- pages of a GPU and of CPU memory -------------------------------------------------------------
+
+
+def page_boxes(picture):
+    """Return (x, y, width) of each drawn page, from the top to the bottom and to the right."""
+    (axes,) = picture.figure.axes
+    shapes = [
+        patch.get_path().get_extents(patch.get_patch_transform())
+        for patch in axes.patches
+        if isinstance(patch, FancyBboxPatch) and to_hex(patch.get_facecolor()) == palette.OPTIMIZER
+    ]
+    boxes = [(box.x0, box.y0, box.width) for box in shapes]
+    return sorted(boxes, key=lambda box: (round(box[1]), box[0]))
+
+
+def test_pages_are_to_scale_and_in_the_row_of_their_memory():
+    picture = figures.page_frames(FRAMES, 100)
+    boxes = page_boxes(picture)
+    # Three pages on the GPU; one on the GPU and two in CPU memory; two and one.
+    assert len(boxes) == 9
+    rows = sorted({round(y) for _, y, _ in boxes})
+    assert [sum(round(y) == row for _, y, _ in boxes) for row in rows] == [3, 1, 2, 2, 1]
+    first, second, third = boxes[:3]
+    scale = (second[0] - first[0]) / 10
+    assert [box[2] for box in (first, second, third)] == pytest.approx(
+        [10 * scale - 2, 5 * scale - 2, 10 * scale - 2]
+    )
+    assert texts(picture).count("0") == texts(picture).count("1") == texts(picture).count("2") == 3
+
+
+def test_a_page_in_cpu_memory_is_below_the_place_that_it_had_on_the_gpu():
+    boxes = page_boxes(figures.page_frames(FRAMES, 100))
+    before, moved = boxes[:2], boxes[4:6]
+    assert [x for x, _, _ in before] == pytest.approx([x for x, _, _ in moved])
+
+
+def test_an_arrow_marks_each_page_that_has_moved():
+    picture = figures.page_frames(FRAMES, 100)
+    (axes,) = picture.figure.axes
+    arrows = [patch for patch in axes.patches if isinstance(patch, FancyArrowPatch)]
+    ends = [arrow.get_path().vertices[:2, 1] for arrow in arrows]
+    # The y axis points down: two pages move down, and one moves up.
+    assert [np.sign(end - start) for start, end in ends] == [1, 1, -1]
+    assert picture.alt == (
+        "Memory of a GPU with 100 B and CPU memory, as rows of pages. "
+        "before: GPU: weights 50 B, pages 0, 1, 2; CPU memory: pages none. "
+        "spike: GPU: weights 50 B, activations 40 B, pages 2; CPU memory: pages 0, 1. "
+        "Pages 0, 1 have moved to CPU memory. "
+        "update: GPU: weights 50 B, gradients 20 B, pages 0, 2; CPU memory: pages 1. "
+        "Pages 0 have moved back to the GPU."
+    )
+
+
+def test_a_frame_must_fit_the_gpu_and_begin_with_all_pages_on_it():
+    with pytest.raises(ValueError, match="spike: 100 B on a GPU with 99 B"):
+        figures.page_frames(FRAMES, 99)
+    with pytest.raises(ValueError, match="in the first frame, all pages must be on the GPU"):
+        figures.page_frames(FRAMES[1:], 100)

@@ -434,7 +434,7 @@ EIGHT_B = {
 
 def test_a_long_mini_batch_runs_out_of_memory_and_paging_helps():
     picture, text = paging_answer(PagingChoices(**EIGHT_B))
-    assert "Out of memory in step 3 at the loss: 16.23 GB asked for." in picture.alt
+    assert "Out of memory in step 3 at the loss: 16.23 GB needed." in picture.alt
     fails, runs = "out of memory in step 3: 16.23 GB needed", "runs; 2.27 GB moved in 0.14 s"
     assert re.match(rf"paging off \(shown\) +{fails}\npaging on +{runs}\n", text)
     assert re.search(r"memory of T4 +15.10 GB\nbus +PCIe 3.0 ×16, nominally 15.75 GB/s\n", text)

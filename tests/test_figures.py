@@ -730,12 +730,31 @@ def test_a_view_ends_with_the_moment_at_which_memory_ran_out():
     assert first.failed is None and first.moments == first.events
 
 
-def test_the_phase_labels_of_a_step_are_in_order():
-    view = figures.TimelineView.of(timeline(upcast=False), steps=[2])
-    middles = view.phase_labels()
-    assert list(middles) == ["forward", "loss", "backward", "update"]
-    assert list(middles.values()) == sorted(middles.values())
-    assert middles["update"] == view.width - view.run.phases_per_step // 12 / 2
+def test_the_phases_of_each_step_are_in_order():
+    view = figures.TimelineView.of(timeline(upcast=False))
+    names, middles = zip(*view.phases(), strict=True)
+    assert names == 2 * ("forward", "loss", "backward", "update")
+    assert list(middles) == sorted(middles)
+    wide = view.run.phases_per_step // 12
+    assert [middles[3], middles[7]] == [view.step_width - wide / 2, view.width - wide / 2]
+    loss = [n for n, moment in enumerate(view.moments) if moment.name == "the loss"]
+    assert [middles[1], middles[5]] == [view.edges[n] + wide / 2 for n in loss]
+
+
+def test_the_phases_of_several_steps_are_signs_below_the_axis():
+    run = timeline(upcast=False, optimizer="adamw")
+    axes = figures.memory_timeline(run).figure.axes[-1]
+    signs = [label.get_text() for label in axes.get_xticklabels(minor=True)]
+    assert signs == ["", "①", "②", "③", "", "①"], "step 2 ends at the loss"
+    assert "① loss  →  ② backward  →  ③ update" in axes.get_xlabel()
+
+
+@pytest.mark.parametrize(("gpu", "start"), [("T4", 5), (10**9, 0)])
+def test_the_axis_of_a_timeline_begins_below_the_weights(gpu, start):
+    run = timeline(gpu=gpu, upcast=False)
+    axes = figures.memory_timeline(run).figure.axes[0]
+    assert axes.get_ylim()[0] == start and run.budget / 1e9 < axes.get_ylim()[1]
+    assert (f"axis from {start}" in axes.get_ylabel()) == (start > 0)
 
 
 def test_a_timeline_stacks_the_areas_up_to_all_bytes_at_each_moment():
@@ -778,8 +797,8 @@ def test_a_timeline_marks_the_moment_at_which_memory_ran_out():
     assert highest.values[-1] > run.budget / 1e9 >= max(highest.values[:-1])
     assert cross.get_marker() == "X" and start < cross.get_xdata()[0] < end
     assert cross.get_ydata()[0] == bar.get_height() < axes.get_ylim()[1]
-    assert "out of memory: the loss,\n16.23 GB asked for" in {t.get_text() for t in axes.texts}
-    assert picture.alt.endswith("Out of memory in step 2 at the loss: 16.23 GB asked for.")
+    assert "out of memory: the loss,\n16.23 GB needed" in {t.get_text() for t in axes.texts}
+    assert picture.alt.endswith("Out of memory in step 2 at the loss: 16.23 GB needed.")
 
 
 def test_a_timeline_of_one_step_labels_the_phases():
@@ -830,6 +849,73 @@ def test_the_legend_leaves_out_areas_that_are_too_thin():
     thick = [area.label for area in areas if max(area.sizes) >= 0.005 * run.budget]
     assert named == thick[::-1] and len(thick) < len(areas)
     assert 0 < max(event.gpu["optimizer"] for event in run.events) < 0.005 * run.budget
+
+
+# --- a measured step ------------------------------------------------------------------------------
+
+MEASURED = {
+    "forward": [1e6, 2e6],
+    "loss": [5e6, 9e6, 4e6],
+    "backward of layer 2": [4e6, 6e6, 3e6, 1e6],
+    "backward of layer 1": [3e6, 8e6],
+    "update": [2e6],
+}
+
+
+def test_a_phase_has_the_same_place_in_each_step():
+    longer = MEASURED | {"forward": [1e6] * 50, "backward of layer 1": [3e6] * 70}
+    axes = first_axes(figures.step_phases({"short": MEASURED, "long": longer}))
+    lines = [line.get_xydata() for line in axes.lines if len(line.get_xdata()) > 2]
+    assert [len(line) for line in lines] == [12, 128]
+    top = [next(x for x, y in line if y == 9) for line in lines]
+    assert top[0] == top[1], "the loss is at the same place"
+    left, loss, backward, update = axes.get_xticks()
+    assert left < loss == top[0] < backward < update
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    assert names == ["forward", "loss", "backward,\n2 layers", "update"]
+
+
+def test_the_highest_point_of_each_measured_step_is_written():
+    other = MEASURED | {"loss": [5e6]}
+    picture = figures.step_phases({"a": MEASURED, "b": other}, title="It peaks")
+    assert {"9.0 MB", "8.0 MB"} <= {text.get_text() for text in first_axes(picture).texts}
+    assert picture.alt == (
+        "Lines of memory over the phases forward, loss, backward, update of a training step. "
+        "a: highest in the phase loss, 9.0 MB; b: highest in the phase backward, 8.0 MB."
+    )
+    assert problems(picture) == []
+
+
+def test_a_phase_with_many_operations_keeps_its_highest_points():
+    sizes = [1e6] * 10_001
+    sizes[5_000] = 7e6
+    picture = figures.step_phases({"a": MEASURED | {"forward": sizes, "loss": [1e6]}})
+    line = first_axes(picture).lines[0].get_ydata()
+    assert max(line) == 8 and 7 in line and len(line) < 1300
+
+
+def test_predicted_spikes_are_drawn_over_the_measured_layers():
+    backward = {name: sizes for name, sizes in MEASURED.items() if "backward" in name}
+    picture = figures.layer_spikes(backward, [5.9e6, 8.1e6], title="They meet")
+    axes = first_axes(picture)
+    measured, *predicted = [line for line in axes.lines if line.get_color() != palette.GREY]
+    assert list(measured.get_ydata()) == [4, 6, 3, 1, 3, 8]
+    assert [list(line.get_ydata()) for line in predicted] == [[5.9, 5.9], [8.1, 8.1]]
+    for n, line in enumerate(predicted):
+        assert n < min(line.get_xdata()) < max(line.get_xdata()) < n + 1
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["layer 2", "layer 1"]
+    assert picture.alt == (
+        "Memory in the backward pass, with its highest points: backward of layer 2 6.00 MB "
+        "measured, 5.90 MB predicted; backward of layer 1 8.00 MB measured, 8.10 MB predicted."
+    )
+    assert problems(picture) == []
+    (last,) = first_axes(figures.layer_spikes(backward, [5.9e6, 8.1e6], last=1)).get_xticklabels()
+    assert last.get_text() == "layer 1"
+
+
+def test_each_measured_layer_needs_a_prediction():
+    with pytest.raises(ValueError, match="there are 1 phases, but 2 predictions"):
+        figures.layer_spikes({"backward of layer 1": [1.0]}, [1, 2])
 
 
 # --- double quantization --------------------------------------------------------------------------

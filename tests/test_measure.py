@@ -2,11 +2,19 @@
 
 import doctest
 
+import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from course_utils import measure
-from course_utils.measure import TensorMeter, gradient_bytes, optimizer_bytes, saved_for_backward
+from course_utils.measure import (
+    TensorMeter,
+    backward_marked,
+    gradient_bytes,
+    optimizer_bytes,
+    saved_for_backward,
+)
 
 
 def test_the_meter_counts_live_tensors_and_subtracts_freed_ones():
@@ -27,6 +35,40 @@ def test_the_trace_has_the_bytes_after_each_operation():
         del first
         second.mul_(2)
     assert meter.trace[-2:] == [8000, 4000] and max(meter.trace) == meter.peak
+
+
+def test_each_operation_belongs_to_the_phase_that_was_begun_last():
+    with TensorMeter() as meter:
+        kept = [torch.ones(1000)]
+        meter.begin("a")
+        kept.append(kept[0] + 1)
+        meter.begin("b")
+        kept.append(kept[0] + 2)
+        meter.begin("a")
+        kept.append(kept[0] + 3)
+    assert meter.phases == {"b": [12_000], "a": [8000, 16_000]}
+    assert meter.trace[-3:] == [8000, 12_000, 16_000]
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_the_loss_and_the_backward_pass_of_each_layer_are_phases(checkpointing):
+    layers = [nn.Sequential(nn.Linear(64, 64), nn.Tanh()) for _ in range(3)]
+    head = nn.Linear(64, 1000)
+    with TensorMeter() as meter, backward_marked(meter, head, layers):
+        meter.begin("forward")
+        x = torch.ones(8, 64)
+        for layer in layers:
+            x = checkpoint(layer, x, use_reentrant=False) if checkpointing else layer(x)
+        head(x).logsumexp(-1).sum().backward()
+    names = ["forward", "loss", *(f"backward of layer {n}" for n in (3, 2, 1))]
+    assert list(meter.phases) == names
+    assert sum(map(len, meter.phases.values())) == len(meter.trace)
+    # The logits need 8 · 1000 · 4 bytes.
+    assert max(meter.phases["forward"]) < 32_000 < max(meter.phases["loss"])
+    # The gradients of a layer, 65 · 64 · 4 bytes, remain. Its output, 8 · 64 · 4 bytes, is freed.
+    ends = [meter.phases[name][-1] for name in names[2:]]
+    assert ends[1] - ends[0] == 16_640 - 2048
+    assert not head._forward_pre_hooks and not layers[0]._forward_hooks
 
 
 def test_views_and_in_place_results_are_not_counted_again():

@@ -524,6 +524,18 @@ def test_phases_are_listed_in_the_order_of_a_step():
     assert names[-4:] == [*last, "the update"]
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
+def test_the_temporary_tensors_of_a_step_are_not_those_that_stay(optimizer):
+    options = {"rank": 8, "optimizer": optimizer}
+    found = estimate("smollm2-135m", "qlora", **options)
+    lasting = found.weights + found.adapters + found.optimizer
+    for phase in timeline("smollm2-135m", "qlora", **options):
+        assert phase.temporary == phase.total - lasting
+    first, *_ = timeline("smollm2-135m", "qlora", first_step=True, **options)
+    # In the first step, only the optimizer states are missing before the update.
+    assert first.total - first.temporary < lasting and first.temporary < found.total - lasting
+
+
 @pytest.mark.parametrize("checkpointing", [True, False])
 @pytest.mark.parametrize("method", ["full", "qlora"])
 def test_activations_grow_and_shrink_layer_by_layer(method, checkpointing):

@@ -20,11 +20,13 @@ from course_utils.memory import (
     usable_bytes,
 )
 from course_utils.paging import (
+    FLOPS,
     PAGE,
     PAGES,
     PCIE,
     OutOfMemory,
     UnifiedMemory,
+    arithmetic_seconds,
     longest_text,
     paged_tensors,
     pcie_x16,
@@ -585,3 +587,29 @@ def test_the_number_of_phases_and_pages_follows_from_layers_and_tensors():
     # A state has 1 MiB in the narrow adapters and 2.7 MiB in the wide ones. Each has two states.
     narrow, wide = 11 * 32, 3 * 32
     assert len(run.state) == 2 * (narrow + 2 * wide)
+
+
+# --- the time of the matrix products --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "passes", "each"),
+    [
+        ("qlora", {}, 3, 2),
+        ("qlora", {"gradient_checkpointing": False}, 2, 2),
+        ("lora", {"compute_dtype": "float32"}, 3, 4),
+        ("full", {"recipe": "fp32"}, 4, 4),
+        ("full", {"recipe": "autocast"}, 4, 2),
+        ("full", {"recipe": "mixed", "gradient_checkpointing": False}, 3, 2),
+    ],
+)
+def test_the_time_of_a_step_is_that_of_its_passes(method, options, passes, each):
+    seconds = arithmetic_seconds("T4", TINY, method, sequence_length=500, batch_size=3, **options)
+    operations = 2 * passes * 1500 * TINY.parameters
+    assert seconds == pytest.approx(operations / FLOPS["T4"][each])
+
+
+def test_every_gpu_has_a_speed():
+    assert FLOPS.keys() == GPUS.keys()
+    with pytest.raises(ValueError, match="unknown GPU 'V100'; choose one of T4, RTX 4090"):
+        arithmetic_seconds("V100", TINY, "full")

@@ -29,12 +29,14 @@ from course_utils.figures.guesses import GuessRow, guess_histogram, guesses_and_
 from course_utils.figures.lora import lora_rectangles, low_rank, spectrum
 from course_utils.figures.memory import memory_bars, prediction_errors
 from course_utils.figures.merging import rounding_line, update_reach
+from course_utils.figures.pages import PageFrame, page_frames
 from course_utils.figures.quantization import (
     bins,
     bits_per_weight,
     code_use,
     normal_quantiles,
 )
+from course_utils.figures.steps import layer_spikes, step_phases
 from course_utils.figures.timeline import TimelineView, memory_timeline
 from course_utils.figures.tokens import (
     MarkedTokens,
@@ -54,6 +56,7 @@ __all__ = [
     "GuessRow",
     "LearningCurve",
     "MarkedTokens",
+    "PageFrame",
     "Picture",
     "TimelineView",
     "TokenLosses",
@@ -71,6 +74,7 @@ __all__ = [
     "histograms",
     "learning_curve",
     "level_strips",
+    "layer_spikes",
     "lora_rectangles",
     "loss_curve",
     "low_rank",
@@ -80,6 +84,7 @@ __all__ = [
     "next_tokens",
     "normal_quantiles",
     "number_formats",
+    "page_frames",
     "pareto",
     "prediction_errors",
     "qlora_layer",
@@ -88,6 +93,7 @@ __all__ = [
     "score_bars",
     "shift_by_one",
     "spectrum",
+    "step_phases",
     "step_timeline",
     "token_probabilities",
     "transformer_block",

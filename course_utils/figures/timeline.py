@@ -31,6 +31,9 @@ NAMED_AREA = 0.005
 # If memory runs out to the right of this share of the axis, the text about the failure is to the
 # left of the failed moment.
 RIGHT_PART = 0.6
+# The phases of a step, and the signs of three of them on the axis of several steps. Each name is a
+# part of the names of the moments in this phase.
+PHASES = {"forward": "", "loss": "①", "backward": "②", "update": "③"}
 # Half-transparent paper.
 PALE = to_rgba(PAPER, 0.5)
 # The maximum height of the bar of a failed request, as a multiple of the budget.
@@ -128,7 +131,7 @@ class TimelineView:
             ("pages of states", "optimizer", "////", [PAGES]),
             ("adapters", "adapters", "", ["adapters"]),
             ("gradients", "gradients", "", ["gradients"]),
-            ("saved activations", "activations", "", ["activations"]),
+            ("activations", "activations", "", ["activations"]),
             ("logits and the rest", LOGITS, "", [LOGITS, REST]),
             ("a layer's backward pass", WORK, "", [WORK]),
         )
@@ -148,19 +151,30 @@ class TimelineView:
         names = (f"step {n}\n{self.run.lengths[n - 1]:,} tokens" for n in self.steps)
         return {name: (n + 0.5) * self.step_width for n, name in enumerate(names)}
 
-    def phase_labels(self) -> dict[str, float]:
-        """Return the x of the middle of each phase, by name, for a view of a single step.
+    def phases(self) -> list[tuple[str, float]]:
+        """Return each phase of each step with the x of its middle, from left to right.
 
-        The phases are forward, loss, backward and update. Phases that the step never reached are
-        left out.
+        The phases are those of PHASES. Phases that a step never reached are left out.
         """
-        phases = ("forward", "loss", "backward", "update")
-        reached = [next(name for name in phases if name in m.name) for m in self.moments]
-        middles = {}
-        for name in dict.fromkeys(reached):
-            first, count = reached.index(name), reached.count(name)
-            middles[name] = (self.edges[first] + self.edges[first + count]) / 2
-        return middles
+        places: dict[tuple[int, str], list[int]] = {}
+        for n, moment in enumerate(self.moments):
+            phase = next(name for name in PHASES if name in moment.name)
+            places.setdefault((moment.step, phase), []).append(n)
+        return [
+            (phase, (self.edges[numbers[0]] + self.edges[numbers[-1] + 1]) / 2)
+            for (_, phase), numbers in places.items()
+        ]
+
+    @property
+    def start(self) -> int:
+        """Return the bytes at which the y axis begins: a multiple of 5 GB, below the weights.
+
+        The weights need the same memory at each moment. If most of them are left out, the rest of
+        the memory can be drawn larger.
+        """
+        weights = min(moment.gpu["weights"] for moment in self.moments)
+        start = int(0.95 * weights // (5 * GB) * 5 * GB)
+        return start if start < self.run.budget / 2 or self.failed is None else 0
 
     @property
     def alt(self) -> str:
@@ -175,7 +189,7 @@ class TimelineView:
         )
         if failed:
             size = format_bytes(failed.total)
-            alt += f" Out of memory in step {failed.step} at {failed.name}: {size} asked for."
+            alt += f" Out of memory in step {failed.step} at {failed.name}: {size} needed."
         if most := max((event.cpu for event in self.events), default=0):
             moved = format_bytes(sum(event.moved_in + event.moved_out for event in self.events))
             alt += f" Up to {format_bytes(most)} of pages in CPU memory, {moved} moved."
@@ -185,7 +199,9 @@ class TimelineView:
 def memory_timeline(run: paging.Run, steps: Sequence[int] = (), title: str = "") -> Picture:
     """Draw the memory on the GPU at each moment of a run as stacked areas, in GB.
 
-    A dashed line marks the limit of the GPU. The loss and the update are drawn wider than a layer.
+    A dashed line marks the limit of the GPU. The x axis has the phases of each step. The loss and
+    the update are drawn wider than a layer. The y axis begins at the multiple of 5 GB below the
+    weights.
     If memory runs out, a pale bar with a cross shows how much memory that moment needs on the GPU,
     up to twice the budget. If the run has pages, a second panel shows the pages in CPU memory. The
     legend leaves out areas that never reach 0.5% of the budget.
@@ -244,10 +260,12 @@ def _draw_budget(axes: Axes, view: TimelineView) -> None:
         place = {"xy": (1, budget), "xytext": (-4, -3), "ha": "right", "va": "top"}
     label = f"{view.run.gpu}: {budget:.2f} GB"
     axes.annotate(label, xycoords=("axes fraction", "data"), **place, **text)
-    highest = 1.15 * budget
+    highest = budget
     if failed:
-        highest = 1.22 * _draw_failure(axes, view, failed, text_is_left, text)
-    axes.set(ylabel="on the GPU (GB)", ylim=(0, max(1, highest)))
+        highest = _draw_failure(axes, view, failed, text_is_left, text)
+    start = view.start / GB
+    axes.set_ylim(start, start + max(1, (1.22 if failed else 1.15) * (highest - start)))
+    axes.set_ylabel(f"on the GPU (GB; axis from {start:g})" if start else "on the GPU (GB)")
 
 
 def _draw_failure(
@@ -265,7 +283,7 @@ def _draw_failure(
     place: Style = {"xy": (end, text_height), "xytext": (11, -3), "va": "bottom"}
     if text_is_left:
         place |= {"xy": (start, text_height), "xytext": (-11, -3), "ha": "right"}
-    message = f"out of memory: {failed.name},\n{requested:.2f} GB asked for"
+    message = f"out of memory: {failed.name},\n{requested:.2f} GB needed"
     axes.annotate(message, weight="bold", **place, **text)
     return text_height
 
@@ -277,14 +295,20 @@ def _draw_cpu_pages(axes: Axes, view: TimelineView) -> None:
 
 
 def _draw_steps(panels: Sequence[Axes], view: TimelineView) -> None:
-    """Separate the steps by lines and label them, or label the phases of a single step."""
+    """Separate the steps by lines and label them, and mark the phases of each step."""
     for axes in panels:
         for n in range(1, len(view.steps)):
             axes.axvline(n * view.step_width, color="0.5", linewidth=0.8)
+        axes.tick_params(axis="x", which="both", length=0)
     bottom, labels = panels[-1], view.step_labels()
+    names, places = zip(*view.phases(), strict=True)
     if len(view.steps) == 1:
         bottom.set_xlabel(next(iter(labels)).replace("\n", ", "))
-        labels = view.phase_labels()
-    bottom.set_xticks(list(labels.values()), list(labels))
-    bottom.tick_params(axis="x", length=0)
+        bottom.set_xticks(places, names)
+    else:
+        signs = [PHASES[name] for name in names]
+        bottom.set_xticks(places, signs, minor=True)
+        bottom.tick_params(axis="x", which="major", pad=17)
+        bottom.set_xticks(list(labels.values()), list(labels))
+        bottom.set_xlabel("in each step: forward  →  ① loss  →  ② backward  →  ③ update")
     bottom.set_xlim(0, view.width)

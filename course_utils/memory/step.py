@@ -74,6 +74,15 @@ class StepPhase:
         return self.total - self.paged
 
     @property
+    def temporary(self) -> int:
+        """The bytes of the tensors that a step creates and frees again.
+
+        These are all tensors except the weights, the adapters and the optimizer states.
+        """
+        lasting = ("weights", "adapters", "optimizer")
+        return self.total - sum(self.parts[part] for part in lasting)
+
+    @property
     def live_bytes(self) -> dict[str, int]:
         """The items in memory in this phase: name → bytes.
 

@@ -1,0 +1,126 @@
+"""Draw the measured memory of a training step over its phases (lecture 06).
+
+The phases are those of `measure.TensorMeter`: "forward", "loss", one for each layer, such as
+"backward of layer 30", and "update".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from course_utils.figures.base import (
+    HALO,
+    Picture,
+    Style,
+    label_ends,
+    one_panel,
+    with_strokes,
+)
+from course_utils.palette import BLUE, GREY, INK, ORANGE
+from course_utils.units import MB, format_bytes
+
+# The phases of a step, and the width of each phase in the picture. In all steps, the same phase is
+# at the same place, however many operations it has.
+WIDTHS = {"forward": 1.2, "loss": 0.5, "backward": 2.0, "update": 0.6}
+# The largest number of points of a phase that are drawn. A picture can't show more.
+MOST_POINTS = 1200
+
+
+def step_phases(steps: Mapping[str, Mapping[str, Sequence[float]]], title: str = "") -> Picture:
+    """Draw the memory over one training step as a line, with the phases of the step on the x axis.
+
+    Each phase has the same place for all lines, although the number of operations in a phase
+    differs. The value at each line's highest point is written next to the point.
+
+    Args:
+        steps: name of the line → name of the phase → bytes after each operation of the phase. The
+            phases of the backward pass are drawn as one phase.
+        title: a sentence that says what the picture shows.
+    """
+    figure, axes = one_panel(height=3.2, title=title)
+    edges = dict(zip(WIDTHS, accumulate(WIDTHS.values(), initial=0), strict=False))
+    layers, descriptions, ends = 0, [], {}
+    for name, phases, (colour, dash, _) in with_strokes(steps):
+        layers = sum("backward" in phase for phase in phases)
+        xs, ys, where = [], [], []
+        for kind, width in WIDTHS.items():
+            sizes = [size for phase, part in phases.items() if kind in phase for size in part]
+            sizes = _thinned(sizes)
+            xs += [edges[kind] + width * (n + 0.5) / len(sizes) for n in range(len(sizes))]
+            ys += [size / MB for size in sizes]
+            where += [kind] * len(sizes)
+        axes.plot(xs, ys, color=colour, linestyle=dash, linewidth=1.3)
+        top = int(np.argmax(ys))
+        label, place = format_bytes(ys[top] * MB, digits=1), (xs[top], ys[top])
+        style: Style = {"textcoords": "offset points", "va": "top", **HALO}
+        axes.annotate(label, place, (7, 3), color=INK, weight="bold", **style)
+        ends[name] = ys[-1], colour
+        descriptions.append(f"{name}: highest in the phase {where[top]}, {label}")
+    labels = {"backward": f"backward,\n{layers} layers"}
+    _mark_phases(axes, {labels.get(kind, kind): width for kind, width in WIDTHS.items()})
+    axes.set(ylabel="tensors of the step (MB)", ylim=(0, 1.1 * axes.get_ylim()[1]))
+    label_ends(axes, ends)
+    alt = f"Lines of memory over the phases {', '.join(WIDTHS)} of a training step. "
+    return Picture(figure, alt + "; ".join(descriptions) + ".")
+
+
+def _thinned(sizes: Sequence[float]) -> list[float]:
+    """Return at most MOST_POINTS sizes: the highest one of each group of neighbours."""
+    group = -(-len(sizes) // MOST_POINTS)
+    return [max(sizes[n : n + group]) for n in range(0, len(sizes), group)]
+
+
+def _mark_phases(axes: Axes, widths: Mapping[str, float]) -> None:
+    """Name the phases on the x axis and separate them by lines."""
+    edges = list(accumulate(widths.values(), initial=0))
+    for edge in edges[1:-1]:
+        axes.axvline(edge, color=GREY, linewidth=0.8, zorder=0)
+    axes.set_xticks([(left + right) / 2 for left, right in pairwise(edges)], list(widths))
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlim(0, edges[-1])
+
+
+def layer_spikes(
+    measured: Mapping[str, Sequence[float]],
+    predicted: Sequence[float],
+    last: int = 5,
+    title: str = "",
+) -> Picture:
+    """Draw the measured memory during the backward passes of layers, and each predicted spike.
+
+    A prediction is a horizontal line over its layer, with the number of bytes above it.
+
+    Args:
+        measured: name of the phase, such as "backward of layer 30" → bytes after each operation, in
+            the order of the backward pass.
+        predicted: the predicted highest number of bytes in each phase, in the same order.
+        last: how many of the phases are shown, counted from the last one.
+        title: a sentence that says what the picture shows.
+
+    Raises:
+        ValueError: there is not one prediction for each phase.
+    """
+    if len(measured) != len(predicted):
+        raise ValueError(f"there are {len(measured)} phases, but {len(predicted)} predictions")
+    figure, axes = one_panel(height=3.2, title=title)
+    shown = list(zip(measured.items(), predicted, strict=True))[-last:]
+    xs = [n + (k + 0.5) / len(t) for n, ((_, t), _) in enumerate(shown) for k in range(len(t))]
+    line = [size / MB for (_, trace), _ in shown for size in trace]
+    axes.plot(xs, line, color=BLUE, linewidth=1.5)
+    descriptions = []
+    for n, ((name, trace), spike) in enumerate(shown):
+        axes.plot([n + 0.1, n + 0.9], [spike / MB] * 2, color=ORANGE, linewidth=2.5)
+        text = format_bytes(spike)
+        axes.annotate(text, (n + 0.5, spike / MB), (0, 5), textcoords="offset points", ha="center")
+        descriptions.append(f"{name} {format_bytes(max(trace))} measured, {text} predicted")
+    _mark_phases(axes, {name.removeprefix("backward of "): 1 for (name, _), _ in shown})
+    low, high = min(line), max(*line, *(spike / MB for _, spike in shown))
+    reach = high - low
+    axes.set(ylabel="tensors of the step (MB)", ylim=(low - 0.1 * reach, high + 0.2 * reach))
+    label_ends(axes, {"predicted": (shown[-1][1] / MB, ORANGE), "measured": (line[-1], BLUE)})
+    alt = f"Memory in the backward pass, with its highest points: {'; '.join(descriptions)}."
+    return Picture(figure, alt)
