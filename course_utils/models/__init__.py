@@ -22,8 +22,8 @@ from course_utils.models.fetch import (
     source_of,
 )
 from course_utils.models.load import (
-    copy_mapped_weights,
     dequantized,
+    finish_loading,
     linear4bit_layers,
     load_base,
     make_safe_to_evaluate,
@@ -39,9 +39,9 @@ __all__ = [
     "BaseModel",
     "byte_table",
     "check_fits",
-    "copy_mapped_weights",
     "dequantized",
     "fetch_base",
+    "finish_loading",
     "linear4bit_layers",
     "load_base",
     "make_safe_to_evaluate",

@@ -70,7 +70,6 @@ def load_base(  # noqa: PLR0913
 
     device = torch.device(device) if device is not None else runtime.device()
     _check_options(quantization, compute_dtype, device)
-    runtime.limit_onednn_cache()
     compute_dtype = compute_dtype or runtime.compute_dtype(device)
     if path is None and check_memory:
         check_fits(name, device, quantization=quantization)
@@ -96,9 +95,7 @@ def load_base(  # noqa: PLR0913
         raise CourseError(f"the model in {folder} can't be loaded: {first_line(error)}") from error
     if quantization == "nf4":
         check_quantized(model)
-        copy_mapped_weights(model)
-    make_safe_to_evaluate(model)
-    runtime.trim_heap()
+    finish_loading(model)
     return model.eval(), tokenizer
 
 
@@ -114,7 +111,21 @@ def _check_options(
         raise ValueError('PyTorch sees no CUDA device here: use device="cpu"')
 
 
-def copy_mapped_weights(model: nn.Module) -> None:
+def finish_loading(model: nn.Module) -> None:
+    """Prepare a model that transformers has just loaded, as `load_base` does.
+
+    The function saves memory: it limits oneDNN's cache of kernels, and if the model has 4-bit
+    weights, it removes the files with the 16-bit weights from memory. It also calls
+    `make_safe_to_evaluate`. Call it before the model computes anything.
+    """
+    runtime.limit_onednn_cache()
+    if linear4bit_layers(model):
+        _copy_mapped_weights(model)
+    make_safe_to_evaluate(model)
+    runtime.trim_heap()
+
+
+def _copy_mapped_weights(model: nn.Module) -> None:
     """Copy each weight whose memory is still a part of the memory-mapped file of its model.
 
     Without the copies, the complete file remains in memory in addition to the 4-bit weights.
@@ -210,10 +221,13 @@ def stored_weights(
     for file in sorted(weight_files(folder)):
         with safe_open(folder / file, framework="pt") as stored:
             # The opened file is not a dict: it can list its keys, but not iterate over them.
-            for key in stored.keys():  # noqa: SIM118
-                if part in key:
-                    matched = True
-                    # The copy does not use the memory-mapped file, so the file can be closed.
-                    yield key, stored.get_tensor(key).clone()
+            keys = [key for key in stored.keys() if part in key]  # noqa: SIM118
+        for key in keys:
+            matched = True
+            # The file is mapped into memory. The pages that were read stay there until the file is
+            # closed, so it is opened anew for each tensor.
+            with safe_open(folder / file, framework="pt") as stored:
+                tensor = stored.get_tensor(key).clone()
+            yield key, tensor
     if not matched:
         raise ValueError(f"no tensor of {path or name} has {part!r} in its name")
