@@ -379,12 +379,13 @@ def bins_answer(choices: BinsChoices) -> tuple[Picture, str]:
         "bins": f"from {widths.min():.4f} to {widths.max():.4f} wide",
         "use of each code": f"from {share.min():.1%} to {share.max():.1%} of the numbers",
         "even use": f"{1 / len(levels):.1%}",
-        "information": f"{-(used * used.log2()).sum():.3f} of {bits} bits",
+        "entropy": f"{-(used * used.log2()).sum():.3f} of {bits} bits",
         "mean absmax": f"{q.absmax.mean() / x.std():.2f} standard deviations",
     }
     if choices.distribution == REAL_LAYER:
         lines["caution"] = "these weights were once quantized to 4 bits: the error is biased"
-    picture = figures.bins(scaled.tolist(), {f"{FORMATS[form]}, {bits} bits": levels.tolist()})
+    books = {f"{FORMATS[form]}, {bits} bits": levels.tolist()}
+    picture = figures.bins({choices.distribution: scaled.tolist()}, books)
     return picture, aligned(lines, 16)
 
 

@@ -11,13 +11,15 @@ decides how large the error is. The levels of int4 are equally spaced. The level
 near zero, where a normal distribution has most of its numbers.
 
 Double quantization also quantizes the constants: it subtracts their mean and stores each difference
-in 8 bits, with one float32 constant for each block of 256 differences.
+in 8 bits, with one float32 constant for each block of 256 differences. MXFP4 and NVFP4, which GPUs
+can multiply without dequantizing, round each constant to 8 bits by itself.
 
 On a CPU, this module and bitsandbytes compute bit-identical codes and constants.
 
 References: QLoRA (Dettmers et al. 2023, arXiv 2305.14314), section 3; 8-bit optimizers (Dettmers
 et al. 2022, arXiv 2110.02861), section 1.3, for the dynamic map; Lloyd 1982 and Max 1960 for the
-levels with the least squared error.
+levels with the least squared error; OCP Microscaling Formats (MX) specification 1.0 (2023) for
+E2M1 and MXFP4; NVIDIA, "Introducing NVFP4" (2025), for NVFP4.
 """
 
 from __future__ import annotations
@@ -38,6 +40,12 @@ NF4 = (
     *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
     *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
 )
+# The absolute values of E2M1, in the order of their bits: two exponent bits and one mantissa bit.
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+# The largest finite number in E4M3, the 8-bit format of NVFP4's scales.
+E4M3_MAX = 448.0
+# The numbers of elements in a block of MXFP4 and NVFP4.
+MXFP4_BLOCK, NVFP4_BLOCK = 32, 16
 # The number of block constants that share one float32 constant in double quantization.
 NESTED_BLOCK = 256
 # The smallest number by which bitsandbytes divides a block, even if the block has only zeros.
@@ -88,16 +96,32 @@ def normal_float(bits: int) -> Tensor:
     Raises:
         ValueError: bits is not a whole number from 2 to 8.
     """
+    quantiles = normal_float_quantiles(bits)
+    return (quantiles / quantiles.max()).float()
+
+
+def normal_float_quantiles(bits: int) -> Tensor:
+    """Return the levels of a NormalFloat before they are divided by the largest level.
+
+    Args:
+        bits: the number of bits of a code, from 2 to 8.
+
+    Returns:
+        float64 tensor of shape (2^bits,), ascending, in standard deviations of N(0, 1). For 4 bits
+        the quantiles extend from -1.848 to 1.848.
+
+    Raises:
+        ValueError: bits is not a whole number from 2 to 8.
+    """
     levels = 2 ** _checked_bits(bits)
     delta = 1 - (1 / (2 * (levels - 1)) + 1 / (2 * levels)) / 2
 
-    def quantiles(count: int) -> Tensor:
+    def one_side(count: int) -> Tensor:
         shares = torch.linspace(delta, 0.5, count + 1, dtype=torch.float64)
         return torch.special.ndtri(shares[:-1])
 
-    above, below = quantiles(levels // 2), quantiles(levels // 2 - 1)
-    values = torch.cat([-below, torch.zeros(1), above.flip(0)])
-    return (values / values.max()).float()
+    above, below = one_side(levels // 2), one_side(levels // 2 - 1)
+    return torch.cat([-below, torch.zeros(1), above.flip(0)])
 
 
 def linear_codebook(bits: int = 4) -> Tensor:
@@ -135,7 +159,7 @@ def fp4_codebook(kind: str = "bitsandbytes") -> Tensor:
         ValueError: kind is neither "ocp" nor "bitsandbytes".
     """
     magnitudes = {
-        "ocp": (0.5, 1, 1.5, 2, 3, 4, 6),
+        "ocp": E2M1[1:],
         "bitsandbytes": (0.0625, 2, 3, 4, 6, 8, 12),
     }
     values = torch.tensor(magnitudes[one_of("kind", kind, magnitudes)])
@@ -251,10 +275,12 @@ class Quantized(nn.Module):
         packed: the codes, uint8. A byte contains two codes of up to 4 bits, the first in its high
             bits, or one code of 5 to 8 bits.
         constants: the absmax of each block, float32 (blocks,). With double quantization, the
-            constants minus their mean, as a `Quantized`.
+            constants minus their mean, as a `Quantized`. In MXFP4 and NVFP4, the scale of each
+            block, float8 (blocks,).
         codebook: the levels, float32 (levels,).
         offset: with double quantization the mean of the constants, a float32 scalar; otherwise
             None.
+        tensor_scale: in NVFP4 the factor of all scales, a float32 scalar; otherwise None.
         zero_point: the index of the level whose code is 0.
         shape: shape of the tensor that was quantized.
         dtype: dtype of the tensor that was quantized.
@@ -272,12 +298,14 @@ class Quantized(nn.Module):
         dtype: torch.dtype,
         block_size: int,
         offset: Tensor | None = None,
+        tensor_scale: Tensor | None = None,
         zero_point: int = 0,
     ) -> None:
         super().__init__()
         self.packed, self.codebook = nn.Buffer(packed), nn.Buffer(codebook)
         self.constants = constants if isinstance(constants, Quantized) else nn.Buffer(constants)
         self.offset = None if offset is None else nn.Buffer(offset)
+        self.tensor_scale = None if tensor_scale is None else nn.Buffer(tensor_scale)
         self.shape, self.dtype, self.block_size = shape, dtype, block_size
         self.zero_point = zero_point
 
@@ -287,14 +315,18 @@ class Quantized(nn.Module):
     @property
     def absmax(self) -> Tensor:
         """Return the constants of the blocks, by which levels are multiplied: float32 (blocks,)."""
-        if not isinstance(self.constants, Quantized):
-            return self.constants
-        assert self.offset is not None
-        return self.constants.dequantize() + self.offset
+        if isinstance(self.constants, Quantized):
+            assert self.offset is not None
+            return self.constants.dequantize() + self.offset
+        constants = self.constants.float()
+        return constants if self.tensor_scale is None else constants * self.tensor_scale
 
     @property
     def codes(self) -> Tensor:
-        """Return the code of each number as int16: 0 … 15 in NF4, -7 … 7 in int4."""
+        """Return the code of each number as int16: 0 … 15 in NF4, -7 … 7 in int4.
+
+        In MXFP4 and NVFP4, a code consists of the 4 bits of a number in E2M1.
+        """
         packed: Tensor = self.packed
         if _codes_per_byte(self.codebook) == 2:
             packed = torch.stack([packed >> 4, packed & 15], dim=-1)
@@ -340,6 +372,8 @@ class Quantized(nn.Module):
             nested = self.constants.sizes
             sizes["constants"] = nested["codes"] + nested["constants"]
             sizes["code books"] += nested["code books"] + self.offset.nbytes
+        if self.tensor_scale is not None:
+            sizes["constants"] += self.tensor_scale.nbytes
         return sizes
 
     @property
@@ -438,6 +472,99 @@ def quantize_linear(
         return (scaled * most).round() + most
 
     return _quantize(x, _Code(codebook, encode, zero_point=most), block_size, double_quant)
+
+
+def quantize_mxfp4(x: Tensor, block_size: int = MXFP4_BLOCK) -> Quantized:
+    """Quantize a tensor to MXFP4: numbers in E2M1, and a power of two as the scale of each block.
+
+    The scale is 2^(e - 2), where 2^e is the largest power of two that does not exceed the absmax
+    of the block. So the absmax is 4 to 8 times the scale. Numbers above 6 times the scale become 6
+    times the scale, which is the largest number of E2M1. A scale is stored as its exponent, in 8
+    bits (E8M0), so a number needs 4 + 8/32 = 4.25 bits.
+
+    Source: OCP Microscaling Formats (MX) specification 1.0, sections 5.2 and 6.3.
+
+    Args:
+        x: float32, float16 or bfloat16 tensor of any shape, which is divided into blocks row by
+            row.
+        block_size: the number of elements in a block. The specification allows only 32.
+
+    Returns:
+        The quantized tensor. Its `constants` have the dtype float8_e8m0fnu.
+
+    Raises:
+        ValueError: x has a dtype that is not allowed, or contains NaN or infinity, or the block
+            size is not 32.
+    """
+    blocks, absmax = _float_blocks(x, block_size, MXFP4_BLOCK, "MXFP4")
+    # frexp returns absmax = m · 2^n with m from 0.5 up to 1, so e is n - 1, without rounding.
+    scales = torch.ldexp(torch.ones_like(absmax), absmax.frexp().exponent - 3)
+    # E8M0 has no zero: smaller scales become its smallest number, 2^-127.
+    return _in_e2m1(x, blocks, scales.to(torch.float8_e8m0fnu))
+
+
+def quantize_nvfp4(x: Tensor, block_size: int = NVFP4_BLOCK) -> Quantized:
+    """Quantize a tensor to NVFP4: numbers in E2M1, and an 8-bit float as the scale of each block.
+
+    The scale of a block would ideally be absmax / 6, because 6 is the largest number of E2M1. One
+    float32 scale for the whole tensor divides these scales so that the largest of them becomes
+    448, the largest number of E4M3. Then each scale is rounded to E4M3. So a number needs 4 + 8/16
+    = 4.5 bits.
+
+    Source: NVIDIA, "Introducing NVFP4 for Efficient and Accurate Low-Precision Inference" (2025).
+
+    Args:
+        x: float32, float16 or bfloat16 tensor of any shape, which is divided into blocks row by
+            row.
+        block_size: the number of elements in a block. NVFP4 has only blocks of 16.
+
+    Returns:
+        The quantized tensor. Its `constants` have the dtype float8_e4m3fn.
+
+    Raises:
+        ValueError: x has a dtype that is not allowed, or contains NaN or infinity, or the block
+            size is not 16.
+    """
+    blocks, absmax = _float_blocks(x, block_size, NVFP4_BLOCK, "NVFP4")
+    largest = absmax.max() if absmax.numel() else absmax.new_zeros(())
+    tensor_scale = (largest / (E4M3_MAX * E2M1[-1])).clamp(min=TINY)
+    scales = (absmax / E2M1[-1] / tensor_scale).to(torch.float8_e4m3fn)
+    return _in_e2m1(x, blocks, scales, tensor_scale)
+
+
+def _float_blocks(x: Tensor, block_size: int, only: int, name: str) -> tuple[Tensor, Tensor]:
+    """Return the blocks of x and their absmax; raise ValueError for any other block size."""
+    if block_size != only:
+        raise ValueError(f"block_size must be {only}, as {name} defines it, got {block_size}")
+    blocks, absmax = _in_blocks(_as_row(x, block_size).float(), block_size)
+    _check_finite(absmax, x)
+    return blocks, absmax
+
+
+def _in_e2m1(
+    x: Tensor, blocks: Tensor, scales: Tensor, tensor_scale: Tensor | None = None
+) -> Quantized:
+    """Divide blocks by their scales, and round to the nearest number of E2M1.
+
+    A number halfway between two neighbours gets the one whose mantissa bit is 0, as in IEEE 754.
+    """
+    levels = torch.tensor(E2M1, device=x.device)
+    borders = midpoints(levels)
+    # bucketize would give a number at a border the lower level. Above these borders is an even one.
+    borders[1::2] = borders[1::2].nextafter(levels[0])
+    divisors = scales.float() if tensor_scale is None else scales.float() * tensor_scale
+    # A block whose scale was rounded to 0 has only zeros.
+    scaled = blocks / divisors.where(divisors > 0, torch.inf)[:, None]
+    codes = torch.bucketize(scaled.abs(), borders) + 8 * (scaled < 0)  # 8 is the bit of the sign
+    return Quantized(
+        _packed(codes.to(torch.uint8).flatten(), x.numel(), 2),
+        scales,
+        torch.cat([levels, -levels]),
+        shape=x.shape,
+        dtype=x.dtype,
+        block_size=blocks.shape[1],
+        tensor_scale=tensor_scale,
+    )
 
 
 class _Code(NamedTuple):

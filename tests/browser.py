@@ -458,7 +458,8 @@ class Explorer(OpenNotebook):
         expect(control).to_be_enabled()
         # In the text of a cell, Tab would indent the text. Escape leaves the text.
         self.page.keyboard.press("Escape")
-        for _ in range(40):
+        # Tab may go around the page, through all links of the lecture.
+        for _ in range(100):
             self.page.keyboard.press("Tab")
             if control.evaluate("control => control === document.activeElement"):
                 return

@@ -1,5 +1,6 @@
 """Test diagrams: they show the numbers that they get, to scale, and describe all their content."""
 
+import math
 import re
 import struct
 from pathlib import Path
@@ -7,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.image import AxesImage
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 from course_utils import figures, memory, notebooks, palette
 from course_utils.figures import canvas, diagrams
+from course_utils.quantization import normal_float, quantize_nf4
 from tests.pictures import measured, problems
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +27,9 @@ WAYS = {
 # A matrix of rank 3 whose singular values are 4, 2 and 1.
 DELTA = np.zeros((6, 9))
 DELTA[range(3), range(3)] = 4.0, -2.0, 1.0
+# A block of 64 weights whose absmax is at place 40.
+BLOCK = [math.sin(n + 0.5) for n in range(64)]
+BLOCK[40] = -2.0
 
 FRAMES = [
     figures.PageFrame("before", {"weights": 50}, {2: 10, 0: 10, 1: 5}, {}),
@@ -42,6 +48,9 @@ EXAMPLES = {
     "map": lambda: figures.you_are_here(["a", "b", "c"], "b"),
     "qlora": lambda: figures.qlora_layer("A title"),
     "pages": lambda: figures.page_frames(FRAMES, 100, "Pages make room"),
+    "quantiles": lambda: figures.quantile_levels(title="A title"),
+    "few quantiles": lambda: figures.quantile_levels(2),
+    "nf4 block": lambda: figures.block_steps(BLOCK, "A title"),
     "rectangles": lambda: figures.lora_rectangles(SMOL.linear_layers(), 64, layers=30),
 }
 
@@ -76,6 +85,78 @@ def test_texts_on_a_canvas_do_not_begin_formulas():
     drawn = canvas.Canvas(100, 50, "$5")
     drawn.box((0, 0), (20, 10), "$x$")
     assert not any(text.get_parse_math() for text in drawn.axes.texts)
+
+
+# --- NF4 ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_slices_of_the_bell_curve_meet_at_the_levels(bits):
+    picture = figures.quantile_levels(bits)
+    (axes,) = picture.figure.axes
+    slices = [shape for shape in axes.collections if isinstance(shape, PolyCollection)]
+    edges = [shape.get_paths()[0].get_extents() for shape in slices]
+    assert len(slices) == 2**bits + 1
+    assert [edge.x1 for edge in edges[:-1]] == pytest.approx([edge.x0 for edge in edges[1:]])
+    # Divided by the largest cut, the cuts are the levels.
+    cuts = np.array([edge.x1 for edge in edges[:-1]])
+    zero = cuts[2 ** (bits - 1) - 1]
+    levels = normal_float(bits).tolist()
+    assert ((cuts - zero) / (cuts[-1] - zero)).tolist() == pytest.approx(levels, abs=1e-4)
+    # The areas of the slices on each side of zero are equal, except for the tails.
+    areas = [polygon_area(shape.get_paths()[0].vertices) for shape in slices[1:-1]]
+    below = 2 ** (bits - 1) - 1
+    for side in (areas[:below], areas[below:]):
+        assert side == pytest.approx([side[0]] * len(side), rel=0.01)
+    counts = [text for text in texts(picture) if "slices" in text]
+    assert counts[0].startswith(f"{below} slices") and counts[1].startswith(f"{below + 1} slices")
+    assert {str(code) for code in range(2**bits)} <= set(texts(picture))
+
+
+def polygon_area(corners):
+    x, y = corners.T
+    return abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
+
+
+def test_the_picture_of_quantiles_has_room_for_4_bits():
+    assert str(figures.quantile_levels()) == str(figures.quantile_levels(4))
+    for bits in (1, 5, 4.5):
+        with pytest.raises(ValueError, match=f"bits must be 2, 3 or 4.*, got {bits}"):
+            figures.quantile_levels(bits)
+
+
+@pytest.mark.parametrize(
+    "place, pair", [(40, (40, 41)), (41, (40, 41)), (63, (62, 63)), (2, (62, 63))]
+)
+def test_the_picture_of_a_block_shows_what_is_stored(place, pair):
+    block = [math.sin(n + 0.5) for n in range(64)]
+    block[place] = -2.0
+    picture = figures.block_steps(block)
+    stored = quantize_nf4(torch.tensor(block))
+    shown = [0, 1, 2, 3, *pair]
+    written = texts(picture)
+    for n in shown:
+        assert f"{block[n]:.2f}".replace("-", "−") in written
+        assert f"code {stored.codes[n]}" in picture.alt
+    nibbles = [text for text in written if re.fullmatch("[01]{4}", text)]
+    assert nibbles == [f"{stored.codes[n]:04b}" for n in shown]
+    assert {"32 bytes of codes", "absmax 2.0000: 4 bytes", "36 bytes instead of 256"} <= set(
+        written
+    )
+    # The absmax is marked among the weights.
+    (axes,) = picture.figure.axes
+    boxes = [shape for shape in axes.patches if isinstance(shape, FancyBboxPatch)]
+    marked = [box for box in boxes if to_hex(box.get_facecolor()) == palette.CONSTANTS]
+    weight, constant = (box.get_path().get_extents() for box in marked)
+    (at,) = (text.get_position() for text in axes.texts if text.get_text() == "−2.00")
+    assert weight.x0 < at[0] < weight.x1 and weight.y0 < at[1] < weight.y1
+    assert constant.y0 > weight.y1
+
+
+@pytest.mark.parametrize("count", [0, 7, 9])
+def test_the_picture_of_a_block_needs_an_even_number_of_weights(count):
+    with pytest.raises(ValueError, match=f"even number of at least 8 weights, got {count}"):
+        figures.block_steps([1.0] * count)
 
 
 # --- a transformer block and LoRA's matrices ------------------------------------------------------

@@ -346,7 +346,7 @@ def test_bins_of_int4():
 def test_bins_of_nf4():
     picture, text = bins_answer(BinsChoices(**BINS | {"form": "nf"}))
     assert re.search(r"squared error +0\.84\d%", text)
-    assert re.search(r"information +3\.8[89]\d of 4 bits", text)
+    assert re.search(r"entropy +3\.8[89]\d of 4 bits", text)
     assert "0.0805 to 0.2375 wide" in text and "NormalFloat, 4 bits" in picture.alt
 
 

@@ -17,7 +17,7 @@ from course_utils import evaluation, figures, memory, palette
 from course_utils.figures import base, merging
 from course_utils.paging import simulate
 from course_utils.palette import INK, WEIGHTS
-from tests.pictures import problems
+from tests.pictures import measured, problems
 
 HISTORY = [
     {"step": 1, "loss": 4.4},
@@ -149,10 +149,14 @@ def test_score_bars_show_means_with_intervals():
 
 def test_bins_meet_halfway_between_levels():
     values = [-1, -0.2, 0, 0.1, 1]
-    picture = figures.bins(values, {"coarse": [-1, 0, 1], "fine": [-1, -0.5, 0, 0.5, 1]})
+    books = {"coarse": [-1, 0, 1], "fine": [-1, -0.5, 0, 0.5, 1]}
+    picture = figures.bins({"few": values, "none below zero": [0, 0.5]}, books)
     top, coarse, fine = picture.figure.axes
-    counts = top.patches[0].get_data()
-    assert sum(counts.values) * (counts.edges[1] - counts.edges[0]) == pytest.approx(1)
+    few, others = (drawn.get_data() for drawn in top.patches)
+    for counts in (few, others):
+        assert sum(counts.values) * (counts.edges[1] - counts.edges[0]) == pytest.approx(1)
+    assert few.values[0] > 0 == others.values[0]
+    assert [text.get_text() for text in top.get_legend().texts] == ["few", "none below zero"]
     spans = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in coarse.patches]
     assert spans == [(-1, -0.5), (-0.5, 0.5), (0.5, 1)]
     shades = [bar.get_facecolor() for bar in fine.patches]
@@ -160,7 +164,8 @@ def test_bins_meet_halfway_between_levels():
     lines = fine.collections[0].get_segments()
     assert [segment[0][0] for segment in lines] == [-1, -0.5, 0, 0.5, 1]
     assert picture.alt == (
-        "Histogram of scaled weights over bins: coarse, 3 levels, bins from 0.5000 to 1.0000 wide; "
+        "Histogram of scaled weights (few, none below zero) over bins: "
+        "coarse, 3 levels, bins from 0.5000 to 1.0000 wide; "
         "fine, 5 levels, bins from 0.2500 to 0.5000 wide."
     )
 
@@ -169,16 +174,21 @@ def test_bins_accepts_levels_in_a_tensor_without_a_warning():
     levels = torch.tensor([-1.0, 0.0, 1.0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        picture = figures.bins([0.5], {"coarse": levels})
+        picture = figures.bins({"one": [0.5]}, {"coarse": levels})
     assert picture.alt.endswith("coarse, 3 levels, bins from 0.5000 to 1.0000 wide.")
 
 
-def test_code_use_shows_every_code_and_a_line_at_even_use():
-    picture = figures.code_use({"int": [0.5, 0.5, 0], "nf": [0.25] * 4})
+@pytest.mark.parametrize("one_scale", [True, False])
+def test_code_use_shows_every_code_and_a_line_at_even_use(one_scale):
+    shares = {"int": {-1: 0.5, 0: 0.5, 1: 0}, "nf": dict.fromkeys(range(4), 0.25)}
+    picture = figures.code_use(shares, one_scale=one_scale)
     left, right = picture.figure.axes
     assert [bar.get_height() for bar in left.patches] == [50, 50, 0]
+    middles = [bar.get_x() + bar.get_width() / 2 for bar in left.patches]
+    assert middles == pytest.approx([-1, 0, 1])
     assert left.lines[0].get_ydata()[0] == pytest.approx(100 / 3)
     assert right.lines[0].get_ydata()[0] == 25
+    assert (left.get_ylim() == right.get_ylim()) == one_scale
     assert "int: 2 of 3 codes have 1% or more, the most used 50.0%" in picture.alt
 
 
@@ -250,6 +260,20 @@ def test_curves_marks_what_the_text_speaks_of():
     assert picture.alt.endswith(
         "; a line at T4, 5; a line at the claim, 6 to 7; marked at 2: here."
     )
+
+
+@pytest.mark.parametrize("lowest, exponents", [(2e-5, range(-4, 0)), (0.002, None)])
+def test_small_numbers_on_a_log_scale_have_powers_of_ten_as_ticks(lowest, exponents):
+    picture = figures.curves({"a": {1: 0.3, 2: lowest}}, xlabel="x", ylabel="y", log="y")
+    measured(picture)
+    axes = first_axes(picture)
+    shown = [
+        label.get_text()
+        for tick, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+        if lowest <= tick <= 0.3
+    ]
+    powers = [rf"$\mathdefault{{10^{{{n}}}}}$" for n in exponents or ()]
+    assert shown == (powers or ["0.002", "0.005", "0.01", "0.02", "0.05", "0.1", "0.2"])
 
 
 def test_relative_bars_show_by_how_much_a_value_differs_from_the_first():
@@ -468,8 +492,12 @@ CHARTS = {
     "slopes": lambda: figures.token_probabilities(list("abcdefghij"), {"before": [0.1] * 10}),
     "cost": lambda: figures.cost_lines({"a": (0.0, 3.0), "b": (9.0, 1.0)}, "euro", {"a": 4.5}),
     "spectrum": lambda: figures.spectrum({"a": range(9)}, rank=3, title="t"),
-    "bins": lambda: figures.bins([0.1, 0.5], {"int4": [n / 7 for n in range(-7, 8)]}),
-    "code use": lambda: figures.code_use({"a": [0.5, 0.5], "b": [0.1] * 10}),
+    "bins": lambda: figures.bins(
+        {"a": [0.1, 0.5], "b": [0.2]}, {"int4": [n / 7 for n in range(-7, 8)]}
+    ),
+    "code use": lambda: figures.code_use(
+        {"a": {0: 0.5, 1: 0.5}, "b": dict.fromkeys(range(-7, 8), 0.1)}
+    ),
     "bits": lambda: figures.bits_per_weight({"a": {"codes": 4, "constants": 0.5}}, "a"),
     "loss": lambda: figures.loss_curve(HISTORY),
     "learning": lambda: figures.learning_curve(HISTORY, ANSWERS, 42, "t").picture,

@@ -28,10 +28,13 @@ from course_utils.quantization import (
     midpoints,
     nf4_codebook,
     normal_float,
+    normal_float_quantiles,
     overhead_bits,
     quantize,
     quantize_linear,
+    quantize_mxfp4,
     quantize_nf4,
+    quantize_nvfp4,
 )
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -170,6 +173,15 @@ def test_the_quantiles_give_the_levels_of_nf4_up_to_rounding():
     assert (normal_float(4) - nf4_codebook()).abs().max() < 1e-6
 
 
+def test_the_quantiles_of_nf4_divide_each_half_into_slices_of_equal_probability():
+    quantiles = normal_float_quantiles(4).tolist()
+    assert quantiles[7] == 0 and quantiles[-1] == -quantiles[0] == pytest.approx(1.848, abs=5e-4)
+    slices = torch.tensor([NormalDist().cdf(q) for q in quantiles], dtype=torch.float64).diff()
+    delta = (29 / 30 + 31 / 32) / 2
+    assert slices[:7].tolist() == pytest.approx([(delta - 0.5) / 7] * 7)
+    assert slices[7:].tolist() == pytest.approx([(delta - 0.5) / 8] * 8)
+
+
 def test_normal_float_of_3_bits_has_the_quantiles_of_the_standard_library():
     """δ is the mean of 1 - 1/14 and 1 - 1/16. There are 4 positive and 3 negative levels."""
     quantile = NormalDist().inv_cdf
@@ -269,6 +281,159 @@ def test_the_codes_of_nf4_are_used_unevenly():
     assert share.min() == pytest.approx(0.017, abs=0.001)
     assert share.max() == pytest.approx(0.092, abs=0.001)
     assert -(share * share.log2()).sum() == pytest.approx(3.885, abs=0.005)
+
+
+# --- MXFP4 and NVFP4 ------------------------------------------------------------------------------
+
+MICROSCALED = {"MXFP4": quantize_mxfp4, "NVFP4": quantize_nvfp4}
+
+
+def e2m1(code):
+    """Return the number that the bits of a code mean: sign, two exponent bits, one mantissa bit."""
+    exponent, mantissa = code >> 1 & 3, code & 1
+    size = 2 ** (exponent - 1) * (1 + mantissa / 2) if exponent else mantissa / 2
+    return -size if code >> 3 else size
+
+
+def nearest_e2m1(x):
+    """Return the code of the nearest number in E2M1, and of two equally near ones an even code."""
+    code = min(range(8), key=lambda code: (abs(abs(x) - e2m1(code)), code & 1))
+    return code + 8 * (x < 0)
+
+
+def e4m3_numbers():
+    """Return all numbers from 0 to 448 that E4M3 has, in the order of their bits."""
+    below = [mantissa * 2.0**-9 for mantissa in range(8)]
+    pairs = [(e, mantissa) for e in range(1, 16) for mantissa in range(8)][:-1]  # the last is NaN
+    return below + [2.0 ** (e - 7) * (1 + mantissa / 8) for e, mantissa in pairs]
+
+
+def test_the_codes_of_e2m1_are_the_bits_of_its_numbers():
+    for quantize_to in MICROSCALED.values():
+        codebook = quantize_to(torch.ones(32)).codebook
+        assert codebook.tolist() == [e2m1(code) for code in range(16)]
+
+
+def test_mxfp4_of_numbers_computed_by_hand():
+    # The absmax 7 lies between 4 and 8, so the scale is 1. 7 is above the largest number, 6.
+    first = [7, 6, -4.9, 3.5, 2.5, 1.75, 1.25, -0.75, 0.25, 0.26, -0.2, 0]
+    rounded = [6, 6, -4, 4, 2, 2, 1, -1, 0, 0.5, 0, 0]
+    # The absmax 8 is a power of two, so the scale is 2.
+    second = [8, 6, 1.1, -2.9]
+    x = torch.zeros(2, 32)
+    x[0, :12], x[1, :4] = torch.tensor(first), torch.tensor(second)
+    q = quantize_mxfp4(x)
+    assert q.constants.view(torch.uint8).tolist() == [127, 128]
+    assert q.dequantize()[0, :12].tolist() == rounded
+    assert q.dequantize()[1, :4].tolist() == [8, 6, 1, -3]
+    assert q.codes[0, :3].tolist() == [0b0111, 0b0111, 0b1110]
+
+
+def test_nvfp4_of_numbers_computed_by_hand():
+    # The largest number is 448 · 6, so the scale of the tensor is 1 and of its block 448.
+    x = torch.zeros(3, 16)
+    x[0, :2] = torch.tensor([2688, -1344])
+    # The ideal scale 1.1 lies between the numbers 1 and 1.125 of E4M3.
+    x[1, :3] = torch.tensor([6.6, 3.2, -0.5])
+    q = quantize_nvfp4(x)
+    assert q.tensor_scale == 1 and q.constants.tolist() == [448, 1.125, 0]
+    assert q.dequantize()[0, :2].tolist() == [2688, -1344]
+    assert q.dequantize()[1, :3].tolist() == [6.75, 3.375, -0.5625]
+    assert not q.dequantize()[2].any()
+
+
+def test_a_block_far_below_the_largest_one_is_zero_in_nvfp4():
+    x = torch.cat([torch.ones(16), torch.full((16,), 1e-7)])
+    q = quantize_nvfp4(x)
+    assert q.constants[1] == 0 and not q.codes[16:].any() and not q.dequantize()[16:].any()
+
+
+@pytest.mark.parametrize("power", [-20, 0, 20])
+def test_the_scales_of_mxfp4_are_the_powers_of_two_of_the_specification(power):
+    x = normal(200, 32) * 2.0**power
+    # The float32 numbers around a power of two, for which a logarithm may be rounded.
+    x[:3, 0] = torch.tensor([2.0**power]).nextafter(torch.tensor([0.0, 2.0**power, 9e9]))
+    x[:3, 1:] = 0
+    q = quantize_mxfp4(x)
+    expected = [math.frexp(c)[1] - 1 - 2 for c in x.abs().amax(1).tolist()]
+    assert [math.log2(scale) for scale in q.constants.tolist()] == expected
+    assert (q.constants.view(torch.uint8).int() - 127).tolist() == expected
+
+
+def test_the_scales_of_nvfp4_are_the_nearest_numbers_of_e4m3():
+    numbers = e4m3_numbers()
+    assert torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).tolist() == numbers
+    x = normal(400, 16) * (10.0 ** torch.linspace(-4, 0, 400))[:, None]
+    q = quantize_nvfp4(x)
+    absmax = x.abs().amax(1)
+    assert q.tensor_scale == absmax.max() / (448 * 6) and q.constants.float().max() == 448
+    ideals = (absmax / 6 / q.tensor_scale).tolist()
+    for scale, ideal in zip(q.constants.tolist(), ideals, strict=True):
+        assert abs(scale - ideal) <= min(abs(number - ideal) for number in numbers) + 1e-6
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", MICROSCALED)
+def test_each_number_gets_the_nearest_number_of_e2m1(name, dtype):
+    x = normal(7, 160).to(dtype)
+    q = MICROSCALED[name](x)
+    scales = q.absmax.repeat_interleave(q.block_size)
+    codes = [nearest_e2m1(number) for number in (x.float().flatten() / scales).tolist()]
+    assert q.codes.flatten().tolist() == codes
+    expected = torch.tensor([e2m1(code) for code in codes]) * scales
+    assert q.dequantize().dtype == dtype
+    assert torch.equal(q.dequantize().flatten(), expected.to(dtype))
+
+
+@pytest.mark.parametrize("name, bits", [("MXFP4", 4.25), ("NVFP4", 4.5 + 32 / 2**20)])
+def test_the_scales_need_8_bits_for_each_block(name, bits):
+    sizes = MICROSCALED[name](normal(2**20)).sizes
+    assert 8 * (sizes["codes"] + sizes["constants"]) / 2**20 == bits
+
+
+@pytest.mark.parametrize("name, error", [("MXFP4", 0.01324), ("NVFP4", 0.00904)])
+def test_the_errors_of_formats_with_8_bit_scales_on_normal_numbers(name, error):
+    """The rounding of scales costs MXFP4 30% of the error with exact scales, and NVFP4 2%."""
+    x = normal(2**20, seed=1)
+    q = MICROSCALED[name](x)
+    exact = quantize(x, fp4_codebook("ocp"), q.block_size)
+    measured, ideal = ((t.dequantize() - x).square().mean().item() for t in (q, exact))
+    assert measured == pytest.approx(error, rel=0.005)
+    assert measured / ideal == pytest.approx({"MXFP4": 1.3, "NVFP4": 1.02}[name], abs=0.01)
+
+
+@pytest.mark.parametrize("name", MICROSCALED)
+@pytest.mark.parametrize("x", [torch.empty(0), torch.zeros(2, 3), torch.full((5,), 1e-45)], ids=str)
+def test_formats_with_8_bit_scales_accept_empty_and_tiny_tensors(name, x):
+    q = MICROSCALED[name](x)
+    assert q.dequantize().shape == x.shape
+    assert not q.codes.any() and not q.dequantize().any()
+    assert q.absmax.isfinite().all()
+
+
+@pytest.mark.parametrize("name", MICROSCALED)
+def test_a_tensor_with_8_bit_scales_is_unchanged_by_copies_casts_and_saving(name, tmp_path):
+    x = normal(5, 7)
+    q, other = MICROSCALED[name](x), MICROSCALED[name](2 * x)
+    torch.save(q.state_dict(), tmp_path / "state.pt")
+    other.load_state_dict(torch.load(tmp_path / "state.pt"))
+    for same in (copy.deepcopy(q).half(), other):
+        assert same.constants.dtype == q.constants.dtype
+        assert torch.equal(same.dequantize(), q.dequantize())
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda x: quantize_mxfp4(x, 64), "block_size must be 32, as MXFP4 defines it, got 64"),
+        (lambda x: quantize_nvfp4(x, 32), "block_size must be 16, as NVFP4 defines it, got 32"),
+        (lambda x: quantize_mxfp4(x.double()), "x must be float32, float16 or bfloat16"),
+        (lambda x: quantize_nvfp4(x / 0), "x must be finite, but 40 of its 40 numbers are not"),
+    ],
+)
+def test_formats_with_8_bit_scales_check_their_arguments(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(normal(40))
 
 
 # --- linear ---------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from course_utils.figures.guesses import GuessRow, guess_histogram, guesses_and_
 from course_utils.figures.lora import lora_rectangles, low_rank, spectrum
 from course_utils.figures.memory import memory_bars, prediction_errors
 from course_utils.figures.merging import rounding_line, update_reach
+from course_utils.figures.nf4 import block_steps, quantile_levels
 from course_utils.figures.pages import PageFrame, page_frames
 from course_utils.figures.quantization import (
     bins,
@@ -62,6 +63,7 @@ __all__ = [
     "TokenLosses",
     "bins",
     "bits_per_weight",
+    "block_steps",
     "byte_layout",
     "code_use",
     "constant_tree",
@@ -88,6 +90,7 @@ __all__ = [
     "pareto",
     "prediction_errors",
     "qlora_layer",
+    "quantile_levels",
     "relative_bars",
     "rounding_line",
     "score_bars",

@@ -107,13 +107,20 @@ def _draw_mark(axes: Axes, lines: Sequence[Line2D], x: float, words: str) -> Non
 
 
 def _log_scale(axes: Axes, name: str, values_of_x: Sequence[float]) -> None:
-    """Give the axis "x" or "y" a log scale with ticks such as 0.5 instead of 5 × 10⁻¹."""
+    """Give the axis "x" or "y" a log scale with ticks such as 0.5 instead of 5 × 10⁻¹.
+
+    An axis that extends below 0.001 has powers of ten as its ticks instead.
+    """
     axes.set(**{f"{name}scale": "log"})
     axis = getattr(axes, f"{name}axis")
-    at_values = name == "x" and len(values_of_x) <= MOST_TICKS
-    axis.set_major_locator(FixedLocator(values_of_x) if at_values else LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter("{x:,g}")
     axis.set_minor_locator(NullLocator())
+    if name == "x" and len(values_of_x) <= MOST_TICKS:
+        axis.set_major_locator(FixedLocator(values_of_x))
+    elif min(axis.get_view_interval()) < 1e-3:
+        return
+    else:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:,g}")
 
 
 def histograms(

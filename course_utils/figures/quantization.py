@@ -10,8 +10,10 @@ from textwrap import fill
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
 
 from course_utils.figures.base import (
+    HALO,
     HATCHES,
     Picture,
     Style,
@@ -23,19 +25,23 @@ from course_utils.figures.base import (
     stacked_bars,
     with_strokes,
 )
-from course_utils.palette import BLUE, CONSTANTS, GREY, INK, colours
+from course_utils.palette import BLUE, CONSTANTS, GREY, INK, SERIES, colours
 
 
 def bins(
-    values: Sequence[float], codebooks: Mapping[str, Sequence[float]], title: str = ""
+    samples: Mapping[str, Sequence[float]],
+    codebooks: Mapping[str, Sequence[float]],
+    title: str = "",
 ) -> Picture:
-    """Draw a histogram of scaled weights above the bins and levels of each code book.
+    """Draw histograms of scaled weights above the bins and levels of each code book.
 
-    A number is rounded to the level of its bin. Two neighbouring bins meet halfway between their
-    levels. The bins are alternately light and dark, and each level is a vertical line.
+    The first sample is a grey area, and the others are lines. A number is rounded to the level of
+    its bin. Two neighbouring bins meet halfway between their levels. The bins are alternately light
+    and dark, and each level is a vertical line.
 
     Args:
-        values: weights divided by the absmax of their block, in [-1, 1].
+        samples: name of the sample → weights divided by the absmax of their block, in [-1, 1]. The
+            names are shown if there are several samples.
         codebooks: name of the code book → its levels in ascending order.
         title: a sentence that says what the picture shows.
     """
@@ -44,13 +50,17 @@ def bins(
     from course_utils.quantization import bin_edges
 
     rows = len(codebooks)
-    figure = Figure(figsize=(7.5, 2.2 + 0.75 * rows), layout="constrained")
+    figure = Figure(figsize=(7.5, 1.8 + 0.7 * rows), layout="constrained")
     add_title(figure, title)
-    heights = [2.2] + [0.6] * rows
+    heights = [1.8] + [0.6] * rows
     top, *strips = figure.subplots(1 + rows, 1, sharex=True, height_ratios=heights)
-    counts, edges = np.histogram(values, bins=100, range=(-1, 1), density=True)
-    top.stairs(counts, edges, fill=True, color=GREY)
+    for n, (name, values) in enumerate(samples.items()):
+        counts, edges = np.histogram(values, bins=100, range=(-1, 1), density=True)
+        style: Style = {"color": SERIES[n], "linewidth": 1.5} if n else {"color": GREY}
+        top.stairs(counts, edges, fill=not n, label=name, **style)
     top.set(ylabel="density", xlim=(-1, 1))
+    if len(samples) > 1:
+        top.legend(frameon=False, loc="upper right")
     hide_frame(top)
     descriptions = []
     for axes, (name, levels) in zip(strips, codebooks.items(), strict=True):
@@ -60,7 +70,8 @@ def bins(
         extent = f"bins from {min(widths):.4f} to {max(widths):.4f} wide"
         descriptions.append(f"{name}, {len(levels)} levels, {extent}")
     strips[-1].set_xlabel("weight / absmax of its block; a line is a level, a shade is its bin")
-    alt = "Histogram of scaled weights over bins: " + "; ".join(descriptions) + "."
+    alt = f"Histogram of scaled weights ({', '.join(samples)}) over bins: "
+    alt += "; ".join(descriptions) + "."
     return Picture(figure, alt)
 
 
@@ -73,32 +84,39 @@ def _strip(axes: Axes, name: str, levels: Sequence[float], edges: Sequence[float
     axes.spines[:].set_visible(False)
 
 
-def code_use(shares: Mapping[str, Sequence[float]], title: str = "") -> Picture:
+def code_use(
+    shares: Mapping[str, Mapping[int, float]], title: str = "", one_scale: bool = True
+) -> Picture:
     """Draw how many percent of the numbers have each code, in a panel for each format.
 
     A dashed line marks the percentage that each code would have if all codes were equally frequent.
 
     Args:
-        shares: name of the format → share of the numbers that have each code, from 0 to 1, in the
-            order of the codes.
+        shares: name of the format → each code, in ascending order → share of the numbers that have
+            this code, from 0 to 1.
         title: a sentence that says what the picture shows.
+        one_scale: whether all panels have the same scale, so that readers can compare the bars of
+            different panels.
     """
-    figure, panels = panels_in_a_row(len(shares), title=title, sharey=True)
+    figure, panels = panels_in_a_row(len(shares), title=title, sharey=one_scale)
     descriptions = []
-    for axes, (name, frequencies) in zip(panels, shares.items(), strict=True):
-        percent = [100 * float(share) for share in frequencies]
-        axes.bar(range(len(percent)), percent, color=BLUE)
-        axes.axhline(100 / len(percent), color=INK, linestyle="--", linewidth=1)
-        axes.set(xlabel="code, lowest level first", title=name)
-        used = sum(share >= 1 for share in percent)
+    for axes, (name, by_code) in zip(panels, shares.items(), strict=True):
+        percent = {code: 100 * float(share) for code, share in by_code.items()}
+        even = 100 / len(percent)
+        axes.bar(list(percent), list(percent.values()), color=BLUE)
+        axes.axhline(even, color=INK, linestyle="--", linewidth=1)
+        axes.set(xlabel="code")
+        axes.set_title(name, fontsize="medium")
+        axes.xaxis.set_major_locator(MultipleLocator(7 if min(percent) < 0 else 5))
+        used = sum(share >= 1 for share in percent.values())
         descriptions.append(
             f"{name}: {used} of {len(percent)} codes have 1% or more, "
-            f"the most used {max(percent):.1f}%"
+            f"the most used {max(percent.values()):.1f}%"
         )
     panels[0].set_ylabel("% of the numbers")
-    point: Style = {"xy": (1, 100 / len(percent)), "xycoords": ("axes fraction", "data")}
-    place: Style = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right"}
-    panels[-1].annotate("even use ", **point, **place)
+    # The label is above the line at the right end of the last panel, where bars are low.
+    place: Style = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", **HALO}
+    axes.annotate("even use", (1, even), xycoords=("axes fraction", "data"), **place)
     alt = "Bars of how often each code is used. " + "; ".join(descriptions) + "."
     return Picture(figure, alt)
 
