@@ -111,7 +111,7 @@ def test_strips_show_every_level_and_count_those_in_each_part():
         assert axes.get_ylabel() == name
         assert [text.get_text().split()[0] for text in axes.texts] == [str(n) for n in counts]
     assert picture.alt == (
-        "Histogram of 100 scaled constants above the levels of code books. Below -0.1, from there "
+        "Histogram of 100 scaled constants above the levels of codebooks. Below -0.1, from there "
         "to 0.1, and above are 20%, 51% and 29% of the constants; dynamic has 64, 127 and 65 "
         "levels; linear has 115, 25 and 115 levels."
     )

@@ -111,7 +111,7 @@ def level_strips(
     inner: float = 0.1,
     title: str = "",
 ) -> Picture:
-    """Draw a histogram of scaled numbers above all levels of each code book.
+    """Draw a histogram of scaled numbers above all levels of each codebook.
 
     Two dashed lines at ±`inner` divide the picture into three parts. The picture says which share
     of the numbers and how many of the levels are in each part.
@@ -119,7 +119,7 @@ def level_strips(
     Args:
         values: numbers in [-1, 1], such as constants without their mean, divided by the largest
             absolute value of their block.
-        codebooks: name of the code book → its levels.
+        codebooks: name of the codebook → its levels.
         inner: the end of the middle part, between 0 and 1.
         title: a sentence that says what the picture shows.
     """
@@ -148,7 +148,7 @@ def level_strips(
         descriptions.append(f"{name} has {numbers[0]}, {numbers[1]} and {numbers[2]} levels")
     strips[-1].set_xlabel("scaled constant; a vertical line is a level")
     alt = (
-        f"Histogram of {sum(parts):,} scaled constants above the levels of code books. Below "
+        f"Histogram of {sum(parts):,} scaled constants above the levels of codebooks. Below "
         f"-{inner:g}, from there to {inner:g}, and above are {', '.join(shares[:2])} and "
         f"{shares[2]} of the constants; {'; '.join(descriptions)}."
     )

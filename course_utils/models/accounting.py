@@ -12,7 +12,7 @@ from torch import nn
 def model_bytes(model: nn.Module) -> int:
     """Count the bytes of all tensors that a model stores.
 
-    The tensors are the model's weights and buffers, and the constants, code books and offsets of
+    The tensors are the model's weights and buffers, and the constants, codebooks and means of
     its 4-bit weights. The method `get_memory_footprint` of transformers would leave out the
     quantization constants. A tensor that is used in several places, such as tied embeddings, is
     counted once.
@@ -68,15 +68,15 @@ def _tensors_by_kind(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _constants(state: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the constants, code books and offsets of one NF4 weight (bitsandbytes' QuantState)."""
+    """Yield the constants, codebooks and means of one NF4 weight (bitsandbytes' QuantState)."""
     if state.nested:
-        yield "block constants, 8-bit", state.absmax
-        yield "constants of the block constants, float32", state.state2.absmax
-        yield "code books and offsets", state.state2.code
-        yield "code books and offsets", state.offset
+        yield "constants, 8-bit", state.absmax
+        yield "nested constants, float32", state.state2.absmax
+        yield "codebooks and means", state.state2.code
+        yield "codebooks and means", state.offset
     else:
-        yield "block constants, float32", state.absmax
-    yield "code books and offsets", state.code
+        yield "constants, float32", state.absmax
+    yield "codebooks and means", state.code
 
 
 def _dtype_name(tensor: torch.Tensor) -> str:
