@@ -687,7 +687,7 @@ def bench(arguments: tuple[str, ...]) -> None:
 @command("gpu-check", own_help=True)
 @passed_on
 def gpu_check(arguments: tuple[str, ...]) -> None:
-    """Measure memory, speed, paging and float16 training on a CUDA GPU.
+    """Measure memory, speed, paging and float16 on a CUDA GPU.
 
     If the machine has a CUDA GPU, the command first fetches the model if it is missing.
     """
