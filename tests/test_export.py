@@ -232,6 +232,19 @@ def test_update_left_measures_what_merge_does(model, stored_as):
     assert left != pytest.approx(update_left(model, stored_as=stored_as), rel=1e-4)
 
 
+def test_update_left_in_original_weights_compares_with_the_rounded_weights(saved):
+    model, without = loaded(saved), loaded(saved)
+    for name, parameter in without.named_parameters():
+        if "lora_B" in name:
+            parameter.data.zero_()
+    update = number_line(model, GATE).update
+    left = update_left(model, "original", "nf4", layer=GATE)
+    change = values(merge(model, "original", "nf4"))[GATE]
+    change -= values(merge(without, "original", "nf4"))[GATE]
+    expected = ((change * update).sum() / (update * update).sum()).item()
+    assert left == pytest.approx(expected, rel=1e-4)
+
+
 def test_update_left_does_not_change_the_model(model):
     before = {name: t.clone() for name, t in model.state_dict().items()}
     expected = logits(model)

@@ -59,7 +59,6 @@ def hidden(name, source):
         ([code("setup", "x = 1\n" * 1000), text("words", "word " * 5000)], 5),
         ([text("course-map", "word " * 5000)], 5),
         ([hidden("a", "from predict import predict\n\npredict('k', 'Q?')")] * 6, 10),
-        ([text("a", "**Predict first:** how many?")] * 8, 10),
         ([text("a", "word " * 400), code("b", "x\n" * 20), hidden("c", "predict('k', 'Q?')")], 10),
     ],
 )
@@ -276,11 +275,3 @@ def test_the_run_time_must_name_minutes_and_memory(write):
     assert check(path) == [
         "the 'Run time' line must look like: - **Run time:** 2 minutes on CPU, 1.2 GB of memory"
     ]
-
-
-def test_a_lecture_of_the_former_form_keeps_its_line_takes(write):
-    former = OPENING.replace("- **Study time:** 5 minutes\n", "").replace("Run time", "Takes")
-    former = former.replace("- **You need to know first:** nothing\n", "")
-    path = write(code("it", "assert 1 == 1"), text("paper", "arXiv 2106.09685"), opening=former)
-    fix(path)
-    assert check(path) == [] and sources(path)["opening"] == former

@@ -55,9 +55,7 @@ def source(cell):
 
 def minutes(path):
     """Return the minutes on a CPU that the first cell of a lecture states."""
-    return int(
-        re.search(r"\*\*(?:Takes|Run time):\*\* (\d+) minutes? on CPU", source(cells(path)[0]))[1]
-    )
+    return int(re.search(r"\*\*Run time:\*\* (\d+) minutes? on CPU", source(cells(path)[0]))[1])
 
 
 @pytest.mark.parametrize("path", LECTURES, ids=name_of)

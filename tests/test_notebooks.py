@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from course_utils import __version__, cli, notebooks, runtime
 from course_utils.figures import Picture
-from course_utils.publishing import course_map, notebook_check
+from course_utils.publishing import course_map, glossary, notebook_check
 from course_utils.publishing import html as html_pages
 from course_utils.publishing.addresses import Addresses
 from course_utils.publishing.execute import execute
@@ -35,7 +35,9 @@ OPENING = """# 01 A lecture
 - **Slides:** Introduction
 - **Question:** Does it work?
 - **You will be able to:** say so
-- **Takes:** 1 minute on CPU, 1.2 GB of memory
+- **Study time:** 5 minutes
+- **Run time:** 1 minute on CPU, 1.2 GB of memory
+- **You need to know first:** nothing
 """
 
 
@@ -63,7 +65,8 @@ def setup_cell_of(source=SETUP_CELL):
 
 
 def lecture(*cells):
-    return notebook(text_cell("opening", OPENING), setup_cell_of(), *cells)
+    words = text_cell("words", glossary.words([], {}))
+    return notebook(text_cell("opening", OPENING), setup_cell_of(), *cells, words)
 
 
 def write(path, content):
@@ -135,11 +138,11 @@ BAD = {
     ),
     "no minutes": (
         change(("cells", 0), "source", OPENING.replace("1 minute", "long")),
-        "the 'Takes' line must look like: - **Takes:** 2 minutes on CPU",
+        "the 'Run time' line must look like: - **Run time:** 2 minutes on CPU",
     ),
     "no memory": (
         change(("cells", 0), "source", OPENING.replace("1.2 GB", "little")),
-        "the 'Takes' line must look like: - **Takes:** ",
+        "the 'Run time' line must look like: - **Run time:** ",
     ),
 }
 
@@ -203,7 +206,7 @@ def test_fix_removes_outputs_and_metadata(tmp_path):
     assert check(path) == []
     clean = json.loads(path.read_text())
     assert clean["metadata"]["title"] == "T"
-    assert [cell["id"] for cell in clean["cells"]] == ["opening", "setup", "sum"]
+    assert [cell["id"] for cell in clean["cells"]] == ["opening", "setup", "sum", "words"]
     assert clean["cells"][2]["metadata"] == {"tags": ["summary"]}
     before = path.stat().st_mtime_ns
     assert not fix(path), "the second fix has nothing to do"

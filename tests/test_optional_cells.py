@@ -63,8 +63,13 @@ def lecture(tiny_base, tmp_path_factory):
     model = attach_adapters(base, recipe)
     folder = tmp_path_factory.mktemp("run")
     run = finetune(model, tokenizer, train, recipe=recipe, output_dir=folder)
+    (lora,) = model.peft_config.values()
     return names | {
         "NAME": models.SMALL_MODEL,
+        "device": runtime.device(),
+        "dtype": runtime.compute_dtype(),
+        "lora": lora,
+        "order": torch.randperm(len(train), generator=torch.Generator().manual_seed(recipe.seed)),
         "load_base": load_base,
         "model": model,
         "tokenizer": tokenizer,
@@ -85,7 +90,7 @@ def space(lecture, tmp_path, monkeypatch):
 
 def test_full_fine_tuning_trains_every_weight(space, capsys):
     run_cells(space, "full")
-    losses = space["full"]["loss"]
+    losses = space["full"].table()["loss"]
     # The weights of QLoRA are rounded to 4 bits, so its first loss is a little different.
     assert losses.iloc[0] == pytest.approx(space["history"]["loss"].iloc[0], rel=0.05)
     assert len(losses) == STEPS
@@ -109,8 +114,7 @@ def test_trl_trains_like_finetune(space, capsys):
     assert {adapter.dtype for adapter in trained.values()} == {torch.float32}
     assert all("lora_" in name and adapter.any() for name, adapter in trained.items())
     batch = next(iter(trainer.get_train_dataloader()))
-    order = torch.randperm(len(space["train"]), generator=torch.Generator().manual_seed(0))
-    for row, labels, i in zip(batch["input_ids"], batch["labels"], order, strict=False):
+    for row, labels, i in zip(batch["input_ids"], batch["labels"], space["order"], strict=False):
         example = space["train"][i]
         length = len(example["input_ids"])
         assert row[:length].tolist() == example["input_ids"]
@@ -155,6 +159,7 @@ def test_trl_can_train_in_float16(space, monkeypatch):
     monkeypatch.setattr(trl, "SFTConfig", sft_config)
     monkeypatch.setattr(trl, "SFTTrainer", Trainer)
     monkeypatch.setattr(runtime, "compute_dtype", lambda device=None: torch.float16)
+    space["dtype"] = torch.float16
     run_cells(space, "trl")
     assert (asked[0]["fp16"], asked[0]["bf16"]) == (True, False)
     # If a later version of TRL leaves the adapters in float32, the cell needs no conversion.

@@ -1,8 +1,5 @@
 """The form of a lecture: the lines of its first cell, hidden cells, sections and study time.
 
-A lecture of the former form has the line *Takes* in its first cell. All other lectures must have
-the lines of `OPENING`, and more rules apply to them (`notebook_check`).
-
 A code cell with the tag `hide-input` shows its output and not its source. A section whose heading
 begins with *Going deeper:* can be skipped. All other sections are the core path of the lecture.
 """
@@ -25,9 +22,6 @@ OPENING = {
     "Run time": "2 minutes on CPU, 1.2 GB of memory",
     "You need to know first": "Python and the basics of PyTorch",
 }
-FORMER_OPENING = {label: OPENING[label] for label in list(OPENING)[:3]} | {
-    "Takes": OPENING["Run time"]
-}
 HIDDEN = "hide-input"
 DEEPER = "Going deeper: "
 # The titles of hidden cells, by the function that the cell calls.
@@ -44,8 +38,7 @@ SETUP_CELL, MAP_CELL, WORDS_CELL = "setup", "course-map", "words"
 # The speed of a student who wants to understand everything: words of text in a minute, lines of
 # code in a minute, and results of code cells in a minute.
 WORDS, LINES, RESULTS = 100, 8, 3
-# A prediction; lectures of the former form ask for it in the text.
-PREDICTION = re.compile(r"^predict\(|\*\*Predict first", re.M)
+PREDICTION = re.compile(r"^predict\(", re.M)
 # Pictures such as badges, HTML tags, addresses of links, and the line for the study time.
 NOT_READ = re.compile(r"!\[[^\]]*\]\([^)]*\)|<[^>]*>|\]\([^)]*\)|^- \*\*Study time:\*\*.*$", re.M)
 
@@ -57,12 +50,12 @@ def opening(cells: list[dict[str, Any]]) -> dict[str, str]:
     """Return the title of a lecture, and the texts after the labels in its first cell.
 
     Returns:
-        A dict with the keys "title" and the labels of `OPENING` and `FORMER_OPENING`. A text is ""
-        if the cell does not contain it.
+        A dict with the keys "title" and the labels of `OPENING`. A text is "" if the cell does not
+        contain it.
     """
     text = cells[0]["source"] if cells and cells[0].get("cell_type") == "markdown" else ""
     patterns = {"title": r"\A# (\S.*)$"}
-    patterns |= {label: _line(label) for label in OPENING | FORMER_OPENING}
+    patterns |= {label: _line(label) for label in OPENING}
     matches = {name: re.search(pattern, text, re.M) for name, pattern in patterns.items()}
     return {name: match[1] if match else "" for name, match in matches.items()}
 
@@ -72,16 +65,11 @@ def _line(label: str) -> str:
     return rf"^- \*\*{label}:\*\* (\S.*)$"
 
 
-def has_former_form(cells: list[dict[str, Any]]) -> bool:
-    """Return whether a lecture has the form that lectures had before there were study times."""
-    return bool(opening(cells)["Takes"])
-
-
 def with_study_time(cells: list[dict[str, Any]]) -> str:
     """Return the text of a lecture's first cell with the line for its study time.
 
-    If the line is missing, it is added above the line *Run time*. Without this line, and in a
-    lecture of the former form, the text is not changed.
+    If the line is missing, it is added above the line *Run time*. If that line is missing, too, the
+    text is not changed.
     """
     text = cells[0]["source"]
     line = f"- **Study time:** {study_time(cells)}"

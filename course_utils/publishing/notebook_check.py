@@ -21,12 +21,10 @@ from course_utils.publishing import addresses, glossary, lecture
 from course_utils.publishing.addresses import TAG, Addresses, badges, is_lecture, with_badges
 from course_utils.publishing.course_map import renewed
 from course_utils.publishing.lecture import (
-    FORMER_OPENING,
     HIDDEN,
     MAP_CELL,
     OPENING,
     WORDS_CELL,
-    has_former_form,
     is_hidden,
     opening,
 )
@@ -201,25 +199,24 @@ def _lecture_problems(path: Path, cells: list[dict[str, Any]]) -> Iterator[str]:
     header = opening(cells)
     if not header["title"]:
         yield "the first cell must begin with a title such as: # 07 Fine-tuning with QLoRA"
-    time = "Takes" if has_former_form(cells) else "Run time"
-    for label, example in (FORMER_OPENING if has_former_form(cells) else OPENING).items():
+    for label, example in OPENING.items():
         if not header[label]:
             yield f"the first cell must have a line such as: - **{label}:** {example}"
-    if header[time] and not re.search(r"\d+ minutes? on CPU, \d.* [GM]B of memory", header[time]):
-        yield f"the '{time}' line must look like: - **{time}:** {OPENING['Run time']}"
+    time = header["Run time"]
+    if time and not re.search(r"\d+ minutes? on CPU, \d.* [GM]B of memory", time):
+        yield f"the 'Run time' line must look like: - **Run time:** {OPENING['Run time']}"
     for cell in (cell for cell in cells if cell.get("cell_type") == "code"):
         lines = len(cell["source"].splitlines())
         if lines > MAX_LINES and not is_hidden(cell):
             yield f"cell {cell.get('id')}: has {lines} lines; at most {MAX_LINES} are allowed"
-    if not has_former_form(cells):
-        yield from _content_problems(path, cells)
+    yield from _content_problems(path, cells)
     for cell, source in zip(cells, _generated(path, cells), strict=True):
         if source != cell["source"]:
             yield f"cell {cell.get('id')}: is out of date: {RUN_FIX}"
 
 
 def _content_problems(path: Path, cells: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield the problems of a lecture that does not have the former form."""
+    """Yield the problems of a lecture's words, names, predictions and hidden cells."""
     if not any(cell.get("id") == WORDS_CELL for cell in cells):
         yield f"a Markdown cell must have the id {WORDS_CELL}: it lists the words of the lecture"
     for place, anchor in glossary.broken_links(cells, glossary.entries(_course_of(path))):
