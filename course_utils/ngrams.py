@@ -12,7 +12,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
+import torch
+from torch import Tensor
 
 # The numbers of characters of the n-grams, and the strength of the penalty on large weights.
 SIZES = (3, 4, 5)
@@ -52,10 +53,11 @@ def predict_sections(
     new = vectors([ngrams(example["story"]) for example in test], rarity)  # (test, n-grams)
 
     sections = sorted({example["section"] for example in train})
-    targets = np.array([[1 if s == e["section"] else -1 for s in sections] for e in train])
+    targets = [[1.0 if s == e["section"] else -1.0 for s in sections] for e in train]
     # Ridge regression in its dual form, which solves one equation per story, not one per n-gram.
-    dual = np.linalg.solve(known @ known.T + RIDGE * np.eye(len(train)), targets)
-    return [sections[best] for best in (new @ (known.T @ dual)).argmax(axis=1)]
+    penalty = RIDGE * torch.eye(len(train), dtype=known.dtype)
+    dual = torch.linalg.solve(known @ known.T + penalty, torch.tensor(targets, dtype=known.dtype))
+    return [sections[best] for best in (new @ (known.T @ dual)).argmax(dim=1)]
 
 
 def ngrams(text: str) -> Counter[str]:
@@ -70,16 +72,16 @@ def ngrams(text: str) -> Counter[str]:
     )
 
 
-def vectors(counts: Sequence[Mapping[str, int]], rarity: Mapping[str, float]) -> np.ndarray:
-    """Return a unit vector for each text, of shape (texts, n-grams).
+def vectors(counts: Sequence[Mapping[str, int]], rarity: Mapping[str, float]) -> Tensor:
+    """Return a unit vector for each text, as a float64 tensor of shape (texts, n-grams).
 
     A number is (1 + log of the n-gram's count) times its rarity, or 0 if the text does not contain
     the n-gram. N-grams without a rarity are left out.
     """
     column = {ngram: i for i, ngram in enumerate(rarity)}
-    table = np.zeros((len(counts), len(rarity)))
+    table = torch.zeros(len(counts), len(rarity), dtype=torch.float64)
     for row, story in zip(table, counts, strict=True):
-        for ngram in story.keys() & column.keys():
-            row[column[ngram]] = (1 + math.log(story[ngram])) * rarity[ngram]
-    lengths = np.linalg.norm(table, axis=1, keepdims=True)
-    return table / np.maximum(lengths, 1e-12)
+        known = sorted(story.keys() & column.keys(), key=column.__getitem__)
+        values = [(1 + math.log(story[ngram])) * rarity[ngram] for ngram in known]
+        row[[column[ngram] for ngram in known]] = torch.tensor(values, dtype=torch.float64)
+    return torch.nn.functional.normalize(table)
