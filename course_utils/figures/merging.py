@@ -159,7 +159,8 @@ def update_reach(reach: ArrayLike, title: str = "") -> Picture:
     level. Updates that reach less than 0.001 are counted in the percentages, but not drawn.
 
     Args:
-        reach: |update| divided by the distance from the weight to the midpoint, for each weight.
+        reach: for each weight, the size of its update, divided by the distance from the weight to
+            the midpoint.
         title: a sentence that says what the picture shows.
     """
     values = np.asarray(reach, dtype=float).ravel()
