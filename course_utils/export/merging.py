@@ -142,7 +142,7 @@ class NumberLine:
     update: Tensor
 
     def reach(self) -> Tensor:
-        """Return the size of U as a share of the distance to the midpoint in its direction, (out, in).
+        """Return the size of U, (out, in), as a share of the distance to the midpoint ahead of it.
 
         NF4 rounds a weight to another level only if the share exceeds 1. There is no midpoint
         beyond the outermost levels, so the share is 0 there. The function ignores that an update of
