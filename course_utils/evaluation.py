@@ -669,7 +669,7 @@ def comparison_table(before: DataFrame, after: DataFrame) -> DataFrame:
 
 
 def _label(metric: str) -> str:
-    return METRICS.get(metric, metric.replace("_", " "))
+    return METRICS.get(metric, metric.replace("_", " ").replace("json", "JSON"))
 
 
 def _cell(value: object) -> str:

@@ -13,9 +13,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from statistics import fmean
 from typing import TYPE_CHECKING
-
-from course_utils import evaluation
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -100,20 +99,9 @@ def loss_on(
     Raises:
         ValueError: The numbers of answers and questions differ, or an answer is empty.
     """
-    import torch
-
     from course_utils import sft
-    from course_utils.training import answer_loss, count_answer_tokens
+    from course_utils.training import token_losses
 
     rows = sft.encode_all(conversations(questions, answers), tokenizer)
-    for row in rows:
-        row["labels"][-1] = sft.IGNORE
-    collate = sft.collator(tokenizer)
-    device = model.get_input_embeddings().weight.device
-    batches = [
-        {name: tensor.to(device) for name, tensor in collate(rows[first : first + 8]).items()}
-        for first in range(0, len(rows), 8)
-    ]
-    with torch.no_grad(), evaluation.evaluating(model):
-        total = sum(answer_loss(model, batch).item() for batch in batches)
-    return total / count_answer_tokens(batches).item()
+    losses = token_losses(model, rows, tokenizer, batch_size=8)
+    return fmean(loss for answer in losses for loss in answer[:-1])

@@ -235,7 +235,7 @@ def trim_heap() -> None:
     """Return the memory of freed tensors, which glibc keeps, to the system.
 
     With another C library the function does nothing. Freed tensors leave gaps of many sizes into
-    which the next tensors don't fit. docs/performance.md, section "Lecture 07 in 1.2 GB", has
+    which the next tensors don't fit. docs/performance.md, section "The memory of lecture 07", has
     measurements with and without this call. A call takes about 10 ms.
     """
     if sys.platform == "linux":

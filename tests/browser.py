@@ -18,9 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import nbformat
 import psutil
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -36,6 +38,7 @@ from playwright.sync_api import (
 from playwright.sync_api import TimeoutError as PageTimeout
 
 from course_utils.lab import SETTINGS
+from course_utils.notebooks import KERNEL
 from course_utils.publishing.lecture import is_hidden
 from course_utils.runtime import process_peak
 from tests.machine import free_port
@@ -106,6 +109,15 @@ VOILA = FrontEnd(
     runs_on_load=True,
 )
 FRONT_ENDS = {"jupyterlab": JUPYTERLAB, "notebook7": NOTEBOOK, "voila": VOILA}
+
+
+def write_notebook(path: Path, title: str, sources: Sequence[str], **metadata: object) -> Path:
+    """Write a notebook with a title and a code cell, with this metadata, for each source."""
+    cells = [nbformat.v4.new_markdown_cell(f"# {title}")]
+    cells += [nbformat.v4.new_code_cell(source, metadata=metadata) for source in sources]
+    kernel = {"kernelspec": dict(KERNEL)}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+    return path
 
 
 class Server:

@@ -10,7 +10,6 @@ import itertools
 import re
 from pathlib import Path
 
-import nbformat
 import pytest
 
 pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install -e '.[lab,test]'")
@@ -19,7 +18,7 @@ pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,t
 from playwright.sync_api import expect
 
 from course_utils import explorers, notebooks
-from tests.browser import JUPYTERLAB, NOTEBOOK, Explorer, Server
+from tests.browser import JUPYTERLAB, NOTEBOOK, Explorer, Server, write_notebook
 
 pytestmark = pytest.mark.xdist_group("browser-explorers")
 
@@ -92,10 +91,7 @@ INACCESSIBLE = (
 @pytest.fixture(scope="module")
 def page_of(browser, tmp_path_factory):
     """Return a function that opens the notebook of an explorer, once in each front end."""
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    cells = [nbformat.v4.new_code_cell(BROKEN)]
-    broken = tmp_path_factory.mktemp("broken") / "broken.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), broken)
+    broken = write_notebook(tmp_path_factory.mktemp("broken") / "broken.ipynb", "Broken", [BROKEN])
     files = [*LECTURES, broken]
 
     with contextlib.ExitStack() as servers:

@@ -6,7 +6,6 @@ tests write screenshots to build/browser, in light and in dark and as wide as a 
 
 from pathlib import Path
 
-import nbformat
 import pytest
 
 pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install -e '.[lab,test]'")
@@ -14,7 +13,7 @@ pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,t
 
 from playwright.sync_api import expect
 
-from tests.browser import FRONT_ENDS, JUPYTERLAB, PICTURES, OpenNotebook, Server
+from tests.browser import FRONT_ENDS, JUPYTERLAB, PICTURES, OpenNotebook, Server, write_notebook
 
 pytestmark = [pytest.mark.xdist_group("browser-answers"), pytest.mark.full]
 
@@ -64,13 +63,9 @@ STORY = "add b: dd cuts x, zz"
 @pytest.fixture(scope="module", params=FRONT_ENDS)
 def server(request, tmp_path_factory):
     """Start a front end with a notebook for each test."""
-    cells = [nbformat.v4.new_markdown_cell("# Answers")]
-    cells += [nbformat.v4.new_code_cell(source) for source in CELLS]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     folder = tmp_path_factory.mktemp("notebooks")
-    paths = [folder / "mouse.ipynb", folder / "keyboard.ipynb"]
-    for path in paths:
-        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+    names = ("mouse.ipynb", "keyboard.ipynb")
+    paths = [write_notebook(folder / name, "Answers", CELLS) for name in names]
     with Server(tmp_path_factory.mktemp("server"), paths, FRONT_ENDS[request.param]) as server:
         yield server
 

@@ -9,7 +9,6 @@ elements that violate it.
 import json
 from pathlib import Path
 
-import nbformat
 import pytest
 
 pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install -e '.[lab,test]'")
@@ -18,7 +17,7 @@ pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,t
 from playwright.sync_api import expect
 
 from course_utils import notebooks
-from tests.browser import FRONT_ENDS, Explorer, OpenNotebook, Server
+from tests.browser import FRONT_ENDS, Explorer, OpenNotebook, Server, write_notebook
 from tests.test_browser import FIRST, MOVES
 
 pytestmark = pytest.mark.xdist_group("browser-lectures")
@@ -90,10 +89,7 @@ def test_all_cells_of_a_lecture_run(opened_lecture):
 
 @pytest.mark.full
 def test_cells_that_appear_late_are_waited_for(browser, tmp_path):
-    path = tmp_path / "cells.ipynb"
-    cells = [nbformat.v4.new_code_cell("1") for _ in range(60)]
-    metadata = {"kernelspec": dict(notebooks.KERNEL)}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
+    path = write_notebook(tmp_path / "cells.ipynb", "Cells", ["1"] * 60)
     folder = tmp_path / "server"
     folder.mkdir()
     with Server(folder, [path], FRONT_ENDS["notebook7"]) as server:

@@ -6,7 +6,6 @@ The tests write screenshots to build/browser, in light and in dark and as wide a
 import json
 import re
 
-import nbformat
 import pytest
 
 pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install -e '.[lab,test]'")
@@ -17,7 +16,7 @@ from playwright.sync_api import expect
 
 from course_utils.grading.results import guesses as class_guesses
 from course_utils.guesses import Guess, Question, to_json
-from tests.browser import FRONT_ENDS, PICTURES, OpenNotebook, Server
+from tests.browser import FRONT_ENDS, PICTURES, OpenNotebook, Server, write_notebook
 
 pytestmark = [pytest.mark.xdist_group("browser-predict"), pytest.mark.full]
 
@@ -40,14 +39,10 @@ OUTPUTS = ".jp-OutputArea-output"
 @pytest.fixture(scope="module", params=FRONT_ENDS)
 def server(request, tmp_path_factory):
     """Start a front end with a notebook for each test."""
-    metadata = {"jupyter": {"source_hidden": True}, "tags": ["hide-input"]}
-    cells = [nbformat.v4.new_markdown_cell("# Predictions")]
-    cells += [nbformat.v4.new_code_cell(source, metadata=metadata) for source in CELLS]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    hidden = {"jupyter": {"source_hidden": True}, "tags": ["hide-input"]}
     folder = tmp_path_factory.mktemp("notebooks")
-    paths = [folder / "mouse.ipynb", folder / "keyboard.ipynb"]
-    for path in paths:
-        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+    names = ("mouse.ipynb", "keyboard.ipynb")
+    paths = [write_notebook(folder / name, "Predictions", CELLS, **hidden) for name in names]
     with Server(tmp_path_factory.mktemp("server"), paths, FRONT_ENDS[request.param]) as server:
         yield server
 

@@ -6,13 +6,12 @@ the module.
 
 import dataclasses
 
-import nbformat
 import pytest
 
 pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install -e '.[lab,test]'")
 pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,test]'")
 
-from tests.browser import FRONT_ENDS, JUPYTERLAB, Server, is_progress, run_whole
+from tests.browser import FRONT_ENDS, JUPYTERLAB, Server, is_progress, run_whole, write_notebook
 
 # The time limit of a run in seconds, for tests in which the limit does not matter.
 TIMEOUT = 300
@@ -21,16 +20,7 @@ TIMEOUT = 300
 @pytest.fixture
 def notebook(tmp_path):
     """Return a function that writes a notebook with a text and code cells."""
-
-    def write(*sources):
-        cells = [nbformat.v4.new_markdown_cell("# Cells")]
-        cells += [nbformat.v4.new_code_cell(source) for source in sources]
-        metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-        path = tmp_path / "cells.ipynb"
-        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
-        return path
-
-    return write
+    return lambda *sources: write_notebook(tmp_path / "cells.ipynb", "Cells", sources)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_scores_before_and_after_are_compared_in_pairs():
     compared = evaluation.compare(before, after)
     assert (compared["right"].gained, compared["right"].lost) == (1, 8)
     assert compared["news_json"].verdict == "higher" and compared["news_json"].gained == 9
-    assert list(evaluation.comparison_table(before, after).index) == ["right", "news json"]
+    assert list(evaluation.comparison_table(before, after).index) == ["right", "news JSON"]
 
 
 def test_each_answer_needs_a_question():

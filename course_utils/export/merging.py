@@ -72,7 +72,7 @@ def merge(
     _check(model, into, stored_as)
     base = model.get_base_model()
     for name, layer, weight in _weights(base, into):
-        # Adding in place keeps the peak of a float32 merge below 1.2 GB.
+        # In place, because the sum would be another float32 matrix.
         total = weight.add_(_update(base, name))
         if stored_as == "nf4":
             layer.weight = _quantized(total, layer)

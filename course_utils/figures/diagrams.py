@@ -537,7 +537,7 @@ def qlora_layer(title: str = "") -> Picture:
     canvas.text((2, 12), "stored, frozen", size=SMALL, ha="left", weight="bold")
     stored((96, 22), (112, 42), WEIGHTS, "codes of W", "NF4, 4 bits")
     stored((218, 22), (112, 42), CONSTANTS, "constants", "8 bits + float32")
-    decoded = "decode W:  bfloat16, only while it is used"
+    decoded = "decoded W: only while it is used"
     canvas.box((96, 92), (234, 34), decoded, dashed=True, **style)
     canvas.arrow([(152, 66), (152, 90)])
     canvas.arrow([(274, 66), (274, 90)])
@@ -574,7 +574,7 @@ def qlora_layer(title: str = "") -> Picture:
     return canvas.picture(
         "The data flow of a linear layer of QLoRA. Stored and frozen: the codes of W in NF4, 4 "
         "bits each, and their constants, in 8 bits with float32 constants of their own. In each "
-        "pass, W is decoded to bfloat16, multiplied by x, and discarded. Stored and trained: A and "
+        "pass, W is decoded, multiplied by x, and discarded. Stored and trained: A and "
         "B in float32. Their product x A B, scaled by α/r, is added to x W, which gives y. The "
         "gradient of y passes back through x W to x without changing W, and through B and A, which "
         "Adam updates; Adam's states may be paged."

@@ -32,7 +32,7 @@ from course_utils.training.step import (
     mean_loss,
     training_step,
 )
-from course_utils.training.watch import Watch, answer_token_kinds, loss_by_kind
+from course_utils.training.watch import Watch, answer_token_kinds, loss_by_kind, token_losses
 
 __all__ = [
     "Checkpoints",
@@ -53,6 +53,7 @@ __all__ = [
     "mean_loss",
     "set_checkpointing",
     "strength",
+    "token_losses",
     "trainable_parameters",
     "training_step",
 ]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
+from itertools import chain, islice
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -75,13 +76,13 @@ def answer_token_kinds(row: Features, tokenizer: PreTrainedTokenizerBase) -> lis
 
 
 @torch.no_grad()
-def loss_by_kind(
+def token_losses(
     model: PreTrainedModel | PeftModel,
     rows: Sequence[Features],
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int = 4,
-) -> dict[str, float]:
-    """Return the mean loss of each kind of answer token, in nats per token of this kind.
+) -> list[list[float]]:
+    """Return the loss of each answer token of each row, in nats.
 
     The losses are computed in eval mode. Afterwards each module's previous mode is restored.
 
@@ -92,26 +93,46 @@ def loss_by_kind(
         batch_size: Number of rows that are processed together.
 
     Raises:
-        ValueError: There are no rows, or an answer has no section or no headline.
+        ValueError: There are no rows.
     """
     size, device = positive("batch_size", batch_size), model.get_input_embeddings().weight.device
     if not len(rows):
-        raise ValueError("the loss of each kind needs at least one row")
-    kinds = [kind for row in rows for kind in answer_token_kinds(row, tokenizer)]
-    losses: list[float] = []
+        raise ValueError("the loss needs at least one row")
+    losses: list[list[float]] = []
     fast = supports_fast_path(model)
     collate = collator(tokenizer, packed=fast)
     with evaluation.evaluating(model), fast_path(model) if fast else nullcontext():
         for first in range(0, len(rows), size):
-            batch = collate(rows[first : first + size])
-            batch = {name: tensor.to(device) for name, tensor in batch.items()}
+            some = rows[first : first + size]
+            batch = {name: tensor.to(device) for name, tensor in collate(some).items()}
             # logits: (batch, kept, vocabulary), targets: (batch, kept)
             logits, targets = answer_logits(model, batch)
             each = functional.cross_entropy(
                 logits.flatten(0, 1).float(), targets.flatten(), reduction="none"
             )
-            losses += each[targets.flatten() != IGNORE].tolist()
+            in_order = iter(each[targets.flatten() != IGNORE].tolist())
+            for row in some:
+                answer_tokens = sum(label != IGNORE for label in row["labels"])
+                losses.append(list(islice(in_order, answer_tokens)))
             runtime.trim_heap()
+    return losses
+
+
+def loss_by_kind(
+    model: PreTrainedModel | PeftModel,
+    rows: Sequence[Features],
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int = 4,
+) -> dict[str, float]:
+    """Return the mean loss of each kind of answer token, in nats per token of this kind.
+
+    The arguments are those of `token_losses`.
+
+    Raises:
+        ValueError: There are no rows, or an answer has no section or no headline.
+    """
+    kinds = [kind for row in rows for kind in answer_token_kinds(row, tokenizer)]
+    losses = chain.from_iterable(token_losses(model, rows, tokenizer, batch_size))
     pairs = list(zip(kinds, losses, strict=True))
     return {kind: fmean(loss for k, loss in pairs if k == kind) for kind in KINDS if kind in kinds}
 
