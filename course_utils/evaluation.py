@@ -704,7 +704,7 @@ class SideBySide:
                 f'{html.escape(name)}</th><td style="text-align:left">{html.escape(text)}</td></tr>'
                 for name, text in self._rows(n)
             )
-            blocks.append(f"<table>{rows}</table>")
+            blocks.append(f'<table style="margin-bottom:1.5em">{rows}</table>')
         return "\n".join(blocks)
 
 

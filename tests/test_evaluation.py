@@ -638,7 +638,7 @@ def test_side_by_side_shows_stories_answers_and_references():
         "reference  sport: Owls beat Tarn in Halvik"
     )
     page = shown._repr_html_()
-    assert page.count("<table>") == 2 and "few 1" in page and "few 2" not in page
+    assert page.count("<table") == 2 and "few 1" in page and "few 2" not in page
 
 
 def test_side_by_side_escapes_all_text():
