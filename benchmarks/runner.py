@@ -4,8 +4,8 @@ python -m benchmarks NAME
     │ measure(**options) yields the report, perhaps several times, each time more complete
     ├─ build/benchmarks/NAME.json    the report
     ├─ build/benchmarks/NAME.md      all tables and pictures of the report
-    └─ README.md, docs/*.md          the tables that a page quotes between two marks:
-                                     <!-- NAME TABLE: begin --> and <!-- NAME TABLE: end -->
+    └─ README.md, docs/*.md and      the tables that a page quotes between two marks:
+       the datasheet of the data     <!-- NAME TABLE: begin --> and <!-- NAME TABLE: end -->
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def measured_here(*libraries: str) -> dict[str, str]:
 def publish(name: str, benchmark: Benchmark, report: Report, output: Path | None = None) -> None:
     """Write the page and the pictures of a report.
 
-    Without `output`, also write the pictures and the quotes of README.md and the docs.
+    Without `output`, also write the pictures of the docs, and the quotes of all pages.
     """
     folder = output or RESULTS
     files.write_text(folder / f"{name}.md", page(name, benchmark, report))
@@ -185,10 +185,15 @@ def publish(name: str, benchmark: Benchmark, report: Report, output: Path | None
             figure.savefig(place / f"{name}-{key}.png", dpi=110)
     if output is None:
         quotes = quoted(name, benchmark, report)
-        for path in (ROOT / "README.md", *DOCS.glob("*.md")):
+        for path in quoting_pages():
             text = path.read_text(encoding="utf-8")
             if (renewed := renew(text, quotes)) != text:
                 files.write_text(path, renewed)
+
+
+def quoting_pages() -> list[Path]:
+    """Return the pages that may quote a report: README.md, the docs and the data's datasheet."""
+    return [ROOT / "README.md", *DOCS.glob("*.md"), *ROOT.glob("course_utils/data/*.md")]
 
 
 def page(name: str, benchmark: Benchmark, report: Report) -> str:
@@ -216,7 +221,7 @@ def paragraph(text: str) -> str:
 
 
 def quoted(name: str, benchmark: Benchmark, report: Report) -> dict[str, str]:
-    """Return the texts that README and docs quote, by their marks.
+    """Return the texts that pages quote, by their marks.
 
     The texts are tables, pictures, and sentences on how the report was measured.
     """

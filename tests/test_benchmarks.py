@@ -171,14 +171,16 @@ def test_benchmark_can_add_options(course, monkeypatch):
     assert json.loads((course / "build" / "speed.json").read_text()) == {"speed": 6}
 
 
-def test_every_mark_in_readme_and_docs_belongs_to_a_benchmark():
+def test_every_mark_on_a_page_belongs_to_a_benchmark():
     """A mark with a typing error would never be renewed."""
     known = set()
     for name in runner.names():
         benchmark = runner.find(name)
         known |= {f"{name} {key}" for key in (*benchmark.tables, "made")}
         known |= {f"{name} {key} picture" for key in benchmark.pictures}
-    for path in (runner.ROOT / "README.md", *runner.DOCS.glob("*.md")):
+    pages = runner.quoting_pages()
+    assert {"README.md", "performance.md", "DATASHEET.md"} <= {path.name for path in pages}
+    for path in pages:
         text = path.read_text(encoding="utf-8")
         marks = re.findall("<!-- (.*): begin -->", text)
         assert marks == re.findall("<!-- (.*): end -->", text)
