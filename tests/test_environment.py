@@ -150,11 +150,19 @@ def test_supported_python_versions(python, state):
 
 
 @pytest.mark.parametrize(
-    "memory, state",
-    [(1_100_000_000, "fail"), (1_500_000_000, "warn"), (1_600_000_000, None), (None, None)],
+    "memory, gpu, state",
+    [
+        (1_200_000_000, None, "fail"),
+        (1_400_000_000, None, "warn"),
+        (1_500_000_000, None, None),
+        (1_800_000_000, A100, "warn"),
+        (1_900_000_000, A100, None),
+        (None, None, None),
+    ],
 )
-def test_too_little_memory_is_a_problem(memory, state):
-    found = problems(replace(LAPTOP, memory=memory))
+def test_too_little_memory_is_a_problem(memory, gpu, state):
+    """With a GPU, lecture 07 needs more memory of the computer, too."""
+    found = problems(replace(LAPTOP, memory=memory, gpu=gpu))
     assert found == ({"memory available": state} if state else {})
 
 
