@@ -25,9 +25,10 @@ import numpy as np
 
 from course_utils import runtime
 from course_utils.news import house_style_errors
+from course_utils.validation import positive, whole_number
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
     from peft import PeftModel
     from torch import Tensor, nn
     from torch.utils.hooks import RemovableHandle
@@ -140,12 +141,12 @@ def generate(  # noqa: PLR0913
         progress: Whether a progress bar is shown.
 
     Raises:
-        ValueError: A batch size or number of tokens is below 1, or a conversation is empty.
+        ValueError: A batch size or number of tokens is not a whole number of at least 1, or a
+            conversation is not a list of messages, or is empty.
     """
-    if batch_size < 1 or max_new_tokens < 1:
-        raise ValueError(
-            f"batch_size and max_new_tokens must be at least 1, got {batch_size}, {max_new_tokens}"
-        )
+    sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    for name, size in (sizes | {"batch_tokens": batch_tokens}).items():
+        positive(name, size)
     from tqdm import tqdm
 
     prompts = [_prompt_ids(messages, tokenizer) for messages in conversations]
@@ -170,6 +171,11 @@ def _prompt_ids(
 ) -> list[int]:
     from course_utils import sft
 
+    if not isinstance(messages, Sequence) or isinstance(messages, str):
+        raise ValueError(
+            "conversations must be a list of conversations, and each conversation a list of "
+            f"messages, got {messages!r:.80} as a conversation"
+        )
     if not messages:
         raise ValueError("a conversation needs at least one message")
     if messages[-1]["role"] == "assistant":
@@ -296,9 +302,9 @@ def evaluating(model: Model) -> Iterator[None]:
 
     Afterwards each module's previous mode is restored.
     """
+    packing = _pack_input(model.get_output_embeddings())
     training = {module: module.training for module in model.modules()}
     model.eval()
-    packing = _pack_input(model.get_output_embeddings())
     try:
         yield
     finally:
@@ -446,7 +452,7 @@ def rouge_l(candidate: str, reference: str) -> float:
     the number of words of the reference, and F1 is the harmonic mean of precision and recall (Lin
     2004, "ROUGE: A Package for Automatic Evaluation of Summaries").
     """
-    a, b = (re.findall("[a-z0-9]+", text.lower()) for text in (candidate, reference))
+    a, b = (re.findall(r"[^\W_]+", text.lower()) for text in (candidate, reference))
     return 2 * _common_subsequence(a, b) / (len(a) + len(b)) if a and b else 0.0
 
 
@@ -539,7 +545,8 @@ def compare(before: DataFrame, after: DataFrame) -> dict[str, Comparison]:
         Metric → comparison, for each metric that both tables contain.
 
     Raises:
-        ValueError: The tables have different numbers of rows, no rows, or no common metric.
+        ValueError: The tables have different numbers of rows, no rows, or no common metric, or a
+            score is missing.
     """
     if len(before) != len(after) or not len(before):
         raise ValueError(
@@ -550,13 +557,13 @@ def compare(before: DataFrame, after: DataFrame) -> dict[str, Comparison]:
         raise ValueError(
             f"before and after have no common metric: {list(before)} and {list(after)}"
         )
-    return {
-        metric: _compare(metric, (after[metric].to_numpy() - before[metric].to_numpy()).tolist())
-        for metric in metrics
-    }
+    return {metric: _compare(metric, before[metric], after[metric]) for metric in metrics}
 
 
-def _compare(metric: str, differences: Sequence[float]) -> Comparison:
+def _compare(metric: str, before: Series, after: Series) -> Comparison:
+    differences = (after.to_numpy(dtype=float) - before.to_numpy(dtype=float)).tolist()
+    if missing := sum(map(math.isnan, differences)):
+        raise ValueError(f"scores of {metric!r} are missing for {missing} of {len(before)} stories")
     gained, lost = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     p = sign_flip(differences) if metric == "rouge_l" else mcnemar(gained, lost)
     return Comparison(bootstrap(differences), gained, lost, p)
@@ -579,10 +586,9 @@ def mcnemar(gained: int, lost: int) -> float:
         lost: Number of stories that only the first model got right.
 
     Raises:
-        ValueError: A number is negative.
+        ValueError: A number is negative or not whole.
     """
-    if min(gained, lost) < 0:
-        raise ValueError(f"gained and lost must be at least 0, got {gained} and {lost}")
+    gained, lost = whole_number("gained", gained, least=0), whole_number("lost", lost, least=0)
     n = gained + lost
     uneven = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
     return min(1.0, 2 * uneven / 2**n)

@@ -952,11 +952,18 @@ def strength_explorer(
             At 0 the adapter is off, and at 1 it is as it was trained.
         story: The story, for the verdict on the answer.
         first: The strengths whose answers are shown at the beginning. The last one is chosen.
+
+    Raises:
+        ValueError: There are no strengths, or one is not from 0 to 1.5.
     """
-    answers = {float(strength): answer_at(strength) for strength in first}
-    *_, last = answers
+    strengths = [float(strength) for strength in first]
+    if not strengths or not all(0 <= strength <= STRONGEST for strength in strengths):
+        raise ValueError(
+            f"first must be one or more strengths from 0 to {STRONGEST}, got {strengths}"
+        )
+    answers = {strength: answer_at(strength) for strength in dict.fromkeys(strengths)}
     slider = widgets.FloatSlider(
-        last,
+        strengths[-1],
         min=0,
         max=STRONGEST,
         step=STRENGTH_STEP,

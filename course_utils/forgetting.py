@@ -37,10 +37,15 @@ def load_questions() -> list[dict]:
 def conversations(
     questions: Sequence[Mapping], answers: Sequence[str] | None = None
 ) -> list[list[Message]]:
-    """Make a conversation of each question, with the answer of a model if it is given."""
+    """Make a conversation of each question, with the answer of a model if it is given.
+
+    Raises:
+        ValueError: The numbers of answers and questions differ.
+    """
     asked = [[{"role": "user", "content": q["question"]}] for q in questions]
     if answers is None:
         return asked
+    _check_lengths(answers, questions)
     return [
         [*chat, {"role": "assistant", "content": answer}]
         for chat, answer in zip(asked, answers, strict=True)
@@ -63,15 +68,12 @@ def score(answers: Sequence[str], questions: Sequence[Mapping]) -> DataFrame:
         news_json is 1 if the answer begins like the answer to a news story, with {"section".
 
     Raises:
-        ValueError: The numbers of answers and questions differ, or there are no answers.
+        ValueError: The numbers of answers and questions differ, there are no answers, or the right
+            answers of a question are not a list of texts.
     """
     import pandas as pd
 
-    if len(answers) != len(questions) or not len(answers):
-        raise ValueError(
-            "there must be one answer for each question, and at least one question: got "
-            f"{len(answers)} answers for {len(questions)} questions"
-        )
+    _check_lengths(answers, questions)
     right = [
         float(_is_right(answer, question["answers"]))
         for answer, question in zip(answers, questions, strict=True)
@@ -80,8 +82,23 @@ def score(answers: Sequence[str], questions: Sequence[Mapping]) -> DataFrame:
     return pd.DataFrame({"right": right, "news_json": news_json})
 
 
+def _check_lengths(answers: Sequence[str], questions: Sequence[Mapping]) -> None:
+    if len(answers) != len(questions) or not len(answers):
+        raise ValueError(
+            "there must be one answer for each question, and at least one question: got "
+            f"{len(answers)} answers for {len(questions)} questions"
+        )
+
+
 def _is_right(answer: str, accepted: Sequence[str]) -> bool:
-    return any(re.search(rf"\b{re.escape(text)}\b", answer, re.IGNORECASE) for text in accepted)
+    if isinstance(accepted, str) or not all(accepted):
+        raise ValueError(f"right answers must be a list of texts, got {accepted!r}")
+    # The character before and after must not be a letter or a digit. A right answer may itself
+    # begin or end with another character, as C++ does, so \b would not do.
+    return any(
+        re.search(rf"(?<![^\W_]){re.escape(text)}(?![^\W_])", answer, re.IGNORECASE)
+        for text in accepted
+    )
 
 
 def loss_on(

@@ -394,8 +394,8 @@ def _record_errors(record: object) -> list[str]:
     if extra := sorted(set(record) - {*form, "id", "split"}):
         allowed = ", ".join([*form, "id", "split"])
         errors.append(f"unknown key {extra[0]!r}: the keys must be {allowed}")
-    if not isinstance(record.get("id", ""), str):
-        errors.append("'id' must be text")
+    if "id" in record:
+        errors += _text_errors(record, ["id"])
     if record.get("split", "train") not in SPLITS:
         errors.append(f"split {record['split']!r} must be one of {', '.join(SPLITS)}")
     return errors
@@ -427,6 +427,8 @@ def _text_errors(record: object, keys: Iterable[str]) -> list[str]:
             errors.append(f"{key!r} must be text, got {type(record[key]).__name__}")
         elif not record[key].strip():
             errors.append(f"{key!r} is empty")
+        elif re.search("[\ud800-\udfff]", record[key]):
+            errors.append(f"{key!r} contains half of a character: {record[key]!a:.60}")
     return errors
 
 
@@ -483,7 +485,8 @@ def _hold_out(conversations: Mapping[int, list[Message]], share: float) -> dict[
     }
     ranked = sorted(set(prompts.values()))
     least = min(1, len(ranked) - 1) if share else 0
-    held_out = set(ranked[: max(round(share * len(ranked)), least)])
+    # At least one prompt is left for training.
+    held_out = set(ranked[: min(max(round(share * len(ranked)), least), len(ranked) - 1)])
     return {n: "validation" if prompt in held_out else "train" for n, prompt in prompts.items()}
 
 

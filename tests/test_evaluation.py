@@ -250,6 +250,8 @@ def test_generate_returns_no_answers_for_no_conversations(model, tokenizer):
     [
         ({"batch_size": 0}, "at least 1"),
         ({"max_new_tokens": 0}, "at least 1"),
+        ({"batch_tokens": -7}, "batch_tokens must be a whole number of at least 1, got -7"),
+        ({"conversations": [{"role": "user", "content": "x"}]}, "each conversation a list of"),
         ({"conversations": [[]]}, "at least one message"),
         (
             {"conversations": [[{"role": "assistant", "content": "x"}]]},
@@ -382,6 +384,8 @@ def test_each_bare_section_needs_an_example():
         ("dog", "the cat sat", 0),
         ("", "the cat sat", 0),
         ("...", "...", 0),
+        ("Москва растёт", "москва, растёт", 1),
+        ("Café", "Caf", 0),
     ],
 )
 def test_rouge_l_of_short_texts(candidate, reference, f1):
@@ -492,9 +496,16 @@ def test_mcnemar_rarely_finds_a_difference_between_equally_good_models():
     assert 0.01 < found / 2**n < 0.05
 
 
-def test_mcnemar_rejects_negative_numbers():
-    with pytest.raises(ValueError, match="at least 0, got 3 and -1"):
-        evaluation.mcnemar(3, -1)
+@pytest.mark.parametrize("numbers", [(39, 24), (64, 0)])
+def test_mcnemar_takes_numpy_integers(numbers):
+    """2^63 doesn't fit into an integer of NumPy."""
+    assert evaluation.mcnemar(*np.array(numbers)) == evaluation.mcnemar(*numbers)
+
+
+@pytest.mark.parametrize("lost", [-1, 1.0])
+def test_mcnemar_rejects_what_is_not_a_number_of_stories(lost):
+    with pytest.raises(ValueError, match=f"lost must be a whole number of at least 0, got {lost}"):
+        evaluation.mcnemar(3, lost)
 
 
 @pytest.mark.parametrize(("gained", "lost"), [(9, 1), (3, 8), (5, 5), (2, 0), (30, 20)])
@@ -558,6 +569,21 @@ def test_comparisons_use_the_metrics_that_both_tables_contain():
     assert list(both) == ["house_style"]
     with pytest.raises(ValueError, match="no common metric"):
         evaluation.compare(table(1, 1)[["house_style"]], table(1, 1)[["section_right"]])
+
+
+@pytest.mark.parametrize("dtype", [bool, "uint8", int])
+def test_scores_of_any_numeric_dtype_are_compared(dtype):
+    before, after = table(30, 20).astype(dtype), table(20, 30).astype(dtype)
+    compared = evaluation.compare(before, after)
+    assert (compared["section_right"].gained, compared["section_right"].lost) == (0, 10)
+    assert compared["house_style"].difference.mean == 0.25
+
+
+def test_missing_scores_are_not_compared():
+    before, after = table(30, 20), table(20, 30)
+    after.loc[3, "house_style"] = np.nan
+    with pytest.raises(ValueError, match="'house_style' are missing for 1 of 40 stories"):
+        evaluation.compare(before, after)
 
 
 @pytest.mark.parametrize("rows", [(40, 39), (0, 0)])

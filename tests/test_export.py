@@ -254,8 +254,25 @@ def test_update_left_does_not_change_the_model(model):
 
 
 def test_update_left_is_not_defined_for_adapters_that_are_not_trained():
-    with pytest.raises(ValueError, match="the update is zero: train the adapters first"):
+    with pytest.raises(ValueError, match="the update of the 4-bit layers is zero"):
         update_left(attach_adapters(tiny_base(), RECIPE))
+
+
+@pytest.mark.parametrize("measure", [update_left, number_line])
+def test_a_layer_without_adapters_has_no_update(measure):
+    model = tuned(tiny_base(), Recipe(targets=("q_proj",)))
+    with pytest.raises(ValueError, match=f"the layer '{GATE}' has no adapters"):
+        measure(model, layer=GATE)
+
+
+def test_adapters_on_a_shared_embedding_are_not_merged():
+    """peft would add their update to the embedding and to the output head."""
+    base = tiny_base()
+    assert base.config.tie_word_embeddings
+    with warnings.catch_warnings(action="ignore"):
+        model = tuned(base, Recipe(targets=("q_proj", "lm_head")))
+    with pytest.raises(ValueError, match="the embedding of this model is also its output head"):
+        merge(model)
 
 
 # -- the number line -------------------------------------------------------------------------------

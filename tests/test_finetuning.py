@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -113,6 +114,38 @@ def test_attach_adapters_rejects_a_name_that_is_already_used():
     model = attach_adapters(make_model(), RECIPE)
     with pytest.raises(ValueError, match=r"already has an adapter 'default'.*not in \['default'\]"):
         attach_adapters(model, RECIPE)
+
+
+@pytest.mark.parametrize("name", ["", "a.b"])
+def test_the_name_of_an_adapter_is_text_without_a_dot(name):
+    with pytest.raises(ValueError, match="must be text without a dot, got"):
+        attach_adapters(make_model(), RECIPE, name=name)
+
+
+def test_the_base_model_inside_a_peft_model_gets_no_adapters(uninterrupted):
+    model = attach_adapters(make_model(), RECIPE)
+    with pytest.raises(ValueError, match=r"part of a PeftModel with the adapters \['default'\]"):
+        attach_adapters(model.get_base_model(), RECIPE, name="second")
+    assert list(model.peft_config) == ["default"]
+    again = attach_adapters(model.unload(), RECIPE)
+    assert list(again.peft_config) == ["default"]
+
+
+def test_adapters_are_not_loaded_into_others_of_the_same_name(uninterrupted):
+    """peft would keep the alpha of the old ones, and drop weights that have no place."""
+    _, run = uninterrupted
+    model = attach_adapters(make_model(), replace(RECIPE, alpha=64))
+    with pytest.raises(ValueError, match=r"already has an adapter 'default'.*not in \['default'\]"):
+        load_adapters(model, run.adapters)
+
+
+def test_a_folder_without_the_weights_of_adapters_changes_nothing(uninterrupted, tmp_path):
+    _, run = uninterrupted
+    shutil.copy(run.adapters / "adapter_config.json", tmp_path)
+    model = make_model()
+    with pytest.raises(CourseError, match=r"and adapter_model\.safetensors"):
+        load_adapters(model, tmp_path)
+    assert not any("lora_" in name for name, _ in model.named_parameters())
 
 
 def test_loaded_adapters_give_the_same_logits_as_the_trained_model(uninterrupted, features):

@@ -39,6 +39,9 @@ def test_every_listed_answer_is_right(questions):
         ("paris", PARIS, 1, 0),
         ("The capital is Paris.\nIt has parks.", PARIS, 1, 0),
         ("A parisian would know.", PARIS, 0, 0),
+        ("_Paris_", PARIS, 1, 0),
+        ("C++, of course", {"answers": ["C++"]}, 1, 0),
+        ("It costs $50.", {"answers": ["$5"]}, 0, 0),
         ("", PARIS, 0, 0),
         ("Four", FOUR, 1, 0),
         ("It is 14.", FOUR, 0, 0),
@@ -68,6 +71,14 @@ def test_each_answer_needs_a_question():
         forgetting.score(["Paris"], [PARIS, FOUR])
     with pytest.raises(ValueError, match="at least one question"):
         forgetting.score([], [])
+    with pytest.raises(ValueError, match="got 1 answers for 2 questions"):
+        forgetting.conversations([PARIS, FOUR], ["Paris"])
+
+
+@pytest.mark.parametrize("answers", ["Paris", ["Paris", ""]])
+def test_right_answers_are_a_list_of_texts(answers):
+    with pytest.raises(ValueError, match="right answers must be a list of texts, got"):
+        forgetting.score(["I don't know."], [{"answers": answers}])
 
 
 def test_a_question_is_a_user_message_and_its_answer_an_assistant_message():

@@ -311,6 +311,12 @@ def test_of_two_or_more_prompts_at_least_one_is_for_validation(tmp_path, count, 
     assert len(own.get("validation", [])) == held_out and len(own["train"]) == count - held_out
 
 
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_at_least_one_prompt_is_for_training(tmp_path, count):
+    own = news.load_jsonl(write(tmp_path / "own.jsonl", *PAIRS[:count]), validation_share=0.9)
+    assert len(own["train"]) == 1
+
+
 def test_files_may_have_a_byte_order_mark_crlf_and_blank_lines(tmp_path):
     path = write(
         tmp_path / "own.jsonl", "\ufeff" + json.dumps(PAIRS[0]), "", "  ", PAIRS[1], newline="\r\n"
@@ -329,6 +335,8 @@ def test_a_unicode_line_separator_does_not_end_a_line(tmp_path):
     ("bad", "error"),
     [
         ({"prompt": "x", "answer": " "}, "'answer' is empty"),
+        ({"prompt": "x\ud83d", "answer": "y"}, "'prompt' contains half of a character"),
+        ({"prompt": "x", "answer": "y", "id": "\ud83d"}, "'id' contains half of a character"),
         ({"prompt": "x"}, "no 'answer'"),
         ({"prompt": 3, "answer": "y"}, "'prompt' must be text, got int"),
         ({"question": "x", "answer": "y"}, "needs messages, or prompt and answer, or section and"),

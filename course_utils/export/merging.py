@@ -66,7 +66,8 @@ def merge(
 
     Raises:
         ValueError: an option is not allowed, the base model has no 4-bit layers, or the adapters
-            are merged already or are more than A and B (DoRA or a bias).
+            are merged already, are more than A and B (DoRA or a bias), or belong to an embedding
+            that is also the output head.
         CourseError: the files of the base model can't be found.
     """
     _check(model, into, stored_as)
@@ -108,7 +109,8 @@ def update_left(
             measured together.
 
     Raises:
-        ValueError: as in `merge`, or there is no 4-bit layer of this name, or the update is zero.
+        ValueError: as in `merge`, or there is no 4-bit layer of this name, it has no adapters, or
+            the update is zero.
         CourseError: as in `merge`.
     """
     _check(model, into, stored_as, layer)
@@ -121,7 +123,7 @@ def update_left(
         left += (change * update).sum().item()
         total += (update * update).sum().item()
     if total == 0:
-        raise ValueError("the update is zero: train the adapters first")
+        raise ValueError("the update of the 4-bit layers is zero: train their adapters first")
     return left / total
 
 
@@ -182,8 +184,8 @@ def number_line(model: PeftModel, layer: str) -> NumberLine:
         layer: name of a layer, such as "model.layers.0.mlp.gate_proj".
 
     Raises:
-        ValueError: there is no 4-bit layer of this name, or its adapters are merged already or are
-            more than A and B.
+        ValueError: there is no 4-bit layer of this name, it has no adapters, or the adapters are
+            merged already or are more than A and B.
     """
     from bitsandbytes.functional import dequantize_blockwise
 
@@ -223,7 +225,8 @@ def _check(
     one_of("stored_as", stored_as, FORMATS)
     if not isinstance(model, PeftModel):
         raise ValueError(f"model must be a PeftModel with adapters, got {type(model).__name__}")
-    layers = _layers(model.get_base_model())
+    base = model.get_base_model()
+    layers = _layers(base)
     if not layers:
         raise ValueError(
             "the base model has no 4-bit layers: merge its adapters with merge_and_unload()"
@@ -232,6 +235,14 @@ def _check(
         raise ValueError(
             f"the model has no 4-bit layer {layer!r}; the name of the first one is "
             f"{next(iter(layers))!r}"
+        )
+    if layer is not None and not isinstance(base.get_submodule(layer), LoraLayer):
+        raise ValueError(f"the layer {layer!r} has no adapters")
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    if base.config.tie_word_embeddings and any(isinstance(end, LoraLayer) for end in ends):
+        raise ValueError(
+            "the embedding of this model is also its output head, so adapters on one of them can't "
+            "be merged: a merge would change both"
         )
     for module in model.modules():
         if isinstance(module, LoraLayer):

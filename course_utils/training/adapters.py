@@ -41,10 +41,12 @@ def attach_adapters(
         The PeftModel, in which only the new adapter is trainable.
 
     Raises:
-        ValueError: The model already has an adapter of this name.
+        ValueError: The model already has an adapter of this name, the name is not allowed, or the
+            model is the base model inside a PeftModel.
     """
     from peft import LoraConfig, PeftModel, get_peft_model
 
+    _check_new(model, name)
     runtime.seed_everything(recipe.seed)
     targets = recipe.targets if isinstance(recipe.targets, str) else list(recipe.targets)
     config = LoraConfig(
@@ -54,11 +56,6 @@ def attach_adapters(
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
-    if name in getattr(model, "peft_config", ()):
-        names = sorted(model.peft_config)
-        raise ValueError(
-            f"the model already has an adapter {name!r}: choose a name that is not in {names}"
-        )
     with _no_future_warnings():
         if isinstance(model, PeftModel):
             model.add_adapter(name, config)
@@ -84,11 +81,14 @@ def load_adapters(
         The PeftModel, in which the loaded adapters are active.
 
     Raises:
+        ValueError: As in `attach_adapters`.
         CourseError: The folder `path` contains no adapters.
     """
     from peft import PeftModel
 
-    if not (Path(path) / "adapter_config.json").is_file():
+    _check_new(model, name)
+    weights = (Path(path) / f"adapter_model.{kind}" for kind in ("safetensors", "bin"))
+    if not (Path(path) / "adapter_config.json").is_file() or not any(map(Path.is_file, weights)):
         raise CourseError(
             f"no adapters in {path}: pass a folder with the files adapter_config.json and "
             "adapter_model.safetensors"
@@ -101,12 +101,30 @@ def load_adapters(
         return PeftModel.from_pretrained(model, str(path), adapter_name=name)
 
 
+def _check_new(model: PreTrainedModel | PeftModel, name: str) -> None:
+    """Raise a ValueError if a model can't get a new adapter of this name."""
+    from peft import PeftModel
+
+    names = sorted(getattr(model, "peft_config", ()))
+    if name in names:
+        raise ValueError(
+            f"the model already has an adapter {name!r}: choose a name that is not in {names}"
+        )
+    if not name or "." in name:
+        raise ValueError(f"the name of an adapter must be text without a dot, got {name!r}")
+    if names and not isinstance(model, PeftModel):
+        raise ValueError(
+            f"this base model is part of a PeftModel with the adapters {names}: pass the PeftModel"
+        )
+
+
 @contextmanager
 def strength(model: PeftModel, factor: float) -> Iterator[None]:
     """Multiply the updates of all adapters of a model by a factor inside the with block.
 
     Inside the block, every adapted layer computes with W + factor · (α/r) B A. With the factor 0
     the model is the base model, and with 1 the tuned model. Afterwards, α/r has its previous value.
+    What adapters contain in addition to A and B, as with DoRA, keeps its full strength.
 
     Args:
         model: A model with LoRA adapters that are not merged.

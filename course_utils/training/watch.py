@@ -249,10 +249,16 @@ class Watch:
 
         Args:
             share: From 0 to 1.
+
+        Raises:
+            ValueError: The share is not from 0 to 1.
         """
+        if not 0 <= share <= 1:
+            raise ValueError(f"share must be from 0 to 1, got {share!r}")
         found = {}
         for kind, curve in self.curves.items():
             first, lowest = next(iter(curve.values())), min(curve.values())
-            goal = first - share * (first - lowest)
+            # Rounding could make the goal for share 1 lower than the lowest loss.
+            goal = max(lowest, first - share * (first - lowest))
             found[kind] = next(step for step, loss in curve.items() if loss <= goal)
         return found
