@@ -546,7 +546,8 @@ def longest_text(
     """Return the maximum number of tokens per text for which `simulate` has enough memory.
 
     In every phase, the bytes that can't move must fit the GPU. At the update, one page must fit in
-    addition to these bytes.
+    addition to these bytes. Optimizer states are counted in every step, although they don't exist
+    before the first update, so the very first step could process longer texts.
 
     Args:
         gpu: As in `simulate`.

@@ -159,6 +159,11 @@ def test_the_picture_of_a_block_needs_an_even_number_of_weights(count):
         figures.block_steps([1.0] * count)
 
 
+def test_the_picture_of_a_block_needs_a_weight():
+    with pytest.raises(ValueError, match="a weight that is not zero"):
+        figures.block_steps([0.0] * 64)
+
+
 # --- a transformer block and LoRA's matrices ------------------------------------------------------
 
 

@@ -163,6 +163,12 @@ def test_byte_layout_magnifies_all_fields_except_the_largest():
     assert picture.alt == "Bars of 1,000 B: book 64 B, codes 900 B, offset 36 B."
 
 
+@pytest.mark.parametrize("fields", [{"codes": 5, "rest": 0}, {"codes": 5}])
+def test_byte_layout_needs_two_fields_with_bytes(fields):
+    with pytest.raises(ValueError, match="at least two fields must have bytes, got"):
+        figures.byte_layout(fields)
+
+
 def test_byte_layout_names_each_field_once():
     drawn = texts(figures.byte_layout(BYTES))
     for name, size in BYTES.items():

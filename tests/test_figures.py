@@ -555,6 +555,18 @@ def test_the_numbers_on_a_line_are_all_numbers_of_the_format(window, dtype, torc
     assert numbers == expected
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("share", [1e-4, 1e-3, 4e-3, 0.02, 0.49])
+@pytest.mark.parametrize("level", [0.1125, -0.2346, 0.4523])
+def test_rounding_line_rounds_an_update_of_any_size_as_torch_does(level, share, dtype):
+    levels, update = [-1.0, -0.2346, 0.0, 0.1125, 0.4523, 1.0], abs(level) * share
+    picture = figures.rounding_line(levels, level, update, dtype)
+    rounded = torch.tensor(level + update, dtype=torch.float64).to(getattr(torch, dtype)).item()
+    left = (rounded - level) / update + 0.0
+    wanted = f"rounded to {rounded:.4f}: {left:.0%} of the update left".replace("-", "−")
+    assert wanted in [t.get_text().replace("-", "−") for t in picture.figure.axes[0].texts]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -210,6 +210,18 @@ def test_stored_weights_equal_those_of_the_loaded_model(machine, tiny_base, shar
     assert chosen == [name for name in stored if "q_proj" in name] != []
 
 
+def test_stored_weights_are_from_the_file_that_is_loaded(tiny_base, tmp_path):
+    folder = Path(shutil.copytree(tiny_base, tmp_path / "model"))
+    whole = (folder / "model.safetensors").read_bytes()
+    shard(folder)
+    for file in folder.glob("model-*"):
+        file.unlink()
+    (folder / "model.safetensors").write_bytes(whole)
+    model, _ = load_base(path=folder, device="cpu")
+    name, stored = next(models.stored_weights(path=folder, part="q_proj"))
+    assert torch.equal(stored.to(model.dtype), model.get_parameter(name))
+
+
 def test_stored_weights_rejects_a_part_that_no_name_contains(machine, tiny_base):
     put_in_course_cache(tiny_base, machine)
     with pytest.raises(ValueError, match="no tensor of smollm2-135m has 'z_proj' in its name"):
@@ -235,6 +247,7 @@ def test_the_small_model_is_the_default_on_every_device(machine, tiny_base, monk
         ({"compute_dtype": torch.int8}, "be torch.float32, torch.bfloat16 or torch.float16, got"),
         ({"compute_dtype": "bfloat16"}, "compute_dtype must be .* got 'bfloat16'"),
         ({"device": "meta"}, 'device must be "cpu" or a CUDA device, got "meta"'),
+        ({"device": "foo"}, 'device must be "cpu" or a CUDA device, got "foo"'),
     ],
 )
 def test_load_base_rejects_values_that_are_not_allowed(options, message):
@@ -252,8 +265,33 @@ def test_load_base_rejects_cuda_on_a_machine_without_cuda(tiny_base):
 def test_load_base_rejects_a_folder_that_lacks_a_file(tiny_base, tmp_path, missing):
     folder = Path(shutil.copytree(tiny_base, tmp_path / "model"))
     (folder / missing).unlink()
-    with pytest.raises(CourseError, match=f"no model in {folder}: the folder needs the files"):
+    with pytest.raises(CourseError, match=f"no model in {folder}: .* but {missing} is missing"):
         load_base(path=folder)
+
+
+def test_load_base_says_which_shard_is_missing(tiny_base, tmp_path):
+    folder = Path(shutil.copytree(tiny_base, tmp_path / "model"))
+    shard(folder)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(CourseError, match=r"but model-00002-of-00002\.safetensors is missing"):
+        load_base(path=folder)
+
+
+@pytest.mark.parametrize("index", ["[]", '{"weight_map": []}', '{"weight_map": {}}'])
+def test_a_damaged_index_of_shards_is_like_a_missing_model(tiny_base, tmp_path, index):
+    folder = Path(shutil.copytree(tiny_base, tmp_path / "model"))
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(CourseError, match=r"but model\.safetensors is missing"):
+        load_base(path=folder)
+
+
+def test_load_base_says_that_a_folder_does_not_exist_or_has_adapters(tmp_path):
+    with pytest.raises(CourseError, match=f"no model in {Path.home()}/nowhere: there is no such"):
+        load_base(path="~/nowhere")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(CourseError, match="but adapters: load their base model"):
+        load_base(path=tmp_path)
 
 
 def test_load_base_reports_damaged_weights(tiny_base, tmp_path):

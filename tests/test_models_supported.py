@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as tf
+from safetensors.torch import load_file, save_file
 
 from course_utils.models import linear4bit_layers, load_base
 from course_utils.models.supported import check_quantized
@@ -123,7 +124,17 @@ def test_configs_name_the_number_of_experts_differently(tiny, no_weights, entrie
     assert "mixture of" in refused(edited(tiny, **entries))
 
 
-@pytest.mark.parametrize("entries", [{"num_experts": 0}, {"num_experts": 1}, {"num_experts": None}])
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"num_experts": 0},
+        {"num_experts": 1},
+        {"num_experts": None},
+        {"num_experts": 64, "is_moe": False},
+        {"vision_config": None},
+        {"architectures": "LlamaForCausalLM"},
+    ],
+)
 def test_a_config_with_at_most_one_expert_is_dense(tiny, entries):
     assert linear4bit_layers(
         load_base(path=edited(tiny, **entries), quantization="nf4", device="cpu")[0]
@@ -166,6 +177,18 @@ def test_an_encoder_is_refused(saved, no_weights):
     assert "it is a BertForMaskedLM" in refused(saved(tf.BertForMaskedLM, config))
 
 
+def test_an_encoder_with_a_head_for_the_next_token_is_refused(saved, no_weights):
+    """Unless it was trained as a decoder, each of its tokens sees the tokens after it."""
+    folder = saved(tf.BertLMHeadModel, tf.BertConfig(**SIZES))
+    assert "it is an encoder (BertLMHeadModel), which also sees the tokens" in refused(folder)
+    assert "which also sees the tokens" in refused(edited(folder, architectures=None))
+
+
+def test_a_model_without_a_head_for_the_next_token_is_refused(tiny, no_weights):
+    message = refused(edited(tiny, model_type="vit", architectures=None))
+    assert "models of its model_type 'vit' don't predict the next token" in message
+
+
 def test_an_encoder_decoder_is_refused(saved, no_weights):
     config = tf.T5Config(vocab_size=259, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4)
     message = refused(saved(tf.T5ForConditionalGeneration, config), None)
@@ -203,6 +226,54 @@ def test_an_unknown_type_of_model_is_refused(tiny, no_weights):
 def test_a_folder_with_only_a_gguf_file_is_refused(tmp_path):
     (tmp_path / "model.Q4_K_M.gguf").write_bytes(b"GGUF")
     assert "its weights are in the GGUF file model.Q4_K_M.gguf" in refused(tmp_path)
+
+
+def test_code_of_a_tokenizer_does_not_run(tiny, monkeypatch):
+    own = {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (tiny / "tokenizer_config.json").write_text(json.dumps(own))
+    (tiny / "own.py").write_text("raise SystemExit('this code must not run')")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("the user was asked"))
+    assert "can't be loaded" in refused(tiny)
+
+
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+@pytest.mark.parametrize("entries", [{}, {"num_hidden_layers": 3}])
+def test_missing_weights_are_noticed(tiny, quantization, entries):
+    """transformers fills missing weights with random numbers."""
+    weights = load_file(tiny / "model.safetensors")
+    if not entries:
+        del weights["model.layers.1.mlp.up_proj.weight"]
+        save_file(weights, tiny / "model.safetensors", {"format": "pt"})
+    lacks = "lack 9 of the weights" if entries else "such as model.layers.1.mlp.up_proj.weight"
+    assert lacks in refused(edited(tiny, **entries), quantization)
+
+
+def test_weights_of_another_shape_are_noticed(tiny):
+    edited(tiny, intermediate_size=96)
+    assert "weights don't have the shapes that its config.json states" in refused(tiny, None)
+    message = refused(tiny)
+    assert "mlp.gate_proj has the shape (128, 64), but according to config.json it is (96, 64)" in (
+        message
+    )
+
+
+@pytest.mark.parametrize("text", ["{}", "not json"])
+def test_a_damaged_tokenizer_is_refused(tiny, text):
+    (tiny / "tokenizer.json").write_text(text)
+    assert "can't be loaded" in refused(tiny)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"quantization_config": "gptq"}, "it is already quantized (an unknown method)"),
+        ({"model_type": ["llama"]}, "doesn't know its model_type ['llama']"),
+        ({"hidden_act": "nope"}, "unknown entry 'nope'"),
+        ({"num_attention_heads": 7}, "can't be loaded"),
+    ],
+)
+def test_a_config_with_a_wrong_entry_is_refused(tiny, entries, message):
+    assert message in refused(edited(tiny, **entries))
 
 
 def test_a_damaged_config_is_refused(tiny):

@@ -226,10 +226,15 @@ def byte_layout(fields: Mapping[str, int], title: str = "") -> Picture:
         fields: name of the field → size in bytes (B), for at least two fields. Every field except
             the largest is magnified.
         title: a sentence that says what the picture shows.
+
+    Raises:
+        ValueError: fewer than two fields have bytes.
     """
     chosen = colours(fields)
     by_size = sorted(fields, key=fields.__getitem__, reverse=True)
     total, rest = sum(fields.values()), sum(fields[name] for name in by_size[1:])
+    if rest <= 0:
+        raise ValueError(f"at least two fields must have bytes, got {dict(fields)}")
     left, width, high = 2.0, 536.0, 30.0
     tops = {0: 24.0, 1: 106.0}
     canvas = Canvas(540, tops[1] + high + 18 * len(fields) - 14, title)

@@ -76,9 +76,8 @@ def rounding_line(
     margin = 0.1 * (levels[place + 1] - levels[place - 1])
     around = levels[place - 1] - margin, levels[place + 1] + margin
     coarse = _Line(levels, around, weight, total)
-    low, high = sorted((weight, total))
-    close = low - 0.6 * (high - low), high + 0.6 * (high - low)
-    fine = _Line(list(_floats(*close, SIGNIFICANT[dtype])), close, weight, total)
+    fine = _magnified(weight, total, SIGNIFICANT[dtype])
+    close = fine.window
 
     canvas = Canvas(WIDTH, 208, title)
     middles = [coarse.x((weight + levels[place + side]) / 2) for side in (-1, 1)]
@@ -97,6 +96,17 @@ def rounding_line(
     _caption(canvas, 192, f"{dtype}, magnified {zoom:.0f} times", fine)
     neighbour = levels[place + (1 if update > 0 else -1)]
     return canvas.picture(_described(coarse, neighbour, fine, dtype))
+
+
+def _magnified(weight: float, total: float, bits: int) -> _Line:
+    """Return the part of the line of 16-bit numbers around an update, with the nearest number."""
+    # No two neighbours near the sum are further apart than this.
+    step = 2.0 ** (math.frexp(total)[1] - bits)
+    candidates = _floats(total - step, total + step, bits)
+    nearest = min(candidates, key=lambda number: abs(number - total))
+    low, high = min(weight, total, nearest), max(weight, total, nearest)
+    window = low - 0.6 * (high - low), high + 0.6 * (high - low)
+    return _Line(list(_floats(*window, bits)), window, weight, total)
 
 
 def _draw(canvas: Canvas, y: float, line: _Line) -> None:

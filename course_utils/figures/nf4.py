@@ -113,7 +113,7 @@ def block_steps(block: Sequence[float], title: str = "") -> Picture:
         title: a sentence that says what the picture shows.
 
     Raises:
-        ValueError: the block has fewer than 8 weights or an odd number of weights.
+        ValueError: the block has fewer than 8 weights, an odd number of weights, or only zeros.
     """
     import torch
 
@@ -123,6 +123,8 @@ def block_steps(block: Sequence[float], title: str = "") -> Picture:
     if count < 8 or count % 2:
         raise ValueError(f"a block must have an even number of at least 8 weights, got {count}")
     weights = torch.as_tensor(block, dtype=torch.float32)
+    if not weights.any():
+        raise ValueError("a block must have a weight that is not zero")
     stored = quantize_nf4(weights, count)
     constant = stored.absmax.item()
     largest = int(weights.abs().argmax())

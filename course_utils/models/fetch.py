@@ -191,22 +191,30 @@ def source_of(model: Any) -> str:
 
 
 def is_model(folder: Path) -> bool:
-    """Return whether a folder has all files of a model.
+    """Return whether a folder has all files of a model."""
+    return not missing_files(folder)
 
-    After an interrupted download, some of these files are missing.
-    """
+
+def missing_files(folder: Path) -> list[str]:
+    """Return the names of the files that a model's folder lacks, as after a broken download."""
     needed = {"config.json", "tokenizer.json"} | weight_files(folder)
     # os.path.isfile returns False if the folder can't be read. Path.is_file may raise an error.
-    return all(os.path.isfile(folder / file) for file in needed)
+    return sorted(file for file in needed if not os.path.isfile(folder / file))
 
 
 def weight_files(folder: Path) -> set[str]:
-    """Return the names of a model's safetensors files: one file, or the shards in the index."""
+    """Return the names of a model's safetensors files: one file, or the shards in the index.
+
+    If a folder has both, the one file counts, as in transformers.
+    """
+    whole, index = "model.safetensors", folder / "model.safetensors.index.json"
+    if os.path.isfile(folder / whole):
+        return {whole}
     try:
-        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
-        return set(index["weight_map"].values())
-    except (OSError, ValueError, KeyError):
-        return {"model.safetensors"}
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {whole}
+    return shards or {whole}
 
 
 def _course_cache(name: str) -> Path:

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from course_utils import runtime
-from course_utils.models.fetch import SMALL_MODEL, fetch_base, is_model, weight_files
-from course_utils.models.menu import check_fits
+from course_utils.models.fetch import SMALL_MODEL, fetch_base, missing_files, weight_files
+from course_utils.models.menu import QUANTIZATIONS, check_available, check_fits, known_device
 from course_utils.models.silence import silence_transformers
-from course_utils.models.supported import check_config, check_quantized
+from course_utils.models.supported import check_complete, check_config, check_quantized
 from course_utils.validation import CourseError, first_line, one_of
 
 if TYPE_CHECKING:
@@ -23,8 +24,12 @@ if TYPE_CHECKING:
     from bitsandbytes.nn import Linear4bit
     from transformers import BitsAndBytesConfig
 
-QUANTIZATIONS = (None, "nf4")
 COMPUTE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# The errors that transformers raises for damaged or contradictory files.
+BROKEN = (
+    *(OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError),
+    *(SafetensorError, StrictDataclassError),
+)
 
 
 # Each argument is an option that a student may need. Only the name may be given by position.
@@ -68,18 +73,17 @@ def load_base(  # noqa: PLR0913
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    device = torch.device(device) if device is not None else runtime.device()
-    _check_options(quantization, compute_dtype, device)
+    device = known_device(device)
+    check_available(device)
+    one_of("quantization", quantization, QUANTIZATIONS)
+    if compute_dtype is not None:
+        one_of("compute_dtype", compute_dtype, COMPUTE_DTYPES)
     compute_dtype = compute_dtype or runtime.compute_dtype(device)
     if path is None and check_memory:
         check_fits(name, device, quantization=quantization)
-    folder = Path(path) if path is not None else fetch_base(name, source)
+    folder = Path(path).expanduser() if path is not None else fetch_base(name, source)
     check_config(folder, quantization)
-    if not is_model(folder):
-        raise CourseError(
-            f"no model in {folder}: the folder needs the files config.json, tokenizer.json and "
-            "model.safetensors (or all its shards)"
-        )
+    _check_files(folder)
     options: dict[str, Any] = {}
     options["dtype"] = torch.float16 if compute_dtype == torch.float16 else torch.bfloat16
     if quantization == "nf4":
@@ -87,28 +91,45 @@ def load_base(  # noqa: PLR0913
     # Without a device map, transformers would put 4-bit weights on a GPU if the machine has one.
     if device.type == "cuda" or quantization:
         options["device_map"] = {"": device}
+    options |= {"trust_remote_code": False, "output_loading_info": True}
     try:
         with silence_transformers():
-            model = AutoModelForCausalLM.from_pretrained(folder, **options)
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, SafetensorError) as error:
-        raise CourseError(f"the model in {folder} can't be loaded: {first_line(error)}") from error
+            model, info = AutoModelForCausalLM.from_pretrained(folder, **options)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except BROKEN as error:
+        raise CourseError(f"the model in {folder} can't be loaded: {_reason(error)}") from error
+    check_complete(folder, info["missing_keys"])
     if quantization == "nf4":
         check_quantized(model)
     finish_loading(model)
     return model.eval(), tokenizer
 
 
-def _check_options(
-    quantization: str | None, compute_dtype: torch.dtype | None, device: torch.device
-) -> None:
-    one_of("quantization", quantization, QUANTIZATIONS)
-    if compute_dtype is not None:
-        one_of("compute_dtype", compute_dtype, COMPUTE_DTYPES)
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f'device must be "cpu" or a CUDA device, got "{device}"')
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError('PyTorch sees no CUDA device here: use device="cpu"')
+def _check_files(folder: Path) -> None:
+    """Raise a CourseError that says which files of a model its folder lacks."""
+    if not folder.is_dir():
+        raise CourseError(f"no model in {folder}: there is no such folder")
+    if (folder / "adapter_config.json").is_file():
+        raise CourseError(
+            f"no model in {folder}, but adapters: load their base model, and then the adapters "
+            "with load_adapters"
+        )
+    if missing := missing_files(folder):
+        raise CourseError(
+            f"no model in {folder}: the folder needs the files config.json, tokenizer.json and "
+            f"model.safetensors (or all its shards), but {', '.join(missing)} is missing"
+        )
+
+
+def _reason(error: BaseException) -> str:
+    """Return in words why transformers can't load a model."""
+    if "ignore_mismatched_sizes" in str(error):
+        return "its weights don't have the shapes that its config.json states"
+    if isinstance(error, KeyError):
+        return f"one of its JSON files has no entry or an unknown entry {error}"
+    if isinstance(error, StrictDataclassError) and error.__cause__:
+        error = error.__cause__
+    return first_line(error)
 
 
 def finish_loading(model: nn.Module) -> None:

@@ -15,13 +15,14 @@ import torch
 from course_utils import runtime
 from course_utils.models.fetch import BASE_MODELS, SMALL_MODEL, known_model
 from course_utils.units import format_bytes
-from course_utils.validation import CourseError
+from course_utils.validation import CourseError, one_of
 
 if TYPE_CHECKING:
     from course_utils.memory import ModelShape
 
 # The longest training example of lecture 07 has 191 tokens of SmolLM2's tokenizer.
 LONGEST = 192
+QUANTIZATIONS = (None, "nf4")
 
 
 def menu(device: torch.device | str | None = None, free: int | None = None) -> list[dict[str, Any]]:
@@ -31,14 +32,17 @@ def menu(device: torch.device | str | None = None, free: int | None = None) -> l
         device: "cpu" or a CUDA device, by default `runtime.device()`.
         free: the free memory of the device in bytes (B), by default `runtime.free_memory(device)`.
 
+    Raises:
+        ValueError: the device is not known, or `free` is missing for a CUDA device that isn't here.
+
     Returns:
         One row for each key of BASE_MODELS. The keys of a row are "model" (the name), "parameters"
         (their number), "download" (2 B per parameter, because the models are published in
         bfloat16), "learning rate", "rate from" (where the learning rate is from), "predicted peak"
         (of training, in bytes) and "fits" (whether the peak is at most the free memory).
     """
-    device = _device(device)
-    free = runtime.free_memory(device) if free is None else free
+    device = known_device(device)
+    free = _free(device) if free is None else free
     rows = []
     for name, model in BASE_MODELS.items():
         needed = predicted_bytes(name, device)
@@ -76,14 +80,16 @@ def check_fits(
 
     Raises:
         CourseError: the model doesn't fit. The message names a model that fits.
-        ValueError: the name is unknown, or an option of a model that can be refused.
+        ValueError: the name, the quantization or the device is not known, or an option of a model
+            that can be refused.
     """
     known_model(name)
+    one_of("quantization", quantization, QUANTIZATIONS)
     # The calculator is not available while assignment 02 is graded, and it is not needed here.
     if name == SMALL_MODEL:
         return
-    device = _device(device)
-    free = runtime.free_memory(device)
+    device = known_device(device)
+    free = _free(device)
     if predicted_bytes(name, device, quantization, **changes) <= free:
         return
     needs = {n: predicted_bytes(n, device, quantization, **changes) for n in BASE_MODELS}
@@ -144,5 +150,24 @@ def _options(device: torch.device) -> dict[str, Any]:
     return options | {"compute_dtype": str(runtime.compute_dtype(device)).removeprefix("torch.")}
 
 
-def _device(device: torch.device | str | None) -> torch.device:
-    return torch.device(device) if device is not None else runtime.device()
+def known_device(device: torch.device | str | None) -> torch.device:
+    """Return a device, by default `runtime.device()`, or raise a ValueError if it isn't allowed."""
+    allowed = f'device must be "cpu" or a CUDA device, got "{device}"'
+    try:
+        device = torch.device(device) if device is not None else runtime.device()
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(allowed) from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(allowed)
+    return device
+
+
+def check_available(device: torch.device) -> None:
+    """Raise a ValueError if a device is a CUDA device and PyTorch sees none."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError('PyTorch sees no CUDA device here: use device="cpu"')
+
+
+def _free(device: torch.device) -> int:
+    check_available(device)
+    return runtime.free_memory(device)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,13 +62,15 @@ def _not_readable(config: Mapping[str, Any]) -> str | None:
     from transformers import CONFIG_MAPPING
 
     if stored := config.get("quantization_config"):
-        method = stored.get("quant_method", "an unknown method")
+        method = "an unknown method"
+        if isinstance(stored, Mapping):
+            method = stored.get("quant_method", method)
         return (
             f"it is already quantized ({method}), but the course quantizes 16-bit weights itself; "
             "use the original model"
         )
     kind = config.get("model_type")
-    if kind in CONFIG_MAPPING:
+    if isinstance(kind, str) and kind in CONFIG_MAPPING:
         return None
     if config.get("auto_map"):
         return (
@@ -80,24 +82,34 @@ def _not_readable(config: Mapping[str, Any]) -> str | None:
 
 def _not_causal(config: Mapping[str, Any]) -> str | None:
     """Return why a model isn't a decoder that predicts the next token of a text, or None."""
-    classes = ", ".join(config.get("architectures") or ())
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    kind, classes = config["model_type"], config.get("architectures") or ()
+    classes = classes if isinstance(classes, str) else ", ".join(classes)
     of = f" ({classes})" if classes else ""
     if config.get("is_encoder_decoder"):
         return f"it is an encoder-decoder{of}, but the course trains decoder-only models"
-    if "vision_config" in config:
+    if config.get("vision_config"):
         return f"it also reads images{of}, but the course trains models that read only text"
     if classes and not classes.endswith(CAUSAL):
         return (
             f"it is a {classes}, but the course trains models that predict the next token, whose "
             f"class names end with {' or '.join(CAUSAL)}"
         )
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return f"models of its model_type {kind!r} don't predict the next token of a text"
+    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder"):
+        return f"it is an encoder{of}, which also sees the tokens that it would have to predict"
     return None
 
 
 def _experts(config: Mapping[str, Any], quantization: str | None) -> str | None:
     """Return why a mixture of experts can't be loaded in 4 bits, or None."""
     count = next(_expert_counts(config), None)
-    if quantization is None or count is None:
+    if quantization is None or count is None or config.get("is_moe") is False:
         return None
     return (
         f"it is a mixture of {count} experts, and bitsandbytes would leave the experts, which have "
@@ -114,6 +126,20 @@ def _expert_counts(config: Mapping[str, Any]) -> Iterator[int]:
             yield value
 
 
+def check_complete(folder: Path, missing: Iterable[str]) -> None:
+    """Raise a CourseError if a model's files lack weights, which then have random values.
+
+    Args:
+        folder: the folder with the model's files.
+        missing: the names of the missing weights, as transformers reports them.
+    """
+    if names := sorted(missing):
+        raise CourseError(
+            f"the model in {folder} can't be used: its files lack {len(names)} of the weights that "
+            f"its config.json asks for, such as {names[0]}"
+        )
+
+
 def check_quantized(model: PreTrainedModel) -> None:
     """Raise an error unless nearly all parameters in a model's layers have 4 bits.
 
@@ -126,8 +152,19 @@ def check_quantized(model: PreTrainedModel) -> None:
 
     Raises:
         CourseError: the share of the parameters with 4 bits is below QUANTIZED_SHARE. The message
-            names the share and the largest tensor that was not quantized.
+            names the share and the largest tensor that was not quantized. Or a quantized weight has
+            another shape than its layer.
     """
+    from bitsandbytes.nn import Linear4bit
+
+    for name, layer in model.named_modules():
+        if isinstance(layer, Linear4bit) and layer.weight.quant_state is not None:
+            stored = tuple(layer.weight.quant_state.shape)
+            if stored != (layer.out_features, layer.in_features):
+                raise CourseError(
+                    f"the weight of {name} has the shape {stored}, but according to config.json "
+                    f"it is {(layer.out_features, layer.in_features)}"
+                )
     quantized, others = 0, dict[str, int]()
     for name, parameter in _layer_parameters(model):
         state = getattr(parameter, "quant_state", None)
