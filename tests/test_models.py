@@ -265,7 +265,7 @@ def test_load_base_rejects_cuda_on_a_machine_without_cuda(tiny_base):
 def test_load_base_rejects_a_folder_that_lacks_a_file(tiny_base, tmp_path, missing):
     folder = Path(shutil.copytree(tiny_base, tmp_path / "model"))
     (folder / missing).unlink()
-    with pytest.raises(CourseError, match=f"no model in {folder}: .* but {missing} is missing"):
+    with pytest.raises(CourseError, match=f"no model in {folder}: .* but it lacks {missing}"):
         load_base(path=folder)
 
 
@@ -273,7 +273,7 @@ def test_load_base_says_which_shard_is_missing(tiny_base, tmp_path):
     folder = Path(shutil.copytree(tiny_base, tmp_path / "model"))
     shard(folder)
     (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(CourseError, match=r"but model-00002-of-00002\.safetensors is missing"):
+    with pytest.raises(CourseError, match=r"but it lacks model-00002-of-00002\.safetensors"):
         load_base(path=folder)
 
 
@@ -282,7 +282,7 @@ def test_a_damaged_index_of_shards_is_like_a_missing_model(tiny_base, tmp_path, 
     folder = Path(shutil.copytree(tiny_base, tmp_path / "model"))
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(CourseError, match=r"but model\.safetensors is missing"):
+    with pytest.raises(CourseError, match=r"but it lacks model\.safetensors"):
         load_base(path=folder)
 
 

@@ -132,7 +132,6 @@ def test_configs_name_the_number_of_experts_differently(tiny, no_weights, entrie
         {"num_experts": None},
         {"num_experts": 64, "is_moe": False},
         {"vision_config": None},
-        {"architectures": "LlamaForCausalLM"},
     ],
 )
 def test_a_config_with_at_most_one_expert_is_dense(tiny, entries):

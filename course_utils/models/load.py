@@ -109,15 +109,16 @@ def _check_files(folder: Path) -> None:
     """Raise a CourseError that says which files of a model its folder lacks."""
     if not folder.is_dir():
         raise CourseError(f"no model in {folder}: there is no such folder")
-    if (folder / "adapter_config.json").is_file():
+    missing = missing_files(folder)
+    if missing and (folder / "adapter_config.json").is_file():
         raise CourseError(
             f"no model in {folder}, but adapters: load their base model, and then the adapters "
             "with load_adapters"
         )
-    if missing := missing_files(folder):
+    if missing:
         raise CourseError(
             f"no model in {folder}: the folder needs the files config.json, tokenizer.json and "
-            f"model.safetensors (or all its shards), but {', '.join(missing)} is missing"
+            f"model.safetensors (or all its shards), but it lacks {', '.join(missing)}"
         )
 
 
