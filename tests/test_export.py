@@ -265,12 +265,13 @@ def test_a_layer_without_adapters_has_no_update(measure):
         measure(model, layer=GATE)
 
 
-def test_adapters_on_a_shared_embedding_are_not_merged():
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_adapters_on_a_shared_embedding_are_not_merged(target):
     """peft would add their update to the embedding and to the output head."""
     base = tiny_base()
     assert base.config.tie_word_embeddings
     with warnings.catch_warnings(action="ignore"):
-        model = tuned(base, Recipe(targets=("q_proj", "lm_head")))
+        model = tuned(base, Recipe(targets=("q_proj", target)))
     with pytest.raises(ValueError, match="the embedding of this model is also its output head"):
         merge(model)
 

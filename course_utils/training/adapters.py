@@ -62,7 +62,7 @@ def attach_adapters(
             model.set_adapter(name)
         else:
             model = get_peft_model(model, config, adapter_name=name)
-    others = [n for n in trainable_parameters(model) if f".{name}." not in n]
+    others = [n for n in trainable_parameters(model) if name not in n.split(".")]
     assert not others, f"only the adapter {name!r} may be trainable, but so are {others[:3]}"
     return model
 
