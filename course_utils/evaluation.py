@@ -25,7 +25,7 @@ import numpy as np
 
 from course_utils import runtime
 from course_utils.news import house_style_errors
-from course_utils.validation import positive, whole_number
+from course_utils.validation import one_answer_each, positive, whole_number
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -391,7 +391,7 @@ def score(
     """
     import pandas as pd
 
-    _check_lengths(answers, references)
+    one_answer_each(answers, references, "example")
     pairs = zip(answers, references, strict=True)
     rows = [
         _score_answer(parse_answer(answer, lenient=lenient), example) for answer, example in pairs
@@ -428,20 +428,12 @@ def score_sections(answers: Sequence[str], references: Sequence[Mapping[str, str
     """
     import pandas as pd
 
-    _check_lengths(answers, references)
+    one_answer_each(answers, references, "example")
     right = [
         float(answer == example["section"])
         for answer, example in zip(answers, references, strict=True)
     ]
     return pd.DataFrame({"section_right": right})
-
-
-def _check_lengths(answers: Sequence[str], references: Sequence[Mapping[str, str]]) -> None:
-    if len(answers) != len(references) or not len(answers):
-        raise ValueError(
-            f"there must be one answer for each example, and at least one example: got "
-            f"{len(answers)} answers for {len(references)} examples"
-        )
 
 
 def rouge_l(candidate: str, reference: str) -> float:

@@ -16,6 +16,8 @@ from importlib.resources import files
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from course_utils.validation import one_answer_each
+
 if TYPE_CHECKING:
     from pandas import DataFrame
     from transformers import PreTrainedTokenizerBase
@@ -45,7 +47,7 @@ def conversations(
     asked = [[{"role": "user", "content": q["question"]}] for q in questions]
     if answers is None:
         return asked
-    _check_lengths(answers, questions)
+    one_answer_each(answers, questions, "question")
     return [
         [*chat, {"role": "assistant", "content": answer}]
         for chat, answer in zip(asked, answers, strict=True)
@@ -73,21 +75,13 @@ def score(answers: Sequence[str], questions: Sequence[Mapping]) -> DataFrame:
     """
     import pandas as pd
 
-    _check_lengths(answers, questions)
+    one_answer_each(answers, questions, "question")
     right = [
         float(_is_right(answer, question["answers"]))
         for answer, question in zip(answers, questions, strict=True)
     ]
     news_json = [float(answer.startswith('{"section"')) for answer in answers]
     return pd.DataFrame({"right": right, "news_json": news_json})
-
-
-def _check_lengths(answers: Sequence[str], questions: Sequence[Mapping]) -> None:
-    if len(answers) != len(questions) or not len(answers):
-        raise ValueError(
-            "there must be one answer for each question, and at least one question: got "
-            f"{len(answers)} answers for {len(questions)} questions"
-        )
 
 
 def _is_right(answer: str, accepted: Sequence[str]) -> bool:

@@ -54,6 +54,32 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def known_device(where: torch.device | str | None = None) -> torch.device:
+    """Return the device `where`, by default `device()`.
+
+    Raises:
+        ValueError: it is neither the CPU nor a CUDA device.
+    """
+    import torch
+
+    allowed = f'device must be "cpu" or a CUDA device, got "{where}"'
+    try:
+        chosen = torch.device(where) if where is not None else device()
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(allowed) from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(allowed)
+    return chosen
+
+
+def check_available(device: torch.device) -> None:
+    """Raise a ValueError if a device is a CUDA device and PyTorch sees none."""
+    import torch
+
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError('PyTorch sees no CUDA device here: use device="cpu"')
+
+
 def compute_dtype(device: torch.device | str | None = None) -> torch.dtype:
     """Choose the number format for matrix products on a device.
 

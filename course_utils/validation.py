@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from numbers import Integral
 from typing import Any, TypeVar
 
@@ -76,6 +76,24 @@ def one_of(name: str, value: Value, allowed: Iterable[Value]) -> Value:
         listed = f"{', '.join(others)} or {last}" if others else last
         raise ValueError(f"{name} must be {listed}, got {value!r}")
     return value
+
+
+def one_answer_each(answers: Sized, asked: Sized, kind: str) -> None:
+    """Check that there are as many answers as there were things asked, and at least one.
+
+    Args:
+        answers: the answers.
+        asked: what was asked, such as a list of questions.
+        kind: the word for one of them, for the error message, such as "question".
+
+    Raises:
+        ValueError: the numbers differ, or there are no answers.
+    """
+    if len(answers) != len(asked) or not len(answers):
+        raise ValueError(
+            f"there must be one answer for each {kind}, and at least one {kind}: got "
+            f"{len(answers)} answers for {len(asked)} {kind}s"
+        )
 
 
 def names_of(argument: str, value: Any) -> tuple[str, ...]:

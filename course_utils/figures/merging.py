@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ class _Line(NamedTuple):
         return LEFT + (number - low) / (high - low) * (RIGHT - LEFT)
 
     def nearest(self, number: float) -> float:
-        return min(self.numbers, key=lambda candidate: abs(candidate - number))
+        return _nearest(self.numbers, number)
 
     def left(self) -> float:
         """Return the share of the update that rounding leaves."""
@@ -102,8 +102,7 @@ def _magnified(weight: float, total: float, bits: int) -> _Line:
     """Return the part of the line of 16-bit numbers around an update, with the nearest number."""
     # No two neighbours near the sum are further apart than this.
     step = 2.0 ** (math.frexp(total)[1] - bits)
-    candidates = _floats(total - step, total + step, bits)
-    nearest = min(candidates, key=lambda number: abs(number - total))
+    nearest = _nearest(_floats(total - step, total + step, bits), total)
     low, high = min(weight, total, nearest), max(weight, total, nearest)
     window = low - 0.6 * (high - low), high + 0.6 * (high - low)
     return _Line(list(_floats(*window, bits)), window, weight, total)
@@ -131,6 +130,10 @@ def _caption(canvas: Canvas, y: float, heading: str, line: _Line) -> None:
 def _signed(number: float, plus: str = "") -> str:
     """Write a number with four decimals and a minus sign that is as long as a plus sign."""
     return f"{number:{plus}.4f}".replace("-", "−")
+
+
+def _nearest(numbers: Iterable[float], wanted: float) -> float:
+    return min(numbers, key=lambda number: abs(number - wanted))
 
 
 def _floats(low: float, high: float, bits: int) -> Iterator[float]:

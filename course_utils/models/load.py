@@ -14,9 +14,15 @@ from torch import nn
 
 from course_utils import runtime
 from course_utils.models.fetch import SMALL_MODEL, fetch_base, missing_files, weight_files
-from course_utils.models.menu import QUANTIZATIONS, check_available, check_fits, known_device
+from course_utils.models.menu import check_fits
 from course_utils.models.silence import silence_transformers
-from course_utils.models.supported import check_complete, check_config, check_quantized
+from course_utils.models.supported import (
+    QUANTIZATIONS,
+    check_complete,
+    check_config,
+    check_quantized,
+    check_shapes,
+)
 from course_utils.validation import CourseError, first_line, one_of
 
 if TYPE_CHECKING:
@@ -27,8 +33,14 @@ if TYPE_CHECKING:
 COMPUTE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # The errors that transformers raises for damaged or contradictory files.
 BROKEN = (
-    *(OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError),
-    *(SafetensorError, StrictDataclassError),
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    SafetensorError,
+    StrictDataclassError,
 )
 
 
@@ -73,8 +85,8 @@ def load_base(  # noqa: PLR0913
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    device = known_device(device)
-    check_available(device)
+    device = runtime.known_device(device)
+    runtime.check_available(device)
     one_of("quantization", quantization, QUANTIZATIONS)
     if compute_dtype is not None:
         one_of("compute_dtype", compute_dtype, COMPUTE_DTYPES)
@@ -84,14 +96,13 @@ def load_base(  # noqa: PLR0913
     folder = Path(path).expanduser() if path is not None else fetch_base(name, source)
     check_config(folder, quantization)
     _check_files(folder)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"trust_remote_code": False, "output_loading_info": True}
     options["dtype"] = torch.float16 if compute_dtype == torch.float16 else torch.bfloat16
     if quantization == "nf4":
         options["quantization_config"] = nf4_config(compute_dtype, double_quant)
     # Without a device map, transformers would put 4-bit weights on a GPU if the machine has one.
     if device.type == "cuda" or quantization:
         options["device_map"] = {"": device}
-    options |= {"trust_remote_code": False, "output_loading_info": True}
     try:
         with silence_transformers():
             model, info = AutoModelForCausalLM.from_pretrained(folder, **options)
@@ -100,6 +111,7 @@ def load_base(  # noqa: PLR0913
         raise CourseError(f"the model in {folder} can't be loaded: {_reason(error)}") from error
     check_complete(folder, info["missing_keys"])
     if quantization == "nf4":
+        check_shapes(linear4bit_layers(model))
         check_quantized(model)
     finish_loading(model)
     return model.eval(), tokenizer
@@ -109,17 +121,17 @@ def _check_files(folder: Path) -> None:
     """Raise a CourseError that says which files of a model its folder lacks."""
     if not folder.is_dir():
         raise CourseError(f"no model in {folder}: there is no such folder")
-    missing = missing_files(folder)
-    if missing and (folder / "adapter_config.json").is_file():
+    if not (missing := missing_files(folder)):
+        return
+    if (folder / "adapter_config.json").is_file():
         raise CourseError(
             f"no model in {folder}, but adapters: load their base model, and then the adapters "
             "with load_adapters"
         )
-    if missing:
-        raise CourseError(
-            f"no model in {folder}: the folder needs the files config.json, tokenizer.json and "
-            f"model.safetensors (or all its shards), but it lacks {', '.join(missing)}"
-        )
+    raise CourseError(
+        f"no model in {folder}: the folder needs the files config.json, tokenizer.json and "
+        f"model.safetensors (or all its shards), but it lacks {', '.join(missing)}"
+    )
 
 
 def _reason(error: BaseException) -> str:

@@ -14,6 +14,7 @@ import torch
 
 from course_utils import runtime
 from course_utils.models.fetch import BASE_MODELS, SMALL_MODEL, known_model
+from course_utils.models.supported import QUANTIZATIONS
 from course_utils.units import format_bytes
 from course_utils.validation import CourseError, one_of
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 # The longest training example of lecture 07 has 191 tokens of SmolLM2's tokenizer.
 LONGEST = 192
-QUANTIZATIONS = (None, "nf4")
 
 
 def menu(device: torch.device | str | None = None, free: int | None = None) -> list[dict[str, Any]]:
@@ -41,7 +41,7 @@ def menu(device: torch.device | str | None = None, free: int | None = None) -> l
         bfloat16), "learning rate", "rate from" (where the learning rate is from), "predicted peak"
         (of training, in bytes) and "fits" (whether the peak is at most the free memory).
     """
-    device = known_device(device)
+    device = runtime.known_device(device)
     free = _free(device) if free is None else free
     rows = []
     for name, model in BASE_MODELS.items():
@@ -88,7 +88,7 @@ def check_fits(
     # The calculator is not available while assignment 02 is graded, and it is not needed here.
     if name == SMALL_MODEL:
         return
-    device = known_device(device)
+    device = runtime.known_device(device)
     free = _free(device)
     if predicted_bytes(name, device, quantization, **changes) <= free:
         return
@@ -150,24 +150,6 @@ def _options(device: torch.device) -> dict[str, Any]:
     return options | {"compute_dtype": str(runtime.compute_dtype(device)).removeprefix("torch.")}
 
 
-def known_device(device: torch.device | str | None) -> torch.device:
-    """Return a device, by default `runtime.device()`, or raise a ValueError if it isn't allowed."""
-    allowed = f'device must be "cpu" or a CUDA device, got "{device}"'
-    try:
-        device = torch.device(device) if device is not None else runtime.device()
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(allowed) from error
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(allowed)
-    return device
-
-
-def check_available(device: torch.device) -> None:
-    """Raise a ValueError if a device is a CUDA device and PyTorch sees none."""
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError('PyTorch sees no CUDA device here: use device="cpu"')
-
-
 def _free(device: torch.device) -> int:
-    check_available(device)
+    runtime.check_available(device)
     return runtime.free_memory(device)

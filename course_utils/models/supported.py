@@ -1,7 +1,7 @@
 """Refuse the models that the course can't treat correctly, each with the reason.
 
 `check_config` reads only config.json, so it can refuse a model before any weights are read.
-`check_quantized` counts which parameters of a loaded model really have 4 bits.
+`check_complete`, `check_shapes` and `check_quantized` look at the weights of a loaded model.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import nn
 from course_utils.validation import CourseError
 
 if TYPE_CHECKING:
+    from bitsandbytes.nn import Linear4bit
     from transformers import PreTrainedModel
 
 # The names that the configs of transformers give to the number of experts.
@@ -25,6 +26,7 @@ CAUSAL = ("ForCausalLM", "LMHeadModel")
 # The least share of the parameters in the layers that must have 4 bits. Some models have a few
 # small tensors that are no linear layers, such as the convolutions of Mamba.
 QUANTIZED_SHARE = 0.95
+QUANTIZATIONS = (None, "nf4")
 
 
 def check_config(folder: Path, quantization: str | None) -> None:
@@ -140,6 +142,17 @@ def check_complete(folder: Path, missing: Iterable[str]) -> None:
         )
 
 
+def check_shapes(layers: Mapping[str, Linear4bit]) -> None:
+    """Raise a CourseError if the 4-bit weight of a layer has another shape than the layer."""
+    for name, layer in layers.items():
+        state, shape = layer.weight.quant_state, (layer.out_features, layer.in_features)
+        if state is not None and tuple(state.shape) != shape:
+            raise CourseError(
+                f"the weight of {name} has the shape {tuple(state.shape)}, but according to "
+                f"config.json it is {shape}"
+            )
+
+
 def check_quantized(model: PreTrainedModel) -> None:
     """Raise an error unless nearly all parameters in a model's layers have 4 bits.
 
@@ -152,19 +165,8 @@ def check_quantized(model: PreTrainedModel) -> None:
 
     Raises:
         CourseError: the share of the parameters with 4 bits is below QUANTIZED_SHARE. The message
-            names the share and the largest tensor that was not quantized. Or a quantized weight has
-            another shape than its layer.
+            names the share and the largest tensor that was not quantized.
     """
-    from bitsandbytes.nn import Linear4bit
-
-    for name, layer in model.named_modules():
-        if isinstance(layer, Linear4bit) and layer.weight.quant_state is not None:
-            stored = tuple(layer.weight.quant_state.shape)
-            if stored != (layer.out_features, layer.in_features):
-                raise CourseError(
-                    f"the weight of {name} has the shape {stored}, but according to config.json "
-                    f"it is {(layer.out_features, layer.in_features)}"
-                )
     quantized, others = 0, dict[str, int]()
     for name, parameter in _layer_parameters(model):
         state = getattr(parameter, "quant_state", None)
