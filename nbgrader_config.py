@@ -70,7 +70,7 @@ c.Autograde.sanitize_preprocessors = [
 ]
 c.Autograde.autograde_preprocessors = [
     "course_utils.grading.plugins.ExecuteInSandbox",
-    "nbgrader.preprocessors.SaveAutoGrades",
+    "course_utils.grading.plugins.SaveGrades",
     "nbgrader.preprocessors.AssignLatePenalties",
     "nbgrader.preprocessors.CheckCellMetadata",
 ]

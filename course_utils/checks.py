@@ -19,8 +19,10 @@ wrote to stderr.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import linecache
 import math
+import re
 import sys
 import textwrap
 import traceback
@@ -31,6 +33,8 @@ from course_utils import values
 
 # The maximum number of characters in a line of a message, in a shown value and in a shown argument.
 MAX_LINE, MAX_VALUE, MAX_ARGUMENT = 92, 300, 100
+# The maximum number of characters of a call that is shown as code.
+MAX_CODE = 2_000
 # At most this number of items of a list is shown. A tensor is shown completely if it has at most
 # twice this number of elements.
 MAX_ITEMS = 12
@@ -42,25 +46,65 @@ PREFIX = "Not right yet: "
 HIDDEN_PREFIX = "Not right yet, in a check that grading adds: "
 # The exceptions of an answer that a check catches and reports.
 CAUGHT = (Exception, SystemExit)
+# The submission's own seed, on which the inputs of hidden tests depend. Grading sets it; in a
+# notebook it is 0.
+submission_seed = 0
 
 Mistakes = Iterable[tuple[Any, str]]
 
 
+def seed(number: int) -> int:
+    """Return the seed for the inputs that a hidden test draws.
+
+        draw = random.Random(seed(31))
+        generator = torch.Generator().manual_seed(seed(31))
+
+    Each submission is tested with its own inputs, so that nobody gains from the inputs or the
+    answers of another. A submission that is graded again is tested with the same inputs.
+
+    Args:
+        number: any number, such as the number of the task. Hidden tests with different numbers
+            draw different inputs.
+
+    Returns:
+        A number from 0 to 2^48 - 1.
+    """
+    digest = hashlib.sha256(f"{submission_seed} {number}".encode()).digest()
+    return int.from_bytes(digest[:6], "big")
+
+
 class CheckFailed(AssertionError):
-    """Raised if an answer isn't right. A notebook shows the message without a traceback."""
+    """Raised if an answer isn't right. A notebook shows the message without a traceback.
+
+    Args:
+        message: the call, what was wrong with it, and a hint.
+        code: the call as code that can be run in the student's notebook; "" if there is none.
+    """
+
+    def __init__(self, message: str, code: str = ""):
+        super().__init__(message)
+        self.code = code
 
     def _render_traceback_(self) -> list[str]:
         """Return the lines that IPython, and so nbgrader, shows instead of a traceback."""
-        return [f"{HIDDEN_PREFIX if _is_hidden(self) else PREFIX}{self}"]
+        if not _is_hidden(self):
+            return [f"{PREFIX}{self}"]
+        # The student can't read a hidden test, so the message contains the whole call.
+        code = [_wrapped(f"  try       {self.code}", " " * 12)] if self.code else []
+        return ["\n".join([f"{HIDDEN_PREFIX}{self}", *code])]
 
 
 def _is_hidden(error: BaseException) -> bool:
     """Return whether the line of a cell that raised an error is one of the cell's hidden tests."""
     for frame, number in traceback.walk_tb(error.__traceback__):
         if _is_cell(file := frame.f_code.co_filename):
-            lines = linecache.getlines(file)[:number]
-            return any(line.startswith(HIDDEN) for line in lines)
+            return _is_hidden_line(file, number)
     return False
+
+
+def _is_hidden_line(file: str, number: int) -> bool:
+    """Return whether a line of a cell belongs to the cell's hidden tests."""
+    return any(line.startswith(HIDDEN) for line in linecache.getlines(file)[:number])
 
 
 def _is_cell(file: str) -> bool:
@@ -69,6 +113,10 @@ def _is_cell(file: str) -> bool:
 
 class NotPlainError(Exception):
     """Raised if an answer returns a value that isn't plain. The message says where and why."""
+
+
+class _NoItemError(Exception):
+    """Raised if the value of an answer has no item at a key. The arguments are value and key."""
 
 
 class Check:
@@ -81,10 +129,11 @@ class Check:
     Args:
         text: the call, as messages show it.
         call: a function that makes the call and returns a plain value.
+        code: the call as code that can be run in the student's notebook; "" if there is none.
     """
 
-    def __init__(self, text: str, call: Callable[[], Any]):
-        self._text, self._call = text, call
+    def __init__(self, text: str, call: Callable[[], Any], code: str = ""):
+        self._text, self._call, self._code = text, call, code
         # None means that there is no value yet. A value is stored in a tuple, because the value
         # itself can be None.
         self._returned: tuple[Any] | None = None
@@ -92,13 +141,25 @@ class Check:
     @property
     def value(self) -> Any:
         """Return a copy of the value that the answer returned."""
+        return self._value()
+
+    def _value(self, mistakes: Mistakes = (), likely: str = "") -> Any:
+        """Return the value. If there is none, the check fails with the hint for the exception."""
+        try:
+            return self._make()
+        except NotPlainError as error:
+            self._fail(_not_plain(error), _likely(likely))
+        except _NoItemError as error:
+            value, key = error.args
+            self._fail(_returned(value), f"expected  a value with an item [{key!r}]")
+        except CAUGHT as error:
+            hint = _exception_hint(error, mistakes) or likely
+            self._fail(_raised(error), *place(error), _likely(hint))
+
+    def _make(self) -> Any:
+        """Make the call if it wasn't made yet, and return its value or raise its exception."""
         if self._returned is None:
-            try:
-                self._returned = (self._call(),)
-            except NotPlainError as error:
-                self._fail(_not_plain(error))
-            except CAUGHT as error:
-                self._fail(_raised(error), *place(error))
+            self._returned = (self._call(),)
         return self._returned[0]
 
     def gives(
@@ -117,38 +178,46 @@ class Check:
 
         Args:
             expected: the correct value.
-            mistakes: pairs of a mistake and the hint for it. A mistake is a wrong value, or a
-                function that returns whether a value is this mistake.
-            likely: the hint for any other wrong value.
+            mistakes: pairs of a mistake and the hint for it. A mistake is a wrong value, a function
+                that returns whether a value is this mistake, or the class of an exception.
+            likely: the hint for any other wrong value or exception.
             rel: the relative tolerance.
             abs: the absolute tolerance.
 
         Raises:
             CheckFailed: the answer is not `expected`.
         """
-        difference = _difference(self.value, expected, rel, abs)
+        mistakes = list(mistakes)
+        value = self._value(mistakes, likely)
+        difference = _difference(value, expected, rel, abs)
         if difference is not None:
-            hint = _hint(self.value, mistakes, rel, abs) or likely
+            hint = _hint(value, mistakes, rel, abs) or likely
             self._fail(
-                _returned(self.value),
+                _returned(value),
                 f"expected  {show(expected)}",
                 f"differs   {difference}" if difference.where else "",
                 _likely(hint),
             )
 
-    def like(self, example: Any) -> None:
+    def like(self, example: Any, likely: str = "") -> None:
         """Check that the answer has the form of an example: types, lengths, keys, shapes, dtypes.
 
         Args:
             example: a value of the correct form. An int in the example allows only whole numbers. A
                 float allows whole numbers and floats.
+            likely: the hint for a value of another form, or for an exception.
 
         Raises:
             CheckFailed: the form of the answer differs from the form of the example.
         """
-        if (difference := _form_difference(self.value, example)) is not None:
+        value = self._value(likely=likely)
+        if (difference := _form_difference(value, example)) is not None:
             _, actual, expected = difference
-            self._fail(f"returned  {actual} {difference.place}".rstrip(), f"expected  {expected}")
+            self._fail(
+                f"returned  {actual} {difference.place}".rstrip(),
+                f"expected  {expected}",
+                _likely(likely),
+            )
 
     def raises(self, *exceptions: type[Exception], saying: str = "", likely: str = "") -> None:
         """Check that the answer raises an exception.
@@ -194,32 +263,30 @@ class Check:
             self._fail(returned, f"expected  {expected}", _likely(likely))
 
     def part(self, *keys: Any) -> Check:
-        """Return a check of one item of the answer.
+        """Return a check of one item of the answer, which fails if there is no such item.
 
         Args:
             keys: the keys or indices that lead to the item.
-
-        Returns:
-            A check of this item.
-
-        Raises:
-            CheckFailed: there is no such item.
         """
-        item, text = self.value, self._text
-        for key in keys:
-            text += f"[{key!r}]"
-            try:
-                item = item[key]
-            except (KeyError, IndexError, TypeError):
-                self._fail(_returned(self.value), f"expected  a value with an item [{key!r}]")
-        return Check(text, lambda: item)
+
+        def item() -> Any:
+            value = inner = self._make()
+            for key in keys:
+                try:
+                    inner = inner[key]
+                except (KeyError, IndexError, TypeError):
+                    raise _NoItemError(value, key) from None
+            return inner
+
+        path = "".join(f"[{key!r}]" for key in keys)
+        return Check(self._text + path, item, self._code)
 
     def _fail(self, *lines: str) -> NoReturn:
         text = [
             _wrapped(self._text, "    "),
             *(_wrapped(f"  {line}", " " * 12) for line in lines if line),
         ]
-        raise CheckFailed("\n".join(text)) from None
+        raise CheckFailed("\n".join(text), self._code) from None
 
 
 def check(answer: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Check:
@@ -236,8 +303,10 @@ def check(answer: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Check:
     Raises:
         TypeError: an argument isn't a plain value.
     """
-    text = call_text(getattr(answer, "__name__", "your answer"), args, kwargs)
+    name = getattr(answer, "__name__", "your answer")
+    text = call_text(name, args, kwargs)
     args, kwargs = values.copied(args), values.copied(kwargs)
+    code = "" if _is_defined_by_hidden_test(answer) else call_code(name, args, kwargs)
 
     def call() -> Any:
         with contextlib.redirect_stderr(sys.stdout):
@@ -247,7 +316,15 @@ def check(answer: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Check:
         except (TypeError, ValueError) as error:
             raise NotPlainError(str(error)) from None
 
-    return Check(text, call)
+    return Check(text, call, code)
+
+
+def _is_defined_by_hidden_test(answer: Callable[..., Any]) -> bool:
+    """Return whether a hidden test defines a function, so that the student can't call it."""
+    code = getattr(answer, "__code__", None)
+    if code is None or not _is_cell(code.co_filename):
+        return False
+    return _is_hidden_line(code.co_filename, code.co_firstlineno)
 
 
 # --- the text of messages -------------------------------------------------------------------------
@@ -269,7 +346,7 @@ def show(value: Any, width: int = MAX_VALUE) -> str:
 
 def _shown(value: Any) -> str:
     if type(value) is int:
-        return f"{value:_}" if abs(value) < 10**30 else f"{value:.6e}"
+        return f"{value:_}" if abs(value) < 10**30 else _shown_huge(value)
     if type(value) is float:
         return f"{value:_.1f}" if value == round(value, 1) < 10**15 else f"{value:.10g}"
     if type(value) in (list, tuple):
@@ -282,9 +359,19 @@ def _shown(value: Any) -> str:
     return _shown_array(value) if hasattr(value, "shape") else repr(value)
 
 
+def _shown_huge(value: int) -> str:
+    """Write an int that may be too large for a float, or have too many digits for Python."""
+    power = math.floor(math.log10(abs(value)))
+    return f"about {'-' if value < 0 else ''}10^{power:_}"
+
+
 def _shown_array(value: Any) -> str:
     if math.prod(value.shape) <= 2 * MAX_ITEMS:
-        return f"{_array_kind(value)}({_numbers(value.tolist())})"
+        kind, dtype = _array_kind(value), _dtype(value)
+        # Python's own numbers become arrays of these types.
+        usual = ("float64" if kind == "array" else "float32", "int64", "bool")
+        suffix = "" if dtype in usual else f", dtype={dtype}"
+        return f"{kind}({_numbers(value.tolist())}{suffix})"
     first = _numbers(value.reshape(-1)[:6].tolist()).strip("[]")
     return f"{_form(value)}: [{first}, …]"
 
@@ -300,11 +387,15 @@ def _array_kind(value: Any) -> str:
     return "array" if type(value).__name__ == "ndarray" else "tensor"
 
 
+def _dtype(array: Any) -> str:
+    return str(array.dtype).removeprefix("torch.")
+
+
 def _form(value: Any) -> str:
     """Describe the form of a value: "list of 3", "tensor of 4 × 8 float32", "float 1.5"."""
     if hasattr(value, "shape"):
         size = " × ".join(map(str, value.shape)) or "a single"
-        return f"{_array_kind(value)} of {size} {str(value.dtype).removeprefix('torch.')}"
+        return f"{_array_kind(value)} of {size} {_dtype(value)}"
     if type(value) in (list, tuple, dict):
         return f"{type(value).__name__} of {len(value)}"
     return "None" if value is None else f"{type(value).__name__} {_shown(value)}"
@@ -317,10 +408,59 @@ def call_text(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     return f"{name}({', '.join(shown)})"
 
 
+def call_code(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Write a call as Python code with all values in full; "" if the code is too long to be read.
+
+    In the code, spaces follow only commas and colons, so that long lines can be broken at spaces.
+    """
+    code = [_code(arg) for arg in args] + [f"{key}={_code(arg)}" for key, arg in kwargs.items()]
+    text = f"{name}({', '.join(code)})"
+    return text if len(text) <= MAX_CODE else ""
+
+
+def _code(value: Any) -> str:
+    """Write a plain value as Python code."""
+    if type(value) is str:
+        return repr(value).replace(" ", "\\x20")
+    if type(value) is float:
+        return repr(value) if math.isfinite(value) else f'float("{value}")'
+    if type(value) in (list, tuple):
+        left, right = "[]" if type(value) is list else "()"
+        inner = ", ".join(map(_code, value))
+        return left + inner + ("," if left == "(" and len(value) == 1 else "") + right
+    if type(value) is dict:
+        return "{" + ", ".join(f"{_code(k)}: {_code(v)}" for k, v in value.items()) + "}"
+    return _array_code(value) if hasattr(value, "shape") else repr(value)
+
+
+def _array_code(array: Any) -> str:
+    # More numbers make too much code anyway, and writing millions of them takes long.
+    if math.prod(array.shape) > MAX_CODE:
+        return " " * MAX_CODE
+    library = "numpy" if type(array).__name__ == "ndarray" else "torch"
+    make = f"{library}.{_array_kind(array)}"
+    digits = {"float32": 9, "float16": 5, "bfloat16": 4}.get(_dtype(array), 17)
+    numbers = _code(_rounded(array.tolist(), digits))
+    shape = "" if array.size else f".reshape{tuple(array.shape)}"
+    return f"{make}({numbers}, dtype={library}.{_dtype(array)}){shape}"
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    """Round the floats in nested lists to significant digits."""
+    if type(value) is list:
+        return [_rounded(item, digits) for item in value]
+    return float(f"{value:.{digits}g}") if type(value) is float else value
+
+
 def _wrapped(text: str, indent: str) -> str:
     """Break a long line into several lines, and indent every line except the first."""
     return textwrap.fill(
-        text, MAX_LINE, subsequent_indent=indent, break_on_hyphens=False, replace_whitespace=False
+        text,
+        MAX_LINE,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+        break_long_words=False,
+        replace_whitespace=False,
     )
 
 
@@ -335,11 +475,32 @@ def _not_plain(error: NotPlainError) -> str:
 def _raised(error: BaseException) -> str:
     if isinstance(error, NotImplementedError) and not str(error):
         return "raised    NotImplementedError: this function is not written yet"
-    return "raised    " + f"{type(error).__name__}: {str(error).strip()}"[:MAX_VALUE]
+    text = str(error).strip() or _explanation(error)
+    return f"raised    {type(error).__name__}: {text}"[:MAX_VALUE]
+
+
+def _explanation(error: BaseException) -> str:
+    """Explain an exception that has no message."""
+    if isinstance(error, MemoryError):
+        return "the function needs more memory than there is"
+    if isinstance(error, RecursionError):
+        return "the function calls itself too often"
+    return "(without a message)"
 
 
 def _likely(text: str) -> str:
     return f"likely    {text}" if text else ""
+
+
+def _exception_hint(error: BaseException, mistakes: Mistakes) -> str:
+    """Return the hint for an exception, or an empty text if it is not a known mistake."""
+    for wrong, text in mistakes:
+        if isinstance(wrong, type) and isinstance(error, wrong):
+            return text
+    missing = re.match(r"name '(\w+)' is not defined", str(error))
+    if isinstance(error, NameError) and missing:
+        return f"no cell that has run defines {missing[1]}: run the cells above, from the top"
+    return ""
 
 
 def place(error: BaseException) -> list[str]:
@@ -445,11 +606,16 @@ def _same_scalar(actual: Any, expected: Any, rel: float, abs: float) -> bool:
     if type(expected) in (int, float):
         if type(actual) not in (int, float):
             return False
-        if type(expected) is int or math.isinf(expected):
+        if type(expected) is int or math.isinf(expected) or _is_huge(actual):
             return actual == expected
         both_nan = math.isnan(actual) and math.isnan(expected)
         return both_nan or math.fabs(actual - expected) <= rel * math.fabs(expected) + abs
     return type(actual) is type(expected) and actual == expected
+
+
+def _is_huge(number: float) -> bool:
+    """Return whether a number is an int that is too large for a float."""
+    return type(number) is int and number.bit_length() > sys.float_info.max_exp
 
 
 def _array_difference(actual: Any, expected: Any, rel: float, abs: float) -> Difference | None:
@@ -477,6 +643,8 @@ def _hint(actual: Any, mistakes: Mistakes, rel: float, abs: float) -> str:
         # A function that recognizes a mistake may raise an error if the value has an unexpected
         # type.
         with contextlib.suppress(Exception):
+            if isinstance(wrong, type):
+                continue
             if wrong(actual) if callable(wrong) else _difference(actual, wrong, rel, abs) is None:
                 return text
     return ""

@@ -580,12 +580,14 @@ def notebooks(action: str, paths: tuple[Path, ...]) -> None:
     checks or fixes all notebooks of the course. The exit status is 1 if a problem remains.
     """
     from course_utils.files import write_text
+    from course_utils.grading import layout
     from course_utils.notebooks import all_notebooks, course_folder
     from course_utils.publishing import course_map, notebook_check
 
     chosen = paths or all_notebooks(course_folder())
     for path in chosen if action == "fix" else ():
-        if notebook_check.fix(path):
+        is_arranged = path.resolve().parents[1].name == "solutions" and layout.fix(path)
+        if notebook_check.fix(path) or is_arranged:
             click.echo(f"{path}: cleaned")
     pages = {} if paths else course_map.renewed_pages(course_folder())
     for path, text in pages.items() if action == "fix" else ():

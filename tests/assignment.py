@@ -29,6 +29,14 @@ from course_utils.checks import check
 
 check({function}, [1, 2]).like(0)
 check({function}, []).raises(ValueError)
+### BEGIN HIDDEN TESTS
+import random
+
+from course_utils.checks import seed
+
+draw = random.Random(seed(1))
+check({function}, [draw.randint(-9, 9) for _ in range(4)]).like(0)
+### END HIDDEN TESTS
 """
 VALUES = """\
 from course_utils.checks import check
@@ -37,7 +45,9 @@ check({function}, [3, 4, 5]).gives({expected}, likely="one number was left out")
 ### BEGIN HIDDEN TESTS
 import random
 
-draw = random.Random(0)
+from course_utils.checks import seed
+
+draw = random.Random(seed(2))
 for _ in range(5):
     numbers = [draw.randint(-9, 9) for _ in range(draw.randint(1, 9))]
     check({function}, numbers).gives({reference})
@@ -82,9 +92,18 @@ def task(
         cell(f"{name}-prompt", prompt, kind="markdown"),
         cell(name, ANSWER.format(**fields), answer=True),
         cell(f"{name}-try", f"{function}([1, 2, 3])"),
-        cell(f"{name}-form", FORM.format(**fields), points=1),
-        cell(f"{name}-values", VALUES.format(**fields), points=2),
+        cell(f"{name}-expected", f"The {what} of 1, 2 and 3.", kind="markdown"),
+        check_cell(f"{name}-form", FORM.format(**fields), 1, f"Check 9.{number}, part 1 of 2"),
+        check_cell(f"{name}-values", VALUES.format(**fields), 2, f"Check 9.{number}, part 2 of 2"),
     ]
+
+
+def check_cell(name: str, source: str, points: int, title: str) -> dict[str, Any]:
+    """Return a graded cell with a title and a hidden source."""
+    new = cell(name, source, points=points)
+    new["source"] = f"# @title {title} ({points} point{'s' * (points != 1)})\n{new['source']}"
+    new["metadata"]["tags"] = [lecture.HIDDEN]
+    return new | {"metadata": lecture.with_view(new)}
 
 
 def setup_cell() -> dict[str, Any]:

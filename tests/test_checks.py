@@ -247,7 +247,7 @@ def stub():
         lambda c: c.value,
         lambda c: c.gives(1),
         lambda c: c.like(1),
-        lambda c: c.part("x"),
+        lambda c: c.part("x").value,
         lambda c: c.that(True, "anything"),
         # NotImplementedError is a RuntimeError.
         lambda c: c.raises(RuntimeError),
@@ -279,8 +279,10 @@ def test_an_item_of_the_value_can_be_checked():
     answer.part("steps", 1).gives(2)
     message = message_of(lambda: answer.part("steps", 0).gives(5))
     assert message.startswith("echo({'loss': 2.0, 'steps': [1, 2]})['steps'][0]\n  returned  1")
-    assert "expected  a value with an item ['grad']" in message_of(lambda: answer.part("grad"))
-    assert "expected  a value with an item [7]" in message_of(lambda: answer.part("steps", 7))
+    assert "expected  a value with an item ['grad']" in message_of(
+        lambda: answer.part("grad").value
+    )
+    assert "expected  a value with an item [7]" in message_of(lambda: answer.part("steps", 7).value)
 
 
 # --- what an answer cannot influence ---

@@ -3,18 +3,19 @@
 import ast
 import contextlib
 import functools
+import linecache
 import re
 import sys
 import textwrap
 
 import pytest
 
-from course_utils import notebooks, values
+from course_utils import checks, notebooks, values
 from course_utils.grading import assignments, release, rules
 from course_utils.publishing import notebook_check
 from course_utils.publishing.execute import execute
 from course_utils.threads import one_thread
-from tests import mutation
+from tests import expected, mutation, tables
 
 ROOT = mutation.ROOT
 PATHS = assignments.sources(ROOT)
@@ -119,6 +120,63 @@ def test_each_graded_cell_of_the_release_fails(path):
     with mutation.offline():
         result = Validator(invert=True).validate(str(ROOT / "exercises" / path.stem / path.name))
     assert "passed" not in result, [cell["source"] for cell in result["passed"]]
+
+
+@pytest.mark.full
+@every
+def test_expected_outputs_are_what_the_solution_prints(path):
+    cells = {cell["id"]: cell["source"] for cell in read(path).cells}
+    texts = expected.expected(path)
+    assert texts == {name: cells.get(name) for name in texts}
+
+
+@pytest.mark.full
+@every
+@pytest.mark.parametrize("fallback", tables.FALLBACKS)
+def test_a_table_of_the_visible_answers_gets_no_points(path, fallback):
+    assignment = read(path)
+    table = tables.answers(assignment, tables.known_calls(assignment), fallback)
+    points = mutation.grade(path.stem, {"table": table})["table"]
+    assert {cell: value for cell, value in points.items() if value} == {}
+
+
+@pytest.mark.full
+@every
+def test_a_table_of_another_submission_gets_no_points(path):
+    """Not even all inputs and answers of a submission help another one."""
+    assignment = read(path)
+    table = tables.answers(assignment, tables.known_calls(assignment, seed=1), "raise")
+    points = mutation.grade(path.stem, {"table": table})["table"]
+    assert {cell: value for cell, value in points.items() if value} == {}
+
+
+@pytest.mark.full
+@every
+def test_each_hidden_check_has_a_hint_or_can_be_tried_again(path, monkeypatch):
+    """A student who fails a hidden check learns the likely mistake, or the call with its inputs."""
+    unexplained = set()
+
+    def explained(method):
+        def checked(check, *args, **kwargs):
+            frame = sys._getframe(1)
+            cell, line = frame.f_code.co_filename, frame.f_lineno
+            has_hint = kwargs.get("likely") or check._code
+            if not has_hint and checks._is_hidden_line(cell, line):
+                unexplained.add((cell, linecache.getline(cell, line).strip()))
+            return method(check, *args, **kwargs)
+
+        return checked
+
+    for name in ("gives", "like", "raises", "that"):
+        monkeypatch.setattr(checks.Check, name, explained(getattr(checks.Check, name)))
+    namespace = tables.solved(read(path))
+    for task in mutation.code_tasks(read(path)):
+        for cell in task.checks:
+            # `checks` recognizes the code of a cell by the name of its file.
+            file, lines = f"ipykernel/{cell['id']}", cell["source"].splitlines(keepends=True)
+            monkeypatch.setitem(linecache.cache, file, (len(cell["source"]), None, lines, file))
+            exec(compile(cell["source"], file, "exec"), dict(namespace))
+    assert unexplained == set()
 
 
 @pytest.mark.full

@@ -78,7 +78,7 @@ BROKEN = {
     "rubric": ("sum-why-prompt", "Rubric", "Hint"),
     "numbers: task": ("sum-all-prompt", "9.1", "9.7"),
     "numbers: lecture": ("sum-all-prompt", "9.1", "8.1"),
-    "minutes": ("sum-all-prompt", "6 min", "60 min"),
+    "minutes": ("sum-all-prompt", "6 min", "80 min"),
     "try": ("sum-all-try", '"id": "sum-all-try"', '"id": "x"'),
     "stray": (VALUES, "sum-all-values", "other-values"),
     "two-tests": (VALUES, '"grade": true', '"grade": false'),
@@ -156,11 +156,12 @@ def test_a_test_cell_without_code_or_id_is_reported(tmp_path):
 
 def test_a_violation_names_the_cell_the_rule_and_what_violates_it(tmp_path):
     content = assignment.notebook()
-    assignment.change(content, "sum-all-prompt", "6 min", "60 min")
+    assignment.change(content, "sum-all-prompt", "6 min", "80 min")
     assignment.change(content, VALUES, "draw = random", "print(1)\ndraw = random")
     minutes, forbidden = rules.violations(assignment.write(tmp_path, content))
     assert minutes == (
-        "The tasks must take 20 to 45 minutes together. (they take 78 minutes) [minutes]"
+        "The tasks without bonus points must take 20 to 90 minutes together. "
+        "(they take 98 minutes) [minutes]"
     )
     assert forbidden.startswith("cell sum-all-values: A test must not use eval, exec, ")
     assert forbidden.endswith("(print) [forbidden]")

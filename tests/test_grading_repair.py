@@ -277,6 +277,8 @@ def text_split(work):
     ]
 )
 def answer_and_test_merged(work):
+    for name in [c["id"] for c in work.cells if c["id"] == f"{work.answer}-expected"]:
+        work.remove(name)
     below = [work.remove(name)["source"] for name in (f"{work.answer}-try", work.test)]
     work.expected[work.answer] = "\n\n".join([work[work.answer]["source"], below[0]])
     work[work.answer]["source"] = "\n\n".join([work[work.answer]["source"], *below])
@@ -495,7 +497,8 @@ def answer_in_the_imports(work):
 def answer_in_the_test(work):
     source = work[work.answer]["source"].partition("\n")[2]
     work[work.answer]["source"] = work.expected[work.answer] = work.stub(work.answer)
-    work[work.test]["source"] = work[work.test]["source"].replace("\n", f"\n{source}\n", 1)
+    title, comment, rest = work[work.test]["source"].split("\n", 2)
+    work[work.test]["source"] = "\n".join([title, comment, source, rest])
 
 
 @accident(
@@ -576,7 +579,7 @@ def test_own_cells_follow_the_same_cell_as_before(small):
     assert len(ids) == len(small.release["cells"]) + 4
     assert ids[:2] == ["opening", "mine"]
     assert ids[ids.index("sum-all") + 1] == "own-1", "the id belongs to the release"
-    assert ids[ids.index("sum-all-form") + 1] == "given-10", "there was no id"
+    assert ids[ids.index("sum-all-form") + 1] == "given-11", "there was no id"
     assert ids[-1] == f"given-{len(ids)}", "no valid id"
 
 

@@ -33,7 +33,7 @@ HIDDEN_END = "### END HIDDEN TESTS"
 HEADER = re.compile(
     r"\A## (?P<number>\d+\.\d+) (?P<title>.+)\n"
     r"(?P<stars>●●●|●●○|●○○) · (?P<minutes>\d+) min · "
-    r"(?P<points>\d+) points?(?P<by_hand>, graded by hand)?\n\n"
+    r"(?P<points>\d+) (?P<bonus>bonus )?points?(?P<by_hand>, graded by hand)?\n\n"
 )
 
 
@@ -48,6 +48,7 @@ class Task:
         stars: The difficulty, such as "●●○".
         minutes: How many minutes the task should need.
         points: The points that the text of the task states.
+        bonus: Whether these are bonus points, which the assignment's points don't include.
         by_hand: Whether a person grades the answer.
         prompt: The cell with the text of the task.
         answer: The cell that the student fills in.
@@ -60,6 +61,7 @@ class Task:
     stars: str
     minutes: int
     points: int
+    bonus: bool
     by_hand: bool
     prompt: Cell
     answer: Cell
@@ -96,8 +98,18 @@ class Assignment:
 
     @property
     def points(self) -> int:
-        """Return the sum of all points, including points given by hand."""
-        return sum(task.points for task in self.tasks)
+        """Return the sum of all points, including points given by hand, without bonus points."""
+        return sum(task.points for task in self.tasks if not task.bonus)
+
+    @property
+    def bonus_points(self) -> int:
+        """Return the sum of all bonus points."""
+        return sum(task.points for task in self.tasks if task.bonus)
+
+    @property
+    def minutes(self) -> int:
+        """Return the minutes that all tasks without bonus points should need."""
+        return sum(task.minutes for task in self.tasks if not task.bonus)
 
 
 def sources(folder: Path | None = None, only: str | None = None) -> list[Path]:
@@ -166,6 +178,20 @@ def grade_id(cell: Cell) -> str | None:
     return grading(cell).get("grade_id")
 
 
+def bonus_points(cell: Cell) -> int:
+    """Return the bonus points of a graded cell; 0 if it has ordinary points.
+
+    nbgrader knows no bonus points. For nbgrader, such a cell has 0 points, and what a student earns
+    is saved as extra credit.
+    """
+    return int(cell.get("metadata", {}).get("qlora_course", {}).get("bonus", 0))
+
+
+def points(cell: Cell) -> float:
+    """Return the points or the bonus points of a graded cell."""
+    return bonus_points(cell) or grading(cell)["points"]
+
+
 def is_answer(cell: Cell) -> bool:
     """Return whether a cell is one that the student fills in."""
     return grading(cell).get("solution", False)
@@ -192,6 +218,7 @@ def _task(answer: Cell, cells: tuple[Cell, ...], path: Path) -> Task:
         stars=header["stars"],
         minutes=int(header["minutes"]),
         points=int(header["points"]),
+        bonus=bool(header["bonus"]),
         by_hand=bool(header["by_hand"]),
         prompt=prompt,
         answer=answer,

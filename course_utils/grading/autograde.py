@@ -137,6 +137,8 @@ def grade(spec: GradingSpec, submission: Submission) -> tuple[Record, Notebook]:
         incidents=tuple(session.incidents),
         seconds=time.monotonic() - started,
         memory=session.memory,
+        attempt=submission.attempt,
+        seed=submission.seed,
     )
     return record, notebook
 
@@ -169,6 +171,8 @@ def ungradable(
         state=records.UNGRADABLE,
         reasons=(reason,),
         seconds=seconds,
+        attempt=submission.attempt,
+        seed=submission.seed,
     )
     text = f"**This submission could not be graded:** {re.sub(r'[`*_<>&$]', ' ', reason)}"
     top = {"cell_type": "markdown", "id": "ungradable", "metadata": {}, "source": text}

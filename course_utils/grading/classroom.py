@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from course_utils.grading import autograde, cluster, readiness, safe_files
+from course_utils.grading import autograde, cluster, readiness, safe_files, seeds
 from course_utils.grading.assignments import Assignment, read, sources
 from course_utils.grading.intake import submissions
 from course_utils.grading.results import records, report
@@ -131,7 +131,8 @@ def _grade(
     saved: list[Record] = []
     with pool as (executor, at_a_time), _stoppable() as stop:
         book.check()
-        queue = (submissions.read(path, spec.name) for path in paths)
+        found = (submissions.read(path, spec.name) for path in paths)
+        queue = (seeds.with_seed(submission, book.folder, spec.name) for submission in found)
         ahead = at_a_time * SUBMISSIONS_PER_WORKER
         for submission, record, notebook in _graded(executor, spec, queue, ahead, stop):
             saved.append(book.save(record, notebook, submission))

@@ -1,11 +1,12 @@
 """Make nbgrader's own autograding as safe as `course grade`.
 
 Instructors start this autograding with the command `nbgrader autograde` or with formgrader's
-button. nbgrader_config.py replaces two of nbgrader's preprocessors with the following ones:
+button. nbgrader_config.py replaces three of nbgrader's preprocessors with the following ones:
 
     RepairNotebook      replaces DeduplicateIds: it repairs the notebook by means of its release
     ExecuteInSandbox    replaces Execute: it runs cells in the sandbox and tests in the test
                         process
+    SaveGrades          replaces SaveAutoGrades: it also saves bonus points
 
 `course grade` does the same, but grades all submissions of a class in parallel.
 """
@@ -18,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from nbgrader.preprocessors import NbGraderPreprocessor
+from nbgrader.preprocessors import NbGraderPreprocessor, SaveAutoGrades
 
-from course_utils.grading import autograde
+from course_utils.grading import autograde, seeds
 from course_utils.grading.intake import repair, submissions
+from course_utils.grading.results import gradebook
 from course_utils.grading.sandbox.limits import Limits
 from course_utils.grading.session import GradingSession
 from course_utils.notebooks import load
@@ -82,6 +84,7 @@ class ExecuteInSandbox(_Preprocessor):
         name, folder, submitted, _ = self._folders(resources)
         spec = autograde.grading_spec(folder, name, Limits())
         submission = submissions.read(submitted, name)
+        submission = seeds.with_seed(submission, folder, name)
         for timer in _closing_timers:
             timer.cancel()
         try:
@@ -94,3 +97,15 @@ class ExecuteInSandbox(_Preprocessor):
         for line in session.incidents:
             self.log.warning("%s: %s", resources["nbgrader"]["student"], line)
         return nbformat.from_dict(nb), resources
+
+
+class SaveGrades(SaveAutoGrades):
+    """Saves the points of a notebook in the gradebook, and bonus points as extra credit."""
+
+    def _add_score(self, cell: Any, resources: Any) -> None:
+        super()._add_score(cell, resources)
+        names = (self.notebook_id, self.assignment_id, self.student_id)
+        gradebook.enter_bonus(
+            self.gradebook.find_grade(cell.metadata.nbgrader.grade_id, *names), cell
+        )
+        self.gradebook.db.commit()

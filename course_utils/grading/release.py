@@ -29,7 +29,8 @@ README = """\
 
 Most points are given by checks. You can run some of the checks yourself. Grading adds more checks,
 which call the same functions with other inputs. A person grades the other tasks, which are worth
-{by_hand} of the {total} points.
+{by_hand} of the {total} points. Tasks with bonus points are extra: the minutes and points of an
+assignment don't include them.
 """
 
 
@@ -115,10 +116,12 @@ def points_table(assignments: list[Assignment]) -> str:
     rows = ["| assignment | task | difficulty | minutes | points |", "|---|---|---|---|---|"]
     for assignment in assignments:
         link = f"[{assignment.title}]({assignment.name}/{assignment.name}.ipynb)"
-        minutes = sum(task.minutes for task in assignment.tasks)
-        rows.append(f"| **{link}** | | | **{minutes}** | **{assignment.points}** |")
+        bonus = f" + {assignment.bonus_points} bonus" if assignment.bonus_points else ""
+        points = f"{assignment.points}{bonus}"
+        rows.append(f"| **{link}** | | | **{assignment.minutes}** | **{points}** |")
         for task in assignment.tasks:
-            points = f"{task.points}{' by hand' if task.by_hand else ''}"
+            bonus, hand = " bonus" * task.bonus, " by hand" * task.by_hand
+            points = f"{task.points}{bonus}{hand}"
             rows.append(
                 f"| | {task.number} {task.title} | {task.stars} | {task.minutes} | {points} |"
             )
@@ -133,7 +136,7 @@ def readme(folder: Path, introduction: str = INTRODUCTION) -> str:
         introduction: The first paragraph below the heading.
     """
     assignments = [read(path) for path in sources(folder)]
-    tasks = [task for assignment in assignments for task in assignment.tasks]
+    tasks = [task for assignment in assignments for task in assignment.tasks if not task.bonus]
     return README.format(
         introduction=introduction,
         table=points_table(assignments),

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.checks import HIDDEN
+from course_utils.grading import layout
 from course_utils.grading.assignments import (
     BEGIN,
     END,
@@ -26,6 +27,7 @@ from course_utils.grading.assignments import (
     Assignment,
     Cell,
     Task,
+    bonus_points,
     grade_id,
     grading,
     is_answer,
@@ -36,8 +38,12 @@ from course_utils.grading.assignments import (
 )
 from course_utils.validation import CourseError
 
-# The allowed numbers of tasks and of minutes for an assignment.
-TASKS, MINUTES = range(4, 8), range(20, 46)
+# The allowed numbers of tasks and of minutes for an assignment, without tasks for bonus points.
+TASKS, MINUTES = range(4, 8), range(20, 91)
+# The number of folded hints that a task of the highest difficulty must have.
+HINTS = 2
+# A random number generator with a fixed seed, whose numbers would be the same for every student.
+FIXED_SEED = re.compile(r"(?:Random|manual_seed|default_rng)\(\d*\)")
 # The names that tests must not use.
 FORBIDDEN = {"isinstance", "type", "print", "eval", "exec", "open", "globals", "locals", "warn"}
 
@@ -106,12 +112,12 @@ def _wrong_folder(assignment: Assignment) -> str:
 
 
 def _wrong_number_of_tasks(assignment: Assignment) -> str:
-    count = len(assignment.tasks)
+    count = sum(not task.bonus for task in assignment.tasks)
     return "" if count in TASKS else f"it has {count} tasks"
 
 
 def _wrong_minutes(assignment: Assignment) -> str:
-    minutes = sum(task.minutes for task in assignment.tasks)
+    minutes = assignment.minutes
     return "" if minutes in MINUTES else f"they take {minutes} minutes"
 
 
@@ -122,6 +128,13 @@ def _wrong_numbers(assignment: Assignment) -> str:
     if actual == expected:
         return ""
     return f"they are {', '.join(actual)} instead of {', '.join(expected)}"
+
+
+def _wrong_layout(assignment: Assignment) -> str:
+    wanted = {cell.get("id"): cell for cell in layout.arranged(assignment)}
+    cells = {cell.get("id"): cell for cell in assignment.cells}
+    wrong = [name or "" for name in wanted if cells.get(name) != wanted[name]]
+    return f"{', '.join(wrong)}: run `course notebooks fix`" if wrong else ""
 
 
 def _no_withheld_modules(assignment: Assignment) -> str:
@@ -135,12 +148,25 @@ def _unknown_modules(assignment: Assignment) -> str:
 
 ASSIGNMENT_RULES = (
     Rule("folder", "The notebook must be in a folder that has the notebook's name.", _wrong_folder),
-    Rule("tasks", "An assignment must have 4 to 7 tasks.", _wrong_number_of_tasks),
-    Rule("minutes", "The tasks must take 20 to 45 minutes together.", _wrong_minutes),
+    Rule(
+        "tasks",
+        f"An assignment must have {TASKS[0]} to {TASKS[-1]} tasks without bonus points.",
+        _wrong_number_of_tasks,
+    ),
+    Rule(
+        "minutes",
+        f"The tasks without bonus points must take {MINUTES[0]} to {MINUTES[-1]} minutes together.",
+        _wrong_minutes,
+    ),
     Rule(
         "numbers",
         "The tasks of lecture 3 must be numbered 3.1, 3.2 and so on.",
         _wrong_numbers,
+    ),
+    Rule(
+        "layout",
+        "Checks must have titles and hidden sources, and a cell must show the points so far.",
+        _wrong_layout,
     ),
     Rule(
         "withheld",
@@ -198,9 +224,9 @@ def _wrong_grade_id(cell: Cell) -> str:
 
 
 def _wrong_points(cell: Cell) -> str:
-    points = grading(cell).get("points", 0)
-    valid = not is_graded(cell) or (type(points) is int and points > 0)
-    return "" if valid else f"it has {points!r} points"
+    points, bonus = grading(cell).get("points", 0), bonus_points(cell)
+    valid = not is_graded(cell) or (type(points) is int and (points > 0) != (bonus > 0))
+    return "" if valid else f"it has {points!r} points and {bonus} bonus points"
 
 
 def _wrong_lock(cell: Cell) -> str:
@@ -209,8 +235,8 @@ def _wrong_lock(cell: Cell) -> str:
 
 
 def _no_comment(cell: Cell) -> str:
-    comment = _grade_comment(cell)
-    return "" if cell["source"].startswith(comment) else f"expected {comment.strip()!r}"
+    comment, source = _grade_comment(cell), layout.without_title(cell["source"])
+    return "" if source.startswith(comment) else f"expected {comment.strip()!r}"
 
 
 def _grade_comment(cell: Cell) -> str:
@@ -218,12 +244,13 @@ def _grade_comment(cell: Cell) -> str:
 
     The line identifies the cell even if the cell's metadata is lost.
     """
-    name, points = cell.get("id"), grading(cell).get("points")
+    name, bonus = cell.get("id"), bonus_points(cell)
+    points = bonus or grading(cell).get("points")
     if cell.get("cell_type") == "markdown":
         return f"<!-- grade_id: {name} -->\n"
     if not is_graded(cell):
         return f"# grade_id: {name}\n"
-    return f"# grade_id: {name} ({points} point{'s' * (points != 1)})\n"
+    return f"# grade_id: {name} ({points}{' bonus' * bool(bonus)} point{'s' * (points != 1)})\n"
 
 
 def _wrong_regions(cell: Cell) -> str:
@@ -235,11 +262,15 @@ def _wrong_regions(cell: Cell) -> str:
 NBGRADER_CELL_RULES = (
     Rule("schema", "nbgrader's schema_version must be 3.", _wrong_schema),
     Rule("grade-id", "The grade_id must be the cell's id.", _wrong_grade_id),
-    Rule("points", "A graded cell must have a whole number of points above 0.", _wrong_points),
+    Rule(
+        "points",
+        "A graded cell must have a whole number of points, or of bonus points, above 0.",
+        _wrong_points,
+    ),
     Rule("lock", "A test must be locked, and an answer must not be locked.", _wrong_lock),
     Rule(
         "comment",
-        "The first line must be a comment with the grade_id. "
+        "The first line after the title must be a comment with the grade_id. "
         "In a graded code cell, the comment must also state the points.",
         _no_comment,
     ),
@@ -256,10 +287,15 @@ NBGRADER_CELL_RULES = (
 
 
 def _wrong_sum(task: Task, _: Assignment) -> str:
-    points = sum(grading(cell).get("points", 0) for cell in task.graded)
-    if points == task.points:
+    ordinary = sum(grading(cell).get("points", 0) for cell in task.graded)
+    bonus = sum(map(bonus_points, task.graded))
+    if (ordinary, bonus) == ((0, task.points) if task.bonus else (task.points, 0)):
         return ""
-    return f"the text states {task.points} points, and the cells have {points}"
+    kind = " bonus" * task.bonus
+    return (
+        f"the text states {task.points}{kind} points, and the cells have {ordinary} points and "
+        f"{bonus} bonus points"
+    )
 
 
 def _no_rubric(task: Task, _: Assignment) -> str:
@@ -270,14 +306,16 @@ def _few_tests(task: Task, _: Assignment) -> str:
     return "" if len(task.checks) >= 2 else f"the number of its graded cells is {len(task.checks)}"
 
 
-def _no_hidden_tests(task: Task, _: Assignment) -> str:
-    return "" if any(HIDDEN in cell["source"] for cell in task.checks) else "it has no hidden tests"
+def _few_hints(task: Task, _: Assignment) -> str:
+    count = task.prompt["source"].count("<details>")
+    few = task.stars == "●●●" and count < HINTS
+    return f"the number of its hints is {count}" if few else ""
 
 
 def _no_try_cell(task: Task, assignment: Assignment) -> str:
-    name = f"{task.id}-try"
     ids = [cell.get("id") for cell in assignment.cells]
-    return "" if name in ids else f"there is no cell {name}"
+    missing = {f"{task.id}-try", f"{task.id}-expected"}.difference(ids)
+    return f"there is no cell {' and no cell '.join(sorted(missing))}" if missing else ""
 
 
 def _undefined_names_in_answer(task: Task, assignment: Assignment) -> str:
@@ -303,8 +341,16 @@ CODE_RULES = (
         "values.",
         _few_tests,
     ),
-    Rule("hidden", "A task must have hidden tests.", _no_hidden_tests),
-    Rule("try", "A task must have a cell in which students try their answer.", _no_try_cell),
+    Rule(
+        "hints",
+        "The text of a task of the highest difficulty must contain two folded hints (<details>).",
+        _few_hints,
+    ),
+    Rule(
+        "try",
+        "A task must have a cell in which students try their answer, and a cell with its output.",
+        _no_try_cell,
+    ),
     Rule(
         "answer-names",
         "An answer may use only names that it defines or that the imports cell defines.",
@@ -320,6 +366,19 @@ def _no_visible_check(source: str, answer: str) -> str:
     visible = re.sub(rf"{HIDDEN}.*?{HIDDEN_END}", "", source, flags=re.S)
     names = top_level(answer, ast.FunctionDef, ast.ClassDef)
     return "" if names & _used(visible) else "the test would pass in a release"
+
+
+def _no_hidden_tests(source: str, _: str) -> str:
+    return "" if {"check", "seed"} <= _used(_hidden(source)) else "there are none"
+
+
+def _fixed_seeds(source: str, _: str) -> str:
+    return ", ".join(match[0] for match in FIXED_SEED.finditer(_hidden(source)))
+
+
+def _hidden(source: str) -> str:
+    """Return the hidden tests of a cell."""
+    return "".join(re.findall(rf"{HIDDEN}(.*?){HIDDEN_END}", source, re.S))
 
 
 def _undefined_names_in_test(source: str, answer: str) -> str:
@@ -358,6 +417,16 @@ TEST_RULES = (
         "test-names",
         "A test may use only names that it defines or that the answer defines.",
         _undefined_names_in_test,
+    ),
+    Rule(
+        "hidden",
+        "Each test must have hidden checks with inputs that are drawn for each submission.",
+        _no_hidden_tests,
+    ),
+    Rule(
+        "fixed-seed",
+        "Hidden tests must draw inputs with seed(…) of course_utils.checks, not with a fixed seed.",
+        _fixed_seeds,
     ),
     Rule("forbidden", f"A test must not use {', '.join(sorted(FORBIDDEN))}.", _forbidden_names),
     Rule(

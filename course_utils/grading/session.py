@@ -157,7 +157,8 @@ class GradingSession:
             channel, deadline = self._test_process().channel, self._deadline(self._limits.cell)
             self._request_number += 1
             number, names = self._request_number, vars(self._spec.names)
-            channel.send("check", utf8(source), deadline, n=number, **names)
+            seed = self._submission.seed
+            channel.send("check", utf8(source), deadline, n=number, seed=seed, **names)
             while (message := channel.receive(deadline)).kind != "done":
                 if message.kind == "call":
                     reply, body, fields = self._call(message, student_outputs, what, deadline)

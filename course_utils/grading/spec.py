@@ -83,6 +83,7 @@ class Submission:
         exchange: The texts of the files that nbgrader's exchange has added, by file name.
         notes: Messages about the files, such as a file that was left out; one line each.
         problem: Why no notebook could be read; "" if a notebook was read.
+        seed: The seed on which the inputs of the hidden tests depend (`grading.seeds`).
     """
 
     student: str
@@ -91,13 +92,18 @@ class Submission:
     exchange: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     problem: str = ""
+    seed: int = 0
+
+    @property
+    def attempt(self) -> str:
+        """Return a hash of the notebook, which identifies one attempt of the student."""
+        return hashlib.sha256(self.notebook or b"").hexdigest()
 
     @property
     def key(self) -> str:
-        """Return a hash that changes if any attribute of the submission changes."""
+        """Return a hash that changes if anything that was handed in changes."""
         files = {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()}
-        notebook = hashlib.sha256(self.notebook or b"").hexdigest()
-        return digest(self.student, notebook, files, self.exchange, self.notes, self.problem)
+        return digest(self.student, self.attempt, files, self.exchange, self.notes, self.problem)
 
 
 def digest(*parts: Any) -> str:

@@ -47,7 +47,7 @@ MAX_SOURCE = 10_000_000
 # the number of these first lines.
 FIRST_LINES = 10
 
-COMMENT = re.compile(r"^(?:#|<!--) *grade_id: *([\w-]+).*$", re.M)
+COMMENT = re.compile(r"^(?:# @title .*\n)?(?:#|<!--) *grade_id: *([\w-]+).*$", re.M)
 # The names that a code cell defines. This is a regular expression because some students' code
 # crashes the parser of the module ast.
 DEFINES = re.compile(r"^(?:(?:async +)?def|class) +(\w+)|^(\w+)(?: *:[^=\n]+| *)=(?!=)", re.M)

@@ -10,6 +10,7 @@ that concerns all submissions, such as a full disk, raises a CourseError.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import re
 import tempfile
@@ -29,7 +30,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from course_utils import files
 from course_utils.grading import release, safe_files
-from course_utils.grading.assignments import grade_id, grading, is_answer, is_graded, tests_of
+from course_utils.grading.assignments import (
+    bonus_points,
+    grade_id,
+    grading,
+    is_answer,
+    is_graded,
+    tests_of,
+)
 from course_utils.grading.intake.submissions import TIMESTAMP, describe, in_gradebook
 from course_utils.grading.results import records
 from course_utils.grading.results.records import PERSON, UNGRADABLE, Record, by_hand
@@ -307,9 +315,25 @@ def _enter_score(grade: Any, cell: Any, unchanged: bool) -> None:
     """
     before = grade.auto_score
     grade.auto_score = None if cell is None else determine_grade(cell, release.error_log())[0]
+    enter_bonus(grade, cell)
     is_reviewed = grade.manual_score is not None and not grade.needs_manual_grade
     if not (is_reviewed and unchanged and grade.auto_score == before):
         grade.needs_manual_grade = grade.manual_score is not None or grade.auto_score is None
+
+
+def enter_bonus(grade: Any, cell: Any) -> None:
+    """Enter the bonus points of a check as extra credit.
+
+    A person enters the bonus points of an answer without checks, so those are never changed.
+
+    Args:
+        grade: the cell's entry in the gradebook.
+        cell: the cell with its outputs; None if the submission can't be graded.
+    """
+    if cell is not None and (bonus := bonus_points(cell)) and not is_answer(cell):
+        worth = copy.deepcopy(cell)
+        worth.metadata.nbgrader.points = bonus
+        grade.extra_credit = determine_grade(worth, release.error_log())[0]
 
 
 def _comment(cell: Any) -> str | None:

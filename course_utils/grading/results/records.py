@@ -44,6 +44,9 @@ class Record:
         seconds: the time that grading needed, in seconds.
         memory: the maximum memory of the student's processes together, in bytes (B).
         key: a digest of the submission and of the tests with which it was graded.
+        attempt: a digest of the notebook that was graded.
+        seed: the seed of the hidden tests' inputs. If the same notebook is graded again, it is
+            tested with the same inputs.
     """
 
     assignment: str
@@ -57,6 +60,8 @@ class Record:
     seconds: float = 0.0
     memory: int = 0
     key: str = ""
+    attempt: str = ""
+    seed: int = 0
 
     def write(self, folder: Path) -> None:
         """Write the record into the assignment's folder, atomically.
@@ -96,7 +101,8 @@ def read(path: Path) -> Record | None:
 
 def _is_valid(record: Record) -> bool:
     """Return whether each field has the type and the range that the report and the table need."""
-    texts = [record.assignment, record.student, record.key, *record.messages.values()]
+    texts = [record.assignment, record.student, record.key, record.attempt]
+    texts += record.messages.values()
     texts += [*record.reasons, *record.repairs, *record.incidents]
     costs, points = [record.seconds, record.memory], record.points.values()
     numbers = [*costs, *(value for value in points if value is not None)]
@@ -104,9 +110,15 @@ def _is_valid(record: Record) -> bool:
         all(isinstance(text, str) for text in texts)
         and all(isinstance(n, int | float) and abs(n) <= MAX_NUMBER for n in numbers)
         and min(costs) >= 0
+        and type(record.seed) is int
         and record.state in STATES
         and (record.state == GRADED or any(record.reasons))
     )
+
+
+def read_one(folder: Path, student: str) -> Record | None:
+    """Return a student's record in an assignment's folder; None if it is missing or invalid."""
+    return read(folder / FOLDER / student / NAME)
 
 
 def read_all(folder: Path) -> list[Record]:

@@ -24,7 +24,8 @@ from statistics import median
 from typing import Any
 
 from course_utils.files import write_atomically
-from course_utils.grading.assignments import Assignment, Task, grading
+from course_utils.grading import assignments
+from course_utils.grading.assignments import Assignment, Task
 from course_utils.grading.results.pages import MAX_LINE, one_line, page_template, plain
 from course_utils.grading.results.records import (
     GRADED,
@@ -130,7 +131,7 @@ def _points(record: Record) -> Points:
 
 def _max_points(task: Task) -> dict[str, float]:
     """Return the maximum points of each graded cell of a task."""
-    return {cell["id"]: grading(cell)["points"] for cell in task.graded}
+    return {cell["id"]: assignments.points(cell) for cell in task.graded}
 
 
 def _total(values: Sequence[float | None]) -> float | None:
@@ -144,9 +145,15 @@ def _task_points(record: Record, task: Task) -> float | None:
     return _total([_points(record).get(cell) for cell in _max_points(task)])
 
 
+def _sum(record: Record, assignment: Assignment, *, bonus: bool = False) -> float | None:
+    """Return a submission's points, or its bonus points; None if points are missing."""
+    return _total([_task_points(record, t) for t in assignment.tasks if t.bonus is bonus])
+
+
 def _points_so_far(record: Record, assignment: Assignment) -> float | None:
-    """Return the sum of all known points; None if no points are known."""
-    cells = [cell for task in assignment.tasks for cell in _max_points(task)]
+    """Return the sum of all known points without bonus points; None if no points are known."""
+    tasks = [task for task in assignment.tasks if not task.bonus]
+    cells = [cell for task in tasks for cell in _max_points(task)]
     known = [value for cell in cells if (value := _points(record).get(cell)) is not None]
     return sum(known) if known else None
 
@@ -196,9 +203,10 @@ def write_csv(path: Path, assignment: Assignment, records: Iterable[Record]) -> 
     """Write a row for each student, with state, reasons, points, and a column for each task.
 
     If any points of a task are missing, the task's points and their sum are empty, because an LMS
-    would treat a partial sum as the final result. The file is UTF-8 with a byte order mark, which
-    Excel needs to read UTF-8 correctly. Lines end with CRLF, as RFC 4180 demands. If a spreadsheet
-    would interpret a text as a formula, the text is preceded by an apostrophe.
+    would treat a partial sum as the final result. Bonus points have a sum of their own. The file is
+    UTF-8 with a byte order mark, which Excel needs to read UTF-8 correctly. Lines end with CRLF, as
+    RFC 4180 demands. If a spreadsheet would interpret a text as a formula, the text is preceded by
+    an apostrophe.
 
     Raises:
         ValueError: a record belongs to another assignment.
@@ -206,12 +214,14 @@ def write_csv(path: Path, assignment: Assignment, records: Iterable[Record]) -> 
     table = io.StringIO(newline="")
     rows = csv.writer(table)
     header = ["student", "state", "reasons", "points", "max points"]
+    header += ["bonus points"] if assignment.bonus_points else []
     rows.writerow([*header, *(task.id for task in assignment.tasks)])
     for record in _prepared(assignment, records):
         points = [_task_points(record, task) for task in assignment.tasks]
         texts = [record.student, record.state, _reasons(record.reasons) if record.reasons else ""]
-        numbers = [_total(points), assignment.points, *points]
-        rows.writerow([*map(_cell, texts), *map(_number, numbers)])
+        numbers = [_sum(record, assignment), assignment.points]
+        numbers += [_sum(record, assignment, bonus=True)] if assignment.bonus_points else []
+        rows.writerow([*map(_cell, texts), *map(_number, [*numbers, *points])])
     write_atomically(path, table.getvalue().encode("utf-8-sig"), alone=True)
 
 
@@ -284,7 +294,7 @@ def _content(
 
 
 def _title(task: Task) -> str:
-    return f"{task.number} {task.title}"
+    return f"{task.number} {task.title}{' (bonus)' * task.bonus}"
 
 
 def _needing_a_person(records: Sequence[Record]) -> tuple[list[tuple[str, str]], Groups]:

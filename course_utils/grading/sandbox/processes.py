@@ -169,7 +169,11 @@ class TestProcess(RoleProcess):
     """Runs the instructor's test cells."""
 
     def on_check(self, message: Message) -> None:
-        """Run a test cell in which the student's functions and classes are proxies."""
+        """Run a test cell in which the student's functions and classes are proxies.
+
+        The inputs of hidden tests depend on the seed in the message.
+        """
+        checks.submission_seed = message["seed"]
         for name in (*message["functions"], *message["classes"]):
             self.shell.namespace[name] = Proxy(self, name, makes=name in message["classes"])
         self.on_run(message)

@@ -1,0 +1,63 @@
+"""Write the expected outputs of the cells in which students try their answers.
+
+    python -m tests.expected 03_lora        default: all assignments
+
+The command runs the solution and writes what each cell NAME-try prints into the Markdown cell
+NAME-expected after it.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from course_utils import notebooks
+from course_utils.files import write_text
+from course_utils.grading.assignments import sources
+from course_utils.publishing.execute import execute
+from tests.mutation import ROOT, offline
+
+FOLDED = """\
+<details>
+<summary>Expected output</summary>
+
+```text
+{}
+```
+
+</details>"""
+
+
+def expected(path: Path) -> dict[str, str]:
+    """Run a solution, and return the sources of its cells with expected outputs, by their ids."""
+    with tempfile.TemporaryDirectory() as temporary, offline():
+        run = execute(path, Path(temporary))
+        assert not run.error, run.error
+        cells = notebooks.load(run.page.with_suffix(".ipynb"))["cells"]
+    return {
+        cell["id"].removesuffix("-try") + "-expected": FOLDED.format(_text(cell["outputs"]))
+        for cell in cells
+        if cell["id"].endswith("-try")
+    }
+
+
+def _text(outputs: list[dict[str, Any]]) -> str:
+    """Return what a cell prints and the value of its last line, as text."""
+    texts = [o["text"] if "text" in o else o["data"]["text/plain"] for o in outputs]
+    return "".join("".join(text).rstrip("\n") + "\n" for text in texts).rstrip("\n")
+
+
+def main() -> None:
+    """Write the expected outputs of one assignment, or of all assignments."""
+    for path in sources(ROOT, *sys.argv[1:2]):
+        texts, notebook = expected(path), notebooks.load(path)
+        for cell in notebook["cells"]:
+            cell["source"] = texts.get(cell["id"], cell["source"])
+        write_text(path, notebooks.dump(notebook))
+        print(f"{path.name}: {len(texts)} outputs")
+
+
+if __name__ == "__main__":
+    main()
