@@ -91,9 +91,11 @@ c.HTMLExporter.filters = {
 c.HTMLExporter.template_file = str(Path(course_utils.__file__).parent / "data/harmless.html.j2")
 
 # Feedback shows a failed check without the hidden tests, which nbgrader's own feedback would show.
+TASKS = "course_utils.grading.results.tasks_page"
 c.GenerateFeedback.preprocessors = [
-    "nbgrader.preprocessors.GetGrades",
+    f"{TASKS}.GetGrades",
     f"{PAGES}.SafeFeedback",
+    f"{TASKS}.TaskResults",
     "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor",
 ]
 

@@ -89,9 +89,11 @@ class CheckFailed(AssertionError):
         """Return the lines that IPython, and so nbgrader, shows instead of a traceback."""
         if not _is_hidden(self):
             return [f"{PREFIX}{self}"]
-        # The student can't read a hidden test, so the message contains the whole call.
-        code = [_wrapped(f"  try       {self.code}", " " * 12)] if self.code else []
-        return ["\n".join([f"{HIDDEN_PREFIX}{self}", *code])]
+        first, *lines = str(self).split("\n")
+        if self.code:
+            # The student can't read a hidden test, so the message contains the whole call.
+            lines.append(_wrapped(f"  try       {self.code}", " " * 12))
+        return ["\n".join([_wrapped(HIDDEN_PREFIX + first, "    "), *lines])]
 
 
 def _is_hidden(error: BaseException) -> bool:
@@ -441,7 +443,7 @@ def _array_code(array: Any) -> str:
     make = f"{library}.{_array_kind(array)}"
     digits = {"float32": 9, "float16": 5, "bfloat16": 4}.get(_dtype(array), 17)
     numbers = _code(_rounded(array.tolist(), digits))
-    shape = "" if array.size else f".reshape{tuple(array.shape)}"
+    shape = "" if math.prod(array.shape) else f".reshape{tuple(array.shape)}"
     return f"{make}({numbers}, dtype={library}.{_dtype(array)}){shape}"
 
 

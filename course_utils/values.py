@@ -23,6 +23,10 @@ MAX_PARTS = 1_000_000
 # counts as one byte.
 MAX_BYTES = 64_000_000
 
+# The maximum number of bits of an int: 4,000 digits. Python refuses to write ints with more than
+# 4,300 digits as text.
+MAX_BITS = 13_288
+
 SCALARS = (type(None), bool, int, float, str)
 DICTS = (dict, collections.OrderedDict, collections.defaultdict)
 ALLOWED = "None, bool, int, float, str, list, tuple, dict, NumPy arrays and tensors"
@@ -111,6 +115,8 @@ class _Writer:
         if depth > MAX_DEPTH:
             raise ValueError(f"the value is nested more than {MAX_DEPTH} deep, or contains itself")
         kind = type(value)
+        if kind is int and value.bit_length() > MAX_BITS:
+            raise ValueError(f"{where} is a whole number with more than 4,000 digits")
         if kind in SCALARS:
             self._count(size=len(value) if kind is str else 0)
             return value

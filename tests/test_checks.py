@@ -1,6 +1,7 @@
 """Test checks: correct answers pass silently, wrong ones fail with a useful message."""
 
 import collections
+import linecache
 import math
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from course_utils import checks
 from course_utils.checks import CheckFailed, check, show
 
 
@@ -412,3 +414,126 @@ def test_a_notebook_shows_the_message_without_a_traceback():
         "  in        half, line 3: return x / 0",
     ]
     assert "UserWarning: old" in done.stdout and not done.stderr
+
+
+# --- messages that could be riddles ---
+
+
+def raising(error):
+    """Return a function that raises an error."""
+
+    def answer(*_):
+        raise error
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (10**400, "about 10^400"),
+        (-(10**400), "about -10^400"),
+        pytest.param(10**5000, "about 10^5_000", id="5000 digits"),
+        (torch.tensor([[1]], dtype=torch.uint8), "tensor([[1]], dtype=uint8)"),
+        (torch.tensor([[1.0]], dtype=torch.bfloat16), "tensor([[1]], dtype=bfloat16)"),
+    ],
+)
+def test_huge_numbers_and_unusual_types_can_be_recognized(value, text):
+    assert show(value) == text
+
+
+@pytest.mark.parametrize("expected", [5, 1.5, math.inf, 10**20])
+def test_a_huge_whole_number_is_an_ordinary_wrong_answer(expected):
+    assert "returned  about 10^400" in message_of(lambda: check(echo, 10**400).gives(expected))
+
+
+def test_a_number_with_too_many_digits_is_refused_in_plain_words():
+    message = message_of(lambda: check(lambda: [10**5000]).gives(1))
+    assert "the value[0] is a whole number with more than" in message
+
+
+def test_an_exception_without_a_message_is_explained():
+    message = message_of(lambda: check(raising(MemoryError())).gives(1))
+    assert "MemoryError: the function needs more memory than there is" in message
+    assert "KeyError: (without a message)" in message_of(lambda: check(raising(KeyError())).like(0))
+
+
+def test_a_missing_name_tells_where_to_look():
+    message = message_of(lambda: check(lambda: NF4 + 1).gives(1))  # noqa: F821
+    assert "no cell that has run defines NF4: run the cells above, from the top" in message.replace(
+        "\n            ", " "
+    )
+
+
+def test_an_exception_can_be_a_known_mistake():
+    answer = check(raising(RuntimeError("shape")), 1)
+    known = [(ValueError, "no"), (RuntimeError, "pad the last block")]
+    assert "likely    pad the last block" in message_of(lambda: answer.gives(1, mistakes=known))
+    assert "likely    pad the last block" in message_of(
+        lambda: answer.part("x").gives(1, mistakes=known)
+    )
+    assert "likely    other" in message_of(lambda: answer.gives(1, likely="other"))
+    assert "likely    other" in message_of(lambda: answer.like(1, likely="other"))
+    # The class of an exception is no mistake of a value.
+    assert "likely" not in message_of(lambda: check(echo, 2).gives(1, mistakes=known))
+
+
+HIDDEN_CELL = """\
+from course_utils.checks import check
+def visible(x): return answer(x)
+check(visible, 1).gives(1)
+### BEGIN HIDDEN TESTS
+def hidden(x): return answer(x)
+check({call}).gives(0)
+### END HIDDEN TESTS
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [
+        ("answer, 3", "answer(3)"),
+        ("visible, [1.5, 2], x='a b'", "visible([1.5, 2], x='a\\x20b')"),
+        ("hidden, 3", ""),
+        ("answer, list(range(2000))", ""),
+    ],
+)
+def test_a_failed_hidden_check_shows_the_call_as_code(call, code):
+    def answer(x, **_):
+        return x
+
+    source = HIDDEN_CELL.format(call=call).replace("def visible(x)", "def visible(x, **_)")
+    file = f"ipykernel_{abs(hash(source))}.py"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    with pytest.raises(CheckFailed) as failure:
+        exec(compile(source, file, "exec"), {"answer": answer})
+    (text,) = failure.value._render_traceback_()
+    assert text.startswith("Not right yet, in a check that grading adds: ")
+    assert max(map(len, text.splitlines())) <= 92
+    assert text.partition("\n  try       ")[2] == code
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        (1, 2.5, "a b", None, True, {"x": [1e-30, -math.inf]}, (3,)),
+        torch.randn(3, 4),
+        torch.randn(5, 1).bfloat16(),
+        torch.randn(2, 3).half(),
+        torch.randn(2, dtype=torch.float64),
+        torch.arange(6, dtype=torch.uint8).view(2, 3),
+        torch.tensor(7.25),
+        torch.tensor([math.nan, math.inf]),
+        torch.zeros(0, 3),
+        np.array([[1.5, 2.0]]),
+    ],
+)
+def test_code_of_a_call_makes_the_same_values(value):
+    code = checks.call_code("echo", (value,), {"key": value})
+    made = eval(code, {"echo": lambda *args, **kwargs: (args[0], kwargs["key"])} | NAMES)
+    for each in made:
+        check(echo, each).like(value)
+        check(echo, each).gives(value, rel=0, abs=0)
+
+
+NAMES = {"torch": torch, "numpy": np}

@@ -3,13 +3,15 @@
 import random
 
 import pytest
+from nbgrader.converters import Autograde
+from nbgrader.coursedir import CourseDirectory
 
-from course_utils import checks
-from course_utils.grading import seeds
+from course_utils import checks, notebooks
+from course_utils.grading import classroom, release, seeds
 from course_utils.grading.results import records
 from course_utils.grading.spec import Submission
 from course_utils.validation import CourseError
-from tests import assignment
+from tests import assignment, sums
 
 NAME = assignment.NAME
 
@@ -61,3 +63,33 @@ def test_inputs_depend_on_the_seed_of_the_submission_and_on_the_number(monkeypat
     assert len(drawn) == 4
     assert checks.seed(1) == checks.seed(1)
     assert random.Random(checks.seed(1)).random() == random.Random(checks.seed(1)).random()
+
+
+ECHO = "def add(numbers):\n    print(numbers)\n    return sum(numbers) if len(numbers) else 1 / 0\n"
+
+
+@pytest.mark.full
+def test_hidden_inputs_differ_between_students_and_not_between_gradings(tmp_path):
+    """Both graders test a notebook with the same inputs, as often as it is graded."""
+    folder = sums.course(tmp_path / "course")
+    for student in ("ada", "bob"):
+        sums.hand_in(folder, student, {"sum-all": ECHO})
+    classroom.grade(folder, NAME)
+    first = {student: inputs(folder, student) for student in ("ada", "bob")}
+    assert len(first["ada"]) == 5 and first["ada"] != first["bob"]
+    seeds_before = {r.student: r.seed for r in records.read_all(folder / "grading" / NAME)}
+    classroom.grade(folder, NAME, again=True)
+    assert {student: inputs(folder, student) for student in first} == first
+    assert seeds_before == {r.student: r.seed for r in records.read_all(folder / "grading" / NAME)}
+    config = release.settings(folder)
+    directory = CourseDirectory(config=config, assignment_id=NAME, root=str(folder))
+    Autograde(coursedir=directory, config=config, force=True).start()
+    assert {student: inputs(folder, student) for student in first} == first
+
+
+def inputs(folder, student):
+    """Return the lines that the function printed during the hidden tests of its values."""
+    path = folder / "autograded" / student / NAME / f"{NAME}.ipynb"
+    cells = {cell.get("id"): cell for cell in notebooks.load(path)["cells"]}
+    outputs = cells["sum-all-values"]["outputs"]
+    return "".join("".join(o.get("text", "")) for o in outputs).splitlines()[1:]

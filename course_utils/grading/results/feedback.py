@@ -59,7 +59,7 @@ MAX_PICTURE = 10_000_000
 HIDDEN_CODE = "# … grading ran further checks with other inputs here"
 NOT_SHOWN = "  expected  (not shown: a check that grading adds)"
 # The labels of the lines in a failed check's message, and the labels that show expected values.
-LABELS = re.compile(r"  (returned|raised|in|expected|differs|likely)\s")
+LABELS = re.compile(r"  (returned|raised|in|expected|differs|likely|try)\s")
 SECRET_LABELS = ("expected", "differs")
 
 
@@ -118,7 +118,9 @@ def _metadata(cell: Any) -> dict[str, Any]:
     fields = {name: data.get(name) is True for name in ("grade", "solution", "locked", "task")}
     if isinstance(data.get("points"), int | float):
         fields["points"] = data["points"]
-    return {"nbgrader": {"grade_id": data["grade_id"], "schema_version": 3, **fields}}
+    metadata = {"nbgrader": {"grade_id": data["grade_id"], "schema_version": 3, **fields}}
+    bonus = _dict(_dict(cell.get("metadata")).get("qlora_course")).get("bonus")
+    return metadata | ({"qlora_course": {"bonus": bonus}} if type(bonus) is int else {})
 
 
 def _is_name(value: Any) -> bool:

@@ -1,0 +1,142 @@
+"""Test the first part of a feedback page: the tasks with their points, messages and answers."""
+
+import nbformat
+import pytest
+
+pytest.importorskip("nbgrader", reason="no nbgrader: pip install -e '.[instructor,test]'")
+
+from course_utils.checks import HIDDEN_PREFIX, PREFIX
+from course_utils.grading.results import tasks_page
+
+PROMPT = """\
+## 3.1 One adapter
+●○○ · 5 min · 3 points
+
+Count. See [the count by hand](../../lectures/03_lora.ipynb#hand-sum).
+"""
+BONUS = "## 3.2 More\n●●● · 9 min · 2 bonus points\n\nMore.\n"
+MESSAGE = f"""\
+{HIDDEN_PREFIX}count([1, 2,
+    3])
+  returned  <b>2</b>
+  likely    one was
+            left out
+  try       count([1, 2, 3])"""
+
+
+def markdown(source, **data):
+    cell = nbformat.v4.new_markdown_cell(source)
+    if data:
+        cell.metadata["nbgrader"] = {"grade_id": "text", "schema_version": 3, **data}
+    return cell
+
+
+def check(score, points=1, message="", name="count-values", **metadata):
+    cell = nbformat.v4.new_code_cell("check(count, [1]).gives(1)")
+    data = {"grade": True, "solution": False, "grade_id": name, "score": score, "points": points}
+    cell.metadata = nbformat.from_dict({"nbgrader": data, **metadata})
+    if message:
+        lines = message.split("\n")
+        cell.outputs = [
+            nbformat.v4.new_output("error", ename="CheckFailed", evalue="", traceback=lines)
+        ]
+    return cell
+
+
+def answer(source="def count(x):\n    return '<script>'", **data):
+    cell = nbformat.v4.new_code_cell(source)
+    cell.metadata["nbgrader"] = {"grade": False, "solution": True, "grade_id": "count", **data}
+    return cell
+
+
+def written(score, waiting):
+    points = {"grade": True, "solution": True, "score": score, "points": 4, "waiting": waiting}
+    return markdown("My <script>text</script>.", **points)
+
+
+def page(*cells, penalty=0):
+    notebook = nbformat.v4.new_notebook(cells=[markdown("# Exercise 03: LoRA"), *cells])
+    resources = {"nbgrader": {"notebook": "03_lora", "late_penalty": penalty}}
+    rest, resources = tasks_page.TaskResults().preprocess(notebook, resources)
+    return rest, " ".join(resources["tasks"].split())
+
+
+def test_a_message_is_split_into_its_parts():
+    assert tasks_page.split(MESSAGE) == [
+        ("", "count([1, 2, 3])"),
+        ("returned", "<b>2</b>"),
+        ("likely", "one was left out"),
+        ("try", "count([1, 2, 3])"),
+    ]
+    assert tasks_page.split(f"{PREFIX}f(1)\n  raised    E: a\nb") == [
+        ("", "f(1)"),
+        ("raised", "E: a b"),
+    ]
+    assert tasks_page.split("") == []
+
+
+def test_a_task_shows_its_points_the_failed_check_and_what_to_read():
+    _, text = page(markdown(PROMPT), answer(), check(1), check(0, 2, MESSAGE))
+    assert "You have <b>1 of 3 points</b>." in text
+    assert "3.1 One adapter" in text and "◐" in text and "✗" in text
+    assert "Grading added this check" in text
+    assert "&lt;b&gt;2&lt;/b&gt;" in text and "<b>2</b>" not in text
+    assert "<dt>try it</dt><dd><code>count([1, 2, 3])</code></dd>" in text
+    assert "Read again: the count by hand (lectures/03_lora.ipynb)" in text
+    assert "<script>" not in text
+
+
+def test_the_lecture_is_linked_if_the_course_is_published():
+    badge = "[![Colab](x)](https://colab.research.google.com/github/o/r/blob/v1/exercises/03_lora/03_lora.ipynb)"
+    notebook = nbformat.v4.new_notebook(
+        cells=[markdown(badge), markdown(PROMPT), answer(), check(0, 1, MESSAGE)]
+    )
+    (task,) = tasks_page.results(notebook)
+    assert task.lectures == [
+        (
+            "the count by hand",
+            "03_lora.ipynb",
+            "https://colab.research.google.com/github/o/r/blob/v1/lectures/03_lora.ipynb"
+            "#scrollTo=hand-sum",
+        )
+    ]
+
+
+def test_an_answer_that_waits_for_a_person_is_not_counted_as_0():
+    _, text = page(markdown(PROMPT), answer(), check(3, 3), markdown("## Why?"), written(0, True))
+    assert "<b>3 of 7 points</b> so far. 4 points are not graded yet." in text
+    assert "… not graded yet" in text.replace("</span>", "")
+    _, text = page(markdown("## Why?"), written(0, False))
+    assert "not graded yet" not in text and "0 of 4 points" in text
+
+
+def test_bonus_points_are_told_apart():
+    bonus = check(2, 0, name="more", qlora_course={"bonus": 2})
+    _, text = page(markdown(PROMPT), answer(), check(3, 3), markdown(BONUS), answer(), bonus)
+    assert "<b>3 of 3 points</b>. In addition, you have 2 of 2 bonus points." in text
+
+
+def test_a_late_penalty_is_subtracted():
+    _, text = page(markdown(PROMPT), answer(), check(3, 3), penalty=1)
+    assert "<b>2 of 3 points</b>" in text and "1 point was subtracted" in text
+
+
+def test_a_right_answer_is_folded_and_a_wrong_one_is_open():
+    assert "<details><summary>Your answer" in page(markdown(PROMPT), answer(), check(1))[1]
+    assert "<details open><summary>Your answer" in page(markdown(PROMPT), answer(), check(0))[1]
+
+
+def test_the_comment_of_the_person_who_graded_is_shown():
+    _, text = page(markdown(PROMPT), answer(comment="**Good** <script>x</script>"), check(1))
+    assert "<strong>Good</strong>" in text and "<script>" not in text
+
+
+def test_the_rest_of_the_notebook_has_no_checks_and_no_scores():
+    rest, _ = page(markdown(PROMPT), answer(), check(1))
+    assert len(rest.cells) == 3
+    assert not any("nbgrader" in cell.metadata for cell in rest.cells)
+
+
+def test_cells_without_a_heading_are_named_by_their_grade_id():
+    (task,) = tasks_page.results(nbformat.v4.new_notebook(cells=[check(1)]))
+    assert (task.title, task.state) == ("count-values", "right")
