@@ -499,7 +499,8 @@ def _exception_hint(error: BaseException, mistakes: Mistakes) -> str:
     for wrong, text in mistakes:
         if isinstance(wrong, type) and isinstance(error, wrong):
             return text
-    missing = re.match(r"name '(\w+)' is not defined", str(error))
+    # When grading knows the cause, the exception's message continues with this cause.
+    missing = re.fullmatch(r"name '(\w+)' is not defined", str(error))
     if isinstance(error, NameError) and missing:
         return f"no cell that has run defines {missing[1]}: run the cells above, from the top"
     return ""

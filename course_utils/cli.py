@@ -358,17 +358,29 @@ def repair(
     type=click.Path(path_type=Path),
     help="Write the course without solutions and hidden tests to this folder, work tree or .zip.",
 )
-def release(assignment: str | None, check_only: bool, student_repo: Path | None) -> None:
+@click.option(
+    "--solutions", is_flag=True, help="Write model solutions for students, after the due date."
+)
+def release(
+    assignment: str | None, check_only: bool, student_repo: Path | None, solutions: bool
+) -> None:
     """Generate exercises/ from solutions/.
 
     ASSIGNMENT is a number (03) or a name; default: all assignments. With --check, the exit status
     is 1 if exercises/ differs from what this command would generate. --student-repo writes the
     course with all assignments, but without solutions and hidden tests, to PATH. If PATH would
-    contain a solution or a hidden test, nothing is written.
+    contain a solution or a hidden test, nothing is written. --solutions writes the model solution
+    of ASSIGNMENT, without hidden tests, to model_solutions/, as a notebook and as a page. It
+    refuses before the due date in the gradebook.
     """
     from course_utils.grading import release
     from course_utils.notebooks import course_folder
 
+    if solutions:
+        if not assignment or student_repo or check_only:
+            raise click.UsageError("--solutions needs ASSIGNMENT and no other option")
+        _write_model_solution(release.class_folder(), assignment)
+        return
     if student_repo and (assignment or check_only):
         raise click.UsageError(
             "--student-repo writes all assignments, so it can't be used with ASSIGNMENT or --check"
@@ -383,6 +395,19 @@ def release(assignment: str | None, check_only: bool, student_repo: Path | None)
         sys.exit(1 if differences else 0)
     for path in release.release(folder, assignment):
         click.echo(path.relative_to(folder))
+
+
+def _write_model_solution(folder: Path, assignment: str) -> None:
+    from course_utils.files import write_text
+    from course_utils.grading import model_solution
+    from course_utils.notebooks import load_node
+    from course_utils.publishing.html import to_html
+
+    path = model_solution.write(folder, assignment)
+    page = path.with_suffix(".html")
+    write_text(page, to_html(load_node(path), title=path.stem))
+    for written in (path, page):
+        click.echo(written.relative_to(folder))
 
 
 def _write_student_repo(folder: Path, target: Path) -> None:
@@ -437,6 +462,35 @@ def grade(assignment: str, workers: int | None, scheduler: str | None, again: bo
         )
         sys.exit(130)
     click.echo(classroom.write_results(folder, result))
+
+
+EXPORTED = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@command("export")
+@click.argument("assignment")
+@click.option("--canvas", type=EXPORTED, help="Table that Canvas has exported.")
+@click.option("--moodle", type=EXPORTED, help="Grading worksheet that Moodle has exported.")
+@click.option("--column", help="Column for the points, or a part of its name.")
+@click.option("--bonus", is_flag=True, help="Add the bonus points.")
+@click.option("--scale", is_flag=True, help="Convert the points to the maximum of the LMS.")
+def export(
+    assignment: str, canvas: Path | None, moodle: Path | None, column: str | None, **options: Any
+) -> None:
+    """Fill the points of a class into a table of Canvas or Moodle.
+
+    ASSIGNMENT is a number (03) or a name. Export the table from the learning management system,
+    run this command in the folder of the class, and import the filled table, which is
+    grading/ASSIGNMENT/canvas.csv or moodle.csv. The command lists everybody whose points are not
+    final, who is not in the table, or who has handed in nothing.
+    """
+    from course_utils.grading import release
+    from course_utils.grading.results import lms
+
+    tables = [(name, path) for name, path in (("canvas", canvas), ("moodle", moodle)) if path]
+    if len(tables) != 1:
+        raise click.UsageError("give one exported table: --canvas FILE or --moodle FILE")
+    click.echo(lms.export(release.class_folder(), assignment, *tables[0], column=column, **options))
 
 
 @command("guesses")

@@ -299,6 +299,7 @@ def test_zip_collect_collects_the_newest_files_and_refuses_hostile_archives(tmp_
     write(archive / "student01_03_lora.ipynb", b"old", 1_700_000_000)
     write(archive / "student01_03_lora (1).ipynb", b"new", 1_700_009_999)
     write(archive / "student02_03_lora.ipynb", b"old", 1_600_000_000)
+    write(archive / "student05_03_lora.IPYNB", b"capitals", 1_600_000_000)
     newer = zipfile.ZipInfo("student02_Copy of 03_lora.ipynb", (2026, 9, 1, 12, 0, 0))
     zipped(archive / "late.zip", (newer, b"new, from an archive"))
     link = in_tar("student03_03_lora.ipynb", tarfile.SYMTYPE, "/etc/hostname")
@@ -312,4 +313,5 @@ def test_zip_collect_collects_the_newest_files_and_refuses_hostile_archives(tmp_
     assert files(folder / "submitted") == {
         f"student01/{ASSIGNMENT}/{ASSIGNMENT}.ipynb": b"new",
         f"student02/{ASSIGNMENT}/{ASSIGNMENT}.ipynb": b"new, from an archive",
+        f"student05/{ASSIGNMENT}/{ASSIGNMENT}.IPYNB": b"capitals",
     }

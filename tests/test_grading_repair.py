@@ -514,6 +514,19 @@ def metadata_swapped(work):
         one[key], other[key] = other[key], one[key]
 
 
+def exchange_bodies(work):
+    """Exchange the first two answers, but not the first lines of their cells."""
+    cells = work[work.answer], work[work.other]
+    lines = [cell["source"].partition("\n") for cell in cells]
+    for cell, (first, _, _), (_, _, body) in zip(cells, lines, reversed(lines), strict=True):
+        cell["source"] = f"{first}\n{body}"
+
+
+@accident(notes=["moved answers that were in each other's cells: ANSWER, OTHER"])
+def answers_exchanged(work):
+    exchange_bodies(work)
+
+
 @accident(
     notes=["restored missing answer cells: QUESTION"],
     doubts=["the metadata of a cell names ANSWER, but its grade_id .* QUESTION: .* as ANSWER"],
@@ -795,6 +808,36 @@ def test_surrogates_are_replaced_by_characters_that_can_be_encoded(small):
     small["sum-all"]["source"] += "\n# \ud800"
     source = by_id(small.repaired())["sum-all"]["source"]
     assert source.endswith("\n# �")
+
+
+@pytest.mark.parametrize(
+    ("info", "python"),
+    [
+        ({"name": "python", "version": "3.13.1"}, "3.13.1"),
+        ({"name": "python", "version": "3.14.0rc2"}, "3.14.0"),
+        ({"name": "python", "version": "3.14"}, "3.14"),
+        ({"name": "python"}, ""),
+        ({"name": "python", "version": "new"}, ""),
+        ({"name": "python", "version": 3.13}, ""),
+        ({"name": "R", "version": "4.5.1"}, ""),
+        ([], ""),
+        (None, ""),
+    ],
+)
+def test_the_version_of_python_is_read_from_the_metadata(small, info, python):
+    small.notebook["metadata"]["language_info"] = info
+    assert small.repaired().python == python
+    small.notebook["metadata"] = info
+    assert small.repaired().python == ""
+
+
+def test_answers_without_work_are_found(small):
+    for name in ("sum-all", "sum-why"):
+        small[name]["source"] = small.stub(name)
+    small["sum-squares"]["source"] = "# grade_id: sum-squares\n"
+    assert small.repaired().unanswered == ("sum-all", "sum-squares", "sum-why")
+    small.add("def add(numbers):\n    return sum(numbers)", "sum-all")
+    assert small.repaired().unanswered == ("sum-squares", "sum-why")
 
 
 def test_odd_values_in_outputs_are_ignored(small):

@@ -23,6 +23,8 @@ from typing import Any
 from course_utils import __version__
 from course_utils.checks import HIDDEN
 from course_utils.grading.assignments import grade_id, is_answer, tests_of, withheld
+from course_utils.grading.failures import Failures
+from course_utils.grading.intake.choice import choose
 from course_utils.grading.intake.repair import Ungradable
 from course_utils.grading.results import records
 from course_utils.grading.results.records import Record
@@ -122,19 +124,22 @@ def grade(spec: GradingSpec, submission: Submission) -> tuple[Record, Notebook]:
     started = time.monotonic()
     with reserved_core() as core, GradingSession(servers(spec), spec, submission, core) as session:
         try:
-            repaired = session.repair(submission.notebook, spec.release)
+            repaired = choose(
+                submission, spec.files, lambda data: session.repair(data, spec.release)
+            )
         except Ungradable as error:
             return ungradable(spec, submission, str(error), time.monotonic() - started)
         notebook = repaired["notebook"]
         run_cells(notebook, spec, session)
+    doubts, incidents = session.failures.syntax_errors(repaired["python"])
     record = Record(
         assignment=spec.name,
         student=submission.student,
         key=record_key(spec, submission),
         state=records.GRADED,
-        reasons=tuple(repaired["doubts"]),
+        reasons=(*repaired["doubts"], *doubts),
         repairs=(*submission.notes, *repaired["notes"]),
-        incidents=tuple(session.incidents),
+        incidents=(*session.incidents, *incidents),
         seconds=time.monotonic() - started,
         memory=session.memory,
         attempt=submission.attempt,
@@ -182,12 +187,12 @@ def ungradable(
 
 def run_cells(notebook: Notebook, spec: GradingSpec, session: GradingSession) -> None:
     """Put the original tests into the test cells, run all code cells, and add their outputs."""
-    for number, cell in enumerate(notebook["cells"], 1):
+    named = {grade_id(cell) or f"cell {n}": cell for n, cell in enumerate(notebook["cells"], 1)}
+    session.failures = Failures({n: cell for n, cell in named.items() if n not in spec.tests})
+    for name, cell in named.items():
         if cell["cell_type"] != "code":
             continue
-        name = grade_id(cell)
-        test = spec.tests.get(name) if name else None
-        if name and test is not None:
+        if (test := spec.tests.get(name)) is not None:
             cell["source"] = test
             # In a student's notebook, later cells can use what a test cell imports. So the visible
             # imports of a test cell also run in the student process.
@@ -195,7 +200,7 @@ def run_cells(notebook: Notebook, spec: GradingSpec, session: GradingSession) ->
                 session.run(imports, name)
             cell["outputs"] = session.check(test, name)
         elif cell["source"].strip():
-            cell["outputs"] = session.run(cell["source"], name or f"cell {number}")
+            cell["outputs"] = session.run(cell["source"], name)
 
 
 # --- servers of this process ----------------------------------------------------------------------

@@ -12,6 +12,7 @@ import contextlib
 import time
 from typing import Any, NamedTuple
 
+from course_utils.grading.failures import Failures
 from course_utils.grading.intake import isolated
 from course_utils.grading.intake.repair import Ungradable
 from course_utils.grading.sandbox.messages import ChannelError, Message
@@ -34,6 +35,8 @@ CELL_OUTPUT, NOTEBOOK_OUTPUT = 12_000_000, 30_000_000
 MAX_LINES = 500
 # If the outputs exceed a cell's limit by more than this number of bytes (B), the process is ended.
 MAX_EXCESS = 200_000_000
+# Maximum number of skipped statements that are kept, and of characters of such a statement.
+MAX_SKIPPED, MAX_STATEMENT = 20, 120
 
 Output = dict[str, Any]
 Notebook = dict[str, Any]
@@ -63,6 +66,7 @@ class GradingSession:
 
     Attributes:
         incidents: Events of the run that a person should know about, one line each.
+        failures: What failed so far; for a NameError, checks report its cause.
         memory: Peak memory of the student process and its child processes together, in bytes (B).
             If the process was restarted, this is the maximum over all student processes.
     """
@@ -81,6 +85,7 @@ class GradingSession:
         self._notebook_deadline = time.monotonic() + spec.limits.notebook
         self._allowed_output = NOTEBOOK_OUTPUT
         self.incidents: list[str] = []
+        self.failures = Failures()
 
     def __enter__(self) -> GradingSession:
         return self
@@ -138,6 +143,13 @@ class GradingSession:
             self.incidents.append(f"{what}: {error}")
             outputs.append(_error("Stopped", str(error)))
         self._allowed_output -= outputs.size
+        self.failures.add(source, outputs, outputs.skipped)
+        # A test may import a module that is withheld from the student's process.
+        if what not in self._spec.tests and len(self.failures.skipped) <= MAX_SKIPPED:
+            self.incidents += [
+                f"{what}: grading went on without `{statement}`, which failed: {reason}"
+                for statement, reason in outputs.skipped
+            ]
         return outputs
 
     def check(self, source: str, what: str = "a check") -> list[Output]:
@@ -192,7 +204,10 @@ class GradingSession:
             return "raised", b"", _stopped_fields(str(error))
         finally:
             outputs.add_call(call_outputs)
-        return message.kind, message.body, _reply_fields(message)
+        fields = _reply_fields(message)
+        if fields.get("ename") == "NameError":
+            fields["evalue"] = self.failures.explain(fields["evalue"])
+        return message.kind, message.body, fields
 
     # --- the student process ----------------------------------------------------------------------
 
@@ -214,11 +229,11 @@ class GradingSession:
         Raises:
             _Stopped: The process gave no answer within the time.
         """
-        process = self._student_process()
-        self._request_number += 1
-        request, deadline = {**fields, "n": self._request_number}, self._deadline(seconds)
-        receiver = _InterruptingReceiver(process, deadline)
         try:
+            process = self._student_process()
+            self._request_number += 1
+            request, deadline = {**fields, "n": self._request_number}, self._deadline(seconds)
+            receiver = _InterruptingReceiver(process, deadline)
             process.channel.send(kind, body, deadline, **request)
             while not _is_answer(message := receiver.receive(), kind, request):
                 outputs.add_message(message)
@@ -268,8 +283,12 @@ class GradingSession:
 
     def _start(self, server: Server, role: str, files: Files) -> SandboxProcess:
         process = server.start(role, self._limits, self._core)
-        for path, data in files.items():
-            process.channel.send("file", data, self._deadline(READ_TIMEOUT), path=path)
+        try:
+            for path, data in files.items():
+                process.channel.send("file", data, self._deadline(READ_TIMEOUT), path=path)
+        except (TimeoutError, ChannelError):
+            process.end()
+            raise
         return process
 
     def _end_student(self) -> str:
@@ -374,11 +393,13 @@ class _Outputs(list[Output]):
     Attributes:
         allowed: How many more bytes (B) of outputs are allowed; negative if the limit was exceeded.
         size: Size of the outputs that were kept, in bytes (B).
+        skipped: The statements that were skipped because an import failed, each with the reason.
     """
 
     def __init__(self, allowed: int):
         super().__init__()
         self.allowed, self.size = allowed, 0
+        self.skipped: list[tuple[str, str]] = []
 
     def add_message(self, message: Message) -> None:
         """Append the message's output, unless the cell's limit for outputs is exceeded."""
@@ -387,6 +408,9 @@ class _Outputs(list[Output]):
         if self.allowed > 0 and len(self) < MAX_OUTPUTS and (output := _output(message)):
             self.append(output)
             self.size += size
+        if message.kind == "skipped" and len(self.skipped) < MAX_SKIPPED:
+            statement, reason = message.fields.get("statement"), message.fields.get("reason")
+            self.skipped.append((clean(statement, MAX_STATEMENT), clean(reason, MAX_STATEMENT)))
 
     def add_call(self, outputs: _Outputs) -> None:
         """Append the outputs of a call, without errors and in forms that can't affect points."""
@@ -396,7 +420,7 @@ class _Outputs(list[Output]):
 
 def _output(message: Message) -> Output | None:
     """Return the output that a message contains; None if the message has an unknown kind."""
-    if message.kind == "stream":
+    if message.kind in ("stream", "skipped"):
         name = "stderr" if message.fields.get("name") == "stderr" else "stdout"
         return {"output_type": "stream", "name": name, "text": message.text}
     if message.kind in ("display", "result"):

@@ -22,6 +22,8 @@ Files = dict[str, bytes]
 
 Notebook = dict[str, Any]
 
+# The ending of a notebook's file name.
+NOTEBOOK = ".ipynb"
 # Maximum size of a notebook file in bytes (B), including outputs that a student forgot to clear.
 MAX_NOTEBOOK = 300_000_000
 
@@ -84,6 +86,7 @@ class Submission:
         notes: Messages about the files, such as a file that was left out; one line each.
         problem: Why no notebook could be read; "" if a notebook was read.
         seed: The seed on which the inputs of the hidden tests depend (`grading.seeds`).
+        path: The notebook's file name.
     """
 
     student: str
@@ -93,17 +96,26 @@ class Submission:
     notes: tuple[str, ...] = ()
     problem: str = ""
     seed: int = 0
+    path: str = ""
 
     @property
     def attempt(self) -> str:
-        """Return a hash of the notebook, which identifies one attempt of the student."""
-        return hashlib.sha256(self.notebook or b"").hexdigest()
+        """Return a hash of all notebooks, which identifies one attempt of the student."""
+        content = hashlib.sha256(self.notebook or b"")
+        for path in sorted(filter(is_notebook, self.files)):
+            content.update(hashlib.sha256(self.files[path]).digest())
+        return content.hexdigest()
 
     @property
     def key(self) -> str:
         """Return a hash that changes if anything that was handed in changes."""
         files = {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()}
         return digest(self.student, self.attempt, files, self.exchange, self.notes, self.problem)
+
+
+def is_notebook(path: str) -> bool:
+    """Return whether a file is a notebook according to its name; ".IPYNB" is possible, too."""
+    return path.casefold().endswith(NOTEBOOK)
 
 
 def digest(*parts: Any) -> str:

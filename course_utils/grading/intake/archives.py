@@ -210,7 +210,7 @@ class SafeCollector(FileNameCollectorPlugin):
 
     def collect(self, submitted_file: str) -> dict[str, str] | None:
         """Return the student and the notebook in a file's name; None to skip the file."""
-        parts = super().collect(submitted_file)
+        parts = super().collect(_with_small_ending(submitted_file))
         if not parts or self.parent is None:
             return parts
         if self._newest is None:
@@ -230,9 +230,16 @@ class SafeCollector(FileNameCollectorPlugin):
         pattern = re.compile(self.named_regexp)
         newest = {}
         for file in sorted(files, key=lambda file: (os.path.getmtime(file), file)):
-            if file.endswith(tuple(self.valid_ext)) and (match := pattern.match(file)):
+            name = _with_small_ending(file)
+            if name.endswith(tuple(self.valid_ext)) and (match := pattern.match(name)):
                 newest[match["student_id"], match["file_id"]] = file
         return newest
+
+
+def _with_small_ending(file: str) -> str:
+    """Return a file's path with a lowercase ending; some programs on Windows write .IPYNB."""
+    path, ending = os.path.splitext(file)
+    return path + ending.lower()
 
 
 # --- the members of an archive --------------------------------------------------------------------

@@ -53,6 +53,7 @@ COMMENT = re.compile(r"^(?:# @title .*\n)?(?:#|<!--) *grade_id: *([\w-]+).*$", r
 DEFINES = re.compile(r"^(?:(?:async +)?def|class) +(\w+)|^(\w+)(?: *:[^=\n]+| *)=(?!=)", re.M)
 CELL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 CELL_TYPES = ("code", "markdown", "raw")
+PYTHON = re.compile(r"\d{1,3}(\.\d{1,3}){1,2}")
 PICTURE_TYPES = ("image/png", "image/jpeg", "image/gif")
 # The fields of nbgrader's metadata that decide how a cell is graded.
 GRADING_FIELDS = ("grade", "grade_id", "locked", "points", "schema_version", "solution", "task")
@@ -75,9 +76,11 @@ class Loaded(dict[str, Any]):
 
     Attributes:
         notes: the repairs that were needed to read the file, one line each.
+        python: the version of Python with which the notebook was saved; "" if it is unknown.
     """
 
     notes: tuple[str, ...] = ()
+    python: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,11 +91,15 @@ class Repaired:
         notebook: the notebook, in nbformat 4.5.
         notes: repairs that are certainly right, one line each.
         doubts: uncertain repairs, and answers that a person should check, one line each.
+        unanswered: the ids of the answers that contain no student's work.
+        python: the version of Python with which the notebook was saved; "" if it is unknown.
     """
 
     notebook: Notebook
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    unanswered: tuple[str, ...] = ()
+    python: str = ""
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -100,6 +107,8 @@ class Repaired:
 
 def load(data: bytes) -> Loaded:
     r"""Read the notebook in a file's bytes; drop all outputs and the notebook's own metadata.
+
+    Only the version of Python is kept of the metadata.
 
     Returns:
         The notebook in nbformat 4.5. Sources are strings whose lines end with "\n". Each cell has
@@ -131,7 +140,7 @@ def load(data: bytes) -> Loaded:
             "clear all outputs, save the notebook, and hand it in again"
         ) from None
     loaded = Loaded(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)
-    loaded.notes = (*notes, *more)
+    loaded.notes, loaded.python = (*notes, *more), _python(content)
     return loaded
 
 
@@ -203,6 +212,14 @@ def _cells(content: Any) -> tuple[list[Cell], list[str]]:
             f"{MAX_SOURCE / 1e6:,.0f} million are allowed: remove data that was pasted into cells"
         )
     return cells, notes
+
+
+def _python(content: Any) -> str:
+    """Return the version of Python in a notebook's metadata; "" if there is none."""
+    match content:
+        case {"metadata": {"language_info": {"name": "python", "version": str(version)}}}:
+            return match[0] if (match := PYTHON.match(version)) else ""
+    return ""
 
 
 def _raw_cells(content: Any) -> list[Any]:
@@ -460,7 +477,7 @@ def repair(notebook: Notebook, release: Notebook) -> Repaired:
     for parts in pieces:
         names = _joined(dict.fromkeys(piece.comment_id for piece in parts if piece.comment_id))
         work.note_if(len(parts) > 1, f"split a merged cell, which contained: {names}")
-    return work.result()
+    return replace(work.result(), python=getattr(notebook, "python", ""))
 
 
 class _Repair:
@@ -477,6 +494,7 @@ class _Repair:
         copied: the ids of cells of which copies were dropped.
         notes: repairs that are certainly right, one line each.
         doubts: uncertain repairs and answers, one line each.
+        unanswered: the ids of the answers that contain no student's work.
     """
 
     def __init__(self, release: _Release, pieces: list[_Piece]):
@@ -488,9 +506,11 @@ class _Repair:
         self.copied: list[str] = []
         self.notes: list[str] = []
         self.doubts: list[str] = []
+        self.unanswered: list[str] = []
 
     def result(self) -> Repaired:
         self._place_pieces()
+        self._exchange_answers()
         if not any(name in self.placed for name in self.release.marked):
             raise Ungradable(
                 "the notebook contains none of this assignment's graded cells: "
@@ -502,7 +522,10 @@ class _Repair:
         self._doubt_unanswered(cells, missing)
         notebook = {"cells": cells, "metadata": self.release.metadata}
         return Repaired(
-            notebook | {"nbformat": 4, "nbformat_minor": 5}, tuple(self.notes), tuple(self.doubts)
+            notebook | {"nbformat": 4, "nbformat_minor": 5},
+            tuple(self.notes),
+            tuple(self.doubts),
+            tuple(self.unanswered),
         )
 
     def note_if(self, condition: object, note: str) -> None:
@@ -604,6 +627,30 @@ class _Repair:
             return complete
         return commented or [p for p in pieces if _defined(p.source) & names][:1] or pieces[:1]
 
+    def _exchange_answers(self) -> None:
+        """Move answers that were written into each other's cells into their own cells.
+
+        An answer is moved only if no other cell defines its names, and if its new cell contains no
+        other answer.
+        """
+        code = [p for p in self.pieces if p.kind == "code" and p not in self.dropped]
+        places = {piece: name for name, piece in self.placed.items()}
+        written: dict[str, str] = {}
+        for name, names in self.release.names.items():
+            defining = [piece for piece in code if names & _defined(piece.source)]
+            place = places.get(defining[0], "") if len(defining) == 1 else ""
+            if place in self.release.names:
+                written[name] = place
+        counts = Counter(written.values())
+        moved = {n: p for n, p in written.items() if n != p and counts[p] == 1}
+        while set(moved) != set(moved.values()):
+            moved = {n: p for n, p in moved.items() if p in moved and n in moved.values()}
+        sources = {name: self.placed[place].source for name, place in moved.items()}
+        for name, source in sources.items():
+            comment = f"grade_id: {moved[name]}"
+            self.placed[name].source = source.replace(comment, f"grade_id: {name}", 1)
+        self.note_if(moved, f"moved answers that were in each other's cells: {_joined(moved)}")
+
     # --- missing cells and notes ---
 
     def _missing_sources(self) -> dict[str, str]:
@@ -684,7 +731,7 @@ class _Repair:
         return _new_cell(kind, name, self.release.cells[name]["metadata"], source, piece)
 
     def _doubt_unanswered(self, cells: list[Cell], missing: Iterable[str]) -> None:
-        """Add a doubt for each missing or empty answer that another cell may contain."""
+        """Find the empty answers, and add a doubt for each answer that another cell may contain."""
         own = [piece for piece in self.own() if piece.source.strip()]
         for name in self.release.answers:
             names, is_code = self.release.names.get(name, set()), self.release.kind(name) == "code"
@@ -694,19 +741,26 @@ class _Repair:
                 if cell["cell_type"] == "code" and cell["id"] != name
                 if names & _defined(cell["source"])
             ]
+            source = "" if name in missing else self.placed[name].source
+            is_empty = self.release.is_stub(name, source)
+            if is_empty and not defining:
+                self.unanswered.append(name)
             if name in missing:
                 if defining or any((piece.kind == "code") == is_code for piece in own):
                     self.doubts.append(
                         f"the answer {name} is missing: another cell of the notebook may contain it"
                     )
-            elif defining and self.release.is_stub(name, self.placed[name].source):
-                self._doubt_position(name, defining, [cell["id"] for cell in cells])
+            elif defining and (is_empty or not names & _defined(source)):
+                self._doubt_position(name, is_empty, defining, [cell["id"] for cell in cells])
 
-    def _doubt_position(self, name: str, defining: list[int], ids: list[str]) -> None:
-        """Add a doubt if an empty answer's function is defined where the tests can't use it.
+    def _doubt_position(
+        self, name: str, is_empty: bool, defining: list[int], ids: list[str]
+    ) -> None:
+        """Add a doubt if an answer's function is defined only where the tests can't use it.
 
         Args:
             name: the id of the answer.
+            is_empty: whether the answer's own cell is empty or the unchanged stub.
             defining: the positions of the cells that define the answer's function.
             ids: the ids of all cells.
         """
@@ -716,6 +770,8 @@ class _Repair:
             names = _joined(sorted(self.release.names[name]))
             self.doubts.append(
                 f"the answer {name} is the unchanged stub, but another cell defines {names}"
+                if is_empty
+                else f"the answer {name} does not define {names}, but another cell does"
             )
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from course_utils.grading import safe_files
-from course_utils.grading.spec import MAX_NOTEBOOK, Submission
+from course_utils.grading.spec import MAX_NOTEBOOK, NOTEBOOK, Submission, is_notebook
 from course_utils.validation import CourseError
 
 # Maximum size of all files except the notebook together, in bytes (B).
@@ -23,6 +23,8 @@ EXCHANGE = (TIMESTAMP, "submission_secret.txt")
 MAX_EXCHANGE = 1_000
 # Maximum length of an exception's message, in characters.
 MAX_MESSAGE = 300
+# Endings of a notebook's name that browsers and learning management systems may leave.
+OTHER_ENDINGS = (".txt", ".json", "")
 
 
 def read(folder: Path, name: str) -> Submission:
@@ -73,7 +75,7 @@ def _read_folder(folder: Path, name: str) -> Submission:
         try:
             files[path] = safe_files.read_bytes(folder / path, max_size)
         except OSError as error:
-            notes.append(f"{_quoted(path)} was left out: {error.strerror}")
+            notes.append(f"{quoted(path)} was left out: {error.strerror}")
         else:
             free -= 0 if path == likely else len(files[path])
     notebook = files.pop(likely, None)
@@ -86,7 +88,7 @@ def _read_folder(folder: Path, name: str) -> Submission:
     exchange = {
         n: files.pop(n)[:MAX_EXCHANGE].decode("utf-8", "replace") for n in EXCHANGE if n in files
     }
-    return Submission(student, notebook, files, exchange, tuple(notes[:MAX_NOTES]))
+    return Submission(student, notebook, files, exchange, tuple(notes[:MAX_NOTES]), path=likely)
 
 
 def _list_files(folder: Path, first: set[str]) -> tuple[list[str], list[str]]:
@@ -107,7 +109,7 @@ def _list_files(folder: Path, first: set[str]) -> tuple[list[str], list[str]]:
         except OSError as error:
             if not parent:
                 raise
-            notes.append(f"{_quoted(parent)} was left out: {error.strerror}")
+            notes.append(f"{quoted(parent)} was left out: {error.strerror}")
             continue
         if len(names) > MAX_FILES:
             notes.append(f"only the first {MAX_FILES:,} of {len(names):,} files were read")
@@ -117,11 +119,11 @@ def _list_files(folder: Path, first: set[str]) -> tuple[list[str], list[str]]:
             if not os.path.isdir(folder / path) or os.path.islink(folder / path):
                 paths.append(path)
             elif path in first:
-                notes.append(f"{_quoted(path)} was left out: it is a folder")
+                notes.append(f"{quoted(path)} was left out: it is a folder")
             elif depth < MAX_DEPTH:
                 folders.append((path, depth + 1))
             else:
-                notes.append(f"{_quoted(path)} was left out: it is {depth} folders deep")
+                notes.append(f"{quoted(path)} was left out: it is {depth} folders deep")
     if folders:
         notes.append(f"further folders were left out: there are more than {MAX_FILES:,} files")
     return paths, notes
@@ -131,17 +133,28 @@ def _notebook(folder: Path, paths: list[str], name: str) -> str:
     """Return the path of the assignment's notebook; "" if no notebook or several fit.
 
     If no file has exactly the expected name, the only notebook whose name contains the assignment's
-    name is chosen. If no name contains the assignment's name, the only notebook is chosen.
+    name is chosen. If no name contains the assignment's name, the only notebook is chosen. If there
+    is no notebook, the only file whose name is the assignment's name with another ending is chosen.
+    Upper and lower case are not distinguished.
     """
-    paths = [path for path in paths if path.endswith(".ipynb") and "/" not in path]
-    notebooks = [path for path in paths if safe_files.kind(folder / path) == "a file"]
-    if f"{name}.ipynb" in notebooks:
-        return f"{name}.ipynb"
-    likely = [path for path in notebooks if name in path] or notebooks
-    return likely[0] if len(likely) == 1 else ""
+    names = (name.casefold(), f"{name}{NOTEBOOK}".casefold())
+    unlikely = {f"{each}{ending}" for each in names for ending in OTHER_ENDINGS}
+    likely = [
+        path
+        for path in paths
+        if "/" not in path and (is_notebook(path) or path.casefold() in unlikely)
+        if safe_files.kind(folder / path) == "a file"
+    ]
+    if f"{name}{NOTEBOOK}" in likely:
+        return f"{name}{NOTEBOOK}"
+    notebooks = [path for path in likely if is_notebook(path)]
+    named = [path for path in notebooks if names[0] in path.casefold()]
+    fitting = named or notebooks or likely
+    return fitting[0] if len(fitting) == 1 else ""
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """Return a file's name in quotes, without unprintable characters."""
     return repr(name.encode("utf-8", "replace").decode()[:100])
 
 

@@ -17,6 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,14 @@ class Book:
         self._book.db.rollback()
         release.release(self.folder, self.name)
         return True
+
+    def due_date(self) -> datetime | None:
+        """Return when the assignment is due, in UTC; None if the gradebook has no date."""
+        try:
+            date = self._book.find_assignment(self.name).duedate
+        except MissingEntry:
+            return None
+        return date and date.replace(tzinfo=UTC)
 
     def students(self) -> set[str]:
         """Return the students who have a submission of the assignment in the gradebook."""

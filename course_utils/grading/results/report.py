@@ -145,7 +145,7 @@ def _task_points(record: Record, task: Task) -> float | None:
     return _total([_points(record).get(cell) for cell in _max_points(task)])
 
 
-def _sum(record: Record, assignment: Assignment, *, bonus: bool = False) -> float | None:
+def total(record: Record, assignment: Assignment, *, bonus: bool = False) -> float | None:
     """Return a submission's points, or its bonus points; None if points are missing."""
     return _total([_task_points(record, t) for t in assignment.tasks if t.bonus is bonus])
 
@@ -219,17 +219,23 @@ def write_csv(path: Path, assignment: Assignment, records: Iterable[Record]) -> 
     for record in _prepared(assignment, records):
         points = [_task_points(record, task) for task in assignment.tasks]
         texts = [record.student, record.state, _reasons(record.reasons) if record.reasons else ""]
-        numbers = [_sum(record, assignment), assignment.points]
-        numbers += [_sum(record, assignment, bonus=True)] if assignment.bonus_points else []
-        rows.writerow([*map(_cell, texts), *map(_number, [*numbers, *points])])
+        numbers = [total(record, assignment), assignment.points]
+        numbers += [total(record, assignment, bonus=True)] if assignment.bonus_points else []
+        rows.writerow([*map(_cell, texts), *map(number_text, [*numbers, *points])])
     write_atomically(path, table.getvalue().encode("utf-8-sig"), alone=True)
 
 
 def _cell(text: str) -> str:
-    return FORMULA.sub(r"\1'", one_line(text, MAX_VALUE))
+    return safe_cell(one_line(text, MAX_VALUE))
 
 
-def _number(value: float | None) -> str:
+def safe_cell(text: str) -> str:
+    """Return the text of a cell that no spreadsheet interprets as a formula."""
+    return text if NUMBER.fullmatch(text.strip()) else FORMULA.sub(r"\1'", text)
+
+
+def number_text(value: float | None) -> str:
+    """Return points as text; "" if they are unknown."""
     return "" if value is None else f"{round(value, 4):.10g}"
 
 
@@ -315,7 +321,7 @@ def _changed(previous: Sequence[Record], records: Sequence[Record]) -> list[tupl
 
 
 def _change_value(value: float | str | None) -> str:
-    return value if isinstance(value, str) else _number(value) or "none"
+    return value if isinstance(value, str) else number_text(value) or "none"
 
 
 def _task_row(task: Task, records: Sequence[Record]) -> dict[str, Any]:
@@ -328,7 +334,7 @@ def _task_row(task: Task, records: Sequence[Record]) -> dict[str, Any]:
     shares = {look: _share(number, len(points)) for look, number in counts.items()}
     return {
         "title": _title(task),
-        "median": f"{_number(median(known)) if known else '–'} of {task.points}",
+        "median": f"{number_text(median(known)) if known else '–'} of {task.points}",
         "shares": shares,
         "widths": {look: 100 * number / len(points) for look, number in counts.items()},
         "alt": f"Students by points: {', '.join(map(' '.join, shares.items()))}",
@@ -383,10 +389,10 @@ def _points_histogram(assignment: Assignment, records: Sequence[Record]) -> Hist
     for record, points in known:
         place = min(max(math.floor(points / step + 1e-9), 0), last)
         (waiting if record.state == PERSON else final)[place] += 1
-    labels = [_number(place * step) for place in range(last + 1)]
+    labels = [number_text(place * step) for place in range(last + 1)]
     bars = list(zip(labels, final, waiting, strict=True))
     listed = ", ".join(f"{f + w} at {label}" for label, f, w in bars if f + w)
-    axis = "points" if step == 1 else f"points, in steps of {_number(step)}"
+    axis = "points" if step == 1 else f"points, in steps of {number_text(step)}"
     alt = f"Histogram of {axis}, from 0 to {assignment.points}. Students: {listed}."
     if sum(waiting):
         alt += f" For {sum(waiting):,} of them, a person still has to give points."

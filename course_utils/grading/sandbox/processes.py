@@ -109,6 +109,8 @@ class StudentProcess(RoleProcess):
 
     def __init__(self, channel: Channel):
         super().__init__(channel)
+        # The student may have imported a module that is not installed here, perhaps without need.
+        self.shell.skip_failed_imports()
         # Allow imports of modules that were submitted with the notebook.
         sys.path.insert(0, os.getcwd())
         # The objects that the test's calls have created, by the number of the call.

@@ -1,16 +1,18 @@
 """Run the cells of a notebook in this process with IPython, and send their outputs.
 
 No Jupyter kernel is needed, because a kernel also runs cells with IPython's shell. Each output
-becomes a message of one of four kinds:
+becomes a message of one of five kinds:
 
     stream   text that was printed                       name: stdout or stderr
     display  what a cell displays, in several forms      mimes: {"text/plain": size in B, …}
     result   the value of a cell's last line             mimes
     error    an exception: its text as the notebook shows it     ename, evalue
+    skipped  a statement without which the cell goes on          statement, reason
 """
 
 from __future__ import annotations
 
+import ast
 import base64
 import functools
 import io
@@ -22,6 +24,8 @@ MIMES = ("text/plain", "text/html", "text/markdown", "text/latex", "image/png", 
 # Maximum size of the text that a cell may print, and of everything that it may display, in bytes
 # (B). Further outputs are dropped.
 MAX_TEXT, MAX_DISPLAY = 200_000, 8_000_000
+# The note in the output of a cell after a skipped statement.
+SKIPPED = b"[grading goes on without this statement]\n"
 # The note at the end of an output that is too large.
 TOO_LARGE = b"\n[the output is too large: the rest is not kept]\n"
 # Maximum number of characters of a name or of an exception's message.
@@ -97,6 +101,51 @@ class _Stream(io.TextIOBase):
             self._outputs.send("stream", utf8(text), name=self.name)
 
 
+class FailedImports:
+    """Knows the names that are missing in a notebook because an import failed."""
+
+    def __init__(self) -> None:
+        self._missing: set[str] = set()
+
+    def explain(self, node: ast.stmt, error: BaseException | None, is_last: bool) -> bool:
+        """Return whether a failed import explains why a statement of a cell raised an error.
+
+        The statement may be the import itself, or it may need a name that is missing since then.
+        The names that the statement would have defined are missing, too.
+
+        Args:
+            node: The statement.
+            error: The exception; None if the statement could not be compiled.
+            is_last: Whether the statement is the last one of the cell. Then it must be an import.
+        """
+        is_import = isinstance(node, ast.Import | ast.ImportFrom)
+        needs_import = isinstance(error, NameError) and error.name in self._missing
+        if not isinstance(error, Exception) or not (is_import or (needs_import and not is_last)):
+            return False
+        self._missing |= _bound_names(node)
+        return True
+
+
+def _bound_names(statement: ast.stmt) -> set[str]:
+    """Return the names that a statement of a cell would define."""
+    names: set[str] = set()
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names
+
+
+def _skipped_fields(node: ast.stmt, error: Exception) -> dict[str, str]:
+    """Return the first line of a statement and its exception, as fields of a message."""
+    lines = [line for line in ast.unparse(node).split("\n") if not line.startswith("@")]
+    fields = exception_fields(type(error), error)
+    return {"statement": clean(lines[0]), "reason": f"{fields['ename']}: {fields['evalue']}"}
+
+
 class Shell:
     """An IPython shell with the namespace of one notebook.
 
@@ -110,9 +159,14 @@ class Shell:
         self.outputs = Outputs(emit)
         self.shell = ipython()
         self.shell.outputs = self.outputs
+        self.shell.failed_imports = None
         self.namespace: dict[str, Any] = self.shell.user_ns
         sys.stdout = _Stream(self.outputs, "stdout")
         sys.stderr = _Stream(self.outputs, "stderr")
+
+    def skip_failed_imports(self) -> None:
+        """From now on, go on with the rest of a cell after an import that fails."""
+        self.shell.failed_imports = FailedImports()
 
     def run(self, source: str) -> bool:
         """Run one cell, and return whether the cell ended without an error."""
@@ -158,6 +212,26 @@ def ipython() -> Any:
         displayhook_class = Type(Result)
         display_pub_class = Type(Display)
         outputs: Outputs
+        failed_imports: FailedImports | None = None
+
+        async def run_ast_nodes(
+            self,
+            nodelist: list[ast.stmt],
+            cell_name: str,
+            interactivity: str = "last_expr",
+            compiler: Any = compile,
+            result: Any = None,
+        ) -> bool:
+            for node in nodelist:
+                is_last = node is nodelist[-1]
+                mode = interactivity if is_last else "none"
+                if await super().run_ast_nodes([node], cell_name, mode, compiler, result):
+                    error, imports = result.error_in_exec, self.failed_imports
+                    if not (imports and imports.explain(node, error, is_last)):
+                        return True
+                    self.outputs.send("skipped", SKIPPED, **_skipped_fields(node, error))
+                    result.error_in_exec = None
+            return False
 
         def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
             sys.stdout.flush()
