@@ -78,6 +78,14 @@ def without_regions(cell):
 
 
 @every
+def test_links_to_cells_of_lectures_lead_to_cells(path):
+    for task in read(path).tasks:
+        for _, file, cell in assignments.LECTURE.findall(task.prompt["source"]):
+            lecture = notebooks.load(ROOT / "lectures" / file)
+            assert cell in [each["id"] for each in lecture["cells"]], task.id
+
+
+@every
 def test_links_of_a_solution_lead_to_existing_files(path):
     cells = read(path).cells
     assert all("(../../lectures/" in cell["source"] for cell in (cells[0], cells[-1]))

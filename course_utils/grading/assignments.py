@@ -35,6 +35,8 @@ HEADER = re.compile(
     r"(?P<stars>●●●|●●○|●○○) · (?P<minutes>\d+) min · "
     r"(?P<points>\d+) (?P<bonus>bonus )?points?(?P<by_hand>, graded by hand)?\n\n"
 )
+# A link in a task's text to the cell of a lecture that explains it: text, file and cell.
+LECTURE = re.compile(r"\[([^\]\n]+)\]\((?:\.\./)*lectures/(\d\d_\w+\.ipynb)#([\w-]+)\)")
 
 
 @dataclass(frozen=True)

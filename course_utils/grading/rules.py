@@ -24,6 +24,7 @@ from course_utils.grading.assignments import (
     BEGIN,
     END,
     HIDDEN_END,
+    LECTURE,
     Assignment,
     Cell,
     Task,
@@ -298,6 +299,10 @@ def _wrong_sum(task: Task, _: Assignment) -> str:
     )
 
 
+def _no_lecture(task: Task, _: Assignment) -> str:
+    return "" if LECTURE.search(task.prompt["source"]) else "there is no such link"
+
+
 def _no_rubric(task: Task, _: Assignment) -> str:
     return "" if "rubric" in task.prompt["source"].lower() else "the word 'rubric' is missing"
 
@@ -329,6 +334,11 @@ TASK_RULES = (
         "sum",
         "The points in the text of a task must be the sum of the points of the task's cells.",
         _wrong_sum,
+    ),
+    Rule(
+        "lecture",
+        "The text of a task must link to a cell of a lecture: (../../lectures/03_lora.ipynb#cell).",
+        _no_lecture,
     ),
 )
 HAND_RULES = (

@@ -19,7 +19,7 @@ from nbgrader.preprocessors import GetGrades as StockGetGrades
 from traitlets import Bool
 
 from course_utils.checks import HIDDEN_PREFIX, PREFIX
-from course_utils.grading.assignments import HEADER, bonus_points, is_answer, is_graded
+from course_utils.grading.assignments import HEADER, LECTURE, bonus_points, is_answer, is_graded
 from course_utils.grading.results.feedback import LABELS, markdown
 from course_utils.grading.results.pages import page_template
 
@@ -37,8 +37,6 @@ WORDS = {
     "try": "try it",
 }
 HEADING = re.compile(r"\A## (.+)$", re.M)
-# A link in a task's text to the cell of a lecture that explains it.
-LECTURE = re.compile(r"\[([^\]\n]+)\]\((?:\.\./)*lectures/(\d\d_\w+\.ipynb)#([\w-]+)\)")
 # The address of this notebook on Colab, which `course badges` writes into the opening cell.
 COLAB = re.compile(
     r"(https://colab\.research\.google\.com/github/[\w./-]+?)/\w+/\d\d_\w+/\d\d_\w+\.ipynb"
