@@ -17,43 +17,37 @@ def separating_input(fault, bits, block_size):
 
 
 # %% right search: tries random tensors with an implementation of each fault
+def implementation(x, bits, block_size, fault):
+    rows = x.tolist() if fault == "rows" and x.ndim == 2 else [x.flatten().tolist()]
+    found, every = [], x.flatten().tolist()
+    for block in (row[n : n + block_size] for row in rows for n in range(0, len(row), block_size)):
+        known = every if fault == "global" else list(block)
+        if fault == "padding" and len(block) < block_size:
+            known = [*known, 0.0]
+        low = -max(map(abs, known)) if fault == "absmax" else min(known)
+        steps, width = 2**bits - (fault != "steps"), max(known) - low or 1
+        rounded = math.floor if fault == "truncation" else round
+        codes = [min(rounded(steps * (number - low) / width), 2**bits - 1) for number in block]
+        found.append((codes, low, max(known)))
+    return found
+
+
 def separating_input(fault, bits, block_size):
     faults = ("padding", "absmax", "global", "rows", "truncation", "steps")
-
-    def quantize(x, kind):
-        rows = x.tolist() if kind == "rows" and x.ndim == 2 else [x.flatten().tolist()]
-        found, every = [], x.flatten().tolist()
-        for row in rows:
-            for start in range(0, len(row), block_size):
-                block = row[start : start + block_size]
-                known = every if kind == "global" else list(block)
-                if kind == "padding" and len(block) < block_size:
-                    known = [*known, 0.0]
-                low, high = min(known), max(known)
-                if kind == "absmax":
-                    low = -max(map(abs, known))
-                steps = 2**bits - (kind != "steps")
-                for number in block:
-                    code = steps * (number - low) / ((high - low) or 1)
-                    code = math.floor(code) if kind == "truncation" else round(code)
-                    found.append(min(code, 2**bits - 1))
-                found += [low, high]
-        return found
-
-    generator = torch.Generator().manual_seed(0)
+    draw = torch.Generator().manual_seed(0)
     while True:
-        ends = torch.randint(-2, 3, (2,), generator=generator)
-        places = torch.randint(0, 2, (block_size + 2,), generator=generator)
-        x = ends.float()[places]
-        x[block_size:] *= torch.randint(1, 3, (1,), generator=generator)
-        shape = torch.randint(0, 4, (1,), generator=generator).item()
-        if shape == 0:
+        ends = torch.randint(-2, 3, (2,), generator=draw)
+        kind = torch.randint(3, (1,), generator=draw).item()
+        x = ends[torch.randint(2, (block_size + 2,), generator=draw)].float()
+        if kind == 0:
             x = x[:2].view(2, 1)
-        elif shape < 3:
-            x = x[: torch.randint(1, 5, (1,), generator=generator).item()]
-            x[-1] += torch.randint(0, 100, (1,), generator=generator).item() / 2**bits / 25
-        right = quantize(x, "")
-        if [name for name in faults if quantize(x, name) != right] == [fault]:
+        if kind == 1:
+            x = torch.cat([x[:2], ends.min() + torch.rand(1, generator=draw) * ends.diff().abs()])
+        if kind == 2 and fault == "global":
+            x[-2:] = x[-2:] * 2
+        right = implementation(x, bits, block_size, "")
+        wrong = [f for f in faults if implementation(x, bits, block_size, f) != right]
+        if wrong == [fault]:
             return x
 
 
