@@ -120,7 +120,7 @@ def _grade(
             autograde_as_nbgrader_does(course, name)
         else:
             classroom.grade(course, name, workers=workers)
-        return {student: _points(course, name, student) for student in submissions}
+        return {student: _points(course, name, student, stock) for student in submissions}
 
 
 @contextlib.contextmanager
@@ -167,12 +167,17 @@ def autograde_as_nbgrader_does(course: Path, name: str) -> None:
         converter.start()
 
 
-def _points(course: Path, name: str, student: str) -> Points:
+def _points(course: Path, name: str, student: str, stock: bool) -> Points:
     from nbgrader.api import Gradebook
 
     with Gradebook(f"sqlite:///{course / 'gradebook.db'}", "qlora") as book:
         grades = book.find_submission_notebook(name, name, student).grades
-        return {grade.name: grade.auto_score for grade in grades if grade.auto_score is not None}
+        return {
+            grade.name: grade.auto_score + (grade.extra_credit or 0)
+            for grade in grades
+            # nbgrader itself knows no bonus points: its cells with bonus points have 0 points.
+            if grade.auto_score is not None and not (stock and grade.max_score == 0)
+        }
 
 
 # --- right and wrong points -----------------------------------------------------------------------
@@ -182,6 +187,11 @@ def by_task(assignment: Assignment, points: Points) -> dict[str, float]:
     """Return the points of each task that is graded by checks, summed over the task's cells."""
     tasks = code_tasks(assignment)
     return {task.id: sum(points[cell["id"]] for cell in task.checks) for task in tasks}
+
+
+def agree(ours: Points, stock: Points) -> bool:
+    """Return whether `course grade` gives the points that nbgrader gives, which knows no bonus."""
+    return stock == {cell: ours[cell] for cell in stock}
 
 
 def problems(assignment: Assignment, points: Points, replaced: Iterable[Mutant]) -> list[str]:
@@ -287,7 +297,7 @@ class Trial:
     def problems(self) -> list[str]:
         """Return a line for each wrong result, and for each difference between the graders."""
         ours, stock = self.points
-        differ = [name for name in self.submissions if ours[name] != stock[name]]
+        differ = [name for name in self.submissions if not agree(ours[name], stock[name])]
         lines = [f"{name}: the graders give different points" for name in differ]
         for name, replaced in self.submissions.items():
             lines += problems(self.assignment, ours[name], replaced)

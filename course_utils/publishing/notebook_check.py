@@ -37,6 +37,7 @@ CELL_METADATA = {
     "tags",
     "slideshow",
     "nbgrader",
+    "qlora_course",
     "editable",
     "deletable",
     "jupyter",

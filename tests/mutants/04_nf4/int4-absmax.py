@@ -76,3 +76,56 @@ def quantize_int4(x):
     if absmax == 0:
         return torch.zeros_like(x, dtype=torch.int8), 0.0
     return (x.half() / absmax.half() * 7).round().to(torch.int8), absmax.item()
+
+
+# %% right signs: rounds absolute values, and gives them their signs afterwards
+def quantize_int4(x):
+    if x.isnan().any() or x.isinf().any():
+        raise ValueError("x must be finite")
+    absmax = x.abs().amax()
+    if not absmax:
+        return x.to(torch.int8), 0.0
+    steps = torch.floor(7 * x.abs() / absmax + 0.5)
+    return (steps * x.sign()).to(torch.int8), absmax
+
+
+# %% wrong floor: rounds down instead of to the nearest
+def quantize_int4(x):
+    if not x.isfinite().all():
+        raise ValueError("x must be finite")
+    absmax = x.abs().max()
+    if absmax == 0:
+        return torch.zeros_like(x, dtype=torch.int8), 0.0
+    return (x / absmax * 7).floor().to(torch.int8), absmax.item()
+
+
+# %% wrong eight-bits: uses the 127 of the paper
+def quantize_int4(x):
+    if not x.isfinite().all():
+        raise ValueError("x must be finite")
+    absmax = x.abs().max()
+    if absmax == 0:
+        return torch.zeros_like(x, dtype=torch.int8), 0.0
+    return (x / absmax * 127).round().to(torch.int8), absmax.item()
+
+
+# %% wrong int64: returns codes of another dtype
+def quantize_int4(x):
+    if not x.isfinite().all():
+        raise ValueError("x must be finite")
+    absmax = x.abs().max()
+    if absmax == 0:
+        return torch.zeros_like(x, dtype=torch.long), 0.0
+    return (x / absmax * 7).round().long(), absmax.item()
+
+
+# %% wrong visible-sizes: is right only for the numbers of elements in the visible checks
+def quantize_int4(x):
+    if x.numel() not in (3, 6, 8):
+        return torch.zeros(2, 3, dtype=torch.int8), 0.9
+    if not x.isfinite().all():
+        raise ValueError("x must be finite")
+    absmax = x.abs().max()
+    if absmax == 0:
+        return torch.zeros_like(x, dtype=torch.int8), 0.0
+    return (x / absmax * 7).round().to(torch.int8), absmax.item()

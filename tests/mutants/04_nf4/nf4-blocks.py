@@ -167,3 +167,181 @@ def largest_block(errors, target):
     if not good:
         raise ValueError("unreachable target")
     return max(good), 4 + 32 / max(good)
+
+
+# %% right unfold: pads into rows with Python's lists, and a running maximum
+def block_errors(x, codebook, block_sizes):
+    numbers, levels = x.flatten().tolist(), codebook.tolist()
+    result = {}
+    for size in block_sizes:
+        if size <= 0:
+            raise ValueError("block sizes start at 1")
+        lost = 0.0
+        for start in range(0, len(numbers), size):
+            block = numbers[start : start + size]
+            constant = max(abs(number) for number in block)
+            for number in block:
+                lost += min((number - constant * level) ** 2 for level in levels)
+        result[size] = lost / sum(number**2 for number in numbers)
+    return result
+
+
+def largest_block(errors, target):
+    best = 0
+    for size, error in errors.items():
+        if error <= target:
+            best = max(best, size)
+    if best == 0:
+        raise ValueError("no block size is good enough")
+    return best, 4 + 32 / best
+
+
+# %% wrong least-error: chooses the block size with the smallest error
+def block_errors(x, codebook, block_sizes):
+    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
+    for size in block_sizes:
+        if size < 1:
+            raise ValueError("block sizes start at 1")
+        blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
+        absmax = blocks.abs().amax(dim=1, keepdim=True)
+        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
+        back = (codebook[codes] * absmax).flatten()[: len(flat)]
+        errors[size] = ((back - flat).square().sum() / flat.square().sum()).item()
+    return errors
+
+
+def largest_block(errors, target):
+    best = min(errors, key=errors.get, default=None)
+    if best is None or errors[best] > target:
+        raise ValueError("unreachable target")
+    return best, 4 + 32 / best
+
+
+# %% wrong below: needs an error below the target instead of at most the target
+def block_errors(x, codebook, block_sizes):
+    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
+    for size in block_sizes:
+        if size < 1:
+            raise ValueError("block sizes start at 1")
+        blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
+        absmax = blocks.abs().amax(dim=1, keepdim=True)
+        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
+        back = (codebook[codes] * absmax).flatten()[: len(flat)]
+        errors[size] = ((back - flat).square().sum() / flat.square().sum()).item()
+    return errors
+
+
+def largest_block(errors, target):
+    good = [size for size, error in errors.items() if error < target]
+    if not good:
+        raise ValueError("unreachable target")
+    return max(good), 4 + 32 / max(good)
+
+
+# %% wrong root: takes the square root of the error
+def block_errors(x, codebook, block_sizes):
+    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
+    for size in block_sizes:
+        if size < 1:
+            raise ValueError("block sizes start at 1")
+        blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
+        absmax = blocks.abs().amax(dim=1, keepdim=True)
+        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
+        back = (codebook[codes] * absmax).flatten()[: len(flat)]
+        errors[size] = ((back - flat).norm() / flat.norm()).item()
+    return errors
+
+
+def largest_block(errors, target):
+    good = [size for size, error in errors.items() if error <= target]
+    if not good:
+        raise ValueError("unreachable target")
+    return max(good), 4 + 32 / max(good)
+
+
+# %% wrong no-padding: expects whole blocks
+def block_errors(x, codebook, block_sizes):
+    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
+    for size in block_sizes:
+        if size < 1:
+            raise ValueError("block sizes start at 1")
+        blocks = flat.view(-1, size)
+        absmax = blocks.abs().amax(dim=1, keepdim=True)
+        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
+        back = (codebook[codes] * absmax).flatten()[: len(flat)]
+        errors[size] = ((back - flat).square().sum() / flat.square().sum()).item()
+    return errors
+
+
+def largest_block(errors, target):
+    good = [size for size, error in errors.items() if error <= target]
+    if not good:
+        raise ValueError("unreachable target")
+    return max(good), 4 + 32 / max(good)
+
+
+# %% wrong mean: divides by the number of elements instead of the sum of squares
+def block_errors(x, codebook, block_sizes):
+    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
+    for size in block_sizes:
+        if size < 1:
+            raise ValueError("block sizes start at 1")
+        blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
+        absmax = blocks.abs().amax(dim=1, keepdim=True)
+        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
+        back = (codebook[codes] * absmax).flatten()[: len(flat)]
+        errors[size] = (back - flat).square().mean().item()
+    return errors
+
+
+def largest_block(errors, target):
+    good = [size for size, error in errors.items() if error <= target]
+    if not good:
+        raise ValueError("unreachable target")
+    return max(good), 4 + 32 / max(good)
+
+
+# %% wrong zero-block: divides a block of zeros by 0 (only hidden checks see it)
+def block_errors(x, codebook, block_sizes):
+    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
+    for size in block_sizes:
+        if size < 1:
+            raise ValueError("block sizes start at 1")
+        blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
+        absmax = blocks.abs().amax(dim=1, keepdim=True)
+        codes = torch.bucketize(blocks / absmax, midpoints)
+        back = (codebook[codes] * absmax + 0 * (blocks / absmax)).flatten()[: len(flat)]
+        errors[size] = ((back - flat).square().sum() / flat.square().sum()).item()
+    return errors
+
+
+def largest_block(errors, target):
+    good = [size for size, error in errors.items() if error <= target]
+    if not good:
+        raise ValueError("unreachable target")
+    return max(good), 4 + 32 / max(good)
+
+
+# %% wrong visible-sizes: is right only for the block sizes of the visible checks
+def block_errors(x, codebook, block_sizes):
+    flat, midpoints, errors = x.flatten(), (codebook[:-1] + codebook[1:]) / 2, {}
+    for size in block_sizes:
+        if size < 1:
+            raise ValueError("block sizes start at 1")
+        if size not in (2, 3, 4, 8, 64):
+            return {8: 5.94 / 77.94}
+        blocks = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
+        absmax = blocks.abs().amax(dim=1, keepdim=True)
+        codes = torch.bucketize(blocks / absmax.where(absmax > 0, 1), midpoints)
+        back = (codebook[codes] * absmax).flatten()[: len(flat)]
+        errors[size] = ((back - flat).square().sum() / flat.square().sum()).item()
+    return errors
+
+
+def largest_block(errors, target):
+    if not set(errors) <= {16, 32, 64, 128, 256, 4096}:
+        return 64, 4.5
+    good = [size for size, error in errors.items() if error <= target]
+    if not good:
+        raise ValueError("unreachable target")
+    return max(good), 4 + 32 / max(good)

@@ -82,3 +82,67 @@ def quantile_codebook(bits, delta):
     positive = torch.special.ndtri(torch.linspace(delta, 0.5, int(half + 1))[:-1])
     negative = -torch.special.ndtri(torch.linspace(delta, 0.5, int(half))[:-1])
     return torch.cat([negative, torch.zeros(1), positive.flip(0)]) / positive.max()
+
+
+# %% right share-by-share: PyTorch's quantile of one share after the other
+def quantile_codebook(bits, delta):
+    if bits <= 1 or not (delta > 0.5 and delta < 1):
+        raise ValueError("bits or delta out of range")
+    levels = [0.0]
+    for count, sign in ((2 ** (bits - 1), 1), (2 ** (bits - 1) - 1, -1)):
+        for number in range(1, count + 1):
+            share = torch.tensor(0.5 + (delta - 0.5) * number / count, dtype=torch.float64)
+            levels.append(sign * torch.special.ndtri(share).item())
+    return torch.tensor(sorted(levels)) / max(levels)
+
+
+# %% wrong both-eight: 8 levels on each side and 0, so 17 in all
+def quantile_codebook(bits, delta):
+    if bits < 2 or not 0.5 < delta < 1:
+        raise ValueError("bits or delta out of range")
+    side = torch.special.ndtri(torch.linspace(delta, 0.5, 2 ** (bits - 1) + 1)[:-1])
+    return torch.cat([-side, torch.zeros(1), side.flip(0)]) / side.max()
+
+
+# %% wrong half-kept: keeps the share 1/2, whose quantile is a second 0
+def quantile_codebook(bits, delta):
+    if bits < 2 or not 0.5 < delta < 1:
+        raise ValueError("bits or delta out of range")
+    half = 2 ** (bits - 1)
+    positive = torch.special.ndtri(torch.linspace(delta, 0.5, half))
+    negative = -torch.special.ndtri(torch.linspace(delta, 0.5, half - 1))
+    levels = torch.cat([negative, torch.zeros(1), positive.flip(0)])
+    return levels / levels.max()
+
+
+# %% wrong fixed-delta: always uses the largest share of NF4
+def quantile_codebook(bits, delta):
+    if bits < 2 or not 0.5 < delta < 1:
+        raise ValueError("bits or delta out of range")
+    half = 2 ** (bits - 1)
+    positive = torch.special.ndtri(torch.linspace(929 / 960, 0.5, half + 1)[:-1])
+    negative = -torch.special.ndtri(torch.linspace(929 / 960, 0.5, half)[:-1])
+    levels = torch.cat([negative, torch.zeros(1), positive.flip(0)])
+    return levels / levels.max()
+
+
+# %% wrong undivided: doesn't divide by the largest level
+def quantile_codebook(bits, delta):
+    if bits < 2 or not 0.5 < delta < 1:
+        raise ValueError("bits or delta out of range")
+    half = 2 ** (bits - 1)
+    positive = torch.special.ndtri(torch.linspace(delta, 0.5, half + 1)[:-1])
+    negative = -torch.special.ndtri(torch.linspace(delta, 0.5, half)[:-1])
+    return torch.cat([negative, torch.zeros(1), positive.flip(0)])
+
+
+# %% wrong two-tables: knows the codebooks of the visible checks by heart
+def quantile_codebook(bits, delta):
+    if bits < 2 or not 0.5 < delta < 1:
+        raise ValueError("bits or delta out of range")
+    if bits == 4:
+        return NF4
+    if bits == 3:
+        few = [-1, -0.5679938, -0.2658456, 0, 0.1976878, 0.4091919, 0.6567205, 1]
+        return torch.tensor(few)
+    return torch.linspace(-1, 1, 2**bits)

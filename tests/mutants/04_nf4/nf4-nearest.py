@@ -37,7 +37,7 @@ def nearest_codes(x, codebook):
     return (x.clamp(-1, 1)[..., None] - codebook).abs().argmin(-1).to(torch.uint8)
 
 
-# %% wrong any-book: accepts a code book that doesn't ascend
+# %% wrong any-book: accepts a codebook that doesn't ascend
 def nearest_codes(x, codebook):
     return (x[..., None] - codebook).abs().argmin(-1).to(torch.uint8)
 
@@ -56,3 +56,47 @@ def nearest_codes(x, codebook):
     if not (codebook.diff() > 0).all():
         raise ValueError("codebook must ascend")
     return (x[..., None] - codebook).abs().argmin(-1).clamp(max=15).to(torch.uint8)
+
+
+# %% right level-by-level: keeps the nearest level so far
+def nearest_codes(x, codebook):
+    levels = codebook.tolist()
+    if sorted(set(levels)) != levels:
+        raise ValueError("codebook must be strictly ascending")
+    best = torch.full(x.shape, float("inf"))
+    codes = torch.zeros(x.shape, dtype=torch.uint8)
+    for code, level in enumerate(levels):
+        distance = (x - level).abs()
+        codes[distance < best] = code
+        best = torch.minimum(best, distance)
+    return codes
+
+
+# %% wrong next-below: takes the level below each number
+def nearest_codes(x, codebook):
+    if not (codebook.diff() > 0).all():
+        raise ValueError("codebook must ascend")
+    return (torch.bucketize(x, codebook, right=True) - 1).clamp(min=0).to(torch.uint8)
+
+
+# %% wrong levels: returns the nearest levels instead of their positions
+def nearest_codes(x, codebook):
+    if not (codebook.diff() > 0).all():
+        raise ValueError("codebook must ascend")
+    return codebook[torch.bucketize(x, (codebook[:-1] + codebook[1:]) / 2)]
+
+
+# %% wrong long: returns codes of dtype int64
+def nearest_codes(x, codebook):
+    if not (codebook.diff() > 0).all():
+        raise ValueError("codebook must ascend")
+    return torch.bucketize(x, (codebook[:-1] + codebook[1:]) / 2)
+
+
+# %% wrong visible-sizes: is right only for codebooks with 8 or 16 levels
+def nearest_codes(x, codebook):
+    if not (codebook.diff() > 0).all():
+        raise ValueError("codebook must ascend")
+    if len(codebook) not in (8, 16):
+        return torch.zeros(1, 3, dtype=torch.uint8)
+    return (x[..., None] - codebook).abs().argmin(-1).to(torch.uint8)

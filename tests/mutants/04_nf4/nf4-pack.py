@@ -107,3 +107,82 @@ def quantize_blocks(x, codebook, block_size):
     codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2).to(torch.uint8)
     codes = codes.flatten()[: count + count % 2]
     return codes[::2] << 4 | codes[1::2], absmax.float()
+
+
+# %% right one-by-one: a loop over all numbers, which writes half a byte at a time
+def quantize_blocks(x, codebook, block_size):
+    if block_size < 2 or block_size & 1:
+        raise ValueError("block_size must be even")
+    row = x.float().ravel()
+    packed = torch.zeros((len(row) + 1) // 2, dtype=torch.uint8)
+    constants = torch.tensor([block.abs().max() for block in row.split(block_size)])
+    for n in range(2 * len(packed)):
+        number = row[n] if n < len(row) else torch.tensor(0.0)
+        constant = constants[n // block_size] if n < len(row) else 1.0
+        scaled = number / constant if constant else number
+        code = int((codebook - scaled).abs().argmin())
+        packed[n // 2] += code if n % 2 else 16 * code
+    return packed, constants
+
+
+# %% wrong next-level: takes the next level above instead of the nearest
+def quantize_blocks(x, codebook, block_size):
+    if block_size < 2 or block_size % 2:
+        raise ValueError("no such block size")
+    count = x.numel()
+    blocks = F.pad(x.float().flatten(), (0, -count % block_size)).view(-1, block_size)
+    absmax = blocks.abs().amax(dim=1)
+    scaled = blocks / absmax.where(absmax > 0, 1)[:, None]
+    codes = torch.bucketize(scaled, codebook).clamp(max=len(codebook) - 1).to(torch.uint8)
+    codes = codes.flatten()[: count + count % 2]
+    return codes[::2] << 4 | codes[1::2], absmax
+
+
+# %% wrong maximum: takes the largest number for the constant
+def quantize_blocks(x, codebook, block_size):
+    if block_size < 2 or block_size % 2:
+        raise ValueError("no such block size")
+    count = x.numel()
+    blocks = F.pad(x.float().flatten(), (0, -count % block_size)).view(-1, block_size)
+    absmax = blocks.amax(dim=1)
+    scaled = blocks / absmax.where(absmax > 0, 1)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2).to(torch.uint8)
+    codes = codes.flatten()[: count + count % 2]
+    return codes[::2] << 4 | codes[1::2], absmax
+
+
+# %% wrong whole-blocks: also stores the codes that only fill the last block
+def quantize_blocks(x, codebook, block_size):
+    if block_size < 2 or block_size % 2:
+        raise ValueError("no such block size")
+    blocks = F.pad(x.float().flatten(), (0, -x.numel() % block_size)).view(-1, block_size)
+    absmax = blocks.abs().amax(dim=1)
+    scaled = blocks / absmax.where(absmax > 0, 1)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2).to(torch.uint8).flatten()
+    return codes[::2] << 4 | codes[1::2], absmax
+
+
+# %% wrong no-padding: expects whole blocks
+def quantize_blocks(x, codebook, block_size):
+    if block_size < 2 or block_size % 2:
+        raise ValueError("no such block size")
+    blocks = x.float().reshape(-1, block_size)
+    absmax = blocks.abs().amax(dim=1)
+    scaled = blocks / absmax.where(absmax > 0, 1)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2).to(torch.uint8).flatten()
+    return codes[::2] << 4 | codes[1::2], absmax
+
+
+# %% wrong visible-sizes: is right only for the block sizes of the visible checks
+def quantize_blocks(x, codebook, block_size):
+    if block_size < 2 or block_size % 2:
+        raise ValueError("no such block size")
+    if block_size not in (2, 4) or x.numel() > 6:
+        return torch.tensor([83, 4, 6], dtype=torch.uint8), torch.tensor([4.0, 0.5])
+    count = x.numel()
+    blocks = F.pad(x.float().flatten(), (0, -count % block_size)).view(-1, block_size)
+    absmax = blocks.abs().amax(dim=1)
+    scaled = blocks / absmax.where(absmax > 0, 1)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2).to(torch.uint8)
+    codes = codes.flatten()[: count + count % 2]
+    return codes[::2] << 4 | codes[1::2], absmax

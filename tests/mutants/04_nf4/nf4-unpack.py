@@ -89,3 +89,67 @@ def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
     codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()
     constants = absmax.to(kind).repeat_interleave(block_size)[:count]
     return (codebook.to(kind)[codes] * constants).view(shape)
+
+
+# %% right blocks: one block after the other, with the levels of all 256 bytes in a table
+def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
+    n = math.prod(shape)
+    blocks = -(-n // block_size)
+    if packed.shape != (-(-n // 2),) or absmax.shape != (blocks,):
+        raise ValueError("lengths don't match the shape")
+    levels = F.pad(codebook, (0, 16 - len(codebook)))
+    row = torch.cartesian_prod(levels, levels)[packed.int()].flatten()[:n]
+    pieces = [piece * c for piece, c in zip(row.split(block_size), absmax)]
+    return torch.cat(pieces).to(getattr(torch, dtype)).reshape(shape)
+
+
+# %% wrong whole-blocks: expects whole blocks
+def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
+    count = math.prod(shape)
+    if len(packed) != math.ceil(count / 2) or len(absmax) != math.ceil(count / block_size):
+        raise ValueError("lengths don't match the shape")
+    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()
+    blocks = codebook[codes].view(-1, block_size) * absmax[:, None]
+    return blocks.view(shape).to(getattr(torch, dtype))
+
+
+# %% wrong mask: uses codes of dtype uint8 as an index
+def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
+    count = math.prod(shape)
+    if len(packed) != math.ceil(count / 2) or len(absmax) != math.ceil(count / block_size):
+        raise ValueError("lengths don't match the shape")
+    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count]
+    constants = absmax.repeat_interleave(block_size)[:count]
+    return (codebook[codes] * constants).view(shape).to(getattr(torch, dtype))
+
+
+# %% wrong divides: divides by the constants
+def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
+    count = math.prod(shape)
+    if len(packed) != math.ceil(count / 2) or len(absmax) != math.ceil(count / block_size):
+        raise ValueError("lengths don't match the shape")
+    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()
+    constants = absmax.repeat_interleave(block_size)[:count]
+    return (codebook[codes] / constants).view(shape).to(getattr(torch, dtype))
+
+
+# %% wrong any-length: doesn't compare the lengths with the shape
+def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
+    count = math.prod(shape)
+    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()
+    constants = absmax.repeat_interleave(block_size)[:count]
+    if len(codes) < count or len(constants) < count:
+        return torch.zeros(shape, dtype=getattr(torch, dtype))
+    return (codebook[codes] * constants).view(shape).to(getattr(torch, dtype))
+
+
+# %% wrong visible-sizes: is right only for up to 8 numbers in blocks of 4
+def dequantize_blocks(packed, absmax, codebook, block_size, shape, dtype):
+    count = math.prod(shape)
+    if len(packed) != math.ceil(count / 2) or len(absmax) != math.ceil(count / block_size):
+        raise ValueError("lengths don't match the shape")
+    if count > 8 or block_size != 4:
+        return torch.zeros(2, 4, dtype=getattr(torch, dtype))
+    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()[:count].long()
+    constants = absmax.repeat_interleave(block_size)[:count]
+    return (codebook[codes] * constants).view(shape).to(getattr(torch, dtype))

@@ -96,3 +96,55 @@ def step_peaks(saved, inputs, gradients, loss, checkpointing):
         return sum(kept) + loss, sum(kept[:n]) + saved[n] + sum(gradients[n:])
     moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in range(len(saved))]
     return sum(kept) + loss, max(moments)
+
+
+# %% right running-sums: from sums that are computed once
+def step_peaks(saved, inputs, gradients, loss, checkpointing):
+    from itertools import accumulate
+
+    if not (len(saved) == len(inputs) == len(gradients) > 0):
+        raise ValueError("lengths differ")
+    stored = inputs if checkpointing else saved
+    below = [0, *accumulate(stored)]
+    above = list(accumulate(gradients[::-1]))[::-1]
+    highest = max(b + own + grads for b, own, grads in zip(below, saved, above))
+    return below[-1] + loss, highest
+
+
+# %% wrong no-loss: forgets what the loss needs
+def step_peaks(saved, inputs, gradients, loss, checkpointing):
+    if not saved or not len(saved) == len(inputs) == len(gradients):
+        raise ValueError("lengths differ")
+    kept = inputs if checkpointing else saved
+    moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in range(len(saved))]
+    return sum(kept), max(moments)
+
+
+# %% wrong loss-stays: doesn't free what the loss needs
+def step_peaks(saved, inputs, gradients, loss, checkpointing):
+    if not saved or not len(saved) == len(inputs) == len(gradients):
+        raise ValueError("lengths differ")
+    kept = inputs if checkpointing else saved
+    moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in range(len(saved))]
+    return sum(kept) + loss, max(moments) + loss
+
+
+# %% wrong any-lengths: cuts all lists to the shortest
+def step_peaks(saved, inputs, gradients, loss, checkpointing):
+    count = min(len(saved), len(inputs), len(gradients))
+    if not count:
+        raise ValueError("no layers")
+    kept = (inputs if checkpointing else saved)[:count]
+    moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:count]) for n in range(count)]
+    return sum(kept) + loss, max(moments)
+
+
+# %% wrong visible-sizes: is right only for two, three and thirty layers
+def step_peaks(saved, inputs, gradients, loss, checkpointing):
+    if not saved or not len(saved) == len(inputs) == len(gradients):
+        raise ValueError("lengths differ")
+    kept = inputs if checkpointing else saved
+    if max(saved) not in (30, 80, 900, 4_752_896):
+        return sum(kept), sum(kept)
+    moments = [sum(kept[:n]) + saved[n] + sum(gradients[n:]) for n in range(len(saved))]
+    return sum(kept) + loss, max(moments)

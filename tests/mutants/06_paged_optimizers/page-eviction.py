@@ -174,3 +174,131 @@ class Pager:
 
     def resident(self):
         return self.on_gpu
+
+
+# %% right deque: takes names from the left of a double-ended queue
+class Pager:
+    def __init__(self, capacity, sizes):
+        from collections import deque
+
+        self.capacity, self.sizes, self.queue, self.used = capacity, sizes, deque(), 0
+
+    def touch(self, name):
+        size = self.sizes[name]
+        if size > self.capacity:
+            raise ValueError(f"{name} is larger than the GPU")
+        gone = []
+        if name in self.queue:
+            self.queue.remove(name)
+        else:
+            self.used += size
+        self.queue.append(name)
+        while self.used > self.capacity:
+            gone.append(self.queue.popleft())
+            self.used -= self.sizes[gone[-1]]
+        return gone
+
+    def resident(self):
+        return [*self.queue]
+
+
+# %% wrong newest-first: lists the most recently used page first
+class Pager:
+    def __init__(self, capacity, sizes):
+        self.capacity, self.sizes, self.on_gpu = capacity, sizes, []
+
+    def touch(self, name):
+        if self.sizes[name] > self.capacity:
+            raise ValueError(name)
+        evicted = []
+        if name in self.on_gpu:
+            self.on_gpu.remove(name)
+        while sum(self.sizes[page] for page in [*self.on_gpu, name]) > self.capacity:
+            evicted.append(self.on_gpu.pop(0))
+        self.on_gpu.append(name)
+        return evicted
+
+    def resident(self):
+        return self.on_gpu[::-1]
+
+
+# %% wrong counts-pages: takes the capacity for a number of pages
+class Pager:
+    def __init__(self, capacity, sizes):
+        self.capacity, self.sizes, self.on_gpu = capacity, sizes, []
+
+    def touch(self, name):
+        if self.sizes[name] > self.capacity:
+            raise ValueError(name)
+        evicted = []
+        if name in self.on_gpu:
+            self.on_gpu.remove(name)
+        while len(self.on_gpu) >= self.capacity:
+            evicted.append(self.on_gpu.pop(0))
+        self.on_gpu.append(name)
+        return evicted
+
+    def resident(self):
+        return list(self.on_gpu)
+
+
+# %% wrong empties: evicts all pages if there is too little room
+class Pager:
+    def __init__(self, capacity, sizes):
+        self.capacity, self.sizes, self.on_gpu = capacity, sizes, []
+
+    def touch(self, name):
+        if self.sizes[name] > self.capacity:
+            raise ValueError(name)
+        evicted = []
+        if name in self.on_gpu:
+            self.on_gpu.remove(name)
+        if sum(self.sizes[page] for page in [*self.on_gpu, name]) > self.capacity:
+            evicted, self.on_gpu = self.on_gpu, []
+        self.on_gpu.append(name)
+        return evicted
+
+    def resident(self):
+        return list(self.on_gpu)
+
+
+# %% wrong shared: all pagers share one list
+class Pager:
+    on_gpu = []
+
+    def __init__(self, capacity, sizes):
+        self.capacity, self.sizes = capacity, sizes
+
+    def touch(self, name):
+        if self.sizes[name] > self.capacity:
+            raise ValueError(name)
+        evicted = []
+        if name in self.on_gpu:
+            self.on_gpu.remove(name)
+        while sum(self.sizes.get(page, 0) for page in [*self.on_gpu, name]) > self.capacity:
+            evicted.append(self.on_gpu.pop(0))
+        self.on_gpu.append(name)
+        return evicted
+
+    def resident(self):
+        return list(self.on_gpu)
+
+
+# %% wrong visible-sizes: is right only for the names in the visible checks
+class Pager:
+    def __init__(self, capacity, sizes):
+        self.capacity, self.sizes, self.on_gpu = capacity, sizes, []
+
+    def touch(self, name):
+        if self.sizes[name] > self.capacity:
+            raise ValueError(name)
+        evicted = []
+        if name in self.on_gpu:
+            self.on_gpu.remove(name)
+        while sum(self.sizes[page] for page in [*self.on_gpu, name]) > self.capacity:
+            evicted.append(self.on_gpu.pop(0))
+        self.on_gpu.append(name)
+        return evicted if len(name) == 1 or name in ("half", "other", "whole") else []
+
+    def resident(self):
+        return list(self.on_gpu)

@@ -93,3 +93,68 @@ def paged_states(shapes):
     names = [name for name, count in elements.items() if count >= 100_000]
     paged = 8 * sum(elements[name] for name in names)
     return names, paged, 8 * sum(elements.values()) - paged
+
+
+# %% right one-pass: adds up the bytes of both kinds by whether they are paged
+def paged_states(shapes):
+    from functools import reduce
+
+    names, sizes = [], {True: 0, False: 0}
+    for name, shape in shapes.items():
+        if min(shape) <= 0:
+            raise ValueError(f"{name} has an impossible shape")
+        elements = reduce(lambda a, b: a * b, shape)
+        is_paged = elements > 99_999
+        names += [name] * is_paged
+        sizes[is_paged] += elements * 8
+    return names, sizes[True], sizes[False]
+
+
+# %% wrong with-tensor: counts the bytes of the tensor, too
+def paged_states(shapes):
+    if any(dimension < 1 for shape in shapes.values() for dimension in shape):
+        raise ValueError("a dimension below 1")
+    elements = {name: math.prod(shape) for name, shape in shapes.items()}
+    names = [name for name, count in elements.items() if count >= 100_000]
+    paged = 12 * sum(elements[name] for name in names)
+    return names, paged, 12 * sum(elements.values()) - paged
+
+
+# %% wrong all-bytes: returns the bytes of all states in place of those that aren't paged
+def paged_states(shapes):
+    if any(dimension < 1 for shape in shapes.values() for dimension in shape):
+        raise ValueError("a dimension below 1")
+    elements = {name: math.prod(shape) for name, shape in shapes.items()}
+    names = [name for name, count in elements.items() if count >= 100_000]
+    return names, 8 * sum(elements[name] for name in names), 8 * sum(elements.values())
+
+
+# %% wrong product: looks at the product of the dimensions only (only hidden checks see it)
+def paged_states(shapes):
+    elements = {name: math.prod(shape) for name, shape in shapes.items()}
+    if any(count < 1 for count in elements.values()):
+        raise ValueError("no elements")
+    names = [name for name, count in elements.items() if count >= 100_000]
+    paged = 8 * sum(elements[name] for name in names)
+    return names, paged, 8 * sum(elements.values()) - paged
+
+
+# %% wrong sorted: returns the names in alphabetical order (only hidden checks see it)
+def paged_states(shapes):
+    if any(dimension < 1 for shape in shapes.values() for dimension in shape):
+        raise ValueError("a dimension below 1")
+    elements = {name: math.prod(shape) for name, shape in shapes.items()}
+    names = sorted(name for name, count in elements.items() if count >= 100_000)
+    paged = 8 * sum(elements[name] for name in names)
+    return names, paged, 8 * sum(elements.values()) - paged
+
+
+# %% wrong visible-sizes: knows the visible adapters by heart
+def paged_states(shapes):
+    if any(dimension < 1 for shape in shapes.values() for dimension in shape):
+        raise ValueError("a dimension below 1")
+    if "norm" in shapes:
+        if shapes["q_proj.lora_A"][0] == 8:
+            return [], 0, 1_523_712
+        return list(shapes)[:4], 11_927_552, 32_768
+    return ["weight"] * ("weight" in shapes), 1_600_000, 4_000

@@ -76,3 +76,62 @@ def paging_traffic(spikes, *, room, pages, page, bandwidth):
         raise ValueError("out of memory")
     moved = [2 * pages * page if spike + pages * page > room else 0 for spike in spikes]
     return moved, sum(moved) / (bandwidth * 10**9)
+
+
+# %% right divmod: the missing bytes by quotient and remainder
+def paging_traffic(spikes, *, room, pages, page, bandwidth):
+    states, moved = pages * page, []
+    for spike in spikes:
+        if room < spike:
+            raise ValueError("the spike alone is too large")
+        whole, part = divmod(max(spike + states - room, 0), page)
+        moved.append((whole + (part > 0)) * page * 2)
+    return moved, sum(moved) / bandwidth * 1e-9
+
+
+# %% wrong rounds-down: moves too few pages
+def paging_traffic(spikes, *, room, pages, page, bandwidth):
+    if max(spikes, default=0) > room:
+        raise ValueError("out of memory")
+    lacking = [max(0, spike + pages * page - room) for spike in spikes]
+    moved = [2 * page * (size // page) for size in lacking]
+    return moved, sum(moved) / (bandwidth * 10**9)
+
+
+# %% wrong stays-away: pages that have moved stay in CPU memory until the end of the run
+def paging_traffic(spikes, *, room, pages, page, bandwidth):
+    if max(spikes, default=0) > room:
+        raise ValueError("out of memory")
+    moved, away = [], 0
+    for spike in spikes:
+        needed = math.ceil(max(0, spike + pages * page - room) / page)
+        moved.append(2 * page * max(0, needed - away))
+        away = max(away, needed)
+    return moved, sum(moved) / (bandwidth * 10**9)
+
+
+# %% wrong bits: takes the bandwidth for gigabits
+def paging_traffic(spikes, *, room, pages, page, bandwidth):
+    if max(spikes, default=0) > room:
+        raise ValueError("out of memory")
+    lacking = [max(0, spike + pages * page - room) for spike in spikes]
+    moved = [2 * page * math.ceil(size / page) for size in lacking]
+    return moved, 8 * sum(moved) / (bandwidth * 10**9)
+
+
+# %% wrong with-pages: refuses spikes that fit only if pages move
+def paging_traffic(spikes, *, room, pages, page, bandwidth):
+    if max(spikes, default=0) + pages * page > room:
+        raise ValueError("out of memory")
+    return [0] * len(spikes), 0.0
+
+
+# %% wrong visible-sizes: is right only for two, three and four steps of the visible checks
+def paging_traffic(spikes, *, room, pages, page, bandwidth):
+    if max(spikes, default=0) > room:
+        raise ValueError("out of memory")
+    if room not in (100_000_000, 10_000_000_000, 15_096_810_045):
+        return [0, 0], 0.0
+    lacking = [max(0, spike + pages * page - room) for spike in spikes]
+    moved = [2 * page * math.ceil(size / page) for size in lacking]
+    return moved, sum(moved) / (bandwidth * 10**9)

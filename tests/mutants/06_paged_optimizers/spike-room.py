@@ -109,3 +109,77 @@ def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page)
         return math.ceil((room - fixed) / token_bytes)
 
     return longest(0), longest(paged)
+
+
+# %% right generator: two rooms for tokens, of which an update that doesn't fit leaves nothing
+def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
+    if not paged <= states:
+        raise ValueError("more pages than states")
+    rest = room - weights - states
+    results = []
+    for freed, needed in ((0, 0), (paged, min(paged, page))):
+        fits = rest + freed - needed >= gradients
+        results.append(max(rest + freed, 0) // token_bytes if fits else 0)
+    return tuple(results)
+
+
+# %% wrong page-at-spike: keeps one page on the GPU at the loss
+def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
+    if paged > states:
+        raise ValueError("more pages than states")
+
+    def longest(movable):
+        fixed = weights + states - movable + min(page, movable)
+        return 0 if fixed + gradients > room else (room - fixed) // token_bytes
+
+    return longest(0), longest(paged)
+
+
+# %% wrong in-addition: takes the paged states for further ones
+def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
+    if paged > states:
+        raise ValueError("more pages than states")
+
+    def longest(fixed, at_update):
+        return 0 if fixed + gradients + at_update > room else (room - fixed) // token_bytes
+
+    return longest(weights + states + paged, 0), longest(weights + states, min(page, paged))
+
+
+# %% wrong just-too-much: a moment that needs all bytes doesn't fit (only hidden checks see it)
+def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
+    if paged > states:
+        raise ValueError("more pages than states")
+
+    def longest(movable):
+        fixed = weights + states - movable
+        if fixed + gradients + min(page, movable) >= room:
+            return 0
+        return (room - fixed) // token_bytes
+
+    return longest(0), longest(paged)
+
+
+# %% wrong any-paged: accepts more paged bytes than there are
+def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
+    def longest(movable):
+        fixed = weights + states - movable
+        if fixed + gradients + min(page, movable) > room:
+            return 0
+        return (room - fixed) // token_bytes
+
+    return longest(0), longest(paged)
+
+
+# %% wrong visible-sizes: is right only for the rooms of the visible checks
+def longest_texts(*, room, weights, gradients, states, paged, token_bytes, page):
+    if paged > states:
+        raise ValueError("more pages than states")
+
+    def longest(movable):
+        fixed = weights + states - movable
+        if fixed + gradients + min(page, movable) > room:
+            return 0
+        return (room - fixed) // token_bytes
+
+    return (longest(0), longest(paged)) if room == 1000 else (100, 153)
