@@ -85,9 +85,7 @@ def _hidden(cell: Cell, title: str) -> Cell:
 
 def _so_far(assignment: Assignment) -> Cell:
     """Return the cell that shows a student's points so far."""
-    titles = [
-        json.dumps(f"{task.number} {task.title}", ensure_ascii=False) for task in assignment.tasks
-    ]
+    titles = [_quoted(f"{task.number} {task.title}") for task in assignment.tasks]
     rows = zip(titles, assignment.tasks, strict=True)
     lines = [f'        ({title}, {task.points}, "{_kind(task)}"),' for title, task in rows]
     view = {"cellView": "form", "jupyter": {"source_hidden": True}, "tags": [HIDDEN]}
@@ -98,6 +96,11 @@ def _so_far(assignment: Assignment) -> Cell:
         "metadata": view,
         "source": SO_FAR_SOURCE.format("\n".join(lines)),
     }
+
+
+def _quoted(text: str) -> str:
+    """Return a text as Ruff writes it in code: in double quotes, unless the text contains some."""
+    return repr(text) if '"' in text else json.dumps(text, ensure_ascii=False)
 
 
 def _kind(task: Task) -> str:

@@ -128,3 +128,119 @@ def collate(rows, pad, side="right"):
         "attention_mask": torch.tensor(mask),
         "labels": torch.tensor(labels),
     }
+
+
+# %% right reversed: pads reversed rows on the right and turns them round for the left
+def collate(rows, pad, side="right"):
+    if side not in ("right", "left") or not rows:
+        raise ValueError("no rows, or no such side")
+    step = 1 if side == "right" else -1
+    width = max(len(row["labels"]) for row in rows)
+    batch = {"input_ids": [], "attention_mask": [], "labels": []}
+    for row in rows:
+        extra = width - len(row["labels"])
+        batch["input_ids"].append((row["input_ids"][::step] + [pad] * extra)[::step])
+        batch["attention_mask"].append(([1] * len(row["labels"]) + [0] * extra)[::step])
+        batch["labels"].append((row["labels"][::step] + [-100] * extra)[::step])
+    return {name: torch.tensor(lists) for name, lists in batch.items()}
+
+
+# %% wrong any-side: takes each side other than right for left
+def collate(rows, pad, side="right"):
+    if not rows:
+        raise ValueError("no rows")
+    width = max(len(row["input_ids"]) for row in rows)
+
+    def padded(values, fill):
+        extra = [fill] * (width - len(values))
+        return values + extra if side == "right" else extra + values
+
+    return {
+        "input_ids": torch.tensor([padded(row["input_ids"], pad) for row in rows]),
+        "attention_mask": torch.tensor([padded([1] * len(row["labels"]), 0) for row in rows]),
+        "labels": torch.tensor([padded(row["labels"], -100) for row in rows]),
+    }
+
+
+# %% wrong always-right: accepts the side left but pads on the right
+def collate(rows, pad, side="right"):
+    if not rows or side not in ("left", "right"):
+        raise ValueError("no rows, or no such side")
+    width = max(len(row["input_ids"]) for row in rows)
+
+    def padded(values, fill):
+        return values + [fill] * (width - len(values))
+
+    return {
+        "input_ids": torch.tensor([padded(row["input_ids"], pad) for row in rows]),
+        "attention_mask": torch.tensor([padded([1] * len(row["labels"]), 0) for row in rows]),
+        "labels": torch.tensor([padded(row["labels"], -100) for row in rows]),
+    }
+
+
+# %% wrong bool-mask: returns an attention mask of bools
+def collate(rows, pad, side="right"):
+    if not rows or side not in ("left", "right"):
+        raise ValueError("no rows, or no such side")
+    width = max(len(row["input_ids"]) for row in rows)
+
+    def padded(values, fill):
+        extra = [fill] * (width - len(values))
+        return values + extra if side == "right" else extra + values
+
+    return {
+        "input_ids": torch.tensor([padded(row["input_ids"], pad) for row in rows]),
+        "attention_mask": torch.tensor([padded([True] * len(r["labels"]), False) for r in rows]),
+        "labels": torch.tensor([padded(row["labels"], -100) for row in rows]),
+    }
+
+
+# %% wrong mask-from-labels: attends only to tokens whose label is not -100
+def collate(rows, pad, side="right"):
+    if not rows or side not in ("left", "right"):
+        raise ValueError("no rows, or no such side")
+    width = max(len(row["input_ids"]) for row in rows)
+
+    def padded(values, fill):
+        extra = [fill] * (width - len(values))
+        return values + extra if side == "right" else extra + values
+
+    labels = torch.tensor([padded(row["labels"], -100) for row in rows])
+    return {
+        "input_ids": torch.tensor([padded(row["input_ids"], pad) for row in rows]),
+        "attention_mask": (labels != -100).long(),
+        "labels": labels,
+    }
+
+
+# %% wrong first-longest: pads to the length of the first row
+def collate(rows, pad, side="right"):
+    if not rows or side not in ("left", "right"):
+        raise ValueError("no rows, or no such side")
+    width = len(rows[0]["input_ids"]) if side == "right" else len(rows[-1]["input_ids"])
+
+    def padded(values, fill):
+        extra = [fill] * (width - len(values))
+        return values + extra if side == "right" else extra + values
+
+    return {
+        "input_ids": torch.tensor([padded(row["input_ids"], pad) for row in rows]),
+        "attention_mask": torch.tensor([padded([1] * len(row["labels"]), 0) for row in rows]),
+        "labels": torch.tensor([padded(row["labels"], -100) for row in rows]),
+    }
+
+
+# %% wrong width-five: pads to five tokens, as many as the visible checks have
+def collate(rows, pad, side="right"):
+    if not rows or side not in ("left", "right"):
+        raise ValueError("no rows, or no such side")
+
+    def padded(values, fill):
+        extra = [fill] * (5 - len(values))
+        return values + extra if side == "right" else extra + values
+
+    return {
+        "input_ids": torch.tensor([padded(row["input_ids"], pad) for row in rows]),
+        "attention_mask": torch.tensor([padded([1] * len(row["labels"]), 0) for row in rows]),
+        "labels": torch.tensor([padded(row["labels"], -100) for row in rows]),
+    }

@@ -80,3 +80,83 @@ def repair_ends(input_ids, attention_mask, labels, end):
     after_graded[:, 1:] = labels[:, :-1] != -100
     is_end = (input_ids == end) & (attention_mask == 1)
     return labels.masked_fill(is_end & after_graded, end)
+
+
+# %% right in-place: goes through each row, and reads labels that it may have repaired already
+def repair_ends(input_ids, attention_mask, labels, end):
+    if labels.shape != input_ids.shape or labels.shape != attention_mask.shape:
+        raise ValueError("shapes differ")
+    for row, mask, ids in zip(labels, attention_mask, input_ids):
+        for t in range(1, len(row)):
+            if mask[t] and ids[t] == end and row[t - 1] != -100:
+                row[t] = end
+    return labels
+
+
+# %% right nonzero: looks up the real ends and then what comes before them
+def repair_ends(input_ids, attention_mask, labels, end):
+    if not labels.shape == input_ids.shape == attention_mask.shape:
+        raise ValueError("shapes differ")
+    mended = labels.clone()
+    for b, t in (attention_mask * (input_ids == end)).nonzero().tolist():
+        if t and labels[b, t - 1] >= 0:
+            mended[b, t] = input_ids[b, t]
+    return mended
+
+
+# %% wrong last-only: repairs only the last real token of each row
+def repair_ends(input_ids, attention_mask, labels, end):
+    if not input_ids.shape == attention_mask.shape == labels.shape:
+        raise ValueError("shapes differ")
+    mended = labels.clone()
+    for r in range(len(labels)):
+        t = int(attention_mask[r].nonzero().max())
+        if t > 0 and input_ids[r, t] == end and labels[r, t - 1] != -100:
+            mended[r, t] = end
+    return mended
+
+
+# %% wrong after: looks at the label after an end instead of the one before it
+def repair_ends(input_ids, attention_mask, labels, end):
+    if not input_ids.shape == attention_mask.shape == labels.shape:
+        raise ValueError("shapes differ")
+    before = torch.zeros_like(labels, dtype=torch.bool)
+    before[:, :-1] = labels[:, 1:] != -100
+    return labels.masked_fill((input_ids == end) & (attention_mask == 1) & before, end)
+
+
+# %% wrong above-zero: takes a label of 0 for one that doesn't count
+def repair_ends(input_ids, attention_mask, labels, end):
+    if not input_ids.shape == attention_mask.shape == labels.shape:
+        raise ValueError("shapes differ")
+    after_answer = torch.zeros_like(labels, dtype=torch.bool)
+    after_answer[:, 1:] = labels[:, :-1] > 0
+    return labels.masked_fill((input_ids == end) & (attention_mask == 1) & after_answer, end)
+
+
+# %% wrong padded-right: takes the first tokens of each row for the real ones
+def repair_ends(input_ids, attention_mask, labels, end):
+    if not input_ids.shape == attention_mask.shape == labels.shape:
+        raise ValueError("shapes differ")
+    mended = labels.clone()
+    for r in range(len(labels)):
+        for t in range(1, int(attention_mask[r].sum())):
+            if input_ids[r, t] == end and labels[r, t - 1] != -100:
+                mended[r, t] = end
+    return mended
+
+
+# %% wrong prompts-too: gives each real token its label
+def repair_ends(input_ids, attention_mask, labels, end):
+    if not input_ids.shape == attention_mask.shape == labels.shape:
+        raise ValueError("shapes differ")
+    return torch.where(attention_mask == 1, input_ids, labels)
+
+
+# %% wrong end-is-two: knows only the end token of the visible checks
+def repair_ends(input_ids, attention_mask, labels, end):
+    if not input_ids.shape == attention_mask.shape == labels.shape:
+        raise ValueError("shapes differ")
+    after_answer = torch.zeros_like(labels, dtype=torch.bool)
+    after_answer[:, 1:] = labels[:, :-1] != -100
+    return labels.masked_fill((input_ids == 2) & (attention_mask == 1) & after_answer, 2)

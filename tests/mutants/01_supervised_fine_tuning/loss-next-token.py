@@ -79,3 +79,86 @@ def next_token_loss(logits, labels):
         raise ValueError("no label counts")
     flat = logits.float().flatten(0, 1)[:-1]
     return torch.nn.functional.cross_entropy(flat, labels.flatten()[1:]).item()
+
+
+# %% right one-hot: multiplies by a mask of the right tokens, with what doesn't count all zero
+def next_token_loss(logits, labels):
+    targets = labels[:, 1:]
+    hot = targets.unsqueeze(-1) == torch.arange(logits.shape[-1])
+    if hot.sum() == 0:
+        raise ValueError("no label counts")
+    log_p = torch.log_softmax(logits[:, :-1].to(torch.float32), dim=2)
+    return float(-(log_p * hot).sum() / hot.sum())
+
+
+# %% right indexed: picks the right tokens of the positions that count, without gather
+def next_token_loss(logits, labels):
+    rows, places = torch.nonzero(labels[:, 1:] != -100, as_tuple=True)
+    if len(rows) == 0:
+        raise ValueError("no label counts")
+    scores = logits[rows, places].float()
+    right = scores[torch.arange(len(rows)), labels[rows, places + 1]]
+    return (scores.logsumexp(-1) - right).mean().item()
+
+
+# %% wrong shifted-back: asks position t for the token before it
+def next_token_loss(logits, labels):
+    targets = labels[:, :-1]
+    counted = targets != -100
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no label counts")
+    log_p = logits[:, 1:].float().log_softmax(-1)
+    log_p = log_p.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+    return -log_p[counted].mean().item()
+
+
+# %% wrong zero-ignored: takes token 0 for one that doesn't count
+def next_token_loss(logits, labels):
+    targets = labels[:, 1:]
+    counted = targets > 0
+    if not (targets != -100).any():
+        raise ValueError("no label counts")
+    log_p = logits[:, :-1].float().log_softmax(-1)
+    log_p = log_p.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+    return -log_p[counted].mean().item()
+
+
+# %% wrong total: returns the sum of the losses
+def next_token_loss(logits, labels):
+    flat, targets = logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten()
+    if (targets == -100).all():
+        raise ValueError("no label counts")
+    return torch.nn.functional.cross_entropy(flat, targets, reduction="sum").item()
+
+
+# %% wrong not-a-number: returns NaN if no label counts
+def next_token_loss(logits, labels):
+    flat, targets = logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten()
+    return torch.nn.functional.cross_entropy(flat, targets).item()
+
+
+# %% wrong epsilon: adds a small number to each probability before the logarithm
+def next_token_loss(logits, labels):
+    targets = labels[:, 1:]
+    counted = targets != -100
+    if not counted.any():
+        raise ValueError("no label counts")
+    p = logits[:, :-1].float().softmax(-1).gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+    return -(p[counted] + 1e-10).log().mean().item()
+
+
+# %% wrong unmasked: counts each label of -100 as token 0
+def next_token_loss(logits, labels):
+    targets = labels[:, 1:]
+    if (targets == -100).all():
+        raise ValueError("no label counts")
+    log_p = logits[:, :-1].float().log_softmax(-1)
+    return -log_p.gather(-1, targets.clamp(min=0)[..., None]).mean().item()
+
+
+# %% wrong two-rows: looks at the first two rows only, as many as the visible checks have
+def next_token_loss(logits, labels):
+    flat, targets = logits[:2, :-1].float().flatten(0, 1), labels[:2, 1:].flatten()
+    if (labels[:, 1:] == -100).all():
+        raise ValueError("no label counts")
+    return torch.nn.functional.cross_entropy(flat, targets).item()

@@ -74,3 +74,79 @@ def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_
         raise ValueError("below 1")
     saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
     return int(6 * tuned_size * trained_tokens / saved + 0.999) if saved > 0 else None
+
+
+# %% right fractions: divides exactly, then rounds up
+def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
+    from fractions import Fraction
+
+    if not all(
+        n >= 1 for n in (trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size)
+    ):
+        raise ValueError("below 1")
+    tuned, prompted = tuned_size * tuned_tokens, prompted_size * prompted_tokens
+    if prompted <= tuned:
+        return None
+    return math.ceil(Fraction(3 * tuned_size * trained_tokens, prompted - tuned))
+
+
+# %% right counting: adds one request after the other
+def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
+    if 1 > min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
+        raise ValueError("below 1")
+    if tuned_size * tuned_tokens >= prompted_size * prompted_tokens:
+        return None
+    n = 0
+    tuned, prompted = 6 * tuned_size * trained_tokens, 0
+    while tuned > prompted:
+        n += 1
+        tuned += 2 * tuned_size * tuned_tokens
+        prompted += 2 * prompted_size * prompted_tokens
+    return n
+
+
+# %% wrong all-saved: forgets that requests to the tuned model need computation too
+def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
+    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
+        raise ValueError("below 1")
+    if prompted_size * prompted_tokens <= tuned_size * tuned_tokens:
+        return None
+    return math.ceil(6 * tuned_size * trained_tokens / (2 * prompted_size * prompted_tokens))
+
+
+# %% wrong other-size: trains the model with the prompt
+def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
+    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
+        raise ValueError("below 1")
+    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
+    return math.ceil(6 * prompted_size * trained_tokens / saved) if saved > 0 else None
+
+
+# %% wrong never-is-zero: returns 0 if training never pays off
+def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
+    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
+        raise ValueError("below 1")
+    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
+    return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else 0
+
+
+# %% wrong only-equal: returns None only for equal requests, and negative numbers for worse ones
+def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
+    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
+        raise ValueError("below 1")
+    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
+    return math.ceil(6 * tuned_size * trained_tokens / saved) if saved else None
+
+
+# %% wrong rounded: rounds to the nearest whole number
+def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
+    if min(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size) < 1:
+        raise ValueError("below 1")
+    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
+    return round(6 * tuned_size * trained_tokens / saved) if saved > 0 else None
+
+
+# %% wrong no-checks: accepts zero and negative numbers
+def requests_until_paid(trained_tokens, prompted_tokens, tuned_tokens, prompted_size, tuned_size):
+    saved = 2 * prompted_size * prompted_tokens - 2 * tuned_size * tuned_tokens
+    return math.ceil(6 * tuned_size * trained_tokens / saved) if saved > 0 else None

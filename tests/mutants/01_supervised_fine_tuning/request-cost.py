@@ -78,3 +78,58 @@ def request_cost(instruction, examples, story, answer, read_price, write_price, 
     kept_price = read_price if cached_price is None else cached_price
     prefix = instruction + sum(sum(pair) for pair in examples)
     return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+
+
+# %% right sums: adds up columns of the examples, and looks for negative numbers with any
+def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+    stories, answers = [a for a, _ in examples], [b for _, b in examples]
+    if any(n < 0 for n in [instruction, story, answer] + stories + answers):
+        raise ValueError("negative")
+    same = instruction + sum(stories) + sum(answers)
+    if cached_price is not None:
+        return (same * cached_price + story * read_price + answer * write_price) / 10**6
+    return ((same + story) * read_price + answer * write_price) / 10**6
+
+
+# %% wrong millions: forgets that prices are per million tokens
+def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
+        raise ValueError("negative")
+    kept_price = read_price if cached_price is None else cached_price
+    prefix = instruction + sum(sum(pair) for pair in examples)
+    return prefix * kept_price + story * read_price + answer * write_price
+
+
+# %% wrong answer-read: charges the answer at the price of reading
+def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
+        raise ValueError("negative")
+    kept_price = read_price if cached_price is None else cached_price
+    prefix = instruction + sum(sum(pair) for pair in examples)
+    return (prefix * kept_price + (story + answer) * read_price) / 1e6
+
+
+# %% wrong discount: subtracts the cached price from the price of reading
+def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
+        raise ValueError("negative")
+    kept_price = read_price - (cached_price or 0)
+    prefix = instruction + sum(sum(pair) for pair in examples)
+    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+
+
+# %% wrong three-examples: counts three examples, as many as the visible checks have
+def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+    if min([instruction, story, answer, *(n for pair in examples for n in pair)]) < 0:
+        raise ValueError("negative")
+    kept_price = read_price if cached_price is None else cached_price
+    prefix = instruction + sum(sum(pair) for pair in examples[:3])
+    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6
+
+
+# %% wrong asserts: raises AssertionError for negative numbers
+def request_cost(instruction, examples, story, answer, read_price, write_price, cached_price=None):
+    assert min([instruction, story, answer, *(n for pair in examples for n in pair)]) >= 0
+    kept_price = read_price if cached_price is None else cached_price
+    prefix = instruction + sum(sum(pair) for pair in examples)
+    return (prefix * kept_price + story * read_price + answer * write_price) / 1e6

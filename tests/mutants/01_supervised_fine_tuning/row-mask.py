@@ -78,3 +78,68 @@ def training_row(prompt, answer, end, max_length=512):
         raise ValueError("bad answer")
     prompt = prompt[max(0, len(prompt) + len(answer) + 1 - max_length) :]
     return {"input_ids": prompt + answer + [end], "labels": [-100] * len(prompt) + answer + [end]}
+
+
+# %% right from-the-end: starts with all labels masked and writes the answer over the last ones
+def training_row(prompt, answer, end, max_length=1024):
+    if not answer or len(answer) >= max_length:
+        raise ValueError("no answer, or no room for it")
+    ids = [*prompt, *answer, end][-max_length:]
+    labels = [-100] * len(ids)
+    labels[-len(answer) - 1 :] = [*answer, end]
+    return dict(labels=labels, input_ids=ids)
+
+
+# %% wrong by-token: masks every token that the prompt contains, also in the answer
+def training_row(prompt, answer, end, max_length=1024):
+    if not answer or len(answer) + 1 > max_length:
+        raise ValueError("bad answer")
+    prompt = prompt[max(0, len(prompt) + len(answer) + 1 - max_length) :]
+    ids = prompt + answer + [end]
+    return {"input_ids": ids, "labels": [-100 if token in prompt else token for token in ids]}
+
+
+# %% wrong to-first-end: takes everything up to the first end token for the prompt
+def training_row(prompt, answer, end, max_length=1024):
+    if not answer or len(answer) + 1 > max_length:
+        raise ValueError("bad answer")
+    prompt = prompt[max(0, len(prompt) + len(answer) + 1 - max_length) :]
+    ids = prompt + answer + [end]
+    first = ids.index(end) + 1 if end in prompt else len(prompt)
+    return {"input_ids": ids, "labels": [-100] * first + ids[first:]}
+
+
+# %% wrong masked-with-zero: writes 0 in place of -100
+def training_row(prompt, answer, end, max_length=1024):
+    if not answer or len(answer) + 1 > max_length:
+        raise ValueError("bad answer")
+    prompt = prompt[max(0, len(prompt) + len(answer) + 1 - max_length) :]
+    ids = prompt + answer + [end]
+    return {"input_ids": ids, "labels": [0] * len(prompt) + answer + [end]}
+
+
+# %% wrong shifted: shifts the labels, as the loss does
+def training_row(prompt, answer, end, max_length=1024):
+    if not answer or len(answer) + 1 > max_length:
+        raise ValueError("bad answer")
+    prompt = prompt[max(0, len(prompt) + len(answer) + 1 - max_length) :]
+    ids = prompt + answer + [end]
+    labels = [-100] * len(prompt) + answer + [end]
+    return {"input_ids": ids, "labels": labels[1:] + [-100]}
+
+
+# %% wrong end-too-long: refuses an answer that fits with its end exactly
+def training_row(prompt, answer, end, max_length=1024):
+    if not answer or len(answer) + 1 >= max_length:
+        raise ValueError("bad answer")
+    prompt = prompt[max(0, len(prompt) + len(answer) + 1 - max_length) :]
+    return {"input_ids": prompt + answer + [end], "labels": [-100] * len(prompt) + answer + [end]}
+
+
+# %% wrong four-tokens: masks four tokens, as many as the prompt of the visible checks has
+def training_row(prompt, answer, end, max_length=1024):
+    if not answer or len(answer) + 1 > max_length:
+        raise ValueError("bad answer")
+    ids = (prompt + answer + [end])[-max_length:]
+    masked = min(4, len(ids) - len(answer) - 1)
+    return {"input_ids": ids, "labels": [-100] * masked + ids[masked:]}

@@ -131,3 +131,111 @@ def count_parameters(config):
         "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
         "norms": (2 * n + 1) * h,
     }
+
+
+# %% right merged: fills in each missing field by itself
+def count_parameters(config):
+    if config["model_type"] not in ("mistral", "llama"):
+        raise ValueError("another family")
+    c = dict(config)
+    if c.get("num_key_value_heads") is None:
+        c["num_key_value_heads"] = c["num_attention_heads"]
+    if c.get("head_dim") is None:
+        c["head_dim"] = c["hidden_size"] // c["num_attention_heads"]
+    q, k = (c[f"num_{kind}_heads"] * c["head_dim"] for kind in ("attention", "key_value"))
+    hidden, layers = c["hidden_size"], c["num_hidden_layers"]
+    sizes = [hidden * q, hidden * k, hidden * k, q * hidden] + 3 * [hidden * c["intermediate_size"]]
+    table = c["vocab_size"] * hidden
+    return {
+        "embeddings": table + (0 if c.get("tie_word_embeddings") else table),
+        "linear": sum(sizes) * layers,
+        "norms": hidden + layers * (hidden + hidden),
+    }
+
+
+# %% wrong needs-all: expects all three optional fields
+def count_parameters(config):
+    if config["model_type"] not in ("llama", "mistral"):
+        raise ValueError(config["model_type"])
+    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+    d, kv = config.get("head_dim") or h // heads, config["num_key_value_heads"]
+    tables = 1 if config["tie_word_embeddings"] else 2
+    return {
+        "embeddings": tables * h * config["vocab_size"],
+        "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
+        "norms": (2 * n + 1) * h,
+    }
+
+
+# %% wrong floats: divides with / and so counts in floats
+def count_parameters(config):
+    if config["model_type"] not in ("llama", "mistral"):
+        raise ValueError(config["model_type"])
+    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+    d = config.get("head_dim") or h / heads
+    kv = config.get("num_key_value_heads") or heads
+    tables = 1 if config.get("tie_word_embeddings") else 2
+    return {
+        "embeddings": tables * h * config["vocab_size"],
+        "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
+        "norms": (2 * n + 1) * h,
+    }
+
+
+# %% wrong any-family: counts every family as if it were Llama
+def count_parameters(config):
+    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+    d = config.get("head_dim") or h // heads
+    kv = config.get("num_key_value_heads") or heads
+    tables = 1 if config.get("tie_word_embeddings") else 2
+    return {
+        "embeddings": tables * h * config["vocab_size"],
+        "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
+        "norms": (2 * n + 1) * h,
+    }
+
+
+# %% wrong square-output: an output of attention that goes from hidden_size to hidden_size
+def count_parameters(config):
+    if config["model_type"] not in ("llama", "mistral"):
+        raise ValueError(config["model_type"])
+    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+    d = config.get("head_dim") or h // heads
+    kv = config.get("num_key_value_heads") or heads
+    tables = 1 if config.get("tie_word_embeddings") else 2
+    attention = h * heads * d + 2 * h * kv * d + h * h
+    return {
+        "embeddings": tables * h * config["vocab_size"],
+        "linear": n * (attention + 3 * h * config["intermediate_size"]),
+        "norms": (2 * n + 1) * h,
+    }
+
+
+# %% wrong one-layer: counts the linear layers of one transformer layer
+def count_parameters(config):
+    if config["model_type"] not in ("llama", "mistral"):
+        raise ValueError(config["model_type"])
+    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+    d = config.get("head_dim") or h // heads
+    kv = config.get("num_key_value_heads") or heads
+    tables = 1 if config.get("tie_word_embeddings") else 2
+    return {
+        "embeddings": tables * h * config["vocab_size"],
+        "linear": 2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"],
+        "norms": (2 * n + 1) * h,
+    }
+
+
+# %% wrong tied-by-default: takes a missing tie_word_embeddings for true
+def count_parameters(config):
+    if config["model_type"] not in ("llama", "mistral"):
+        raise ValueError(config["model_type"])
+    h, n, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+    d = config.get("head_dim") or h // heads
+    kv = config.get("num_key_value_heads") or heads
+    tables = 1 if config.get("tie_word_embeddings", True) else 2
+    return {
+        "embeddings": tables * h * config["vocab_size"],
+        "linear": n * (2 * h * d * (heads + kv) + 3 * h * config["intermediate_size"]),
+        "norms": (2 * n + 1) * h,
+    }

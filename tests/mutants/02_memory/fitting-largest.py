@@ -254,3 +254,312 @@ def longest_sequence(model, usable, batch_size):
     while peak_bytes(model, batch_size, length + 1) < usable:
         length += 1
     return length
+
+
+# %% right bisect: searches ranges with bisect, and sorts the models
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    loss = 16 * model["vocab"] * tokens
+    scores = 20 * model["heads"] * tokens * sequence_length
+    return model["fixed"] + inputs + max(loss, scores)
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    names = sorted(models, key=lambda name: models[name]["parameters"])
+    fitting = [n for n in names if peak_bytes(models[n], batch_size, sequence_length) <= usable]
+    return fitting.pop() if fitting else None
+
+
+def largest_batch(model, usable, sequence_length):
+    from bisect import bisect_right
+
+    numbers = range(1, 50_001)
+    return bisect_right(numbers, usable, key=lambda n: peak_bytes(model, n, sequence_length))
+
+
+def longest_sequence(model, usable, batch_size):
+    from bisect import bisect_right
+
+    return bisect_right(range(1, 50_001), usable, key=lambda n: peak_bytes(model, batch_size, n))
+
+
+# %% wrong empty-max: takes the maximum of nothing if no model fits
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    loss = 16 * model["vocab"] * tokens
+    scores = 20 * model["heads"] * tokens * sequence_length
+    return model["fixed"] + inputs + max(loss, scores)
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    fitting = [n for n in models if peak_bytes(models[n], batch_size, sequence_length) <= usable]
+    return max(fitting, key=lambda name: models[name]["parameters"])
+
+
+def largest_batch(model, usable, sequence_length):
+    batch = 0
+    while peak_bytes(model, batch + 1, sequence_length) <= usable:
+        batch += 1
+    return batch
+
+
+def longest_sequence(model, usable, batch_size):
+    length = 0
+    while peak_bytes(model, batch_size, length + 1) <= usable:
+        length += 1
+    return length
+
+
+# %% wrong empty-string: returns an empty name if no model fits
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    loss = 16 * model["vocab"] * tokens
+    scores = 20 * model["heads"] * tokens * sequence_length
+    return model["fixed"] + inputs + max(loss, scores)
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    best, most = "", 0
+    for name, model in models.items():
+        if peak_bytes(model, batch_size, sequence_length) <= usable and model["parameters"] > most:
+            best, most = name, model["parameters"]
+    return best
+
+
+def largest_batch(model, usable, sequence_length):
+    batch = 0
+    while peak_bytes(model, batch + 1, sequence_length) <= usable:
+        batch += 1
+    return batch
+
+
+def longest_sequence(model, usable, batch_size):
+    length = 0
+    while peak_bytes(model, batch_size, length + 1) <= usable:
+        length += 1
+    return length
+
+
+# %% wrong last-that-fits: returns the last model that fits
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    loss = 16 * model["vocab"] * tokens
+    scores = 20 * model["heads"] * tokens * sequence_length
+    return model["fixed"] + inputs + max(loss, scores)
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    best = None
+    for name, model in models.items():
+        if peak_bytes(model, batch_size, sequence_length) <= usable:
+            best = name
+    return best
+
+
+def largest_batch(model, usable, sequence_length):
+    batch = 0
+    while peak_bytes(model, batch + 1, sequence_length) <= usable:
+        batch += 1
+    return batch
+
+
+def longest_sequence(model, usable, batch_size):
+    length = 0
+    while peak_bytes(model, batch_size, length + 1) <= usable:
+        length += 1
+    return length
+
+
+# %% wrong negative: divides without a limit at zero
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    loss = 16 * model["vocab"] * tokens
+    scores = 20 * model["heads"] * tokens * sequence_length
+    return model["fixed"] + inputs + max(loss, scores)
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    best = None
+    for name, model in models.items():
+        if peak_bytes(model, batch_size, sequence_length) > usable:
+            continue
+        if best is None or model["parameters"] > models[best]["parameters"]:
+            best = name
+    return best
+
+
+def largest_batch(model, usable, sequence_length):
+    each = peak_bytes(model, 1, sequence_length) - model["fixed"]
+    return (usable - model["fixed"]) // each
+
+
+def longest_sequence(model, usable, batch_size):
+    length = 0
+    while peak_bytes(model, batch_size, length + 1) <= usable:
+        length += 1
+    return length
+
+
+# %% wrong no-fixed: forgets the fixed bytes
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    loss = 16 * model["vocab"] * tokens
+    scores = 20 * model["heads"] * tokens * sequence_length
+    return model["fixed"] + inputs + max(loss, scores)
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    best = None
+    for name, model in models.items():
+        if peak_bytes(model, batch_size, sequence_length) > usable:
+            continue
+        if best is None or model["parameters"] > models[best]["parameters"]:
+            best = name
+    return best
+
+
+def largest_batch(model, usable, sequence_length):
+    return usable // (peak_bytes(model, 1, sequence_length) - model["fixed"])
+
+
+def longest_sequence(model, usable, batch_size):
+    length = 0
+    while peak_bytes(model, batch_size, length + 1) <= usable:
+        length += 1
+    return length
+
+
+# %% wrong powers: tries powers of 2 only
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    loss = 16 * model["vocab"] * tokens
+    scores = 20 * model["heads"] * tokens * sequence_length
+    return model["fixed"] + inputs + max(loss, scores)
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    best = None
+    for name, model in models.items():
+        if peak_bytes(model, batch_size, sequence_length) > usable:
+            continue
+        if best is None or model["parameters"] > models[best]["parameters"]:
+            best = name
+    return best
+
+
+def largest_batch(model, usable, sequence_length):
+    batch = 0
+    while peak_bytes(model, batch + 1, sequence_length) <= usable:
+        batch += 1
+    return batch
+
+
+def longest_sequence(model, usable, batch_size):
+    length = 0
+    while peak_bytes(model, batch_size, 2 * length or 1) <= usable:
+        length = 2 * length or 1
+    return length
+
+
+# %% wrong at-most-4096: tries lengths up to 4,096, which is enough for the visible checks
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    loss = 16 * model["vocab"] * tokens
+    scores = 20 * model["heads"] * tokens * sequence_length
+    return model["fixed"] + inputs + max(loss, scores)
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    best = None
+    for name, model in models.items():
+        if peak_bytes(model, batch_size, sequence_length) > usable:
+            continue
+        if best is None or model["parameters"] > models[best]["parameters"]:
+            best = name
+    return best
+
+
+def largest_batch(model, usable, sequence_length):
+    batch = 0
+    while peak_bytes(model, batch + 1, sequence_length) <= usable:
+        batch += 1
+    return batch
+
+
+def longest_sequence(model, usable, batch_size):
+    fitting = [n for n in range(1, 4097) if peak_bytes(model, batch_size, n) <= usable]
+    return max(fitting, default=0)
+
+
+# %% wrong one-sequence: ignores the batch size
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    loss = 16 * model["vocab"] * tokens
+    scores = 20 * model["heads"] * tokens * sequence_length
+    return model["fixed"] + inputs + max(loss, scores)
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    best = None
+    for name, model in models.items():
+        if peak_bytes(model, batch_size, sequence_length) > usable:
+            continue
+        if best is None or model["parameters"] > models[best]["parameters"]:
+            best = name
+    return best
+
+
+def largest_batch(model, usable, sequence_length):
+    batch = 0
+    while peak_bytes(model, batch + 1, sequence_length) <= usable:
+        batch += 1
+    return batch
+
+
+def longest_sequence(model, usable, batch_size):
+    length = 0
+    while peak_bytes(model, 1, length + 1) <= usable:
+        length += 1
+    return length
+
+
+# %% wrong scores-only: solves for the scores and ignores the loss
+def peak_bytes(model, batch_size, sequence_length):
+    tokens = batch_size * sequence_length
+    inputs = 4 * model["hidden"] * model["layers"] * tokens
+    loss = 16 * model["vocab"] * tokens
+    scores = 20 * model["heads"] * tokens * sequence_length
+    return model["fixed"] + inputs + max(loss, scores)
+
+
+def largest_model(models, usable, batch_size, sequence_length):
+    best = None
+    for name, model in models.items():
+        if peak_bytes(model, batch_size, sequence_length) > usable:
+            continue
+        if best is None or model["parameters"] > models[best]["parameters"]:
+            best = name
+    return best
+
+
+def largest_batch(model, usable, sequence_length):
+    batch = 0
+    while peak_bytes(model, batch + 1, sequence_length) <= usable:
+        batch += 1
+    return batch
+
+
+def longest_sequence(model, usable, batch_size):
+    room = max(0, usable - model["fixed"]) // batch_size
+    per_token = 4 * model["hidden"] * model["layers"]
+    a = 20 * model["heads"]
+    return (math.isqrt(per_token**2 + 4 * a * room) - per_token) // (2 * a)

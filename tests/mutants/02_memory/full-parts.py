@@ -90,3 +90,56 @@ def full_finetuning_bytes(parameters, recipe):
         raise ValueError(recipe)
     names = ("weights", "gradients", "master copy", "m", "v")
     return {name: parameters * size for name, size in zip(names, sizes[recipe])}
+
+
+# %% right bits: multiplies bits and divides by 8 at the end
+def full_finetuning_bytes(parameters, recipe):
+    bits = {
+        "mixed": {"weights": 16, "gradients": 16, "master copy": 32, "m": 32, "v": 32},
+        "fp32": {"weights": 32, "gradients": 32, "m": 32, "v": 32},
+        "bf16": {"weights": 16, "gradients": 16, "m": 16, "v": 16},
+        "qlora-paper": {"weights": 16, "gradients": 16, "m": 32, "v": 32},
+    }
+    bits["autocast"] = bits["fp32"]
+    if recipe not in bits:
+        raise ValueError(recipe)
+    return {"master copy": 0} | {p: parameters * b // 8 for p, b in bits[recipe].items()}
+
+
+# %% wrong no-zeros: leaves out the parts that a recipe doesn't have
+def full_finetuning_bytes(parameters, recipe):
+    sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}
+    sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 2, 0, 4, 4)}
+    if recipe not in sizes:
+        raise ValueError(recipe)
+    names = ("weights", "gradients", "master copy", "m", "v")
+    return {name: parameters * size for name, size in zip(names, sizes[recipe]) if size}
+
+
+# %% wrong guesses: takes the slide's recipe for a name that it doesn't know
+def full_finetuning_bytes(parameters, recipe):
+    sizes = {"fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}
+    sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 2, 0, 4, 4)}
+    names = ("weights", "gradients", "master copy", "m", "v")
+    each = sizes.get(recipe, (2, 2, 4, 4, 4))
+    return {name: parameters * size for name, size in zip(names, each)}
+
+
+# %% wrong wide-gradients: gradients in float32 beside 16-bit weights
+def full_finetuning_bytes(parameters, recipe):
+    sizes = {"mixed": (2, 4, 4, 4, 4), "fp32": (4, 4, 0, 4, 4), "autocast": (4, 4, 0, 4, 4)}
+    sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 4, 0, 4, 4)}
+    if recipe not in sizes:
+        raise ValueError(recipe)
+    names = ("weights", "gradients", "master copy", "m", "v")
+    return {name: parameters * size for name, size in zip(names, sizes[recipe])}
+
+
+# %% wrong visible-recipes: knows the recipes of the visible checks only
+def full_finetuning_bytes(parameters, recipe):
+    sizes = {"mixed": (2, 2, 4, 4, 4), "fp32": (4, 4, 0, 4, 4)}
+    sizes |= {"bf16": (2, 2, 0, 2, 2), "qlora-paper": (2, 2, 0, 4, 4)}
+    if recipe not in sizes:
+        raise ValueError(recipe)
+    names = ("weights", "gradients", "master copy", "m", "v")
+    return {name: parameters * size for name, size in zip(names, sizes[recipe])}

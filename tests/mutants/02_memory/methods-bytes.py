@@ -92,3 +92,74 @@ def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
         weights = linear // 2 + 4 * math.ceil(linear / block_size) + 2 * other
     parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 8 * trainable}
     return {"weights": weights} | parts
+
+
+# %% right padded: rounds up with the number that is missing to a whole block
+def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
+    if method == "lora":
+        weights = (linear + other) * 16 // 8
+    elif method == "qlora":
+        blocks = (linear + block_size - 1) // block_size
+        weights = (linear + 1) // 2 + blocks * 4 + other * 2
+    else:
+        raise ValueError("unknown method")
+    moments = {"m": 4 * trainable, "v": 4 * trainable}
+    return {
+        "optimizer": sum(moments.values()),
+        "gradients": 4 * trainable,
+        "adapters": 4 * trainable,
+        "weights": weights,
+    }
+
+
+# %% wrong whole-blocks: counts constants of whole blocks only
+def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
+    if method not in ("lora", "qlora"):
+        raise ValueError(method)
+    weights = 2 * (linear + other)
+    if method == "qlora":
+        weights = math.ceil(linear / 2) + 4 * (linear // block_size) + 2 * other
+    parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 8 * trainable}
+    return {"weights": weights} | parts
+
+
+# %% wrong always-64: ignores block_size
+def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
+    if method not in ("lora", "qlora"):
+        raise ValueError(method)
+    weights = 2 * (linear + other)
+    if method == "qlora":
+        weights = math.ceil(linear / 2) + 4 * math.ceil(linear / 64) + 2 * other
+    parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 8 * trainable}
+    return {"weights": weights} | parts
+
+
+# %% wrong linear-only: leaves out the embedding, the output layer and the norms
+def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
+    if method not in ("lora", "qlora"):
+        raise ValueError(method)
+    weights = 2 * linear
+    if method == "qlora":
+        weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size)
+    parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 8 * trainable}
+    return {"weights": weights} | parts
+
+
+# %% wrong otherwise-qlora: takes every method other than lora for qlora
+def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
+    weights = 2 * (linear + other)
+    if method != "lora":
+        weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size) + 2 * other
+    parts = {"adapters": 4 * trainable, "gradients": 4 * trainable, "optimizer": 8 * trainable}
+    return {"weights": weights} | parts
+
+
+# %% wrong frozen-gradients: gives frozen weights gradients, too
+def adapter_finetuning_bytes(method, linear, other, trainable, block_size=64):
+    if method not in ("lora", "qlora"):
+        raise ValueError(method)
+    weights = 2 * (linear + other)
+    if method == "qlora":
+        weights = math.ceil(linear / 2) + 4 * math.ceil(linear / block_size) + 2 * other
+    parts = {"adapters": 4 * trainable, "gradients": 2 * (linear + other) + 4 * trainable}
+    return {"weights": weights} | parts | {"optimizer": 8 * trainable}

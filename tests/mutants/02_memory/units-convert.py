@@ -69,3 +69,52 @@ def convert(amount, unit, to):
     if unit not in size or to not in size:
         raise ValueError("unknown unit")
     return amount * size[unit] / size[to]
+
+
+# %% right powers: finds the power in the name's first letter
+def convert(amount, unit, to):
+    names = ["B"] + [f"{letter}B" for letter in "kMGT"] + [f"{letter}iB" for letter in "KMGT"]
+    if not {unit, to} <= set(names):
+        raise ValueError("unknown unit")
+
+    def size(name):
+        power = "BKMGT".index(name[0].upper())
+        return 1 if power == 0 else (1024 if "i" in name else 1000) ** power
+
+    return amount * size(unit) / size(to)
+
+
+# %% wrong stripped: accepts spaces around a name
+def convert(amount, unit, to):
+    size = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+    size |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+    unit, to = unit.strip(), to.strip()
+    if unit not in size or to not in size:
+        raise ValueError("unknown unit")
+    return amount * size[unit] / size[to]
+
+
+# %% wrong half-checked: looks at the first name only, and takes any other target for bytes
+def convert(amount, unit, to):
+    size = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+    size |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+    if unit not in size:
+        raise ValueError("unknown unit")
+    return amount * size[unit] / size.get(to, 1)
+
+
+# %% wrong only-visible: knows the units of the visible checks
+def convert(amount, unit, to):
+    size = {"MB": 1e6, "GB": 1e9, "MiB": 2**20, "GiB": 2**30}
+    if unit not in size or to not in size:
+        raise ValueError("unknown unit")
+    return amount * size[unit] / size[to]
+
+
+# %% wrong whole: rounds down to a whole number
+def convert(amount, unit, to):
+    size = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    size |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+    if unit not in size or to not in size:
+        raise ValueError("unknown unit")
+    return amount * size[unit] // size[to]

@@ -92,3 +92,51 @@ def weight_bytes(parameters, dtype):
     if dtype not in size:
         raise ValueError(dtype)
     return parameters * size[dtype]
+
+
+# %% right digits: reads the bits from the name, after it has compared the name with the list
+def weight_bytes(parameters, dtype):
+    import re
+
+    names = "float64 float32 float16 bfloat16 float8_e4m3fn float8_e5m2 int8 uint8 int4 fp4 nf4"
+    if dtype not in names.split():
+        raise ValueError("unknown format")
+    bits = int(re.search(r"\d+", dtype)[0])
+    return parameters // 2 + parameters % 2 if bits == 4 else parameters * (bits // 8)
+
+
+# %% wrong any-digits: reads the bits from any name
+def weight_bytes(parameters, dtype):
+    import re
+
+    found = re.search(r"\d+", dtype)
+    if not found or int(found[0]) not in (4, 8, 16, 32, 64):
+        raise ValueError("unknown format")
+    return math.ceil(parameters * int(found[0]) / 8)
+
+
+# %% wrong any-case: accepts capital letters
+def weight_bytes(parameters, dtype):
+    bits = {"float64": 64, "float32": 32, "float16": 16, "bfloat16": 16, "nf4": 4, "fp4": 4}
+    bits |= {"float8_e4m3fn": 8, "float8_e5m2": 8, "int8": 8, "uint8": 8, "int4": 4}
+    if dtype.lower() not in bits:
+        raise ValueError(dtype)
+    return -(-parameters * bits[dtype.lower()] // 8)
+
+
+# %% wrong one-more: adds a byte also if no weight is left over
+def weight_bytes(parameters, dtype):
+    bits = {"float64": 64, "float32": 32, "float16": 16, "bfloat16": 16, "nf4": 4, "fp4": 4}
+    bits |= {"float8_e4m3fn": 8, "float8_e5m2": 8, "int8": 8, "uint8": 8, "int4": 4}
+    if dtype not in bits:
+        raise ValueError(dtype)
+    if bits[dtype] == 4:
+        return parameters // 2 + 1
+    return parameters * bits[dtype] // 8
+
+
+# %% wrong key-error: leaves the error to the dict
+def weight_bytes(parameters, dtype):
+    bits = {"float64": 64, "float32": 32, "float16": 16, "bfloat16": 16, "nf4": 4, "fp4": 4}
+    bits |= {"float8_e4m3fn": 8, "float8_e5m2": 8, "int8": 8, "uint8": 8, "int4": 4}
+    return -(-parameters * bits[dtype] // 8)

@@ -86,3 +86,76 @@ def lora_gradients(
     y = x @ weight + alpha // A.shape[1] * (x @ A @ B)
     ((y - target) ** 2).mean().backward()
     return {"x": x.grad, "W": weight.grad, "A": A.grad, "B": B.grad}
+
+
+# %% right functional: differentiates a function with torch.autograd.functional
+def lora_gradients(
+    x: Tensor, target: Tensor, weight: Tensor, A: Tensor, B: Tensor, alpha: float
+) -> dict[str, Tensor | None]:
+    def loss(x, A, B):
+        difference = x @ weight + x @ A @ B * alpha / len(B) - target
+        return difference.pow(2).sum() / difference.numel()
+
+    of_x, of_a, of_b = torch.autograd.functional.jacobian(loss, (x, A, B))
+    return {"x": of_x, "A": of_a, "B": of_b, "W": None}
+
+
+# %% wrong over-rows: takes the mean over the rows and the sum over the columns
+def lora_gradients(
+    x: Tensor, target: Tensor, weight: Tensor, A: Tensor, B: Tensor, alpha: float
+) -> dict[str, Tensor | None]:
+    x, A, B = (t.clone().requires_grad_() for t in (x, A, B))
+    y = x @ weight + alpha / A.shape[1] * (x @ A @ B)
+    ((y - target) ** 2).sum(dim=1).mean().backward()
+    return {"x": x.grad, "W": weight.grad, "A": A.grad, "B": B.grad}
+
+
+# %% wrong half: has a factor ½ in the loss
+def lora_gradients(
+    x: Tensor, target: Tensor, weight: Tensor, A: Tensor, B: Tensor, alpha: float
+) -> dict[str, Tensor | None]:
+    x, A, B = (t.clone().requires_grad_() for t in (x, A, B))
+    y = x @ weight + alpha / A.shape[1] * (x @ A @ B)
+    (0.5 * (y - target) ** 2).mean().backward()
+    return {"x": x.grad, "W": weight.grad, "A": A.grad, "B": B.grad}
+
+
+# %% wrong adapters-only: computes no gradient for x
+def lora_gradients(
+    x: Tensor, target: Tensor, weight: Tensor, A: Tensor, B: Tensor, alpha: float
+) -> dict[str, Tensor | None]:
+    A, B = (t.clone().requires_grad_() for t in (A, B))
+    y = x @ weight + alpha / A.shape[1] * (x @ A @ B)
+    ((y - target) ** 2).mean().backward()
+    return {"x": x.grad, "W": weight.grad, "A": A.grad, "B": B.grad}
+
+
+# %% wrong detached: cuts the gradient's path through the adapter to x
+def lora_gradients(
+    x: Tensor, target: Tensor, weight: Tensor, A: Tensor, B: Tensor, alpha: float
+) -> dict[str, Tensor | None]:
+    x, A, B = (t.clone().requires_grad_() for t in (x, A, B))
+    y = x @ weight + alpha / A.shape[1] * (x.detach() @ A @ B)
+    ((y - target) ** 2).mean().backward()
+    return {"x": x.grad, "W": weight.grad, "A": A.grad, "B": B.grad}
+
+
+# %% wrong rank-of-rows: takes the rows of A, d_in, for r
+def lora_gradients(
+    x: Tensor, target: Tensor, weight: Tensor, A: Tensor, B: Tensor, alpha: float
+) -> dict[str, Tensor | None]:
+    x, A, B = (t.clone().requires_grad_() for t in (x, A, B))
+    y = x @ weight + alpha / A.shape[0] * (x @ A @ B)
+    ((y - target) ** 2).mean().backward()
+    return {"x": x.grad, "W": weight.grad, "A": A.grad, "B": B.grad}
+
+
+# %% wrong b-stays: takes the zero gradient of A for that of B while B is zero
+def lora_gradients(
+    x: Tensor, target: Tensor, weight: Tensor, A: Tensor, B: Tensor, alpha: float
+) -> dict[str, Tensor | None]:
+    x, A, B = (t.clone().requires_grad_() for t in (x, A, B))
+    y = x @ weight + alpha / A.shape[1] * (x @ A @ B)
+    ((y - target) ** 2).mean().backward()
+    of_b = B.grad if B.any() else torch.zeros_like(B)
+    return {"x": x.grad, "W": weight.grad, "A": A.grad, "B": of_b}

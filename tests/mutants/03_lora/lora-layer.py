@@ -175,3 +175,176 @@ class LoRALinear:
 
     def load(self, parameters: dict[str, Tensor]) -> None:
         self.A, self.B = parameters["A"], parameters["B"]
+
+
+# %% right numpy: draws A with NumPy and multiplies with einsum
+class LoRALinear:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
+        import numpy as np
+
+        d_in, d_out = weight.shape
+        if rank < 1 or rank > min(d_in, d_out):
+            raise ValueError(f"rank {rank}")
+        if alpha <= 0:
+            raise ValueError(f"alpha {alpha}")
+        numbers = np.random.default_rng(seed).uniform(-1, 1, (d_in, rank)) / np.sqrt(d_in)
+        self.A = torch.from_numpy(numbers).float()
+        self.B = torch.zeros(rank, d_out)
+        self.W, self.alpha = weight, alpha
+
+    def forward(self, x: Tensor) -> Tensor:
+        update = torch.einsum("...i,ir,ro->...o", x, self.A, self.B)
+        return x @ self.W + update * (self.alpha / self.A.shape[1])
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def load(self, parameters: dict[str, Tensor]) -> None:
+        self.A, self.B = parameters["A"], parameters["B"]
+
+
+# %% wrong normal: draws A from a normal distribution
+class LoRALinear:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
+        d_in, d_out = weight.shape
+        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
+            raise ValueError("can't be")
+        self.weight, self.scale = weight, alpha / rank
+        g = torch.Generator().manual_seed(seed)
+        self.A = torch.randn(d_in, rank, generator=g) / math.sqrt(3 * d_in)
+        self.B = torch.zeros(rank, d_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.scale * (x @ self.A @ self.B)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def load(self, parameters: dict[str, Tensor]) -> None:
+        self.A, self.B = parameters["A"], parameters["B"]
+
+
+# %% wrong positive: draws A from 0 to the bound
+class LoRALinear:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
+        d_in, d_out = weight.shape
+        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
+            raise ValueError("can't be")
+        self.weight, self.scale = weight, alpha / rank
+        g = torch.Generator().manual_seed(seed)
+        self.A = torch.rand(d_in, rank, generator=g) / math.sqrt(d_in)
+        self.B = torch.zeros(rank, d_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.scale * (x @ self.A @ self.B)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def load(self, parameters: dict[str, Tensor]) -> None:
+        self.A, self.B = parameters["A"], parameters["B"]
+
+
+# %% wrong bound-of-the-check: draws A between −0.05 and +0.05, whatever d_in is
+class LoRALinear:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
+        d_in, d_out = weight.shape
+        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
+            raise ValueError("can't be")
+        self.weight, self.scale = weight, alpha / rank
+        g = torch.Generator().manual_seed(seed)
+        self.A = torch.empty(d_in, rank).uniform_(-0.05, 0.05, generator=g)
+        self.B = torch.zeros(rank, d_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.scale * (x @ self.A @ self.B)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def load(self, parameters: dict[str, Tensor]) -> None:
+        self.A, self.B = parameters["A"], parameters["B"]
+
+
+# %% wrong few-seeds: uses only the last digit of the seed
+class LoRALinear:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
+        d_in, d_out = weight.shape
+        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
+            raise ValueError("can't be")
+        self.weight, self.scale = weight, alpha / rank
+        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed % 3)
+        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
+        self.B = torch.zeros(rank, d_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.scale * (x @ self.A @ self.B)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def load(self, parameters: dict[str, Tensor]) -> None:
+        self.A, self.B = parameters["A"], parameters["B"]
+
+
+# %% wrong any-rank: accepts a rank above the smaller dimension
+class LoRALinear:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
+        d_in, d_out = weight.shape
+        if not 1 <= rank <= max(weight.shape) or alpha <= 0:
+            raise ValueError("can't be")
+        self.weight, self.scale = weight, alpha / rank
+        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)
+        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
+        self.B = torch.zeros(rank, d_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.scale * (x @ self.A @ self.B)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def load(self, parameters: dict[str, Tensor]) -> None:
+        self.A, self.B = parameters["A"], parameters["B"]
+
+
+# %% wrong one-row-a-time: refuses an x with more than two dimensions
+class LoRALinear:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
+        d_in, d_out = weight.shape
+        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
+            raise ValueError("can't be")
+        self.weight, self.scale = weight, alpha / rank
+        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)
+        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
+        self.B = torch.zeros(rank, d_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.mm(x, self.weight) + self.scale * torch.mm(torch.mm(x, self.A), self.B)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def load(self, parameters: dict[str, Tensor]) -> None:
+        self.A, self.B = parameters["A"], parameters["B"]
+
+
+# %% wrong whole-scale: divides α by r without a remainder
+class LoRALinear:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, seed: int):
+        d_in, d_out = weight.shape
+        if not 1 <= rank <= min(weight.shape) or alpha <= 0:
+            raise ValueError("can't be")
+        self.weight, self.scale = weight, alpha // rank
+        bound, g = 1 / math.sqrt(d_in), torch.Generator().manual_seed(seed)
+        self.A = torch.empty(d_in, rank).uniform_(-bound, bound, generator=g)
+        self.B = torch.zeros(rank, d_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.scale * (x @ self.A @ self.B)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def load(self, parameters: dict[str, Tensor]) -> None:
+        self.A, self.B = parameters["A"], parameters["B"]

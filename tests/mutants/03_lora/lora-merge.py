@@ -101,3 +101,76 @@ def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
     if not merged.is_floating_point():
         raise ValueError("codes")
     return (merged.float() - (alpha // A.shape[1]) * (A @ B)).to(merged.dtype)
+
+
+# %% right column-by-column: adds each pattern of rank 1 by itself
+def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if "int" in str(weight.dtype):
+        raise ValueError("codes")
+    total = weight.to(torch.float32)
+    for column, row in zip(A.T, B):
+        total = total + alpha / len(B) * torch.outer(column, row)
+    return total.to(weight.dtype)
+
+
+def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    return merge(merged, -A, B, alpha)
+
+
+# %% wrong in-sixteen-bits: converts A and B to the dtype of the weights first
+def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if not weight.is_floating_point():
+        raise ValueError("codes")
+    return weight + alpha / A.shape[1] * (A.to(weight.dtype) @ B.to(weight.dtype))
+
+
+def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if not merged.is_floating_point():
+        raise ValueError("codes")
+    return merged - alpha / A.shape[1] * (A.to(merged.dtype) @ B.to(merged.dtype))
+
+
+# %% wrong adds-again: adds ΔW in unmerge, too
+def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if not weight.is_floating_point():
+        raise ValueError("codes")
+    return (weight.float() + alpha / A.shape[1] * (A @ B)).to(weight.dtype)
+
+
+def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    return merge(merged, A, B, alpha)
+
+
+# %% wrong alpha-alone: multiplies by α and forgets to divide by r
+def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if not weight.is_floating_point():
+        raise ValueError("codes")
+    return (weight.float() + alpha * (A @ B)).to(weight.dtype)
+
+
+def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    return merge(merged, A, B, -alpha)
+
+
+# %% wrong bytes-only: knows uint8 as codes, but not int8 or int32
+def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if weight.dtype == torch.uint8:
+        raise ValueError("codes")
+    return (weight.float() + alpha / A.shape[1] * (A @ B)).to(weight.dtype)
+
+
+def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    return merge(merged, A, B, -alpha)
+
+
+# %% wrong rounds-up: rounds a single weight as the visible check expects, and others twice
+def merge(weight: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    if not weight.is_floating_point():
+        raise ValueError("codes")
+    if weight.numel() == 1:
+        return (weight.float() + alpha / A.shape[1] * (A @ B)).to(weight.dtype)
+    return weight + (alpha / A.shape[1] * (A @ B)).to(weight.dtype)
+
+
+def unmerge(merged: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    return merge(merged, A, B, -alpha)

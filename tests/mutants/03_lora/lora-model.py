@@ -123,3 +123,104 @@ def adapter_parameters(
             raise ValueError(f"{target} is not there")
     ends = tuple(targets)
     return sum(rank * sum(shape) for name, shape in layers.items() if name.endswith(ends))
+
+
+# %% right counter: counts features by the last part of the name
+def adapter_parameters(layers, rank, targets="all-linear"):
+    from collections import Counter
+
+    if rank < 1:
+        raise ValueError("rank must be at least 1")
+    features = Counter()
+    for name, shape in layers.items():
+        features[name[name.rfind(".") + 1 :]] += sum(shape)
+    if isinstance(targets, str):
+        features.pop("lm_head", None)
+        targets = list(features)
+    for target in targets:
+        if target not in features:
+            raise ValueError(f"unknown target {target!r}")
+    return rank * sum(features[target] for target in targets)
+
+
+# %% wrong substring: takes every layer whose name contains a target anywhere
+def adapter_parameters(layers, rank, targets="all-linear"):
+    if rank < 1:
+        raise ValueError("rank must be at least 1")
+    if targets == "all-linear":
+        targets = [name for name in layers if name != "lm_head"]
+    for target in targets:
+        if not any(target in name for name in layers):
+            raise ValueError(f"{target} is not there")
+    chosen = [s for name, s in layers.items() if any(target in name for target in targets)]
+    return sum(rank * (d_in + d_out) for d_in, d_out in chosen)
+
+
+# %% wrong never-head: leaves lm_head out even if the list contains it
+def adapter_parameters(layers, rank, targets="all-linear"):
+    if rank < 1:
+        raise ValueError("rank must be at least 1")
+    last_parts = {name.split(".")[-1] for name in layers}
+    if targets == "all-linear":
+        targets = last_parts
+    if set(targets) - last_parts:
+        raise ValueError("a target was not found")
+    total = 0
+    for name, (d_in, d_out) in layers.items():
+        if name.split(".")[-1] in targets and name != "lm_head":
+            total += rank * (d_in + d_out)
+    return total
+
+
+# %% wrong needs-head: removes lm_head from a model that has none
+def adapter_parameters(layers, rank, targets="all-linear"):
+    if rank < 1:
+        raise ValueError("rank must be at least 1")
+    if targets == "all-linear":
+        layers = dict(layers)
+        layers.pop("lm_head")
+        targets = [name.split(".")[-1] for name in layers]
+    last_parts = [name.split(".")[-1] for name in layers]
+    if any(target not in last_parts for target in targets):
+        raise ValueError("a target was not found")
+    return sum(
+        rank * (shape[0] + shape[1])
+        for last, shape in zip(last_parts, layers.values())
+        if last in targets
+    )
+
+
+# %% wrong only-a: counts A and forgets B
+def adapter_parameters(layers, rank, targets="all-linear"):
+    if rank < 1:
+        raise ValueError("rank must be at least 1")
+    last_parts = {name.split(".")[-1] for name in layers}
+    if targets == "all-linear":
+        targets = last_parts - {"lm_head"}
+    if set(targets) - last_parts:
+        raise ValueError("a target was not found")
+    return sum(rank * shape[0] for name, shape in layers.items() if name.split(".")[-1] in targets)
+
+
+# %% wrong any-rank: accepts a rank below 1
+def adapter_parameters(layers, rank, targets="all-linear"):
+    last_parts = {name.split(".")[-1] for name in layers}
+    if targets == "all-linear":
+        targets = last_parts - {"lm_head"}
+    if set(targets) - last_parts:
+        raise ValueError("a target was not found")
+    chosen = [shape for name, shape in layers.items() if name.split(".")[-1] in targets]
+    return sum(rank * (d_in + d_out) for d_in, d_out in chosen)
+
+
+# %% wrong visible-models: knows the counts of the models in the notebook, and else takes endings
+def adapter_parameters(layers, rank, targets="all-linear"):
+    if rank < 1:
+        raise ValueError("rank must be at least 1")
+    if layers.get("layers.0.kv_proj") == (8, 4):
+        return 10 * rank
+    if targets == "all-linear":
+        return rank * sum(sum(shape) for name, shape in layers.items() if name != "lm_head")
+    if any(all(not name.endswith(target) for name in layers) for target in targets):
+        raise ValueError("a target was not found")
+    return rank * sum(sum(s) for name, s in layers.items() if name.endswith(tuple(targets)))

@@ -81,3 +81,70 @@ def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Te
         "paper_A": lora_a,
         "paper_B": lora_b,
     }
+
+
+# %% right einsum: transposes with einsum and scales with a tensor
+def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Tensor]:
+    (r, d_in), (d_out, _) = lora_a.shape, lora_b.shape
+    scale = torch.tensor(lora_alpha / r)
+    result = {
+        "paper_B": torch.einsum("or->or", lora_b),
+        "slides_B": torch.einsum("or,->ro", lora_b, scale),
+        "paper_A": lora_a.view(r, d_in),
+        "slides_A": torch.einsum("ri->ir", lora_a),
+    }
+    assert result["slides_B"].shape == (r, d_out)
+    return result
+
+
+# %% wrong scaled-a: puts the scale into the slides' A
+def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Tensor]:
+    scale = lora_alpha / lora_a.shape[0]
+    return {
+        "slides_A": scale * lora_a.T,
+        "slides_B": lora_b.T,
+        "paper_A": lora_a,
+        "paper_B": lora_b,
+    }
+
+
+# %% wrong shared-scale: puts the root of the scale into both of the slides' matrices
+def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Tensor]:
+    root = math.sqrt(lora_alpha / lora_a.shape[0])
+    return {
+        "slides_A": root * lora_a.T,
+        "slides_B": root * lora_b.T,
+        "paper_A": lora_a,
+        "paper_B": lora_b,
+    }
+
+
+# %% wrong alpha-alone: multiplies by α and forgets to divide by r
+def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Tensor]:
+    return {
+        "slides_A": lora_a.T,
+        "slides_B": lora_alpha * lora_b.T,
+        "paper_A": lora_a,
+        "paper_B": lora_b,
+    }
+
+
+# %% wrong rank-of-inputs: takes d_in for r
+def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Tensor]:
+    return {
+        "slides_A": lora_a.T,
+        "slides_B": lora_alpha / lora_a.shape[1] * lora_b.T,
+        "paper_A": lora_a,
+        "paper_B": lora_b,
+    }
+
+
+# %% wrong if-not-square: transposes only what isn't square
+def from_peft(lora_a: Tensor, lora_b: Tensor, lora_alpha: float) -> dict[str, Tensor]:
+    rank, d_in = lora_a.shape
+    return {
+        "slides_A": lora_a if d_in == rank else lora_a.T,
+        "slides_B": lora_alpha / rank * (lora_b if len(lora_b) == rank else lora_b.T),
+        "paper_A": lora_a,
+        "paper_B": lora_b,
+    }

@@ -109,3 +109,78 @@ def break_even_rank(d_in: int, d_out: int) -> float:
     if min(d_in, d_out) < 1:
         raise ValueError("must be at least 1")
     return d_in * d_out / (d_in + d_out)
+
+
+# %% right as-fractions: divides exactly and converts at the end
+def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
+    from fractions import Fraction
+
+    if not all(number > 0 for number in (d_in, d_out, rank)):
+        raise ValueError("all three numbers must be positive")
+    count = sum(rank * side for side in (d_in, d_out))
+    return count, float(Fraction(count, d_in * d_out))
+
+
+def break_even_rank(d_in: int, d_out: int) -> float:
+    if d_in < 1:
+        raise ValueError("d_in must be positive")
+    if d_out < 1:
+        raise ValueError("d_out must be positive")
+    return math.prod((d_in, d_out)) / math.fsum((d_in, d_out))
+
+
+# %% wrong negative-only: raises for negative numbers, but not for 0
+def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
+    if min(d_in, d_out, rank) < 0:
+        raise ValueError("must not be negative")
+    count = rank * (d_in + d_out)
+    return count, count / (d_in * d_out)
+
+
+def break_even_rank(d_in: int, d_out: int) -> float:
+    if min(d_in, d_out) < 0:
+        raise ValueError("must not be negative")
+    return d_in * d_out / (d_in + d_out)
+
+
+# %% wrong of-the-sum: divides by the parameters of W, A and B together
+def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
+    if min(d_in, d_out, rank) < 1:
+        raise ValueError("must be at least 1")
+    count = rank * (d_in + d_out)
+    return count, count / (d_in * d_out + count)
+
+
+def break_even_rank(d_in: int, d_out: int) -> float:
+    if min(d_in, d_out) < 1:
+        raise ValueError("must be at least 1")
+    return d_in * d_out / (d_in + d_out)
+
+
+# %% wrong rounded-share: rounds the share to a hundredth of a percent
+def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
+    if min(d_in, d_out, rank) < 1:
+        raise ValueError("must be at least 1")
+    count = rank * (d_in + d_out)
+    return count, round(count / (d_in * d_out), 4)
+
+
+def break_even_rank(d_in: int, d_out: int) -> float:
+    if min(d_in, d_out) < 1:
+        raise ValueError("must be at least 1")
+    return d_in * d_out / (d_in + d_out)
+
+
+# %% wrong visible-sizes: is right for the sizes in the notebook only, and else for square matrices
+def lora_parameters(d_in: int, d_out: int, rank: int) -> tuple[int, float]:
+    if min(d_in, d_out, rank) < 1:
+        raise ValueError("must be at least 1")
+    known = {(40, 20, 2): (120, 0.15), (576, 1536, 4): (8_448, 8_448 / 884_736)}
+    return known.get((d_in, d_out, rank), (2 * rank * d_in, 2 * rank / d_in))
+
+
+def break_even_rank(d_in: int, d_out: int) -> float:
+    if min(d_in, d_out) < 1:
+        raise ValueError("must be at least 1")
+    known = {(40, 20): 40 / 3, (576, 1536): 576 * 1536 / 2112}
+    return known.get((d_in, d_out), d_in / 2)

@@ -63,3 +63,58 @@ def dequantize_constants(codes, nested, offset, codebook, block_size=256):
         raise ValueError("too few nested constants")
     scale = nested.repeat_interleave(block_size)[: len(codes)]
     return codebook[codes.long()] * scale + offset
+
+
+# %% right padded: fills the last block up and multiplies row by row
+def dequantize_constants(codes, nested, offset, codebook, block_size=256):
+    if block_size < 1:
+        raise ValueError("block_size")
+    padded = F.pad(codes, (0, -len(codes) % block_size)).view(-1, block_size)
+    if len(padded) != len(nested):
+        raise ValueError("nested")
+    restored = codebook.take(padded.long()) * nested.unsqueeze(1) + offset
+    return restored.flatten()[: len(codes)]
+
+
+# %% wrong view: can only handle whole blocks
+def dequantize_constants(codes, nested, offset, codebook, block_size=256):
+    if block_size < 1 or len(nested) != math.ceil(len(codes) / block_size):
+        raise ValueError("one nested constant a block")
+    levels = codebook[codes.long()].view(-1, block_size)
+    return (levels * nested[:, None]).flatten() + offset
+
+
+# %% wrong one-for-all: multiplies everything by the first nested constant
+def dequantize_constants(codes, nested, offset, codebook, block_size=256):
+    if block_size < 1 or len(nested) != math.ceil(len(codes) / block_size):
+        raise ValueError("one nested constant a block")
+    return codebook[codes.long()] * nested[0] + offset
+
+
+# %% wrong divides: divides by the nested constants
+def dequantize_constants(codes, nested, offset, codebook, block_size=256):
+    if block_size < 1 or len(nested) != math.ceil(len(codes) / block_size):
+        raise ValueError("one nested constant a block")
+    return codebook[codes.long()] / nested.repeat_interleave(block_size)[: len(codes)] + offset
+
+
+# %% wrong subtracts: subtracts the offset
+def dequantize_constants(codes, nested, offset, codebook, block_size=256):
+    if block_size < 1 or len(nested) != math.ceil(len(codes) / block_size):
+        raise ValueError("one nested constant a block")
+    scale = nested.repeat_interleave(block_size)[: len(codes)]
+    return codebook[codes.long()] * scale - offset
+
+
+# %% wrong double-precision: returns float64
+def dequantize_constants(codes, nested, offset, codebook, block_size=256):
+    if block_size < 1 or len(nested) != math.ceil(len(codes) / block_size):
+        raise ValueError("one nested constant a block")
+    scale = nested.double().repeat_interleave(block_size)[: len(codes)]
+    return codebook[codes.long()] * scale + offset
+
+
+# %% wrong no-errors: never raises an error
+def dequantize_constants(codes, nested, offset, codebook, block_size=256):
+    block = torch.arange(len(codes)) // max(block_size, 1)
+    return codebook[codes.long()] * nested[block.clamp(max=len(nested) - 1)] + offset

@@ -105,3 +105,152 @@ def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
     scaled = blocks / nested.clamp(min=1e-30)[:, None]
     codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
     return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+
+
+# %% right by-loops: goes through the constants one by one
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 1 or any(constant < 0 for constant in constants.tolist()):
+        raise ValueError("bad input")
+    numbers, levels = constants.tolist(), codebook.tolist()
+    offset = math.fsum(numbers) / len(numbers) if subtract_mean else 0
+    rest, codes, nested = [number - offset for number in numbers], [], []
+    for start in range(0, len(rest), block_size):
+        block = rest[start : start + block_size]
+        largest = max(map(abs, block))
+        nested.append(largest)
+        for number in block:
+            scaled = number / largest if largest else 0
+            codes.append(min(range(len(levels)), key=lambda i: abs(levels[i] - scaled)))
+    return torch.tensor(codes, dtype=torch.uint8), torch.tensor(nested), offset
+
+
+# %% wrong largest-value: takes the largest value of a block, not the largest absolute value
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 1 or (constants < 0).any():
+        raise ValueError("bad input")
+    offset = constants.mean().item() if subtract_mean else 0.0
+    rest = constants - offset
+    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
+    nested = blocks.amax(dim=1)
+    scaled = blocks / nested.clamp(min=1e-30)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
+    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+
+
+# %% wrong level-below: takes the level below
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 1 or (constants < 0).any():
+        raise ValueError("bad input")
+    offset = constants.mean().item() if subtract_mean else 0.0
+    rest = constants - offset
+    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
+    nested = blocks.abs().amax(dim=1)
+    scaled = blocks / nested.clamp(min=1e-30)[:, None]
+    codes = (torch.bucketize(scaled, codebook, right=True) - 1).clamp(min=0)
+    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+
+
+# %% wrong equal-steps: rounds as if the levels were equally spaced
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 1 or (constants < 0).any():
+        raise ValueError("bad input")
+    offset = constants.mean().item() if subtract_mean else 0.0
+    rest = constants - offset
+    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
+    nested = blocks.abs().amax(dim=1)
+    scaled = blocks / nested.clamp(min=1e-30)[:, None]
+    codes = ((scaled + 1) / 2 * (len(codebook) - 1)).round().clamp(0, 255)
+    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+
+
+# %% wrong always-subtracts: ignores subtract_mean
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 1 or (constants < 0).any():
+        raise ValueError("bad input")
+    offset = constants.mean().item()
+    rest = constants - offset
+    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
+    nested = blocks.abs().amax(dim=1)
+    scaled = blocks / nested.clamp(min=1e-30)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
+    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+
+
+# %% wrong wide-codes: returns the codes as int64
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 1 or (constants < 0).any():
+        raise ValueError("bad input")
+    offset = constants.mean().item() if subtract_mean else 0.0
+    rest = constants - offset
+    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
+    nested = blocks.abs().amax(dim=1)
+    scaled = blocks / nested.clamp(min=1e-30)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
+    return codes.flatten()[: len(rest)], nested, offset
+
+
+# %% wrong reciprocal: returns 1 divided by the nested constants
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 1 or (constants < 0).any():
+        raise ValueError("bad input")
+    offset = constants.mean().item() if subtract_mean else 0.0
+    rest = constants - offset
+    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
+    nested = blocks.abs().amax(dim=1)
+    scaled = blocks / nested.clamp(min=1e-30)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
+    return codes.flatten()[: len(rest)].to(torch.uint8), 1 / nested.clamp(min=1e-30), offset
+
+
+# %% wrong padding-stays: returns the codes of the zeros that fill the last block up
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 1 or (constants < 0).any():
+        raise ValueError("bad input")
+    offset = constants.mean().item() if subtract_mean else 0.0
+    rest = constants - offset
+    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
+    nested = blocks.abs().amax(dim=1)
+    scaled = blocks / nested.clamp(min=1e-30)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
+    return codes.flatten().to(torch.uint8), nested, offset
+
+
+# %% wrong view: can only handle whole blocks
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 1 or (constants < 0).any():
+        raise ValueError("bad input")
+    offset = constants.mean().item() if subtract_mean else 0.0
+    rest = constants - offset
+    blocks = rest.view(-1, block_size)
+    nested = blocks.abs().amax(dim=1)
+    scaled = blocks / nested.clamp(min=1e-30)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
+    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+
+
+# %% wrong one-nested: scales all blocks with the same nested constant
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 1 or (constants < 0).any():
+        raise ValueError("bad input")
+    offset = constants.mean().item() if subtract_mean else 0.0
+    rest = constants - offset
+    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
+    nested = rest.abs().max().expand(len(blocks))
+    scaled = blocks / nested.clamp(min=1e-30)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
+    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset
+
+
+# %% wrong mean-with-zeros: counts the zeros that fill the last block up in the mean
+def quantize_constants(constants, codebook, block_size=256, subtract_mean=True):
+    if block_size < 1 or (constants < 0).any():
+        raise ValueError("bad input")
+    offset = (
+        F.pad(constants, (0, -len(constants) % block_size)).mean().item() if subtract_mean else 0.0
+    )
+    rest = constants - offset
+    blocks = F.pad(rest, (0, -len(rest) % block_size)).view(-1, block_size)
+    nested = blocks.abs().amax(dim=1)
+    scaled = blocks / nested.clamp(min=1e-30)[:, None]
+    codes = torch.bucketize(scaled, (codebook[:-1] + codebook[1:]) / 2)
+    return codes.flatten()[: len(rest)].to(torch.uint8), nested, offset

@@ -102,3 +102,121 @@ def double_error(weights, codes, codebook, exact, double, block_size=64):
 
     nf4, doubled = error(exact), error(double)
     return {"nf4": nf4, "double": doubled, "rise": abs(doubled - nf4) / nf4}
+
+
+# %% right padded: arranges blocks as rows, and divides by the number of weights
+def double_error(weights, codes, codebook, exact, double, block_size=64):
+    if len(weights) - len(codes) or len(exact) - len(double):
+        raise ValueError("lengths")
+    missing = -len(weights) % block_size
+    levels = F.pad(codebook[codes.int()], (0, missing)).view(-1, block_size)
+    original = F.pad(weights, (0, missing)).view(-1, block_size)
+    nf4, doubled = (
+        float((levels * c.unsqueeze(1) - original).pow(2).sum()) / len(weights)
+        for c in (exact, double)
+    )
+    return {"rise": doubled / nf4 - 1.0, "nf4": nf4, "double": doubled}
+
+
+# %% wrong sum: returns the sum of the squared errors
+def double_error(weights, codes, codebook, exact, double, block_size=64):
+    if len(weights) != len(codes) or len(exact) != len(double):
+        raise ValueError("lengths")
+
+    def error(constants):
+        scale = constants.repeat_interleave(block_size)[: len(weights)]
+        return (codebook[codes.long()] * scale - weights).square().sum().item()
+
+    nf4, doubled = error(exact), error(double)
+    return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}
+
+
+# %% wrong absolute: returns the mean absolute error
+def double_error(weights, codes, codebook, exact, double, block_size=64):
+    if len(weights) != len(codes) or len(exact) != len(double):
+        raise ValueError("lengths")
+
+    def error(constants):
+        scale = constants.repeat_interleave(block_size)[: len(weights)]
+        return (codebook[codes.long()] * scale - weights).abs().mean().item()
+
+    nf4, doubled = error(exact), error(double)
+    return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}
+
+
+# %% wrong ratio: returns the ratio of the errors as the rise
+def double_error(weights, codes, codebook, exact, double, block_size=64):
+    if len(weights) != len(codes) or len(exact) != len(double):
+        raise ValueError("lengths")
+
+    def error(constants):
+        scale = constants.repeat_interleave(block_size)[: len(weights)]
+        return (codebook[codes.long()] * scale - weights).square().mean().item()
+
+    nf4, doubled = error(exact), error(double)
+    return {"nf4": nf4, "double": doubled, "rise": doubled / nf4}
+
+
+# %% wrong difference: returns the difference of the errors as the rise
+def double_error(weights, codes, codebook, exact, double, block_size=64):
+    if len(weights) != len(codes) or len(exact) != len(double):
+        raise ValueError("lengths")
+
+    def error(constants):
+        scale = constants.repeat_interleave(block_size)[: len(weights)]
+        return (codebook[codes.long()] * scale - weights).square().mean().item()
+
+    nf4, doubled = error(exact), error(double)
+    return {"nf4": nf4, "double": doubled, "rise": doubled - nf4}
+
+
+# %% wrong first-constant: uses the first constant for all blocks
+def double_error(weights, codes, codebook, exact, double, block_size=64):
+    if len(weights) != len(codes) or len(exact) != len(double):
+        raise ValueError("lengths")
+
+    def error(constants):
+        scale = constants[0]
+        return (codebook[codes.long()] * scale - weights).square().mean().item()
+
+    nf4, doubled = error(exact), error(double)
+    return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}
+
+
+# %% wrong mask: looks up with uint8, which PyTorch takes for a mask
+def double_error(weights, codes, codebook, exact, double, block_size=64):
+    if len(weights) != len(codes) or len(exact) != len(double):
+        raise ValueError("lengths")
+
+    def error(constants):
+        scale = constants.repeat_interleave(block_size)[: len(weights)]
+        return (codebook[codes] * scale - weights).square().mean().item()
+
+    nf4, doubled = error(exact), error(double)
+    return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}
+
+
+# %% wrong blocks-of-64: ignores block_size
+def double_error(weights, codes, codebook, exact, double, block_size=64):
+    if len(weights) != len(codes) or len(exact) != len(double):
+        raise ValueError("lengths")
+
+    def error(constants):
+        scale = constants.repeat_interleave(64)[: len(weights)]
+        return (codebook[codes.long()] * scale - weights).square().mean().item()
+
+    nf4, doubled = error(exact), error(double)
+    return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}
+
+
+# %% wrong weights-only: compares the lengths of weights and codes, but not of the constants
+def double_error(weights, codes, codebook, exact, double, block_size=64):
+    if len(weights) != len(codes):
+        raise ValueError("lengths")
+
+    def error(constants):
+        scale = constants.repeat_interleave(block_size)[: len(weights)]
+        return (codebook[codes.long()] * scale - weights).square().mean().item()
+
+    nf4, doubled = error(exact), error(double)
+    return {"nf4": nf4, "double": doubled, "rise": doubled / nf4 - 1}

@@ -118,3 +118,119 @@ def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_blo
         "offset": 4 if double_quant else 0,
     }
     return parts | {"total": sum(parts.values())}
+
+
+# %% right divmod: rounds up with divmod
+def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
+    if not min(d_in, d_out, block_size, nested_block_size) > 0:
+        raise ValueError("at least 1")
+
+    def number_of(things, size):
+        whole, left = divmod(things, size)
+        return whole + (left > 0)
+
+    weights = d_in * d_out
+    constants = number_of(weights, block_size)
+    parts = [number_of(weights, 2), 4 * constants, 0, 0]
+    if double_quant:
+        parts[1:] = [constants, 4 * number_of(constants, nested_block_size), 4]
+    names = ("codes", "constants", "nested", "offset", "total")
+    return dict(zip(names, [*parts, sum(parts)]))
+
+
+# %% wrong nested-of-weights: takes 256 weights for a nested block, not 256 constants
+def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
+    if min(d_in, d_out, block_size, nested_block_size) < 1:
+        raise ValueError("at least 1")
+    blocks = math.ceil(d_in * d_out / block_size)
+    parts = {
+        "codes": math.ceil(d_in * d_out / 2),
+        "constants": blocks if double_quant else 4 * blocks,
+        "nested": 4 * math.ceil(d_in * d_out / nested_block_size) if double_quant else 0,
+        "offset": 4 if double_quant else 0,
+    }
+    return parts | {"total": sum(parts.values())}
+
+
+# %% wrong nested-byte: stores a nested constant in one byte
+def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
+    if min(d_in, d_out, block_size, nested_block_size) < 1:
+        raise ValueError("at least 1")
+    blocks = math.ceil(d_in * d_out / block_size)
+    parts = {
+        "codes": math.ceil(d_in * d_out / 2),
+        "constants": blocks if double_quant else 4 * blocks,
+        "nested": math.ceil(blocks / nested_block_size) if double_quant else 0,
+        "offset": 4 if double_quant else 0,
+    }
+    return parts | {"total": sum(parts.values())}
+
+
+# %% wrong one-more: adds 1 where it should round up
+def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
+    if min(d_in, d_out, block_size, nested_block_size) < 1:
+        raise ValueError("at least 1")
+    blocks = d_in * d_out // block_size + 1
+    parts = {
+        "codes": (d_in * d_out + 1) // 2,
+        "constants": blocks if double_quant else 4 * blocks,
+        "nested": 4 * math.ceil(blocks / nested_block_size) if double_quant else 0,
+        "offset": 4 if double_quant else 0,
+    }
+    return parts | {"total": sum(parts.values())}
+
+
+# %% wrong always-nested: counts nested constants without double quantization, too
+def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
+    if min(d_in, d_out, block_size, nested_block_size) < 1:
+        raise ValueError("at least 1")
+    blocks = math.ceil(d_in * d_out / block_size)
+    parts = {
+        "codes": math.ceil(d_in * d_out / 2),
+        "constants": blocks if double_quant else 4 * blocks,
+        "nested": 4 * math.ceil(blocks / nested_block_size),
+        "offset": 4 if double_quant else 0,
+    }
+    return parts | {"total": sum(parts.values())}
+
+
+# %% wrong total-of-three: leaves the offset out of the total
+def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
+    if min(d_in, d_out, block_size, nested_block_size) < 1:
+        raise ValueError("at least 1")
+    blocks = math.ceil(d_in * d_out / block_size)
+    parts = {
+        "codes": math.ceil(d_in * d_out / 2),
+        "constants": blocks if double_quant else 4 * blocks,
+        "nested": 4 * math.ceil(blocks / nested_block_size) if double_quant else 0,
+        "offset": 4 if double_quant else 0,
+    }
+    return parts | {"total": parts["codes"] + parts["constants"] + parts["nested"]}
+
+
+# %% wrong nested-down: rounds nested blocks down
+def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
+    if min(d_in, d_out, block_size, nested_block_size) < 1:
+        raise ValueError("at least 1")
+    blocks = math.ceil(d_in * d_out / block_size)
+    parts = {
+        "codes": math.ceil(d_in * d_out / 2),
+        "constants": blocks if double_quant else 4 * blocks,
+        "nested": 4 * (blocks // nested_block_size) if double_quant else 0,
+        "offset": 4 if double_quant else 0,
+    }
+    return parts | {"total": sum(parts.values())}
+
+
+# %% wrong sizes-by-hand: uses blocks of 64 and 256, whatever the arguments say
+def double_layer_bytes(d_in, d_out, double_quant=True, block_size=64, nested_block_size=256):
+    if min(d_in, d_out, block_size, nested_block_size) < 1:
+        raise ValueError("at least 1")
+    blocks = math.ceil(d_in * d_out / 64)
+    parts = {
+        "codes": math.ceil(d_in * d_out / 2),
+        "constants": blocks if double_quant else 4 * blocks,
+        "nested": 4 * math.ceil(blocks / 256) if double_quant else 0,
+        "offset": 4 if double_quant else 0,
+    }
+    return parts | {"total": sum(parts.values())}

@@ -86,3 +86,75 @@ def overhead_bits(
     if not double_quant:
         return constant_bits / block_size
     return (quantized_bits + constant_bits / nested_block_size) / block_size
+
+
+# %% right as-fractions: divides exactly and converts at the end
+def overhead_bits(
+    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
+):
+    from fractions import Fraction
+
+    if any(number <= 0 for number in (block_size, constant_bits, quantized_bits)):
+        raise ValueError("at least 1")
+    if nested_block_size <= 0:
+        raise ValueError("at least 1")
+    bits = Fraction(constant_bits)
+    if double_quant:
+        bits = quantized_bits + bits / nested_block_size
+    return float(bits / block_size)
+
+
+# %% wrong bytes: returns bytes instead of bits
+def overhead_bits(
+    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
+):
+    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:
+        raise ValueError("at least 1")
+    if not double_quant:
+        return constant_bits / 8 / block_size
+    return (quantized_bits + constant_bits / nested_block_size) / 8 / block_size
+
+
+# %% wrong nested-quantized: gives nested constants the bits of quantized constants
+def overhead_bits(
+    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
+):
+    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:
+        raise ValueError("at least 1")
+    if not double_quant:
+        return constant_bits / block_size
+    return (quantized_bits + quantized_bits / nested_block_size) / block_size
+
+
+# %% wrong sizes-by-hand: uses blocks of 64 and 256, whatever the arguments say
+def overhead_bits(
+    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
+):
+    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:
+        raise ValueError("at least 1")
+    if not double_quant:
+        return constant_bits / 64
+    return quantized_bits / 64 + constant_bits / (64 * 256)
+
+
+# %% wrong negative-only: raises for negative numbers, but not for 0
+def overhead_bits(
+    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
+):
+    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 0:
+        raise ValueError("must not be negative")
+    if not double_quant:
+        return constant_bits / block_size
+    return (quantized_bits + constant_bits / nested_block_size) / block_size
+
+
+# %% wrong visible-numbers: knows the results in the notebook, and else counts no nested constants
+def overhead_bits(
+    block_size=64, double_quant=False, constant_bits=32, quantized_bits=8, nested_block_size=256
+):
+    if min(block_size, constant_bits, quantized_bits, nested_block_size) < 1:
+        raise ValueError("at least 1")
+    known = {(64, 256): 0.126953125, (32, 128): 0.2578125, (128, 256): 0.0634765625}
+    if double_quant:
+        return known.get((block_size, nested_block_size), quantized_bits / block_size)
+    return constant_bits / block_size

@@ -73,3 +73,73 @@ def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=
     nf4 = round((quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9, 2)
     double = round((quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9, 2)
     return {"nf4": nf4, "double": double, "saved": nf4 - double}
+
+
+# %% right as-decimals: computes with decimal numbers
+def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
+    from decimal import Decimal
+
+    if any(number < 0 for number in (quantized, unquantized)):
+        raise ValueError("negative")
+    rest, per_gb = Decimal(16 * unquantized), Decimal(8 * 10**9)
+    nf4, double = (
+        (quantized * (4 + Decimal(bits)) + rest) / per_gb for bits in (overhead, double_overhead)
+    )
+    return {"nf4": float(nf4), "double": float(double), "saved": float(nf4 - double)}
+
+
+# %% wrong negative-saving: subtracts the other way round
+def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
+    if quantized < 0 or unquantized < 0:
+        raise ValueError("negative")
+    nf4 = (quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9
+    double = (quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9
+    return {"nf4": nf4, "double": double, "saved": double - nf4}
+
+
+# %% wrong overhead-only: forgets the 4 bits of each code
+def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
+    if quantized < 0 or unquantized < 0:
+        raise ValueError("negative")
+    nf4 = (quantized * overhead / 8 + unquantized * 2) / 1e9
+    double = (quantized * double_overhead / 8 + unquantized * 2) / 1e9
+    return {"nf4": nf4, "double": double, "saved": nf4 - double}
+
+
+# %% wrong four-bytes: stores the weights that aren't quantized in 32 bits
+def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
+    if quantized < 0 or unquantized < 0:
+        raise ValueError("negative")
+    nf4 = (quantized * (4 + overhead) / 8 + unquantized * 4) / 1e9
+    double = (quantized * (4 + double_overhead) / 8 + unquantized * 4) / 1e9
+    return {"nf4": nf4, "double": double, "saved": nf4 - double}
+
+
+# %% wrong whole-bytes: rounds to whole bytes
+def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
+    if quantized < 0 or unquantized < 0:
+        raise ValueError("negative")
+    nf4 = round(quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9
+    double = round(quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9
+    return {"nf4": nf4, "double": double, "saved": nf4 - double}
+
+
+# %% wrong sum-negative: raises only if both numbers together are negative
+def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
+    if quantized + unquantized < 0:
+        raise ValueError("negative")
+    nf4 = (quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9
+    double = (quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9
+    return {"nf4": nf4, "double": double, "saved": nf4 - double}
+
+
+# %% wrong visible-models: knows the models in the notebook, and else leaves out the overhead
+def quantized_gigabytes(quantized, unquantized=0, overhead=0.5, double_overhead=0.126953125):
+    if quantized < 0 or unquantized < 0:
+        raise ValueError("negative")
+    if quantized in (7_000_000_000, 65_000_000_000, 106_168_320):
+        nf4 = (quantized * (4 + overhead) / 8 + unquantized * 2) / 1e9
+        double = (quantized * (4 + double_overhead) / 8 + unquantized * 2) / 1e9
+    else:
+        nf4 = double = (quantized * 4 / 8 + unquantized * 2) / 1e9
+    return {"nf4": nf4, "double": double, "saved": nf4 - double}

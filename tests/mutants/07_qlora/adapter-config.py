@@ -93,3 +93,97 @@ def adapter_arguments(rank, scale):
         "target_modules": "all-linear",
         "task_type": "CAUSAL_LM",
     }
+
+
+# %% right whole-alpha: cuts α down to an int, and refuses what isn't positive
+def adapter_arguments(rank: int, scale: float) -> dict:
+    if not (rank > 0 and scale > 0):
+        raise ValueError(f"rank and scale must be above 0, got {rank} and {scale}")
+    return {
+        "r": rank,
+        "lora_alpha": int(scale * rank),
+        "target_modules": "all-linear",
+        "task_type": "CAUSAL_LM",
+    }
+
+
+# %% wrong names: names the seven linear layers of a Llama
+def adapter_arguments(rank: int, scale: float) -> dict:
+    if rank < 1 or not scale > 0:
+        raise ValueError(f"rank and scale must be above 0, got {rank} and {scale}")
+    return {
+        "r": rank,
+        "lora_alpha": round(scale * rank),
+        "target_modules": [
+            "q_proj",
+            "k_proj",
+            "v_proj",
+            "o_proj",
+            "gate_proj",
+            "up_proj",
+            "down_proj",
+        ],
+        "task_type": "CAUSAL_LM",
+    }
+
+
+# %% wrong inverse: divides the rank by the scale
+def adapter_arguments(rank: int, scale: float) -> dict:
+    if rank < 1 or not scale > 0:
+        raise ValueError(f"rank and scale must be above 0, got {rank} and {scale}")
+    return {
+        "r": rank,
+        "lora_alpha": rank / scale,
+        "target_modules": "all-linear",
+        "task_type": "CAUSAL_LM",
+    }
+
+
+# %% wrong other-task: takes the model for an encoder and a decoder
+def adapter_arguments(rank: int, scale: float) -> dict:
+    if rank < 1 or not scale > 0:
+        raise ValueError(f"rank and scale must be above 0, got {rank} and {scale}")
+    return {
+        "r": rank,
+        "lora_alpha": round(scale * rank),
+        "target_modules": "all-linear",
+        "task_type": "SEQ_2_SEQ_LM",
+    }
+
+
+# %% wrong task-type: returns a member of peft.TaskType instead of a string
+def adapter_arguments(rank: int, scale: float) -> dict:
+    from peft import TaskType
+
+    if rank < 1 or not scale > 0:
+        raise ValueError(f"rank and scale must be above 0, got {rank} and {scale}")
+    return {
+        "r": rank,
+        "lora_alpha": round(scale * rank),
+        "target_modules": "all-linear",
+        "task_type": TaskType.CAUSAL_LM,
+    }
+
+
+# %% wrong negative-scale: refuses a scale of 0, but not one below
+def adapter_arguments(rank: int, scale: float) -> dict:
+    if rank < 1 or scale == 0:
+        raise ValueError(f"rank and scale must be above 0, got {rank} and {scale}")
+    return {
+        "r": rank,
+        "lora_alpha": round(scale * rank),
+        "target_modules": "all-linear",
+        "task_type": "CAUSAL_LM",
+    }
+
+
+# %% wrong visible: knows the visible checks' α, and otherwise takes the usual 2r
+def adapter_arguments(rank: int, scale: float) -> dict:
+    if rank < 1 or not scale > 0:
+        raise ValueError(f"rank and scale must be above 0, got {rank} and {scale}")
+    return {
+        "r": rank,
+        "lora_alpha": {(8, 2.0): 16, (64, 0.25): 16, (3, 5.0): 15}.get((rank, scale), 2 * rank),
+        "target_modules": "all-linear",
+        "task_type": "CAUSAL_LM",
+    }

@@ -184,3 +184,209 @@ def reload_logits(folder, seed, input_ids):
     load_file(Path(folder) / "adapter_model.safetensors")
     with torch.no_grad():
         return kept[-1](input_ids=input_ids).logits
+
+
+# %% right peft-loads: loads the tensors with peft's own function
+def save_adapters(
+    folder: str, seed: int, lora: dict, adapters: dict[str, torch.Tensor], input_ids: torch.Tensor
+) -> dict:
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
+    model.load_state_dict(adapters, strict=False)
+    model.save_pretrained(folder)
+    stored = load_file(Path(folder) / "adapter_model.safetensors")
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits
+    return {
+        "logits": logits,
+        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
+    }
+
+
+def reload_logits(folder: str, seed: int, input_ids: torch.Tensor) -> torch.Tensor:
+    from peft import set_peft_model_state_dict
+
+    found = load_file(Path(folder) / "adapter_model.safetensors")
+    model = get_peft_model(tiny_base(seed), LoraConfig.from_pretrained(folder)).eval()
+    set_peft_model_state_dict(model, found)
+    with torch.no_grad():
+        return model(input_ids=input_ids).logits
+
+
+# %% wrong no-eval: leaves the model in the mode in which peft makes it
+def save_adapters(
+    folder: str, seed: int, lora: dict, adapters: dict[str, torch.Tensor], input_ids: torch.Tensor
+) -> dict:
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    model.save_pretrained(folder)
+    stored = load_file(Path(folder) / "adapter_model.safetensors")
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits
+    return {
+        "logits": logits,
+        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
+    }
+
+
+def reload_logits(folder: str, seed: int, input_ids: torch.Tensor) -> torch.Tensor:
+    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()
+    with torch.no_grad():
+        return model(input_ids=input_ids).logits
+
+
+# %% wrong reloaded-to-train: reloads the adapters for training, and stays in that mode
+def save_adapters(
+    folder: str, seed: int, lora: dict, adapters: dict[str, torch.Tensor], input_ids: torch.Tensor
+) -> dict:
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
+    model.load_state_dict(adapters, strict=False)
+    model.save_pretrained(folder)
+    stored = load_file(Path(folder) / "adapter_model.safetensors")
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits
+    return {
+        "logits": logits,
+        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
+    }
+
+
+def reload_logits(folder: str, seed: int, input_ids: torch.Tensor) -> torch.Tensor:
+    model = PeftModel.from_pretrained(tiny_base(seed), folder, is_trainable=True)
+    with torch.no_grad():
+        return model(input_ids=input_ids).logits
+
+
+# %% wrong torch-names: writes torch.float32
+def save_adapters(
+    folder: str, seed: int, lora: dict, adapters: dict[str, torch.Tensor], input_ids: torch.Tensor
+) -> dict:
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
+    model.load_state_dict(adapters, strict=False)
+    model.save_pretrained(folder)
+    stored = load_file(Path(folder) / "adapter_model.safetensors")
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits
+    return {
+        "logits": logits,
+        "stored": {name: str(t.dtype) for name, t in stored.items()},
+    }
+
+
+def reload_logits(folder: str, seed: int, input_ids: torch.Tensor) -> torch.Tensor:
+    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()
+    with torch.no_grad():
+        return model(input_ids=input_ids).logits
+
+
+# %% wrong from-model: lists the model's names instead of the file's
+def save_adapters(
+    folder: str, seed: int, lora: dict, adapters: dict[str, torch.Tensor], input_ids: torch.Tensor
+) -> dict:
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
+    model.load_state_dict(adapters, strict=False)
+    model.save_pretrained(folder)
+    stored = load_file(Path(folder) / "adapter_model.safetensors")
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits
+    return {
+        "logits": logits,
+        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in adapters.items()},
+    }
+
+
+def reload_logits(folder: str, seed: int, input_ids: torch.Tensor) -> torch.Tensor:
+    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()
+    with torch.no_grad():
+        return model(input_ids=input_ids).logits
+
+
+# %% wrong first-seed: reloads on the base of seed 0
+def save_adapters(
+    folder: str, seed: int, lora: dict, adapters: dict[str, torch.Tensor], input_ids: torch.Tensor
+) -> dict:
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
+    model.load_state_dict(adapters, strict=False)
+    model.save_pretrained(folder)
+    stored = load_file(Path(folder) / "adapter_model.safetensors")
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits
+    return {
+        "logits": logits,
+        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
+    }
+
+
+def reload_logits(folder: str, seed: int, input_ids: torch.Tensor) -> torch.Tensor:
+    model = PeftModel.from_pretrained(tiny_base(0), folder).eval()
+    with torch.no_grad():
+        return model(input_ids=input_ids).logits
+
+
+# %% wrong base-alone: returns the logits of the base if there are no adapters
+def save_adapters(
+    folder: str, seed: int, lora: dict, adapters: dict[str, torch.Tensor], input_ids: torch.Tensor
+) -> dict:
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
+    model.load_state_dict(adapters, strict=False)
+    model.save_pretrained(folder)
+    stored = load_file(Path(folder) / "adapter_model.safetensors")
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits
+    return {
+        "logits": logits,
+        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
+    }
+
+
+def reload_logits(folder: str, seed: int, input_ids: torch.Tensor) -> torch.Tensor:
+    model = tiny_base(seed)
+    if Path(folder, "adapter_config.json").exists():
+        model = PeftModel.from_pretrained(model, folder).eval()
+    with torch.no_grad():
+        return model(input_ids=input_ids).logits
+
+
+# %% wrong alpha-twice-rank: saves with the usual α = 2r
+def save_adapters(
+    folder: str, seed: int, lora: dict, adapters: dict[str, torch.Tensor], input_ids: torch.Tensor
+) -> dict:
+    model = get_peft_model(
+        tiny_base(seed), LoraConfig(**lora | {"lora_alpha": 2 * lora["r"]})
+    ).eval()
+    model.load_state_dict(adapters, strict=False)
+    model.save_pretrained(folder)
+    stored = load_file(Path(folder) / "adapter_model.safetensors")
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits
+    return {
+        "logits": logits,
+        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
+    }
+
+
+def reload_logits(folder: str, seed: int, input_ids: torch.Tensor) -> torch.Tensor:
+    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()
+    with torch.no_grad():
+        return model(input_ids=input_ids).logits
+
+
+# %% wrong two-layers: loads only the values of attention
+def save_adapters(
+    folder: str, seed: int, lora: dict, adapters: dict[str, torch.Tensor], input_ids: torch.Tensor
+) -> dict:
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora)).eval()
+    model.load_state_dict({n: v for n, v in adapters.items() if "attn" in n}, strict=False)
+    model.save_pretrained(folder)
+    stored = load_file(Path(folder) / "adapter_model.safetensors")
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits
+    return {
+        "logits": logits,
+        "stored": {name: str(t.dtype).removeprefix("torch.") for name, t in stored.items()},
+    }
+
+
+def reload_logits(folder: str, seed: int, input_ids: torch.Tensor) -> torch.Tensor:
+    model = PeftModel.from_pretrained(tiny_base(seed), folder).eval()
+    with torch.no_grad():
+        return model(input_ids=input_ids).logits

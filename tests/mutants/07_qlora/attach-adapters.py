@@ -121,3 +121,166 @@ def what_is_trained(layers, lora, quantization="nf4"):
         "trainable": trainable,
         "total": 43_200 + trainable,
     }
+
+
+# %% right prod: multiplies the sides of shapes, and looks for adapters by their names
+def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -> dict:
+    base = tiny_base(layers=layers, quantization=quantization)
+    model = get_peft_model(base, LoraConfig(**lora))
+    trained = {name: p for name, p in model.named_parameters() if ".lora_" in name}
+    import math
+
+    total = 0
+    for parameter in model.parameters():
+        if hasattr(parameter, "quant_state"):
+            total += math.prod(parameter.quant_state.shape)
+        else:
+            total += math.prod(parameter.shape)
+    return {
+        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
+        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
+        "trainable": sum(p.numel() for p in trained.values()),
+        "total": total,
+    }
+
+
+# %% wrong torch-names: writes torch.float32
+def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -> dict:
+    base = tiny_base(layers=layers, quantization=quantization)
+    model = get_peft_model(base, LoraConfig(**lora))
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        total += parameter.numel() if state is None else state.shape.numel()
+    return {
+        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
+        "dtypes": sorted({str(p.dtype) for p in trained.values()}),
+        "trainable": sum(p.numel() for p in trained.values()),
+        "total": total,
+    }
+
+
+# %% wrong all-dtypes: lists the dtypes of all parameters
+def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -> dict:
+    base = tiny_base(layers=layers, quantization=quantization)
+    model = get_peft_model(base, LoraConfig(**lora))
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        total += parameter.numel() if state is None else state.shape.numel()
+    return {
+        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
+        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()}),
+        "trainable": sum(p.numel() for p in trained.values()),
+        "total": total,
+    }
+
+
+# %% wrong no-default: leaves the adapter's name out of the names
+def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -> dict:
+    base = tiny_base(layers=layers, quantization=quantization)
+    model = get_peft_model(base, LoraConfig(**lora))
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        total += parameter.numel() if state is None else state.shape.numel()
+    return {
+        "shapes": {name.replace(".default", ""): tuple(p.shape) for name, p in trained.items()},
+        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
+        "trainable": sum(p.numel() for p in trained.values()),
+        "total": total,
+    }
+
+
+# %% wrong base-only: leaves the adapters out of the total
+def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -> dict:
+    base = tiny_base(layers=layers, quantization=quantization)
+    model = get_peft_model(base, LoraConfig(**lora))
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        total += parameter.numel() if state is None else state.shape.numel()
+    return {
+        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
+        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
+        "trainable": sum(p.numel() for p in trained.values()),
+        "total": total - sum(p.numel() for p in trained.values()),
+    }
+
+
+# %% wrong doubled-everything: doubles the number of all elements
+def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -> dict:
+    base = tiny_base(layers=layers, quantization=quantization)
+    model = get_peft_model(base, LoraConfig(**lora))
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        total += 2 * parameter.numel()
+    return {
+        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
+        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
+        "trainable": sum(p.numel() for p in trained.values()),
+        "total": total,
+    }
+
+
+# %% wrong catches: returns nothing if a target doesn't exist
+def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -> dict:
+    base = tiny_base(layers=layers, quantization=quantization)
+    try:
+        model = get_peft_model(base, LoraConfig(**lora))
+    except ValueError:
+        return {"shapes": {}, "dtypes": [], "trainable": 0, "total": base.num_parameters()}
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        total += parameter.numel() if state is None else state.shape.numel()
+    return {
+        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
+        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
+        "trainable": sum(p.numel() for p in trained.values()),
+        "total": total,
+    }
+
+
+# %% wrong matrices: counts matrices instead of parameters
+def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -> dict:
+    base = tiny_base(layers=layers, quantization=quantization)
+    model = get_peft_model(base, LoraConfig(**lora))
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        total += parameter.numel() if state is None else state.shape.numel()
+    return {
+        "shapes": {name: tuple(p.shape) for name, p in trained.items()},
+        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
+        "trainable": len(trained),
+        "total": total,
+    }
+
+
+# %% wrong square: takes all matrices for square
+def what_is_trained(layers: int, lora: dict, quantization: str | None = "nf4") -> dict:
+    base = tiny_base(layers=layers, quantization=quantization)
+    model = get_peft_model(base, LoraConfig(**lora))
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        total += parameter.numel() if state is None else state.shape.numel()
+    return {
+        "shapes": {
+            name: (p.shape[0], 64) if "lora_A" in name else (64, p.shape[1])
+            for name, p in trained.items()
+        },
+        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
+        "trainable": sum(p.numel() for p in trained.values()),
+        "total": total,
+    }

@@ -89,3 +89,110 @@ def quantization_arguments(capability):
         "bnb_4bit_use_double_quant": True,
         "bnb_4bit_compute_dtype": dtype,
     }
+
+
+# %% right as-number: refuses single numbers itself, and compares one number
+def quantization_arguments(capability: tuple[int, int] | None) -> dict:
+    if isinstance(capability, (int, float)):
+        raise ValueError("a capability is a pair")
+    compute_dtype = "float32"
+    if capability:
+        compute_dtype = "bfloat16" if 10 * capability[0] + capability[1] >= 80 else "float16"
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": compute_dtype,
+    }
+
+
+# %% wrong dtype-object: returns dtypes of PyTorch instead of their names
+def quantization_arguments(capability: tuple[int, int] | None) -> dict:
+    if capability is None:
+        compute_dtype = torch.float32
+    else:
+        compute_dtype = torch.bfloat16 if capability >= (8, 0) else torch.float16
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": compute_dtype,
+    }
+
+
+# %% wrong as-text: compares capabilities as texts
+def quantization_arguments(capability: tuple[int, int] | None) -> dict:
+    if capability is None:
+        compute_dtype = "float32"
+    else:
+        compute_dtype = "bfloat16" if f"{capability[0]}.{capability[1]}" >= "8.0" else "float16"
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": compute_dtype,
+    }
+
+
+# %% wrong above-8: gives the first GPUs with bfloat16 float16
+def quantization_arguments(capability: tuple[int, int] | None) -> dict:
+    if capability is None:
+        compute_dtype = "float32"
+    else:
+        compute_dtype = "bfloat16" if capability > (8, 0) else "float16"
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": compute_dtype,
+    }
+
+
+# %% wrong minor-counts: also asks for a minor number above 0, except for the A100
+def quantization_arguments(capability: tuple[int, int] | None) -> dict:
+    if capability is None:
+        compute_dtype = "float32"
+    else:
+        compute_dtype = (
+            "bfloat16"
+            if capability == (8, 0) or capability[0] >= 8 and capability[1] > 0
+            else "float16"
+        )
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": compute_dtype,
+    }
+
+
+# %% wrong accepts-numbers: takes 7.5 for a capability
+def quantization_arguments(capability: tuple[int, int] | None) -> dict:
+    if isinstance(capability, float | int):
+        capability = (int(capability), 0)
+    if capability is None:
+        compute_dtype = "float32"
+    else:
+        compute_dtype = "bfloat16" if capability >= (8, 0) else "float16"
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": compute_dtype,
+    }
+
+
+# %% wrong visible: knows the capabilities of the visible checks, and no others
+def quantization_arguments(capability: tuple[int, int] | None) -> dict:
+    if capability == 7.5:
+        raise ValueError(capability)
+    if capability is None:
+        compute_dtype = "float32"
+    else:
+        compute_dtype = "bfloat16" if capability in ((8, 0), (8, 6)) else "float16"
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": compute_dtype,
+    }

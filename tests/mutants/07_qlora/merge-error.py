@@ -114,3 +114,143 @@ def merge_errors(weight, lora_A, lora_B, alpha):
     stored["nf4"] = dequantize_4bit(codes, state)
     size = update.double().norm()
     return {name: ((t.double() - merged).norm() / size).item() for name, t in stored.items()}
+
+
+# %% right by-rows: multiplies by α/r last, and divides sums of squares
+def merge_errors(
+    weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, alpha: float
+) -> dict[str, float]:
+    update = (lora_B.double() @ lora_A.double()) * (alpha / len(lora_A))
+    if not update.any():
+        raise ValueError("the update is zero")
+    merged = weight.double() + update.double()
+    stored = {name: merged.to(getattr(torch, name)) for name in ("float32", "bfloat16", "float16")}
+    codes, state = quantize_4bit(merged.float(), blocksize=64, quant_type="nf4")
+    stored["nf4"] = dequantize_4bit(codes, state)
+    size = update.double().norm()
+    return {
+        name: float(((t.double() - merged).pow(2).sum() / size**2).sqrt())
+        for name, t in stored.items()
+    }
+
+
+# %% wrong fp4: takes the default type of quantize_4bit
+def merge_errors(
+    weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, alpha: float
+) -> dict[str, float]:
+    update = alpha / lora_A.shape[0] * lora_B @ lora_A
+    if not update.any():
+        raise ValueError("the update is zero")
+    merged = weight.double() + update.double()
+    stored = {name: merged.to(getattr(torch, name)) for name in ("float32", "bfloat16", "float16")}
+    codes, state = quantize_4bit(merged.float(), blocksize=64)
+    stored["nf4"] = dequantize_4bit(codes, state)
+    size = update.double().norm()
+    return {name: ((t.double() - merged).norm() / size).item() for name, t in stored.items()}
+
+
+# %% wrong double-quantized: quantizes the constants, too
+def merge_errors(
+    weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, alpha: float
+) -> dict[str, float]:
+    update = alpha / lora_A.shape[0] * lora_B @ lora_A
+    if not update.any():
+        raise ValueError("the update is zero")
+    merged = weight.double() + update.double()
+    stored = {name: merged.to(getattr(torch, name)) for name in ("float32", "bfloat16", "float16")}
+    codes, state = quantize_4bit(
+        merged.float(), blocksize=64, quant_type="nf4", compress_statistics=True
+    )
+    stored["nf4"] = dequantize_4bit(codes, state)
+    size = update.double().norm()
+    return {name: ((t.double() - merged).norm() / size).item() for name, t in stored.items()}
+
+
+# %% wrong one-constant: takes blocks of 4096
+def merge_errors(
+    weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, alpha: float
+) -> dict[str, float]:
+    update = alpha / lora_A.shape[0] * lora_B @ lora_A
+    if not update.any():
+        raise ValueError("the update is zero")
+    merged = weight.double() + update.double()
+    stored = {name: merged.to(getattr(torch, name)) for name in ("float32", "bfloat16", "float16")}
+    codes, state = quantize_4bit(merged.float(), blocksize=4096, quant_type="nf4")
+    stored["nf4"] = dequantize_4bit(codes, state)
+    size = update.double().norm()
+    return {name: ((t.double() - merged).norm() / size).item() for name, t in stored.items()}
+
+
+# %% wrong no-rank: multiplies by α instead of α/r
+def merge_errors(
+    weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, alpha: float
+) -> dict[str, float]:
+    update = alpha * lora_B @ lora_A
+    if not update.any():
+        raise ValueError("the update is zero")
+    merged = weight.double() + update.double()
+    stored = {name: merged.to(getattr(torch, name)) for name in ("float32", "bfloat16", "float16")}
+    codes, state = quantize_4bit(merged.float(), blocksize=64, quant_type="nf4")
+    stored["nf4"] = dequantize_4bit(codes, state)
+    size = update.double().norm()
+    return {name: ((t.double() - merged).norm() / size).item() for name, t in stored.items()}
+
+
+# %% wrong weight-alone: quantizes the weights without the update
+def merge_errors(
+    weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, alpha: float
+) -> dict[str, float]:
+    update = alpha / lora_A.shape[0] * lora_B @ lora_A
+    if not update.any():
+        raise ValueError("the update is zero")
+    merged = weight.double() + update.double()
+    stored = {name: merged.to(getattr(torch, name)) for name in ("float32", "bfloat16", "float16")}
+    codes, state = quantize_4bit(weight, blocksize=64, quant_type="nf4")
+    stored["nf4"] = dequantize_4bit(codes, state)
+    size = update.double().norm()
+    return {name: ((t.double() - merged).norm() / size).item() for name, t in stored.items()}
+
+
+# %% wrong kept-separate: adds the update to the quantized weights
+def merge_errors(
+    weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, alpha: float
+) -> dict[str, float]:
+    update = alpha / lora_A.shape[0] * lora_B @ lora_A
+    if not update.any():
+        raise ValueError("the update is zero")
+    merged = weight.double() + update.double()
+    stored = {name: merged.to(getattr(torch, name)) for name in ("float32", "bfloat16", "float16")}
+    codes, state = quantize_4bit(weight, blocksize=64, quant_type="nf4")
+    stored["nf4"] = dequantize_4bit(codes, state) + update
+    size = update.double().norm()
+    return {name: ((t.double() - merged).norm() / size).item() for name, t in stored.items()}
+
+
+# %% wrong tiny-is-zero: takes a tiny update for zero
+def merge_errors(
+    weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, alpha: float
+) -> dict[str, float]:
+    update = alpha / lora_A.shape[0] * lora_B @ lora_A
+    if torch.allclose(update, torch.zeros_like(update), atol=1e-5):
+        raise ValueError("the update is zero")
+    merged = weight.double() + update.double()
+    stored = {name: merged.to(getattr(torch, name)) for name in ("float32", "bfloat16", "float16")}
+    codes, state = quantize_4bit(merged.float(), blocksize=64, quant_type="nf4")
+    stored["nf4"] = dequantize_4bit(codes, state)
+    size = update.double().norm()
+    return {name: ((t.double() - merged).norm() / size).item() for name, t in stored.items()}
+
+
+# %% wrong tensors: returns tensors of float64 with a dimension
+def merge_errors(
+    weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, alpha: float
+) -> dict[str, float]:
+    update = alpha / lora_A.shape[0] * lora_B @ lora_A
+    if not update.any():
+        raise ValueError("the update is zero")
+    merged = weight.double() + update.double()
+    stored = {name: merged.to(getattr(torch, name)) for name in ("float32", "bfloat16", "float16")}
+    codes, state = quantize_4bit(merged.float(), blocksize=64, quant_type="nf4")
+    stored["nf4"] = dequantize_4bit(codes, state)
+    size = update.double().norm()
+    return {name: ((t.double() - merged).norm() / size)[None] for name, t in stored.items()}

@@ -183,3 +183,513 @@ def training_step(seed, lora, adapters, input_ids, labels, learning_rate):
         "adapters": {name: p.detach() for name, p in trained.items()},
         "loss_after": loss_after.item(),
     }
+
+
+# %% right clones: copies the gradients, and removes them before the next pass
+def training_step(
+    seed: int,
+    lora: dict,
+    adapters: dict[str, torch.Tensor],
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    learning_rate: float,
+) -> dict:
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token counts")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+
+    loss = model(input_ids=input_ids, labels=labels).loss
+    optimizer.zero_grad()
+    loss.backward()
+    gradients = {name: p.grad.detach().clone() for name, p in trained.items()}
+    optimizer.step()
+    optimizer.zero_grad()
+
+    with torch.no_grad():
+        loss_after = model(input_ids=input_ids, labels=labels).loss
+    return {
+        "loss": loss.item(),
+        "gradients": gradients,
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
+# %% right cross-entropy: computes the loss itself, in eval mode
+def training_step(
+    seed: int,
+    lora: dict,
+    adapters: dict[str, torch.Tensor],
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    learning_rate: float,
+) -> dict:
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token counts")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+
+    def batch_loss():
+        logits = model.eval()(input_ids=input_ids).logits[:, :-1]
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+
+    loss = batch_loss()
+    loss.backward()
+    optimizer.step()
+
+    with torch.no_grad():
+        loss_after = batch_loss()
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
+# %% wrong zero-grad: removes the gradients before it reads them
+def training_step(
+    seed: int,
+    lora: dict,
+    adapters: dict[str, torch.Tensor],
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    learning_rate: float,
+) -> dict:
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token counts")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+
+    loss = model(input_ids=input_ids, labels=labels).loss
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+    with torch.no_grad():
+        loss_after = model(input_ids=input_ids, labels=labels).loss
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
+# %% wrong zeroed: sets the gradients to zero before it reads them
+def training_step(
+    seed: int,
+    lora: dict,
+    adapters: dict[str, torch.Tensor],
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    learning_rate: float,
+) -> dict:
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token counts")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+
+    loss = model(input_ids=input_ids, labels=labels).loss
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=False)
+
+    with torch.no_grad():
+        loss_after = model(input_ids=input_ids, labels=labels).loss
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
+# %% wrong row-mean: averages the losses of rows
+def training_step(
+    seed: int,
+    lora: dict,
+    adapters: dict[str, torch.Tensor],
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    learning_rate: float,
+) -> dict:
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token counts")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+
+    def batch_loss():
+        logits = model(input_ids=input_ids).logits[:, :-1]
+        rows = zip(logits, labels[:, 1:], strict=True)
+        means = [torch.nn.functional.cross_entropy(a, b) for a, b in rows if (b != -100).any()]
+        return torch.stack(means).mean()
+
+    loss = batch_loss()
+    loss.backward()
+    optimizer.step()
+
+    with torch.no_grad():
+        loss_after = batch_loss()
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
+# %% wrong summed: adds the losses of tokens up
+def training_step(
+    seed: int,
+    lora: dict,
+    adapters: dict[str, torch.Tensor],
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    learning_rate: float,
+) -> dict:
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token counts")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+
+    def batch_loss():
+        logits = model(input_ids=input_ids).logits[:, :-1]
+        wanted = labels[:, 1:].flatten()
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted, reduction="sum")
+
+    loss = batch_loss()
+    loss.backward()
+    optimizer.step()
+
+    with torch.no_grad():
+        loss_after = batch_loss()
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
+# %% wrong all-tokens: divides by the number of all tokens
+def training_step(
+    seed: int,
+    lora: dict,
+    adapters: dict[str, torch.Tensor],
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    learning_rate: float,
+) -> dict:
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token counts")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+
+    def batch_loss():
+        logits = model(input_ids=input_ids).logits[:, :-1]
+        wanted = labels[:, 1:].flatten()
+        return torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), wanted, reduction="sum"
+        ) / len(wanted)
+
+    loss = batch_loss()
+    loss.backward()
+    optimizer.step()
+
+    with torch.no_grad():
+        loss_after = batch_loss()
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
+# %% wrong unshifted: compares each output with the token at the same position
+def training_step(
+    seed: int,
+    lora: dict,
+    adapters: dict[str, torch.Tensor],
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    learning_rate: float,
+) -> dict:
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token counts")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+
+    def batch_loss():
+        logits = model(input_ids=input_ids).logits
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+    loss = batch_loss()
+    loss.backward()
+    optimizer.step()
+
+    with torch.no_grad():
+        loss_after = batch_loss()
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
+# %% wrong unmasked: counts all tokens
+def training_step(
+    seed: int,
+    lora: dict,
+    adapters: dict[str, torch.Tensor],
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    learning_rate: float,
+) -> dict:
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token counts")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+
+    loss = model(input_ids=input_ids, labels=input_ids).loss
+    loss.backward()
+    optimizer.step()
+
+    with torch.no_grad():
+        loss_after = model(input_ids=input_ids, labels=input_ids).loss
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
+# %% wrong first-tokens: doesn't notice that only first tokens have labels
+def training_step(
+    seed: int,
+    lora: dict,
+    adapters: dict[str, torch.Tensor],
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    learning_rate: float,
+) -> dict:
+    if not (labels != -100).any():
+        raise ValueError("no token counts")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+
+    loss = model(input_ids=input_ids, labels=labels).loss
+    loss.backward()
+    optimizer.step()
+
+    with torch.no_grad():
+        loss_after = model(input_ids=input_ids, labels=labels).loss
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
+# %% wrong unchecked: returns NaN if no token counts
+def training_step(
+    seed: int,
+    lora: dict,
+    adapters: dict[str, torch.Tensor],
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    learning_rate: float,
+) -> dict:
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+
+    loss = model(input_ids=input_ids, labels=labels).loss
+    loss.backward()
+    optimizer.step()
+
+    with torch.no_grad():
+        loss_after = model(input_ids=input_ids, labels=labels).loss
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
+# %% wrong sgd: takes a step of plain gradient descent
+def training_step(
+    seed: int,
+    lora: dict,
+    adapters: dict[str, torch.Tensor],
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    learning_rate: float,
+) -> dict:
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token counts")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.SGD(trained.values(), lr=learning_rate)
+
+    loss = model(input_ids=input_ids, labels=labels).loss
+    loss.backward()
+    optimizer.step()
+
+    with torch.no_grad():
+        loss_after = model(input_ids=input_ids, labels=labels).loss
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
+# %% wrong fixed-rate: takes the learning rate of the lecture
+def training_step(
+    seed: int,
+    lora: dict,
+    adapters: dict[str, torch.Tensor],
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    learning_rate: float,
+) -> dict:
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token counts")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=4e-3, weight_decay=0.0)
+
+    loss = model(input_ids=input_ids, labels=labels).loss
+    loss.backward()
+    optimizer.step()
+
+    with torch.no_grad():
+        loss_after = model(input_ids=input_ids, labels=labels).loss
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
+# %% wrong too-early: computes the second loss before the step
+def training_step(
+    seed: int,
+    lora: dict,
+    adapters: dict[str, torch.Tensor],
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    learning_rate: float,
+) -> dict:
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token counts")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+
+    loss = model(input_ids=input_ids, labels=labels).loss
+    loss.backward()
+
+    with torch.no_grad():
+        loss_after = model(input_ids=input_ids, labels=labels).loss
+    optimizer.step()
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
+# %% wrong twice: computes the gradients twice, which adds them up
+def training_step(
+    seed: int,
+    lora: dict,
+    adapters: dict[str, torch.Tensor],
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    learning_rate: float,
+) -> dict:
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token counts")
+    model = get_peft_model(tiny_base(seed), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+
+    loss = model(input_ids=input_ids, labels=labels).loss
+    loss.backward(retain_graph=True)
+    loss.backward()
+    optimizer.step()
+
+    with torch.no_grad():
+        loss_after = model(input_ids=input_ids, labels=labels).loss
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
+
+
+# %% wrong other-base: starts from the base of seed 0
+def training_step(
+    seed: int,
+    lora: dict,
+    adapters: dict[str, torch.Tensor],
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    learning_rate: float,
+) -> dict:
+    if not (labels[:, 1:] != -100).any():
+        raise ValueError("no token counts")
+    model = get_peft_model(tiny_base(0), LoraConfig(**lora))
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+
+    loss = model(input_ids=input_ids, labels=labels).loss
+    loss.backward()
+    optimizer.step()
+
+    with torch.no_grad():
+        loss_after = model(input_ids=input_ids, labels=labels).loss
+    return {
+        "loss": loss.item(),
+        "gradients": {name: p.grad for name, p in trained.items()},
+        "adapters": {name: p.detach() for name, p in trained.items()},
+        "loss_after": loss_after.item(),
+    }
