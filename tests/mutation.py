@@ -189,9 +189,10 @@ def by_task(assignment: Assignment, points: Points) -> dict[str, float]:
     return {task.id: sum(points[cell["id"]] for cell in task.checks) for task in tasks}
 
 
-def agree(ours: Points, stock: Points) -> bool:
+def agree(assignment: Assignment, ours: Points, stock: Points) -> bool:
     """Return whether `course grade` gives the points that nbgrader gives, which knows no bonus."""
-    return stock == {cell: ours[cell] for cell in stock}
+    bonus = {cell["id"] for task in assignment.tasks if task.bonus for cell in task.checks}
+    return stock == {cell: points for cell, points in ours.items() if cell not in bonus}
 
 
 def problems(assignment: Assignment, points: Points, replaced: Iterable[Mutant]) -> list[str]:
@@ -297,7 +298,9 @@ class Trial:
     def problems(self) -> list[str]:
         """Return a line for each wrong result, and for each difference between the graders."""
         ours, stock = self.points
-        differ = [name for name in self.submissions if not agree(ours[name], stock[name])]
+        differ = [
+            name for name in self.submissions if not agree(self.assignment, ours[name], stock[name])
+        ]
         lines = [f"{name}: the graders give different points" for name in differ]
         for name, replaced in self.submissions.items():
             lines += problems(self.assignment, ours[name], replaced)

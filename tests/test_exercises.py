@@ -219,7 +219,7 @@ def test_both_graders_give_all_points_to_right_answers_and_not_to_wrong_ones(pat
     points = mutation.points_of(assignment, submissions, workers=2)
     stock = mutation.points_of(assignment, submissions, workers=2, stock=True)
     for name, replaced in submissions.items():
-        assert mutation.agree(points[name], stock[name]), name
+        assert mutation.agree(assignment, points[name], stock[name]), name
         assert mutation.problems(assignment, points[name], replaced) == [], name
 
 

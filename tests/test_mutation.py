@@ -1,6 +1,7 @@
 """Test that tests/mutation.py finds wrong checks, with a small assignment and broken copies."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -150,3 +151,14 @@ def test_the_table_shows_lost_points_in_bold(course):
         solution(course), submissions, (points, points | {"loop": {}}), (1.0, 9.0)
     )
     assert other.problems == ["loop: the graders give different points"]
+
+
+def test_graders_agree_if_only_bonus_points_differ(course):
+    found = solution(course)
+    first, *others = found.tasks
+    ours = full_points(found)
+    stock = {cell["id"]: ours[cell["id"]] for task in others for cell in task.checks}
+    assert not mutation.agree(found, ours, stock)
+    with_bonus = replace(found, tasks=(replace(first, bonus=True), *others))
+    assert mutation.agree(with_bonus, ours, stock)
+    assert not mutation.agree(with_bonus, ours, dict.fromkeys(stock, 0))
