@@ -1,0 +1,1086 @@
+# %% right library-loss: lets tiny_base load and transformers compute the loss, and uses thresholds
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    base = tiny_base(seed)
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        loss = model(input_ids=input_ids, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if len({len(printed), len(true), len(right)}) > 1:
+        raise ValueError("different lengths")
+    if len(right) < 2:
+        raise ValueError("too short")
+
+    def gap(a, b):
+        return max(abs(x - y) for x, y in zip(a, b))
+
+    if gap(printed, true) > 1e-6:
+        return "loss"
+    if abs(printed[0] - right[0]) > 1e-6:
+        return "base"
+    if gap(printed, right) < 1e-6:
+        return "healthy"
+    if gap(printed[1:], printed[:-1]) < 1e-6:
+        return "update"
+    return "precision" if gap(printed, right) < 0.03 * right[-1] else "scale"
+
+
+# %% right by-hand: computes the loss from probabilities, and looks up the symptoms in a table
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for parameter in trained.values():
+        parameter.data = parameter.data.float()
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        log_p = model(input_ids=input_ids).logits.log_softmax(-1)[:, :-1]
+        targets = labels[:, 1:]
+        counted = targets != -100
+        picked = log_p[counted].gather(1, targets[counted][:, None])
+        loss = -picked.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    lengths = {len(values) for values in (printed, true, right)}
+    if len(lengths) != 1 or lengths.pop() == 1 or not right:
+        raise ValueError("these lists do not belong together")
+    largest = max(abs(p / r - 1) for p, r in zip(printed, right))
+    symptoms = {
+        "loss": printed[0] != true[0],
+        "base": true[0] != right[0],
+        "healthy": printed == right,
+        "update": printed[0] == printed[-1],
+        "scale": largest > 0.1,
+        "precision": True,
+    }
+    return next(name for name, found in symptoms.items() if found)
+
+
+# %% wrong still-fp4: leaves the data type of the base at its default
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_use_double_quant=True)
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("the three lists must have the same length, which must be at least 2")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong still-alpha: does not divide α by r
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha * rank, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("the three lists must have the same length, which must be at least 2")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong still-bfloat16: stores the adapters in bfloat16
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for parameter in trained.values():
+        parameter.data = parameter.data.bfloat16()
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("the three lists must have the same length, which must be at least 2")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong still-unshifted: compares each position with its own token
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=input_ids).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("the three lists must have the same length, which must be at least 2")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong still-early-zero: removes the gradients before the step
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        loss.backward()
+        optimizer.zero_grad()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("the three lists must have the same length, which must be at least 2")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong unmended: copies the script without mending it
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_use_double_quant=True)
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha * rank, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for parameter in trained.values():
+        parameter.data = parameter.data.bfloat16()
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=input_ids).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        loss.backward()
+        optimizer.zero_grad()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("the three lists must have the same length, which must be at least 2")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong shifted-twice: shifts the labels and lets transformers shift them again
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+        loss = model(input_ids=input_ids, labels=shifted).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("the three lists must have the same length, which must be at least 2")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong converted-afterwards: trains in bfloat16 and returns float32
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for parameter in trained.values():
+        parameter.data = parameter.data.bfloat16()
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach().float() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("the three lists must have the same length, which must be at least 2")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong rounded-first: rounds the given values to bfloat16 and trains in float32
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict({n: a.bfloat16() for n, a in adapters.items()}, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("the three lists must have the same length, which must be at least 2")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong never-zero: never removes gradients, so they are added up over the steps
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("the three lists must have the same length, which must be at least 2")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong no-double: mends the data type and drops double quantization
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("the three lists must have the same length, which must be at least 2")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong not-quantized: trains on the base in float32
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    base = tiny_base(seed, quantization=None)
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("the three lists must have the same length, which must be at least 2")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong no-alpha: sets lora_alpha to the rank, whatever α is
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("the three lists must have the same length, which must be at least 2")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong divided-twice: divides α by r, and so does peft
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha / rank, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("the three lists must have the same length, which must be at least 2")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong sum: returns the sum of the losses instead of their mean
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
+        log_p = logits.log_softmax(-1).flatten(0, 1)
+        loss = torch.nn.functional.nll_loss(log_p, labels[:, 1:].flatten(), reduction="sum")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("the three lists must have the same length, which must be at least 2")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong plain-sgd: uses SGD instead of AdamW
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    optimizer = torch.optim.SGD(trained.values(), lr=learning_rate)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("the three lists must have the same length, which must be at least 2")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong last-loss: judges a run by its last loss alone
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("different lengths")
+    if printed[-1] != true[-1]:
+        return "loss"
+    if printed[-1] == right[-1]:
+        return "healthy"
+    if printed[-1] == printed[0]:
+        return "update"
+    change = abs(printed[-1] / right[-1] - 1)
+    return "scale" if change > 0.1 else "base" if change > 0.02 else "precision"
+
+
+# %% wrong no-precision: takes a small difference for a healthy run
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("the three lists must have the same length, which must be at least 2")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "healthy"
+
+
+# %% wrong base-is-scale: does not look at the first loss
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("the three lists must have the same length, which must be at least 2")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "healthy"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong any-length: accepts lists of different lengths
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if len(printed) < 2:
+        raise ValueError("too short")
+    if printed != true:
+        return "loss"
+    if all(p == r for p, r in zip(printed, right)):
+        return "healthy"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right))
+    return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong wrong-names: returns the descriptions instead of the names
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    whole = tiny_base(seed, quantization=None)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    )
+    base = type(whole).from_pretrained(
+        None,
+        config=whole.config,
+        state_dict=whole.state_dict(),
+        dtype=torch.float32,
+        quantization_config=config,
+        device_map={"": "cpu"},
+    )
+
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(base, lora)
+    model.load_state_dict(adapters, strict=False)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        logits = model(input_ids=input_ids).logits[:, :-1]  # the last one predicts nothing here
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "adapters": {name: p.detach() for name, p in trained.items()}}
+
+
+def diagnose(printed, true, right):
+    if not len(printed) == len(true) == len(right) > 1:
+        raise ValueError("the three lists must have the same length, which must be at least 2")
+    if printed != true:
+        return "loss"
+    if printed == right:
+        return "nothing"
+    if printed[0] != right[0]:
+        return "base"
+    if len(set(printed)) == 1:
+        return "update"
+    change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
+    return "scale" if change > 0.05 else "precision"
