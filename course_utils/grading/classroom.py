@@ -31,7 +31,7 @@ from typing import Any
 from course_utils.grading import autograde, cluster, readiness, safe_files, seeds
 from course_utils.grading.assignments import Assignment, read, sources
 from course_utils.grading.intake import submissions
-from course_utils.grading.results import records, report
+from course_utils.grading.results import answers, copies, records, report, talk
 from course_utils.grading.results.gradebook import Book
 from course_utils.grading.results.records import Record
 from course_utils.grading.sandbox.bubblewrap import NoSandbox
@@ -341,7 +341,7 @@ def _finished(
 
 
 def write_results(folder: Path, result: Result) -> str:
-    """Write the report and the table of points of a run, and return a summary of the run.
+    """Write the report, the questions for talks and the table of points; return a summary.
 
     Returns:
         A summary of the run, as text.
@@ -351,9 +351,10 @@ def write_results(folder: Path, result: Result) -> str:
     """
     try:
         target = safe_files.make_folders(folder / "grading", result.assignment.name)
-        page, table = target / "report.html", target / "points.csv"
+        page, table, questions = (target / n for n in ("report.html", "points.csv", "talk.html"))
         report.write_csv(table, result.assignment, result.records)
-        report.write_report(page, result.assignment, result.records, result.previous)
+        comparison = _write_talk(folder, questions, result)
+        report.write_report(page, result.assignment, result.records, result.previous, comparison)
     except OSError as error:
         reason = submissions.describe(error, folder)
         raise CourseError(f"the report and the points can't be written: {reason}") from error
@@ -373,9 +374,30 @@ def write_results(folder: Path, result: Result) -> str:
             f"{_terminal_text(change.before)} → {_terminal_text(change.after)}"
             for change in changes
         ]
+    if pairs := len(comparison.pairs):
+        lines.append(f"pairs of students with answers that are alike: {pairs}, see the report")
+    files = {"report": page, "points": table, "questions for talks": questions}
     return "\n".join(
-        [*lines, f"report: {page.relative_to(folder)}", f"points: {table.relative_to(folder)}"]
+        [*lines, *(f"{what}: {path.relative_to(folder)}" for what, path in files.items())]
     )
+
+
+def _write_talk(folder: Path, path: Path, result: Result) -> copies.Comparison:
+    """Compare the answers of the class, write the questions for talks, and return the comparison.
+
+    Students with answers that are alike are asked about these answers first.
+    """
+    name = result.assignment.name
+    released = read(folder / "exercises" / name / f"{name}.ipynb")
+    gradable = [record for record in result.records if record.state != records.UNGRADABLE]
+    written = answers.read_answers(folder, released, [record.student for record in gradable])
+    comparison = copies.compare(released, written)
+    first: dict[str, set[str]] = {}
+    for pair in comparison.pairs:
+        for student in pair.students:
+            first.setdefault(student, set()).update(alike.task.id for alike in pair.tasks)
+    talk.write_page(path, released, written, gradable, first)
+    return comparison
 
 
 def _terminal_text(value: float | str | None) -> str:
