@@ -46,8 +46,8 @@ def points_so_far(tasks: Iterable[tuple[str, int, str]]) -> None:
     """Print the points of each task that the checks have given so far, and their sum.
 
     Args:
-        tasks: for each task its number and title, its points, and its kind: "", "by hand" or
-            "bonus".
+        tasks: for each task its number and title, its points, and its kind: "", "by hand",
+            "bonus" or "bonus by hand".
     """
     tasks = list(tasks)
     width = max(len(title) for title, _, _ in tasks)
@@ -60,8 +60,8 @@ def points_so_far(tasks: Iterable[tuple[str, int, str]]) -> None:
 
 
 def _line(number: str, points: int, kind: str) -> str:
-    worth = f"{points} bonus points" if kind == "bonus" else f"{points} points"
-    if kind == "by hand":
+    worth = f"{points} bonus points" if "bonus" in kind else f"{points} points"
+    if "by hand" in kind:
         return f"{worth}, given by a person"
     if number not in _points:
         return f"{worth}, not checked yet"

@@ -25,7 +25,7 @@ for cell in (
 print("HERE")
 shell.run_cell(
     "points_so_far([('3.1 One adapter', 3, ''), ('3.2 All', 2, ''), ('3.3 Why', 4, 'by hand'), "
-    "('3.4 More', 4, 'bonus')])"
+    "('3.4 More', 4, 'bonus'), ('3.5 Plan', 6, 'bonus by hand')])"
 )
 """
 
@@ -39,6 +39,7 @@ def test_the_last_result_of_each_check_counts():
         "3.2 All          2 points, not checked yet",
         "3.3 Why          4 points, given by a person",
         "3.4 More         4 of 4 bonus points",
+        "3.5 Plan         6 bonus points, given by a person",
         "",
         "Your checks give 1 of 5 points so far.",
         "Grading runs the same checks with further inputs.",

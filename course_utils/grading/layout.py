@@ -104,4 +104,4 @@ def _quoted(text: str) -> str:
 
 
 def _kind(task: Task) -> str:
-    return "by hand" if task.by_hand else "bonus" if task.bonus else ""
+    return " ".join(["bonus"] * task.bonus + ["by hand"] * task.by_hand)
