@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from course_utils import files
 from course_utils.validation import CourseError
@@ -36,6 +36,7 @@ DOCS = ROOT / "docs"
 RESULTS = ROOT / "build" / "benchmarks"
 
 Report = dict[str, Any]
+T = TypeVar("T")
 
 
 def _no_conditions(_: Report) -> str:
@@ -63,8 +64,10 @@ class Benchmark:
             Its arguments are the benchmark's options. Each yielded report is saved immediately, so
             a long benchmark yields incomplete reports first. The function raises CourseError if it
             can't measure, and NothingToMeasure if there is nothing to measure.
-        tables: functions from the report to Markdown, by the table's name.
-        pictures: functions from the report to a Picture, by the picture's name.
+        tables: functions from the report to Markdown, by the table's name; None if a report is
+            incomplete and contains no data for the table. Pages then keep the text that they quote.
+        pictures: functions from the report to a Picture, by the picture's name; None if there is no
+            data.
         conditions: function from the report to sentences on how the report was measured, which are
             written before "Made by …".
         problems: function from the report to its failures and missed targets, one sentence each.
@@ -73,8 +76,8 @@ class Benchmark:
     """
 
     measure: Callable[..., Iterator[Report]]
-    tables: Mapping[str, Callable[[Report], str]]
-    pictures: Mapping[str, Callable[[Report], Picture]] = field(default_factory=dict)
+    tables: Mapping[str, Callable[[Report], str | None]]
+    pictures: Mapping[str, Callable[[Report], Picture | None]] = field(default_factory=dict)
     conditions: Callable[[Report], str] = _no_conditions
     problems: Callable[[Report], list[str]] = _no_problems
     add_options: Callable[[argparse.ArgumentParser], None] = _no_options
@@ -179,10 +182,9 @@ def publish(name: str, benchmark: Benchmark, report: Report, output: Path | None
     """
     folder = output or RESULTS
     files.write_text(folder / f"{name}.md", page(name, benchmark, report))
-    for key, picture in benchmark.pictures.items():
-        figure = picture(report).figure
+    for key, picture in _made(benchmark.pictures, report).items():
         for place in [folder] if output else [folder, DOCS / "images"]:
-            figure.savefig(place / f"{name}-{key}.png", dpi=110)
+            picture.figure.savefig(place / f"{name}-{key}.png", dpi=110)
     if output is None:
         quotes = quoted(name, benchmark, report)
         for path in quoting_pages():
@@ -199,9 +201,10 @@ def quoting_pages() -> list[Path]:
 def page(name: str, benchmark: Benchmark, report: Report) -> str:
     """Return the report as Markdown: a section for each table, the pictures, and the problems."""
     parts = [f"# {about(name)}"]
-    parts += [f"## {key}\n\n{table(report)}" for key, table in benchmark.tables.items()]
+    parts += [f"## {key}\n\n{table}" for key, table in _made(benchmark.tables, report).items()]
     parts += [
-        f"![{make(report).alt}]({name}-{key}.png)" for key, make in benchmark.pictures.items()
+        f"![{picture.alt}]({name}-{key}.png)"
+        for key, picture in _made(benchmark.pictures, report).items()
     ]
     parts += [f"- {problem}" for problem in benchmark.problems(report)]
     return "\n\n".join([*parts, provenance(name, benchmark, report)]) + "\n"
@@ -225,10 +228,16 @@ def quoted(name: str, benchmark: Benchmark, report: Report) -> dict[str, str]:
 
     The texts are tables, pictures, and sentences on how the report was measured.
     """
-    texts = {f"{name} {key}": table(report) for key, table in benchmark.tables.items()}
-    for key, picture in benchmark.pictures.items():
-        texts[f"{name} {key} picture"] = f"![{picture(report).alt}](images/{name}-{key}.png)"
+    texts = {f"{name} {key}": table for key, table in _made(benchmark.tables, report).items()}
+    for key, picture in _made(benchmark.pictures, report).items():
+        texts[f"{name} {key} picture"] = f"![{picture.alt}](images/{name}-{key}.png)"
     return texts | {f"{name} made": provenance(name, benchmark, report)}
+
+
+def _made(functions: Mapping[str, Callable[[Report], T | None]], report: Report) -> dict[str, T]:
+    """Return the tables or pictures for which the report contains data, by their names."""
+    made = {key: make(report) for key, make in functions.items()}
+    return {key: each for key, each in made.items() if each is not None}
 
 
 def renew(text: str, quotes: Mapping[str, str]) -> str:

@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import sys
+from contextlib import suppress
 from types import SimpleNamespace
 
 import psutil
@@ -30,9 +31,11 @@ from benchmarks import (
     training,
 )
 from course_utils.figures import loss_curve
+from course_utils.grading.results import records
 from course_utils.memory import PRESETS, ModelShape, estimate, usable_bytes
 from course_utils.units import GiB
 from course_utils.validation import CourseError
+from tests import assignment
 from tests.conftest import make_model
 
 # --- the runner -----------------------------------------------------------------------------------
@@ -350,10 +353,98 @@ def test_drift_is_the_growth_over_the_second_half():
     assert grading.drift(times, falling) == 0
 
 
-def test_unexpected_points_are_listed():
-    expected = {"a": ("", 7.0), "b": ("fork bomb", 6.0), "c": ("", 9.0), "d": ("fork bomb", 6.0)}
-    wrong = grading.unexpected(expected, {"a": 5.0, "b": 7.0, "c": 9.0, "d": 3.0})
-    assert [line.split(":")[0] for line in wrong] == ["a (honest)", "b (fork bomb)"]
+@pytest.mark.parametrize(
+    ("kind", "points", "problems"),
+    [
+        ("", 6.0, []),
+        ("", 5.0, ["one (honest): 5 instead of 6"]),
+        ("", 7.0, ["one (honest): 7 instead of 6"]),
+        ("fork bomb", 0.0, []),
+        ("fork bomb", 1.0, []),
+        ("fork bomb", 6.0, []),
+        ("fork bomb", 7.0, ["one (fork bomb): 7 instead of at most 6"]),
+        ("fork bomb", None, ["one (fork bomb): no record"]),
+    ],
+)
+def test_honest_points_are_exact_and_hostile_points_have_a_maximum(kind, points, problems):
+    found = {} if points is None else {"one": points}
+    assert grading.unexpected({"one": (kind, 6.0)}, found) == problems
+
+
+def results_of_run(folder, monkeypatch, honest, bomb):
+    """Return what the benchmark compares of a run that gave these points to two submissions."""
+    scores = {"honest": honest, "bomb": bomb}
+    for student, points in scores.items():
+        record = records.Record(assignment.NAME, student, records.GRADED, points={"sum": points})
+        record.write(folder / "grading" / assignment.NAME)
+    monkeypatch.setattr(grading, "contents", lambda *_: {s: {"sum": [scores[s]]} for s in scores})
+    return grading.honest_results(folder, {"honest": ("", 9.0), "bomb": ("fork bomb", 6.0)})
+
+
+def test_only_honest_results_of_two_runs_must_be_equal(tmp_path, monkeypatch):
+    first = results_of_run(tmp_path, monkeypatch, honest=9.0, bomb=0.0)
+    assert first == {"honest": ({"sum": [9.0]}, records.GRADED)}
+    assert results_of_run(tmp_path, monkeypatch, honest=9.0, bomb=1.0) == first
+    for points in {"honest": 8.0, "bomb": 0.0}, {"honest": 9.0, "bomb": 7.0}:
+        with pytest.raises(CourseError, match="unexpected points"):
+            results_of_run(tmp_path, monkeypatch, **points)
+
+
+RUN = {"submissions": 60, "killed after": 1.0, "saved": 30, "graded after": 30}
+
+
+@pytest.fixture
+def parts(course, monkeypatch):
+    """The parts of the benchmark `grading`, which measure nothing, and a page that quotes two."""
+    names = ("peers", "killed")
+    marks = [f"<!-- grading {name}: begin -->\nold\n<!-- grading {name}: end -->" for name in names]
+    (course / "docs" / "page.md").write_text("\n\n".join(marks) + "\n")
+    sides = {"submissions": 40, "cells compared": 240}
+    ours = {"seconds": [10.0, 12.0], "first": [6.0, 7.0], "peak": 10**9}
+    sides |= {"ours": ours, "nbgrader": {"seconds": 240.0, "peak": 10**9}}
+    parts = {"peers": lambda count: sides, "killed": lambda count: RUN | {"cells compared": 420}}
+    monkeypatch.setattr(grading, "PARTS", parts)
+    return parts
+
+
+@pytest.mark.parametrize("error", [CourseError("no space"), KeyboardInterrupt(), MemoryError()])
+def test_part_that_fails_keeps_the_parts_before_it(course, parts, error):
+    def fail(count):
+        raise error
+
+    measure, parts["killed"] = parts["killed"], fail
+    with suppress(MemoryError):
+        assert runner.run("grading", []) == 1
+    saved = course / "build" / "grading.json"
+    assert "killed" not in json.loads(saved.read_text())
+    page = (course / "docs" / "page.md").read_text()
+    assert "`course grade` is 21.8 times as fast" in page and page.count("\nold\n") == 1
+    assert "The part `killed` is not in this report." in (saved.with_suffix(".md")).read_text()
+
+    # The missing part is measured alone, and the report is complete.
+    peers = json.loads(saved.read_text())["peers"]
+    parts |= {"killed": measure, "peers": fail}
+    assert runner.run("grading", ["killed"]) == 0
+    report = json.loads(saved.read_text())
+    assert report["peers"] == peers and report["killed"]["saved"] == 30
+    assert "old" not in (course / "docs" / "page.md").read_text()
+
+
+def test_each_part_names_its_date_and_a_new_measurement_replaces_it(course, parts, monkeypatch):
+    for day, names in ("2026-11-26", []), ("2026-11-27", ["killed"]), ("2026-11-28", []):
+        here = {"date": day, "machine": "a machine"}
+        monkeypatch.setattr(grading, "measured_here", lambda here=here: here)
+        assert runner.run("grading", names) == 0
+        page = (course / "build" / "grading.md").read_text()
+        assert f"Made by `python -m benchmarks grading` on {day}: a machine." in page
+        older = "The part `peers` is from 2026-11-26: a machine."
+        assert (older in page) == (day == "2026-11-27")
+
+
+def test_unknown_part_is_an_error(course, parts, capsys):
+    assert runner.run("grading", ["side by side"]) == 1
+    assert capsys.readouterr().err == "there is no part side by side; choose from: peers, killed\n"
+    assert not (course / "build").exists()
 
 
 def test_series_of_a_long_run_keeps_the_peaks():
@@ -366,23 +457,25 @@ def test_series_of_a_long_run_keeps_the_peaks():
 
 
 @pytest.mark.slow
-def test_grading_of_few_submissions_is_measured():
+def test_grading_of_few_submissions_is_measured(monkeypatch):
     if not shutil.which("bwrap"):
         pytest.skip("there is no bubblewrap")
-    (report,) = grading.measure({"side by side": 4, "class": 20, "killed": 12})
+    monkeypatch.setattr(grading, "saved_report", dict)
+    *_, report = grading.measure(sizes={"peers": 4, "class": 20, "killed": 12})
     text = runner.page("grading", grading.BENCHMARK, report)
     assert "the same points in all 24 graded cells" in text
     assert "20 records of 20 submissions" in text and "The next run graded the other" in text
 
 
 def test_slow_grading_and_growing_memory_are_problems():
-    sides = {"nbgrader": {"seconds": 100.0}, "ours": {"seconds": [9.0, 10.0]}}
-    report = {"side by side": sides, "class": {"drift": {"worker": 0.1, "all": -0.5}}}
+    assert grading.problems({}) == []
+    sides = {"nbgrader": {"seconds": 150.0}, "ours": {"seconds": [9.0, 10.0]}}
+    report = {"peers": sides, "class": {"drift": {"worker": 0.1, "all": -0.5}}}
     assert grading.problems(report) == []
     sides["ours"]["seconds"][0] = 12.5
     report["class"]["drift"]["worker"] = 0.2
     assert grading.problems(report) == [
-        "8.0 times as fast as nbgrader, below 10",
+        "12.0 times as fast as nbgrader, below 15",
         "memory (worker) grows by +20.0% in the second half of the run",
     ]
 

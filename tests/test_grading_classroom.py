@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import psutil
@@ -416,6 +417,58 @@ def test_the_run_ends_with_the_reason_if_no_sandbox_can_be_created(course, monke
     assert not list(course.glob("grading/*/*/*/record.json"))
 
 
+class FakeServer:
+    """A server that starts only together with a second one; the server for tests fails."""
+
+    together = threading.Barrier(2, timeout=20)
+    running = 0
+    alive = True
+
+    def __init__(self, imports, withheld=()):
+        self.together.wait()
+        if "isolated" in imports:
+            raise bubblewrap.SandboxError("no memory for the second server")
+        FakeServer.running += 1
+
+    def close(self):
+        FakeServer.running -= 1
+
+
+def test_both_servers_start_at_the_same_time_and_none_is_left_if_one_fails(course, monkeypatch):
+    sums.hand_in(course, "one", RIGHT)
+    monkeypatch.setattr(autograde, "Server", FakeServer)
+    with pytest.raises(CourseError, match="no memory for the second server"):
+        grade(course)
+    assert FakeServer.running == 0
+
+
+def test_servers_start_before_the_gradebook_is_opened_if_a_submission_is_new(course, monkeypatch):
+    sums.hand_in(course, "one", RIGHT)
+    grade(course)
+    steps, real = [], autograde.start_servers
+
+    def start(spec):
+        steps.append("servers")
+        real(spec)
+
+    def no_book(*_):
+        steps.append("gradebook")
+        raise CourseError("the gradebook can't be opened")
+
+    monkeypatch.setattr(autograde, "start_servers", start)
+    monkeypatch.setattr(classroom, "_book", no_book)
+    for options, expected in ({}, ["gradebook"]), ({"again": True}, ["servers", "gradebook"]):
+        steps.clear()
+        with pytest.raises(CourseError, match="can't be opened"):
+            grade(course, **options)
+        assert steps == expected and not autograde._servers
+    sums.hand_in(course, "two", RIGHT)
+    steps.clear()
+    with pytest.raises(CourseError, match="can't be opened"):
+        grade(course)
+    assert steps == ["servers", "gradebook"] and not autograde._servers
+
+
 @pytest.mark.full
 def test_a_server_that_has_ended_is_replaced(course):
     for n in range(3):
@@ -423,9 +476,9 @@ def test_a_server_that_has_ended_is_replaced(course):
 
     def progress(record, done, total):
         if done == 1:
-            for servers in list(autograde._servers.values()):
-                for server in servers:
-                    server.close()
+            for pair in autograde._servers.values():
+                for server in pair:
+                    server.result().close()
 
     result = classroom.grade(course, NAME, workers=1, limits=QUICK, progress=progress)
     assert [record.state for record in result.records] == [PERSON] * 3

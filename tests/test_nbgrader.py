@@ -166,7 +166,7 @@ def test_an_assignment_is_released_submitted_graded_and_returned(instructor, stu
     pages = [feedback_of(student) for student in students]
     assert COMMENT in pages[0] and MESSAGE not in pages[0]
     assert MESSAGE in pages[1] and COMMENT not in pages[1]
-    assert "Not right yet" in pages[1] and "Traceback (most recent" not in pages[1]
+    assert "likely mistake" in pages[1] and "Traceback (most recent" not in pages[1]
 
 
 @pytest.mark.full

@@ -16,7 +16,7 @@ import json
 import re
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -205,47 +205,64 @@ def run_cells(notebook: Notebook, spec: GradingSpec, session: GradingSession) ->
 
 # --- servers of this process ----------------------------------------------------------------------
 
-# The running servers, by the key of their GradingSpec. The dictionary has at most one entry.
-_servers: dict[str, Servers] = {}
+# The servers that are starting or running, by the key of their GradingSpec: first the server for
+# students, then the server for tests. The dictionary has at most one entry.
+_servers: dict[str, tuple[Future[Server], Future[Server]]] = {}
 _servers_lock = threading.RLock()
 
 
 @functools.cache
-def _starter() -> ThreadPoolExecutor:
-    """Return an executor with a single thread, which starts all sandboxes of this process.
+def _starters() -> ThreadPoolExecutor:
+    """Return an executor with two threads, which start all sandboxes of this process.
 
-    Linux ends a sandbox together with the thread that started it. So this thread must run as long
+    With two threads, the two servers of an assignment import their libraries at the same time.
+    Linux ends a sandbox together with the thread that started it. So these threads must run as long
     as the process.
     """
-    return ThreadPoolExecutor(1, "sandboxes")
+    return ThreadPoolExecutor(2, "sandboxes")
+
+
+def start_servers(spec: GradingSpec) -> None:
+    """Begin to start the warm servers for an assignment, and return without waiting for them.
+
+    If the servers are starting or running already, nothing happens. A process has the servers of
+    only one assignment at a time. The servers of any other assignment are closed first.
+    """
+    with _servers_lock:
+        if spec.key not in _servers or any(map(_has_ended, _servers[spec.key])):
+            close_servers()
+            start = _starters().submit
+            _servers[spec.key] = (
+                start(Server, spec.imports["student"], spec.withheld),
+                start(Server, spec.imports["test"]),
+            )
 
 
 def servers(spec: GradingSpec) -> Servers:
-    """Return the warm servers for an assignment.
-
-    A process has the servers of only one assignment at a time. The servers of any other assignment
-    are closed first.
+    """Return the warm servers for an assignment; start them first if necessary.
 
     Raises:
         NoSandbox: No sandbox can be created.
     """
     with _servers_lock:
-        running = _servers.get(spec.key)
-        if running is None or not all(server.alive for server in running):
-            close_servers()
-            student = _starter().submit(Server, spec.imports["student"], spec.withheld)
-            test = _starter().submit(Server, spec.imports["test"])
-            try:
-                _servers[spec.key] = Servers(student.result(), test.result())
-            except SandboxError as error:
-                raise NoSandbox(str(error)) from None
-        return _servers[spec.key]
+        start_servers(spec)
+        student, test = _servers[spec.key]
+        try:
+            return Servers(student.result(), test.result())
+        except SandboxError as error:
+            raise NoSandbox(str(error)) from None
+
+
+def _has_ended(server: Future[Server]) -> bool:
+    """Return whether a server could not be started or has ended."""
+    return server.done() and bool(server.exception() or not server.result().alive)
 
 
 def close_servers() -> None:
-    """End all sandboxes of this process."""
+    """End all sandboxes of this process; wait for those that are starting."""
     with _servers_lock:
-        for running in _servers.values():
-            for server in running:
-                server.close()
+        for pair in _servers.values():
+            for server in pair:
+                if not server.exception():
+                    server.result().close()
         _servers.clear()

@@ -26,18 +26,20 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from course_utils.grading import autograde, cluster, readiness, safe_files, seeds
 from course_utils.grading.assignments import Assignment, read, sources
 from course_utils.grading.intake import submissions
-from course_utils.grading.results import records, report
-from course_utils.grading.results.gradebook import Book
+from course_utils.grading.results import answers, copies, records, report, talk
 from course_utils.grading.results.records import Record
 from course_utils.grading.sandbox.bubblewrap import NoSandbox
 from course_utils.grading.sandbox.limits import Limits
 from course_utils.grading.spec import GradingSpec, Notebook, Submission
 from course_utils.validation import CourseError
+
+if TYPE_CHECKING:
+    from course_utils.grading.results.gradebook import Book
 
 # Seconds between two checks whether the user has pressed Ctrl-C.
 STOP_INTERVAL = 0.2
@@ -105,19 +107,57 @@ def grade(  # noqa: PLR0913
     paths = submission_paths(folder, name)
     if not paths:
         raise CourseError(f"nothing was handed in: there is no submitted/STUDENT/{name}")
-    with _explained_memory_error(), Book(folder, name) as book:
-        book.release_if_changed(source)
-        spec = autograde.grading_spec(folder, name, limits or Limits())
-        records.move_old_records(book.records)
-        before = {r.student: r for r in records.read_all(book.records) if r.assignment == name}
-        previous = report.merged(before.values(), book.scores())
-        kept = {} if again else _unchanged(paths, spec, _complete_records(before, book))
-        changed = [path for path in paths if path.parent.name not in kept]
-        pool = _pool(spec, scheduler, workers)
-        graded = _grade(book, spec, changed, pool, progress) if changed else []
-        current = report.merged([*kept.values(), *graded], book.scores())
+    limits, workers = limits or Limits(), workers or readiness.workers()
+    with _explained_memory_error():
+        before = _records(folder, name)
+        is_new = again or any(path.parent.name not in before for path in paths)
+        early = is_new and not scheduler
+        with _early_servers(folder, name, limits, early), _book(folder, name) as book:
+            book.release_if_changed(source)
+            spec = autograde.grading_spec(folder, name, limits)
+            previous = report.merged(before.values(), book.scores())
+            kept = {} if again else _unchanged(paths, spec, _complete_records(before, book))
+            changed = [path for path in paths if path.parent.name not in kept]
+            pool = _pool(spec, scheduler, workers)
+            graded = _grade(book, spec, changed, pool, progress) if changed else []
+            current = report.merged([*kept.values(), *graded], book.scores())
     ordered = sorted(current, key=lambda record: record.student)
     return Result(read(source), ordered, previous, len(graded))
+
+
+def _records(folder: Path, name: str) -> dict[str, Record]:
+    """Return the records of earlier runs of an assignment, by student."""
+    saved = folder / "grading" / name
+    records.move_old_records(saved)
+    return {r.student: r for r in records.read_all(saved) if r.assignment == name}
+
+
+@contextlib.contextmanager
+def _early_servers(folder: Path, name: str, limits: Limits, wanted: bool) -> Iterator[None]:
+    """Begin to start the servers now if they are wanted; close all servers after the block.
+
+    Starting the servers and opening the gradebook take seconds each, so both happen at the same
+    time. If the release is missing or out of date, `Book.release_if_changed` generates it later,
+    and then `_pool` starts other servers.
+    """
+    try:
+        with contextlib.suppress(CourseError):
+            if wanted:
+                autograde.start_servers(autograde.grading_spec(folder, name, limits))
+        yield
+    finally:
+        autograde.close_servers()
+
+
+def _book(folder: Path, name: str) -> Book:
+    """Return the gradebook of an assignment.
+
+    Importing nbgrader takes seconds. It is imported here, rather than at the top of the file, so
+    that the servers start at the same time.
+    """
+    from course_utils.grading.results.gradebook import Book
+
+    return Book(folder, name)
 
 
 def _grade(
@@ -243,7 +283,7 @@ def _stoppable() -> Iterator[threading.Event]:
 
 
 @contextlib.contextmanager
-def _pool(spec: GradingSpec, scheduler: str | None, workers: int | None) -> Iterator[Pool]:
+def _pool(spec: GradingSpec, scheduler: str | None, workers: int) -> Iterator[Pool]:
     """Yield an executor, which uses a cluster if a scheduler is given, and threads otherwise.
 
     Yields:
@@ -253,7 +293,6 @@ def _pool(spec: GradingSpec, scheduler: str | None, workers: int | None) -> Iter
         with cluster.connected(scheduler) as pool:
             yield pool
         return
-    workers = workers or readiness.workers()
     threads = ThreadPoolExecutor(workers)
     try:
         # If no sandbox can be created, this call raises an error before any submission is read.
@@ -341,7 +380,7 @@ def _finished(
 
 
 def write_results(folder: Path, result: Result) -> str:
-    """Write the report and the table of points of a run, and return a summary of the run.
+    """Write the report, the questions for talks and the table of points; return a summary.
 
     Returns:
         A summary of the run, as text.
@@ -351,9 +390,10 @@ def write_results(folder: Path, result: Result) -> str:
     """
     try:
         target = safe_files.make_folders(folder / "grading", result.assignment.name)
-        page, table = target / "report.html", target / "points.csv"
+        page, table, questions = (target / n for n in ("report.html", "points.csv", "talk.html"))
         report.write_csv(table, result.assignment, result.records)
-        report.write_report(page, result.assignment, result.records, result.previous)
+        comparison = _write_talk(folder, questions, result)
+        report.write_report(page, result.assignment, result.records, result.previous, comparison)
     except OSError as error:
         reason = submissions.describe(error, folder)
         raise CourseError(f"the report and the points can't be written: {reason}") from error
@@ -373,9 +413,30 @@ def write_results(folder: Path, result: Result) -> str:
             f"{_terminal_text(change.before)} → {_terminal_text(change.after)}"
             for change in changes
         ]
+    if pairs := len(comparison.pairs):
+        lines.append(f"pairs of students with answers that are alike: {pairs}, see the report")
+    files = {"report": page, "points": table, "questions for talks": questions}
     return "\n".join(
-        [*lines, f"report: {page.relative_to(folder)}", f"points: {table.relative_to(folder)}"]
+        [*lines, *(f"{what}: {path.relative_to(folder)}" for what, path in files.items())]
     )
+
+
+def _write_talk(folder: Path, path: Path, result: Result) -> copies.Comparison:
+    """Compare the answers of the class, write the questions for talks, and return the comparison.
+
+    Students with answers that are alike are asked about these answers first.
+    """
+    name = result.assignment.name
+    released = read(folder / "exercises" / name / f"{name}.ipynb")
+    gradable = [record for record in result.records if record.state != records.UNGRADABLE]
+    written = answers.read_answers(folder, released, [record.student for record in gradable])
+    comparison = copies.compare(released, written)
+    first: dict[str, set[str]] = {}
+    for pair in comparison.pairs:
+        for student in pair.students:
+            first.setdefault(student, set()).update(alike.task.id for alike in pair.tasks)
+    talk.write_page(path, released, written, gradable, first)
+    return comparison
 
 
 def _terminal_text(value: float | str | None) -> str:

@@ -26,6 +26,8 @@ from typing import Any
 from course_utils.files import write_atomically
 from course_utils.grading import assignments
 from course_utils.grading.assignments import Assignment, Task
+from course_utils.grading.results.answers import numbered
+from course_utils.grading.results.copies import Comparison, Pair
 from course_utils.grading.results.pages import MAX_LINE, one_line, page_template, plain
 from course_utils.grading.results.records import (
     GRADED,
@@ -48,6 +50,8 @@ MAX_GROUPS = 8
 SLOWEST = 5
 # Maximum number of bars in the histogram of points.
 MAX_BARS = 31
+# Maximum number of pairs with answers that are alike.
+MAX_PAIRS = 20
 # Smallest value in the histograms of seconds and MB.
 MIN_VALUE = 1e-6
 
@@ -247,6 +251,7 @@ def write_report(
     assignment: Assignment,
     records: Iterable[Record],
     previous: Iterable[Record] = (),
+    comparison: Comparison | None = None,
 ) -> None:
     """Write the class report, which names students and their mistakes, as one HTML file.
 
@@ -257,13 +262,15 @@ def write_report(
         assignment: the assignment of all records.
         records: the records of the class, in any order.
         previous: the records of the previous grading; if given, the page lists what changed.
+        comparison: the answers of the class, compared with each other; if given, the page shows the
+            answers that are alike.
 
     Raises:
         ValueError: a record belongs to another assignment.
     """
     records, previous = _prepared(assignment, records), _prepared(assignment, previous)
     page = page_template("report.html.j2", MAX_VALUE).render(
-        _content(assignment, records, previous)
+        _content(assignment, records, previous), comparison=comparison and _alike(comparison)
     )
     write_atomically(path, page.encode(), alone=True)
 
@@ -494,6 +501,38 @@ def _notes(notes: Iterable[tuple[Record, Sequence[str]]]) -> LargestGroups:
         for record, lines in notes
         for line in sorted({*map(_without_numbers, lines)})
     )
+
+
+# --- answers that are alike -----------------------------------------------------------------------
+
+
+def _alike(comparison: Comparison) -> dict[str, Any]:
+    """Return the answers that are alike, by their names in the template."""
+    return {
+        "students": comparison.students,
+        "large_enough": comparison.large_enough,
+        "pairs": [_pair(pair) for pair in comparison.pairs[:MAX_PAIRS]],
+        "left_out": len(comparison.pairs[MAX_PAIRS:]),
+    }
+
+
+def _pair(pair: Pair) -> dict[str, Any]:
+    names = [escape_unprintable(student) for student in pair.students]
+    return {
+        "students": names,
+        "tasks": [
+            {
+                "title": _title(alike.task),
+                "overlap": _share(round(1000 * alike.overlap), 1000),
+                "usual": f"{alike.usual:.0%}",
+                "answers": [
+                    (name, numbered(source, alike.task.answer["source"]), lines)
+                    for name, source, lines in zip(names, alike.sources, alike.lines, strict=True)
+                ],
+            }
+            for alike in pair.tasks
+        ],
+    }
 
 
 # --- time and memory ------------------------------------------------------------------------------

@@ -1,0 +1,241 @@
+"""Find students whose answers are more alike than chance would explain.
+
+    structure.py   reduces each answer to its parts, which renaming and reordering don't change
+    overlap        is the share of the two answers' parts that both have; a part that few students
+                   have counts much, and a part that the release already contains doesn't count
+    p-value        is the share of the class's pairs that are at least as alike in this task
+    expected       says how many such pairs a class would have if all students worked alone; it is
+                   computed from the p-values of all tasks
+
+Right answers to a short task are alike by nature. Then many pairs are alike, so one more is no
+evidence: what is usual is seen in the class itself. A pair is named if it is unexpected, and if its
+answers to several tasks are nearly equal. The second condition protects students whose habits are
+alike, so that all of their answers are slightly alike.
+
+If all students work alone, the p-values of a pair are uniformly distributed. If they are also
+independent, minus the sum of their logarithms has a gamma distribution (Fisher's method). Every
+pair is tested, so the combined p-value is multiplied by the number of pairs. `python -m
+tests.copies` measures how many copies are found in made-up classes, and how many students are named
+who worked alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from course_utils.grading.assignments import Assignment, Task
+from course_utils.grading.results.answers import Answers
+from course_utils.grading.results.structure import Parts, Structures
+
+# A pair is named if a class that worked alone would have at most this many such pairs, and if at
+# least NEAR_TASKS tasks have an overlap of at least NEAR.
+MAX_EXPECTED = 0.01
+NEAR, NEAR_TASKS = 0.9, 3
+# A pair's answers to a task are shown if at most this share of the class's pairs is as alike.
+MAX_P_VALUE = 0.1
+# A part is rare if at most this share of the other students has it.
+RARE = 0.1
+# Number of parts that are compared at a time, so that the memory stays small.
+BLOCK = 2_000
+
+
+@dataclass(frozen=True)
+class AlikeTask:
+    """A task that two students answered alike.
+
+    Attributes:
+        task: the task, with the released cell as its answer.
+        sources: the two answers.
+        lines: for each answer, the lines in which a rare part begins that both answers have.
+        overlap: the share of the two answers' parts that both have, from 0 to 1; rare parts weigh
+            more.
+        usual: the median overlap of the class's pairs.
+    """
+
+    task: Task
+    sources: tuple[str, str]
+    lines: tuple[frozenset[int], frozenset[int]]
+    overlap: float
+    usual: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two students whose answers are more alike than chance would explain.
+
+    Attributes:
+        students: the names of the two students.
+        expected: how many pairs as alike a class would have if all students worked alone.
+        tasks: the tasks that the two students answered alike.
+    """
+
+    students: tuple[str, str]
+    expected: float
+    tasks: tuple[AlikeTask, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The answers of a class, compared with each other.
+
+    Attributes:
+        students: the number of students who have an answer.
+        large_enough: whether two students could be named at all.
+        pairs: the pairs that are named, the least expected pair first.
+    """
+
+    students: int
+    large_enough: bool
+    pairs: tuple[Pair, ...] = ()
+
+
+def compare(release: Assignment, answers: Mapping[str, Answers]) -> Comparison:
+    """Compare the answers of a class with each other.
+
+    Args:
+        release: the assignment as it was released.
+        answers: the answers by student and task.
+    """
+    students = [student for student, written in answers.items() if written]
+    tasks = [
+        _TaskAnswers(task, [answers[student].get(task.id, "") for student in students])
+        for task in release.tasks
+    ]
+    tasks = [task for task in tasks if task.counts]
+    pairs = max(1, math.comb(len(students), 2))
+    if not tasks or _expected(pairs, len(tasks), len(tasks) * math.log(pairs)) > MAX_EXPECTED:
+        return Comparison(len(students), large_enough=False)
+    p_values = np.array([_p_values(task.likeness) for task in tasks])
+    expected = _expected(pairs, len(tasks), -np.log(p_values).sum(axis=0))
+    near_tasks = sum(task.overlap.round(9) >= NEAR for task in tasks)
+    is_named = (expected <= MAX_EXPECTED) & (near_tasks >= min(NEAR_TASKS, len(tasks)))
+    named = [(expected[i, j], i, j) for i, j in np.argwhere(np.triu(is_named, 1))]
+    return Comparison(
+        len(students),
+        large_enough=True,
+        pairs=tuple(
+            Pair(
+                (students[i], students[j]),
+                float(value),
+                tuple(
+                    task.alike(i, j)
+                    for task, values in zip(tasks, p_values, strict=True)
+                    if values[i, j] <= MAX_P_VALUE
+                ),
+            )
+            for value, i, j in sorted(named)
+        ),
+    )
+
+
+class _TaskAnswers:
+    """The answers of a class to one task.
+
+    Attributes:
+        task: the task.
+        sources: the answers; "" for a student without an answer.
+        parts: the parts of each answer, without the parts of the released cell.
+        counts: how many answers have a part.
+    """
+
+    def __init__(self, task: Task, sources: Sequence[str]):
+        structures = Structures()
+        is_code = task.answer["cell_type"] == "code"
+        read = structures.of_code if is_code else structures.of_text
+        given = read(task.answer["source"])
+        self.task, self.sources = task, sources
+        self.parts: list[Parts] = [
+            {part: line for part, line in read(source).items() if part not in given}
+            for source in sources
+        ]
+        self.counts = Counter(part for parts in self.parts for part in parts)
+
+    def _weight(self, part: int) -> float:
+        """Return the weight of a part, which is 0 if all students have the part."""
+        return math.log(len(self.sources) / self.counts[part])
+
+    @cached_property
+    def _shared_weight(self) -> np.ndarray:
+        """For each two answers, the weight of the parts that both have: students × students."""
+        shared = [part for part, count in self.counts.items() if count > 1]
+        total = np.zeros((len(self.parts), len(self.parts)))
+        for start in range(0, len(shared), BLOCK):
+            block = shared[start : start + BLOCK]
+            has = np.array([[part in parts for part in block] for parts in self.parts], float)
+            total += has * [self._weight(part) for part in block] @ has.T
+        return total
+
+    @cached_property
+    def overlap(self) -> np.ndarray:
+        """The weighted Jaccard index of each two answers: students × students, from 0 to 1."""
+        own = np.array([sum(map(self._weight, parts)) for parts in self.parts])
+        union = own[:, None] + own - self._shared_weight
+        return np.divide(self._shared_weight, union, out=np.zeros_like(union), where=union > 0)
+
+    @cached_property
+    def likeness(self) -> np.ndarray:
+        """How alike each two answers are: students × students.
+
+        Only pairs that share much, and little else, are very alike. So neither two long answers
+        with some rare parts in common nor two answers with the same usual parts stand out.
+        """
+        return self._shared_weight * self.overlap
+
+    @cached_property
+    def usual(self) -> float:
+        """The median overlap of the class's pairs."""
+        return float(np.median(self.overlap[np.triu_indices_from(self.overlap, 1)]))
+
+    def alike(self, i: int, j: int) -> AlikeTask:
+        """Return what is alike in two answers."""
+        others = RARE * (len(self.sources) - 2)
+        rare = {
+            part for part in self.parts[i].keys() & self.parts[j] if self.counts[part] - 2 <= others
+        }
+        lines = [frozenset(self.parts[k][part] for part in rare) for k in (i, j)]
+        return AlikeTask(
+            self.task,
+            (self.sources[i], self.sources[j]),
+            (lines[0], lines[1]),
+            float(self.overlap[i, j]),
+            self.usual,
+        )
+
+
+def _p_values(likeness: np.ndarray) -> np.ndarray:
+    """Return the share of pairs that are at least as alike as each pair: students × students.
+
+    A pair is compared with itself and with the pairs of the other students. The other pairs of its
+    two students don't count, because in a ring of three copies they are just as alike.
+    """
+    n = len(likeness)
+    # Otherwise rounding errors would decide between equal pairs.
+    rounded = likeness.round(9)
+    pairs = np.sort(rounded[np.triu_indices(n, 1)])
+    of_class = len(pairs) - np.searchsorted(pairs, rounded)
+    np.fill_diagonal(rounded, -1)
+    of_student = np.array([n - np.searchsorted(np.sort(row), row) for row in rounded])
+    of_others = of_class - (of_student + of_student.T - 1)
+    p_values = (1 + of_others) / len(pairs)
+    np.fill_diagonal(p_values, 1)
+    return p_values
+
+
+def _expected(pairs: int, tasks: int, surprise: np.ndarray | float) -> np.ndarray:
+    """Return how many pairs are expected whose surprise is at least this large.
+
+    Args:
+        pairs: the number of pairs in the class.
+        tasks: the number of tasks.
+        surprise: minus the sum of the logarithms of a pair's p-values. If these are independent and
+            uniformly distributed, the surprise has a gamma distribution with the shape `tasks`.
+    """
+    surprise = np.asarray(surprise, float)
+    terms = sum((surprise**k / math.factorial(k) for k in range(tasks)), np.zeros_like(surprise))
+    return pairs * np.exp(-surprise) * terms

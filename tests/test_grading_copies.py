@@ -1,0 +1,470 @@
+"""Test structure, copies and answers: what counts as alike, and which students are named."""
+
+import itertools
+import json
+import random
+import re
+
+import numpy as np
+import pytest
+
+from course_utils.grading import classroom
+from course_utils.grading.results import answers, copies, report
+from course_utils.grading.results.copies import compare
+from course_utils.grading.results.records import GRADED, UNGRADABLE, Record
+from course_utils.grading.results.structure import Structures
+from tests import copies as classes
+from tests import mutation, restyle
+from tests.time_limit import time_limit
+
+LORA = classes.release("03_lora")
+CODE = [task.id for task in LORA.tasks if not task.by_hand]
+(TEXT,) = [task.id for task in LORA.tasks if task.by_hand]
+
+
+# --- parts of answers -----------------------------------------------------------------------------
+
+
+def parts(first, second, kind="code"):
+    """Return the parts of two answers."""
+    structures = Structures()
+    read = structures.of_code if kind == "code" else structures.of_text
+    return read(first).keys(), read(second).keys()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("total = x.sum() + y.sum()", "s = x.sum() + y.sum()  # the sum"),
+        (
+            "def f(a, b):\n    return a.b / len(b)",
+            "def g(n, m):\n    'Doc.'\n    return n.b / len(m)",
+        ),
+        ("def f(a: int) -> int:\n    return a + 2 * a", "def f(a):\n    return a + 2 * a"),
+        ("a = f(1, 2)\nb = g(3, 4)", "b = g(3, 4)\na = f(1, 2)"),
+        (
+            "def f():\n    return 1 - x\ndef g():\n    pass",
+            "def g():\n    pass\ndef f():\n    return 1 - x",
+        ),
+        ("y = 3 * x[0] + 4 * x[1]", "y = x[1] * 4 + x[0] * 3"),
+        ("x += 2 * y", "x = x + 2 * y"),
+        ("x: int = 2 * y + z", "x = 2 * y + z"),
+        ("ok = a[0] > b[0]", "ok = b[0] < a[0]"),
+        ("ok = a[0] == b[1]", "ok = b[1] == a[0]"),
+        ("ok = not a[0] > b[0]", "ok = a[0] <= b[0]"),
+        ("ok = not a in b or c", "ok = c or a not in b"),
+        ("m = x.abs().max(dim=1)", "m = torch.max(torch.abs(x), dim=1)"),
+        ("n = f(x, b=1, a=2)", "n = f(x, a=2, b=1)"),
+        ("n = 1_000 * x + 0x10", "n = 1000.0 * x + 16"),
+        (
+            "if x < 1:\n    raise ValueError('too small')",
+            "if y < 1:\n    raise ValueError(f'got {y}')",
+        ),
+        ("assert x < 1, 'x'", "assert x < 1"),
+    ],
+)
+def test_what_is_easily_changed_does_not_change_the_parts(first, second):
+    names = "a = b = c = m = n = ok = s = total = x = y = z = 0\n"
+    one, other = parts(names + first, names + second)
+    assert one and one == other
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("y = x[0] - x[1]", "y = x[1] - x[0]"),
+        ("y = x[0] // 2 + 1", "y = x[0] // 2 + 3"),
+        ("y = x[0] / 2 + 1", "y = x[0] // 2 + 1"),
+        ("ok = x[0] < 1", "ok = x[0] <= 1"),
+        ("y = x.amax(dim=1)", "y = x.amin(dim=1)"),
+        ("y = x.amax(dim=1)", "y = x.amax(dim=0)"),
+        ("y = f('nf4', x)", "y = f('fp4', x)"),
+        ("y = f(x, True)", "y = f(x, 1)"),
+        ("y = f(x, b'a')", "y = f(x, 'a')"),
+        ("y = x.weight + 1", "y = x.bias + 1"),
+        ("raise ValueError(1, 2, 3)", "raise TypeError(1, 2, 3)"),
+    ],
+)
+def test_other_computations_have_other_parts(first, second):
+    one, other = parts("x = 0\n" + first, "x = 0\n" + second)
+    assert not one & other or one != other
+
+
+def test_a_loop_and_a_comprehension_share_parts():
+    loop = "for name, x in a.b.items():\n    if x.c > 3:\n        y.append(x.d * 2)"
+    comprehension = "y = [x.d * 2 for name, x in a.b.items() if x.c > 3]"
+    one, other = parts(loop, comprehension)
+    # The values, the condition and the element.
+    assert len(one & other) >= 3
+
+
+def test_parts_are_found_in_their_lines():
+    assert sorted(Structures().of_code("x = 1\n\ny = f(x, 2, 3)\n").values()) == [3, 3]
+    assert Structures().of_text("One two\nthree four five").keys() == {0, 1}
+    assert list(Structures().of_text("One two\n\nthree four five").values()) == [1, 1]
+
+
+def test_texts_are_compared_by_words():
+    one, other = parts("LoRA trains *few* numbers. It", "lora trains few numbers; but", "text")
+    assert len(one & other) == 1
+    assert parts("too few words", "too few words", "text") == (set(), set())
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("x = = a b c d", "%timeit f(1, 2, 3, 4)", "a b c d\0e", "x = '\ud800' a b c d"),
+        *("(" * 10_000 + "a b c d", "a b c d" + "[" * 10_000, "x = " + "-" * 9_000 + "a b c d"),
+    ],
+)
+def test_what_is_not_python_is_compared_by_words(source):
+    structures = Structures()
+    assert structures.of_code(source) == structures.of_text(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "x = " + "not " * 2_400 + "1",
+        "x = a" + ".b" * 4_900,
+        "x = 1" + " + 1" * 2_400,
+        "x = " + "[" * 199 + "]" * 199,
+        "x = a" + "()" * 4_900,
+        "if x: pass\n" + "elif x: pass\n" * 700,
+        "x = a" + " < a" * 2_400,
+        "x = f'" + "{a}" * 3_000 + "'",
+        "x = " + "lambda: " * 1_200 + "1",
+        "with " + "a, " * 3_000 + "b: pass",
+        '"\\d"\n' * 2_000,
+        "1" * 9_999,
+    ],
+)
+def test_hostile_answers_cost_little(source):
+    assert len(source) <= answers.MAX_ANSWER
+    with time_limit(20):
+        Structures().of_code(source)
+        answers.numbered(source, "")
+
+
+# --- the class ------------------------------------------------------------------------------------
+
+
+def program(draw, statements=8):
+    """Return a random function, as unlike others as answers to a task of some length."""
+    lines = []
+    for n in range(1, statements + 1):
+        name, one, other = draw.choice("fghkpq"), draw.randrange(n), draw.randrange(n)
+        operator = draw.choice(["-", "/", "@", "%", "+"])
+        lines.append(f"    x{n} = {name}(x{one} {operator} {draw.randint(3, 9)}, x{other})")
+    return "def answer(x0):\n" + "\n".join(lines) + f"\n    return x{statements}\n"
+
+
+def independent(size, seed=0):
+    """Return the answers of a class in which each student works alone."""
+    draw = random.Random(seed)
+    return {f"s{n:02}": {task: program(draw) for task in CODE} for n in range(1, size + 1)}
+
+
+def copy(answers):
+    """Return a student's programs with other names."""
+    return {task: restyle.renamed(answers[task], random.Random(9)) for task in CODE}
+
+
+def names(comparison):
+    return [pair.students for pair in comparison.pairs]
+
+
+@pytest.mark.parametrize("size", [7, 8, 12, 30])
+def test_two_copies_are_named_and_nobody_else(size):
+    found = independent(size)
+    assert names(compare(LORA, found)) == []
+    found["s05"] = copy(found["s03"])
+    comparison = compare(LORA, found)
+    assert (comparison.students, comparison.large_enough) == (size, True)
+    assert names(comparison) == [("s03", "s05")]
+    (pair,) = comparison.pairs
+    assert [alike.task.id for alike in pair.tasks] == CODE
+    assert all(alike.overlap == pytest.approx(1) and alike.usual < 0.3 for alike in pair.tasks)
+    assert pair.expected <= copies.MAX_EXPECTED
+
+
+@pytest.mark.parametrize("size", range(7))
+def test_a_class_can_be_too_small(size):
+    found = independent(size)
+    if size > 1:
+        found["s02"] = found["s01"]
+    comparison = compare(LORA, found)
+    assert comparison == copies.Comparison(size, large_enough=False, pairs=())
+
+
+def test_all_pairs_of_a_ring_are_named():
+    found = independent(12)
+    found |= {"s05": copy(found["s03"]), "s08": found["s03"]}
+    assert set(names(compare(LORA, found))) == set(itertools.combinations(["s03", "s05", "s08"], 2))
+
+
+def test_one_alike_answer_is_no_evidence():
+    found = independent(30)
+    found["s05"][CODE[4]] = found["s03"][CODE[4]]
+    assert names(compare(LORA, found)) == []
+
+
+def test_answers_that_many_students_have_are_no_evidence():
+    found = independent(30)
+    usual = {task: program(random.Random(99)) for task in CODE}
+    found |= {f"s{n:02}": copy(usual) for n in range(1, 11)}
+    assert names(compare(LORA, found)) == []
+
+
+def test_a_class_whose_answers_are_all_equal_has_no_copies():
+    usual = {task: program(random.Random(99)) for task in CODE}
+    assert names(compare(LORA, dict.fromkeys(independent(30), usual))) == []
+
+
+def test_unusual_answers_stand_out_among_usual_ones():
+    """Nearly all students have one of two usual answers, and two have the same wrong one."""
+    usual = [{task: program(random.Random(n)) for task in CODE} for n in (97, 98)]
+    found = {student: usual[n % 2] for n, student in enumerate(independent(30))}
+    wrong = {task: program(random.Random(99)) for task in CODE}
+    found |= {"s03": wrong, "s05": copy(wrong)}
+    assert names(compare(LORA, found)) == [("s03", "s05")]
+
+
+def test_code_of_the_release_does_not_count():
+    found, given = independent(30), {task.id: task.answer["source"] for task in LORA.tasks}
+    stub = "\n    raise NotImplementedError()"
+    for student in found:
+        found[student] = {
+            t: given[t].replace(stub, "") + "\n\n\n" + s for t, s in found[student].items()
+        }
+    assert names(compare(LORA, found)) == []
+    parts = copies._TaskAnswers(
+        LORA.tasks[2], [given["lora-layer"], found["s01"]["lora-layer"]]
+    ).parts
+    assert not parts[0] and parts[1]
+
+
+def test_students_without_answers_are_not_compared():
+    found = independent(12) | {"empty": {}, "none": {}}
+    found |= {"s07": {CODE[0]: "pass"}, "s08": {CODE[0]: "pass"}}
+    comparison = compare(LORA, found)
+    assert (comparison.students, comparison.pairs) == (12, ())
+
+
+def test_a_copied_text_counts():
+    draw, words = random.Random(3), [f"word{n}" for n in range(300)]
+    found = independent(8)
+    for student in found.values():
+        student[TEXT] = " ".join(draw.choices(words, k=60))
+    copied = copy(found["s03"]) | {CODE[0]: "x = 1", TEXT: found["s05"][TEXT]}
+    assert names(compare(LORA, found | {"s05": copied})) == []
+    copied[TEXT] = "By the way: " + found["s03"][TEXT].replace("word7", "word8").upper()
+    (pair,) = compare(LORA, found | {"s05": copied}).pairs
+    assert pair.students == ("s03", "s05") and pair.tasks[-1].task.id == TEXT
+
+
+def test_lines_with_rare_common_parts_are_known():
+    found = independent(12)
+    for n, student in enumerate(found.values()):
+        student[CODE[0]] = (
+            f"def f(a):\n    b = usual(a, 3)\n    return {'xyzuvwrstopq'[n]}(b - 4, 5)\n"
+        )
+    found["s05"] = {**copy(found["s03"]), CODE[0]: "# mine\n" + found["s03"][CODE[0]]}
+    (pair,) = compare(LORA, found).pairs
+    assert pair.tasks[0].lines == (frozenset({3}), frozenset({4}))
+    assert pair.tasks[0].sources == (found["s03"][CODE[0]], found["s05"][CODE[0]])
+
+
+def test_the_order_of_the_students_does_not_matter():
+    found = independent(12)
+    found["s05"] = copy(found["s03"])
+    turned = compare(LORA, dict(reversed(found.items())))
+    assert names(turned) == [("s05", "s03")]
+    assert turned.pairs[0].expected == compare(LORA, found).pairs[0].expected
+
+
+def test_p_values_are_shares_of_the_pairs():
+    likeness = np.array([[0, 5, 1, 1], [5, 0, 2, 1], [1, 2, 0, 5], [1, 1, 5, 0.0]])
+    p_values = copies._p_values(likeness)
+    # The pair (2, 3) has nobody in common with (0, 1), and is as alike.
+    assert p_values[0, 1] == p_values[2, 3] == 2 / 6
+    # The pair (0, 3) has nobody in common with (1, 2), and is less alike.
+    assert p_values[1, 2] == 1 / 6 and p_values[0, 3] == 2 / 6
+
+
+def test_expected_pairs_follow_fishers_method():
+    draw = np.random.default_rng(0)
+    surprise = -np.log(draw.random((200_000, 6))).sum(axis=1)
+    for threshold in (3.0, 8.0, 12.0):
+        expected = copies._expected(100, 6, threshold)
+        assert expected == pytest.approx(100 * (surprise >= threshold).mean(), rel=0.05)
+
+
+@pytest.mark.full
+def test_a_thousand_students_are_compared():
+    found = independent(1_000)
+    found["s05"] = copy(found["s03"])
+    with time_limit(240):
+        assert names(compare(LORA, found)) == [("s03", "s05")]
+
+
+# --- made-up classes of the course's own answers --------------------------------------------------
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["04_nf4", "06_paged_optimizers"])
+def test_copies_are_told_from_answers_that_are_alike_by_nature(name):
+    alone = classes.counts([name], 30, seeds=6)
+    assert alone["accused"] == 0
+    for kind in ("other names", classes.ALL, classes.RING):
+        found = classes.counts([name], 30, seeds=2, kind=kind)
+        assert found["found"] >= 0.8 * found["copied"] and found["wrong"] == 0, kind
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", [None, *classes.KINDS])
+def test_made_up_answers_are_valid_and_unlike(kind):
+    made = classes.made_up("04_nf4", 10, 0, kind)
+    assert len(made.answers) == 10 and all(len(a) == 6 for a in made.answers.values())
+    sources = [source for student in made.answers.values() for source in student.values()]
+    for source in sources:
+        compile(source, "answer", "exec")
+    assert len({*sources}) > (50 if kind else 58)
+    pairs = {None: 0, classes.RING: 3}.get(kind, 1)
+    assert len(made.copied) == pairs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [path.stem for path in mutation.sources(mutation.ROOT)])
+def test_rewritten_right_answers_are_still_right(name):
+    """Otherwise made-up classes would not be like real ones."""
+    submissions = {}
+    for seed in range(8):
+        draw = random.Random(seed)
+        habits = restyle.habits(draw)
+        right = {task: draw.choice(some) for task, (some, _) in classes.choices(name).items()}
+        own = {task: restyle.edited(source, draw, habits) for task, source in right.items()}
+        submissions[f"honest-{seed}"] = own
+        submissions[f"copied-{seed}"] = classes.copied(classes.ALL, own, own, draw)
+    for points in mutation.grade(name, submissions).values():
+        assert mutation.problems(classes.assignment(name), points, []) == []
+
+
+# --- reading the answers --------------------------------------------------------------------------
+
+
+def autograded(folder, student, sources):
+    """Write the graded notebook of a student with these answers."""
+    notebook = json.loads((mutation.ROOT / "exercises/03_lora/03_lora.ipynb").read_text())
+    for cell in notebook["cells"]:
+        cell["source"] = sources.get(cell["id"], cell["source"])
+    path = folder / "autograded" / student / "03_lora" / "03_lora.ipynb"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(notebook))
+    return path
+
+
+def test_only_answers_that_the_student_wrote_are_read(tmp_path):
+    (first, second, third, *_), stubs = CODE, {t.id: t.answer["source"] for t in LORA.tasks}
+    written = {first: ["def f():\n", "    pass"], second: stubs[second] + "\n\n", TEXT: "Because."}
+    autograded(tmp_path, "a", written | {third: "x" * (answers.MAX_ANSWER + 1)})
+    assert answers.read_answers(tmp_path, LORA, ["a", "missing"]) == {
+        "a": {first: "def f():\n    pass", TEXT: "Because."},
+        "missing": {},
+    }
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"cells": [1]}', '{"cells": [{}]}', "[" * 10**5]
+)
+def test_a_damaged_notebook_has_no_answers(tmp_path, content):
+    autograded(tmp_path, "a", {}).write_text(content)
+    assert answers.read_answers(tmp_path, LORA, ["a"]) == {"a": {}}
+
+
+def test_docstrings_that_were_given_are_left_out():
+    given = 'def f(x):\n    """Return x.\n\n    Twice.\n    """\n    raise NotImplementedError()'
+    answer = '# a\ndef f(x):\n    """Return x.\n\n    Twice.\n    """\n    return x\n'
+    assert answers.numbered(answer, given) == [
+        *((1, "# a"), (2, "def f(x):"), (7, "    return x"), (8, ""))
+    ]
+    own = answer.replace("Twice", "Or 2 x")
+    assert [number for number, _ in answers.numbered(own, given)] == list(range(1, 9))
+    assert answers.numbered("def (", given) == [(1, "def (")]
+
+
+# --- in the report --------------------------------------------------------------------------------
+
+
+def section(tmp_path, comparison):
+    """Return the part of the report's page about answers that are alike."""
+    path = tmp_path / "report.html"
+    report.write_report(path, LORA, [], comparison=comparison)
+    found = re.search("<h2>Answers that are alike</h2>.*?</section>", path.read_text(), re.DOTALL)
+    return found[0] if found else ""
+
+
+def test_the_report_shows_both_answers_and_accuses_nobody(tmp_path):
+    found = independent(12)
+    found["s05"] = copy(found["s03"])
+    text = section(tmp_path, compare(LORA, found))
+    assert "more alike than chance would explain. Read both before you draw a conclusion." in text
+    assert "s03 and s05: alike in 6 of 7 tasks" in text
+    assert "3.1 One adapter beside one matrix: 100% alike" in text
+    assert text.count("<pre>") == 12 and "<mark>" in text
+    assert not re.search("cheat|plagiar|guilty|stole", text)
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (12, "No two of 12 students have answers that are more alike than chance would explain."),
+        (5, "5 students handed in answers. These are too few"),
+        (1, "1 student handed in answers. These are too few"),
+        (0, "0 students handed in answers. These are too few"),
+    ],
+)
+def test_the_report_says_if_nobody_is_named(tmp_path, size, words):
+    text = section(tmp_path, compare(LORA, independent(size)))
+    assert words in text and "<details>" not in text
+    assert section(tmp_path, None) == ""
+
+
+def test_the_report_shows_only_the_least_expected_pairs(tmp_path):
+    found = independent(120)
+    for n in range(1, 50, 2):
+        found[f"s{n + 1:02}"] = copy(found[f"s{n:02}"])
+    text = section(tmp_path, compare(LORA, found))
+    assert text.count("<details>") == report.MAX_PAIRS
+    assert "Not shown: 5 pairs" in text
+
+
+def test_answers_and_names_in_the_report_are_escaped(tmp_path):
+    found = independent(12)
+    harmful = "# <script>hacked = 1</script></pre></details><h2>0</h2>\x1b[2J\u202e"
+    found["<b>\x1b"] = {task: f"{harmful}\n{source}" for task, source in found["s03"].items()}
+    text = section(tmp_path, compare(LORA, found))
+    assert "&lt;b&gt;\\x1b" in text and "&lt;script&gt;" in text
+    assert not re.search("<script|<b>|</pre></details><h2>|[\x1b\u202e]", text)
+
+
+def test_grading_compares_the_answers_of_all_gradable_students(tmp_path):
+    """The answers come from autograded/, also for students who were graded in an earlier run."""
+    for kind in ("exercises", "solutions"):
+        (tmp_path / kind).symlink_to(mutation.ROOT / kind)
+    found = independent(12)
+    found["s05"] = copy(found["s03"])
+    records = []
+    for student, sources in found.items():
+        autograded(tmp_path, student, sources)
+        records.append(Record("03_lora", student, GRADED))
+    autograded(tmp_path, "s13", found["s03"])
+    records.append(Record("03_lora", "s13", UNGRADABLE, ("the file is empty",)))
+    result = classroom.Result(classes.assignment("03_lora"), records, [], graded=0)
+    summary = classroom.write_results(tmp_path, result)
+    page = (tmp_path / "grading/03_lora/report.html").read_text()
+    assert "s03 and s05: alike in 6 of 7 tasks" in page and "answers of 12 students" in page
+    assert "questions for talks: grading/03_lora/talk.html" in summary
+    assert "pairs of students with answers that are alike: 1" in summary
+    talk = (tmp_path / "grading/03_lora/talk.html").read_text()
+    assert "s05</h2>" in talk and "s13</h2>" not in talk

@@ -1,0 +1,229 @@
+"""Test talk: which questions are asked about an answer, and the page with the questions."""
+
+import random
+import re
+
+import pytest
+
+from course_utils.grading.results import talk
+from course_utils.grading.results.records import GRADED, Record
+from tests import copies as classes
+from tests.time_limit import time_limit
+
+NF4 = classes.release("04_nf4")
+TASKS = {task.id: task for task in NF4.tasks}
+TEXT = "nf4-optimal"
+RECORD = Record("04_nf4", "s01", GRADED)
+
+
+def asked(source, task="nf4-pack", record=RECORD):
+    """Return all questions about one answer, by kind."""
+    return {q.kind: q for q in talk._candidates(TASKS[task], source, record)}
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "words"),
+    [
+        (
+            "y = [s for s in b if b[s] <= t]",
+            "boundary",
+            "`b[s] <= t`. What would change if `<=` were `<`",
+        ),
+        ("y = x > limit", "boundary", "`x > limit`. What would change if `>` were `>=`"),
+        ("y = x < 1", "limit", "`x < 1`. What would change if `<` were `<=`"),
+        (
+            "if x % 2:\n    raise ValueError('odd')",
+            "guard",
+            "Give a call for which `x % 2` is true.",
+        ),
+        ("y = a / m.where(m > 0, 1)[:, None]", "divisor", "and not by `m` alone"),
+        ("y = a / b.max()", "divisor", "You divide by `b.max()`. For which input is this 0"),
+        ("y = a // size", "divisor", "You divide by `size`"),
+        ("y = math.ceil(n / 64)", "rounding", "`math.ceil(n / 64)` is rounded up"),
+        ("y = -(-n // size)", "rounding", "`-(-n // size)` is rounded up"),
+        (
+            "y = codes[1::2]",
+            "slice",
+            "`codes[1::2]`: Which elements are these if `codes` has five?",
+        ),
+        ("y = flat[: len(x)]", "slice", "`flat[:len(x)]`: What does this leave out"),
+        ("y = x.amax(dim=1, keepdim=True)", "shape", "What would change without `keepdim=True`?"),
+        ("y = torch.stack([a, b], dim=1)", "shape", "What would `dim=0` compute instead?"),
+        ("y = m[:, None]", "shape", "what would go wrong without the `None`?"),
+        ("y = c.get('head_dim', 64)", "default", "when is `64` used? Is it also used if"),
+        ("y = c.get('a') or 3 * x", "default", "for which input is the part after `or` used?"),
+        ("while f(n + 1) < m:\n    n += 1", "end", "the loop `while f(n + 1) < m` ends?"),
+        ("y = [a for a in x if a.grad]", "filter", "Only elements with `a.grad` are used"),
+        ("with torch.no_grad():\n    y = 1", "without", "without `with torch.no_grad()`?"),
+        ("y = x.detach()", "without", "if `x.detach()` were `x` alone?"),
+        ("y = sorted(x)[0]", "sorted", "if `sorted(x)` were `x` alone?"),
+        ("y = 4 + 32 / size", "number", "Why 32 in `32 / size`?"),
+        (
+            "for name, x in m.items():\n    f(x)",
+            "loop",
+            "over `m.items()` run, and what is `(name, x)`",
+        ),
+    ],
+)
+def test_questions_quote_the_code_they_are_about(source, kind, words):
+    question = asked(f"\n{source}")[kind]
+    assert words in question.text
+    assert question.line == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("y = x / 2", "divisor"),
+        ("y = Path(folder) / name", "divisor"),
+        ("y = base / 'file.txt' / name", "divisor"),
+        ("y = 0 < x < 1", "boundary"),
+        ("raise ValueError(f'{x / y}: {x[1:]}')", "divisor"),
+        ("def f(x: a[1:]) -> b[1:]:\n    return x", "slice"),
+        ("y = x[:]", "slice"),
+        ("y = (a + b).long_name_of_a_method(c)[1:]", "slice"),
+        ("x[1:] = 0", "slice"),
+        ("y = x + 1", "number"),
+        ("y = a if b or c else d", "default"),
+        ("y = " + "a_long_name + " * 10 + "b < limit_of_all_these_values", "boundary"),
+        ("if x:\n    return 1", "guard"),
+        ("def f(:", "limit"),
+    ],
+)
+def test_a_question_that_would_make_no_sense_is_not_asked(source, kind):
+    assert kind not in asked(source)
+
+
+def test_there_are_no_questions_about_code_that_was_given():
+    release = classes.release("02_memory")
+    task = next(task for task in release.tasks if "def peak_bytes" in task.answer["source"])
+    stub = task.answer["source"]
+    assert not list(talk._candidates(task, stub, RECORD))
+    added = stub + "\n\ndef own(a, b):\n    return a / b\n"
+    (question,) = talk._candidates(task, added, RECORD)
+    assert (question.kind, question.line) == ("divisor", len(added.splitlines()))
+
+
+def test_failed_checks_are_asked_about_without_the_likely_mistake():
+    message = (
+        "Not right yet, in a check that grading adds: f(3,\n  rank=2)\n  returned  6\n"
+        "  expected  (not shown)\n  likely    B was forgotten"
+    )
+    record = Record("04_nf4", "s01", GRADED, messages={TASKS["nf4-pack"].checks[0]["id"]: message})
+    question = asked("x = 1", record=record)["check"]
+    assert question.text == (
+        "A check says: “f(3, rank=2) returned 6 expected (not shown)”. Which line is the reason? "
+        "What would you change?"
+    )
+    assert "check" not in asked("x = 1", "int4-absmax", record)
+
+
+def test_texts_are_asked_about_sentences_with_numbers():
+    text = (
+        "<!-- grade_id: x 1 -->\nNF4 is a code. It has 16 values, and 0 is one of them! So it is.\n"
+        "| a table | 3 |\nA line of its own with 3.99 bits\n"
+    )
+    found = [question.text for question in talk._candidates(TASKS[TEXT], text, RECORD)]
+    assert len(found) == 2
+    assert found[0].startswith(
+        "You wrote: “It has 16 values, and 0 is one of them!” How do you know"
+    )
+    assert found[1].startswith("You wrote: “A line of its own with 3.99 bits”")
+
+
+def test_questions_are_about_many_things_and_tasks():
+    answers = dict.fromkeys(TASKS, "y = a / b\nz = c[1:]\nok = a < b\nk = math.ceil(n / 2)\n")
+    answers[TEXT] = "There are 16 codes in it."
+    found = talk.questions(NF4, answers, RECORD)
+    assert len(found) == talk.QUESTIONS
+    assert {q.kind for q in found} == {"text", "divisor", "boundary", "rounding", "slice"}
+    assert len({q.task.id for q in found}) == 5
+    order = list(TASKS)
+    assert [order.index(q.task.id) for q in found] == sorted(order.index(q.task.id) for q in found)
+    assert found == talk.questions(NF4, dict(reversed(answers.items())), RECORD)
+
+
+def test_preferred_tasks_come_first():
+    answers = dict.fromkeys(TASKS, "y = a / b\nz = c[1:]\nok = a < b\nk = math.ceil(n / 2)\n")
+    first = {"nf4-unpack", "nf4-blocks"}
+    assert first <= {question.task.id for question in talk.questions(NF4, answers, RECORD, first)}
+
+
+def test_a_short_answer_has_several_questions_but_none_twice():
+    found = talk.questions(NF4, {"nf4-pack": "a = x / y\nb = x / z\n"}, RECORD)
+    assert [question.line for question in found] == [1, 2]
+    assert talk.questions(NF4, {}, RECORD) == []
+    assert talk.questions(NF4, {"nf4-pack": "x ="}, RECORD) == []
+
+
+@pytest.mark.parametrize("name", [path.stem for path in classes.sources(classes.mutation.ROOT)])
+def test_every_honest_student_has_questions(name):
+    release = classes.release(name)
+    for number in range(2):
+        answers = classes.honest(name, number)
+        found = talk.questions(release, answers, RECORD)
+        assert len(found) >= 3
+        for question in found:
+            line = answers[question.task.id].splitlines()[question.line - 1]
+            quotes = re.findall("`(.+?)`", question.text)
+            # ast.unparse may write a part with other brackets.
+            assert any(re.sub(r"\W", "", quote) in re.sub(r"\W", "", line) for quote in quotes)
+
+
+def page(tmp_path, answers, records=(RECORD,), first=()):
+    path = tmp_path / "talk.html"
+    talk.write_page(path, NF4, answers, records, dict(first))
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_page_has_the_questions_and_the_answers_of_each_student(tmp_path):
+    records = [RECORD, Record("04_nf4", "s02", GRADED)]
+    text = page(tmp_path, {"s01": {"nf4-pack": "# mine\ny = a / b < c\n"}}, records)
+    assert "<strong>4.4, line 2.</strong> You divide by <code>b</code>." in text
+    assert '<span class="number">  2</span> y = a / b &lt; c' in text
+    assert text.count("<section") == 2 and "There is no question" in text.partition("s02</h2>")[2]
+
+
+HARMFUL = "<script>hacked = 1</script></pre></li><h2>0</h2>"
+
+
+def test_texts_of_students_are_escaped_on_the_page(tmp_path):
+    record = Record(
+        *("04_nf4", f"<b>\x1b{HARMFUL}", GRADED),
+        messages={task.checks[0]["id"]: HARMFUL for task in NF4.tasks if task.checks},
+    )
+    source = f"y = x / f('{HARMFUL}')  # {HARMFUL}\x1b[2J\u202e\nz = a[f(`{HARMFUL}`):]"
+    answers = {
+        "nf4-pack": source,
+        "nf4-blocks": source.splitlines()[0],
+        TEXT: f"1 {HARMFUL} 2 3 4 5",
+    }
+    text = page(tmp_path, {record.student: answers}, [record])
+    assert "&lt;script&gt;hacked" in text
+    assert not re.search("<script|<b>|</pre></li>|<h2>0|[\x1b\u202e]", text)
+
+
+def test_hostile_answers_are_no_problem(tmp_path):
+    sources = ["x = " + "a / " * 2_400 + "b", "x = " + "a[b:" * 90 + "]" * 90, "(" * 10_000, "\0"]
+    sources += ["x = " + "-(-a // " * 60 + "b" + ")" * 60, "if a < b: pass\n" * 600]
+    with time_limit(60):
+        for source in sources:
+            page(tmp_path, {"s01": dict.fromkeys(TASKS, source)})
+
+
+@pytest.mark.full
+def test_the_page_runs_no_script_and_fits_the_window(browser, tmp_path):
+    draw = random.Random(0)
+    answers = {f"s{n:02}": classes.honest("04_nf4", draw.randrange(20)) for n in range(1, 5)}
+    answers["s01"]["nf4-pack"] += f"\n# {HARMFUL} " + "x" * 500
+    page(tmp_path, answers, [Record("04_nf4", student, GRADED) for student in answers])
+    path = tmp_path / "talk.html"
+    for width in (360, 1280):
+        with browser.new_context(viewport={"width": width, "height": 800}) as context:
+            tab, requests, messages = context.new_page(), [], []
+            tab.on("request", lambda request, urls=requests: urls.append(request.url))
+            tab.on("console", lambda message, texts=messages: texts.append(message.text))
+            tab.goto(path.as_uri())
+            assert tab.evaluate("window.hacked") is None
+            assert requests == [path.as_uri()] and messages == []
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width
