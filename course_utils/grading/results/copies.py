@@ -109,8 +109,10 @@ def compare(release: Assignment, answers: Mapping[str, Answers]) -> Comparison:
     ]
     tasks = [task for task in tasks if len(task.students) > 1]
     pairs = math.comb(len(students), 2)
-    most = sum(math.log(math.comb(len(task.students), 2)) for task in tasks)
-    if not tasks or _expected(pairs, np.array(len(tasks)), np.array(most)) > MAX_EXPECTED:
+    # The surprise of a pair that is more alike than all others, in the tasks with most answers.
+    logarithms = [math.log(math.comb(len(task.students), 2)) for task in tasks]
+    most = np.cumsum(sorted(logarithms, reverse=True))
+    if not np.any(_expected(pairs, 1 + np.arange(len(tasks)), most) <= MAX_EXPECTED):
         return Comparison(len(students), large_enough=False)
     numbers = {student: number for number, student in enumerate(students)}
     surprise, answered, near = np.zeros((3, len(students), len(students)))
@@ -250,6 +252,6 @@ def _expected(pairs: int, tasks: np.ndarray, surprise: np.ndarray) -> np.ndarray
             the shape `tasks`.
     """
     terms = np.ones_like(surprise)
-    for k in range(1, int(tasks.max())):
+    for k in range(1, int(tasks.max(initial=0))):
         terms += np.where(k < tasks, surprise**k / math.factorial(k), 0)
     return pairs * np.exp(-surprise) * terms
