@@ -283,8 +283,8 @@ def _match(pattern, node, found=None):
     """Return what the letters of a pattern stand for in a node; None if it doesn't match."""
     found = {} if found is None else found
     if isinstance(pattern, ast.Name) and pattern.id in "XYZD":
-        same = ast.dump(found.setdefault(pattern.id, node)) == ast.dump(node)
-        return found if same else None
+        same = found.setdefault(pattern.id, node)
+        return found if same is node or ast.dump(same) == ast.dump(node) else None
     if type(pattern) is not type(node):
         return None
     for name, part in ast.iter_fields(pattern):
