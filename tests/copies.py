@@ -159,7 +159,7 @@ def rows(names, sizes, seeds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("assignment", nargs="?", help="03, or 03_lora; default: all")
-    parser.add_argument("--seeds", type=int, default=5, help="classes of each kind and assignment")
+    parser.add_argument("--seeds", type=int, default=3, help="classes of each kind and assignment")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="students in a class")
     options = parser.parse_args()
     names = [path.stem for path in sources(mutation.ROOT, options.assignment)]
