@@ -5,8 +5,9 @@
 
 A class is made up. Each student draws an answer to each task from the solution and tests/mutants: a
 right one or a wrong one, depending on how good the student is. Then the student's habits, which are
-the same in all tasks, decide how the answer is rewritten (tests/restyle.py). One student in ten
-copies the answers of another one and disguises them. All code tasks count; there are no texts.
+the same in all tasks, decide how the answer is rewritten (tests/restyle.py). Half of the students
+leave out a bonus task. One student in ten copies the answers of another one and disguises them. All
+code tasks count; there are no texts.
 """
 
 import argparse
@@ -76,9 +77,11 @@ def honest(name, number):
     """Return the answers of a student who works alone."""
     draw = random.Random(f"{name} {number}")
     skill, habits = draw.betavariate(2, 2), restyle.habits(draw)
+    left_out = {task.id for task in assignment(name).tasks if task.bonus and draw.random() < 0.5}
     return {
         task: restyle.edited(draw.choice(right if draw.random() < skill else wrong), draw, habits)
         for task, (right, wrong) in choices(name).items()
+        if task not in left_out
     }
 
 
@@ -156,7 +159,7 @@ def rows(names, sizes, seeds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("assignment", nargs="?", help="03, or 03_lora; default: all")
-    parser.add_argument("--seeds", type=int, default=5, help="classes of each kind and assignment")
+    parser.add_argument("--seeds", type=int, default=3, help="classes of each kind and assignment")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="students in a class")
     options = parser.parse_args()
     names = [path.stem for path in sources(mutation.ROOT, options.assignment)]

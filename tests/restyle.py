@@ -42,7 +42,7 @@ EXPRESSIONS = [
     ("math.ceil(X / Y)", "(X + Y - 1) // Y"),
     ("X if Y else Z", "Z if not Y else X"),
     ("X * Y", "Y * X"),
-    ("X < 1", "X <= 0"),
+    ("len(X) == 0", "not len(X)"),
     ("min(X, Y) < 1", "X < 1 or Y < 1"),
     ("min(X, Y, Z) < 1", "X < 1 or Y < 1 or Z < 1"),
     ("max(X, Y)", "X if X > Y else Y"),
@@ -283,8 +283,8 @@ def _match(pattern, node, found=None):
     """Return what the letters of a pattern stand for in a node; None if it doesn't match."""
     found = {} if found is None else found
     if isinstance(pattern, ast.Name) and pattern.id in "XYZD":
-        same = ast.dump(found.setdefault(pattern.id, node)) == ast.dump(node)
-        return found if same else None
+        same = found.setdefault(pattern.id, node)
+        return found if same is node or ast.dump(same) == ast.dump(node) else None
     if type(pattern) is not type(node):
         return None
     for name, part in ast.iter_fields(pattern):

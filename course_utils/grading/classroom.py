@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from course_utils.grading import autograde, cluster, readiness, safe_files, seeds
 from course_utils.grading.assignments import Assignment, read, sources
 from course_utils.grading.intake import submissions
-from course_utils.grading.results import answers, copies, records, report, talk
+from course_utils.grading.results import answers, records, report, talk
 from course_utils.grading.results.records import Record
 from course_utils.grading.sandbox.bubblewrap import NoSandbox
 from course_utils.grading.sandbox.limits import Limits
@@ -39,6 +39,7 @@ from course_utils.grading.spec import GradingSpec, Notebook, Submission
 from course_utils.validation import CourseError
 
 if TYPE_CHECKING:
+    from course_utils.grading.results.copies import Comparison
     from course_utils.grading.results.gradebook import Book
 
 # Seconds between two checks whether the user has pressed Ctrl-C.
@@ -421,11 +422,14 @@ def write_results(folder: Path, result: Result) -> str:
     )
 
 
-def _write_talk(folder: Path, path: Path, result: Result) -> copies.Comparison:
+def _write_talk(folder: Path, path: Path, result: Result) -> Comparison:
     """Compare the answers of the class, write the questions for talks, and return the comparison.
 
     Students with answers that are alike are asked about these answers first.
     """
+    # This module imports NumPy, which grading itself doesn't need.
+    from course_utils.grading.results import copies
+
     name = result.assignment.name
     released = read(folder / "exercises" / name / f"{name}.ipynb")
     gradable = [record for record in result.records if record.state != records.UNGRADABLE]

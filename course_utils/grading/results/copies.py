@@ -3,7 +3,7 @@
     structure.py   reduces each answer to its parts, which renaming and reordering don't change
     overlap        is the share of the two answers' parts that both have; a part that few students
                    have counts much, and a part that the release already contains doesn't count
-    p-value        is the share of the class's pairs that are at least as alike in this task
+    p-value        is the share of the pairs who answered this task that are at least as alike
     expected       says how many such pairs a class would have if all students worked alone; it is
                    computed from the p-values of all tasks
 
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,7 +55,7 @@ class AlikeTask:
         lines: for each answer, the lines in which a rare part begins that both answers have.
         overlap: the share of the two answers' parts that both have, from 0 to 1; rare parts weigh
             more.
-        usual: the median overlap of the class's pairs.
+        usual: the median overlap of all pairs.
     """
 
     task: Task
@@ -104,17 +104,26 @@ def compare(release: Assignment, answers: Mapping[str, Answers]) -> Comparison:
     """
     students = [student for student, written in answers.items() if written]
     tasks = [
-        _TaskAnswers(task, [answers[student].get(task.id, "") for student in students])
+        _TaskAnswers(task, {s: answers[s][task.id] for s in students if task.id in answers[s]})
         for task in release.tasks
     ]
-    tasks = [task for task in tasks if task.counts]
-    pairs = max(1, math.comb(len(students), 2))
-    if not tasks or _expected(pairs, len(tasks), len(tasks) * math.log(pairs)) > MAX_EXPECTED:
+    tasks = [task for task in tasks if len(task.students) > 1]
+    pairs = math.comb(len(students), 2)
+    # The surprise of a pair that is more alike than all others, in the tasks with most answers.
+    logarithms = [math.log(math.comb(len(task.students), 2)) for task in tasks]
+    most = np.cumsum(sorted(logarithms, reverse=True))
+    if not np.any(_expected(pairs, 1 + np.arange(len(tasks)), most) <= MAX_EXPECTED):
         return Comparison(len(students), large_enough=False)
-    p_values = np.array([_p_values(task.likeness) for task in tasks])
-    expected = _expected(pairs, len(tasks), -np.log(p_values).sum(axis=0))
-    near_tasks = sum(task.overlap.round(9) >= NEAR for task in tasks)
-    is_named = (expected <= MAX_EXPECTED) & (near_tasks >= min(NEAR_TASKS, len(tasks)))
+    numbers = {student: number for number, student in enumerate(students)}
+    surprise, answered, near = np.zeros((3, len(students), len(students)))
+    for task in tasks:
+        rows = [numbers[student] for student in task.students]
+        place = np.ix_(rows, rows)
+        surprise[place] -= np.log(task.p_values)
+        answered[place] += 1
+        near[place] += task.overlap.round(9) >= NEAR
+    expected = _expected(pairs, answered, surprise)
+    is_named = (expected <= MAX_EXPECTED) & (near >= min(NEAR_TASKS, len(tasks)))
     named = [(expected[i, j], i, j) for i, j in np.argwhere(np.triu(is_named, 1))]
     return Comparison(
         len(students),
@@ -123,11 +132,7 @@ def compare(release: Assignment, answers: Mapping[str, Answers]) -> Comparison:
             Pair(
                 (students[i], students[j]),
                 float(value),
-                tuple(
-                    task.alike(i, j)
-                    for task, values in zip(tasks, p_values, strict=True)
-                    if values[i, j] <= MAX_P_VALUE
-                ),
+                tuple(filter(None, (task.alike(students[i], students[j]) for task in tasks))),
             )
             for value, i, j in sorted(named)
         ),
@@ -139,71 +144,80 @@ class _TaskAnswers:
 
     Attributes:
         task: the task.
-        sources: the answers; "" for a student without an answer.
+        sources: the answers, by student.
         parts: the parts of each answer, without the parts of the released cell.
         counts: how many answers have a part.
+        students: the students whose answers have parts.
     """
 
-    def __init__(self, task: Task, sources: Sequence[str]):
+    def __init__(self, task: Task, sources: Mapping[str, str]):
         structures = Structures()
         is_code = task.answer["cell_type"] == "code"
         read = structures.of_code if is_code else structures.of_text
         given = read(task.answer["source"])
         self.task, self.sources = task, sources
-        self.parts: list[Parts] = [
-            {part: line for part, line in read(source).items() if part not in given}
-            for source in sources
-        ]
-        self.counts = Counter(part for parts in self.parts for part in parts)
+        self.parts: dict[str, Parts] = {}
+        for student, source in sources.items():
+            own = {part: line for part, line in read(source).items() if part not in given}
+            if own:
+                self.parts[student] = own
+        self.students = list(self.parts)
+        self.counts = Counter(part for parts in self.parts.values() for part in parts)
 
     def _weight(self, part: int) -> float:
         """Return the weight of a part, which is 0 if all students have the part."""
-        return math.log(len(self.sources) / self.counts[part])
+        return math.log(len(self.students) / self.counts[part])
 
     @cached_property
     def _shared_weight(self) -> np.ndarray:
         """For each two answers, the weight of the parts that both have: students × students."""
         shared = [part for part, count in self.counts.items() if count > 1]
-        total = np.zeros((len(self.parts), len(self.parts)))
+        total = np.zeros((len(self.students), len(self.students)))
         for start in range(0, len(shared), BLOCK):
             block = shared[start : start + BLOCK]
-            has = np.array([[part in parts for part in block] for parts in self.parts], float)
+            has = np.array([[part in own for part in block] for own in self.parts.values()], float)
             total += has * [self._weight(part) for part in block] @ has.T
         return total
 
     @cached_property
     def overlap(self) -> np.ndarray:
         """The weighted Jaccard index of each two answers: students × students, from 0 to 1."""
-        own = np.array([sum(map(self._weight, parts)) for parts in self.parts])
+        own = np.array([sum(map(self._weight, parts)) for parts in self.parts.values()])
         union = own[:, None] + own - self._shared_weight
         return np.divide(self._shared_weight, union, out=np.zeros_like(union), where=union > 0)
 
     @cached_property
-    def likeness(self) -> np.ndarray:
-        """How alike each two answers are: students × students.
+    def p_values(self) -> np.ndarray:
+        """The p-value of each two answers: students × students.
 
-        Only pairs that share much, and little else, are very alike. So neither two long answers
-        with some rare parts in common nor two answers with the same usual parts stand out.
+        The overlap is multiplied by the weight of what is shared. So neither long answers with a
+        few rare parts in common nor answers with the same usual parts stand out.
         """
-        return self._shared_weight * self.overlap
+        return _p_values(self._shared_weight * self.overlap)
 
     @cached_property
     def usual(self) -> float:
-        """The median overlap of the class's pairs."""
+        """The median overlap of the pairs."""
         return float(np.median(self.overlap[np.triu_indices_from(self.overlap, 1)]))
 
-    def alike(self, i: int, j: int) -> AlikeTask:
-        """Return what is alike in two answers."""
-        others = RARE * (len(self.sources) - 2)
-        rare = {
-            part for part in self.parts[i].keys() & self.parts[j] if self.counts[part] - 2 <= others
-        }
-        lines = [frozenset(self.parts[k][part] for part in rare) for k in (i, j)]
+    def alike(self, one: str, other: str) -> AlikeTask | None:
+        """Return what is alike in two students' answers; None if they are not alike."""
+        if one not in self.parts or other not in self.parts:
+            return None
+        place = self.students.index(one), self.students.index(other)
+        if self.p_values[place] > MAX_P_VALUE:
+            return None
+        common = self.parts[one].keys() & self.parts[other]
+        others = RARE * (len(self.students) - 2)
+        rare = {part for part in common if self.counts[part] - 2 <= others}
         return AlikeTask(
             self.task,
-            (self.sources[i], self.sources[j]),
-            (lines[0], lines[1]),
-            float(self.overlap[i, j]),
+            (self.sources[one], self.sources[other]),
+            (
+                frozenset(self.parts[one][part] for part in rare),
+                frozenset(self.parts[other][part] for part in rare),
+            ),
+            float(self.overlap[place]),
             self.usual,
         )
 
@@ -227,15 +241,17 @@ def _p_values(likeness: np.ndarray) -> np.ndarray:
     return p_values
 
 
-def _expected(pairs: int, tasks: int, surprise: np.ndarray | float) -> np.ndarray:
+def _expected(pairs: int, tasks: np.ndarray, surprise: np.ndarray) -> np.ndarray:
     """Return how many pairs are expected whose surprise is at least this large.
 
     Args:
         pairs: the number of pairs in the class.
-        tasks: the number of tasks.
-        surprise: minus the sum of the logarithms of a pair's p-values. If these are independent and
-            uniformly distributed, the surprise has a gamma distribution with the shape `tasks`.
+        tasks: the number of tasks that both students answered, for each pair.
+        surprise: minus the sum of the logarithms of the p-values of these tasks. If these p-values
+            are independent and uniformly distributed, the surprise has a gamma distribution with
+            the shape `tasks`.
     """
-    surprise = np.asarray(surprise, float)
-    terms = sum((surprise**k / math.factorial(k) for k in range(tasks)), np.zeros_like(surprise))
+    terms = np.ones_like(surprise)
+    for k in range(1, int(tasks.max(initial=0))):
+        terms += np.where(k < tasks, surprise**k / math.factorial(k), 0)
     return pairs * np.exp(-surprise) * terms

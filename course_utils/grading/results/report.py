@@ -21,13 +21,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from course_utils.files import write_atomically
 from course_utils.grading import assignments
 from course_utils.grading.assignments import Assignment, Task
 from course_utils.grading.results.answers import numbered
-from course_utils.grading.results.copies import Comparison, Pair
 from course_utils.grading.results.pages import MAX_LINE, one_line, page_template, plain
 from course_utils.grading.results.records import (
     GRADED,
@@ -39,6 +38,9 @@ from course_utils.grading.results.records import (
 )
 from course_utils.grading.safe_files import escape_unprintable
 from course_utils.units import MB, format_bytes
+
+if TYPE_CHECKING:
+    from course_utils.grading.results.copies import Comparison, Pair
 
 # Maximum number of reasons that are shown for one student.
 MAX_REASONS = 5

@@ -39,8 +39,8 @@ NEGATED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.LtE: ast.Gt,
     ast.Gt: ast.LtE,
     ast.GtE: ast.Lt,
-    ast.In: ast.NotIn,
-    ast.NotIn: ast.In,
+    ast.In: ast.NotIn,  # codespell:ignore
+    ast.NotIn: ast.In,  # codespell:ignore
     ast.Is: ast.IsNot,
     ast.IsNot: ast.Is,
 }
