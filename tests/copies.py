@@ -147,7 +147,7 @@ def rows(names, sizes, seeds):
             found = counts(names, size, seeds, kind)
             everybody = found["found"] + found["wrong"]
             precision = f"{found['found'] / everybody:.1%} right" if everybody else "nobody named"
-            cells.append(f"{found['found'] / found['copied']:.0%} found, {precision}")
+            cells.append(f"{found['found'] / found['copied']:.1%} found, {precision}")
         yield f"| {kind} | {' | '.join(cells)} |"
     cells = []
     for size in sizes:
