@@ -337,7 +337,8 @@ TASK_RULES = (
     ),
     Rule(
         "lecture",
-        "The text of a task must link to a code cell of a lecture: (../../lectures/03_lora.ipynb#cell).",
+        "The text of a task must link to a code cell of a lecture: "
+        "(../../lectures/03_lora.ipynb#cell).",
         _no_lecture,
     ),
 )
