@@ -205,6 +205,7 @@ def test_texts_of_students_are_escaped_on_the_page(tmp_path):
 
 def test_hostile_answers_are_no_problem(tmp_path):
     sources = ["x = " + "a / " * 2_400 + "b", "x = " + "a[b:" * 90 + "]" * 90, "(" * 10_000, "\0"]
+    sources += [f"x = a / 0x{'f' * 5_000}", f"if a < 0x{'f' * 5_000}: pass"]
     sources += ["x = " + "-(-a // " * 60 + "b" + ")" * 60, "if a < b: pass\n" * 600]
     with time_limit(60):
         for source in sources:

@@ -117,8 +117,8 @@ def _candidates(task: Task, source: str, record: Record) -> Iterator[Question]:
     if task.answer["cell_type"] != "code":
         yield from (Question(task, "text", 0, text) for text in _about_text(source))
     elif tree := parsed(source):
-        # A hostile answer may be nested too deeply.
-        with contextlib.suppress(RecursionError):
+        # A hostile answer may be nested too deeply, or contain a number that is too long to print.
+        with contextlib.suppress(RecursionError, ValueError):
             for node in _own(tree, source.splitlines(), task.answer["source"]):
                 for kind, text in itertools.chain.from_iterable(about(node) for about in ABOUT):
                     if all(len(code) <= MAX_QUOTE for code in re.findall("`(.*?)`", text)):
