@@ -34,6 +34,13 @@ def test_without_a_due_date_nothing_is_written(course):
     assert not (course / model_solution.FOLDER).exists()
 
 
+@pytest.mark.parametrize("line", ["{}", "{}  ", "    {}", "# {}"])
+def test_hidden_tests_are_removed_wherever_nbgrader_finds_their_markers(line):
+    begin, end = line.format("### BEGIN HIDDEN TESTS"), line.format("### END HIDDEN TESTS")
+    source = f"check(f, 1)\n{begin}\nsecret()\n{end}\ncheck(f, 2)\n{begin}\nsecret()\n"
+    assert model_solution.HIDDEN_TESTS.sub("", source) == "check(f, 1)\ncheck(f, 2)\n"
+
+
 @pytest.mark.parametrize("date", ["2026-12-01 18:00:00 UTC", "2026-12-01 19:00:00 +3600"])
 def test_the_model_solution_has_answers_and_no_hidden_tests(course, date):
     set_due_date(course, date)

@@ -18,7 +18,8 @@ from course_utils.notebooks import dump, load
 from course_utils.validation import CourseError
 
 FOLDER = "model_solutions"
-HIDDEN_TESTS = re.compile(rf"^{HIDDEN}$.*?(?:^{HIDDEN_END}$\n?|\Z)", re.S | re.M)
+# Like nbgrader, this expression finds a marker anywhere in a line.
+HIDDEN_TESTS = re.compile(rf"^[^\n]*{HIDDEN}.*?(?:{HIDDEN_END}[^\n]*\n?|\Z)", re.S | re.M)
 MARKER = re.compile(rf"^ *(?:{BEGIN}|{END})\n?", re.M)
 
 
