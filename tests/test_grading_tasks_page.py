@@ -116,9 +116,23 @@ def test_bonus_points_are_told_apart():
     assert "<b>3 of 3 points</b>. In addition, you have 2 of 2 bonus points." in text
 
 
+def test_bonus_points_that_wait_for_a_person_are_not_counted_as_0():
+    waiting = written(0, True)
+    waiting.metadata.qlora_course = {"bonus": 2}
+    _, text = page(markdown(PROMPT), answer(), check(3, 3), markdown(BONUS), waiting)
+    assert "0 of 2 bonus points so far. 2 bonus points are not graded yet." in text
+
+
 def test_a_late_penalty_is_subtracted():
     _, text = page(markdown(PROMPT), answer(), check(3, 3), penalty=1)
     assert "<b>2 of 3 points</b>" in text and "1 point was subtracted" in text
+
+
+def test_a_late_penalty_that_exceeds_the_points_is_subtracted_from_the_bonus_points():
+    bonus = check(2, 0, name="more", qlora_course={"bonus": 2})
+    cells = [markdown(PROMPT), answer(), check(1, 3), markdown(BONUS), answer(), bonus]
+    assert "<b>0 of 3 points</b>. In addition, you have 1 of 2 bonus" in page(*cells, penalty=2)[1]
+    assert "<b>0 of 3 points</b>. In addition, you have 0 of 2 bonus" in page(*cells, penalty=9)[1]
 
 
 def test_a_right_answer_is_folded_and_a_wrong_one_is_open():

@@ -53,7 +53,7 @@ class GetGrades(StockGetGrades):
         cell.metadata.nbgrader["waiting"] = bool(grade.needs_manual_grade)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Part:
     """One cell with points: a check, or an answer that a person grades.
 
@@ -220,7 +220,7 @@ def _numbered(task: TaskResult) -> TaskResult:
     """Number the checks of a task: "check 1 of 3"."""
     checks = [part for part in task.parts if part.title == "check"]
     for number, part in enumerate(checks, 1):
-        object.__setattr__(part, "title", f"check {number} of {len(checks)}")
+        part.title = f"check {number} of {len(checks)}"
     return task
 
 
