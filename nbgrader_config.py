@@ -111,10 +111,11 @@ c.CourseDirectory.ignore.extend(["nbgrader_config.*", "jupyter_config.*"])
 
 # The parts of a file's name are: the student, the words that the system inserts, the words that
 # mark a copy ("Copy of 03_lora" in Colab), the notebook, and the number that a browser or a second
-# upload adds, such as " (1)", "(1)", "-1" or "-Copy1".
+# upload adds, such as " (1)", "(1)", "-1" or "-Copy1". If an assignment is graded anonymously,
+# Moodle calls the students "Participant_1", "Participant_2", and so on.
 c.FileNameCollectorPlugin.named_regexp = (
-    r".*[/\\](?P<student_id>\w[\w .@'-]*?)_"
-    r"(?:(?:\d{3,}|LATE|assignsubmission|file|Copy|of)_)*"
+    r".*[/\\](?P<student_id>Participant_\d+|\w[\w .@'-]*?)_"
+    r"(?:(?:\d{3,}|\d+(?=_assignsubmission)|LATE|assignsubmission|file|Copy|of)_)*"
     r"(?:[^/\\_]+[ +])?"
     r"(?P<file_id>\d\d_[a-z][a-z\d_]*?)"
     r"(?: ?\(\d+\)|-(?:Copy)?\d+)?\.ipynb$"

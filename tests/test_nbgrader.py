@@ -300,6 +300,9 @@ def test_alembic_is_found_without_an_activated_environment(copy, monkeypatch):
         ("1234567_01_supervised_fine_tuning", "1234567", "01_supervised_fine_tuning"),
         ("student.01@example.org_07_qlora", "student.01@example.org", "07_qlora"),
         ("Student One_1234567_assignsubmission_file_02_memory", "Student One", "02_memory"),
+        ("Student One_12_assignsubmission_file_02_memory", "Student One", "02_memory"),
+        ("Participant_123_assignsubmission_file_02_memory", "Participant_123", "02_memory"),
+        ("Participant_12_assignsubmission_file_02_memory", "Participant_12", "02_memory"),
     ],
 )
 def test_student_and_notebook_are_read_from_the_name_of_a_file(copy, name, student, notebook):
