@@ -482,7 +482,7 @@ def export(
     ASSIGNMENT is a number (03) or a name. Export the table from the learning management system,
     run this command in the folder of the class, and import the filled table, which is
     grading/ASSIGNMENT/canvas.csv or moodle.csv. The command lists everybody whose points are not
-    final, who is not in the table, or who has handed in nothing.
+    final, who is not in the table, or who has no graded submission.
     """
     from course_utils.grading import release
     from course_utils.grading.results import lms

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import unicodedata
 
 import pytest
 
@@ -63,7 +64,10 @@ def test_canvas_students_are_found_by_each_of_their_names(found, student):
     assert result.without == ["Byron, =Bob", "Zöe, Émile", "Doe, Jane", "Doe, Jane"]
 
 
-@pytest.mark.parametrize("student", ["ada", "Ada Lovelace", "adalovelace", "S1", "Participant 101"])
+@pytest.mark.parametrize(
+    "student",
+    ["ada", "Ada Lovelace", "adalovelace", "S1", "Participant 101", "Participant_101"],
+)
 def test_moodle_students_are_found_by_each_of_their_names(found, student):
     rows, result = filled(found, "moodle", MOODLE, record(student))
     assert rows[0]["Grade"] == "9.5" and result.students == [student]
@@ -76,6 +80,61 @@ def test_points_that_are_not_final_leave_the_cell_as_it_is(found):
     assert [rows[3][COLUMN], rows[4][COLUMN]] == ["3", ""]
     assert result.not_final == [("bob", PERSON), ("zoe", UNGRADABLE)]
     assert result.students == []
+
+
+def test_points_of_a_doubtful_submission_are_not_filled_in(found):
+    doubtful = record("ada", PERSON, reasons=("two notebooks contain answers",))
+    rows, result = filled(found, "canvas", CANVAS, doubtful)
+    assert rows[2][COLUMN] == ""
+    assert (result.students, result.not_final) == ([], [("ada", PERSON)])
+
+
+def test_excused_students_stay_excused(found):
+    text = CANVAS.replace("ada@uni.example,Mon,7,", "ada@uni.example,Mon,7,EX")
+    rows, result = filled(found, "canvas", text, record("ada"))
+    assert rows[2][COLUMN] == "EX" and result.not_final == [("ada", "excused in Canvas")]
+
+
+def test_canvas_may_write_names_into_two_columns(found):
+    text = "LastName,FirstName,ID,SIS Login ID,Exercise 09: Sums (12)\n"
+    text += "Lovelace,Ada,101,ada,\nDoe,Jane,104,jdoe,\n"
+    rows, result = filled(found, "canvas", text, record("lovelaceada"))
+    assert [row[COLUMN] for row in rows] == ["9.5", ""]
+    assert result.without == ["Doe, Jane"]
+
+
+def test_a_name_that_is_written_exactly_as_in_the_table_is_preferred(found):
+    text = f"Student,ID,SIS Login ID,{COLUMN}\nJ,1,smith.j,\nS,2,smithj,\n"
+    _, result = filled(found, "canvas", text, record("smithj"), record("smith.j"))
+    assert result.students == ["smithj", "smith.j"] and result.without == []
+    _, result = filled(found, "canvas", text, record("SmithJ"))
+    assert result.unknown == [("SmithJ", "several rows fit this name")]
+
+
+def test_accents_may_be_stored_as_characters_of_their_own(found):
+    _, result = filled(found, "moodle", MOODLE, record(unicodedata.normalize("NFD", "Émile Zöe")))
+    assert len(result.students) == 1
+
+
+def test_points_that_moodle_would_ignore_are_named(found):
+    rows, result = filled(found, "moodle", MOODLE, record("ada", points=POINTS | {"sum-why": 6}))
+    assert rows[0]["Grade"] == "" and result.students == []
+    assert result.unknown == [("ada", "Moodle ignores 13 points, because the maximum is 12")]
+
+
+def test_feedback_stays_as_it_is_unless_it_begins_with_a_formula(found):
+    feedback = "<p>Good&nbsp;- but late; -1 for style</p>"
+    text = MOODLE.replace(',"12,00",\r\nParticipant 102', f',"12,00",{feedback}\r\nParticipant 102')
+    rows, _ = filled(found, "moodle", text, record("ada"))
+    assert rows[0]["Feedback comments"] == feedback
+    assert rows[1]["Feedback comments"].startswith("'=cmd")
+
+
+def test_long_texts_and_other_line_ends_are_read(found):
+    text = MOODLE.replace('"=cmd', '"' + 200_000 * "x")
+    assert filled(found, "moodle", text, record("ada"))[1].students == ["ada"]
+    text = CANVAS.replace("\n", "\r")
+    assert filled(found, "canvas", text, record("ada"))[1].students == ["ada"]
 
 
 def test_nobody_is_lost(found):
@@ -137,6 +196,8 @@ def test_the_column_can_be_named(found):
     assert rows[2]["Homework (12)"] == "9.5"
     with pytest.raises(CourseError, match="several columns contain 'e'"):
         filled(found, "canvas", text, record("ada"), column="e")
+    rows, _ = filled(found, "moodle", MOODLE, record("ada"), column="Grade")
+    assert rows[0]["Grade"] == "9.5"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from course_utils.grading.assignments import Assignment, read, sources
 from course_utils.grading.intake.submissions import describe
 from course_utils.grading.results import records, report
 from course_utils.grading.results.gradebook import Book
-from course_utils.grading.results.records import Record
+from course_utils.grading.results.records import Record, by_hand
 from course_utils.grading.results.report import number_text, safe_cell, total
 from course_utils.grading.safe_files import escape_unprintable
 from course_utils.validation import CourseError
@@ -36,16 +37,21 @@ IDENTITY = {
     "canvas": ("Student", "ID", "SIS User ID", "SIS Login ID"),
     "moodle": ("Identifier", "Full name", "ID number", "Email address", "Username"),
 }
+# The columns that contain a person's name. A setting of Canvas writes the name into two columns.
+NAMES = (("Student",), ("LastName", "FirstName"), ("Full name",), ("Identifier",))
 # The columns that a table of the LMS must have.
 NEEDED = {"canvas": ("Student", "ID"), "moodle": ("Identifier", "Grade")}
+NEEDED_OF_SPLIT_NAMES = ("LastName", "FirstName", "ID")
 # How an instructor gets the table.
 SOURCE = {
     "canvas": "in Canvas, choose Grades, Export, Export Entire Gradebook",
-    "moodle": "in the Moodle assignment, choose Download grading worksheet",
+    "moodle": "switch Moodle to English, and choose Download grading worksheet in the assignment",
 }
 # Canvas adds the number of the assignment to the name of its column.
 CANVAS_ASSIGNMENT = re.compile(r".+ \(\d+\)")
 POSSIBLE = "Points Possible"
+# What Canvas writes in place of points if a person has excused the student from the assignment.
+EXCUSED = "EX"
 
 
 @dataclass
@@ -57,7 +63,7 @@ class Filled:
         students: the students whose points were filled in.
         not_final: the students whose points are not final, with their state.
         unknown: the students who are not in the table, or who fit several rows, with the reason.
-        without: the names of the people in the table who have no submission.
+        without: the names of the people in the table who have no graded submission.
     """
 
     data: bytes = b""
@@ -88,20 +94,30 @@ class _Table:
         self._mark = data.startswith(b"\xef\xbb\xbf")
         # Canvas ends lines with a line feed, and Moodle with a carriage return and a line feed.
         self._end = "\r\n" if first.endswith("\r") else "\n"
-        rows = [row for row in csv.reader(io.StringIO(text), delimiter=self._separator) if row]
+        # A worksheet of Moodle may contain long texts of students.
+        csv.field_size_limit(MAX_SIZE)
+        lines = io.StringIO(text, newline="")
+        rows = [row for row in csv.reader(lines, delimiter=self._separator) if row]
         self.header = [name.strip() for name in rows[0]] if rows else []
-        if missing := [name for name in NEEDED[lms] if name not in self.header]:
+        needed = NEEDED_OF_SPLIT_NAMES if "LastName" in self.header else NEEDED[lms]
+        if missing := [name for name in needed if name not in self.header]:
             raise CourseError(
                 f"the table has no column {' and no column '.join(missing)}: {SOURCE[lms]}"
             )
         self.rows = [row + [""] * (len(self.header) - len(row)) for row in rows[1:]]
 
     def bytes(self) -> bytes:
-        """Return the table as a file for the LMS."""
+        """Return the table as a file for the LMS, in which no cell begins with a formula."""
         text = io.StringIO(newline="")
         writer = csv.writer(text, delimiter=self._separator, lineterminator=self._end)
-        writer.writerow(map(safe_cell, self.header))
-        writer.writerows([safe_cell(cell) for cell in row] for row in self.rows)
+        # Moodle imports feedback, too, so a text such as "Good; -1 for style" must stay as it is.
+        feedback = [n for n, name in enumerate(self.header) if name.startswith("Feedback")]
+        for row in (self.header, *self.rows):
+            cells = list(map(safe_cell, row))
+            for n in feedback:
+                start, semicolon, rest = row[n].partition(";")
+                cells[n] = safe_cell(start) + semicolon + rest
+            writer.writerow(cells)
         return text.getvalue().encode("utf-8-sig" if self._mark else "utf-8")
 
 
@@ -141,7 +157,7 @@ def _summary(filled: Filled) -> list[str]:
     groups = {
         "not final, left as they were": [f"{s} ({state})" for s, state in filled.not_final],
         "not filled in": [f"{s} ({problem})" for s, problem in filled.unknown],
-        "in the table, but handed in nothing": filled.without,
+        "in the table, but without a graded submission": filled.without,
     }
     lines = [
         f"  {len(names)} {title}: {', '.join(map(escape_unprintable, names))}"
@@ -183,11 +199,12 @@ def fill(  # noqa: PLR0913
     people = [row for row in table.rows if not _is_information(row, lms)]
     maximum = _maximum(table, place, lms)
     factor = _factor(maximum, assignment, scale)
-    rows, filled = _rows_by_name(table.header, people, lms), Filled()
+    names = _name_columns(table.header)
+    rows, filled = _Rows(table.header, people, lms), Filled()
     # The student to whom a row belongs, by the row's identity: two equal rows are different.
     owners: dict[int, str] = {}
     for record in graded:
-        row, problem = _row(rows, record.student)
+        row, problem = rows.find(record.student)
         if row is not None and id(row) in owners:
             row, problem = None, f"this row belongs to {owners[id(row)]}"
         if row is None:
@@ -196,13 +213,20 @@ def fill(  # noqa: PLR0913
         owners[id(row)] = record.student
         points = total(record, assignment)
         extra = total(record, assignment, bonus=True) if bonus else 0
-        if points is None or extra is None:
+        if points is None or extra is None or _has_doubts(record):
             filled.not_final.append((record.student, record.state))
             continue
-        row[place] = number_text(factor * (points + extra))
+        if lms == "canvas" and row[place].strip().upper() == EXCUSED:
+            filled.not_final.append((record.student, "excused in Canvas"))
+            continue
+        text = number_text(factor * (points + extra))
+        if lms == "moodle" and maximum is not None and float(text) > maximum:
+            problem = f"Moodle ignores {text} points, because the maximum is {number_text(maximum)}"
+            filled.unknown.append((record.student, problem))
+            continue
+        row[place] = text
         filled.students.append(record.student)
-    name = table.header.index("Student" if lms == "canvas" else _name_column(table.header))
-    filled.without = [row[name] for row in people if id(row) not in owners]
+    filled.without = [_name(row, names) for row in people if id(row) not in owners]
     filled.data = table.bytes()
     return filled
 
@@ -213,8 +237,18 @@ def _is_information(row: list[str], lms: str) -> bool:
     return lms == "canvas" and (first == POSSIBLE or not any(cell.strip() for cell in row[:3]))
 
 
-def _name_column(header: list[str]) -> str:
-    return "Full name" if "Full name" in header else "Identifier"
+def _has_doubts(record: Record) -> bool:
+    """Return whether a person must look at a submission for another reason than missing points."""
+    return not {by_hand(cell) for cell in record.points}.issuperset(record.reasons)
+
+
+def _name_columns(header: list[str]) -> list[int]:
+    """Return the numbers of the columns that contain a person's name."""
+    return [header.index(name) for name in next(each for each in NAMES if each[0] in header)]
+
+
+def _name(row: list[str], columns: list[int]) -> str:
+    return ", ".join(row[column].strip() for column in columns)
 
 
 def _column(header: list[str], lms: str, assignment: Assignment, column: str | None) -> int:
@@ -225,7 +259,8 @@ def _column(header: list[str], lms: str, assignment: Assignment, column: str | N
     number = assignment.name[:2]
     wanted = [column] if column else [assignment.title, assignment.name, f"Exercise {number}"]
     for text in wanted:
-        found = [name for name in allowed if text.casefold() in name.casefold()]
+        found = [name for name in allowed if name == text]
+        found = found or [name for name in allowed if text.casefold() in name.casefold()]
         if len(found) == 1:
             return header.index(found[0])
         if found:
@@ -264,32 +299,35 @@ def _factor(maximum: float | None, assignment: Assignment, scale: bool) -> float
     return maximum / assignment.points
 
 
-def _rows_by_name(
-    header: list[str], people: list[list[str]], lms: str
-) -> dict[str, list[list[str]]]:
-    """Return the rows of the people by everything that identifies them.
+class _Rows:
+    """Finds the rows of people by everything that identifies them.
 
-    The keys are the identities as they are written, and their simple forms. The part of an e-mail
-    address before the @ identifies a person, too.
+    The part of an e-mail address before the @ identifies a person, too. A name that is written
+    exactly as in the table is preferred to a name whose simple form is in the table.
     """
-    rows: dict[str, list[list[str]]] = defaultdict(list)
-    places = [place for place, name in enumerate(header) if name in IDENTITY[lms]]
-    for row in people:
-        texts = [text for place in places if (text := row[place].strip())]
-        texts += [text.partition("@")[0] for text in texts if "@" in text]
-        for key in {key for text in texts for key in (text, _simple(text)) if key}:
-            rows[key].append(row)
-    return rows
+
+    def __init__(self, header: list[str], people: list[list[str]], lms: str):
+        self._exact: dict[str, list[list[str]]] = defaultdict(list)
+        self._simple: dict[str, list[list[str]]] = defaultdict(list)
+        places = [place for place, name in enumerate(header) if name in IDENTITY[lms]]
+        names = _name_columns(header)
+        for row in people:
+            texts = {row[place].strip() for place in places} | {_name(row, names)}
+            texts |= {text.partition("@")[0] for text in texts if "@" in text}
+            for rows, keys in (self._exact, texts), (self._simple, set(map(_simple, texts))):
+                for key in keys - {""}:
+                    rows[key].append(row)
+
+    def find(self, student: str) -> tuple[list[str] | None, str]:
+        """Return the row of a student, or None and why there is none."""
+        found = self._exact.get(student) or self._simple.get(_simple(student), [])
+        if len(found) == 1:
+            return found[0], ""
+        return None, "several rows fit this name" if found else "no row fits this name"
 
 
 def _simple(name: str) -> str:
     """Return a name as Canvas writes it into file names: "Smith, Jane" becomes "smithjane"."""
-    return "".join(character for character in name.casefold() if character.isalnum())
-
-
-def _row(rows: dict[str, list[list[str]]], student: str) -> tuple[list[str] | None, str]:
-    """Return the row of a student, or None and why there is none."""
-    found = rows.get(student) or rows.get(_simple(student), [])
-    if len(found) == 1:
-        return found[0], ""
-    return None, "several rows fit this name" if found else "no row fits this name"
+    # The file systems of macOS store "é" as two characters.
+    composed = unicodedata.normalize("NFC", name)
+    return "".join(character for character in composed.casefold() if character.isalnum())

@@ -202,7 +202,8 @@ def _without_numbers(text: str) -> str:
 
 # The positions at which a spreadsheet would find a formula: at the start of a cell, or after a
 # semicolon, because semicolons separate cells in countries whose decimal separator is the comma.
-FORMULA = re.compile(r"(^|;\s*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
+# Spaces and tabs may precede the formula.
+FORMULA = re.compile(r"((?:^|;)\s*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
 
 
 def write_csv(path: Path, assignment: Assignment, records: Iterable[Record]) -> None:
