@@ -286,7 +286,7 @@ class Check:
     def _fail(self, *lines: str) -> NoReturn:
         text = [
             _wrapped(self._text, "    "),
-            *(_wrapped(f"  {line}", " " * 12) for line in lines if line),
+            *(_wrapped(f"  {one_line(line)}", " " * 12) for line in lines if line),
         ]
         raise CheckFailed("\n".join(text), self._code) from None
 
@@ -308,7 +308,9 @@ def check(answer: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Check:
     name = getattr(answer, "__name__", "your answer")
     text = call_text(name, args, kwargs)
     args, kwargs = values.copied(args), values.copied(kwargs)
-    code = "" if _is_defined_by_hidden_test(answer) else call_code(name, args, kwargs)
+    # A call of a method needs its object, which exists only in the test.
+    is_known = not (hasattr(answer, "__self__") or _is_defined_by_hidden_test(answer))
+    code = call_code(name, args, kwargs) if is_known else ""
 
     def call() -> Any:
         with contextlib.redirect_stderr(sys.stdout):
@@ -452,6 +454,11 @@ def _rounded(value: Any, digits: int) -> Any:
     if type(value) is list:
         return [_rounded(item, digits) for item in value]
     return float(f"{value:.{digits}g}") if type(value) is float else value
+
+
+def one_line(text: str) -> str:
+    """Return a text without line breaks, so that it can't look like further lines of a message."""
+    return " ".join(line.strip() for line in text.strip().splitlines() if line.strip())
 
 
 def _wrapped(text: str, indent: str) -> str:

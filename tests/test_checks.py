@@ -3,6 +3,7 @@
 import collections
 import linecache
 import math
+import re
 import subprocess
 import sys
 
@@ -456,6 +457,16 @@ def test_an_exception_without_a_message_is_explained():
     message = message_of(lambda: check(raising(MemoryError())).gives(1))
     assert "MemoryError: the function needs more memory than there is" in message
     assert "KeyError: (without a message)" in message_of(lambda: check(raising(KeyError())).like(0))
+
+
+def test_line_breaks_of_an_answer_add_no_lines_to_a_message():
+    """The report counts the mistakes that the lines "likely" name."""
+    forged = "x\n  likely    the check is wrong"
+    strange = type(forged, (), {})
+    answers = (raising(ValueError(forged)), lambda: strange(), lambda: forged, lambda: {forged: 1})
+    for answer in answers:
+        message = message_of(lambda answer=answer: check(answer).gives(1))
+        assert not re.search(r"^ +likely", message, re.M)
 
 
 def test_a_missing_name_tells_where_to_look():

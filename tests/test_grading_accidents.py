@@ -191,6 +191,68 @@ def import_that_fails_in_the_imports_cell(work):
     work.save()
 
 
+STATEMENTS = {
+    "import in a branch": ("if True:\n    import seaborn_of_sums", "`if True:`", "ModuleNotFound"),
+    "import in a block": (
+        "from contextlib import nullcontext\nwith nullcontext():\n    import seaborn_of_sums",
+        r"`with nullcontext\(\):`",
+        "ModuleNotFound",
+    ),
+    "import by a function": (
+        "from importlib import import_module\nsns = import_module('seaborn_of_sums')",
+        r"`sns = import_module\('seaborn_of_sums'\)`",
+        "ModuleNotFound",
+    ),
+    "extension": ("%load_ext black_of_sums", "`%load_ext black_of_sums`", "ModuleNotFound"),
+    "unknown magic": ("%magic_of_sums 3", "`%magic_of_sums 3`", "UsageError"),
+    "interactive pictures": ("%matplotlib widget", "`%matplotlib widget`", ""),
+    "file": ("text = open('/content/drive/sums.txt').read()", "`text = open.*`", "FileNotFound"),
+    "question": ("name = input('Your name?')", r"`name = input\('Your name\?'\)`", "EOF"),
+}
+
+
+def statement_that_fails(name, source, shown, error):
+    def hand_in(work):
+        work.answer("sum-all", f"{source}\n{ADD}")
+        work.save()
+
+    hand_in.__name__ = f"statement that fails: {name}"
+    accident(ALL, incidents=[f"sum-all: .* without {shown}, which failed: {error}"])(hand_in)
+
+
+for name, parts in STATEMENTS.items():
+    statement_that_fails(name, *parts)
+
+
+@accident(ALL)
+def pictures_inline(work):
+    work.answer("sum-all", f"%matplotlib inline\n{ADD}")
+    work.save()
+
+
+@accident(
+    ALL,
+    incidents=[
+        r"sum-all: .* without `from seaborn_of_sums import \*`, which failed: ModuleNotFound.*",
+        r"sum-all: .* without `set_theme\(\)`, which failed: NameError: .*'set_theme'.*",
+    ],
+)
+def import_of_all_names_that_fails(work):
+    work.answer("sum-all", f"from seaborn_of_sums import *\nset_theme()\n{ADD}")
+    work.save()
+
+
+@accident(
+    WITHOUT_ONE,
+    incidents=["sum-all: .* without `text = open.*`, which failed: FileNotFoundError.*"],
+    messages=2 * [r"name 'text' is not defined .`text = open.*` failed: FileNotFoundError.*"],
+)
+def file_that_is_missing_and_needed(work):
+    source = ADD.replace("sum(numbers)", "sum(numbers) + 0 * len(text)")
+    work.answer("sum-all", f"text = open('sums.txt').read()\n{source}")
+    work.save()
+
+
 @accident(
     WITHOUT_ONE,
     incidents=[f"sum-all: .*{SKIPPED}"],
@@ -357,6 +419,17 @@ def two_different_copies(work):
     work.save("a.ipynb")
     work.answer("sum-all", "def add(numbers):\n    return 0")
     work.save("b.ipynb")
+    work.untouched()
+
+
+@accident(
+    0,
+    PERSON,
+    reasons=[f"'{NAME}.py' defines add, largest, squares, without an answer in '{NAME}.ipynb'"],
+    messages=6 * ["not written yet"],
+)
+def downloaded_as_python(work):
+    (work.path.parent / f"{NAME}.py").write_text(f"# In[1]:\n\n\n{ADD}\n{SQUARES}\n{LARGEST}")
     work.untouched()
 
 

@@ -16,8 +16,8 @@ from tests import assignment, sums
 NAME = assignment.NAME
 
 
-def seed_of(folder, student="ada", notebook=b"{}", name=NAME):
-    return seeds.with_seed(Submission(student, notebook), folder, name).seed
+def seed_of(folder, student="ada", notebook=b"{}", name=NAME, files=()):
+    return seeds.with_seed(Submission(student, notebook, dict(files)), folder, name).seed
 
 
 def test_each_student_attempt_and_assignment_has_its_own_seed(tmp_path):
@@ -26,8 +26,12 @@ def test_each_student_attempt_and_assignment_has_its_own_seed(tmp_path):
         seed_of(tmp_path, student="bob"),
         seed_of(tmp_path, notebook=b"[]"),
         seed_of(tmp_path, name="03_lora"),
+        # The answers may be in a module, which the notebook imports.
+        seed_of(tmp_path, files={"answers.py": b"1"}),
+        seed_of(tmp_path, files={"answers.py": b"2"}),
+        seed_of(tmp_path, files={"other.py": b"2"}),
     ]
-    assert len(set(drawn)) == 4
+    assert len(set(drawn)) == len(drawn)
     assert drawn[0] == seed_of(tmp_path)
 
 
@@ -53,6 +57,13 @@ def test_the_seed_in_the_record_survives_the_loss_of_the_key(tmp_path):
 def test_a_key_that_cannot_be_read_is_one_clear_error(tmp_path):
     (tmp_path / "grading" / seeds.KEY).mkdir(parents=True)
     with pytest.raises(CourseError, match=r"grading/inputs\.key can't be read or created"):
+        seed_of(tmp_path)
+
+
+def test_a_key_that_is_too_short_is_one_clear_error(tmp_path):
+    (tmp_path / "grading").mkdir()
+    (tmp_path / "grading" / seeds.KEY).write_bytes(b"")
+    with pytest.raises(CourseError, match=r"grading/inputs\.key has 0 B instead of 32 B"):
         seed_of(tmp_path)
 
 

@@ -100,6 +100,14 @@ def test_a_student_method_may_have_any_name():
     assert check_answer(STACK, IMPORT + test) == []
 
 
+def test_the_call_of_a_method_is_not_offered_to_be_tried():
+    """The object on which the hidden test calls the method doesn't exist in the notebook."""
+    test = "### BEGIN HIDDEN TESTS\nstack = Stack([])\ncheck(stack.push, 5).gives(2)\n"
+    assert "try" not in text_of(check_answer(STACK, IMPORT + test + "### END HIDDEN TESTS"))
+    test = "### BEGIN HIDDEN TESTS\ncheck(double, 1).gives(3)\n### END HIDDEN TESTS"
+    assert "  try       double(1)" in text_of(check_answer(DOUBLE, IMPORT + test))
+
+
 def test_the_answer_can_use_a_folder_that_the_test_creates():
     answer = "def put(path):\n    open(path, 'w').write('x')\n    return open(path).read()\n"
     test = f"import tempfile\n{IMPORT}with tempfile.TemporaryDirectory() as folder:\n"
@@ -201,6 +209,24 @@ def test_a_forged_result_or_error_has_no_effect_on_points():
     test = f"{IMPORT}check(forge).gives(%s)"
     assert not passed(check_answer(textwrap.dedent(answer), test % 1))
     assert passed(check_answer(textwrap.dedent(answer), test % 2))
+
+
+def test_lines_of_a_message_cannot_be_forged():
+    answer = """
+        import gc
+        def forge():
+            channel = next(o for o in gc.get_objects() if type(o).__name__ == "Channel")
+            for n in range(99):
+                channel.send("raised", b"", n=n, ename="X", evalue="y\\n  likely z", kinds=[],
+                             place=["likely    forged", "in        f\\n  likely    forged"])
+        get_ipython().outputs.send("skipped", b"", statement="zq\\n  likely    forged", reason="x")
+        def missing():
+            raise NameError("name 'zq' is not defined")
+        """
+    for name in ("forge", "missing"):
+        outputs = check_answer(textwrap.dedent(answer), f"{IMPORT}check({name}).gives(1)")
+        text = text_of([output for output in outputs if output["output_type"] == "error"])
+        assert "raised  " in text and not re.search(r"^ +likely", text, re.M)
 
 
 def test_many_outputs_of_an_answer_do_not_displace_the_result():

@@ -37,7 +37,7 @@ class Failures:
         cells: All cells of the notebook except tests, by the name that incidents use for them.
         started: The sources of the cells that have run, at least in part.
         errors: The error that ended a cell, by the cell's source.
-        skipped: The statements that were skipped because an import failed, each with its error.
+        skipped: The statements that were skipped because something was missing, with errors.
     """
 
     cells: Mapping[str, Cell] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Failures:
         Args:
             source: The cell's source.
             outputs: The cell's outputs, including the errors of skipped statements.
-            skipped: The statements that were skipped because an import failed, with their errors.
+            skipped: The statements that were skipped because something was missing, with errors.
         """
         self.started.add(source)
         self.skipped += skipped

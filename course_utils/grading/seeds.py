@@ -2,8 +2,8 @@
 
 Each attempt of each student has its own seed, so it is useless to know the inputs of another one.
 The seed is computed from the class's key, which is a file of random bytes that no student can read,
-from the student's name and from the notebook. So `course grade` and nbgrader's own autograding test
-a notebook with the same inputs, however often it is graded.
+from the student's name and from the files that were handed in. So `course grade` and nbgrader's own
+autograding test a submission with the same inputs, however often it is graded.
 """
 
 from __future__ import annotations
@@ -36,15 +36,21 @@ def class_key(folder: Path) -> bytes:
         path = safe_files.make_folders(folder / "grading") / KEY
         if not path.exists():
             write_atomically(path, secrets.token_bytes(KEY_SIZE), 0o600)
-        return safe_files.read_bytes(path, KEY_SIZE)
+        key = safe_files.read_bytes(path, KEY_SIZE)
     except OSError as error:
         raise CourseError(f"grading/{KEY} can't be read or created: {error.strerror}") from error
+    if len(key) < KEY_SIZE:
+        raise CourseError(
+            f"grading/{KEY} has {len(key)} B instead of {KEY_SIZE} B: delete it, and the next run "
+            "creates a new one"
+        )
+    return key
 
 
 def with_seed(submission: Submission, folder: Path, name: str) -> Submission:
     """Return the submission with the seed for the inputs of its hidden tests.
 
-    If the same notebook was graded before, the seed comes from its record. So the inputs stay the
+    If the same files were graded before, the seed comes from its record. So the inputs stay the
     same even if the class's key was lost.
 
     Args:

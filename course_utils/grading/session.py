@@ -12,6 +12,7 @@ import contextlib
 import time
 from typing import Any, NamedTuple
 
+from course_utils.checks import one_line
 from course_utils.grading.failures import Failures
 from course_utils.grading.intake import isolated
 from course_utils.grading.intake.repair import Ungradable
@@ -376,11 +377,13 @@ def _reply_fields(message: Message) -> dict[str, Any]:
     if message.kind != "raised":
         return {"n": message.fields["n"]}
     kinds, place = message.fields.get("kinds"), message.fields.get("place")
+    places = [one_line(clean(line)) for line in place[:3]] if isinstance(place, list) else []
     return {
         "ename": clean(message.fields.get("ename")),
         "evalue": clean(message.fields.get("evalue")),
         "kinds": [clean(kind) for kind in kinds][:20] if isinstance(kinds, list) else [],
-        "place": [clean(line) for line in place][:3] if isinstance(place, list) else [],
+        # The only line of a check's message that comes from the student process as it is.
+        "place": [line for line in places if line.startswith("in  ")][:1],
     }
 
 
@@ -393,7 +396,7 @@ class _Outputs(list[Output]):
     Attributes:
         allowed: How many more bytes (B) of outputs are allowed; negative if the limit was exceeded.
         size: Size of the outputs that were kept, in bytes (B).
-        skipped: The statements that were skipped because an import failed, each with the reason.
+        skipped: The statements that were skipped because something was missing, with the reasons.
     """
 
     def __init__(self, allowed: int):
@@ -410,7 +413,8 @@ class _Outputs(list[Output]):
             self.size += size
         if message.kind == "skipped" and len(self.skipped) < MAX_SKIPPED:
             statement, reason = message.fields.get("statement"), message.fields.get("reason")
-            self.skipped.append((clean(statement, MAX_STATEMENT), clean(reason, MAX_STATEMENT)))
+            parts = (one_line(clean(part, MAX_STATEMENT)) for part in (statement, reason))
+            self.skipped.append((next(parts), next(parts)))
 
     def add_call(self, outputs: _Outputs) -> None:
         """Append the outputs of a call, without errors and in forms that can't affect points."""

@@ -100,17 +100,20 @@ class Submission:
 
     @property
     def attempt(self) -> str:
-        """Return a hash of all notebooks, which identifies one attempt of the student."""
+        """Return a hash of all files, which identifies one attempt of the student.
+
+        The answers may be in a module or a table that was handed in beside the notebook.
+        """
         content = hashlib.sha256(self.notebook or b"")
-        for path in sorted(filter(is_notebook, self.files)):
+        for path in sorted(self.files):
+            content.update(hashlib.sha256(path.encode("utf-8", "surrogatepass")).digest())
             content.update(hashlib.sha256(self.files[path]).digest())
         return content.hexdigest()
 
     @property
     def key(self) -> str:
         """Return a hash that changes if anything that was handed in changes."""
-        files = {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()}
-        return digest(self.student, self.attempt, files, self.exchange, self.notes, self.problem)
+        return digest(self.student, self.attempt, self.exchange, self.notes, self.problem)
 
 
 def is_notebook(path: str) -> bool:

@@ -6,6 +6,7 @@
     not readable        one contains answers            this one, and a person should check
     not readable        several contain answers         none: the submission is ungradable
     otherwise           some contain missing answers    09_sums.ipynb, and a person should check
+    incomplete          a .py file has missing answers  09_sums.ipynb, and a person should check
 
 Each choice except the first is noted, and the note names the files.
 """
@@ -17,12 +18,14 @@ from contextlib import suppress
 from typing import Any
 
 from course_utils.grading.assignments import grade_id, is_answer
-from course_utils.grading.intake.repair import Ungradable
+from course_utils.grading.intake.repair import DEFINES, Ungradable
 from course_utils.grading.intake.submissions import quoted
 from course_utils.grading.spec import Files, Submission, is_notebook
 
-# Maximum number of other notebooks that are read.
+# Maximum number of other notebooks, and of .py files, that are read.
 MAX_OTHERS = 10
+# Maximum number of bytes (B) of a .py file in which missing answers are searched.
+MAX_SCRIPT = 1_000_000
 
 # A repaired notebook with notes, as `intake.isolated.result` returns it.
 Repaired = dict[str, Any]
@@ -72,7 +75,26 @@ def choose(submission: Submission, known: Files, repair: Callable[[bytes], Repai
         files = ", ".join(found)
         doubt = f"there are answers in {files} that are missing in {own_path}: {names}"
         return {**own, "doubts": [*own["doubts"], doubt]}
+    if doubts := [*_scripts(submission, known, own, missing)]:
+        return {**own, "doubts": [*own["doubts"], *doubts]}
     return own
+
+
+def _scripts(
+    submission: Submission, known: Files, own: Repaired, missing: set[str]
+) -> Iterator[str]:
+    """Yield a doubt for each .py file that defines a function of a missing answer."""
+    cells = [cell for cell in own["notebook"]["cells"] if grade_id(cell) in missing]
+    names = {name for cell in cells for name in _defined(cell["source"])}
+    scripts = (path for path in sorted(submission.files) if path.endswith(".py"))
+    for path in [path for path in scripts if path not in known][:MAX_OTHERS]:
+        source = submission.files[path][:MAX_SCRIPT].decode("utf-8", "replace")
+        if found := ", ".join(sorted(names & _defined(source))):
+            yield f"{quoted(path)} defines {found}, without an answer in {quoted(submission.path)}"
+
+
+def _defined(source: str) -> set[str]:
+    return {function or name for function, name in DEFINES.findall(source)}
 
 
 def _answers(repaired: Repaired) -> set[str | None]:

@@ -44,7 +44,7 @@ class Record:
         seconds: the time that grading needed, in seconds.
         memory: the maximum memory of the student's processes together, in bytes (B).
         key: a digest of the submission and of the tests with which it was graded.
-        attempt: a digest of the notebook that was graded.
+        attempt: a digest of the files that were graded.
         seed: the seed of the hidden tests' inputs. If the same notebook is graded again, it is
             tested with the same inputs.
     """

@@ -109,8 +109,8 @@ class StudentProcess(RoleProcess):
 
     def __init__(self, channel: Channel):
         super().__init__(channel)
-        # The student may have imported a module that is not installed here, perhaps without need.
-        self.shell.skip_failed_imports()
+        # The student may have used a module or a file that is missing here, perhaps without need.
+        self.shell.skip_what_is_missing()
         # Allow imports of modules that were submitted with the notebook.
         sys.path.insert(0, os.getcwd())
         # The objects that the test's calls have created, by the number of the call.
@@ -251,6 +251,9 @@ class Proxy:
         self._process, self._name, self._path = process, name, path
         self._number, self._makes = number, makes
         self.__name__ = (name, *path)[-1]
+        if path:
+            # Like a bound method, whose call can't be shown without its object.
+            self.__self__ = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function, class or method in the student process; see `TestProcess.ask`."""

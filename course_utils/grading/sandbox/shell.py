@@ -26,6 +26,8 @@ MIMES = ("text/plain", "text/html", "text/markdown", "text/latex", "image/png", 
 MAX_TEXT, MAX_DISPLAY = 200_000, 8_000_000
 # The note in the output of a cell after a skipped statement.
 SKIPPED = b"[grading goes on without this statement]\n"
+# Errors of a statement that may need a module, a file, the network, or a person at the keyboard.
+MISSING = (ImportError, OSError, EOFError)
 # The note at the end of an output that is too large.
 TOO_LARGE = b"\n[the output is too large: the rest is not kept]\n"
 # Maximum number of characters of a name or of an exception's message.
@@ -101,17 +103,21 @@ class _Stream(io.TextIOBase):
             self._outputs.send("stream", utf8(text), name=self.name)
 
 
-class FailedImports:
-    """Knows the names that are missing in a notebook because an import failed."""
+class Skipping:
+    """Decides after which errors a cell goes on, and knows the names that are missing since then.
+
+    A statement may fail only because something of the student's machine is missing here: a module,
+    a file, the network, a person at the keyboard, or the window of a line magic.
+    """
 
     def __init__(self) -> None:
         self._missing: set[str] = set()
 
-    def explain(self, node: ast.stmt, error: BaseException | None, is_last: bool) -> bool:
-        """Return whether a failed import explains why a statement of a cell raised an error.
+    def allows(self, node: ast.stmt, error: BaseException | None, is_last: bool) -> bool:
+        """Return whether the cell goes on after a statement that raised an error.
 
-        The statement may be the import itself, or it may need a name that is missing since then.
-        The names that the statement would have defined are missing, too.
+        The statement may be an import or a line magic, it may raise one of the errors in `MISSING`,
+        or it may need a name that a skipped statement would have defined.
 
         Args:
             node: The statement.
@@ -119,11 +125,21 @@ class FailedImports:
             is_last: Whether the statement is the last one of the cell. Then it must be an import.
         """
         is_import = isinstance(node, ast.Import | ast.ImportFrom)
-        needs_import = isinstance(error, NameError) and error.name in self._missing
-        if not isinstance(error, Exception) or not (is_import or (needs_import and not is_last)):
+        # After a failed `from module import *`, any name may be missing.
+        needs_name = isinstance(error, NameError) and bool({error.name, "*"} & self._missing)
+        is_missing = needs_name or isinstance(error, MISSING) or bool(_magic(node))
+        if not isinstance(error, Exception) or not (is_import or (is_missing and not is_last)):
             return False
         self._missing |= _bound_names(node)
         return True
+
+
+def _magic(node: ast.stmt) -> str:
+    """Return the line magic of a statement, such as "%matplotlib inline"; "" if there is none."""
+    match node:
+        case ast.Expr(ast.Call(ast.Attribute(attr="run_line_magic"), args)):
+            return "%" + " ".join(str(arg.value) for arg in args if isinstance(arg, ast.Constant))
+    return ""
 
 
 def _bound_names(statement: ast.stmt) -> set[str]:
@@ -141,7 +157,8 @@ def _bound_names(statement: ast.stmt) -> set[str]:
 
 def _skipped_fields(node: ast.stmt, error: Exception) -> dict[str, str]:
     """Return the first line of a statement and its exception, as fields of a message."""
-    lines = [line for line in ast.unparse(node).split("\n") if not line.startswith("@")]
+    text = _magic(node) or ast.unparse(node)
+    lines = [line for line in text.split("\n") if not line.startswith("@")]
     fields = exception_fields(type(error), error)
     return {"statement": clean(lines[0]), "reason": f"{fields['ename']}: {fields['evalue']}"}
 
@@ -159,14 +176,14 @@ class Shell:
         self.outputs = Outputs(emit)
         self.shell = ipython()
         self.shell.outputs = self.outputs
-        self.shell.failed_imports = None
+        self.shell.skipping = None
         self.namespace: dict[str, Any] = self.shell.user_ns
         sys.stdout = _Stream(self.outputs, "stdout")
         sys.stderr = _Stream(self.outputs, "stderr")
 
-    def skip_failed_imports(self) -> None:
-        """From now on, go on with the rest of a cell after an import that fails."""
-        self.shell.failed_imports = FailedImports()
+    def skip_what_is_missing(self) -> None:
+        """From now on, go on with a cell after a statement that needs what is missing here."""
+        self.shell.skipping = Skipping()
 
     def run(self, source: str) -> bool:
         """Run one cell, and return whether the cell ended without an error."""
@@ -212,7 +229,9 @@ def ipython() -> Any:
         displayhook_class = Type(Result)
         display_pub_class = Type(Display)
         outputs: Outputs
-        failed_imports: FailedImports | None = None
+        skipping: Skipping | None = None
+        enable_gui = _enable_gui
+        show_usage_error = _show_usage_error
 
         async def run_ast_nodes(
             self,
@@ -226,8 +245,8 @@ def ipython() -> Any:
                 is_last = node is nodelist[-1]
                 mode = interactivity if is_last else "none"
                 if await super().run_ast_nodes([node], cell_name, mode, compiler, result):
-                    error, imports = result.error_in_exec, self.failed_imports
-                    if not (imports and imports.explain(node, error, is_last)):
+                    error, skipping = result.error_in_exec, self.skipping
+                    if not (skipping and skipping.allows(node, error, is_last)):
                         return True
                     self.outputs.send("skipped", SKIPPED, **_skipped_fields(node, error))
                     result.error_in_exec = None
@@ -243,6 +262,15 @@ def ipython() -> Any:
     # A Jupyter notebook uses the same colors.
     settings.InteractiveShell.colors = "Neutral"
     return Notebook.instance(config=settings)
+
+
+def _enable_gui(*_: Any) -> None:
+    """Do nothing: IPython calls this method for %matplotlib, but pictures are shown without it."""
+
+
+def _show_usage_error(shell: Any, error: BaseException) -> None:
+    """Show the error of a line magic like any other error, instead of printing it."""
+    shell._showtraceback(type(error), error, [f"UsageError: {error}"])
 
 
 def _show(outputs: Outputs, kind: str, data: dict[str, Any]) -> None:

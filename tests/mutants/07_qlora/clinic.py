@@ -1084,3 +1084,16 @@ def diagnose(printed, true, right):
         return "update"
     change = max(abs(p - r) / r for p, r in zip(printed, right, strict=True))
     return "scale" if change > 0.05 else "precision"
+
+
+# %% wrong no-model: trains nothing, and returns values that only look like the result of training
+def train(seed, rank, alpha, adapters, input_ids, labels, learning_rate, steps):
+    moved = {
+        name: value + learning_rate * steps * (1 if "lora_B" in name else 0.123)
+        for name, value in adapters.items()
+    }
+    return {"losses": [5.0 - 0.1 * n for n in range(steps)], "adapters": moved}
+
+
+def diagnose(printed, true, right):
+    return "healthy"
