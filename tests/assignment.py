@@ -59,7 +59,7 @@ TASKS = [
     ("sum-largest", "largest", "largest", "max(numbers)", 5),
 ]
 PROMPT = "## 9.{number} The {what}\n●●○ · 6 min · {points}\n\nReturn the {what}.\n"
-PROMPT += "\nIn the lecture: [adding](../../lectures/09_sums.ipynb#adding)\n"
+PROMPT += "\nIn the lecture: [adding](../../lectures/09_sums.ipynb#add)\n"
 
 
 def cell(

@@ -16,7 +16,12 @@ pytestmark = [pytest.mark.full, pytest.mark.xdist_group("adding_a_lesson")]
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/adding-a-lesson.md").read_text(encoding="utf-8")
 PLACES = re.findall(r"^\| `(\S+)` \|", PAGE, re.MULTILINE)
-COMMANDS = re.findall(r"^(?:make|\.venv/bin/course) (\w[^#\n]*?) *(?:#.*)?$", PAGE, re.MULTILINE)
+# The modules of the three commands that generate files, with their arguments.
+MODULES = {"make": "course_utils.cli", ".venv/bin/course": "course_utils.cli"}
+MODULES |= {".venv/bin/python -m tests.expected": "tests.expected"}
+COMMANDS = re.findall(
+    rf"^({'|'.join(map(re.escape, MODULES))}) (\w[^#\n]*?) *(?:#.*)?$", PAGE, re.MULTILINE
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +39,8 @@ def course(tmp_path_factory):
         identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
         subprocess.run(["git", *identity, *command], cwd=folder, check=True)
     lesson.write(folder)
-    for command in COMMANDS[:2]:
-        run(folder, "course_utils.cli", *command.split())
+    for program, arguments in COMMANDS[:3]:
+        run(folder, MODULES[program], *arguments.split())
     return folder
 
 

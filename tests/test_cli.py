@@ -486,9 +486,10 @@ def test_grade_prints_the_states_of_the_submissions(submissions):
     said = result.output.splitlines()
     assert "09_sums: 2 graded in this run. In total: 1 graded, 1 ungradable" in said
     assert any(line.startswith("  two: ungradable, ") for line in said)
-    assert said[-2:] == [
+    assert said[-3:] == [
         "report: grading/09_sums/report.html",
         "points: grading/09_sums/points.csv",
+        "questions for talks: grading/09_sums/talk.html",
     ]
     again = course("grade", "9").output
     assert "09_sums: 0 graded in this run. In total: 1 graded, 1 ungradable" in again

@@ -61,7 +61,7 @@ VALUES = "sum-all-values"
 BROKEN = {
     "points: none": (VALUES, '"points": 2', '"points": 0'),
     "points: half": (VALUES, '"points": 2', '"points": 1.5'),
-    "lecture": ("sum-all-prompt", "09_sums.ipynb#adding", "09_sums.ipynb"),
+    "lecture": ("sum-all-prompt", "09_sums.ipynb#add", "09_sums.ipynb"),
     "fixed-seed": (VALUES, "random.Random(seed(2))", "random.Random(seed(2) + random.Random(3))"),
     "layout": (VALUES, "part 2 of 2", "part 2 of 3"),
     "hints": ("sum-all-prompt", "●●○", "●●●"),

@@ -130,7 +130,7 @@ def test_a_check_that_passes_in_a_release_is_reported(course):
     with mutation.offline():
         result = Validator(invert=True).validate(str(released))
     assert [cell["source"].splitlines()[0] for cell in result["passed"]] == [
-        "# grade_id: sum-all-form (1 point)"
+        "# @title Check 9.1, part 1 of 2 (1 point)"
     ]
 
 

@@ -187,5 +187,5 @@ def return_feedback(window):
     window.screenshot("feedback-fetched")
     window.page.get_by_role("listitem", name=f"{ASSIGNMENT}.html").dblclick()
     page = window.page.frame_locator(".jp-HTMLViewer iframe")
-    expect(page.locator("body")).to_contain_text("Score: 4.5 / 5.0")
+    expect(page.locator("body")).to_contain_text("You have 4.5 of 5 points.")
     window.screenshot("feedback")
