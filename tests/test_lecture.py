@@ -139,12 +139,15 @@ def test_a_cell_that_begins_with_a_magic_command_has_no_title():
     assert lecture.with_title(hidden("a", "%env A=1")).startswith("# @title ")
 
 
-def test_hidden_cells_lose_their_source_and_disappear_without_an_output():
+def test_hidden_cells_that_are_no_checks_lose_their_source_and_disappear_without_an_output():
     shown = hidden("shown", "secret()") | {"outputs": [{"output_type": "stream"}]}
-    cells = [hidden("gone", "secret()"), shown, code("code", "1 + 1"), text("text", "Text.")]
+    check = hidden("check", "check(f)")
+    check["metadata"]["nbgrader"] = {"grade": True}
+    cells = [hidden("gone", "secret()"), shown, check, code("code", "1 + 1"), text("text", "Text.")]
     after = lecture.without_hidden_sources(cells)
     assert [(cell["id"], cell["source"]) for cell in after] == [
         ("shown", ""),
+        ("check", "check(f)"),
         ("code", "1 + 1"),
         ("text", "Text."),
     ]

@@ -227,6 +227,12 @@ def is_hidden(cell: dict[str, Any]) -> bool:
     return cell.get("cell_type") == "code" and HIDDEN in tags
 
 
+def is_check(cell: dict[str, Any]) -> bool:
+    """Return whether a code cell of an assignment has points."""
+    nbgrader = cell.get("metadata", {}).get("nbgrader", {})
+    return cell.get("cell_type") == "code" and nbgrader.get("grade", False)
+
+
 def with_view(cell: dict[str, Any]) -> dict[str, Any]:
     """Return the metadata of a cell, with the entries by which editors hide its source.
 
@@ -259,7 +265,11 @@ def with_title(cell: dict[str, Any]) -> str:
 def without_hidden_sources(cells: list[Any]) -> list[Any]:
     """Return the cells that a page shows: hidden sources are "".
 
-    Hidden cells without outputs are left out.
+    Hidden cells without outputs are left out. The checks of an assignment keep their sources.
     """
-    shown = [cell for cell in cells if cell.get("outputs") or not is_hidden(cell)]
-    return [{**cell, "source": ""} if is_hidden(cell) else cell for cell in shown]
+    hidden = [is_hidden(cell) and not is_check(cell) for cell in cells]
+    return [
+        {**cell, "source": ""} if is_without_source else cell
+        for cell, is_without_source in zip(cells, hidden, strict=True)
+        if cell.get("outputs") or not is_without_source
+    ]

@@ -28,6 +28,7 @@ from course_utils.notebooks import dump, load_node
 from course_utils.publishing import addresses, claims, site_check
 from course_utils.publishing.addresses import TAG
 from course_utils.publishing.html import as_page
+from course_utils.publishing.lecture import is_check
 from course_utils.validation import CourseError
 
 API = "docs/api.md"
@@ -231,7 +232,7 @@ def stage_notebook(path: Path, source: str, links: Links, work: Path) -> str:
             # Sphinx would close the element `details` at the end of a raw cell.
             cell.cell_type = "markdown"
         else:
-            view = FOLDED if _is_check(cell) else {} if cell.source else WITHOUT_SOURCE
+            view = FOLDED if is_check(cell) else {} if cell.source else WITHOUT_SOURCE
             cell.metadata = {"anchor": cell.id} | view
             # Sphinx would leave out a code cell without a source, together with its outputs.
             cell.source = cell.source or "..."
@@ -245,10 +246,6 @@ FOLDED = {
     "tags": ["hide-input"],
     "mystnb": {"code_prompt_show": "Show the check", "code_prompt_hide": "Hide the check"},
 }
-
-
-def _is_check(cell: Any) -> bool:
-    return cell.metadata.get("nbgrader", {}).get("grade", False)
 
 
 def _put_pictures(cell: Any, folder: Path) -> None:
