@@ -1,9 +1,11 @@
 """Grade right and wrong answers, to test that checks distinguish them and that graders agree.
 
-    python -m tests.mutation              all answers of all assignments; writes docs/graders.md
-    python -m tests.mutation 03_lora      all answers of one assignment
+    python -m tests.mutation                     all assignments; writes docs/graders.md
+    python -m tests.mutation 03_lora             one assignment
+    python -m tests.mutation 03_lora --seeds 10  all answers with ten sets of hidden inputs
 
-Both commands print a table with the points of each answer at each task.
+The first two commands print a table with the points of each answer at each task. The third command
+prints the cells whose points depend on the inputs.
 
 The file tests/mutants/ASSIGNMENT/TASK.py contains the answers to one task. Each answer is the whole
 source of an answer cell:
@@ -31,6 +33,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date
+from itertools import zip_longest
 from pathlib import Path
 
 import nbformat
@@ -239,6 +242,13 @@ def one_by_one(assignment: Assignment) -> dict[str, list[Mutant]]:
     return {f"{m.task}.{m.name}": [m] for m in found}
 
 
+def in_rows(assignment: Assignment) -> dict[str, list[Mutant]]:
+    """Return few submissions that contain all answers: the k-th answers to all tasks."""
+    columns = [mutants(assignment.name, task.id) for task in code_tasks(assignment)]
+    rows = enumerate(zip_longest(*columns), 1)
+    return {f"row-{number}": [mutant for mutant in row if mutant] for number, row in rows}
+
+
 def answers_of(submissions: dict[str, list[Mutant]]) -> dict[str, Answers]:
     """Return the answers of each submission, in the form that `grade` expects."""
     return {name: {m.task: m.source for m in found} for name, found in submissions.items()}
@@ -260,17 +270,22 @@ PAGE = """\
 # The graders, graded
 
 This page is for instructors who want to know how reliable the checks are. The checks recognized
-every wrong and every right answer in `tests/mutants/`. Each answer is graded twice: by `course
-grade` and by nbgrader's own autograding. All other answers of the same submission are right. The
-two graders give the same points in every graded cell. A wrong answer loses points at its task and
-at no other task. A right answer that is written differently from the solution loses no points.
-Questions that a person grades have no checks. `python -m tests.mutation 03_lora` prints the points
-of each answer at each task of one assignment.
+every wrong and every right answer in `tests/mutants/`. `course grade` grades each answer in a
+submission whose other answers are right: a wrong answer loses points at its task and at no other
+task, and a right answer that is written differently from the solution loses no points. Then both
+`course grade` and nbgrader's own autograding grade all answers again, several in each submission.
+The two graders give the same points in every graded cell. Questions that a person grades have no
+checks. `python -m tests.mutation 03_lora` prints the points of each answer at each task of one
+assignment.
+
+The hidden inputs are [different for each submission](grading.md#inputs-of-hidden-tests), but the
+points of these answers don't depend on them: `python -m tests.mutation 03_lora --seeds 10` grades
+all answers with ten sets of inputs and prints each cell whose points differ.
 
 The table also shows how much time and memory grading needs. *Seconds* and *peak memory* were
 measured while the solution was executed once in a separate kernel, and include the start of the
-kernel. The last two columns are the seconds that each grader needs for one submission on average,
-with {workers} submissions graded at a time.
+kernel. The last two columns are the seconds that each grader needs for one submission with several
+of the answers on average, with {workers} submissions graded at a time.
 
 {costs}
 
@@ -280,30 +295,35 @@ Made by `python -m tests.mutation` on {date}: {machine}.
 
 @dataclass(frozen=True)
 class Trial:
-    """The results of grading all answers of one assignment with both graders.
+    """The results of grading all answers of one assignment.
 
     Attributes:
         assignment: The assignment.
-        submissions: The answers that differ from the solution, by the submission's name.
-        points: The points by `course grade` and by nbgrader.
-        seconds: The average seconds for one submission, by `course grade` and by nbgrader.
+        submissions: The answers that differ from the solution, by the submission's name. Each
+            submission has one such answer.
+        points: The points of these submissions by `course grade`.
+        rows: The same for submissions with several answers.
+        row_points: The points of these submissions by `course grade` and by nbgrader.
+        seconds: The average seconds for one of these submissions, by `course grade` and by
+            nbgrader.
     """
 
     assignment: Assignment
     submissions: dict[str, list[Mutant]]
-    points: tuple[dict[str, Points], dict[str, Points]]
+    points: dict[str, Points]
+    rows: dict[str, list[Mutant]]
+    row_points: tuple[dict[str, Points], dict[str, Points]]
     seconds: tuple[float, float]
 
     @property
     def problems(self) -> list[str]:
         """Return a line for each wrong result, and for each difference between the graders."""
-        ours, stock = self.points
-        differ = [
-            name for name in self.submissions if not agree(self.assignment, ours[name], stock[name])
-        ]
+        ours, stock = self.row_points
+        differ = [name for name in self.rows if not agree(self.assignment, ours[name], stock[name])]
         lines = [f"{name}: the graders give different points" for name in differ]
-        for name, replaced in self.submissions.items():
-            lines += problems(self.assignment, ours[name], replaced)
+        points = self.points | ours
+        for name, replaced in (self.submissions | self.rows).items():
+            lines += problems(self.assignment, points[name], replaced)
         return lines
 
     @property
@@ -314,7 +334,7 @@ class Trial:
         lines = [f"| answer | kind | {' | '.join(f'{t.number} ({t.points})' for t in tasks)} |"]
         lines.append("|---|---|" + "---|" * len(tasks))
         for name, (mutant,) in self.submissions.items():
-            scores = by_task(self.assignment, self.points[0][name])
+            scores = by_task(self.assignment, self.points[name])
             cells = " | ".join(_table_cell(scores[task.id], task.points) for task in tasks)
             answer = f"{numbers[mutant.task]} {mutant.description}"
             lines.append(f"| {answer} | {mutant.kind} | {cells} |")
@@ -326,17 +346,39 @@ def _table_cell(points: float, full: int) -> str:
 
 
 def trial(path: Path, workers: int) -> Trial:
-    """Grade each answer of one assignment separately with both graders."""
+    """Grade each answer of one assignment separately, and several together with both graders."""
     assignment = read(path)
-    submissions = one_by_one(assignment)
+    submissions, rows = one_by_one(assignment), in_rows(assignment)
+    points = points_of(assignment, submissions, workers)
 
     def timed(stock: bool) -> tuple[dict[str, Points], float]:
         started = time.monotonic()
-        points = points_of(assignment, submissions, workers, stock)
-        return points, (time.monotonic() - started) / len(submissions)
+        found = points_of(assignment, rows, workers, stock)
+        return found, (time.monotonic() - started) / len(rows)
 
     (ours, our_time), (theirs, their_time) = timed(stock=False), timed(stock=True)
-    return Trial(assignment, submissions, (ours, theirs), (our_time, their_time))
+    return Trial(assignment, submissions, points, rows, (ours, theirs), (our_time, their_time))
+
+
+def with_seeds(path: Path, number: int, workers: int) -> list[str]:
+    """Grade all answers of an assignment several times, each time in a new class with its own key.
+
+    Returns:
+        A line for each wrong result, and for each cell whose points are not always the same.
+    """
+    assignment = read(path)
+    rows, lines, first = in_rows(assignment), [], {}
+    for _ in range(number):
+        points = points_of(assignment, rows, workers)
+        first = first or points
+        for name, replaced in rows.items():
+            lines += problems(assignment, points[name], replaced)
+            lines += [
+                f"{name}, {cell}: {value:g} and {points[name][cell]:g} points"
+                for cell, value in first[name].items()
+                if points[name][cell] != value
+            ]
+    return lines
 
 
 def costs(trials: list[Trial]) -> str:
@@ -359,7 +401,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("assignment", nargs="?", help="03, or 03_lora; default: all, and a report")
     parser.add_argument("--workers", type=int, default=2, help="submissions graded at a time")
+    parser.add_argument("--seeds", type=int, help="grade all answers with this many sets of inputs")
     options = parser.parse_args()
+    if options.seeds:
+        lines = []
+        for path in sources(ROOT, options.assignment):
+            found = with_seeds(path, options.seeds, options.workers)
+            print(f"{path.stem}, {options.seeds} sets of inputs: {len(found)} problems", flush=True)
+            lines += found
+        print("\n".join(lines))
+        sys.exit(1 if lines else 0)
     trials = []
     for path in sources(ROOT, options.assignment):
         trials.append(trial(path, options.workers))

@@ -1,6 +1,7 @@
 """Test that tests/mutation.py finds wrong checks, with a small assignment and broken copies."""
 
 import shutil
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -37,6 +38,8 @@ def course(tmp_path, monkeypatch):
     answers = tmp_path / "mutants" / assignment.NAME / f"{TASK}.py"
     answers.parent.mkdir(parents=True)
     answers.write_text(ANSWERS)
+    for name in ("sum-squares", "sum-largest"):
+        answers.with_stem(name).write_text("")
     monkeypatch.setattr(mutation, "ROOT", tmp_path)
     monkeypatch.setattr(mutation, "MUTANTS", tmp_path / "mutants")
     return tmp_path
@@ -139,7 +142,11 @@ def test_the_table_shows_lost_points_in_bold(course):
     submissions = {mutant.name: [mutant] for mutant in mutants}
     full = full_points(solution(course))
     points = {"loop": full, "no-first": full | {"sum-all-values": 0}}
-    done = mutation.Trial(solution(course), submissions, (points, points), (1.0, 9.0))
+    rows = {"row-1": mutants}
+    row_points = {"row-1": full | {"sum-all-values": 0}}
+    done = mutation.Trial(
+        solution(course), submissions, points, rows, (row_points, row_points), (1.0, 9.0)
+    )
     assert done.table.splitlines() == [
         "| answer | kind | 9.1 (3) | 9.2 (3) | 9.3 (3) |",
         "|---|---|---|---|---|",
@@ -147,10 +154,28 @@ def test_the_table_shows_lost_points_in_bold(course):
         "| 9.1 leaves the first number out | wrong | **1** | 3 | 3 |",
     ]
     assert done.problems == []
-    other = mutation.Trial(
-        solution(course), submissions, (points, points | {"loop": {}}), (1.0, 9.0)
-    )
-    assert other.problems == ["loop: the graders give different points"]
+    other = replace(done, row_points=(row_points, {"row-1": {}}))
+    assert other.problems == ["row-1: the graders give different points"]
+
+
+def test_each_answer_is_in_one_row(course):
+    rows = mutation.in_rows(solution(course))
+    found = Counter((mutant.task, mutant.name) for row in rows.values() for mutant in row)
+    assert set(found.values()) == {1}
+    assert len(found) == len(mutation.one_by_one(solution(course)))
+    assert all(len({mutant.task for mutant in row}) == len(row) for row in rows.values())
+
+
+def test_points_that_depend_on_the_inputs_are_reported(course, monkeypatch):
+    full = full_points(solution(course))
+    less = full | {"sum-all-form": 0}
+    right = {"row-1": full, "row-2": full, "row-3": less, "row-4": less}
+    runs = iter([right, right | {"row-4": full | {"sum-all-values": 0}}])
+    monkeypatch.setattr(mutation, "points_of", lambda *_: next(runs))
+    assert mutation.with_seeds(course / "solutions/09_sums/09_sums.ipynb", 2, workers=1) == [
+        "row-4, sum-all-form: 0 and 1 points",
+        "row-4, sum-all-values: 2 and 0 points",
+    ]
 
 
 def test_graders_agree_if_only_bonus_points_differ(course):

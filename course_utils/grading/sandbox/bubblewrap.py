@@ -203,6 +203,8 @@ def environment() -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": "/tmp/.hub",
+        # Without a network, pip would try again and again, for ten seconds.
+        "PIP_NO_INDEX": "1",
         "QLORA_COURSE_CACHE": "/tmp/.cache",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "NBGRADER_EXECUTION": "autograde",

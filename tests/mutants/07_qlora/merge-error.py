@@ -166,7 +166,7 @@ def merge_errors(
     return {name: ((t.double() - merged).norm() / size).item() for name, t in stored.items()}
 
 
-# %% wrong one-constant: takes blocks of 4096
+# %% wrong one-constant: takes blocks of 1024
 def merge_errors(
     weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, alpha: float
 ) -> dict[str, float]:
@@ -175,7 +175,7 @@ def merge_errors(
         raise ValueError("the update is zero")
     merged = weight.double() + update.double()
     stored = {name: merged.to(getattr(torch, name)) for name in ("float32", "bfloat16", "float16")}
-    codes, state = quantize_4bit(merged.float(), blocksize=4096, quant_type="nf4")
+    codes, state = quantize_4bit(merged.float(), blocksize=1024, quant_type="nf4")
     stored["nf4"] = dequantize_4bit(codes, state)
     size = update.double().norm()
     return {name: ((t.double() - merged).norm() / size).item() for name, t in stored.items()}
