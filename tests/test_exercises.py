@@ -250,7 +250,7 @@ class Remote:
         return values.decode(values.encode(result))
 
     def __getattr__(self, name):
-        if name == "__code__":
+        if name.startswith("__"):
             raise AttributeError(name)
         method = getattr(self._target, name)
         assert callable(method), f"{name} is not a method, so another process can't use it"
