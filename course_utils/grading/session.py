@@ -413,8 +413,8 @@ class _Outputs(list[Output]):
             self.size += size
         if message.kind == "skipped" and len(self.skipped) < MAX_SKIPPED:
             statement, reason = message.fields.get("statement"), message.fields.get("reason")
-            parts = (one_line(clean(part, MAX_STATEMENT)) for part in (statement, reason))
-            self.skipped.append((next(parts), next(parts)))
+            statement, reason = clean(statement, MAX_STATEMENT), clean(reason, MAX_STATEMENT)
+            self.skipped.append((one_line(statement), one_line(reason)))
 
     def add_call(self, outputs: _Outputs) -> None:
         """Append the outputs of a call, without errors and in forms that can't affect points."""

@@ -267,9 +267,9 @@ def without_hidden_sources(cells: list[Any]) -> list[Any]:
 
     Hidden cells without outputs are left out. The checks of an assignment keep their sources.
     """
-    hidden = [is_hidden(cell) and not is_check(cell) for cell in cells]
-    return [
-        {**cell, "source": ""} if is_without_source else cell
-        for cell, is_without_source in zip(cells, hidden, strict=True)
-        if cell.get("outputs") or not is_without_source
-    ]
+
+    def loses_source(cell: Any) -> bool:
+        return is_hidden(cell) and not is_check(cell)
+
+    shown = [cell for cell in cells if cell.get("outputs") or not loses_source(cell)]
+    return [{**cell, "source": ""} if loses_source(cell) else cell for cell in shown]

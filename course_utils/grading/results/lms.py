@@ -199,7 +199,6 @@ def fill(  # noqa: PLR0913
     people = [row for row in table.rows if not _is_information(row, lms)]
     maximum = _maximum(table, place, lms)
     factor = _factor(maximum, assignment, scale)
-    names = _name_columns(table.header)
     rows, filled = _Rows(table.header, people, lms), Filled()
     # The student to whom a row belongs, by the row's identity: two equal rows are different.
     owners: dict[int, str] = {}
@@ -226,7 +225,7 @@ def fill(  # noqa: PLR0913
             continue
         row[place] = text
         filled.students.append(record.student)
-    filled.without = [_name(row, names) for row in people if id(row) not in owners]
+    filled.without = [rows.name(row) for row in people if id(row) not in owners]
     filled.data = table.bytes()
     return filled
 
@@ -240,15 +239,6 @@ def _is_information(row: list[str], lms: str) -> bool:
 def _has_doubts(record: Record) -> bool:
     """Return whether a person must look at a submission for another reason than missing points."""
     return not {by_hand(cell) for cell in record.points}.issuperset(record.reasons)
-
-
-def _name_columns(header: list[str]) -> list[int]:
-    """Return the numbers of the columns that contain a person's name."""
-    return [header.index(name) for name in next(each for each in NAMES if each[0] in header)]
-
-
-def _name(row: list[str], columns: list[int]) -> str:
-    return ", ".join(row[column].strip() for column in columns)
 
 
 def _column(header: list[str], lms: str, assignment: Assignment, column: str | None) -> int:
@@ -310,13 +300,18 @@ class _Rows:
         self._exact: dict[str, list[list[str]]] = defaultdict(list)
         self._simple: dict[str, list[list[str]]] = defaultdict(list)
         places = [place for place, name in enumerate(header) if name in IDENTITY[lms]]
-        names = _name_columns(header)
+        names = next(columns for columns in NAMES if columns[0] in header)
+        self._names = [header.index(name) for name in names]
         for row in people:
-            texts = {row[place].strip() for place in places} | {_name(row, names)}
+            texts = {row[place].strip() for place in places} | {self.name(row)}
             texts |= {text.partition("@")[0] for text in texts if "@" in text}
             for rows, keys in (self._exact, texts), (self._simple, set(map(_simple, texts))):
                 for key in keys - {""}:
                     rows[key].append(row)
+
+    def name(self, row: list[str]) -> str:
+        """Return the name of the person to whom a row belongs."""
+        return ", ".join(row[column].strip() for column in self._names)
 
     def find(self, student: str) -> tuple[list[str] | None, str]:
         """Return the row of a student, or None and why there is none."""
