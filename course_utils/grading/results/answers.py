@@ -58,7 +58,7 @@ def parsed(source: str) -> ast.Module | None:
     """Return the syntax tree of an answer; None if it isn't valid Python, or nested too deeply."""
     try:
         with warnings.catch_warnings():
-            # An invalid escape sequence in the answer is no problem of the instructor.
+            # The instructor can't mend an invalid escape sequence, so don't show a warning.
             warnings.simplefilter("ignore")
             return ast.parse(source)
     # These errors occur if the source contains NUL characters or is nested too deeply.
