@@ -113,12 +113,6 @@ def solution() -> dict[str, Any]:
     content["cells"] = [cell for cell in content["cells"] if cell["id"] != "imports"]
     content["cells"][0]["source"] += f"\n\nIt belongs to {link}."
     content["cells"].append(assignment.cell("closing", f"Back to {link}.", kind="markdown"))
-    for name, function, _, expression, _ in assignment.TASKS:
-        # The hidden check must refuse an answer that returns the same number for all inputs.
-        numbers = "[draw.randint(-9, 9) for _ in range(4)]"
-        check = f"numbers = {numbers}\ncheck({function}, numbers).gives({expression})"
-        old = f"check({function}, {numbers}).like(0)"
-        assignment.change(content, f"{name}-form", old, check)
     return content
 
 
