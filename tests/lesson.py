@@ -113,6 +113,13 @@ def solution() -> dict[str, Any]:
     content["cells"] = [cell for cell in content["cells"] if cell["id"] != "imports"]
     content["cells"][0]["source"] += f"\n\nIt belongs to {link}."
     content["cells"].append(assignment.cell("closing", f"Back to {link}.", kind="markdown"))
+    for name, function, _, expression, _ in assignment.TASKS:
+        # The hidden check must refuse an answer that returns the same number for all inputs. The
+        # numbers are so large that their sum, for example, is hardly ever this number.
+        numbers = "[draw.randint(-(10**6), 10**6) for _ in range(4)]"
+        check = f"numbers = {numbers}\ncheck({function}, numbers).gives({expression})"
+        old = f"check({function}, [draw.randint(-9, 9) for _ in range(4)]).like(0)"
+        assignment.change(content, f"{name}-form", old, check)
     return content
 
 
