@@ -6,6 +6,7 @@ real model need it in the cache, where `make test` puts it.
 
 import gc
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -760,6 +761,36 @@ def test_tiny_adapters_have_the_names_and_shapes_of_pefts_adapters(targets):
     again, other = (models.tiny_adapters(s, rank=5, targets=targets, layers=3) for s in (1, 2))
     for name, tensor in adapters.items():
         assert torch.equal(tensor, again[name]) and not torch.allclose(tensor, other[name])
+    new = models.tiny_adapters(1, rank=5, targets=targets, layers=3, trained=False)
+    for name, tensor in adapters.items():
+        assert torch.equal(new[name], tensor if "lora_A" in name else 0 * tensor)
+
+
+def test_the_rounded_tiny_base_model_has_the_values_of_the_quantized_one():
+    packed, rounded = models.tiny_base(3), models.tiny_rounded(3, "NF4 with double quantization")
+    for name, layer in models.linear4bit_layers(packed).items():
+        expected = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        assert torch.equal(rounded.get_submodule(name).weight, expected), name
+    models_by_name = {name: models.tiny_rounded(3, name) for name in models.TINY_FORMATS}
+    weights = [m.model.layers[1].mlp.up_proj.weight for m in models_by_name.values()]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(weights, 2))
+    plain = models.tiny_base(3, quantization=None).model.layers[1].mlp.up_proj.weight
+    assert torch.equal(models_by_name["float32"].model.layers[1].mlp.up_proj.weight, plain)
+    with pytest.raises(ValueError, match="name must be 'NF4 with double quantization'"):
+        models.tiny_rounded(3, "INT4")
+
+
+def test_the_losses_of_the_tiny_base_model_are_those_that_transformers_computes():
+    ids = torch.randint(96, (3, 6), generator=torch.Generator().manual_seed(0))
+    labels = torch.where(torch.arange(6) < 3, -100, ids)
+    losses = models.tiny_losses(5, ids, labels)
+    assert list(losses) == list(models.TINY_FORMATS)
+    expected = models.tiny_base(5)(input_ids=ids, labels=labels).loss.item()
+    right = losses["NF4 with double quantization"]
+    assert right[1] == pytest.approx(expected, abs=1e-5)
+    assert len({round(loss, 4) for found in losses.values() for loss in found.values()}) == 15
+    total = models.tiny_losses(5, ids, labels, reduction="sum")["NF4 with double quantization"]
+    assert total == pytest.approx({1: 9 * right[1], 0: 9 * right[0], 2: 9 * right[2]}, rel=1e-4)
 
 
 # --- safe to evaluate -----------------------------------------------------------------------------

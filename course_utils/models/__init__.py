@@ -31,11 +31,18 @@ from course_utils.models.load import (
     stored_weights,
 )
 from course_utils.models.menu import check_fits, menu
-from course_utils.models.tiny import tiny_adapters, tiny_base
+from course_utils.models.tiny import (
+    TINY_FORMATS,
+    tiny_adapters,
+    tiny_base,
+    tiny_losses,
+    tiny_rounded,
+)
 
 __all__ = [
     "BASE_MODELS",
     "SMALL_MODEL",
+    "TINY_FORMATS",
     "BaseModel",
     "byte_table",
     "check_fits",
@@ -52,4 +59,6 @@ __all__ = [
     "stored_weights",
     "tiny_adapters",
     "tiny_base",
+    "tiny_losses",
+    "tiny_rounded",
 ]

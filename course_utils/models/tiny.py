@@ -1,4 +1,4 @@
-"""Make tiny random models and adapters for exercises and tests."""
+"""Make tiny random models and adapters for exercises and tests, and compute their losses."""
 
 from __future__ import annotations
 
@@ -14,6 +14,16 @@ from course_utils.validation import one_of
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
+
+# The formats to which `tiny_rounded` rounds: the data type of the 4-bit codes, and whether the
+# constants of the blocks are quantized, too; None for float32, which rounds nothing.
+TINY_FORMATS = {
+    "NF4 with double quantization": ("nf4", True),
+    "NF4 without double quantization": ("nf4", False),
+    "FP4 with double quantization": ("fp4", True),
+    "FP4 without double quantization": ("fp4", False),
+    "float32": None,
+}
 
 
 def tiny_base(
@@ -77,18 +87,75 @@ def tiny_base(
     return model.eval()
 
 
+def tiny_rounded(seed: int, name: str) -> LlamaForCausalLM:
+    """Make `tiny_base` in float32, with the values that its linear layers have in a 4-bit format.
+
+    Args:
+        seed: random seed of the weights.
+        name: the format, which is a key of TINY_FORMATS.
+
+    Returns:
+        The model on the CPU, in eval mode.
+
+    Raises:
+        ValueError: there is no such format.
+    """
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    one_of("name", name, tuple(TINY_FORMATS))
+    model = tiny_base(seed, quantization=None)
+    if quantization := TINY_FORMATS[name]:
+        kind, double = quantization
+        for parameter in (p for n, p in model.named_parameters() if "_proj" in n):
+            codes = quantize_4bit(parameter.data, quant_type=kind, compress_statistics=double)
+            parameter.data = dequantize_4bit(*codes)
+    return model
+
+
+def tiny_losses(
+    seed: int, input_ids: torch.Tensor, labels: torch.Tensor, reduction: str = "mean"
+) -> dict[str, dict[int, float]]:
+    """Compute the loss of `tiny_base` in each format, also with labels that are shifted wrongly.
+
+    Args:
+        seed: random seed of the weights.
+        input_ids: token ids of shape (batch, length), int64.
+        labels: the same ids, or -100 where a token has no loss.
+        reduction: "mean" or "sum" over the tokens that have a loss.
+
+    Returns:
+        The loss in nats by the format, which is a key of TINY_FORMATS, and by the shift, which is
+        the number of tokens by which a position predicts ahead. The right shift is 1. The others
+        are 0 and 2: each position predicts its own token, or the token after the next one.
+    """
+    losses: dict[str, dict[int, float]] = {}
+    for name in TINY_FORMATS:
+        logits = tiny_rounded(seed, name)(input_ids).logits.detach().transpose(1, 2)
+        losses[name] = {
+            shift: torch.nn.functional.cross_entropy(
+                logits[..., : input_ids.shape[1] - shift], labels[:, shift:], reduction=reduction
+            ).item()
+            for shift in (1, 0, 2)
+        }
+    return losses
+
+
 def tiny_adapters(
-    seed: int = 0, *, rank: int = 4, targets: Sequence[str] = ("q_proj", "v_proj"), layers: int = 2
+    seed: int = 0,
+    *,
+    rank: int = 4,
+    targets: Sequence[str] = ("q_proj", "v_proj"),
+    layers: int = 2,
+    trained: bool = True,
 ) -> dict[str, torch.Tensor]:
     """Make random LoRA adapters for `tiny_base`.
-
-    Neither A nor B is zero, as in adapters that have been trained.
 
     Args:
         seed: random seed of the adapters.
         rank: rank r of the adapters.
         targets: names of the linear layers with adapters, such as "q_proj".
         layers: number of layers of the base model.
+        trained: whether B is random, as in adapters that have been trained. Otherwise B is zero.
 
     Returns:
         A dict from peft's parameter names to the float32 matrices A (r, in) and B (out, r).
@@ -100,5 +167,6 @@ def tiny_adapters(
             shapes = {"A": (rank, layer.in_features), "B": (layer.out_features, rank)}
             for matrix, shape in shapes.items():
                 key = f"base_model.model.{name}.lora_{matrix}.default.weight"
-                adapters[key] = torch.randn(shape, generator=generator) / 8
+                values = torch.randn(shape, generator=generator) / 8
+                adapters[key] = values if trained or matrix == "A" else torch.zeros(shape)
     return adapters
