@@ -286,7 +286,7 @@ class Check:
     def _fail(self, *lines: str) -> NoReturn:
         text = [
             _wrapped(self._text, "    "),
-            *(_wrapped(f"  {one_line(line)}", " " * 12) for line in lines if line),
+            *(_wrapped(f"  {joined_lines(line)}", " " * 12) for line in lines if line),
         ]
         raise CheckFailed("\n".join(text), self._code) from None
 
@@ -456,7 +456,7 @@ def _rounded(value: Any, digits: int) -> Any:
     return float(f"{value:.{digits}g}") if type(value) is float else value
 
 
-def one_line(text: str) -> str:
+def joined_lines(text: str) -> str:
     """Return a text without line breaks, so that it can't look like further lines of a message."""
     return " ".join(line.strip() for line in text.strip().splitlines() if line.strip())
 

@@ -12,7 +12,7 @@ import contextlib
 import time
 from typing import Any, NamedTuple
 
-from course_utils.checks import one_line
+from course_utils.checks import joined_lines
 from course_utils.grading.failures import Failures
 from course_utils.grading.intake import isolated
 from course_utils.grading.intake.repair import Ungradable
@@ -377,7 +377,7 @@ def _reply_fields(message: Message) -> dict[str, Any]:
     if message.kind != "raised":
         return {"n": message.fields["n"]}
     kinds, place = message.fields.get("kinds"), message.fields.get("place")
-    places = [one_line(clean(line)) for line in place[:3]] if isinstance(place, list) else []
+    places = [joined_lines(clean(line)) for line in place[:3]] if isinstance(place, list) else []
     return {
         "ename": clean(message.fields.get("ename")),
         "evalue": clean(message.fields.get("evalue")),
@@ -414,7 +414,7 @@ class _Outputs(list[Output]):
         if message.kind == "skipped" and len(self.skipped) < MAX_SKIPPED:
             statement, reason = message.fields.get("statement"), message.fields.get("reason")
             statement, reason = clean(statement, MAX_STATEMENT), clean(reason, MAX_STATEMENT)
-            self.skipped.append((one_line(statement), one_line(reason)))
+            self.skipped.append((joined_lines(statement), joined_lines(reason)))
 
     def add_call(self, outputs: _Outputs) -> None:
         """Append the outputs of a call, without errors and in forms that can't affect points."""

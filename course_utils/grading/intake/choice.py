@@ -86,8 +86,8 @@ def _scripts(
     """Yield a doubt for each .py file that defines a function of a missing answer."""
     cells = [cell for cell in own["notebook"]["cells"] if grade_id(cell) in missing]
     names = {name for cell in cells for name in _defined(cell["source"])}
-    scripts = (path for path in sorted(submission.files) if path.endswith(".py"))
-    for path in [path for path in scripts if path not in known][:MAX_OTHERS]:
+    scripts = [path for path in sorted(submission.files.keys() - known) if path.endswith(".py")]
+    for path in scripts[:MAX_OTHERS]:
         source = submission.files[path][:MAX_SCRIPT].decode("utf-8", "replace")
         if found := ", ".join(sorted(names & _defined(source))):
             yield f"{quoted(path)} defines {found}, without an answer in {quoted(submission.path)}"

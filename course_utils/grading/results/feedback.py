@@ -428,7 +428,7 @@ def _safe_error(error: Any, source: str) -> Any:
     """Return a test cell's error without the traceback, which would quote the cell."""
     text = strip_ansi("\n".join(error.traceback))
     if error.ename != "CheckFailed" or not text.startswith((PREFIX, HIDDEN_PREFIX)):
-        text = checks.one_line(f"{error.ename}: {error.evalue}")
+        text = checks.joined_lines(f"{error.ename}: {error.evalue}")
     elif text.startswith(HIDDEN_PREFIX):
         text = _without_expected(text)
     elif not _is_from(source.partition(HIDDEN)[0], text.removeprefix(PREFIX)):

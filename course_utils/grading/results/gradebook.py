@@ -30,7 +30,7 @@ from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
 from course_utils import files
-from course_utils.checks import one_line
+from course_utils.checks import joined_lines
 from course_utils.grading import release, safe_files
 from course_utils.grading.assignments import (
     bonus_points,
@@ -393,4 +393,4 @@ def _message(error: dict[str, Any]) -> str:
     """Return the message of a failed check, or the name and the message of another exception."""
     if error["ename"] == "CheckFailed":
         return "\n".join(error["traceback"])
-    return one_line(f"{error['ename']}: {error['evalue']}")
+    return joined_lines(f"{error['ename']}: {error['evalue']}")
