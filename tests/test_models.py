@@ -789,8 +789,6 @@ def test_the_losses_of_the_tiny_base_model_are_those_that_transformers_computes(
     right = losses["NF4 with double quantization"]
     assert right[1] == pytest.approx(expected, abs=1e-5)
     assert len({round(loss, 4) for found in losses.values() for loss in found.values()}) == 15
-    total = models.tiny_losses(5, ids, labels, reduction="sum")["NF4 with double quantization"]
-    assert total == pytest.approx({1: 9 * right[1], 0: 9 * right[0], 2: 9 * right[2]}, rel=1e-4)
 
 
 # --- safe to evaluate -----------------------------------------------------------------------------

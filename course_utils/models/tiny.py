@@ -113,27 +113,27 @@ def tiny_rounded(seed: int, name: str) -> LlamaForCausalLM:
 
 
 def tiny_losses(
-    seed: int, input_ids: torch.Tensor, labels: torch.Tensor, reduction: str = "mean"
+    seed: int, input_ids: torch.Tensor, labels: torch.Tensor
 ) -> dict[str, dict[int, float]]:
-    """Compute the loss of `tiny_base` in each format, also with labels that are shifted wrongly.
+    """Compute the mean loss of `tiny_base` in each format, also with wrongly shifted labels.
 
     Args:
         seed: random seed of the weights.
         input_ids: token ids of shape (batch, length), int64.
         labels: the same ids, or -100 where a token has no loss.
-        reduction: "mean" or "sum" over the tokens that have a loss.
 
     Returns:
-        The loss in nats by the format, which is a key of TINY_FORMATS, and by the shift, which is
-        the number of tokens by which a position predicts ahead. The right shift is 1. The others
-        are 0 and 2: each position predicts its own token, or the token after the next one.
+        The loss in nats per token that has a loss, by the format, which is a key of TINY_FORMATS,
+        and by the shift, which is the number of tokens by which a position predicts ahead. The
+        right shift is 1. The others are 0 and 2: each position predicts its own token, or the token
+        after the next one.
     """
     losses: dict[str, dict[int, float]] = {}
     for name in TINY_FORMATS:
         logits = tiny_rounded(seed, name)(input_ids).logits.detach().transpose(1, 2)
         losses[name] = {
             shift: torch.nn.functional.cross_entropy(
-                logits[..., : input_ids.shape[1] - shift], labels[:, shift:], reduction=reduction
+                logits[..., : input_ids.shape[1] - shift], labels[:, shift:]
             ).item()
             for shift in (1, 0, 2)
         }
