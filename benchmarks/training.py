@@ -4,20 +4,20 @@ All ways train SmolLM2-135M in NF4 with double quantization and LoRA of rank 8 o
 with 8 news briefs per step. The loss counts only the answers. Each way trains in its own process.
 The processes take turns, and a turn is one step. A second table shows how the course's
 loop becomes faster: the first row uses peft's and transformers' code, and each further row adds one
-change.
+change. A third table compares a step with its floor, the time of the step's matrix products alone.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.runner import Benchmark, Report, measured_here
 from benchmarks.turns import (
@@ -36,10 +36,11 @@ from course_utils.training import (
     Recipe,
     answer_loss,
     attach_adapters,
-    fast_step,
+    by_hand,
     finetune,
     make_optimizer,
     set_checkpointing,
+    trainable_parameters,
 )
 from course_utils.units import format_bytes
 
@@ -48,9 +49,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 ROUNDS, WARM_UP = 8, 3
-# The course must be at least this many times as fast as the trainers, and need less peak
-# memory.
-TARGET = 2
+# The course must be at least this many times as fast as a trainer, and need less peak memory.
+TARGETS = {"SFTTrainer": 4, "Trainer": 2}
 LORA = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 COMPUTE = runtime.compute_dtype("cpu")
 # Number of training steps, which exceeds the number of turns of any way.
@@ -184,57 +184,128 @@ def library_loss(model: PeftModel, batch: dict) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets, reduction="sum")
 
 
-def torch_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the cross-entropy loss, computed with a float32 copy of all logits."""
-    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
-
-
-def make_step(changes: int) -> Callable[[int], dict]:
+def make_step(changes: int, checkpointing: bool = False) -> Callable[[int], dict]:
     """Return a training step with the first changes of CHANGES.
 
     Args:
         changes: the number of changes, in addition to the first line of CHANGES.
+        checkpointing: whether activations are computed again in the backward pass.
 
     Returns:
         A function that trains on the batch with a given number, and returns the number of tokens
         and the loss.
     """
-    answer_only, autocast, packed, linear, chunked = (changes > n for n in range(5))
+    answer_only, autocast, hand, buffers, stripes, fused = (changes > n for n in range(6))
     model, tokenizer = base()
     recipe = Recipe(max_steps=STEPS)
     model = attach_adapters(model, recipe).train()
-    set_checkpointing(model, False)
+    set_checkpointing(model, checkpointing)
     optimizer = make_optimizer(model, recipe)
-    collate, rows = sft.collator(tokenizer, packed), features(tokenizer)
-    faster = partial(fast_step.fast_path, model) if packed else nullcontext
-    autocast &= not linear
-    if not linear:
-        patch.object(fast_step, "_lora_layers", lambda _: ()).start()
-    if not chunked:
-        patch("course_utils.training.step.cross_entropy", torch_loss).start()
+    if not fused:
+        parameters = trainable_parameters(model).values()
+        optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=0.0)
+    if not stripes:
+        patch.object(by_hand, "STRIPES", 1).start()
+    llama = by_hand.LlamaByHand(model, checkpointing) if hand else None
+    collate, rows = sft.collator(tokenizer, packed=hand), features(tokenizer)
+
+    def loss_sum(batch: dict, scale: torch.Tensor) -> torch.Tensor:
+        if llama:
+            return llama.backward(batch, scale)
+        with torch.autocast("cpu", COMPUTE, enabled=autocast):
+            loss = (answer_loss if answer_only else library_loss)(model, batch)
+        (loss * scale).backward()
+        return loss
 
     def step(number: int) -> dict:
         some = rows[number * recipe.micro_batch_size :][: recipe.micro_batch_size]
         batch = collate(some)
-        with faster():
-            with torch.autocast("cpu", COMPUTE, enabled=autocast):
-                loss = (answer_loss if answer_only else library_loss)(model, batch)
-            loss /= (batch["labels"] != sft.IGNORE).sum()
-            loss.backward()
+        scale = 1 / (batch["labels"][:, 1:] != sft.IGNORE).sum()
+        loss = loss_sum(batch, scale) * scale
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
+        if llama and not buffers:
+            forget(llama)
         return {"tokens": sum(len(row["input_ids"]) for row in some), "loss": loss.item()}
 
     return step
 
 
-def step_in_turns(turn: Turn, changes: int) -> None:
+def forget(llama: by_hand.LlamaByHand) -> None:
+    """Free all buffers, so that the next step needs new memory from the system."""
+    kept = [half.kept for half in llama.halves] + [part.kept for part in llama.linears]
+    for buffers in (llama.work, llama.wide, *kept):
+        buffers.clear()
+
+
+def step_in_turns(turn: Turn, changes: int, checkpointing: bool = False) -> None:
     """Train with the first changes of CHANGES; each step is a turn."""
-    step = make_step(changes)
+    step = make_step(changes, checkpointing)
     for number in range(STEPS):
         turn.begin()
         turn.end(**step(number))
+
+
+class Products(TorchDispatchMode):
+    """Records all matrix products, and runs products of the same shapes again.
+
+    Attributes:
+        calls: For each product its function, and the shapes, strides and dtypes of its tensors.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple] = []
+        self.memory: dict[tuple, torch.Tensor] = {}
+
+    def __torch_dispatch__(self, func: Any, _: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func._schema.name in KINDS["matrix products"]:
+            self.calls.append(
+                (func, [_form(arg) for arg in args], {k: _form(v) for k, v in kwargs.items()})
+            )
+        return func(*args, **kwargs)
+
+    @torch.inference_mode()
+    def run(self) -> None:
+        """Run all products again, with random numbers."""
+        for func, args, kwargs in self.calls:
+            func(*map(self._filled, args), **{k: self._filled(v) for k, v in kwargs.items()})
+
+    def _filled(self, form: Any) -> Any:
+        if not isinstance(form, tuple):
+            return form
+        if form not in self.memory:
+            size, stride, dtype = form
+            tensor = torch.empty_strided(size, stride, dtype=dtype)
+            self.memory[form] = tensor.normal_(std=0.01)
+        return self.memory[form]
+
+
+def _form(value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    return tuple(value.shape), value.stride(), value.dtype
+
+
+def floor(turn: Turn, checkpointing: bool) -> None:
+    """Run only the matrix products of a step; each step is a turn."""
+    step = make_step(LAST, checkpointing)
+    products, recorded = Products(), []
+    # All products are recorded before the first turn, because later the other ways have turns.
+    for number in range(WARM_UP + ROUNDS):
+        with products:
+            result = step(number)
+        products.run()  # fills the memory
+        recorded.append((products.calls, result))
+        products.calls = []
+    for calls, result in recorded:
+        products.calls = calls
+        turn.begin()
+        products.run()
+        turn.end(**result)
+    turn.begin()
 
 
 def profiled(turn: Turn, changes: int) -> None:
@@ -259,7 +330,10 @@ def profiled(turn: Turn, changes: int) -> None:
 ELSE = "all other operations"
 OPERATIONS = ("aten::", "bitsandbytes::")
 KINDS = {
-    "matrix products": ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm"),
+    "matrix products": (
+        *("aten::mm", "aten::addmm", "aten::addmm_"),
+        *("aten::bmm", "aten::baddbmm", "aten::baddbmm_"),
+    ),
     "copies and casts": ("aten::copy_", "aten::cat", "aten::index_select", "aten::index_fill_"),
     "attention with torch's kernel": (
         "aten::_scaled_dot_product_flash_attention_for_cpu",
@@ -267,7 +341,8 @@ KINDS = {
     ),
     "sums and elementwise products": (
         *("aten::mul", "aten::mul_", "aten::add", "aten::add_", "aten::sub", "aten::div"),
-        *("aten::neg", "aten::sum", "aten::pow", "aten::mean"),
+        *("aten::neg", "aten::sum", "aten::pow", "aten::mean", "aten::addcmul_", "aten::div_"),
+        *("aten::square_", "aten::linalg_vector_norm", "aten::sub_"),
     ),
     "exponentials": (
         *("aten::_softmax", "aten::_softmax_backward_data", "aten::silu", "aten::silu_backward"),
@@ -284,11 +359,13 @@ CHANGES = (
     "peft and transformers: adapters in float32, logits of all tokens",
     "logits of the answer tokens only",
     "adapters computed in bfloat16 by autocast",
-    "no padding: examples packed into one row, attention computed for each example",
-    "`lora_linear`: base and adapter in one function, handwritten backward pass, no autocast",
-    "`cross_entropy` computed in chunks",
+    "`LlamaByHand`: no autograd, no padding, with new memory in each step",
+    "large tensors live from step to step",
+    "attention in three stripes",
+    "one fused kernel for AdamW",
 )
 
+LAST = len(CHANGES) - 1
 WAYS: dict[str, Callable[[Turn], None]] = {
     "course": partial(course, checkpointing=True),
     "SFTTrainer": partial(sft_trainer, checkpointing=True),
@@ -299,7 +376,15 @@ WAYS: dict[str, Callable[[Turn], None]] = {
 }
 PROFILES = {
     "before": partial(profiled, changes=2),
-    "after": partial(profiled, changes=len(CHANGES) - 1),
+    "after": partial(profiled, changes=LAST),
+}
+FLOORS = {
+    name: partial(way, checkpointing=checkpointing)
+    for checkpointing, setting in ((True, ""), (False, ", no checkpointing"))
+    for name, way in (
+        (f"step{setting}", partial(step_in_turns, changes=LAST)),
+        (f"its matrix products alone{setting}", floor),
+    )
 }
 PARTS = {f"change {n}": partial(step_in_turns, changes=n) for n in range(len(CHANGES))}
 
@@ -309,11 +394,11 @@ PARTS = {f"change {n}": partial(step_in_turns, changes=n) for n in range(len(CHA
 
 def way(name: str) -> Callable[[Turn], None]:
     """Return the function that a worker process runs for a way."""
-    return (WAYS | PARTS | PROFILES)[name]
+    return (WAYS | PARTS | FLOORS | PROFILES)[name]
 
 
 def measure() -> Iterator[Report]:
-    """Measure the ways, the changes of the course's loop, and the profiles of a step."""
+    """Measure the ways, the changes of the course's loop, its floor, and the profiles of a step."""
     turns = partial(take_turns, "benchmarks.training", schedule=Schedule(ROUNDS, WARM_UP))
     yield {
         **measured_here("trl"),
@@ -321,6 +406,7 @@ def measure() -> Iterator[Report]:
         "rounds": ROUNDS,
         "ways": turns(WAYS),
         "parts": turns(PARTS),
+        "floors": turns(FLOORS),
         "profiles": take_turns("benchmarks.training", PROFILES, Schedule(rounds=5, warm_up=0)),
     }
 
@@ -348,6 +434,21 @@ def part_table(report: dict) -> str:
     return "\n".join(lines)
 
 
+def floor_table(report: dict) -> str:
+    """Return a table of a step and its matrix products alone, with and without checkpointing."""
+    lines = ["| | ms | share of the step |", "|---|--:|--:|"]
+    step: list[dict] = []
+    for name, result in report["floors"].items():
+        pieces = result["pieces"]
+        alone = "alone" in name
+        pairs = zip(pieces, step, strict=True) if alone else ()
+        share = median([p["seconds"] / s["seconds"] for p, s in pairs] or [1])
+        ms = in_words(1e3 * piece["seconds"] for piece in pieces)
+        lines.append(f"| {name} | {ms} | {share:.0%} |")
+        step = pieces
+    return "\n".join(lines)
+
+
 def profile_table(report: dict) -> str:
     """Return a table of the median time and calls in a step, before and after the changes."""
     lines = ["| operations: ms (number) | before | after |", "|---|--:|--:|"]
@@ -357,12 +458,22 @@ def profile_table(report: dict) -> str:
             ms, calls = zip(*(piece["kinds"][kind] for piece in result["pieces"]), strict=True)
             cells.append(f"{median(ms):.0f} ({median(calls):,.0f})")
         lines.append(f"| {kind} | {' | '.join(cells)} |")
+    shares = [
+        median(
+            piece["kinds"]["matrix products"][0] / sum(ms for ms, _ in piece["kinds"].values())
+            for piece in result["pieces"]
+        )
+        for result in report["profiles"].values()
+    ]
+    lines.append(f"| share of the matrix products | {' | '.join(f'{s:.0%}' for s in shares)} |")
     return "\n".join(lines)
 
 
 def problems(report: Report) -> list[str]:
     """Return the trainers against which the course misses its target in speed or memory."""
-    found = missed_targets(report, TARGET, rate, ("SFTTrainer", "Trainer"))
+    found = []
+    for peer, target in TARGETS.items():
+        found += missed_targets(report, target, rate, (peer,))
     ways = report["ways"]
     for setting in ("", ", no checkpointing"):
         ours = ways[f"course{setting}"]["peak"]
@@ -374,7 +485,7 @@ def problems(report: Report) -> list[str]:
 
 BENCHMARK = Benchmark(
     measure,
-    {"peers": peer_table, "parts": part_table, "profile": profile_table},
+    {"peers": peer_table, "parts": part_table, "floor": floor_table, "profile": profile_table},
     conditions=lambda report: conditions(
         report, f"{report['rounds']} steps of each method; the methods alternate"
     ),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import html
+import itertools
 import json
 import math
 import re
@@ -107,22 +108,21 @@ def generate(  # noqa: PLR0913
     conversations: Sequence[Sequence[Mapping[str, str]]],
     *,
     max_new_tokens: int = 40,
-    batch_size: int = 16,
+    batch_size: int = 32,
     batch_tokens: int = 6000,
     progress: bool = True,
 ) -> list[str]:
     """Generate the model's answer to each conversation, in the order of the conversations.
 
     Decoding is greedy: each new token is the most likely token, up to the end token or
-    `max_new_tokens`. Prompts of similar length share a batch and are padded on the left, so that
-    each answer starts where its prompt ends:
+    `max_new_tokens`. Prompts of similar length share a batch. All prompts begin with the same
+    tokens: the instruction and the worked examples. The model processes these tokens once, and
+    their keys and values are reused. With 8 shots, nine tenths of the tokens of a prompt are common
+    to all prompts.
 
-        pad pad <user> story <assistant> | {"section": …
-        <user> a longer story <assistant> | {"section": …
-
-    All prompts begin with the same tokens: the instruction and the worked examples. The model
-    processes these tokens once, and their keys and values are reused. With 8 shots,
-    nine tenths of the tokens of a prompt are common to all prompts.
+    A Llama on a CPU, with or without an adapter, is computed by `course_utils.decoding`, which
+    dequantizes 4-bit weights only once. Its 16-bit copy of the weights is freed at the end. Every
+    other model is computed by transformers' `generate`.
 
     In float32 the model gives the same answer to a prompt in a batch and to the same prompt alone.
     In 16 bits, the size of the batch changes the order in which numbers are added, and therefore
@@ -136,8 +136,10 @@ def generate(  # noqa: PLR0913
         conversations: Lists of chat messages. The last message of each list is the user's.
         max_new_tokens: Maximum length of an answer, in tokens.
         batch_size: Maximum number of prompts in a batch.
-        batch_tokens: Maximum number of tokens in a batch, including new tokens. The keys and values
-            of all tokens are stored while a batch is answered: 23 kB per token for SmolLM2-135M.
+        batch_tokens: Maximum number of tokens whose keys and values are stored for a batch, with
+            its new tokens: 23 kB per token for SmolLM2-135M. `course_utils.decoding` stores the
+            common beginning once for all prompts, so it doesn't count. transformers stores it for
+            each prompt, so it counts for each.
         progress: Whether a progress bar is shown.
 
     Raises:
@@ -149,19 +151,26 @@ def generate(  # noqa: PLR0913
         positive(name, size)
     from tqdm import tqdm
 
+    from course_utils.decoding import Decoder, supports
+
     prompts = [_prompt_ids(messages, tokenizer) for messages in conversations]
-    widths = [len(prompt) + max_new_tokens for prompt in prompts]
+    prefix, ends = _shared_prefix(prompts), _end_tokens(model, tokenizer)
+    fast = supports(model)
+    widths = [len(p) + max_new_tokens - (len(prefix) if fast else 0) for p in prompts]
     answers = [""] * len(prompts)
     with (
         evaluating(model),
         tqdm(total=len(prompts), unit="answer", disable=not progress) as bar,
     ):
-        decoder = _Decoder(model, tokenizer, _shared_prefix(prompts), max_new_tokens)
+        pad = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        decoder = Decoder(model, prefix) if fast else _GeneralDecoder(model, prefix, pad)
         for batch in _by_width(widths, batch_size, batch_tokens):
-            runtime.trim_heap()
-            for i, answer in zip(batch, decoder.answers([prompts[i] for i in batch]), strict=True):
-                answers[i] = answer
+            rests = [prompts[i][len(prefix) :] for i in batch]
+            for i, new in zip(batch, decoder.answers(rests, ends, max_new_tokens), strict=True):
+                answers[i] = _text(new, ends, tokenizer)
             bar.update(len(batch))
+        # A Decoder keeps the dequantized weights.
+        del decoder
     runtime.release_memory()
     return answers
 
@@ -208,48 +217,47 @@ def _by_width(widths: list[int], batch_size: int, batch_tokens: int) -> Iterator
         order = order[size:]
 
 
-class _Decoder:
-    """Decodes prompts greedily, and computes the keys and values of their common prefix once."""
+class _GeneralDecoder:
+    """Does the work of `course_utils.decoding.Decoder` with transformers, for every model.
 
-    def __init__(
-        self,
-        model: Model,
-        tokenizer: PreTrainedTokenizerBase,
-        prefix: list[int],
-        max_new_tokens: int,
-    ):
-        from transformers import GenerationConfig
+    Prompts are padded on the left, so that each answer starts where its prompt ends:
 
-        self.model, self.tokenizer, self.prefix = model, tokenizer, prefix
+        prefix  pad pad <user> story <assistant>   {"section": …
+        prefix  <user> a longer story <assistant>  {"section": …
+    """
+
+    def __init__(self, model: Model, prefix: list[int], pad: int):
+        self.model, self.prefix, self.pad = model, prefix, pad
         self.device = model.get_input_embeddings().weight.device
-        self.ends = _end_tokens(model, tokenizer)
-        self.pad = self.ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        self.config = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            use_cache=True,
-            eos_token_id=self.ends,
-            pad_token_id=self.pad,
-        )
         self.cache = self._read_prefix()
 
-    def answers(self, prompts: list[list[int]]) -> list[str]:
-        """Return the answer to each prompt of a batch."""
+    def answers(
+        self, rests: list[list[int]], ends: list[int], max_new_tokens: int
+    ) -> list[list[int]]:
+        """Return the new tokens of each answer. Any token may follow an end token."""
         import torch
+        from transformers import GenerationConfig
 
-        ids, mask = self._padded(prompts)
+        ids, mask = self._padded(rests)
         # `generate` appends to the cache, so each batch gets a copy.
         cache = copy.deepcopy(self.cache)
         for keys_and_values in cache.values():
-            keys_and_values.batch_repeat_interleave(len(prompts))
+            keys_and_values.batch_repeat_interleave(len(rests))
+        config = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            use_cache=True,
+            eos_token_id=ends,
+            pad_token_id=self.pad,
+        )
         with torch.no_grad():
             out = self.model.generate(
                 input_ids=ids.to(self.device),
                 attention_mask=mask.to(self.device),
-                generation_config=self.config,
+                generation_config=config,
                 **cache,
             )
-        return [self._text(new) for new in out[:, ids.shape[1] :].tolist()]
+        return out[:, ids.shape[1] :].tolist()
 
     def _read_prefix(self) -> dict[str, Any]:
         """Return the prefix's keys and values as a keyword argument of `generate`."""
@@ -264,29 +272,26 @@ class _Decoder:
         name = "cache" if hasattr(out, "cache") else "past_key_values"
         return {name: getattr(out, name)}
 
-    def _padded(self, prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
+    def _padded(self, rests: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Return token ids and mask, (batch, width): the prefix, padding, the rest of each prompt.
 
         The mask depends on positions, not on tokens, because the padding token may be the end
         token.
         """
         import torch
-        from torch.nn.utils.rnn import pad_sequence
 
-        def after_prefix(rows: list[Tensor], padding: int) -> Tensor:
-            return pad_sequence(rows, batch_first=True, padding_value=padding, padding_side="left")
+        width = max(map(len, rests))
+        ids = [self.prefix + [self.pad] * (width - len(rest)) + rest for rest in rests]
+        mask = torch.ones(len(rests), len(self.prefix) + width, dtype=torch.long)
+        for row, rest in zip(mask, rests, strict=True):
+            row[len(self.prefix) : len(row) - len(rest)] = 0
+        return torch.tensor(ids), mask
 
-        rest = [torch.tensor(prompt[len(self.prefix) :]) for prompt in prompts]
-        prefix = torch.tensor(self.prefix, dtype=torch.long).expand(len(prompts), -1)
-        ids = torch.cat([prefix, after_prefix(rest, self.pad)], dim=1)
-        masks = [torch.ones_like(row) for row in rest]
-        mask = torch.cat([torch.ones_like(prefix), after_prefix(masks, 0)], dim=1)
-        return ids, mask
 
-    def _text(self, new: list[int]) -> str:
-        """Return the text of new tokens up to the first end token."""
-        end = next((n for n, token in enumerate(new) if token in self.ends), len(new))
-        return self.tokenizer.decode(new[:end], skip_special_tokens=True).strip()
+def _text(new: list[int], ends: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the text of new tokens up to the first end token."""
+    answer = list(itertools.takewhile(lambda token: token not in ends, new))
+    return tokenizer.decode(answer, skip_special_tokens=True).strip()
 
 
 def _end_tokens(model: Model, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -18,7 +18,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from course_utils import evaluation, news
+from course_utils import decoding, evaluation, news
 from course_utils.evaluation import Interval
 from course_utils.training import set_checkpointing
 
@@ -40,6 +40,14 @@ def tokenizer():
     fast = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<end>", pad_token="<end>")
     fast.chat_template = TEMPLATE
     return fast
+
+
+@pytest.fixture(params=["by hand", "transformers"])
+def path(request, monkeypatch):
+    """Run a test twice: with `course_utils.decoding`, and with transformers' `generate`."""
+    if request.param == "transformers":
+        monkeypatch.setattr(decoding, "supports", lambda _: False)
+    return request.param
 
 
 @pytest.fixture
@@ -88,27 +96,31 @@ def one_by_one(model, tokenizer, conversations, tokens, ends=()):
 
 @pytest.mark.parametrize("shared", ["", "x", "Story and headline, please. " * 5])
 def test_the_common_prefix_is_processed_once_and_does_not_change_the_answers(
-    model, tokenizer, conversations, shared, monkeypatch
+    model, tokenizer, conversations, shared, path, monkeypatch
 ):
     prompts = [[{"role": "system", "content": shared}, *each] for each in conversations]
-    sizes, forward = [], type(model).forward
+    sizes = []
+
+    by_hand = path == "by hand"
+    owner, name = (decoding.Decoder, "_forward") if by_hand else (type(model), "forward")
+    forward = getattr(owner, name)
 
     # transformers inspects the parameters of this method.
     @wraps(forward)
-    def record_size(self, input_ids=None, **options):
+    def record_size(self, input_ids=None, *rest, **options):
         sizes.append(input_ids.numel())
-        return forward(self, input_ids=input_ids, **options)
+        return forward(self, input_ids, *rest, **options)
 
-    monkeypatch.setattr(type(model), "forward", record_size)
-    answers = evaluation.generate(model, tokenizer, prompts, max_new_tokens=4, batch_size=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, record_size)
+        answers = evaluation.generate(model, tokenizer, prompts, max_new_tokens=4, batch_size=3)
     prefix = len(f"<s>{shared}<u>")
     # Each of the 3 batches then needs only the rest of its prompts.
     assert sizes[0] == prefix and sum(n > prefix for n in sizes) <= 3
-    monkeypatch.undo()
     assert answers == one_by_one(model, tokenizer, prompts, 4)
 
 
-def test_equal_prompts_are_answered_correctly(model, tokenizer, conversations):
+def test_equal_prompts_are_answered_correctly(model, tokenizer, conversations, path):
     prompts = [conversations[2]] * 3
     assert evaluation.generate(model, tokenizer, prompts, max_new_tokens=5) == one_by_one(
         model, tokenizer, prompts, 5
@@ -117,7 +129,7 @@ def test_equal_prompts_are_answered_correctly(model, tokenizer, conversations):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 def test_a_batch_has_the_same_answers_as_single_prompts(
-    model, tokenizer, conversations, batch_size
+    model, tokenizer, conversations, batch_size, path
 ):
     expected = one_by_one(model.eval(), tokenizer, conversations, 12)
     # If all answers were equal, this test would not notice a wrong order.
@@ -129,7 +141,7 @@ def test_a_batch_has_the_same_answers_as_single_prompts(
 
 
 def test_an_answer_ends_at_any_end_token_of_the_model_or_the_tokenizer(
-    model, tokenizer, conversations
+    model, tokenizer, conversations, path
 ):
     with torch.no_grad():
         ids = tokenizer.apply_chat_template(conversations[1], add_generation_prompt=True)
@@ -144,7 +156,9 @@ def test_an_answer_ends_at_any_end_token_of_the_model_or_the_tokenizer(
     assert answers == expected != longer
 
 
-def test_generate_accepts_a_tokenizer_without_a_padding_token(model, tokenizer, conversations):
+def test_generate_accepts_a_tokenizer_without_a_padding_token(
+    model, tokenizer, conversations, path
+):
     with_pad = evaluation.generate(model, tokenizer, conversations, progress=False)
     pad, tokenizer.pad_token = tokenizer.pad_token, None
     try:
@@ -189,7 +203,7 @@ def assert_silent(capfd):
 
 
 def test_generate_ignores_and_restores_the_state_of_a_model_in_training(
-    model, tokenizer, conversations, capfd
+    model, tokenizer, conversations, capfd, path
 ):
     """The model has dropout, gradient checkpointing and use_cache=False, as during training."""
     tuned = adapted(model, dropout=0.5)
@@ -211,12 +225,13 @@ def test_generate_ignores_and_restores_the_state_of_a_model_in_training(
 
 
 def test_an_error_in_generate_restores_the_modes_of_the_model(
-    model, tokenizer, conversations, monkeypatch
+    model, tokenizer, conversations, path, monkeypatch
 ):
-    def fail(**_):
+    def fail(*_, **__):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(model, "generate", fail)
+    monkeypatch.setattr(decoding.Decoder, "_step", fail)
     model.train()
     with pytest.raises(RuntimeError, match="out of memory"):
         evaluation.generate(model, tokenizer, conversations, progress=False)
@@ -224,7 +239,7 @@ def test_an_error_in_generate_restores_the_modes_of_the_model(
 
 
 def test_generate_is_greedy_although_the_models_config_asks_for_sampling(
-    model, tokenizer, conversations, capfd
+    model, tokenizer, conversations, capfd, path
 ):
     expected = evaluation.generate(model, tokenizer, conversations, progress=False)
     model.generation_config.update(do_sample=True, temperature=0.2, top_p=0.9, max_length=20)
@@ -241,7 +256,7 @@ def test_generate_prints_only_the_progress_bar(model, tokenizer, conversations, 
     assert lines and all("/7 [" in line for line in lines) and "7/7" in lines[-1]
 
 
-def test_generate_returns_no_answers_for_no_conversations(model, tokenizer):
+def test_generate_returns_no_answers_for_no_conversations(model, tokenizer, path):
     assert evaluation.generate(model, tokenizer, [], progress=False) == []
 
 

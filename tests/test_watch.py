@@ -38,7 +38,7 @@ def rows(tokenizer):
 
 
 def nf4_model():
-    """Return a model in 4 bits, which the fast path supports, with the tiny tokenizer's tokens."""
+    """Return a model in 4 bits, which is computed by hand, with the tiny tokenizer's tokens."""
     model = tiny_base()
     torch.manual_seed(0)
     model.resize_token_embeddings(259, mean_resizing=False)
@@ -141,10 +141,10 @@ def test_loss_by_kind_equals_the_loss_of_transformers_on_the_tokens_of_a_kind(ro
         assert loss_by_kind(model, rows, tokenizer, batch_size) == pytest.approx(means, rel=1e-5)
 
 
-def test_a_model_of_the_fast_path_has_the_same_losses_by_kind(rows, tokenizer, monkeypatch):
+def test_a_model_computed_by_hand_has_the_same_losses_by_kind(rows, tokenizer, monkeypatch):
     model = attach_adapters(nf4_model(), RECIPE)
     fast = loss_by_kind(model, rows, tokenizer, 3)
-    monkeypatch.setattr("course_utils.training.watch.supports_fast_path", lambda model: False)
+    monkeypatch.setattr("course_utils.training.watch.supports", lambda model: False)
     assert loss_by_kind(model, rows, tokenizer, 3) == pytest.approx(fast, rel=1e-5)
 
 
@@ -199,7 +199,7 @@ def train(rows, tokenizer, tmp_path):
     return train
 
 
-@pytest.mark.parametrize("base", [make_model, nf4_model], ids=["plain", "fast path"])
+@pytest.mark.parametrize("base", [make_model, nf4_model], ids=["autograd", "by hand"])
 def test_a_watched_run_has_the_losses_and_weights_of_an_unwatched_run(train, base):
     fast = base is nf4_model
     recipe = replace(RECIPE, dropout=0.0 if fast else 0.1, compute_dtype=None, fast=fast)

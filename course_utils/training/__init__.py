@@ -9,7 +9,8 @@ Read `loop` first, and then the other modules in the order of this list:
     loop            `finetune`, the training loop
     watch           what the model has learned so far, shown while it trains
     checkpoints     saved states from which a run can continue
-    fast_step       a faster training step for CPUs
+    loss            a cross-entropy that needs little memory
+    by_hand         a faster training step for CPUs, written out without autograd
     distributed     devices, several processes and FSDP
     command         the command `course train`
 """

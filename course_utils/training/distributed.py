@@ -64,6 +64,11 @@ def fsdp_wanted() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
+def processes_wanted() -> int:
+    """Return the number of processes that `accelerate launch` or `torchrun` has started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def is_sharded(accelerator: Accelerator) -> bool:
     """Return whether FSDP is used, so that each process stores only a part of the model."""
     return accelerator.distributed_type == "FSDP"

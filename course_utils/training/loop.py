@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -29,11 +29,10 @@ from transformers import get_cosine_schedule_with_warmup
 
 from course_utils import runtime
 from course_utils.sft import Features, collator
-from course_utils.training import distributed
+from course_utils.training import by_hand, distributed
 from course_utils.training.adapters import set_checkpointing
 from course_utils.training.batches import Batches
 from course_utils.training.checkpoints import Checkpoints, TrainingError
-from course_utils.training.fast_step import fast_path, supports_fast_path
 from course_utils.training.recipe import Recipe
 from course_utils.training.step import make_optimizer, mean_loss, training_step
 from course_utils.units import format_bytes
@@ -171,11 +170,8 @@ class Trainer:
         if not len(train):
             raise ValueError("there are no training examples")
         self.model, self.recipe = model, recipe
-        fast = _use_fast_path(model, recipe)
-        self.compute_context: Callable[[], AbstractContextManager] = (
-            partial(fast_path, model) if fast else nullcontext
-        )
-        # The fast path casts tensors itself, so autocast is turned off by the dtype float32.
+        fast = _use_by_hand(model, recipe)
+        # `by_hand` casts tensors itself, so autocast is turned off by the dtype float32.
         dtype = torch.float32 if fast else recipe.compute_dtype
         self.accelerator = distributed.make_accelerator(model, dtype)
         processes = self.accelerator.num_processes
@@ -190,6 +186,7 @@ class Trainer:
         set_checkpointing(model, recipe.gradient_checkpointing)
         # `load_base` has already placed the model on its device.
         self.wrapped = self.accelerator.prepare_model(model, device_placement=False)
+        self.by_hand = by_hand.LlamaByHand(model, recipe.gradient_checkpointing) if fast else None
         self._prepare_optimizer()
         collate = collator(tokenizer, packed=fast)
         batches = partial(Batches, collate=collate, size=recipe.micro_batch_size)
@@ -210,10 +207,9 @@ class Trainer:
         self._seed_dropout(number)
         learning_rate = self.schedule.get_last_lr()[0]
         started = time.perf_counter()
-        with self.compute_context():
-            record = training_step(
-                self.accelerator, self.wrapped, self.optimizer, batches, self.recipe
-            )
+        record = training_step(
+            self.accelerator, self.wrapped, self.optimizer, batches, self.recipe, self.by_hand
+        )
         if not self.optimizer.step_was_skipped:
             self.schedule.step()
         elif number == self.steps and self.schedule.last_epoch == 0:
@@ -224,13 +220,12 @@ class Trainer:
         record |= {"step": number, "learning_rate": learning_rate}
         record["memory"] = runtime.current_memory()
         record["tokens_per_s"] = record["tokens"] / (time.perf_counter() - started)
-        runtime.trim_heap()
         return record
 
     def evaluate(self) -> float:
         """Return the mean loss over the validation examples, in nats per answer token."""
-        with self.compute_context():
-            loss = mean_loss(self.accelerator, self.wrapped, self.validation.epoch())
+        batches = self.validation.epoch()
+        loss = mean_loss(self.accelerator, self.wrapped, batches, self.by_hand)
         runtime.trim_heap()
         return loss
 
@@ -266,6 +261,7 @@ class Trainer:
             bar.close()
             self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
             self.accelerator.free_memory()
+            self.by_hand = None
             runtime.release_memory()
         run.adapters = checkpoints.weights
 
@@ -293,19 +289,18 @@ class _Progress(tqdm):
         self.update()
 
 
-def _use_fast_path(model: PreTrainedModel | PeftModel, recipe: Recipe) -> bool:
-    """Return whether to train with `fast_step`.
+def _use_by_hand(model: PreTrainedModel | PeftModel, recipe: Recipe) -> bool:
+    """Return whether to train with `by_hand` instead of autograd.
 
-    If the recipe's `fast` is None, `fast_step` is used if it supports the model, the recipe has no
-    compute_dtype and FSDP is off.
+    If the recipe's `fast` is None, `by_hand` is used if it supports the model, only one process
+    trains, and the recipe has no compute_dtype.
     """
-    if recipe.fast and not supports_fast_path(model):
+    possible = distributed.processes_wanted() == 1 and by_hand.supports(model)
+    if recipe.fast and not possible:
         raise ValueError(
             "fast=True needs a Llama model on a CPU, with LoRA adapters without dropout on 4-bit "
-            "layers: leave out fast=True to train this model"
+            "layers, and only one process: leave out fast=True to train this model"
         )
     if recipe.fast is not None:
         return recipe.fast
-    if recipe.compute_dtype is not None or distributed.fsdp_wanted():
-        return False
-    return supports_fast_path(model)
+    return possible and recipe.compute_dtype is None

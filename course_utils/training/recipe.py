@@ -58,9 +58,9 @@ class Recipe:
     )
     fast: bool | None = _setting(
         None,
-        "Whether to train with `fast_step`, which needs no autocast and less padding, and changes "
-        "results only by rounding. By default it is used if `fast_step` supports the model, "
-        "compute_dtype is not given and FSDP is off.",
+        "Whether to train with `by_hand`, which needs no autograd and less padding, and changes "
+        "results only by rounding. By default it is used if `by_hand` supports the model, only one "
+        "process trains, and compute_dtype is not given.",
     )
     validate_every: int | None = _setting(
         None,

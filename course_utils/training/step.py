@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from course_utils import runtime
 from course_utils.sft import IGNORE
 from course_utils.training.adapters import trainable_parameters
-from course_utils.training.fast_step import cross_entropy
+from course_utils.training.loss import cross_entropy
 from course_utils.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from accelerate.optimizer import AcceleratedOptimizer
+
+    from course_utils.training.by_hand import LlamaByHand
 
 
 def answer_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -71,17 +73,27 @@ def count_answer_tokens(batches: Sequence[dict[str, Tensor]]) -> Tensor:
     return torch.stack([(batch["labels"][:, 1:] != IGNORE).sum() for batch in batches]).sum()
 
 
-def training_step(
+def training_step(  # noqa: PLR0913
     accelerator: Accelerator,
     model: nn.Module,
     optimizer: AcceleratedOptimizer,
     batches: Sequence[dict[str, Tensor]],
     recipe: Recipe,
+    by_hand: LlamaByHand | None = None,
 ) -> dict:
     """Run one optimizer step over a few micro-batches: forward, backward, clip, update.
 
     The loss is the mean over all answer tokens of all micro-batches and processes. So several small
     micro-batches give the same result as one large batch, and need less memory.
+
+    Args:
+        accelerator: The Accelerator of the run.
+        model: The model to train, prepared by the Accelerator.
+        optimizer: The optimizer of the model's trainable parameters, prepared by the Accelerator.
+        batches: The micro-batches of this process: results of `sft.collate`, or of `sft.pack`.
+        recipe: The recipe whose max_grad_norm is used.
+        by_hand: Computes the losses and gradients of packed micro-batches instead of autograd, if
+            only one process trains.
 
     Returns:
         A dict with loss (in nats per answer token), grad_norm (before clipping, and not finite if
@@ -99,12 +111,12 @@ def training_step(
     scale = accelerator.num_processes / answer_tokens
     loss_sum = torch.zeros((), device=accelerator.device)
     for number, batch in enumerate(batches, start=1):
+        if by_hand:
+            loss_sum += by_hand.backward(batch, scale)
+            continue
         last = number == len(batches)
         with nullcontext() if last else accelerator.no_sync(model):
             loss = answer_loss(model, batch)
-            # Freed tensors leave gaps in the heap that are too small for the tensors of the
-            # backward pass, so return this memory to the operating system.
-            runtime.trim_heap()
             accelerator.backward(loss * scale)
         loss_sum += loss.detach()
     loss_mean = (accelerator.reduce(loss_sum, reduction="sum") / answer_tokens).item()
@@ -124,11 +136,15 @@ def training_step(
 
 @torch.no_grad()
 def mean_loss(
-    accelerator: Accelerator, model: nn.Module, batches: Iterable[dict[str, Tensor]]
+    accelerator: Accelerator,
+    model: nn.Module,
+    batches: Iterable[dict[str, Tensor]],
+    by_hand: LlamaByHand | None = None,
 ) -> float:
     """Return the mean loss over all batches and processes, in nats per answer token.
 
-    The loss is computed in eval mode. Afterwards the model returns to its previous mode.
+    The loss is computed in eval mode. Afterwards the model returns to its previous mode. The
+    arguments are those of `training_step`.
 
     Raises:
         ValueError: There are no batches.
@@ -138,7 +154,8 @@ def mean_loss(
         raise ValueError("the mean loss needs at least one batch")
     was_training = model.training
     model.eval()
-    losses = (answer_loss(model, batch) for batch in batches)
+    one = by_hand.losses if by_hand else partial(answer_loss, model)
+    losses = (one(batch).sum() for batch in batches)
     loss_sum = sum(losses, start=torch.zeros((), device=accelerator.device))
     total = accelerator.reduce(loss_sum, reduction="sum")
     count = accelerator.reduce(count_answer_tokens(batches), reduction="sum")
@@ -163,8 +180,10 @@ def make_optimizer(model: nn.Module, recipe: Recipe, paged: bool = True) -> torc
     parameters = list(trainable_parameters(model).values())
     if not parameters:
         raise ValueError("the model has no trainable parameter: call attach_adapters first")
+    options: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
     if paged and parameters[0].device.type == "cuda":
         from bitsandbytes.optim import PagedAdamW8bit
 
-        return PagedAdamW8bit(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    return torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        return PagedAdamW8bit(parameters, **options)
+    # One fused kernel updates all adapters in 5 ms instead of 25 ms (SmolLM2-135M, two cores).
+    return torch.optim.AdamW(parameters, fused=True, **options)

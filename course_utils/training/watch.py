@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from contextlib import nullcontext
+from functools import partial
 from itertools import chain, islice
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from course_utils import evaluation, runtime
 from course_utils.sft import IGNORE, Features, Message, collator
-from course_utils.training.fast_step import fast_path, supports_fast_path
+from course_utils.training.by_hand import LlamaByHand, supports
 from course_utils.training.step import answer_logits
 from course_utils.validation import positive
 
@@ -98,24 +99,29 @@ def token_losses(
     size, device = positive("batch_size", batch_size), model.get_input_embeddings().weight.device
     if not len(rows):
         raise ValueError("the loss needs at least one row")
-    losses: list[list[float]] = []
-    fast = supports_fast_path(model)
+    fast = supports(model)
+    one = LlamaByHand(model).losses if fast else partial(_losses, model)
     collate = collator(tokenizer, packed=fast)
-    with evaluation.evaluating(model), fast_path(model) if fast else nullcontext():
+    losses: list[list[float]] = []
+    with evaluation.evaluating(model):
         for first in range(0, len(rows), size):
             some = rows[first : first + size]
             batch = {name: tensor.to(device) for name, tensor in collate(some).items()}
-            # logits: (batch, kept, vocabulary), targets: (batch, kept)
-            logits, targets = answer_logits(model, batch)
-            each = functional.cross_entropy(
-                logits.flatten(0, 1).float(), targets.flatten(), reduction="none"
-            )
-            in_order = iter(each[targets.flatten() != IGNORE].tolist())
+            in_order = iter(one(batch).tolist())
             for row in some:
                 answer_tokens = sum(label != IGNORE for label in row["labels"])
                 losses.append(list(islice(in_order, answer_tokens)))
-            runtime.trim_heap()
+    runtime.trim_heap()
     return losses
+
+
+def _losses(model: PreTrainedModel | PeftModel, batch: dict[str, Tensor]) -> Tensor:
+    """Return the loss of each answer token of a batch, (R,), computed by the model itself."""
+    logits, targets = answer_logits(model, batch)
+    losses = functional.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), reduction="none"
+    )
+    return losses[targets.flatten() != IGNORE]
 
 
 def loss_by_kind(

@@ -1,0 +1,98 @@
+"""Which models the course computes by hand on a CPU: Llamas whose only adapter is plain LoRA.
+
+`training.by_hand` and `decoding` compute such models with products that they write out themselves.
+Every other model is computed by transformers and peft.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import LlamaForCausalLM, PreTrainedModel
+
+# The products of these parts of a layer are those that `training.by_hand` and `decoding` write out.
+ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+class Adapter(NamedTuple):
+    """The matrices A, (r, in), and B, (out, r), of an adapter, and its scale s = α/r."""
+
+    A: Tensor
+    B: Tensor
+    scale: float
+
+
+def base_llama(model: PreTrainedModel | PeftModel) -> LlamaForCausalLM | None:
+    """Return the Llama in a model, or None if it isn't one that is computed by hand.
+
+    The Llama must be on the CPU, and have SiLU, no biases, and rotary embeddings whose angles don't
+    depend on the length of the input. SmolLM2 is such a Llama.
+    """
+    from transformers import LlamaForCausalLM
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not isinstance(base, LlamaForCausalLM) or base.device.type != "cpu":
+        return None
+    config, rotary = base.config, base.model.rotary_emb
+    standard = (
+        config.hidden_act == "silu"
+        and rotary.attention_scaling == 1
+        and rotary.rope_type not in ("dynamic", "longrope")
+        # Modules that are trained as a whole or have an adapter have other types.
+        and type(base.model.embed_tokens) is nn.Embedding
+        and type(base.lm_head) is nn.Linear
+        and all(base_layer(layer).bias is None for layer in (base.lm_head, *linears(base)))
+    )
+    return base if standard else None
+
+
+def linears(base: LlamaForCausalLM) -> Iterator[Any]:
+    """Yield the seven linear layers of each layer of a Llama, with their adapters."""
+    for layer in base.model.layers:
+        yield from (getattr(layer.self_attn, name) for name in ATTENTION)
+        yield from (getattr(layer.mlp, name) for name in MLP)
+
+
+def base_layer(layer: Any) -> Any:
+    """Return the layer to which peft has added an adapter, or the layer itself."""
+    return getattr(layer, "base_layer", layer)
+
+
+def adapter_of(layer: Any) -> Adapter:
+    """Return the active adapter of a layer. Without an adapter, its rank r is 0."""
+    if not hasattr(layer, "lora_A"):
+        return Adapter(torch.empty(0, layer.in_features), torch.empty(layer.out_features, 0), 0.0)
+    (name,) = layer.active_adapters
+    return Adapter(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])
+
+
+def has_plain_adapters(layers: Iterable[Any]) -> bool:
+    """Return whether each layer has no adapter, or one active adapter that is plain LoRA.
+
+    Plain LoRA computes y = x Wᵀ + s (x Aᵀ) Bᵀ. DoRA and other variants compute something else.
+    Adapters that are merged or disabled don't count as plain.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return all(_is_plain(layer) for layer in layers if isinstance(layer, BaseTunerLayer))
+
+
+def _is_plain(layer: Any) -> bool:
+    from peft.tuners.lora import LoraLayer
+
+    if not isinstance(layer, LoraLayer) or layer.disable_adapters or layer.merged:
+        return False
+    names = layer.active_adapters
+    return (
+        len(names) == 1
+        and names[0] in layer.lora_A
+        and layer.lora_B[names[0]].bias is None
+        and names[0] not in layer.lora_variant
+    )

@@ -1,0 +1,496 @@
+"""Test that QLoRA by hand gives the results of peft and autograd, up to rounding.
+
+Losses and gradients are compared on tiny models of many shapes, on the real model, and over whole
+training runs. Faults that are put in on purpose must be found by the same comparison.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from course_utils import news
+from course_utils.models import finish_loading, linear4bit_layers, load_base, nf4_config, tiny_base
+from course_utils.models.llama import Adapter
+from course_utils.sft import IGNORE, collate, encode_all, pack
+from course_utils.training import (
+    Recipe,
+    answer_loss,
+    attach_adapters,
+    by_hand,
+    count_answer_tokens,
+    finetune,
+    loop,
+    strength,
+)
+from course_utils.training.by_hand import LlamaByHand, supports
+from tests.conftest import make_model, random_examples
+
+pytestmark = pytest.mark.usefixtures("frozen_imports")
+
+RECIPE = Recipe(rank=4, micro_batch_size=4, learning_rate=1e-2, max_steps=20)
+# The number of steps whose losses are compared.
+STEPS = 20
+# The largest difference of two gradients, divided by the largest element of the gradient. In
+# float32, other orders of the same sums differ by about 1e-6.
+TOLERANCE = 1e-4
+
+
+def examples(count=12, seed=3):
+    return random_examples(count, seed=seed)
+
+
+def four_bit_llama(folder, **changes):
+    """Return a random Llama with other settings, in NF4, whose products are float32."""
+    make_model(vocab_size=96, **changes).save_pretrained(folder)
+    from transformers import AutoModelForCausalLM
+
+    config = nf4_config(compute_dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=config, dtype=torch.float32, device_map="cpu"
+    )
+    finish_loading(model)
+    return model
+
+
+def with_adapters(base, recipe=RECIPE, name="default"):
+    """Attach adapters whose B is not zero, so that A has a gradient, too."""
+    model = attach_adapters(base, recipe, name=name)
+    generator = torch.Generator().manual_seed(0)
+    for parameter_name, parameter in model.named_parameters():
+        if f"lora_B.{name}" in parameter_name:
+            parameter.data.normal_(0, 0.1, generator=generator)
+    return model.train()
+
+
+def adapted_model(recipe=RECIPE):
+    return with_adapters(tiny_base(), recipe)
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def expected(model, features, scale=0.5):
+    """Return the loss and the gradients of autograd, of a batch with padding."""
+    model.zero_grad()
+    loss = answer_loss(model, collate(features, 0))
+    (loss * scale).backward()
+    return loss.detach(), gradients(model)
+
+
+def largest_difference(model, features, checkpointing=True, multiple=1, llama=None):
+    """Compare a batch by hand with autograd: the largest relative difference of loss or gradient.
+
+    The difference of a gradient is relative to the largest element of this gradient.
+    """
+    loss, theirs = expected(model, features)
+    model.zero_grad()
+    llama = llama or LlamaByHand(model, checkpointing)
+    ours = llama.backward(pack(features, 0, multiple), 0.5)
+    mine = gradients(model)
+    assert set(mine) == set(theirs)
+    # With two tokens, q and k have no gradient, because the first token looks only at itself.
+    return max(
+        (ours / loss - 1).abs().item(),
+        *(
+            (mine[n] - g).abs().max().item() / (g.abs().max().item() or 1)
+            for n, g in theirs.items()
+        ),
+    )
+
+
+# -- shapes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("multiple", [1, 64])
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_loss_and_gradients_equal_those_of_autograd(checkpointing, multiple, count):
+    model = adapted_model()
+    difference = largest_difference(model, examples(count), checkpointing, multiple)
+    assert difference < TOLERANCE and all(g.any() for g in gradients(model).values())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_key_value_heads": 4},
+        {"num_key_value_heads": 1},
+        {"num_attention_heads": 8, "num_key_value_heads": 2},
+        {"tie_word_embeddings": False},
+        {"head_dim": 32},
+        {"num_hidden_layers": 1},
+        {"num_hidden_layers": 3},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}},
+        {"rms_norm_eps": 1e-2},
+    ],
+    ids=lambda changes: " ".join(f"{name}={value}" for name, value in changes.items()),
+)
+def test_other_llamas_have_the_gradients_of_autograd(tmp_path, changes):
+    model = with_adapters(four_bit_llama(tmp_path, **changes))
+    assert supports(model) and largest_difference(model, examples(5)) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rank": 1},
+        {"rank": 16, "alpha": 24},
+        {"targets": ("q_proj", "v_proj")},
+        {"targets": ("down_proj",)},
+    ],
+    ids=str,
+)
+def test_other_adapters_have_the_gradients_of_autograd(changes):
+    model = adapted_model(replace(RECIPE, **changes))
+    assert supports(model) and largest_difference(model, examples(5)) < TOLERANCE
+
+
+@pytest.mark.parametrize("length", [2, 3, 47, 48, 49, 97])
+def test_sequences_of_any_length_have_the_gradients_of_autograd(length):
+    ids = torch.randint(3, 96, (length,), generator=torch.Generator().manual_seed(length)).tolist()
+    long = {"input_ids": ids, "labels": [IGNORE, *ids[1:]]}
+    for features in ([long], [long, *examples(2)], [*examples(2), long]):
+        assert largest_difference(adapted_model(), features) < TOLERANCE
+
+
+def test_other_norm_weights_have_the_gradients_of_autograd():
+    model = adapted_model()
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.data.uniform_(0.5, 1.5, generator=generator)
+    assert largest_difference(model, examples(5)) < TOLERANCE
+
+
+def test_a_batch_without_answer_tokens_has_no_loss_and_no_gradient():
+    model = adapted_model()
+    batch = pack(examples(2), 0)
+    batch["labels"].fill_(IGNORE)
+    assert LlamaByHand(model).backward(batch, 1.0) == 0
+    assert not any(gradient.any() for gradient in gradients(model).values())
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_nothing_of_earlier_batches_is_left(checkpointing):
+    model = adapted_model()
+    llama = LlamaByHand(model, checkpointing)
+    for count, seed in ((2, 0), (9, 1), (1, 2), (4, 3)):
+        llama.losses(pack(examples(3, seed), 0))
+        difference = largest_difference(model, examples(count, seed), llama=llama)
+        assert difference < TOLERANCE
+        for parameter in (p for p in model.parameters() if p.requires_grad):
+            parameter.data.add_(0.01 * parameter.grad)
+
+
+def test_the_gradients_of_several_batches_are_added():
+    model, features = adapted_model(), examples(6)
+    llama = LlamaByHand(model)
+    total = sum(llama.backward(pack(some, 0), 0.5) for some in (features[:2], features[2:]))
+    ours = gradients(model)
+    loss, theirs = expected(model, features)
+    torch.testing.assert_close(total, loss, rtol=1e-5, atol=0)
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=0, atol=1e-5 * gradient.abs().max())
+
+
+def test_losses_are_those_of_each_answer_token():
+    model, features = adapted_model(), examples(5)
+    ours = LlamaByHand(model).losses(pack(features, 0, 64))
+    theirs = []
+    for row in features:
+        logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
+        targets = torch.tensor(row["labels"][1:])
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        theirs.append(losses[targets != IGNORE])
+    torch.testing.assert_close(ours, torch.cat(theirs), rtol=1e-4, atol=1e-5)
+    assert len(ours) == count_answer_tokens([collate(features, 0)])
+
+
+@pytest.mark.parametrize("factor", [0, 0.5])
+def test_losses_follow_the_strength_of_the_adapters(factor):
+    model, batch = adapted_model(), pack(examples(4), 0)
+    llama = LlamaByHand(model)
+    full = llama.losses(batch)
+    with strength(model, factor), torch.no_grad():
+        ours, theirs = llama.losses(batch).sum(), answer_loss(model, collate(examples(4), 0))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
+    assert not torch.allclose(ours, full.sum())
+
+
+# -- faults ----------------------------------------------------------------------------------------
+
+
+def missing_scale(monkeypatch):
+    adapter_of = by_hand.adapter_of
+    monkeypatch.setattr(by_hand, "adapter_of", lambda m: Adapter(*adapter_of(m)[:2], 1.0))
+
+
+def transposed_b(monkeypatch):
+    def refresh(self):
+        correct(self)
+        for b in self.b:
+            b.copy_(b.T.reshape(b.shape))
+
+    correct = by_hand.Linears.refresh
+    monkeypatch.setattr(by_hand.Linears, "refresh", refresh)
+
+
+def no_gradient_through_the_adapter(monkeypatch):
+    def backward(self, *arguments):
+        a, self.a = self.a, torch.zeros_like(self.a)
+        correct(self, *arguments)
+        self.a = a
+
+    correct = by_hand.Linears.backward
+    monkeypatch.setattr(by_hand.Linears, "backward", backward)
+
+
+def forgotten_mask(monkeypatch):
+    def places(*arguments):
+        found = correct(*arguments)
+        found.mask.zero_()
+        return found
+
+    correct = by_hand.Places
+    monkeypatch.setattr(by_hand, "Places", places)
+
+
+def empty_places_with_a_gradient(monkeypatch):
+    def places(*arguments):
+        found = correct(*arguments)
+        found.empty = found.empty[:0]
+        return found
+
+    correct = by_hand.Places
+    monkeypatch.setattr(by_hand, "Places", places)
+
+
+def stale_buffer(monkeypatch):
+    """Use the activations that another layer has left in the shared buffers."""
+
+    def backward(self, *arguments):
+        self.kept.owner = self
+        return correct(self, *arguments)
+
+    correct = by_hand.Half.backward
+    monkeypatch.setattr(by_hand.Half, "backward", backward)
+
+
+def stale_adapters(monkeypatch):
+    """Keep the adapters as they were when the model was made."""
+
+    def refresh(self):
+        if not hasattr(self, "scales"):
+            correct(self)
+
+    correct = by_hand.Linears.refresh
+    monkeypatch.setattr(by_hand.Linears, "refresh", refresh)
+
+
+def gradients_rotated_forward(monkeypatch):
+    rotated = by_hand.Attention._rotated
+    monkeypatch.setattr(by_hand.Attention, "_rotated", lambda self, qkv, _: rotated(self, qkv, 1))
+
+
+def forgotten_residual(monkeypatch):
+    backward = by_hand.Norm.backward
+
+    def without(self, x, dy, g):
+        backward(self, x, dy, g.zero_())
+
+    monkeypatch.setattr(by_hand.Norm, "backward", without)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        missing_scale,
+        transposed_b,
+        no_gradient_through_the_adapter,
+        forgotten_mask,
+        empty_places_with_a_gradient,
+        stale_buffer,
+        gradients_rotated_forward,
+        forgotten_residual,
+    ],
+)
+def test_a_fault_is_found(monkeypatch, fault):
+    assert largest_difference(adapted_model(), examples(5)) < TOLERANCE
+    fault(monkeypatch)
+    assert largest_difference(adapted_model(), examples(5)) > 100 * TOLERANCE
+
+
+def test_adapters_of_an_earlier_step_are_found(monkeypatch):
+    stale_adapters(monkeypatch)
+    with pytest.raises(AssertionError):
+        test_nothing_of_earlier_batches_is_left(checkpointing=True)
+
+
+# -- training runs ---------------------------------------------------------------------------------
+
+
+def train(tokenizer, folder, recipe=RECIPE, **options):
+    model = attach_adapters(tiny_base(), recipe)
+    return finetune(model, tokenizer, examples(), recipe=recipe, output_dir=folder, **options)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        pytest.param({"gradient_checkpointing": False}, marks=pytest.mark.full),
+        pytest.param({"micro_batch_size": 2, "accumulation": 2}, marks=pytest.mark.full),
+        pytest.param({"max_grad_norm": 1e-3, "weight_decay": 0.1}, marks=pytest.mark.full),
+    ],
+    ids=["checkpointing", "no-checkpointing", "accumulation", "clipping"],
+)
+def test_twenty_steps_by_hand_have_the_losses_of_autograd(tokenizer, tmp_path, changes):
+    recipe = replace(RECIPE, **changes)
+    plain, fast = (
+        train(tokenizer, tmp_path, replace(recipe, fast=fast), validation=examples(3)).table()
+        for fast in (False, True)
+    )
+    assert len(fast) == STEPS
+    assert "max_grad_norm" in changes or fast["loss"].iloc[-1] < 0.8 * fast["loss"].iloc[0]
+    for column in ("loss", "grad_norm"):
+        assert (fast[column] / plain[column] - 1).abs().max() < TOLERANCE
+    assert fast["tokens"].equals(plain["tokens"])
+    assert fast["validation_loss"].iloc[-1] == pytest.approx(plain["validation_loss"].iloc[-1])
+
+
+def test_finetune_trains_supported_models_by_hand(tokenizer, tmp_path, monkeypatch):
+    made, recipe = [], replace(RECIPE, max_steps=2)
+    monkeypatch.setattr(
+        loop.by_hand, "LlamaByHand", lambda *args: made.append(args) or LlamaByHand(*args)
+    )
+    train(tokenizer, tmp_path, recipe)
+    train(tokenizer, tmp_path, replace(recipe, gradient_checkpointing=False))
+    assert [checkpointing for _, checkpointing in made] == [True, False]
+    train(tokenizer, tmp_path, replace(recipe, fast=False))
+    train(tokenizer, tmp_path, replace(recipe, compute_dtype=torch.float32))
+    train(tokenizer, tmp_path, replace(recipe, dropout=0.1))
+    assert len(made) == 2
+
+
+def test_several_processes_train_with_autograd(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    model = adapted_model()
+    assert supports(model) and not loop._use_by_hand(model, RECIPE)
+    with pytest.raises(ValueError, match="and only one process"):
+        loop._use_by_hand(model, replace(RECIPE, fast=True))
+
+
+def test_fast_true_raises_an_error_for_unsupported_models(tokenizer, tmp_path):
+    recipe = Recipe(fast=True)
+    with pytest.raises(ValueError, match="fast=True needs a Llama model on a CPU, with LoRA"):
+        finetune(make_model(), tokenizer, examples(), output_dir=tmp_path, recipe=recipe)
+
+
+def test_only_4_bit_llamas_with_plain_lora_are_supported():
+    assert supports(adapted_model())
+    assert not supports(tiny_base()) and not supports(attach_adapters(make_model(), RECIPE))
+    assert not supports(adapted_model(replace(RECIPE, dropout=0.1)))
+    float16, mixed, half_frozen = adapted_model(), adapted_model(), adapted_model()
+    for layer in linear4bit_layers(float16).values():
+        layer.compute_dtype = torch.float16
+    next(iter(linear4bit_layers(mixed).values())).compute_dtype = torch.bfloat16
+    next(p for n, p in half_frozen.named_parameters() if "lora_A" in n).requires_grad_(False)
+    assert not any(map(supports, (float16, mixed, half_frozen)))
+    more = adapted_model()
+    more.get_base_model().model.norm.weight.requires_grad_(True)
+    assert not supports(more)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_act": "gelu"},
+        {"attention_bias": True},
+        {"mlp_bias": True},
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+    ],
+    ids=str,
+)
+def test_other_llamas_are_not_supported(tmp_path, changes):
+    assert not supports(with_adapters(four_bit_llama(tmp_path, **changes)))
+
+
+def test_mistral_is_not_supported():
+    from transformers import MistralConfig, MistralForCausalLM
+
+    config = MistralConfig(
+        vocab_size=96, hidden_size=64, intermediate_size=128, num_hidden_layers=1,
+        num_attention_heads=4, num_key_value_heads=2,
+    )  # fmt: skip
+    assert not supports(attach_adapters(MistralForCausalLM(config), RECIPE))
+
+
+def test_disabled_adapters_and_other_kinds_of_adapters_are_not_supported():
+    from peft import LoraConfig, get_peft_model
+
+    model = adapted_model()
+    with model.disable_adapter():
+        assert not supports(model)
+    assert supports(model)
+    task = {"task_type": "CAUSAL_LM"}
+    for options in (
+        {"target_modules": "all-linear", "use_dora": True},
+        {"target_modules": "all-linear", "lora_bias": True},
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    ):
+        assert not supports(get_peft_model(tiny_base(), LoraConfig(r=4, **options, **task)))
+
+
+def test_a_second_adapter_is_trained(tokenizer, tmp_path):
+    model = with_adapters(adapted_model(), name="second")
+    assert largest_difference(model, examples(3)) < TOLERANCE
+    first = {n: p.detach().clone() for n, p in model.named_parameters() if ".default." in n}
+    options = {"recipe": replace(RECIPE, fast=True), "output_dir": tmp_path}
+    run = finetune(model, tokenizer, examples(), **options)
+    assert run.history[-1]["loss"] < 0.8 * run.history[0]["loss"]
+    assert all(torch.equal(dict(model.named_parameters())[n], p) for n, p in first.items())
+
+
+# -- the real model --------------------------------------------------------------------------------
+
+
+def lecture_model(dtype):
+    """Return SmolLM2-135M in NF4 with adapters, the tokenizer and the first training examples."""
+    exact = dtype == torch.float32
+    model, tokenizer = load_base("smollm2-135m", quantization="nf4", compute_dtype=dtype)
+    for parameter in model.parameters():
+        if exact and parameter.dtype == torch.bfloat16:
+            parameter.data = parameter.data.float()
+    for layer in linear4bit_layers(model).values() if exact else ():
+        # Otherwise the backward pass of peft would dequantize the weights to bfloat16.
+        layer.weight.quant_state.dtype = torch.float32
+    stories = news.load_news()["train"]
+    rows = encode_all([news.tuned_messages(story) for story in stories], tokenizer)
+    return model, tokenizer, rows
+
+
+def lecture_losses(folder, fast, dtype):
+    """Return the losses of lecture 07's first steps, with all computations in `dtype`."""
+    model, tokenizer, rows = lecture_model(dtype)
+    recipe = Recipe(max_steps=STEPS, fast=fast)
+    model = attach_adapters(model, recipe)
+    run = finetune(model, tokenizer, rows, recipe=recipe, output_dir=folder)
+    return torch.tensor([record["loss"] for record in run.history])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_the_real_model_has_the_gradients_of_autograd(checkpointing):
+    model, _, rows = lecture_model(torch.float32)
+    model = with_adapters(model, Recipe())
+    assert largest_difference(model, rows[:3], checkpointing, 64) < TOLERANCE
+
+
+@pytest.mark.slow
+def test_steps_by_hand_have_the_losses_of_autograd_in_lecture_07(tmp_path):
+    plain, fast = (lecture_losses(tmp_path, fast, torch.float32) for fast in (False, True))
+    assert (fast / plain - 1).abs().max() < TOLERANCE

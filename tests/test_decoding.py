@@ -1,0 +1,437 @@
+"""Test that a Decoder gives the answers and logits of transformers, and which models it supports.
+
+Each prompt is answered alone by transformers' `generate`, without a cache of a common prefix.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+
+import pytest
+import torch
+from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
+from transformers import GenerationConfig
+
+from course_utils import decoding, evaluation, news, runtime
+from course_utils.decoding import Decoder, supports
+from course_utils.models import linear4bit_layers, load_base, tiny_base
+from course_utils.training import Recipe, attach_adapters, strength
+from tests.conftest import make_model
+
+pytestmark = pytest.mark.usefixtures("frozen_imports")
+
+NEW = 8
+# The logits may differ by this part of the largest logit.
+TOLERANCE = 1e-4
+
+
+def prompts(lengths, common, seed=0):
+    """Return random prompts of these lengths after a common prefix, without special tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    prefix, *rests = (
+        torch.randint(3, 96, (length,), generator=generator).tolist()
+        for length in (common, *lengths)
+    )
+    return prefix, rests
+
+
+PROMPTS = {
+    "one": prompts([9], 0),
+    "one token": prompts([1], 0, seed=1),
+    "no prefix": prompts([9, 1, 40, 17, 3], 0),
+    "prefix": prompts([9, 1, 40, 17, 3], 23),
+    # Apart from the last token, the first prompt is the beginning of the second one.
+    "a beginning": ([5, 6], [[7], [7, 8, 9, 10, 11]]),
+    "equal": (prompts([4], 3)[0], [prompts([4], 3)[1][0]] * 3),
+}
+
+
+def adapted(model, name="default", seed=0, **changes):
+    """Add an adapter whose A and B are random and large."""
+    model = attach_adapters(model, Recipe(**({"rank": 4, "alpha": 12} | changes)), name)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter_name, parameter in model.named_parameters():
+        if "lora_B" in parameter_name and name in parameter_name.split("."):
+            parameter.data.normal_(0, 0.2, generator=generator)
+    return model.eval()
+
+
+def with_second_adapter():
+    return adapted(adapted(tiny_base()), "second", seed=1)
+
+
+def first_of_two():
+    model = with_second_adapter()
+    model.set_adapter("default")
+    return model
+
+
+MODELS = {
+    "NF4": tiny_base,
+    "float32": make_model,
+    "untied head": lambda: make_model(tie_word_embeddings=False),
+    "a key head for each query head": lambda: make_model(num_key_value_heads=4),
+    "one key head, wide heads": lambda: make_model(num_key_value_heads=1, head_dim=32),
+    "scaled rotation": lambda: make_model(
+        rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 100.0}
+    ),
+    "adapter": lambda: adapted(tiny_base()),
+    "adapter, float32": lambda: adapted(make_model(num_hidden_layers=3)),
+    "q and v": lambda: adapted(tiny_base(), targets=("q_proj", "v_proj")),
+    "MLP": lambda: adapted(tiny_base(), targets=("up_proj", "down_proj")),
+    "second adapter": with_second_adapter,
+    "first of two adapters": first_of_two,
+}
+
+
+@dataclass
+class Found:
+    """New tokens of each prompt, and the logits from which each of these tokens was chosen."""
+
+    tokens: list[list[int]]
+    logits: list[torch.Tensor]
+
+
+def decoded(model, case, monkeypatch, ends=(), new=NEW) -> Found:
+    """Answer with a Decoder, and cut the answers after their first end token."""
+    prefix, rests = PROMPTS[case]
+    steps, compute = [], Decoder._logits
+
+    def record(self, x):
+        steps.append(compute(self, x))
+        return steps[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "_logits", record)
+        answers = Decoder(model, prefix).answers(rests, ends, new)
+    counts = [next((n for n, t in enumerate(row, 1) if t in ends), len(row)) for row in answers]
+    logits = torch.stack(steps, 1).unbind()
+    return Found(*([row[:n] for row, n in zip(x, counts, strict=True)] for x in (answers, logits)))
+
+
+@torch.no_grad()
+def generated(model, case, ends=(), new=NEW) -> Found:
+    """Answer one prompt after the other with transformers' `generate`."""
+    prefix, rests = PROMPTS[case]
+    found = Found([], [])
+    for rest in rests:
+        ids = torch.tensor([prefix + rest])
+        config = GenerationConfig(
+            max_new_tokens=new,
+            do_sample=False,
+            eos_token_id=list(ends) or None,
+            pad_token_id=0,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        # Without an end token, the model's own end token would be used.
+        base.generation_config.eos_token_id = None
+        out = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config
+        )
+        found.tokens.append(out.sequences[0, ids.shape[1] :].tolist())
+        found.logits.append(torch.cat(out.logits))
+    return found
+
+
+def assert_equal(ours: Found, theirs: Found) -> None:
+    assert ours.tokens == theirs.tokens
+    for mine, expected in zip(ours.logits, theirs.logits, strict=True):
+        limit = TOLERANCE * expected.abs().max().item()
+        torch.testing.assert_close(mine, expected, rtol=0, atol=limit)
+
+
+def assert_differ(ours: Found, theirs: Found) -> None:
+    with pytest.raises(AssertionError):
+        assert_equal(ours, theirs)
+
+
+# -- the answers and logits ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", PROMPTS)
+@pytest.mark.parametrize("adapter", [False, True], ids=["plain", "adapted"])
+def test_answers_and_logits_are_those_of_each_prompt_alone(case, adapter, monkeypatch):
+    model = adapted(tiny_base()) if adapter else tiny_base()
+    assert supports(model)
+    theirs = generated(model, case)
+    assert_equal(decoded(model, case, monkeypatch), theirs)
+    # If the model repeated a single token, wrong positions could go unnoticed.
+    assert len(set(theirs.tokens[0])) > 2
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_answers_and_logits_of_each_kind_of_model_are_those_of_transformers(name, monkeypatch):
+    model = MODELS[name]()
+    assert supports(model)
+    assert_equal(decoded(model, "prefix", monkeypatch), generated(model, "prefix"))
+
+
+@pytest.mark.parametrize("state", ["disabled", "half", "none"])
+def test_disabled_and_weakened_adapters_count_as_they_do_in_transformers(state, monkeypatch):
+    model = adapted(tiny_base())
+    full = decoded(model, "prefix", monkeypatch)
+    contexts = {
+        "disabled": model.disable_adapter,
+        "half": lambda: strength(model, 0.5),
+        "none": lambda: strength(model, 0),
+    }
+    with contexts[state]():
+        assert supports(model)
+        ours = decoded(model, "prefix", monkeypatch)
+        assert_equal(ours, generated(model, "prefix"))
+    assert_differ(ours, full)
+    assert_equal(decoded(model, "prefix", monkeypatch), full)
+
+
+@pytest.mark.parametrize("new", [1, 2, NEW])
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_an_answer_ends_at_an_end_token(new, place, monkeypatch):
+    model = adapted(tiny_base())
+    # These tokens end some of the answers, and the answers of a batch have different lengths.
+    ends = {tokens[place] for tokens in generated(model, "prefix").tokens[::2]}
+    theirs = generated(model, "prefix", ends, new)
+    assert_equal(decoded(model, "prefix", monkeypatch, tuple(ends), new), theirs)
+    if new == NEW and place:
+        assert len(set(map(len, theirs.tokens))) > 1
+
+
+def test_no_step_follows_when_all_answers_have_ended(monkeypatch):
+    model = tiny_base()
+    ends = {tokens[1] for tokens in generated(model, "no prefix").tokens}
+    steps, step = [], Decoder._step
+    monkeypatch.setattr(Decoder, "_step", lambda *args: steps.append(1) or step(*args))
+    prefix, rests = PROMPTS["no prefix"]
+    answers = Decoder(model, prefix).answers(rests, tuple(ends), NEW)
+    assert len(steps) == len(answers[0]) - 1 <= 1
+
+
+def test_batches_after_the_first_are_not_changed_by_it(monkeypatch):
+    model, (prefix, rests) = tiny_base(), PROMPTS["prefix"]
+    decoder = Decoder(model, prefix)
+    alone = [decoder.answers([rest], (), NEW)[0] for rest in rests]
+    assert decoder.answers(rests, (), NEW) == alone == generated(model, "prefix").tokens
+
+
+def test_products_are_computed_in_the_compute_dtype(monkeypatch):
+    model = adapted(tiny_base())
+    exact = decoded(model, "prefix", monkeypatch)
+    for layer in linear4bit_layers(model).values():
+        layer.compute_dtype = torch.bfloat16
+    assert supports(model)
+    rounded = decoded(model, "prefix", monkeypatch)
+    first, close = (found.logits[2][0] for found in (exact, rounded))
+    assert 0 < (first - close).norm() / first.norm() < 0.05
+
+
+# -- faults, which the comparison with transformers must notice ------------------------------------
+
+
+def no_mask(self, hidden):
+    return torch.zeros(hidden.shape, dtype=self.dtype)
+
+
+def no_scale(layer):
+    return decoding.adapter_of(layer)._replace(scale=1.0)
+
+
+def positions_of_the_rest_only(forward):
+    def wrong(self, ids, positions, attend):
+        return forward(self, ids, positions - self.prefix.places, attend)
+
+    return wrong
+
+
+def place_of_the_last_step(step):
+    def wrong(self, new, cache):
+        cache.used -= 1
+        x = step(self, new, cache)
+        cache.used += 1
+        return x
+
+    return wrong
+
+
+FAULTS = {
+    "no mask": (Decoder, "_mask", no_mask),
+    "no scale": (decoding, "_used_adapter", no_scale),
+    "positions without the prefix": (
+        Decoder,
+        "_forward",
+        positions_of_the_rest_only(Decoder._forward),
+    ),
+    "a step that overwrites the last token": (
+        Decoder,
+        "_step",
+        place_of_the_last_step(Decoder._step),
+    ),
+    "keys without rotation": (decoding, "_rotate", lambda x, cos, sin: x),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_comparison_with_transformers_notices_a_fault(fault, monkeypatch):
+    model = adapted(tiny_base())
+    theirs = generated(model, "prefix")
+    with monkeypatch.context() as patch:
+        patch.setattr(*FAULTS[fault])
+        ours = decoded(model, "prefix", monkeypatch)
+    assert_differ(ours, theirs)
+    assert ours.tokens != theirs.tokens
+
+
+# -- which models are supported --------------------------------------------------------------------
+
+
+def peft(**options):
+    return get_peft_model(tiny_base(), LoraConfig(target_modules=["q_proj"], **options))
+
+
+def merged():
+    model = adapted(make_model())
+    model.merge_adapter()
+    return model
+
+
+def two_active():
+    model = with_second_adapter()
+    model.base_model.set_adapter(["default", "second"])
+    return model
+
+
+def with_option(**options):
+    model = tiny_base()
+    model.generation_config.update(**options)
+    return model
+
+
+def repacked():
+    model = tiny_base()
+    for layer in linear4bit_layers(model).values():
+        layer.weight.quant_state.packing_format_for_cpu = True
+    return model
+
+
+def prompt_tuned():
+    return get_peft_model(
+        tiny_base(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    )
+
+
+def ia3():
+    modules = {"target_modules": ["k_proj"], "feedforward_modules": []}
+    return get_peft_model(tiny_base(), IA3Config(task_type="CAUSAL_LM", **modules))
+
+
+UNSUPPORTED = {
+    "float16": lambda: make_model().half(),
+    "mixed dtypes": lambda: _one_layer_in_16_bits(make_model()),
+    "biases": lambda: make_model(attention_bias=True),
+    "another activation": lambda: make_model(hidden_act="gelu"),
+    "DoRA": lambda: peft(use_dora=True),
+    "a bias of B": lambda: peft(lora_bias=True),
+    "a trained norm": lambda: peft(modules_to_save=["norm"]),
+    "a trained head": lambda: peft(modules_to_save=["lm_head"]),
+    "trained tokens": lambda: peft(trainable_token_indices=[3]),
+    "merged": merged,
+    "two active adapters": two_active,
+    "virtual tokens": prompt_tuned,
+    "IA3": ia3,
+    "repetition penalty": lambda: with_option(repetition_penalty=1.3),
+    "minimum length": lambda: with_option(min_new_tokens=5),
+    "repacked weights": repacked,
+}
+
+
+def _one_layer_in_16_bits(model):
+    model.model.layers[1].mlp.up_proj.bfloat16()
+    return model
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_what_a_decoder_would_compute_differently_is_not_supported(name):
+    assert not supports(UNSUPPORTED[name]())
+
+
+def test_merged_adapters_that_are_disabled_are_not_supported():
+    model = merged()
+    with model.disable_adapter():
+        # peft takes the adapters out of the weights only in the next forward pass.
+        merged_now = any(getattr(layer, "merged", False) for layer in model.modules())
+        assert supports(model) != merged_now
+
+
+def test_sampling_options_of_a_model_do_not_matter():
+    assert supports(with_option(do_sample=True, temperature=0.3, top_p=0.9, max_length=20))
+
+
+def test_dequantized_weights_need_at_most_half_of_the_free_memory(monkeypatch):
+    needed = 2 * 36_864 * 4
+    for free, fits in ((2 * needed, True), (2 * needed - 1, False)):
+        monkeypatch.setattr(runtime, "available_memory", lambda free=free: free)
+        assert supports(tiny_base()) == fits
+        assert supports(make_model())
+
+
+# -- evaluation.generate ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def questions():
+    texts = ["a", "Rain.", "Write about " + "rain " * 9, "Write", "12, 13"]
+    return [[{"role": "user", "content": text}] for text in texts]
+
+
+def test_generate_gives_the_answers_of_the_general_path(tokenizer, questions, monkeypatch):
+    model = adapted(make_model())
+    answers = {}
+    for fast in (True, False):
+        if not fast:
+            monkeypatch.setattr(decoding, "supports", lambda _: False)
+            monkeypatch.setattr(decoding, "Decoder", None)
+        for size in (1, 2, 32):
+            answers[fast, size] = evaluation.generate(
+                model, tokenizer, questions, batch_size=size, max_new_tokens=20, progress=False
+            )
+    first = answers[True, 1]
+    assert all(found == first for found in answers.values()) and len(set(first)) > 3
+
+
+def test_generate_lets_the_dequantized_weights_go(tokenizer, questions, monkeypatch):
+    kept, dense = [], decoding._dense
+
+    def record(layer, dtype):
+        weight = dense(layer, dtype)
+        kept.append(weakref.ref(weight))
+        return weight
+
+    model = tiny_base()
+    model.resize_token_embeddings(len(tokenizer))
+    monkeypatch.setattr(decoding, "_dense", record)
+    held = []
+    monkeypatch.setattr(
+        runtime, "release_memory", lambda: held.extend(ref() for ref in kept if ref() is not None)
+    )
+    evaluation.generate(model, tokenizer, questions, max_new_tokens=3, progress=False)
+    assert len(kept) == 14 and held == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tuned", [False, True], ids=["plain", "adapted"])
+def test_smollm2_gives_the_answers_of_transformers(tuned, monkeypatch):
+    model, tokenizer = load_base("smollm2-135m", quantization="nf4", compute_dtype=torch.float32)
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.float()
+    if tuned:
+        model = adapted(model, rank=8, alpha=16)
+    stories = list(news.load_news()["test"])[:4]
+    ids = [evaluation._prompt_ids(news.messages(s, news.shots()), tokenizer) for s in stories]
+    prefix = evaluation._shared_prefix(ids)
+    case = prefix, [row[len(prefix) :] for row in ids]
+    monkeypatch.setitem(PROMPTS, "news", case)
+    ends = tuple(evaluation._end_tokens(model, tokenizer))
+    theirs = generated(model, "news", ends, 12)
+    assert_equal(decoded(model, "news", monkeypatch, ends, 12), theirs)
