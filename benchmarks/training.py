@@ -10,6 +10,7 @@ change. A third table compares a step with its floor, the time of the step's mat
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from statistics import median
@@ -66,7 +67,7 @@ def base() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def course(turn: Turn, checkpointing: bool, batch: int = Recipe.micro_batch_size) -> None:
-    """Train with lecture 07's loop; each step is a turn."""
+    """Train with lecture 07's loop, one step in each turn of this process."""
     model, tokenizer = base()
     recipe = Recipe(max_steps=STEPS, gradient_checkpointing=checkpointing, micro_batch_size=batch)
     model = attach_adapters(model, recipe)
@@ -154,7 +155,7 @@ def sft_trainer(turn: Turn, checkpointing: bool) -> None:
 
 
 def trainer(turn: Turn, checkpointing: bool) -> None:
-    """Train with transformers' Trainer and peft, prepared as in peft's guide to quantization."""
+    """Train with transformers' Trainer and a model prepared as in peft's guide to quantization."""
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
@@ -185,11 +186,11 @@ def library_loss(model: PeftModel, batch: dict) -> torch.Tensor:
 
 
 def make_step(changes: int, checkpointing: bool = False) -> Callable[[int], dict]:
-    """Return a training step with the first changes of CHANGES.
+    """Return a training step that has some of the changes in the list CHANGES.
 
     Args:
-        changes: the number of changes, in addition to the first line of CHANGES.
-        checkpointing: whether activations are computed again in the backward pass.
+        changes: the number of changes. The first line of CHANGES is the step without changes.
+        checkpointing: whether activations are recomputed in the backward pass.
 
     Returns:
         A function that trains on the batch with a given number, and returns the number of tokens
@@ -240,7 +241,7 @@ def forget(llama: by_hand.LlamaByHand) -> None:
 
 
 def step_in_turns(turn: Turn, changes: int, checkpointing: bool = False) -> None:
-    """Train with the first changes of CHANGES; each step is a turn."""
+    """Train with the first `changes` of CHANGES, one step in each turn of this process."""
     step = make_step(changes, checkpointing)
     for number in range(STEPS):
         turn.begin()
@@ -269,7 +270,7 @@ class Products(TorchDispatchMode):
 
     @torch.inference_mode()
     def run(self) -> None:
-        """Run all products again, with random numbers."""
+        """Run all recorded matrix products again, on random matrices."""
         for func, args, kwargs in self.calls:
             func(*map(self._filled, args), **{k: self._filled(v) for k, v in kwargs.items()})
 
@@ -290,22 +291,19 @@ def _form(value: Any) -> Any:
 
 
 def floor(turn: Turn, checkpointing: bool) -> None:
-    """Run only the matrix products of a step; each step is a turn."""
+    """Run only the matrix products of a training step, those of one step in each turn.
+
+    The products are recorded in the same turn, which doesn't count.
+    """
     step = make_step(LAST, checkpointing)
-    products, recorded = Products(), []
-    # All products are recorded before the first turn, because later the other ways have turns.
-    for number in range(WARM_UP + ROUNDS):
-        with products:
+    for number in range(STEPS):
+        turn.begin()
+        with Products() as products:
             result = step(number)
         products.run()  # fills the memory
-        recorded.append((products.calls, result))
-        products.calls = []
-    for calls, result in recorded:
-        products.calls = calls
-        turn.begin()
+        started = time.perf_counter()
         products.run()
-        turn.end(**result)
-    turn.begin()
+        turn.end(**result, seconds=time.perf_counter() - started)
 
 
 def profiled(turn: Turn, changes: int) -> None:

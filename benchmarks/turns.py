@@ -59,7 +59,11 @@ class Turn:
             raise Finished
 
     def end(self, **facts: Any) -> None:
-        """End the turn and send facts about its work, as JSON."""
+        """End the turn and send facts about its work, as JSON.
+
+        The duration of a turn is added to the facts as "seconds". A way may send "seconds" itself,
+        if only a part of its work in the turn counts.
+        """
         print(json.dumps(facts), file=self._answers, flush=True)
 
 
@@ -173,7 +177,7 @@ class _Worker:
     def turn(self) -> dict:
         begun = time.perf_counter()
         answer = self._ask("go\n")
-        return answer | {"seconds": time.perf_counter() - begun}
+        return {"seconds": time.perf_counter() - begun} | answer
 
     def finish(self) -> int:
         return self._ask("\n")["peak"]

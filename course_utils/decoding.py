@@ -124,7 +124,7 @@ class Cache:
     Attributes:
         kv: Keys and values, (layers, 2, N, K, C, d).
         places: The number C of places of each prompt.
-        used: How many places of each prompt are used, (N,).
+        used: How many of its places each prompt uses so far, (N,).
     """
 
     def __init__(self, decoder: Decoder, lengths: Sequence[int], room: int = 0):
@@ -187,7 +187,7 @@ class Decoder:
     def _read(self, rests: Sequence[Sequence[int]], cache: Cache) -> Tensor:
         """Add the rests of the prompts to an empty cache, and return the last x of each, (N, D).
 
-        In attention the G query heads of a key head are G rows for each token.
+        In attention, the G query heads of a key head are G rows for each token.
         """
         S, lengths = self.prefix.places, cache.used.tolist()
         query, key = torch.arange(max(lengths)), torch.arange(S + max(lengths))
@@ -215,7 +215,7 @@ class Decoder:
         return self._forward(ids, positions, attend)[cache.used.cumsum(0) - 1]
 
     def _step(self, new: Tensor, cache: Cache) -> Tensor:
-        """Add the newest token of each answer, (N,), to the cache, and return x, (N, D)."""
+        """Process the newest token of each answer, (N,), and return its last x, (N, D)."""
         N, S, rows = len(new), self.prefix.places, torch.arange(len(new))
         mask = self._mask(torch.arange(cache.places) > cache.used[:, None])[:, None, None]
 
@@ -268,7 +268,7 @@ class Decoder:
 def supports(model: PreTrainedModel | PeftModel) -> bool:
     """Return whether a `Decoder` gives the greedy answers of a model: a Llama on a CPU.
 
-    All linear layers must compute in the same dtype, float32 or bfloat16, and may be 4-bit layers.
+    Its linear layers may be 4-bit layers, and must all compute in float32 or all in bfloat16.
     Each may have one active adapter, and adapters may be disabled. The model's generation config
     must not change greedy answers, for example by a repetition penalty. The dequantized weights may
     need at most half of the free memory.

@@ -494,3 +494,6 @@ def test_the_real_model_has_the_gradients_of_autograd(checkpointing):
 def test_steps_by_hand_have_the_losses_of_autograd_in_lecture_07(tmp_path):
     plain, fast = (lecture_losses(tmp_path, fast, torch.float32) for fast in (False, True))
     assert (fast / plain - 1).abs().max() < TOLERANCE
+    # In bfloat16, both round differently from float32. Neither is much further from it.
+    plain16, fast16 = (lecture_losses(tmp_path, fast, torch.bfloat16) for fast in (False, True))
+    assert (fast16 / plain - 1).norm() < 1.5 * (plain16 / plain - 1).norm()

