@@ -1,4 +1,4 @@
-"""Compare QLoRA training with the course's loop and with TRL's and transformers' trainers.
+"""Compare the course's QLoRA training with the trainers of TRL and transformers.
 
 All ways train SmolLM2-135M in NF4 with double quantization and LoRA of rank 8 on all linear layers,
 with 8 news briefs per step. The loss counts only the answers. Each way trains in its own process.
@@ -41,7 +41,6 @@ from course_utils.training import (
     finetune,
     make_optimizer,
     set_checkpointing,
-    trainable_parameters,
 )
 from course_utils.units import format_bytes
 
@@ -201,10 +200,7 @@ def make_step(changes: int, checkpointing: bool = False) -> Callable[[int], dict
     recipe = Recipe(max_steps=STEPS)
     model = attach_adapters(model, recipe).train()
     set_checkpointing(model, checkpointing)
-    optimizer = make_optimizer(model, recipe)
-    if not fused:
-        parameters = trainable_parameters(model).values()
-        optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=0.0)
+    optimizer = make_optimizer(model, recipe, fused=fused)
     if not stripes:
         patch.object(by_hand, "STRIPES", 1).start()
     llama = by_hand.LlamaByHand(model, checkpointing) if hand else None
@@ -291,7 +287,7 @@ def _form(value: Any) -> Any:
 
 
 def floor(turn: Turn, checkpointing: bool) -> None:
-    """Run only the matrix products of a training step, those of one step in each turn.
+    """Run only the matrix products of training steps, those of one step in each turn.
 
     The products are recorded in the same turn, which doesn't count.
     """
@@ -448,7 +444,7 @@ def floor_table(report: dict) -> str:
 
 
 def profile_table(report: dict) -> str:
-    """Return a table of the median time and calls in a step, before and after the changes."""
+    """Return a table of each kind of operation's median time and number of calls in a step."""
     lines = ["| operations: ms (number) | before | after |", "|---|--:|--:|"]
     for kind in (*KINDS, ELSE):
         cells = []

@@ -124,7 +124,7 @@ class Cache:
     Attributes:
         kv: Keys and values, (layers, 2, N, K, C, d).
         places: The number C of places of each prompt.
-        used: How many of its places each prompt uses so far, (N,).
+        used: How many of its places each prompt has used so far, (N,).
     """
 
     def __init__(self, decoder: Decoder, lengths: Sequence[int], room: int = 0):
@@ -143,7 +143,7 @@ class Decoder:
     Args:
         model: A model that `supports` returns True for. The adapter counts as it is now, and later
             changes don't.
-        prefix: The first tokens of all prompts. There may be none.
+        prefix: The tokens with which every prompt begins. There may be none.
     """
 
     @torch.inference_mode()
@@ -266,7 +266,7 @@ class Decoder:
 
 
 def supports(model: PreTrainedModel | PeftModel) -> bool:
-    """Return whether a `Decoder` gives the greedy answers of a model: a Llama on a CPU.
+    """Return whether a `Decoder` can answer with a model, which must be a Llama on a CPU.
 
     Its linear layers may be 4-bit layers, and must all compute in float32 or all in bfloat16.
     Each may have one active adapter, and adapters may be disabled. The model's generation config

@@ -1,7 +1,7 @@
 """Which models the course computes by hand on a CPU: Llamas whose only adapter is plain LoRA.
 
-`training.by_hand` and `decoding` compute such models with products that they write out themselves.
-Every other model is computed by transformers and peft.
+`training.by_hand` and `decoding` compute such models without transformers and peft, one matrix
+product after the other. Every other model is computed by transformers and peft.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import LlamaForCausalLM, PreTrainedModel
 
-# The products of these parts of a layer are those that `training.by_hand` and `decoding` write out.
+# The names of the linear layers in transformers.
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -61,7 +61,7 @@ def linears(base: LlamaForCausalLM) -> Iterator[Any]:
 
 
 def base_layer(layer: Any) -> Any:
-    """Return the layer to which peft has added an adapter, or the layer itself."""
+    """Return the layer without the adapter that peft has added to it, if there is one."""
     return getattr(layer, "base_layer", layer)
 
 

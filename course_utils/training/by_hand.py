@@ -216,7 +216,7 @@ class Norm:
         return out.copy_(y.mul_(self.i).mul_(self.w))
 
     def backward(self, x: Tensor, dy: Tensor, g: Tensor) -> None:
-        """Add ∂x = i w ∂y − i³ x mean(w ∂y x) to g, (T, D)."""
+        """Add ∂x = i w ∂y − i³ x mean(w ∂y x) to g, (T, D), with i of the forward pass."""
         x = self.wide("x", *x.shape).copy_(x)
         dy = self.wide("dy", *x.shape).copy_(dy).mul_(self.w)
         mean = torch.mul(dy, x, out=self.wide("product", *x.shape)).mean(1, keepdim=True)
@@ -455,7 +455,10 @@ class LlamaByHand:
         return self._head(self._forward(batch, keep=False)[-1], scale=1.0)[0]
 
     def _forward(self, batch: dict[str, Tensor], keep: bool) -> list[Tensor]:
-        """Return the input of each half and of the last norm. Without `keep`, two are valid."""
+        """Return the input of each attention, of each MLP, and of the last norm.
+
+        Without `keep`, the memory of an input is used again, and only the last two are valid.
+        """
         for part in self.linears:
             part.refresh()
         ids, targets = batch["input_ids"][0], batch["labels"][0, 1:]

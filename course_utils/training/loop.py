@@ -195,7 +195,8 @@ class Trainer:
 
     def _prepare_optimizer(self) -> None:
         paged = not distributed.is_sharded(self.accelerator)
-        optimizer = make_optimizer(self.wrapped, self.recipe, paged)
+        fused = self.by_hand is not None
+        optimizer = make_optimizer(self.wrapped, self.recipe, paged=paged, fused=fused)
         warmup = round(self.recipe.warmup * self.steps)
         self.schedule = get_cosine_schedule_with_warmup(optimizer, warmup, self.steps)
         self.accelerator.register_for_checkpointing(self.schedule)
