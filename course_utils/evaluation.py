@@ -158,6 +158,8 @@ def generate(  # noqa: PLR0913
     fast = supports(model)
     widths = [len(p) + max_new_tokens - (len(prefix) if fast else 0) for p in prompts]
     answers = [""] * len(prompts)
+    # What was freed before leaves gaps in which the dequantized weights don't fit.
+    runtime.release_memory()
     with (
         evaluating(model),
         tqdm(total=len(prompts), unit="answer", disable=not progress) as bar,
