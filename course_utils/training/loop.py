@@ -294,9 +294,11 @@ def _use_by_hand(model: PreTrainedModel | PeftModel, recipe: Recipe) -> bool:
     """Return whether to train with `by_hand` instead of autograd.
 
     If the recipe's `fast` is None, `by_hand` is used if it supports the model, only one process
-    trains, and the recipe has no compute_dtype.
+    trains, FSDP is off, and the recipe has no compute_dtype.
     """
-    possible = distributed.processes_wanted() == 1 and by_hand.supports(model)
+    # Before FSDP shards it, a model is still on the CPU.
+    alone = distributed.processes_wanted() == 1 and not distributed.fsdp_wanted()
+    possible = alone and by_hand.supports(model)
     if recipe.fast and not possible:
         raise ValueError(
             "fast=True needs a Llama model on a CPU, with LoRA adapters without dropout on 4-bit "
