@@ -38,17 +38,14 @@ RECIPE = Recipe(
     compute_dtype=torch.float32,
     validate_every=3,
 )
-FAST, PLAIN = replace(RECIPE, fast=True), replace(RECIPE, fast=False)
 # The number of steps after which a run is interrupted. Its last checkpoint is from step 4.
 STOP = 6
 # The runs whose names begin with "fsdp" use FSDP.
 RUNS = {
-    "fast": {"recipe": FAST},
-    "fast, accumulated": {"recipe": replace(FAST, accumulation=2)},
-    "plain": {"recipe": PLAIN},
-    "plain, accumulated": {"recipe": replace(PLAIN, accumulation=2)},
-    "interrupted": {"recipe": replace(FAST, save_every=4), "stop": STOP},
-    "resumed": {"recipe": FAST, "folder": "interrupted", "resume": True},
+    "whole": {"recipe": RECIPE},
+    "accumulated": {"recipe": replace(RECIPE, accumulation=2)},
+    "interrupted": {"recipe": replace(RECIPE, save_every=4), "stop": STOP},
+    "resumed": {"recipe": RECIPE, "folder": "interrupted", "resume": True},
     "fsdp": {"recipe": RECIPE},
     "fsdp, interrupted": {"recipe": replace(RECIPE, save_every=4), "stop": STOP},
     "fsdp, resumed": {"recipe": RECIPE, "folder": "fsdp, interrupted", "resume": True},

@@ -32,7 +32,7 @@ PROCESSES = 2
 # The relative difference that two losses in float32 may have.
 TOLERANCE = 1e-5
 STEPS = RECIPE.steps(EXAMPLES, PROCESSES)
-WITHOUT_FSDP = ["fast", "fast, accumulated", "plain", "plain, accumulated"]
+WITHOUT_FSDP = ["whole", "accumulated"]
 
 # All tests of a group run in the same pytest process, which starts the training processes once.
 pytestmark = pytest.mark.xdist_group("distributed")
@@ -121,20 +121,20 @@ def test_two_processes_resume_an_interrupted_run_from_the_last_checkpoint(runs, 
     assert runs["interrupted"]["history"] is None
     assert count_steps(runs["interrupted"]) == [STOP] * PROCESSES
     assert count_steps(runs["resumed"]) == [STEPS - 4] * PROCESSES
-    assert_same(runs["resumed"], single("fast"))
+    assert_same(runs["resumed"], single("whole"))
 
 
 @pytest.mark.full
 def test_resuming_with_another_number_of_processes_raises_an_error(runs, monkeypatch):
-    root = Path(runs["fast"]["adapters"]).parents[2]
-    monkeypatch.setitem(launched.RUNS, "fast", {"recipe": launched.FAST, "resume": True})
+    root = Path(runs["whole"]["adapters"]).parents[2]
+    monkeypatch.setitem(launched.RUNS, "whole", {"recipe": RECIPE, "resume": True})
     with pytest.raises(TrainingError, match="its run differs: processes was 2, is 1"):
-        train(root, "fast")
+        train(root, "whole")
 
 
 @pytest.mark.full
 def test_each_step_of_each_process_has_a_different_dropout_seed(runs):
-    seeds = [seed for process in runs["fast"]["observed"] for seed, _ in process]
+    seeds = [seed for process in runs["whole"]["observed"] for seed, _ in process]
     assert len(seeds) == len(set(seeds)) == PROCESSES * STEPS
 
 
@@ -143,18 +143,18 @@ def test_each_step_of_each_process_has_a_different_dropout_seed(runs):
 
 @pytest.mark.full
 def test_fsdp_in_two_processes_trains_as_one_process(runs, single):
-    assert_same(runs["fsdp"], single("plain"))
+    assert_same(runs["fsdp"], single("whole"))
 
 
 @pytest.mark.full
 def test_fsdp_resumes_an_interrupted_run_from_the_last_checkpoint(runs, single):
     assert count_steps(runs["fsdp, resumed"]) == [STEPS - 4] * PROCESSES
-    assert_same(runs["fsdp, resumed"], single("plain"))
+    assert_same(runs["fsdp, resumed"], single("whole"))
 
 
 @pytest.mark.full
 def test_fsdp_stores_half_of_the_parameters_in_each_of_two_processes(runs):
-    (complete,) = {size for process in runs["plain"]["observed"] for _, size in process}
+    (complete,) = {size for process in runs["whole"]["observed"] for _, size in process}
     shares = [size for process in runs["fsdp"]["observed"] for _, size in process]
     # FSDP pads the parameters, which needs up to 1% more memory.
     assert shares == pytest.approx([complete / PROCESSES] * len(shares), rel=0.01)
