@@ -33,7 +33,7 @@ from course_utils.models import linear4bit_layers, load_base
 
 ROUNDS, WARM_UP = 4, 1
 # The number of stories that are answered in one turn: in a batch, and one by one.
-STORIES, ALONE = 32, 8
+STORIES, ALONE = 24, 8
 # The course must be at least this many times as fast as `generate` with one prompt at a time.
 TARGET = 3
 # The course must be at least this many times as fast as `generate` with repacked weights, which

@@ -222,18 +222,12 @@ def make_step(changes: int, checkpointing: bool = False) -> Callable[[int], dict
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
-        if llama and not buffers:
-            forget(llama)
+        if not buffers:
+            for each in runtime.clearable:
+                each.clear()
         return {"tokens": sum(len(row["input_ids"]) for row in some), "loss": loss.item()}
 
     return step
-
-
-def forget(llama: by_hand.LlamaByHand) -> None:
-    """Free all buffers, so that the next step needs new memory from the system."""
-    kept = [half.kept for half in llama.halves] + [part.kept for part in llama.linears]
-    for buffers in (llama.work, llama.wide, *kept):
-        buffers.clear()
 
 
 def step_in_turns(turn: Turn, changes: int, checkpointing: bool = False) -> None:

@@ -60,6 +60,10 @@ HARMLESS = {
     *("output_hidden_states", "_from_model_config", "transformers_version"),
 }
 
+# Prompts are read in parts of about this many tokens. The activations of all prompts of a batch
+# together would need more memory, and larger products aren't faster.
+READ = 512
+
 # Computes z, (T, H·d), in the layer with a number, from q, (T, H, d), and k and v, (2, T, K, d).
 Attend = Callable[[int, Tensor, Tensor], Tensor]
 
@@ -176,7 +180,9 @@ class Decoder:
         """
         cache, new = Cache(self, list(map(len, rests)), room=max_new_tokens), []
         ended = torch.zeros(len(rests), dtype=torch.bool)
-        x = self._read(rests, cache)
+        size = max(1, READ // cache.used.max().item())
+        parts = range(0, len(rests), size)
+        x = torch.cat([self._read(rests[n : n + size], cache, n) for n in parts])  # (N, D)
         while True:
             new.append(self._logits(x).argmax(1))  # (N,)
             ended |= torch.isin(new[-1], torch.tensor(ends))
@@ -184,19 +190,24 @@ class Decoder:
                 return torch.stack(new, 1).tolist()
             x = self._step(new[-1], cache)
 
-    def _read(self, rests: Sequence[Sequence[int]], cache: Cache) -> Tensor:
-        """Add the rests of the prompts to an empty cache, and return the last x of each, (N, D).
+    def _read(self, rests: Sequence[Sequence[int]], cache: Cache, first: int = 0) -> Tensor:
+        """Add the rests of some prompts to a cache, and return the last x of each, (prompts, D).
 
         In attention, the G query heads of a key head are G rows for each token.
+
+        Args:
+            rests: The rests of the prompts with the numbers `first`, `first` + 1, and so on.
+            cache: The cache of all prompts, in which these prompts have no keys and values yet.
+            first: The number of the first prompt.
         """
-        S, lengths = self.prefix.places, cache.used.tolist()
+        S, lengths = self.prefix.places, list(map(len, rests))
         query, key = torch.arange(max(lengths)), torch.arange(S + max(lengths))
         mask = self._mask(key > S + query.repeat_interleave(self.G)[:, None])  # (p·G, S + p)
 
         def attend(j: int, q: Tensor, kv: Tensor) -> Tensor:
             outs = []
             parts = zip(q.split(lengths), kv.split(lengths, 1), lengths, strict=True)
-            for n, (q_n, kv_n, p) in enumerate(parts):
+            for n, (q_n, kv_n, p) in enumerate(parts, start=first):
                 q_n = q_n.view(p, self.K, -1, self.d).transpose(0, 1)  # (K, p, G, d)
                 kv_n = kv_n.transpose(1, 2)  # (2, K, p, d)
                 cache.kv[j, :, n, :, :p] = kv_n
@@ -212,7 +223,7 @@ class Decoder:
 
         ids = torch.tensor([token for rest in rests for token in rest])
         positions = torch.cat([query[:p] for p in lengths]) + S
-        return self._forward(ids, positions, attend)[cache.used.cumsum(0) - 1]
+        return self._forward(ids, positions, attend)[torch.tensor(lengths).cumsum(0) - 1]
 
     def _step(self, new: Tensor, cache: Cache) -> Tensor:
         """Process the newest token of each answer, (N,), and return its last x, (N, D)."""

@@ -108,7 +108,7 @@ def generate(  # noqa: PLR0913
     conversations: Sequence[Sequence[Mapping[str, str]]],
     *,
     max_new_tokens: int = 40,
-    batch_size: int = 32,
+    batch_size: int = 24,
     batch_tokens: int = 6000,
     progress: bool = True,
 ) -> list[str]:

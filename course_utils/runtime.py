@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from course_utils.cgroups import memberships
 from course_utils.validation import whole_number
@@ -248,9 +249,19 @@ def process_peak(pid: int) -> int:
     return getattr(info, "peak_wset", info.rss)
 
 
+# Objects whose method `clear` frees memory that they use again only to save time.
+clearable: WeakSet[Any] = WeakSet()
+
+
 def release_memory() -> None:
-    """Return unused memory to the system: unreachable objects, PyTorch's CUDA cache, freed heap."""
+    """Return unused memory to the system.
+
+    This frees unreachable objects, the memory of `clearable` objects, PyTorch's CUDA cache, and
+    freed heap. Call it only between two steps of a training, and from the same thread.
+    """
     gc.collect()
+    for buffers in list(clearable):
+        buffers.clear()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -271,18 +282,20 @@ def trim_heap() -> None:
             trim(0)
 
 
-def limit_onednn_cache() -> None:
-    """Limit the cache of oneDNN, PyTorch's library for matrix products on CPUs, to 64 kernels.
+def limit_kernel_caches() -> None:
+    """Limit the caches of compiled matrix products on CPUs, in which PyTorch keeps 1,024 each.
 
-    oneDNN builds a kernel of about 1 MB for each new shape, and by default keeps 1,024 kernels. In
-    lecture 07 the kernels for batches of many lengths together need 0.1 GB. A training step needs
-    fewer than 64 kernels.
+    oneDNN, PyTorch's library for matrix products, compiles a kernel of about 1 MB for each new
+    shape. Its cache is limited to 64 kernels by the environment variable
+    ONEDNN_PRIMITIVE_CACHE_CAPACITY. A second cache, in ideep, through which PyTorch calls oneDNN,
+    is limited to 32 by LRU_CACHE_CAPACITY. In lecture 07, whose batches have many lengths, the two
+    caches would need 0.3 GB. docs/performance.md has measurements.
 
-    The function sets the environment variable ONEDNN_PRIMITIVE_CACHE_CAPACITY, unless it is set
-    already. oneDNN reads this variable once, so call the function before the first matrix product
-    of the process.
+    A variable that is set already isn't changed. PyTorch reads the variables once, so call the
+    function before the first matrix product of the process.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "32")
 
 
 def available_memory(cgroups: Path = Path("/sys/fs/cgroup")) -> int:

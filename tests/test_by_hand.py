@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from course_utils import news
+from course_utils import news, runtime
 from course_utils.models import finish_loading, linear4bit_layers, load_base, nf4_config, tiny_base
 from course_utils.models.llama import Adapter
 from course_utils.sft import IGNORE, collate, encode_all, pack
@@ -183,6 +183,18 @@ def test_nothing_of_earlier_batches_is_left(checkpointing):
         assert difference < TOLERANCE
         for parameter in (p for p in model.parameters() if p.requires_grad):
             parameter.data.add_(0.01 * parameter.grad)
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_the_buffers_can_be_released_between_two_batches(checkpointing):
+    model = adapted_model()
+    llama = LlamaByHand(model, checkpointing)
+    llama.backward(pack(examples(9), 0), 0.5)
+    activations = [tensor for half in llama.halves for tensor in (half.n, half.z, half.into.xa)]
+    assert all(tensor.untyped_storage().nbytes() for tensor in activations)
+    runtime.release_memory()
+    assert not any(tensor.untyped_storage().nbytes() for tensor in activations)
+    assert largest_difference(model, examples(4), llama=llama) < TOLERANCE
 
 
 def test_the_gradients_of_several_batches_are_added():

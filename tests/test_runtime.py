@@ -147,13 +147,64 @@ def test_trim_heap_returns_freed_memory_to_the_system():
     assert used("trim") < 30_000_000
 
 
-def test_onednn_cache_is_limited_unless_the_variable_is_set(monkeypatch):
+KERNELS = """
+import sys
+import torch
+from course_utils import runtime
+
+if "limit" in sys.argv:
+    runtime.limit_kernel_caches()
+weight = torch.ones(512, 512, dtype=torch.bfloat16)
+with torch.inference_mode():
+    torch.ones(2, 512, dtype=torch.bfloat16) @ weight
+    before = runtime.current_memory()
+    for rows in range(300, 500):
+        torch.ones(rows, 512, dtype=torch.bfloat16) @ weight
+runtime.trim_heap()
+print(runtime.current_memory() - before)
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not runtime.cpu_has_bf16(),
+    reason="only PyTorch on Linux compiles products in bfloat16, and only for such a CPU",
+)
+def test_kernels_for_many_shapes_need_little_memory_if_their_caches_are_limited():
+    def growth(*arguments):
+        variables = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"
+        environment = {k: v for k, v in os.environ.items() if k not in variables}
+        done = subprocess.run(
+            [sys.executable, "-c", KERNELS, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return int(done.stdout)
+
+    assert growth() > 80_000_000
+    assert growth("limit") < 40_000_000
+
+
+def test_limits_of_kernel_caches_that_are_set_already_are_kept(monkeypatch):
     monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
-    runtime.limit_onednn_cache()
+    monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
+    runtime.limit_kernel_caches()
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
-    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
-    runtime.limit_onednn_cache()
-    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
+    assert os.environ["LRU_CACHE_CAPACITY"] == "32"
+
+
+def test_released_memory_includes_that_of_buffers_between_steps():
+    class Buffers:
+        cleared = False
+
+        def clear(self):
+            self.cleared = True
+
+    buffers = Buffers()
+    runtime.clearable.add(buffers)
+    runtime.release_memory()
+    assert buffers.cleared
 
 
 def cgroup(tmp_path, monkeypatch, membership, files):

@@ -152,7 +152,7 @@ def finish_loading(model: nn.Module) -> None:
     weights, it removes the files with the 16-bit weights from memory. It also calls
     `make_safe_to_evaluate`. Call it before the model computes anything.
     """
-    runtime.limit_onednn_cache()
+    runtime.limit_kernel_caches()
     if linear4bit_layers(model):
         _copy_mapped_weights(model)
     make_safe_to_evaluate(model)

@@ -46,6 +46,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from course_utils import runtime
 from course_utils.models import dequantized, linear4bit_layers
 from course_utils.models.llama import (
     DTYPES,
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
 STRIPES = 3
 
 
-class Buffers(dict):
+class Buffers:
     """Buffers by name, whose contents are overwritten in each step.
 
     A new tensor would need new memory from the system, which takes time in each step.
@@ -77,17 +78,24 @@ class Buffers(dict):
     """
 
     def __init__(self, like: Tensor):
-        self.like = like
+        self.like, self.tensors = like, dict[str, Tensor]()
         self.owner: Half | None = None
+        runtime.clearable.add(self)
 
     def __call__(self, name: str, *shape: int) -> Tensor:
         """Return the buffer `name` in the given shape, which may differ from step to step."""
         size = math.prod(shape)
-        if name not in self or self[name].numel() < size:
-            self.pop(name, None)
+        if name not in self.tensors or self.tensors[name].numel() < size:
+            self.tensors.pop(name, None)
             # A longer batch may follow. Memory that is never written takes no room.
-            self[name] = self.like.new_empty(size + size // 4)
-        return self[name][:size].view(shape)
+            self.tensors[name] = self.like.new_empty(size + size // 4)
+        return self.tensors[name][:size].view(shape)
+
+    def clear(self) -> None:
+        """Free the memory of all buffers, also of those to which a view still refers."""
+        for tensor in self.tensors.values():
+            tensor.untyped_storage().resize_(0)
+        self.tensors.clear()
 
 
 # -- linear layers with adapters -------------------------------------------------------------------
