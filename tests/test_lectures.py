@@ -16,7 +16,7 @@ from course_utils.publishing.execute import execute
 ROOT = Path(__file__).resolve().parents[1]
 LECTURES = notebooks.lectures(ROOT)
 # The most GB of memory that a lecture may state. Binder has 2 GB for a kernel and Jupyter's server.
-MAX_MEMORY = 1.7
+MAX_MEMORY = 1.3
 # `make test` runs these lectures. Lectures that state more than MAX_MINUTES are slow.
 FAST = ("00", "02")
 MAX_MINUTES = 2
