@@ -18,7 +18,7 @@ Letters in the shapes:
     T  tokens of a forward pass      D  width of the model       N  prompts of a batch
     S  tokens of the prefix          H  query heads              C  places for the rest and the
     p  tokens of a rest              K  key and value heads         new tokens of a prompt
-    V  words of the vocabulary       G  query heads of each      d  width of a head
+    V  tokens in the vocabulary      G  query heads of each      d  width of a head
     r  rank of an adapter               key head: H / K
 
 Answers to prompts that begin with the tokens of the prefix:
@@ -145,8 +145,8 @@ class Decoder:
     """The greedy answers of a Llama to prompts that begin with the same prefix.
 
     Args:
-        model: A model that `supports` returns True for. The adapter counts as it is now, and later
-            changes don't.
+        model: A model that `supports` returns True for. The adapter is copied, so later changes of
+            the adapter don't change the answers.
         prefix: The tokens with which every prompt begins. There may be none.
     """
 
@@ -193,7 +193,8 @@ class Decoder:
     def _read(self, rests: Sequence[Sequence[int]], cache: Cache, first: int = 0) -> Tensor:
         """Add the rests of some prompts to a cache, and return the last x of each, (prompts, D).
 
-        In attention, the G query heads of a key head are G rows for each token.
+        In attention, the G query heads that share a key head are stacked: each token has G rows of
+        queries.
 
         Args:
             rests: The rests of the prompts with the numbers `first`, `first` + 1, and so on.

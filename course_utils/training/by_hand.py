@@ -17,7 +17,7 @@ Letters in the shapes:
     T  tokens of a batch             D  width of the model       N  sequences of a batch
     R  tokens whose next token       F  width of the MLP         P  places of each sequence
        is part of an answer          H  query heads              S  stripes of the queries
-    V  words of the vocabulary       K  key and value heads      p  places of a stripe: P / S
+    V  tokens in the vocabulary      K  key and value heads      p  places of a stripe: P / S
     r  rank of an adapter            G  query heads of each      d  width of a head
                                         key head: H / K
 
@@ -28,9 +28,10 @@ A step that changes the adapters:
     torch.nn.utils.clip_grad_norm_(peft_model.parameters(), 1.0)
     optimizer.step()
 
-Why it is faster than autograd on a CPU: large tensors live from step to step, sequences lie in one
-row without padding except in attention, and what no gradient needs is not computed.
-docs/performance.md has the measurements.
+It is faster than autograd on a CPU for three reasons: large tensors live from step to step, there is
+no padding except in attention, because the tokens of all sequences follow each other in one long
+sequence, and values that no gradient needs are not computed. docs/performance.md has the
+measurements.
 
 References: QLoRA (Dettmers et al. 2023, arXiv 2305.14314), LoRA (Hu et al. 2021, arXiv 2106.09685),
 gradient checkpointing (Chen et al. 2016, arXiv 1604.06174), Llama (Touvron et al. 2023, arXiv
@@ -239,8 +240,9 @@ class Half:
     pass recomputes the activations up to z, the input of `out`.
 
     Attributes:
-        answers_only: Whether y is needed only for the R tokens whose next token is part of an
-            answer. This is so from the last attention on.
+        answers_only: Whether y is computed only for the R tokens whose next token is part of an
+            answer. This is the case in the attention of the last layer. The MLP of this layer then
+            gets only these tokens.
     """
 
     answers_only = False
@@ -311,8 +313,8 @@ class MLP(Half):
 class Attention(Half):
     """z = softmax(q kᵀ / √d) v, where each token attends only to itself and earlier tokens.
 
-    The G query heads of a key head are G rows in each place. So q and o have the shape
-    (S, N·K, p·G, d), and k and v have the shape (N·K, P, d).
+    The G query heads that share a key head are stacked: each place has G rows of queries. So q and o
+    have the shape (S, N·K, p·G, d), and k and v have the shape (N·K, P, d).
     """
 
     def inner(self, weights: list[Tensor]) -> Tensor:
@@ -419,7 +421,8 @@ class LlamaByHand:
         self.embedding = base.model.embed_tokens.weight.data  # (V, D)
         self.head = base.lm_head.weight.data.to(self.dtype)  # (V, D)
         self.like = self.head.new_empty(0)
-        # Buffers for what no half keeps: in the dtype of the products, and in float32.
+        # Buffers for temporary values, in the dtype of the products and in float32. No value in them
+        # must survive from the forward pass of a half to its backward pass.
         self.work, self.wide = Buffers(self.like), Buffers(self.like.float())
         self.shared = {Attention: Buffers(self.like), MLP: Buffers(self.like)}
         self.halves: list[Half] = []
@@ -465,7 +468,8 @@ class LlamaByHand:
     def _forward(self, batch: dict[str, Tensor], keep: bool) -> list[Tensor]:
         """Return the input of each attention, of each MLP, and of the last norm.
 
-        Without `keep`, the memory of an input is used again, and only the last two are valid.
+        Without `keep`, each input overwrites the input before the previous one, so at the end only
+        the last two inputs are valid.
         """
         for part in self.linears:
             part.refresh()
