@@ -28,8 +28,8 @@ A step that changes the adapters:
     torch.nn.utils.clip_grad_norm_(peft_model.parameters(), 1.0)
     optimizer.step()
 
-It is faster than autograd on a CPU for three reasons: large tensors live from step to step, there is
-no padding except in attention, because the tokens of all sequences follow each other in one long
+It is faster than autograd on a CPU for three reasons: large tensors live from step to step, there
+is no padding except in attention, because the tokens of all sequences follow each other in one long
 sequence, and values that no gradient needs are not computed. docs/performance.md has the
 measurements.
 
@@ -313,8 +313,8 @@ class MLP(Half):
 class Attention(Half):
     """z = softmax(q kᵀ / √d) v, where each token attends only to itself and earlier tokens.
 
-    The G query heads that share a key head are stacked: each place has G rows of queries. So q and o
-    have the shape (S, N·K, p·G, d), and k and v have the shape (N·K, P, d).
+    The G query heads that share a key head are stacked: each place has G rows of queries. So q and
+    o have the shape (S, N·K, p·G, d), and k and v have the shape (N·K, P, d).
     """
 
     def inner(self, weights: list[Tensor]) -> Tensor:
@@ -421,8 +421,8 @@ class LlamaByHand:
         self.embedding = base.model.embed_tokens.weight.data  # (V, D)
         self.head = base.lm_head.weight.data.to(self.dtype)  # (V, D)
         self.like = self.head.new_empty(0)
-        # Buffers for temporary values, in the dtype of the products and in float32. No value in them
-        # must survive from the forward pass of a half to its backward pass.
+        # Buffers for temporary values, in the dtype of the products and in float32. No half needs a
+        # value in them after its forward pass.
         self.work, self.wide = Buffers(self.like), Buffers(self.like.float())
         self.shared = {Attention: Buffers(self.like), MLP: Buffers(self.like)}
         self.halves: list[Half] = []
