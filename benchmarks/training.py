@@ -423,7 +423,10 @@ def part_table(report: dict) -> str:
 
 
 def floor_table(report: dict) -> str:
-    """Return a table of a step and its matrix products alone, with and without checkpointing."""
+    """Return a table of the times of a step and of its matrix products alone.
+
+    Both are given with and without checkpointing.
+    """
     lines = ["| | ms | share of the step |", "|---|--:|--:|"]
     step: list[dict] = []
     for name, result in report["floors"].items():

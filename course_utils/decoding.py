@@ -9,9 +9,10 @@ prompts has a common prefix:
     <user> Examples: …    A story. <assistant>        {"section": "sport"}<end>
                           A longer story. <assistant> {"section": "culture"}<end>
 
-The keys and values of the prefix are computed once and stored once. Then one forward pass reads the
-rests of all prompts, one after the other without padding, and each further pass adds one token to
-each answer. The queries of all answers are multiplied by the keys of the prefix in one product.
+The keys and values of the prefix are computed once and stored once. Then a few forward passes read
+the rests of the prompts. In each of these passes, the tokens of several rests follow each other in
+one long sequence without padding. Each further pass adds one token to each answer. The queries of
+all answers are multiplied by the keys of the prefix in one product.
 
 Letters in the shapes:
 
@@ -60,8 +61,8 @@ HARMLESS = {
     *("output_hidden_states", "_from_model_config", "transformers_version"),
 }
 
-# Prompts are read in parts of about this many tokens. The activations of all prompts of a batch
-# together would need more memory, and larger products aren't faster.
+# The prompts of a batch are read in groups, whose rests together have at most about this many
+# tokens. The activations of all prompts of a batch together would need more memory.
 READ = 512
 
 # Computes z, (T, H·d), in the layer with a number, from q, (T, H, d), and k and v, (2, T, K, d).
@@ -181,8 +182,8 @@ class Decoder:
         cache, new = Cache(self, list(map(len, rests)), room=max_new_tokens), []
         ended = torch.zeros(len(rests), dtype=torch.bool)
         size = max(1, READ // cache.used.max().item())
-        parts = range(0, len(rests), size)
-        x = torch.cat([self._read(rests[n : n + size], cache, n) for n in parts])  # (N, D)
+        groups = range(0, len(rests), size)
+        x = torch.cat([self._read(rests[n : n + size], cache, n) for n in groups])  # (N, D)
         while True:
             new.append(self._logits(x).argmax(1))  # (N,)
             ended |= torch.isin(new[-1], torch.tensor(ends))
@@ -191,7 +192,7 @@ class Decoder:
             x = self._step(new[-1], cache)
 
     def _read(self, rests: Sequence[Sequence[int]], cache: Cache, first: int = 0) -> Tensor:
-        """Add the rests of some prompts to a cache, and return the last x of each, (prompts, D).
+        """Add the rests of some prompts to a cache.
 
         In attention, the G query heads that share a key head are stacked: each token has G rows of
         queries.
@@ -200,6 +201,9 @@ class Decoder:
             rests: The rests of the prompts with the numbers `first`, `first` + 1, and so on.
             cache: The cache of all prompts, in which these prompts have no keys and values yet.
             first: The number of the first prompt.
+
+        Returns:
+            The result of the last layer for the last token of each prompt, (prompts, D).
         """
         S, lengths = self.prefix.places, list(map(len, rests))
         query, key = torch.arange(max(lengths)), torch.arange(S + max(lengths))
@@ -227,7 +231,11 @@ class Decoder:
         return self._forward(ids, positions, attend)[torch.tensor(lengths).cumsum(0) - 1]
 
     def _step(self, new: Tensor, cache: Cache) -> Tensor:
-        """Process the newest token of each answer, (N,), and return its last x, (N, D)."""
+        """Process the newest token of each answer, (N,).
+
+        Returns:
+            The result of the last layer for these tokens, (N, D).
+        """
         N, S, rows = len(new), self.prefix.places, torch.arange(len(new))
         mask = self._mask(torch.arange(cache.places) > cache.used[:, None])[:, None, None]
 

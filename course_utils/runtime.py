@@ -249,7 +249,8 @@ def process_peak(pid: int) -> int:
     return getattr(info, "peak_wset", info.rss)
 
 
-# Objects whose method `clear` frees memory that they use again only to save time.
+# Objects that keep memory only because reusing it is faster than allocating it again. Their method
+# `clear` frees this memory.
 clearable: WeakSet[Any] = WeakSet()
 
 

@@ -421,8 +421,8 @@ class LlamaByHand:
         self.embedding = base.model.embed_tokens.weight.data  # (V, D)
         self.head = base.lm_head.weight.data.to(self.dtype)  # (V, D)
         self.like = self.head.new_empty(0)
-        # Buffers for temporary values, in the dtype of the products and in float32. No half needs a
-        # value in them after its forward pass.
+        # The model's own buffers, in the dtype of the products and in float32. They contain the
+        # inputs of the halves, and temporary values.
         self.work, self.wide = Buffers(self.like), Buffers(self.like.float())
         self.shared = {Attention: Buffers(self.like), MLP: Buffers(self.like)}
         self.halves: list[Half] = []
