@@ -181,7 +181,7 @@ class Decoder:
         """
         cache, new = Cache(self, list(map(len, rests)), room=max_new_tokens), []
         ended = torch.zeros(len(rests), dtype=torch.bool)
-        size = max(1, READ // cache.used.max().item())
+        size = max(1, READ // int(cache.used.max()))
         groups = range(0, len(rests), size)
         x = torch.cat([self._read(rests[n : n + size], cache, n) for n in groups])  # (N, D)
         while True:
