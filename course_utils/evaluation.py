@@ -158,7 +158,7 @@ def generate(  # noqa: PLR0913
     fast = supports(model)
     widths = [len(p) + max_new_tokens - (len(prefix) if fast else 0) for p in prompts]
     answers = [""] * len(prompts)
-    # What was freed before leaves gaps in which the dequantized weights don't fit.
+    # Memory that was freed earlier leaves gaps, and the dequantized weights don't fit into them.
     runtime.release_memory()
     with (
         evaluating(model),

@@ -261,7 +261,7 @@ def release_memory() -> None:
     freed heap. Call it only between two steps of a training, and from the same thread.
     """
     gc.collect()
-    for buffers in list(clearable):
+    for buffers in clearable:
         buffers.clear()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

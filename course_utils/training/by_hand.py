@@ -158,7 +158,7 @@ class Linears:
 
 
 class Places:
-    """Where attention finds each token: in a padded layout with P places for each sequence.
+    """The place of each token in attention, where each sequence is padded to P places.
 
         tokens of three sequences     a a a b b b b b c c
         places, P = 6                 a a a . . .   b b b b b .   c c . . . .
@@ -340,8 +340,8 @@ class Attention(Half):
         do = self._in_places("q", dz, work)
         do.view(-1, llama.G * llama.d).index_fill_(0, llama.places.empty, 0)
         dq, dk, dv = (work(f"d{name}", *x.shape) for name, x in zip("qkv", self.qkv, strict=True))
-        # The last stripe attends to all keys. It comes first, so that it sets all of dk and dv, to
-        # which the other stripes add.
+        # The last stripe attends to all keys, so it is computed first and sets all of dk and dv.
+        # The other stripes then add their part to dk and dv.
         for i, _, end, softmax in reversed(list(self._stripes())):
             dsoftmax = torch.bmm(do[i], v[:, :end].mT, out=work("scores", *softmax.shape))
             ds = work("ds", *softmax.shape)
