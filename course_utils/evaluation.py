@@ -159,7 +159,7 @@ def generate(  # noqa: PLR0913
     widths = [len(p) + max_new_tokens - (len(prefix) if fast else 0) for p in prompts]
     answers = [""] * len(prompts)
     # Memory that was freed earlier leaves gaps, and the dequantized weights don't fit into them.
-    runtime.release_memory()
+    runtime.release_memory(collect=False)
     with (
         evaluating(model),
         tqdm(total=len(prompts), unit="answer", disable=not progress) as bar,
@@ -173,7 +173,7 @@ def generate(  # noqa: PLR0913
             bar.update(len(batch))
         # A Decoder keeps the dequantized weights.
         del decoder
-    runtime.release_memory()
+    runtime.release_memory(collect=False)
     return answers
 
 

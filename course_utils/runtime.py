@@ -254,13 +254,18 @@ def process_peak(pid: int) -> int:
 clearable: WeakSet[Any] = WeakSet()
 
 
-def release_memory() -> None:
+def release_memory(*, collect: bool = True) -> None:
     """Return unused memory to the system.
 
     This frees unreachable objects, the memory of `clearable` objects, PyTorch's CUDA cache, and
     freed heap. Call it only between two steps of a training, and from the same thread.
+
+    Args:
+        collect: Whether to look for unreachable objects, such as a deleted model. This takes 0.3 s
+            in a notebook with a model.
     """
-    gc.collect()
+    if collect:
+        gc.collect()
     for buffers in clearable:
         buffers.clear()
     torch = sys.modules.get("torch")

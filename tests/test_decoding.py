@@ -411,9 +411,11 @@ def test_generate_lets_the_dequantized_weights_go(tokenizer, questions, monkeypa
     model.resize_token_embeddings(len(tokenizer))
     monkeypatch.setattr(decoding, "_dense", record)
     held = []
-    monkeypatch.setattr(
-        runtime, "release_memory", lambda: held.extend(ref() for ref in kept if ref() is not None)
-    )
+
+    def look(**_options):
+        held.extend(ref() for ref in kept if ref() is not None)
+
+    monkeypatch.setattr(runtime, "release_memory", look)
     evaluation.generate(model, tokenizer, questions, max_new_tokens=3, progress=False)
     assert len(kept) == 14 and held == []
 
