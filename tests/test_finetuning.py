@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -295,6 +296,19 @@ def test_mean_loss_rejects_an_empty_list_of_batches(model):
 def test_validation_does_not_change_the_training_losses(train, features, uninterrupted):
     _, run = train(recipe=replace(RECIPE, validate_every=1), validation=features)
     assert losses(run) == losses(uninterrupted[1])
+
+
+def test_the_optimizer_is_freed_after_the_run(train, monkeypatch):
+    optimizers = []
+
+    def record(*args, **options):
+        optimizer = make_optimizer(*args, **options)
+        optimizers.append(weakref.ref(optimizer))
+        return optimizer
+
+    monkeypatch.setattr(loop, "make_optimizer", record)
+    train()
+    assert [optimizer() for optimizer in optimizers] == [None]
 
 
 def test_the_history_has_all_values_of_each_step_and_can_be_stored_as_json(train, features):

@@ -98,6 +98,9 @@ def finetune(  # noqa: PLR0913
                 on_step(run.history)
             if trainer.is_due(recipe.save_every, step):
                 checkpoints.save(run.history)
+    # The trainer and its checkpoints refer to each other, so a collection frees the optimizer.
+    del trainer, checkpoints, progress
+    runtime.release_memory()
     return run
 
 
@@ -238,7 +241,7 @@ class Trainer:
     def running(self, run: Run, checkpoints: Checkpoints) -> Iterator[_Progress]:
         """Save a checkpoint if the training loop in the with block is interrupted or a step fails.
 
-        At the end, the progress bar is closed and the memory of the run is freed in every case.
+        At the end, the progress bar is closed and the memory of the steps is freed in every case.
         """
         main = self.accelerator.is_main_process
         bar = _Progress(total=self.steps, initial=len(run.history), unit="step", disable=not main)
@@ -263,7 +266,7 @@ class Trainer:
             self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
             self.accelerator.free_memory()
             self.by_hand = None
-            runtime.release_memory()
+            runtime.release_memory(collect=False)
         run.adapters = checkpoints.weights
 
     def _batches_of(self, step: int) -> list[dict]:
