@@ -158,8 +158,9 @@ def generate(  # noqa: PLR0913
     fast = supports(model)
     widths = [len(p) + max_new_tokens - (len(prefix) if fast else 0) for p in prompts]
     answers = [""] * len(prompts)
-    # Memory that was freed earlier leaves gaps, and the dequantized weights don't fit into them.
-    runtime.release_memory(collect=False)
+    # Memory that was freed earlier leaves gaps, and the dequantized weights don't fit into them. A
+    # single answer needs so little memory that it doesn't have to wait for the garbage collection.
+    runtime.release_memory(collect=len(prompts) > 1)
     with (
         evaluating(model),
         tqdm(total=len(prompts), unit="answer", disable=not progress) as bar,
