@@ -191,7 +191,7 @@ def test_limits_of_kernel_caches_that_are_set_already_are_kept(monkeypatch):
     monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
     runtime.limit_kernel_caches()
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
-    assert os.environ["LRU_CACHE_CAPACITY"] == "32"
+    assert os.environ["LRU_CACHE_CAPACITY"] == "1"
 
 
 def test_released_memory_includes_that_of_buffers_between_steps():
