@@ -1,12 +1,12 @@
-"""Measure how fast a 4-bit model answers 96 prompts: in batches, and one prompt at a time.
+"""Measure how fast a 4-bit model answers prompts in batches, and one prompt at a time.
 
 SmolLM2-135M in NF4 answers the prompts of lecture 07 with greedy decoding and up to 40 new tokens.
 Each way of generating runs in its own process. The processes take turns. In each turn, one process
 answers STORIES stories in a batch, or ALONE stories one by one.
 
 The course answers in batches in two ways. `course_utils.decoding` dequantizes each weight once.
-The general path, which the course uses for models that `course_utils.decoding` doesn't support, is
-transformers' `generate`, which dequantizes all weights for each new token.
+Models that `course_utils.decoding` doesn't support take the general path: transformers' `generate`,
+which dequantizes all weights again for each new token of a batch.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def conversations(kind: str) -> Chats:
 def answer_in_turns(
     turn: Turn, kind: str, answer: Callable[[Chats], list[str]], stories: int
 ) -> None:
-    """Answer some prompts in each turn. After the last story, continue with the first."""
+    """Answer the next prompts in each turn. After the last story, continue with the first."""
     chats = conversations(kind)
     turn.begin()
     while True:

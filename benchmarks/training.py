@@ -185,10 +185,11 @@ def library_loss(model: PeftModel, batch: dict) -> torch.Tensor:
 
 
 def make_step(changes: int, checkpointing: bool = False) -> Callable[[int], dict]:
-    """Return a training step that has some of the changes in the list CHANGES.
+    """Return a training step with the first few changes of the list CHANGES.
 
     Args:
-        changes: the number of changes. The first line of CHANGES is the step without changes.
+        changes: the number of changes. The first line of CHANGES is the step without changes, so it
+            doesn't count.
         checkpointing: whether activations are recomputed in the backward pass.
 
     Returns:
@@ -281,16 +282,16 @@ def _form(value: Any) -> Any:
 
 
 def floor(turn: Turn, checkpointing: bool) -> None:
-    """Run only the matrix products of training steps, those of one step in each turn.
+    """Measure the matrix products of one training step in each turn.
 
-    The products are recorded in the same turn, which doesn't count.
+    A turn first runs the whole step to record its products. Only running them again counts.
     """
     step = make_step(LAST, checkpointing)
     for number in range(STEPS):
         turn.begin()
         with Products() as products:
             result = step(number)
-        products.run()  # fills the memory
+        products.run()  # allocates and fills the matrices
         started = time.perf_counter()
         products.run()
         turn.end(**result, seconds=time.perf_counter() - started)
@@ -423,9 +424,9 @@ def part_table(report: dict) -> str:
 
 
 def floor_table(report: dict) -> str:
-    """Return a table of the times of a step and of its matrix products alone.
+    """Return a table of the time of a step and the time of its matrix products alone.
 
-    Both are given with and without checkpointing.
+    It has rows with and without checkpointing.
     """
     lines = ["| | ms | share of the step |", "|---|--:|--:|"]
     step: list[dict] = []
@@ -441,7 +442,7 @@ def floor_table(report: dict) -> str:
 
 
 def profile_table(report: dict) -> str:
-    """Return a table of each kind of operation's median time and number of calls in a step."""
+    """Return a table of the median time and the number of calls in a step, by kind of operation."""
     lines = ["| operations: ms (number) | before | after |", "|---|--:|--:|"]
     for kind in (*KINDS, ELSE):
         cells = []

@@ -2,8 +2,8 @@
 
 transformers' `generate` computes each new token in a forward pass, in which every 4-bit weight is
 dequantized again. A `Decoder` keeps the dequantized weights for as long as it exists. They need
-0.2 GB for SmolLM2-135M. The layers are those in the picture of `training.by_hand`. A batch of
-prompts has a common prefix:
+0.2 GB for SmolLM2-135M. A picture in `training.by_hand` shows the layers. All prompts begin with
+the same tokens, the prefix:
 
     ┌─ prefix ──────────┐┌─ rest ───────────────────┐┌─ new tokens ────────────┐
     <user> Examples: …    A story. <assistant>        {"section": "sport"}<end>
@@ -54,18 +54,20 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-# The options in a model's generation config that don't change greedy answers of a given length.
+# Options of a generation config that don't change greedy answers if the end tokens and the maximum
+# length are given.
 HARMLESS = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "max_length", "use_cache", "do_sample"),
     *("temperature", "top_k", "top_p", "min_p", "typical_p", "output_attentions"),
     *("output_hidden_states", "_from_model_config", "transformers_version"),
 }
 
-# The prompts of a batch are read in groups, whose rests together have at most about this many
-# tokens. The activations of all prompts of a batch together would need more memory.
+# The prompts of a batch are read in groups. The rests in a group have at most this many tokens in
+# total, unless a single rest is longer. The activations of all prompts together would need more
+# memory.
 READ = 512
 
-# Computes z, (T, H·d), in the layer with a number, from q, (T, H, d), and k and v, (2, T, K, d).
+# Computes z, (T, H·d), from the number of a layer, q, (T, H, d), and k and v, (2, T, K, d).
 Attend = Callable[[int, Tensor, Tensor], Tensor]
 
 
@@ -107,7 +109,7 @@ class Norm:
 
 
 class Layer:
-    """A layer of a Llama, with all its weights in the same dtype."""
+    """A layer of a Llama, with the weights of all linear layers in the same dtype."""
 
     def __init__(self, layer: Any, dtype: torch.dtype):
         a, m = layer.self_attn, layer.mlp
@@ -135,7 +137,7 @@ class Cache:
     def __init__(self, decoder: Decoder, lengths: Sequence[int], room: int = 0):
         self.places, self.used = max(lengths) + room, torch.tensor(lengths)
         shape = len(decoder.layers), 2, len(lengths), decoder.K, self.places, decoder.d
-        # A place that isn't used has the weight 0 in attention, and 0 · nan would be nan.
+        # An unused place has the weight 0 in attention. It must not contain nan: 0 · nan is nan.
         self.kv = torch.zeros(shape, dtype=decoder.dtype)
 
 
@@ -172,7 +174,7 @@ class Decoder:
     def answers(
         self, rests: Sequence[Sequence[int]], ends: Sequence[int], max_new_tokens: int
     ) -> list[list[int]]:
-        """Return the new tokens for each prompt of a batch. Any token may follow an end token.
+        """Return the new tokens for each prompt of a batch. Tokens after an end token mean nothing.
 
         Args:
             rests: The tokens of each prompt after the prefix, at least one for each prompt.
@@ -289,9 +291,9 @@ def supports(model: PreTrainedModel | PeftModel) -> bool:
     """Return whether a `Decoder` can answer with a model, which must be a Llama on a CPU.
 
     Its linear layers may be 4-bit layers, and must all compute in float32 or all in bfloat16.
-    Each may have one active adapter, and adapters may be disabled. The model's generation config
-    must not change greedy answers, for example by a repetition penalty. The dequantized weights may
-    need at most half of the free memory.
+    Each may have one active adapter of plain LoRA, or disabled adapters. The model's generation
+    config must not change greedy answers, for example by a repetition penalty. The dequantized
+    weights may need at most half of the free memory.
     """
     from peft.utils.other import AuxiliaryTrainingWrapper
 
@@ -329,7 +331,7 @@ def _four_bit(layer: Any) -> Any:
 
 
 def _dtype(layer: Any) -> Any:
-    """Return the dtype in which a linear layer computes, or None if a Decoder can't read it."""
+    """Return the dtype in which a linear layer computes, or None if a Decoder can't use it."""
     if state := _four_bit(layer):
         repacked = getattr(state, "packing_format_for_cpu", False)
         return None if repacked else layer.compute_dtype

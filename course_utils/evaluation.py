@@ -120,9 +120,9 @@ def generate(  # noqa: PLR0913
     their keys and values are reused. With 8 shots, nine tenths of the tokens of a prompt are common
     to all prompts.
 
-    A Llama on a CPU, with or without an adapter, is computed by `course_utils.decoding`, which
-    dequantizes 4-bit weights only once. Its 16-bit copy of the weights is freed at the end. Every
-    other model is computed by transformers' `generate`.
+    If `course_utils.decoding` supports the model, such as a Llama on a CPU with or without an
+    adapter, it computes the answers. It dequantizes 4-bit weights only once, and its copy of the
+    weights is freed at the end. All other models answer with transformers' `generate`.
 
     In float32 the model gives the same answer to a prompt in a batch and to the same prompt alone.
     In 16 bits, the size of the batch changes the order in which numbers are added, and therefore
@@ -136,10 +136,10 @@ def generate(  # noqa: PLR0913
         conversations: Lists of chat messages. The last message of each list is the user's.
         max_new_tokens: Maximum length of an answer, in tokens.
         batch_size: Maximum number of prompts in a batch.
-        batch_tokens: Maximum number of tokens whose keys and values are stored for a batch, with
-            its new tokens: 23 kB per token for SmolLM2-135M. `course_utils.decoding` stores the
-            common beginning once for all prompts, so it doesn't count. transformers stores it for
-            each prompt, so it counts for each.
+        batch_tokens: Maximum number of tokens in a batch whose keys and values are stored,
+            including new tokens. A token needs 23 kB in 16 bits for SmolLM2-135M. transformers
+            stores the common beginning once for each prompt, so its tokens count for each prompt.
+            `course_utils.decoding` stores it only once, so there its tokens don't count.
         progress: Whether a progress bar is shown.
 
     Raises:
@@ -159,7 +159,8 @@ def generate(  # noqa: PLR0913
     widths = [len(p) + max_new_tokens - (len(prefix) if fast else 0) for p in prompts]
     answers = [""] * len(prompts)
     # Memory that was freed earlier leaves gaps, and the dequantized weights don't fit into them. A
-    # single answer needs so little memory that it doesn't have to wait for the garbage collection.
+    # single answer should come quickly and stores few keys and values, so it doesn't wait for the
+    # garbage collection.
     runtime.release_memory(collect=len(prompts) > 1)
     with (
         evaluating(model),
@@ -172,7 +173,7 @@ def generate(  # noqa: PLR0913
             for i, new in zip(batch, decoder.answers(rests, ends, max_new_tokens), strict=True):
                 answers[i] = _text(new, ends, tokenizer)
             bar.update(len(batch))
-        # A Decoder keeps the dequantized weights.
+        # A Decoder keeps the dequantized weights, so it goes before memory is released.
         del decoder
     runtime.release_memory(collect=False)
     return answers
@@ -237,7 +238,7 @@ class _GeneralDecoder:
     def answers(
         self, rests: list[list[int]], ends: list[int], max_new_tokens: int
     ) -> list[list[int]]:
-        """Return the new tokens of each answer. Any token may follow an end token."""
+        """Return the new tokens of each answer. Tokens after an end token mean nothing."""
         import torch
         from transformers import GenerationConfig
 

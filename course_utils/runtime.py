@@ -257,8 +257,9 @@ clearable: WeakSet[Any] = WeakSet()
 def release_memory(*, collect: bool = True) -> None:
     """Return unused memory to the system.
 
-    This frees unreachable objects, the memory of `clearable` objects, PyTorch's CUDA cache, and
-    freed heap. Call it only between two steps of a training, and from the same thread.
+    This frees unreachable objects, the memory of `clearable` objects and PyTorch's CUDA cache, and
+    then returns the unused part of the heap. While a model trains, call it only between two
+    training steps, and from the thread that trains.
 
     Args:
         collect: Whether to look for unreachable objects, such as a deleted model. This takes 0.3 s
@@ -289,14 +290,14 @@ def trim_heap() -> None:
 
 
 def limit_kernel_caches() -> None:
-    """Limit the two caches of compiled matrix products, in which PyTorch keeps 1,024 each on a CPU.
+    """Limit PyTorch's two caches of compiled matrix products on a CPU, each of up to 1,024 entries.
 
     oneDNN, PyTorch's library for matrix products, compiles a kernel of about 1 MB for each new
-    shape. Its cache is limited to 64 kernels by the environment variable
-    ONEDNN_PRIMITIVE_CACHE_CAPACITY: with 32 kernels, training was 1.15 times as slow. The other
-    cache is in ideep, through which PyTorch calls oneDNN. It makes nothing faster here, so
-    LRU_CACHE_CAPACITY limits it to one object. In lecture 07, whose batches have many lengths, the
-    two caches would need 0.3 GB. docs/performance.md has measurements.
+    shape. The environment variable ONEDNN_PRIMITIVE_CACHE_CAPACITY limits its cache to 64 kernels.
+    Fewer are not enough: with 32 kernels, training took 1.15 times as long. The other cache is in
+    ideep, through which PyTorch calls oneDNN. It makes nothing in the course faster, so
+    LRU_CACHE_CAPACITY limits it to one object. Without limits, the two caches would need 0.3 GB in
+    lecture 07, whose batches have many lengths. docs/performance.md has measurements.
 
     A variable that is set already isn't changed. PyTorch reads the variables once, so call the
     function before the first matrix product of the process.

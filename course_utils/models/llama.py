@@ -1,7 +1,7 @@
-"""Which models the course computes by hand on a CPU: Llamas whose only adapter is plain LoRA.
+"""Which models the course computes by hand on a CPU: Llamas with plain LoRA or no adapter.
 
-`training.by_hand` and `decoding` compute such models without transformers and peft, one matrix
-product after the other. Every other model is computed by transformers and peft.
+`training.by_hand` and `decoding` compute such models with PyTorch alone, without the forward passes
+of transformers and peft. Every other model is computed by transformers and peft.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Adapter(NamedTuple):
 
 
 def base_llama(model: PreTrainedModel | PeftModel) -> LlamaForCausalLM | None:
-    """Return the Llama in a model, or None if it isn't one that is computed by hand.
+    """Return the Llama in a model, or None if the course can't compute the model by hand.
 
     The Llama must be on the CPU, and have SiLU, no biases, and rotary embeddings whose angles don't
     depend on the length of the input. SmolLM2 is such a Llama.
@@ -66,7 +66,7 @@ def base_layer(layer: Any) -> Any:
 
 
 def adapter_of(layer: Any) -> Adapter:
-    """Return the active adapter of a layer. Without an adapter, its rank r is 0."""
+    """Return the active adapter of a layer, or an empty adapter of rank 0 if it has none."""
     if not hasattr(layer, "lora_A"):
         return Adapter(torch.empty(0, layer.in_features), torch.empty(layer.out_features, 0), 0.0)
     (name,) = layer.active_adapters

@@ -9,8 +9,9 @@ A layer of a Llama has two halves, and each half adds something to its input x:
 
 The weights W of q, k, v, o, gate, up and down are frozen and stored in NF4. A layer with an adapter
 computes y = x Wᵀ + s (x Aᵀ) Bᵀ with the scale s = α/r, and only A and B are trained. A step goes
-through all halves forward, which gives the loss L, and then backward. A half gets g = ∂L/∂y there,
-computes the gradients of its A and B, and returns ∂L/∂x. Below, ∂A is short for ∂L/∂A.
+through all halves forward, which gives the loss L, and then backward. In the backward pass, a half
+gets g = ∂L/∂y, computes the gradients of its A and B, and returns ∂L/∂x. Below, ∂A is short for
+∂L/∂A.
 
 Letters in the shapes:
 
@@ -28,10 +29,10 @@ A step that changes the adapters:
     torch.nn.utils.clip_grad_norm_(peft_model.parameters(), 1.0)
     optimizer.step()
 
-It is faster than autograd on a CPU for three reasons: large tensors live from step to step, there
-is no padding except in attention, because the tokens of all sequences follow each other in one long
-sequence, and values that no gradient needs are not computed. docs/performance.md has the
-measurements.
+On a CPU, such a step is faster than a step with autograd for three reasons. Large tensors are
+reused in every step. The tokens of all sequences follow each other in one long sequence, so only
+attention needs padding. Values that no loss and no gradient needs are not computed.
+docs/performance.md has the measurements.
 
 References: QLoRA (Dettmers et al. 2023, arXiv 2305.14314), LoRA (Hu et al. 2021, arXiv 2106.09685),
 gradient checkpointing (Chen et al. 2016, arXiv 1604.06174), Llama (Touvron et al. 2023, arXiv
@@ -64,8 +65,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-# S: the queries of a sequence are divided into this many stripes. The first stripe attends only
-# to the first third of the keys. So a third of the scores, which the mask would hide, is left out.
+# S: the queries of a sequence are divided into this many stripes. The first stripe attends to the
+# first third of the keys, the second to two thirds, and the last to all. So a third of all scores,
+# which the mask would hide, is not computed.
 STRIPES = 3
 
 
@@ -88,12 +90,13 @@ class Buffers:
         size = math.prod(shape)
         if name not in self.tensors or self.tensors[name].numel() < size:
             self.tensors.pop(name, None)
-            # A longer batch may follow. Memory that is never written takes no room.
+            # A longer batch may follow, so this reserves a quarter more. The system provides memory
+            # only when it is written, so memory that is never used costs nothing.
             self.tensors[name] = self.like.new_empty(size + size // 4)
         return self.tensors[name][:size].view(shape)
 
     def clear(self) -> None:
-        """Free the memory of all buffers, also of those to which a view still refers."""
+        """Free the memory of all buffers, even of buffers that a view still refers to."""
         for tensor in self.tensors.values():
             tensor.untyped_storage().resize_(0)
         self.tensors.clear()
@@ -119,7 +122,7 @@ class Linears:
         self.kept = Buffers(llama.like)
 
     def refresh(self) -> None:
-        """Copy the adapters, which the optimizer changes, to the dtype of the products."""
+        """Copy the adapters, which the optimizer changes, to `a` and `b` in the products' dtype."""
         self.scales = [adapter_of(layer).scale for layer in self.layers]
         for a, A in zip(self.a.split(self.ranks), self.A, strict=True):
             a.copy_(A)
@@ -168,11 +171,14 @@ class Places:
     that each of the S stripes is contiguous.
 
     Attributes:
-        tokens_of: For each row of queries or keys, its row of (T·K, …). An empty place has any row.
-        rows_of: For each row of (T·K, …), its row of queries or keys.
-        empty: The rows of queries that are empty places.
-        cos, sin: Of the angles by which the heads of each token are rotated, (T, 1, d/2).
-        mask: What is added to the scores of a stripe's queries and its own keys, (p·G, p).
+        tokens_of: For each row of "q", "k" and "v" in places, the row of (T·K, …) that is copied to
+            it. To an empty place, an arbitrary row is copied.
+        rows_of: For each row of (T·K, …), its row in the places of "q", "k" and "v".
+        empty: The rows of queries that belong to empty places.
+        cos, sin: Cosine and sine of the angles by which each token's heads are rotated,
+            (T, 1, d/2).
+        mask: What is added to the scores of a stripe's queries with the keys of the same places,
+            (p·G, p).
     """
 
     def __init__(self, llama: LlamaByHand, lengths: Tensor, positions: Tensor):
@@ -236,13 +242,14 @@ class Half:
     """The attention or the MLP of a layer, with its norm: y = x + out(inner(into(norm(x)))).
 
     With gradient checkpointing, the attentions of all layers share the buffers of their
-    activations, and so do the MLPs. Then only x and x Aᵀ are kept for each layer, and the backward
-    pass recomputes the activations up to z, the input of `out`.
+    activations, and so do the MLPs. Then only the input x and the products with the matrices A are
+    kept for each half, and the backward pass recomputes the activations up to z, the input of
+    `out`.
 
     Attributes:
         answers_only: Whether y is computed only for the R tokens whose next token is part of an
-            answer. This is the case in the attention of the last layer. The MLP of this layer then
-            gets only these tokens.
+            answer. True only for the attention of the last layer, so the MLP of that layer gets
+            only these R tokens.
     """
 
     answers_only = False
@@ -281,7 +288,7 @@ class Half:
         return g
 
     def _for_all_tokens(self, g: Tensor, T: int) -> Tensor:
-        """Return a gradient for all tokens, (T, …): g, (R, …), and 0 for all other tokens."""
+        """Return a gradient for all T tokens: the rows of g, (R, …), and 0 for all other tokens."""
         return g.new_zeros(T, g.shape[1]).index_copy_(0, self.llama.rows, g)
 
     def inner(self, weights: list[Tensor]) -> Tensor:
@@ -289,7 +296,7 @@ class Half:
         raise NotImplementedError
 
     def inner_backward(self, dz: Tensor) -> list[Tensor]:
-        """Compute the gradients of the loss for the outputs of `into`, from ∂z, (T, …)."""
+        """Compute the gradients of the outputs of `into` from ∂z, (T, …)."""
         raise NotImplementedError
 
 
@@ -314,7 +321,8 @@ class Attention(Half):
     """z = softmax(q kᵀ / √d) v, where each token attends only to itself and earlier tokens.
 
     The G query heads that share a key head are stacked: each place has G rows of queries. So q and
-    o have the shape (S, N·K, p·G, d), and k and v have the shape (N·K, P, d).
+    the result of attention (o in the code) have the shape (S, N·K, p·G, d), and k and v have the
+    shape (N·K, P, d).
     """
 
     def inner(self, weights: list[Tensor]) -> Tensor:
@@ -376,7 +384,10 @@ class Attention(Half):
         return out
 
     def _stripes(self) -> Iterator[tuple[int, slice, int, Tensor]]:
-        """Yield each stripe's number, places, number of keys, and softmax, (N·K, p·G, keys)."""
+        """Yield each stripe's number, places, number of keys, and buffer for its softmax.
+
+        A buffer has the shape (N·K, p·G, keys).
+        """
         llama, p = self.llama, self.llama.places.p
         for i in range(STRIPES):
             end = (i + 1) * p
@@ -384,7 +395,7 @@ class Attention(Half):
             yield i, slice(end - p, end), end, softmax
 
     def _rotated(self, qkv: list[Tensor], direction: int) -> list[Tensor]:
-        """Rotate q and k, (T, heads·d), and divide q by √d. Gradients are rotated back."""
+        """Rotate q and k, (T, heads·d), and divide q by √d. The direction −1 rotates back."""
         llama, places = self.llama, self.llama.places
         outs = []
         for x, name, scale in zip(qkv, "qk", (llama.d**-0.5, 1.0), strict=False):
@@ -401,8 +412,8 @@ class Attention(Half):
 class LlamaByHand:
     """The forward and backward pass of a Llama with 4-bit weights and LoRA adapters.
 
-    The adapters are those of the PeftModel: `backward` adds to their `.grad`, and a change of an
-    adapter counts from the next batch on.
+    The adapters are those of the PeftModel: `backward` adds to their `.grad`, and each batch uses
+    their current values.
 
     Args:
         model: A model that `supports` returns True for.
@@ -468,8 +479,8 @@ class LlamaByHand:
     def _forward(self, batch: dict[str, Tensor], keep: bool) -> list[Tensor]:
         """Return the input of each attention, of each MLP, and of the last norm.
 
-        Without `keep`, each input overwrites the input before the previous one, so at the end only
-        the last two inputs are valid.
+        Without `keep`, each input overwrites the input two places before it, so at the end only the
+        last two inputs are valid.
         """
         for part in self.linears:
             part.refresh()
@@ -505,11 +516,11 @@ class LlamaByHand:
 
 
 def supports(model: PreTrainedModel | PeftModel) -> bool:
-    """Return whether `LlamaByHand` computes a model: a 4-bit Llama with LoRA on a CPU.
+    """Return whether `LlamaByHand` can train a model: a 4-bit Llama with LoRA on a CPU.
 
     The linear layers q, k, v, o, gate, up and down must be 4-bit layers with the same compute
-    dtype, float32 or bfloat16. Each may have one active adapter in float32, without dropout.
-    Nothing else may be trainable.
+    dtype, float32 or bfloat16. Each may have one active adapter in float32, without dropout, and at
+    least one layer must have one. Nothing else may be trainable.
     """
     base = base_llama(model)
     if base is None or not has_plain_adapters(layers := list(linears(base))):

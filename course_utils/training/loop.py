@@ -98,7 +98,8 @@ def finetune(  # noqa: PLR0913
                 on_step(run.history)
             if trainer.is_due(recipe.save_every, step):
                 checkpoints.save(run.history)
-    # The trainer and its checkpoints refer to each other, so a collection frees the optimizer.
+    # The trainer and its checkpoints refer to each other, so only a garbage collection frees them
+    # and the optimizer.
     del trainer, checkpoints, progress
     runtime.release_memory()
     return run
@@ -241,7 +242,8 @@ class Trainer:
     def running(self, run: Run, checkpoints: Checkpoints) -> Iterator[_Progress]:
         """Save a checkpoint if the training loop in the with block is interrupted or a step fails.
 
-        At the end, the progress bar is closed and the memory of the steps is freed in every case.
+        At the end, also after an error, the progress bar is closed and the memory that the steps
+        used is freed.
         """
         main = self.accelerator.is_main_process
         bar = _Progress(total=self.steps, initial=len(run.history), unit="step", disable=not main)
@@ -296,10 +298,10 @@ class _Progress(tqdm):
 def _use_by_hand(model: PreTrainedModel | PeftModel, recipe: Recipe) -> bool:
     """Return whether to train with `by_hand` instead of autograd.
 
-    If the recipe's `fast` is None, `by_hand` is used if it supports the model, only one process
+    By default (`fast` is None), `by_hand` is used if `by_hand` supports the model, only one process
     trains, FSDP is off, and the recipe has no compute_dtype.
     """
-    # Before FSDP shards it, a model is still on the CPU.
+    # A model that FSDP will shard is still on the CPU now, so `supports` alone would accept it.
     alone = distributed.processes_wanted() == 1 and not distributed.fsdp_wanted()
     possible = alone and by_hand.supports(model)
     if recipe.fast and not possible:

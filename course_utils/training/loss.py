@@ -1,4 +1,4 @@
-"""A cross-entropy loss that needs little memory: few logits are float32 at a time."""
+"""A cross-entropy loss that needs little memory: it converts few logits at a time to float32."""
 
 from __future__ import annotations
 

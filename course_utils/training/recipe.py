@@ -58,9 +58,9 @@ class Recipe:
     )
     fast: bool | None = _setting(
         None,
-        "Whether to train with `by_hand`, which needs no autograd and less padding, and changes "
+        "Whether to train with `by_hand`, which uses no autograd and less padding, and changes "
         "results only by rounding. By default it is used if `by_hand` supports the model, only one "
-        "process trains, and compute_dtype is not given.",
+        "process trains, FSDP is off, and compute_dtype is not given.",
     )
     validate_every: int | None = _setting(
         None,

@@ -92,8 +92,8 @@ def training_step(  # noqa: PLR0913
         optimizer: The optimizer of the model's trainable parameters, prepared by the Accelerator.
         batches: The micro-batches of this process: results of `sft.collate`, or of `sft.pack`.
         recipe: The recipe whose max_grad_norm is used.
-        by_hand: Computes the losses and gradients of packed micro-batches instead of autograd, if
-            only one process trains.
+        by_hand: If given, it computes the losses and gradients instead of autograd. Then the
+            micro-batches must be packed, and only one process may train.
 
     Returns:
         A dict with loss (in nats per answer token), grad_norm (before clipping, and not finite if
@@ -144,7 +144,7 @@ def mean_loss(
     """Return the mean loss over all batches and processes, in nats per answer token.
 
     The loss is computed in eval mode. Afterwards the model returns to its previous mode. The
-    arguments are those of `training_step`.
+    arguments have the same meaning as in `training_step`.
 
     Raises:
         ValueError: There are no batches.
@@ -176,8 +176,8 @@ def make_optimizer(
         recipe: The recipe whose learning_rate and weight_decay are used.
         paged: Whether to use the paged optimizer on CUDA. False selects PyTorch's AdamW.
         fused: Whether one kernel of PyTorch's AdamW updates all parameters. For the adapters of
-            SmolLM2-135M it needs 5 ms instead of 25 ms on two cores. A gradient scaler can't skip
-            such a step.
+            SmolLM2-135M, this kernel needs 5 ms on two cores instead of 25 ms. Don't combine it
+            with a gradient scaler: accelerate then doesn't notice skipped steps.
 
     Raises:
         ValueError: The model has no trainable parameter.

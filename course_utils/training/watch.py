@@ -116,7 +116,7 @@ def token_losses(
 
 
 def _losses(model: PreTrainedModel | PeftModel, batch: dict[str, Tensor]) -> Tensor:
-    """Return the loss of each answer token of a batch, (R,), computed by the model itself."""
+    """Return the loss of each answer token of a batch in a tensor with one dimension."""
     logits, targets = answer_logits(model, batch)
     losses = functional.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), reduction="none"
