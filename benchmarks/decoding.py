@@ -180,8 +180,8 @@ BENCHMARK = Benchmark(
     {"table": table},
     conditions=lambda report: conditions(
         report,
-        f"{report['rounds']} turns for each method, with {report['stories']} answers per turn in "
-        f"batches and {report['alone']} one by one",
+        f"{report['rounds']} turns for each method. In a turn, a method answered "
+        f"{report['stories']} prompts in one batch, or {report['alone']} prompts one by one",
     ),
     problems=problems,
 )

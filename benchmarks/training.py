@@ -66,7 +66,7 @@ def base() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def course(turn: Turn, checkpointing: bool, batch: int = Recipe.micro_batch_size) -> None:
-    """Train with lecture 07's loop, one step in each turn of this process."""
+    """Train with `finetune`, as lecture 07 does, one step in each turn of this process."""
     model, tokenizer = base()
     recipe = Recipe(max_steps=STEPS, gradient_checkpointing=checkpointing, micro_batch_size=batch)
     model = attach_adapters(model, recipe)

@@ -77,8 +77,8 @@ Attend = Callable[[int, Tensor, Tensor], Tensor]
 class Linears:
     """Linear layers with the same input x: y_i = x W_iᵀ + (x A_iᵀ) (s_i B_i)ᵀ.
 
-    All A_i are rows of one matrix `a`, so one product multiplies x by all of them. A layer without
-    an adapter has r = 0.
+    The rows of all A_i are in one matrix `a`, so one product multiplies x by all of them. A layer
+    without an adapter has r = 0.
     """
 
     def __init__(self, layers: Sequence[Any], dtype: torch.dtype):

@@ -158,9 +158,9 @@ def generate(  # noqa: PLR0913
     fast = supports(model)
     widths = [len(p) + max_new_tokens - (len(prefix) if fast else 0) for p in prompts]
     answers = [""] * len(prompts)
-    # Memory that was freed earlier leaves gaps, and the dequantized weights don't fit into them. A
-    # single answer should come quickly and stores few keys and values, so it doesn't wait for the
-    # garbage collection.
+    # Memory that was freed earlier leaves gaps, and the dequantized weights don't fit into them.
+    # The garbage collection takes 0.3 s. A single answer should come quickly and needs little
+    # memory for keys and values, so garbage is collected only before several answers.
     runtime.release_memory(collect=len(prompts) > 1)
     with (
         evaluating(model),

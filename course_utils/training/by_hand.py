@@ -108,8 +108,8 @@ class Buffers:
 class Linears:
     """Linear layers with the same input x: y_i = x W_iᵀ + s_i (x A_iᵀ) B_iᵀ.
 
-    All A_i are rows of one matrix `a`, so one product multiplies x by all of them. `b` contains
-    s_i B_iᵀ for each layer. A layer without an adapter has r = 0.
+    The rows of all A_i are in one matrix `a`, so one product multiplies x by all of them. `b`
+    contains s_i B_iᵀ for each layer. A layer without an adapter has r = 0.
     """
 
     def __init__(self, llama: LlamaByHand, layers: Sequence[Any]):
@@ -448,7 +448,7 @@ class LlamaByHand:
         self.linears = [part for half in self.halves for part in (half.into, half.out)]
 
     def backward(self, batch: dict[str, Tensor], scale: Tensor | float) -> Tensor:
-        """Add the gradients of `scale` times the sum of all losses to the adapters' `.grad`.
+        """Add the gradients of the sum of all losses, multiplied by `scale`, to all `.grad`.
 
         Args:
             batch: The result of `sft.pack`.
