@@ -62,7 +62,7 @@ def minutes(path):
 
 def memory(path, dtype):
     """Return the GB of memory that the first cell of a lecture states for a CPU with this dtype."""
-    pattern = r"on CPU, (\S+) GB of memory(?: \((\S+) GB on a CPU that computes in float32\))?$"
+    pattern = r"on CPU, (\S+) GB of memory(?: \((\S+) GB on a CPU without bfloat16\))?$"
     usual, in_float32 = re.search(pattern, source(cells(path)[0]), re.MULTILINE).groups()
     return float(in_float32 or usual if dtype == "float32" else usual)
 
