@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from course_utils import notebooks, runtime
+from course_utils.models import load_base
 from course_utils.publishing import claims
 from course_utils.publishing.execute import execute
 
@@ -71,6 +73,22 @@ def memory(path, dtype):
 @pytest.mark.parametrize("path", LECTURES, ids=name_of)
 def test_states_less_memory_than_binder_has(path, dtype):
     assert memory(path, dtype) <= MAX_MEMORY[dtype]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_lecture_07_loads_its_model_as_load_base_does(dtype, monkeypatch):
+    monkeypatch.setattr(runtime, "compute_dtype", lambda _device=None: dtype)
+    (path,) = (path for path in LECTURES if path.stem.startswith("07"))
+    sources = {cell["id"]: source(cell) for cell in cells(path)}
+    names = {}
+    for cell in ("load-config", "load-model"):
+        exec(sources[cell], names)
+    base, _ = load_base(names["NAME"], quantization="nf4")
+    expected, found = base.state_dict(), names["model"].state_dict()
+    assert list(found) == list(expected)
+    for key, weight in expected.items():
+        torch.testing.assert_close(found[key], weight, rtol=0, atol=0, msg=key)
 
 
 @pytest.mark.parametrize("path", LECTURES, ids=name_of)
