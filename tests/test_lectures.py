@@ -76,7 +76,7 @@ def test_states_less_memory_than_binder_has(path, dtype):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_lecture_07_loads_its_model_as_load_base_does(dtype, monkeypatch):
     monkeypatch.setattr(runtime, "compute_dtype", lambda _device=None: dtype)
     (path,) = (path for path in LECTURES if path.stem.startswith("07"))
