@@ -224,8 +224,7 @@ def make_step(changes: int, checkpointing: bool = False) -> Callable[[int], dict
         optimizer.step()
         optimizer.zero_grad()
         if not buffers:
-            for each in runtime.clearable:
-                each.clear()
+            runtime.clear_buffers()
         return {"tokens": sum(len(row["input_ids"]) for row in some), "loss": loss.item()}
 
     return step

@@ -254,6 +254,12 @@ def process_peak(pid: int) -> int:
 clearable: WeakSet[Any] = WeakSet()
 
 
+def clear_buffers() -> None:
+    """Free the memory of all `clearable` objects."""
+    for buffers in clearable:
+        buffers.clear()
+
+
 def release_memory(*, collect: bool = True) -> None:
     """Return unused memory to the system.
 
@@ -267,8 +273,7 @@ def release_memory(*, collect: bool = True) -> None:
     """
     if collect:
         gc.collect()
-    for buffers in clearable:
-        buffers.clear()
+    clear_buffers()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
