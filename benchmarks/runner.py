@@ -89,15 +89,20 @@ class Benchmark:
 
 def names() -> list[str]:
     """Return the names of all benchmarks in this package without importing them."""
-    paths = sorted(HERE.glob("*.py"))
+    paths = {path.stem: path for path in HERE.glob("*.py")}
+    paths |= {path.parent.name: path for path in HERE.glob("*/__init__.py")}
     return [
-        path.stem for path in paths if re.search(r"^BENCHMARK = ", path.read_text("utf-8"), re.M)
+        name
+        for name, path in sorted(paths.items())
+        if re.search(r"^BENCHMARK = ", path.read_text("utf-8"), re.M)
     ]
 
 
 def about(name: str) -> str:
     """Return the first line of a benchmark's docstring."""
-    module = ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8"))
+    path = HERE / name / "__init__.py"
+    path = path if path.is_file() else HERE / f"{name}.py"
+    module = ast.parse(path.read_text(encoding="utf-8"))
     return (ast.get_docstring(module) or "").split("\n")[0]
 
 

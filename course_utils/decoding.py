@@ -35,19 +35,21 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from course_utils import runtime
-from course_utils.models import dequantized
 from course_utils.models.llama import (
     DTYPES,
     Adapter,
     adapter_of,
     base_layer,
     base_llama,
+    dense_weight,
+    four_bit_state,
     has_plain_adapters,
     linears,
+    product_dtype,
 )
 
 if TYPE_CHECKING:
@@ -83,7 +85,8 @@ class Linears:
 
     def __init__(self, layers: Sequence[Any], dtype: torch.dtype):
         A, B, scales = zip(*map(_used_adapter, layers), strict=True)  # (r, in) and (out, r) each
-        self.weights = [_dense(base_layer(layer), dtype) for layer in layers]  # (out, in) each
+        # (out, in) each
+        self.weights = [dense_weight(base_layer(layer), dtype) for layer in layers]
         self.ranks = list(map(len, A))
         self.a = torch.cat(A).to(dtype)  # (Σ r, in)
         self.b = [(s * b.T).to(dtype) for s, b in zip(scales, B, strict=True)]  # (r, out) each
@@ -159,7 +162,7 @@ class Decoder:
         layers, config = base.model.layers, base.config
         self.H, self.K = config.num_attention_heads, config.num_key_value_heads
         self.d, self.G = layers[0].self_attn.head_dim, self.H // self.K
-        self.dtype: torch.dtype = _dtype(base_layer(layers[0].mlp.up_proj))
+        self.dtype: torch.dtype = product_dtype(base_layer(layers[0].mlp.up_proj))
         self.inv_freq = base.model.rotary_emb.inv_freq.float()  # (d/2,)
         self.embedding = base.model.embed_tokens.weight.data  # (V, D)
         self.layers = [Layer(layer, self.dtype) for layer in layers]
@@ -302,10 +305,10 @@ def supports(model: PreTrainedModel | PeftModel) -> bool:
         return False
     layers, configs = list(linears(base)), getattr(model, "peft_config", {}).values()
     bases = list(map(base_layer, layers))
-    dtype = _dtype(bases[0])
-    if dtype not in DTYPES or any(_dtype(layer) != dtype for layer in bases):
+    dtype = product_dtype(bases[0])
+    if dtype not in DTYPES or any(product_dtype(layer) != dtype for layer in bases):
         return False
-    copied = sum(layer.in_features * layer.out_features for layer in bases if _four_bit(layer))
+    copied = sum(layer.in_features * layer.out_features for layer in bases if four_bit_state(layer))
     return (
         has_plain_adapters(layer for layer in layers if not _is_off(layer) or layer.merged)
         and all(config.peft_type == "LORA" for config in configs)
@@ -323,22 +326,3 @@ def _is_off(layer: Any) -> bool:
 
 def _used_adapter(layer: Any) -> Adapter:
     return adapter_of(base_layer(layer) if _is_off(layer) else layer)
-
-
-def _four_bit(layer: Any) -> Any:
-    """Return the state with which the weight of a 4-bit layer is dequantized, or None."""
-    return getattr(layer.weight, "quant_state", None)
-
-
-def _dtype(layer: Any) -> Any:
-    """Return the dtype in which a linear layer computes, or None if a Decoder can't use it."""
-    if state := _four_bit(layer):
-        repacked = getattr(state, "packing_format_for_cpu", False)
-        return None if repacked else layer.compute_dtype
-    return layer.weight.dtype if type(layer) is nn.Linear else None
-
-
-def _dense(layer: Any, dtype: torch.dtype) -> Tensor:
-    """Return the weight W, (out, in), of a linear layer."""
-    state = _four_bit(layer)
-    return dequantized(layer.weight.data, state, dtype) if state else layer.weight.data

@@ -22,11 +22,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-import numpy as np
-
 from course_utils import runtime
 from course_utils.news import house_style_errors
-from course_utils.validation import one_answer_each, positive, whole_number
+from course_utils.validation import one_answer_each, positive
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -34,6 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.hooks import RemovableHandle
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from course_utils.significance import Interval
 
     Model: TypeAlias = PreTrainedModel | PeftModel
 
@@ -43,24 +43,6 @@ METRICS = {
     "house_style": "house style",
     "rouge_l": "headline ROUGE-L",
 }
-# The 97.5% quantile of N(0, 1).
-Z95 = 1.959964
-# A difference with a smaller p-value counts as more than chance.
-SIGNIFICANT = 0.05
-
-
-class Interval(NamedTuple):
-    """A mean with the ends of its 95% confidence interval.
-
-    A share is from 0 to 1, and a difference of two shares is from -1 to 1.
-    """
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.0%} ({100 * self.low:.0f}–{100 * self.high:.0f})"
 
 
 class Comparison(NamedTuple):
@@ -83,6 +65,8 @@ class Comparison(NamedTuple):
     @property
     def verdict(self) -> str:
         """The conclusion: "higher", "lower" or "no difference shown"."""
+        from course_utils.significance import SIGNIFICANT
+
         if self.p >= SIGNIFICANT:
             return "no difference shown"
         return "higher" if self.difference.mean > 0 else "lower"
@@ -471,47 +455,13 @@ def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
 # -- intervals ---------------------------------------------------------------------------------
 
 
-def wilson(successes: float, trials: int) -> Interval:
-    """Return Wilson's 95% score interval of a rate.
-
-    Unlike an interval based on a normal distribution, this interval is also valid for rates near 0
-    and 1.
-
-    Source: Wilson (1927), Journal of the American Statistical Association 22.
-
-    Raises:
-        ValueError: There are no trials, or more successes than trials.
-    """
-    if trials < 1 or not 0 <= successes <= trials:
-        raise ValueError(
-            "trials must be at least 1, and successes must be from 0 to the number of trials: got "
-            f"{successes} successes of {trials} trials"
-        )
-    rate, z2 = successes / trials, Z95**2
-    middle = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2)) * Z95 / (1 + z2 / trials)
-    low = 0.0 if successes == 0 else middle - half
-    return Interval(rate, low, 1.0 if successes == trials else middle + half)
-
-
-def bootstrap(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Interval:
-    """Return the 95% percentile bootstrap interval of a mean.
-
-    The ends of the interval are quantiles of the means of resampled values.
-
-    Source: Efron (1979), The Annals of Statistics 7. The same seed gives the same interval.
-    """
-    sample = np.asarray(values, dtype=float)
-    draws = np.random.default_rng(seed).integers(len(sample), size=(resamples, len(sample)))
-    low, high = np.quantile(sample[draws].mean(axis=1), [0.025, 0.975])
-    return Interval(float(sample.mean()), float(low), float(high))
-
-
 def summary(scores: DataFrame) -> dict[str, Interval]:
     """Return the mean and 95% interval of each column of a table of scores.
 
     Rates have the intervals of `wilson`, and ROUGE-L has the interval of `bootstrap`.
     """
+    from course_utils.significance import bootstrap, wilson
+
     return {
         metric: bootstrap(values) if metric == "rouge_l" else wilson(values.sum(), len(values))
         for metric, values in scores.items()
@@ -562,55 +512,14 @@ def compare(before: DataFrame, after: DataFrame) -> dict[str, Comparison]:
 
 
 def _compare(metric: str, before: Series, after: Series) -> Comparison:
+    from course_utils.significance import bootstrap, mcnemar, sign_flip
+
     differences = (after.to_numpy(dtype=float) - before.to_numpy(dtype=float)).tolist()
     if missing := sum(map(math.isnan, differences)):
         raise ValueError(f"scores of {metric!r} are missing for {missing} of {len(before)} stories")
     gained, lost = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     p = sign_flip(differences) if metric == "rouge_l" else mcnemar(gained, lost)
     return Comparison(bootstrap(differences), gained, lost, p)
-
-
-def mcnemar(gained: int, lost: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test.
-
-    Stories that both models got right, or both got wrong, don't show which model is better, so only
-    the other stories count. If the models were equally good, each of these n = gained + lost
-    stories would be a fair coin toss, and gained would have the distribution Binomial(n, 1/2). The
-    p-value is the probability of a result that is at least as uneven, in either direction:
-
-        gained 9, lost 1:  p = 2 · (C(10, 0) + C(10, 1)) / 2^10 = 22 / 1024 = 0.021
-
-    Source: McNemar (1947), Psychometrika 12, with the exact distribution instead of chi-squared.
-
-    Args:
-        gained: Number of stories that only the second model got right.
-        lost: Number of stories that only the first model got right.
-
-    Raises:
-        ValueError: A number is negative or not whole.
-    """
-    gained, lost = whole_number("gained", gained, least=0), whole_number("lost", lost, least=0)
-    n = gained + lost
-    uneven = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
-    return min(1.0, 2 * uneven / 2**n)
-
-
-def sign_flip(differences: Sequence[float], *, resamples: int = 10_000, seed: int = 0) -> float:
-    """Return the two-sided p-value of the paired permutation test.
-
-    If the models were equally good, it would be chance which of them has the higher score on a
-    story, so each difference could as well have the opposite sign. The test gives all differences
-    random signs, many times, and counts how often their sum is at least as far from 0 as the
-    observed sum. If all differences are -1, 0 or 1, the result approximates `mcnemar`.
-
-    Source: Fisher (1935), The Design of Experiments, section 21. The observed signs count as one of
-    the resamples, so p is never 0. The same seed gives the same p-value.
-    """
-    observed = np.asarray(differences, dtype=float)
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(resamples, len(observed)))
-    # The tolerance counts sums as equal that differ only by rounding.
-    extreme = np.abs(signs @ observed) >= abs(observed.sum()) - 1e-9
-    return float((1 + extreme.sum()) / (1 + resamples))
 
 
 # -- tables ------------------------------------------------------------------------------------
@@ -626,7 +535,7 @@ def intervals(scores: Mapping[str, DataFrame]) -> DataFrame:
     columns = {
         (name, part): {_label(m): getattr(interval, part) for m, interval in summary(s).items()}
         for name, s in scores.items()
-        for part in Interval._fields
+        for part in ("mean", "low", "high")
     }
     return pd.DataFrame(columns)
 

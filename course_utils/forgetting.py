@@ -32,7 +32,20 @@ def load_questions() -> list[dict]:
     Returns:
         Dicts with id, question and answers. Each of the answers is a right answer.
     """
-    path = files("course_utils") / "data" / "general_questions.jsonl"
+    return _records("general_questions.jsonl")
+
+
+def load_texts() -> list[dict]:
+    """Load the 48 general texts: explanations, stories, dialogues, instructions, letters, code.
+
+    Returns:
+        Dicts with id, kind and text.
+    """
+    return _records("general_texts.jsonl")
+
+
+def _records(name: str) -> list[dict]:
+    path = files("course_utils") / "data" / name
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -116,3 +129,26 @@ def loss_on(
     rows = sft.encode_all(conversations(questions, answers), tokenizer)
     losses = token_losses(model, rows, tokenizer, batch_size=8)
     return fmean(loss for answer in losses for loss in answer[:-1])
+
+
+def text_loss(model: Model, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Mapping]) -> float:
+    """Return the model's mean loss on texts, in nats per token.
+
+    The texts are not conversations, and every token but the first of each text counts. So the loss
+    says how well the model still continues general text.
+
+    Args:
+        model: A causal language model.
+        tokenizer: The tokenizer of the model.
+        texts: Texts such as those of `load_texts`, each with at least two tokens.
+
+    Raises:
+        ValueError: There are no texts.
+    """
+    from course_utils import sft
+    from course_utils.training import token_losses
+
+    ids = [tokenizer(text["text"], add_special_tokens=False)["input_ids"] for text in texts]
+    rows = [{"input_ids": each, "labels": [sft.IGNORE, *each[1:]]} for each in ids]
+    losses = token_losses(model, rows, tokenizer, batch_size=8)
+    return fmean(loss for text in losses for loss in text)

@@ -32,7 +32,14 @@ from course_utils.validation import names_of, positive, whole_number
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
 
-__all__ = ["LoRALinear", "add_lora", "break_even_rank", "count_lora_parameters", "count_trainable"]
+__all__ = [
+    "LoRALinear",
+    "add_lora",
+    "break_even_rank",
+    "count_lora_parameters",
+    "count_trainable",
+    "subspace_similarity",
+]
 
 
 def count_lora_parameters(d_in: int, d_out: int, rank: int) -> int:
@@ -267,3 +274,37 @@ def count_trainable(model: nn.Module) -> tuple[int, int]:
         total += count
         trainable += count * parameter.requires_grad
     return trainable, total
+
+
+def subspace_similarity(one: Tensor, other: Tensor, i: int, j: int) -> float:
+    """Return how much the main directions of two adapters' inputs overlap (LoRA, section 7.2).
+
+    The first i right singular vectors of A are the i directions of the input x to which x Aᵀ reacts
+    most. With these vectors as the columns of U_i and U'_j, the similarity is
+
+        φ(i, j) = ‖U_iᵀ U'_j‖² / min(i, j)      (Frobenius norm)
+
+    Args:
+        one: A of the first adapter in peft's layout, (rank, in).
+        other: A of the second adapter, with the same number of inputs. The ranks may differ.
+        i: number of directions of the first adapter, from 1 to its rank.
+        j: number of directions of the second adapter, from 1 to its rank.
+
+    Returns:
+        A number from 0, if all directions are perpendicular, to 1, if the smaller of the two spaces
+        lies within the larger. Two random spaces have about max(i, j) / in.
+
+    Raises:
+        ValueError: the adapters have different numbers of inputs, or i or j is not allowed.
+    """
+    if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1]:
+        raise ValueError(
+            "both A must have the shape (rank, in) with the same number of inputs, got "
+            f"{tuple(one.shape)} and {tuple(other.shape)}"
+        )
+    spaces = []
+    for name, A, count in (("i", one, i), ("j", other, j)):
+        if positive(name, count) > len(A):
+            raise ValueError(f"{name} must be at most the rank {len(A)}, got {count}")
+        spaces.append(torch.linalg.svd(A.detach().double(), full_matrices=False).Vh[:count])
+    return ((spaces[0] @ spaces[1].T).square().sum() / min(i, j)).item()

@@ -133,6 +133,11 @@ def test_other_llamas_have_the_gradients_of_autograd(tmp_path, changes):
     assert supports(model) and largest_difference(model, examples(5)) < TOLERANCE
 
 
+def test_lora_on_weights_without_quantization_has_the_gradients_of_autograd():
+    model = with_adapters(tiny_base(quantization=None))
+    assert supports(model) and largest_difference(model, examples(5)) < TOLERANCE
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -405,9 +410,10 @@ def test_fast_true_raises_an_error_for_unsupported_models(tokenizer, tmp_path):
         finetune(make_model(), tokenizer, examples(), output_dir=tmp_path, recipe=recipe)
 
 
-def test_only_4_bit_llamas_with_plain_lora_are_supported():
-    assert supports(adapted_model())
-    assert not supports(tiny_base()) and not supports(attach_adapters(make_model(), RECIPE))
+def test_only_llamas_with_plain_lora_are_supported():
+    assert supports(adapted_model()) and supports(attach_adapters(make_model(), RECIPE))
+    assert not supports(tiny_base()) and not supports(make_model())
+    assert not supports(attach_adapters(make_model().half(), RECIPE))
     assert not supports(adapted_model(replace(RECIPE, dropout=0.1)))
     float16, mixed, half_frozen = adapted_model(), adapted_model(), adapted_model()
     for layer in linear4bit_layers(float16).values():

@@ -400,7 +400,7 @@ def test_generate_gives_the_answers_of_the_general_path(tokenizer, questions, mo
 
 
 def test_generate_lets_the_dequantized_weights_go(tokenizer, questions, monkeypatch):
-    kept, dense = [], decoding._dense
+    kept, dense = [], decoding.dense_weight
 
     def record(layer, dtype):
         weight = dense(layer, dtype)
@@ -409,7 +409,7 @@ def test_generate_lets_the_dequantized_weights_go(tokenizer, questions, monkeypa
 
     model = tiny_base()
     model.resize_token_embeddings(len(tokenizer))
-    monkeypatch.setattr(decoding, "_dense", record)
+    monkeypatch.setattr(decoding, "dense_weight", record)
     held = []
 
     def look(**_options):

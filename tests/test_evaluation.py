@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 import random
 import warnings
 from contextlib import contextmanager
@@ -18,8 +16,8 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from course_utils import decoding, evaluation, news
-from course_utils.evaluation import Interval
+from course_utils import decoding, evaluation, news, significance
+from course_utils.significance import Interval
 from course_utils.training import set_checkpointing
 
 pytestmark = pytest.mark.usefixtures("frozen_imports")
@@ -420,44 +418,6 @@ def test_rouge_l_equals_that_of_the_package_rouge_score():
 # -- intervals
 
 
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"),
-    [(8, 10, 0.4902, 0.9433), (0, 10, 0, 0.2775), (10, 10, 0.7225, 1), (81, 96, 0.7580, 0.9029)],
-)
-def test_wilson_gives_published_intervals(successes, trials, low, high):
-    interval = evaluation.wilson(successes, trials)
-    assert interval == pytest.approx((successes / trials, low, high), abs=5e-4)
-
-
-def test_the_ends_of_wilsons_interval_solve_its_equation():
-    """The observed rate is 1.96 standard errors from each end, if the end is the true rate."""
-    interval = evaluation.wilson(37, 96)
-    for end in (interval.low, interval.high):
-        assert abs(37 / 96 - end) == pytest.approx(1.959964 * (end * (1 - end) / 96) ** 0.5)
-
-
-@pytest.mark.parametrize(("successes", "trials"), [(1, 0), (-1, 5), (6, 5)])
-def test_wilson_rejects_impossible_numbers(successes, trials):
-    with pytest.raises(ValueError, match="successes must be from 0 to the number of trials"):
-        evaluation.wilson(successes, trials)
-
-
-def test_bootstrap_agrees_with_the_normal_interval_for_a_large_sample():
-    values = np.random.default_rng(3).uniform(size=400)
-    interval = evaluation.bootstrap(values)
-    half = 1.96 * values.std(ddof=1) / 20
-    assert interval == pytest.approx(
-        (values.mean(), values.mean() - half, values.mean() + half), abs=0.004
-    )
-
-
-def test_the_seed_determines_the_bootstrap_and_equal_values_have_no_interval():
-    values = np.linspace(0, 1, 30) ** 2
-    assert evaluation.bootstrap(values) == evaluation.bootstrap(values)
-    assert evaluation.bootstrap(values) != evaluation.bootstrap(values, seed=1)
-    assert evaluation.bootstrap([0.5] * 8) == Interval(0.5, 0.5, 0.5)
-
-
 def test_summary_uses_wilson_for_rates_and_bootstrap_for_rouge_l():
     scores = pd.DataFrame(
         {
@@ -469,78 +429,13 @@ def test_summary_uses_wilson_for_rates_and_bootstrap_for_rouge_l():
     )
     summary = evaluation.summary(scores)
     assert list(summary) == list(evaluation.METRICS)
-    assert summary["valid_json"] == evaluation.wilson(9, 10)
-    assert summary["section_right"] == evaluation.wilson(5, 10)
-    assert summary["house_style"] == evaluation.wilson(0, 10)
-    assert summary["rouge_l"] == evaluation.bootstrap(np.linspace(0, 1, 10))
+    assert summary["valid_json"] == significance.wilson(9, 10)
+    assert summary["section_right"] == significance.wilson(5, 10)
+    assert summary["house_style"] == significance.wilson(0, 10)
+    assert summary["rouge_l"] == significance.bootstrap(np.linspace(0, 1, 10))
 
 
 # -- comparisons
-
-
-@pytest.mark.parametrize(
-    ("gained", "lost", "p"),
-    [
-        (9, 1, 22 / 1024),  # 2 (1 + 10) / 2^10
-        (1, 9, 22 / 1024),
-        (5, 0, 2 / 32),
-        (6, 0, 2 / 64),
-        (4, 2, 44 / 64),  # 2 (1 + 6 + 15) / 2^6
-        (3, 3, 1),
-        (0, 0, 1),
-        # 59 and 80 changes of opinion, normal approximation with continuity correction.
-        (80, 59, 0.0899),
-    ],
-)
-def test_mcnemar_gives_the_exact_binomial_p_value(gained, lost, p):
-    assert evaluation.mcnemar(gained, lost) == pytest.approx(p, rel=5e-3)
-
-
-def test_mcnemar_counts_the_tosses_that_are_at_least_as_uneven():
-    for n in range(1, 11):
-        tosses = list(itertools.product([0, 1], repeat=n))
-        for gained in range(n + 1):
-            uneven = sum(abs(2 * sum(toss) - n) >= abs(2 * gained - n) for toss in tosses)
-            assert evaluation.mcnemar(gained, n - gained) == pytest.approx(uneven / len(tosses))
-
-
-def test_mcnemar_rarely_finds_a_difference_between_equally_good_models():
-    """The probability of p < 0.05, summed over all results of 40 fair coin tosses, is below 5%."""
-    n = 40
-    found = sum(math.comb(n, k) for k in range(n + 1) if evaluation.mcnemar(k, n - k) < 0.05)
-    assert 0.01 < found / 2**n < 0.05
-
-
-@pytest.mark.parametrize("numbers", [(39, 24), (64, 0)])
-def test_mcnemar_takes_numpy_integers(numbers):
-    """2^63 doesn't fit into an integer of NumPy."""
-    assert evaluation.mcnemar(*np.array(numbers)) == evaluation.mcnemar(*numbers)
-
-
-@pytest.mark.parametrize("lost", [-1, 1.0])
-def test_mcnemar_rejects_what_is_not_a_number_of_stories(lost):
-    with pytest.raises(ValueError, match=f"lost must be a whole number of at least 0, got {lost}"):
-        evaluation.mcnemar(3, lost)
-
-
-@pytest.mark.parametrize(("gained", "lost"), [(9, 1), (3, 8), (5, 5), (2, 0), (30, 20)])
-def test_sign_flips_of_right_and_wrong_answers_agree_with_mcnemar(gained, lost):
-    differences = [1.0] * gained + [-1.0] * lost + [0.0] * 30
-    exact = evaluation.mcnemar(gained, lost)
-    assert evaluation.sign_flip(differences) == pytest.approx(exact, abs=0.015)
-
-
-def test_sign_flips_give_the_share_of_all_signs_with_as_large_a_sum():
-    differences = np.array([0.4, -0.1, 0.3, 0.25, 0.5])
-    sums = [abs(np.dot(signs, differences)) for signs in itertools.product([-1, 1], repeat=5)]
-    exact = np.mean([total >= differences.sum() - 1e-9 for total in sums])
-    assert evaluation.sign_flip(differences) == pytest.approx(exact, abs=0.01)
-    assert evaluation.sign_flip(-differences) == evaluation.sign_flip(differences)
-
-
-def test_sign_flips_never_give_zero_and_equal_scores_give_one():
-    assert evaluation.sign_flip([0.2] * 96) == 1 / 10_001
-    assert evaluation.sign_flip([0.0] * 96) == 1
 
 
 def table(section, style, rouge=None):
@@ -557,12 +452,12 @@ def test_compare_counts_gained_and_lost_stories_and_tests_their_difference():
     after.loc[39, "house_style"] = 1.0
     compared = evaluation.compare(before, after)
     section, style = compared["section_right"], compared["house_style"]
-    assert (section.gained, section.lost, section.p) == (20, 0, evaluation.mcnemar(20, 0))
+    assert (section.gained, section.lost, section.p) == (20, 0, significance.mcnemar(20, 0))
     assert (style.gained, style.lost, style.p) == (1, 2, 1)
-    assert section.difference == evaluation.bootstrap([0.0] * 10 + [1.0] * 20 + [0.0] * 10)
+    assert section.difference == significance.bootstrap([0.0] * 10 + [1.0] * 20 + [0.0] * 10)
     headline = compared["rouge_l"]
     assert (headline.gained, headline.lost) == (40, 0)
-    assert headline.p == evaluation.sign_flip([0.1] * 40)
+    assert headline.p == significance.sign_flip([0.1] * 40)
     assert headline.difference == pytest.approx((0.1, 0.1, 0.1))
 
 

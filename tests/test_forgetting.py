@@ -1,5 +1,8 @@
 """Test forgetting: the general questions, the scores of answers, and the loss on answers."""
 
+import ast
+import re
+
 import pytest
 import torch
 
@@ -123,3 +126,37 @@ def test_the_real_model_answers_a_part_of_the_questions(questions):
     shuffled = answers[1:] + answers[:1]
     own, others = (forgetting.loss_on(model, tokenizer, some, a) for a in (answers, shuffled))
     assert own < others
+
+
+def test_general_texts_have_six_kinds_and_no_news():
+    texts = forgetting.load_texts()
+    assert len(texts) == len({t["id"] for t in texts}) == len({t["text"] for t in texts}) == 48
+    kinds = ["explanation", "story", "dialogue", "instructions", "letter", "code"]
+    assert [t["kind"] for t in texts] == [kind for kind in kinds for _ in range(8)]
+    assert all(t["id"].rsplit("-", 1)[0] == t["kind"] for t in texts)
+    assert all(80 <= len(t["text"].split()) <= 130 for t in texts if t["kind"] != "code")
+    assert not any('"section"' in t["text"] for t in texts)
+
+
+def test_code_of_general_texts_is_valid_python():
+    codes = [t["text"] for t in forgetting.load_texts() if t["kind"] == "code"]
+    for code in codes:
+        (block,) = re.findall(r"```python\n(.*?)```", code, re.DOTALL)
+        assert any(isinstance(node, ast.FunctionDef) for node in ast.parse(block).body)
+
+
+def test_the_text_loss_is_the_mean_over_all_tokens_but_the_first_of_each_text(model, tokenizer):
+    texts = [{"text": "ab" * n + "c"} for n in range(1, 12)]
+    losses = []
+    for text in texts:
+        ids = torch.tensor(tokenizer(text["text"])["input_ids"])
+        with torch.no_grad():
+            logits = model(ids[None]).logits[0, :-1]
+        losses.append(torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none"))
+    expected = torch.cat(losses).mean().item()
+    assert forgetting.text_loss(model, tokenizer, texts) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_text_loss_needs_texts(model, tokenizer):
+    with pytest.raises(ValueError, match="the loss needs at least one row"):
+        forgetting.text_loss(model, tokenizer, [])

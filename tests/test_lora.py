@@ -8,7 +8,13 @@ import torch
 from torch import nn
 
 from course_utils import lora
-from course_utils.lora import LoRALinear, add_lora, break_even_rank, count_trainable
+from course_utils.lora import (
+    LoRALinear,
+    add_lora,
+    break_even_rank,
+    count_trainable,
+    subspace_similarity,
+)
 from course_utils.models import load_base
 from course_utils.training import Recipe, attach_adapters, trainable_parameters
 from tests.conftest import make_model
@@ -370,3 +376,56 @@ def test_rank_8_on_smollm2_in_nf4_has_2442240_trainable_parameters():
     # A count of the stored elements would be wrong.
     stored = sum(p.numel() for p in model.parameters())
     assert stored < 0.62 * total
+
+
+# --- the directions of two adapters ---------------------------------------------------------------
+
+
+def directions(*columns, width=12):
+    """Return a matrix A whose main directions are axes, from the strongest to the weakest."""
+    A = torch.zeros(len(columns), width)
+    for row, column in enumerate(columns):
+        A[row, column] = len(columns) - row
+    return A
+
+
+@pytest.mark.parametrize(
+    ("i", "j", "expected"), [(1, 1, 0), (1, 2, 1), (2, 1, 1), (2, 2, 1), (3, 3, 2 / 3), (2, 3, 1)]
+)
+def test_the_similarity_is_the_share_of_common_directions(i, j, expected):
+    one, other = directions(0, 1, 2), directions(1, 0, 5)
+    assert subspace_similarity(one, other, i, j) == pytest.approx(expected)
+
+
+def test_the_similarity_depends_on_the_directions_only():
+    torch.manual_seed(0)
+    A, other = torch.randn(8, 40), torch.randn(20, 40)
+    mixed = torch.randn(8, 8) @ A
+    assert subspace_similarity(A, mixed, 8, 8) == pytest.approx(1, abs=1e-6)
+    assert subspace_similarity(A, 3 * other, 5, 20) == pytest.approx(
+        subspace_similarity(other, A, 20, 5)
+    )
+    assert subspace_similarity(A.half(), A, 4, 8) == pytest.approx(1, abs=1e-3)
+
+
+def test_random_directions_have_the_similarity_of_chance():
+    torch.manual_seed(0)
+    found = [
+        subspace_similarity(torch.randn(8, 576), torch.randn(64, 576), 8, 64) for _ in range(20)
+    ]
+    assert sum(found) / 20 == pytest.approx(64 / 576, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("shape", "i", "j", "message"),
+    [
+        ((4, 13), 1, 1, "same number of inputs"),
+        ((12,), 1, 1, "same number of inputs"),
+        ((4, 12), 4, 4, "i must be at most the rank 3, got 4"),
+        ((4, 12), 3, 5, "j must be at most the rank 4, got 5"),
+        ((4, 12), 0, 1, "i must be"),
+    ],
+)
+def test_impossible_directions_raise_an_error(shape, i, j, message):
+    with pytest.raises(ValueError, match=message):
+        subspace_similarity(directions(0, 1, 2), torch.ones(shape), i, j)

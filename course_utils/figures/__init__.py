@@ -25,6 +25,7 @@ from course_utils.figures.double_quantization import (
     frontier,
     level_strips,
 )
+from course_utils.figures.evidence import differences, experiment, heat_map, seed_lines
 from course_utils.figures.guesses import GuessRow, guess_histogram, guesses_and_answers
 from course_utils.figures.lora import lora_rectangles, low_rank, spectrum
 from course_utils.figures.memory import memory_bars, prediction_errors
@@ -70,9 +71,12 @@ __all__ = [
     "cost_lines",
     "course_map",
     "curves",
+    "differences",
+    "experiment",
     "frontier",
     "guess_histogram",
     "guesses_and_answers",
+    "heat_map",
     "histograms",
     "layer_spikes",
     "learning_curve",
@@ -94,6 +98,7 @@ __all__ = [
     "relative_bars",
     "rounding_line",
     "score_bars",
+    "seed_lines",
     "shift_by_one",
     "spectrum",
     "step_phases",

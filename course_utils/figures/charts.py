@@ -68,7 +68,7 @@ def curves(  # noqa: PLR0913
         )
     axes.set(xlabel=xlabel, ylabel=ylabel)
     for axis in log:
-        _log_scale(axes, axis, sorted({x for points in series.values() for x in points}))
+        log_scale(axes, axis, sorted({x for points in series.values() for x in points}))
     marked, at_levels = mark or {}, levels or {}
     lines = axes.get_lines()
     for name, level in at_levels.items():
@@ -106,7 +106,7 @@ def _draw_mark(axes: Axes, lines: Sequence[Line2D], x: float, words: str) -> Non
     axes.annotate(words, (x, 1), xytext=(0, 3), ha=side, va="bottom", **style)
 
 
-def _log_scale(axes: Axes, name: str, values_of_x: Sequence[float]) -> None:
+def log_scale(axes: Axes, name: str, values_of_x: Sequence[float]) -> None:
     """Give the axis "x" or "y" a log scale with ticks such as 0.5 instead of 5 × 10⁻¹.
 
     An axis that extends below 0.001 has powers of ten as its ticks instead.

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from course_utils.models.load import dequantized
+
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import LlamaForCausalLM, PreTrainedModel
@@ -63,6 +65,25 @@ def linears(base: LlamaForCausalLM) -> Iterator[Any]:
 def base_layer(layer: Any) -> Any:
     """Return the layer without the adapter that peft has added to it, if there is one."""
     return getattr(layer, "base_layer", layer)
+
+
+def four_bit_state(layer: Any) -> Any:
+    """Return the state with which the weight of a 4-bit layer is dequantized, or None."""
+    return getattr(layer.weight, "quant_state", None)
+
+
+def product_dtype(layer: Any) -> Any:
+    """Return the dtype in which a linear layer computes, or None if it can't be used by hand."""
+    if state := four_bit_state(layer):
+        repacked = getattr(state, "packing_format_for_cpu", False)
+        return None if repacked else layer.compute_dtype
+    return layer.weight.dtype if type(layer) is nn.Linear else None
+
+
+def dense_weight(layer: Any, dtype: torch.dtype) -> Tensor:
+    """Return the weight W, (out, in), of a linear layer, dequantized if it has 4 bits."""
+    state = four_bit_state(layer)
+    return dequantized(layer.weight.data, state, dtype) if state else layer.weight.data
 
 
 def adapter_of(layer: Any) -> Adapter:

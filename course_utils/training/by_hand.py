@@ -7,11 +7,11 @@ A layer of a Llama has two halves, and each half adds something to its input x:
     MLP         x ─┬─► norm ─► gate, up ─► silu(gate) · up ─► down ────────► + ─► y
                    └─────────────────────────────────────────────────────────┘
 
-The weights W of q, k, v, o, gate, up and down are frozen and stored in NF4. A layer with an adapter
-computes y = x Wᵀ + s (x Aᵀ) Bᵀ with the scale s = α/r, and only A and B are trained. A step goes
-through all halves forward, which gives the loss L, and then backward. In the backward pass, a half
-gets g = ∂L/∂y, computes the gradients of its A and B, and returns ∂L/∂x. Below, ∂A is short for
-∂L/∂A.
+The weights W of q, k, v, o, gate, up and down are frozen and stored in 4 bits, as in QLoRA, or in
+the dtype of the products, as in LoRA. A layer with an adapter computes y = x Wᵀ + s (x Aᵀ) Bᵀ with
+the scale s = α/r, and only A and B are trained. A step goes through all halves forward, which gives
+the loss L, and then backward. In the backward pass, a half gets g = ∂L/∂y, computes the gradients
+of its A and B, and returns ∂L/∂x. Below, ∂A is short for ∂L/∂A.
 
 Letters in the shapes:
 
@@ -49,14 +49,15 @@ import torch
 from torch import Tensor, nn
 
 from course_utils import runtime
-from course_utils.models import dequantized, linear4bit_layers
 from course_utils.models.llama import (
     DTYPES,
     adapter_of,
     base_layer,
     base_llama,
+    dense_weight,
     has_plain_adapters,
     linears,
+    product_dtype,
 )
 from course_utils.sft import IGNORE
 from course_utils.training.loss import CHUNK
@@ -114,7 +115,7 @@ class Linears:
 
     def __init__(self, llama: LlamaByHand, layers: Sequence[Any]):
         self.llama, self.layers = llama, layers
-        self.bases = [base_layer(layer).weight for layer in layers]
+        self.bases = [base_layer(layer) for layer in layers]
         self.A, self.B, _ = zip(*map(adapter_of, layers), strict=True)  # (r, in) and (out, r) each
         self.ranks = [len(A) for A in self.A]
         self.a = torch.cat([A.detach() for A in self.A]).to(llama.like, copy=True)  # (Σ r, in)
@@ -130,8 +131,8 @@ class Linears:
             torch.mul(B.T, scale, out=b)
 
     def weights(self) -> list[Tensor]:
-        """Dequantize all W_i, (out, in)."""
-        return [dequantized(w.data, w.quant_state, self.llama.dtype) for w in self.bases]
+        """Return all W_i, (out, in), in the dtype of the products."""
+        return [dense_weight(base, self.llama.dtype) for base in self.bases]
 
     def forward(self, x: Tensor, weights: list[Tensor], ys: list[Tensor]) -> None:
         """Compute all y_i, (T, out), from x, (T, in)."""
@@ -410,7 +411,7 @@ class Attention(Half):
 
 
 class LlamaByHand:
-    """The forward and backward pass of a Llama with 4-bit weights and LoRA adapters.
+    """The forward and backward pass of a Llama with frozen weights and LoRA adapters.
 
     The adapters are those of the PeftModel: `backward` adds to their `.grad`, and each batch uses
     their current values.
@@ -428,7 +429,7 @@ class LlamaByHand:
         self.d, self.G = layers[0].self_attn.head_dim, self.H // self.K
         self.heads = {"q": self.H, "k": self.K, "v": self.K}
         self.inv_freq = base.model.rotary_emb.inv_freq.float()  # (d/2,)
-        self.dtype = base_layer(layers[0].mlp.up_proj).compute_dtype
+        self.dtype = product_dtype(base_layer(layers[0].mlp.up_proj))
         self.embedding = base.model.embed_tokens.weight.data  # (V, D)
         self.head = base.lm_head.weight.data.to(self.dtype)  # (V, D)
         self.like = self.head.new_empty(0)
@@ -516,25 +517,24 @@ class LlamaByHand:
 
 
 def supports(model: PreTrainedModel | PeftModel) -> bool:
-    """Return whether `LlamaByHand` can train a model: a 4-bit Llama with LoRA on a CPU.
+    """Return whether `LlamaByHand` can train a model: a Llama with LoRA on a CPU.
 
-    The linear layers q, k, v, o, gate, up and down must be 4-bit layers with the same compute
-    dtype, float32 or bfloat16. Each may have one active adapter in float32, without dropout, and at
+    The linear layers q, k, v, o, gate, up and down must all compute in float32 or all in bfloat16,
+    and may be 4-bit layers. Each may have one active adapter in float32, without dropout, and at
     least one layer must have one. Nothing else may be trainable.
     """
     base = base_llama(model)
     if base is None or not has_plain_adapters(layers := list(linears(base))):
         return False
-    bases, four_bit = list(map(base_layer, layers)), set(linear4bit_layers(base).values())
+    dtypes = {product_dtype(base_layer(layer)) for layer in layers}
     adapted = [layer for layer in layers if hasattr(layer, "lora_A")]
     adapters = {part for layer in adapted for part in adapter_of(layer)[:2]}
     dropouts = (layer.lora_dropout[layer.active_adapters[0]] for layer in adapted)
     trained = {parameter for parameter in model.parameters() if parameter.requires_grad}
     return (
         bool(adapted)
-        and four_bit.issuperset(bases)
-        and bases[0].compute_dtype in DTYPES
-        and len({layer.compute_dtype for layer in bases}) == 1
+        and len(dtypes) == 1
+        and dtypes.issubset(DTYPES)
         and all(isinstance(dropout, nn.Identity) for dropout in dropouts)
         and all(part.dtype == torch.float32 for part in adapters)
         and trained in (set(), adapters)

@@ -306,8 +306,8 @@ def _use_by_hand(model: PreTrainedModel | PeftModel, recipe: Recipe) -> bool:
     possible = alone and by_hand.supports(model)
     if recipe.fast and not possible:
         raise ValueError(
-            "fast=True needs a Llama model on a CPU, with LoRA adapters without dropout on 4-bit "
-            "layers, and only one process: leave out fast=True to train this model"
+            "fast=True needs a Llama model on a CPU, with LoRA adapters without dropout, and only "
+            "one process: leave out fast=True to train this model"
         )
     if recipe.fast is not None:
         return recipe.fast

@@ -1,0 +1,188 @@
+"""Measure the deck's claim: are LoRA and QLoRA as good as full fine-tuning?
+
+    course bench evidence                        all runs that are not in the report yet
+    course bench evidence --jobs 2 --limit 10    the next ten of these runs, two at a time
+    course bench evidence --only nf4 --seed 0    repeat one saved run, and compare the results
+
+SmolLM2-135M is trained on the news briefs of lecture 07 in six ways, on all 336 stories, and with
+QLoRA also on fewer stories. `evidence.plan` lists the runs and says how learning rates are chosen.
+After training, each model answers the 96 test stories. Three more results show what it forgot: its
+loss on general texts, its loss on the answers that the untrained model gave to general questions,
+and how many of these questions it answers correctly. A tiny Llama whose weights never were
+quantized repeats the comparison, and compares ranks and variants of LoRA (`evidence.tiny`). At the
+end, `evidence.speed` measures the ways' speed and memory, which needs an idle machine.
+
+Each result is saved when it is finished, in course_utils/data/evidence.json, which lecture 08
+reads. An interrupted benchmark continues with the first result that is missing. Each run has one
+thread, so its results don't depend on the number of cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
+from dataclasses import asdict
+from multiprocessing import get_context
+
+from benchmarks.evidence import speed, tables, tiny
+from benchmarks.evidence.plan import WAYS, Cell, Run, missing
+from benchmarks.runner import ROOT, Benchmark, Report, load_report
+from course_utils.evidence import ALL, best_rate
+from course_utils.validation import CourseError
+
+DATA = ROOT / "course_utils" / "data" / "evidence.json"
+PARTS = ("smollm2", "tiny", "speed")
+# The report is saved after this many trials on the tiny Llama, which take a few seconds each.
+TRIALS = 20
+# How far the results of a repeated run may be from the saved results: on a processor that rounds
+# differently, training ends with slightly other weights. Losses are in nats per token, and the
+# others are shares of the test stories.
+TOLERANCES = {"validation": 0.05, "test": 0.05, "section_right": 0.1, "house_style": 0.15}
+
+
+# --- all results ----------------------------------------------------------------------------------
+
+
+def measure(
+    parts: Sequence[str], limit: int | None, jobs: int, only: str | None, seed: int
+) -> Iterator[Report]:
+    """Yield the report after each result; with `only`, repeat one saved run and yield nothing."""
+    if only:
+        repeat(load_report(DATA), only, seed)
+        return
+    report = load_report(DATA) if DATA.is_file() else new_report()
+    if "smollm2" in parts:
+        for run in new_runs(report, jobs, limit):
+            report["chat"] = run.pop("chat_answers", report["chat"])
+            report["runs"].append(run)
+            yield report
+    if "tiny" in parts:
+        for rows in new_trials(report["trials"], jobs):
+            report["trials"] += rows
+            yield report
+    if "speed" in parts and "speed" not in report:
+        yield report | {"speed": speed.measure()}
+
+
+def new_report() -> Report:
+    """Return a report without results. Trials are lines of CSV, below a line with the names."""
+    return {"chat": None, "runs": [], "trials": [",".join(tiny.COLUMNS)]}
+
+
+def new_runs(report: Report, jobs: int, limit: int | None) -> Iterator[Run]:
+    """Yield the missing runs on SmolLM2, at most `limit`, of which `jobs` run at the same time.
+
+    The caller appends each run to the report before it asks for the next one.
+    """
+    running: dict[Future[Run], Cell] = {}
+    left = sys.maxsize if limit is None else limit
+    with ThreadPoolExecutor(jobs) as pool:
+        while True:
+            waiting = [cell for cell in missing(report["runs"]) if cell not in running.values()]
+            # The first run answers the general questions, and all others need its answers.
+            most = jobs if report["chat"] else 1
+            for cell in waiting[: min(most - len(running), left)]:
+                print(cell, flush=True)
+                left -= 1
+                running[pool.submit(run_cell, cell, report["chat"])] = cell
+            if not running:
+                return
+            done = wait(running, return_when=FIRST_COMPLETED).done.pop()
+            del running[done]
+            yield done.result()
+
+
+def run_cell(cell: Cell, chat: Sequence[str] | None) -> Run:
+    """Run a cell in a process of its own, with one thread.
+
+    Raises:
+        CourseError: the process failed.
+    """
+    given = json.dumps({"cell": asdict(cell), "chat": chat})
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.evidence.smollm2", given],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise CourseError(f"the run {cell} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def new_trials(rows: Sequence[str], jobs: int) -> Iterator[list[str]]:
+    """Yield the missing trials on the tiny Llama, some at a time, as lines of CSV."""
+    trials = tiny.missing(rows)
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        while some := trials[:TRIALS]:
+            del trials[:TRIALS]
+            print(f"tiny Llama: {len(some)} trials, then {len(trials)} more", flush=True)
+            yield list(pool.map(tiny.measure, some))
+
+
+# --- one run again --------------------------------------------------------------------------------
+
+
+def repeat(report: Report, way: str, seed: int) -> None:
+    """Repeat the run of a way and a seed at its best learning rate, and print both results.
+
+    Raises:
+        CourseError: there is no such run, or the results differ by more than TOLERANCES.
+    """
+    rate = best_rate(report["runs"], way)
+    cell = Cell(way, ALL, rate, seed)
+    saved = next(filter(cell.of, report["runs"]), None)
+    if saved is None:
+        raise CourseError(f"there is no saved run of {way} with seed {seed}")
+    print(f"repeating {cell}", flush=True)
+    again = run_cell(cell, report["chat"])
+    print(f"saved:    {saved['machine']}\nrepeated: {again['machine']}")
+    apart = []
+    for name, tolerance in TOLERANCES.items():
+        old, new = value(saved, name), value(again, name)
+        print(f"{name:14} saved {old:.4f}, repeated {new:.4f}, tolerance {tolerance}")
+        if abs(new - old) > tolerance:
+            apart.append(name)
+    if apart:
+        raise CourseError(f"outside the tolerance: {', '.join(apart)}")
+
+
+def value(run: Run, name: str) -> float:
+    """Return a loss, or the share of test stories, of a saved run."""
+    saved = run[name]
+    return saved.count("1") / len(saved) if isinstance(saved, str) else saved
+
+
+# --- the benchmark --------------------------------------------------------------------------------
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose the runs."""
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
+    parser.add_argument("--limit", type=int, help="number of runs on SmolLM2, by default all")
+    parser.add_argument("--jobs", type=int, default=1, help="number of runs at the same time")
+    parser.add_argument("--only", choices=list(WAYS), help="repeat the saved run of this way")
+    parser.add_argument("--seed", type=int, default=0, help="the seed of the run to repeat")
+
+
+BENCHMARK = Benchmark(
+    measure,
+    {"ways": tables.ways, "stories": tables.stories, "tiny": tables.tiny},
+    conditions=tables.conditions,
+    problems=tables.problems,
+    add_options=add_options,
+    data=DATA,
+)

@@ -1,0 +1,123 @@
+"""The plan of `evidence`: which runs there are, and which learning rate each comparison uses.
+
+The plan was written before the first run. A run is a `Cell`. All cells that answer one question
+together are a `Group`: one way of training on one number of stories, with several learning rates
+and several seeds. The learning rate of a group is chosen on the validation split, with seed 0.
+While the best rate is the lowest or the highest that was tried, the next rate beyond it is tried,
+too. Then the other seeds train with the chosen rate. The test split is never used for a choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks.lora_against_full import untried
+from course_utils.evidence import ALL, best_rate, tried_rates
+
+Run = dict[str, Any]
+
+# The number of steps of each run: one pass over all stories, or several passes over fewer stories.
+STEPS = 42
+RANK = 8
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the plan.
+
+    Attributes:
+        way: a key of WAYS.
+        stories: the number of training stories; 0 for a model that is not trained, but prompted.
+        learning_rate: the peak learning rate; None without training.
+        seed: the seed of the adapters, of the stories' choice and of their order; None without
+            training.
+    """
+
+    way: str
+    stories: int
+    learning_rate: float | None = None
+    seed: int | None = None
+
+    def of(self, run: Mapping[str, Any]) -> bool:
+        """Return whether a saved run is a run of this cell."""
+        return all(run[name] == value for name, value in asdict(self).items())
+
+    def __str__(self) -> str:
+        if not self.stories:
+            return f"{self.way}, not trained"
+        return (
+            f"{self.way}, {self.stories} stories, learning rate {self.learning_rate:g}, "
+            f"seed {self.seed}"
+        )
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a way of training stores the weights, and which learning rates it tries.
+
+    Attributes:
+        base: the format of the weights: "float32", "bfloat16", "nf4", "fp4" or "int4".
+        double_quant: whether the constants of the blocks are quantized, too.
+        rates: the learning rates that are tried first, in ascending order.
+    """
+
+    base: str
+    double_quant: bool = False
+    rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3)
+
+    @property
+    def adapters(self) -> bool:
+        """Whether adapters are trained. Otherwise all weights are trained."""
+        return self.base != "float32"
+
+
+WAYS = {
+    "full": Way("float32", rates=(5e-5, 1e-4, 2e-4, 4e-4)),
+    "lora": Way("bfloat16"),
+    "nf4-dq": Way("nf4", double_quant=True),
+    "nf4": Way("nf4"),
+    "fp4": Way("fp4"),
+    "int4": Way("int4"),
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one way on one number of stories."""
+
+    way: str
+    stories: int
+    seeds: tuple[int, ...]
+
+    def missing(self, runs: Sequence[Run]) -> list[Cell]:
+        """Return the missing cells: of all learning rates, or of all seeds once a rate is chosen.
+
+        Args:
+            runs: the saved runs, of all groups.
+        """
+        if rates := untried(WAYS[self.way], tried_rates(runs, self.way, self.stories)):
+            return [self.cell(rate, self.seeds[0]) for rate in rates]
+        rate = best_rate(runs, self.way, self.stories)
+        cells = [self.cell(rate, seed) for seed in self.seeds]
+        return [cell for cell in cells if not any(map(cell.of, runs))]
+
+    def cell(self, rate: float, seed: int) -> Cell:
+        """Return the cell of this group with a learning rate and a seed."""
+        return Cell(self.way, self.stories, rate, seed)
+
+
+# The claim names the first three ways, so they have five seeds. Rounding is compared with three
+# seeds, and so are the numbers of stories.
+CLAIM = tuple(Group(way, ALL, (0, 1, 2, 3, 4)) for way in ("full", "nf4-dq", "lora"))
+FORMATS = tuple(Group(way, ALL, (0, 1, 2)) for way in ("nf4", "fp4", "int4"))
+STORIES = tuple(Group("nf4-dq", stories, (0, 1, 2)) for stories in (168, 84, 42, 21))
+GROUPS = (*CLAIM, *FORMATS, *STORIES)
+UNTRAINED = tuple(Cell(way, 0) for way in WAYS if way != "full")
+
+
+def missing(runs: Sequence[Run]) -> list[Cell]:
+    """Return the cells that can run now, in the order of their importance."""
+    untrained = [cell for cell in UNTRAINED if not any(map(cell.of, runs))]
+    return untrained + [cell for group in GROUPS for cell in group.missing(runs)]

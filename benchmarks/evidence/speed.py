@@ -1,0 +1,81 @@
+"""Measure how fast the ways of `evidence` train, and how much memory they need, in turns.
+
+Each way trains SmolLM2-135M in its own process, one step in each turn. All ways compute their
+gradients with autograd and without checkpointing, so they differ only in what is trained and how
+the frozen weights are stored. LoRA and QLoRA also train by hand (`training.by_hand`), which is how
+`finetune` trains them on a CPU.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from benchmarks.evidence.plan import ALL, WAYS
+from benchmarks.evidence.smollm2 import encoded_stories, load, make_recipe
+from benchmarks.runner import measured_here
+from benchmarks.turns import Schedule, Turn, take_turns
+from course_utils.training import attach_adapters, finetune
+
+ROUNDS, WARM_UP = 10, 2
+BY_HAND = ", by hand"
+NAMES = (*(name for name in WAYS if name != "int4"), f"lora{BY_HAND}", f"nf4-dq{BY_HAND}")
+
+
+def train_in_turns(turn: Turn, name: str, by_hand: bool) -> None:
+    """Train one step in each turn.
+
+    Args:
+        turn: the turns of this worker.
+        name: a key of WAYS.
+        by_hand: whether gradients are computed without autograd.
+    """
+    way = WAYS[name]
+    model, tokenizer = load(way)
+    recipe = make_recipe(way, way.rates[0], seed=0)
+    recipe = replace(
+        recipe,
+        max_steps=ROUNDS + WARM_UP + 1,
+        fast=by_hand,
+        compute_dtype=None if by_hand else torch.bfloat16,
+    )
+    if way.adapters:
+        model = attach_adapters(model, recipe)
+
+    def on_step(history: list[dict]) -> None:
+        turn.end(tokens=history[-1]["tokens"])
+        turn.begin()
+
+    rows = encoded_stories(tokenizer, ALL, seed=0)
+    turn.begin()
+    with tempfile.TemporaryDirectory() as folder:
+        finetune(model, tokenizer, rows, recipe=recipe, output_dir=folder, on_step=on_step)
+
+
+def way(name: str) -> Callable[[Turn], None]:
+    """Return the function that a worker process runs for one of NAMES."""
+    return partial(train_in_turns, name=name.removesuffix(BY_HAND), by_hand=name.endswith(BY_HAND))
+
+
+def measure() -> dict[str, Any]:
+    """Return the speed of each round in tokens/s and the peak memory in bytes, by the way's name.
+
+    The peak memory is that of the whole process, with Python and its libraries.
+    """
+    results = take_turns("benchmarks.evidence.speed", NAMES, Schedule(ROUNDS, WARM_UP))
+    return {
+        **measured_here(),
+        "threads": torch.get_num_threads(),
+        "ways": {
+            name: {
+                "tokens_per_s": [round(p["tokens"] / p["seconds"], 1) for p in result["pieces"]],
+                "peak_bytes": result["peak"],
+            }
+            for name, result in results.items()
+        },
+    }

@@ -1,0 +1,146 @@
+"""The tables of `evidence`, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.evidence.plan import CLAIM, FORMATS, GROUPS, STORIES, Group
+from benchmarks.runner import Report
+from course_utils.evidence import (
+    BOUNDS,
+    DIGITS,
+    LABELS,
+    SETTINGS,
+    Evidence,
+    best_trials,
+    parse,
+    tried_rates,
+)
+from course_utils.significance import conclusion, difference
+
+RATES = {"section_right": "section right", "house_style": "house style"}
+
+
+def measured(report: Report, groups: Iterable[Group]) -> tuple[Evidence, list[Group]]:
+    """Return the evidence of a report, and the groups that have all their seeds."""
+    return parse(report), [group for group in groups if not group.missing(report["runs"])]
+
+
+def ways(report: Report) -> str | None:
+    """Return a table with the results of each way, and its differences to full fine-tuning."""
+    evidence, groups = measured(report, (*CLAIM, *FORMATS))
+    if not groups or groups[0].way != "full":
+        return None
+    lines = [
+        "| | learning rate | validation loss | test loss | valid JSON | section right | "
+        "house style | headline ROUGE-L | against full: test loss | section right | house style |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for group in groups:
+        runs = evidence.tuned(group.way)
+        cells = [
+            LABELS[group.way],
+            f"{runs['learning_rate'].iloc[0]:g}",
+            spread(runs["validation"]),
+            spread(runs["test"]),
+            *(percent(evidence.scores(group.way, name)) for name in (*DIGITS, "rouge_l")),
+            *(against_full(evidence, group.way, metric) for metric in ("test_losses", *RATES)),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def against_full(evidence: Evidence, way: str, metric: str) -> str:
+    """Return the difference of a way to full fine-tuning, with its interval and conclusion."""
+    if way == "full":
+        return ""
+    interval = difference(evidence.scores("full", metric), evidence.scores(way, metric))
+    if metric == "test_losses":
+        text = f"{interval.mean:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
+    else:
+        text = "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * value for value in interval))
+    return f"{text}: {conclusion(interval, BOUNDS[metric])}"
+
+
+def stories(report: Report) -> str | None:
+    """Return a table with the results of QLoRA by the number of training stories."""
+    evidence, groups = measured(report, (*reversed(STORIES), CLAIM[1]))
+    if not groups:
+        return None
+    lines = [
+        "| stories | learning rate | validation loss | test loss | valid JSON | section right | "
+        "house style |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for group in groups:
+        runs = evidence.tuned(group.way, group.stories)
+        scores = (percent(evidence.scores(group.way, name, group.stories)) for name in DIGITS)
+        losses = (spread(runs[name]) for name in ("validation", "test"))
+        rate = f"{runs['learning_rate'].iloc[0]:g}"
+        lines.append(f"| {' | '.join([str(group.stories), rate, *losses, *scores])} |")
+    return "\n".join(lines)
+
+
+def tiny(report: Report) -> str | None:
+    """Return a table with the results of the trials on the tiny Llama."""
+    if len(report["trials"]) < 2:
+        return None
+    lines = [
+        "| way | rank | alpha | layers | learning rate | loss on headlines | loss on stories |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    best = best_trials(parse(report).trials)
+    for setting, rows in best.groupby(SETTINGS, sort=False):
+        cells = [
+            *map(str, setting),
+            f"{rows['learning_rate'].iloc[0]:g}",
+            spread(rows["target"]),
+            spread(rows["source"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def spread(values: Sequence[float] | pd.Series) -> str:
+    """Return the mean of several seeds, with the lowest and the highest value in brackets."""
+    return f"{np.mean(values):.3f} ({np.min(values):.3f}–{np.max(values):.3f})"
+
+
+def percent(scores: np.ndarray) -> str:
+    """Return the mean of all scores in percent, with the lowest and highest of the seeds."""
+    seeds = scores.mean(axis=1)
+    return f"{scores.mean():.0%} ({100 * seeds.min():.0f}–{100 * seeds.max():.0f})"
+
+
+def conditions(report: Report) -> str:
+    """Return sentences on what the numbers are and where they were measured."""
+    machines = dict.fromkeys(run["machine"] for run in report["runs"])
+    dates = sorted(run["date"] for run in report["runs"])
+    trials = len(report["trials"]) - 1
+    return (
+        f"Losses are in nats per token (tiny Llama: per byte). Values are means over seeds, with "
+        f"the lowest and the highest seed in brackets; differences have 95% intervals over stories "
+        f"and seeds. The tables are based on {len(report['runs'])} runs and {trials} trials, from "
+        f"{dates[0]} to {dates[-1]} on {'; '.join(machines)}."
+    )
+
+
+def problems(report: Report) -> list[str]:
+    """Return the settings whose best learning rate is the lowest or the highest that was tried."""
+    found = []
+    for group in GROUPS:
+        if tried := tried_rates(report["runs"], group.way, group.stories):
+            best = min(tried, key=tried.__getitem__)
+            if len(tried) > 1 and best in (min(tried), max(tried)):
+                found.append(f"{group.way}, {group.stories} stories: best rate {best:g} is an end")
+    if len(report["trials"]) > 1:
+        trials = parse(report).trials
+        ends = trials.groupby("way")["learning_rate"].agg(["min", "max"])
+        for setting, rows in best_trials(trials).groupby(SETTINGS, sort=False):
+            best = rows["learning_rate"].iloc[0]
+            if best in ends.loc[setting[0]].to_list():
+                found.append(f"tiny Llama, {setting}: best rate {best:g} is an end")
+    return found

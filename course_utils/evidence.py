@@ -1,0 +1,164 @@
+"""Read the measurements of lecture 08: is QLoRA as good as full fine-tuning?
+
+    python -m benchmarks evidence ──> data/evidence.json ──> load() ──┬─> tuned, scores    SmolLM2
+                                                                     └─> best_trials      tiny Llama
+
+A run fine-tunes SmolLM2-135M on the news briefs. A trial fine-tunes the tiny Llama of `variants`.
+Both are saved with their settings, so every table and picture can be computed again from the raw
+results. Learning rates are chosen on the validation split only.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas import DataFrame, Series
+
+from course_utils.validation import one_of
+
+# The ways of training, with the labels of tables and pictures.
+LABELS = {
+    "full": "full fine-tuning",
+    "lora": "LoRA, 16 bits",
+    "nf4-dq": "QLoRA, NF4 + DQ",
+    "nf4": "QLoRA, NF4",
+    "fp4": "QLoRA, FP4",
+    "int4": "QLoRA, int4",
+}
+# The number of training stories with which each run makes one pass.
+ALL = 336
+# Two ways count as equally good if the 95% interval of their difference lies within these bounds:
+# 5 percentage points of the test stories, and 0.05 nats per token of the test loss. Both are small
+# beside what training gains over the best prompt: about 60 points of section right, and 1.8 nats.
+# The bounds were written down before the first run.
+BOUNDS = {"section_right": 0.05, "house_style": 0.05, "test_losses": 0.05}
+# The results of each test story: one digit per story, or one number per story.
+DIGITS = ("valid_json", "section_right", "house_style")
+NUMBERS = ("rouge_l", "test_losses")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All saved measurements.
+
+    Attributes:
+        runs: a table with a row for each run on SmolLM2. `stories` is 0 if the model was not
+            trained. Losses are in nats per token: `validation` and `test` of the right answers,
+            `text` of general text, and `chat` of the untrained model's answers to general
+            questions. The columns of DIGITS and NUMBERS are arrays with a number for each of the
+            96 test stories, and `questions_right` is an array for the 40 general questions.
+        trials: a table with a row for each trial on the tiny Llama, with the settings of `Trial`
+            and the results of `variants.run`.
+        chat: the answers of the untrained model with 16-bit weights to the general questions.
+    """
+
+    runs: DataFrame
+    trials: DataFrame
+    chat: list[str]
+
+    def tuned(self, way: str, stories: int = ALL) -> DataFrame:
+        """Return the runs of all seeds at the best learning rate, sorted by seed.
+
+        Args:
+            way: a key of LABELS.
+            stories: the number of training stories.
+
+        Raises:
+            ValueError: there is no such way, or no run of it with this number of stories.
+        """
+        one_of("way", way, tuple(LABELS))
+        rate = best_rate(self.runs.to_dict("records"), way, stories)
+        same = (self.runs["way"] == way) & (self.runs["stories"] == stories)
+        return self.runs[same & (self.runs["learning_rate"] == rate)].sort_values("seed")
+
+    def scores(self, way: str, metric: str, stories: int = ALL) -> np.ndarray:
+        """Return the results of each test story with each seed, of shape (seeds, 96).
+
+        Args:
+            way: a key of LABELS.
+            metric: "valid_json", "section_right" or "house_style", which are 0 or 1, "rouge_l",
+                from 0 to 1, or "test_losses", in nats per token.
+            stories: the number of training stories.
+        """
+        one_of("metric", metric, (*DIGITS, *NUMBERS))
+        return np.stack(list(self.tuned(way, stories)[metric]))
+
+    def untrained(self, way: str) -> Series:
+        """Return the results of the base model, which answers the few-shot prompt of lecture 07.
+
+        Args:
+            way: a key of LABELS except "full", which names the format of the weights.
+        """
+        one_of("way", way, [name for name in LABELS if name != "full"])
+        return self.runs[(self.runs["way"] == way) & (self.runs["stories"] == 0)].iloc[0]
+
+
+def load() -> Evidence:
+    """Load all saved measurements."""
+    path = files("course_utils") / "data" / "evidence.json"
+    return parse(json.loads(path.read_text(encoding="utf-8")))
+
+
+def parse(report: Mapping[str, Any]) -> Evidence:
+    """Return the measurements of a report of `benchmarks.evidence`."""
+    runs = pd.DataFrame(report["runs"])
+    # A run that stopped, because its loss was not finite, has no results.
+    for name in (*DIGITS, "questions_right", "news_json"):
+        runs[name] = runs[name].dropna().map(lambda digits: np.array(list(digits), dtype=float))
+    for name in NUMBERS:
+        runs[name] = runs[name].dropna().map(lambda text: np.array(text.split(), dtype=float))
+    trials = pd.read_csv(io.StringIO("\n".join(report["trials"])))
+    return Evidence(runs, trials, report["chat"])
+
+
+def tried_rates(
+    runs: Iterable[Mapping[str, Any]], way: str, stories: int = ALL, seed: int = 0
+) -> dict[float, float]:
+    """Return the validation loss for each learning rate that was tried with a seed.
+
+    The loss of a run that stopped, because its loss was not finite, counts as infinite.
+    """
+    chosen = (r for r in runs if (r["way"], r["stories"], r["seed"]) == (way, stories, seed))
+    # A table contains NaN where a report contains None.
+    return {
+        run["learning_rate"]: math.inf if pd.isna(run["validation"]) else run["validation"]
+        for run in chosen
+    }
+
+
+def best_rate(
+    runs: Iterable[Mapping[str, Any]], way: str, stories: int = ALL, seed: int = 0
+) -> float:
+    """Return the learning rate with the lowest validation loss of a seed.
+
+    Raises:
+        ValueError: no learning rate was tried.
+    """
+    if not (tried := tried_rates(runs, way, stories, seed)):
+        raise ValueError(f"there is no run of {way!r} with {stories} stories and seed {seed}")
+    return min(tried, key=tried.__getitem__)
+
+
+SETTINGS = ["way", "rank", "alpha", "targets"]
+
+
+def best_trials(trials: DataFrame) -> DataFrame:
+    """Return the trials of all seeds at the best learning rate of each setting.
+
+    The best learning rate has the lowest mean validation loss over the seeds.
+
+    Args:
+        trials: trials with all seeds, such as `Evidence.trials` or a part of it.
+    """
+    keys = [*SETTINGS, "learning_rate"]
+    means = trials.groupby(keys, sort=False, as_index=False)["validation"].mean()
+    best = means.loc[means.groupby(SETTINGS, sort=False)["validation"].idxmin(), keys]
+    return best.merge(trials, on=keys)

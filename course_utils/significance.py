@@ -1,0 +1,231 @@
+"""Is a difference more than chance? Intervals, paired tests, power and equivalence (lecture 08).
+
+    scores of two models on the same stories ──> differences ──┬─> mcnemar, sign_flip    p-value
+                                                               └─> bootstrap             interval
+    scores of several seeds: (seeds, stories) each ──────────────> difference            interval
+
+A p-value says how easily chance alone makes a difference as large as the observed one. If it isn't
+small, the models may still differ: `power` says how likely a test would have noticed a difference,
+and `conclusion` calls two models equal only if the interval of their difference is narrow enough.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from course_utils.validation import whole_number
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+# The 97.5% quantile of N(0, 1).
+Z95 = 1.959964
+# A difference with a smaller p-value counts as more than chance.
+SIGNIFICANT = 0.05
+
+
+class Interval(NamedTuple):
+    """A mean with the ends of its 95% confidence interval.
+
+    A share is from 0 to 1, and a difference of two shares is from -1 to 1.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.0%} ({100 * self.low:.0f}–{100 * self.high:.0f})"
+
+
+# -- intervals ---------------------------------------------------------------------------------
+
+
+def wilson(successes: float, trials: int) -> Interval:
+    """Return Wilson's 95% score interval of a rate.
+
+    Unlike an interval based on a normal distribution, this interval is also valid for rates near 0
+    and 1.
+
+    Source: Wilson (1927), Journal of the American Statistical Association 22.
+
+    Raises:
+        ValueError: There are no trials, or more successes than trials.
+    """
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError(
+            "trials must be at least 1, and successes must be from 0 to the number of trials: got "
+            f"{successes} successes of {trials} trials"
+        )
+    rate, z2 = successes / trials, Z95**2
+    middle = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2)) * Z95 / (1 + z2 / trials)
+    low = 0.0 if successes == 0 else middle - half
+    return Interval(rate, low, 1.0 if successes == trials else middle + half)
+
+
+def bootstrap(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Return the 95% percentile bootstrap interval of a mean.
+
+    The ends of the interval are quantiles of the means of resampled values.
+
+    Source: Efron (1979), The Annals of Statistics 7. The same seed gives the same interval.
+    """
+    sample = np.asarray(values, dtype=float)
+    draws = np.random.default_rng(seed).integers(len(sample), size=(resamples, len(sample)))
+    low, high = np.quantile(sample[draws].mean(axis=1), [0.025, 0.975])
+    return Interval(float(sample.mean()), float(low), float(high))
+
+
+def difference(
+    before: ArrayLike, after: ArrayLike, *, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Return the mean difference of two ways of training, with its 95% bootstrap interval.
+
+    Both ways trained several models, and all models answered the same stories. Chance enters twice:
+    other stories would have other scores, and other seeds would give other models. So each resample
+    draws stories, the same for both ways, and draws the seeds of each way.
+
+    Args:
+        before: scores of the first way, of shape (seeds, stories).
+        after: scores of the second way, of shape (seeds, stories). The number of seeds may differ.
+        resamples: number of resamples.
+        seed: the seed of the resamples. The same seed gives the same interval.
+
+    Raises:
+        ValueError: a score is missing, or the ways did not answer the same number of stories.
+    """
+    ways = [np.asarray(scores, dtype=float) for scores in (before, after)]
+    if any(scores.ndim != 2 or not scores.size for scores in ways) or (
+        ways[0].shape[1] != ways[1].shape[1]
+    ):
+        raise ValueError(
+            "before and after must be tables of shape (seeds, stories) with the same stories, got "
+            f"shapes {ways[0].shape} and {ways[1].shape}"
+        )
+    if any(np.isnan(scores).any() for scores in ways):
+        raise ValueError("a score is missing: before and after must not contain NaN")
+    generator, stories = np.random.default_rng(seed), ways[0].shape[1]
+    # How often each story is drawn in each resample, (resamples, stories).
+    weights = generator.multinomial(stories, np.full(stories, 1 / stories), size=resamples)
+    means = []
+    for scores in ways:
+        by_seed = weights @ scores.T / stories  # (resamples, seeds)
+        drawn = generator.integers(len(scores), size=by_seed.shape)
+        means.append(np.take_along_axis(by_seed, drawn, axis=1).mean(axis=1))
+    low, high = np.quantile(means[1] - means[0], [0.025, 0.975])
+    return Interval(float(ways[1].mean() - ways[0].mean()), float(low), float(high))
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test.
+
+    Stories that both models got right, or both got wrong, don't show which model is better, so only
+    the other stories count. If the models were equally good, each of these n = gained + lost
+    stories would be a fair coin toss, and gained would have the distribution Binomial(n, 1/2). The
+    p-value is the probability of a result that is at least as uneven, in either direction:
+
+        gained 9, lost 1:  p = 2 · (C(10, 0) + C(10, 1)) / 2^10 = 22 / 1024 = 0.021
+
+    Source: McNemar (1947), Psychometrika 12, with the exact distribution instead of chi-squared.
+
+    Args:
+        gained: Number of stories that only the second model got right.
+        lost: Number of stories that only the first model got right.
+
+    Raises:
+        ValueError: A number is negative or not whole.
+    """
+    gained, lost = whole_number("gained", gained, least=0), whole_number("lost", lost, least=0)
+    n = gained + lost
+    uneven = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
+    return min(1.0, 2 * uneven / 2**n)
+
+
+def sign_flip(differences: Sequence[float], *, resamples: int = 10_000, seed: int = 0) -> float:
+    """Return the two-sided p-value of the paired permutation test.
+
+    If the models were equally good, it would be chance which of them has the higher score on a
+    story, so each difference could as well have the opposite sign. The test gives all differences
+    random signs, many times, and counts how often their sum is at least as far from 0 as the
+    observed sum. If all differences are -1, 0 or 1, the result approximates `mcnemar`.
+
+    Source: Fisher (1935), The Design of Experiments, section 21. The observed signs count as one of
+    the resamples, so p is never 0. The same seed gives the same p-value.
+    """
+    observed = np.asarray(differences, dtype=float)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(resamples, len(observed)))
+    # The tolerance counts sums as equal that differ only by rounding.
+    extreme = np.abs(signs @ observed) >= abs(observed.sum()) - 1e-9
+    return float((1 + extreme.sum()) / (1 + resamples))
+
+
+# -- what a test can find --------------------------------------------------------------------------
+
+
+def power(stories: int, gained: float, lost: float) -> float:
+    """Return the probability that McNemar's test finds a difference between two models.
+
+    The power is exact: it adds the probabilities of all results with p < 0.05.
+
+    Args:
+        stories: number of stories that both models answer.
+        gained: share of all possible stories that only the second model gets right.
+        lost: share that only the first model gets right.
+
+    Returns:
+        A probability. If gained equals lost, the models are equally good, and the result is the
+        probability of a false alarm.
+
+    Raises:
+        ValueError: a share is not from 0 to 1, or together they exceed 1.
+    """
+    n = whole_number("stories", stories, least=1)
+    if min(gained, lost) < 0 or gained + lost > 1:
+        raise ValueError(
+            "gained and lost are shares: they must be at least 0 and at most 1 together, got "
+            f"{gained!r} and {lost!r}"
+        )
+    if gained + lost == 0:
+        return 0.0
+    found = 0.0
+    for count in range(n + 1):  # the number of stories on which the models differ
+        differing = _binomial(count, n, gained + lost)
+        share = gained / (gained + lost)
+        found += differing * sum(
+            _binomial(k, count, share)
+            for k in range(count + 1)
+            if mcnemar(k, count - k) < SIGNIFICANT
+        )
+    return found
+
+
+def _binomial(k: int, n: int, p: float) -> float:
+    """Return the probability of k successes in n trials with probability p each."""
+    return math.comb(n, k) * p**k * (1 - p) ** (n - k)
+
+
+def conclusion(interval: Interval, bound: float) -> str:
+    """Say what the 95% interval of a difference shows, given a bound for "equally good".
+
+    Args:
+        interval: mean difference with its interval.
+        bound: the largest difference that still counts as equally good. It must be chosen before
+            the measurement.
+
+    Returns:
+        "equal" if the whole interval is within the bound, "different" if it excludes 0 and is not
+        within the bound, and otherwise "open": more stories or seeds could decide.
+
+    Raises:
+        ValueError: the bound is not above 0.
+    """
+    if not bound > 0:
+        raise ValueError(f"bound must be above 0, got {bound!r}")
+    if -bound < interval.low and interval.high < bound:
+        return "equal"
+    return "different" if interval.low > 0 or interval.high < 0 else "open"

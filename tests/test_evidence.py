@@ -1,0 +1,290 @@
+"""Test the measurements of lecture 08: reading them, and the benchmark that makes them."""
+
+import json
+import math
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import evidence as benchmark
+from benchmarks import runner
+from benchmarks.evidence import plan, smollm2, tables, tiny
+from benchmarks.evidence.plan import Cell, Group
+from course_utils import evidence, news
+from course_utils.validation import CourseError
+from course_utils.variants import Trial
+
+STORIES = 96
+
+
+def make_run(cell, validation=None, right=80):
+    """Return the results of a run as the benchmark saves them."""
+    if validation is None:
+        # The best learning rate is the second, and more seeds than 0 change little.
+        rates = plan.WAYS[cell.way].rates
+        away = abs(math.log2((cell.learning_rate or rates[1]) / rates[1]))
+        validation = 1.3 + 0.05 * away + 0.001 * (cell.seed or 0)
+    digits = "1" * right + "0" * (STORIES - right)
+    return {
+        **vars(cell),
+        **{"date": "2026-11-29", "machine": "a machine", "validation": validation, "test": 1.4},
+        **{"valid_json": "1" * STORIES, "section_right": digits, "house_style": digits[::-1]},
+        **{"test_losses": " ".join(["1.400"] * STORIES), "rouge_l": " ".join(["0.25"] * STORIES)},
+        **{"text": 3.3, "chat": 1.2, "questions_right": "10" * 20, "news_json": "0" * 40},
+    }
+
+
+def all_runs(groups=plan.GROUPS):
+    """Return a run of each cell of the plan."""
+    runs = [make_run(cell) for cell in plan.UNTRAINED]
+    while cells := [cell for group in groups for cell in group.missing(runs)]:
+        runs += map(make_run, cells)
+    return runs
+
+
+def all_trials():
+    """Return a row of each trial; the best learning rate of each way is its third."""
+    rows = [",".join(tiny.COLUMNS)]
+    for trial in tiny.trials():
+        rates = tiny.LOWER_RATES if trial.way in tiny.LOWER else tiny.RATES
+        loss = 2.2 + 0.1 * abs(rates.index(trial.learning_rate) - 2) + 0.001 * trial.seed
+        rows.append(f"{tiny.key(trial)},34816,{loss:.5f},{loss + 0.01:.5f},2.00000")
+    return rows
+
+
+@pytest.fixture
+def report():
+    return {"chat": ["Paris."] * 40, "runs": all_runs(), "trials": all_trials()}
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path, report):
+    """The benchmark saves its report in `tmp_path`, and each run takes no time."""
+    path = tmp_path / "evidence.json"
+    monkeypatch.setattr(benchmark, "DATA", path)
+    monkeypatch.setattr(benchmark, "run_cell", lambda cell, chat: make_run(cell))
+    return path
+
+
+# -- reading
+
+
+def test_all_saved_measurements_can_be_read():
+    saved = evidence.load()
+    assert len(saved.chat) == 40
+    assert set(saved.runs["way"]) <= set(evidence.LABELS)
+    assert set(saved.runs["section_right"].dropna().map(len)) == {STORIES}
+
+
+def test_scores_have_a_row_for_each_seed_at_the_best_rate(report):
+    saved = evidence.parse(report)
+    tuned = saved.tuned("full")
+    assert list(tuned["seed"]) == [0, 1, 2, 3, 4] and set(tuned["learning_rate"]) == {1e-4}
+    assert saved.scores("full", "section_right").shape == (5, STORIES)
+    assert saved.scores("nf4", "test_losses").shape == (3, STORIES)
+    assert saved.scores("nf4-dq", "rouge_l", 21).mean() == pytest.approx(0.25)
+    assert saved.scores("full", "section_right").sum() == 5 * 80
+    assert saved.untrained("lora")["stories"] == 0
+
+
+def test_the_test_split_never_chooses_a_learning_rate(report):
+    for run in report["runs"]:
+        run["test"] = -run["validation"]
+    assert evidence.best_rate(report["runs"], "full") == 1e-4
+
+
+def test_a_run_that_stopped_is_never_chosen_and_has_no_results(report):
+    stopped = {**vars(Cell("full", 336, 5e-5, 0)), "validation": None, "stopped": "NaN"}
+    runs = [stopped, *(r for r in report["runs"] if r["learning_rate"] != 5e-5)]
+    saved = evidence.parse(report | {"runs": runs})
+    assert evidence.tried_rates(runs, "full")[5e-5] == math.inf
+    assert len(saved.tuned("full")) == 5
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda e: e.tuned("qlora"), "way must be"),
+        (lambda e: e.tuned("full", 21), "no run of 'full' with 21 stories and seed 0"),
+        (lambda e: e.scores("full", "f1"), "metric must be"),
+        (lambda e: e.untrained("full"), "way must be"),
+    ],
+)
+def test_unknown_measurements_raise_an_error(report, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(evidence.parse(report))
+
+
+def test_the_best_trials_have_the_lowest_mean_validation_loss(report):
+    best = evidence.best_trials(evidence.parse(report).trials)
+    assert len(best) == len(tiny.SETTINGS) * len(tiny.SEEDS)
+    assert set(best.loc[best["way"] == "full", "learning_rate"]) == {tiny.LOWER_RATES[2]}
+    assert set(best.loc[best["way"] == "DoRA", "learning_rate"]) == {tiny.RATES[2]}
+
+
+# -- the plan
+
+
+def test_the_plan_first_tries_all_rates_and_then_all_seeds():
+    group, runs = Group("lora", 336, (0, 1, 2)), []
+    assert [c.learning_rate for c in group.missing(runs)] == [1e-3, 2e-3, 4e-3, 8e-3]
+    runs += map(make_run, group.missing(runs))
+    assert group.missing(runs) == [Cell("lora", 336, 2e-3, seed) for seed in (1, 2)]
+    runs += map(make_run, group.missing(runs))
+    assert not group.missing(runs)
+
+
+def test_while_the_best_rate_is_an_end_the_next_rate_is_tried():
+    group = Group("full", 336, (0,))
+    falling = [make_run(c, validation=1 / c.learning_rate) for c in group.missing([])]
+    assert [c.learning_rate for c in group.missing(falling)] == [8e-4]
+    rising = [make_run(c, validation=c.learning_rate) for c in group.missing([])]
+    assert [c.learning_rate for c in group.missing(rising)] == [2.5e-5]
+
+
+def test_the_claim_has_five_seeds_and_all_runs_are_different():
+    runs = all_runs()
+    cells = {tuple(run[name] for name in vars(Cell("lora", 0))) for run in runs}
+    assert len(cells) == len(runs)
+    assert [len(group.seeds) for group in plan.CLAIM] == [5, 5, 5]
+    assert {group.way for group in plan.CLAIM} == {"full", "lora", "nf4-dq"}
+
+
+def test_fewer_stories_are_a_part_of_more_stories_with_all_sections():
+    for seed in range(3):
+        chosen = {n: smollm2.chosen(n, seed) for n in (21, 42, 84, 168, 336)}
+        ids = {n: {story["id"] for story in stories} for n, stories in chosen.items()}
+        assert all(len(ids[n]) == n for n in ids)
+        assert ids[21] < ids[42] < ids[84] < ids[168] < ids[336]
+        counts = [sum(s["section"] == name for s in chosen[21]) for name in news.SECTIONS]
+        assert min(counts) == 2 and max(counts) == 3
+    assert smollm2.chosen(21, 0) != smollm2.chosen(21, 1)
+
+
+def test_trials_have_all_rates_and_seeds_and_a_saved_trial_is_not_missing():
+    trials, rows = list(tiny.trials()), all_trials()
+    assert len(set(trials)) == len(trials) == len(tiny.SETTINGS) * 6 * 5
+    assert tiny.missing([]) == trials and not tiny.missing(rows)
+    assert tiny.missing(rows[:1] + rows[2:]) == trials[:1]
+    assert tiny.key(Trial("lora", 8e-3)) == "lora,0.008,8,16,all-linear,0"
+
+
+# -- the benchmark
+
+
+def measure(**options):
+    return list(
+        benchmark.measure(
+            **{"parts": ["smollm2"], "limit": None, "jobs": 2, "only": None, "seed": 0} | options
+        )
+    )
+
+
+def test_the_benchmark_runs_every_cell_once(folder):
+    reports = measure()
+    done = [tuple(run[name] for name in vars(Cell("lora", 0))) for run in reports[-1]["runs"]]
+    assert len(done) == len(set(done)) == len(all_runs())
+
+
+def test_an_interrupted_benchmark_continues(folder, report):
+    report["runs"] = report["runs"][:-3]
+    folder.write_text(json.dumps(report))
+    assert len(measure(limit=2)[-1]["runs"]) == len(all_runs()) - 1
+    assert not measure(limit=0)
+
+
+def test_the_first_run_answers_the_general_questions_alone(folder, monkeypatch):
+    given = []
+
+    def run_cell(cell, chat):
+        given.append(chat)
+        return make_run(cell) | ({} if chat else {"chat_answers": ["Paris."]})
+
+    monkeypatch.setattr(benchmark, "run_cell", run_cell)
+    reports = measure(limit=3)
+    assert given == [None, ["Paris."], ["Paris."]]
+    assert reports[-1]["chat"] == ["Paris."] and "chat_answers" not in reports[-1]["runs"][0]
+
+
+def test_a_run_has_its_own_process_with_one_thread(monkeypatch):
+    seen = {}
+
+    def process(command, **options):
+        seen.update(options, command=command)
+        return SimpleNamespace(returncode=0, stdout='noise\n{"validation": 1.5}\n', stderr="")
+
+    monkeypatch.setattr(subprocess, "run", process)
+    cell = Cell("nf4", 336, 2e-3, 1)
+    assert benchmark.run_cell(cell, ["Paris."]) == {"validation": 1.5}
+    assert json.loads(seen["command"][-1]) == {"cell": vars(cell), "chat": ["Paris."]}
+    assert seen["env"] == os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def test_a_run_that_fails_says_why(monkeypatch):
+    failed = SimpleNamespace(returncode=1, stdout="", stderr="OSError: no model")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(CourseError, match=r"nf4, .*, seed 1 failed:\nOSError: no model"):
+        benchmark.run_cell(Cell("nf4", 336, 2e-3, 1), None)
+
+
+def test_a_repeated_run_is_compared_with_the_saved_run(folder, report, capsys, monkeypatch):
+    folder.write_text(json.dumps(report))
+    assert measure(only="nf4", seed=2) == []
+    printed = capsys.readouterr().out
+    assert "nf4, 336 stories, learning rate 0.002, seed 2" in printed
+    assert "section_right  saved 0.8333, repeated 0.8333, tolerance 0.1" in printed
+    monkeypatch.setattr(benchmark, "run_cell", lambda cell, _: make_run(cell, 1.4, right=60))
+    with pytest.raises(CourseError, match="tolerance: validation, section_right, house_style"):
+        measure(only="nf4", seed=2)
+    with pytest.raises(CourseError, match="no saved run of nf4 with seed 4"):
+        measure(only="nf4", seed=4)
+
+
+def test_trials_are_saved_some_at_a_time_and_only_once(folder, report, monkeypatch):
+    # Threads instead of processes, so that the trials find the replaced function.
+    monkeypatch.setattr(benchmark, "ProcessPoolExecutor", lambda jobs, _: ThreadPoolExecutor(jobs))
+    monkeypatch.setattr(tiny, "measure", lambda trial: f"{tiny.key(trial)},1,2.0,2.0,2.0")
+    report["trials"] = report["trials"][:1]
+    folder.write_text(json.dumps(report))
+    reports = measure(parts=["tiny"])
+    rows = reports[-1]["trials"]
+    assert rows[0] == ",".join(tiny.COLUMNS) and len(set(rows)) == len(all_trials())
+    folder.write_text(json.dumps(reports[-1]))
+    assert measure(parts=["tiny"]) == []
+
+
+def test_tables_say_what_was_measured(report):
+    ways = tables.ways(report).splitlines()
+    assert len(ways) == 2 + 6 and ways[2].startswith("| full fine-tuning | 0.0001 | 1.302 (1.300–")
+    assert "| +0.000 (+0.000 to +0.000): equal | +0.0 (+0.0 to +0.0): equal |" in ways[3]
+    stories = tables.stories(report).splitlines()
+    assert [line.split(" | ")[0] for line in stories[2:]] == [
+        f"| {n}" for n in (21, 42, 84, 168, 336)
+    ]
+    assert len(tables.tiny(report).splitlines()) == 2 + len(tiny.SETTINGS)
+    assert f"{len(report['runs'])} runs and 660 trials" in tables.conditions(report)
+    assert tables.problems(report) == []
+
+
+def test_tables_of_an_incomplete_report_leave_out_what_is_missing(report):
+    report["runs"], report["trials"] = report["runs"][:7], report["trials"][:1]
+    assert tables.ways(report) is None and tables.stories(report) is None
+    assert tables.tiny(report) is None
+
+
+def test_a_best_rate_at_the_end_of_its_grid_is_a_problem(report):
+    rows = report["trials"]
+    report["trials"] = [r for r in rows if ",0.001," not in r and ",0.002," not in r]
+    problems = tables.problems(report)
+    assert "tiny Llama, ('DoRA', 8, 16, 'all-linear'): best rate 0.004 is an end" in problems
+    report["runs"] = [r for r in report["runs"] if r["learning_rate"] != 5e-5]
+    assert "full, 336 stories: best rate 0.0001 is an end" in tables.problems(report)
+
+
+def test_the_benchmark_is_found_in_its_package():
+    assert "evidence" in runner.names()
+    assert runner.about("evidence").startswith("Measure the deck's claim")
+    assert runner.find("evidence").data == benchmark.DATA

@@ -1,0 +1,251 @@
+"""Test intervals, paired tests, power and equivalence, also against SciPy."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from course_utils.significance import (
+    Interval,
+    bootstrap,
+    conclusion,
+    difference,
+    mcnemar,
+    power,
+    sign_flip,
+    wilson,
+)
+
+# -- intervals
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [(8, 10, 0.4902, 0.9433), (0, 10, 0, 0.2775), (10, 10, 0.7225, 1), (81, 96, 0.7580, 0.9029)],
+)
+def test_wilson_gives_published_intervals(successes, trials, low, high):
+    interval = wilson(successes, trials)
+    assert interval == pytest.approx((successes / trials, low, high), abs=5e-4)
+
+
+def test_the_ends_of_wilsons_interval_solve_its_equation():
+    """The observed rate is 1.96 standard errors from each end, if the end is the true rate."""
+    interval = wilson(37, 96)
+    for end in (interval.low, interval.high):
+        assert abs(37 / 96 - end) == pytest.approx(1.959964 * (end * (1 - end) / 96) ** 0.5)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(1, 0), (-1, 5), (6, 5)])
+def test_wilson_rejects_impossible_numbers(successes, trials):
+    with pytest.raises(ValueError, match="successes must be from 0 to the number of trials"):
+        wilson(successes, trials)
+
+
+def test_bootstrap_agrees_with_the_normal_interval_for_a_large_sample():
+    values = np.random.default_rng(3).uniform(size=400)
+    interval = bootstrap(values)
+    half = 1.96 * values.std(ddof=1) / 20
+    assert interval == pytest.approx(
+        (values.mean(), values.mean() - half, values.mean() + half), abs=0.004
+    )
+
+
+def test_the_seed_determines_the_bootstrap_and_equal_values_have_no_interval():
+    values = np.linspace(0, 1, 30) ** 2
+    assert bootstrap(values) == bootstrap(values)
+    assert bootstrap(values) != bootstrap(values, seed=1)
+    assert bootstrap([0.5] * 8) == Interval(0.5, 0.5, 0.5)
+
+
+# -- tests of one pair of models
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p"),
+    [
+        (9, 1, 22 / 1024),  # 2 (1 + 10) / 2^10
+        (1, 9, 22 / 1024),
+        (5, 0, 2 / 32),
+        (6, 0, 2 / 64),
+        (4, 2, 44 / 64),  # 2 (1 + 6 + 15) / 2^6
+        (3, 3, 1),
+        (0, 0, 1),
+        # 59 and 80 changes of opinion, normal approximation with continuity correction.
+        (80, 59, 0.0899),
+    ],
+)
+def test_mcnemar_gives_the_exact_binomial_p_value(gained, lost, p):
+    assert mcnemar(gained, lost) == pytest.approx(p, rel=5e-3)
+
+
+def test_mcnemar_counts_the_tosses_that_are_at_least_as_uneven():
+    for n in range(1, 11):
+        tosses = list(itertools.product([0, 1], repeat=n))
+        for gained in range(n + 1):
+            uneven = sum(abs(2 * sum(toss) - n) >= abs(2 * gained - n) for toss in tosses)
+            assert mcnemar(gained, n - gained) == pytest.approx(uneven / len(tosses))
+
+
+def test_mcnemar_rarely_finds_a_difference_between_equally_good_models():
+    """The probability of p < 0.05, summed over all results of 40 fair coin tosses, is below 5%."""
+    n = 40
+    found = sum(math.comb(n, k) for k in range(n + 1) if mcnemar(k, n - k) < 0.05)
+    assert 0.01 < found / 2**n < 0.05
+
+
+@pytest.mark.parametrize("numbers", [(39, 24), (64, 0)])
+def test_mcnemar_takes_numpy_integers(numbers):
+    """2^63 doesn't fit into an integer of NumPy."""
+    assert mcnemar(*np.array(numbers)) == mcnemar(*numbers)
+
+
+@pytest.mark.parametrize("lost", [-1, 1.0])
+def test_mcnemar_rejects_what_is_not_a_number_of_stories(lost):
+    with pytest.raises(ValueError, match=f"lost must be a whole number of at least 0, got {lost}"):
+        mcnemar(3, lost)
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(9, 1), (3, 8), (5, 5), (2, 0), (30, 20)])
+def test_sign_flips_of_right_and_wrong_answers_agree_with_mcnemar(gained, lost):
+    differences = [1.0] * gained + [-1.0] * lost + [0.0] * 30
+    exact = mcnemar(gained, lost)
+    assert sign_flip(differences) == pytest.approx(exact, abs=0.015)
+
+
+def test_sign_flips_give_the_share_of_all_signs_with_as_large_a_sum():
+    differences = np.array([0.4, -0.1, 0.3, 0.25, 0.5])
+    sums = [abs(np.dot(signs, differences)) for signs in itertools.product([-1, 1], repeat=5)]
+    exact = np.mean([total >= differences.sum() - 1e-9 for total in sums])
+    assert sign_flip(differences) == pytest.approx(exact, abs=0.01)
+    assert sign_flip(-differences) == sign_flip(differences)
+
+
+def test_sign_flips_never_give_zero_and_equal_scores_give_one():
+    assert sign_flip([0.2] * 96) == 1 / 10_001
+    assert sign_flip([0.0] * 96) == 1
+
+
+# -- against SciPy
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 96, 1_000])
+def test_mcnemar_is_scipys_binomial_test(n):
+    for gained in {0, n // 3, n // 2, n}:
+        assert mcnemar(gained, n - gained) == pytest.approx(stats.binomtest(gained, n).pvalue)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 12), (5, 12), (81, 96), (96, 96)])
+def test_wilson_is_scipys_interval(successes, trials):
+    theirs = stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    assert wilson(successes, trials)[1:] == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+
+
+def test_bootstrap_is_scipys_percentile_interval():
+    values = np.random.default_rng(5).exponential(size=96)
+    theirs = stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    ours = bootstrap(values, resamples=20_000)
+    assert ours[1:] == pytest.approx((theirs.low, theirs.high), abs=0.01)
+
+
+def test_sign_flip_is_scipys_permutation_test():
+    differences = np.random.default_rng(6).normal(0.15, 1, size=60)
+    theirs = stats.permutation_test(
+        (differences,), np.sum, permutation_type="samples", rng=np.random.default_rng(2)
+    )
+    assert sign_flip(differences) == pytest.approx(theirs.pvalue, abs=0.015)
+
+
+# -- several seeds
+
+
+def test_with_one_seed_each_the_difference_is_the_paired_bootstrap():
+    generator = np.random.default_rng(7)
+    before = generator.normal(size=96)
+    after = before + generator.normal(0.3, 0.2, size=96)
+    ours, one = difference([before], [after]), bootstrap(after - before, resamples=10_000)
+    assert ours == pytest.approx(one, abs=0.006)
+    # Unpaired, the interval would be several times as wide.
+    assert ours.high - ours.low < 0.12
+
+
+def test_a_seed_that_is_better_on_all_stories_widens_the_interval():
+    generator = np.random.default_rng(8)
+    stories = generator.normal(size=96)
+    before = np.stack([stories + shift for shift in (-0.2, 0.0, 0.2)])
+    shifted, alike = difference(before, before), difference([stories] * 3, [stories] * 3)
+    assert alike == Interval(0, 0, 0)
+    # Of 3 seeds with the variance 0.08 / 3, the mean of 3 draws has the variance 0.08 / 9, twice.
+    half = 1.96 * math.sqrt(2 * 0.08 / 9)
+    assert shifted.mean == 0
+    assert shifted[1:] == pytest.approx((-half, half), rel=0.15)
+
+
+def test_the_difference_is_positive_if_the_second_way_scores_higher():
+    zeros, ones = np.zeros((2, 10)), np.ones((3, 10))
+    assert difference(zeros, ones) == Interval(1, 1, 1)
+    assert difference(ones, zeros) == Interval(-1, -1, -1)
+
+
+@pytest.mark.parametrize(
+    "after", [np.zeros((3, 9)), np.zeros(10), np.zeros((0, 10))], ids=lambda a: str(a.shape)
+)
+def test_difference_rejects_other_stories(after):
+    with pytest.raises(
+        ValueError, match=r"tables of shape \(seeds, stories\) with the same stories"
+    ):
+        difference(np.zeros((3, 10)), after)
+
+
+def test_difference_rejects_missing_scores():
+    with pytest.raises(ValueError, match="must not contain NaN"):
+        difference(np.zeros((1, 2)), [[0.0, np.nan]])
+
+
+# -- power and equivalence
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0.15, 0.05), (0.1, 0.1), (0.3, 0.0), (0.02, 0.2)])
+def test_power_is_the_share_of_simulated_experiments_with_a_small_p_value(gained, lost):
+    generator, n, trials = np.random.default_rng(9), 60, 4_000
+    counts = generator.multinomial(n, [gained, lost, 1 - gained - lost], size=trials)
+    found = np.mean([mcnemar(g, b) < 0.05 for g, b, _ in counts.tolist()])
+    assert power(n, gained, lost) == pytest.approx(found, abs=0.03)
+
+
+def test_more_stories_and_larger_differences_have_more_power():
+    by_stories = [power(n, 0.15, 0.05) for n in (24, 48, 96, 192, 384)]
+    by_difference = [power(96, 0.05 + d, 0.05) for d in (0, 0.05, 0.1, 0.2)]
+    assert by_stories == sorted(by_stories) and by_stories[-1] > 0.95
+    assert by_difference == sorted(by_difference) and by_difference[0] < 0.05
+    assert power(10, 0, 0) == 0 and power(1_000, 0.3, 0.2) > 0.99
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(-0.1, 0.2), (0.6, 0.5)])
+def test_power_rejects_impossible_shares(gained, lost):
+    with pytest.raises(ValueError, match="at least 0 and at most 1 together"):
+        power(10, gained, lost)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (-0.04, 0.04, "equal"),
+        (0.01, 0.04, "equal"),
+        (-0.05, 0.04, "open"),
+        (-0.04, 0.06, "open"),
+        (0.01, 0.06, "different"),
+        (-0.2, -0.01, "different"),
+        (0.0, 0.2, "open"),
+    ],
+)
+def test_the_conclusion_depends_on_the_whole_interval(low, high, expected):
+    assert conclusion(Interval((low + high) / 2, low, high), 0.05) == expected
+
+
+def test_a_bound_must_be_positive():
+    with pytest.raises(ValueError, match="bound must be above 0, got 0"):
+        conclusion(Interval(0, 0, 0), 0)
