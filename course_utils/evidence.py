@@ -87,9 +87,15 @@ class Evidence:
             metric: "valid_json", "section_right" or "house_style", which are 0 or 1, "rouge_l",
                 from 0 to 1, or "test_losses", in nats per token.
             stories: the number of training stories.
+
+        Raises:
+            ValueError: there is no such metric, no such run, or a run stopped.
         """
         one_of("metric", metric, (*DIGITS, *NUMBERS))
-        return np.stack(list(self.tuned(way, stories)[metric]))
+        tuned = self.tuned(way, stories)
+        if stopped := tuned.loc[tuned["validation"].isna(), "seed"].to_list():
+            raise ValueError(f"{way!r} has no scores: its training stopped with seeds {stopped}")
+        return np.stack(list(tuned[metric]))
 
     def untrained(self, way: str) -> Series:
         """Return the results of the base model, which answers the few-shot prompt of lecture 07.
@@ -140,10 +146,11 @@ def best_rate(
     """Return the learning rate with the lowest validation loss of a seed.
 
     Raises:
-        ValueError: no learning rate was tried.
+        ValueError: no learning rate was tried, or all runs stopped.
     """
-    if not (tried := tried_rates(runs, way, stories, seed)):
-        raise ValueError(f"there is no run of {way!r} with {stories} stories and seed {seed}")
+    tried = tried_rates(runs, way, stories, seed)
+    if not any(map(math.isfinite, tried.values())):
+        raise ValueError(f"no run of {way!r} with {stories} stories and seed {seed} has finished")
     return min(tried, key=tried.__getitem__)
 
 

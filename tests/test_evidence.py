@@ -102,13 +102,18 @@ def test_a_run_that_stopped_is_never_chosen_and_has_no_results(report):
     saved = evidence.parse(report | {"runs": runs})
     assert evidence.tried_rates(runs, "full")[5e-5] == math.inf
     assert len(saved.tuned("full")) == 5
+    runs[-1] = {**vars(Cell("nf4-dq", 21, 2e-3, 2)), "validation": None}
+    with pytest.raises(ValueError, match=r"'nf4-dq' has no scores: .* with seeds \[2"):
+        evidence.parse(report | {"runs": runs}).scores("nf4-dq", "valid_json", 21)
+    with pytest.raises(ValueError, match=r"no run of 'full' .* has finished"):
+        evidence.best_rate([stopped], "full")
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda e: e.tuned("qlora"), "way must be"),
-        (lambda e: e.tuned("full", 21), "no run of 'full' with 21 stories and seed 0"),
+        (lambda e: e.tuned("full", 21), "no run of 'full' with 21 stories and seed 0 has finished"),
         (lambda e: e.scores("full", "f1"), "metric must be"),
         (lambda e: e.untrained("full"), "way must be"),
     ],

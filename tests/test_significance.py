@@ -222,6 +222,18 @@ def test_more_stories_and_larger_differences_have_more_power():
     assert by_stories == sorted(by_stories) and by_stories[-1] > 0.95
     assert by_difference == sorted(by_difference) and by_difference[0] < 0.05
     assert power(10, 0, 0) == 0 and power(1_000, 0.3, 0.2) > 0.99
+    assert 0.85 < power(5_000, 0.11, 0.09) < 0.9
+
+
+def test_power_adds_the_probabilities_of_all_results_with_a_small_p_value():
+    n, gained, lost = 25, 0.3, 0.1
+    exact = sum(
+        stats.multinomial.pmf([g, b, n - g - b], n, [gained, lost, 1 - gained - lost])
+        for g in range(n + 1)
+        for b in range(n + 1 - g)
+        if mcnemar(g, b) < 0.05
+    )
+    assert power(n, gained, lost) == pytest.approx(exact)
 
 
 @pytest.mark.parametrize(("gained", "lost"), [(-0.1, 0.2), (0.6, 0.5)])
