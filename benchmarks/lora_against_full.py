@@ -204,7 +204,7 @@ def missing(runs: Sequence[Run]) -> Iterator[tuple[str, float, int]]:
     The iterator reads `runs` again for each run, so the caller may append results meanwhile.
     """
     for name, way in WAYS.items():
-        while rates := untried(way, tried(runs, name)):
+        while rates := untried(way.rates, tried(runs, name)):
             yield name, rates[0], SEEDS[0]
     for seed in SEEDS[1:]:
         for name in WAYS:
@@ -224,10 +224,15 @@ def tried(runs: Sequence[Run], name: str, seed: int = SEEDS[0]) -> dict[float, f
     }
 
 
-def untried(way: Way, results: dict[float, float]) -> list[float]:
-    """Return the learning rates that are still to be tried, given the loss of those tried."""
-    if rates := [rate for rate in way.rates if rate not in results]:
-        return rates
+def untried(rates: Sequence[float], results: dict[float, float]) -> list[float]:
+    """Return the learning rates that are still to be tried, given the loss of those tried.
+
+    Args:
+        rates: the learning rates that are tried first.
+        results: learning rate → validation loss.
+    """
+    if missing := [rate for rate in rates if rate not in results]:
+        return missing
     best, lowest, highest = min(results, key=results.__getitem__), min(results), max(results)
     if best == highest:
         return [highest * RATE_STEP]

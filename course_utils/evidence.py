@@ -16,12 +16,14 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from random import Random
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from pandas import DataFrame, Series
 
+from course_utils import news
 from course_utils.validation import one_of
 
 # The ways of training, with the labels of tables and pictures.
@@ -57,11 +59,14 @@ class Evidence:
             96 test stories, and `questions_right` is an array for the 40 general questions.
         trials: a table with a row for each trial on the tiny Llama, with the settings of `Trial`
             and the results of `variants.run`.
+        speed: a table with a row for each way of `benchmarks.evidence.speed`: the speeds of its
+            rounds in tokens/s, and the peak memory of its process in bytes (B).
         chat: the answers of the untrained model with 16-bit weights to the general questions.
     """
 
     runs: DataFrame
     trials: DataFrame
+    speed: DataFrame
     chat: list[str]
 
     def tuned(self, way: str, stories: int = ALL) -> DataFrame:
@@ -122,7 +127,32 @@ def parse(report: Mapping[str, Any]) -> Evidence:
     for name in NUMBERS:
         runs[name] = runs[name].dropna().map(lambda text: np.array(text.split(), dtype=float))
     trials = pd.read_csv(io.StringIO("\n".join(report["trials"])))
-    return Evidence(runs, trials, report["chat"])
+    speed = pd.DataFrame.from_dict(report.get("speed", {}).get("ways", {}), orient="index")
+    return Evidence(runs, trials, speed, report["chat"])
+
+
+def chosen_stories(count: int, seed: int) -> list[dict[str, str]]:
+    """Return the training stories of a run: equally many of each section, or one more of some.
+
+    With the same seed, a smaller number of stories is a part of a larger number.
+
+    Args:
+        count: the number of stories, from 1 to 336.
+        seed: the seed of the run. All 336 stories are the same with every seed.
+
+    Raises:
+        ValueError: there are not that many training stories.
+    """
+    stories = news.load_news()["train"].to_list()
+    if not 1 <= count <= len(stories):
+        raise ValueError(f"count must be from 1 to {len(stories)}, got {count!r}")
+    if count == len(stories):
+        return stories
+    random = Random(seed)
+    random.shuffle(stories)
+    by_section = [[s for s in stories if s["section"] == name] for name in news.SECTIONS]
+    random.shuffle(by_section)
+    return [story for row in zip(*by_section, strict=True) for story in row][:count]
 
 
 def tried_rates(

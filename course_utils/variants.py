@@ -29,6 +29,7 @@ from course_utils.models.llama import adapter_of, linears
 from course_utils.validation import one_of, positive
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from torch.optim import Optimizer
     from transformers import LlamaForCausalLM
 
@@ -204,14 +205,14 @@ def prepare(trial: Trial) -> nn.Module:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         torch.manual_seed(trial.seed)
-        model = get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
     if trial.way == "LoftQ":
-        start_at_rounding_error(model)
-    return model
+        start_at_rounding_error(adapted)
+    return adapted
 
 
 @torch.no_grad()
-def start_at_rounding_error(model: nn.Module) -> None:
+def start_at_rounding_error(model: PeftModel) -> None:
     """Start each adapter where it best corrects the rounding of its layer, as LoftQ does.
 
     The best correction of a rank is given by the largest singular values of W − Q(W). peft's

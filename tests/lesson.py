@@ -1,4 +1,4 @@
-"""Create a small lesson, 08_sums, in a copy of the course, as docs/adding-a-lesson.md explains."""
+"""Create a small lesson, 90_sums, in a copy of the course, as docs/adding-a-lesson.md explains."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from course_utils import notebooks
 from tests import assignment
 
-NAME = "08_sums"
+NAME = "90_sums"
 
 MODULE = '''\
 """Add numbers, for a lesson that tests the tooling."""
@@ -29,7 +29,7 @@ def test_the_sum_of_three_numbers():
     assert add([1, 2, 3]) == 6
 """
 OPENING = """\
-# 08 Sums: what do numbers add up to?
+# 90 Sums: what do numbers add up to?
 
 - **Slides:** Introduction
 - **Question:** What is 1 + 2 + 3?
@@ -54,7 +54,7 @@ CHECK = "assert total == 6"
 CLOSING = f"""\
 ## What you have seen
 
-A sum. **Next:** [exercise 08](../exercises/{NAME}/{NAME}.ipynb).
+A sum. **Next:** [exercise 90](../exercises/{NAME}/{NAME}.ipynb).
 """
 
 # The function of each task, and right and wrong answers as expressions that use `numbers`.
@@ -107,9 +107,9 @@ def lecture() -> dict[str, Any]:
 
 def solution() -> dict[str, Any]:
     """Return the assignment of tests/assignment.py with this lesson's number and links."""
-    text = json.dumps(assignment.notebook()).replace("09", "08").replace("## 9.", "## 8.")
+    text = json.dumps(assignment.notebook()).replace("09", "90").replace("## 9.", "## 90.")
     content = json.loads(text.replace("course_utils.lora", "course_utils.sums"))
-    link = f"[lecture 08](../../lectures/{NAME}.ipynb)"
+    link = f"[lecture 90](../../lectures/{NAME}.ipynb)"
     content["cells"] = [cell for cell in content["cells"] if cell["id"] != "imports"]
     content["cells"][0]["source"] += f"\n\nIt belongs to {link}."
     content["cells"].append(assignment.cell("closing", f"Back to {link}.", kind="markdown"))

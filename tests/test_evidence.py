@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import evidence as benchmark
 from benchmarks import runner
-from benchmarks.evidence import plan, smollm2, tables, tiny
+from benchmarks.evidence import plan, tables, tiny
 from benchmarks.evidence.plan import Cell, Group
 from course_utils import evidence, news
 from course_utils.validation import CourseError
@@ -160,13 +160,15 @@ def test_the_claim_has_five_seeds_and_all_runs_are_different():
 
 def test_fewer_stories_are_a_part_of_more_stories_with_all_sections():
     for seed in range(3):
-        chosen = {n: smollm2.chosen(n, seed) for n in (21, 42, 84, 168, 336)}
+        chosen = {n: evidence.chosen_stories(n, seed) for n in (21, 42, 84, 168, 336)}
         ids = {n: {story["id"] for story in stories} for n, stories in chosen.items()}
         assert all(len(ids[n]) == n for n in ids)
         assert ids[21] < ids[42] < ids[84] < ids[168] < ids[336]
         counts = [sum(s["section"] == name for s in chosen[21]) for name in news.SECTIONS]
         assert min(counts) == 2 and max(counts) == 3
-    assert smollm2.chosen(21, 0) != smollm2.chosen(21, 1)
+    assert evidence.chosen_stories(21, 0) != evidence.chosen_stories(21, 1)
+    with pytest.raises(ValueError, match="count must be from 1 to 336, got 337"):
+        evidence.chosen_stories(337, 0)
 
 
 def test_trials_have_all_rates_and_seeds_and_a_saved_trial_is_not_missing():

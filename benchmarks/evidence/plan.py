@@ -97,7 +97,7 @@ class Group:
         Args:
             runs: the saved runs, of all groups.
         """
-        if rates := untried(WAYS[self.way], tried_rates(runs, self.way, self.stories)):
+        if rates := untried(WAYS[self.way].rates, tried_rates(runs, self.way, self.stories)):
             return [self.cell(rate, self.seeds[0]) for rate in rates]
         rate = best_rate(runs, self.way, self.stories)
         cells = [self.cell(rate, seed) for seed in self.seeds]

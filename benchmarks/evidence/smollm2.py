@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from random import Random
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ import torch
 from benchmarks.evidence.plan import RANK, STEPS, WAYS, Cell, Way
 from benchmarks.runner import measured_here
 from course_utils import evaluation, forgetting, news, runtime, sft
-from course_utils.evidence import ALL
+from course_utils.evidence import chosen_stories
 from course_utils.models import fetch_base, finish_loading, load_base
 from course_utils.models.llama import linears
 from course_utils.quantization import quantize_linear
@@ -142,22 +141,7 @@ def make_recipe(way: Way, learning_rate: float, seed: int) -> Recipe:
 
 def encoded_stories(tokenizer: Any, count: int, seed: int) -> list[sft.Features]:
     """Return `count` training stories as tokens, with their right answers."""
-    return sft.encode_all([news.tuned_messages(s) for s in chosen(count, seed)], tokenizer)
-
-
-def chosen(count: int, seed: int) -> list[dict[str, str]]:
-    """Return `count` training stories, equally many of each section, or one more of some.
-
-    With the same seed, a smaller number of stories is a part of a larger number.
-    """
-    stories = news.load_news()["train"].to_list()
-    if count == ALL:
-        return stories
-    random = Random(seed)
-    random.shuffle(stories)
-    by_section = [[s for s in stories if s["section"] == name] for name in news.SECTIONS]
-    random.shuffle(by_section)
-    return [story for row in zip(*by_section, strict=True) for story in row][:count]
+    return sft.encode_all([news.tuned_messages(s) for s in chosen_stories(count, seed)], tokenizer)
 
 
 # --- evaluation -----------------------------------------------------------------------------------
