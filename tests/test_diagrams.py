@@ -51,6 +51,9 @@ EXAMPLES = {
     "quantiles": lambda: figures.quantile_levels(title="A title"),
     "few quantiles": lambda: figures.quantile_levels(2),
     "nf4 block": lambda: figures.block_steps(BLOCK, "A title"),
+    "experiment": lambda: figures.experiment(
+        {"train": 336, "validation": 48, "test": 96}, 4, 5, "A title"
+    ),
     "rectangles": lambda: figures.lora_rectangles(SMOL.linear_layers(), 64, layers=30),
 }
 

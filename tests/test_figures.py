@@ -505,6 +505,24 @@ CHARTS = {
     "rounding": lambda: figures.rounding_line(NF4_LINE, 0.25, 0.01, title="long " * 20),
     "rounding to the left": lambda: figures.rounding_line(NF4_LINE, -0.5, 0.2, "float16"),
     "reach": lambda: figures.update_reach([0.01, 0.2, 3.0], title="t"),
+    "differences": lambda: figures.differences(
+        {"a long name of a row": (-1.0, -30.0, 20.0), "b": (0.0, -1.0, 2.0)},
+        5,
+        xlabel="x",
+        conclusions={"a long name of a row": "different", "b": "equal"},
+        title="long " * 20,
+    ),
+    "seeds": lambda: figures.seed_lines(
+        {"a": {1: [1.0, 2.0], 2: [3.0]}}, xlabel="x", ylabel="y", levels={"b": 1.5}, title="t"
+    ),
+    "heat map": lambda: figures.heat_map(
+        {str(2**n): {f"{m / 1e3:g}": float(m) for m in range(1, 8)} for n in range(7)},
+        xlabel="x",
+        ylabel="y",
+        unit="z",
+        mark={("8", "0.002"): "yours"},
+        title="t",
+    ),
 }
 
 
@@ -1099,3 +1117,72 @@ def test_every_guess_is_counted_in_the_histogram(guesses, truth):
         picture = figures.guess_histogram(guesses, truth)
     assert sum(bar.get_height() for bar in first_axes(picture).patches) == len(guesses)
     assert ("The answer is" in picture.alt) == (truth is not None)
+
+
+# --- lecture 08 -----------------------------------------------------------------------------------
+
+
+def test_the_experiment_names_all_splits_and_their_jobs():
+    splits = {"train": 336, "validation": 48, "test": 96}
+    picture = figures.experiment(splits, rates=4, seeds=5)
+    written = " ".join(text.get_text() for text in first_axes(picture).texts)
+    assert all(f"{name}" in written and str(count) in written for name, count in splits.items())
+    assert "choose the learning rate" in written and "5 seeds" in written
+    assert "336 train, 48 validation, 96 test" in picture.alt and "4 learning rates" in picture.alt
+
+
+def test_differences_show_intervals_in_the_band_of_equality():
+    rows = {"LoRA": (-1.0, -3.0, 1.0), "QLoRA": (-4.0, -9.0, 1.5)}
+    words = {"LoRA": "equal", "QLoRA": "open"}
+    picture = figures.differences(rows, 5, xlabel="points", conclusions=words)
+    axes = first_axes(picture)
+    lines = [line.get_xdata() for line in axes.lines if len(line.get_xdata()) == 2]
+    assert [list(x) for x in lines if list(x) != [0, 0]] == [[-3, 1], [-9, 1.5]]
+    assert [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "o"] == [
+        [-1],
+        [-4],
+    ]
+    (band,) = axes.patches
+    assert (band.get_x(), band.get_x() + band.get_width()) == (-5, 5)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["LoRA", "QLoRA"]
+    assert axes.yaxis_inverted()
+    assert "LoRA -1, from -3 to +1: equal; QLoRA -4, from -9 to +1.5: open." in picture.alt
+    assert "from -5 to 5 that counts as equal" in picture.alt
+
+
+def test_seed_lines_go_through_the_means_and_show_every_seed():
+    series = {"QLoRA": {42: [50.0, 60.0], 21: [30.0, 34.0]}}
+    options = {"xlabel": "stories", "ylabel": "right (%)", "log": "x", "levels": {"prompt": 20.0}}
+    picture = figures.seed_lines(series, **options)
+    axes = first_axes(picture)
+    line, *dots = (line for line in axes.lines if line.get_marker() != "None")
+    assert line.get_xydata().tolist() == [[21, 32], [42, 55]]
+    assert [dot.get_xydata().tolist() for dot in dots] == [
+        [[21, 30], [21, 34]],
+        [[42, 50], [42, 60]],
+    ]
+    assert axes.get_xscale() == "log"
+    assert "QLoRA 32 at 21, 55 at 42; a line at prompt, 20." in picture.alt
+
+
+@pytest.mark.parametrize(("lower", "best"), [(True, ["0.2", "0.1"]), (False, ["0.1", "0.2"])])
+def test_the_best_cell_of_each_row_of_a_heat_map_has_a_frame(lower, best):
+    values = {"1": {"0.1": 2.5, "0.2": 2.25}, "8": {"0.1": 2.0, "0.2": 2.125}}
+    labels = {"xlabel": "learning rate", "ylabel": "rank", "unit": "Loss"}
+    picture = figures.heat_map(
+        values, **labels, lower_is_better=lower, mark={("8", "0.1"): "yours"}
+    )
+    axes = first_axes(picture)
+    texts = {text.get_text(): text.get_position()[0] for text in axes.texts}
+    assert {"2.500", "2.250", "2.000\nyours", "2.125"} < set(texts)
+    frames = [p.get_extents().x0 for p in axes.patches if to_hex(p.get_edgecolor()) == palette.RED]
+    columns = {name: min(abs(texts[name] - x) for x in frames) for name in ("0.1", "0.2")}
+    assert len(frames) == 2 and set(columns) == set(best)
+    assert "Loss, by rank and learning rate. 1: 2.500 at 0.1, 2.250 at 0.2;" in picture.alt
+
+
+def test_a_heat_map_may_lack_cells_and_may_have_equal_numbers():
+    labels = {"xlabel": "x", "ylabel": "y", "unit": "Loss"}
+    picture = figures.heat_map({"1": {"a": 1.0}, "2": {"b": 1.0}}, **labels)
+    written = [text.get_text() for text in first_axes(picture).texts]
+    assert written.count("1.000") == 2 and {"a", "b", "1", "2"} < set(written)
