@@ -1,21 +1,29 @@
 """Test the measurements of lecture 08: reading them, and the benchmark that makes them."""
 
+import copy
 import json
 import math
 import os
+import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from safetensors.torch import load_file
 
 from benchmarks import evidence as benchmark
 from benchmarks import runner
-from benchmarks.evidence import plan, tables, tiny
+from benchmarks.evidence import plan, smollm2, speed, subspaces, tables, tiny
 from benchmarks.evidence.plan import Cell, Group
-from course_utils import evidence, news
+from course_utils import evidence, forgetting, news
+from course_utils.models.llama import linears
+from course_utils.training import TrainingError
 from course_utils.validation import CourseError
 from course_utils.variants import Trial
+from tests.conftest import make_model
 
 STORIES = 96
 
@@ -150,6 +158,14 @@ def test_while_the_best_rate_is_an_end_the_next_rate_is_tried():
     assert [c.learning_rate for c in group.missing(rising)] == [2.5e-5]
 
 
+def test_a_group_whose_runs_all_stop_ends():
+    group, runs = Group("lora", 336, (0, 1)), []
+    while cells := group.missing(runs):
+        runs += [{**vars(cell), "validation": None} for cell in cells]
+        assert len(runs) < 9
+    assert runs
+
+
 def test_the_claim_has_five_seeds_and_all_runs_are_different():
     runs = all_runs()
     cells = {tuple(run[name] for name in vars(Cell("lora", 0))) for run in runs}
@@ -177,6 +193,108 @@ def test_trials_have_all_rates_and_seeds_and_a_saved_trial_is_not_missing():
     assert tiny.missing([]) == trials and not tiny.missing(rows)
     assert tiny.missing(rows[:1] + rows[2:]) == trials[:1]
     assert tiny.key(Trial("lora", 8e-3)) == "lora,0.008,8,16,all-linear,0"
+
+
+# -- one run
+
+
+@pytest.fixture
+def small(monkeypatch, tokenizer):
+    """Replace SmolLM2 by a tiny model, train for 3 steps, and keep 3 stories of each split."""
+    stories = [
+        {"id": name, "section": name, "story": f"A {name} story.", "headline": "It ends well now"}
+        for name in news.SECTIONS[:3]
+    ]
+    splits = DatasetDict({split: Dataset.from_list(stories) for split in news.SPLITS})
+    monkeypatch.setattr(news, "load_news", lambda: splits)
+    monkeypatch.setattr(news, "shots", lambda: [])
+    monkeypatch.setattr(smollm2, "chosen_stories", lambda count, seed: stories)
+    monkeypatch.setattr(smollm2, "STEPS", 3)
+    for name in ("load_questions", "load_texts"):
+        some = getattr(forgetting, name)()[:2]
+        monkeypatch.setattr(forgetting, name, lambda some=some: some)
+    model = make_model(max_position_embeddings=4096)
+    monkeypatch.setattr(smollm2, "load", lambda way: (copy.deepcopy(model), tokenizer))
+    return model
+
+
+@pytest.mark.parametrize("way", ["full", "lora"])
+def test_a_run_has_the_results_of_each_story(small, way):
+    run = smollm2.measure(Cell(way, 336, 1e-2, 1), ["Paris.", "Tokyo."])
+    assert (run["way"], run["stories"], run["learning_rate"], run["seed"]) == (way, 336, 1e-2, 1)
+    everything = sum(p.numel() for p in small.parameters())
+    assert run["trained"] == everything if way == "full" else 0 < run["trained"] < everything
+    assert len(run["losses"].split()) == 3 and run["tokens"] > 0 and run["peak_bytes"] > 1e8
+    for name in ("valid_json", "section_right", "house_style"):
+        assert re.fullmatch("[01]{3}", run[name])
+    assert len(run["test_losses"].split()) == len(run["rouge_l"].split()) == 3
+    assert all(run[name] > 0 for name in ("validation", "test", "text", "chat"))
+    assert re.fullmatch("[01]{2}", run["questions_right"]) and "chat_answers" not in run
+
+
+def test_an_untrained_model_is_prompted_and_the_first_one_answers_the_questions(small):
+    run = smollm2.measure(Cell("lora", 0), None)
+    assert "losses" not in run and "trained" not in run and run["learning_rate"] is None
+    assert len(run["chat_answers"]) == 2 and run["chat"] > 0
+
+
+def test_training_lowers_the_test_loss(small):
+    before = smollm2.measure(Cell("lora", 0), ["a", "b"])
+    after = smollm2.measure(Cell("full", 336, 1e-2, 0), ["a", "b"])
+    assert after["test"] < before["test"]
+
+
+def test_a_run_that_stops_says_so(small, monkeypatch):
+    def stop(*_, **__):
+        raise TrainingError("the loss is nan")
+
+    monkeypatch.setattr(smollm2, "finetune", stop)
+    run = smollm2.measure(Cell("lora", 336, 1e-2, 0), ["a", "b"])
+    assert run["stopped"] == "the loss is nan" and run["validation"] is None
+
+
+@pytest.mark.parametrize("name", ["full", "lora", "lora, by hand"])
+def test_the_speed_is_measured_step_by_step(small, monkeypatch, name):
+    monkeypatch.setattr(speed, "load", smollm2.load)
+    monkeypatch.setattr(speed, "ROUNDS", 2)
+    events = []
+    turn = SimpleNamespace(
+        begin=lambda: events.append("begin"), end=lambda **facts: events.append(facts)
+    )
+    assert name in speed.NAMES
+    speed.way(name)(turn)
+    steps = 2 + speed.WARM_UP + 1
+    assert events[::2] == ["begin"] * (steps + 1)
+    assert all(facts["tokens"] > 0 for facts in events[1::2])
+
+
+def test_saved_directions_are_those_of_trained_adapters(small, monkeypatch):
+    monkeypatch.setattr(subspaces, "load", smollm2.load)
+    monkeypatch.setattr(subspaces, "encoded_stories", smollm2.encoded_stories)
+    monkeypatch.setattr(subspaces, "LAYER", 1)
+    one, other = subspaces.matrices(4, 0), subspaces.matrices(4, 1)
+    assert list(one) == ["rank 4, seed 0, q_proj", "rank 4, seed 0, v_proj"]
+    assert all(A.shape == (4, 64) and A.dtype == torch.float16 for A in one.values())
+    assert not torch.equal(one["rank 4, seed 0, q_proj"], other["rank 4, seed 1, q_proj"])
+
+
+def test_the_saved_adapters_have_two_ranks_and_two_seeds():
+    saved = load_file(subspaces.DATA)
+    assert set(saved) == {
+        f"rank {rank}, seed {seed}, {name}"
+        for rank, seed in subspaces.RUNS
+        for name in subspaces.TARGETS
+    }
+    assert all(A.shape == (int(name.split()[1][:-1]), 576) for name, A in saved.items())
+
+
+def test_int4_weights_have_15_levels_in_each_block(monkeypatch, tokenizer):
+    monkeypatch.setattr(smollm2, "load_base", lambda *_, **__: (make_model(), tokenizer))
+    model, _ = smollm2.load(plan.WAYS["int4"])
+    weight = next(linears(model)).weight.float().view(-1, 64)
+    levels = weight / weight.abs().amax(1, keepdim=True) * 7
+    assert (levels - levels.round()).abs().max() < 0.05
+    assert next(linears(model)).weight.dtype == torch.bfloat16
 
 
 # -- the benchmark

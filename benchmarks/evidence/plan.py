@@ -9,6 +9,7 @@ too. Then the other seeds train with the chosen rate. The test split is never us
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -97,8 +98,11 @@ class Group:
         Args:
             runs: the saved runs, of all groups.
         """
-        if rates := untried(WAYS[self.way].rates, tried_rates(runs, self.way, self.stories)):
+        tried = tried_rates(runs, self.way, self.stories)
+        if rates := untried(WAYS[self.way].rates, tried):
             return [self.cell(rate, self.seeds[0]) for rate in rates]
+        if not any(map(math.isfinite, tried.values())):
+            return []
         rate = best_rate(runs, self.way, self.stories)
         cells = [self.cell(rate, seed) for seed in self.seeds]
         return [cell for cell in cells if not any(map(cell.of, runs))]
