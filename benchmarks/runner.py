@@ -62,7 +62,8 @@ class Benchmark:
     Attributes:
         measure: function that measures and yields the report, which must be serializable as JSON.
             Its arguments are the benchmark's options. Each yielded report is saved immediately, so
-            a long benchmark yields incomplete reports first. The function raises CourseError if it
+            a long benchmark yields incomplete reports first, and nothing if there is no new result.
+            The function raises CourseError if it
             can't measure, and NothingToMeasure if there is nothing to measure.
         tables: functions from the report to Markdown, by the table's name; None if a report is
             incomplete and contains no data for the table. Pages then keep the text that they quote.
@@ -125,10 +126,12 @@ def run(name: str, arguments: list[str]) -> int:
     texts, output = options.pop("texts"), options.pop("output")
     data = output / f"{name}.json" if output else benchmark.data or RESULTS / f"{name}.json"
 
+    measured = False
     try:
         for report in [load_report(data)] if texts else benchmark.measure(**options):
             files.write_text(data, json.dumps(report, indent=1) + "\n")
             publish(name, benchmark, report, output)
+            measured = True
     except NothingToMeasure as reason:
         print(reason)
         return 0
@@ -136,6 +139,9 @@ def run(name: str, arguments: list[str]) -> int:
         return _print_problems([str(error)])
     except KeyboardInterrupt:
         return _print_problems([f"Interrupted. Finished measurements are saved in {data}, if any."])
+    if not measured:
+        print("No new result was saved.")
+        return 0
     report = load_report(data)
     print(f"\n{page(name, benchmark, report)}\nSaved in {data}.")
     return _print_problems(benchmark.problems(report))

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from random import Random
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -37,14 +38,20 @@ LABELS = {
 }
 # The number of training stories with which each run makes one pass.
 ALL = 336
+# The learning rate is chosen by the mean validation loss over these seeds.
+RATE_SEEDS = (0, 1, 2)
 # Two ways count as equally good if the 95% interval of their difference lies within these bounds:
 # 5 percentage points of the test stories, and 0.05 nats per token of the test loss. Both are small
-# beside what training gains over the best prompt: about 60 points of section right, and 1.8 nats.
-# The bounds were written down before the first run.
+# beside what training gains: about 60 points of section right over the best prompt, and 1.8 nats
+# over the untrained model. The bounds were chosen before the first run.
 BOUNDS = {"section_right": 0.05, "house_style": 0.05, "test_losses": 0.05}
 # The results of each test story: one digit per story, or one number per story.
 DIGITS = ("valid_json", "section_right", "house_style")
 NUMBERS = ("rouge_l", "test_losses")
+COLUMNS = (
+    *("way", "stories", "learning_rate", "seed", "validation", "test", "text", "chat"),
+    *(*DIGITS, *NUMBERS, "questions_right", "news_json"),
+)
 
 
 @dataclass(frozen=True)
@@ -52,11 +59,16 @@ class Evidence:
     """All saved measurements.
 
     Attributes:
-        runs: a table with a row for each run on SmolLM2. `stories` is 0 if the model was not
-            trained. Losses are in nats per token: `validation` and `test` of the right answers,
-            `text` of general text, and `chat` of the untrained model's answers to general
-            questions. The columns of DIGITS and NUMBERS are arrays with a number for each of the
-            96 test stories, and `questions_right` is an array for the 40 general questions.
+        runs: a table with a row for each run on SmolLM2, with its `way`, number of `stories`,
+            `learning_rate` and `seed`. `stories` is 0 if the model was not trained; the way then
+            says how its weights are stored, and "lora" stands for 16 bits. Losses are in nats per
+            token: `validation` and `test` of the right answers, `text` of general texts, and
+            `chat` of the untrained model's answers to general questions. The columns of DIGITS and
+            NUMBERS are arrays with a number for each of the 96 test stories. `questions_right` and
+            `news_json` are arrays for the 40 general questions (`forgetting.score`). `trained` is
+            the number of trained parameters, `losses` the loss of each step, and `tokens` the
+            number of tokens in the training. `seconds` depends on what else the machine did, so
+            `speed` compares the ways. A run that `stopped` has no results.
         trials: a table with a row for each trial on the tiny Llama, with the settings of `Trial`
             and the results of `variants.run`.
         speed: a table with a row for each way of `benchmarks.evidence.speed`: the speeds of its
@@ -98,7 +110,7 @@ class Evidence:
         """
         one_of("metric", metric, (*DIGITS, *NUMBERS))
         tuned = self.tuned(way, stories)
-        if stopped := tuned.loc[tuned["validation"].isna(), "seed"].to_list():
+        if stopped := tuned.loc[tuned["validation"].isna(), "seed"].astype(int).to_list():
             raise ValueError(f"{way!r} has no scores: its training stopped with seeds {stopped}")
         return np.stack(list(tuned[metric]))
 
@@ -120,7 +132,7 @@ def load() -> Evidence:
 
 def parse(report: Mapping[str, Any]) -> Evidence:
     """Return the measurements of a report of `benchmarks.evidence`."""
-    runs = pd.DataFrame(report["runs"])
+    runs = pd.DataFrame(report["runs"], columns=None if report["runs"] else list(COLUMNS))
     # A run that stopped, because its loss was not finite, has no results.
     for name in (*DIGITS, "questions_right", "news_json"):
         runs[name] = runs[name].dropna().map(lambda digits: np.array(list(digits), dtype=float))
@@ -128,7 +140,14 @@ def parse(report: Mapping[str, Any]) -> Evidence:
         runs[name] = runs[name].dropna().map(lambda text: np.array(text.split(), dtype=float))
     trials = pd.read_csv(io.StringIO("\n".join(report["trials"])))
     speed = pd.DataFrame.from_dict(report.get("speed", {}).get("ways", {}), orient="index")
+    speed.index = [label_of(name) for name in speed.index]
     return Evidence(runs, trials, speed, report["chat"])
+
+
+def label_of(name: str) -> str:
+    """Return the label of a way, such as "lora" or "lora, by hand"."""
+    way, comma, addition = name.partition(", ")
+    return f"{LABELS[way]}{comma}{addition}"
 
 
 def chosen_stories(count: int, seed: int) -> list[dict[str, str]]:
@@ -155,33 +174,52 @@ def chosen_stories(count: int, seed: int) -> list[dict[str, str]]:
     return [story for row in zip(*by_section, strict=True) for story in row][:count]
 
 
-def tried_rates(
-    runs: Iterable[Mapping[str, Any]], way: str, stories: int = ALL, seed: int = 0
-) -> dict[float, float]:
-    """Return the validation loss for each learning rate that was tried with a seed.
+def validation_losses(
+    runs: Iterable[Mapping[str, Any]], way: str, stories: int = ALL
+) -> dict[float, dict[int, float]]:
+    """Return the validation loss for each learning rate and each seed of a way.
 
     The loss of a run that stopped, because its loss was not finite, counts as infinite.
     """
-    chosen = (r for r in runs if (r["way"], r["stories"], r["seed"]) == (way, stories, seed))
-    # A table contains NaN where a report contains None.
+    losses: dict[float, dict[int, float]] = {}
+    for run in runs:
+        if (run["way"], run["stories"]) == (way, stories):
+            loss = run["validation"]
+            # A table contains NaN where a report contains None.
+            finite = loss is not None and not math.isnan(loss)
+            losses.setdefault(run["learning_rate"], {})[int(run["seed"])] = (
+                loss if finite else math.inf
+            )
+    return losses
+
+
+def mean_losses(
+    runs: Iterable[Mapping[str, Any]], way: str, stories: int = ALL
+) -> dict[float, float]:
+    """Return the mean validation loss over RATE_SEEDS for each learning rate that has all of them.
+
+    All rates are tried with the first seed, and only the best of them with the others.
+    """
     return {
-        run["learning_rate"]: math.inf if pd.isna(run["validation"]) else run["validation"]
-        for run in chosen
+        rate: fmean(by_seed[seed] for seed in RATE_SEEDS)
+        for rate, by_seed in validation_losses(runs, way, stories).items()
+        if by_seed.keys() >= set(RATE_SEEDS)
     }
 
 
-def best_rate(
-    runs: Iterable[Mapping[str, Any]], way: str, stories: int = ALL, seed: int = 0
-) -> float:
-    """Return the learning rate with the lowest validation loss of a seed.
+def best_rate(runs: Iterable[Mapping[str, Any]], way: str, stories: int = ALL) -> float:
+    """Return the learning rate with the lowest mean validation loss over the first three seeds.
 
     Raises:
-        ValueError: no learning rate was tried, or all runs stopped.
+        ValueError: there is no learning rate with which all three seeds have finished.
     """
-    tried = tried_rates(runs, way, stories, seed)
-    if not any(map(math.isfinite, tried.values())):
-        raise ValueError(f"no run of {way!r} with {stories} stories and seed {seed} has finished")
-    return min(tried, key=tried.__getitem__)
+    means = mean_losses(runs, way, stories)
+    if not any(map(math.isfinite, means.values())):
+        raise ValueError(
+            f"{way!r} with {stories} stories has no learning rate with which the seeds "
+            f"{', '.join(map(str, RATE_SEEDS))} have finished"
+        )
+    return min(means, key=means.__getitem__)
 
 
 SETTINGS = ["way", "rank", "alpha", "targets"]
@@ -190,12 +228,15 @@ SETTINGS = ["way", "rank", "alpha", "targets"]
 def best_trials(trials: DataFrame) -> DataFrame:
     """Return the trials of all seeds at the best learning rate of each setting.
 
-    The best learning rate has the lowest mean validation loss over the seeds.
+    The best learning rate has the lowest mean validation loss over the seeds. A trial whose loss
+    was not finite has an infinite loss. Learning rates without all seeds are left out.
 
     Args:
-        trials: trials with all seeds, such as `Evidence.trials` or a part of it.
+        trials: trials such as `Evidence.trials` or a part of it.
     """
     keys = [*SETTINGS, "learning_rate"]
-    means = trials.groupby(keys, sort=False, as_index=False)["validation"].mean()
-    best = means.loc[means.groupby(SETTINGS, sort=False)["validation"].idxmin(), keys]
+    finite = trials.assign(validation=trials["validation"].fillna(math.inf))
+    losses = finite.groupby(keys, sort=False)["validation"].agg(["mean", "count"]).reset_index()
+    complete = losses[losses["count"] == trials["seed"].nunique()]
+    best = complete.loc[complete.groupby(SETTINGS, sort=False)["mean"].idxmin(), keys]
     return best.merge(trials, on=keys)

@@ -81,44 +81,45 @@ def bootstrap(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) 
     return Interval(float(sample.mean()), float(low), float(high))
 
 
-def difference(
-    before: ArrayLike, after: ArrayLike, *, resamples: int = 10_000, seed: int = 0
-) -> Interval:
-    """Return the mean difference of two ways of training, with its 95% bootstrap interval.
+def difference(before: ArrayLike, after: ArrayLike) -> Interval:
+    """Return the mean difference of two ways of training, with its 95% confidence interval.
 
-    Both ways trained several models, and all models answered the same stories. Chance enters twice:
-    other stories would have other scores, and other seeds would give other models. So each resample
-    draws stories, the same for both ways, and draws the seeds of each way.
+    Both ways trained several models, and all models answered the same stories. Chance enters three
+    times: with other stories, or with other seeds of either way, the means would be different. The
+    variances of the three causes add up. With few seeds, their variances are themselves uncertain.
+    So the interval uses a quantile of Student's t distribution instead of the normal distribution.
+    Its degrees of freedom are those of Welch and Satterthwaite.
+
+    Sources: Welch (1947), Biometrika 34; Satterthwaite (1946), Biometrics Bulletin 2.
 
     Args:
         before: scores of the first way, of shape (seeds, stories).
         after: scores of the second way, of shape (seeds, stories). The number of seeds may differ.
-        resamples: number of resamples.
-        seed: the seed of the resamples. The same seed gives the same interval.
 
     Raises:
-        ValueError: a score is missing, or the ways did not answer the same number of stories.
+        ValueError: a score is missing, the ways did not answer the same number of stories, or there
+            are fewer than two stories or two seeds of a way.
     """
+    from scipy.stats import t
+
     ways = [np.asarray(scores, dtype=float) for scores in (before, after)]
-    if any(scores.ndim != 2 or not scores.size for scores in ways) or (
-        ways[0].shape[1] != ways[1].shape[1]
-    ):
+    shapes = [scores.shape for scores in ways]
+    if any(len(shape) != 2 or min(shape) < 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
         raise ValueError(
-            "before and after must be tables of shape (seeds, stories) with the same stories, got "
-            f"shapes {ways[0].shape} and {ways[1].shape}"
+            "before and after must be tables of shape (seeds, stories) with the same stories, at "
+            f"least two, and at least two seeds: got the shapes {shapes[0]} and {shapes[1]}"
         )
     if any(np.isnan(scores).any() for scores in ways):
         raise ValueError("a score is missing: before and after must not contain NaN")
-    generator, stories = np.random.default_rng(seed), ways[0].shape[1]
-    # How often each story is drawn in each resample, (resamples, stories).
-    weights = generator.multinomial(stories, np.full(stories, 1 / stories), size=resamples)
-    means = []
-    for scores in ways:
-        by_seed = weights @ scores.T / stories  # (resamples, seeds)
-        drawn = generator.integers(len(scores), size=by_seed.shape)
-        means.append(np.take_along_axis(by_seed, drawn, axis=1).mean(axis=1))
-    low, high = np.quantile(means[1] - means[0], [0.025, 0.975])
-    return Interval(float(ways[1].mean() - ways[0].mean()), float(low), float(high))
+    by_story = ways[1].mean(axis=0) - ways[0].mean(axis=0)
+    samples = [by_story, *(scores.mean(axis=1) for scores in ways)]
+    variances = [sample.var(ddof=1) / len(sample) for sample in samples]
+    total, mean = sum(variances), float(by_story.mean())
+    if total == 0:
+        return Interval(mean, mean, mean)
+    freedom = total**2 / sum(v**2 / (len(s) - 1) for v, s in zip(variances, samples, strict=True))
+    half = float(t.ppf(0.975, freedom) * math.sqrt(total))
+    return Interval(mean, mean - half, mean + half)
 
 
 def mcnemar(gained: int, lost: int) -> float:

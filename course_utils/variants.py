@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 LENGTH, BATCH = 64, 16
 # Steps of pretraining and of fine-tuning, and the learning rate of pretraining.
 PRETRAINING_STEPS, STEPS, PRETRAINING_RATE = 600, 50, 5e-3
-# Each loss is measured on this many bytes.
+# Each loss is measured on at most this many bytes.
 MEASURED = 8_000
 # LoRA+ trains B with a learning rate that is this many times as high as that of A.
 LORA_PLUS_RATIO = 16
@@ -166,7 +166,9 @@ def train(model: nn.Module, text: Tensor, optimizer: Optimizer, steps: int, seed
         seed: the seed of the windows.
     """
     rates = [group["lr"] for group in optimizer.param_groups]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rates, total_steps=steps, cycle_momentum=False
+    )
     windows, generator = text.unfold(0, LENGTH + 1, 1), torch.Generator().manual_seed(seed)
     for _ in range(steps):
         chosen = torch.randint(len(windows), (BATCH,), generator=generator)
@@ -215,9 +217,9 @@ def prepare(trial: Trial) -> nn.Module:
 def start_at_rounding_error(model: PeftModel) -> None:
     """Start each adapter where it best corrects the rounding of its layer, as LoftQ does.
 
-    The best correction of a rank is given by the largest singular values of W − Q(W). peft's
-    function `replace_lora_weights_loftq` computes the same, but only on a GPU, and it ignores the
-    scale alpha / rank.
+    The best correction of a rank is given by the largest singular values of W − Q(W). This is one
+    iteration of LoftQ, as in peft's `replace_lora_weights_loftq`. peft's function needs a GPU, and
+    it ignores the scale alpha / rank.
 
     Args:
         model: the tiny Llama with rounded weights and adapters.

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from course_utils import news, runtime
 from course_utils.models import finish_loading, linear4bit_layers, load_base, nf4_config, tiny_base
-from course_utils.models.llama import Adapter
+from course_utils.models.llama import Adapter, linears
 from course_utils.sft import IGNORE, collate, encode_all, pack
 from course_utils.training import (
     Recipe,
@@ -136,6 +136,27 @@ def test_other_llamas_have_the_gradients_of_autograd(tmp_path, changes):
 def test_lora_on_weights_without_quantization_has_the_gradients_of_autograd():
     model = with_adapters(tiny_base(quantization=None))
     assert supports(model) and largest_difference(model, examples(5)) < TOLERANCE
+    # The recipe leaves the dtype open. With autograd it would be the best dtype of the CPU.
+    assert loop._use_by_hand(model, RECIPE) == (runtime.compute_dtype("cpu") == torch.float32)
+    assert loop._use_by_hand(model, replace(RECIPE, fast=True))
+
+
+def test_lora_on_16_bit_weights_has_about_the_gradients_of_autograd():
+    """In bfloat16, both ways round. Each is compared with the gradients in float32."""
+    exact, rounded = (with_adapters(tiny_base(quantization=None)) for _ in range(2))
+    for layer in linears(rounded.get_base_model()):
+        layer.base_layer.weight.data = layer.base_layer.weight.data.bfloat16()
+    for layer in linears(exact.get_base_model()):
+        layer.base_layer.weight.data = layer.base_layer.weight.data.bfloat16().float()
+    assert supports(rounded) and by_hand.dtype_of(rounded) == torch.bfloat16
+    features = examples(5)
+    _, wanted = expected(exact, features)
+    rounded.zero_grad()
+    LlamaByHand(rounded).backward(pack(features, 0), 0.5)
+    for name, gradient in gradients(rounded).items():
+        error = (gradient - wanted[name]).norm() / wanted[name].norm()
+        assert error < 0.1, name
+    assert loop._use_by_hand(rounded, RECIPE) == (runtime.compute_dtype("cpu") == torch.bfloat16)
 
 
 @pytest.mark.parametrize(

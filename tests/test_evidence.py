@@ -65,7 +65,10 @@ def all_trials():
 
 @pytest.fixture
 def report():
-    return {"chat": ["Paris."] * 40, "runs": all_runs(), "trials": all_trials()}
+    return {
+        **{"settings": benchmark.SETTINGS, "chat": ["Paris."] * 40},
+        **{"runs": all_runs(), "trials": all_trials()},
+    }
 
 
 @pytest.fixture
@@ -108,12 +111,13 @@ def test_a_run_that_stopped_is_never_chosen_and_has_no_results(report):
     stopped = {**vars(Cell("full", 336, 5e-5, 0)), "validation": None, "stopped": "NaN"}
     runs = [stopped, *(r for r in report["runs"] if r["learning_rate"] != 5e-5)]
     saved = evidence.parse(report | {"runs": runs})
-    assert evidence.tried_rates(runs, "full")[5e-5] == math.inf
+    assert evidence.validation_losses(runs, "full")[5e-5] == {0: math.inf}
     assert len(saved.tuned("full")) == 5
-    runs[-1] = {**vars(Cell("nf4-dq", 21, 2e-3, 2)), "validation": None}
-    with pytest.raises(ValueError, match=r"'nf4-dq' has no scores: .* with seeds \[2"):
-        evidence.parse(report | {"runs": runs}).scores("nf4-dq", "valid_json", 21)
-    with pytest.raises(ValueError, match=r"no run of 'full' .* has finished"):
+    last = Cell("full", 336, 1e-4, 4)
+    runs = [{**vars(last), "validation": None} if last.of(run) else run for run in runs]
+    with pytest.raises(ValueError, match=r"'full' has no scores: .* with seeds \[4\]$"):
+        evidence.parse(report | {"runs": runs}).scores("full", "valid_json")
+    with pytest.raises(ValueError, match=r"'full' .* has no learning rate .* 0, 1, 2 have fin"):
         evidence.best_rate([stopped], "full")
 
 
@@ -121,7 +125,7 @@ def test_a_run_that_stopped_is_never_chosen_and_has_no_results(report):
     ("call", "message"),
     [
         (lambda e: e.tuned("qlora"), "way must be"),
-        (lambda e: e.tuned("full", 21), "no run of 'full' with 21 stories and seed 0 has finished"),
+        (lambda e: e.tuned("full", 21), "'full' with 21 stories has no learning rate"),
         (lambda e: e.scores("full", "f1"), "metric must be"),
         (lambda e: e.untrained("full"), "way must be"),
     ],
@@ -141,17 +145,23 @@ def test_the_best_trials_have_the_lowest_mean_validation_loss(report):
 # -- the plan
 
 
-def test_the_plan_first_tries_all_rates_and_then_all_seeds():
-    group, runs = Group("lora", 336, (0, 1, 2)), []
+def test_the_plan_tries_all_rates_then_the_finalists_and_then_all_seeds():
+    group, runs = Group("lora", 336, (0, 1, 2, 3), finalists=2), []
     assert [c.learning_rate for c in group.missing(runs)] == [1e-3, 2e-3, 4e-3, 8e-3]
+    losses = {1e-3: 1.4, 2e-3: 1.31, 4e-3: 1.3, 8e-3: 1.5}
+    runs += [make_run(c, validation=losses[c.learning_rate]) for c in group.missing(runs)]
+    cells = group.missing(runs)
+    assert cells == [Cell("lora", 336, rate, seed) for rate in (4e-3, 2e-3) for seed in (1, 2)]
+    # With the other seeds, the second finalist is better.
+    later = {4e-3: 1.35, 2e-3: 1.32}
+    runs += [make_run(c, validation=later[c.learning_rate]) for c in cells]
+    assert group.missing(runs) == [Cell("lora", 336, 2e-3, 3)]
     runs += map(make_run, group.missing(runs))
-    assert group.missing(runs) == [Cell("lora", 336, 2e-3, seed) for seed in (1, 2)]
-    runs += map(make_run, group.missing(runs))
-    assert not group.missing(runs)
+    assert not group.missing(runs) and evidence.best_rate(runs, "lora") == 2e-3
 
 
 def test_while_the_best_rate_is_an_end_the_next_rate_is_tried():
-    group = Group("full", 336, (0,))
+    group = Group("full", 336)
     falling = [make_run(c, validation=1 / c.learning_rate) for c in group.missing([])]
     assert [c.learning_rate for c in group.missing(falling)] == [8e-4]
     rising = [make_run(c, validation=c.learning_rate) for c in group.missing([])]
@@ -159,19 +169,19 @@ def test_while_the_best_rate_is_an_end_the_next_rate_is_tried():
 
 
 def test_a_group_whose_runs_all_stop_ends():
-    group, runs = Group("lora", 336, (0, 1)), []
+    group, runs = Group("lora", 336), []
     while cells := group.missing(runs):
         runs += [{**vars(cell), "validation": None} for cell in cells]
         assert len(runs) < 9
     assert runs
 
 
-def test_the_claim_has_five_seeds_and_all_runs_are_different():
+def test_every_way_has_a_label_and_no_cell_runs_twice():
     runs = all_runs()
     cells = {tuple(run[name] for name in vars(Cell("lora", 0))) for run in runs}
     assert len(cells) == len(runs)
+    assert set(plan.WAYS) == set(evidence.LABELS) == {group.way for group in plan.GROUPS}
     assert [len(group.seeds) for group in plan.CLAIM] == [5, 5, 5]
-    assert {group.way for group in plan.CLAIM} == {"full", "lora", "nf4-dq"}
 
 
 def test_fewer_stories_are_a_part_of_more_stories_with_all_sections():
@@ -318,7 +328,6 @@ def test_an_interrupted_benchmark_continues(folder, report):
     report["runs"] = report["runs"][:-3]
     folder.write_text(json.dumps(report))
     assert len(measure(limit=2)[-1]["runs"]) == len(all_runs()) - 1
-    assert not measure(limit=0)
 
 
 def test_the_first_run_answers_the_general_questions_alone(folder, monkeypatch):
@@ -364,8 +373,58 @@ def test_a_repeated_run_is_compared_with_the_saved_run(folder, report, capsys, m
     monkeypatch.setattr(benchmark, "run_cell", lambda cell, _: make_run(cell, 1.4, right=60))
     with pytest.raises(CourseError, match="tolerance: validation, section_right, house_style"):
         measure(only="nf4", seed=2)
-    with pytest.raises(CourseError, match="no saved run of nf4 with seed 4"):
+    with pytest.raises(CourseError, match="no saved run of nf4 with seed 4 that has finished"):
         measure(only="nf4", seed=4)
+    folder.unlink()
+    with pytest.raises(CourseError, match="no saved run of nf4 with seed 0 that has finished"):
+        measure(only="nf4")
+
+
+def test_a_repeated_run_prints_no_page(folder, report, capsys, tmp_path):
+    folder.write_text(json.dumps(report))
+    for more in ([], ["--output", str(tmp_path / "new")]):
+        assert runner.run("evidence", ["--only", "nf4", *more]) == 0
+        printed = capsys.readouterr().out
+        assert "repeating nf4, 336" in printed and printed.endswith("No new result was saved.\n")
+
+
+def test_a_repeated_run_that_stops_is_an_error(folder, report, monkeypatch):
+    folder.write_text(json.dumps(report))
+    stopped = {"validation": None, "stopped": "the loss is nan"}
+    monkeypatch.setattr(benchmark, "run_cell", lambda *_: stopped)
+    with pytest.raises(CourseError, match="the repeated run stopped: the loss is nan"):
+        measure(only="nf4")
+
+
+def test_results_with_other_settings_are_not_mixed(folder, report):
+    settings = {**benchmark.SETTINGS, "smollm2": {**smollm2.SETTINGS, "steps": 10}}
+    folder.write_text(json.dumps(report | {"settings": settings}))
+    with pytest.raises(CourseError, match="were measured with other settings"):
+        measure()
+
+
+def test_if_a_run_fails_the_run_beside_it_is_still_saved(folder, report, monkeypatch):
+    report["runs"] = report["runs"][:1]
+    folder.write_text(json.dumps(report))
+
+    def run_cell(cell, _):
+        if cell.way == "nf4-dq":
+            raise CourseError("no memory")
+        return make_run(cell)
+
+    monkeypatch.setattr(benchmark, "run_cell", run_cell)
+    reports = []
+    with pytest.raises(CourseError, match="no memory"):
+        for each in benchmark.measure(["smollm2"], None, 2, None, 0):
+            reports.append(len(each["runs"]))  # noqa: PERF401 - the iterator raises an error
+    assert reports == [2]
+
+
+@pytest.mark.parametrize("arguments", [["--jobs", "0"], ["--limit", "-1"], ["--jobs", "two"]])
+def test_numbers_of_runs_are_positive(arguments, capsys):
+    with pytest.raises(SystemExit):
+        runner.run("evidence", arguments)
+    assert "error: argument --" in capsys.readouterr().err
 
 
 def test_trials_are_saved_some_at_a_time_and_only_once(folder, report, monkeypatch):
@@ -390,7 +449,7 @@ def test_tables_say_what_was_measured(report):
         f"| {n}" for n in (21, 42, 84, 168, 336)
     ]
     assert len(tables.tiny(report).splitlines()) == 2 + len(tiny.SETTINGS)
-    assert f"{len(report['runs'])} runs and 660 trials" in tables.conditions(report)
+    assert f"{len(report['runs'])} runs and 690 trials" in tables.conditions(report)
     assert tables.problems(report) == []
 
 
@@ -404,9 +463,38 @@ def test_a_best_rate_at_the_end_of_its_grid_is_a_problem(report):
     rows = report["trials"]
     report["trials"] = [r for r in rows if ",0.001," not in r and ",0.002," not in r]
     problems = tables.problems(report)
-    assert "tiny Llama, ('DoRA', 8, 16, 'all-linear'): best rate 0.004 is an end" in problems
-    report["runs"] = [r for r in report["runs"] if r["learning_rate"] != 5e-5]
-    assert "full, 336 stories: best rate 0.0001 is an end" in tables.problems(report)
+    assert "tiny Llama, ('DoRA', 8, 16, 'all-linear'): the best rate 0.004 is an end" in problems
+
+
+def test_a_group_with_a_run_that_stopped_is_left_out_of_the_tables(report):
+    for run in report["runs"]:
+        if run["way"] == "int4" or (run["way"], run["seed"]) == ("nf4", 2):
+            run["validation"] = None
+    ways = tables.ways(report).splitlines()
+    assert len(ways) == 2 + 4 and not any("NF4 |" in line or "int4" in line for line in ways)
+    problems = tables.problems(report)
+    assert "nf4, 336 stories: 1 runs stopped" in problems
+    assert any(p.startswith("int4, 336 stories") for p in problems)
+
+
+def test_an_empty_report_has_no_tables():
+    report = benchmark.new_report()
+    assert tables.ways(report) is None and tables.tiny(report) is None
+    assert tables.conditions(report) == "Nothing has been measured yet."
+    assert tables.problems(report) == []
+
+
+def test_a_setting_whose_trials_diverge_is_not_the_best(report):
+    rows = report["trials"]
+    for n, row in enumerate(rows):
+        if row.startswith("lora,0.004,8,16,all-linear,") and ",0," not in row:
+            rows[n] = ",".join([*row.split(",")[:-3], "nan", "nan", "nan"])
+    best = evidence.best_trials(evidence.parse(report).trials)
+    plain = best[(best["way"] == "lora") & (best["rank"] == 8) & (best["alpha"] == 16)]
+    assert set(plain["learning_rate"]) == {0.002}
+    incomplete = [row for row in rows if not row.startswith("DoRA,0.004,8,16,all-linear,3")]
+    best = evidence.best_trials(evidence.parse(report | {"trials": incomplete}).trials)
+    assert set(best.loc[best["way"] == "DoRA", "learning_rate"]) == {0.002}
 
 
 def test_the_benchmark_is_found_in_its_package():

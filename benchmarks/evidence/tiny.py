@@ -11,13 +11,22 @@ from dataclasses import asdict, fields, replace
 
 import torch
 
-from course_utils.variants import FORMATS, VARIANTS, Trial, run
+from course_utils.variants import (
+    BATCH,
+    FORMATS,
+    LENGTH,
+    PRETRAINING_STEPS,
+    STEPS,
+    VARIANTS,
+    Trial,
+    run,
+)
 
 SEEDS = (0, 1, 2, 3, 4)
 RATES = tuple(1e-3 * 2**n for n in range(6))
 # Full fine-tuning and the variants that start or train with larger updates need lower rates.
 LOWER_RATES = tuple(2.5e-4 * 2**n for n in range(6))
-LOWER = ("full", "PiSSA", "LoRA+")
+LOWER = ("full", "PiSSA", "LoRA+", "rsLoRA")
 # With this rank, adapters on q and v have as many parameters as adapters of rank 8 on all layers.
 RANK_OF_TWO = 34
 SETTINGS = (
@@ -26,7 +35,11 @@ SETTINGS = (
     *(Trial(alpha=alpha) for alpha in (4, 8, 32, 64)),
     Trial(targets="q and v", rank=RANK_OF_TWO),
     *(Trial(way) for way in VARIANTS),
+    # At rank 8, rsLoRA is LoRA with another alpha. It is meant for high ranks.
+    Trial("rsLoRA", rank=64),
 )
+# What all trials have in common.
+COMMON = {"pretraining_steps": PRETRAINING_STEPS, "steps": STEPS, "batch": BATCH, "length": LENGTH}
 RESULTS = ("trained", "validation", "target", "source")
 COLUMNS = (*(field.name for field in fields(Trial)), *RESULTS)
 

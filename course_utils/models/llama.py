@@ -77,7 +77,9 @@ def product_dtype(layer: Any) -> Any:
     if state := four_bit_state(layer):
         repacked = getattr(state, "packing_format_for_cpu", False)
         return None if repacked else layer.compute_dtype
-    return layer.weight.dtype if type(layer) is nn.Linear else None
+    # Libraries for other formats keep the class of the layer and replace the class of its weight.
+    plain = type(layer) is nn.Linear and type(layer.weight) is nn.Parameter
+    return layer.weight.dtype if plain else None
 
 
 def dense_weight(layer: Any, dtype: torch.dtype) -> Tensor:

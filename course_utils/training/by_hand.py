@@ -429,7 +429,7 @@ class LlamaByHand:
         self.d, self.G = layers[0].self_attn.head_dim, self.H // self.K
         self.heads = {"q": self.H, "k": self.K, "v": self.K}
         self.inv_freq = base.model.rotary_emb.inv_freq.float()  # (d/2,)
-        self.dtype = product_dtype(base_layer(layers[0].mlp.up_proj))
+        self.dtype = dtype_of(model)
         self.embedding = base.model.embed_tokens.weight.data  # (V, D)
         self.head = base.lm_head.weight.data.to(self.dtype)  # (V, D)
         self.like = self.head.new_empty(0)
@@ -514,6 +514,13 @@ class LlamaByHand:
         g = self.work("g", *x.shape).zero_()
         self.norm.backward(x, torch.mm(logits, self.head, out=n), g)
         return losses, g
+
+
+def dtype_of(model: PreTrainedModel | PeftModel) -> torch.dtype:
+    """Return the dtype in which a model that `supports` returns True for is computed."""
+    base = base_llama(model)
+    assert base is not None
+    return product_dtype(base_layer(next(linears(base))))
 
 
 def supports(model: PreTrainedModel | PeftModel) -> bool:

@@ -31,17 +31,13 @@ def make_accelerator(model: nn.Module, compute_dtype: torch.dtype | None = None)
 
     Args:
         model: The model to train. If FSDP is used, `prepare_for_fsdp` changes the model.
-        compute_dtype: Dtype of autocast. float32 turns autocast off. The default is the compute
-            dtype of the 4-bit layers. If there are no 4-bit layers, the default is
-            `runtime.compute_dtype` of the model's device.
+        compute_dtype: Dtype of autocast. float32 turns autocast off. Default: `default_dtype`.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     device = next(model.parameters()).device
-    if compute_dtype is None:
-        of_layers = (getattr(module, "compute_dtype", None) for module in model.modules())
-        compute_dtype = next(filter(None, of_layers), None) or runtime.compute_dtype(device)
+    compute_dtype = compute_dtype or default_dtype(model)
     precision = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "no"}[compute_dtype]
     # An earlier run may have used another precision, so accelerate's shared state is reset. With
     # FSDP this state is not reset, because it can't be created twice.
@@ -57,6 +53,13 @@ def make_accelerator(model: nn.Module, compute_dtype: torch.dtype | None = None)
     if is_sharded(accelerator):
         prepare_for_fsdp(accelerator.state.fsdp_plugin, model)
     return accelerator
+
+
+def default_dtype(model: nn.Module) -> torch.dtype:
+    """Return the compute dtype of the 4-bit layers, or of the model's device if it has none."""
+    of_layers = (getattr(module, "compute_dtype", None) for module in model.modules())
+    device = next(model.parameters()).device
+    return next(filter(None, of_layers), None) or runtime.compute_dtype(device)
 
 
 def fsdp_wanted() -> bool:

@@ -299,16 +299,18 @@ def _use_by_hand(model: PreTrainedModel | PeftModel, recipe: Recipe) -> bool:
     """Return whether to train with `by_hand` instead of autograd.
 
     By default (`fast` is None), `by_hand` is used if `by_hand` supports the model, only one process
-    trains, FSDP is off, and the recipe has no compute_dtype.
+    trains, FSDP is off, the recipe has no compute_dtype, and the products would have the same dtype
+    with autograd.
     """
     # A model that FSDP will shard is still on the CPU now, so `supports` alone would accept it.
     alone = distributed.processes_wanted() == 1 and not distributed.fsdp_wanted()
     possible = alone and by_hand.supports(model)
     if recipe.fast and not possible:
         raise ValueError(
-            "fast=True needs a Llama model on a CPU, with LoRA adapters without dropout, and only "
-            "one process: leave out fast=True to train this model"
+            "fast=True needs a Llama model on a CPU, with LoRA adapters without dropout, products in "
+            "float32 or bfloat16, and only one process: leave out fast=True to train this model"
         )
     if recipe.fast is not None:
         return recipe.fast
-    return possible and recipe.compute_dtype is None
+    same = possible and by_hand.dtype_of(model) == distributed.default_dtype(model)
+    return same and recipe.compute_dtype is None

@@ -60,7 +60,8 @@ class Recipe:
         None,
         "Whether to train with `by_hand`, which uses no autograd and less padding, and changes "
         "results only by rounding. By default it is used if `by_hand` supports the model, only one "
-        "process trains, FSDP is off, and compute_dtype is not given.",
+        "process trains, FSDP is off, compute_dtype is not given, and weights without quantization "
+        "have the dtype in which autocast would compute.",
     )
     validate_every: int | None = _setting(
         None,
