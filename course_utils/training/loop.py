@@ -307,8 +307,8 @@ def _use_by_hand(model: PreTrainedModel | PeftModel, recipe: Recipe) -> bool:
     possible = alone and by_hand.supports(model)
     if recipe.fast and not possible:
         raise ValueError(
-            "fast=True needs a Llama model on a CPU, with LoRA adapters without dropout, products in "
-            "float32 or bfloat16, and only one process: leave out fast=True to train this model"
+            "fast=True needs a Llama model on a CPU, with LoRA adapters without dropout, products "
+            "in float32 or bfloat16, and only one process: leave out fast=True to train this model"
         )
     if recipe.fast is not None:
         return recipe.fast
