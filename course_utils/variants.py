@@ -238,18 +238,15 @@ def rounded(weight: Tensor, name: str) -> Tensor:
     """Return a weight with the values that it has in a 4-bit format, in blocks of 64.
 
     Args:
-        weight: the weight, float32.
+        weight: the weight, float32 or bfloat16.
         name: the format: "nf4-dq" (with double quantization), "nf4", "fp4" or "int4".
     """
-    from course_utils import quantization
+    from course_utils.quantization import fp4_codebook, nf4_codebook, quantize, quantize_linear
 
-    codebook = {
-        "nf4-dq": quantization.nf4_codebook,
-        "nf4": quantization.nf4_codebook,
-        "fp4": quantization.fp4_codebook,
-        "int4": quantization.linear_codebook,
-    }[name]()
-    return quantization.quantize(weight, codebook, double_quant=name == "nf4-dq").dequantize()
+    if name == "int4":
+        return quantize_linear(weight, bits=4, block_size=64).dequantize()
+    codebook = fp4_codebook() if name == "fp4" else nf4_codebook()
+    return quantize(weight, codebook, double_quant=name == "nf4-dq").dequantize()
 
 
 def make_optimizer(model: nn.Module, trial: Trial) -> Optimizer:

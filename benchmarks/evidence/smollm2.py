@@ -25,7 +25,6 @@ from course_utils import evaluation, forgetting, news, runtime, sft
 from course_utils.evidence import chosen_stories
 from course_utils.models import fetch_base, finish_loading, load_base
 from course_utils.models.llama import linears
-from course_utils.quantization import quantize_linear
 from course_utils.training import (
     Recipe,
     TrainingError,
@@ -34,6 +33,7 @@ from course_utils.training import (
     token_losses,
     trainable_parameters,
 )
+from course_utils.variants import rounded
 
 if TYPE_CHECKING:
     from course_utils.evaluation import Model
@@ -84,8 +84,7 @@ def load(way: Way) -> tuple[Any, Any]:
     if way.base == "int4":
         # bitsandbytes has no int4, so the layers contain the rounded values in 16 bits.
         for layer in linears(model):
-            rounded = quantize_linear(layer.weight.data, bits=4, block_size=64).dequantize()
-            layer.weight.data = rounded.to(torch.bfloat16)
+            layer.weight.data = rounded(layer.weight.data, "int4").to(torch.bfloat16)
     return model, tokenizer
 
 

@@ -3,7 +3,7 @@
 Each way trains SmolLM2-135M in its own process, one step in each turn. All ways compute their
 gradients with autograd and without checkpointing, so they differ only in what is trained and how
 the frozen weights are stored. LoRA and QLoRA also train by hand (`training.by_hand`), which is how
-`finetune` trains them on a CPU.
+`finetune` trains them on a CPU. All processes are in memory at the same time and need about 20 GB.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ def train_in_turns(turn: Turn, name: str, by_hand: bool) -> None:
         name: a key of WAYS.
         by_hand: whether gradients are computed without autograd.
     """
-    way = WAYS[name]
-    model, tokenizer = load(way)
-    recipe = make_recipe(way, way.rates[0], seed=0)
+    settings = WAYS[name]
+    model, tokenizer = load(settings)
+    recipe = make_recipe(settings, settings.rates[0], seed=0)
     recipe = replace(
         recipe,
         max_steps=ROUNDS + WARM_UP + 1,
         fast=by_hand,
         compute_dtype=None if by_hand else torch.bfloat16,
     )
-    if way.adapters:
+    if settings.adapters:
         model = attach_adapters(model, recipe)
 
     def on_step(history: list[dict]) -> None:
