@@ -30,6 +30,7 @@ from course_utils.validation import one_of
 # The ways of training, with the labels of tables and pictures.
 LABELS = {
     "full": "full fine-tuning",
+    "full-16": "full fine-tuning, saved in 16 bits",
     "lora": "LoRA, 16 bits",
     "nf4-dq": "QLoRA, NF4 + DQ",
     "nf4": "QLoRA, NF4",
@@ -118,9 +119,9 @@ class Evidence:
         """Return the results of the base model, which answers the few-shot prompt of lecture 07.
 
         Args:
-            way: a key of LABELS except "full", which names the format of the weights.
+            way: a key of LABELS for LoRA or QLoRA, which names the format of the weights.
         """
-        one_of("way", way, [name for name in LABELS if name != "full"])
+        one_of("way", way, [name for name in LABELS if not name.startswith("full")])
         return self.runs[(self.runs["way"] == way) & (self.runs["stories"] == 0)].iloc[0]
 
 

@@ -73,11 +73,13 @@ class Way:
     Attributes:
         base: the format of the weights: "float32", "bfloat16", "nf4", "fp4" or "int4".
         double_quant: whether the constants of the blocks are quantized, too.
+        rounded: whether the trained weights are rounded to bfloat16 before they are evaluated.
         rates: the learning rates that are tried first, in ascending order.
     """
 
     base: str
     double_quant: bool = False
+    rounded: bool = False
     rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3)
 
     @property
@@ -86,8 +88,10 @@ class Way:
         return self.base != "float32"
 
 
+FULL_RATES = (5e-5, 1e-4, 2e-4, 4e-4)
 WAYS = {
-    "full": Way("float32", rates=(5e-5, 1e-4, 2e-4, 4e-4)),
+    "full": Way("float32", rates=FULL_RATES),
+    "full-16": Way("float32", rounded=True, rates=FULL_RATES),
     "lora": Way("bfloat16"),
     "nf4-dq": Way("nf4", double_quant=True),
     "nf4": Way("nf4"),
@@ -144,7 +148,7 @@ class Group:
 
 # The claim names the first three ways, so they have five seeds and two finalists.
 CLAIM = tuple(Group(way, ALL, (0, 1, 2, 3, 4), finalists=2) for way in ("full", "nf4-dq", "lora"))
-FORMATS = tuple(Group(way, ALL) for way in ("nf4", "fp4", "int4"))
+FORMATS = tuple(Group(way, ALL) for way in ("full-16", "nf4", "fp4", "int4"))
 STORIES = tuple(Group("nf4-dq", stories) for stories in (168, 84, 42, 21))
 GROUPS = (*CLAIM, *FORMATS, *STORIES)
 # The first of these runs answers the general questions, and its answers are given to all others.

@@ -65,8 +65,7 @@ def measure(cell: Cell, chat: Sequence[str] | None) -> dict[str, Any]:
     if cell.stories:
         model, trained = train(model, tokenizer, cell)
         run |= trained
-        # All ways are evaluated in 16 bits, in which a tuned model would be used.
-        model = model if way.adapters else model.to(torch.bfloat16)
+        model = model.to(torch.bfloat16) if way.rounded else model
     if "stopped" in run:
         return run | {"validation": None}
     return run | evaluate(model, tokenizer, cell, chat)

@@ -24,7 +24,11 @@ from course_utils.training import attach_adapters, finetune
 
 ROUNDS, WARM_UP = 10, 2
 BY_HAND = ", by hand"
-NAMES = (*(name for name in WAYS if name != "int4"), f"lora{BY_HAND}", f"nf4-dq{BY_HAND}")
+NAMES = (
+    *(name for name in WAYS if name not in ("full-16", "int4")),
+    f"lora{BY_HAND}",
+    f"nf4-dq{BY_HAND}",
+)
 
 
 def train_in_turns(turn: Turn, name: str, by_hand: bool) -> None:
