@@ -10,7 +10,9 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from course_utils import notebooks
 from course_utils.grading import assignments, student_repo
@@ -152,7 +154,7 @@ def text_of(data):
 
 def searchable_text(path):
     """Return a file's text and the text in its JSON, with normalized spaces."""
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8", errors="replace")
     if path.suffix == ".ipynb":
         text += text_of(json.loads(text))
     return " ".join(text.split())
@@ -350,7 +352,17 @@ LEAKS = {
     ),
     "an archive": (
         zipped,
-        "lectures/more.zip is neither text nor a picture, so it can't be searched",
+        "lectures/more.zip is not text, a picture or safetensors, so it can't be searched",
+    ),
+    "metadata of tensors": (
+        lambda course: save_file(
+            {"A": np.full(9, np.pi)}, course / "lectures/A.safetensors", {"note": ANSWER}
+        ),
+        "lectures/A.safetensors contains the solution of sum-all in 09_sums.ipynb",
+    ),
+    "damaged tensors": (
+        lambda course: (course / "lectures/A.safetensors").write_bytes(bytes(range(256))),
+        "lectures/A.safetensors is not text, a picture or safetensors",
     ),
 }  # fmt: skip
 

@@ -396,7 +396,7 @@ def _leaks_in_text(name: str, text: str | None, known: list[Secret]) -> Iterator
     other files must contain none.
     """
     if text is None:
-        yield "is neither text nor a picture, so it can't be searched for solutions"
+        yield "is not text, a picture or safetensors, so it can't be searched for solutions"
         return
     if marker := MARKER.search(text):
         yield f"contains the line {marker[0].strip()!r}"
@@ -410,12 +410,15 @@ def _parts_of_file(name: str, path: Path) -> Iterator[tuple[str, str | None]]:
     """Yield the parts of a file, each with its place in the file and its text.
 
     A notebook has one part for each cell and one part for the rest of its JSON. Any other text file
-    is a single part. A picture has no parts. For other files that aren't text, the text is None.
+    is a single part. A picture has no parts. The text of a safetensors file is its names and
+    metadata. For other files that aren't text, the text is None.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        if path.suffix.lower() not in PICTURES:
+        if path.suffix == ".safetensors":
+            yield name, _text_in_safetensors(path)
+        elif path.suffix.lower() not in PICTURES:
             yield name, None
         return
     try:
@@ -429,6 +432,17 @@ def _parts_of_file(name: str, path: Path) -> Iterator[tuple[str, str | None]]:
         place = f"cell {cell.get('id')} of {name}" if isinstance(cell, dict) else name
         yield place, _text_in_json(cell)
     yield name, _text_in_json(data)
+
+
+def _text_in_safetensors(path: Path) -> str | None:
+    """Return the names and the metadata in a safetensors file; None if the file is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as tensors:
+            return "\n".join([*tensors.keys(), *(tensors.metadata() or {}).values()])
+    except SafetensorError:
+        return None
 
 
 def _text_in_json(value: Any) -> str:
