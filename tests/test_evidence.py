@@ -168,6 +168,13 @@ def test_while_the_best_rate_is_an_end_the_next_rate_is_tried():
     assert [c.learning_rate for c in group.missing(rising)] == [2.5e-5]
 
 
+def test_a_group_with_rates_of_its_own_tries_only_these():
+    group = Group("nf4-dq", 21, rates=(1e-3, 2e-3))
+    assert [c.learning_rate for c in group.missing([])] == [1e-3, 2e-3]
+    falling = [make_run(c, validation=1 / c.learning_rate) for c in group.missing([])]
+    assert group.missing(falling) == [Cell("nf4-dq", 21, 2e-3, seed) for seed in (1, 2)]
+
+
 def test_a_group_whose_runs_all_stop_ends():
     group, runs = Group("lora", 336), []
     while cells := group.missing(runs):

@@ -5,7 +5,7 @@ one number of stories, with several learning rates and several seeds. The learni
 is chosen on the validation split:
 
 1. All rates are tried with seed 0. While the best rate is the lowest or the highest that was tried,
-   the next rate beyond it is tried, too.
+   the next rate beyond it is tried, too. With fewer stories, only three rates are tried.
 2. The best rates, called finalists, train with seeds 1 and 2. Each way of the claim has two
    finalists, and all other groups have one.
 3. The finalist with the lowest mean validation loss trains with all other seeds.
@@ -109,12 +109,15 @@ class Group:
         stories: the number of training stories.
         seeds: the seeds that train with the chosen rate; at least RATE_SEEDS.
         finalists: how many of the rates are tried with all of RATE_SEEDS.
+        rates: the learning rates that are tried; by default those of the way, and the next rate
+            beyond the best while the best is the lowest or the highest.
     """
 
     way: str
     stories: int
     seeds: tuple[int, ...] = RATE_SEEDS
     finalists: int = 1
+    rates: tuple[float, ...] = ()
 
     def missing(self, runs: Sequence[Run]) -> list[Cell]:
         """Return the missing cells that the plan already determines.
@@ -125,7 +128,11 @@ class Group:
         first, *_ = RATE_SEEDS
         losses = validation_losses(runs, self.way, self.stories)
         tried = {rate: by_seed[first] for rate, by_seed in losses.items() if first in by_seed}
-        if rates := untried(WAYS[self.way].rates, tried):
+        if self.rates:
+            rates = [rate for rate in self.rates if rate not in tried]
+        else:
+            rates = untried(WAYS[self.way].rates, tried)
+        if rates:
             return [self.cell(rate, first) for rate in rates]
         by_loss = sorted(tried, key=tried.__getitem__)
         finalists = [rate for rate in by_loss if math.isfinite(tried[rate])][: self.finalists]
@@ -149,7 +156,7 @@ class Group:
 # The claim names the first three ways, so they have five seeds and two finalists.
 CLAIM = tuple(Group(way, ALL, (0, 1, 2, 3, 4), finalists=2) for way in ("full", "nf4-dq", "lora"))
 FORMATS = tuple(Group(way, ALL) for way in ("full-16", "nf4", "fp4", "int4"))
-STORIES = tuple(Group("nf4-dq", stories) for stories in (168, 84, 42, 21))
+STORIES = tuple(Group("nf4-dq", stories, rates=(1e-3, 2e-3, 4e-3)) for stories in (168, 84, 42, 21))
 GROUPS = (*CLAIM, *FORMATS, *STORIES)
 # The first of these runs answers the general questions, and its answers are given to all others.
 UNTRAINED = tuple(Cell(way, 0) for way in ("lora", "nf4-dq", "nf4", "fp4", "int4"))

@@ -158,7 +158,7 @@ def problems(report: Report) -> list[str]:
             found.append(f"{name}: {stopped} runs stopped")
         if is_complete(report, group):
             best = best_rate(report["runs"], group.way, group.stories)
-            if best in (min(losses), max(losses)):
+            if not group.rates and best in (min(losses), max(losses)):
                 found.append(f"{name}: the best rate {best:g} is an end")
     if len(report["trials"]) > 1:
         trials = parse(report).trials
