@@ -90,20 +90,22 @@ class Benchmark:
 
 def names() -> list[str]:
     """Return the names of all benchmarks in this package without importing them."""
-    paths = {path.stem: path for path in HERE.glob("*.py")}
-    paths |= {path.parent.name: path for path in HERE.glob("*/__init__.py")}
     return [
         name
-        for name, path in sorted(paths.items())
+        for name, path in sorted(_sources().items())
         if re.search(r"^BENCHMARK = ", path.read_text("utf-8"), re.M)
     ]
 
 
+def _sources() -> dict[str, Path]:
+    """Return the file of each module and each package of this package, by its name."""
+    modules = {path.stem: path for path in HERE.glob("*.py")}
+    return modules | {path.parent.name: path for path in HERE.glob("*/__init__.py")}
+
+
 def about(name: str) -> str:
     """Return the first line of a benchmark's docstring."""
-    path = HERE / name / "__init__.py"
-    path = path if path.is_file() else HERE / f"{name}.py"
-    module = ast.parse(path.read_text(encoding="utf-8"))
+    module = ast.parse(_sources()[name].read_text(encoding="utf-8"))
     return (ast.get_docstring(module) or "").split("\n")[0]
 
 

@@ -532,10 +532,12 @@ def intervals(scores: Mapping[str, DataFrame]) -> DataFrame:
     """
     import pandas as pd
 
+    from course_utils.significance import Interval
+
     columns = {
         (name, part): {_label(m): getattr(interval, part) for m, interval in summary(s).items()}
         for name, s in scores.items()
-        for part in ("mean", "low", "high")
+        for part in Interval._fields
     }
     return pd.DataFrame(columns)
 

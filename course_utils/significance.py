@@ -208,8 +208,8 @@ def conclusion(interval: Interval, bound: float) -> str:
 
     Args:
         interval: mean difference with its interval.
-        bound: the largest difference that still counts as equally good. It must be chosen before
-            the measurement.
+        bound: differences that are smaller than the bound count as equally good. It must be chosen
+            before the measurement.
 
     Returns:
         "equal" if the whole interval is within the bound, "different" if it excludes 0 and is not

@@ -438,7 +438,7 @@ def test_numbers_of_runs_are_positive(arguments, capsys):
 
 
 def test_trials_are_saved_some_at_a_time_and_only_once(folder, report, monkeypatch):
-    # Threads instead of processes, so that the trials find the replaced function.
+    # In threads, unlike in new processes, the trials find the replaced function.
     monkeypatch.setattr(benchmark, "ProcessPoolExecutor", lambda jobs, _: ThreadPoolExecutor(jobs))
     monkeypatch.setattr(tiny, "measure", lambda trial: f"{tiny.key(trial)},1,2.0,2.0,2.0")
     report["trials"] = report["trials"][:1]

@@ -4,13 +4,13 @@
     course bench evidence --parts smollm2 --jobs 2 --limit 10    the next ten runs, two at a time
     course bench evidence --only nf4 --seed 0    repeat one saved run, and compare the results
 
-SmolLM2-135M is trained on the news briefs of lecture 07 in six ways, on all 336 stories, and with
-QLoRA also on fewer stories. `evidence.plan` lists the runs and says how learning rates are chosen.
-After training, each model answers the 96 test stories. Three more results show what it forgot: its
-loss on general texts, its loss on the answers that the untrained model gave to general questions,
-and how many of these questions it answers correctly. A tiny Llama whose weights never were
-quantized repeats the comparison, and compares ranks and variants of LoRA (`evidence.tiny`). With
-`--parts speed`, `evidence.speed` measures the ways' speed and memory.
+SmolLM2-135M is trained on the news briefs of lecture 07 in several ways, on all 336 stories, and
+with QLoRA also on fewer stories. `evidence.plan` lists the runs and says how learning rates are
+chosen. After training, each model answers the 96 test stories. Three more results show what it
+forgot: its loss on general texts, its loss on the answers that the untrained model gave to general
+questions, and how many of these questions it answers correctly. A tiny Llama whose weights never
+were quantized repeats the comparison, and compares ranks and variants of LoRA (`evidence.tiny`).
+With `--parts speed`, `evidence.speed` measures the ways' speed and memory.
 
 Each result is saved when it is finished, in course_utils/data/evidence.json, which lecture 08
 reads. An interrupted benchmark continues with the first result that is missing. Each run has one

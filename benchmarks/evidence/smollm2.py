@@ -22,7 +22,7 @@ import torch
 from benchmarks.evidence.plan import RANK, STEPS, WAYS, Cell, Way
 from benchmarks.runner import measured_here
 from course_utils import evaluation, forgetting, news, runtime, sft
-from course_utils.evidence import chosen_stories
+from course_utils.evidence import DIGITS, chosen_stories
 from course_utils.models import fetch_base, finish_loading, load_base
 from course_utils.models.llama import linears
 from course_utils.training import (
@@ -57,7 +57,8 @@ def measure(cell: Cell, chat: Sequence[str] | None) -> dict[str, Any]:
             of this model, which returns its answers as "chat_answers".
 
     Returns:
-        The cell, the settings, and the results. The results are None if the training stopped.
+        The cell, the date, the machine and the results. If the training stopped, the only result
+        is "validation", which is None, and "stopped" says why.
     """
     way = WAYS[cell.way]
     model, tokenizer = load(way)
@@ -171,7 +172,7 @@ def evaluate(
         "validation": mean(story_losses(model, tokenizer, validation)),
         "test": mean(by_story),
         "test_losses": compact(map(fmean, by_story), 3),
-        **{name: bits(scores[name]) for name in ("valid_json", "section_right", "house_style")},
+        **{name: bits(scores[name]) for name in DIGITS},
         "rouge_l": compact(scores["rouge_l"], 2),
         "text": round(forgetting.text_loss(model, tokenizer, forgetting.load_texts()), 5),
         "questions_right": bits(general["right"]),

@@ -35,7 +35,7 @@ def experiment(splits: Mapping[str, int], rates: int, seeds: int, title: str = "
     jobs = ("train the models", "choose the learning rate", "judge, once")
     middles = []
     for (name, count), colour in zip(splits.items(), (BLUE, ORANGE, GREEN), strict=True):
-        # A narrow split still needs room for its number.
+        # Even the smallest split needs room for its number.
         width = 40 + (544 - 3 * 40) * count / total
         canvas.box((left, top), (width - 4, height), face=colour, edge=colour)
         middles.append(left + width / 2 - 2)
@@ -79,7 +79,8 @@ def differences(
 
     Args:
         rows: name of the row → (mean, low, high) of the difference. The first row is on top.
-        bound: the largest difference that counts as equal. The band is from -bound to bound.
+        bound: differences that are smaller than the bound count as equal. The band is from -bound
+            to bound.
         xlabel: what is subtracted from what, and the unit.
         conclusions: name of the row → a word at its right end, such as "equal".
         title: a sentence that says what the picture shows.
