@@ -463,6 +463,18 @@ def test_tables_say_what_was_measured(report):
     assert tables.problems(report) == []
 
 
+def test_speeds_are_compared_within_each_round(report):
+    ways = {
+        "full": {"tokens_per_s": [100.0, 50.0, 80.0], "peak_bytes": 4_700_000_000},
+        "nf4-dq, by hand": {"tokens_per_s": [150.0, 100.0, 160.0], "peak_bytes": 1_900_000_000},
+    }
+    report["speed"] = {"date": "2026-11-29", "machine": "a machine", "threads": 2, "ways": ways}
+    assert tables.speed(report).splitlines()[2:] == [
+        "| full fine-tuning | 80 | 1.00 | 4.70 GB |",
+        "| QLoRA, NF4 + DQ, by hand | 150 | 2.00 | 1.90 GB |",
+    ]
+
+
 def test_tables_of_an_incomplete_report_leave_out_what_is_missing(report):
     report["runs"], report["trials"] = report["runs"][:7], report["trials"][:1]
     assert tables.ways(report) is None and tables.stories(report) is None
@@ -490,6 +502,7 @@ def test_a_group_with_a_run_that_stopped_is_left_out_of_the_tables(report):
 def test_an_empty_report_has_no_tables():
     report = benchmark.new_report()
     assert tables.ways(report) is None and tables.tiny(report) is None
+    assert tables.speed(report) is None
     assert tables.conditions(report) == "Nothing has been measured yet."
     assert tables.problems(report) == []
 

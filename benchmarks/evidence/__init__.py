@@ -215,7 +215,12 @@ def count(text: str) -> int:
 
 BENCHMARK = Benchmark(
     measure,
-    {"ways": tables.ways, "stories": tables.stories, "tiny": tables.tiny},
+    {
+        "ways": tables.ways,
+        "stories": tables.stories,
+        "tiny": tables.tiny,
+        "speed": tables.speed,
+    },
     conditions=tables.conditions,
     problems=tables.problems,
     add_options=add_options,

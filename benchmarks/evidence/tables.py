@@ -118,6 +118,23 @@ def tiny(report: Report) -> str | None:
     return "\n".join(lines)
 
 
+def speed(report: Report) -> str | None:
+    """Return a table with the speed and the peak memory of each way of training."""
+    if not report.get("speed"):
+        return None
+    measured_speed = parse(report).speed
+    lines = ["| | tokens/s | relative to full fine-tuning | peak memory |", "|---|---|---|---|"]
+    base = np.array(measured_speed.loc[LABELS["full"], "tokens_per_s"])
+    for name, row in measured_speed.iterrows():
+        # The ways take turns, so the ratio of two speeds is taken within each round.
+        ratio = np.median(np.array(row["tokens_per_s"]) / base)
+        lines.append(
+            f"| {name} | {np.median(row['tokens_per_s']):.0f} | {ratio:.2f} | "
+            f"{row['peak_bytes'] / 1e9:.2f} GB |"
+        )
+    return "\n".join(lines)
+
+
 def spread(values: Sequence[float] | pd.Series) -> str:
     """Return the mean of several seeds, with the lowest and the highest value in brackets."""
     return f"{np.mean(values):.3f} ({np.min(values):.3f}–{np.max(values):.3f})"

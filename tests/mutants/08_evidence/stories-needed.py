@@ -1,0 +1,190 @@
+# %% right log2: interpolates in log2, with np.interp between two points
+def stories_needed(curve, target):
+    if len(curve) == 0:
+        raise ValueError("no points")
+    sizes = sorted(curve)
+    scores = [curve[size] for size in sizes]
+    reached = [k for k, score in enumerate(scores) if score >= target]
+    if not reached:
+        return None
+    k = reached[0]
+    if k == 0:
+        return sizes[0]
+    logs = np.log2(sizes[k - 1 : k + 1])
+    return 2 ** float(np.interp(target, scores[k - 1 : k + 1], logs))
+
+
+# %% right while: walks along the curve with natural logarithms
+def stories_needed(curve, target):
+    left = None
+    if not curve:
+        raise ValueError("an empty curve")
+    for right in sorted(curve):
+        if curve[right] >= target:
+            if left is None:
+                return right
+            slope = (math.log(right) - math.log(left)) / (curve[right] - curve[left])
+            return math.exp(math.log(left) + slope * (target - curve[left]))
+        left = right
+
+
+# %% wrong linear: interpolates linearly in the number of stories
+def stories_needed(curve, target):
+    if not curve:
+        raise ValueError("the curve has no points")
+    points = sorted(curve.items())
+    if points[0][1] >= target:
+        return float(points[0][0])
+    for (few, low), (many, high) in pairwise(points):
+        if high >= target:
+            share = (target - low) / (high - low)
+            return few + (many - few) * share
+    return None
+
+
+# %% wrong unsorted: uses the points in the order of the dict
+def stories_needed(curve, target):
+    if not curve:
+        raise ValueError("the curve has no points")
+    points = list(curve.items())
+    if points[0][1] >= target:
+        return float(points[0][0])
+    for (few, low), (many, high) in pairwise(points):
+        if high >= target:
+            share = (target - low) / (high - low)
+            return few * (many / few) ** share
+    return None
+
+
+# %% wrong measured: returns the first measured number that reaches the target
+def stories_needed(curve, target):
+    if not curve:
+        raise ValueError("the curve has no points")
+    points = sorted(curve.items())
+    if points[0][1] >= target:
+        return float(points[0][0])
+    for (few, low), (many, high) in pairwise(points):
+        if high >= target:
+            return float(many)
+    return None
+
+
+# %% wrong last-time: returns the last place where the curve rises to the target
+def stories_needed(curve, target):
+    if not curve:
+        raise ValueError("the curve has no points")
+    points = sorted(curve.items())
+    needed = float(points[0][0]) if points[0][1] >= target else None
+    for (few, low), (many, high) in pairwise(points):
+        if low < target <= high:
+            needed = few * (many / few) ** ((target - low) / (high - low))
+    return needed
+
+
+# %% wrong extrapolated: continues the first line to fewer stories
+def stories_needed(curve, target):
+    if not curve:
+        raise ValueError("the curve has no points")
+    points = sorted(curve.items())
+    if len(points) == 1:
+        return float(points[0][0]) if points[0][1] >= target else None
+    for (few, low), (many, high) in pairwise(points):
+        if high >= target:
+            share = (target - low) / (high - low)
+            return few * (many / few) ** share
+    return None
+
+
+# %% wrong largest: returns the largest number if the target is never reached
+def stories_needed(curve, target):
+    if not curve:
+        raise ValueError("the curve has no points")
+    points = sorted(curve.items())
+    if points[0][1] >= target:
+        return float(points[0][0])
+    for (few, low), (many, high) in pairwise(points):
+        if high >= target:
+            share = (target - low) / (high - low)
+            return few * (many / few) ** share
+    return float(points[-1][0])
+
+
+# %% wrong above-only: wants a score above the target
+def stories_needed(curve, target):
+    if not curve:
+        raise ValueError("the curve has no points")
+    points = sorted(curve.items())
+    if points[0][1] > target:
+        return float(points[0][0])
+    for (few, low), (many, high) in pairwise(points):
+        if high > target:
+            share = (target - low) / (high - low)
+            return few * (many / few) ** share
+    return None
+
+
+# %% wrong flat: divides by the rise of each part of the curve, even if it is 0
+def stories_needed(curve, target):
+    if not curve:
+        raise ValueError("the curve has no points")
+    points = sorted(curve.items())
+    if points[0][1] >= target:
+        return float(points[0][0])
+    for (few, low), (many, high) in pairwise(points):
+        share = (target - low) / (high - low)
+        if 0 <= share <= 1:
+            return few * (many / few) ** share
+    return None
+
+
+# %% wrong logarithm: returns the logarithm of the number of stories
+def stories_needed(curve, target):
+    if not curve:
+        raise ValueError("the curve has no points")
+    points = sorted(curve.items())
+    if points[0][1] >= target:
+        return float(points[0][0])
+    for (few, low), (many, high) in pairwise(points):
+        if high >= target:
+            share = (target - low) / (high - low)
+            return math.log2(few) + share * math.log2(many / few)
+    return None
+
+
+# %% wrong rounded-up: rounds up to whole stories
+def stories_needed(curve, target):
+    if not curve:
+        raise ValueError("the curve has no points")
+    points = sorted(curve.items())
+    if points[0][1] >= target:
+        return float(points[0][0])
+    for (few, low), (many, high) in pairwise(points):
+        if high >= target:
+            share = (target - low) / (high - low)
+            return math.ceil(few * (many / few) ** share)
+    return None
+
+
+# %% wrong interp: gives the whole curve to np.interp, as if it always rose
+def stories_needed(curve, target):
+    if not curve:
+        raise ValueError("the curve has no points")
+    sizes = sorted(curve)
+    scores = [curve[size] for size in sizes]
+    if target > max(scores):
+        return None
+    return 2 ** float(np.interp(target, scores, np.log2(sizes)))
+
+
+# %% wrong no-error: returns None for a curve without points
+def stories_needed(curve, target):
+    if not curve:
+        return None
+    points = sorted(curve.items())
+    if points[0][1] >= target:
+        return float(points[0][0])
+    for (few, low), (many, high) in pairwise(points):
+        if high >= target:
+            share = (target - low) / (high - low)
+            return few * (many / few) ** share
+    return None
