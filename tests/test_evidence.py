@@ -41,7 +41,13 @@ def make_run(cell, validation=None, right=80):
         **{"date": "2026-11-29", "machine": "a machine", "validation": validation, "test": 1.4},
         **{"valid_json": "1" * STORIES, "section_right": digits, "house_style": digits[::-1]},
         **{"test_losses": " ".join(["1.400"] * STORIES), "rouge_l": " ".join(["0.25"] * STORIES)},
-        **{"text": 3.3, "chat": 1.2, "questions_right": "10" * 20, "news_json": "0" * 40},
+        **{
+            "trained": 2_442_240,
+            "text": 3.3,
+            "chat": 1.2,
+            "questions_right": "10" * 20,
+            "news_json": "0" * 40,
+        },
     }
 
 
@@ -454,6 +460,9 @@ def test_tables_say_what_was_measured(report):
     ways = tables.ways(report).splitlines()
     assert len(ways) == 2 + 7 and ways[2].startswith("| full fine-tuning | 0.0001 | 1.302 (1.300–")
     assert "| +0.000 (+0.000 to +0.000): equal | +0.0 (+0.0 to +0.0): equal |" in ways[3]
+    claim = tables.claim(report).splitlines()
+    assert len(claim) == 2 + 3 and claim[2].startswith("| full fine-tuning | 2,442,240 | 1.400 (")
+    assert claim[3].endswith(" | +0.000 (+0.000 to +0.000): equal |")
     stories = tables.stories(report).splitlines()
     assert [line.split(" | ")[0] for line in stories[2:]] == [
         f"| {n}" for n in (21, 42, 84, 168, 336)
@@ -478,7 +487,7 @@ def test_speeds_are_compared_within_each_round(report):
 def test_tables_of_an_incomplete_report_leave_out_what_is_missing(report):
     report["runs"], report["trials"] = report["runs"][:7], report["trials"][:1]
     assert tables.ways(report) is None and tables.stories(report) is None
-    assert tables.tiny(report) is None
+    assert tables.tiny(report) is None and tables.claim(report) is None
 
 
 def test_a_best_rate_at_the_end_of_its_grid_is_a_problem(report):

@@ -1181,6 +1181,26 @@ def test_the_best_cell_of_each_row_of_a_heat_map_has_a_frame(lower, best):
     assert "Loss, by rank and learning rate. 1: 2.500 at 0.1, 2.250 at 0.2;" in picture.alt
 
 
+def test_the_longest_row_of_a_heat_map_orders_its_columns():
+    labels = {"xlabel": "x", "ylabel": "y", "unit": "Loss"}
+    rows = {"1": {"a": 1.0, "c": 1.5}, "2": {"a": 1.0, "b": 2.0, "c": 1.5}}
+    places = {
+        text.get_text(): text.get_position()[0]
+        for text in first_axes(figures.heat_map(rows, **labels)).texts
+    }
+    assert places["a"] < places["b"] < places["c"]
+
+
+def test_one_bad_cell_of_a_heat_map_leaves_the_other_cells_their_shades():
+    labels = {"xlabel": "x", "ylabel": "y", "unit": "Loss"}
+    row = {str(n): 1.0 + n for n in range(11)}
+    shades = []
+    for bad in (12.0, 1000.0):
+        axes = first_axes(figures.heat_map({"1": row | {"bad": bad}}, **labels))
+        shades.append(sorted(round(p.get_alpha(), 3) for p in axes.patches if p.get_alpha()))
+    assert shades[0] == shades[1] and len(set(shades[0])) > 5
+
+
 def test_a_heat_map_may_lack_cells_and_may_have_equal_numbers():
     labels = {"xlabel": "x", "ylabel": "y", "unit": "Loss"}
     picture = figures.heat_map({"1": {"a": 1.0}, "2": {"b": 1.0}}, **labels)

@@ -216,6 +216,7 @@ def count(text: str) -> int:
 BENCHMARK = Benchmark(
     measure,
     {
+        "claim": tables.claim,
         "ways": tables.ways,
         "stories": tables.stories,
         "tiny": tables.tiny,

@@ -67,6 +67,30 @@ def ways(report: Report) -> str | None:
     return "\n".join(lines)
 
 
+def claim(report: Report) -> str | None:
+    """Return a short table with the three ways that the claim of the slides names."""
+    evidence, groups = measured(report, CLAIM)
+    if len(groups) < len(CLAIM):
+        return None
+    lines = [
+        "| | trained parameters | test loss | section right | house style | "
+        "test loss, against full fine-tuning |",
+        "|---|---|---|---|---|---|",
+    ]
+    for group in groups:
+        runs = evidence.tuned(group.way)
+        cells = [
+            LABELS[group.way],
+            f"{runs['trained'].iloc[0]:,.0f}",
+            spread(runs["test"]),
+            percent(evidence.scores(group.way, "section_right")),
+            percent(evidence.scores(group.way, "house_style")),
+            against_full(evidence, group.way, "test_losses"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def against_full(evidence: Evidence, way: str, metric: str) -> str:
     """Return the difference of a way to full fine-tuning, with its interval and conclusion."""
     if way == "full":

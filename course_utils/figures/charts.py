@@ -187,8 +187,11 @@ def measurements(
     if log:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:,g}")
-    elif zero:
-        axes.set_xlim(left=0)
+    else:
+        # Ticks with many digits would overlap, so there are few.
+        axes.locator_params(axis="x", nbins=6)
+        if zero:
+            axes.set_xlim(left=0)
     descriptions = [
         f"{name} {median(values):.4g}, from {min(values):.4g} to {max(values):.4g}"
         for name, values in samples.items()

@@ -32,7 +32,7 @@ def experiment(splits: Mapping[str, int], rates: int, seeds: int, title: str = "
     """
     canvas = Canvas(560, 196, title)
     total, left, top, height = sum(splits.values()), 8.0, 26.0, 34.0
-    jobs = ("train the models", "choose the learning rate", "judge, once")
+    jobs = ("train the models", "choose the learning rate", "judge them")
     middles = []
     for (name, count), colour in zip(splits.items(), (BLUE, ORANGE, GREEN), strict=True):
         # Even the smallest split needs room for its number.
@@ -62,8 +62,8 @@ def experiment(splits: Mapping[str, int], rates: int, seeds: int, title: str = "
     return canvas.picture(
         f"How the models are compared: the stories are split into {described}. The training "
         f"stories train the models, with {rates} learning rates. The validation stories choose the "
-        f"best rate, with which {seeds} seeds train. The test stories are used once, at the end, "
-        "to judge the models story by story."
+        f"best rate, with which {seeds} seeds train. The test stories are used only to "
+        "judge the models story by story."
     )
 
 
@@ -176,10 +176,14 @@ def heat_map(  # noqa: PLR0913
         mark: (row, column) → words that are written into this cell, such as "yours".
         title: a sentence that says what the picture shows.
     """
-    columns = list(dict.fromkeys(column for row in values.values() for column in row))
-    numbers = [number for row in values.values() for number in row.values()]
-    ends = min(numbers), max(numbers)
-    best, worst = ends if lower_is_better else ends[::-1]
+    # The longest row decides the order of the columns.
+    rows = sorted(values.values(), key=len, reverse=True)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    numbers = sorted(
+        (number for row in values.values() for number in row.values()), reverse=not lower_is_better
+    )
+    # The worst tenth has the lightest shade. Otherwise one bad cell would make all others dark.
+    best, worst = numbers[0], numbers[round(0.9 * (len(numbers) - 1))]
     cell, left, top = (60.0, 30.0), 92.0, 46.0
     width = left + cell[0] * len(columns) + 10
     canvas = Canvas(max(width, 470), top + cell[1] * len(values) + 8, title)
@@ -195,7 +199,7 @@ def heat_map(  # noqa: PLR0913
             if column not in row:
                 continue
             x, number = left + cell[0] * n, row[column]
-            share = (worst - number) / (worst - best) if worst != best else 1.0
+            share = max(0.0, (worst - number) / (worst - best)) if worst != best else 1.0
             canvas.rectangle((x + 1, y + 1), (cell[0] - 2, cell[1] - 2), BLUE, 0.6 * share)
             word = (mark or {}).get((name, column), "")
             text = f"{number:.{digits}f}" + (f"\n{word}" if word else "")
