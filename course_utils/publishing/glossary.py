@@ -28,7 +28,7 @@ NOT_PROSE = re.compile(
     re.S,
 )
 # These terms also have an everyday meaning, so they are listed only where a lecture links to them.
-ORDINARY = {"bin", "block", "code", "level", "merge"}
+ORDINARY = {"bin", "block", "code", "level", "merge", "power"}
 LIST = """\
 <details>
 <summary>Words of this lecture</summary>
