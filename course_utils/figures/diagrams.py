@@ -585,7 +585,7 @@ def qlora_layer(title: str = "") -> Picture:
 
 
 def course_map(title: str = "") -> Picture:
-    """Draw the lectures and how they depend on each other: a need, four ideas, and QLoRA.
+    """Draw the lectures and how they depend on each other: a need, four ideas, QLoRA, and a test.
 
     Each idea has the colour of the quantity that it makes smaller or, for LoRA, that it adds.
 
@@ -628,6 +628,8 @@ def course_map(title: str = "") -> Picture:
     canvas.line([(middle + width + 16, 22), (middle + width + 16, 190)])
     canvas.arrow([(middle + width + 16, 106), (right - 1, 106)])
     lecture((right, 85), "07 QLoRA", "all four, on a real task")
+    canvas.arrow([(right + width / 2, 85 + height), (right + width / 2, 140)])
+    lecture((right, 141), "08 Evidence", "is QLoRA as good?")
     described = (
         "; ".join(f"{name}: {words}" for name, words in needs.items()),
         "; ".join(f"{name}: {words}" for name, (words, _) in ideas.items()),
@@ -635,7 +637,7 @@ def course_map(title: str = "") -> Picture:
     return canvas.picture(
         f"The lectures in three columns. First, one after the other, {described[0]}. Then four "
         f"ideas that save memory, {described[1]}. The four ideas lead to 07 QLoRA: all four, on a "
-        "real task."
+        "real task. It leads to 08 Evidence: is QLoRA as good?"
     )
 
 
