@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
 from statistics import median
@@ -32,7 +32,7 @@ from torch.utils import collect_env
 
 from benchmarks import float16
 from benchmarks.calculators import size_cell, step
-from benchmarks.runner import Benchmark, NothingToMeasure, Report, measured_here
+from benchmarks.runner import Benchmark, NothingToMeasure, Report, measured_here, table
 from course_utils import runtime
 from course_utils.measure import optimizer_bytes
 from course_utils.memory import (
@@ -493,12 +493,6 @@ def float16_table(report: Report) -> str:
 
 With a first scale of {float16.LARGE_SCALE:,.0f}, the gradient scaler skipped {result["skipped"]} of
 {len(result["overflow"])} steps. The last scale was {result["scale"]:,.0f}."""
-
-
-def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Return a Markdown table whose first column contains text and the other columns numbers."""
-    lines = [head, ("---", *["--:"] * (len(head) - 1)), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def card_rows(report: dict) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ import importlib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from importlib.metadata import version
@@ -245,6 +245,12 @@ def quoted(name: str, benchmark: Benchmark, report: Report) -> dict[str, str]:
     for key, picture in _made(benchmark.pictures, report).items():
         texts[f"{name} {key} picture"] = f"![{picture.alt}](images/{name}-{key}.png)"
     return texts | {f"{name} made": provenance(name, benchmark, report)}
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table whose first column contains text and the other columns numbers."""
+    lines = [head, ("---", *["--:"] * (len(head) - 1)), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _made(functions: Mapping[str, Callable[[Report], T | None]], report: Report) -> dict[str, T]:

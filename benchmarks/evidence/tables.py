@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.evidence.plan import CLAIM, FORMATS, GROUPS, STORIES, Group
-from benchmarks.runner import Report
+from benchmarks.runner import Report, table
 from course_utils.evidence import (
     BOUNDS,
     DIGITS,
@@ -48,23 +48,25 @@ def ways(report: Report) -> str | None:
     evidence, groups = measured(report, (*CLAIM, *FORMATS))
     if not groups or groups[0].way != "full":
         return None
-    lines = [
-        "| | learning rate | validation loss | test loss | valid JSON | section right | "
-        "house style | headline ROUGE-L | against full: test loss | section right | house style |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    head = (
+        *("", "learning rate", "validation loss", "test loss", "valid JSON", "section right"),
+        *("house style", "headline ROUGE-L", "against full: test loss", "section right"),
+        "house style",
+    )
+    rows = []
     for group in groups:
         runs = evidence.tuned(group.way)
-        cells = [
-            LABELS[group.way],
-            f"{runs['learning_rate'].iloc[0]:g}",
-            spread(runs["validation"]),
-            spread(runs["test"]),
-            *(percent(evidence.scores(group.way, name)) for name in (*DIGITS, "rouge_l")),
-            *(against_full(evidence, group.way, metric) for metric in COMPARED),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(
+            [
+                LABELS[group.way],
+                f"{runs['learning_rate'].iloc[0]:g}",
+                spread(runs["validation"]),
+                spread(runs["test"]),
+                *(percent(evidence.scores(group.way, name)) for name in (*DIGITS, "rouge_l")),
+                *(against_full(evidence, group.way, metric) for metric in COMPARED),
+            ]
+        )
+    return table(head, rows)
 
 
 def claim(report: Report) -> str | None:
@@ -72,23 +74,23 @@ def claim(report: Report) -> str | None:
     evidence, groups = measured(report, CLAIM)
     if len(groups) < len(CLAIM):
         return None
-    lines = [
-        "| | trained parameters | test loss | section right | house style | "
-        "test loss, against full fine-tuning |",
-        "|---|---|---|---|---|---|",
-    ]
+    head = ("", "trained parameters", "test loss", "section right", "house style")
+    rows = []
     for group in groups:
         runs = evidence.tuned(group.way)
-        cells = [
-            LABELS[group.way],
-            f"{runs['trained'].iloc[0]:,.0f}",
-            spread(runs["test"]),
-            percent(evidence.scores(group.way, "section_right")),
-            percent(evidence.scores(group.way, "house_style")),
-            against_full(evidence, group.way, "test_losses"),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(
+            [
+                LABELS[group.way],
+                f"{runs['trained'].iloc[0]:,.0f}",
+                spread(runs["test"]),
+                *(
+                    percent(evidence.scores(group.way, name))
+                    for name in ("section_right", "house_style")
+                ),
+                against_full(evidence, group.way, "test_losses"),
+            ]
+        )
+    return table((*head, "test loss, against full fine-tuning"), rows)
 
 
 def against_full(evidence: Evidence, way: str, metric: str) -> str:
@@ -108,38 +110,33 @@ def stories(report: Report) -> str | None:
     evidence, groups = measured(report, (*reversed(STORIES), CLAIM[1]))
     if not groups:
         return None
-    lines = [
-        "| stories | learning rate | validation loss | test loss | valid JSON | section right | "
-        "house style |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    head = ("stories", "learning rate", "validation loss", "test loss")
+    rows = []
     for group in groups:
         runs = evidence.tuned(group.way, group.stories)
         scores = (percent(evidence.scores(group.way, name, group.stories)) for name in DIGITS)
         losses = (spread(runs[name]) for name in ("validation", "test"))
         rate = f"{runs['learning_rate'].iloc[0]:g}"
-        lines.append(f"| {' | '.join([str(group.stories), rate, *losses, *scores])} |")
-    return "\n".join(lines)
+        rows.append([str(group.stories), rate, *losses, *scores])
+    return table((*head, "valid JSON", "section right", "house style"), rows)
 
 
 def tiny(report: Report) -> str | None:
     """Return a table with the results of the trials on the tiny Llama."""
     if len(report["trials"]) < 2:
         return None
-    lines = [
-        "| way | rank | alpha | layers | learning rate | loss on headlines | loss on stories |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    head = ("way", "rank", "alpha", "layers", "learning rate")
     best = best_trials(parse(report).trials)
-    for setting, rows in best.groupby(SETTINGS, sort=False):
-        cells = [
+    rows = [
+        [
             *map(str, setting),
-            f"{rows['learning_rate'].iloc[0]:g}",
-            spread(rows["target"]),
-            spread(rows["source"]),
+            f"{trials['learning_rate'].iloc[0]:g}",
+            spread(trials["target"]),
+            spread(trials["source"]),
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        for setting, trials in best.groupby(SETTINGS, sort=False)
+    ]
+    return table((*head, "loss on headlines", "loss on stories"), rows)
 
 
 def speed(report: Report) -> str | None:
@@ -147,16 +144,14 @@ def speed(report: Report) -> str | None:
     if not report.get("speed"):
         return None
     measured_speed = parse(report).speed
-    lines = ["| | tokens/s | relative to full fine-tuning | peak memory |", "|---|---|---|---|"]
+    rows = []
     base = np.array(measured_speed.loc[LABELS["full"], "tokens_per_s"])
     for name, row in measured_speed.iterrows():
         # The ways take turns, so the ratio of two speeds is taken within each round.
         ratio = np.median(np.array(row["tokens_per_s"]) / base)
-        lines.append(
-            f"| {name} | {np.median(row['tokens_per_s']):.0f} | {ratio:.2f} | "
-            f"{row['peak_bytes'] / 1e9:.2f} GB |"
-        )
-    return "\n".join(lines)
+        tokens = f"{np.median(row['tokens_per_s']):.0f}"
+        rows.append([str(name), tokens, f"{ratio:.2f}", f"{row['peak_bytes'] / 1e9:.2f} GB"])
+    return table(("", "tokens/s", "relative to full fine-tuning", "peak memory"), rows)
 
 
 def spread(values: Sequence[float] | pd.Series) -> str:
