@@ -129,7 +129,8 @@ def tiny(report: Report) -> str | None:
     best = best_trials(parse(report).trials)
     rows = [
         [
-            *map(str, setting),
+            LABELS.get(setting[0], setting[0]),
+            *map(str, setting[1:]),
             f"{trials['learning_rate'].iloc[0]:g}",
             spread(trials["target"]),
             spread(trials["source"]),
