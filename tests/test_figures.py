@@ -1181,14 +1181,14 @@ def test_the_best_cell_of_each_row_of_a_heat_map_has_a_frame(lower, best):
     assert "Loss, by rank and learning rate. 1: 2.500 at 0.1, 2.250 at 0.2;" in picture.alt
 
 
-def test_the_longest_row_of_a_heat_map_orders_its_columns():
+def test_a_heat_map_sorts_rows_and_columns_that_are_numbers():
     labels = {"xlabel": "x", "ylabel": "y", "unit": "Loss"}
-    rows = {"1": {"a": 1.0, "c": 1.5}, "2": {"a": 1.0, "b": 2.0, "c": 1.5}}
-    places = {
-        text.get_text(): text.get_position()[0]
-        for text in first_axes(figures.heat_map(rows, **labels)).texts
-    }
-    assert places["a"] < places["b"] < places["c"]
+    rows = {"8": {"0.002": 1.0, "0.01": 1.5}, "16": {"0.002": 1.0}, "4": {"0.003": 2.0}}
+    axes = first_axes(figures.heat_map(rows, **labels))
+    places = {text.get_text(): text.get_position() for text in axes.texts}
+    assert places["0.002"][0] < places["0.003"][0] < places["0.01"][0]
+    heights = [axes.transData.transform(places[name])[1] for name in ("4", "8", "16")]
+    assert heights == sorted(heights, reverse=True)
 
 
 def test_one_bad_cell_of_a_heat_map_leaves_the_other_cells_their_shades():

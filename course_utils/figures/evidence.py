@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean
 
@@ -152,6 +152,15 @@ def seed_lines(  # noqa: PLR0913
     return Picture(figure, f"Means of {ylabel} over {xlabel}: {'; '.join(described)}.")
 
 
+def ascending(names: Iterable[str]) -> list[str]:
+    """Return names in ascending order if all of them are numbers, or else in their own order."""
+    listed = list(names)
+    try:
+        return sorted(listed, key=float)
+    except ValueError:
+        return listed
+
+
 # Each argument is a separate property of the table.
 def heat_map(  # noqa: PLR0913
     values: Mapping[str, Mapping[str, float]],
@@ -167,7 +176,8 @@ def heat_map(  # noqa: PLR0913
     """Draw a table of numbers as coloured cells, with a frame around the best cell of each row.
 
     Args:
-        values: name of the row → {name of the column: number}. A row may lack columns.
+        values: name of the row → {name of the column: number}. A row may lack columns. Names that
+            are numbers are sorted.
         xlabel: what the columns are.
         ylabel: what the rows are.
         unit: what the numbers are, with their unit.
@@ -176,9 +186,8 @@ def heat_map(  # noqa: PLR0913
         mark: (row, column) → words that are written into this cell, such as "yours".
         title: a sentence that says what the picture shows.
     """
-    # The longest row decides the order of the columns.
-    rows = sorted(values.values(), key=len, reverse=True)
-    columns = list(dict.fromkeys(column for row in rows for column in row))
+    values = {name: values[name] for name in ascending(values)}
+    columns = ascending({column: None for row in values.values() for column in row})
     numbers = sorted(
         (number for row in values.values() for number in row.values()), reverse=not lower_is_better
     )
