@@ -187,7 +187,7 @@ def heat_map(  # noqa: PLR0913
         title: a sentence that says what the picture shows.
     """
     values = {name: values[name] for name in ascending(values)}
-    columns = ascending({column: None for row in values.values() for column in row})
+    columns = ascending(dict.fromkeys(column for row in values.values() for column in row))
     numbers = sorted(
         (number for row in values.values() for number in row.values()), reverse=not lower_is_better
     )
