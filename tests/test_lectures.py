@@ -96,27 +96,6 @@ def test_has_a_summary(path):
     assert any("summary" in cell["metadata"].get("tags", []) for cell in cells(path))
 
 
-def prose(path):
-    """Return the Markdown of a page, which is a notebook or a Markdown file."""
-    if path.suffix == ".md":
-        return path.read_text(encoding="utf-8")
-    return "\n".join(source(cell) for cell in cells(path) if cell["cell_type"] == "markdown")
-
-
-PAGES = [*LECTURES, *sorted([*ROOT.glob("exercises/*/*.ipynb"), *ROOT.glob("docs/*.md")])]
-
-
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: f"{path.parent.name}-{path.name}")
-def test_links_lead_somewhere(path):
-    for target, cell in re.findall(r"\]\(([^)#:]+)(?:#([^)]*))?\)", prose(path)):
-        page = path.parent / target
-        assert page.exists(), f"{path.name} links to {target}"
-        if cell and page.suffix == ".ipynb":
-            # On the site, only code cells have anchors.
-            code = {c["id"] for c in cells(page) if c["cell_type"] == "code"}
-            assert cell in code, f"{path.name} links to {target}#{cell}, which is no code cell"
-
-
 @pytest.mark.parametrize("path", LECTURES, ids=name_of)
 def test_can_be_shown_as_slides(path):
     kinds = {"slide", "subslide", "fragment", "skip", "notes", "-"}
