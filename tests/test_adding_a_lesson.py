@@ -86,7 +86,7 @@ def test_the_linters_pass(course, command):
 
 
 def test_tests_of_the_lesson_and_of_all_lectures_and_assignments_pass(course):
-    files = ["sums", "exercises", "lectures", "readme", "packaging"]
+    files = ["sums", "exercises", "lectures", "links", "readme", "packaging"]
     chosen = "test_sums or 90_sums or there_is or ids_of_tasks or exercises_are or table"
     paths = [f"tests/test_{name}.py" for name in files]
     report = run(course, "pytest", "-q", "-m", "not slow", "-k", chosen, *paths)
