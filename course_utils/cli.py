@@ -313,6 +313,44 @@ def train(arguments: tuple[str, ...]) -> None:
     command.main(arguments, prog_name="course train")
 
 
+@command("serve", extras="serve")
+@click.argument("model", required=False, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="[NAME=]PATH",
+    help="Folder or GGUF file of adapters; repeat the option for several adapters.",
+)
+@click.option("--port", default=8080, show_default=True, help="Port; 0 chooses a free one.")
+@click.option("--slots", default=4, show_default=True, help="Requests answered at the same time.")
+@click.option("--context", default=2048, show_default=True, help="Tokens of a request and answer.")
+@click.option("--threads", type=int, help="Threads; default: one less than there are cores.")
+@click.option(
+    "--format", "stored_as", default="Q8_0", show_default=True, help="Format of a converted model."
+)
+@click.option("--log", is_flag=True, help="Print the messages of llama.cpp.")
+def serve(model: Path | None, adapters: tuple[str, ...], **options: Any) -> None:
+    """Serve a model and its adapters with llama.cpp, for clients of OpenAI's API.
+
+    MODEL is a GGUF file or the folder of a model; by default, it is the base model that the
+    adapters name. Only programs on this machine can send requests. A request chooses an adapter
+    with the field "lora". Press Ctrl+C to stop the server.
+    """
+    from course_utils.serving import serve as serve_model
+
+    named = {}
+    for given in adapters:
+        name, equals, path = given.partition("=")
+        named[name if equals else Path(given).stem] = path if equals else given
+    if len(named) < len(adapters):
+        raise click.UsageError("two adapters have the same name: name them with NAME=PATH")
+    try:
+        serve_model(model, named, say=click.echo, **options)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+
+
 @command("repair")
 @click.argument("notebook", type=click.Path(path_type=Path))
 @click.option(

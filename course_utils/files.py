@@ -1,4 +1,4 @@
-"""Write a file so that a reader sees either its old or its new content, never an incomplete one."""
+"""Write files and folders so that a reader never sees an incomplete one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import errno
 import glob
 import itertools
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from course_utils.validation import CourseError
@@ -67,6 +69,44 @@ def write_text(path: Path, text: str) -> None:
         write_atomically(path, text.encode())
     except OSError as error:
         raise CourseError(f"{path} can't be written: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yield a path next to `path`, where a file or a folder is written before it gets its name.
+
+    At the end of the with block, the file or folder is renamed to `path`. If the block raises an
+    error, what was written is removed, and `path` stays as it was. A file replaces an older file. A
+    folder only replaces an empty folder, so that no results are lost.
+
+    Args:
+        path: the final path. Its folder is created if it is missing.
+
+    Raises:
+        CourseError: something that must not be replaced has this name, or the path can't be
+            written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
+    try:
+        if path.is_dir() and any(path.iterdir()):
+            raise CourseError(
+                f"{path} is a folder that is not empty: choose another name, or remove the folder"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        if part.is_dir() and path.is_file():
+            raise CourseError(f"{path} is a file: choose another name for the folder")
+        if path.is_dir():
+            path.rmdir()
+        part.replace(path)
+    except OSError as error:
+        raise CourseError(f"{path} can't be written: {error.strerror or error}") from error
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
 def unused_path(path: Path) -> Path:

@@ -1,10 +1,46 @@
-"""Take a fine-tuned model out of the course: merge its adapters into the weights (lecture 07).
+"""Take a fine-tuned model out of the course (lectures 07 and 09).
 
-The package has one module:
+The package has these modules:
 
-    merging     merges into the dequantized or the original weights, stored in 4, 16 or 32 bits
+    merging      merges adapters into a model in memory, and measures what rounding leaves of them
+    saved        reads saved adapters, and copies them for publication
+    merged       merges saved adapters into the files of their base model: safetensors
+    gguf_files   writes models and adapters for llama.cpp, Ollama and LM Studio: GGUF
+    ollama       writes a Modelfile for Ollama
+    hub          publishes a folder on the Hugging Face hub
 """
 
+from course_utils.export.gguf_files import (
+    GGUF_FORMATS,
+    adapter_tensors,
+    interleave,
+    save_adapter_gguf,
+    save_gguf,
+    write_adapter_gguf,
+)
+from course_utils.export.hub import push
+from course_utils.export.merged import save_dequantized, save_merged
 from course_utils.export.merging import NumberLine, merge, number_line, update_left
+from course_utils.export.ollama import ollama_template, save_modelfile
+from course_utils.export.saved import SavedAdapters, read_adapters, save_adapters
 
-__all__ = ["NumberLine", "merge", "number_line", "update_left"]
+__all__ = [
+    "GGUF_FORMATS",
+    "NumberLine",
+    "SavedAdapters",
+    "adapter_tensors",
+    "interleave",
+    "merge",
+    "number_line",
+    "ollama_template",
+    "push",
+    "read_adapters",
+    "save_adapter_gguf",
+    "save_adapters",
+    "save_dequantized",
+    "save_gguf",
+    "save_merged",
+    "save_modelfile",
+    "update_left",
+    "write_adapter_gguf",
+]

@@ -187,6 +187,28 @@ def source_of(model: Any) -> str:
     return "hub" if folder.is_relative_to(constants.HF_HUB_CACHE) else "path"
 
 
+def hub_name(folder: str | Path | None) -> str | None:
+    """Return the name on the Hugging Face hub, "owner/name", of a model in one of the caches.
+
+    Args:
+        folder: the folder of a model, as `fetch_base` returns it.
+
+    Returns:
+        The name, or None for a folder outside the caches.
+    """
+    from huggingface_hub import constants
+
+    folder = Path(folder or "")
+    if folder.is_relative_to(_course_cache("")):
+        model = BASE_MODELS.get(folder.name)
+        return model.hub if model else None
+    if folder.is_relative_to(constants.HF_HUB_CACHE):
+        # A model's folder in the cache is models--OWNER--NAME/snapshots/COMMIT.
+        repository = folder.relative_to(constants.HF_HUB_CACHE).parts[0]
+        return "/".join(repository.split("--")[1:])
+    return None
+
+
 # --- on this machine ------------------------------------------------------------------------------
 
 

@@ -1,0 +1,416 @@
+"""Compare all exported forms of a tuned model, and the classic mistakes, on the 96 test stories.
+
+    course bench parity                       train lecture 07's adapters first, if they are missing
+    course bench parity --adapters FOLDER     use saved adapters
+
+The reference is the model as it was trained: adapters on NF4 weights, in transformers. Each other
+form gets the same 96 prompts. The report compares its tokens with those of the reference, its
+probabilities where the model decides on the section (KL divergence), and its answers. Then each
+mistake that is often made in an export is made on purpose.
+
+Each form is measured once and saved, so an interrupted benchmark continues with the next form.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from benchmarks.runner import RESULTS, Benchmark, Report, load_report, measured_here, table
+from course_utils import evaluation, export, news, sft
+from course_utils.export import gguf_files
+from course_utils.models import load_base
+from course_utils.serving import Engine
+from course_utils.training import Recipe, attach_adapters, finetune, load_adapters
+from course_utils.units import format_bytes
+
+FOLDER = RESULTS / "parity"
+REPORT = RESULTS / "parity.json"
+REFERENCE = "adapters on NF4 (as trained)"
+# The KL divergence is measured on this many stories, because each of them needs the probabilities
+# of all 49,152 tokens.
+KL_STORIES = 24
+# After these tokens of the answer, the model decides on the section.
+BEGINNING = '{"section": "'
+# The format of the files with a mistake. Its own rounding is small, so the mistake shows.
+FORMAT = "Q8_0"
+RIGHT = f"dequantized {FORMAT} + adapters"
+# The template of another family: it knows neither <|im_start|> nor <|im_end|>.
+WRONG_TEMPLATE = "llama2"
+NEW_TOKENS = 40
+
+
+@dataclass
+class Subject:
+    """A form of the tuned model that can be asked.
+
+    Attributes:
+        answers: answers conversations.
+        probabilities: returns the probabilities of the next token after token ids, (vocab,).
+        token_ids: returns the token ids of a conversation's prompt.
+        files: the files that the form needs.
+        load_seconds: seconds to load the model.
+        close: frees the memory of the model.
+    """
+
+    answers: Callable[[Sequence[Any]], list[str]]
+    probabilities: Callable[[list[int]], Tensor]
+    token_ids: Callable[[Any], list[int]]
+    files: Sequence[Path]
+    load_seconds: float
+    close: Callable[[], None] = field(default=lambda: None)
+
+
+@cache
+def stories() -> list[dict]:
+    """Return the test stories."""
+    return news.load_news()["test"].to_list()
+
+
+def chats() -> list[Any]:
+    """Return the conversations that the tuned model answers."""
+    return [news.tuned_messages(story, answered=False) for story in stories()]
+
+
+# --- the files ------------------------------------------------------------------------------------
+
+
+def trained(adapters: Path) -> Path:
+    """Return the folder of the adapters; train lecture 07's adapters if the folder is missing."""
+    if not adapters.is_dir():
+        model, tokenizer = load_base(quantization="nf4")
+        model = attach_adapters(model, Recipe())
+        train = [news.tuned_messages(story) for story in news.load_news()["train"]]
+        finetune(model, tokenizer, sft.encode_all(train, tokenizer), recipe=Recipe())
+        adapters.parent.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(str(adapters))
+    return adapters
+
+
+def made(name: str, make: Callable[[Path], object]) -> Path:
+    """Return the path of a file or folder, which is made if it is missing."""
+    path = FOLDER / name
+    if not path.exists():
+        make(path)
+    return path
+
+
+def merged(adapters: Path, into: str) -> Path:
+    """Return the folder of the model merged in bfloat16."""
+    return made(f"merged-{into}", lambda new: export.save_merged(adapters, new, into=into))
+
+
+def merged_gguf(adapters: Path, stored_as: str) -> Path:
+    """Return the GGUF file of the model that was merged into the dequantized weights."""
+    model = merged(adapters, "dequantized")
+    return made(f"merged-{stored_as}.gguf", lambda new: export.save_gguf(model, new, stored_as))
+
+
+def base_gguf(adapters: Path, weights: str, stored_as: str) -> Path:
+    """Return the GGUF file of the base model, with "original" or "dequantized" weights."""
+    base = export.read_adapters(adapters).base_folder()
+    if weights == "dequantized":
+        base = made("base-dequantized", partial(export.save_dequantized, base))
+    name = f"base-{weights}-{stored_as}.gguf"
+    return made(name, lambda new: export.save_gguf(base, new, stored_as))
+
+
+def adapter_gguf(adapters: Path) -> Path:
+    """Return the GGUF file of the adapters."""
+    return made("adapters.gguf", lambda new: export.save_adapter_gguf(adapters, new))
+
+
+def unordered() -> AbstractContextManager:
+    """Make the mistake to write the rows of q and k in Hugging Face's order."""
+    return patch.object(gguf_files, "interleave", lambda rows, _: rows)
+
+
+def unordered_adapters(adapters: Path) -> Path:
+    """Return a GGUF file of the adapters in which the rows of q and k have the wrong order."""
+    with unordered():
+        return made("unordered.gguf", lambda new: export.save_adapter_gguf(adapters, new))
+
+
+def unordered_model(adapters: Path) -> Path:
+    """Return a GGUF file of the merged model in which the rows of q and k have the wrong order."""
+    model = merged(adapters, "dequantized")
+    with unordered():
+        return made("unordered-merged.gguf", lambda new: export.save_gguf(model, new, FORMAT))
+
+
+def unscaled_adapters(adapters: Path) -> Path:
+    """Return a GGUF file of the adapters that says α = r, so that α/r is 1."""
+    from transformers import AutoConfig
+
+    saved = export.read_adapters(adapters)
+    config = AutoConfig.from_pretrained(saved.base_folder())
+    tensors = export.adapter_tensors(saved, config, float(saved.config.lora_alpha))
+    wrong = float(saved.config.r)
+    return made("unscaled.gguf", lambda new: export.write_adapter_gguf(new, config, wrong, tensors))
+
+
+# --- the forms ------------------------------------------------------------------------------------
+
+
+def in_transformers(model: Any, tokenizer: Any, files: Sequence[Path], seconds: float) -> Subject:
+    """Return a model that transformers and `evaluation.generate` run."""
+
+    def probabilities(ids: list[int]) -> Tensor:
+        with torch.no_grad():
+            return model(torch.tensor([ids])).logits[0, -1].float().softmax(-1)
+
+    return Subject(
+        lambda some: evaluation.generate(model, tokenizer, some, max_new_tokens=NEW_TOKENS),
+        probabilities,
+        lambda chat: sft.prompt_ids(chat, tokenizer),
+        files,
+        seconds,
+    )
+
+
+def as_trained(adapters: Path) -> Subject:
+    """Return the adapters on NF4 weights, as they were trained."""
+    started = time.perf_counter()
+    model, tokenizer = load_base(quantization="nf4")
+    model = load_adapters(model, adapters).eval()
+    files = [adapters / "adapter_model.safetensors", *base_weights(adapters)]
+    return in_transformers(model, tokenizer, files, time.perf_counter() - started)
+
+
+def base_weights(adapters: Path) -> list[Path]:
+    """Return the weight files of the base model."""
+    return sorted(export.read_adapters(adapters).base_folder().glob("*.safetensors"))
+
+
+def merged_16(adapters: Path, into: str) -> Subject:
+    """Return the model merged in bfloat16."""
+    folder = merged(adapters, into)
+    started = time.perf_counter()
+    model, tokenizer = load_base(path=folder)
+    seconds = time.perf_counter() - started
+    return in_transformers(model, tokenizer, sorted(folder.glob("*.safetensors")), seconds)
+
+
+def merged_4(adapters: Path, into: str) -> Subject:
+    """Return the model merged into 4-bit weights. Loading it includes the merge."""
+    started = time.perf_counter()
+    model, tokenizer = load_base(quantization="nf4")
+    model = export.merge(load_adapters(model, adapters), into, "nf4").eval()
+    return in_transformers(model, tokenizer, [], time.perf_counter() - started)
+
+
+def in_llama_cpp(
+    model: Path,
+    adapters: Path | None = None,
+    *,
+    template: str | None = None,
+    twice: bool = False,
+) -> Subject:
+    """Return a GGUF model in llama.cpp.
+
+    Args:
+        model: the GGUF file of the model.
+        adapters: the GGUF file of adapters, or None.
+        template: a chat template that replaces that of the model.
+        twice: whether each prompt begins with two BOS tokens instead of one.
+    """
+    engine = Engine(model, {"news": adapters} if adapters else None, chat_template=template)
+    name = "news" if adapters else None
+    bos = engine.token_ids("<|im_start|>") if twice else []
+
+    def token_ids(chat: Any) -> list[int]:
+        return bos + engine.token_ids(engine.prompt(chat))
+
+    def answers(some: Sequence[Any]) -> list[str]:
+        if not twice:
+            return engine.answers(some, name, max_new_tokens=NEW_TOKENS)
+        done = (engine.complete(token_ids(chat), name, n_predict=NEW_TOKENS) for chat in some)
+        return [answer["content"].strip() for answer in done]
+
+    return Subject(
+        answers,
+        lambda ids: engine.next_token_probabilities(ids, name),
+        token_ids,
+        [model, *([adapters] if adapters else [])],
+        engine.load_seconds,
+        engine.close,
+    )
+
+
+def forms(adapters: Path) -> dict[str, Callable[[], Subject]]:
+    """Return functions that load each form, by its name. The first one is the reference."""
+
+    def whole(kind: str) -> Subject:
+        return in_llama_cpp(merged_gguf(adapters, kind))
+
+    def with_adapters(weights: str, kind: str) -> Subject:
+        return in_llama_cpp(base_gguf(adapters, weights, kind), adapter_gguf(adapters))
+
+    return {
+        REFERENCE: partial(as_trained, adapters),
+        "merged into dequantized, bfloat16": partial(merged_16, adapters, "dequantized"),
+        "merged into original, bfloat16": partial(merged_16, adapters, "original"),
+        "merged into dequantized, NF4": partial(merged_4, adapters, "dequantized"),
+        "merged into original, NF4": partial(merged_4, adapters, "original"),
+        "merged, F16": partial(whole, "F16"),
+        "merged, Q8_0": partial(whole, "Q8_0"),
+        "merged, Q4_0": partial(whole, "Q4_0"),
+        "dequantized F16 + adapters": partial(with_adapters, "dequantized", "F16"),
+        RIGHT: partial(with_adapters, "dequantized", FORMAT),
+        "dequantized Q4_0 + adapters": partial(with_adapters, "dequantized", "Q4_0"),
+        "original Q8_0 + adapters": partial(with_adapters, "original", "Q8_0"),
+        "original Q4_1 + adapters": partial(with_adapters, "original", "Q4_1"),
+        "original Q4_0 + adapters": partial(with_adapters, "original", "Q4_0"),
+    }
+
+
+def mistakes(adapters: Path) -> dict[str, Callable[[], Subject]]:
+    """Return functions that load the right export in llama.cpp with one mistake each."""
+
+    def base() -> Path:
+        return base_gguf(adapters, "dequantized", FORMAT)
+
+    def right(**options: Any) -> Subject:
+        return in_llama_cpp(base(), adapter_gguf(adapters), **options)
+
+    return {
+        "adapters: q and k in Hugging Face's order": lambda: in_llama_cpp(
+            base(), unordered_adapters(adapters)
+        ),
+        "model: q and k in Hugging Face's order": lambda: in_llama_cpp(unordered_model(adapters)),
+        "scale lost (α/r = 1 instead of 2)": lambda: in_llama_cpp(
+            base(), unscaled_adapters(adapters)
+        ),
+        "BOS twice": partial(right, twice=True),
+        f"wrong chat template ({WRONG_TEMPLATE})": partial(right, template=WRONG_TEMPLATE),
+        "wrong base (the merged model)": lambda: in_llama_cpp(
+            merged_gguf(adapters, FORMAT), adapter_gguf(adapters)
+        ),
+        "adapters not applied": lambda: in_llama_cpp(base()),
+    }
+
+
+# --- measuring ------------------------------------------------------------------------------------
+
+
+def measure(adapters: Path) -> Iterator[Report]:
+    """Yield the report after each form and each mistake that is not in it yet."""
+    adapters = trained(adapters)
+    report = load_report(REPORT) if REPORT.is_file() else {"forms": {}, "mistakes": {}}
+    for part, loaders in {"forms": forms(adapters), "mistakes": mistakes(adapters)}.items():
+        for name, load in loaders.items():
+            if name not in report[part]:
+                print(name, flush=True)
+                report[part][name] = measured(load())
+                yield report | measured_here("transformers", "peft", "xllamacpp")
+
+
+def measured(subject: Subject) -> dict[str, Any]:
+    """Ask a form everything, and close it."""
+    ids = [subject.token_ids(chat) for chat in chats()]
+    started = time.perf_counter()
+    answers = subject.answers(chats())
+    seconds = time.perf_counter() - started
+    result = {
+        "answers": answers,
+        "seconds": seconds,
+        "load_seconds": subject.load_seconds,
+        "bytes": sum(file.stat().st_size for file in subject.files),
+        "divergences": divergences(subject, ids[:KL_STORIES]),
+        "prompts": ids,
+    }
+    subject.close()
+    return result
+
+
+def divergences(subject: Subject, prompts: Sequence[list[int]]) -> list[float]:
+    """Return the KL divergence in nats of a form from the reference, for each prompt.
+
+    The first form that is measured is the reference, and its probabilities are saved.
+    """
+    file = FOLDER / "probabilities.safetensors"
+    beginning = load_base(quantization=None)[1](BEGINNING, add_special_tokens=False)["input_ids"]
+    probabilities = torch.stack([subject.probabilities([*ids, *beginning]) for ids in prompts])
+    if not file.is_file():
+        save_file({"reference": probabilities}, file)
+    p = load_file(file)["reference"].double()
+    # llama.cpp rounds tiny probabilities to 0.
+    q = probabilities.double().clamp_min(1e-12)
+    return torch.where(p > 0, p * (p.clamp_min(1e-300) / q).log(), 0.0).sum(-1).tolist()
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+
+def forms_table(report: Report) -> str:
+    """Return a table of the right exports."""
+    return _table(report, report["forms"], "form")
+
+
+def mistakes_table(report: Report) -> str | None:
+    """Return a table of the mistakes, below the right export."""
+    if RIGHT not in report["forms"]:
+        return None
+    rows = {f"none: {RIGHT}": report["forms"][RIGHT]} | report["mistakes"]
+    return _table(report, rows, "mistake")
+
+
+def _table(report: Report, results: dict[str, dict], kind: str) -> str:
+    reference = report["forms"][REFERENCE]
+    head = [
+        *(kind, "prompts equal", "KL (nats)", "answers equal"),
+        *("valid JSON", "section right", "house style"),
+        *("on disk", "load (s)", "answers/s"),
+    ]
+    rows = []
+    for name, result in results.items():
+        scores = evaluation.score(result["answers"], stories())
+        rates = [
+            f"{scores[metric].mean():.0%}"
+            for metric in ("valid_json", "section_right", "house_style")
+        ]
+        rows.append(
+            [
+                name,
+                _equal(result["prompts"], reference["prompts"]),
+                f"{mean_divergence(result):.4f}",
+                _equal(result["answers"], reference["answers"]),
+                *rates,
+                format_bytes(result["bytes"]) if result["bytes"] else "–",
+                f"{result['load_seconds']:.1f}",
+                f"{len(result['answers']) / result['seconds']:.1f}",
+            ]
+        )
+    return table(head, rows)
+
+
+def mean_divergence(result: dict[str, Any]) -> float:
+    """Return the mean KL divergence. That of the reference from itself is 0 up to rounding."""
+    return max(0.0, sum(result["divergences"]) / len(result["divergences"]))
+
+
+def _equal(ours: Sequence[Any], theirs: Sequence[Any]) -> str:
+    return f"{sum(a == b for a, b in zip(ours, theirs, strict=True))} of {len(ours)}"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the option for other adapters."""
+    parser.add_argument(
+        "--adapters", type=Path, default=FOLDER / "adapters", help="folder of saved adapters"
+    )
+
+
+BENCHMARK = Benchmark(
+    measure, {"forms": forms_table, "mistakes": mistakes_table}, add_options=add_options
+)

@@ -1,0 +1,401 @@
+"""Write models and adapters as GGUF files, which llama.cpp, Ollama and LM Studio read.
+
+A GGUF file contains everything that a program needs to run a model: sizes, tokenizer, chat template
+and weights. It differs from a Hugging Face folder in three ways:
+
+    names     model.layers.0.self_attn.q_proj.weight is called blk.0.attn_q.weight.
+    formats   Weights may be quantized in blocks of 32: Q8_0 stores an 8-bit code for each weight
+              and a 16-bit scale for each block, which are 8.5 bits per weight; Q4_0 needs 4.5 bits.
+    rotary    Rotary embeddings rotate pairs of numbers. In Hugging Face's Llama, number i of a head
+    pairs     of width d forms a pair with number i + d/2. In llama.cpp's Llama, the numbers 2i and
+              2i + 1 form a pair. So the rows of q and k have another order: see `interleave`.
+
+References: the GGUF specification and convert_hf_to_gguf.py in github.com/ggml-org/llama.cpp.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from course_utils.export.saved import SavedAdapters, read_adapters
+from course_utils.files import written_aside
+from course_utils.models import stored_weights
+from course_utils.models.fetch import is_model
+from course_utils.models.silence import silence
+from course_utils.models.supported import check_config
+from course_utils.validation import CourseError, one_of
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+# The formats of a weight matrix, with the bits per weight.
+GGUF_FORMATS = {"F32": 32, "F16": 16, "BF16": 16, "Q8_0": 8.5, "Q4_1": 5, "Q4_0": 4.5}
+# Formats for which a block has 32 weights of a row.
+BLOCK = 32
+# llama.cpp doesn't store the embedding in 4 bits, because it is also the output head of many small
+# models, and rounding the head costs more accuracy than rounding a layer.
+LEAST_FOR_EMBEDDING = "Q8_0"
+USE_CONVERTER = (
+    "save a merged model with save_merged, and convert its folder with llama.cpp's "
+    "convert_hf_to_gguf.py"
+)
+
+
+class Architecture(NamedTuple):
+    """How llama.cpp treats a family of models.
+
+    Attributes:
+        name: the name of the architecture in llama.cpp.
+        interleaved: whether the rows of q and k must be reordered by `interleave`.
+    """
+
+    name: str
+    interleaved: bool
+
+
+# The families that can be converted, by transformers' model_type.
+ARCHITECTURES = {
+    "llama": Architecture("llama", interleaved=True),
+    "mistral": Architecture("llama", interleaved=True),
+    "qwen2": Architecture("qwen2", interleaved=False),
+    "qwen3": Architecture("qwen3", interleaved=False),
+}
+# The ways in which byte-level tokenizers split text before they merge bytes, by llama.cpp's name.
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPLITS = {
+    "smollm": ("digits",),
+    "qwen2": (f"{_WORDS}\\p{{N}}{_REST}",),
+    "llama-bpe": (f"{_WORDS}\\p{{N}}{{1,3}}{_REST}",),
+}
+
+
+def interleave(rows: Tensor, heads: int) -> Tensor:
+    """Reorder the rows of q or k from Hugging Face's order to llama.cpp's.
+
+        Hugging Face, one head of width 8:  0 1 2 3 | 4 5 6 7     i and i + 4 are a pair
+        llama.cpp:                          0 4 1 5 2 6 3 7       neighbours are a pair
+
+    For an adapter, the rows of B have this order, because W + s B A has the rows of B. A has no
+    rows of q, so A stays the same.
+
+    Args:
+        rows: the weight or the matrix B of a layer q or k, (heads · d, …), or a bias (heads · d,).
+        heads: the number of heads of this layer.
+
+    Returns:
+        The same rows in the new order.
+    """
+    halves = rows.reshape(heads, 2, -1, *rows.shape[1:])
+    return halves.swapaxes(1, 2).reshape(rows.shape)
+
+
+# --- adapters -------------------------------------------------------------------------------------
+
+
+def save_adapter_gguf(
+    adapters: str | Path, file: str | Path, *, base: str | Path | None = None
+) -> Path:
+    """Write saved adapters as a GGUF file, which llama.cpp adds to a GGUF file of the base model.
+
+    Args:
+        adapters: the folder of the adapters.
+        file: the new file, such as "adapters.gguf".
+        base: the folder of the base model; by default the model that the adapters name. Only its
+            config is read.
+
+    Returns:
+        The new file.
+
+    Raises:
+        CourseError: the adapters or the config can't be read, or llama.cpp's name for a layer is
+            not known.
+    """
+    saved = read_adapters(adapters)
+    config = _config(saved.base_folder(base))
+    alpha = float(saved.config.lora_alpha)
+    write_adapter_gguf(file, config, alpha, adapter_tensors(saved, config, alpha))
+    return Path(file)
+
+
+def adapter_tensors(
+    saved: SavedAdapters, config: Any, alpha: float
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield llama.cpp's name of each adapted weight, and its matrices A (r, in) and B (out, r).
+
+    llama.cpp computes W + (α/r) B A with one α for all layers. So if a layer has another scale s,
+    its B is multiplied by s r/α.
+
+    Args:
+        saved: the adapters.
+        config: transformers' config of the base model.
+        alpha: α, which the file stores.
+    """
+    names = _gguf_names(config)
+    for layer, (A, B, scale) in saved.layers.items():
+        B = B.float() * (scale * len(A) / alpha)
+        yield names(f"{layer}.weight"), A.float(), _reordered(f"{layer}.weight", B, config)
+
+
+def write_adapter_gguf(
+    file: str | Path, config: Any, alpha: float, tensors: Iterator[tuple[str, Tensor, Tensor]]
+) -> None:
+    """Write the adapters of `adapter_tensors` into a GGUF file.
+
+    Args:
+        file: the new file.
+        config: transformers' config of the base model.
+        alpha: α of all adapters.
+        tensors: name, A and B of each adapted weight.
+    """
+    with _writer(Path(file), config) as writer:
+        writer.add_type("adapter")
+        writer.add_string("adapter.type", "lora")
+        writer.add_float32("adapter.lora.alpha", alpha)
+        for name, A, B in tensors:
+            for tensor, matrix in ((A, "lora_a"), (B, "lora_b")):
+                writer.add_tensor(f"{name}.{matrix}", tensor.contiguous().numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def save_gguf(model: str | Path, file: str | Path, stored_as: str = "Q8_0") -> Path:
+    """Convert the folder of a Hugging Face model into a GGUF file.
+
+    Weights are read, quantized and written one at a time. Tensors with one dimension are float32,
+    and the embedding and the head have at least Q8_0.
+
+    Args:
+        model: the folder of a model, such as a merged model of `save_merged`.
+        file: the new file, such as "model-q8_0.gguf".
+        stored_as: a key of GGUF_FORMATS.
+
+    Returns:
+        The new file.
+
+    Raises:
+        ValueError: the format is not known.
+        CourseError: the model can't be read or converted. The message says why, and what to do.
+    """
+    one_of("stored_as", stored_as, GGUF_FORMATS)
+    folder = Path(model).expanduser()
+    if not is_model(folder):
+        raise CourseError(f"no model in {folder}: pass the folder of a model")
+    config = _config(folder)
+    names = _gguf_names(config)
+    with _writer(Path(file), config) as writer:
+        _add_sizes(writer, config, stored_as)
+        _add_tokenizer(writer, folder, config)
+        factors = _rotary_factors(config)
+        tensors = [("rope_freqs.weight", factors)] if factors is not None else []
+        # The file begins with the names, shapes and sizes of all tensors. So the weights are read
+        # twice, and there is never more than one of them in memory.
+        shapes = [(names(key), weight.shape) for key, weight in stored_weights(path=folder)]
+        for name, shape in [(n, t.shape) for n, t in tensors] + shapes:
+            _announce(writer, name, shape, stored_as)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for name, tensor in tensors:
+            writer.write_tensor_data(_encoded(name, tensor, stored_as))
+        for key, weight in stored_weights(path=folder):
+            rows = _reordered(key, weight.float(), config)
+            writer.write_tensor_data(_encoded(names(key), rows, stored_as))
+    return Path(file)
+
+
+def _announce(writer: GGUFWriter, name: str, shape: torch.Size, stored_as: str) -> None:
+    """Add the name, shape, format and size of a tensor to the beginning of the file."""
+    from gguf import quants
+
+    kind = _format(name, shape, stored_as)
+    size = quants.quant_shape_to_byte_shape(shape, kind) if kind >= 2 else shape
+    width = {"F32": 4, "F16": 2}.get(kind.name, 1)
+    writer.add_tensor_info(name, shape, np.dtype(np.float32), int(np.prod(size)) * width, kind)
+
+
+def _encoded(name: str, tensor: Tensor, stored_as: str) -> np.ndarray:
+    """Return a float32 tensor in its format in the file."""
+    from gguf import quants
+
+    kind = _format(name, tensor.shape, stored_as)
+    return quants.quantize(tensor.float().contiguous().numpy(), kind)
+
+
+def _format(name: str, shape: torch.Size, stored_as: str) -> Any:
+    """Return the format of a tensor, as a member of GGMLQuantizationType."""
+    from gguf import GGMLQuantizationType
+
+    if len(shape) == 1:
+        return GGMLQuantizationType.F32
+    if name in ("token_embd.weight", "output.weight"):
+        stored_as = max(stored_as, LEAST_FOR_EMBEDDING, key=GGUF_FORMATS.__getitem__)
+    # A row must consist of complete blocks.
+    if GGUF_FORMATS[stored_as] < 16 and shape[-1] % BLOCK:
+        stored_as = "F16"
+    return GGMLQuantizationType[stored_as]
+
+
+# --- the parts of a file --------------------------------------------------------------------------
+
+
+def _config(folder: Path) -> Any:
+    """Return transformers' config of a model, or raise a CourseError if it can't be converted."""
+    from transformers import AutoConfig
+
+    check_config(folder, None)
+    config = AutoConfig.from_pretrained(folder)
+    kind = config.model_type
+    if kind not in ARCHITECTURES:
+        raise CourseError(
+            f"the course can't write {kind} models as GGUF, only {', '.join(ARCHITECTURES)}: "
+            f"{USE_CONVERTER}"
+        )
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        raise CourseError(
+            f"the model in {folder} has sliding windows, which the course doesn't write into GGUF "
+            f"files: {USE_CONVERTER}"
+        )
+    return config
+
+
+@contextmanager
+def _writer(file: Path, config: Any) -> Iterator[GGUFWriter]:
+    """Yield a writer for a GGUF file, which gets its name when it is complete."""
+    from gguf import GGUFWriter
+
+    with written_aside(file) as part, silence("gguf"):
+        writer = GGUFWriter(part, ARCHITECTURES[config.model_type].name)
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+
+def _gguf_names(config: Any) -> Any:
+    """Return a function from a Hugging Face name of a tensor to llama.cpp's name."""
+    import gguf
+
+    arch = ARCHITECTURES[config.model_type].name
+    kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
+    table = gguf.get_tensor_name_map(kinds[arch], config.num_hidden_layers)
+
+    def name_of(key: str) -> str:
+        name = table.get_name(key, try_suffixes=(".weight", ".bias"))
+        if name is None:
+            raise CourseError(f"llama.cpp's architecture {arch} has no name for the tensor {key}")
+        return name
+
+    return name_of
+
+
+def _reordered(key: str, rows: Tensor, config: Any) -> Tensor:
+    """Return the rows of a weight, a bias or a matrix B in llama.cpp's order."""
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    projection = key.split(".")[-2]
+    if ARCHITECTURES[config.model_type].interleaved and projection in heads:
+        return interleave(rows, heads[projection])
+    return rows
+
+
+def _add_sizes(writer: GGUFWriter, config: Any, stored_as: str) -> None:
+    """Write the sizes of a model."""
+    from gguf import LlamaFileType
+
+    writer.add_name(Path(config.name_or_path).name)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    width = _head_width(config)
+    writer.add_rope_dimension_count(width)
+    writer.add_key_length(width)
+    writer.add_value_length(width)
+    writer.add_vocab_size(config.vocab_size)
+    name = "ALL_F32" if stored_as == "F32" else f"MOSTLY_{stored_as}"
+    writer.add_file_type(LlamaFileType[name])
+
+
+def _head_width(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def _rotary_factors(config: Any) -> Tensor | None:
+    """Return by how much Llama 3.1 slows down each rotation, (d/2,), or None for plain Llamas.
+
+    Raises:
+        CourseError: the model has another kind of rotary scaling.
+    """
+    kind = config.rope_parameters.get("rope_type", "default")
+    if kind == "default":
+        return None
+    if kind != "llama3":
+        raise CourseError(
+            f"the course can't write the rotary scaling {kind!r} as GGUF: {USE_CONVERTER}"
+        )
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    width = _head_width(config)
+    plain = config.rope_parameters["rope_theta"] ** -(torch.arange(0, width, 2) / width)
+    return plain / scaled
+
+
+def _add_tokenizer(writer: GGUFWriter, folder: Path, config: Any) -> None:
+    """Write the vocabulary, the merges, the special tokens and the chat template."""
+    from gguf import SpecialVocab, TokenType
+    from transformers import AutoTokenizer
+
+    raw = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(_split(raw, folder))
+    # The embedding may have more rows than the vocabulary has tokens.
+    tokens = {i: (f"[PAD{i}]", TokenType.UNUSED) for i in range(config.vocab_size)}
+    tokens |= {i: (token, TokenType.NORMAL) for token, i in raw["model"]["vocab"].items()}
+    for added in raw["added_tokens"]:
+        kind = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
+        tokens[added["id"]] = (added["content"], kind)
+    texts, kinds = zip(*(tokens[i] for i in range(config.vocab_size)), strict=True)
+    writer.add_token_list(texts)
+    writer.add_token_types(kinds)
+    special = SpecialVocab(folder, load_merges=True, n_vocab=config.vocab_size)
+    # Without this entry, llama.cpp assumes for some tokenizers that each text begins with BOS.
+    first = AutoTokenizer.from_pretrained(folder)("a")["input_ids"][0]
+    special.add_special_token["bos"] = first == special.special_token_ids.get("bos")
+    special.add_to_gguf(writer, quiet=True)
+
+
+def _split(raw: dict[str, Any], folder: Path) -> str:
+    """Return llama.cpp's name for the way in which a tokenizer splits text before it merges."""
+    steps = raw.get("pre_tokenizer") or {}
+    steps = steps.get("pretokenizers", [steps])
+    found = tuple(
+        "digits" if step.get("individual_digits") else step["pattern"].get("Regex")
+        for step in steps
+        if step.get("type") in ("Digits", "Split")
+    )
+    byte_level = any(step.get("type") == "ByteLevel" for step in steps)
+    for name, split in SPLITS.items():
+        if byte_level and raw["model"]["type"] == "BPE" and found == split:
+            return name
+    raise CourseError(
+        f"the tokenizer in {folder} splits text in a way that the course can't name in a GGUF "
+        f"file: {USE_CONVERTER}"
+    )

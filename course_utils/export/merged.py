@@ -1,0 +1,241 @@
+"""Merge saved adapters into the files of their base model, one weight after the other.
+
+`save_dequantized` saves the weights that the adapters were trained on, without the adapters.
+`save_merged` reads each weight W of the base model from its files, adds the update (α/r) B A of the
+adapters, and rounds the sum once to 16 bits. Neither the base model nor the merged model is ever
+completely in memory, so models that don't fit into memory can be merged, too.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from course_utils.export.merging import BASES, DTYPES
+from course_utils.export.saved import SavedAdapters, read_adapters
+from course_utils.files import written_aside
+from course_utils.models import dequantized, stored_weights
+from course_utils.models.fetch import is_model
+from course_utils.models.supported import check_config
+from course_utils.validation import CourseError, one_of
+
+# A model's folder also has a config, a tokenizer, a chat template and perhaps a licence.
+OTHER_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
+# The weights of a file are collected in memory before the file is written.
+SHARD_BYTES = 400_000_000
+
+
+# The arguments that can be given only by name are options with defaults.
+@torch.no_grad()
+def save_merged(  # noqa: PLR0913
+    adapters: str | Path,
+    folder: str | Path,
+    *,
+    into: str = "dequantized",
+    stored_as: str = "bfloat16",
+    base: str | Path | None = None,
+    double_quant: bool = True,
+) -> Path:
+    """Merge saved adapters into their base model, and save an ordinary model.
+
+    The result equals that of `merge` with the same options, but only one weight and one file of at
+    most 400 MB of the merged model are in memory at a time.
+
+    Args:
+        adapters: the folder of the adapters.
+        folder: the new folder, which must not exist or must be empty.
+        into: "dequantized" for the weights that QLoRA has trained the adapters on, which are the
+            weights after NF4 has rounded them, or "original" for the weights in the base model's
+            files.
+        stored_as: "bfloat16", "float16" or "float32".
+        base: the folder of the base model; by default the model that the adapters name.
+        double_quant: whether double quantization was used in training. Only matters for
+            "dequantized".
+
+    Returns:
+        The new folder, with safetensors files, config and tokenizer.
+
+    Raises:
+        ValueError: an option is not allowed.
+        CourseError: the adapters or the base model can't be read, they don't belong together, a
+            weight is too large for float16, or the folder can't be written.
+    """
+    one_of("into", into, BASES)
+    saved = read_adapters(adapters)
+    source = saved.base_folder(base)
+    weights = _base_weights(source, into, double_quant)
+    return _save(_with_updates(weights, saved, source), source, Path(folder), stored_as)
+
+
+@torch.no_grad()
+def save_dequantized(
+    base: str | Path,
+    folder: str | Path,
+    *,
+    stored_as: str = "bfloat16",
+    double_quant: bool = True,
+) -> Path:
+    """Save the weights that QLoRA trains adapters on as an ordinary model without adapters.
+
+    Programs that don't know NF4, such as llama.cpp, need this model, so that adapters compute the
+    same as in training. With the original weights, the answers differ.
+
+    Args:
+        base: the folder of the base model.
+        folder: the new folder, which must not exist or must be empty.
+        stored_as: "bfloat16", "float16" or "float32".
+        double_quant: whether double quantization was used in training.
+
+    Returns:
+        The new folder, with safetensors files, config and tokenizer.
+
+    Raises:
+        ValueError: an option is not allowed.
+        CourseError: the base model can't be read, or the folder can't be written.
+    """
+    source = Path(base).expanduser()
+    if not is_model(source):
+        raise CourseError(f"no model in {source}: pass the folder of a model")
+    weights = _base_weights(source, "dequantized", double_quant)
+    return _save(weights, source, Path(folder), stored_as)
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+
+def _base_weights(source: Path, into: str, double_quant: bool) -> Iterator[tuple[str, Tensor]]:
+    """Yield the name of each tensor in the files of a base model, and the tensor.
+
+    With "dequantized", tensors have the values that `load_base` gives them: it rounds all of them
+    to 16 bits, and those of linear layers to NF4.
+    """
+    check_config(source, None)
+    if into == "original":
+        yield from stored_weights(path=source)
+        return
+    quantized = _linear_layers(source)
+    for key, weight in stored_weights(path=source):
+        weight = weight.to(torch.bfloat16)
+        yield (
+            key,
+            _nf4(weight, double_quant) if key.removesuffix(".weight") in quantized else weight,
+        )
+
+
+def _with_updates(
+    weights: Iterable[tuple[str, Tensor]], saved: SavedAdapters, source: Path
+) -> Iterator[tuple[str, Tensor]]:
+    """Add the updates of adapters to the weights of their layers, in float32."""
+    foreign = f"the adapters in {saved.folder} don't belong to the model in {source}"
+    left = set(saved.layers)
+    for key, weight in weights:
+        layer = key.removesuffix(".weight")
+        if layer in saved.layers:
+            left.remove(layer)
+            update = saved.update(layer)
+            if update.shape != weight.shape:
+                raise CourseError(
+                    f"{foreign}: the update of {layer} has the shape {tuple(update.shape)}, but "
+                    f"the weight has {tuple(weight.shape)}"
+                )
+            weight = weight.float() + update
+        yield key, weight
+    if left:
+        raise CourseError(f"{foreign}, which has no weight for {min(left)}")
+
+
+def _nf4(weight: Tensor, double_quant: bool) -> Tensor:
+    """Return the float32 values that a weight has after it was quantized to NF4."""
+    from bitsandbytes.functional import quantize_4bit
+
+    packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=double_quant)
+    return dequantized(packed, state, torch.float32)
+
+
+def _linear_layers(folder: Path) -> set[str]:
+    """Return the names of the linear layers of a model without its output head, as in `load_base`.
+
+    The model is built on the device "meta", which stores no weights.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    head = model.get_output_embeddings()
+    linear = ((n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear))
+    return {name for name, module in linear if module is not head}
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def _save(
+    weights: Iterable[tuple[str, Tensor]], source: Path, folder: Path, stored_as: str
+) -> Path:
+    """Round weights to a dtype, and save them with the config and the tokenizer of `source`."""
+    dtype = DTYPES[one_of("stored_as", stored_as, DTYPES)]
+    with written_aside(folder) as new:
+        new.mkdir()
+        _save_shards(_rounded(weights, dtype), new)
+        _copy_other_files(source, new, stored_as)
+    return folder
+
+
+def _rounded(
+    weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    for key, weight in weights:
+        stored = weight.to(dtype)
+        if not stored.isfinite().all():
+            raise CourseError(f"{key} has values that {dtype} can't store: use bfloat16")
+        yield key, stored
+
+
+def _save_shards(weights: Iterable[tuple[str, Tensor]], folder: Path) -> None:
+    """Save weights as one safetensors file, or as several files of limited size with an index."""
+    from safetensors.torch import save_file
+
+    shards: list[list[str]] = []
+    shard: dict[str, Tensor] = {}
+
+    def save() -> None:
+        save_file(shard, folder / f"{len(shards)}.safetensors", metadata={"format": "pt"})
+        shards.append(list(shard))
+        shard.clear()
+
+    total = 0
+    for key, weight in weights:
+        total += weight.nbytes
+        if shard and sum(w.nbytes for w in shard.values()) + weight.nbytes > SHARD_BYTES:
+            save()
+        shard[key] = weight
+    save()
+    if len(shards) == 1:
+        (folder / "0.safetensors").rename(folder / "model.safetensors")
+        return
+    place: dict[str, str] = {}
+    for number, keys in enumerate(shards):
+        name = f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
+        (folder / f"{number}.safetensors").rename(folder / name)
+        place |= dict.fromkeys(keys, name)
+    index = {"metadata": {"total_size": total}, "weight_map": place}
+    text = json.dumps(index, indent=2)
+    (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+
+
+def _copy_other_files(source: Path, folder: Path, stored_as: str) -> None:
+    """Copy config, tokenizer and licence of a model, and write the new dtype into the config."""
+    for pattern in OTHER_FILES:
+        for file in source.glob(pattern):
+            if not file.name.endswith(".index.json"):
+                shutil.copyfile(file, folder / file.name)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.pop("torch_dtype", None)
+    config["dtype"] = stored_as
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")

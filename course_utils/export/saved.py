@@ -1,0 +1,181 @@
+"""Read saved LoRA adapters and find their base model, without loading the base model.
+
+peft stores the matrices A and B of an adapter under the name of the linear layer:
+
+    base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight    (r, in)
+    base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight    (out, r)
+
+The file adapter_config.json contains r, α and the name or the folder of the base model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from torch import Tensor
+
+from course_utils.models.fetch import BASE_MODELS, fetch_base, hub_name, is_model
+from course_utils.models.llama import Adapter
+from course_utils.validation import CourseError, first_line
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+PREFIX = "base_model.model."
+# Settings of peft that add something to the update (α/r) B A, and the values that add nothing.
+PLAIN = {
+    "use_dora": False,
+    "bias": "none",
+    "lora_bias": False,
+    "fan_in_fan_out": False,
+    "modules_to_save": None,
+    "trainable_token_indices": None,
+    "layer_replication": None,
+    "target_parameters": None,
+}
+
+
+@dataclass(frozen=True)
+class SavedAdapters:
+    """The adapters in a folder that peft has written.
+
+    Attributes:
+        folder: the folder.
+        config: peft's settings of the adapters.
+        layers: by the name of a linear layer, such as "model.layers.0.mlp.gate_proj", its matrices
+            A (r, in) and B (out, r) and its scale.
+    """
+
+    folder: Path
+    config: LoraConfig
+    layers: dict[str, Adapter]
+
+    def update(self, layer: str) -> Tensor:
+        """Return U = (α/r) B A of a layer with an adapter as float32, (out, in)."""
+        A, B, scale = self.layers[layer]
+        return scale * (B.float() @ A.float())
+
+    def base_folder(self, base: str | Path | None = None) -> Path:
+        """Return the folder of the base model.
+
+        Args:
+            base: the folder, or None for the base model that adapter_config.json names. If this is
+                a model of the course, it is downloaded if it is missing.
+
+        Raises:
+            CourseError: the base model can't be found.
+        """
+        named = str(base or self.config.base_model_name_or_path or "")
+        if is_model(Path(named).expanduser()):
+            return Path(named).expanduser()
+        for name, model in BASE_MODELS.items():
+            if named in (name, model.hub):
+                return fetch_base(name)
+        raise CourseError(
+            f"the base model {named!r} of the adapters in {self.folder} is not on this machine: "
+            "pass its folder as base"
+        )
+
+
+def read_adapters(folder: str | Path) -> SavedAdapters:
+    """Read the LoRA adapters that peft has saved in a folder.
+
+    Args:
+        folder: a folder with adapter_config.json and adapter_model.safetensors.
+
+    Raises:
+        CourseError: the folder has no adapters, they can't be read, or they consist of more than
+            the matrices A and B. The message says what else they have.
+    """
+    from peft import PeftConfig, load_peft_weights
+
+    folder = Path(folder).expanduser()
+    if not (folder / "adapter_config.json").is_file():
+        raise CourseError(
+            f"no adapters in {folder}: pass a folder with the files adapter_config.json and "
+            "adapter_model.safetensors"
+        )
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        weights = load_peft_weights(str(folder), device="cpu")
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CourseError(f"the adapters in {folder} can't be read: {first_line(error)}") from error
+    if reason := _not_plain(config, weights):
+        raise CourseError(f"the adapters in {folder} can't be exported: {reason}")
+    names = sorted({key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in weights})
+    layers = {}
+    for name in names:
+        A, B = (weights[f"{PREFIX}{name}.lora_{matrix}.weight"] for matrix in "AB")
+        layers[name] = Adapter(A, B, _scale(config, name, len(A)))
+    return SavedAdapters(folder, config, layers)
+
+
+def _not_plain(config: Any, weights: dict[str, Tensor]) -> str | None:
+    """Return what adapters have in addition to A and B of linear layers, or None."""
+    if config.peft_type != "LORA":
+        return f"they are {config.peft_type} adapters, and only LoRA adapters can be exported"
+    for setting, value in PLAIN.items():
+        if (getattr(config, setting, value) or None) != (value or None):
+            return (
+                f"they were trained with {setting}={getattr(config, setting)!r}, and only plain "
+                "LoRA, whose update is (α/r) B A, can be exported"
+            )
+    ends = (".lora_A.weight", ".lora_B.weight")
+    if others := sorted(key for key in weights if not key.endswith(ends)):
+        return f"they contain {others[0]}, which is neither A nor B of a linear layer"
+    for key in weights:
+        if key.replace(".lora_A.", ".lora_B.") not in weights or (
+            key.replace(".lora_B.", ".lora_A.") not in weights
+        ):
+            return f"they contain {key}, but not the other matrix of this layer"
+    return None if weights else "they are empty"
+
+
+def _scale(config: LoraConfig, name: str, rank: int) -> float:
+    """Return the factor of B A: α/r, or α/√r with rsLoRA. α may differ between layers."""
+    from peft.utils.other import get_pattern_key
+
+    alpha = config.alpha_pattern.get(
+        get_pattern_key(config.alpha_pattern.keys(), name), config.lora_alpha
+    )
+    return alpha / (math.sqrt(rank) if config.use_rslora else rank)
+
+
+def save_adapters(adapters: str | Path, folder: str | Path) -> Path:
+    """Copy adapters into a folder that can be published.
+
+    `training` saves the folder of the base model in adapter_config.json. Other machines don't have
+    this folder, so the copy names the repository of the base model on the Hugging Face hub instead,
+    if the course knows it.
+
+    Args:
+        adapters: the folder of the saved adapters.
+        folder: the new folder, which must not exist or must be empty.
+
+    Returns:
+        The new folder with adapter_config.json and adapter_model.safetensors.
+
+    Raises:
+        CourseError: as in `read_adapters`, or the folder can't be written.
+    """
+    from safetensors.torch import save_file
+
+    from course_utils.files import written_aside
+
+    saved = read_adapters(adapters)
+    named = saved.config.base_model_name_or_path
+    saved.config.base_model_name_or_path = hub_name(named) or named
+    tensors = {
+        f"{PREFIX}{name}.lora_{matrix}.weight": tensor.contiguous()
+        for name, adapter in saved.layers.items()
+        for matrix, tensor in zip("AB", adapter[:2], strict=True)
+    }
+    with written_aside(Path(folder)) as new:
+        new.mkdir()
+        saved.config.save_pretrained(str(new))
+        save_file(tensors, new / "adapter_model.safetensors", metadata={"format": "pt"})
+    return Path(folder)

@@ -1,0 +1,261 @@
+"""Test that saved adapters are read, copied and merged exactly, and refused with a reason."""
+
+import json
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from course_utils import export
+from course_utils.export import merged
+from course_utils.models import load_base
+from course_utils.training import Recipe, attach_adapters, load_adapters
+from course_utils.validation import CourseError
+from tests.conftest import make_model
+
+PROBE = torch.arange(3, 43).view(2, 20)
+
+
+def randomize(model):
+    """Give B random values, as if the adapters had been trained."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.1, generator=generator)
+    return model
+
+
+def save(model, folder):
+    randomize(model).save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base_16(tiny_base, tmp_path_factory):
+    """Folder of the tiny model in bfloat16, in which models are published."""
+    folder = tmp_path_factory.mktemp("base-16")
+    make_model().to(torch.bfloat16).save_pretrained(folder)
+    for file in tiny_base.glob("*token*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "chat_template.jinja").write_text((tiny_base / "chat_template.jinja").read_text())
+    return folder
+
+
+@pytest.fixture
+def adapters(tiny_base, tmp_path):
+    """Folder of adapters that were trained on the tiny model in NF4."""
+    base, _ = load_base(path=tiny_base, quantization="nf4")
+    return save(attach_adapters(base, Recipe(rank=4, alpha=8)), tmp_path / "adapters")
+
+
+def with_peft(tiny_base, folder, **settings):
+    """Save adapters of the tiny model with other settings of peft."""
+    base = AutoModelForCausalLM.from_pretrained(tiny_base)
+    config = LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", **settings)
+    return save(get_peft_model(base, config), folder)
+
+
+@torch.no_grad()
+def logits(model):
+    return model(PROBE).logits.float()
+
+
+# -- merging files ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("into", ["dequantized", "original"])
+@pytest.mark.parametrize("stored_as", ["bfloat16", "float16", "float32"])
+def test_merged_files_equal_the_merge_in_memory_bit_for_bit(
+    adapters, base_16, tmp_path, into, stored_as
+):
+    options = {"into": into, "stored_as": stored_as, "base": base_16}
+    folder = export.save_merged(adapters, tmp_path / "new", **options)
+    base, _ = load_base(path=base_16, quantization="nf4")
+    expected = export.merge(load_adapters(base, adapters), into, stored_as).state_dict()
+    saved = load_file(folder / "model.safetensors")
+    assert set(saved) == set(expected) - {"lm_head.weight"}
+    for name, weight in saved.items():
+        assert torch.equal(weight, expected[name]), name
+    _, tokenizer = load_base(path=folder)
+    assert json.loads((folder / "config.json").read_text())["dtype"] == stored_as
+    assert tokenizer.chat_template == (base_16 / "chat_template.jinja").read_text()
+
+
+@pytest.mark.parametrize("double_quant", [True, False])
+def test_the_weights_that_were_trained_on_are_merged_into(
+    adapters, tiny_base, tmp_path, double_quant
+):
+    # The files of this base model are float32, and `load_base` rounds them before quantization.
+    base, _ = load_base(path=tiny_base, quantization="nf4", double_quant=double_quant)
+    expected = export.merge(load_adapters(base, adapters), stored_as="float32").state_dict()
+    options = {"stored_as": "float32", "double_quant": double_quant}
+    folder = export.save_merged(adapters, tmp_path / "new", **options)
+    for name, weight in load_file(folder / "model.safetensors").items():
+        assert torch.equal(weight, expected[name]), name
+
+
+def test_a_large_model_is_saved_in_several_files(adapters, tmp_path, monkeypatch):
+    whole = export.save_merged(adapters, tmp_path / "whole")
+    monkeypatch.setattr(merged, "SHARD_BYTES", 40_000)
+    parts = export.save_merged(adapters, tmp_path / "parts")
+    files = sorted(file.name for file in parts.glob("*.safetensors"))
+    assert files[0] == f"model-00001-of-{len(files):05}.safetensors" and len(files) > 2
+    small = (load_file(parts / name) for name in files)
+    assert all(sum(w.nbytes for w in s.values()) <= 40_000 or len(s) == 1 for s in small)
+    assert torch.equal(logits(load_base(path=whole)[0]), logits(load_base(path=parts)[0]))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["q_proj", "down_proj"], "use_rslora": True},
+        {"target_modules": "all-linear", "alpha_pattern": {"o_proj": 32}},
+        {"target_modules": "all-linear", "rank_pattern": {"layers.1.mlp.up_proj": 2}},
+    ],
+)
+def test_scales_and_ranks_of_layers_equal_those_of_peft(tiny_base, tmp_path, settings):
+    folder = with_peft(tiny_base, tmp_path / "adapters", **settings)
+    model = AutoModelForCausalLM.from_pretrained(tiny_base)
+    expected = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    new = export.save_merged(folder, tmp_path / "new", into="original", stored_as="float32")
+    torch.testing.assert_close(
+        logits(AutoModelForCausalLM.from_pretrained(new)), logits(expected), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_a_weight_that_float16_cannot_store_is_refused(adapters, tiny_base, tmp_path):
+    weights = load_file(tiny_base / "model.safetensors")
+    weights["model.norm.weight"][0] = 1e5
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in tiny_base.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CourseError, match=r"model\.norm\.weight .* use bfloat16"):
+        export.save_merged(adapters, tmp_path / "new", stored_as="float16", base=other)
+    assert not (tmp_path / "new").exists()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["adapters", "other"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": 128, "head_dim": 16}, "has the shape"),
+        ({"num_hidden_layers": 1}, r"no weight for model\.layers\.1"),
+    ],
+)
+def test_adapters_of_another_model_are_refused(adapters, tokenizer, tmp_path, change, message):
+    other = tmp_path / "other"
+    make_model(**change).save_pretrained(other)
+    tokenizer.save_pretrained(other)
+    with pytest.raises(CourseError, match=f"don't belong to the model in .*{message}"):
+        export.save_merged(adapters, tmp_path / "new", base=other)
+    assert not (tmp_path / "new").exists()
+
+
+def test_options_are_checked(adapters, tmp_path):
+    with pytest.raises(ValueError, match="into must be 'dequantized' or 'original', got 'base'"):
+        export.save_merged(adapters, tmp_path / "new", into="base")
+    with pytest.raises(ValueError, match="stored_as must be"):
+        export.save_merged(adapters, tmp_path / "new", stored_as="nf4")
+
+
+def test_a_folder_with_files_is_not_replaced(adapters, tmp_path):
+    (tmp_path / "new").mkdir()
+    export.save_merged(adapters, tmp_path / "new")  # an empty folder may be used
+    before = (tmp_path / "new" / "model.safetensors").stat().st_mtime_ns
+    with pytest.raises(CourseError, match="is a folder that is not empty"):
+        export.save_merged(adapters, tmp_path / "new")
+    assert (tmp_path / "new" / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("double_quant", [True, False])
+def test_the_weights_that_adapters_are_trained_on_can_be_saved(base_16, tmp_path, double_quant):
+    folder = export.save_dequantized(base_16, tmp_path / "new", double_quant=double_quant)
+    base, _ = load_base(path=base_16, quantization="nf4", double_quant=double_quant)
+    expected = base.dequantize().to(torch.bfloat16).state_dict()
+    for name, weight in load_file(folder / "model.safetensors").items():
+        assert torch.equal(weight, expected[name]), name
+    with pytest.raises(CourseError, match="no model in"):
+        export.save_dequantized(tmp_path, tmp_path / "other")
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"use_dora": True}, "use_dora=True"),
+        ({"bias": "lora_only"}, "bias='lora_only'"),
+        ({"lora_bias": True}, "lora_bias=True"),
+        ({"modules_to_save": ["lm_head"]}, r"modules_to_save=\['lm_head'\]"),
+    ],
+)
+def test_adapters_that_are_more_than_a_and_b_are_refused(tiny_base, tmp_path, settings, message):
+    folder = with_peft(tiny_base, tmp_path / "adapters", target_modules=["q_proj"], **settings)
+    with pytest.raises(CourseError, match=f"can't be exported: .*{message}"):
+        export.read_adapters(folder)
+
+
+def test_an_adapter_of_the_embedding_is_refused(tiny_base, tmp_path):
+    folder = with_peft(tiny_base, tmp_path / "adapters", target_modules=["embed_tokens"])
+    with pytest.raises(CourseError, match=r"embed_tokens.*, which is neither A nor B"):
+        export.read_adapters(folder)
+
+
+def test_half_of_an_adapter_is_refused(adapters):
+    file = adapters / "adapter_model.safetensors"
+    weights = load_file(file)
+    weights.pop(next(key for key in weights if "lora_B" in key))
+    save_file(weights, file)
+    with pytest.raises(CourseError, match="but not the other matrix of this layer"):
+        export.read_adapters(adapters)
+
+
+def test_a_folder_without_adapters_and_damaged_adapters_are_refused(adapters, tmp_path):
+    with pytest.raises(CourseError, match="no adapters in"):
+        export.read_adapters(tmp_path)
+    file = adapters / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(CourseError, match="can't be read"):
+        export.read_adapters(adapters)
+
+
+# -- the base model --------------------------------------------------------------------------------
+
+
+def rename_base(adapters, name):
+    config = adapters / "adapter_config.json"
+    config.write_text(
+        json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": name})
+    )
+
+
+def test_a_missing_base_model_is_named(adapters, tmp_path):
+    rename_base(adapters, "owner/model")
+    with pytest.raises(CourseError, match=r"base model 'owner/model' .* pass its folder as base"):
+        export.save_merged(adapters, tmp_path / "new")
+
+
+def test_copied_adapters_name_the_base_model_on_the_hub(adapters, tmp_path, monkeypatch):
+    monkeypatch.setenv("QLORA_COURSE_CACHE", str(tmp_path))
+    rename_base(adapters, str(tmp_path / "models" / "smollm2-135m"))
+    copy = export.save_adapters(adapters, tmp_path / "copy")
+    named = json.loads((copy / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    before, after = (load_file(f / "adapter_model.safetensors") for f in (adapters, copy))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_a_base_model_in_another_folder_keeps_its_name(adapters, tiny_base, tmp_path):
+    copy = export.save_adapters(adapters, tmp_path / "copy")
+    named = json.loads((copy / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named == str(tiny_base)
+    assert torch.equal(
+        logits(load_adapters(load_base(path=tiny_base)[0], copy)),
+        logits(load_adapters(load_base(path=tiny_base)[0], adapters)),
+    )

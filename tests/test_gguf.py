@@ -1,0 +1,320 @@
+"""Test that GGUF files of models and adapters compute the same in llama.cpp as in transformers."""
+
+import json
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from course_utils import export
+from course_utils.export import gguf_files
+from course_utils.models import stored_weights
+from course_utils.serving import Engine
+from course_utils.validation import CourseError
+from tests import hub
+from tests.conftest import CHAT_TEMPLATE
+from tests.test_export_saved import randomize
+
+SIZES = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+FAMILIES = {
+    "llama": LlamaConfig(**SIZES),
+    "tied llama": LlamaConfig(**SIZES, tie_word_embeddings=True),
+    "llama with biases": LlamaConfig(**SIZES, attention_bias=True),
+    "llama 3.1": LlamaConfig(**SIZES, rope_parameters=LLAMA3),
+    "wide heads": LlamaConfig(**SIZES, head_dim=32),
+    "mistral": MistralConfig(**SIZES, sliding_window=None),
+    "qwen2": Qwen2Config(**SIZES),
+    "qwen3": Qwen3Config(**SIZES, head_dim=32),
+}
+IDS = [1, *range(10, 90, 3), 5]
+TEXTS = [
+    "It's 2024, and 12345(rare) readers'll pay £3.50!",
+    "  two  spaces\n\n\nand lines\t\ttabs ",
+    "naïve café — 日本語 ½ don't DON'T",
+    "<|im_start|>user\nHi<|im_end|>\n",
+]
+
+
+def make_tokenizer(split):
+    """Return a tokenizer with a few merges that splits text as `split` of llama.cpp does."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [
+        ("Ġ", "t"),
+        ("1", "2"),
+        ("12", "3"),
+        ("Ċ", "Ċ"),
+        ("Ġ", "Ġ"),
+        ("'", "l"),
+        ("'l", "l"),
+        ("(", "r"),
+    ]
+    words = [*special, *alphabet, *("".join(pair) for pair in merges)]
+    raw = Tokenizer(models.BPE(vocab={w: i for i, w in enumerate(words)}, merges=merges))
+    if split == "smollm":
+        first, byte_level = pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(False)
+    else:
+        pattern = Regex(gguf_files.SPLITS[split][0])
+        first = pre_tokenizers.Split(pattern, "isolated")
+        byte_level = pre_tokenizers.ByteLevel(False, use_regex=False)
+    raw.pre_tokenizer = pre_tokenizers.Sequence([first, byte_level])
+    if split == "qwen2":
+        raw.normalizer = normalizers.NFC()
+    raw.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token=special[1], eos_token=special[2], pad_token=special[2]
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def save_model(config, folder, split="smollm"):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 1:  # biases are 0 and norms 1, which would hide their order
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    make_tokenizer(split).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Folder of a tiny Llama with a tokenizer that can be written as GGUF."""
+    return save_model(FAMILIES["llama"], tmp_path_factory.mktemp("tiny"))
+
+
+def save_adapters(base, folder, **settings):
+    model = AutoModelForCausalLM.from_pretrained(base)
+    options = {"r": 4, "lora_alpha": 12, "target_modules": "all-linear", **settings}
+    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
+    randomize(model).save_pretrained(str(folder))
+    return folder
+
+
+@torch.no_grad()
+def probabilities(model):
+    return model(torch.tensor([IDS])).logits[0, -1].softmax(-1)
+
+
+def assert_close(ours, theirs):
+    # llama.cpp stores keys and values in float16.
+    torch.testing.assert_close(ours, theirs, rtol=0.03, atol=1e-4)
+
+
+# -- models and adapters in llama.cpp --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_model_and_its_adapters_compute_the_same_in_llama_cpp(name, tmp_path):
+    folder = save_model(FAMILIES[name], tmp_path / "model")
+    adapters = save_adapters(folder, tmp_path / "adapters")
+    file = export.save_gguf(folder, tmp_path / "model.gguf", "F32")
+    lora = export.save_adapter_gguf(adapters, tmp_path / "adapters.gguf")
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    expected = probabilities(base)
+    tuned = probabilities(PeftModel.from_pretrained(base, str(adapters)))
+    assert (expected - tuned).abs().max() > 0.01  # the test could not fail otherwise
+    with Engine(file, {"tuned": lora}, threads=1) as engine:
+        assert_close(engine.next_token_probabilities(IDS), expected)
+        assert_close(engine.next_token_probabilities(IDS, "tuned"), tuned)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"use_rslora": True}, {"alpha_pattern": {"q_proj": 3}, "rank_pattern": {"up_proj": 2}}],
+)
+def test_scales_that_differ_between_layers_are_kept(tiny, tmp_path, settings):
+    adapters = save_adapters(tiny, tmp_path / "adapters", **settings)
+    lora = export.save_adapter_gguf(adapters, tmp_path / "adapters.gguf")
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), str(adapters))
+    file = export.save_gguf(tiny, tmp_path / "model.gguf", "F32")
+    with Engine(file, {"tuned": lora}, threads=1) as engine:
+        assert_close(engine.next_token_probabilities(IDS, "tuned"), probabilities(model))
+
+
+@pytest.mark.parametrize("split", gguf_files.SPLITS)
+def test_llama_cpp_splits_text_into_the_same_tokens(split, tmp_path):
+    folder = save_model(FAMILIES["llama"], tmp_path / "model", split)
+    tokenizer = make_tokenizer(split)
+    with Engine(export.save_gguf(folder, tmp_path / "model.gguf"), threads=1) as engine:
+        for text in TEXTS:
+            assert engine.token_ids(text) == tokenizer(text)["input_ids"]
+        chat = [{"role": "user", "content": "Hi"}]
+        options = {"tokenize": False, "add_generation_prompt": True}
+        assert engine.prompt(chat) == tokenizer.apply_chat_template(chat, **options)
+
+
+def test_the_splits_differ_from_each_other():
+    tokens = [
+        [make_tokenizer(split)(text)["input_ids"] for text in TEXTS] for split in gguf_files.SPLITS
+    ]
+    assert all(tokens.count(each) == 1 for each in tokens)
+
+
+# -- the file --------------------------------------------------------------------------------------
+
+
+def tensors_of(file):
+    return {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
+
+
+@pytest.mark.parametrize("stored_as", export.GGUF_FORMATS)
+def test_each_tensor_has_its_format(tiny, tmp_path, stored_as):
+    tensors = tensors_of(export.save_gguf(tiny, tmp_path / "model.gguf", stored_as))
+    head = stored_as if export.GGUF_FORMATS[stored_as] >= 8 else "Q8_0"
+    for name, tensor in tensors.items():
+        end = name in ("token_embd.weight", "output.weight")
+        expected = "F32" if len(tensor.shape) == 1 else head if end else stored_as
+        assert tensor.tensor_type.name == expected, name
+    config = FAMILIES["llama"]
+    weights = dict(stored_weights(path=tiny))
+    names = {"blk.1.attn_v.weight": "v_proj", "blk.1.attn_k.weight": "k_proj"}
+    for name, layer in names.items():
+        weight = weights[f"model.layers.1.self_attn.{layer}.weight"].numpy()
+        kind = gguf.GGMLQuantizationType[stored_as]
+        expected = gguf.quants.quantize(
+            np.ascontiguousarray(hub.rotary_order(f"model.{layer}.weight", weight, config)), kind
+        )
+        assert np.array_equal(tensors[name].data.view(expected.dtype), expected), name
+
+
+def test_rows_that_are_no_complete_blocks_have_16_bits(tmp_path):
+    config = LlamaConfig(**SIZES | {"intermediate_size": 80})
+    folder = save_model(config, tmp_path / "model")
+    tensors = tensors_of(export.save_gguf(folder, tmp_path / "model.gguf", "Q4_0"))
+    assert tensors["blk.0.ffn_down.weight"].tensor_type.name == "F16"
+    assert tensors["blk.0.ffn_up.weight"].tensor_type.name == "Q4_0"
+
+
+def test_the_beginning_of_the_file_describes_the_model(tiny, tmp_path):
+    reader = gguf.GGUFReader(export.save_gguf(tiny, tmp_path / "model.gguf", "Q8_0"))
+    expected = {
+        "general.architecture": "llama",
+        "llama.block_count": 2,
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": 2,
+        "llama.rope.dimension_count": 16,
+        "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.chat_template": CHAT_TEMPLATE,
+        "general.file_type": gguf.LlamaFileType.MOSTLY_Q8_0,
+    }
+    assert {key: reader.get_field(key).contents() for key in expected} == expected
+    tokens = reader.get_field("tokenizer.ggml.tokens").contents()
+    assert len(tokens) == 320 and tokens[2] == "<|im_end|>" and tokens[-1] == "[PAD319]"
+
+
+def test_adapters_are_stored_exactly(tiny, tmp_path):
+    adapters = save_adapters(tiny, tmp_path / "adapters")
+    file = export.save_adapter_gguf(adapters, tmp_path / "adapters.gguf")
+    reader, saved = gguf.GGUFReader(file), export.read_adapters(adapters)
+    assert reader.get_field("general.type").contents() == "adapter"
+    assert reader.get_field("adapter.type").contents() == "lora"
+    assert reader.get_field("adapter.lora.alpha").contents() == 12
+    tensors = {tensor.name: torch.tensor(tensor.data) for tensor in reader.tensors}
+    assert len(tensors) == 2 * len(saved.layers) == 28
+    for layer, name in {"self_attn.q_proj": "attn_q", "mlp.down_proj": "ffn_down"}.items():
+        A, B, _ = saved.layers[f"model.layers.1.{layer}"]
+        assert torch.equal(tensors[f"blk.1.{name}.weight.lora_a"], A)
+        ordered = hub.rotary_order(f"model.{layer}.weight", B, FAMILIES["llama"])
+        assert torch.equal(tensors[f"blk.1.{name}.weight.lora_b"], ordered)
+
+
+def test_interleave_makes_pairs_neighbours():
+    rows = torch.arange(16).view(16, 1)
+    expected = [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]
+    assert export.interleave(rows, heads=2).flatten().tolist() == expected
+
+
+# -- what can't be written -------------------------------------------------------------------------
+
+
+def change_json(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def copied(folder, new):
+    new.mkdir()
+    for file in folder.iterdir():
+        (new / file.name).write_bytes(file.read_bytes())
+    return new
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "gemma"}, "can't write gemma models as GGUF, only llama, mistral"),
+        ({"model_type": "mistral", "sliding_window": 64}, "has sliding windows"),
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+            "rotary scaling 'linear'",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_written_is_refused(tiny, tmp_path, changes, message):
+    folder = copied(tiny, tmp_path / "model")
+    change_json(folder / "config.json", **changes)
+    with pytest.raises(CourseError, match=f"{message}.*convert_hf_to_gguf"):
+        export.save_gguf(folder, tmp_path / "model.gguf")
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_tokenizer_that_cannot_be_written_is_refused(tiny_base, tmp_path):
+    with pytest.raises(CourseError, match=r"tokenizer in .* convert_hf_to_gguf"):
+        export.save_gguf(tiny_base, tmp_path / "model.gguf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_wrong_input_is_refused(tiny, tmp_path):
+    with pytest.raises(ValueError, match="stored_as must be"):
+        export.save_gguf(tiny, tmp_path / "model.gguf", "Q4_K_M")
+    with pytest.raises(CourseError, match="no model in"):
+        export.save_gguf(tmp_path, tmp_path / "model.gguf")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CourseError, match="can't be written"):
+        export.save_gguf(tiny, tmp_path / "file" / "model.gguf")
+
+
+def test_an_older_file_is_replaced_only_by_a_complete_one(tiny, tmp_path, monkeypatch):
+    file = tmp_path / "model.gguf"
+    file.write_text("old")
+    with monkeypatch.context() as patch:
+        patch.setattr(gguf_files, "_encoded", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            export.save_gguf(tiny, file)
+    assert file.read_text() == "old"
+    export.save_gguf(tiny, file)
+    assert file.read_bytes().startswith(b"GGUF")
+    assert [each.name for each in tmp_path.iterdir()] == ["model.gguf"]

@@ -1,0 +1,276 @@
+"""Test llama.cpp's server: adapters by request, grammars, bad requests, ports, and its end."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from urllib.error import HTTPError
+
+import pytest
+import torch
+from click.testing import CliRunner
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from course_utils import export, serving, sft
+from course_utils.cli import main
+from course_utils.serving import Engine, RequestError
+from course_utils.validation import CourseError
+from tests.test_gguf import FAMILIES, assert_close, make_tokenizer, save_adapters, save_model
+from tests.waiting import wait_until
+
+ADAPTERS = (None, "weak", "strong")
+CHATS = [[{"role": "user", "content": f"Story number {i} is about {i * i}."}] for i in range(6)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Folder with a tiny model, adapters of two strengths, and their GGUF files."""
+    folder = tmp_path_factory.mktemp("serving")
+    save_model(FAMILIES["tied llama"], folder / "model")
+    export.save_gguf(folder / "model", folder / "model.gguf", "F32")
+    for name, alpha in {"weak": 2, "strong": 30}.items():
+        save_adapters(folder / "model", folder / name, lora_alpha=alpha)
+        export.save_adapter_gguf(folder / name, folder / f"{name}.gguf")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(folder):
+    adapters = {name: folder / f"{name}.gguf" for name in ("weak", "strong")}
+    with Engine(folder / "model.gguf", adapters, slots=2, threads=1) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    """The token ids of the prompt of each conversation."""
+    return [sft.prompt_ids(chat, make_tokenizer("smollm")) for chat in CHATS]
+
+
+@pytest.fixture(scope="module")
+def expected(folder, prompts):
+    """The probabilities of transformers for the first token of each answer, by adapter."""
+    found = {}
+    for name in ADAPTERS:
+        model = AutoModelForCausalLM.from_pretrained(folder / "model")
+        if name:
+            model = PeftModel.from_pretrained(model, str(folder / name))
+        with torch.no_grad():
+            logits = [model(torch.tensor([ids])).logits[0, -1] for ids in prompts]
+        found[name] = torch.stack(logits).softmax(-1)
+    return found
+
+
+# -- answers ---------------------------------------------------------------------------------------
+
+
+def test_each_request_chooses_its_adapter_even_at_the_same_time(engine, prompts, expected):
+    jobs = [(name, i) for i in range(len(CHATS)) for name in ADAPTERS]
+    with ThreadPoolExecutor(6) as pool:
+        done = pool.map(lambda job: engine.next_token_probabilities(prompts[job[1]], job[0]), jobs)
+        for (name, i), probabilities in zip(jobs, done, strict=True):
+            assert_close(probabilities, expected[name][i])
+    # Otherwise the test could not fail.
+    assert (expected["weak"] - expected[None]).abs().amax(1).min() > 0.01
+    assert (expected["strong"] - expected["weak"]).abs().amax(1).min() > 0.05
+
+
+def test_no_prompt_is_answered_with_the_cache_of_another_adapter(engine, prompts, expected):
+    # The prompts have a common beginning, and some of them are asked twice.
+    for name, i in [*product(ADAPTERS, range(3)), *product(ADAPTERS[::-1], (2, 0, 1))]:
+        assert_close(engine.next_token_probabilities(prompts[i], name), expected[name][i])
+
+
+def test_answers_are_in_the_order_of_the_conversations(engine):
+    alone = [engine.answers([chat], "strong", max_new_tokens=3)[0] for chat in CHATS]
+    assert engine.answers(CHATS, "strong", max_new_tokens=3) == alone
+    assert len(set(alone)) > 1
+
+
+def test_an_unknown_adapter_is_refused(engine):
+    with pytest.raises(
+        ValueError, match="unknown adapter 'x'; the adapters here are: weak, strong"
+    ):
+        engine.answers(CHATS, "x")
+
+
+def test_a_schema_allows_only_matching_answers(engine):
+    colours = ["red", "green", "blue"]
+    schema = {
+        "type": "object",
+        "properties": {"colour": {"enum": colours}, "count": {"type": "integer", "maximum": 99}},
+        "required": ["colour", "count"],
+        "additionalProperties": False,
+    }
+    answers = engine.answers(CHATS, "strong", max_new_tokens=500, schema=schema)
+    parsed = [json.loads(answer) for answer in answers]
+    assert all(set(each) == {"colour", "count"} and each["colour"] in colours for each in parsed)
+
+
+def test_probabilities_are_those_of_the_whole_vocabulary(engine):
+    probabilities = engine.next_token_probabilities("Story")
+    assert probabilities.shape == (320,)
+    assert abs(probabilities.sum() - 1) < 1e-4
+    ids = engine.token_ids("Story")
+    assert (engine.next_token_probabilities(ids) - probabilities).abs().max() < 1e-5
+
+
+# -- bad requests ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "message"),
+    [
+        ("/v1/chat/completions", {}, 400, "messages"),
+        ("/v1/chat/completions", {"messages": "Hi"}, 400, "messages"),
+        ("/completion", {"prompt": 5}, 400, "prompt"),
+        ("/completion", {"prompt": [10**9]}, 400, "token"),
+        ("/completion", {"prompt": "a " * 5000}, 400, "exceeds the available context size"),
+        ("/completion", {"prompt": "a", "grammar": "root ::= ("}, 400, "grammar"),
+        ("/nonsense", {}, 404, "Not Found"),
+    ],
+)
+def test_the_server_survives_a_bad_request(engine, path, body, status, message):
+    with pytest.raises(RequestError, match=message) as caught:
+        engine.request(path, body)
+    assert caught.value.status == status
+    assert engine.request("/health") == {"status": "ok"}
+
+
+def test_the_server_survives_bytes_that_are_no_json(engine):
+    for data in (b"{", b"\xff\xfe", b"", b"[" * 10_000):
+        with pytest.raises(HTTPError):
+            urllib.request.urlopen(f"{engine.url}/v1/chat/completions", data, timeout=20)
+    with socket.create_connection(engine.url.removeprefix("http://").split(":")) as raw:
+        raw.sendall(b"GET / HTTP/9\r\nnonsense\r\n\r\n")
+    assert engine.request("/health") == {"status": "ok"}
+
+
+def test_pages_of_other_sites_may_not_read_answers(engine):
+    request = urllib.request.Request(f"{engine.url}/health", headers={"Origin": "http://evil.test"})
+    with urllib.request.urlopen(request) as answer:
+        assert answer.headers["Access-Control-Allow-Origin"] == engine.url
+
+
+# -- starting and stopping -------------------------------------------------------------------------
+
+
+def test_a_port_in_use_is_refused_and_free_again_after_close(folder):
+    Engine(folder / "model.gguf", threads=1).close()
+    engine = Engine(folder / "model.gguf", threads=1)
+    port = int(engine.url.rpartition(":")[2])
+    with pytest.raises(CourseError, match=f"port {port} can't be used"):
+        Engine(folder / "model.gguf", port=port)
+    engine.close()
+    with pytest.raises(CourseError, match="doesn't answer"):
+        engine.request("/health")
+    with Engine(folder / "model.gguf", port=port, threads=1) as again:
+        assert again.url == f"http://127.0.0.1:{port}"
+
+
+def test_files_that_are_no_models_are_refused(folder, tmp_path):
+    with pytest.raises(CourseError, match="no GGUF file"):
+        Engine(tmp_path / "missing.gguf")
+    with pytest.raises(CourseError, match="is not a GGUF file"):
+        Engine(folder / "model" / "config.json")
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes((folder / "model.gguf").read_bytes()[:2000])
+    with pytest.raises(CourseError, match=r"llama\.cpp can't load"):
+        Engine(damaged)
+
+
+def test_adapters_of_another_model_are_refused(folder, tmp_path):
+    save_model(FAMILIES["wide heads"], tmp_path / "other")
+    save_adapters(tmp_path / "other", tmp_path / "adapters")
+    lora = export.save_adapter_gguf(tmp_path / "adapters", tmp_path / "other.gguf")
+    with pytest.raises(CourseError, match=r"can't load .*other\.gguf"):
+        Engine(folder / "model.gguf", {"other": lora})
+
+
+@pytest.mark.parametrize("option", ["slots", "context", "threads"])
+def test_options_must_be_positive(folder, option):
+    with pytest.raises(ValueError, match=option):
+        Engine(folder / "model.gguf", **{option: -1})
+
+
+def test_a_missing_package_is_named(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    with pytest.raises(CourseError, match=re.escape("pip install 'qlora-course[serve]'")):
+        Engine(folder / "model.gguf")
+
+
+# -- course serve ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Start `course serve` with arguments; return the process, its output and its address."""
+    processes = []
+
+    def start(*arguments):
+        command = [sys.executable, "-m", "course_utils.cli", "serve", "--threads", "1", *arguments]
+        output = tmp_path / "output"
+        with output.open("w") as stream:
+            processes.append(subprocess.Popen(command, stdout=stream))
+        wait_until(lambda: "Serving on" in output.read_text())
+        return processes[-1], output, re.search(r"http://[\d.]+:\d+", output.read_text())[0]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_folders_are_served_until_a_signal(folder, engine, serve, number):
+    model, adapters = str(folder / "model"), f"tuned={folder / 'strong'}"
+    process, printed, url = serve(model, "--adapter", adapters, "--port", "0", "--format", "F32")
+    for scale, name in ((0, None), (1, "strong")):
+        body = {"messages": CHATS[0], "temperature": 0, "max_tokens": 3}
+        data = json.dumps(body | {"lora": [{"id": 0, "scale": scale}]}).encode()
+        with urllib.request.urlopen(f"{url}/v1/chat/completions", data) as answer:
+            text = json.load(answer)["choices"][0]["message"]["content"]
+        assert [text.strip()] == engine.answers(CHATS[:1], name, max_new_tokens=3)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == 0
+    output = printed.read_text()
+    assert "adapter tuned:" in output and output.endswith("Stopped.\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--port", "99999"], "port must be"),
+        (["--format", "Q4_K_M"], "stored_as must be"),
+        (["--adapter", "a=missing.gguf"], "no GGUF file missing.gguf"),
+        (["--adapter", "x/a.gguf", "--adapter", "y/a.gguf"], "two adapters have the same name"),
+    ],
+)
+def test_wrong_arguments_are_one_line(folder, arguments, message):
+    result = CliRunner().invoke(main, ["serve", str(folder / "model"), *arguments])
+    assert result.exit_code != 0
+    assert message in result.output.splitlines()[-1]
+
+
+def test_without_a_model_the_base_of_the_adapters_is_served(folder, monkeypatch):
+    served = []
+
+    class Stopping(Engine):
+        def __init__(self, model, adapters, **options):
+            super().__init__(model, adapters, threads=1)
+            served.append((str(model), list(adapters)))
+
+        def __enter__(self):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(serving, "Engine", Stopping)
+    with pytest.raises(KeyboardInterrupt):
+        serving.serve(None, {"weak": folder / "weak"}, say=lambda _: None)
+    assert served[0][0].endswith("model.gguf") and served[0][1] == ["weak"]
