@@ -573,7 +573,8 @@ def longest_text(
         # The last phase is the update.
         return max(*fixed, fixed[-1] + page) <= budget
 
-    return memory.largest_number(fits, plan.shape.positions or memory.SEARCH_LIMIT)
+    longest = plan.shape.longest(plan.settings.attention)
+    return memory.largest_number(fits, longest or memory.SEARCH_LIMIT)
 
 
 def _phases(plan: Plan, length: int, first_step: bool = False) -> tuple[StepPhase, ...]:

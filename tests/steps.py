@@ -21,6 +21,9 @@ SIZES = {
 }
 GPT_SIZES = {"vocab_size": 2048, "n_embd": 192, "n_layer": 3, "n_head": 6, "n_positions": 512}
 NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+# The default ids of the special tokens of these families exceed the small vocabulary.
+SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+PARTIAL = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5}
 CONFIGS = {
     "grouped": ("llama", {}),
     "ungrouped": ("llama", {"num_key_value_heads": 6}),
@@ -29,15 +32,35 @@ CONFIGS = {
     "mistral": ("mistral", {}),
     "qwen2": ("qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("qwen3", {"head_dim": 32}),
+    "smollm3": ("smollm3", SPECIAL | {"no_rope_layer_interval": 2}),
+    "phi3": ("phi3", SPECIAL | {"rope_parameters": PARTIAL}),
+    "phi3-ungrouped": ("phi3", SPECIAL | {"num_key_value_heads": 6}),
+    "gemma": ("gemma", {"head_dim": 48}),
+    "gemma2": ("gemma2", {"head_dim": 48, "sliding_window": 64}),
+    "gemma3": ("gemma3_text", {"head_dim": 48, "sliding_window_pattern": 2}),
     "starcoder2": ("starcoder2", {}),
     "gpt2": ("gpt2", GPT_SIZES | NO_DROPOUT),
     "gelu": ("llama", {"hidden_act": "gelu_pytorch_tanh"}),
     "gpt2-gelu": ("gpt2", GPT_SIZES | NO_DROPOUT | {"activation_function": "gelu"}),
 }
+# Models with a sliding window that is shorter than the sequences.
+WINDOWED = {
+    "mistral-window": ("mistral", {"sliding_window": 64}),
+    "qwen3-window": (
+        "qwen3",
+        {"sliding_window": 64, "use_sliding_window": True, "max_window_layers": 1},
+    ),
+    "gemma3-window": ("gemma3_text", CONFIGS["gemma3"][1] | {"sliding_window": 64}),
+}
+# Models with so few tokens in the vocabulary that memory peaks in the backward pass of a layer.
+FEW_TOKENS = {
+    f"{name}-few-tokens": (kind, extra | {"vocab_size": 128})
+    for name, (kind, extra) in CONFIGS.items()
+}
 
 
 def config_of(name):
-    kind, extra = CONFIGS[name]
+    kind, extra = (CONFIGS | WINDOWED | FEW_TOKENS)[name]
     return AutoConfig.for_model(kind, **(extra if kind == "gpt2" else SIZES | extra))
 
 

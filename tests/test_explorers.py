@@ -475,7 +475,7 @@ def test_the_timeline_shows_the_simulated_run(method, paged):
 def test_the_longest_text_is_none_if_no_text_fits():
     options = EIGHT_B | {"model": "smollm2-1.7b", "method": "full"}
     _, text = paging_answer(PagingChoices(**options))
-    assert re.search(r"longest text +none, with paging 2,945 tokens$", text)
+    assert re.search(r"longest text +none, with paging 2,949 tokens$", text)
     _, text = paging_answer(PagingChoices(**options | {"model": "llama-7b"}))
     assert re.search(r"longest text +none, with paging none$", text)
 

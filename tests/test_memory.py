@@ -14,6 +14,7 @@ import bitsandbytes
 import numpy as np
 import pytest
 import torch
+from transformers import DynamicCache
 
 from course_utils.measure import optimizer_bytes
 from course_utils.memory import (
@@ -22,9 +23,11 @@ from course_utils.memory import (
     PARTS,
     PRESETS,
     RECIPES,
+    RESERVE,
     WORK,
     ModelShape,
     Plan,
+    Settings,
     estimate,
     kv_cache_bytes,
     largest,
@@ -34,7 +37,7 @@ from course_utils.memory import (
     usable_bytes,
 )
 from course_utils.units import GB, GiB
-from tests.steps import CONFIGS, step
+from tests.steps import CONFIGS, WINDOWED, config_of, step
 
 WAYS = {
     "full-bf16": ("full", {"recipe": "bf16"}),
@@ -58,15 +61,23 @@ WAYS = {
 }
 
 
+# Adapters on some of the layers, for families that store other tensors in the first layer.
+SOME_PARTIAL = (("qwen3", "lora-v"), ("gemma2", "lora-v"), ("gemma3", "lora-o"))
+
+
 def all_cases():
     """Return all cases to measure: (config, way, attention, checkpointing)."""
     cases = []
     for case in product(CONFIGS, WAYS, ("sdpa", "eager"), ("stored", "checkpointing")):
-        config, way, *_ = case
+        config, way, attention, _ = case
         partial = "targets" in WAYS[way][1]
-        if partial and config != "grouped" and (config, way) != ("qwen3", "lora-v"):
+        if partial and config != "grouped" and (config, way) not in SOME_PARTIAL:
+            continue
+        if config == "gemma2" and attention != "eager":
             continue
         if config in ("gelu", "gpt2-gelu") and way not in ("full-bf16", "qlora-upcast"):
+            continue
+        if config == "phi3-ungrouped" and "autocast" not in way:
             continue
         cases.append(case)
     return cases
@@ -117,12 +128,56 @@ def test_every_part_of_a_real_step_is_predicted(case, folder, tokenizer):
     config, way, attention, checkpointing = case
     method, options = WAYS[way]
     options = options | {"gradient_checkpointing": checkpointing == "checkpointing"}
-    measured, predicted = step(config, folder, tokenizer, method, attention=attention, **options)
+    assert_predicted(*step(config, folder, tokenizer, method, attention=attention, **options))
+
+
+def assert_predicted(measured, predicted):
     for part in ("weights", "adapters", "gradients", "optimizer"):
         assert getattr(predicted, part) == getattr(measured, part), part
     assert predicted.activations == pytest.approx(measured.activations, rel=0.002)
     permanent = predicted.weights + predicted.adapters + predicted.optimizer
     assert predicted.total - permanent == pytest.approx(measured.peak, rel=0.005)
+
+
+@pytest.mark.parametrize("way", ["full-bf16", "lora"])
+@pytest.mark.parametrize("config", ["ungrouped", "phi3", "phi3-ungrouped"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_one_sequence_is_predicted(config, attention, way, folder, tokenizer):
+    """With one sequence, eager attention doesn't copy the values, but stores a view of them."""
+    options = WAYS[way][1] | {"batch_size": 1, "gradient_checkpointing": False}
+    options |= {"attention": attention}
+    assert_predicted(*step(config, folder, tokenizer, WAYS[way][0], **options))
+
+
+@pytest.mark.parametrize("target", ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_an_adapter_on_one_layer_of_phi3_is_predicted(target, attention, folder, tokenizer):
+    options = {"targets": (target,), "attention": attention, "gradient_checkpointing": False}
+    assert_predicted(*step("phi3", folder, tokenizer, "lora", **options))
+
+
+@pytest.mark.parametrize("config", WINDOWED)
+@pytest.mark.parametrize("way", ["full-bf16", "lora", "qlora-upcast"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_eager_attention_with_a_sliding_window_is_predicted(
+    config, way, checkpointing, folder, tokenizer
+):
+    options = WAYS[way][1] | {"attention": "eager", "gradient_checkpointing": checkpointing}
+    measured, predicted = step(config, folder, tokenizer, WAYS[way][0], **options)
+    assert 0 < predicted.shape.window < predicted.settings.sequence_length
+    assert_predicted(measured, predicted)
+
+
+@pytest.mark.parametrize("config", ["grouped", "phi3", "gemma", "gemma2", "gemma3"])
+@pytest.mark.parametrize("way", [way for way in WAYS if "targets" not in WAYS[way][1]])
+def test_the_backward_pass_of_a_layer_is_predicted(config, way, folder, tokenizer):
+    """With few tokens in the vocabulary, memory peaks in a layer that is recomputed."""
+    method, options = WAYS[way]
+    options = options | {"attention": "eager" if config == "gemma2" else "sdpa"}
+    measured, predicted = step(f"{config}-few-tokens", folder, tokenizer, method, **options)
+    assert predicted.peak.endswith("backward")
+    permanent = predicted.weights + predicted.adapters + predicted.optimizer
+    assert predicted.total - permanent == pytest.approx(measured.peak, rel=0.006)
 
 
 @pytest.mark.parametrize("way", ["full-fp32", "lora", "qlora-upcast"])
@@ -271,6 +326,19 @@ def test_adapters_need_16_bytes_per_parameter_in_peft_and_12_in_the_paper():
     for recipe, each in (("fp32", 16), ("qlora-paper", 12)):
         e = estimate("smollm2-135m", "qlora", rank=8, targets="all-linear", recipe=recipe)
         assert e.adapters + e.gradients + e.optimizer == each * 2_442_240
+
+
+def test_layers_with_a_sliding_window_keep_only_its_tokens_in_the_kv_cache():
+    config = config_of("gemma3-window")
+    cache = DynamicCache(config=config)
+    shape = ModelShape.from_config(config.to_dict())
+    # One layer of three has no window. A generated token is added to the cache at a time.
+    for tokens in range(1, 101):
+        for layer in range(3):
+            key = torch.zeros(1, shape.kv_heads, 1, shape.head_dim)
+            cache.update(key, key.clone(), layer)
+        stored = [t.untyped_storage().nbytes() for x in cache.layers for t in (x.keys, x.values)]
+        assert kv_cache_bytes(shape, tokens, dtype="float32") == sum(stored)
 
 
 def test_bytes_of_the_kv_cache():
@@ -492,7 +560,7 @@ def every_choice():
     for preset, (method, more), checkpointing, attention in product(
         PRESETS, methods, (True, False), ("sdpa", "eager")
     ):
-        if preset.startswith("gpt") and method != "full":
+        if preset.startswith(("gpt", "phi")) and method != "full":
             more = more | {"targets": "all-linear"}
         options = {"gradient_checkpointing": checkpointing, "attention": attention} | more
         yield preset, method, options
@@ -503,6 +571,8 @@ def test_the_highest_phase_is_the_peak_of_the_estimate():
     numbers |= {"optimizer": tuple(OPTIMIZERS), "keep_output": (True, False)}
     for n, (preset, method, options) in enumerate(every_choice()):
         options = options | {name: some[n % len(some)] for name, some in numbers.items()}
+        longest = ModelShape.preset(preset).longest(options["attention"]) or 1000
+        options["sequence_length"] = min(options["sequence_length"], longest)
         found = estimate(preset, method, **options)
         highest = max(timeline(preset, method, **options), key=lambda phase: phase.total)
         assert (highest.total, highest.name) == (found.total, found.peak), (preset, options)
@@ -589,10 +659,25 @@ def test_the_master_copy_exists_from_the_start():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_full_fine_tuning_trains_all_parameters(preset):
     shape = ModelShape.preset(preset)
-    tensors = trainable_tensors(Plan(shape, estimate(shape).settings))
+    tensors = trainable_tensors(Plan(shape, Settings(sequence_length=64)))
     assert sum(t.elements * t.count for t in tensors) == shape.parameters
     in_layers = [t.count for t in tensors if t.in_layers]
     assert all(count % shape.layers == 0 for count in in_layers)
+
+
+def test_masks_and_tables_are_freed_with_the_last_layer_that_needs_them():
+    """Layers 6, 12, 18 and 24 of Gemma 3 have no window; the layers below layer 6 have one."""
+    phases = timeline("gemma-3-1b", "qlora", attention="eager", sequence_length=600)
+    one, tables = 600 * 600 * 4, 2 * 600 * 256 * 4
+    at = {phase.name: phase.live_bytes for phase in phases}
+    for name, kinds in {
+        "the loss": 2,
+        "layer 6's backward": 2,
+        "after layer 6's backward": 1,
+        "the first layer's backward": 1,
+    }.items():
+        assert at[name]["causal mask"] == kinds * one and at[name]["cos and sin"] == kinds * tables
+    assert not {"causal mask", "cos and sin"} & set(at["the update"])
 
 
 def test_a_number_of_parameters_has_no_timeline():
@@ -644,7 +729,7 @@ def test_the_largest_number_fits_and_the_next_does_not(what):
 
 
 def test_the_largest_model():
-    assert largest("model", "T4", method="full") == "qwen2.5-0.5b"
+    assert largest("model", "T4", method="full") == "qwen3-0.6b"
     best = largest("model", "T4", method="qlora", double_quant=True)
     assert ModelShape.preset(best).parameters > 6e9
     assert largest("model", 10**9, method="full") is None
@@ -662,6 +747,33 @@ def test_a_sequence_is_not_longer_than_the_table_of_positions():
     for call in (estimate, kv_cache_bytes):
         with pytest.raises(ValueError, match=r"gpt2 has a table of 1,024 positions, .* got 1,025"):
             call("gpt2", sequence_length=1025)
+
+
+def test_fused_attention_needs_sequences_that_are_shorter_than_the_window():
+    assert largest("sequence_length", "H100", "gemma-3-1b", "qlora") == 511
+    assert largest("sequence_length", "H100", "gemma-3-1b", "qlora", attention="eager") > 511
+    message = (
+        "gemma-3-1b has a sliding window of 512 tokens, .* so sequence_length must be below 512, "
+        "got 512, or attention must be 'eager'"
+    )
+    with pytest.raises(ValueError, match=message):
+        estimate("gemma-3-1b", "qlora", sequence_length=512)
+    for options in ({"sequence_length": 511}, {"sequence_length": 512, "attention": "eager"}):
+        assert estimate("gemma-3-1b", "qlora", **options).total > 0
+
+
+def test_gemma_2_needs_eager_attention():
+    shape = ModelShape.from_config(config_of("gemma2").to_dict(), name="gemma-2")
+    message = "gemma-2 caps its attention scores, .* attention must be 'eager', got 'sdpa'"
+    with pytest.raises(ValueError, match=message):
+        estimate(shape)
+    assert largest("sequence_length", "T4", shape, attention="eager") > shape.window == 64
+
+
+def test_a_search_for_the_largest_model_skips_models_with_a_shorter_window():
+    budget = estimate("gemma-3-1b", "full", sequence_length=500).total + RESERVE
+    assert largest("model", budget, method="full", sequence_length=500) == "gemma-3-1b"
+    assert largest("model", budget, method="full", sequence_length=512) != "gemma-3-1b"
 
 
 def test_the_largest_batch_size_is_0_if_not_even_1_fits():

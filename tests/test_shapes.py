@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from course_utils.memory.shapes import PRESETS, ModelShape
+from course_utils.memory import FAMILIES, PRESETS, ModelShape
 from tests.hub import Hub
 
 SIZES = {
@@ -23,6 +23,8 @@ SIZES = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
 }
+# The default ids of the special tokens of these families exceed the small vocabulary.
+SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 GPT_SIZES = {"vocab_size": 101, "n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": 64}
 CONFIGS = {
     "llama": ("llama", {}),
@@ -34,6 +36,15 @@ CONFIGS = {
     "qwen2": ("qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("qwen3", {"head_dim": 16}),
     "qwen3-default-head": ("qwen3", {"attention_bias": True}),
+    "smollm3": ("smollm3", SPECIAL),
+    "smollm3-biases": ("smollm3", SPECIAL | {"attention_bias": True, "mlp_bias": True}),
+    "phi3": ("phi3", SPECIAL),
+    "phi3-tied": ("phi3", SPECIAL | {"tie_word_embeddings": True, "partial_rotary_factor": 0.5}),
+    "gemma": ("gemma", {"head_dim": 16}),
+    "gemma-biases": ("gemma", {"attention_bias": True, "tie_word_embeddings": False}),
+    "gemma2": ("gemma2", {"head_dim": 16}),
+    "gemma3": ("gemma3_text", {"head_dim": 16}),
+    "gemma3-biases": ("gemma3_text", {"attention_bias": True}),
     "starcoder2": ("starcoder2", {}),
     "starcoder2-no-bias": ("starcoder2", {"use_bias": False, "tie_word_embeddings": False}),
     "gpt2": ("gpt2", GPT_SIZES),
@@ -76,14 +87,90 @@ def test_parameters_and_linear_layers_equal_those_of_the_real_class(name):
     assert shape.linear_layers() == real
 
 
-@pytest.mark.parametrize("kind", ["mistral", "qwen2", "qwen3", "starcoder2"])
-def test_a_config_without_kv_heads_has_the_default_of_the_real_class(kind):
-    sizes = SIZES | {"num_attention_heads": 64, "hidden_size": 128}
+@pytest.mark.parametrize("kind", [kind for kind in FAMILIES if kind != "gpt2"])
+def test_a_config_without_optional_fields_has_the_defaults_of_the_real_class(kind):
+    sizes = SIZES | {"num_attention_heads": 64, "hidden_size": 128, "num_hidden_layers": 30}
     del sizes["num_key_value_heads"]
+    sizes |= SPECIAL if kind in ("phi3", "smollm3") else {}
     config = AutoConfig.for_model(kind, **sizes)
     shape = ModelShape.from_config({"model_type": kind, **sizes})
     assert shape.kv_heads == config.num_key_value_heads
     assert shape.parameters == sum(p.numel() for p in on_meta(config).parameters())
+    activation = getattr(config, "hidden_activation", None) or config.hidden_act
+    assert shape.activation == activation
+    # The real class also has a window if no layer slides.
+    if shape.window:
+        assert shape.window == config.sliding_window
+
+
+# --- sliding windows ---
+
+QWEN_WINDOW = {"use_sliding_window": True, "max_window_layers": 2}
+EVERY_SECOND = ["sliding_attention", "full_attention", "sliding_attention"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "sliding"),
+    [
+        ("llama", {"sliding_window": 7}, ()),
+        ("mistral", {}, (0, 1, 2)),
+        ("mistral", {"sliding_window": None}, ()),
+        ("phi3", SPECIAL, ()),
+        ("phi3", SPECIAL | {"sliding_window": 7}, (0, 1, 2)),
+        ("starcoder2", {"sliding_window": 7}, (0, 1, 2)),
+        ("qwen2", {"sliding_window": 7}, ()),
+        ("qwen2", QWEN_WINDOW, (2,)),
+        ("qwen3", QWEN_WINDOW | {"max_window_layers": 0}, (0, 1, 2)),
+        ("qwen3", QWEN_WINDOW | {"sliding_window": 7, "layer_types": EVERY_SECOND}, (0, 2)),
+        ("smollm3", SPECIAL | {"sliding_window": 7}, ()),
+        (
+            "smollm3",
+            SPECIAL
+            | {"sliding_window": 7, "use_sliding_window": True, "no_rope_layer_interval": 2},
+            (1,),
+        ),
+        ("gemma", {}, ()),
+        ("gemma2", {"sliding_window": 7}, (0, 2)),
+        ("gemma3_text", {}, (0, 1, 2)),
+        ("gemma3_text", {"sliding_window": 7, "sliding_window_pattern": 2}, (0, 2)),
+        ("gemma3_text", {"layer_types": EVERY_SECOND}, (0, 2)),
+    ],
+)
+def test_the_layers_with_a_sliding_window_are_those_of_the_real_class(kind, fields, sliding):
+    config = AutoConfig.for_model(kind, **SIZES | fields)
+    shape = ModelShape.from_config({"model_type": kind, **SIZES, **fields})
+    assert shape.sliding == frozenset(sliding)
+    assert shape.window == (config.sliding_window if sliding else 0)
+    types = getattr(config, "layer_types", None)
+    if types is not None and kind not in ("llama", "mistral"):
+        real = {i for i, name in enumerate(types) if name == "sliding_attention"}
+        assert shape.sliding == real
+    # The same config after a round trip through a file, which contains every field.
+    assert ModelShape.from_config(config.to_dict(), name=shape.name) == shape
+
+
+def test_the_caps_of_gemma_2_are_those_of_the_real_class():
+    for fields in ({}, {"attn_logit_softcapping": None}, {"final_logit_softcapping": None}):
+        config = AutoConfig.for_model("gemma2", **SIZES | fields)
+        shape = ModelShape.from_config({"model_type": "gemma2", **SIZES, **fields})
+        assert shape.score_cap == (config.attn_logit_softcapping is not None)
+        assert shape.logit_cap == (config.final_logit_softcapping is not None)
+
+
+def test_the_presets_of_gemma_3_have_the_windows_of_the_real_class():
+    for name in ("gemma-3-270m", "gemma-3-1b"):
+        types, shape = as_transformers(name).layer_types, ModelShape.preset(name)
+        assert {i for i, kind in enumerate(types) if kind == "sliding_attention"} == shape.sliding
+        assert shape.window == 512
+
+
+def test_the_rotated_part_of_a_head_is_that_of_the_real_class():
+    config = as_transformers("phi-4-mini")
+    rotary = on_meta(config).model.rotary_emb
+    assert ModelShape.preset("phi-4-mini").rotary_width == 2 * len(rotary.inv_freq) == 96
+    nested = {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}
+    shape = ModelShape.from_config({"model_type": "phi3", **SIZES, "head_dim": 12, **nested})
+    assert shape.rotary_width == 6
 
 
 def test_null_kv_heads_equal_the_number_of_heads():
@@ -105,6 +192,16 @@ def test_presets_have_the_parameters_of_the_real_class(preset):
         ("gpt2", 124_439_808),
         ("mistral-7b", 7_241_732_096),
         ("llama-3.1-8b", 8_030_261_248),
+        ("llama-3.2-1b", 1_235_814_400),
+        ("llama-3.2-3b", 3_212_749_824),
+        ("qwen3-0.6b", 596_049_920),
+        ("qwen3-1.7b", 1_720_574_976),
+        ("qwen3-4b", 4_022_468_096),
+        ("qwen3-8b", 8_190_735_360),
+        ("gemma-3-270m", 268_098_176),
+        ("gemma-3-1b", 999_885_952),
+        ("smollm3-3b", 3_075_098_624),
+        ("phi-4-mini", 3_836_021_760),
     ],
 )
 def test_presets_have_the_published_number_of_parameters(preset, published):
@@ -208,6 +305,7 @@ def test_an_unavailable_repository_raises_an_error_of_one_line(ask_the_hub):
 
 
 LLAMA, GPT2 = PRESETS["smollm2-135m"], PRESETS["gpt2"]
+GEMMA3 = PRESETS["gemma-3-270m"]
 
 
 @pytest.mark.parametrize(
@@ -247,6 +345,23 @@ LLAMA, GPT2 = PRESETS["smollm2-135m"], PRESETS["gpt2"]
         (LLAMA | {"tie_word_embeddings": "false"}, "must be true or false, got 'false'"),
         (LLAMA | {"model_type": ["llama"]}, "model_type .*'llama'.*, which is not supported"),
         (LLAMA | {"head_dim": True}, "head_dim must be a whole number"),
+        ({"model_type": "gemma3", "vision_config": {}, "text_config": {}}, "model_type 'gemma3'"),
+        (
+            {"model_type": "gemma3", "vision_config": {"hidden_size": 8}},
+            "^gemma3 also reads images; only models that read nothing but text are supported$",
+        ),
+        (GEMMA3 | {"final_logit_softcapping": "30"}, "must be null or a number above 0, got '30'"),
+        (GEMMA3 | {"use_bidirectional_attention": True}, "also attends to later tokens"),
+        (GEMMA3 | {"layer_types": "sliding"}, "layer_types must be a list of texts"),
+        (GEMMA3 | {"layer_types": ["full_attention"]}, "one entry for each of 18 layers: 1"),
+        (GEMMA3 | {"sliding_window": 0}, "sliding_window must be a whole number of at least 1"),
+        (PRESETS["smollm3-3b"] | {"no_rope_layers": [0] * 36}, "at least one must be 1"),
+        (PRESETS["smollm3-3b"] | {"no_rope_layers": [1]}, "must have an entry for each layer"),
+        (PRESETS["phi-4-mini"] | {"partial_rotary_factor": 2}, "partial_rotary_factor must be"),
+        (
+            PRESETS["phi-4-mini"] | {"rope_scaling": {"partial_rotary_factor": "half"}},
+            "partial_rotary_factor must be a number from 0 to 1, got 'half'",
+        ),
         (7e9, "a model must be a preset's name, a config .* got 7000000000.0"),
         (None, "got None"),
         ("x" * 5000, "^x{300} can't be read"),

@@ -25,8 +25,8 @@ large in each phase, and which runs often have their peak in this phase:
 
 `timeline` lists every phase of the step, layer by layer. To read the code, start with the module
 `plan` (a model and its settings), continue with `weights`, `activations` and `step`, which compute
-bytes from a plan, and end with `estimates` and `search`. The package needs only Python's standard
-library, except to read a config from the hub.
+bytes from a plan, and end with `estimates` and `search`. The module `families` reads the config of
+a model. The package needs only Python's standard library, except to read a config from the hub.
 
 Each formula follows the code that allocates the bytes: transformers' model classes, peft's LoRA
 layers, bitsandbytes' 4-bit layers, PyTorch's kernels and its caching allocator. The tests compare
@@ -39,7 +39,7 @@ arXiv 2205.05198); checkpointing (Chen et al. 2016, arXiv 1604.06174).
 
 from course_utils.memory.activations import (
     RESIDUAL,
-    causal_mask,
+    causal_masks,
     layer_backward,
     layer_saved,
     layers_saved,
@@ -48,6 +48,7 @@ from course_utils.memory.activations import (
 )
 from course_utils.memory.allocator import Block, CachingAllocator, fresh_block, rounded
 from course_utils.memory.estimates import Estimate, estimate, timeline
+from course_utils.memory.families import ACTIVATIONS, FAMILIES, FUSED, PRESETS
 from course_utils.memory.gpus import GPUS, RESERVE, usable_bytes
 from course_utils.memory.plan import Plan, Trainable, trainable_tensors
 from course_utils.memory.search import SEARCH_LIMIT, kv_cache_bytes, largest, largest_number
@@ -61,7 +62,7 @@ from course_utils.memory.settings import (
     Precision,
     Settings,
 )
-from course_utils.memory.shapes import ACTIVATIONS, FAMILIES, FUSED, PRESETS, ModelShape
+from course_utils.memory.shapes import ModelShape
 from course_utils.memory.step import (
     CUBLAS_WORKSPACE,
     GROUPS,
@@ -117,7 +118,7 @@ __all__ = [
     "Settings",
     "StepPhase",
     "Trainable",
-    "causal_mask",
+    "causal_masks",
     "estimate",
     "fresh_block",
     "kv_cache_bytes",

@@ -9,6 +9,9 @@ graph names the tensors that autograd stores for the backward pass:
     x, 1/rms    input of A     q, k, v, result       x, 1/rms    gate, SiLU, up    input of A
     └────────────── attention half ──────────────┘   └─────────────── MLP half ──────────────┘
 
+Phi-3 computes q, k and v with one matrix, and gate and up with another. Gemma 2 and 3 normalize the
+results of `o` and `down`, too, before they are added to the residual stream.
+
 In the formulas, t is the number of tokens in one micro-batch, h is the width of the residual
 stream, `wide` is the width of the MLP, and v is the size of one stored number in bytes.
 
@@ -49,6 +52,10 @@ def saved_terms(plan: Plan) -> Iterator[MemoryTerm]:
         width = 2 if settings.autocast else settings.stream_bytes
         yield _term("input of the head", t * h * width, f"{t} × {h} × {width}", WEIGHTS)
         yield _term("token ids", 8 * t, f"{t} × 8", "backward of the embedding")
+    if plan.shape.logit_cap:
+        each = 2 if settings.autocast else settings.stream_bytes
+        formula = f"{t} tokens × {vocab} logits × {each}"
+        yield _term("tanh of logits", t * vocab * each, formula, "the cap on logits")
     formula = f"{t} tokens × {vocab} logits × 4"
     yield _term("softmax of logits", 4 * t * vocab, formula, CROSS_ENTROPY)
     yield _term("labels", 8 * t, f"{t} × 8", CROSS_ENTROPY)
@@ -74,15 +81,25 @@ def saved_mask(plan: Plan) -> int:
     The number is 0 unless the model is GPT-2 with eager attention.
     """
     eager = plan.settings.attention == "eager"
-    return causal_mask(plan) if plan.shape.family == "gpt2" and eager else 0
+    return causal_masks(plan, 1) if plan.shape.family == "gpt2" and eager else 0
 
 
-def causal_mask(plan: Plan) -> int:
-    """Return the bytes of the causal mask of eager attention.
+def causal_masks(plan: Plan, layers: int) -> int:
+    """Return the bytes of the masks of eager attention that the lowest `layers` layers need.
 
-    The mask has batch × 1 × tokens × tokens numbers, where `tokens` is the length of a sequence.
+    A mask has batch × 1 × tokens × tokens numbers, where `tokens` is the length of a sequence.
+    Layers with a sliding window have another mask than the other layers.
     """
-    return plan.tokens * plan.settings.sequence_length * plan.settings.stream_bytes
+    one = plan.tokens * plan.settings.sequence_length * plan.settings.stream_bytes
+    return plan.shape.attention_kinds(layers) * one
+
+
+def cos_and_sin(plan: Plan, part: str, layers: int) -> MemoryTerm:
+    """Return the term of the tables by which the lowest `layers` layers rotate queries and keys."""
+    shape, s, each = plan.shape, plan.settings.sequence_length, plan.settings.stream_bytes
+    tables, width = 2 * shape.rotations(layers), shape.rotary_width
+    formula = f"{tables} × {s} tokens × {width} × {each}"
+    return MemoryTerm(part, "cos and sin", tables * s * width * each, formula, "rotary positions")
 
 
 def _term(name: str, size: int, formula: str, source: str) -> MemoryTerm:
@@ -111,9 +128,7 @@ def _saved_by_layers(plan: Plan, layers: int) -> Iterator[MemoryTerm]:
         unsaved = _unsaved(plan)
         yield _term("less: before the first adapter", -unsaved, "in one layer", "needs no gradient")
     if not shape.positions:
-        s, each = settings.sequence_length, settings.stream_bytes
-        formula = f"2 × {s} tokens × {shape.head_dim} × {each}"
-        yield _term("cos and sin", 2 * s * shape.head_dim * each, formula, "rotary positions")
+        yield cos_and_sin(plan, "activations", layers)
 
 
 def _cast_weights(plan: Plan) -> int:
@@ -136,7 +151,8 @@ def _cast_weights(plan: Plan) -> int:
 
 
 def _attention_half(plan: Plan) -> list[MemoryTerm]:
-    return [*_attention_inner(plan), *_inputs(plan, "attention")]
+    post_norm = [_norm(plan, "norm of attention's result")] if plan.shape.post_norms else []
+    return [*_attention_inner(plan), *_inputs(plan, "attention"), *post_norm]
 
 
 def _attention_inner(plan: Plan) -> Iterator[MemoryTerm]:
@@ -144,12 +160,13 @@ def _attention_inner(plan: Plan) -> Iterator[MemoryTerm]:
     yield _norm(plan, "first norm")
     yield from _inputs(plan, "first norm")
     if plan.shape.qk_norm:
-        yield _qk_norm(plan)
+        yield from _qk_norm(plan)
     yield from _attention(plan)
 
 
 def _mlp_half(plan: Plan) -> list[MemoryTerm]:
-    return [*_mlp_inner(plan), *_inputs(plan, "MLP")]
+    post_norm = [_norm(plan, "norm of the MLP's result")] if plan.shape.post_norms else []
+    return [*_mlp_inner(plan), *_inputs(plan, "MLP"), *post_norm]
 
 
 def _mlp_inner(plan: Plan) -> Iterator[MemoryTerm]:
@@ -173,8 +190,7 @@ def _norm(plan: Plan, name: str) -> MemoryTerm:
     """Return the term for the tensors that a normalization layer stores for its backward pass.
 
     LayerNorm stores its input, and the mean and inverse standard deviation of each token. RMSNorm
-    stores a float32 copy of its input, and 1/rms of each token, where rms is the root mean square.
-    If the weight of RMSNorm is trained, RMSNorm also stores the normalized input.
+    stores what `_rms_norm` counts, for vectors as wide as the residual stream.
     """
     settings, t, h = plan.settings, plan.tokens, plan.shape.hidden
     stream = settings.stream_bytes
@@ -184,17 +200,30 @@ def _norm(plan: Plan, name: str) -> MemoryTerm:
         two = 4 if stream == 2 and settings.device == "cpu" else 8
         formula = f"{t} × ({h} × {stream} + {two} for mean and deviation)"
         return _term(name, t * (h * stream + two), formula, "LayerNorm")
-    each = 4 + (stream if settings.trains_weights else 0)
-    return _term(name, t * (h * each + 4), f"{t} × ({h} × {each} + 4 for 1/rms)", "RMSNorm")
+    return _term(name, *_rms_norm(plan, t, h, stream), "RMSNorm")
 
 
-def _qk_norm(plan: Plan) -> MemoryTerm:
-    shape, settings, t = plan.shape, plan.settings, plan.tokens
-    heads = shape.heads + shape.kv_heads
-    each = 4 + (settings.value_bytes if settings.trains_weights else 0)
-    formula = f"{t} × {heads} heads × ({shape.head_dim} × {each} + 4 for 1/rms)"
-    size = t * heads * (shape.head_dim * each + 4)
-    return _term("norms of queries and keys", size, formula, "RMSNorm")
+def _rms_norm(plan: Plan, vectors: int, width: int, narrow: int) -> tuple[int, str]:
+    """Return the bytes that RMSNorm stores for a number of vectors, and their formula.
+
+    RMSNorm stores a float32 copy of its input, and 1/rms of each vector, where rms is the root mean
+    square. If the weight of RMSNorm is trained, RMSNorm also stores the normalized input, each
+    number of which has `narrow` bytes. Gemma's RMSNorm stores float32 numbers here, and the scale
+    that it computes from the weight.
+    """
+    gemma = plan.shape.norm == "gemma"
+    each = 4 + ((4 if gemma else narrow) if plan.settings.trains_weights else 0)
+    size, formula = vectors * (width * each + 4), f"{vectors} × ({width} × {each} + 4 for 1/rms)"
+    if gemma:
+        return size + 4 * width, f"{formula} + {width} × 4 for 1 + weight"
+    return size, formula
+
+
+def _qk_norm(plan: Plan) -> Iterator[MemoryTerm]:
+    shape, each = plan.shape, plan.settings.value_bytes
+    for name, heads in (("queries", shape.heads), ("keys", shape.kv_heads)):
+        size, formula = _rms_norm(plan, plan.tokens * heads, shape.head_dim, each)
+        yield _term(f"norm of {name}", size, formula, "RMSNorm")
 
 
 def _attention(plan: Plan) -> Iterator[MemoryTerm]:
@@ -205,16 +234,46 @@ def _attention(plan: Plan) -> Iterator[MemoryTerm]:
         size, kernel = 2 * t * (query + key) * v, "fused attention"
         yield _term("queries, keys, values, result", size, formula, kernel)
         yield _term("log-sum-exp", 4 * t * shape.heads, f"4 × {t} × {shape.heads} heads", kernel)
+        yield from _beside_values(plan)
         return
     formula = f"3 × {t} × {query} × {v}"
     yield _term("queries, keys, values", 3 * t * query * v, formula, "eager attention")
+    # Several sequences, or several heads that share values, make attention copy the values.
+    if settings.batch_size == 1 and shape.kv_heads == shape.heads:
+        yield from _beside_values(plan)
     widened = settings.stream_bytes == 4 or (settings.autocast and settings.device == "cuda")
     # GPT-2 in 16 bits stores only a 16-bit softmax, unless its scores are converted to float32.
     # Other models in 16 bits store the float32 softmax and a 16-bit copy of this softmax.
     narrow = shape.family == "gpt2" and not widened
     each = v if v == 4 or narrow else 4 + v
+    if shape.score_cap:
+        each += v
     formula = f"{t} × {settings.sequence_length} × {shape.heads} heads × {each}"
     yield _term("attention scores", plan.scores * each, formula, "eager attention")
+
+
+def _beside_values(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield a term for the numbers that one matrix computes beside the values.
+
+    If one matrix computes queries, keys and values, the values are a part of its result, and
+    storing them stores the entire result. Its queries and keys are those before the rotation.
+    """
+    shape, settings = plan.shape, plan.settings
+    # If attention converts the values to another format, only the converted values are stored.
+    if shape.fused and settings.value_bytes == settings.attention_bytes:
+        t, width, v = plan.tokens, shape.query_width + shape.key_width, settings.value_bytes
+        formula = f"{t} × {width} × {v}"
+        yield _term("the rest of qkv_proj's result", t * width * v, formula, AUTOGRAD)
+
+
+def _reads_result(plan: Plan, source: str) -> bool:
+    """Return whether the layers that read `source` read a tensor that fused attention has stored.
+
+    Attention returns its result in the order in which the queries are stored. If one matrix
+    computes queries, keys and values, this order is heads × tokens, so the output projection reads
+    a copy.
+    """
+    return source == "attention" and plan.settings.attention == "sdpa" and not plan.shape.fused
 
 
 def _inputs(plan: Plan, source: str) -> Iterator[MemoryTerm]:
@@ -231,8 +290,7 @@ def _inputs(plan: Plan, source: str) -> Iterator[MemoryTerm]:
 
 def _weight_inputs(plan: Plan, source: str) -> Iterator[MemoryTerm]:
     settings, t, names = plan.settings, plan.tokens, plan.readers[source]
-    if source == "attention" and settings.attention == "sdpa":
-        # The input is the result of attention, which fused attention has already stored.
+    if _reads_result(plan, source):
         return
     width, each, copies = plan.layers[names[0]][0], settings.value_bytes, 1
     # Under autocast, each linear layer makes a separate 16-bit copy of a normalized input.
@@ -252,8 +310,7 @@ def _adapter_inputs(plan: Plan, source: str, widths: list[int]) -> Iterator[Memo
     rank, each = settings.rank, settings.adapter_bytes
     stored = settings.attention_bytes if source == "attention" else settings.value_bytes
     if stored == each and not settings.adapters_copy_input:
-        saved_already = source == "attention" and settings.attention == "sdpa"
-        widths = [] if saved_already else widths[:1]
+        widths = [] if _reads_result(plan, source) else widths[:1]
     formula = f"{t} × {sum(widths)} × {each}"
     yield _term(f"inputs of A from {source}", t * sum(widths) * each, formula, PEFT)
     formula = f"{t} × rank {rank} × {pairs} × {each}"
@@ -272,10 +329,12 @@ def _unsaved(plan: Plan) -> int:
     shape, t = plan.shape, plan.tokens
     unsaved = _norm(plan, "first norm").size + _unsaved_attention(plan)
     if shape.qk_norm:
-        q, k = (name not in plan.adapted for name in ("q_proj", "k_proj"))
-        unsaved += t * (shape.heads * q + shape.kv_heads * k) * (4 * shape.head_dim + 4)
+        norms = zip(("q_proj", "k_proj"), _qk_norm(plan), strict=True)
+        unsaved += sum(norm.size for name, norm in norms if name not in plan.adapted)
     if plan.adapter_inputs("first norm") or plan.adapter_inputs("attention"):
         return unsaved
+    if shape.post_norms:
+        unsaved += _norm(plan, "norm of attention's result").size
     mlp = _unsaved_mlp_tensors(plan) * t * shape.intermediate * plan.settings.value_bytes
     return unsaved + _norm(plan, "second norm").size + mlp
 
@@ -284,7 +343,7 @@ def _unsaved_mlp_tensors(plan: Plan) -> int:
     """Return the number of MLP-wide tensors that the first layer doesn't store."""
     trained = [name in plan.adapted for name in plan.readers["second norm"]]
     # Autograd stores a factor of a product only if the other factor needs a gradient.
-    if plan.shape.gated:
+    if plan.shape.gated and not plan.shape.fused:
         gate, up = trained
         return 2 * (not gate) + (not up)
     return 0 if all(trained) else _activation(plan)[0]
@@ -302,6 +361,8 @@ def _unsaved_attention(plan: Plan) -> int:
     q, k, v = trained
     copy = plan.tokens * shape.query_width * settings.attention_bytes
     unsaved = copy * ((not q) + (not k) + (not q and not k))
+    if shape.score_cap and not q and not k:
+        unsaved += plan.scores * settings.attention_bytes
     if settings.attention_bytes == 4:
         return unsaved
     # Each attention score has 2 B in the 16-bit copy and 4 B in the float32 softmax.
@@ -325,6 +386,8 @@ def layer_backward(plan: Plan) -> list[MemoryTerm]:
         [*saved, *_mlp_backward(plan)],
         list(_attention_backward(plan)),
     ]
+    if plan.shape.post_norms:
+        candidates.append([*_attention_half(plan), *_mlp_half(plan), *_post_norm_backward(plan)])
     if plan.settings.gradient_checkpointing:
         candidates.append([*saved, *_mlp_forward(plan)])
     return [*max(candidates, key=total_bytes), *_during_backward(plan)]
@@ -353,18 +416,89 @@ def _during_backward(plan: Plan) -> Iterator[MemoryTerm]:
 def _mlp_forward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors that the MLP's recomputation needs in addition to the stored tensors.
 
-    The recomputation needs the most memory when the last of the adapters that read the second
-    normalization layer's result has computed its output.
+    The recomputation needs the most memory when an adapter of the MLP computes its output, or when
+    the input of the MLP's last adapter is converted.
     """
-    settings, t, h, wide = plan.settings, plan.tokens, plan.shape.hidden, plan.shape.intermediate
-    if plan.adapter_inputs("second norm"):
-        each = settings.adapter_bytes
-        formula = f"2 × {t} × {wide} × {each}"
-        yield _term("B's result, and the same scaled", 2 * t * wide * each, formula, PEFT)
+    settings, t, h = plan.settings, plan.tokens, plan.shape.hidden
+    yield from max(list(_adapter_result(plan)), list(_converted_input(plan)), key=total_bytes)
+    yield from _gradient_before(plan)
     # Autograd stores float32 copies of the residual stream and of the normalization layer's result.
-    # The 16-bit originals of these two tensors need additional memory.
+    # The 16-bit originals of these two tensors need additional memory. LayerNorm stores the
+    # original of the residual stream, but GPT-2 keeps the result of attention, too.
     if settings.stream_bytes == 2:
-        yield _term("residual and norm", 4 * t * h, f"2 × {t} × {h} × 2", "RMSNorm")
+        count = 1 if plan.shape.norm == "layer" and not plan.shape.positions else 2
+        formula = f"{count} × {t} × {h} × 2"
+        yield _term("residual and norm", count * t * h * 2, formula, "RMSNorm")
+    # Under autocast, the adapters store 16-bit copies of the float32 result.
+    elif settings.autocast:
+        yield _term("norm", 4 * t * h, f"{t} × {h} × 4", "RMSNorm")
+
+
+def _gradient_before(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield the gradients that are computed before autograd needs a tensor that the layer stores.
+
+    Autograd recomputes the layer when it needs the first of these tensors.
+    """
+    settings, t, h, each = plan.settings, plan.tokens, plan.shape.hidden, 0
+    if plan.shape.post_norms:
+        # Gemma's RMSNorm converts its float32 result to the format of the residual stream.
+        each = 4 if settings.stream_bytes == 2 else 0
+    elif plan.adapter_inputs("MLP"):
+        each = settings.adapter_bytes
+        # Without 4-bit weights, peft adds the results of base and adapter in float32.
+        if settings.method == "lora" and each > settings.value_bytes:
+            each += settings.value_bytes
+    if each:
+        yield _term("first gradients", t * h * each, f"{t} × {h} × {each}", AUTOGRAD)
+
+
+def _adapter_result(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield the results of the last adapter that reads the second normalization layer's result.
+
+    Two tensors exist at a time: first B's result and the same scaled, then the latter, in the
+    format of the base layer's result, and the sum of the two layers' results.
+    """
+    settings, t, wide = plan.settings, plan.tokens, plan.shape.intermediate
+    adapted = [name for name in plan.readers["second norm"] if name in plan.adapted]
+    if not adapted:
+        return
+    name, narrow, v = adapted[-1], settings.adapter_bytes, settings.value_bytes
+    each = max(2 * narrow, v + (v if settings.adapters_copy_input else narrow))
+    width = plan.layers[name][1]
+    yield _term("results of B", t * width * each, f"{t} × {width} × {each}", PEFT)
+    # The terms of the MLP count its tensors that are computed after this layer, too.
+    if later := _computed_after(plan, name):
+        formula = f"{later} × {t} × {wide} × {v}"
+        yield _term("less: not computed yet", -later * t * wide * v, formula, "the MLP's order")
+
+
+def _computed_after(plan: Plan, name: str) -> int:
+    """Return how many MLP-wide tensors are stored that are computed after the layer `name`."""
+    stored, _ = _activation(plan)
+    computed = {"gate_proj": 1, "up_proj": stored, "gate_up_proj": 2}
+    return stored - computed.get(name, 1)
+
+
+def _converted_input(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield the tensors in memory when the input of the MLP's last adapter has been converted.
+
+    The input is the product of the MLP. peft converts it to A's format, float32. With autocast,
+    peft's float32 copy is converted back to 16 bits.
+    """
+    settings, t = plan.settings, plan.tokens
+    h, wide, v = plan.shape.hidden, plan.shape.intermediate, settings.value_bytes
+    if not plan.adapter_inputs("MLP"):
+        return
+    each, copies = v, settings.adapters_copy_input
+    if v == 2 and (copies or not settings.autocast):
+        each += 4
+    if settings.autocast and (copies or v == 4):
+        each += 2
+    yield _term("the MLP's product and copies", t * wide * each, f"{t} × {wide} × {each}", PEFT)
+    # The recomputation ends with the last tensor that autograd stores. If the MLP's result is
+    # normalized, this tensor comes after the results of base and adapter.
+    each = v + (2 * settings.adapter_bytes if plan.shape.post_norms else 0)
+    yield _term("results of the last layer", t * h * each, f"{t} × {h} × {each}", PEFT)
 
 
 def _mlp_backward(plan: Plan) -> Iterator[MemoryTerm]:
@@ -379,9 +513,10 @@ def _mlp_backward(plan: Plan) -> Iterator[MemoryTerm]:
         last = shape.hidden * wide
         yield from _weight_gradients(plan, [last])
         yield from _recast(plan, plan.layer_weights - last)
-    product = shape.gated or shape.activation == "gelu_new"
-    # The gradient of a product exists at the same time as the gradients of its two factors.
-    inner = 3 if product else 2
+    # The gradient of a product exists at the same time as the gradients of its two factors, and the
+    # sum of the gradients from base and adapter at the same time as these two gradients.
+    three = shape.gated or shape.activation == "gelu_new" or plan.adapter_inputs("MLP")
+    inner = 3 if three else 2
     formula = f"{inner} × {t} × {wide} × {v}"
     gradients = [_term("gradients in the MLP", inner * t * wide * v, formula, AUTOGRAD)]
     dequantized = list(_dequantized(plan)) if settings.method == "qlora" else []
@@ -404,6 +539,20 @@ def _dequantized(plan: Plan) -> Iterator[MemoryTerm]:
         yield _term("the adapter's gradient", t * wide * v, f"{t} × {wide} × {v}", PEFT)
 
 
+def _post_norm_backward(plan: Plan) -> Iterator[MemoryTerm]:
+    """Yield the tensors that the backward pass of the layer's last normalization adds.
+
+    The backward pass of a layer begins with this normalization, so all stored tensors still exist,
+    except the normalized input. The other tensors are the parts of the input's gradient, through
+    the product with 1/rms and through 1/rms itself.
+    """
+    t, h = plan.tokens, plan.shape.hidden
+    if plan.settings.trains_weights:
+        yield _term("less: normalized input", -4 * t * h, f"{t} × {h} × 4", AUTOGRAD)
+        yield from _recast(plan, plan.layer_weights)
+    yield _term("gradients in the norm", 20 * t * h, f"5 × {t} × {h} × 4", "RMSNorm")
+
+
 def _attention_backward(plan: Plan) -> Iterator[MemoryTerm]:
     """Yield the tensors of attention's backward pass, after the MLP half's tensors are freed."""
     settings = plan.settings
@@ -416,7 +565,7 @@ def _attention_backward(plan: Plan) -> Iterator[MemoryTerm]:
     if settings.attention == "eager":
         yield from _eager_backward(plan)
         return
-    yield from _attention_half(plan)
+    yield from (*_attention_inner(plan), *_inputs(plan, "attention"))
     t, query, key = plan.tokens, plan.shape.query_width, plan.shape.key_width
     v, name = settings.attention_bytes, "gradients of queries, keys, values, result"
     formula = f"{t} × (2 × {query} + 2 × {key}) × {v}"

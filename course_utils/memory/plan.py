@@ -41,7 +41,8 @@ class Plan:
     """A model, its settings for fine-tuning, and quantities derived from the model and settings.
 
     Raises:
-        ValueError: The sequences are longer than the model's table of positions.
+        ValueError: The sequences are longer than the model's table of positions, or as long as the
+            model's sliding window.
     """
 
     shape: ModelShape
@@ -49,6 +50,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         self.shape.check_length(self.settings.sequence_length)
+        self.shape.check_attention(self.settings.sequence_length, self.settings.attention)
 
     @classmethod
     def of(
@@ -119,7 +121,7 @@ class Plan:
         lists q_proj, k_proj and v_proj, which read the result of the first normalization layer.
         """
         names = tuple(self.layers)
-        first = 1 if self.shape.family == "gpt2" else 3
+        first = 1 if self.shape.fused or self.shape.family == "gpt2" else 3
         return {
             "first norm": names[:first],
             "attention": names[first : first + 1],
@@ -178,7 +180,8 @@ def _in_layers(plan: Plan) -> Iterator[Trainable]:
         yield Trainable(name, plan.sizes[name], shape.layers)
         if name in shape.biases:
             yield Trainable(f"{name}.bias", d_out, shape.layers)
-    yield Trainable("norm", shape.hidden, 2 * shape.norm_tensors * shape.layers)
+    norms = shape.norm_layers * shape.norm_tensors * shape.layers
+    yield Trainable("norm", shape.hidden, norms)
     if shape.qk_norm:
         yield Trainable("norm of queries or keys", shape.head_dim, 2 * shape.layers)
 

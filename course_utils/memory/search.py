@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from course_utils.memory.estimates import estimate
+from course_utils.memory.estimates import Estimate, estimate
+from course_utils.memory.families import PRESETS
 from course_utils.memory.gpus import usable_bytes
-from course_utils.memory.settings import DTYPE_BYTES
-from course_utils.memory.shapes import PRESETS, ModelShape
+from course_utils.memory.settings import DTYPE_BYTES, Settings
+from course_utils.memory.shapes import ModelShape
 from course_utils.validation import positive
 
 # The largest batch size, sequence length or rank that the search can return.
@@ -22,6 +23,8 @@ def kv_cache_bytes(
     dtype: str = "float16",
 ) -> int:
     """Return the bytes of a KV cache, which has 2 · layers · kv_heads · head_dim · tokens numbers.
+
+    Layers with a sliding window store only the last tokens, as many as the window has.
 
     Args:
         model: As in `estimate`.
@@ -40,9 +43,12 @@ def kv_cache_bytes(
         )
     if dtype not in tuple(DTYPE_BYTES):
         raise ValueError(f"dtype must be one of {', '.join(DTYPE_BYTES)}; got {dtype!r}")
-    tokens = positive("sequence_length", sequence_length) * positive("batch_size", batch_size)
-    shape.check_length(sequence_length)
-    return 2 * shape.layers * shape.key_width * DTYPE_BYTES[dtype] * tokens
+    tokens = positive("sequence_length", sequence_length)
+    shape.check_length(tokens)
+    sliding = len(shape.sliding)
+    stored = (shape.layers - sliding) * tokens + sliding * min(tokens, shape.window)
+    each = 2 * shape.key_width * DTYPE_BYTES[dtype]
+    return positive("batch_size", batch_size) * stored * each
 
 
 def largest(
@@ -55,7 +61,8 @@ def largest(
     """Return the largest batch size, sequence length, rank or model that fits a GPU.
 
     Args:
-        what: "batch_size", "sequence_length", "rank" or "model".
+        what: "batch_size", "sequence_length", "rank" or "model". The search for a sequence length
+            or a model doesn't go beyond the models and lengths that `estimate` supports.
         gpu: A name from `GPUS`, or the memory of a GPU in bytes.
         model: As in `estimate`; None to search for the largest model.
         method: As in `estimate`.
@@ -88,27 +95,29 @@ def largest(
     def fits(value: int) -> bool:
         return estimate(shape, method, **options | {what: value}).total <= budget
 
-    positions = shape.positions if what == "sequence_length" else 0
-    return largest_number(fits, positions or SEARCH_LIMIT)
+    attention = Settings.of(method, options).attention
+    limit = shape.longest(attention) if what == "sequence_length" else None
+    return largest_number(fits, limit or SEARCH_LIMIT)
 
 
 def _largest_model(budget: int, model: Any, method: str, options: dict[str, Any]) -> str | None:
     if model is not None:
         raise ValueError(f"the search for the largest model needs no model: leave out {model!r}")
-    targets = options["targets"]
     shapes = [ModelShape.preset(name) for name in PRESETS]
-    candidates = [shape for shape in shapes if method == "full" or _has_targets(shape, targets)]
-    # If no preset has the target layers, `estimate` raises an error that lists a preset's layers.
-    candidates = candidates or shapes
-    fitting = [shape for shape in candidates if estimate(shape, method, **options).total <= budget]
+    estimates = [found for shape in shapes if (found := _supported(shape, method, options))]
+    if not estimates:
+        # This call raises the ValueError that says what is wrong with the options.
+        estimate(shapes[0], method, **options)
+    fitting = [found.shape for found in estimates if found.total <= budget]
     return max(fitting, key=lambda shape: shape.parameters).name if fitting else None
 
 
-def _has_targets(shape: ModelShape, targets: Any) -> bool:
+def _supported(shape: ModelShape, method: str, options: dict[str, Any]) -> Estimate | None:
+    """Return the estimate, or None if the model lacks a target layer or allows no such length."""
     try:
-        return bool(shape.target_layers(targets))
+        return estimate(shape, method, **options)
     except ValueError:
-        return False
+        return None
 
 
 def largest_number(fits: Callable[[int], bool], limit: int) -> int:

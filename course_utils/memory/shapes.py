@@ -9,11 +9,12 @@ raises a ValueError, because a wrong estimate is worse than no estimate.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from course_utils.memory.families import FAMILIES, PRESETS, BadField, ConfigFields, unsupported
 from course_utils.validation import names_of, positive
 
 
@@ -34,11 +35,24 @@ class ModelShape:
         tied: Whether the output layer shares the embedding's weights.
         gated: Whether the MLP has gate, up and down matrices (SwiGLU), not just up and down.
         activation: The function between the MLP's matrices, one of `ACTIVATIONS`.
-        norm: Kind of the normalization layers: "rms" (RMSNorm, with a scale) or "layer" (LayerNorm,
-            with a scale and a shift).
+        norm: Kind of the normalization layers: "rms" (RMSNorm, with a scale), "gemma" (RMSNorm of
+            the Gemma models, which computes the scale as 1 + weight in float32) or "layer"
+            (LayerNorm, with a scale and a shift).
         biases: Names of the linear layers that have a bias.
+        fused: Whether one matrix computes queries, keys and values, and one matrix computes the
+            MLP's gate and up, as in Phi-3.
         qk_norm: Whether each head's queries and keys are normalized.
+        post_norms: Whether the results of attention and of the MLP are normalized too, before they
+            are added to the residual stream, as in Gemma 2 and 3.
+        scaled: Whether the embedding's result is multiplied by a constant, as in Gemma.
+        score_cap: Whether tanh limits the attention scores, as in Gemma 2.
+        logit_cap: Whether tanh limits the logits, as in Gemma 2.
+        eager_only: Whether transformers computes the model only with eager attention.
         positions: Number of rows in the learned position table, 0 for rotary positions.
+        rotary_width: How many numbers of each head are rotated; the default is head_dim.
+        local_rotary: Whether layers with a sliding window rotate by other angles, as in Gemma 3.
+        window: Number of tokens in the sliding window of attention, 0 for no window.
+        sliding: Indices of the layers whose attention has the sliding window, from 0.
         dropout: The largest dropout probability in the model's config.
         family: The `model_type` of the config.
         scalar: The number of parameters if nothing else about the model is known, else 0.
@@ -60,8 +74,18 @@ class ModelShape:
     activation: str = "silu"
     norm: str = "rms"
     biases: frozenset[str] = frozenset()
+    fused: bool = False
     qk_norm: bool = False
+    post_norms: bool = False
+    scaled: bool = False
+    score_cap: bool = False
+    logit_cap: bool = False
+    eager_only: bool = False
     positions: int = 0
+    rotary_width: int = 0
+    local_rotary: bool = False
+    window: int = 0
+    sliding: frozenset[int] = frozenset()
     dropout: float = 0.0
     family: str = "llama"
     scalar: int = 0
@@ -72,6 +96,7 @@ class ModelShape:
         for size in ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab"):
             value = positive(f"{size} of {self.name}", getattr(self, size))
             object.__setattr__(self, size, value)
+        object.__setattr__(self, "rotary_width", self.rotary_width or self.head_dim)
         if self.heads % self.kv_heads:
             raise ValueError(
                 f"{self.name}: {self.heads} heads can't share {self.kv_heads} key and value heads, "
@@ -149,20 +174,46 @@ class ModelShape:
         """
         values, where = _read_config(config)
         where = str(name or values.get("_name_or_path") or where)
-        if reason := _unsupported(values):
+        if reason := unsupported(values):
             raise ValueError(f"{where} {reason}")
         read = FAMILIES[values["model_type"]]
         try:
-            return cls(name=where, family=values["model_type"], **read(_Config(values)))
+            return cls(name=where, family=values["model_type"], **read(ConfigFields(values)))
         except KeyError as error:
             raise ValueError(f"the config of {where} has no {error.args[0]!r}") from None
-        except _BadField as error:
+        except BadField as error:
             raise ValueError(f"the config of {where}: {error}") from None
 
     @property
     def known(self) -> bool:
         """Whether the sizes of the model are known, not just its number of parameters."""
         return not self.scalar
+
+    def check_attention(self, tokens: int, attention: str) -> None:
+        """Raise ValueError if the memory of attention is unknown for a sequence of `tokens` tokens.
+
+        For sequences that are shorter than the window, layers with a window store the same tensors
+        as other layers. For longer sequences, fused attention needs a mask. PyTorch then chooses
+        another kernel, depending on the GPU.
+        """
+        if self.eager_only and attention != "eager":
+            raise ValueError(
+                f"{self.name} caps its attention scores, which fused attention can't do, so "
+                f"attention must be 'eager', got {attention!r}"
+            )
+        if self.window and tokens >= self.window and attention == "sdpa":
+            raise ValueError(
+                f"{self.name} has a sliding window of {self.window:,} tokens, and for sequences of "
+                f"at least this length the memory of attention='sdpa' depends on the GPU, so "
+                f"sequence_length must be below {self.window:,}, got {tokens:,}, or attention must "
+                "be 'eager'"
+            )
+
+    def longest(self, attention: str) -> int | None:
+        """Return the largest sequence length for which memory is known, None without a limit."""
+        if self.window and attention == "sdpa":
+            return self.window - 1
+        return self.positions or None
 
     def check_length(self, tokens: int) -> None:
         """Raise ValueError if a sequence has more tokens than the model's table of positions."""
@@ -182,6 +233,19 @@ class ModelShape:
         """The total width of the keys of all heads, and the total width of the values."""
         return self.kv_heads * self.head_dim
 
+    def attention_kinds(self, layers: int) -> int:
+        """Return how many kinds of attention, with and without the window, the lowest layers have.
+
+        The number is 0 if `layers` is 0, else 1 or 2.
+        """
+        return len({layer in self.sliding for layer in range(layers)})
+
+    def rotations(self, layers: int) -> int:
+        """Return how many sets of angles the lowest `layers` layers rotate queries and keys by."""
+        if self.positions:
+            return 0
+        return self.attention_kinds(layers) if self.local_rotary else min(layers, 1)
+
     def linear_layers(self) -> dict[str, tuple[int, int]]:
         """Return the linear layers of one transformer layer: name → (d_in, d_out).
 
@@ -198,6 +262,13 @@ class ModelShape:
                 "mlp.c_fc": (h, wide),
                 "mlp.c_proj": (wide, h),
             }
+        if self.fused:
+            return {
+                "qkv_proj": (h, query + 2 * key),
+                "o_proj": (query, h),
+                "gate_up_proj": (h, 2 * wide),
+                "down_proj": (wide, h),
+            }
         attention = {"q_proj": (h, query), "k_proj": (h, key), "v_proj": (h, key)}
         attention["o_proj"] = (query, h)
         if not self.gated:
@@ -210,6 +281,11 @@ class ModelShape:
         return sum(d for name, (_, d) in self.linear_layers().items() if name in self.biases)
 
     @property
+    def norm_layers(self) -> int:
+        """The number of normalization layers in a transformer layer, except those of heads."""
+        return 4 if self.post_norms else 2
+
+    @property
     def norm_tensors(self) -> int:
         """The number of tensors in one normalization layer: 2 for LayerNorm, 1 for RMSNorm."""
         return 2 if self.norm == "layer" else 1
@@ -217,7 +293,8 @@ class ModelShape:
     @property
     def norm_parameters(self) -> int:
         """The number of parameters in the normalization layers of one transformer layer."""
-        return 2 * self.hidden * self.norm_tensors + (2 * self.head_dim if self.qk_norm else 0)
+        of_heads = 2 * self.head_dim if self.qk_norm else 0
+        return self.norm_layers * self.hidden * self.norm_tensors + of_heads
 
     @property
     def linear_parameters(self) -> int:
@@ -328,224 +405,3 @@ def _from_hub(name: str) -> Path:
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise ValueError(f"the config of {name} can't be read from the hub: {reason}") from None
-
-
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
-# The endings of transformers' class names for models that predict the next token.
-_CAUSAL = ("ForCausalLM", "LMHeadModel")
-
-
-def _unsupported(values: Mapping[str, Any]) -> str | None:
-    """Return the reason why this module doesn't support a config, None for a supported config."""
-    if values.get("is_encoder_decoder") or values.get("add_cross_attention"):
-        return "is an encoder–decoder; only decoder-only models are supported"
-    if any(values.get(key) not in (None, False, 0, 1) for key in _EXPERTS):
-        return "is a mixture of experts; only dense models are supported"
-    if values.get("quantization_config"):
-        return "is quantized; use the config of the original model"
-    kind = values.get("model_type")
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        families = ", ".join(FAMILIES)
-        return f"has model_type {kind!r}, which is not supported; supported are {families}"
-    classes = values.get("architectures")
-    names = [str(name) for name in classes] if isinstance(classes, list) else []
-    if names and not any(name.endswith(_CAUSAL) for name in names):
-        return (
-            f"is a {', '.join(names)}; only models that predict the next token are supported, "
-            f"and the names of their classes end with {' or '.join(_CAUSAL)}"
-        )
-    return None
-
-
-class _BadField(ValueError):
-    """A field of a config has a value that is not allowed."""
-
-
-class _Config:
-    """A config whose fields are checked when they are read.
-
-    A missing field without a default raises KeyError. A value that is not allowed raises _BadField.
-    """
-
-    def __init__(self, values: Mapping[str, Any]):
-        self.values = values
-
-    def size(self, key: str, default: int | None = None) -> int:
-        """Return a field that must be a whole number of at least 1; null counts as missing."""
-        value = self.values.get(key)
-        if value is None and default is None:
-            raise KeyError(key)
-        try:
-            return positive(key, default if value is None else value)
-        except ValueError as error:
-            raise _BadField(error) from None
-
-    def flag(self, key: str, default: bool) -> bool:
-        value = self.values.get(key, default)
-        if not isinstance(value, bool):
-            raise _BadField(f"{key} must be true or false, got {value!r}")
-        return value
-
-    def share(self, key: str, default: float) -> float:
-        """Return a field that must be a number from 0 to 1; null counts as 0."""
-        value = self.values.get(key, default) or 0.0
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise _BadField(f"{key} must be a number from 0 to 1, got {value!r}")
-        return float(value)
-
-    def activation(self, key: str, default: str, allowed: tuple[str, ...]) -> str:
-        value = self.values.get(key, default)
-        if value not in allowed:
-            raise _BadField(
-                f"the activation {value!r} is not supported; supported are {', '.join(allowed)}"
-            )
-        return value
-
-
-# Each of these activation functions is one operation of PyTorch, so autograd stores only the
-# function's input.
-FUSED = ("silu", "gelu", "gelu_pytorch_tanh")
-# transformers computes "gelu_new" with a formula of several operations.
-ACTIVATIONS = (*FUSED, "gelu_new")
-
-
-def _rotary(
-    config: _Config, kv_heads: int | None = None, head_dim: int | None = None
-) -> dict[str, Any]:
-    """Return the sizes in the config of a family with rotary positions.
-
-    `kv_heads` and `head_dim` are the family's defaults for a config without these fields.
-    """
-    hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
-    shared = kv_heads if "num_key_value_heads" not in config.values else None
-    return {
-        "layers": config.size("num_hidden_layers"),
-        "hidden": hidden,
-        "heads": heads,
-        "kv_heads": config.size("num_key_value_heads", shared or heads),
-        "head_dim": config.size("head_dim", head_dim or hidden // heads),
-        "intermediate": config.size("intermediate_size"),
-        "vocab": config.size("vocab_size"),
-        "dropout": config.share("attention_dropout", 0.0),
-    }
-
-
-def _gated(config: _Config, **defaults: int) -> dict[str, Any]:
-    tied = config.flag("tie_word_embeddings", False)
-    activation = config.activation("hidden_act", "silu", FUSED)
-    return _rotary(config, **defaults) | {"tied": tied, "activation": activation}
-
-
-def _llama(config: _Config) -> dict[str, Any]:
-    attention = _attention_biases(config)
-    mlp = ("gate_proj", "up_proj", "down_proj") if config.flag("mlp_bias", False) else ()
-    return _gated(config) | {"biases": frozenset(attention + mlp)}
-
-
-def _attention_biases(config: _Config) -> tuple[str, ...]:
-    has = config.flag("attention_bias", False)
-    return ("q_proj", "k_proj", "v_proj", "o_proj") if has else ()
-
-
-def _mistral(config: _Config) -> dict[str, Any]:
-    return _gated(config, kv_heads=8)
-
-
-def _qwen2(config: _Config) -> dict[str, Any]:
-    return _gated(config, kv_heads=32) | {"biases": frozenset(("q_proj", "k_proj", "v_proj"))}
-
-
-def _qwen3(config: _Config) -> dict[str, Any]:
-    sizes = _gated(config, kv_heads=32, head_dim=128)
-    return sizes | {"biases": frozenset(_attention_biases(config)), "qk_norm": True}
-
-
-def _starcoder2(config: _Config) -> dict[str, Any]:
-    names = ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj")
-    dropouts = ("attention_dropout", "residual_dropout", "embedding_dropout")
-    return _rotary(config, kv_heads=2) | {
-        "tied": config.flag("tie_word_embeddings", True),
-        "gated": False,
-        "activation": config.activation("hidden_act", "gelu_pytorch_tanh", FUSED),
-        "norm": "layer",
-        "biases": frozenset(names if config.flag("use_bias", True) else ()),
-        "dropout": max(config.share(key, 0.0) for key in dropouts),
-    }
-
-
-def _gpt2(config: _Config) -> dict[str, Any]:
-    hidden, heads = config.size("n_embd"), config.size("n_head")
-    if hidden % heads:
-        raise _BadField(f"n_embd, {hidden}, must be a multiple of n_head, {heads}")
-    if config.flag("reorder_and_upcast_attn", False):
-        raise _BadField("reorder_and_upcast_attn is not supported")
-    dropouts = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
-    return {
-        "layers": config.size("n_layer"),
-        "hidden": hidden,
-        "heads": heads,
-        "kv_heads": heads,
-        "head_dim": hidden // heads,
-        "intermediate": config.size("n_inner", 4 * hidden),
-        "vocab": config.size("vocab_size"),
-        "tied": config.flag("tie_word_embeddings", True),
-        "gated": False,
-        "activation": config.activation("activation_function", "gelu_new", ACTIVATIONS),
-        "norm": "layer",
-        "biases": frozenset(("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")),
-        "positions": config.size("n_positions"),
-        "dropout": max(config.share(key, 0.1) for key in dropouts),
-    }
-
-
-FAMILIES: dict[str, Callable[[_Config], dict[str, Any]]] = {
-    "llama": _llama,
-    "mistral": _mistral,
-    "qwen2": _qwen2,
-    "qwen3": _qwen3,
-    "starcoder2": _starcoder2,
-    "gpt2": _gpt2,
-}
-
-
-# --- presets: the fields of each model's published config.json that its shape depends on ----------
-
-
-_SIZES = (
-    "num_hidden_layers",
-    "hidden_size",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "intermediate_size",
-    "vocab_size",
-)
-
-
-def _config(model_type: str, *sizes: int, tied: bool = False) -> dict[str, Any]:
-    """Return the config of a model with rotary positions, given its sizes in the order `_SIZES`."""
-    named = dict(zip(_SIZES, sizes, strict=True))
-    return {"model_type": model_type, **named, "tie_word_embeddings": tied}
-
-
-def _gpt_config(layers: int, hidden: int, heads: int, positions: int) -> dict[str, Any]:
-    sizes = {"n_layer": layers, "n_embd": hidden, "n_head": heads, "n_positions": positions}
-    return {"model_type": "gpt2", "vocab_size": 50257, **sizes}
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "llama-7b": _config("llama", 32, 4096, 32, 32, 11008, 32000),
-    "llama-13b": _config("llama", 40, 5120, 40, 40, 13824, 32000),
-    "llama-33b": _config("llama", 60, 6656, 52, 52, 17920, 32000),
-    "llama-65b": _config("llama", 80, 8192, 64, 64, 22016, 32000),
-    "llama-3.1-8b": _config("llama", 32, 4096, 32, 8, 14336, 128256),
-    "mistral-7b": _config("mistral", 32, 4096, 32, 8, 14336, 32000),
-    "qwen2.5-0.5b": _config("qwen2", 24, 896, 14, 2, 4864, 151936, tied=True),
-    "qwen2.5-1.5b": _config("qwen2", 28, 1536, 12, 2, 8960, 151936, tied=True),
-    "qwen2.5-7b": _config("qwen2", 28, 3584, 28, 4, 18944, 152064),
-    "tinyllama-1.1b": _config("llama", 22, 2048, 32, 4, 5632, 32000),
-    "smollm2-135m": _config("llama", 30, 576, 9, 3, 1536, 49152, tied=True),
-    "smollm2-360m": _config("llama", 32, 960, 15, 5, 2560, 49152, tied=True),
-    "smollm2-1.7b": _config("llama", 24, 2048, 32, 32, 8192, 49152, tied=True),
-    "gpt2": _gpt_config(12, 768, 12, 1024),
-    "gpt3-175b": _gpt_config(96, 12288, 96, 2048),
-}

@@ -17,7 +17,8 @@ from functools import cached_property
 
 from course_utils.memory.activations import (
     RESIDUAL,
-    causal_mask,
+    causal_masks,
+    cos_and_sin,
     layer_backward,
     layer_saved,
     layers_saved,
@@ -160,11 +161,13 @@ class Step:
     def forward(self, layer: int) -> StepPhase:
         """Return the memory in use at the end of a layer's forward pass."""
         saved = layers_saved(self.plan, layer + 1)
-        return self._phase(f"forward of layer {layer + 1}", [], activations=saved)
+        kept = self._inputs_of_recomputation(self.plan.shape.layers)
+        return self._phase(f"forward of layer {layer + 1}", kept, activations=saved)
 
     def loss(self) -> StepPhase:
         """Return the memory in use when the loss is computed and all activations are stored."""
-        transients = [*self._kept_output, _loss_copies(self.plan)]
+        kept = self._inputs_of_recomputation(self.plan.shape.layers)
+        transients = [*kept, *self._kept_output, _loss_copies(self.plan)]
         return self._phase(LOSS, transients, activations=self.size["activations"])
 
     def backward(self, layer: int) -> StepPhase:
@@ -177,20 +180,23 @@ class Step:
         stored = layer + 1 if checkpointing else layer
         parts = {"activations": self._saved_below(stored), "gradients": self._gradients(layer)}
         name = f"{self._layer_name(layer)}'s backward"
-        return self._phase(name, [*self._kept_output, *self._layer_terms], **parts)
+        kept = [*self._inputs_of_recomputation(layer + 1), *self._kept_output]
+        return self._phase(name, [*kept, *self._layer_terms], **parts)
 
     def between(self, layer: int) -> StepPhase:
         """Return the memory in use when the backward pass of a layer has just ended."""
         stream = [term for term in self._layer_terms if term.name.endswith(RESIDUAL)]
         parts = {"activations": self._saved_below(layer), "gradients": self._gradients(layer - 1)}
         name = f"after {self._layer_name(layer)}'s backward"
-        return self._phase(name, [*self._kept_output, *stream], **parts)
+        kept = [*self._inputs_of_recomputation(layer), *self._kept_output]
+        return self._phase(name, [*kept, *stream], **parts)
 
     def update(self) -> StepPhase:
         """Return the memory in use during the update, which changes the trainable parameters."""
         scratch = _update_scratch(self.plan) if self.plan.shape.known else ()
         parts = {part: self.size[part] for part in ("optimizer", "gradients")}
-        return self._phase(UPDATE, [*self._kept_output, *scratch], **parts)
+        kept = [*self._inputs_of_recomputation(0), *self._kept_output]
+        return self._phase(UPDATE, [*kept, *scratch], **parts)
 
     def _phase(self, name: str, transients: list[MemoryTerm], **parts: int) -> StepPhase:
         live_bytes = self._permanent | parts
@@ -215,6 +221,15 @@ class Step:
     @cached_property
     def _constant_terms(self) -> list[MemoryTerm]:
         return list(_constant_terms(self.plan)) if self.plan.shape.known else []
+
+    def _inputs_of_recomputation(self, layers: int) -> list[MemoryTerm]:
+        """Return the terms of what the lowest `layers` layers still need for their recomputation.
+
+        A layer's stored input is not included, because it is an activation.
+        """
+        plan = self.plan
+        recomputes = plan.shape.known and plan.settings.gradient_checkpointing
+        return list(_inputs_of_recomputation(plan, layers)) if recomputes else []
 
     @cached_property
     def _kept_output(self) -> list[MemoryTerm]:
@@ -261,27 +276,10 @@ def _constant_terms(plan: Plan) -> Iterator[MemoryTerm]:
 
     Tensors that belong to a part, such as the weights, are not included.
     """
-    if plan.settings.gradient_checkpointing:
-        yield from _inputs_of_recomputation(plan)
     if plan.settings.shards("weights"):
         yield _gathered_layers(plan)
     if plan.settings.device == "cuda":
         yield from _cuda_terms(plan)
-
-
-def _inputs_of_recomputation(plan: Plan) -> Iterator[MemoryTerm]:
-    """Yield the tensors that a recomputation reads in addition to the input of the layer."""
-    shape, settings, t = plan.shape, plan.settings, plan.tokens
-    s, each = settings.sequence_length, settings.stream_bytes
-    if settings.attention == "eager" and not saved_mask(plan):
-        formula = f"{settings.batch_size} × {s} × {s} × {each}"
-        yield _term("causal mask", causal_mask(plan), formula, "stored for the recomputation")
-    if not shape.positions:
-        formula = f"2 × {s} tokens × {shape.head_dim} × {each}"
-        yield _term("cos and sin", 2 * s * shape.head_dim * each, formula, "rotary positions")
-    elif not settings.trains_weights:
-        size, formula = t * shape.hidden * each, f"{t} tokens × {shape.hidden} × {each}"
-        yield _term("token embeddings", size, formula, "peft: a leaf that needs a gradient")
 
 
 def _gathered_layers(plan: Plan) -> MemoryTerm:
@@ -302,6 +300,25 @@ def _cuda_terms(plan: Plan) -> Iterator[MemoryTerm]:
 
 
 # --- memory in use in one phase -------------------------------------------------------------------
+
+
+def _inputs_of_recomputation(plan: Plan, layers: int) -> Iterator[MemoryTerm]:
+    """Yield the tensors that `layers` recomputations read in addition to the inputs of the layers.
+
+    The token embeddings of a model with a table of positions remain until the update, because they
+    are the tensor that needs a gradient.
+    """
+    shape, settings, t = plan.shape, plan.settings, plan.tokens
+    s, each = settings.sequence_length, settings.stream_bytes
+    if settings.attention == "eager" and not saved_mask(plan):
+        count, size = shape.attention_kinds(layers), causal_masks(plan, layers)
+        formula = f"{count} × {settings.batch_size} × {s} × {s} × {each}"
+        yield _term("causal mask", size, formula, "stored for the recomputation")
+    if not shape.positions:
+        yield cos_and_sin(plan, "transient", layers)
+    elif not settings.trains_weights:
+        size, formula = t * shape.hidden * each, f"{t} tokens × {shape.hidden} × {each}"
+        yield _term("token embeddings", size, formula, "peft: a leaf that needs a gradient")
 
 
 def _logits(plan: Plan) -> MemoryTerm:

@@ -68,8 +68,14 @@ def weight_terms(plan: Plan) -> Iterator[MemoryTerm]:
         source = settings.precision.source if settings.trains_weights else "the frozen base"
         yield _weights(plan, "parameters", shape.parameters, settings.base_bytes, source)
     if shape.known and not shape.positions:
-        formula, size = f"2 × {shape.head_dim // 2} × 4", 8 * (shape.head_dim // 2)
-        yield MemoryTerm("weights", "rotary tables", size, formula, "two float32 tables")
+        tables, half = 2 * shape.rotations(shape.layers), shape.rotary_width // 2
+        source = "four float32 tables" if tables == 4 else "two float32 tables"
+        formula = f"{tables} × {half} × 4"
+        yield MemoryTerm("weights", "rotary tables", tables * half * 4, formula, source)
+    if shape.scaled:
+        # peft's upcast converts parameters, but this number is a buffer.
+        each = 2 if settings.method == "qlora" else settings.base_bytes
+        yield MemoryTerm("weights", "embedding scale", each, f"1 × {each}", "one number")
 
 
 def _weights(plan: Plan, name: str, count: int, each: int, source: str) -> MemoryTerm:
@@ -162,7 +168,7 @@ def _unsplit_remainders(
 
 def _name_in_checkpoint(layer: str) -> str:
     """Return a layer's name as in a checkpoint, where "self_attn" is sorted after "mlp"."""
-    attention = ("q_proj", "k_proj", "v_proj", "o_proj")
+    attention = ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj")
     return layer if "." in layer else f"{'self_attn' if layer in attention else 'mlp'}.{layer}"
 
 

@@ -1,0 +1,428 @@
+"""Read the sizes of a model from its Hugging Face config, one function for each family.
+
+`FAMILIES` maps the `model_type` of a config to the function that reads it. Each function returns
+the fields of `ModelShape` as a dict. The defaults of missing fields are those of transformers 5.
+`PRESETS` contains the published configs of well-known models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from course_utils.validation import whole_number
+
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
+# The endings of transformers' class names for models that predict the next token.
+_CAUSAL = ("ForCausalLM", "LMHeadModel")
+
+
+def unsupported(values: Mapping[str, Any]) -> str | None:
+    """Return the reason why this module doesn't support a config, None for a supported config."""
+    if values.get("is_encoder_decoder") or values.get("add_cross_attention"):
+        return "is an encoder–decoder; only decoder-only models are supported"
+    if any(values.get(key) not in (None, False, 0, 1) for key in _EXPERTS):
+        return "is a mixture of experts; only dense models are supported"
+    if values.get("quantization_config"):
+        return "is quantized; use the config of the original model"
+    if values.get("vision_config"):
+        return "also reads images; only models that read nothing but text are supported"
+    if values.get("use_bidirectional_attention"):
+        return "also attends to later tokens; only causal models are supported"
+    kind = values.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        families = ", ".join(FAMILIES)
+        return f"has model_type {kind!r}, which is not supported; supported are {families}"
+    classes = values.get("architectures")
+    names = [str(name) for name in classes] if isinstance(classes, list) else []
+    if names and not any(name.endswith(_CAUSAL) for name in names):
+        return (
+            f"is a {', '.join(names)}; only models that predict the next token are supported, "
+            f"and the names of their classes end with {' or '.join(_CAUSAL)}"
+        )
+    return None
+
+
+class BadField(ValueError):
+    """A field of a config has a value that is not allowed."""
+
+
+class ConfigFields:
+    """A config whose fields are checked when they are read.
+
+    A missing field without a default raises KeyError. A value that is not allowed raises BadField.
+    """
+
+    def __init__(self, values: Mapping[str, Any]):
+        self.values = values
+
+    def size(self, key: str, default: int | None = None, least: int = 1) -> int:
+        """Return a field that must be a whole number of at least `least`; null means missing."""
+        value = self.values.get(key)
+        if value is None and default is None:
+            raise KeyError(key)
+        try:
+            return whole_number(key, default if value is None else value, least=least)
+        except ValueError as error:
+            raise BadField(error) from None
+
+    def optional_size(self, key: str, default: int | None) -> int:
+        """Return a field that must be null or a whole number of at least 1; null counts as 0."""
+        value = self.values.get(key, default)
+        return 0 if value is None else self.size(key, default)
+
+    def texts(self, key: str) -> list[str] | None:
+        """Return a field that must be null, missing or a list with one text for each layer."""
+        value, layers = self.values.get(key), self.size("num_hidden_layers")
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+            raise BadField(f"{key} must be a list of texts, got {value!r:.80}")
+        if len(value) != layers:
+            raise BadField(f"{key} must have one entry for each of {layers} layers: {len(value)}")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        """Return a field that must be true or false."""
+        value = self.values.get(key, default)
+        if not isinstance(value, bool):
+            raise BadField(f"{key} must be true or false, got {value!r}")
+        return value
+
+    def share(self, key: str, default: float) -> float:
+        """Return a field that must be a number from 0 to 1; null counts as 0."""
+        value = self.values.get(key, default) or 0.0
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise BadField(f"{key} must be a number from 0 to 1, got {value!r}")
+        return float(value)
+
+    def activation(self, key: str, default: str, allowed: tuple[str, ...]) -> str:
+        """Return a field that must be one of the activation functions `allowed`."""
+        value = self.values.get(key, default)
+        if value not in allowed:
+            raise BadField(
+                f"the activation {value!r} is not supported; supported are {', '.join(allowed)}"
+            )
+        return value
+
+
+# Each of these activation functions is one operation of PyTorch, so autograd stores only the
+# function's input.
+GELU_TANH = "gelu_pytorch_tanh"
+FUSED = ("silu", "gelu", GELU_TANH)
+# transformers computes "gelu_new" with a formula of several operations.
+ACTIVATIONS = (*FUSED, "gelu_new")
+# What all Gemma models have in common.
+_GEMMA = {"norm": "gemma", "scaled": True}
+
+
+def _rotary(
+    config: ConfigFields, kv_heads: int | None = None, head_dim: int | None = None
+) -> dict[str, Any]:
+    """Return the sizes in the config of a family with rotary positions.
+
+    `kv_heads` and `head_dim` are the family's defaults for a config without these fields.
+    """
+    hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
+    shared = kv_heads if "num_key_value_heads" not in config.values else None
+    return {
+        "layers": config.size("num_hidden_layers"),
+        "hidden": hidden,
+        "heads": heads,
+        "kv_heads": config.size("num_key_value_heads", shared or heads),
+        "head_dim": config.size("head_dim", head_dim or hidden // heads),
+        "intermediate": config.size("intermediate_size"),
+        "vocab": config.size("vocab_size"),
+        "dropout": config.share("attention_dropout", 0.0),
+    }
+
+
+def _gated(
+    config: ConfigFields, tied: bool = False, activation: str = "silu", **defaults: int
+) -> dict[str, Any]:
+    """Return the sizes of a family whose MLP has a gate; `tied` and `activation` are defaults."""
+    return _rotary(config, **defaults) | {
+        "tied": config.flag("tie_word_embeddings", tied),
+        "activation": config.activation("hidden_act", activation, FUSED),
+    }
+
+
+def _attention_biases(config: ConfigFields) -> frozenset[str]:
+    has = config.flag("attention_bias", False)
+    return frozenset(("q_proj", "k_proj", "v_proj", "o_proj") if has else ())
+
+
+def _mlp_biases(config: ConfigFields) -> frozenset[str]:
+    has = config.flag("mlp_bias", False)
+    return frozenset(("gate_proj", "up_proj", "down_proj") if has else ())
+
+
+# --- sliding windows ------------------------------------------------------------------------------
+
+
+def _window(
+    config: ConfigFields, default: int | None, slides: Callable[[int], bool] = lambda _: True
+) -> dict[str, Any]:
+    """Return the window of a model and the indices of the layers that have it.
+
+    Args:
+        config: The config, whose field `layer_types` names the layers with the window.
+        default: The window of a config without the field `sliding_window`; None for no window.
+        slides: Decides by the index of a layer if the config has no `layer_types`.
+    """
+    window = config.optional_size("sliding_window", default)
+    types = config.texts("layer_types")
+    layers = range(config.size("num_hidden_layers"))
+    if types is not None:
+        sliding = frozenset(i for i in layers if types[i] == "sliding_attention")
+    else:
+        sliding = frozenset(filter(slides, layers))
+    return {"window": window, "sliding": sliding} if window and sliding else {}
+
+
+def _late_window(config: ConfigFields) -> dict[str, Any]:
+    """Return the window of the Qwen families, which the first layers don't have."""
+    if not config.flag("use_sliding_window", False):
+        return {}
+    first = config.size("max_window_layers", 28, least=0)
+    return _window(config, 4096, lambda i: i >= first)
+
+
+def _window_everywhere(config: ConfigFields, default: int | None) -> dict[str, Any]:
+    """Return the window of a family that ignores the field `layer_types`."""
+    window = config.optional_size("sliding_window", default)
+    layers = range(config.size("num_hidden_layers"))
+    return {"window": window, "sliding": frozenset(layers)} if window else {}
+
+
+# --- the families ---------------------------------------------------------------------------------
+
+
+def _llama(config: ConfigFields) -> dict[str, Any]:
+    return _gated(config) | {"biases": _attention_biases(config) | _mlp_biases(config)}
+
+
+def _mistral(config: ConfigFields) -> dict[str, Any]:
+    return _gated(config, kv_heads=8) | _window_everywhere(config, 4096)
+
+
+def _qwen2(config: ConfigFields) -> dict[str, Any]:
+    biases = frozenset(("q_proj", "k_proj", "v_proj"))
+    return _gated(config, kv_heads=32) | _late_window(config) | {"biases": biases}
+
+
+def _qwen3(config: ConfigFields) -> dict[str, Any]:
+    sizes = _gated(config, kv_heads=32, head_dim=128) | _late_window(config)
+    return sizes | {"biases": _attention_biases(config), "qk_norm": True}
+
+
+def _smollm3(config: ConfigFields) -> dict[str, Any]:
+    """Read the config of SmolLM3, some of whose layers don't rotate queries and keys."""
+    interval = config.size("no_rope_layer_interval", 4)
+    layers = config.size("num_hidden_layers")
+    rotates = config.values.get("no_rope_layers")
+    if rotates is None:
+        rotates = [int((i + 1) % interval != 0) for i in range(layers)]
+    if not isinstance(rotates, list) or not any(rotates[:layers]) or len(rotates) < layers:
+        raise BadField(
+            "no_rope_layers must have an entry for each layer, of which at least one must be 1, "
+            f"got {rotates!r:.80}"
+        )
+    slides = config.flag("use_sliding_window", False)
+    window = _window(config, None, lambda i: not rotates[i]) if slides else {}
+    biases = _attention_biases(config) | _mlp_biases(config)
+    return _gated(config, tied=True, kv_heads=4) | window | {"biases": biases}
+
+
+def _phi3(config: ConfigFields) -> dict[str, Any]:
+    """Read the config of Phi-3 or Phi-4-mini, which join q, k and v, and gate and up."""
+    sizes = _gated(config)
+    dropouts = ("attention_dropout", "resid_pdrop")
+    rotated = config.values.get("partial_rotary_factor", 1.0)
+    for key in ("rope_scaling", "rope_parameters"):
+        if isinstance(nested := config.values.get(key), Mapping):
+            rotated = nested.get("partial_rotary_factor", rotated)
+    if isinstance(rotated, bool) or not isinstance(rotated, int | float) or not 0 < rotated <= 1:
+        raise BadField(f"partial_rotary_factor must be a number from 0 to 1, got {rotated!r}")
+    return (
+        sizes
+        | _window_everywhere(config, None)
+        | {
+            "fused": True,
+            "rotary_width": int(sizes["head_dim"] * rotated),
+            "dropout": max(config.share(key, 0.0) for key in dropouts),
+        }
+    )
+
+
+def _gemma(config: ConfigFields) -> dict[str, Any]:
+    sizes = _gated(config, tied=True, activation=GELU_TANH, kv_heads=16, head_dim=256)
+    # transformers computes "gelu" of old Gemma configs with the tanh formula, too.
+    return sizes | _GEMMA | {"activation": GELU_TANH, "biases": _attention_biases(config)}
+
+
+def _cap(config: ConfigFields, key: str, default: float | None) -> bool:
+    """Return whether a model has a cap on its scores or logits; null means that it has none."""
+    value = config.values.get(key, default)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    if value is not None and not number:
+        raise BadField(f"{key} must be null or a number above 0, got {value!r}")
+    return value is not None
+
+
+def _gemma2(config: ConfigFields) -> dict[str, Any]:
+    return _gemma_with_window(config, pattern=2) | {
+        "score_cap": _cap(config, "attn_logit_softcapping", 50.0),
+        "logit_cap": _cap(config, "final_logit_softcapping", 30.0),
+        "eager_only": True,
+    }
+
+
+def _gemma3(config: ConfigFields) -> dict[str, Any]:
+    """Read the config of a Gemma 3 model that reads only text.
+
+    transformers ignores the field `attn_logit_softcapping` of these models.
+    """
+    pattern = config.size("sliding_window_pattern", 6)
+    return _gemma_with_window(config, pattern) | {
+        "logit_cap": _cap(config, "final_logit_softcapping", None),
+        "qk_norm": True,
+        "local_rotary": True,
+    }
+
+
+def _gemma_with_window(config: ConfigFields, pattern: int) -> dict[str, Any]:
+    """Return the sizes of Gemma 2 or 3; every `pattern`-th layer has no window."""
+    return (
+        _rotary(config, kv_heads=4, head_dim=256)
+        | _GEMMA
+        | _window(config, 4096, lambda i: (i + 1) % pattern != 0)
+        | {
+            "tied": config.flag("tie_word_embeddings", True),
+            "activation": config.activation("hidden_activation", GELU_TANH, FUSED),
+            "biases": _attention_biases(config),
+            "post_norms": True,
+        }
+    )
+
+
+def _starcoder2(config: ConfigFields) -> dict[str, Any]:
+    names = ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj")
+    dropouts = ("attention_dropout", "residual_dropout", "embedding_dropout")
+    return (
+        _rotary(config, kv_heads=2)
+        | _window_everywhere(config, None)
+        | {
+            "tied": config.flag("tie_word_embeddings", True),
+            "gated": False,
+            "activation": config.activation("hidden_act", GELU_TANH, FUSED),
+            "norm": "layer",
+            "biases": frozenset(names if config.flag("use_bias", True) else ()),
+            "dropout": max(config.share(key, 0.0) for key in dropouts),
+        }
+    )
+
+
+def _gpt2(config: ConfigFields) -> dict[str, Any]:
+    hidden, heads = config.size("n_embd"), config.size("n_head")
+    if hidden % heads:
+        raise BadField(f"n_embd, {hidden}, must be a multiple of n_head, {heads}")
+    if config.flag("reorder_and_upcast_attn", False):
+        raise BadField("reorder_and_upcast_attn is not supported")
+    dropouts = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+    return {
+        "layers": config.size("n_layer"),
+        "hidden": hidden,
+        "heads": heads,
+        "kv_heads": heads,
+        "head_dim": hidden // heads,
+        "intermediate": config.size("n_inner", 4 * hidden),
+        "vocab": config.size("vocab_size"),
+        "tied": config.flag("tie_word_embeddings", True),
+        "gated": False,
+        "activation": config.activation("activation_function", "gelu_new", ACTIVATIONS),
+        "norm": "layer",
+        "biases": frozenset(("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")),
+        "positions": config.size("n_positions"),
+        "dropout": max(config.share(key, 0.1) for key in dropouts),
+    }
+
+
+FAMILIES: dict[str, Callable[[ConfigFields], dict[str, Any]]] = {
+    "llama": _llama,
+    "mistral": _mistral,
+    "qwen2": _qwen2,
+    "qwen3": _qwen3,
+    "smollm3": _smollm3,
+    "phi3": _phi3,
+    "gemma": _gemma,
+    "gemma2": _gemma2,
+    "gemma3_text": _gemma3,
+    "starcoder2": _starcoder2,
+    "gpt2": _gpt2,
+}
+
+
+# --- presets: the fields of each model's published config.json that its shape depends on ----------
+
+
+_SIZES = (
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "vocab_size",
+)
+
+
+def _config(model_type: str, *sizes: int, tied: bool = False, **more: Any) -> dict[str, Any]:
+    """Return the config of a model with rotary positions, given its sizes in the order `_SIZES`."""
+    named = dict(zip(_SIZES, sizes, strict=True))
+    return {"model_type": model_type, **named, "tie_word_embeddings": tied, **more}
+
+
+def _qwen3_config(*sizes: int, tied: bool) -> dict[str, Any]:
+    return _config("qwen3", *sizes, 151936, tied=tied, head_dim=128)
+
+
+def _gemma3_config(*sizes: int) -> dict[str, Any]:
+    widths = {"head_dim": 256, "sliding_window": 512, "sliding_window_pattern": 6}
+    return _config("gemma3_text", *sizes, 262144, tied=True, **widths)
+
+
+def _gpt_config(layers: int, hidden: int, heads: int, positions: int) -> dict[str, Any]:
+    sizes = {"n_layer": layers, "n_embd": hidden, "n_head": heads, "n_positions": positions}
+    return {"model_type": "gpt2", "vocab_size": 50257, **sizes}
+
+
+_PHI4_MINI = {"partial_rotary_factor": 0.75, "sliding_window": 262144}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "llama-7b": _config("llama", 32, 4096, 32, 32, 11008, 32000),
+    "llama-13b": _config("llama", 40, 5120, 40, 40, 13824, 32000),
+    "llama-33b": _config("llama", 60, 6656, 52, 52, 17920, 32000),
+    "llama-65b": _config("llama", 80, 8192, 64, 64, 22016, 32000),
+    "llama-3.1-8b": _config("llama", 32, 4096, 32, 8, 14336, 128256),
+    "llama-3.2-1b": _config("llama", 16, 2048, 32, 8, 8192, 128256, tied=True),
+    "llama-3.2-3b": _config("llama", 28, 3072, 24, 8, 8192, 128256, tied=True),
+    # This is version 0.2. Version 0.1 has the same sizes, but a sliding window of 4,096 tokens.
+    "mistral-7b": _config("mistral", 32, 4096, 32, 8, 14336, 32000, sliding_window=None),
+    "qwen2.5-0.5b": _config("qwen2", 24, 896, 14, 2, 4864, 151936, tied=True),
+    "qwen2.5-1.5b": _config("qwen2", 28, 1536, 12, 2, 8960, 151936, tied=True),
+    "qwen2.5-7b": _config("qwen2", 28, 3584, 28, 4, 18944, 152064),
+    "qwen3-0.6b": _qwen3_config(28, 1024, 16, 8, 3072, tied=True),
+    "qwen3-1.7b": _qwen3_config(28, 2048, 16, 8, 6144, tied=True),
+    "qwen3-4b": _qwen3_config(36, 2560, 32, 8, 9728, tied=True),
+    "qwen3-8b": _qwen3_config(36, 4096, 32, 8, 12288, tied=False),
+    "gemma-3-270m": _gemma3_config(18, 640, 4, 1, 2048),
+    "gemma-3-1b": _gemma3_config(26, 1152, 4, 1, 6912),
+    "phi-4-mini": _config("phi3", 32, 3072, 24, 8, 8192, 200064, tied=True, **_PHI4_MINI),
+    "tinyllama-1.1b": _config("llama", 22, 2048, 32, 4, 5632, 32000),
+    "smollm2-135m": _config("llama", 30, 576, 9, 3, 1536, 49152, tied=True),
+    "smollm2-360m": _config("llama", 32, 960, 15, 5, 2560, 49152, tied=True),
+    "smollm2-1.7b": _config("llama", 24, 2048, 32, 32, 8192, 49152, tied=True),
+    "smollm3-3b": _config("smollm3", 36, 2048, 16, 4, 11008, 128256, tied=True),
+    "gpt2": _gpt_config(12, 768, 12, 1024),
+    "gpt3-175b": _gpt_config(96, 12288, 96, 2048),
+}
