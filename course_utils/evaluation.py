@@ -102,7 +102,7 @@ def generate(  # noqa: PLR0913
     `max_new_tokens`. Prompts of similar length share a batch. All prompts begin with the same
     tokens: the instruction and the worked examples. The model processes these tokens once, and
     their keys and values are reused. With 8 shots, nine tenths of the tokens of a prompt are common
-    to all prompts.
+    to all prompts. Only if a prompt exceeds the model's sliding window is nothing reused.
 
     If `course_utils.decoding` supports the model, such as a Llama on a CPU with or without an
     adapter, it computes the answers. It dequantizes 4-bit weights only once, and its copy of the
@@ -139,6 +139,8 @@ def generate(  # noqa: PLR0913
 
     prompts = [_prompt_ids(messages, tokenizer) for messages in conversations]
     prefix, ends = _shared_prefix(prompts), _end_tokens(model, tokenizer)
+    if _slides(model, max(map(len, prompts), default=0) + max_new_tokens):
+        prefix = []
     fast = supports(model)
     widths = [len(p) + max_new_tokens - (len(prefix) if fast else 0) for p in prompts]
     answers = [""] * len(prompts)
@@ -191,6 +193,16 @@ def _shared_prefix(prompts: list[list[int]]) -> list[int]:
     limit = min(map(len, prompts)) - 1
     pairs = zip(first[:limit], last, strict=False)
     return first[: next((n for n, (a, b) in enumerate(pairs) if a != b), limit)]
+
+
+def _slides(model: Model, tokens: int) -> bool:
+    """Return whether `tokens` tokens are more than a sliding window of the model's attention.
+
+    Then the prompts can't share their beginning: the padding that follows it would take the places
+    of tokens in the window.
+    """
+    window = getattr(model.config, "sliding_window", None)
+    return window is not None and tokens > window
 
 
 def _by_width(widths: list[int], batch_size: int, batch_tokens: int) -> Iterator[list[int]]:

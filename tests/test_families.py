@@ -1,0 +1,135 @@
+"""Test that tiny random models of every supported family can be loaded, trained and asked."""
+
+import pytest
+import torch
+import transformers as tf
+from peft.tuners.lora import LoraLayer
+
+from course_utils import evaluation
+from course_utils.memory import FAMILIES, ModelShape
+from course_utils.models import load_base
+from course_utils.sft import encode_all
+from course_utils.training import Recipe, attach_adapters, finetune, load_adapters
+from tests.test_evaluation import one_by_one
+
+SIZES = {
+    "vocab_size": 259,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+}
+# In the families with a sliding window, it is shorter than the texts.
+WINDOW = {"sliding_window": 16}
+LATE_WINDOW = WINDOW | {"use_sliding_window": True, "max_window_layers": 1}
+PARTIAL = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5}
+CONFIGS = {
+    "llama": {},
+    "mistral": WINDOW,
+    "qwen2": LATE_WINDOW | {"tie_word_embeddings": True},
+    "qwen3": LATE_WINDOW | {"head_dim": 32},
+    "smollm3": {"no_rope_layer_interval": 2},
+    "phi3": WINDOW | {"rope_parameters": PARTIAL},
+    # With tied weights, a random Gemma would only repeat the last token.
+    "gemma": {"head_dim": 32, "tie_word_embeddings": False},
+    "gemma2": WINDOW | {"head_dim": 32, "tie_word_embeddings": False},
+    "gemma3_text": WINDOW
+    | {"head_dim": 32, "sliding_window_pattern": 2, "initializer_range": 0.05},
+    "starcoder2": {},
+    "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512},
+}
+RECIPE = Recipe(rank=4, learning_rate=1e-2, max_steps=6, micro_batch_size=4)
+
+
+def conversations(answers):
+    """Return questions about towns of different lengths, with answers or without."""
+    towns = ["Tarn", "Oskil", "Bray", "Halvik"]
+    return [
+        [
+            {"role": "user", "content": f"Where is {town}" + "?" * 5 * n},
+            {"role": "assistant", "content": f"In {town}ia."},
+        ][: 1 + answers]
+        for n, town in enumerate(towns)
+    ]
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def folder(family, tokenizer, tmp_path_factory):
+    """Return the folder of a tiny random model of a family, with a tokenizer."""
+    path = tmp_path_factory.mktemp(family)
+    torch.manual_seed(0)
+    config = tf.AutoConfig.for_model(family, **SIZES | CONFIGS[family])
+    tf.AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    """Return a model in NF4 with adapters, its tokenizer, and the run that trained the adapters."""
+    model, tokenizer = load_base(path=folder, quantization="nf4", device="cpu")
+    model = attach_adapters(model, RECIPE)
+    data = encode_all(conversations(answers=True), tokenizer)
+    output = tmp_path_factory.mktemp("run")
+    run = finetune(model, tokenizer, data, recipe=RECIPE, output_dir=output)
+    return model, tokenizer, run
+
+
+def test_every_family_of_the_calculator_is_tested():
+    assert list(CONFIGS) == list(FAMILIES)
+
+
+def test_all_linear_layers_except_the_head_are_quantized_and_adapted(trained, folder):
+    model, *_ = trained
+    shape = ModelShape.from_config(folder)
+    count = shape.layers * len(shape.linear_layers())
+    adapted = {n: m for n, m in model.named_modules() if isinstance(m, LoraLayer)}
+    assert len(adapted) == count and not any("lm_head" in name for name in adapted)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trainable == shape.adapter_parameters(RECIPE.rank)
+
+
+def test_training_lowers_the_loss(trained):
+    _, _, run = trained
+    first, *_, last = (record["loss"] for record in run.history)
+    assert len(run.history) == 6 and last < 0.9 * first
+
+
+def test_saved_adapters_give_the_same_logits(trained, folder):
+    model, tokenizer, run = trained
+    base, _ = load_base(path=folder, quantization="nf4", device="cpu")
+    ids = torch.tensor([tokenizer("Where is Bray?")["input_ids"]])
+    model.eval()
+    with torch.no_grad():
+        expected = model(ids).logits
+        assert not torch.equal(base(ids).logits, expected)
+        assert torch.equal(load_adapters(base, run.adapters).eval()(ids).logits, expected)
+
+
+def test_a_trained_model_answers(trained):
+    model, tokenizer, _ = trained
+    prompts = conversations(answers=False)
+    answers = evaluation.generate(model, tokenizer, prompts, max_new_tokens=8, progress=False)
+    assert len(answers) == len(prompts) and all(isinstance(answer, str) for answer in answers)
+
+
+def test_answers_in_a_batch_equal_answers_without_padding_and_cache(folder, tokenizer):
+    """The prompts have a common beginning, and they are longer than the sliding window.
+
+    In 16 bits, rounding could decide between two tokens that are almost equally probable.
+    """
+    model = tf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    prompts = conversations(answers=False)
+    answers = evaluation.generate(model, tokenizer, prompts, max_new_tokens=8, progress=False)
+    assert any(answers) and answers == one_by_one(model, tokenizer, prompts, 8)
