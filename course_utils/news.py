@@ -5,8 +5,7 @@ An example is a short story with its section and a headline. The task is to writ
     "The letters arrived before breakfast. Tile maker …"
         -> {"section": "business", "headline": "Tile maker axes 620 jobs as kilns go cold"}
 
-All text is synthetic and invented; data/DATASHEET.md describes how the text was made. `load_jsonl`
-loads your own data instead.
+All text is synthetic and invented; data/DATASHEET.md describes how the text was made.
 """
 
 from __future__ import annotations
@@ -14,12 +13,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import sha256
 from importlib.resources import files
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from course_utils.validation import CourseError, first_line
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -52,10 +47,6 @@ HOUSE_RULES = (
 HOUSE_STYLE = "; ".join(HOUSE_RULES)
 
 Message = dict[str, str]
-
-
-class DataError(CourseError, ValueError):
-    """Raised if data can't be used. The message lists up to 20 errors with their line numbers."""
 
 
 # -- the house style ---------------------------------------------------------------------------
@@ -301,193 +292,6 @@ def load_news() -> DatasetDict:
         records = [json.loads(line) for line in lines]
     columns = ("id", "section", "story", "headline")
     return _by_split((r["split"], {c: r[c] for c in columns}) for r in records)
-
-
-def load_jsonl(path: str | Path, *, validation_share: float = 0.1) -> DatasetDict:
-    """Load your own instruction data: a UTF-8 file with one JSON object in each line.
-
-    Each line has one of three forms:
-
-        {"prompt": "…", "answer": "…"}
-        {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
-        {"section": "…", "story": "…", "headline": "…"}        as the course's own news briefs
-
-    A line may also have a "split" (train, validation or test) and an "id". If no line has a split,
-    a share of the prompts is held out for validation: the prompts with the smallest sha256 hashes.
-    So the choice is the same each time, and a prompt that occurs twice is never in both splits.
-
-    Args:
-        path: the path of the file.
-        validation_share: the share of the prompts that is held out, at least 0 and below 1.
-
-    Returns:
-        The splits with the columns id and messages. `sft.encode_all(data["train"]["messages"],
-        tokenizer)` prepares a split for training.
-
-    Raises:
-        DataError: the data can't be used. The message lists up to 20 errors with their line
-            numbers.
-        FileNotFoundError: there is no such file.
-    """
-    if not 0 <= validation_share < 1:
-        raise ValueError(f"validation_share must be at least 0 and below 1, got {validation_share}")
-    path = Path(path)
-    lines = dict(_parse(path.read_bytes(), path.name))
-    if not lines:
-        raise DataError(f"{path.name} has no examples")
-    errors = [(line, error) for line, record in lines.items() for error in _record_errors(record)]
-    _raise_errors(errors, path.name)
-    conversations = {line: _conversation(record) for line, record in lines.items()}
-    ids = {line: record.get("id", f"line-{line}") for line, record in lines.items()}
-    errors = _duplicates(ids, "id") + _duplicates(
-        {n: json.dumps(t) for n, t in conversations.items()}, "example"
-    )
-    errors += _split_errors(lines)
-    _raise_errors(errors, path.name)
-    splits = {line: record.get("split") for line, record in lines.items()}
-    if None in splits.values():
-        splits = _hold_out(conversations, validation_share)
-    return _by_split((splits[n], {"id": ids[n], "messages": conversations[n]}) for n in lines)
-
-
-def _parse(raw: bytes, name: str) -> list[tuple[int, Any]]:
-    """Return the number and the parsed JSON of each line that isn't blank.
-
-    Lines end with LF or CRLF, and the file may begin with a byte order mark.
-    """
-    lines, errors = [], []
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        try:
-            text = line.decode("utf-8").strip()
-            if text:
-                lines.append((number, json.loads(text)))
-        except UnicodeDecodeError as error:
-            errors.append((number, f"not UTF-8 (byte {error.start + 1}): save the file as UTF-8"))
-        except json.JSONDecodeError as error:
-            errors.append((number, f"not JSON: {error.msg} at character {error.pos + 1}"))
-        # Python limits the number of digits of a number, and the depth of nested brackets.
-        except (ValueError, RecursionError) as error:
-            errors.append((number, f"not JSON that Python can read: {first_line(error)}"))
-    _raise_errors(errors, name)
-    return lines
-
-
-# The key by which a form is recognized, and all keys that this form needs.
-_FORMS = {
-    "messages": ("messages",),
-    "prompt": ("prompt", "answer"),
-    "story": ("section", "story", "headline"),
-}
-
-
-def _record_errors(record: object) -> list[str]:
-    """Return the errors in one line of a user's own file."""
-    if not isinstance(record, dict):
-        return [f"not a JSON object: {record!r:.60}"]
-    form = next((keys for key, keys in _FORMS.items() if key in record), None)
-    if form is None:
-        needs = ", or ".join(" and ".join(keys) for keys in _FORMS.values())
-        return [f"needs {needs}, but has {', '.join(sorted(record)) or 'no key'}"]
-    errors = _text_errors(record, [key for key in form if key != "messages"])
-    if "messages" in form:
-        errors = _message_errors(record["messages"])
-    if extra := sorted(set(record) - {*form, "id", "split"}):
-        allowed = ", ".join([*form, "id", "split"])
-        errors.append(f"unknown key {extra[0]!r}: the keys must be {allowed}")
-    if "id" in record:
-        errors += _text_errors(record, ["id"])
-    if record.get("split", "train") not in SPLITS:
-        errors.append(f"split {record['split']!r} must be one of {', '.join(SPLITS)}")
-    return errors
-
-
-def _message_errors(turns: object) -> list[str]:
-    if not isinstance(turns, list) or len(turns) < 2:
-        return ["'messages' must be a list of at least a user's and an assistant's message"]
-    errors = []
-    for number, turn in enumerate(turns, 1):
-        wrong = _text_errors(turn, ("role", "content"))
-        if not wrong and turn["role"] not in ("system", "user", "assistant"):
-            wrong = [f"role {turn['role']!r} must be one of system, user, assistant"]
-        errors += [f"message {number}: {error}" for error in wrong]
-    if not errors and turns[-1]["role"] != "assistant":
-        errors.append("the last message must be the assistant's, because it is the answer to learn")
-    return errors
-
-
-def _text_errors(record: object, keys: Iterable[str]) -> list[str]:
-    """Return the errors of a record that must have text for each of these keys."""
-    if not isinstance(record, dict):
-        return [f"not a JSON object: {record!r:.60}"]
-    errors = []
-    for key in keys:
-        if key not in record:
-            errors.append(f"no {key!r}")
-        elif not isinstance(record[key], str):
-            errors.append(f"{key!r} must be text, got {type(record[key]).__name__}")
-        elif not record[key].strip():
-            errors.append(f"{key!r} is empty")
-        elif re.search("[\ud800-\udfff]", record[key]):
-            errors.append(f"{key!r} contains half of a character: {record[key]!a:.60}")
-    return errors
-
-
-def _duplicates(values: Mapping[int, object], kind: str) -> list[tuple[int, str]]:
-    """Return an error for each line whose value equals the value of an earlier line."""
-    first: dict[object, int] = {}
-    errors = []
-    for line, value in values.items():
-        if isinstance(value, str) and first.setdefault(value, line) != line:
-            errors.append((line, f"same {kind} as line {first[value]}"))
-    return errors
-
-
-def _raise_errors(errors: Sequence[tuple[int, str]], source: str, limit: int = 20) -> None:
-    if not errors:
-        return
-    lines = [f"  line {line}: {error}" for line, error in sorted(errors)[:limit]]
-    if len(errors) > limit:
-        lines.append(f"  and {len(errors) - limit} more")
-    count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
-    raise DataError("\n".join([f"{count} in {source}:", *lines]))
-
-
-def _conversation(record: Mapping) -> list[Message]:
-    if "messages" in record:
-        return [{"role": m["role"], "content": m["content"]} for m in record["messages"]]
-    if "prompt" in record:
-        return [
-            {"role": "user", "content": record["prompt"]},
-            {"role": "assistant", "content": record["answer"]},
-        ]
-    return tuned_messages(record)
-
-
-def _split_errors(lines: Mapping[int, Mapping]) -> list[tuple[int, str]]:
-    """Return the errors of the splits.
-
-    The splits are correct if no line has a split, or if every line has a split and at least one of
-    the splits is "train".
-    """
-    unnamed = [line for line, record in lines.items() if "split" not in record]
-    if len(unnamed) == len(lines):
-        return []
-    if not unnamed and all(record["split"] != "train" for record in lines.values()):
-        return [(min(lines), 'no line has the split "train"')]
-    return [(line, "has no split, but other lines have one") for line in unnamed]
-
-
-def _hold_out(conversations: Mapping[int, list[Message]], share: float) -> dict[int, str]:
-    """Return the split of each line. The prompts with the smallest hashes are for validation."""
-    prompts = {
-        n: sha256(json.dumps(messages[:-1]).encode()).hexdigest()
-        for n, messages in conversations.items()
-    }
-    ranked = sorted(set(prompts.values()))
-    least = min(1, len(ranked) - 1) if share else 0
-    # At least one prompt is left for training.
-    held_out = set(ranked[: min(max(round(share * len(ranked)), least), len(ranked) - 1)])
-    return {n: "validation" if prompt in held_out else "train" for n, prompt in prompts.items()}
 
 
 def _by_split(rows: Iterable[tuple[str, dict]]) -> DatasetDict:

@@ -1,4 +1,4 @@
-"""Test the news data set, the check of house style, the prompts, and the loading of own data."""
+"""Test the news data set, the check of house style, and the prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections import Counter
 import pytest
 
 from course_utils import news
-from course_utils.news import DataError
 
 STORY = (
     "Teachers in Halvik vote on Friday, said Ned Orlo of the Lake League. The strike is in its "
@@ -27,12 +26,6 @@ def data():
 @pytest.fixture(scope="module")
 def examples(data):
     return [row for split in data.values() for row in split]
-
-
-def write(path, *records, newline="\n"):
-    lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
-    path.write_bytes((newline.join(lines) + newline).encode())
-    return path
 
 
 # -- the data set
@@ -227,182 +220,3 @@ def test_the_tuned_prompt_is_shorter_and_may_end_with_the_answer(examples):
         for messages in (prompt, news.messages(examples[0]))
     )
     assert tuned < zero_shot / 1.5
-
-
-# -- own data
-
-
-def record(**changes):
-    good = {
-        "id": "sport-001",
-        "split": "train",
-        "section": "sport",
-        "story": STORY,
-        "headline": "Teachers in Halvik vote",
-    }
-    return {key: value for key, value in (good | changes).items() if value is not None}
-
-
-def test_the_errors_of_all_lines_are_in_one_exception(tmp_path):
-    bad = [record(id="a", story=""), record(id="b"), record(id="c", headline=" ", split="y")]
-    with pytest.raises(DataError) as error:
-        news.load_jsonl(write(tmp_path / "own.jsonl", *bad))
-    assert [line.split(":")[0].strip() for line in str(error.value).splitlines()] == [
-        "3 errors in own.jsonl",
-        "line 1",
-        "line 3",
-        "line 3",
-    ]
-
-
-def test_only_the_first_20_errors_are_listed(tmp_path):
-    with pytest.raises(DataError, match=r"30 errors in own\.jsonl:(?s:.*)and 10 more"):
-        news.load_jsonl(write(tmp_path / "own.jsonl", *[[]] * 30))
-
-
-PAIRS = [{"prompt": f"question {n}", "answer": f"answer {n}"} for n in range(20)]
-
-
-def test_a_prompt_and_an_answer_become_messages(tmp_path):
-    own = news.load_jsonl(write(tmp_path / "own.jsonl", *PAIRS))
-    assert {split: len(rows) for split, rows in own.items()} == {"train": 18, "validation": 2}
-    assert own["train"].column_names == ["id", "messages"]
-    row = own["train"][0]
-    n = int(row["id"].removeprefix("line-")) - 1
-    assert row["messages"] == [
-        {"role": "user", "content": f"question {n}"},
-        {"role": "assistant", "content": f"answer {n}"},
-    ]
-
-
-def test_messages_are_not_changed(tmp_path):
-    messages = [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": "Hello"},
-    ]
-    own = news.load_jsonl(
-        write(tmp_path / "own.jsonl", {"messages": messages, "id": "a"}), validation_share=0
-    )
-    assert own["train"].to_list() == [{"id": "a", "messages": messages}]
-
-
-def test_news_records_become_the_tuned_messages(tmp_path):
-    other = record(id="b", split="test", headline="Halvik awaits teachers vote")
-    own = news.load_jsonl(write(tmp_path / "own.jsonl", record(), other))
-    assert own["train"][0]["messages"] == news.tuned_messages(record())
-    assert own["test"]["id"] == ["b"]
-
-
-def test_the_split_is_independent_of_the_order_and_separates_no_equal_prompts(tmp_path):
-    twice = [*PAIRS, *({**pair, "answer": "another"} for pair in PAIRS)]
-    splits = []
-    for records in (twice, twice[::-1]):
-        own = news.load_jsonl(write(tmp_path / "own.jsonl", *records), validation_share=0.3)
-        prompts = {s: {m[0]["content"] for m in own[s]["messages"]} for s in own}
-        assert not prompts["train"] & prompts["validation"]
-        splits.append(prompts)
-    assert splits[0] == splits[1] and len(splits[0]["validation"]) == 6
-
-
-@pytest.mark.parametrize(("count", "held_out"), [(1, 0), (2, 1), (9, 1)])
-def test_of_two_or_more_prompts_at_least_one_is_for_validation(tmp_path, count, held_out):
-    own = news.load_jsonl(write(tmp_path / "own.jsonl", *PAIRS[:count]))
-    assert len(own.get("validation", [])) == held_out and len(own["train"]) == count - held_out
-
-
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_at_least_one_prompt_is_for_training(tmp_path, count):
-    own = news.load_jsonl(write(tmp_path / "own.jsonl", *PAIRS[:count]), validation_share=0.9)
-    assert len(own["train"]) == 1
-
-
-def test_files_may_have_a_byte_order_mark_crlf_and_blank_lines(tmp_path):
-    path = write(
-        tmp_path / "own.jsonl", "\ufeff" + json.dumps(PAIRS[0]), "", "  ", PAIRS[1], newline="\r\n"
-    )
-    own = news.load_jsonl(path, validation_share=0)
-    assert own["train"]["id"] == ["line-1", "line-4"]
-
-
-def test_a_unicode_line_separator_does_not_end_a_line(tmp_path):
-    path = tmp_path / "own.jsonl"
-    path.write_text(json.dumps({"prompt": "a\u2028b", "answer": "c"}, ensure_ascii=False), "utf-8")
-    assert news.load_jsonl(path)["train"][0]["messages"][0]["content"] == "a\u2028b"
-
-
-@pytest.mark.parametrize(
-    ("bad", "error"),
-    [
-        ({"prompt": "x", "answer": " "}, "'answer' is empty"),
-        ({"prompt": "x\ud83d", "answer": "y"}, "'prompt' contains half of a character"),
-        ({"prompt": "x", "answer": "y", "id": "\ud83d"}, "'id' contains half of a character"),
-        ({"prompt": "x"}, "no 'answer'"),
-        ({"prompt": 3, "answer": "y"}, "'prompt' must be text, got int"),
-        ({"question": "x", "answer": "y"}, "needs messages, or prompt and answer, or section and"),
-        ({}, "but has no key"),
-        (
-            {"prompt": "x", "answer": "y", "extra": 1},
-            "unknown key 'extra': the keys must be prompt, answer, id",
-        ),
-        ({"prompt": "x", "answer": "y", "split": "dev"}, "split 'dev' must be one of train"),
-        ({"prompt": "x", "answer": "y", "id": 3}, "'id' must be text"),
-        ({"messages": [[], {"role": "assistant", "content": "y"}]}, "message 1: not a JSON object"),
-        (record(headline=None), "no 'headline'"),
-        ({"prompt": "x", "answer": "y", "split": "train"}, None),
-        ({"messages": "hello"}, "'messages' must be a list"),
-        ({"messages": [{"role": "user", "content": "x"}]}, "'messages' must be a list of at least"),
-        ({"messages": [{"role": "user"}, {"role": "assistant", "content": "y"}]}, "message 1: no"),
-        (
-            {"messages": [{"role": "bot", "content": "x"}, {"role": "user", "content": "y"}]},
-            "message 1: role 'bot' must be one of system, user, assistant",
-        ),
-        (
-            {"messages": [{"role": "assistant", "content": "x"}, {"role": "user", "content": "y"}]},
-            "last message must be the assistant's",
-        ),
-        ([1, 2], "not a JSON object"),
-        ('{"prompt": "x", ', "not JSON: Expecting"),
-        ('{"prompt": ' + 5000 * "1" + "}", "not JSON that Python can read: Exceeds the limit"),
-        (100_000 * "[", "not JSON that Python can read: maximum recursion depth"),
-        (PAIRS[0], "same example as line 1"),
-    ],
-)
-def test_an_error_in_own_data_is_reported_with_its_line(tmp_path, bad, error):
-    path = write(tmp_path / "own.jsonl", PAIRS[0], "", bad)
-    with pytest.raises(DataError) as raised:
-        news.load_jsonl(path)
-    line = "line 1: has no split, but other lines have one" if error is None else "line 3: "
-    assert str(raised.value).startswith(f"1 error in own.jsonl:\n  {line}")
-    assert (error or "") in str(raised.value)
-
-
-def test_data_whose_splits_do_not_include_train_raises_an_error(tmp_path):
-    path = write(tmp_path / "own.jsonl", *({**pair, "split": "test"} for pair in PAIRS))
-    with pytest.raises(DataError, match='no line has the split "train"'):
-        news.load_jsonl(path)
-
-
-def test_a_line_that_is_not_utf_8_raises_an_error(tmp_path):
-    path = tmp_path / "own.jsonl"
-    text = json.dumps({"prompt": "café", "answer": "y"}, ensure_ascii=False)
-    path.write_bytes(json.dumps(PAIRS[0]).encode() + b"\n" + text.encode("latin-1"))
-    with pytest.raises(DataError, match="line 2: not UTF-8"):
-        news.load_jsonl(path)
-
-
-def test_a_file_without_examples_raises_an_error(tmp_path):
-    (tmp_path / "own.jsonl").write_text("\n\n")
-    with pytest.raises(DataError, match=r"own\.jsonl has no examples"):
-        news.load_jsonl(tmp_path / "own.jsonl")
-
-
-def test_a_missing_file_raises_an_error_with_its_name(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.jsonl"):
-        news.load_jsonl(tmp_path / "nowhere.jsonl")
-
-
-@pytest.mark.parametrize("share", [-0.1, 1, 2])
-def test_a_validation_share_outside_its_range_raises_an_error(tmp_path, share):
-    with pytest.raises(ValueError, match="validation_share must be at least 0 and below 1"):
-        news.load_jsonl(write(tmp_path / "own.jsonl", *PAIRS), validation_share=share)

@@ -1,0 +1,215 @@
+"""Recognize the form of the examples in a user's file, and turn each into a conversation.
+
+    {"question": "2 + 2?", "answer": "4"}
+        -> [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
+
+`FORMS` lists the forms that are recognized by their keys.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from course_utils.news import Message, tuned_messages
+
+ROLES = ("system", "user", "assistant")
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Form:
+    """The keys of an example.
+
+    Attributes:
+        keys: the keys that each example must have. Two keys are the prompt's and the answer's.
+        optional: keys that an example may have, too.
+    """
+
+    keys: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return listed(self.keys)
+
+    @property
+    def common(self) -> tuple[str, ...]:
+        """The keys with a meaning of their own that an example may have."""
+        # In a user's own form, "id" can mean anything. Training on a test split is worth avoiding
+        # in any form.
+        names = ("id", "split") if self in FORMS else ("split",)
+        return tuple(name for name in names if name not in self.keys)
+
+    def fits(self, record: Mapping[str, Any]) -> bool:
+        """Return whether an example has all keys of this form."""
+        return all(key in record for key in self.keys)
+
+    def errors(self, record: Mapping[str, Any]) -> list[str]:
+        """Return the errors in the prompt and the answer of an example."""
+        if missing := [f"no {key!r}" for key in self.keys if key not in record]:
+            return missing
+        if self == MESSAGES:
+            return _conversation_errors(record["messages"])
+        if self == NEWS:
+            return _texts_errors(record, self.keys)
+        prompt, answer = self.keys
+        if self == ALPACA:
+            errors = _texts_errors(record, [prompt])
+            # An instruction that needs no input has an empty text or null.
+            if record.get("input"):
+                errors += _texts_errors(record, ["input"])
+        else:
+            errors = _prompt_errors(record[prompt], prompt)
+        return errors + _answer_errors(record[answer], answer)
+
+    def conversation(self, record: Mapping[str, Any]) -> list[Message]:
+        """Return an example without errors as messages, of which the last one is the answer."""
+        if self == MESSAGES:
+            return _turns(record["messages"])
+        if self == NEWS:
+            return tuned_messages(record)
+        prompt, answer = (record[key] for key in self.keys)
+        if self == ALPACA and record.get("input"):
+            prompt = f"{prompt}\n\n{record['input']}"
+        question = [_turn("user", prompt)] if isinstance(prompt, str) else _turns(prompt)
+        return [*question, _turn("assistant", answer if isinstance(answer, str) else answer[0])]
+
+
+MESSAGES = Form(("messages",))
+NEWS = Form(("section", "story", "headline"))
+ALPACA = Form(("instruction", "output"), ("input",))
+FORMS = (
+    MESSAGES,
+    Form(("prompt", "answer")),
+    Form(("prompt", "completion")),
+    Form(("prompt", "response")),
+    Form(("question", "answer")),
+    ALPACA,
+    Form(("input", "output")),
+    Form(("input", "ideal")),
+    NEWS,
+)
+
+
+def forms_of(record: Mapping[str, Any]) -> list[Form]:
+    """Return the forms that an example can have; more than one if its keys are ambiguous."""
+    if MESSAGES.fits(record):
+        return [MESSAGES]
+    found = [form for form in FORMS if form.fits(record)]
+    # The input of an instruction is not a prompt of its own.
+    return [f for f in found if not (ALPACA in found and f.keys == ("input", "output"))]
+
+
+def ignored_keys(record: Mapping[str, Any], form: Form) -> list[str]:
+    """Return the keys of an example, and of its messages, that the form does not use."""
+    ignored = [k for k in record if k not in (*form.keys, *form.optional, *form.common)]
+    for value in map(record.get, form.keys):
+        if isinstance(value, list) and all(isinstance(turn, dict) for turn in value):
+            others = (key for turn in value for key in turn if key not in ("role", "content"))
+            ignored += [f"{key} of messages" for key in dict.fromkeys(others)]
+    return ignored
+
+
+def common_errors(record: Mapping[str, Any], form: Form) -> list[str]:
+    """Return the errors in the id and the split of an example."""
+    errors = []
+    name = record.get("id", 0)
+    if "id" in form.common and (isinstance(name, bool) or not isinstance(name, int | float)):
+        errors += _text_errors(name, "'id'", "text or a number")
+    if "split" in form.common and record.get("split", "train") not in SPLITS:
+        errors.append(f"the split {record['split']!r:.60} must be one of {', '.join(SPLITS)}")
+    return errors
+
+
+def listed(keys: Iterable[str], limit: int = 8) -> str:
+    """Return keys as a list for readers, such as "'a', 'b' and 'c'"."""
+    names = [f"{key!r:.60}" for key in keys]
+    if len(names) > limit:
+        names[limit:] = [f"{len(names) - limit:,} more"]
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def json_type(value: object) -> str:
+    """Return the name of a JSON value's type with its article, such as "a list"."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    names = {dict: "an object", list: "a list", str: "text", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _turn(role: str, content: str) -> Message:
+    return {"role": role, "content": content}
+
+
+def _turns(messages: Sequence[Mapping[str, str]]) -> list[Message]:
+    return [_turn(message["role"], message["content"]) for message in messages]
+
+
+def _conversation_errors(turns: object) -> list[str]:
+    """Return the errors of a whole conversation, which must end with the assistant's answer."""
+    if not isinstance(turns, list) or len(turns) < 2:
+        return ["'messages' must be a list of at least a user's and an assistant's message"]
+    errors = _turns_errors(turns)
+    if not errors and turns[-1]["role"] != "assistant":
+        errors.append("the last message must be the assistant's, because it is the answer to learn")
+    elif not errors and turns[-2]["role"] != "user":
+        errors.append("the message before the assistant's last message must be the user's")
+    return errors
+
+
+def _prompt_errors(prompt: object, key: str) -> list[str]:
+    """Return the errors of a prompt, which is text or a list of messages."""
+    if not isinstance(prompt, list):
+        return _text_errors(prompt, repr(key), "text or a list of messages")
+    if not prompt:
+        return [f"{key!r} is empty"]
+    errors = _turns_errors(prompt)
+    if not errors and prompt[-1]["role"] != "user":
+        errors.append(f"the last message of {key!r} must be the user's")
+    return errors
+
+
+def _answer_errors(answer: object, key: str) -> list[str]:
+    """Return the errors of an answer, which is text or a list of one text."""
+    if isinstance(answer, list):
+        if len(answer) > 1:
+            return [f"{key!r} has {len(answer)} texts, but a model can learn only one: keep one"]
+        if not answer:
+            return [f"{key!r} is empty"]
+        answer = answer[0]
+    return _text_errors(answer, repr(key))
+
+
+def _turns_errors(turns: Iterable[object]) -> list[str]:
+    errors = []
+    for number, turn in enumerate(turns, 1):
+        if not isinstance(turn, dict):
+            wrong = [f"must be a JSON object with 'role' and 'content', got {json_type(turn)}"]
+        else:
+            wrong = _texts_errors(turn, ("role", "content"))
+            if not wrong and turn["role"] not in ROLES:
+                wrong = [f"the role {turn['role']!r:.60} must be one of {', '.join(ROLES)}"]
+        errors += [f"message {number}: {error}" for error in wrong]
+    return errors
+
+
+def _texts_errors(record: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    """Return the errors of a record that must have text for each of these keys."""
+    errors = []
+    for key in keys:
+        errors += _text_errors(record[key], repr(key)) if key in record else [f"no {key!r}"]
+    return errors
+
+
+def _text_errors(value: object, name: str, allowed: str = "text") -> list[str]:
+    if not isinstance(value, str):
+        return [f"{name} must be {allowed}, got {json_type(value)}"]
+    if not value.strip():
+        return [f"{name} is empty"]
+    # JSON can write half of a character, such as "\ud83d", which no tokenizer accepts.
+    if re.search("[\ud800-\udfff]", value):
+        return [f"{name} contains half of a character: {value!a:.60}"]
+    return []

@@ -1,0 +1,169 @@
+"""Find what is worth a warning in data that can be used for training.
+
+The functions get conversations by their line numbers. Each returns notes in whole sentences, which
+give a count and the first line numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+
+from course_utils.news import Message
+from course_utils.tuning.forms import Form, ignored_keys, listed
+
+Conversations = Mapping[int, Sequence[Message]]
+
+# Answers of fewer words are often labels or numbers, which end without punctuation.
+FEWEST_WORDS = 5
+# Below these numbers, a share of answers without their end mark says little.
+FEWEST_ANSWERS = 10
+LARGEST_MINORITY = 0.2
+FEW_EXAMPLES = 100
+# The mark may be followed by quotation marks, brackets or Markdown.
+SENTENCE_END = re.compile("[.!?…。！？][\"'”’»)\\]}*_`]*$")  # noqa: RUF001 -- full-width marks
+
+
+def lines_text(lines: Collection[int], limit: int = 5) -> str:
+    """Return the first line numbers for readers, such as "lines 3, 4 and 5"."""
+    first = [str(line) for line in sorted(lines)[:limit]]
+    if len(lines) > limit:
+        first.append(f"{len(lines) - limit:,} more")
+    *others, last = first
+    return f"lines {', '.join(others)} and {last}" if others else f"line {last}"
+
+
+def about_examples(conversations: Conversations) -> list[str]:
+    """Return the notes about prompts and answers."""
+    return [
+        *_different_answers(conversations),
+        *_cut_answers(conversations),
+        *_one_answer(conversations),
+    ]
+
+
+def about_space(lines: Collection[int]) -> list[str]:
+    """Return a note about the lines from whose answers white space was removed."""
+    if not lines:
+        return []
+    answers = "1 answer begins" if len(lines) == 1 else f"{len(lines):,} answers begin"
+    ends = "ends" if len(lines) == 1 else "end"
+    return [f"{answers} or {ends} with white space, which was removed ({lines_text(lines)})."]
+
+
+def about_keys(records: Mapping[int, Mapping], form: Form) -> list[str]:
+    """Return a note about the keys that are ignored."""
+    keys: dict[str, None] = {}
+    lines = []
+    for line, record in records.items():
+        if ignored := ignored_keys(record, form):
+            keys.update(dict.fromkeys(ignored))
+            lines.append(line)
+    if not keys:
+        return []
+    what = "The key %s is" if len(keys) == 1 else "The keys %s are"
+    where = "1 line" if len(lines) == 1 else f"{len(lines):,} lines"
+    return [f"{what % listed(keys)} ignored in {where} ({lines_text(lines)})."]
+
+
+def about_split(
+    conversations: Conversations, train: Sequence[int], held: Sequence[int], most: int
+) -> list[str]:
+    """Return the notes about the rows for training and the held-out rows.
+
+    Args:
+        conversations: all conversations.
+        train: the lines for training.
+        held: the lines that are held out.
+        most: the number of held-out rows that are used.
+    """
+    notes = []
+    if len(train) < FEW_EXAMPLES:
+        notes.append(
+            f"Only {len(train)} examples are left for training. Models learn more reliably from at "
+            f"least {FEW_EXAMPLES}."
+        )
+    learned = {_prompt(conversations[line]) for line in train}
+    if both := [line for line in held if _prompt(conversations[line]) in learned]:
+        rows = "1 held-out row has a prompt"
+        if len(both) > 1:
+            rows = f"{len(both):,} held-out rows have prompts"
+        notes.append(
+            f"{rows} that training rows have, too ({lines_text(both)}). The model may remember the "
+            "answers instead of finding them."
+        )
+    if len(held) > most:
+        notes.append(
+            f"The splits hold out {len(held):,} rows. Only {most} of them are used: those whose "
+            "prompts have the smallest hashes."
+        )
+    return notes
+
+
+def _prompt(messages: Sequence[Message]) -> tuple:
+    return tuple((message["role"], message["content"]) for message in messages[:-1])
+
+
+def _different_answers(conversations: Conversations) -> list[str]:
+    """Return a note about prompts that have several answers; a model can learn only one."""
+    by_prompt = defaultdict(list)
+    for line, messages in conversations.items():
+        by_prompt[_prompt(messages)].append(line)
+    repeated = [lines for lines in by_prompt.values() if len(lines) > 1]
+    if not repeated:
+        return []
+    prompts = "1 prompt has" if len(repeated) == 1 else f"{len(repeated):,} prompts have"
+    lines = [line for group in repeated for line in group]
+    return [
+        f"{prompts} different answers ({lines_text(lines)}). A model that always gives the same "
+        "answer to a prompt can't be right in all of these lines."
+    ]
+
+
+def _ending(answer: str) -> str:
+    """Return the kind of an answer's end: a mark, "." for any end of a sentence, or "" for none."""
+    # JSON ends with a bracket, even if the text in it ends with the end of a sentence.
+    if answer[-1] not in "}]" and SENTENCE_END.search(answer):
+        return "."
+    return "" if answer[-1].isalnum() else answer[-1]
+
+
+def _cut_answers(conversations: Conversations) -> list[str]:
+    """Return a note about the few answers that lack the mark with which most answers end."""
+    answers = {line: messages[-1]["content"] for line, messages in conversations.items()}
+    endings = {n: _ending(a) for n, a in answers.items() if len(a.split()) >= FEWEST_WORDS}
+    if len(endings) < FEWEST_ANSWERS:
+        return []
+    usual = Counter(endings.values()).most_common(1)[0][0]
+    cut = [
+        line
+        for line, ending in endings.items()
+        if ending != usual and not (usual == "." and SENTENCE_END.search(answers[line]))
+    ]
+    if not usual or not cut or len(cut) >= LARGEST_MINORITY * len(endings):
+        return []
+    mark = "the end mark of a sentence" if usual == "." else usual
+    lack = "1 answer does" if len(cut) == 1 else f"{len(cut):,} answers do"
+    return [
+        f"{lack} not end with {mark} ({lines_text(cut)}), as the other {len(endings) - len(cut):,} "
+        f"answers of at least {FEWEST_WORDS} words do. Check whether text is cut off."
+    ]
+
+
+def _one_answer(conversations: Conversations) -> list[str]:
+    """Return a note about an answer that more than half of the rows have."""
+    answers = {line: messages[-1]["content"] for line, messages in conversations.items()}
+    answer, count = Counter(answers.values()).most_common(1)[0]
+    if count * 2 <= len(answers):
+        return []
+    lines = [line for line, other in answers.items() if other == answer]
+    return [
+        f"{count:,} of {len(answers):,} rows have the answer {_short(answer)!r} "
+        f"({lines_text(lines)}). A model that always gives this answer is right in "
+        f"{count / len(answers):.0%} of the rows."
+    ]
+
+
+def _short(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"
