@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -31,6 +30,7 @@ from benchmarks.runner import RESULTS, Benchmark, Report, load_report, measured_
 from course_utils import evaluation, export, news, sft
 from course_utils.export import gguf_files
 from course_utils.models import load_base
+from course_utils.parity import kl_divergence, of_model, probabilities
 from course_utils.serving import Engine
 from course_utils.training import Recipe, attach_adapters, finetune, load_adapters
 from course_utils.units import format_bytes
@@ -165,14 +165,9 @@ def unscaled_adapters(adapters: Path) -> Path:
 
 def in_transformers(model: Any, tokenizer: Any, files: Sequence[Path], seconds: float) -> Subject:
     """Return a model that transformers and `evaluation.generate` run."""
-
-    def probabilities(ids: list[int]) -> Tensor:
-        with torch.no_grad():
-            return model(torch.tensor([ids])).logits[0, -1].float().softmax(-1)
-
     return Subject(
         lambda some: evaluation.generate(model, tokenizer, some, max_new_tokens=NEW_TOKENS),
-        probabilities,
+        of_model(model),
         lambda chat: sft.prompt_ids(chat, tokenizer),
         files,
         seconds,
@@ -341,13 +336,10 @@ def divergences(subject: Subject, prompts: Sequence[list[int]]) -> list[float]:
     """
     file = FOLDER / "probabilities.safetensors"
     beginning = load_base(quantization=None)[1](BEGINNING, add_special_tokens=False)["input_ids"]
-    probabilities = torch.stack([subject.probabilities([*ids, *beginning]) for ids in prompts])
+    found = probabilities(subject.probabilities, [[*ids, *beginning] for ids in prompts])
     if not file.is_file():
-        save_file({"reference": probabilities}, file)
-    p = load_file(file)["reference"].double()
-    # llama.cpp rounds tiny probabilities to 0.
-    q = probabilities.double().clamp_min(1e-12)
-    return torch.where(p > 0, p * (p.clamp_min(1e-300) / q).log(), 0.0).sum(-1).tolist()
+        save_file({"reference": found}, file)
+    return kl_divergence(load_file(file)["reference"], found).tolist()
 
 
 # --- the report -----------------------------------------------------------------------------------
@@ -396,8 +388,8 @@ def _table(report: Report, results: dict[str, dict], kind: str) -> str:
 
 
 def mean_divergence(result: dict[str, Any]) -> float:
-    """Return the mean KL divergence. That of the reference from itself is 0 up to rounding."""
-    return max(0.0, sum(result["divergences"]) / len(result["divergences"]))
+    """Return the mean KL divergence of a form from the reference, in nats."""
+    return sum(result["divergences"]) / len(result["divergences"])
 
 
 def _equal(ours: Sequence[Any], theirs: Sequence[Any]) -> str:

@@ -313,6 +313,49 @@ def train(arguments: tuple[str, ...]) -> None:
     command.main(arguments, prog_name="course train")
 
 
+@command("finetune")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    default="smollm2-135m",
+    show_default=True,
+    help="Base model: a name of the course, OWNER/NAME on the Hugging Face hub, or a folder.",
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the results; default: finetuned/ and the name of the file.",
+)
+@click.option("--prompt", metavar="KEY", help="Key of the prompt in each line.")
+@click.option("--answer", metavar="KEY", help="Key of the answer in each line.")
+@click.option(
+    "--held-out", default=0.1, show_default=True, help="Share of the rows that only measure."
+)
+@click.option("--max-length", default=1024, show_default=True, help="Most tokens of a row.")
+@click.option("--epochs", default=2, show_default=True, help="Passes over the training rows.")
+@click.option("--rank", default=8, show_default=True, help="Rank of the adapters.")
+@click.option("--learning-rate", type=float, help="Peak; default: depends on the model's size.")
+@click.option("--batch-size", default=8, show_default=True, help="Rows per optimizer step.")
+@click.option("--seed", default=0, show_default=True, help="Random seed.")
+@click.option("--licence", metavar="ID", help="Licence for the model card, such as apache-2.0.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run.")
+def finetune(data: Path, **options: Any) -> None:
+    """Fine-tune a model with QLoRA on your own file of prompts and answers.
+
+    DATA is a JSONL file: one JSON object in each line, such as {"prompt": "…", "answer": "…"}. The
+    command checks the file, predicts memory and time before it downloads the model, trains, and
+    measures the model before and after on rows that it did not train on. It writes the adapters
+    with a model card and a report page.
+    """
+    from course_utils.tuning import finetune_file
+
+    try:
+        done = finetune_file(data, say=click.echo, **options)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    sys.exit(0 if done else 130)
+
+
 @command("serve", extras="serve")
 @click.argument("model", required=False, type=click.Path(exists=True, path_type=Path))
 @click.option(

@@ -33,6 +33,16 @@ SPLITS = ("train", "validation", "test")
 TUNED_INSTRUCTION = "Section and headline (4 to 9 words, present tense) of the story, as JSON."
 # The messages of a prompt that may contain the full instruction.
 INSTRUCTION_PLACES = ("system", "user", "both")
+# The JSON schema of a correct answer. llama.cpp can make a model write nothing else.
+ANSWER_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "section": {"enum": list(SECTIONS)},
+        "headline": {"type": "string", "maxLength": 100},
+    },
+    "required": ["section", "headline"],
+    "additionalProperties": False,
+}
 # The sections of the worked examples in a few-shot prompt, one example for each section.
 SHOT_SECTIONS = ("health", "technology", "culture")
 

@@ -52,6 +52,14 @@ class Hub:
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
+    def be_used(self, monkeypatch) -> None:
+        """Let huggingface_hub in this process ask this hub until the end of the test."""
+        from huggingface_hub import constants
+
+        template = self.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", self.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
     def __enter__(self) -> Hub:
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
         return self

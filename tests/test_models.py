@@ -382,12 +382,8 @@ def test_a_model_from_the_hub_can_be_loaded_later_without_a_network(child, tiny_
 
 
 def test_a_model_is_downloaded_from_the_hub(machine, tiny_base, monkeypatch):
-    from huggingface_hub import constants
-
     with Hub({HUB_SMALL: tiny_base}) as hub:
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        hub.be_used(monkeypatch)
         folder = fetch_base(SMALL, source="hub")
     assert folder.name == COMMIT
     for name in ("config.json", "model.safetensors", "tokenizer.json"):

@@ -101,11 +101,9 @@ def folder(tmp_path):
 
 @pytest.fixture
 def ask_the_hub(monkeypatch):
-    from huggingface_hub import constants
-
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     with Hub({}) as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        hub.be_used(monkeypatch)
         yield hub
 
 

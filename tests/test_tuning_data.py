@@ -13,10 +13,11 @@ from course_utils import news, sft
 from course_utils.tuning.data import (
     DataError,
     check_lengths,
-    check_tokenizer,
+    prepare_tokenizer,
     read_data,
 )
 from course_utils.validation import CourseError
+from tests.conftest import make_tokenizer
 
 PAIRS = [{"prompt": f"question {n}", "answer": f"answer {n}"} for n in range(20)]
 PAIRS_AS_MESSAGES = [
@@ -189,8 +190,6 @@ def test_ids_may_be_numbers(own):
         ('{"prompt": "x", ', "not JSON: Expecting property name enclosed in double quotes"),
         ('{"prompt": ' + 5000 * "1" + "}", "not JSON that Python can read: Exceeds the limit"),
         (100_000 * "[", "not JSON that Python can read: maximum recursion depth"),
-        (PAIRS[1], "same example as line 2"),
-        ({**PAIRS[1], "answer": " answer 1\n"}, "same example as line 2"),
         (
             {"input": "x", "ideal": "y"},
             "has 'input' and 'ideal', but line 1 has 'prompt' and 'answer': all lines must have "
@@ -259,8 +258,8 @@ def test_an_error_in_another_form_is_reported(own, record, bad, error):
 def test_the_errors_of_all_lines_are_in_one_exception_in_order(own):
     bad = ["{", {"prompt": "", "answer": ""}, 3, PAIRS[0], {**PAIRS[1], "split": "x"}]
     message = error_of(own(PAIRS[0], *bad))
-    assert [line.partition(", ")[0] for line in message.splitlines()[:-2]] == [
-        "9 errors in own.jsonl:",
+    assert [line.partition(", ")[0] for line in message.splitlines()] == [
+        "8 errors in own.jsonl:",
         "  line 1: has no split",
         "  line 2: not JSON: Expecting property name enclosed in double quotes at character 2",
         "  line 3: 'answer' is empty",
@@ -268,7 +267,6 @@ def test_the_errors_of_all_lines_are_in_one_exception_in_order(own):
         "  line 3: has no split",
         "  line 4: must be a JSON object",
         "  line 5: has no split",
-        "  line 5: same example as line 1",
         "  line 6: the split 'x' must be one of train",
     ]
 
@@ -418,12 +416,14 @@ def test_the_command_does_not_overwrite_a_file_of_the_same_name(own, tmp_path):
     assert "own-new.jsonl" in message and "own.jsonl" not in message
 
 
-def test_the_error_for_equal_lines_names_a_command_that_removes_them(own, tmp_path):
-    message = error_of(own(*PAIRS, PAIRS[3], PAIRS[4]))
-    assert "2 errors in own.jsonl:\n  line 21: same example as line 4\n  line 22: same" in message
-    assert "This command keeps one of several equal lines:\n" in message
-    run_advice(message)
-    assert len(by_line(read_data(tmp_path / "own-new.jsonl"))) == 20
+def test_equal_examples_are_left_out_with_a_note(own):
+    spaced = {**PAIRS[4], "answer": " answer 4\n"}
+    data = read_data(own(*PAIRS, PAIRS[3], spaced))
+    assert list(by_line(data)) == list(range(1, 21))
+    note = "2 rows repeat an earlier example and are left out (lines 21 and 22)."
+    assert note in data.notes
+    once = read_data(own(*PAIRS, PAIRS[3])).notes
+    assert "1 row repeats an earlier example and is left out (line 21)." in once
 
 
 def test_files_may_have_a_byte_order_mark_crlf_and_blank_lines(own):
@@ -727,36 +727,29 @@ def test_the_maximum_length_must_be_a_whole_number(own, tokenizer):
         check_lengths(read_data(own(*PAIRS)), tokenizer, 0)
 
 
-def test_a_tokenizer_that_ends_answers_is_accepted(tokenizer):
-    check_tokenizer(tokenizer)
+def test_a_tokenizer_that_ends_answers_as_its_template_is_not_changed(tokenizer):
+    prepare_tokenizer(tokenizer)
+    assert tokenizer.eos_token == "<|im_end|>"
+
+
+@pytest.mark.parametrize("end_token", [None, "<|endoftext|>"])
+def test_the_token_that_ends_messages_in_the_template_becomes_the_end_token(end_token):
+    tokenizer = make_tokenizer()
+    tokenizer.eos_token = end_token
+    prepare_tokenizer(tokenizer)
+    assert sft.answer_ids("Yes", tokenizer)[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "error"),
+    ("template", "error"),
     [
-        (
-            "chat_template",
-            None,
-            "the tokenizer has no chat template, which turns a conversation into text: choose a "
-            'model for chats, whose name often ends with "Instruct" or "it"',
-        ),
-        (
-            "eos_token",
-            None,
-            "the tokenizer has no end token, so the model would never learn to stop: choose "
-            "another model",
-        ),
-        (
-            "eos_token",
-            "<|endoftext|>",
-            "the chat template doesn't end an assistant's message with the end token "
-            "<|endoftext|>, so the model would not learn to stop as its template does: choose "
-            "another model",
-        ),
+        (None, "the tokenizer has no chat template, which turns a conversation into text"),
+        ("{% for m in messages %}{{ m.content }}\n{% endfor %}", "would never learn to stop"),
+        ("{% for m in messages %}{{ m.content }} END{% endfor %}", "would never learn to stop"),
     ],
 )
-def test_a_tokenizer_that_cannot_end_answers_is_refused(tokenizer, monkeypatch, name, value, error):
-    monkeypatch.setattr(tokenizer, name, value)
-    with pytest.raises(CourseError) as raised:
-        check_tokenizer(tokenizer)
-    assert str(raised.value) == error
+def test_a_tokenizer_that_cannot_end_answers_is_refused(template, error):
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(CourseError, match=error):
+        prepare_tokenizer(tokenizer)

@@ -7,9 +7,11 @@ The package has these modules:
     merged       merges saved adapters into the files of their base model: safetensors
     gguf_files   writes models and adapters for llama.cpp, Ollama and LM Studio: GGUF
     ollama       writes a Modelfile for Ollama
+    card         writes a model card
     hub          publishes a folder on the Hugging Face hub
 """
 
+from course_utils.export.card import CardFacts, Result, model_card, save_card
 from course_utils.export.gguf_files import (
     GGUF_FORMATS,
     adapter_tensors,
@@ -26,17 +28,21 @@ from course_utils.export.saved import SavedAdapters, read_adapters, save_adapter
 
 __all__ = [
     "GGUF_FORMATS",
+    "CardFacts",
     "NumberLine",
+    "Result",
     "SavedAdapters",
     "adapter_tensors",
     "interleave",
     "merge",
+    "model_card",
     "number_line",
     "ollama_template",
     "push",
     "read_adapters",
     "save_adapter_gguf",
     "save_adapters",
+    "save_card",
     "save_dequantized",
     "save_gguf",
     "save_merged",

@@ -248,9 +248,14 @@ def _in_course_cache(name: str) -> Path | None:
 
 
 def _in_hub_cache(name: str) -> Path | None:
+    return _in_cache_of_hub(BASE_MODELS[name].hub)
+
+
+def _in_cache_of_hub(repository: str) -> Path | None:
+    """Return the folder of a repository in the Hugging Face cache if it has all its files."""
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(BASE_MODELS[name].hub, "config.json")
+    config = try_to_load_from_cache(repository, "config.json")
     folder = Path(config).parent if isinstance(config, str) else None
     return folder if folder and is_model(folder) else None
 
@@ -259,11 +264,33 @@ def _in_hub_cache(name: str) -> Path | None:
 
 
 def _from_hub(name: str) -> Path:
-    """Download a model into the Hugging Face cache, using the token HF_TOKEN if it is set."""
+    return fetch_repository(BASE_MODELS[name].hub)
+
+
+# What a model's folder needs besides its weights: config, tokenizer and chat template.
+SMALL_FILES = ["*.json", "*.jinja", "*.txt"]
+
+
+def fetch_repository(hub: str, *, weights: bool = True) -> Path:
+    """Return the folder of a model from the hub, and download it if it is not in the cache.
+
+    Args:
+        hub: the name of the model's repository, "owner/name". The token HF_TOKEN is used if it is
+            set.
+        weights: whether the weights are needed. Otherwise only the config and the tokenizer are
+            downloaded, which are a few MB.
+
+    Returns:
+        The folder in the Hugging Face cache.
+
+    Raises:
+        CourseError: the hub does not send the repository, or it lacks files of a model.
+    """
     from huggingface_hub import HfApi, snapshot_download
 
-    hub = BASE_MODELS[name].hub
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
+    if folder := _in_cache_of_hub(hub):
+        return folder
+    patterns = [*SMALL_FILES, *(["*.safetensors"] if weights else [])]
     try:
         with silence("huggingface_hub"), hub_progress_bars(progress_bars_are_visible()):
             # This request fails after HUB_TIMEOUT seconds if the hub doesn't answer. Without this
@@ -277,7 +304,8 @@ def _from_hub(name: str) -> Path:
         status = getattr(getattr(cause, "response", None), "status_code", None)
         hint = " (is your token for the hub still valid?)" if status == 401 else ""
         raise CourseError(f"the hub did not send {hub}: {first_line(cause)}{hint}") from error
-    if not is_model(folder):
+    complete = is_model(folder) if weights else (folder / "config.json").is_file()
+    if not complete:
         raise CourseError(f"the repository {hub} on the hub lacks files of a model")
     return folder
 

@@ -117,11 +117,25 @@ def predicted_bytes(
             weights in 16 bits alone.
         changes: options of `memory.estimate` that differ from lecture 07.
     """
-    from course_utils.memory import estimate
-
     shape = _shape(name)
     if quantization is None:
         return 2 * shape.parameters
+    return predicted_peak(shape, device, **changes)
+
+
+def predicted_peak(shape: ModelShape, device: torch.device, **changes: Any) -> int:
+    """Return the peak memory of QLoRA training as in lecture 07, in bytes (B).
+
+    Args:
+        shape: the shape of the base model.
+        device: "cpu" or a CUDA device.
+        changes: options of `memory.estimate` that differ from lecture 07.
+
+    Raises:
+        ValueError: the calculator can't predict the memory for these options.
+    """
+    from course_utils.memory import estimate
+
     return estimate(shape, "qlora", **_options(device) | changes).total
 
 

@@ -26,7 +26,13 @@ from course_utils.tuning.forms import (
     json_type,
     listed,
 )
-from course_utils.tuning.notes import about_examples, about_keys, about_space, about_split
+from course_utils.tuning.notes import (
+    about_examples,
+    about_keys,
+    about_repeats,
+    about_space,
+    about_split,
+)
 from course_utils.validation import CourseError, first_line, positive
 
 if TYPE_CHECKING:
@@ -55,10 +61,6 @@ FROM_LIST = (
 FROM_CSV = (
     "import pandas; pandas.read_csv(OLD, sep=MARK, dtype=str, keep_default_na=False)"
     ".to_json(NEW, orient='records', lines=True)"
-)
-UNIQUE = (
-    "lines = open(OLD, encoding='utf-8').read().split('\\n'); "
-    "open(NEW, 'w', encoding='utf-8').write('\\n'.join(dict.fromkeys(lines)))"
 )
 
 
@@ -108,7 +110,8 @@ def read_data(
 
     A prompt is text, or a list of messages of which the last one is the user's. An answer is text,
     or a list of exactly one text. White space around an answer is removed. The input of an
-    instruction is appended to the instruction after a blank line.
+    instruction is appended to the instruction after a blank line. Of several equal examples, only
+    the first is used.
 
     A line may also have an "id" and a "split". Rows whose split is "validation" or "test" are held
     out. If there are none, a share of the rows is held out: those whose prompts have the smallest
@@ -141,11 +144,12 @@ def read_data(
     errors += wrong
     conversations, wrong = _conversations(records, form) if form else ({}, [])
     untrimmed = _trim_answers(conversations)
-    texts = {line: json.dumps(messages) for line, messages in conversations.items()}
-    repeated = _duplicates(texts, "example")
-    advice = _command("keeps one of several equal lines", UNIQUE, path) if repeated else ""
-    _raise_errors([*errors, *wrong, *repeated], path.name, advice)
+    _raise_errors([*errors, *wrong], path.name)
     assert form, "a file without a form has errors"
+    texts = {line: json.dumps(messages) for line, messages in conversations.items()}
+    repeated = [line for line, _ in _duplicates(texts, "example")]
+    for line in repeated:
+        del conversations[line]
     hashes = {
         line: sha256(json.dumps(messages[:-1]).encode()).hexdigest()
         for line, messages in conversations.items()
@@ -157,6 +161,7 @@ def read_data(
     notes = [
         *([] if prompt else about_keys(records, form)),
         *about_space(untrimmed),
+        *about_repeats(repeated),
         *about_examples(conversations),
         *about_split(conversations, train, held, MOST_HELD_OUT),
     ]
@@ -171,34 +176,35 @@ def read_data(
     )
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that a model with this tokenizer can learn to answer, and to end its answers.
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let the tokenizer end answers as its chat template does, so that the model learns to stop.
+
+    In some families, such as Gemma and Phi-3, the chat template ends an assistant's message with
+    another token than the end token of the tokenizer. That token then becomes the end token.
 
     Raises:
-        CourseError: the tokenizer has no chat template or no end token, or the chat template
-            doesn't end an assistant's message with the end token.
+        CourseError: the tokenizer has no chat template, or the chat template ends an assistant's
+            message with text instead of a special token.
     """
     if not tokenizer.chat_template:
         raise CourseError(
             "the tokenizer has no chat template, which turns a conversation into text: choose a "
             'model for chats, whose name often ends with "Instruct" or "it"'
         )
-    if tokenizer.eos_token_id is None:
-        raise CourseError(
-            "the tokenizer has no end token, so the model would never learn to stop: choose "
-            "another model"
-        )
     answer = "Yes"
     chat = [{"role": "user", "content": "Ready?"}, {"role": "assistant", "content": answer}]
     text = tokenizer.apply_chat_template(chat, tokenize=False)
     rest = text.rpartition(answer)[2].lstrip()
-    end = sft.answer_ids(answer, tokenizer)[-1:]
-    if tokenizer(rest, add_special_tokens=False)["input_ids"][:1] != end:
+    end = tokenizer(rest, add_special_tokens=False)["input_ids"][:1]
+    if end == [tokenizer.eos_token_id]:
+        return
+    added = tokenizer.added_tokens_decoder
+    if not end or end[0] not in added or not added[end[0]].special:
         raise CourseError(
-            "the chat template doesn't end an assistant's message with the end token "
-            f"{tokenizer.eos_token}, so the model would not learn to stop as its template does: "
-            "choose another model"
+            "the chat template doesn't end an assistant's message with a special token, so the "
+            "model would never learn to stop: choose another model"
         )
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end[0])
 
 
 def check_lengths(
@@ -208,7 +214,7 @@ def check_lengths(
 
     Args:
         data: the conversations.
-        tokenizer: a tokenizer that `check_tokenizer` accepts.
+        tokenizer: a tokenizer after `prepare_tokenizer`.
         max_length: the maximum number of tokens of a prompt and its answer.
 
     Returns:

@@ -52,6 +52,15 @@ def about_space(lines: Collection[int]) -> list[str]:
     return [f"{answers} or {ends} with white space, which was removed ({lines_text(lines)})."]
 
 
+def about_repeats(lines: Collection[int]) -> list[str]:
+    """Return a note about the lines that repeat an example of an earlier line."""
+    if not lines:
+        return []
+    repeats = "1 row repeats" if len(lines) == 1 else f"{len(lines):,} rows repeat"
+    out = "is" if len(lines) == 1 else "are"
+    return [f"{repeats} an earlier example and {out} left out ({lines_text(lines)})."]
+
+
 def about_keys(records: Mapping[int, Mapping], form: Form) -> list[str]:
     """Return a note about the keys that are ignored."""
     keys: dict[str, None] = {}

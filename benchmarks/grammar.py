@@ -1,0 +1,105 @@
+"""Compare JSON by a grammar with JSON by fine-tuning: prompts and tuning, each with and without.
+
+    course bench grammar [--adapters FOLDER]
+
+llama.cpp answers the 96 test stories six times: the untrained model with a zero-shot and a 3-shot
+prompt, and the tuned model with its short prompt, each without a grammar and with the grammar of a
+JSON schema. The grammar allows only tokens that continue a valid answer. The files and the adapters
+are those of `course bench parity`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import parity
+from benchmarks.runner import RESULTS, Benchmark, Report, load_report, measured_here, table
+from course_utils import evaluation, news
+from course_utils.serving import Engine
+
+REPORT = RESULTS / "grammar.json"
+# The pretty answers of the untrained model need more tokens than the short ones of the tuned model.
+NEW_TOKENS = 80
+TUNED, BEST_PROMPT = "tuned", "3-shot + grammar"
+
+
+def ways() -> dict[str, tuple[list[Any], str | None]]:
+    """Return conversations and the name of the adapter, by the name of the way."""
+    stories = parity.stories()
+    return {
+        "zero-shot": ([news.messages(story) for story in stories], None),
+        "3-shot": ([news.messages(story, news.shots()) for story in stories], None),
+        TUNED: (parity.chats(), "news"),
+    }
+
+
+def measure(adapters: Path) -> Iterator[Report]:
+    """Yield the report after each way that is not in it yet."""
+    adapters = parity.trained(adapters)
+    report = load_report(REPORT) if REPORT.is_file() else {"ways": {}}
+    for name, (chats, adapter) in ways().items():
+        # Adapters need the weights that they were trained on. Prompts do best with the original.
+        weights = "dequantized" if adapter else "original"
+        model = parity.base_gguf(adapters, weights, parity.FORMAT)
+        extra = {adapter: parity.adapter_gguf(adapters)} if adapter else None
+        with Engine(model, extra) as engine:
+            for schema in (None, news.ANSWER_SCHEMA):
+                way = f"{name} + grammar" if schema else name
+                if way in report["ways"]:
+                    continue
+                print(way, flush=True)
+                report["ways"][way] = asked(engine, chats, adapter, schema)
+                yield report | measured_here("xllamacpp")
+
+
+def asked(
+    engine: Engine, chats: list[Any], adapter: str | None, schema: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return the answers of a way, its time, and the mean number of tokens of its prompts."""
+    tokens = [len(engine.token_ids(engine.prompt(chat))) for chat in chats]
+    started = time.perf_counter()
+    answers = engine.answers(chats, adapter, max_new_tokens=NEW_TOKENS, schema=schema)
+    seconds = time.perf_counter() - started
+    return {"answers": answers, "seconds": seconds, "prompt_tokens": sum(tokens) / len(tokens)}
+
+
+def results(report: Report) -> str:
+    """Return a table with a row for each way."""
+    head = ["way", *evaluation.METRICS.values(), "prompt tokens", "seconds per answer"]
+    rows = []
+    for name, way in report["ways"].items():
+        found = evaluation.summary(evaluation.score(way["answers"], parity.stories()))
+        cost = [f"{way['prompt_tokens']:.0f}", f"{way['seconds'] / len(way['answers']):.2f}"]
+        rows.append([name, *map(str, found.values()), *cost])
+    return table(head, rows)
+
+
+def comparison(report: Report) -> str | None:
+    """Return a paired comparison of the tuned model with the best prompt under the grammar."""
+    if not {TUNED, BEST_PROMPT} <= set(report["ways"]):
+        return None
+    before, after = (
+        evaluation.score(report["ways"][name]["answers"], parity.stories())
+        for name in (BEST_PROMPT, TUNED)
+    )
+    compared = evaluation.compare(before, after)
+    rows = [
+        [evaluation.METRICS[metric], c.points, str(c.gained), str(c.lost), f"{c.p:.3f}", c.verdict]
+        for metric, c in compared.items()
+    ]
+    head = [f"{TUNED} against {BEST_PROMPT}", "points", "gained", "lost", "p", "verdict"]
+    return table(head, rows)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the option for other adapters."""
+    parity.add_options(parser)
+
+
+BENCHMARK = Benchmark(
+    measure, {"results": results, "comparison": comparison}, add_options=add_options
+)

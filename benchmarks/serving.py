@@ -1,0 +1,105 @@
+"""Measure latency and throughput of llama.cpp's server: adapters against a merged model.
+
+    course bench serving [--adapters FOLDER]
+
+1, 2, 4 and 8 clients send requests over HTTP at the same time. Each client sends its next request
+when it has the answer to the last one. Three servers take turns: the merged model, the base model
+with one adapter, and the base model with two adapters, between which the requests alternate. All of
+them have Q8_0 weights. The files and the adapters are those of `course bench parity`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks import parity
+from benchmarks.runner import Benchmark, Report, measured_here, table
+from course_utils.serving import Engine
+
+CLIENTS = (1, 2, 4, 8)
+ROUNDS = 3
+# Each client sends this many requests in a round.
+REQUESTS = 4
+MERGED, ONE, TWO = "merged model", "one adapter", "two adapters in turns"
+
+
+def servers(adapters: Path) -> dict[str, tuple[Path, dict[str, Path]]]:
+    """Return the GGUF files of the model and of its adapters, by the name of the server."""
+    merged = parity.merged_gguf(adapters, parity.FORMAT)
+    base = parity.base_gguf(adapters, "dequantized", parity.FORMAT)
+    one = parity.adapter_gguf(adapters)
+    # The second adapter has the same size, so its weights don't matter for the time.
+    return {MERGED: (merged, {}), ONE: (base, {"a": one}), TWO: (base, {"a": one, "b": one})}
+
+
+def measure(adapters: Path) -> Iterator[Report]:
+    """Yield the latencies of all requests, by server and number of clients."""
+    adapters = parity.trained(adapters)
+    report: Report = {"rounds": ROUNDS, "requests": REQUESTS, "servers": {}}
+    for _ in range(ROUNDS):
+        for name, (model, extra) in servers(adapters).items():
+            found = report["servers"].setdefault(name, {})
+            with Engine(model, extra, slots=max(CLIENTS)) as engine:
+                ask(engine, 0)  # The first request is slower.
+                for clients in CLIENTS:
+                    print(name, clients, flush=True)
+                    found.setdefault(str(clients), []).append(load(engine, clients))
+    yield report | measured_here("xllamacpp")
+
+
+def load(engine: Engine, clients: int) -> dict[str, Any]:
+    """Let clients send requests, and return the latency of each request and the total time."""
+    started = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        latencies = list(pool.map(lambda i: ask(engine, i), range(clients * REQUESTS)))
+    return {"latencies": latencies, "seconds": time.perf_counter() - started}
+
+
+def ask(engine: Engine, number: int) -> float:
+    """Send a request, and return its latency in seconds. Requests alternate between adapters."""
+    names = list(engine.adapters)
+    adapter = names[number % len(names)] if names else None
+    chats = parity.chats()
+    started = time.perf_counter()
+    engine.chat(chats[number % len(chats)], adapter, max_tokens=parity.NEW_TOKENS)
+    return time.perf_counter() - started
+
+
+def results(report: Report) -> str:
+    """Return a table with the latencies and answers/s of each server and number of clients."""
+    head = ["server", "clients", "median latency (s)", "95% below (s)", "answers/s"]
+    rows = []
+    for (name, found), clients in itertools.product(report["servers"].items(), CLIENTS):
+        rounds = found[str(clients)]
+        latencies = sorted(itertools.chain.from_iterable(r["latencies"] for r in rounds))
+        rows.append(
+            [
+                name,
+                str(clients),
+                f"{statistics.median(latencies):.2f}",
+                f"{latencies[round(0.95 * (len(latencies) - 1))]:.2f}",
+                f"{throughput(rounds):.2f}",
+            ]
+        )
+    return table(head, rows)
+
+
+def throughput(rounds: Sequence[dict[str, Any]]) -> float:
+    """Return the answers per second of all rounds together."""
+    answers = sum(len(r["latencies"]) for r in rounds)
+    return answers / sum(r["seconds"] for r in rounds)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the option for other adapters."""
+    parity.add_options(parser)
+
+
+BENCHMARK = Benchmark(measure, {"results": results}, add_options=add_options)

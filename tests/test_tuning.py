@@ -1,0 +1,282 @@
+"""Test `course finetune`: find the model, predict, train, measure, resume and write the results."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from click.testing import CliRunner
+from huggingface_hub import ModelCard, constants
+
+from course_utils import runtime
+from course_utils.cli import main
+from course_utils.memory import ModelShape
+from course_utils.models import BASE_MODELS, load_base
+from course_utils.training import Recipe, load_adapters
+from course_utils.tuning import finetune_file
+from course_utils.tuning.base import find_base, suggested_rate
+from course_utils.tuning.forecast import duration, forecast, operations_per_second
+from course_utils.tuning.measure import Measured, changes
+from course_utils.validation import CourseError
+from tests.hub import Hub
+from tests.waiting import wait_until
+
+TOWNS = ["Tarn", "Oskil", "Bray", "Halvik", "Mosel", "Ulm", "Riga", "Oslo", "Bonn", "Lund"]
+ROWS = [
+    {"prompt": f"Where is {town}{number}?", "answer": f"In {town}ia."}
+    for number in range(6)
+    for town in TOWNS
+]
+FAST = {"rank": 4, "learning_rate": 1e-2}
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A user's file with 60 rows."""
+    path = tmp_path / "towns.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def tune(own, tiny_base, tmp_path, said):
+    def run(**options):
+        settings = {"model": tiny_base, "output": tmp_path / "out", "say": said.append, **FAST}
+        return finetune_file(own, **settings | options)
+
+    return run
+
+
+# -- the whole run ---------------------------------------------------------------------------------
+
+
+def test_a_run_trains_measures_and_writes_everything(tune, tiny_base, tmp_path, said):
+    done = tune(licence="apache-2.0")
+    assert done.run.finished and len(done.before.answers) == len(done.data.held_out) == 6
+    assert done.after.mean("loss").mean < 0.8 * done.before.mean("loss").mean
+    change = changes(done.before, done.after)["loss"]
+    assert change.difference.high < 0 and change.p < 0.05
+    assert "60 rows" not in said[0] and said[0].startswith("towns.jsonl: 54 rows to train on")
+    assert any(re.search(r"Training needs about .* are free, and about", line) for line in said)
+
+    card = ModelCard.load(tmp_path / "out" / "adapters" / "README.md")
+    assert card.data.license == "apache-2.0" and card.data.library_name == "peft"
+    values = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert values["loss (nats per token)"] == round(done.after.mean("loss").mean, 4)
+    assert "54 rows of towns.jsonl were trained on" in card.text
+
+    base, _ = load_base(path=tiny_base, quantization="nf4")
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        expected = load_adapters(base, done.run.adapters).eval()(ids).logits
+        base, _ = load_base(path=tiny_base, quantization="nf4")
+        model = load_adapters(base, tmp_path / "out" / "adapters").eval()
+        assert torch.equal(model(ids).logits, expected)
+
+    page = (tmp_path / "out" / "report.html").read_text()
+    for result in done.results():
+        assert result.after in page and result.metric in page
+    assert "Where is" in page and "<svg" in page
+    assert str(tmp_path / "out" / "report.html") in str(done)
+    assert done.results()[0].after in done._repr_html_()
+
+
+def test_texts_of_the_file_are_escaped_in_the_report(own, tune, tmp_path):
+    rows = [row | {"prompt": f"<script>alert('{i}')</script>"} for i, row in enumerate(ROWS)]
+    own.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tune(epochs=1)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "&lt;script&gt;" in page and "<script" not in page
+
+
+def test_an_interrupted_run_is_resumed(tune, tmp_path, said, monkeypatch):
+    whole = tune(output=tmp_path / "whole")
+    from course_utils.training import loop
+
+    step = loop.Trainer.step
+
+    def interrupted(self, number):
+        if number == 5:
+            raise KeyboardInterrupt
+        return step(self, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "step", interrupted)
+        assert tune() is None
+    assert said[-1].startswith("Stopped after step 4. To continue, add --resume")
+    assert not (tmp_path / "out" / "report.html").exists()
+    before = (tmp_path / "out" / "before.json").stat().st_mtime_ns
+    done = tune(resume=True)
+    assert (tmp_path / "out" / "before.json").stat().st_mtime_ns == before
+    assert len(done.run.history) == len(whole.run.history)
+    assert done.after.scores["loss"] == pytest.approx(whole.after.scores["loss"], abs=1e-4)
+
+
+def test_results_are_never_overwritten(tune, own, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(CourseError, match="is not empty: continue its run with --resume"):
+        tune()
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine.txt"]
+    tune(output=tmp_path / "run", epochs=1)
+    own.write_text(own.read_text() + json.dumps({"prompt": "a", "answer": "b"}) + "\n")
+    with pytest.raises(CourseError, match="used another file or model"):
+        tune(output=tmp_path / "run", epochs=1, resume=True)
+
+
+def test_the_command_prints_what_it_found(own, tiny_base, tmp_path):
+    arguments = ["finetune", str(own), "--model", str(tiny_base), "--epochs", "1", "--rank", "4"]
+    result = CliRunner().invoke(main, [*arguments, "--output", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "6 held-out rows, before → after training:" in result.output
+    wrong = CliRunner().invoke(main, [*arguments, "--rank", "0"])
+    assert wrong.exit_code == 1 and wrong.output.splitlines()[-1].startswith("Error: rank must be")
+    missing = CliRunner().invoke(main, ["finetune", str(tmp_path / "missing.jsonl")])
+    assert missing.exit_code == 1 and "missing.jsonl" in missing.output
+
+
+@pytest.mark.full
+def test_ctrl_c_saves_a_checkpoint(own, tiny_base, tmp_path):
+    command = [sys.executable, "-m", "course_utils.cli", "finetune", str(own), "--epochs", "500"]
+    command += ["--model", str(tiny_base), "--output", str(tmp_path / "out"), "--rank", "4"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: (tmp_path / "out" / "before.json").exists())
+    assert not wait_until(lambda: process.poll() is not None, seconds=3)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "To continue, add --resume" in output
+    assert list((tmp_path / "out" / "checkpoints").glob("step-*/adapters"))
+
+
+# -- the base model --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ask_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+
+    def start(folder):
+        hub = Hub({"me/tiny": folder})
+        hub.be_used(monkeypatch)
+        return hub
+
+    return start
+
+
+def test_weights_are_downloaded_only_after_the_prediction(tiny_base, ask_the_hub):
+    with ask_the_hub(tiny_base) as hub:
+        base = find_base("me/tiny")
+        assert base.name == "me/tiny" and base.tokenizer().chat_template
+        assert base.shape.parameters == ModelShape.from_config(tiny_base).parameters
+        assert not any("safetensors" in path for _, path, _ in hub.requests)
+        assert (base.weights() / "model.safetensors").is_file()
+        assert find_base("me/tiny").folder == base.folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "mixtral", "num_local_experts": 8}, "mixture of 8 experts"),
+        ({"model_type": "t5", "is_encoder_decoder": True}, "encoder-decoder"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "already quantized"),
+        ({"model_type": "falcon", "architectures": ["FalconForCausalLM"]}, "can't be predicted"),
+    ],
+)
+def test_a_model_that_cannot_be_treated_is_refused_before_a_download(
+    tiny_base, tmp_path, ask_the_hub, changes, message
+):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in tiny_base.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    with ask_the_hub(folder) as hub:
+        with pytest.raises(CourseError, match=message):
+            find_base("me/tiny")
+        assert not any("safetensors" in path for _, path, _ in hub.requests)
+
+
+def test_unknown_and_incomplete_models_are_refused(tmp_path, ask_the_hub):
+    with pytest.raises(CourseError, match="there is no model 'smollm': name a folder"):
+        find_base("smollm")
+    with pytest.raises(CourseError, match=r"is no model: it lacks config\.json"):
+        find_base(tmp_path)
+    with ask_the_hub(tmp_path), pytest.raises(CourseError, match="did not send me/other"):
+        find_base("me/other")
+
+
+def test_learning_rates_are_close_to_those_of_the_course():
+    assert suggested_rate(7_000_000_000) == suggested_rate(70_000_000_000) == 2e-4
+    assert suggested_rate(135_000_000) == suggested_rate(1_000_000) == 4e-3
+    for name, model in BASE_MODELS.items():
+        shape = ModelShape.preset(model.shape or name)
+        assert suggested_rate(shape.parameters) == pytest.approx(model.learning_rate, rel=0.4)
+
+
+# -- the forecast ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def base(tiny_base):
+    return find_base(tiny_base)
+
+
+EXAMPLES = [{"input_ids": [5] * n, "labels": [5] * n} for n in (100, 200, 400)]
+
+
+def test_a_batch_that_does_not_fit_is_divided(base, monkeypatch):
+    whole = forecast(base, EXAMPLES, Recipe())
+    assert whole.recipe.micro_batch_size == 8 and whole.tokens == 700 and whole.longest == 400
+    monkeypatch.setattr(runtime, "free_memory", lambda _: whole.memory - 1)
+    divided = forecast(base, EXAMPLES, Recipe())
+    assert divided.recipe.micro_batch_size == 4 and divided.recipe.accumulation == 2
+    assert divided.memory < whole.memory and divided.steps == whole.steps
+
+
+def test_what_fits_instead_is_proposed(base, monkeypatch):
+    one = forecast(base, EXAMPLES, Recipe(micro_batch_size=1)).memory
+    monkeypatch.setattr(runtime, "free_memory", lambda _: one - 1)
+    with pytest.raises(CourseError) as caught:
+        forecast(base, EXAMPLES, Recipe())
+    message = str(caught.value)
+    shorter = int(re.search(r"--max-length (\d+)", message)[1])
+    assert 300 < shorter < 400 and "What would fit: texts of at most" in message
+    rows = [{"input_ids": [5] * shorter, "labels": [5] * shorter}]
+    assert forecast(base, rows, Recipe()).recipe.micro_batch_size == 1
+    monkeypatch.setattr(runtime, "free_memory", lambda _: 1000)
+    with pytest.raises(CourseError, match="None of the models of the course would fit"):
+        forecast(base, EXAMPLES, Recipe())
+
+
+def test_a_smaller_model_is_proposed(monkeypatch, tiny_base):
+    big = find_base(tiny_base)
+    object.__setattr__(big, "shape", ModelShape.preset("llama-7b"))
+    monkeypatch.setattr(runtime, "free_memory", lambda _: 2_000_000_000)
+    with pytest.raises(CourseError, match=r"the model smollm2-\S+ \(--model smollm2-"):
+        forecast(big, EXAMPLES, Recipe())
+
+
+def test_speed_is_measured_and_durations_are_readable():
+    assert operations_per_second(torch.device("cpu"), seconds=0.05) > 1e8
+    assert [duration(s) for s in (40, 200, 9000)] == ["40 s", "3 min", "2.5 h"]
+
+
+# -- measurements ----------------------------------------------------------------------------------
+
+
+def test_changes_are_paired():
+    before = Measured([], {"loss": [2.0, 3.0], "exact": [0.0] * 8, "rouge_l": [0.5, 0.5]})
+    after = Measured([], {"loss": [1.0, 2.0], "exact": [1.0] * 8, "rouge_l": [0.5, 0.5]})
+    found = changes(before, after)
+    assert found["loss"].difference == (-1, -1, -1)
+    assert found["exact"].difference.mean == 1 and found["exact"].p == 2 / 2**8
+    assert found["rouge_l"].p == 1
