@@ -340,7 +340,7 @@ def train(arguments: tuple[str, ...]) -> None:
 @click.option("--licence", metavar="ID", help="Licence for the model card, such as apache-2.0.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")
 def finetune(data: Path, **options: Any) -> None:
-    """Fine-tune a model with QLoRA on your own file of prompts and answers.
+    """Fine-tune a model on your own file of prompts.
 
     DATA is a JSONL file: one JSON object in each line, such as {"prompt": "…", "answer": "…"}. The
     command checks the file, predicts memory and time before it downloads the model, trains, and
@@ -374,11 +374,11 @@ def finetune(data: Path, **options: Any) -> None:
 )
 @click.option("--log", is_flag=True, help="Print the messages of llama.cpp.")
 def serve(model: Path | None, adapters: tuple[str, ...], **options: Any) -> None:
-    """Serve a model and its adapters with llama.cpp, for clients of OpenAI's API.
+    """Serve a model and its adapters with llama.cpp.
 
     MODEL is a GGUF file or the folder of a model; by default, it is the base model that the
-    adapters name. Only programs on this machine can send requests. A request chooses an adapter
-    with the field "lora". Press Ctrl+C to stop the server.
+    adapters name. Programs on this machine can send requests as to OpenAI's API, and choose an
+    adapter with the field "lora". Press Ctrl+C to stop the server.
     """
     from course_utils.serving import serve as serve_model
 

