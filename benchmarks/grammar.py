@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import parity
-from benchmarks.runner import RESULTS, Benchmark, Report, load_report, measured_here, table
+from benchmarks.runner import ROOT, Benchmark, Report, load_report, measured_here, table
 from course_utils import evaluation, news
 from course_utils.serving import Engine
 
-REPORT = RESULTS / "grammar.json"
+DATA = ROOT / "course_utils" / "data" / "grammar.json"
 # The pretty answers of the untrained model need more tokens than the short ones of the tuned model.
 NEW_TOKENS = 80
 TUNED, BEST_PROMPT = "tuned", "3-shot + grammar"
@@ -40,7 +40,7 @@ def ways() -> dict[str, tuple[list[Any], str | None]]:
 def measure(adapters: Path) -> Iterator[Report]:
     """Yield the report after each way that is not in it yet."""
     adapters = parity.trained(adapters)
-    report = load_report(REPORT) if REPORT.is_file() else {"ways": {}}
+    report = load_report(DATA) if DATA.is_file() else {"ways": {}}
     for name, (chats, adapter) in ways().items():
         # Adapters need the weights that they were trained on. Prompts do best with the original.
         weights = "dequantized" if adapter else "original"
@@ -101,5 +101,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 BENCHMARK = Benchmark(
-    measure, {"results": results, "comparison": comparison}, add_options=add_options
+    measure,
+    {"results": results, "comparison": comparison},
+    add_options=add_options,
+    data=DATA,
 )

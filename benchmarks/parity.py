@@ -14,6 +14,7 @@ Each form is measured once and saved, so an interrupted benchmark continues with
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -26,8 +27,8 @@ from unittest.mock import patch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.runner import RESULTS, Benchmark, Report, load_report, measured_here, table
-from course_utils import evaluation, export, news, sft
+from benchmarks.runner import RESULTS, ROOT, Benchmark, Report, load_report, measured_here, table
+from course_utils import evaluation, export, files, news, sft
 from course_utils.export import gguf_files
 from course_utils.models import load_base
 from course_utils.parity import kl_divergence, of_model, probabilities
@@ -35,8 +36,9 @@ from course_utils.serving import Engine
 from course_utils.training import Recipe, attach_adapters, finetune, load_adapters
 from course_utils.units import format_bytes
 
+# The exported files, and the answers and probabilities of the reference.
 FOLDER = RESULTS / "parity"
-REPORT = RESULTS / "parity.json"
+DATA = ROOT / "course_utils" / "data" / "parity.json"
 REFERENCE = "adapters on NF4 (as trained)"
 # The KL divergence is measured on this many stories, because each of them needs the probabilities
 # of all 49,152 tokens.
@@ -49,6 +51,7 @@ RIGHT = f"dequantized {FORMAT} + adapters"
 # The template of another family: it knows neither <|im_start|> nor <|im_end|>.
 WRONG_TEMPLATE = "llama2"
 NEW_TOKENS = 40
+SCORES = ("valid_json", "section_right", "house_style")
 
 
 @dataclass
@@ -302,7 +305,10 @@ def mistakes(adapters: Path) -> dict[str, Callable[[], Subject]]:
 def measure(adapters: Path) -> Iterator[Report]:
     """Yield the report after each form and each mistake that is not in it yet."""
     adapters = trained(adapters)
-    report = load_report(REPORT) if REPORT.is_file() else {"forms": {}, "mistakes": {}}
+    report = load_report(DATA) if DATA.is_file() else {"forms": {}, "mistakes": {}}
+    if not (FOLDER / "reference.json").is_file():
+        # Without the answers of the reference, nothing can be compared with it.
+        report = {"forms": {}, "mistakes": {}}
     for part, loaders in {"forms": forms(adapters), "mistakes": mistakes(adapters)}.items():
         for name, load in loaders.items():
             if name not in report[part]:
@@ -312,21 +318,37 @@ def measure(adapters: Path) -> Iterator[Report]:
 
 
 def measured(subject: Subject) -> dict[str, Any]:
-    """Ask a form everything, and close it."""
-    ids = [subject.token_ids(chat) for chat in chats()]
+    """Ask a form everything, compare it with the reference, and close it."""
+    prompts = [subject.token_ids(chat) for chat in chats()]
     started = time.perf_counter()
     answers = subject.answers(chats())
     seconds = time.perf_counter() - started
+    reference = files_of_reference({"prompts": prompts, "answers": answers})
+    scores = evaluation.score(answers, stories())
     result = {
-        "answers": answers,
-        "seconds": seconds,
-        "load_seconds": subject.load_seconds,
+        "divergences": [round(x, 6) for x in divergences(subject, prompts[:KL_STORIES])],
+        "equal_prompts": equal(prompts, reference["prompts"]),
+        "equal_answers": equal(answers, reference["answers"]),
+        "scores": {metric: scores[metric].astype(int).tolist() for metric in SCORES},
         "bytes": sum(file.stat().st_size for file in subject.files),
-        "divergences": divergences(subject, ids[:KL_STORIES]),
-        "prompts": ids,
+        "load_seconds": subject.load_seconds,
+        "seconds": seconds,
     }
     subject.close()
     return result
+
+
+def files_of_reference(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the prompts and answers of the reference, which is the first form that is measured."""
+    file = FOLDER / "reference.json"
+    if not file.is_file():
+        files.write_text(file, json.dumps(found))
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def equal(ours: Sequence[Any], theirs: Sequence[Any]) -> int:
+    """Return how many entries of two lists are equal."""
+    return sum(a == b for a, b in zip(ours, theirs, strict=True))
 
 
 def divergences(subject: Subject, prompts: Sequence[list[int]]) -> list[float]:
@@ -347,7 +369,7 @@ def divergences(subject: Subject, prompts: Sequence[list[int]]) -> list[float]:
 
 def forms_table(report: Report) -> str:
     """Return a table of the right exports."""
-    return _table(report, report["forms"], "form")
+    return _table(report["forms"], "form")
 
 
 def mistakes_table(report: Report) -> str | None:
@@ -355,33 +377,29 @@ def mistakes_table(report: Report) -> str | None:
     if RIGHT not in report["forms"]:
         return None
     rows = {f"none: {RIGHT}": report["forms"][RIGHT]} | report["mistakes"]
-    return _table(report, rows, "mistake")
+    return _table(rows, "mistake")
 
 
-def _table(report: Report, results: dict[str, dict], kind: str) -> str:
-    reference = report["forms"][REFERENCE]
+def _table(results: dict[str, dict], kind: str) -> str:
     head = [
         *(kind, "prompts equal", "KL (nats)", "answers equal"),
-        *("valid JSON", "section right", "house style"),
+        *(evaluation.METRICS[metric] for metric in SCORES),
         *("on disk", "load (s)", "answers/s"),
     ]
     rows = []
     for name, result in results.items():
-        scores = evaluation.score(result["answers"], stories())
-        rates = [
-            f"{scores[metric].mean():.0%}"
-            for metric in ("valid_json", "section_right", "house_style")
-        ]
+        count = len(stories())
+        rates = (sum(result["scores"][metric]) / count for metric in SCORES)
         rows.append(
             [
                 name,
-                _equal(result["prompts"], reference["prompts"]),
+                f"{result['equal_prompts']} of {count}",
                 f"{mean_divergence(result):.4f}",
-                _equal(result["answers"], reference["answers"]),
-                *rates,
+                f"{result['equal_answers']} of {count}",
+                *(f"{rate:.0%}" for rate in rates),
                 format_bytes(result["bytes"]) if result["bytes"] else "–",
                 f"{result['load_seconds']:.1f}",
-                f"{len(result['answers']) / result['seconds']:.1f}",
+                f"{count / result['seconds']:.1f}",
             ]
         )
     return table(head, rows)
@@ -392,10 +410,6 @@ def mean_divergence(result: dict[str, Any]) -> float:
     return sum(result["divergences"]) / len(result["divergences"])
 
 
-def _equal(ours: Sequence[Any], theirs: Sequence[Any]) -> str:
-    return f"{sum(a == b for a, b in zip(ours, theirs, strict=True))} of {len(ours)}"
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the option for other adapters."""
     parser.add_argument(
@@ -404,5 +418,5 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 BENCHMARK = Benchmark(
-    measure, {"forms": forms_table, "mistakes": mistakes_table}, add_options=add_options
+    measure, {"forms": forms_table, "mistakes": mistakes_table}, add_options=add_options, data=DATA
 )

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import parity
-from benchmarks.runner import Benchmark, Report, measured_here, table
+from benchmarks.runner import ROOT, Benchmark, Report, measured_here, table
 from course_utils.serving import Engine
 
+DATA = ROOT / "course_utils" / "data" / "serving.json"
 CLIENTS = (1, 2, 4, 8)
 ROUNDS = 3
 # Each client sends this many requests in a round.
@@ -102,4 +103,4 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parity.add_options(parser)
 
 
-BENCHMARK = Benchmark(measure, {"results": results}, add_options=add_options)
+BENCHMARK = Benchmark(measure, {"results": results}, add_options=add_options, data=DATA)

@@ -17,6 +17,7 @@ from course_utils.tuning.data import (
     read_data,
 )
 from course_utils.validation import CourseError
+from tests import bad_files
 from tests.conftest import make_tokenizer
 
 PAIRS = [{"prompt": f"question {n}", "answer": f"answer {n}"} for n in range(20)]
@@ -753,3 +754,8 @@ def test_a_tokenizer_that_cannot_end_answers_is_refused(template, error):
     tokenizer.chat_template = template
     with pytest.raises(CourseError, match=error):
         prepare_tokenizer(tokenizer)
+
+
+def test_the_page_quotes_what_bad_files_are_told():
+    assert bad_files.quoted() == bad_files.table(), "run `python -m tests.bad_files`"
+    assert len(bad_files.FILES) == 10

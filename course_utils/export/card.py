@@ -50,6 +50,7 @@ class CardFacts:
         data: sentences on the training data.
         recipe: the settings of the training, by name.
         results: what was measured, on rows that were not trained on.
+        dataset: the name of the data set of these rows.
         measured_on: a sentence on these rows.
         limits: sentences on what the model can't do, and on what was not measured.
         usage: how to use the model, as Markdown.
@@ -61,6 +62,7 @@ class CardFacts:
     data: Sequence[str]
     recipe: Mapping[str, object]
     results: Sequence[Result]
+    dataset: str
     measured_on: str
     limits: Sequence[str]
     usage: str
@@ -77,7 +79,7 @@ def model_card(facts: CardFacts) -> ModelCard:
         EvalResult(
             task_type="text-generation",
             dataset_type="held-out rows",
-            dataset_name=facts.measured_on,
+            dataset_name=facts.dataset,
             metric_type=result.metric,
             metric_value=result.value,
         )

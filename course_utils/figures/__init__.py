@@ -26,6 +26,7 @@ from course_utils.figures.double_quantization import (
     level_strips,
 )
 from course_utils.figures.evidence import differences, experiment, heat_map, seed_lines
+from course_utils.figures.export import rotary_rows, ways_out
 from course_utils.figures.guesses import GuessRow, guess_histogram, guesses_and_answers
 from course_utils.figures.lora import lora_rectangles, low_rank, spectrum
 from course_utils.figures.memory import memory_bars, prediction_errors
@@ -96,6 +97,7 @@ __all__ = [
     "qlora_layer",
     "quantile_levels",
     "relative_bars",
+    "rotary_rows",
     "rounding_line",
     "score_bars",
     "seed_lines",
@@ -106,5 +108,6 @@ __all__ = [
     "token_probabilities",
     "transformer_block",
     "update_reach",
+    "ways_out",
     "you_are_here",
 ]

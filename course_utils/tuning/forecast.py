@@ -38,7 +38,9 @@ class Forecast:
         longest: number of tokens of the longest example.
         tokens: number of tokens that the run processes.
         steps: number of optimizer steps.
-        memory: peak memory of training in bytes (B).
+        memory: memory that training needs in bytes (B), in addition to `in_use`.
+        in_use: memory in bytes (B) that the process uses before the model is loaded, for Python and
+            its libraries.
         free: free memory of the device in bytes (B).
         seconds: duration of the training. The prediction can be wrong by a factor of two.
         device: the device, such as "cpu".
@@ -49,6 +51,7 @@ class Forecast:
     tokens: int
     steps: int
     memory: int
+    in_use: int
     free: int
     seconds: float
     device: str
@@ -58,7 +61,7 @@ class Forecast:
         if self.recipe.accumulation > 1:
             batch = f"{self.recipe.accumulation} × {batch}"
         return (
-            f"Training needs about {format_bytes(self.memory)} on {self.device}, where "
+            f"Training needs about {format_bytes(self.memory)} of memory on {self.device}, where "
             f"{format_bytes(self.free)} are free, and about {duration(self.seconds)}: "
             f"{self.steps} steps with {batch}, at most {self.longest} tokens each."
         )
@@ -99,7 +102,8 @@ def forecast(base: Base, examples: Sequence[Features], recipe: Recipe) -> Foreca
     work = OPERATIONS_PER_WEIGHT * base.shape.parameters * tokens
     seconds = work / (EFFICIENCY * operations_per_second(device))
     steps = recipe.steps(len(examples))
-    return Forecast(recipe, longest, tokens, steps, memory, free, seconds, device.type)
+    in_use = runtime.current_memory(device)
+    return Forecast(recipe, longest, tokens, steps, memory, in_use, free, seconds, device.type)
 
 
 def _peak(base: Base, device: torch.device, recipe: Recipe, size: int, length: int) -> int:

@@ -36,7 +36,7 @@ class Metric(NamedTuple):
 METRICS = {
     "loss": Metric(
         "loss (nats per token)",
-        "How surprised the model is by the right answer: the mean of -ln p over its tokens. Lower "
+        "How surprised the model is by the right answer: the mean of −ln p over its tokens. Lower "
         "is better.",
         False,
         ".3f",

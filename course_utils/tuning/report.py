@@ -25,7 +25,7 @@ def page(done: Tuned) -> str:
     last = done.run.history[-1]
     curve = figures.loss_curve(
         done.run.history,
-        title=f"The loss fell from {done.run.history[0]['loss']:.2f} to {last['loss']:.2f} nats",
+        title=f"The loss fell from {done.run.history[0]['loss']:.3g} to {last['loss']:.2g} nats",
     )
     return (
         _templates()
@@ -79,7 +79,11 @@ def costs(done: Tuned) -> list[tuple[str, str, str]]:
     """Return what a run cost: name, prediction and measurement."""
     speeds = [record["tokens_per_s"] for record in done.run.history]
     return [
-        ("peak memory", format_bytes(done.forecast.memory), format_bytes(done.peak)),
+        (
+            "peak memory of training",
+            format_bytes(done.forecast.memory + done.forecast.in_use),
+            format_bytes(max(record["memory"] for record in done.run.history)),
+        ),
         ("training time", duration(done.forecast.seconds), duration(done.seconds)),
         ("steps", str(done.forecast.steps), str(len(done.run.history))),
         ("tokens", f"{done.forecast.tokens:,}", f"{sum(speeds) / len(speeds):,.0f} per second"),

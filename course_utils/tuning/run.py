@@ -14,7 +14,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from course_utils import runtime
 from course_utils.files import write_text
 from course_utils.models import SMALL_MODEL, load_base, source_of
 from course_utils.tuning import report
@@ -48,7 +47,6 @@ class Tuned:
         before: results on the held-out rows before training.
         after: results after training.
         seconds: how long the training took. After a resumed run, only its last part counts.
-        peak: peak memory of the process in bytes (B), or of the GPU.
     """
 
     folder: Path
@@ -59,7 +57,6 @@ class Tuned:
     before: Measured
     after: Measured
     seconds: float
-    peak: int
 
     def __str__(self) -> str:
         lines = [f"{len(self.before.answers)} held-out rows, before → after training:"]
@@ -184,7 +181,7 @@ def finetune_file(  # noqa: PLR0913
         say(f"Stopped after step {len(run.history)}. To continue, add --resume (resume=True).")
         return None
     after = measure(tuned, tokenizer, *held)
-    done = Tuned(folder, base, data, predicted, run, before, after, seconds, runtime.peak_memory())
+    done = Tuned(folder, base, data, predicted, run, before, after, seconds)
     _write(done, licence, source_of(loaded))
     say(str(done))
     return done
@@ -252,6 +249,7 @@ def _card(done: Tuned, licence: str | None, source: str) -> CardFacts:
         ],
         recipe=settings,
         results=done.results(),
+        dataset=done.data.name,
         measured_on=f"Measured on {len(done.before.answers)} held-out rows of {done.data.name}.",
         limits=limits(done),
         usage=(

@@ -1,0 +1,93 @@
+"""Draw the ways of a model out of the notebook, and the order of rotary pairs in llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from course_utils.figures.base import Picture
+from course_utils.figures.canvas import Canvas
+from course_utils.palette import ADAPTERS, GREY, SERIES, WEIGHTS, text_on
+from course_utils.validation import positive
+
+
+def ways_out(sizes: Mapping[str, str], title: str = "") -> Picture:
+    """Draw how adapters become an ordinary model, and how both get into llama.cpp.
+
+    Args:
+        sizes: the size of each file as text, with the keys "adapters", "merged", "merged GGUF",
+            "base GGUF" and "adapter GGUF". A missing size is left out.
+        title: a sentence that says what the picture shows.
+    """
+    canvas = Canvas(560, 236, title)
+
+    def box(x: float, y: float, name: str, key: str, colour: str) -> None:
+        canvas.box((x, y), (128, 44), face=colour, edge="none")
+        lines = [name, *([sizes[key]] if key in sizes else [])]
+        for n, line in enumerate(lines):
+            height = y + 22 + 16 * (n - (len(lines) - 1) / 2)
+            weight = "bold" if n == 0 else "normal"
+            canvas.text((x + 64, height), line, colour=text_on(colour), weight=weight)
+
+    for x, name in ((64, "peft"), (246, "safetensors"), (428, "GGUF")):
+        canvas.text((x + 4, 10), name, colour=GREY, weight="bold")
+    box(4, 28, "base model", "base", WEIGHTS)
+    box(4, 104, "adapters", "adapters", ADAPTERS)
+    box(186, 66, "merged model", "merged", WEIGHTS)
+    box(368, 28, "base model", "base GGUF", WEIGHTS)
+    box(368, 104, "adapters", "adapter GGUF", ADAPTERS)
+    box(368, 180, "merged model", "merged GGUF", WEIGHTS)
+    canvas.arrow([(134, 58), (160, 58), (160, 80), (184, 80)])
+    canvas.arrow([(134, 118), (160, 118), (160, 96), (184, 96)])
+    canvas.arrow([(134, 40), (366, 40)])
+    canvas.arrow([(134, 138), (366, 138)])
+    canvas.arrow([(250, 112), (250, 202), (366, 202)])
+    canvas.text((250, 29), "convert")
+    canvas.text((309, 127), "convert")
+    canvas.text((308, 214), "convert")
+    canvas.box((526, 20), (30, 212), face="none")
+    canvas.axes.text(541, 126, "llama.cpp", rotation=90, ha="center", va="center", size=9.5)
+    for y in (50, 126, 202):
+        canvas.arrow([(498, y), (524, y)])
+    return canvas.picture(
+        "Ways out of the notebook. Weights and adapters in peft's format can be merged into one "
+        "model, stored as safetensors. The weights, the adapters and the merged model can each be "
+        "converted into a GGUF file for llama.cpp, which runs either the merged model, or the base "
+        f"model with the adapters. Sizes: {'; '.join(f'{k} {v}' for k, v in sizes.items())}."
+    )
+
+
+def rotary_rows(orders: Mapping[str, Sequence[int]], title: str = "") -> Picture:
+    """Draw the rows of one head of q or k in several orders; rows of a rotary pair share a colour.
+
+    Args:
+        orders: name of the order → the numbers of the rows in Hugging Face's Llama, in this order.
+            Row i and row i + d/2 of a head of width d are a pair.
+        title: a sentence that says what the picture shows.
+    """
+    width = positive("width of the head", len(next(iter(orders.values()))))
+    half = width // 2
+    each, left, step = min(46.0, 400 / width), 130.0, 62.0
+    canvas = Canvas(560, step * len(orders) + 8, title)
+    for n, (name, order) in enumerate(orders.items()):
+        top = 18 + step * n
+        canvas.text((2, top + 15), name, ha="left", weight="bold")
+        middles: dict[int, list[float]] = {}
+        for place, row in enumerate(order):
+            x, colour = left + each * place, SERIES[row % half % len(SERIES)]
+            canvas.box((x, top), (each - 4, 30), face=colour, edge="none")
+            canvas.text((x + each / 2 - 2, top + 15), str(row), colour=text_on(colour))
+            middles.setdefault(row % half, []).append(x + each / 2 - 2)
+        for pair, (first, second) in middles.items():
+            depth = top + 34 + (4 * pair if second - first > each else 0)
+            colour = SERIES[pair % len(SERIES)]
+            points = [
+                (first, top + 31),
+                (first, depth + 3),
+                (second, depth + 3),
+                (second, top + 31),
+            ]
+            canvas.line(points, colour)
+    told = "; ".join(f"{name}: {', '.join(map(str, order))}" for name, order in orders.items())
+    return canvas.picture(
+        f"The rows of one head of width {width}. Row i and row i + {half} are a pair. {told}."
+    )
