@@ -37,6 +37,15 @@ FRAMES = [
     figures.PageFrame("update", {"weights": 50, "gradients": 20}, {2: 10, 0: 10}, {1: 5}),
 ]
 
+WAYS_OUT = {
+    "adapters": "9.8 MB",
+    "merged": "269 MB",
+    "base GGUF": "145 MB",
+    "adapter GGUF": "9.9 MB",
+    "merged GGUF": "144 MB",
+}
+ROWS = {"Hugging Face": range(8), "llama.cpp": [0, 4, 1, 5, 2, 6, 3, 7]}
+
 EXAMPLES = {
     "block": lambda: figures.transformer_block(title="Each linear layer has an adapter of its own"),
     "shift": lambda: figures.shift_by_one(list("abcde"), [False, False, True, True, True]),
@@ -54,6 +63,10 @@ EXAMPLES = {
     "experiment": lambda: figures.experiment(
         {"train": 336, "validation": 48, "test": 96}, 4, 5, "A title"
     ),
+    "ways out": lambda: figures.ways_out(WAYS_OUT, "A tuned model leaves the notebook"),
+    "ways out without sizes": lambda: figures.ways_out({}),
+    "rotary rows": lambda: figures.rotary_rows(ROWS, "Pairs become neighbours"),
+    "rotary rows of 16": lambda: figures.rotary_rows({"in order": range(16)}),
     "rectangles": lambda: figures.lora_rectangles(SMOL.linear_layers(), 64, layers=30),
 }
 
@@ -567,3 +580,28 @@ def test_a_frame_must_fit_the_gpu_and_begin_with_all_pages_on_it():
         figures.page_frames(FRAMES, 99)
     with pytest.raises(ValueError, match="in the first frame, all pages must be on the GPU"):
         figures.page_frames(FRAMES[1:], 100)
+
+
+# -- exports -----------------------------------------------------------------------------------
+
+
+def test_the_ways_out_name_each_size():
+    picture = figures.ways_out(WAYS_OUT)
+    texts = [text.get_text() for text in picture.figure.axes[0].texts]
+    for size in WAYS_OUT.values():
+        assert size in texts and size in picture.alt
+    assert texts.count("merged model") == texts.count("adapters") == 2
+
+
+def test_rows_of_a_rotary_pair_have_the_same_colour():
+    picture = figures.rotary_rows(ROWS)
+    faces = [box.get_facecolor() for box in picture.figure.axes[0].patches if is_box(box)]
+    for order, colours in zip(ROWS.values(), (faces[:8], faces[8:]), strict=True):
+        by_row = dict(zip(order, colours, strict=True))
+        assert all(by_row[row] == by_row[row + 4] for row in range(4))
+        assert len({by_row[row] for row in range(4)}) == 4
+    assert "0, 4, 1, 5, 2, 6, 3, 7" in picture.alt
+
+
+def is_box(patch):
+    return isinstance(patch, FancyBboxPatch)

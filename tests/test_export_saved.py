@@ -1,6 +1,8 @@
 """Test that saved adapters are read, copied and merged exactly, and refused with a reason."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -259,3 +261,27 @@ def test_a_base_model_in_another_folder_keeps_its_name(adapters, tiny_base, tmp_
         logits(load_adapters(load_base(path=tiny_base)[0], copy)),
         logits(load_adapters(load_base(path=tiny_base)[0], adapters)),
     )
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+MEASURE = """
+import sys
+from course_utils import export, runtime
+
+adapters, out = sys.argv[1:]
+for into in ("dequantized", "original"):
+    export.save_merged(adapters, f"{out}/{into}", into=into)
+export.save_gguf(f"{out}/original", f"{out}/model.gguf", "Q4_0")
+export.save_adapter_gguf(adapters, f"{out}/adapters.gguf")
+print(runtime.peak_memory("cpu"))
+"""
+
+
+@pytest.mark.full
+def test_all_exports_of_the_real_model_need_at_most_1_2_gb(tmp_path):
+    base, _ = load_base("smollm2-135m", quantization="nf4")
+    adapters = save(attach_adapters(base, Recipe()), tmp_path / "adapters")
+    command = [sys.executable, "-c", MEASURE, str(adapters), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[-1]) < 1.2e9

@@ -10,21 +10,9 @@ from course_utils.memory import FAMILIES, ModelShape
 from course_utils.models import load_base
 from course_utils.sft import encode_all
 from course_utils.training import Recipe, attach_adapters, finetune, load_adapters
+from tests.conftest import SIZES
 from tests.test_evaluation import one_by_one
 
-SIZES = {
-    "vocab_size": 259,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.2,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 2,
-}
 # In the families with a sliding window, it is shorter than the texts.
 WINDOW = {"sliding_window": 16}
 LATE_WINDOW = WINDOW | {"use_sliding_window": True, "max_window_layers": 1}

@@ -22,22 +22,11 @@ from course_utils.export import gguf_files
 from course_utils.models import stored_weights
 from course_utils.serving import Engine
 from course_utils.validation import CourseError
-from tests import hub
+from tests import conftest, hub
 from tests.conftest import CHAT_TEMPLATE
 from tests.test_export_saved import randomize
 
-SIZES = {
-    "vocab_size": 320,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.2,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+SIZES = conftest.SIZES | {"vocab_size": 320, "intermediate_size": 96}
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,

@@ -12,20 +12,9 @@ from safetensors.torch import load_file, save_file
 from course_utils.models import linear4bit_layers, load_base
 from course_utils.models.supported import check_quantized
 from course_utils.validation import CourseError
+from tests import conftest
 
-SIZES = {
-    "vocab_size": 259,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 128,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 2,
-}
+SIZES = conftest.SIZES | {"head_dim": 16, "max_position_embeddings": 128}
 EXPERTS = {"moe_intermediate_size": 64, "num_experts_per_tok": 2}
 
 
