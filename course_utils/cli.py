@@ -378,7 +378,8 @@ def serve(model: Path | None, adapters: tuple[str, ...], **options: Any) -> None
 
     MODEL is a GGUF file or the folder of a model; by default, it is the base model that the
     adapters name. Programs on this machine can send requests as to OpenAI's API, and choose an
-    adapter with the field "lora". Press Ctrl+C to stop the server.
+    adapter with the field "lora"; without it, the first adapter answers. The address of the server
+    is also a page for chats. Press Ctrl+C to stop the server.
     """
     from course_utils.serving import serve as serve_model
 

@@ -51,12 +51,14 @@ class RequestError(CourseError):
 class Engine:
     """A GGUF model in llama.cpp, with an HTTP server on the loopback address of this machine.
 
-    Use it in a with block, or call `close`. Requests choose an adapter by its name. Without a name,
-    the base model answers.
+    Use it in a with block, or call `close`. The methods choose an adapter by its name. Without a
+    name, the base model answers.
 
     Args:
         model: GGUF file of the model.
         adapters: GGUF files of adapters, by a name.
+        default: name of the adapter that answers requests of other programs without the field
+            "lora", such as those of the server's page in a browser. None for the base model.
         port: the port of the server; 0 chooses a free one.
         slots: number of requests that the server answers at the same time.
         context: number of tokens that each request may have, with its answer.
@@ -79,6 +81,7 @@ class Engine:
         model: str | Path,
         adapters: Mapping[str, str | Path] | None = None,
         *,
+        default: str | None = None,
         port: int = 0,
         slots: int = 1,
         context: int = 2048,
@@ -99,15 +102,15 @@ class Engine:
         options.n_parallel = self.slots
         # llama.cpp's threads wait for each other without sleeping. If another program needs one of
         # their cores, an answer can take 20 times as long. So one core is left to others.
-        default = max(1, runtime.usable_cores() - 1)
-        options.cpuparams.n_threads = positive("threads", threads or default)
+        most = max(1, runtime.usable_cores() - 1)
+        options.cpuparams.n_threads = positive("threads", most if threads is None else threads)
         options.hostnames = [LOOPBACK]
         options.port = _free_port(port)
         # Web pages from other addresses must not send requests to this server.
         options.cors_origins = f"http://{LOOPBACK}:{options.port}"
-        # With the scale 0, the base model answers unless a request names an adapter.
         options.lora_adapters = [
-            xllamacpp.CommonAdapterLoraInfo(str(path), 0.0) for path in self.adapters.values()
+            xllamacpp.CommonAdapterLoraInfo(str(path), each["scale"])
+            for path, each in zip(self.adapters.values(), self.scales(default), strict=True)
         ]
         # llama.cpp reuses keys and values of an earlier prompt that begins with the same tokens,
         # even if another adapter has computed them (issue 26207 of ggml-org/llama.cpp).
@@ -271,7 +274,8 @@ def serve(
 ) -> None:
     """Serve a model and its adapters until the process gets SIGINT (Ctrl+C) or SIGTERM.
 
-    Folders of models and adapters are first converted into GGUF files in a temporary folder.
+    Folders of models and adapters are first converted into GGUF files in a temporary folder. The
+    first adapter answers requests without the field "lora".
 
     Args:
         model: a GGUF file, or the folder of a model. By default, it is the base model that the
@@ -302,7 +306,7 @@ def serve(
         if Path(model).expanduser().is_dir():
             say(f"Converting the model in {model}")
             model = export.save_gguf(model, Path(scratch) / "model.gguf", stored_as)
-        with Engine(model, files, **options) as engine:
+        with Engine(model, files, default=next(iter(files), None), **options) as engine:
             say(_welcome(engine))
             with contextlib.suppress(KeyboardInterrupt):
                 while True:
@@ -313,8 +317,10 @@ def serve(
 def _welcome(engine: Engine) -> str:
     """Return the address of a server, and a command that sends a request to each adapter."""
     lines = [f"Serving on {engine.url} (open it in a browser, or send requests; stop with Ctrl+C)"]
-    for name in (None, *engine.adapters):
-        body = {"messages": [{"role": "user", "content": "Hello"}], "lora": engine.scales(name)}
+    for name in (*engine.adapters, None):
+        body: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
+        if engine.adapters:
+            body["lora"] = engine.scales(name)
         lines.append(f"  {'adapter ' + name if name else 'base model'}:")
         lines.append(f"    curl {engine.url}/v1/chat/completions -d '{json.dumps(body)}'")
     return "\n".join(lines)

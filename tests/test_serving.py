@@ -232,9 +232,9 @@ def serve(tmp_path):
 def test_folders_are_served_until_a_signal(folder, engine, serve, number):
     model, adapters = str(folder / "model"), f"tuned={folder / 'strong'}"
     process, printed, url = serve(model, "--adapter", adapters, "--port", "0", "--format", "F32")
-    for scale, name in ((0, None), (1, "strong")):
+    for chosen, name in (({"lora": [{"id": 0, "scale": 0}]}, None), ({}, "strong")):
         body = {"messages": CHATS[0], "temperature": 0, "max_tokens": 3}
-        data = json.dumps(body | {"lora": [{"id": 0, "scale": scale}]}).encode()
+        data = json.dumps(body | chosen).encode()
         with urllib.request.urlopen(f"{url}/v1/chat/completions", data) as answer:
             text = json.load(answer)["choices"][0]["message"]["content"]
         assert [text.strip()] == engine.answers(CHATS[:1], name, max_new_tokens=3)
@@ -264,7 +264,7 @@ def test_without_a_model_the_base_of_the_adapters_is_served(folder, monkeypatch)
 
     class Stopping(Engine):
         def __init__(self, model, adapters, **options):
-            super().__init__(model, adapters, threads=1)
+            super().__init__(model, adapters, threads=1, default=options["default"])
             served.append((str(model), list(adapters)))
 
         def __enter__(self):
