@@ -56,7 +56,7 @@ SCORES = ("valid_json", "section_right", "house_style")
 
 @dataclass
 class Subject:
-    """A form of the tuned model that can be asked.
+    """A form of the tuned model, with functions that ask it for answers, probabilities and tokens.
 
     Attributes:
         answers: answers conversations.

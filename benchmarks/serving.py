@@ -5,7 +5,8 @@
 1, 2, 4 and 8 clients send requests over HTTP at the same time. Each client sends its next request
 when it has the answer to the last one. Three servers take turns: the merged model, the base model
 with one adapter, and the base model with two adapters, between which the requests alternate. All of
-them have Q8_0 weights. The files and the adapters are those of `course bench parity`.
+them have Q8_0 weights, and none of them reuses keys and values of earlier prompts. The files and
+the adapters are those of `course bench parity`.
 """
 
 from __future__ import annotations
@@ -67,9 +68,10 @@ def ask(engine: Engine, number: int) -> float:
     """Send a request, and return its latency in seconds. Requests alternate between adapters."""
     names = list(engine.adapters)
     adapter = names[number % len(names)] if names else None
-    chats = parity.chats()
+    chat = parity.chats()[number % len(parity.stories())]
     started = time.perf_counter()
-    engine.chat(chats[number % len(chats)], adapter, max_tokens=parity.NEW_TOKENS)
+    # `Engine` reuses earlier prompts only for models without adapters.
+    engine.chat(chat, adapter, max_tokens=parity.NEW_TOKENS, cache_prompt=False)
     return time.perf_counter() - started
 
 

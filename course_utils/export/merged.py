@@ -2,8 +2,8 @@
 
 `save_dequantized` saves the weights that the adapters were trained on, without the adapters.
 `save_merged` reads each weight W of the base model from its files, adds the update (α/r) B A of the
-adapters, and rounds the sum once to 16 bits. Neither the base model nor the merged model is ever
-completely in memory, so models that don't fit into memory can be merged, too.
+adapters, and rounds the sum once to 16 bits. At most 400 MB of the merged model are in memory at a
+time, so models that don't fit into memory can be merged, too.
 """
 
 from __future__ import annotations

@@ -31,7 +31,9 @@ def save_modelfile(
     *,
     system: str | None = None,
 ) -> Path:
-    """Write a Modelfile with the files of a model, its chat template and greedy decoding.
+    """Write a Modelfile that names the files of a model, and sets its chat template.
+
+    It also sets greedy decoding.
 
     Args:
         file: the new file, usually named "Modelfile".

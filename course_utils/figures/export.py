@@ -1,4 +1,4 @@
-"""Draw the ways of a model out of the notebook, and the order of rotary pairs in llama.cpp."""
+"""Draw the forms in which a model can leave the notebook, and llama.cpp's order of rotary pairs."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def rotary_rows(orders: Mapping[str, Sequence[int]], title: str = "") -> Picture
     """Draw the rows of one head of q or k in several orders; rows of a rotary pair share a colour.
 
     Args:
-        orders: name of the order → the numbers of the rows in Hugging Face's Llama, in this order.
-            Row i and row i + d/2 of a head of width d are a pair.
+        orders: name of an order → row numbers in this order. The number of a row is its position
+            in Hugging Face's Llama, where row i and row i + d/2 of a head of width d are a pair.
         title: a sentence that says what the picture shows.
     """
     width = positive("width of the head", len(next(iter(orders.values()))))

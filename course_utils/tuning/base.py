@@ -95,7 +95,7 @@ def find_base(model: str | Path = SMALL_MODEL) -> Base:
 
 
 def suggested_rate(parameters: int) -> float:
-    """Return a peak learning rate for short QLoRA runs of a model with so many parameters.
+    """Return a peak learning rate for short QLoRA runs of a model of this size.
 
     The rate is on a straight line, in logarithms of rate and parameters, between the rate that was
     measured for SmolLM2-135M and QLoRA's rate for 7B. Outside, it is the rate of the nearer end.

@@ -324,7 +324,7 @@ def _check_format(line: str, path: Path, only: bool) -> None:
 
 
 def _command(effect: str, code: str, path: Path) -> str:
-    """Return the advice to run a line of Python that reads a file and writes a better one."""
+    """Return the advice to run a Python command that converts a file into a new file."""
     new = path.with_suffix(".jsonl")
     if new.exists():
         new = path.with_name(f"{path.stem}-new.jsonl")
