@@ -24,8 +24,8 @@ from course_utils.tuning.measure import METRICS, Measured, changes, measure
 from course_utils.validation import CourseError
 
 if TYPE_CHECKING:
+    from course_utils import training
     from course_utils.export import CardFacts, Result
-    from course_utils.training import Run
 
 # The names of what a run writes into its output folder.
 ADAPTERS, CHECKPOINTS, PAGE = "adapters", "checkpoints", "report.html"
@@ -53,7 +53,7 @@ class Tuned:
     base: Base
     data: OwnData
     forecast: Forecast
-    run: Run
+    run: training.Run
     before: Measured
     after: Measured
     seconds: float
