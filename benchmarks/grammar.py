@@ -96,7 +96,7 @@ def comparison(report: Report) -> str | None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the option for other adapters."""
+    """Add the option `--adapters`, which names a folder of saved adapters."""
     parity.add_options(parser)
 
 

@@ -411,7 +411,7 @@ def mean_divergence(result: dict[str, Any]) -> float:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the option for other adapters."""
+    """Add the option `--adapters`, which names a folder of saved adapters."""
     parser.add_argument(
         "--adapters", type=Path, default=FOLDER / "adapters", help="folder of saved adapters"
     )

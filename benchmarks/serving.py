@@ -101,7 +101,7 @@ def throughput(rounds: Sequence[dict[str, Any]]) -> float:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the option for other adapters."""
+    """Add the option `--adapters`, which names a folder of saved adapters."""
     parity.add_options(parser)
 
 

@@ -56,7 +56,7 @@ class Engine:
 
     Args:
         model: GGUF file of the model.
-        adapters: GGUF files of adapters, by a name.
+        adapters: a mapping from the name of each adapter to its GGUF file.
         default: name of the adapter that answers requests of other programs without the field
             "lora", such as those of the server's page in a browser. None for the base model.
         port: the port of the server; 0 chooses a free one.
@@ -280,7 +280,7 @@ def serve(
     Args:
         model: a GGUF file, or the folder of a model. By default, it is the base model that the
             first adapters name, or the small model of the course.
-        adapters: GGUF files or folders of adapters, by a name.
+        adapters: a mapping from the name of each adapter to its GGUF file or folder.
         stored_as: format of a converted model, as in `export.save_gguf`.
         say: prints a message.
         options: further arguments for `Engine`.

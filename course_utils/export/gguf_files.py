@@ -84,8 +84,8 @@ def interleave(rows: Tensor, heads: int) -> Tensor:
         Hugging Face, one head of width 8:  0 1 2 3 | 4 5 6 7     i and i + 4 are a pair
         llama.cpp:                          0 4 1 5 2 6 3 7       neighbours are a pair
 
-    For an adapter, the rows of B have this order, because W + s B A has the rows of B. A has no
-    rows of q, so A stays the same.
+    For an adapter, the rows of B are reordered, because each row of B belongs to the same row of W.
+    The rows of A belong to the rank, so A is not reordered.
 
     Args:
         rows: the weight or the matrix B of a layer q or k, (heads · d, …), or a bias (heads · d,).

@@ -158,9 +158,10 @@ def _nf4(weight: Tensor, double_quant: bool) -> Tensor:
 
 
 def _linear_layers(folder: Path) -> set[str]:
-    """Return the names of the linear layers of a model without its output head, as in `load_base`.
+    """Return the names of all linear layers of a model except its output head.
 
-    The model is built on the device "meta", which stores no weights.
+    `load_base` quantizes the same layers. The model is built on the device "meta", which stores no
+    weights.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -97,8 +97,9 @@ def find_base(model: str | Path = SMALL_MODEL) -> Base:
 def suggested_rate(parameters: int) -> float:
     """Return a peak learning rate for short QLoRA runs of a model of this size.
 
-    The rate is on a straight line, in logarithms of rate and parameters, between the rate that was
-    measured for SmolLM2-135M and QLoRA's rate for 7B. Outside, it is the rate of the nearer end.
+    The logarithm of the rate is interpolated linearly in the logarithm of the number of parameters.
+    The two end points are the rate that was measured for SmolLM2-135M, and the rate of the QLoRA
+    paper for 7B. A model that is smaller or larger than both gets the rate of the nearer one.
 
     Source: the comment on BASE_MODELS, and QLoRA (Dettmers et al. 2023, table 9).
     """
