@@ -16,7 +16,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from course_utils import sft
 from course_utils.news import Message
 from course_utils.tuning.forms import (
     FORMS,
@@ -37,6 +36,8 @@ from course_utils.validation import CourseError, first_line, positive
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from course_utils import sft
 
 # With fewer different prompts, held-out rows would say nothing about the model.
 FEWEST_PROMPTS = 10
@@ -225,6 +226,9 @@ def check_lengths(
         DataError: examples are longer, an answer contains the end token, or the chat template
             doesn't accept a conversation. The message lists the lines.
     """
+    # Exercise 01 asks for functions of sft, so this module must be importable without it.
+    from course_utils import sft
+
     positive("max_length", max_length)
     errors: list[tuple[int, str]] = []
     encoded: tuple[list[sft.Features], list[sft.Features]] = ([], [])
@@ -252,7 +256,9 @@ def _token_errors(
     features: sft.Features, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[str]:
     """Return the errors that appear only when a conversation is tokenized."""
-    prompt = features["labels"].count(sft.IGNORE)
+    from course_utils.sft import IGNORE
+
+    prompt = features["labels"].count(IGNORE)
     answer = features["labels"][prompt:]
     errors = []
     if prompt >= max_length:
