@@ -314,7 +314,7 @@ def measure(adapters: Path) -> Iterator[Report]:
             if name not in report[part]:
                 print(name, flush=True)
                 report[part][name] = measured(load())
-                yield report | measured_here("transformers", "peft", "xllamacpp")
+                yield report | measured_here("xllamacpp")
 
 
 def measured(subject: Subject) -> dict[str, Any]:
