@@ -10,7 +10,6 @@ are those of `course bench parity`.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -95,14 +94,9 @@ def comparison(report: Report) -> str | None:
     return table(head, rows)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the option `--adapters`, which names a folder of saved adapters."""
-    parity.add_options(parser)
-
-
 BENCHMARK = Benchmark(
     measure,
     {"results": results, "comparison": comparison},
-    add_options=add_options,
+    add_options=parity.add_options,
     data=DATA,
 )

@@ -30,7 +30,7 @@ from torch import Tensor
 from benchmarks.runner import RESULTS, ROOT, Benchmark, Report, load_report, measured_here, table
 from course_utils import evaluation, export, files, news, sft
 from course_utils.export import gguf_files
-from course_utils.models import load_base
+from course_utils.models import fetch_base, load_base
 from course_utils.parity import kl_divergence, of_model, probabilities
 from course_utils.serving import Engine
 from course_utils.training import Recipe, attach_adapters, finetune, load_adapters
@@ -81,9 +81,19 @@ def stories() -> list[dict]:
     return news.load_news()["test"].to_list()
 
 
+@cache
 def chats() -> list[Any]:
     """Return the conversations that the tuned model answers."""
     return [news.tuned_messages(story, answered=False) for story in stories()]
+
+
+@cache
+def beginning() -> list[int]:
+    """Return the tokens of the answer after which the model decides on the section."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(fetch_base())
+    return tokenizer(BEGINNING, add_special_tokens=False)["input_ids"]
 
 
 # --- the files ------------------------------------------------------------------------------------
@@ -95,9 +105,10 @@ def trained(adapters: Path) -> Path:
         model, tokenizer = load_base(quantization="nf4")
         model = attach_adapters(model, Recipe())
         train = [news.tuned_messages(story) for story in news.load_news()["train"]]
-        finetune(model, tokenizer, sft.encode_all(train, tokenizer), recipe=Recipe())
-        adapters.parent.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(str(adapters))
+        rows = sft.encode_all(train, tokenizer)
+        run = finetune(model, tokenizer, rows, output_dir=FOLDER / "training")
+        assert run.adapters, "a finished run has saved its adapters"
+        export.save_adapters(run.adapters, adapters)
     return adapters
 
 
@@ -357,8 +368,7 @@ def divergences(subject: Subject, prompts: Sequence[list[int]]) -> list[float]:
     The first form that is measured is the reference, and its probabilities are saved.
     """
     file = FOLDER / "probabilities.safetensors"
-    beginning = load_base(quantization=None)[1](BEGINNING, add_special_tokens=False)["input_ids"]
-    found = probabilities(subject.probabilities, [[*ids, *beginning] for ids in prompts])
+    found = probabilities(subject.probabilities, [[*ids, *beginning()] for ids in prompts])
     if not file.is_file():
         save_file({"reference": found}, file)
     return kl_divergence(load_file(file)["reference"], found).tolist()

@@ -11,7 +11,6 @@ the adapters are those of `course bench parity`.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import statistics
 import time
@@ -100,9 +99,4 @@ def throughput(rounds: Sequence[dict[str, Any]]) -> float:
     return answers / sum(r["seconds"] for r in rounds)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the option `--adapters`, which names a folder of saved adapters."""
-    parity.add_options(parser)
-
-
-BENCHMARK = Benchmark(measure, {"results": results}, add_options=add_options, data=DATA)
+BENCHMARK = Benchmark(measure, {"results": results}, add_options=parity.add_options, data=DATA)

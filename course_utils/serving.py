@@ -21,6 +21,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,7 +187,7 @@ class Engine:
         """
         import torch
 
-        vocabulary = self.request("/v1/models")["data"][0]["meta"]["n_vocab"]
+        vocabulary = self._vocabulary
         # The probabilities are those of the model, without the grammar. The grammar only chooses
         # the token that is answered: llama.cpp would report no probabilities with a token that is
         # the beginning of a character.
@@ -197,6 +198,10 @@ class Engine:
         ids = torch.tensor([token["id"] for token in tokens])
         probabilities[ids] = torch.tensor([math.exp(token["logprob"]) for token in tokens])
         return probabilities
+
+    @cached_property
+    def _vocabulary(self) -> int:
+        return self.request("/v1/models")["data"][0]["meta"]["n_vocab"]
 
     def complete(
         self, prompt: str | Sequence[int], adapter: str | None = None, **options: Any

@@ -210,8 +210,10 @@ def write_gguf(model, tokenizer, file: Path) -> dict:
     """
     import gguf
 
+    from course_utils.export import gguf_files
+
     writer = gguf.GGUFWriter(file, "llama")
-    write_shape(writer, model.config)
+    gguf_files.add_sizes(writer, model.config, "Q4_1")
     write_tokenizer(writer, tokenizer)
     weights = {}
     for name, parameter in model.named_parameters():
@@ -229,21 +231,6 @@ def write_gguf(model, tokenizer, file: Path) -> dict:
     writer.write_tensors_to_file()
     writer.close()
     return weights
-
-
-def write_shape(writer, config) -> None:
-    """Write the hyperparameters of a Llama under llama.cpp's names."""
-    writer.add_name("tiny")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
-    writer.add_vocab_size(config.vocab_size)
 
 
 def write_tokenizer(writer, tokenizer) -> None:

@@ -16,6 +16,7 @@ References: the GGUF specification and convert_hf_to_gguf.py in github.com/ggml-
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -197,7 +198,7 @@ def save_gguf(model: str | Path, file: str | Path, stored_as: str = "Q8_0") -> P
     config = _config(folder)
     names = _gguf_names(config)
     with _writer(Path(file), config) as writer:
-        _add_sizes(writer, config, stored_as)
+        add_sizes(writer, config, stored_as)
         _add_tokenizer(writer, folder, config)
         factors = _rotary_factors(config)
         tensors = [("rope_freqs.weight", factors)] if factors is not None else []
@@ -222,9 +223,8 @@ def _announce(writer: GGUFWriter, name: str, shape: torch.Size, stored_as: str) 
     from gguf import quants
 
     kind = _format(name, shape, stored_as)
-    size = quants.quant_shape_to_byte_shape(shape, kind) if kind >= 2 else shape
-    width = {"F32": 4, "F16": 2}.get(kind.name, 1)
-    writer.add_tensor_info(name, shape, np.dtype(np.float32), int(np.prod(size)) * width, kind)
+    size = math.prod(quants.quant_shape_to_byte_shape(shape, kind))
+    writer.add_tensor_info(name, shape, np.dtype(np.float32), size, kind)
 
 
 def _encoded(name: str, tensor: Tensor, stored_as: str) -> np.ndarray:
@@ -311,8 +311,14 @@ def _reordered(key: str, rows: Tensor, config: Any) -> Tensor:
     return rows
 
 
-def _add_sizes(writer: GGUFWriter, config: Any, stored_as: str) -> None:
-    """Write the sizes of a model."""
+def add_sizes(writer: GGUFWriter, config: Any, stored_as: str) -> None:
+    """Write the sizes of a model into a GGUF file.
+
+    Args:
+        writer: the writer of the file.
+        config: transformers' config of the model.
+        stored_as: a key of GGUF_FORMATS.
+    """
     from gguf import LlamaFileType
 
     writer.add_name(Path(config.name_or_path).name)

