@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub import constants
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -16,6 +17,7 @@ from course_utils.models import load_base
 from course_utils.training import Recipe, attach_adapters, load_adapters
 from course_utils.validation import CourseError
 from tests.conftest import make_model
+from tests.test_models import put_in_hub_cache
 
 PROBE = torch.arange(3, 43).view(2, 20)
 
@@ -240,6 +242,13 @@ def test_a_missing_base_model_is_named(adapters, tmp_path):
     rename_base(adapters, "owner/model")
     with pytest.raises(CourseError, match=r"base model 'owner/model' .* pass its folder as base"):
         export.save_merged(adapters, tmp_path / "new")
+
+
+def test_a_base_model_in_the_cache_of_the_hub_is_found(adapters, tiny_base, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = put_in_hub_cache(tiny_base, "owner/model")
+    rename_base(adapters, "owner/model")
+    assert export.read_adapters(adapters).base_folder() == snapshot
 
 
 def test_copied_adapters_name_the_base_model_on_the_hub(adapters, tmp_path, monkeypatch):

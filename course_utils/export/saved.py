@@ -11,6 +11,7 @@ The file adapter_config.json contains r, α and the name or the folder of the ba
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ from torch import Tensor
 
 from course_utils.models.fetch import (
     BASE_MODELS,
+    REPOSITORY,
+    cached_repository,
     check_adapter_files,
     fetch_base,
     hub_name,
@@ -70,7 +73,8 @@ class SavedAdapters:
 
         Args:
             base: the folder, or None for the base model that adapter_config.json names. If this is
-                a model of the course, it is downloaded if it is missing.
+                a model of the course, it is downloaded if it is missing. Another model of the hub
+                must be in the Hugging Face cache.
 
         Raises:
             CourseError: the base model can't be found.
@@ -81,6 +85,8 @@ class SavedAdapters:
         for name, model in BASE_MODELS.items():
             if named in (name, model.hub):
                 return fetch_base(name)
+        if re.fullmatch(REPOSITORY, named) and (folder := cached_repository(named)):
+            return folder
         raise CourseError(
             f"the base model {named!r} of the adapters in {self.folder} is not on this machine: "
             "pass its folder as base"
