@@ -4,8 +4,9 @@
 
 llama.cpp answers the 96 test stories six times: the untrained model with a zero-shot and a 3-shot
 prompt, and the tuned model with its short prompt, each without a grammar and with the grammar of a
-JSON schema. The grammar allows only tokens that continue a valid answer. The files and the adapters
-are those of `course bench parity`.
+JSON schema. The grammar allows only tokens that continue a valid answer. The files are those of
+`course bench parity`. The tuned model is the merged one, because llama.cpp reads the common
+beginning of all prompts only once for models without adapters, so the times can be compared.
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ from course_utils.serving import Engine
 
 DATA = ROOT / "course_utils" / "data" / "grammar.json"
 # The pretty answers of the untrained model need more tokens than the short ones of the tuned model.
-NEW_TOKENS = 80
+NEW_TOKENS = 120
 TUNED, BEST_PROMPT = "tuned", "3-shot + grammar"
 
 
-def ways() -> dict[str, tuple[list[Any], str | None]]:
-    """Return conversations and the name of the adapter, by the name of the way."""
+def ways(adapters: Path) -> dict[str, tuple[Path, list[Any]]]:
+    """Return a dict from the name of each way to the GGUF file of its model and its prompts."""
     stories = parity.stories()
+    untuned = parity.base_gguf(adapters, "original", parity.FORMAT)
     return {
-        "zero-shot": ([news.messages(story) for story in stories], None),
-        "3-shot": ([news.messages(story, news.shots()) for story in stories], None),
-        TUNED: (parity.chats(), "news"),
+        "zero-shot": (untuned, [news.messages(story) for story in stories]),
+        "3-shot": (untuned, [news.messages(story, news.shots()) for story in stories]),
+        TUNED: (parity.merged_gguf(adapters, parity.FORMAT), parity.chats()),
     }
 
 
@@ -40,30 +42,24 @@ def measure(adapters: Path) -> Iterator[Report]:
     """Yield the report after each way. An interrupted benchmark continues with the next way."""
     adapters = parity.trained(adapters)
     report = load_report(DATA) if DATA.is_file() else {"ways": {}}
-    if len(report["ways"]) == 2 * len(ways()):
+    if len(report["ways"]) == 2 * len(ways(adapters)):
         report = {"ways": {}}  # complete, so this is a new measurement
-    for name, (chats, adapter) in ways().items():
-        # Adapters need the weights that they were trained on. Prompts do best with the original.
-        weights = "dequantized" if adapter else "original"
-        model = parity.base_gguf(adapters, weights, parity.FORMAT)
-        extra = {adapter: parity.adapter_gguf(adapters)} if adapter else None
-        with Engine(model, extra) as engine:
+    for name, (model, chats) in ways(adapters).items():
+        with Engine(model) as engine:
             for schema in (None, news.ANSWER_SCHEMA):
                 way = f"{name} + grammar" if schema else name
                 if way in report["ways"]:
                     continue
                 print(way, flush=True)
-                report["ways"][way] = asked(engine, chats, adapter, schema)
+                report["ways"][way] = asked(engine, chats, schema)
                 yield report | measured_here("xllamacpp")
 
 
-def asked(
-    engine: Engine, chats: list[Any], adapter: str | None, schema: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def asked(engine: Engine, chats: list[Any], schema: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the answers of a way, its time, and the mean number of tokens of its prompts."""
     tokens = [len(engine.token_ids(engine.prompt(chat))) for chat in chats]
     started = time.perf_counter()
-    answers = engine.answers(chats, adapter, max_new_tokens=NEW_TOKENS, schema=schema)
+    answers = engine.answers(chats, max_new_tokens=NEW_TOKENS, schema=schema)
     seconds = time.perf_counter() - started
     return {"answers": answers, "seconds": seconds, "prompt_tokens": sum(tokens) / len(tokens)}
 

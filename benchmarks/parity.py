@@ -40,9 +40,9 @@ from course_utils.units import format_bytes
 FOLDER = RESULTS / "parity"
 DATA = ROOT / "course_utils" / "data" / "parity.json"
 REFERENCE = "adapters on NF4 (as trained)"
-# The KL divergence is measured on this many stories, because each of them needs the probabilities
-# of all 49,152 tokens.
-KL_STORIES = 24
+# The KL divergence is measured on every fourth story, because each of them needs the probabilities
+# of all 49,152 tokens. These are 24 stories, three from each section.
+KL_STORIES = slice(None, None, 4)
 # After these tokens of the answer, the model decides on the section.
 BEGINNING = '{"section": "'
 # The format of the files with a mistake. Its own rounding is small, so the mistake shows.
@@ -337,7 +337,7 @@ def measured(subject: Subject) -> dict[str, Any]:
     reference = files_of_reference({"prompts": prompts, "answers": answers})
     scores = evaluation.score(answers, stories())
     result = {
-        "divergences": [round(x, 6) for x in divergences(subject, prompts[:KL_STORIES])],
+        "divergences": [round(x, 6) for x in divergences(subject, prompts[KL_STORIES])],
         "equal_prompts": equal(prompts, reference["prompts"]),
         "equal_answers": equal(answers, reference["answers"]),
         "scores": {metric: scores[metric].astype(int).tolist() for metric in SCORES},
