@@ -372,14 +372,22 @@ def finetune(data: Path, **options: Any) -> None:
 @click.option(
     "--format", "stored_as", default="Q8_0", show_default=True, help="Format of a converted model."
 )
+@click.option(
+    "--weights",
+    type=click.Choice(["dequantized", "original"]),
+    default="dequantized",
+    show_default=True,
+    help="Weights of the adapters' base model: QLoRA trains on the dequantized ones.",
+)
 @click.option("--log", is_flag=True, help="Print the messages of llama.cpp.")
 def serve(model: Path | None, adapters: tuple[str, ...], **options: Any) -> None:
     """Serve a model and its adapters with llama.cpp.
 
     MODEL is a GGUF file or the folder of a model; by default, it is the base model that the
-    adapters name. Programs on this machine can send requests as to OpenAI's API, and choose an
-    adapter with the field "lora"; without it, the first adapter answers. The address of the server
-    is also a page for chats. Press Ctrl+C to stop the server.
+    adapters name, with the weights on which QLoRA trained them. Programs on this machine can send
+    requests as to OpenAI's API, and choose an adapter with the field "lora"; without it, the first
+    adapter answers. The address of the server is also a page for chats. Press Ctrl+C to stop the
+    server.
     """
     from course_utils.serving import serve as serve_model
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils import runtime
-from course_utils.validation import CourseError, positive, whole_number
+from course_utils.validation import CourseError, one_of, positive, whole_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -273,6 +273,7 @@ def serve(
     model: str | Path | None,
     adapters: Mapping[str, str | Path],
     *,
+    weights: str = "dequantized",
     stored_as: str = "Q8_0",
     say: Callable[[str], None] = print,
     **options: Any,
@@ -286,6 +287,9 @@ def serve(
         model: a GGUF file, or the folder of a model. By default, it is the base model that the
             first adapters name, or the small model of the course.
         adapters: a mapping from the name of each adapter to its GGUF file or folder.
+        weights: the weights of the default model: "dequantized", on which QLoRA trains adapters, or
+            "original", on which LoRA without quantization trains them. Without adapters, and for a
+            given `model`, the weights stay as they are.
         stored_as: format of a converted model, as in `export.save_gguf`.
         say: prints a message.
         options: further arguments for `Engine`.
@@ -297,6 +301,8 @@ def serve(
     from course_utils import export
     from course_utils.models import fetch_base
 
+    one_of("weights", weights, ("dequantized", "original"))
+    rounded = model is None and adapters and weights == "dequantized"
     with tempfile.TemporaryDirectory() as scratch, _stopped_by_signals():
         files: dict[str, str | Path] = {}
         for name, path in adapters.items():
@@ -308,6 +314,9 @@ def serve(
                 path = export.save_adapter_gguf(path, new, base=base)
             files[name] = path
         model = model or fetch_base()
+        if rounded:
+            say(f"Rounding the model in {model} to NF4, as in the training of the adapters")
+            model = export.save_dequantized(model, Path(scratch) / "base")
         if Path(model).expanduser().is_dir():
             say(f"Converting the model in {model}")
             model = export.save_gguf(model, Path(scratch) / "model.gguf", stored_as)

@@ -11,14 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from urllib.error import HTTPError
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from gguf import GGUFReader
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from course_utils import export, serving, sft
 from course_utils.cli import main
+from course_utils.models import load_base
 from course_utils.serving import Engine, RequestError
 from course_utils.validation import CourseError
 from tests.test_gguf import FAMILIES, assert_close, make_tokenizer, save_adapters, save_model
@@ -259,18 +262,33 @@ def test_wrong_arguments_are_one_line(folder, arguments, message):
     assert message in result.output.splitlines()[-1]
 
 
-def test_without_a_model_the_base_of_the_adapters_is_served(folder, monkeypatch):
+@pytest.mark.parametrize("weights", ["dequantized", "original"])
+def test_without_a_model_the_base_of_the_adapters_is_served(folder, tmp_path, monkeypatch, weights):
     served = []
 
     class Stopping(Engine):
         def __init__(self, model, adapters, **options):
             super().__init__(model, adapters, threads=1, default=options["default"])
-            served.append((str(model), list(adapters)))
+            tensors = {tensor.name: tensor.data.copy() for tensor in GGUFReader(model).tensors}
+            served.append((list(adapters), tensors["blk.0.ffn_down.weight"]))
 
         def __enter__(self):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(serving, "Engine", Stopping)
     with pytest.raises(KeyboardInterrupt):
-        serving.serve(None, {"weak": folder / "weak"}, say=lambda _: None)
-    assert served[0][0].endswith("model.gguf") and served[0][1] == ["weak"]
+        adapters = {"weak": folder / "weak"}
+        serving.serve(None, adapters, weights=weights, stored_as="F32", say=lambda _: None)
+
+    model = folder / "model"
+    if weights == "dequantized":
+        model = export.save_dequantized(model, tmp_path / "base")
+    weight = load_base(path=model)[0].get_parameter("model.layers.0.mlp.down_proj.weight")
+    [(names, found)] = served
+    assert names == ["weak"]
+    np.testing.assert_array_equal(found, weight.detach().float().numpy())
+
+
+def test_other_weights_are_refused(folder):
+    with pytest.raises(ValueError, match="weights must be 'dequantized' or 'original', got 'nf4'"):
+        serving.serve(None, {"weak": folder / "weak"}, weights="nf4")
