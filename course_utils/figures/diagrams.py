@@ -585,7 +585,7 @@ def qlora_layer(title: str = "") -> Picture:
 
 
 def course_map(title: str = "") -> Picture:
-    """Draw the lectures and how they depend on each other: a need, four ideas, QLoRA, and a test.
+    """Draw the lectures and how they depend on each other: a need, four ideas, and their use.
 
     Each idea has the colour of the quantity that it makes smaller or, for LoRA, that it adds.
 
@@ -613,6 +613,11 @@ def course_map(title: str = "") -> Picture:
         "05 Double quantization": ("smaller constants", CONSTANTS),
         "06 Paged optimizers": ("room for the peak", OPTIMIZER),
     }
+    uses = {
+        "07 QLoRA": "all four, on a real task",
+        "08 Evidence": "is QLoRA as good?",
+        "09 Take it with you": "export, serve, your own data",
+    }
     middle, right = 190.0, 380.0
     for n, (name, words) in enumerate(needs.items()):
         lecture((1, 29 + 56 * n), name, words)
@@ -626,18 +631,20 @@ def course_map(title: str = "") -> Picture:
         canvas.arrow([(middle - 15, y + height / 2), (middle - 1, y + height / 2)])
         canvas.line([(middle + width, y + height / 2), (middle + width + 16, y + height / 2)])
     canvas.line([(middle + width + 16, 22), (middle + width + 16, 190)])
-    canvas.arrow([(middle + width + 16, 106), (right - 1, 106)])
-    lecture((right, 85), "07 QLoRA", "all four, on a real task")
-    canvas.arrow([(right + width / 2, 85 + height), (right + width / 2, 140)])
-    lecture((right, 141), "08 Evidence", "is QLoRA as good?")
+    canvas.arrow([(middle + width + 16, 50), (right - 1, 50)])
+    for n, (name, words) in enumerate(uses.items()):
+        lecture((right, 29 + 56 * n), name, words)
+        if n:
+            canvas.arrow([(right + width / 2, 56 * n + 16), (right + width / 2, 56 * n + 28)])
     described = (
         "; ".join(f"{name}: {words}" for name, words in needs.items()),
         "; ".join(f"{name}: {words}" for name, (words, _) in ideas.items()),
+        "; ".join(f"{name}: {words}" for name, words in uses.items()),
     )
     return canvas.picture(
         f"The lectures in three columns. First, one after the other, {described[0]}. Then four "
-        f"ideas that save memory, {described[1]}. The four ideas lead to 07 QLoRA: all four, on a "
-        "real task. It leads to 08 Evidence: is QLoRA as good?"
+        f"ideas that save memory, {described[1]}. The four ideas lead to what you do with them, "
+        f"one after the other, {described[2]}."
     )
 
 
