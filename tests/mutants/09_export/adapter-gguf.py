@@ -1,5 +1,7 @@
 # %% right name-map: takes llama.cpp's names from the package gguf
 def adapter_gguf(layers, alpha, heads, kv_heads):
+    import gguf
+
     table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 100)
     count = {"q_proj": heads, "k_proj": kv_heads}
     with tempfile.TemporaryDirectory() as folder:
