@@ -369,7 +369,7 @@ def kl_divergence(p, q):
         raise ValueError("different shapes")
     p, q = p.double(), q.double()
     for rows in (p, q):
-        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 1e-7:
+        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 1e-9:
             raise ValueError("not a distribution")
     q = q.clamp_min(1e-12)
     return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)
