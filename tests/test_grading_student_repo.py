@@ -578,7 +578,7 @@ def test_the_addresses_are_those_of_the_students_repository(course, no_release, 
         text = (tree / name).read_text(encoding="utf-8")
         assert "colab.research.google.com/github/example/class/blob/" in text
     assert [n for n, path in files(tree).items() if "example/course" in searchable_text(path)] == []
-    assert [notebook_check.check(path) for path in notebooks.all_notebooks(tree)] == [[]] * 10
+    assert [notebook_check.check(path) for path in notebooks.all_notebooks(tree)] == [[]] * 11
 
 
 def test_without_a_students_address_no_link_leads_to_the_solutions(course, no_release, tmp_path):
