@@ -1,12 +1,15 @@
-"""Compare JSON by a grammar with JSON by fine-tuning: prompts and tuning, each with and without.
+"""Compare two ways to get answers in JSON: a grammar and fine-tuning, separately and together.
 
     course bench grammar [--adapters FOLDER]
 
-llama.cpp answers the 96 test stories six times: the untrained model with a zero-shot and a 3-shot
-prompt, and the tuned model with its short prompt, each without a grammar and with the grammar of a
-JSON schema. The grammar allows only tokens that continue a valid answer. The files are those of
-`course bench parity`. The tuned model is the merged one, because llama.cpp reads the common
-beginning of all prompts only once for models without adapters, so the times can be compared.
+llama.cpp answers the 96 test stories six times. The untrained model gets a zero-shot prompt and a
+3-shot prompt, and the tuned model gets its short prompt. Each of these three prompts is measured
+once without and once with a grammar. llama.cpp makes the grammar from a JSON schema, and then
+chooses only tokens that continue a valid answer.
+
+The benchmark uses the GGUF files of `course bench parity`. The tuned model is the merged one: for
+models without adapters, llama.cpp reads the common beginning of all prompts only once, so the times
+can be compared.
 """
 
 from __future__ import annotations
@@ -22,13 +25,17 @@ from course_utils import evaluation, news
 from course_utils.serving import Engine
 
 DATA = ROOT / "course_utils" / "data" / "grammar.json"
-# The pretty answers of the untrained model need more tokens than the short ones of the tuned model.
+# The untrained model writes JSON with line breaks and indentation. So its answers need more tokens
+# than the short answers of the tuned model.
 NEW_TOKENS = 120
 TUNED, BEST_PROMPT = "tuned", "3-shot + grammar"
 
 
 def ways(adapters: Path) -> dict[str, tuple[Path, list[Any]]]:
-    """Return a dict from the name of each way to the GGUF file of its model and its prompts."""
+    """Return a dict from the name of each way to the GGUF file of its model and its conversations.
+
+    A way is a model with a kind of prompt, such as "3-shot".
+    """
     stories = parity.stories()
     untuned = parity.base_gguf(adapters, "original", parity.FORMAT)
     return {
@@ -39,11 +46,14 @@ def ways(adapters: Path) -> dict[str, tuple[Path, list[Any]]]:
 
 
 def measure(adapters: Path) -> Iterator[Report]:
-    """Yield the report after each way. An interrupted benchmark continues with the next way."""
+    """Measure each way without and with the grammar, and yield the report after each measurement.
+
+    If the benchmark was interrupted, it continues with the next measurement.
+    """
     adapters = parity.trained(adapters)
     report = load_report(DATA) if DATA.is_file() else {"ways": {}}
     if len(report["ways"]) == 2 * len(ways(adapters)):
-        report = {"ways": {}}  # complete, so this is a new measurement
+        report = {"ways": {}}  # The saved report is complete, so measure everything again.
     for name, (model, chats) in ways(adapters).items():
         with Engine(model) as engine:
             for schema in (None, news.ANSWER_SCHEMA):
@@ -56,7 +66,17 @@ def measure(adapters: Path) -> Iterator[Report]:
 
 
 def asked(engine: Engine, chats: list[Any], schema: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the answers of a way, its time, and the mean number of tokens of its prompts."""
+    """Let a model answer the conversations of a way, and measure how long this takes.
+
+    Args:
+        engine: the model in llama.cpp.
+        chats: the conversations.
+        schema: the JSON schema of the grammar, or None for answers without a grammar.
+
+    Returns:
+        A dict with the keys "answers", "seconds" (for all answers together) and "prompt_tokens"
+        (the mean number of tokens of a prompt).
+    """
     tokens = [len(engine.token_ids(engine.prompt(chat))) for chat in chats]
     started = time.perf_counter()
     answers = engine.answers(chats, max_new_tokens=NEW_TOKENS, schema=schema)
@@ -65,7 +85,7 @@ def asked(engine: Engine, chats: list[Any], schema: Mapping[str, Any] | None) ->
 
 
 def results(report: Report) -> str:
-    """Return a table with a row for each way."""
+    """Return a table with a row for each way, without and with the grammar."""
     head = ["way", *evaluation.METRICS.values(), "prompt tokens", "seconds per answer"]
     rows = []
     for name, way in report["ways"].items():
@@ -76,7 +96,14 @@ def results(report: Report) -> str:
 
 
 def comparison(report: Report) -> str | None:
-    """Return a paired comparison of the tuned model with the best prompt under the grammar."""
+    """Return a paired comparison of the tuned model and the best prompt of the untrained model.
+
+    The comparison uses the differences on each story. The tuned model answers without a grammar.
+    The untrained model gets the 3-shot prompt and a grammar.
+
+    Returns:
+        A table with a row for each metric, or None if one of the two is not measured yet.
+    """
     if not {TUNED, BEST_PROMPT} <= set(report["ways"]):
         return None
     before, after = (

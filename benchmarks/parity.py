@@ -1,14 +1,16 @@
-"""Compare all exported forms of a tuned model, and the classic mistakes, on the 96 test stories.
+"""Compare all exported forms of a tuned model, and common mistakes, on the 96 test stories.
 
     course bench parity                       train lecture 07's adapters first, if they are missing
     course bench parity --adapters FOLDER     use saved adapters
 
-The reference is the model as it was trained: adapters on NF4 weights, in transformers. Each other
-form gets the same 96 prompts. The report compares its tokens with those of the reference, its
-probabilities where the model decides on the section (KL divergence), and its answers. Then each
-mistake that is often made in an export is made on purpose.
+The reference is the model as it was trained: adapters on NF4 weights, in transformers. All other
+forms answer the same 96 stories. The report compares each form with the reference in three ways: by
+the tokens of the prompts, by the answers, and by the probabilities of the token that decides on the
+section (KL divergence). Then the benchmark exports the model with common mistakes on purpose, one
+at a time, and measures these exports in the same way.
 
-Each form is measured once and saved, so an interrupted benchmark continues with the next form.
+The report is saved after each form. If the benchmark is interrupted, it continues with the next
+form.
 """
 
 from __future__ import annotations
@@ -36,19 +38,23 @@ from course_utils.serving import Engine
 from course_utils.training import Recipe, attach_adapters, finetune, load_adapters
 from course_utils.units import format_bytes
 
-# The exported files, and the answers and probabilities of the reference.
+# This folder contains the exported files, and the prompts, answers and probabilities of the
+# reference.
 FOLDER = RESULTS / "parity"
 DATA = ROOT / "course_utils" / "data" / "parity.json"
 REFERENCE = "adapters on NF4 (as trained)"
-# The KL divergence is measured on every fourth story, because each of them needs the probabilities
-# of all 49,152 tokens. These are 24 stories, three from each section.
+# The KL divergence is measured on every fourth story: these are 24 stories, three from each section.
+# More would take long, because each of them needs the probabilities of all 49,152 tokens of the
+# vocabulary.
 KL_STORIES = slice(None, None, 4)
-# After these tokens of the answer, the model decides on the section.
+# Each answer begins with this text. The next token decides on the section.
 BEGINNING = '{"section": "'
-# The format of the files with a mistake. Its own rounding is small, so the mistake shows.
+# The exports with a mistake have this format. It rounds so little that the rounding doesn't hide a
+# mistake.
 FORMAT = "Q8_0"
 RIGHT = f"dequantized {FORMAT} + adapters"
-# The template of another family: it knows neither <|im_start|> nor <|im_end|>.
+# The name of another family's chat template in llama.cpp. It contains neither <|im_start|> nor
+# <|im_end|>, which SmolLM2's template puts around each message.
 WRONG_TEMPLATE = "llama2"
 NEW_TOKENS = 40
 SCORES = ("valid_json", "section_right", "house_style")
@@ -56,15 +62,16 @@ SCORES = ("valid_json", "section_right", "house_style")
 
 @dataclass
 class Subject:
-    """A form of the tuned model, with functions that ask it for answers, probabilities and tokens.
+    """A loaded form of the tuned model, with the functions that a measurement calls.
 
     Attributes:
-        answers: answers conversations.
-        probabilities: returns the probabilities of the next token after token ids, (vocab,).
-        token_ids: returns the token ids of a conversation's prompt.
-        files: the files that the form needs.
-        load_seconds: seconds to load the model.
-        close: frees the memory of the model.
+        answers: a function that gets conversations, and returns the model's answers.
+        probabilities: a function that gets token ids, and returns the probabilities of the next
+            token, of shape (vocab,).
+        token_ids: a function that gets a conversation, and returns the token ids of its prompt.
+        files: the paths of the form's files. The report gives their total size.
+        load_seconds: the time in seconds that it took to load the model.
+        close: a function that frees the memory of the model.
     """
 
     answers: Callable[[Sequence[Any]], list[str]]
@@ -77,19 +84,19 @@ class Subject:
 
 @cache
 def stories() -> list[dict]:
-    """Return the test stories."""
+    """Return the 96 test stories of the news briefs."""
     return news.load_news()["test"].to_list()
 
 
 @cache
 def chats() -> list[Any]:
-    """Return the conversations that the tuned model answers."""
+    """Return a conversation for each test story. It ends with the story, and has no answer yet."""
     return [news.tuned_messages(story, answered=False) for story in stories()]
 
 
 @cache
 def beginning() -> list[int]:
-    """Return the tokens of the answer after which the model decides on the section."""
+    """Return the token ids of the text BEGINNING."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(fetch_base())
@@ -100,7 +107,7 @@ def beginning() -> list[int]:
 
 
 def trained(adapters: Path) -> Path:
-    """Return the folder of the adapters; train lecture 07's adapters if the folder is missing."""
+    """Return the folder of the adapters. If it is missing, train lecture 07's adapters first."""
     if not adapters.is_dir():
         model, tokenizer = load_base(quantization="nf4")
         model = attach_adapters(model, Recipe())
@@ -113,7 +120,12 @@ def trained(adapters: Path) -> Path:
 
 
 def made(name: str, make: Callable[[Path], object]) -> Path:
-    """Return the path of a file or folder, which is made if it is missing."""
+    """Return the path of a file or folder in FOLDER. If it is missing, make it first.
+
+    Args:
+        name: the name of the file or folder.
+        make: a function that gets the path, and writes the file or folder there.
+    """
     path = FOLDER / name
     if not path.exists():
         make(path)
@@ -121,18 +133,30 @@ def made(name: str, make: Callable[[Path], object]) -> Path:
 
 
 def merged(adapters: Path, into: str) -> Path:
-    """Return the folder of the model merged in bfloat16."""
+    """Return the folder of the merged model in bfloat16. If it is missing, merge the model first.
+
+    Args:
+        adapters: the folder of the adapters.
+        into: "dequantized" or "original", as in `export.save_merged`.
+    """
     return made(f"merged-{into}", lambda new: export.save_merged(adapters, new, into=into))
 
 
 def merged_gguf(adapters: Path, stored_as: str) -> Path:
-    """Return the GGUF file of the model that was merged into the dequantized weights."""
+    """Return the GGUF file of the model whose adapters are merged into the dequantized weights."""
     model = merged(adapters, "dequantized")
     return made(f"merged-{stored_as}.gguf", lambda new: export.save_gguf(model, new, stored_as))
 
 
 def base_gguf(adapters: Path, weights: str, stored_as: str) -> Path:
-    """Return the GGUF file of the base model, with "original" or "dequantized" weights."""
+    """Return the GGUF file of the base model without adapters.
+
+    Args:
+        adapters: the folder of the adapters, which names the base model.
+        weights: "original" for the weights of the base model, or "dequantized" for these weights
+            after NF4 has rounded them.
+        stored_as: the format of the file, as in `export.save_gguf`.
+    """
     base = export.read_adapters(adapters).base_folder()
     if weights == "dequantized":
         base = made("base-dequantized", partial(export.save_dequantized, base))
@@ -146,7 +170,10 @@ def adapter_gguf(adapters: Path) -> Path:
 
 
 def unordered() -> AbstractContextManager:
-    """Make the mistake to write the rows of q and k in Hugging Face's order."""
+    """Let exports inside the with block keep the rows of q and k in Hugging Face's order.
+
+    This is a mistake, because llama.cpp expects the rows in its own order.
+    """
     return patch.object(gguf_files, "interleave", lambda rows, _: rows)
 
 
@@ -164,7 +191,7 @@ def unordered_model(adapters: Path) -> Path:
 
 
 def unscaled_adapters(adapters: Path) -> Path:
-    """Return a GGUF file of the adapters that says α = r, so that α/r is 1."""
+    """Return a GGUF file of the adapters with the wrong value α = r, so that the scale α/r is 1."""
     from transformers import AutoConfig
 
     saved = export.read_adapters(adapters)
@@ -178,7 +205,14 @@ def unscaled_adapters(adapters: Path) -> Path:
 
 
 def in_transformers(model: Any, tokenizer: Any, files: Sequence[Path], seconds: float) -> Subject:
-    """Return a model that transformers and `evaluation.generate` run."""
+    """Return the Subject of a transformers model that is loaded already.
+
+    Args:
+        model: the model.
+        tokenizer: the tokenizer of the model.
+        files: the paths of the form's files.
+        seconds: the time in seconds that it took to load the model.
+    """
     return Subject(
         lambda some: evaluation.generate(model, tokenizer, some, max_new_tokens=NEW_TOKENS),
         of_model(model),
@@ -189,7 +223,7 @@ def in_transformers(model: Any, tokenizer: Any, files: Sequence[Path], seconds: 
 
 
 def as_trained(adapters: Path) -> Subject:
-    """Return the adapters on NF4 weights, as they were trained."""
+    """Load the reference: the base model in NF4 with the adapters, as they were trained."""
     started = time.perf_counter()
     model, tokenizer = load_base(quantization="nf4")
     model = load_adapters(model, adapters).eval()
@@ -198,12 +232,12 @@ def as_trained(adapters: Path) -> Subject:
 
 
 def base_weights(adapters: Path) -> list[Path]:
-    """Return the weight files of the base model."""
+    """Return the paths of the files with the base model's weights."""
     return sorted(export.read_adapters(adapters).base_folder().glob("*.safetensors"))
 
 
 def merged_16(adapters: Path, into: str) -> Subject:
-    """Return the model merged in bfloat16."""
+    """Load the model that was merged in bfloat16 into "dequantized" or "original" weights."""
     folder = merged(adapters, into)
     started = time.perf_counter()
     model, tokenizer = load_base(path=folder)
@@ -212,7 +246,7 @@ def merged_16(adapters: Path, into: str) -> Subject:
 
 
 def merged_4(adapters: Path, into: str) -> Subject:
-    """Return the model merged into 4-bit weights. Loading it includes the merge."""
+    """Load the base model in NF4, and merge the adapters into it. The load time includes both."""
     started = time.perf_counter()
     model, tokenizer = load_base(quantization="nf4")
     model = export.merge(load_adapters(model, adapters), into, "nf4").eval()
@@ -226,12 +260,12 @@ def in_llama_cpp(
     template: str | None = None,
     twice: bool = False,
 ) -> Subject:
-    """Return a GGUF model in llama.cpp.
+    """Load a GGUF model with llama.cpp.
 
     Args:
         model: the GGUF file of the model.
-        adapters: the GGUF file of adapters, or None.
-        template: a chat template that replaces that of the model.
+        adapters: the GGUF file of the adapters, or None for a model without adapters.
+        template: the name of a chat template that replaces the one in the GGUF file.
         twice: whether each prompt begins with two BOS tokens instead of one.
     """
     engine = Engine(model, {"news": adapters} if adapters else None, chat_template=template)
@@ -258,7 +292,10 @@ def in_llama_cpp(
 
 
 def forms(adapters: Path) -> dict[str, Callable[[], Subject]]:
-    """Return functions that load each form, by its name. The first one is the reference."""
+    """Return a dict from the name of each form to the function that loads it.
+
+    The first form is the reference, because the others are compared with it.
+    """
 
     def whole(kind: str) -> Subject:
         return in_llama_cpp(merged_gguf(adapters, kind))
@@ -285,7 +322,10 @@ def forms(adapters: Path) -> dict[str, Callable[[], Subject]]:
 
 
 def mistakes(adapters: Path) -> dict[str, Callable[[], Subject]]:
-    """Return functions that load the right export in llama.cpp with one mistake each."""
+    """Return a dict from the name of each mistake to the function that loads an export with it.
+
+    All these exports have the format FORMAT and run in llama.cpp. Each has only one mistake.
+    """
 
     def base() -> Path:
         return base_gguf(adapters, "dequantized", FORMAT)
@@ -314,11 +354,15 @@ def mistakes(adapters: Path) -> dict[str, Callable[[], Subject]]:
 
 
 def measure(adapters: Path) -> Iterator[Report]:
-    """Yield the report after each form and each mistake that is not in it yet."""
+    """Measure all forms and all mistakes that are missing in the saved report.
+
+    The report is yielded after each measurement.
+    """
     adapters = trained(adapters)
     report = load_report(DATA) if DATA.is_file() else {"forms": {}, "mistakes": {}}
     if not (FOLDER / "reference.json").is_file():
-        # Without the answers of the reference, nothing can be compared with it.
+        # Without the saved answers of the reference, nothing can be compared, so everything is
+        # measured again.
         report = {"forms": {}, "mistakes": {}}
     for part, loaders in {"forms": forms(adapters), "mistakes": mistakes(adapters)}.items():
         for name, load in loaders.items():
@@ -329,7 +373,19 @@ def measure(adapters: Path) -> Iterator[Report]:
 
 
 def measured(subject: Subject) -> dict[str, Any]:
-    """Ask a form everything, compare it with the reference, and close it."""
+    """Measure a form, compare it with the reference, and free its memory.
+
+    Returns:
+        A dict with these items:
+            divergences: the KL divergence from the reference for each of the first KL_STORIES
+                stories, in nats
+            equal_prompts: the number of prompts that have the same tokens as those of the reference
+            equal_answers: the number of answers that equal those of the reference
+            scores: a dict from each metric in SCORES to a list with 0 or 1 for each story
+            bytes: the total size of the files in bytes (B)
+            load_seconds: the time in seconds that it took to load the model
+            seconds: the time in seconds that it took to generate all answers
+    """
     prompts = [subject.token_ids(chat) for chat in chats()]
     started = time.perf_counter()
     answers = subject.answers(chats())
@@ -350,7 +406,10 @@ def measured(subject: Subject) -> dict[str, Any]:
 
 
 def files_of_reference(found: dict[str, Any]) -> dict[str, Any]:
-    """Return the prompts and answers of the reference, which is the first form that is measured."""
+    """Return the saved prompts and answers of the reference. If none are saved, save `found` first.
+
+    The reference is measured first, so `found` then contains its own prompts and answers.
+    """
     file = FOLDER / "reference.json"
     if not file.is_file():
         files.write_text(file, json.dumps(found))
@@ -358,14 +417,16 @@ def files_of_reference(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def equal(ours: Sequence[Any], theirs: Sequence[Any]) -> int:
-    """Return how many entries of two lists are equal."""
+    """Count the positions at which two lists have equal entries."""
     return sum(a == b for a, b in zip(ours, theirs, strict=True))
 
 
 def divergences(subject: Subject, prompts: Sequence[list[int]]) -> list[float]:
-    """Return the KL divergence in nats of a form from the reference, for each prompt.
+    """Return the KL divergence of a form from the reference for each prompt, in nats.
 
-    The first form that is measured is the reference, and its probabilities are saved.
+    The compared probabilities are those of the token after BEGINNING, which decides on the section.
+    The reference is measured first. Its probabilities are saved, and all later forms are compared
+    with them.
     """
     file = FOLDER / "probabilities.safetensors"
     found = probabilities(subject.probabilities, [[*ids, *beginning()] for ids in prompts])
@@ -378,12 +439,16 @@ def divergences(subject: Subject, prompts: Sequence[list[int]]) -> list[float]:
 
 
 def forms_table(report: Report) -> str:
-    """Return a table of the right exports."""
+    """Return a table with a row for each form."""
     return _table(report["forms"], "form")
 
 
 def mistakes_table(report: Report) -> str | None:
-    """Return a table of the mistakes, below the right export."""
+    """Return a table with a row for each mistake, after a row for the correct export.
+
+    With the first row, readers can compare the mistakes with the correct export. The result is None
+    if the correct export is not measured yet.
+    """
     if RIGHT not in report["forms"]:
         return None
     rows = {f"none: {RIGHT}": report["forms"][RIGHT]} | report["mistakes"]

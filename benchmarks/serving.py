@@ -2,11 +2,11 @@
 
     course bench serving [--adapters FOLDER]
 
-1, 2, 4 and 8 clients send requests over HTTP at the same time. Each client sends its next request
-when it has the answer to the last one. Three servers take turns: the merged model, the base model
-with one adapter, and the base model with two adapters, between which the requests alternate. All of
-them have Q8_0 weights, and none of them reuses keys and values of earlier prompts. The files and
-the adapters are those of `course bench parity`.
+1, 2, 4 or 8 clients send requests over HTTP at the same time. Each client sends its next request
+when it has the answer to its last one. Three servers are measured in turn: the merged model, the
+base model with one adapter, and the base model with two adapters. With two adapters, the requests
+alternate between them. All servers have Q8_0 weights, and none of them reuses keys and values of
+earlier prompts. The benchmark uses the GGUF files and the adapters of `course bench parity`.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ from course_utils.serving import Engine
 DATA = ROOT / "course_utils" / "data" / "serving.json"
 CLIENTS = (1, 2, 4, 8)
 ROUNDS = 3
-# Each client sends this many requests in a round.
+# In each round, a client sends this many requests on average.
 REQUESTS = 4
 MERGED, ONE, TWO = "merged model", "one adapter", "two adapters in turns"
 
 
 def servers(adapters: Path) -> dict[str, tuple[Path, dict[str, Path]]]:
-    """Return the GGUF files of the model and of its adapters, by the name of the server."""
+    """Return a dict from the name of each server to the GGUF files of its model and adapters."""
     merged = parity.merged_gguf(adapters, parity.FORMAT)
     base = parity.base_gguf(adapters, "dequantized", parity.FORMAT)
     one = parity.adapter_gguf(adapters)
-    # The second adapter has the same size, so its weights don't matter for the time.
+    # Both adapters are the same file. The time depends on the size of an adapter, but not on the
+    # values of its weights.
     return {MERGED: (merged, {}), ONE: (base, {"a": one}), TWO: (base, {"a": one, "b": one})}
 
 
 def measure(adapters: Path) -> Iterator[Report]:
-    """Yield the latencies of all requests, by server and number of clients."""
+    """Measure all servers with each number of clients, and yield the report at the end."""
     adapters = parity.trained(adapters)
     report: Report = {"rounds": ROUNDS, "requests": REQUESTS, "servers": {}}
     for _ in range(ROUNDS):
@@ -56,7 +57,12 @@ def measure(adapters: Path) -> Iterator[Report]:
 
 
 def load(engine: Engine, clients: int) -> dict[str, Any]:
-    """Let clients send requests, and return the latency of each request and the total time."""
+    """Let clients send requests at the same time, and measure how long the answers take.
+
+    Returns:
+        A dict with the keys "latencies" (the latency of each request in seconds) and "seconds" (the
+        time until all requests were answered).
+    """
     started = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
         latencies = list(pool.map(lambda i: ask(engine, i), range(clients * REQUESTS)))
@@ -64,18 +70,25 @@ def load(engine: Engine, clients: int) -> dict[str, Any]:
 
 
 def ask(engine: Engine, number: int) -> float:
-    """Send a request, and return its latency in seconds. Requests alternate between adapters."""
+    """Send a request, and return its latency in seconds.
+
+    Args:
+        engine: the model in llama.cpp.
+        number: the number of the request, which chooses the story and the adapter. Consecutive
+            requests use the adapters in turn.
+    """
     names = list(engine.adapters)
     adapter = names[number % len(names)] if names else None
     chat = parity.chats()[number % len(parity.stories())]
     started = time.perf_counter()
-    # `Engine` reuses earlier prompts only for models without adapters.
+    # For models without adapters, `Engine` would reuse keys and values of earlier prompts. This is
+    # switched off here, so that all servers do the same work.
     engine.chat(chat, adapter, max_tokens=parity.NEW_TOKENS, cache_prompt=False)
     return time.perf_counter() - started
 
 
 def results(report: Report) -> str:
-    """Return a table with the latencies and answers/s of each server and number of clients."""
+    """Return a table with the latencies and the throughput of each server and number of clients."""
     head = ["server", "clients", "median latency (s)", "95% below (s)", "answers/s"]
     rows = []
     for (name, found), clients in itertools.product(report["servers"].items(), CLIENTS):
@@ -94,7 +107,7 @@ def results(report: Report) -> str:
 
 
 def throughput(rounds: Sequence[dict[str, Any]]) -> float:
-    """Return the answers per second of all rounds together."""
+    """Return the number of answers per second in all rounds together."""
     answers = sum(len(r["latencies"]) for r in rounds)
     return answers / sum(r["seconds"] for r in rounds)
 

@@ -1,9 +1,11 @@
-"""Compare two forms of a model: do they predict the same next token with the same probability?
+"""Compare two forms of a model by the probabilities that they give to the next token.
 
-Two programs can round differently and still run the same model. So equal answers are too strict a
-test: where two tokens are almost equally likely, rounding decides which one is chosen, and all
-later tokens follow from it. Scores are too lax a test: a broken export can answer as well as the
-right one. The Kullback–Leibler divergence of the probabilities shows what both tests miss.
+Two programs can run the same model and still round differently. So it would be too strict to demand
+equal answers: where two tokens are almost equally likely, rounding decides which of them is chosen,
+and all later tokens depend on this choice. It would be too lenient to compare scores: a broken
+export can score as well as a correct one. The Kullback–Leibler divergence compares the
+probabilities of all tokens. It stays small if only the rounding differs, and it shows mistakes that
+don't change the scores.
 """
 
 from __future__ import annotations
@@ -13,22 +15,24 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-# llama.cpp rounds smaller probabilities to 0.
+# Probabilities of q below this value are raised to it. llama.cpp rounds very small probabilities to
+# 0, and the divergence would then be infinite.
 SMALLEST = 1e-12
 
 
 def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
     """Return the Kullback–Leibler divergence of q from p, Σ p ln(p/q), in nats.
 
-    It is 0 if q equals p, and grows without limit if q gives a small probability to a token that p
-    gives a large one.
+    The divergence is 0 if q equals p. It is large if p gives a large probability to a token, but q
+    gives the same token a small one. Probabilities of q below 1e-12 count as 1e-12, so the
+    divergence is never infinite.
 
     Args:
-        p: probabilities of the reference, (…, vocab).
-        q: probabilities of the other model, (…, vocab).
+        p: the probabilities of the reference, of shape (…, vocab).
+        q: the probabilities of the other model, of shape (…, vocab).
 
     Returns:
-        The divergence of each row, (…).
+        The divergence of each row as float64, of shape (…).
     """
     p, q = p.double(), q.double().clamp_min(SMALLEST)
     return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0)
@@ -37,18 +41,23 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
 def probabilities(
     next_token: Callable[[list[int]], Tensor], prompts: Sequence[Sequence[int]]
 ) -> Tensor:
-    """Return the probabilities of the token that follows each prompt, (prompts, vocab).
+    """Return the probabilities of the next token after each prompt, of shape (prompts, vocab).
 
     Args:
-        next_token: a function from token ids to the probabilities of the next token, such as
-            `Engine.next_token_probabilities`, or the result of `of_model`.
-        prompts: token ids.
+        next_token: a function that gets the token ids of a prompt, and returns the probabilities of
+            the next token, of shape (vocab,). Such functions are `Engine.next_token_probabilities`
+            and the result of `of_model`.
+        prompts: the token ids of each prompt.
     """
     return torch.stack([next_token(list(prompt)) for prompt in prompts])
 
 
 def of_model(model: torch.nn.Module) -> Callable[[list[int]], Tensor]:
-    """Return the function from token ids to the next token's probabilities of a model."""
+    """Return a function that computes next-token probabilities with a transformers model.
+
+    The function gets the token ids of a prompt, and returns the probabilities of the next token as
+    float32 on the CPU, of shape (vocab,).
+    """
 
     @torch.no_grad()
     def next_token(ids: list[int]) -> Tensor:

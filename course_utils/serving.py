@@ -4,8 +4,9 @@
     adapters   ──┴─ llama.cpp ── HTTP ──┤
                     127.0.0.1:PORT      └─ any client of OpenAI's API: curl, the package openai, …
 
-`Engine` starts llama.cpp's own server in this process, and its methods send requests to the server,
-as other programs do. The server belongs to the package xllamacpp, which the extra `serve` installs.
+`Engine` starts llama.cpp's own server in this process. Its methods send requests to the server over
+HTTP, as other programs do. The server is a part of the package xllamacpp, which `pip install
+'qlora-course[serve]'` installs.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ INSTALL = (
 
 
 class RequestError(CourseError):
-    """The server refused a request. The message is the server's.
+    """Raised if the server refuses a request. The message is the one that the server has sent.
 
     Attributes:
         status: the HTTP status of the answer, such as 400 for a request that is not allowed.
@@ -52,29 +53,33 @@ class RequestError(CourseError):
 class Engine:
     """A GGUF model in llama.cpp, with an HTTP server on the loopback address of this machine.
 
-    Use it in a with block, or call `close`. The methods choose an adapter by its name. Without a
-    name, the base model answers.
+    Use an engine in a with block, or call `close` when you no longer need it. The argument
+    `adapter` of a method is the name of the adapter that is used. If it is None, the base model
+    answers without adapters.
 
     Args:
-        model: GGUF file of the model.
-        adapters: a mapping from the name of each adapter to its GGUF file.
-        default: name of the adapter that answers requests of other programs without the field
-            "lora", such as those of the server's page in a browser. None for the base model.
+        model: the path of the model's GGUF file.
+        adapters: a mapping from the name of each adapter to the path of its GGUF file.
+        default: the name of the adapter that is used for requests without the field "lora". The
+            server's page in a browser and many other programs send such requests. By default, the
+            base model answers them without adapters.
         port: the port of the server; 0 chooses a free one.
-        slots: number of requests that the server answers at the same time.
-        context: number of tokens that each request may have, with its answer.
-        threads: number of threads that compute; by default one less than there are cores.
-        chat_template: name or text of a chat template that replaces that of the model.
+        slots: number of requests that the server processes at the same time.
+        context: maximum number of tokens of a request and its answer together.
+        threads: number of threads that compute; by default, one less than the number of usable
+            cores.
+        chat_template: the name of one of llama.cpp's chat templates, or the text of a chat
+            template. It replaces the chat template in the GGUF file.
         log: whether llama.cpp prints its messages on the standard error stream.
 
     Attributes:
-        url: address of the server, such as "http://127.0.0.1:8080".
-        load_seconds: seconds that llama.cpp needed to load the model.
+        url: the address of the server, such as "http://127.0.0.1:8080".
+        load_seconds: the time in seconds that llama.cpp needed to load the model.
 
     Raises:
         ValueError: an option is not allowed.
-        CourseError: llama.cpp is not installed, a file is missing or no GGUF file, the port is in
-            use, or llama.cpp can't load the model.
+        CourseError: llama.cpp is not installed, a file is missing or is not a GGUF file, the port
+            is in use, or llama.cpp can't load the model.
     """
 
     def __init__(  # noqa: PLR0913 -- options of a server, given by name
@@ -102,7 +107,7 @@ class Engine:
         options.n_ctx = self.slots * positive("context", context)
         options.n_parallel = self.slots
         # llama.cpp's threads wait for each other without sleeping. If another program needs one of
-        # their cores, an answer can take 20 times as long. So one core is left to others.
+        # their cores, an answer can take 20 times as long. So one core is left to other programs.
         most = max(1, runtime.usable_cores() - 1)
         options.cpuparams.n_threads = positive("threads", most if threads is None else threads)
         options.hostnames = [LOOPBACK]
@@ -113,10 +118,11 @@ class Engine:
             xllamacpp.CommonAdapterLoraInfo(str(path), each["scale"])
             for path, each in zip(self.adapters.values(), self.scales(default), strict=True)
         ]
-        # llama.cpp reuses keys and values of an earlier prompt that begins with the same tokens,
-        # even if another adapter has computed them (issue 26207 of ggml-org/llama.cpp).
+        # llama.cpp reuses the keys and values of an earlier prompt that begins with the same
+        # tokens, even if another adapter has computed them (issue 26207 of ggml-org/llama.cpp). So
+        # nothing is reused if there are adapters.
         options.cache_prompt = not self.adapters
-        # By default, llama.cpp keeps up to 8 GiB of keys and values of earlier prompts.
+        # By default, llama.cpp would keep up to 8 GiB of keys and values of earlier prompts.
         options.cache_ram_mib = 0
         options.verbosity = 3 if log else 0
         if chat_template is not None:
@@ -130,8 +136,8 @@ class Engine:
                 f"llama.cpp can't load {files}: pass log=True to see its messages"
             ) from error
         self.url = self._server.listening_address
-        # The server answers this request from its main loop. A server that is closed before its
-        # main loop has begun would wait forever.
+        # The server answers this request only when its main loop runs. A server that is closed
+        # before its main loop runs would wait forever.
         self.request("/slots")
         self.load_seconds = time.perf_counter() - started
 
@@ -146,14 +152,15 @@ class Engine:
         self._server = None
 
     def request(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Send a request to the server, and return the parsed JSON of its answer.
+        """Send a request to the server, and return its answer, parsed as JSON.
 
         Args:
-            path: such as "/v1/chat/completions" or "/health".
-            body: sent as JSON in a POST request; without a body, the request is a GET request.
+            path: the path in the address, such as "/v1/chat/completions" or "/health".
+            body: the fields of a POST request, which are sent as JSON. Without fields, a GET
+                request is sent.
 
         Raises:
-            RequestError: the server refused the request.
+            RequestError: the server refuses the request.
             CourseError: the server doesn't answer.
         """
         data = None if body is None else json.dumps(body).encode()
@@ -168,29 +175,35 @@ class Engine:
             raise CourseError(f"the server {self.url} doesn't answer: {error}") from error
 
     def token_ids(self, text: str) -> list[int]:
-        """Return llama.cpp's tokens of a text, in which special tokens may occur."""
+        """Return the ids of the tokens into which llama.cpp divides a text.
+
+        Special tokens in the text, such as "<|im_end|>", are recognized. No BOS token is added.
+        """
         body = {"content": text, "add_special": False, "parse_special": True}
         return self.request("/tokenize", body)["tokens"]
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """Return the text into which the chat template turns messages."""
+        """Apply the chat template to a conversation, and return the text of the prompt."""
         return self.request("/apply-template", {"messages": list(messages)})["prompt"]
 
     def next_token_probabilities(
         self, prompt: str | Sequence[int], adapter: str | None = None
     ) -> Tensor:
-        """Return the probability of each token of the vocabulary as the next token, (vocab,).
+        """Return the probability of every token in the vocabulary to follow a prompt.
 
         Args:
             prompt: a text, or token ids.
-            adapter: name of an adapter, or None for the base model.
+            adapter: the name of an adapter, or None for the base model.
+
+        Returns:
+            A float32 tensor of shape (vocab,).
         """
         import torch
 
         vocabulary = self._vocabulary
-        # The probabilities are those of the model, without the grammar. The grammar only chooses
-        # the token that is answered: llama.cpp would report no probabilities with a token that is
-        # the beginning of a character.
+        # llama.cpp computes the probabilities before it applies the grammar, so they are those of
+        # the model. With the grammar, llama.cpp chooses a letter as the next token. If it chose a
+        # token with an incomplete character, it would report no probabilities.
         options = {"n_predict": 1, "n_probs": vocabulary, "grammar": "root ::= [a-z]"}
         answer = self.complete(prompt, adapter, **options)
         tokens = answer["completion_probabilities"][0]["top_logprobs"]
@@ -206,12 +219,16 @@ class Engine:
     def complete(
         self, prompt: str | Sequence[int], adapter: str | None = None, **options: Any
     ) -> dict[str, Any]:
-        """Continue a prompt greedily, and return llama.cpp's answer with its text and timings.
+        """Continue a prompt with greedy decoding.
 
         Args:
             prompt: a text, or token ids.
-            adapter: name of an adapter, or None for the base model.
+            adapter: the name of an adapter, or None for the base model.
             options: further fields of the request, such as n_predict (number of new tokens).
+
+        Returns:
+            llama.cpp's answer as a dict. The item "content" is the new text, and "timings" contains
+            the times that llama.cpp has measured.
         """
         prompt = prompt if isinstance(prompt, str) else list(prompt)
         body = {"prompt": prompt, "temperature": 0, "lora": self.scales(adapter)}
@@ -220,12 +237,16 @@ class Engine:
     def chat(
         self, messages: Sequence[Mapping[str, str]], adapter: str | None = None, **options: Any
     ) -> dict[str, Any]:
-        """Answer a conversation greedily, and return the answer in the form of OpenAI's API.
+        """Answer a conversation with greedy decoding.
 
         Args:
-            messages: dicts with "role" and "content"; the last message is the user's.
-            adapter: name of an adapter, or None for the base model.
+            messages: dicts with "role" and "content". The last message is the user's.
+            adapter: the name of an adapter, or None for the base model.
             options: further fields of the request, such as max_tokens or response_format.
+
+        Returns:
+            The answer in the format of OpenAI's API. Its text is in
+            ["choices"][0]["message"]["content"].
         """
         body = {"messages": list(messages), "temperature": 0, "lora": self.scales(adapter)}
         return self.request("/v1/chat/completions", body | options)
@@ -238,16 +259,20 @@ class Engine:
         max_new_tokens: int = 40,
         schema: Mapping[str, Any] | None = None,
     ) -> list[str]:
-        """Answer conversations greedily, as `evaluation.generate` does, on all slots of the server.
+        """Answer conversations with greedy decoding, on all slots of the server at the same time.
+
+        The method does the same for a GGUF model as `evaluation.generate` does for a transformers
+        model.
 
         Args:
-            conversations: lists of chat messages; the last message of each list is the user's.
-            adapter: name of an adapter, or None for the base model.
+            conversations: lists of chat messages. The last message of each list is the user's.
+            adapter: the name of an adapter, or None for the base model.
             max_new_tokens: maximum length of an answer, in tokens.
-            schema: a JSON schema. llama.cpp then only chooses among tokens that the schema allows.
+            schema: a JSON schema. If it is given, llama.cpp chooses only tokens that can lead to an
+                answer that fits the schema.
 
         Returns:
-            The texts, in the order of the conversations.
+            The text of each answer, in the order of the conversations.
         """
         options: dict[str, Any] = {"max_tokens": positive("max_new_tokens", max_new_tokens)}
         if schema is not None:
@@ -258,10 +283,15 @@ class Engine:
             return [answer["choices"][0]["message"]["content"].strip() for answer in done]
 
     def scales(self, adapter: str | None) -> list[dict[str, float]]:
-        """Return the field "lora" of a request: 1 for the adapter that answers, 0 for all others.
+        """Return the value of a request's field "lora", which gives each adapter its scale.
+
+        The scale is 1 for the adapter that is used, and 0 for all others.
 
         Args:
-            adapter: name of an adapter, or None for the base model.
+            adapter: the name of an adapter, or None for the base model.
+
+        Raises:
+            ValueError: the engine has no adapter of this name.
         """
         if adapter is not None and adapter not in self.adapters:
             known = ", ".join(self.adapters) or "none"
@@ -281,22 +311,25 @@ def serve(
     """Serve a model and its adapters until the process gets SIGINT (Ctrl+C) or SIGTERM.
 
     Folders of models and adapters are first converted into GGUF files in a temporary folder. The
-    first adapter answers requests without the field "lora".
+    first adapter is used for requests without the field "lora".
 
     Args:
-        model: a GGUF file, or the folder of a model. By default, it is the base model that the
-            first adapters name, or the small model of the course.
-        adapters: a mapping from the name of each adapter to its GGUF file or folder.
-        weights: the weights of the default model: "dequantized", on which QLoRA trains adapters, or
-            "original", on which LoRA without quantization trains them. Without adapters, and for a
-            given `model`, the weights stay as they are.
-        stored_as: format of a converted model, as in `export.save_gguf`.
-        say: prints a message.
+        model: a GGUF file, or the folder of a model. If it is None, the model is the base model of
+            the first adapters that are given as a folder. If there are no such adapters, it is the
+            small model of the course.
+        adapters: a mapping from the name of each adapter to its GGUF file or to its folder.
+        weights: the weights of the model if `model` is None and there are adapters: "dequantized",
+            on which QLoRA trains adapters, or "original", on which LoRA without quantization trains
+            them. Otherwise, the weights stay as they are.
+        stored_as: the format into which a folder of a model is converted: a key of
+            `export.GGUF_FORMATS`.
+        say: a function that is called with each message. By default, the messages are printed.
         options: further arguments for `Engine`.
 
     Raises:
         ValueError: an option is not allowed.
-        CourseError: as in `Engine` and `export.save_gguf`.
+        CourseError: the adapters or the model can't be converted, or `Engine` can't start the
+            server.
     """
     from course_utils import export
     from course_utils.models import fetch_base
@@ -309,7 +342,7 @@ def serve(
             if Path(path).expanduser().is_dir():
                 model = model or export.read_adapters(path).base_folder()
                 say(f"Converting the adapters in {path}")
-                base = model if Path(model).is_dir() else None
+                base = model if Path(model).expanduser().is_dir() else None
                 new = Path(scratch) / f"{len(files)}.gguf"
                 path = export.save_adapter_gguf(path, new, base=base)
             files[name] = path
@@ -329,7 +362,7 @@ def serve(
 
 
 def _welcome(engine: Engine) -> str:
-    """Return the address of a server, and a command that sends a request to each adapter."""
+    """Return the server's address and a command for each adapter and for the base model."""
     lines = [f"Serving on {engine.url} (open it in a browser, or send requests; stop with Ctrl+C)"]
     for name in (*engine.adapters, None):
         body: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
@@ -344,7 +377,9 @@ def _welcome(engine: Engine) -> str:
 def _stopped_by_signals() -> Iterator[None]:
     """Let SIGINT (Ctrl+C) and SIGTERM raise KeyboardInterrupt inside the with block.
 
-    Process managers send SIGTERM. Shells start background processes with SIGINT switched off.
+    Process managers stop a process with SIGTERM. A process that a shell has started in the
+    background ignores SIGINT unless it sets a handler, so the function also sets a handler for
+    SIGINT.
     """
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, signal.default_int_handler) for number in signals}
@@ -356,7 +391,7 @@ def _stopped_by_signals() -> Iterator[None]:
 
 
 def _gguf(path: str | Path) -> Path:
-    """Return the path of a GGUF file, or raise a CourseError if the file is something else."""
+    """Return the path of a GGUF file, or raise a CourseError if there is none at this path."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise CourseError(f"no GGUF file {file}: write one with export.save_gguf")
@@ -367,7 +402,12 @@ def _gguf(path: str | Path) -> Path:
 
 
 def _free_port(port: int) -> int:
-    """Return a port on which nothing listens, or raise a CourseError if `port` is in use."""
+    """Return `port`, or the number of a free port if `port` is 0.
+
+    Raises:
+        ValueError: `port` is not a whole number from 0 to 65535.
+        CourseError: the port can't be used, for example because another program uses it.
+    """
     whole_number("port", port, least=0, most=65535)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -382,7 +422,7 @@ def _free_port(port: int) -> int:
 
 
 def _message(error: urllib.error.HTTPError) -> str:
-    """Return the server's message about a request that it refused."""
+    """Return the error message that the server has sent instead of an answer."""
     text = error.read().decode(errors="replace")
     try:
         return json.loads(text)["error"]["message"]

@@ -1,14 +1,14 @@
-"""Take a fine-tuned model out of the course (lectures 07 and 09).
+"""Export a fine-tuned model, so that other programs can run it (lectures 07 and 09).
 
 The package has these modules:
 
     merging      merges adapters into a model in memory, and measures what rounding leaves of them
-    saved        reads saved adapters, and copies them for publication
-    merged       merges saved adapters into the files of their base model: safetensors
-    gguf_files   writes models and adapters for llama.cpp, Ollama and LM Studio: GGUF
-    ollama       writes a Modelfile for Ollama
+    saved        reads saved adapters, and copies them into a folder that can be published
+    merged       merges saved adapters into the weights of their base model, and saves the result
+    gguf_files   converts models and adapters into GGUF files for llama.cpp, Ollama and LM Studio
+    ollama       writes a Modelfile, with which Ollama runs a GGUF model
     card         writes a model card
-    hub          publishes a folder on the Hugging Face hub
+    hub          uploads a folder to the Hugging Face hub
 """
 
 from course_utils.export.card import CardFacts, Result, model_card, save_card

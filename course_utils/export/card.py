@@ -1,4 +1,4 @@
-"""Write a model card in the format of the Hugging Face hub."""
+"""Write a model card, which is the page that describes a model on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ NO_LICENCE = "No licence was chosen yet, so nobody else may use the adapters."
 
 
 class Result(NamedTuple):
-    """A measured metric, before and after training.
+    """The values of one metric before and after training.
 
     Attributes:
-        metric: its name.
-        before: its mean before training with its interval, as text.
-        after: its mean after training with its interval, as text.
-        change: the mean of the paired differences with its interval, as text.
-        p: the p-value of the change, as text.
-        value: its mean after training, as a number.
+        metric: the name of the metric.
+        before: the mean of the metric before training with its 95% interval, as text.
+        after: the mean of the metric after training with its 95% interval, as text.
+        change: the mean of the paired differences with its 95% interval, as text. A positive change
+            means that the metric is larger after training.
+        p: the p-value of the change, as text, such as "= 0.012".
+        value: the mean of the metric after training, as a number.
     """
 
     metric: str
@@ -41,19 +42,21 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a model card says.
+    """The facts that `model_card` writes into a model card.
 
     Attributes:
         title: the name of the model.
-        base: the name of the base model, "owner/name" on the hub if it is there.
-        licence: identifier of a licence, such as "apache-2.0", or None if none was chosen yet.
-        data: sentences on the training data.
-        recipe: the settings of the training, by name.
-        results: what was measured, on rows that were not trained on.
-        dataset: the name of the data set of these rows.
-        measured_on: a sentence on these rows.
-        limits: sentences on what the model can't do, and on what was not measured.
-        usage: how to use the model, as Markdown.
+        base: the name of the base model. If the base model is on the Hugging Face hub, the name is
+            "owner/name".
+        licence: the identifier of the adapters' licence, such as "apache-2.0", or None if no
+            licence was chosen yet.
+        data: sentences about the training data.
+        recipe: a mapping from the name of each training setting to its value.
+        results: the values of each metric, measured on rows that were not used for training.
+        dataset: the name of the data set that contains these rows.
+        measured_on: a sentence that says on which rows the metrics were measured.
+        limits: sentences that say what the model can't do, and what was not measured.
+        usage: instructions for using the model, as Markdown.
     """
 
     title: str
@@ -69,9 +72,17 @@ class CardFacts:
 
 
 def model_card(facts: CardFacts) -> ModelCard:
-    """Return a model card, which `huggingface_hub.ModelCard` can read.
+    """Make a model card from facts about a model.
 
-    The metadata at its beginning names the base model, the licence and the results after training.
+    The card begins with metadata in YAML, which the Hugging Face hub reads: the name of the base
+    model, the licence, and the results after training. The name of a base model that is not on the
+    hub is left out of the metadata.
+
+    Args:
+        facts: the facts about the model.
+
+    Returns:
+        The card. `str(card)` is its complete text, metadata included.
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -98,10 +109,14 @@ def model_card(facts: CardFacts) -> ModelCard:
 
 
 def save_card(folder: str | Path, facts: CardFacts) -> Path:
-    """Write a model card as README.md into a folder.
+    """Write a model card into a folder as the file README.md.
+
+    Args:
+        folder: the folder of the adapters that the card describes.
+        facts: the facts about the model.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
         CourseError: the file can't be written.
@@ -112,7 +127,7 @@ def save_card(folder: str | Path, facts: CardFacts) -> Path:
 
 
 def _text(facts: CardFacts) -> str:
-    """Return the Markdown of a card, below its metadata."""
+    """Return the Markdown text that follows the metadata of a card."""
     base = facts.base
     if base.count("/") == 1:
         base = f"[{base}](https://huggingface.co/{base})"

@@ -1,14 +1,17 @@
 """Write models and adapters as GGUF files, which llama.cpp, Ollama and LM Studio read.
 
-A GGUF file contains everything that a program needs to run a model: sizes, tokenizer, chat template
-and weights. It differs from a Hugging Face folder in three ways:
+A GGUF file contains everything that a program needs to run a model: hyperparameters such as the
+number of layers, the tokenizer, the chat template and the weights. It differs from a Hugging Face
+folder in three ways:
 
-    names     model.layers.0.self_attn.q_proj.weight is called blk.0.attn_q.weight.
-    formats   Weights may be quantized in blocks of 32: Q8_0 stores an 8-bit code for each weight
-              and a 16-bit scale for each block, which are 8.5 bits per weight; Q4_0 needs 4.5 bits.
-    rotary    Rotary embeddings rotate pairs of numbers. In Hugging Face's Llama, number i of a head
-    pairs     of width d forms a pair with number i + d/2. In llama.cpp's Llama, the numbers 2i and
-              2i + 1 form a pair. So the rows of q and k have another order: see `interleave`.
+    names     A weight has another name. Hugging Face's model.layers.0.self_attn.q_proj.weight is
+              called blk.0.attn_q.weight.
+    formats   Weights may be quantized in blocks of 32. Q8_0 stores an 8-bit code for each weight
+              and a 16-bit scale for each block, so it needs 8.5 bits per weight. Q4_0 needs 4.5.
+    rotary    Rotary embeddings rotate pairs of numbers in each head of the queries and keys. In
+    pairs     Hugging Face's Llama, number i of a head of width d forms a pair with number i + d/2.
+              In llama.cpp's Llama, the numbers 2i and 2i + 1 form a pair. So a GGUF file stores the
+              rows of the weights of q and k in another order: see `interleave`.
 
 References: the GGUF specification and convert_hf_to_gguf.py in github.com/ggml-org/llama.cpp.
 """
@@ -37,12 +40,13 @@ from course_utils.validation import CourseError, one_of
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-# The formats of a weight matrix, with the bits per weight.
+# The formats in which a weight matrix can be stored, with the number of bits per weight.
 GGUF_FORMATS = {"F32": 32, "F16": 16, "BF16": 16, "Q8_0": 8.5, "Q4_1": 5, "Q4_0": 4.5}
-# Formats for which a block has 32 weights of a row.
+# The quantized formats divide each row of a weight matrix into blocks of 32 weights.
 BLOCK = 32
-# llama.cpp doesn't store the embedding in 4 bits, because it is also the output head of many small
-# models, and rounding the head costs more accuracy than rounding a layer.
+# The embedding and the output head are stored in this format or in a more precise one. Many small
+# models use the embedding as their output head, too, and rounding the head costs more accuracy than
+# rounding a layer. llama.cpp's own quantizer doesn't store the head in 4 bits, either.
 LEAST_FOR_EMBEDDING = "Q8_0"
 USE_CONVERTER = (
     "save a merged model with save_merged, and convert its folder with llama.cpp's "
@@ -51,25 +55,29 @@ USE_CONVERTER = (
 
 
 class Architecture(NamedTuple):
-    """How llama.cpp treats a family of models.
+    """llama.cpp's name for a family of models, and how it orders the rows of q and k.
 
     Attributes:
-        name: the name of the architecture in llama.cpp.
-        interleaved: whether the rows of q and k must be reordered by `interleave`.
+        name: the name of the family's architecture in llama.cpp.
+        interleaved: whether `interleave` must reorder the rows of q and k.
     """
 
     name: str
     interleaved: bool
 
 
-# The families that can be converted, by transformers' model_type.
+# The model families that can be converted. A key is the value of model_type in the config of a
+# Hugging Face model.
 ARCHITECTURES = {
     "llama": Architecture("llama", interleaved=True),
     "mistral": Architecture("llama", interleaved=True),
     "qwen2": Architecture("qwen2", interleaved=False),
     "qwen3": Architecture("qwen3", interleaved=False),
 }
-# The ways in which byte-level tokenizers split text before they merge bytes, by llama.cpp's name.
+# A byte-level BPE tokenizer has a pre-tokenizer, which first divides a text into pieces. Only then
+# does BPE join bytes to tokens, and never across two pieces. The keys of SPLITS are llama.cpp's
+# names of the pre-tokenizers that the course can convert. The values are the rules by which they
+# divide a text: regular expressions, or "digits" if each digit becomes a piece of its own.
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPLITS = {
@@ -80,20 +88,25 @@ SPLITS = {
 
 
 def interleave(rows: Tensor, heads: int) -> Tensor:
-    """Reorder the rows of q or k from Hugging Face's order to llama.cpp's.
+    """Reorder the rows of q or k from Hugging Face's order into llama.cpp's order.
 
-        Hugging Face, one head of width 8:  0 1 2 3 | 4 5 6 7     i and i + 4 are a pair
-        llama.cpp:                          0 4 1 5 2 6 3 7       neighbours are a pair
+    The drawing shows the rows of one head of width 8. Each row keeps its number from Hugging Face's
+    order:
 
-    For an adapter, the rows of B are reordered, because each row of B belongs to the same row of W.
-    The rows of A belong to the rank, so A is not reordered.
+        Hugging Face   0 1 2 3 | 4 5 6 7       rows i and i + 4 are a rotary pair
+        llama.cpp      0 4 | 1 5 | 2 6 | 3 7   neighbouring rows are a rotary pair
+
+    Of an adapter, only the matrix B is reordered. Each row of the update B A is a row of B times A,
+    so the rows of the update move with the rows of B. The rows of A don't belong to rows of the
+    update, so A keeps its order.
 
     Args:
-        rows: the weight or the matrix B of a layer q or k, (heads · d, …), or a bias (heads · d,).
+        rows: the weight of a layer q or k, of shape (heads · d, in), the matrix B of its adapter,
+            of shape (heads · d, r), or its bias, of shape (heads · d,).
         heads: the number of heads of this layer.
 
     Returns:
-        The same rows in the new order.
+        A tensor of the same shape with the rows in llama.cpp's order.
     """
     halves = rows.reshape(heads, 2, -1, *rows.shape[1:])
     return halves.swapaxes(1, 2).reshape(rows.shape)
@@ -105,20 +118,23 @@ def interleave(rows: Tensor, heads: int) -> Tensor:
 def save_adapter_gguf(
     adapters: str | Path, file: str | Path, *, base: str | Path | None = None
 ) -> Path:
-    """Write saved adapters as a GGUF file, which llama.cpp adds to a GGUF file of the base model.
+    """Convert saved adapters into a GGUF file.
+
+    llama.cpp loads this file together with a GGUF file of the base model, and applies the adapters
+    while it computes.
 
     Args:
-        adapters: the folder of the adapters.
-        file: the new file, such as "adapters.gguf".
-        base: the folder of the base model; by default the model that the adapters name. Only its
-            config is read.
+        adapters: the folder of the saved adapters.
+        file: the path of the new file, such as "adapters.gguf".
+        base: the folder of the base model; by default, the base model that adapter_config.json
+            names. Only the config of the base model is read.
 
     Returns:
-        The new file.
+        The path of the new file.
 
     Raises:
-        CourseError: the adapters or the config can't be read, or llama.cpp's name for a layer is
-            not known.
+        CourseError: the adapters or the config can't be read, the course can't convert models of
+            this family, llama.cpp has no name for an adapted layer, or the file can't be written.
     """
     saved = read_adapters(adapters)
     config = _config(saved.base_folder(base))
@@ -130,15 +146,23 @@ def save_adapter_gguf(
 def adapter_tensors(
     saved: SavedAdapters, config: Any, alpha: float
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Yield llama.cpp's name of each adapted weight, and its matrices A (r, in) and B (out, r).
+    """Yield the name of each adapted weight and the matrices A and B, as llama.cpp needs them.
 
-    llama.cpp computes W + (α/r) B A with one α for all layers. So if a layer has another scale s,
-    its B is multiplied by s r/α.
+    llama.cpp computes W + (α/r) B A with one α for all layers. If the scale s of a layer differs
+    from α/r, as with rsLoRA, the function multiplies the layer's B by s r/α. The scaled update is
+    then still s B A.
 
     Args:
         saved: the adapters.
-        config: transformers' config of the base model.
-        alpha: α, which the file stores.
+        config: the config of the base model, as transformers loads it.
+        alpha: the α that the GGUF file will contain.
+
+    Yields:
+        llama.cpp's name of the weight, A as float32 (r, in), and B as float32 (out, r) with its
+        rows in llama.cpp's order.
+
+    Raises:
+        CourseError: llama.cpp has no name for an adapted layer.
     """
     names = _gguf_names(config)
     for layer, (A, B, scale) in saved.layers.items():
@@ -149,13 +173,16 @@ def adapter_tensors(
 def write_adapter_gguf(
     file: str | Path, config: Any, alpha: float, tensors: Iterator[tuple[str, Tensor, Tensor]]
 ) -> None:
-    """Write the adapters of `adapter_tensors` into a GGUF file.
+    """Write the tensors that `adapter_tensors` yields into a GGUF file.
 
     Args:
-        file: the new file.
-        config: transformers' config of the base model.
-        alpha: α of all adapters.
-        tensors: name, A and B of each adapted weight.
+        file: the path of the new file.
+        config: the config of the base model, as transformers loads it.
+        alpha: the α with which llama.cpp will compute the scale α/r of each adapter.
+        tensors: the name, A and B of each adapted weight.
+
+    Raises:
+        CourseError: the file can't be written.
     """
     with _writer(Path(file), config) as writer:
         writer.add_type("adapter")
@@ -174,22 +201,25 @@ def write_adapter_gguf(
 
 @torch.no_grad()
 def save_gguf(model: str | Path, file: str | Path, stored_as: str = "Q8_0") -> Path:
-    """Convert the folder of a Hugging Face model into a GGUF file.
+    """Convert a Hugging Face model into a GGUF file.
 
-    Weights are read, quantized and written one at a time. Tensors with one dimension are float32,
-    and the embedding and the head have at least Q8_0.
+    The weights are read, quantized and written one at a time. Not all of them are stored in the
+    format `stored_as`. Tensors with one dimension are stored in float32. The embedding and the
+    output head are stored in at least 8 bits (Q8_0). If a format has blocks, but the length of a
+    matrix's rows is not a multiple of 32, the matrix is stored in F16.
 
     Args:
         model: the folder of a model, such as a merged model of `save_merged`.
-        file: the new file, such as "model-q8_0.gguf".
-        stored_as: a key of GGUF_FORMATS.
+        file: the path of the new file, such as "model-q8_0.gguf".
+        stored_as: the format of the weight matrices, which is a key of GGUF_FORMATS.
 
     Returns:
-        The new file.
+        The path of the new file.
 
     Raises:
-        ValueError: the format is not known.
-        CourseError: the model can't be read or converted. The message says why, and what to do.
+        ValueError: `stored_as` is not a key of GGUF_FORMATS.
+        CourseError: the model can't be read or converted, or the file can't be written. The message
+            gives the reason, and says what to do.
     """
     one_of("stored_as", stored_as, GGUF_FORMATS)
     folder = Path(model).expanduser()
@@ -202,8 +232,9 @@ def save_gguf(model: str | Path, file: str | Path, stored_as: str = "Q8_0") -> P
         _add_tokenizer(writer, folder, config)
         factors = _rotary_factors(config)
         tensors = [("rope_freqs.weight", factors)] if factors is not None else []
-        # The file begins with the names, shapes and sizes of all tensors. So the weights are read
-        # twice, and there is never more than one of them in memory.
+        # The file begins with a table of the names, shapes and sizes of all tensors. So the weights
+        # are read twice, first for the table and then for the data, and there is never more than
+        # one of them in memory.
         shapes = [(names(key), weight.shape) for key, weight in stored_weights(path=folder)]
         for name, shape in [(n, t.shape) for n, t in tensors] + shapes:
             _announce(writer, name, shape, stored_as)
@@ -219,7 +250,7 @@ def save_gguf(model: str | Path, file: str | Path, stored_as: str = "Q8_0") -> P
 
 
 def _announce(writer: GGUFWriter, name: str, shape: torch.Size, stored_as: str) -> None:
-    """Add the name, shape, format and size of a tensor to the beginning of the file."""
+    """Add a tensor's name, shape, format and size to the table at the beginning of the file."""
     from gguf import quants
 
     kind = _format(name, shape, stored_as)
@@ -228,7 +259,7 @@ def _announce(writer: GGUFWriter, name: str, shape: torch.Size, stored_as: str) 
 
 
 def _encoded(name: str, tensor: Tensor, stored_as: str) -> np.ndarray:
-    """Return a float32 tensor in its format in the file."""
+    """Convert a tensor into the format in which it is stored, and return it as an array."""
     from gguf import quants
 
     kind = _format(name, tensor.shape, stored_as)
@@ -236,14 +267,14 @@ def _encoded(name: str, tensor: Tensor, stored_as: str) -> np.ndarray:
 
 
 def _format(name: str, shape: torch.Size, stored_as: str) -> Any:
-    """Return the format of a tensor, as a member of GGMLQuantizationType."""
+    """Choose the format in which a tensor is stored: a member of gguf's GGMLQuantizationType."""
     from gguf import GGMLQuantizationType
 
     if len(shape) == 1:
         return GGMLQuantizationType.F32
     if name in ("token_embd.weight", "output.weight"):
         stored_as = max(stored_as, LEAST_FOR_EMBEDDING, key=GGUF_FORMATS.__getitem__)
-    # A row must consist of complete blocks.
+    # A row must consist of complete blocks. Other matrices are stored in F16.
     if GGUF_FORMATS[stored_as] < 16 and shape[-1] % BLOCK:
         stored_as = "F16"
     return GGMLQuantizationType[stored_as]
@@ -253,7 +284,7 @@ def _format(name: str, shape: torch.Size, stored_as: str) -> Any:
 
 
 def _config(folder: Path) -> Any:
-    """Return transformers' config of a model, or raise a CourseError if it can't be converted."""
+    """Load the config of a model, or raise a CourseError if the course can't convert the model."""
     from transformers import AutoConfig
 
     check_config(folder, None)
@@ -274,7 +305,11 @@ def _config(folder: Path) -> Any:
 
 @contextmanager
 def _writer(file: Path, config: Any) -> Iterator[GGUFWriter]:
-    """Yield a writer for a GGUF file, which gets its name when it is complete."""
+    """Yield a writer for a GGUF file.
+
+    The writer writes a temporary file. If the with block ends without an error, this file is
+    renamed to `file`.
+    """
     from gguf import GGUFWriter
 
     with written_aside(file) as part, silence("gguf"):
@@ -286,7 +321,10 @@ def _writer(file: Path, config: Any) -> Iterator[GGUFWriter]:
 
 
 def _gguf_names(config: Any) -> Any:
-    """Return a function from a Hugging Face name of a tensor to llama.cpp's name."""
+    """Return a function that translates Hugging Face's name of a tensor into llama.cpp's name.
+
+    The function raises a CourseError if llama.cpp has no name for the tensor.
+    """
     import gguf
 
     arch = ARCHITECTURES[config.model_type].name
@@ -303,7 +341,11 @@ def _gguf_names(config: Any) -> Any:
 
 
 def _reordered(key: str, rows: Tensor, config: Any) -> Tensor:
-    """Return the rows of a weight, a bias or a matrix B in llama.cpp's order."""
+    """Return a weight, a bias or a matrix B with its rows in llama.cpp's order.
+
+    The order changes only for the layers q and k of the families that `interleave` is for. For all
+    other layers, the tensor itself is returned.
+    """
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     projection = key.split(".")[-2]
     if ARCHITECTURES[config.model_type].interleaved and projection in heads:
@@ -312,12 +354,12 @@ def _reordered(key: str, rows: Tensor, config: Any) -> Tensor:
 
 
 def add_sizes(writer: GGUFWriter, config: Any, stored_as: str) -> None:
-    """Write the sizes of a model into a GGUF file.
+    """Write the hyperparameters of a model, such as its number of layers, into a GGUF file.
 
     Args:
-        writer: the writer of the file.
-        config: transformers' config of the model.
-        stored_as: a key of GGUF_FORMATS.
+        writer: the writer of the GGUF file.
+        config: the config of the model, as transformers loads it.
+        stored_as: the format of the weight matrices, which is a key of GGUF_FORMATS.
     """
     from gguf import LlamaFileType
 
@@ -344,10 +386,14 @@ def _head_width(config: Any) -> int:
 
 
 def _rotary_factors(config: Any) -> Tensor | None:
-    """Return by how much Llama 3.1 slows down each rotation, (d/2,), or None for plain Llamas.
+    """Return the factors by which Llama 3.1 slows down its rotations, or None for other Llamas.
+
+    Llama 3.1 divides the frequency of each rotary pair by a factor of its own. The factors of the
+    d/2 pairs of a head of width d have the shape (d/2,). The result is None if the config says that
+    no rotation is changed.
 
     Raises:
-        CourseError: the model has another kind of rotary scaling.
+        CourseError: the model changes its rotations in a way that the course can't write as GGUF.
     """
     kind = config.rope_parameters.get("rope_type", "default")
     if kind == "default":
@@ -365,14 +411,15 @@ def _rotary_factors(config: Any) -> Tensor | None:
 
 
 def _add_tokenizer(writer: GGUFWriter, folder: Path, config: Any) -> None:
-    """Write the vocabulary, the merges, the special tokens and the chat template."""
+    """Write the vocabulary, the merge rules of BPE, the special tokens and the chat template."""
     from gguf import SpecialVocab, TokenType
     from transformers import AutoTokenizer
 
     raw = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(_split(raw, folder))
-    # The embedding may have more rows than the vocabulary has tokens.
+    # The embedding may have more rows than the vocabulary has tokens. Each additional row gets a
+    # placeholder, such as [PAD49152], as its token.
     tokens = {i: (f"[PAD{i}]", TokenType.UNUSED) for i in range(config.vocab_size)}
     tokens |= {i: (token, TokenType.NORMAL) for token, i in raw["model"]["vocab"].items()}
     for added in raw["added_tokens"]:
@@ -382,14 +429,23 @@ def _add_tokenizer(writer: GGUFWriter, folder: Path, config: Any) -> None:
     writer.add_token_list(texts)
     writer.add_token_types(kinds)
     special = SpecialVocab(folder, load_merges=True, n_vocab=config.vocab_size)
-    # Without this entry, llama.cpp assumes for some tokenizers that each text begins with BOS.
+    # This entry says whether the tokenizer begins each text with the BOS token. Without the entry,
+    # llama.cpp assumes for some tokenizers that it does.
     first = AutoTokenizer.from_pretrained(folder)("a")["input_ids"][0]
     special.add_special_token["bos"] = first == special.special_token_ids.get("bos")
     special.add_to_gguf(writer, quiet=True)
 
 
 def _split(raw: dict[str, Any], folder: Path) -> str:
-    """Return llama.cpp's name for the way in which a tokenizer splits text before it merges."""
+    """Return llama.cpp's name of the pre-tokenizer that a tokenizer uses.
+
+    Args:
+        raw: the content of the file tokenizer.json.
+        folder: the folder of the model, for the error message.
+
+    Raises:
+        CourseError: the pre-tokenizer is not in SPLITS.
+    """
     steps = raw.get("pre_tokenizer") or {}
     steps = steps.get("pretokenizers", [steps])
     found = tuple(

@@ -1,4 +1,4 @@
-"""Publish a folder of adapters or of a model on the Hugging Face hub."""
+"""Publish a folder with adapters or with a model on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from course_utils.validation import CourseError, first_line
 
 
 def push(folder: str | Path, repository: str, *, private: bool = True) -> str:
-    """Upload a folder to a model repository on the hub, which is created if it is missing.
+    """Upload a folder to a model repository on the Hugging Face hub.
 
-    The client of the hub uses the token of `hf auth login` or of the environment variable HF_TOKEN.
+    If the repository doesn't exist yet, it is created. The upload uses the access token that `hf
+    auth login` has stored, or the token in the environment variable HF_TOKEN.
 
     Args:
-        folder: a folder with a model card README.md, such as the output of `course finetune`.
-        repository: "owner/name".
-        private: whether a new repository can be seen only by its owner.
+        folder: a folder that contains a model card README.md, such as the folder "adapters" that
+            `course finetune` writes.
+        repository: the name of the repository, "owner/name".
+        private: whether a new repository is visible only to its owner. The visibility of an
+            existing repository doesn't change.
 
     Returns:
-        The address of the commit.
+        The web address of the commit.
 
     Raises:
-        CourseError: the folder has no model card, or the hub refuses the upload. Nothing is
-            published then.
+        CourseError: the folder has no model card, `repository` is not of the form "owner/name", or
+            the hub refuses the upload. No file is published then.
     """
     from huggingface_hub import HfApi
 
@@ -40,8 +43,8 @@ def push(folder: str | Path, repository: str, *, private: bool = True) -> str:
         with silence("huggingface_hub"), hub_progress_bars(progress_bars_are_visible()):
             api.create_repo(repository, private=private, exist_ok=True)
             commit = api.upload_folder(repo_id=repository, folder_path=folder)
-    # The errors of httpx, of huggingface_hub and of the upload have only the base class Exception
-    # in common.
+    # The two calls can raise errors of httpx, of huggingface_hub and of the upload. The only common
+    # base class of these errors is Exception.
     except Exception as error:
         cause = error.__cause__ or error
         raise CourseError(

@@ -1,9 +1,12 @@
-"""Merge saved adapters into the files of their base model, one weight after the other.
+"""Merge saved adapters into the weights of their base model, and save the result as a new model.
 
-`save_dequantized` saves the weights that the adapters were trained on, without the adapters.
-`save_merged` reads each weight W of the base model from its files, adds the update (α/r) B A of the
-adapters, and rounds the sum once to 16 bits. At most 400 MB of the merged model are in memory at a
-time, so models that don't fit into memory can be merged, too.
+`save_merged` reads the weights W of the base model one at a time. It adds the update (α/r) B A of
+the adapters to each of them, and rounds each sum once, usually to 16 bits. `save_dequantized` saves
+the base model without adapters, but with the weights that QLoRA trains adapters on.
+
+Both functions also work for models that don't fit into memory, because they never load the whole
+model. The new weights are written into files of at most 400 MB each, and only one of these files is
+in memory at a time. If a single weight is larger, its file is larger, too.
 """
 
 from __future__ import annotations
@@ -24,13 +27,15 @@ from course_utils.models.fetch import is_model
 from course_utils.models.supported import check_config
 from course_utils.validation import CourseError, one_of
 
-# A model's folder also has a config, a tokenizer, a chat template and perhaps a licence.
+# The files in a model's folder besides its weights: the config, the tokenizer, the chat template
+# and perhaps a licence.
 OTHER_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
-# The weights of a file are collected in memory before the file is written.
+# The maximum size of a new file in bytes (B). The weights of a file are collected in memory before
+# the file is written, so this size also limits the memory that is needed.
 SHARD_BYTES = 400_000_000
 
 
-# The arguments that can be given only by name are options with defaults.
+# The arguments after the asterisk are options: they have defaults, and can be given only by name.
 @torch.no_grad()
 def save_merged(  # noqa: PLR0913
     adapters: str | Path,
@@ -41,29 +46,32 @@ def save_merged(  # noqa: PLR0913
     base: str | Path | None = None,
     double_quant: bool = True,
 ) -> Path:
-    """Merge saved adapters into their base model, and save an ordinary model.
+    """Merge saved adapters into their base model, and save the result as an ordinary model.
 
-    The result equals that of `merge` with the same options, but only one weight and one file of at
-    most 400 MB of the merged model are in memory at a time.
+    The saved weights are those that `merge` would return with the same options. `merge` needs the
+    whole base model in memory. `save_merged` needs only one weight of the base model and one file
+    of the new model at a time.
 
     Args:
-        adapters: the folder of the adapters.
-        folder: the new folder, which must not exist or must be empty.
-        into: "dequantized" for the weights that QLoRA has trained the adapters on, which are the
-            weights after NF4 has rounded them, or "original" for the weights in the base model's
-            files.
-        stored_as: "bfloat16", "float16" or "float32".
-        base: the folder of the base model; by default the model that the adapters name.
-        double_quant: whether double quantization was used in training. Only matters for
-            "dequantized".
+        adapters: the folder of the saved adapters.
+        folder: the new folder. If it exists already, it must be empty.
+        into: the weights to which the update of the adapters is added. "dequantized" means the
+            weights on which QLoRA has trained the adapters: the weights of the base model after NF4
+            has rounded them. "original" means the weights in the files of the base model.
+        stored_as: the dtype of the saved weights: "bfloat16", "float16" or "float32".
+        base: the folder of the base model; by default, the base model that adapter_config.json
+            names.
+        double_quant: whether double quantization was used in training. This matters only if `into`
+            is "dequantized".
 
     Returns:
-        The new folder, with safetensors files, config and tokenizer.
+        The new folder, which contains the weights as safetensors files, the config and the
+        tokenizer.
 
     Raises:
-        ValueError: an option is not allowed.
-        CourseError: the adapters or the base model can't be read, they don't belong together, a
-            weight is too large for float16, or the folder can't be written.
+        ValueError: `into` or `stored_as` is not one of the allowed values.
+        CourseError: the adapters or the base model can't be read, the adapters don't belong to the
+            base model, a weight is too large for float16, or the folder can't be written.
     """
     one_of("into", into, BASES)
     saved = read_adapters(adapters)
@@ -80,23 +88,27 @@ def save_dequantized(
     stored_as: str = "bfloat16",
     double_quant: bool = True,
 ) -> Path:
-    """Save the weights that QLoRA trains adapters on as an ordinary model without adapters.
+    """Save the weights on which QLoRA trains adapters as an ordinary model without adapters.
 
-    Programs that don't know NF4, such as llama.cpp, need this model, so that adapters compute the
-    same as in training. With the original weights, the answers differ.
+    QLoRA trains adapters on weights that NF4 has rounded. Programs that don't know NF4, such as
+    llama.cpp, can't round the original weights in this way, so they need the rounded weights in a
+    file. With the original weights, the adapters would be added to other weights than in training,
+    and the answers would differ.
 
     Args:
         base: the folder of the base model.
-        folder: the new folder, which must not exist or must be empty.
-        stored_as: "bfloat16", "float16" or "float32".
+        folder: the new folder. If it exists already, it must be empty.
+        stored_as: the dtype of the saved weights: "bfloat16", "float16" or "float32".
         double_quant: whether double quantization was used in training.
 
     Returns:
-        The new folder, with safetensors files, config and tokenizer.
+        The new folder, which contains the weights as safetensors files, the config and the
+        tokenizer.
 
     Raises:
-        ValueError: an option is not allowed.
-        CourseError: the base model can't be read, or the folder can't be written.
+        ValueError: `stored_as` is not one of the allowed values.
+        CourseError: the base model can't be read, a weight is too large for float16, or the folder
+            can't be written.
     """
     source = Path(base).expanduser()
     if not is_model(source):
@@ -109,10 +121,12 @@ def save_dequantized(
 
 
 def _base_weights(source: Path, into: str, double_quant: bool) -> Iterator[tuple[str, Tensor]]:
-    """Yield the name of each tensor in the files of a base model, and the tensor.
+    """Yield the name and the value of each tensor of a base model.
 
-    With "dequantized", tensors have the values that `load_base` gives them: it rounds all of them
-    to 16 bits, and those of linear layers to NF4.
+    If `into` is "original", the values are those in the files. If it is "dequantized", all tensors
+    are rounded to bfloat16, and the weights of the linear layers then to NF4. `load_base` rounds
+    them in the same way, except on a GPU without bfloat16, where it uses float16 instead of
+    bfloat16.
     """
     check_config(source, None)
     if into == "original":
@@ -130,7 +144,12 @@ def _base_weights(source: Path, into: str, double_quant: bool) -> Iterator[tuple
 def _with_updates(
     weights: Iterable[tuple[str, Tensor]], saved: SavedAdapters, source: Path
 ) -> Iterator[tuple[str, Tensor]]:
-    """Add the updates of adapters to the weights of their layers, in float32."""
+    """Yield the given weights, with the updates of the adapters added to them in float32.
+
+    Raises:
+        CourseError: the adapters belong to another model, because a weight has another shape than
+            its update, or because an adapted layer has no weight.
+    """
     foreign = f"the adapters in {saved.folder} don't belong to the model in {source}"
     left = set(saved.layers)
     for key, weight in weights:
@@ -150,7 +169,7 @@ def _with_updates(
 
 
 def _nf4(weight: Tensor, double_quant: bool) -> Tensor:
-    """Return the float32 values that a weight has after it was quantized to NF4."""
+    """Quantize a weight to NF4, and return the rounded weight in float32."""
     from bitsandbytes.functional import quantize_4bit
 
     packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=double_quant)
@@ -160,8 +179,8 @@ def _nf4(weight: Tensor, double_quant: bool) -> Tensor:
 def _linear_layers(folder: Path) -> set[str]:
     """Return the names of all linear layers of a model except its output head.
 
-    `load_base` quantizes the same layers. The model is built on the device "meta", which stores no
-    weights.
+    `load_base` quantizes exactly these layers. The function builds the model on the device "meta",
+    where tensors need no memory.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -178,7 +197,14 @@ def _linear_layers(folder: Path) -> set[str]:
 def _save(
     weights: Iterable[tuple[str, Tensor]], source: Path, folder: Path, stored_as: str
 ) -> Path:
-    """Round weights to a dtype, and save them with the config and the tokenizer of `source`."""
+    """Round weights to a dtype, and save them with the config and the tokenizer of a base model.
+
+    Args:
+        weights: the name and the value of each weight.
+        source: the folder of the base model.
+        folder: the new folder.
+        stored_as: the name of the dtype.
+    """
     dtype = DTYPES[one_of("stored_as", stored_as, DTYPES)]
     with written_aside(folder) as new:
         new.mkdir()
@@ -230,7 +256,7 @@ def _save_shards(weights: Iterable[tuple[str, Tensor]], folder: Path) -> None:
 
 
 def _copy_other_files(source: Path, folder: Path, stored_as: str) -> None:
-    """Copy config, tokenizer and licence of a model, and write the new dtype into the config."""
+    """Copy a model's config, tokenizer and licence, and set the new dtype in the copied config."""
     for pattern in OTHER_FILES:
         for file in source.glob(pattern):
             if not file.name.endswith(".index.json"):

@@ -1,17 +1,19 @@
 """Merge LoRA adapters into a model whose linear layers have 4-bit weights.
 
-Every merge computes W + U in float32, where U = (α/r) B A is the update of the adapters. The merges
-differ in two decisions:
+Every merge computes W + U in float32, where U = (α/r) B A is the update of the adapters. Two
+options of `merge` decide which weights W are used, and how the sum is stored:
 
-    into         the weights W           stored_as   how the sum W + U is rounded
-    dequantized  level · constant        nf4         to the nearest of 16 levels
-    original     as before NF4           bfloat16    to 8 significant bits (float16: 11)
-                                         float32     not at all
+    into          weights W of the base model     stored_as   W + U is stored with
+    dequantized   after NF4 has rounded them      nf4         the nearest of 16 levels
+    original      before NF4 has rounded them     bfloat16    8 significant bits
+                                                  float16     11 significant bits
+                                                  float32     24 significant bits
 
-The adapters were trained on the dequantized weights. Each of these weights is exactly on a level,
-so NF4 rounds W + U back to W unless U reaches beyond the midpoint to the next level. The original
-weights are anywhere between two midpoints. So even a small U takes some of them beyond a midpoint.
-These few weights move by a whole level, and on average the weights move by U.
+In NF4, a weight can have only 16 values: the 16 levels times the constant of its block. Every
+dequantized weight is exactly one of these values. So NF4 rounds W + U back to W unless W + U is
+beyond the midpoint between W and the next value. The original weights can have any value, and some
+of them are close to a midpoint. So even a small U moves some original weights beyond a midpoint.
+These few weights change by a whole step, and on average over all weights, the change is about U.
 
 References: LoRA (Hu et al. 2021, section 4.1); QLoRA (Dettmers et al. 2023, section 3).
 """
@@ -44,36 +46,44 @@ FORMATS = ("nf4", *DTYPES)
 def merge(
     model: PeftModel, into: str = "dequantized", stored_as: str = "bfloat16"
 ) -> PreTrainedModel:
-    """Merge the active adapters of a model with NF4 weights into its weights.
+    """Merge the active adapters of a model into the weights of its base model, which is in NF4.
 
-        merge(model, "dequantized", "nf4")        into the 4-bit weights
-        merge(model, "dequantized", "bfloat16")   into the weights that the adapters were trained on
-        merge(model, "original", "bfloat16")      into the weights before they were quantized
-        merge(model, "original", "nf4")           the same, quantized again
+    The update U of the adapters can be added to two kinds of weights W, and the sum can be stored
+    in 4 bits, 16 bits or float32:
 
-    The function replaces one layer after the other, so there is never a second model in memory. It
-    therefore changes `model`, which can't be used afterwards: use the model that is returned.
+        merge(model, "dequantized", "nf4")        W: dequantized    W + U:  4 bits
+        merge(model, "dequantized", "bfloat16")   W: dequantized    W + U: 16 bits
+        merge(model, "original", "bfloat16")      W: original       W + U: 16 bits
+        merge(model, "original", "nf4")           W: original       W + U:  4 bits
+
+    The dequantized weights are those that the adapters were trained on. The original weights are
+    those in the files of the base model, before NF4 has rounded them.
+
+    The function replaces the layers of `model` one after the other, so there is never a second
+    model in memory. Afterwards `model` can't be used any more: use the model that is returned.
 
     Args:
         model: a PeftModel around a base model in NF4.
-        into: "dequantized", or "original" for the weights in the files of the base model.
-        stored_as: "nf4", or the dtype of all weights of the result: "bfloat16", "float16" or
-            "float32".
+        into: the weights to which the update is added: "dequantized" or "original".
+        stored_as: "nf4" stores the linear layers in 4 bits. "bfloat16", "float16" or "float32" is
+            the dtype of all weights of the result.
 
     Returns:
-        The base model without adapters. Unless its weights are in NF4, it is an ordinary model that
-        can be saved and converted.
+        The base model without adapters. If `stored_as` is a dtype, it is an ordinary model that can
+        be saved and converted.
 
     Raises:
-        ValueError: an option is not allowed, the base model has no 4-bit layers, or the adapters
-            are merged already, are more than A and B (DoRA or a bias), or belong to an embedding
-            that is also the output head.
-        CourseError: the files of the base model can't be found.
+        ValueError: an option is not allowed, `model` is not a PeftModel, the base model has no
+            4-bit layers, or the adapters can't be merged. Adapters can't be merged if they are
+            merged already, if they consist of more than A and B (DoRA or a bias), or if they belong
+            to an embedding that is also the output head.
+        CourseError: the files of the base model can't be found, or they lack the weight of a layer.
     """
     _check(model, into, stored_as)
     base = model.get_base_model()
     for name, layer, weight in _weights(base, into):
-        # In place, because the sum would be another float32 matrix.
+        # The sum is computed in place, because a second float32 matrix would need as much memory
+        # again.
         total = weight.add_(_update(base, name))
         if stored_as == "nf4":
             layer.weight = _quantized(total, layer)
@@ -81,10 +91,12 @@ def merge(
             layer = _linear(total.to(DTYPES[stored_as]), layer.bias)
         base.set_submodule(name, layer)
     if stored_as != "nf4":
-        # Otherwise transformers would still treat the model as quantized, and refuse to convert it.
+        # Without this call, transformers would still treat the model as quantized, and refuse to
+        # convert it to another dtype.
         base.hf_quantizer.remove_quantization_config(base)
         base.to(DTYPES[stored_as])
-    # This merges adapters on layers that were not in 4 bits, and removes peft's settings.
+    # This call merges the adapters on layers that were not in 4 bits, and removes what peft has
+    # added to the model.
     return model.merge_and_unload()
 
 
@@ -95,23 +107,26 @@ def update_left(
     stored_as: str = "nf4",
     layer: str | None = None,
 ) -> float:
-    """Measure how much of the adapters' update a merge would leave. The model is not changed.
+    """Measure what share of the adapters' update would remain after a merge.
 
-    Rounding R to a format turns the change of the weights from U into R(W + U) - R(W). The function
-    projects this change on U, and returns the length of the projection as a share of the length of
-    U: 1 if all of the update is left, and 0 if R rounds all of it away.
+    The model is not changed. Let R be the rounding to the format `stored_as`. Because of R, a merge
+    changes the weights by R(W + U) - R(W) instead of by U. The function projects this change on U,
+    and divides the length of the projection by the length of U.
 
     Args:
         model: a PeftModel around a base model in NF4.
-        into: the weights W, as in `merge`.
-        stored_as: the format, as in `merge`.
-        layer: name of a layer, such as "model.layers.0.mlp.gate_proj". By default, all layers are
-            measured together.
+        into: the weights W to which the update would be added, as in `merge`.
+        stored_as: the format to which the sum would be rounded, as in `merge`.
+        layer: the name of a layer, such as "model.layers.0.mlp.gate_proj". By default, all layers
+            are measured together.
+
+    Returns:
+        The share: 1 if all of the update remains, and 0 if rounding removes all of it.
 
     Raises:
-        ValueError: as in `merge`, or there is no 4-bit layer of this name, it has no adapters, or
-            the update is zero.
-        CourseError: as in `merge`.
+        ValueError: `merge` would raise a ValueError, there is no 4-bit layer of this name, the
+            layer has no adapters, or the update is zero.
+        CourseError: `merge` would raise a CourseError.
     """
     _check(model, into, stored_as, layer)
     base = model.get_base_model()
@@ -129,13 +144,15 @@ def update_left(
 
 @dataclass(frozen=True)
 class NumberLine:
-    """The weights of an NF4 layer and their updates on the number line of each block.
+    """The NF4 levels, constants and codes of a layer's weights, and the update of its adapters.
+
+    A weight with the code i, in a block with the constant c, has the value levels[i] · c.
 
     Attributes:
-        levels: the 16 levels of NF4, in ascending order from -1 to 1.
-        constants: the constant c of the block of each weight, (out, in).
-        codes: the number of the level of each weight, (out, in).
-        update: the update U of the adapters, (out, in).
+        levels: the 16 levels of NF4, in ascending order from -1 to 1, of shape (16,).
+        constants: for each weight, the constant c of its block, of shape (out, in).
+        codes: for each weight, the index of its level in `levels`, of shape (out, in).
+        update: the update U of the adapters, of shape (out, in).
     """
 
     levels: Tensor
@@ -144,28 +161,36 @@ class NumberLine:
     update: Tensor
 
     def reach(self) -> Tensor:
-        """Return the size of U, (out, in), as a share of the distance to the midpoint ahead of it.
+        """Return the size of U as a share of the distance from the weight to the next midpoint.
 
-        NF4 rounds a weight to another level only if the share exceeds 1. There is no midpoint
-        beyond the outermost levels, so the share is 0 there. The function ignores that an update of
+        The next midpoint is halfway between the weight and the neighbouring value on the side to
+        which U points. NF4 rounds the sum W + U to another level only if the share exceeds 1. If a
+        weight is on an outermost level and U points outwards, there is no midpoint, and the share
+        is 0.
+
+        The function assumes that the constants of the blocks stay the same. In fact, an update of
         the largest weight of a block also changes the constant of the block.
+
+        Returns:
+            The share for each weight, of shape (out, in).
         """
         beyond = torch.tensor([torch.inf])
         padded = torch.cat([-beyond, self.levels, beyond])
         neighbours = padded[self.codes + 1 + self.update.sign().int()]
         to_midpoint = (neighbours - self.levels[self.codes]).abs() * self.constants / 2
-        # A weight without an update has no direction.
+        # If U is zero, the distance above is zero, too, but the share must be 0 and not 0/0.
         return self.update.abs() / to_midpoint.where(self.update != 0, torch.inf)
 
     def typical(self) -> dict[str, Any]:
-        """Return the weight whose reach is the median of the layer, for `figures.rounding_line`.
+        """Return the weight whose reach is the median, as arguments for `figures.rounding_line`.
 
-        Weights at zero and at the outermost levels are left out: the distance of 16-bit numbers
-        depends on how far they are from zero, and the outermost levels have only one neighbour.
+        Two kinds of weights are not considered: weights at zero, because the 16-bit numbers are
+        much closer to each other there than elsewhere, and weights at an outermost level, because
+        an outermost level has only one neighbour.
 
         Returns:
             A dict with the keys "levels" (the 16 levels times the constant of the weight's block),
-            "weight" and "update".
+            "weight" (the value of the weight) and "update" (the update of this weight).
         """
         inside = (self.codes > 0) & (self.codes < 15) & (self.levels[self.codes] != 0)
         reach = self.reach().where(inside, torch.nan)
@@ -177,15 +202,15 @@ class NumberLine:
 
 @torch.no_grad()
 def number_line(model: PeftModel, layer: str) -> NumberLine:
-    """Return the levels of the weights of a layer, and the update of its adapters.
+    """Return the NF4 levels, constants and codes of a layer, and the update of its adapters.
 
     Args:
         model: a PeftModel around a base model in NF4.
-        layer: name of a layer, such as "model.layers.0.mlp.gate_proj".
+        layer: the name of a layer, such as "model.layers.0.mlp.gate_proj".
 
     Raises:
-        ValueError: there is no 4-bit layer of this name, it has no adapters, or the adapters are
-            merged already or are more than A and B.
+        ValueError: there is no 4-bit layer of this name, the layer has no adapters, or `merge`
+            would refuse the adapters of the model.
     """
     from bitsandbytes.functional import dequantize_blockwise
 
@@ -196,7 +221,7 @@ def number_line(model: PeftModel, layer: str) -> NumberLine:
     constants = state.absmax
     if state.nested:
         constants = dequantize_blockwise(constants, state.state2) + state.offset
-    # The first of two codes in a byte is in the high bits.
+    # Each byte contains two codes. The first code is in the four high bits.
     codes = torch.stack([packed.data >> 4, packed.data & 15], dim=-1)
     return NumberLine(
         levels=state.code.float().cpu(),
@@ -210,7 +235,11 @@ def number_line(model: PeftModel, layer: str) -> NumberLine:
 
 
 def _layers(base: nn.Module) -> dict[str, Linear4bit]:
-    """Return the 4-bit layers, with the names that they have without adapters around them."""
+    """Return a dict from the names of the 4-bit layers to the layers.
+
+    If a layer has an adapter, peft adds ".base_layer" to the layer's name. The dict contains the
+    names without this addition, which are also those in the files of the base model.
+    """
     return {name.removesuffix(".base_layer"): x for name, x in linear4bit_layers(base).items()}
 
 
@@ -255,12 +284,22 @@ def _check(
 def _weights(
     base: PreTrainedModel, into: str, layer: str | None = None
 ) -> Iterator[tuple[str, Linear4bit, Tensor]]:
-    """Yield the name of each 4-bit layer (or one), the layer, and W as float32 (out, in)."""
+    """Yield the name of each 4-bit layer, the layer, and its weight W as float32 (out, in).
+
+    Args:
+        base: the base model.
+        into: "dequantized" or "original", as in `merge`.
+        layer: the name of the only layer to yield; by default, all layers are yielded.
+
+    Raises:
+        CourseError: the files of the base model can't be found, or they lack the weight of a layer.
+    """
     layers = _layers(base)
     if layer is not None:
         layers = {layer: layers[layer]}
     if into == "dequantized":
-        # Each layer is removed from the dict, so that `merge` frees its memory at once.
+        # Each layer is removed from the dict, so that its memory is freed as soon as `merge` has
+        # replaced the layer.
         for name in list(layers):
             quantized = layers.pop(name)
             packed = quantized.weight
@@ -279,7 +318,11 @@ def _weights(
 
 
 def _update(base: nn.Module, name: str) -> Tensor:
-    """Return U = (α/r) B A of the active adapters of a layer as float32 (out, in), or 0."""
+    """Return the update U = (α/r) B A of a layer's active adapters as float32 (out, in).
+
+    If several adapters are active, their updates are added. If the layer has no adapters, the
+    result is a scalar 0.
+    """
     from peft.tuners.lora import LoraLayer
 
     layer = base.get_submodule(name)
@@ -290,7 +333,7 @@ def _update(base: nn.Module, name: str) -> Tensor:
 
 
 def _quantized(weight: Tensor, like: Linear4bit) -> Params4bit:
-    """Quantize a weight with the settings of a 4-bit layer: levels, block size, constants."""
+    """Quantize a weight with the settings of the 4-bit layer `like`, such as its block size."""
     from bitsandbytes.nn import Params4bit
 
     old = like.weight
@@ -306,7 +349,13 @@ def _quantized(weight: Tensor, like: Linear4bit) -> Params4bit:
 
 
 def _rounded(weight: Tensor, like: Linear4bit, stored_as: str) -> Tensor:
-    """Return the float32 values that a weight has after it was stored in a format."""
+    """Round a weight to a format, and return the rounded weight in float32.
+
+    Args:
+        weight: the weight in float32.
+        like: the 4-bit layer whose settings are used if the format is "nf4".
+        stored_as: the format, as in `merge`.
+    """
     if stored_as == "nf4":
         new = _quantized(weight, like)
         return dequantized(new.data, new.quant_state, torch.float32)
@@ -315,7 +364,8 @@ def _rounded(weight: Tensor, like: Linear4bit, stored_as: str) -> Tensor:
 
 def _linear(weight: Tensor, bias: nn.Parameter | None) -> nn.Linear:
     d_out, d_in = weight.shape
-    # On the device "meta", the layer is not filled with random numbers first.
+    # A layer on the device "meta" has no memory, so no time is lost by filling it with random
+    # numbers.
     linear = nn.Linear(d_in, d_out, bias=False, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)
     linear.register_parameter("bias", bias)

@@ -1,11 +1,13 @@
 """Write a Modelfile, with which Ollama runs a GGUF model and its adapters.
 
+These commands make a model with the name "news" from a Modelfile, and chat with it:
+
     ollama create news -f Modelfile
     ollama run news
 
-If a Modelfile has no template, Ollama compares the chat template in the GGUF file with templates
-that it knows. If none of these is similar, the model sees the text of the user without any
-template, and answers worse. So `save_modelfile` translates the chat template.
+If a Modelfile has no template, Ollama compares the chat template in the GGUF file with the
+templates that it knows. If none of these is similar, the model gets the user's text without any
+template, and answers worse. So `save_modelfile` translates the chat template for Ollama.
 """
 
 from __future__ import annotations
@@ -31,23 +33,27 @@ def save_modelfile(
     *,
     system: str | None = None,
 ) -> Path:
-    """Write a Modelfile that names the files of a model, and sets its chat template.
+    """Write a Modelfile that names a model's GGUF files and contains its chat template.
 
-    It also sets greedy decoding.
+    The Modelfile also sets the temperature to 0, so that decoding is greedy, and ends each answer
+    at the tokenizer's end token.
 
     Args:
-        file: the new file, usually named "Modelfile".
-        tokenizer: the tokenizer of the model, with a chat template.
-        model: GGUF file of the model, as a path from the folder of the Modelfile.
-        adapters: GGUF file of adapters, if they are not merged into the model.
-        system: the system message that the model was tuned with. It is needed if the chat template
-            writes a system message of its own when a conversation has none.
+        file: the path of the new file, usually named "Modelfile".
+        tokenizer: the tokenizer of the model, which must have a chat template.
+        model: the path of the model's GGUF file, relative to the folder of the Modelfile.
+        adapters: the path of a GGUF file with adapters, also relative to the folder of the
+            Modelfile. It is None if the model has no adapters, or if they are merged into the
+            model.
+        system: the system message that was used in training, or None. The message is needed if the
+            chat template adds a system message of its own to conversations that have none.
 
     Returns:
-        The new file.
+        The path of the new file.
 
     Raises:
-        CourseError: the chat template can't be translated, or the file can't be written.
+        CourseError: the tokenizer has no chat template, the chat template can't be translated, or
+            the file can't be written.
     """
     lines = [f"FROM ./{model}", *([f"ADAPTER ./{adapters}"] if adapters else [])]
     lines.append(f"TEMPLATE {_quoted(ollama_template(tokenizer, system=bool(system)))}")
@@ -59,17 +65,22 @@ def save_modelfile(
 
 
 def ollama_template(tokenizer: PreTrainedTokenizerBase, *, system: bool = True) -> str:
-    """Translate a chat template from Jinja to the template language of Ollama, which is Go's.
+    """Translate a chat template from Jinja into the template language of Go, which Ollama uses.
 
-    The translation assumes that a template writes a fixed text before and after each message,
-    which only depends on the role. It is compared with the chat template on two conversations.
+    The translation assumes that the chat template puts fixed texts before and after each message,
+    which depend only on the role of the message. To check this, the function applies the original
+    and the translation to two conversations, and compares the results.
 
     Args:
         tokenizer: the tokenizer with the chat template.
-        system: whether each conversation has a system message.
+        system: whether the conversations begin with a system message.
+
+    Returns:
+        The text of the translated template.
 
     Raises:
-        CourseError: the tokenizer has no chat template, or a translated conversation differs.
+        CourseError: the tokenizer has no chat template, or the original and the translation differ
+            on one of the two conversations.
     """
     if not tokenizer.chat_template:
         raise CourseError("the tokenizer has no chat template, so a Modelfile can't have one")
@@ -93,7 +104,15 @@ def ollama_template(tokenizer: PreTrainedTokenizerBase, *, system: bool = True) 
 
 
 def _around(tokenizer: PreTrainedTokenizerBase) -> dict[str, tuple[str, str]]:
-    """Return the text that a chat template writes before and after a message of each role."""
+    """Find the texts that a chat template puts before and after a message of each role.
+
+    Returns:
+        A dict from each role to the text before and the text after its message. The role "system"
+        is missing if the chat template refuses system messages.
+
+    Raises:
+        CourseError: the chat template changes earlier messages when a message follows them.
+    """
     from jinja2 import TemplateError
 
     around: dict[str, tuple[str, str]] = {}
@@ -104,7 +123,7 @@ def _around(tokenizer: PreTrainedTokenizerBase) -> dict[str, tuple[str, str]]:
         try:
             longer = _rendered(tokenizer, [*chat, {"role": role, "content": content}])
         except TemplateError:
-            if role == "system":  # The model was trained without system messages.
+            if role == "system":  # This chat template refuses system messages.
                 continue
             raise
         before, found, after = longer.removeprefix(text).partition(content)
@@ -120,7 +139,13 @@ def _around(tokenizer: PreTrainedTokenizerBase) -> dict[str, tuple[str, str]]:
 def _rendered(
     tokenizer: PreTrainedTokenizerBase, chat: Sequence[Mapping[str, str]], answer: bool = False
 ) -> str:
-    """Return the text of a conversation, without the BOS token that llama.cpp adds itself."""
+    """Apply a chat template, and remove the BOS token if llama.cpp will add it again.
+
+    Args:
+        tokenizer: the tokenizer with the chat template.
+        chat: the messages of the conversation.
+        answer: whether the text ends with the beginning of the assistant's next message.
+    """
     text = tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=answer)
     adds_bos = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
     return text.removeprefix(tokenizer.bos_token) if adds_bos else text

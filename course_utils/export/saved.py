@@ -1,11 +1,13 @@
 """Read saved LoRA adapters and find their base model, without loading the base model.
 
-peft stores the matrices A and B of an adapter under the name of the linear layer:
+peft saves the matrices A and B of an adapter as tensors. Their names contain the name of the
+adapted linear layer:
 
     base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight    (r, in)
     base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight    (out, r)
 
-The file adapter_config.json contains r, α and the name or the folder of the base model.
+The file adapter_config.json contains r, α, and either the base model's name or the path of its
+folder.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 PREFIX = "base_model.model."
-# Settings of peft that add something to the update (α/r) B A, and the values that add nothing.
+# Only adapters with these values can be exported. With another value of one of these settings, peft
+# computes something other than W + (α/r) B A, or trains other parameters than A and B of linear
+# layers.
 PLAIN = {
     "use_dora": False,
     "bias": "none",
@@ -50,13 +54,13 @@ PLAIN = {
 
 @dataclass(frozen=True)
 class SavedAdapters:
-    """The adapters in a folder that peft has written.
+    """LoRA adapters that were read from a folder in peft's format.
 
     Attributes:
         folder: the folder.
-        config: peft's settings of the adapters.
-        layers: by the name of a linear layer, such as "model.layers.0.mlp.gate_proj", its matrices
-            A (r, in) and B (out, r) and its scale.
+        config: the settings of the adapters, as peft loads them.
+        layers: a dict from the name of each adapted layer, such as "model.layers.0.mlp.gate_proj",
+            to the matrices A (r, in) and B (out, r) of its adapter and the scale of the update.
     """
 
     folder: Path
@@ -64,20 +68,21 @@ class SavedAdapters:
     layers: dict[str, Adapter]
 
     def update(self, layer: str) -> Tensor:
-        """Return U = (α/r) B A of a layer with an adapter as float32, (out, in)."""
+        """Compute the update of an adapted layer: its scale times B A, as float32 (out, in)."""
         A, B, scale = self.layers[layer]
         return scale * (B.float() @ A.float())
 
     def base_folder(self, base: str | Path | None = None) -> Path:
-        """Return the folder of the base model.
+        """Return the folder of the base model, and download the base model if it is in BASE_MODELS.
 
         Args:
-            base: the folder, or None for the base model that adapter_config.json names. If this is
-                a model of the course, it is downloaded if it is missing. Another model of the hub
-                must be in the Hugging Face cache.
+            base: the folder of the base model, its key in BASE_MODELS, or its name on the hub,
+                "owner/name". By default, the base model is the one that adapter_config.json names.
+                A model that is not in BASE_MODELS is not downloaded: it must be in the Hugging Face
+                cache.
 
         Raises:
-            CourseError: the base model can't be found.
+            CourseError: the base model is not on this machine, and it can't be downloaded.
         """
         named = str(base or self.config.base_model_name_or_path or "")
         if is_model(Path(named).expanduser()):
@@ -100,8 +105,9 @@ def read_adapters(folder: str | Path) -> SavedAdapters:
         folder: a folder with adapter_config.json and adapter_model.safetensors.
 
     Raises:
-        CourseError: the folder has no adapters, they can't be read, or they consist of more than
-            the matrices A and B. The message says what else they have.
+        CourseError: the folder contains no adapters, the adapters can't be read, or they are not
+            plain LoRA adapters, which consist only of the matrices A and B. The message gives the
+            reason.
     """
     from peft import PeftConfig, load_peft_weights
 
@@ -123,7 +129,7 @@ def read_adapters(folder: str | Path) -> SavedAdapters:
 
 
 def _not_plain(config: Any, weights: dict[str, Tensor]) -> str | None:
-    """Return what adapters have in addition to A and B of linear layers, or None."""
+    """Return the reason why adapters can't be exported, or None if they are plain LoRA adapters."""
     if config.peft_type != "LORA":
         return f"they are {config.peft_type} adapters, and only LoRA adapters can be exported"
     for setting, value in PLAIN.items():
@@ -144,7 +150,10 @@ def _not_plain(config: Any, weights: dict[str, Tensor]) -> str | None:
 
 
 def _scale(config: LoraConfig, name: str, rank: int) -> float:
-    """Return the factor of B A: α/r, or α/√r with rsLoRA. α may differ between layers."""
+    """Return the scale of an adapter's update B A: α/r, or α/√r with rsLoRA.
+
+    peft's setting alpha_pattern can give each layer an α of its own.
+    """
     from peft.utils.other import get_pattern_key
 
     alpha = config.alpha_pattern.get(
@@ -156,19 +165,19 @@ def _scale(config: LoraConfig, name: str, rank: int) -> float:
 def save_adapters(adapters: str | Path, folder: str | Path) -> Path:
     """Copy adapters into a folder that can be published.
 
-    `training` saves the folder of the base model in adapter_config.json. Other machines don't have
-    this folder, so the copy names the repository of the base model on the Hugging Face hub instead,
-    if the course knows it.
+    Training saves the path of the base model's folder in adapter_config.json. On other machines,
+    this path doesn't exist. So if the folder is in the Hugging Face cache or in the course's cache,
+    the copy contains the base model's name on the hub instead, "owner/name".
 
     Args:
         adapters: the folder of the saved adapters.
-        folder: the new folder, which must not exist or must be empty.
+        folder: the new folder. If it exists already, it must be empty.
 
     Returns:
-        The new folder with adapter_config.json and adapter_model.safetensors.
+        The new folder, which contains adapter_config.json and adapter_model.safetensors.
 
     Raises:
-        CourseError: as in `read_adapters`, or the folder can't be written.
+        CourseError: `read_adapters` can't read the adapters, or the new folder can't be written.
     """
     from safetensors.torch import save_file
 

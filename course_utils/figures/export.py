@@ -1,4 +1,4 @@
-"""Draw the forms in which a model can leave the notebook, and llama.cpp's order of rotary pairs."""
+"""Draw the ways to export a model, and the order in which llama.cpp stores the rows of q and k."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from course_utils.validation import positive
 
 
 def ways_out(sizes: Mapping[str, str], title: str = "") -> Picture:
-    """Draw how adapters become an ordinary model, and how both get into llama.cpp.
+    """Draw how adapters are merged into a model, and how models and adapters get into llama.cpp.
 
     Args:
-        sizes: the size of each file as text, with the keys "adapters", "merged", "merged GGUF",
-            "base GGUF" and "adapter GGUF". A missing size is left out.
+        sizes: a mapping from the name of each file to its size as text. The names are "base",
+            "adapters", "merged", "base GGUF", "adapter GGUF" and "merged GGUF". If a name is
+            missing, the file is drawn without a size.
         title: a sentence that says what the picture shows.
     """
     canvas = Canvas(560, 236, title)
@@ -57,11 +58,12 @@ def ways_out(sizes: Mapping[str, str], title: str = "") -> Picture:
 
 
 def rotary_rows(orders: Mapping[str, Sequence[int]], title: str = "") -> Picture:
-    """Draw the rows of one head of q or k in several orders; rows of a rotary pair share a colour.
+    """Draw the rows of one head of q or k in several orders. Rows of a rotary pair share a colour.
 
     Args:
-        orders: name of an order → row numbers in this order. The number of a row is its position
-            in Hugging Face's Llama, where row i and row i + d/2 of a head of width d are a pair.
+        orders: a mapping from the name of each order to the numbers of the rows in this order. The
+            number of a row is its position in Hugging Face's Llama, where the rows i and i + d/2 of
+            a head of width d are a rotary pair.
         title: a sentence that says what the picture shows.
     """
     width = positive("width of the head", len(next(iter(orders.values()))))

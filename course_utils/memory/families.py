@@ -1,8 +1,8 @@
-"""Read the sizes of a model from its Hugging Face config, one function for each family.
+"""Read the shape of a model from its Hugging Face config, with one function for each family.
 
-`FAMILIES` maps the `model_type` of a config to the function that reads it. Each function returns
-the fields of `ModelShape` as a dict. The defaults of missing fields are those of transformers 5.
-`PRESETS` contains the published configs of well-known models.
+`FAMILIES` maps each `model_type` to the function that reads the configs of this family. Such a
+function returns fields of `ModelShape` as a dict. If a field of the config is missing, the function
+uses the default of transformers 5. `PRESETS` contains the published configs of well-known models.
 """
 
 from __future__ import annotations
@@ -12,13 +12,18 @@ from typing import Any
 
 from course_utils.validation import whole_number
 
+# A model is a mixture of experts if one of these fields of its config is above 1.
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
-# The endings of transformers' class names for models that predict the next token.
+# The names of transformers' classes for models that predict the next token have these endings.
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 
 def unsupported(values: Mapping[str, Any]) -> str | None:
-    """Return the reason why this module doesn't support a config, None for a supported config."""
+    """Return why this module doesn't support a config, or None if it supports the config.
+
+    The reason can follow the name of the model in a sentence: "is quantized; use the config of the
+    original model".
+    """
     if values.get("is_encoder_decoder") or values.get("add_cross_attention"):
         return "is an encoder–decoder; only decoder-only models are supported"
     if any(values.get(key) not in (None, False, 0, 1) for key in _EXPERTS):
@@ -44,20 +49,24 @@ def unsupported(values: Mapping[str, Any]) -> str | None:
 
 
 class BadField(ValueError):
-    """A field of a config has a value that is not allowed."""
+    """Raised if a field of a config has a value that is not allowed."""
 
 
 class ConfigFields:
     """A config whose fields are checked when they are read.
 
-    A missing field without a default raises KeyError. A value that is not allowed raises BadField.
+    The methods raise KeyError if a field without a default is missing, and BadField if the value of
+    a field is not allowed.
     """
 
     def __init__(self, values: Mapping[str, Any]):
         self.values = values
 
     def size(self, key: str, default: int | None = None, least: int = 1) -> int:
-        """Return a field that must be a whole number of at least `least`; null means missing."""
+        """Return the value of a field that must be a whole number of at least `least`.
+
+        A field that is null counts as missing.
+        """
         value = self.values.get(key)
         if value is None and default is None:
             raise KeyError(key)
@@ -67,12 +76,18 @@ class ConfigFields:
             raise BadField(error) from None
 
     def optional_size(self, key: str, default: int | None) -> int:
-        """Return a field that must be null or a whole number of at least 1; null counts as 0."""
+        """Return the value of a field that must be null or a whole number of at least 1.
+
+        The result is 0 if the field is null, or if the field is missing and the default is None.
+        """
         value = self.values.get(key, default)
         return 0 if value is None else self.size(key, default)
 
     def texts(self, key: str) -> list[str] | None:
-        """Return a field that must be null, missing or a list with one text for each layer."""
+        """Return the value of a field that must be a list with one text for each layer.
+
+        The result is None if the field is null or missing.
+        """
         value, layers = self.values.get(key), self.size("num_hidden_layers")
         if value is None:
             return None
@@ -83,21 +98,21 @@ class ConfigFields:
         return value
 
     def flag(self, key: str, default: bool) -> bool:
-        """Return a field that must be true or false."""
+        """Return the value of a field that must be true or false."""
         value = self.values.get(key, default)
         if not isinstance(value, bool):
             raise BadField(f"{key} must be true or false, got {value!r}")
         return value
 
     def share(self, key: str, default: float) -> float:
-        """Return a field that must be a number from 0 to 1; null counts as 0."""
+        """Return the value of a field that must be a number from 0 to 1, or 0 if it is null."""
         value = self.values.get(key, default) or 0.0
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise BadField(f"{key} must be a number from 0 to 1, got {value!r}")
         return float(value)
 
     def activation(self, key: str, default: str, allowed: tuple[str, ...]) -> str:
-        """Return a field that must be one of the activation functions `allowed`."""
+        """Return the value of a field that must be one of the activation functions in `allowed`."""
         value = self.values.get(key, default)
         if value not in allowed:
             raise BadField(
@@ -110,18 +125,23 @@ class ConfigFields:
 # function's input.
 GELU_TANH = "gelu_pytorch_tanh"
 FUSED = ("silu", "gelu", GELU_TANH)
-# transformers computes "gelu_new" with a formula of several operations.
+# transformers computes "gelu_new" with a formula of several operations, so autograd stores more
+# tensors.
 ACTIVATIONS = (*FUSED, "gelu_new")
-# What all Gemma models have in common.
+# The fields of `ModelShape` that are the same for all Gemma models.
 _GEMMA = {"norm": "gemma", "scaled": True}
 
 
 def _rotary(
     config: ConfigFields, kv_heads: int | None = None, head_dim: int | None = None
 ) -> dict[str, Any]:
-    """Return the sizes in the config of a family with rotary positions.
+    """Read the fields that all families with rotary position embeddings have.
 
-    `kv_heads` and `head_dim` are the family's defaults for a config without these fields.
+    Args:
+        config: The config.
+        kv_heads: The default of `num_key_value_heads`. None means the number of attention heads.
+        head_dim: The default of `head_dim`. None means the hidden size divided by the number of
+            attention heads.
     """
     hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
     shared = kv_heads if "num_key_value_heads" not in config.values else None
@@ -140,7 +160,14 @@ def _rotary(
 def _gated(
     config: ConfigFields, tied: bool = False, activation: str = "silu", **defaults: int
 ) -> dict[str, Any]:
-    """Return the sizes of a family whose MLP has a gate; `tied` and `activation` are defaults."""
+    """Read the fields of a family whose MLP has a gate matrix, as in Llama.
+
+    Args:
+        config: The config.
+        tied: The default of `tie_word_embeddings`.
+        activation: The default of `hidden_act`.
+        defaults: The arguments `kv_heads` and `head_dim` of `_rotary`.
+    """
     return _rotary(config, **defaults) | {
         "tied": config.flag("tie_word_embeddings", tied),
         "activation": config.activation("hidden_act", activation, FUSED),
@@ -163,12 +190,17 @@ def _mlp_biases(config: ConfigFields) -> frozenset[str]:
 def _window(
     config: ConfigFields, default: int | None, slides: Callable[[int], bool] = lambda _: True
 ) -> dict[str, Any]:
-    """Return the window of a model and the indices of the layers that have it.
+    """Read the length of the sliding window, and find the layers that have it.
 
     Args:
-        config: The config, whose field `layer_types` names the layers with the window.
-        default: The window of a config without the field `sliding_window`; None for no window.
-        slides: Decides by the index of a layer if the config has no `layer_types`.
+        config: The config, whose field `layer_types` may name the layers that have the window.
+        default: The default of `sliding_window`. None means that there is no window.
+        slides: A function that decides by the index of a layer whether the layer has the window. It
+            is used only if the config has no `layer_types`.
+
+    Returns:
+        The fields `window` and `sliding` of `ModelShape`. The dict is empty if no layer has a
+        window.
     """
     window = config.optional_size("sliding_window", default)
     types = config.texts("layer_types")
@@ -181,7 +213,7 @@ def _window(
 
 
 def _late_window(config: ConfigFields) -> dict[str, Any]:
-    """Return the window of the Qwen families, which the first layers don't have."""
+    """Read the sliding window of a Qwen family, in which only the last layers can have a window."""
     if not config.flag("use_sliding_window", False):
         return {}
     first = config.size("max_window_layers", 28, least=0)
@@ -189,7 +221,10 @@ def _late_window(config: ConfigFields) -> dict[str, Any]:
 
 
 def _window_everywhere(config: ConfigFields, default: int | None) -> dict[str, Any]:
-    """Return the window of a family that ignores the field `layer_types`."""
+    """Read the sliding window of a family in which all layers have it.
+
+    transformers ignores the field `layer_types` in the configs of these families.
+    """
     window = config.optional_size("sliding_window", default)
     layers = range(config.size("num_hidden_layers"))
     return {"window": window, "sliding": frozenset(layers)} if window else {}
@@ -217,7 +252,7 @@ def _qwen3(config: ConfigFields) -> dict[str, Any]:
 
 
 def _smollm3(config: ConfigFields) -> dict[str, Any]:
-    """Read the config of SmolLM3, some of whose layers don't rotate queries and keys."""
+    """Read the config of SmolLM3, in which some layers don't rotate queries and keys."""
     interval = config.size("no_rope_layer_interval", 4)
     layers = config.size("num_hidden_layers")
     rotates = config.values.get("no_rope_layers")
@@ -235,7 +270,10 @@ def _smollm3(config: ConfigFields) -> dict[str, Any]:
 
 
 def _phi3(config: ConfigFields) -> dict[str, Any]:
-    """Read the config of Phi-3 or Phi-4-mini, which join q, k and v, and gate and up."""
+    """Read the config of Phi-3 or Phi-4-mini.
+
+    One matrix of these models computes q, k and v together, and another one computes gate and up.
+    """
     sizes = _gated(config)
     dropouts = ("attention_dropout", "resid_pdrop")
     rotated = config.values.get("partial_rotary_factor", 1.0)
@@ -257,12 +295,15 @@ def _phi3(config: ConfigFields) -> dict[str, Any]:
 
 def _gemma(config: ConfigFields) -> dict[str, Any]:
     sizes = _gated(config, tied=True, activation=GELU_TANH, kv_heads=16, head_dim=256)
-    # transformers computes "gelu" of old Gemma configs with the tanh formula, too.
+    # transformers computes "gelu" in old Gemma configs with the tanh formula, too.
     return sizes | _GEMMA | {"activation": GELU_TANH, "biases": _attention_biases(config)}
 
 
 def _cap(config: ConfigFields, key: str, default: float | None) -> bool:
-    """Return whether a model has a cap on its scores or logits; null means that it has none."""
+    """Return whether a model limits its attention scores or its logits with tanh.
+
+    If the field is null, the model doesn't limit them.
+    """
     value = config.values.get(key, default)
     number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
     if value is not None and not number:
@@ -281,7 +322,7 @@ def _gemma2(config: ConfigFields) -> dict[str, Any]:
 def _gemma3(config: ConfigFields) -> dict[str, Any]:
     """Read the config of a Gemma 3 model that reads only text.
 
-    transformers ignores the field `attn_logit_softcapping` of these models.
+    transformers ignores the field `attn_logit_softcapping` in these configs, so it isn't read here.
     """
     pattern = config.size("sliding_window_pattern", 6)
     return _gemma_with_window(config, pattern) | {
@@ -292,7 +333,7 @@ def _gemma3(config: ConfigFields) -> dict[str, Any]:
 
 
 def _gemma_with_window(config: ConfigFields, pattern: int) -> dict[str, Any]:
-    """Return the sizes of Gemma 2 or 3; every `pattern`-th layer has no window."""
+    """Read the fields that Gemma 2 and 3 share. Every `pattern`-th layer has no sliding window."""
     return (
         _rotary(config, kv_heads=4, head_dim=256)
         | _GEMMA
@@ -377,7 +418,10 @@ _SIZES = (
 
 
 def _config(model_type: str, *sizes: int, tied: bool = False, **more: Any) -> dict[str, Any]:
-    """Return the config of a model with rotary positions, given its sizes in the order `_SIZES`."""
+    """Return the config of a model with rotary position embeddings.
+
+    `sizes` contains the values of the fields in _SIZES, in the same order.
+    """
     named = dict(zip(_SIZES, sizes, strict=True))
     return {"model_type": model_type, **named, "tie_word_embeddings": tied, **more}
 

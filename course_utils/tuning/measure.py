@@ -1,7 +1,7 @@
-"""Measure a model on held-out rows of a user's data, and compare it before and after training.
+"""Measure a model on the held-out rows of a user's data, before and after training.
 
-Some modules are imported only where they are needed, because they are not available while an
-assignment about them is graded.
+Some modules are imported inside functions. These modules are not available while an assignment
+about them is graded, but this module must still be importable.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 
 class Metric(NamedTuple):
-    """A number that is measured on each held-out row.
+    """A property of an answer that is measured on each held-out row.
 
     Attributes:
-        label: its name for readers.
-        meaning: a sentence that explains it.
-        is_share: whether each row is right or wrong, so that the mean is a share of the rows.
-        form: the format of a mean, such as ".2f".
+        label: the name of the metric in tables.
+        meaning: one or two sentences that explain the metric to readers.
+        is_share: whether the value of each row is 1 (right) or 0 (wrong). The mean is then the
+            share of the right rows.
+        form: the format specification with which a mean is displayed, such as ".2f".
     """
 
     label: str
@@ -59,18 +60,25 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Measured:
-    """Results on the held-out rows.
+    """A model's answers to the held-out rows, and the scores of these answers.
 
     Attributes:
-        answers: the generated answers.
-        scores: by the key of METRICS, one number for each row.
+        answers: the generated answers, one for each row.
+        scores: a dict from each key of METRICS to a list with one number for each row.
     """
 
     answers: list[str]
     scores: dict[str, list[float]]
 
     def mean(self, metric: str) -> Interval:
-        """Return the mean of a metric with its 95% interval."""
+        """Return the mean of a metric with its 95% interval.
+
+        The interval of a share is Wilson's interval. For all other metrics, it is a bootstrap
+        interval.
+
+        Args:
+            metric: a key of METRICS.
+        """
         from course_utils.significance import bootstrap, wilson
 
         values = self.scores[metric]
@@ -78,11 +86,12 @@ class Measured:
 
 
 class Change(NamedTuple):
-    """How a metric has changed on the same rows.
+    """The change of a metric between two measurements of the same rows.
 
     Attributes:
-        difference: mean of the differences, with its paired 95% interval.
-        p: the probability that chance alone makes a difference that is at least as large.
+        difference: the mean of the differences, with its paired 95% interval.
+        p: the p-value: the probability that chance alone makes a difference that is at least as
+            large.
     """
 
     difference: Interval
@@ -96,14 +105,17 @@ def measure(
     features: Sequence[Features],
     max_new_tokens: int,
 ) -> Measured:
-    """Generate the answer to each held-out row, and score it.
+    """Generate the answer to each held-out row, and score the answer.
 
     Args:
-        model: the model.
-        tokenizer: its tokenizer.
-        conversations: the held-out rows; the last message of each is the right answer.
-        features: the tokenized rows, as `sft.encode` returns them.
-        max_new_tokens: maximum length of an answer, in tokens.
+        model: the model, with or without adapters.
+        tokenizer: the tokenizer of the model.
+        conversations: the held-out rows. The last message of each row is the right answer.
+        features: the same rows, tokenized by `sft.encode`.
+        max_new_tokens: maximum length of a generated answer, in tokens.
+
+    Returns:
+        The generated answers, and the scores of each metric in METRICS.
     """
     from course_utils.training.watch import token_losses
 
@@ -123,10 +135,17 @@ def measure(
 
 
 def changes(before: Measured, after: Measured) -> dict[str, Change]:
-    """Compare two results on the same rows, metric by metric.
+    """Compare two measurements of the same rows, metric by metric.
 
-    The comparison is paired. The p-value is from McNemar's test for shares, and from a sign-flip
-    test for other metrics.
+    The comparison is paired: it uses the difference on each row. The p-value is computed with
+    McNemar's test if the metric is a share, and with a sign-flip test for all other metrics.
+
+    Args:
+        before: the results before training.
+        after: the results after training.
+
+    Returns:
+        A dict from each key of METRICS to the change of the metric.
     """
     from course_utils.significance import bootstrap, mcnemar, sign_flip
 

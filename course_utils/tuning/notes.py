@@ -1,7 +1,9 @@
-"""Find what is worth a warning in data that can be used for training.
+"""Write notes on what is unusual in a user's data, although it can be used for training.
 
-The functions get conversations by their line numbers. Each returns notes in whole sentences, which
-give a count and the first line numbers.
+Each function returns a list of notes, which is empty if nothing is unusual. A note is one or two
+sentences. If it is about certain lines of the file, it says how many there are, and gives the first
+line numbers. The functions get conversations as a mapping from the line number of each conversation
+to its messages.
 """
 
 from __future__ import annotations
@@ -15,18 +17,27 @@ from course_utils.tuning.forms import Form, ignored_keys, listed
 
 Conversations = Mapping[int, Sequence[Message]]
 
-# Answers of fewer words are often labels or numbers, which end without punctuation.
+# Answers with fewer words are often labels or numbers, which end without punctuation. They are not
+# checked for a missing end mark.
 FEWEST_WORDS = 5
-# Below these numbers, a share of answers without their end mark says little.
+# If fewer answers than this are checked, a missing end mark is not reported, because so few answers
+# don't show how answers usually end.
 FEWEST_ANSWERS = 10
+# If the mark is missing in this share of the answers or more, it is not reported, because the
+# answers are then probably complete without the mark.
 LARGEST_MINORITY = 0.2
+# A note warns of a file with fewer training examples than this.
 FEW_EXAMPLES = 100
-# The mark may be followed by quotation marks, brackets or Markdown.
+# The end of a sentence is a mark such as a full stop. It may be followed by quotation marks,
+# brackets or Markdown.
 SENTENCE_END = re.compile("[.!?…。！？][\"'”’»)\\]}*_`]*$")  # noqa: RUF001 -- full-width marks
 
 
 def lines_text(lines: Collection[int], limit: int = 5) -> str:
-    """Return the first line numbers for readers, such as "lines 3, 4 and 5"."""
+    """Return line numbers as a text for messages, such as "lines 3, 4 and 5".
+
+    If there are more than `limit` lines, the others are only counted: "… and 3 more".
+    """
     first = [str(line) for line in sorted(lines)[:limit]]
     if len(lines) > limit:
         first.append(f"{len(lines) - limit:,} more")
@@ -35,7 +46,7 @@ def lines_text(lines: Collection[int], limit: int = 5) -> str:
 
 
 def about_examples(conversations: Conversations) -> list[str]:
-    """Return the notes about prompts and answers."""
+    """Return notes about contradictory answers, cut answers, and an answer that is very common."""
     return [
         *_different_answers(conversations),
         *_cut_answers(conversations),
@@ -44,7 +55,7 @@ def about_examples(conversations: Conversations) -> list[str]:
 
 
 def about_space(lines: Collection[int]) -> list[str]:
-    """Return a note about the lines from whose answers white space was removed."""
+    """Return a note that white space was removed from the answers in these lines."""
     if not lines:
         return []
     answers = "1 answer begins" if len(lines) == 1 else f"{len(lines):,} answers begin"
@@ -53,7 +64,7 @@ def about_space(lines: Collection[int]) -> list[str]:
 
 
 def about_repeats(lines: Collection[int]) -> list[str]:
-    """Return a note about the lines that repeat an example of an earlier line."""
+    """Return a note that these lines are left out, because they repeat earlier examples."""
     if not lines:
         return []
     repeats = "1 row repeats" if len(lines) == 1 else f"{len(lines):,} rows repeat"
@@ -62,7 +73,7 @@ def about_repeats(lines: Collection[int]) -> list[str]:
 
 
 def about_keys(records: Mapping[int, Mapping], form: Form) -> list[str]:
-    """Return a note about the keys that are ignored."""
+    """Return a note that lists the keys in a file that are not used."""
     keys: dict[str, None] = {}
     lines = []
     for line, record in records.items():
@@ -79,13 +90,16 @@ def about_keys(records: Mapping[int, Mapping], form: Form) -> list[str]:
 def about_split(
     conversations: Conversations, train: Sequence[int], held: Sequence[int], most: int
 ) -> list[str]:
-    """Return the notes about the rows for training and the held-out rows.
+    """Return notes about the rows for training and the held-out rows.
+
+    A note is returned if there are few training rows, if held-out rows have the same prompts as
+    training rows, or if more rows are held out than are used.
 
     Args:
         conversations: all conversations.
-        train: the lines for training.
-        held: the lines that are held out.
-        most: the number of held-out rows that are used.
+        train: the line numbers of the training rows.
+        held: the line numbers of the held-out rows.
+        most: the largest number of held-out rows that is used.
     """
     notes = []
     if len(train) < FEW_EXAMPLES:
@@ -115,7 +129,7 @@ def _prompt(messages: Sequence[Message]) -> tuple:
 
 
 def _different_answers(conversations: Conversations) -> list[str]:
-    """Return a note about prompts that have several answers; a model can learn only one."""
+    """Return a note about prompts that occur in several rows with different answers."""
     by_prompt = defaultdict(list)
     for line, messages in conversations.items():
         by_prompt[_prompt(messages)].append(line)
@@ -131,15 +145,23 @@ def _different_answers(conversations: Conversations) -> list[str]:
 
 
 def _ending(answer: str) -> str:
-    """Return the kind of an answer's end: a mark, "." for any end of a sentence, or "" for none."""
-    # JSON ends with a bracket, even if the text in it ends with the end of a sentence.
+    """Return the mark with which an answer ends.
+
+    The result is "." for every kind of end of a sentence, such as "?" or a full stop in quotation
+    marks. It is "" if the last character is a letter or a digit. Otherwise, it is the last
+    character, such as "}".
+    """
+    # An answer in JSON ends with } or ], even if a sentence ends just before this bracket.
     if answer[-1] not in "}]" and SENTENCE_END.search(answer):
         return "."
     return "" if answer[-1].isalnum() else answer[-1]
 
 
 def _cut_answers(conversations: Conversations) -> list[str]:
-    """Return a note about the few answers that lack the mark with which most answers end."""
+    """Return a note about answers that lack the mark with which most other answers end.
+
+    Such answers may be cut off.
+    """
     answers = {line: messages[-1]["content"] for line, messages in conversations.items()}
     endings = {n: _ending(a) for n, a in answers.items() if len(a.split()) >= FEWEST_WORDS}
     if len(endings) < FEWEST_ANSWERS:
@@ -161,7 +183,7 @@ def _cut_answers(conversations: Conversations) -> list[str]:
 
 
 def _one_answer(conversations: Conversations) -> list[str]:
-    """Return a note about an answer that more than half of the rows have."""
+    """Return a note about an answer that occurs in more than half of the rows."""
     answers = {line: messages[-1]["content"] for line, messages in conversations.items()}
     answer, count = Counter(answers.values()).most_common(1)[0]
     if count * 2 <= len(answers):

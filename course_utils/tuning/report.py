@@ -1,4 +1,4 @@
-"""Write the report page of a run: results, examples, the learning curve, costs and next steps."""
+"""Make the report page of a run: results, examples, the learning curve, costs and next steps."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     from course_utils.tuning.run import Tuned
 
-# The number of held-out rows whose answers are shown, and the longest text that is shown.
+# The page shows at most this many held-out rows, and at most this many characters of each text.
 EXAMPLES, LONGEST = 8, 600
 
 
 def page(done: Tuned) -> str:
-    """Return the report of a run as an HTML page, which needs no network."""
+    """Return the report of a run as an HTML page, which a browser can show without a network."""
     last = done.run.history[-1]
     curve = figures.loss_curve(
         done.run.history,
@@ -43,7 +43,7 @@ def page(done: Tuned) -> str:
 
 
 def results_table(done: Tuned) -> str:
-    """Return the measured metrics as an HTML table for a notebook."""
+    """Return the metrics before and after training as an HTML table for a notebook."""
     return (
         _templates()
         .from_string(
@@ -59,7 +59,12 @@ def results_table(done: Tuned) -> str:
 def examples(done: Tuned) -> list[dict[str, object]]:
     """Return some held-out rows with the answers before and after training.
 
-    The rows are spread over the held-out rows, and not chosen by their results.
+    The rows are spread evenly over all held-out rows. They are not chosen by their results.
+
+    Returns:
+        A list of dicts with the keys "prompt", "right" (the answer in the file), "before" and
+        "after" (the generated answers), and "equal" (whether the answer after training equals the
+        right answer).
     """
     count = len(done.before.answers)
     chosen = range(0, count, max(1, -(-count // EXAMPLES)))
@@ -76,7 +81,11 @@ def examples(done: Tuned) -> list[dict[str, object]]:
 
 
 def costs(done: Tuned) -> list[tuple[str, str, str]]:
-    """Return what a run cost: name, prediction and measurement."""
+    """Return a row for each cost of a run: its name, its predicted value and its measured value.
+
+    The last row is different: next to the predicted number of tokens, it gives the measured number
+    of tokens per second.
+    """
     speeds = [record["tokens_per_s"] for record in done.run.history]
     return [
         (
@@ -96,7 +105,7 @@ def _cut(text: str) -> str:
 
 @cache
 def _templates() -> Environment:
-    """Return templates that escape each text, because the texts are from the user's file."""
+    """Return the page templates. They escape all texts, because users' files may contain HTML."""
     from jinja2 import DictLoader, Environment, StrictUndefined
 
     source = (files("course_utils") / "data" / "finetuned.html.j2").read_text("utf-8")

@@ -1,7 +1,7 @@
 """Fine-tune a model on a user's own file: check, predict, train, measure, and write the results.
 
-Some modules are imported only where they are needed, because they are not available while an
-assignment about them is graded.
+Some modules are imported inside functions. These modules are not available while an assignment
+about them is graded, but this module must still be importable.
 """
 
 from __future__ import annotations
@@ -27,26 +27,28 @@ if TYPE_CHECKING:
     from course_utils import training
     from course_utils.export import CardFacts, Result
 
-# The names of what a run writes into its output folder.
+# The names of the files and folders that a run writes into its output folder.
 ADAPTERS, CHECKPOINTS, PAGE = "adapters", "checkpoints", "report.html"
 BEFORE, SETTINGS = "before.json", "settings.json"
-# Held-out rows that are answered, because answers take most of the time of a measurement.
+# At most this many held-out rows are measured, because generating answers takes most of the time of
+# a measurement.
 MOST_ROWS = 100
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """A finished run.
+    """A finished run and its results.
 
     Attributes:
-        folder: the output folder with the adapters, the model card and the report page.
+        folder: the output folder, which contains the adapters, the model card and the report page.
         base: the base model.
         data: the user's data.
-        forecast: what was predicted.
-        run: the training run.
-        before: results on the held-out rows before training.
-        after: results after training.
-        seconds: how long the training took. After a resumed run, only its last part counts.
+        forecast: the predicted memory and time.
+        run: the training run, with the loss and the speed of each step.
+        before: the results on the held-out rows before training.
+        after: the results on the held-out rows after training.
+        seconds: the duration of the training in seconds. If the run was interrupted and resumed,
+            only the time after the interruption counts.
     """
 
     folder: Path
@@ -72,7 +74,7 @@ class Tuned:
         return report.results_table(self)
 
     def results(self) -> list[Result]:
-        """Return the measured metrics as rows of a table."""
+        """Return one row for each metric: its means before and after training, and its change."""
         from course_utils.export import Result
 
         found = []
@@ -87,12 +89,12 @@ class Tuned:
 
 
 def _interval(interval: Any, form: str) -> str:
-    """Return the mean and the ends of an interval, such as "84% (76% to 90%)"."""
+    """Return a mean and the ends of its interval as text, such as "84% (76% to 90%)"."""
     mean, low, high = (format(value, form) for value in interval)
     return f"{mean} ({low} to {high})"
 
 
-# The arguments that can be given only by name are options with defaults.
+# The arguments after the asterisk are options: they have defaults, and can be given only by name.
 def finetune_file(  # noqa: PLR0913
     path: str | Path,
     *,
@@ -114,29 +116,32 @@ def finetune_file(  # noqa: PLR0913
     """Fine-tune a model with QLoRA on a file of prompts and answers, and measure what it learned.
 
     Args:
-        path: a JSONL file (see `tuning.data.read_data`).
-        model: a key of BASE_MODELS, a repository on the hub as "owner/name", or a folder.
-        output: folder of the results; by default "finetuned/" and the name of the file.
-        prompt: the key of the prompt in each line, if it has another name than usual.
-        answer: the key of the answer.
-        held_out: share of the rows that are not trained on, but measured.
-        max_length: maximum number of tokens of a prompt and its answer.
+        path: the path of a JSONL file. `tuning.data.read_data` lists the forms that it may have.
+        model: a key of BASE_MODELS, a repository on the hub as "owner/name", or the path of a
+            folder.
+        output: the folder for the results. By default, it is the folder "finetuned/NAME", where
+            NAME is the name of the file without its ending.
+        prompt: the key of the prompt in each line, for a file whose keys are not recognized.
+        answer: the key of the answer. It must be given if `prompt` is given, and only then.
+        held_out: the share of the rows on which the model is measured instead of trained.
+        max_length: maximum number of tokens of a prompt and its answer together.
         epochs: number of passes over the training rows.
         rank: rank of the adapters; α is twice the rank.
-        learning_rate: peak learning rate; by default it depends on the size of the model.
+        learning_rate: peak learning rate; by default, it depends on the number of parameters.
         batch_size: number of examples per optimizer step. If they don't fit into memory, they are
             processed in smaller groups.
         seed: random seed.
-        licence: identifier of a licence for the model card, such as "apache-2.0".
-        resume: whether an interrupted run in the same output folder is continued.
-        say: prints a message.
+        licence: the identifier of a licence for the model card, such as "apache-2.0".
+        resume: whether to continue an interrupted run in the output folder.
+        say: a function that is called with each message. By default, the messages are printed.
 
     Returns:
-        The finished run, or None if it was interrupted.
+        The finished run, or None if the training was interrupted.
 
     Raises:
         ValueError: an option is not allowed.
-        CourseError: the data, the model or the output folder can't be used, or the run doesn't fit.
+        CourseError: the data, the model or the output folder can't be used, or the training doesn't
+            fit into memory.
     """
     from course_utils.training import Recipe, attach_adapters, finetune
 
@@ -188,7 +193,16 @@ def finetune_file(  # noqa: PLR0913
 
 
 def _prepare(folder: Path, settings: Mapping[str, str], resume: bool) -> None:
-    """Make the output folder, or check that the run in it can be continued."""
+    """Create the output folder of a new run, or check that the run in it can be continued.
+
+    Args:
+        folder: the output folder.
+        settings: the hash of the data file and the name of the model.
+        resume: whether to continue the run in the folder.
+
+    Raises:
+        CourseError: the folder of a new run is not empty, or the run in it has other settings.
+    """
     file = folder / SETTINGS
     text = json.dumps(dict(settings))
     if resume and file.is_file():
@@ -207,7 +221,7 @@ def _prepare(folder: Path, settings: Mapping[str, str], resume: bool) -> None:
 
 
 def _measured_once(file: Path, measure_now: Callable[[], Measured]) -> Measured:
-    """Return the results in a file; if there is no such file, measure, and write the file."""
+    """Return the results that a file contains. If the file is missing, measure and write it."""
     if file.is_file():
         return Measured(**json.loads(file.read_text(encoding="utf-8")))
     result = measure_now()
@@ -219,7 +233,7 @@ def _measured_once(file: Path, measure_now: Callable[[], Measured]) -> Measured:
 
 
 def _write(done: Tuned, licence: str | None, source: str) -> None:
-    """Write the adapters, the model card and the report page."""
+    """Write the adapters, the model card and the report page into the output folder."""
     from course_utils import export
 
     assert done.run.adapters, "a finished run has saved its adapters"
@@ -263,7 +277,7 @@ def _card(done: Tuned, licence: str | None, source: str) -> CardFacts:
 
 
 def limits(done: Tuned) -> list[str]:
-    """Return sentences on what the model can't do, and on what was not measured."""
+    """Return sentences that say what the model can't do, and what was not measured."""
     wrong = 1 - done.after.mean("exact").mean
     return [
         f"{wrong:.0%} of its answers to held-out rows differ from the right answer.",
