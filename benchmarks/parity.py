@@ -43,8 +43,10 @@ from course_utils.units import format_bytes
 FOLDER = RESULTS / "parity"
 DATA = ROOT / "course_utils" / "data" / "parity.json"
 REFERENCE = "adapters on NF4 (as trained)"
-# The KL divergence is measured on every fourth story: these are 24 stories, three from each section.
-# More would take long, because each of them needs the probabilities of all 49,152 tokens of the
+REFERENCE_ANSWERS = FOLDER / "reference.json"
+REFERENCE_PROBABILITIES = FOLDER / "probabilities.safetensors"
+# The KL divergence is measured on every fourth story: on 24 stories, three from each section. More
+# would take long, because each of them needs the probabilities of all 49,152 tokens of the
 # vocabulary.
 KL_STORIES = slice(None, None, 4)
 # Each answer begins with this text. The next token decides on the section.
@@ -354,17 +356,20 @@ def mistakes(adapters: Path) -> dict[str, Callable[[], Subject]]:
 
 
 def measure(adapters: Path) -> Iterator[Report]:
-    """Measure all forms and all mistakes that are missing in the saved report.
+    """Measure all forms and all mistakes, and yield the report after each measurement.
 
-    The report is yielded after each measurement.
+    If the benchmark was interrupted, it continues with the next measurement.
     """
     adapters = trained(adapters)
-    report = load_report(DATA) if DATA.is_file() else {"forms": {}, "mistakes": {}}
-    if not (FOLDER / "reference.json").is_file():
-        # Without the saved answers of the reference, nothing can be compared, so everything is
-        # measured again.
-        report = {"forms": {}, "mistakes": {}}
-    for part, loaders in {"forms": forms(adapters), "mistakes": mistakes(adapters)}.items():
+    parts = {"forms": forms(adapters), "mistakes": mistakes(adapters)}
+    report = load_report(DATA) if DATA.is_file() else {part: {} for part in parts}
+    complete = all(report[part].keys() >= loaders.keys() for part, loaders in parts.items())
+    if complete or not REFERENCE_ANSWERS.is_file():
+        # Nothing can be compared with the answers of another run, so everything is measured again.
+        report = {part: {} for part in parts}
+        REFERENCE_ANSWERS.unlink(missing_ok=True)
+        REFERENCE_PROBABILITIES.unlink(missing_ok=True)
+    for part, loaders in parts.items():
         for name, load in loaders.items():
             if name not in report[part]:
                 print(name, flush=True)
@@ -377,8 +382,7 @@ def measured(subject: Subject) -> dict[str, Any]:
 
     Returns:
         A dict with these items:
-            divergences: the KL divergence from the reference for each of the first KL_STORIES
-                stories, in nats
+            divergences: the KL divergence from the reference for each of KL_STORIES, in nats
             equal_prompts: the number of prompts that have the same tokens as those of the reference
             equal_answers: the number of answers that equal those of the reference
             scores: a dict from each metric in SCORES to a list with 0 or 1 for each story
@@ -410,10 +414,9 @@ def files_of_reference(found: dict[str, Any]) -> dict[str, Any]:
 
     The reference is measured first, so `found` then contains its own prompts and answers.
     """
-    file = FOLDER / "reference.json"
-    if not file.is_file():
-        files.write_text(file, json.dumps(found))
-    return json.loads(file.read_text(encoding="utf-8"))
+    if not REFERENCE_ANSWERS.is_file():
+        files.write_text(REFERENCE_ANSWERS, json.dumps(found))
+    return json.loads(REFERENCE_ANSWERS.read_text(encoding="utf-8"))
 
 
 def equal(ours: Sequence[Any], theirs: Sequence[Any]) -> int:
@@ -428,11 +431,10 @@ def divergences(subject: Subject, prompts: Sequence[list[int]]) -> list[float]:
     The reference is measured first. Its probabilities are saved, and all later forms are compared
     with them.
     """
-    file = FOLDER / "probabilities.safetensors"
     found = probabilities(subject.probabilities, [[*ids, *beginning()] for ids in prompts])
-    if not file.is_file():
-        save_file({"reference": found}, file)
-    return kl_divergence(load_file(file)["reference"], found).tolist()
+    if not REFERENCE_PROBABILITIES.is_file():
+        save_file({"reference": found}, REFERENCE_PROBABILITIES)
+    return kl_divergence(load_file(REFERENCE_PROBABILITIES)["reference"], found).tolist()
 
 
 # --- the report -----------------------------------------------------------------------------------

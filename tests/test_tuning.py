@@ -242,6 +242,15 @@ def test_a_batch_that_does_not_fit_is_divided(base, monkeypatch):
     assert divided.memory < whole.memory and divided.steps == whole.steps
 
 
+def test_a_divided_batch_keeps_its_size(base, monkeypatch):
+    of_six = Recipe(micro_batch_size=6)
+    whole = forecast(base, EXAMPLES, of_six)
+    of_two = forecast(base, EXAMPLES, Recipe(micro_batch_size=2))
+    monkeypatch.setattr(runtime, "free_memory", lambda _: (whole.memory + of_two.memory) // 2)
+    divided = forecast(base, EXAMPLES, of_six).recipe
+    assert divided.micro_batch_size * divided.accumulation == 6 > divided.micro_batch_size
+
+
 def test_what_fits_instead_is_proposed(base, monkeypatch):
     one = forecast(base, EXAMPLES, Recipe(micro_batch_size=1)).memory
     monkeypatch.setattr(runtime, "free_memory", lambda _: one - 1)

@@ -49,11 +49,12 @@ def ways_out(sizes: Mapping[str, str], title: str = "") -> Picture:
     canvas.axes.text(541, 126, "llama.cpp", rotation=90, ha="center", va="center", size=9.5)
     for y in (50, 126, 202):
         canvas.arrow([(498, y), (524, y)])
+    known = f" Sizes: {'; '.join(f'{k} {v}' for k, v in sizes.items())}." if sizes else ""
     return canvas.picture(
         "Ways out of the notebook. Weights and adapters in peft's format can be merged into one "
         "model, stored as safetensors. The weights, the adapters and the merged model can each be "
         "converted into a GGUF file for llama.cpp, which runs either the merged model, or the base "
-        f"model with the adapters. Sizes: {'; '.join(f'{k} {v}' for k, v in sizes.items())}."
+        f"model with the adapters.{known}"
     )
 
 

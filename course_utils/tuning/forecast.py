@@ -73,10 +73,8 @@ class Forecast:
 def forecast(base: Base, examples: Sequence[Features], recipe: Recipe) -> Forecast:
     """Predict the memory and the time of a run, and reduce its micro-batch size until it fits.
 
-    If the batch doesn't fit into memory, it is divided into micro-batches whose gradients are
-    added. Up to rounding, this doesn't change the result of the training if the batch size is a
-    power of two. Other batch sizes may become smaller: a batch of 7 examples becomes two
-    micro-batches of 3.
+    If the batch doesn't fit into memory, it is divided into equal micro-batches whose gradients are
+    added. Up to rounding, this doesn't change the result of the training.
 
     Args:
         base: the base model.
@@ -91,16 +89,17 @@ def forecast(base: Base, examples: Sequence[Features], recipe: Recipe) -> Foreca
     free = runtime.free_memory(device)
     lengths = [len(example["input_ids"]) for example in examples]
     longest = max(lengths)
-    size = recipe.micro_batch_size
-    while (memory := _peak(base, device, recipe, size, longest)) > free and size > 1:
-        size = size // 2
-    if memory > free:
+    most = recipe.micro_batch_size
+    for size in [n for n in range(most, 0, -1) if most % n == 0]:
+        if (memory := _peak(base, device, recipe, size, longest)) <= free:
+            break
+    else:
         needed = (
             f"{base.name} needs about {format_bytes(memory)} to train on texts of {longest} "
             f"tokens, one at a time, but only {format_bytes(free)} are free on {device}"
         )
         raise CourseError(f"{needed}. {_what_fits(base, device, recipe, longest, free)}")
-    accumulation = recipe.accumulation * recipe.micro_batch_size // size
+    accumulation = recipe.accumulation * most // size
     recipe = replace(recipe, micro_batch_size=size, accumulation=accumulation)
     tokens = round(
         recipe.steps(len(examples)) / recipe.steps_per_epoch(len(examples)) * sum(lengths)
