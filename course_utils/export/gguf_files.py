@@ -149,7 +149,7 @@ def adapter_tensors(
     """Yield the name of each adapted weight and the matrices A and B, as llama.cpp needs them.
 
     llama.cpp computes W + (α/r) B A with one α for all layers. If the scale s of a layer differs
-    from α/r, as with rsLoRA, the function multiplies the layer's B by s r/α. The scaled update is
+    from α/r, as with rsLoRA, the function multiplies the layer's B by s · r/α. The scaled update is
     then still s B A.
 
     Args:

@@ -73,7 +73,7 @@ class SavedAdapters:
         return scale * (B.float() @ A.float())
 
     def base_folder(self, base: str | Path | None = None) -> Path:
-        """Return the folder of the base model, and download the base model if it is in BASE_MODELS.
+        """Return the folder of the base model. A missing model of BASE_MODELS is downloaded first.
 
         Args:
             base: the folder of the base model, its key in BASE_MODELS, or its name on the hub,

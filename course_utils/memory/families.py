@@ -63,7 +63,7 @@ class ConfigFields:
         self.values = values
 
     def size(self, key: str, default: int | None = None, least: int = 1) -> int:
-        """Return the value of a field that must be a whole number of at least `least`.
+        """Return the value of a field, which must be a whole number and not less than `least`.
 
         A field that is null counts as missing.
         """

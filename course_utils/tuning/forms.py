@@ -127,7 +127,7 @@ def common_errors(record: Mapping[str, Any], form: Form) -> list[str]:
 
 
 def listed(keys: Iterable[str], limit: int = 8) -> str:
-    """Return keys as a text for messages, such as "'a', 'b' and 'c'".
+    """Return keys as the text of an error message names them, such as "'a', 'b' and 'c'".
 
     If there are more than `limit` keys, the others are only counted: "… and 3 more".
     """
