@@ -3,10 +3,11 @@
     course bench serving [--adapters FOLDER]
 
 1, 2, 4 or 8 clients send requests over HTTP at the same time. Each client sends its next request
-when it has the answer to the previous one. Three servers are measured in turn: the merged model, the
-base model with one adapter, and the base model with two adapters. With two adapters, the requests
-alternate between them. All servers have Q8_0 weights, and none of them reuses keys and values of
-earlier prompts. The benchmark uses the GGUF files and the adapters of `course bench parity`.
+when it has the answer to the previous one. Three servers are measured in turn: the merged model,
+the base model with one adapter, and the base model with two adapters. With two adapters, the
+requests alternate between them. All servers have Q8_0 weights, and none of them reuses keys and
+values of earlier prompts. The benchmark uses the GGUF files and the adapters of `course bench
+parity`.
 """
 
 from __future__ import annotations
