@@ -110,13 +110,9 @@ def comparison(report: Report) -> str | None:
         evaluation.score(report["ways"][name]["answers"], parity.stories())
         for name in (BEST_PROMPT, TUNED)
     )
-    compared = evaluation.compare(before, after)
-    rows = [
-        [evaluation.METRICS[metric], c.points, str(c.gained), str(c.lost), f"{c.p:.3f}", c.verdict]
-        for metric, c in compared.items()
-    ]
-    head = [f"{TUNED} against {BEST_PROMPT}", "points", "gained", "lost", "p", "verdict"]
-    return table(head, rows)
+    compared = evaluation.comparison_table(before, after)
+    rows = [[metric, *map(str, cells)] for metric, *cells in compared.itertuples()]
+    return table([f"{TUNED} against {BEST_PROMPT}", *compared.columns], rows)
 
 
 BENCHMARK = Benchmark(
