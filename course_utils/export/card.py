@@ -28,7 +28,7 @@ class Result(NamedTuple):
         after: the mean of the metric after training with its 95% interval, as text.
         change: the mean of the paired differences with its 95% interval, as text. A positive change
             means that the metric is larger after training.
-        p: the p-value of the change, as text, such as "= 0.012".
+        p: the p-value of the change, as text, such as "0.012" or "< 0.001".
         value: the mean of the metric after training, as a number.
     """
 

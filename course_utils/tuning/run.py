@@ -63,7 +63,7 @@ class Tuned:
     def __str__(self) -> str:
         lines = [f"{len(self.before.answers)} held-out rows, before → after training:"]
         lines += [
-            f"  {r.metric}: {r.before} → {r.after}, change {r.change}, p {r.p}"
+            f"  {r.metric}: {r.before} → {r.after}, change {r.change}, p-value {r.p}"
             for r in self.results()
         ]
         lines.append(f"Adapters: {self.folder / ADAPTERS}")
@@ -82,7 +82,7 @@ class Tuned:
             form = METRICS[name].form
             before, after = self.before.mean(name), self.after.mean(name)
             difference = _interval(change.difference, f"+{form}")
-            p = "< 0.001" if change.p < 0.001 else f"= {change.p:.3f}"
+            p = "< 0.001" if change.p < 0.001 else f"{change.p:.3f}"
             row = (METRICS[name].label, _interval(before, form), _interval(after, form))
             found.append(Result(*row, difference, p, round(after.mean, 4)))
         return found
@@ -279,8 +279,9 @@ def _card(done: Tuned, licence: str | None, source: str) -> CardFacts:
 def limits(done: Tuned) -> list[str]:
     """Return sentences that say what the model can't do, and what was not measured."""
     wrong = 1 - done.after.mean("exact").mean
+    errors = f"{wrong:.0%} of its answers to held-out rows differ from the right answer."
     return [
-        f"{wrong:.0%} of its answers to held-out rows differ from the right answer.",
+        *([errors] if wrong else []),
         "It was measured only on rows of the same file as the training rows. How it answers other "
         "prompts was not measured.",
         "What the base model could do before and has forgotten was not measured.",
