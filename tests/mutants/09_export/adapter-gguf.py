@@ -1060,3 +1060,220 @@ def adapter_gguf(layers, alpha, heads, kv_heads):
         writer.write_tensors_to_file()
         writer.close()
         return data
+
+
+# %% wrong eight-rows: assumes that each head has 8 rows, as in the drawing
+def adapter_gguf(layers, alpha, heads, kv_heads):
+    names = {
+        "q_proj": "attn_q",
+        "k_proj": "attn_k",
+        "v_proj": "attn_v",
+        "o_proj": "attn_output",
+        "gate_proj": "ffn_gate",
+        "up_proj": "ffn_up",
+        "down_proj": "ffn_down",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "adapters.gguf"
+        writer = GGUFWriter(file, "llama")
+        writer.add_string("general.type", "adapter")
+        writer.add_string("adapter.type", "lora")
+        writer.add_float32("adapter.lora.alpha", alpha)
+        for layer, (A, B) in layers.items():
+            kind = layer.rpartition(".")[2]
+            if kind not in names:
+                raise ValueError(layer)
+            if len(A) != B.shape[1]:
+                raise ValueError(layer)
+            if kind in ("q_proj", "k_proj"):
+                count = heads if kind == "q_proj" else kv_heads
+                B = B.reshape(-1, 8, B.shape[1])[:, [0, 4, 1, 5, 2, 6, 3, 7]].reshape(B.shape)
+            name = f"blk.{layer.split('.')[2]}.{names[kind]}.weight"
+            writer.add_tensor(f"{name}.lora_a", A.float().contiguous().numpy())
+            writer.add_tensor(f"{name}.lora_b", B.float().contiguous().numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return np.fromfile(file, dtype=np.uint8)
+
+
+# %% wrong half-heads: assumes that k has half as many heads as q
+def adapter_gguf(layers, alpha, heads, kv_heads):
+    names = {
+        "q_proj": "attn_q",
+        "k_proj": "attn_k",
+        "v_proj": "attn_v",
+        "o_proj": "attn_output",
+        "gate_proj": "ffn_gate",
+        "up_proj": "ffn_up",
+        "down_proj": "ffn_down",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "adapters.gguf"
+        writer = GGUFWriter(file, "llama")
+        writer.add_string("general.type", "adapter")
+        writer.add_string("adapter.type", "lora")
+        writer.add_float32("adapter.lora.alpha", alpha)
+        for layer, (A, B) in layers.items():
+            kind = layer.rpartition(".")[2]
+            if kind not in names:
+                raise ValueError(layer)
+            if len(A) != B.shape[1]:
+                raise ValueError(layer)
+            if kind in ("q_proj", "k_proj"):
+                count = heads if kind == "q_proj" else kv_heads
+                count = heads if kind == "q_proj" else heads // 2
+                B = B.reshape(count, 2, -1, B.shape[1]).swapaxes(1, 2).reshape(B.shape)
+            name = f"blk.{layer.split('.')[2]}.{names[kind]}.weight"
+            writer.add_tensor(f"{name}.lora_a", A.float().contiguous().numpy())
+            writer.add_tensor(f"{name}.lora_b", B.float().contiguous().numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return np.fromfile(file, dtype=np.uint8)
+
+
+# %% wrong rounded-alpha: rounds α to a whole number
+def adapter_gguf(layers, alpha, heads, kv_heads):
+    names = {
+        "q_proj": "attn_q",
+        "k_proj": "attn_k",
+        "v_proj": "attn_v",
+        "o_proj": "attn_output",
+        "gate_proj": "ffn_gate",
+        "up_proj": "ffn_up",
+        "down_proj": "ffn_down",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "adapters.gguf"
+        writer = GGUFWriter(file, "llama")
+        writer.add_string("general.type", "adapter")
+        writer.add_string("adapter.type", "lora")
+        writer.add_float32("adapter.lora.alpha", float(round(alpha)))
+        for layer, (A, B) in layers.items():
+            kind = layer.rpartition(".")[2]
+            if kind not in names:
+                raise ValueError(layer)
+            if len(A) != B.shape[1]:
+                raise ValueError(layer)
+            if kind in ("q_proj", "k_proj"):
+                count = heads if kind == "q_proj" else kv_heads
+                B = B.reshape(count, 2, -1, B.shape[1]).swapaxes(1, 2).reshape(B.shape)
+            name = f"blk.{layer.split('.')[2]}.{names[kind]}.weight"
+            writer.add_tensor(f"{name}.lora_a", A.float().contiguous().numpy())
+            writer.add_tensor(f"{name}.lora_b", B.float().contiguous().numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return np.fromfile(file, dtype=np.uint8)
+
+
+# %% wrong int-alpha: cuts off the decimals of α
+def adapter_gguf(layers, alpha, heads, kv_heads):
+    names = {
+        "q_proj": "attn_q",
+        "k_proj": "attn_k",
+        "v_proj": "attn_v",
+        "o_proj": "attn_output",
+        "gate_proj": "ffn_gate",
+        "up_proj": "ffn_up",
+        "down_proj": "ffn_down",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "adapters.gguf"
+        writer = GGUFWriter(file, "llama")
+        writer.add_string("general.type", "adapter")
+        writer.add_string("adapter.type", "lora")
+        writer.add_float32("adapter.lora.alpha", int(alpha))
+        for layer, (A, B) in layers.items():
+            kind = layer.rpartition(".")[2]
+            if kind not in names:
+                raise ValueError(layer)
+            if len(A) != B.shape[1]:
+                raise ValueError(layer)
+            if kind in ("q_proj", "k_proj"):
+                count = heads if kind == "q_proj" else kv_heads
+                B = B.reshape(count, 2, -1, B.shape[1]).swapaxes(1, 2).reshape(B.shape)
+            name = f"blk.{layer.split('.')[2]}.{names[kind]}.weight"
+            writer.add_tensor(f"{name}.lora_a", A.float().contiguous().numpy())
+            writer.add_tensor(f"{name}.lora_b", B.float().contiguous().numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return np.fromfile(file, dtype=np.uint8)
+
+
+# %% wrong through-bfloat16: rounds the matrices to bfloat16 first
+def adapter_gguf(layers, alpha, heads, kv_heads):
+    names = {
+        "q_proj": "attn_q",
+        "k_proj": "attn_k",
+        "v_proj": "attn_v",
+        "o_proj": "attn_output",
+        "gate_proj": "ffn_gate",
+        "up_proj": "ffn_up",
+        "down_proj": "ffn_down",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "adapters.gguf"
+        writer = GGUFWriter(file, "llama")
+        writer.add_string("general.type", "adapter")
+        writer.add_string("adapter.type", "lora")
+        writer.add_float32("adapter.lora.alpha", alpha)
+        for layer, (A, B) in layers.items():
+            kind = layer.rpartition(".")[2]
+            if kind not in names:
+                raise ValueError(layer)
+            if len(A) != B.shape[1]:
+                raise ValueError(layer)
+            if kind in ("q_proj", "k_proj"):
+                count = heads if kind == "q_proj" else kv_heads
+                B = B.reshape(count, 2, -1, B.shape[1]).swapaxes(1, 2).reshape(B.shape)
+            name = f"blk.{layer.split('.')[2]}.{names[kind]}.weight"
+            writer.add_tensor(f"{name}.lora_a", A.bfloat16().float().contiguous().numpy())
+            writer.add_tensor(f"{name}.lora_b", B.bfloat16().float().contiguous().numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return np.fromfile(file, dtype=np.uint8)
+
+
+# %% wrong through-float16: rounds the matrices to float16 first
+def adapter_gguf(layers, alpha, heads, kv_heads):
+    names = {
+        "q_proj": "attn_q",
+        "k_proj": "attn_k",
+        "v_proj": "attn_v",
+        "o_proj": "attn_output",
+        "gate_proj": "ffn_gate",
+        "up_proj": "ffn_up",
+        "down_proj": "ffn_down",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "adapters.gguf"
+        writer = GGUFWriter(file, "llama")
+        writer.add_string("general.type", "adapter")
+        writer.add_string("adapter.type", "lora")
+        writer.add_float32("adapter.lora.alpha", alpha)
+        for layer, (A, B) in layers.items():
+            kind = layer.rpartition(".")[2]
+            if kind not in names:
+                raise ValueError(layer)
+            if len(A) != B.shape[1]:
+                raise ValueError(layer)
+            if kind in ("q_proj", "k_proj"):
+                count = heads if kind == "q_proj" else kv_heads
+                B = B.reshape(count, 2, -1, B.shape[1]).swapaxes(1, 2).reshape(B.shape)
+            name = f"blk.{layer.split('.')[2]}.{names[kind]}.weight"
+            writer.add_tensor(f"{name}.lora_a", A.half().float().contiguous().numpy())
+            writer.add_tensor(f"{name}.lora_b", B.half().float().contiguous().numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return np.fromfile(file, dtype=np.uint8)

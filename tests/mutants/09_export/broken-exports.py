@@ -277,3 +277,39 @@ def broken_exports(exports, controls):
         if fmean(found) > 3 * fmean(usual):
             broken.append(export["name"])
     return broken
+
+
+# %% right two: uses the limit 2
+def broken_exports(exports, controls):
+    broken = []
+    for export in exports:
+        if export["format"] not in controls:
+            raise ValueError(f"no control for {export['format']}")
+        usual, found = controls[export["format"]], export["divergences"]
+        if fmean(found) > 2 * fmean(usual):
+            broken.append(export["name"])
+    return broken
+
+
+# %% right four: uses the limit 4
+def broken_exports(exports, controls):
+    broken = []
+    for export in exports:
+        if export["format"] not in controls:
+            raise ValueError(f"no control for {export['format']}")
+        usual, found = controls[export["format"]], export["divergences"]
+        if fmean(found) >= 4 * fmean(usual):
+            broken.append(export["name"])
+    return broken
+
+
+# %% wrong median-of-control: compares the mean with the control's median
+def broken_exports(exports, controls):
+    broken = []
+    for export in exports:
+        if export["format"] not in controls:
+            raise ValueError(f"no control for {export['format']}")
+        usual, found = controls[export["format"]], export["divergences"]
+        if fmean(found) > 3 * sorted(usual)[len(usual) // 2]:
+            broken.append(export["name"])
+    return broken

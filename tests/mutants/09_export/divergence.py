@@ -487,3 +487,163 @@ def parity(reference, other):
     p, q = reference.double().softmax(-1), other.double().softmax(-1)
     same = reference.argmax(-1) != other.argmax(-1)
     return kl_divergence(p, q).mean().item(), same.double().mean().item()
+
+
+# %% wrong epsilon-added: adds 1e-12 to each probability
+def kl_divergence(p, q):
+    if p.shape != q.shape:
+        raise ValueError("different shapes")
+    p, q = p.double(), q.double()
+    for rows in (p, q):
+        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
+            raise ValueError("not a distribution")
+    q = q + 1e-12
+    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0).double()
+
+
+def parity(reference, other):
+    p, q = reference.double().softmax(-1), other.double().softmax(-1)
+    same = reference.argmax(-1) == other.argmax(-1)
+    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+
+
+# %% wrong only-zeros: replaces only probabilities of exactly 0
+def kl_divergence(p, q):
+    if p.shape != q.shape:
+        raise ValueError("different shapes")
+    p, q = p.double(), q.double()
+    for rows in (p, q):
+        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
+            raise ValueError("not a distribution")
+    q = torch.where(q == 0, 1e-12, q)
+    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0).double()
+
+
+def parity(reference, other):
+    p, q = reference.double().softmax(-1), other.double().softmax(-1)
+    same = reference.argmax(-1) == other.argmax(-1)
+    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+
+
+# %% wrong negative-sums: returns negative sums
+def kl_divergence(p, q):
+    if p.shape != q.shape:
+        raise ValueError("different shapes")
+    p, q = p.double(), q.double()
+    for rows in (p, q):
+        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
+            raise ValueError("not a distribution")
+    q = q.clamp_min(1e-12)
+    return torch.special.xlogy(p, p / q).sum(-1).double()
+
+
+def parity(reference, other):
+    p, q = reference.double().softmax(-1), other.double().softmax(-1)
+    same = reference.argmax(-1) == other.argmax(-1)
+    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+
+
+# %% wrong absolute-sums: returns the absolute values of negative sums
+def kl_divergence(p, q):
+    if p.shape != q.shape:
+        raise ValueError("different shapes")
+    p, q = p.double(), q.double()
+    for rows in (p, q):
+        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
+            raise ValueError("not a distribution")
+    q = q.clamp_min(1e-12)
+    return torch.special.xlogy(p, p / q).sum(-1).abs().double()
+
+
+def parity(reference, other):
+    p, q = reference.double().softmax(-1), other.double().softmax(-1)
+    same = reference.argmax(-1) == other.argmax(-1)
+    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+
+
+# %% wrong float32-inside: computes in float32 and converts the result
+def kl_divergence(p, q):
+    if p.shape != q.shape:
+        raise ValueError("different shapes")
+    p, q = p.float(), q.float()
+    for rows in (p, q):
+        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
+            raise ValueError("not a distribution")
+    q = q.clamp_min(1e-12)
+    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0).double()
+
+
+def parity(reference, other):
+    p, q = reference.float().softmax(-1), other.float().softmax(-1)
+    same = reference.argmax(-1) == other.argmax(-1)
+    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+
+
+# %% wrong tolerance: accepts sums that differ from 1 by 0.005
+def kl_divergence(p, q):
+    if p.shape != q.shape:
+        raise ValueError("different shapes")
+    p, q = p.double(), q.double()
+    for rows in (p, q):
+        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.005:
+            raise ValueError("not a distribution")
+    q = q.clamp_min(1e-12)
+    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0).double()
+
+
+def parity(reference, other):
+    p, q = reference.double().softmax(-1), other.double().softmax(-1)
+    same = reference.argmax(-1) == other.argmax(-1)
+    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+
+
+# %% wrong total: checks only the mean sum of all rows
+def kl_divergence(p, q):
+    if p.shape != q.shape:
+        raise ValueError("different shapes")
+    p, q = p.double(), q.double()
+    for rows in (p, q):
+        if rows.min() < 0 or (rows.sum(-1).mean() - 1).abs() > 0.001:
+            raise ValueError("not a distribution")
+    q = q.clamp_min(1e-12)
+    return torch.special.xlogy(p, p / q).sum(-1).clamp_min(0).double()
+
+
+def parity(reference, other):
+    p, q = reference.double().softmax(-1), other.double().softmax(-1)
+    same = reference.argmax(-1) == other.argmax(-1)
+    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+
+
+# %% wrong terms-clamped: replaces negative terms by 0
+def kl_divergence(p, q):
+    if p.shape != q.shape:
+        raise ValueError("different shapes")
+    p, q = p.double(), q.double()
+    for rows in (p, q):
+        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
+            raise ValueError("not a distribution")
+    q = q.clamp_min(1e-12)
+    return torch.special.xlogy(p, p / q).clamp_min(0).sum(-1).double()
+
+
+def parity(reference, other):
+    p, q = reference.double().softmax(-1), other.double().softmax(-1)
+    same = reference.argmax(-1) == other.argmax(-1)
+    return kl_divergence(p, q).mean().item(), same.double().mean().item()
+
+
+# %% wrong float64-late: computes the softmax in float32
+def kl_divergence(p, q):
+    if p.shape != q.shape:
+        raise ValueError("different shapes")
+    for rows in (p, q):
+        if rows.min() < 0 or (rows.sum(-1) - 1).abs().max() > 0.001:
+            raise ValueError("not a distribution")
+    return torch.special.xlogy(p, p / q.clamp_min(1e-12)).sum(-1).clamp_min(0).double()
+
+
+def parity(reference, other):
+    p, q = reference.softmax(-1), other.softmax(-1)
+    same = reference.argmax(-1) == other.argmax(-1)
+    return kl_divergence(p, q).mean().item(), same.float().mean().item()

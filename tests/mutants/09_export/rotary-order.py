@@ -208,3 +208,37 @@ def separate(rows, heads):
     d = len(rows) // heads
     order = [*range(0, d, 2), *range(1, d, 2)]
     return rows[[h * d + p for h in range(heads) for p in order]]
+
+
+# %% wrong last-width: is right only for one or two dimensions
+def interleave(rows, heads):
+    if heads < 1 or len(rows) % (2 * heads):
+        raise ValueError("heads")
+    width = rows.shape[-1] if rows.dim() > 1 else 1
+    return rows.reshape(heads, 2, -1, width).swapaxes(1, 2).reshape(rows.shape)
+
+
+def separate(rows, heads):
+    if heads < 1 or len(rows) % (2 * heads):
+        raise ValueError("heads")
+    width = rows.shape[-1] if rows.dim() > 1 else 1
+    return rows.reshape(heads, -1, 2, width).swapaxes(1, 2).reshape(rows.shape)
+
+
+# %% right argsort: sorts the rows by position
+def interleave(rows, heads):
+    if heads < 1 or rows.shape[0] % heads or rows.shape[0] // heads % 2:
+        raise ValueError("heads")
+    d = rows.shape[0] // heads
+    i = torch.arange(rows.shape[0])
+    head, inside = i // d, i % d
+    return rows[torch.argsort(head * d + 2 * (inside % (d // 2)) + inside // (d // 2))]
+
+
+def separate(rows, heads):
+    if heads < 1 or rows.shape[0] % heads or rows.shape[0] // heads % 2:
+        raise ValueError("heads")
+    d = rows.shape[0] // heads
+    i = torch.arange(rows.shape[0])
+    head, inside = i // d, i % d
+    return rows[torch.argsort(head * d + inside // 2 + (inside % 2) * (d // 2))]

@@ -526,3 +526,37 @@ def requests_until_paid(training_hours, training_price, long_prompt, tuned):
     if saved <= 0:
         return None
     return training_hours * training_price / saved
+
+
+# %% wrong floor-plus-one: adds 1 to the whole part instead of rounding up
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, price, cached) < 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    seconds = (prompt - cached) / read_speed + answer / write_speed / slots
+    return 1000 * seconds / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return int(training_hours * training_price / saved) + 1
+
+
+# %% wrong free-server: refuses a price of 0
+def cost_of_1000(prompt, answer, read_speed, write_speed, slots, price, cached=0):
+    if min(read_speed, write_speed, slots) <= 0:
+        raise ValueError("speeds and slots")
+    if min(prompt, answer, cached) < 0 or price <= 0 or cached > prompt:
+        raise ValueError("tokens and price")
+    seconds = (prompt - cached) / read_speed + answer / write_speed / slots
+    return 1000 * seconds / 3600 * price
+
+
+def requests_until_paid(training_hours, training_price, long_prompt, tuned):
+    saved = (long_prompt - tuned) / 1000
+    if saved <= 0:
+        return None
+    return math.ceil(training_hours * training_price / saved)
