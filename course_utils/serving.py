@@ -106,6 +106,8 @@ class Engine:
         # llama.cpp divides the context among the slots.
         options.n_ctx = self.slots * positive("context", context)
         options.n_parallel = self.slots
+        # Each thread of the HTTP server keeps some memory of its largest answer.
+        options.n_threads_http = 2 * self.slots
         # llama.cpp's threads wait for each other without sleeping. If another program needs one of
         # their cores, an answer can take 20 times as long. So one core is left to other programs.
         most = max(1, runtime.usable_cores() - 1)
@@ -127,6 +129,7 @@ class Engine:
         options.verbosity = 3 if log else 0
         if chat_template is not None:
             options.chat_template = chat_template
+        runtime.release_memory()
         started = time.perf_counter()
         try:
             self._server = xllamacpp.Server(options)
@@ -150,6 +153,7 @@ class Engine:
     def close(self) -> None:
         """Stop the server and free the memory of the model."""
         self._server = None
+        runtime.release_memory()
 
     def request(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """Send a request to the server, and return its answer, parsed as JSON.

@@ -21,7 +21,6 @@ from transformers import AutoModelForCausalLM
 
 from course_utils import export, serving, sft
 from course_utils.cli import main
-from course_utils.models import load_base
 from course_utils.serving import Engine, RequestError
 from course_utils.validation import CourseError
 from tests.test_gguf import FAMILIES, assert_close, make_tokenizer, save_adapters, save_model
@@ -280,10 +279,11 @@ def test_without_a_model_the_base_of_the_adapters_is_served(folder, tmp_path, mo
         adapters = {"weak": folder / "weak"}
         serving.serve(None, adapters, weights=weights, stored_as="F32", say=lambda _: None)
 
-    model = folder / "model"
+    base = folder / "model"
     if weights == "dequantized":
-        model = export.save_dequantized(model, tmp_path / "base")
-    weight = load_base(path=model)[0].get_parameter("model.layers.0.mlp.down_proj.weight")
+        base = export.save_dequantized(base, tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(base)
+    weight = model.get_parameter("model.layers.0.mlp.down_proj.weight")
     [(names, found)] = served
     assert names == ["weak"]
     np.testing.assert_array_equal(found, weight.detach().float().numpy())

@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from course_utils import runtime
 from course_utils.files import write_text
 from course_utils.models import SMALL_MODEL, load_base, source_of
 from course_utils.tuning import report
@@ -163,6 +164,7 @@ def finetune_file(  # noqa: PLR0913
         micro_batch_size=batch_size,
         seed=seed,
     )
+    runtime.release_memory()  # Otherwise, the forecast counts memory that is free.
     predicted = forecast(base, train, recipe)
     say(f"{base.name}: {base.shape.parameters:,} parameters. {predicted}")
     _prepare(folder, {"file": sha256(path.read_bytes()).hexdigest(), "model": base.name}, resume)
