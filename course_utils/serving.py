@@ -181,7 +181,7 @@ class Engine:
     def token_ids(self, text: str) -> list[int]:
         """Return the ids of the tokens into which llama.cpp divides a text.
 
-        Special tokens in the text, such as "<|im_end|>", are recognized. No BOS token is added.
+        Special tokens in the text, such as `<|im_end|>`, are recognized. No BOS token is added.
         """
         body = {"content": text, "add_special": False, "parse_special": True}
         return self.request("/tokenize", body)["tokens"]

@@ -80,12 +80,12 @@ def tiny_exports(seed: int, forms: Sequence[tuple[str, str | None]]) -> dict[str
             The mistake is a key of TINY_MISTAKES, or None for a correct export.
 
     Returns:
-        A dict with two items:
-            exports: a list with a dict for each export. Its keys are name ("A", "B", …), format,
-                divergences (for each prompt, the Kullback–Leibler divergence of the next token's
-                probabilities from those of the reference, in nats), equal (the share of answers
-                that equal those of the reference) and score (the share of right answers)
-            controls: a dict from each format to the divergences of its control, one for each prompt
+        A dict with two items. "exports" is a list with a dict for each export. Its keys are name
+        ("A", "B", …), format, divergences (for each prompt, the Kullback–Leibler divergence of the
+        next token's probabilities from those of the reference, in nats), equal (the share of
+        answers that equal those of the reference) and score (the share of right answers).
+        "controls" is a dict from each format to the divergences of its control, one for each
+        prompt.
 
     Raises:
         ValueError: a format is not in TINY_EXPORT_FORMATS, or a mistake is not in TINY_MISTAKES.
