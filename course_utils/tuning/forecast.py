@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 # when the gradient of the layer's input is computed. Together these are 6 operations. The gradient
 # of the weight itself is not computed, because the weight is frozen.
 OPERATIONS_PER_WEIGHT = 6
-# Training does this share of the operations per second of a large matrix product. In three runs with
-# SmolLM2-135M on two cores, the share was 0.68 to 0.81.
+# Training does this share of the operations per second of a large matrix product. In three runs
+# with SmolLM2-135M on two cores, the share was 0.68 to 0.81.
 EFFICIENCY = 0.75
 # If only texts with fewer tokens than this would fit, an error message doesn't propose them,
 # because they are too short to be worth training on.
