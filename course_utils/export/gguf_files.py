@@ -11,7 +11,7 @@ folder in three ways:
     rotary    Rotary embeddings rotate pairs of numbers in each head of the queries and keys. In
     pairs     Hugging Face's Llama, number i of a head of width d forms a pair with number i + d/2.
               In llama.cpp's Llama, the numbers 2i and 2i + 1 form a pair. So a GGUF file stores the
-              rows of the weights of q and k in another order: see `interleave`.
+              rows of the weights of q and k in a different order: see `interleave`.
 
 References: the GGUF specification and convert_hf_to_gguf.py in github.com/ggml-org/llama.cpp.
 """
@@ -393,7 +393,7 @@ def _rotary_factors(config: Any) -> Tensor | None:
     no rotation is changed.
 
     Raises:
-        CourseError: the model changes its rotations in a way that the course can't write as GGUF.
+        CourseError: the course can't write this kind of RoPE scaling to a GGUF file.
     """
     kind = config.rope_parameters.get("rope_type", "default")
     if kind == "default":

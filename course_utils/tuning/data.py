@@ -190,8 +190,8 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     """Set the tokenizer's end token to the token with which its chat template ends an answer.
 
     During training, each answer is followed by the end token, so the model learns to stop. In some
-    families, such as Gemma and Phi-3, the chat template ends an answer with another token than the
-    end token of the tokenizer. The model must then learn to write the token of the chat template,
+    families, such as Gemma and Phi-3, the chat template ends an answer with a different token from
+    the end token of the tokenizer. The model must then learn to write the token of the chat template,
     so the function makes it the end token.
 
     Args:
@@ -506,7 +506,7 @@ def _duplicates(values: Mapping[int, Any], kind: str) -> list[tuple[int, str]]:
 
 
 def _split_errors(records: Mapping[int, Mapping]) -> list[tuple[int, str]]:
-    """Return the errors in the splits of the lines.
+    """Return the errors in the fields "split", which say which rows are held out.
 
     There is no error if no line has a split. There is also no error if every line has a split and
     at least one of the splits is "train".

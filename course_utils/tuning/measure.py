@@ -23,8 +23,8 @@ class Metric(NamedTuple):
     Attributes:
         label: the name of the metric in tables.
         meaning: one or two sentences that explain the metric to readers.
-        is_share: whether the value of each row is 1 (right) or 0 (wrong). The mean is then the
-            share of the right rows.
+        is_share: True if a row can only have the value 1 (right) or 0 (wrong), so that the mean of
+            all rows is the share of the right rows.
         form: the format specification with which a mean is displayed, such as ".2f".
     """
 

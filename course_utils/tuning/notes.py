@@ -158,7 +158,7 @@ def _ending(answer: str) -> str:
 
 
 def _cut_answers(conversations: Conversations) -> list[str]:
-    """Return a note about answers that lack the mark with which most other answers end.
+    """Return a note about answers without the punctuation mark that ends most other answers.
 
     Such answers may be cut off.
     """
