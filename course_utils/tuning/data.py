@@ -191,8 +191,8 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
 
     During training, each answer is followed by the end token, so the model learns to stop. In some
     families, such as Gemma and Phi-3, the chat template ends an answer with a different token from
-    the end token of the tokenizer. The model must then learn to write the token of the chat template,
-    so the function makes it the end token.
+    the end token of the tokenizer. The model must then learn to write the token of the chat
+    template, so the function makes it the end token.
 
     Args:
         tokenizer: the tokenizer, which the function may change.
@@ -299,7 +299,7 @@ def _token_errors(
 
 
 def _read(path: Path) -> bytes:
-    """Return the bytes of a file without a byte order mark.
+    """Return the bytes of a file, and leave out its byte order mark if there is one.
 
     Raises:
         DataError: the file can't be read, has no examples, or is in another format than JSONL.

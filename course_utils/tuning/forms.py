@@ -45,7 +45,7 @@ class Form:
         return tuple(name for name in names if name not in self.keys)
 
     def fits(self, record: Mapping[str, Any]) -> bool:
-        """Return whether an example has all keys that this form needs."""
+        """Return whether an example has all the keys that this form needs."""
         return all(key in record for key in self.keys)
 
     def errors(self, record: Mapping[str, Any]) -> list[str]:
