@@ -46,13 +46,12 @@ REFERENCE = "adapters on NF4 (as trained)"
 REFERENCE_ANSWERS = FOLDER / "reference.json"
 REFERENCE_PROBABILITIES = FOLDER / "probabilities.safetensors"
 # The KL divergence is measured on every fourth story: on 24 stories, three from each section. More
-# would take long, because each of them needs the probabilities of all 49,152 tokens of the
+# stories would take long, because each story needs the probabilities of all 49,152 tokens of the
 # vocabulary.
 KL_STORIES = slice(None, None, 4)
 # Each answer begins with this text. The next token decides on the section.
 BEGINNING = '{"section": "'
-# The exports with a mistake have this format. It rounds so little that the rounding doesn't hide a
-# mistake.
+# The exports with a mistake have this format. Its rounding errors are too small to hide a mistake.
 FORMAT = "Q8_0"
 RIGHT = f"dequantized {FORMAT} + adapters"
 # The name of another family's chat template in llama.cpp. It contains neither <|im_start|> nor
@@ -155,7 +154,7 @@ def base_gguf(adapters: Path, weights: str, stored_as: str) -> Path:
 
     Args:
         adapters: the folder of the adapters, which names the base model.
-        weights: "original" for the weights of the base model, or "dequantized" for these weights
+        weights: "original" for the weights of the base model, or "dequantized" for the same weights
             after NF4 has rounded them.
         stored_as: the format of the file, as in `export.save_gguf`.
     """
@@ -172,7 +171,7 @@ def adapter_gguf(adapters: Path) -> Path:
 
 
 def unordered() -> AbstractContextManager:
-    """Let exports inside the with block keep the rows of q and k in Hugging Face's order.
+    """Keep the rows of q and k in Hugging Face's order in all exports inside the with block.
 
     This is a mistake, because llama.cpp expects the rows in its own order.
     """
@@ -207,7 +206,7 @@ def unscaled_adapters(adapters: Path) -> Path:
 
 
 def in_transformers(model: Any, tokenizer: Any, files: Sequence[Path], seconds: float) -> Subject:
-    """Return the Subject of a transformers model that is loaded already.
+    """Return the Subject for a transformers model that is already loaded.
 
     Args:
         model: the model.
@@ -248,7 +247,7 @@ def merged_16(adapters: Path, into: str) -> Subject:
 
 
 def merged_4(adapters: Path, into: str) -> Subject:
-    """Load the base model in NF4, and merge the adapters into it. The load time includes both."""
+    """Load the base model in NF4, and merge the adapters. The load time includes the merging."""
     started = time.perf_counter()
     model, tokenizer = load_base(quantization="nf4")
     model = export.merge(load_adapters(model, adapters), into, "nf4").eval()
@@ -324,7 +323,7 @@ def forms(adapters: Path) -> dict[str, Callable[[], Subject]]:
 
 
 def mistakes(adapters: Path) -> dict[str, Callable[[], Subject]]:
-    """Return a dict from the name of each mistake to the function that loads an export with it.
+    """Return a dict from each mistake's name to a function that loads an export with the mistake.
 
     All these exports have the format FORMAT and run in llama.cpp. Each has only one mistake.
     """
@@ -365,7 +364,7 @@ def measure(adapters: Path) -> Iterator[Report]:
     report = load_report(DATA) if DATA.is_file() else {part: {} for part in parts}
     complete = all(report[part].keys() >= loaders.keys() for part, loaders in parts.items())
     if complete or not REFERENCE_ANSWERS.is_file():
-        # Nothing can be compared with the answers of another run, so everything is measured again.
+        # A new run generates new reference answers, so every form must be compared with them again.
         report = {part: {} for part in parts}
         REFERENCE_ANSWERS.unlink(missing_ok=True)
         REFERENCE_PROBABILITIES.unlink(missing_ok=True)
@@ -383,8 +382,8 @@ def measured(subject: Subject) -> dict[str, Any]:
     Returns:
         A dict with these items:
             divergences: the KL divergence from the reference for each of KL_STORIES, in nats
-            equal_prompts: the number of prompts that have the same tokens as those of the reference
-            equal_answers: the number of answers that equal those of the reference
+            equal_prompts: the number of prompts with the same tokens as the reference's prompts
+            equal_answers: the number of answers that equal the reference's answers
             scores: a dict from each metric in SCORES to a list with 0 or 1 for each story
             bytes: the total size of the files in bytes (B)
             load_seconds: the time in seconds that it took to load the model
@@ -412,7 +411,7 @@ def measured(subject: Subject) -> dict[str, Any]:
 def files_of_reference(found: dict[str, Any]) -> dict[str, Any]:
     """Return the saved prompts and answers of the reference. If none are saved, save `found` first.
 
-    The reference is measured first, so `found` then contains its own prompts and answers.
+    The reference is measured first, so `found` then contains the reference's prompts and answers.
     """
     if not REFERENCE_ANSWERS.is_file():
         files.write_text(REFERENCE_ANSWERS, json.dumps(found))
@@ -448,8 +447,8 @@ def forms_table(report: Report) -> str:
 def mistakes_table(report: Report) -> str | None:
     """Return a table with a row for each mistake, after a row for the correct export.
 
-    With the first row, readers can compare the mistakes with the correct export. The result is None
-    if the correct export is not measured yet.
+    The first row lets readers compare the mistakes with the correct export. The result is None if
+    the correct export has not been measured yet.
     """
     if RIGHT not in report["forms"]:
         return None

@@ -37,8 +37,8 @@ def servers(adapters: Path) -> dict[str, tuple[Path, dict[str, Path]]]:
     merged = parity.merged_gguf(adapters, parity.FORMAT)
     base = parity.base_gguf(adapters, "dequantized", parity.FORMAT)
     one = parity.adapter_gguf(adapters)
-    # Both adapters are the same file. The time depends on the size of an adapter, but not on the
-    # values of its weights.
+    # Both adapters are the same file. The time of an answer depends on the size of an adapter, but
+    # not on the values of its weights.
     return {MERGED: (merged, {}), ONE: (base, {"a": one}), TWO: (base, {"a": one, "b": one})}
 
 
@@ -50,7 +50,7 @@ def measure(adapters: Path) -> Iterator[Report]:
         for name, (model, extra) in servers(adapters).items():
             found = report["servers"].setdefault(name, {})
             with Engine(model, extra, slots=max(CLIENTS)) as engine:
-                ask(engine, 0)  # The first request is slower.
+                ask(engine, 0)  # The first request is slower, so it isn't timed.
                 for clients in CLIENTS:
                     print(name, clients, flush=True)
                     found.setdefault(str(clients), []).append(load(engine, clients))
@@ -89,7 +89,7 @@ def ask(engine: Engine, number: int) -> float:
 
 
 def results(report: Report) -> str:
-    """Return a table with the latencies and the throughput of each server and number of clients."""
+    """Return a table of latency and throughput for each server and each number of clients."""
     head = ["server", "clients", "median latency (s)", "95% below (s)", "answers/s"]
     rows = []
     for (name, found), clients in itertools.product(report["servers"].items(), CLIENTS):

@@ -39,7 +39,7 @@ INSTALL = (
 
 
 class RequestError(CourseError):
-    """Raised if the server refuses a request. The message is the one that the server has sent.
+    """Raised if the server refuses a request. The message is the server's own error message.
 
     Attributes:
         status: the HTTP status of the answer, such as 400 for a request that is not allowed.
@@ -193,7 +193,7 @@ class Engine:
     def next_token_probabilities(
         self, prompt: str | Sequence[int], adapter: str | None = None
     ) -> Tensor:
-        """Return the probability of every token in the vocabulary to follow a prompt.
+        """Return the probability that each token of the vocabulary follows a prompt.
 
         Args:
             prompt: a text, or token ids.
@@ -205,8 +205,8 @@ class Engine:
         import torch
 
         vocabulary = self._vocabulary
-        # llama.cpp computes the probabilities before it applies the grammar, so they are those of
-        # the model. With the grammar, llama.cpp chooses a letter as the next token. If it chose a
+        # llama.cpp computes the probabilities before it applies the grammar, so the grammar doesn't
+        # change them. With the grammar, llama.cpp chooses a letter as the next token. If it chose a
         # token with an incomplete character, it would report no probabilities.
         options = {"n_predict": 1, "n_probs": vocabulary, "grammar": "root ::= [a-z]"}
         answer = self.complete(prompt, adapter, **options)

@@ -4,8 +4,8 @@ A GGUF file contains everything that a program needs to run a model: hyperparame
 number of layers, the tokenizer, the chat template and the weights. It differs from a Hugging Face
 folder in three ways:
 
-    names     A weight has another name. Hugging Face's model.layers.0.self_attn.q_proj.weight is
-              called blk.0.attn_q.weight.
+    names     Each weight has a different name. Hugging Face's name
+              model.layers.0.self_attn.q_proj.weight becomes blk.0.attn_q.weight.
     formats   Weights may be quantized in blocks of 32. Q8_0 stores an 8-bit code for each weight
               and a 16-bit scale for each block, so it needs 8.5 bits per weight. Q4_0 needs 4.5.
     rotary    Rotary embeddings rotate pairs of numbers in each head of the queries and keys. In
@@ -74,10 +74,11 @@ ARCHITECTURES = {
     "qwen2": Architecture("qwen2", interleaved=False),
     "qwen3": Architecture("qwen3", interleaved=False),
 }
-# A byte-level BPE tokenizer has a pre-tokenizer, which first divides a text into pieces. Only then
-# does BPE join bytes to tokens, and never across two pieces. The keys of SPLITS are llama.cpp's
-# names of the pre-tokenizers that the course can convert. The values are the rules by which they
-# divide a text: regular expressions, or "digits" if each digit becomes a piece of its own.
+# A byte-level BPE tokenizer has a pre-tokenizer, which first divides a text into pieces. BPE then
+# joins the bytes of each piece into tokens, so no token extends over two pieces. The keys of SPLITS
+# are llama.cpp's names of the pre-tokenizers that the course can convert. The values are the rules
+# by which they divide a text: regular expressions, or "digits" if each digit becomes a piece of its
+# own.
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPLITS = {
@@ -343,8 +344,9 @@ def _gguf_names(config: Any) -> Any:
 def _reordered(key: str, rows: Tensor, config: Any) -> Tensor:
     """Return a weight, a bias or a matrix B with its rows in llama.cpp's order.
 
-    The order changes only for the layers q and k of the families that `interleave` is for. For all
-    other layers, the tensor itself is returned.
+    Only the rows of the layers q and k are reordered, and only in the families whose
+    `Architecture` has `interleaved` set to True. In all other cases, the function returns the
+    tensor unchanged.
     """
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     projection = key.split(".")[-2]
@@ -386,11 +388,10 @@ def _head_width(config: Any) -> int:
 
 
 def _rotary_factors(config: Any) -> Tensor | None:
-    """Return the factors by which Llama 3.1 slows down its rotations, or None for other Llamas.
+    """Return the factors of Llama 3.1's RoPE scaling, or None for a model without RoPE scaling.
 
-    Llama 3.1 divides the frequency of each rotary pair by a factor of its own. The factors of the
-    d/2 pairs of a head of width d have the shape (d/2,). The result is None if the config says that
-    no rotation is changed.
+    Llama 3.1 divides the frequency of each rotary pair by a factor of its own. A head of width d
+    has d/2 rotary pairs, so the factors have the shape (d/2,).
 
     Raises:
         CourseError: the course can't write this kind of RoPE scaling to a GGUF file.
@@ -430,7 +431,7 @@ def _add_tokenizer(writer: GGUFWriter, folder: Path, config: Any) -> None:
     writer.add_token_types(kinds)
     special = SpecialVocab(folder, load_merges=True, n_vocab=config.vocab_size)
     # This entry says whether the tokenizer begins each text with the BOS token. Without the entry,
-    # llama.cpp assumes for some tokenizers that it does.
+    # llama.cpp assumes that some tokenizers do.
     first = AutoTokenizer.from_pretrained(folder)("a")["input_ids"][0]
     special.add_special_token["bos"] = first == special.special_token_ids.get("bos")
     special.add_to_gguf(writer, quiet=True)

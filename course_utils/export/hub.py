@@ -26,7 +26,7 @@ def push(folder: str | Path, repository: str, *, private: bool = True) -> str:
 
     Raises:
         CourseError: the folder has no model card, `repository` is not of the form "owner/name", or
-            the hub refuses the upload. No file is published then.
+            the hub refuses the upload. In these cases, no file is published.
     """
     from huggingface_hub import HfApi
 

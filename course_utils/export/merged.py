@@ -92,8 +92,8 @@ def save_dequantized(
 
     QLoRA trains adapters on weights that NF4 has rounded. Programs that don't know NF4, such as
     llama.cpp, can't round the original weights in this way, so they need the rounded weights in a
-    file. With the original weights, the adapters would be added to other weights than in training,
-    and the answers would differ.
+    file. If the adapters were added to the original weights, they would be combined with
+    different weights from those in training, and the answers would differ.
 
     Args:
         base: the folder of the base model.
@@ -124,9 +124,9 @@ def _base_weights(source: Path, into: str, double_quant: bool) -> Iterator[tuple
     """Yield the name and the value of each tensor of a base model.
 
     If `into` is "original", the values are those in the files. If it is "dequantized", all tensors
-    are rounded to bfloat16, and the weights of the linear layers then to NF4. `load_base` rounds
-    them in the same way, except on a GPU without bfloat16, where it uses float16 instead of
-    bfloat16.
+    are rounded to bfloat16, and then the weights of the linear layers are rounded to NF4.
+    `load_base` rounds the tensors in the same way, except on a GPU without bfloat16, where it
+    uses float16 instead of bfloat16.
     """
     check_config(source, None)
     if into == "original":
@@ -147,8 +147,8 @@ def _with_updates(
     """Yield the given weights, with the updates of the adapters added to them in float32.
 
     Raises:
-        CourseError: the adapters belong to another model, because a weight has another shape than
-            its update, or because an adapted layer has no weight.
+        CourseError: the adapters belong to another model, because a weight and its update have
+            different shapes, or because the model has no weight for an adapted layer.
     """
     foreign = f"the adapters in {saved.folder} don't belong to the model in {source}"
     left = set(saved.layers)

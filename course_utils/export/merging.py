@@ -164,9 +164,9 @@ class NumberLine:
         """Return the size of U as a share of the distance from the weight to the next midpoint.
 
         The next midpoint is halfway between the weight and the neighbouring value on the side to
-        which U points. NF4 rounds the sum W + U to another level only if the share exceeds 1. If a
-        weight is on an outermost level and U points outwards, there is no midpoint, and the share
-        is 0.
+        which U points. NF4 rounds the sum W + U to a different level only if the share exceeds 1.
+        If a weight is on an outermost level and U points outwards, there is no midpoint, and the
+        share is 0.
 
         The function assumes that the constants of the blocks stay the same. In fact, an update of
         the largest weight of a block also changes the constant of the block.
@@ -238,7 +238,7 @@ def _layers(base: nn.Module) -> dict[str, Linear4bit]:
     """Return a dict from the names of the 4-bit layers to the layers.
 
     If a layer has an adapter, peft adds ".base_layer" to the layer's name. The dict contains the
-    names without this addition, which are also those in the files of the base model.
+    names without this addition, because the files of the base model contain these names.
     """
     return {name.removesuffix(".base_layer"): x for name, x in linear4bit_layers(base).items()}
 

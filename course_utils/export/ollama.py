@@ -107,7 +107,7 @@ def _around(tokenizer: PreTrainedTokenizerBase) -> dict[str, tuple[str, str]]:
     """Find the texts that a chat template puts before and after a message of each role.
 
     Returns:
-        A dict from each role to two texts: before and after its message. The role "system"
+        A dict from each role to the text before and the text after its message. The role "system"
         is missing if the chat template refuses system messages.
 
     Raises:

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 PREFIX = "base_model.model."
 # Only adapters with these values can be exported. With another value of one of these settings, peft
-# computes something other than W + (α/r) B A, or trains other parameters than A and B of linear
-# layers.
+# computes something other than W + (α/r) B A, or trains parameters besides the matrices A and B of
+# linear layers.
 PLAIN = {
     "use_dora": False,
     "bias": "none",

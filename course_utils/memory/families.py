@@ -19,7 +19,7 @@ _CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 
 def unsupported(values: Mapping[str, Any]) -> str | None:
-    """Return why this module doesn't support a config, or None if it supports the config.
+    """Return the reason why this module doesn't support a config, or None if it does.
 
     The reason can follow the name of the model in a sentence: "is quantized; use the config of the
     original model".
@@ -252,7 +252,7 @@ def _qwen3(config: ConfigFields) -> dict[str, Any]:
 
 
 def _smollm3(config: ConfigFields) -> dict[str, Any]:
-    """Read the config of SmolLM3, in which some layers don't rotate queries and keys."""
+    """Read the config of SmolLM3, in which some layers have no rotary position embeddings."""
     interval = config.size("no_rope_layer_interval", 4)
     layers = config.size("num_hidden_layers")
     rotates = config.values.get("no_rope_layers")
@@ -272,7 +272,8 @@ def _smollm3(config: ConfigFields) -> dict[str, Any]:
 def _phi3(config: ConfigFields) -> dict[str, Any]:
     """Read the config of Phi-3 or Phi-4-mini.
 
-    One matrix of these models computes q, k and v together, and another one computes gate and up.
+    In these models, one weight matrix computes q, k and v together, and another weight matrix
+    computes the gate and up projections together.
     """
     sizes = _gated(config)
     dropouts = ("attention_dropout", "resid_pdrop")
@@ -295,14 +296,14 @@ def _phi3(config: ConfigFields) -> dict[str, Any]:
 
 def _gemma(config: ConfigFields) -> dict[str, Any]:
     sizes = _gated(config, tied=True, activation=GELU_TANH, kv_heads=16, head_dim=256)
-    # transformers computes "gelu" in old Gemma configs with the tanh formula, too.
+    # If an old Gemma config says "gelu", transformers still uses the tanh approximation.
     return sizes | _GEMMA | {"activation": GELU_TANH, "biases": _attention_biases(config)}
 
 
 def _cap(config: ConfigFields, key: str, default: float | None) -> bool:
-    """Return whether a model limits its attention scores or its logits with tanh.
+    """Return whether a model applies soft-capping (tanh) to its attention scores or its logits.
 
-    If the field is null, the model doesn't limit them.
+    If the field is null, the model doesn't apply soft-capping.
     """
     value = config.values.get(key, default)
     number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0

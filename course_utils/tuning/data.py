@@ -2,8 +2,8 @@
 
 Each line of the file is a JSON object with a prompt and its answer. The module `forms` lists the
 keys that are recognized. A problem that would spoil the training is an error. If there are errors,
-one exception lists them with their line numbers. A problem that the user should only know of is a
-note, which doesn't stop the training.
+one exception lists them with their line numbers. A smaller problem is reported as a note, which
+doesn't stop the training.
 """
 
 from __future__ import annotations
@@ -190,9 +190,9 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     """Set the tokenizer's end token to the token with which its chat template ends an answer.
 
     During training, each answer is followed by the end token, so the model learns to stop. In some
-    families, such as Gemma and Phi-3, the chat template ends an answer with a different token from
-    the end token of the tokenizer. The model must then learn to write the token of the chat
-    template, so the function makes it the end token.
+    families, such as Gemma and Phi-3, the chat template ends an answer with a token that is not the
+    tokenizer's end token. The model must then learn to write the token of the chat template, so
+    the function makes this token the end token.
 
     Args:
         tokenizer: the tokenizer, which the function may change.
@@ -299,10 +299,10 @@ def _token_errors(
 
 
 def _read(path: Path) -> bytes:
-    """Return the bytes of a file, and leave out its byte order mark if there is one.
+    """Read a file as bytes, and remove the byte order mark (BOM) if the file begins with one.
 
     Raises:
-        DataError: the file can't be read, has no examples, or is in another format than JSONL.
+        DataError: the file can't be read, has no examples, or is not in JSONL format.
     """
     if path.is_dir():
         raise DataError(f"{path} is a folder: name the JSONL file in it")
@@ -315,8 +315,8 @@ def _read(path: Path) -> bytes:
     for start, problem in OTHER_FILES.items():
         if raw.startswith(start):
             raise DataError(f"{path.name} {problem}")
-    # UTF-16 without a byte order mark is recognized by its zeros: each English letter has a zero
-    # byte.
+    # UTF-16 without a byte order mark is recognized by its zero bytes: it stores each English
+    # letter as two bytes, and one of these is zero.
     if b"\0" in raw[:4]:
         raise DataError(f"{path.name} {UTF_16}")
     if not raw.strip():
@@ -402,7 +402,7 @@ def _parse(raw: bytes) -> tuple[dict[int, dict], list[tuple[int, str]]]:
 def _raise_errors(
     errors: Sequence[tuple[int, str]], source: str, advice: str = "", limit: int = 20
 ) -> None:
-    """Raise DataError if there are errors. Its message lists the first errors and the advice."""
+    """Raise DataError if there are errors. The message lists the first errors, then the advice."""
     if not errors:
         return
     lines = [f"  line {line}: {error}" for line, error in sorted(errors)[:limit]]
@@ -482,7 +482,7 @@ def _conversations(
 
 
 def _trim_answers(conversations: Mapping[int, list[Message]]) -> list[int]:
-    """Remove white space at both ends of each answer, and return the numbers of changed lines."""
+    """Strip white space from each answer, and return the line numbers of the changed answers."""
     changed = []
     for line, messages in conversations.items():
         answer = messages[-1]["content"]
@@ -506,7 +506,7 @@ def _duplicates(values: Mapping[int, Any], kind: str) -> list[tuple[int, str]]:
 
 
 def _split_errors(records: Mapping[int, Mapping]) -> list[tuple[int, str]]:
-    """Return the errors in the fields "split", which say which rows are held out.
+    """Return the errors in the fields "split", which decide which rows are held out.
 
     There is no error if no line has a split. There is also no error if every line has a split and
     at least one of the splits is "train".

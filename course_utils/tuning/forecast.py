@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 # For each token, every weight takes part in one multiplication and one addition when the forward
 # pass is computed, again when the forward pass is recomputed (gradient checkpointing), and again
-# when the gradient of the layer's input is computed. Together these are 6 operations. The gradient
-# of the weight itself is not computed, because the weight is frozen.
+# when the gradient of the layer's input is computed. Together, these are 6 floating-point
+# operations. The gradient of the weight itself is not computed, because the weight is frozen.
 OPERATIONS_PER_WEIGHT = 6
-# Training does this share of the operations per second of a large matrix product. In three runs
-# with SmolLM2-135M on two cores, the share was 0.68 to 0.81.
+# Training reaches this share of the floating-point operations per second that a large matrix
+# multiplication reaches. In three runs with SmolLM2-135M on two cores, the share was 0.68 to 0.81.
 EFFICIENCY = 0.75
 # If only texts with fewer tokens than this would fit, an error message doesn't propose them,
 # because they are too short to be worth training on.
@@ -153,7 +153,7 @@ def _what_fits(base: Base, device: torch.device, recipe: Recipe, longest: int, f
 
 
 def operations_per_second(device: torch.device, seconds: float = 0.3) -> float:
-    """Measure how many additions and multiplications per second a device does in a matrix product.
+    """Measure how many floating-point operations per second a matrix multiplication reaches.
 
     Args:
         device: the device.
@@ -161,7 +161,7 @@ def operations_per_second(device: torch.device, seconds: float = 0.3) -> float:
     """
     dtype, size = runtime.compute_dtype(device), 1024
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    a @ b  # The first product also chooses a kernel.
+    a @ b  # The first multiplication also chooses a kernel, which takes extra time.
     count, started = 0, time.perf_counter()
     while (passed := time.perf_counter() - started) < seconds:
         a @ b

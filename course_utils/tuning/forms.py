@@ -25,8 +25,8 @@ class Form:
     """The keys under which an example contains its prompt and its answer.
 
     Attributes:
-        keys: the keys that each example must have. If there are two keys, the first is that of the
-            prompt, and the second is that of the answer.
+        keys: the keys that each example must have. If there are two keys, the first is the key of
+            the prompt, and the second is the key of the answer.
         optional: further keys that an example may have.
     """
 
@@ -38,7 +38,7 @@ class Form:
 
     @property
     def common(self) -> tuple[str, ...]:
-        """Those of the keys "id" and "split" that have their usual meaning in this form."""
+        """Which of the keys "id" and "split" have their usual meaning in this form."""
         # If the user has named the keys, "id" can mean anything, so it is ignored. But "split" is
         # used in any form, so that no model is trained on a test split.
         names = ("id", "split") if self in FORMS else ("split",)

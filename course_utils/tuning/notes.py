@@ -1,9 +1,9 @@
 """Write notes on what is unusual in a user's data, although it can be used for training.
 
 Each function returns a list of notes, which is empty if nothing is unusual. A note is one or two
-sentences. If it is about certain lines of the file, it says how many there are, and gives the first
-line numbers. The functions get conversations as a mapping from the line number of each conversation
-to its messages.
+sentences. If a note is about certain lines of the file, it says how many lines these are, and gives
+the first line numbers. The functions get conversations as a mapping from the line number of each
+conversation to its messages.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def about_split(
         conversations: all conversations.
         train: the line numbers of the training rows.
         held: the line numbers of the held-out rows.
-        most: the largest number of held-out rows that is used.
+        most: the maximum number of held-out rows that are used.
     """
     notes = []
     if len(train) < FEW_EXAMPLES:

@@ -121,7 +121,7 @@ def finetune_file(  # noqa: PLR0913
         model: a key of BASE_MODELS, a repository on the hub as "owner/name", or the path of a
             folder.
         output: the folder for the results. By default, it is the folder "finetuned/NAME", where
-            NAME is the name of the file without its ending.
+            NAME is the name of the file without its extension.
         prompt: the key of the prompt in each line, for a file whose keys are not recognized.
         answer: the key of the answer. It must be given if `prompt` is given, and only then.
         held_out: the share of the rows on which the model is measured instead of trained.
@@ -164,7 +164,7 @@ def finetune_file(  # noqa: PLR0913
         micro_batch_size=batch_size,
         seed=seed,
     )
-    runtime.release_memory()  # Otherwise, the forecast counts memory that is free.
+    runtime.release_memory()  # Otherwise, the forecast counts unused memory as used.
     predicted = forecast(base, train, recipe)
     say(f"{base.name}: {base.shape.parameters:,} parameters. {predicted}")
     _prepare(folder, {"file": sha256(path.read_bytes()).hexdigest(), "model": base.name}, resume)
@@ -223,7 +223,7 @@ def _prepare(folder: Path, settings: Mapping[str, str], resume: bool) -> None:
 
 
 def _measured_once(file: Path, measure_now: Callable[[], Measured]) -> Measured:
-    """Return the results that a file contains. If the file is missing, measure and write it."""
+    """Return the results saved in a file, or measure and save them if the file is missing."""
     if file.is_file():
         return Measured(**json.loads(file.read_text(encoding="utf-8")))
     result = measure_now()
