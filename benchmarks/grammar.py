@@ -51,10 +51,11 @@ def measure(adapters: Path) -> Iterator[Report]:
     If the benchmark was interrupted, it continues with the next measurement.
     """
     adapters = parity.trained(adapters)
+    compared = ways(adapters)
     report = load_report(DATA) if DATA.is_file() else {"ways": {}}
-    if len(report["ways"]) == 2 * len(ways(adapters)):
+    if len(report["ways"]) == 2 * len(compared):
         report = {"ways": {}}  # The saved report is complete, so measure everything again.
-    for name, (model, chats) in ways(adapters).items():
+    for name, (model, chats) in compared.items():
         with Engine(model) as engine:
             for schema in (None, news.ANSWER_SCHEMA):
                 way = f"{name} + grammar" if schema else name
