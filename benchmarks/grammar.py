@@ -2,14 +2,14 @@
 
     course bench grammar [--adapters FOLDER]
 
-llama.cpp answers the 96 test stories six times. The untrained model gets a zero-shot prompt and a
+llama.cpp answers the 96 test stories six times. The untuned model gets a zero-shot prompt and a
 3-shot prompt, and the tuned model gets its short prompt. Each of these three prompts is measured
-once without and once with a grammar. llama.cpp makes the grammar from a JSON schema, and then
-chooses only tokens that continue a valid answer.
+once without and once with a grammar. llama.cpp makes the grammar from a JSON schema. With the
+grammar, it chooses only tokens that continue a valid answer.
 
-The benchmark uses the GGUF files of `course bench parity`. The tuned model is the merged one: for
-models without adapters, llama.cpp reads the common beginning of all prompts only once, so the times
-can be compared.
+The benchmark uses the GGUF files of `course bench parity`. The tuned model is the merged model,
+which runs without adapters. If a model has no adapters, llama.cpp reads the common beginning of all
+prompts only once. So the times of the tuned model can be compared with those of the untuned model.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from course_utils import evaluation, news
 from course_utils.serving import Engine
 
 DATA = ROOT / "course_utils" / "data" / "grammar.json"
-# The untrained model writes JSON with line breaks and indentation. So its answers need more tokens
-# than the short answers of the tuned model.
+# The maximum length of an answer in tokens. The untuned model writes JSON with line breaks and
+# indentation, so its answers need more tokens than the answers of the tuned model.
 NEW_TOKENS = 120
 TUNED, BEST_PROMPT = "tuned", "3-shot + grammar"
 
@@ -48,7 +48,7 @@ def ways(adapters: Path) -> dict[str, tuple[Path, list[Any]]]:
 def measure(adapters: Path) -> Iterator[Report]:
     """Measure each way without and with the grammar, and yield the report after each measurement.
 
-    If the benchmark was interrupted, it continues with the next measurement.
+    If an earlier run was interrupted, the measurements in its saved report are not repeated.
     """
     adapters = parity.trained(adapters)
     compared = ways(adapters)
@@ -97,13 +97,14 @@ def results(report: Report) -> str:
 
 
 def comparison(report: Report) -> str | None:
-    """Return a paired comparison of the tuned model and the best prompt of the untrained model.
+    """Return a paired comparison of the tuned model and the untuned model with its best prompt.
 
-    The comparison uses the differences on each story. The tuned model answers without a grammar.
-    The untrained model gets the 3-shot prompt and a grammar.
+    The comparison uses the difference on each story. The tuned model answers without a grammar.
+    The untuned model gets the 3-shot prompt and a grammar.
 
     Returns:
-        A table with a row for each metric, or None if one of the two is not measured yet.
+        A table with a row for each metric, or None if one of the models has not been measured in
+        this way yet.
     """
     if not {TUNED, BEST_PROMPT} <= set(report["ways"]):
         return None

@@ -1,4 +1,4 @@
-"""Compare all exported forms of a tuned model, and common mistakes, on the 96 test stories.
+"""Compare all exported forms of a tuned model, and broken exports, on the 96 test stories.
 
     course bench parity                       train lecture 07's adapters first, if they are missing
     course bench parity --adapters FOLDER     use saved adapters
@@ -6,11 +6,11 @@
 The reference is the model as it was trained: adapters on NF4 weights, in transformers. All other
 forms answer the same 96 stories. The report compares each form with the reference in three ways: by
 the tokens of the prompts, by the answers, and by the probabilities of the token that decides on the
-section (KL divergence). Then the benchmark exports the model with common mistakes on purpose, one
-at a time, and measures these exports in the same way.
+section (KL divergence). Then the benchmark exports the model with a common mistake on purpose, one
+mistake at a time, and measures these exports in the same way.
 
-The report is saved after each form. If the benchmark is interrupted, it continues with the next
-form.
+The report is saved after each form. If a run is interrupted, the next run skips the forms that are
+already measured.
 """
 
 from __future__ import annotations
@@ -51,11 +51,12 @@ REFERENCE_PROBABILITIES = FOLDER / "probabilities.safetensors"
 KL_STORIES = slice(None, None, 4)
 # Each answer begins with this text. The next token decides on the section.
 BEGINNING = '{"section": "'
-# The exports with a mistake have this format. Its rounding errors are too small to hide a mistake.
+# The exports with a mistake have this format. Its rounding errors are too small to hide the
+# mistakes.
 FORMAT = "Q8_0"
 RIGHT = f"dequantized {FORMAT} + adapters"
-# The name of another family's chat template in llama.cpp. It contains neither <|im_start|> nor
-# <|im_end|>, which SmolLM2's template puts around each message.
+# The name of another family's chat template in llama.cpp. This template contains neither
+# <|im_start|> nor <|im_end|>, which SmolLM2's template puts around each message.
 WRONG_TEMPLATE = "llama2"
 NEW_TOKENS = 40
 SCORES = ("valid_json", "section_right", "house_style")
@@ -91,7 +92,7 @@ def stories() -> list[dict]:
 
 @cache
 def chats() -> list[Any]:
-    """Return a conversation for each test story. It ends with the story, and has no answer yet."""
+    """Return a conversation for each test story. Each ends with the story, without an answer."""
     return [news.tuned_messages(story, answered=False) for story in stories()]
 
 
@@ -238,7 +239,7 @@ def base_weights(adapters: Path) -> list[Path]:
 
 
 def merged_16(adapters: Path, into: str) -> Subject:
-    """Load the model that was merged in bfloat16 into "dequantized" or "original" weights."""
+    """Load the model that was merged into "dequantized" or "original" weights, in bfloat16."""
     folder = merged(adapters, into)
     started = time.perf_counter()
     model, tokenizer = load_base(path=folder)
@@ -357,7 +358,7 @@ def mistakes(adapters: Path) -> dict[str, Callable[[], Subject]]:
 def measure(adapters: Path) -> Iterator[Report]:
     """Measure all forms and all mistakes, and yield the report after each measurement.
 
-    If the benchmark was interrupted, it continues with the next measurement.
+    If an earlier run was interrupted, the measurements in its saved report are not repeated.
     """
     adapters = trained(adapters)
     parts = {"forms": forms(adapters), "mistakes": mistakes(adapters)}
@@ -382,8 +383,8 @@ def measured(subject: Subject) -> dict[str, Any]:
     Returns:
         A dict with these items:
             divergences: the KL divergence from the reference for each of KL_STORIES, in nats
-            equal_prompts: the number of prompts with the same tokens as the reference's prompts
-            equal_answers: the number of answers that equal the reference's answers
+            equal_prompts: the number of stories whose prompt has the same tokens as the reference's
+            equal_answers: the number of stories whose answer is the same text as the reference's
             scores: a dict from each metric in SCORES to a list with 0 or 1 for each story
             bytes: the total size of the files in bytes (B)
             load_seconds: the time in seconds that it took to load the model
@@ -447,8 +448,7 @@ def forms_table(report: Report) -> str:
 def mistakes_table(report: Report) -> str | None:
     """Return a table with a row for each mistake, after a row for the correct export.
 
-    The first row lets readers compare the mistakes with the correct export. The result is None if
-    the correct export has not been measured yet.
+    The result is None if the correct export has not been measured yet.
     """
     if RIGHT not in report["forms"]:
         return None

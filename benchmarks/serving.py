@@ -1,4 +1,4 @@
-"""Measure latency and throughput of llama.cpp's server: adapters against a merged model.
+"""Measure latency and throughput of llama.cpp's server with a merged model and with adapters.
 
     course bench serving [--adapters FOLDER]
 
@@ -37,8 +37,8 @@ def servers(adapters: Path) -> dict[str, tuple[Path, dict[str, Path]]]:
     merged = parity.merged_gguf(adapters, parity.FORMAT)
     base = parity.base_gguf(adapters, "dequantized", parity.FORMAT)
     one = parity.adapter_gguf(adapters)
-    # Both adapters are the same file. The time of an answer depends on the size of an adapter, but
-    # not on the values of its weights.
+    # Both adapters are the same file. The time to compute a token depends on the size of the
+    # adapter, but not on the values of its weights.
     return {MERGED: (merged, {}), ONE: (base, {"a": one}), TWO: (base, {"a": one, "b": one})}
 
 
@@ -75,15 +75,15 @@ def ask(engine: Engine, number: int) -> float:
 
     Args:
         engine: the model in llama.cpp.
-        number: the number of the request, which chooses the story and the adapter. Consecutive
+        number: the number of the request, which determines the story and the adapter. Consecutive
             requests use the adapters in turn.
     """
     names = list(engine.adapters)
     adapter = names[number % len(names)] if names else None
     chat = parity.chats()[number % len(parity.stories())]
     started = time.perf_counter()
-    # For models without adapters, `Engine` would reuse keys and values of earlier prompts. This is
-    # switched off here, so that all servers do the same work.
+    # For a model without adapters, llama.cpp would reuse keys and values of earlier prompts. The
+    # reuse is switched off here, so that all servers process complete prompts.
     engine.chat(chat, adapter, max_tokens=parity.NEW_TOKENS, cache_prompt=False)
     return time.perf_counter() - started
 

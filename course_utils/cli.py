@@ -319,33 +319,45 @@ def train(arguments: tuple[str, ...]) -> None:
     "--model",
     default="smollm2-135m",
     show_default=True,
-    help="Base model: a name of the course, OWNER/NAME on the Hugging Face hub, or a folder.",
+    help="Base model: one of the course's names, OWNER/NAME on the Hugging Face hub, or a folder.",
 )
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the results; default: finetuned/ and the name of the file.",
+    help="Folder for the results; default: finetuned/NAME for a file NAME.jsonl.",
 )
 @click.option("--prompt", metavar="KEY", help="Key of the prompt in each line.")
 @click.option("--answer", metavar="KEY", help="Key of the answer in each line.")
 @click.option(
-    "--held-out", default=0.1, show_default=True, help="Share of the rows that only measure."
+    "--held-out",
+    default=0.1,
+    show_default=True,
+    help="Share of the rows that is held out for measurements, at most 0.5.",
 )
-@click.option("--max-length", default=1024, show_default=True, help="Most tokens of a row.")
+@click.option(
+    "--max-length",
+    default=1024,
+    show_default=True,
+    help="Maximum number of tokens of a prompt and its answer together.",
+)
 @click.option("--epochs", default=2, show_default=True, help="Passes over the training rows.")
 @click.option("--rank", default=8, show_default=True, help="Rank of the adapters.")
-@click.option("--learning-rate", type=float, help="Peak; default: depends on the model's size.")
+@click.option(
+    "--learning-rate",
+    type=float,
+    help="Peak learning rate; the default depends on the model's size.",
+)
 @click.option("--batch-size", default=8, show_default=True, help="Rows per optimizer step.")
 @click.option("--seed", default=0, show_default=True, help="Random seed.")
 @click.option("--licence", metavar="ID", help="Licence for the model card, such as apache-2.0.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")
 def finetune(data: Path, **options: Any) -> None:
-    """Fine-tune a model on your own file of prompts.
+    """Fine-tune a model on your own file of prompts and answers.
 
     DATA is a JSONL file: one JSON object in each line, such as {"prompt": "…", "answer": "…"}. The
-    command checks the file, predicts memory and time before it downloads the model, trains, and
-    measures the model before and after on rows that it did not train on. It writes the adapters
-    with a model card and a report page.
+    command checks the file, and predicts the memory and time of the training before it downloads
+    the weights of the model. It holds some rows out, and measures the model on these rows before
+    and after training. At the end, it writes the adapters, a model card and a report page.
     """
     from course_utils.tuning import finetune_file
 
@@ -367,26 +379,40 @@ def finetune(data: Path, **options: Any) -> None:
 )
 @click.option("--port", default=8080, show_default=True, help="Port; 0 chooses a free one.")
 @click.option("--slots", default=4, show_default=True, help="Requests answered at the same time.")
-@click.option("--context", default=2048, show_default=True, help="Tokens of a request and answer.")
-@click.option("--threads", type=int, help="Threads; default: one less than there are cores.")
 @click.option(
-    "--format", "stored_as", default="Q8_0", show_default=True, help="Format of a converted model."
+    "--context",
+    default=2048,
+    show_default=True,
+    help="Maximum number of tokens of a request and its answer together.",
+)
+@click.option(
+    "--threads", type=int, help="Number of threads; default: the number of usable cores minus one."
+)
+@click.option(
+    "--format",
+    "stored_as",
+    default="Q8_0",
+    show_default=True,
+    help="Format into which the folder of a model is converted.",
 )
 @click.option(
     "--weights",
     type=click.Choice(["dequantized", "original"]),
     default="dequantized",
     show_default=True,
-    help="Weights of the adapters' base model: QLoRA trains on the dequantized ones.",
+    help="Weights of the adapters' base model. QLoRA trains adapters on the dequantized weights.",
 )
 @click.option("--log", is_flag=True, help="Print the messages of llama.cpp.")
 def serve(model: Path | None, adapters: tuple[str, ...], **options: Any) -> None:
     """Serve a model and its adapters with llama.cpp.
 
-    MODEL is a GGUF file or the folder of a model; by default, it is the base model that the
-    adapters name, with the weights on which QLoRA trained them. Programs on this machine can send
-    requests as to OpenAI's API, and choose an adapter with the field "lora"; without it, the first
-    adapter answers. The address of the server is also a page for chats. Press Ctrl+C to stop the
+    MODEL is a GGUF file or the folder of a model. The default is the base model that a folder of
+    adapters names, with the weights on which QLoRA trained the adapters. If there is no such
+    folder, the default is SmolLM2-135M.
+
+    Programs on this machine can send requests in the format of OpenAI's API. The field "lora" of a
+    request chooses an adapter. Without this field, the server uses the first adapter. If you open
+    the address of the server in a browser, you can chat with the model. Press Ctrl+C to stop the
     server.
     """
     from course_utils.serving import serve as serve_model
@@ -396,7 +422,9 @@ def serve(model: Path | None, adapters: tuple[str, ...], **options: Any) -> None
         name, equals, path = given.partition("=")
         named[name if equals else Path(given).stem] = path if equals else given
     if len(named) < len(adapters):
-        raise click.UsageError("two adapters have the same name: name them with NAME=PATH")
+        raise click.UsageError(
+            "two adapters have the same name: give them different names with NAME=PATH"
+        )
     try:
         serve_model(model, named, say=click.echo, **options)
     except ValueError as error:

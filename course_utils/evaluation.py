@@ -585,12 +585,14 @@ def comparison_table(before: DataFrame, after: DataFrame) -> DataFrame:
     """
     import pandas as pd
 
+    from course_utils.significance import p_text
+
     rows = {
         _label(metric): {
             "difference in points": c.points,
             "gained": c.gained,
             "lost": c.lost,
-            "p": "< 0.001" if c.p < 0.001 else f"{c.p:.3f}",
+            "p": p_text(c.p),
             "verdict": c.verdict,
         }
         for metric, c in compare(before, after).items()

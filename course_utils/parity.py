@@ -1,11 +1,11 @@
-"""Compare two forms of a model by the probabilities that they give to the next token.
+"""Compare two forms of a model by their probabilities for the next token.
 
 Two programs can run the same model and still round differently. So it would be too strict to demand
 equal answers: where two tokens are almost equally likely, rounding decides which of them is chosen,
-and all later tokens depend on this choice. It would be too lenient to compare scores: a broken
-export can score as well as a correct one. The Kullback–Leibler divergence compares the
-probabilities of all tokens. It stays small if only the rounding differs, and it shows mistakes that
-don't change the scores.
+and all later tokens depend on this choice. It would be too lenient to compare only the scores of
+the answers: a broken export can score as well as a correct one. The Kullback–Leibler divergence
+compares the probabilities of all tokens. It stays small if only the rounding differs, and it shows
+mistakes that don't change the scores.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-# Probabilities of q below this value are raised to it. llama.cpp rounds very small probabilities to
-# 0, and the divergence would then be infinite.
+# Smaller probabilities in q are replaced by this value. llama.cpp rounds very small probabilities
+# to 0, and with a zero in q the divergence would be infinite.
 SMALLEST = 1e-12
 
 
 def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
-    """Return the Kullback–Leibler divergence of q from p, Σ p ln(p/q), in nats.
+    """Return the Kullback–Leibler divergence D(p‖q) = Σ p ln(p/q), in nats.
 
     The divergence is 0 if q equals p. It is large if p gives a large probability to a token, but q
-    gives the same token a small one. Probabilities of q below 1e-12 count as 1e-12, so the
+    gives the same token a small one. Probabilities below 1e-12 in q count as 1e-12, so the
     divergence is never infinite.
 
     Args:
-        p: the probabilities of the reference, of shape (…, vocab).
+        p: the probabilities of the reference model, of shape (…, vocab).
         q: the probabilities of the other model, of shape (…, vocab).
 
     Returns:

@@ -4,9 +4,9 @@
     adapters   ──┴─ llama.cpp ── HTTP ──┤
                     127.0.0.1:PORT      └─ any client of OpenAI's API: curl, the package openai, …
 
-`Engine` starts llama.cpp's own server in this process. Its methods send requests to the server over
-HTTP, as other programs do. The server is a part of the package xllamacpp, which `pip install
-'qlora-course[serve]'` installs.
+`Engine` starts llama.cpp's own server in this process. The methods of `Engine` send requests to the
+server over HTTP, as other programs do. The server is a part of the package xllamacpp, which `pip
+install 'qlora-course[serve]'` installs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class RequestError(CourseError):
     """Raised if the server refuses a request. The message is the server's own error message.
 
     Attributes:
-        status: the HTTP status of the answer, such as 400 for a request that is not allowed.
+        status: the HTTP status code of the response, such as 400 for an invalid request.
     """
 
     def __init__(self, message: str, status: int):
@@ -53,24 +53,24 @@ class RequestError(CourseError):
 class Engine:
     """A GGUF model in llama.cpp, with an HTTP server on the loopback address of this machine.
 
-    Use an engine in a with block, or call `close` when you no longer need it. The argument
-    `adapter` of a method is the name of the adapter that is used. If it is None, the base model
-    answers without adapters.
+    Use an engine in a with block, or call `close` when you no longer need it. Several methods have
+    an argument `adapter`: the name of the adapter to use. If it is None, the base model answers
+    without adapters.
 
     Args:
         model: the path of the model's GGUF file.
         adapters: a mapping from the name of each adapter to the path of its GGUF file.
         default: the name of the adapter that is used for requests without the field "lora". The
-            server's page in a browser and many other programs send such requests. By default, the
-            base model answers them without adapters.
+            server's web page and many other programs send such requests. By default, the base model
+            answers them without adapters.
         port: the port of the server; 0 chooses a free one.
-        slots: number of requests that the server processes at the same time.
-        context: maximum number of tokens of a request and its answer together.
-        threads: number of threads that compute; by default, one less than the number of usable
-            cores.
+        slots: the number of requests that the server processes at the same time.
+        context: the maximum number of tokens in a prompt and its answer together.
+        threads: the number of threads that compute; by default, one less than the number of usable
+            cores, but at least one.
         chat_template: the name of one of llama.cpp's chat templates, or the text of a chat
             template. It replaces the chat template in the GGUF file.
-        log: whether llama.cpp prints its messages on the standard error stream.
+        log: whether llama.cpp prints its messages.
 
     Attributes:
         url: the address of the server, such as "http://127.0.0.1:8080".
@@ -79,7 +79,7 @@ class Engine:
     Raises:
         ValueError: an option is not allowed.
         CourseError: llama.cpp is not installed, a file is missing or is not a GGUF file, the port
-            is in use, or llama.cpp can't load the model.
+            can't be used, or llama.cpp can't load the model or an adapter.
     """
 
     def __init__(  # noqa: PLR0913 -- options of a server, given by name
@@ -106,23 +106,25 @@ class Engine:
         # llama.cpp divides the context among the slots.
         options.n_ctx = self.slots * positive("context", context)
         options.n_parallel = self.slots
-        # Each thread of the HTTP server keeps some memory of its largest answer.
+        # Each thread of the HTTP server keeps some of the memory that its largest answer needed, so
+        # the number of these threads is limited.
         options.n_threads_http = 2 * self.slots
         # llama.cpp's threads wait for each other without sleeping. If another program needs one of
-        # their cores, an answer can take 20 times as long. So one core is left to other programs.
+        # their cores, an answer can take 20 times as long as on free cores. So one core is left to
+        # other programs.
         most = max(1, runtime.usable_cores() - 1)
         options.cpuparams.n_threads = positive("threads", most if threads is None else threads)
         options.hostnames = [LOOPBACK]
         options.port = _free_port(port)
-        # Web pages from other addresses must not send requests to this server.
+        # Web pages from other addresses must not be able to use this server.
         options.cors_origins = f"http://{LOOPBACK}:{options.port}"
         options.lora_adapters = [
             xllamacpp.CommonAdapterLoraInfo(str(path), each["scale"])
             for path, each in zip(self.adapters.values(), self.scales(default), strict=True)
         ]
         # llama.cpp reuses the keys and values of an earlier prompt that begins with the same
-        # tokens, even if another adapter has computed them (issue 26207 of ggml-org/llama.cpp). So
-        # nothing is reused if there are adapters.
+        # tokens, even if they were computed with another adapter (issue 26207 of
+        # ggml-org/llama.cpp). So nothing is reused if there are adapters.
         options.cache_prompt = not self.adapters
         # By default, llama.cpp would keep up to 8 GiB of keys and values of earlier prompts.
         options.cache_ram_mib = 0
@@ -139,8 +141,8 @@ class Engine:
                 f"llama.cpp can't load {files}: pass log=True to see its messages"
             ) from error
         self.url = self._server.listening_address
-        # The server answers this request only when its main loop runs. A server that is closed
-        # before its main loop runs would wait forever.
+        # The server answers this request only after its main loop has started. Closing the server
+        # before that would take forever.
         self.request("/slots")
         self.load_seconds = time.perf_counter() - started
 
@@ -156,12 +158,12 @@ class Engine:
         runtime.release_memory()
 
     def request(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Send a request to the server, and return its answer, parsed as JSON.
+        """Send a request to the server, and return the server's answer, parsed from JSON.
 
         Args:
-            path: the path in the address, such as "/v1/chat/completions" or "/health".
-            body: the fields of a POST request, which are sent as JSON. Without fields, a GET
-                request is sent.
+            path: the path in the URL, such as "/v1/chat/completions" or "/health".
+            body: the fields of a POST request, which are sent as JSON. If it is None, a GET request
+                is sent.
 
         Raises:
             RequestError: the server refuses the request.
@@ -193,10 +195,10 @@ class Engine:
     def next_token_probabilities(
         self, prompt: str | Sequence[int], adapter: str | None = None
     ) -> Tensor:
-        """Return the probability that each token of the vocabulary follows a prompt.
+        """Return the probability of each token in the vocabulary as the next token after a prompt.
 
         Args:
-            prompt: a text, or token ids.
+            prompt: the prompt as a string or as token ids.
             adapter: the name of an adapter, or None for the base model.
 
         Returns:
@@ -207,7 +209,7 @@ class Engine:
         vocabulary = self._vocabulary
         # llama.cpp computes the probabilities before it applies the grammar, so the grammar doesn't
         # change them. With the grammar, llama.cpp chooses a letter as the next token. If it chose a
-        # token with an incomplete character, it would report no probabilities.
+        # token that ends in the middle of a UTF-8 character, it would report no probabilities.
         options = {"n_predict": 1, "n_probs": vocabulary, "grammar": "root ::= [a-z]"}
         answer = self.complete(prompt, adapter, **options)
         tokens = answer["completion_probabilities"][0]["top_logprobs"]
@@ -226,9 +228,10 @@ class Engine:
         """Continue a prompt with greedy decoding.
 
         Args:
-            prompt: a text, or token ids.
+            prompt: the prompt as a string or as token ids.
             adapter: the name of an adapter, or None for the base model.
-            options: further fields of the request, such as n_predict (number of new tokens).
+            options: further fields of the request, such as n_predict (the maximum number of new
+                tokens).
 
         Returns:
             llama.cpp's answer as a dict. The item "content" is the new text, and "timings" contains
@@ -249,7 +252,7 @@ class Engine:
             options: further fields of the request, such as max_tokens or response_format.
 
         Returns:
-            The answer in the format of OpenAI's API. Its text is in
+            The answer in the format of OpenAI's API. Its text is the item
             ["choices"][0]["message"]["content"].
         """
         body = {"messages": list(messages), "temperature": 0, "lora": self.scales(adapter)}
@@ -271,9 +274,9 @@ class Engine:
         Args:
             conversations: lists of chat messages. The last message of each list is the user's.
             adapter: the name of an adapter, or None for the base model.
-            max_new_tokens: maximum length of an answer, in tokens.
+            max_new_tokens: the maximum length of an answer, in tokens.
             schema: a JSON schema. If it is given, llama.cpp chooses only tokens that can lead to an
-                answer that fits the schema.
+                answer that conforms to the schema.
 
         Returns:
             The text of each answer, in the order of the conversations.
@@ -295,7 +298,7 @@ class Engine:
             adapter: the name of an adapter, or None for the base model.
 
         Raises:
-            ValueError: the engine has no adapter of this name.
+            ValueError: the engine has no adapter with this name.
         """
         if adapter is not None and adapter not in self.adapters:
             known = ", ".join(self.adapters) or "none"
@@ -318,14 +321,14 @@ def serve(
     first adapter is used for requests without the field "lora".
 
     Args:
-        model: a GGUF file, or the folder of a model. If it is None, the model is the base model of
-            the first adapters that are given as a folder. If there are no such adapters, it is the
-            small model of the course.
+        model: a GGUF file, or the folder of a model. If it is None, the server uses the base model
+            of the first adapters that are given as a folder. If there are no such adapters, it uses
+            the small model of the course.
         adapters: a mapping from the name of each adapter to its GGUF file or to its folder.
-        weights: the weights of the model if `model` is None and there are adapters: "dequantized",
-            on which QLoRA trains adapters, or "original", on which LoRA without quantization trains
-            them. Otherwise, the weights stay as they are.
-        stored_as: the format into which a folder of a model is converted: a key of
+        weights: the weights of the model if `model` is None and there are adapters. QLoRA trains
+            adapters on the "dequantized" weights, and LoRA without quantization trains them on the
+            "original" weights. In all other cases, the model's weights are used as they are.
+        stored_as: the format of the weights if the model is converted into a GGUF file: a key of
             `export.GGUF_FORMATS`.
         say: a function that is called with each message. By default, the messages are printed.
         options: further arguments for `Engine`.
@@ -352,7 +355,7 @@ def serve(
             files[name] = path
         model = model or fetch_base()
         if rounded:
-            say(f"Rounding the model in {model} to NF4, as in the training of the adapters")
+            say(f"Rounding the weights in {model} to NF4, as in the training of the adapters")
             model = export.save_dequantized(model, Path(scratch) / "base")
         if Path(model).expanduser().is_dir():
             say(f"Converting the model in {model}")
@@ -366,7 +369,7 @@ def serve(
 
 
 def _welcome(engine: Engine) -> str:
-    """Return the server's address and a command for each adapter and for the base model."""
+    """Return the server's address, and a curl command for each adapter and for the base model."""
     lines = [f"Serving on {engine.url} (open it in a browser, or send requests; stop with Ctrl+C)"]
     for name in (*engine.adapters, None):
         body: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
@@ -381,7 +384,7 @@ def _welcome(engine: Engine) -> str:
 def _stopped_by_signals() -> Iterator[None]:
     """Let SIGINT (Ctrl+C) and SIGTERM raise KeyboardInterrupt inside the with block.
 
-    Process managers stop a process with SIGTERM. A process that a shell has started in the
+    Process managers stop a process with SIGTERM. A process that a shell script has started in the
     background ignores SIGINT unless it sets a handler, so the function also sets a handler for
     SIGINT.
     """

@@ -165,6 +165,11 @@ def sign_flip(differences: Sequence[float], *, resamples: int = 10_000, seed: in
     return float((1 + extreme.sum()) / (1 + resamples))
 
 
+def p_text(p: float) -> str:
+    """Return a p-value as text for a table: "0.012", or "< 0.001" if it would round to less."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 # -- what a test can find --------------------------------------------------------------------------
 
 

@@ -40,7 +40,7 @@ FILES = {
     "a JSON list instead of lines": json.dumps(ROWS).encode(),
     "a compressed file": gzip.compress(lines(*ROWS)),
     "too few rows": lines(*ROWS[:4]),
-    "a text that is too long": lines(*ROWS, LONG),
+    "a row that is too long": lines(*ROWS, LONG),
 }
 
 

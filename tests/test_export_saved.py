@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from huggingface_hub import constants
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -208,6 +208,12 @@ def test_an_adapter_of_the_embedding_is_refused(tiny_base, tmp_path):
     folder = with_peft(tiny_base, tmp_path / "adapters", target_modules=["embed_tokens"])
     with pytest.raises(CourseError, match=r"embed_tokens.*, which is neither A nor B"):
         export.read_adapters(folder)
+
+
+def test_other_kinds_of_adapters_are_refused(adapters):
+    IA3Config(target_modules=["q_proj"], feedforward_modules=[]).save_pretrained(adapters)
+    with pytest.raises(CourseError, match="they are IA3 adapters, but only LoRA"):
+        export.read_adapters(adapters)
 
 
 def test_half_of_an_adapter_is_refused(adapters):

@@ -265,10 +265,10 @@ def copied(folder, new):
     ("changes", "message"),
     [
         ({"model_type": "gemma"}, "can't write gemma models as GGUF, only llama, mistral"),
-        ({"model_type": "mistral", "sliding_window": 64}, "has sliding windows"),
+        ({"model_type": "mistral", "sliding_window": 64}, "uses sliding-window attention"),
         (
             {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
-            "rotary scaling 'linear'",
+            "RoPE scaling 'linear'",
         ),
     ],
 )

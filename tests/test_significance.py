@@ -13,6 +13,7 @@ from course_utils.significance import (
     conclusion,
     difference,
     mcnemar,
+    p_text,
     power,
     sign_flip,
     wilson,
@@ -125,6 +126,13 @@ def test_sign_flips_give_the_share_of_all_signs_with_as_large_a_sum():
 def test_sign_flips_never_give_zero_and_equal_scores_give_one():
     assert sign_flip([0.2] * 96) == 1 / 10_001
     assert sign_flip([0.0] * 96) == 1
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(1, "1.000"), (0.0124, "0.012"), (0.001, "0.001"), (0.0009, "< 0.001")]
+)
+def test_small_p_values_are_not_shown_as_zero(p, text):
+    assert p_text(p) == text
 
 
 # -- against SciPy

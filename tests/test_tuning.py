@@ -71,7 +71,7 @@ def test_a_run_trains_measures_and_writes_everything(tune, tiny_base, tmp_path, 
     assert card.data.license == "apache-2.0" and card.data.library_name == "peft"
     values = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert values["loss (nats per token)"] == round(done.after.mean("loss").mean, 4)
-    assert "54 rows of towns.jsonl were trained on" in card.text
+    assert "The model was trained on 54 rows of towns.jsonl" in card.text
 
     base, _ = load_base(path=tiny_base, quantization="nf4")
     ids = torch.arange(5, 25)[None]
@@ -123,13 +123,19 @@ def test_an_interrupted_run_is_resumed(tune, tmp_path, said, monkeypatch):
 def test_results_are_never_overwritten(tune, own, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(CourseError, match="is not empty: continue its run with --resume"):
-        tune()
+    for resume in (False, True):
+        with pytest.raises(CourseError, match="is not empty: choose another output folder"):
+            tune(resume=resume)
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine.txt"]
-    tune(output=tmp_path / "run", epochs=1)
+    settings = {"output": tmp_path / "run", "epochs": 1}
+    tune(**settings)
+    with pytest.raises(CourseError, match="is not empty: continue its run with --resume"):
+        tune(**settings)
+    with pytest.raises(CourseError, match="used other rows or another model"):
+        tune(**settings, resume=True, held_out=0.2)
     own.write_text(own.read_text() + json.dumps({"prompt": "a", "answer": "b"}) + "\n")
-    with pytest.raises(CourseError, match="used another file or model"):
-        tune(output=tmp_path / "run", epochs=1, resume=True)
+    with pytest.raises(CourseError, match="used other rows or another model"):
+        tune(**settings, resume=True)
 
 
 def test_the_command_prints_what_it_found(own, tiny_base, tmp_path):
@@ -208,7 +214,7 @@ def test_a_model_that_cannot_be_treated_is_refused_before_a_download(
 def test_unknown_and_incomplete_models_are_refused(tmp_path, ask_the_hub):
     with pytest.raises(CourseError, match="there is no model 'smollm': name a folder"):
         find_base("smollm")
-    with pytest.raises(CourseError, match=r"is no model: it lacks config\.json"):
+    with pytest.raises(CourseError, match=r"a complete model: it lacks config\.json"):
         find_base(tmp_path)
     with ask_the_hub(tmp_path), pytest.raises(CourseError, match="did not send me/other"):
         find_base("me/other")

@@ -211,8 +211,8 @@ def test_an_error_is_reported_with_its_line(own, bad, error):
 @pytest.mark.parametrize(
     ("turns", "error"),
     [
-        ("hello", "'messages' must be a list of at least a user's and an assistant's message"),
-        (chat("x"), "'messages' must be a list of at least a user's and an assistant's message"),
+        ("hello", "'messages' must be a list with a user's message and an assistant's message"),
+        (chat("x"), "'messages' must be a list with a user's message and an assistant's message"),
         (
             [[], {"role": "assistant", "content": "y"}],
             "message 1: must be a JSON object with 'role' and 'content', got a list",
@@ -352,7 +352,8 @@ def test_a_line_that_is_not_utf_8_raises_an_error(tmp_path):
         ("{}".encode("utf-16-le"), "own.jsonl is encoded as UTF-16: save it as UTF-8"),
         (
             b'{\n  "prompt": "x",\n  "answer": "y"\n}\n',
-            "own.jsonl has JSON objects of several lines: write each object into one line",
+            "own.jsonl has JSON objects that extend over several lines: write each object on one "
+            "line",
         ),
     ],
 )
@@ -453,9 +454,9 @@ def test_fewer_than_10_different_prompts_are_refused(own, count):
 
 
 @pytest.mark.parametrize(
-    ("count", "share", "held"), [(10, 0.1, 5), (100, 0.1, 10), (10, 0.5, 5), (3000, 0.1, 200)]
+    ("count", "share", "held"), [(10, 0.1, 5), (100, 0.1, 10), (10, 0.5, 5), (3000, 0.1, 100)]
 )
-def test_a_share_of_5_to_200_rows_is_held_out(own, count, share, held):
+def test_a_share_of_5_to_100_rows_is_held_out(own, count, share, held):
     records = [{"prompt": f"q{n}", "answer": f"a{n}"} for n in range(count)]
     data = read_data(own(*records), held_out=share)
     assert (len(data.train), len(data.held_out)) == (count - held, held)
@@ -592,12 +593,14 @@ def test_answers_that_look_cut_off_are_noted(own, answer, mark):
     rows[6]["answer"] = "four words are few"
     rows[7]["answer"] = "one two three four fi"
     assert read_data(own(*rows)).notes == (
-        f"1 answer does not end with {mark} (line 8), as the other 198 answers of at least 5 "
-        "words do. Check whether text is cut off.",
+        f"1 answer does not end with {mark} (line 8), unlike the other 198 answers of at least 5 "
+        "words. Check whether text is cut off.",
     )
     rows[9]["answer"] = "one two three four si"
     (note,) = read_data(own(*rows)).notes
-    assert note.startswith(f"2 answers do not end with {mark} (lines 8 and 10), as the other 197")
+    assert note.startswith(
+        f"2 answers do not end with {mark} (lines 8 and 10), unlike the other 197"
+    )
 
 
 def test_sentences_in_quotation_marks_and_different_end_marks_are_not_noted(own):
@@ -663,12 +666,12 @@ def test_held_out_prompts_that_are_also_trained_on_are_noted(own):
     assert read_data(own(*rows)).notes[1].startswith("2 held-out rows have prompts that training")
 
 
-def test_more_than_200_rows_that_are_held_out_by_their_split_are_noted(own):
+def test_more_than_100_rows_that_are_held_out_by_their_split_are_noted(own):
     rows = [{**row, "split": "test" if n < 1200 else "train"} for n, row in enumerate(many(1400))]
     data = read_data(own(*rows))
-    assert (len(data.train), len(data.held_out)) == (200, 200)
+    assert (len(data.train), len(data.held_out)) == (200, 100)
     assert data.notes == (
-        "The splits hold out 1,200 rows. Only 200 of them are used: those whose prompts have the "
+        "The splits hold out 1,200 rows. Only 100 of them are used: those whose prompts have the "
         "smallest hashes.",
     )
 
@@ -744,7 +747,7 @@ def test_the_token_that_ends_messages_in_the_template_becomes_the_end_token(end_
 @pytest.mark.parametrize(
     ("template", "error"),
     [
-        (None, "the tokenizer has no chat template, which turns a conversation into text"),
+        (None, "the tokenizer has no chat template, so it can't turn a conversation into text"),
         ("{% for m in messages %}{{ m.content }}\n{% endfor %}", "would never learn to stop"),
         ("{% for m in messages %}{{ m.content }} END{% endfor %}", "would never learn to stop"),
     ],

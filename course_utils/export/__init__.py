@@ -2,7 +2,8 @@
 
 The package has these modules:
 
-    merging      merges adapters into a model in memory, and measures what rounding leaves of them
+    merging      merges adapters into a model in memory, and measures how much of their update
+                 remains after rounding
     saved        reads saved adapters, and copies them into a folder that can be published
     merged       merges saved adapters into the weights of their base model, and saves the result
     gguf_files   converts models and adapters into GGUF files for llama.cpp, Ollama and LM Studio

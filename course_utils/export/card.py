@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
 INTERVALS = (
-    "In brackets are 95% intervals. The change is paired: it is the mean of the differences on the "
-    "same rows."
+    "The numbers in brackets are 95% confidence intervals. The change is the mean of the "
+    "differences, after minus before, on the same rows."
 )
-NO_LICENCE = "No licence was chosen yet, so nobody else may use the adapters."
+NO_LICENCE = "No licence has been chosen yet, so nobody but the author may use the adapters."
 
 
 class Result(NamedTuple):
@@ -24,10 +24,10 @@ class Result(NamedTuple):
 
     Attributes:
         metric: the name of the metric.
-        before: the mean of the metric before training with its 95% interval, as text.
-        after: the mean of the metric after training with its 95% interval, as text.
-        change: the mean of the paired differences with its 95% interval, as text. A positive change
-            means that the metric is larger after training.
+        before: the mean of the metric before training and its 95% confidence interval, as text.
+        after: the mean of the metric after training and its 95% confidence interval, as text.
+        change: the mean of the paired differences and its 95% confidence interval, as text. A
+            positive change means that the metric is larger after training.
         p: the p-value of the change, as text, such as "0.012" or "< 0.001".
         value: the mean of the metric after training, as a number.
     """
@@ -74,9 +74,9 @@ class CardFacts:
 def model_card(facts: CardFacts) -> ModelCard:
     """Make a model card from facts about a model.
 
-    The card begins with metadata in YAML, which the Hugging Face hub reads: the name of the base
-    model, the licence, and the results after training. The name of a base model that is not on the
-    hub is left out of the metadata.
+    The card begins with metadata in YAML, which the Hugging Face hub reads. The metadata includes
+    the licence, the results after training, and the name of the base model if this model is on the
+    hub.
 
     Args:
         facts: the facts about the model.
@@ -140,8 +140,8 @@ def _text(facts: CardFacts) -> str:
         "Licence": facts.licence or NO_LICENCE,
     }
     about = (
-        f"LoRA adapters for {base}, trained with QLoRA: the base model is frozen, and its weights "
-        "have 4 bits (NF4)."
+        f"LoRA adapters for {base}, trained with QLoRA: the base model was frozen, and the weights "
+        "of its linear layers were stored in 4 bits (NF4)."
     )
     texts = [f"## {title}\n\n{text}" for title, text in sections.items()]
     return "\n\n".join([f"# {facts.title}", about, *texts]) + "\n"

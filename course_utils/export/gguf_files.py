@@ -1,17 +1,18 @@
-"""Write models and adapters as GGUF files, which llama.cpp, Ollama and LM Studio read.
+"""Write models and adapters as GGUF files, the format of llama.cpp, Ollama and LM Studio.
 
-A GGUF file contains everything that a program needs to run a model: hyperparameters such as the
-number of layers, the tokenizer, the chat template and the weights. It differs from a Hugging Face
-folder in three ways:
+A model's GGUF file contains everything that a program needs to run the model: hyperparameters such
+as the number of layers, the tokenizer, the chat template and the weights. It differs from the files
+of a Hugging Face model in three ways:
 
     names     Each weight has a different name. Hugging Face's name
               model.layers.0.self_attn.q_proj.weight becomes blk.0.attn_q.weight.
     formats   Weights may be quantized in blocks of 32. Q8_0 stores an 8-bit code for each weight
-              and a 16-bit scale for each block, so it needs 8.5 bits per weight. Q4_0 needs 4.5.
+              and a 16-bit scale for each block, so it needs 8.5 bits per weight. Q4_0 stores 4-bit
+              codes instead, so it needs 4.5 bits per weight.
     rotary    Rotary embeddings rotate pairs of numbers in each head of the queries and keys. In
     pairs     Hugging Face's Llama, number i of a head of width d forms a pair with number i + d/2.
-              In llama.cpp's Llama, the numbers 2i and 2i + 1 form a pair. So a GGUF file stores the
-              rows of the weights of q and k in a different order: see `interleave`.
+              In llama.cpp's Llama, the numbers 2i and 2i + 1 form a pair. So a Llama's GGUF file
+              stores the rows of the query and key weights in a different order: see `interleave`.
 
 References: the GGUF specification and convert_hf_to_gguf.py in github.com/ggml-org/llama.cpp.
 """
@@ -45,8 +46,8 @@ GGUF_FORMATS = {"F32": 32, "F16": 16, "BF16": 16, "Q8_0": 8.5, "Q4_1": 5, "Q4_0"
 # The quantized formats divide each row of a weight matrix into blocks of 32 weights.
 BLOCK = 32
 # The embedding and the output head are stored in this format or in a more precise one. Many small
-# models use the embedding as their output head, too, and rounding the head costs more accuracy than
-# rounding a layer. llama.cpp's own quantizer doesn't store the head in 4 bits, either.
+# models also use the embedding as their output head, and rounding the head costs more accuracy than
+# rounding another layer. llama.cpp's own quantizer doesn't store the head in 4 bits, either.
 LEAST_FOR_EMBEDDING = "Q8_0"
 USE_CONVERTER = (
     "save a merged model with save_merged, and convert its folder with llama.cpp's "
@@ -55,18 +56,18 @@ USE_CONVERTER = (
 
 
 class Architecture(NamedTuple):
-    """llama.cpp's name for a family of models, and how it orders the rows of q and k.
+    """llama.cpp's name for a family of models, and the order of the rows of q_proj and k_proj.
 
     Attributes:
         name: the name of the family's architecture in llama.cpp.
-        interleaved: whether `interleave` must reorder the rows of q and k.
+        interleaved: whether `interleave` must reorder the rows of q_proj and k_proj.
     """
 
     name: str
     interleaved: bool
 
 
-# The model families that can be converted. A key is the value of model_type in the config of a
+# The model families that can be converted. Each key is a value of model_type in the config of a
 # Hugging Face model.
 ARCHITECTURES = {
     "llama": Architecture("llama", interleaved=True),
@@ -76,9 +77,9 @@ ARCHITECTURES = {
 }
 # A byte-level BPE tokenizer has a pre-tokenizer, which first divides a text into pieces. BPE then
 # joins the bytes of each piece into tokens, so no token extends over two pieces. The keys of SPLITS
-# are llama.cpp's names of the pre-tokenizers that the course can convert. The values are the rules
-# by which they divide a text: regular expressions, or "digits" if each digit becomes a piece of its
-# own.
+# are llama.cpp's names for the pre-tokenizers that the course can convert. The values are the rules
+# by which the pre-tokenizers divide a text: regular expressions, or "digits" if each digit becomes
+# a piece of its own.
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPLITS = {
@@ -89,7 +90,7 @@ SPLITS = {
 
 
 def interleave(rows: Tensor, heads: int) -> Tensor:
-    """Reorder the rows of q or k from Hugging Face's order into llama.cpp's order.
+    """Reorder the rows of q_proj or k_proj from Hugging Face's order into llama.cpp's order.
 
     The drawing shows the rows of one head of width 8. Each row keeps its number from Hugging Face's
     order:
@@ -97,13 +98,13 @@ def interleave(rows: Tensor, heads: int) -> Tensor:
         Hugging Face   0 1 2 3 | 4 5 6 7       rows i and i + 4 are a rotary pair
         llama.cpp      0 4 | 1 5 | 2 6 | 3 7   neighbouring rows are a rotary pair
 
-    Of an adapter, only the matrix B is reordered. Each row of the update B A is a row of B times A,
-    so the rows of the update move with the rows of B. The rows of A don't belong to rows of the
-    update, so A keeps its order.
+    In an adapter, only the matrix B is reordered. Row i of the update B A is row i of B times A, so
+    reordering the rows of B reorders the rows of the update in the same way. The rows of A don't
+    correspond to rows of the update, so A stays unchanged.
 
     Args:
-        rows: the weight of a layer q or k, of shape (heads · d, in), the matrix B of its adapter,
-            of shape (heads · d, r), or its bias, of shape (heads · d,).
+        rows: the weight of q_proj or k_proj, of shape (heads · d, in), the matrix B of the layer's
+            adapter, of shape (heads · d, r), or the layer's bias, of shape (heads · d,).
         heads: the number of heads of this layer.
 
     Returns:
@@ -121,21 +122,21 @@ def save_adapter_gguf(
 ) -> Path:
     """Convert saved adapters into a GGUF file.
 
-    llama.cpp loads this file together with a GGUF file of the base model, and applies the adapters
-    while it computes.
+    llama.cpp loads this file together with a GGUF file of the base model, and adds the output of
+    the adapters to the output of the layers. The weights of the base model stay unchanged.
 
     Args:
         adapters: the folder of the saved adapters.
         file: the path of the new file, such as "adapters.gguf".
-        base: the folder of the base model; by default, the base model that adapter_config.json
-            names. Only the config of the base model is read.
+        base: the base model, as in `SavedAdapters.base_folder`; by default, the model that
+            adapter_config.json names. Only its config is read.
 
     Returns:
         The path of the new file.
 
     Raises:
-        CourseError: the adapters or the config can't be read, the course can't convert models of
-            this family, llama.cpp has no name for an adapted layer, or the file can't be written.
+        CourseError: the adapters or the config can't be read, the course can't convert this model,
+            llama.cpp has no name for an adapted layer, or the file can't be written.
     """
     saved = read_adapters(adapters)
     config = _config(saved.base_folder(base))
@@ -174,12 +175,12 @@ def adapter_tensors(
 def write_adapter_gguf(
     file: str | Path, config: Any, alpha: float, tensors: Iterator[tuple[str, Tensor, Tensor]]
 ) -> None:
-    """Write the tensors that `adapter_tensors` yields into a GGUF file.
+    """Write the tensors from `adapter_tensors` into a GGUF file.
 
     Args:
         file: the path of the new file.
         config: the config of the base model, as transformers loads it.
-        alpha: the α with which llama.cpp will compute the scale α/r of each adapter.
+        alpha: the α from which llama.cpp will compute the scale α/r of each adapter.
         tensors: the name, A and B of each adapted weight.
 
     Raises:
@@ -204,13 +205,13 @@ def write_adapter_gguf(
 def save_gguf(model: str | Path, file: str | Path, stored_as: str = "Q8_0") -> Path:
     """Convert a Hugging Face model into a GGUF file.
 
-    The weights are read, quantized and written one at a time. Not all of them are stored in the
+    The weights are read, converted and written one at a time. Not all of them are stored in the
     format `stored_as`. Tensors with one dimension are stored in float32. The embedding and the
-    output head are stored in at least 8 bits (Q8_0). If a format has blocks, but the length of a
-    matrix's rows is not a multiple of 32, the matrix is stored in F16.
+    output head are stored in at least 8 bits (Q8_0). If `stored_as` is a format with blocks, but
+    the length of a matrix's rows is not a multiple of 32, the matrix is stored in F16.
 
     Args:
-        model: the folder of a model, such as a merged model of `save_merged`.
+        model: the folder of a model, such as a folder that `save_merged` has written.
         file: the path of the new file, such as "model-q8_0.gguf".
         stored_as: the format of the weight matrices, which is a key of GGUF_FORMATS.
 
@@ -220,12 +221,15 @@ def save_gguf(model: str | Path, file: str | Path, stored_as: str = "Q8_0") -> P
     Raises:
         ValueError: `stored_as` is not a key of GGUF_FORMATS.
         CourseError: the model can't be read or converted, or the file can't be written. The message
-            gives the reason, and says what to do.
+            gives the reason.
     """
     one_of("stored_as", stored_as, GGUF_FORMATS)
     folder = Path(model).expanduser()
     if not is_model(folder):
-        raise CourseError(f"no model in {folder}: pass the folder of a model")
+        raise CourseError(
+            f"no model in {folder}: pass a folder with a model's config.json, tokenizer.json and "
+            "safetensors files"
+        )
     config = _config(folder)
     names = _gguf_names(config)
     with _writer(Path(file), config) as writer:
@@ -234,8 +238,8 @@ def save_gguf(model: str | Path, file: str | Path, stored_as: str = "Q8_0") -> P
         factors = _rotary_factors(config)
         tensors = [("rope_freqs.weight", factors)] if factors is not None else []
         # The file begins with a table of the names, shapes and sizes of all tensors. So the weights
-        # are read twice, first for the table and then for the data, and there is never more than
-        # one of them in memory.
+        # are read twice, first for the table and then for the data. In this way, there is never
+        # more than one weight in memory.
         shapes = [(names(key), weight.shape) for key, weight in stored_weights(path=folder)]
         for name, shape in [(n, t.shape) for n, t in tensors] + shapes:
             _announce(writer, name, shape, stored_as)
@@ -260,7 +264,7 @@ def _announce(writer: GGUFWriter, name: str, shape: torch.Size, stored_as: str) 
 
 
 def _encoded(name: str, tensor: Tensor, stored_as: str) -> np.ndarray:
-    """Convert a tensor into the format in which it is stored, and return it as an array."""
+    """Convert a tensor into the format in which it will be stored, and return an array."""
     from gguf import quants
 
     kind = _format(name, tensor.shape, stored_as)
@@ -275,7 +279,8 @@ def _format(name: str, shape: torch.Size, stored_as: str) -> Any:
         return GGMLQuantizationType.F32
     if name in ("token_embd.weight", "output.weight"):
         stored_as = max(stored_as, LEAST_FOR_EMBEDDING, key=GGUF_FORMATS.__getitem__)
-    # A row must consist of complete blocks. Other matrices are stored in F16.
+    # In a quantized format, each row must consist of complete blocks. A matrix whose rows don't is
+    # stored in F16.
     if GGUF_FORMATS[stored_as] < 16 and shape[-1] % BLOCK:
         stored_as = "F16"
     return GGMLQuantizationType[stored_as]
@@ -298,8 +303,8 @@ def _config(folder: Path) -> Any:
         )
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         raise CourseError(
-            f"the model in {folder} has sliding windows, which the course doesn't write into GGUF "
-            f"files: {USE_CONVERTER}"
+            f"the model in {folder} uses sliding-window attention, which the course can't write "
+            f"into a GGUF file: {USE_CONVERTER}"
         )
     return config
 
@@ -308,8 +313,8 @@ def _config(folder: Path) -> Any:
 def _writer(file: Path, config: Any) -> Iterator[GGUFWriter]:
     """Yield a writer for a GGUF file.
 
-    The writer writes a temporary file. If the with block ends without an error, this file is
-    renamed to `file`.
+    The data go into a temporary file. If the with block ends without an error, this file is renamed
+    to `file`.
     """
     from gguf import GGUFWriter
 
@@ -344,9 +349,8 @@ def _gguf_names(config: Any) -> Any:
 def _reordered(key: str, rows: Tensor, config: Any) -> Tensor:
     """Return a weight, a bias or a matrix B with its rows in llama.cpp's order.
 
-    Only the rows of the layers q and k are reordered, and only in the families whose
-    `Architecture` has `interleaved` set to True. In all other cases, the function returns the
-    tensor unchanged.
+    Only the rows of q_proj and k_proj are reordered, and only in the families whose `Architecture`
+    has `interleaved` set to True. In all other cases, the function returns the tensor unchanged.
     """
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     projection = key.split(".")[-2]
@@ -390,8 +394,8 @@ def _head_width(config: Any) -> int:
 def _rotary_factors(config: Any) -> Tensor | None:
     """Return the factors of Llama 3.1's RoPE scaling, or None for a model without RoPE scaling.
 
-    Llama 3.1 divides the frequency of each rotary pair by a factor of its own. A head of width d
-    has d/2 rotary pairs, so the factors have the shape (d/2,).
+    Llama 3.1 divides the frequency of each rotary pair by a factor that depends on the pair. A head
+    of width d has d/2 rotary pairs, so the factors have the shape (d/2,).
 
     Raises:
         CourseError: the course can't write this kind of RoPE scaling to a GGUF file.
@@ -401,7 +405,7 @@ def _rotary_factors(config: Any) -> Tensor | None:
         return None
     if kind != "llama3":
         raise CourseError(
-            f"the course can't write the rotary scaling {kind!r} as GGUF: {USE_CONVERTER}"
+            f"the course can't write the RoPE scaling {kind!r} into a GGUF file: {USE_CONVERTER}"
         )
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -419,8 +423,8 @@ def _add_tokenizer(writer: GGUFWriter, folder: Path, config: Any) -> None:
     raw = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(_split(raw, folder))
-    # The embedding may have more rows than the vocabulary has tokens. Each additional row gets a
-    # placeholder, such as [PAD49152], as its token.
+    # The embedding may have more rows than the vocabulary has tokens. The token of each additional
+    # row is a placeholder, such as [PAD49152].
     tokens = {i: (f"[PAD{i}]", TokenType.UNUSED) for i in range(config.vocab_size)}
     tokens |= {i: (token, TokenType.NORMAL) for token, i in raw["model"]["vocab"].items()}
     for added in raw["added_tokens"]:
@@ -431,21 +435,22 @@ def _add_tokenizer(writer: GGUFWriter, folder: Path, config: Any) -> None:
     writer.add_token_types(kinds)
     special = SpecialVocab(folder, load_merges=True, n_vocab=config.vocab_size)
     # This entry says whether the tokenizer begins each text with the BOS token. Without the entry,
-    # llama.cpp assumes that some tokenizers do.
+    # llama.cpp guesses this from the name of the pre-tokenizer.
     first = AutoTokenizer.from_pretrained(folder)("a")["input_ids"][0]
     special.add_special_token["bos"] = first == special.special_token_ids.get("bos")
     special.add_to_gguf(writer, quiet=True)
 
 
 def _split(raw: dict[str, Any], folder: Path) -> str:
-    """Return llama.cpp's name of the pre-tokenizer that a tokenizer uses.
+    """Return llama.cpp's name for the pre-tokenizer that a tokenizer uses.
 
     Args:
         raw: the content of the file tokenizer.json.
         folder: the folder of the model, for the error message.
 
     Raises:
-        CourseError: the pre-tokenizer is not in SPLITS.
+        CourseError: the tokenizer is not a byte-level BPE tokenizer, or SPLITS doesn't contain its
+            pre-tokenizer.
     """
     steps = raw.get("pre_tokenizer") or {}
     steps = steps.get("pretokenizers", [steps])
@@ -459,6 +464,6 @@ def _split(raw: dict[str, Any], folder: Path) -> str:
         if byte_level and raw["model"]["type"] == "BPE" and found == split:
             return name
     raise CourseError(
-        f"the tokenizer in {folder} splits text in a way that the course can't name in a GGUF "
+        f"the tokenizer in {folder} splits text by rules that the course can't write into a GGUF "
         f"file: {USE_CONVERTER}"
     )

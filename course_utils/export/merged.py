@@ -1,12 +1,13 @@
 """Merge saved adapters into the weights of their base model, and save the result as a new model.
 
-`save_merged` reads the weights W of the base model one at a time. It adds the update (α/r) B A of
-the adapters to each of them, and rounds each sum once, usually to 16 bits. `save_dequantized` saves
-the base model without adapters, but with the weights that QLoRA trains adapters on.
+`save_merged` reads the weights of the base model one at a time. To each weight W that has an
+adapter, it adds the update (α/r) B A of the adapter. It then rounds each weight once, usually to 16
+bits. `save_dequantized` saves the base model without adapters, but with the weights that QLoRA
+trains adapters on.
 
 Both functions also work for models that don't fit into memory, because they never load the whole
-model. The new weights are written into files of at most 400 MB each, and only one of these files is
-in memory at a time. If a single weight is larger, its file is larger, too.
+model. The new weights are written into files of at most 400 MB each, and only the weights of one
+file are in memory at a time. A single weight of more than 400 MB gets a larger file of its own.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from course_utils.validation import CourseError, one_of
 # The files in a model's folder besides its weights: the config, the tokenizer, the chat template
 # and perhaps a licence.
 OTHER_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
-# The maximum size of a new file in bytes (B). The weights of a file are collected in memory before
-# the file is written, so this size also limits the memory that is needed.
+# The maximum size of a new file in bytes. The weights of a file are collected in memory before the
+# file is written, so this size also limits the memory that is needed.
 SHARD_BYTES = 400_000_000
 
 
@@ -50,7 +51,7 @@ def save_merged(  # noqa: PLR0913
 
     The saved weights are those that `merge` would return with the same options. `merge` needs the
     whole base model in memory. `save_merged` needs only one weight of the base model and one file
-    of the new model at a time.
+    of the new model in memory at a time.
 
     Args:
         adapters: the folder of the saved adapters.
@@ -59,8 +60,8 @@ def save_merged(  # noqa: PLR0913
             weights on which QLoRA has trained the adapters: the weights of the base model after NF4
             has rounded them. "original" means the weights in the files of the base model.
         stored_as: the dtype of the saved weights: "bfloat16", "float16" or "float32".
-        base: the folder of the base model; by default, the base model that adapter_config.json
-            names.
+        base: the base model, as in `SavedAdapters.base_folder`; by default, the model that
+            adapter_config.json names.
         double_quant: whether double quantization was used in training. This matters only if `into`
             is "dequantized".
 
@@ -71,7 +72,7 @@ def save_merged(  # noqa: PLR0913
     Raises:
         ValueError: `into` or `stored_as` is not one of the allowed values.
         CourseError: the adapters or the base model can't be read, the adapters don't belong to the
-            base model, a weight is too large for float16, or the folder can't be written.
+            base model, a number is too large for float16, or the folder can't be written.
     """
     one_of("into", into, BASES)
     saved = read_adapters(adapters)
@@ -88,12 +89,12 @@ def save_dequantized(
     stored_as: str = "bfloat16",
     double_quant: bool = True,
 ) -> Path:
-    """Save the weights on which QLoRA trains adapters as an ordinary model without adapters.
+    """Round a base model's weights to NF4, as QLoRA does, and save them as an ordinary model.
 
     QLoRA trains adapters on weights that NF4 has rounded. Programs that don't know NF4, such as
     llama.cpp, can't round the original weights in this way, so they need the rounded weights in a
-    file. If the adapters were added to the original weights, they would be combined with
-    different weights from those in training, and the answers would differ.
+    file. If such a program used the adapters with the original weights, the weights would differ
+    from those in training, and the answers would differ from the trained model's answers.
 
     Args:
         base: the folder of the base model.
@@ -107,12 +108,15 @@ def save_dequantized(
 
     Raises:
         ValueError: `stored_as` is not one of the allowed values.
-        CourseError: the base model can't be read, a weight is too large for float16, or the folder
+        CourseError: the base model can't be read, a number is too large for float16, or the folder
             can't be written.
     """
     source = Path(base).expanduser()
     if not is_model(source):
-        raise CourseError(f"no model in {source}: pass the folder of a model")
+        raise CourseError(
+            f"no model in {source}: pass a folder with a model's config.json, tokenizer.json and "
+            "safetensors files"
+        )
     weights = _base_weights(source, "dequantized", double_quant)
     return _save(weights, source, Path(folder), stored_as)
 
@@ -124,9 +128,9 @@ def _base_weights(source: Path, into: str, double_quant: bool) -> Iterator[tuple
     """Yield the name and the value of each tensor of a base model.
 
     If `into` is "original", the values are those in the files. If it is "dequantized", all tensors
-    are rounded to bfloat16, and then the weights of the linear layers are rounded to NF4.
-    `load_base` rounds the tensors in the same way, except on a GPU without bfloat16, where it
-    uses float16 instead of bfloat16.
+    are rounded to bfloat16, and then the weights of all linear layers except the output head are
+    rounded to NF4. `load_base` rounds the tensors in the same way, except on a GPU without
+    bfloat16, where it uses float16 instead of bfloat16.
     """
     check_config(source, None)
     if into == "original":
@@ -147,8 +151,8 @@ def _with_updates(
     """Yield the given weights, with the updates of the adapters added to them in float32.
 
     Raises:
-        CourseError: the adapters belong to another model, because a weight and its update have
-            different shapes, or because the model has no weight for an adapted layer.
+        CourseError: the adapters belong to another model: a weight and its update have different
+            shapes, or the model has no weight for an adapted layer.
     """
     foreign = f"the adapters in {saved.folder} don't belong to the model in {source}"
     left = set(saved.layers)
@@ -169,7 +173,7 @@ def _with_updates(
 
 
 def _nf4(weight: Tensor, double_quant: bool) -> Tensor:
-    """Quantize a weight to NF4, and return the rounded weight in float32."""
+    """Round a weight to NF4, and return the rounded weight in float32."""
     from bitsandbytes.functional import quantize_4bit
 
     packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=double_quant)

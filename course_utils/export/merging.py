@@ -11,9 +11,10 @@ options of `merge` decide which weights W are used, and how the sum is stored:
 
 In NF4, a weight can have only 16 values: the 16 levels times the constant of its block. Every
 dequantized weight is exactly one of these values. So NF4 rounds W + U back to W unless W + U is
-beyond the midpoint between W and the next value. The original weights can have any value, and some
-of them are close to a midpoint. So even a small U moves some original weights beyond a midpoint.
-These few weights change by a whole step, and on average over all weights, the change is about U.
+beyond the midpoint between W and the neighbouring value. The original weights can have any value,
+and some of them are close to a midpoint. So even a small U moves some original weights beyond a
+midpoint. These few weights change by a whole step, from one value to the next, and the average
+change over all weights is about U.
 
 References: LoRA (Hu et al. 2021, section 4.1); QLoRA (Dettmers et al. 2023, section 3).
 """
@@ -49,7 +50,7 @@ def merge(
     """Merge the active adapters of a model into the weights of its base model, which is in NF4.
 
     The update U of the adapters can be added to two kinds of weights W, and the sum can be stored
-    in 4 bits, 16 bits or float32:
+    in 4, 16 or 32 bits. Four examples:
 
         merge(model, "dequantized", "nf4")        W: dequantized    W + U:  4 bits
         merge(model, "dequantized", "bfloat16")   W: dequantized    W + U: 16 bits
@@ -57,7 +58,7 @@ def merge(
         merge(model, "original", "nf4")           W: original       W + U:  4 bits
 
     The dequantized weights are those that the adapters were trained on. The original weights are
-    those in the files of the base model, before NF4 has rounded them.
+    those in the files of the base model, which NF4 has not rounded.
 
     The function replaces the layers of `model` one after the other, so there is never a second
     model in memory. Afterwards `model` can't be used any more: use the model that is returned.
@@ -65,12 +66,12 @@ def merge(
     Args:
         model: a PeftModel around a base model in NF4.
         into: the weights to which the update is added: "dequantized" or "original".
-        stored_as: "nf4" stores the linear layers in 4 bits. "bfloat16", "float16" or "float32" is
-            the dtype of all weights of the result.
+        stored_as: "nf4" to store the linear layers in 4 bits, or the dtype of all weights of the
+            result: "bfloat16", "float16" or "float32".
 
     Returns:
-        The base model without adapters. If `stored_as` is a dtype, it is an ordinary model that can
-        be saved and converted.
+        The base model with the adapters merged into its weights. If `stored_as` is a dtype, it is
+        an ordinary model that can be saved and converted.
 
     Raises:
         ValueError: an option is not allowed, `model` is not a PeftModel, the base model has no
@@ -82,8 +83,7 @@ def merge(
     _check(model, into, stored_as)
     base = model.get_base_model()
     for name, layer, weight in _weights(base, into):
-        # The sum is computed in place, because a second float32 matrix would need as much memory
-        # again.
+        # The sum overwrites W, because another float32 matrix would need as much memory as W.
         total = weight.add_(_update(base, name))
         if stored_as == "nf4":
             layer.weight = _quantized(total, layer)
@@ -110,8 +110,8 @@ def update_left(
     """Measure what share of the adapters' update would remain after a merge.
 
     The model is not changed. Let R be the rounding to the format `stored_as`. Because of R, a merge
-    changes the weights by R(W + U) - R(W) instead of by U. The function projects this change on U,
-    and divides the length of the projection by the length of U.
+    changes the weights by R(W + U) - R(W) instead of by U. The function projects this change onto
+    U, and divides the length of the projection by the length of U.
 
     Args:
         model: a PeftModel around a base model in NF4.
@@ -168,8 +168,8 @@ class NumberLine:
         If a weight is on an outermost level and U points outwards, there is no midpoint, and the
         share is 0.
 
-        The function assumes that the constants of the blocks stay the same. In fact, an update of
-        the largest weight of a block also changes the constant of the block.
+        The function assumes that the constants of the blocks stay the same. In fact, if an update
+        changes the largest absolute value in a block, the constant of the block changes, too.
 
         Returns:
             The share for each weight, of shape (out, in).
@@ -278,7 +278,10 @@ def _check(
             if module.merged:
                 raise ValueError("the adapters are merged already: call unmerge_adapter() first")
             if module.lora_variant or any(module.lora_bias.values()):
-                raise ValueError("the adapters use DoRA or a bias: only A and B can be merged here")
+                raise ValueError(
+                    "the adapters use DoRA or a bias: only adapters that consist of A and B can be "
+                    "merged into 4-bit layers"
+                )
 
 
 def _weights(
@@ -320,8 +323,8 @@ def _weights(
 def _update(base: nn.Module, name: str) -> Tensor:
     """Return the update U = (α/r) B A of a layer's active adapters as float32 (out, in).
 
-    If several adapters are active, their updates are added. If the layer has no adapters, the
-    result is a scalar 0.
+    If several adapters are active, the result is the sum of their updates. If the layer has no
+    active adapters, the result is the scalar 0.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -364,8 +367,8 @@ def _rounded(weight: Tensor, like: Linear4bit, stored_as: str) -> Tensor:
 
 def _linear(weight: Tensor, bias: nn.Parameter | None) -> nn.Linear:
     d_out, d_in = weight.shape
-    # A layer on the device "meta" has no memory, so no time is lost by filling it with random
-    # numbers.
+    # On the device "meta", tensors have no memory, so PyTorch spends no time on filling the layer
+    # with random numbers.
     linear = nn.Linear(d_in, d_out, bias=False, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)
     linear.register_parameter("bias", bias)

@@ -1,13 +1,15 @@
 """Write a Modelfile, with which Ollama runs a GGUF model and its adapters.
 
-These commands make a model with the name "news" from a Modelfile, and chat with it:
+The first of these commands makes a model with the name "news" from a Modelfile. The second starts a
+chat with this model:
 
     ollama create news -f Modelfile
     ollama run news
 
 If a Modelfile has no template, Ollama compares the chat template in the GGUF file with the
 templates that it knows. If none of these is similar, the model gets the user's text without any
-template, and answers worse. So `save_modelfile` translates the chat template for Ollama.
+template, which is not the format of its training data. So `save_modelfile` translates the chat
+template into Ollama's format.
 """
 
 from __future__ import annotations
@@ -35,18 +37,17 @@ def save_modelfile(
 ) -> Path:
     """Write a Modelfile that names a model's GGUF files and contains its chat template.
 
-    The Modelfile also sets the temperature to 0, so that decoding is greedy, and ends each answer
-    at the tokenizer's end token.
+    The Modelfile also sets the temperature to 0, so that decoding is greedy, and makes each answer
+    stop at the tokenizer's end token.
 
     Args:
         file: the path of the new file, usually named "Modelfile".
         tokenizer: the tokenizer of the model, which must have a chat template.
         model: the path of the model's GGUF file, relative to the folder of the Modelfile.
         adapters: the path of a GGUF file with adapters, also relative to the folder of the
-            Modelfile. It is None if the model has no adapters, or if they are merged into the
-            model.
-        system: the system message that was used in training, or None. The message is needed if the
-            chat template adds a system message of its own to conversations that have none.
+            Modelfile, or None if the model has no adapters or if they are merged into the model.
+        system: the system message that was used in training, or None. This argument is needed if
+            the chat template adds a system message of its own to conversations that have none.
 
     Returns:
         The path of the new file.
@@ -67,9 +68,9 @@ def save_modelfile(
 def ollama_template(tokenizer: PreTrainedTokenizerBase, *, system: bool = True) -> str:
     """Translate a chat template from Jinja into the template language of Go, which Ollama uses.
 
-    The translation assumes that the chat template puts fixed texts before and after each message,
-    which depend only on the role of the message. To check this, the function applies the original
-    and the translation to two conversations, and compares the results.
+    The translation assumes that the chat template puts a fixed text before and after each message,
+    and that these texts depend only on the role of the message. To check this, the function applies
+    the original and the translation to two conversations, and compares the results.
 
     Args:
         tokenizer: the tokenizer with the chat template.
@@ -79,11 +80,11 @@ def ollama_template(tokenizer: PreTrainedTokenizerBase, *, system: bool = True) 
         The text of the translated template.
 
     Raises:
-        CourseError: the tokenizer has no chat template, or the original and the translation differ
-            on one of the two conversations.
+        CourseError: the tokenizer has no chat template, the chat template changes messages, or the
+            original and the translation differ on one of the two conversations.
     """
     if not tokenizer.chat_template:
-        raise CourseError("the tokenizer has no chat template, so a Modelfile can't have one")
+        raise CourseError("the tokenizer has no chat template: pass a tokenizer that has one")
     around = _around(tokenizer)
     opening = around["assistant"][0]
     roles = ["system"] if system and "system" in around else []
@@ -93,8 +94,8 @@ def ollama_template(tokenizer: PreTrainedTokenizerBase, *, system: bool = True) 
         if "".join([*told, opening]) != _rendered(tokenizer, chat, answer=True):
             hint = "" if system else "give the system message of training as `system`, or "
             raise CourseError(
-                "the chat template writes more than a fixed text around each message, so it can't "
-                f"be translated for Ollama: {hint}write the TEMPLATE of the Modelfile by hand"
+                "the chat template does more than put a fixed text around each message, so it "
+                f"can't be translated for Ollama: {hint}write the TEMPLATE of the Modelfile by hand"
             )
     messages = [
         f'{{{{ if eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{after}{{{{ end }}}}'
@@ -111,7 +112,8 @@ def _around(tokenizer: PreTrainedTokenizerBase) -> dict[str, tuple[str, str]]:
         is missing if the chat template refuses system messages.
 
     Raises:
-        CourseError: the chat template changes earlier messages when a message follows them.
+        CourseError: the chat template changes the content of a message, or it changes earlier
+            messages when another message follows them.
     """
     from jinja2 import TemplateError
 
@@ -129,7 +131,8 @@ def _around(tokenizer: PreTrainedTokenizerBase) -> dict[str, tuple[str, str]]:
         before, found, after = longer.removeprefix(text).partition(content)
         if not longer.startswith(text) or not found:
             raise CourseError(
-                "the chat template changes earlier messages, so it can't be translated"
+                "the chat template changes messages, so it can't be translated for Ollama: write "
+                "the TEMPLATE of the Modelfile by hand"
             )
         around[role] = (before, after)
         chat, text = [*chat, {"role": role, "content": content}], longer

@@ -1,4 +1,4 @@
-"""Read saved LoRA adapters and find their base model, without loading the base model.
+"""Read saved LoRA adapters, and find their base model without loading it.
 
 peft saves the matrices A and B of an adapter as tensors. Their names contain the name of the
 adapted linear layer:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 PREFIX = "base_model.model."
-# Only adapters with these values can be exported. With another value of one of these settings, peft
+# Only adapters with these settings can be exported. If one of the settings has another value, peft
 # computes something other than W + (α/r) B A, or trains parameters besides the matrices A and B of
 # linear layers.
 PLAIN = {
@@ -57,7 +57,7 @@ class SavedAdapters:
     """LoRA adapters that were read from a folder in peft's format.
 
     Attributes:
-        folder: the folder.
+        folder: the folder of the adapters.
         config: the settings of the adapters, as peft loads them.
         layers: a dict from the name of each adapted layer, such as "model.layers.0.mlp.gate_proj",
             to the matrices A (r, in) and B (out, r) of its adapter and the scale of the update.
@@ -73,16 +73,19 @@ class SavedAdapters:
         return scale * (B.float() @ A.float())
 
     def base_folder(self, base: str | Path | None = None) -> Path:
-        """Return the folder of the base model. A missing model of BASE_MODELS is downloaded first.
+        """Return the folder of the base model.
+
+        If the model is in BASE_MODELS but not on this machine, it is downloaded first. No other
+        model is downloaded. If another model is given by its name on the hub, it must be in the
+        Hugging Face cache.
 
         Args:
             base: the folder of the base model, its key in BASE_MODELS, or its name on the hub,
                 "owner/name". By default, the base model is the one that adapter_config.json names.
-                A model that is not in BASE_MODELS is not downloaded: it must be in the Hugging Face
-                cache.
 
         Raises:
-            CourseError: the base model is not on this machine, and it can't be downloaded.
+            CourseError: the base model is not on this machine, and it is not in BASE_MODELS or
+                can't be downloaded.
         """
         named = str(base or self.config.base_model_name_or_path or "")
         if is_model(Path(named).expanduser()):
@@ -131,11 +134,11 @@ def read_adapters(folder: str | Path) -> SavedAdapters:
 def _not_plain(config: Any, weights: dict[str, Tensor]) -> str | None:
     """Return the reason why adapters can't be exported, or None if they are plain LoRA adapters."""
     if config.peft_type != "LORA":
-        return f"they are {config.peft_type} adapters, and only LoRA adapters can be exported"
+        return f"they are {config.peft_type.value} adapters, but only LoRA adapters can be exported"
     for setting, value in PLAIN.items():
         if (getattr(config, setting, value) or None) != (value or None):
             return (
-                f"they were trained with {setting}={getattr(config, setting)!r}, and only plain "
+                f"they were trained with {setting}={getattr(config, setting)!r}, but only plain "
                 "LoRA, whose update is (α/r) B A, can be exported"
             )
     ends = (".lora_A.weight", ".lora_B.weight")
@@ -146,13 +149,13 @@ def _not_plain(config: Any, weights: dict[str, Tensor]) -> str | None:
             key.replace(".lora_B.", ".lora_A.") not in weights
         ):
             return f"they contain {key}, but not the other matrix of this layer"
-    return None if weights else "they are empty"
+    return None if weights else "they contain no weights"
 
 
 def _scale(config: LoraConfig, name: str, rank: int) -> float:
     """Return the scale of an adapter's update B A: α/r, or α/√r with rsLoRA.
 
-    peft's setting alpha_pattern can give each layer an α of its own.
+    If peft's setting alpha_pattern contains an α for the layer, this α is used.
     """
     from peft.utils.other import get_pattern_key
 
@@ -166,8 +169,8 @@ def save_adapters(adapters: str | Path, folder: str | Path) -> Path:
     """Copy adapters into a folder that can be published.
 
     Training saves the path of the base model's folder in adapter_config.json. On other machines,
-    this path doesn't exist. So if the folder is in the Hugging Face cache or in the course's cache,
-    the copy contains the base model's name on the hub instead, "owner/name".
+    this path doesn't exist. So if the base model is in the Hugging Face cache or in the course's
+    cache, the copy contains the model's name on the hub, "owner/name", instead of the path.
 
     Args:
         adapters: the folder of the saved adapters.

@@ -11,7 +11,7 @@ from course_utils.validation import positive
 
 
 def ways_out(sizes: Mapping[str, str], title: str = "") -> Picture:
-    """Draw how adapters are merged into a model, and how models and adapters get into llama.cpp.
+    """Draw how adapters are merged into a model, and how both are converted for llama.cpp.
 
     Args:
         sizes: a mapping from the name of each file to its size as text. The names are "base",
@@ -51,10 +51,10 @@ def ways_out(sizes: Mapping[str, str], title: str = "") -> Picture:
         canvas.arrow([(498, y), (524, y)])
     known = f" Sizes: {'; '.join(f'{k} {v}' for k, v in sizes.items())}." if sizes else ""
     return canvas.picture(
-        "Ways out of the notebook. Weights and adapters in peft's format can be merged into one "
-        "model, stored as safetensors. The weights, the adapters and the merged model can each be "
-        "converted into a GGUF file for llama.cpp, which runs either the merged model, or the base "
-        f"model with the adapters.{known}"
+        "Ways to export a tuned model. The base model and its adapters in peft's format can be "
+        "merged into one model, which is stored as safetensors files. The base model, the adapters "
+        "and the merged model can each be converted into a GGUF file. llama.cpp then runs either "
+        f"the merged model, or the base model with the adapters.{known}"
     )
 
 
@@ -92,5 +92,6 @@ def rotary_rows(orders: Mapping[str, Sequence[int]], title: str = "") -> Picture
             canvas.line(points, colour)
     told = "; ".join(f"{name}: {', '.join(map(str, order))}" for name, order in orders.items())
     return canvas.picture(
-        f"The rows of one head of width {width}. Row i and row i + {half} are a pair. {told}."
+        f"The rows of one head of width {width} in several orders. Row i and row i + {half} are a "
+        f"rotary pair. {told}."
     )

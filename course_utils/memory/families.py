@@ -1,8 +1,9 @@
 """Read the shape of a model from its Hugging Face config, with one function for each family.
 
-`FAMILIES` maps each `model_type` to the function that reads the configs of this family. Such a
-function returns fields of `ModelShape` as a dict. If a field of the config is missing, the function
-uses the default of transformers 5. `PRESETS` contains the published configs of well-known models.
+`FAMILIES` maps the `model_type` of each family to the function that reads the family's configs.
+Such a function returns fields of `ModelShape` as a dict. If a field of the config is missing, the
+function uses the default of transformers 5. `PRESETS` contains the fields of well-known models'
+published configs that determine their shapes.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ _CAUSAL = ("ForCausalLM", "LMHeadModel")
 def unsupported(values: Mapping[str, Any]) -> str | None:
     """Return the reason why this module doesn't support a config, or None if it does.
 
-    The reason can follow the name of the model in a sentence: "is quantized; use the config of the
-    original model".
+    The reason is the end of a sentence that begins with the name of the model, such as "is
+    quantized; use the config of the original model".
     """
     if values.get("is_encoder_decoder") or values.get("add_cross_attention"):
         return "is an encoder–decoder; only decoder-only models are supported"
@@ -84,7 +85,7 @@ class ConfigFields:
         return 0 if value is None else self.size(key, default)
 
     def texts(self, key: str) -> list[str] | None:
-        """Return the value of a field that must be a list with one text for each layer.
+        """Return the value of a field that must be a list with one string for each layer.
 
         The result is None if the field is null or missing.
         """
@@ -92,9 +93,11 @@ class ConfigFields:
         if value is None:
             return None
         if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-            raise BadField(f"{key} must be a list of texts, got {value!r:.80}")
+            raise BadField(f"{key} must be a list of strings, got {value!r:.80}")
         if len(value) != layers:
-            raise BadField(f"{key} must have one entry for each of {layers} layers: {len(value)}")
+            raise BadField(
+                f"{key} must have {layers} entries, one for each layer, got {len(value)}"
+            )
         return value
 
     def flag(self, key: str, default: bool) -> bool:
@@ -105,7 +108,7 @@ class ConfigFields:
         return value
 
     def share(self, key: str, default: float) -> float:
-        """Return the value of a field that must be a number from 0 to 1, or 0 if it is null."""
+        """Return the value of a field that must be a number from 0 to 1. Null counts as 0."""
         value = self.values.get(key, default) or 0.0
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise BadField(f"{key} must be a number from 0 to 1, got {value!r}")
@@ -128,7 +131,7 @@ FUSED = ("silu", "gelu", GELU_TANH)
 # transformers computes "gelu_new" with a formula of several operations, so autograd stores more
 # tensors.
 ACTIVATIONS = (*FUSED, "gelu_new")
-# The fields of `ModelShape` that are the same for all Gemma models.
+# Fields of `ModelShape` that have the same values for all Gemma models.
 _GEMMA = {"norm": "gemma", "scaled": True}
 
 
@@ -190,7 +193,7 @@ def _mlp_biases(config: ConfigFields) -> frozenset[str]:
 def _window(
     config: ConfigFields, default: int | None, slides: Callable[[int], bool] = lambda _: True
 ) -> dict[str, Any]:
-    """Read the length of the sliding window, and find the layers that have it.
+    """Read the length of the sliding window, and find the layers that have a window.
 
     Args:
         config: The config, whose field `layer_types` may name the layers that have the window.
@@ -221,7 +224,7 @@ def _late_window(config: ConfigFields) -> dict[str, Any]:
 
 
 def _window_everywhere(config: ConfigFields, default: int | None) -> dict[str, Any]:
-    """Read the sliding window of a family in which all layers have it.
+    """Read the sliding window of a family in which all layers have the same window.
 
     transformers ignores the field `layer_types` in the configs of these families.
     """
@@ -252,7 +255,7 @@ def _qwen3(config: ConfigFields) -> dict[str, Any]:
 
 
 def _smollm3(config: ConfigFields) -> dict[str, Any]:
-    """Read the config of SmolLM3, in which some layers have no rotary position embeddings."""
+    """Read the config of SmolLM3, some of whose layers have no rotary position embeddings."""
     interval = config.size("no_rope_layer_interval", 4)
     layers = config.size("num_hidden_layers")
     rotates = config.values.get("no_rope_layers")
@@ -260,7 +263,7 @@ def _smollm3(config: ConfigFields) -> dict[str, Any]:
         rotates = [int((i + 1) % interval != 0) for i in range(layers)]
     if not isinstance(rotates, list) or not any(rotates[:layers]) or len(rotates) < layers:
         raise BadField(
-            "no_rope_layers must have an entry for each layer, of which at least one must be 1, "
+            "no_rope_layers must have an entry for each layer, and at least one must be 1, "
             f"got {rotates!r:.80}"
         )
     slides = config.flag("use_sliding_window", False)
@@ -282,7 +285,9 @@ def _phi3(config: ConfigFields) -> dict[str, Any]:
         if isinstance(nested := config.values.get(key), Mapping):
             rotated = nested.get("partial_rotary_factor", rotated)
     if isinstance(rotated, bool) or not isinstance(rotated, int | float) or not 0 < rotated <= 1:
-        raise BadField(f"partial_rotary_factor must be a number from 0 to 1, got {rotated!r}")
+        raise BadField(
+            f"partial_rotary_factor must be a number above 0 and at most 1, got {rotated!r}"
+        )
     return (
         sizes
         | _window_everywhere(config, None)
@@ -323,7 +328,8 @@ def _gemma2(config: ConfigFields) -> dict[str, Any]:
 def _gemma3(config: ConfigFields) -> dict[str, Any]:
     """Read the config of a Gemma 3 model that reads only text.
 
-    transformers ignores the field `attn_logit_softcapping` in these configs, so it isn't read here.
+    transformers ignores the field `attn_logit_softcapping` in these configs, so this function
+    doesn't read the field.
     """
     pattern = config.size("sliding_window_pattern", 6)
     return _gemma_with_window(config, pattern) | {
@@ -368,9 +374,9 @@ def _starcoder2(config: ConfigFields) -> dict[str, Any]:
 def _gpt2(config: ConfigFields) -> dict[str, Any]:
     hidden, heads = config.size("n_embd"), config.size("n_head")
     if hidden % heads:
-        raise BadField(f"n_embd, {hidden}, must be a multiple of n_head, {heads}")
+        raise BadField(f"n_embd ({hidden}) must be a multiple of n_head ({heads})")
     if config.flag("reorder_and_upcast_attn", False):
-        raise BadField("reorder_and_upcast_attn is not supported")
+        raise BadField("reorder_and_upcast_attn must be false: true is not supported")
     dropouts = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
     return {
         "layers": config.size("n_layer"),
@@ -421,7 +427,7 @@ _SIZES = (
 def _config(model_type: str, *sizes: int, tied: bool = False, **more: Any) -> dict[str, Any]:
     """Return the config of a model with rotary position embeddings.
 
-    `sizes` contains the values of the fields in _SIZES, in the same order.
+    `sizes` contains the values of the fields in _SIZES, in the order of _SIZES.
     """
     named = dict(zip(_SIZES, sizes, strict=True))
     return {"model_type": model_type, **named, "tie_word_embeddings": tied, **more}

@@ -4,10 +4,10 @@
     forms       recognizes under which keys a row contains its prompt and its answer
     notes       finds what is unusual in a file, and warns about it
     base        finds the base model, and reads its config before its weights are downloaded
-    forecast    predicts memory and time, and chooses a batch size that fits into memory
+    forecast    predicts the memory and time of training, and chooses a batch size that fits
     measure     measures a model on held-out rows, before and after training
-    run         takes all steps from the file to the results, and writes the results
-    report      makes the report page
+    run         runs all steps, from reading the file to writing the results
+    report      makes the report page of a run
 
 In a terminal, the command is `course finetune my.jsonl`. In a notebook, run this cell:
 

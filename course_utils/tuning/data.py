@@ -2,8 +2,8 @@
 
 Each line of the file is a JSON object with a prompt and its answer. The module `forms` lists the
 keys that are recognized. A problem that would spoil the training is an error. If there are errors,
-one exception lists them with their line numbers. A smaller problem is reported as a note, which
-doesn't stop the training.
+one exception lists the first 20 of them with their line numbers. A smaller problem is reported as a
+note, which doesn't stop the training.
 """
 
 from __future__ import annotations
@@ -40,11 +40,10 @@ if TYPE_CHECKING:
 
     from course_utils import sft
 
-# With fewer different prompts, the results on held-out rows would say nothing about the model.
+# With fewer different prompts than this, there would be too few held-out rows to measure a model.
 FEWEST_PROMPTS = 10
-# At least 5 and at most 200 rows are held out. More rows would make the measurement slower, but
-# hardly more precise.
-FEWEST_HELD_OUT, MOST_HELD_OUT = 5, 200
+# At least 5 rows are held out, and at most 100, because the model must answer all of them twice.
+FEWEST_HELD_OUT, MOST_HELD_OUT = 5, 100
 NAME_KEYS = "name the keys of prompt and answer with --prompt and --answer (prompt=, answer=)"
 UTF_16 = "is encoded as UTF-16: save it as UTF-8"
 # The first bytes of files that are not UTF-8 text. The message says what such a file is, and what
@@ -118,14 +117,14 @@ def read_data(
         {"input": "…", "output": "…"}         or "ideal" instead of "output"
         {"section": "…", "story": "…", "headline": "…"}      the form of the course's news briefs
 
-    A prompt is a text, or a list of messages that ends with a message of the user. An answer is a
-    text, or a list that contains exactly one text. White space at the beginning and the end of an
-    answer is removed. If an instruction has an input, the prompt is the instruction, a blank line
-    and the input. If several examples are equal, only the first of them is used.
+    A prompt is a string, or a list of messages that ends with a message of the user. An answer is a
+    string, or a list that contains exactly one string. White space at the beginning and the end of
+    an answer is removed. If an instruction has an input, the prompt is the instruction, a blank
+    line and the input. If several examples are identical, only the first of them is used.
 
     A line may also have the keys "id" and "split". Rows whose split is "validation" or "test" are
-    held out. If more than 200 rows have such a split, only 200 of them are used. If no row has such
-    a split, the function holds out the share `held_out` of the rows, but at least 5 and at most 200
+    held out. If more than 100 rows have such a split, only 100 of them are used. If no row has such
+    a split, the function holds out the share `held_out` of the rows, but at least 5 and at most 100
     rows. These are the rows whose prompts have the smallest SHA-256 hashes. So the choice is the
     same each time, and rows with the same prompt are either all held out or all used for training.
 
@@ -203,8 +202,8 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     """
     if not tokenizer.chat_template:
         raise CourseError(
-            "the tokenizer has no chat template, which turns a conversation into text: choose a "
-            'model for chats, whose name often ends with "Instruct" or "it"'
+            "the tokenizer has no chat template, so it can't turn a conversation into text: choose "
+            'a chat model, whose name often ends with "Instruct" or "it"'
         )
     answer = "Yes"
     chat = [{"role": "user", "content": "Ready?"}, {"role": "assistant", "content": answer}]
@@ -229,7 +228,7 @@ def check_lengths(
 
     Args:
         data: the conversations.
-        tokenizer: a tokenizer that `prepare_tokenizer` has prepared.
+        tokenizer: the tokenizer of the model, after a call of `prepare_tokenizer`.
         max_length: the maximum number of tokens of a prompt and its answer together.
 
     Returns:
@@ -271,7 +270,7 @@ def check_lengths(
 def _token_errors(
     features: sft.Features, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[str]:
-    """Return the errors of a tokenized conversation: too many tokens, or an end token too early."""
+    """Return a tokenized conversation's errors: too many tokens, or an end token in the answer."""
     from course_utils.sft import IGNORE
 
     prompt = features["labels"].count(IGNORE)
@@ -346,7 +345,8 @@ def _check_format(line: str, path: Path, only: bool) -> None:
         )
     if line == "{":
         raise DataError(
-            f"{path.name} has JSON objects of several lines: write each object into one line"
+            f"{path.name} has JSON objects that extend over several lines: write each object on "
+            "one line"
         )
     mark = max(",;\t", key=line.count)
     if value is None and mark in line and not line.startswith("{"):
@@ -426,9 +426,9 @@ def _find_form(
         answer: the key of the answer, or None if the user has named no keys.
 
     Returns:
-        The form, and a list of errors with their line numbers. The form is None if no line has a
-        known form or the keys that the user has named, or if the keys of the first line are
-        ambiguous.
+        The form, and a list of errors with their line numbers. The form is None in two cases: no
+        line has the keys of a known form (or the keys that the user has named), or the first line
+        with such keys fits several forms.
     """
     if prompt is not None and answer is not None:
         form = Form((prompt, answer))
@@ -482,7 +482,7 @@ def _conversations(
 
 
 def _trim_answers(conversations: Mapping[int, list[Message]]) -> list[int]:
-    """Strip white space from each answer, and return the line numbers of the changed answers."""
+    """Strip white space from the ends of answers, and return the changed answers' line numbers."""
     changed = []
     for line, messages in conversations.items():
         answer = messages[-1]["content"]

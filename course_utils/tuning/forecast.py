@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 # operations. The gradient of the weight itself is not computed, because the weight is frozen.
 OPERATIONS_PER_WEIGHT = 6
 # Training reaches this share of the floating-point operations per second that a large matrix
-# multiplication reaches. In three runs with SmolLM2-135M on two cores, the share was 0.68 to 0.81.
+# multiplication reaches. In three runs with SmolLM2-135M on two cores, it was from 0.68 to 0.81.
 EFFICIENCY = 0.75
-# If only texts with fewer tokens than this would fit, an error message doesn't propose them,
+# If only texts with fewer tokens than this would fit, the error message doesn't propose them,
 # because they are too short to be worth training on.
 LEAST_LENGTH = 32
 
@@ -60,20 +60,21 @@ class Forecast:
     device: str
 
     def __str__(self) -> str:
-        batch = f"{self.recipe.micro_batch_size} examples"
+        size = self.recipe.micro_batch_size
+        batch = "1 example" if size == 1 else f"{size} examples"
         if self.recipe.accumulation > 1:
             batch = f"{self.recipe.accumulation} × {batch}"
         return (
             f"Training needs about {format_bytes(self.memory)} of memory on {self.device}, where "
             f"{format_bytes(self.free)} are free, and about {duration(self.seconds)}: "
-            f"{self.steps} steps with {batch}, at most {self.longest} tokens each."
+            f"{self.steps} steps, each with {batch} of at most {self.longest} tokens."
         )
 
 
 def forecast(base: Base, examples: Sequence[Features], recipe: Recipe) -> Forecast:
-    """Predict the memory and the time of a run, and reduce its micro-batch size until it fits.
+    """Predict the memory and the time of a run, and choose a micro-batch size that fits.
 
-    If the batch doesn't fit into memory, it is divided into equal micro-batches whose gradients are
+    If a batch doesn't fit into memory, it is divided into equal micro-batches whose gradients are
     added. Up to rounding, this doesn't change the result of the training.
 
     Args:
@@ -82,8 +83,8 @@ def forecast(base: Base, examples: Sequence[Features], recipe: Recipe) -> Foreca
         recipe: the recipe of the run. Its micro_batch_size is the largest size that is tried.
 
     Raises:
-        CourseError: the memory can't be predicted, or not even one example at a time fits into the
-            free memory. In the second case, the message says what would fit.
+        CourseError: the memory can't be predicted, or not even a single example fits into the free
+            memory. In the second case, the message says what would fit.
     """
     device = runtime.known_device()
     free = runtime.free_memory(device)
@@ -95,8 +96,8 @@ def forecast(base: Base, examples: Sequence[Features], recipe: Recipe) -> Foreca
             break
     else:
         needed = (
-            f"{base.name} needs about {format_bytes(memory)} to train on texts of {longest} "
-            f"tokens, one at a time, but only {format_bytes(free)} are free on {device}"
+            f"{base.name} needs about {format_bytes(memory)} of memory to train on one text of "
+            f"{longest} tokens at a time, but only {format_bytes(free)} are free on {device}"
         )
         raise CourseError(f"{needed}. {_what_fits(base, device, recipe, longest, free)}")
     accumulation = recipe.accumulation * most // size
@@ -134,7 +135,7 @@ def _peak(base: Base, device: torch.device, recipe: Recipe, size: int, length: i
             gradient_checkpointing=recipe.gradient_checkpointing,
         )
     except ValueError as error:
-        raise CourseError(f"the memory of this run can't be predicted: {error}") from error
+        raise CourseError(f"the memory that this run needs can't be predicted: {error}") from error
 
 
 def _what_fits(base: Base, device: torch.device, recipe: Recipe, longest: int, free: int) -> str:
@@ -161,7 +162,7 @@ def operations_per_second(device: torch.device, seconds: float = 0.3) -> float:
     """
     dtype, size = runtime.compute_dtype(device), 1024
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    a @ b  # The first multiplication also chooses a kernel, which takes extra time.
+    a @ b  # The first multiplication isn't timed, because it also includes the choice of a kernel.
     count, started = 0, time.perf_counter()
     while (passed := time.perf_counter() - started) < seconds:
         a @ b

@@ -3,8 +3,8 @@
     {"question": "2 + 2?", "answer": "4"}
         -> [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
 
-`FORMS` lists the forms that are recognized by their keys. In other files, the user names the keys
-of the prompt and of the answer.
+`FORMS` lists the forms that are recognized by their keys. If a file has other keys, the user names
+the keys of the prompt and the answer.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Form:
 
     @property
     def common(self) -> tuple[str, ...]:
-        """Which of the keys "id" and "split" have their usual meaning in this form."""
+        """Those of the keys "id" and "split" that have their usual meaning in this form."""
         # If the user has named the keys, "id" can mean anything, so it is ignored. But "split" is
         # used in any form, so that no model is trained on a test split.
         names = ("id", "split") if self in FORMS else ("split",)
@@ -59,7 +59,7 @@ class Form:
         prompt, answer = self.keys
         if self == ALPACA:
             errors = _texts_errors(record, [prompt])
-            # If an instruction needs no input, the input is an empty text or null.
+            # If an instruction needs no input, the input may be missing, empty or null.
             if record.get("input"):
                 errors += _texts_errors(record, ["input"])
         else:
@@ -67,7 +67,7 @@ class Form:
         return errors + _answer_errors(record[answer], answer)
 
     def conversation(self, record: Mapping[str, Any]) -> list[Message]:
-        """Convert an example without errors into messages, of which the last one is the answer."""
+        """Convert an example without errors into messages. The last message is the answer."""
         if self == MESSAGES:
             return _turns(record["messages"])
         if self == NEWS:
@@ -96,7 +96,7 @@ FORMS = (
 
 
 def forms_of(record: Mapping[str, Any]) -> list[Form]:
-    """Return the forms whose keys an example has. There are several if the keys are ambiguous."""
+    """Return the forms whose keys an example has: several forms if the keys are ambiguous."""
     if MESSAGES.fits(record):
         return [MESSAGES]
     found = [form for form in FORMS if form.fits(record)]
@@ -127,7 +127,7 @@ def common_errors(record: Mapping[str, Any], form: Form) -> list[str]:
 
 
 def listed(keys: Iterable[str], limit: int = 8) -> str:
-    """Return keys as the text of an error message names them, such as "'a', 'b' and 'c'".
+    """Return a list of keys as text for an error message, such as "'a', 'b' and 'c'".
 
     If there are more than `limit` keys, the others are only counted: "… and 3 more".
     """
@@ -139,7 +139,7 @@ def listed(keys: Iterable[str], limit: int = 8) -> str:
 
 
 def json_type(value: object) -> str:
-    """Describe the type of a JSON value, such as "a list", or return "true" or "false"."""
+    """Return the type of a JSON value in words, such as "a list", or "true" or "false"."""
     if isinstance(value, bool):
         return str(value).lower()
     names = {dict: "an object", list: "a list", str: "text", type(None): "null"}
@@ -157,7 +157,7 @@ def _turns(messages: Sequence[Mapping[str, str]]) -> list[Message]:
 def _conversation_errors(turns: object) -> list[str]:
     """Return the errors in the value of "messages", which must end with the assistant's answer."""
     if not isinstance(turns, list) or len(turns) < 2:
-        return ["'messages' must be a list of at least a user's and an assistant's message"]
+        return ["'messages' must be a list with a user's message and an assistant's message"]
     errors = _turns_errors(turns)
     if not errors and turns[-1]["role"] != "assistant":
         errors.append("the last message must be the assistant's, because it is the answer to learn")
@@ -167,7 +167,7 @@ def _conversation_errors(turns: object) -> list[str]:
 
 
 def _prompt_errors(prompt: object, key: str) -> list[str]:
-    """Return the errors in a prompt, which must be a text or a list of messages."""
+    """Return the errors in a prompt, which must be a string or a list of messages."""
     if not isinstance(prompt, list):
         return _text_errors(prompt, repr(key), "text or a list of messages")
     if not prompt:
@@ -179,7 +179,7 @@ def _prompt_errors(prompt: object, key: str) -> list[str]:
 
 
 def _answer_errors(answer: object, key: str) -> list[str]:
-    """Return the errors in an answer, which must be a text or a list of one text."""
+    """Return the errors in an answer, which must be a string or a list of one string."""
     if isinstance(answer, list):
         if len(answer) > 1:
             return [f"{key!r} has {len(answer)} texts, but a model can learn only one: keep one"]
@@ -190,7 +190,7 @@ def _answer_errors(answer: object, key: str) -> list[str]:
 
 
 def _turns_errors(turns: Iterable[object]) -> list[str]:
-    """Return the errors in a list of messages, each with the number of its message."""
+    """Return the errors in a list of messages. Each error begins with the message's number."""
     errors = []
     for number, turn in enumerate(turns, 1):
         if not isinstance(turn, dict):
@@ -204,7 +204,7 @@ def _turns_errors(turns: Iterable[object]) -> list[str]:
 
 
 def _texts_errors(record: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
-    """Return the errors in a record, which must have a text under each of these keys."""
+    """Return the errors in a record, which must have a non-empty string under each key."""
     errors = []
     for key in keys:
         errors += _text_errors(record[key], repr(key)) if key in record else [f"no {key!r}"]
@@ -212,13 +212,13 @@ def _texts_errors(record: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
 
 
 def _text_errors(value: object, name: str, allowed: str = "text") -> list[str]:
-    """Return the errors in a value, which must be a text and must not be empty."""
+    """Return the errors in a value, which must be a non-empty string."""
     if not isinstance(value, str):
         return [f"{name} must be {allowed}, got {json_type(value)}"]
     if not value.strip():
         return [f"{name} is empty"]
-    # JSON can contain half of a surrogate pair, such as "\ud83d". It is not a character, and no
-    # tokenizer accepts it.
+    # JSON can contain half of a surrogate pair, such as "\ud83d". Such a half is not a character,
+    # and no tokenizer accepts it.
     if re.search("[\ud800-\udfff]", value):
         return [f"{name} contains half of a character: {value!a:.60}"]
     return []

