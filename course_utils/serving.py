@@ -77,7 +77,8 @@ class Engine:
         load_seconds: the time in seconds that llama.cpp needed to load the model.
 
     Raises:
-        ValueError: an option is not allowed.
+        ValueError: an option has a value that is not allowed: `slots`, `context` and `threads` must
+            be at least 1, `port` must be from 0 to 65535, and `default` must be the name of an adapter.
         CourseError: llama.cpp is not installed, a file is missing or is not a GGUF file, the port
             can't be used, or llama.cpp can't load the model or an adapter.
     """
@@ -334,7 +335,7 @@ def serve(
         options: further arguments for `Engine`.
 
     Raises:
-        ValueError: an option is not allowed.
+        ValueError: an option has a value that is not allowed.
         CourseError: the adapters or the model can't be converted, or `Engine` can't start the
             server.
     """

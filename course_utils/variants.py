@@ -69,7 +69,7 @@ class Trial:
         seed: the seed of the adapters and of the training examples.
 
     Raises:
-        ValueError: a setting is not allowed.
+        ValueError: a setting has a value that is not allowed.
     """
 
     way: str = "lora"

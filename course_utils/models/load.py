@@ -79,7 +79,7 @@ def load_base(  # noqa: PLR0913
         (see `make_safe_to_evaluate`).
 
     Raises:
-        ValueError: an option is not allowed.
+        ValueError: an option has a value that is not allowed.
         CourseError: the model can't be found or loaded, it doesn't fit, or the course can't treat
             it correctly (see `course_utils.models.supported`).
     """
