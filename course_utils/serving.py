@@ -343,6 +343,8 @@ def serve(
     from course_utils.models import fetch_base
 
     one_of("weights", weights, ("dequantized", "original"))
+    # Converting a model can take minutes, so a port that can't be used is reported first.
+    _free_port(options.get("port", 0))
     rounded = model is None and adapters and weights == "dequantized"
     with tempfile.TemporaryDirectory() as scratch, _stopped_by_signals():
         files: dict[str, str | Path] = {}

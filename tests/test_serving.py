@@ -289,6 +289,15 @@ def test_without_a_model_the_base_of_the_adapters_is_served(folder, tmp_path, mo
     np.testing.assert_array_equal(found, weight.detach().float().numpy())
 
 
+def test_a_port_in_use_is_refused_before_models_are_converted(folder):
+    said = []
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(CourseError, match=f"port {port} can't be used"):
+            serving.serve(folder / "model", {"weak": folder / "weak"}, port=port, say=said.append)
+    assert said == []
+
+
 def test_other_weights_are_refused(folder):
     with pytest.raises(ValueError, match="weights must be 'dequantized' or 'original', got 'nf4'"):
         serving.serve(None, {"weak": folder / "weak"}, weights="nf4")
