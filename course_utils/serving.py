@@ -78,7 +78,7 @@ class Engine:
 
     Raises:
         ValueError: an option has a value that is not allowed: `slots`, `context` and `threads` must
-            be at least 1, `port` must be from 0 to 65535, and `default` must be the name of an adapter.
+            be at least 1, `port` must be from 0 to 65535, and `default` must name an adapter.
         CourseError: llama.cpp is not installed, a file is missing or is not a GGUF file, the port
             can't be used, or llama.cpp can't load the model or an adapter.
     """
