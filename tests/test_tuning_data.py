@@ -339,7 +339,7 @@ def test_a_line_that_is_not_utf_8_raises_an_error(tmp_path):
         (b"\xef\xbb\xbf", "own.jsonl has no examples: it is empty"),
         (b"\n \r\n", "own.jsonl has no examples: it has only blank lines"),
         (
-            gzip.compress(b"{}"),
+            gzip.compress(b"{}", mtime=0),
             "own.jsonl is compressed with gzip: decompress it first, for example with gunzip",
         ),
         (
