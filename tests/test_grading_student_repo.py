@@ -131,7 +131,8 @@ def test_the_students_version_contains_what_students_need(whole):
         "nbgrader_config.py",
         "pyproject.toml",
     }
-    assert {name for name in names if name.startswith("docs/")} == {"docs/glossary.md"}
+    pages = {f"docs/{page}.md" for page in ("export-and-serve", "glossary", "your-own-data")}
+    assert {name for name in names if name.startswith("docs/")} == pages
     exercises = {name for name in names if name.startswith("exercises/")}
     released = {f"exercises/{path.stem}/{path.name}" for path in assignments.sources(ROOT)}
     assert exercises == {"exercises/README.md"} | released
@@ -240,7 +241,8 @@ def test_make_offers_only_the_commands_that_students_need(whole):
     run = {"cwd": tree, "env": environment, "capture_output": True, "text": True, "check": True}
     done = subprocess.run(["make"], **run)
     targets = [line.split()[0] for line in done.stdout.splitlines()]
-    assert targets == ["setup", "lab", "run", "check", "fetch-model", "clean"]
+    expected = ["setup", "lab", "run", "check", "fetch-model", "finetune", "serve", "clean"]
+    assert targets == expected
     (tree / "build").mkdir()
     subprocess.run(["make", "clean"], **run)
     assert not (tree / "build").exists()

@@ -151,8 +151,11 @@ def test_the_command_prints_what_it_found(own, tiny_base, tmp_path):
 
 @pytest.mark.full
 def test_ctrl_c_saves_a_checkpoint(own, tiny_base, tmp_path):
-    command = [sys.executable, "-m", "course_utils.cli", "finetune", str(own), "--epochs", "500"]
-    command += ["--model", str(tiny_base), "--output", str(tmp_path / "out"), "--rank", "4"]
+    # A process in the background ignores SIGINT, and its child processes inherit this setting.
+    reset = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{reset}; from course_utils.cli import main; main()"
+    command = [sys.executable, "-c", code, "finetune", str(own), "--epochs", "500", "--rank", "4"]
+    command += ["--model", str(tiny_base), "--output", str(tmp_path / "out")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: (tmp_path / "out" / "before.json").exists())
     assert not wait_until(lambda: process.poll() is not None, seconds=3)

@@ -37,8 +37,10 @@ FILES = (
     "LICENSE",
     "Makefile",
     "constraints.txt",
-    # Lectures link to the glossary.
+    # Lectures link to these pages.
+    "docs/export-and-serve.md",
     "docs/glossary.md",
+    "docs/your-own-data.md",
     "environment.yml",
     # JupyterLab's Validate button and Assignment List need the two files nbgrader_config.py.
     "my_assignments/nbgrader_config.py",
@@ -56,7 +58,7 @@ WITHOUT_GIT = (
     "lectures/[0-9][0-9]_*.ipynb",
 )
 # The Makefile's commands that students need.
-COMMANDS = ("setup", "lab", "run", "check", "fetch-model", "clean")
+COMMANDS = ("setup", "lab", "run", "check", "fetch-model", "finetune", "serve", "clean")
 MAKEFILE = """\
 # `make lab` opens the course, and `make help` lists all commands.
 # Each command first installs what it needs. If everything is installed, that takes milliseconds.
