@@ -78,7 +78,9 @@ class Comparison(NamedTuple):
         return f"{mean} ({low} to {high})"
 
     def __str__(self) -> str:
-        p = "p < 0.001" if self.p < 0.001 else f"p = {self.p:.3f}"
+        from course_utils.significance import p_text
+
+        p = p_text(self.p, "p")
         return f"{self.verdict}: {self.points} points, gained {self.gained}, lost {self.lost}, {p}"
 
 

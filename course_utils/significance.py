@@ -165,9 +165,14 @@ def sign_flip(differences: Sequence[float], *, resamples: int = 10_000, seed: in
     return float((1 + extreme.sum()) / (1 + resamples))
 
 
-def p_text(p: float) -> str:
-    """Return a p-value as text for a table: "0.012", or "< 0.001" if it would round to less."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+def p_text(p: float, name: str = "") -> str:
+    """Return a p-value as text: "0.012", or "< 0.001" if it is less than that.
+
+    With a name such as "p", the text is "p = 0.012" or "p < 0.001".
+    """
+    if p < 0.001:
+        return f"{name} < 0.001".lstrip()
+    return f"{name} = {p:.3f}" if name else f"{p:.3f}"
 
 
 # -- what a test can find --------------------------------------------------------------------------

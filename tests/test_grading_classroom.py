@@ -21,7 +21,7 @@ from course_utils.grading.results.records import GRADED, PERSON, UNGRADABLE
 from course_utils.grading.sandbox import bubblewrap
 from course_utils.grading.sandbox.server import reserved_core
 from course_utils.validation import CourseError
-from tests import mutation, sums
+from tests import interruptible, mutation, sums
 from tests.sandboxes import QUICK, needed
 from tests.sums import CELLS, NAME, RIGHT, ROOT, WRONG
 from tests.waiting import wait_until
@@ -334,24 +334,11 @@ def test_after_a_killed_run_the_next_run_grades_the_rest(course):
     assert {p.name for p in course.rglob("*.part")} == set()
 
 
-# A child of a process in the background ignores SIGINT, unless it sets a handler.
-COMMAND = """
-    import signal
-    import sys
-
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    from course_utils.cli import main
-
-    sys.argv = ["course", "grade", "09", "--workers", "1"]
-    main()
-    """
-
-
 @pytest.mark.full
 def test_ctrl_c_saves_the_results_so_far_and_leaves_no_process(course):
     hand_in_with_a_slow_third(course)
     run = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(COMMAND)],
+        interruptible.python(interruptible.COURSE, "grade", "09", "--workers", "1"),
         cwd=course,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

@@ -26,6 +26,7 @@ from course_utils.publishing.addresses import Addresses
 from course_utils.publishing.execute import execute
 from course_utils.publishing.notebook_check import RUN_FIX, SETUP_CELL, check, fix, setup_cell
 from course_utils.validation import CourseError
+from tests import interruptible
 
 # One kernel runs the notebook of the fixture `executed`.
 pytestmark = pytest.mark.xdist_group("executed-notebook")
@@ -679,10 +680,8 @@ def test_ctrl_c_ends_the_kernel(tmp_path):
     wait = "import os, time\nopen('pid', 'w').write(f'{os.getpid()}.')\ntime.sleep(600)"
     path = write(tmp_path / "n.ipynb", notebook(code_cell("waits", wait)))
     call = f"execute({str(path)!r}, {str(tmp_path / 'out')!r})"
-    # A process in the background ignores SIGINT, and its child processes inherit this setting.
-    reset = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    code = f"{reset}\nfrom course_utils.publishing.execute import execute; {call}"
-    run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    code = f"from course_utils.publishing.execute import execute; {call}"
+    run = subprocess.Popen(interruptible.python(code), stderr=subprocess.PIPE, text=True)
     pid = tmp_path / "pid"
     while not (pid.exists() and pid.read_text().endswith(".")) and run.poll() is None:
         time.sleep(0.05)

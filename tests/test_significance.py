@@ -133,6 +133,7 @@ def test_sign_flips_never_give_zero_and_equal_scores_give_one():
 )
 def test_small_p_values_are_not_shown_as_zero(p, text):
     assert p_text(p) == text
+    assert p_text(p, "p") == (f"p {text}" if text.startswith("<") else f"p = {text}")
 
 
 # -- against SciPy

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from course_utils.files import write_text
+from course_utils.models.fetch import is_repository
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -97,7 +98,7 @@ def model_card(facts: CardFacts) -> ModelCard:
         for result in facts.results
     ]
     data = ModelCardData(
-        base_model=facts.base if facts.base.count("/") == 1 else None,
+        base_model=facts.base if is_repository(facts.base) else None,
         license=facts.licence,
         library_name="peft",
         pipeline_tag="text-generation",
@@ -129,7 +130,7 @@ def save_card(folder: str | Path, facts: CardFacts) -> Path:
 def _text(facts: CardFacts) -> str:
     """Return the Markdown text that follows the metadata of a card."""
     base = facts.base
-    if base.count("/") == 1:
+    if is_repository(base):
         base = f"[{base}](https://huggingface.co/{base})"
     sections = {
         "Results": "\n\n".join([facts.measured_on, _results(facts.results), INTERVALS]),

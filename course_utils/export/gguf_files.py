@@ -33,7 +33,7 @@ from torch import Tensor
 from course_utils.export.saved import SavedAdapters, read_adapters
 from course_utils.files import written_aside
 from course_utils.models import stored_weights
-from course_utils.models.fetch import is_model
+from course_utils.models.fetch import check_model_files
 from course_utils.models.silence import silence
 from course_utils.models.supported import check_config
 from course_utils.validation import CourseError, one_of
@@ -225,11 +225,7 @@ def save_gguf(model: str | Path, file: str | Path, stored_as: str = "Q8_0") -> P
     """
     one_of("stored_as", stored_as, GGUF_FORMATS)
     folder = Path(model).expanduser()
-    if not is_model(folder):
-        raise CourseError(
-            f"no model in {folder}: pass a folder with a model's config.json, tokenizer.json and "
-            "safetensors files"
-        )
+    check_model_files(folder)
     config = _config(folder)
     names = _gguf_names(config)
     with _writer(Path(file), config) as writer:

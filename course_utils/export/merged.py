@@ -24,7 +24,7 @@ from course_utils.export.merging import BASES, DTYPES
 from course_utils.export.saved import SavedAdapters, read_adapters
 from course_utils.files import written_aside
 from course_utils.models import dequantized, stored_weights
-from course_utils.models.fetch import is_model
+from course_utils.models.fetch import check_model_files
 from course_utils.models.supported import check_config
 from course_utils.validation import CourseError, one_of
 
@@ -112,11 +112,7 @@ def save_dequantized(
             can't be written.
     """
     source = Path(base).expanduser()
-    if not is_model(source):
-        raise CourseError(
-            f"no model in {source}: pass a folder with a model's config.json, tokenizer.json and "
-            "safetensors files"
-        )
+    check_model_files(source)
     weights = _base_weights(source, "dequantized", double_quant)
     return _save(weights, source, Path(folder), stored_as)
 

@@ -13,7 +13,6 @@ folder.
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +22,12 @@ from torch import Tensor
 
 from course_utils.models.fetch import (
     BASE_MODELS,
-    REPOSITORY,
     cached_repository,
     check_adapter_files,
     fetch_base,
     hub_name,
     is_model,
+    is_repository,
 )
 from course_utils.models.llama import Adapter
 from course_utils.validation import CourseError, first_line
@@ -93,7 +92,7 @@ class SavedAdapters:
         for name, model in BASE_MODELS.items():
             if named in (name, model.hub):
                 return fetch_base(name)
-        if re.fullmatch(REPOSITORY, named) and (folder := cached_repository(named)):
+        if is_repository(named) and (folder := cached_repository(named)):
             return folder
         raise CourseError(
             f"the base model {named!r} of the adapters in {self.folder} is not on this machine: "

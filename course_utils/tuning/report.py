@@ -22,6 +22,8 @@ EXAMPLES, LONGEST = 8, 600
 
 def page(done: Tuned) -> str:
     """Return the report of a run as an HTML page, which a browser can also show offline."""
+    from course_utils.export.card import INTERVALS
+
     last = done.run.history[-1]
     curve = figures.loss_curve(
         done.run.history,
@@ -38,6 +40,7 @@ def page(done: Tuned) -> str:
             results=done.results(),
             meanings={metric.label: metric.meaning for metric in METRICS.values()},
             curve=curve._repr_html_(),
+            intervals=INTERVALS,
             examples=examples(done),
             costs=costs(done),
             palette=palette,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from course_utils import runtime
 from course_utils.files import write_text
 from course_utils.models import SMALL_MODEL, load_base, source_of
+from course_utils.models.fetch import is_repository
 from course_utils.tuning import report
 from course_utils.tuning.base import Base, find_base
 from course_utils.tuning.data import OwnData, check_lengths, prepare_tokenizer, read_data
@@ -202,8 +203,8 @@ def _prepare(folder: Path, settings: Mapping[str, str], resume: bool) -> None:
         resume: whether to continue the run in the folder.
 
     Raises:
-        CourseError: the folder of a new run is not empty, the folder contains something else than
-            a run, or its run used other rows or another model.
+        CourseError: the folder of a new run is not empty, the folder contains something other
+            than a run, or its run used other rows or another model.
     """
     file = folder / SETTINGS
     text = json.dumps(dict(settings))
@@ -249,7 +250,7 @@ def _card(done: Tuned, licence: str | None, source: str) -> CardFacts:
     from course_utils.export import CardFacts
 
     recipe = asdict(done.forecast.recipe)
-    base = done.base.name if "/" in done.base.name else "PATH_OF_THE_BASE_MODEL"
+    base = done.base.name if is_repository(done.base.name) else "PATH_OF_THE_BASE_MODEL"
     shown = ("rank", "alpha", "targets", "learning_rate", "warmup", "epochs", "micro_batch_size")
     settings = {name.replace("_", " "): recipe[name] for name in (*shown, "accumulation", "seed")}
     settings["base weights"] = "NF4 with double quantization"
