@@ -93,19 +93,25 @@ def test_supported_python_is_accepted(monkeypatch, capsys, version):
 def test_full_disk_is_reported_before_anything_is_created(clone, pip, monkeypatch, capsys):
     set_free_disk(monkeypatch, 1.2e9)
     assert bootstrap.main(["setup"]) == 1
-    assert "has 1.2 GB of disk space free, but it needs about " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "has 1.2 GB of disk space free, but the course needs about 4.0 GB" in error
     assert not pip and not bootstrap.in_venv().exists()
 
 
 @pytest.mark.parametrize(
-    ("system", "cpu_torch", "fits"),
-    [("Linux", True, True), ("Linux", False, False), ("Windows", False, True)],
+    ("system", "cpu_torch", "warned"),
+    [("Linux", True, False), ("Linux", False, True), ("Windows", False, False)],
 )
-def test_cuda_on_linux_needs_more_disk(clone, monkeypatch, system, cpu_torch, fits):
-    set_free_disk(monkeypatch, 5e9)
+def test_disk_too_small_for_cuda_gives_a_note(
+    clone, monkeypatch, capsys, system, cpu_torch, warned
+):
+    """Whether pip installs the CUDA build depends on its package index, so it must not fail."""
+    set_free_disk(monkeypatch, 10.3e9)
     monkeypatch.setattr(bootstrap.platform, "system", lambda: system)
-    with contextlib.nullcontext() if fits else pytest.raises(SetupError, match=r"about 12\.0 GB"):
-        bootstrap.check_disk(cpu_torch)
+    bootstrap.check_disk(cpu_torch)
+    error = capsys.readouterr().err
+    assert ("10.3 GB of disk space free. Note that " in error) is warned
+    assert ("CUDA build needs about 12.0 GB." in error) is warned
 
 
 def test_disk_is_not_checked_when_extras_are_added(clone, pip, monkeypatch):
