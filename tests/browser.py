@@ -87,6 +87,9 @@ JUPYTERLAB = FrontEnd(
     "lab/workspaces/{name}/tree/lectures/{name}.ipynb",
     # A cell with the focus reacts to keys.
     ".jp-Cell.jp-mod-active:focus",
+    # JupyterLab asks for the list of kernels from time to time. If a kernel ends at this moment,
+    # the server may answer with an error, and JupyterLab asks again.
+    ignored=r"status of 500 .*/api/kernels\?\d+\)",
 )
 NOTEBOOK = FrontEnd(
     "notebook",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.models.load import dequantized
+from course_utils.models.products import Float32Linear
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -49,7 +50,7 @@ def base_llama(model: PreTrainedModel | PeftModel) -> LlamaForCausalLM | None:
         and rotary.rope_type not in ("dynamic", "longrope")
         # Modules that are trained as a whole or have an adapter have other types.
         and type(base.model.embed_tokens) is nn.Embedding
-        and type(base.lm_head) is nn.Linear
+        and type(base.lm_head) in (nn.Linear, Float32Linear)
         and all(base_layer(layer).bias is None for layer in (base.lm_head, *linears(base)))
     )
     return base if standard else None
@@ -78,14 +79,17 @@ def product_dtype(layer: Any) -> Any:
         repacked = getattr(state, "packing_format_for_cpu", False)
         return None if repacked else layer.compute_dtype
     # Libraries for other formats keep the class of the layer and replace the class of its weight.
-    plain = type(layer) is nn.Linear and type(layer.weight) is nn.Parameter
-    return layer.weight.dtype if plain else None
+    if type(layer.weight) is not nn.Parameter:
+        return None
+    if type(layer) is Float32Linear:
+        return torch.float32
+    return layer.weight.dtype if type(layer) is nn.Linear else None
 
 
 def dense_weight(layer: Any, dtype: torch.dtype) -> Tensor:
-    """Return the weight W, (out, in), of a linear layer, dequantized if it has 4 bits."""
+    """Return the weight W, (out, in), of a linear layer in a dtype."""
     state = four_bit_state(layer)
-    return dequantized(layer.weight.data, state, dtype) if state else layer.weight.data
+    return dequantized(layer.weight.data, state, dtype) if state else layer.weight.data.to(dtype)
 
 
 def adapter_of(layer: Any) -> Adapter:

@@ -21,6 +21,7 @@ from course_utils.models.fetch import (
     weight_files,
 )
 from course_utils.models.menu import check_fits
+from course_utils.models.products import multiply_in_float32
 from course_utils.models.silence import silence_transformers
 from course_utils.models.supported import (
     QUANTIZATIONS,
@@ -149,9 +150,12 @@ def finish_loading(model: nn.Module) -> None:
 
     The function saves memory: it limits oneDNN's cache of kernels, and if the model has 4-bit
     weights, it removes the files with the 16-bit weights from memory. It also calls
-    `make_safe_to_evaluate`. Call it before the model computes anything.
+    `make_safe_to_evaluate` and, for a bfloat16 model on a CPU without instructions for bfloat16,
+    `multiply_in_float32`. Call it before the model computes anything.
     """
     runtime.limit_kernel_caches()
+    if (model.device.type, model.dtype) == ("cpu", torch.bfloat16) and not runtime.cpu_has_bf16():
+        multiply_in_float32(model)
     if linear4bit_layers(model):
         _copy_mapped_weights(model)
     make_safe_to_evaluate(model)
