@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+# The largest number of weights that are converted at a time. In float32, they need 4 MB, so that
+# products hardly need more memory than with bfloat16 weights, even with a large vocabulary.
+CHUNK = 2**20
+
+
 class _Product(torch.autograd.Function):
     """Compute x Wᵀ in float32, where x and W have 16 bits, and round the result to 16 bits.
 
@@ -26,17 +31,31 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
-        return F.linear(x.float(), weight.float()).to(x.dtype)
+        y, wide = x.new_empty(*x.shape[:-1], len(weight)), x.float()
+        for rows in _chunks(weight):
+            y[..., rows] = F.linear(wide, weight[rows].float())
+        return y
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        (x, weight), wide = ctx.saved_tensors, gradient.float()
+        x, weight = ctx.saved_tensors
         of_x = of_weight = None
         if ctx.needs_input_grad[0]:
-            of_x = (wide @ weight.float()).to(gradient.dtype)
+            wide = gradient.new_zeros(*gradient.shape[:-1], weight.shape[1], dtype=torch.float32)
+            for rows in _chunks(weight):
+                wide += gradient[..., rows].float() @ weight[rows].float()
+            of_x = wide.to(gradient.dtype)
         if ctx.needs_input_grad[1]:
-            of_weight = (wide.flatten(0, -2).T @ x.float().flatten(0, -2)).to(weight.dtype)
+            of_weight, wide = torch.empty_like(weight), x.float().flatten(0, -2)
+            for rows in _chunks(weight):
+                of_weight[rows] = gradient[..., rows].float().flatten(0, -2).T @ wide
         return of_x, of_weight
+
+
+def _chunks(weight: Tensor) -> list[slice]:
+    """Divide the rows of a weight into chunks of about `CHUNK` weights."""
+    step = max(1, CHUNK // weight.shape[1])
+    return [slice(start, start + step) for start in range(0, len(weight), step)]
 
 
 class Float32Linear(nn.Linear):
