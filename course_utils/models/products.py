@@ -63,6 +63,9 @@ class Float32Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute x Wᵀ + bias: (…, d_in) → (…, d_out)."""
+        # Autocast converts the tensors itself, and the weights may have been converted to float32.
+        if torch.is_autocast_enabled("cpu") or {x.dtype, self.weight.dtype} != {torch.bfloat16}:
+            return super().forward(x)
         y = _Product.apply(x, self.weight)
         return y if self.bias is None else y + self.bias
 
