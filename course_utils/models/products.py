@@ -2,7 +2,7 @@
 
 Without such instructions, PyTorch may multiply bfloat16 matrices one number at a time. On a CPU
 with AVX2 and without AVX-512, the forward and backward pass of SmolLM2-135M over 190 tokens took
-50 s on one core, and 4.8 s with the layers of this module.
+50 s on one core, and 3.7 s with the layers of this module.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-
-# The largest number of weights that are converted at a time. In float32, they need 4 MB, so that
-# products hardly need more memory than with bfloat16 weights, even with a large vocabulary.
+# A product converts at most about this many weights to float32 at a time. They need 4 MB, so even
+# the output layer of a large vocabulary needs hardly more memory than with bfloat16 products.
 CHUNK = 2**20
 
 
@@ -59,7 +58,7 @@ def _chunks(weight: Tensor) -> list[slice]:
 
 
 class Float32Linear(nn.Linear):
-    """A linear layer with 16-bit weights, inputs and outputs that multiplies in float32."""
+    """A linear layer that multiplies bfloat16 inputs and weights in float32."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute x Wᵀ + bias: (…, d_in) → (…, d_out)."""
