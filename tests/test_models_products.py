@@ -32,7 +32,7 @@ def pair(**changes):
 
 
 def close(ours, expected):
-    """Return whether two tensors differ by no more than the rounding of a few bfloat16 products."""
+    """Return whether two tensors agree up to 3% of the largest value: bfloat16 rounds that much."""
     assert ours.dtype == expected.dtype
     return (ours - expected).abs().max() <= 0.03 * expected.abs().max()
 
@@ -66,7 +66,7 @@ def test_products_are_rounded_once(chunk, monkeypatch):
     layer = Float32Linear(640, 48, bias=False, dtype=torch.bfloat16).requires_grad_(False)
     x = torch.randn(3, 640, dtype=torch.bfloat16, requires_grad=True)
     y = layer(x)
-    # Other orders of the same sums may round a few results up instead of down.
+    # Adding the same terms in another order may round a few results differently.
     expected = x.float() @ layer.weight.float().T
     assert y.equal(expected.bfloat16()) or (y - expected).abs().max() < 0.005 * expected.abs().max()
     y.sum().backward()

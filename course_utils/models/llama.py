@@ -87,7 +87,7 @@ def product_dtype(layer: Any) -> Any:
 
 
 def dense_weight(layer: Any, dtype: torch.dtype) -> Tensor:
-    """Return the weight W, (out, in), of a linear layer in a dtype."""
+    """Return the weight W of a linear layer, (out, in), dequantized and converted to `dtype`."""
     state = four_bit_state(layer)
     return dequantized(layer.weight.data, state, dtype) if state else layer.weight.data.to(dtype)
 

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# A product converts at most about this many weights to float32 at a time. They need 4 MB, so even
-# the output layer of a large vocabulary needs hardly more memory than with bfloat16 products.
+# A product converts about this many weights to float32 at a time. They need only 4 MB, so even the
+# output layer of a model with a large vocabulary needs hardly more memory than in bfloat16.
 CHUNK = 2**20
 
 
