@@ -7,7 +7,9 @@ error's message until the controls have allowed values again. Readers can use th
 menus with the keyboard alone.
 
 Each explorer has a class of choices with one field for each control. The class checks the values
-of the controls, so that the answer function can rely on these values:
+of the controls, so that the answer function can rely on these values. Most of these classes are in
+`course_utils.live`, because the tools of the website check the same values and show the same
+numbers:
 
     controls ──► LoraChoices(model=…, rank=…) ──► lora_answer(choices) ──► picture, text
 
@@ -28,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import ipywidgets as widgets
 
-from course_utils.units import format_bytes
+from course_utils.validation import check_choice, check_number
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -37,8 +39,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from course_utils.figures import Picture
-    from course_utils.memory import ModelShape
-    from course_utils.paging import Run
+    from course_utils.live.lora import LoraChoices
+    from course_utils.live.overhead import OverheadChoices
+    from course_utils.live.paging import PagingChoices
+    from course_utils.live.steps import MemoryChoices
 
 # Without an explicit line height, Voila adds space between the lines.
 TEXT_STYLE = "font-family: monospace; line-height: 1.3"
@@ -157,19 +161,6 @@ def disable_while(
     update()
 
 
-def check_number(name: str, value: int, maximum: int, minimum: int = 1) -> None:
-    """Raise ValueError with a message for the reader if a number is not in the allowed range."""
-    if not minimum <= value <= maximum:
-        raise ValueError(f"{name} must be from {minimum} to {maximum:,} here, but is {value:,}.")
-
-
-def check_choice(name: str, value: Any, allowed: Iterable) -> None:
-    """Raise ValueError with a message for the reader if a value is not allowed."""
-    if value not in allowed:
-        choices = ", ".join(map(str, allowed))
-        raise ValueError(f"{name} must be one of {choices} here, but is {value}.")
-
-
 def aligned(lines: Mapping[str, str], width: int) -> str:
     """Return a line for each name: the name, padded to `width` characters, and the text."""
     return "\n".join(f"{name:<{width}} {text}" for name, text in lines.items())
@@ -177,78 +168,13 @@ def aligned(lines: Mapping[str, str], width: int) -> str:
 
 # --- LoRA -----------------------------------------------------------------------------------------
 
-CUSTOM = "one shape: d_in × d_out"
-MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-LORA_MODELS = (
-    *("smollm2-135m", "smollm2-1.7b", "qwen2.5-7b", "llama-7b", "mistral-7b", "llama-3.1-8b"),
-    *("llama-13b", "llama-33b", "llama-65b"),
-)
-# The largest width and number of layers that a reader may choose for a custom shape.
-MAX_WIDTH, MAX_LAYERS = 1_000_000, 1000
-# Bytes per trainable parameter. Weight, gradient and optimizer need 4 + 4 + 8 bytes for adapters,
-# and 2 + 2 + 12 bytes for full fine-tuning in mixed precision.
-BYTES = 16
-
-
-@dataclass(frozen=True)
-class LoraChoices:
-    """The values that a reader chooses in `lora_explorer`.
-
-    Attributes:
-        model: CUSTOM for a shape that the reader chooses, or one of LORA_MODELS.
-        d_in: Input width of each ticked module, used only if `model` is CUSTOM.
-        d_out: Output width of each ticked module, used only if `model` is CUSTOM.
-        layers: Number of layers that get adapters.
-        rank: Rank of the adapters.
-        q_proj: Whether the module q_proj gets an adapter. Each other module in MODULES has a field
-            with the same meaning.
-
-    Raises:
-        ValueError: A value is out of range, or no module is ticked.
-    """
-
-    model: str
-    d_in: int
-    d_out: int
-    layers: int
-    rank: int
-    q_proj: bool = False
-    k_proj: bool = False
-    v_proj: bool = False
-    o_proj: bool = False
-    gate_proj: bool = False
-    up_proj: bool = False
-    down_proj: bool = False
-
-    def __post_init__(self) -> None:
-        if not any(getattr(self, name) for name in MODULES):
-            raise ValueError("Tick at least one module: LoRA trains only the adapters.")
-        if self.model == CUSTOM:
-            check_number("d_in", self.d_in, MAX_WIDTH)
-            check_number("d_out", self.d_out, MAX_WIDTH)
-        check_number("layers", self.layers, self.shape.layers if self.shape else MAX_LAYERS)
-        check_number("rank r", self.rank, min(map(min, self.matrices.values())))
-
-    @property
-    def shape(self) -> ModelShape | None:
-        """The shape of the model, None if `model` is CUSTOM."""
-        from course_utils.memory import ModelShape
-
-        return None if self.model == CUSTOM else ModelShape.preset(self.model)
-
-    @property
-    def matrices(self) -> dict[str, tuple[int, int]]:
-        """The matrices of one layer that get adapters: ticked module → (d_in, d_out)."""
-        custom = dict.fromkeys(MODULES, (self.d_in, self.d_out))
-        widths = self.shape.linear_layers() if self.shape else custom
-        return {name: widths[name] for name in MODULES if getattr(self, name)}
-
 
 def lora_explorer() -> widgets.VBox:
     """Return an explorer of the number of parameters that LoRA trains.
 
     The reader chooses either one shape for all matrices, or a model that determines the shapes.
     """
+    from course_utils.live.lora import CUSTOM, LORA_MODELS, MODULES, LoraChoices
     from course_utils.memory import ModelShape
 
     controls = {
@@ -277,26 +203,9 @@ def lora_explorer() -> widgets.VBox:
 def lora_answer(choices: LoraChoices) -> tuple[Picture, str]:
     """Return the matrices of one layer as rectangles to scale, and text about the chosen rank."""
     from course_utils import figures
-    from course_utils.lora import count_lora_parameters
 
-    layers, rank, matrices = choices.layers, choices.rank, choices.matrices.values()
-    per_rank = layers * sum(count_lora_parameters(*matrix, rank=1) for matrix in matrices)
-    full = layers * sum(d_in * d_out for d_in, d_out in matrices)
-    trained = rank * per_rank
-    lines = {
-        "adapters": f"{layers * len(matrices):,}, in {layers:,} layer{'s' * (layers > 1)}",
-        "LoRA trains": f"{trained:,} parameters",
-        "full fine-tuning of the same matrices": f"{full:,} parameters",
-        "ratio": f"{trained / full:.2%}",
-        "break-even rank": f"{full / per_rank:,.1f}",
-        f"LoRA with Adam, {BYTES} B each": format_bytes(BYTES * trained),
-        f"full with Adam, {BYTES} B each": format_bytes(BYTES * full),
-        "file of the adapters, float32": format_bytes(4 * trained),
-    }
-    if choices.shape:
-        whole = choices.shape.parameters
-        lines["share of the whole model"] = f"{trained / whole:.2%} of {whole:,} parameters"
-    return figures.lora_rectangles(choices.matrices, rank, layers), aligned(lines, 38)
+    picture = figures.lora_rectangles(choices.matrices, choices.rank, choices.layers)
+    return picture, aligned(choices.lines(), 38)
 
 
 # --- bins -----------------------------------------------------------------------------------------
@@ -431,93 +340,20 @@ def _numbers(distribution: str) -> Tensor:
 
 # --- a training step: memory and paging -----------------------------------------------------------
 
-# The model of the slides, of which only the number of parameters, seven billion, is known.
-SLIDE = "7b"
-METHODS = {
-    "full": "full fine-tuning",
-    "lora": "LoRA on a 16-bit base",
-    "qlora": "QLoRA on an NF4 base",
-}
-MAX_SEQUENCES, MAX_TOKENS, MAX_RANK = 1024, 131_072, 1024
-CHECKPOINTING, DOUBLE, UPCAST = "gradient checkpointing", "double quantization", "float32 upcast"
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepChoices:
-    """The values chosen for a training step in `memory_explorer` and `paging_explorer`.
-
-    Attributes:
-        model: SLIDE, or a name from `memory.PRESETS`.
-        method: A key of METHODS. "lora" and "qlora" put float32 adapters on all linear layers.
-        optimizer: As in `memory.estimate`.
-        gpu: A name from `memory.GPUS`.
-        batch_size: Number of sequences in one batch.
-        sequence_length: Number of tokens in each sequence.
-        rank: Rank of the adapters; ignored in full fine-tuning.
-        gradient_checkpointing: As in `memory.estimate`.
-        recipe: As in `memory.estimate`; used only for full fine-tuning.
-        double_quant: As in `memory.estimate`; used only for QLoRA.
-        upcast: As in `memory.estimate`; used only for QLoRA.
-
-    Raises:
-        ValueError: A value is out of range.
-    """
-
-    model: str
-    method: str
-    optimizer: str
-    gpu: str
-    batch_size: int
-    sequence_length: int
-    rank: int
-    gradient_checkpointing: bool
-    recipe: str = "fp32"
-    double_quant: bool = True
-    upcast: bool = False
-
-    def __post_init__(self) -> None:
-        check_number("batch size", self.batch_size, MAX_SEQUENCES)
-        check_number("tokens", self.sequence_length, MAX_TOKENS)
-        if self.method != "full":
-            check_number("rank r", self.rank, MAX_RANK)
-
-    @property
-    def method_options(self) -> dict[str, Any]:
-        """The options of `memory.estimate` that depend on the chosen method."""
-        if self.method == "full":
-            return {"recipe": self.recipe}
-        adapters = {"rank": self.rank, "targets": "all-linear"}
-        if self.method == "lora":
-            return adapters
-        return adapters | {"double_quant": self.double_quant, "upcast": self.upcast}
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryChoices(StepChoices):
-    """The values that a reader chooses in `memory_explorer`.
-
-    Attributes:
-        attention: As in `memory.estimate`.
-    """
-
-    attention: str
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options of `memory.estimate` for these choices, except the batch size."""
-        return self.method_options | {
-            "optimizer": self.optimizer,
-            "attention": self.attention,
-            "sequence_length": self.sequence_length,
-            "gradient_checkpointing": self.gradient_checkpointing,
-        }
-
 
 def memory_explorer() -> widgets.VBox:
     """Return an explorer of the memory for a training step, and of the GPUs with enough memory.
 
     It first shows QLoRA of LLaMA-7B on a T4.
     """
+    from course_utils.live.steps import (
+        CHECKPOINTING,
+        DOUBLE,
+        METHODS,
+        SLIDE,
+        UPCAST,
+        MemoryChoices,
+    )
     from course_utils.memory import GPUS, OPTIMIZERS, PRESETS, RECIPES
 
     controls = {
@@ -550,6 +386,7 @@ def memory_answer(choices: MemoryChoices) -> tuple[Picture, str]:
             the sequence is longer than the model's table of positions.
     """
     from course_utils import figures, memory
+    from course_utils.live.steps import METHODS
 
     shape, gpu, options = memory.ModelShape.preset(choices.model), choices.gpu, choices.options
     estimate = memory.estimate(shape, choices.method, batch_size=choices.batch_size, **options)
@@ -567,47 +404,13 @@ def memory_answer(choices: MemoryChoices) -> tuple[Picture, str]:
     return picture, f"{estimate.table()}\n{aligned(lines, 15)}"
 
 
-STATES = {"adamw": "32-bit Adam", "adamw8bit": "8-bit Adam"}
-PAGING = "paged states"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PagingChoices(StepChoices):
-    """The values that a reader chooses in `paging_explorer`.
-
-    Full fine-tuning uses the recipe "fp32". The field `optimizer` is a key of STATES.
-
-    Attributes:
-        longest: Number of tokens per text in step 3. Steps 1, 2 and 4 use `sequence_length`.
-        paged: Whether optimizer states may move to CPU memory in the run that is shown.
-    """
-
-    longest: int
-    paged: bool
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("long: tokens", self.longest, MAX_TOKENS)
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """The number of tokens per text in each of the four steps."""
-        return (self.sequence_length, self.sequence_length, self.longest, self.sequence_length)
-
-    def options(self, paged: bool) -> dict[str, Any]:
-        """Return the options of `paging.simulate` for these choices, with or without paging."""
-        return self.method_options | {
-            "optimizer": f"paged_{self.optimizer}" if paged else self.optimizer,
-            "batch_size": self.batch_size,
-            "gradient_checkpointing": self.gradient_checkpointing,
-        }
-
-
 def paging_explorer() -> widgets.VBox:
     """Return an explorer that shows whether memory runs out in four training steps.
 
     The third step has a mini-batch of long texts.
     """
+    from course_utils.live.paging import PAGING, STATES, PagingChoices
+    from course_utils.live.steps import CHECKPOINTING, METHODS
     from course_utils.memory import GPUS, PRESETS
 
     controls = {
@@ -635,113 +438,19 @@ def paging_answer(choices: PagingChoices) -> tuple[Picture, str]:
     Raises:
         ValueError: A sequence is longer than the model's table of positions.
     """
-    from course_utils import figures, memory, paging
+    from course_utils import figures
 
-    model, method, gpu, paged = choices.model, choices.method, choices.gpu, choices.paged
-    runs, fits = {}, {}
-    for may_page in (True, False):
-        options = choices.options(paged=may_page)
-        runs[may_page] = paging.simulate(model, method, gpu=gpu, lengths=choices.lengths, **options)
-        fits[may_page] = paging.longest_text(gpu, model, method, **options)
-    tensors = paging.paged_tensors(model, method, **choices.options(paged=True))
-    pages = format_bytes(sum(tensor.paged for tensor in tensors))
-    states = format_bytes(sum(tensor.size for tensor in tensors))
-    count = sum(tensor.count for tensor in tensors)
-    paging_count = sum(tensor.count for tensor in tensors if tensor.paged)
-    labels = {True: "paging on", False: "paging off"}
-    shown = runs[paged]
-    large = f"those of at least {memory.SMALLEST_PAGED:,} elements"
-    bus = f"PCIe {paging.PCIE[gpu]}.0 ×16, nominally {format_bytes(shown.bandwidth)}/s"
-    lines = {
-        f"{labels[paged]} (shown)": _outcome(shown),
-        labels[not paged]: _outcome(runs[not paged]),
-        f"memory of {gpu}": format_bytes(shown.budget),
-        "bus": bus,
-        "optimizer states": f"{states}, of which {pages} can page",
-        "tensors that page": f"{paging_count:,} of {count:,}, {large}",
-        "longest text": f"{_tokens(fits[False])}, with paging {_tokens(fits[True])}",
-    }
-    return figures.memory_timeline(shown), aligned(lines, 19)
-
-
-def _tokens(count: int) -> str:
-    return f"{count:,} tokens" if count else "none"
-
-
-def _outcome(run: Run) -> str:
-    if failed := run.out_of_memory:
-        return f"out of memory in step {failed.step}: {format_bytes(failed.total)} needed"
-    if run.moved:
-        return f"runs; {format_bytes(run.moved)} moved in {run.seconds:.2f} s"
-    return f"runs, up to {format_bytes(run.peak)}; nothing moves"
+    runs = choices.runs()
+    return figures.memory_timeline(runs[choices.paged]), aligned(choices.lines(runs), 19)
 
 
 # --- overhead of block constants ------------------------------------------------------------------
 
-# In these models, all weights count as quantized, as in the slides and the papers.
-WEIGHT_COUNTS = {"7b": 7 * 10**9, "65b": 65 * 10**9}
-CODE_BITS = 4
-# The block sizes of bitsandbytes, and 16 for comparison.
-SMALL_BLOCKS = tuple(2**n for n in range(4, 13))
-MAX_CONSTANT_BITS, MAX_NESTED_BITS, MAX_NESTED_SIZE = 64, 16, 2**20
-
-
-@dataclass(frozen=True)
-class OverheadChoices:
-    """The values that a reader chooses in `overhead_explorer`.
-
-    Attributes:
-        model: A key of WEIGHT_COUNTS, or a name from `memory.PRESETS`. For a preset, only the
-            weights of the linear layers count, because only these weights are quantized.
-        block_size: One of SMALL_BLOCKS.
-        constant_bits: Number of bits of a constant that is not quantized.
-        nested_bits: Number of bits of a quantized constant; ignored without double quantization.
-        nested_block_size: Number of constants in each block of double quantization; ignored without
-            double quantization.
-        double_quant: Whether the constants are quantized too.
-
-    Raises:
-        ValueError: A value is out of range.
-    """
-
-    model: str
-    block_size: int
-    constant_bits: int
-    nested_bits: int
-    nested_block_size: int
-    double_quant: bool
-
-    def __post_init__(self) -> None:
-        check_choice("block size", self.block_size, SMALL_BLOCKS)
-        check_number("absmax bits", self.constant_bits, MAX_CONSTANT_BITS)
-        if self.double_quant:
-            check_number("nested bits", self.nested_bits, MAX_NESTED_BITS)
-            check_number("nested size", self.nested_block_size, MAX_NESTED_SIZE)
-
-    @property
-    def weights(self) -> int:
-        """The number of quantized weights."""
-        from course_utils.memory import ModelShape
-
-        return WEIGHT_COUNTS.get(self.model) or ModelShape.preset(self.model).linear_parameters
-
-    def bits(self, block_size: int) -> dict[str, float]:
-        """Return the bits per weight of each part of the format, for blocks of `block_size`."""
-        from course_utils.quantization import overhead_bits
-
-        if not self.double_quant:
-            constants = overhead_bits(block_size, False, self.constant_bits)
-            return {"codes": CODE_BITS, "constants": constants}
-        whole = block_size * self.nested_block_size
-        return {
-            "codes": CODE_BITS,
-            "constants": self.nested_bits / block_size,
-            "nested constants": overhead_bits(whole, False, self.constant_bits),
-        }
-
 
 def overhead_explorer() -> widgets.VBox:
     """Return an explorer of the memory that the constants of quantization need."""
+    from course_utils.live.overhead import SMALL_BLOCKS, WEIGHT_COUNTS, OverheadChoices
+    from course_utils.live.steps import DOUBLE
     from course_utils.memory import PRESETS
 
     controls = {
@@ -764,26 +473,11 @@ def overhead_answer(choices: OverheadChoices) -> tuple[Picture, str]:
     The code books are not counted.
     """
     from course_utils import figures
-    from course_utils.quantization import overhead_bits
+    from course_utils.live.overhead import SMALL_BLOCKS
 
-    weights, block_size = choices.weights, choices.block_size
-    bits = choices.bits(block_size)
-    total = sum(bits.values())
-    plain = CODE_BITS + overhead_bits(block_size, False, choices.constant_bits)
-
-    def bits_and_bytes(each: float) -> str:
-        return f"{each:<12.10g} {format_bytes(weights * each / 8)}"
-
-    lines = {
-        "weights in 4 bits": f"{weights:,}",
-        "bits per weight": f"{total:.10g}",
-        **{name: bits_and_bytes(each) for name, each in bits.items()},
-        "total": format_bytes(weights * total / 8),
-        "without double quantization": bits_and_bytes(plain),
-        "saved" if total <= plain else "costs": bits_and_bytes(abs(plain - total)),
-    }
     rows = {f"blocks of {size:,}": choices.bits(size) for size in SMALL_BLOCKS}
-    return figures.bits_per_weight(rows, f"blocks of {block_size:,}"), aligned(lines, 28)
+    picture = figures.bits_per_weight(rows, f"blocks of {choices.block_size:,}")
+    return picture, aligned(choices.lines(), 28)
 
 
 # --- answers of the fine-tuned model --------------------------------------------------------------

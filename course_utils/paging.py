@@ -563,13 +563,15 @@ def longest_text(
         ValueError: As in `simulate`.
     """
     from course_utils import memory
+    from course_utils.memory.step import Step
 
     budget = memory.usable_bytes(gpu)
     plan = _plan(model, method, options | {"sequence_length": 1})
     page = min(positive("page_size", page_size), max(_paged_states(plan), default=0))
 
     def fits(tokens: int) -> bool:
-        fixed = [phase.fixed for phase in _phases(plan, tokens)]
+        settings = replace(plan.settings, sequence_length=tokens)
+        fixed = [phase.fixed for phase in Step(replace(plan, settings=settings)).candidates()]
         # The last phase is the update.
         return max(*fixed, fixed[-1] + page) <= budget
 

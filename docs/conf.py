@@ -6,9 +6,10 @@ from pathlib import Path
 
 from docutils import nodes
 from sphinx.transforms import SphinxTransform
+from sphinx.util.docutils import SphinxDirective
 
 from course_utils import __version__
-from course_utils.publishing import addresses
+from course_utils.publishing import addresses, live_tools
 from course_utils.publishing.mathml import to_mathml
 
 # `course badges --set` writes these addresses to pyproject.toml.
@@ -81,6 +82,23 @@ class CellAnchors(SphinxTransform):
                 self.document.note_explicit_target(node)
 
 
+class LiveTool(SphinxDirective):
+    """Show a tool that computes in the reader's browser: its form and its first answer."""
+
+    required_arguments = 1
+
+    def run(self):
+        """Return the HTML of the tool."""
+        return [nodes.raw("", live_tools.tool(self.arguments[0]), format="html")]
+
+
+def add_scripts_of_tools(app, pagename, template, context, doctree):
+    """Load the script and the style sheet of the tools only on pages with a tool."""
+    if 'class="live-tool"' in context.get("body", ""):
+        app.add_css_file("live.css")
+        app.add_js_file("live.mjs", type="module")
+
+
 def visit_math(translator, node):
     """Write an inline formula as MathML."""
     translator.body.append(to_mathml(node.astext()))
@@ -130,8 +148,10 @@ def launch_from_the_students_repository(app, pagename, template, context, doctre
 def setup(app):
     """Register the transform, the renderer and the event handlers of this file with Sphinx."""
     app.add_transform(CellAnchors)
+    app.add_directive("live", LiveTool)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
     # With this priority, the handler runs before napoleon's handler.
     app.connect("autodoc-process-docstring", prepare_docstring, priority=400)
+    app.connect("html-page-context", add_scripts_of_tools)
     app.connect("html-page-context", launch_from_the_students_repository)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

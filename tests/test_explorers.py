@@ -10,17 +10,10 @@ import pytest
 
 from course_utils import explorers, figures, notebooks
 from course_utils.explorers import (
-    CUSTOM,
     DISTRIBUTIONS,
     FORMATS,
-    LORA_MODELS,
-    MODULES,
     REAL_LAYER,
     BinsChoices,
-    LoraChoices,
-    MemoryChoices,
-    OverheadChoices,
-    PagingChoices,
     bins_answer,
     bins_explorer,
     explorer,
@@ -34,6 +27,10 @@ from course_utils.explorers import (
     paging_explorer,
 )
 from course_utils.figures import Picture, loss_curve, memory_timeline
+from course_utils.live.lora import CUSTOM, LORA_MODELS, MODULES, LoraChoices
+from course_utils.live.overhead import OverheadChoices
+from course_utils.live.paging import PagingChoices
+from course_utils.live.steps import MemoryChoices
 from course_utils.lora import count_lora_parameters
 from course_utils.memory import (
     BLOCK_SIZES,

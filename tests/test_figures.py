@@ -17,6 +17,7 @@ from course_utils import evaluation, figures, memory, palette
 from course_utils.figures import base, merging
 from course_utils.paging import simulate
 from course_utils.palette import INK, WEIGHTS
+from course_utils.timeline import TimelineView
 from tests.pictures import measured, problems
 
 HISTORY = [
@@ -753,7 +754,7 @@ def areas(axes):
 
 def test_a_view_has_the_moments_of_its_steps_and_their_positions():
     run = timeline(lengths=(1024, 512, 2048))
-    view = figures.TimelineView.of(run, steps=[3, 1])
+    view = TimelineView.of(run, steps=[3, 1])
     moments = run.phases_per_step
     wide = moments // 12
     assert view.steps == (1, 3) and view.failed is None and view.has_pages
@@ -773,23 +774,23 @@ def test_a_view_has_the_moments_of_its_steps_and_their_positions():
 
 
 def test_the_areas_of_a_view_add_up_to_all_bytes_on_the_gpu():
-    view = figures.TimelineView.of(timeline(upcast=False))
+    view = TimelineView.of(timeline(upcast=False))
     totals = [sum(sizes) for sizes in zip(*(area.sizes for area in view.areas()), strict=True)]
     assert totals == [moment.total for moment in view.moments]
 
 
 def test_a_view_ends_with_the_moment_at_which_memory_ran_out():
     run = timeline(upcast=False, optimizer="adamw")
-    view = figures.TimelineView.of(run)
+    view = TimelineView.of(run)
     assert view.failed is view.moments[-1] is run.out_of_memory
     assert view.events == run.events and not view.has_pages
     assert view.steps == (1, 2) and view.edges[-1] < view.width
-    first = figures.TimelineView.of(run, steps=[1])
+    first = TimelineView.of(run, steps=[1])
     assert first.failed is None and first.moments == first.events
 
 
 def test_the_phases_of_each_step_are_in_order():
-    view = figures.TimelineView.of(timeline(upcast=False))
+    view = TimelineView.of(timeline(upcast=False))
     names, middles = zip(*view.phases(), strict=True)
     assert names == 2 * ("forward", "loss", "backward", "update")
     assert list(middles) == sorted(middles)
@@ -903,7 +904,7 @@ def test_the_legend_leaves_out_areas_that_are_too_thin():
     run = timeline(upcast=False)
     top = figures.memory_timeline(run).figure.axes[0]
     named = [text.get_text() for text in top.get_legend().get_texts()]
-    areas = figures.TimelineView.of(run).areas()
+    areas = TimelineView.of(run).areas()
     thick = [area.label for area in areas if max(area.sizes) >= 0.005 * run.budget]
     assert named == thick[::-1] and len(thick) < len(areas)
     assert 0 < max(event.gpu["optimizer"] for event in run.events) < 0.005 * run.budget

@@ -627,6 +627,14 @@ def test_a_stylesheet_must_not_use_other_servers(tmp_path):
     assert problems(tmp_path) == ["a.css: requests https://example.org/a"]
 
 
+def test_a_site_may_have_at_most_30_mb(tmp_path):
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(30_000_000)
+    assert problems(tmp_path) == []
+    (tmp_path / "a.txt").write_text("a" * 100_000)
+    assert problems(tmp_path) == ["the site has 30.1 MB, but at most 30 MB are allowed"]
+
+
 # --- the command ----------------------------------------------------------------------------------
 
 

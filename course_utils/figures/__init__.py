@@ -40,7 +40,7 @@ from course_utils.figures.quantization import (
     normal_quantiles,
 )
 from course_utils.figures.steps import layer_spikes, step_phases
-from course_utils.figures.timeline import TimelineView, memory_timeline
+from course_utils.figures.timeline import memory_timeline
 from course_utils.figures.tokens import (
     MarkedTokens,
     TokenLosses,
@@ -61,7 +61,6 @@ __all__ = [
     "MarkedTokens",
     "PageFrame",
     "Picture",
-    "TimelineView",
     "TokenLosses",
     "bins",
     "bits_per_weight",

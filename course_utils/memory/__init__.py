@@ -25,8 +25,9 @@ large in each phase, and which runs often have their peak in this phase:
 
 `timeline` lists every phase of the step, layer by layer. To read the code, start with the module
 `plan` (a model and its settings), continue with `weights`, `activations` and `step`, which compute
-bytes from a plan, and end with `estimates` and `search`. The module `families` reads the config of
-a model. The package needs only Python's standard library, except to read a config from the hub.
+bytes from a plan, and end with `estimates`, `search` and `advice`. The module `families`
+reads the config of a model. The package needs only Python's standard library, except to read a
+config from the hub.
 
 Each formula follows the code that allocates the bytes: transformers' model classes, peft's LoRA
 layers, bitsandbytes' 4-bit layers, PyTorch's kernels and its caching allocator. The tests compare
@@ -46,6 +47,7 @@ from course_utils.memory.activations import (
     saved_mask,
     saved_terms,
 )
+from course_utils.memory.advice import Alternative, alternatives
 from course_utils.memory.allocator import Block, CachingAllocator, fresh_block, rounded
 from course_utils.memory.estimates import Estimate, estimate, timeline
 from course_utils.memory.families import ACTIVATIONS, FAMILIES, FUSED, PRESETS
@@ -107,6 +109,7 @@ __all__ = [
     "SMALLEST_PAGED",
     "UPDATE",
     "WORK",
+    "Alternative",
     "Block",
     "CachingAllocator",
     "Estimate",
@@ -118,6 +121,7 @@ __all__ = [
     "Settings",
     "StepPhase",
     "Trainable",
+    "alternatives",
     "causal_masks",
     "estimate",
     "fresh_block",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ class ModelShape:
                 f"unknown preset {name!r}; choose one of 7b, {', '.join(PRESETS)}, or pass the "
                 "config of a model: its dict, its path, or its name on the hub"
             )
-        return cls.from_config(PRESETS[key], name=key)
+        return _preset(key)
 
     @classmethod
     def generic(cls, parameters: float, name: str | None = None) -> ModelShape:
@@ -354,6 +355,12 @@ class ModelShape:
         """
         each = self.target_layers(targets).values()
         return self.layers * positive("rank", rank) * sum(d_in + d_out for d_in, d_out in each)
+
+
+@cache
+def _preset(key: str) -> ModelShape:
+    """Return the shape of a preset; it is read from its config only once."""
+    return ModelShape.from_config(PRESETS[key], name=key)
 
 
 def _matches(name: str, target: str) -> bool:

@@ -8,6 +8,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from course_utils.units import MB, format_bytes
+
+# The largest size of a site in bytes, so that it loads over a slow connection.
+LARGEST_SITE = 30 * MB
 # A pattern that finds the addresses of resources on other servers in the text of a style sheet or
 # page.
 REMOTE_URL = re.compile(r"""(?:url\(|@import)\s*["']?((?:https?:)?//[^"')\s]+)""")
@@ -25,8 +29,8 @@ def problems(site: Path) -> list[str]:
 
     Returns:
         A message for each link or anchor without a target, each id that a page uses twice, each
-        picture without an alternative text, and each request to another server; empty if the site
-        has no problem.
+        picture without an alternative text, and each request to another server, and a message if
+        the site is larger than LARGEST_SITE; empty if the site has no problem.
     """
     parsed = {path: _Page(path) for path in pages(site)}
     messages = []
@@ -38,6 +42,12 @@ def problems(site: Path) -> list[str]:
         name = path.relative_to(site).as_posix()
         urls = REMOTE_URL.findall(path.read_text(encoding="utf-8"))
         messages += [f"{name}: requests {url}" for url in urls]
+    size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
+    if size > LARGEST_SITE:
+        most = format_bytes(LARGEST_SITE, digits=0)
+        messages.append(
+            f"the site has {format_bytes(size, digits=1)}, but at most {most} are allowed"
+        )
     return messages
 
 

@@ -25,7 +25,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from course_utils.notebooks import dump, load_node
-from course_utils.publishing import addresses, claims, site_check
+from course_utils.publishing import addresses, claims, live_tools, site_check
 from course_utils.publishing.addresses import TAG
 from course_utils.publishing.html import as_page
 from course_utils.publishing.lecture import is_check
@@ -62,6 +62,9 @@ def build(folder: Path, notebooks: list[Path], output: Path) -> int:
     _raise_for(claims.unsupported(folder, notebooks))
     stage(folder, notebooks, work)
     _sphinx(folder, work)
+    for source_map in (work / "html").rglob("*.map"):
+        # Only developers of the theme need these large files.
+        source_map.unlink()
     _raise_for(site_check.problems(work / "html"))
     shutil.rmtree(output, ignore_errors=True)
     shutil.move(work / "html", output)
@@ -143,7 +146,14 @@ def stage(folder: Path, notebooks: list[Path], work: Path) -> None:
             target.write_text(API_PAGE.format(name=target.stem), encoding="utf-8")
         else:
             shutil.copyfile(folder / source, target)
+    if any(LIVE in page.read_text(encoding="utf-8") for page in (work / "pages").glob("*.md")):
+        live_tools.write_python(work / "extra" / "_static")
+        # A script can only answer requests for files in its own folder and below.
+        shutil.copyfile(folder / "docs" / "offline.js", work / "extra" / "offline.js")
 
+
+# The beginning of a tool that computes in the reader's browser, as `docs/conf.py` defines it.
+LIVE = "```{live}"
 
 API_PAGE = """\
 # {name}

@@ -1,0 +1,61 @@
+"""Answer the questions of the website's tools, with nothing but Python's standard library.
+
+    controls ──► `values_of`(controls, texts) ──► `answer`(values) ──► HTML
+
+The website runs this package in the reader's browser, with Pyodide. So its modules import only the
+standard library and modules of the course that do the same: the calculator, `paging`, `timeline`,
+`palette`, `units` and `validation`. While the website is built, the same functions write the first
+answers into the pages, so that a page has an answer before Python is loaded, and without it. The
+explorers of the notebooks check the same choices and show the same numbers, with pictures of
+Matplotlib.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from course_utils.live import bins, fit, lora, overhead, paging
+from course_utils.live.controls import Control, values_of
+from course_utils.live.markup import text
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool of the website.
+
+    Attributes:
+        controls: The controls in the order of the form.
+        answer: A function from the values of the controls to the answer as HTML. It raises
+            ValueError with a sentence for the reader if a value is not allowed.
+    """
+
+    controls: Mapping[str, Control]
+    answer: Callable[[Mapping[str, Any]], str]
+
+
+TOOLS = {
+    "fit": Tool(fit.CONTROLS, fit.answer),
+    "lora": Tool(lora.CONTROLS, lora.answer),
+    "paging": Tool(paging.CONTROLS, paging.answer),
+    "overhead": Tool(overhead.CONTROLS, overhead.answer),
+    "bins": Tool(bins.CONTROLS, bins.answer),
+}
+
+
+def answer(name: str, texts: str | Mapping[str, str]) -> str:
+    """Return a tool's answer as HTML, or a message if a value is not allowed.
+
+    Args:
+        name: A key of TOOLS.
+        texts: The text of each control, as a mapping or as JSON. A missing text stands for the
+            control's first value.
+    """
+    tool = TOOLS[name]
+    given = json.loads(texts) if isinstance(texts, str) else texts
+    try:
+        return tool.answer(values_of(tool.controls, given))
+    except ValueError as error:
+        return f'<p role="alert">{text(error)}</p>'

@@ -1,0 +1,286 @@
+"""Answer "Will it fit?": the memory of a training step beside the memory of GPUs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+from course_utils.live.controls import Control
+from course_utils.live.markup import figure, legend, marks, stacked_bar, table, text, with_article
+from course_utils.live.steps import METHODS
+from course_utils.memory import (
+    BLOCK_SIZES,
+    DTYPE_BYTES,
+    GPUS,
+    OPTIMIZERS,
+    PARTS,
+    PRESETS,
+    RECIPES,
+    SHARDINGS,
+    Estimate,
+    ModelShape,
+    Settings,
+    alternatives,
+    estimate,
+    largest,
+    usable_bytes,
+)
+from course_utils.palette import colours
+from course_utils.units import format_bytes
+
+# The entry of the menu of models for a config that the reader enters.
+OWN = "config"
+ADAPTERS = ("lora", "qlora")
+TARGETS = {
+    "all-linear": "all linear layers",
+    "q_proj,k_proj,v_proj,o_proj": "attention: q, k, v, o",
+    "q_proj,v_proj": "q and v",
+}
+# The recipe of the slides for full fine-tuning, and the one of transformers' Trainer for adapters.
+USUAL = {"full": "mixed", "lora": "autocast", "qlora": "autocast"}
+OPTIMIZER_WORDS = {
+    "adamw": "AdamW",
+    "adamw_foreach": "AdamW, foreach variant",
+    "adamw8bit": "8-bit AdamW",
+    "paged_adamw": "paged AdamW",
+    "paged_adamw8bit": "paged 8-bit AdamW",
+    "sgd": "SGD",
+    "sgd_momentum": "SGD with momentum",
+}
+SHARDING_WORDS = {
+    None: "nothing",
+    "zero1": "ZeRO-1: states",
+    "zero2": "ZeRO-2: also gradients",
+    "zero3": "ZeRO-3: also weights",
+    "fsdp": "FSDP: as ZeRO-3",
+}
+
+CONTROLS = {
+    "model": Control(
+        "Model",
+        "llama-3.1-8b",
+        {"7b": "7B, as on the slides"} | {n: n for n in PRESETS} | {OWN: "your own config.json"},
+    ),
+    "config": Control("config.json of your model", "", only_if=("model", (OWN,))),
+    "method": Control("Method", "qlora", METHODS),
+    "gpu": Control("GPU", "T4", {name: name for name in GPUS}),
+    "batch_size": Control("Texts in a batch", 1, most=1024),
+    "sequence_length": Control("Tokens in a text", 1024, most=1_048_576),
+    "rank": Control("Rank r", 16, most=4096, only_if=("method", ADAPTERS)),
+    "targets": Control("Adapters on", "all-linear", TARGETS, only_if=("method", ADAPTERS)),
+    "optimizer": Control("Optimizer", "adamw", {n: OPTIMIZER_WORDS[n] for n in OPTIMIZERS}),
+    "attention": Control("Attention", "sdpa", {"sdpa": "fused (SDPA)", "eager": "eager"}),
+    "gpus": Control("Number of GPUs", 1, most=4096),
+    "sharding": Control("Divided among GPUs", None, {s: SHARDING_WORDS[s] for s in SHARDINGS}),
+    "gradient_checkpointing": Control("Gradient checkpointing", True),
+    "double_quant": Control("Double quantization", True, only_if=("method", ("qlora",))),
+    "accumulation": Control(
+        "Batches for each update",
+        1,
+        most=1_000_000,
+        help="With two or more (gradient accumulation), gradients stay in memory.",
+        more=True,
+    ),
+    "recipe": Control(
+        "Recipe",
+        "usual",
+        {"usual": "usual for the method"} | {n: n for n in RECIPES},
+        help="The number formats of trained weights, gradients and states.",
+        more=True,
+    ),
+    "compute_dtype": Control("Compute in", "float16", {n: n for n in DTYPE_BYTES}, more=True),
+    "block_size": Control(
+        "Weights in a block of NF4",
+        64,
+        {n: f"{n:,}" for n in BLOCK_SIZES},
+        only_if=("method", ("qlora",)),
+        more=True,
+    ),
+    "upcast": Control(
+        "Unquantized weights in float32",
+        False,
+        only_if=("method", ("qlora",)),
+        help="peft's prepare_model_for_kbit_training converts them.",
+        more=True,
+    ),
+    "keep_output": Control(
+        "The loop keeps the logits",
+        False,
+        help="transformers' Trainer doesn't.",
+        more=True,
+    ),
+}
+
+
+def answer(values: Mapping[str, Any]) -> str:
+    """Return the answer as HTML: yes or no, a bar, what would fit, every term, and Python code.
+
+    Args:
+        values: The value of each control in CONTROLS.
+
+    Raises:
+        ValueError: A value is not allowed, or the model is not supported.
+    """
+    model, method, options = arguments(values)
+    found, gpu = estimate(model, method, **options), values["gpu"]
+    return "".join(
+        [
+            _verdict(found, gpu),
+            _bar(found, gpu),
+            _other_settings(found, gpu, options),
+            _cards(found),
+            _terms(found),
+            _python(values, method, options),
+        ]
+    )
+
+
+def arguments(values: Mapping[str, Any]) -> tuple[ModelShape, str, dict[str, Any]]:
+    """Return the model, the method and the options of `memory.estimate` for some values.
+
+    Raises:
+        ValueError: The config of the reader's model can't be read, or is not supported.
+    """
+    method = values["method"]
+    names = ["batch_size", "sequence_length", "optimizer", "attention", "gradient_checkpointing"]
+    names += ["accumulation", "gpus", "sharding", "compute_dtype", "keep_output"]
+    names += ["rank", "targets"] if method in ADAPTERS else []
+    names += ["double_quant", "block_size", "upcast"] if method == "qlora" else []
+    options = {name: values[name] for name in names}
+    options["recipe"] = USUAL[method] if values["recipe"] == "usual" else values["recipe"]
+    if "," in options.get("targets", ""):
+        options["targets"] = tuple(options["targets"].split(","))
+    return _model(values), method, options
+
+
+def _model(values: Mapping[str, Any]) -> ModelShape:
+    if values["model"] != OWN:
+        return ModelShape.preset(values["model"])
+    if not values["config"].strip():
+        raise ValueError("Please paste the config.json of your model, or choose its file.")
+    try:
+        config = json.loads(values["config"])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"The config is not valid JSON: {error}.") from None
+    if not isinstance(config, dict):
+        raise ValueError("The config must be a JSON object, which begins with { and ends with }.")
+    return ModelShape.from_config(config)
+
+
+def _verdict(found: Estimate, gpu: str) -> str:
+    budget = usable_bytes(gpu)
+    rest, has = format_bytes(abs(budget - found.total)), format_bytes(budget)
+    if found.total <= budget:
+        first, end = f"Yes, it fits on {with_article(gpu)}.", f"so {rest} stay free"
+    else:
+        first, end = f"No, it does not fit on {with_article(gpu)}.", f"so {rest} are missing"
+    who = "Each GPU" if found.settings.gpus > 1 else "A training step"
+    more = (
+        f"{who} needs {format_bytes(found.total)} at its peak, which is at {found.peak}. Tensors "
+        f"can use {has} of {with_article(gpu)}, {end}."
+    )
+    if not found.shape.known:
+        more += (
+            f" Of {found.shape.name}, only the number of parameters is known, so activations are "
+            "not counted."
+        )
+    return f'<p class="live-verdict" data-say><strong>{text(first)}</strong> {text(more)}</p>'
+
+
+def _bar(found: Estimate, gpu: str) -> str:
+    """Return the bytes at the peak as one bar, with marks at the limits of GPUs."""
+    parts = {name: size for name, size in found.groups.items() if size > 0}
+    limits = {name: usable_bytes(name) for name in GPUS}
+    end = 1.06 * max(found.total, limits[gpu])
+    chosen = colours(parts)
+    labels = {f"{name} {format_bytes(parts[name])}": chosen[name] for name in parts}
+    places = {name: size / end for name, size in limits.items()}
+    at = ", ".join(f"{name} at {format_bytes(size)}" for name, size in limits.items())
+    alt = f"A bar of {format_bytes(found.total)}: {', '.join(labels)}. Marks: {at}."
+    return figure(alt, marks(places) + stacked_bar(parts, end) + legend(labels), "memory")
+
+
+def _other_settings(found: Estimate, gpu: str, options: Mapping[str, Any]) -> str:
+    """Return what would fit instead or, if the step fits, how much larger it could be."""
+    model, method = found.shape, found.settings.method
+    if found.fits(gpu):
+        return _room(model, method, gpu, options) if model.known else ""
+    others = alternatives(model, method, gpu=gpu, **options)
+    if not others:
+        return f"<p>No single change makes it fit on {with_article(gpu)}.</p>"
+    items = [(other.words, other.changes, other.estimate.total) for other in others]
+    listed = "".join(
+        f"<li>{_button(words, changes)} {format_bytes(total)}</li>"
+        for words, changes, total in items
+    )
+    title = f"What would fit on {with_article(gpu)} instead?"
+    return f'<h2>{title}</h2><ul class="live-list">{listed}</ul>'
+
+
+def _room(model: ModelShape, method: str, gpu: str, options: Mapping[str, Any]) -> str:
+    sizes = {
+        "batch_size": "texts in a batch",
+        "sequence_length": "tokens in a text",
+        "rank": "as the rank",
+    }
+    items = []
+    for name, words in sizes.items():
+        if name in options:
+            limit = CONTROLS[name].most
+            most = cast(int, largest(name, gpu, model, method, **options))
+            up_to = f"{most:,} {words}" if most <= limit else f"more than {limit:,} {words}"
+            items.append(f"<li>{_button(up_to, {name: min(most, limit)})}</li>")
+    return (
+        f"<h2>How much larger could it be on {with_article(gpu)}?</h2>"
+        f'<ul class="live-list">{"".join(items)}</ul>'
+    )
+
+
+def _button(words: str, changes: Mapping[str, Any]) -> str:
+    """Return a button that sets some controls to other values."""
+    texts = {
+        name: CONTROLS[name].write(",".join(value) if isinstance(value, tuple) else value)
+        for name, value in changes.items()
+    }
+    return f'<button type="button" data-set="{text(json.dumps(texts))}">{text(words)}</button>'
+
+
+def _cards(found: Estimate) -> str:
+    rows = []
+    for name in GPUS:
+        budget = usable_bytes(name)
+        rest = format_bytes(abs(budget - found.total))
+        result = f"✓ fits, {rest} free" if found.fits(name) else f"✗ {rest} missing"
+        rows.append((text(name), format_bytes(budget), result))
+    return table(("GPU", "for tensors", "this step"), rows)
+
+
+def _terms(found: Estimate) -> str:
+    rows = [
+        (text(term.name), f"{term.size:,}", text(term.formula), text(term.source))
+        for part in PARTS
+        for term in found.terms
+        if term.part == part
+    ]
+    rows.append(("total", f"{found.total:,}", f"at {text(found.peak)}", ""))
+    shown = table(("what", "bytes", "formula", "source"), rows)
+    return f"<details><summary>Every term of the sum</summary>{shown}</details>"
+
+
+def _python(values: Mapping[str, Any], method: str, options: Mapping[str, Any]) -> str:
+    """Return the call of `memory.estimate`, without the options that have their default value."""
+    defaults = vars(Settings.of(method, {}))
+    model = "config.json" if values["model"] == OWN else values["model"]
+    chosen = [f"{name}={value!r}" for name, value in options.items() if value != defaults[name]]
+    lines = [repr(model), repr(method), *chosen]
+    call = "".join(f"    {line},\n" for line in lines)
+    code = (
+        "from course_utils.memory import estimate\n\n"
+        f"e = estimate(\n{call})\nprint(e.explain())\nprint(e.fits({values['gpu']!r}))"
+    )
+    return (
+        "<details><summary>The same in Python</summary>"
+        f'<pre class="live-code" tabindex="0">{text(code)}</pre>'
+        '<button type="button" data-copy="code">Copy the code</button></details>'
+    )

@@ -1,0 +1,29 @@
+// Lets a browser start Python and the course's tools sooner: compiles the course's modules, and the
+// modules of the standard library that the tools use, to bytecode of this Pyodide.
+//
+// Usage: node compile_python.mjs FOLDER, the folder with course.zip and pyodide/
+import { readFileSync, writeFileSync } from "node:fs";
+import { pathToFileURL } from "node:url";
+
+const folder = process.argv[2];
+const { loadPyodide } = await import(pathToFileURL(`${folder}/pyodide/pyodide.mjs`));
+const python = await loadPyodide({ indexURL: `${folder}/pyodide` });
+const read = (path) => new Uint8Array(readFileSync(path));
+
+python.unpackArchive(read(`${folder}/course.zip`), "zip", { extractDir: "/course" });
+const used = python.runPython(`
+import sys
+sys.path.insert(0, "/course")
+from course_utils import live
+for name in live.TOOLS:
+    live.answer(name, {})
+files = (getattr(module, "__file__", None) or "" for module in sys.modules.values())
+{file.partition(".zip/")[2] for file in files if ".zip/" in file}
+`);
+python.runPython(readFileSync(new URL("bytecode.py", import.meta.url), "utf8"));
+const withBytecode = python.globals.get("with_bytecode");
+for (const [name, modules] of [["course.zip", undefined], ["pyodide/python_stdlib.zip", used]]) {
+  const path = `${folder}/${name}`;
+  const archive = python.toPy(read(path)).tobytes();
+  writeFileSync(path, withBytecode(archive, modules).toJs());
+}

@@ -1,0 +1,373 @@
+"""Tests of the website's tools: their controls, their answers, and what they import."""
+
+import html
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from course_utils import live, memory, quantization
+from course_utils.live import bins, fit, lora, overhead
+from course_utils.live.controls import Control, values_of
+from course_utils.memory import GPUS, PRESETS, ModelShape, estimate, largest, usable_bytes
+from course_utils.paging import simulate
+from course_utils.units import format_bytes
+
+
+def words(markup):
+    """Return the text of HTML with single spaces."""
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", markup)).split())
+
+
+def fit_values(**changes):
+    return values_of(fit.CONTROLS, {}) | changes
+
+
+def code_of(markup):
+    """Return the Python code that an answer shows."""
+    return html.unescape(re.search(r'<pre class="live-code".*?>(.*?)</pre>', markup, re.S)[1])
+
+
+# --- the package ----------------------------------------------------------------------------------
+
+
+def test_the_package_imports_only_the_standard_library():
+    code = (
+        "import sys; before = set(sys.modules); from course_utils import live\n"
+        "for name in live.TOOLS: live.answer(name, {})\n"
+        "names = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(names - sys.stdlib_module_names))"
+    )
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True)
+    assert done.stdout == "['course_utils']\n", done.stderr
+
+
+@pytest.mark.parametrize("name", live.TOOLS)
+def test_each_tool_answers_its_first_values(name):
+    markup = live.answer(name, {})
+    assert "data-say" in markup and 'role="img" aria-label=' in markup
+    assert live.answer(name, "{}") == markup
+
+
+@pytest.mark.parametrize("name", live.TOOLS)
+def test_each_value_of_each_menu_and_checkbox_is_understood(name):
+    controls = live.TOOLS[name].controls
+    for key, control in controls.items():
+        values = [False, True] if control.kind == "checkbox" else list(control.options)
+        assert [control.read(control.write(value)) for value in values] == values, key
+        # A message is allowed, because some models lack some layers.
+        assert all(live.answer(name, {key: control.write(value)}) for value in values)
+
+
+def test_a_value_that_is_not_allowed_gives_a_message():
+    assert live.answer("lora", {"rank": "0"}) == (
+        '<p role="alert">Rank r: please enter a whole number from 1 to 1,000,000.</p>'
+    )
+    assert "rank r must be from 1 to 1,000 here" in live.answer("lora", {"rank": "1001"})
+    assert "Tick at least one module" in live.answer("lora", {"q_proj": "0"})
+    assert "Model must be '7b', 'llama-7b'" in words(live.answer("fit", {"model": "<b>"}))
+    assert "<b>" not in live.answer("fit", {"model": "<b>"})
+
+
+# --- controls -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", " ", "1.5", "1e3", "1_000", "٣", "²", "-", "--1", "9" * 5000])
+def test_a_text_that_is_no_whole_number_is_refused(text):
+    with pytest.raises(ValueError, match=r"^n: please enter a whole number from 1 to 50\.$"):
+        Control("n", 3, most=50).read(text)
+
+
+def test_a_number_must_be_in_its_range():
+    control = Control("n", 3, least=2, most=8)
+    assert [control.read(text) for text in ("2", " 8 ", "05")] == [2, 8, 5]
+    for text in ("1", "9", "-3"):
+        with pytest.raises(ValueError, match="from 2 to 8"):
+            control.read(text)
+
+
+def test_an_unused_control_has_its_first_value_whatever_its_text():
+    values = values_of(fit.CONTROLS, {"method": "full", "rank": "nonsense", "gpu": "H100"})
+    assert (values["rank"], values["gpu"]) == (16, "H100")
+    with pytest.raises(ValueError, match="Rank r"):
+        values_of(fit.CONTROLS, {"rank": "nonsense"})
+
+
+# --- will it fit? ---------------------------------------------------------------------------------
+
+
+def test_the_first_answer_is_the_estimate_of_the_calculator():
+    e = estimate(
+        "llama-3.1-8b", "qlora", targets="all-linear", recipe="autocast", double_quant=True,
+        upcast=False, keep_output=False,
+    )  # fmt: skip
+    text = words(live.answer("fit", {}))
+    assert text.startswith("Yes, it fits on a T4. A training step needs " + format_bytes(e.total))
+    assert f"total {e.total:,}" in text
+    for term in e.terms:
+        assert f"{term.name} {term.size:,} {term.formula}" in text
+
+
+@pytest.mark.parametrize("method", fit.METHODS)
+@pytest.mark.parametrize("model", ["smollm2-135m", "llama-7b", "gpt2", "gemma-3-1b", "phi-4-mini"])
+def test_the_code_of_an_answer_gives_the_same_total(model, method, capsys):
+    markup = live.answer("fit", {"model": model, "method": method, "sequence_length": "500"})
+    scope = {}
+    exec(code_of(markup), scope)
+    assert f"total {scope['e'].total:,} at" in words(markup)
+    assert capsys.readouterr().out.endswith(f"{scope['e'].fits('T4')}\n")
+
+
+def test_seven_billion_parameters_need_the_112_gb_of_the_slides():
+    text = words(live.answer("fit", {"model": "7b", "method": "full", "gpu": "A100-80"}))
+    assert text.startswith("No, it does not fit on an A100-80. A training step needs 112.00 GB")
+    assert "activations are not counted" in text
+    assert "choose a preset or a config" in live.answer("fit", {"model": "7b"})
+
+
+def test_each_gpu_says_what_is_free_or_missing():
+    values = fit_values(model="llama-13b", method="lora")
+    model, method, options = fit.arguments(values)
+    e = estimate(model, method, **options)
+    text = words(fit.answer(values))
+    for name in GPUS:
+        rest = format_bytes(abs(usable_bytes(name) - e.total))
+        result = f"✓ fits, {rest} free" if e.fits(name) else f"✗ {rest} missing"
+        assert f"{name} {format_bytes(usable_bytes(name))} {result}" in text
+
+
+def settings_of_buttons(markup):
+    found = re.findall(r'<button type="button" data-set="([^"]*)">', markup)
+    return [json.loads(html.unescape(text)) for text in found]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"batch_size": "8", "sequence_length": "2048"},
+        {"method": "full"},
+        {"model": "llama-65b"},
+        {"attention": "eager", "sequence_length": "5000"},
+        {"gradient_checkpointing": "0", "sequence_length": "4096"},
+        {"method": "lora", "targets": "q_proj,v_proj", "model": "llama-13b"},
+        {"model": "smollm2-1.7b", "method": "full", "optimizer": "paged_adamw"},
+    ],
+)
+def test_each_proposed_change_fits(texts):
+    markup = live.answer("fit", texts)
+    assert words(markup).startswith("No, it does not fit")
+    changes = settings_of_buttons(markup)
+    assert changes
+    for change in changes:
+        assert words(live.answer("fit", texts | change)).startswith("Yes, it fits"), change
+
+
+def test_the_largest_sizes_fit_and_one_more_does_not():
+    changes = settings_of_buttons(live.answer("fit", {}))
+    assert [list(change) for change in changes] == [["batch_size"], ["sequence_length"], ["rank"]]
+    for change in changes:
+        (name, text), = change.items()  # fmt: skip
+        assert "Yes" in words(live.answer("fit", change))
+        assert "No" in words(live.answer("fit", {name: str(int(text) + 1)}))
+
+
+def test_a_size_beyond_the_limit_of_a_field_is_not_set():
+    markup = live.answer("fit", {"model": "smollm2-135m", "gpu": "H100"})
+    assert "more than 4,096 as the rank" in words(markup)
+    assert settings_of_buttons(markup)[-1] == {"rank": "4096"}
+
+
+CONFIG = {
+    "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "vocab_size": 259,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128,
+}  # fmt: skip
+
+
+def test_a_config_of_the_reader_is_read():
+    own = {"model": "config", "config": json.dumps(CONFIG)}
+    markup = live.answer("fit", own)
+    model, method, options = fit.arguments(values_of(fit.CONTROLS, own))
+    assert model == ModelShape.from_config(CONFIG)
+    assert f"total {estimate(model, method, **options).total:,}" in words(markup)
+    assert "'config.json'" in code_of(markup)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("", "Please paste the config.json of your model, or choose its file."),
+        ("  ", "Please paste the config.json"),
+        ("{", "The config is not valid JSON: "),
+        ("[1]", "The config must be a JSON object, which begins with { and ends with }."),
+        ("[" * 100_000, "The config is not valid JSON: "),
+        ('{"model_type": "mixtral", "num_local_experts": 8}', "only dense models are supported"),
+        (json.dumps(CONFIG | {"hidden_size": "64"}), "hidden_size"),
+        (json.dumps({k: v for k, v in CONFIG.items() if k != "vocab_size"}), "no 'vocab_size'"),
+    ],
+)
+def test_a_config_that_can_t_be_read_gives_a_message(config, message):
+    markup = live.answer("fit", {"model": "config", "config": config})
+    assert markup.startswith('<p role="alert">') and message in words(markup)
+
+
+# --- alternatives ---------------------------------------------------------------------------------
+
+
+def test_all_alternatives_fit_and_change_only_what_they_say():
+    options = {"batch_size": 8, "sequence_length": 2048, "upcast": True}
+    found = memory.alternatives("llama-3.1-8b", "qlora", gpu="A100-40", **options)
+    assert found
+    for other in found:
+        model = other.changes.get("model", "llama-3.1-8b")
+        changed = options | {k: v for k, v in other.changes.items() if k != "model"}
+        e = estimate(model, "qlora", **changed)
+        assert e == other.estimate and e.fits("A100-40"), other.words
+
+
+def test_several_small_changes_are_proposed_together_if_none_is_enough():
+    options = {"batch_size": 2, "keep_output": True, "attention": "eager", "sequence_length": 4096}
+    options |= {"double_quant": True, "upcast": False, "targets": "all-linear"}
+    found = memory.alternatives("llama-3.1-8b", "qlora", gpu="T4", **options)
+    together = found[0]
+    assert together.words.startswith("all of these: fused attention (SDPA), a loop that keeps only")
+    assert set(together.changes) >= {"attention", "keep_output", "batch_size", "accumulation"}
+    for name, value in together.changes.items():
+        alone = options | {name: value}
+        assert not estimate("llama-3.1-8b", "qlora", **alone).fits("T4")
+
+
+def test_the_largest_micro_batch_that_fits_is_proposed():
+    options = {"batch_size": 24, "sequence_length": 1024, "double_quant": True, "upcast": False}
+    found = memory.alternatives("llama-3.1-8b", "qlora", gpu="T4", **options)
+    (split,) = (other for other in found if "batch_size" in other.changes)
+    micro, count = split.changes["batch_size"], split.changes["accumulation"]
+    assert micro * count == 24 and split.words.startswith(f"{count} micro-batches of {micro} texts")
+    larger = min(n for n in (1, 2, 3, 4, 6, 8, 12) if n > micro)
+    again = options | {"batch_size": larger, "accumulation": 24 // larger}
+    assert not estimate("llama-3.1-8b", "qlora", **again).fits("T4")
+
+
+def test_nothing_is_proposed_if_nothing_fits():
+    assert memory.alternatives("gpt3-175b", "full", gpu=1 * 2**30) == []
+    # A number of texts with many digits is divided quickly.
+    assert memory.alternatives("gpt2", "full", gpu=2**30, batch_size=10**9)[:0] == []
+
+
+def test_alternatives_of_bad_arguments_raise_an_error():
+    with pytest.raises(ValueError, match="unknown GPU"):
+        memory.alternatives("gpt2", gpu="P100")
+    with pytest.raises(ValueError, match="recipe must be one of"):
+        memory.alternatives("gpt2", gpu="T4", recipe="fp8")
+
+
+def test_the_proposed_model_is_the_largest_that_fits():
+    options = {"targets": "all-linear", "recipe": "autocast"}
+    *_, last = memory.alternatives("llama-65b", "qlora", gpu="T4", **options)
+    assert last.changes == {"model": largest("model", "T4", method="qlora", **options)}
+
+
+# --- the other tools ------------------------------------------------------------------------------
+
+
+def test_lora_on_the_matrix_of_the_slides():
+    text = words(live.answer("lora", {}))
+    assert text.startswith("LoRA trains 1.60% of the parameters. With rank 8, it trains 16,000 ")
+
+
+def test_lora_on_a_model_uses_all_its_layers():
+    shape = ModelShape.preset("smollm2-135m")
+    texts = {"model": "smollm2-135m", "layers": "1"} | dict.fromkeys(lora.MODULES, "1")
+    assert f"it trains {shape.adapter_parameters(8):,} parameters" in words(
+        live.answer("lora", texts)
+    )
+
+
+def test_the_rectangles_have_the_ratio_of_the_matrices():
+    markup = live.answer("lora", {"d_in": "1000", "d_out": "500", "rank": "100"})
+    sides = [
+        (float(width), float(height))
+        for width, height in re.findall(r'width="([\d.]+)" height="([\d.]+)" fill', markup)
+    ]
+    scale = lora.SIDE / 1000
+    wanted = [(500, 1000), (100, 1000), (500, 100)]
+    assert sides == [pytest.approx((w * scale, h * scale), abs=0.01) for w, h in wanted]
+
+
+def test_paging_answers_with_the_outcome_of_the_simulation():
+    options = {"targets": "all-linear", "rank": 64, "double_quant": True, "upcast": False}
+    options |= {"recipe": "fp32", "optimizer": "paged_adamw"}
+    lengths = (1024, 1024, 4096, 1024)
+    run = simulate("llama-3.1-8b", "qlora", gpu="T4", lengths=lengths, **options)
+    text = words(live.answer("paging", {}))
+    assert text.startswith("All four steps run on a T4. With paged states: runs; ")
+    assert f"{format_bytes(run.moved)} moved in {run.seconds:.2f} s" in text
+    off = words(live.answer("paging", {"paged": "0"}))
+    assert off.startswith("Memory runs out on a T4. Without paged states: out of memory in step 3")
+
+
+def test_the_areas_of_the_timeline_reach_the_memory_of_each_moment():
+    values = values_of(live.paging.CONTROLS, {})
+    run = live.paging.PagingChoices(**values).runs()[True]
+    first = re.search(r'<path d="M0 220(\S*?)V220Z"', live.answer("paging", {}))[1]
+    tops = [float(y) for y in re.findall(r"V([\d.]+)", first)]
+    start = live.paging.TimelineView.of(run).start
+    high = start + (run.budget - start) / live.paging.LINE
+    wanted = [220 * (1 - (event.total - start) / (high - start)) for event in run.events]
+    assert tops == pytest.approx(wanted, abs=0.06)
+
+
+def test_the_overhead_equals_that_of_the_lessons():
+    values = values_of(overhead.CONTROLS, {})
+    for double in (True, False):
+        for block in overhead.SMALL_BLOCKS:
+            choices = overhead.OverheadChoices(**values | {"double_quant": double})
+            expected = quantization.overhead_bits(block, double)
+            assert sum(choices.bits(block).values()) == pytest.approx(4 + expected, rel=1e-12)
+
+
+def test_the_levels_equal_those_of_the_lessons():
+    for bits in range(2, 9):
+        wanted = {"nf": quantization.normal_float(bits), "int": quantization.linear_codebook(bits)}
+        wanted |= {"fp4": quantization.fp4_codebook(), "ocp": quantization.fp4_codebook("ocp")}
+        for form, book in wanted.items():
+            found = torch.tensor(bins.levels(form, bits))
+            torch.testing.assert_close(found, book, rtol=0, atol=1e-6)
+    assert bins.levels("nf", 4) == pytest.approx(quantization.NF4, abs=1e-6)
+
+
+@pytest.mark.parametrize("distribution", bins.DISTRIBUTIONS)
+@pytest.mark.parametrize("form", bins.FORMATS)
+def test_codes_and_errors_equal_those_of_the_lessons(form, distribution):
+    x = torch.tensor(bins.sample(distribution), dtype=torch.float64)
+    for block_size in (16, 64, 4096):
+        found = bins.quantized(form, 4, block_size, distribution)
+        q = quantization.quantize(x.float(), torch.tensor(bins.levels(form, 4)), block_size)
+        error = (q.dequantize().double() - x).square().mean() / x.square().mean()
+        assert found.error == pytest.approx(error.item(), rel=1e-3)
+        share = q.codes.int().bincount(minlength=len(found.levels)) / bins.SAMPLE_SIZE
+        assert list(found.share) == pytest.approx(share.tolist(), abs=3 / bins.SAMPLE_SIZE)
+
+
+def test_the_samples_have_the_distributions_that_they_are_named_after():
+    normal, uniform, heavy = (torch.tensor(bins.sample(name)) for name in bins.DISTRIBUTIONS)
+    assert abs(normal.mean()) < 0.05 and 0.97 < normal.std() < 1.03
+    assert uniform.abs().max() <= 1 and 0.56 < uniform.std() < 0.6
+    # The variance of Student's t distribution with 4 degrees of freedom is 2.
+    assert 1.7 < heavy.var() < 2.4 and heavy.abs().max() > 6
+
+
+def test_nf4_wins_on_normal_numbers_and_equal_steps_win_on_uniform_numbers():
+    errors = {
+        (form, numbers): bins.quantized(form, 4, 64, numbers).error
+        for form in ("nf", "int") for numbers in ("normal", "uniform")
+    }  # fmt: skip
+    assert errors["nf", "normal"] < errors["int", "normal"]
+    assert errors["int", "uniform"] < errors["nf", "uniform"]
+
+
+def test_all_presets_are_in_the_menus():
+    assert set(PRESETS) < set(fit.CONTROLS["model"].options)
+    assert set(PRESETS) < set(overhead.CONTROLS["model"].options)
