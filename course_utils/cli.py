@@ -44,12 +44,15 @@ class _Command(click.Command):
             if package in ("", "benchmarks", "course_utils", *sys.stdlib_module_names):
                 raise
             raise CourseError(
-                f"`course {self.name}` needs {package}, which is not installed: "
-                f"`make {self.name}` installs it, or run `pip install -e '.[{self._all_extras()}]'`"
+                f"`course {self.name}` needs {package}, which is not installed: {self._remedy()}"
             ) from missing
 
-    def _all_extras(self) -> str:
-        return ",".join([*bootstrap.STUDENT, *self.extras.split()])
+    def _remedy(self) -> str:
+        """Return how to install what the command needs, in a clone or without one."""
+        extras = ",".join([*bootstrap.STUDENT, *self.extras.split()])
+        if (bootstrap.ROOT / "pyproject.toml").is_file():
+            return f"`make {self.name}` installs it, or run `pip install -e '.[{extras}]'`"
+        return f"run `pip install 'qlora-course[{extras}]'`"
 
 
 class _Course(click.Group):
@@ -150,6 +153,22 @@ def lab(arguments: tuple[str, ...]) -> None:
     os.chdir(folder)
     first = ["--LabApp.default_url=/lab/tree/lectures/00_setup.ipynb"]
     serve([f"--ServerApp.root_dir={folder}", *first, *arguments])
+
+
+@command("start")
+@click.argument("folder", type=click.Path(path_type=Path))
+def start(folder: Path) -> None:
+    """Copy the lectures and exercises to a folder of your own.
+
+    FOLDER may exist. A file that exists is never changed, so your answers stay as they are.
+    """
+    from course_utils import starter
+
+    written, kept = starter.start(folder)
+    click.echo(f"{folder} has the lectures and exercises; {len(written)} files are new.")
+    for name in kept:
+        click.echo(f"Kept as it is, because it differs from the course's file: {name}")
+    click.echo(f"Next: cd {folder}, then course lab")
 
 
 def _check_jupyter_folders() -> None:

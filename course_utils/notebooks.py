@@ -24,23 +24,29 @@ CELL_TIMEOUT = 1800
 
 
 def course_folder(start: Path | None = None) -> Path:
-    """Return the course folder, which contains the folders `lectures` and `course_utils`.
+    """Return the course folder, which contains the folders `lectures` and `exercises`.
 
     Args:
         start: the folder where the search begins; default: the working folder. The search continues
             with the parents of this folder and ends with the folder that contains this package.
 
     Raises:
-        CourseError: none of these folders is the course folder. This happens if the course was
-            installed without its notebooks.
+        CourseError: none of these folders is the course folder. This happens if pip installed the
+            course, and `course start` was not run or made another folder.
     """
     start = (start or Path.cwd()).resolve()
     for folder in (start, *start.parents, Path(__file__).resolve().parents[1]):
-        if (folder / "lectures").is_dir() and (folder / "course_utils").is_dir():
+        if (folder / "lectures").is_dir() and _is_course(folder):
             return folder
     raise CourseError(
-        f"{start} is not in a course folder: change to the folder that contains lectures/"
+        f"{start} is not in a course folder: change to the folder that contains lectures/, or make "
+        "one with `course start FOLDER`"
     )
+
+
+def _is_course(folder: Path) -> bool:
+    # A folder that `course start` made has no package, and a test's folder has no exercises.
+    return (folder / "exercises").is_dir() or (folder / "course_utils").is_dir()
 
 
 def lectures(folder: Path, only: str | None = None) -> list[Path]:

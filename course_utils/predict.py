@@ -9,9 +9,10 @@ A guess is never required, so "Run All" always works. It is recorded as soon as 
 a comparison that is already shown changes with it. Running a cell again keeps the guess. Guesses
 are in the memory of the kernel, and leave it only if the student keeps them in a file.
 
-The controls need a kernel. So each output has a second form, as HTML, which the website, pages and
-slides show: the question with its choices, and the answer behind a line to click. Slides also read
-the metadata of an output, to give the speaker the right answer beside the question.
+The controls need a kernel. So each output has a second form, as HTML, which pages and slides show:
+the question with its choices, and the answer behind a line to click. The website and the slides
+also read the metadata of an output: the website makes a form from it that needs no kernel, and
+slides give the speaker the right answer beside the question.
 """
 
 from __future__ import annotations
@@ -170,7 +171,8 @@ def predict(
     if key not in _predictions or _predictions[key].question != asked:
         _predictions.pop(key, None)
         _predictions[key] = Prediction(asked)
-    form = {"key": key, "question": question, "choices": asked.choices, "unit": unit}
+    form = {"key": key, "question": question, "choices": asked.choices}
+    form |= {"numbers": asked.numbers, "unit": unit}
     _show(_predictions[key].box, _question_page(asked), question, predict=form)
 
 
@@ -207,7 +209,7 @@ def reveal(key: str, value: str | float, why: Mapping[str, str] | None = None) -
     prediction.show_answer(truth, why)
     text, right = the_answer(question, truth), question.right_choice(truth)
     reasons = {choice: reason for choice, reason in why.items() if choice != right}
-    form = {"key": key, "answer": text, "right": right, "why": reasons}
+    form = {"key": key, "answer": text, "truth": truth, "right": right, "why": reasons}
     _show(_framed(prediction.comparison), _answer_page(text, reasons), text, reveal=form)
 
 

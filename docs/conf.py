@@ -9,11 +9,15 @@ from sphinx.transforms import SphinxTransform
 from sphinx.util.docutils import SphinxDirective
 
 from course_utils import __version__
+from course_utils.live import fit
 from course_utils.publishing import addresses, live_tools
+from course_utils.publishing.html import picture_of
 from course_utils.publishing.mathml import to_mathml
+from course_utils.publishing.progress import progress_list
 
 # `course badges --set` writes these addresses to pyproject.toml.
-PUBLISHED = addresses.read(Path(__file__).resolve().parents[1])
+COURSE = Path(__file__).absolute().parents[1]
+PUBLISHED = addresses.read(COURSE)
 
 project = "The QLoRA course"
 author = "The QLoRA course authors"
@@ -92,11 +96,46 @@ class LiveTool(SphinxDirective):
         return [nodes.raw("", live_tools.tool(self.arguments[0]), format="html")]
 
 
+class Picture(SphinxDirective):
+    """Show the picture that a cell of an executed lecture drew, given as LECTURE#CELL."""
+
+    required_arguments = 1
+
+    def run(self):
+        """Return the HTML of the picture."""
+        lecture, _, cell = self.arguments[0].partition("#")
+        path = Path(self.env.srcdir) / "lectures" / f"{lecture}.ipynb"
+        self.env.note_dependency(str(path))
+        return [nodes.raw("", picture_of(path, cell), format="html")]
+
+
+class Progress(SphinxDirective):
+    """Show the list of lectures and exercises that a reader has done."""
+
+    def run(self):
+        """Return the HTML of the list."""
+        return [nodes.raw("", progress_list(COURSE), format="html")]
+
+
+class MemoryOfMethods(SphinxDirective):
+    """Show the memory of each method for one model, as computed while the site is built."""
+
+    required_arguments = 1
+
+    def run(self):
+        """Return the HTML of the bars."""
+        return [nodes.raw("", fit.methods(self.arguments[0]), format="html")]
+
+
 def add_scripts_of_tools(app, pagename, template, context, doctree):
-    """Load the script and the style sheet of the tools only on pages with a tool."""
-    if 'class="live-tool"' in context.get("body", ""):
+    """Load the scripts and the style sheet only on pages that need them."""
+    body = context.get("body", "")
+    if 'class="live-' in body:
         app.add_css_file("live.css")
+    if 'class="live-tool"' in body:
         app.add_js_file("live.mjs", type="module")
+    if "data-done=" in body:
+        app.add_js_file("reader.mjs", type="module")
 
 
 def visit_math(translator, node):
@@ -149,6 +188,9 @@ def setup(app):
     """Register the transform, the renderer and the event handlers of this file with Sphinx."""
     app.add_transform(CellAnchors)
     app.add_directive("live", LiveTool)
+    app.add_directive("memory-of-methods", MemoryOfMethods)
+    app.add_directive("picture", Picture)
+    app.add_directive("progress", Progress)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
     # With this priority, the handler runs before napoleon's handler.
     app.connect("autodoc-process-docstring", prepare_docstring, priority=400)

@@ -269,16 +269,25 @@ def test_the_choices_of_reasons_are_written_as_the_student_read_them(shown):
     assert re.findall("<li>(.*?)</li>", page) == [f"Not '{choice}': No." for choice in choices[:3]]
 
 
-def test_slides_find_the_question_and_the_answer_in_the_metadata(shown):
+def test_the_website_and_slides_find_the_question_and_the_answer_in_the_metadata(shown):
     ask()
     reveal("levels", "3 or fewer", {**WHY, "3 or fewer": "Right on other machines."})
     forms = [json.loads(json.dumps(metadata))["qlora_course"] for _, metadata, _ in shown]
     assert forms == [
-        {"predict": {"key": "levels", "question": QUESTION, "choices": CHOICES, "unit": ""}},
+        {
+            "predict": {
+                "key": "levels",
+                "question": QUESTION,
+                "choices": CHOICES,
+                "numbers": [],
+                "unit": "",
+            }
+        },
         {
             "reveal": {
                 "key": "levels",
                 "answer": "The answer is '3 or fewer'.",
+                "truth": "3 or fewer",
                 "right": "3 or fewer",
                 "why": WHY,
             }

@@ -69,11 +69,13 @@ WIDGETS = {html_pages.WIDGET_STATE: {"state": {"slider": SLIDER}}}
 BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://a.test)"
 )
+QUESTION = {"key": "sum", "question": "How many?", "choices": ["all", "none"]}
+QUESTION |= {"numbers": [], "unit": ""}
 # An output of `predict` has a widget, HTML and metadata.
 ASKED = shown(
     text_html="<details><summary>Compare</summary><ol><li>all</li></ol></details>",
     **{html_pages.WIDGET_VIEW: {"model_id": "slider"}},
-) | {"metadata": {"qlora_course": {"predict": {"key": "sum", "choices": ["all"]}}}}
+) | {"metadata": {"qlora_course": {"predict": QUESTION}}}
 LECTURE = [
     text_cell(
         "opening", f"# 01 Sums\n\n{BADGE}\n\nIts [exercise](../exercises/01_sums/01_sums.ipynb)."
@@ -263,7 +265,7 @@ def test_the_last_state_of_a_widget_is_shown(small_site):
 @pytest.mark.full
 def test_predictions_and_answers_are_shown(small_site):
     markup = article(small_site, "lectures/01_sums.html")
-    assert "<details><summary>Compare</summary><ol><li>all</li></ol></details>" in markup
+    assert 'data-predict="01_sums/sum"' in markup and 'value="none"' in markup
     assert "<strong>Answer. It is 42.</strong> So <math" in markup
 
 
@@ -654,6 +656,8 @@ def test_the_command_uses_the_last_run_and_prints_the_path_of_the_site(tmp_path,
 
 # --- the course's own site ------------------------------------------------------------------------
 
+DRAWN = '<svg role="img" aria-label="Bars before and after" viewBox="0 0 9 9"></svg>'
+
 
 @pytest.fixture(scope="module")
 def course_site(tmp_path_factory):
@@ -670,6 +674,9 @@ def course_site(tmp_path_factory):
             for claim in claims.evidence(ROOT):
                 if (claim.lecture, claim.cell) == (path.stem, cell["id"]):
                     cell["outputs"].append(printed(" ".join([*claim.quotes, ""])))
+            if cell["id"] == "after-picture":
+                # The home page shows this picture.
+                cell["outputs"].append(shown(text_html=DRAWN))
         write_notebook(folder / path.name, content["cells"])
     for name in ("docs", "lectures", "exercises", "benchmarks", "course_utils", "solutions"):
         (folder / name).symlink_to(ROOT / name)

@@ -27,7 +27,7 @@ from course_utils.publishing import addresses, badges, course_map
 from course_utils.publishing.addresses import Addresses
 from course_utils.validation import CourseError
 
-FOLDERS = ("LICENSES", "binder", "course_utils", "lectures")
+FOLDERS = ("LICENSES", "binder", "configs", "course_utils", "lectures")
 FILES = (
     # Binder needs this file and the folder binder/.
     ".config/pip/pip.conf",
@@ -52,6 +52,8 @@ FILES = (
 WITHOUT_GIT = (
     "LICENSES/*",
     "binder/*",
+    "configs/*.yaml",
+    "course_utils/**/*.mjs",
     "course_utils/**/*.py",
     "course_utils/data/**/*",
     "course_utils/grading/results/*.j2",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from course_utils.live.controls import Control
+from course_utils.live.controls import Control, values_of
 from course_utils.live.markup import figure, legend, marks, stacked_bar, table, text, with_article
 from course_utils.live.steps import METHODS
 from course_utils.memory import (
@@ -134,6 +134,29 @@ def answer(values: Mapping[str, Any]) -> str:
             _python(values, method, options),
         ]
     )
+
+
+def methods(model: str) -> str:
+    """Return the memory of each method for a model, with the other first values, as bars in HTML.
+
+    Args:
+        model: The name of a preset.
+    """
+    first = values_of(CONTROLS, {}) | {"model": model}
+    gpu = first["gpu"]
+    found = {}
+    for method in METHODS:
+        shape, _, options = arguments(first | {"method": method})
+        found[method] = estimate(shape, method, **options)
+    end = 1.06 * max(each.total for each in found.values())
+    rows = "".join(
+        f"<div><b>{text(METHODS[method])}: {format_bytes(each.total, digits=1)}</b> "
+        f"{'✓ fits' if each.fits(gpu) else '✗ does not fit'}"
+        f"{stacked_bar({name: size for name, size in each.groups.items() if size > 0}, end)}</div>"
+        for method, each in found.items()
+    )
+    words = ", ".join(f"{METHODS[m]} {format_bytes(each.total)}" for m, each in found.items())
+    return figure(f"Bars of the memory of a training step: {words}.", rows, "methods")
 
 
 def arguments(values: Mapping[str, Any]) -> tuple[ModelShape, str, dict[str, Any]]:

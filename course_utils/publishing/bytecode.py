@@ -1,4 +1,4 @@
-"""Replace modules in a ZIP archive by their bytecode, which Python loads sooner than their sources.
+"""Replace modules in a ZIP archive by their bytecode, which Python loads sooner, and drop the rest.
 
 compile_python.mjs runs this file in Pyodide, whose bytecode differs from that of other Pythons.
 """
@@ -11,6 +11,9 @@ import zipfile
 from collections.abc import Container
 from importlib.util import MAGIC_NUMBER
 
+# Pyodide's own modules and those that Python loads by the name of an encoding are always kept.
+KEPT = ("_pyodide/", "encodings/", "pyodide/")
+
 
 def with_bytecode(archive: bytes, modules: Container[str] | None = None) -> bytes:
     """Return a ZIP archive with the bytecode of modules instead of their sources.
@@ -19,18 +22,19 @@ def with_bytecode(archive: bytes, modules: Container[str] | None = None) -> byte
 
     Args:
         archive: The archive with the sources.
-        modules: The paths in the archive of the modules to compile; None compiles all modules. All
-            other files stay as they are.
+        modules: The paths in the archive of the modules that are needed. Files in the folders of
+            KEPT stay as they are, and all other files are left out. None compiles all modules.
     """
     stream = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(stream, "w") as new:
         for entry in old.infolist():
             content = old.read(entry)
-            is_module = entry.filename.endswith(".py")
-            if is_module and (modules is None or entry.filename in modules):
+            if modules is None or entry.filename in modules:
                 code = compile(content, entry.filename, "exec", dont_inherit=True, optimize=2)
                 # The 12 bytes are flags and the source's time and size, which are not needed.
                 content = MAGIC_NUMBER + bytes(12) + marshal.dumps(code)
                 entry.filename += "c"
+            elif not entry.filename.startswith(KEPT):
+                continue
             new.writestr(entry, content, zipfile.ZIP_DEFLATED, compresslevel=9)
     return stream.getvalue()

@@ -1,5 +1,6 @@
 // Lets a browser start Python and the course's tools sooner: compiles the course's modules, and the
-// modules of the standard library that the tools use, to bytecode of this Pyodide.
+// modules of the standard library that the tools use, to bytecode of this Pyodide. The other modules
+// of the standard library are left out.
 //
 // Usage: node compile_python.mjs FOLDER, the folder with course.zip and pyodide/
 import { readFileSync, writeFileSync } from "node:fs";
@@ -12,11 +13,18 @@ const read = (path) => new Uint8Array(readFileSync(path));
 
 python.unpackArchive(read(`${folder}/course.zip`), "zip", { extractDir: "/course" });
 const used = python.runPython(`
-import sys
+import sys, traceback
 sys.path.insert(0, "/course")
 from course_utils import live
-for name in live.TOOLS:
+for name, tool in live.TOOLS.items():
     live.answer(name, {})
+    live.answer(name, dict.fromkeys(tool.controls, "not allowed"))
+live.answer("fit", {"model": "config", "config": "{"})
+# Pyodide writes a traceback if a tool has an error.
+try:
+    live.answer("no such tool", {})
+except KeyError:
+    traceback.format_exc()
 files = (getattr(module, "__file__", None) or "" for module in sys.modules.values())
 {file.partition(".zip/")[2] for file in files if ".zip/" in file}
 `);

@@ -11,9 +11,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from course_utils.notebooks import WIDGET_VIEW
+from course_utils.notebooks import WIDGET_VIEW, load_node
 from course_utils.publishing.lecture import folded, without_hidden_sources
 from course_utils.publishing.mathml import markdown_to_html
+from course_utils.validation import CourseError
 
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
@@ -76,6 +77,23 @@ def as_page(notebook: Any, badge: str = BADGE) -> Any:
     _distinguish_pictures(notebook)
     notebook.cells = from_dict(folded(without_hidden_sources(notebook.cells), badge))
     return notebook
+
+
+def picture_of(path: Path, name: str) -> str:
+    """Return the inline picture in the output of a cell of an executed notebook.
+
+    Args:
+        path: the notebook.
+        name: the id of the cell.
+
+    Raises:
+        CourseError: the cell's output contains no picture.
+    """
+    for cell in load_node(path).cells:
+        for output in cell.get("outputs", []) if cell.id == name else []:
+            if picture := SVG.search(output.get("data", {}).get("text/html", "")):
+                return picture[0]
+    raise CourseError(f"the output of the cell {name} of {path.name} contains no picture")
 
 
 # An inline picture, and the beginning of its ids, which equal pictures share.

@@ -25,7 +25,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from course_utils.notebooks import dump, load_node
-from course_utils.publishing import addresses, claims, live_tools, site_check
+from course_utils.publishing import (
+    addresses,
+    claims,
+    live_tools,
+    progress,
+    site_check,
+    site_predictions,
+)
 from course_utils.publishing.addresses import TAG
 from course_utils.publishing.html import as_page
 from course_utils.publishing.lecture import is_check
@@ -230,9 +237,15 @@ def stage_notebook(path: Path, source: str, links: Links, work: Path) -> str:
     `as_page` describes what is left out and folded. Pictures become files, and links are changed
     for the site. The id of each code cell becomes an anchor. The code of the checks in exercises is
     hidden until the reader clicks to show the code. The badges are left out, because the site has
-    launch buttons. Tables that pandas styled get the same look as other tables of pandas.
+    launch buttons. Predictions become forms that need no kernel, and the end of the page gets a
+    checkbox for readers who have done the notebook. Tables that pandas styled get the same look as
+    other tables of pandas.
     """
+    from nbformat.v4 import new_markdown_cell
+
     notebook = as_page(load_node(path), badge="[Going deeper]{.deeper}")
+    site_predictions.interactive(notebook, PurePosixPath(source).stem)
+    notebook.cells.append(new_markdown_cell(progress.done_box(PurePosixPath(source)), id="done"))
     for cell in notebook.cells:
         if cell.get("id") == "opening":
             cell.source = addresses.with_badges(cell.source, "")

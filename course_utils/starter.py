@@ -1,0 +1,81 @@
+"""Copy the lectures, the exercises and their settings to a folder of the student's own.
+
+A wheel of the course contains these files in `course_utils/material`, so `pip install` and `course
+start` are enough to begin. In a clone, the same files are in the repository.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from course_utils.validation import CourseError
+
+# The files that a student needs besides the package, relative to the repository or to
+# course_utils/material. pyproject.toml puts the same files into the wheel.
+PATTERNS = (
+    "lectures/[0-9][0-9]_*.ipynb",
+    "exercises/README.md",
+    "exercises/[0-9][0-9]_*/*",
+    "configs/*.yaml",
+    # Lectures link to these pages.
+    "docs/export-and-serve.md",
+    "docs/glossary.md",
+    "docs/your-own-data.md",
+    # JupyterLab's Validate button and Assignment List need these files.
+    "nbgrader_config.py",
+    "my_assignments/nbgrader_config.py",
+)
+
+
+def material() -> Path:
+    """Return the folder with the course's lectures and exercises.
+
+    Raises:
+        CourseError: the installation contains neither lectures nor a clone of the course.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "material", package.parent):
+        if any(folder.glob(PATTERNS[0])):
+            return folder
+    raise CourseError("this installation of the course has no lectures: install it again with pip")
+
+
+def files_of(folder: Path) -> Iterator[str]:
+    """Yield the relative paths of the files in `folder` that a student needs."""
+    for pattern in PATTERNS:
+        for path in sorted(folder.glob(pattern)):
+            if path.is_file():
+                yield path.relative_to(folder).as_posix()
+
+
+def start(target: Path) -> tuple[list[str], list[str]]:
+    """Copy the students' files to a folder, which may exist, and never change an existing file.
+
+    Args:
+        target: the folder.
+
+    Returns:
+        The relative paths of the files that were written, and those of existing files that differ
+        from the course's files.
+
+    Raises:
+        CourseError: the folder is the course's own, or can't be written.
+    """
+    source = material()
+    if target.resolve() == source:
+        raise CourseError(f"{target} is the course's own folder: name another folder")
+    written, kept = [], []
+    try:
+        for name in files_of(source):
+            path = target / name
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name, path)
+                written.append(name)
+            elif path.read_bytes() != (source / name).read_bytes():
+                kept.append(name)
+    except OSError as error:
+        raise CourseError(f"{target} can't be written: {error.strerror or error}") from None
+    return written, kept
