@@ -171,7 +171,7 @@ def predict(
     if key not in _predictions or _predictions[key].question != asked:
         _predictions.pop(key, None)
         _predictions[key] = Prediction(asked)
-    form = {"key": key, "question": question, "choices": asked.choices}
+    form: dict[str, Any] = {"key": key, "question": question, "choices": asked.choices}
     form |= {"numbers": asked.numbers, "unit": unit}
     _show(_predictions[key].box, _question_page(asked), question, predict=form)
 
