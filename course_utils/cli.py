@@ -719,16 +719,20 @@ def slides(only: str | None, no_run: bool, output: Path | None) -> None:
 @command("badges")
 @click.option("--set", "repository", metavar="URL", help="GitHub address of the course.")
 @click.option("--students", metavar="URL", help="GitHub address of the students' repository.")
+@click.option("--hub", metavar="URL", help="Print a link that opens the course on this JupyterHub.")
 @click.option("--unset", is_flag=True, help="Remove both GitHub addresses and all badges.")
 @click.option("--check", "check_only", is_flag=True, help="Change nothing; list what would change.")
-def badges(repository: str | None, students: str | None, unset: bool, check_only: bool) -> None:
-    """Renew the badges for Colab and Binder.
+def badges(
+    repository: str | None, students: str | None, hub: str | None, unset: bool, check_only: bool
+) -> None:
+    """Renew the badges for Colab, Kaggle and Binder, and the files made from CITATION.cff.
 
     The badges are in README.md and at the top of the notebooks. They link to the repositories that
     pyproject.toml names, at the tag of this release. Set-up cells install the course from the same
     repositories. --set and --students write the addresses of the repositories to pyproject.toml.
     Badges of assignments link only to the students' repository, which has no solutions. With
-    --check, the exit status is 1 if a file is out of date.
+    --check, the exit status is 1 if a file is out of date. --hub needs a JupyterHub with
+    nbgitpuller, and its link opens the students' repository.
     """
     from course_utils.notebooks import course_folder
     from course_utils.publishing import addresses, badges
@@ -746,11 +750,21 @@ def badges(repository: str | None, students: str | None, unset: bool, check_only
         ]
         click.echo("\n".join(lines) or "all badges are up to date with pyproject.toml")
         sys.exit(1 if lines else 0)
-    known = addresses.Addresses() if unset else addresses.read(folder)
+    found = addresses.read(folder)
+    known = addresses.Addresses(package=found.package) if unset else found
     published = addresses.Addresses(
         known.repository if repository is None else addresses.github(repository),
         known.students if students is None else addresses.github(students),
+        known.package,
     )
+    if hub:
+        if not published.students:
+            raise CourseError(
+                "pyproject.toml names no students' repository: add it with `course badges "
+                "--students https://github.com/OWNER/REPO`"
+            )
+        click.echo(addresses.pull_link(hub, published.students))
+        return
     for path in badges.renew(folder, published):
         click.echo(path.relative_to(folder))
     if not published.repository and not unset:

@@ -218,9 +218,17 @@ def probe() -> Machine:
         "cache_error": _write_error(cache),
         "disk": _or_none(lambda: shutil.disk_usage(_closest_existing(cache)).free),
         "model": _or_none(lambda: fetched_model(cache)),
-        "place": COLAB if in_colab() else "Binder" if on_binder() else Machine.place,
+        "place": _place(),
     }
     return Machine(**facts, **_torch_facts())
+
+
+def _place() -> str:
+    """Return the name of the service that runs this process, or the default of `Machine`."""
+    # Kaggle's image is made from Colab's, so it may have some of Colab's variables.
+    if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
+        return "Kaggle"
+    return COLAB if in_colab() else "Binder" if on_binder() else Machine.place
 
 
 def versions() -> dict[str, str | None]:

@@ -2,6 +2,7 @@
 
 import tomllib
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -17,7 +18,7 @@ BOTH = Addresses(COURSE, STUDENTS)
 PROJECT = """\
 # The course.
 [build-system]
-requires = ["setuptools>=77"]
+requires = ["hatchling>=1.27"]
 
 [project]
 name = "qlora-course"  # with a hyphen
@@ -169,6 +170,9 @@ def test_the_badges_of_a_lecture():
     assert badges(LECTURE, BOTH) == (
         f"[![Open in Colab]({colab}/assets/colab-badge.svg)]"
         f"({colab}/github/example/qlora-course/blob/{tag}/lectures/02_memory_calculator.ipynb) "
+        "[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)]"
+        f"(https://kaggle.com/kernels/welcome?src={COURSE}/blob/v{__version__}/lectures/"
+        "02_memory_calculator.ipynb) "
         "[![Open in Binder](https://mybinder.org/badge_logo.svg)]"
         f"(https://mybinder.org/v2/gh/example/qlora-course/{tag}"
         "?urlpath=lab%2Ftree%2Flectures%2F02_memory_calculator.ipynb)"
@@ -200,3 +204,32 @@ def test_badges_are_added_and_removed(opening):
 def test_other_pictures_are_kept():
     opening = "# Title\n\n[![A figure](figure.png)](page.html)\n\nText."
     assert with_badges(opening, "") == opening
+
+
+# --- the package and a JupyterHub ---
+
+
+@pytest.mark.parametrize(
+    ("entry", "package"),
+    [("published = true", "qlora-course"), ("published = false", ""), ('published = "yes"', "")],
+)
+def test_the_package_is_used_only_if_it_is_published(tmp_path, entry, package):
+    text = f"{PROJECT}\n[tool.qlora-course]\n{entry}\n"
+    assert addresses.read(project(tmp_path, text)).package == package
+
+
+def test_a_link_for_a_hub_opens_the_first_lecture_of_this_release():
+    link = addresses.pull_link("https://hub.example.org/base/", STUDENTS)
+    parts = urlsplit(link)
+    assert link.startswith("https://hub.example.org/base/hub/user-redirect/git-pull?")
+    assert parse_qs(parts.query) == {
+        "repo": [STUDENTS],
+        "branch": [f"v{__version__}"],
+        "urlpath": ["lab/tree/qlora-exercises/lectures/00_setup.ipynb"],
+    }
+
+
+@pytest.mark.parametrize("hub", ["", "hub.example.org", "ftp://a", "https://a?b", "https://"])
+def test_an_address_that_is_no_hub_is_refused(hub):
+    with pytest.raises(CourseError, match="is not the address of a hub"):
+        addresses.pull_link(hub, STUDENTS)

@@ -44,7 +44,9 @@ def test_the_first_lecture_is_open_beside_the_list_of_lectures(first_sight):
 
 def test_the_setup_cell_is_one_line(first_sight):
     line = first_sight.page.locator(".jp-CodeCell").first.locator(".jp-InputPlaceholder")
-    expect(line).to_contain_text("# @title Set-up: on Google Colab, this cell installs the course.")
+    expect(line).to_contain_text(
+        "# @title Set-up: on Colab and Kaggle, this cell installs the course."
+    )
     assert line.bounding_box()["height"] < 40
 
 

@@ -252,7 +252,7 @@ def test_badges_and_setup_cells_must_have_the_addresses_in_pyproject(tmp_path):
         assert "".join(cells[1]["source"]) == setup_cell(f"{PUBLISHED}{end}")
         title, blank, badges, *_ = "".join(cells[0]["source"]).splitlines()
         assert (title, blank) == ("# 01 A lecture", "")
-        assert badges.count(f"/example/course{end}/") == 2
+        assert badges.count(f"/example/course{end}/") == 3
 
 
 def test_fix_removes_badges_without_an_address(tmp_path):
@@ -356,14 +356,17 @@ PUBLISHED = "https://github.com/example/course"
 class Colab:
     """A stand-in for Colab and its pip, which stores the commands and the displayed objects."""
 
-    def __init__(self, monkeypatch, here=True, fails=None):
+    def __init__(self, monkeypatch, here=True, fails=None, kaggle=False):
         self.commands, self.shown, self.failing = [], [], fails
         monkeypatch.setattr(subprocess, "run", self.run)
         monkeypatch.setattr(metadata, "version", lambda name: f"{name}-version")
         monkeypatch.setattr(runtime, "check_environment", lambda: "all is well")
         monkeypatch.delitem(sys.modules, "google.colab", raising=False)
         monkeypatch.delenv("COURSE_REPOSITORY", raising=False)
-        if here:
+        monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+        if kaggle:
+            monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+        elif here:
             monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace())
 
     def run(self, command, capture_output):
@@ -401,6 +404,23 @@ def test_the_setup_cell_installs_the_release_on_colab(monkeypatch):
     assert colab.shown == ["all is well"]
     colab.execute(monkeypatch, setup_cell(PUBLISHED), installed=True)
     assert len(colab.commands) == 2 and len(colab.shown) == 1, "the second run has nothing to do"
+
+
+def test_the_setup_cell_installs_the_release_on_kaggle(monkeypatch):
+    kaggle = Colab(monkeypatch, kaggle=True)
+    kaggle.execute(monkeypatch, setup_cell(PUBLISHED))
+    assert kaggle.commands == installing(PUBLISHED) and kaggle.shown == ["all is well"]
+
+
+def test_a_published_package_needs_no_git_address(monkeypatch):
+    cell = setup_cell(PUBLISHED, "qlora-course")
+    colab = Colab(monkeypatch)
+    colab.execute(monkeypatch, cell)
+    assert colab.commands[1][:2] == ["install", f"qlora-course=={__version__}"]
+    other = Colab(monkeypatch)
+    monkeypatch.setenv("COURSE_REPOSITORY", "https://example.org/course")
+    other.execute(monkeypatch, cell)
+    assert other.commands == installing("https://example.org/course")
 
 
 @pytest.mark.parametrize("address", ["", PUBLISHED], ids=["not published", "published"])

@@ -17,14 +17,13 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from course_utils import notebooks
 from course_utils.grading import assignments, release
 from course_utils.publishing import addresses, badges, course_map
-from course_utils.publishing.addresses import Addresses
 from course_utils.validation import CourseError
 
 FOLDERS = ("LICENSES", "binder", "configs", "course_utils", "lectures")
@@ -298,8 +297,8 @@ def _fill(tree: Path, folder: Path, tracked: set[str] | None) -> set[str]:
         (tree / name).write_text(text, encoding="utf-8", newline="\n")
     # The students' repository contains both the exercises and the lectures, so all badges link to
     # that repository.
-    students = addresses.read(folder).students
-    badges.renew(tree, Addresses(repository=students, students=students))
+    published = addresses.read(folder)
+    badges.renew(tree, replace(published, repository=published.students))
     return copied
 
 

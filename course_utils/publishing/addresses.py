@@ -7,7 +7,11 @@ Colab opens notebooks from GitHub:
     Repository = "https://github.com/OWNER/REPO"     the course: lectures are opened from there
     Students = "https://github.com/OWNER/OTHER"      the course without solutions: assignments
 
-Links use the tag of this release, such as v0.2.0 for version 0.2.0.
+Links use the tag of this release, such as v0.2.0 for version 0.2.0. If the release is also on
+Python's package index, another entry says so, and set-up cells install the course from there:
+
+    [tool.qlora-course]
+    published = true
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlencode, urlsplit
 
 from course_utils import __version__
 from course_utils.validation import CourseError
@@ -25,17 +29,26 @@ PROJECT = "pyproject.toml"
 TAG = f"v{__version__}"
 GITHUB = "https://github.com"
 COLAB, BINDER = "https://colab.research.google.com", "https://mybinder.org"
+KAGGLE = "https://kaggle.com"
 COLAB_BADGE, BINDER_BADGE = f"{COLAB}/assets/colab-badge.svg", f"{BINDER}/badge_logo.svg"
+KAGGLE_BADGE = f"{KAGGLE}/static/images/open-in-kaggle.svg"
 OWNER, NAME = r"[a-z0-9](?:-?[a-z0-9]){0,38}", r"(?!\.+(?:git)?/?$)[a-z0-9._-]{1,100}?"
 REPOSITORY = re.compile(rf"{GITHUB}/({OWNER})/({NAME})(?:\.git)?/?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """The addresses of the course's and the students' repositories; "" for a missing address."""
+    """The places from which people open and install the course; "" for a missing one.
+
+    Attributes:
+        repository: the address of the course's repository.
+        students: the address of the students' repository.
+        package: the name of the package on Python's package index.
+    """
 
     repository: str = ""
     students: str = ""
+    package: str = ""
 
     def of(self, path: Path) -> str:
         """Return the address of the repository from which a notebook is opened; "" if missing.
@@ -82,9 +95,11 @@ def read(folder: Path) -> Addresses:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise CourseError(f"{file} is not TOML: {error}") from None
-    urls = content.get("project", {}).get("urls", {})
-    both = (urls.get(name) for name in ("Repository", "Students"))
-    return Addresses(*(github(address) if address else "" for address in both))
+    project = content.get("project", {})
+    both = (project.get("urls", {}).get(name) for name in ("Repository", "Students"))
+    is_published = content.get("tool", {}).get("qlora-course", {}).get("published") is True
+    package = project.get("name", "") if is_published else ""
+    return Addresses(*(github(address) if address else "" for address in both), package)
 
 
 def updated_project(folder: Path, addresses: Addresses) -> str:
@@ -121,7 +136,7 @@ def updated_project(folder: Path, addresses: Addresses) -> str:
 
 
 def badges(path: Path, addresses: Addresses) -> str:
-    """Return a Markdown line with a notebook's badges for Colab and Binder, or "".
+    """Return a Markdown line with a notebook's badges for Colab, Kaggle and Binder, or "".
 
     The badges of an assignment open its release in exercises/, even if `path` is the assignment's
     source in solutions/. The line is "" for a notebook without a published repository.
@@ -131,11 +146,39 @@ def badges(path: Path, addresses: Addresses) -> str:
         return ""
     file = f"lectures/{path.name}" if is_lecture(path) else f"exercises/{path.stem}/{path.name}"
     repository = address.removeprefix(f"{GITHUB}/")
-    colab = f"{COLAB}/github/{repository}/blob/{TAG}/{quote(file)}"
+    blob = f"{repository}/blob/{TAG}/{quote(file)}"
+    colab = f"{COLAB}/github/{blob}"
+    kaggle = f"{KAGGLE}/kernels/welcome?src={GITHUB}/{blob}"
     binder = f"{BINDER}/v2/gh/{repository}/{TAG}?urlpath={quote(f'lab/tree/{file}', safe='')}"
     return (
-        f"[![Open in Colab]({COLAB_BADGE})]({colab}) [![Open in Binder]({BINDER_BADGE})]({binder})"
+        f"[![Open in Colab]({COLAB_BADGE})]({colab}) [![Open in Kaggle]({KAGGLE_BADGE})]({kaggle}) "
+        f"[![Open in Binder]({BINDER_BADGE})]({binder})"
     )
+
+
+def pull_link(hub: str, repository: str) -> str:
+    """Return a link that copies a repository to a user's folder on a JupyterHub and opens it.
+
+    The link works on a hub with the extension nbgitpuller. A later click adds new files and keeps
+    the user's changes.
+
+    Args:
+        hub: the address of the hub.
+        repository: the address of the repository on GitHub.
+
+    Raises:
+        CourseError: the address of the hub does not begin with http:// or https://.
+    """
+    parts = urlsplit(hub)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+        raise CourseError(f"{hub!r} is not the address of a hub, such as https://hub.example.org")
+    name = repository.rpartition("/")[2]
+    query = {
+        "repo": repository,
+        "branch": TAG,
+        "urlpath": f"lab/tree/{name}/lectures/00_setup.ipynb",
+    }
+    return f"{hub.rstrip('/')}/hub/user-redirect/git-pull?{urlencode(query)}"
 
 
 def with_badges(opening: str, line: str) -> str:
@@ -148,5 +191,5 @@ def with_badges(opening: str, line: str) -> str:
 
 
 def _is_badges(paragraph: str) -> bool:
-    pictures = (COLAB_BADGE, BINDER_BADGE)
+    pictures = (COLAB_BADGE, KAGGLE_BADGE, BINDER_BADGE)
     return paragraph.lstrip().startswith("[![") and any(url in paragraph for url in pictures)

@@ -1,4 +1,4 @@
-"""Renew the badges in README.md and the notebooks, and the addresses in set-up cells.
+"""Renew badges, the addresses in set-up cells, and the files that are made from CITATION.cff.
 
 Badges and set-up cells use the addresses in pyproject.toml (see `addresses`). Lectures and
 assignments have a line of badges below their title. README.md has the badges of the first lecture
@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 
 from course_utils import files, notebooks
-from course_utils.publishing import addresses, notebook_check
+from course_utils.publishing import addresses, metadata, notebook_check
 from course_utils.publishing.addresses import PROJECT, Addresses
 from course_utils.validation import CourseError
 
@@ -24,7 +24,7 @@ BEGIN, END = "<!-- badges: begin -->", "<!-- badges: end -->"
 
 
 def renew(folder: Path, published: Addresses | None = None) -> list[Path]:
-    """Bring all badges and set-up cells of a course up to date.
+    """Bring all badges, set-up cells and files made from CITATION.cff up to date.
 
     If a file can't be written, all files get their previous text again.
 
@@ -58,16 +58,16 @@ def renew(folder: Path, published: Addresses | None = None) -> list[Path]:
 
 
 def outdated(folder: Path) -> list[Path]:
-    """Return the files whose badges or set-up cells don't have the addresses in pyproject.toml."""
+    """Return the files that don't agree with the addresses in pyproject.toml or CITATION.cff."""
     return list(_changed(_texts(folder, addresses.read(folder))))
 
 
 def _texts(folder: Path, published: Addresses) -> dict[Path, str]:
-    """Return the texts that README.md and the notebooks of a course should have, by path."""
+    """Return the texts that the files of a course should have, by path."""
     texts = {folder / README: _readme(folder, published)} if (folder / README).exists() else {}
     for path in notebooks.all_notebooks(folder):
         texts[path] = notebook_check.published_at(path, published)
-    return texts
+    return texts | metadata.citation_files(folder, published)
 
 
 def _changed(texts: dict[Path, str]) -> dict[Path, str]:

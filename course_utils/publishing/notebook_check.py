@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from course_utils import __version__
 from course_utils.files import write_text
 from course_utils.notebooks import KERNEL, LANGUAGE, dump, load
 from course_utils.publishing import addresses, glossary, lecture
@@ -53,22 +54,23 @@ ARXIV = re.compile(r"arXiv[: ]\s*\d{4}\.\d{4,5}")
 # The key of a prediction.
 PREDICTION_KEY = re.compile(r"""^predict\(\s*["']([\w-]+)["']""", re.M)
 
-# On Colab, the first code cell of every lecture and assignment installs the course from the git tag
-# of this package's version. The versions of four packages are fixed, because pip must not change
-# these packages while the kernel is running. torchao is uninstalled, because peft does not accept
-# Colab's version of torchao. The cell is hidden: JupyterLab then shows its first line, and Colab
-# shows the title in this line.
+# On Colab and Kaggle, the first code cell of every lecture and assignment installs the release of
+# this package's version. The versions of four packages are fixed, because pip must not change these
+# packages while the kernel is running. torchao is uninstalled, because peft does not accept Colab's
+# version of torchao. The cell is hidden: JupyterLab then shows its first line, and Colab shows the
+# title in this line.
 SETUP = """\
-# @title Set-up: on Google Colab, this cell installs the course. Elsewhere it does nothing.
+# @title Set-up: on Colab and Kaggle, this cell installs the course. Elsewhere it does nothing.
 import os
 import subprocess
 import sys
 from importlib import import_module, metadata, util
 
-if "google.colab" in sys.modules and not util.find_spec("course_utils"):
-{address}
+hosted = "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+if hosted and not util.find_spec("course_utils"):
+{source}
     held = [f"{{n}}=={{metadata.version(n)}}" for n in ("ipython", "ipywidgets", "numpy", "torch")]
-    for step in (["uninstall", "-y", "torchao"], ["install", f"git+{{address}}@{tag}", *held]):
+    for step in (["uninstall", "-y", "torchao"], ["install", course, *held]):
         pip = subprocess.run([sys.executable, "-m", "pip", "-q", *step], capture_output=True)
         if pip.returncode:
             raise RuntimeError(f"`pip {{step[0]}}` failed.\\n{{pip.stderr.decode()[-2000:]}}")
@@ -76,20 +78,31 @@ if "google.colab" in sys.modules and not util.find_spec("course_utils"):
 """
 ASK = """\
     if not (address := os.environ.get("COURSE_REPOSITORY")):
-        raise RuntimeError("Run `%env COURSE_REPOSITORY=<git address of the course>` first.")\
+        raise RuntimeError("Run `%env COURSE_REPOSITORY=<git address of the course>` first.")
+    course = f"git+{{address}}@{tag}"\
 """
 KNOW = """\
-    address = "{address}"
-    address = os.environ.get("COURSE_REPOSITORY") or address  # another one, if you name it\
+    address = os.environ.get("COURSE_REPOSITORY")  # another address, if you name one
+    course = f"git+{{address or '{address}'}}@{tag}"\
+"""
+PACKAGE = """\
+    address = os.environ.get("COURSE_REPOSITORY")  # a git address, if you name one
+    course = f"git+{{address}}@{tag}" if address else "{package}=={version}"\
 """
 
 
-def setup_cell(address: str = "") -> str:
-    """Return a set-up cell that installs the course from `address`.
+def setup_cell(address: str = "", package: str = "") -> str:
+    """Return a set-up cell that installs the course on Colab and Kaggle.
 
-    If `address` is empty, the cell tells the user to set the address in a variable first.
+    Args:
+        address: the git address of the course. If it is empty and there is no package, the cell
+            tells the user to set the address in a variable first.
+        package: the name of the course's package on Python's package index, which is used instead
+            of the address; "" if the course is not there.
     """
-    return SETUP.format(address=KNOW.format(address=address) if address else ASK, tag=TAG)
+    source = PACKAGE if package else KNOW if address else ASK
+    known = {"address": address, "package": package, "tag": TAG, "version": __version__}
+    return SETUP.format(source=source.format(**known))
 
 
 # The set-up cell of a course that is not published.
@@ -186,7 +199,7 @@ def _address_problems(
 ) -> Iterator[str]:
     """Yield the problems of the set-up cell and of the badges, which contain addresses."""
     code = [cell for cell in cells if cell.get("cell_type") == "code"]
-    wanted = setup_cell(published.of(path))
+    wanted = setup_cell(published.of(path), published.package)
     first = code[0] if code else {"source": ""}
     if (first.get("id"), first["source"], is_hidden(first)) != ("setup", wanted, True):
         yield f"the first code cell must be the set-up cell, with the id setup: {RUN_FIX}"
@@ -327,5 +340,5 @@ def _put_addresses(cells: list[dict[str, Any]], path: Path, published: Addresses
         cells.insert(1, setup)
     tags = setup["metadata"].get("tags", [])
     setup["metadata"]["tags"] = tags if HIDDEN in tags else [*tags, HIDDEN]
-    setup["source"] = setup_cell(published.of(path))
+    setup["source"] = setup_cell(published.of(path), published.package)
     setup["metadata"] = lecture.with_view(setup)
