@@ -18,7 +18,7 @@ COURSE = @command -v $(PYTHON) >/dev/null || \
 
 # course_utils/cli.py defines what each command does and what it needs.
 COMMANDS = setup lab start run check fetch-model train finetune serve repair release grade export guesses site \
-	slides badges notebooks lint test test-full test-all bench gpu-check environments test-colab clean
+	slides badges notebooks translate lint test test-full test-all bench gpu-check environments test-colab clean
 
 .PHONY: help $(COMMANDS)
 help: ; $(COURSE) help $(COMMANDS)

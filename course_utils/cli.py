@@ -774,6 +774,46 @@ def badges(
         )
 
 
+@command("translate")
+@click.argument("action", type=click.Choice(["extract", "check", "accept"]))
+@click.argument("language", required=False)
+@click.argument("lecture", required=False)
+@click.argument("cells", nargs=-1)
+def translate(
+    action: str, language: str | None, lecture: str | None, cells: tuple[str, ...]
+) -> None:
+    """Translate lectures, and find out which translations are stale.
+
+    `extract de 00` writes lecture 00 to lectures/de/, where you translate it, and renews it later.
+    `check` lists what is missing or stale in all translations; the exit status is 1 if there is
+    anything. `accept de 00` records which cells you have translated, and `accept de 00 CELLS` that
+    you have renewed stale ones. `extract` and `accept` list each cell with its hash.
+    """
+    from course_utils.notebooks import course_folder
+    from course_utils.publishing import translations
+
+    folder = course_folder()
+    if action == "check":
+        found = {
+            path: translations.problems(o, path) for o, path in translations.translations(folder)
+        }
+        lines = [f"{path.relative_to(folder)}: {line}" for path in found for line in found[path]]
+        click.echo("\n".join(lines) or f"{len(found)} translations are up to date")
+        sys.exit(1 if lines else 0)
+    if not language or not lecture:
+        raise click.UsageError(f"`{action}` needs a language and a lecture, such as `de 00`")
+    original, path = translations.translation(folder, language, lecture)
+    if action == "extract":
+        listed = translations.extract(original, path)
+    elif path.is_file():
+        listed = translations.accept(original, path, cells)
+    else:
+        raise CourseError(f"{path} does not exist: run `course translate extract` first")
+    for cell in listed:
+        click.echo(f"{cell.hash}  {cell.name:24} {cell.state}")
+    click.echo(path.relative_to(folder))
+
+
 @command("notebooks")
 @click.argument("action", type=click.Choice(["check", "fix"]))
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))

@@ -187,6 +187,11 @@ def test_the_badges_of_an_assignment_open_the_students_repository():
     assert "solutions" not in line and "qlora-course" not in line
 
 
+def test_the_badges_of_a_translation_open_the_translation():
+    line = badges(LECTURE.parent / "de" / LECTURE.name, BOTH)
+    assert f"/example/qlora-course/blob/v{__version__}/lectures/de/{LECTURE.name}" in line
+
+
 def test_a_notebook_without_an_address_has_no_badges():
     assert badges(LECTURE, Addresses("", STUDENTS)) == ""
     assert badges(SOURCE, Addresses(COURSE, "")) == badges(RELEASE, Addresses(COURSE, "")) == ""

@@ -57,6 +57,7 @@ WITHOUT_GIT = (
     "course_utils/data/**/*",
     "course_utils/grading/results/*.j2",
     "lectures/[0-9][0-9]_*.ipynb",
+    "lectures/*/[0-9][0-9]_*.ipynb",
 )
 # The Makefile's commands that students need.
 COMMANDS = ("setup", "lab", "run", "check", "fetch-model", "finetune", "serve", "clean")

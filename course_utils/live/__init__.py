@@ -1,13 +1,13 @@
-"""Answer the questions of the website's tools, with nothing but Python's standard library.
+"""Answer the questions of the website's tools. Only Python's standard library is needed.
 
     controls ──► `values_of`(controls, texts) ──► `answer`(values) ──► HTML
 
 The website runs this package in the reader's browser, with Pyodide. So its modules import only the
 standard library and modules of the course that do the same: the calculator, `paging`, `timeline`,
 `palette`, `units` and `validation`. While the website is built, the same functions write the first
-answers into the pages, so that a page has an answer before Python is loaded, and without it. The
-explorers of the notebooks check the same choices and show the same numbers, with pictures of
-Matplotlib.
+answers into the pages. So a page shows an answer before Python has loaded, and also if Python can't
+be loaded. The explorers of the notebooks check the same choices and show the same numbers, but
+their pictures are drawn by Matplotlib.
 """
 
 from __future__ import annotations

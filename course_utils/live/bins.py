@@ -1,4 +1,4 @@
-"""Answer which numbers share a code: the levels and bins of number formats, and their errors.
+"""Show which numbers share a code: the levels, the bins and the errors of number formats.
 
 `course_utils.quantization` computes the same with tensors of PyTorch, which a browser lacks.
 """

@@ -1,4 +1,4 @@
-"""Answer "Will it fit?": the memory of a training step beside the memory of GPUs."""
+"""Answer "Will it fit?": compare the memory of a training step with the memory of GPUs."""
 
 from __future__ import annotations
 
@@ -137,7 +137,9 @@ def answer(values: Mapping[str, Any]) -> str:
 
 
 def methods(model: str) -> str:
-    """Return the memory of each method for a model, with the other first values, as bars in HTML.
+    """Return the memory that each method needs for a model, as bars in HTML.
+
+    All other controls have their first values.
 
     Args:
         model: The name of a preset.
@@ -160,7 +162,10 @@ def methods(model: str) -> str:
 
 
 def arguments(values: Mapping[str, Any]) -> tuple[ModelShape, str, dict[str, Any]]:
-    """Return the model, the method and the options of `memory.estimate` for some values.
+    """Return the arguments of `memory.estimate` that the values of the controls stand for.
+
+    Returns:
+        The model, the method and the options.
 
     Raises:
         ValueError: The config of the reader's model can't be read, or is not supported.

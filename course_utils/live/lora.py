@@ -1,4 +1,4 @@
-"""Answer how few parameters LoRA trains, with the matrices of a layer as rectangles to scale."""
+"""Show how few parameters LoRA trains, with the matrices of a layer as rectangles to scale."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class LoraChoices:
         return self.layers * sum(i * o for i, o in self.matrices.values())
 
     def lines(self) -> dict[str, str]:
-        """Return the numbers about these choices: what is counted → the number in words."""
+        """Return a dict with the results for these choices: what is counted → its text."""
         trained, full = self.trained, self.full
         adapters = self.layers * len(self.matrices)
         lines = {

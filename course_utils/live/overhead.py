@@ -1,4 +1,4 @@
-"""Answer what the constants of quantization cost, with and without double quantization."""
+"""Show what the constants of quantization cost, with and without double quantization."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class OverheadChoices:
         }
 
     def lines(self) -> dict[str, str]:
-        """Return the numbers about these choices: name → number in words.
+        """Return a dict with the results for these choices: the name of each result → its text.
 
         The code books are not counted.
         """

@@ -1,4 +1,4 @@
-"""Answer when memory runs out in four training steps, and what paged optimizer states change."""
+"""Show when memory runs out in four training steps, and whether paged states prevent that."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class PagingChoices(StepChoices):
         }
 
     def lines(self, runs: Mapping[bool, Run]) -> dict[str, str]:
-        """Return the numbers about the result of `runs`: name → number in words."""
+        """Return a dict with the results of both runs: the name of each result → its text."""
         model, method, gpu, paged = self.model, self.method, self.gpu, self.paged
         fits = {
             p: paging.longest_text(gpu, model, method, **self.options(p)) for p in (True, False)
@@ -118,7 +118,7 @@ def _tokens(count: int) -> str:
 
 
 def outcome(run: Run) -> str:
-    """Return the end of a run in words: how much memory it needed, and how much moved."""
+    """Return a phrase that says how a run ended: the memory it needed, and the bytes it moved."""
     if failed := run.out_of_memory:
         return f"out of memory in step {failed.step}: {format_bytes(failed.total)} needed"
     if run.moved:

@@ -56,7 +56,8 @@ class Addresses:
         Assignments are opened only from the students' repository, because the course's own
         repository contains their solutions.
         """
-        return self.repository if is_lecture(path) else self.students
+        of_course = is_lecture(path) or is_translation(path)
+        return self.repository if of_course else self.students
 
 
 def github(address: str) -> str:
@@ -79,6 +80,11 @@ def is_lecture(path: Path) -> bool:
     return path.resolve().parent.name == "lectures"
 
 
+def is_translation(path: Path) -> bool:
+    """Return whether a notebook is a translated lecture, such as lectures/de/00_setup.ipynb."""
+    return path.resolve().parents[1].name == "lectures"
+
+
 # --- pyproject.toml -------------------------------------------------------------------------------
 
 
@@ -96,10 +102,13 @@ def read(folder: Path) -> Addresses:
     except tomllib.TOMLDecodeError as error:
         raise CourseError(f"{file} is not TOML: {error}") from None
     project = content.get("project", {})
-    both = (project.get("urls", {}).get(name) for name in ("Repository", "Students"))
+    urls = project.get("urls", {})
     is_published = content.get("tool", {}).get("qlora-course", {}).get("published") is True
     package = project.get("name", "") if is_published else ""
-    return Addresses(*(github(address) if address else "" for address in both), package)
+    repository, students = (
+        github(urls[name]) if urls.get(name) else "" for name in ("Repository", "Students")
+    )
+    return Addresses(repository, students, package)
 
 
 def updated_project(folder: Path, addresses: Addresses) -> str:
@@ -144,7 +153,12 @@ def badges(path: Path, addresses: Addresses) -> str:
     address = addresses.of(path)
     if not address:
         return ""
-    file = f"lectures/{path.name}" if is_lecture(path) else f"exercises/{path.stem}/{path.name}"
+    if is_lecture(path):
+        file = f"lectures/{path.name}"
+    elif is_translation(path):
+        file = f"lectures/{path.parent.name}/{path.name}"
+    else:
+        file = f"exercises/{path.stem}/{path.name}"
     repository = address.removeprefix(f"{GITHUB}/")
     blob = f"{repository}/blob/{TAG}/{quote(file)}"
     colab = f"{COLAB}/github/{blob}"

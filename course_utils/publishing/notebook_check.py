@@ -17,7 +17,7 @@ from typing import Any
 
 from course_utils import __version__
 from course_utils.files import write_text
-from course_utils.notebooks import KERNEL, LANGUAGE, dump, load
+from course_utils.notebooks import FOLDERS, KERNEL, LANGUAGE, dump, load
 from course_utils.publishing import addresses, glossary, lecture
 from course_utils.publishing.addresses import TAG, Addresses, badges, is_lecture, with_badges
 from course_utils.publishing.course_map import renewed
@@ -186,7 +186,7 @@ def _cell_problems(cell: dict[str, Any]) -> Iterator[str]:
 
 def _is_of_the_course(path: Path) -> bool:
     """Return whether a notebook is a lecture or is in the folder of an assignment."""
-    return is_lecture(path) or path.resolve().parents[1].name in ("solutions", "exercises")
+    return is_lecture(path) or path.resolve().parents[1].name in FOLDERS
 
 
 def _course_of(path: Path) -> Path:

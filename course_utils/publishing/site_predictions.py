@@ -2,8 +2,8 @@
 
 `predict`, `reveal` and `tally` describe each question and answer in the metadata of their outputs.
 `interactive` turns these outputs into forms. docs/_static/reader.mjs keeps the guesses in the
-reader's browser and compares them with the answers. Without scripts, a page still shows the
-questions, and the answers behind a line to click.
+reader's browser and compares them with the answers. If JavaScript is off, a page still shows the
+questions, and a click on a line below each question opens its answer.
 """
 
 from __future__ import annotations

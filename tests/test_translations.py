@@ -1,0 +1,198 @@
+"""Tests of translated lectures: what is missing, what is stale, and what may differ."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from course_utils import cli, notebooks
+from course_utils.publishing import translations
+from course_utils.publishing.execute import execute
+from course_utils.validation import CourseError
+
+ROOT = Path(__file__).resolve().parents[1]
+TRANSLATED = translations.translations(ROOT)
+CELLS = {
+    "opening": (
+        "markdown",
+        "# 00 Sums\n\nSee [words](../docs/words.md) and [away](https://a.test).",
+    ),
+    "setup": ("code", "import the_setup  # install all of it"),
+    "sum": ("code", 'total = 6 * 7\nprint(f"the total is {total}")'),
+    "plain": ("code", "total += 1"),
+}
+
+
+def write(path, cells):
+    notebook = {
+        "cells": [
+            {"cell_type": kind, "id": name, "metadata": {}, "source": source}
+            | ({"execution_count": None, "outputs": []} if kind == "code" else {})
+            for name, (kind, source) in cells.items()
+        ],
+        "metadata": {"kernelspec": notebooks.KERNEL, "language_info": notebooks.LANGUAGE},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(notebooks.dump(notebook), encoding="utf-8")
+
+
+@pytest.fixture
+def course(tmp_path, monkeypatch):
+    """A course with one lecture, in which the command runs."""
+    write(tmp_path / "lectures" / "00_sums.ipynb", CELLS)
+    (tmp_path / "course_utils").mkdir()
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "words.md").touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments):
+    result = CliRunner().invoke(cli.main, ["translate", *arguments])
+    return result.exit_code, result.output
+
+
+def edit(course, name, source, language="de"):
+    """Change a cell of the translation, or of the lecture if `language` is empty."""
+    path = course / "lectures" / language / "00_sums.ipynb"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    (cell,) = (cell for cell in content["cells"] if cell["id"] == name)
+    cell["source"] = source
+    path.write_text(notebooks.dump(content), encoding="utf-8")
+
+
+def translate(course):
+    run("extract", "de", "00")
+    edit(course, "opening", "# 00 Summen\n\nSiehe [Wörter](../../docs/words.md).")
+    edit(course, "sum", 'total = 6 * 7\nprint(f"die Summe ist {total}")')
+    return run("accept", "de", "00")
+
+
+def test_extract_lists_each_cell_with_its_hash_and_state(course):
+    status, output = run("extract", "de", "00")
+    assert status == 0 and output.endswith("lectures/de/00_sums.ipynb\n")
+    rows = [line.split(maxsplit=2) for line in output.splitlines()[:-1]]
+    assert {name: state for _, name, state in rows} == {
+        "opening": "not translated",
+        "setup": "translated",
+        "sum": "not translated",
+        "plain": "translated",
+    }
+    assert all(len(code) == 12 and int(code, 16) >= 0 for code, _, _ in rows)
+    copied = notebooks.load(course / "lectures/de/00_sums.ipynb")["cells"][0]["source"]
+    assert "(../../docs/words.md)" in copied and "(https://a.test)" in copied
+    assert run("check") == (
+        1,
+        "lectures/de/00_sums.ipynb: cell opening: not translated\n"
+        "lectures/de/00_sums.ipynb: cell sum: not translated\n",
+    )
+
+
+def test_a_complete_translation_has_no_problems(course):
+    translate(course)
+    assert run("check") == (0, "1 translations are up to date\n")
+
+
+def test_a_changed_original_makes_only_its_own_cell_stale(course):
+    translate(course)
+    edit(course, "opening", "# 00 Sums and products", "")
+    assert run("check") == (1, "lectures/de/00_sums.ipynb: cell opening: stale\n")
+    run("extract", "de", "00")
+    run("accept", "de", "00")
+    assert run("check")[0] == 1, "a stale cell must be named"
+    text = notebooks.load(course / "lectures/de/00_sums.ipynb")["cells"][0]["source"]
+    assert text.startswith("# 00 Summen"), "a translated cell is not changed"
+    assert run("accept", "de", "00", "opening")[0] == 0
+    assert run("check")[0] == 0
+
+
+def test_a_new_cell_is_added_and_an_untranslated_cell_is_renewed(course):
+    run("extract", "de", "00")
+    edit(course, "opening", "# 00 Products", "")
+    write(course / "lectures/00_sums.ipynb", CELLS | {"more": ("markdown", "One more.")})
+    edit(course, "opening", "# 00 Products", "")
+    assert run("check")[1].count("cell more: is missing") == 1
+    run("extract", "de", "00")
+    cells = notebooks.load(course / "lectures/de/00_sums.ipynb")["cells"]
+    assert cells[0]["source"] == "# 00 Products" and cells[-1]["source"] == "One more."
+
+
+def test_a_translated_cell_that_the_lecture_no_longer_has_is_not_lost(course):
+    translate(course)
+    write(course / "lectures/00_sums.ipynb", {k: v for k, v in CELLS.items() if k != "sum"})
+    status, output = run("extract", "de", "00")
+    assert status == 1 and "has cells that the lecture no longer has: sum" in output
+    assert "die Summe" in (course / "lectures/de/00_sums.ipynb").read_text(encoding="utf-8")
+    assert "cell sum: the lecture has no such cell" in run("check")[1]
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ('total = 6 * 7\nprint(f"{total} ist es")  # gut', None),
+        ('total = 6 * 8\nprint(f"{total}")', "differs in more than strings and comments"),
+        ('total = 6 * 7\nprint(f"{total:.1f}")', "differs in more than strings and comments"),
+        ('total = 6 * 7\nprint("die Summe")', "differs in more than strings and comments"),
+        ('total = 6 * 7\nprint(f"{total}"', "line 2 is not valid Python"),
+    ],
+)
+def test_code_may_differ_only_in_strings_and_comments(course, source, problem):
+    translate(course)
+    edit(course, "sum", source)
+    status, output = run("check")
+    assert status == bool(problem) and (problem or "up to date") in output
+
+
+def test_a_link_without_a_target_is_found(course):
+    translate(course)
+    edit(course, "opening", "[Wörter](../docs/words.md)")
+    assert "cell opening: ../docs/words.md does not exist" in run("check")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("extract", "German", "00"), "'German' is not the code of a language"),
+        (("extract", "../de", "00"), "'../de' is not the code of a language"),
+        (("extract", "de", "07"), "there is no lecture 07"),
+        (("extract", "de"), "needs a language and a lecture"),
+        (("accept", "de", "00"), "does not exist: run `course translate extract` first"),
+    ],
+)
+def test_a_command_that_can_t_be_followed_says_why(course, arguments, message):
+    status, output = run(*arguments)
+    assert status and message in output
+
+
+def test_accept_of_an_unknown_cell_changes_nothing(course):
+    translate(course)
+    before = (course / "lectures/de/00_sums.ipynb").read_bytes()
+    original, path = translations.translation(course, "de", "00")
+    with pytest.raises(CourseError, match="have no cell 'none' in common"):
+        translations.accept(original, path, ["opening", "none"])
+    assert (course / "lectures/de/00_sums.ipynb").read_bytes() == before
+
+
+# --- the course's own translations ----------------------------------------------------------------
+
+
+def test_lecture_00_is_translated():
+    assert [path.relative_to(ROOT).as_posix() for _, path in TRANSLATED] == [
+        "lectures/de/00_setup.ipynb"
+    ]
+
+
+@pytest.mark.parametrize(("original", "path"), TRANSLATED)
+def test_translations_are_complete_and_have_the_original_code(original, path):
+    """A stale cell is no failure, because not everybody who edits a lecture knows the language."""
+    assert [p for p in translations.problems(original, path) if not p.endswith("stale")] == []
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("original", "path"), TRANSLATED)
+def test_translations_run(original, path, tmp_path):
+    result = execute(path, tmp_path, progress=False)
+    assert result.error is None
