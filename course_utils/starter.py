@@ -52,7 +52,7 @@ def files_of(folder: Path) -> Iterator[str]:
 
 
 def start(target: Path) -> tuple[list[str], list[str]]:
-    """Copy the students' files to a folder, which may exist, and never change an existing file.
+    """Copy the students' files to a new or existing folder, without changing existing files.
 
     Args:
         target: the folder.

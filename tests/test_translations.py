@@ -67,7 +67,7 @@ def edit(course, name, source, language="de"):
 def translate(course):
     run("extract", "de", "00")
     edit(course, "opening", "# 00 Summen\n\nSiehe [Wörter](../../docs/words.md).")
-    edit(course, "sum", 'total = 6 * 7\nprint(f"die Summe ist {total}")')
+    edit(course, "sum", 'total = 6 * 7\nprint(f"die Summe: {total}")')
     return run("accept", "de", "00")
 
 
@@ -132,7 +132,7 @@ def test_a_translated_cell_that_the_lecture_no_longer_has_is_not_lost(course):
 @pytest.mark.parametrize(
     ("source", "problem"),
     [
-        ('total = 6 * 7\nprint(f"{total} ist es")  # gut', None),
+        ('total = 6 * 7\nprint(f"{total} Euro")  # gut', None),
         ('total = 6 * 8\nprint(f"{total}")', "differs in more than strings and comments"),
         ('total = 6 * 7\nprint(f"{total:.1f}")', "differs in more than strings and comments"),
         ('total = 6 * 7\nprint("die Summe")', "differs in more than strings and comments"),

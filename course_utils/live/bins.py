@@ -1,6 +1,6 @@
 """Show which numbers share a code: the levels, the bins and the errors of number formats.
 
-`course_utils.quantization` computes the same with tensors of PyTorch, which a browser lacks.
+`course_utils.quantization` computes the same, but needs PyTorch, which browsers don't have.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ NAMES = (
 
 
 def _column(result: Result, bits: int) -> tuple[str, ...]:
-    """Return the numbers about a result, in the order of NAMES."""
+    """Return the numbers of a result as texts, in the order of NAMES."""
     widths = [b - a for a, b in pairwise(result.edges)]
     return (
         f"{result.error:.3%}",

@@ -87,8 +87,8 @@ class Control:
 def values_of(controls: Mapping[str, Control], texts: Mapping[str, str]) -> dict[str, Any]:
     """Return the value of each control, read from the texts of a form or a link.
 
-    A control without a text has its first value, and so has a control that is not used, whatever
-    its text. Texts of other names are ignored.
+    If a control has no text, or if it is not used, its value is its first value. Texts of other
+    names are ignored.
 
     Raises:
         ValueError: The text of a used control stands for no allowed value.

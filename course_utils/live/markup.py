@@ -48,7 +48,7 @@ def _name(head: Sequence[str]) -> str:
 
 
 def numbers(lines: Mapping[str, str]) -> str:
-    """Return names and the text of each as a table of two columns."""
+    """Return a table of two columns, with the names and their texts."""
     return table((), ((text(name), text(words)) for name, words in lines.items()))
 
 
@@ -97,7 +97,7 @@ def stacked_bar(parts: Mapping[str, float], end: float) -> str:
 
 
 def legend(colours: Mapping[str, str]) -> str:
-    """Return a list of colours with their words: words → colour."""
+    """Return a legend: for each description (the key), a field of its colour (the value)."""
     items = "".join(
         f'<li><i style="background:{colour}"></i>{text(words)}</li>'
         for words, colour in colours.items()

@@ -209,7 +209,7 @@ class _Panel:
         return WIDTH * at / self.view.width
 
     def y(self, size: float) -> float:
-        """Return the y coordinate of a number of bytes; fewer bytes than the lower edge's are 0."""
+        """Return the y coordinate of a number of bytes, at least that of the lower edge."""
         low, high = self.sizes
         return self.top + self.height * (1 - max(0, size - low) / (high - low))
 

@@ -1,4 +1,4 @@
-"""Replace modules in a ZIP archive by their bytecode, which Python loads sooner, and drop the rest.
+"""Replace modules in a ZIP archive by their bytecode, which Python loads faster.
 
 compile_python.mjs runs this file in Pyodide, whose bytecode differs from that of other Pythons.
 """

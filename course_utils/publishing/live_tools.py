@@ -74,7 +74,7 @@ def _controls(found: live.Tool, more: bool) -> dict[str, Control]:
 
 
 def _condition(found: Control, controls: dict[str, Control]) -> str:
-    """Return when a control is used, as "NAME=TEXT,TEXT"; "" if it is always used."""
+    """Return the condition for using a control, as "NAME=TEXT,TEXT"; "" if there is none."""
     if not found.only_if:
         return ""
     name, values = found.only_if

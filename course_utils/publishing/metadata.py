@@ -1,4 +1,4 @@
-"""Describe the course for search engines, archives and catalogues, from one source each.
+"""Describe the course for search engines, archives and catalogues.
 
     CITATION.cff ──► codemeta.json, .zenodo.json      `course badges` renews both files
     first cell of a lecture ──► a LearningResource of schema.org on the lecture's page

@@ -1,4 +1,4 @@
-"""Keep translations of lectures: which cells are translated, and which originals have changed.
+"""Keep track of translated lectures: which cells are translated, and which are out of date.
 
     lectures/00_setup.ipynb ── extract ──► lectures/de/00_setup.ipynb ── a person translates
                                                  check: what is missing or stale?
@@ -165,7 +165,11 @@ def _words(source: str) -> bool:
 
 
 def problems(original: Path, path: Path) -> list[str]:
-    """Return the problems of a translation: stale, missing and other cells, code, and links."""
+    """Return the problems of a translation.
+
+    Problems are cells that are missing, stale or superfluous, code that differs in more than its
+    texts, and links without a target.
+    """
     sources = {cell["id"]: cell for cell in load(original)["cells"]}
     cells = {cell["id"]: cell for cell in load(path)["cells"]}
     found = [f"cell {name}: is missing" for name in sources if name not in cells]
