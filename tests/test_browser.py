@@ -18,6 +18,8 @@ pytest.importorskip("playwright", reason="no Playwright: pip install -e '.[lab,t
 from playwright.sync_api import expect
 
 from course_utils import explorers, notebooks
+from course_utils.live.paging import PAGING, STATES
+from course_utils.live.steps import DOUBLE, METHODS
 from tests.browser import JUPYTERLAB, NOTEBOOK, Explorer, Server, write_notebook
 
 pytestmark = pytest.mark.xdist_group("browser-explorers")
@@ -27,7 +29,7 @@ LECTURES = notebooks.lectures(Path(__file__).resolve().parents[1])
 # enough for a whole explorer.
 WIDE, NARROW, HEIGHT = 1280, 900, 1500
 
-FULL, LORA = explorers.METHODS["full"], explorers.METHODS["lora"]
+FULL, LORA = METHODS["full"], METHODS["lora"]
 # Explorer → a number that it shows before any control is used, in the alt text and in the text.
 FIRST = {
     "bins_explorer": "0.0714 to 0.1429 wide",
@@ -46,13 +48,13 @@ MOVES = [
     ("lora_explorer", {"down_proj": True}, "64,000"),
     ("memory_explorer", {"model": "7b", "method": FULL, "recipe": "fp32"}, "28.00 GB"),
     ("memory_explorer", {"method": LORA, "rank r": "64"}, "639.63 MB"),
-    ("memory_explorer", {explorers.DOUBLE: False}, "4.17 GB"),
+    ("memory_explorer", {DOUBLE: False}, "4.17 GB"),
     ("overhead_explorer", {"block size": "128", "nested size": "64"}, "4.06640625"),
     ("overhead_explorer", {"block size": "16", "nested bits": "4"}, "4.2578125"),
-    ("overhead_explorer", {explorers.DOUBLE: False, "absmax bits": "24"}, "4.375"),
+    ("overhead_explorer", {DOUBLE: False, "absmax bits": "24"}, "4.375"),
     ("overhead_explorer", {"model": "65b", "nested bits": "4"}, "4.064453125"),
-    ("paging_explorer", {explorers.PAGING: True}, "2.27 GB"),
-    ("paging_explorer", {"optimizer": explorers.STATES["adamw8bit"]}, "15.23 GB"),
+    ("paging_explorer", {PAGING: True}, "2.27 GB"),
+    ("paging_explorer", {"optimizer": STATES["adamw8bit"]}, "15.23 GB"),
     ("paging_explorer", {"model": "llama-33b", "GPU": "A100-40"}, "29.11 GB"),
 ]
 # Explorer, control, a value that is not allowed, and the message about it.

@@ -122,7 +122,7 @@ class Result:
 
 @lru_cache(maxsize=64)
 def quantized(form: str, bits: int, block_size: int, distribution: str) -> Result:
-    """Quantize the sample of a distribution in blocks, each divided by its largest number."""
+    """Quantize the sample of a distribution in blocks, each divided by its absmax."""
     book = levels(form, bits)
     borders = [(a + b) / 2 for a, b in pairwise(book)]
     x = sample(distribution)

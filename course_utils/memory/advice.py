@@ -49,10 +49,10 @@ def alternatives(
 ) -> list[Alternative]:
     """Return changes of the settings with which a training step would fit a GPU.
 
-    Each alternative makes one change. The first alternatives train the same model on the same
-    texts, so that the training is the same or nearly the same. If none of them is enough, the next
-    alternative makes all of these changes together. The last alternatives are shorter texts, a
-    method that trains fewer parameters, more GPUs, and a smaller model.
+    Each alternative makes one change. The first alternatives keep the model, the texts, the method
+    and the hardware, and change only how the step is computed, such as gradient checkpointing. If
+    none of them is enough, the next alternative makes all of these changes together. The last
+    alternatives are shorter texts, a method that needs less memory, more GPUs, and a smaller model.
 
     Args:
         model: As in `estimate`.

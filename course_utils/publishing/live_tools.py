@@ -108,9 +108,10 @@ def write_python(folder: Path) -> None:
 
 
 def archive() -> bytes:
-    """Return a ZIP archive of the modules that `course_utils.live` imports, always the same bytes.
+    """Return a ZIP archive of the modules that `course_utils.live` imports.
 
-    Another process imports the package, because this process has already imported other modules.
+    The same modules always give the same bytes. Another process imports the package, because this
+    process has already imported other modules.
     """
     script = (
         "import sys, course_utils.live\n"

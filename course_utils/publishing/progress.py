@@ -44,7 +44,7 @@ def _row(path: Path) -> str:
         found = re.search(r"^- \*\*Takes:\*\* (.*?)[;\n]", cells[0]["source"], re.M)
         time = found[1] if found else ""
     words = html.escape(title)
-    box = f'<label>{BOX.format(name=key(path))}<span class="hidden">{words} is done</span></label>'
+    box = f'<label>{BOX.format(name=key(path))}<span class="visually-hidden">{words} is done</span></label>'
     return (
         f'<tr><td>{box}</td><th scope="row"><a href="{place}">{words}</a></th>'
         f"<td>{predictions}</td><td>{html.escape(time)}</td></tr>"

@@ -109,7 +109,7 @@ def _renewed(cell: dict[str, Any], translated: dict[str, Any] | None) -> dict[st
 
 
 def accept(original: Path, path: Path, names: Iterable[str] = ()) -> list[Cell]:
-    """Record that cells of a translation follow the original as it is now, and return all cells.
+    """Record that cells of a translation are up to date, and return all cells of the translation.
 
     Args:
         original: the lecture.

@@ -67,6 +67,8 @@ class Tool {
         this.show(await this.ask(this.name, texts));
         if (this.name === "fit") this.link(texts);
       } catch (error) {
+        // Screen readers read each answer from this place, which is hidden from everybody else.
+        this.status.classList.remove("visually-hidden");
         this.status.textContent = failed(error);
       }
     }
