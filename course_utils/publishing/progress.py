@@ -44,7 +44,8 @@ def _row(path: Path) -> str:
         found = re.search(r"^- \*\*Takes:\*\* (.*?)[;\n]", cells[0]["source"], re.M)
         time = found[1] if found else ""
     words = html.escape(title)
-    box = f'<label>{BOX.format(name=key(path))}<span class="visually-hidden">{words} is done</span></label>'
+    label = f'<span class="visually-hidden">{words} is done</span>'
+    box = f"<label>{BOX.format(name=key(path))}{label}</label>"
     return (
         f'<tr><td>{box}</td><th scope="row"><a href="{place}">{words}</a></th>'
         f"<td>{predictions}</td><td>{html.escape(time)}</td></tr>"
