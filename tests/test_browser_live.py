@@ -179,6 +179,7 @@ def random_texts(tool, generator):
 
 def test_the_page_computes_its_first_answer_and_changes_it_quickly(opened):
     live_page = opened()
+    expect(live_page.page.locator(".live-waiting")).to_have_count(0)
     started = live_page.page.evaluate("performance.now()") / 1000
     live_page.change("fit", {"batch_size": "64", "sequence_length": "8192"})
     times = [live_page.change("fit", {"rank": str(rank)}) for rank in (8, 24, 32, 48, 64)]
@@ -368,9 +369,20 @@ def test_without_python_the_page_says_so_and_keeps_its_first_answer(browser, add
     first = live_page.answer().inner_text()
     status = live_page.tool().locator(".live-status")
     expect(status).to_contain_text("Python can't run in this browser", timeout=PATIENCE)
+    expect(live_page.tool().locator(".live-waiting")).to_be_visible()
     assert status.bounding_box()["width"] > 100, "the message is hidden"
     assert live_page.answer().inner_text() == first
     live_page.context.close()
+
+
+def test_without_scripts_the_page_shows_its_first_answers_and_says_what_it_needs(browser, address):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{address}will-it-fit.html")
+    fit = page.locator('[data-tool="fit"]')
+    expect(fit.locator(".live-waiting")).to_contain_text("the page needs JavaScript")
+    expect(fit.locator(".live-answer")).to_contain_text("Yes, it fits on a T4.")
+    context.close()
 
 
 # --- the files for the browser --------------------------------------------------------------------

@@ -154,6 +154,7 @@ function startPython() {
   };
   worker.onmessage = ({ data: { id, html, failure } }) => {
     if (failure) fail(failure.trim().split("\n").at(-1));
+    else for (const line of document.querySelectorAll(".live-waiting")) line.remove();
     waiting.get(id)?.resolve(html);
     waiting.delete(id);
   };
@@ -183,17 +184,19 @@ if (fit) {
   window.addEventListener("hashchange", followLink);
 }
 
-// After the first visit, the page also works without a network.
+// After the first visit, the page also works without a network. Browsers allow this only to pages
+// from https or from this machine.
 if ("serviceWorker" in navigator) {
-  navigator.serviceWorker.register(here("../offline.js"));
   window.addEventListener("load", async () => {
+    await navigator.serviceWorker.register(here("../offline.js"));
     await navigator.serviceWorker.ready;
     const loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
     const python = ["pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip", "pyodide-lock.json"];
     const files = [location.pathname, ...loaded, ...python.map((name) => here(`pyodide/${name}`).href)];
     files.push(here("course.zip").href);
     const own = files.filter((url) => new URL(url, location).origin === location.origin);
-    await (await caches.open("course")).addAll([...new Set(own)]);
+    const cache = await caches.open("course");
+    await Promise.allSettled([...new Set(own)].map((url) => cache.add(url)));
     document.documentElement.dataset.offline = "ready";
   });
 }
