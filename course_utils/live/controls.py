@@ -17,10 +17,10 @@ MOST_DIGITS = 12
 
 @dataclass(frozen=True)
 class Control:
-    """A control of a tool, whose kind follows from its first value.
+    """A control of a tool: a menu, a checkbox, or a field for a number or a text.
 
-    A control with options is a menu. Without options, a bool is a checkbox, an int is a field for a
-    whole number, and a string is a field for text.
+    A control with options is a menu. Otherwise, the type of its first value determines its kind: a
+    checkbox for a bool, a field for a whole number for an int, and a field for text for a string.
 
     Attributes:
         label: The words next to the control.
@@ -87,8 +87,8 @@ class Control:
 def values_of(controls: Mapping[str, Control], texts: Mapping[str, str]) -> dict[str, Any]:
     """Return the value of each control, read from the texts of a form or a link.
 
-    If a control has no text, or if it is not used, its value is its first value. Texts of other
-    names are ignored.
+    A control that has no text or is hidden keeps its first value. Texts of unknown names are
+    ignored.
 
     Raises:
         ValueError: The text of a used control stands for no allowed value.

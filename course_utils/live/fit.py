@@ -266,7 +266,7 @@ def _room(model: ModelShape, method: str, gpu: str, options: Mapping[str, Any]) 
 
 
 def _button(words: str, changes: Mapping[str, Any]) -> str:
-    """Return a button that sets some controls to other values."""
+    """Return a button that sets controls to these values."""
     texts = {
         name: CONTROLS[name].write(",".join(value) if isinstance(value, tuple) else value)
         for name, value in changes.items()

@@ -98,7 +98,7 @@ class LoraChoices:
         return self.layers * sum(i * o for i, o in self.matrices.values())
 
     def lines(self) -> dict[str, str]:
-        """Return a dict with the results for these choices: what is counted → its text."""
+        """Return a dict with the results for these choices: the name of each result → its text."""
         trained, full = self.trained, self.full
         adapters = self.layers * len(self.matrices)
         lines = {

@@ -14,7 +14,7 @@ NEAR = 0.09
 
 
 def text(words: object) -> str:
-    """Return words as HTML, in which characters such as < have no special meaning."""
+    """Return words as HTML, with characters such as < escaped so that a browser shows them."""
     return html.escape(str(words))
 
 

@@ -129,7 +129,7 @@ def answer(values: Mapping[str, Any]) -> str:
 
 
 def _bars(choices: OverheadChoices) -> str:
-    """Return a bar of the constants' bits per weight for each block size, to one scale."""
+    """Return bars of the bits per weight for all block sizes, drawn to the same scale."""
     rows = {size: choices.bits(size) for size in SMALL_BLOCKS}
     end = max(sum(bits.values()) for bits in rows.values())
     bars = "".join(

@@ -75,7 +75,7 @@ class PagingChoices(StepChoices):
         }
 
     def runs(self) -> dict[bool, Run]:
-        """Return the simulated run with paging (True) and without paging (False).
+        """Return a dict with two simulated runs: True → with paging, False → without paging.
 
         Raises:
             ValueError: A text is longer than the model's table of positions.
@@ -118,7 +118,7 @@ def _tokens(count: int) -> str:
 
 
 def outcome(run: Run) -> str:
-    """Return a phrase that says how a run ended: the memory it needed, and the bytes it moved."""
+    """Return a phrase about the memory that a run needed and the bytes that it moved."""
     if failed := run.out_of_memory:
         return f"out of memory in step {failed.step}: {format_bytes(failed.total)} needed"
     if run.moved:
@@ -228,7 +228,7 @@ class _Panel:
         return f'<path class="limit" d="M0 {y:.1f}H{WIDTH}"/>{words}'
 
     def failure(self, size: float) -> str:
-        """Return a frame around the moment in which memory ran out."""
+        """Return a frame around the moment at which memory ran out."""
         left, right = map(self.x, self.view.edges[-2:])
         y = self.y(size)
         return (

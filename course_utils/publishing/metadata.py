@@ -3,8 +3,8 @@
     CITATION.cff ──► codemeta.json, .zenodo.json      `course badges` renews both files
     first cell of a lecture ──► a LearningResource of schema.org on the lecture's page
 
-CodeMeta 3.0 describes software, .zenodo.json is what Zenodo reads when a release on GitHub is
-archived, and schema.org's vocabulary for learning resources follows LRMI.
+codemeta.json describes the software in the vocabulary of CodeMeta 3.0. Zenodo reads .zenodo.json
+when it archives a release on GitHub.
 """
 
 from __future__ import annotations
