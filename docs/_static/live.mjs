@@ -6,6 +6,17 @@ const HUB = "https://huggingface.co";
 // The hub's names of repositories: OWNER/NAME.
 const REPOSITORY = /^[\w.-]+\/[\w.-]+$/;
 
+// The files that the worker loads.
+const PYTHON = [
+  "course.zip",
+  "live-worker.mjs",
+  "pyodide/pyodide-lock.json",
+  "pyodide/pyodide.asm.mjs",
+  "pyodide/pyodide.asm.wasm",
+  "pyodide/pyodide.mjs",
+  "pyodide/python_stdlib.zip",
+];
+
 class Tool {
   constructor(section, ask) {
     this.name = section.dataset.tool;
@@ -185,18 +196,20 @@ if (fit) {
 }
 
 // After the first visit, the page also works without a network. Browsers allow this only to pages
-// from https or from this machine.
+// from https or from this machine, and not in every private window.
+async function workOffline() {
+  await navigator.serviceWorker.register(here("../offline.js"));
+  await navigator.serviceWorker.ready;
+  const loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
+  const python = PYTHON.map((name) => here(name).href);
+  const own = [location.pathname, ...loaded, ...python].filter(
+    (url) => new URL(url, location).origin === location.origin,
+  );
+  const cache = await caches.open("course");
+  await Promise.allSettled([...new Set(own)].map((url) => cache.add(url)));
+  document.documentElement.dataset.offline = "ready";
+}
+
 if ("serviceWorker" in navigator) {
-  window.addEventListener("load", async () => {
-    await navigator.serviceWorker.register(here("../offline.js"));
-    await navigator.serviceWorker.ready;
-    const loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
-    const python = ["pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip", "pyodide-lock.json"];
-    const files = [location.pathname, ...loaded, ...python.map((name) => here(`pyodide/${name}`).href)];
-    files.push(here("course.zip").href);
-    const own = files.filter((url) => new URL(url, location).origin === location.origin);
-    const cache = await caches.open("course");
-    await Promise.allSettled([...new Set(own)].map((url) => cache.add(url)));
-    document.documentElement.dataset.offline = "ready";
-  });
+  window.addEventListener("load", () => workOffline().catch(() => {}));
 }
