@@ -19,11 +19,17 @@ import zipfile
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from course_utils import live
-from course_utils.live.controls import Control
 from course_utils.runtime import cache_dir
 from course_utils.validation import CourseError, one_of
+
+if TYPE_CHECKING:
+    from course_utils.live import Tool
+    from course_utils.live.controls import Control
+
+# Functions import `course_utils.live` when they run, so that this module can be imported while an
+# assignment makes that package unavailable.
 
 PYODIDE = "pyodide-314.0.7.tgz"
 SHA512 = (
@@ -53,6 +59,8 @@ def tool(name: str) -> str:
     """
     from jinja2 import Environment
 
+    from course_utils import live
+
     try:
         found = live.TOOLS[one_of("the name of a tool", name, live.TOOLS)]
     except ValueError as error:
@@ -69,7 +77,7 @@ def tool(name: str) -> str:
     )
 
 
-def _controls(found: live.Tool, more: bool) -> dict[str, Control]:
+def _controls(found: Tool, more: bool) -> dict[str, Control]:
     return {name: each for name, each in found.controls.items() if each.more == more}
 
 
