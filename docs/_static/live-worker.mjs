@@ -1,15 +1,14 @@
 // Runs the course's Python code beside the page, so that the page never freezes.
 import { loadPyodide } from "./pyodide/pyodide.mjs";
 
-// A step that fits on no GPU: its first answer takes longer, because it reads the configs of all
-// models. So Python computes it once after the first answer, before a reader asks for such a step.
+// A step that fits on no GPU. Its first answer takes longer than later ones, because it reads the
+// configs of all models. So Python computes it once at the start.
 const LARGE = { batch_size: "64", sequence_length: "8192" };
 
 // If a file of Pyodide can't be loaded, `loadPyodide` may neither return nor fail.
 addEventListener("unhandledrejection", ({ reason }) => postMessage({ failure: String(reason) }));
 
 const started = loadPython();
-let warmUp;
 
 async function loadPython() {
   const [python, source] = await Promise.all([
@@ -18,14 +17,15 @@ async function loadPython() {
   ]);
   python.unpackArchive(source, "zip", { extractDir: "/course" });
   python.runPython('import sys; sys.path.insert(0, "/course")');
-  return python.pyimport("course_utils.live");
+  const live = python.pyimport("course_utils.live");
+  live.answer("fit", JSON.stringify(LARGE));
+  return live;
 }
 
 onmessage = async ({ data: { id, tool, texts } }) => {
   try {
     const live = await started;
     postMessage({ id, html: live.answer(tool, JSON.stringify(texts)) });
-    warmUp ??= setTimeout(() => live.answer("fit", JSON.stringify(LARGE)));
   } catch (error) {
     postMessage({ id, failure: String(error.message ?? error) });
   }
