@@ -656,7 +656,7 @@ def test_the_command_uses_the_last_run_and_prints_the_path_of_the_site(tmp_path,
 
 # --- the course's own site ------------------------------------------------------------------------
 
-DRAWN = '<svg role="img" aria-label="Bars before and after" viewBox="0 0 9 9"></svg>'
+DRAWN = '<svg role="img" aria-label="Before and after" style="max-width: max(100%, 480px)" width="600" viewBox="0 0 9 9"></svg>'
 
 
 @pytest.fixture(scope="module")
@@ -694,6 +694,30 @@ def test_the_course_site_has_a_page_for_each_notebook_and_guide(course_site):
     wanted |= {f"{path.stem}.html" for path in ROOT.glob("docs/*.md")}
     wanted |= {"exercises/index.html", "datasheet.html", "api/memory.html"}
     assert wanted <= names
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_home_page_shows_three_doors_and_fits_the_screen(course_site, browser, width):
+    opened = browser.new_page(viewport={"width": width, "height": 800})
+    opened.goto((course_site / "index.html").as_uri())
+    for door in ("I want to learn", "I want to teach", "I just want an answer"):
+        link = opened.get_by_role("link", name=door)
+        expect(link).to_be_visible()
+        # On a wide screen, nobody has to scroll to find the doors.
+        assert width < 1280 or link.bounding_box()["y"] < 800
+    expect(opened.get_by_role("img", name="Bars of the memory of a training step")).to_be_visible()
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    opened.close()
+
+
+@pytest.mark.full
+def test_each_lecture_describes_itself_and_has_a_checkbox(course_site):
+    for path in LECTURES:
+        markup = page(course_site, f"lectures/{path.stem}.html")
+        (text,) = re.findall(r'<script type="application/ld\+json">(.*?)</script>', markup)
+        assert json.loads(text)["name"].startswith(path.stem[:2])
+        assert f'data-done="lecture/{path.stem}"' in markup
 
 
 def with_single_spaces(source):
