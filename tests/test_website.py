@@ -656,7 +656,8 @@ def test_the_command_uses_the_last_run_and_prints_the_path_of_the_site(tmp_path,
 
 # --- the course's own site ------------------------------------------------------------------------
 
-DRAWN = '<svg role="img" aria-label="Before and after" style="max-width: max(100%, 480px)" width="600" viewBox="0 0 9 9"></svg>'
+WIDE = 'style="max-width: max(100%, 480px)" width="600" viewBox="0 0 9 9"'
+DRAWN = f'<svg role="img" aria-label="Before and after" {WIDE}></svg>'
 
 
 @pytest.fixture(scope="module")
