@@ -116,13 +116,13 @@ class Result:
 
     @property
     def entropy(self) -> float:
-        """The information in a code, in bits."""
+        """The entropy of the codes, in bits."""
         return -sum(p * math.log2(p) for p in self.share if p)
 
 
 @lru_cache(maxsize=64)
 def quantized(form: str, bits: int, block_size: int, distribution: str) -> Result:
-    """Quantize the sample of a distribution in blocks, each divided by its absmax."""
+    """Quantize the sample of a distribution. Each block is divided by its absmax."""
     book = levels(form, bits)
     borders = [(a + b) / 2 for a, b in pairwise(book)]
     x = sample(distribution)
@@ -200,7 +200,7 @@ def _codes(result: Result) -> str:
 
 
 def _picture(title: str, result: Result) -> str:
-    """Return a bar for each code: as wide as its bin, as high as its share of the numbers."""
+    """Return a chart with a bar for each code, whose height is the share of numbers in its bin."""
     highest = max(result.share)
     bins = zip(pairwise(result.edges), result.share, strict=True)
     bars = "".join(
@@ -226,7 +226,7 @@ def _x(number: float) -> float:
 
 
 def _bar(low: float, high: float, tall: float, colour: str) -> str:
-    """Return a bar over the bin from `low` to `high`; `tall` is a share of the picture's height."""
+    """Return a bar from `low` to `high`; `tall` is its height as a share of the chart's height."""
     x, wide, y = _x(low), _x(high) - _x(low), HEIGHT * (1 - tall)
     return (
         f'<rect x="{x:.2f}" y="{y:.2f}" width="{wide:.2f}" height="{HEIGHT - y:.2f}" '

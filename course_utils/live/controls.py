@@ -87,8 +87,8 @@ class Control:
 def values_of(controls: Mapping[str, Control], texts: Mapping[str, str]) -> dict[str, Any]:
     """Return the value of each control, read from the texts of a form or a link.
 
-    A control that has no text or is hidden keeps its first value. Texts of unknown names are
-    ignored.
+    If the texts don't contain a control, or if the control is hidden, its value is the one that it
+    has at the beginning. Texts of unknown names are ignored.
 
     Raises:
         ValueError: The text of a used control stands for no allowed value.

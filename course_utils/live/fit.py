@@ -162,7 +162,7 @@ def methods(model: str) -> str:
 
 
 def arguments(values: Mapping[str, Any]) -> tuple[ModelShape, str, dict[str, Any]]:
-    """Return the arguments of `memory.estimate` that the values of the controls stand for.
+    """Convert the values of the controls to arguments of `memory.estimate`.
 
     Returns:
         The model, the method and the options.
@@ -230,7 +230,7 @@ def _bar(found: Estimate, gpu: str) -> str:
 
 
 def _other_settings(found: Estimate, gpu: str, options: Mapping[str, Any]) -> str:
-    """Return what would fit instead or, if the step fits, how much larger it could be."""
+    """Return what would fit instead or, for a step that fits, how much larger it could be."""
     model, method = found.shape, found.settings.method
     if found.fits(gpu):
         return _room(model, method, gpu, options) if model.known else ""
@@ -297,7 +297,7 @@ def _terms(found: Estimate) -> str:
 
 
 def _python(values: Mapping[str, Any], method: str, options: Mapping[str, Any]) -> str:
-    """Return the call of `memory.estimate`, without the options that have their default value."""
+    """Return Python code that calls `memory.estimate`, without options at their default value."""
     defaults = vars(Settings.of(method, {}))
     model = "config.json" if values["model"] == OWN else values["model"]
     chosen = [f"{name}={value!r}" for name, value in options.items() if value != defaults[name]]

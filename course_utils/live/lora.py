@@ -141,7 +141,7 @@ def answer(values: Mapping[str, Any]) -> str:
 
 
 def _rectangles(choices: LoraChoices) -> str:
-    """Return each shape of matrix once, with the names of the modules that have this shape."""
+    """Return a picture of each matrix shape, with the names of the modules that have this shape."""
     names: dict[tuple[int, int], list[str]] = {}
     for name, shape in choices.matrices.items():
         names.setdefault(shape, []).append(name)
@@ -160,7 +160,7 @@ def _rectangles(choices: LoraChoices) -> str:
 
 
 def _adapted(d_in: int, d_out: int, rank: int, scale: float) -> str:
-    """Draw W with A to its left and B above it; a side too thin to be seen is drawn thicker."""
+    """Return a drawing of W with A to its left and B above it; thin sides are drawn thicker."""
     high, wide = max(d_in * scale, THINNEST), max(d_out * scale, THINNEST)
     thick, gap = max(rank * scale, THINNEST), 4
     at = thick + gap

@@ -97,7 +97,11 @@ def stacked_bar(parts: Mapping[str, float], end: float) -> str:
 
 
 def legend(colours: Mapping[str, str]) -> str:
-    """Return a legend: for each description (the key), a field of its colour (the value)."""
+    """Return a legend, which shows each description beside its colour.
+
+    Args:
+        colours: description → colour.
+    """
     items = "".join(
         f'<li><i style="background:{colour}"></i>{text(words)}</li>'
         for words, colour in colours.items()
@@ -106,7 +110,7 @@ def legend(colours: Mapping[str, str]) -> str:
 
 
 def marks(places: Mapping[str, float]) -> str:
-    """Return words above a bar, each at its place.
+    """Return marks above a bar, such as the limits of GPUs, with their names.
 
     Args:
         places: Words → place, from 0 at the left end of the axis to 1 at the right end. Words
@@ -129,5 +133,5 @@ def marks(places: Mapping[str, float]) -> str:
 
 
 def _side(x: float) -> str:
-    """Return the style of a mark, whose words extend towards the middle of the axis."""
+    """Return the position of a mark in CSS. Its words extend towards the middle of the axis."""
     return f"right:{1 - x:.3%}" if x > 0.5 else f"left:{x:.3%}"

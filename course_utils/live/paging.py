@@ -153,7 +153,7 @@ def _verdict(choices: PagingChoices, runs: Mapping[bool, Run]) -> str:
 
 
 def _picture(run: Run) -> str:
-    """Return the memory at each moment of a run as stacked areas, and the pages in CPU memory."""
+    """Return a picture of the memory at each moment of a run, and of the pages in CPU memory."""
     view = TimelineView.of(run)
     failed, start = view.failed, view.start
     highest = min(failed.total, 2 * run.budget) if failed else run.budget
@@ -209,19 +209,19 @@ class _Panel:
         return WIDTH * at / self.view.width
 
     def y(self, size: float) -> float:
-        """Return the y coordinate of a number of bytes, at least that of the lower edge."""
+        """Return the y coordinate of a number of bytes. Numbers below the axis are drawn on it."""
         low, high = self.sizes
         return self.top + self.height * (1 - max(0, size - low) / (high - low))
 
     def area(self, top: Sequence[float], colour: str) -> str:
-        """Return the area from the lower edge to a number of bytes at each moment."""
+        """Return a shape that fills the panel up to the number of bytes at each moment."""
         bottom = self.top + self.height
         ends = map(self.x, self.view.edges[1:])
         outline = "".join(f"V{self.y(y):.1f}H{x:.1f}" for x, y in zip(ends, top, strict=True))
         return f'<path d="M0 {bottom:g}{outline}V{bottom:g}Z" fill="{colour}"/>'
 
     def limit(self) -> str:
-        """Return the line at the limit of the GPU."""
+        """Return a dashed line at the limit of the GPU, with the limit in words."""
         run = self.view.run
         y = self.y(run.budget)
         words = _words(WIDTH - 4, y - 5, f"{run.gpu}: {format_bytes(run.budget)}", "end")

@@ -125,7 +125,7 @@ def _smaller_batches(settings: Settings) -> Iterator[Change]:
 
 
 def _together(changes: Iterable[Change]) -> Change:
-    """Return several changes as one."""
+    """Combine several changes into one."""
     joined: dict[str, Any] = {}
     words = []
     for each, values in changes:

@@ -49,7 +49,7 @@ CAPTURED = {"return_completed_process": True, "capture_output": True, "text": Tr
 
 
 def tool(name: str) -> str:
-    """Return a tool as HTML: its form, and the answer to the form's first values.
+    """Return the HTML of a tool: its form, and the answer for the values at the beginning.
 
     Args:
         name: A key of `live.TOOLS`.
@@ -82,7 +82,7 @@ def _controls(found: Tool, more: bool) -> dict[str, Control]:
 
 
 def _condition(found: Control, controls: dict[str, Control]) -> str:
-    """Return the condition for using a control, as "NAME=TEXT,TEXT"; "" if there is none."""
+    """Return the condition under which a control is shown: "NAME=TEXT,TEXT", or "" for always."""
     if not found.only_if:
         return ""
     name, values = found.only_if

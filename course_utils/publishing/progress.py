@@ -53,7 +53,7 @@ def _row(path: Path) -> str:
 
 
 def key(path: PurePath) -> str:
-    """Return the name by which the browser keeps whether a lecture or an exercise is done."""
+    """Return the key under which the browser stores whether a lecture or an exercise is done."""
     kind = "lecture" if path.parent.name == "lectures" else "exercise"
     return f"{kind}/{path.stem}"
 

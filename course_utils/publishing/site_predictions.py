@@ -61,7 +61,7 @@ def _form(question: Question, lecture: str) -> str:
 
 
 def _comparison(question: Question, answered: Mapping[str, Any], page: str, lecture: str) -> str:
-    """Return the answer, which a click opens, and the comparison for each choice as data."""
+    """Return an answer that opens on a click; its attributes have the comparison of each choice."""
     truth = answered["truth"]
     words = {
         choice: comparison(question, choice, truth, answered["why"]) for choice in question.choices

@@ -98,7 +98,7 @@ def extract(original: Path, path: Path) -> list[Cell]:
 
 
 def _renewed(cell: dict[str, Any], translated: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the cell of a translation: the translated cell, or a copy of the original cell."""
+    """Return the translated cell if there is one, and else a copy of the original cell."""
     if translated and _hash_in(translated) and cell["id"] != SETUP:
         return translated
     new = copy.deepcopy(cell)
@@ -213,11 +213,11 @@ def _skeleton(source: str) -> str:
 
 
 def hash_of(cell: Mapping[str, Any]) -> str:
-    """Return the hash of a cell's type and text without badges, in hexadecimal digits."""
+    """Return a hash of a cell's type and text, in hexadecimal digits. Badges are not counted."""
     text = f"{cell['cell_type']}\n{with_badges(cell['source'], '')}"
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
 def _hash_in(cell: Mapping[str, Any]) -> str:
-    """Return the hash of the original that a translated cell records; "" without one."""
+    """Return the hash in the metadata of a translated cell, or "" if there is no hash."""
     return cell["metadata"].get(METADATA, {}).get(SOURCE, "")
