@@ -89,12 +89,12 @@ class LoraChoices:
 
     @property
     def trained(self) -> int:
-        """The number of parameters in all adapters: r (d_in + d_out) for each matrix."""
+        """The number of parameters in all adapters: r × (d_in + d_out) for each matrix."""
         return self.layers * sum(self.rank * (i + o) for i, o in self.matrices.values())
 
     @property
     def full(self) -> int:
-        """The number of parameters in the matrices themselves: d_in d_out for each matrix."""
+        """The number of parameters in the matrices themselves: d_in × d_out for each matrix."""
         return self.layers * sum(i * o for i, o in self.matrices.values())
 
     def lines(self) -> dict[str, str]:
@@ -160,7 +160,10 @@ def _rectangles(choices: LoraChoices) -> str:
 
 
 def _adapted(d_in: int, d_out: int, rank: int, scale: float) -> str:
-    """Return a drawing of W with A to its left and B above it; thin sides are drawn thicker."""
+    """Return a drawing of W with A to its left and B above it.
+
+    A rectangle that would be too thin to be seen is drawn THINNEST pixels thick.
+    """
     high, wide = max(d_in * scale, THINNEST), max(d_out * scale, THINNEST)
     thick, gap = max(rank * scale, THINNEST), 4
     at = thick + gap
