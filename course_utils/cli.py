@@ -725,14 +725,15 @@ def slides(only: str | None, no_run: bool, output: Path | None) -> None:
 def badges(
     repository: str | None, students: str | None, hub: str | None, unset: bool, check_only: bool
 ) -> None:
-    """Renew the badges for Colab, Kaggle and Binder, and the files made from CITATION.cff.
+    """Renew the badges for Colab, Kaggle and Binder.
 
     The badges are in README.md and at the top of the notebooks. They link to the repositories that
     pyproject.toml names, at the tag of this release. Set-up cells install the course from the same
     repositories. --set and --students write the addresses of the repositories to pyproject.toml.
-    Badges of assignments link only to the students' repository, which has no solutions. With
-    --check, the exit status is 1 if a file is out of date. --hub needs a JupyterHub with
-    nbgitpuller, and its link opens the students' repository.
+    Badges of assignments link only to the students' repository, which has no solutions. The command
+    also renews the files that are made from CITATION.cff. With --check, the exit status is 1 if a
+    file is out of date. --hub needs a JupyterHub with nbgitpuller, and its link opens the students'
+    repository.
     """
     from course_utils.notebooks import course_folder
     from course_utils.publishing import addresses, badges
@@ -782,7 +783,7 @@ def badges(
 def translate(
     action: str, language: str | None, lecture: str | None, cells: tuple[str, ...]
 ) -> None:
-    """Translate lectures, and find out which translations are stale.
+    """Translate lectures, and list stale translations.
 
     `extract de 00` writes lecture 00 to lectures/de/, where you translate it, and renews it later.
     `check` lists what is missing or stale in all translations; the exit status is 1 if there is

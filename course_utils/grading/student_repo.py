@@ -50,7 +50,7 @@ FILES = (
 # recognized, so only files that match these patterns are copied.
 WITHOUT_GIT = (
     "LICENSES/*",
-    "binder/*",
+    "binder/**/*",
     "configs/*.yaml",
     "course_utils/**/*.mjs",
     "course_utils/**/*.py",

@@ -81,7 +81,7 @@ def _normal_float(count: int) -> list[float]:
 
 @lru_cache(maxsize=len(DISTRIBUTIONS))
 def sample(distribution: str) -> tuple[float, ...]:
-    """Return SAMPLE_SIZE numbers of a distribution, which are the same at every call."""
+    """Return SAMPLE_SIZE random numbers; every call returns the same numbers."""
     generator = random.Random(0)
     if distribution == "uniform":
         return tuple(generator.uniform(-1, 1) for _ in range(SAMPLE_SIZE))

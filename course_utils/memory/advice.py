@@ -1,4 +1,4 @@
-"""Find settings with which a training step that is too large would fit a GPU."""
+"""Find changes to the settings that make a training step fit a GPU."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def alternatives(
     gpu: str | int,
     **options: Any,
 ) -> list[Alternative]:
-    """Return changes of the settings with which a training step would fit a GPU.
+    """Return changes to the settings that would make a training step fit a GPU.
 
     Each alternative makes one change. The first alternatives keep the model, the texts, the method
     and the hardware, and change only how the step is computed, such as gradient checkpointing. If

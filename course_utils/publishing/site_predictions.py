@@ -61,7 +61,11 @@ def _form(question: Question, lecture: str) -> str:
 
 
 def _comparison(question: Question, answered: Mapping[str, Any], page: str, lecture: str) -> str:
-    """Return an answer that opens on a click; its attributes have the comparison of each choice."""
+    """Return an answer as HTML, which opens on a click.
+
+    The attributes of its element contain, for each choice, the text that a reader with this guess
+    sees.
+    """
     truth = answered["truth"]
     words = {
         choice: comparison(question, choice, truth, answered["why"]) for choice in question.choices
