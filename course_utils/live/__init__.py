@@ -3,11 +3,11 @@
     controls ──► `values_of`(controls, texts) ──► `answer`(values) ──► HTML
 
 The website runs this package in the reader's browser, with Pyodide. So its modules import only the
-standard library and modules of the course that do the same: the calculator, `paging`, `timeline`,
-`palette`, `units` and `validation`. While the website is built, the same functions write the first
-answers into the pages. So a page shows an answer before Python has loaded, and also if Python can't
-be loaded. The explorers of the notebooks check the same choices and show the same numbers, but
-their pictures are drawn by Matplotlib.
+standard library, and those modules of the course that need nothing else: the calculator, `paging`,
+`timeline`, `palette`, `units` and `validation`. While the website is built, the same functions
+write the first answers into the pages. So a page shows an answer before Python has loaded, and even
+if Python can't be loaded. The explorers of the notebooks check the same choices and show the same
+numbers, but their pictures are drawn by Matplotlib.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Show which numbers share a code: the levels, the bins and the errors of number formats.
 
-`course_utils.quantization` computes the same, but needs PyTorch, which browsers don't have.
+`course_utils.quantization` computes the same values, but needs PyTorch.
 """
 
 from __future__ import annotations

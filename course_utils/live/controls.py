@@ -51,7 +51,7 @@ class Control:
         return {bool: "checkbox", int: "number", str: "text"}[type(self.value)]
 
     def read(self, text: str) -> Any:
-        """Return the value that a text of the form or of a link stands for.
+        """Return the value of the control, converted from its text in a form or a link.
 
         Args:
             text: "1" or "0" for a checkbox, else the value as `str` writes it.
@@ -87,8 +87,8 @@ class Control:
 def values_of(controls: Mapping[str, Control], texts: Mapping[str, str]) -> dict[str, Any]:
     """Return the value of each control, read from the texts of a form or a link.
 
-    If the texts don't contain a control, or if the control is hidden, its value is the one that it
-    has at the beginning. Texts of unknown names are ignored.
+    If there is no text for a control, or if the control is hidden, it has its initial value. Texts
+    of unknown names are ignored.
 
     Raises:
         ValueError: The text of a used control stands for no allowed value.

@@ -230,7 +230,11 @@ def _bar(found: Estimate, gpu: str) -> str:
 
 
 def _other_settings(found: Estimate, gpu: str, options: Mapping[str, Any]) -> str:
-    """Return what would fit instead or, for a step that fits, how much larger it could be."""
+    """Return advice as HTML.
+
+    If the step doesn't fit, the advice lists changes that would make it fit. If it fits, the advice
+    says how much larger the step could be.
+    """
     model, method = found.shape, found.settings.method
     if found.fits(gpu):
         return _room(model, method, gpu, options) if model.known else ""

@@ -19,7 +19,7 @@ def text(words: object) -> str:
 
 
 def with_article(gpu: str) -> str:
-    """Return the name of a GPU after "a" or "an": a T4, an A100, an H100, an RTX 4090."""
+    """Return a GPU's name with its article: a T4, an A100, an H100, an RTX 4090."""
     return f"an {gpu}" if gpu[0] in "AHR" else f"a {gpu}"
 
 
@@ -133,5 +133,5 @@ def marks(places: Mapping[str, float]) -> str:
 
 
 def _side(x: float) -> str:
-    """Return the position of a mark in CSS. Its words extend towards the middle of the axis."""
+    """Return the position of a mark in CSS, so that its words don't leave the picture."""
     return f"right:{1 - x:.3%}" if x > 0.5 else f"left:{x:.3%}"

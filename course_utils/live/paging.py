@@ -214,7 +214,7 @@ class _Panel:
         return self.top + self.height * (1 - max(0, size - low) / (high - low))
 
     def area(self, top: Sequence[float], colour: str) -> str:
-        """Return a shape that fills the panel up to the number of bytes at each moment."""
+        """Return the filled area under the curve of bytes over time."""
         bottom = self.top + self.height
         ends = map(self.x, self.view.edges[1:])
         outline = "".join(f"V{self.y(y):.1f}H{x:.1f}" for x, y in zip(ends, top, strict=True))

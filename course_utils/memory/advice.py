@@ -113,7 +113,10 @@ def _small_changes(settings: Settings) -> Iterator[Change]:
 
 
 def _smaller_batches(settings: Settings) -> Iterator[Change]:
-    """Yield micro-batches that add up to the same batch, the largest micro-batch first."""
+    """Yield changes to smaller micro-batches, starting with the largest micro-batch.
+
+    An update is split into more micro-batches, so it still uses the same number of texts.
+    """
     size = settings.batch_size
     small = [n for n in range(1, isqrt(size) + 1) if size % n == 0]
     divisors = {*small, *(size // n for n in small)} - {size}

@@ -1,4 +1,4 @@
-"""Put the tools of `course_utils.live` on the website: forms, first answers and Python itself.
+"""Put the tools of `course_utils.live` on the website, together with Python for browsers.
 
     docs/*.md: {live} fit ──► `tool`: form and first answer, computed while the site is built
     course_utils/live     ──► `write_python`: course.zip and Pyodide, which runs it in a browser

@@ -99,7 +99,7 @@ def _authors(citation: Mapping[str, Any]) -> list[str]:
 
 
 def _papers(citation: Mapping[str, Any]) -> list[str]:
-    """Return the numbers on arXiv of the papers that the course teaches."""
+    """Return the arXiv identifiers of the papers that the course teaches."""
     values = (each["value"] for paper in citation["references"] for each in paper["identifiers"])
     return [value.removeprefix("arXiv:") for value in values]
 
@@ -137,7 +137,7 @@ def _plain(text: str) -> str:
 
 
 def as_script(content: Mapping[str, Any]) -> str:
-    """Return JSON-LD as an element of a page's head."""
+    """Return an HTML element for a page's head that contains JSON-LD."""
     # In a script, "</" would end the element.
     text = json.dumps(content, ensure_ascii=False).replace("</", "<\\/")
     return f'<script type="application/ld+json">{text}</script>'

@@ -59,7 +59,7 @@ def key(path: PurePath) -> str:
 
 
 def done_box(path: PurePath) -> str:
-    """Return a checkbox for the end of a notebook's page as HTML."""
+    """Return the HTML of the checkbox at the end of a notebook's page."""
     kind = key(path).partition("/")[0]
     box = BOX.format(name=key(path))
     return f'<p class="reader-done"><label>{box} I have done this {kind}.</label></p>'

@@ -63,8 +63,7 @@ def _form(question: Question, lecture: str) -> str:
 def _comparison(question: Question, answered: Mapping[str, Any], page: str, lecture: str) -> str:
     """Return an answer as HTML, which opens on a click.
 
-    The attributes of its element contain, for each choice, the text that a reader with this guess
-    sees.
+    An attribute of its element contains, for each choice, the text for a reader who chooses it.
     """
     truth = answered["truth"]
     words = {

@@ -68,7 +68,7 @@ def translation(folder: Path, language: str, lecture: str) -> tuple[Path, Path]:
 
 
 def translations(folder: Path) -> list[tuple[Path, Path]]:
-    """Return the paths of each lecture that has a translation, and of the translation."""
+    """Return a pair of paths for each translated lecture: the lecture and its translation."""
     paths = sorted(folder.glob("lectures/*/[0-9][0-9]_*.ipynb"))
     return [(path.parents[1] / path.name, path) for path in paths]
 
@@ -98,7 +98,7 @@ def extract(original: Path, path: Path) -> list[Cell]:
 
 
 def _renewed(cell: dict[str, Any], translated: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the translated cell if there is one, and else a copy of the original cell."""
+    """Return the translated cell, or a copy of the original if there is no translation."""
     if translated and _hash_in(translated) and cell["id"] != SETUP:
         return translated
     new = copy.deepcopy(cell)
@@ -167,8 +167,8 @@ def _words(source: str) -> bool:
 def problems(original: Path, path: Path) -> list[str]:
     """Return the problems of a translation.
 
-    Problems are cells that are missing, stale or superfluous, code that differs in more than its
-    texts, and links without a target.
+    Problems are cells that are missing, stale or superfluous, code that differs from the original
+    in more than strings and comments, and links without a target.
     """
     sources = {cell["id"]: cell for cell in load(original)["cells"]}
     cells = {cell["id"]: cell for cell in load(path)["cells"]}
