@@ -139,7 +139,7 @@ def quantized(form: str, bits: int, block_size: int, distribution: str) -> Resul
 
 
 def answer(values: Mapping[str, Any]) -> str:
-    """Return the answer as HTML: which error is smaller, the bins of both formats, and tables.
+    """Return the answer as HTML: both errors, pictures of the bins, and tables of all numbers.
 
     Args:
         values: The value of each control in CONTROLS.

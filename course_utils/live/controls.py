@@ -20,7 +20,7 @@ class Control:
     """A control of a tool: a menu, a checkbox, or a field for a number or a text.
 
     A control with options is a menu. Otherwise, the type of its first value determines its kind: a
-    checkbox for a bool, a field for a whole number for an int, and a field for text for a string.
+    bool makes a checkbox, an int a field for a whole number, and a string a field for text.
 
     Attributes:
         label: The words next to the control.
