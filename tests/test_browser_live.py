@@ -1,14 +1,11 @@
 """Use the page "Will it fit?" as its reader does, with Python in the browser."""
 
-import functools
-import http.server
 import json
 import os
 import random
 import re
 import subprocess
 import sys
-import threading
 import zipfile
 
 import pytest
@@ -24,7 +21,8 @@ from playwright.sync_api import expect
 from course_utils import live
 from course_utils.publishing import bytecode, live_tools, website
 from course_utils.validation import CourseError
-from tests.browser import PICTURES
+from tests.browser import PICTURES, served
+from tests.test_live import CONFIG
 
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("website")]
 
@@ -33,10 +31,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 60_000
 INDEX = "# The course\n\n```{toctree}\nwill-it-fit\n```\n"
 LINK = re.compile(r"\[([^\]]*)\]\((?!https:)[^)]*\)")
-CONFIG = {
-    "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "vocab_size": 259,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -54,18 +48,10 @@ def site(tmp_path_factory):
     return folder / "site"
 
 
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="module")
 def address(site):
-    handler = functools.partial(QuietHandler, directory=str(site))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
+    with served(site) as url:
+        yield url
 
 
 class LivePage:

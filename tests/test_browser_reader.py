@@ -1,9 +1,6 @@
 """Answer predictions and tick lectures on the website, without a kernel."""
 
-import functools
-import http.server
 import random
-import threading
 from pathlib import Path
 
 import pytest
@@ -17,7 +14,7 @@ from playwright.sync_api import expect
 from course_utils import guesses, predict
 from course_utils.guesses import Question
 from course_utils.publishing import website
-from tests.browser import PICTURES
+from tests.browser import PICTURES, served
 from tests.test_website import code_cell, text_cell, write_notebook
 
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("website")]
@@ -87,16 +84,8 @@ def address(tmp_path_factory, outputs):
         # conf.py lists the notebooks of the folder that contains docs/.
         patch.chdir(folder)
         website.build(folder, [folder / "lectures" / "01_sums.ipynb"], folder / "site")
-    handler = functools.partial(QuietHandler, directory=str(folder / "site"))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
+    with served(folder / "site") as url:
+        yield url
 
 
 @pytest.fixture

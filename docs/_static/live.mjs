@@ -185,14 +185,14 @@ const tools = [...document.querySelectorAll("[data-tool]")].map((section) => new
 const fit = tools.find((tool) => tool.name === "fit");
 
 // A link holds the texts of the tool "fit" behind the character #, unless it leads to a heading.
+// Texts that are not in the link are the first ones.
 function followLink() {
-  const texts = new URLSearchParams(location.hash.slice(1));
-  fit.set(location.hash.includes("=") ? Object.fromEntries(texts) : {});
+  fit.set({ ...fit.first, ...Object.fromEntries(new URLSearchParams(location.hash.slice(1))) });
 }
 
 if (fit) {
   followLink();
-  window.addEventListener("hashchange", followLink);
+  window.addEventListener("hashchange", () => location.hash.includes("=") && followLink());
 }
 
 // After the first visit, the page also works without a network. Browsers allow this only to pages
