@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from course_utils import notebooks
 from course_utils.grading import assignments, student_repo
-from course_utils.publishing import addresses, notebook_check
+from course_utils.publishing import addresses, notebook_check, translations
 from course_utils.validation import CourseError
 from tests import assignment
 
@@ -138,7 +138,9 @@ def test_the_students_version_contains_what_students_need(whole):
     released = {f"exercises/{path.stem}/{path.name}" for path in assignments.sources(ROOT)}
     assert exercises == {"exercises/README.md"} | released
     lectures = {name for name in names if name.startswith("lectures/")}
-    assert lectures == {f"lectures/{path.name}" for path in notebooks.lectures(ROOT)}
+    translated = [path for _, path in translations.translations(ROOT)]
+    shown = [*notebooks.lectures(ROOT), *translated]
+    assert lectures == {path.relative_to(ROOT).as_posix() for path in shown}
     assert {"course_utils/data/news_briefs.jsonl", "binder/postBuild"} <= names
     assert os.access(tree / "binder/postBuild", os.X_OK)
 
