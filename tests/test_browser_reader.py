@@ -1,8 +1,10 @@
 """Answer predictions and tick lectures on the website, without a kernel."""
 
+import copy
 import random
 from pathlib import Path
 
+import nbformat
 import pytest
 
 pytest.importorskip("sphinx", reason="no Sphinx: pip install -e '.[site,test]'")
@@ -13,7 +15,9 @@ from playwright.sync_api import expect
 
 from course_utils import guesses, predict
 from course_utils.guesses import Question
-from course_utils.publishing import website
+from course_utils.notebooks import METADATA
+from course_utils.publishing import site_predictions, website
+from course_utils.validation import CourseError
 from tests.browser import PICTURES, served
 from tests.test_website import code_cell, text_cell, write_notebook
 
@@ -284,3 +288,15 @@ def test_numbers_are_read_as_in_python(page, address, unit):
         [address, texts, unit],
     )
     assert dict(zip(texts, found, strict=True)) == {text: parsed(text) for text in texts}
+
+
+@pytest.mark.parametrize("field", [("predict", "numbers"), ("reveal", "truth")])
+def test_outputs_of_an_earlier_version_of_the_course_raise_an_error(outputs, field):
+    kind, name = field
+    old = copy.deepcopy(outputs)
+    for output in old:
+        output["metadata"][METADATA].get(kind, {}).pop(name, None)
+    cells = [code_cell(f"cell-{n}", "1", output) for n, output in enumerate(old)]
+    notebook = nbformat.from_dict({"cells": cells})
+    with pytest.raises(CourseError, match="earlier version .*: run `course run --only 01`$"):
+        site_predictions.interactive(notebook, "01_sums")

@@ -15,6 +15,7 @@ from typing import Any
 
 from course_utils.guesses import Question, as_html, comparison
 from course_utils.notebooks import METADATA
+from course_utils.validation import CourseError
 
 
 def interactive(notebook: Any, lecture: str) -> None:
@@ -23,7 +24,20 @@ def interactive(notebook: Any, lecture: str) -> None:
     Args:
         notebook: the executed notebook, which is changed.
         lecture: the name of the notebook, by which the browser keeps its guesses.
+
+    Raises:
+        CourseError: an earlier version of the course made the outputs.
     """
+    try:
+        _change_outputs(notebook, lecture)
+    except KeyError as error:
+        raise CourseError(
+            f"the last run of {lecture} can't be used, because an earlier version of the course "
+            f"made it: run `course run --only {lecture[:2]}`"
+        ) from error
+
+
+def _change_outputs(notebook: Any, lecture: str) -> None:
     questions: dict[str, Question] = {}
     for output in (each for cell in notebook.cells for each in cell.get("outputs", [])):
         form = output.get("metadata", {}).get(METADATA, {})
