@@ -298,5 +298,5 @@ def test_outputs_of_an_earlier_version_of_the_course_raise_an_error(outputs, fie
         output["metadata"][METADATA].get(kind, {}).pop(name, None)
     cells = [code_cell(f"cell-{n}", "1", output) for n, output in enumerate(old)]
     notebook = nbformat.from_dict({"cells": cells})
-    with pytest.raises(CourseError, match="earlier version .*: run `course run --only 01`$"):
+    with pytest.raises(CourseError, match=r"earlier version .*: run `course run --only 01`$"):
         site_predictions.interactive(notebook, "01_sums")
