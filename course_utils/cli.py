@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -25,16 +26,31 @@ from course_utils import __version__, bootstrap
 from course_utils.notebooks import CELL_TIMEOUT
 from course_utils.validation import CourseError
 
+# Only a wheel contains the lectures and exercises inside of the package.
+IS_WHEEL = (bootstrap.ROOT / "course_utils" / "material").is_dir()
+
 
 class _Command(click.Command):
-    """A Click command that also stores its extras and whether it needs the model."""
+    """A Click command that also stores its extras, and whether it needs the model or a clone."""
 
-    def __init__(self, *args: Any, extras: str = "", model: bool = False, **options: Any) -> None:
+    def __init__(
+        self, *args: Any, extras: str = "", model: bool = False, clone: bool = False, **options: Any
+    ) -> None:
         super().__init__(*args, **options)
-        self.extras, self.model = extras, model
+        self.extras, self.model, self.clone = extras, model, clone
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, and raise CourseError if it needs a package that is not installed."""
+        """Run the command.
+
+        Raises:
+            CourseError: the command needs a package that is not installed, or a clone of the
+                repository, and the course was installed from a wheel.
+        """
+        if self.clone and IS_WHEEL and not (Path.cwd() / "pyproject.toml").is_file():
+            raise CourseError(
+                f"`course {self.name}` needs files that are only in the course's repository: run "
+                "the command in the top folder of a clone"
+            )
         if self.model and ctx.find_root().params.get("fetch"):
             _ensure_model()
         try:
@@ -50,9 +66,9 @@ class _Command(click.Command):
     def _remedy(self) -> str:
         """Return how to install what the command needs, in a clone or without one."""
         extras = ",".join([*bootstrap.STUDENT, *self.extras.split()])
-        if (bootstrap.ROOT / "pyproject.toml").is_file():
-            return f"`make {self.name}` installs it, or run `pip install -e '.[{extras}]'`"
-        return f"run `pip install 'qlora-course[{extras}]'`"
+        if IS_WHEEL:
+            return f"install the course's wheel with `pip install 'FILE.whl[{extras}]'`"
+        return f"`make {self.name}` installs it, or run `pip install -e '.[{extras}]'`"
 
 
 class _Course(click.Group):
@@ -63,6 +79,12 @@ class _Course(click.Group):
     """
 
     command_class = _Command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse arguments, in which `help COMMAND` means `COMMAND --help`."""
+        if args[:1] == ["help"]:
+            args = [*args[1:], "--help"]
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- Click's signature
         """Return the names of the commands in the order in which this file registers them."""
@@ -87,7 +109,13 @@ def main(fetch: bool) -> None:
 
 
 def command(
-    name: str, *, extras: str = "", model: bool = False, own_help: bool = False, **settings: Any
+    name: str,
+    *,
+    extras: str = "",
+    model: bool = False,
+    clone: bool = False,
+    own_help: bool = False,
+    **settings: Any,
 ) -> Callable[[Callable], click.Command]:
     """Return a decorator that registers a function as the command `course NAME`.
 
@@ -99,10 +127,12 @@ def command(
         extras: The extras of pyproject.toml that the command needs in addition to
             `bootstrap.STUDENT`, separated by spaces.
         model: Whether `make NAME` first fetches the model if it is missing.
+        clone: Whether the command needs files that are in the repository, but not in a wheel.
         own_help: Whether --help is passed on to the program that the command runs.
         settings: Settings of Click's context.
     """
-    options: dict[str, Any] = {"extras": extras, "model": model, "context_settings": settings}
+    options: dict[str, Any] = {"extras": extras, "model": model, "clone": clone}
+    options["context_settings"] = settings
     if own_help:
         settings |= {"help_option_names": [], "ignore_unknown_options": True}
         options["add_help_option"] = False
@@ -134,7 +164,8 @@ def _run_module(module: str, *arguments: str) -> None:
 def setup() -> None:
     """Make .venv, install the course and fetch the model."""
     _ensure_model()
-    click.echo("Ready. Next: make lab (or: python course_utils/bootstrap.py lab)")
+    in_clone = "make lab (or: python course_utils/bootstrap.py lab)"
+    click.echo(f"Ready. Next: {'course lab' if IS_WHEEL else in_clone}")
 
 
 @command("lab", model=True, ignore_unknown_options=True)
@@ -156,19 +187,23 @@ def lab(arguments: tuple[str, ...]) -> None:
 
 
 @command("start")
-@click.argument("folder", type=click.Path(path_type=Path))
-def start(folder: Path) -> None:
+@click.argument("folder")
+def start(folder: str) -> None:
     """Copy the lectures and exercises to a folder of your own.
 
     FOLDER may exist. A file that exists is never changed, so your answers stay as they are.
     """
     from course_utils import starter
 
-    written, kept = starter.start(folder)
+    if not folder.strip():
+        raise click.UsageError("the name of the folder is empty; for this folder, write a dot")
+    written, kept = starter.start(Path(folder))
     click.echo(f"{folder} has the lectures and exercises; {len(written)} files are new.")
     for name in kept:
         click.echo(f"Kept as it is, because it differs from the course's file: {name}")
-    click.echo(f"Next: cd {folder}, then course lab")
+    if kept:
+        click.echo("To get the course's version of a file, rename yours and run the command again.")
+    click.echo(f"Next: cd {shlex.quote(folder)}, then course lab")
 
 
 def _check_jupyter_folders() -> None:
@@ -486,7 +521,7 @@ def repair(
 # --- for instructors ------------------------------------------------------------------------------
 
 
-@command("release")
+@command("release", clone=True)
 @click.argument("assignment", required=False)
 @click.option("--check", "check_only", is_flag=True, help="Change nothing; list what would change.")
 @click.option(
@@ -663,7 +698,7 @@ def guesses(folder: Path, output: Path) -> None:
 # --- for publishers -------------------------------------------------------------------------------
 
 
-@command("site", extras="site", model=True)
+@command("site", extras="site", model=True, clone=True)
 @click.option(
     "--no-run", is_flag=True, help="Use the outputs of the lectures' last run; execute no lecture."
 )
@@ -716,7 +751,7 @@ def slides(only: str | None, no_run: bool, output: Path | None) -> None:
     click.echo("\n".join(map(str, [*pages, output / "index.html"])))
 
 
-@command("badges")
+@command("badges", clone=True)
 @click.option("--set", "repository", metavar="URL", help="GitHub address of the course.")
 @click.option("--students", metavar="URL", help="GitHub address of the students' repository.")
 @click.option("--hub", metavar="URL", help="Print a link that opens the course on this JupyterHub.")
@@ -739,9 +774,10 @@ def badges(
     from course_utils.publishing import addresses, badges
 
     sets = repository is not None or students is not None
-    if sets + unset + check_only > 1:
+    if sets + unset + check_only + (hub is not None) > 1:
         raise click.UsageError(
-            "--unset, --check, and the pair --set and --students exclude each other: choose one"
+            "--unset, --check, --hub, and the pair --set and --students exclude each other: "
+            "choose one"
         )
     folder = course_folder()
     if check_only:
@@ -758,7 +794,7 @@ def badges(
         known.students if students is None else addresses.github(students),
         known.package,
     )
-    if hub:
+    if hub is not None:
         if not published.students:
             raise CourseError(
                 "pyproject.toml names no students' repository: add it with `course badges "
@@ -775,7 +811,7 @@ def badges(
         )
 
 
-@command("translate")
+@command("translate", clone=True)
 @click.argument("action", type=click.Choice(["extract", "check", "accept"]))
 @click.argument("language", required=False)
 @click.argument("lecture", required=False)
@@ -785,10 +821,11 @@ def translate(
 ) -> None:
     """Translate lectures, and list stale translations.
 
-    `extract de 00` writes lecture 00 to lectures/de/, where you translate it, and renews it later.
-    `check` lists what is missing or stale in all translations; the exit status is 1 if there is
-    anything. `accept de 00` records which cells you have translated, and `accept de 00 CELLS` that
-    you have renewed stale ones. `extract` and `accept` list each cell with its hash.
+    `extract de 00` writes lecture 00 to lectures/de/, where you translate it, and renews the cells
+    that you have not translated yet. `check` lists what is missing or stale in all translations, or
+    in those of a LANGUAGE or LECTURE; the exit status is 1 if there is anything. `accept de 00
+    CELLS` records that you have renewed stale cells. `extract` and `accept` list each cell with its
+    hash.
     """
     from course_utils.notebooks import course_folder
     from course_utils.publishing import translations
@@ -796,26 +833,30 @@ def translate(
     folder = course_folder()
     if action == "check":
         found = {
-            path: translations.problems(o, path) for o, path in translations.translations(folder)
+            path: translations.problems(original, path)
+            for original, path in translations.translations(folder, language, lecture)
         }
         lines = [f"{path.relative_to(folder)}: {line}" for path in found for line in found[path]]
-        click.echo("\n".join(lines) or f"{len(found)} translations are up to date")
+        up_to_date = [f"{path.relative_to(folder)} is up to date" for path in found]
+        click.echo("\n".join(lines or up_to_date) or "no lecture has been translated yet")
         sys.exit(1 if lines else 0)
     if not language or not lecture:
         raise click.UsageError(f"`{action}` needs a language and a lecture, such as `de 00`")
     original, path = translations.translation(folder, language, lecture)
     if action == "extract":
         listed = translations.extract(original, path)
-    elif path.is_file():
-        listed = translations.accept(original, path, cells)
-    else:
+    elif not path.is_file():
         raise CourseError(f"{path} does not exist: run `course translate extract` first")
+    elif not cells:
+        raise click.UsageError("`accept` needs the names of cells, which `check` lists")
+    else:
+        listed = translations.accept(original, path, cells)
     for cell in listed:
         click.echo(f"{cell.hash}  {cell.name:24} {cell.state}")
     click.echo(path.relative_to(folder))
 
 
-@command("notebooks")
+@command("notebooks", clone=True)
 @click.argument("action", type=click.Choice(["check", "fix"]))
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 def notebooks(action: str, paths: tuple[Path, ...]) -> None:
@@ -850,7 +891,7 @@ def notebooks(action: str, paths: tuple[Path, ...]) -> None:
 # --- for contributors -----------------------------------------------------------------------------
 
 
-@command("lint", extras="test")
+@command("lint", extras="test", clone=True)
 def lint() -> None:
     """Check style, spelling, notebooks, dependencies and imports."""
     _lint()
@@ -890,7 +931,7 @@ def _run_tests(*options: str) -> None:
     _run_module("pytest", "-n", processes, "--dist", "loadgroup", *options)
 
 
-@command("test", extras="test", model=True, ignore_unknown_options=True)
+@command("test", extras="test", model=True, clone=True, ignore_unknown_options=True)
 @passed_on
 def test(arguments: tuple[str, ...]) -> None:
     """Lint, then run the fast tests: five minutes on two cores.
@@ -900,7 +941,7 @@ def test(arguments: tuple[str, ...]) -> None:
     _run_tests("-m", "not full and not slow", *arguments)
 
 
-@command("test-full", extras="test", model=True, ignore_unknown_options=True)
+@command("test-full", extras="test", model=True, clone=True, ignore_unknown_options=True)
 @passed_on
 def test_full(arguments: tuple[str, ...]) -> None:
     """Lint, then run all tests but the slow ones.
@@ -911,7 +952,7 @@ def test_full(arguments: tuple[str, ...]) -> None:
     _run_tests("-m", "not slow", "--cov", "--cov-report", "term", *arguments)
 
 
-@command("test-all", extras="test", model=True, ignore_unknown_options=True)
+@command("test-all", extras="test", model=True, clone=True, ignore_unknown_options=True)
 @passed_on
 def test_all(arguments: tuple[str, ...]) -> None:
     """Lint, then run every test.

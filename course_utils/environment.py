@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from course_utils import runtime, threads
+from course_utils import __version__, runtime, threads
 from course_utils.units import format_bytes
 from course_utils.validation import first_line
 
@@ -236,8 +236,8 @@ def versions() -> dict[str, str | None]:
 
     The version of a library that is not installed is None.
     """
-    names = ("qlora-course", *MINIMUM_VERSIONS, "numpy", "torchao")
-    return {name: _version(name) for name in names}
+    libraries = (*MINIMUM_VERSIONS, "numpy", "torchao")
+    return {"qlora-course": __version__} | {name: _version(name) for name in libraries}
 
 
 def _version(name: str) -> str | None:

@@ -5,8 +5,7 @@
                     127.0.0.1:PORT      └─ any client of OpenAI's API: curl, the package openai, …
 
 `Engine` starts llama.cpp's own server in this process. The methods of `Engine` send requests to the
-server over HTTP, as other programs do. The server is a part of the package xllamacpp, which `pip
-install 'qlora-course[serve]'` installs.
+server over HTTP, as other programs do. The server is a part of the package xllamacpp.
 """
 
 from __future__ import annotations
@@ -33,9 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOOPBACK = "127.0.0.1"
-INSTALL = (
-    "llama.cpp is not installed: run `pip install 'qlora-course[serve]'`, or install xllamacpp"
-)
+INSTALL = "llama.cpp is not installed: run `pip install xllamacpp`"
 
 
 class RequestError(CourseError):

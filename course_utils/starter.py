@@ -6,10 +6,11 @@ start` are enough to begin. In a clone, the same files are in the repository.
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from course_utils.files import write_atomically
 from course_utils.validation import CourseError
 
 # The files that a student needs besides the package, relative to the repository or to
@@ -29,6 +30,9 @@ PATTERNS = (
     "my_assignments/nbgrader_config.py",
 )
 
+# A link to a file of the package, which is not copied. Its text is kept.
+LINK = re.compile(rb"\[([^\]]*)\]\((?:\.\./)+course_utils/[^)]*\)")
+
 
 def material() -> Path:
     """Return the folder with the course's lectures and exercises.
@@ -47,8 +51,15 @@ def files_of(folder: Path) -> Iterator[str]:
     """Yield the relative paths of the files in `folder` that a student needs."""
     for pattern in PATTERNS:
         for path in sorted(folder.glob(pattern)):
-            if path.is_file():
-                yield path.relative_to(folder).as_posix()
+            name = path.relative_to(folder).as_posix()
+            # Jupyter and other programs write hidden files and folders.
+            if path.is_file() and not re.search(r"(^|/)\.", name):
+                yield name
+
+
+def content(path: Path) -> bytes:
+    """Return a file of the course as `start` copies it: without links to files of the package."""
+    return LINK.sub(rb"\1", path.read_bytes())
 
 
 def start(target: Path) -> tuple[list[str], list[str]]:
@@ -72,10 +83,9 @@ def start(target: Path) -> tuple[list[str], list[str]]:
         for name in files_of(source):
             path = target / name
             if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source / name, path)
+                write_atomically(path, content(source / name))
                 written.append(name)
-            elif path.read_bytes() != (source / name).read_bytes():
+            elif path.read_bytes() != content(source / name):
                 kept.append(name)
     except OSError as error:
         raise CourseError(f"{target} can't be written: {error.strerror or error}") from None

@@ -1,5 +1,6 @@
 """Test addresses: they are read from and written to pyproject.toml, and links contain them."""
 
+import subprocess
 import tomllib
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -223,18 +224,57 @@ def test_the_package_is_used_only_if_it_is_published(tmp_path, entry, package):
     assert addresses.read(project(tmp_path, text)).package == package
 
 
-def test_a_link_for_a_hub_opens_the_first_lecture_of_this_release():
-    link = addresses.pull_link("https://hub.example.org/base/", STUDENTS)
+@pytest.mark.parametrize("end", ["", "/", "/hub", "/hub/", "/hub/home"])
+def test_a_link_for_a_hub_opens_the_first_lecture(end):
+    link = addresses.pull_link(f"https://hub.example.org:8000/base{end}", STUDENTS)
     parts = urlsplit(link)
-    assert link.startswith("https://hub.example.org/base/hub/user-redirect/git-pull?")
+    assert link.startswith("https://hub.example.org:8000/base/hub/user-redirect/git-pull?")
     assert parse_qs(parts.query) == {
         "repo": [STUDENTS],
-        "branch": [f"v{__version__}"],
+        "branch": ["main"],
         "urlpath": ["lab/tree/qlora-exercises/lectures/00_setup.ipynb"],
     }
 
 
-@pytest.mark.parametrize("hub", ["", "hub.example.org", "ftp://a", "https://a?b", "https://"])
+@pytest.mark.full
+def test_a_hub_pulls_the_students_repository_again(tmp_path):
+    """nbgitpuller, which opens the link, updates the folder and keeps the student's changes."""
+
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", *identity, *arguments], cwd=published, check=True)
+
+    def release(name):
+        (published / name).write_text("new\n", encoding="utf-8")
+        git("add", "--all")
+        git("commit", "--quiet", "--message", "Release")
+        git("tag", f"of-{name}")
+
+    def pull():
+        (branch,) = parse_qs(urlsplit(addresses.pull_link("http://localhost", STUDENTS)).query)[
+            "branch"
+        ]
+        puller = GitPuller(published.as_uri(), str(tmp_path / "home"), branch=branch)
+        assert list(puller.pull())
+
+    GitPuller = pytest.importorskip("nbgitpuller.pull").GitPuller
+    published = tmp_path / "published"
+    published.mkdir()
+    git("init", "--quiet", "--initial-branch", addresses.BRANCH)
+    release("first")
+    pull()
+    (tmp_path / "home/first").write_text("an answer\n", encoding="utf-8")
+    release("second")
+    pull()
+    assert (tmp_path / "home/second").is_file()
+    assert (tmp_path / "home/first").read_text(encoding="utf-8") == "an answer\n"
+
+
+NO_HUBS = ["", "hub.example.org", "ftp://a", "https://", "https://[::1", "https://[bad]"]
+NO_HUBS += ["https://a b", " https://a", "https://a:b", "https://a?b", "https://a#", "https://a\n"]
+
+
+@pytest.mark.parametrize("hub", NO_HUBS)
 def test_an_address_that_is_no_hub_is_refused(hub):
     with pytest.raises(CourseError, match="is not the address of a hub"):
         addresses.pull_link(hub, STUDENTS)

@@ -378,6 +378,11 @@ def test_badges_without_a_repository_explain_how_to_set_one(published):
     assert course("badges", "--check").exit_code == 0
 
 
+def test_help_is_also_a_command():
+    assert course("help").output == course("--help").output
+    assert course("help", "badges").output == course("badges", "--help").output
+
+
 def test_badges_reports_wrong_arguments(published):
     before = (published / "pyproject.toml").read_bytes()
     for option in ("--set", "--students"):
@@ -390,6 +395,8 @@ def test_badges_reports_wrong_arguments(published):
         ["--unset", "--check"],
         ["--set", address, "--check"],
         ["--students", address, "--unset"],
+        ["--set", address, "--hub", "https://hub.example.org"],
+        ["--check", "--hub", "https://hub.example.org"],
     ):
         result = course("badges", *options)
         assert result.exit_code == 2 and "exclude each other: choose one" in result.stderr

@@ -3,7 +3,9 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -139,7 +141,7 @@ def commands():
 
 def test_the_image_has_no_solutions_and_copies_only_files_that_exist():
     sources = [rest.split()[-2] for name, rest in instructions() if name == "COPY"]
-    assert sources == ["dist/*.whl", "binder/jupyterhub/start-course.sh"]
+    assert sources == ["build/image/*.whl", "binder/jupyterhub/start-course.sh"]
     assert (ROOT / sources[1]).is_file()
 
 
@@ -180,6 +182,19 @@ def test_the_dev_container_sets_the_course_up():
     assert settings["python.defaultInterpreterPath"].endswith("/.venv/bin/python")
     for name in content["customizations"]["codespaces"]["openFiles"]:
         assert (ROOT / name).is_file()
+
+
+def test_the_package_can_be_renamed_as_the_page_for_maintainers_says(tmp_path):
+    page = (ROOT / "docs" / "publishing.md").read_text(encoding="utf-8")
+    command = re.search(r"^sed .*pyproject\.toml$", page, re.M)[0]
+    shutil.copyfile(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")
+    subprocess.run(shlex.split(command), cwd=tmp_path, check=True)
+    project = tomllib.loads((tmp_path / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [
+        Requirement(line) for lines in project["optional-dependencies"].values() for line in lines
+    ]
+    assert project["name"] == "NAME" and "qlora-course" not in {extra.name for extra in extras}
+    assert {extra.name for extra in extras if extra.extras} == {"NAME", "psycopg"}
 
 
 # --- the draft of a paper -------------------------------------------------------------------------

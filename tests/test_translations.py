@@ -68,7 +68,6 @@ def translate(course):
     run("extract", "de", "00")
     edit(course, "opening", "# 00 Summen\n\nSiehe [Wörter](../../docs/words.md).")
     edit(course, "sum", 'total = 6 * 7\nprint(f"die Summe: {total}")')
-    return run("accept", "de", "00")
 
 
 def test_extract_lists_each_cell_with_its_hash_and_state(course):
@@ -93,16 +92,16 @@ def test_extract_lists_each_cell_with_its_hash_and_state(course):
 
 def test_a_complete_translation_has_no_problems(course):
     translate(course)
-    assert run("check") == (0, "1 translations are up to date\n")
+    assert run("check") == (0, "lectures/de/00_sums.ipynb is up to date\n")
 
 
 def test_a_changed_original_makes_only_its_own_cell_stale(course):
     translate(course)
     edit(course, "opening", "# 00 Sums and products", "")
     assert run("check") == (1, "lectures/de/00_sums.ipynb: cell opening: stale\n")
-    run("extract", "de", "00")
-    run("accept", "de", "00")
-    assert run("check")[0] == 1, "a stale cell must be named"
+    assert run("extract", "de", "00")[1].count("stale") == 1
+    status, output = run("accept", "de", "00")
+    assert status == 2 and "needs the names of cells" in output
     text = notebooks.load(course / "lectures/de/00_sums.ipynb")["cells"][0]["source"]
     assert text.startswith("# 00 Summen"), "a translated cell is not changed"
     assert run("accept", "de", "00", "opening")[0] == 0
@@ -124,9 +123,83 @@ def test_a_translated_cell_that_the_lecture_no_longer_has_is_not_lost(course):
     translate(course)
     write(course / "lectures/00_sums.ipynb", {k: v for k, v in CELLS.items() if k != "sum"})
     status, output = run("extract", "de", "00")
-    assert status == 1 and "has cells that the lecture no longer has: sum" in output
+    assert status == 1 and "has cells that the lecture doesn't have: sum" in output
     assert "die Summe" in (course / "lectures/de/00_sums.ipynb").read_text(encoding="utf-8")
     assert "cell sum: the lecture has no such cell" in run("check")[1]
+
+
+def test_extract_loses_nothing_that_a_person_has_written(course):
+    translate(course)
+    path = course / "lectures/de/00_sums.ipynb"
+    content = notebooks.load(path)
+    content["metadata"]["authors"] = [{"name": "the translators"}]
+    path.write_text(notebooks.dump(content), encoding="utf-8")
+    before = path.read_bytes()
+    for _ in range(2):
+        assert run("extract", "de", "00")[0] == 0
+        assert path.read_bytes() == before
+    own = {"cell_type": "markdown", "id": "own", "metadata": {}, "source": "Ein Hinweis."}
+    content["cells"].append(own)
+    path.write_text(notebooks.dump(content), encoding="utf-8")
+    before = path.read_bytes()
+    status, output = run("extract", "de", "00")
+    assert status == 1 and "has cells that the lecture doesn't have: own" in output
+    assert path.read_bytes() == before
+
+
+def test_a_renamed_cell_of_the_original_does_not_lose_its_translation(course):
+    translate(course)
+    write(course / "lectures/00_sums.ipynb", {k.replace("sum", "s"): v for k, v in CELLS.items()})
+    before = (course / "lectures/de/00_sums.ipynb").read_bytes()
+    assert run("extract", "de", "00")[0] == 1
+    assert (course / "lectures/de/00_sums.ipynb").read_bytes() == before
+
+
+def test_a_cell_that_was_only_run_or_tagged_is_not_translated(course):
+    run("extract", "de", "00")
+    path = course / "lectures/de/00_sums.ipynb"
+    content = notebooks.load(path)
+    for number, cell in enumerate(content["cells"], 1):
+        cell["metadata"]["editable"] = True
+        if cell["cell_type"] == "code":
+            cell["execution_count"] = number
+    # Badges are not text either.
+    badge = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](x)"
+    title, _, rest = content["cells"][0]["source"].partition("\n\n")
+    content["cells"][0]["source"] = f"{title}\n\n{badge}\n\n{rest}"
+    path.write_text(notebooks.dump(content), encoding="utf-8")
+    assert run("check")[1].count("not translated") == 2
+
+
+def test_an_accepted_cell_may_have_the_text_of_the_original(course):
+    run("extract", "de", "00")
+    run("accept", "de", "00", "sum")
+    output = run("extract", "de", "00")[1]
+    assert "sum                      translated" in output
+    edit(course, "sum", "total = 6 * 9  # six by nine", "")
+    assert "cell sum: stale" in run("check")[1]
+
+
+def test_check_can_be_limited_and_ignores_checkpoints(course):
+    translate(course)
+    write(course / "lectures/.ipynb_checkpoints/00_sums-checkpoint.ipynb", CELLS)
+    run("extract", "fr", "00")
+    assert run("check", "de") == run("check", "de", "00")
+    assert run("check", "de")[0] == 0 and run("check", "fr")[0] == 1
+    status, output = run("check", "it", "00")
+    assert status == 1 and "there is no translation it 00" in output
+
+
+@pytest.mark.parametrize("action", ["extract", "check", "accept"])
+@pytest.mark.parametrize("lost", ["id", "metadata"])
+def test_a_cell_without_a_name_is_one_clear_error(course, action, lost):
+    translate(course)
+    path = course / "lectures/de/00_sums.ipynb"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content["cells"][1][lost]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    status, output = run(action, "de", "00", *(["sum"] if action == "accept" else []))
+    assert status == 1 and output.count("\n") == 1 and "cell 2 has no id or no metadata" in output
 
 
 @pytest.mark.parametrize(
@@ -159,7 +232,7 @@ def test_a_link_without_a_target_is_found(course):
         (("extract", "../de", "00"), "'../de' is not the code of a language"),
         (("extract", "de", "07"), "there is no lecture 07"),
         (("extract", "de"), "needs a language and a lecture"),
-        (("accept", "de", "00"), "does not exist: run `course translate extract` first"),
+        (("accept", "de", "00", "sum"), "does not exist: run `course translate extract` first"),
     ],
 )
 def test_a_command_that_can_t_be_followed_says_why(course, arguments, message):

@@ -1,5 +1,6 @@
 """Build the wheel and the source distribution, and begin the course from nothing but the wheel."""
 
+import errno
 import os
 import re
 import subprocess
@@ -33,7 +34,7 @@ def test_start_copies_all_lectures_and_exercises(tmp_path):
     assert copied == set(starter.files_of(ROOT))
     for path in notebooks.lectures(ROOT):
         copy = tmp_path / "my course" / "lectures" / path.name
-        assert copy.read_bytes() == path.read_bytes()
+        assert copy.read_bytes() == starter.content(path)
     assert {p.stem for p in ROOT.glob("solutions/*/*.ipynb")} < {
         PurePosixPath(n).stem for n in copied
     }
@@ -61,20 +62,50 @@ def test_a_started_folder_is_a_course_folder(tmp_path):
     assert notebooks.course_folder(tmp_path / "exercises") == tmp_path
 
 
-def test_links_of_the_copied_notebooks_have_targets(tmp_path):
+def test_links_of_the_copied_files_have_targets(tmp_path):
     start(tmp_path)
-    for path in tmp_path.glob("lectures/*.ipynb"):
-        for cell in notebooks.load(path)["cells"]:
-            for target in notebooks_links(cell):
-                assert (path.parent / target).exists(), f"{path.name}: {target}"
+    for path in files_in(tmp_path):
+        text = path.read_text(encoding="utf-8") if path.suffix in (".ipynb", ".md") else ""
+        for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
-def notebooks_links(cell):
-    if cell["cell_type"] != "markdown":
-        return []
-    found = re.findall(r"\]\((\.\.?/[^)#\s]+)", cell["source"])
-    # Some links lead to code, which is in the installed package.
-    return [target for target in found if "course_utils" not in target]
+def test_only_links_to_the_package_are_left_out(tmp_path):
+    path = tmp_path / "lecture.ipynb"
+    path.write_text("[code](../course_utils/a.py), [a](../docs/a.md), [b](../../course_utils/b)")
+    assert starter.content(path) == b"code, [a](../docs/a.md), b"
+
+
+def test_start_leaves_no_part_of_a_file_and_can_be_repeated(tmp_path, monkeypatch):
+    write = starter.write_atomically
+
+    def on_a_full_disk(path, data):
+        if path.name.startswith("01"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(starter, "write_atomically", on_a_full_disk)
+    result = start(tmp_path)
+    assert result.exit_code == 1 and "No space left on device" in result.output
+    assert [path.name for path in files_in(tmp_path)] == ["00_setup.ipynb"]
+    monkeypatch.undo()
+    assert "Kept as it is" not in start(tmp_path).output
+    assert starter.start(tmp_path) == ([], [])
+
+
+def test_start_needs_a_name_and_quotes_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = start("")
+    assert result.exit_code == 2 and "the name of the folder is empty" in result.output
+    assert not files_in(tmp_path)
+    assert "Next: cd 'mein Kurs', then course lab" in start("mein Kurs").output
+
+
+def test_hidden_files_are_not_copied(tmp_path):
+    for name in ("lectures/00_a.ipynb", "lectures/.ipynb_checkpoints/00_a.ipynb"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert list(starter.files_of(tmp_path)) == ["lectures/00_a.ipynb"]
 
 
 def test_start_refuses_the_clone_itself_and_a_file(tmp_path):
@@ -83,6 +114,25 @@ def test_start_refuses_the_clone_itself_and_a_file(tmp_path):
     (tmp_path / "file").touch()
     result = start(tmp_path / "file")
     assert result.exit_code == 1 and "can't be written" in result.output
+
+
+@pytest.mark.parametrize(
+    "name", ["release", "site", "badges", "translate", "notebooks", "lint", "test", "test-full"]
+)
+def test_commands_that_need_a_clone_say_so(tmp_path, monkeypatch, name):
+    start(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "IS_WHEEL", True)
+    arguments = {"translate": ["check"], "notebooks": ["check"]}.get(name, [])
+    result = CliRunner().invoke(cli.main, [name, *arguments])
+    assert result.exit_code == 1 and result.output.count("\n") == 1
+    assert f"`course {name}` needs files that are only in the course's repository" in result.output
+
+
+def test_a_package_installed_from_a_wheel_works_in_a_clone(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(cli, "IS_WHEEL", True)
+    assert CliRunner().invoke(cli.main, ["badges", "--check"]).exit_code == 0
 
 
 def test_an_installation_without_lectures_says_so(tmp_path, monkeypatch):

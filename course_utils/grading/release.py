@@ -17,9 +17,9 @@ from course_utils.validation import CourseError
 
 SETTINGS = "nbgrader_config.py"
 INTRODUCTION = """\
-These are the assignments as students get them. Each one has the number of its lecture. All files
-in this folder are generated from [`solutions/`](../solutions/README.md) by `make release`, so do
-not edit them by hand."""
+These are the assignments as students get them. Each one has the number of its lecture. Open a
+notebook and write your answers into it. If you are an instructor, do not edit the tasks here:
+`make release` generates all files in this folder from the folder `solutions/` of the repository."""
 README = """\
 # Exercises
 

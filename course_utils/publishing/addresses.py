@@ -20,13 +20,15 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from course_utils import __version__
 from course_utils.validation import CourseError
 
 PROJECT = "pyproject.toml"
 TAG = f"v{__version__}"
+# The branch of the students' repository to which each release is committed.
+BRANCH = "main"
 GITHUB = "https://github.com"
 COLAB, BINDER = "https://colab.research.google.com", "https://mybinder.org"
 KAGGLE = "https://kaggle.com"
@@ -34,6 +36,8 @@ COLAB_BADGE, BINDER_BADGE = f"{COLAB}/assets/colab-badge.svg", f"{BINDER}/badge_
 KAGGLE_BADGE = f"{KAGGLE}/static/images/open-in-kaggle.svg"
 OWNER, NAME = r"[a-z0-9](?:-?[a-z0-9]){0,38}", r"(?!\.+(?:git)?/?$)[a-z0-9._-]{1,100}?"
 REPOSITORY = re.compile(rf"{GITHUB}/({OWNER})/({NAME})(?:\.git)?/?", re.IGNORECASE)
+HOST = r"\w(?:[\w.-]*\w)?(?::\d{1,5})?"
+HUB = re.compile(rf"(https?://{HOST}(?:/[\w.~%@-]+)*?)(?:/hub(?:/home)?)?/?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -173,26 +177,27 @@ def badges(path: Path, addresses: Addresses) -> str:
 def pull_link(hub: str, repository: str) -> str:
     """Return a link that copies a repository to a user's folder on a JupyterHub and opens it.
 
-    The link works on a hub with the extension nbgitpuller. A later click adds new files and keeps
-    the user's changes.
+    The link works on a hub with the extension nbgitpuller. It names a branch and not a tag, because
+    nbgitpuller can pull only a branch a second time. A later click adds new files and keeps the
+    user's changes.
 
     Args:
         hub: the address of the hub.
         repository: the address of the repository on GitHub.
 
     Raises:
-        CourseError: the address of the hub does not begin with http:// or https://.
+        CourseError: this is not the address of a hub.
     """
-    parts = urlsplit(hub)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+    match = HUB.fullmatch(hub)
+    if not match:
         raise CourseError(f"{hub!r} is not the address of a hub, such as https://hub.example.org")
     name = repository.rpartition("/")[2]
     query = {
         "repo": repository,
-        "branch": TAG,
+        "branch": BRANCH,
         "urlpath": f"lab/tree/{name}/lectures/00_setup.ipynb",
     }
-    return f"{hub.rstrip('/')}/hub/user-redirect/git-pull?{urlencode(query)}"
+    return f"{match[1]}/hub/user-redirect/git-pull?{urlencode(query)}"
 
 
 def with_badges(opening: str, line: str) -> str:

@@ -3,10 +3,12 @@
     lectures/00_setup.ipynb ── extract ──► lectures/de/00_setup.ipynb ── a person translates
                                                  check: what is missing or stale?
 
-A translation has the same cells as its original, with the same names. The metadata of each cell
-contains a hash of the original cell from which it was translated. If the original changes, the
-hashes differ, so the translation of this cell is stale. `accept` records the new hash after the
-cell has been translated again. In code, only strings and comments may differ from the original.
+A translation has the same cells as its original, with the same names. `extract` copies the cells,
+and writes two hashes to the metadata of each copy: the hash of the original cell, and that of the
+copy. A cell whose text no longer has the hash of the copy was written by a person, so it is never
+replaced. If the original changes, its hash differs, so the translation of this cell is stale.
+`accept` records the new hash after a person has renewed the cell. In code, only strings and
+comments may differ from the original.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ from course_utils.notebooks import METADATA, dump, lectures, load
 from course_utils.publishing.addresses import with_badges
 from course_utils.validation import CourseError
 
-# The key in a cell's metadata, and the number of characters of a hash.
-SOURCE, DIGITS = "translated_from", 12
+# The keys of the two hashes in a cell's metadata, and the number of characters of a hash.
+SOURCE, COPY, DIGITS = "translated_from", "copied_as", 12
 # The set-up cell is generated. `extract` copies it as it is.
 SETUP = "setup"
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z0-9]{2,8})*")
@@ -67,9 +69,30 @@ def translation(folder: Path, language: str, lecture: str) -> tuple[Path, Path]:
     return original, original.parent / language / original.name
 
 
-def translations(folder: Path) -> list[tuple[Path, Path]]:
-    """Return a pair of paths for each translated lecture: the lecture and its translation."""
+def translations(
+    folder: Path, language: str | None = None, lecture: str | None = None
+) -> list[tuple[Path, Path]]:
+    """Return a pair of paths for each translated lecture: the lecture and its translation.
+
+    Args:
+        folder: the course folder.
+        language: return only translations into this language.
+        lecture: return only translations of the lecture with this number or name.
+
+    Raises:
+        CourseError: there is no translation into `language`, or none of `lecture`.
+    """
     paths = sorted(folder.glob("lectures/*/[0-9][0-9]_*.ipynb"))
+    # Other programs write to folders such as .ipynb_checkpoints.
+    paths = [path for path in paths if LANGUAGE.fullmatch(path.parent.name)]
+    if language:
+        paths = [path for path in paths if path.parent.name == language]
+    if lecture:
+        (original,) = lectures(folder, lecture)
+        paths = [path for path in paths if path.name == original.name]
+    if not paths and (language or lecture):
+        wanted = " ".join(filter(None, [language, lecture]))
+        raise CourseError(f"there is no translation {wanted}: run `course translate extract` first")
     return [(path.parents[1] / path.name, path) for path in paths]
 
 
@@ -77,30 +100,60 @@ def extract(original: Path, path: Path) -> list[Cell]:
     """Write or renew a translation, and return its cells.
 
     Missing cells are added in the language of the original, and cells that are not translated yet
-    get the original's new text. Translated cells are not changed, even if they are stale.
+    get the original's new text. Cells that a person has changed stay as they are, even if they are
+    stale.
 
     Raises:
-        CourseError: a file can't be read or written, or the translation has a translated cell that
-            the original no longer has.
+        CourseError: a file can't be read or written, or a person has written a cell that the
+            original doesn't have.
     """
     notebook = load(original)
-    old = {cell["id"]: cell for cell in load(path)["cells"]} if path.exists() else {}
-    names = {cell["id"] for cell in notebook["cells"]}
-    if gone := [name for name, cell in old.items() if name not in names and _hash_in(cell)]:
+    sources, last = _cells(notebook, original), load(path) if path.exists() else {"cells": []}
+    old = _cells(last, path)
+    if gone := [name for name in old if name not in sources and _by_a_person(old[name])]:
         raise CourseError(
-            f"{path} has cells that the lecture no longer has: {', '.join(gone)}. Use what you "
-            "need of their text elsewhere, and delete them"
+            f"{path} has cells that the lecture doesn't have: {', '.join(gone)}. Move what you "
+            "need of their text to other cells, and delete them"
         )
-    cells = [_renewed(cell, old.get(cell["id"])) for cell in notebook["cells"]]
-    path.parent.mkdir(exist_ok=True)
-    write_text(path, dump(notebook | {"cells": cells}))
+    cells = [_renewed(cell, old.get(name)) for name, cell in sources.items()]
+    metadata = last.get("metadata", {}) | notebook["metadata"]
+    write_text(path, dump(notebook | {"cells": cells, "metadata": metadata}))
     return states(original, path)
+
+
+def _cells(notebook: Mapping[str, Any], path: Path) -> dict[str, dict[str, Any]]:
+    """Return the cells of a notebook by their ids.
+
+    Raises:
+        CourseError: a cell has no id or no metadata.
+    """
+    for number, cell in enumerate(notebook["cells"], 1):
+        if not {"id", "metadata"} <= set(cell):
+            raise CourseError(
+                f"{path}: cell {number} has no id or no metadata, so it can't be compared with the "
+                "lecture. Some programs remove them; use a version from before that"
+            )
+    return {cell["id"]: cell for cell in notebook["cells"]}
+
+
+def _by_a_person(cell: Mapping[str, Any]) -> bool:
+    """Return whether a person has written or accepted a cell of a translation."""
+    return _recorded(cell).get(COPY) != hash_of(cell) and cell["id"] != SETUP
 
 
 def _renewed(cell: dict[str, Any], translated: dict[str, Any] | None) -> dict[str, Any]:
     """Return the translated cell, or a copy of the original if there is no translation."""
-    if translated and _hash_in(translated) and cell["id"] != SETUP:
+    new = _copy(cell)
+    if translated and _by_a_person(translated):
         return translated
+    if cell["id"] != SETUP:
+        hashes = {SOURCE: hash_of(cell), COPY: hash_of(new)}
+        new["metadata"][METADATA] = new["metadata"].get(METADATA, {}) | hashes
+    return new
+
+
+def _copy(cell: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of a cell for the folder of a translation."""
     new = copy.deepcopy(cell)
     if new["cell_type"] == "markdown":
         # The translation is one folder deeper.
@@ -108,52 +161,49 @@ def _renewed(cell: dict[str, Any], translated: dict[str, Any] | None) -> dict[st
     return new
 
 
-def accept(original: Path, path: Path, names: Iterable[str] = ()) -> list[Cell]:
+def accept(original: Path, path: Path, names: Iterable[str]) -> list[Cell]:
     """Record that cells of a translation are up to date, and return all cells of the translation.
 
     Args:
         original: the lecture.
         path: its translation.
-        names: the ids of the cells; empty for all cells that were translated for the first time. A
-            stale cell must be named, because its text says nothing about whether it is renewed.
+        names: the ids of the cells. A text says nothing about whether it is up to date, so each
+            cell must be named.
 
     Raises:
         CourseError: a file can't be read or written, or there is no such cell.
     """
-    notebook, sources = load(path), {cell["id"]: cell for cell in load(original)["cells"]}
-    cells = {cell["id"]: cell for cell in notebook["cells"]}
-    names = list(names)
+    notebook, sources = load(path), _cells(load(original), original)
+    cells, names = _cells(notebook, path), list(names)
     if unknown := [name for name in names if name not in cells or name not in sources]:
         raise CourseError(f"{path} and its lecture have no cell {unknown[0]!r} in common")
-    first = [
-        name
-        for name, cell in cells.items()
-        if name in sources and not _hash_in(cell) and cell != _renewed(sources[name], None)
-    ]
-    for name in names or first:
-        own = cells[name]["metadata"].setdefault(METADATA, {})
-        own[SOURCE] = hash_of(sources[name])
+    for name in names:
+        hashes = cells[name]["metadata"].setdefault(METADATA, {})
+        hashes[SOURCE] = hash_of(sources[name])
+        hashes.pop(COPY, None)
     write_text(path, dump(notebook))
     return states(original, path)
 
 
 def states(original: Path, path: Path) -> list[Cell]:
     """Return the cells that the original and its translation have in common, with their states."""
-    translated = {cell["id"]: cell for cell in load(path)["cells"]}
+    translated = _cells(load(path), path)
     return [
-        Cell(cell["id"], hash_of(cell), _state(cell, translated[cell["id"]]))
-        for cell in load(original)["cells"]
-        if cell["id"] in translated
+        Cell(name, hash_of(cell), _state(cell, translated[name]))
+        for name, cell in _cells(load(original), original).items()
+        if name in translated
     ]
 
 
 def _state(cell: Mapping[str, Any], translated: Mapping[str, Any]) -> str:
-    if recorded := _hash_in(translated):
-        return DONE if recorded == hash_of(cell) else STALE
-    is_code = cell["cell_type"] == "code"
-    same = is_code and cell["source"] == translated["source"]
+    if cell["id"] == SETUP:
+        return DONE
+    recorded = _recorded(translated).get(SOURCE)
     # Code without words for readers needs no translation.
-    return DONE if cell["id"] == SETUP or (same and not _words(cell["source"])) else NEW
+    needless = cell["cell_type"] == "code" and not _words(cell["source"])
+    if not recorded or not (needless or _by_a_person(translated)):
+        return NEW
+    return DONE if recorded == hash_of(cell) else STALE
 
 
 def _words(source: str) -> bool:
@@ -170,8 +220,7 @@ def problems(original: Path, path: Path) -> list[str]:
     Problems are cells that are missing, stale or superfluous, code that differs from the original
     in more than strings and comments, and links without a target.
     """
-    sources = {cell["id"]: cell for cell in load(original)["cells"]}
-    cells = {cell["id"]: cell for cell in load(path)["cells"]}
+    sources, cells = _cells(load(original), original), _cells(load(path), path)
     found = [f"cell {name}: is missing" for name in sources if name not in cells]
     found += [f"cell {name}: the lecture has no such cell" for name in cells if name not in sources]
     pending = (cell for cell in states(original, path) if cell.state != DONE)
@@ -218,6 +267,6 @@ def hash_of(cell: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
-def _hash_in(cell: Mapping[str, Any]) -> str:
-    """Return the hash in the metadata of a translated cell, or "" if there is no hash."""
-    return cell["metadata"].get(METADATA, {}).get(SOURCE, "")
+def _recorded(cell: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hashes in the metadata of a translated cell; empty if there are none."""
+    return cell["metadata"].get(METADATA, {})
