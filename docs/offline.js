@@ -14,7 +14,8 @@ async function fromNetworkOrCache(request) {
   const cache = await caches.open("course");
   try {
     const response = await fetch(request);
-    if (response.ok) await cache.put(request, response.clone());
+    // The disk may be full. Then the page works as before, but not without a network.
+    if (response.status === 200) await cache.put(request, response.clone()).catch(() => {});
     return response;
   } catch (error) {
     const kept = await cache.match(request, { ignoreSearch: true });

@@ -131,7 +131,9 @@ def test_the_answers_equal_those_of_this_python(opened):
                 for (const texts of cases) {
                     worker.postMessage({id: 0, tool: name, texts});
                     answers.push(await new Promise((resolve) => {
-                        worker.onmessage = ({data}) => resolve(data.html ?? data.failure);
+                        worker.onmessage = ({data}) => {
+                            if (!data.ready) resolve(data.html ?? data.failure);
+                        };
                     }));
                 }
                 worker.terminate();
@@ -263,6 +265,96 @@ def test_a_link_to_a_heading_or_with_nonsense_does_no_harm(opened):
     for fragment in ("#about-this-page", "#model=none&rank=x&a=b"):
         live_page = opened(fragment)
         expect(live_page.tool().get_by_label("GPU", exact=True)).to_have_value("T4")
+    live_page = opened("#gradient_checkpointing=true&model=gpt5&batch_size=2")
+    expect(live_page.tool().get_by_label("Gradient checkpointing")).to_be_checked()
+    expect(live_page.tool().get_by_label("Model", exact=True)).to_have_value("llama-3.1-8b")
+    expect(live_page.tool().get_by_label("Texts in a batch")).to_have_value("2")
+
+
+def test_a_heading_in_the_address_stays_and_a_copied_link_has_the_settings(opened):
+    live_page = opened("#about-this-page")
+    assert live_page.page.url.endswith("#about-this-page")
+    live_page.change("fit", {"batch_size": "2"})
+    live_page.page.evaluate("location.hash = 'about-this-page'")
+    button = live_page.tool().locator("[data-copy=link]")
+    for _ in range(2):
+        button.click()
+    assert live_page.page.evaluate("navigator.clipboard.readText()").endswith("#batch_size=2")
+    expect(button).to_have_text("Copy a link to these settings")
+
+
+def test_a_browser_that_can_t_copy_says_so(opened):
+    live_page = opened()
+    live_page.page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    button = live_page.tool().locator("[data-copy=link]")
+    button.click()
+    expect(button).to_have_text("This browser doesn't allow the page to copy")
+
+
+def test_a_link_has_only_the_settings_that_are_used(opened):
+    live_page = opened()
+    live_page.change("fit", {"model": "config", "config": json.dumps(CONFIG), "rank": "8"})
+    assert "config=%7B" in live_page.page.url and "rank=8" in live_page.page.url
+    live_page.change("fit", {"model": "llama-7b", "method": "full"})
+    assert live_page.page.url.endswith("#model=llama-7b&method=full")
+
+
+def test_the_answers_follow_the_forms_after_going_back(opened):
+    live_page = opened()
+    live_page.change("lora", {"rank": "79"})
+    live_page.change("fit", {"batch_size": "2"})
+    live_page.page.goto(f"{live_page.address}index.html")
+    live_page.page.go_back()
+    for name, label, words in (
+        ("lora", "Rank r", "With rank {:,}"),
+        ("fit", "Texts in a batch", ""),
+    ):
+        text = live_page.tool(name).get_by_label(label).input_value()
+        expect(live_page.answer(name)).to_contain_text(words.format(int(text)))
+    answer = live.answer(
+        "fit", {"batch_size": live_page.tool().get_by_label("Texts").input_value()}
+    )
+    total = re.search(r"total</th><td>([\d,]+)", answer)[1]
+    expect(live_page.answer()).to_contain_text(total)
+
+
+def test_a_proposed_method_fits_even_if_its_hidden_fields_were_changed(opened):
+    live_page = opened("#rank=512&block_size=32")
+    live_page.change("fit", {"method": "full"})
+    live_page.answer().get_by_role("button", name="QLoRA on an NF4 base").first.click()
+    expect(live_page.answer()).to_contain_text("Yes, it fits on a T4.")
+    expect(live_page.tool().get_by_label("Rank r")).to_have_value("16")
+
+
+# A worker that answers with the rank, or fails if the rank is 13, and never answers if it is 14.
+WORKER = """\
+postMessage({ready: true});
+onmessage = ({data: {id, texts: {rank}}}) => {
+  if (rank === "13") postMessage({id, failure: "a rank of 13"});
+  else if (rank !== "14") postMessage({id, html: `<p data-say>rank ${rank}</p>`});
+};
+"""
+
+
+@pytest.mark.parametrize(("rank", "reason"), [("13", "a rank of 13"), ("14", "it took too long")])
+def test_python_starts_again_after_an_answer_that_fails(browser, address, rank, reason):
+    live_page = LivePage(browser, address)
+    live_page.context.route(
+        "**/live-worker.mjs",
+        lambda route: route.fulfill(body=WORKER, content_type="text/javascript"),
+    )
+    live_page.page.clock.install()
+    live_page.open()
+    field = live_page.tool().get_by_label("Rank r")
+    field.fill(rank)
+    live_page.page.clock.fast_forward(16_000)
+    status = live_page.tool().locator(".live-status")
+    expect(status).to_contain_text(f"Python can't compute an answer to these settings ({reason})")
+    field.fill("15")
+    expect(live_page.answer()).to_have_text("rank 15")
+    live_page.tool("lora").get_by_label("Rank r").fill("7")
+    expect(live_page.answer("lora")).to_have_text("rank 7")
+    live_page.context.close()
 
 
 def test_the_python_code_can_be_copied_and_run(opened):
@@ -328,16 +420,51 @@ def test_a_config_can_be_pasted_chosen_or_read_from_the_hub(opened, tmp_path):
     expect(live_page.answer()).to_contain_text(total)
     assert asked == ["https://huggingface.co/owner/model/resolve/main/config.json"]
 
+    live_page.change("fit", {"gpu": "H100"})
+    expect(status).to_have_text("")
+    file.write_text(" " * 100_001, encoding="utf-8")
+    tool.get_by_label("or a file").set_input_files(file)
+    expect(status).to_contain_text("config.json has 100,001 bytes, so it is no config.json")
+    expect(live_page.answer()).to_contain_text(total)
 
-@pytest.mark.parametrize("failure", ["abort", "404"])
+
+def test_the_config_that_was_asked_for_last_is_used(opened):
+    live_page = opened("#model=config")
+    asked = []
+
+    def hub(route):
+        asked.append(route)
+
+    live_page.context.route("https://huggingface.co/**", hub)
+    field = live_page.tool().get_by_label("or its name on the Hugging Face hub")
+    for name in ("a/slow", "a/fast"):
+        field.fill(name)
+        field.press("Enter")
+    live_page.page.wait_for_timeout(200)
+    slow, fast = asked
+    for route, layers in ((fast, 3), (slow, 2)):
+        route.fulfill(
+            body=json.dumps(CONFIG | {"num_hidden_layers": layers}),
+            headers={"Access-Control-Allow-Origin": "*"},
+        )
+    status = live_page.tool().locator("[data-config-status]")
+    expect(status).to_have_text("This is the config.json of a/fast.")
+    live_page.page.wait_for_timeout(200)
+    pasted = live_page.tool().get_by_label("config.json of your model").input_value()
+    assert json.loads(pasted)["num_hidden_layers"] == 3
+
+
+@pytest.mark.parametrize("failure", ["abort", "404", "a page"])
 def test_a_hub_that_does_not_answer_gives_a_message(opened, failure):
     live_page = opened()
     live_page.change("fit", {"model": "config"})
 
     def hub(route):
-        route.abort() if failure == "abort" else route.fulfill(
-            status=404, headers={"Access-Control-Allow-Origin": "*"}
-        )
+        if failure == "abort":
+            route.abort()
+        else:
+            status, headers = 404 if failure == "404" else 200, {"Access-Control-Allow-Origin": "*"}
+            route.fulfill(status=status, body="<!doctype html>", headers=headers)
 
     live_page.context.route("https://huggingface.co/**", hub)
     live_page.tool().get_by_label("or its name on the Hugging Face hub").fill("owner/model")
@@ -347,10 +474,24 @@ def test_a_hub_that_does_not_answer_gives_a_message(opened, failure):
     expect(status).to_contain_text("choose the file, or paste its text")
 
 
-@pytest.mark.parametrize("missing", ["**/pyodide.asm.wasm", "**/course.zip", "**/live-worker.mjs"])
-def test_without_python_the_page_says_so_and_keeps_its_first_answer(browser, address, missing):
+WASM = "**/pyodide.asm.wasm"
+
+
+@pytest.mark.parametrize(
+    ("missing", "failure"),
+    [
+        *((name, {}) for name in (WASM, "**/course.zip", "**/live-worker.mjs")),
+        (WASM, {"status": 404}),
+        (WASM, {"body": "<!doctype html>", "content_type": "text/html"}),
+    ],
+)
+def test_without_python_the_page_says_so_and_keeps_its_first_answer(
+    browser, address, missing, failure
+):
     live_page = LivePage(browser, address)
-    live_page.context.route(missing, lambda route: route.abort())
+    live_page.context.route(
+        missing, lambda route: route.fulfill(**failure) if failure else route.abort()
+    )
     live_page.page.goto(f"{address}will-it-fit.html")
     first = live_page.answer().inner_text()
     status = live_page.tool().locator(".live-status")
@@ -361,6 +502,15 @@ def test_without_python_the_page_says_so_and_keeps_its_first_answer(browser, add
     live_page.context.close()
 
 
+def test_a_server_that_does_not_know_webassembly_is_no_problem(browser, address):
+    live_page = LivePage(browser, address)
+    live_page.context.route(
+        WASM, lambda route: route.fulfill(response=route.fetch(), content_type="text/plain")
+    )
+    live_page.open()
+    live_page.context.close()
+
+
 def test_without_scripts_the_page_shows_its_first_answers_and_says_what_it_needs(browser, address):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
@@ -368,6 +518,7 @@ def test_without_scripts_the_page_shows_its_first_answers_and_says_what_it_needs
     fit = page.locator('[data-tool="fit"]')
     expect(fit.locator(".live-waiting")).to_contain_text("the page needs JavaScript")
     expect(fit.locator(".live-answer")).to_contain_text("Yes, it fits on a T4.")
+    expect(fit.locator("[name=config]")).to_be_hidden()
     context.close()
 
 

@@ -202,7 +202,11 @@ def test_a_config_of_the_reader_is_read():
         ("  ", "Please paste the config.json"),
         ("{", "The config is not valid JSON: "),
         ("[1]", "The config must be a JSON object, which begins with { and ends with }."),
-        ("[" * 100_000, "The config is not valid JSON: "),
+        ("[" * 5_000, "The config has more than 1,000 brackets [ and {."),
+        (" " * 100_001, "the text has 100,001 characters, but at most 100,000 are read."),
+        ('{"vocab_size": ' + "9" * 5000 + "}", "The config is not valid JSON: "),
+        (json.dumps(CONFIG | {"vocab_size": 10**12}), "'vocab_size' has more than 12 digits."),
+        (json.dumps(CONFIG | {"num_hidden_layers": 1001}), "has 1,001 layers; at most 1,000 work."),
         ('{"model_type": "mixtral", "num_local_experts": 8}', "only dense models are supported"),
         (json.dumps(CONFIG | {"hidden_size": "64"}), "hidden_size"),
         (json.dumps({k: v for k, v in CONFIG.items() if k != "vocab_size"}), "no 'vocab_size'"),
@@ -211,6 +215,45 @@ def test_a_config_of_the_reader_is_read():
 def test_a_config_that_can_t_be_read_gives_a_message(config, message):
     markup = live.answer("fit", {"model": "config", "config": config})
     assert markup.startswith('<p role="alert">') and message in words(markup)
+
+
+def test_a_config_may_begin_with_a_byte_order_mark():
+    marked = live.answer("fit", {"model": "config", "config": "\ufeff" + json.dumps(CONFIG)})
+    assert marked == live.answer("fit", {"model": "config", "config": json.dumps(CONFIG)})
+
+
+@pytest.mark.parametrize(
+    ("texts", "label"),
+    [
+        ({"model": "7b"}, "Method: full fine-tuning"),
+        ({"model": "gemma-3-1b"}, "Attention: eager"),
+        ({"compute_dtype": "float32"}, "Compute in: float16"),
+        ({"model": "gpt2", "sequence_length": "2000"}, "Tokens in a text: 1,024"),
+        ({"model": "gpt2", "targets": "q_proj,v_proj"}, "Adapters on: all linear layers"),
+    ],
+)
+def test_settings_that_are_not_supported_get_buttons_that_work(texts, label):
+    markup = live.answer("fit", texts)
+    assert markup.startswith('<p role="alert">') and label in words(markup)
+    changes = settings_of_buttons(markup)
+    assert changes
+    for change in changes:
+        assert "data-say" in live.answer("fit", texts | change), change
+
+
+def test_a_proposed_method_also_sets_the_fields_that_were_hidden():
+    markup = live.answer("fit", {"method": "full", "rank": "512"})
+    (change,) = (each for each in settings_of_buttons(markup) if each.get("method") == "qlora")
+    assert change["rank"] == "16" and change["block_size"] == "64"
+    hidden = {"rank": "512", "block_size": "32", "double_quant": "0", "upcast": "1"}
+    markup = live.answer("fit", {"method": "full"} | hidden | change)
+    assert words(markup).startswith("Yes, it fits")
+
+
+def test_a_change_that_a_field_does_not_accept_is_not_proposed():
+    texts = {"accumulation": "1000000", "batch_size": "64"}
+    for change in settings_of_buttons(live.answer("fit", texts)):
+        assert int(change.get("accumulation", 1)) <= 1_000_000
 
 
 # --- alternatives ---------------------------------------------------------------------------------
@@ -250,6 +293,62 @@ def test_the_largest_micro_batch_that_fits_is_proposed():
     assert not estimate("llama-3.1-8b", "qlora", **again).fits("T4")
 
 
+USUAL = {"targets": "all-linear", "recipe": "autocast", "double_quant": True, "upcast": False}
+
+
+def alternative(found, key):
+    """Return the one alternative that changes an argument."""
+    (other,) = (each for each in found if key in each.changes)
+    return other
+
+
+def test_the_largest_rank_that_fits_is_proposed():
+    options = USUAL | {"rank": 4096}
+    found = memory.alternatives("llama-3.1-8b", "qlora", gpu="T4", **options)
+    other = alternative(found, "rank")
+    rank = other.changes["rank"]
+    assert other.words == f"a rank of at most {rank:,}"
+    assert not estimate("llama-3.1-8b", "qlora", **options | {"rank": rank + 1}).fits("T4")
+
+
+def test_the_chosen_gpus_divide_only_as_much_as_is_needed():
+    found = memory.alternatives("llama-3.1-8b", "full", gpu="H100", gpus=8)
+    assert alternative(found, "sharding").words == "ZeRO-1 on these 8 GPUs"
+    found = memory.alternatives("llama-3.1-8b", "full", gpu="RTX 4090", gpus=8, sharding="zero1")
+    assert alternative(found, "sharding").words == "ZeRO-3 or FSDP on these 8 GPUs"
+    found = memory.alternatives("llama-65b", "full", gpu="T4", gpus=2, sharding="fsdp")
+    assert not any(other.changes.get("gpus") == 2 for other in found)
+
+
+def test_float32_is_replaced_where_another_method_needs_16_bits():
+    options = {"recipe": "fp32", "compute_dtype": "float32"}
+    methods = [
+        other.changes["method"]
+        for other in memory.alternatives("llama-3.1-8b", "full", gpu="A100-40", **options)
+        if "method" in other.changes
+    ]
+    assert methods == ["lora", "qlora"]
+    found = memory.alternatives("llama-3.1-8b", "lora", gpu="RTX 4090", **options)
+    assert found[0].words == "a base model in 16 bits"
+
+
+def test_a_method_that_is_not_enough_alone_is_combined_with_smaller_micro_batches():
+    found = memory.alternatives("llama-3.1-8b", "full", gpu="T4", batch_size=16)
+    other = alternative(found, "method")
+    assert other.words.startswith("all of these: QLoRA on an NF4 base, ")
+    assert other.words.endswith(" and 16 micro-batches of 1 text for each update")
+    alone = {k: v for k, v in other.changes.items() if k not in ("batch_size", "accumulation")}
+    method = alone.pop("method")
+    assert not estimate("llama-3.1-8b", method, batch_size=16, **alone).fits("T4")
+
+
+def test_a_proposed_model_is_smaller_than_the_chosen_one():
+    options = USUAL | {"block_size": 32, "double_quant": False, "sequence_length": 4700}
+    found = memory.alternatives("llama-3.1-8b", "qlora", gpu="T4", **options)
+    name = alternative(found, "model").changes["model"]
+    assert ModelShape.preset(name).parameters < ModelShape.preset("llama-3.1-8b").parameters
+
+
 def test_nothing_is_proposed_if_nothing_fits():
     assert memory.alternatives("gpt3-175b", "full", gpu=1 * 2**30) == []
     # A number of texts with many digits is divided quickly.
@@ -275,6 +374,11 @@ def test_the_proposed_model_is_the_largest_that_fits():
 def test_lora_on_the_matrix_of_the_slides():
     text = words(live.answer("lora", {}))
     assert text.startswith("LoRA trains 1.60% of the parameters. With rank 8, it trains 16,000 ")
+
+
+def test_a_tiny_share_is_not_rounded_to_zero():
+    markup = live.answer("lora", {"d_in": "1000000", "d_out": "1000000", "rank": "1"})
+    assert words(markup).startswith("LoRA trains less than 0.01% of the parameters.")
 
 
 def test_lora_on_a_model_uses_all_its_layers():

@@ -19,7 +19,7 @@ from typing import Any
 
 from course_utils.live import bins, fit, lora, overhead, paging
 from course_utils.live.controls import Control, values_of
-from course_utils.live.markup import text
+from course_utils.live.markup import alert
 
 
 @dataclass(frozen=True)
@@ -58,4 +58,4 @@ def answer(name: str, texts: str | Mapping[str, str]) -> str:
     try:
         return tool.answer(values_of(tool.controls, given))
     except ValueError as error:
-        return f'<p role="alert">{text(error)}</p>'
+        return alert(error)

@@ -16,7 +16,7 @@ from statistics import NormalDist
 from typing import Any
 
 from course_utils.live.controls import Control
-from course_utils.live.markup import figure, svg, table, text
+from course_utils.live.markup import figure, percent, svg, table, text
 from course_utils.palette import BLUE, SKY
 
 FORMATS = {
@@ -150,8 +150,8 @@ def answer(values: Mapping[str, Any]) -> str:
     bits = {name: 4 if name in FP4 else values["bits"] for name in (form, other)}
     verdict = (
         f'<p class="live-verdict" data-say><strong>{text(FORMATS[form])} has a squared error of '
-        f"{first.error:.2%}.</strong> {text(FORMATS[other])} has {second.error:.2%}, for the same "
-        f"{SAMPLE_SIZE:,} numbers in blocks of {values['block_size']:,}.</p>"
+        f"{percent(first.error)}.</strong> {text(FORMATS[other])} has {percent(second.error)}, for "
+        f"the same {SAMPLE_SIZE:,} numbers in blocks of {values['block_size']:,}.</p>"
     )
     pictures = "".join(
         _picture(f"{FORMATS[name]}, {bits[name]} bits", result)

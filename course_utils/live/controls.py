@@ -27,7 +27,7 @@ class Control:
         value: The value at first.
         options: The values of a menu, each with the words that the menu shows.
         least: The smallest allowed number.
-        most: The largest allowed number.
+        most: The largest allowed number, or the largest number of characters of a text.
         only_if: The name of another control, and its values with which this control is used. With
             other values, this control is hidden. Empty if the control is always used.
         help: A sentence that explains the control; "" if the label is enough.
@@ -67,6 +67,11 @@ class Control:
                 return one_of(self.label, text, ("0", "1")) == "1"
             case "number":
                 return self._number(text.strip())
+        if len(text) > self.most:
+            raise ValueError(
+                f"{self.label}: the text has {len(text):,} characters, but at most {self.most:,} "
+                "are read."
+            )
         return text
 
     def _number(self, text: str) -> int:

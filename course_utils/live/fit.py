@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, cast
 
-from course_utils.live.controls import Control, values_of
-from course_utils.live.markup import figure, legend, marks, stacked_bar, table, text, with_article
+from course_utils.live.controls import MOST_DIGITS, Control, values_of
+from course_utils.live.markup import (
+    alert,
+    figure,
+    legend,
+    marks,
+    stacked_bar,
+    table,
+    text,
+    with_article,
+)
 from course_utils.live.steps import METHODS
 from course_utils.memory import (
     BLOCK_SIZES,
@@ -18,6 +28,7 @@ from course_utils.memory import (
     PRESETS,
     RECIPES,
     SHARDINGS,
+    Alternative,
     Estimate,
     ModelShape,
     Settings,
@@ -37,6 +48,18 @@ TARGETS = {
     "q_proj,k_proj,v_proj,o_proj": "attention: q, k, v, o",
     "q_proj,v_proj": "q and v",
 }
+# A config with more brackets, longer numbers or more layers is refused before it is evaluated,
+# because it could occupy the browser for minutes.
+MOST_BRACKETS, MOST_LAYERS = 1000, 1000
+LAYERS = ("num_hidden_layers", "n_layer")
+# If the calculator doesn't support the settings, these changes are tried.
+REPAIRS: tuple[dict[str, Any], ...] = (
+    {"attention": "eager"},
+    {"targets": "all-linear"},
+    {"compute_dtype": "float16"},
+    {"recipe": "fp32"},
+    {"method": "full"},
+)
 # The recipe of the slides for full fine-tuning, and the one of transformers' Trainer for adapters.
 USUAL = {"full": "mixed", "lora": "autocast", "qlora": "autocast"}
 OPTIMIZER_WORDS = {
@@ -62,7 +85,7 @@ CONTROLS = {
         "llama-3.1-8b",
         {"7b": "7B, as on the slides"} | {n: n for n in PRESETS} | {OWN: "your own config.json"},
     ),
-    "config": Control("config.json of your model", "", only_if=("model", (OWN,))),
+    "config": Control("config.json of your model", "", most=100_000, only_if=("model", (OWN,))),
     "method": Control("Method", "qlora", METHODS),
     "gpu": Control("GPU", "T4", {name: name for name in GPUS}),
     "batch_size": Control("Texts in a batch", 1, most=1024),
@@ -120,10 +143,14 @@ def answer(values: Mapping[str, Any]) -> str:
         values: The value of each control in CONTROLS.
 
     Raises:
-        ValueError: A value is not allowed, or the model is not supported.
+        ValueError: The config of the reader's model can't be read, or is not supported.
     """
     model, method, options = arguments(values)
-    found, gpu = estimate(model, method, **options), values["gpu"]
+    try:
+        found = estimate(model, method, **options)
+    except ValueError as error:
+        return alert(error) + _repairs(values, model)
+    gpu = values["gpu"]
     return "".join(
         [
             _verdict(found, gpu),
@@ -187,13 +214,40 @@ def _model(values: Mapping[str, Any]) -> ModelShape:
         return ModelShape.preset(values["model"])
     if not values["config"].strip():
         raise ValueError("Please paste the config.json of your model, or choose its file.")
+    # Some editors put a byte order mark at the beginning of a file.
+    written = values["config"].removeprefix("\ufeff")
+    if written.count("[") + written.count("{") > MOST_BRACKETS:
+        raise ValueError(f"The config has more than {MOST_BRACKETS:,} brackets [ and {{.")
     try:
-        config = json.loads(values["config"])
-    except (ValueError, RecursionError) as error:
+        config = json.loads(written)
+    except ValueError as error:
         raise ValueError(f"The config is not valid JSON: {error}.") from None
     if not isinstance(config, dict):
         raise ValueError("The config must be a JSON object, which begins with { and ends with }.")
+    for name, value in config.items():
+        if isinstance(value, int) and abs(value) >= 10**MOST_DIGITS:
+            raise ValueError(f"The config's {name!r} has more than {MOST_DIGITS} digits.")
+        if isinstance(value, int) and name in LAYERS and value > MOST_LAYERS:
+            raise ValueError(f"The config has {value:,} layers; at most {MOST_LAYERS:,} work.")
     return ModelShape.from_config(config)
+
+
+def _repairs(values: Mapping[str, Any], model: ModelShape) -> str:
+    """Return a list of changes, with which the calculator supports the settings, as HTML."""
+    longest = model.longest(values["attention"]) if model.known else None
+    shorter = [{"sequence_length": longest}] if longest else []
+    items = []
+    for change in (*shorter, *REPAIRS):
+        changed, method, options = arguments({**values, **change})
+        with suppress(ValueError):
+            estimate(changed, method, **options)
+            ((name, value),) = change.items()
+            control = CONTROLS[name]
+            words = control.options[value] if control.options else f"{value:,}"
+            items.append(f"<li>{_button(f'{control.label}: {words}', change)}</li>")
+    if not items:
+        return ""
+    return f'<h2>What would work instead?</h2><ul class="live-list">{"".join(items)}</ul>'
 
 
 def _verdict(found: Estimate, gpu: str) -> str:
@@ -238,16 +292,37 @@ def _other_settings(found: Estimate, gpu: str, options: Mapping[str, Any]) -> st
     model, method = found.shape, found.settings.method
     if found.fits(gpu):
         return _room(model, method, gpu, options) if model.known else ""
-    others = alternatives(model, method, gpu=gpu, **options)
+    others = [other for other in alternatives(model, method, gpu=gpu, **options) if _allowed(other)]
     if not others:
-        return f"<p>No single change makes it fit on {with_article(gpu)}.</p>"
-    items = [(other.words, other.changes, other.estimate.total) for other in others]
+        return f"<p>The course knows no change with which it fits on {with_article(gpu)}.</p>"
     listed = "".join(
-        f"<li>{_button(words, changes)} {format_bytes(total)}</li>"
-        for words, changes, total in items
+        f"<li><span>{format_bytes(other.estimate.total)}</span> "
+        f"{_button(other.words, _complete(other))}</li>"
+        for other in others
     )
     title = f"What would fit on {with_article(gpu)} instead?"
     return f'<h2>{title}</h2><ul class="live-list">{listed}</ul>'
+
+
+def _allowed(other: Alternative) -> bool:
+    """Return whether the form accepts all values of an alternative."""
+    return all(
+        value <= CONTROLS[name].most for name, value in other.changes.items() if type(value) is int
+    )
+
+
+def _complete(other: Alternative) -> dict[str, Any]:
+    """Return the changes of an alternative, with the values of fields that another method shows.
+
+    These fields were hidden, and may have other values than the estimate of the alternative.
+    """
+    method = other.changes.get("method")
+    shown = {
+        name: getattr(other.estimate.settings, name)
+        for name, control in CONTROLS.items()
+        if control.only_if and control.only_if[0] == "method" and method in control.only_if[1]
+    }
+    return shown | dict(other.changes)
 
 
 def _room(model: ModelShape, method: str, gpu: str, options: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from course_utils.live.controls import Control
-from course_utils.live.markup import figure, numbers, svg, text
+from course_utils.live.markup import figure, numbers, percent, svg, text
 from course_utils.memory import ModelShape
 from course_utils.palette import ADAPTERS, WEIGHTS
 from course_utils.units import format_bytes
@@ -130,13 +130,14 @@ def answer(values: Mapping[str, Any]) -> str:
         values = {**values, "layers": ModelShape.preset(values["model"]).layers}
     choices = LoraChoices(**values)
     words = (
-        f"trains {choices.trained:,} parameters instead of {choices.full:,}, because A and B have "
-        "only r · (d_in + d_out) numbers for each matrix of d_in · d_out."
+        f"With rank {choices.rank:,}, it trains {choices.trained:,} parameters instead of "
+        f"{choices.full:,}, because A and B have r · (d_in + d_out) numbers for each matrix of "
+        "d_in · d_out."
     )
+    share = percent(choices.trained / choices.full)
     return (
-        f'<p class="live-verdict" data-say><strong>LoRA trains {choices.trained / choices.full:.2%}'
-        f" of the parameters.</strong> With rank {choices.rank:,}, it {text(words)}</p>"
-        f"{_rectangles(choices)}{numbers(choices.lines())}"
+        f'<p class="live-verdict" data-say><strong>LoRA trains {share} of the parameters.</strong>'
+        f" {text(words)}</p>{_rectangles(choices)}{numbers(choices.lines())}"
     )
 
 

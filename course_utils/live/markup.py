@@ -18,6 +18,16 @@ def text(words: object) -> str:
     return html.escape(str(words))
 
 
+def alert(words: object) -> str:
+    """Return a message for a reader who has entered something that is not allowed."""
+    return f'<p role="alert">{text(words)}</p>'
+
+
+def percent(share: float) -> str:
+    """Return a share in percent, such as "1.60%", and "less than 0.01%" for a tiny share."""
+    return f"{share:.2%}" if share == 0 or share >= 1e-4 else "less than 0.01%"
+
+
 def with_article(gpu: str) -> str:
     """Return a GPU's name with its article: a T4, an A100, an H100, an RTX 4090."""
     return f"an {gpu}" if gpu[0] in "AHR" else f"a {gpu}"

@@ -178,9 +178,10 @@ def _picture(run: Run) -> str:
     for n, name in enumerate(view.step_labels()):
         at = WIDTH * n / len(view.steps)
         shapes.append(f'<path class="line" d="M{at:.1f} 0V{height}"/>')
-        shapes.append(_words(at + 4, height + 15, name.replace("\n", ": ")))
+        for line, words in enumerate(name.split("\n")):
+            shapes.append(_words(at + 4, height + 18 + 21 * line, words))
     axis = "GB on the GPU" + (f", from {start / GB:g} GB upwards" if start else "")
-    drawing = svg(WIDTH, height + 20, "".join(shapes))
+    drawing = svg(WIDTH, height + 45, "".join(shapes))
     return figure(view.alt, f"<p>{axis}</p>{drawing}{legend(colours)}", "timeline")
 
 

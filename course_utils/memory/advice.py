@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from course_utils.memory.estimates import Estimate, estimate
+from course_utils.memory.families import PRESETS
 from course_utils.memory.gpus import usable_bytes
 from course_utils.memory.search import largest
 from course_utils.memory.settings import OPTIMIZERS, Settings
 from course_utils.memory.shapes import ModelShape
 
-# Texts of fewer tokens are not proposed, because they are too short to train on.
-LEAST_LENGTH = 32
+# Smaller values are not proposed, because texts of fewer tokens are too short to train on.
+LEAST = {"sequence_length": 32, "rank": 1}
+SHARDING_WORDS = {"zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3 or FSDP"}
 # The numbers of GPUs that are proposed.
 GPU_COUNTS = (2, 4, 8)
 
@@ -49,10 +51,12 @@ def alternatives(
 ) -> list[Alternative]:
     """Return changes to the settings that would make a training step fit a GPU.
 
-    Each alternative makes one change. The first alternatives keep the model, the texts, the method
-    and the hardware, and change only how the step is computed, such as gradient checkpointing. If
-    none of them is enough, the next alternative makes all of these changes together. The last
-    alternatives are shorter texts, a method that needs less memory, more GPUs, and a smaller model.
+    The first alternatives keep the model, the texts, the method and the hardware, and change only
+    how the step is computed, such as gradient checkpointing. Each of them makes one change. If none
+    of them is enough, the next alternative makes all of these changes together. The last
+    alternatives are shorter texts, a smaller rank, a method that needs less memory, more GPUs, and
+    a smaller model. If such a change alone is not enough, it is combined with all of the changes
+    that only concern how the step is computed.
 
     Args:
         model: As in `estimate`.
@@ -71,33 +75,60 @@ def alternatives(
     given = {"model": ModelShape.of(model), "method": method, **options}
     found: list[Alternative] = []
 
-    def propose_first_that_fits(candidates: Iterable[Change]) -> None:
+    def propose_first_that_fits(candidates: Iterable[Change]) -> bool:
         for words, changes in candidates:
             # Some models don't support some settings: Gemma 2 needs eager attention.
             with suppress(ValueError):
                 changed = estimate(**given | changes)
                 if changed.total <= budget:
                     found.append(Alternative(words, changes, changed))
-                    return
+                    return True
+        return False
 
     small, batches = list(_small_changes(settings)), list(_smaller_batches(settings))
     for change in small:
         propose_first_that_fits([change])
     propose_first_that_fits(batches)
-    if not found:
-        propose_first_that_fits([_together([*small, *batches[-1:]])])
-    propose_first_that_fits(_shorter_texts(settings, given, gpu))
-    for change in _other_methods(settings):
-        propose_first_that_fits([change])
-    propose_first_that_fits(_more_gpus(settings))
-    propose_first_that_fits(_smaller_models(given, gpu))
+    more = [] if found else [*small, *batches[-1:]]
+    if len(more) > 1 and propose_first_that_fits([_together(more)]):
+        more = []
+    changed_more = given | {name: value for _, changes in more for name, value in changes.items()}
+    for alone, combined in zip(
+        _larger_changes(settings, given, gpu),
+        _larger_changes(settings, changed_more, gpu),
+        strict=True,
+    ):
+        if not propose_first_that_fits(alone) and more:
+            propose_first_that_fits(_together([change, *more]) for change in combined)
     return found
+
+
+def _larger_changes(
+    settings: Settings, given: Mapping[str, Any], gpu: str | int
+) -> Iterator[Iterable[Change]]:
+    """Yield groups of changes, of which the first that fits is proposed.
+
+    Args:
+        settings: The settings that don't fit.
+        given: The arguments of `estimate`, which may contain other changes already.
+        gpu: As in `alternatives`.
+    """
+    length, rank = settings.sequence_length, settings.rank
+    yield _smaller("sequence_length", "texts of at most {:,} tokens", length, given, gpu)
+    yield _smaller("rank", "a rank of at most {:,}", rank, given, gpu)
+    for change in _other_methods(settings):
+        yield [change]
+    yield _sharding(settings)
+    yield _more_gpus(settings)
+    yield _smaller_models(given["model"])
 
 
 def _small_changes(settings: Settings) -> Iterator[Change]:
     """Yield the changes that keep the model, the batch, the method and the hardware."""
     if not settings.gradient_checkpointing:
         yield "gradient checkpointing", {"gradient_checkpointing": True}
+    if settings.method == "lora" and settings.compute_dtype == "float32":
+        yield "a base model in 16 bits", {"compute_dtype": "float16"}
     if settings.attention != "sdpa":
         yield "fused attention (SDPA)", {"attention": "sdpa"}
     if settings.keep_output:
@@ -134,21 +165,26 @@ def _together(changes: Iterable[Change]) -> Change:
     for each, values in changes:
         words.append(each)
         joined |= values
-    return f"all of these: {', '.join(words)}", joined
+    *first, last = words
+    return f"all of these: {', '.join(first)} and {last}", joined
 
 
-def _shorter_texts(
-    settings: Settings, given: Mapping[str, Any], gpu: str | int
+def _smaller(
+    name: str, words: str, chosen: int, given: Mapping[str, Any], gpu: str | int
 ) -> Iterator[Change]:
-    if given["model"].known:
-        length = cast(int, largest("sequence_length", gpu, **given))
-        if LEAST_LENGTH <= length < settings.sequence_length:
-            yield f"texts of at most {length:,} tokens", {"sequence_length": length}
+    """Yield the largest length or rank that fits, if it is smaller than the chosen one."""
+    # Full fine-tuning has no rank, and the layers of some models are unknown.
+    with suppress(ValueError):
+        most = cast(int, largest(name, gpu, **given))
+        if LEAST[name] <= most < chosen:
+            yield words.format(most), {name: most}
 
 
 def _other_methods(settings: Settings) -> Iterator[Change]:
     """Yield the methods that need less memory than the chosen one."""
     usual: dict[str, Any] = {"recipe": "autocast"}
+    if settings.compute_dtype == "float32":
+        usual["compute_dtype"] = "float16"
     if settings.method == "full":
         usual["targets"] = "all-linear"
         yield "LoRA on a 16-bit base", {"method": "lora", **usual}
@@ -157,15 +193,26 @@ def _other_methods(settings: Settings) -> Iterator[Change]:
         yield "QLoRA on an NF4 base", {"method": "qlora", **usual, **smallest}
 
 
+def _sharding(settings: Settings) -> Iterator[Change]:
+    """Yield ways to divide more among the chosen GPUs, beginning with what is divided least."""
+    names = list(SHARDING_WORDS)
+    stronger = names[names.index(settings.sharding) + 1 :] if settings.sharding in names else names
+    if settings.gpus > 1 and settings.sharding != "fsdp":
+        for name in stronger:
+            words = f"{SHARDING_WORDS[name]} on these {settings.gpus:,} GPUs"
+            yield words, {"sharding": name}
+
+
 def _more_gpus(settings: Settings) -> Iterator[Change]:
     for count in GPU_COUNTS:
         if count > settings.gpus:
-            yield f"{count} GPUs with ZeRO-3 or FSDP", {"gpus": count, "sharding": "zero3"}
+            words = f"{count} GPUs with {SHARDING_WORDS['zero3']}"
+            yield words, {"gpus": count, "sharding": "zero3"}
 
 
-def _smaller_models(given: Mapping[str, Any], gpu: str | int) -> Iterator[Change]:
-    options = {name: value for name, value in given.items() if name != "model"}
-    # No preset may support the options, such as a target that only the given model has.
-    with suppress(ValueError):
-        if name := largest("model", gpu, **options):
-            yield f"{name}, the largest of the listed models that fits", {"model": name}
+def _smaller_models(model: ModelShape) -> Iterator[Change]:
+    """Yield the smaller models of the list, starting with the largest."""
+    shapes = [ModelShape.preset(name) for name in PRESETS]
+    smaller = [shape for shape in shapes if shape.parameters < model.parameters]
+    for shape in sorted(smaller, key=lambda shape: -shape.parameters):
+        yield f"the smaller model {shape.name}", {"model": shape.name}

@@ -5,8 +5,25 @@ import { loadPyodide } from "./pyodide/pyodide.mjs";
 // configs of all models. So Python computes it once at the start.
 const LARGE = { batch_size: "64", sequence_length: "8192" };
 
+const fail = (error) => postMessage({ failure: String(error?.message ?? error) });
+
 // If a file of Pyodide can't be loaded, `loadPyodide` may neither return nor fail.
-addEventListener("unhandledrejection", ({ reason }) => postMessage({ failure: String(reason) }));
+addEventListener("unhandledrejection", ({ reason }) => fail(reason));
+const compile = WebAssembly.instantiateStreaming;
+WebAssembly.instantiateStreaming = async (source, imports) => {
+  try {
+    const response = await source;
+    if (!response.ok) throw new Error(`the server answered ${response.status}`);
+    // Some servers send WebAssembly with a type that browsers refuse to compile.
+    const named = response.headers.get("Content-Type") === "application/wasm";
+    return await (named
+      ? compile(response, imports)
+      : WebAssembly.instantiate(await response.arrayBuffer(), imports));
+  } catch (error) {
+    fail(error);
+    throw error;
+  }
+};
 
 const started = loadPython();
 
@@ -19,6 +36,7 @@ async function loadPython() {
   python.runPython('import sys; sys.path.insert(0, "/course")');
   const live = python.pyimport("course_utils.live");
   live.answer("fit", JSON.stringify(LARGE));
+  postMessage({ ready: true });
   return live;
 }
 

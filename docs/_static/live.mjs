@@ -3,6 +3,10 @@
 
 const here = (path) => new URL(path, import.meta.url);
 const HUB = "https://huggingface.co";
+// The milliseconds after which Python counts as unable to start, or to compute an answer. A start
+// includes the download of 13 MB.
+const START_LIMIT = 300_000;
+const ANSWER_LIMIT = 15_000;
 // The hub's names of repositories: OWNER/NAME.
 const REPOSITORY = /^[\w.-]+\/[\w.-]+$/;
 
@@ -17,6 +21,15 @@ const PYTHON = [
   "pyodide/python_stdlib.zip",
 ];
 
+const textOf = (field) => (field.type === "checkbox" ? String(Number(field.checked)) : field.value);
+
+// The text of a field in the page as it was loaded.
+function firstTextOf(field) {
+  if (field.type === "checkbox") return String(Number(field.defaultChecked));
+  const option = [...(field.options ?? [])].find(({ defaultSelected }) => defaultSelected);
+  return option ? option.value : field.defaultValue;
+}
+
 class Tool {
   constructor(section, ask) {
     this.name = section.dataset.tool;
@@ -24,15 +37,24 @@ class Tool {
     this.output = section.querySelector(".live-answer");
     this.status = section.querySelector(".live-status");
     this.ask = ask;
-    this.first = this.texts();
+    // The answer in the page belongs to the first texts. A browser may have restored others.
+    this.first = this.texts(firstTextOf);
+    this.asked = this.first;
     this.waiting = false;
     this.changed = false;
-    this.form.addEventListener("input", () => this.update());
+    this.form.addEventListener("input", ({ target }) => {
+      if (!target.matches("[data-hub], [data-file]")) this.edited();
+    });
     this.form.addEventListener("submit", (event) => event.preventDefault());
     // The fields have their first values again only after this event.
-    this.form.addEventListener("reset", () => setTimeout(() => this.update()));
+    this.form.addEventListener("reset", () => setTimeout(() => this.edited()));
     section.addEventListener("click", (event) => this.click(event));
     this.form.querySelector("[data-file]")?.addEventListener("change", (event) => this.readFile(event));
+    this.form.querySelector("[data-hub]")?.addEventListener("keydown", (event) => {
+      if (event.key === "Enter") this.fetchConfig(event.target.dataset.hub);
+    });
+    this.configStatus = this.form.querySelector("[data-config-status]");
+    this.requests = 0;
     this.showUsed();
   }
 
@@ -41,19 +63,32 @@ class Tool {
   }
 
   // The text of each field, as course_utils.live reads it.
-  texts() {
-    const text = (field) => (field.type === "checkbox" ? String(Number(field.checked)) : field.value);
-    return Object.fromEntries(this.fields().map((field) => [field.name, text(field)]));
+  texts(read = textOf) {
+    return Object.fromEntries(this.fields().map((field) => [field.name, read(field)]));
   }
 
-  // Sets fields to other texts. Unknown names are ignored.
+  // Sets fields to other texts. Unknown names, and texts that a field can't have, are ignored.
   set(texts) {
     for (const field of this.fields()) {
-      if (!(field.name in texts)) continue;
-      if (field.type === "checkbox") field.checked = texts[field.name] === "1";
-      else field.value = texts[field.name];
+      const text = texts[field.name];
+      const menu = field.type === "checkbox" ? ["0", "1"] : [...(field.options ?? [])].map(textOf);
+      if (text === undefined || (menu.length > 0 && !menu.includes(text))) continue;
+      if (field.type === "checkbox") field.checked = text === "1";
+      else field.value = text;
     }
     this.update();
+  }
+
+  // Follows a change by the reader, after which a config from the hub is no longer wanted.
+  edited() {
+    this.requests += 1;
+    if (this.configStatus) this.configStatus.textContent = "";
+    this.update();
+  }
+
+  // Computes an answer if the fields have changed without an event, as after "back".
+  refresh() {
+    if (JSON.stringify(this.texts()) !== JSON.stringify(this.asked)) this.update();
   }
 
   // Hides the fields that the method or the model doesn't use.
@@ -75,12 +110,14 @@ class Tool {
       this.changed = false;
       const texts = this.texts();
       try {
+        this.asked = texts;
+        if (this.name === "fit") this.link();
         this.show(await this.ask(this.name, texts));
-        if (this.name === "fit") this.link(texts);
       } catch (error) {
+        clearTimeout(this.announced);
         // Screen readers read each answer from this place, which is hidden from everybody else.
         this.status.classList.remove("visually-hidden");
-        this.status.textContent = failed(error);
+        this.status.textContent = error.message;
       }
     }
     this.waiting = false;
@@ -90,6 +127,7 @@ class Tool {
     const opened = [...this.output.querySelectorAll("details")].map((part) => part.open);
     const focused = this.output.contains(document.activeElement);
     this.output.innerHTML = html;
+    this.status.classList.add("visually-hidden");
     this.output.querySelectorAll("details").forEach((part, n) => (part.open = opened[n] ?? false));
     // A button that the reader has pressed is gone: the focus must not be lost with it.
     if (focused) this.output.querySelector("button, summary")?.focus();
@@ -100,87 +138,150 @@ class Tool {
     this.announced = setTimeout(() => (this.status.textContent = words), 700);
   }
 
-  // Puts the texts that differ from the first ones into the address.
-  link(texts) {
-    const changed = Object.entries(texts).filter(([name, text]) => text !== this.first[name]);
-    const hash = new URLSearchParams(changed).toString();
-    history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
+  // Puts the settings into the address. An address that leads to a heading stays as it is while all
+  // settings are the first ones.
+  link() {
+    const link = this.address();
+    if (link.hash || location.hash.includes("=")) history.replaceState(null, "", link);
+  }
+
+  // The address of the page with the texts of visible fields that differ from the first ones.
+  address() {
+    const changed = this.fields().filter((field) => {
+      const isLong = field.value.length > Number(field.dataset.most ?? Infinity);
+      return !field.closest("[hidden]") && !isLong && textOf(field) !== this.first[field.name];
+    });
+    const link = new URL(location);
+    link.hash = new URLSearchParams(changed.map((field) => [field.name, textOf(field)]));
+    return link;
   }
 
   click({ target }) {
     const button = target.closest("button");
     if (!button) return;
     if (button.dataset.set) this.set(JSON.parse(button.dataset.set));
-    if (button.dataset.copy === "link") this.copy(button, location.href);
+    if (button.dataset.copy === "link") this.copy(button, this.address().href);
     if (button.dataset.copy === "code") this.copy(button, button.previousElementSibling.textContent);
     if (button.dataset.fetch) this.fetchConfig(button.dataset.fetch);
   }
 
   async copy(button, words) {
-    await navigator.clipboard.writeText(words);
-    const before = button.textContent;
-    button.textContent = "Copied";
-    setTimeout(() => (button.textContent = before), 1500);
+    button.dataset.label ??= button.textContent;
+    try {
+      await navigator.clipboard.writeText(words);
+      button.textContent = "Copied";
+    } catch {
+      // Browsers allow copying only to pages from https or from this machine.
+      button.textContent = "This browser doesn't allow the page to copy";
+    }
+    clearTimeout(this.copied);
+    this.copied = setTimeout(() => (button.textContent = button.dataset.label), 1500);
   }
 
   async readFile({ target }) {
     const [file] = target.files;
-    if (file) this.set({ [target.dataset.file]: await file.text() });
+    if (!file) return;
+    // A browser reports a choice only if it differs from the last one, but a file may have changed.
+    target.value = "";
+    this.edited();
+    const most = Number(this.form.elements[target.dataset.file].dataset.most);
+    if (file.size > most) {
+      this.configStatus.textContent =
+        `${file.name} has ${file.size.toLocaleString("en")} bytes, so it is no config.json. ` +
+        `At most ${most.toLocaleString("en")} are read.`;
+      return;
+    }
+    this.set({ [target.dataset.file]: await file.text() });
+    this.configStatus.textContent = `This is ${file.name}.`;
   }
 
   async fetchConfig(name) {
-    const status = this.form.querySelector("[data-config-status]");
     const model = this.form.querySelector("[data-hub]").value.trim();
     if (!REPOSITORY.test(model)) {
-      status.textContent = "Please enter a name such as Qwen/Qwen3-4B.";
+      this.configStatus.textContent = "Please enter a name such as Qwen/Qwen3-4B.";
       return;
     }
-    status.textContent = `Asking the hub for ${model} …`;
+    const request = ++this.requests;
+    this.configStatus.textContent = `Asking the hub for ${model} …`;
+    let config = null;
+    let result = `This is the config.json of ${model}.`;
     try {
       const response = await fetch(`${HUB}/${model}/resolve/main/config.json`);
       if (!response.ok) throw new Error(`the hub answered ${response.status}`);
-      this.set({ [name]: await response.text() });
-      status.textContent = `This is the config.json of ${model}.`;
+      config = await response.text();
+      JSON.parse(config);
     } catch (error) {
-      status.textContent =
+      config = null;
+      result =
         `The config.json of ${model} can't be read (${error.message}). ` +
         "Please download it and choose the file, or paste its text.";
     }
+    // The reader may have asked for another config meanwhile.
+    if (request !== this.requests) return;
+    this.configStatus.textContent = result;
+    if (config !== null) this.set({ [name]: config });
   }
 }
 
-function failed(error) {
-  return `Python can't run in this browser, so only the first answer is shown. (${error.message})`;
-}
+// Runs Python in a worker, which is replaced if an answer makes it fail or takes too long.
+class Python {
+  constructor() {
+    this.waiting = new Map();
+    this.count = 0;
+    this.start();
+  }
 
-// Returns a function that asks Python for the answer of a tool to some texts.
-function startPython() {
-  const worker = new Worker(here("live-worker.mjs"), { type: "module" });
-  const waiting = new Map();
-  let broken = null;
-  const fail = (message) => {
-    broken = new Error(message);
-    for (const { reject } of waiting.values()) reject(broken);
-    waiting.clear();
-  };
-  worker.onmessage = ({ data: { id, html, failure } }) => {
-    if (failure) fail(failure.trim().split("\n").at(-1));
-    else for (const line of document.querySelectorAll(".live-waiting")) line.remove();
-    waiting.get(id)?.resolve(html);
-    waiting.delete(id);
-  };
-  worker.onerror = (event) => fail(event.message || "its files can't be loaded");
-  let count = 0;
-  return (tool, texts) =>
-    new Promise((resolve, reject) => {
-      if (broken) return reject(broken);
-      const id = ++count;
-      waiting.set(id, { resolve, reject });
-      worker.postMessage({ id, tool, texts });
+  start() {
+    this.worker = new Worker(here("live-worker.mjs"), { type: "module" });
+    this.ready = false;
+    this.worker.onmessage = ({ data }) => this.receive(data);
+    this.worker.onerror = (event) => this.fail(event.message || "its files can't be loaded");
+    this.limit(START_LIMIT);
+  }
+
+  // Resolves to the answer of a tool to some texts, as HTML.
+  answer(tool, texts) {
+    return new Promise((resolve, reject) => {
+      if (this.broken) return reject(this.broken);
+      const id = ++this.count;
+      this.waiting.set(id, { resolve, reject });
+      this.worker.postMessage({ id, tool, texts });
+      if (this.ready) this.limit(ANSWER_LIMIT);
     });
+  }
+
+  receive({ id, html, failure, ready }) {
+    if (failure) return this.fail(failure.trim().split("\n").at(-1));
+    clearTimeout(this.timer);
+    if (ready) {
+      this.ready = true;
+      for (const line of document.querySelectorAll(".live-waiting")) line.remove();
+    }
+    this.waiting.get(id)?.resolve(html);
+    this.waiting.delete(id);
+    if (this.waiting.size > 0) this.limit(ANSWER_LIMIT);
+  }
+
+  limit(milliseconds) {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.fail("it took too long"), milliseconds);
+  }
+
+  fail(reason) {
+    clearTimeout(this.timer);
+    this.worker.terminate();
+    const stopped = `Python can't compute an answer to these settings (${reason}). Please change one.`;
+    const broken = `Python can't run in this browser (${reason}), so the first answer stays.`;
+    const error = new Error(this.ready ? stopped : broken);
+    if (this.ready) this.start();
+    else this.broken = error;
+    for (const { reject } of this.waiting.values()) reject(error);
+    this.waiting.clear();
+  }
 }
 
-const ask = startPython();
+const python = new Python();
+const ask = (tool, texts) => python.answer(tool, texts);
 const tools = [...document.querySelectorAll("[data-tool]")].map((section) => new Tool(section, ask));
 const fit = tools.find((tool) => tool.name === "fit");
 
@@ -194,6 +295,7 @@ if (fit) {
   followLink();
   window.addEventListener("hashchange", () => location.hash.includes("=") && followLink());
 }
+window.addEventListener("pageshow", () => tools.forEach((tool) => tool.refresh()));
 
 // After the first visit, the page also works without a network. Browsers allow this only to pages
 // from https or from this machine, and not in every private window.
