@@ -43,8 +43,8 @@ class _Command(click.Command):
         """Run the command.
 
         Raises:
-            CourseError: the command needs a package that is not installed, or a clone of the
-                repository, and the course was installed from a wheel.
+            CourseError: a package that the command needs is not installed; or the course was
+                installed from a wheel, but the command must run in a clone of the repository.
         """
         if self.clone and IS_WHEEL and not (Path.cwd() / "pyproject.toml").is_file():
             raise CourseError(
@@ -767,8 +767,8 @@ def badges(
     repositories. --set and --students write the addresses of the repositories to pyproject.toml.
     Badges of assignments link only to the students' repository, which has no solutions. The command
     also renews the files that are made from CITATION.cff. With --check, the exit status is 1 if a
-    file is out of date. --hub needs a JupyterHub with nbgitpuller, and its link opens the students'
-    repository.
+    file is out of date. --hub prints a link that opens the students' repository on a
+    JupyterHub with the extension nbgitpuller.
     """
     from course_utils.notebooks import course_folder
     from course_utils.publishing import addresses, badges

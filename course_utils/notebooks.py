@@ -45,7 +45,7 @@ def course_folder(start: Path | None = None) -> Path:
 
 
 def _is_course(folder: Path) -> bool:
-    # A folder that `course start` made has no package, and a test's folder has no exercises.
+    # One of both is enough: `course start` makes no package, and some tests make no exercises.
     return (folder / "exercises").is_dir() or (folder / "course_utils").is_dir()
 
 

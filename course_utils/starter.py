@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from course_utils.files import write_atomically
+from course_utils.notebooks import dump, load
 from course_utils.validation import CourseError
 
 # The files that a student needs besides the package, relative to the repository or to
@@ -30,15 +31,15 @@ PATTERNS = (
     "my_assignments/nbgrader_config.py",
 )
 
-# A link to a file of the package, which is not copied. Its text is kept.
-LINK = re.compile(rb"\[([^\]]*)\]\((?:\.\./)+course_utils/[^)]*\)")
+# A link to a file of the package. Such files are not copied, so only the link's text is kept.
+LINK = re.compile(r"\[([^\[\]]*)\]\((?:\.\./)+course_utils/[^)]*\)")
 
 
 def material() -> Path:
     """Return the folder with the course's lectures and exercises.
 
     Raises:
-        CourseError: the installation contains neither lectures nor a clone of the course.
+        CourseError: the installation has no lectures, and is not a clone of the course.
     """
     package = Path(__file__).resolve().parent
     for folder in (package / "material", package.parent):
@@ -59,7 +60,13 @@ def files_of(folder: Path) -> Iterator[str]:
 
 def content(path: Path) -> bytes:
     """Return a file of the course as `start` copies it: without links to files of the package."""
-    return LINK.sub(rb"\1", path.read_bytes())
+    if path.suffix != ".ipynb":
+        return path.read_bytes()
+    notebook = load(path)
+    cells = [cell | {"source": LINK.sub(r"\1", cell["source"])} for cell in notebook["cells"]]
+    if cells == notebook["cells"]:
+        return path.read_bytes()
+    return dump(notebook | {"cells": cells}).encode()
 
 
 def start(target: Path) -> tuple[list[str], list[str]]:

@@ -224,7 +224,9 @@ def test_the_package_is_used_only_if_it_is_published(tmp_path, entry, package):
     assert addresses.read(project(tmp_path, text)).package == package
 
 
-@pytest.mark.parametrize("end", ["", "/", "/hub", "/hub/", "/hub/home"])
+@pytest.mark.parametrize(
+    "end", ["", "/", "/hub", "/hub/", "/hub/home", "/hub/spawn", "/user/me/lab"]
+)
 def test_a_link_for_a_hub_opens_the_first_lecture(end):
     link = addresses.pull_link(f"https://hub.example.org:8000/base{end}", STUDENTS)
     parts = urlsplit(link)

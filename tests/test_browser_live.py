@@ -265,10 +265,11 @@ def test_a_link_to_a_heading_or_with_nonsense_does_no_harm(opened):
     for fragment in ("#about-this-page", "#model=none&rank=x&a=b"):
         live_page = opened(fragment)
         expect(live_page.tool().get_by_label("GPU", exact=True)).to_have_value("T4")
-    live_page = opened("#gradient_checkpointing=true&model=gpt5&batch_size=2")
+    live_page = opened("#gradient_checkpointing=true&model=gpt5&batch_size=2&rank=many")
     expect(live_page.tool().get_by_label("Gradient checkpointing")).to_be_checked()
     expect(live_page.tool().get_by_label("Model", exact=True)).to_have_value("llama-3.1-8b")
     expect(live_page.tool().get_by_label("Texts in a batch")).to_have_value("2")
+    expect(live_page.tool().get_by_label("Rank r")).to_have_value("16")
 
 
 def test_a_heading_in_the_address_stays_and_a_copied_link_has_the_settings(opened):
@@ -281,6 +282,13 @@ def test_a_heading_in_the_address_stays_and_a_copied_link_has_the_settings(opene
         button.click()
     assert live_page.page.evaluate("navigator.clipboard.readText()").endswith("#batch_size=2")
     expect(button).to_have_text("Copy a link to these settings")
+
+
+def test_a_browser_that_refuses_to_change_the_address_is_no_problem(opened):
+    live_page = opened()
+    live_page.page.evaluate("history.replaceState = () => { throw new Error('too often'); }")
+    live_page.change("fit", {"gpu": "H100"})
+    expect(live_page.answer()).to_contain_text("Yes, it fits on an H100.")
 
 
 def test_a_browser_that_can_t_copy_says_so(opened):
@@ -352,6 +360,7 @@ def test_python_starts_again_after_an_answer_that_fails(browser, address, rank, 
     expect(status).to_contain_text(f"Python can't compute an answer to these settings ({reason})")
     field.fill("15")
     expect(live_page.answer()).to_have_text("rank 15")
+    expect(status).to_have_class(re.compile("visually-hidden"))
     live_page.tool("lora").get_by_label("Rank r").fill("7")
     expect(live_page.answer("lora")).to_have_text("rank 7")
     live_page.context.close()

@@ -202,6 +202,7 @@ def test_a_config_of_the_reader_is_read():
         ("  ", "Please paste the config.json"),
         ("{", "The config is not valid JSON: "),
         ("[1]", "The config must be a JSON object, which begins with { and ends with }."),
+        ("[" * fit.MOST_BRACKETS, "The config is not valid JSON: "),
         ("[" * 5_000, "The config has more than 1,000 brackets [ and {."),
         (" " * 100_001, "the text has 100,001 characters, but at most 100,000 are read."),
         ('{"vocab_size": ' + "9" * 5000 + "}", "The config is not valid JSON: "),
@@ -340,6 +341,22 @@ def test_a_method_that_is_not_enough_alone_is_combined_with_smaller_micro_batche
     alone = {k: v for k, v in other.changes.items() if k not in ("batch_size", "accumulation")}
     method = alone.pop("method")
     assert not estimate("llama-3.1-8b", method, batch_size=16, **alone).fits("T4")
+
+
+def test_changes_that_the_model_does_not_support_are_left_out_of_combinations():
+    options = {"attention": "eager", "batch_size": 64}
+    found = memory.alternatives("gemma-3-1b", "full", gpu="T4", **options)
+    (together,) = (each for each in found if each.changes.keys() >= {"batch_size", "optimizer"})
+    assert "attention" not in together.changes
+    assert together.estimate == estimate("gemma-3-1b", **options | together.changes)
+
+
+def test_a_combination_does_not_name_a_change_twice():
+    options = {"compute_dtype": "float32", "gradient_checkpointing": False, "batch_size": 16}
+    found = memory.alternatives("llama-3.1-8b", "lora", gpu="T4", **options)
+    other = alternative(found, "method")
+    assert "QLoRA in float16 on an NF4 base" in other.words
+    assert "a base model in 16 bits" not in other.words
 
 
 def test_a_proposed_model_is_smaller_than_the_chosen_one():

@@ -180,6 +180,71 @@ def test_an_accepted_cell_may_have_the_text_of_the_original(course):
     assert "cell sum: stale" in run("check")[1]
 
 
+def test_code_without_words_is_renewed_and_never_accepted_with_an_old_text(course):
+    translate(course)
+    edit(course, "plain", "total += 2", "")
+    assert "cell plain: has an old text of the lecture: run `course translate" in run("check")[1]
+    status, output = run("accept", "de", "00", "plain")
+    assert status == 1 and "cell plain has an old text of the lecture" in output
+    run("extract", "de", "00")
+    assert run("check")[0] == 0
+
+
+def test_two_cells_with_the_same_id_are_an_error_and_none_is_lost(course):
+    translate(course)
+    path = course / "lectures/de/00_sums.ipynb"
+    content = notebooks.load(path)
+    content["cells"].insert(1, content["cells"][0] | {"source": "Zweiter Teil."})
+    path.write_text(notebooks.dump(content), encoding="utf-8")
+    before = path.read_bytes()
+    for action in ("extract", "check"):
+        status, output = run(action, "de", "00")
+        assert status == 1 and "has two cells with the id opening" in output
+    assert path.read_bytes() == before
+
+
+def test_words_beside_a_badge_are_text_except_in_the_first_cell(course):
+    badge = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+    badge += "(https://a.test)"
+    write(course / "lectures/00_sums.ipynb", CELLS | {"links": ("markdown", f"{badge}\nBelow")})
+    translate(course)
+    edit(course, "links", f"{badge}\nUnten")
+    run("extract", "de", "00")
+    assert run("check")[0] == 0
+    assert "Unten" in (course / "lectures/de/00_sums.ipynb").read_text(encoding="utf-8")
+
+
+def test_another_order_of_the_cells_is_found_and_mended(course):
+    translate(course)
+    path = course / "lectures/de/00_sums.ipynb"
+    content = notebooks.load(path)
+    content["cells"].reverse()
+    path.write_text(notebooks.dump(content), encoding="utf-8")
+    assert "the cells are in another order" in run("check")[1]
+    run("extract", "de", "00")
+    assert run("check")[0] == 0
+
+
+def test_copies_without_hashes_get_them_and_translations_without_hashes_stay(course):
+    translate(course)
+    path = course / "lectures/de/00_sums.ipynb"
+    content = notebooks.load(path)
+    for cell in content["cells"]:
+        cell["metadata"] = {"qlora_course": "none"} if cell["id"] == "opening" else {}
+    path.write_text(notebooks.dump(content), encoding="utf-8")
+    states = run("extract", "de", "00")[1]
+    assert "plain                    translated" in states and states.count("not translated") == 2
+    run("accept", "de", "00", "opening", "sum")
+    assert run("check")[0] == 0
+    assert "die Summe" in path.read_text(encoding="utf-8")
+
+
+def test_commands_of_ipython_are_no_problem(course):
+    write(course / "lectures/00_sums.ipynb", CELLS | {"more": ("code", "!pip --version\n%pwd")})
+    translate(course)
+    assert run("check")[0] == 0
+
+
 def test_check_can_be_limited_and_ignores_checkpoints(course):
     translate(course)
     write(course / "lectures/.ipynb_checkpoints/00_sums-checkpoint.ipynb", CELLS)
@@ -199,7 +264,8 @@ def test_a_cell_without_a_name_is_one_clear_error(course, action, lost):
     del content["cells"][1][lost]
     path.write_text(json.dumps(content), encoding="utf-8")
     status, output = run(action, "de", "00", *(["sum"] if action == "accept" else []))
-    assert status == 1 and output.count("\n") == 1 and "cell 2 has no id or no metadata" in output
+    assert status == 1 and output.count("\n") == 1
+    assert "cell 2 has no id, type or metadata" in output
 
 
 @pytest.mark.parametrize(

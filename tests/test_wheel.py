@@ -1,6 +1,7 @@
 """Build the wheel and the source distribution, and begin the course from nothing but the wheel."""
 
 import errno
+import json
 import os
 import re
 import subprocess
@@ -71,9 +72,33 @@ def test_links_of_the_copied_files_have_targets(tmp_path):
 
 
 def test_only_links_to_the_package_are_left_out(tmp_path):
-    path = tmp_path / "lecture.ipynb"
-    path.write_text("[code](../course_utils/a.py), [a](../docs/a.md), [b](../../course_utils/b)")
-    assert starter.content(path) == b"code, [a](../docs/a.md), b"
+    notebook = notebooks.load(ROOT / "lectures" / "00_setup.ipynb")
+    for source, wanted in (
+        (
+            "[x] [`code`](../course_utils/a.py#b), [a](../docs/a.md)",
+            "[x] `code`, [a](../docs/a.md)",
+        ),
+        ("[b](../../course_utils/b)", "b"),
+    ):
+        notebook["cells"][0]["source"] = source
+        path = tmp_path / "lecture.ipynb"
+        path.write_text(notebooks.dump(notebook), encoding="utf-8")
+        changed = json.loads(starter.content(path))
+        assert "".join(changed["cells"][0].pop("source")) == wanted
+        original = json.loads(path.read_bytes())
+        del original["cells"][0]["source"]
+        assert changed == original
+
+
+def test_the_copied_notebooks_differ_only_in_links(tmp_path):
+    start(tmp_path)
+    for path in tmp_path.rglob("*.ipynb"):
+        copied = notebooks.load(path)
+        original = notebooks.load(ROOT / path.relative_to(tmp_path))
+        assert copied | {"cells": []} == original | {"cells": []}
+        for new, old in zip(copied["cells"], original["cells"], strict=True):
+            assert new | {"source": ""} == old | {"source": ""}
+            assert new["source"] == old["source"] or "](../course_utils/" in old["source"]
 
 
 def test_start_leaves_no_part_of_a_file_and_can_be_repeated(tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ NAMED_AREA = 0.005
 # If memory runs out to the right of this share of the axis, the text about the failure is to the
 # left of the failed moment.
 RIGHT_PART = 0.6
-# The signs of the phases of a step on the axis of several steps.
+# If a picture shows several steps, these signs mark the phases of each step on the x-axis.
 SIGNS = {"forward": "", "loss": "①", "backward": "②", "update": "③"}
 # Half-transparent paper.
 PALE = to_rgba(PAPER, 0.5)

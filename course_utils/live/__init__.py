@@ -51,7 +51,7 @@ def answer(name: str, texts: str | Mapping[str, str]) -> str:
     Args:
         name: A key of TOOLS.
         texts: The text of each control, as a mapping or as JSON. A missing text stands for the
-            control's first value.
+            control's initial value.
     """
     tool = TOOLS[name]
     given = json.loads(texts) if isinstance(texts, str) else texts

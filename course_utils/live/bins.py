@@ -32,7 +32,7 @@ DISTRIBUTIONS = {
     "uniform": "uniform",
     "heavy tails": "heavy tails (Student's t)",
 }
-# So many numbers of a distribution are quantized.
+# The number of random numbers that are drawn from a distribution and quantized.
 SAMPLE_SIZE = 2**13
 # The size of the picture in CSS pixels.
 WIDTH, HEIGHT = 640, 150
@@ -50,7 +50,7 @@ def levels(form: str, bits: int) -> list[float]:
     """Return the levels of a format, ascending in [-1, 1].
 
     Args:
-        form: A key of FORMATS. The keys of FP4 always have 4 bits.
+        form: A key of FORMATS. The two FP4 formats always have 4 bits.
         bits: Number of bits of a code.
     """
     if form in FP4:
@@ -64,7 +64,7 @@ def levels(form: str, bits: int) -> list[float]:
 
 
 def _normal_float(count: int) -> list[float]:
-    """Return the levels of NormalFloat: quantiles of N(0, 1), divided by the largest.
+    """Return the levels of NormalFloat: quantiles of N(0, 1), divided by the largest quantile.
 
     See `quantization.normal_float` for the choice of the quantiles.
     """
@@ -101,8 +101,8 @@ class Result:
 
     Attributes:
         levels: The levels of the format.
-        share: The share of the numbers that have the code of each level.
-        error: The squared error as a share of the squared numbers.
+        share: For each level, the share of the numbers that get its code.
+        error: The sum of the squared errors, divided by the sum of the squared numbers.
     """
 
     levels: Sequence[float]
@@ -200,7 +200,7 @@ def _codes(result: Result) -> str:
 
 
 def _picture(title: str, result: Result) -> str:
-    """Return a chart with a bar for each code, whose height is the share of numbers in its bin."""
+    """Return a chart with a bar for each code. Its height shows the share of numbers in the bin."""
     highest = max(result.share)
     bins = zip(pairwise(result.edges), result.share, strict=True)
     bars = "".join(

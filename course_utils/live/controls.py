@@ -19,8 +19,8 @@ MOST_DIGITS = 12
 class Control:
     """A control of a tool: a menu, a checkbox, or a field for a number or a text.
 
-    A control with options is a menu. Otherwise, the type of its first value determines its kind: a
-    bool makes a checkbox, an int a field for a whole number, and a string a field for text.
+    A control with options is a menu. Otherwise, the type of its initial value determines its kind:
+    a bool makes a checkbox, an int a field for a whole number, and a string a field for text.
 
     Attributes:
         label: The words next to the control.
@@ -28,8 +28,8 @@ class Control:
         options: The values of a menu, each with the words that the menu shows.
         least: The smallest allowed number.
         most: The largest allowed number, or the largest number of characters of a text.
-        only_if: The name of another control, and its values with which this control is used. With
-            other values, this control is hidden. Empty if the control is always used.
+        only_if: The name of another control, and its values for which this control is shown and
+            used. Empty if this control is always used.
         help: A sentence that explains the control; "" if the label is enough.
         more: Whether the control belongs to the settings that are folded at first.
     """
@@ -100,7 +100,7 @@ def values_of(controls: Mapping[str, Control], texts: Mapping[str, str]) -> dict
     """
     values: dict[str, Any] = {}
     for name, control in controls.items():
-        # The control that decides whether this one is used precedes it in the mapping.
+        # The control that `only_if` names comes earlier in `controls`, so its value is known.
         used = not control.only_if or values[control.only_if[0]] in control.only_if[1]
         values[name] = control.read(texts[name]) if used and name in texts else control.value
     return values

@@ -40,7 +40,7 @@ from course_utils.memory import (
 from course_utils.palette import colours
 from course_utils.units import format_bytes
 
-# The entry of the menu of models for a config that the reader enters.
+# The key of the entry "your own config.json" in the menu of models.
 OWN = "config"
 ADAPTERS = ("lora", "qlora")
 TARGETS = {
@@ -60,7 +60,7 @@ REPAIRS: tuple[dict[str, Any], ...] = (
     {"recipe": "fp32"},
     {"method": "full"},
 )
-# The recipe of the slides for full fine-tuning, and the one of transformers' Trainer for adapters.
+# Full fine-tuning uses the recipe of the slides. Adapters use the recipe of transformers' Trainer.
 USUAL = {"full": "mixed", "lora": "autocast", "qlora": "autocast"}
 OPTIMIZER_WORDS = {
     "adamw": "AdamW",
@@ -166,7 +166,7 @@ def answer(values: Mapping[str, Any]) -> str:
 def methods(model: str) -> str:
     """Return the memory that each method needs for a model, as bars in HTML.
 
-    All other controls have their first values.
+    All other controls have their initial values.
 
     Args:
         model: The name of a preset.
@@ -220,7 +220,7 @@ def _model(values: Mapping[str, Any]) -> ModelShape:
         raise ValueError(f"The config has more than {MOST_BRACKETS:,} brackets [ and {{.")
     try:
         config = json.loads(written)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"The config is not valid JSON: {error}.") from None
     if not isinstance(config, dict):
         raise ValueError("The config must be a JSON object, which begins with { and ends with }.")
@@ -233,7 +233,7 @@ def _model(values: Mapping[str, Any]) -> ModelShape:
 
 
 def _repairs(values: Mapping[str, Any], model: ModelShape) -> str:
-    """Return a list of changes, with which the calculator supports the settings, as HTML."""
+    """Return single changes that make the settings ones that the calculator supports, as HTML."""
     longest = model.longest(values["attention"]) if model.known else None
     shorter = [{"sequence_length": longest}] if longest else []
     items = []
@@ -312,9 +312,10 @@ def _allowed(other: Alternative) -> bool:
 
 
 def _complete(other: Alternative) -> dict[str, Any]:
-    """Return the changes of an alternative, with the values of fields that another method shows.
+    """Return the changes of an alternative, and the values of fields that were hidden until now.
 
-    These fields were hidden, and may have other values than the estimate of the alternative.
+    The form shows some fields only for some methods. If the alternative has another method, the
+    hidden fields may contain other values than the estimate of the alternative.
     """
     method = other.changes.get("method")
     shown = {
@@ -376,7 +377,7 @@ def _terms(found: Estimate) -> str:
 
 
 def _python(values: Mapping[str, Any], method: str, options: Mapping[str, Any]) -> str:
-    """Return Python code that calls `memory.estimate`, without options at their default value."""
+    """Return Python code that calls `memory.estimate`. Default values of options are left out."""
     defaults = vars(Settings.of(method, {}))
     model = "config.json" if values["model"] == OWN else values["model"]
     chosen = [f"{name}={value!r}" for name, value in options.items() if value != defaults[name]]

@@ -24,8 +24,9 @@ from course_utils.validation import check_number
 
 STATES = {"adamw": "32-bit Adam", "adamw8bit": "8-bit Adam"}
 PAGING = "paged states"
-# The size of the picture in CSS pixels: its width, the heights of the two panels, the gap between
-# them, and the part of the upper panel that is below the highest request.
+# The size of the picture in CSS pixels: its width, the heights of the two panels, and the gap
+# between them. LINE is the share of the upper panel below the limit of the GPU or below the request
+# that failed.
 WIDTH, HEIGHT, LOW, GAP, LINE = 720, 220, 40, 22, 0.88
 PAGES_COLOUR = "#8fd3c0"
 

@@ -16,8 +16,8 @@ from course_utils.memory.search import largest
 from course_utils.memory.settings import OPTIMIZERS, Settings
 from course_utils.memory.shapes import ModelShape
 
-# Smaller values are not proposed, because texts of fewer tokens are too short to train on.
-LEAST = {"sequence_length": 32, "rank": 1}
+# Smaller values are not proposed, because such short texts and such small ranks are rarely useful.
+LEAST = {"sequence_length": 32, "rank": 4}
 SHARDING_WORDS = {"zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3 or FSDP"}
 # The numbers of GPUs that are proposed.
 GPU_COUNTS = (2, 4, 8)
@@ -29,8 +29,8 @@ class Alternative:
 
     Attributes:
         words: What is different, such as "gradient checkpointing".
-        changes: The arguments of `estimate` that are different, with their new values. The key
-            "model" or "method" stands for the argument of this name.
+        changes: The arguments of `estimate` that are different, with their new values. They
+            may include "model" and "method".
         estimate: The estimate for the changed settings.
     """
 
@@ -55,8 +55,8 @@ def alternatives(
     how the step is computed, such as gradient checkpointing. Each of them makes one change. If none
     of them is enough, the next alternative makes all of these changes together. The last
     alternatives are shorter texts, a smaller rank, a method that needs less memory, more GPUs, and
-    a smaller model. If such a change alone is not enough, it is combined with all of the changes
-    that only concern how the step is computed.
+    a smaller model. If all of the first changes together are not enough, and such a change alone is
+    not enough either, they are combined.
 
     Args:
         model: As in `estimate`.
@@ -75,17 +75,23 @@ def alternatives(
     given = {"model": ModelShape.of(model), "method": method, **options}
     found: list[Alternative] = []
 
+    def changed(changes: dict[str, Any]) -> Estimate | None:
+        """Return the new estimate, or None if the model doesn't support the changes."""
+        with suppress(ValueError):
+            return estimate(**given | changes)
+        return None
+
     def propose_first_that_fits(candidates: Iterable[Change]) -> bool:
         for words, changes in candidates:
-            # Some models don't support some settings: Gemma 2 needs eager attention.
-            with suppress(ValueError):
-                changed = estimate(**given | changes)
-                if changed.total <= budget:
-                    found.append(Alternative(words, changes, changed))
-                    return True
+            new = changed(changes)
+            if new and new.total <= budget:
+                found.append(Alternative(words, changes, new))
+                return True
         return False
 
-    small, batches = list(_small_changes(settings)), list(_smaller_batches(settings))
+    # Some models don't support some settings: Gemma 2 needs eager attention.
+    small = [change for change in _small_changes(settings) if changed(change[1])]
+    batches = list(_smaller_batches(settings))
     for change in small:
         propose_first_that_fits([change])
     propose_first_that_fits(batches)
@@ -99,14 +105,16 @@ def alternatives(
         strict=True,
     ):
         if not propose_first_that_fits(alone) and more:
-            propose_first_that_fits(_together([change, *more]) for change in combined)
+            propose_first_that_fits(
+                _together([change, *_others(more, change)]) for change in combined
+            )
     return found
 
 
 def _larger_changes(
     settings: Settings, given: Mapping[str, Any], gpu: str | int
 ) -> Iterator[Iterable[Change]]:
-    """Yield groups of changes, of which the first that fits is proposed.
+    """Yield groups of changes. From each group, the first change that fits is proposed.
 
     Args:
         settings: The settings that don't fit.
@@ -124,7 +132,7 @@ def _larger_changes(
 
 
 def _small_changes(settings: Settings) -> Iterator[Change]:
-    """Yield the changes that keep the model, the batch, the method and the hardware."""
+    """Yield changes that leave the model, the batch, the method and the hardware as they are."""
     if not settings.gradient_checkpointing:
         yield "gradient checkpointing", {"gradient_checkpointing": True}
     if settings.method == "lora" and settings.compute_dtype == "float32":
@@ -158,6 +166,11 @@ def _smaller_batches(settings: Settings) -> Iterator[Change]:
         yield words, {"batch_size": micro, "accumulation": count}
 
 
+def _others(changes: Iterable[Change], chosen: Change) -> list[Change]:
+    """Return the changes of arguments that the chosen change doesn't set."""
+    return [change for change in changes if not change[1].keys() <= chosen[1].keys()]
+
+
 def _together(changes: Iterable[Change]) -> Change:
     """Combine several changes into one."""
     joined: dict[str, Any] = {}
@@ -183,18 +196,19 @@ def _smaller(
 def _other_methods(settings: Settings) -> Iterator[Change]:
     """Yield the methods that need less memory than the chosen one."""
     usual: dict[str, Any] = {"recipe": "autocast"}
+    in_float16 = ""
     if settings.compute_dtype == "float32":
-        usual["compute_dtype"] = "float16"
+        usual["compute_dtype"], in_float16 = "float16", " in float16"
     if settings.method == "full":
         usual["targets"] = "all-linear"
         yield "LoRA on a 16-bit base", {"method": "lora", **usual}
     if settings.method != "qlora":
         smallest = {"double_quant": True, "upcast": False}
-        yield "QLoRA on an NF4 base", {"method": "qlora", **usual, **smallest}
+        yield f"QLoRA{in_float16} on an NF4 base", {"method": "qlora", **usual, **smallest}
 
 
 def _sharding(settings: Settings) -> Iterator[Change]:
-    """Yield ways to divide more among the chosen GPUs, beginning with what is divided least."""
+    """Yield stronger kinds of sharding for the chosen GPUs, starting with the weakest."""
     names = list(SHARDING_WORDS)
     stronger = names[names.index(settings.sharding) + 1 :] if settings.sharding in names else names
     if settings.gpus > 1 and settings.sharding != "fsdp":

@@ -7,8 +7,9 @@ Colab opens notebooks from GitHub:
     Repository = "https://github.com/OWNER/REPO"     the course: lectures are opened from there
     Students = "https://github.com/OWNER/OTHER"      the course without solutions: assignments
 
-Links use the tag of this release, such as v0.2.0 for version 0.2.0. If the release is also on
-Python's package index, another entry says so, and set-up cells install the course from there:
+Badges and set-up cells use the tag of this release, such as v0.2.0 for version 0.2.0. If the
+release is also on Python's package index, another entry says so, and set-up cells install the
+course from there:
 
     [tool.qlora-course]
     published = true
@@ -37,7 +38,9 @@ KAGGLE_BADGE = f"{KAGGLE}/static/images/open-in-kaggle.svg"
 OWNER, NAME = r"[a-z0-9](?:-?[a-z0-9]){0,38}", r"(?!\.+(?:git)?/?$)[a-z0-9._-]{1,100}?"
 REPOSITORY = re.compile(rf"{GITHUB}/({OWNER})/({NAME})(?:\.git)?/?", re.IGNORECASE)
 HOST = r"\w(?:[\w.-]*\w)?(?::\d{1,5})?"
-HUB = re.compile(rf"(https?://{HOST}(?:/[\w.~%@-]+)*?)(?:/hub(?:/home)?)?/?", re.IGNORECASE)
+PATH = r"(?:/[\w.~%@-]+)*"
+# The pages of a hub are below /hub and /user.
+HUB = re.compile(rf"(https?://{HOST}{PATH}?)(?:/(?:hub|user){PATH})?/?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

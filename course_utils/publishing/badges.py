@@ -58,7 +58,7 @@ def renew(folder: Path, published: Addresses | None = None) -> list[Path]:
 
 
 def outdated(folder: Path) -> list[Path]:
-    """Return the files that don't agree with the addresses in pyproject.toml or CITATION.cff."""
+    """Return the files that don't agree with CITATION.cff or the addresses in pyproject.toml."""
     return list(_changed(_texts(folder, addresses.read(folder))))
 
 

@@ -1,6 +1,6 @@
 """Replace modules in a ZIP archive by their bytecode, which Python loads faster.
 
-compile_python.mjs runs this file in Pyodide, whose bytecode differs from that of other Pythons.
+compile_python.mjs runs this file in Pyodide, because each version of Python has its own bytecode.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-// Lets a browser start Python and the course's tools sooner: compiles the course's modules, and the
-// modules of the standard library that the tools use, to bytecode of this Pyodide. The other modules
-// of the standard library are left out.
+// Compiles the course's modules, and the modules of the standard library that the tools use, to
+// Pyodide's bytecode, so that a browser starts Python and the tools sooner. The other modules of the
+// standard library are left out.
 //
 // Usage: node compile_python.mjs FOLDER, the folder with course.zip and pyodide/
 import { readFileSync, writeFileSync } from "node:fs";

@@ -3,8 +3,8 @@
     docs/*.md: {live} fit ──► `tool`: form and first answer, computed while the site is built
     course_utils/live     ──► `write_python`: course.zip and Pyodide, which runs it in a browser
 
-Pyodide is CPython, compiled to WebAssembly. It comes from the npm package of this name (licence:
-MPL-2.0), and the website contains it, so that the pages need no other server.
+Pyodide is CPython, compiled to WebAssembly. The course takes it from the npm package `pyodide`
+(licence: MPL-2.0). The website contains a copy, so that its pages need no other server.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _condition(found: Control, controls: dict[str, Control]) -> str:
 
 
 def write_python(folder: Path) -> None:
-    """Write course.zip, the modules that the tools need, and Pyodide's files to a folder.
+    """Write course.zip, which has the modules that the tools need, and Pyodide's files to a folder.
 
     The modules are compiled, because Pyodide would otherwise compile them in each browser, which
     takes several seconds. Pyodide is downloaded once and then kept in the course's cache.

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from course_utils.units import MB, format_bytes
 
-# The largest size of a site in bytes, so that it loads over a slow connection.
+# The largest allowed size of a site in bytes. A larger site would load slowly.
 LARGEST_SITE = 30 * MB
 # A pattern that finds the addresses of resources on other servers in the text of a style sheet or
 # page.

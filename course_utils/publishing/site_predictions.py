@@ -17,30 +17,31 @@ from course_utils.guesses import Question, as_html, comparison
 from course_utils.notebooks import METADATA
 from course_utils.validation import CourseError
 
+# The fields of the metadata that `predict` and `reveal` write.
+FIELDS = {
+    "predict": {"key", "question", "choices", "numbers", "unit"},
+    "reveal": {"key", "answer", "truth", "right", "why"},
+}
+
 
 def interactive(notebook: Any, lecture: str) -> None:
     """Turn the predictions in a notebook's outputs into forms that need no kernel.
 
     Args:
         notebook: the executed notebook, which is changed.
-        lecture: the name of the notebook, by which the browser keeps its guesses.
+        lecture: the name of the notebook. The browser keeps the reader's guesses under this name.
 
     Raises:
         CourseError: an earlier version of the course made the outputs.
     """
-    try:
-        _change_outputs(notebook, lecture)
-    except KeyError as error:
-        raise CourseError(
-            f"the last run of {lecture} can't be used, because an earlier version of the course "
-            f"made it: run `course run --only {lecture[:2]}`"
-        ) from error
-
-
-def _change_outputs(notebook: Any, lecture: str) -> None:
     questions: dict[str, Question] = {}
     for output in (each for cell in notebook.cells for each in cell.get("outputs", [])):
         form = output.get("metadata", {}).get(METADATA, {})
+        if any(not FIELDS[kind] <= form[kind].keys() for kind in FIELDS.keys() & form.keys()):
+            raise CourseError(
+                f"the last run of {lecture} can't be used, because an earlier version of the "
+                f"course made it: run `course run --only {lecture[:2]}`"
+            )
         if asked := form.get("predict"):
             question = questions[asked["key"]] = _question(asked)
             output.data["text/html"] = _form(question, lecture)
@@ -75,9 +76,9 @@ def _form(question: Question, lecture: str) -> str:
 
 
 def _comparison(question: Question, answered: Mapping[str, Any], page: str, lecture: str) -> str:
-    """Return an answer as HTML, which opens on a click.
+    """Return the HTML of an answer. A click opens the answer.
 
-    An attribute of its element contains, for each choice, the text for a reader who chooses it.
+    The attribute `data-words` contains the text for each choice that a reader may have made.
     """
     truth = answered["truth"]
     words = {

@@ -3,10 +3,11 @@
     lectures/00_setup.ipynb ── extract ──► lectures/de/00_setup.ipynb ── a person translates
                                                  check: what is missing or stale?
 
-A translation has the same cells as its original, with the same names. `extract` copies the cells,
-and writes two hashes to the metadata of each copy: the hash of the original cell, and that of the
-copy. A cell whose text no longer has the hash of the copy was written by a person, so it is never
-replaced. If the original changes, its hash differs, so the translation of this cell is stale.
+A translation has the same cells as its original, with the same ids. `extract` copies the cells,
+and writes two hashes to the metadata of each copy: the hash of the original cell, and the hash of
+the copy. If the text of a cell no longer has the hash of the copy, a person has changed the cell,
+so `extract` never replaces it. If the original cell changes, it no longer has the recorded hash, so
+the translation of this cell is stale.
 `accept` records the new hash after a person has renewed the cell. In code, only strings and
 comments may differ from the original.
 """
@@ -31,10 +32,13 @@ from course_utils.validation import CourseError
 SOURCE, COPY, DIGITS = "translated_from", "copied_as", 12
 # The set-up cell is generated. `extract` copies it as it is.
 SETUP = "setup"
+# The first cell, which has the badges.
+OPENING = "opening"
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z0-9]{2,8})*")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
 NEW, DONE, STALE = "not translated", "translated", "stale"
+OLD = "has an old text of the lecture: run `course translate extract`"
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Cell:
     Attributes:
         name: the id of the cell.
         hash: the hash of the original cell as it is now.
-        state: NEW, DONE or STALE.
+        state: NEW, DONE, STALE or OLD.
     """
 
     name: str
@@ -53,7 +57,7 @@ class Cell:
 
 
 def translation(folder: Path, language: str, lecture: str) -> tuple[Path, Path]:
-    """Return the paths of a lecture and of its translation, which may not exist.
+    """Return the paths of a lecture and of its translation, even if there is no translation yet.
 
     Args:
         folder: the course folder.
@@ -61,7 +65,7 @@ def translation(folder: Path, language: str, lecture: str) -> tuple[Path, Path]:
         lecture: the number or the name of the lecture.
 
     Raises:
-        CourseError: the code has another form, or there is no such lecture.
+        CourseError: `language` is not the code of a language, or there is no such lecture.
     """
     if not LANGUAGE.fullmatch(language):
         raise CourseError(f"{language!r} is not the code of a language, such as de or pt-br")
@@ -80,10 +84,10 @@ def translations(
         lecture: return only translations of the lecture with this number or name.
 
     Raises:
-        CourseError: there is no translation into `language`, or none of `lecture`.
+        CourseError: there is no such lecture, or it has no such translation.
     """
     paths = sorted(folder.glob("lectures/*/[0-9][0-9]_*.ipynb"))
-    # Other programs write to folders such as .ipynb_checkpoints.
+    # Jupyter writes to folders such as .ipynb_checkpoints.
     paths = [path for path in paths if LANGUAGE.fullmatch(path.parent.name)]
     if language:
         paths = [path for path in paths if path.parent.name == language]
@@ -100,8 +104,8 @@ def extract(original: Path, path: Path) -> list[Cell]:
     """Write or renew a translation, and return its cells.
 
     Missing cells are added in the language of the original, and cells that are not translated yet
-    get the original's new text. Cells that a person has changed stay as they are, even if they are
-    stale.
+    get the original's new text. Cells whose text a person has changed stay as they are, even if
+    they are stale.
 
     Raises:
         CourseError: a file can't be read or written, or a person has written a cell that the
@@ -116,7 +120,7 @@ def extract(original: Path, path: Path) -> list[Cell]:
             "need of their text to other cells, and delete them"
         )
     cells = [_renewed(cell, old.get(name)) for name, cell in sources.items()]
-    metadata = last.get("metadata", {}) | notebook["metadata"]
+    metadata = notebook["metadata"] | last.get("metadata", {})
     write_text(path, dump(notebook | {"cells": cells, "metadata": metadata}))
     return states(original, path)
 
@@ -125,15 +129,19 @@ def _cells(notebook: Mapping[str, Any], path: Path) -> dict[str, dict[str, Any]]
     """Return the cells of a notebook by their ids.
 
     Raises:
-        CourseError: a cell has no id or no metadata.
+        CourseError: a cell has no id, type or metadata, or two cells have the same id.
     """
+    cells: dict[str, dict[str, Any]] = {}
     for number, cell in enumerate(notebook["cells"], 1):
-        if not {"id", "metadata"} <= set(cell):
+        kinds = {"id": str, "cell_type": str, "metadata": dict}
+        if not all(isinstance(cell.get(name), kind) for name, kind in kinds.items()):
             raise CourseError(
-                f"{path}: cell {number} has no id or no metadata, so it can't be compared with the "
-                "lecture. Some programs remove them; use a version from before that"
+                f"{path}: cell {number} has no id, type or metadata, so it can't be compared with "
+                "the lecture: copy them from the cell of the lecture"
             )
-    return {cell["id"]: cell for cell in notebook["cells"]}
+        if cells.setdefault(cell["id"], cell) is not cell:
+            raise CourseError(f"{path} has two cells with the id {cell['id']}: rename or join them")
+    return cells
 
 
 def _by_a_person(cell: Mapping[str, Any]) -> bool:
@@ -144,7 +152,7 @@ def _by_a_person(cell: Mapping[str, Any]) -> bool:
 def _renewed(cell: dict[str, Any], translated: dict[str, Any] | None) -> dict[str, Any]:
     """Return the translated cell, or a copy of the original if there is no translation."""
     new = _copy(cell)
-    if translated and _by_a_person(translated):
+    if translated and _by_a_person(translated) and not _is_unmarked_copy(translated, new):
         return translated
     if cell["id"] != SETUP:
         hashes = {SOURCE: hash_of(cell), COPY: hash_of(new)}
@@ -152,8 +160,13 @@ def _renewed(cell: dict[str, Any], translated: dict[str, Any] | None) -> dict[st
     return new
 
 
+def _is_unmarked_copy(translated: Mapping[str, Any], copied: Mapping[str, Any]) -> bool:
+    """Return whether a cell without recorded hashes has the text of the original."""
+    return not _recorded(translated).get(SOURCE) and hash_of(translated) == hash_of(copied)
+
+
 def _copy(cell: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of a cell for the folder of a translation."""
+    """Return a copy of a cell, whose links work from the folder of the translation."""
     new = copy.deepcopy(cell)
     if new["cell_type"] == "markdown":
         # The translation is one folder deeper.
@@ -167,20 +180,23 @@ def accept(original: Path, path: Path, names: Iterable[str]) -> list[Cell]:
     Args:
         original: the lecture.
         path: its translation.
-        names: the ids of the cells. A text says nothing about whether it is up to date, so each
+        names: the ids of the cells. Nobody can see from a text whether it is up to date, so each
             cell must be named.
 
     Raises:
-        CourseError: a file can't be read or written, or there is no such cell.
+        CourseError: a file can't be read or written, there is no such cell, or a cell still has an
+            old text of the lecture.
     """
     notebook, sources = load(path), _cells(load(original), original)
     cells, names = _cells(notebook, path), list(names)
     if unknown := [name for name in names if name not in cells or name not in sources]:
         raise CourseError(f"{path} and its lecture have no cell {unknown[0]!r} in common")
     for name in names:
-        hashes = cells[name]["metadata"].setdefault(METADATA, {})
-        hashes[SOURCE] = hash_of(sources[name])
-        hashes.pop(COPY, None)
+        if _state(sources[name], cells[name]) == OLD:
+            raise CourseError(f"cell {name} has an old text of the lecture: run `extract` first")
+        recorded = _recorded(cells[name]) | {SOURCE: hash_of(sources[name])}
+        recorded.pop(COPY, None)
+        cells[name]["metadata"][METADATA] = recorded
     write_text(path, dump(notebook))
     return states(original, path)
 
@@ -201,9 +217,12 @@ def _state(cell: Mapping[str, Any], translated: Mapping[str, Any]) -> str:
     recorded = _recorded(translated).get(SOURCE)
     # Code without words for readers needs no translation.
     needless = cell["cell_type"] == "code" and not _words(cell["source"])
-    if not recorded or not (needless or _by_a_person(translated)):
-        return NEW
-    return DONE if recorded == hash_of(cell) else STALE
+    is_current = recorded == hash_of(cell)
+    if recorded and _by_a_person(translated):
+        return DONE if is_current else STALE
+    if recorded and not is_current:
+        return OLD
+    return DONE if recorded and needless else NEW
 
 
 def _words(source: str) -> bool:
@@ -223,6 +242,8 @@ def problems(original: Path, path: Path) -> list[str]:
     sources, cells = _cells(load(original), original), _cells(load(path), path)
     found = [f"cell {name}: is missing" for name in sources if name not in cells]
     found += [f"cell {name}: the lecture has no such cell" for name in cells if name not in sources]
+    if [name for name in cells if name in sources] != [name for name in sources if name in cells]:
+        found.append("the cells are in another order: run `course translate extract`")
     pending = (cell for cell in states(original, path) if cell.state != DONE)
     found += [f"cell {cell.name}: {cell.state}" for cell in pending]
     for name in (name for name in sources if name in cells and name != SETUP):
@@ -246,8 +267,8 @@ def _code_problems(name: str, source: str, translated: str) -> list[str]:
 
 
 def _parsed(source: str) -> ast.Module:
-    # Lines such as %matplotlib are commands of IPython.
-    return ast.parse(re.sub(r"^%", "#", source, flags=re.M))
+    # Lines such as %matplotlib and !pip are commands of IPython.
+    return ast.parse(re.sub(r"^[%!]", "#", source, flags=re.M))
 
 
 def _skeleton(source: str) -> str:
@@ -262,11 +283,16 @@ def _skeleton(source: str) -> str:
 
 
 def hash_of(cell: Mapping[str, Any]) -> str:
-    """Return a hash of a cell's type and text, in hexadecimal digits. Badges are not counted."""
-    text = f"{cell['cell_type']}\n{with_badges(cell['source'], '')}"
+    """Return a hash of a cell's type and text, in hexadecimal digits.
+
+    The badges in a notebook's first cell are not counted.
+    """
+    source = with_badges(cell["source"], "") if cell["id"] == OPENING else cell["source"]
+    text = f"{cell['cell_type']}\n{source}"
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
 def _recorded(cell: Mapping[str, Any]) -> dict[str, str]:
     """Return the hashes in the metadata of a translated cell; empty if there are none."""
-    return cell["metadata"].get(METADATA, {})
+    recorded = cell["metadata"].get(METADATA)
+    return recorded if isinstance(recorded, dict) else {}

@@ -155,11 +155,11 @@ def stage(folder: Path, notebooks: list[Path], work: Path) -> None:
             shutil.copyfile(folder / source, target)
     if any(LIVE in page.read_text(encoding="utf-8") for page in (work / "pages").glob("*.md")):
         live_tools.write_python(work / "extra" / "_static")
-        # A script can only answer requests for files in its own folder and below.
+        # This script answers requests of pages in its own folder and below.
         shutil.copyfile(folder / "docs" / "offline.js", work / "extra" / "offline.js")
 
 
-# The beginning of a tool that computes in the reader's browser, as `docs/conf.py` defines it.
+# A page with a tool contains this text. `docs/conf.py` defines what it means.
 LIVE = "```{live}"
 
 API_PAGE = """\

@@ -1,8 +1,8 @@
-// Runs the course's Python code beside the page, so that the page never freezes.
+// Runs the course's Python code in a worker, so that the page never freezes.
 import { loadPyodide } from "./pyodide/pyodide.mjs";
 
-// A step that fits on no GPU. Its first answer takes longer than later ones, because it reads the
-// configs of all models. So Python computes it once at the start.
+// Settings that don't fit. The first such answer takes longer than later ones, because the search
+// for smaller models reads the configs of all models. So Python computes this answer at the start.
 const LARGE = { batch_size: "64", sequence_length: "8192" };
 
 const fail = (error) => postMessage({ failure: String(error?.message ?? error) });

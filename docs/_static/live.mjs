@@ -1,10 +1,10 @@
-// Makes the answers of a page's tools follow their forms. The course's Python code computes the
-// answers in live-worker.mjs. Without it, the answers that are part of the page stay.
+// Updates the answers of a page's tools when a reader changes their forms. The course's Python code
+// computes the answers in live-worker.mjs. If Python can't run, the page keeps its first answers.
 
 const here = (path) => new URL(path, import.meta.url);
 const HUB = "https://huggingface.co";
-// The milliseconds after which Python counts as unable to start, or to compute an answer. A start
-// includes the download of 13 MB.
+// Time limits in milliseconds. If Python takes longer to start, including the download of 13 MB, or
+// to compute an answer, it has failed.
 const START_LIMIT = 300_000;
 const ANSWER_LIMIT = 15_000;
 // The hub's names of repositories: OWNER/NAME.
@@ -23,7 +23,7 @@ const PYTHON = [
 
 const textOf = (field) => (field.type === "checkbox" ? String(Number(field.checked)) : field.value);
 
-// The text of a field in the page as it was loaded.
+// Returns the text that a field has in the page's HTML.
 function firstTextOf(field) {
   if (field.type === "checkbox") return String(Number(field.defaultChecked));
   const option = [...(field.options ?? [])].find(({ defaultSelected }) => defaultSelected);
@@ -37,7 +37,7 @@ class Tool {
     this.output = section.querySelector(".live-answer");
     this.status = section.querySelector(".live-status");
     this.ask = ask;
-    // The answer in the page belongs to the first texts. A browser may have restored others.
+    // The answer in the page belongs to the first texts, but a browser may have restored others.
     this.first = this.texts(firstTextOf);
     this.asked = this.first;
     this.waiting = false;
@@ -73,20 +73,21 @@ class Tool {
       const text = texts[field.name];
       const menu = field.type === "checkbox" ? ["0", "1"] : [...(field.options ?? [])].map(textOf);
       if (text === undefined || (menu.length > 0 && !menu.includes(text))) continue;
+      if (field.type === "number" && !/^-?\d+$/.test(text)) continue;
       if (field.type === "checkbox") field.checked = text === "1";
       else field.value = text;
     }
     this.update();
   }
 
-  // Follows a change by the reader, after which a config from the hub is no longer wanted.
+  // Updates the answer after a change by the reader, and ignores configs that the hub still sends.
   edited() {
     this.requests += 1;
     if (this.configStatus) this.configStatus.textContent = "";
     this.update();
   }
 
-  // Computes an answer if the fields have changed without an event, as after "back".
+  // Computes an answer if the fields have changed without an event, as when the reader goes back.
   refresh() {
     if (JSON.stringify(this.texts()) !== JSON.stringify(this.asked)) this.update();
   }
@@ -115,7 +116,7 @@ class Tool {
         this.show(await this.ask(this.name, texts));
       } catch (error) {
         clearTimeout(this.announced);
-        // Screen readers read each answer from this place, which is hidden from everybody else.
+        // Usually only screen readers show this element, but everybody must see an error.
         this.status.classList.remove("visually-hidden");
         this.status.textContent = error.message;
       }
@@ -129,7 +130,7 @@ class Tool {
     this.output.innerHTML = html;
     this.status.classList.add("visually-hidden");
     this.output.querySelectorAll("details").forEach((part, n) => (part.open = opened[n] ?? false));
-    // A button that the reader has pressed is gone: the focus must not be lost with it.
+    // The button that the reader has pressed is gone, and the focus must not be lost with it.
     if (focused) this.output.querySelector("button, summary")?.focus();
     this.output.dataset.computed = String(Number(this.output.dataset.computed ?? 0) + 1);
     clearTimeout(this.announced);
@@ -138,14 +139,19 @@ class Tool {
     this.announced = setTimeout(() => (this.status.textContent = words), 700);
   }
 
-  // Puts the settings into the address. An address that leads to a heading stays as it is while all
-  // settings are the first ones.
+  // Puts the settings into the address. While all fields have their first texts, an address that
+  // leads to a heading does not change.
   link() {
     const link = this.address();
-    if (link.hash || location.hash.includes("=")) history.replaceState(null, "", link);
+    if (link.href === location.href || !(link.hash || location.hash.includes("="))) return;
+    try {
+      history.replaceState(null, "", link);
+    } catch {
+      // Browsers refuse many changes within a short time. A copied link has the settings anyway.
+    }
   }
 
-  // The address of the page with the texts of visible fields that differ from the first ones.
+  // Returns the address of the page with the changed texts of visible fields, unless they are long.
   address() {
     const changed = this.fields().filter((field) => {
       const isLong = field.value.length > Number(field.dataset.most ?? Infinity);
@@ -171,17 +177,16 @@ class Tool {
       await navigator.clipboard.writeText(words);
       button.textContent = "Copied";
     } catch {
-      // Browsers allow copying only to pages from https or from this machine.
+      // Browsers let a page copy only if it comes from https or from this machine.
       button.textContent = "This browser doesn't allow the page to copy";
     }
-    clearTimeout(this.copied);
-    this.copied = setTimeout(() => (button.textContent = button.dataset.label), 1500);
+    setTimeout(() => (button.textContent = button.dataset.label), 1500);
   }
 
   async readFile({ target }) {
     const [file] = target.files;
     if (!file) return;
-    // A browser reports a choice only if it differs from the last one, but a file may have changed.
+    // Otherwise the browser would not report it if the reader chooses the same, edited file again.
     target.value = "";
     this.edited();
     const most = Number(this.form.elements[target.dataset.file].dataset.most);
@@ -209,7 +214,7 @@ class Tool {
       const response = await fetch(`${HUB}/${model}/resolve/main/config.json`);
       if (!response.ok) throw new Error(`the hub answered ${response.status}`);
       config = await response.text();
-      JSON.parse(config);
+      if (!config.trimStart().startsWith("{")) throw new Error("it is not JSON");
     } catch (error) {
       config = null;
       result =
@@ -236,22 +241,24 @@ class Python {
     this.ready = false;
     this.worker.onmessage = ({ data }) => this.receive(data);
     this.worker.onerror = (event) => this.fail(event.message || "its files can't be loaded");
+    for (const { question } of this.waiting.values()) this.worker.postMessage(question);
     this.limit(START_LIMIT);
   }
 
-  // Resolves to the answer of a tool to some texts, as HTML.
+  // Returns a promise of a tool's answer to the texts of its form, as HTML.
   answer(tool, texts) {
     return new Promise((resolve, reject) => {
       if (this.broken) return reject(this.broken);
       const id = ++this.count;
-      this.waiting.set(id, { resolve, reject });
-      this.worker.postMessage({ id, tool, texts });
+      const question = { id, tool, texts };
+      this.waiting.set(id, { question, resolve, reject });
+      this.worker.postMessage(question);
       if (this.ready) this.limit(ANSWER_LIMIT);
     });
   }
 
   receive({ id, html, failure, ready }) {
-    if (failure) return this.fail(failure.trim().split("\n").at(-1));
+    if (failure) return this.fail(failure.trim().split("\n").at(-1), id);
     clearTimeout(this.timer);
     if (ready) {
       this.ready = true;
@@ -267,15 +274,19 @@ class Python {
     this.timer = setTimeout(() => this.fail("it took too long"), milliseconds);
   }
 
-  fail(reason) {
+  // Starts Python again if it has worked before. The question that made it fail, which is the oldest
+  // one unless it is known, is not asked again.
+  fail(reason, id = this.waiting.keys().next().value) {
     clearTimeout(this.timer);
     this.worker.terminate();
-    const stopped = `Python can't compute an answer to these settings (${reason}). Please change one.`;
-    const broken = `Python can't run in this browser (${reason}), so the first answer stays.`;
-    const error = new Error(this.ready ? stopped : broken);
-    if (this.ready) this.start();
-    else this.broken = error;
-    for (const { reject } of this.waiting.values()) reject(error);
+    if (this.ready) {
+      const stopped = `Python can't compute an answer to these settings (${reason}). Please change one.`;
+      this.waiting.get(id)?.reject(new Error(stopped));
+      this.waiting.delete(id);
+      return this.start();
+    }
+    this.broken = new Error(`Python can't run in this browser (${reason}), so the answer stays as it is.`);
+    for (const { reject } of this.waiting.values()) reject(this.broken);
     this.waiting.clear();
   }
 }
@@ -286,7 +297,7 @@ const tools = [...document.querySelectorAll("[data-tool]")].map((section) => new
 const fit = tools.find((tool) => tool.name === "fit");
 
 // A link holds the texts of the tool "fit" behind the character #, unless it leads to a heading.
-// Texts that are not in the link are the first ones.
+// Fields that are not in the link get their first texts.
 function followLink() {
   fit.set({ ...fit.first, ...Object.fromEntries(new URLSearchParams(location.hash.slice(1))) });
 }
@@ -297,8 +308,8 @@ if (fit) {
 }
 window.addEventListener("pageshow", () => tools.forEach((tool) => tool.refresh()));
 
-// After the first visit, the page also works without a network. Browsers allow this only to pages
-// from https or from this machine, and not in every private window.
+// After the first visit, the page also works without a network. Browsers allow
+// this only if the page comes from https or from this machine, and not in every private window.
 async function workOffline() {
   await navigator.serviceWorker.register(here("../offline.js"));
   await navigator.serviceWorker.ready;
