@@ -286,7 +286,8 @@ def test_a_heading_in_the_address_stays_and_a_copied_link_has_the_settings(opene
 
 def test_a_browser_that_refuses_to_change_the_address_is_no_problem(opened):
     live_page = opened()
-    live_page.page.evaluate("history.replaceState = () => { throw new Error('too often'); }")
+    script = "() => { history.replaceState = () => { throw new Error('too often'); }; }"
+    live_page.page.evaluate(script)
     live_page.change("fit", {"gpu": "H100"})
     expect(live_page.answer()).to_contain_text("Yes, it fits on an H100.")
 

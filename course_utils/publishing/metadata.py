@@ -36,7 +36,7 @@ def citation_files(folder: Path, published: Addresses) -> dict[Path, str]:
     Only files that exist are returned, so that the students' repository doesn't get new ones.
 
     Raises:
-        CourseError: the file is not YAML, or lacks an entry that is needed.
+        CourseError: CITATION.cff is not YAML, or it lacks an entry that is needed.
     """
     import yaml
 

@@ -46,7 +46,7 @@ class Tool {
       if (!target.matches("[data-hub], [data-file]")) this.edited();
     });
     this.form.addEventListener("submit", (event) => event.preventDefault());
-    // The fields have their first values again only after this event.
+    // The browser resets the fields only after this event.
     this.form.addEventListener("reset", () => setTimeout(() => this.edited()));
     section.addEventListener("click", (event) => this.click(event));
     this.form.querySelector("[data-file]")?.addEventListener("change", (event) => this.readFile(event));
@@ -101,7 +101,8 @@ class Tool {
     }
   }
 
-  // Asks for an answer. While one is being computed, only the newest texts wait for their turn.
+  // Asks for an answer. If the reader changes fields while an answer is being computed, only the
+  // latest texts are asked about next.
   async update() {
     this.showUsed();
     this.changed = true;
@@ -139,8 +140,8 @@ class Tool {
     this.announced = setTimeout(() => (this.status.textContent = words), 700);
   }
 
-  // Puts the settings into the address. While all fields have their first texts, an address that
-  // leads to a heading does not change.
+  // Puts the settings into the address. If all fields have their first texts and the address
+  // ends with a heading, such as #about-this-page, the address stays as it is.
   link() {
     const link = this.address();
     if (link.href === location.href || !(link.hash || location.hash.includes("="))) return;
@@ -177,7 +178,7 @@ class Tool {
       await navigator.clipboard.writeText(words);
       button.textContent = "Copied";
     } catch {
-      // Browsers let a page copy only if it comes from https or from this machine.
+      // Browsers allow this only to pages that were loaded over HTTPS or from this machine.
       button.textContent = "This browser doesn't allow the page to copy";
     }
     setTimeout(() => (button.textContent = button.dataset.label), 1500);
