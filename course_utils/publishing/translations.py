@@ -7,9 +7,8 @@ A translation has the same cells as its original, with the same ids. `extract` c
 and writes two hashes to the metadata of each copy: the hash of the original cell, and the hash of
 the copy. If the text of a cell no longer has the hash of the copy, a person has changed the cell,
 so `extract` never replaces it. If the original cell changes, it no longer has the recorded hash, so
-the translation of this cell is stale.
-`accept` records the new hash after a person has renewed the cell. In code, only strings and
-comments may differ from the original.
+the translation of this cell is stale. `accept` records the new hash after a person has renewed the
+cell. In code, only strings and comments may differ from the original.
 """
 
 from __future__ import annotations
