@@ -1,6 +1,6 @@
 """Tests of translated lectures: what is missing, what is stale, and what may differ."""
 
-import json
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -55,13 +55,23 @@ def run(*arguments):
     return result.exit_code, result.output
 
 
+@contextlib.contextmanager
+def changed(course, language="de"):
+    """Yield the notebook of the translation, or of the lecture if `language` is empty.
+
+    Changes of the notebook are written to its file.
+    """
+    path = course / "lectures" / language / "00_sums.ipynb"
+    content = notebooks.load(path)
+    yield content
+    path.write_text(notebooks.dump(content), encoding="utf-8")
+
+
 def edit(course, name, source, language="de"):
     """Change a cell of the translation, or of the lecture if `language` is empty."""
-    path = course / "lectures" / language / "00_sums.ipynb"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    (cell,) = (cell for cell in content["cells"] if cell["id"] == name)
-    cell["source"] = source
-    path.write_text(notebooks.dump(content), encoding="utf-8")
+    with changed(course, language) as content:
+        (cell,) = (cell for cell in content["cells"] if cell["id"] == name)
+        cell["source"] = source
 
 
 def translate(course):
@@ -131,16 +141,15 @@ def test_a_translated_cell_that_the_lecture_no_longer_has_is_not_lost(course):
 def test_extract_loses_nothing_that_a_person_has_written(course):
     translate(course)
     path = course / "lectures/de/00_sums.ipynb"
-    content = notebooks.load(path)
-    content["metadata"]["authors"] = [{"name": "the translators"}]
-    path.write_text(notebooks.dump(content), encoding="utf-8")
+    with changed(course) as content:
+        content["metadata"]["authors"] = [{"name": "the translators"}]
     before = path.read_bytes()
     for _ in range(2):
         assert run("extract", "de", "00")[0] == 0
         assert path.read_bytes() == before
     own = {"cell_type": "markdown", "id": "own", "metadata": {}, "source": "Ein Hinweis."}
-    content["cells"].append(own)
-    path.write_text(notebooks.dump(content), encoding="utf-8")
+    with changed(course) as content:
+        content["cells"].append(own)
     before = path.read_bytes()
     status, output = run("extract", "de", "00")
     assert status == 1 and "has cells that the lecture doesn't have: own" in output
@@ -157,17 +166,15 @@ def test_a_renamed_cell_of_the_original_does_not_lose_its_translation(course):
 
 def test_a_cell_that_was_only_run_or_tagged_is_not_translated(course):
     run("extract", "de", "00")
-    path = course / "lectures/de/00_sums.ipynb"
-    content = notebooks.load(path)
-    for number, cell in enumerate(content["cells"], 1):
-        cell["metadata"]["editable"] = True
-        if cell["cell_type"] == "code":
-            cell["execution_count"] = number
-    # Badges are not text either.
-    badge = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](x)"
-    title, _, rest = content["cells"][0]["source"].partition("\n\n")
-    content["cells"][0]["source"] = f"{title}\n\n{badge}\n\n{rest}"
-    path.write_text(notebooks.dump(content), encoding="utf-8")
+    with changed(course) as content:
+        for number, cell in enumerate(content["cells"], 1):
+            cell["metadata"]["editable"] = True
+            if cell["cell_type"] == "code":
+                cell["execution_count"] = number
+        # Badges are not text either.
+        badge = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](x)"
+        title, _, rest = content["cells"][0]["source"].partition("\n\n")
+        content["cells"][0]["source"] = f"{title}\n\n{badge}\n\n{rest}"
     assert run("check")[1].count("not translated") == 2
 
 
@@ -193,9 +200,8 @@ def test_code_without_words_is_renewed_and_never_accepted_with_an_old_text(cours
 def test_two_cells_with_the_same_id_are_an_error_and_none_is_lost(course):
     translate(course)
     path = course / "lectures/de/00_sums.ipynb"
-    content = notebooks.load(path)
-    content["cells"].insert(1, content["cells"][0] | {"source": "Zweiter Teil."})
-    path.write_text(notebooks.dump(content), encoding="utf-8")
+    with changed(course) as content:
+        content["cells"].insert(1, content["cells"][0] | {"source": "Zweiter Teil."})
     before = path.read_bytes()
     for action in ("extract", "check"):
         status, output = run(action, "de", "00")
@@ -216,10 +222,8 @@ def test_words_beside_a_badge_are_text_except_in_the_first_cell(course):
 
 def test_another_order_of_the_cells_is_found_and_mended(course):
     translate(course)
-    path = course / "lectures/de/00_sums.ipynb"
-    content = notebooks.load(path)
-    content["cells"].reverse()
-    path.write_text(notebooks.dump(content), encoding="utf-8")
+    with changed(course) as content:
+        content["cells"].reverse()
     assert "the cells are in another order" in run("check")[1]
     run("extract", "de", "00")
     assert run("check")[0] == 0
@@ -227,16 +231,14 @@ def test_another_order_of_the_cells_is_found_and_mended(course):
 
 def test_copies_without_hashes_get_them_and_translations_without_hashes_stay(course):
     translate(course)
-    path = course / "lectures/de/00_sums.ipynb"
-    content = notebooks.load(path)
-    for cell in content["cells"]:
-        cell["metadata"] = {"qlora_course": "none"} if cell["id"] == "opening" else {}
-    path.write_text(notebooks.dump(content), encoding="utf-8")
+    with changed(course) as content:
+        for cell in content["cells"]:
+            cell["metadata"] = {"qlora_course": "none"} if cell["id"] == "opening" else {}
     states = run("extract", "de", "00")[1]
     assert "plain                    translated" in states and states.count("not translated") == 2
     run("accept", "de", "00", "opening", "sum")
     assert run("check")[0] == 0
-    assert "die Summe" in path.read_text(encoding="utf-8")
+    assert "die Summe" in (course / "lectures/de/00_sums.ipynb").read_text(encoding="utf-8")
 
 
 def test_commands_of_ipython_are_no_problem(course):
@@ -259,10 +261,8 @@ def test_check_can_be_limited_and_ignores_checkpoints(course):
 @pytest.mark.parametrize("lost", ["id", "metadata"])
 def test_a_cell_without_a_name_is_one_clear_error(course, action, lost):
     translate(course)
-    path = course / "lectures/de/00_sums.ipynb"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    del content["cells"][1][lost]
-    path.write_text(json.dumps(content), encoding="utf-8")
+    with changed(course) as content:
+        del content["cells"][1][lost]
     status, output = run(action, "de", "00", *(["sum"] if action == "accept" else []))
     assert status == 1 and output.count("\n") == 1
     assert "cell 2 has no id, type or metadata" in output

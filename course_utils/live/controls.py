@@ -50,6 +50,10 @@ class Control:
             return "menu"
         return {bool: "checkbox", int: "number", str: "text"}[type(self.value)]
 
+    def is_used(self, values: Mapping[str, Any]) -> bool:
+        """Return whether the control is used, given the values of the other controls."""
+        return not self.only_if or values[self.only_if[0]] in self.only_if[1]
+
     def read(self, text: str) -> Any:
         """Return the value of the control, converted from its text in a form or a link.
 
@@ -101,6 +105,6 @@ def values_of(controls: Mapping[str, Control], texts: Mapping[str, str]) -> dict
     values: dict[str, Any] = {}
     for name, control in controls.items():
         # The control that `only_if` names comes earlier in `controls`, so its value is known.
-        used = not control.only_if or values[control.only_if[0]] in control.only_if[1]
-        values[name] = control.read(texts[name]) if used and name in texts else control.value
+        is_entered = name in texts and control.is_used(values)
+        values[name] = control.read(texts[name]) if is_entered else control.value
     return values

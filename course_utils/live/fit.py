@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, cast
 
@@ -236,7 +236,7 @@ def _repairs(values: Mapping[str, Any], model: ModelShape) -> str:
     """Return single changes that make the settings ones that the calculator supports, as HTML."""
     longest = model.longest(values["attention"]) if model.known else None
     shorter = [{"sequence_length": longest}] if longest else []
-    items = []
+    buttons = []
     for change in (*shorter, *REPAIRS):
         changed, method, options = arguments({**values, **change})
         with suppress(ValueError):
@@ -244,10 +244,8 @@ def _repairs(values: Mapping[str, Any], model: ModelShape) -> str:
             ((name, value),) = change.items()
             control = CONTROLS[name]
             words = control.options[value] if control.options else f"{value:,}"
-            items.append(f"<li>{_button(f'{control.label}: {words}', change)}</li>")
-    if not items:
-        return ""
-    return f'<h2>What would work instead?</h2><ul class="live-list">{"".join(items)}</ul>'
+            buttons.append(_button(f"{control.label}: {words}", change))
+    return _list("What would work instead?", buttons) if buttons else ""
 
 
 def _verdict(found: Estimate, gpu: str) -> str:
@@ -295,13 +293,12 @@ def _other_settings(found: Estimate, gpu: str, options: Mapping[str, Any]) -> st
     others = [other for other in alternatives(model, method, gpu=gpu, **options) if _allowed(other)]
     if not others:
         return f"<p>The course knows no change with which it fits on {with_article(gpu)}.</p>"
-    listed = "".join(
-        f"<li><span>{format_bytes(other.estimate.total)}</span> "
-        f"{_button(other.words, _complete(other))}</li>"
+    rows = (
+        f"<span>{format_bytes(other.estimate.total)}</span> "
+        + _button(other.words, _complete(other))
         for other in others
     )
-    title = f"What would fit on {with_article(gpu)} instead?"
-    return f'<h2>{title}</h2><ul class="live-list">{listed}</ul>'
+    return _list(f"What would fit on {with_article(gpu)} instead?", rows)
 
 
 def _allowed(other: Alternative) -> bool:
@@ -317,13 +314,13 @@ def _complete(other: Alternative) -> dict[str, Any]:
     The form shows some fields only for some methods. If the alternative has another method, the
     hidden fields may contain other values than the estimate of the alternative.
     """
-    method = other.changes.get("method")
-    shown = {
-        name: getattr(other.estimate.settings, name)
-        for name, control in CONTROLS.items()
-        if control.only_if and control.only_if[0] == "method" and method in control.only_if[1]
-    }
-    return shown | dict(other.changes)
+    changes = dict(other.changes)
+    if "method" not in changes:
+        return changes
+    depends = {name: each for name, each in CONTROLS.items() if each.only_if[:1] == ("method",)}
+    settings = other.estimate.settings
+    shown = {name: getattr(settings, name) for name in depends if depends[name].is_used(changes)}
+    return shown | changes
 
 
 def _room(model: ModelShape, method: str, gpu: str, options: Mapping[str, Any]) -> str:
@@ -332,17 +329,19 @@ def _room(model: ModelShape, method: str, gpu: str, options: Mapping[str, Any]) 
         "sequence_length": "tokens in a text",
         "rank": "as the rank",
     }
-    items = []
+    buttons = []
     for name, words in sizes.items():
         if name in options:
             limit = CONTROLS[name].most
             most = cast(int, largest(name, gpu, model, method, **options))
             up_to = f"{most:,} {words}" if most <= limit else f"more than {limit:,} {words}"
-            items.append(f"<li>{_button(up_to, {name: min(most, limit)})}</li>")
-    return (
-        f"<h2>How much larger could it be on {with_article(gpu)}?</h2>"
-        f'<ul class="live-list">{"".join(items)}</ul>'
-    )
+            buttons.append(_button(up_to, {name: min(most, limit)}))
+    return _list(f"How much larger could it be on {with_article(gpu)}?", buttons)
+
+
+def _list(title: str, rows: Iterable[str]) -> str:
+    items = "".join(f"<li>{row}</li>" for row in rows)
+    return f'<h2>{title}</h2><ul class="live-list">{items}</ul>'
 
 
 def _button(words: str, changes: Mapping[str, Any]) -> str:

@@ -73,6 +73,7 @@ def tool(name: str) -> str:
         tool=name,
         parts=[_controls(found, more=False), _controls(found, more=True)],
         condition=_condition,
+        initial=live.values_of(found.controls, {}),
         answer=live.answer(name, {}),
     )
 

@@ -39,6 +39,9 @@ LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 NEW, DONE, STALE = "not translated", "translated", "stale"
 OLD = "has an old text of the lecture: run `course translate extract`"
 
+# The cells of a notebook by their ids.
+Cells = dict[str, dict[str, Any]]
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -120,17 +123,18 @@ def extract(original: Path, path: Path) -> list[Cell]:
         )
     cells = [_renewed(cell, old.get(name)) for name, cell in sources.items()]
     metadata = notebook["metadata"] | last.get("metadata", {})
-    write_text(path, dump(notebook | {"cells": cells, "metadata": metadata}))
-    return states(original, path)
+    renewed = notebook | {"cells": cells, "metadata": metadata}
+    write_text(path, dump(renewed))
+    return _states(sources, _cells(renewed, path))
 
 
-def _cells(notebook: Mapping[str, Any], path: Path) -> dict[str, dict[str, Any]]:
+def _cells(notebook: Mapping[str, Any], path: Path) -> Cells:
     """Return the cells of a notebook by their ids.
 
     Raises:
         CourseError: a cell has no id, type or metadata, or two cells have the same id.
     """
-    cells: dict[str, dict[str, Any]] = {}
+    cells: Cells = {}
     for number, cell in enumerate(notebook["cells"], 1):
         kinds = {"id": str, "cell_type": str, "metadata": dict}
         if not all(isinstance(cell.get(name), kind) for name, kind in kinds.items()):
@@ -197,15 +201,14 @@ def accept(original: Path, path: Path, names: Iterable[str]) -> list[Cell]:
         recorded.pop(COPY, None)
         cells[name]["metadata"][METADATA] = recorded
     write_text(path, dump(notebook))
-    return states(original, path)
+    return _states(sources, cells)
 
 
-def states(original: Path, path: Path) -> list[Cell]:
+def _states(sources: Cells, translated: Cells) -> list[Cell]:
     """Return the cells that the original and its translation have in common, with their states."""
-    translated = _cells(load(path), path)
     return [
         Cell(name, hash_of(cell), _state(cell, translated[name]))
-        for name, cell in _cells(load(original), original).items()
+        for name, cell in sources.items()
         if name in translated
     ]
 
@@ -243,7 +246,7 @@ def problems(original: Path, path: Path) -> list[str]:
     found += [f"cell {name}: the lecture has no such cell" for name in cells if name not in sources]
     if [name for name in cells if name in sources] != [name for name in sources if name in cells]:
         found.append("the cells are in another order: run `course translate extract`")
-    pending = (cell for cell in states(original, path) if cell.state != DONE)
+    pending = (cell for cell in _states(sources, cells) if cell.state != DONE)
     found += [f"cell {cell.name}: {cell.state}" for cell in pending]
     for name in (name for name in sources if name in cells and name != SETUP):
         if sources[name]["cell_type"] != cells[name]["cell_type"]:

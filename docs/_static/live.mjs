@@ -309,8 +309,8 @@ if (fit) {
 }
 window.addEventListener("pageshow", () => tools.forEach((tool) => tool.refresh()));
 
-// After the first visit, the page also works without a network. Browsers allow
-// this only if the page comes from https or from this machine, and not in every private window.
+// After the first visit, the page also works without a network. Browsers allow this only if the page
+// comes from https or from this machine, and not in every private window.
 async function workOffline() {
   await navigator.serviceWorker.register(here("../offline.js"));
   await navigator.serviceWorker.ready;
