@@ -53,6 +53,9 @@ c.Exchange.root = str(exchange)
 # The folder for fetched assignments; without this setting, they would be put into the root.
 c.Exchange.assignment_dir = str(ROOT / "my_assignments")
 
+# Students can write to the exchange: no link in it is followed. formgrader's button uses this, too.
+c.ExchangeFactory.collect = "course_utils.grading.intake.exchange.SafeCollect"
+
 # --- running a notebook: autograding and the button "Validate" ------------------------------------
 
 # Maximum time of one cell in seconds. nbgrader's default of 30 s is too short to import PyTorch on
@@ -61,19 +64,12 @@ c.Execute.timeout = 60
 # Kernels log only critical errors. Otherwise they would log a warning at each start.
 c.Execute.extra_arguments = ["--IPKernelApp.log_level=CRITICAL"]
 
-# nbgrader runs students' code without a sandbox, in the same process as the tests. The course's
-# preprocessors run students' code in a sandbox and the tests in another process (docs/grading.md).
-# With these settings, `nbgrader autograde` and formgrader grade in the same way as `course grade`.
-c.Autograde.sanitize_preprocessors = [
-    "course_utils.grading.plugins.RepairNotebook",
-    "nbgrader.preprocessors.CheckCellMetadata",
-]
-c.Autograde.autograde_preprocessors = [
-    "course_utils.grading.plugins.ExecuteInSandbox",
-    "course_utils.grading.plugins.SaveGrades",
-    "nbgrader.preprocessors.AssignLatePenalties",
-    "nbgrader.preprocessors.CheckCellMetadata",
-]
+# nbgrader reads and runs students' notebooks in its own process. With this exporter, `nbgrader
+# autograde` and formgrader's button grade in the sandbox, as `course grade` does.
+c.Autograde.exporter_class = "course_utils.grading.plugins.Grade"
+# The exporter applies no preprocessors.
+c.Autograde.sanitize_preprocessors = []
+c.Autograde.autograde_preprocessors = []
 
 # --- notebooks as pages: formgrader and feedback --------------------------------------------------
 
@@ -99,9 +95,10 @@ c.GenerateFeedback.preprocessors = [
     "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor",
 ]
 
-# Only the HTML page is written to feedback/. Without this setting, nbgrader would also copy all
-# other files from autograded/ and follow links. No other command copies files from autograded/.
-c.CourseDirectory.ignore.append(str(ROOT / "autograded" / "*" / "*" / "*"))
+# Only notebooks and pages are written to autograded/ and feedback/. Without this setting, nbgrader
+# would also copy all other files of a submission and follow links.
+for step in ("submitted", "autograded"):
+    c.CourseDirectory.ignore.append(str(ROOT / step / "*" / "*" / "*"))
 
 # Settings files among a student's files are not copied either, because formgrader executes the
 # settings in any folder that the page's address names (/formgrader?path=FOLDER).
@@ -109,19 +106,6 @@ c.CourseDirectory.ignore.extend(["nbgrader_config.*", "jupyter_config.*"])
 
 # --- submissions as files from a learning management system: `nbgrader zip_collect` ---------------
 
-# The parts of a file's name are: the student, the words that the system inserts, the words that
-# mark a copy ("Copy of 03_lora" in Colab), the notebook, and the number that a browser or a second
-# upload adds, such as " (1)", "(1)", "-1" or "-Copy1". If an assignment is graded anonymously,
-# Moodle calls the students "Participant_1", "Participant_2", and so on.
-c.FileNameCollectorPlugin.named_regexp = (
-    r".*[/\\](?P<student_id>Participant_\d+|\w[\w .@'-]*?)_"
-    r"(?:(?:\d{3,}|\d+(?=_assignsubmission)|LATE|assignsubmission|file|Copy|of)_)*"
-    r"(?:[^/\\_]+[ +])?"
-    r"(?P<file_id>\d\d_[a-z][a-z\d_]*?)"
-    r"(?: ?\(\d+\)|-(?:Copy)?\d+)?\.ipynb$"
-)
-# Archives are untrusted. Several files of one student must not stop the collection for the class.
-c.ZipCollectApp.extractor_plugin = "course_utils.grading.intake.archives.SafeExtractor"
-c.ZipCollectApp.collector_plugin = "course_utils.grading.intake.archives.SafeCollector"
-# Refuse a notebook of another assignment with an error message.
-c.ZipCollectApp.strict = True
+# Archives are untrusted: the course unpacks them, and decides whose each file is.
+c.ZipCollectApp.extractor_plugin = "course_utils.grading.intake.archives.Archives"
+c.ZipCollectApp.collector_plugin = "course_utils.grading.intake.archives.ByStudent"

@@ -147,6 +147,14 @@ def test_nobody_is_lost(found):
     ]
 
 
+def test_students_of_one_name_are_told_apart_by_the_number_in_the_files_of_the_lms(found):
+    rows, result = filled(found, "canvas", CANVAS, record("doejane_105"))
+    assert (rows[6][COLUMN], result.students) == ("9.5", ["doejane_105"])
+    text = MOODLE.replace("=Bob Byron", "Ada Lovelace")
+    rows, result = filled(found, "moodle", text, record("Ada Lovelace_102"))
+    assert (rows[1]["Grade"], result.students) == ("9.5", ["Ada Lovelace_102"])
+
+
 def test_two_students_never_share_a_row(found):
     _, result = filled(found, "canvas", CANVAS, record("ada"), record("S1"))
     assert result.students == ["ada"]

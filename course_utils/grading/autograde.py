@@ -26,6 +26,7 @@ from course_utils.grading.assignments import grade_id, is_answer, tests_of, with
 from course_utils.grading.failures import Failures
 from course_utils.grading.intake.choice import choose
 from course_utils.grading.intake.repair import Ungradable
+from course_utils.grading.release import private_paths
 from course_utils.grading.results import records
 from course_utils.grading.results.records import Record
 from course_utils.grading.sandbox.bubblewrap import NoSandbox, SandboxError
@@ -73,6 +74,7 @@ def grading_spec(folder: Path, name: str, limits: Limits) -> GradingSpec:
         names=names,
         withheld=withheld(solution),
         imports=imports,
+        private=private_paths(folder),
         files=other_files,
         limits=limits,
         key=digest(*contents, [hashlib.sha256(data).hexdigest() for data in other_files.values()]),
@@ -137,7 +139,7 @@ def grade(spec: GradingSpec, submission: Submission) -> tuple[Record, Notebook]:
         student=submission.student,
         key=record_key(spec, submission),
         state=records.GRADED,
-        reasons=(*repaired["doubts"], *doubts),
+        reasons=(*submission.doubts, *repaired["doubts"], *doubts),
         repairs=(*submission.notes, *repaired["notes"]),
         incidents=(*session.incidents, *incidents),
         seconds=time.monotonic() - started,
@@ -205,9 +207,9 @@ def run_cells(notebook: Notebook, spec: GradingSpec, session: GradingSession) ->
 
 # --- servers of this process ----------------------------------------------------------------------
 
-# The servers that are starting or running, by the key of their GradingSpec: first the server for
-# students, then the server for tests. The dictionary has at most one entry.
-_servers: dict[str, tuple[Future[Server], Future[Server]]] = {}
+# The servers that are starting or running, by the key of their GradingSpec and the private paths:
+# first the server for students, then the server for tests. The dictionary has at most one entry.
+_servers: dict[tuple[str, tuple[str, ...]], tuple[Future[Server], Future[Server]]] = {}
 _servers_lock = threading.RLock()
 
 
@@ -229,12 +231,13 @@ def start_servers(spec: GradingSpec) -> None:
     only one assignment at a time. The servers of any other assignment are closed first.
     """
     with _servers_lock:
-        if spec.key not in _servers or any(map(_has_ended, _servers[spec.key])):
+        key = (spec.key, spec.private)
+        if key not in _servers or any(map(_has_ended, _servers[key])):
             close_servers()
             start = _starters().submit
-            _servers[spec.key] = (
-                start(Server, spec.imports["student"], spec.withheld),
-                start(Server, spec.imports["test"]),
+            _servers[key] = (
+                start(Server, spec.imports["student"], spec.withheld, spec.private),
+                start(Server, spec.imports["test"], (), spec.private),
             )
 
 
@@ -246,7 +249,7 @@ def servers(spec: GradingSpec) -> Servers:
     """
     with _servers_lock:
         start_servers(spec)
-        student, test = _servers[spec.key]
+        student, test = _servers[spec.key, spec.private]
         try:
             return Servers(student.result(), test.result())
         except SandboxError as error:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
 import subprocess
 from importlib import util
 
+from course_utils.grading import release
 from course_utils.grading.sandbox import limits, seccomp
-from course_utils.grading.sandbox.bubblewrap import INSTALL, SandboxError
+from course_utils.grading.sandbox.bubblewrap import INSTALL, NoSandbox, SandboxError
 from course_utils.grading.sandbox.server import Server
 from course_utils.runtime import Environment, Row, available_memory, usable_cores
+from course_utils.validation import CourseError
 
 # Memory that is planned for each submission while it is graded, including its test process, in
 # bytes (B).
@@ -70,9 +73,14 @@ def _nbgrader() -> Row:
 
 def _sandbox() -> list[Row]:
     """Start a sandbox on this machine, and return table rows that describe what it can do."""
+    private: tuple[str, ...] = ()
+    with contextlib.suppress(CourseError):
+        private = release.private_paths(release.class_folder())
     try:
-        with Server() as server:
+        with Server(private=private) as server:
             fork_error = server.fork_error
+    except NoSandbox as error:
+        return [Row("sandbox", str(error), "fail")]
     except SandboxError as error:
         return [Row("sandbox", str(error), "fail", ALLOW_NAMESPACES)]
     rows = [Row("sandbox", "no access to network, files and processes of this machine")]

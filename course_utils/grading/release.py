@@ -16,6 +16,8 @@ from course_utils.grading.assignments import Assignment, read, sources
 from course_utils.validation import CourseError
 
 SETTINGS = "nbgrader_config.py"
+# The exchange that nbgrader uses if the settings name no other folder.
+NBGRADER_EXCHANGE = "/usr/local/share/nbgrader/exchange"
 INTRODUCTION = """\
 These are the assignments as students get them. Each one has the number of its lecture. Open a
 notebook and write your answers into it. If you are an instructor, do not edit the tasks here:
@@ -109,6 +111,16 @@ def settings(folder: Path) -> Any:
     from traitlets.config import PyFileConfigLoader
 
     return PyFileConfigLoader(SETTINGS, path=str(folder)).load_config()
+
+
+def private_paths(folder: Path) -> tuple[str, ...]:
+    """Return the paths that no submission may read: the course, its exchange, and its data."""
+    config = settings(folder)
+    exchange = config.Exchange.get("root", NBGRADER_EXCHANGE)
+    database = str(config.CourseDirectory.get("db_url", "")).removeprefix("sqlite:///")
+    # A folder of the course, such as submitted/, may be a link to another disk.
+    links = (str(path) for path in folder.iterdir() if path.is_symlink())
+    return (str(folder), exchange, database, *sorted(links))
 
 
 def points_table(assignments: list[Assignment]) -> str:

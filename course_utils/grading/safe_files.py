@@ -30,7 +30,9 @@ def kind(path: Path | str) -> str:
     return KINDS.get(stat.S_IFMT(os.lstat(path).st_mode), "something else")
 
 
-def read_bytes(path: Path | str, max_size: int) -> bytes:
+def read_bytes(
+    path: Path | str, max_size: int, *, folder: int | None = None, owner: int | None = None
+) -> bytes:
     """Return the content of a regular file that is not too large.
 
     Links are not followed, and opening a FIFO doesn't wait for a writer.
@@ -38,13 +40,16 @@ def read_bytes(path: Path | str, max_size: int) -> bytes:
     Args:
         path: The path of the file.
         max_size: The maximum size of the file, in bytes (B).
+        folder: The descriptor of the folder to which the path is relative; default: none.
+        owner: The number of the user to whom the file must belong; default: any user.
 
     Raises:
-        OSError: The file is larger than `max_size`, is not a regular file, or can't be read;
-            `strerror` says why.
+        OSError: The file is larger than `max_size`, is not a regular file, belongs to another user,
+            or can't be read; `strerror` says why.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(path, flags, dir_fd=folder)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise OSError(errno.ELOOP, "it is a link", os.fspath(path)) from None
@@ -53,6 +58,8 @@ def read_bytes(path: Path | str, max_size: int) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
+        if owner not in (None, status.st_uid):
+            raise OSError(errno.EPERM, "it belongs to another account", os.fspath(path))
         if status.st_size > max_size:
             size = f"it is too large ({format_bytes(status.st_size, digits=0)})"
             raise OSError(errno.EFBIG, size, os.fspath(path))

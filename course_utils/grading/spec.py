@@ -59,6 +59,7 @@ class GradingSpec:
         tests: The full source of each test cell, including hidden tests, by grade id.
         withheld: The modules of the course that a student process can't import.
         imports: The import statements that the warm servers run, by role: "student" or "test".
+        private: The files and folders of the class, which are hidden in the sandbox.
         key: A hash that changes if the release, a test, a file, a withheld module, a limit or the
             course's version changes.
     """
@@ -71,6 +72,7 @@ class GradingSpec:
     tests: dict[str, str] = field(default_factory=dict)
     withheld: tuple[str, ...] = ()
     imports: dict[str, str] = field(default_factory=dict)
+    private: tuple[str, ...] = ()
     key: str = ""
 
 
@@ -84,6 +86,7 @@ class Submission:
         files: The other files that the student handed in.
         exchange: The texts of the files that nbgrader's exchange has added, by file name.
         notes: Messages about the files, such as a file that was left out; one line each.
+        doubts: What was left out when the files were collected; one line each.
         problem: Why no notebook could be read; "" if a notebook was read.
         seed: The seed on which the inputs of the hidden tests depend (`grading.seeds`).
         path: The notebook's file name.
@@ -94,6 +97,7 @@ class Submission:
     files: Files = field(default_factory=dict)
     exchange: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     problem: str = ""
     seed: int = 0
     path: str = ""
@@ -113,7 +117,8 @@ class Submission:
     @property
     def key(self) -> str:
         """Return a hash that changes if anything that was handed in changes."""
-        return digest(self.student, self.attempt, self.exchange, self.notes, self.problem)
+        texts = (self.exchange, self.notes, *self.doubts, self.problem)
+        return digest(self.student, self.attempt, *texts)
 
 
 def is_notebook(path: str) -> bool:

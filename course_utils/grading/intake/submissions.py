@@ -17,8 +17,14 @@ MAX_FILES, MAX_DEPTH, MAX_NOTES = 1_000, 20, 20
 MAX_NAME = 128
 # The file with the time at which the submission was handed in.
 TIMESTAMP = "timestamp.txt"
+# The file with a secret by which only its student finds the feedback.
+SECRET = "submission_secret.txt"
 # Files of nbgrader's exchange, which are not copied into the sandbox.
-EXCHANGE = (TIMESTAMP, "submission_secret.txt")
+EXCHANGE = (TIMESTAMP, SECRET)
+# The file in which the collection notes what it left out; each line is a reason for a person.
+LEFT_OUT = "left-out.txt"
+# In submitted/, the folder with notes on files that belong to no student.
+NOBODY = "(no student)"
 # Maximum number of characters of an exchange file; further characters are dropped.
 MAX_EXCHANGE = 1_000
 # Maximum length of an exception's message, in characters.
@@ -66,7 +72,7 @@ def _folder_problem(folder: Path) -> str:
 def _read_folder(folder: Path, name: str) -> Submission:
     """Read the notebook of a folder, whatever its file name, and the folder's other files."""
     student, expected = folder.parent.name, f"{name}.ipynb"
-    paths, notes = _list_files(folder, {expected, *EXCHANGE})
+    paths, notes = _list_files(folder, {expected, *EXCHANGE, LEFT_OUT})
     likely = _notebook(folder, paths, name)
     files: dict[str, bytes] = {}
     free = MAX_SIZE
@@ -79,16 +85,19 @@ def _read_folder(folder: Path, name: str) -> Submission:
         else:
             free -= 0 if path == likely else len(files[path])
     notebook = files.pop(likely, None)
-    if notebook is None:
-        others = ", ".join(map(repr, sorted(files)[:5])) or "nothing"
-        problem = "; ".join([f"there is no {expected}: {others} was handed in", *notes[:3]])
-        return Submission(student, None, problem=problem)
-    if likely != expected:
-        notes.append(f"the notebook's file name was {likely!r}")
     exchange = {
         n: files.pop(n)[:MAX_EXCHANGE].decode("utf-8", "replace") for n in EXCHANGE if n in files
     }
-    return Submission(student, notebook, files, exchange, tuple(notes[:MAX_NOTES]), path=likely)
+    doubts = files.pop(LEFT_OUT, b"").decode("utf-8", "replace").splitlines()[:MAX_NOTES]
+    if notebook is None:
+        others = ", ".join(map(repr, sorted(files)[:5])) or "nothing"
+        problems = [f"there is no {expected}: {others} was handed in", *doubts, *notes[:3]]
+        problem = "; ".join(doubts if student == NOBODY else problems)
+        return Submission(student, None, exchange=exchange, problem=problem)
+    if likely != expected:
+        notes.append(f"the notebook's file name was {likely!r}")
+    kept = tuple(notes[:MAX_NOTES])
+    return Submission(student, notebook, files, exchange, kept, tuple(doubts), path=likely)
 
 
 def _list_files(folder: Path, first: set[str]) -> tuple[list[str], list[str]]:
@@ -173,15 +182,16 @@ def in_gradebook(submitted: Path, student: str) -> bool:
     """Return whether the gradebook should contain a student.
 
     The gradebook should contain every student who has a folder and whose name the gradebook can
-    store. If there is a file in place of a student's folder, only a record is written, which
-    reports the file. The file's name is not added to the gradebook, because nbgrader would treat it
-    as a student forever.
+    store. If there is a file in place of a student's folder, or if it is the folder `NOBODY`, only
+    a record is written, which reports what was found. The name is not added to the gradebook,
+    because nbgrader would treat it as a student forever.
 
     Args:
         submitted: The folder of all students.
         student: A name in this folder.
     """
-    return not _name_problem(student) and os.path.isdir(submitted / student)
+    is_student = student != NOBODY and not _name_problem(student)
+    return is_student and os.path.isdir(submitted / student)
 
 
 def describe(error: BaseException, folder: Path) -> str:

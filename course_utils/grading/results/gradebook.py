@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import re
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
@@ -25,7 +24,7 @@ import nbformat
 from nbgrader.api import Assignment, Gradebook, InvalidEntry, MissingEntry
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import AssignLatePenalties
-from nbgrader.utils import compute_checksum, determine_grade, parse_utc
+from nbgrader.utils import compute_checksum, determine_grade
 from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -40,6 +39,7 @@ from course_utils.grading.assignments import (
     is_graded,
     tests_of,
 )
+from course_utils.grading.intake.exchange import parse_time
 from course_utils.grading.intake.submissions import TIMESTAMP, describe, in_gradebook
 from course_utils.grading.results import records
 from course_utils.grading.results.records import PERSON, UNGRADABLE, Record, by_hand
@@ -49,9 +49,6 @@ from course_utils.validation import CourseError
 
 # Points by grade id. None means that a person still has to give the points.
 Points = dict[str, float | None]
-
-# A time zone: a name such as UTC or Europe/Rome, or an offset in seconds such as +3600.
-ZONE = re.compile(r"[A-Za-z][\w+-]*(/[\w+-]+)*|[+-]?\d+", re.ASCII)
 
 # Number of characters that are stored of a failed check's message.
 MAX_MESSAGE = 4_000
@@ -199,7 +196,7 @@ class Book:
 
     def _register(self, student: str, submission: Submission) -> Any:
         """Add a submission and its student to the gradebook; return the timestamp or None."""
-        timestamp = _timestamp(submission.exchange.get(TIMESTAMP, ""))
+        timestamp = parse_time(submission.exchange.get(TIMESTAMP, ""))
         # SQLAlchemy warns about objects that nbgrader will add to the session later.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Object of type <")
@@ -295,7 +292,7 @@ class Book:
         files.write_atomically(folder / f"{self.name}.ipynb", notebook, 0o444, alone=True)
         for name, text in exchange.items():
             # An invalid timestamp would stop nbgrader for the whole class.
-            if name != TIMESTAMP or _timestamp(text):
+            if name != TIMESTAMP or parse_time(text):
                 files.write_atomically(folder / name, text.encode(), alone=True)
 
 
@@ -361,22 +358,6 @@ def score(grade: Any) -> float | None:
         return None
     points = grade.auto_score if grade.manual_score is None else grade.manual_score
     return points + (grade.extra_credit or 0)
-
-
-def _timestamp(text: str) -> Any:
-    """Return a submission's timestamp as nbgrader expects it; None if the text isn't valid.
-
-    A student may have written the text. dateutil accepts a path as the name of a time zone and
-    would open the file at this path. For that reason only names and offsets are allowed.
-    """
-    date, _, zone = text.strip().rpartition(" ")
-    if date.count(" ") == 1 and not ZONE.fullmatch(zone):
-        return None
-    try:
-        return parse_utc(text.strip()) if text.strip() else None
-    # dateutil raises more kinds of exceptions than its documentation lists.
-    except Exception:
-        return None
 
 
 def _messages(notebook: Notebook) -> dict[str, str]:

@@ -47,6 +47,8 @@ SOURCE = {
     "canvas": "in Canvas, choose Grades, Export, Export Entire Gradebook",
     "moodle": "switch Moodle to English, and choose Download grading worksheet in the assignment",
 }
+# The LMS's number of a person: "123", or "Participant 123".
+NUMBER = re.compile(r"(?:Participant )?(\d+)")
 # Canvas adds the number of the assignment to the name of its column.
 CANVAS_ASSIGNMENT = re.compile(r".+ \(\d+\)")
 POSSIBLE = "Points Possible"
@@ -304,6 +306,9 @@ class _Rows:
         self._names = [header.index(name) for name in names]
         for row in people:
             texts = {row[place].strip() for place in places} | {self.name(row)}
+            # The collection adds the LMS's number to names that several students have.
+            numbers = [*filter(None, map(NUMBER.fullmatch, texts))]
+            texts |= {f"{self.name(row)}_{number[1]}" for number in numbers}
             texts |= {text.partition("@")[0] for text in texts if "@" in text}
             for rows, keys in (self._exact, texts), (self._simple, set(map(_simple, texts))):
                 for key in keys - {""}:

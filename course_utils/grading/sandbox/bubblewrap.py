@@ -72,7 +72,7 @@ class Policy:
         drop_capabilities: Whether the program has no capabilities, even if root starts it.
         read_only: The files and folders that the program can read but not change.
         hidden: Folders that appear empty to the program, although the program can read the folders
-            that contain them.
+            that contain them. What is mounted inside a hidden folder stays readable.
         own_proc: Whether /proc describes the program's PID namespace rather than the PID namespace
             of the process that started the program.
         read_only_devices: Whether the program can't add files to /dev.
@@ -113,8 +113,7 @@ class Policy:
             *_option(self.user, "--uid", self.user, "--gid", self.user),
             *_option(self.hostname, "--hostname", self.hostname),
             *_option(self.drop_capabilities, "--cap-drop", "ALL"),
-            *_mount_options(self.read_only),
-            *(word for path in self.hidden for word in ("--tmpfs", path)),
+            *_mount_options(self.read_only, self.hidden),
             *(("--proc", "/proc") if self.own_proc else ("--bind", "/proc", "/proc")),
             *("--dev", "/dev"),
             *_option(self.read_only_devices, "--remount-ro", "/dev"),
@@ -127,12 +126,20 @@ class Policy:
         ]
 
 
-def sandbox_policy(package: Path) -> Policy:
+def sandbox_policy(package: Path, private: Iterable[str] = ()) -> Policy:
     """Return the guarantees of a sandbox, which are the same for root and for other users.
 
     Args:
         package: The copy of course_utils that is mounted in the sandbox.
+        private: The files and folders that no program in the sandbox may read, wherever they are.
+
+    Raises:
+        SandboxError: A private folder can't be hidden, or Python can't be mounted.
     """
+    mounts = tuple(_readable_mounts(package))
+    hidden = tuple(_hidden(private, mounts))
+    folders = tuple(_path_in_sandbox(path) for path in hidden if os.path.isdir(path))
+    files = tuple(Mount("/dev/null", path) for path in hidden if not os.path.isdir(path))
     return Policy(
         unshare=("all",),
         die_with_parent=True,
@@ -140,8 +147,8 @@ def sandbox_policy(package: Path) -> Policy:
         user=ID,
         hostname="sandbox",
         drop_capabilities=True,
-        read_only=tuple(_readable_mounts(package)),
-        hidden=_other_copies(),
+        read_only=(*mounts, *files),
+        hidden=(*_other_copies(), *folders),
         own_proc=True,
         read_only_devices=True,
         tmpfs=("/tmp",),
@@ -151,7 +158,7 @@ def sandbox_policy(package: Path) -> Policy:
     )
 
 
-def command(package: Path) -> list[str]:
+def command(package: Path, private: Iterable[str] = ()) -> list[str]:
     """Return the command that starts a sandbox, to which the program to run must be added.
 
     If root grades, the command starts bubblewrap twice. The first bubblewrap runs as root and
@@ -160,13 +167,15 @@ def command(package: Path) -> list[str]:
 
     Args:
         package: The copy of course_utils that is mounted in the sandbox.
+        private: The files and folders that no program in the sandbox may read.
 
     Raises:
-        SandboxError: Bubblewrap is missing, or Python is in a folder that can't be mounted.
+        SandboxError: Bubblewrap is missing, Python is in a folder that can't be mounted, or a
+            private folder can't be hidden.
     """
     if not shutil.which("bwrap"):
         raise SandboxError(f"there is no bubblewrap: {INSTALL}")
-    sandbox = sandbox_policy(package)
+    sandbox = sandbox_policy(package, private)
     if os.geteuid() != 0:
         return sandbox.argv()
     files = Policy(
@@ -232,7 +241,7 @@ def _readable_mounts(package: Path) -> Iterator[Mount]:
     """
     python = {os.path.realpath(path) for path in (sys.base_prefix, sys.prefix)}
     system = (path for path in (*SYSTEM, *SYSTEM_FILES) if os.path.exists(path))
-    for path in (*system, *sorted(p for p in python if not p.startswith("/usr/"))):
+    for path in (*system, *sorted(python.difference(SYSTEM))):
         yield Mount(path, _path_in_sandbox(path))
     yield Mount(str(package), f"{COURSE}/course_utils")
 
@@ -269,19 +278,42 @@ def _other_copies() -> tuple[str, ...]:
     return (_path_in_sandbox(str(package)),) if inside else ()
 
 
-def _mount_options(mounts: Iterable[Mount]) -> Iterator[str]:
-    """Yield the options that mount files and folders read-only.
+def _hidden(private: Iterable[str], mounts: Iterable[Mount]) -> Iterator[str]:
+    """Yield the private paths that would be readable because they are inside a mounted folder.
+
+    Raises:
+        NoSandbox: A private folder can't be hidden, because a sandbox needs what it contains.
+    """
+    python = {os.path.realpath(path) for path in (sys.base_prefix, sys.prefix)}
+    for path in sorted({os.path.realpath(each) for each in private if os.path.exists(each)}):
+        needed = [each for each, _ in mounts if Path(each).is_relative_to(path)]
+        if path in python or not set(needed).isdisjoint((*SYSTEM, *SYSTEM_FILES)):
+            raise NoSandbox(
+                f"{path} must be hidden from submissions, but it also contains {needed[0]}, which "
+                "they need: move the course, its exchange or Python's environment to another folder"
+            )
+        if any(Path(path).is_relative_to(each) for each, _ in mounts):
+            yield path
+
+
+def _mount_options(mounts: Iterable[Mount], hidden: Iterable[str]) -> Iterator[str]:
+    """Yield the options that mount files and folders read-only, and hide folders.
 
     A link becomes a link in the sandbox. For example, /bin and /lib are links into /usr on most
-    systems.
+    systems. An outer folder comes before what it contains, which it would cover otherwise.
     """
     created: set[str] = set()
-    for source, target in mounts:
+    places = [*mounts, *(Mount("", path) for path in hidden)]
+    for source, target in sorted(places, key=lambda mount: mount.target.count("/")):
         yield from _parent_options(target, created)
-        if os.path.islink(source):
+        if not source:
+            yield from ("--tmpfs", target)
+        elif os.path.islink(source):
             yield from ("--symlink", os.readlink(source), target)
         else:
             yield from ("--ro-bind", source, target)
+    for path in hidden:
+        yield from ("--remount-ro", path)
 
 
 def _parent_options(path: str, created: set[str]) -> Iterator[str]:

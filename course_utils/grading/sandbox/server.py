@@ -42,6 +42,7 @@ class Server:
         imports: Import statements, one per line, that the server runs once for all of its
             processes.
         withheld: The modules of the course that can't be imported in the sandbox.
+        private: The files and folders of this machine that are hidden in the sandbox.
         warm: Whether the server forks processes. If not, each process gets a separate sandbox,
             which needs seconds to start.
 
@@ -53,12 +54,18 @@ class Server:
         SandboxError: The sandbox can't be started.
     """
 
-    def __init__(self, imports: str = "", withheld: tuple[str, ...] = (), warm: bool = True):
-        self._imports = imports
+    def __init__(
+        self,
+        imports: str = "",
+        withheld: tuple[str, ...] = (),
+        private: tuple[str, ...] = (),
+        warm: bool = True,
+    ):
+        self._imports, self._private = imports, private
         self._folder = tempfile.TemporaryDirectory(prefix="grading-")
         os.chmod(self._folder.name, 0o711)
         self._package = copy_package(Path(self._folder.name), withheld)
-        self._bubblewrap: BubblewrapProcess | None = BubblewrapProcess(imports, self._package)
+        self._bubblewrap: BubblewrapProcess | None = self._new_process()
         self.fork_error = self._bubblewrap.fork_error
         self.warm = warm and not self.fork_error
 
@@ -73,8 +80,11 @@ class Server:
         if self.warm and self._bubblewrap:
             return SandboxProcess(self._bubblewrap, role, allowed, core)
         process, self._bubblewrap = self._bubblewrap, None
-        process = process or BubblewrapProcess(self._imports, self._package)
+        process = process or self._new_process()
         return SandboxProcess(process, role, allowed, core, forked=False)
+
+    def _new_process(self) -> BubblewrapProcess:
+        return BubblewrapProcess(self._imports, self._package, self._private)
 
     @property
     def alive(self) -> bool:
@@ -100,12 +110,13 @@ class BubblewrapProcess:
     Args:
         imports: Import statements, one per line.
         package: The copy of course_utils for the sandbox.
+        private: The files and folders that are hidden in the sandbox.
 
     Attributes:
         fork_error: Why processes in the sandbox can't be forked; "" if they can.
     """
 
-    def __init__(self, imports: str, package: Path):
+    def __init__(self, imports: str, package: Path, private: tuple[str, ...]):
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         # This lock allows one request at a time.
         self._lock = threading.Lock()
@@ -113,7 +124,7 @@ class BubblewrapProcess:
         module = "course_utils.grading.sandbox.forkserver"
         program = [bubblewrap.python(), "-m", module, str(theirs.fileno())]
         self._program = subprocess.Popen(
-            [*bubblewrap.command(package), *program],
+            [*bubblewrap.command(package, private), *program],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=self._log,

@@ -1,0 +1,162 @@
+"""Write what one student handed in into a folder, and note what was left out.
+
+    intake.archives, from a learning management system  ─┐
+                                                         ├─►  Collected  ─►  STUDENT/03_lora/…
+    intake.exchange, from nbgrader's exchange           ─┘                   …/left-out.txt
+
+Names, contents and numbers of the files come from a student. A file that can't be collected is left
+out, with a line in left-out.txt, and all other files are collected. Each line is a reason why the
+submission needs a person (`intake.submissions`), so nothing is lost in a log alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from course_utils.grading import safe_files
+from course_utils.grading.intake.submissions import EXCHANGE, LEFT_OUT, MAX_FILES, MAX_NOTES, quoted
+from course_utils.grading.spec import MAX_NOTEBOOK
+
+# Maximum size of everything that one student hands in, in bytes (B).
+MAX_SIZE = MAX_NOTEBOOK
+# Maximum length of a file name and of a path, in bytes (B).
+MAX_NAME, MAX_PATH = 255, 1_000
+# The names of students that are allowed. nbgrader uses them as names of folders, and as patterns.
+STUDENT = r"\w[\w .,@'’()-]*?"
+# Files that the exchange and the collection write themselves, and files that Jupyter would execute.
+RESERVED = (*EXCHANGE, LEFT_OUT, "nbgrader_config.*", "jupyter_config.*")
+# Files that macOS adds to folders and archives; nobody wrote them.
+JUNK = re.compile(r"(.*/)?(__MACOSX(/.*)?|\._[^/]*|\.DS_Store)")
+# Categories of Unicode: control characters, invisible ones, and separators of lines.
+UNREADABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+# Maximum length of a library's message that is quoted, in characters.
+MAX_REASON = 200
+
+RESERVED_NAME = "its name is reserved"
+TOO_LARGE = f"more than {MAX_SIZE / 1e6:.0f} MB were handed in"
+TOO_MANY = f"more than {MAX_FILES:,} files were handed in"
+
+
+class Refused(Exception):
+    """Raised for a file that must not be collected; the message says why."""
+
+
+class Collected:
+    """The files that one student handed in.
+
+    Args:
+        folder: The folder into which they are written.
+        left_out: Lines about what was already left out.
+    """
+
+    def __init__(self, folder: Path, left_out: Iterable[str] = ()):
+        self.folder, self._left_out = folder, list(left_out)
+        self.free = MAX_SIZE
+        self._written: dict[str, bytes] = {}
+
+    def add(self, name: str, read: Callable[[int], bytes], problem: str = "") -> None:
+        """Write a file, or note why it is left out. A copy of a file that was written is ignored.
+
+        Args:
+            name: The file's path below the folder.
+            read: Returns the file's content, or its beginning with the given size in bytes (B).
+            problem: The reason why the file must be left out; "" if there is none.
+        """
+        if JUNK.fullmatch(name):
+            return
+        reserved = any(fnmatch.fnmatch(PurePosixPath(name).name, each) for each in RESERVED)
+        problem = problem or name_problem(name) or RESERVED_NAME * reserved
+        if len(self._written) == MAX_FILES:
+            problem = problem or TOO_MANY
+        try:
+            self.write(name, content(read, self.free, problem))
+        except Refused as error:
+            self.leave_out(name, str(error))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file whose name was checked.
+
+        Raises:
+            Refused: Another file has the same name.
+        """
+        # Some file systems don't distinguish upper and lower case, or encodings of one letter.
+        key = unicodedata.normalize("NFC", name).casefold()
+        if self._written.setdefault(key, data) != data:
+            raise Refused("only the newest file of this name is collected")
+        target = self.folder / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+            raise Refused("a file and a folder have the same name") from None
+        self.free -= len(data)
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """Note that a file is left out, and why."""
+        self._left_out.append(f"{quoted(name)} was left out: {reason}")
+
+    def finish(self) -> None:
+        """Write left-out.txt if anything was left out."""
+        if self._left_out:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / LEFT_OUT).write_text(self.text(), encoding="utf-8")
+
+    def text(self) -> str:
+        """Return the content of left-out.txt, with at most `MAX_NOTES` lines."""
+        lines, more = self._left_out[: MAX_NOTES - 1], self._left_out[MAX_NOTES - 1 :]
+        last = more if len(more) < 2 else [f"{len(more)} further files were left out"]
+        return "".join(f"{line}\n" for line in [*lines, *last])
+
+
+def content(read: Callable[[int], bytes], limit: int, problem: str = "") -> bytes:
+    """Return the content of an untrusted file.
+
+    Args:
+        read: Returns the beginning of the content, with the given size in bytes (B).
+        limit: The maximum size, in bytes (B).
+        problem: The reason why the file must not be read; "" if it may.
+
+    Raises:
+        Refused: There is a problem, the file is too large, or it can't be read.
+    """
+    if problem:
+        raise Refused(problem)
+    with untrusted():
+        data = read(limit + 1)
+    if len(data) > limit:
+        raise Refused(TOO_LARGE)
+    return data
+
+
+@contextlib.contextmanager
+def untrusted() -> Iterator[None]:
+    """Raise Refused for any exception: libraries raise many kinds of them for forged files."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or f"it can't be read ({error})"
+        raise Refused(safe_files.escape_unprintable(reason)[:MAX_REASON]) from None
+
+
+def name_problem(name: str) -> str:
+    """Return why a path must not be written; "" if it may."""
+    parts = name.split("/")
+    if any(unicodedata.category(character) in UNREADABLE for character in name):
+        return "its name contains control characters"
+    if "\\" in name:
+        return "its name contains a backslash"
+    if name.startswith("/") or re.match("[A-Za-z]:", name):
+        return "its name is an absolute path"
+    if not {"", ".", ".."}.isdisjoint(parts):
+        return "its name leads out of the folder, or is no name"
+    if len(name.encode()) > MAX_PATH or max(len(part.encode()) for part in parts) > MAX_NAME:
+        return "its name is too long"
+    return ""

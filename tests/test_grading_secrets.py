@@ -1,0 +1,147 @@
+"""Test that no page for students contains a secret of the class, wherever the class's folder is."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from nbgrader.apps.api import NbGraderAPI
+from nbgrader.apps.baseapp import NbGrader
+
+from course_utils.grading import classroom, readiness, release
+from course_utils.grading.results.records import PERSON
+from course_utils.grading.sandbox import bubblewrap
+from course_utils.validation import CourseError
+from tests import sums
+from tests.sandboxes import QUICK, needed
+from tests.sums import NAME, RIGHT
+
+# The sandbox mounts /usr, so this folder is readable in it.
+MOUNTED = Path("/usr/local/share")
+
+pytestmark = [
+    needed,
+    pytest.mark.skipif(not os.access(MOUNTED, os.W_OK), reason=f"{MOUNTED} is not writable"),
+    pytest.mark.filterwarnings("ignore:Object of type <Submitted"),
+]
+
+SPY = """\
+import os, subprocess
+
+for place in {places}:
+    print("places:", place, os.path.exists(place))
+    for folder, _, names in os.walk(place):
+        for name in names:
+            try:
+                print(open(os.path.join(folder, name), "rb").read().decode("latin-1"))
+            except OSError as error:
+                print(name, error)
+print(subprocess.run(["ls", "-lR", *{places}], capture_output=True, text=True))
+"""
+
+
+@pytest.fixture
+def place():
+    """A new folder in `MOUNTED` that everybody can read."""
+    folder = Path(tempfile.mkdtemp(prefix="class-", dir=MOUNTED))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def course(place, monkeypatch, tmp_path):
+    """A course with a marker in each of its secrets, and with its exchange elsewhere in /usr."""
+    monkeypatch.setenv("QLORA_COURSE_EXCHANGE", str(place / "exchange"))
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "config"))
+    folder = sums.course(place / "app")
+    solution = folder / "solutions" / NAME / f"{NAME}.ipynb"
+    text = solution.read_text(encoding="utf-8")
+    for line, marker in (
+        ("### BEGIN HIDDEN TESTS", "hidden"),
+        ("    ### BEGIN SOLUTION", "solution"),
+    ):
+        old = f'"{line}\\n",'
+        assert old in text
+        text = text.replace(old, f'{old} "{line[:-19]}# MARKER-{marker}\\n",')
+    solution.write_text(text, encoding="utf-8")
+    release.release(folder)
+    (folder / "grading").mkdir()
+    (folder / "grading" / "inputs.key").write_text(f"{'MARKER-key':*<32}")
+    (folder / "instructor.txt").write_text("MARKER-instructor")
+    with sums.gradebook(folder) as book:
+        book.add_student("other", first_name="MARKER-gradebook")
+    other = sums.hand_in(folder, "other", RIGHT | {"sum-why": "MARKER-neighbour"})
+    assert "MARKER" in other.read_text(encoding="utf-8")
+    for path in place.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def api():
+    app = NbGrader()
+    app.initialize([])
+    return NbGraderAPI(app.coursedir, parent=app)
+
+
+def submit(course, place, student, answers):
+    """Hand in through the exchange, with links to all files of the class beside the notebook."""
+    folder = (
+        place / "exchange" / "qlora" / "inbound" / f"{student}+{NAME}+2026-11-30 12:00:00 UTC+x"
+    )
+    folder.mkdir(parents=True)
+    notebook = sums.hand_in(course, "scratch", answers)
+    shutil.move(notebook, folder / notebook.name)
+    shutil.rmtree(course / "submitted" / "scratch")
+    files = [path for path in course.rglob("*") if path.is_file() and path.suffix != ".html"]
+    for number, path in enumerate(files):
+        (folder / f"{number}-{path.name}.txt").symlink_to(path)
+    return folder
+
+
+def test_no_page_for_students_contains_a_secret_of_the_class(course, place):
+    spy = SPY.format(places=[str(course), str(place), f"/proc/self/cwd/{course}"])
+    submit(course, place, "spy", RIGHT | {"sum-all": spy + RIGHT["sum-all"]})
+    reader = "import glob\n\nfor name in glob.glob('*'):\n    print(open(name).read())\n\n\n"
+    submit(course, place, "reader", RIGHT | {"sum-all": reader + RIGHT["sum-all"]})
+    thief = submit(course, place, "thief", {})
+    (thief / f"{NAME}.ipynb").unlink()
+    (thief / f"{NAME}.ipynb").symlink_to(course / "solutions" / NAME / f"{NAME}.ipynb")
+    for action in ("collect", "generate_feedback", "release_feedback"):
+        if action == "generate_feedback":
+            records = {r.student: r for r in classroom.grade(course, NAME, limits=QUICK).records}
+            # The points don't come from a secret: these answers are right.
+            assert sum(points or 0 for points in records["spy"].points.values()) == 9
+            assert records["reader"].state == PERSON
+            assert not any(records["thief"].points.values())
+            shutil.rmtree(course / "autograded" / "other")
+        assert getattr(api(), action)(NAME)["success"], action
+    pages = [p for p in (course / "feedback").rglob("*") if p.is_file()]
+    pages += (place / "exchange" / "qlora" / "feedback").glob("*.html")
+    assert len(pages) == 3 * 3 + 3
+    spied = next(page for page in pages if "/spy/" in str(page) and page.suffix == ".html")
+    assert f"places: {place}" in spied.read_text(encoding="utf-8")
+    for page in pages:
+        assert b"MARKER" not in page.read_bytes(), page
+
+
+def test_a_course_that_can_t_be_hidden_is_one_error_that_names_it(course, monkeypatch):
+    monkeypatch.setattr(bubblewrap, "SYSTEM", (*bubblewrap.SYSTEM, str(course / "solutions")))
+    message = f"{course} must be hidden from submissions, but it also contains {course}/solutions"
+    with pytest.raises(CourseError, match=message):
+        classroom.grade(course, NAME, limits=QUICK)
+    table = str(readiness.check_grading())
+    assert "must be hidden" in table and "Grading runs here" not in table
+
+
+def test_an_environment_inside_a_hidden_course_stays_readable(course):
+    """A course in /usr/src/app has its environment in /usr/src/app/.venv."""
+    (course / ".venv").mkdir()
+    (course / ".venv" / "module.py").write_text("x")
+    (course / ".venv").chmod(0o755)
+    mounts = (bubblewrap.Mount("/usr", "/usr"), bubblewrap.Mount(*[str(course / ".venv")] * 2))
+    options = [*bubblewrap._mount_options(mounts, [str(course)])]
+    places = [options.index(str(path)) for path in ("/usr", course / ".venv")]
+    assert options.index("--tmpfs") in range(*places)
