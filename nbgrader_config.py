@@ -98,7 +98,8 @@ c.GenerateFeedback.preprocessors = [
 # Only notebooks and pages are written to autograded/ and feedback/. Without this setting, nbgrader
 # would also copy all other files of a submission and follow links.
 for step in ("submitted", "autograded"):
-    c.CourseDirectory.ignore.append(str(ROOT / step / "*" / "*" / "*"))
+    for names in ("*", ".*"):
+        c.CourseDirectory.ignore.append(str(ROOT / step / "*" / "*" / names))
 
 # Settings files among a student's files are not copied either, because formgrader executes the
 # settings in any folder that the page's address names (/formgrader?path=FOLDER).
@@ -109,3 +110,5 @@ c.CourseDirectory.ignore.extend(["nbgrader_config.*", "jupyter_config.*"])
 # Archives are untrusted: the course unpacks them, and decides whose each file is.
 c.ZipCollectApp.extractor_plugin = "course_utils.grading.intake.archives.Archives"
 c.ZipCollectApp.collector_plugin = "course_utils.grading.intake.archives.ByStudent"
+# Each run unpacks everything again, and replaces what an earlier run has collected.
+c.ZipCollectApp.force = True

@@ -56,7 +56,7 @@ PROBES = [
     ("hostname", '[ "$(cat /proc/sys/kernel/hostname)" = sandbox ]', {"hostname": "other"}),
     ("drop_capabilities", "! grep '^Cap.*:.*[1-9a-f]' /proc/self/status", {}),
     ("read_only", f"[ -s {COURSE}/lora.py ]", {"read_only": SYSTEM, "hidden": ()}),
-    ("hidden", f'[ -z "$(ls -A {COURSE}/memory)" ]', {}),
+    ("hidden", f'[ -z "$(ls -A {COURSE}/memory)" ] && ! touch {COURSE}/memory/canary', {}),
     ("own_proc", 'read -r pid _ < /proc/self/stat; [ "$pid" = $$ ]', {}),
     ("read_only_devices", "! touch /dev/canary", {}),
     ("tmpfs", '[ -z "$(ls -A /tmp)" ] && touch /tmp/canary', {"folders": ("/tmp", "/empty")}),
@@ -120,7 +120,7 @@ def test_the_second_bubblewrap_of_root_does_not_run_as_root(monkeypatch, tmp_pat
     assert bubblewrap.command(tmp_path) == policy.argv()
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     outer, as_nobody, inner = _split(bubblewrap.command(tmp_path))
-    assert as_nobody[0] == "setpriv" and "--clear-groups" in as_nobody
+    assert "--clearenv" in outer and as_nobody[0] == "setpriv" and "--clear-groups" in as_nobody
     nobody = str(pwd.getpwnam("nobody").pw_uid)
     assert nobody != "0" and as_nobody[as_nobody.index("--reuid") + 1] == nobody
     root = (Mount("/", "/"),)

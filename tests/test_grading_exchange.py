@@ -16,7 +16,7 @@ from nbgrader.apps.baseapp import NbGrader
 from nbgrader.apps.zipcollectapp import ZipCollectApp
 
 from course_utils.grading import classroom
-from course_utils.grading.intake import submissions
+from course_utils.grading.intake import exchange, submissions
 from course_utils.grading.intake.exchange import parse_time
 from course_utils.grading.intake.submissions import LEFT_OUT, NOBODY, SECRET, TIMESTAMP
 from course_utils.grading.results.records import PERSON, UNGRADABLE
@@ -47,7 +47,7 @@ def course(released, tmp_path, monkeypatch):
     monkeypatch.setenv("QLORA_COURSE_EXCHANGE", "exchange")
     monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "config"))
     names = {ALICE: "alice", BOB: "bob", os.geteuid(): "me"}
-    monkeypatch.setattr(Path, "owner", lambda path: names[os.stat(path).st_uid])
+    monkeypatch.setattr(exchange, "_account", names.__getitem__)
     monkeypatch.chdir(folder)
     return folder
 
@@ -261,6 +261,47 @@ def test_only_a_newer_submission_replaces_an_older_one(course):
     os.mkfifo(newer.parent / f"me+{NAME}+2026-12-01 12:00:00 UTC+x")
     assert list(collect(course, update=True)) == ["me"] and "n * n" in _text(notebook)
     assert len(collect(course, update=True)["me"]) == 1
+
+
+@root_only
+@pytest.mark.parametrize("kind", ["fifo", "folder"])
+def test_an_entry_of_another_account_replaces_nothing_that_was_collected(course, kind):
+    """For example what was handed in through a learning management system."""
+    mine = sums.hand_in(course, "me", RIGHT)
+    kept = shutil.copytree(course / "submitted", course / "kept")
+    inbound = submit(course, "me", WRONG, ONE, BOB).parent
+    kept.rename(course / "submitted")
+    if kind == "fifo":
+        shutil.rmtree(inbound / f"me+{NAME}+{ONE}+abc")
+        os.mkfifo(inbound / f"me+{NAME}+{ONE}+abc")
+    for _ in range(2):
+        (line,) = collect(course, update=True)["me"]
+        assert line.startswith(f"'me+{NAME}+{ONE}' was left out: ") and "n * n" in _text(mine)
+
+
+def test_an_entry_that_vanishes_or_can_t_be_read_stops_no_other(course, monkeypatch):
+    for student in ("me", "anna", "zoe"):
+        submit(course, student)
+    real = os.lstat
+
+    def vanished(path, **options):
+        if "anna+" in str(path):
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "lstat", vanished)
+    walk = os.fwalk
+
+    def unreadable(path, **options):
+        if "/me+" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return walk(path, **options)
+
+    monkeypatch.setattr(os, "fwalk", unreadable)
+    (course / "submitted").mkdir()
+    (course / "submitted" / "zoe").write_text("a stray file")
+    notes = collect(course)
+    assert "No such file" in notes["anna"][0] and "Permission denied" in notes["me"][0]
 
 
 def submit_again(course, time):

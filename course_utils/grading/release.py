@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -116,11 +117,21 @@ def settings(folder: Path) -> Any:
 def private_paths(folder: Path) -> tuple[str, ...]:
     """Return the paths that no submission may read: the course, its exchange, and its data."""
     config = settings(folder)
-    exchange = config.Exchange.get("root", NBGRADER_EXCHANGE)
-    database = str(config.CourseDirectory.get("db_url", "")).removeprefix("sqlite:///")
-    # A folder of the course, such as submitted/, may be a link to another disk.
-    links = (str(path) for path in folder.iterdir() if path.is_symlink())
-    return (str(folder), exchange, database, *sorted(links))
+    paths = [str(folder), config.Exchange.get("root", NBGRADER_EXCHANGE)]
+    if url := config.CourseDirectory.get("db_url"):
+        from sqlalchemy import make_url
+
+        if database := make_url(str(url)).database:
+            endings = ("", "-journal", "-wal", "-shm")
+            paths += [f"{folder / database}{ending}" for ending in endings]
+    # A folder of the course, such as submitted/, may be a link to another disk. A link to Python's
+    # environment, such as .venv, leads to nothing of the class.
+    python = [Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)]
+    for path in (*folder.glob("*"), *folder.glob("solutions/*")):
+        target = path.resolve()
+        if path.is_symlink() and not any(target.is_relative_to(prefix) for prefix in python):
+            paths.append(str(target))
+    return tuple(sorted(paths))
 
 
 def points_table(assignments: list[Assignment]) -> str:

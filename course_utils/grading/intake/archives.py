@@ -29,32 +29,43 @@ import unicodedata
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import Any, NamedTuple
 
 from nbgrader.plugins import ExtractorPlugin, FileNameCollectorPlugin
 
 from course_utils.grading.intake.collected import (
-    JUNK,
     STUDENT,
+    TOO_LARGE,
     TOO_MANY,
     Collected,
     Refused,
     content,
+    is_junk,
     name_problem,
     untrusted,
 )
-from course_utils.grading.intake.submissions import MAX_FILES, NOBODY
-from course_utils.grading.spec import NOTEBOOK
+from course_utils.grading.intake.submissions import NOBODY
+from course_utils.grading.spec import NOTEBOOK, is_notebook
 
 # The beginning of each line in the list of files at the end of a zip archive.
 LISTED = b"PK\x01\x02"
+# Maximum number of such lines, also in stored files, in an archive that is opened.
+MAX_LISTED = 20_000
+# The flag of a name that is written in UTF-8.
+UTF8_FLAG = 0x800
+# What Moodle adds to the name of a student and a number.
+MOODLE = "_assignsubmission_"
 # File types that are unpacked; 0 means that the archive doesn't state the type.
 REGULAR_TYPES = (0, stat.S_IFREG)
 # Moodle calls all students so if an assignment is graded anonymously.
 ANONYMOUS = "Participant"
 NOT_REGULAR = "it is a link or a device"
+UNCLEAR = (
+    "it may be the class's archive or a student's: give the class's archive a name without {}, or "
+    "unpack the student's archive"
+)
 NO_STUDENT = "its name doesn't begin with a student: rename it to STUDENT_{}.ipynb"
 
 
@@ -67,14 +78,18 @@ class Entry:
         time: Year, month, day, hour, minute and second of the last change.
         read: Returns the beginning of the content, with the given size in bytes (B).
         problem: The reason why the file must not be unpacked; "" if there is none.
-        source: The archive that contains the file; "" for a file beside the archives.
+        source: The archive or folder that contains the file; "" for a file beside the archives.
+        size: The size that an archive states, in bytes (B).
+        age: The newest time in the archive, and when the archive was stored here.
     """
 
     name: str
     time: tuple[int, ...] = (0,)
-    read: Callable[[int], bytes] = bytes
+    read: Callable[[int], bytes] = lambda _: b""
     problem: str = ""
     source: str = ""
+    size: int = 0
+    age: tuple[Any, ...] = ()
 
 
 class Owner(NamedTuple):
@@ -104,22 +119,30 @@ class Archives(ExtractorPlugin):
         found: dict[str, dict[str, HandedIn]] = defaultdict(lambda: defaultdict(list))
         with contextlib.ExitStack() as opened:
             for entry in _entries(Path(archive_path), name, nobody, opened):
-                problem, owner = name_problem(entry.name), None
-                if problem or not (owner := owner_of(entry.name, name)):
-                    shown = f"{entry.source}/{entry.name}" if entry.source else entry.name
-                    nobody.leave_out(shown, entry.problem or problem or NO_STUDENT.format(name))
-                else:
+                problem, owner = entry.problem or name_problem(entry.name), None
+                if not name_problem(entry.name):
+                    owner = owner_of(entry.name, name)
+                if owner:
                     found[owner.student][owner.number].append((owner.file, entry))
-            for student, numbers in found.items():
-                # A file without a number belongs to the only student with this name.
-                if len(numbers) == 2 and "" in numbers:
-                    numbers = {"": [each for group in numbers.values() for each in group]}
-                is_unclear = len(numbers) > 1 or student == ANONYMOUS
-                for number, group in numbers.items():
-                    folder = f"{student}_{number}" if number and is_unclear else student
-                    self.log.info("Unpacking what %s handed in", folder)
-                    _write(Collected(target / folder), group, name)
-        nobody.finish()
+                else:
+                    shown = f"{entry.source}/{entry.name}" if entry.source else entry.name
+                    nobody.leave_out(shown, problem or NO_STUDENT.format(name))
+            for folder, group in _folders(found).items():
+                self.log.info("Unpacking what %s handed in", folder)
+                _write(Collected(target / folder), group, name)
+        if nobody.left_out:
+            nobody.finish()
+
+
+def _folders(found: dict[str, dict[str, HandedIn]]) -> dict[str, HandedIn]:
+    """Return what was handed in by folder, for what was found by a student's name and number."""
+    folders: dict[str, HandedIn] = defaultdict(list)
+    for student, numbers in found.items():
+        # A file without a number belongs to the only student with this name.
+        is_unclear = len(numbers.keys() - {""}) > 1 or student == ANONYMOUS
+        for number, group in numbers.items():
+            folders[f"{student}_{number}" if number and is_unclear else student] += group
+    return folders
 
 
 class ByStudent(FileNameCollectorPlugin):
@@ -138,27 +161,25 @@ class ByStudent(FileNameCollectorPlugin):
 def owner_of(path: str, assignment: str) -> Owner | None:
     """Return whose an entry is; None if its name says no student.
 
-    The first part of the path that begins with a student's name decides. It may be a file, or the
-    folder of a student. The first numbers in it are the LMS's, because the student chooses the rest
-    of the name.
+    Only the first part of the path decides: a file, or the folder of a student. The first numbers
+    in it are the LMS's, because the student chooses the rest of the name.
 
     Args:
         path: The path of the entry.
         assignment: The assignment's name, such as "03_lora".
     """
     canvas = rf"(?:LATE_)?(?P<user>\d+)_(?!{assignment})\d+_"
-    moodle = r"(?P<participant>\d+)_assignsubmission_[a-z]+_"
+    moodle = rf"(?P<participant>\d+){MOODLE}[a-z]+(?:_|$)"
     forms = (
         rf"(?P<student>{STUDENT})_(?:{canvas}|{moodle})(?P<file>.*)",
         rf"(?P<student>{STUDENT})_(?P<file>{_copy_of(assignment)}(?:\.[\w.]+)?)",
     )
-    parts = unicodedata.normalize("NFC", path).split("/")
-    for place, part in enumerate(parts):
-        for form in forms:
-            if match := re.fullmatch(form, part, re.IGNORECASE):
-                texts = {"user": None, "participant": None, **match.groupdict()}
-                file = "/".join(filter(None, [texts["file"], *parts[place + 1 :]]))
-                return Owner(texts["student"], texts["user"] or texts["participant"] or "", file)
+    first, *rest = path.split("/")
+    for form in forms:
+        if match := re.fullmatch(form, first, re.IGNORECASE):
+            texts = match.groupdict()
+            number = texts.get("user") or texts.get("participant") or ""
+            return Owner(texts["student"], number, "/".join(filter(None, [texts["file"], *rest])))
     return None
 
 
@@ -179,40 +200,96 @@ def _entries(
 ) -> Iterator[Entry]:
     """Yield everything that was handed in: the files in the class's archives, and beside them.
 
-    An archive whose own name says a student is this student's; every other one is the class's.
+    An archive or a folder is the class's, unless its own name says a student.
     """
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
+    for path in sorted(folder.iterdir()):
+        name = _clean(path.name)
+        owner, is_zip = owner_of(name, assignment), path.suffix.lower() == ".zip"
+        if is_junk(name):
+            continue
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             yield Entry(name, problem=NOT_REGULAR)
-        elif path.is_file() and path.suffix.lower() == ".zip" and not owner_of(name, assignment):
+        elif is_zip and owner and not owner.number and owner.file.startswith(assignment):
+            nobody.leave_out(name, UNCLEAR.format(assignment))
+        elif is_zip and not (owner and owner.number):
             try:
                 with untrusted():
-                    entries = _members(opened.enter_context(zipfile.ZipFile(path)), name)
+                    archive = opened.enter_context(zipfile.ZipFile(path))
+                    entries = _members(archive, name)
             except Refused as error:
                 nobody.leave_out(name, str(error))
             else:
-                yield from entries
-        elif path.is_file() and not JUNK.fullmatch(name):
-            changed = time.localtime(path.stat().st_mtime)[:6]
-            opener = functools.partial(path.open, "rb")
-            yield Entry(name, changed, functools.partial(_beginning, opener))
+                yield from _inside(entries, assignment, path.stat().st_mtime)
+        elif path.is_dir() and not owner and MOODLE not in name:
+            yield from _inside(_files(path, path, name), assignment, path.stat().st_mtime)
+        else:
+            yield from _files(path, folder, "")
+
+
+def _files(path: Path, root: Path, source: str) -> list[Entry]:
+    """Return a file that lies beside the archives, or all files in a folder."""
+    entries = []
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        name = _clean(file.relative_to(root).as_posix())
+        if file.is_symlink() or not (file.is_file() or file.is_dir()):
+            entries.append(Entry(name, problem=NOT_REGULAR, source=source))
+        elif file.is_file() and not is_junk(name):
+            changed = tuple(time.localtime(file.stat().st_mtime)[:6])
+            opener = functools.partial(file.open, "rb")
+            read = functools.partial(_beginning, opener)
+            entries.append(Entry(name, changed, read, source=source))
+    return entries
 
 
 def _members(archive: zipfile.ZipFile, source: str) -> list[Entry]:
-    """Return the files in an archive, the newest first."""
-    entries = [
+    """Return the files in an archive."""
+    return [
         Entry(
-            info.orig_filename,
+            _clean(_decoded(info)),
             info.date_time,
             functools.partial(_beginning, functools.partial(archive.open, info)),
             _problem(info),
             source,
+            info.file_size,
         )
         for info in archive.infolist()
-        if not info.is_dir() and not JUNK.fullmatch(info.orig_filename)
+        if not info.orig_filename.endswith("/") and not is_junk(info.orig_filename)
     ]
-    return sorted(entries, key=lambda entry: entry.time, reverse=True)
+
+
+def _inside(entries: list[Entry], assignment: str = "", stored: float = 0.0) -> list[Entry]:
+    """Return the entries of an archive without the folders around all of them.
+
+    Args:
+        entries: The entries.
+        assignment: The assignment's name, if the archive is the class's. A folder of a student
+            stays.
+        stored: When the archive was stored here, in seconds since 1970.
+    """
+    names = [each.name for each in entries if not name_problem(each.name)]
+    common = os.path.commonpath([f"/{os.path.dirname(name)}" for name in names] or ["/"])
+    around = common.strip("/")
+    if assignment and (owner_of(around, assignment) or MOODLE in around):
+        around = ""
+    skipped = len(around) + 1 if around else 0
+    age = (max((each.time for each in entries), default=()), stored)
+    return [
+        replace(each, age=age, name=each.name[0 if name_problem(each.name) else skipped :])
+        for each in entries
+    ]
+
+
+def _clean(name: str) -> str:
+    """Return a name in one encoding of its letters, without characters that only join letters."""
+    return unicodedata.normalize("NFC", name).replace("\u200c", "").replace("\u200d", "")
+
+
+def _decoded(info: zipfile.ZipInfo) -> str:
+    """Return the name of a file in an archive; some programs write UTF-8 without saying so."""
+    if not info.flag_bits & UTF8_FLAG:
+        with contextlib.suppress(UnicodeError):
+            return info.orig_filename.encode("cp437").decode()
+    return info.orig_filename
 
 
 def _problem(info: zipfile.ZipInfo) -> str:
@@ -227,7 +304,7 @@ def _problem(info: zipfile.ZipInfo) -> str:
     return ""
 
 
-def _beginning(opener: Callable[[], IO[bytes]], size: int) -> bytes:
+def _beginning(opener: Callable[[], Any], size: int) -> bytes:
     with opener() as stream:
         return stream.read(size)
 
@@ -236,10 +313,11 @@ def _beginning(opener: Callable[[], IO[bytes]], size: int) -> bytes:
 
 
 def _write(student: Collected, group: HandedIn, assignment: str) -> None:
-    """Write the files from the newest archive in which a student has files."""
-    newest = max((entry.time, entry.source) for _, entry in group)[1]
-    for file, entry in sorted(group, key=lambda each: each[1].time, reverse=True):
-        if entry.source != newest:
+    """Write the files from the newest archive in which a student has files, and loose files."""
+    ages = {entry.source: entry.age for _, entry in group if entry.source}
+    newest = max(ages, key=ages.__getitem__, default="")
+    for file, entry in sorted(group, key=_newest_first):
+        if entry.source not in (newest, ""):
             continue
         if file.lower().endswith(".zip"):
             _unpack(student, file, entry, assignment)
@@ -248,26 +326,34 @@ def _write(student: Collected, group: HandedIn, assignment: str) -> None:
     student.finish()
 
 
+def _newest_first(item: tuple[str, Entry]) -> tuple[bool, tuple[int, ...]]:
+    """Return a key for sorting: notebooks before other files, and new files before old ones."""
+    file, entry = item
+    return not is_notebook(file), tuple(-number for number in entry.time)
+
+
 def _unpack(student: Collected, file: str, entry: Entry, assignment: str) -> None:
     """Write the files of an archive that a student handed in, without the folder around them."""
     try:
         data = content(entry.read, student.free, entry.problem)
         # Opening an archive reads its list of files, which may need much memory.
-        if data.count(LISTED) > MAX_FILES:
+        if data.count(LISTED) > MAX_LISTED:
             raise Refused(TOO_MANY)
         with untrusted():
             members = _members(zipfile.ZipFile(io.BytesIO(data)), file)
     except Refused as error:
         student.leave_out(file, str(error))
         return
-    names = [each.name for each in members if not name_problem(each.name)]
-    around = os.path.commonpath([f"/{os.path.dirname(name)}" for name in names] or ["/"])
-    for each in members:
-        problem = each.problem or name_problem(each.name)
+    if not members:
+        student.leave_out(file, "there is no file in it")
+    free = student.free
+    for each in sorted(_inside(members), key=lambda each: _newest_first((each.name, each))):
+        # A file that is read in vain counts, too: an archive may list the same file many times.
+        free -= each.size
+        problem = each.problem or TOO_LARGE * (free < 0)
         if each.name.lower().endswith(".zip"):
             problem = problem or "it is an archive inside an archive"
-        name = each.name if problem else f"/{each.name}"[len(around) :].lstrip("/")
-        student.add(_plain_name(name, assignment), each.read, problem)
+        student.add(_plain_name(each.name, assignment), each.read, problem)
 
 
 def _plain_name(file: str, assignment: str) -> str:

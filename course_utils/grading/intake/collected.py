@@ -16,22 +16,20 @@ import fnmatch
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from course_utils.grading import safe_files
 from course_utils.grading.intake.submissions import EXCHANGE, LEFT_OUT, MAX_FILES, MAX_NOTES, quoted
 from course_utils.grading.spec import MAX_NOTEBOOK
 
 # Maximum size of everything that one student hands in, in bytes (B).
-MAX_SIZE = MAX_NOTEBOOK
+MAX_BYTES = MAX_NOTEBOOK
 # Maximum length of a file name and of a path, in bytes (B).
-MAX_NAME, MAX_PATH = 255, 1_000
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 1_000
 # The names of students that are allowed. nbgrader uses them as names of folders, and as patterns.
-STUDENT = r"\w[\w .,@'’()-]*?"
+STUDENT = r"\w[^/\\*?\[\]{}<>|:\"]*?"
 # Files that the exchange and the collection write themselves, and files that Jupyter would execute.
 RESERVED = (*EXCHANGE, LEFT_OUT, "nbgrader_config.*", "jupyter_config.*")
-# Files that macOS adds to folders and archives; nobody wrote them.
-JUNK = re.compile(r"(.*/)?(__MACOSX(/.*)?|\._[^/]*|\.DS_Store)")
 # Categories of Unicode: control characters, invisible ones, and separators of lines.
 UNREADABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
@@ -39,7 +37,7 @@ UNREADABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 MAX_REASON = 200
 
 RESERVED_NAME = "its name is reserved"
-TOO_LARGE = f"more than {MAX_SIZE / 1e6:.0f} MB were handed in"
+TOO_LARGE = f"more than {MAX_BYTES / 1e6:.0f} MB were handed in"
 TOO_MANY = f"more than {MAX_FILES:,} files were handed in"
 
 
@@ -53,11 +51,15 @@ class Collected:
     Args:
         folder: The folder into which they are written.
         left_out: Lines about what was already left out.
+
+    Attributes:
+        left_out: Lines about what was left out.
+        free: How many bytes (B) may still be written.
     """
 
     def __init__(self, folder: Path, left_out: Iterable[str] = ()):
-        self.folder, self._left_out = folder, list(left_out)
-        self.free = MAX_SIZE
+        self.folder, self.left_out = folder, list(left_out)
+        self.free = MAX_BYTES
         self._written: dict[str, bytes] = {}
 
     def add(self, name: str, read: Callable[[int], bytes], problem: str = "") -> None:
@@ -68,9 +70,9 @@ class Collected:
             read: Returns the file's content, or its beginning with the given size in bytes (B).
             problem: The reason why the file must be left out; "" if there is none.
         """
-        if JUNK.fullmatch(name):
+        if is_junk(name):
             return
-        reserved = any(fnmatch.fnmatch(PurePosixPath(name).name, each) for each in RESERVED)
+        reserved = any(fnmatch.fnmatch(name.casefold().split("/")[-1], each) for each in RESERVED)
         problem = problem or name_problem(name) or RESERVED_NAME * reserved
         if len(self._written) == MAX_FILES:
             problem = problem or TOO_MANY
@@ -99,17 +101,19 @@ class Collected:
 
     def leave_out(self, name: str, reason: str) -> None:
         """Note that a file is left out, and why."""
-        self._left_out.append(f"{quoted(name)} was left out: {reason}")
+        self.left_out.append(f"{quoted(name)} was left out: {reason}")
 
     def finish(self) -> None:
-        """Write left-out.txt if anything was left out."""
-        if self._left_out:
+        """Write left-out.txt if anything was left out, or if nothing was handed in."""
+        if not self._written and not self.folder.is_dir():
+            self.left_out = self.left_out or ["what was handed in is empty"]
+        if self.left_out:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / LEFT_OUT).write_text(self.text(), encoding="utf-8")
 
     def text(self) -> str:
         """Return the content of left-out.txt, with at most `MAX_NOTES` lines."""
-        lines, more = self._left_out[: MAX_NOTES - 1], self._left_out[MAX_NOTES - 1 :]
+        lines, more = self.left_out[: MAX_NOTES - 1], self.left_out[MAX_NOTES - 1 :]
         last = more if len(more) < 2 else [f"{len(more)} further files were left out"]
         return "".join(f"{line}\n" for line in [*lines, *last])
 
@@ -146,6 +150,12 @@ def untrusted() -> Iterator[None]:
         raise Refused(safe_files.escape_unprintable(reason)[:MAX_REASON]) from None
 
 
+def is_junk(name: str) -> bool:
+    """Return whether macOS has added a file to a folder or an archive; nobody wrote it."""
+    parts = name.split("/")
+    return "__MACOSX" in parts or parts[-1].startswith("._") or parts[-1] == ".DS_Store"
+
+
 def name_problem(name: str) -> str:
     """Return why a path must not be written; "" if it may."""
     parts = name.split("/")
@@ -157,6 +167,7 @@ def name_problem(name: str) -> str:
         return "its name is an absolute path"
     if not {"", ".", ".."}.isdisjoint(parts):
         return "its name leads out of the folder, or is no name"
-    if len(name.encode()) > MAX_PATH or max(len(part.encode()) for part in parts) > MAX_NAME:
+    longest = max(len(part.encode()) for part in parts)
+    if len(name.encode()) > MAX_PATH_BYTES or longest > MAX_NAME_BYTES:
         return "its name is too long"
     return ""

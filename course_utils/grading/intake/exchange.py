@@ -9,12 +9,14 @@ link is followed, and whatever is left out becomes a reason why the submission n
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import functools
 import os
 import re
 import secrets
 import shutil
+import stat
 from collections import defaultdict
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +26,7 @@ from nbgrader.exchange.default import ExchangeCollect
 from nbgrader.utils import parse_utc
 
 from course_utils.grading import safe_files
-from course_utils.grading.intake.collected import STUDENT, Collected
+from course_utils.grading.intake.collected import STUDENT, Collected, Refused
 from course_utils.grading.intake.submissions import (
     LEFT_OUT,
     MAX_DEPTH,
@@ -34,9 +36,12 @@ from course_utils.grading.intake.submissions import (
     TIMESTAMP,
     quoted,
 )
+from course_utils.grading.spec import is_notebook
 
 # A time zone: a name such as UTC or Europe/Rome, or an offset in seconds such as +3600.
 ZONE = re.compile(r"[A-Za-z][\w+-]*(/[\w+-]+)*|[+-]?\d+", re.ASCII)
+# The errors of a full disk, which concern all students.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 # How an entry of the exchange can be used, the best first.
 OWN, FOREIGN, UNUSABLE = range(3)
 
@@ -69,21 +74,25 @@ class SafeCollect(ExchangeCollect):
         """Return an entry's student, file name and time, how it can be used, and why not better."""
         name = os.path.basename(path)
         student, _, time, *_ = [*name.rsplit("+", 3), "", ""]
-        timestamp, kind = parse_time(time), safe_files.kind(path)
-        use, why = UNUSABLE, ""
+        record: dict[str, Any] = {"username": student, "filename": name, "why": ""}
+        record |= {"timestamp": parse_time(time), "uid": None, "use": UNUSABLE}
+        try:
+            status = os.lstat(path)
+        except OSError as error:
+            return record | {"timestamp": datetime.min, "why": str(error.strerror)}
+        kind = safe_files.KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        owner = _account(status.st_uid)
         if not re.fullmatch(STUDENT, student):
-            student, why = NOBODY, "no student can have this name"
+            record |= {"username": NOBODY, "why": "no student can have this name"}
         elif kind != "a folder":
-            why = f"it is {kind}"
-        elif timestamp is None:
-            why = "its time can't be read"
-        elif self.check_owner and (owner := _owner(path)) != student:
-            use, why = FOREIGN, f"the account {quoted(owner)} handed it in"
+            record["why"] = f"it is {kind}"
+        elif record["timestamp"] is None:
+            record["why"] = "its time can't be read"
+        elif self.check_owner and owner != student:
+            record |= {"use": FOREIGN, "why": f"the account {quoted(owner)} handed it in"}
         else:
-            use = OWN
-        timestamp = timestamp or datetime.min
-        about = {"username": student, "filename": name, "timestamp": timestamp}
-        return {**about, "use": use, "why": why}
+            record["use"] = OWN
+        return record | {"timestamp": record["timestamp"] or datetime.min, "uid": status.st_uid}
 
     def _sort_by_timestamp(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the entries of a student that can be used best, the newest first.
@@ -92,33 +101,48 @@ class SafeCollect(ExchangeCollect):
         """
         best = min(record["use"] for record in records)
         for record in records:
-            if record["use"] in (FOREIGN, UNUSABLE):
-                shown = quoted("+".join(record["filename"].split("+")[:3]))
-                is_used = record["use"] == best == FOREIGN
-                what = "may be another student's" if is_used else "was left out"
-                self._notes[record["username"]].append(f"{shown} {what}: {record['why']}")
+            if record["use"] > best or record["use"] == UNUSABLE:
+                self._note(record, "was left out")
         return super()._sort_by_timestamp([r for r in records if r["use"] == best])
+
+    def _note(self, record: dict[str, Any], what: str) -> None:
+        shown = quoted("+".join(record["filename"].split("+")[:3]))
+        self._notes[record["username"]].append(f"{shown} {what}: {record['why']}")
 
     def copy_files(self) -> None:
         """Copy the chosen entries into submitted/, and note what is left out."""
-        course = self.coursedir
         for record in self.src_records:
-            student, notes = record["username"], self._notes[record["username"]]
-            names = (course.submitted_directory, student, course.assignment_id)
-            folder = Path(course.format_path(*names))
-            if folder.is_dir() and not self._is_newer(record, folder):
-                self.log.info("Already collected: %s", student)
-                notes = [*dict.fromkeys([*_lines(folder / LEFT_OUT), *notes])]
-                Collected(folder, notes).finish()
-                continue
-            self.log.info("Collecting: %s", student)
-            shutil.rmtree(folder, ignore_errors=True)
-            collected = Collected(folder, notes)
-            if record["use"] != UNUSABLE:
-                time = record["timestamp"].strftime("%Y-%m-%d %H:%M:%S.%f UTC")
-                collected.write(TIMESTAMP, time.encode())
-                self._copy(os.path.join(self.inbound_path, record["filename"]), collected)
-            collected.finish()
+            try:
+                self._collect(record)
+            except (Refused, OSError) as error:
+                if getattr(error, "errno", None) in FULL:
+                    raise
+                self.log.error("%s can't be collected: %s", record["username"], error)
+
+    def _collect(self, record: dict[str, Any]) -> None:
+        """Copy an entry, unless it would replace something better; note what is left out."""
+        course, student = self.coursedir, record["username"]
+        names = (course.submitted_directory, student, course.assignment_id)
+        folder = Path(course.format_path(*names))
+        notes, is_newer = self._notes[student], self._is_newer(record, folder)
+        if folder.is_dir() and not (is_newer and record["use"] == OWN):
+            if is_newer and record["use"] == FOREIGN:
+                self._note(record, "was left out")
+            self.log.info("Already collected: %s", student)
+            Collected(folder, dict.fromkeys([*_lines(folder / LEFT_OUT), *notes])).finish()
+            return
+        self.log.info("Collecting: %s", student)
+        shutil.rmtree(folder, ignore_errors=True)
+        if record["use"] == FOREIGN:
+            self._note(record, "may be another student's")
+        collected = Collected(folder, notes)
+        if record["use"] != UNUSABLE:
+            time = record["timestamp"].strftime("%Y-%m-%d %H:%M:%S.%f UTC")
+            collected.write(TIMESTAMP, time.encode())
+            self._copy(
+                os.path.join(self.inbound_path, record["filename"]), record["uid"], collected
+            )
+        collected.finish()
 
     def _is_newer(self, record: dict[str, Any], folder: Path) -> bool:
         """Return whether an entry replaces what was collected before, as nbgrader decides it."""
@@ -126,42 +150,51 @@ class SafeCollect(ExchangeCollect):
         is_update = self.update and (old is None or new > old)
         return is_update or (self.before_duedate and old != new)
 
-    def _copy(self, source: str, collected: Collected) -> None:
+    def _copy(self, source: str, owner: int, collected: Collected) -> None:
         """Copy the regular files of an entry that belong to the entry's account."""
-        owner = os.lstat(source).st_uid
         # nbgrader stops handing out feedback at the first submission without a secret.
         secret = secrets.token_hex(64).encode()
         ignored = re.compile("|".join(map(fnmatch.translate, self.coursedir.ignore)))
 
         def leave_out(error: OSError) -> None:
-            collected.leave_out(os.path.basename(error.filename), error.strerror)
+            if error.errno in FULL:
+                raise error
+            collected.leave_out(os.path.basename(str(error.filename)), str(error.strerror))
 
-        # fwalk never follows a link, even if a folder becomes a link meanwhile.
-        for folder, folders, names, descriptor in os.fwalk(source, onerror=leave_out):
-            names += [n for n in folders if os.path.islink(os.path.join(folder, n))]
-            folders[:] = [n for n in folders if not ignored.match(n)]
-            if folder.count("/") - source.count("/") == MAX_DEPTH and folders:
-                collected.leave_out(folders[0], f"it is {MAX_DEPTH} folders deep")
-                folders.clear()
-            for name in sorted(name for name in names if not ignored.match(name)):
-                path = os.path.relpath(os.path.join(folder, name), source)
-                read = functools.partial(
-                    safe_files.read_bytes, name, folder=descriptor, owner=owner
-                )
-                if path == SECRET:
-                    with contextlib.suppress(OSError):
-                        secret = read(MAX_EXCHANGE)
-                elif path != TIMESTAMP:
-                    collected.add(path, read)
+        try:
+            # fwalk never follows a link, even if a folder becomes a link meanwhile.
+            for folder, folders, names, descriptor in os.fwalk(source, onerror=leave_out):
+                names += [n for n in folders if os.path.islink(os.path.join(folder, n))]
+                folders[:] = [n for n in folders if not ignored.match(n)]
+                if folder.count("/") - source.count("/") == MAX_DEPTH and folders:
+                    collected.leave_out(folders[0], f"it is {MAX_DEPTH} folders deep")
+                    folders.clear()
+                kept = [name for name in names if not ignored.match(name)]
+                # The notebook must not be left out because of too many other files.
+                for name in sorted(kept, key=lambda name: (not is_notebook(name), name)):
+                    path = os.path.relpath(os.path.join(folder, name), source)
+                    read = functools.partial(
+                        safe_files.read_bytes, name, folder=descriptor, owner=owner
+                    )
+                    if path == SECRET:
+                        with contextlib.suppress(OSError):
+                            secret = read(MAX_EXCHANGE)
+                    elif path != TIMESTAMP:
+                        collected.add(path, read)
+        except OSError as error:
+            leave_out(error)
         collected.write(SECRET, secret)
 
 
-def _owner(path: str) -> str:
-    """Return the name of the account that owns a folder."""
+def _account(number: int) -> str:
+    """Return the name of the account with a number."""
+    # On Windows, the module pwd doesn't exist. nbgrader's exchange doesn't work there.
+    import pwd
+
     try:
-        return Path(path).owner()
+        return pwd.getpwuid(number).pw_name
     except KeyError:
-        return "without a name"
+        return str(number)
 
 
 def _lines(path: Path) -> list[str]:

@@ -143,19 +143,21 @@ def _notebook(folder: Path, paths: list[str], name: str) -> str:
 
     If no file has exactly the expected name, the only notebook whose name contains the assignment's
     name is chosen. If no name contains the assignment's name, the only notebook is chosen. If there
-    is no notebook, the only file whose name is the assignment's name with another ending is chosen.
-    Upper and lower case are not distinguished.
+    is no notebook, the only file whose name is the assignment's name with another ending is chosen,
+    or else the only notebook in a subfolder. Upper and lower case are not distinguished.
     """
     names = (name.casefold(), f"{name}{NOTEBOOK}".casefold())
     unlikely = {f"{each}{ending}" for each in names for ending in OTHER_ENDINGS}
     likely = [
         path
         for path in paths
-        if "/" not in path and (is_notebook(path) or path.casefold() in unlikely)
+        if is_notebook(path) or path.casefold() in unlikely
+        if "/" not in path or not any(part.startswith(".") for part in path.split("/"))
         if safe_files.kind(folder / path) == "a file"
     ]
     if f"{name}{NOTEBOOK}" in likely:
         return f"{name}{NOTEBOOK}"
+    likely = [path for path in likely if "/" not in path] or likely
     notebooks = [path for path in likely if is_notebook(path)]
     named = [path for path in notebooks if names[0] in path.casefold()]
     fitting = named or notebooks or likely

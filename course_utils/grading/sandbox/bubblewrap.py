@@ -139,7 +139,9 @@ def sandbox_policy(package: Path, private: Iterable[str] = ()) -> Policy:
     mounts = tuple(_readable_mounts(package))
     hidden = tuple(_hidden(private, mounts))
     folders = tuple(_path_in_sandbox(path) for path in hidden if os.path.isdir(path))
-    files = tuple(Mount("/dev/null", path) for path in hidden if not os.path.isdir(path))
+    files = tuple(
+        Mount("/dev/null", _path_in_sandbox(path)) for path in hidden if not os.path.isdir(path)
+    )
     return Policy(
         unshare=("all",),
         die_with_parent=True,
@@ -185,6 +187,8 @@ def command(package: Path, private: Iterable[str] = ()) -> list[str]:
         read_only=sandbox.read_only,
         hidden=sandbox.hidden,
         folders=sandbox.tmpfs,
+        # Other processes of the user nobody can read the variables of the second bubblewrap.
+        environment=sandbox.environment,
     )
     root = (Mount("/", "/"),)
     sandbox = replace(sandbox, read_only=root, hidden=(), read_only_root=False)
